@@ -1,0 +1,39 @@
+# Three commands: `make demo` shows what fairweather does, `make test` and `make check` keep it right.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check format bench coverage clean
+
+# One stamp for each set of extras, so that an environment is made once and updated when it must be.
+$(VENV)/.installed-%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/fairweather run quickstart
+
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadscope
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_architecture.py
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Speed as ratios, on an otherwise idle machine: minutes. The table stands in benchmarks/README.md.
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/speed.py
+
+# How often the 95 % intervals hold the truth: about 12 minutes.
+coverage: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/coverage.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,62 @@
+"""Train image classifiers, change the weather, and say how much accuracy and honesty is left.
+
+Everything public is named here and loaded when it is first used, so that importing the package
+costs nothing (PEP 562).
+
+>>> import fairweather as fw
+>>> fw.make_shift("brightness_factor", factor=0.8).id
+'brightness_factor,factor=0.8'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fairweather import metrics as metrics
+    from fairweather.cells import predict as predict
+    from fairweather.data import load_data as load_data
+    from fairweather.errors import InputError as InputError
+    from fairweather.metrics import score as score
+    from fairweather.models import load_model as load_model
+    from fairweather.shifts import make_shift as make_shift
+    from fairweather.shifts import suite as suite
+    from fairweather.study import run as run
+    from fairweather.types import Dataset as Dataset
+    from fairweather.types import Images as Images
+    from fairweather.types import Predictions as Predictions
+    from fairweather.types import Score as Score
+    from fairweather.types import Shift as Shift
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Dataset": "types",
+    "Images": "types",
+    "InputError": "errors",
+    "Predictions": "types",
+    "Score": "types",
+    "Shift": "types",
+    "load_data": "data",
+    "load_model": "models",
+    "make_shift": "shifts",
+    "predict": "cells",
+    "run": "study",
+    "score": "metrics",
+    "suite": "shifts",
+}
+
+__all__ = ["metrics", *_HOME]
+
+
+def __getattr__(name: str) -> object:
+    if name == "metrics":
+        return importlib.import_module("fairweather.metrics")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"fairweather.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'fairweather' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,170 @@
+"""The command line: thin, silent when piped, and with one sentence for whatever goes wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fairweather.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fairweather.study import Event
+
+
+app = typer.Typer(
+    name="fairweather",
+    help="Train image classifiers, change the weather, and see how accurate and honest they stay.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        import fairweather
+
+        typer.echo(fairweather.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="A packaged study (see `list`) or a study file.")],
+    out: Annotated[Path | None, typer.Option(help="The run folder [default: runs/NAME].")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key: recipe.epochs=2, models.basic.weights=none."),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run only this model; repeatable.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+) -> None:
+    """Run a study: train, predict under every shift, score, report. Run again to go on."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
+    from fairweather import study as studies
+
+    overrides = list(set_ or [])
+    if data_root is not None:
+        import json
+
+        overrides.append(f"data.root={json.dumps(data_root)}")
+    checked = studies.load_study(study, overrides, only or ())
+    try:
+        with _progress() as show:
+            finished = studies.run(checked, out=out, device=device, offline=offline, progress=show)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+    _print_places(finished.path)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+) -> None:
+    """Build tables, figures and page again from a run folder alone."""
+    from fairweather.report import build_report
+    from fairweather.runs import open_finished_run
+
+    build_report(open_finished_run(folder))
+    _print_places(folder)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="studies, shifts, suites, metrics or data.")] = "all",
+) -> None:
+    """List what there is by name: studies, shifts, suites, metrics, data sources."""
+    from fairweather.errors import unknown_name
+
+    sections = _sections()
+    if what != "all" and what not in sections:
+        raise unknown_name("list", what, ["all", *sections])
+    for title, entries in sections.items():
+        if what in ("all", title):
+            typer.echo(f"{title}:")
+            for name, description in entries:
+                typer.echo(f"  {name:<42}{description}")
+
+
+def main() -> None:
+    """Run the command line: status 2 and one sentence on bad input, 130 when interrupted."""
+    try:
+        app()
+    except (InputError, OSError) as error:
+        typer.echo(f"fairweather: {error}", err=True)
+        sys.exit(2)
+
+
+def _print_places(folder: Path) -> None:
+    for what, name in (("tables", "tables"), ("figures", "figures"), ("page", "report.html")):
+        typer.echo(f"{what:<8}{folder / name}")
+
+
+def _sections() -> dict[str, list[tuple[str, str]]]:
+    from fairweather.data import SOURCES
+    from fairweather.metrics import METRICS
+    from fairweather.shifts import SHIFTS, SUITES
+    from fairweather.study import packaged_studies
+    from fairweather.study.yamlfile import parse_yaml
+
+    return {
+        "studies": [
+            (name, parse_yaml(text).get("title", "")) for name, text in packaged_studies().items()
+        ],
+        "shifts": [(name, f"{kind.title}: {kind.level_title}") for name, kind in SHIFTS.items()],
+        "suites": [(name, ", ".join(sweeps)) for name, sweeps in SUITES.items()],
+        "metrics": [(metric.name, metric.label) for metric in METRICS],
+        "data": [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in SOURCES.items()],
+    }
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Event], None] | None]:
+    """Show a bar with ETA for every task on a terminal; nothing at all elsewhere."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, int] = {}
+
+        def show(event: Event) -> None:
+            if event.task not in tasks:
+                tasks[event.task] = bars.add_task(event.task, total=event.total, note="")
+            bars.update(tasks[event.task], completed=event.done, note=event.note)  # type: ignore[arg-type]
+
+        yield show

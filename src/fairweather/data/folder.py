@@ -1,0 +1,104 @@
+"""The source `folder:PATH`: image files in one folder per class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fairweather.data.listing import (
+    SPLIT_NAMES,
+    SPLITS,
+    WHOLE,
+    Item,
+    Listing,
+    Source,
+    check_exists,
+    check_same_classes,
+)
+from fairweather.errors import InputError
+
+
+def list_folder(path: Path) -> Source:
+    """List a folder of split folders (`train/cat/1.jpg`) or of class folders (`cat/1.jpg`).
+
+    Split folders are called train or training, val, valid or validation, test or testing, in any
+    case; folders beside them are ignored. Classes and files are sorted by name, files below nested
+    folders belong to their class, hidden ones are ignored. Any other file counts as an image, so
+    that one that is not is reported instead of missed.
+
+    Raises:
+        InputError: the folder is missing, or has no class folders, an empty class folder, two
+            folders for one split, or splits with different classes.
+    """
+    check_exists(path)
+    if not path.is_dir():
+        raise InputError(f"{str(path)!r} is a file; folder: needs a folder of class folders")
+    roots = _split_folders(path)
+    folders = {split: _class_folders(root) for split, root in roots.items()}
+    classes = check_same_classes(
+        {split: tuple(folder.name for folder in below) for split, below in folders.items()}
+    )
+    return Source(classes, {split: _list_split(folders[split]) for split in folders})
+
+
+def _split_folders(path: Path) -> dict[str, Path]:
+    folders = _visible_folders(path)
+    named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
+    if len(named) < len(folders):
+        # A class may be called "train": beside class folders, a split folder is one that has some.
+        named = [folder for folder in named if _visible_folders(folder)]
+    splits: dict[str, Path] = {}
+    for folder in named:
+        split = SPLIT_NAMES[folder.name.lower()]
+        if split in splits:
+            both = f"{splits[split].name} and {folder.name}"
+            raise InputError(f"{str(path)!r} has two folders for {split}: {both}")
+        splits[split] = folder
+    return {split: splits[split] for split in SPLITS if split in splits} or {WHOLE: path}
+
+
+def _class_folders(root: Path) -> list[Path]:
+    folders = _visible_folders(root)
+    if not folders:
+        raise InputError(f"{str(root)!r} has no class folders: it needs one folder per class")
+    return folders
+
+
+def _list_split(folders: list[Path]) -> Listing:
+    paths: list[Path] = []
+    counts: list[int] = []
+    for folder in folders:
+        before = len(paths)
+        paths.extend(_visible_files(folder))
+        counts.append(len(paths) - before)
+        if not counts[-1]:
+            raise InputError(f"class folder {str(folder)!r} is empty")
+    labels = np.repeat(np.arange(len(folders)), counts)
+
+    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
+        for key in keys:
+            yield Item(str(paths[key]), partial(Image.open, paths[key]))
+
+    return Listing(labels, read)
+
+
+def _visible(folder: Path) -> list[Path]:
+    entries = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    return [entry for entry in _visible(folder) if entry.is_dir()]
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for entry in _visible(folder):
+        if entry.is_dir():
+            yield from _visible_files(entry)
+        else:
+            yield entry

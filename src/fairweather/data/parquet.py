@@ -1,0 +1,223 @@
+"""The source `parquet:PATH`: encoded images and integer labels, as Hugging Face lays them out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from fairweather.data.listing import (
+    SPLIT_NAMES,
+    SPLITS,
+    WHOLE,
+    Item,
+    Listing,
+    Source,
+    check_exists,
+    check_same_classes,
+)
+from fairweather.errors import InputError
+
+ROWS_PER_BATCH = 256
+# train.parquet or train-00000-of-00002.parquet, the latter once with a hash at its end
+FILE_NAME = re.compile(
+    r"(?P<split>[a-z]+)(-(?P<shard>\d+)-of-(?P<shards>\d+)(-[0-9a-f]+)?)?\.parquet", re.IGNORECASE
+)
+
+
+class Table(NamedTuple):
+    """One parquet file: its columns of images and labels, and the class names if it has them."""
+
+    path: Path
+    image: str
+    label: str
+    classes: tuple[str, ...] | None
+
+
+def list_parquet(path: Path) -> Source:
+    """List one parquet file, to be split, or a folder of them (`train.parquet`, `test.parquet`).
+
+    In a folder, or in `data/` below it, a split is one file or numbered shards
+    (`train-00000-of-00002.parquet`); the split names are those of `folder:`, files of other names
+    are ignored. Images are a column of `struct<bytes: binary, path: string>`, labels are integers.
+    These are the columns `image` and `label`, or the only ones of their types; the schema metadata
+    `huggingface` tells a `ClassLabel` from other integers and names its classes. Without it these
+    are "0" to the largest label of any split. Keys are row numbers over the shards in their order.
+
+    Raises:
+        InputError: a file or shard is missing or not parquet, has no (or several) image or label
+            columns, a label is null or out of range, or splits have different classes.
+    """
+    check_exists(path)
+    shards = _find_shards(path) if path.is_dir() else {WHOLE: [path]}
+    tables = {split: [_open_table(file) for file in files] for split, files in shards.items()}
+    labels = {split: [_read_labels(table) for table in tables[split]] for split in tables}
+    named = {
+        f"{split} ({table.path.name})": table.classes
+        for split in tables
+        for table in tables[split]
+        if table.classes is not None
+    }
+    classes = check_same_classes(named) if named else _numbered_classes(path, labels.values())
+    for split in tables:
+        for table, column in zip(tables[split], labels[split], strict=True):
+            _check_labels(table, column, len(classes))
+    return Source(classes, {split: _list_split(tables[split], labels[split]) for split in tables})
+
+
+def _find_shards(folder: Path) -> dict[str, list[Path]]:
+    found: list[str] = []
+    for place in (folder, folder / "data"):
+        names = sorted(file.name for file in place.glob("*.parquet") if file.name[0] != ".")
+        matches = [match for name in names if (match := FILE_NAME.fullmatch(name))]
+        splits: dict[str, list[Path]] = {}
+        for split in SPLITS:
+            files = [match for match in matches if SPLIT_NAMES.get(match["split"].lower()) == split]
+            if files:
+                splits[split] = [place / name for name in _in_order(files, split, place)]
+        if splits:
+            return splits
+        found += names
+    if found:
+        raise InputError(
+            f"{str(folder)!r} has no file named after a split: found {', '.join(found[:3])}; "
+            "rename it to test.parquet, or name the one file that is to be split"
+        )
+    raise InputError(f"{str(folder)!r} has no parquet files, neither directly nor in data/")
+
+
+def _in_order(files: list[re.Match[str]], split: str, place: Path) -> list[str]:
+    by_shard = {int(match["shard"] or 0): match.string for match in files}
+    sets = {(match["split"], match["shards"]) for match in files}
+    if len(sets) > 1 or len(by_shard) < len(files):
+        names = f"{files[0].string} and {files[-1].string}"
+        raise InputError(f"{str(place)!r} has two sets of files for {split}: {names}")
+    shards = int(files[0]["shards"] or 1)
+    missing = [shard for shard in range(shards) if shard not in by_shard]
+    if missing:
+        raise InputError(
+            f"{str(place)!r} has {len(files)} of {shards} shards for {split}: "
+            f"shard {missing[0]} is missing"
+        )
+    return [by_shard[shard] for shard in sorted(by_shard)]
+
+
+def _open_table(path: Path) -> Table:
+    with _reading(path):
+        schema = pq.read_schema(path)
+    features = _features(schema)
+    image = _pick(path, schema, "image", [field.name for field in schema if _is_image(field.type)])
+    labels = [field.name for field in schema if pa.types.is_integer(field.type)]
+    declared = [name for name in labels if features.get(name, {}).get("_type") == "ClassLabel"]
+    label = _pick(path, schema, "label", declared or labels)
+    names = features.get(label, {}).get("names")
+    return Table(path, image, label, tuple(names) if names else None)
+
+
+def _features(schema: pa.Schema) -> Mapping[str, Any]:
+    # Metadata is optional, and nobody promises what is in it.
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"].items()
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return {}
+    return {name: feature for name, feature in features if isinstance(feature, dict)}
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        return False
+    stored = kind.field("bytes").type
+    return pa.types.is_binary(stored) or pa.types.is_large_binary(stored)
+
+
+def _pick(path: Path, schema: pa.Schema, wanted: str, candidates: list[str]) -> str:
+    if wanted in candidates:
+        return wanted
+    if len(candidates) == 1:
+        return candidates[0]
+    found = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    problem = f"several columns that could be the {wanted}" if candidates else f"no {wanted} column"
+    needed = {"image": "struct<bytes: binary, path: string>", "label": "an integer"}[wanted]
+    raise InputError(
+        f"{str(path)!r} has {problem}: columns are {found}; needed is {needed} named {wanted!r}"
+    )
+
+
+def _read_labels(table: Table) -> npt.NDArray[np.int64]:
+    with _reading(table.path):
+        column = pq.read_table(table.path, columns=[table.label]).column(0)
+    if column.null_count:
+        row = column.is_null().index(True).as_py()
+        raise InputError(f"row {row} of {str(table.path)!r} has no label")
+    return column.to_numpy().astype(np.int64)
+
+
+def _numbered_classes(path: Path, splits: Iterable[list[npt.NDArray[np.int64]]]) -> tuple[str, ...]:
+    labels = np.concatenate([column for columns in splits for column in columns])
+    largest = int(labels.max(initial=-1))
+    # Every class needs an image; without this, a column of large numbers would fill the memory.
+    if largest >= len(labels):
+        raise InputError(
+            f"the labels of {str(path)!r} go up to {largest}, but there are {len(labels)} images: "
+            "class labels are 0, 1, 2 and so on"
+        )
+    return tuple(str(label) for label in range(largest + 1))
+
+
+def _check_labels(table: Table, labels: npt.NDArray[np.int64], classes: int) -> None:
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(outside):
+        row = outside[0]
+        raise InputError(
+            f"row {row} of {str(table.path)!r} has label {labels[row]}; allowed are 0 to "
+            f"{max(classes - 1, 0)}"
+        )
+
+
+def _list_split(tables: list[Table], labels: list[npt.NDArray[np.int64]]) -> Listing:
+    starts = np.cumsum([0, *(len(column) for column in labels)])
+
+    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
+        for table, start, end in zip(tables, starts[:-1], starts[1:], strict=True):
+            rows = keys[np.searchsorted(keys, start) : np.searchsorted(keys, end)] - start
+            yield from _read_rows(table, rows)
+
+    return Listing(np.concatenate(labels), read)
+
+
+def _read_rows(table: Table, rows: npt.NDArray[np.int64]) -> Iterator[Item]:
+    start = 0
+    with _reading(table.path), pq.ParquetFile(table.path) as file:
+        for batch in file.iter_batches(ROWS_PER_BATCH, columns=[table.image]):
+            end = start + len(batch)
+            wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
+            cells = batch.column(0).take(pa.array(wanted - start)).to_pylist()
+            for row, cell in zip(wanted, cells, strict=True):
+                yield Item(f"row {row} of {table.path}", partial(_open_cell, cell))
+            start = end
+
+
+def _open_cell(cell: Mapping[str, Any] | None) -> Image.Image:
+    if cell is None or cell["bytes"] is None:
+        raise ValueError("it has no bytes")
+    return Image.open(BytesIO(cell["bytes"]))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{str(path)!r} cannot be read as a parquet file: {reason}") from error

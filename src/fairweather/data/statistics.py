@@ -1,0 +1,43 @@
+"""Per-channel mean and standard deviation of 8-bit images."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from fairweather.types import Images
+
+CHUNK = 1024
+
+
+class Statistics(NamedTuple):
+    """Mean and population standard deviation of R, G and B, in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def channel_statistics(images: Images) -> Statistics:
+    """Compute them exactly: an integer histogram per channel, divided once at the end.
+
+    >>> pixels = torch.zeros(2, 3, 1, 1, dtype=torch.uint8)
+    >>> pixels[1, 0] = 255
+    >>> column = torch.tensor([0, 1])
+    >>> channel_statistics(Images(pixels, column, column, ("a", "b")))
+    Statistics(mean=(0.5, 0.0, 0.0), std=(0.5, 0.0, 0.0))
+    """
+    histogram = torch.zeros(3, 256, dtype=torch.int64)
+    for chunk in images.images.split(CHUNK):
+        for channel in range(3):
+            histogram[channel] += torch.bincount(chunk[:, channel].flatten(), minlength=256)
+    red, green, blue = (_moments(counts) for counts in histogram.tolist())
+    return Statistics((red[0], green[0], blue[0]), (red[1], green[1], blue[1]))
+
+
+def _moments(counts: list[int]) -> tuple[float, float]:
+    n = sum(counts)
+    first = sum(value * count for value, count in enumerate(counts))
+    second = sum(value * value * count for value, count in enumerate(counts))
+    # n² var = n Σv² − (Σv)², in Python's unbounded integers: nothing cancels.
+    return first / n / 255, (n * second - first * first) ** 0.5 / n / 255

@@ -1,0 +1,49 @@
+"""Where the arithmetic runs and in which precision: the one place that asks the hardware."""
+
+from __future__ import annotations
+
+import torch
+
+from fairweather.errors import InputError, unknown_name
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device that is really there.
+
+    `auto` is the first CUDA device if there is one, else the CPU. Raises `InputError` for a device
+    that this machine does not have.
+
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown_name("device", name, ["auto", "cpu", "cuda", "mps"]) from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}
+    if (device.index or 0) >= count.get(device.type, 0):
+        there = ", ".join(kind for kind, n in count.items() if n)
+        raise InputError(f"device {name!r} was asked for, but this machine has only: {there}")
+    return device
+
+
+def training_precision(name: str, device: torch.device) -> str:
+    """Choose `fp32` or `bf16` for training; `auto` is bf16 on CUDA devices that multiply in it.
+
+    On CPUs `auto` stays fp32: with AVX512-BF16 a ResNet-18 trains no faster in bf16, and an
+    EfficientNet-Lite0 less than half as fast (benchmarks/README.md).
+
+    >>> training_precision("auto", torch.device("cpu"))
+    'fp32'
+    """
+    if name not in PRECISIONS:
+        raise unknown_name("precision", name, PRECISIONS)
+    if name != "auto":
+        return name
+    ampere = (8, 0)
+    good = device.type == "cuda" and torch.cuda.get_device_capability(device) >= ampere
+    return "bf16" if good else "fp32"

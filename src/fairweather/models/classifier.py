@@ -1,0 +1,72 @@
+"""The classifier: images in [0, 1] in, logits out, with its normalisation inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+_NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+class Classifier(nn.Module):
+    """A network with its normalisation in front: float `[B, 3, H, W]` in [0, 1] to `[B, classes]`.
+
+    Args:
+        network: normalised images to logits.
+        mean, std: per-channel statistics that the network was trained with, stored as buffers.
+        input_size: resize images to this square first (bilinear, antialiased); None: take them as
+            they are.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+    >>> model = Classifier(network, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    >>> model(torch.rand(2, 3, 8, 8)).shape
+    torch.Size([2, 10])
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        input_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.input_size = input_size
+        self.batchnorm_frozen = False
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, 3, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Give the logits of a batch."""
+        if self.input_size and images.shape[-2:] != (self.input_size, self.input_size):
+            size = (self.input_size, self.input_size)
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        return self.network((images - self.mean) / self.std)
+
+    def freeze_batchnorm(self) -> None:
+        """Keep batch norm as it is for good: running statistics and affine parameters.
+
+        The statistics stay in evaluation mode through every later `train()`: setting it once is not
+        enough, since the next call to `train()` would let them move again.
+        """
+        self.batchnorm_frozen = True
+        for module in self.modules():
+            if isinstance(module, _NORMS):
+                module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Switch the mode of every layer but frozen batch norm."""
+        super().train(mode)
+        if self.batchnorm_frozen:
+            for module in self.modules():
+                if isinstance(module, _NORMS):
+                    module.eval()
+        return self

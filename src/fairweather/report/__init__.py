@@ -1,0 +1,52 @@
+"""The report of a run: tables, figures and one HTML page, built from the run folder alone.
+
+A finished run needs no model, no data set and no GPU to be reported again, and the same run gives
+the same bytes: nothing here looks at the clock or draws a random number.
+"""
+
+from __future__ import annotations
+
+from fairweather.report.curves import level_figure, training_figure
+from fairweather.report.figures import Figure
+from fairweather.report.page import render_page
+from fairweather.report.pictures import mixup_figure, shifts_figure
+from fairweather.report.reading import Contents, read_contents, read_samples
+from fairweather.report.reliability import reliability_figure
+from fairweather.report.tables import build_tables, summary_rows
+from fairweather.runs import RunFolder
+
+__all__ = ["build_report"]
+
+
+def build_report(run: RunFolder) -> list[str]:
+    """Write summary.csv, tables/, figures/ and report.html; return the names of what was written.
+
+    Raises `InputError` when the run has no scores yet. A part that the run holds nothing for is
+    left out: no training curves without histories, no pictures without samples.
+    """
+    contents = read_contents(run)
+    tables = build_tables(contents)
+    figures = _build_figures(run, contents)
+    files: dict[str, bytes | str] = {"summary.csv": summary_rows(tables).to_csv(index=False)}
+    for table in tables:
+        files |= {f"tables/{table.name}.{suffix}": text for suffix, text in table.texts().items()}
+    for figure in figures:
+        files[f"figures/{figure.name}.svg"] = figure.svg
+        files[f"figures/{figure.name}.png"] = figure.png
+    files["report.html"] = render_page(run, contents, tables, figures)
+    for name, content in files.items():
+        run.write(name, content)
+    return list(files)
+
+
+def _build_figures(run: RunFolder, contents: Contents) -> list[Figure]:
+    samples = read_samples(run)
+    figures = [
+        level_figure(contents, "accuracy"),
+        level_figure(contents, "rms_calibration_error"),
+        reliability_figure(run, contents),
+        training_figure(run, contents),
+        shifts_figure(contents, samples) if samples else None,
+        mixup_figure(samples) if samples else None,
+    ]
+    return [figure for figure in figures if figure is not None]

@@ -1,0 +1,142 @@
+"""Curves: a metric against the level of each shift, and accuracy against the epoch."""
+
+from __future__ import annotations
+
+import math
+
+import altair as alt
+import pandas as pd
+
+from fairweather.metrics import METRICS
+from fairweather.report.figures import (
+    FAINT,
+    RULE,
+    Figure,
+    model_color,
+    model_shape,
+    render,
+)
+from fairweather.report.reading import CLEAN, MEAN, Contents, Sweep, read_histories
+from fairweather.runs import RunFolder
+
+LABELS = {metric.name: metric.label for metric in METRICS}
+# Widths in pixels: of a panel in a row of two, and of a row of small panels.
+PANEL_WIDTH, ROW_WIDTH = 370, 800
+# Characters of a model's title beyond which the legend has a line for each model.
+LONG_TITLE = 30
+
+
+def level_figure(contents: Contents, metric: str) -> Figure | None:
+    """Draw a metric against the level, one panel a shift; None where no shift has the metric."""
+    drawn = [(sweep, _levels(contents, metric, sweep)) for sweep in contents.sweeps]
+    drawn = [(sweep, frame) for sweep, frame in drawn if len(frame)]
+    if not drawn:
+        return None
+    everything = pd.concat([frame for _, frame in drawn])
+    # Steps of 0.05, so that all panels share an axis that ends at a round number.
+    span = (
+        max(math.floor(everything["low"].min() * 20) / 20, 0.0),
+        math.ceil(everything["high"].max() * 20) / 20,
+    )
+    panels = [_panel(contents, metric, sweep, frame, span) for sweep, frame in drawn]
+    label = LABELS[metric]
+    return render(
+        metric,
+        alt.concat(*panels, columns=2, spacing=32),
+        alt.Title(
+            f"{label} as the images change",
+            subtitle=[
+                f"Bands: 95 % intervals; {contents.sample()}.",
+                "Dashed line: the level at which nothing changes, where the clean images stand.",
+            ],
+        ),
+        f"{label} with 95 % intervals against "
+        + " and ".join(sweep.level_title for sweep, _ in drawn)
+        + f", one curve for each of {', '.join(contents.titles.values())}."
+        + " The tables hold the same numbers.",
+    )
+
+
+def training_figure(run: RunFolder, contents: Contents) -> Figure | None:
+    """Draw training and validation accuracy of each epoch, one panel a model, one line a seed."""
+    history = read_histories(run, contents)
+    if history.empty:
+        return None
+    titles = [title for title in contents.titles.values() if title in set(history["title"])]
+    columns = min(len(titles), 4 if len(titles) != 4 else 2)
+    several = history["seed"].nunique() > 1
+    part = alt.StrokeDash(
+        "part:N",
+        scale=alt.Scale(domain=["training", "validation"], range=[[4, 3], [1, 0]]),
+        legend=alt.Legend(title=None, orient="top", symbolStrokeColor="black", symbolSize=400),
+    )
+    lines = (
+        alt.Chart(history)
+        .mark_line(strokeWidth=1.1 if several else 2, clip=True)
+        .encode(
+            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
+            y=alt.Y("accuracy:Q", title="Accuracy", axis=alt.Axis(format=".0%")).scale(zero=False),
+            color=model_color(list(contents.titles.values())),
+            strokeDash=part,
+            detail="seed:N",
+        )
+        .properties(width=(ROW_WIDTH - 30 * (columns - 1)) // columns, height=210)
+    )
+    header = alt.Header(title=None, labelLimit=ROW_WIDTH // columns, labelAnchor="start")
+    note = f"one line for each of seeds {', '.join(contents.seeds)}" if several else "one run each"
+    return render(
+        "training_curves",
+        lines.facet(alt.Facet("title:N", sort=titles, header=header), columns=columns, spacing=30),
+        alt.Title("Training and validation accuracy", subtitle=f"By epoch; {note}."),
+        f"Training and validation accuracy against the epoch for {', '.join(titles)}.",
+    )
+
+
+def _levels(contents: Contents, metric: str, sweep: Sweep) -> pd.DataFrame:
+    """Rows of one shift with their level as a number, the clean ones at the neutral level."""
+    shifted = contents.pick(metric, sweep.name)
+    shifted = shifted[shifted["level"] != MEAN]
+    clean = contents.pick(metric, CLEAN).assign(level=sweep.neutral)
+    if shifted.empty:
+        return shifted
+    rows = pd.concat([shifted.assign(level=shifted["level"].astype(float)), clean])
+    return rows.assign(title=rows["model"].map(contents.titles))[
+        ["title", "level", "value", "low", "high"]
+    ]
+
+
+def _panel(
+    contents: Contents,
+    metric: str,
+    sweep: Sweep,
+    frame: pd.DataFrame,
+    span: tuple[float, float],
+) -> alt.LayerChart:
+    titles = list(contents.titles.values())
+    levels = sorted({*frame["level"]})
+    label = LABELS[metric]
+    columns = 1 if max(map(len, titles)) > LONG_TITLE else 4
+    legend = alt.Legend(title=None, orient="top", columns=columns)
+    axis = alt.Axis(values=levels, format="~g", labelOverlap=True, grid=False)
+    shares = alt.Axis(format=".0%" if metric == "accuracy" else ".2~f", tickCount=6)
+    base = alt.Chart(frame).encode(
+        x=alt.X("level:Q", title=sweep.level_title, axis=axis).scale(zero=False, padding=14),
+        color=model_color(titles, legend),
+    )
+    y = alt.Y("value:Q", title=label, axis=shares)
+    y = y.scale(domain=span, nice=False, zero=False)
+    # A layer that has no title of its own would take the field's and add it to the axis.
+    band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=label), y2="high:Q")
+    line = base.mark_line(strokeWidth=2).encode(y=y)
+    points = base.mark_point(filled=True, size=75, opacity=1, stroke="white", strokeWidth=1).encode(
+        y=y, shape=model_shape(titles, legend)
+    )
+    clean = alt.Chart(pd.DataFrame({"level": [sweep.neutral]})).encode(x="level:Q")
+    rule = clean.mark_rule(color=RULE, strokeDash=[4, 3])
+    word = clean.mark_text(text="clean", color=FAINT, dy=-7).encode(y=alt.value(0))
+    return alt.LayerChart(
+        layer=[rule, word, band, line, points],
+        width=PANEL_WIDTH,
+        height=270,
+        title=alt.Title(sweep.title, fontSize=13, offset=14),
+    )

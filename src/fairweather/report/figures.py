@@ -1,0 +1,112 @@
+"""How every figure looks, and how a chart becomes SVG and PNG."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import vl_convert
+from PIL import Image
+
+# Okabe and Ito 2008, Color Universal Design, without its yellow, which is too faint on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
+INK, FAINT, RULE, GRID = "#1f2328", "#57606a", "#8c959f", "#e7eaee"
+# Liberation Sans is bundled with vl-convert, so that a PNG looks the same on every machine.
+FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
+PNG_SCALE = 2
+
+_TEXT = {"labelFontSize": 11, "titleFontSize": 12, "labelColor": INK, "titleColor": INK}
+CONFIG: dict[str, Any] = {
+    "background": "white",
+    "padding": 16,
+    "font": FONT,
+    "aria": False,  # the page gives each figure one alternative text
+    "view": {"stroke": None},
+    "axis": {
+        **_TEXT,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+        "labelFlush": False,
+        "gridColor": GRID,
+        "domainColor": RULE,
+        "tickColor": RULE,
+    },
+    "legend": {
+        **_TEXT,
+        "titleFontWeight": "normal",
+        "labelFontSize": 12,
+        "labelLimit": 360,
+        "symbolSize": 80,
+        "symbolOpacity": 1,
+        "rowPadding": 4,
+        "columnPadding": 36,  # a browser's fallback font may be wider than the one measured
+    },
+    "header": {**_TEXT, "title": None, "labelFontSize": 13, "labelFontWeight": "bold"},
+    "title": {
+        "anchor": "start",
+        "color": INK,
+        "fontSize": 17,
+        "subtitleFontSize": 12,
+        "subtitleColor": FAINT,
+        "subtitlePadding": 5,
+        "subtitleLineHeight": 16,
+        "offset": 18,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A finished figure.
+
+    Attributes:
+        name: of its files, without the suffix.
+        alt: what somebody who does not see it has to know.
+    """
+
+    name: str
+    alt: str
+    svg: str
+    png: bytes
+
+
+def render(name: str, chart: alt.TopLevelMixin, title: alt.Title, alt_text: str) -> Figure:
+    """Dress a chart and convert it; the PNG is made from the SVG, so the two cannot differ."""
+    spec = chart.to_dict() | {"config": CONFIG, "title": title.to_dict()}
+    # Vega numbers its clip paths through the life of the process: count anew for each figure.
+    numbers: dict[str, str] = {}
+    svg = re.sub(
+        r'(id="|url\(#)clip(\d+)',
+        lambda found: f"{found[1]}clip{numbers.setdefault(found[2], str(len(numbers)))}",
+        vl_convert.vegalite_to_svg(spec),
+    )
+    png = _squeeze(vl_convert.svg_to_png(svg, scale=PNG_SCALE))
+    return Figure(name, alt_text, svg, png)
+
+
+def model_color(titles: Sequence[str], legend: alt.Legend | None = None) -> alt.Color:
+    """Colour by the field `title`: a model has the same colour in every figure."""
+    return alt.Color("title:N", scale=_scale(titles, COLORS), legend=legend)
+
+
+def model_shape(titles: Sequence[str], legend: alt.Legend | None = None) -> alt.Shape:
+    """Shape by the field `title`, for those who cannot tell the colours apart."""
+    return alt.Shape("title:N", scale=_scale(titles, SHAPES), legend=legend)
+
+
+def _squeeze(png: bytes) -> bytes:
+    """Compress a PNG again: vl-convert is quick about it, and leaves it several times as large."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _scale(titles: Sequence[str], values: Sequence[str]) -> alt.Scale:
+    cycled = [values[index % len(values)] for index in range(len(titles))]
+    return alt.Scale(domain=list(titles), range=cycled)

@@ -1,0 +1,134 @@
+"""The one HTML page: plain, self-contained, and safe whatever the names in the run are."""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jinja2
+
+from fairweather.report.figures import Figure
+from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, Contents, read_tries
+from fairweather.report.tables import ABSENT, METRIC, Entry, Table, describe_metric, find_entry
+from fairweather.runs import RunFolder
+
+# Each metric by its name without the binning; the sums and means are over the test images, or over
+# the bins m, which hold n_m of the n images with mean confidence conf_m and accuracy acc_m.
+FORMULAS: Mapping[str, str] = {
+    "accuracy": "share of the images whose most probable class is the label",
+    "top5_accuracy": "share of the images whose label is among the five most probable classes",
+    "balanced_accuracy": "mean over the classes of the accuracy on their images",
+    "macro_auc": "mean over the classes of the one-vs-rest area under the ROC curve",
+    "negative_log_likelihood": "mean of −ln p(label), in nats",
+    "brier_score": "mean of Σ over classes (p − [class is the label])², between 0 and 2",
+    "confidence_gap": "mean confidence − accuracy; positive for an overconfident model",
+    "expected_calibration_error": "Σ over bins (n_m / n) |acc_m − conf_m|",
+    "maximum_calibration_error": "largest |acc_m − conf_m| of a bin that holds images",
+    "rms_calibration_error": "√ Σ over bins (n_m / n) (acc_m − conf_m)²",
+}
+
+
+class Formula(NamedTuple):
+    """A metric as the page defines it."""
+
+    name: str
+    label: str
+    formula: str
+
+
+class Answer(NamedTuple):
+    """What the page says about one model; the parts are the shifts' titles with their scores."""
+
+    title: str
+    clean: Entry
+    shifted: list[tuple[str, Entry]]
+    clean_calibration: Entry | None
+    shifted_calibration: list[tuple[str, Entry]]
+
+
+def render_page(
+    run: RunFolder, contents: Contents, tables: Sequence[Table], figures: Sequence[Figure]
+) -> str:
+    """Fill the template; everything from the run is escaped, figures are inlined."""
+    source = importlib.resources.files("fairweather.report").joinpath("page.html.j2").read_text()
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["data_uri"] = _data_uri
+    environment.filters["flat"] = lambda value: list(flatten(value))
+    return environment.from_string(source).render(
+        study=contents.study,
+        contents=contents,
+        answers=list(_answers(contents)),
+        tables={table.name: table for table in tables},
+        figures={figure.name: figure for figure in figures},
+        settings=list(_settings(contents)),
+        tries=read_tries(run, contents),
+        provenance={key: value for key, value in contents.provenance.items() if key != "shifts"},
+        formulas=list(_formulas(contents)),
+    )
+
+
+def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Write nested mappings as dotted keys and plain text.
+
+    >>> list(flatten({"git": {"dirty": False}, "seeds": [0, 1]}))
+    [('git.dirty', 'no'), ('seeds', '0, 1')]
+    """
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, _plain(value)
+
+
+def _plain(value: object) -> str:
+    if value is None or value == {} or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return str(value)
+
+
+def _settings(contents: Contents) -> Iterator[tuple[str, list[str]]]:
+    """Name each setting that some model has, with its value for every model."""
+    models = [dict(flatten(contents.study["models"][name])) for name in contents.titles]
+    for key in dict.fromkeys(key for model in models for key in model if key != "title"):
+        yield key, [model.get(key, ABSENT) for model in models]
+
+
+def _answers(contents: Contents) -> Iterator[Answer]:
+    for name, title in contents.titles.items():
+        clean = find_entry(contents, "accuracy", name, CLEAN, NO_LEVEL)
+        if clean is not None:
+            yield Answer(
+                title,
+                clean,
+                _shifted(contents, name, "accuracy"),
+                find_entry(contents, "rms_calibration_error", name, CLEAN, NO_LEVEL),
+                _shifted(contents, name, "rms_calibration_error"),
+            )
+
+
+def _shifted(contents: Contents, model: str, metric: str) -> list[tuple[str, Entry]]:
+    return [
+        (sweep.title, entry)
+        for sweep in contents.sweeps
+        if (entry := find_entry(contents, metric, model, sweep.name, MEAN)) is not None
+    ]
+
+
+def _formulas(contents: Contents) -> Iterator[Formula]:
+    for name in contents.scores["metric"].unique():
+        if name in METRIC:
+            yield Formula(name, describe_metric(name), FORMULAS[name.partition("/")[0]])
+
+
+def _data_uri(figure: Figure) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(figure.svg.encode()).decode()

@@ -1,0 +1,236 @@
+"""What a run folder says, as plain records and tidy frames: the only part that opens its files."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+from PIL import Image
+
+from fairweather.errors import InputError
+from fairweather.runs import RunFolder
+from fairweather.types import Score
+
+# The words of scores.csv.
+CLEAN, NO_LEVEL, MEAN = "clean", "none", "mean"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One shift at its levels, as provenance.json describes it.
+
+    Attributes:
+        name: as scores.csv writes it.
+        title, level_title: for table heads and axes.
+        neutral: the level that changes nothing, where clean stands on the axis.
+        note: what a reader has to know about the levels; maybe empty.
+        cells: the id of each shifted test set by its level as scores.csv writes it, ascending.
+    """
+
+    name: str
+    title: str
+    level_title: str
+    neutral: float
+    note: str
+    cells: Mapping[str, str]
+
+    @property
+    def file_name(self) -> str:
+        """The name as part of a file's name."""
+        return self.name.replace("/", "__")
+
+    def heading(self, level: str) -> str:
+        """Write a level the way a paper does: with the letter that the level's title ends in.
+
+        >>> Sweep("b", "Brightness", "brightness factor f", 1.0, "", {}).heading("0.8")
+        'f = 0.8'
+        >>> Sweep("s", "Snow", "severity", 0.0, "", {}).heading("3")
+        '3'
+        """
+        symbol = re.search(r"\s(\w)(?:\s*\(.*\))?$", self.level_title)
+        return f"{symbol[1]} = {level}" if symbol else level
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything that tables and figures draw on.
+
+    Attributes:
+        study, provenance: study.yaml and provenance.json as they stand.
+        titles: the title of each model that has scores, by name and in the study's order.
+        sweeps: the shifts, in the study's order.
+        scores: scores.csv, its level and seed as text.
+    """
+
+    study: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    titles: Mapping[str, str]
+    sweeps: tuple[Sweep, ...]
+    scores: pd.DataFrame
+
+    @property
+    def seeds(self) -> tuple[str, ...]:
+        """The seeds that have scores, as scores.csv writes them."""
+        return tuple(seed for seed in self.scores["seed"].unique() if seed != MEAN)
+
+    @property
+    def shown_seed(self) -> str:
+        """The seed whose scores are shown: the mean over seeds if there are several."""
+        return MEAN if len(self.seeds) > 1 else self.seeds[0]
+
+    def pick(self, metric: str, shift: str, seed: str | None = None) -> pd.DataFrame:
+        """Return the rows of scores.csv for a metric and a shift, of the shown seed by default."""
+        scores = self.scores
+        wanted = (scores["metric"] == metric) & (scores["shift"] == shift)
+        return scores[wanted & (scores["seed"] == (seed or self.shown_seed))]
+
+    def score(self, metric: str, model: str, shift: str, level: str) -> Score | None:
+        """Return a number of the shown seed, or None where there is none."""
+        rows = self.pick(metric, shift)
+        rows = rows[(rows["model"] == model) & (rows["level"] == level)]
+        if rows.empty:
+            return None
+        value, low, high = (float(rows[column].iloc[0]) for column in ("value", "low", "high"))
+        return Score(value, low, high, n=int(rows["n"].iloc[0]))
+
+    def sample(self) -> str:
+        """Say how many images, resamples and seeds are behind each number."""
+        counts = sorted(self.scores["n"].unique())
+        images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        seeds = f"seed {self.seeds[0]}"
+        if len(self.seeds) > 1:
+            seeds = f"mean of seeds {', '.join(self.seeds)}"
+        return f"n = {images} test images, {self.study['bootstrap']:,} resamples, {seeds}"
+
+
+class Mixup(NamedTuple):
+    """Two pictures with their labels, and their mixture with the weight of the first."""
+
+    pictures: tuple[Image.Image, Image.Image, Image.Image]
+    labels: tuple[str, str]
+    weight: float
+
+
+class Samples(NamedTuple):
+    """The few pictures of a run: their class names, and what each shifted test set made of them."""
+
+    labels: tuple[str, ...]
+    strips: Mapping[str, tuple[Image.Image, ...]]
+    mixup: Mixup | None
+
+
+def read_contents(run: RunFolder) -> Contents:
+    """Read study, provenance and scores; raises `InputError` when one of them is not there."""
+    for name in ("study.yaml", "provenance.json", "scores.csv"):
+        if not (run.path / name).is_file():
+            raise InputError(f"{run.path} has no {name}: the study has not been scored yet")
+    study = yaml.safe_load((run.path / "study.yaml").read_text())
+    provenance = json.loads((run.path / "provenance.json").read_text())
+    scores = _scores((run.path / "scores.csv").read_text())
+    if scores.empty:
+        raise InputError(f"{run.path}/scores.csv has no rows: there is nothing to report")
+    titles = _titles(study["models"], set(scores["model"]))
+    sweeps = tuple(_sweep(entry) for entry in provenance["shifts"])
+    return Contents(study, provenance, titles, sweeps, scores)
+
+
+def read_histories(run: RunFolder, contents: Contents) -> pd.DataFrame:
+    """Read the accuracy of each epoch: title, seed, epoch, part (training, validation), accuracy.
+
+    It has no rows when nothing was trained.
+    """
+    frames = [pd.DataFrame(columns=["title", "seed", "epoch", "part", "accuracy"])]
+    for name, title in contents.titles.items():
+        for seed in contents.seeds:
+            path = run.path / "models" / name / f"seed-{seed}" / "history.csv"
+            if path.is_file():
+                frames.append(_history(path.read_text()).assign(title=title, seed=seed))
+    # Concatenating typed frames with an empty, untyped one would untype them.
+    return pd.concat(frames[1:], ignore_index=True) if len(frames) > 1 else frames[0]
+
+
+def read_tries(run: RunFolder, contents: Contents) -> dict[str, pd.DataFrame]:
+    """Read what each hyperparameter sweep tried, as text, by the title of the model."""
+    paths = {
+        title: run.path / "models" / name / "sweep.csv" for name, title in contents.titles.items()
+    }
+    return {
+        title: pd.read_csv(path, dtype=str, keep_default_na=False)
+        for title, path in paths.items()
+        if path.is_file()
+    }
+
+
+def read_samples(run: RunFolder) -> Samples | None:
+    """Read the pictures, or None where the run has none."""
+    index_path = run.path / "samples" / "index.json"
+    if not index_path.is_file():
+        return None
+    index = json.loads(index_path.read_text())
+    strips = {cell: _read_strip(run, name) for cell, name in index.get("strips", {}).items()}
+    mixup = None
+    if described := index.get("mixup"):
+        first, second, mixture = _read_strip(run, described["file"])
+        labels = (str(described["labels"][0]), str(described["labels"][1]))
+        mixup = Mixup((first, second, mixture), labels, float(described["weight"]))
+    return Samples(tuple(str(label) for label in index["labels"]), strips, mixup)
+
+
+def _scores(text: str) -> pd.DataFrame:
+    # As text, because a model may be called "NA", and because a level is a name; Python's float
+    # then reads back exactly what was written, which not every pandas does.
+    scores = pd.read_csv(io.StringIO(text), dtype="str", keep_default_na=False)
+    numbers = {
+        column: scores[column].map(lambda number: float(number or "nan")).astype("float64")
+        for column in ("value", "low", "high")
+    }
+    return scores.assign(**numbers, n=scores["n"].astype("int64"))
+
+
+def _titles(models: Mapping[str, Mapping[str, Any]], scored: set[str]) -> dict[str, str]:
+    titles = {
+        name: str(model.get("title") or name) for name, model in models.items() if name in scored
+    }
+    uses = Counter(titles.values())
+    # Two models under one title would be drawn as one.
+    return {
+        name: title if uses[title] == 1 else f"{title} ({name})" for name, title in titles.items()
+    }
+
+
+def _sweep(entry: Mapping[str, Any]) -> Sweep:
+    cells = sorted(entry["cells"], key=lambda cell: float(cell["level"]))
+    return Sweep(
+        name=entry["name"],
+        title=entry["title"],
+        level_title=entry["level_title"],
+        neutral=float(entry["neutral"]),
+        note=entry.get("note") or "",
+        cells={f"{cell['level']:g}": cell["id"] for cell in cells},
+    )
+
+
+def _history(text: str) -> pd.DataFrame:
+    history = pd.read_csv(io.StringIO(text))
+    parts = {"train_accuracy": "training", "val_accuracy": "validation"}
+    long = history.melt("epoch", list(parts), var_name="part", value_name="accuracy")
+    return long.assign(part=long["part"].map(parts)).dropna(subset=["accuracy"])
+
+
+def _read_strip(run: RunFolder, name: str) -> tuple[Image.Image, ...]:
+    """Cut a strip of square pictures that stand side by side into the pictures."""
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts:
+        raise InputError(f"samples/index.json names a file outside the run folder: {name}")
+    with Image.open(run.path / name) as file:
+        strip = file.convert("RGB")
+    side = strip.height
+    return tuple(strip.crop((left, 0, left + side, side)) for left in range(0, strip.width, side))

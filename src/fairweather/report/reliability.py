@@ -1,0 +1,142 @@
+"""Reliability diagrams: when a model says 80 %, is it right eight times out of ten?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import altair as alt
+import pandas as pd
+
+from fairweather.metrics import reliability_bins
+from fairweather.report.figures import FAINT, GRID, RULE, Figure, model_color, render
+from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, Contents
+from fairweather.runs import RunFolder
+from fairweather.types import Predictions
+
+SIDE = 190
+BINS = 10
+
+
+class Condition(NamedTuple):
+    """A column of the figure: one state of the test images."""
+
+    title: str
+    shift: str
+    level: str
+    cell: str
+
+
+def reliability_figure(run: RunFolder, contents: Contents) -> Figure | None:
+    """Draw one diagram a model on clean images and at the worst level of each shift.
+
+    With several seeds it shows the first, because bins of different models cannot be averaged.
+    """
+    conditions = worst_conditions(contents)
+    frames = [
+        _diagram(contents, name, condition, run.read_predictions(file))
+        for name in contents.titles
+        for condition in conditions
+        if (run.path / (file := _file(name, contents.seeds[0], condition))).is_file()
+    ]
+    if not frames:
+        return None
+    titles = list(contents.titles.values())
+    shown = [condition.title for condition in conditions]
+    header = alt.Header(title=None, labelLimit=SIDE + 20, labelPadding=22)
+    chart = _layers(titles, pd.concat(frames, ignore_index=True)).facet(
+        row=alt.Row("title:N", sort=titles, header=alt.Header(title=None, labelLimit=SIDE + 20)),
+        column=alt.Column("condition:N", sort=shown, header=header),
+        spacing={"row": 34, "column": 28},
+    )
+    seed = f", seed {contents.seeds[0]}" if len(contents.seeds) > 1 else ""
+    subtitle = [
+        f"On the dashed diagonal, confidence equals accuracy; below it, a model is overconfident. "
+        f"{BINS} equal-width bins{seed}.",
+        "Lines: 95 % Wilson intervals. Shaded: the gap to the diagonal. Area: share of the images.",
+        "Columns: clean images, and the level of each shift at which accuracy is lowest. "
+        "RMS: RMS calibration error.",
+    ]
+    return render(
+        "reliability",
+        chart,
+        alt.Title("Is the confidence deserved?", subtitle=subtitle),
+        f"Reliability diagrams: accuracy against confidence in {BINS} bins with 95 % intervals, "
+        f"for {', '.join(titles)} on {', '.join(shown)}.",
+    )
+
+
+def worst_conditions(contents: Contents) -> list[Condition]:
+    """Name the clean images and, for each shift, the level at which mean accuracy is lowest."""
+    conditions = [Condition("Clean", CLEAN, NO_LEVEL, CLEAN)]
+    for sweep in contents.sweeps:
+        scores = contents.pick("accuracy", sweep.name)
+        means = scores[scores["level"] != MEAN].groupby("level", sort=False)["value"].mean()
+        if len(means):
+            level = str(means.idxmin())
+            title = f"{sweep.title}, {sweep.heading(level)}"
+            conditions.append(Condition(title, sweep.name, level, sweep.cells[level]))
+    return conditions
+
+
+def _file(model: str, seed: str, condition: Condition) -> str:
+    return f"predictions/{model}/seed-{seed}/{condition.cell.replace('/', '__')}.parquet"
+
+
+def _diagram(
+    contents: Contents, name: str, condition: Condition, predictions: Predictions
+) -> pd.DataFrame:
+    """Bins that hold images, one a row; the first carries the note that stands in the panel."""
+    bins = reliability_bins(predictions.confidence, predictions.correct, bins=BINS)
+    frame = pd.DataFrame(bins._asdict()).query("images > 0").reset_index(drop=True)
+    notes = []
+    for metric, words in (("accuracy", "accuracy {:.1%}"), ("rms_calibration_error", "RMS {:.3f}")):
+        scores = contents.pick(metric, condition.shift, seed=contents.seeds[0])
+        mine = scores[(scores["level"] == condition.level) & (scores["model"] == name)]
+        notes += [words.format(value) for value in mine["value"]]
+    return frame.assign(
+        title=contents.titles[name],
+        condition=condition.title,
+        share=frame["images"] / len(predictions),
+        note=[", ".join(notes), *[""] * (len(frame) - 1)],
+    )
+
+
+def _layers(titles: list[str], bins: pd.DataFrame) -> alt.LayerChart:
+    shares = [0, 0.25, 0.5, 0.75, 1]
+    axis = alt.Axis(values=shares, format=".0%")
+    unit = alt.Scale(domain=[0, 1])
+    x = alt.X("confidence:Q", title="Confidence", axis=axis, scale=unit)
+    y = alt.Y("accuracy:Q", title="Accuracy", axis=axis, scale=unit)
+    base = alt.Chart().encode(x=x, color=model_color(titles))
+    diagonal = (
+        alt.Chart()
+        .transform_aggregate(count="count()")
+        .mark_rule(color=RULE, strokeDash=[4, 3])
+        .encode(x=alt.datum(0), y=alt.datum(0), x2=alt.datum(1), y2=alt.datum(1))
+    )
+    gap = base.mark_rule(strokeWidth=9, opacity=0.25).encode(y=y, y2="confidence:Q")
+    interval = base.mark_rule(strokeWidth=1.5).encode(y="accuracy_low:Q", y2="accuracy_high:Q")
+    size = alt.Size(
+        "share:Q",
+        scale=alt.Scale(domain=[0, 1], range=[14, 420]),
+        legend=alt.Legend(
+            title="Share of the images in a bin",
+            values=[0.05, 0.2, 0.5],
+            format=".0%",
+            orient="top",
+            symbolFillColor=FAINT,
+            symbolStrokeColor=FAINT,
+        ),
+    )
+    points = base.mark_point(filled=True, opacity=1, stroke="white", strokeWidth=1).encode(
+        y=y, size=size
+    )
+    note = alt.Chart().mark_text(align="left", color=FAINT, fontSize=11)
+    note = note.encode(x=alt.value(0), y=alt.value(-10), text="note:N")
+    return alt.LayerChart(
+        layer=[diagonal, gap, interval, points, note],
+        data=bins,
+        width=SIDE,
+        height=SIDE,
+        view=alt.ViewBackground(stroke=GRID),
+    )

@@ -1,0 +1,202 @@
+"""The run folder: atomic writes, fingerprints that make it resumable, checksums, and a lock."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+
+from fairweather.errors import InputError
+from fairweather.types import Predictions
+
+MANIFEST = "manifest.json"
+_COLUMNS = ("keys", "labels", "predicted", "confidence", "top5_correct", "nll", "brier")
+_VERSIONED = ("fairweather", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
+
+
+def fingerprint(inputs: Mapping[str, Any]) -> str:
+    """Condense the inputs of a step into 16 hexadecimal digits, whatever their order.
+
+    >>> fingerprint({"seed": 0, "shift": "clean"}) == fingerprint({"shift": "clean", "seed": 0})
+    True
+    """
+    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that it is there whole or not at all, even if the power fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+class RunFolder:
+    """A folder with everything that a study produced, and the record of which steps are done.
+
+    A step is done when its fingerprint stands in manifest.json and its files are there with the
+    checksums that stand beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._manifest: dict[str, Any] = {"version": 1, "steps": {}}
+        if (path / MANIFEST).exists():
+            self._manifest = json.loads((path / MANIFEST).read_text())
+
+    def is_done(self, step: str, inputs: Mapping[str, Any]) -> bool:
+        """Say whether this step stands in the folder, with these inputs and its files intact."""
+        entry = self._manifest["steps"].get(step)
+        if entry is None or entry["fingerprint"] != fingerprint(inputs):
+            return False
+        return all(
+            (self.path / name).is_file() and _checksum(self.path / name) == checksum
+            for name, checksum in entry["files"].items()
+        )
+
+    def finish(self, step: str, inputs: Mapping[str, Any], files: Sequence[str]) -> None:
+        """Record a step as done; its files, relative to the folder, must be there."""
+        checksums = {name: _checksum(self.path / name) for name in files}
+        self._manifest["steps"][step] = {"fingerprint": fingerprint(inputs), "files": checksums}
+        self._write_manifest()
+
+    def checksum(self, name: str) -> str:
+        """SHA-256 of a file of the folder, in hexadecimal."""
+        return _checksum(self.path / name)
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """The table of scores.csv: one row per model, seed, shift, level and metric."""
+        return pd.read_csv(self.path / "scores.csv", dtype={"seed": str, "level": str})
+
+    def keep_only(self, steps: Sequence[str]) -> None:
+        """Forget steps that the study no longer has; their files stay."""
+        kept = {name: entry for name, entry in self._manifest["steps"].items() if name in steps}
+        if kept != self._manifest["steps"]:
+            self._manifest["steps"] = kept
+            self._write_manifest()
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Write a file of the folder atomically."""
+        write_atomically(self.path / name, content)
+
+    def write_predictions(self, name: str, predictions: Predictions) -> None:
+        """Write the per-image columns of a cell as parquet, the class names in its metadata."""
+        columns = {column: pa.array(getattr(predictions, column)) for column in _COLUMNS}
+        if predictions.logits is not None:
+            flat = pa.array(np.ascontiguousarray(predictions.logits).reshape(-1))
+            columns["logits"] = pa.FixedSizeListArray.from_arrays(flat, len(predictions.classes))
+        metadata = {"fairweather": json.dumps({"version": 1, "classes": predictions.classes})}
+        sink = pa.BufferOutputStream()
+        pyarrow.parquet.write_table(pa.table(columns, metadata=metadata), sink)
+        self.write(name, sink.getvalue().to_pybytes())
+
+    def read_predictions(self, name: str) -> Predictions:
+        """Read the per-image columns of a cell."""
+        table = pyarrow.parquet.read_table(self.path / name)
+        described = json.loads(table.schema.metadata[b"fairweather"])
+        logits = None
+        if "logits" in table.column_names:
+            lists = table["logits"].combine_chunks()
+            logits = lists.flatten().to_numpy().reshape(len(table), -1)
+        columns = {column: table[column].to_numpy() for column in _COLUMNS}
+        return Predictions(**columns, logits=logits, classes=tuple(described["classes"]))
+
+    def _write_manifest(self) -> None:
+        self.write(MANIFEST, json.dumps(self._manifest, indent=1, sort_keys=True) + "\n")
+
+
+@contextlib.contextmanager
+def open_run(path: Path) -> Iterator[RunFolder]:
+    """Open a run folder for writing, made if it is not there, and keep other processes out.
+
+    Raises `InputError` for a folder that holds something else, and for one that is in use.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file, not a run folder")
+    foreign = path.is_dir() and any(path.iterdir()) and not (path / ".lock").exists()
+    if foreign and not (path / MANIFEST).exists():
+        raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
+    path.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path / ".lock", timeout=0)
+    try:
+        held = lock.acquire()
+    except filelock.Timeout:
+        raise InputError(f"another process is working in {path}") from None
+    with held:
+        yield RunFolder(path)
+
+
+def open_finished_run(path: Path) -> RunFolder:
+    """Open a run folder for reading; raises `InputError` when there is none."""
+    if not (path / MANIFEST).is_file():
+        raise InputError(f"{path} holds no run: there is no {MANIFEST}")
+    return RunFolder(path)
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Say when, with what and on what something ran."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "git": _git_revision(Path.cwd()),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+        "hardware": {
+            "device": _device_name(device),
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _git_revision(folder: Path) -> dict[str, Any] | None:
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _cpu_name() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,61 @@
+"""What ran, on what and with what: study.yaml and provenance.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from fairweather.runs import provenance
+from fairweather.shifts import SHIFTS
+from fairweather.study.context import Context
+from fairweather.study.yamlfile import dump_yaml
+from fairweather.types import Shift
+
+
+def describe(context: Context) -> None:
+    """Write study.yaml and provenance.json, the latter only if anything but time and words changed.
+
+    A run that is taken up again keeps the time and the command that began it.
+    """
+    run, dataset = context.run, context.dataset
+    run.write("study.yaml", dump_yaml(context.study.model_dump(mode="json")))
+    facts = provenance(context.device) | {
+        "data": {
+            "name": dataset.name,
+            "classes": list(dataset.classes),
+            "digests": dict(context.digests),
+            "mean": list(dataset.mean),
+            "std": list(dataset.std),
+            "notes": dict(dataset.notes),
+        },
+        "shifts": describe_shifts(context.study.all_shifts()),
+    }
+    path = run.path / "provenance.json"
+    if path.exists() and _lasting(json.loads(path.read_text())) == _lasting(facts):
+        return
+    run.write("provenance.json", json.dumps(facts, indent=1) + "\n")
+
+
+def describe_shifts(shifts: Sequence[Shift]) -> list[dict[str, Any]]:
+    """Say what a report needs to know of each sweep: titles, the neutral level, ids and levels."""
+    described = []
+    for name, group in groupby((s for s in shifts if s.level is not None), key=lambda s: s.name):
+        kind, members = SHIFTS[name], list(group)
+        notes = [f"{m.level_name}: {text}" for m in members if (text := kind.note(m.parameters))]
+        described.append(
+            {
+                "name": name,
+                "title": kind.title,
+                "level_title": kind.level_title,
+                "neutral": kind.neutral,
+                "note": "; ".join(notes),
+                "cells": [{"id": member.id, "level": member.level} for member in members],
+            }
+        )
+    return described
+
+
+def _lasting(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if key not in ("time", "command", "git")}

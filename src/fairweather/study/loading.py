@@ -1,0 +1,159 @@
+"""From a study file, a packaged name and overrides to a checked study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.study.schema import DataEntry, ModelEntry, Study
+from fairweather.study.yamlfile import parse_yaml, read_yaml
+from fairweather.training import RECIPE_KEYS, Rotation
+
+# Pydantic's names for an unknown key, of a model and of a dataclass.
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def load_study(study: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Study:
+    """Read a study by the name of a packaged one or by path, apply overrides, and check it.
+
+    Args:
+        study: such as `quickstart` or `my/study.yaml`.
+        overrides: such as `recipe.epochs=2` (a key of every model), `models.basic.weights=none`
+            or `data.size=32`.
+        only: names of models to keep.
+    """
+    raw = _read_study(study)
+    for override in overrides:
+        raw = _override(raw, override)
+    raw = _merge_defaults(raw)
+    if only and isinstance(raw.get("models"), Mapping):
+        for name in only:
+            if name not in raw["models"]:
+                raise unknown_name("model", name, raw["models"])
+        raw["models"] = {name: raw["models"][name] for name in raw["models"] if name in only}
+    return check_study(raw)
+
+
+def packaged_studies() -> dict[str, str]:
+    """Give the texts of the studies that the package ships, by name."""
+    folder = resources.files("fairweather") / "studies"
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {
+        file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8")
+        for file in files
+        if file.name.endswith(".yaml")
+    }
+
+
+def check_study(raw: object) -> Study:
+    """Check the content of a study file; raises `InputError` with the first thing that is wrong."""
+    if not isinstance(raw, Mapping):
+        raise InputError(f"a study must be a mapping of keys, found {type(raw).__name__}")
+    try:
+        # As JSON: there, strict means that text is no number, but a mapping may become a recipe.
+        return Study.model_validate_json(json.dumps(raw))
+    except pydantic.ValidationError as error:
+        raise _first_error(error) from None
+
+
+def _read_study(study: str | Path) -> dict[str, Any]:
+    packaged = packaged_studies()
+    path = Path(study)
+    if path.is_file():
+        raw = read_yaml(path)
+    elif str(study) in packaged:
+        raw = parse_yaml(packaged[str(study)], str(study))
+    elif path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise InputError(f"there is no study file {study}")
+    else:
+        raise unknown_name("study", study, packaged)
+    if not isinstance(raw, dict):
+        raise InputError(f"{study} must be a mapping of keys, found {type(raw).__name__}")
+    return raw
+
+
+def _merge_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
+    merged = deepcopy({key: value for key, value in raw.items() if key != "defaults"})
+    if isinstance(merged.get("data"), str):
+        merged["data"] = {"source": merged["data"]}
+    defaults = raw.get("defaults") or {}
+    if not isinstance(defaults, Mapping):
+        raise InputError(f"defaults must be a mapping of keys, found {defaults!r}")
+    models = merged.get("models")
+    if isinstance(models, Mapping):
+        merged["models"] = {
+            name: _merged(defaults, {"title": str(name), **(entry or {})})
+            for name, entry in models.items()
+        }
+    return merged
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one mapping over another; `recipe` is merged key by key, the rest replaced."""
+    merged = {**deepcopy(dict(below)), **deepcopy(dict(above))}
+    lower, upper = below.get("recipe"), above.get("recipe")
+    if isinstance(lower, Mapping) and isinstance(upper, Mapping):
+        merged["recipe"] = {**deepcopy(dict(lower)), **deepcopy(dict(upper))}
+    return merged
+
+
+def _override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise InputError(f"--set takes KEY=VALUE, such as recipe.epochs=2, found {override!r}")
+    changed = deepcopy(dict(raw))
+    if keys[0] in ModelEntry.model_fields and keys[0] not in Study.model_fields:
+        places = [["models", name, *keys] for name in changed.get("models") or {}]
+    elif keys[0] in Study.model_fields:
+        places = [keys]
+    else:
+        raise unknown_name("key", keys[0], [*Study.model_fields, *ModelEntry.model_fields])
+    if keys[0] == "data" and isinstance(changed.get("data"), str):
+        changed["data"] = {"source": changed["data"]}
+    for place in places:
+        node = changed
+        for key in place[:-1]:
+            node[key] = dict(node[key]) if isinstance(node.get(key), Mapping) else {}
+            node = node[key]
+        node[place[-1]] = parse_yaml(text, override)
+    return changed
+
+
+def _first_error(error: pydantic.ValidationError) -> InputError:
+    """The sentence for one of the errors: an unknown key explains what may be missing beside it."""
+    errors = error.errors()
+    unknown = [each for each in errors if each["type"] in _UNKNOWN]
+    first = (unknown or errors)[0]
+    location = [str(part) for part in first["loc"]]
+    place = ".".join(location)
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, InputError):
+        return InputError(f"{place}: {inner}" if place else str(inner))
+    if unknown:
+        above = ".".join(location[:-1])
+        sentence = str(unknown_name("key", location[-1], _keys_beside(location)))
+        return InputError(f"{above}: {sentence}" if above else sentence)
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    found = "" if first["type"] == "missing" else f", found {first['input']!r}"
+    return InputError(f"{place}: {message}{found}")
+
+
+def _keys_beside(location: list[str]) -> list[str]:
+    """The keys that are allowed where an unknown one was found."""
+    parent = location[-2] if len(location) > 1 else ""
+    known = {
+        "recipe": list(RECIPE_KEYS),
+        "rotation": [field.name for field in fields(Rotation)],
+        "data": list(DataEntry.model_fields),
+        "": [*Study.model_fields, "defaults"],
+    }
+    return known.get(parent, list(ModelEntry.model_fields))

@@ -1,0 +1,65 @@
+"""The few pictures that the report shows, stored so that it never needs the data again."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fairweather.runs import RunFolder
+from fairweather.types import Dataset, Images, Shift
+
+MOST_PICTURES = 6
+
+
+def write_samples(
+    run: RunFolder, dataset: Dataset, shifts: Sequence[Shift], shift_seed: int
+) -> list[str]:
+    """Store a strip of test pictures under every shift, and one MixUp example.
+
+    Each strip is a PNG of up to six pictures side by side. Returns the names of the files.
+    """
+    picked = pick_pictures(dataset.test, MOST_PICTURES)
+    strips = {}
+    for shift in shifts:
+        strips[shift.id] = f"samples/{shift.id.replace('/', '__')}.png"
+        run.write(strips[shift.id], _png(shift(picked.images, picked.keys, shift_seed)))
+    index: dict[str, object] = {"labels": _names(picked), "strips": strips}
+    if dataset.train is not None:
+        pair = pick_pictures(dataset.train, 2)
+        run.write("samples/mixup.png", _png(_with_mixture(pair.images)))
+        index["mixup"] = {"file": "samples/mixup.png", "labels": _names(pair), "weight": 0.5}
+    run.write("samples/index.json", json.dumps(index, indent=1) + "\n")
+    mixup = ["samples/mixup.png"] if "mixup" in index else []
+    return ["samples/index.json", *strips.values(), *mixup]
+
+
+def pick_pictures(images: Images, most: int, seed: int = 0) -> Images:
+    """Pick pictures of as many different classes as there are, seeded, in the order of classes."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(images))
+    labels = images.labels.numpy()[order]
+    first_of_class = np.unique(labels, return_index=True)[1]
+    chosen = np.sort(rng.permutation(first_of_class)[:most])
+    by_class = chosen[np.argsort(labels[chosen])]
+    return images[torch.from_numpy(order[by_class])]
+
+
+def _names(images: Images) -> list[str]:
+    return [images.classes[label] for label in images.labels.tolist()]
+
+
+def _with_mixture(pair: torch.Tensor) -> torch.Tensor:
+    mixture = pair.float().mean(0, keepdim=True).round().to(torch.uint8)
+    return torch.cat([pair, mixture])
+
+
+def _png(images: torch.Tensor) -> bytes:
+    strip = images.permute(2, 0, 3, 1).flatten(1, 2).contiguous()  # [H, N * W, 3]
+    buffer = io.BytesIO()
+    Image.fromarray(strip.numpy()).save(buffer, "png")
+    return buffer.getvalue()

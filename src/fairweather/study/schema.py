@@ -1,0 +1,139 @@
+"""What a study may say: its keys, their types, and what must fit together."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from dataclasses import asdict
+from typing import Any, Literal, NamedTuple, Self
+
+import pydantic
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.shifts import CLEAN, SHIFTS, suite, sweep
+from fairweather.training import RECIPE_KEYS, Recipe
+from fairweather.types import Shift
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+
+
+class _Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataEntry(_Strict):
+    """The data of a study; the keys are those of `fairweather.load_data`."""
+
+    source: str
+    size: int | None = None
+    root: str | None = None
+    seed: int = 0
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+    skip_unreadable: bool = False
+
+
+class Try(NamedTuple):
+    """One try of a sweep: the values that it varies and the whole recipe."""
+
+    values: dict[str, Any]
+    recipe: Recipe
+
+
+class ModelEntry(_Strict):
+    """A model of a study: a backbone, the weights that it starts from, and its recipe.
+
+    `sweep` lists values of recipe keys; every combination is tried with the first seed, and the one
+    with the best validation `sweep_metric` is trained with all seeds.
+    """
+
+    title: str
+    backbone: str
+    weights: str = "none"
+    stem: Literal["imagenet", "small"] = "imagenet"
+    input_size: int | None = pydantic.Field(None, ge=8)
+    recipe: Recipe = Recipe()
+    sweep: dict[str, list[Any]] = {}
+    sweep_metric: Literal["accuracy", "nll"] = "accuracy"
+
+    @pydantic.model_validator(mode="after")
+    def _check_sweep(self) -> Self:
+        for key, values in self.sweep.items():
+            if key not in RECIPE_KEYS:
+                raise unknown_name("recipe key in sweep", key, RECIPE_KEYS)
+            if not values:
+                raise InputError(f"sweep: {key} has no values")
+        self.tries()
+        return self
+
+    def tries(self) -> list[Try]:
+        """Every combination of the swept values, as a recipe; one if nothing is swept."""
+        adapter = pydantic.TypeAdapter(Recipe)
+        return [
+            Try(
+                values := dict(zip(self.sweep, combination, strict=True)),
+                adapter.validate_json(json.dumps({**asdict(self.recipe), **values})),
+            )
+            for combination in itertools.product(*self.sweep.values())
+        ]
+
+
+class Study(_Strict):
+    """A study: a data set, models with their recipes, shifts, seeds.
+
+    Attributes:
+        shifts: sweeps and suites as written; `all_shifts` gives the shifts themselves.
+        shift_seed: of stochastic shifts, shared by all models and seeds.
+        prediction_batch_size: images in a forward pass of the evaluation.
+        precision: of training: `auto`, `fp32` or `bf16`; predictions are fp32.
+        bootstrap: resamples behind every interval.
+    """
+
+    name: str
+    title: str = ""
+    description: str = ""
+    data: DataEntry
+    seeds: list[int] = pydantic.Field([0], min_length=1)
+    shift_seed: int = 0
+    shifts: list[dict[str, Any]] = []
+    models: dict[str, ModelEntry] = pydantic.Field(min_length=1)
+    prediction_batch_size: int = pydantic.Field(256, ge=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    bootstrap: int = pydantic.Field(1000, ge=100)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in self.models:
+            if not _NAME.match(name):
+                raise InputError(
+                    f"the model name {name!r} must be letters, digits, '_', '-' and '.': "
+                    "it names a folder; the title may be anything"
+                )
+        for seed in self.seeds:
+            if seed < 0 or self.seeds.count(seed) > 1:
+                raise InputError(f"seeds must be different and >= 0, found {self.seeds}")
+        shifts = self.all_shifts()
+        levels = [(shift.name, shift.level) for shift in shifts]
+        for shift, level in zip(shifts, levels, strict=True):
+            if levels.count(level) > 1:
+                raise InputError(f"shifts: {shift.name} at {shift.level_name} stands twice")
+            others = [other for other in shifts if other.name == shift.name]
+            if len({tuple(_fixed(other)) for other in others}) > 1:
+                raise InputError(f"shifts: {shift.name} is swept twice with different parameters")
+        return self
+
+    def all_shifts(self) -> list[Shift]:
+        """Clean first, then every level of every sweep and suite, in the order of the file."""
+        shifts = [CLEAN]
+        for entry in self.shifts:
+            if len(entry) != 1:
+                raise InputError(f"shifts: each entry must be one NAME: LEVELS, found {entry}")
+            ((name, levels),) = entry.items()
+            shifts += suite(levels) if name == "suite" else sweep(name, levels)
+        return shifts
+
+
+def _fixed(shift: Shift) -> list[tuple[str, object]]:
+    level = SHIFTS[shift.name].level if shift.name in SHIFTS else None
+    return sorted(item for item in shift.parameters.items() if item[0] != level)

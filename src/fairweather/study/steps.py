@@ -1,0 +1,172 @@
+"""The wiring: a study's steps in order, each done once, whatever interrupts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fairweather import models, report
+from fairweather.cells import predict, predict_cells
+from fairweather.data import digest, load_data
+from fairweather.devices import resolve_device
+from fairweather.errors import InputError
+from fairweather.runs import open_run
+from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
+from fairweather.study.context import Context, Event
+from fairweather.study.describe import describe
+from fairweather.study.samples import write_samples
+from fairweather.study.schema import Study
+from fairweather.study.training_steps import model_spec, trainings
+from fairweather.types import Cell, Dataset, Predictions
+
+# Each is raised when its step makes something else of the same inputs.
+PREDICT_VERSION, SAMPLES_VERSION, SCORE_VERSION, REPORT_VERSION = 1, 1, 1, 1
+PRECISION = "fp32"
+
+
+def execute(
+    study: Study, out: Path, *, device: str = "auto", offline: bool = False
+) -> Iterator[Event]:
+    """Do every step of a study that does not stand in the run folder yet, and report progress.
+
+    Raises `InputError` when data, models or the folder are not as the study says.
+    """
+    target = resolve_device(device)
+    yield Event("load data", 0, 1)
+    dataset = load_data(**study.data.model_dump())
+    parts = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    digests = {name: digest(part) for name, part in parts.items() if part is not None}
+    _try_out(study, dataset, offline)
+    yield Event("load data", 1, 1, f"{len(dataset.test)} test images")
+    with open_run(out) as run:
+        context = Context(study, run, dataset, digests, target, offline)
+        describe(context)
+        for name, entry in study.models.items():
+            yield from trainings(context, name, entry)
+            for seed in study.seeds:
+                yield from _predictions(context, name, seed)
+        _samples(context)
+        yield from _scores(context)
+        yield from _report(context)
+
+
+def _try_out(study: Study, dataset: Dataset, offline: bool) -> None:
+    """Build every model and shift one image every way: mistakes show before anything is written."""
+    if dataset.train is None or dataset.val is None:
+        missing = "training" if dataset.train is None else "validation"
+        raise InputError(
+            f"{dataset.name} has no {missing} images: training needs both, and test images choose "
+            "nothing"
+        )
+    image = dataset.test[:1]
+    for shift in study.all_shifts():
+        shift(image.images, image.keys, study.shift_seed)
+    specs = {model_spec(dataset, entry): name for name, entry in study.models.items()}
+    for spec, name in specs.items():
+        try:
+            model = models.build(spec, offline=offline)
+            predict(model, image, device="cpu")
+        except InputError as error:
+            raise InputError(f"models.{name}: {error}") from None
+
+
+def _predictions(context: Context, name: str, seed: int) -> Iterator[Event]:
+    """Predict the clean validation images, for fitting only, and every cell of one model."""
+    run, study, dataset = context.run, context.study, context.dataset
+    cells = [Cell(name, seed, shift) for shift in study.all_shifts()]
+    inputs = {cell: _cell_inputs(context, cell) for cell in cells}
+    val_step = f"predictions/{name}/seed-{seed}/val"
+    val_inputs = inputs[cells[0]] | {"data": context.digests.get("val")}
+    todo = [cell for cell in cells if not run.is_done(cell.id, inputs[cell])]
+    val_is_done = dataset.val is None or run.is_done(val_step, val_inputs)
+    task = f"predict {study.models[name].title}, seed {seed}"
+    done = len(cells) - len(todo)
+    yield Event(task, done, len(cells))
+    if val_is_done and not todo:
+        return
+    model = models.load_checkpoint(run.path / f"models/{name}/seed-{seed}")
+    options: dict[str, Any] = {
+        "batch_size": study.prediction_batch_size,
+        "device": context.device,
+        "precision": PRECISION,
+        "seed": study.shift_seed,
+    }
+    if dataset.val is not None and not val_is_done:
+        run.write_predictions(f"{val_step}.parquet", predict(model, dataset.val, **options))
+        run.finish(val_step, val_inputs, [f"{val_step}.parquet"])
+    for cell, predictions in predict_cells(model, dataset.test, todo, **options):
+        run.write_predictions(str(cell.path), predictions)
+        run.finish(cell.id, inputs[cell], [str(cell.path)])
+        done += 1
+        accuracy = f"{cell.shift.id}: accuracy {predictions.correct.mean():.1%}"
+        yield Event(task, done, len(cells), accuracy)
+
+
+def _cell_inputs(context: Context, cell: Cell) -> dict[str, Any]:
+    study = context.study
+    return {
+        "version": PREDICT_VERSION,
+        "model": context.run.checksum(f"models/{cell.model}/seed-{cell.seed}/model.safetensors"),
+        "data": context.digests["test"],
+        "shift": cell.shift.id,
+        "seed": study.shift_seed,
+        "batch_size": study.prediction_batch_size,
+        "precision": PRECISION,
+        **context.machine,
+    }
+
+
+def _samples(context: Context) -> None:
+    study, run = context.study, context.run
+    shifts = study.all_shifts()
+    inputs = {
+        "version": SAMPLES_VERSION,
+        "data": dict(context.digests),
+        "shifts": [shift.id for shift in shifts],
+        "seed": study.shift_seed,
+    }
+    if not run.is_done("samples", inputs):
+        files = write_samples(run, context.dataset, shifts, study.shift_seed)
+        run.finish("samples", inputs, files)
+
+
+def _scores(context: Context) -> Iterator[Event]:
+    study, run = context.study, context.run
+    cells = [
+        Cell(name, seed, shift)
+        for name in study.models
+        for seed in study.seeds
+        for shift in study.all_shifts()
+    ]
+    inputs = {
+        "version": SCORE_VERSION,
+        "cells": [(cell.id, run.checksum(str(cell.path))) for cell in cells],
+        "bootstrap": study.bootstrap,
+    }
+    if run.is_done("scores", inputs):
+        yield Event("score", len(cells), len(cells), "done before")
+        return
+
+    def read(cell: Cell) -> Predictions:
+        return run.read_predictions(str(cell.path))
+
+    estimated = []
+    for estimate in estimate_cells(cells, read, study.bootstrap):
+        estimated.append(estimate)
+        yield Event("score", len(estimated), len(cells))
+    run.write("scores.csv", to_csv(to_frame(with_means(estimated))))
+    run.finish("scores", inputs, ["scores.csv"])
+
+
+def _report(context: Context) -> Iterator[Event]:
+    study, run = context.study, context.run
+    sources = ["study.yaml", "provenance.json", "scores.csv", "samples/index.json"]
+    for name, entry in study.models.items():
+        sources += [f"models/{name}/seed-{seed}/history.csv" for seed in study.seeds]
+        sources += [f"models/{name}/sweep.csv"] if entry.sweep else []
+    inputs = {"version": REPORT_VERSION, "files": [(name, run.checksum(name)) for name in sources]}
+    if not run.is_done("report", inputs):
+        yield Event("report", 0, 1)
+        run.finish("report", inputs, report.build_report(run))
+    yield Event("report", 1, 1)

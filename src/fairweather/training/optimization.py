@@ -1,0 +1,92 @@
+"""Optimisers and learning-rate schedules of a recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from fairweather.training.recipe import Recipe
+
+
+def parameter_groups(
+    model: nn.Module, head: nn.Module | None, recipe: Recipe
+) -> list[dict[str, Any]]:
+    """Split the trainable parameters into backbone and head, decayed and not.
+
+    Each group has `params`, `weight_decay`, its full learning rate `base_lr`, and `part`, which is
+    `head` or `backbone` (without a head, everything is `head`). Empty groups are left out.
+    """
+    in_head = {id(p) for p in (head if head is not None else model).parameters()}
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            part = "head" if id(parameter) in in_head else "backbone"
+            decayed = recipe.decay_norms_and_biases or parameter.ndim > 1
+            groups.setdefault((part, decayed), []).append(parameter)
+    scale = {"head": 1.0, "backbone": recipe.backbone_learning_rate_scale}
+    return [
+        {
+            "params": parameters,
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+            "lr": recipe.learning_rate * scale[part],
+            "base_lr": recipe.learning_rate * scale[part],
+            "part": part,
+        }
+        for (part, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def build_optimizer(
+    model: nn.Module, head: nn.Module | None, recipe: Recipe
+) -> torch.optim.Optimizer:
+    """Build the optimiser of a recipe, in PyTorch's fused implementation."""
+    groups = parameter_groups(model, head, recipe)
+    if recipe.optimizer == "sgd":
+        nesterov = recipe.momentum > 0
+        return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def learning_rate_scale(recipe: Recipe, epoch: float) -> float:
+    """Give the factor on the learning rate after `epoch` epochs, a fraction within an epoch.
+
+    >>> recipe = Recipe(epochs=11, schedule="cosine", warmup_epochs=1)
+    >>> [round(learning_rate_scale(recipe, epoch), 3) for epoch in (0, 0.5, 1, 6, 11)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    if epoch < recipe.warmup_epochs:
+        return epoch / recipe.warmup_epochs
+    after = epoch - recipe.warmup_epochs
+    if recipe.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * after / (recipe.epochs - recipe.warmup_epochs)))
+    if recipe.schedule == "exponential":
+        return recipe.schedule_gamma**after
+    if recipe.schedule == "step":
+        return recipe.schedule_gamma ** (math.floor(after) // recipe.schedule_step)
+    return 1.0
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, scale: float) -> None:
+    """Set every group's learning rate to its full rate times `scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * scale
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Give the current learning rate of each part that is trained."""
+    return {group["part"]: group["lr"] for group in optimizer.param_groups}
+
+
+def batches(order: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
+    """Cut an order of images into the fewest batches of nearly equal size.
+
+    No image is dropped and no batch is tiny: batch norm cannot train on a single image.
+
+    >>> [len(batch) for batch in batches(torch.arange(129), 128)]
+    [65, 64]
+    """
+    yield from order.tensor_split(math.ceil(len(order) / batch_size))

@@ -1,0 +1,201 @@
+"""The nouns that every part speaks of: images, data sets, shifts, cells, predictions, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fairweather.errors import InputError
+
+Parameter = float | int | str
+ShiftFunction = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+Index = slice | torch.Tensor | npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled 8-bit images; slicing keeps each image's key.
+
+    Attributes:
+        images: uint8 `[N, 3, H, W]`.
+        labels: int64 `[N]`, each in `[0, len(classes))`.
+        keys: int64 `[N]`, an image's place in its source split: the same image always has the same
+            key, whatever subset it is met in.
+        classes: class names in label order.
+
+    >>> images = Images(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]),
+    ...                 torch.arange(4), ("cat", "dog"))
+    >>> images[2:].keys
+    tensor([2, 3])
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    keys: torch.Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_images(self.images)
+        n = len(self.images)
+        for name, column in (("labels", self.labels), ("keys", self.keys)):
+            if column.dtype != torch.int64 or column.shape != (n,):
+                found = f"{column.dtype} {list(column.shape)}"
+                raise InputError(f"{name} must be int64 [{n}], found {found}")
+        if n and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
+            span = f"{int(self.labels.min())} to {int(self.labels.max())}"
+            raise InputError(f"labels go from {span}, but there are {len(self.classes)} classes")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Index) -> Images:
+        return Images(self.images[index], self.labels[index], self.keys[index], self.classes)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The splits of one data set and the statistics of its training images.
+
+    Attributes:
+        name: the specification it was loaded from.
+        train, val, test: `Images`; train and val may be absent.
+        mean, std: per-channel statistics of the training images in [0, 1] (of the test images where
+            there is no training split).
+        notes: facts for the provenance, such as the number of skipped files.
+    """
+
+    name: str
+    train: Images | None
+    val: Images | None
+    test: Images
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    notes: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order, the same in every split."""
+        return self.test.classes
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A named change of the test images at one level: 8-bit images in, 8-bit images out.
+
+    Attributes:
+        name: the entry in the table of shifts.
+        level: the one number that a sweep varies; None for `clean`.
+        parameters: what was asked for by name, in the order of the function's signature.
+        apply: `(images uint8 [B, 3, H, W], keys int64 [B], seed) -> uint8 [B, 3, H, W]`.
+
+    >>> Shift("gaussian_blur", 0.7, {"sigma": 0.7, "kernel_size": 5}, lambda x, k, s: x).id
+    'gaussian_blur,sigma=0.7,kernel_size=5'
+    """
+
+    name: str
+    level: float | None
+    parameters: Mapping[str, Parameter] = field(hash=False)
+    apply: ShiftFunction = field(repr=False, compare=False)
+
+    @property
+    def id(self) -> str:
+        """`name[,parameter=value...]`: what tells this shift from every other."""
+        return ",".join([self.name, *(f"{key}={value}" for key, value in self.parameters.items())])
+
+    @property
+    def level_name(self) -> str:
+        """The level as scores.csv writes it: the shortest text of the number, or `none`."""
+        return "none" if self.level is None else f"{self.level:g}"
+
+    def __call__(self, images: torch.Tensor, keys: torch.Tensor, seed: int = 0) -> torch.Tensor:
+        """Shift a batch: uint8 `[B, 3, H, W]` and int64 keys `[B]` in, uint8 `[B, 3, H, W]` out."""
+        check_images(images)
+        if keys.dtype != torch.int64 or keys.shape != images.shape[:1]:
+            found = f"{keys.dtype} {list(keys.shape)}"
+            raise InputError(
+                f"a shift needs one int64 key for each of {len(images)} images, found {found}"
+            )
+        shifted = self.apply(images, keys, seed)
+        if shifted.dtype != torch.uint8 or shifted.shape != images.shape:
+            found = f"{shifted.dtype} {list(shifted.shape)}"
+            raise TypeError(f"{self.id} must return uint8 {list(images.shape)}, returned {found}")
+        return shifted
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model, one seed, one shift at one level; it owns the ids and paths of what belongs to it.
+
+    >>> clean = Shift("clean", None, {}, lambda x, k, s: x)
+    >>> Cell("basic", 0, clean).path.as_posix()
+    'predictions/basic/seed-0/clean.parquet'
+    """
+
+    model: str
+    seed: int
+    shift: Shift
+
+    @property
+    def id(self) -> str:
+        """`predictions/MODEL/seed-SEED/SHIFT`: the name of the step that computes this cell."""
+        return f"predictions/{self.model}/seed-{self.seed}/{self.shift.id.replace('/', '__')}"
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Where its predictions lie inside a run folder."""
+        return PurePosixPath(self.id + ".parquet")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Per-image columns of one cell: every metric is computed from these, without a model.
+
+    Attributes:
+        keys, labels, predicted: int64 `[N]`.
+        confidence: float64 `[N]`, the largest softmax probability.
+        top5_correct: bool `[N]`: is the label among the five largest logits.
+        nll: float64 `[N]`, minus the log of the label's probability, in nats.
+        brier: float64 `[N]`, squared distance of the probabilities to the one-hot label, in [0, 2].
+        logits: float32 `[N, classes]`, or None beyond 100 classes.
+        classes: class names in label order.
+    """
+
+    keys: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float64]
+    top5_correct: npt.NDArray[np.bool_]
+    nll: npt.NDArray[np.float64]
+    brier: npt.NDArray[np.float64]
+    logits: npt.NDArray[np.float32] | None
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """bool `[N]`: is the predicted class the label."""
+        return self.predicted == self.labels
+
+
+class Score(NamedTuple):
+    """A number with its 95 % interval and the number of images behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def check_images(images: torch.Tensor) -> None:
+    """Raise `InputError` unless these are 8-bit images `[N, 3, H, W]`."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        found = f"{images.dtype} {list(images.shape)}"
+        raise InputError(f"images must be uint8 [N, 3, H, W], found {found}")

@@ -1,0 +1,48 @@
+"""Small real files and small real models for the tests."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fairweather.types import Images
+
+# timm's own networks for tests: real ResNet and EfficientNet blocks, few channels.
+TINY_RESNET, TINY_EFFICIENTNET = "timm:test_resnet", "timm:test_efficientnet"
+COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tests run side by side on few cores, on tensors too small to be shared."""
+    torch.set_num_threads(1)
+
+
+def picture(colour, rng, size=16):
+    """A noisy, shaded square of one colour: easy to learn, and sensitive to brightness."""
+    shade = rng.uniform(0.4, 1.0)
+    noise = rng.normal(0, 25, (size, size, 3))
+    return Image.fromarray(np.clip(np.array(colour) * shade + noise, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def colour_folder(tmp_path_factory):
+    """A folder of PNG files in three classes, with train and test parts."""
+    root = tmp_path_factory.mktemp("colours")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 30), ("test", 20)):
+        for name, colour in COLOURS.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                picture(colour, rng).save(root / split / name / f"{number:03d}.png")
+    return root
+
+
+@pytest.fixture
+def toy_images():
+    """96 tiny images of three classes, as tensors."""
+    rng = np.random.default_rng(1)
+    labels = torch.arange(96) % 3
+    arrays = [np.array(picture(list(COLOURS.values())[label], rng, 8)) for label in labels.tolist()]
+    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+    return Images(images, labels, torch.arange(96), tuple(COLOURS))

@@ -1,0 +1,85 @@
+"""The metrics once more, from their definitions, in plain loops: slow, and independent of numpy."""
+
+import math
+
+
+def balanced_accuracy(correct, labels):
+    recalls = []
+    for label in sorted(set(labels)):
+        hits = [right for right, of in zip(correct, labels, strict=True) if of == label]
+        recalls.append(sum(hits) / len(hits))
+    return sum(recalls) / len(recalls)
+
+
+def macro_auc(probabilities, labels):
+    areas = []
+    for label in range(len(probabilities[0])):
+        positive = [
+            row[label] for row, of in zip(probabilities, labels, strict=True) if of == label
+        ]
+        negative = [
+            row[label] for row, of in zip(probabilities, labels, strict=True) if of != label
+        ]
+        if positive and negative:
+            wins = [(p > q) + (p == q) / 2 for p in positive for q in negative]
+            areas.append(sum(wins) / len(wins))
+    return sum(areas) / len(areas) if areas else math.nan
+
+
+def equal_width_bins(confidence, correct, bins):
+    members = [[] for _ in range(bins)]
+    for sure, right in zip(confidence, correct, strict=True):
+        k = 0
+        while sure > (k + 1) / bins:
+            k += 1
+        members[k].append((sure, right))
+    return members
+
+
+def equal_mass_bins(confidence, correct, bins):
+    images = []
+    for sure in sorted(confidence):
+        tied = [right for other, right in zip(confidence, correct, strict=True) if other == sure]
+        images.append((sure, sum(tied) / len(tied)))
+    members = []
+    for k in range(bins):
+        size = len(images) // bins + (k < len(images) % bins)
+        start = sum(map(len, members))
+        members.append(images[start : start + size])
+    return members
+
+
+BINS = {"equal-width": equal_width_bins, "equal-mass": equal_mass_bins}
+
+
+def gaps_and_sizes(confidence, correct, bins, binning):
+    for members in BINS[binning](list(confidence), list(correct), bins):
+        if members:
+            sure = sum(member[0] for member in members) / len(members)
+            right = sum(member[1] for member in members) / len(members)
+            yield abs(right - sure), len(members)
+
+
+def expected_calibration_error(confidence, correct, bins=10, binning="equal-width"):
+    bins_found = list(gaps_and_sizes(confidence, correct, bins, binning))
+    return sum(gap * size for gap, size in bins_found) / len(confidence)
+
+
+def maximum_calibration_error(confidence, correct, bins=10, binning="equal-width"):
+    return max(gap for gap, _ in gaps_and_sizes(confidence, correct, bins, binning))
+
+
+def rms_calibration_error(confidence, correct, bins=10, binning="equal-width"):
+    bins_found = list(gaps_and_sizes(confidence, correct, bins, binning))
+    return math.sqrt(sum(gap**2 * size for gap, size in bins_found) / len(confidence))
+
+
+def per_image(logits, label):
+    """(predicted, confidence, top5_correct, nll, brier) of one image's logits."""
+    top = max(logits)
+    powers = [math.exp(logit - top) for logit in logits]
+    probabilities = [power / sum(powers) for power in powers]
+    nll = math.log(sum(powers)) - (logits[label] - top)
+    brier = sum((p - (k == label)) ** 2 for k, p in enumerate(probabilities))
+    greater = sum(logit > logits[label] for logit in logits)
+    return logits.index(top), max(probabilities), greater < 5, nll, brier

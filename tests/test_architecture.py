@@ -1,0 +1,84 @@
+"""The import arrows, written once and enforced: to add one, edit this table in the same change."""
+
+import ast
+import pathlib
+
+import pytest
+
+SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
+LEAVES = {"errors", "types", "devices"}
+MAY_IMPORT = {
+    "errors": set(),
+    "types": {"errors"},
+    "devices": {"errors"},
+    "data": LEAVES,
+    "models": LEAVES,
+    "shifts": LEAVES,
+    "metrics": LEAVES,
+    "training": LEAVES,
+    "cells": LEAVES | {"metrics"},
+    "runs": LEAVES,
+    "scores": LEAVES | {"metrics"},
+    "report": LEAVES | {"metrics", "runs"},
+}
+MAY_IMPORT["study"] = set(MAY_IMPORT)
+MAY_IMPORT["cli"] = set(MAY_IMPORT)
+MODULES = sorted(SRC.rglob("*.py"))
+
+
+def part(path):
+    return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+def internal_imports(path):
+    """Parts of the package that a file imports, wherever in the file and however it is written."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("fairweather.")}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SRC)))
+def test_a_module_imports_only_what_it_may(path):
+    if part(path).startswith("__"):
+        return  # the façade and `python -m fairweather` may import anything
+    extra = internal_imports(path) - MAY_IMPORT[part(path)] - {part(path)}
+    assert not extra, f"{path.name} must not import {sorted(extra)}"
+
+
+def test_the_arrows_form_a_dag():
+    seen = set()
+    while rest := set(MAY_IMPORT) - seen:
+        ready = {name for name in rest if MAY_IMPORT[name] <= seen}
+        assert ready, f"import cycle among {sorted(rest)}"
+        seen |= ready
+
+
+def test_every_part_stands_in_the_table():
+    assert {part(path) for path in MODULES} - {"__init__", "__main__"} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from fairweather.training import fit",
+        "from fairweather import training",
+        "import fairweather.training.recipe",
+        "def late():\n    from fairweather.training import fit",
+    ],
+)
+def test_the_check_sees_every_way_to_import(line, tmp_path):
+    planted = tmp_path / "planted.py"
+    planted.write_text(line)
+    assert internal_imports(planted) == {"training"}
+
+
+def test_there_is_no_drawer_for_everything():
+    assert not [path for path in MODULES if path.stem in ("utils", "helpers", "common", "misc")]

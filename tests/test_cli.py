@@ -1,0 +1,91 @@
+"""The command line and the façade: fast, quiet, and clear about mistakes."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+import fairweather as fw
+
+
+def fairweather(*arguments, **options):
+    command = [sys.executable, "-m", "fairweather", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "quickstrat"], "unknown study 'quickstrat'; did you mean 'quickstart'?"),
+        (["run", "no/such.yaml"], "there is no study file no/such.yaml"),
+        (["run", "quickstart", "--only", "basik"], "did you mean 'basic'?"),
+        (["run", "quickstart", "--set", "recipe.epoch=2"], "did you mean 'epochs'?"),
+        (["run", "quickstart", "--set", "epochs"], "--set takes KEY=VALUE"),
+        (["run", "quickstart", "--device", "tpu9"], "unknown device 'tpu9'"),
+        (["list", "everything"], "unknown list 'everything'"),
+        (["report", "nowhere"], "nowhere holds no run"),
+        (["run", "--nonsense"], "No such option: --nonsense"),
+        (["rum"], "No such command 'rum'"),
+    ],
+)
+def test_mistakes_end_with_status_2_and_one_sentence(arguments, words, tmp_path):
+    done = fairweather(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_data_leaves_no_run_behind(tmp_path):
+    done = fairweather("run", "quickstart", "--set", "data.source=folder:nowhere", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_list_names_everything():
+    done = fairweather("list")
+    assert done.returncode == 0
+    for name in ("quickstart", "gaussian_blur", "paper_pets", "macro_auc", "parquet:PATH"):
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-c", "import fairweather"], ["-m", "fairweather", "--help"]]
+)
+def test_importing_and_helping_load_nothing_heavy(arguments):
+    command = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"torch", "pandas", "numpy", "timm", "altair", "pydantic_core", "scipy"}
+
+
+def test_help_answers_within_a_second():
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        fairweather("--help")
+        best = min(best, time.perf_counter() - start)
+    assert best < 1
+
+
+@pytest.mark.parametrize("name", fw.__all__)
+def test_every_public_name_is_there_and_documented(name):
+    assert getattr(fw, name).__doc__
+    assert name in dir(fw)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'frobnicate'"):
+        fw.frobnicate  # noqa: B018
+
+
+def test_no_module_bears_the_name_of_a_public_function():
+    package = fw.__path__[0]
+    import pathlib
+
+    modules = {path.stem for path in pathlib.Path(package).iterdir()}
+    functions = {name for name in fw.__all__ if name != "metrics"}
+    assert not modules & functions

@@ -1,0 +1,291 @@
+"""Intervals: joint resamples, the means over cells, and how often the truth is inside."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from fairweather import metrics
+from fairweather.errors import InputError
+from fairweather.metrics import METRICS, Estimate, intervals, mean_estimate, to_score
+from fairweather.types import Predictions
+
+NAMES = [metric.name for metric in METRICS]
+BOUNDS = {metric.name: metric.bounds for metric in METRICS}
+
+
+def simulated(n=300, classes=7, seed=0, logits=True):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(classes, size=n)
+    scores = (generator.normal(size=(n, classes)) + 1.5 * np.eye(classes)[labels]).astype("f4")
+    columns = metrics.per_image(scores, labels)
+    names = tuple(map(str, range(classes)))
+    return Predictions(np.arange(n), labels, *columns, scores if logits else None, names)
+
+
+def explode(predictions, row):
+    columns = {
+        field.name: np.repeat(getattr(predictions, field.name), row, axis=0)
+        for field in dataclasses.fields(predictions)
+        if field.name != "classes"
+    }
+    return dataclasses.replace(predictions, **columns)
+
+
+def test_the_table_is_sound():
+    assert len(NAMES) == len(set(NAMES))
+    for metric in METRICS:
+        assert metric.bounds[0] < metric.bounds[1]
+        assert metric.alias_of in (None, f"{metric.name}/10-equal-width")
+        assert (metric.interval == "bias-corrected") == ("calibration_error" in metric.name)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=NAMES)
+def test_every_metric_is_itself_on_repeated_images(metric):
+    predictions = simulated()
+    weights = metrics.bootstrap_weights(len(predictions), resamples=5)
+    replicates = metrics.evaluate_metrics(predictions, weights)[metric.name].replicates
+    expected = [metric.evaluate(explode(predictions, row), None) for row in weights]
+    np.testing.assert_allclose(replicates, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_hold_the_value_within_the_bounds(name):
+    score = metrics.score(simulated(), resamples=100)[name]
+    assert BOUNDS[name][0] <= score.low <= score.value <= score.high <= BOUNDS[name][1]
+    assert score.low < score.high
+    assert score.n == 300
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "maximum" not in name])
+def test_intervals_shrink_with_the_root_of_n(name):
+    def width(n):
+        score = metrics.score(simulated(n=n), resamples=300)[name]
+        return score.high - score.low
+
+    assert width(400) / width(6400) == pytest.approx(4, rel=0.5)
+
+
+def test_metrics_that_do_not_apply_are_absent():
+    assert set(metrics.score(simulated(logits=False), 10)) == set(NAMES) - {"macro_auc"}
+    assert set(metrics.score(simulated(classes=5), 10)) == set(NAMES) - {"top5_accuracy"}
+    assert list(metrics.score(simulated(), 10)) == NAMES
+
+
+def test_an_alias_is_computed_once():
+    estimates = metrics.evaluate_metrics(simulated(), np.ones((3, 300)))
+    for metric in METRICS:
+        if metric.alias_of:
+            assert estimates[metric.name] is estimates[metric.alias_of]
+
+
+def test_scores_are_the_same_to_the_byte():
+    first, second = metrics.score(simulated(), 50), metrics.score(simulated(), 50)
+    assert repr(first) == repr(second)
+    assert repr(metrics.score(simulated(), 50, seed=1)) != repr(first)
+
+
+def test_blocks_do_not_change_the_replicates(monkeypatch):
+    predictions = simulated()
+    weights = metrics.bootstrap_weights(300, resamples=20)
+    whole = metrics.evaluate_metrics(predictions, weights)
+    monkeypatch.setattr(intervals, "BLOCK", 7 * 300)
+    for name, estimate in metrics.evaluate_metrics(predictions, weights).items():
+        np.testing.assert_allclose(estimate.replicates, whole[name].replicates, rtol=1e-12)
+
+
+def test_bootstrap_weights_are_multinomial_counts():
+    np.random.seed(0)  # noqa: NPY002 - to see that the global generator is left alone
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    weights = metrics.bootstrap_weights(50, resamples=4000, seed=3)
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+    assert (weights.sum(axis=1) == 50).all()
+    # Mean 1, variance 1 - 1/n, covariance -1/n of two images.
+    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.08)
+    assert weights.var(axis=0).mean() == pytest.approx(1 - 1 / 50, abs=0.02)
+    assert (weights == metrics.bootstrap_weights(50, resamples=4000, seed=3)).all()
+    assert (weights != metrics.bootstrap_weights(50, resamples=4000, seed=4)).any()
+    # A run with more resamples begins with those of a run with fewer.
+    assert (weights[:9] == metrics.bootstrap_weights(50, resamples=9, seed=3)).all()
+
+
+def test_the_accuracy_interval_is_the_binomial_one():
+    score = metrics.score(simulated(n=2000), resamples=2000)["accuracy"]
+    half = 1.96 * math.sqrt(score.value * (1 - score.value) / 2000)
+    assert score.high - score.value == pytest.approx(half, rel=0.1)
+    assert score.value - score.low == pytest.approx(half, rel=0.1)
+
+
+def test_the_mean_of_two_identical_cells_is_the_cell():
+    weights = metrics.bootstrap_weights(300, resamples=100)
+    for name, estimate in metrics.evaluate_metrics(simulated(), weights).items():
+        twice = mean_estimate([estimate, estimate])
+        assert to_score(twice, BOUNDS[name]) == to_score(estimate, BOUNDS[name])
+
+
+def test_means_resample_images_and_not_cells():
+    # Where one cell is right the other is wrong: only with joint resamples is the mean a constant.
+    weights = metrics.bootstrap_weights(200, resamples=100).astype(np.float64)
+    correct = np.arange(200) % 3 == 0
+    cells = [
+        Estimate(metrics.accuracy(column), metrics.accuracy(column, weights), 200)
+        for column in (correct, ~correct)
+    ]
+    score = to_score(mean_estimate(cells))
+    assert (score.low, score.value, score.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_equal_images_have_intervals_without_width():
+    logits = np.tile(np.float32([0, 1, 2]), (40, 1))
+    labels = np.full(40, 2)
+    columns = metrics.per_image(logits, labels)
+    scores = metrics.score(
+        Predictions(np.arange(40), labels, *columns, logits, ("a", "b", "c")), 50
+    )
+    assert math.isnan(scores.pop("macro_auc").value)
+    for score in scores.values():
+        assert (score.low, score.high) == pytest.approx((score.value, score.value), abs=1e-9)
+
+
+def test_percentile_interval_leaves_out_resamples_without_a_value():
+    replicates = np.append(np.linspace(0.4, 0.6, 101), [math.nan, math.nan])
+    score = to_score(Estimate(0.5, replicates, n=9))
+    assert (score.low, score.high) == pytest.approx((0.405, 0.595))
+    assert math.isnan(to_score(Estimate(0.5, np.full(3, math.nan), n=9)).low)
+    assert math.isnan(to_score(Estimate(math.nan, np.ones(3), n=9)).high)
+
+
+@pytest.mark.parametrize(
+    ("value", "replicate", "bounds", "expected"),
+    [
+        (0.5, 0.1, (0, 1), (math.sqrt(0.49), "low")),  # 2 * 0.25 - 0.01
+        (0.5, 0.7, (0, 1), (math.sqrt(0.01), "high")),  # 2 * 0.25 - 0.49
+        (0.5, 0.9, (0, 1), (0.0, "high")),  # the square is negative
+        (0.8, 0.1, (0, 1), (1.0, "low")),  # clipped
+    ],
+)
+def test_bias_corrected_interval_reverses_on_squares_and_widens(value, replicate, bounds, expected):
+    score = to_score(Estimate(value, np.full(5, replicate), 9, "bias-corrected"), bounds)
+    end, widened = expected
+    ends = {"low": (value, end), "high": (end, value)}[widened]
+    assert (score.low, score.high) == pytest.approx(ends)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.bootstrap_weights(0), "0 images 1000 times"),
+        (lambda: metrics.bootstrap_weights(3, resamples=0), "3 images 0 times"),
+        (lambda: metrics.evaluate_metrics(simulated(), np.ones(300)), r"\[B, 300\], found \[300\]"),
+        (lambda: metrics.evaluate_metrics(simulated(), np.ones((2, 3))), r"found \[2, 3\]"),
+        (lambda: metrics.evaluate_metrics(simulated(), -np.ones((2, 300))), "not negative"),
+        (lambda: mean_estimate([]), "at least one"),
+        (
+            lambda: mean_estimate([Estimate(0, np.zeros(2), n) for n in (3, 4)]),
+            "n=3 B=2 percentile, n=4 B=2 percentile",
+        ),
+        (lambda: metrics.score(explode(simulated(), np.zeros(300, int))), "empty"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("binning", ["equal-width", "equal-mass"])
+@pytest.mark.parametrize("error", ["expected_calibration_error", "rms_calibration_error"])
+@pytest.mark.parametrize("drop", [0.0, 0.2])
+@pytest.mark.parametrize("cells", [1, 4])
+def test_bias_corrected_intervals_hold_the_truth(binning, error, drop, cells):
+    """The model is right `drop` less often than it says, in every bin: that is its true error."""
+    evaluate = getattr(metrics, error)
+    n, trials, inside = 300, 60, 0
+    for trial in range(trials):
+        generator = np.random.default_rng([7, trial])
+        weights = metrics.bootstrap_weights(n, resamples=150, seed=trial).astype(np.float64)
+        estimates = []
+        for _ in range(cells):
+            confidence = 0.25 + 0.75 * generator.beta(5, 1.5, size=n)
+            columns = confidence, generator.random(n) < confidence - drop
+            value, replicates = (evaluate(*columns, w, binning=binning) for w in (None, weights))
+            estimates.append(Estimate(value, replicates, n, "bias-corrected"))
+        score = to_score(mean_estimate(estimates), (0, 1))
+        inside += score.low <= drop <= score.high
+    # 95 % less three standard errors. The percentile interval never holds an error of 0.
+    assert inside / trials >= 0.86
+
+
+# The report's published runs: level, accuracy, RMS calibration error (10 equal-width bins).
+PUBLISHED = {
+    "basic_0": {
+        "brightness": [
+            (0.8, 0.347075208913649, 0.6201019883155823),
+            (0.9, 0.5883008356545961, 0.38078752160072327),
+            (1.0, 0.8231197771587744, 0.1449529379606247),
+            (1.1, 0.31337047353760444, 0.6548962593078613),
+            (1.2, 0.2084958217270195, 0.7571936845779419),
+        ],
+        "blur": [
+            (0.3, 0.8245125348189415, 0.14519447088241577),
+            (0.5, 0.7380222841225627, 0.22478237748146057),
+            (0.7, 0.5959610027855153, 0.3496870696544647),
+            (0.9, 0.5423398328690808, 0.3917856514453888),
+        ],
+    },
+    "basic_2": {
+        "brightness": [
+            (0.8, 0.46211699164345404, 0.32137176394462585),
+            (0.9, 0.6593314763231197, 0.14108851552009583),
+            (1.0, 0.8590529247910863, 0.04037077724933624),
+            (1.1, 0.5504178272980501, 0.24407653510570526),
+            (1.2, 0.28064066852367686, 0.500524640083313),
+        ],
+        "blur": [
+            (0.3, 0.8579387186629527, 0.04187038913369179),
+            (0.5, 0.7600278551532034, 0.1304500550031662),
+            (0.7, 0.6052924791086352, 0.2139703929424286),
+            (0.9, 0.5012534818941504, 0.28631144762039185),
+        ],
+    },
+    "pt_5": {
+        "brightness": [
+            (0.8, 0.46615598885793874, 0.29691287875175476),
+            (0.9, 0.7217270194986073, 0.10748929530382156),
+            (1.0, 0.876183844011142, 0.033413518220186234),
+            (1.1, 0.5292479108635098, 0.295309454202652),
+            (1.2, 0.2940111420612813, 0.49711287021636963),
+        ],
+        "blur": [
+            (0.3, 0.8788300835654597, 0.03190577030181885),
+            (0.5, 0.8296657381615599, 0.06448424607515335),
+            (0.7, 0.693732590529248, 0.13458839058876038),
+            (0.9, 0.5714484679665738, 0.2126912623643875),
+        ],
+    },
+}
+# Its Tables 1 and 2: clean, mean over brightness, mean over blur.
+PRINTED_ACCURACY = {
+    "basic_0": (82.3, 36.4, 67.5),
+    "basic_2": (85.9, 48.8, 68.1),
+    "pt_5": (87.6, 50.3, 74.3),
+}
+PRINTED_RMS = {
+    "basic_0": (0.145, 0.603, 0.278),
+    "basic_2": (0.040, 0.302, 0.168),
+    "pt_5": (0.033, 0.299, 0.111),
+}
+
+
+@pytest.mark.parametrize("run", PUBLISHED)
+def test_means_over_levels_are_the_published_tables(run):
+    def mean(rows, column):
+        cells = [Estimate(row[column], np.zeros(1), n=7180) for row in rows]
+        return mean_estimate(cells).value
+
+    brightness, blur = PUBLISHED[run].values()
+    clean = [row for row in brightness if row[0] == 1.0]
+    shifted = [row for row in brightness if row[0] != 1.0]
+    rows = (clean, shifted, blur)
+    assert tuple(round(100 * mean(cells, 1), 1) for cells in rows) == PRINTED_ACCURACY[run]
+    assert tuple(round(mean(cells, 2), 3) for cells in rows) == PRINTED_RMS[run]

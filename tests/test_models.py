@@ -1,0 +1,184 @@
+"""Models: what is loaded is what was published, and nothing is normalised twice or by accident."""
+
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+
+from fairweather.errors import InputError
+from fairweather.models import ModelSpec, build, head_of, load_model, model_json, weights_digest
+from fairweather.models.weights import lite0_file
+
+from .conftest import TINY_EFFICIENTNET, TINY_RESNET
+
+
+def inner(model, images):
+    """Logits of the network behind the classifier's normalisation."""
+    return model.network((images - model.mean) / model.std)
+
+
+@pytest.mark.parametrize("backbone", ["torchvision:resnet18", "timm:resnet18", TINY_EFFICIENTNET])
+def test_a_new_head_has_as_many_outputs_as_classes(backbone):
+    model = load_model(backbone, classes=7, weights="none")
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+    assert not model.training
+    head = head_of(model, backbone)
+    assert isinstance(head, nn.Linear)
+    assert head.out_features == 7
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg11", "mobilenet_v3_small", "densenet121", "vit_b_32", "convnext_tiny"]
+)
+def test_the_head_of_a_torchvision_model_is_its_last_layer(name):
+    model = load_model(f"torchvision:{name}", classes=3)
+    assert head_of(model, f"torchvision:{name}").out_features == 3
+
+
+def test_the_seed_decides_the_weights_and_the_callers_random_state_stays():
+    before = torch.random.get_rng_state()
+    a, b, c = (load_model(TINY_RESNET, classes=3, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    weights = [next(model.parameters()) for model in (a, b, c)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_lite0_is_the_published_imagenet_classifier():
+    model = load_model("timm:tf_efficientnet_lite0", weights="lite0")
+    assert model.mean.flatten().tolist() == model.std.flatten().tolist() == [0.5, 0.5, 0.5]
+    published = list(torch.load(lite0_file(), weights_only=True).values())
+    assert all(
+        torch.equal(ours, theirs)
+        for ours, theirs in zip(model.network.state_dict().values(), published, strict=True)
+    )
+    assert model(torch.rand(1, 3, 224, 224)).shape == (1, 1000)
+
+
+def test_lite0_with_a_new_head_keeps_the_backbone():
+    full = load_model("timm:tf_efficientnet_lite0", weights="lite0").network.state_dict()
+    ours = load_model("timm:tf_efficientnet_lite0", classes=4, weights="lite0").network.state_dict()
+    differing = [key for key in full if not torch.equal(full[key], ours[key])] if full else []
+    assert differing == ["classifier.weight", "classifier.bias"]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_local_file_is_loaded_with_its_backbones_statistics(tmp_path, suffix):
+    state = torchvision.models.resnet18(num_classes=5).state_dict()
+    path = tmp_path / f"weights{suffix}"
+    save = safetensors.torch.save_file if suffix == ".safetensors" else torch.save
+    save(state, path)
+    model = load_model("torchvision:resnet18", classes=3, weights=path)
+    assert torch.equal(model.network.conv1.weight, state["conv1.weight"])
+    assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    same_width = load_model("torchvision:resnet18", classes=5, weights=path)
+    assert torch.equal(same_width.network.fc.weight, state["fc.weight"])
+    given = load_model(
+        "torchvision:resnet18", classes=5, weights=path, mean=[0.1] * 3, std=[0.2] * 3
+    )
+    assert given.std.flatten().tolist() == pytest.approx([0.2] * 3)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    state = torchvision.models.resnet18(num_classes=5).state_dict()
+    del state["layer1.0.conv1.weight"]
+    state["extra.weight"] = torch.zeros(1)
+    state["conv1.weight"] = torch.zeros(64, 3, 3, 3)
+    torch.save(state, tmp_path / "w.pth")
+    words = r"missing layer1\.0\.conv1\.weight; unexpected extra\.weight; of another shape conv1"
+    with pytest.raises(InputError, match=words):
+        load_model("torchvision:resnet18", classes=5, weights=tmp_path / "w.pth")
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=2))
+    torch.save({"model": nn.Linear(1, 1)}, tmp_path / "whole.pth")
+    for name in ("evil.pth", "whole.pth"):
+        with pytest.raises(InputError, match="cannot be read as weights alone; save it with"):
+            load_model("torchvision:resnet18", classes=5, weights=tmp_path / name)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: load_model("torchvision:resnet81", classes=2), "did you mean 'resnet"),
+        (lambda: load_model("timm:resnet_18", classes=2), "unknown timm model 'resnet_18'"),
+        (lambda: load_model("resnet18", classes=2), "unknown model source 'resnet18'"),
+        (lambda: load_model(TINY_RESNET, weights="imagenett"), "did you mean 'imagenet'"),
+        (lambda: load_model(TINY_RESNET, weights="no/such.pth"), "there is no file no/such.pth"),
+        (lambda: load_model(TINY_RESNET, weights="lite0"), "the lite0 weights belong to timm:tf_"),
+        (lambda: load_model(TINY_RESNET, classes=2, stem="tiny"), "unknown stem 'tiny'"),
+        (lambda: load_model("torchvision:vgg11", classes=2, stem="small"), "not for VGG"),
+        (lambda: load_model(TINY_RESNET, classes=2, mean=[0.5]), "give both or neither"),
+        (lambda: load_model(TINY_RESNET, mean=[0.5], std=[1.0]), "one number a channel"),
+        (lambda: load_model("run:/nowhere/models/a/seed-0"), "holds no finished model"),
+    ],
+)
+def test_bad_input_gets_one_clear_sentence(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
+
+
+def test_the_small_stem_keeps_the_resolution():
+    images = torch.rand(1, 3, 28, 28)
+    for stem, side in (("imagenet", 7), ("small", 28)):
+        network = load_model("torchvision:resnet18", classes=2, stem=stem).network
+        early = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+        assert early.shape[-1] == side
+    lite = load_model("timm:tf_efficientnet_lite0", classes=2, weights="lite0", stem="small")
+    assert lite.network.conv_stem(images).shape[-1] == 28
+
+
+def test_normalisation_is_inside_and_only_once():
+    model = load_model(TINY_RESNET, classes=3, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3))
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model(images), inner(model, images))
+    bare = load_model(TINY_RESNET, classes=3)
+    assert torch.allclose(bare.network(images), bare(images))
+
+
+def test_input_size_resizes_inside():
+    small = torch.rand(2, 3, 20, 20)
+    model = load_model(TINY_RESNET, classes=3, input_size=40)
+    resized = torch.nn.functional.interpolate(small, (40, 40), mode="bilinear", antialias=True)
+    assert torch.allclose(model(small), model(resized))
+    assert torch.equal(model(resized), inner(model, resized))
+
+
+def test_a_checkpoint_carries_everything(tmp_path):
+    spec = ModelSpec(TINY_RESNET, 3, input_size=24, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    model = build(spec, seed=5).eval()
+    (tmp_path / "model.json").write_text(model_json(spec, {"note": "for people"}))
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    loaded = load_model(f"run:{tmp_path}")
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(loaded(images), model(images))
+
+
+def test_batchnorm_frozen_once_stays_frozen_through_train():
+    model = load_model(TINY_RESNET, classes=3)
+    model.freeze_batchnorm()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    model.train()
+    assert model.network.training
+    assert not any(norm.training for norm in norms)
+    assert not any(p.requires_grad for norm in norms for p in norm.parameters())
+
+
+def test_weights_are_told_apart_by_content(tmp_path):
+    path = tmp_path / "w.safetensors"
+    digests = []
+    for value in (0.0, 1.0):
+        safetensors.torch.save_file({"a": torch.full((2,), value)}, path)
+        digests.append(weights_digest(ModelSpec(TINY_RESNET, weights=str(path))))
+    assert digests[0] != digests[1]
+    assert weights_digest(ModelSpec(TINY_RESNET)) == "none"

@@ -1,0 +1,176 @@
+"""The run folder: whole files or none, steps done once, one process at a time."""
+
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from fairweather.cells import from_logits
+from fairweather.errors import InputError
+from fairweather.runs import (
+    RunFolder,
+    fingerprint,
+    open_finished_run,
+    open_run,
+    provenance,
+    write_atomically,
+)
+from fairweather.scores import COLUMNS, estimate_cells, to_csv, to_frame, with_means
+from fairweather.shifts import CLEAN, sweep
+from fairweather.types import Cell
+
+
+def predictions_of(images, seed=0, noise=1.0):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, noise, (len(images), 3)).astype(np.float32)
+    logits[np.arange(len(images)), images.labels.numpy()] += 1
+    return from_logits(logits, images)
+
+
+def test_a_step_is_done_only_with_its_inputs_and_its_files(tmp_path):
+    with open_run(tmp_path / "run") as run:
+        run.write("a/result.txt", "42")
+        run.finish("step", {"seed": 0}, ["a/result.txt"])
+    again = RunFolder(tmp_path / "run")
+    assert again.is_done("step", {"seed": 0})
+    assert not again.is_done("step", {"seed": 1})
+    assert not again.is_done("other", {"seed": 0})
+    (again.path / "a/result.txt").write_text("43")
+    assert not again.is_done("step", {"seed": 0})
+    (again.path / "a/result.txt").unlink()
+    assert not again.is_done("step", {"seed": 0})
+
+
+def test_fingerprints_tell_inputs_apart():
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 1.5})
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    write_atomically(path, "old")
+
+    def no_space(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_predictions_come_back_as_they_were(tmp_path, toy_images):
+    run = RunFolder(tmp_path)
+    for name, written in (
+        ("with", predictions_of(toy_images)),
+        ("without", from_logits(np.eye(101, dtype=np.float32), many_classes())),
+    ):
+        run.write_predictions(f"{name}.parquet", written)
+        read = run.read_predictions(f"{name}.parquet")
+        assert read.classes == written.classes
+        for column in ("keys", "labels", "predicted", "confidence", "top5_correct", "nll", "brier"):
+            found, expected = getattr(read, column), getattr(written, column)
+            assert found.dtype == expected.dtype
+            assert np.array_equal(found, expected)
+        assert (read.logits is None) == (written.logits is None)
+        assert written.logits is None or np.array_equal(read.logits, written.logits)
+
+
+def many_classes():
+    import torch
+
+    from fairweather.types import Images
+
+    pixels = torch.zeros(101, 3, 8, 8, dtype=torch.uint8)
+    return Images(pixels, torch.arange(101), torch.arange(101), tuple(map(str, range(101))))
+
+
+def try_to_open(path, queue):
+    try:
+        with open_run(path):
+            queue.put("opened")
+    except InputError as error:
+        queue.put(str(error))
+
+
+def test_one_process_at_a_time(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    with open_run(tmp_path / "run"):
+        other = context.Process(target=try_to_open, args=(tmp_path / "run", queue))
+        other.start()
+        assert "another process is working in" in queue.get(timeout=60)
+        other.join()
+    with open_run(tmp_path / "run"):
+        pass
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="is not empty and holds no run"), open_run(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(InputError, match="is a file"), open_run(tmp_path / "thesis.tex"):
+        pass
+    with pytest.raises(InputError, match="holds no run"):
+        open_finished_run(tmp_path)
+
+
+def test_provenance_is_plain_and_complete():
+    import torch
+
+    facts = json.loads(json.dumps(provenance(torch.device("cpu"))))
+    assert {"time", "command", "git", "python", "versions", "hardware"} <= facts.keys()
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["hardware"]["threads"] == torch.get_num_threads()
+
+
+@pytest.fixture
+def cells():
+    shifts = [CLEAN, *sweep("brightness_factor", [0.5, 1.5]), *sweep("gaussian_blur", [1])]
+    return [Cell(model, seed, shift) for model in "ab" for seed in (0, 1) for shift in shifts]
+
+
+def test_scores_have_every_mean_of_the_contract(cells, toy_images):
+    stored = {
+        cell: predictions_of(toy_images, seed=number, noise=0.5 + number / 4)
+        for number, cell in enumerate(cells)
+    }
+    frame = to_frame(with_means(estimate_cells(cells, stored.__getitem__, resamples=200)))
+    assert list(frame) == COLUMNS
+    assert (frame.n == len(toy_images)).all()
+    assert ((frame.low <= frame.value) & (frame.value <= frame.high)).all()
+    accuracy = frame[frame.metric == "accuracy"].set_index(["model", "seed", "shift", "level"])
+    levels = {"clean": ["none"], "brightness_factor": ["0.5", "1.5", "mean"]}
+    levels |= {"gaussian_blur": ["1", "mean"], "all": ["mean"]}
+    expected = {
+        (model, seed, shift, level)
+        for model in "ab"
+        for seed in ("0", "1", "mean")
+        for shift, names in levels.items()
+        for level in names
+    }
+    assert set(accuracy.index) == expected
+    value = accuracy.value
+    bright = [value["a", "0", "brightness_factor", level] for level in ("0.5", "1.5")]
+    assert value["a", "0", "brightness_factor", "mean"] == pytest.approx(np.mean(bright))
+    by_shift = [np.mean(bright), value["a", "0", "gaussian_blur", "1"]]
+    assert value["a", "0", "all", "mean"] == pytest.approx(np.mean(by_shift))
+    seeds = [value["a", seed, "all", "mean"] for seed in "01"]
+    assert value["a", "mean", "all", "mean"] == pytest.approx(np.mean(seeds))
+    first = stored[cells[0]]
+    assert value["a", "0", "clean", "none"] == pytest.approx(first.correct.mean())
+
+
+def test_one_seed_needs_no_mean_over_seeds(cells, toy_images):
+    one = [cell for cell in cells if cell.seed == 0]
+    frame = to_frame(with_means(estimate_cells(one, lambda _: predictions_of(toy_images), 100)))
+    assert set(frame.seed) == {"0"}
+    assert to_csv(frame).startswith("model,seed,shift,level,metric,value,low,high,n\n")
+
+
+def test_cells_of_other_images_are_refused(cells, toy_images):
+    stored = {cell: predictions_of(toy_images[: 96 - i]) for i, cell in enumerate(cells)}
+    with pytest.raises(InputError, match="was predicted on other images than"):
+        list(estimate_cells(cells, stored.__getitem__, 100))

@@ -1,0 +1,151 @@
+"""Shifts: equal to the references they name, image by image, whatever the batch."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.functional as reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fairweather.errors import InputError
+from fairweather.shifts import CLEAN, SHIFTS, SUITES, effective_sigma, make_shift, suite, sweep
+
+SIZES = [(28, 28), (9, 40), (33, 17)]
+EXAMPLES = [
+    make_shift("brightness_factor", factor=1.3),
+    make_shift("gaussian_blur", sigma=0.9),
+    CLEAN,
+]
+
+
+def photos(n, height, width, seed=0):
+    """Noise, plus black, white, and stripes: the images where rounding and clipping show."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (n, 3, height, width), generator=generator, dtype=torch.uint8)
+    images[0], images[1], images[2, :, ::2] = 0, 255, 255
+    return images
+
+
+def on_pil(images, function):
+    pil = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    arrays = [np.array(function(image)) for image in pil]
+    return torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("factor", [0, 0.3, 0.6, 0.8, 0.9, 1, 1.1, 1.2, 1.4, 2.55, 7])
+def test_brightness_equals_torchvision_on_pil(size, factor):
+    images = photos(20, *size)
+    shifted = make_shift("brightness_factor", factor=factor)(images, torch.arange(20))
+    assert torch.equal(
+        shifted, on_pil(images, lambda pil: reference.adjust_brightness(pil, factor))
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(factor=st.floats(0, 8, allow_nan=False))
+def test_brightness_equals_torchvision_at_any_factor(factor):
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
+    shifted = make_shift("brightness_factor", factor=factor)(images, torch.arange(1))
+    assert torch.equal(
+        shifted, on_pil(images, lambda pil: reference.adjust_brightness(pil, factor))
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("sigma", "kernel"),
+    [(0.3, 5), (0.5, 5), (0.7, 5), (0.9, 5), (0.3, 3), (1, 1), (2, 17), (1.5, 13)],
+)
+def test_blur_equals_torchvision_on_pil(size, sigma, kernel):
+    images = photos(40, *size)
+    shifted = make_shift("gaussian_blur", sigma=sigma, kernel_size=kernel)(images, torch.arange(40))
+    expected = on_pil(images, lambda pil: reference.gaussian_blur(pil, [kernel] * 2, [sigma] * 2))
+    assert torch.equal(shifted, expected)
+
+
+def test_the_default_kernel_cuts_nothing_off():
+    images, keys = photos(8, 28, 28), torch.arange(8)
+    default, wide, narrow = (
+        make_shift("gaussian_blur", sigma=0.7, **kernel)(images, keys).int()
+        for kernel in ({}, {"kernel_size": 25}, {"kernel_size": 3})
+    )
+    assert (default - wide).abs().max() <= 1
+    assert (narrow - wide).abs().max() > 3
+
+
+@pytest.mark.parametrize(("sigma", "effective"), [(1.5, 1.20), (2, 1.29), (3, 1.36)])
+def test_a_small_kernel_blurs_less_than_it_says(sigma, effective):
+    assert effective_sigma(sigma, 5) == pytest.approx(effective, abs=0.005)
+    assert effective_sigma(sigma, 2 * int(4 * sigma) + 1) == pytest.approx(sigma, rel=0.01)
+
+
+@pytest.mark.parametrize("shift", EXAMPLES, ids=lambda shift: shift.name)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_an_image_is_shifted_the_same_way_in_any_batch(shift, data):
+    images, keys = photos(24, 16, 13, seed=1), torch.arange(100, 124)
+    order = data.draw(st.permutations(range(24)))
+    size = data.draw(st.integers(1, 24))
+    together = shift(images, keys, seed=3)
+    parts = [shift(images[part], keys[part], seed=3) for part in torch.tensor(order).split(size)]
+    assert torch.equal(torch.cat(parts), together[order])
+
+
+@pytest.mark.parametrize("shift", EXAMPLES, ids=lambda shift: shift.name)
+def test_a_shift_leaves_its_input_and_the_random_state_alone(shift):
+    images = photos(4, 12, 12)
+    before, state = images.clone(), torch.random.get_rng_state()
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002 - the global state is the point
+    shift(images, torch.arange(4), seed=1)
+    assert torch.equal(images, before)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_every_entry_can_be_swept_and_has_a_neutral_level(name):
+    kind = SHIFTS[name]
+    images = photos(3, 10, 10)
+    low, high = sweep(name, [0.5, 1.5])
+    assert low.level == 0.5
+    assert high.id.startswith(f"{name},{kind.level}=1.5")
+    assert not torch.equal(low(images, torch.arange(3)), high(images, torch.arange(3)))
+    near = make_shift(name, **{kind.level: kind.neutral or 1e-3})
+    assert torch.equal(near(images, torch.arange(3)), images)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_suites_have_the_reports_eight_cells(name):
+    shifts = suite(name)
+    assert len({shift.id for shift in shifts}) == len(shifts) == 8
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: make_shift("gausian_blur", sigma=1), "did you mean 'gaussian_blur'"),
+        (lambda: make_shift("gaussian_blur", sigm=1), "did you mean 'sigma'"),
+        (lambda: make_shift("gaussian_blur"), "needs its level"),
+        (lambda: make_shift("gaussian_blur", sigma=0), "must be > 0, found 0"),
+        (lambda: make_shift("gaussian_blur", sigma="0.3"), "finite number, found '0.3'"),
+        (lambda: make_shift("gaussian_blur", sigma=1, kernel_size=4), "must be odd"),
+        (lambda: make_shift("brightness_factor", factor=-1), "must be >= 0, found -1"),
+        (lambda: make_shift("brightness_factor", factor=float("nan")), "finite number"),
+        (lambda: sweep("brightness_factor", []), "a list of numbers, found \\[\\]"),
+        (lambda: sweep("brightness_factor", [1.5, 1.5]), "same level twice"),
+        (lambda: sweep("brightness_factor", "0.8"), "a list of numbers"),
+        (lambda: suite("paper_pathmnst"), "did you mean 'paper_pathmnist'"),
+        (
+            lambda: make_shift("gaussian_blur", sigma=2)(photos(4, 8, 8), torch.arange(4)),
+            "needs images of more than 8 pixels a side, found 8x8",
+        ),
+        (lambda: CLEAN(photos(4, 8, 8).float(), torch.arange(4)), "images must be uint8"),
+        (lambda: CLEAN(photos(4, 8, 8), torch.arange(3)), "one int64 key for each of 4"),
+    ],
+)
+def test_bad_input_gets_one_clear_sentence(call, words):
+    with pytest.raises(InputError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,348 @@
+"""Studies: what a file may say, and a whole run that survives being killed anywhere."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+import fairweather as fw
+from fairweather.errors import InputError
+from fairweather.study import check_study, execute, load_study, packaged_studies
+from fairweather.study.yamlfile import dump_yaml, parse_yaml
+
+from .conftest import TINY_EFFICIENTNET, TINY_RESNET
+
+STUDY = """
+name: colours
+title: Colours
+data: {{source: "folder:{folder}", size: 16}}
+seeds: {seeds}
+shifts:
+  - brightness_factor: [0.3, 2]
+  - gaussian_blur: {{sigma: [1, 2], kernel_size: 5}}
+bootstrap: 200
+defaults:
+  backbone: {backbone}
+  recipe: {{epochs: 3, batch_size: 16, learning_rate: 1e-2}}
+models:
+  basic: {{title: Basic}}
+  mixup:
+    title: MixUp + Aug
+    recipe: {{mixup: 0.3, horizontal_flip: 0.4, rotation: {{degrees: 20, probability: 0.4}}}}
+"""
+
+
+@pytest.fixture
+def study_file(tmp_path, colour_folder):
+    def write(text=STUDY, seeds="[0]", backbone=TINY_RESNET):
+        path = tmp_path / "colours.yaml"
+        path.write_text(text.format(folder=colour_folder, seeds=seeds, backbone=backbone))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("-2.5E4", -25000.0),
+        ("8/255", 8 / 255),
+        ("0.5/2", 0.25),
+        ("'8/255'", "8/255"),
+        ('"1e-3"', "1e-3"),
+        ("12", 12),
+        (".5", 0.5),
+        ("no", "no"),
+        ("none", "none"),
+        ("null", None),
+        ("true", True),
+        ("1:30", "1:30"),
+        ("2026-01-01", "2026-01-01"),
+        ("0x10", "0x10"),
+        ("folder:a/b", "folder:a/b"),
+        ("1/2/3", "1/2/3"),
+    ],
+)
+def test_numbers_are_numbers_and_text_is_text(text, value):
+    found = parse_yaml(text)
+    assert found == value
+    assert type(found) is type(value)
+    assert parse_yaml(dump_yaml([found])) == [found]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 1\na: 2", r"the key 'a' stands twice \(line 1"),
+        ("{a: 1", "is not YAML"),
+        ("1/0", "divides by zero"),
+        ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),
+    ],
+)
+def test_yaml_that_is_wrong_says_where(text, words):
+    with pytest.raises(InputError, match=words):
+        parse_yaml(text)
+
+
+def minimal(**changes):
+    study = {"name": "s", "data": {"source": "mnist5k"}, "models": {"a": {"title": "A"}}}
+    study["models"]["a"]["backbone"] = "timm:resnet18"
+    return study | changes
+
+
+def model(**keys):
+    return {"models": {"a": {"title": "A", "backbone": "timm:resnet18", **keys}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shfits": []}, "unknown key 'shfits'; did you mean 'shifts'"),
+        (
+            {"data": {"source": "mnist5k", "sice": 3}},
+            "data: unknown key 'sice'; did you mean 'size'",
+        ),
+        (model(recipe={"epoch": 3}), "models.a.recipe: unknown key 'epoch'; did you mean 'epochs'"),
+        (model(recipe={"learning_rate": "1e-3"}), "valid number, found '1e-3'"),
+        (model(recipe={"epochs": 2.5}), "recipe.epochs: .*integer.*found 2.5"),
+        (model(recipe={"epochs": 0}), "epochs must be >= 1, found 0"),
+        (model(recipe={"optimizer": "adam"}), "'adamw' or 'sgd', found 'adam'"),
+        (model(recipe={"rotation": {"degree": 2}}), "did you mean 'degrees'"),
+        (model(weights=None), "weights: .*string, found None"),
+        (model(sweep={"lr": [1]}), "unknown recipe key in sweep 'lr'"),
+        (model(sweep={"epochs": ["three"]}), "epochs: .*integer.*found 'three'"),
+        ({"models": {}}, "models: .*at least 1"),
+        ({"models": {"../a": {"title": "A", "backbone": "x"}}}, "it names a folder"),
+        ({"models": {"a": {"title": "A"}}}, "models.a.backbone: field required"),
+        ({"models": {"a": 3}}, "models.a: "),
+        ({"seeds": [0, 0]}, "seeds must be different"),
+        ({"seeds": [-1]}, "seeds must be different and >= 0"),
+        ({"shifts": [{"gausian_blur": [1]}]}, "did you mean 'gaussian_blur'"),
+        ({"shifts": [{"gaussian_blur": [1], "x": 2}]}, "each entry must be one NAME: LEVELS"),
+        ({"shifts": [{"suite": "paper"}]}, "did you mean 'paper_pets'"),
+        ({"shifts": [{"gaussian_blur": [1]}, {"gaussian_blur": [1]}]}, "at 1 stands twice"),
+        (
+            {"shifts": [{"gaussian_blur": [1]}, {"gaussian_blur": {"sigma": 2, "kernel_size": 5}}]},
+            "swept twice with different parameters",
+        ),
+        ({"bootstrap": 10}, "bootstrap: .*greater than or equal to 100"),
+    ],
+)
+def test_a_study_that_is_wrong_gets_one_clear_sentence(changes, words):
+    with pytest.raises(InputError, match=words) as caught:
+        check_study(minimal(**changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_defaults_lie_under_every_model_and_overrides_over_it(study_file):
+    path = study_file()
+    study = load_study(path)
+    assert study.models["mixup"].recipe.mixup == 0.3
+    assert study.models["mixup"].recipe.learning_rate == 0.01
+    assert study.models["basic"].recipe.mixup == 0
+    changed = load_study(
+        path,
+        ["recipe.epochs=7", "models.basic.recipe.mixup=1/4", "data.size=8", "seeds=[3, 4]"],
+        only=["basic"],
+    )
+    assert list(changed.models) == ["basic"]
+    assert changed.models["basic"].recipe.epochs == 7
+    assert changed.models["basic"].recipe.mixup == 0.25
+    assert (changed.data.size, changed.seeds) == (8, [3, 4])
+    assert [shift.id for shift in study.all_shifts()] == [
+        "clean",
+        "brightness_factor,factor=0.3",
+        "brightness_factor,factor=2",
+        "gaussian_blur,sigma=1,kernel_size=5",
+        "gaussian_blur,sigma=2,kernel_size=5",
+    ]
+
+
+def test_a_resolved_study_reads_back_as_itself(study_file):
+    study = load_study(study_file())
+    assert check_study(parse_yaml(dump_yaml(study.model_dump(mode="json")))) == study
+
+
+@pytest.mark.parametrize("name", packaged_studies())
+def test_packaged_studies_are_valid_and_say_what_to_expect(name):
+    study = load_study(name)
+    assert study.name == name
+    header = packaged_studies()[name].partition("name:")[0]
+    assert all(word in header for word in ("command", "time", "hardware", "expect"))
+
+
+def contents(folder, *patterns):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for pattern in patterns
+        for path in sorted(folder.glob(pattern))
+    }
+
+
+RESULTS = ("scores.csv", "models/*/*/model.safetensors", "predictions/**/*.parquet", "tables/*")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, colour_folder):
+    """An uninterrupted run."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("whole")
+    path = folder / "colours.yaml"
+    path.write_text(STUDY.format(folder=colour_folder, seeds="[0]", backbone=TINY_RESNET))
+    events = []
+    run = fw.run(path, out=folder / "run", device="cpu", progress=events.append)
+    return run, events
+
+
+def test_a_run_makes_the_folder_of_the_contract(whole):
+    run, _ = whole
+    names = {
+        path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()
+    }
+    expected = {"study.yaml", "provenance.json", "manifest.json", "scores.csv", "summary.csv"}
+    expected |= {"report.html", "samples/index.json"}
+    for model_name in ("basic", "mixup"):
+        folder = f"models/{model_name}/seed-0"
+        expected |= {
+            f"{folder}/{name}" for name in ("model.safetensors", "model.json", "history.csv")
+        }
+        shifts = ("clean", "brightness_factor,factor=2", "gaussian_blur,sigma=1,kernel_size=5")
+        expected |= {f"predictions/{model_name}/seed-0/{name}.parquet" for name in ("val", *shifts)}
+    assert expected <= names
+    assert not [name for name in names if "resume" in name or "partial" in name]
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    assert "models/basic/seed-0" in manifest["steps"]
+    assert run.scores.loc[run.scores.level == "mean", "shift"].nunique() == 3
+
+
+def test_progress_counts_up_to_its_total(whole):
+    _, events = whole
+    last = {event.task: event for event in events}
+    assert all(event.done == event.total for event in last.values())
+    assert any(task.startswith("train MixUp") for task in last)
+
+
+def test_a_finished_run_does_nothing_again(whole, study_file):
+    run, _ = whole
+    before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*.parquet")}
+    before |= {p: p.stat().st_mtime_ns for p in run.path.rglob("*.safetensors")}
+    for _ in execute(load_study(study_file()), run.path, device="cpu"):
+        pass
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+@pytest.mark.parametrize("stop_at", [2, 4, 7, 9, 12, 18])
+def test_a_run_stopped_anywhere_ends_the_same(whole, study_file, tmp_path, stop_at):
+    study, out = load_study(study_file()), tmp_path / "run"
+    stopped = execute(study, out, device="cpu")
+    for _ in range(stop_at):
+        next(stopped)
+    stopped.close()
+    for _ in execute(study, out, device="cpu"):
+        pass
+    assert contents(out, *RESULTS) == contents(whole[0].path, *RESULTS)
+
+
+def test_a_killed_process_is_taken_up_by_the_same_command(whole, study_file, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "fairweather", "run", str(study_file()), "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen([*command, "--device", "cpu"], env=environment)
+    resumable = out / "models/basic/seed-0/resume/state.pt"
+    deadline = time.monotonic() + 120
+    while not resumable.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (out / "scores.csv").exists()
+    done = subprocess.run(
+        [*command, "--device", "cpu"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert contents(out, *RESULTS) == contents(whole[0].path, *RESULTS)
+
+
+def test_a_changed_recipe_trains_again_and_an_unchanged_model_does_not(whole, study_file, tmp_path):
+    study, out = load_study(study_file()), tmp_path / "run"
+    for _ in execute(study, out, device="cpu"):
+        pass
+    basic = out / "models/basic/seed-0/model.safetensors"
+    other = out / "models/mixup/seed-0/model.safetensors"
+    before = basic.stat().st_mtime_ns, other.stat().st_mtime_ns
+    changed = load_study(study_file(), ["models.mixup.recipe.mixup=0.5"])
+    for _ in execute(changed, out, device="cpu"):
+        pass
+    after = basic.stat().st_mtime_ns, other.stat().st_mtime_ns
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
+def test_seeds_are_trained_and_averaged(study_file, tmp_path):
+    path = study_file(seeds="[0, 1]")
+    run = fw.run(path, out=tmp_path / "run", device="cpu", overrides=["recipe.epochs=1"])
+    clean = run.scores.query("shift == 'clean' and metric == 'accuracy' and model == 'basic'")
+    value = clean.set_index("seed").value
+    assert value["mean"] == pytest.approx((value["0"] + value["1"]) / 2)
+
+
+def test_a_sweep_keeps_every_try_and_trains_the_chosen_one(study_file, tmp_path):
+    overrides = ["models.basic.sweep={learning_rate: [1e-5, 1e-2], schedule: [none, cosine]}"]
+    overrides += ["models.basic.sweep_metric=nll", "recipe.epochs=2"]
+    run = fw.run(
+        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
+    )
+    table = pd.read_csv(run.path / "models/basic/sweep.csv")
+    assert list(table.columns) == [
+        "try",
+        "learning_rate",
+        "schedule",
+        "epoch",
+        "val_accuracy",
+        "val_loss",
+        "chosen",
+    ]
+    assert len(table) == 4
+    assert table.chosen.sum() == 1
+    best = table.loc[table.chosen].iloc[0]
+    assert best.val_loss == table.val_loss.min()
+    assert best.learning_rate == 0.01
+    used = json.loads((run.path / "models/basic/seed-0/model.json").read_text())
+    assert used["recipe"]["learning_rate"] == best.learning_rate
+    assert used["recipe"]["schedule"] == best.schedule
+    tried = run.path / f"models/basic/sweep/try-{best['try']}/model.safetensors"
+    final = run.path / "models/basic/seed-0/model.safetensors"
+    assert final.read_bytes() == tried.read_bytes()
+
+
+def test_pretrained_rows_are_normalised_by_their_weights(study_file, tmp_path):
+    overrides = ["models.mixup.backbone=timm:tf_efficientnet_lite0", "models.mixup.weights=lite0"]
+    overrides += ["recipe.epochs=1", "models.mixup.recipe.freeze_batchnorm=true"]
+    run = fw.run(
+        study_file(backbone=TINY_EFFICIENTNET),
+        out=tmp_path / "run",
+        device="cpu",
+        overrides=overrides,
+    )
+    scratch, tuned = (
+        fw.load_model(f"run:{run.path}/models/{name}/seed-0") for name in ("basic", "mixup")
+    )
+    dataset = fw.load_data(load_study(study_file()).data.source, size=16)
+    assert scratch.mean.flatten().tolist() == pytest.approx(dataset.mean)
+    assert tuned.mean.flatten().tolist() == [0.5] * 3
+    fresh = fw.load_model("timm:tf_efficientnet_lite0", classes=3, weights="lite0")
+    assert torch.equal(tuned.network.bn1.running_mean, fresh.network.bn1.running_mean)
+
+
+def test_data_without_training_images_cannot_train(study_file, colour_folder, tmp_path):
+    only_test = tmp_path / "only"
+    only_test.mkdir()
+    (only_test / "test").symlink_to(colour_folder / "test")
+    with pytest.raises(InputError, match="has no training images"):
+        fw.run(study_file(), out=tmp_path / "run", overrides=[f"data.source='folder:{only_test}'"])
