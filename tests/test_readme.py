@@ -1,0 +1,56 @@
+"""What the README shows is what happens."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from fairweather.study import load_study
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_readme_opens_with_the_two_commands_then_a_picture_then_python():
+    assert README.index("make demo") < README.index("make test") < README.index("![")
+    assert README.index("![") < README.index("```python")
+
+
+def test_the_python_example_runs_and_shows_the_fall(tmp_path):
+    (example,) = blocks("python")
+    assert 8 <= len(example.strip().splitlines()) <= 12
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    day, night = done.stdout.splitlines()
+    pattern = r"(day|night): ([\d.]+)% right \[[\d.]+%, [\d.]+%\], [+-][\d.]+% too sure, n = 1000"
+    found = [re.fullmatch(pattern, line) for line in (day, night)]
+    assert float(found[0][2]) > 90
+    assert float(found[1][2]) < float(found[0][2]) - 20
+
+
+def test_the_study_is_valid(tmp_path):
+    (text,) = blocks("yaml")
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    study = load_study(path, ["recipe.epochs=2"], only=["pretrained"])
+    assert study.models["pretrained"].recipe.epochs == 2
+    assert len(study.all_shifts()) == 9
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"make (\w+)", README))))
+def test_the_make_targets_exist(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))), ids=lambda link: link
+)
+def test_linked_files_exist(link):
+    assert (ROOT / link).exists()
