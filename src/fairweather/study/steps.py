@@ -17,7 +17,7 @@ from fairweather.study.context import Context, Event
 from fairweather.study.describe import describe
 from fairweather.study.samples import write_samples
 from fairweather.study.schema import Study
-from fairweather.study.training_steps import model_spec, trainings
+from fairweather.study.training_steps import model_spec, seed_title, trainings
 from fairweather.types import Cell, Dataset, Predictions
 
 # Each is raised when its step makes something else of the same inputs.
@@ -80,7 +80,7 @@ def _predictions(context: Context, name: str, seed: int) -> Iterator[Event]:
     val_inputs = inputs[cells[0]] | {"data": context.digests.get("val")}
     todo = [cell for cell in cells if not run.is_done(cell.id, inputs[cell])]
     val_is_done = dataset.val is None or run.is_done(val_step, val_inputs)
-    task = f"predict {study.models[name].title}, seed {seed}"
+    task = f"predict {seed_title(context, name, seed)}"
     done = len(cells) - len(todo)
     yield Event(task, done, len(cells))
     if val_is_done and not todo:

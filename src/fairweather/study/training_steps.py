@@ -61,11 +61,17 @@ def trainings(context: Context, name: str, entry: ModelEntry) -> Iterator[Event]
     recipe = chosen.recipe if chosen else entry.recipe
     for seed in context.study.seeds:
         folder = f"models/{name}/seed-{seed}"
-        title = f"{entry.title}, seed {seed}" if len(context.study.seeds) > 1 else entry.title
+        title = seed_title(context, name, seed)
         training = Training(folder, title, model_spec(context.dataset, entry), recipe, seed)
         if chosen and chosen.seed == seed:
             _adopt(context, chosen, training)
         yield from train_step(context, training)
+
+
+def seed_title(context: Context, name: str, seed: int) -> str:
+    """Name a model, and its seed where there are several."""
+    title = context.study.models[name].title
+    return f"{title}, seed {seed}" if len(context.study.seeds) > 1 else title
 
 
 def train_step(context: Context, training: Training) -> Iterator[Event]:
