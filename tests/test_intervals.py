@@ -9,6 +9,7 @@ import pytest
 from fairweather import metrics
 from fairweather.errors import InputError
 from fairweather.metrics import METRICS, Estimate, intervals, mean_estimate, to_score
+from fairweather.scores import with_means
 from fairweather.types import Predictions
 
 NAMES = [metric.name for metric in METRICS]
@@ -136,7 +137,7 @@ def test_means_resample_images_and_not_cells():
     assert (score.low, score.value, score.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
-def test_equal_images_have_intervals_without_width():
+def test_equal_images_have_no_width_but_that_of_a_share():
     logits = np.tile(np.float32([0, 1, 2]), (40, 1))
     labels = np.full(40, 2)
     columns = metrics.per_image(logits, labels)
@@ -144,8 +145,19 @@ def test_equal_images_have_intervals_without_width():
         Predictions(np.arange(40), labels, *columns, logits, ("a", "b", "c")), 50
     )
     assert math.isnan(scores.pop("macro_auc").value)
-    for score in scores.values():
-        assert (score.low, score.high) == pytest.approx((score.value, score.value), abs=1e-9)
+    shares = {metric.name for metric in METRICS if metric.interval == "share"}
+    for name, score in scores.items():
+        # 40 of 40 right is no proof of perfection: the Wilson interval starts at 1 / (1 + z² / n).
+        low = 1 / (1 + 1.96**2 / 40) if name in shares else score.value
+        assert (score.low, score.high) == pytest.approx((low, score.value), abs=1e-5)
+
+
+def test_a_share_of_nothing_is_not_certain():
+    logits, labels = np.tile([[0.0, 3.0, 0.0]], (12, 1)), np.zeros(12, dtype=int)
+    columns = metrics.per_image(logits, labels)
+    predictions = Predictions(np.arange(12), labels, *columns, None, ("a", "b", "c"))
+    accuracy = metrics.score(predictions, resamples=100)["accuracy"]
+    assert tuple(accuracy) == pytest.approx((0, 0, 0.242, 12), abs=1e-3)
 
 
 def test_percentile_interval_leaves_out_resamples_without_a_value():
@@ -200,7 +212,7 @@ def test_bad_input_is_named(call, message):
 def test_bias_corrected_intervals_hold_the_truth(binning, error, drop, cells):
     """The model is right `drop` less often than it says, in every bin: that is its true error."""
     evaluate = getattr(metrics, error)
-    n, trials, inside = 300, 60, 0
+    n, trials, inside, widths = 300, 60, 0, []
     for trial in range(trials):
         generator = np.random.default_rng([7, trial])
         weights = metrics.bootstrap_weights(n, resamples=150, seed=trial).astype(np.float64)
@@ -212,8 +224,11 @@ def test_bias_corrected_intervals_hold_the_truth(binning, error, drop, cells):
             estimates.append(Estimate(value, replicates, n, "bias-corrected"))
         score = to_score(mean_estimate(estimates), (0, 1))
         inside += score.low <= drop <= score.high
+        widths.append(score.high - score.low)
     # 95 % less three standard errors. The percentile interval never holds an error of 0.
     assert inside / trials >= 0.86
+    # And it is an interval that says something.
+    assert np.mean(widths) < 0.2
 
 
 # The report's published runs: level, accuracy, RMS calibration error (10 equal-width bins).
@@ -277,15 +292,50 @@ PRINTED_RMS = {
 }
 
 
-@pytest.mark.parametrize("run", PUBLISHED)
-def test_means_over_levels_are_the_published_tables(run):
-    def mean(rows, column):
-        cells = [Estimate(row[column], np.zeros(1), n=7180) for row in rows]
-        return mean_estimate(cells).value
+# Tables 7 and 8 (per level, in percent) and 5 (their means), as printed.
+PETS = {
+    "No Pretraining": ([66.2, 72.7, 68.6, 62.4], [73.6, 71.3, 64.4, 56.4], (67.5, 66.4)),
+    "Supervised": ([96.1, 96.2, 96.5, 94.9], [96.3, 96.3, 94.3, 93.0], (96.0, 95.0)),
+    "Self-Supervised": ([91.1, 92.8, 93.4, 92.4], [92.4, 92.0, 86.3, 82.9], (92.4, 88.4)),
+}
 
-    brightness, blur = PUBLISHED[run].values()
-    clean = [row for row in brightness if row[0] == 1.0]
-    shifted = [row for row in brightness if row[0] != 1.0]
-    rows = (clean, shifted, blur)
-    assert tuple(round(100 * mean(cells, 1), 1) for cells in rows) == PRINTED_ACCURACY[run]
-    assert tuple(round(mean(cells, 2), 3) for cells in rows) == PRINTED_RMS[run]
+
+def run_means(model, levels):
+    """The means that a run would write: value by shift, through the same function."""
+    cells = [
+        ((model, "0", shift, str(level)), {"metric": Estimate(value, np.zeros(1), n=7180)})
+        for shift, values in levels.items()
+        for level, value in values
+    ]
+    table = with_means(cells)
+    return {
+        shift: estimates["metric"].value
+        for (_, _, shift, level), estimates in table.items()
+        if level in ("none", "mean") and shift != "all"
+    }
+
+
+@pytest.mark.parametrize("run", PUBLISHED)
+@pytest.mark.parametrize(
+    ("column", "unit", "digits", "printed"), [(1, 100, 1, PRINTED_ACCURACY), (2, 1, 3, PRINTED_RMS)]
+)
+def test_means_over_levels_are_tables_1_and_2(run, column, unit, digits, printed):
+    brightness, blur = (
+        [(row[0], row[column]) for row in PUBLISHED[run][name]] for name in ("brightness", "blur")
+    )
+    levels = {
+        "clean": [("none", value) for level, value in brightness if level == 1.0],
+        "brightness": [(level, value) for level, value in brightness if level != 1.0],
+        "blur": blur,
+    }
+    found = run_means(run, levels)
+    rounded = tuple(round(unit * found[shift], digits) for shift in levels)
+    assert rounded == printed[run]
+
+
+@pytest.mark.parametrize("row", PETS)
+def test_means_over_levels_are_table_5(row):
+    """Levels and means are both printed rounded to 0.05. Table 6 has no printed levels."""
+    brightness, blur, printed = PETS[row]
+    found = run_means(row, {"brightness": enumerate(brightness), "blur": enumerate(blur)})
+    assert (found["brightness"], found["blur"]) == pytest.approx(printed, abs=0.1)

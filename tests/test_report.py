@@ -11,58 +11,45 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from fairweather.errors import InputError
-from fairweather.metrics import (
-    METRICS,
-    bootstrap_weights,
-    evaluate_metrics,
-    mean_estimate,
-    per_image,
-    to_score,
-)
+from fairweather.metrics import METRICS, per_image
 from fairweather.report import build_report
+from fairweather.report.figures import model_color, model_shape
 from fairweather.report.page import FORMULAS
-from fairweather.report.reading import read_contents
+from fairweather.report.pictures import mixup_figure, shifts_figure
+from fairweather.report.reading import read_contents, read_samples
 from fairweather.report.reliability import worst_conditions
-from fairweather.report.tables import build_tables, describe_metric
-from fairweather.runs import RunFolder
-from fairweather.types import Predictions
+from fairweather.report.tables import build_tables, describe_metric, escape_latex
+from fairweather.runs import RunFolder, provenance
+from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
+from fairweather.study.describe import describe_shifts
+from fairweather.study.samples import write_samples
+from fairweather.study.schema import Study
+from fairweather.study.yamlfile import dump_yaml
+from fairweather.types import Cell, Dataset, Images, Predictions
 
 HOSTILE = "<script>alert(1)</script> & 50% of a_b | \\input{x}"
 HOSTILE_CLASS = "<b>0</b>|\"'"
-MODELS = {"basic": "Basic", "mixup_aug": HOSTILE, "pretrained": "MixUp + Aug + PT"}
-BOUNDS = {metric.name: metric.bounds for metric in METRICS}
-SWEEPS = [
-    {
-        "name": "brightness_factor",
-        "title": "Brightness",
-        "level_title": "brightness factor f",
-        "neutral": 1.0,
-        "note": "",
-        "cells": [
-            {"id": f"brightness_factor,factor={level}", "level": level} for level in (0.7, 0.9, 1.2)
-        ],
-    },
-    {
-        "name": "gaussian_blur",
-        "title": "Gaussian blur",
-        "level_title": "standard deviation σ (pixels)",
-        "neutral": 0.0,
-        "note": "kernel 5x5: effective sigma 0.88 at 0.9",
-        "cells": [
-            {"id": f"gaussian_blur,sigma={level},kernel_size=5", "level": level}
-            for level in (0.3, 0.9)
-        ],
-    },
+MODELS = {"basic": "Basic", "mixup_aug": HOSTILE, "pretrained": "MixUp + Aug, PT"}
+CHANGES = {
+    "basic": {"sweep": {"learning_rate": [0.001, 0.01]}},
+    "mixup_aug": {"recipe": {"mixup": 0.3, "rotation": {"degrees": 20, "probability": 0.4}}},
+}
+SHIFTS = [
+    {"brightness_factor": [0.7, 0.9, 1.2]},
+    {"gaussian_blur": {"sigma": [0.3, 0.9], "kernel_size": 5}},
 ]
+SHIFT_NAMES = ("brightness_factor", "gaussian_blur")
 
 
 def make_run(
@@ -70,69 +57,64 @@ def make_run(
     *,
     models: dict[str, str] = MODELS,
     seeds: Sequence[int] = (0,),
-    sweeps: list[dict] = SWEEPS,
+    shifts: list[dict] = SHIFTS,
     n: int = 200,
     classes: int = 10,
-    samples: bool = True,
+    size: tuple[int, int] | None = (28, 28),
     logits: bool = True,
 ) -> RunFolder:
     run = RunFolder(path)
-    names = [HOSTILE_CLASS, *map(str, range(1, classes))]
+    names = (HOSTILE_CLASS, *map(str, range(1, classes)))
     described = {
-        name: {
-            "title": title,
-            "backbone": "timm:resnet18",
-            "weights": "none",
-            "stem": "small",
-            "input_size": None,
-            "recipe": {"epochs": 12, "learning_rate": 1e-3, "rotation": {"degrees": 20}},
-        }
+        name: {"title": title, "backbone": "timm:resnet18", **CHANGES.get(name, {})}
         for name, title in models.items()
     }
-    study = {
+    entries = {
         "name": "synthetic",
         "title": "A synthetic study",
         "description": "What does the report make of numbers that were made up?",
+        "data": {"source": "mnist5k"},
         "seeds": list(seeds),
-        "bootstrap": 40,
+        "shifts": shifts,
+        "bootstrap": 100,
         "models": described,
     }
-    run.write("study.yaml", yaml.safe_dump(study, sort_keys=False))
-    run.write("provenance.json", json.dumps(make_provenance(names, sweeps, n)))
-    write_scores(run, models, seeds, sweeps, names, n, logits)
-    for offset, name in enumerate(models):
+    study = Study.model_validate_json(json.dumps(entries))
+    run.write("study.yaml", dump_yaml(study.model_dump(mode="json")))
+    run.write("provenance.json", json.dumps(make_provenance(study, names, n)))
+    make_scores(run, study, names, n, logits)
+    for offset, (name, entry) in enumerate(study.models.items()):
         for seed in seeds:
-            run.write(f"models/{name}/seed-{seed}/history.csv", make_history(offset, seed))
+            folder = f"models/{name}/seed-{seed}"
+            run.write(f"{folder}/history.csv", make_history(offset, seed))
+            # As if the last try of a sweep had won.
+            recipe = entry.tries()[-1].recipe
+            run.write(f"{folder}/model.json", json.dumps({"recipe": asdict(recipe)}))
     run.write("models/basic/sweep.csv", "learning_rate,val_accuracy\n0.001,0.81\n0.01,<i>NaN</i>\n")
-    if samples:
-        write_samples(run, sweeps, names)
+    if size:
+        dataset = make_dataset(names, *size)
+        write_samples(run, dataset, study.all_shifts(), shift_seed=0, mixup=True)
     return run
 
 
-def make_provenance(classes: list[str], sweeps: list[dict], n: int) -> dict:
-    return {
-        "time": "2026-01-02T03:04:05+00:00",
+def make_provenance(study: Study, classes: Sequence[str], n: int) -> dict:
+    return provenance(torch.device("cpu")) | {
         "command": "fairweather run synthetic",
         "git": {"revision": "0123abc", "dirty": True},
-        "python": "3.12.0",
-        "platform": "Linux",
-        "versions": {"torch": "2.9.0"},
-        "hardware": {"device": "cpu", "cpu": "A CPU", "cores": 2, "threads": 1},
         "data": {
             "name": "digits",
             "classes": classes,
-            "counts": {"train": 900, "val": 100, "test": n},
             "digests": {"test": "feed"},
             "mean": [0.13, 0.13, 0.13],
             "std": [0.3, 0.3, 0.3],
-            "notes": {"skipped": ["<broken>.jpg"]},
+            "notes": {"images": {"test": n}, "skipped_names": ["<broken>.jpg"]},
         },
-        "shifts": sweeps,
+        "shifts": describe_shifts(study.all_shifts()),
     }
 
 
 def make_predictions(
-    rng: np.random.Generator, labels: np.ndarray, names: list[str], skill: float, logits: bool
+    rng: np.random.Generator, labels: np.ndarray, names: Sequence[str], skill: float, logits: bool
 ) -> Predictions:
     drawn = rng.normal(size=(len(labels), len(names)))
     drawn[np.arange(len(labels)), labels] += skill
@@ -147,55 +129,29 @@ def make_predictions(
     )
 
 
-def write_scores(run, models, seeds, sweeps, names, n, logits) -> None:
+def make_scores(run: RunFolder, study: Study, names: Sequence[str], n: int, logits: bool) -> None:
+    """Predict worse the further from the clean images, and score with the product's own code."""
     rng = np.random.default_rng(0)
     labels = rng.integers(len(names), size=n)
-    weights = bootstrap_weights(n, resamples=40)
-    estimates = {}
-    for offset, model in enumerate(models):
-        for seed in seeds:
-            cells = [("clean", "none", "clean", 0.0)]
-            for sweep in sweeps:
-                span = max(abs(cell["level"] - sweep["neutral"]) for cell in sweep["cells"])
-                for cell in sweep["cells"]:
-                    harm = abs(cell["level"] - sweep["neutral"]) / span
-                    cells.append((sweep["name"], f"{cell['level']:g}", cell["id"], harm))
-            for shift, level, cell_id, harm in cells:
+    sweeps = {sweep["name"]: sweep for sweep in describe_shifts(study.all_shifts())}
+    cells = []
+    for offset, model in enumerate(study.models):
+        for seed in study.seeds:
+            for shift in study.all_shifts():
+                harm = 0.0
+                if shift.level is not None:
+                    sweep = sweeps[shift.name]
+                    levels = [cell["level"] for cell in sweep["cells"]]
+                    span = max(abs(level - sweep["neutral"]) for level in levels)
+                    harm = abs(shift.level - sweep["neutral"]) / span
+                cells.append(Cell(model, seed, shift))
                 skill = 3.4 + 0.3 * offset - (2.6 - 0.4 * offset) * harm**1.3
                 predictions = make_predictions(rng, labels, names, skill, logits)
-                file = f"predictions/{model}/seed-{seed}/{cell_id.replace('/', '__')}.parquet"
-                run.write_predictions(file, predictions)
-                estimates[model, str(seed), shift, level] = evaluate_metrics(predictions, weights)
-    rows = [
-        (*place, metric, *to_score(estimate, BOUNDS[metric]))
-        for place, by_metric in add_means(estimates).items()
-        for metric, estimate in by_metric.items()
-    ]
-    header = ["model", "seed", "shift", "level", "metric", "value", "low", "high", "n"]
-    run.write("scores.csv", pd.DataFrame(rows, columns=header).to_csv(index=False))
-
-
-def add_means(estimates: dict) -> dict:
-    """Means over the levels of a shift, over the shifts, and over the seeds."""
-
-    def mean(keys):
-        return {m: mean_estimate([estimates[k][m] for k in keys]) for m in estimates[keys[0]]}
-
-    runs = list(dict.fromkeys(key[:2] for key in estimates))
-    for model, seed in runs:
-        mine = [key for key in estimates if key[:2] == (model, seed) and key[2] != "clean"]
-        shifts = list(dict.fromkeys(key[2] for key in mine))
-        for shift in shifts:
-            keys = [key for key in mine if key[2] == shift]
-            estimates[model, seed, shift, "mean"] = mean(keys)
-        if shifts:
-            keys = [(model, seed, shift, "mean") for shift in shifts]
-            estimates[model, seed, "all", "mean"] = mean(keys)
-    if len({seed for _, seed in runs}) > 1:
-        for model, shift, level in dict.fromkeys((k[0], k[2], k[3]) for k in list(estimates)):
-            keys = [k for k in estimates if (k[0], k[2], k[3]) == (model, shift, level)]
-            estimates[model, "mean", shift, level] = mean(keys)
-    return estimates
+                run.write_predictions(str(cells[-1].path), predictions)
+    estimates = estimate_cells(
+        cells, lambda cell: run.read_predictions(str(cell.path)), study.bootstrap
+    )
+    run.write("scores.csv", to_csv(to_frame(with_means(estimates))))
 
 
 def make_history(offset: int, seed: int) -> str:
@@ -215,26 +171,16 @@ def make_history(offset: int, seed: int) -> str:
     return pd.DataFrame(columns).to_csv(index=False)
 
 
-def write_samples(run: RunFolder, sweeps: list[dict], names: list[str], side: int = 28) -> None:
-    shown = [HOSTILE_CLASS, *names[1:6]]
-    y, x = np.mgrid[:side, :side] / side
-    waves = [np.sin(9 * (x * (k + 1) / 3 + y)) * np.cos(4 * (y - x * k / 4)) for k in range(6)]
-    strip = np.stack([128 + 100 * np.concatenate(waves, axis=1)] * 3, axis=-1)
-    strips = {"clean": "samples/clean.png"}
-    strips |= {cell["id"]: f"samples/{cell['id']}.png" for s in sweeps for cell in s["cells"]}
-    for number, name in enumerate(strips.values()):
-        run.write(name, encode(np.clip(strip * (1 - 0.06 * number), 0, 255)))
-    mixed = np.concatenate([strip[:, :side], strip[:, side : 2 * side]] * 2, axis=1)[:, : 3 * side]
-    run.write("samples/mixup.png", encode(mixed))
-    mixup = {"file": "samples/mixup.png", "labels": shown[:2], "weight": 0.3}
-    index = {"labels": shown, "strips": strips, "mixup": mixup}
-    run.write("samples/index.json", json.dumps(index))
-
-
-def encode(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
+def make_dataset(classes: Sequence[str], width: int, height: int) -> Dataset:
+    """One test picture of each of six classes and two training pictures, all different."""
+    y, x = np.mgrid[:height, :width] / max(width, height)
+    waves = np.stack(
+        [np.sin(9 * (x * (k + 1) / 3 + y)) * np.cos(4 * (y - x * k / 4)) for k in range(6)]
+    )
+    gray = torch.from_numpy((128 + 100 * waves).astype(np.uint8))
+    pictures = gray[:, None].repeat(1, 3, 1, 1)
+    test = Images(pictures, torch.arange(6), torch.arange(6), tuple(classes))
+    return Dataset("digits", test[:2], test[:2], test, (0.5,) * 3, (0.3,) * 3)
 
 
 class Page(html.parser.HTMLParser):
@@ -267,10 +213,27 @@ def names(run) -> list[str]:
 def bare(tmp_path_factory) -> RunFolder:
     """Two seeds, three classes, no pictures, no logits, and one model that was not trained."""
     path = tmp_path_factory.mktemp("report") / "bare"
-    made = make_run(path, seeds=(0, 1), classes=3, n=60, samples=False, logits=False)
+    made = make_run(path, seeds=(0, 1), classes=3, n=60, size=None, logits=False)
     shutil.rmtree(path / "models" / "pretrained")
     build_report(made)
     return made
+
+
+@pytest.fixture(scope="module")
+def changed(run, tmp_path_factory) -> RunFolder:
+    """The first run with a long class name, another recipe, and a sweep that the study has not."""
+    copy = RunFolder(tmp_path_factory.mktemp("report") / "changed")
+    shutil.copytree(run.path, copy.path)
+    index = json.loads((copy.path / "samples/index.json").read_text())
+    index["labels"][0] = "american_bulldog"
+    copy.write("samples/index.json", json.dumps(index))
+    path = "models/basic/seed-0/model.json"
+    recipe = json.loads((copy.path / path).read_text())["recipe"]
+    recipe |= {"optimizer": "sgd", "schedule": "exponential"}
+    copy.write(path, json.dumps({"recipe": recipe}))
+    copy.write("models/pretrained/sweep.csv", "mixup,val_accuracy\nstale,0.5\n")
+    build_report(copy)
+    return copy
 
 
 @pytest.fixture(scope="module")
@@ -301,9 +264,9 @@ def markdown_cells(run: RunFolder, name: str) -> list[list[str]]:
 def test_every_file_that_is_named_is_there_and_no_other(run, names):
     tables = {path.stem for path in (run.path / "tables").iterdir()}
     per_shift = {
-        f"{metric}_{sweep['name']}"
+        f"{metric}_{shift}"
         for metric in ("accuracy", "rms_calibration_error")
-        for sweep in SWEEPS
+        for shift in SHIFT_NAMES
     }
     summaries = {"summary_accuracy", "summary_rms_calibration_error"}
     assert tables == per_shift | summaries | {"clean_metrics"}
@@ -357,18 +320,56 @@ def test_clean_metrics_has_a_row_a_metric_without_aliases(run, names):
         assert row[1].strip() == expected(run, model="basic", **place).replace("-", "−")
 
 
-def test_summary_and_table_rows_are_rows_of_scores(run, names):
+def test_summary_rows_are_rows_of_scores(run, names):
     scores = [tuple(row.values()) for row in read_scores(run)]
     summary = [tuple(row.values()) for row in read_scores(run, "summary.csv")]
-    assert len(summary) == 2 * len(MODELS) * (1 + len(SWEEPS))
+    assert len(summary) == 2 * len(MODELS) * (1 + len(SHIFTS))
     assert len(set(summary)) == len(summary)
-    for table in (run.path / "tables").glob("*.csv"):
-        assert {tuple(row.values()) for row in read_scores(run, f"tables/{table.name}")} <= set(
-            scores
-        )
     assert set(summary) <= set(scores)
     shown = {row["metric"] for row in read_scores(run, "summary.csv")}
     assert shown == {"accuracy", "rms_calibration_error"}
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "places"),
+    [
+        (
+            "summary_accuracy",
+            "accuracy",
+            {
+                "clean": ("clean", "none"),
+                "brightness_factor mean": ("brightness_factor", "mean"),
+                "gaussian_blur mean": ("gaussian_blur", "mean"),
+            },
+        ),
+        (
+            "rms_calibration_error_gaussian_blur",
+            "rms_calibration_error",
+            {f"gaussian_blur {level}": ("gaussian_blur", level) for level in ("0.3", "0.9")},
+        ),
+    ],
+)
+def test_csv_has_a_row_a_model_and_the_numbers_of_scores(run, names, name, metric, places):
+    rows = read_scores(run, f"tables/{name}.csv")
+    parts = {"": "value", " low": "low", " high": "high"}
+    columns = [f"{key}{part}" for key in places for part in parts]
+    assert list(rows[0]) == ["model", "title", *columns]
+    assert {row["model"]: row["title"] for row in rows} == MODELS
+    scores = read_scores(run)
+    for row in rows:
+        for key, (shift, level) in places.items():
+            place = {"model": row["model"], "shift": shift, "level": level, "metric": metric}
+            [score] = [score for score in scores if place.items() <= score.items()]
+            assert [row[key + part] for part in parts] == [score[c] for c in parts.values()]
+
+
+def test_csv_of_all_metrics_has_a_row_a_metric_like_the_table(run, names):
+    rows = read_scores(run, "tables/clean_metrics.csv")
+    assert [row["metric"] for row in rows] == [m.name for m in METRICS if m.alias_of is None]
+    assert list(rows[0])[:6] == ["metric", "title", "basic", "basic low", "basic high", "mixup_aug"]
+    # A fraction must not stand beside a per cent sign.
+    assert rows[0]["title"] == "Accuracy"
+    assert 0 < float(rows[0]["basic"]) < 1
 
 
 def test_caption_says_bins_norm_images_resamples_and_seeds(run, bare, names):
@@ -376,12 +377,20 @@ def test_caption_says_bins_norm_images_resamples_and_seeds(run, bare, names):
     for words in (
         "10 equal-width bins, L2 norm",
         "standard deviation σ (pixels)",
-        "effective sigma 0.88 at 0.9",
-        "95 % bootstrap intervals",
-        "n = 200 test images, 40 resamples, seed 0",
+        "0.9: a 5x5 kernel leaves an effective σ of 0.88",
+        "95 % bootstrap intervals over images, bias-corrected: binning noise inflates the value",
+        "n = 200 test images, 100 resamples, seed 0",
     ):
         assert words in caption
-    assert "mean of seeds 0, 1" in (bare.path / "tables/summary_accuracy.md").read_text()
+    accuracy = (bare.path / "tables/summary_accuracy.md").read_text()
+    assert "mean of seeds 0, 1; the intervals are for this mean and do not include" in accuracy
+    assert "bias-corrected" not in accuracy
+
+
+def test_maximum_calibration_error_is_called_indicative(run, names, page):
+    caption = (run.path / "tables/clean_metrics.md").read_text()
+    assert "those of the maximum calibration error are indicative only" in caption
+    assert "its interval is indicative only" in page.text
 
 
 def test_several_seeds_show_their_mean(bare):
@@ -399,7 +408,8 @@ def test_absent_metrics_and_pictures_are_left_out(bare):
     assert not (bare.path / "figures/mixup.svg").exists()
     curves = (bare.path / "figures/training_curves.svg").read_text()
     assert "Basic" in curves
-    assert "MixUp + Aug + PT" not in curves
+    assert MODELS["pretrained"] not in curves
+    assert "up to 10,000 clean training images, at the end of each epoch" in curves
     page = Page((bare.path / "report.html").read_text())
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 4
     assert "macro_auc" not in page.text
@@ -428,6 +438,11 @@ def test_latex_has_a_column_for_each_number_and_escapes_names(run, names):
     )
 
 
+@pytest.mark.parametrize("title", ["[a]", "* b"])
+def test_latex_does_not_take_a_title_for_an_argument(title):
+    assert escape_latex(title) == f"{{{title[0]}}}{title[1:]}"
+
+
 def test_markdown_escapes_names(run, names):
     text = (run.path / "tables/accuracy_gaussian_blur.md").read_text()
     assert "<" not in text
@@ -451,7 +466,7 @@ def test_figures_are_xml_and_pictures_of_the_same_shape(run, names):
 def svg_texts(run: RunFolder, name: str) -> list[str]:
     root = ET.fromstring((run.path / "figures" / f"{name}.svg").read_text())
     return [
-        "".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")
+        " ".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")
     ]
 
 
@@ -461,7 +476,23 @@ def test_level_figures_name_shifts_models_units_and_intervals(run, names):
         for words in ("Brightness", "Gaussian blur", "brightness factor f", "clean", HOSTILE):
             assert words in texts
         assert any(text.startswith(label) for text in texts)
-        assert any("95 % intervals; n = 200 test images" in text for text in texts)
+        whole = " ".join(texts)
+        assert "95 % intervals over images at each level, joined" in whole
+        assert "n = 200 test images" in whole
+    assert "RMS calibration error (10 equal-width bins, L2 norm). Bands" in whole
+    assert "bias-corrected" in whole
+
+
+def test_accuracy_starts_at_zero(run, names):
+    assert svg_texts(run, "accuracy").count("0%") == len(SHIFTS)
+
+
+def test_42_models_differ_in_colour_or_shape():
+    titles = [f"model {number}" for number in range(42)]
+    colors, shapes = (
+        encode(titles).to_dict()["scale"]["range"] for encode in (model_color, model_shape)
+    )
+    assert len(set(zip(colors, shapes, strict=True))) == 42
 
 
 def test_contact_sheet_names_every_level_and_class(run, names):
@@ -483,7 +514,34 @@ def test_pictures_are_enlarged_pixel_by_pixel(run, names):
     assert len(pixels) == 28 * factor > 28
     small = pixels[::factor, ::factor]
     assert np.array_equal(pixels, small.repeat(factor, axis=0).repeat(factor, axis=1))
-    assert {"0.30 × " + HOSTILE_CLASS, "+ 0.70 × 1"} <= set(svg_texts(run, "mixup"))
+    assert {"0.50 × " + HOSTILE_CLASS, "+ 0.50 × 1"} <= set(svg_texts(run, "mixup"))
+
+
+@pytest.mark.parametrize("size", [(48, 20), (20, 48), (150, 100)], ids=["wide", "tall", "large"])
+def test_rectangular_pictures_keep_their_shape(tmp_path, size):
+    made = make_run(tmp_path / "run", models={"basic": "Basic"}, n=20, size=size)
+    samples = read_samples(made)
+    figures = {
+        shifts_figure(read_contents(made), samples): 6 * (1 + 3 + 2),
+        mixup_figure(samples): 3,
+    }
+    with Image.open(made.path / "samples/clean.png") as file:
+        strip = file.convert("RGB")
+    width, height = size
+    for figure, count in figures.items():
+        uris = re.findall(r'href="data:image/png;base64,([^"]+)"', figure.svg)
+        assert len(uris) == count
+        for index, uri in enumerate(uris[:2]):
+            with Image.open(io.BytesIO(base64.b64decode(uri))) as picture:
+                factor = picture.width / width
+                assert picture.height == pytest.approx(height * factor, abs=1)
+                method = Image.Resampling.NEAREST if max(size) < 64 else Image.Resampling.LANCZOS
+                one = strip.crop((index * width, 0, (index + 1) * width, height))
+                assert picture.tobytes() == one.resize(picture.size, method).tobytes()
+
+
+def test_long_class_names_stand_in_two_lines(changed):
+    assert {"american_", "bulldog", "1"} <= set(svg_texts(changed, "shifts"))
 
 
 def test_reliability_shows_the_least_accurate_level_of_each_shift(run, names):
@@ -538,16 +596,57 @@ def test_page_describes_every_figure(page, names):
     assert all(len(image["alt"] or "") > 40 for image in images)
 
 
+def test_page_separates_titles_by_more_than_commas(page):
+    [alt] = [a["alt"] for tag, a in page.tags if tag == "img" and a["alt"].startswith("Reliab")]
+    assert f"Models: {'; '.join(MODELS.values())}." in alt
+    assert "Clean; Brightness, f = 0.7; Gaussian blur, σ = 0.9" in alt
+    assert "the level of each shift at which the models' mean accuracy is lowest" in alt
+
+
 def test_page_answers_first_and_says_how(run, page):
     text = " ".join(page.text.split())
-    assert text.index("A synthetic study") < text.index("Basic is right on") < text.index("Summary")
+    assert text.index("A synthetic study") < text.index("Basic Accuracy:") < text.index("Summary")
     place = {"model": "basic", "metric": "rms_calibration_error"}
     clean = expected(run, shift="clean", level="none", **place)
+    dark = expected(run, shift="brightness_factor", level="mean", **place)
     blurred = expected(run, shift="gaussian_blur", level="mean", **place)
-    assert f"Its RMS calibration error is {clean} clean" in text
-    assert f"{blurred} under Gaussian blur." in text
-    for words in ("fairweather run synthetic", "0123abc", "feed", "A CPU", "effective sigma 0.88"):
+    assert (
+        f"RMS calibration error: {clean} on clean images. "
+        f"Mean over the levels: Brightness {dark}; Gaussian blur {blurred}." in text
+    )
+    assert "RMS calibration error (10 equal-width bins, L2 norm): 0 means" in text
+    for words in ("fairweather run synthetic", "0123abc", "feed", "hardware.cpu", "σ of 0.88"):
         assert words in text
+
+
+def settings(run: RunFolder) -> dict[str, list[str]]:
+    text = (run.path / "report.html").read_text()
+    rows = re.findall(r'<tr><th scope="row">([\w.]+)</th>((?:<td>.*?</td>)+)</tr>', text)
+    return {key: re.findall("<td>(.*?)</td>", cells) for key, cells in rows}
+
+
+def test_page_shows_the_recipe_that_a_sweep_chose(run, names):
+    study = yaml.safe_load((run.path / "study.yaml").read_text())
+    assert study["models"]["basic"]["recipe"]["learning_rate"] == 0.001
+    shown = settings(run)
+    assert shown["recipe.learning_rate"] == ["0.01", "0.001", "0.001"]
+    assert shown["sweep.learning_rate"] == ["0.001; 0.01", "–", "–"]
+    assert shown["recipe.rotation"] == ["none", "20°, p = 0.4", "none"]
+
+
+def test_page_leaves_out_the_knobs_that_do_nothing(run, names, changed):
+    idle = {"recipe.momentum", "recipe.schedule_gamma", "recipe.schedule_step"}
+    assert not idle & settings(run).keys()
+    shown = settings(changed)
+    assert shown["recipe.momentum"] == ["0.9", "–", "–"]
+    assert shown["recipe.schedule_gamma"] == ["0.1", "–", "–"]
+    assert "recipe.schedule_step" not in shown
+
+
+def test_a_sweep_that_the_study_no_longer_has_is_not_shown(changed):
+    text = (changed.path / "report.html").read_text()
+    assert "hyperparameter sweep of Basic" in text
+    assert "stale" not in text
 
 
 def test_every_metric_has_a_formula():
@@ -567,11 +666,11 @@ def test_models_of_one_title_stay_apart(run, tmp_path):
 
 
 def test_a_study_without_shifts_is_reported(tmp_path):
-    run = make_run(tmp_path / "clean", models={"basic": "Basic"}, sweeps=[], n=50, samples=False)
+    run = make_run(tmp_path / "clean", models={"basic": "Basic"}, shifts=[], n=50, size=None)
     names = build_report(run)
     assert "figures/accuracy.svg" not in names
     assert "figures/reliability.svg" in names
-    assert "Basic is right on" in Page((run.path / "report.html").read_text()).text
+    assert "on clean images" in Page((run.path / "report.html").read_text()).text
 
 
 def test_a_run_without_scores_is_refused(run, tmp_path):

@@ -179,6 +179,18 @@ def test_one_seed_needs_no_mean_over_seeds(cells, toy_images):
     assert to_csv(frame).startswith("model,seed,shift,level,metric,value,low,high,n\n")
 
 
+def test_scores_come_back_as_they_were_written(tmp_path, toy_images):
+    """Models may be called NA, and levels may be close."""
+    shifts = sweep("brightness_factor", [0.33333333, 0.33333334])
+    cells = [Cell("NA", 0, shift) for shift in shifts]
+    frame = to_frame(with_means(estimate_cells(cells, lambda _: predictions_of(toy_images), 100)))
+    run = RunFolder(tmp_path)
+    run.write("scores.csv", to_csv(frame))
+    assert set(run.scores.model) == {"NA"}
+    assert {"0.33333333", "0.33333334", "mean"} <= set(run.scores.level)
+    assert to_csv(run.scores) == to_csv(frame)
+
+
 def test_cells_of_other_images_are_refused(cells, toy_images):
     stored = {cell: predictions_of(toy_images[: 96 - i]) for i, cell in enumerate(cells)}
     with pytest.raises(InputError, match="was predicted on other images than"):

@@ -7,16 +7,19 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.study import check_study, execute, load_study, packaged_studies
+from fairweather.study.describe import describe_shifts
 from fairweather.study.yamlfile import dump_yaml, parse_yaml
 
-from .conftest import TINY_EFFICIENTNET, TINY_RESNET
+from .conftest import COLOURS, TINY_EFFICIENTNET, TINY_RESNET, picture
 
 STUDY = """
 name: colours
@@ -132,6 +135,7 @@ def model(**keys):
             {"shifts": [{"gaussian_blur": [1]}, {"gaussian_blur": {"sigma": 2, "kernel_size": 5}}]},
             "swept twice with different parameters",
         ),
+        ({"shifts": [{"gaussian_blur": [2]}, {"gaussian_blur": [2.0]}]}, "at 2 stands twice"),
         ({"bootstrap": 10}, "bootstrap: .*greater than or equal to 100"),
     ],
 )
@@ -139,6 +143,13 @@ def test_a_study_that_is_wrong_gets_one_clear_sentence(changes, words):
     with pytest.raises(InputError, match=words) as caught:
         check_study(minimal(**changes))
     assert "\n" not in str(caught.value)
+
+
+def test_a_shift_may_be_swept_in_two_places():
+    shifts = [{"gaussian_blur": [2]}, {"brightness_factor": [0.5]}, {"gaussian_blur": [1]}]
+    described = describe_shifts(check_study(minimal(shifts=shifts)).all_shifts())
+    levels = [[cell["level"] for cell in sweep["cells"]] for sweep in described]
+    assert levels == [[2.0, 1.0], [0.5]]
 
 
 def test_defaults_lie_under_every_model_and_overrides_over_it(study_file):
@@ -338,6 +349,31 @@ def test_pretrained_rows_are_normalised_by_their_weights(study_file, tmp_path):
     assert tuned.mean.flatten().tolist() == [0.5] * 3
     fresh = fw.load_model("timm:tf_efficientnet_lite0", classes=3, weights="lite0")
     assert torch.equal(tuned.network.bn1.running_mean, fresh.network.bn1.running_mean)
+
+
+@pytest.mark.parametrize("size", [(24, 18), (18, 24)])
+def test_rectangles_go_all_the_way(study_file, tmp_path, size):
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        folder = tmp_path / "rectangles" / name
+        folder.mkdir(parents=True)
+        for number in range(12):
+            picture(colour, rng, 24).resize(size).save(folder / f"{number}.png")
+    overrides = [f"data={{source: 'folder:{tmp_path / 'rectangles'}'}}", "recipe.epochs=1"]
+    run = fw.run(study_file(), out=tmp_path / "run", device="cpu", overrides=overrides)
+    assert (run.path / "figures/shifts.png").exists()
+    with Image.open(run.path / "samples/clean.png") as strip:
+        assert strip.size == (3 * size[0], size[1])
+
+
+def test_one_class_is_nothing_to_classify(study_file, colour_folder, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "one" / split).mkdir(parents=True)
+        (tmp_path / "one" / split / "red").symlink_to(colour_folder / split / "red")
+    overrides = [f"data.source='folder:{tmp_path / 'one'}'"]
+    with pytest.raises(InputError, match="has only the class 'red'"):
+        fw.run(study_file(), out=tmp_path / "run", overrides=overrides)
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_without_training_images_cannot_train(study_file, colour_folder, tmp_path):

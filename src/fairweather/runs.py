@@ -94,7 +94,11 @@ class RunFolder:
     @property
     def scores(self) -> pd.DataFrame:
         """The table of scores.csv: one row per model, seed, shift, level and metric."""
-        return pd.read_csv(self.path / "scores.csv", dtype={"seed": str, "level": str})
+        # A model may be called NA, and a number must come back as the one that was written.
+        names = dict.fromkeys(("model", "seed", "shift", "level", "metric"), str)
+        numbers = dict.fromkeys(("value", "low", "high"), _number)
+        path = self.path / "scores.csv"
+        return pd.read_csv(path, dtype=names, converters=numbers, keep_default_na=False)
 
     def write(self, name: str, content: bytes | str) -> None:
         """Write a file of the folder atomically."""
@@ -170,6 +174,10 @@ def provenance(device: torch.device) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
     }
+
+
+def _number(text: str) -> float:
+    return float(text) if text else float("nan")
 
 
 def _checksum(path: Path) -> str:

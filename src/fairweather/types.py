@@ -106,12 +106,13 @@ class Shift:
     @property
     def id(self) -> str:
         """`name[,parameter=value...]`: what tells this shift from every other."""
-        return ",".join([self.name, *(f"{key}={value}" for key, value in self.parameters.items())])
+        values = (f"{key}={shortest(value)}" for key, value in self.parameters.items())
+        return ",".join([self.name, *values])
 
     @property
     def level_name(self) -> str:
         """The level as scores.csv writes it: the shortest text of the number, or `none`."""
-        return "none" if self.level is None else f"{self.level:g}"
+        return "none" if self.level is None else shortest(self.level)
 
     def __call__(self, images: torch.Tensor, keys: torch.Tensor, seed: int = 0) -> torch.Tensor:
         """Shift a batch: uint8 `[B, 3, H, W]` and int64 keys `[B]` in, uint8 `[B, 3, H, W]` out."""
@@ -159,7 +160,7 @@ class Predictions:
     Attributes:
         keys, labels, predicted: int64 `[N]`.
         confidence: float64 `[N]`, the largest softmax probability.
-        top5_correct: bool `[N]`: is the label among the five largest logits.
+        top5_correct: bool `[N]`: are fewer than five logits greater than the label's.
         nll: float64 `[N]`, minus the log of the label's probability, in nats.
         brier: float64 `[N]`, squared distance of the probabilities to the one-hot label, in [0, 2].
         logits: float32 `[N, classes]`, or None beyond 100 classes.
@@ -192,6 +193,15 @@ class Score(NamedTuple):
     low: float
     high: float
     n: int
+
+
+def shortest(value: Parameter) -> str:
+    """Write a number as the shortest text that reads back as the same number.
+
+    >>> shortest(2.0), shortest(0.1), shortest(1 / 3), shortest("fog")
+    ('2', '0.1', '0.3333333333333333', 'fog')
+    """
+    return str(value).removesuffix(".0")
 
 
 def check_images(images: torch.Tensor) -> None:

@@ -109,7 +109,11 @@ def _list_source(source: str, root: str | Path | None) -> Source:
         raise unknown_name("data source", entry, SOURCES)
     if colon and not path:
         raise InputError(f"the data source {source!r} needs a path: {entry}")
-    return SOURCES[entry](Path(root or "").expanduser() / Path(path).expanduser())
+    try:
+        place = Path(root or "").expanduser() / Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"the data source {source!r} is in no known home folder") from None
+    return SOURCES[entry](place)
 
 
 def _decode_part(

@@ -105,8 +105,12 @@ def decode_image(item: Item, size: int | None) -> Pixels:
             image.load()
             upright = ImageOps.exif_transpose(image)
             rgb = _fit(_to_rgb(upright), size)
+    except MemoryError:
+        raise
     # On damaged files Pillow's decoders raise anything from SyntaxError to struct.error.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's word: a file that may not be opened, or too many open files
         raise UnreadableImageError(f"cannot read {item.name}: {_reason(error)}") from error
     return np.asarray(rgb).transpose(2, 0, 1).copy()
 

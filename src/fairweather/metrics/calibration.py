@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
+from fairweather.metrics.shares import wilson_interval
 from fairweather.metrics.weights import (
     FloatArray,
     Result,
@@ -19,8 +20,6 @@ from fairweather.metrics.weights import (
 )
 
 Binning = Literal["equal-width", "equal-mass"]
-# 97.5 % quantile of the normal distribution, for two-sided 95 % intervals.
-Z95 = 1.959963984540054
 
 
 class BinSums(NamedTuple):
@@ -177,18 +176,8 @@ def reliability_bins(
         ends = np.cumsum(images).astype(int)
         starts = np.minimum(ends - images.astype(int), len(ordered) - 1)
         lower, upper = (np.where(images > 0, ordered[at], np.nan) for at in (starts, ends - 1))
-    low, high = _wilson(right / hollow, hollow)
+    low, high = wilson_interval(right / hollow, hollow)
     return ReliabilityBins(lower, upper, images, sure / hollow, right / hollow, low, high)
-
-
-def _wilson(share: FloatArray, count: FloatArray) -> tuple[FloatArray, FloatArray]:
-    shrink = 1 + Z95**2 / count
-    centre = (share + Z95**2 / (2 * count)) / shrink
-    half = Z95 / shrink * np.sqrt(share * (1 - share) / count + Z95**2 / (4 * count**2))
-    # At shares of 0 and 1 the ends are exactly 0 and 1; rounding would miss them by an ulp.
-    low = np.where(share == 0, 0.0, centre - half)
-    high = np.where(share == 1, 1.0, centre + half)
-    return low, high
 
 
 def _check(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:

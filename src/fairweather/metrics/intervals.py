@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
+from fairweather.metrics.shares import wilson_interval
 from fairweather.metrics.table import METRICS, Interval
 from fairweather.metrics.weights import FloatArray
 from fairweather.types import Predictions, Score
@@ -125,8 +126,10 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
 def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Score:
     """Read the 95 % interval off the replicates.
 
-    "percentile" is the span of the middle 95 % of the replicates. It has no width where all images
-    agree, as in an accuracy of exactly 1.
+    "percentile" is the span of the middle 95 % of the replicates.
+
+    "share" is the same, but where all images agree, as in an accuracy of exactly 1, no resample
+    differs, and the other end is that of the Wilson interval.
 
     "bias-corrected" is for binned calibration errors, whose value v is biased upwards by the noise
     of the bins, and whose replicates r are biased upwards once more by about as much. It is the
@@ -154,7 +157,9 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     replicates = replicates[~np.isnan(replicates)]
     if np.isnan(value) or not len(replicates):
         return Score(value, np.nan, np.nan, estimate.n)
-    if estimate.interval == "percentile":
+    if estimate.interval == "share" and value in (0, 1) and np.all(replicates == value):
+        low, high = wilson_interval(value, estimate.n)
+    elif estimate.interval != "bias-corrected":
         low, high = np.quantile(replicates, TAILS)
     else:
         far, near = np.quantile(np.square(replicates), TAILS[::-1])

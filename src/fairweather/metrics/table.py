@@ -15,7 +15,7 @@ from fairweather.metrics.columns import softmax
 from fairweather.metrics.weights import Result
 from fairweather.types import Predictions
 
-Interval = Literal["percentile", "bias-corrected"]
+Interval = Literal["percentile", "share", "bias-corrected"]
 Evaluate = Callable[[Predictions, npt.ArrayLike | None], Result]
 
 
@@ -95,12 +95,14 @@ METRICS: tuple[Metric, ...] = (
         "Accuracy",
         lambda p, weights: classification.accuracy(p.correct, weights),
         higher_is_better=True,
+        interval="share",
     ),
     Metric(
         "top5_accuracy",
         "Top-5 accuracy",
         lambda p, weights: classification.top5_accuracy(p.top5_correct, weights),
         higher_is_better=True,
+        interval="share",
         min_classes=6,
     ),
     Metric(
@@ -108,6 +110,7 @@ METRICS: tuple[Metric, ...] = (
         "Balanced accuracy",
         lambda p, weights: classification.balanced_accuracy(p.correct, p.labels, weights),
         higher_is_better=True,
+        interval="share",
     ),
     Metric(
         "macro_auc",

@@ -12,7 +12,7 @@ from fairweather.report.page import render_page
 from fairweather.report.pictures import mixup_figure, shifts_figure
 from fairweather.report.reading import Contents, read_contents, read_samples
 from fairweather.report.reliability import reliability_figure
-from fairweather.report.tables import build_tables, summary_rows
+from fairweather.report.tables import build_tables, rows_as_csv, summary_rows
 from fairweather.runs import RunFolder
 
 __all__ = ["build_report"]
@@ -27,7 +27,7 @@ def build_report(run: RunFolder) -> list[str]:
     contents = read_contents(run)
     tables = build_tables(contents)
     figures = _build_figures(run, contents)
-    files: dict[str, bytes | str] = {"summary.csv": summary_rows(tables).to_csv(index=False)}
+    files: dict[str, bytes | str] = {"summary.csv": rows_as_csv(summary_rows(contents))}
     for table in tables:
         files |= {f"tables/{table.name}.{suffix}": text for suffix, text in table.texts().items()}
     for figure in figures:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import textwrap
 
 import altair as alt
 import pandas as pd
 
-from fairweather.metrics import METRICS
 from fairweather.report.figures import (
     FAINT,
     RULE,
@@ -17,13 +17,15 @@ from fairweather.report.figures import (
     render,
 )
 from fairweather.report.reading import CLEAN, MEAN, Contents, Sweep, read_histories
+from fairweather.report.tables import METRIC, describe_metric, interval_note
 from fairweather.runs import RunFolder
 
-LABELS = {metric.name: metric.label for metric in METRICS}
 # Widths in pixels: of a panel in a row of two, and of a row of small panels.
 PANEL_WIDTH, ROW_WIDTH = 370, 800
 # Characters of a model's title beyond which the legend has a line for each model.
 LONG_TITLE = 30
+# Characters of a subtitle's line.
+SUBTITLE = 125
 
 
 def level_figure(contents: Contents, metric: str) -> Figure | None:
@@ -33,26 +35,28 @@ def level_figure(contents: Contents, metric: str) -> Figure | None:
     if not drawn:
         return None
     everything = pd.concat([frame for _, frame in drawn])
-    # Steps of 0.05, so that all panels share an axis that ends at a round number.
-    span = (
-        max(math.floor(everything["low"].min() * 20) / 20, 0.0),
-        math.ceil(everything["high"].max() * 20) / 20,
-    )
-    panels = [_panel(contents, metric, sweep, frame, span) for sweep, frame in drawn]
-    label = LABELS[metric]
+    # In steps of 0.05, so that the axis that all panels share ends at a round number.
+    top = math.ceil(everything["high"].max() * 20) / 20
+    panels = [_panel(contents, metric, sweep, frame, top) for sweep, frame in drawn]
+    described = describe_metric(metric)
     return render(
         metric,
         alt.concat(*panels, columns=2, spacing=32),
         alt.Title(
-            f"{label} as the images change",
+            f"{METRIC[metric].label} as the images change",
             subtitle=[
-                f"Bands: 95 % intervals; {contents.sample()}.",
+                *textwrap.wrap(
+                    f"{described}. Bands: 95 % intervals over images at each level, joined"
+                    f"{interval_note(metric)}; {contents.sample()}.",
+                    SUBTITLE,
+                    break_on_hyphens=False,
+                ),
                 "Dashed line: the level at which nothing changes, where the clean images stand.",
             ],
         ),
-        f"{label} with 95 % intervals against "
+        f"{described} with 95 % intervals{interval_note(metric)}, against "
         + " and ".join(sweep.level_title for sweep, _ in drawn)
-        + f", one curve for each of {', '.join(contents.titles.values())}."
+        + f". One curve for each of: {'; '.join(contents.titles.values())}."
         + " The tables hold the same numbers.",
     )
 
@@ -72,7 +76,7 @@ def training_figure(run: RunFolder, contents: Contents) -> Figure | None:
     )
     lines = (
         alt.Chart(history)
-        .mark_line(strokeWidth=1.1 if several else 2, clip=True)
+        .mark_line(strokeWidth=1.1 if several else 2)
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
             y=alt.Y("accuracy:Q", title="Accuracy", axis=alt.Axis(format=".0%")).scale(zero=False),
@@ -84,11 +88,13 @@ def training_figure(run: RunFolder, contents: Contents) -> Figure | None:
     )
     header = alt.Header(title=None, labelLimit=ROW_WIDTH // columns, labelAnchor="start")
     note = f"one line for each of seeds {', '.join(contents.seeds)}" if several else "one run each"
+    measured = "Training accuracy: on up to 10,000 clean training images, at the end of each epoch."
     return render(
         "training_curves",
         lines.facet(alt.Facet("title:N", sort=titles, header=header), columns=columns, spacing=30),
-        alt.Title("Training and validation accuracy", subtitle=f"By epoch; {note}."),
-        f"Training and validation accuracy against the epoch for {', '.join(titles)}.",
+        alt.Title("Training and validation accuracy", subtitle=[f"By epoch; {note}.", measured]),
+        "Training and validation accuracy against the epoch. "
+        f"{measured} One panel for each of: {'; '.join(titles)}.",
     )
 
 
@@ -110,11 +116,11 @@ def _panel(
     metric: str,
     sweep: Sweep,
     frame: pd.DataFrame,
-    span: tuple[float, float],
+    top: float,
 ) -> alt.LayerChart:
     titles = list(contents.titles.values())
     levels = sorted({*frame["level"]})
-    label = LABELS[metric]
+    label = METRIC[metric].label
     columns = 1 if max(map(len, titles)) > LONG_TITLE else 4
     legend = alt.Legend(title=None, orient="top", columns=columns)
     axis = alt.Axis(values=levels, format="~g", labelOverlap=True, grid=False)
@@ -124,7 +130,7 @@ def _panel(
         color=model_color(titles, legend),
     )
     y = alt.Y("value:Q", title=label, axis=shares)
-    y = y.scale(domain=span, nice=False, zero=False)
+    y = y.scale(domain=(0, top), nice=False)
     # A layer that has no title of its own would take the field's and add it to the axis.
     band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=label), y2="high:Q")
     line = base.mark_line(strokeWidth=2).encode(y=y)
@@ -133,10 +139,10 @@ def _panel(
     )
     clean = alt.Chart(pd.DataFrame({"level": [sweep.neutral]})).encode(x="level:Q")
     rule = clean.mark_rule(color=RULE, strokeDash=[4, 3])
-    word = clean.mark_text(text="clean", color=FAINT, dy=-7).encode(y=alt.value(0))
+    word = clean.mark_text(text="clean", color=FAINT, dy=-13).encode(y=alt.value(0))
     return alt.LayerChart(
         layer=[rule, word, band, line, points],
         width=PANEL_WIDTH,
         height=270,
-        title=alt.Title(sweep.title, fontSize=13, offset=14),
+        title=alt.Title(sweep.title, fontSize=13, offset=20),
     )

@@ -14,7 +14,8 @@ from PIL import Image
 
 # Okabe and Ito 2008, Color Universal Design, without its yellow, which is too faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
+# One fewer than colours, so that no pair of colour and shape comes twice among 42 models.
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 INK, FAINT, RULE, GRID = "#1f2328", "#57606a", "#8c959f", "#e7eaee"
 # Liberation Sans is bundled with vl-convert, so that a PNG looks the same on every machine.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"

@@ -5,13 +5,28 @@ from __future__ import annotations
 import base64
 import importlib.resources
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 
 from fairweather.report.figures import Figure
-from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, Contents, read_tries
-from fairweather.report.tables import ABSENT, METRIC, Entry, Table, describe_metric, find_entry
+from fairweather.report.reading import (
+    CLEAN,
+    MEAN,
+    NO_LEVEL,
+    Contents,
+    read_recipes,
+    read_tries,
+)
+from fairweather.report.tables import (
+    ABSENT,
+    CORRECTED,
+    METRIC,
+    Entry,
+    Table,
+    describe_metric,
+    find_entry,
+)
 from fairweather.runs import RunFolder
 
 # Each metric by its name without the binning; the sums and means are over the test images, or over
@@ -25,7 +40,9 @@ FORMULAS: Mapping[str, str] = {
     "brier_score": "mean of Σ over classes (p − [class is the label])², between 0 and 2",
     "confidence_gap": "mean confidence − accuracy; positive for an overconfident model",
     "expected_calibration_error": "Σ over bins (n_m / n) |acc_m − conf_m|",
-    "maximum_calibration_error": "largest |acc_m − conf_m| of a bin that holds images",
+    "maximum_calibration_error": (
+        "largest |acc_m − conf_m| of a bin that holds images; its interval is indicative only"
+    ),
     "rms_calibration_error": "√ Σ over bins (n_m / n) (acc_m − conf_m)²",
 }
 
@@ -64,7 +81,9 @@ def render_page(
         answers=list(_answers(contents)),
         tables={table.name: table for table in tables},
         figures={figure.name: figure for figure in figures},
-        settings=list(_settings(contents)),
+        calibration=describe_metric("rms_calibration_error"),
+        corrected=CORRECTED,
+        settings=list(_settings(contents, read_recipes(run, contents))),
         tries=read_tries(run, contents),
         provenance={key: value for key, value in contents.provenance.items() if key != "shifts"},
         formulas=list(_formulas(contents)),
@@ -75,7 +94,7 @@ def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Write nested mappings as dotted keys and plain text.
 
     >>> list(flatten({"git": {"dirty": False}, "seeds": [0, 1]}))
-    [('git.dirty', 'no'), ('seeds', '0, 1')]
+    [('git.dirty', 'no'), ('seeds', '0; 1')]
     """
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
@@ -92,15 +111,37 @@ def _plain(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
-        return ", ".join(map(_plain, value))
+        return "; ".join(map(_plain, value))
     return str(value)
 
 
-def _settings(contents: Contents) -> Iterator[tuple[str, list[str]]]:
-    """Name each setting that some model has, with its value for every model."""
-    models = [dict(flatten(contents.study["models"][name])) for name in contents.titles]
+def _settings(
+    contents: Contents, recipes: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, list[str]]]:
+    """Name each setting that does something for some model, with its value for every model."""
+    models = []
+    for name in contents.titles:
+        entry = dict(contents.study["models"][name])
+        recipe = _effective(recipes.get(name, {}))
+        tuning = {key: entry.pop(key) for key in ("sweep", "sweep_metric")}
+        described = entry | {"recipe": recipe} | (tuning if tuning["sweep"] else {})
+        models.append(dict(flatten(described)))
     for key in dict.fromkeys(key for model in models for key in model if key != "title"):
         yield key, [model.get(key, ABSENT) for model in models]
+
+
+def _effective(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the knobs that do nothing beside the others, and write rotation as one."""
+    schedule = recipe.get("schedule")
+    idle = {
+        "momentum": recipe.get("optimizer") != "sgd",
+        "schedule_gamma": schedule not in ("exponential", "step"),
+        "schedule_step": schedule != "step",
+    }
+    kept = {key: value for key, value in recipe.items() if not idle.get(key)}
+    if rotation := kept.get("rotation"):
+        kept["rotation"] = f"{rotation['degrees']:g}°, p = {rotation['probability']:g}"
+    return kept
 
 
 def _answers(contents: Contents) -> Iterator[Answer]:

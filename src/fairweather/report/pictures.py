@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -17,10 +18,12 @@ from fairweather.report.reading import CLEAN, Contents, Samples
 # Pixels on the page: a picture of the MixUp figure; a picture of the contact sheet at most, and all
 # the pictures of one of its rows together.
 LARGE, SMALL, ROW = 168, 84, 760
-# A picture up to this side is enlarged by a whole factor, pixel by pixel.
+# A picture whose longer side is up to this is enlarged by a whole factor, pixel by pixel.
 PIXEL_ART = 64
 GAP = 6
 LABEL_WIDTH, HEADING, LINE = 64, 34, 18
+# The width of a letter, about.
+LETTER = 7
 
 
 class Row(NamedTuple):
@@ -37,26 +40,32 @@ def shifts_figure(contents: Contents, samples: Samples) -> Figure | None:
     if not rows or not samples.labels:
         return None
     count = len(rows[0].pictures)
-    side = rows[0].pictures[0].width
-    shown = _shown_side(side, min(SMALL, ROW // count - GAP))
-    tops: list[int] = []
-    bottom = LINE
+    # As wide whatever the pictures' shape, because the names of the classes stand above them.
+    column = min(SMALL, ROW // count - GAP)
+    dots = _dots(rows[0].pictures[0].size, column)
+    width, height = (length / PNG_SCALE for length in dots)
+    wrapped = [_wrap(label, column // LETTER) for label in samples.labels]
+    bottom: float = LINE * max(map(len, wrapped))
+    lines = [
+        (LABEL_WIDTH + index * (column + GAP) + column / 2, bottom - LINE * below - 10, text)
+        for index, parts in enumerate(wrapped)
+        for below, text in enumerate(reversed(parts))
+    ]
+    names = _texts(
+        pd.DataFrame(lines, columns=["x", "y", "text"]), align="center", limit=column + GAP - 2
+    )
+    tops: list[float] = []
     for row in rows:
         bottom += HEADING if row.heading else GAP
         tops.append(bottom)
-        bottom += shown
-    places = [LABEL_WIDTH + index * (shown + GAP) for index in range(count)]
-    names = _texts(
-        pd.DataFrame({"x": [left + shown / 2 for left in places], "y": 8, "text": samples.labels}),
-        align="center",
-        limit=shown + GAP - 2,
-    )
+        bottom += height
+    places = [LABEL_WIDTH + index * (column + GAP) + (column - width) / 2 for index in range(count)]
     headings = _texts(
         pd.DataFrame({"x": 0, "y": [top - 8 for top in tops], "text": [r.heading for r in rows]}),
         weight="bold",
         size=13,
     )
-    middles = [top + shown / 2 for top in tops]
+    middles = [top + height / 2 for top in tops]
     levels = _texts(
         pd.DataFrame({"x": 0, "y": middles, "text": [row.label for row in rows]}),
         limit=LABEL_WIDTH - 6,
@@ -66,16 +75,16 @@ def shifts_figure(contents: Contents, samples: Samples) -> Figure | None:
         for row, top in zip(rows, tops, strict=True)
         for picture, left in zip(row.pictures, places, strict=True)
     ]
-    chart = alt.layer(_images(pictures, shown), names, headings, levels)
+    chart = alt.layer(_images(pictures, dots), names, headings, levels)
     return render(
         "shifts",
-        chart.properties(width=places[-1] + shown, height=bottom),
+        chart.properties(width=LABEL_WIDTH + count * (column + GAP), height=bottom),
         alt.Title(
             "The same pictures in changing weather",
             subtitle="Columns: test images, named by their class. Rows: the levels of each shift.",
         ),
-        f"Contact sheet: {count} test images ({', '.join(samples.labels)}), clean and at each "
-        f"level of {', '.join(sweep.title for sweep in contents.sweeps)}.",
+        f"Contact sheet: {count} test images ({'; '.join(samples.labels)}), clean and at each "
+        f"level of: {'; '.join(sweep.title for sweep in contents.sweeps)}.",
     )
 
 
@@ -84,29 +93,30 @@ def mixup_figure(samples: Samples) -> Figure | None:
     if samples.mixup is None:
         return None
     pictures, (first, second), weight = samples.mixup
-    shown = _shown_side(pictures[0].width, LARGE)
-    step = shown + 44
+    dots = _dots(pictures[0].size, LARGE)
+    width, height = (length / PNG_SCALE for length in dots)
+    step = LARGE + 44
     parts = (f"{weight:.2f} × {first}", f"+ {1 - weight:.2f} × {second}")
     captions = pd.DataFrame(
         [
-            (shown / 2, shown + 16, first),
-            (shown / 2 + step, shown + 16, second),
-            *((shown / 2 + 2 * step, shown + 16 + LINE * line, parts[line]) for line in (0, 1)),
+            (LARGE / 2, height + 16, first),
+            (LARGE / 2 + step, height + 16, second),
+            *((LARGE / 2 + 2 * step, height + 16 + LINE * line, parts[line]) for line in (0, 1)),
         ],
         columns=["x", "y", "text"],
     )
-    signs = pd.DataFrame(
-        {"x": [step - 22, 2 * step - 22], "y": [shown / 2, shown / 2], "text": ["+", "→"]}
-    )
-    placed = [(picture, index * step, 0) for index, picture in enumerate(pictures)]
+    signs = pd.DataFrame({"x": [step - 22, 2 * step - 22], "y": height / 2, "text": ["+", "→"]})
+    placed = [
+        (picture, index * step + (LARGE - width) / 2, 0.0) for index, picture in enumerate(pictures)
+    ]
     chart = alt.layer(
-        _images(placed, shown),
+        _images(placed, dots),
         _texts(captions, align="center", limit=step - 4),
         _texts(signs, align="center", size=24, color=FAINT),
     )
     return render(
         "mixup",
-        chart.properties(width=2 * step + shown, height=shown + 26 + LINE),
+        chart.properties(width=2 * step + LARGE, height=height + 26 + LINE),
         alt.Title(
             "MixUp: a training image that is a bit of both",
             subtitle=f"Pixels and labels are mixed alike, here with weight {weight:.2f}.",
@@ -127,22 +137,43 @@ def _rows(contents: Contents, samples: Samples) -> Iterator[Row]:
                 heading = ""
 
 
-def _shown_side(side: int, wanted: int) -> int:
-    """Side on the page, at most the wanted one, at which the pixels of pixel art stay whole.
+def _dots(size: tuple[int, int], wanted: int) -> tuple[int, int]:
+    """Width and height in dots of the PNG, the longer at most `wanted` pixels of the page.
 
-    >>> _shown_side(28, 168), _shown_side(28, 84), _shown_side(224, 84)
-    (168, 84, 84)
+    The pixels of pixel art stay whole.
+
+    >>> _dots((28, 28), 168), _dots((50, 25), 84), _dots((224, 112), 84)
+    ((336, 336), (150, 75), (168, 84))
     """
-    return wanted if side > PIXEL_ART else wanted * PNG_SCALE // side * side // PNG_SCALE
+    longest, most = max(size), wanted * PNG_SCALE
+    factor = most / longest if longest > PIXEL_ART else most // longest
+    width, height = (max(1, round(length * factor)) for length in size)
+    return width, height
 
 
-def _images(pictures: Sequence[tuple[Image.Image, float, float]], shown: int) -> alt.Chart:
-    """Place pictures by their left upper corners."""
+def _wrap(name: str, letters: int) -> tuple[str, ...]:
+    """Break a long name in two where it has a joint, into parts as even as may be.
+
+    >>> _wrap("american_bulldog", 12), _wrap("Bengal", 12), _wrap("Staffordshire", 12)
+    (('american_', 'bulldog'), ('Bengal',), ('Staffordshire',))
+    """
+    joints = [found.end() for found in re.finditer(r"[ _-](?=.)", name)]
+    if len(name) <= letters or not joints:
+        return (name,)
+    joint = min(joints, key=lambda place: abs(2 * place - len(name)))
+    return name[:joint].rstrip(), name[joint:]
+
+
+def _images(
+    pictures: Sequence[tuple[Image.Image, float, float]], dots: tuple[int, int]
+) -> alt.Chart:
+    """Place pictures of one size by their left upper corners."""
     frame = pd.DataFrame(
-        [(_data_uri(picture, shown), left, top) for picture, left, top in pictures],
+        [(_data_uri(picture, dots), left, top) for picture, left, top in pictures],
         columns=["url", "x", "y"],
     )
-    mark = alt.Chart(frame).mark_image(width=shown, height=shown, align="left", baseline="top")
+    width, height = (length / PNG_SCALE for length in dots)
+    mark = alt.Chart(frame).mark_image(width=width, height=height, align="left", baseline="top")
     return mark.encode(x=_x(), y=_y(), url="url:N")
 
 
@@ -170,11 +201,10 @@ def _y() -> alt.Y:
     return alt.Y("y:Q", scale=None, axis=None)
 
 
-def _data_uri(picture: Image.Image, shown: int) -> str:
+def _data_uri(picture: Image.Image, dots: tuple[int, int]) -> str:
     """Resize a picture to the dots of the PNG and inline it; pixel art keeps its hard edges."""
-    dots = shown * PNG_SCALE
-    pixel_art = picture.width <= PIXEL_ART
+    pixel_art = max(picture.size) <= PIXEL_ART
     resampling = Image.Resampling.NEAREST if pixel_art else Image.Resampling.LANCZOS
     buffer = io.BytesIO()
-    picture.resize((dots, dots), resampling).save(buffer, "PNG", optimize=True)
+    picture.resize(dots, resampling).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

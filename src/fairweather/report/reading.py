@@ -17,7 +17,7 @@ from PIL import Image
 
 from fairweather.errors import InputError
 from fairweather.runs import RunFolder
-from fairweather.types import Score
+from fairweather.types import Score, shortest
 
 # The words of scores.csv.
 CLEAN, NO_LEVEL, MEAN = "clean", "none", "mean"
@@ -92,10 +92,14 @@ class Contents:
         wanted = (scores["metric"] == metric) & (scores["shift"] == shift)
         return scores[wanted & (scores["seed"] == (seed or self.shown_seed))]
 
+    def find(self, metric: str, model: str, shift: str, level: str) -> pd.DataFrame:
+        """Return the one row of scores.csv of the shown seed; no row where there is none."""
+        rows = self.pick(metric, shift)
+        return rows[(rows["model"] == model) & (rows["level"] == level)]
+
     def score(self, metric: str, model: str, shift: str, level: str) -> Score | None:
         """Return a number of the shown seed, or None where there is none."""
-        rows = self.pick(metric, shift)
-        rows = rows[(rows["model"] == model) & (rows["level"] == level)]
+        rows = self.find(metric, model, shift, level)
         if rows.empty:
             return None
         value, low, high = (float(rows[column].iloc[0]) for column in ("value", "low", "high"))
@@ -107,7 +111,10 @@ class Contents:
         images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         seeds = f"seed {self.seeds[0]}"
         if len(self.seeds) > 1:
-            seeds = f"mean of seeds {', '.join(self.seeds)}"
+            seeds = (
+                f"mean of seeds {', '.join(self.seeds)}; the intervals are for this mean and do "
+                "not include seed-to-seed variation"
+            )
         return f"n = {images} test images, {self.study['bootstrap']:,} resamples, {seeds}"
 
 
@@ -134,7 +141,7 @@ def read_contents(run: RunFolder) -> Contents:
             raise InputError(f"{run.path} has no {name}: the study has not been scored yet")
     study = yaml.safe_load((run.path / "study.yaml").read_text())
     provenance = json.loads((run.path / "provenance.json").read_text())
-    scores = _scores((run.path / "scores.csv").read_text())
+    scores = run.scores
     if scores.empty:
         raise InputError(f"{run.path}/scores.csv has no rows: there is nothing to report")
     titles = _titles(study["models"], set(scores["model"]))
@@ -157,10 +164,28 @@ def read_histories(run: RunFolder, contents: Contents) -> pd.DataFrame:
     return pd.concat(frames[1:], ignore_index=True) if len(frames) > 1 else frames[0]
 
 
-def read_tries(run: RunFolder, contents: Contents) -> dict[str, pd.DataFrame]:
-    """Read what each hyperparameter sweep tried, as text, by the title of the model."""
+def read_recipes(run: RunFolder, contents: Contents) -> dict[str, Mapping[str, Any]]:
+    """Read the recipe that trained each model, by its name; a sweep may have changed the study's.
+
+    The first seed stands for all; a model that was not trained is left out.
+    """
     paths = {
-        title: run.path / "models" / name / "sweep.csv" for name, title in contents.titles.items()
+        name: run.path / "models" / name / f"seed-{contents.seeds[0]}" / "model.json"
+        for name in contents.titles
+    }
+    return {
+        name: json.loads(path.read_text())["recipe"]
+        for name, path in paths.items()
+        if path.is_file()
+    }
+
+
+def read_tries(run: RunFolder, contents: Contents) -> dict[str, pd.DataFrame]:
+    """Read what each hyperparameter sweep of the study tried, as text, by the model's title."""
+    paths = {
+        title: run.path / "models" / name / "sweep.csv"
+        for name, title in contents.titles.items()
+        if contents.study["models"][name]["sweep"]
     }
     return {
         title: pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -175,24 +200,16 @@ def read_samples(run: RunFolder) -> Samples | None:
     if not index_path.is_file():
         return None
     index = json.loads(index_path.read_text())
-    strips = {cell: _read_strip(run, name) for cell, name in index.get("strips", {}).items()}
+    strips = {
+        cell: _cut(_read_strip(run, name), index["width"]) for cell, name in index["strips"].items()
+    }
     mixup = None
     if described := index.get("mixup"):
-        first, second, mixture = _read_strip(run, described["file"])
+        strip = _read_strip(run, described["file"])
+        first, second, mixture = _cut(strip, strip.width // 3)
         labels = (str(described["labels"][0]), str(described["labels"][1]))
         mixup = Mixup((first, second, mixture), labels, float(described["weight"]))
     return Samples(tuple(str(label) for label in index["labels"]), strips, mixup)
-
-
-def _scores(text: str) -> pd.DataFrame:
-    # As text, because a model may be called "NA", and because a level is a name; Python's float
-    # then reads back exactly what was written, which not every pandas does.
-    scores = pd.read_csv(io.StringIO(text), dtype="str", keep_default_na=False)
-    numbers = {
-        column: scores[column].map(lambda number: float(number or "nan")).astype("float64")
-        for column in ("value", "low", "high")
-    }
-    return scores.assign(**numbers, n=scores["n"].astype("int64"))
 
 
 def _titles(models: Mapping[str, Mapping[str, Any]], scored: set[str]) -> dict[str, str]:
@@ -214,7 +231,7 @@ def _sweep(entry: Mapping[str, Any]) -> Sweep:
         level_title=entry["level_title"],
         neutral=float(entry["neutral"]),
         note=entry.get("note") or "",
-        cells={f"{cell['level']:g}": cell["id"] for cell in cells},
+        cells={shortest(float(cell["level"])): cell["id"] for cell in cells},
     )
 
 
@@ -225,12 +242,15 @@ def _history(text: str) -> pd.DataFrame:
     return long.assign(part=long["part"].map(parts)).dropna(subset=["accuracy"])
 
 
-def _read_strip(run: RunFolder, name: str) -> tuple[Image.Image, ...]:
-    """Cut a strip of square pictures that stand side by side into the pictures."""
+def _read_strip(run: RunFolder, name: str) -> Image.Image:
+    """Read pictures that stand side by side in one file."""
     inside = PurePosixPath(name)
     if inside.is_absolute() or ".." in inside.parts:
         raise InputError(f"samples/index.json names a file outside the run folder: {name}")
     with Image.open(run.path / name) as file:
-        strip = file.convert("RGB")
-    side = strip.height
-    return tuple(strip.crop((left, 0, left + side, side)) for left in range(0, strip.width, side))
+        return file.convert("RGB")
+
+
+def _cut(strip: Image.Image, width: int) -> tuple[Image.Image, ...]:
+    lefts = range(0, strip.width, width)
+    return tuple(strip.crop((left, 0, left + width, strip.height)) for left in lefts)

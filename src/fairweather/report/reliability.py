@@ -8,13 +8,15 @@ import altair as alt
 import pandas as pd
 
 from fairweather.metrics import reliability_bins
-from fairweather.report.figures import FAINT, GRID, RULE, Figure, model_color, render
+from fairweather.report.figures import FAINT, GRID, INK, RULE, Figure, model_color, render
 from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, Contents
 from fairweather.runs import RunFolder
 from fairweather.types import Predictions
 
 SIDE = 190
 BINS = 10
+WORST = "the level of each shift at which the models' mean accuracy is lowest"
+OUTLINE = 0.8
 
 
 class Condition(NamedTuple):
@@ -53,15 +55,14 @@ def reliability_figure(run: RunFolder, contents: Contents) -> Figure | None:
         f"On the dashed diagonal, confidence equals accuracy; below it, a model is overconfident. "
         f"{BINS} equal-width bins{seed}.",
         "Lines: 95 % Wilson intervals. Shaded: the gap to the diagonal. Area: share of the images.",
-        "Columns: clean images, and the level of each shift at which accuracy is lowest. "
-        "RMS: RMS calibration error.",
+        f"Columns: clean images, and {WORST}. RMS: RMS calibration error.",
     ]
     return render(
         "reliability",
         chart,
         alt.Title("Is the confidence deserved?", subtitle=subtitle),
         f"Reliability diagrams: accuracy against confidence in {BINS} bins with 95 % intervals, "
-        f"for {', '.join(titles)} on {', '.join(shown)}.",
+        f"on clean images and at {WORST}: {'; '.join(shown)}. Models: {'; '.join(titles)}.",
     )
 
 
@@ -118,17 +119,19 @@ def _layers(titles: list[str], bins: pd.DataFrame) -> alt.LayerChart:
     interval = base.mark_rule(strokeWidth=1.5).encode(y="accuracy_low:Q", y2="accuracy_high:Q")
     size = alt.Size(
         "share:Q",
-        scale=alt.Scale(domain=[0, 1], range=[14, 420]),
+        scale=alt.Scale(domain=[0, 1], range=[0, 700]),
         legend=alt.Legend(
             title="Share of the images in a bin",
             values=[0.05, 0.2, 0.5],
             format=".0%",
             orient="top",
             symbolFillColor=FAINT,
-            symbolStrokeColor=FAINT,
+            symbolStrokeColor=INK,
+            symbolStrokeWidth=OUTLINE,
         ),
     )
-    points = base.mark_point(filled=True, opacity=1, stroke="white", strokeWidth=1).encode(
+    # Dark, so that it shows where a share is so small that nothing else would.
+    points = base.mark_point(filled=True, opacity=1, stroke=INK, strokeWidth=OUTLINE).encode(
         y=y, size=size
     )
     note = alt.Chart().mark_text(align="left", color=FAINT, fontSize=11)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -17,6 +19,7 @@ METRIC: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 TABULATED = ("accuracy", "rms_calibration_error")
 NORMS = {"expected": "L1 norm", "rms": "L2 norm", "maximum": "maximum norm"}
 ABSENT = "–"
+CORRECTED = "bias-corrected: binning noise inflates the value, so it lies near the upper end"
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
 _LATEX = {
@@ -42,30 +45,36 @@ class Table:
         name: of its files, without the suffix.
         caption: what the numbers are and what is behind them.
         header: the first entry names the column of row titles.
-        rows: the row's title and its entries, one a further column; None where a score is absent.
-        scores: the rows of scores.csv that it shows.
+        keys: the header for programs, in the words of scores.csv.
+        rows: with an entry for each further column.
     """
 
     name: str
     caption: str
     header: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Entry | None, ...]], ...]
-    scores: pd.DataFrame
+    keys: tuple[str, ...]
+    rows: tuple[Row, ...]
 
     def texts(self) -> dict[str, str]:
         """Write the table out, by the suffix of the file."""
-        return {
-            "md": self.markdown(),
-            "csv": self.scores.to_csv(index=False),
-            "tex": self.latex(),
-        }
+        return {"md": self.markdown(), "csv": self.csv(), "tex": self.latex()}
 
     def cells(self) -> list[list[str]]:
         """The body as plain text, ready to be escaped."""
         return [
-            [title, *(str(entry) if entry else ABSENT for entry in entries)]
-            for title, entries in self.rows
+            [row.title, *(str(entry) if entry else ABSENT for entry in row.entries)]
+            for row in self.rows
         ]
+
+    def csv(self) -> str:
+        """Write the numbers as scores.csv has them, three columns for each of the table's."""
+        first, *others = self.keys
+        columns = [f"{key}{part}" for key in others for part in ("", " low", " high")]
+        lines = [
+            [row.key, row.label, *(number for entry in row.entries for number in _numbers(entry))]
+            for row in self.rows
+        ]
+        return rows_as_csv(pd.DataFrame(lines, columns=[first, "title", *columns]))
 
     def markdown(self) -> str:
         """Write the table as GitHub's Markdown, with the caption as a paragraph below it."""
@@ -93,6 +102,22 @@ class Table:
             r"\end{table}",
         ]
         return "\n".join(lines) + "\n"
+
+
+class Row(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        key: its name in scores.csv.
+        label: its title beside the numbers of scores.csv, where shares are fractions.
+        title: its title beside the table's entries.
+        entries: None where a score is absent.
+    """
+
+    key: str
+    label: str
+    title: str
+    entries: tuple[Entry | None, ...]
 
 
 @dataclass(frozen=True)
@@ -127,13 +152,23 @@ def build_tables(contents: Contents) -> list[Table]:
         _by_level(contents, metric, sweep) for sweep in contents.sweeps for metric in TABULATED
     ]
     tables = [*summaries, *levels, _clean_metrics(contents)]
-    return [table for table in tables if len(table.scores)]
+    return [table for table in tables if any(any(row.entries) for row in table.rows)]
 
 
-def summary_rows(tables: Iterable[Table]) -> pd.DataFrame:
+def summary_rows(contents: Contents) -> pd.DataFrame:
     """Return the rows of scores.csv that the summary tables show."""
-    shown = [table.scores for table in tables if table.name.startswith("summary_")]
+    shown = [
+        contents.find(metric, model, column.shift, column.level)
+        for metric in TABULATED
+        for model in contents.titles
+        for column in _summary_columns(contents)
+    ]
     return pd.concat(shown, ignore_index=True)
+
+
+def rows_as_csv(frame: pd.DataFrame) -> str:
+    """Write a frame as CSV, its numbers as scores.csv writes them."""
+    return str(frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
 
 
 def find_entry(contents: Contents, metric: str, model: str, shift: str, level: str) -> Entry | None:
@@ -165,6 +200,11 @@ def describe_metric(name: str) -> str:
     return f"{label} ({unit})" if unit else label
 
 
+def interval_note(metric: str) -> str:
+    """Say what a reader has to know about a metric's intervals, to be added to their mention."""
+    return f", {CORRECTED}" if METRIC[metric].interval == "bias-corrected" else ""
+
+
 def escape_markdown(text: str) -> str:
     r"""Make text show as it is in a cell of a Markdown table.
 
@@ -181,74 +221,93 @@ def escape_latex(text: str) -> str:
     >>> print(escape_latex("50 % of a_b"))
     50 \% of a\_b
     """
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    escaped = "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    # At the start of a row these would be read as an argument of the line break before it.
+    return re.sub(r"^[\[*]", r"{\g<0>}", escaped)
+
+
+class Column(NamedTuple):
+    """A column of a table with a row a model: one state of the test images."""
+
+    title: str
+    shift: str
+    level: str
+
+    @property
+    def key(self) -> str:
+        """The column as a program reads it: `clean`, `SHIFT mean` or `SHIFT LEVEL`."""
+        return self.shift if self.level == NO_LEVEL else f"{self.shift} {self.level}"
+
+
+def _summary_columns(contents: Contents) -> list[Column]:
+    means = (Column(sweep.title, sweep.name, MEAN) for sweep in contents.sweeps)
+    return [Column("Clean", CLEAN, NO_LEVEL), *means]
 
 
 def _summary(contents: Contents, metric: str) -> Table:
-    columns = [
-        ("Clean", CLEAN, NO_LEVEL),
-        *((sweep.title, sweep.name, MEAN) for sweep in contents.sweeps),
-    ]
     shifts = "; for each shift, the mean over its levels" if contents.sweeps else ""
     subject = f"{describe_metric(metric)} on the clean test images{shifts}"
+    columns = _summary_columns(contents)
     return _by_model(contents, f"summary_{metric}", metric, columns, subject)
 
 
 def _by_level(contents: Contents, metric: str, sweep: Sweep) -> Table:
-    columns = [(sweep.heading(level), sweep.name, level) for level in sweep.cells]
+    columns = [Column(sweep.heading(level), sweep.name, level) for level in sweep.cells]
     note = f" ({sweep.note})" if sweep.note else ""
-    subject = f"{describe_metric(metric)} under {sweep.title}, by {sweep.level_title}{note}"
+    subject = f"{sweep.title}: {describe_metric(metric)} by {sweep.level_title}{note}"
     return _by_model(contents, f"{metric}_{sweep.file_name}", metric, columns, subject)
 
 
 def _by_model(
-    contents: Contents,
-    name: str,
-    metric: str,
-    columns: Sequence[tuple[str, str, str]],
-    subject: str,
+    contents: Contents, name: str, metric: str, columns: Sequence[Column], subject: str
 ) -> Table:
-    """Lay out a metric with a row a model; a column is its title, its shift and its level."""
-    scores = pd.concat([contents.pick(metric, shift) for shift in {c[1]: 0 for c in columns}])
-    wanted = [(shift, level) for _, shift, level in columns]
-    scores = _select(scores, [(model, *place) for model in contents.titles for place in wanted])
-    rows = [
-        (title, tuple(find_entry(contents, metric, model, *place) for place in wanted))
-        for model, title in contents.titles.items()
-    ]
-    header = ("Model", *(title for title, _, _ in columns))
-    return Table(name, _caption(contents, subject), header, tuple(rows), scores)
+    """Lay out a metric with a row a model."""
+    return Table(
+        name=name,
+        caption=_caption(contents, subject, interval_note(metric)),
+        header=("Model", *(column.title for column in columns)),
+        keys=("model", *(column.key for column in columns)),
+        rows=tuple(
+            Row(
+                model,
+                title,
+                title,
+                tuple(find_entry(contents, metric, model, c.shift, c.level) for c in columns),
+            )
+            for model, title in contents.titles.items()
+        ),
+    )
 
 
 def _clean_metrics(contents: Contents) -> Table:
     """Lay out every metric on clean images, a row a metric, without aliases."""
-    names = [metric.name for metric in METRICS if metric.alias_of is None]
-    found = pd.concat([contents.pick(name, CLEAN) for name in names])
-    scores = _select(found, [(model, CLEAN, NO_LEVEL) for model in contents.titles])
-    clean = (CLEAN, NO_LEVEL)
-    rows = [
-        (
-            describe_metric(name),
-            tuple(find_entry(contents, name, model, *clean) for model in contents.titles),
-        )
-        for name in names
-        if name in set(scores["metric"])
-    ]
-    header = ("Metric", *contents.titles.values())
-    caption = _caption(contents, "Every metric on the clean test images")
-    return Table("clean_metrics", caption, header, tuple(rows), scores)
+    found = set(contents.scores["metric"])
+    names = [m.name for m in METRICS if m.alias_of is None and m.name in found]
+    note = (
+        f"; those of binned calibration errors are {CORRECTED}; those of the maximum calibration "
+        "error are indicative only"
+    )
+    return Table(
+        name="clean_metrics",
+        caption=_caption(contents, "Every metric on the clean test images", note),
+        header=("Metric", *contents.titles.values()),
+        keys=("metric", *contents.titles),
+        rows=tuple(
+            Row(
+                name,
+                METRIC[name].label,
+                describe_metric(name),
+                tuple(find_entry(contents, name, m, CLEAN, NO_LEVEL) for m in contents.titles),
+            )
+            for name in names
+        ),
+    )
 
 
-def _caption(contents: Contents, subject: str) -> str:
-    return f"{subject}. In brackets: 95 % bootstrap intervals over images ({contents.sample()})."
+def _caption(contents: Contents, subject: str, note: str) -> str:
+    intervals = f"95 % bootstrap intervals over images{note}"
+    return f"{subject}. In brackets: {intervals} ({contents.sample()})."
 
 
-def _select(scores: pd.DataFrame, places: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
-    """Keep the rows at these models, shifts and levels, in the order of the places."""
-    order = {place: index for index, place in enumerate(places)}
-    keys = [
-        order.get(key, -1)
-        for key in scores[["model", "shift", "level"]].itertuples(index=False, name=None)
-    ]
-    kept = scores.assign(order=keys).query("order >= 0")
-    return kept.sort_values("order", kind="stable").drop(columns="order").reset_index(drop=True)
+def _numbers(entry: Entry | None) -> tuple[float, float, float]:
+    return entry.score[:3] if entry else (math.nan, math.nan, math.nan)

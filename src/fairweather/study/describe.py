@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 from fairweather.runs import provenance
@@ -40,9 +39,13 @@ def describe(context: Context) -> None:
 
 def describe_shifts(shifts: Sequence[Shift]) -> list[dict[str, Any]]:
     """Say what a report needs to know of each sweep: titles, the neutral level, ids and levels."""
+    sweeps: dict[str, list[Shift]] = {}
+    for shift in shifts:
+        if shift.level is not None:
+            sweeps.setdefault(shift.name, []).append(shift)
     described = []
-    for name, group in groupby((s for s in shifts if s.level is not None), key=lambda s: s.name):
-        kind, members = SHIFTS[name], list(group)
+    for name, members in sweeps.items():
+        kind = SHIFTS[name]
         notes = [f"{m.level_name}: {text}" for m in members if (text := kind.note(m.parameters))]
         described.append(
             {

@@ -14,12 +14,13 @@ from fairweather.runs import RunFolder
 from fairweather.types import Dataset, Images, Shift
 
 MOST_PICTURES = 6
+MIXUP_WEIGHT = 0.5
 
 
 def write_samples(
-    run: RunFolder, dataset: Dataset, shifts: Sequence[Shift], shift_seed: int
+    run: RunFolder, dataset: Dataset, shifts: Sequence[Shift], shift_seed: int, mixup: bool
 ) -> list[str]:
-    """Store a strip of test pictures under every shift, and one MixUp example.
+    """Store a strip of test pictures under every shift, and a MixUp example if it is used.
 
     Each strip is a PNG of up to six pictures side by side. Returns the names of the files.
     """
@@ -28,14 +29,15 @@ def write_samples(
     for shift in shifts:
         strips[shift.id] = f"samples/{shift.id.replace('/', '__')}.png"
         run.write(strips[shift.id], _png(shift(picked.images, picked.keys, shift_seed)))
-    index: dict[str, object] = {"labels": _names(picked), "strips": strips}
-    if dataset.train is not None:
-        pair = pick_pictures(dataset.train, 2)
-        run.write("samples/mixup.png", _png(_with_mixture(pair.images)))
-        index["mixup"] = {"file": "samples/mixup.png", "labels": _names(pair), "weight": 0.5}
+    index = {"labels": _names(picked), "width": picked.images.shape[3], "strips": strips}
+    files = ["samples/index.json", *strips.values()]
+    if mixup and dataset.train is not None:
+        pair, name = pick_pictures(dataset.train, 2), "samples/mixup.png"
+        run.write(name, _png(_with_mixture(pair.images)))
+        index["mixup"] = {"file": name, "labels": _names(pair), "weight": MIXUP_WEIGHT}
+        files.append(name)
     run.write("samples/index.json", json.dumps(index, indent=1) + "\n")
-    mixup = ["samples/mixup.png"] if "mixup" in index else []
-    return ["samples/index.json", *strips.values(), *mixup]
+    return files
 
 
 def pick_pictures(images: Images, most: int, seed: int = 0) -> Images:
@@ -54,8 +56,9 @@ def _names(images: Images) -> list[str]:
 
 
 def _with_mixture(pair: torch.Tensor) -> torch.Tensor:
-    mixture = pair.float().mean(0, keepdim=True).round().to(torch.uint8)
-    return torch.cat([pair, mixture])
+    first, second = pair.float()
+    mixture = torch.lerp(second, first, MIXUP_WEIGHT).round().to(torch.uint8)
+    return torch.cat([pair, mixture[None]])
 
 
 def _png(images: torch.Tensor) -> bytes:

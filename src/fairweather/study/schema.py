@@ -114,7 +114,7 @@ class Study(_Strict):
             if seed < 0 or self.seeds.count(seed) > 1:
                 raise InputError(f"seeds must be different and >= 0, found {self.seeds}")
         shifts = self.all_shifts()
-        levels = [(shift.name, shift.level) for shift in shifts]
+        levels = [(shift.name, shift.level_name) for shift in shifts]
         for shift, level in zip(shifts, levels, strict=True):
             if levels.count(level) > 1:
                 raise InputError(f"shifts: {shift.name} at {shift.level_name} stands twice")

@@ -59,6 +59,8 @@ def _try_out(study: Study, dataset: Dataset, offline: bool) -> None:
             f"{dataset.name} has no {missing} images: training needs both, and test images choose "
             "nothing"
         )
+    if len(dataset.classes) < 2:
+        raise InputError(f"{dataset.name} has only the class {dataset.classes[0]!r}: needs two")
     image = dataset.test[:1]
     for shift in study.all_shifts():
         shift(image.images, image.keys, study.shift_seed)
@@ -120,14 +122,15 @@ def _cell_inputs(context: Context, cell: Cell) -> dict[str, Any]:
 def _samples(context: Context) -> None:
     study, run = context.study, context.run
     shifts = study.all_shifts()
-    inputs = {
+    inputs: dict[str, Any] = {
         "version": SAMPLES_VERSION,
         "data": dict(context.digests),
         "shifts": [shift.id for shift in shifts],
         "seed": study.shift_seed,
+        "mixup": any(t.recipe.mixup > 0 for entry in study.models.values() for t in entry.tries()),
     }
     if not run.is_done("samples", inputs):
-        files = write_samples(run, context.dataset, shifts, study.shift_seed)
+        files = write_samples(run, context.dataset, shifts, study.shift_seed, inputs["mixup"])
         run.finish("samples", inputs, files)
 
 
@@ -163,7 +166,9 @@ def _report(context: Context) -> Iterator[Event]:
     study, run = context.study, context.run
     sources = ["study.yaml", "provenance.json", "scores.csv", "samples/index.json"]
     for name, entry in study.models.items():
-        sources += [f"models/{name}/seed-{seed}/history.csv" for seed in study.seeds]
+        for seed in study.seeds:
+            folder = f"models/{name}/seed-{seed}"
+            sources += [f"{folder}/history.csv", f"{folder}/model.json"]
         sources += [f"models/{name}/sweep.csv"] if entry.sweep else []
     inputs = {"version": REPORT_VERSION, "files": [(name, run.checksum(name)) for name in sources]}
     if not run.is_done("report", inputs):
