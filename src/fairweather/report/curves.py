@@ -25,7 +25,7 @@ PANEL_WIDTH, ROW_WIDTH = 370, 800
 # Characters of a model's title beyond which the legend has a line for each model.
 LONG_TITLE = 30
 # Characters of a subtitle's line.
-SUBTITLE = 125
+SUBTITLE = 110
 
 
 def level_figure(contents: Contents, metric: str) -> Figure | None:

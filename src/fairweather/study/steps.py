@@ -80,12 +80,12 @@ def _predictions(context: Context, name: str, seed: int) -> Iterator[Event]:
     inputs = {cell: _cell_inputs(context, cell) for cell in cells}
     val_step = f"predictions/{name}/seed-{seed}/val"
     val_inputs = inputs[cells[0]] | {"data": context.digests.get("val")}
-    todo = [cell for cell in cells if not run.is_done(cell.id, inputs[cell])]
+    missing = [cell for cell in cells if not run.is_done(cell.id, inputs[cell])]
     val_is_done = dataset.val is None or run.is_done(val_step, val_inputs)
     task = f"predict {seed_title(context, name, seed)}"
-    done = len(cells) - len(todo)
+    done = len(cells) - len(missing)
     yield Event(task, done, len(cells))
-    if val_is_done and not todo:
+    if val_is_done and not missing:
         return
     model = models.load_checkpoint(run.path / f"models/{name}/seed-{seed}")
     options: dict[str, Any] = {
@@ -97,7 +97,7 @@ def _predictions(context: Context, name: str, seed: int) -> Iterator[Event]:
     if dataset.val is not None and not val_is_done:
         run.write_predictions(f"{val_step}.parquet", predict(model, dataset.val, **options))
         run.finish(val_step, val_inputs, [f"{val_step}.parquet"])
-    for cell, predictions in predict_cells(model, dataset.test, todo, **options):
+    for cell, predictions in predict_cells(model, dataset.test, missing, **options):
         run.write_predictions(str(cell.path), predictions)
         run.finish(cell.id, inputs[cell], [str(cell.path)])
         done += 1
