@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -364,6 +365,46 @@ def test_rectangles_go_all_the_way(study_file, tmp_path, size):
     assert (run.path / "figures/shifts.png").exists()
     with Image.open(run.path / "samples/clean.png") as strip:
         assert strip.size == (3 * size[0], size[1])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["models.mixup.weights=nowhere.pth"], "models.mixup: weights: .*nowhere.pth"),
+        (["models.mixup.backbone=timm:resnet_8"], "models.mixup: unknown timm model"),
+        (
+            ["models.mixup.backbone=torchvision:vit_b_32"],
+            "cannot take images of 16x16 .*input_size",
+        ),
+        (["models.mixup.backbone=torchvision:vgg11", "models.mixup.stem=small"], "not for VGG"),
+        (["shifts=[{gaussian_blur: [4]}]"], "needs images of more than 16 pixels a side"),
+        (["data.size=4"], "size must be at least 8"),
+    ],
+)
+def test_mistakes_show_before_anything_is_written(study_file, tmp_path, overrides, words):
+    with pytest.raises(InputError, match=words) as caught:
+        fw.run(study_file(), out=tmp_path / "run", device="cpu", overrides=overrides)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_state_left_behind_by_a_kill_is_cleared(whole, study_file, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0].path, out)
+    left = out / "models/basic/seed-0/resume/state.pt"
+    left.parent.mkdir()
+    left.write_bytes(b"half a sta")
+    for _ in execute(load_study(study_file()), out, device="cpu"):
+        pass
+    assert not left.parent.exists()
+    assert contents(out, *RESULTS) == contents(whole[0].path, *RESULTS)
+
+
+def test_a_study_without_shifts_scores_clean_images(study_file, tmp_path):
+    overrides = ["shifts=[]", "recipe.epochs=1"]
+    run = fw.run(study_file(), out=tmp_path / "run", device="cpu", overrides=overrides)
+    assert set(run.scores["shift"]) == {"clean"}
+    assert (run.path / "report.html").exists()
 
 
 def test_one_class_is_nothing_to_classify(study_file, colour_folder, tmp_path):

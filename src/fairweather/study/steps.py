@@ -71,6 +71,14 @@ def _try_out(study: Study, dataset: Dataset, offline: bool) -> None:
             predict(model, image, device="cpu")
         except InputError as error:
             raise InputError(f"models.{name}: {error}") from None
+        # What a network does with images that it was not made for is its own: an assertion of a
+        # transformer, an empty feature map of a deep stack of poolings.
+        except (RuntimeError, AssertionError, ValueError) as error:
+            height, width = image.images.shape[2:]
+            raise InputError(
+                f"models.{name}: {spec.backbone} cannot take images of {height}x{width} "
+                f"({str(error).splitlines()[0]}); set input_size"
+            ) from None
 
 
 def _predictions(context: Context, name: str, seed: int) -> Iterator[Event]:

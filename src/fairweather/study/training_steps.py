@@ -80,6 +80,7 @@ def train_step(context: Context, training: Training) -> Iterator[Event]:
     task = f"train {training.title}"
     inputs = _inputs(context, training)
     if run.is_done(folder, inputs):
+        _drop_state(context, training)  # a run that was killed just after the training left it
         yield Event(task, epochs, epochs, "done before")
         return
     state = _read_state(context, training, inputs)
@@ -93,7 +94,7 @@ def train_step(context: Context, training: Training) -> Iterator[Event]:
     assert state is not None
     _store(context, training, state)
     run.finish(folder, inputs, [f"{folder}/{name}" for name in FILES])
-    shutil.rmtree(run.path / folder / "resume")
+    _drop_state(context, training)
 
 
 def _adopt(context: Context, source: Training, target: Training) -> None:
@@ -190,6 +191,10 @@ def _write_state(
     buffer = io.BytesIO()
     torch.save({"inputs": fingerprint(inputs), "state": state}, buffer)
     context.run.write(f"{training.folder}/resume/state.pt", buffer.getvalue())
+
+
+def _drop_state(context: Context, training: Training) -> None:
+    shutil.rmtree(context.run.path / training.folder / "resume", ignore_errors=True)
 
 
 def _read_state(context: Context, training: Training, inputs: Mapping[str, Any]) -> State | None:
