@@ -6,11 +6,12 @@ import pathlib
 import pytest
 
 SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
-LEAVES = {"errors", "types", "devices"}
+LEAVES = {"errors", "types", "devices", "yamlfile"}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
     "devices": {"errors"},
+    "yamlfile": {"errors"},
     "data": LEAVES,
     "models": LEAVES,
     "shifts": LEAVES,

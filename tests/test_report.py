@@ -35,8 +35,8 @@ from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
 from fairweather.study.describe import describe_shifts
 from fairweather.study.samples import write_samples
 from fairweather.study.schema import Study
-from fairweather.study.yamlfile import dump_yaml
 from fairweather.types import Cell, Dataset, Images, Predictions
+from fairweather.yamlfile import dump_yaml
 
 HOSTILE = "<script>alert(1)</script> & 50% of a_b | \\input{x}"
 HOSTILE_CLASS = "<b>0</b>|\"'"

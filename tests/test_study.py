@@ -16,9 +16,17 @@ from PIL import Image
 
 import fairweather as fw
 from fairweather.errors import InputError
+from fairweather.models import ModelSpec
+from fairweather.runs import RunFolder, fingerprint
+from fairweather.shifts import make_shift
 from fairweather.study import check_study, execute, load_study, packaged_studies
+from fairweather.study.context import Context
 from fairweather.study.describe import describe_shifts
-from fairweather.study.yamlfile import dump_yaml, parse_yaml
+from fairweather.study.steps import cell_inputs
+from fairweather.study.training_steps import Training, training_inputs
+from fairweather.training import Recipe
+from fairweather.types import Cell
+from fairweather.yamlfile import dump_yaml, parse_yaml
 
 from .conftest import COLOURS, TINY_EFFICIENTNET, TINY_RESNET, picture
 
@@ -333,6 +341,111 @@ def test_a_sweep_keeps_every_try_and_trains_the_chosen_one(study_file, tmp_path)
     assert final.read_bytes() == tried.read_bytes()
 
 
+def test_a_try_that_diverges_is_kept_and_never_chosen(study_file, tmp_path):
+    overrides = ["models.basic.sweep={learning_rate: [1e30, 1e-2]}", "recipe.epochs=1"]
+    overrides += ["recipe.optimizer=sgd"]
+    run = fw.run(
+        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
+    )
+    table = pd.read_csv(run.path / "models/basic/sweep.csv")
+    assert table.chosen.tolist() == [False, True]
+    assert "learning rate" in table.diverged[0]
+    with pytest.raises(InputError, match="every try of Basic diverged"):
+        fw.run(
+            study_file(),
+            out=tmp_path / "other",
+            overrides=["models.basic.sweep={learning_rate: [1e30]}", "recipe.optimizer=sgd"],
+            only=["basic"],
+        )
+
+
+def test_a_backbone_at_rate_zero_stays(study_file, tmp_path):
+    overrides = [
+        "recipe.backbone_learning_rate_scale=0",
+        "recipe.weight_decay=0",
+        "recipe.epochs=1",
+    ]
+    run = fw.run(
+        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
+    )
+    trained = fw.load_model(f"run:{run.path}/models/basic/seed-0").network
+    fresh = fw.load_model(TINY_RESNET, classes=3, seed=0).network
+    assert torch.equal(trained.conv1[0].weight, fresh.conv1[0].weight)
+    assert not torch.equal(trained.fc.weight, fresh.fc.weight)
+
+
+def test_the_folder_of_another_study_is_left_alone(whole, study_file, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0].path, out)
+    before = contents(out, "*.csv", "*.yaml", "*.json")
+    with pytest.raises(InputError, match="holds the run of the study 'colours', not of 'other'"):
+        fw.run(study_file(), out=out, device="cpu", overrides=["name=other"])
+    assert contents(out, "*.csv", "*.yaml", "*.json") == before
+
+
+@pytest.mark.parametrize("name", ["off", "no", "NA", "null", "1e3", "2026-01-01"])
+def test_names_that_yaml_might_misread_are_names(study_file, tmp_path, name):
+    text = STUDY.replace("  basic: {{title: Basic}}", f"  '{name}': {{{{title: '{name}'}}}}")
+    run = fw.run(
+        study_file(text),
+        out=tmp_path / "run",
+        device="cpu",
+        overrides=["recipe.epochs=1", "shifts=[]"],
+        only=[name],
+    )
+    assert set(run.scores.model) == {name}
+    assert f"| {name} |" in (run.path / "tables/summary_accuracy.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digests": {"train": "x", "val": "v", "test": "t"}},
+        {"digests": {"train": "t", "val": "x", "test": "t"}},
+        {"precision": "bf16"},
+        {"seed": 1},
+        {"recipe": {"momentum": 0.5}},
+        {"weights": "imagenet"},
+        {"threads": 2},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_input_of_a_training_is_in_its_fingerprint(tmp_path, monkeypatch, change):
+    def inputs(digests=None, precision="fp32", seed=0, recipe=None, weights="none", threads=1):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        study = check_study(minimal(precision=precision))
+        digests = digests or {"train": "t", "val": "v", "test": "t"}
+        context = Context(study, RunFolder(tmp_path), None, digests, torch.device("cpu"), False)
+        spec = ModelSpec(TINY_RESNET, 3, weights)
+        return training_inputs(context, Training("f", "t", spec, Recipe(**(recipe or {})), seed))
+
+    assert fingerprint(inputs(**change)) != fingerprint(inputs())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digest": "x"},
+        {"shift_seed": 1},
+        {"batch": 8},
+        {"threads": 2},
+        {"shift": 2},
+        {"model": b"other"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_input_of_a_cell_is_in_its_fingerprint(tmp_path, monkeypatch, change):
+    def inputs(digest="t", shift_seed=0, batch=256, threads=1, shift=1, model=b"weights"):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        study = check_study(minimal(shift_seed=shift_seed, prediction_batch_size=batch))
+        run = RunFolder(tmp_path)
+        run.write("models/a/seed-0/model.safetensors", model)
+        context = Context(study, run, None, {"test": digest}, torch.device("cpu"), False)
+        return cell_inputs(context, Cell("a", 0, make_shift("gaussian_blur", sigma=shift)))
+
+    assert fingerprint(inputs(**change)) != fingerprint(inputs())
+
+
 def test_pretrained_rows_are_normalised_by_their_weights(study_file, tmp_path):
     overrides = ["models.mixup.backbone=timm:tf_efficientnet_lite0", "models.mixup.weights=lite0"]
     overrides += ["recipe.epochs=1", "models.mixup.recipe.freeze_batchnorm=true"]
@@ -379,6 +492,14 @@ def test_rectangles_go_all_the_way(study_file, tmp_path, size):
         (["models.mixup.backbone=torchvision:vgg11", "models.mixup.stem=small"], "not for VGG"),
         (["shifts=[{gaussian_blur: [4]}]"], "needs images of more than 16 pixels a side"),
         (["data.size=4"], "size must be at least 8"),
+        (["models.mixup.backbone=torchvision:alexnet"], "cannot take images of 16x16"),
+        (["models.mixup.backbone=torchvision:squeezenet1_1"], "no linear layer"),
+        (["models.mixup.mean=[0.5, 0.5, 0.5]"], "give both or neither"),
+        (["models.mixupp.recipe.epochs=1"], "unknown model 'mixupp'; did you mean 'mixup'"),
+        (["models=3"], "models: "),
+        (["name=../elsewhere"], "the name '../elsewhere' must be"),
+        (["shifts=[{suite: [paper_pets]}]"], "suite must be a name"),
+        (["recipe.batch_size=1"], "batch_size must be >= 2"),
     ],
 )
 def test_mistakes_show_before_anything_is_written(study_file, tmp_path, overrides, words):

@@ -48,6 +48,8 @@ def predict(
     """
     if precision not in ("fp32", "bf16"):
         raise unknown_name("precision", precision, ["fp32", "bf16"])
+    if batch_size < 1:
+        raise InputError(f"batch_size must be >= 1, found {batch_size}")
     if len(images) == 0:
         raise InputError("there are no images to predict")
     device = resolve_device(device) if isinstance(device, str) else device
@@ -113,11 +115,14 @@ def _logits(
     precision: str,
     seed: int,
 ) -> torch.Tensor:
-    images = part.images.to(device)
+    images = part.images
     if shift is not None:
-        images = shift(images, part.keys, seed)
+        images = shift(images, part.keys, seed)  # on the CPU: every device sees the same weather
+    images = images.to(device)
     inputs = images.to(memory_format=torch.channels_last).float().div_(255)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    # TF32 would make another fp32 of a GPU, and other kernels other bits on a second run.
+    exact = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False)
+    with exact, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits = model(inputs)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         raise InputError(f"a classifier must return logits [B, classes], found {type(logits)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -42,12 +43,16 @@ def _version(
 @app.command()
 def run(
     study: Annotated[str, typer.Argument(help="A packaged study (see `list`) or a study file.")],
-    out: Annotated[Path | None, typer.Option(help="The run folder [default: runs/NAME].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder.", show_default="runs/NAME")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a key: recipe.epochs=2, models.basic.weights=none."),
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Run only this model; repeatable.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run, score and report only this model; repeatable.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
@@ -57,6 +62,7 @@ def run(
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     from fairweather import study as studies
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     overrides = list(set_ or [])
     if data_root is not None:
         import json
@@ -120,7 +126,7 @@ def _sections() -> dict[str, list[tuple[str, str]]]:
     from fairweather.metrics import METRICS
     from fairweather.shifts import SHIFTS, SUITES
     from fairweather.study import packaged_studies
-    from fairweather.study.yamlfile import parse_yaml
+    from fairweather.yamlfile import parse_yaml
 
     return {
         "studies": [
@@ -155,10 +161,10 @@ def _progress() -> Iterator[Callable[[Event], None] | None]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=5)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+        TextColumn("left", table_column=Column(no_wrap=True, min_width=4)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
         TextColumn("{task.fields[note]}", markup=False, table_column=one_line),
     )
     with Progress(*columns, console=console) as bars:

@@ -24,7 +24,11 @@ def resolve_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise unknown_name("device", name, ["auto", "cpu", "cuda", "mps"]) from None
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}
+    count = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
     if (device.index or 0) >= count.get(device.type, 0):
         there = ", ".join(kind for kind, n in count.items() if n)
         raise InputError(f"device {name!r} was asked for, but this machine has only: {there}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# Names beyond these would bury the sentence: timm alone knows more than a thousand.
+MOST_SHOWN = 60
+
 
 class InputError(ValueError):
     """The user's input is at fault; the message is one sentence that can be shown as it is."""
@@ -20,10 +23,11 @@ def unknown_name(kind: str, asked: object, allowed: Iterable[str]) -> InputError
     >>> print(unknown_name("shift", "gausian_blur", ["gaussian_blur", "clean"]))
     unknown shift 'gausian_blur'; did you mean 'gaussian_blur'? known: clean, gaussian_blur
     """
-    names = sorted(set(allowed))
+    names = sorted({str(name) for name in allowed})
     near = difflib.get_close_matches(str(asked), names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return InputError(f"unknown {kind} {asked!r}{hint} known: {', '.join(names) or 'none'}")
+    few = names if len(names) <= MOST_SHOWN else [*names[:MOST_SHOWN], "..."]
+    return InputError(f"unknown {kind} {asked!r}{hint} known: {', '.join(few) or 'none'}")
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> InputError:

@@ -63,7 +63,7 @@ class RunFolder:
         self.path = path
         self._manifest: dict[str, Any] = {"version": 1, "steps": {}}
         if (path / MANIFEST).exists():
-            self._manifest = json.loads((path / MANIFEST).read_text())
+            self._manifest = _read_manifest(path / MANIFEST)
 
     def is_done(self, step: str, inputs: Mapping[str, Any]) -> bool:
         """Say whether this step stands in the folder, with these inputs and its files intact."""
@@ -141,6 +141,8 @@ def open_run(path: Path) -> Iterator[RunFolder]:
     foreign = path.is_dir() and any(path.iterdir()) and not (path / ".lock").exists()
     if foreign and not (path / MANIFEST).exists():
         raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
+    if (path / MANIFEST).exists():
+        _read_manifest(path / MANIFEST)
     path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path / ".lock", timeout=0)
     try:
@@ -163,7 +165,10 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "git": _git_revision(Path.cwd()),
+        "git": {
+            "working_folder": _git_revision(Path.cwd()),
+            "fairweather": _git_revision(Path(__file__).parent),
+        },
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
@@ -174,6 +179,17 @@ def provenance(device: torch.device) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
     }
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text())
+        known = manifest["version"] == 1 and isinstance(manifest["steps"], dict)
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise InputError(f"{path} is not the manifest of a fairweather run")
+    return manifest
 
 
 def _number(text: str) -> float:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -87,8 +88,8 @@ def load_model(
         str(weights),
         stem,
         input_size,
-        None if mean is None else _channels("mean", mean),
-        None if std is None else _channels("std", std),
+        None if mean is None else channels("mean", mean),
+        None if std is None else channels("std", std),
     )
     return build(spec, seed).eval()
 
@@ -100,7 +101,7 @@ def build(spec: ModelSpec, seed: int = 0, *, offline: bool = False) -> Classifie
     """
     library, name = find_library(spec.backbone)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
         network = library.build(name, spec.classes)
         if spec.stem == "small":
             small_stem(network)
@@ -157,6 +158,8 @@ def load_checkpoint(folder: Path) -> Classifier:
         state = safetensors.torch.load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
         raise InputError(f"{folder} holds no finished model: {error.filename} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise InputError(f"{folder} holds a damaged model ({type(error).__name__})") from None
     model = build(replace(spec, weights="none"))
     model.load_state_dict(state)
     return model.eval()
@@ -178,8 +181,11 @@ def _pretrained_state(spec: ModelSpec, offline: bool) -> dict[str, torch.Tensor]
     return read_state(path)
 
 
-def _channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:
+def channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:
+    """Check that there is one number a channel; raises `InputError` otherwise."""
     if len(values) != 3:
         raise InputError(f"{name} needs one number a channel, three in all, found {list(values)}")
     red, green, blue = map(float, values)
+    if name == "std" and min(red, green, blue) <= 0:
+        raise InputError(f"std must be > 0, found {list(values)}")
     return red, green, blue

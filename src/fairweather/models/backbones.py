@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
-import huggingface_hub
+import huggingface_hub.constants
 import timm
 import torch
 import torchvision
@@ -92,7 +92,7 @@ class Timm:
 
     def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
         """Fetch the published ImageNet weights, from the local cache when they are there."""
-        if offline and not huggingface_hub.is_offline_mode():
+        if offline and not huggingface_hub.constants.HF_HUB_OFFLINE:
             raise InputError(
                 f"offline, the weights of timm:{name} must come from the Hugging Face cache: set "
                 "HF_HUB_OFFLINE=1 before Python starts, as --offline does"
@@ -113,7 +113,11 @@ class Timm:
     def head(self, network: nn.Module) -> str:
         """Name the module that is the head, as timm knows it."""
         classifier = cast("Any", network).get_classifier()
-        return next(key for key, module in network.named_modules() if module is classifier)
+        named = network.named_modules()
+        found = next((key for key, module in named if module is classifier), None)
+        if found is None:
+            raise InputError(f"{type(network).__name__} has no single layer that is its head")
+        return found
 
 
 LIBRARIES: Mapping[str, Library] = {"torchvision": Torchvision(), "timm": Timm()}

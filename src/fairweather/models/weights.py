@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -35,7 +33,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    # On files of another kind, torch.load raises whatever its unpickler stumbles over.
+    except Exception as error:
         raise InputError(
             f"weights: {path} cannot be read as weights alone; save it with "
             "torch.save(model.state_dict(), FILE) or as safetensors"

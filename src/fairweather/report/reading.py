@@ -12,12 +12,12 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import pandas as pd
-import yaml
 from PIL import Image
 
 from fairweather.errors import InputError
 from fairweather.runs import RunFolder
 from fairweather.types import Score, shortest
+from fairweather.yamlfile import read_yaml
 
 # The words of scores.csv.
 CLEAN, NO_LEVEL, MEAN = "clean", "none", "mean"
@@ -139,7 +139,7 @@ def read_contents(run: RunFolder) -> Contents:
     for name in ("study.yaml", "provenance.json", "scores.csv"):
         if not (run.path / name).is_file():
             raise InputError(f"{run.path} has no {name}: the study has not been scored yet")
-    study = yaml.safe_load((run.path / "study.yaml").read_text())
+    study = read_yaml(run.path / "study.yaml")
     provenance = json.loads((run.path / "provenance.json").read_text())
     scores = run.scores
     if scores.empty:

@@ -6,21 +6,30 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fairweather.runs import provenance
+from fairweather.errors import InputError
+from fairweather.runs import fingerprint, provenance
 from fairweather.shifts import SHIFTS
 from fairweather.study.context import Context
-from fairweather.study.yamlfile import dump_yaml
 from fairweather.types import Shift
+from fairweather.yamlfile import dump_yaml, read_yaml
 
 
 def describe(context: Context) -> None:
-    """Write study.yaml and provenance.json, the latter only if anything but time and words changed.
+    """Write study.yaml and provenance.json.
 
-    A run that is taken up again keeps the time and the command that began it.
+    The same study that is taken up again on the same machine with the same versions keeps the time
+    and the command that began it. Raises `InputError` for a folder with the run of another study.
     """
     run, dataset = context.run, context.dataset
+    stored = run.path / "study.yaml"
+    if stored.exists() and (name := read_yaml(stored)["name"]) != context.study.name:
+        raise InputError(
+            f"{run.path} holds the run of the study {name!r}, not of {context.study.name!r}; "
+            "name another folder with --out"
+        )
     run.write("study.yaml", dump_yaml(context.study.model_dump(mode="json")))
     facts = provenance(context.device) | {
+        "study": fingerprint(context.study.model_dump(mode="json")),
         "data": {
             "name": dataset.name,
             "classes": list(dataset.classes),

@@ -14,8 +14,8 @@ import pydantic
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.study.schema import DataEntry, ModelEntry, Study
-from fairweather.study.yamlfile import parse_yaml, read_yaml
 from fairweather.training import RECIPE_KEYS, Rotation
+from fairweather.yamlfile import parse_yaml, read_yaml
 
 # Pydantic's names for an unknown key, of a model and of a dataclass.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
@@ -60,6 +60,8 @@ def check_study(raw: object) -> Study:
     try:
         # As JSON: there, strict means that text is no number, but a mapping may become a recipe.
         return Study.model_validate_json(json.dumps(raw))
+    except (TypeError, RecursionError):
+        raise InputError("a study may hold only text, numbers, lists and mappings") from None
     except pydantic.ValidationError as error:
         raise _first_error(error) from None
 
@@ -90,7 +92,9 @@ def _merge_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
     models = merged.get("models")
     if isinstance(models, Mapping):
         merged["models"] = {
-            name: _merged(defaults, {"title": str(name), **(entry or {})})
+            str(name): _merged(defaults, {"title": str(name), **(entry or {})})
+            if entry is None or isinstance(entry, Mapping)
+            else entry
             for name, entry in models.items()
         }
     return merged
@@ -111,14 +115,19 @@ def _override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     if not equals or not all(keys):
         raise InputError(f"--set takes KEY=VALUE, such as recipe.epochs=2, found {override!r}")
     changed = deepcopy(dict(raw))
+    models = changed.get("models")
     if keys[0] in ModelEntry.model_fields and keys[0] not in Study.model_fields:
-        places = [["models", name, *keys] for name in changed.get("models") or {}]
+        names = models if isinstance(models, Mapping) else ()
+        places = [["models", name, *keys] for name in names]
     elif keys[0] in Study.model_fields:
         places = [keys]
     else:
         raise unknown_name("key", keys[0], [*Study.model_fields, *ModelEntry.model_fields])
     if keys[0] == "data" and isinstance(changed.get("data"), str):
         changed["data"] = {"source": changed["data"]}
+    known = {str(name) for name in models} if isinstance(models, Mapping) else set()
+    if keys[0] == "models" and len(keys) > 1 and keys[1] not in known:
+        raise unknown_name("model", keys[1], known)
     for place in places:
         node = changed
         for key in place[:-1]:

@@ -9,13 +9,14 @@ from dataclasses import asdict
 from typing import Any, Literal, NamedTuple, Self
 
 import pydantic
+from pydantic import PositiveFloat
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.shifts import CLEAN, SHIFTS, suite, sweep
 from fairweather.training import RECIPE_KEYS, Recipe
 from fairweather.types import Shift
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 
 
 class _Strict(pydantic.BaseModel):
@@ -44,6 +45,9 @@ class Try(NamedTuple):
 class ModelEntry(_Strict):
     """A model of a study: a backbone, the weights that it starts from, and its recipe.
 
+    `mean` and `std` are for weights from a file whose training statistics were not those of the
+    backbone's published weights.
+
     `sweep` lists values of recipe keys; every combination is tried with the first seed, and the one
     with the best validation `sweep_metric` is trained with all seeds.
     """
@@ -52,13 +56,17 @@ class ModelEntry(_Strict):
     backbone: str
     weights: str = "none"
     stem: Literal["imagenet", "small"] = "imagenet"
-    input_size: int | None = pydantic.Field(None, ge=8)
+    input_size: int | None = pydantic.Field(None, ge=8, le=4096)
+    mean: list[float] | None = pydantic.Field(None, min_length=3, max_length=3)
+    std: list[PositiveFloat] | None = pydantic.Field(None, min_length=3, max_length=3)
     recipe: Recipe = Recipe()
     sweep: dict[str, list[Any]] = {}
     sweep_metric: Literal["accuracy", "nll"] = "accuracy"
 
     @pydantic.model_validator(mode="after")
-    def _check_sweep(self) -> Self:
+    def _check_entry(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise InputError("mean and std go together: give both or neither")
         for key, values in self.sweep.items():
             if key not in RECIPE_KEYS:
                 raise unknown_name("recipe key in sweep", key, RECIPE_KEYS)
@@ -100,10 +108,12 @@ class Study(_Strict):
     models: dict[str, ModelEntry] = pydantic.Field(min_length=1)
     prediction_batch_size: int = pydantic.Field(256, ge=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    bootstrap: int = pydantic.Field(1000, ge=100)
+    bootstrap: int = pydantic.Field(1000, ge=100, le=100_000)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
+        if not _NAME.match(self.name):
+            raise InputError(f"the name {self.name!r} must be letters, digits, '_', '-' and '.'")
         for name in self.models:
             if not _NAME.match(name):
                 raise InputError(
@@ -111,7 +121,7 @@ class Study(_Strict):
                     "it names a folder; the title may be anything"
                 )
         for seed in self.seeds:
-            if seed < 0 or self.seeds.count(seed) > 1:
+            if not 0 <= seed < 2**63 or self.seeds.count(seed) > 1:
                 raise InputError(f"seeds must be different and >= 0, found {self.seeds}")
         shifts = self.all_shifts()
         levels = [(shift.name, shift.level_name) for shift in shifts]
@@ -130,6 +140,8 @@ class Study(_Strict):
             if len(entry) != 1:
                 raise InputError(f"shifts: each entry must be one NAME: LEVELS, found {entry}")
             ((name, levels),) = entry.items()
+            if name == "suite" and not isinstance(levels, str):
+                raise InputError(f"shifts: suite must be a name, found {levels!r}")
             shifts += suite(levels) if name == "suite" else sweep(name, levels)
         return shifts
 

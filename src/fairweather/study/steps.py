@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fairweather import models, report
 from fairweather.cells import predict, predict_cells
 from fairweather.data import digest, load_data
@@ -64,16 +66,24 @@ def _try_out(study: Study, dataset: Dataset, offline: bool) -> None:
     image = dataset.test[:1]
     for shift in study.all_shifts():
         shift(image.images, image.keys, study.shift_seed)
-    specs = {model_spec(dataset, entry): name for name, entry in study.models.items()}
+    specs: dict[models.ModelSpec, str] = {}
+    for name, entry in study.models.items():
+        specs.setdefault(model_spec(dataset, entry), name)
     for spec, name in specs.items():
         try:
             model = models.build(spec, offline=offline)
+            models.head_of(model, spec.backbone)
             predict(model, image, device="cpu")
+            pair = dataset.train[:2].images.float() / 255
+            with torch.random.fork_rng(devices=[]):  # dropout draws
+                logits = model.train()(pair)
+            if not isinstance(logits, torch.Tensor):
+                raise InputError(f"{spec.backbone} does not return plain logits while it trains")
         except InputError as error:
             raise InputError(f"models.{name}: {error}") from None
         # What a network does with images that it was not made for is its own: an assertion of a
         # transformer, an empty feature map of a deep stack of poolings.
-        except (RuntimeError, AssertionError, ValueError) as error:
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             height, width = image.images.shape[2:]
             raise InputError(
                 f"models.{name}: {spec.backbone} cannot take images of {height}x{width} "
@@ -85,7 +95,7 @@ def _predictions(context: Context, name: str, seed: int) -> Iterator[Event]:
     """Predict the clean validation images, for fitting only, and every cell of one model."""
     run, study, dataset = context.run, context.study, context.dataset
     cells = [Cell(name, seed, shift) for shift in study.all_shifts()]
-    inputs = {cell: _cell_inputs(context, cell) for cell in cells}
+    inputs = {cell: cell_inputs(context, cell) for cell in cells}
     val_step = f"predictions/{name}/seed-{seed}/val"
     val_inputs = inputs[cells[0]] | {"data": context.digests.get("val")}
     missing = [cell for cell in cells if not run.is_done(cell.id, inputs[cell])]
@@ -113,7 +123,8 @@ def _predictions(context: Context, name: str, seed: int) -> Iterator[Event]:
         yield Event(task, done, len(cells), accuracy)
 
 
-def _cell_inputs(context: Context, cell: Cell) -> dict[str, Any]:
+def cell_inputs(context: Context, cell: Cell) -> dict[str, Any]:
+    """Everything that a cell's predictions depend on: its fingerprint."""
     study = context.study
     return {
         "version": PREDICT_VERSION,

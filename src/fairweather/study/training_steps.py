@@ -6,7 +6,7 @@ import io
 import json
 import pickle
 import shutil
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 
 from fairweather import models
 from fairweather.devices import training_precision
+from fairweather.errors import TrainingDivergedError
 from fairweather.runs import fingerprint
 from fairweather.study.context import Context, Event
 from fairweather.study.schema import ModelEntry
@@ -41,17 +42,19 @@ class Training(NamedTuple):
 
 def model_spec(dataset: Dataset, entry: ModelEntry) -> models.ModelSpec:
     """The model of an entry; from scratch it is normalised by the training images' statistics."""
-    scratch = entry.weights == "none"
-    # A channel without any contrast has no deviation to divide by.
-    red, green, blue = (max(deviation, 1 / 255) for deviation in dataset.std)
+    mean: Sequence[float] | None = entry.mean
+    std: Sequence[float] | None = entry.std
+    if mean is None and entry.weights == "none":
+        # A channel without any contrast has no deviation to divide by.
+        mean, std = dataset.mean, [max(deviation, 1 / 255) for deviation in dataset.std]
     return models.ModelSpec(
         backbone=entry.backbone,
         classes=len(dataset.classes),
         weights=entry.weights,
         stem=entry.stem,
         input_size=entry.input_size,
-        mean=dataset.mean if scratch else None,
-        std=(red, green, blue) if scratch else None,
+        mean=None if mean is None else models.channels("mean", mean),
+        std=None if std is None else models.channels("std", std),
     )
 
 
@@ -78,7 +81,7 @@ def train_step(context: Context, training: Training) -> Iterator[Event]:
     """Train one model from where it stands, and store what its recipe selects."""
     run, folder, epochs = context.run, training.folder, training.recipe.epochs
     task = f"train {training.title}"
-    inputs = _inputs(context, training)
+    inputs = training_inputs(context, training)
     if run.is_done(folder, inputs):
         _drop_state(context, training)  # a run that was killed just after the training left it
         yield Event(task, epochs, epochs, "done before")
@@ -99,7 +102,7 @@ def train_step(context: Context, training: Training) -> Iterator[Event]:
 
 def _adopt(context: Context, source: Training, target: Training) -> None:
     """Take over what a try of a sweep has trained already with the same recipe and seed."""
-    run, inputs = context.run, _inputs(context, target)
+    run, inputs = context.run, training_inputs(context, target)
     if not run.is_done(target.folder, inputs):
         for name in FILES:
             content = (run.path / source.folder / name).read_bytes()
@@ -160,18 +163,27 @@ def _sweep(context: Context, name: str, entry: ModelEntry) -> Generator[Event, N
     ]
     rows: list[dict[str, Any]] = []
     for number, (training, (values, _)) in enumerate(zip(tries, entry.tries(), strict=True), 1):
-        yield from train_step(context, training)
+        try:
+            yield from train_step(context, training)
+        except TrainingDivergedError as error:
+            rows.append({"try": number, **values, "diverged": str(error)})
+            continue
         facts = json.loads((context.run.path / training.folder / "model.json").read_text())
         rows.append({"try": number, **values, **{key: facts[key] for key in SELECTED}})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row)))
+    if "val_loss" not in table:
+        raise TrainingDivergedError(f"every try of {entry.title} diverged; {rows[-1]['diverged']}")
     by_accuracy = entry.sweep_metric == "accuracy"
-    chosen = (-table["val_accuracy"] if by_accuracy else table["val_loss"]).argmin()
+    ranked = table.assign(val_accuracy=-table["val_accuracy"]).dropna(subset=["val_loss"])
+    order = ["val_accuracy", "val_loss"] if by_accuracy else ["val_loss"]
+    chosen = int(ranked.sort_values(order, kind="stable").index[0])
     table["chosen"] = table.index == chosen
     context.run.write(f"models/{name}/sweep.csv", table.to_csv(index=False))
     return tries[chosen]
 
 
-def _inputs(context: Context, training: Training) -> dict[str, Any]:
+def training_inputs(context: Context, training: Training) -> dict[str, Any]:
+    """Everything that a training depends on: its fingerprint."""
     return {
         "version": VERSION,
         "train": context.digests.get("train"),

@@ -82,11 +82,13 @@ def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
 
 
 def batches(order: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
-    """Cut an order of images into the fewest batches of nearly equal size.
+    """Cut an order of images into nearly equal batches.
 
-    No image is dropped and no batch is tiny: batch norm cannot train on a single image.
+    No image is dropped, and no batch has a single image, on which batch norm cannot train: where
+    the cut would make one, there is a batch less, of up to three images.
 
     >>> [len(batch) for batch in batches(torch.arange(129), 128)]
     [65, 64]
     """
-    yield from order.tensor_split(math.ceil(len(order) / batch_size))
+    fewest = math.ceil(len(order) / batch_size)
+    yield from order.tensor_split(max(1, min(fewest, len(order) // 2)))

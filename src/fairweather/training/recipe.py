@@ -82,10 +82,14 @@ class Recipe:
     select: Literal["accuracy", "nll", "last"] = "accuracy"
 
     def __post_init__(self) -> None:
-        for name in ("horizontal_flip", "vertical_flip", "momentum", "label_smoothing"):
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(
+                f"recipe: label_smoothing must be in [0, 1), found {self.label_smoothing}"
+            )
+        for name in ("horizontal_flip", "vertical_flip", "momentum"):
             _within(name, getattr(self, name), 0, 1)
-        for name in ("epochs", "batch_size", "schedule_step"):
-            _within(name, getattr(self, name), 1, math.inf)
+        for name, least in (("epochs", 1), ("batch_size", 2), ("schedule_step", 1)):
+            _within(name, getattr(self, name), least, math.inf)
         for name in ("weight_decay", "backbone_learning_rate_scale", "mixup", "warmup_epochs"):
             _within(name, getattr(self, name), 0, math.inf)
         for name in ("learning_rate", "schedule_gamma", "clip_gradient_norm"):
@@ -103,6 +107,6 @@ RECIPE_KEYS = tuple(field.name for field in fields(Recipe))
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
+    if not (low <= value <= high and value < math.inf):
         allowed = f">= {low}" if high == math.inf else f"in [{low}, {high}]"
         raise InputError(f"recipe: {name} must be {allowed}, found {value}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import lightning_fabric
@@ -98,9 +99,7 @@ def fit(
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     for epoch in range(len(history), recipe.epochs):
         rng = np.random.default_rng([seed, epoch])
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(int(rng.integers(2**63)))
+        with _seeded(int(rng.integers(2**63)), device):
             row = _train_epoch(fabric, wrapped, wrapped_optimizer, train, recipe, epoch, rng)
         row |= _evaluate_epoch(fabric, wrapped, train, val, recipe)
         history = [*history, row]
@@ -111,8 +110,22 @@ def fit(
         model_state, optimizer_state = model.state_dict(), optimizer.state_dict()
         yield Epoch(
             history,
+            # Live, not copied: whoever keeps a state saves it before asking for the next epoch.
             {"model": model_state, "optimizer": optimizer_state, "history": history, "best": best},
         )
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the CPU and the one device that trains, and put both back afterwards."""
+    cuda = device.type == "cuda"
+    deterministic = torch.backends.cudnn.flags(benchmark=False, deterministic=True)
+    with torch.random.fork_rng(devices=[device] if cuda else []), deterministic:
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def to_input(images: torch.Tensor) -> torch.Tensor:
