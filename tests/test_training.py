@@ -195,6 +195,32 @@ def test_history_says_everything(toy_images):
     assert last.history[0]["backbone_learning_rate"] == pytest.approx(1e-4)
 
 
+def test_the_learning_rate_follows_its_schedule_within_an_epoch(toy_images):
+    recipe = Recipe(epochs=1, batch_size=16, learning_rate=1.0, optimizer="sgd", schedule="cosine")
+    model = small_network()
+    (epoch,) = fit(model, toy_images[:64], toy_images[64:], recipe)
+    # The last of four steps starts three quarters through the epoch.
+    assert epoch.history[0]["learning_rate"] == pytest.approx(0.5 * (1 + math.cos(0.75 * math.pi)))
+
+
+def test_label_smoothing_is_in_the_loss(toy_images):
+    def first_loss(smoothing):
+        recipe = Recipe(epochs=1, batch_size=64, label_smoothing=smoothing)
+        model = small_network()
+        with torch.no_grad():
+            model.network[6].weight.zero_()
+            model.network[6].bias.copy_(torch.tensor([2.0, 0.0, 0.0]))
+        (epoch,) = fit(model, toy_images[:63], toy_images[64:], recipe)
+        return epoch.history[0]["train_loss"]
+
+    # With a third of the images in each class smoothing would change nothing: keep one class.
+    toy_images = toy_images[(toy_images.labels == 0).nonzero()[:, 0].repeat(3)]
+    log_p = torch.tensor([2.0, 0.0, 0.0]).log_softmax(0)
+    assert first_loss(0.0) == pytest.approx(float(-log_p[0]), abs=1e-5)
+    smoothed = -(0.7 * log_p[0] + 0.3 * log_p.mean())
+    assert first_loss(0.3) == pytest.approx(float(smoothed), abs=1e-5)
+
+
 def same_state(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
