@@ -6,12 +6,15 @@ import pathlib
 import pytest
 
 SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
-LEAVES = {"errors", "types", "devices", "yamlfile"}
+LEAVES = {"errors", "types", "devices", "yamlfile", "folders", "download", "pixels"}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
     "devices": {"errors"},
     "yamlfile": {"errors"},
+    "folders": {"errors"},
+    "download": {"errors"},
+    "pixels": {"errors"},
     "data": LEAVES,
     "models": LEAVES,
     "shifts": LEAVES,
@@ -21,6 +24,7 @@ MAY_IMPORT = {
     "runs": LEAVES,
     "scores": LEAVES | {"metrics"},
     "report": LEAVES | {"metrics", "runs"},
+    "comparison": LEAVES | {"metrics", "runs", "report"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

@@ -95,3 +95,18 @@ def test_beyond_100_classes_logits_are_not_kept():
     found = predict(many, images, device="cpu")
     assert found.logits is None
     assert found.confidence.shape == (2,)
+
+
+def test_cudnn_stays_on_while_images_are_predicted(toy_images):
+    seen = []
+
+    class Watching(nn.Module):
+        def forward(self, images):
+            flags = torch.backends.cudnn
+            seen.append((flags.enabled, flags.deterministic, flags.benchmark, flags.allow_tf32))
+            return torch.zeros(len(images), 3)
+
+    before = torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic
+    predict(Watching(), toy_images, device="cpu")
+    assert set(seen) == {(before[0], True, False, False)}
+    assert (torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic) == before

@@ -1,6 +1,8 @@
 """Models: what is loaded is what was published, and nothing is normalised twice or by accident."""
 
+import http.server
 import pickle
+import threading
 
 import pytest
 import safetensors.torch
@@ -8,6 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
+from fairweather.download import file_digest
 from fairweather.errors import InputError
 from fairweather.models import ModelSpec, build, head_of, load_model, model_json, weights_digest
 from fairweather.models.weights import lite0_file
@@ -108,6 +111,38 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
         with pytest.raises(InputError, match="cannot be read as weights alone; save it with"):
             load_model("torchvision:resnet18", classes=5, weights=tmp_path / name)
     assert not (tmp_path / "owned").exists()
+
+
+def test_weights_come_from_an_address_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAIRWEATHER_CACHE", str(tmp_path / "cache"))
+    served = tmp_path / "served"
+    served.mkdir()
+    # As the authors of Barlow Twins publish theirs: torchvision's names, no head.
+    published = load_model("torchvision:resnet18", classes=7, seed=3).network
+    state = {k: v for k, v in published.state_dict().items() if not k.startswith("fc.")}
+    torch.save(state, served / "resnet18.pth")
+    requests = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(served))
+
+        def log_message(self, *args):
+            requests.append(args)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/resnet18.pth"
+        spec = ModelSpec("torchvision:resnet18", 5, weights=address)
+        with pytest.raises(InputError, match="downloads are off"):
+            build(spec, offline=True)
+        models = [build(spec, seed=1), build(spec, seed=1, offline=True)]
+        server.shutdown()
+    assert len(requests) == 1
+    for model in models:
+        assert torch.equal(model.network.conv1.weight, state["conv1.weight"])
+        assert torch.equal(model.network.fc.weight, models[0].network.fc.weight)
+    assert weights_digest(spec, offline=True) == file_digest(served / "resnet18.pth", "sha256")
 
 
 @pytest.mark.parametrize(

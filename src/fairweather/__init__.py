@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fairweather import metrics as metrics
     from fairweather.cells import predict as predict
+    from fairweather.comparison import compare_with_published as compare_with_published
     from fairweather.data import load_data as load_data
     from fairweather.errors import InputError as InputError
     from fairweather.metrics import score as score
@@ -38,6 +39,7 @@ _HOME = {
     "Predictions": "types",
     "Score": "types",
     "Shift": "types",
+    "compare_with_published": "comparison",
     "load_data": "data",
     "load_model": "models",
     "make_shift": "shifts",

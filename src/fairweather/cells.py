@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fairweather.devices import resolve_device
+from fairweather.devices import repeatable_kernels, resolve_device
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import per_image
 from fairweather.types import Cell, Images, Predictions, Shift
@@ -120,9 +120,8 @@ def _logits(
         images = shift(images, part.keys, seed)  # on the CPU: every device sees the same weather
     images = images.to(device)
     inputs = images.to(memory_format=torch.channels_last).float().div_(255)
-    # TF32 would make another fp32 of a GPU, and other kernels other bits on a second run.
-    exact = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False)
-    with exact, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    with repeatable_kernels(), autocast:
         logits = model(inputs)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         raise InputError(f"a classifier must return logits [B, classes], found {type(logits)}")

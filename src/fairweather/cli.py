@@ -90,6 +90,26 @@ def report(
     _print_places(folder)
 
 
+@app.command()
+def compare(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    reference: Annotated[
+        str, typer.Argument(help="What to hold it against: paper, the published report.")
+    ],
+) -> None:
+    """Put a run's numbers beside published ones, and write the table into the run folder."""
+    from fairweather.comparison import read_comparison
+    from fairweather.runs import open_finished_run
+
+    run = open_finished_run(folder)
+    comparison = read_comparison(run, reference)
+    for name, text in comparison.files().items():
+        run.write(name, text)
+    typer.echo(f"{comparison}\n")
+    for name in comparison.files():
+        typer.echo(f"table   {folder / name}")
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[str, typer.Argument(help="studies, shifts, suites, metrics or data.")] = "all",
@@ -125,18 +145,24 @@ def _sections() -> dict[str, list[tuple[str, str]]]:
     from fairweather.data import SOURCES
     from fairweather.metrics import METRICS
     from fairweather.shifts import SHIFTS, SUITES
-    from fairweather.study import packaged_studies
-    from fairweather.yamlfile import parse_yaml
 
     return {
-        "studies": [
-            (name, parse_yaml(text).get("title", "")) for name, text in packaged_studies().items()
-        ],
+        "studies": list(_study_entries()),
         "shifts": [(name, f"{kind.title}: {kind.level_title}") for name, kind in SHIFTS.items()],
         "suites": [(name, ", ".join(sweeps)) for name, sweeps in SUITES.items()],
         "metrics": [(metric.name, metric.label) for metric in METRICS],
         "data": [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in SOURCES.items()],
     }
+
+
+def _study_entries() -> Iterator[tuple[str, str]]:
+    from fairweather.study import packaged_studies, study_facts
+    from fairweather.yamlfile import parse_yaml
+
+    for name, text in packaged_studies().items():
+        yield name, parse_yaml(text).get("title", "")
+        for fact, words in study_facts(text).items():
+            yield "", f"{fact}: {words}"
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 
 from fairweather.errors import InputError, unknown_name
@@ -33,6 +35,24 @@ def resolve_device(name: str = "auto") -> torch.device:
         there = ", ".join(kind for kind, n in count.items() if n)
         raise InputError(f"device {name!r} was asked for, but this machine has only: {there}")
     return device
+
+
+def repeatable_kernels(*, tf32: bool = False) -> AbstractContextManager[None]:
+    """Ask cuDNN for the same kernels on every run while this is entered; nothing on CPUs.
+
+    Without `tf32`, float32 means float32 in convolutions, as it does on a CPU.
+
+    >>> with repeatable_kernels():
+    ...     torch.backends.cudnn.deterministic
+    True
+    """
+    # `enabled` must be said: by default this function of torch switches cuDNN off altogether.
+    return torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled,
+        benchmark=False,
+        deterministic=True,
+        allow_tf32=tf32,
+    )
 
 
 def training_precision(name: str, device: torch.device) -> str:

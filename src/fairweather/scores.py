@@ -19,6 +19,10 @@ from fairweather.metrics import (
 from fairweather.types import Cell, Predictions
 
 COLUMNS = ["model", "seed", "shift", "level", "metric", "value", "low", "high", "n"]
+# Where test images differ from all others by their origin, the clean validation images stand
+# beside them under this name; like clean, they count in no mean over shifts.
+VALIDATION = "validation"
+UNSHIFTED = ("clean", VALIDATION)
 Estimates = Mapping[str, Estimate]
 # model, seed, shift, level: the key of a row of scores.csv but for the metric.
 Key = tuple[str, str, str, str]
@@ -46,12 +50,12 @@ def estimate_cells(
 def with_means(cells: Iterable[tuple[Key, Estimates]]) -> dict[Key, Estimates]:
     """Add the means: over a shift's levels, over shifts, and over seeds, each resampled jointly.
 
-    Every shift counts the same in the mean over shifts, whatever its number of levels; clean counts
-    in neither.
+    Every shift counts the same in the mean over shifts, whatever its number of levels; clean and
+    validation images count in neither.
     """
     table = dict(cells)
     table |= _means(
-        table, lambda m, s, shift, _: None if shift == "clean" else (m, s, shift, "mean")
+        table, lambda m, s, shift, _: None if shift in UNSHIFTED else (m, s, shift, "mean")
     )
     table |= _means(table, lambda m, s, _, lv: (m, s, "all", "mean") if lv == "mean" else None)
     seeds = {seed for _, seed, _, _ in table}

@@ -1,34 +1,26 @@
-"""From the specification of a data set to its images; nothing is written to disk."""
+"""From the specification of a data set to its images; only the cache folder is written to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from fairweather.data.decode import decode_images
-from fairweather.data.folder import list_folder
+from fairweather.data.cache import CachedImages, cached_images, content_digests
 from fairweather.data.hashing import digest
-from fairweather.data.listing import Source, check_no_empty_class
-from fairweather.data.mnist5k import list_mnist5k
-from fairweather.data.parquet import list_parquet
+from fairweather.data.listing import Progress, Source, check_no_empty_class
+from fairweather.data.sources import SOURCES, list_source
 from fairweather.data.split import Part, divide
 from fairweather.data.statistics import channel_statistics
-from fairweather.errors import InputError, unknown_name
+from fairweather.data.training_labels import add_label_noise, imbalanced
+from fairweather.errors import InputError
 from fairweather.types import Dataset, Images
 
 __all__ = ["SOURCES", "digest", "load_data"]
 
 SMALLEST_SIZE = 8
 SKIPPED_NAMES_SHOWN = 20
-
-# Each takes one path: that of the specification, or for a named set the folder with its files.
-SOURCES: dict[str, Callable[[Path], Source]] = {
-    "folder:PATH": list_folder,
-    "mnist5k": list_mnist5k,
-    "parquet:PATH": list_parquet,
-}
 
 
 def load_data(
@@ -40,16 +32,24 @@ def load_data(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
     skip_unreadable: bool = False,
+    label_noise: float = 0.0,
+    imbalance: float = 1.0,
+    verify: bool = True,
+    offline: bool = False,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Load a data set: decode each image once, split what has no splits, measure mean and std.
 
-    Images are uint8 `[N, 3, H, W]`. What a source has as train, val and test is used as it is. A
-    source that is one set gives `test_fraction` of it to test; a missing val is taken from train.
-    A source with only test images has neither train nor val. Both draws are stratified and depend
-    on the labels, the fraction and the seed alone. Every split must have an image of every class.
+    Images are uint8 `[N, 3, H, W]`, kept in the cache folder and memory-mapped: a second run
+    decodes nothing, they may be larger than memory, and writing to them leaves the cache as it is.
+
+    What a source has as train, val and test is used as it is. A source that is one set gives
+    `test_fraction` of it to test; a missing val is taken from train. A source with only test images
+    has neither train nor val. Both draws are stratified and depend on the labels, the fraction and
+    the seed alone. Every split must have an image of every class.
 
     Args:
-        source: an entry of `SOURCES`: `mnist5k`, `folder:PATH` or `parquet:PATH`.
+        source: an entry of `SOURCES`, such as `mnist5k`, `folder:PATH` or `pathmnist@64`.
         size: resize the shorter side to this and crop the center; at least 8. By default images
             stay as they are and must all have the same height and width.
         root: what a relative PATH is relative to; for a named set, the folder that has its files.
@@ -58,6 +58,14 @@ def load_data(
         test_fraction: share of a set that comes without splits.
         skip_unreadable: leave damaged files out and count them in `notes`. Their keys stay unused
             and no other image changes its split.
+        label_noise: probability that the label of a training image is drawn anew, uniformly from
+            all classes; validation and test labels stay right.
+        imbalance: share of its training images that the last class keeps; the classes before it
+            keep exponentially more, the first keeps all. Validation and test keep all of theirs.
+        verify: files of a named set must have the published checksum; if not, theirs is recorded.
+        offline: what is not there is not downloaded.
+        progress: called with what is done (`decode train`), how much of it, and how much there is
+            (None where that is not known).
 
     Raises:
         InputError: an option, a name, a file or a label is wrong; the message is one sentence.
@@ -69,13 +77,25 @@ def load_data(
     (torch.Size([1000, 3, 8, 8]), torch.uint8)
     """
     _check_options(size, seed, validation_fraction, test_fraction)
-    listed = _list_source(source, root)
+    _check_training_labels(label_noise, imbalance)
+    listed = list_source(source, root, offline=offline, verify=verify, progress=progress)
     parts = divide(listed, seed, validation_fraction, test_fraction)
+    if "train" in parts:
+        parts["train"] = _worsen(parts["train"], len(listed.classes), label_noise, imbalance, seed)
     splits: dict[str, Images] = {}
     skipped: list[str] = []
+    contents = content_digests(parts)
     for name, part in parts.items():
-        splits[name], names = _decode_part(part, listed.classes, name, size, skip_unreadable)
-        skipped += names
+        cached = cached_images(
+            part,
+            name,
+            contents[name],
+            size=size,
+            skip_unreadable=skip_unreadable,
+            watch=progress and partial(progress, f"decode {name}"),
+        )
+        splits[name] = _labelled(cached, part, listed.classes, name)
+        skipped += cached.skipped
     height, width = _common_size(splits)
     test = splits["test"]
     mean, std = channel_statistics(splits.get("train", test))
@@ -85,8 +105,20 @@ def load_data(
         "images": {name: len(images) for name, images in splits.items()},
         "skipped_files": len(skipped),
         "skipped_names": skipped[:SKIPPED_NAMES_SHOWN],
+        "label_noise": label_noise,
+        "imbalance": imbalance,
+        **listed.notes,
     }
-    return Dataset(source, splits.get("train"), splits.get("val"), test, mean, std, notes)
+    name = _name(listed, source, size)
+    return Dataset(name, splits.get("train"), splits.get("val"), test, mean, std, notes)
+
+
+def _worsen(part: Part, classes: int, label_noise: float, imbalance: float, seed: int) -> Part:
+    """Thin out the classes by their true labels, then make some labels wrong."""
+    labels = part.listing.labels
+    keys = part.keys[imbalanced(labels[part.keys], classes, imbalance, seed)]
+    noisy = add_label_noise(labels, classes, label_noise, seed)
+    return Part(part.listing._replace(labels=noisy), keys)
 
 
 def _check_options(
@@ -102,30 +134,26 @@ def _check_options(
         raise InputError(f"test_fraction must be in (0, 1), found {test_fraction}")
 
 
-def _list_source(source: str, root: str | Path | None) -> Source:
-    name, colon, path = source.partition(":")
-    entry = f"{name}:PATH" if colon else name
-    if entry not in SOURCES:
-        raise unknown_name("data source", entry, SOURCES)
-    if colon and not path:
-        raise InputError(f"the data source {source!r} needs a path: {entry}")
-    try:
-        place = Path(root or "").expanduser() / Path(path).expanduser()
-    except RuntimeError:
-        raise InputError(f"the data source {source!r} is in no known home folder") from None
-    return SOURCES[entry](place)
+def _check_training_labels(label_noise: float, imbalance: float) -> None:
+    if not 0 <= label_noise <= 1:
+        raise InputError(f"label_noise must be in [0, 1], found {label_noise}")
+    if not 0 < imbalance <= 1:
+        raise InputError(f"imbalance must be in (0, 1], found {imbalance}")
 
 
-def _decode_part(
-    part: Part, classes: tuple[str, ...], name: str, size: int | None, skip_unreadable: bool
-) -> tuple[Images, list[str]]:
-    items = part.listing.read(part.keys)
-    decoded = decode_images(items, len(part.keys), size=size, skip_unreadable=skip_unreadable)
-    keys = part.keys[decoded.readable]
+def _labelled(cached: CachedImages, part: Part, classes: tuple[str, ...], name: str) -> Images:
+    keys = part.keys[cached.readable]
     labels = part.listing.labels[keys]
     check_no_empty_class(labels, classes, name)
-    columns = (torch.from_numpy(labels), torch.from_numpy(keys))
-    return Images(decoded.images, *columns, classes), decoded.skipped
+    return Images(cached.images, torch.from_numpy(labels), torch.from_numpy(keys), classes)
+
+
+def _name(listed: Source, source: str, size: int | None) -> str:
+    """Name a data set; images resized from another resolution are another data set."""
+    name = listed.name or source
+    _, at, resolution = name.partition("@")
+    resized = listed.name and at and size is not None and size != int(resolution)
+    return f"{name} resized to {size}" if resized else name
 
 
 def _common_size(splits: dict[str, Images]) -> tuple[int, int]:

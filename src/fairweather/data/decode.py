@@ -1,189 +1,193 @@
-"""Encoded image files to one 8-bit tensor: upright, RGB, resized and cropped, each file once."""
+"""The images of one part to one file of 8-bit pixels, each decoded once, by several processes."""
 
 from __future__ import annotations
 
-import math
-import os
-import warnings
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import NamedTuple
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from loky import cpu_count, get_reusable_executor
 
 from fairweather.data.listing import Item
+from fairweather.data.pixelfile import explained, remove_places, reserve
 from fairweather.errors import InputError
+from fairweather.pixels import (
+    Target,
+    UnreadableImageError,
+    decode_image,
+    most_pixels,
+    strict_pillow,
+    write_decoded,
+)
 
-Pixels = npt.NDArray[np.uint8]
-WORKERS = min(os.cpu_count() or 1, 32)
-CHUNK = 16  # images per task: one small image costs less than handing it to a thread
+STRIDE = 256  # images between two reports of progress
+CHUNK = 16  # images per task: one small image costs less than handing it to a process
+SECONDS_ALONE = 1.0  # before other processes help: they need half a second to start
+# A numerical library may start a thread per core when it is imported; decoding needs none.
+WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
-
-class UnreadableImageError(InputError):
-    """One image cannot be decoded; the message names it, and `skip_unreadable` skips it."""
+Numbered = tuple[int, Item]
+Watch = Callable[[int, int | None], None]
 
 
 class Decoded(NamedTuple):
     """What became of a number of items.
 
     Attributes:
-        images: uint8 `[readable, 3, H, W]`.
-        readable: bool `[N]`, which of the items these are.
-        skipped: names of the others.
+        shape: `(readable, 3, H, W)` of the pixels in the file.
+        unreadable: place of each item that is not in the file, and the reason.
     """
 
-    images: torch.Tensor
-    readable: npt.NDArray[np.bool_]
-    skipped: list[str]
+    shape: tuple[int, ...]
+    unreadable: dict[int, str]
 
 
 def decode_images(
-    items: Iterable[Item], count: int, *, size: int | None, skip_unreadable: bool
+    items: Iterable[Item],
+    count: int,
+    path: Path,
+    *,
+    size: int | None,
+    skip_unreadable: bool,
+    watch: Watch | None = None,
 ) -> Decoded:
-    """Decode `count` items, in threads, into one tensor that is allocated once.
+    """Decode `count` items into the empty file at `path`: uint8 `[readable, 3, H, W]`.
 
     Items are taken from the iterator as they are needed, so that few encoded images are in memory
-    at a time. With a size, images become `[3, size, size]` (see `decode_image`); without, all must
-    have the same height and width.
+    at a time, and decoded ones go straight to the file, whose space is reserved first. With a size,
+    images become `[3, size, size]` (see `decode_image`); without, all must have the same height and
+    width. What takes longer than a second is decoded by as many processes as there are cores;
+    `LOKY_MAX_CPU_COUNT` in the environment allows fewer.
+
+    `watch` is called with the images so far and all of them, in strides.
 
     Raises:
-        InputError: an image is unreadable and `skip_unreadable` is false, or, without a size, two
-            images differ in theirs.
+        InputError: an image is unreadable and `skip_unreadable` is false; or, without a size, two
+            images differ in theirs; or the disk is full.
 
-    >>> square = Item("square", lambda: Image.new("L", (9, 9), 7))
-    >>> decode_images([square], 1, size=8, skip_unreadable=False).images.unique()
-    tensor([7], dtype=torch.uint8)
+    >>> import tempfile
+    >>> import numpy as np
+    >>> square = Item("square", np.full((9, 9), 7, dtype=np.uint8))
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     decode_images([square], 1, Path(file.name), size=8, skip_unreadable=False)
+    Decoded(shape=(1, 3, 8, 8), unreadable={})
     """
-    pixels = np.empty((0, 3, size or 0, size or 0), dtype=np.uint8)
-    readable = np.zeros(count, dtype=np.bool_)
-    skipped: list[str] = []
-    first = ""
-    filled = 0
-    with _strict_pillow(), ThreadPoolExecutor(WORKERS) as pool:
-        for place, (name, result) in enumerate(_decode_in_order(pool, items, size)):
-            if isinstance(result, UnreadableImageError):
-                if not skip_unreadable:
-                    raise result
-                skipped.append(name)
-                continue
-            if not filled:
-                first, pixels = name, np.empty((count, *result.shape), dtype=np.uint8)
-            elif result.shape != pixels.shape[1:]:
-                raise InputError(
-                    f"images differ in height x width: {first} has {_shape(pixels)} and {name} has "
-                    f"{_shape(result)}; set size to resize and crop all of them"
-                )
-            pixels[filled] = result
-            readable[place] = True
-            filled += 1
-    return Decoded(torch.from_numpy(pixels[:filled]), readable, skipped)
+    numbered, workers = enumerate(_watched(items, count, watch)), cpu_count()
+    with strict_pillow(), path.open("r+b") as file:
+        filling = _Filling(file, path, count, size, skip_unreadable)
+        _decode_alone(filling, numbered, workers)
+        _decode_together(filling, numbered, workers)
+        filling.close_gaps()
+    shape = filling.shape or (3, size or 0, size or 0)
+    return Decoded((count - len(filling.unreadable), *shape), filling.unreadable)
 
 
-def decode_image(item: Item, size: int | None) -> Pixels:
-    """Decode one image: uint8 `[3, H, W]`.
+def _watched(items: Iterable[Item], count: int, watch: Watch | None) -> Iterator[Item]:
+    for done, item in enumerate(items):
+        if watch is not None and done % STRIDE == 0:
+            watch(done, count)
+        yield item
+    if watch is not None:
+        watch(count, count)
 
-    * EXIF orientation is applied; of an animation, the first frame is taken.
-    * Every mode becomes RGB. Transparency is dropped, as torchvision's `ImageFolder` does, so the
-      colour stored under a transparent pixel shows. 16-bit grayscale is scaled, `round(v / 257)`,
-      over its whole range and not over what one image uses: images stay comparable in brightness.
-      Floating-point images have no known range and are refused.
-    * The shorter side is resized to `size` (Pillow's antialiased bilinear filter, aspect kept) and
-      the center is cropped, as torchvision's `Resize` and `CenterCrop` do. An image that is already
-      `size` x `size` keeps every bit.
 
-    Raises:
-        UnreadableImageError: it is no image, or is damaged, too large or of unknown range.
-    """
+class _Filling:
+    """A file that is being filled: the one place that says what an image must be like."""
+
+    def __init__(
+        self, file: BinaryIO, path: Path, count: int, size: int | None, skip_unreadable: bool
+    ) -> None:
+        self.file, self.path, self.count, self.size = file, path, count, size
+        self.skip_unreadable = skip_unreadable
+        self.shape: tuple[int, ...] | None = None
+        self.first = ""  # name of the image that has this shape
+        self.unreadable: dict[int, str] = {}
+
+    def add(self, place: int, item: Item) -> None:
+        try:
+            pixels = decode_image(item.content, self.size)
+        except UnreadableImageError as error:
+            if not self.skip_unreadable:
+                raise unreadable_error(item.name, str(error)) from error
+            self.unreadable[place] = str(error)
+            return
+        if self.shape is None:
+            self.shape, self.first = pixels.shape, item.name
+            with explained(self.path.parent):
+                reserve(self.file, self.path.parent, self.count * pixels.nbytes)
+        if pixels.shape != self.shape:
+            raise InputError(
+                f"images differ in height x width: {self.first} has {_sides(self.shape)} and "
+                f"{item.name} has {_sides(pixels.shape)}; set size to resize and crop all of them"
+            )
+        with explained(self.path.parent):
+            self.file.seek(place * pixels.nbytes)
+            self.file.write(pixels.data)
+
+    def close_gaps(self) -> None:
+        with explained(self.path.parent):
+            self.file.flush()
+            if self.shape and self.unreadable:
+                _, height, width = self.shape
+                remove_places(self.file, self.unreadable, self.count, 3 * height * width)
+
+
+def unreadable_error(name: str, reason: str) -> InputError:
+    """Build the error for an image that cannot be decoded."""
+    return InputError(f"cannot read {name}: {reason}")
+
+
+def _decode_alone(filling: _Filling, numbered: Iterator[Numbered], workers: int) -> None:
+    start = time.perf_counter()
+    for place, item in numbered:
+        filling.add(place, item)
+        waited = time.perf_counter() - start >= SECONDS_ALONE
+        if waited and workers > 1 and filling.shape is not None:
+            return
+
+
+def _decode_together(filling: _Filling, numbered: Iterator[Numbered], workers: int) -> None:
+    running: deque[tuple[list[Numbered], Future[list[int]]]] = deque()
     try:
-        with item.open() as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            rgb = _fit(_to_rgb(upright), size)
-    except MemoryError:
-        raise
-    # On damaged files Pillow's decoders raise anything from SyntaxError to struct.error.
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the system's word: a file that may not be opened, or too many open files
-        raise UnreadableImageError(f"cannot read {item.name}: {_reason(error)}") from error
-    return np.asarray(rgb).transpose(2, 0, 1).copy()
+        # Executor.map would read every item before it returned the first result.
+        while chunk := list(islice(numbered, CHUNK)):
+            running.append((chunk, _submit(filling, chunk, workers)))
+            if len(running) > 2 * workers:
+                _collect(filling, *running.popleft())
+        while running:
+            _collect(filling, *running.popleft())
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process that decoded images was ended from outside, perhaps for lack of memory; "
+            "LOKY_MAX_CPU_COUNT=1 in the environment decodes in one process"
+        ) from error
+    finally:
+        for _, future in running:
+            future.cancel()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("it has floating-point pixels (mode F), whose range is unknown")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which turns a radiograph white.
-        values = np.asarray(image, dtype=np.int64)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            found = f"{values.min()} to {values.max()}"
-            raise ValueError(f"its pixels go from {found}, which is not a 16-bit range")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    return image.convert("RGB")
+def _submit(filling: _Filling, chunk: list[Numbered], workers: int) -> Future[list[int]]:
+    assert filling.shape is not None  # of an image that was decoded alone
+    target = Target(filling.path, filling.shape, filling.size, most_pixels())
+    contents = [item.content for _, item in chunk]
+    # The same processes serve the next part; idle ones end by themselves. Unlike those of the
+    # standard library, they do not import the user's script, which may have no guard for that.
+    executor = get_reusable_executor(workers, env=WORKER_ENVIRONMENT)
+    return executor.submit(write_decoded, target, chunk[0][0], contents)
 
 
-def _fit(image: Image.Image, size: int | None) -> Image.Image:
-    if size is None or image.size == (size, size):
-        return image
-    short = min(image.size)
-    width, height = (size if side == short else int(size * side / short) for side in image.size)
-    if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
-        raise ValueError(f"it is too elongated to be resized: {width} x {height} pixels at {size}")
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + size, top + size))
+def _collect(filling: _Filling, chunk: list[Numbered], future: Future[list[int]]) -> None:
+    with explained(filling.path.parent):
+        left = set(future.result())
+    for place, item in chunk:
+        if place in left:
+            filling.add(place, item)
 
 
-def _reason(error: Exception) -> str:
-    # Pillow's sentence holds the address of a buffer, and the system's repeats the file name.
-    if isinstance(error, UnidentifiedImageError):
-        return "it is not an image in a format that Pillow knows"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
-
-
-Result = tuple[str, Pixels | UnreadableImageError]
-
-
-def _decode_in_order(
-    pool: ThreadPoolExecutor, items: Iterable[Item], size: int | None
-) -> Iterator[Result]:
-    def decode_chunk(chunk: list[Item]) -> list[Result]:
-        return [(item.name, _decode_or_error(item, size)) for item in chunk]
-
-    # Executor.map would read every item before it returned the first result.
-    running: deque[Future[list[Result]]] = deque()
-    iterator = iter(items)
-    while chunk := list(islice(iterator, CHUNK)):
-        running.append(pool.submit(decode_chunk, chunk))
-        if len(running) > WORKERS:
-            yield from running.popleft().result()
-    for future in running:
-        yield from future.result()
-
-
-def _decode_or_error(item: Item, size: int | None) -> Pixels | UnreadableImageError:
-    try:
-        return decode_image(item, size)
-    except UnreadableImageError as error:
-        return error
-
-
-@contextmanager
-def _strict_pillow() -> Iterator[None]:
-    # Warning filters are per process, so they are set once around the pool, not in its threads.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # remarks on metadata change no pixel
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-def _shape(pixels: Pixels) -> str:
-    return "{} x {}".format(*pixels.shape[-2:])
+def _sides(shape: tuple[int, ...]) -> str:
+    return "{} x {}".format(*shape[-2:])

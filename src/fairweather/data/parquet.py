@@ -6,8 +6,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from fairweather.data.listing import (
     SPLIT_NAMES,
@@ -23,9 +20,11 @@ from fairweather.data.listing import (
     WHOLE,
     Item,
     Listing,
+    Request,
     Source,
     check_exists,
     check_same_classes,
+    required_path,
 )
 from fairweather.errors import InputError
 
@@ -45,7 +44,7 @@ class Table(NamedTuple):
     classes: tuple[str, ...] | None
 
 
-def list_parquet(path: Path) -> Source:
+def list_parquet(request: Request) -> Source:
     """Images in the Hugging Face layout: one parquet file, or a folder with a file a split.
 
     In a folder, or in `data/` below it, a split is one file or numbered shards
@@ -59,6 +58,7 @@ def list_parquet(path: Path) -> Source:
         InputError: a file or shard is missing or not parquet, has no (or several) image or label
             columns, a label is null or out of range, or splits have different classes.
     """
+    path = required_path(request)
     check_exists(path)
     shards = _find_shards(path) if path.is_dir() else {WHOLE: [path]}
     tables = {split: [_open_table(file) for file in files] for split, files in shards.items()}
@@ -193,7 +193,7 @@ def _list_split(tables: list[Table], labels: list[npt.NDArray[np.int64]]) -> Lis
             rows = keys[np.searchsorted(keys, start) : np.searchsorted(keys, end)] - start
             yield from _read_rows(table, rows)
 
-    return Listing(np.concatenate(labels), read)
+    return Listing(np.concatenate(labels), read, tuple(table.path for table in tables))
 
 
 def _read_rows(table: Table, rows: npt.NDArray[np.int64]) -> Iterator[Item]:
@@ -204,14 +204,8 @@ def _read_rows(table: Table, rows: npt.NDArray[np.int64]) -> Iterator[Item]:
             wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
             cells = batch.column(0).take(pa.array(wanted - start)).to_pylist()
             for row, cell in zip(wanted, cells, strict=True):
-                yield Item(f"row {row} of {table.path}", partial(_open_cell, cell))
+                yield Item(f"row {row} of {table.path}", (cell and cell["bytes"]) or b"")
             start = end
-
-
-def _open_cell(cell: Mapping[str, Any] | None) -> Image.Image:
-    if cell is None or cell["bytes"] is None:
-        raise ValueError("it has no bytes")
-    return Image.open(BytesIO(cell["bytes"]))
 
 
 @contextmanager

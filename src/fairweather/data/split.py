@@ -14,10 +14,12 @@ from fairweather.errors import InputError
 
 
 class Purpose(IntEnum):
-    """What images are set apart for: each purpose draws from a random stream of its own."""
+    """What is drawn: each purpose draws from a random stream of its own."""
 
     TEST = 0
     VALIDATION = 1
+    LABEL_NOISE = 2
+    IMBALANCE = 3
 
 
 def set_apart(

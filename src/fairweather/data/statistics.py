@@ -8,7 +8,7 @@ import torch
 
 from fairweather.types import Images
 
-CHUNK = 1024
+CHUNK_BYTES = 2**25
 
 
 class Statistics(NamedTuple):
@@ -28,7 +28,8 @@ def channel_statistics(images: Images) -> Statistics:
     Statistics(mean=(0.5, 0.0, 0.0), std=(0.5, 0.0, 0.0))
     """
     histogram = torch.zeros(3, 256, dtype=torch.int64)
-    for chunk in images.images.split(CHUNK):
+    # Chunks: the pixels may be a memory map that is larger than memory.
+    for chunk in images.images.split(max(CHUNK_BYTES // images.images[:1].nbytes, 1)):
         for channel in range(3):
             histogram[channel] += torch.bincount(chunk[:, channel].flatten(), minlength=256)
     red, green, blue = (_moments(counts) for counts in histogram.tolist())

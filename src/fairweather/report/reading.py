@@ -20,7 +20,7 @@ from fairweather.types import Score, shortest
 from fairweather.yamlfile import read_yaml
 
 # The words of scores.csv.
-CLEAN, NO_LEVEL, MEAN = "clean", "none", "mean"
+CLEAN, VALIDATION, NO_LEVEL, MEAN = "clean", "validation", "none", "mean"
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Contents:
 
     def sample(self) -> str:
         """Say how many images, resamples and seeds are behind each number."""
-        counts = sorted(self.scores["n"].unique())
+        counts = sorted(self.scores["n"][self.scores["shift"] != VALIDATION].unique())
         images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         seeds = f"seed {self.seeds[0]}"
         if len(self.seeds) > 1:

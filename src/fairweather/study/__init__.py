@@ -10,6 +10,7 @@ from fairweather.study.context import Event as Event
 from fairweather.study.loading import check_study as check_study
 from fairweather.study.loading import load_study as load_study
 from fairweather.study.loading import packaged_studies as packaged_studies
+from fairweather.study.loading import study_facts as study_facts
 from fairweather.study.schema import Study as Study
 from fairweather.study.steps import execute as execute
 
@@ -40,7 +41,7 @@ def run(
     """
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
     path = Path(out) if out is not None else Path("runs") / checked.name
-    for event in execute(checked, path, device=device, offline=offline):
+    for event in execute(checked, path, device=device, offline=offline, notify=progress):
         if progress is not None:
             progress(event)
     return open_finished_run(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields
@@ -51,6 +52,15 @@ def packaged_studies() -> dict[str, str]:
         for file in files
         if file.name.endswith(".yaml")
     }
+
+
+def study_facts(text: str) -> dict[str, str]:
+    """Read what the header of a packaged study says of `time` and `hardware`.
+
+    >>> study_facts("# Digits.\\n#\\n# time       a minute\\n# hardware   2 cores\\nname: digits")
+    {'time': 'a minute', 'hardware': '2 cores'}
+    """
+    return dict(re.findall(r"^# (time|hardware) +(.+)$", text, re.MULTILINE))
 
 
 def check_study(raw: object) -> Study:

@@ -33,6 +33,9 @@ class DataEntry(_Strict):
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
     skip_unreadable: bool = False
+    label_noise: float = 0.0
+    imbalance: float = 1.0
+    verify: bool = True
 
 
 class Try(NamedTuple):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from fairweather.data import digest, load_data
 from fairweather.devices import resolve_device
 from fairweather.errors import InputError
 from fairweather.runs import open_run
-from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
+from fairweather.scores import VALIDATION, estimate_cells, to_csv, to_frame, with_means
+from fairweather.shifts import CLEAN
 from fairweather.study.context import Context, Event
 from fairweather.study.describe import describe
 from fairweather.study.samples import write_samples
@@ -28,15 +31,24 @@ PRECISION = "fp32"
 
 
 def execute(
-    study: Study, out: Path, *, device: str = "auto", offline: bool = False
+    study: Study,
+    out: Path,
+    *,
+    device: str = "auto",
+    offline: bool = False,
+    notify: Callable[[Event], None] | None = None,
 ) -> Iterator[Event]:
     """Do every step of a study that does not stand in the run folder yet, and report progress.
+
+    `notify` is called with what happens within the first step, the loading of the data: downloads
+    (in megabytes) and decoding.
 
     Raises `InputError` when data, models or the folder are not as the study says.
     """
     target = resolve_device(device)
     yield Event("load data", 0, 1)
-    dataset = load_data(**study.data.model_dump())
+    watch = notify and partial(_notify_loading, notify)
+    dataset = load_data(**study.data.model_dump(), offline=offline, progress=watch)
     parts = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     digests = {name: digest(part) for name, part in parts.items() if part is not None}
     _try_out(study, dataset, offline)
@@ -51,6 +63,14 @@ def execute(
         _samples(context)
         yield from _scores(context)
         yield from _report(context)
+
+
+def _notify_loading(
+    notify: Callable[[Event], None], task: str, done: int, total: int | None
+) -> None:
+    if task.startswith("download"):
+        task, done, total = f"{task}, MB", done // 10**6, total and total // 10**6
+    notify(Event(task, done, max(total or 0, done)))
 
 
 def _try_out(study: Study, dataset: Dataset, offline: bool) -> None:
@@ -161,24 +181,40 @@ def _scores(context: Context) -> Iterator[Event]:
         for seed in study.seeds
         for shift in study.all_shifts()
     ]
+    beside = _validation_cells(context) if "natural_shift" in context.dataset.notes else []
     inputs = {
         "version": SCORE_VERSION,
-        "cells": [(cell.id, run.checksum(str(cell.path))) for cell in cells],
+        "cells": [(cell.id, run.checksum(_file(cell))) for cell in [*cells, *beside]],
         "bootstrap": study.bootstrap,
     }
+    total = len(cells) + len(beside)
     if run.is_done("scores", inputs):
-        yield Event("score", len(cells), len(cells), "done before")
+        yield Event("score", total, total, "done before")
         return
 
     def read(cell: Cell) -> Predictions:
-        return run.read_predictions(str(cell.path))
+        return run.read_predictions(_file(cell))
 
     estimated = []
-    for estimate in estimate_cells(cells, read, study.bootstrap):
-        estimated.append(estimate)
-        yield Event("score", len(estimated), len(cells))
+    # Two calls: validation images are other images, and are resampled on their own.
+    for part in (cells, beside):
+        for estimate in estimate_cells(part, read, study.bootstrap):
+            estimated.append(estimate)
+            yield Event("score", len(estimated), total)
     run.write("scores.csv", to_csv(to_frame(with_means(estimated))))
     run.finish("scores", inputs, ["scores.csv"])
+
+
+def _validation_cells(context: Context) -> list[Cell]:
+    shift = replace(CLEAN, name=VALIDATION)
+    study = context.study
+    return [Cell(name, seed, shift) for name in study.models for seed in study.seeds]
+
+
+def _file(cell: Cell) -> str:
+    if cell.shift.name == VALIDATION:
+        return f"predictions/{cell.model}/seed-{cell.seed}/val.parquet"
+    return str(cell.path)
 
 
 def _report(context: Context) -> Iterator[Event]:

@@ -189,7 +189,7 @@ def training_inputs(context: Context, training: Training) -> dict[str, Any]:
         "train": context.digests.get("train"),
         "val": context.digests.get("val"),
         "spec": asdict(training.spec),
-        "weights": models.weights_digest(training.spec),
+        "weights": models.weights_digest(training.spec, offline=context.offline),
         "recipe": asdict(training.recipe),
         "seed": training.seed,
         "precision": training_precision(context.study.precision, context.device),

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fairweather.devices import repeatable_kernels
 from fairweather.errors import InputError, TrainingDivergedError
 from fairweather.training.augment import apply_geometry, draw_geometry, mix
 from fairweather.training.optimization import (
@@ -119,8 +120,8 @@ def fit(
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the CPU and the one device that trains, and put both back afterwards."""
     cuda = device.type == "cuda"
-    deterministic = torch.backends.cudnn.flags(benchmark=False, deterministic=True)
-    with torch.random.fork_rng(devices=[device] if cuda else []), deterministic:
+    forked = torch.random.fork_rng(devices=[device] if cuda else [])
+    with forked, repeatable_kernels(tf32=True):
         torch.default_generator.manual_seed(seed)
         if cuda:
             with torch.cuda.device(device):

@@ -1,0 +1,97 @@
+"""What a comparison with published numbers shows, what it does not show, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fairweather.comparison.matching import Pair, same_images
+from fairweather.comparison.published import PublishedStudy
+from fairweather.report.reading import MEAN, Contents
+from fairweather.report.tables import CORRECTED, describe_metric
+
+
+def notes(pairs: Sequence[Pair], contents: Contents, study: PublishedStudy) -> list[str]:
+    """Say how many published numbers lie in the run's intervals, and what that does not mean."""
+    measured = [pair for pair in pairs if pair.measured]
+    return [
+        _count(measured, missing=len(pairs) - len(measured)),
+        _uncertainty(measured, contents, study),
+        f"The intervals of calibration errors are {CORRECTED}; the values themselves, "
+        "measured and published, are not corrected.",
+        study.note,
+        *_model_notes(contents, study),
+        *_other_images(measured, contents, study),
+        *_other_models(contents, study),
+        *_other_shifts(contents, study),
+    ]
+
+
+def _count(measured: Sequence[Pair], missing: int) -> str:
+    parts = []
+    for metric in dict.fromkeys(pair.published.metric for pair in measured):
+        inside = [pair.inside for pair in measured if pair.published.metric == metric]
+        parts.append(f"{sum(inside)} of {len(inside)} for {describe_metric(metric)}")
+    total = sum(pair.inside for pair in measured)
+    return (
+        f"{total} of the {len(measured)} published numbers that the run measured too lie in its "
+        f"95 % intervals: {', '.join(parts)}; {missing} were not measured."
+    )
+
+
+def _uncertainty(measured: Sequence[Pair], contents: Contents, study: PublishedStudy) -> str:
+    errors = [100 * p.standard_error for p in measured if p.standard_error == p.standard_error]
+    theirs = "The published numbers have an uncertainty of their own"
+    if errors:
+        theirs += (
+            f": the accuracies at one level a binomial standard error of {min(errors):.1f} to "
+            f"{max(errors):.1f} percentage points (n = {study.test_images:,})"
+        )
+    return (
+        "The intervals say what other test images would have done to the run's numbers "
+        f"({contents.sample()}), not what another training would have. {theirs}. So a published "
+        "number outside an interval is no proof of another method, and one inside no proof of the "
+        "same."
+    )
+
+
+def _model_notes(contents: Contents, study: PublishedStudy) -> Iterator[str]:
+    for name, model in study.models.items():
+        if model.note and name in contents.titles:
+            yield model.note
+
+
+def _other_images(
+    measured: Sequence[Pair], contents: Contents, study: PublishedStudy
+) -> Iterator[str]:
+    size = tuple(contents.provenance["data"]["notes"].get("size", ()))
+    if study.size and size and size != study.size:
+        theirs, ours = (" x ".join(map(str, each)) for each in (study.size, size))
+        yield f"Other images: the published numbers are on {theirs} pixels, the run's on {ours}."
+    counts = sorted({pair.measured.n for pair in measured if pair.measured})
+    if study.test_images and counts != [study.test_images]:
+        found = " or ".join(f"{count:,}" for count in counts)
+        yield (
+            f"Other images: the published numbers are on {study.test_images:,} test images, the "
+            f"run's on {found}."
+        )
+
+
+def _other_models(contents: Contents, study: PublishedStudy) -> Iterator[str]:
+    if absent := [name for name in study.models if name not in contents.titles]:
+        yield f"Published, not in the run: the models {', '.join(absent)}."
+    if extra := [name for name in contents.titles if name not in study.models]:
+        yield f"In the run, not published: the models {', '.join(extra)}."
+
+
+def _other_shifts(contents: Contents, study: PublishedStudy) -> Iterator[str]:
+    sweeps = {sweep.name: sweep for sweep in contents.sweeps}
+    for shift, title in study.shifts.items():
+        if not same_images(contents, study, shift, MEAN):
+            theirs = "; ".join(study.cells(shift).values())
+            ours = "; ".join(sweeps[shift].cells.values()) if shift in sweeps else "none"
+            yield (
+                f"{title}: published for {theirs}; the run has {ours}. Only the same are compared, "
+                "and the mean only where all are the same."
+            )
+    if others := [sweep.title for sweep in contents.sweeps if sweep.name not in study.shifts]:
+        yield f"In the run, not published: the shifts {', '.join(others)}."

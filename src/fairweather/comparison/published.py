@@ -1,0 +1,137 @@
+"""The published numbers that the package ships, and which of them a run can be held against."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from fairweather.errors import unknown_name
+from fairweather.report.reading import CLEAN, MEAN
+from fairweather.yamlfile import parse_yaml
+
+# Each is a pair of files in `published/`: NAME.csv with the numbers, NAME.yaml with the facts.
+REFERENCES = ("paper",)
+
+
+class PublishedModel(NamedTuple):
+    """A published model: its title, and what a reader has to know about it, maybe nothing."""
+
+    title: str
+    note: str
+
+
+class PublishedNumber(NamedTuple):
+    """A published number: the first four fields, in the words of scores.csv, say what it is of."""
+
+    model: str
+    shift: str
+    level: str
+    metric: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class PublishedStudy:
+    """What was published about one data set.
+
+    Attributes:
+        name, title: of the study.
+        data: the data set's name, without resolution.
+        classes: how many classes it has.
+        size: height and width of the images; None where it was not published.
+        test_images: how many; None where it was not published.
+        note: what a reader has to know.
+        models: by the keys of this package's study.
+        shifts: the title of each shift, clean first.
+        numbers: model, shift, level, cell, metric, value, decimals, source; several rows where a
+            number stands both in a run file and in a table.
+    """
+
+    name: str
+    title: str
+    data: str
+    classes: int
+    size: tuple[int, int] | None
+    test_images: int | None
+    note: str
+    models: Mapping[str, PublishedModel]
+    shifts: Mapping[str, str]
+    numbers: pd.DataFrame
+
+    def cells(self, shift: str) -> dict[str, str]:
+        """Give the id of each shifted test set of a shift by its level, ascending."""
+        rows = self.numbers[(self.numbers["shift"] == shift) & (self.numbers["level"] != MEAN)]
+        pairs = dict(zip(rows["level"], rows["cell"], strict=True))
+        return {level: pairs[level] for level in sorted(pairs, key=float)}
+
+
+def read_published(reference: str) -> list[PublishedStudy]:
+    """Read the published studies of a reference; raises `InputError` for an unknown name.
+
+    >>> [study.name for study in read_published("paper")]
+    ['pathmnist', 'oxford-pets']
+    """
+    if reference not in REFERENCES:
+        raise unknown_name("reference", reference, REFERENCES)
+    folder = resources.files("fairweather") / "published"
+    facts = parse_yaml((folder / f"{reference}.yaml").read_text(encoding="utf-8"))
+    text = (folder / f"{reference}.csv").read_text(encoding="utf-8")
+    columns = pd.read_csv(io.StringIO(text), comment="#", dtype=str, keep_default_na=False)
+    numbers = columns.astype({"value": float})
+    return [
+        _study(name, entry, facts["shifts"], numbers) for name, entry in facts["studies"].items()
+    ]
+
+
+def best_numbers(study: PublishedStudy) -> list[PublishedNumber]:
+    """Give each published number once and as precisely as it is known.
+
+    A number of a run file stands for the printed one, and the mean of a run file's levels for the
+    printed mean.
+
+    >>> study, _ = read_published("paper")
+    >>> best_numbers(study)[0]
+    PublishedNumber(model='basic', shift='clean', level='none', metric='accuracy',
+                    value=0.8231197771587744, source='basic_0.train.jsonl')
+    """
+    numbers = study.numbers
+    exact, printed = numbers[numbers["decimals"] == ""], numbers[numbers["decimals"] != ""]
+    everything = pd.concat([exact, _means(exact), printed], ignore_index=True)
+    once = everything.drop_duplicates(list(PublishedNumber._fields[:4]))
+    rows = once[list(PublishedNumber._fields)].itertuples(index=False)
+    return [PublishedNumber(*row) for row in rows]
+
+
+def _means(numbers: pd.DataFrame) -> pd.DataFrame:
+    levels = numbers[numbers["shift"] != CLEAN]
+    groups = levels.groupby(["model", "shift", "metric", "source"], sort=False)
+    means = groups["value"].mean().reset_index()
+    return means.assign(level=MEAN, source="mean of " + means["source"])
+
+
+def _study(
+    name: str, entry: Mapping[str, Any], shifts: Mapping[str, str], numbers: pd.DataFrame
+) -> PublishedStudy:
+    models = {
+        key: PublishedModel(model["title"], model.get("note", ""))
+        for key, model in entry["models"].items()
+    }
+    size = entry["size"]
+    return PublishedStudy(
+        name=name,
+        title=entry["title"],
+        data=entry["data"],
+        classes=entry["classes"],
+        size=(size[0], size[1]) if size else None,
+        test_images=entry["test_images"],
+        note=entry["note"],
+        models=models,
+        shifts=shifts,
+        numbers=numbers[numbers["study"] == name].drop(columns="study"),
+    )

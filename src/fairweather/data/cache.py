@@ -1,0 +1,159 @@
+"""Decoded images on the disk: one memory-mapped file a part, keyed by the content of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+
+from fairweather.data.decode import Watch, decode_images, unreadable_error
+from fairweather.data.pixelfile import PixelFile, explained, open_sealed, seal
+from fairweather.data.split import Part
+from fairweather.folders import cache_folder
+from fairweather.pixels import decoder_facts
+
+VERSION = 1  # raise it when the same files become other pixels, or the layout of a file changes
+FILES_PER_TASK = 64
+
+
+class CachedImages(NamedTuple):
+    """The images of a part.
+
+    Attributes:
+        images: uint8 `[readable, 3, H, W]`, memory-mapped; writing to it leaves the cache alone.
+        readable: bool `[N]`, which of the part's keys these are.
+        skipped: names of the others.
+    """
+
+    images: torch.Tensor
+    readable: npt.NDArray[np.bool_]
+    skipped: list[str]
+
+
+def cached_images(
+    part: Part,
+    name: str,
+    content: str,
+    *,
+    size: int | None,
+    skip_unreadable: bool,
+    watch: Watch | None = None,
+) -> CachedImages:
+    """Map the decoded images of a part, and decode them first where that was never done.
+
+    The file lies in `images/` of the cache folder. It is filled under another name and renamed when
+    it is whole, under a lock: of two processes that want the same images, one decodes them.
+
+    Args:
+        part: a listing and keys into it.
+        name: of the part. Splits of one file share its content, and may share their keys.
+        content: digest of the listing's files (`content_digests`).
+        size: see `decode_image`.
+        skip_unreadable: leave unreadable images out.
+        watch: called with the images decoded so far and all of them.
+
+    Raises:
+        InputError: see `decode_images`; or the cache folder cannot be written or read.
+    """
+    folder = cache_folder() / "images"
+    path = folder / f"{_key(part, name, content, size)}.pixels"
+    with explained(folder):
+        stored = open_sealed(path, len(part.keys))
+    if stored is None:
+        stored = _decode_once(part, path, size, skip_unreadable, watch)
+    readable = np.ones(len(part.keys), dtype=np.bool_)
+    readable[list(stored.unreadable)] = False
+    if not stored.unreadable:
+        return CachedImages(stored.images, readable, [])
+    # A file may have been renamed since it was decoded: names always come from the listing.
+    skipped = [item.name for item in part.listing.read(part.keys[~readable])]
+    if not skip_unreadable:
+        raise unreadable_error(skipped[0], stored.unreadable[min(stored.unreadable)])
+    return CachedImages(stored.images, readable, skipped)
+
+
+def content_digests(parts: Mapping[str, Part]) -> dict[str, str]:
+    """Give the SHA-256 of each part's files: of their bytes in their order, whatever their names.
+
+    Files that parts share are read once.
+    """
+    known: dict[tuple[Path, ...], str] = {}
+    for part in parts.values():
+        if part.listing.files not in known:
+            known[part.listing.files] = _digest_files(part.listing.files)
+    return {name: known[part.listing.files] for name, part in parts.items()}
+
+
+def _digest_files(files: tuple[Path, ...]) -> str:
+    slices = [
+        files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)
+    ]
+    whole = hashlib.sha256()
+    with ThreadPoolExecutor() as pool:  # hashing and reading let other threads run
+        for digests in pool.map(lambda few: b"".join(map(_digest_file, few)), slices):
+            whole.update(digests)
+    return whole.hexdigest()
+
+
+def _digest_file(path: Path) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _key(part: Part, name: str, content: str, size: int | None) -> str:
+    facts = {
+        "version": VERSION,
+        "part": name,
+        "content": content,
+        "keys": hashlib.sha256(part.keys.astype("<i8").tobytes()).hexdigest(),
+        "size": size,
+        **decoder_facts(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _decode_once(
+    part: Part, path: Path, size: int | None, skip_unreadable: bool, watch: Watch | None
+) -> PixelFile:
+    folder, lock = path.parent, FileLock(path.with_suffix(".lock"))
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        with explained(folder):  # another process may have decoded them while this one waited
+            stored = open_sealed(path, len(part.keys))
+        return stored or _decode(part, path, size, skip_unreadable, watch)
+    finally:
+        lock.release()
+
+
+def _decode(
+    part: Part, path: Path, size: int | None, skip_unreadable: bool, watch: Watch | None
+) -> PixelFile:
+    items, count = part.listing.read(part.keys), len(part.keys)
+    partial = path.with_suffix(f".{secrets.token_hex(4)}.partial")
+    with explained(path.parent):
+        for leftover in path.parent.glob(f"{path.stem}.*.partial"):
+            leftover.unlink(missing_ok=True)  # of a process that was killed: the lock is ours
+        partial.touch(exist_ok=False)
+    try:
+        decoded = decode_images(
+            items, count, partial, size=size, skip_unreadable=skip_unreadable, watch=watch
+        )
+        with explained(path.parent):
+            seal(partial, *decoded)
+            stored = open_sealed(partial, count)
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    assert stored is not None  # it was sealed a moment ago
+    return stored

@@ -1,0 +1,209 @@
+"""The source `cifar10`: 60,000 photographs of 32x32 pixels (Krizhevsky 2009)."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.data.known import (
+    check_md5,
+    find_folder,
+    md5,
+    missing_file,
+    own_folder,
+    unpack,
+)
+from fairweather.data.listing import Item, Listing, Request, Source
+from fairweather.download import fetch
+from fairweather.errors import InputError
+
+NAME = "cifar10"
+# The order of label_names in the official batches.meta.
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+FOLDER = "cifar-10-batches-py"
+PLACES = (".", FOLDER, f"{NAME}/{FOLDER}")
+# URL and MD5s: torchvision.datasets.CIFAR10 (url, tgz_md5, train_list, test_list).
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
+BATCHES = {
+    "train": {
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    },
+    "test": {"test_batch": "40351d587109b95175f43aff81a1287e"},
+}
+PLANES = (3, 32, 32)
+BYTES = 3 * 32 * 32
+
+
+def list_cifar10(request: Request) -> Source:
+    """50,000 training and 10,000 test photographs of ten kinds of things: 32x32 in colour.
+
+    With a path, from there: the folder `cifar-10-batches-py` or the one around it. Without, from
+    the cache, downloaded if need be. The batches are pickles, which may contain instructions; they
+    are read by a reader that follows none (`read_batch`).
+
+    Raises:
+        InputError: a file is missing, damaged or not the published one.
+    """
+    folder, origin = _find(request)
+    splits = {}
+    digests: dict[str, str] = {}
+    for split, batches in BATCHES.items():
+        labels = []
+        for file, published in batches.items():
+            path = folder / file
+            if not path.exists():
+                raise missing_file(NAME, file, folder)
+            content = path.read_bytes()
+            digests[file] = md5(content)
+            check_md5(path, digests[file], published, request.verify)
+            labels.append(read_batch(content, path).labels)
+        splits[split] = _list_split(split, tuple(folder / file for file in batches), labels)
+    notes = {"origin": origin, "verified": request.verify, "md5": digests}
+    return Source(CLASSES, splits, NAME, notes)
+
+
+def _find(request: Request) -> tuple[Path, str]:
+    if request.path is not None:
+        marks = [file for batches in BATCHES.values() for file in batches]
+        return find_folder(NAME, request.path, PLACES, marks), str(request.path)
+    folder = own_folder(NAME)
+    if not (folder / FOLDER).exists():
+        archive = folder / Path(URL).name
+        expected = ARCHIVE_MD5 if request.verify else None
+        watch = request.watch(archive)
+        fetch(URL, archive, md5=expected, offline=request.offline, progress=watch)
+        unpack(archive, FOLDER)
+    return folder / FOLDER, URL
+
+
+def _list_split(
+    split: str, paths: tuple[Path, ...], labels: list[npt.NDArray[np.int64]]
+) -> Listing:
+    ends = np.cumsum([len(part) for part in labels])
+
+    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
+        for path, part, end in zip(paths, labels, ends, strict=True):
+            start = end - len(part)
+            inside = keys[(start <= keys) & (keys < end)]
+            if not len(inside):
+                continue
+            # One batch in memory at a time, its pixels side by side.
+            images = np.ascontiguousarray(read_batch(path.read_bytes(), path).images)
+            for key in inside:
+                yield Item(f"{NAME} {split} image {key}", images[key - start])
+
+    return Listing(np.concatenate(labels), read, paths)
+
+
+class Batch(NamedTuple):
+    """What one file has.
+
+    Attributes:
+        images: uint8 `[N, 32, 32, 3]`.
+        labels: int64 `[N]`, 0 to 9.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+
+def read_batch(content: bytes, path: Path) -> Batch:
+    """Read a batch of the python version of CIFAR-10 without following what its pickle asks for.
+
+    Args:
+        content: of the file, a dictionary with `data`, `[N, 3072]` bytes in planes of red, green
+            and blue, and `labels`, a list.
+        path: for the message.
+
+    Raises:
+        InputError: it is no pickle, asks for anything but an array, or has other contents.
+    """
+    try:
+        found = _InertUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except (InputError, MemoryError) as error:
+        raise InputError(f"cannot read {str(path)!r}: {error}") from error
+    # Damaged pickles raise anything from EOFError to TypeError.
+    except Exception as error:
+        raise InputError(f"{str(path)!r} is damaged or cut off: {error}") from error
+    if not isinstance(found, dict) or not {"data", "labels"} <= set(found):
+        raise InputError(f"{str(path)!r} is not a batch of CIFAR-10: it has no data and labels")
+    pixels, labels = _pixels(found["data"], path), _labels(found["labels"], path)
+    if len(pixels) != len(labels):
+        raise InputError(f"{str(path)!r} has {len(pixels)} images and {len(labels)} labels")
+    planes = pixels.reshape(-1, *PLANES)
+    return Batch(planes.transpose(0, 2, 3, 1), labels)
+
+
+def _pixels(array: object, path: Path) -> npt.NDArray[np.uint8]:
+    wrong = InputError(f"the data of {str(path)!r} are not an array of N x {BYTES} bytes")
+    if not isinstance(array, _Inert) or not isinstance(array.state, tuple) or len(array.state) != 5:
+        raise wrong
+    _, shape, kind, column_major, raw = array.state
+    if not isinstance(kind, _Inert) or kind.arguments[:1] not in (("u1",), ("|u1",)):
+        raise wrong
+    if isinstance(raw, str):  # the strings of Python 2, which wrote the official files
+        raw = raw.encode("latin1", "ignore")  # what does not fit in a byte is missed below
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] != BYTES:
+        raise wrong
+    if not isinstance(raw, bytes) or len(raw) != shape[0] * BYTES:
+        raise wrong
+    return np.frombuffer(raw, np.uint8).reshape(-1, BYTES, order="F" if column_major else "C")
+
+
+def _labels(labels: object, path: Path) -> npt.NDArray[np.int64]:
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise InputError(f"the labels of {str(path)!r} are not a list of integers")
+    if wrong := [label for label in labels if not 0 <= label < len(CLASSES)]:
+        raise InputError(f"{str(path)!r} has the label {wrong[0]}; known are 0 to 9")
+    return np.array(labels, dtype=np.int64)
+
+
+class _Inert:
+    """Keeps what a pickle says about an array or a data type, and does nothing with it."""
+
+    arguments: tuple[object, ...] = ()  # a pickle can make an object without calling __init__
+    state: object = None
+
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+def _encode(text: str, _: str) -> bytes:
+    return text.encode("latin1")  # how protocol 2 writes bytes
+
+
+# All that the pickle of an array refers to, by numpy 1 and 2 and by Python 2 and 3.
+KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy.core.multiarray", "_reconstruct"): _Inert,
+    ("numpy._core.multiarray", "_reconstruct"): _Inert,
+    ("numpy", "ndarray"): _Inert,
+    ("numpy", "dtype"): _Inert,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class _InertUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        if (module, name) not in KNOWN:
+            raise InputError(
+                f"its pickle asks for {module}.{name}, which no batch of CIFAR-10 needs, and "
+                "nothing of it was run"
+            )
+        return KNOWN[module, name]

@@ -1,0 +1,155 @@
+"""The source `fashion-mnist`: 70,000 gray 28x28 pictures of clothes (Xiao et al. 2017)."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.data.known import (
+    DAMAGED,
+    check_md5,
+    find_folder,
+    md5,
+    missing_file,
+    own_folder,
+)
+from fairweather.data.listing import Item, Listing, Request, Source
+from fairweather.download import fetch
+from fairweather.errors import InputError
+
+NAME = "fashion-mnist"
+CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+PLACES = (".", "FashionMNIST/raw", "raw", NAME)
+URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+# Of the files as they are downloaded: torchvision.datasets.FashionMNIST.resources.
+COMPRESSED_MD5 = {
+    "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+# Of what they hold. Debian compressed the same bytes again, torchvision leaves them uncompressed.
+CONTENT_MD5 = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
+PREFIXES = {"train": "train", "test": "t10k"}
+UNSIGNED_BYTES = 0x08  # the third byte of an idx file; the fourth is the number of dimensions
+
+
+def list_fashion_mnist(request: Request) -> Source:
+    """60,000 training and 10,000 test images of ten kinds of clothes: 28x28 gray.
+
+    With a path, from there: a folder of the four idx files, each as it is or as .gz, or one that
+    has them as torchvision keeps them, in `FashionMNIST/raw`. Without, from the Debian package
+    dataset-fashion-mnist if it is installed, else from the cache, downloaded if need be. What is
+    verified is what the files hold, not how it is compressed.
+
+    Raises:
+        InputError: a file is missing, damaged or not the published one.
+    """
+    folder, origin = _find(request)
+    paths = {stem: _idx_path(folder, stem) for stem in CONTENT_MD5}
+    contents = {stem: _read_content(path) for stem, path in paths.items()}
+    digests = {stem: md5(content) for stem, content in contents.items()}
+    for stem, published in CONTENT_MD5.items():
+        check_md5(paths[stem], digests[stem], published, request.verify)
+    splits = {}
+    for split, prefix in PREFIXES.items():
+        images, labels = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+        pixels = _parse_idx(contents[images], paths[images], (28, 28))
+        numbers = _parse_idx(contents[labels], paths[labels], ())
+        _check_pair(paths[images], pixels, paths[labels], numbers)
+        splits[split] = _list_split(split, pixels, numbers, paths[images])
+    notes = {"origin": origin, "verified": request.verify, "md5": digests}
+    return Source(CLASSES, splits, NAME, notes)
+
+
+def _find(request: Request) -> tuple[Path, str]:
+    if request.path is not None:
+        marks = [stem + suffix for stem in CONTENT_MD5 for suffix in (".gz", "")]
+        return find_folder(NAME, request.path, PLACES, marks), str(request.path)
+    if DEBIAN.is_dir():
+        return DEBIAN, "the Debian package dataset-fashion-mnist"
+    folder = own_folder(NAME)
+    for stem, checksum in COMPRESSED_MD5.items():
+        path = folder / f"{stem}.gz"
+        if not path.exists():
+            expected = checksum if request.verify else None
+            watch, url = request.watch(path), f"{URL}{stem}.gz"
+            fetch(url, path, md5=expected, offline=request.offline, progress=watch)
+    return folder, URL
+
+
+def _idx_path(folder: Path, stem: str) -> Path:
+    for path in (folder / stem, folder / f"{stem}.gz"):
+        if path.exists():
+            return path
+    raise missing_file(NAME, f"{stem}.gz", folder)
+
+
+def _read_content(path: Path) -> bytes:
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        return gzip.decompress(path.read_bytes())
+    except DAMAGED as error:
+        raise InputError(f"{str(path)!r} is damaged or cut off: {error}") from error
+
+
+def _parse_idx(content: bytes, path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Return uint8 `[N, *shape]` from the format of http://yann.lecun.com/exdb/mnist (2010)."""
+    header = struct.Struct(f">{2 + len(shape)}I")
+    if len(content) < header.size:
+        raise InputError(f"{str(path)!r} is cut off: an idx file has at least {header.size} bytes")
+    magic, count, *found = header.unpack_from(content)
+    expected = UNSIGNED_BYTES << 8 | 1 + len(shape)
+    if magic != expected:
+        raise InputError(
+            f"{str(path)!r} is not the idx file it should be: it begins with {magic:#010x} "
+            f"instead of {expected:#010x}"
+        )
+    if tuple(found) != shape:
+        sizes = " x ".join(map(str, found))
+        raise InputError(f"{str(path)!r} has images of {sizes} pixels instead of 28 x 28")
+    needed = header.size + count * math.prod(shape)
+    if len(content) != needed:
+        raise InputError(
+            f"{str(path)!r} holds {len(content)} bytes, but its header announces {needed}"
+        )
+    return np.frombuffer(content, np.uint8, offset=header.size).reshape(count, *shape)
+
+
+def _check_pair(
+    images: Path, pixels: npt.NDArray[np.uint8], labels: Path, numbers: npt.NDArray[np.uint8]
+) -> None:
+    if len(pixels) != len(numbers):
+        raise InputError(
+            f"{str(images)!r} has {len(pixels)} images and {labels.name!r} {len(numbers)} labels"
+        )
+    if not len(pixels):
+        raise InputError(f"{str(images)!r} has no images")
+    if numbers.max() >= len(CLASSES):
+        raise InputError(f"{str(labels)!r} has the label {numbers.max()}; known are 0 to 9")
+
+
+def _list_split(
+    split: str, pixels: npt.NDArray[np.uint8], numbers: npt.NDArray[np.uint8], path: Path
+) -> Listing:
+    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
+        for key in keys:
+            yield Item(f"{NAME} {split} image {key}", pixels[key])
+
+    return Listing(numbers.astype(np.int64), read, (path,))

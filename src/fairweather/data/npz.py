@@ -1,0 +1,289 @@
+"""The source `npz:PATH`: images and labels in one NumPy archive, as MedMNIST lays them out."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+
+from fairweather.data.listing import (
+    SPLIT_NAMES,
+    SPLITS,
+    WHOLE,
+    Item,
+    Listing,
+    Request,
+    Source,
+    check_exists,
+    required_path,
+)
+from fairweather.errors import InputError
+
+BLOCK = 1 << 23  # bytes of images that are in memory at a time
+CHANNELS = (1, 3)
+PREFIXES = {"": WHOLE} | {f"{name}_": split for name, split in SPLIT_NAMES.items()}
+CLASS_NAMES = ("classes", "class_names")
+NEEDED = (
+    "train_images and train_labels, and the same for val and test, or images and labels for one "
+    "set that is to be split"
+)
+ALLOWED = "uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3], [N, 1, H, W] or [N, 3, H, W]"
+
+
+class Array(NamedTuple):
+    """What the header of one array says, before its values are read."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+    def __str__(self) -> str:
+        """How an error message calls it."""
+        return f"{self.key} in {str(self.path)!r}"
+
+
+def list_npz(request: Request) -> Source:
+    """Arrays of one .npz file: `train_images`, `train_labels`, `val_images` and so on.
+
+    The split names are those of `folder:`; `images` and `labels` are one set that is to be split.
+    Images are uint8, gray or RGB, the channels last or first where the shape leaves no doubt.
+    Labels are whole numbers, `[N]` or `[N, 1]`, from 0; text in `classes` (or `class_names`) names
+    the classes, otherwise these are "0" to the largest label of any split. Labels are read whole;
+    images are read in blocks, compressed or not, whatever their number. Keys are places in the
+    array. Nothing in the file is executed: pickled objects are refused.
+
+    Raises:
+        InputError: it is no such file or is damaged, an array is missing or of another type or
+            shape, or a label is negative, fractional or beyond the classes.
+    """
+    path = required_path(request)
+    check_exists(path)
+    if path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder; npz: needs a .npz file")
+    return list_archive(path)
+
+
+def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> Source:
+    """List the images of a .npz file; given class names take precedence over the file's own.
+
+    Raises:
+        InputError: see `list_npz`.
+    """
+    names = _array_names(path)
+    keys = _pair(path, names)
+    class_keys = [key for key in CLASS_NAMES if key in names]
+    arrays = _read_headers(path, [*chain(*keys.values()), *class_keys])
+    pairs = {split: (arrays[images], arrays[labels]) for split, (images, labels) in keys.items()}
+    for images, labels in pairs.values():
+        _check_images(images)
+        _check_label_shape(labels, images)
+    columns = {split: _read_labels(labels) for split, (_, labels) in pairs.items()}
+    named = classes or (_class_names(arrays[class_keys[0]]) if class_keys else None)
+    count = len(named) if named else _count_classes(pairs, columns)
+    for split, (_, labels) in pairs.items():
+        _check_range(labels, columns[split], count)
+    return Source(
+        named or tuple(str(label) for label in range(count)),
+        {split: _list_split(images, columns[split]) for split, (images, _) in pairs.items()},
+    )
+
+
+def _array_names(path: Path) -> list[str]:
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".npy")]
+    return sorted(name.removesuffix(".npy") for name in names)
+
+
+def _read_headers(path: Path, keys: Iterable[str]) -> dict[str, Array]:
+    arrays = {}
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        for key in keys:
+            info = archive.getinfo(f"{key}.npy")
+            with archive.open(info) as member:
+                arrays[key] = array = _read_header(path, key, member)
+                size = member.tell() + math.prod(array.shape) * array.dtype.itemsize
+            # Pickled objects have any size; they are refused by their type.
+            if info.file_size != size and not array.dtype.hasobject:
+                raise ValueError(f"{key} has {info.file_size} bytes, and its header says {size}")
+    return arrays
+
+
+def _read_header(path: Path, key: str, member: IO[bytes]) -> Array:
+    version = npy.read_magic(member)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{key} has the format version {version}, and known are 1.0 and 2.0")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran_order, dtype = read(member)
+    if fortran_order and len(shape) > 1:
+        raise ValueError(
+            f"the rows of {key} are not stored one after the other: save it with "
+            "np.ascontiguousarray"
+        )
+    return Array(path, key, shape, dtype)
+
+
+def _pair(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
+    found = f"found are {', '.join(names) or 'no arrays'}"
+    pairs: dict[str, tuple[str, str]] = {}
+    for prefix, split in PREFIXES.items():
+        images, labels = f"{prefix}images", f"{prefix}labels"
+        if images not in names and labels not in names:
+            continue
+        if images not in names or labels not in names:
+            missing = images if images not in names else labels
+            raise InputError(f"{str(path)!r} has no {missing}: {found}; needed are {NEEDED}")
+        if split in pairs or WHOLE in pairs:
+            other = (pairs.get(split) or pairs[WHOLE])[0]
+            raise InputError(f"{str(path)!r} has both {other} and {images}; needed are {NEEDED}")
+        pairs[split] = images, labels
+    if not pairs:
+        raise InputError(f"{str(path)!r} has no images: {found}; needed are {NEEDED}")
+    return {split: pairs[split] for split in (*SPLITS, WHOLE) if split in pairs}
+
+
+def _check_images(images: Array) -> None:
+    shape = list(images.shape)
+    if images.dtype != np.uint8 or len(shape) not in (3, 4):
+        raise InputError(f"{images} is {images.dtype} {shape}; allowed are {ALLOWED}")
+    if 0 in shape:
+        raise InputError(f"{images} is empty: its shape is {shape}")
+    if len(shape) == 4 and (shape[1] in CHANNELS) == (shape[3] in CHANNELS):
+        problem = "both ends" if shape[1] in CHANNELS else "neither end"
+        raise InputError(
+            f"{images} has the shape {shape}, where {problem} could be the channels; allowed are "
+            f"{ALLOWED}"
+        )
+
+
+def _check_label_shape(labels: Array, images: Array) -> None:
+    shape = list(labels.shape)
+    if labels.dtype.kind not in "iufb":
+        raise InputError(f"{labels} is {labels.dtype}; labels are whole numbers from 0")
+    if len(shape) == 2 and shape[1] > 1:
+        raise InputError(
+            f"{labels} has {shape[1]} labels an image (its shape is {shape}); needed is one class "
+            "an image, [N] or [N, 1]"
+        )
+    if len(shape) not in (1, 2):
+        raise InputError(f"{labels} has the shape {shape}; needed is [N] or [N, 1]")
+    if shape[0] != images.shape[0] or 0 in shape:
+        raise InputError(f"{labels} has {shape[0]} labels for {images.shape[0]} images")
+
+
+def _read_labels(labels: Array) -> npt.NDArray[np.int64]:
+    values = _read_whole(labels).reshape(-1)
+    with np.errstate(invalid="ignore"):
+        whole = values.astype(np.int64)
+    wrong = np.flatnonzero((whole != values) | (whole < 0))
+    if len(wrong):
+        raise InputError(
+            f"label {wrong[0]} of {labels} is {values[wrong[0]]}; labels are whole numbers from 0"
+        )
+    return whole
+
+
+def _read_whole(array: Array) -> npt.NDArray[np.generic]:
+    with _open(array) as member:
+        return npy.read_array(member, allow_pickle=False)
+
+
+def _class_names(array: Array) -> tuple[str, ...]:
+    if array.dtype.kind != "U" or len(array.shape) != 1 or not array.shape[0]:
+        found = f"{array.dtype} {list(array.shape)}"
+        raise InputError(
+            f"{array} is {found}; class names are text in label order, np.array(names, dtype=str)"
+        )
+    names = tuple(str(name) for name in _read_whole(array))
+    if len(set(names)) < len(names):
+        raise InputError(f"{array} has a name twice: {', '.join(names)}")
+    return names
+
+
+def _count_classes(
+    pairs: Mapping[str, tuple[Array, Array]], columns: Mapping[str, npt.NDArray[np.int64]]
+) -> int:
+    images = sum(len(column) for column in columns.values())
+    split = max(columns, key=lambda name: columns[name].max())
+    largest = int(columns[split].max())
+    # Every class needs an image; without this, a column of large numbers would fill the memory.
+    if largest >= images:
+        raise InputError(
+            f"{pairs[split][1]} goes up to {largest}, but there are {images} images: class labels "
+            "are 0, 1, 2 and so on"
+        )
+    return largest + 1
+
+
+def _check_range(labels: Array, column: npt.NDArray[np.int64], classes: int) -> None:
+    outside = np.flatnonzero(column >= classes)
+    if len(outside):
+        raise InputError(
+            f"label {outside[0]} of {labels} is {column[outside[0]]}; with {classes} classes, "
+            f"allowed are 0 to {classes - 1}"
+        )
+
+
+def _list_split(images: Array, labels: npt.NDArray[np.int64]) -> Listing:
+    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
+        for start, block in _read_blocks(images, int(keys[-1]) + 1 if len(keys) else 0):
+            end = start + len(block)
+            for key in keys[np.searchsorted(keys, start) : np.searchsorted(keys, end)]:
+                yield Item(f"image {key} of {images}", block[key - start])
+
+    return Listing(labels, read, (images.path,))
+
+
+def _read_blocks(images: Array, end: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    size = math.prod(images.shape[1:])
+    rows = max(BLOCK // size, 1)
+    with _open(images) as member:
+        _read_header(images.path, images.key, member)
+        for start in range(0, end, rows):
+            count = min(rows, images.shape[0] - start)
+            content = member.read(count * size)
+            pixels = np.frombuffer(content, dtype=np.uint8).reshape(count, *images.shape[1:])
+            yield start, _channels_last(pixels)
+
+
+def _channels_last(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if pixels.ndim == 4 and pixels.shape[3] not in CHANNELS:
+        pixels = pixels.transpose(0, 2, 3, 1)
+    return pixels[..., 0] if pixels.ndim == 4 and pixels.shape[3] == 1 else pixels
+
+
+@contextmanager
+def _open(array: Array) -> Iterator[IO[bytes]]:
+    name = f"{array.key}.npy"
+    with _reading(array.path), zipfile.ZipFile(array.path) as file, file.open(name) as member:
+        yield member
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    # A RuntimeError is an encrypted member, an OSError may be a place before the file's beginning.
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, OSError) as error:
+        reason = _reason(path, error)
+        raise InputError(f"{str(path)!r} cannot be read as a .npz file: {reason}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            return "it ends too early" if file.read(2) == b"PK" else "it is not a zip archive"
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,150 @@
+"""A file of 8-bit pixels: reserved, filled, sealed by a record at its end, then memory-mapped.
+
+The pixels come first, so that the map starts with them. Then follow a JSON object (the shape, and
+which images could not be read), the length of this object, and a mark. A file without the mark at
+its very end, or whose size is not the one that its record implies, is not trusted.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import mmap
+import os
+import shutil
+import struct
+import sys
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+
+from fairweather.errors import InputError
+
+END = struct.Struct("<Q8s")
+MARK = b"fwpixels"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL)
+# Python 3.11 lacks the name; the value is that of <asm-generic/mman-common.h>.
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+
+
+class PixelFile(NamedTuple):
+    """What a sealed file holds.
+
+    Attributes:
+        images: uint8 `[readable, 3, H, W]`, a memory map: what is written to it stays in memory.
+        unreadable: place of each image that is not in it, and the reason.
+    """
+
+    images: torch.Tensor
+    unreadable: dict[int, str]
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn the system's errors with the cache into one sentence that says what can be done."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"decoded images cannot be kept in {str(folder)!r}: {error.strerror or error}; "
+            "the environment variable FAIRWEATHER_CACHE names another folder"
+        ) from error
+
+
+def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
+    """Reserve `needed` bytes of disk for a file, so that a full disk is noticed before the work.
+
+    Raises:
+        InputError: there is not enough space; says how much is needed and how much there is.
+    """
+    free = shutil.disk_usage(folder).free
+    try:
+        if needed > free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, needed)
+    except OSError as error:
+        if error.errno in CANNOT_RESERVE:
+            return  # some network file systems; writing reports a full disk as well, only later
+        if error.errno not in NO_SPACE:
+            raise
+        raise InputError(
+            f"decoded images need {_size(needed)} in {str(folder)!r}, where {_size(free)} are "
+            "free; the environment variable FAIRWEATHER_CACHE names another folder"
+        ) from error
+
+
+def remove_places(file: BinaryIO, places: Container[int], count: int, bytes_per_image: int) -> None:
+    """Close the gaps that images without pixels left, within the file."""
+    kept = 0
+    for place in range(count):
+        if place in places:
+            continue
+        if kept < place:
+            file.seek(place * bytes_per_image)
+            pixels = file.read(bytes_per_image)
+            file.seek(kept * bytes_per_image)
+            file.write(pixels)
+        kept += 1
+
+
+def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> None:
+    """Cut a file behind its pixels, write the record, and wait until all of it is on the disk."""
+    record = json.dumps({"shape": shape, "unreadable": unreadable}).encode()
+    with path.open("r+b") as file:
+        file.truncate(math.prod(shape))
+        file.seek(0, os.SEEK_END)
+        file.write(record + END.pack(len(record), MARK))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def open_sealed(path: Path, count: int) -> PixelFile | None:
+    """Map the file at `path`, made of `count` images; None where there is none that is whole.
+
+    The map is private and nothing is reserved for it: writing to it changes memory alone, and it
+    may be larger than memory, since the system drops and reads again what nobody wrote to.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    with file:
+        record = _read_record(file)
+        if record is None or record["shape"][0] + len(record["unreadable"]) != count:
+            return None
+        pixels = mmap.mmap(
+            file.fileno(),
+            0,
+            flags=mmap.MAP_PRIVATE | NO_RESERVE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+        )
+    images = torch.from_numpy(np.ndarray(record["shape"], np.uint8, buffer=pixels))
+    return PixelFile(images, {int(place): why for place, why in record["unreadable"].items()})
+
+
+def _read_record(file: BinaryIO) -> dict | None:
+    size = file.seek(0, os.SEEK_END)
+    if size < END.size:
+        return None
+    file.seek(size - END.size)
+    length, mark = END.unpack(file.read(END.size))
+    start = size - END.size - length
+    if mark != MARK or start < 0:
+        return None
+    file.seek(start)
+    try:
+        record = json.loads(file.read(length))
+    except ValueError:
+        return None
+    return record if math.prod(record["shape"]) == start else None
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

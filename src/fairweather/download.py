@@ -1,0 +1,271 @@
+"""Download a file once: resumed where it was cut off, checked, and there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import http.client
+import json
+import os
+import re
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from email.message import Message
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import filelock
+
+from fairweather.errors import InputError
+
+Progress = Callable[[int, int | None], None]
+
+CHUNK = 1 << 18  # bytes
+TIMEOUT = 60.0  # seconds without a byte, after which a connection counts as dropped
+ATTEMPTS = 4  # in a row that bring nothing new
+PAUSE = 1.0  # seconds before the next attempt, doubled with each that brought nothing
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # status codes that may be gone a moment later
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+CONTENT_RANGE = re.compile(r"bytes (?:(?P<start>\d+)-\d+|\*)/(?P<total>\d+|\*)")
+
+
+class _DroppedError(Exception):
+    """An attempt ended early; another may succeed."""
+
+
+class _Mark(NamedTuple):
+    """What stands beside a part: where its bytes came from, and the server's word for them."""
+
+    url: str
+    validator: str  # a strong ETag or a date; empty where the server gave neither
+
+
+def fetch(
+    url: str,
+    path: Path,
+    *,
+    md5: str | None = None,
+    sha256: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Return `path`, downloaded from `url` unless it is there already.
+
+    Bytes go to `NAME.part` beside it, which becomes the file once it is whole and its checksums
+    are right. A part that was cut off is taken up where it ends, by a range request that the server
+    answers with the whole file if that has changed (RFC 9110, 13.1.5: If-Range). Dropped
+    connections are tried again until several attempts in a row bring nothing new; the part stays
+    for the next call. A second process waits for the first and takes its file.
+
+    Args:
+        url: http or https.
+        path: of the file; its folder is made.
+        md5: of the file, as hexadecimal digits; without any checksum a file that is there is taken
+            as it is.
+        sha256: likewise.
+        offline: raise instead of downloading.
+        progress: called with the bytes so far, and all of them where the server says how many.
+
+    Raises:
+        InputError: another kind of URL, a wrong checksum (a download is removed, a file that was
+            there is not), a file that cannot be had, a full disk.
+
+    >>> fetch("https://example.org/digits.npz", Path("digits.npz"), offline=True)
+    Traceback (most recent call last):
+    fairweather.errors.InputError: there is no 'digits.npz' and downloads are off: put the file
+    from https://example.org/digits.npz there, or allow downloads
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise InputError(f"{url!r} cannot be downloaded: it is not an http or https address")
+    wanted = {"md5": md5, "sha256": sha256}
+    if path.exists():
+        return _checked(path, wanted)
+    if offline:
+        raise InputError(
+            f"there is no {str(path)!r} and downloads are off: put the file from {url} there, "
+            "or allow downloads"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The lock file stays: removing it would let a third process lock another file of that name.
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            return _checked(path, wanted)
+        part = path.with_name(f"{path.name}.part")
+        _download(url, part, any(wanted.values()), progress)
+        if wrong := _wrong_digest(part, wanted):
+            _discard(part)
+            raise InputError(f"{url} gave a file with {wrong}; it was removed")
+        part.replace(path)
+        _discard(part)
+    return path
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """Return the digest of a file of any size, read in chunks, as hexadecimal digits.
+
+    >>> import os
+    >>> file_digest(Path(os.devnull), "md5")
+    'd41d8cd98f00b204e9800998ecf8427e'
+    """
+    # Where MD5 is barred as a means of security, it may still find a damaged download.
+    new = functools.partial(hashlib.new, algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, new).hexdigest()
+
+
+def _checked(path: Path, wanted: Mapping[str, str | None]) -> Path:
+    if wrong := _wrong_digest(path, wanted):
+        raise InputError(f"{str(path)!r} has {wrong}; remove it to download it again")
+    return path
+
+
+def _wrong_digest(path: Path, wanted: Mapping[str, str | None]) -> str | None:
+    for algorithm, expected in wanted.items():
+        if expected and (found := file_digest(path, algorithm)) != expected.lower():
+            return f"the {algorithm.upper()} {found} and not {expected}"
+    return None
+
+
+def _download(url: str, part: Path, checked_later: bool, progress: Progress | None) -> None:
+    furthest, failures = _size(part), 0
+    while True:
+        try:
+            return _attempt(url, part, checked_later, progress)
+        except _DroppedError as dropped:
+            failures = 0 if _size(part) > furthest else failures + 1
+            furthest = max(furthest, _size(part))
+            if failures == ATTEMPTS:
+                raise InputError(
+                    f"{url} cannot be downloaded now ({dropped}): try again, or put the file at "
+                    f"{str(part.with_suffix(''))!r} yourself"
+                ) from dropped
+        time.sleep(PAUSE * 2**failures)
+
+
+def _attempt(url: str, part: Path, checked_later: bool, progress: Progress | None) -> None:
+    mark = _read_mark(part)
+    # Without a validator only a checksum would show that the two ends belong to different files.
+    usable = mark.url == url and (mark.validator or checked_later)
+    done = _size(part) if usable else 0
+    try:
+        response = _open(url, done, mark.validator)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 416 and done and _content_range(error.headers)[1] == done:
+                return  # the part was whole; there is nothing behind its end
+        if error.code == 416 and done:
+            _discard(part)
+        elif error.code not in PASSING:
+            raise InputError(
+                f"{url} cannot be downloaded: the server says {error.code} {error.reason}"
+            ) from error
+        raise _DroppedError(f"the server says {error.code} {error.reason}") from error
+    with response:
+        found = _Mark(url, _validator(response.headers))
+        if response.status == http.client.PARTIAL_CONTENT:
+            start, total = _content_range(response.headers)
+            # A server that was asked with If-Range may leave out the date (RFC 9110, 15.3.7).
+            if start != done or found.validator not in ("", mark.validator):
+                _discard(part)
+                raise _DroppedError("the file has changed while it was downloaded")
+        else:
+            length = response.headers["Content-Length"]
+            done, total = 0, int(length) if length and length.isdecimal() else None
+            part.write_bytes(b"")  # before the new mark, which would otherwise vouch for old bytes
+            _mark_path(part).write_text(json.dumps(found._asdict()))
+        _append(part, _chunks(response, done, total), done, total, progress)
+    if total is not None and _size(part) != total:
+        raise _DroppedError(f"the connection ended after {_size(part)} of {total} bytes")
+
+
+def _open(url: str, done: int, validator: str) -> http.client.HTTPResponse:
+    headers = {"Accept-Encoding": "identity", "User-Agent": "fairweather"}
+    if done:
+        headers["Range"] = f"bytes={done}-"
+        if validator:
+            headers["If-Range"] = validator
+    # An opener of its own: urlopen would read the proxies once and keep them for the process.
+    opener = urllib.request.build_opener()
+    try:
+        return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise InputError(f"{url} cannot be downloaded: {reason}") from error
+        raise _DroppedError(str(reason) or type(reason).__name__) from error
+
+
+def _chunks(response: http.client.HTTPResponse, done: int, total: int | None) -> Iterator[bytes]:
+    while total is None or done < total:
+        try:
+            chunk = response.read1(CHUNK)  # what has come is kept, even if the next byte fails
+        except (OSError, http.client.HTTPException) as error:
+            raise _DroppedError(str(error) or type(error).__name__) from error
+        if not chunk:
+            return
+        done += len(chunk)
+        yield chunk
+
+
+def _append(
+    part: Path, chunks: Iterator[bytes], done: int, total: int | None, progress: Progress | None
+) -> None:
+    try:
+        with part.open("ab") as file:
+            for chunk in chunks:
+                file.write(chunk)
+                done += len(chunk)
+                if progress:
+                    progress(done, total)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        size = f" of {total}" if total else ""
+        raise InputError(
+            f"the disk is full after {done}{size} bytes: make room in {str(part.parent)!r}, and "
+            "the download goes on from there"
+        ) from error
+
+
+def _content_range(headers: Message) -> tuple[int | None, int | None]:
+    match = CONTENT_RANGE.fullmatch((headers.get("Content-Range") or "").strip())
+    if not match:
+        return None, None
+    start, total = match["start"], match["total"]
+    return int(start) if start else None, int(total) if total != "*" else None
+
+
+def _validator(headers: Message) -> str:
+    tag = headers.get("ETag") or ""
+    if tag and not tag.startswith("W/"):  # a weak one vouches for the meaning, not for the bytes
+        return tag
+    return headers.get("Last-Modified") or ""
+
+
+def _mark_path(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def _read_mark(part: Path) -> _Mark:
+    try:
+        return _Mark(**json.loads(_mark_path(part).read_text()))
+    except (OSError, ValueError, TypeError):
+        return _Mark("", "")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _mark_path(part).unlink(missing_ok=True)

@@ -1,0 +1,171 @@
+"""Encoded images to 8-bit pixels, without torch: processes that only decode start quickly."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from fairweather.errors import InputError
+
+Pixels = npt.NDArray[np.uint8]
+Content = Path | bytes | Pixels
+
+
+class UnreadableImageError(InputError):
+    """One image cannot be decoded; the message is the reason, without the name of the image."""
+
+
+class Target(NamedTuple):
+    """The file that takes decoded images, and what they must be like.
+
+    Attributes:
+        path: of a file in which each image has its place: `place * bytes of an image`.
+        shape: `(3, H, W)` of every image.
+        size: what `decode_image` is given.
+        most_pixels: Pillow's `MAX_IMAGE_PIXELS` in the process that asks.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    size: int | None
+    most_pixels: int | None
+
+
+def decode_image(content: Content, size: int | None) -> Pixels:
+    """Decode one image: uint8 `[3, H, W]`.
+
+    * EXIF orientation is applied; of an animation, the first frame is taken.
+    * Every mode becomes RGB. Transparency is dropped, as torchvision's `ImageFolder` does, so the
+      colour stored under a transparent pixel shows. 16-bit grayscale is scaled, `round(v / 257)`,
+      over its whole range and not over what one image uses: images stay comparable in brightness.
+      Floating-point images have no known range and are refused.
+    * The shorter side is resized to `size` (Pillow's antialiased bilinear filter, aspect kept) and
+      the center is cropped, as torchvision's `Resize` and `CenterCrop` do. An image that is already
+      `size` x `size` keeps every bit.
+
+    Args:
+        content: a file, encoded bytes, or pixels: uint8 `[H, W]` or `[H, W, 3]`.
+        size: None leaves the image as it is.
+
+    Raises:
+        UnreadableImageError: it is no image, or is damaged, too large or of unknown range.
+
+    >>> decode_image(np.full((9, 9), 7, dtype=np.uint8), 8).shape
+    (3, 8, 8)
+    """
+    try:
+        with _open(content) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            rgb = _fit(_to_rgb(upright), size)
+    except MemoryError:
+        raise
+    # On damaged files Pillow's decoders raise anything from SyntaxError to struct.error.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's word: a file that may not be opened, or too many open files
+        raise UnreadableImageError(_reason(error)) from error
+    return np.asarray(rgb).transpose(2, 0, 1).copy()
+
+
+@contextmanager
+def strict_pillow() -> Iterator[None]:
+    """Within, an image that Pillow warns of as too large is an error; filters are per process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # remarks on metadata change no pixel
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def most_pixels() -> int | None:
+    """Pillow's own limit, which its user may set: an image with more pixels is unreadable."""
+    return Image.MAX_IMAGE_PIXELS
+
+
+def decoder_facts() -> dict[str, object]:
+    """Everything besides its bytes and `size` that decides what an image becomes."""
+    Image.init()  # Pillow loads most of its formats when they are first needed
+    return {
+        "pillow": PIL.__version__,
+        "formats": sorted(Image.OPEN),
+        "most_pixels": most_pixels(),
+        "truncated": ImageFile.LOAD_TRUNCATED_IMAGES,
+    }
+
+
+def write_decoded(target: Target, first: int, contents: Sequence[Content]) -> list[int]:
+    """Decode images in a worker process and write them where they belong; return what was left.
+
+    The places that it returns are those of images that could not be decoded, or have another shape:
+    the process that asks decodes them again, and what it finds counts. It may know formats that a
+    worker does not, since its user can register some with Pillow.
+    """
+    Image.MAX_IMAGE_PIXELS = target.most_pixels
+    left: list[int] = []
+    with strict_pillow(), target.path.open("r+b") as file:
+        for place, content in enumerate(contents, first):
+            try:
+                pixels = decode_image(content, target.size)
+            except Exception:
+                left.append(place)
+                continue
+            if pixels.shape != target.shape:
+                left.append(place)
+                continue
+            file.seek(place * pixels.nbytes)
+            file.write(pixels.data)
+    return left
+
+
+def _open(content: Content) -> Image.Image:
+    if isinstance(content, Path):
+        return Image.open(content)
+    if isinstance(content, bytes):
+        if not content:
+            raise ValueError("it has no bytes")
+        return Image.open(io.BytesIO(content))
+    return Image.fromarray(content)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("it has floating-point pixels (mode F), whose range is unknown")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255, which turns a radiograph white.
+        values = np.asarray(image, dtype=np.int64)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            found = f"{values.min()} to {values.max()}"
+            raise ValueError(f"its pixels go from {found}, which is not a 16-bit range")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _fit(image: Image.Image, size: int | None) -> Image.Image:
+    if size is None or image.size == (size, size):
+        return image
+    short = min(image.size)
+    width, height = (size if side == short else int(size * side / short) for side in image.size)
+    if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise ValueError(f"it is too elongated to be resized: {width} x {height} pixels at {size}")
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + size, top + size))
+
+
+def _reason(error: Exception) -> str:
+    # Pillow's sentence holds the address of a buffer, and the system's repeats the file name.
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image in a format that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

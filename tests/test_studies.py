@@ -1,0 +1,159 @@
+"""The packaged studies, each run to its end on a few random images in the real format."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+import fairweather as fw
+from fairweather.data import fashion_mnist
+from fairweather.errors import InputError
+from fairweather.models import load_model
+from fairweather.study import load_study, packaged_studies, study_facts
+
+from . import test_known_sets as known_sets
+from . import test_medmnist as med
+
+QUICK = ["recipe.epochs=1", "recipe.warmup_epochs=0", "bootstrap=100", "data.verify=false"]
+REPORTED = ("basic", "mixup_aug", "mixup_aug_pt")
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FAIRWEATHER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "no package")
+
+
+def published_weights(path, backbone):
+    """A file as the makers of Barlow Twins publish theirs: torchvision's names, no head."""
+    state = load_model(backbone, classes=2, seed=9).network.state_dict()
+    torch.save({k: v for k, v in state.items() if not k.startswith("fc.")}, path)
+    return path
+
+
+def check_finished(run, models, shifts=8):
+    scores = run.scores
+    assert list(dict.fromkeys(scores["model"])) == list(models)
+    accuracy = scores[(scores["metric"] == "accuracy") & (scores["level"] != "mean")]
+    shifted = accuracy[~accuracy["shift"].isin(["clean", "validation"])]
+    assert len(shifted) == shifts * len(models)
+    assert (run.path / "report.html").is_file()
+
+
+def test_pathmnist_runs_on_an_npz_in_the_official_layout(tmp_path):
+    med.write(tmp_path / "pathmnist.npz", classes=9, side=28)
+    weights = published_weights(tmp_path / "resnet18.pth", "torchvision:resnet18")
+    overrides = [*QUICK, f"models.mixup_aug_pt.weights={weights}", f"data.root={tmp_path}"]
+    run = fw.run("pathmnist", out=tmp_path / "run", overrides=overrides, only=REPORTED)
+    check_finished(run, REPORTED)
+    provenance = json.loads((run.path / "provenance.json").read_text())
+    assert provenance["data"]["name"] == "pathmnist@28"
+    assert provenance["data"]["notes"]["verified"] is False
+    assert set(run.scores[run.scores["shift"] == "validation"]["n"]) == {18}
+    table = pd.read_csv(run.path / "tables" / "natural_shift_accuracy.csv")
+    for row in table.itertuples():
+        assert row.difference == pytest.approx(row.clean - row.validation, abs=1e-6)
+    page = (run.path / "report.html").read_text()
+    assert "A natural shift" in page
+    assert "other patients" in page
+    compared = fw.compare_with_published(run)
+    assert set(compared["model"]) >= set(REPORTED)
+    assert compared["published"].notna().all()
+    assert compared[compared["model"].isin(REPORTED)]["measured"].notna().any()
+
+
+def test_pathmnist_has_the_settings_of_the_published_runs():
+    # protocol: weights, flips and rotation, mixup, rate, backbone's share, frozen, epochs
+    published = {
+        "basic": ("none", False, 0, 1e-3, 1, False, 80),
+        "mixup_aug": ("none", True, 0.3, 5e-4, 1, False, 60),
+        "mixup_aug_pt": ("imagenet", True, 0.3, 5e-4, 0.1, True, 60),
+        "basic_1": ("none", True, 0, 5e-4, 1, False, 60),
+        "pt_0": ("imagenet", True, 0, 1e-3, 1, False, 60),
+        "pt_1": ("imagenet", True, 0, 5e-4, 0.1, False, 60),
+        "pt_2": ("imagenet", True, 0.3, 5e-4, 0.1, False, 60),
+        "pt_3": ("imagenet", True, 0.3, 5e-4, 1, False, 60),
+        "pt_4": ("imagenet", True, 0.3, 5e-4, 0.01, False, 60),
+    }
+    study = load_study("pathmnist")
+    assert study.models.keys() == published.keys()
+    assert study.seeds == [1598]
+    for name, settings in published.items():
+        entry, recipe = study.models[name], study.models[name].recipe
+        augmented = recipe.rotation is not None
+        assert settings == (
+            entry.weights,
+            augmented,
+            recipe.mixup,
+            recipe.learning_rate,
+            recipe.backbone_learning_rate_scale,
+            recipe.freeze_batchnorm,
+            recipe.epochs,
+        )
+        assert (entry.backbone, entry.stem, entry.input_size) == (
+            "torchvision:resnet18",
+            "imagenet",
+            None,
+        )
+        assert (recipe.optimizer, recipe.weight_decay, recipe.batch_size) == ("adamw", 1e-6, 256)
+        assert recipe.schedule == "none"
+        assert recipe.warmup_epochs == 0
+        assert recipe.select == "accuracy"
+        flips = (recipe.horizontal_flip, recipe.vertical_flip)
+        assert flips == ((0.4, 0.4) if augmented else (0, 0))
+        if augmented:
+            assert (recipe.rotation.degrees, recipe.rotation.probability) == (20, 0.4)
+
+
+def test_oxford_pets_runs_on_the_official_folders(tmp_path):
+    known_sets.write_pets(tmp_path / "oxford-iiit-pet")
+    weights = published_weights(tmp_path / "resnet50.pth", "torchvision:resnet50")
+    overrides = [
+        *QUICK,
+        f"models.supervised.weights={weights}",
+        f"models.self_supervised.weights={weights}",
+        f"data.root={tmp_path}",
+        "data.size=32",
+    ]
+    run = fw.run("oxford-pets", out=tmp_path / "run", overrides=overrides)
+    check_finished(run, ["no_pretraining", "supervised", "self_supervised"])
+    assert not (run.path / "tables" / "natural_shift_accuracy.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10"])
+def test_the_other_studies_run_on_files_in_their_formats(name, tmp_path):
+    if name == "cifar10":
+        known_sets.write_cifar(tmp_path / "cifar-10-batches-py")
+    else:
+        known_sets.write_fashion(tmp_path, compress=True, counts=(40, 20))
+    run = fw.run(name, out=tmp_path / "run", overrides=[*QUICK, f"data.root={tmp_path}"])
+    check_finished(run, load_study(name).models)
+
+
+def test_a_study_takes_noisy_and_unbalanced_labels(tmp_path):
+    med.write(tmp_path / "pathmnist.npz", classes=9, side=28)
+    overrides = [*QUICK, f"data.root={tmp_path}", "backbone=timm:test_resnet"]
+    worse = [*overrides, "data.label_noise=0.2", "data.imbalance=0.5"]
+    digests = []
+    for number, each in enumerate((overrides, worse)):
+        run = fw.run("pathmnist", out=tmp_path / str(number), overrides=each, only=["basic"])
+        provenance = json.loads((run.path / "provenance.json").read_text())
+        digests.append(provenance["data"]["digests"])
+    assert digests[0]["train"] != digests[1]["train"]
+    assert digests[0]["test"] == digests[1]["test"]
+    assert provenance["data"]["notes"]["label_noise"] == 0.2
+
+
+def test_another_file_than_the_published_one_needs_a_word(tmp_path):
+    med.write(tmp_path / "pathmnist.npz", classes=9, side=28)
+    overrides = [f"data.root={tmp_path}", "backbone=timm:test_resnet"]
+    with pytest.raises(InputError, match="verify: false"):
+        fw.run("pathmnist", out=tmp_path / "run", overrides=overrides, only=["basic"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", packaged_studies())
+def test_every_study_says_its_time_and_hardware(name):
+    assert study_facts(packaged_studies()[name]).keys() == {"time", "hardware"}

@@ -1,0 +1,81 @@
+"""Label noise and imbalance: how much, of what, and that only training images have them."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairweather.data import load_data
+from fairweather.data.training_labels import add_label_noise, imbalanced
+from fairweather.errors import InputError
+
+
+@given(st.lists(st.integers(0, 4), max_size=60), st.floats(0.01, 1), st.integers(0, 2**31))
+def test_imbalance_keeps_the_stated_share_of_every_class(labels, ratio, seed):
+    labels = np.array(labels, dtype=np.int64)
+    kept = np.bincount(labels[imbalanced(labels, 5, ratio, seed)], minlength=5)
+    for label, count in enumerate(np.bincount(labels, minlength=5)):
+        exact = count * ratio ** (label / 4)
+        assert kept[label] == min(count, max(1, int(exact + 0.5)))
+
+
+def test_the_first_class_keeps_all_and_ratio_one_keeps_everything():
+    labels = np.repeat(np.arange(10), 50)
+    assert imbalanced(labels, 10, 1.0, seed=3).all()
+    assert imbalanced(labels, 10, 0.01, seed=3)[:50].all()
+    assert not np.array_equal(imbalanced(labels, 10, 0.1, 0), imbalanced(labels, 10, 0.1, 1))
+
+
+def test_noise_is_uniform_over_all_classes():
+    labels = np.repeat(np.arange(4), 20_000)
+    noisy = add_label_noise(labels, 4, 0.4, seed=0)
+    matrix = np.array([np.bincount(noisy[labels == label], minlength=4) for label in range(4)])
+    expected = 0.6 * np.eye(4) + 0.4 / 4
+    deviation = np.sqrt(expected * (1 - expected) / 20_000)
+    assert (np.abs(matrix / 20_000 - expected) < 4 * deviation).all()
+
+
+def test_noise_zero_changes_nothing_and_the_argument_stays():
+    labels = np.arange(6)
+    assert np.array_equal(add_label_noise(labels, 6, 0.0, seed=0), labels)
+    add_label_noise(labels, 6, 1.0, seed=0)
+    assert np.array_equal(labels, np.arange(6))
+
+
+def test_a_label_does_not_depend_on_which_images_are_used():
+    whole = load_data("mnist5k", size=8, label_noise=0.3)
+    thinned = load_data("mnist5k", size=8, label_noise=0.3, imbalance=0.1)
+    places = torch.searchsorted(whole.train.keys, thinned.train.keys)
+    assert torch.equal(whole.train.labels[places], thinned.train.labels)
+
+
+def test_only_training_images_change():
+    clean = load_data("mnist5k", size=8)
+    worse = load_data("mnist5k", size=8, label_noise=0.2, imbalance=0.1)
+    for part in ("val", "test"):
+        before, after = getattr(clean, part), getattr(worse, part)
+        assert torch.equal(before.keys, after.keys)
+        assert torch.equal(before.labels, after.labels)
+    true_labels = dict(zip(clean.train.keys.tolist(), clean.train.labels.tolist(), strict=True))
+    true = torch.tensor([true_labels[key] for key in worse.train.keys.tolist()])
+    assert torch.bincount(true).tolist() == [
+        int(360 * 0.1 ** (digit / 9) + 0.5) for digit in range(10)
+    ]
+    assert 0.1 < (true != worse.train.labels).double().mean() < 0.26
+    assert worse.notes["label_noise"] == 0.2
+    assert worse.notes["imbalance"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ({"label_noise": -0.1}, r"label_noise must be in \[0, 1\], found -0.1"),
+        ({"label_noise": float("nan")}, "label_noise must be"),
+        ({"imbalance": 0.0}, r"imbalance must be in \(0, 1\], found 0.0"),
+        ({"imbalance": 2.0}, "imbalance must be"),
+    ],
+)
+def test_wrong_options_are_one_sentence(option, sentence):
+    with pytest.raises(InputError, match=sentence):
+        load_data("mnist5k", **option)
