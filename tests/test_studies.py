@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import fairweather as fw
+from fairweather.comparison import read_comparison
+from fairweather.comparison.published import read_published
 from fairweather.data import fashion_mnist
 from fairweather.errors import InputError
 from fairweather.models import load_model
@@ -57,7 +60,12 @@ def test_pathmnist_runs_on_an_npz_in_the_official_layout(tmp_path):
         assert row.difference == pytest.approx(row.clean - row.validation, abs=1e-6)
     page = (run.path / "report.html").read_text()
     assert "A natural shift" in page
-    assert "other patients" in page
+    assert "test images. Train and val images come from" in page
+    assert "centre. Validation images chose" in page
+    notes = " ".join(read_comparison(run).notes)
+    assert "Other training: basic has epochs 1 instead of 80." in notes
+    assert "mixup_aug has epochs 1 instead of 60." in notes
+    assert "were not verified" in notes
     compared = fw.compare_with_published(run)
     assert set(compared["model"]) >= set(REPORTED)
     assert compared["published"].notna().all()
@@ -105,6 +113,26 @@ def test_pathmnist_has_the_settings_of_the_published_runs():
         assert flips == ((0.4, 0.4) if augmented else (0, 0))
         if augmented:
             assert (recipe.rotation.degrees, recipe.rotation.probability) == (20, 0.4)
+
+
+def test_the_published_settings_are_those_of_the_study():
+    published = {study.name: study.models for study in read_published("paper")}
+    for name in ("pathmnist", "oxford-pets"):
+        study = load_study(name)
+        assert published[name].keys() == study.models.keys()
+        for model, facts in published[name].items():
+            entry = study.models[model].model_dump()
+            ours = {**entry, **entry["recipe"]}
+            assert {key: ours[key] for key in facts.training} == facts.training
+
+
+def test_a_file_without_the_official_splits_is_not_called_a_natural_shift(tmp_path):
+    path = med.write(tmp_path / "pathmnist.npz", classes=9, side=28)
+    arrays = dict(np.load(path))
+    del arrays["val_images"], arrays["val_labels"]
+    np.savez_compressed(path, **arrays)
+    notes = fw.load_data("pathmnist", root=tmp_path, verify=False).notes
+    assert "natural_shift" not in notes
 
 
 def test_oxford_pets_runs_on_the_official_folders(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from fairweather.comparison.matching import Pair, same_images
 from fairweather.comparison.published import PublishedStudy
@@ -17,9 +17,12 @@ def notes(pairs: Sequence[Pair], contents: Contents, study: PublishedStudy) -> l
         _count(measured, missing=len(pairs) - len(measured)),
         _uncertainty(measured, contents, study),
         f"The intervals of calibration errors are {CORRECTED}; the values themselves, "
-        "measured and published, are not corrected.",
+        "measured and published, are not corrected, so a small published error lies above the "
+        "interval more often than below it.",
         study.note,
         *_model_notes(contents, study),
+        *_other_training(contents, study),
+        *_other_labels(contents),
         *_other_images(measured, contents, study),
         *_other_models(contents, study),
         *_other_shifts(contents, study),
@@ -48,9 +51,11 @@ def _uncertainty(measured: Sequence[Pair], contents: Contents, study: PublishedS
         )
     return (
         "The intervals say what other test images would have done to the run's numbers "
-        f"({contents.sample()}), not what another training would have. {theirs}. So a published "
-        "number outside an interval is no proof of another method, and one inside no proof of the "
-        "same."
+        f"({contents.sample()}), not what another training would have. {theirs}. On the same test "
+        "images, what separates the two is mostly another training, which neither describes. So a "
+        "published number outside an interval is no proof of another method, and one inside no "
+        "proof of the same; and since all cells share images and a model, they are no independent "
+        "trials."
     )
 
 
@@ -60,6 +65,37 @@ def _model_notes(contents: Contents, study: PublishedStudy) -> Iterator[str]:
             yield model.note
 
 
+def _other_training(contents: Contents, study: PublishedStudy) -> Iterator[str]:
+    for name, model in study.models.items():
+        if name in contents.titles:
+            entry = contents.study["models"][name]
+            ours = {**entry, **entry["recipe"]}
+            others = [
+                f"{key} {_plain(ours.get(key))} instead of {_plain(theirs)}"
+                for key, theirs in model.training.items()
+                if ours.get(key) != theirs
+            ]
+            if others:
+                yield f"Other training: {name} has {', '.join(others)}."
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return " and ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def _other_labels(contents: Contents) -> Iterator[str]:
+    facts = contents.provenance["data"]["notes"]
+    if facts.get("label_noise", 0) > 0 or facts.get("imbalance", 1) < 1:
+        yield (
+            f"Other training labels: label_noise {facts['label_noise']:g} and imbalance "
+            f"{facts['imbalance']:g}; the published runs had neither."
+        )
+    if facts.get("verified") is False:
+        yield "The run's files were not verified against the published checksum."
+
+
 def _other_images(
     measured: Sequence[Pair], contents: Contents, study: PublishedStudy
 ) -> Iterator[str]:
@@ -67,6 +103,9 @@ def _other_images(
     if study.size and size and size != study.size:
         theirs, ours = (" x ".join(map(str, each)) for each in (study.size, size))
         yield f"Other images: the published numbers are on {theirs} pixels, the run's on {ours}."
+    _, at, made_from = contents.provenance["data"]["name"].partition("@")
+    if study.size and at and made_from != str(study.size[0]):
+        yield f"Other images: the run's were made from {made_from} pixels a side."
     counts = sorted({pair.measured.n for pair in measured if pair.measured})
     if study.test_images and counts != [study.test_images]:
         found = " or ".join(f"{count:,}" for count in counts)

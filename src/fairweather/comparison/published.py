@@ -19,10 +19,17 @@ REFERENCES = ("paper",)
 
 
 class PublishedModel(NamedTuple):
-    """A published model: its title, and what a reader has to know about it, maybe nothing."""
+    """A published model.
+
+    Attributes:
+        title: as published.
+        note: what a reader has to know about it, maybe nothing.
+        training: the published settings, in the words of a study's model and its recipe.
+    """
 
     title: str
     note: str
+    training: Mapping[str, Any]
 
 
 class PublishedNumber(NamedTuple):
@@ -119,7 +126,9 @@ def _study(
     name: str, entry: Mapping[str, Any], shifts: Mapping[str, str], numbers: pd.DataFrame
 ) -> PublishedStudy:
     models = {
-        key: PublishedModel(model["title"], model.get("note", ""))
+        key: PublishedModel(
+            model["title"], model.get("note", ""), {**entry["training"], **model["training"]}
+        )
         for key, model in entry["models"].items()
     }
     size = entry["size"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairweather.data.known import check_md5, own_folder
-from fairweather.data.listing import Request, Source, check_exists
+from fairweather.data.listing import SPLITS, Request, Source, check_exists
 from fairweather.data.npz import list_archive
 from fairweather.download import fetch, file_digest
 from fairweather.errors import InputError, missing_extra
@@ -48,8 +48,8 @@ REFUSED = {
 # from which a part of NCT-CRC-HE-100K came as well.
 NATURAL_SHIFT = {
     "pathmnist": (
-        "train and val images come from NCT-CRC-HE-100K and test images from CRC-VAL-HE-7K, which "
-        "has other patients and, as MedMNIST describes it, is from a different clinical centre"
+        "Train and val images come from NCT-CRC-HE-100K and test images from CRC-VAL-HE-7K, which "
+        "has other patients and, as MedMNIST describes it, is from a different clinical centre."
     )
 }
 
@@ -87,7 +87,7 @@ def list_medmnist(name: str, request: Request) -> Source:
     path, md5 = _obtain(f"{name}{_suffix(resolution)}.npz", published, request)
     listed = list_archive(path, published.classes)
     notes = {"file": str(path), "md5": md5, "verified": md5 == published.md5}
-    if name in NATURAL_SHIFT:
+    if name in NATURAL_SHIFT and set(listed.splits) == set(SPLITS):
         notes["natural_shift"] = NATURAL_SHIFT[name]
     return listed._replace(name=f"{name}@{resolution}", notes=notes)
 

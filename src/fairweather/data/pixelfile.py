@@ -143,7 +143,8 @@ def _read_record(file: BinaryIO) -> dict | None:
         record = json.loads(file.read(length))
     except ValueError:
         return None
-    return record if math.prod(record["shape"]) == start else None
+    whole = isinstance(record, dict) and math.prod(record.get("shape", ())) == start
+    return record if whole else None
 
 
 def _size(count: int) -> str:

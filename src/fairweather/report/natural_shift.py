@@ -49,8 +49,9 @@ def _table(contents: Contents, metric: str, origin: str) -> Table:
     caption = (
         f"{describe_metric(metric)} on the validation and on the test images. {origin} Validation "
         "images chose the checkpoint, so their number is slightly flattered. In brackets: 95 % "
-        f"intervals{interval_note(metric)}; that of the difference takes the two sets of images as "
-        "independent."
+        f"intervals{interval_note(metric)}; they take images as independent, so where many come "
+        "from one patient they are too narrow. Classes may be more or less frequent in one of the "
+        "two sets, which is a part of the difference."
     )
     return Table(
         name=f"natural_shift_{metric}",
