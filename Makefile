@@ -5,10 +5,14 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check format bench coverage clean
 
+# Pictures that corruptions need, and second opinions; what these packages pin is not installed.
+REFERENCES := imagecorruptions==1.1.2 medmnistc==0.1.0 torchattacks==3.5.1
+
 # One stamp for each set of extras, so that an environment is made once and updated when it must be.
 $(VENV)/.installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	test '$*' != dev || $(BIN)/python -m pip install --quiet --no-deps $(REFERENCES)
 	touch $@
 
 demo: $(VENV)/.installed-demo
@@ -30,6 +34,7 @@ format: $(VENV)/.installed-dev
 # Speed as ratios, on an otherwise idle machine: minutes. The table stands in benchmarks/README.md.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/corruptions.py
 
 # How often the 95 % intervals hold the truth: about 12 minutes.
 coverage: $(VENV)/.installed-dev

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "data": LEAVES,
     "models": LEAVES,
     "shifts": LEAVES,
+    "attacks": LEAVES,
     "metrics": LEAVES,
     "training": LEAVES,
     "cells": LEAVES | {"metrics"},
@@ -25,6 +26,8 @@ MAY_IMPORT = {
     "scores": LEAVES | {"metrics"},
     "report": LEAVES | {"metrics", "runs"},
     "comparison": LEAVES | {"metrics", "runs", "report"},
+    "contact_sheet": LEAVES | {"report", "shifts"},
+    "exporting": LEAVES | {"data", "runs", "shifts"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

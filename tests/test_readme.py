@@ -41,7 +41,7 @@ def test_the_study_is_valid(tmp_path):
     path.write_text(text)
     study = load_study(path, ["recipe.epochs=2"], only=["pretrained"])
     assert study.models["pretrained"].recipe.epochs == 2
-    assert len(study.all_shifts()) == 9
+    assert len(study.all_shifts()) == 9 + 15 + 2
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"make (\w+)", README))))
@@ -54,3 +54,14 @@ def test_the_make_targets_exist(target):
 )
 def test_linked_files_exist(link):
     assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize(
+    "page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs", "results", "benchmarks"]
+)
+def test_links_of_the_other_pages_exist(page):
+    pages = [ROOT / page] if page.endswith(".md") else sorted((ROOT / page).rglob("*.md"))
+    assert pages
+    for each in pages:
+        for link in re.findall(r"\]\(([^)#:]+)\)", each.read_text()):
+            assert (each.parent / link).exists(), f"{each} links to {link}"

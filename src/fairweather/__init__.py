@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fairweather import metrics as metrics
+    from fairweather.attacks import make_attack as make_attack
     from fairweather.cells import predict as predict
     from fairweather.comparison import compare_with_published as compare_with_published
+    from fairweather.contact_sheet import preview as preview
     from fairweather.data import load_data as load_data
     from fairweather.errors import InputError as InputError
+    from fairweather.exporting import export as export
     from fairweather.metrics import score as score
     from fairweather.models import load_model as load_model
     from fairweather.shifts import make_shift as make_shift
     from fairweather.shifts import suite as suite
     from fairweather.study import run as run
+    from fairweather.types import Attack as Attack
     from fairweather.types import Dataset as Dataset
     from fairweather.types import Images as Images
     from fairweather.types import Predictions as Predictions
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Attack": "types",
     "Dataset": "types",
     "Images": "types",
     "InputError": "errors",
@@ -40,10 +45,13 @@ _HOME = {
     "Score": "types",
     "Shift": "types",
     "compare_with_published": "comparison",
+    "export": "exporting",
     "load_data": "data",
     "load_model": "models",
+    "make_attack": "attacks",
     "make_shift": "shifts",
     "predict": "cells",
+    "preview": "contact_sheet",
     "run": "study",
     "score": "metrics",
     "suite": "shifts",

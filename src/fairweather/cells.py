@@ -11,7 +11,7 @@ from torch import nn
 from fairweather.devices import repeatable_kernels, resolve_device
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import per_image
-from fairweather.types import Cell, Images, Predictions, Shift
+from fairweather.types import Attack, Cell, Images, Predictions, Shift
 
 # Beyond this many classes, a cell's logits would outweigh everything else in a run folder.
 MOST_STORED_CLASSES = 100
@@ -20,25 +20,26 @@ MOST_STORED_CLASSES = 100
 def predict(
     model: nn.Module,
     images: Images,
-    shift: Shift | None = None,
+    shift: Shift | Attack | None = None,
     *,
     batch_size: int = 256,
     device: str | torch.device = "auto",
     precision: str = "fp32",
     seed: int = 0,
 ) -> Predictions:
-    """Predict every image, shifted before it becomes a float tensor.
+    """Predict every image, shifted before it becomes a float tensor, or attacked after.
 
     The model is put into evaluation mode and back into the mode that it was in.
 
     Args:
         model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`.
         images: labelled 8-bit images, as many classes as the model has logits.
-        shift: None for the images as they are.
+        shift: None for the images as they are; an attack finds its change with the model and the
+            labels, and its images are not rounded.
         batch_size: images in a forward pass.
         device: `auto`, `cpu`, `cuda`, ...
         precision: `fp32` or `bf16` (autocast).
-        seed: of stochastic shifts, one for all models: everyone sees the same weather.
+        seed: of stochastic shifts and attacks, one for all models: everyone sees the same weather.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     >>> pixels, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
@@ -110,17 +111,20 @@ def from_logits(logits: np.ndarray, images: Images) -> Predictions:
 def _logits(
     model: nn.Module,
     part: Images,
-    shift: Shift | None,
+    shift: Shift | Attack | None,
     device: torch.device,
     precision: str,
     seed: int,
 ) -> torch.Tensor:
     images = part.images
-    if shift is not None:
+    if isinstance(shift, Shift):
         images = shift(images, part.keys, seed)  # on the CPU: every device sees the same weather
     images = images.to(device)
     inputs = images.to(memory_format=torch.channels_last).float().div_(255)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    if isinstance(shift, Attack):
+        labels, keys = part.labels.to(device), part.keys.to(device)
+        inputs = shift(model, inputs, labels, keys, seed)
     with repeatable_kernels(), autocast:
         logits = model(inputs)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:

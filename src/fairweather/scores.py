@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -47,17 +47,25 @@ def estimate_cells(
         yield row, evaluate_metrics(predictions, weights)
 
 
-def with_means(cells: Iterable[tuple[Key, Estimates]]) -> dict[Key, Estimates]:
+def with_means(
+    cells: Iterable[tuple[Key, Estimates]], apart: Collection[str] = ()
+) -> dict[Key, Estimates]:
     """Add the means: over a shift's levels, over shifts, and over seeds, each resampled jointly.
 
     Every shift counts the same in the mean over shifts, whatever its number of levels; clean and
-    validation images count in neither.
+    validation images count in neither. Shifts that stand `apart`, such as attacks, have means over
+    their levels and do not count in the mean over shifts.
     """
     table = dict(cells)
     table |= _means(
         table, lambda m, s, shift, _: None if shift in UNSHIFTED else (m, s, shift, "mean")
     )
-    table |= _means(table, lambda m, s, _, lv: (m, s, "all", "mean") if lv == "mean" else None)
+    table |= _means(
+        table,
+        lambda m, s, shift, lv: (
+            (m, s, "all", "mean") if lv == "mean" and shift not in apart else None
+        ),
+    )
     seeds = {seed for _, seed, _, _ in table}
     if len(seeds) > 1:
         table |= _means(table, lambda m, _, shift, level: (m, "mean", shift, level))

@@ -10,11 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from fairweather.errors import InputError
 
 Parameter = float | int | str
 ShiftFunction = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+AttackFunction = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str], "Attacked"]
 Index = slice | torch.Tensor | npt.NDArray[np.integer]
 
 
@@ -106,8 +108,7 @@ class Shift:
     @property
     def id(self) -> str:
         """`name[,parameter=value...]`: what tells this shift from every other."""
-        values = (f"{key}={shortest(value)}" for key, value in self.parameters.items())
-        return ",".join([self.name, *values])
+        return identify(self.name, self.parameters)
 
     @property
     def level_name(self) -> str:
@@ -129,9 +130,87 @@ class Shift:
         return shifted
 
 
+class Attacked(NamedTuple):
+    """What became of a batch under attack.
+
+    Attributes:
+        images: float32 `[B, 3, H, W]` in [0, 1], not rounded.
+        broken: by name, bool `[B]`, which images that part of the attack broke; `clean` are those
+            that the model gets wrong as they are. No image is in two of them.
+    """
+
+    images: torch.Tensor
+    broken: Mapping[str, torch.Tensor]
+
+    @property
+    def robust(self) -> torch.Tensor:
+        """bool `[B]`: does the model get the image right after all that was tried."""
+        return ~torch.stack(list(self.broken.values())).any(0)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A named change of the test images that is found with the model and the labels.
+
+    Attributes:
+        name: the entry in the table of attacks.
+        level: epsilon, the longest perturbation, in units of [0, 1] pixels.
+        parameters: what was asked for by name, in the order of the function's signature.
+        apply: `(model, images, labels, keys, stream) -> Attacked`.
+
+    >>> Attack("pgd", 0.1, {"epsilon": 0.1, "steps": 5}, lambda *batch: Attacked(batch[1], {})).id
+    'pgd,epsilon=0.1,steps=5'
+    """
+
+    name: str
+    level: float
+    parameters: Mapping[str, Parameter] = field(hash=False)
+    apply: AttackFunction = field(repr=False, compare=False)
+
+    @property
+    def id(self) -> str:
+        """`name[,parameter=value...]`: what tells this attack from every other."""
+        return identify(self.name, self.parameters)
+
+    @property
+    def level_name(self) -> str:
+        """The level as scores.csv writes it: the shortest text of the number."""
+        return shortest(self.level)
+
+    def outcome(
+        self,
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        keys: torch.Tensor,
+        seed: int = 0,
+    ) -> Attacked:
+        """Attack a batch, and say which part of the attack broke which image.
+
+        Args:
+            model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`, on the images'
+                device.
+            images: float32 `[B, 3, H, W]` in [0, 1].
+            labels, keys: int64 `[B]`.
+            seed: random starts, targets and proposals depend on it, the id and the key alone.
+        """
+        return self.apply(model, images, labels, keys, f"{seed}/{self.id}")
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        keys: torch.Tensor,
+        seed: int = 0,
+    ) -> torch.Tensor:
+        """Attack a batch: float32 `[B, 3, H, W]` in [0, 1], not rounded, on the images' device."""
+        return self.outcome(model, images, labels, keys, seed).images
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One model, one seed, one shift at one level; it owns the ids and paths of what belongs to it.
+    """One model, one seed, one shift or attack at one level; it owns its ids and paths.
 
     >>> clean = Shift("clean", None, {}, lambda x, k, s: x)
     >>> Cell("basic", 0, clean).path.as_posix()
@@ -140,7 +219,7 @@ class Cell:
 
     model: str
     seed: int
-    shift: Shift
+    shift: Shift | Attack
 
     @property
     def id(self) -> str:
@@ -193,6 +272,15 @@ class Score(NamedTuple):
     low: float
     high: float
     n: int
+
+
+def identify(name: str, parameters: Mapping[str, Parameter]) -> str:
+    """Write `name[,parameter=value...]`.
+
+    >>> identify("gaussian_blur", {"sigma": 0.7, "kernel_size": 5})
+    'gaussian_blur,sigma=0.7,kernel_size=5'
+    """
+    return ",".join([name, *(f"{key}={shortest(value)}" for key, value in parameters.items())])
 
 
 def shortest(value: Parameter) -> str:

@@ -51,7 +51,8 @@ def load_data(
     Args:
         source: an entry of `SOURCES`, such as `mnist5k`, `folder:PATH` or `pathmnist@64`.
         size: resize the shorter side to this and crop the center; at least 8. By default images
-            stay as they are and must all have the same height and width.
+            stay as they are and must all have the same height and width. Those of a published
+            corrupted set always stay as they are.
         root: what a relative PATH is relative to; for a named set, the folder that has its files.
         seed: of the draws.
         validation_fraction: share of the images that are not test images; 0 for no val.
@@ -79,6 +80,9 @@ def load_data(
     _check_options(size, seed, validation_fraction, test_fraction)
     _check_training_labels(label_noise, imbalance)
     listed = list_source(source, root, offline=offline, verify=verify, progress=progress)
+    if listed.side is not None:
+        _check_not_resized(listed.side, source, size)
+        size = None
     parts = divide(listed, seed, validation_fraction, test_fraction)
     if "train" in parts:
         parts["train"] = _worsen(parts["train"], len(listed.classes), label_noise, imbalance, seed)
@@ -97,6 +101,11 @@ def load_data(
         splits[name] = _labelled(cached, part, listed.classes, name)
         skipped += cached.skipped
     height, width = _common_size(splits)
+    if listed.side is not None and (height, width) != (listed.side, listed.side):
+        raise InputError(
+            f"the images of {source} must be {listed.side} x {listed.side} as they were published, "
+            f"found {height} x {width}"
+        )
     test = splits["test"]
     mean, std = channel_statistics(splits.get("train", test))
     notes = {
@@ -146,6 +155,14 @@ def _labelled(cached: CachedImages, part: Part, classes: tuple[str, ...], name: 
     labels = part.listing.labels[keys]
     check_no_empty_class(labels, classes, name)
     return Images(cached.images, torch.from_numpy(labels), torch.from_numpy(keys), classes)
+
+
+def _check_not_resized(side: int, source: str, size: int | None) -> None:
+    if size not in (None, side):
+        raise InputError(
+            f"the images of {source} were corrupted at {side} x {side} and are never resized, "
+            f"because that would change the corruption: leave size out, found {size}"
+        )
 
 
 def _name(listed: Source, source: str, size: int | None) -> str:

@@ -84,13 +84,13 @@ def cached_images(
 def content_digests(parts: Mapping[str, Part]) -> dict[str, str]:
     """Give the SHA-256 of each part's files: of their bytes in their order, whatever their names.
 
-    Files that parts share are read once.
+    Files that parts share are read once. The stretch of a listing is told behind the digest.
     """
     known: dict[tuple[Path, ...], str] = {}
     for part in parts.values():
         if part.listing.files not in known:
             known[part.listing.files] = _digest_files(part.listing.files)
-    return {name: known[part.listing.files] for name, part in parts.items()}
+    return {name: known[part.listing.files] + part.listing.stretch for name, part in parts.items()}
 
 
 def _digest_files(files: tuple[Path, ...]) -> str:

@@ -74,11 +74,14 @@ class Listing(NamedTuple):
         read: yields the items with these keys (int64, ascending), in their order.
         files: whose bytes decide all pixels, in the order of the listing: an image file each, or
             the few files that hold all images.
+        stretch: which images of the files these are, where another listing of the same files has
+            others under the same keys.
     """
 
     labels: npt.NDArray[np.int64]
     read: Callable[[npt.NDArray[np.int64]], Iterable[Item]]
     files: tuple[Path, ...]
+    stretch: str = ""
 
 
 class Source(NamedTuple):
@@ -91,12 +94,15 @@ class Source(NamedTuple):
         name: of a known set, with what the specification may leave out: `pathmnist@28`.
         notes: facts for the provenance, such as the checksum of a file. `natural_shift` says, where
             it is known, how the test images differ from the others by their origin.
+        side: height and width of all images of a published set that is never resized, because its
+            pixels were changed at this size.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, Listing]
     name: str | None = None
     notes: Mapping[str, object] = {}
+    side: int | None = None
 
 
 def required_path(request: Request) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fairweather.data.cifar10 import list_cifar10
+from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
 from fairweather.data.fashion_mnist import list_fashion_mnist
 from fairweather.data.folder import list_folder
 from fairweather.data.listing import Progress, Request, Source
@@ -17,9 +18,11 @@ from fairweather.data.parquet import list_parquet
 from fairweather.errors import InputError, unknown_name
 
 SOURCES: dict[str, Callable[[Request], Source]] = {
+    "cifar-10-c:PATH": list_cifar10_c,
     "cifar10": list_cifar10,
     "fashion-mnist": list_fashion_mnist,
     "folder:PATH": list_folder,
+    "imagenet-c:PATH": list_imagenet_c,
     "mnist5k": list_mnist5k,
     "npz:PATH": list_npz,
     "oxford-iiit-pet": list_oxford_pets,
@@ -40,7 +43,7 @@ def list_source(
 
     Args:
         source: an entry of `SOURCES`: a name, a MedMNIST name with its resolution behind an `@`, or
-            `folder:`, `npz:` or `parquet:` with a path.
+            one with a colon, such as `folder:`, and a path.
         root: what a relative path is relative to; for a named set, the folder that has its files.
         offline, verify, progress: see `Request`.
 

@@ -17,6 +17,7 @@ from fairweather.report.reading import (
     Contents,
     read_recipes,
     read_tries,
+    read_warnings,
 )
 from fairweather.report.tables import (
     ABSENT,
@@ -85,6 +86,7 @@ def render_page(
         corrected=CORRECTED,
         settings=list(_settings(contents, read_recipes(run, contents))),
         tries=read_tries(run, contents),
+        warnings=read_warnings(run),
         provenance={key: value for key, value in contents.provenance.items() if key != "shifts"},
         formulas=list(_formulas(contents)),
     )

@@ -194,6 +194,12 @@ def read_tries(run: RunFolder, contents: Contents) -> dict[str, pd.DataFrame]:
     }
 
 
+def read_warnings(run: RunFolder) -> dict[str, str]:
+    """Read what is wrong with a model's numbers under attack, by its title; often nothing."""
+    path = run.path / "warnings.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def read_samples(run: RunFolder) -> Samples | None:
     """Read the pictures, or None where the run has none."""
     index_path = run.path / "samples" / "index.json"

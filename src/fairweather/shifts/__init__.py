@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,9 +14,15 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.shifts.blur import effective_sigma as effective_sigma
 from fairweather.shifts.blur import gaussian_blur
 from fairweather.shifts.brightness import brightness_factor
+from fairweather.shifts.colour import gamma, hue, jpeg
+from fairweather.shifts.geometry import downscale, rotation, translate
+from fairweather.shifts.imagenet_c import CORRUPTIONS
+from fairweather.shifts.imagenet_c.severities import corruption, parameter_names, severity_note
+from fairweather.shifts.medmnist_c import CORRUPTIONS as MEDMNIST_C
+from fairweather.shifts.medmnist_c import severities as medmnist_c
+from fairweather.shifts.suites import SUITES as SUITES
+from fairweather.shifts.suites import Sweep
 from fairweather.types import Parameter, Shift, ShiftFunction
-
-Sweep = Sequence[float] | Mapping[str, object]
 
 
 class ShiftKind(NamedTuple):
@@ -27,6 +34,8 @@ class ShiftKind(NamedTuple):
         title, level_title: for table heads and axes.
         neutral: the level that changes nothing, where clean belongs on the axis of a figure.
         note: what a reader must know about these parameters, or nothing.
+        parameters: the names of the keywords, where the signature of `build` does not say them.
+        texts: those of them that are text; all others are numbers.
     """
 
     build: Callable[..., ShiftFunction]
@@ -35,6 +44,13 @@ class ShiftKind(NamedTuple):
     level_title: str
     neutral: float
     note: Callable[[Mapping[str, Parameter]], str]
+    parameters: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names of all keyword parameters, in order."""
+        return self.parameters or tuple(inspect.signature(self.build).parameters)
 
 
 def _no_note(parameters: Mapping[str, Parameter]) -> str:
@@ -48,6 +64,31 @@ def _blur_note(parameters: Mapping[str, Parameter]) -> str:
     return f"a {size}x{size} kernel leaves an effective σ of {effective_sigma(sigma, size):.2f}"
 
 
+def _corruption_kind(name: str) -> ShiftKind:
+    return ShiftKind(
+        partial(corruption, name),
+        "severity",
+        CORRUPTIONS[name].title,
+        "severity",
+        0.0,
+        partial(severity_note, name),
+        parameter_names(name),
+    )
+
+
+def _medmnist_c_kind(name: str) -> ShiftKind:
+    return ShiftKind(
+        partial(medmnist_c.corruption, name),
+        "severity",
+        MEDMNIST_C[name].title,
+        "severity",
+        0.0,
+        partial(medmnist_c.severity_note, name),
+        medmnist_c.parameter_names(name),
+        texts=("dataset",),
+    )
+
+
 SHIFTS: Mapping[str, ShiftKind] = {
     "brightness_factor": ShiftKind(
         brightness_factor, "factor", "Brightness", "brightness factor f", 1.0, _no_note
@@ -55,18 +96,18 @@ SHIFTS: Mapping[str, ShiftKind] = {
     "gaussian_blur": ShiftKind(
         gaussian_blur, "sigma", "Gaussian blur", "standard deviation σ (pixels)", 0.0, _blur_note
     ),
-}
-
-# The levels of the report "Evaluating the Robustness of Deep Learning Models", section 7.
-SUITES: Mapping[str, Mapping[str, Sweep]] = {
-    "paper_pathmnist": {
-        "brightness_factor": (0.8, 0.9, 1.1, 1.2),
-        "gaussian_blur": {"sigma": (0.3, 0.5, 0.7, 0.9), "kernel_size": 5},
-    },
-    "paper_pets": {
-        "brightness_factor": (0.6, 0.8, 1.2, 1.4),
-        "gaussian_blur": {"sigma": (0.3, 0.5, 0.7, 0.9), "kernel_size": 5},
-    },
+    "rotation": ShiftKind(rotation, "degrees", "Rotation", "angle (degrees)", 0.0, _no_note),
+    "translate": ShiftKind(
+        translate, "fraction", "Translation", "fraction of the width", 0.0, _no_note
+    ),
+    "downscale": ShiftKind(
+        downscale, "factor", "Lower resolution", "factor of the pixel size", 1.0, _no_note
+    ),
+    "hue": ShiftKind(hue, "turn", "Hue", "turn of the colour circle", 0.0, _no_note),
+    "gamma": ShiftKind(gamma, "exponent", "Gamma", "exponent γ", 1.0, _no_note),
+    "jpeg": ShiftKind(jpeg, "quality", "JPEG", "quality", 100.0, _no_note),
+    **{f"imagenet_c/{name}": _corruption_kind(name) for name in CORRUPTIONS},
+    **{f"medmnist_c/{name}": _medmnist_c_kind(name) for name in MEDMNIST_C},
 }
 
 
@@ -92,20 +133,23 @@ def make_shift(name: str, **parameters: Parameter) -> Shift:
     if name not in SHIFTS:
         raise unknown_name("shift", name, ["clean", *SHIFTS])
     kind = SHIFTS[name]
-    known = inspect.signature(kind.build).parameters
+    known = kind.known
     for key, value in parameters.items():
         if key not in known:
             raise unknown_name(f"parameter of {name}", key, known)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            raise InputError(f"{name}: {key} must be a finite number, found {value!r}")
+        _check_parameter(kind, f"{name}: {key}", key, value)
     if kind.level not in parameters:
         raise InputError(f"{name} needs its level: make_shift({name!r}, {kind.level}=...)")
     ordered = {key: parameters[key] for key in known if key in parameters}
     return Shift(name, float(parameters[kind.level]), ordered, kind.build(**ordered))
+
+
+def _check_parameter(kind: ShiftKind, title: str, key: str, value: Parameter) -> None:
+    if key in kind.texts:
+        if not isinstance(value, str):
+            raise InputError(f"{title} must be text, found {value!r}")
+    elif isinstance(value, bool | str) or not math.isfinite(value):
+        raise InputError(f"{title} must be a finite number, found {value!r}")
 
 
 def sweep(name: str, levels: Sweep) -> list[Shift]:
@@ -128,12 +172,23 @@ def sweep(name: str, levels: Sweep) -> list[Shift]:
     return shifts
 
 
-def suite(name: str) -> list[Shift]:
+def suite(name: str, image_size: int | None = None) -> list[Shift]:
     """Give the shifts of a named suite.
 
-    >>> len(suite("paper_pathmnist"))
-    8
+    Args:
+        name: of `SUITES`.
+        image_size: a side in pixels, for the shifts whose parameters depend on it; by default they
+            take the smaller side of the images that they are given.
+
+    >>> len(suite("imagenet_c")), len(suite("imagenet_c_extra")), len(suite("paper_pathmnist"))
+    (75, 20, 8)
     """
     if name not in SUITES:
         raise unknown_name("suite", name, SUITES)
-    return [shift for key, levels in SUITES[name].items() for shift in sweep(key, levels)]
+    shifts = []
+    for key, levels in SUITES[name].items():
+        kind = SHIFTS[key]
+        sized = {"image_size": image_size} if image_size and "image_size" in kind.known else {}
+        swept = levels if isinstance(levels, Mapping) else {kind.level: levels}
+        shifts += sweep(key, {**swept, **sized})
+    return shifts

@@ -8,9 +8,9 @@ from typing import Any
 
 from fairweather.errors import InputError
 from fairweather.runs import fingerprint, provenance
-from fairweather.shifts import SHIFTS
 from fairweather.study.context import Context
-from fairweather.types import Shift
+from fairweather.study.schema import kind_of
+from fairweather.types import Attack, Shift
 from fairweather.yamlfile import dump_yaml, read_yaml
 
 
@@ -46,15 +46,15 @@ def describe(context: Context) -> None:
     run.write("provenance.json", json.dumps(facts, indent=1) + "\n")
 
 
-def describe_shifts(shifts: Sequence[Shift]) -> list[dict[str, Any]]:
+def describe_shifts(shifts: Sequence[Shift | Attack]) -> list[dict[str, Any]]:
     """Say what a report needs to know of each sweep: titles, the neutral level, ids and levels."""
-    sweeps: dict[str, list[Shift]] = {}
+    sweeps: dict[str, list[Shift | Attack]] = {}
     for shift in shifts:
         if shift.level is not None:
             sweeps.setdefault(shift.name, []).append(shift)
     described = []
     for name, members in sweeps.items():
-        kind = SHIFTS[name]
+        kind = kind_of(name)
         notes = [f"{m.level_name}: {text}" for m in members if (text := kind.note(m.parameters))]
         described.append(
             {

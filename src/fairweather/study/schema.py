@@ -11,10 +11,12 @@ from typing import Any, Literal, NamedTuple, Self
 import pydantic
 from pydantic import PositiveFloat
 
+from fairweather import attacks
+from fairweather.attacks import ATTACKS, AttackKind
 from fairweather.errors import InputError, unknown_name
-from fairweather.shifts import CLEAN, SHIFTS, suite, sweep
+from fairweather.shifts import CLEAN, SHIFTS, ShiftKind, suite, sweep
 from fairweather.training import RECIPE_KEYS, Recipe
-from fairweather.types import Shift
+from fairweather.types import Attack, Shift
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 
@@ -51,6 +53,9 @@ class ModelEntry(_Strict):
     `mean` and `std` are for weights from a file whose training statistics were not those of the
     backbone's published weights.
 
+    `train_shifts`, written like a study's `shifts`, are changes of the training images: each image
+    of a batch is left as it is or gets one of them, all with the same chance.
+
     `sweep` lists values of recipe keys; every combination is tried with the first seed, and the one
     with the best validation `sweep_metric` is trained with all seeds.
     """
@@ -63,6 +68,7 @@ class ModelEntry(_Strict):
     mean: list[float] | None = pydantic.Field(None, min_length=3, max_length=3)
     std: list[PositiveFloat] | None = pydantic.Field(None, min_length=3, max_length=3)
     recipe: Recipe = Recipe()
+    train_shifts: list[dict[str, Any]] = []
     sweep: dict[str, list[Any]] = {}
     sweep_metric: Literal["accuracy", "nll"] = "accuracy"
 
@@ -76,7 +82,15 @@ class ModelEntry(_Strict):
             if not values:
                 raise InputError(f"sweep: {key} has no values")
         self.tries()
+        self.weather()
         return self
+
+    def weather(self) -> list[Shift]:
+        """The shifts of the training images."""
+        expanded = _expand(self.train_shifts, "train_shifts")
+        if found := [each.name for each in expanded if isinstance(each, Attack)]:
+            raise InputError(f"train_shifts: {found[0]} is an attack; training takes shifts only")
+        return [each for each in expanded if isinstance(each, Shift)]
 
     def tries(self) -> list[Try]:
         """Every combination of the swept values, as a recipe; one if nothing is swept."""
@@ -134,21 +148,43 @@ class Study(_Strict):
             others = [other for other in shifts if other.name == shift.name]
             if len({tuple(_fixed(other)) for other in others}) > 1:
                 raise InputError(f"shifts: {shift.name} is swept twice with different parameters")
+        tested = {shift.name for shift in shifts}
+        for name, entry in self.models.items():
+            for shift in entry.weather():
+                if shift.name in tested:
+                    raise InputError(
+                        f"models.{name}: it would train on {shift.name}, which also tests it; a "
+                        "test shows how a model takes weather that it has not seen"
+                    )
         return self
 
-    def all_shifts(self) -> list[Shift]:
-        """Clean first, then every level of every sweep and suite, in the order of the file."""
-        shifts = [CLEAN]
-        for entry in self.shifts:
-            if len(entry) != 1:
-                raise InputError(f"shifts: each entry must be one NAME: LEVELS, found {entry}")
-            ((name, levels),) = entry.items()
-            if name == "suite" and not isinstance(levels, str):
-                raise InputError(f"shifts: suite must be a name, found {levels!r}")
-            shifts += suite(levels) if name == "suite" else sweep(name, levels)
-        return shifts
+    def all_shifts(self) -> list[Shift | Attack]:
+        """Clean first, then every level of every sweep, suite and attack, in the file's order."""
+        return [CLEAN, *_expand(self.shifts, "shifts")]
 
 
-def _fixed(shift: Shift) -> list[tuple[str, object]]:
-    level = SHIFTS[shift.name].level if shift.name in SHIFTS else None
+def kind_of(name: str) -> ShiftKind | AttackKind:
+    """The row of a shift's or an attack's table."""
+    return ATTACKS[name] if name in ATTACKS else SHIFTS[name]
+
+
+def _expand(entries: list[dict[str, Any]], key: str) -> list[Shift | Attack]:
+    found: list[Shift | Attack] = []
+    for entry in entries:
+        if len(entry) != 1:
+            raise InputError(f"{key}: each entry must be one NAME: LEVELS, found {entry}")
+        ((name, levels),) = entry.items()
+        if name == "suite" and not isinstance(levels, str):
+            raise InputError(f"{key}: suite must be a name, found {levels!r}")
+        if name in ATTACKS:
+            found += attacks.sweep(name, levels)
+        elif name == "suite" or name in SHIFTS:
+            found += suite(levels) if name == "suite" else sweep(name, levels)
+        else:
+            raise unknown_name("shift or attack", name, ["suite", *SHIFTS, *ATTACKS])
+    return found
+
+
+def _fixed(shift: Shift | Attack) -> list[tuple[str, object]]:
+    level = None if shift.level is None else kind_of(shift.name).level
     return sorted(item for item in shift.parameters.items() if item[0] != level)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fairweather import models, report
+from fairweather.attacks import ATTACKS
 from fairweather.cells import predict, predict_cells
 from fairweather.data import digest, load_data
 from fairweather.devices import resolve_device
@@ -18,15 +21,16 @@ from fairweather.errors import InputError
 from fairweather.runs import open_run
 from fairweather.scores import VALIDATION, estimate_cells, to_csv, to_frame, with_means
 from fairweather.shifts import CLEAN
+from fairweather.study.attack_warnings import attack_warnings
 from fairweather.study.context import Context, Event
 from fairweather.study.describe import describe
 from fairweather.study.samples import write_samples
 from fairweather.study.schema import Study
 from fairweather.study.training_steps import model_spec, seed_title, trainings
-from fairweather.types import Cell, Dataset, Predictions
+from fairweather.types import Attack, Cell, Dataset, Images, Predictions, Shift
 
 # Each is raised when its step makes something else of the same inputs.
-PREDICT_VERSION, SAMPLES_VERSION, SCORE_VERSION, REPORT_VERSION = 1, 1, 1, 1
+PREDICT_VERSION, SAMPLES_VERSION, SCORE_VERSION, REPORT_VERSION = 1, 1, 2, 2
 PRECISION = "fp32"
 
 
@@ -85,7 +89,8 @@ def _try_out(study: Study, dataset: Dataset, offline: bool) -> None:
         raise InputError(f"{dataset.name} has only the class {dataset.classes[0]!r}: needs two")
     image = dataset.test[:1]
     for shift in study.all_shifts():
-        shift(image.images, image.keys, study.shift_seed)
+        if isinstance(shift, Shift):
+            shift(image.images, image.keys, study.shift_seed)
     specs: dict[models.ModelSpec, str] = {}
     for name, entry in study.models.items():
         specs.setdefault(model_spec(dataset, entry), name)
@@ -93,7 +98,8 @@ def _try_out(study: Study, dataset: Dataset, offline: bool) -> None:
         try:
             model = models.build(spec, offline=offline)
             models.head_of(model, spec.backbone)
-            predict(model, image, device="cpu")
+            predicted = predict(model, image, device="cpu").predicted
+            _try_attacks(study, model, image, predicted)
             pair = dataset.train[:2].images.float() / 255
             with torch.random.fork_rng(devices=[]):  # dropout draws
                 logits = model.train()(pair)
@@ -109,6 +115,16 @@ def _try_out(study: Study, dataset: Dataset, offline: bool) -> None:
                 f"models.{name}: {spec.backbone} cannot take images of {height}x{width} "
                 f"({str(error).splitlines()[0]}); set input_size"
             ) from None
+
+
+def _try_attacks(
+    study: Study, model: torch.nn.Module, image: Images, predicted: np.ndarray
+) -> None:
+    """Ask every attack for an image that is wrong anyway: it checks all, and searches nothing."""
+    wrong = torch.from_numpy((predicted + 1) % len(image.classes))
+    for attack in study.all_shifts():
+        if isinstance(attack, Attack):
+            attack(model, image.images.float() / 255, wrong, image.keys, study.shift_seed)
 
 
 def _predictions(context: Context, name: str, seed: int) -> Iterator[Event]:
@@ -160,7 +176,8 @@ def cell_inputs(context: Context, cell: Cell) -> dict[str, Any]:
 
 def _samples(context: Context) -> None:
     study, run = context.study, context.run
-    shifts = study.all_shifts()
+    # What an attack does depends on the model, and shows nothing.
+    shifts = [shift for shift in study.all_shifts() if isinstance(shift, Shift)]
     inputs: dict[str, Any] = {
         "version": SAMPLES_VERSION,
         "data": dict(context.digests),
@@ -201,8 +218,14 @@ def _scores(context: Context) -> Iterator[Event]:
         for estimate in estimate_cells(part, read, study.bootstrap):
             estimated.append(estimate)
             yield Event("score", len(estimated), total)
-    run.write("scores.csv", to_csv(to_frame(with_means(estimated))))
-    run.finish("scores", inputs, ["scores.csv"])
+    frame = to_frame(with_means(estimated, apart=list(ATTACKS)))
+    run.write("scores.csv", to_csv(frame))
+    chance = context.dataset.test.labels.bincount().max().item() / len(context.dataset.test)
+    warnings = attack_warnings(frame, study, chance)
+    run.write("warnings.json", json.dumps(warnings, indent=1) + "\n")
+    run.finish("scores", inputs, ["scores.csv", "warnings.json"])
+    for title, warning in warnings.items():
+        yield Event(f"attacks on {title}", 1, 1, warning)
 
 
 def _validation_cells(context: Context) -> list[Cell]:
@@ -220,6 +243,7 @@ def _file(cell: Cell) -> str:
 def _report(context: Context) -> Iterator[Event]:
     study, run = context.study, context.run
     sources = ["study.yaml", "provenance.json", "scores.csv", "samples/index.json"]
+    sources += ["warnings.json"]
     for name, entry in study.models.items():
         for seed in study.seeds:
             folder = f"models/{name}/seed-{seed}"

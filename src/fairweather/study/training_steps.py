@@ -21,7 +21,7 @@ from fairweather.runs import fingerprint
 from fairweather.study.context import Context, Event
 from fairweather.study.schema import ModelEntry
 from fairweather.training import Recipe, fit, selected_epoch
-from fairweather.types import Dataset
+from fairweather.types import Dataset, Shift
 
 # Raised when training makes something else of the same inputs.
 VERSION = 1
@@ -38,6 +38,7 @@ class Training(NamedTuple):
     spec: models.ModelSpec
     recipe: Recipe
     seed: int
+    weather: tuple[Shift, ...] = ()
 
 
 def model_spec(dataset: Dataset, entry: ModelEntry) -> models.ModelSpec:
@@ -65,7 +66,8 @@ def trainings(context: Context, name: str, entry: ModelEntry) -> Iterator[Event]
     for seed in context.study.seeds:
         folder = f"models/{name}/seed-{seed}"
         title = seed_title(context, name, seed)
-        training = Training(folder, title, model_spec(context.dataset, entry), recipe, seed)
+        spec, weather = model_spec(context.dataset, entry), tuple(entry.weather())
+        training = Training(folder, title, spec, recipe, seed, weather)
         if chosen and chosen.seed == seed:
             _adopt(context, chosen, training)
         yield from train_step(context, training)
@@ -127,6 +129,7 @@ def _epochs(context: Context, training: Training, state: State | None) -> Iterat
         device=context.device,
         precision=training_precision(context.study.precision, context.device),
         state=state,
+        weather=training.weather,
     )
     for epoch in epochs:
         yield epoch.state
@@ -158,6 +161,7 @@ def _sweep(context: Context, name: str, entry: ModelEntry) -> Generator[Event, N
             spec=model_spec(context.dataset, entry),
             recipe=recipe,
             seed=context.study.seeds[0],
+            weather=tuple(entry.weather()),
         )
         for number, (_, recipe) in enumerate(entry.tries(), start=1)
     ]
@@ -191,6 +195,8 @@ def training_inputs(context: Context, training: Training) -> dict[str, Any]:
         "spec": asdict(training.spec),
         "weights": models.weights_digest(training.spec, offline=context.offline),
         "recipe": asdict(training.recipe),
+        # Only where there are some: earlier runs have no such entry, and are still what they were.
+        **({"weather": [shift.id for shift in training.weather]} if training.weather else {}),
         "seed": training.seed,
         "precision": training_precision(context.study.precision, context.device),
         **context.machine,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from fairweather.training.recipe import Recipe
+from fairweather.types import Images, Shift
 
 
 class Geometry(NamedTuple):
@@ -98,3 +101,27 @@ def mix(
         torch.lerp(images[partner], images, weight.reshape(n, 1, 1, 1)),
         torch.lerp(targets[partner], targets, weight.reshape(n, 1)),
     )
+
+
+def change_weather(batch: Images, weather: Sequence[Shift], rng: np.random.Generator) -> Images:
+    """Leave each image of a batch as it is or give it one of several shifts, all equally likely.
+
+    The shifts draw with a seed of their own for every batch: an image that is met again gets other
+    noise.
+
+    >>> from fairweather.types import Shift
+    >>> black = Shift("black", 1.0, {}, lambda images, keys, seed: images * 0)
+    >>> pixels, column = torch.full((64, 3, 8, 8), 9, dtype=torch.uint8), torch.arange(64)
+    >>> batch = Images(pixels, column * 0, column, ("a",))
+    >>> changed = change_weather(batch, [black], np.random.default_rng(0)).images
+    >>> sorted(set(changed.flatten().tolist()))
+    [0, 9]
+    """
+    chosen = torch.from_numpy(rng.integers(len(weather) + 1, size=len(batch)))
+    seed = int(rng.integers(2**31))
+    images = batch.images.clone()
+    for number, shift in enumerate(weather):
+        places = (chosen == number).nonzero().flatten()
+        if len(places):
+            images[places] = shift(batch.images[places], batch.keys[places], seed)
+    return replace(batch, images=images)

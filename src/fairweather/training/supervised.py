@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from fairweather.devices import repeatable_kernels
 from fairweather.errors import InputError, TrainingDivergedError
-from fairweather.training.augment import apply_geometry, draw_geometry, mix
+from fairweather.training.augment import apply_geometry, change_weather, draw_geometry, mix
 from fairweather.training.optimization import (
     batches,
     build_optimizer,
@@ -24,7 +24,7 @@ from fairweather.training.optimization import (
     set_learning_rate,
 )
 from fairweather.training.recipe import Recipe
-from fairweather.types import Images
+from fairweather.types import Images, Shift
 
 MOST_CLEAN_TRAINING_IMAGES = 10_000
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -62,6 +62,7 @@ def fit(
     device: torch.device | None = None,
     precision: str = "fp32",
     state: State | None = None,
+    weather: Sequence[Shift] = (),
 ) -> Iterator[Epoch]:
     """Train a classifier, an epoch at a time.
 
@@ -78,6 +79,8 @@ def fit(
         device: where to train; by default the CPU.
         precision: `fp32` or `bf16` (mixed).
         state: an earlier `Epoch.state` to go on from.
+        weather: shifts of the training images: each image is left as it is or gets one of them, all
+            with the same chance.
 
     Raises `TrainingDivergedError` with epoch, step and learning rate when a loss is not finite.
     """
@@ -101,7 +104,9 @@ def fit(
     for epoch in range(len(history), recipe.epochs):
         rng = np.random.default_rng([seed, epoch])
         with _seeded(int(rng.integers(2**63)), device):
-            row = _train_epoch(fabric, wrapped, wrapped_optimizer, train, recipe, epoch, rng)
+            row = _train_epoch(
+                fabric, wrapped, wrapped_optimizer, train, recipe, epoch, rng, weather
+            )
         row |= _evaluate_epoch(fabric, wrapped, train, val, recipe)
         history = [*history, row]
         if selected_epoch(history, recipe) == epoch:
@@ -142,6 +147,7 @@ def _train_epoch(
     recipe: Recipe,
     epoch: int,
     rng: np.random.Generator,
+    weather: Sequence[Shift],
 ) -> dict[str, float]:
     model.train()
     order = torch.from_numpy(rng.permutation(len(train)))
@@ -150,7 +156,8 @@ def _train_epoch(
     start = time.perf_counter()
     for step, index in enumerate(steps):
         set_learning_rate(optimizer, learning_rate_scale(recipe, epoch + step / len(steps)))
-        images, targets = _augmented_batch(train[index], recipe, rng, fabric.device)
+        batch = change_weather(train[index], weather, rng) if weather else train[index]
+        images, targets = _augmented_batch(batch, recipe, rng, fabric.device)
         loss = F.cross_entropy(model(images), targets, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad()
         fabric.backward(loss)

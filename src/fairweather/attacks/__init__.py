@@ -1,0 +1,177 @@
+"""Adversarial attacks: the worst change of each image within a budget, found with the model."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from fairweather.attacks.ensemble import (
+    RESTARTS,
+    STEPS,
+    TARGETS,
+    apgd_ce,
+    apgd_t,
+    auto_ensemble_without_dlr,
+    autoattack,
+    fab_t,
+)
+from fairweather.attacks.ensemble import ensemble_name as ensemble_name
+from fairweather.attacks.geometry import NORMS
+from fairweather.attacks.gradient import fgsm, pgd
+from fairweather.attacks.harness import run
+from fairweather.attacks.masking import masking_warning as masking_warning
+from fairweather.attacks.plan import Plan
+from fairweather.attacks.square import QUERIES, square
+from fairweather.errors import InputError, unknown_name
+from fairweather.types import Attack, Parameter
+
+Sweep = Sequence[float] | Mapping[str, object]
+
+# What AutoAttack spends; with less, an ensemble finds less and flatters the model.
+STANDARD = {"steps": STEPS, "queries": QUERIES, "restarts": RESTARTS, "targets": TARGETS}
+
+
+class AttackKind(NamedTuple):
+    """A row of the table of attacks.
+
+    Attributes:
+        build: keyword parameters in, the plan of the attack out.
+        level: the parameter that a sweep varies.
+        title, level_title: for table heads and axes.
+        neutral: the level that changes nothing, where clean belongs on the axis of a figure.
+        note: what a reader must know about these parameters, or nothing.
+    """
+
+    build: Callable[..., Plan]
+    level: str
+    title: str
+    level_title: str
+    neutral: float
+    note: Callable[[Mapping[str, Parameter]], str]
+
+
+def _no_note(parameters: Mapping[str, Parameter]) -> str:
+    return ""
+
+
+def _budget_note(parameters: Mapping[str, Parameter]) -> str:
+    less = [
+        f"{value} {key} instead of {STANDARD[key]}"
+        for key, value in parameters.items()
+        if key in STANDARD and int(value) < STANDARD[key]
+    ]
+    return f"below the published budget: {', '.join(less)}" if less else ""
+
+
+def _without_dlr_note(parameters: Mapping[str, Parameter]) -> str:
+    notes = ["not AutoAttack: the targeted DLR loss is left out", _budget_note(parameters)]
+    return "; ".join(note for note in notes if note)
+
+
+def _kind(
+    build: Callable[..., Plan], title: str, note: Callable[[Mapping[str, Parameter]], str]
+) -> AttackKind:
+    return AttackKind(build, "epsilon", title, "budget ε (pixels in [0, 1])", 0.0, note)
+
+
+ATTACKS: Mapping[str, AttackKind] = {
+    "fgsm": _kind(fgsm, "FGSM", _no_note),
+    "pgd": _kind(pgd, "PGD", _no_note),
+    "apgd_ce": _kind(apgd_ce, "APGD-CE", _budget_note),
+    "apgd_t": _kind(apgd_t, "targeted APGD-DLR", _budget_note),
+    "fab_t": _kind(fab_t, "FAB-T", _budget_note),
+    "square": _kind(square, "Square", _budget_note),
+    "autoattack": _kind(autoattack, "AutoAttack", _budget_note),
+    "auto_ensemble_without_dlr": _kind(
+        auto_ensemble_without_dlr, "Ensemble without DLR", _without_dlr_note
+    ),
+}
+
+
+def make_attack(name: str, **parameters: Parameter) -> Attack:
+    """Make one attack with one budget, `epsilon`, in units of [0, 1] pixels.
+
+    Every attack takes `norm`, "linf" (the default) or "l2". FGSM takes nothing else; PGD takes
+    `steps`, `step_size` and `restarts`; APGD and FAB `steps`, `restarts` and, the targeted ones,
+    `targets`; Square `queries` and `restarts`; the ensembles all of these but `step_size`. Raises
+    `InputError` for a name, a parameter or a value that the table of attacks does not allow.
+
+    >>> make_attack("pgd", epsilon=0.1, steps=5, norm="l2").id
+    'pgd,epsilon=0.1,norm=l2,steps=5'
+    """
+    if name not in ATTACKS:
+        raise unknown_name("attack", name, ATTACKS)
+    kind = ATTACKS[name]
+    known = inspect.signature(kind.build).parameters
+    for key, value in parameters.items():
+        if key not in known:
+            raise unknown_name(f"parameter of {name}", key, known)
+        _CHECKS[key](name, key, value)
+    if kind.level not in parameters:
+        raise InputError(f"{name} needs its level: make_attack({name!r}, {kind.level}=...)")
+    ordered = {key: parameters[key] for key in known if key in parameters}
+    plan = kind.build(**ordered)
+    if plan.norm == "linf" and plan.epsilon > 1:
+        raise InputError(
+            f"{name}: epsilon is in units of [0, 1] pixels, at most 1 in the norm linf, "
+            f"found {plan.epsilon}"
+        )
+    return Attack(name, float(parameters[kind.level]), ordered, partial(run, name, plan))
+
+
+def sweep(name: str, levels: Sweep) -> list[Attack]:
+    """Make one attack at several levels, from a list of levels or a mapping of parameters.
+
+    >>> [attack.id for attack in sweep("pgd", {"epsilon": [0.01, 0.02], "steps": 5})]
+    ['pgd,epsilon=0.01,steps=5', 'pgd,epsilon=0.02,steps=5']
+    """
+    if name not in ATTACKS:
+        raise unknown_name("attack", name, ATTACKS)
+    level = ATTACKS[name].level
+    parameters = dict(levels) if isinstance(levels, Mapping) else {level: levels}
+    swept = parameters.pop(level, None)
+    values = [swept] if isinstance(swept, int | float) else swept
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise InputError(f"{name}: {level} must be a number or a list of numbers, found {swept!r}")
+    attacks = [make_attack(name, **{level: value, **parameters}) for value in values]
+    if len({attack.level for attack in attacks}) < len(attacks):
+        raise InputError(f"{name}: {level} has the same level twice: {list(values)}")
+    return attacks
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_epsilon(name: str, key: str, value: Parameter) -> None:
+    if not _is_number(value) or float(value) < 0:
+        raise InputError(f"{name}: {key} must be a finite number >= 0, found {value!r}")
+
+
+def _check_step_size(name: str, key: str, value: Parameter) -> None:
+    if not _is_number(value) or float(value) <= 0:
+        raise InputError(f"{name}: {key} must be a finite number > 0, found {value!r}")
+
+
+def _check_count(name: str, key: str, value: Parameter) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name}: {key} must be a whole number >= 1, found {value!r}")
+
+
+def _check_norm(name: str, key: str, value: Parameter) -> None:
+    if value not in NORMS:
+        raise unknown_name(f"norm of {name}", value, NORMS)
+
+
+_CHECKS: Mapping[str, Callable[[str, str, Parameter], None]] = {
+    "epsilon": _check_epsilon,
+    "norm": _check_norm,
+    "steps": _check_count,
+    "step_size": _check_step_size,
+    "restarts": _check_count,
+    "queries": _check_count,
+    "targets": _check_count,
+}

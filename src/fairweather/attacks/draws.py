@@ -1,0 +1,89 @@
+"""Random numbers of an image: whole batches at once, the same for any batch, order and device.
+
+A Square attack asks five thousand times for a few numbers an image, so a generator object an image
+would cost more than the network. These are SplitMix64 sequences (Steele, Lea and Flood, "Fast
+splittable pseudorandom number generators", 2014) computed for all images together in integers,
+which wrap alike on every device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+
+_GAMMA = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed number
+_FIRST = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
+_SECOND = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+_BITS = 24  # as many as a float32 holds
+
+
+def streams(keys: torch.Tensor, name: str) -> torch.Tensor:
+    """Give each image the state of a sequence that depends on its key and the name alone.
+
+    Args:
+        keys: int64 `[B]`.
+        name: what the numbers are for: seed, attack, its part, restart.
+
+    >>> few, one = streams(torch.tensor([7, 8]), "0/pgd"), streams(torch.tensor([8]), "0/pgd")
+    >>> bool(few[1] == one[0]), bool(few[0] == one[0])
+    (True, False)
+    """
+    digest = hashlib.sha256(name.encode()).digest()
+    return _mixed(keys + int.from_bytes(digest[:8], "little", signed=True))
+
+
+def fork(states: torch.Tensor, number: int) -> torch.Tensor:
+    """Give each sequence's `number`-th offspring: the state of an independent sequence."""
+    place = torch.full((), number + 1, dtype=torch.int64, device=states.device)
+    return _mixed(_mixed(states + place * _SECOND) + _FIRST)
+
+
+def uniform(states: torch.Tensor, count: int, first: int = 0) -> torch.Tensor:
+    """Draw numbers `first` to `first + count` of each sequence: float32 `[B, count]` in [0, 1).
+
+    >>> states = streams(torch.arange(2), "0/pgd")
+    >>> bool((uniform(states, 5)[:, 3:] == uniform(states, 2, first=3)).all())
+    True
+    """
+    return _bits(states, count, first).float() / 2**_BITS
+
+
+def normal(states: torch.Tensor, count: int) -> torch.Tensor:
+    """Draw `count` standard normal numbers of each sequence: float32 `[B, count]`."""
+    # Odd numerators of at most 24 bits are exact in float32 and never reach -1 or 1.
+    centred = (2 * _bits(states, count, 0) + 1 - 2**_BITS).float() / 2**_BITS
+    return torch.erfinv(centred) * math.sqrt(2)
+
+
+def signs(numbers: torch.Tensor) -> torch.Tensor:
+    """Turn uniform numbers into -1 or 1, float32."""
+    return (numbers < 0.5).float() * 2 - 1
+
+
+def whole(numbers: torch.Tensor, below: int) -> torch.Tensor:
+    """Turn uniform numbers into whole numbers in `[0, below)`, int64."""
+    return (numbers * below).long()
+
+
+def shaped(numbers: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """View `[B, n]` as `[B, *shape]`."""
+    return numbers.reshape(len(numbers), *shape)
+
+
+def _bits(states: torch.Tensor, count: int, first: int) -> torch.Tensor:
+    places = torch.arange(first + 1, first + count + 1, device=states.device)
+    return _shifted(_mixed(states[:, None] + places * _GAMMA), 64 - _BITS)
+
+
+def _mixed(numbers: torch.Tensor) -> torch.Tensor:
+    numbers = (numbers ^ _shifted(numbers, 30)) * _FIRST
+    numbers = (numbers ^ _shifted(numbers, 27)) * _SECOND
+    return numbers ^ _shifted(numbers, 31)
+
+
+def _shifted(numbers: torch.Tensor, places: int) -> torch.Tensor:
+    # PyTorch shifts the sign in from the left, SplitMix64 shifts zeros.
+    return (numbers >> places) & ((1 << (64 - places)) - 1)

@@ -1,0 +1,170 @@
+"""The sources `cifar-10-c:PATH` and `imagenet-c:PATH`: published test sets, already corrupted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.data.cifar10 import CLASSES
+from fairweather.data.folder import list_folder
+from fairweather.data.known import first_names
+from fairweather.data.listing import (
+    WHOLE,
+    Item,
+    Listing,
+    Request,
+    Source,
+    check_exists,
+    required_path,
+)
+from fairweather.errors import InputError, unknown_name
+
+# Hendrycks and Dietterich 2019: the fifteen of the benchmark, then the four for validation.
+CORRUPTIONS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise"),
+    *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness"),
+    *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+    *("speckle_noise", "gaussian_blur", "spatter", "saturate"),
+)
+SEVERITIES = 5
+CIFAR_SIDE, IMAGENET_SIDE = 32, 224
+WNID = re.compile(r"n\d{8}")
+
+
+class Place(NamedTuple):
+    """What the path of a specification says: FOLDER/CORRUPTION/SEVERITY."""
+
+    folder: Path
+    corruption: str
+    severity: int
+
+    def name(self, published: str) -> str:
+        """The name of the data set, wherever its files lie."""
+        return f"{published}/{self.corruption}/{self.severity}"
+
+    def notes(self) -> dict[str, object]:
+        """Facts for the provenance."""
+        return {"corruption": self.corruption, "severity": self.severity}
+
+
+def list_cifar10_c(request: Request) -> Source:
+    """CIFAR-10-C as published: PATH is FOLDER/CORRUPTION/SEVERITY, such as CIFAR-10-C/fog/3.
+
+    The folder has `fog.npy`, uint8 `[5 n, 32, 32, 3]` with the n test images at severity 1 before
+    those at severity 2 and so on, and `labels.npy`, which says the same n labels five times
+    (n is 10,000). A key is a place among the n: an image has the same one at every severity. There
+    are only test images. Files are memory-mapped, and pickled objects are refused.
+
+    Raises:
+        InputError: a name, a severity or a file is wrong, or the files are not laid out like this.
+    """
+    place = _read_place("cifar-10-c", required_path(request))
+    path = place.folder / f"{place.corruption}.npy"
+    images = _open_array(path)
+    if images.dtype != np.uint8 or images.shape[1:] != (CIFAR_SIDE, CIFAR_SIDE, 3):
+        raise InputError(
+            f"{str(path)!r} is {images.dtype} {list(images.shape)}; "
+            f"cifar-10-c has uint8 [N, {CIFAR_SIDE}, {CIFAR_SIDE}, 3]"
+        )
+    labels = _read_labels(place.folder / "labels.npy")
+    if len(images) != SEVERITIES * len(labels):
+        raise InputError(
+            f"{str(path)!r} has {len(images)} images, but labels.npy has {SEVERITIES} times "
+            f"{len(labels)} labels"
+        )
+    listing = _list_severity(path, images, labels, place.severity)
+    return Source(
+        CLASSES, {"test": listing}, place.name("cifar-10-c"), place.notes(), side=CIFAR_SIDE
+    )
+
+
+def list_imagenet_c(request: Request) -> Source:
+    """ImageNet-C as published: PATH is FOLDER/CORRUPTION/SEVERITY, such as ImageNet-C/fog/3.
+
+    That folder has one folder of JPEGs for each class, named by its WordNet number (`n01440764`);
+    these are the class names, sorted. A key is a place in the order of folders and files: where no
+    file is missing, an image has the same one at every severity. There are only test images.
+
+    Raises:
+        InputError: a name, a severity or the folder is wrong.
+    """
+    path = required_path(request)
+    place = _read_place("imagenet-c", path)
+    source = list_folder(request)
+    wrong = [name for name in source.classes if not WNID.fullmatch(name)]
+    if set(source.splits) != {WHOLE} or wrong:
+        found = first_names(wrong or list(source.splits))
+        raise InputError(
+            f"{str(path)!r} must have a folder for each class, named like n01440764; found {found}"
+        )
+    return Source(
+        source.classes,
+        {"test": source.splits[WHOLE]},
+        place.name("imagenet-c"),
+        place.notes(),
+        side=IMAGENET_SIDE,
+    )
+
+
+def _read_place(published: str, path: Path) -> Place:
+    corruption, severity = path.parent.name, path.name
+    if severity not in [str(known) for known in range(1, SEVERITIES + 1)]:
+        raise InputError(
+            f"{published}:PATH ends with the severity, 1 to {SEVERITIES}, as in "
+            f"{published}:FOLDER/fog/3; found {severity!r}"
+        )
+    if corruption not in CORRUPTIONS:
+        raise unknown_name(f"corruption of {published}", corruption, CORRUPTIONS)
+    check_exists(path.parent.parent)
+    return Place(path.parent.parent, corruption, int(severity))
+
+
+def _open_array(path: Path) -> npt.NDArray[np.generic]:
+    check_exists(path)
+    try:
+        # Only for the .npy format, and it refuses pickled objects.
+        return np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{str(path)!r} cannot be read as a .npy file: {reason}") from error
+
+
+def _read_labels(path: Path) -> npt.NDArray[np.int64]:
+    """Read the labels of one severity, after checking that all severities have the same."""
+    stored = _open_array(path)
+    whole = stored.dtype.kind in "iu" and stored.ndim == 1
+    if not whole or not len(stored) or len(stored) % SEVERITIES:
+        raise InputError(
+            f"{str(path)!r} is {stored.dtype} {list(stored.shape)}; needed is one whole number an "
+            f"image, as many for each of {SEVERITIES} severities"
+        )
+    labels = np.asarray(stored).astype(np.int64).reshape(SEVERITIES, -1)
+    different = np.flatnonzero((labels != labels[0]).any(1))
+    if len(different):
+        raise InputError(
+            f"{str(path)!r} must say the same {labels.shape[1]} labels {SEVERITIES} times, but "
+            f"those of severity {different[0] + 1} are others than those of severity 1"
+        )
+    if not 0 <= labels.min() <= labels.max() < len(CLASSES):
+        span = f"{labels.min()} to {labels.max()}"
+        raise InputError(f"labels of {str(path)!r} go from {span}; cifar-10-c has 0 to 9")
+    return labels[0]
+
+
+def _list_severity(
+    path: Path, images: npt.NDArray[np.generic], labels: npt.NDArray[np.int64], severity: int
+) -> Listing:
+    start = (severity - 1) * len(labels)
+
+    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
+        for key in keys:
+            pixels = np.array(images[start + key])  # a copy: other processes do not share the map
+            yield Item(f"image {key} at severity {severity} in {str(path)!r}", pixels)
+
+    return Listing(labels, read, (path,), stretch=f"severity {severity}")

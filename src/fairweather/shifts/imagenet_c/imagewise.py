@@ -1,0 +1,65 @@
+"""What the corruptions that go image by image share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.errors import InputError
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+# Sums of float32 weights end a little below the whole number that they stand for in even areas:
+# a thousandth of a grey level keeps the fraction's removal from taking a whole one.
+_NUDGE = np.float32(1e-3)
+
+
+def each(images: Pixels, change: Callable[[Floats], Floats]) -> Pixels:
+    """Change images `[B, 3, H, W]` one by one, and quantise.
+
+    Args:
+        images: uint8.
+        change: float32 `[H, W, 3]` in [0, 255] in and out; it may write to what it is given.
+
+    >>> each(np.full((1, 3, 1, 1), 100, np.uint8), lambda image: image * np.float32(1.258)).ravel()
+    array([125, 125, 125], dtype=uint8)
+    """
+    result = np.empty_like(images)
+    for planes, changed in zip(images, result, strict=True):
+        image = cv2.merge(tuple(planes)).astype(np.float32)
+        cv2.split(quantised(change(image)), tuple(changed))
+    return result
+
+
+def quantised(image: Floats) -> Pixels:
+    """Drop the fraction of values >= 0, and let none beyond 255.
+
+    >>> quantised(np.array([0.7, 41.99999, 255.4], np.float32)).tolist()
+    [0, 42, 255]
+    """
+    image = image + _NUDGE
+    return np.minimum(image, 255, out=image).astype(np.uint8)
+
+
+def gaussian_filter(image: Floats, sigma: float) -> Floats:
+    """Convolve float32 `[H, W]` or `[H, W, C]` with a Gaussian, as `skimage.filters.gaussian` does.
+
+    It is cut off at 4 sigma, so that a sigma below 1/8 pixel leaves nothing of it; edges repeated.
+
+    >>> line = np.array([[0, 0, 100, 0, 0]], np.float32)
+    >>> gaussian_filter(line, 0.4).round(1)
+    array([[ 0. ,  4. , 91.9,  4. ,  0. ]], dtype=float32)
+    """
+    size = 2 * int(4 * sigma + 0.5) + 1
+    blurred = cv2.GaussianBlur(image, (size, size), sigma, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(blurred, np.float32)
+
+
+def check_positive(name: str, parameter: str, value: float) -> None:
+    """Raise `InputError` unless a corruption's parameter is > 0."""
+    if value <= 0:
+        raise InputError(f"{name}: {parameter} must be > 0, found {value}")

@@ -1,0 +1,161 @@
+"""Noise of single values: Gaussian, shot, impulse and speckle.
+
+Each is a channel from 8 bits to 8 bits: what a value becomes depends on that value and chance
+alone. So the 256 x 256 probabilities say everything, and one draw of 16 bits and one look-up a
+value replace the sampling of a distribution, its scaling, clipping and rounding. Probabilities
+are right to 2^-16 each: a chi-squared test would need the pixels of thousands of images to tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from fairweather.errors import InputError
+from fairweather.shifts.imagenet_c.imagewise import check_positive
+
+Pixels = npt.NDArray[np.uint8]
+Generators = Iterator[np.random.Generator]
+
+# Values worked on at a time: about as much as stays in a core's own cache.
+_VALUES_AT_ONCE = 1 << 17
+
+
+def gaussian_noise(images: Pixels, generators: Generators, *, scale: float) -> Pixels:
+    """Add normal noise of standard deviation `scale`, of values in [0, 1], > 0.
+
+    >>> grey = np.full((1, 3, 64, 64), 127, np.uint8)
+    >>> noisy = gaussian_noise(grey, iter([np.random.default_rng(0)]), scale=0.1)
+    >>> round(float(noisy.std() / 255), 2)
+    0.1
+    """
+    check_positive("gaussian_noise", "scale", scale)
+    return _sample(images, generators, _table(_gaussian, scale))
+
+
+def shot_noise(images: Pixels, generators: Generators, *, photons: float) -> Pixels:
+    """Count photons: a white pixel's are Poisson with mean `photons` > 0, a grey one's fewer.
+
+    >>> grey = np.full((1, 3, 64, 64), 127, np.uint8)
+    >>> noisy = shot_noise(grey, iter([np.random.default_rng(0)]), photons=50)
+    >>> round(float(noisy.std() / 255), 2)
+    0.1
+    """
+    check_positive("shot_noise", "photons", photons)
+    return _sample(images, generators, _table(_poisson, photons))
+
+
+def impulse_noise(images: Pixels, generators: Generators, *, amount: float) -> Pixels:
+    """Set a share `amount` of the values, in (0, 1], to 0 or 255: each channel for itself.
+
+    >>> grey = np.full((1, 3, 64, 64), 127, np.uint8)
+    >>> noisy = impulse_noise(grey, iter([np.random.default_rng(0)]), amount=0.25)
+    >>> round(float((noisy == 255).mean()), 2)
+    0.12
+    """
+    if not 0 < amount <= 1:
+        raise InputError(f"impulse_noise: amount must be in (0, 1], found {amount}")
+    return _sample(images, generators, _table(_impulse, amount))
+
+
+def speckle_noise(images: Pixels, generators: Generators, *, scale: float) -> Pixels:
+    """Add normal noise of a standard deviation of `scale` > 0 times the value.
+
+    >>> grey = np.full((1, 3, 64, 64), 127, np.uint8)
+    >>> noisy = speckle_noise(grey, iter([np.random.default_rng(0)]), scale=0.2)
+    >>> round(float(noisy.std() / 255), 2)
+    0.1
+    """
+    check_positive("speckle_noise", "scale", scale)
+    return _sample(images, generators, _table(_speckle, scale))
+
+
+# The chance that a value v, a row, becomes less than j = 1 to 255, a column. `uint8(255 x)` drops
+# the fraction, so an output is less than j exactly where 255 x is.
+_V = np.arange(256.0)[:, None]
+_J = np.arange(1.0, 256.0)[None, :]
+
+
+def _gaussian(scale: float) -> npt.NDArray[np.float64]:
+    return special.ndtr((_J - _V) / (255 * scale))
+
+
+def _poisson(photons: float) -> npt.NDArray[np.float64]:
+    counts = np.arange(np.ceil(photons) + 1)
+    outputs = np.minimum(counts / photons, 1) * 255
+    least = np.searchsorted(outputs, _J[0])  # the smallest count that shows as j or more
+    return np.asarray(special.pdtr(least[None, :] - 1, _V / 255 * photons))
+
+
+def _impulse(amount: float) -> npt.NDArray[np.float64]:
+    return np.asarray(amount / 2 + (1 - amount) * (_V < _J), np.float64)
+
+
+def _speckle(scale: float) -> npt.NDArray[np.float64]:
+    # Black stays black: a subnormal deviation instead of a division by zero.
+    return special.ndtr((_J - _V) / np.maximum(scale * _V, 1e-300))
+
+
+@lru_cache(maxsize=64)
+def _table(
+    below: Callable[[float], npt.NDArray[np.float64]], parameter: float
+) -> npt.NDArray[np.uint16]:
+    """The alias table of a channel, flat `[256 * 256]`: an entry is `threshold << 8 | alias`.
+
+    A. J. Walker, "An efficient method for generating discrete random variables with general
+    distributions" (1977): of the 256 equal cells of a row, cell k gives k if 8 random bits are
+    below its threshold, else its alias. Each step fills up the emptiest cell from the fullest.
+    """
+    steps = np.rint(below(parameter) * 65536).astype(np.int64)
+    counts = np.diff(steps, axis=1, prepend=0, append=65536)
+    rows = np.arange(256)
+    threshold = np.empty((256, 256), np.int64)
+    alias = np.empty((256, 256), np.int64)
+    done = np.zeros((256, 256), bool)
+    for _ in range(256):
+        least = np.where(done, 1 << 20, counts).argmin(axis=1)
+        most = np.where(done, -1, counts).argmax(axis=1)
+        threshold[rows, least] = counts[rows, least]
+        alias[rows, least] = most
+        counts[rows, most] -= 256 - counts[rows, least]
+        done[rows, least] = True
+    # A full cell's threshold, 256, would not fit; it is its own alias, so that 255 does as well.
+    alias[threshold == 256] = np.nonzero(threshold == 256)[1]
+    return (np.minimum(threshold, 255) << 8 | alias).astype(np.uint16).ravel()
+
+
+def _sample(images: Pixels, generators: Generators, table: npt.NDArray[np.uint16]) -> Pixels:
+    n, values = len(images), images[0].size
+    flat = images.reshape(n, -1)
+    result = np.empty_like(flat)
+    at_once = max(1, _VALUES_AT_ONCE // values)
+    for start in range(0, n, at_once):
+        chunk = flat[start : start + at_once]
+        bits = np.empty((len(chunk), -(-values // 4)), np.uint64)
+        for row in bits:
+            row[:] = next(generators).bit_generator.random_raw(bits.shape[1])
+        random = bits.view(np.uint16)[:, :values]
+        result[start : start + at_once] = _look_up(chunk, random, table)
+    return result.reshape(images.shape)
+
+
+def _look_up(
+    values: Pixels, random: npt.NDArray[np.uint16], table: npt.NDArray[np.uint16]
+) -> npt.NDArray[np.uint16]:
+    """Pass values `[n, m]` through a channel, with 16 random bits each.
+
+    Bits instead of `numpy.where`: a branch on noise is mispredicted every other time.
+    """
+    cell = random >> 8
+    index = values.astype(np.uint16)
+    index <<= 8
+    index |= cell
+    entry = table.take(index)
+    beyond = np.negative(((random & 255) >= entry >> 8).view(np.int8)).view(np.uint8)
+    entry ^= cell
+    entry &= beyond  # 255 or 0: the alias' or the cell's own bits
+    return np.bitwise_xor(cell, entry, dtype=np.uint16)

@@ -1,0 +1,88 @@
+"""A corruption at a severity, as a shift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from fairweather.errors import InputError
+from fairweather.shifts.draws import image_generators
+from fairweather.shifts.imagenet_c import CORRUPTIONS
+from fairweather.shifts.imagenet_c.constants import CONSTANTS
+from fairweather.types import Parameter, ShiftFunction, shortest
+
+SMALLEST = 8
+
+
+def corruption(
+    name: str, *, severity: float, image_size: int | None = None, **constants: float
+) -> ShiftFunction:
+    """Make a corruption of `CORRUPTIONS` at a severity.
+
+    The numbers that it draws depend on name, severity, seed and the image's key, and not on
+    `image_size` or the constants: an image size that is stated draws what the same size found in
+    the batch does, and a sweep of a constant changes nothing else.
+
+    Args:
+        name: of the corruption, such as `fog`.
+        severity: 1, 2, 3, 4 or 5.
+        image_size: chooses the published set of constants (`Constants.at`); by default, the smaller
+            side of the images that it is given.
+        constants: instead of the published ones.
+    """
+    if severity not in (1, 2, 3, 4, 5):
+        raise InputError(
+            f"imagenet_c/{name}: severity must be 1, 2, 3, 4 or 5, found {shortest(severity)}"
+        )
+    if image_size is not None and (image_size != int(image_size) or image_size < SMALLEST):
+        raise InputError(
+            f"imagenet_c/{name}: image_size must be a whole number >= {SMALLEST}, "
+            f"found {shortest(image_size)}"
+        )
+    row, level = CORRUPTIONS[name], int(severity)
+    stream = f"imagenet_c/{name},severity={level}"
+
+    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+        side = min(images.shape[2:])
+        if side < SMALLEST:
+            height, width = images.shape[2:]
+            raise InputError(
+                f"imagenet_c/{name} needs images of at least {SMALLEST} pixels a side, "
+                f"found {height}x{width}"
+            )
+        if len(images) == 0:
+            return images.clone()
+        parameters = CONSTANTS[name].at(level, image_size or side) | constants
+        # On the CPU, so that every device sees the same weather.
+        pixels = np.ascontiguousarray(images.cpu().numpy())
+        drawn = (image_generators(keys, seed, stream),) if row.random else ()
+        return torch.from_numpy(row.function(pixels, *drawn, **parameters)).to(images.device)
+
+    if constants:  # what they may be, the corruption itself knows
+        trial = torch.zeros(1, 3, SMALLEST, SMALLEST, dtype=torch.uint8)
+        apply(trial, torch.zeros(1, dtype=torch.int64), 0)
+    return apply
+
+
+def parameter_names(name: str) -> tuple[str, ...]:
+    """Give the keyword parameters of a corruption's shift, the level first.
+
+    >>> parameter_names("fog")
+    ('severity', 'image_size', 'amount', 'decay')
+    """
+    return ("severity", "image_size", *CONSTANTS[name].names)
+
+
+def severity_note(name: str, parameters: Mapping[str, Parameter]) -> str:
+    """Write out the constants of a corruption whose `image_size` is stated.
+
+    >>> severity_note("fog", {"severity": 2, "image_size": 32, "decay": 2.5})
+    'amount 0.5, decay 2.5'
+    """
+    if "image_size" not in parameters:
+        return ""
+    severity, image_size = (int(parameters[key]) for key in ("severity", "image_size"))
+    published = CONSTANTS[name].at(severity, image_size)
+    return ", ".join(f"{key} {shortest(parameters.get(key, published[key]))}" for key in published)

@@ -1,0 +1,242 @@
+"""Weather: snow, frost and fog.
+
+Source of the formulae: hendrycks/robustness, ImageNet-C/create_c/make_imagenet_c.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from fairweather.errors import InputError, missing_pictures
+from fairweather.shifts.imagenet_c.blur import motion_filter
+from fairweather.shifts.imagenet_c.imagewise import check_positive
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Generators = Iterator[np.random.Generator]
+
+# Map points worked on at a time: about as much as stays in a core's own cache.
+_POINTS_AT_ONCE = 1 << 15
+_PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
+
+
+def fog(images: Pixels, generators: Generators, *, amount: float, decay: float) -> Pixels:
+    """Add a plasma fractal, and darken so that the image's brightest value stays the limit.
+
+    Args:
+        images: see the package.
+        generators: see the package; each gives the fractal.
+        amount: of fog where it is thickest, of values in [0, 1], > 0.
+        decay: by what the fractal's roughness falls from scale to scale, > 0.
+    """
+    check_positive("fog", "amount", amount)
+    check_positive("fog", "decay", decay)
+    height, width = images.shape[2:]
+    size = 1 << (max(height, width) - 1).bit_length()
+    result = np.empty_like(images)
+    at_once = max(1, _POINTS_AT_ONCE // size**2)
+    for start in range(0, len(images), at_once):
+        chunk = images[start : start + at_once]
+        clouds = plasma(generators, len(chunk), size, decay)[:, None, :height, :width]
+        brightest = chunk.max(axis=(1, 2, 3), keepdims=True) / np.float32(255)
+        clouds *= np.float32(255 * amount)
+        foggy = (chunk + clouds) * (brightest / (brightest + np.float32(amount)))
+        # At most 255 times the brightest: nothing to clip.
+        np.copyto(result[start : start + at_once], foggy, casting="unsafe")
+    return result
+
+
+def plasma(generators: Generators, count: int, size: int, decay: float) -> Floats:
+    """Draw plasma fractals, float32 `[count, size, size]` in [0, 1], by diamond and square.
+
+    The map is a torus. From scale to scale a square's centre, then the two kinds of diamonds'
+    centres, become the mean of their four neighbours plus noise that is uniform in
+    +-wibble^2, where wibble, 100 at first, is divided by `decay` after each scale.
+
+    Args:
+        generators: one a map, asked for `count`.
+        size: a power of two.
+        decay: > 0.
+    """
+    noise = np.stack(
+        [next(generators).random(size * size - 1, dtype=np.float32) for _ in range(count)]
+    )
+    noise *= 2
+    noise -= 1
+    heights = np.zeros((count, 1, 1), np.float32)
+    used, wibble = 0, 100.0
+    while (points := heights.shape[1]) < size:
+        squared = points * points
+        squares, rows, columns = (
+            noise[:, used + kind * squared : used + (kind + 1) * squared].reshape(heights.shape)
+            * np.float32(wibble**2)
+            for kind in range(3)
+        )
+        above, left = np.roll(heights, -1, axis=1), np.roll(heights, -1, axis=2)
+        pairs = heights + left
+        squares += (pairs + np.roll(pairs, -1, axis=1)) / 4
+        rows += (pairs + squares + np.roll(squares, 1, axis=1)) / 4
+        columns += (heights + above + squares + np.roll(squares, 1, axis=2)) / 4
+        finer = np.empty((count, 2 * points, 2 * points), np.float32)
+        finer[:, ::2, ::2], finer[:, 1::2, 1::2] = heights, squares
+        finer[:, ::2, 1::2], finer[:, 1::2, ::2] = rows, columns
+        heights, used, wibble = finer, used + 3 * squared, wibble / decay
+    heights -= heights.min(axis=(1, 2), keepdims=True)
+    heights /= heights.max(axis=(1, 2), keepdims=True)
+    return heights
+
+
+def frost(
+    images: Pixels,
+    generators: Generators,
+    *,
+    image_weight: float,
+    frost_weight: float,
+    frost_zoom: float,
+) -> Pixels:
+    """Add a random part of a photograph of frost.
+
+    The photographs are those of the package imagecorruptions. Of its six the benchmark draws the
+    first five only, and so does this. A photograph that `frost_zoom` would leave too small for the
+    image is scaled to be one pixel larger instead.
+
+    Args:
+        images: see the package.
+        generators: see the package; each gives the photograph, the row and the column.
+        image_weight: >= 0.
+        frost_weight: >= 0.
+        frost_zoom: what the photograph is scaled by, > 0.
+
+    Raises:
+        InputError: if imagecorruptions is not installed.
+    """
+    for name, weight in (("image_weight", image_weight), ("frost_weight", frost_weight)):
+        if weight < 0:
+            raise InputError(f"frost: {name} must be >= 0, found {weight}")
+    check_positive("frost", "frost_zoom", frost_zoom)
+    height, width = images.shape[2:]
+    result = np.empty_like(images)
+    for image, out in zip(images, result, strict=True):
+        generator = next(generators)
+        number = int(generator.integers(len(_PHOTOGRAPHS)))
+        photograph = _scaled(number, frost_zoom, height, width)
+        row = int(generator.integers(photograph.shape[1] - height))
+        column = int(generator.integers(photograph.shape[2] - width))
+        part = photograph[:, row : row + height, column : column + width]
+        # In 64 bits, as there: decimal weights often make whole numbers, but for the last bit.
+        frosted = image * float(image_weight) + part * float(frost_weight)
+        np.copyto(out, np.minimum(frosted, 255, out=frosted), casting="unsafe")
+    return result
+
+
+@lru_cache(maxsize=32)
+def _scaled(number: int, zoom: float, height: int, width: int) -> Pixels:
+    """Give a photograph, 8-bit `[3, rows, columns]`, larger than height and width."""
+    photograph = _photograph(number)
+    rows, columns = photograph.shape[:2]
+    zoom = max(zoom, (height + 1) / rows, (width + 1) / columns)
+    if zoom != 1:
+        photograph = np.asarray(cv2.resize(photograph, (0, 0), fx=zoom, fy=zoom), np.uint8)
+    return np.ascontiguousarray(photograph.transpose(2, 0, 1))
+
+
+@lru_cache(maxsize=len(_PHOTOGRAPHS))
+def _photograph(number: int) -> Pixels:
+    # Found, not imported: the package's import needs pkg_resources, which setuptools has dropped.
+    spec = importlib.util.find_spec("imagecorruptions")
+    if spec is None or spec.origin is None:
+        raise missing_pictures("imagecorruptions", "the photographs of frost")
+    path = Path(spec.origin).parent / "frost" / _PHOTOGRAPHS[number]
+    photograph = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if photograph is None:
+        raise InputError(
+            f"frost: cannot read the photograph {path}; install imagecorruptions again"
+        )
+    return np.asarray(photograph[..., ::-1], np.uint8, order="C")
+
+
+def snow(
+    images: Pixels,
+    generators: Generators,
+    *,
+    mean: float,
+    scale: float,
+    zoom: float,
+    threshold: float,
+    radius: float,
+    sigma: float,
+    image_weight: float,
+) -> Pixels:
+    """Whiten the image, and add flakes that a wind smears, and the same flakes turned half round.
+
+    Flakes are normal noise, zoomed into and cut off below a threshold; the wind is the motion blur
+    of ImageMagick, not that of the package imagecorruptions.
+
+    Args:
+        images: see the package.
+        generators: see the package; each gives the noise, then the angle, -135 to -45 degrees.
+        mean, scale: of the noise, in values of [0, 1]; scale > 0.
+        zoom: >= 1.
+        threshold: least value of a flake.
+        radius, sigma: of the motion blur in pixels, > 0.
+        image_weight: of the image against its whitened self, 0 to 1.
+    """
+    for name, value in (("scale", scale), ("radius", radius), ("sigma", sigma)):
+        check_positive("snow", name, value)
+    if zoom < 1:
+        raise InputError(f"snow: zoom must be >= 1, found {zoom}")
+    if not 0 <= image_weight <= 1:
+        raise InputError(f"snow: image_weight must be from 0 to 1, found {image_weight}")
+    height, width = images.shape[2:]
+    result = np.empty_like(images)
+    grey = np.array([0.299, 0.587, 0.114], np.float32)[:, None, None] * np.float32(1.5)
+    for image, out in zip(images, result, strict=True):
+        generator = next(generators)
+        flakes = _flakes(generator, (height, width), mean, scale, zoom)
+        flakes[flakes < threshold] = 0
+        flakes = np.floor(np.clip(flakes, 0, 1) * np.float32(255))
+        angle = generator.uniform(-135, -45)
+        # ImageMagick rounds to 16 bits, and drops what 8 of them cannot hold.
+        flakes = np.floor(motion_filter(flakes, radius, sigma, angle) + np.float32(0.5 / 257))
+        flakes += flakes[::-1, ::-1].copy()
+        pixels = image.astype(np.float32)
+        pale = (pixels * grey).sum(axis=0) + np.float32(127.5)
+        pale = np.maximum(pixels, pale)
+        pale -= pixels
+        pale *= np.float32(1 - image_weight)
+        pixels += pale
+        pixels += flakes
+        np.copyto(out, np.minimum(pixels, 255, out=pixels), casting="unsafe")
+    return result
+
+
+def _flakes(
+    generator: np.random.Generator, size: tuple[int, int], mean: float, scale: float, zoom: float
+) -> Floats:
+    """Draw normal noise and zoom into its middle, the only part of it that is drawn.
+
+    As `scipy.ndimage.zoom(order=1)`: the first and the last points stay where they are, and what
+    is too much is cut off.
+    """
+    crop = [math.ceil(side / zoom) for side in size]
+    noise = generator.standard_normal(crop, dtype=np.float32)
+    noise *= np.float32(scale)
+    noise += np.float32(mean)
+    zoomed = [round(side * zoom) for side in crop]
+    if zoomed != crop:
+        grown = F.interpolate(
+            torch.from_numpy(noise)[None, None], size=zoomed, mode="bilinear", align_corners=True
+        )
+        noise = grown[0, 0].numpy()
+    top, left = ((z - side) // 2 for side, z in zip(size, zoomed, strict=True))
+    return noise[top : top + size[0], left : left + size[1]]

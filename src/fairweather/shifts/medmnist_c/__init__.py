@@ -1,0 +1,63 @@
+"""The corruptions of MedMNIST-C, the families of the twelve 2-D MedMNIST sets, of whole batches.
+
+Functions have the two forms, and images and generators the contract, of `shifts.imagenet_c`; where
+the operation is the same, the function is. Names, parameters and their five values per data set
+are in constants.py.
+
+Size. The published constants are for images of 224 px. At any other size a corruption is that
+which a 224 px image would have got, seen at the size at hand: every length in pixels (kernels,
+bubbles, drawings of ink, margins, letters) is multiplied by `min(H, W) / 224`, and not rounded to
+whole pixels but shared between them: the taps of a kernel linearly, what is laid over the image
+by area. So at 224 px it is exactly the published operation, no length is rounded to nothing or to
+its neighbour's, and 28 px images change as their 224 px originals would before they are shrunk.
+Shares of the side (pixelate, zoom_blur, black_corner), factors, amplitudes of noise and JPEG's
+quality have no length in them and stay as published; the small side of pixelate is a whole number,
+so that its severities 4 and 5 for PathMNIST are the same at 8 px.
+
+Grey sets. medmnistc corrupts grey images as RGB and converts the result to grey; so here, with the
+three channels equal again: noise of three channels is averaged. Colour images become grey too.
+
+Kept as in medmnistc 0.1.0: the severity of stain_deposit chooses between drawings of 24 and 32 px,
+and BloodMNIST's 3 and 4 are the same; black_corner's severities 4 and 5 are in the wrong order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fairweather.shifts.imagenet_c import Corruption
+from fairweather.shifts.imagenet_c.blur import zoom_blur
+from fairweather.shifts.imagenet_c.digital import jpeg_compression, pixelate
+from fairweather.shifts.imagenet_c.noise import (
+    gaussian_noise,
+    impulse_noise,
+    shot_noise,
+    speckle_noise,
+)
+from fairweather.shifts.medmnist_c.blur import defocus_blur, gaussian_blur, motion_blur
+from fairweather.shifts.medmnist_c.colour import brightness_factor, contrast, gamma, saturate
+from fairweather.shifts.medmnist_c.layers import black_corner, bubble, characters, stain_deposit
+
+CORRUPTIONS: Mapping[str, Corruption] = {
+    "pixelate": Corruption(pixelate, "Pixelate", random=False),
+    "jpeg_compression": Corruption(jpeg_compression, "JPEG compression", random=False),
+    "gaussian_noise": Corruption(gaussian_noise, "Gaussian noise", random=True),
+    "speckle_noise": Corruption(speckle_noise, "Speckle noise", random=True),
+    "impulse_noise": Corruption(impulse_noise, "Impulse noise", random=True),
+    "shot_noise": Corruption(shot_noise, "Shot noise", random=True),
+    "gaussian_blur": Corruption(gaussian_blur, "Gaussian blur (MedMNIST-C)", random=False),
+    "defocus_blur": Corruption(defocus_blur, "Defocus blur", random=False),
+    "motion_blur": Corruption(motion_blur, "Motion blur", random=True),
+    "zoom_blur": Corruption(zoom_blur, "Zoom blur", random=False),
+    "brightness_up": Corruption(brightness_factor, "Brightness up", random=False),
+    "brightness_down": Corruption(brightness_factor, "Brightness down", random=False),
+    "contrast_up": Corruption(contrast, "Contrast up", random=False),
+    "contrast_down": Corruption(contrast, "Contrast down", random=False),
+    "saturate": Corruption(saturate, "Saturate (additive)", random=False),
+    "stain_deposit": Corruption(stain_deposit, "Stain deposit", random=True),
+    "bubble": Corruption(bubble, "Bubble", random=True),
+    "gamma_corr_up": Corruption(gamma, "Gamma up", random=False),
+    "gamma_corr_down": Corruption(gamma, "Gamma down", random=False),
+    "black_corner": Corruption(black_corner, "Black corner", random=False),
+    "characters": Corruption(characters, "Characters", random=True),
+}

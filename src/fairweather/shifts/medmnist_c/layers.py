@@ -1,0 +1,196 @@
+"""What lies over the image: stains, bubbles, dark corners and letters.
+
+Each is laid out on a canvas of 224 px, where medmnistc's lengths mean what they say, and brought
+to the image's size (`scaling.fitted`): what covers a quarter of a pixel takes a quarter of it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import string
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from fairweather.errors import InputError, missing_pictures
+from fairweather.shifts.imagenet_c.imagewise import check_positive
+from fairweather.shifts.medmnist_c.hershey import write
+from fairweather.shifts.medmnist_c.scaling import Floats, canvas_of, fitted
+
+Pixels = npt.NDArray[np.uint8]
+Generators = Iterator[np.random.Generator]
+
+_MARGIN = 10  # of stains and letters, canvas pixels
+_FEWEST_BUBBLES, _SMALLEST_BUBBLE, _RIM = 7, 3, 2  # the last two in canvas pixels
+_INSIDE, _ON_THE_RIM = 100, 130  # opacity of a bubble, of 255
+_FEWEST_LETTERS, _LETTER = 3, 8  # the width that is left for a letter, canvas pixels
+_SMALLEST_FONT = 14  # in hundredths of OpenCV's scale
+# Folders of the drawings in medmnistc/assets/inks.npz, by their side in pixels.
+_DRAWINGS = {12: "1", 16: "2", 24: "3", 32: "4", 42: "5"}
+
+
+def stain_deposit(images: Pixels, generators: Generators, *, marks: float, size: float) -> Pixels:
+    """Put black marks on the image, drawings of ink that the package medmnistc ships.
+
+    Args:
+        images: see the package.
+        generators: see the package; each gives the number of marks, then drawing, column, row.
+        marks: at most so many, a whole number >= 1; at least one.
+        size: side of a drawing in pixels of a 224 px image: 12, 16, 24, 32 or 42.
+
+    Raises:
+        InputError: if medmnistc is not installed.
+    """
+    _check_whole("stain_deposit", "marks", marks, least=1)
+    if size not in _DRAWINGS:
+        raise InputError(f"stain_deposit: size must be 12, 16, 24, 32 or 42, found {size}")
+    drawings, side = _drawings(int(size)), int(size)
+    height, width = canvas_of(*images.shape[2:])
+    result = np.empty_like(images)
+    for image, out in zip(images, result, strict=True):
+        generator = next(generators)
+        number = _between(generator, 1, int(marks)) if marks > 1 else 1
+        kept = np.ones((height, width), np.float32)
+        for _ in range(number):
+            drawing = drawings[_between(generator, 0, len(drawings) - 1)]
+            column = _between(generator, _MARGIN, width - side - _MARGIN)
+            row = _between(generator, _MARGIN, height - side - _MARGIN)
+            kept[row : row + side, column : column + side] *= 1 - drawing
+        _round(image * fitted(kept, *image.shape[1:]), out)
+    return result
+
+
+@lru_cache(maxsize=len(_DRAWINGS))
+def _drawings(size: int) -> Floats:
+    """Read drawings, float32 `[10, size, size]`, 1 where ink is."""
+    # Found, not imported: the package's import needs Wand and ImageMagick.
+    spec = importlib.util.find_spec("medmnistc")
+    if spec is None or spec.origin is None:
+        raise missing_pictures("medmnistc", "the ink drawings of stain_deposit")
+    path = Path(spec.origin).parent / "assets" / "inks.npz"
+    try:
+        with np.load(path) as archive:
+            return np.asarray(archive[_DRAWINGS[size]], np.float32)
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"stain_deposit: cannot read the ink drawings {path}; install medmnistc again"
+        ) from error
+
+
+def bubble(
+    images: Pixels, generators: Generators, *, max_radius: float, max_bubbles: float
+) -> Pixels:
+    """Lay pale round bubbles with a paler rim over the image; a later one hides those before it.
+
+    Args:
+        images: see the package.
+        generators: see the package; each gives the number, then radius, column, row of a bubble.
+        max_radius: pixels of a 224 px image, a whole number from 3 to 112; at least 3.
+        max_bubbles: a whole number >= 7; at least 7.
+    """
+    _check_whole("bubble", "max_radius", max_radius, least=_SMALLEST_BUBBLE)
+    _check_whole("bubble", "max_bubbles", max_bubbles, least=_FEWEST_BUBBLES)
+    height, width = canvas_of(*images.shape[2:])
+    if 2 * max_radius > min(height, width):
+        raise InputError(f"bubble: max_radius must be at most 112, found {max_radius}")
+    result = np.empty_like(images)
+    for image, out in zip(images, result, strict=True):
+        generator = next(generators)
+        layer = Image.new("L", (width, height))
+        draw = ImageDraw.Draw(layer)
+        for _ in range(_between(generator, _FEWEST_BUBBLES, int(max_bubbles))):
+            radius = _between(generator, _SMALLEST_BUBBLE, int(max_radius))
+            x = _between(generator, radius, width - radius)
+            y = _between(generator, radius, height - radius)
+            for reach, opacity in ((radius + _RIM, _ON_THE_RIM), (radius, _INSIDE)):
+                draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=opacity)
+        white = fitted(np.asarray(layer, np.float32), *image.shape[1:])
+        _round(image * (1 - white / 255) + white, out)
+    return result
+
+
+def black_corner(images: Pixels, *, radius: float) -> Pixels:
+    """Blacken all but a circle in the middle, as a dermatoscope's tube does.
+
+    Args:
+        images: see the package.
+        radius: share of half the smaller side, > 0.
+
+    >>> images = np.full((1, 3, 8, 8), 200, np.uint8)
+    >>> black_corner(images, radius=0.9)[0, 0, 0].tolist()
+    [0, 0, 41, 100, 101, 44, 0, 0]
+    """
+    check_positive("black_corner", "radius", radius)
+    height, width = canvas_of(*images.shape[2:])
+    reach = int(min(height // 2, width // 2) * radius)
+    rows, columns = np.arange(height) - height // 2, np.arange(width) - width // 2
+    inside = rows[:, None] ** 2 + columns[None] ** 2 <= reach**2
+    kept = fitted(inside.astype(np.float32), *images.shape[2:])
+    result = np.empty_like(images)
+    for image, out in zip(images, result, strict=True):
+        _round(image * kept, out)
+    return result
+
+
+def characters(
+    images: Pixels, generators: Generators, *, words: float, letters: float, font_scale: float
+) -> Pixels:
+    """Write words of random small letters in random colours over the image.
+
+    The font is the Hershey duplex of OpenCV 4, with any version of OpenCV (`hershey`).
+
+    Args:
+        images: see the package.
+        generators: see the package; each gives the number of words, then a word's number of
+            letters, font, letters, column, row, red, green, blue.
+        words: at most so many, a whole number >= 1; at least one.
+        letters: of a word at most, a whole number from 3 to 26; at least 3.
+        font_scale: OpenCV's at most, for 224 px images, >= 0.14; at least 0.14.
+    """
+    _check_whole("characters", "words", words, least=1)
+    _check_whole("characters", "letters", letters, least=_FEWEST_LETTERS)
+    largest_font = round(font_scale * 100)
+    if largest_font < _SMALLEST_FONT:
+        raise InputError(f"characters: font_scale must be >= 0.14, found {font_scale}")
+    height, width = canvas_of(*images.shape[2:])
+    if width < _MARGIN + _LETTER * letters:
+        raise InputError(f"characters: letters must be at most 26, found {letters}")
+    how = cv2.INTER_NEAREST if height > images.shape[2] else cv2.INTER_AREA
+    result = np.empty_like(images)
+    for image, out in zip(images, result, strict=True):
+        generator = next(generators)
+        # On the image itself: letters have edges of half ink, rounded stroke by stroke.
+        under = cv2.resize(cv2.merge(tuple(image)), (width, height), interpolation=how)
+        written = under.copy()
+        for _ in range(_between(generator, 1, int(words))):
+            number = _between(generator, _FEWEST_LETTERS, int(letters))
+            scale = _between(generator, _SMALLEST_FONT, largest_font) / 100
+            word = "".join(
+                string.ascii_lowercase[_between(generator, 0, 25)] for _ in range(number)
+            )
+            x = _between(generator, _MARGIN, width - _LETTER * number)
+            y = _between(generator, _MARGIN, height - _MARGIN)
+            colour = tuple(_between(generator, 0, 255) for _ in range(3))
+            write(written, word, (x, y), scale, colour)
+        change = written.astype(np.float32) - under
+        _round(image + fitted(change, *image.shape[1:]).transpose(2, 0, 1), out)
+    return result
+
+
+def _between(generator: np.random.Generator, low: int, high: int) -> int:
+    """Draw a whole number from low to high, both included."""
+    return int(generator.integers(low, high + 1))
+
+
+def _check_whole(name: str, parameter: str, value: float, least: int) -> None:
+    if value < least or value != int(value):
+        raise InputError(f"{name}: {parameter} must be a whole number >= {least}, found {value}")
+
+
+def _round(values: Floats, out: Pixels) -> None:
+    np.copyto(out, np.clip(np.rint(values), 0, 255), casting="unsafe")

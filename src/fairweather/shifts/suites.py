@@ -1,0 +1,65 @@
+"""Suites: named lists of sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fairweather.shifts.medmnist_c.constants import FAMILIES
+from fairweather.shifts.medmnist_c.severities import DEFAULT
+
+Sweep = Sequence[float] | Mapping[str, object]
+
+_SEVERITIES = (1, 2, 3, 4, 5)
+_BENCHMARK = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+_EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+_QUICK = ("gaussian_noise", "motion_blur", "fog", "contrast", "jpeg_compression")
+
+_PATHMNIST: Mapping[str, Sweep] = {
+    f"medmnist_c/{name}": _SEVERITIES for name in FAMILIES[DEFAULT].corruptions
+}
+
+
+def _medmnist_c(dataset: str) -> Mapping[str, Sweep]:
+    return {
+        f"medmnist_c/{name}": {"severity": _SEVERITIES, "dataset": dataset}
+        for name in FAMILIES[dataset].corruptions
+    }
+
+
+SUITES: Mapping[str, Mapping[str, Sweep]] = {
+    # The levels of the report "Evaluating the Robustness of Deep Learning Models", section 7.
+    "paper_pathmnist": {
+        "brightness_factor": (0.8, 0.9, 1.1, 1.2),
+        "gaussian_blur": {"sigma": (0.3, 0.5, 0.7, 0.9), "kernel_size": 5},
+    },
+    "paper_pets": {
+        "brightness_factor": (0.6, 0.8, 1.2, 1.4),
+        "gaussian_blur": {"sigma": (0.3, 0.5, 0.7, 0.9), "kernel_size": 5},
+    },
+    # Hendrycks and Dietterich (2019): the fifteen that the benchmark's means are over, in its
+    # order, and the four that are for validation.
+    "imagenet_c": {f"imagenet_c/{name}": _SEVERITIES for name in _BENCHMARK},
+    "imagenet_c_extra": {f"imagenet_c/{name}": _SEVERITIES for name in _EXTRA},
+    # Di Salvo, Doerrich and Ledig (2024): the family of PathMNIST, and that of each 2-D set.
+    "medmnist_c": _PATHMNIST,
+    **{f"medmnist_c/{dataset}": _medmnist_c(dataset) for dataset in FAMILIES if dataset != DEFAULT},
+    f"medmnist_c/{DEFAULT}": _PATHMNIST,
+    # One or two of each family - noise, blur, weather, digital - and none that is dear.
+    "quick": {f"imagenet_c/{name}": (1, 3, 5) for name in _QUICK},
+}

@@ -1,0 +1,177 @@
+"""Studies with attacks, and with training under shifts that are not tested."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import fairweather as fw
+from fairweather.attacks import make_attack
+from fairweather.cells import predict
+from fairweather.errors import InputError
+from fairweather.models import load_model
+from fairweather.shifts import make_shift
+from fairweather.study import check_study
+from fairweather.study.attack_warnings import attack_warnings
+from fairweather.training.augment import change_weather
+
+from .conftest import TINY_RESNET
+
+PGD = {"pgd": {"epsilon": [0.02, 0.1], "steps": 3}}
+BRIGHTNESS = {"brightness_factor": [0.5]}
+
+
+def study(folder, shifts, **model):
+    entry = {
+        "title": "Basic",
+        "backbone": TINY_RESNET,
+        "recipe": {"epochs": 4, "batch_size": 16, "learning_rate": 0.01},
+    }
+    return check_study(
+        {
+            "name": "attacked",
+            "data": {"source": f"folder:{folder}", "size": 16},
+            "shifts": shifts,
+            "bootstrap": 100,
+            "models": {"basic": entry | model},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def attacked(colour_folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("attacked") / "run"
+    torch.set_num_threads(1)
+    return fw.run(study(colour_folder, [BRIGHTNESS, PGD, {"fgsm": [0.1]}]), out=path)
+
+
+def rows(run, shift, level, metric="accuracy"):
+    scores = run.scores
+    wanted = (scores["shift"] == shift) & (scores["level"] == level)
+    return scores[wanted & (scores["metric"] == metric)]
+
+
+def test_attacks_are_cells_with_scores_intervals_and_tables(attacked):
+    clean = rows(attacked, "clean", "none")["value"].item()
+    small, large = (rows(attacked, "pgd", level)["value"].item() for level in ("0.02", "0.1"))
+    assert clean >= small >= large
+    assert large < clean
+    assert rows(attacked, "pgd", "0.02", "rms_calibration_error")["n"].item() == 60
+    table = pd.read_csv(attacked.path / "tables" / "accuracy_pgd.csv")
+    assert table["pgd 0.1"].item() == pytest.approx(large)
+    assert "PGD" in (attacked.path / "report.html").read_text()
+
+
+def test_the_mean_over_shifts_is_of_weather_alone(attacked):
+    mean = rows(attacked, "brightness_factor", "mean")["value"].item()
+    assert rows(attacked, "all", "mean")["value"].item() == mean
+    assert len(rows(attacked, "pgd", "mean")) == 1
+
+
+def test_the_stored_predictions_are_those_of_the_attacked_images(attacked, colour_folder):
+    model = load_model(f"run:{attacked.path}/models/basic/seed-0")
+    images = fw.load_data(f"folder:{colour_folder}", size=16).test
+    attack = make_attack("pgd", epsilon=0.1, steps=3)
+    stored = attacked.read_predictions("predictions/basic/seed-0/pgd,epsilon=0.1,steps=3.parquet")
+    adversarial = attack(model, images.images.float() / 255, images.labels, images.keys, seed=0)
+    with torch.inference_mode():
+        logits = model(adversarial)
+    assert np.abs(stored.logits - logits.numpy()).max() < 1e-4
+    assert (adversarial - images.images.float() / 255).abs().max() <= 0.1 + 1e-6
+
+
+def test_a_finished_run_is_not_attacked_again(attacked, colour_folder, monkeypatch):
+    before = (attacked.path / "scores.csv").read_bytes()
+    monkeypatch.setattr("fairweather.study.steps.predict_cells", None)
+    again = fw.run(study(colour_folder, [BRIGHTNESS, PGD, {"fgsm": [0.1]}]), out=attacked.path)
+    assert (again.path / "scores.csv").read_bytes() == before
+
+
+def test_an_attack_that_cannot_be_is_said_before_anything_is_written(colour_folder, tmp_path):
+    with pytest.raises(InputError, match=r"models\.basic: .*auto_ensemble_without_dlr"):
+        fw.run(study(colour_folder, [{"autoattack": [0.03]}]), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("shifts", "words"),
+    [
+        ([{"pdg": [0.1]}], "unknown shift or attack 'pdg'; did you mean 'pgd'"),
+        ([{"pgd": [-0.1]}], "epsilon"),
+        ([{"pgd": [0.1, 0.1]}], "the same level twice"),
+        ([{"pgd": [0.1]}, {"pgd": {"epsilon": [0.2], "steps": 5}}], "different parameters"),
+    ],
+)
+def test_bad_entries_are_one_sentence(shifts, words):
+    with pytest.raises(InputError, match=words):
+        study("x", shifts)
+
+
+def test_gradient_masking_is_reported(attacked):
+    assert json.loads((attacked.path / "warnings.json").read_text()) == {}
+    checked = study("x", [{"pgd": [0.1, 1.0]}])
+    values = {"0.1": 0.2, "1": 0.9}
+    frame = pd.DataFrame(
+        [("basic", "0", "pgd", level, "accuracy", value) for level, value in values.items()],
+        columns=["model", "seed", "shift", "level", "metric", "value"],
+    )
+    warnings = attack_warnings(frame, checked, chance=1 / 3)
+    assert "above chance" in warnings["Basic"]
+
+
+def test_prediction_under_attack_leaves_the_model_as_it_was(toy_images):
+    model = load_model(TINY_RESNET, classes=3).train()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    whole = predict(model, toy_images, make_attack("fgsm", epsilon=0.1), device="cpu")
+    assert model.training
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    parts = predict(model, toy_images, make_attack("fgsm", epsilon=0.1), device="cpu", batch_size=7)
+    assert (whole.predicted == parts.predicted).mean() > 0.95
+
+
+def test_training_weather_changes_training_and_nothing_else(colour_folder, tmp_path):
+    weather = [{"gaussian_blur": [1.0]}, {"gamma": [0.5]}]
+    plain = fw.run(study(colour_folder, [BRIGHTNESS]), out=tmp_path / "plain")
+    under = fw.run(study(colour_folder, [BRIGHTNESS], train_shifts=weather), out=tmp_path / "under")
+    again = fw.run(study(colour_folder, [BRIGHTNESS], train_shifts=weather), out=tmp_path / "again")
+    folder = "models/basic/seed-0/model.safetensors"
+    assert plain.checksum(folder) != under.checksum(folder)
+    assert under.checksum(folder) == again.checksum(folder)
+
+
+def test_each_image_gets_one_of_the_shifts_or_none(toy_images):
+    dark, bright = (make_shift("brightness_factor", factor=factor) for factor in (0.5, 2.0))
+    counts = np.zeros(3)
+    for draw in range(40):
+        rng = np.random.default_rng(draw)
+        changed = change_weather(toy_images, [dark, bright], rng)
+        assert torch.equal(changed.keys, toy_images.keys)
+        options = [
+            toy_images.images,
+            *(s(toy_images.images, toy_images.keys) for s in (dark, bright)),
+        ]
+        equal = torch.stack([(changed.images == each).flatten(1).all(1) for each in options])
+        assert equal.any(0).all()
+        counts += equal.double().sum(1).numpy()
+    share = counts / counts.sum()
+    assert np.abs(share - 1 / 3).max() < 0.04
+
+
+def test_training_on_what_is_tested_is_refused(colour_folder):
+    with pytest.raises(InputError, match=r"models\.basic: it would train on brightness_factor"):
+        study(colour_folder, [BRIGHTNESS], train_shifts=[{"brightness_factor": [0.9]}])
+    with pytest.raises(InputError, match="pgd is an attack; training takes shifts only"):
+        study(colour_folder, [], train_shifts=[{"pgd": [0.1]}])
+
+
+def test_a_suite_of_corruptions_runs_and_is_reported(colour_folder, tmp_path):
+    run = fw.run(study(colour_folder, [{"suite": "quick"}]), out=tmp_path / "run")
+    fog = rows(run, "imagenet_c/fog", "mean")["value"].item()
+    assert 0 <= fog <= 1
+    page = (run.path / "report.html").read_text()
+    assert "Fog" in page
+    assert (run.path / "tables" / "accuracy_imagenet_c__fog.csv").is_file()
+    assert (run.path / "predictions/basic/seed-0/imagenet_c__fog,severity=3.parquet").is_file()
