@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -137,6 +138,10 @@ def test_the_same_export_gives_the_same_bytes(dataset, shifts, tmp_path, format)
     fw.export(dataset, shifts, tmp_path / "one", format=format)
     fw.export(dataset, shifts, tmp_path / "two", format=format)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    for path in tmp_path.rglob("*.npz"):
+        with zipfile.ZipFile(path) as archive:
+            times = {member.date_time for member in archive.infolist()}
+        assert times == {(1980, 1, 1, 0, 0, 0)}  # and none of today
 
 
 def counting(shift, calls, fail_at=None):

@@ -44,16 +44,17 @@ def _parse(text: str) -> list[Shift]:
             raise InputError(f"--shift takes NAME[,parameter=value...], found {text!r}")
         if key in parameters:
             raise InputError(f"--shift names {key} twice: {text!r}")
-        parameters[key] = _number(value, text)
+        parameters[key] = _value(value)
     if name in SHIFTS and SHIFTS[name].level == "severity" and "severity" not in parameters:
         return sweep(name, {"severity": SEVERITIES, **parameters})
     return [make_shift(name, **parameters)]
 
 
-def _number(value: str, text: str) -> float:
+def _value(text: str) -> Parameter:
+    """A number where it is one; what may be text is for the shift to say."""
     for read in (int, float):
         try:
-            return read(value)
+            return read(text)
         except ValueError:
             continue
-    raise InputError(f"--shift takes numbers as values, found {value!r} in {text!r}")
+    return text
