@@ -163,6 +163,8 @@ def test_each_image_gets_one_of_the_shifts_or_none(toy_images):
 def test_training_on_what_is_tested_is_refused(colour_folder):
     with pytest.raises(InputError, match=r"models\.basic: it would train on brightness_factor"):
         study(colour_folder, [BRIGHTNESS], train_shifts=[{"brightness_factor": [0.9]}])
+    with pytest.raises(InputError, match="train on jpeg, which tests it too as imagenet_c/jpeg"):
+        study(colour_folder, [{"imagenet_c/jpeg_compression": [1]}], train_shifts=[{"jpeg": [50]}])
     with pytest.raises(InputError, match="pgd is an attack; training takes shifts only"):
         study(colour_folder, [], train_shifts=[{"pgd": [0.1]}])
 
@@ -173,5 +175,46 @@ def test_a_suite_of_corruptions_runs_and_is_reported(colour_folder, tmp_path):
     assert 0 <= fog <= 1
     page = (run.path / "report.html").read_text()
     assert "Fog" in page
+    described = json.loads((run.path / "provenance.json").read_text())["shifts"]
+    fogs = next(entry["cells"] for entry in described if entry["name"] == "imagenet_c/fog")
+    assert fogs[0]["constants"] == "for images of 16 pixels: amount 0.2, decay 3"
     assert (run.path / "tables" / "accuracy_imagenet_c__fog.csv").is_file()
     assert (run.path / "predictions/basic/seed-0/imagenet_c__fog,severity=3.parquet").is_file()
+
+
+def test_only_shifts_are_drawn_and_written(toy_images, tmp_path):
+    attack = make_attack("fgsm", epsilon=0.1)
+    with pytest.raises(InputError, match="a contact sheet shows shifts"):
+        fw.preview(toy_images[:1], [attack])
+    with pytest.raises(InputError, match="only shifts can be written out"):
+        fw.export(fw.load_data("mnist5k", size=8), [attack], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: make_shift("imagenet_c/fog", severity=None), "must be a finite number"),
+        (lambda: make_shift("imagenet_c/motion_blur", severity=1, radius=1e9), "beyond what is"),
+        (lambda: make_shift("imagenet_c/zoom_blur", severity=1, step=1e-9), "beyond what is"),
+        (lambda: make_shift("imagenet_c/gaussian_blur", severity=1, sigma=1e9), "beyond what is"),
+        (lambda: make_shift("gaussian_blur", sigma=1e30), "<= 1000"),
+        (lambda: make_shift("fog", severity=1), "did you mean 'imagenet_c/fog'"),
+        (lambda: make_attack("pgd", epsilon=0.1, norm=["l2"]), "unknown norm of pgd"),
+    ],
+)
+def test_odd_values_are_one_sentence(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
+
+
+def test_keys_and_logits_must_be_tensors(toy_images):
+    with pytest.raises(InputError, match="keys as a tensor"):
+        make_shift("gamma", exponent=2)(toy_images.images, None)
+    inputs = toy_images.images.float() / 255
+    with pytest.raises(InputError, match="a model that returns a tensor"):
+        make_attack("square", epsilon=0.1)(_Numpy(), inputs, toy_images.labels, toy_images.keys)
+
+
+class _Numpy(torch.nn.Module):
+    def forward(self, images):
+        return np.zeros((len(images), 3))

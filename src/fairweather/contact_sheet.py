@@ -72,6 +72,8 @@ def preview(
     """
     if not 1 <= len(images) <= MOST_IMAGES:
         raise InputError(f"a contact sheet shows 1 to {MOST_IMAGES} images, found {len(images)}")
+    if others := [shift for shift in shifts if not isinstance(shift, Shift)]:
+        raise InputError(f"a contact sheet shows shifts, found {others[0]!r}")
     rows = [_row(images, members, seed) for members in _sweeps(shifts)]
     if not rows:
         raise InputError("a contact sheet needs a shift besides clean")

@@ -24,7 +24,8 @@ def unknown_name(kind: str, asked: object, allowed: Iterable[str]) -> InputError
     unknown shift 'gausian_blur'; did you mean 'gaussian_blur'? known: clean, gaussian_blur
     """
     names = sorted({str(name) for name in allowed})
-    near = difflib.get_close_matches(str(asked), names, n=1, cutoff=0.6)
+    near = [name for name in names if name.rpartition("/")[2] == str(asked)]
+    near = near or difflib.get_close_matches(str(asked), names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
     few = names if len(names) <= MOST_SHOWN else [*names[:MOST_SHOWN], "..."]
     return InputError(f"unknown {kind} {asked!r}{hint} known: {', '.join(few) or 'none'}")

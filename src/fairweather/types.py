@@ -118,6 +118,8 @@ class Shift:
     def __call__(self, images: torch.Tensor, keys: torch.Tensor, seed: int = 0) -> torch.Tensor:
         """Shift a batch: uint8 `[B, 3, H, W]` and int64 keys `[B]` in, uint8 `[B, 3, H, W]` out."""
         check_images(images)
+        if not isinstance(keys, torch.Tensor):
+            raise InputError(f"a shift needs the images' keys as a tensor, found {keys!r}")
         if keys.dtype != torch.int64 or keys.shape != images.shape[:1]:
             found = f"{keys.dtype} {list(keys.shape)}"
             raise InputError(

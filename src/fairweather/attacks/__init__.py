@@ -162,7 +162,7 @@ def _check_count(name: str, key: str, value: Parameter) -> None:
 
 
 def _check_norm(name: str, key: str, value: Parameter) -> None:
-    if value not in NORMS:
+    if not isinstance(value, str) or value not in NORMS:
         raise unknown_name(f"norm of {name}", value, NORMS)
 
 

@@ -100,7 +100,9 @@ def slope(
 @torch.no_grad()
 def logits_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Give the model's float32 logits `[B, classes]`, without building gradients."""
-    logits: torch.Tensor = model(images)
+    logits = model(images)
+    if not isinstance(logits, torch.Tensor):
+        raise InputError(f"an attack needs a model that returns a tensor, found {type(logits)}")
     return logits.float()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 BLACK_BOX = "square"
+# One step along the gradient need not reach chance, and may overshoot: only a search is a sign.
+ONE_STEP = ("fgsm",)
 # Random starts and squares move an accuracy this much without meaning.
 TOLERANCE = 0.01
 
@@ -24,11 +26,14 @@ def masking_warning(
         chance: accuracy of the best constant answer: the share of the most frequent class.
         tolerance: differences up to this are put down to the attacks' random numbers.
 
+    A single step, FGSM, is a sign of nothing and is not looked at.
+
     >>> print(masking_warning({"pgd": {0.03: 0.6, 1.0: 0.4}}, chance=0.1))
     gradient masking is likely: pgd leaves an accuracy of 0.4 at epsilon 1, above chance (0.1)
     >>> masking_warning({"pgd": {0.03: 0.6, 1.0: 0.0}}, chance=0.1)
     ''
     """
+    accuracy = {attack: values for attack, values in accuracy.items() if attack not in ONE_STEP}
     signs = [
         *_unbounded(accuracy, chance, tolerance),
         *_rising(accuracy, tolerance),

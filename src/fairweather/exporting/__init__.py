@@ -65,6 +65,8 @@ def export(
     """
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
+    if others := [shift for shift in shifts if not isinstance(shift, Shift)]:
+        raise InputError(f"only shifts can be written out, found {others[0]!r}")
     images = _part(dataset, part)
     distinct = list({shift.id: shift for shift in shifts}.values())
     _check(distinct, images, seed)

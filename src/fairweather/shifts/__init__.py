@@ -148,7 +148,7 @@ def _check_parameter(kind: ShiftKind, title: str, key: str, value: Parameter) ->
     if key in kind.texts:
         if not isinstance(value, str):
             raise InputError(f"{title} must be text, found {value!r}")
-    elif isinstance(value, bool | str) or not math.isfinite(value):
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{title} must be a finite number, found {value!r}")
 
 

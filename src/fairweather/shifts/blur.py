@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from fairweather.errors import InputError
 from fairweather.types import ShiftFunction
 
+MOST_SIGMA = 1000  # pixels; a kernel of 8,001 is beyond any image that a classifier takes
+
 
 def gaussian_blur(*, sigma: float, kernel_size: int | None = None) -> ShiftFunction:
     """Convolve with a Gaussian, reflecting at the borders and rounding to 8 bits.
@@ -29,6 +31,8 @@ def gaussian_blur(*, sigma: float, kernel_size: int | None = None) -> ShiftFunct
     """
     if sigma <= 0:
         raise InputError(f"gaussian_blur: sigma must be > 0, found {sigma}")
+    if sigma > MOST_SIGMA:
+        raise InputError(f"gaussian_blur: sigma must be <= {MOST_SIGMA}, found {sigma}")
     size = 2 * math.ceil(4 * sigma) + 1 if kernel_size is None else kernel_size
     if size != int(size) or size < 1 or size % 2 == 0:
         raise InputError(f"gaussian_blur: kernel_size must be odd and >= 1, found {size}")

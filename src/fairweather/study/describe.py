@@ -8,6 +8,7 @@ from typing import Any
 
 from fairweather.errors import InputError
 from fairweather.runs import fingerprint, provenance
+from fairweather.shifts import SHIFTS
 from fairweather.study.context import Context
 from fairweather.study.schema import kind_of
 from fairweather.types import Attack, Shift
@@ -38,7 +39,7 @@ def describe(context: Context) -> None:
             "std": list(dataset.std),
             "notes": dict(dataset.notes),
         },
-        "shifts": describe_shifts(context.study.all_shifts()),
+        "shifts": describe_shifts(context.study.all_shifts(), min(dataset.test.images.shape[2:])),
     }
     path = run.path / "provenance.json"
     if path.exists() and _lasting(json.loads(path.read_text())) == _lasting(facts):
@@ -46,8 +47,13 @@ def describe(context: Context) -> None:
     run.write("provenance.json", json.dumps(facts, indent=1) + "\n")
 
 
-def describe_shifts(shifts: Sequence[Shift | Attack]) -> list[dict[str, Any]]:
-    """Say what a report needs to know of each sweep: titles, the neutral level, ids and levels."""
+def describe_shifts(
+    shifts: Sequence[Shift | Attack], image_size: int | None = None
+) -> list[dict[str, Any]]:
+    """Say what a report needs to know of each sweep: titles, the neutral level, ids and levels.
+
+    With the image size, which chooses the constants of some shifts, these stand with each cell.
+    """
     sweeps: dict[str, list[Shift | Attack]] = {}
     for shift in shifts:
         if shift.level is not None:
@@ -63,8 +69,18 @@ def describe_shifts(shifts: Sequence[Shift | Attack]) -> list[dict[str, Any]]:
                 "level_title": kind.level_title,
                 "neutral": kind.neutral,
                 "note": "; ".join(notes),
-                "cells": [{"id": member.id, "level": member.level} for member in members],
+                "cells": [_describe_cell(member, image_size) for member in members],
             }
+        )
+    return described
+
+
+def _describe_cell(shift: Shift | Attack, image_size: int | None) -> dict[str, Any]:
+    described = {"id": shift.id, "level": shift.level}
+    if isinstance(shift, Shift) and image_size and "image_size" in SHIFTS[shift.name].known:
+        stated = {"image_size": image_size, **shift.parameters}
+        described["constants"] = (
+            f"for images of {stated['image_size']} pixels: {SHIFTS[shift.name].note(stated)}"
         )
     return described
 

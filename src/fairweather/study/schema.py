@@ -148,13 +148,14 @@ class Study(_Strict):
             others = [other for other in shifts if other.name == shift.name]
             if len({tuple(_fixed(other)) for other in others}) > 1:
                 raise InputError(f"shifts: {shift.name} is swept twice with different parameters")
-        tested = {shift.name for shift in shifts}
+        tested = {_operation(shift.name): shift.name for shift in shifts}
         for name, entry in self.models.items():
             for shift in entry.weather():
-                if shift.name in tested:
+                if test := tested.get(_operation(shift.name)):
+                    same = "" if test == shift.name else f" as {test}"
                     raise InputError(
-                        f"models.{name}: it would train on {shift.name}, which also tests it; a "
-                        "test shows how a model takes weather that it has not seen"
+                        f"models.{name}: it would train on {shift.name}, which tests it too{same}; "
+                        "a test shows how a model takes weather that it has not seen"
                     )
         return self
 
@@ -166,6 +167,12 @@ class Study(_Strict):
 def kind_of(name: str) -> ShiftKind | AttackKind:
     """The row of a shift's or an attack's table."""
     return ATTACKS[name] if name in ATTACKS else SHIFTS[name]
+
+
+def _operation(name: str) -> str:
+    """What a shift does, whichever family it is of."""
+    last = name.rpartition("/")[2]
+    return {"jpeg": "jpeg_compression", "brightness_factor": "brightness"}.get(last, last)
 
 
 def _expand(entries: list[dict[str, Any]], key: str) -> list[Shift | Attack]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,6 +33,11 @@ from fairweather.types import Attack, Cell, Dataset, Images, Predictions, Shift
 # Each is raised when its step makes something else of the same inputs.
 PREDICT_VERSION, SAMPLES_VERSION, SCORE_VERSION, REPORT_VERSION = 1, 1, 2, 2
 PRECISION = "fp32"
+# Other versions of these make other weather of the same images.
+LIBRARIES = {
+    name: importlib.metadata.version(name)
+    for name in ("numpy", "opencv-python-headless", "pillow", "torch", "torchvision")
+}
 
 
 def execute(
@@ -167,6 +173,7 @@ def cell_inputs(context: Context, cell: Cell) -> dict[str, Any]:
         "model": context.run.checksum(f"models/{cell.model}/seed-{cell.seed}/model.safetensors"),
         "data": context.digests["test"],
         "shift": cell.shift.id,
+        **({} if cell.shift.level is None else {"libraries": LIBRARIES}),
         "seed": study.shift_seed,
         "batch_size": study.prediction_batch_size,
         "precision": PRECISION,

@@ -14,6 +14,7 @@ from fairweather.shifts.imagenet_c.constants import CONSTANTS
 from fairweather.types import Parameter, ShiftFunction, shortest
 
 SMALLEST = 8
+FARTHEST = 20
 
 
 def corruption(
@@ -41,6 +42,8 @@ def corruption(
             f"imagenet_c/{name}: image_size must be a whole number >= {SMALLEST}, "
             f"found {shortest(image_size)}"
         )
+    for key, value in constants.items():
+        _check_constant(name, key, value)
     row, level = CORRUPTIONS[name], int(severity)
     stream = f"imagenet_c/{name},severity={level}"
 
@@ -64,6 +67,24 @@ def corruption(
         trial = torch.zeros(1, 3, SMALLEST, SMALLEST, dtype=torch.uint8)
         apply(trial, torch.zeros(1, dtype=torch.int64), 0)
     return apply
+
+
+def _check_constant(name: str, key: str, value: float) -> None:
+    """Refuse what is far from anything published: it would take all memory, or the whole day."""
+    place = CONSTANTS[name].names.index(key)
+    sizes = (8, 64, 224)  # one for each published set
+    published = [
+        abs(list(CONSTANTS[name].at(severity, size).values())[place])
+        for severity in range(1, 6)
+        for size in sizes
+    ]
+    most = FARTHEST * max(published)
+    least = min((each for each in published if each), default=0.0) / FARTHEST
+    if abs(value) > most or 0 < abs(value) < least:
+        raise InputError(
+            f"imagenet_c/{name}: {key} must be between {least:g} and {most:g}, {FARTHEST} times "
+            f"beyond what is published, found {shortest(value)}"
+        )
 
 
 def parameter_names(name: str) -> tuple[str, ...]:
