@@ -207,6 +207,14 @@ def test_odd_values_are_one_sentence(call, words):
         call()
 
 
+@pytest.mark.parametrize("shift", [("rotation", {"degrees": 9}), ("hue", {"turn": 0.2})])
+def test_too_small_images_are_refused_by_every_shift(shift, toy_images):
+    name, parameters = shift
+    small = toy_images.images[:, :, :7]
+    with pytest.raises(InputError, match=f"{name} needs images of at least 8 pixels .* 7x8"):
+        make_shift(name, **parameters)(small, toy_images.keys)
+
+
 def test_keys_and_logits_must_be_tensors(toy_images):
     with pytest.raises(InputError, match="keys as a tensor"):
         make_shift("gamma", exponent=2)(toy_images.images, None)

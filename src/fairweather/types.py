@@ -14,6 +14,7 @@ from torch import nn
 
 from fairweather.errors import InputError
 
+SMALLEST_SIDE = 8  # pixels; below, nothing that is published means anything
 Parameter = float | int | str
 ShiftFunction = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 AttackFunction = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str], "Attacked"]
@@ -118,6 +119,12 @@ class Shift:
     def __call__(self, images: torch.Tensor, keys: torch.Tensor, seed: int = 0) -> torch.Tensor:
         """Shift a batch: uint8 `[B, 3, H, W]` and int64 keys `[B]` in, uint8 `[B, 3, H, W]` out."""
         check_images(images)
+        if self.level is not None and min(images.shape[2:]) < SMALLEST_SIDE:
+            height, width = images.shape[2:]
+            raise InputError(
+                f"{self.name} needs images of at least {SMALLEST_SIDE} pixels a side, "
+                f"found {height}x{width}"
+            )
         if not isinstance(keys, torch.Tensor):
             raise InputError(f"a shift needs the images' keys as a tensor, found {keys!r}")
         if keys.dtype != torch.int64 or keys.shape != images.shape[:1]:
