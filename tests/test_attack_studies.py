@@ -13,7 +13,7 @@ from fairweather.cells import predict
 from fairweather.errors import InputError
 from fairweather.models import load_model
 from fairweather.shifts import make_shift
-from fairweather.study import check_study
+from fairweather.study import check_study, notify_loading
 from fairweather.study.attack_warnings import attack_warnings
 from fairweather.training.augment import change_weather
 
@@ -226,3 +226,15 @@ def test_keys_and_logits_must_be_tensors(toy_images):
 class _Numpy(torch.nn.Module):
     def forward(self, images):
         return np.zeros((len(images), 3))
+
+
+def test_loading_is_told_in_images_and_downloads_in_megabytes(colour_folder, tmp_path):
+    events = []
+    notify_loading(events.append, "download digits.npz", 3_500_000, None)
+    notify_loading(events.append, "download digits.npz", 7_000_000, 9_000_000)
+    assert [event[:3] for event in events] == [
+        ("download digits.npz, MB", 3, 3),
+        ("download digits.npz, MB", 7, 9),
+    ]
+    fw.run(study(colour_folder, []), out=tmp_path / "run", progress=events.append)
+    assert {event.task for event in events} >= {"load data", "train Basic", "predict Basic"}

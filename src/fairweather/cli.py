@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -256,12 +257,12 @@ def _study_entries() -> Iterator[tuple[str, str]]:
 
 
 def _watch(show: Callable[[Event], None] | None) -> Callable[[str, int, int | None], None] | None:
-    """What reports on data is called with three arguments, and shows an event."""
+    """What the loading of data calls, so that its progress is shown; nothing where none is."""
     if show is None:
         return None
-    from fairweather.study import Event
+    from fairweather.study import notify_loading
 
-    return lambda task, done, total: show(Event(task, done, max(total or 0, done)))
+    return functools.partial(notify_loading, show)
 
 
 @contextmanager

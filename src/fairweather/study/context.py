@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,15 @@ class Event(NamedTuple):
     done: int
     total: int
     note: str = ""
+
+
+def notify_loading(
+    notify: Callable[[Event], None], task: str, done: int, total: int | None
+) -> None:
+    """Turn what the loading of data reports into an event; downloads are told in megabytes."""
+    if task.startswith("download"):
+        task, done, total = f"{task}, MB", done // 10**6, total and total // 10**6
+    notify(Event(task, done, max(total or 0, done)))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from fairweather.runs import open_run
 from fairweather.scores import VALIDATION, estimate_cells, to_csv, to_frame, with_means
 from fairweather.shifts import CLEAN
 from fairweather.study.attack_warnings import attack_warnings
-from fairweather.study.context import Context, Event
+from fairweather.study.context import Context, Event, notify_loading
 from fairweather.study.describe import describe
 from fairweather.study.samples import write_samples
 from fairweather.study.schema import Study
@@ -57,7 +57,7 @@ def execute(
     """
     target = resolve_device(device)
     yield Event("load data", 0, 1)
-    watch = notify and partial(_notify_loading, notify)
+    watch = notify and partial(notify_loading, notify)
     dataset = load_data(**study.data.model_dump(), offline=offline, progress=watch)
     parts = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     digests = {name: digest(part) for name, part in parts.items() if part is not None}
@@ -73,14 +73,6 @@ def execute(
         _samples(context)
         yield from _scores(context)
         yield from _report(context)
-
-
-def _notify_loading(
-    notify: Callable[[Event], None], task: str, done: int, total: int | None
-) -> None:
-    if task.startswith("download"):
-        task, done, total = f"{task}, MB", done // 10**6, total and total // 10**6
-    notify(Event(task, done, max(total or 0, done)))
 
 
 def _try_out(study: Study, dataset: Dataset, offline: bool) -> None:
