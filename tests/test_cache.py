@@ -21,6 +21,7 @@ from fairweather.data.cache import cached_images, content_digests
 from fairweather.data.listing import Item, Listing
 from fairweather.data.split import Part
 from fairweather.errors import InputError
+from fairweather.pixels import Square
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +36,9 @@ def decoded(monkeypatch):
     """The images that this process has decoded, and may have written."""
     contents = []
 
-    def spy(content, size):
+    def spy(content, square):
         contents.append(content)
-        return original(content, size)
+        return original(content, square)
 
     original = decode.decode_image
     monkeypatch.setattr(decode, "decode_image", spy)
@@ -83,7 +84,8 @@ def part_of(items, files=(), classes=1):
 
 def cached(items, *, name="test", size=None, skip_unreadable=False, content="content"):
     part = part_of(items)
-    return cached_images(part, name, content, size=size, skip_unreadable=skip_unreadable)
+    square = size and Square(size, resize=size)
+    return cached_images(part, name, content, square=square, skip_unreadable=skip_unreadable)
 
 
 def squares(*values, side=8):
@@ -291,7 +293,7 @@ def test_items_are_read_as_processes_need_them(two_processes):
 
     part = Part(Listing(np.zeros(1000, np.int64), items, ()), np.arange(1000))
     with pytest.raises(InputError, match="cannot read bad"):
-        cached_images(part, "test", "content", size=None, skip_unreadable=False)
+        cached_images(part, "test", "content", square=None, skip_unreadable=False)
     assert len(read) <= 1 + 16 * (2 * 2 + 2)
 
 
@@ -340,7 +342,7 @@ SLOW = """
             yield Item(str(key), np.full((8, 8), key, dtype=np.uint8))
 
     part = Part(Listing(np.zeros(100, np.int64), read, ()), np.arange(100))
-    cached_images(part, "test", "content", size=None, skip_unreadable=False)
+    cached_images(part, "test", "content", square=None, skip_unreadable=False)
     print("done", flush=True)
 """
 

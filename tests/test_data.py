@@ -22,6 +22,7 @@ from fairweather.data.listing import Item
 from fairweather.data.split import Purpose, set_apart
 from fairweather.data.statistics import channel_statistics
 from fairweather.errors import InputError
+from fairweather.pixels import Square
 from fairweather.types import Images
 
 GRAY = (90, 90, 90)
@@ -347,7 +348,7 @@ def test_items_are_read_as_they_are_needed(tmp_path):
     path = tmp_path / "pixels"
     path.touch()
     with pytest.raises(InputError, match="cannot read 20: it is not an image in a format"):
-        decode_images(items(), 1000, path, size=8, skip_unreadable=False)
+        decode_images(items(), 1000, path, square=Square(8, 8), skip_unreadable=False)
     assert read == list(range(21))
 
 
@@ -434,9 +435,10 @@ def test_a_parquet_row_without_bytes_is_named_or_skipped(cell, tmp_path):
         ("folder:", {}, "'folder:' needs a path: folder:PATH"),
         ("mnist5k", {"size": 7}, "size must be at least 8, found 7"),
         ("mnist5k", {"seed": -1}, "seed must not be negative, found -1"),
-        ("mnist5k", {"test_fraction": 0.0}, r"test_fraction must be in \(0, 1\), found 0.0"),
-        ("mnist5k", {"test_fraction": 1.0}, r"test_fraction must be in \(0, 1\), found 1.0"),
-        ("mnist5k", {"validation_fraction": -0.1}, r"validation_fraction must be in \[0, 1\)"),
+        ("mnist5k", {"test_fraction": 0.0}, r"test_fraction must be in \(0, 1\], found 0.0"),
+        ("mnist5k", {"test_fraction": 1.1}, r"test_fraction must be in \(0, 1\], found 1.1"),
+        ("mnist5k", {"validation_fraction": -0.1}, r"validation_fraction must be in \[0, 1\]"),
+        ("mnist5k", {"validation_fraction": 1.5}, r"validation_fraction must be in \[0, 1\]"),
     ],
 )
 def test_wrong_names_and_options(source, options, words):

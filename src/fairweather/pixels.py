@@ -17,6 +17,12 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from fairweather.errors import InputError
 
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 Pixels = npt.NDArray[np.uint8]
 Content = Path | bytes | Pixels
 
@@ -25,23 +31,37 @@ class UnreadableImageError(InputError):
     """One image cannot be decoded; the message is the reason, without the name of the image."""
 
 
+class Square(NamedTuple):
+    """A `types.Preparation` with everything filled in, for processes that do not load torch.
+
+    Attributes:
+        size, resize: in pixels, `size <= resize`.
+        interpolation, fit: as in `types.Preparation`.
+    """
+
+    size: int
+    resize: int
+    interpolation: str = "bilinear"
+    fit: str = "crop"
+
+
 class Target(NamedTuple):
     """The file that takes decoded images, and what they must be like.
 
     Attributes:
         path: of a file in which each image has its place: `place * bytes of an image`.
         shape: `(3, H, W)` of every image.
-        size: what `decode_image` is given.
+        square: what `decode_image` is given.
         most_pixels: Pillow's `MAX_IMAGE_PIXELS` in the process that asks.
     """
 
     path: Path
     shape: tuple[int, ...]
-    size: int | None
+    square: Square | None
     most_pixels: int | None
 
 
-def decode_image(content: Content, size: int | None) -> Pixels:
+def decode_image(content: Content, square: Square | None) -> Pixels:
     """Decode one image: uint8 `[3, H, W]`.
 
     * EXIF orientation is applied; of an animation, the first frame is taken.
@@ -49,25 +69,25 @@ def decode_image(content: Content, size: int | None) -> Pixels:
       colour stored under a transparent pixel shows. 16-bit grayscale is scaled, `round(v / 257)`,
       over its whole range and not over what one image uses: images stay comparable in brightness.
       Floating-point images have no known range and are refused.
-    * The shorter side is resized to `size` (Pillow's antialiased bilinear filter, aspect kept) and
-      the center is cropped, as torchvision's `Resize` and `CenterCrop` do. An image that is already
-      `size` x `size` keeps every bit.
+    * The shorter side is resized to `square.resize` (Pillow's antialiased filter, aspect kept), or
+      with `squash` both sides are, and the center is cropped to `square.size`, as torchvision's
+      `Resize` and `CenterCrop` do. An image whose sides already have their lengths keeps every bit.
 
     Args:
         content: a file, encoded bytes, or pixels: uint8 `[H, W]` or `[H, W, 3]`.
-        size: None leaves the image as it is.
+        square: None leaves the image as it is.
 
     Raises:
         UnreadableImageError: it is no image, or is damaged, too large or of unknown range.
 
-    >>> decode_image(np.full((9, 9), 7, dtype=np.uint8), 8).shape
+    >>> decode_image(np.full((9, 9), 7, dtype=np.uint8), Square(8, resize=8)).shape
     (3, 8, 8)
     """
     try:
         with _open(content) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
-            rgb = _fit(_to_rgb(upright), size)
+            rgb = _fit(_to_rgb(upright), square)
     except MemoryError:
         raise
     # On damaged files Pillow's decoders raise anything from SyntaxError to struct.error.
@@ -93,7 +113,7 @@ def most_pixels() -> int | None:
 
 
 def decoder_facts() -> dict[str, object]:
-    """Everything besides its bytes and `size` that decides what an image becomes."""
+    """Everything besides its bytes and `square` that decides what an image becomes."""
     Image.init()  # Pillow loads most of its formats when they are first needed
     return {
         "pillow": PIL.__version__,
@@ -115,7 +135,7 @@ def write_decoded(target: Target, first: int, contents: Sequence[Content]) -> li
     with strict_pillow(), target.path.open("r+b") as file:
         for place, content in enumerate(contents, first):
             try:
-                pixels = decode_image(content, target.size)
+                pixels = decode_image(content, target.square)
             except Exception:
                 left.append(place)
                 continue
@@ -150,16 +170,27 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _fit(image: Image.Image, size: int | None) -> Image.Image:
-    if size is None or image.size == (size, size):
+def _fit(image: Image.Image, square: Square | None) -> Image.Image:
+    if square is None:
         return image
-    short = min(image.size)
-    width, height = (size if side == short else int(size * side / short) for side in image.size)
+    width, height = _resized_sides(image.size, square)
     if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
-        raise ValueError(f"it is too elongated to be resized: {width} x {height} pixels at {size}")
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + size, top + size))
+        found = f"{width} x {height} pixels at {square.resize}"
+        raise ValueError(f"it is too elongated to be resized: {found}")
+    resized = image.resize((width, height), FILTERS[square.interpolation])
+    left, top = round((width - square.size) / 2), round((height - square.size) / 2)
+    return resized.crop((left, top, left + square.size, top + square.size))
+
+
+def _resized_sides(sides: tuple[int, int], square: Square) -> tuple[int, int]:
+    if square.fit == "squash":
+        return square.resize, square.resize
+    short = min(sides)
+    # Rounded down, as torchvision and transformers do.
+    width, height = (
+        square.resize if side == short else int(square.resize * side / short) for side in sides
+    )
+    return width, height
 
 
 def _reason(error: Exception) -> str:

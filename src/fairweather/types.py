@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,25 @@ class Images:
 
     def __getitem__(self, index: Index) -> Images:
         return Images(self.images[index], self.labels[index], self.keys[index], self.classes)
+
+
+class Preparation(NamedTuple):
+    """How images become squares of one size before any shift: resized, then cropped at the center.
+
+    Attributes:
+        size: height and width of what a model is fed, in pixels, at least 8.
+        resize: the shorter side after resizing, in pixels; None: `size`.
+        interpolation: the filter of the resizing, antialiased, as Pillow does it.
+        fit: `crop` keeps the aspect ratio; `squash` makes both sides `resize`, whatever they were.
+
+    >>> Preparation(224, resize=256)
+    Preparation(size=224, resize=256, interpolation='bilinear', fit='crop')
+    """
+
+    size: int
+    resize: int | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    fit: Literal["crop", "squash"] = "crop"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -9,17 +10,17 @@ import torch
 
 from fairweather.data.cache import CachedImages, cached_images, content_digests
 from fairweather.data.hashing import digest
-from fairweather.data.listing import Progress, Source, check_no_empty_class
+from fairweather.data.listing import SPLITS, Progress, check_no_empty_class
+from fairweather.data.preparing import make_square, name_prepared, square_for
 from fairweather.data.sources import SOURCES, list_source
-from fairweather.data.split import Part, divide
+from fairweather.data.split import Part, check_tested, divide, limited
 from fairweather.data.statistics import channel_statistics
 from fairweather.data.training_labels import add_label_noise, imbalanced
-from fairweather.errors import InputError
-from fairweather.types import Dataset, Images
+from fairweather.errors import InputError, unknown_name
+from fairweather.types import Dataset, Images, Preparation
 
 __all__ = ["SOURCES", "digest", "load_data"]
 
-SMALLEST_SIZE = 8
 SKIPPED_NAMES_SHOWN = 20
 
 
@@ -27,6 +28,9 @@ def load_data(
     source: str,
     *,
     size: int | None = None,
+    preparation: Preparation | None = None,
+    limit: int | None = None,
+    parts: Collection[str] = SPLITS,
     root: str | Path | None = None,
     seed: int = 0,
     validation_fraction: float = 0.1,
@@ -46,17 +50,26 @@ def load_data(
     What a source has as train, val and test is used as it is. A source that is one set gives
     `test_fraction` of it to test; a missing val is taken from train. A source with only test images
     has neither train nor val. Both draws are stratified and depend on the labels, the fraction and
-    the seed alone. Every split must have an image of every class.
+    the seed alone. Every split must have an image of every class. A fraction of 1 leaves no train:
+    to evaluate a model on all images of a set, or on all but those that something is fitted on.
 
     Args:
         source: an entry of `SOURCES`, such as `mnist5k`, `folder:PATH` or `pathmnist@64`.
         size: resize the shorter side to this and crop the center; at least 8. By default images
             stay as they are and must all have the same height and width. Those of a published
             corrupted set always stay as they are.
+        preparation: how images become squares, in place of `size`, which is `Preparation(size)`;
+            a published corrupted set ignores it.
+        limit: at most this many test images, each class in proportion and with at least one; those
+            of a smaller limit are among those of a larger one. Only their files are read where
+            each image has its own.
+        parts: which of train, val and test are loaded, test among them; the others are None, and
+            their files are not decoded.
         root: what a relative PATH is relative to; for a named set, the folder that has its files.
         seed: of the draws.
-        validation_fraction: share of the images that are not test images; 0 for no val.
-        test_fraction: share of a set that comes without splits.
+        validation_fraction: share of the images that are not test images; 0 for no val, 1 for no
+            train.
+        test_fraction: share of a set that comes without splits; 1 for neither train nor val.
         skip_unreadable: leave damaged files out and count them in `notes`. Their keys stay unused
             and no other image changes its split.
         label_noise: probability that the label of a training image is drawn anew, uniformly from
@@ -77,24 +90,30 @@ def load_data(
     >>> dataset.test.images.shape, dataset.test.images.dtype
     (torch.Size([1000, 3, 8, 8]), torch.uint8)
     """
-    _check_options(size, seed, validation_fraction, test_fraction)
+    square = make_square(size, preparation)
+    _check_options(seed, validation_fraction, test_fraction, parts)
     _check_training_labels(label_noise, imbalance)
     listed = list_source(source, root, offline=offline, verify=verify, progress=progress)
-    if listed.side is not None:
-        _check_not_resized(listed.side, source, size)
-        size = None
-    parts = divide(listed, seed, validation_fraction, test_fraction)
-    if "train" in parts:
-        parts["train"] = _worsen(parts["train"], len(listed.classes), label_noise, imbalance, seed)
+    square = square_for(listed, source, size, square)
+    check_tested(listed, source)
+    divided = divide(listed, seed, validation_fraction, test_fraction)
+    divided = {name: part for name, part in divided.items() if name in parts}
+    whole_test = divided["test"]
+    if limit is not None:
+        divided["test"] = limited(whole_test, listed.classes, limit, seed)
+    if "train" in divided:
+        divided["train"] = _worsen(
+            divided["train"], len(listed.classes), label_noise, imbalance, seed
+        )
     splits: dict[str, Images] = {}
     skipped: list[str] = []
-    contents = content_digests(parts)
-    for name, part in parts.items():
+    contents = content_digests(divided)
+    for name, part in divided.items():
         cached = cached_images(
             part,
             name,
             contents[name],
-            size=size,
+            square=square,
             skip_unreadable=skip_unreadable,
             watch=progress and partial(progress, f"decode {name}"),
         )
@@ -118,7 +137,11 @@ def load_data(
         "imbalance": imbalance,
         **listed.notes,
     }
-    name = _name(listed, source, size)
+    if preparation is not None and square is not None:
+        notes["preparation"] = square._asdict()
+    if len(divided["test"].keys) < len(whole_test.keys):
+        notes |= {"limit": limit, "limit_of": len(whole_test.keys)}
+    name = name_prepared(listed, source, square)
     return Dataset(name, splits.get("train"), splits.get("val"), test, mean, std, notes)
 
 
@@ -131,16 +154,19 @@ def _worsen(part: Part, classes: int, label_noise: float, imbalance: float, seed
 
 
 def _check_options(
-    size: int | None, seed: int, validation_fraction: float, test_fraction: float
+    seed: int, validation_fraction: float, test_fraction: float, parts: Collection[str]
 ) -> None:
-    if size is not None and size < SMALLEST_SIZE:
-        raise InputError(f"size must be at least {SMALLEST_SIZE}, found {size}")
+    for part in parts:
+        if part not in SPLITS:
+            raise unknown_name("part", part, SPLITS)
+    if "test" not in parts:
+        raise InputError(f"parts must have test among them, found {', '.join(parts) or 'none'}")
     if seed < 0:
         raise InputError(f"seed must not be negative, found {seed}")
-    if not 0 <= validation_fraction < 1:
-        raise InputError(f"validation_fraction must be in [0, 1), found {validation_fraction}")
-    if not 0 < test_fraction < 1:
-        raise InputError(f"test_fraction must be in (0, 1), found {test_fraction}")
+    if not 0 <= validation_fraction <= 1:
+        raise InputError(f"validation_fraction must be in [0, 1], found {validation_fraction}")
+    if not 0 < test_fraction <= 1:
+        raise InputError(f"test_fraction must be in (0, 1], found {test_fraction}")
 
 
 def _check_training_labels(label_noise: float, imbalance: float) -> None:
@@ -155,22 +181,6 @@ def _labelled(cached: CachedImages, part: Part, classes: tuple[str, ...], name: 
     labels = part.listing.labels[keys]
     check_no_empty_class(labels, classes, name)
     return Images(cached.images, torch.from_numpy(labels), torch.from_numpy(keys), classes)
-
-
-def _check_not_resized(side: int, source: str, size: int | None) -> None:
-    if size not in (None, side):
-        raise InputError(
-            f"the images of {source} were corrupted at {side} x {side} and are never resized, "
-            f"because that would change the corruption: leave size out, found {size}"
-        )
-
-
-def _name(listed: Source, source: str, size: int | None) -> str:
-    """Name a data set; images resized from another resolution are another data set."""
-    name = listed.name or source
-    _, at, resolution = name.partition("@")
-    resized = listed.name and at and size is not None and size != int(resolution)
-    return f"{name} resized to {size}" if resized else name
 
 
 def _common_size(splits: dict[str, Images]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from fairweather.data.decode import Watch, decode_images, unreadable_error
 from fairweather.data.pixelfile import PixelFile, explained, open_sealed, seal
 from fairweather.data.split import Part
 from fairweather.folders import cache_folder
-from fairweather.pixels import decoder_facts
+from fairweather.pixels import Square, decoder_facts
 
 VERSION = 1  # raise it when the same files become other pixels, or the layout of a file changes
 FILES_PER_TASK = 64
@@ -44,7 +44,7 @@ def cached_images(
     name: str,
     content: str,
     *,
-    size: int | None,
+    square: Square | None,
     skip_unreadable: bool,
     watch: Watch | None = None,
 ) -> CachedImages:
@@ -57,7 +57,7 @@ def cached_images(
         part: a listing and keys into it.
         name: of the part. Splits of one file share its content, and may share their keys.
         content: digest of the listing's files (`content_digests`).
-        size: see `decode_image`.
+        square: see `decode_image`.
         skip_unreadable: leave unreadable images out.
         watch: called with the images decoded so far and all of them.
 
@@ -65,11 +65,11 @@ def cached_images(
         InputError: see `decode_images`; or the cache folder cannot be written or read.
     """
     folder = cache_folder() / "images"
-    path = folder / f"{_key(part, name, content, size)}.pixels"
+    path = folder / f"{_key(part, name, content, square)}.pixels"
     with explained(folder):
         stored = open_sealed(path, len(part.keys))
     if stored is None:
-        stored = _decode_once(part, path, size, skip_unreadable, watch)
+        stored = _decode_once(part, path, square, skip_unreadable, watch)
     readable = np.ones(len(part.keys), dtype=np.bool_)
     readable[list(stored.unreadable)] = False
     if not stored.unreadable:
@@ -109,20 +109,26 @@ def _digest_file(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _key(part: Part, name: str, content: str, size: int | None) -> str:
+def _key(part: Part, name: str, content: str, square: Square | None) -> str:
     facts = {
         "version": VERSION,
         "part": name,
         "content": content,
         "keys": hashlib.sha256(part.keys.astype("<i8").tobytes()).hexdigest(),
-        "size": size,
+        "size": _square_fact(square),
         **decoder_facts(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+def _square_fact(square: Square | None) -> int | list[object] | None:
+    if square is None or square == Square(square.size, resize=square.size):
+        return square and square.size  # how keys were made before images could be prepared
+    return list(square)
+
+
 def _decode_once(
-    part: Part, path: Path, size: int | None, skip_unreadable: bool, watch: Watch | None
+    part: Part, path: Path, square: Square | None, skip_unreadable: bool, watch: Watch | None
 ) -> PixelFile:
     folder, lock = path.parent, FileLock(path.with_suffix(".lock"))
     with explained(folder):
@@ -131,13 +137,13 @@ def _decode_once(
     try:
         with explained(folder):  # another process may have decoded them while this one waited
             stored = open_sealed(path, len(part.keys))
-        return stored or _decode(part, path, size, skip_unreadable, watch)
+        return stored or _decode(part, path, square, skip_unreadable, watch)
     finally:
         lock.release()
 
 
 def _decode(
-    part: Part, path: Path, size: int | None, skip_unreadable: bool, watch: Watch | None
+    part: Part, path: Path, square: Square | None, skip_unreadable: bool, watch: Watch | None
 ) -> PixelFile:
     items, count = part.listing.read(part.keys), len(part.keys)
     partial = path.with_suffix(f".{secrets.token_hex(4)}.partial")
@@ -147,7 +153,7 @@ def _decode(
         partial.touch(exist_ok=False)
     try:
         decoded = decode_images(
-            items, count, partial, size=size, skip_unreadable=skip_unreadable, watch=watch
+            items, count, partial, square=square, skip_unreadable=skip_unreadable, watch=watch
         )
         with explained(path.parent):
             seal(partial, *decoded)

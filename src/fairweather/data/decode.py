@@ -17,6 +17,7 @@ from fairweather.data.listing import Item
 from fairweather.data.pixelfile import explained, remove_places, reserve
 from fairweather.errors import InputError
 from fairweather.pixels import (
+    Square,
     Target,
     UnreadableImageError,
     decode_image,
@@ -52,38 +53,39 @@ def decode_images(
     count: int,
     path: Path,
     *,
-    size: int | None,
+    square: Square | None,
     skip_unreadable: bool,
     watch: Watch | None = None,
 ) -> Decoded:
     """Decode `count` items into the empty file at `path`: uint8 `[readable, 3, H, W]`.
 
     Items are taken from the iterator as they are needed, so that few encoded images are in memory
-    at a time, and decoded ones go straight to the file, whose space is reserved first. With a size,
-    images become `[3, size, size]` (see `decode_image`); without, all must have the same height and
-    width. What takes longer than a second is decoded by as many processes as there are cores;
-    `LOKY_MAX_CPU_COUNT` in the environment allows fewer.
+    at a time, and decoded ones go straight to the file, whose space is reserved first. With a
+    `square`, images become `[3, size, size]` (see `decode_image`); without, all must have the same
+    height and width. What takes longer than a second is decoded by as many processes as there are
+    cores; `LOKY_MAX_CPU_COUNT` in the environment allows fewer.
 
     `watch` is called with the images so far and all of them, in strides.
 
     Raises:
-        InputError: an image is unreadable and `skip_unreadable` is false; or, without a size, two
+        InputError: an image is unreadable and `skip_unreadable` is false; or, without a square, two
             images differ in theirs; or the disk is full.
 
     >>> import tempfile
     >>> import numpy as np
-    >>> square = Item("square", np.full((9, 9), 7, dtype=np.uint8))
+    >>> item = Item("gray", np.full((9, 9), 7, dtype=np.uint8))
     >>> with tempfile.NamedTemporaryFile() as file:
-    ...     decode_images([square], 1, Path(file.name), size=8, skip_unreadable=False)
+    ...     decode_images([item], 1, Path(file.name), square=Square(8, 8), skip_unreadable=False)
     Decoded(shape=(1, 3, 8, 8), unreadable={})
     """
     numbered, workers = enumerate(_watched(items, count, watch)), cpu_count()
     with strict_pillow(), path.open("r+b") as file:
-        filling = _Filling(file, path, count, size, skip_unreadable)
+        filling = _Filling(file, path, count, square, skip_unreadable)
         _decode_alone(filling, numbered, workers)
         _decode_together(filling, numbered, workers)
         filling.close_gaps()
-    shape = filling.shape or (3, size or 0, size or 0)
+    side = square.size if square else 0
+    shape = filling.shape or (3, side, side)
     return Decoded((count - len(filling.unreadable), *shape), filling.unreadable)
 
 
@@ -100,9 +102,9 @@ class _Filling:
     """A file that is being filled: the one place that says what an image must be like."""
 
     def __init__(
-        self, file: BinaryIO, path: Path, count: int, size: int | None, skip_unreadable: bool
+        self, file: BinaryIO, path: Path, count: int, square: Square | None, skip_unreadable: bool
     ) -> None:
-        self.file, self.path, self.count, self.size = file, path, count, size
+        self.file, self.path, self.count, self.square = file, path, count, square
         self.skip_unreadable = skip_unreadable
         self.shape: tuple[int, ...] | None = None
         self.first = ""  # name of the image that has this shape
@@ -110,7 +112,7 @@ class _Filling:
 
     def add(self, place: int, item: Item) -> None:
         try:
-            pixels = decode_image(item.content, self.size)
+            pixels = decode_image(item.content, self.square)
         except UnreadableImageError as error:
             if not self.skip_unreadable:
                 raise unreadable_error(item.name, str(error)) from error
@@ -173,7 +175,7 @@ def _decode_together(filling: _Filling, numbered: Iterator[Numbered], workers: i
 
 def _submit(filling: _Filling, chunk: list[Numbered], workers: int) -> Future[list[int]]:
     assert filling.shape is not None  # of an image that was decoded alone
-    target = Target(filling.path, filling.shape, filling.size, most_pixels())
+    target = Target(filling.path, filling.shape, filling.square, most_pixels())
     contents = [item.content for _, item in chunk]
     # The same processes serve the next part; idle ones end by themselves. Unlike those of the
     # standard library, they do not import the user's script, which may have no guard for that.

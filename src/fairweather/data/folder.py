@@ -44,7 +44,8 @@ def list_folder(request: Request) -> Source:
     classes = check_same_classes(
         {split: tuple(folder.name for folder in below) for split, below in folders.items()}
     )
-    return Source(classes, {split: _list_split(folders[split]) for split in folders})
+    names = {split: root.name for split, root in roots.items() if split != WHOLE}
+    return Source(classes, {split: _list_split(folders[split]) for split in folders}, parts=names)
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
@@ -85,7 +86,7 @@ def _list_split(folders: list[Path]) -> Listing:
         for key in keys:
             yield Item(str(paths[key]), paths[key])
 
-    return Listing(labels, read, tuple(paths))
+    return Listing(labels, read, tuple(paths), file_per_image=True)
 
 
 def _visible(folder: Path) -> list[Path]:

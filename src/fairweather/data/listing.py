@@ -76,12 +76,14 @@ class Listing(NamedTuple):
             the few files that hold all images.
         stretch: which images of the files these are, where another listing of the same files has
             others under the same keys.
+        file_per_image: is `files` one file an image, by key, so that few images need few files.
     """
 
     labels: npt.NDArray[np.int64]
     read: Callable[[npt.NDArray[np.int64]], Iterable[Item]]
     files: tuple[Path, ...]
     stretch: str = ""
+    file_per_image: bool = False
 
 
 class Source(NamedTuple):
@@ -96,6 +98,8 @@ class Source(NamedTuple):
             it is known, how the test images differ from the others by their origin.
         side: height and width of all images of a published set that is never resized, because its
             pixels were changed at this size.
+        parts: by split, what behind the specification names it as a set of its own: `val` where
+            `folder:PATH/val` does.
     """
 
     classes: tuple[str, ...]
@@ -103,6 +107,7 @@ class Source(NamedTuple):
     name: str | None = None
     notes: Mapping[str, object] = {}
     side: int | None = None
+    parts: Mapping[str, str] = {}
 
 
 def required_path(request: Request) -> Path:

@@ -169,4 +169,5 @@ def _list_split(pets: list[_Pet], images: Path) -> Listing:
         for key in keys:
             yield Item(str(paths[key]), paths[key])
 
-    return Listing(np.array([pet.label for pet in pets], dtype=np.int64), read, paths)
+    labels = np.array([pet.label for pet in pets], dtype=np.int64)
+    return Listing(labels, read, paths, file_per_image=True)

@@ -20,6 +20,10 @@ class Purpose(IntEnum):
     VALIDATION = 1
     LABEL_NOISE = 2
     IMBALANCE = 3
+    LIMIT = 4
+
+
+PURPOSES = {"test": Purpose.TEST, "val": Purpose.VALIDATION}
 
 
 def set_apart(
@@ -77,35 +81,87 @@ def divide(
     Dividing the listing rather than the decoded images means that an unreadable file moves no other
     image to another part. The split `all` gives `test_fraction` of its images to `test`. Then,
     where there is no `val`, `validation_fraction` of the training images become it and keep their
-    keys. The test images are chosen first: `validation_fraction` does not move them.
+    keys. The test images are chosen first: `validation_fraction` does not move them. A fraction of
+    1 leaves nothing for `train`, which is then not there; where the source has a `val` beside it,
+    its training images are not used.
 
     Raises:
-        InputError: there are no test images, a class has none or too few images.
+        InputError: a class has none or too few images.
     """
     parts: dict[str, Part] = {}
     for name, listing in source.splits.items():
         check_no_empty_class(listing.labels, source.classes, "the data" if name == WHOLE else name)
         parts[name] = Part(listing, np.arange(len(listing.labels)))
     if WHOLE in parts:
-        rest, parts["test"] = _cut(
-            parts.pop(WHOLE), source.classes, test_fraction, seed, Purpose.TEST
-        )
-        parts["train"] = rest
-    if "test" not in parts:
-        raise InputError(
-            f"there are images for {' and '.join(parts)} but none for test: images that a model "
-            "was trained or chosen on cannot test it; add test images, or name one set to be split"
-        )
-    if "train" in parts and "val" not in parts and validation_fraction:
-        parts["train"], parts["val"] = _cut(
-            parts["train"], source.classes, validation_fraction, seed, Purpose.VALIDATION
-        )
+        whole = parts.pop(WHOLE)
+        parts |= _cut(whole, "train", "test", source.classes, test_fraction, seed)
+    if "train" in parts and (validation_fraction == 1 or "val" not in parts):
+        train = parts.pop("train")
+        parts = _cut(train, "train", "val", source.classes, validation_fraction, seed) | parts
     return {name: parts[name] for name in SPLITS if name in parts}
 
 
+def check_tested(source: Source, specification: str) -> None:
+    """Raise `InputError` unless a source has test images, or is one set that can give some."""
+    if source.splits.keys() & {WHOLE, "test"}:
+        return
+    own = {split: f"{specification.rstrip('/')}/{name}" for split, name in source.parts.items()}
+    advice = "name one set to be split"
+    if "val" in own:
+        advice = f"name {own['val']} to evaluate on it"
+    elif "train" in own:
+        advice = f"name {own['train']} to have it split"
+    raise InputError(
+        f"there are images for {' and '.join(source.splits)} but none for test: images that a "
+        f"model was trained or chosen on cannot test it; add test images, or {advice}"
+    )
+
+
+def limited(part: Part, classes: tuple[str, ...], limit: int, seed: int) -> Part:
+    """Keep at most `limit` images of a part, each class in proportion and with at least one image.
+
+    After the first image of every class, each further one is of the class that is due by the
+    method of Webster and Sainte-Laguë, which never takes an image back: those of a smaller limit
+    are among those of a larger one. They depend on the labels, the keys and the seed alone.
+
+    Raises:
+        InputError: there are more classes than images wanted.
+    """
+    if limit >= len(part.keys):
+        return part
+    if limit < len(classes):
+        raise InputError(
+            f"limit must be at least {len(classes)}, an image for every class, found {limit}"
+        )
+    keys = np.sort(part.keys[_in_proportion(part.listing.labels[part.keys], seed)[:limit]])
+    listing = part.listing
+    if listing.file_per_image:  # the other files are not even read to tell their content
+        listing = listing._replace(files=tuple(listing.files[key] for key in keys))
+    return Part(listing, keys)
+
+
+def _in_proportion(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    """Order images so that any first ones of them, from one a class on, are stratified."""
+    generator = np.random.default_rng([seed, Purpose.LIMIT])
+    shuffled = generator.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.bincount(labels)
+    before = np.repeat(np.cumsum(counts) - counts, counts)
+    place = np.arange(len(labels)) - before  # among the images of the same class
+    due = (place + 0.5) / np.repeat(counts, counts)
+    tie = generator.permutation(len(labels))  # no class is always the first of equals
+    return by_class[np.lexsort((tie, due, place > 0))]
+
+
 def _cut(
-    part: Part, classes: tuple[str, ...], fraction: float, seed: int, purpose: Purpose
-) -> tuple[Part, Part]:
+    part: Part, rest: str, other: str, classes: tuple[str, ...], fraction: float, seed: int
+) -> dict[str, Part]:
+    """Move a fraction of a part to the split `other`; a split without images is left out."""
+    if fraction in (0, 1):
+        return {other if fraction else rest: part}
     labels = part.listing.labels[part.keys]
-    chosen = set_apart(labels, classes, fraction, seed, purpose)
-    return part._replace(keys=part.keys[~chosen]), part._replace(keys=part.keys[chosen])
+    chosen = set_apart(labels, classes, fraction, seed, PURPOSES[other])
+    return {
+        rest: part._replace(keys=part.keys[~chosen]),
+        other: part._replace(keys=part.keys[chosen]),
+    }
