@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check format bench coverage clean
 
 # Pictures that corruptions need, and second opinions; what these packages pin is not installed.
-REFERENCES := imagecorruptions==1.1.2 medmnistc==0.1.0 torchattacks==3.5.1
+REFERENCES := imagecorruptions==1.1.2 medmnistc==0.1.0 netcal==1.4.0 torchattacks==3.5.1
 
 # One stamp for each set of extras, so that an environment is made once and updated when it must be.
 $(VENV)/.installed-%: pyproject.toml

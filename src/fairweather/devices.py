@@ -55,6 +55,18 @@ def repeatable_kernels(*, tf32: bool = False) -> AbstractContextManager[None]:
     )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, on a device or on the machine itself.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes do not match"))
+    (True, False)
+    """
+    # torch's CPU allocator and ONNX Runtime raise plain runtime errors, whose text must tell.
+    words = ("not enough memory", "can't allocate memory", "failed to allocate memory", "bad_alloc")
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in text for w in words)
+
+
 def training_precision(name: str, device: torch.device) -> str:
     """Choose `fp32` or `bf16` for training; `auto` is bf16 on CUDA devices that multiply in it.
 

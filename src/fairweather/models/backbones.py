@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import huggingface_hub.constants
 import timm
@@ -13,19 +13,26 @@ import torchvision
 from torch import nn
 
 from fairweather.errors import InputError, unknown_name
+from fairweather.models.preprocessing import (
+    Preprocessing,
+    Statistics,
+    from_timm,
+    from_torchvision,
+)
 
 Stem = Literal["imagenet", "small"]
-
-
-class Statistics(NamedTuple):
-    """Per-channel mean and standard deviation of images in [0, 1]."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+# torchvision builds these with `transform_input` when it loads their published weights itself: they
+# then take images normalised by ImageNet's statistics and turn those into halves. Built without, as
+# here, they take halves.
+INCEPTIONS = ("googlenet", "inception_v3")
+HALVES = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class Library(Protocol):
     """What a source of named networks can do."""
+
+    def knows(self, name: str) -> bool:
+        """Tell whether there is a network of this name."""
 
     def build(self, name: str, classes: int | None) -> nn.Module:
         """Build a network with random weights and `classes` outputs (None: its own number)."""
@@ -33,8 +40,8 @@ class Library(Protocol):
     def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
         """Fetch the published ImageNet weights, from the local cache when they are there."""
 
-    def statistics(self, name: str) -> Statistics:
-        """Give the statistics that the published weights were trained with."""
+    def preprocessing(self, name: str) -> Preprocessing:
+        """Give what the published weights expect of their images."""
 
     def head(self, network: nn.Module) -> str:
         """Name the module that is the head."""
@@ -43,13 +50,19 @@ class Library(Protocol):
 class Torchvision:
     """Networks of `torchvision.models`, such as `torchvision:resnet18`."""
 
+    def knows(self, name: str) -> bool:
+        """Tell whether there is a network of this name."""
+        return name in torchvision.models.list_models(module=torchvision.models)
+
     def build(self, name: str, classes: int | None) -> nn.Module:
         """Build a network with random weights and `classes` outputs (None: its own number)."""
         known = torchvision.models.list_models(module=torchvision.models)
         if name not in known:
             raise unknown_name("torchvision model", name, known)
-        width = {} if classes is None else {"num_classes": classes}
-        return torchvision.models.get_model(name, weights=None, **width)
+        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        if name in INCEPTIONS:
+            options["init_weights"] = True  # the default, which warns of itself
+        return torchvision.models.get_model(name, weights=None, **options)
 
     def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
         """Fetch the published ImageNet weights, from the local cache when they are there."""
@@ -62,17 +75,18 @@ class Torchvision:
         except OSError as error:
             raise _unreachable(f"torchvision:{name}", error) from error
 
-    def statistics(self, name: str) -> Statistics:
-        """Give the statistics that the published weights were trained with."""
-        transform = self._weights(name).transforms()
-        return Statistics(tuple(transform.mean), tuple(transform.std))
+    def preprocessing(self, name: str) -> Preprocessing:
+        """Give what the published weights expect of their images."""
+        published = from_torchvision(self._weights(name).transforms(), name)
+        return published._replace(statistics=HALVES) if name in INCEPTIONS else published
 
     def head(self, network: nn.Module) -> str:
-        """Name the module that is the head: the last linear layer."""
-        linear = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)]
-        if not linear:
-            raise InputError(f"{type(network).__name__} has no linear layer that could be its head")
-        return linear[-1]
+        """Name the module that is the head: the last linear layer, in SqueezeNets a convolution."""
+        for kind in (nn.Linear, nn.Conv2d):
+            found = [key for key, module in network.named_modules() if isinstance(module, kind)]
+            if found:
+                return found[-1]
+        raise InputError(f"{type(network).__name__} has no layer that could be its head")
 
     def _weights(self, name: str) -> torchvision.models.WeightsEnum:
         published = torchvision.models.get_model_weights(name)
@@ -82,6 +96,10 @@ class Torchvision:
 
 class Timm:
     """Networks of `timm`, such as `timm:tf_efficientnet_lite0`."""
+
+    def knows(self, name: str) -> bool:
+        """Tell whether there is a network of this name."""
+        return bool(timm.is_model(name))
 
     def build(self, name: str, classes: int | None) -> nn.Module:
         """Build a network with random weights and `classes` outputs (None: its own number)."""
@@ -102,13 +120,14 @@ class Timm:
         except (OSError, RuntimeError) as error:
             raise _unreachable(f"timm:{name}", error) from error
 
-    def statistics(self, name: str) -> Statistics:
-        """Give the statistics that the published weights were trained with."""
+    def preprocessing(self, name: str) -> Preprocessing:
+        """Give what the published weights expect of their images."""
         configuration = timm.get_pretrained_cfg(name, allow_unregistered=False)
         if configuration is None:
-            raise InputError(f"timm:{name} has no published weights, so no statistics either")
-        (r, g, b), (sr, sg, sb) = configuration.mean, configuration.std
-        return Statistics((r, g, b), (sr, sg, sb))
+            raise InputError(
+                f"timm:{name} has no published weights, so no statistics either: give mean and std"
+            )
+        return from_timm(configuration, name)
 
     def head(self, network: nn.Module) -> str:
         """Name the module that is the head, as timm knows it."""

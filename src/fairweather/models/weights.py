@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -23,31 +22,6 @@ class Loaded(NamedTuple):
     """What became of a state dict: was the head in it, or is it newly initialised."""
 
     head_loaded: bool
-
-
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from a safetensors file or a weights-only PyTorch checkpoint.
-
-    Raises `InputError` for a file that would have to run code to be read.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    # On files of another kind, torch.load raises whatever its unpickler stumbles over.
-    except Exception as error:
-        raise InputError(
-            f"weights: {path} cannot be read as weights alone; save it with "
-            "torch.save(model.state_dict(), FILE) or as safetensors"
-        ) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    tensors = isinstance(state, Mapping) and all(
-        isinstance(t, torch.Tensor) for t in state.values()
-    )
-    if not tensors or not state:
-        raise InputError(f"weights: {path} holds no state dict of tensors")
-    return dict(state)
 
 
 def lite0_file() -> Path:
@@ -107,17 +81,55 @@ def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], head: str) 
     heads = [key for key in own if key.startswith(head + ".")]
     head_fits = all(key in state and state[key].shape == own[key].shape for key in heads)
     wanted = [key for key in own if head_fits or key not in heads]
-    missing = [key for key in wanted if key not in state]
+    _check_fit(type(network).__name__, own, state, wanted)
+    chosen = {key: state[key] for key in wanted if key in state}
+    network.load_state_dict(chosen, strict=False)
+    return Loaded(head_loaded=head_fits)
+
+
+def load_whole(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
+    """Load a state dict that has every tensor of a network, its head included, and no other.
+
+    Raises `InputError` naming the keys that are missing, unexpected or of another shape.
+    """
+    own = network.state_dict()
+    _check_fit(what, own, state, list(own))
+    network.load_state_dict(state, strict=False)
+
+
+def state_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors, their names, types and shapes, whatever their order and device.
+
+    >>> state_digest({"a": torch.zeros(2)}) == state_digest({"a": torch.zeros(2, 1)})
+    False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_fit(
+    what: str, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], wanted: list[str]
+) -> None:
+    # Batch norm counts its batches since torch 0.4.1; what it predicts does not depend on it.
+    missing = [
+        key for key in wanted if key not in state and not key.endswith("num_batches_tracked")
+    ]
     unexpected = [key for key in state if key not in own]
-    misshapen = [key for key in wanted if key in state and state[key].shape != own[key].shape]
+    misshapen = [
+        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != own[key].shape
+    ]
     if missing or unexpected or misshapen:
         found = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
         raise InputError(
-            f"weights do not fit {type(network).__name__}: "
-            + "; ".join(f"{what} {_few(keys)}" for what, keys in found if keys)
+            f"weights do not fit {what}: "
+            + "; ".join(f"{words} {_few(keys)}" for words, keys in found if keys)
         )
-    network.load_state_dict({key: state[key] for key in wanted}, strict=False)
-    return Loaded(head_loaded=head_fits)
 
 
 def _few(keys: list[str], most: int = 5) -> str:

@@ -1,0 +1,278 @@
+"""Image classifiers of Hugging Face transformers, from a hub or a folder: data, never code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from fairweather.download import file_digest
+from fairweather.errors import InputError, missing_extra
+from fairweather.models.classifier import Classifier
+from fairweather.models.hf_processor import Processing, Processor, read_processor
+from fairweather.models.opened import Opened, folder_name
+
+Find = Callable[[str], Path | None]
+# Of transformers, which is an extra: PreTrainedModel and its configuration.
+Network = Any
+Config = Any
+
+# In the order in which transformers looks for them.
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+MOST_KEYS = 5  # of one kind in a message
+
+
+class Logits(nn.Module):
+    """A classifier of transformers that returns its logits alone, `[B, outputs]`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Give the logits of normalised images."""
+        return self.network(pixel_values=images).logits
+
+
+def open_hf(repo: str, *, offline: bool = False) -> Opened:
+    """Open an image classifier of transformers with its image processor's settings.
+
+    Code that lies beside the weights never runs, and weights are read as safetensors or, if there
+    is nothing else, from a weights-only PyTorch file. Everything is computed in float32.
+
+    Args:
+        repo: a folder that `save_pretrained` wrote, or `OWNER/NAME` on the hub.
+        offline: take a hub's model from the local cache or not at all.
+
+    Raises:
+        InputError: there is no such model, a weight is missing (such as the head), left over or of
+            another shape, it is no classifier, or it prepares images in a way of its own.
+
+    >>> open_hf("./nowhere")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: hf:./nowhere: there is no such folder, and no such name on a hub
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise missing_extra("transformers", "hf", "Hugging Face models") from None
+    folder = Path(repo).expanduser()
+    find: Find = _in_folder(folder) if folder.is_dir() else _on_hub(repo, offline)
+    config_file = find("config.json")
+    if config_file is None:
+        raise InputError(f"hf:{repo} holds no model: there is no config.json")
+    weights = _weights(repo, find)
+    settings = next((path for name in PROCESSORS if (path := find(name))), None)
+    place = config_file.parent
+    with _quietly(transformers.utils.logging), torch.random.fork_rng(devices=[]):
+        network = _load_network(transformers, repo, place, weights)
+        classes = _classes(repo, network.config)
+        if settings is None and network.config.model_type != "timm_wrapper":
+            raise InputError(
+                f"hf:{repo} does not say how its images are prepared: add its "
+                "preprocessor_config.json, or load it with python:FILE.py:FUNCTION"
+            )
+        processor = _load_processor(transformers, repo, place)
+        processing = read_processor(processor)
+    model = Classifier(Logits(network), processing.mean, processing.std, _size(network, processing))
+    files = [config_file, *([settings] if settings else []), *weights]
+    facts = {
+        "source": f"hf:{repo}",
+        "architecture": type(network).__name__,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "outputs": network.config.num_labels,
+        "revision": None if folder.is_dir() else place.name,
+        "weights": [path.name for path in weights],
+        "processor": type(processor).__name__,
+        **_processing_facts(processing),
+    }
+    name = folder_name(folder.resolve().name if folder.is_dir() else repo.rpartition("/")[2])
+    return Opened(model.eval(), name, _digest(files), classes, processing.preparation, facts)
+
+
+def _in_folder(folder: Path) -> Find:
+    def find(name: str) -> Path | None:
+        return folder / name if (folder / name).is_file() else None
+
+    return find
+
+
+def _on_hub(repo: str, offline: bool) -> Find:
+    """Find files of one revision, whichever is current when the first of them is asked for."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", repo):
+        raise InputError(f"hf:{repo}: there is no such folder, and no such name on a hub")
+    revision: list[str] = []
+
+    def find(name: str) -> Path | None:
+        commit = revision[0] if revision else None
+        try:
+            path = huggingface_hub.hf_hub_download(
+                repo, name, revision=commit, local_files_only=offline
+            )
+        except errors.EntryNotFoundError as error:
+            absent = not isinstance(error, errors.LocalEntryNotFoundError)
+            if absent or (offline and commit):
+                return None
+            raise _unreachable(repo, offline, error) from error
+        except (OSError, ValueError, errors.HfHubHTTPError) as error:
+            raise _unreachable(repo, offline, error) from error
+        revision[:] = [Path(path).parent.name]
+        return Path(path)
+
+    return find
+
+
+def _unreachable(repo: str, offline: bool, error: Exception) -> InputError:
+    from huggingface_hub import errors
+
+    if offline:
+        return InputError(
+            f"offline, and hf:{repo} is not in the local cache: allow downloads once, or give a "
+            "folder that save_pretrained wrote"
+        )
+    reason = _reason(error)
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        reason = "the hub cannot be reached"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        reason = "the hub has no such model, or none that you may read"
+    return InputError(
+        f"hf:{repo} could not be fetched ({reason}): check the name and the connection, or give a "
+        "folder that save_pretrained wrote"
+    )
+
+
+def _weights(repo: str, find: Find) -> list[Path]:
+    for name in WEIGHTS:
+        if (single := find(name)) is not None:
+            return [single]
+        if (index := find(f"{name}.index.json")) is not None:
+            shards = [find(shard) for shard in _shards(repo, index)]
+            if None in shards:
+                raise InputError(f"hf:{repo}: {index.name} names files that are not there")
+            return [index, *[shard for shard in shards if shard]]
+    raise InputError(
+        f"hf:{repo} holds no weights that could be read as data: expected one of "
+        f"{', '.join(WEIGHTS)}; save_pretrained writes the first"
+    )
+
+
+def _shards(repo: str, index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"hf:{repo}: {index.name} is damaged ({_reason(error)})") from error
+
+
+def _load_network(transformers: ModuleType, repo: str, place: Path, weights: list[Path]) -> Network:
+    try:
+        network, found = transformers.AutoModelForImageClassification.from_pretrained(
+            str(place),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=".safetensors" in weights[0].name,
+            weights_only=True,
+            ignore_mismatched_sizes=True,  # they are listed, and refused below
+            output_loading_info=True,
+        )
+    # Whatever a configuration or a damaged file makes the library stumble over.
+    except Exception as error:
+        raise InputError(f"hf:{repo} cannot be loaded as data alone ({_reason(error)})") from error
+    misfits = {
+        "missing": [k for k in found["missing_keys"] if not k.endswith("num_batches_tracked")],
+        "unexpected": found["unexpected_keys"],
+        "of another shape": [key for key, *_ in found["mismatched_keys"]],
+    }
+    if any(misfits.values()):
+        listed = "; ".join(f"{what} {_few(keys)}" for what, keys in misfits.items() if keys)
+        raise InputError(f"the weights of hf:{repo} do not fit {type(network).__name__}: {listed}")
+    return network.float()
+
+
+def _few(keys: Iterable[str]) -> str:
+    names = sorted(keys)
+    more = f" and {len(names) - MOST_KEYS} more" if len(names) > MOST_KEYS else ""
+    return ", ".join(names[:MOST_KEYS]) + more
+
+
+def _load_processor(transformers: ModuleType, repo: str, place: Path) -> Processor:
+    try:
+        return transformers.AutoImageProcessor.from_pretrained(
+            str(place), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        raise InputError(
+            f"the image processor of hf:{repo} cannot be loaded ({_reason(error)})"
+        ) from error
+
+
+def _classes(repo: str, config: Config) -> tuple[str, ...] | None:
+    kind = config.problem_type
+    if kind not in (None, "single_label_classification") or config.num_labels < 2:
+        found = f"{kind or 'a model'} with {config.num_labels} outputs"
+        raise InputError(f"hf:{repo} tells no two or more classes from each other: it is {found}")
+    names = [str(config.id2label[number]) for number in range(config.num_labels)]
+    if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
+        return None
+    return tuple(names)
+
+
+def _size(network: Network, processing: Processing) -> int | None:
+    """Give the size that the network is bound to, if it is bound to one."""
+    configured = getattr(network.config, "image_size", None)
+    timm = getattr(network.config, "pretrained_cfg", None) or {}
+    if configured is None and not timm.get("fixed_input_size"):
+        return None
+    if processing.preparation is not None:
+        return processing.preparation.size
+    return configured if isinstance(configured, int) else None
+
+
+def _processing_facts(processing: Processing) -> Mapping[str, object]:
+    origin = "its image processor"
+    prepared = processing.preparation
+    return {
+        "normalisation": {"mean": processing.mean, "std": processing.std, "from": origin},
+        "preparation": {**prepared._asdict(), "from": origin} if prepared else None,
+    }
+
+
+def _digest(files: list[Path]) -> str:
+    digests = "".join(f"{file_digest(path, 'sha256')}  {path.name}\n" for path in files)
+    return hashlib.sha256(digests.encode()).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+@contextmanager
+def _quietly(logging: ModuleType) -> Iterator[None]:
+    """Keep transformers from printing and warning; afterwards its settings are as before."""
+    hub = logging.hf_hub_utils  # whose bars transformers switches with its own
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_bars = not hub.are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
+            (hub.enable_progress_bars if hub_bars else hub.disable_progress_bars)()

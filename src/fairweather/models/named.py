@@ -1,0 +1,189 @@
+"""Networks of torchvision and timm with published weights, or with those of a checkpoint's file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fairweather.download import file_digest
+from fairweather.errors import InputError
+from fairweather.models.backbones import Library, find_library
+from fairweather.models.building import ModelSpec, given_statistics, pretrained
+from fairweather.models.checkpoints import Checkpoint, describe_checkpoint, fit_names
+from fairweather.models.classifier import Classifier
+from fairweather.models.opened import Opened, folder_name
+from fairweather.models.preprocessing import UNKNOWN, Preprocessing, Statistics, at_size
+from fairweather.models.weights import load_whole, state_digest, weights_file
+from fairweather.models.wnids import CLASSES, imagenet
+
+
+def open_named(
+    architecture: str,
+    *,
+    weights: str | None = None,
+    classes: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_size: int | None = None,
+    offline: bool = False,
+    seed: int = 0,
+) -> Opened:
+    """Open a network by name, every one of its tensors from its weights; see `open_model`."""
+    weights = weights or "imagenet"
+    given = given_statistics(mean, std)
+    library, name = find_library(architecture)
+    checkpoint = None
+    if weights != "none":
+        checkpoint = pretrained(ModelSpec(architecture, weights=weights), offline)
+    network, understood = _network(library, architecture, checkpoint, classes, seed)
+    published = _published(library, name, architecture, given, checkpoint)
+    statistics, origin = _statistics(weights, given, checkpoint, published)
+    preparation = published.preparation if published else None
+    prepared_by = published.origin if published else UNKNOWN
+    if input_size is not None:
+        preparation = at_size(preparation, input_size)
+        prepared_by = "the size given" + (f", otherwise {prepared_by}" if published else "")
+    size = preparation.size if preparation else None
+    model = Classifier(network, statistics.mean, statistics.std, size).eval()
+    if input_size is not None:
+        _check_size(model, architecture, input_size)
+    outputs = _outputs(library, network)
+    facts: dict[str, object] = {
+        "source": architecture,
+        "architecture": architecture,
+        "weights": weights,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "outputs": outputs,
+        "normalisation": {"mean": statistics.mean, "std": statistics.std, "from": origin},
+        "preparation": {
+            **(preparation._asdict() if preparation else {}),
+            "from": prepared_by,
+            **({"remark": published.remark} if published and published.remark else {}),
+        },
+        "checkpoint": understood,
+    }
+    wnids = imagenet().wnids if outputs == CLASSES and weights != "none" else None
+    if wnids:
+        facts["classes"] = "the 1,000 of ImageNet by wnid, since there are 1,000 outputs"
+    called, digest = name, state_digest(model.state_dict())
+    if weights not in ("none", "imagenet"):
+        file = weights_file(weights, offline=offline)
+        digest = file_digest(file, "sha256")
+        called = file.stem if weights != "lite0" else name
+    return Opened(model, folder_name(called), digest, wnids, preparation, facts)
+
+
+def _network(
+    library: Library,
+    architecture: str,
+    checkpoint: Checkpoint | None,
+    classes: int | None,
+    seed: int,
+) -> tuple[nn.Module, dict[str, object]]:
+    _, name = find_library(architecture)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        network = library.build(name, classes)
+        if checkpoint is None:
+            return network, {"weights": f"random, of seed {seed}"}
+        fitted = fit_names(checkpoint.state, network.state_dict())
+        width = _head_width(library, network, fitted.state)
+        if classes is None and width not in (None, _outputs(library, network)):
+            network = library.build(name, width)
+    _check_head(library, network, architecture, fitted.state)
+    load_whole(network, fitted.state, architecture)
+    return network, describe_checkpoint(checkpoint, fitted)
+
+
+def _check_head(
+    library: Library, network: nn.Module, architecture: str, state: dict[str, torch.Tensor]
+) -> None:
+    if _outputs(library, network) == 0:
+        raise InputError(f"{architecture} has no head: its published weights give features")
+    head = _head(library, network)
+    missing = {key for key in network.state_dict() if key not in state}
+    if head and missing and all(key.startswith(f"{head}.") for key in missing):
+        raise InputError(
+            f"the head of {architecture} is not in the weights (missing "
+            f"{', '.join(sorted(missing))}), and a random head would only guess: give weights that "
+            "were trained as a classifier"
+        )
+
+
+def _published(
+    library: Library,
+    name: str,
+    architecture: str,
+    given: Statistics | None,
+    checkpoint: Checkpoint | None,
+) -> Preprocessing | None:
+    try:
+        return library.preprocessing(name)
+    except InputError:
+        if given or (checkpoint and checkpoint.statistics):
+            return None
+        raise
+
+
+def _statistics(
+    weights: str,
+    given: Statistics | None,
+    checkpoint: Checkpoint | None,
+    published: Preprocessing | None,
+) -> tuple[Statistics, str]:
+    held = checkpoint.statistics if checkpoint else None
+    if given and held and not _close(given, held):
+        raise InputError(
+            f"{weights} holds a normalisation of its own, mean {_words(held.mean)} and std "
+            f"{_words(held.std)}, and nothing is normalised twice: leave mean and std out"
+        )
+    if given:
+        return given, "given"
+    if held:
+        return held, "the checkpoint itself"
+    assert published is not None
+    return published.statistics, published.origin
+
+
+@torch.inference_mode()
+def _check_size(model: Classifier, architecture: str, size: int) -> None:
+    try:
+        model(torch.zeros(1, 3, size, size))
+    # Networks say in ways of their own that their size is fixed.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"input_size: {architecture} takes no images of {size} x {size} ({reason})"
+        ) from error
+
+
+def _close(one: Statistics, other: Statistics) -> bool:
+    pairs = zip(one.mean + one.std, other.mean + other.std, strict=True)
+    return all(abs(a - b) < 1e-5 for a, b in pairs)
+
+
+def _words(numbers: Sequence[float]) -> str:
+    return " ".join(f"{number:.4g}" for number in numbers)
+
+
+def _head(library: Library, network: nn.Module) -> str | None:
+    try:
+        return library.head(network)
+    except InputError:
+        return None  # such as two heads: then every tensor must be there all the more
+
+
+def _head_width(library: Library, network: nn.Module, state: dict[str, torch.Tensor]) -> int | None:
+    weight = state.get(f"{_head(library, network)}.weight")
+    return None if weight is None else len(weight)
+
+
+def _outputs(library: Library, network: nn.Module) -> int | None:
+    head = _head(library, network)
+    weight: Any = getattr(network.get_submodule(head), "weight", None) if head else None
+    return (
+        len(weight) if isinstance(weight, torch.Tensor) else getattr(network, "num_classes", None)
+    )

@@ -1,0 +1,95 @@
+"""See whether a module normalises its images itself, so that nothing is normalised twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from fairweather.errors import InputError
+
+MEANS = re.compile(r"(^|_)(means?|mu)$")
+DEVIATIONS = re.compile(r"(^|_)(stds?|sigma)$")
+RUNNING = re.compile(r"running_")  # batch norm's, which are no statistics of images
+CALLED = re.compile(r"(^|[a-z_])Normali[sz](e|er|ation)|^normali[sz]", re.ASCII)
+
+
+def held_normalisation(module: nn.Module) -> str | None:
+    """Say where a module already normalises its images, or None where nothing like it is seen.
+
+    Seen are: any part with a mean and a std of three numbers that change something, as those of
+    torchvision, kornia and this package have (or of one number, if it is called Normalize); a first
+    layer, or one right below the top, whose class is called Normalize or the like; a torchvision
+    transform kept as an attribute. Arithmetic in a `forward` cannot be seen.
+
+    >>> held_normalisation(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))) is None
+    True
+    """
+    parts = list(module.named_modules())
+    first = next((name for name, part in parts if not list(part.children())), "")
+    for name, part in parts:
+        place = f"{name or 'its top'} ({type(part).__name__})"
+        mean, std = (_numbers(part, pattern) for pattern in (MEANS, DEVIATIONS))
+        # Noise has a mean and a deviation too: one number each does not make a normalisation.
+        of_channels = len(mean or ()) == 3 or len(std or ()) == 3 or _called_normalize(part)
+        if mean and std and of_channels and not _changes_nothing(mean, std):
+            return f"{place} with mean {_words(mean)} and std {_words(std)}"
+        near_the_top = name and (name == first or "." not in name)
+        if near_the_top and not mean and _called_normalize(part):
+            return place
+        if name == "" and (kept := _kept_transform(part)):
+            return f"the transform in its attribute {kept}"
+    return None
+
+
+def check_not_normalised_twice(module: nn.Module, what: str) -> None:
+    """Raise `InputError` when mean and std are given for a module that normalises by itself."""
+    if seen := held_normalisation(module):
+        raise InputError(
+            f"{what} holds its own normalisation already: {seen}; leave mean and std out, or take "
+            "it out of the model"
+        )
+
+
+def _numbers(part: nn.Module, pattern: re.Pattern[str]) -> tuple[float, ...] | None:
+    for name, value in _attributes(part):
+        if not pattern.search(name) or RUNNING.search(name):
+            continue
+        if isinstance(value, torch.Tensor):
+            value = value.detach().flatten().tolist()
+        numbers = value if isinstance(value, list | tuple) else [value]
+        plain = tuple(float(v) for v in numbers if isinstance(v, float | int))
+        if len(plain) == len(numbers) and len(numbers) in (1, 3):
+            return plain
+    return None
+
+
+def _attributes(part: nn.Module) -> Iterator[tuple[str, object]]:
+    yield from part.named_buffers(recurse=False)
+    yield from part.named_parameters(recurse=False)
+    for name, value in vars(part).items():
+        if not isinstance(value, bool):
+            yield name, value
+
+
+def _changes_nothing(mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
+    return set(mean) == {0.0} and set(std) == {1.0}
+
+
+def _called_normalize(part: nn.Module) -> bool:
+    # A layer that scales features to length one is called so too, but has an exponent.
+    return bool(CALLED.search(type(part).__name__)) and not hasattr(part, "p")
+
+
+def _kept_transform(part: nn.Module) -> str | None:
+    for name, value in vars(part).items():
+        steps = getattr(value, "transforms", [])
+        if isinstance(steps, list) and any(CALLED.search(type(step).__name__) for step in steps):
+            return name
+    return None
+
+
+def _words(numbers: tuple[float, ...]) -> str:
+    return " ".join(f"{number:.4g}" for number in numbers)

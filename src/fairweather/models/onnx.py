@@ -1,0 +1,175 @@
+"""ONNX files as classifiers: they run in ONNX Runtime and give logits, but no gradients."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fairweather.download import file_digest
+from fairweather.errors import InputError, missing_extra
+from fairweather.models.classifier import Classifier
+from fairweather.models.onnx_graph import (
+    ImageInput,
+    Steps,
+    class_names,
+    ends_in,
+    external_files,
+    first_steps,
+    image_input,
+    logits_output,
+    parameters,
+    read_graph,
+)
+from fairweather.models.onnx_network import OnnxNetwork, Sessions
+from fairweather.models.opened import Opened, folder_name
+from fairweather.types import SMALLEST_SIDE, Preparation
+
+Statistics = tuple[Sequence[float], Sequence[float]]
+
+NOTHING: Statistics = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+USUAL_SIZE = 224  # pixels: what a graph that takes any size is tried on
+
+
+def open_onnx(
+    path: str | Path,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_size: int | None = None,
+) -> Opened:
+    """Open an ONNX file as a classifier, with all that its graph tells.
+
+    Probabilities become logits by their logarithm, at least that of the smallest float32 (-87.3).
+    On tensors on a GPU it runs there if ONNX Runtime can; in any case with as many threads as
+    torch.
+
+    Args:
+        path: the file; weights may lie in other files beside it.
+        mean, std: per-channel normalisation of images in [0, 1] that the graph does not hold.
+        input_size: resize to this square first, where the graph takes any size.
+
+    Raises:
+        InputError: it is no ONNX file, takes no RGB images, gives no logits or probabilities of
+            classes, needs another size, or holds a normalisation already.
+
+    >>> open_onnx("nowhere.onnx")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: onnx:nowhere.onnx: there is no such file
+    """
+    path = Path(path).expanduser()
+    _check_packages()
+    if not path.is_file():
+        raise InputError(f"onnx:{path}: there is no such file")
+    model = read_graph(path)
+    files = [path, *external_files(model, path)]
+    images, output = image_input(model, path), logits_output(model, path)
+    if ends_in(model, output) == "Sigmoid":
+        raise InputError(
+            f"onnx:{path} ends in Sigmoid: each output is a yes or no of its own, no class of one"
+        )
+    steps = first_steps(model, path, images)
+    given = _given_statistics(path, mean, std, images, steps)
+    size = _size(path, images, input_size)
+    network = OnnxNetwork(
+        Sessions(path.absolute()), images, output, steps.scale, probabilities=False
+    )
+    outputs, network.probabilities = _try(network, given, size)
+    preparation = None if size is None else Preparation(size)
+    origin = f"{'the graph' if images.size else 'input_size'}; filter and crop are assumed"
+    prepared = preparation and {**preparation._asdict(), "from": origin}
+    names = class_names(model)
+    fitting = names if names is not None and len(names) == outputs else None
+    facts = {
+        "source": f"onnx:{path}",
+        "architecture": model.graph.name or "ONNX graph",
+        "parameters": parameters(model),
+        "outputs": outputs,
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "input": {**images._asdict(), "dtype": images.dtype.__name__, "fed_in": [0, steps.scale]},
+        "output": f"{output}: {'probabilities' if network.probabilities else 'logits'}",
+        "class_names": None if names is None else f"{len(names)} for {outputs} outputs",
+        "normalisation": _normalisation_facts(given, steps),
+        "preparation": prepared,
+    }
+    classifier = Classifier(network, *given, size).eval()
+    return Opened(classifier, folder_name(path.stem), _digest(files), fitting, preparation, facts)
+
+
+def _check_packages() -> None:
+    for package in ("onnx", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(package, "onnx", "ONNX files")
+
+
+def _given_statistics(
+    path: Path,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    images: ImageInput,
+    steps: Steps,
+) -> Statistics:
+    if (mean is None) != (std is None):
+        raise InputError("mean and std go together: give both or neither")
+    if mean is None or std is None:
+        return NOTHING
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        found = f"mean {list(mean)} and std {list(std)}"
+        raise InputError(f"mean and std need three numbers each, std > 0, found {found}")
+    if steps.normalise:
+        raise InputError(
+            f"onnx:{path} holds its own normalisation (mean {_rounded(steps.mean)}, std "
+            f"{_rounded(steps.std)}): leave mean and std out"
+        )
+    if images.dtype is np.uint8:
+        raise InputError(f"onnx:{path} takes 8-bit images as they are: leave mean and std out")
+    return mean, std
+
+
+def _size(path: Path, images: ImageInput, input_size: int | None) -> int | None:
+    if images.size is not None and input_size not in (None, images.size):
+        raise InputError(f"onnx:{path} takes images of {images.size} pixels, not of {input_size}")
+    if input_size is not None and input_size < SMALLEST_SIDE:
+        raise InputError(f"input_size must be >= {SMALLEST_SIDE}, found {input_size}")
+    return images.size or input_size
+
+
+def _try(network: OnnxNetwork, given: Statistics, size: int | None) -> tuple[int, bool]:
+    """Run two pictures: give the number of outputs, and whether they are probabilities."""
+    side = size or USUAL_SIZE
+    pictures = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    try:
+        outputs = Classifier(network, *given)(pictures)
+    except InputError as error:
+        if size is None:
+            raise InputError(f"{error}; if it needs another size, give input_size") from error
+        raise
+    if outputs.shape[1] < 2:
+        raise InputError(f"onnx:{network.sessions.path} must give two or more classes, gave one")
+    # However the graph writes its softmax; in float16, a thousand of them add up to 1 roughly.
+    sums = bool(((outputs.sum(1) - 1).abs() < 0.01).all())
+    return outputs.shape[1], sums and bool((outputs >= 0).all())
+
+
+def _normalisation_facts(given: Statistics, steps: Steps) -> dict[str, object]:
+    if steps.normalise:
+        return {"mean": steps.mean, "std": steps.std, "from": "the graph itself"}
+    if given != NOTHING:
+        return {"mean": tuple(given[0]), "std": tuple(given[1]), "from": "given"}
+    origin = f"its graph holds none and none was given: it is fed images in [0, {steps.scale}]"
+    return {"mean": None, "std": None, "from": origin}
+
+
+def _digest(files: Sequence[Path]) -> str:
+    if len(files) == 1:
+        return file_digest(files[0], "sha256")
+    lines = "".join(f"{file_digest(file, 'sha256')}  {file.name}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)

@@ -1,0 +1,120 @@
+"""A graph in ONNX Runtime as a module: float images in, logits out, and no gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fairweather.devices import is_out_of_memory
+from fairweather.errors import InputError
+from fairweather.models.onnx_graph import ImageInput
+
+Session = Any  # onnxruntime.InferenceSession, of an extra
+
+SILENT = 4  # ONNX Runtime's level for fatal errors; what it says otherwise is in its exceptions
+
+
+class Sessions:
+    """A file in ONNX Runtime; a copy shares what is open, and a pickle opens the file again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open: dict[tuple[str, int], Session] = {}
+
+    def run(self, output: str, inputs: dict[str, np.ndarray], device: str) -> np.ndarray:
+        """Compute one output of one batch."""
+        images = next(iter(inputs.values()))
+        try:
+            return self._session(device).run([output], inputs)[0]
+        # ONNX Runtime's exceptions share no base class but Exception.
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise MemoryError(str(error)) from error
+            raise InputError(
+                f"onnx:{self.path} cannot be run on {images.dtype} {list(images.shape)} "
+                f"({_reason(error)})"
+            ) from error
+
+    def _session(self, device: str) -> Session:
+        import onnxruntime
+
+        key = (device, torch.get_num_threads())
+        if key not in self._open:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = SILENT
+            options.intra_op_num_threads = torch.get_num_threads()
+            there = onnxruntime.get_available_providers()
+            cuda = ["CUDAExecutionProvider"] if device == "cuda" else []
+            providers = [name for name in [*cuda, "CPUExecutionProvider"] if name in there]
+            self._open[key] = onnxruntime.InferenceSession(
+                str(self.path), options, providers=providers
+            )
+        return self._open[key]
+
+    def __deepcopy__(self, memo: object) -> Sessions:
+        return self
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"path": self.path, "_open": {}}
+
+
+class OnnxNetwork(nn.Module):
+    """The graph as a module without parameters: float `[B, 3, H, W]` to float32 `[B, outputs]`.
+
+    Args:
+        sessions: the file.
+        images: its input; other layouts and types are converted to, and a batch of another size is
+            run in parts.
+        output: the name of its output.
+        scale: what images in [0, 1] are multiplied by.
+        probabilities: are the outputs probabilities, whose logarithms then serve as logits.
+    """
+
+    def __init__(
+        self, sessions: Sessions, images: ImageInput, output: str, scale: int, probabilities: bool
+    ) -> None:
+        super().__init__()
+        self.sessions, self.images, self.output = sessions, images, output
+        self.scale, self.probabilities = scale, probabilities
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Give the logits; raises `InputError` where a gradient would have to come back."""
+        if images.requires_grad and torch.is_grad_enabled():
+            raise InputError("an ONNX model gives no gradients; square needs none")
+        outputs = torch.from_numpy(self._run(images)).to(images.device)
+        if not self.probabilities:
+            return outputs
+        return outputs.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+    def _run(self, images: torch.Tensor) -> np.ndarray:
+        values = images.detach().float() * self.scale
+        if self.images.dtype is np.uint8:
+            values = values.round().clamp(0, 255)
+        if self.images.channels_last:
+            values = values.permute(0, 2, 3, 1)
+        array = np.ascontiguousarray(values.cpu().numpy(), dtype=self.images.dtype)
+        parts = _parts(array, self.images.batch or len(array))
+        device = images.device.type
+        outputs = [self.sessions.run(self.output, {self.images.name: p}, device) for p in parts]
+        if outputs[0].ndim != 2:
+            found = list(outputs[0].shape)
+            raise InputError(f"onnx:{self.sessions.path} must give [batch, classes], gave {found}")
+        return np.concatenate(outputs)[: len(array)].astype(np.float32)
+
+
+def _parts(array: np.ndarray, size: int) -> list[np.ndarray]:
+    """Split into parts of `size`, the last filled up with copies of its last image."""
+    short = -len(array) % size
+    if short:
+        array = np.concatenate([array, np.repeat(array[-1:], short, axis=0)])
+    return [array[start : start + size] for start in range(0, len(array), size)]
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Of "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : the sentence", the sentence.
+    return lines[0].rpartition(" : ")[2].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,168 @@
+"""A model that a function of the user's own Python file makes: the one source that runs code."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple, TypeVar, cast
+
+import torch
+from torch import nn
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.models.building import given_statistics
+from fairweather.models.classifier import Classifier
+from fairweather.models.normalisation import check_not_normalised_twice, held_normalisation
+from fairweather.models.opened import Opened, folder_name
+from fairweather.models.preprocessing import UNKNOWN, Statistics
+from fairweather.models.weights import state_digest
+from fairweather.types import Preparation
+
+T = TypeVar("T")
+
+NOTHING = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+NONE = "no normalisation: the model is fed images in [0, 1]"
+
+
+class FromFile(NamedTuple):
+    """What a file's function made: the module, its class names if any, the file's SHA-256."""
+
+    module: nn.Module
+    classes: tuple[str, ...] | None
+    digest: str
+
+
+def module_from_file(path: Path, function: str, seed: int) -> FromFile:
+    """Run a file, call a function of it, and give the module that it returns.
+
+    While the file runs, its folder is the first place that it imports from, as if it had been
+    started. Random weights are drawn from `seed`; the caller's random state stays as it is. Class
+    names are the module's or the file's `classes` or `class_names`, where there are such. What
+    `function` names may also be a class of modules, or a module.
+
+    Raises `InputError` when the file raises anything (with file and line, and the original error as
+    its cause), has no such function, or returns something else than a module.
+    """
+    if not path.is_file():
+        raise InputError(f"python: there is no file {path}")
+    code = path.read_bytes()
+    digest = hashlib.sha256(code).hexdigest()
+    with _imports_from(path.resolve().parent), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        namespace = _run(path, code, digest)
+        made = vars(namespace).get(function)
+        if made is None:
+            raise unknown_name(f"function of {path}", function, _own_names(namespace))
+        if not isinstance(made, nn.Module):
+            if not callable(made):
+                kind = type(made).__name__
+                raise InputError(f"python: {function} in {path} is of type {kind}, not a function")
+            made = _telling(path, cast("Callable[[], object]", made))
+    if not isinstance(made, nn.Module):
+        kind = type(made).__name__
+        raise InputError(f"python: {function}() in {path} returned a {kind}, not a torch.nn.Module")
+    return FromFile(made, _class_names(made) or _class_names(namespace), digest)
+
+
+def open_python(
+    rest: str,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_size: int | None = None,
+    seed: int = 0,
+) -> Opened:
+    """Open `FILE.py:FUNCTION`, what follows `python:`; see `open_model` and `module_from_file`."""
+    file, colon, function = rest.rpartition(":")
+    if not colon or not file or not function:
+        raise InputError(f"python: needs a file and a function, FILE.py:FUNCTION, found {rest!r}")
+    path = Path(file).expanduser()
+    given = given_statistics(mean, std)
+    made = module_from_file(path, function, seed)
+    seen = held_normalisation(made.module)
+    what = f"the model that {function}() in {path} returns"
+    if given:
+        check_not_normalised_twice(made.module, what)
+    model = made.module.eval()
+    if given or input_size is not None:
+        model = Classifier(made.module, *(given or NOTHING), input_size).eval()
+    origin = "given" if given else f"the model's own normalisation: {seen}" if seen else NONE
+    preparation = None if input_size is None else Preparation(input_size)
+    text = f"{made.digest} {function} {input_size} {state_digest(model.state_dict())}"
+    digest = hashlib.sha256(text.encode())
+    facts = {
+        "source": f"python:{rest}",
+        "architecture": type(made.module).__name__,
+        "parameters": sum(parameter.numel() for parameter in made.module.parameters()),
+        "normalisation": {
+            "mean": given.mean if given else None,
+            "std": given.std if given else None,
+            "from": origin,
+        },
+        "preparation": {
+            **(preparation._asdict() if preparation else {}),
+            "from": "the size given" if preparation else UNKNOWN,
+        },
+        "runs_code": f"{what} is the user's own: the file was run to make it",
+    }
+    name = folder_name(f"{path.stem}-{function}")
+    return Opened(model, name, digest.hexdigest(), made.classes, preparation, facts)
+
+
+def _run(path: Path, code: bytes, digest: str) -> ModuleType:
+    # No import statement can mean this name; dataclasses and pickles look their module up by it.
+    module = ModuleType(f"_fairweather_model_{digest[:16]}")
+    module.__file__ = str(path.resolve())
+    sys.modules[module.__name__] = module
+    # Not through an import: nothing is written beside the file, and no older copy is taken.
+    _telling(path, lambda: exec(compile(code, module.__file__ or "", "exec"), vars(module)))
+    return module
+
+
+def _telling(path: Path, call: Callable[[], T]) -> T:
+    """Call, and say in one sentence where in the user's file something went wrong."""
+    try:
+        return call()
+    except (Exception, SystemExit) as error:
+        line = _line(str(path.resolve()), error)
+        where = f"{path}, line {line}" if line else str(path)
+        lines = (text.strip() for text in str(error).splitlines())
+        reason = next((text for text in lines if text), "no message")
+        raise InputError(f"python: {where} raised {type(error).__name__}: {reason}") from error
+
+
+def _line(file: str, error: BaseException) -> int | None:
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in reversed(frames) if frame.filename == file), None)
+
+
+def _own_names(module: ModuleType) -> Iterator[str]:
+    for name, value in vars(module).items():
+        own = isinstance(value, nn.Module) or getattr(value, "__module__", None) == module.__name__
+        if own and not name.startswith("_"):
+            yield name
+
+
+def _class_names(holder: object) -> tuple[str, ...] | None:
+    for attribute in ("classes", "class_names"):
+        names = getattr(holder, attribute, None)
+        if isinstance(names, list | tuple) and names and all(isinstance(n, str) for n in names):
+            return tuple(names)
+    return None
+
+
+@contextlib.contextmanager
+def _imports_from(folder: Path) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
