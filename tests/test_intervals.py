@@ -8,12 +8,21 @@ import pytest
 
 from fairweather import metrics
 from fairweather.errors import InputError
-from fairweather.metrics import METRICS, Estimate, intervals, mean_estimate, to_score
+from fairweather.metrics import (
+    METRICS,
+    Estimate,
+    Fitted,
+    intervals,
+    mean_estimate,
+    to_score,
+    worst_estimate,
+)
 from fairweather.scores import with_means
 from fairweather.types import Predictions
 
 NAMES = [metric.name for metric in METRICS]
 BOUNDS = {metric.name: metric.bounds for metric in METRICS}
+FITTED = Fitted(threshold=0.6, atc_threshold=0.5)
 
 
 def simulated(n=300, classes=7, seed=0, logits=True):
@@ -39,39 +48,76 @@ def test_the_table_is_sound():
     for metric in METRICS:
         assert metric.bounds[0] < metric.bounds[1]
         assert metric.alias_of in (None, f"{metric.name}/10-equal-width")
-        assert (metric.interval == "bias-corrected") == ("calibration_error" in metric.name)
+        # An error of bins is biased by their noise, in the value and once more in the replicates.
+        binned = "_calibration_error" in metric.name
+        kind = "centred" if metric.name.startswith("debiased") else "bias-corrected"
+        assert (metric.interval == kind) == binned
 
 
-@pytest.mark.parametrize("metric", METRICS, ids=NAMES)
-def test_every_metric_is_itself_on_repeated_images(metric):
+def test_every_metric_is_itself_on_repeated_images():
     predictions = simulated()
     weights = metrics.bootstrap_weights(len(predictions), resamples=5)
-    replicates = metrics.evaluate_metrics(predictions, weights)[metric.name].replicates
-    expected = [metric.evaluate(explode(predictions, row), None) for row in weights]
-    np.testing.assert_allclose(replicates, expected, atol=1e-9)
+    estimates = metrics.evaluate_metrics(predictions, weights, FITTED)
+    for number, row in enumerate(weights):
+        exploded = explode(predictions, row)
+        expected = metrics.evaluate_metrics(exploded, np.ones((1, 300)), FITTED)
+        for name in NAMES:
+            found = estimates[name].replicates[number]
+            assert found == pytest.approx(expected[name].value, abs=1e-9), name
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_hold_the_value_within_the_bounds(name):
-    score = metrics.score(simulated(), resamples=100)[name]
+    score = metrics.score(simulated(), resamples=100, fitted=FITTED)[name]
     assert BOUNDS[name][0] <= score.low <= score.value <= score.high <= BOUNDS[name][1]
     assert score.low < score.high
     assert score.n == 300
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "maximum" not in name])
-def test_intervals_shrink_with_the_root_of_n(name):
-    def width(n):
-        score = metrics.score(simulated(n=n), resamples=300)[name]
-        return score.high - score.low
+def test_intervals_shrink_with_the_root_of_n():
+    few, many = (metrics.score(simulated(n=n), 300, fitted=FITTED) for n in (400, 6400))
+    for name in NAMES:
+        # The maximum is of bins of few images; the uncertainty is at its largest, where it is flat.
+        if not name.startswith("maximum") and name != "brier_uncertainty":
+            ratio = (few[name].high - few[name].low) / (many[name].high - many[name].low)
+            assert ratio == pytest.approx(4, rel=0.5), name
 
-    assert width(400) / width(6400) == pytest.approx(4, rel=0.5)
 
-
-def test_metrics_that_do_not_apply_are_absent():
-    assert set(metrics.score(simulated(logits=False), 10)) == set(NAMES) - {"macro_auc"}
-    assert set(metrics.score(simulated(classes=5), 10)) == set(NAMES) - {"top5_accuracy"}
-    assert list(metrics.score(simulated(), 10)) == NAMES
+@pytest.mark.parametrize(
+    ("options", "fitted", "absent"),
+    [
+        ({}, FITTED, {}),
+        ({"classes": 5}, FITTED, {"top5_accuracy": "at least 6 classes, and there are 5"}),
+        (
+            {"logits": False},
+            FITTED,
+            dict.fromkeys(
+                ["macro_auc", "classwise_calibration_error/10-equal-width"],
+                "logits, which are not stored for 7 classes",
+            ),
+        ),
+        (
+            {},
+            None,
+            dict.fromkeys(
+                [
+                    "risk_above_validation_threshold/0.05",
+                    "coverage_above_validation_threshold/0.05",
+                    "atc_accuracy",
+                    "atc_accuracy_error",
+                ],
+                "validation images to fit",
+            ),
+        ),
+    ],
+)
+def test_metrics_that_do_not_apply_are_absent_for_a_reason(options, fitted, absent):
+    predictions = simulated(**options)
+    found = dict(metrics.absent_metrics(predictions, fitted))
+    assert found.keys() == absent.keys()
+    assert all(reason in found[name] for name, reason in absent.items())
+    scored = list(metrics.score(predictions, 10, fitted=fitted))
+    assert scored == [name for name in NAMES if name not in absent]
 
 
 def test_an_alias_is_computed_once():
@@ -145,11 +191,15 @@ def test_equal_images_have_no_width_but_that_of_a_share():
         Predictions(np.arange(40), labels, *columns, logits, ("a", "b", "c")), 50
     )
     assert math.isnan(scores.pop("macro_auc").value)
+    assert math.isnan(scores.pop("confidence_auroc").value)
     shares = {metric.name for metric in METRICS if metric.interval == "share"}
+    # 40 of 40 right is no proof of perfection: the Wilson interval starts at 1 / (1 + z² / n).
+    end = 1 / (1 + 1.96**2 / 40)
     for name, score in scores.items():
-        # 40 of 40 right is no proof of perfection: the Wilson interval starts at 1 / (1 + z² / n).
-        low = 1 / (1 + 1.96**2 / 40) if name in shares else score.value
-        assert (score.low, score.high) == pytest.approx((low, score.value), abs=1e-5)
+        other = abs(score.value - 1 + end) if name in shares else score.value
+        assert sorted((score.low, score.high)) == pytest.approx(
+            sorted((other, score.value)), abs=1e-5
+        ), name
 
 
 def test_a_share_of_nothing_is_not_certain():
@@ -203,6 +253,52 @@ def test_bias_corrected_interval_reverses_on_squares_and_widens(value, replicate
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_basic_interval_reverses_and_is_clipped():
+    replicates = np.linspace(0.2, 0.4, 101)
+    score = to_score(Estimate(0.25, replicates, 9, "basic"), (0, 1))
+    assert (score.low, score.high) == pytest.approx((0.5 - 0.395, 0.5 - 0.205))
+    assert to_score(Estimate(0.1, replicates, 9, "basic"), (0, 1)).low == 0
+
+
+def test_centred_interval_spreads_about_the_value_on_signed_squares():
+    replicates = np.sqrt(np.linspace(0.02, 0.04, 101))
+    score = to_score(Estimate(0.1, replicates, 9, "centred"), (-0.5, 1))
+    assert (score.low, score.high) == pytest.approx((math.sqrt(0.01 - 0.0095), math.sqrt(0.0195)))
+    below = to_score(Estimate(-0.01, replicates, 9, "centred"), (-0.5, 1))
+    ends = (-math.sqrt(0.0001 + 0.0095), math.sqrt(0.0095 - 0.0001))
+    assert (below.low, below.high) == pytest.approx(ends)
+
+
+def test_the_worst_is_of_each_resample_and_never_nothing():
+    estimates = [
+        Estimate(0.5, np.array([0.1, 0.9, math.nan]), 9),
+        Estimate(0.6, np.array([0.2, 0.3, 0.4]), 9),
+        Estimate(math.nan, np.full(3, math.nan), 9),
+    ]
+    low = worst_estimate(estimates, higher_is_better=True)
+    high = worst_estimate(estimates, higher_is_better=False)
+    assert (low.value, low.replicates.tolist()) == (0.5, [0.1, 0.3, 0.4])
+    assert (high.value, high.replicates.tolist()) == (0.6, [0.2, 0.9, 0.4])
+    assert math.isnan(worst_estimate(estimates[2:], higher_is_better=True).value)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.2])
+def test_centred_intervals_hold_the_truth(drop):
+    """As below, for the debiased error; where the truth is 0, half of the values are below it."""
+    n, trials, inside = 300, 80, 0
+    for trial in range(trials):
+        generator = np.random.default_rng([8, trial])
+        weights = metrics.bootstrap_weights(n, resamples=150, seed=trial)
+        confidence = 0.25 + 0.75 * generator.beta(5, 1.5, size=n)
+        columns = confidence, generator.random(n) < confidence - drop
+        value, replicates = (
+            metrics.debiased_calibration_error(*columns, w) for w in (None, weights)
+        )
+        score = to_score(Estimate(value, replicates, n, "centred"), (-0.5, 1))
+        inside += score.low <= drop <= score.high
+    assert inside / trials >= 0.86
 
 
 @pytest.mark.parametrize("binning", ["equal-width", "equal-mass"])

@@ -493,7 +493,7 @@ def test_rectangles_go_all_the_way(study_file, tmp_path, size):
         (["shifts=[{gaussian_blur: [4]}]"], "needs images of more than 16 pixels a side"),
         (["data.size=4"], "size must be at least 8"),
         (["models.mixup.backbone=torchvision:alexnet"], "cannot take images of 16x16"),
-        (["models.mixup.backbone=torchvision:squeezenet1_1"], "no linear layer"),
+        (["models.mixup.backbone=torchvision:squeezenet1_1"], "cannot take images of 16x16"),
         (["models.mixup.mean=[0.5, 0.5, 0.5]"], "give both or neither"),
         (["models.mixupp.recipe.epochs=1"], "unknown model 'mixupp'; did you mean 'mixup'"),
         (["models=3"], "models: "),

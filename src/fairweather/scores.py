@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
+import torch
+from threadpoolctl import threadpool_limits
 
 from fairweather.errors import InputError
 from fairweather.metrics import (
     METRICS,
     Estimate,
+    Fitted,
+    Resamples,
     bootstrap_weights,
-    evaluate_metrics,
+    evaluate_resamples,
     mean_estimate,
     to_score,
+    worst_estimate,
 )
 from fairweather.types import Cell, Predictions
 
@@ -23,28 +30,69 @@ COLUMNS = ["model", "seed", "shift", "level", "metric", "value", "low", "high", 
 # beside them under this name; like clean, they count in no mean over shifts.
 VALIDATION = "validation"
 UNSHIFTED = ("clean", VALIDATION)
+# What begins so is no change of the test images, and counts in no mean over levels or shifts.
+UNCOUNTED = ("priors/", "ood/")
+MEAN, WORST, SPREAD = "mean", "worst", "sd"
+HIGHER_IS_BETTER = {
+    metric.name: metric.higher_is_better
+    for metric in METRICS
+    if metric.higher_is_better is not None
+}
 Estimates = Mapping[str, Estimate]
 # model, seed, shift, level: the key of a row of scores.csv but for the metric.
 Key = tuple[str, str, str, str]
 
 
 def estimate_cells(
-    cells: Sequence[Cell], read: Callable[[Cell], Predictions], resamples: int, seed: int = 0
+    cells: Sequence[Cell],
+    read: Callable[[Cell], Predictions],
+    resamples: int,
+    seed: int = 0,
+    fitted: Callable[[Cell], Fitted | None] = lambda _: None,
 ) -> Iterator[tuple[Key, Estimates]]:
     """Estimate every metric of every cell on the same resamples of the images.
 
+    As many cells are worked on at once as torch has threads, and no more are held; their number
+    changes nothing in the results, which come in the order of the cells.
+
+    Args:
+        cells: of the same images.
+        read: the predictions of a cell. It is called here, a cell at a time.
+        resamples: of the images.
+        seed: of the resampling.
+        fitted: what is fitted on the clean validation images of the cell's model and seed.
+
     Raises `InputError` when two cells were not predicted on the same images in the same order.
     """
-    keys: np.ndarray | None = None
-    for cell in cells:
-        predictions = read(cell)
-        if keys is None:
-            keys = predictions.keys
-            weights = bootstrap_weights(len(keys), resamples, seed)
-        if not np.array_equal(keys, predictions.keys):
-            raise InputError(f"{cell.id} was predicted on other images than {cells[0].id}")
-        row = (cell.model, str(cell.seed), cell.shift.name, cell.shift.level_name)
-        yield row, evaluate_metrics(predictions, weights)
+    if not cells:
+        return
+    first = read(cells[0])
+    shared = _shared_resamples(first, resamples, seed)
+    threads = torch.get_num_threads()
+    pending: deque[tuple[Cell, Future[dict[str, Estimate]]]] = deque()
+    # A product that is itself spread over threads would wait for those of the other cells.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        for number, cell in enumerate(cells):
+            predictions = read(cell) if number else first
+            if not np.array_equal(first.keys, predictions.keys) or not np.array_equal(
+                first.labels, predictions.labels
+            ):
+                raise InputError(f"{cell.id} was predicted on other images than {cells[0].id}")
+            task = pool.submit(evaluate_resamples, predictions, shared, fitted(cell))
+            pending.append((cell, task))
+            if len(pending) > threads:
+                yield _result(*pending.popleft())
+        while pending:
+            yield _result(*pending.popleft())
+
+
+def _shared_resamples(predictions: Predictions, resamples: int, seed: int) -> Resamples:
+    weights = bootstrap_weights(len(predictions), resamples, seed)
+    return Resamples.of(predictions.labels, weights)
+
+
+def _result(cell: Cell, task: Future[dict[str, Estimate]]) -> tuple[Key, Estimates]:
+    return (cell.model, str(cell.seed), cell.shift.name, cell.shift.level_name), task.result()
 
 
 def with_means(
@@ -53,23 +101,55 @@ def with_means(
     """Add the means: over a shift's levels, over shifts, and over seeds, each resampled jointly.
 
     Every shift counts the same in the mean over shifts, whatever its number of levels; clean and
-    validation images count in neither. Shifts that stand `apart`, such as attacks, have means over
-    their levels and do not count in the mean over shifts.
+    validation images, other class priors and other data sets count in neither. Shifts that stand
+    `apart`, such as attacks, have means over their levels and do not count in the mean over shifts.
     """
     table = dict(cells)
-    table |= _means(
-        table, lambda m, s, shift, _: None if shift in UNSHIFTED else (m, s, shift, "mean")
-    )
-    table |= _means(
+    table |= _combined(table, _of_levels(MEAN), _mean)
+    table |= _combined(
         table,
-        lambda m, s, shift, lv: (
-            (m, s, "all", "mean") if lv == "mean" and shift not in apart else None
-        ),
+        lambda m, s, shift, lv: (m, s, "all", MEAN) if lv == MEAN and shift not in apart else None,
+        _mean,
     )
-    seeds = {seed for _, seed, _, _ in table}
-    if len(seeds) > 1:
-        table |= _means(table, lambda m, _, shift, level: (m, "mean", shift, level))
-    return table
+    return table | _over_seeds(table)
+
+
+def with_worst(table: Mapping[Key, Estimates], apart: Collection[str] = ()) -> dict[Key, Estimates]:
+    """Add what each metric is at the worst level of each shift and of all, as level `worst`.
+
+    Each metric has its own worst level, as the images are and again in each resample. A metric for
+    which neither more nor less is better has none. What counts in no mean of `with_means` counts
+    here neither; over seeds, it is the mean of each seed's worst.
+
+    Args:
+        table: from `with_means`, with the same `apart`.
+    """
+    levels = {
+        key: {name: estimates[name] for name in estimates if name in HIGHER_IS_BETTER}
+        for key, estimates in table.items()
+        if MEAN not in (key[1], key[3])
+    }
+    worst = _combined(levels, _of_levels(WORST), _worst)
+    counted = {key: estimates for key, estimates in levels.items() if key[2] not in apart}
+    worst |= _combined(
+        counted,
+        lambda m, s, shift, _: (m, s, "all", WORST) if _is_shifted(shift) else None,
+        _worst,
+    )
+    return {**table, **worst, **_over_seeds(worst)}
+
+
+def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
+    """Standard deviation over seeds of each value of scores.csv, as rows of seed `sd`.
+
+    It is the sample standard deviation (n - 1), of the values and not of the images behind them, so
+    it has no interval. There is no row where there are fewer than two seeds.
+    """
+    rows = frame[~frame["seed"].isin([MEAN, SPREAD])]
+    groups = rows.groupby(["model", "shift", "level", "metric"], sort=False)
+    spread = groups.agg(value=("value", "std"), n=("n", "first"), seeds=("seed", "nunique"))
+    found = spread[spread["seeds"] > 1].reset_index()
+    return found.assign(seed=SPREAD, low=np.nan, high=np.nan)[COLUMNS]
 
 
 def to_frame(table: Mapping[Key, Estimates]) -> pd.DataFrame:
@@ -88,8 +168,24 @@ def to_csv(frame: pd.DataFrame) -> str:
     return str(frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
 
 
-def _means(
-    table: Mapping[Key, Estimates], group_of: Callable[[str, str, str, str], Key | None]
+def _is_shifted(shift: str) -> bool:
+    return shift not in UNSHIFTED and not shift.startswith(UNCOUNTED)
+
+
+def _of_levels(level: str) -> Callable[[str, str, str, str], Key | None]:
+    return lambda m, s, shift, _: (m, s, shift, level) if _is_shifted(shift) else None
+
+
+def _over_seeds(table: Mapping[Key, Estimates]) -> dict[Key, Estimates]:
+    if len({seed for _, seed, _, _ in table}) < 2:
+        return {}
+    return _combined(table, lambda m, _, shift, level: (m, MEAN, shift, level), _mean)
+
+
+def _combined(
+    table: Mapping[Key, Estimates],
+    group_of: Callable[[str, str, str, str], Key | None],
+    combine: Callable[[str, Sequence[Estimate]], Estimate],
 ) -> dict[Key, Estimates]:
     groups: dict[Key, list[Estimates]] = {}
     for key, estimates in table.items():
@@ -97,6 +193,18 @@ def _means(
         if group is not None:
             groups.setdefault(group, []).append(estimates)
     return {
-        key: {name: mean_estimate([each[name] for each in members]) for name in members[0]}
+        key: {
+            name: combine(name, [each[name] for each in members])
+            for name in members[0]
+            if all(name in each for each in members)
+        }
         for key, members in groups.items()
     }
+
+
+def _mean(_: str, estimates: Sequence[Estimate]) -> Estimate:
+    return mean_estimate(estimates)
+
+
+def _worst(metric: str, estimates: Sequence[Estimate]) -> Estimate:
+    return worst_estimate(estimates, higher_is_better=HIGHER_IS_BETTER[metric])

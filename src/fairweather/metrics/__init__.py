@@ -6,6 +6,7 @@ Every metric takes `weights`, how often each image counts: `[n]` returns a float
 
 from __future__ import annotations
 
+from fairweather.metrics.adaptive import adaptive_rms_calibration_error
 from fairweather.metrics.calibration import (
     ReliabilityBins,
     confidence_gap,
@@ -21,40 +22,150 @@ from fairweather.metrics.classification import (
     negative_log_likelihood,
     top5_accuracy,
 )
-from fairweather.metrics.columns import PerImage, per_image, softmax
+from fairweather.metrics.classwise import classwise_calibration_error
+from fairweather.metrics.columns import (
+    PerImage,
+    per_image,
+    softmax,
+)
+from fairweather.metrics.corruption import (
+    mce_alexnet,
+    mean_corruption_error,
+    relative_mean_corruption_error,
+)
+from fairweather.metrics.debiased import debiased_calibration_error
+from fairweather.metrics.decomposition import (
+    BrierDecomposition,
+    brier_decomposition,
+)
+from fairweather.metrics.detection import (
+    detection_auroc,
+    detection_score,
+    false_positive_rate_at,
+)
+from fairweather.metrics.effective import effective_robustness
+from fairweather.metrics.estimates import (
+    atc_accuracy,
+    atc_threshold,
+    average_confidence,
+)
+from fairweather.metrics.fitted import (
+    Fitted,
+    fit_on,
+)
 from fairweather.metrics.intervals import (
     Estimate,
     bootstrap_weights,
     evaluate_metrics,
+    evaluate_resamples,
     mean_estimate,
     score,
     to_score,
+    worst_estimate,
+)
+from fairweather.metrics.label_shift import (
+    under_priors,
+    worst_prior,
+)
+from fairweather.metrics.paired import (
+    McNemar,
+    SeedSummary,
+    holm,
+    mcnemar_exact,
+    paired_difference,
+    seed_summary,
+)
+from fairweather.metrics.prepared import Resamples
+from fairweather.metrics.priors import (
+    effective_images,
+    peaked_priors,
+    prior_weights,
 )
 from fairweather.metrics.ranking import macro_auc
-from fairweather.metrics.table import METRICS, Metric
+from fairweather.metrics.sample import Sample
+from fairweather.metrics.selective import (
+    RiskCoverage,
+    area_under_risk_coverage,
+    confidence_auroc,
+    coverage_above,
+    coverage_at_risk,
+    risk_above,
+    risk_coverage_curve,
+    threshold_at_risk,
+)
+from fairweather.metrics.shares import wilson_interval
+from fairweather.metrics.stability import flip_rate
+from fairweather.metrics.table import (
+    METRICS,
+    Metric,
+    absent_metrics,
+)
 
 __all__ = [
     "METRICS",
+    "BrierDecomposition",
     "Estimate",
+    "Fitted",
+    "McNemar",
     "Metric",
     "PerImage",
     "ReliabilityBins",
+    "Resamples",
+    "RiskCoverage",
+    "Sample",
+    "SeedSummary",
+    "absent_metrics",
     "accuracy",
+    "adaptive_rms_calibration_error",
+    "area_under_risk_coverage",
+    "atc_accuracy",
+    "atc_threshold",
+    "average_confidence",
     "balanced_accuracy",
     "bootstrap_weights",
+    "brier_decomposition",
     "brier_score",
+    "classwise_calibration_error",
+    "confidence_auroc",
     "confidence_gap",
+    "coverage_above",
+    "coverage_at_risk",
+    "debiased_calibration_error",
+    "detection_auroc",
+    "detection_score",
+    "effective_images",
+    "effective_robustness",
     "evaluate_metrics",
+    "evaluate_resamples",
     "expected_calibration_error",
+    "false_positive_rate_at",
+    "fit_on",
+    "flip_rate",
+    "holm",
     "macro_auc",
     "maximum_calibration_error",
+    "mce_alexnet",
+    "mcnemar_exact",
+    "mean_corruption_error",
     "mean_estimate",
     "negative_log_likelihood",
+    "paired_difference",
+    "peaked_priors",
     "per_image",
+    "prior_weights",
+    "relative_mean_corruption_error",
     "reliability_bins",
+    "risk_above",
+    "risk_coverage_curve",
     "rms_calibration_error",
     "score",
+    "seed_summary",
     "softmax",
+    "threshold_at_risk",
     "to_score",
     "top5_accuracy",
+    "under_priors",
+    "wilson_interval",
+    "worst_estimate",
+    "worst_prior",
 ]

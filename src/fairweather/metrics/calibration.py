@@ -40,6 +40,21 @@ class BinSums(NamedTuple):
         """Share of the images that each bin holds, `[B, bins]`."""
         return self.images / self.images.sum(axis=1, keepdims=True)
 
+    @property
+    def expected_error(self) -> FloatArray:
+        """`expected_calibration_error` of these bins, `[B]`."""
+        return (self.share * np.abs(self.gap)).sum(axis=1)
+
+    @property
+    def maximum_error(self) -> FloatArray:
+        """`maximum_calibration_error` of these bins, `[B]`."""
+        return np.abs(self.gap).max(axis=1)
+
+    @property
+    def squared_error(self) -> FloatArray:
+        """Mean over images of the squared gap of their bin, `[B]`."""
+        return (self.share * np.square(self.gap)).sum(axis=1)
+
 
 class ReliabilityBins(NamedTuple):
     """A reliability diagram, one entry a bin, float64 `[bins]`; an empty bin's means are NaN.
@@ -106,7 +121,7 @@ def expected_calibration_error(
     0.05
     """
     sums = _bin_sums(confidence, correct, weights, bins, binning)
-    return as_result((sums.share * np.abs(sums.gap)).sum(axis=1), weights)
+    return as_result(sums.expected_error, weights)
 
 
 def maximum_calibration_error(
@@ -126,7 +141,7 @@ def maximum_calibration_error(
     0.65
     """
     sums = _bin_sums(confidence, correct, weights, bins, binning)
-    return as_result(np.abs(sums.gap).max(axis=1), weights)
+    return as_result(sums.maximum_error, weights)
 
 
 def rms_calibration_error(
@@ -147,7 +162,7 @@ def rms_calibration_error(
     0.05
     """
     sums = _bin_sums(confidence, correct, weights, bins, binning)
-    return as_result(np.sqrt((sums.share * np.square(sums.gap)).sum(axis=1)), weights)
+    return as_result(np.sqrt(sums.squared_error), weights)
 
 
 def reliability_bins(
@@ -224,7 +239,7 @@ def _equal_mass(sure: FloatArray, right: FloatArray, rows: FloatArray, bins: int
     # its images share one confidence and, by definition, one accuracy: sums between any two cuts
     # are differences of interpolated running sums, as they are on the columns written out.
     position = _from_zero(np.cumsum(mass, axis=1))
-    cuts = _array_split_cuts(position[:, -1], bins)  # [B, bins + 1]
+    cuts = array_split_cuts(position[:, -1], bins)  # [B, bins + 1]
     running = [_from_zero(np.cumsum(sums, axis=1)) for sums in (mass * levels, hits)]
     sums = [np.array(list(map(np.interp, cuts, position, column))) for column in running]
     return BinSums(np.diff(cuts), *(np.diff(column) for column in sums))
@@ -234,8 +249,12 @@ def _from_zero(running: FloatArray) -> FloatArray:
     return np.pad(running, ((0, 0), (1, 0)))
 
 
-def _array_split_cuts(total: FloatArray, bins: int) -> FloatArray:
-    """Where `numpy.array_split` cuts so many images, larger bins first: `[B, bins + 1]`."""
+def array_split_cuts(total: FloatArray, bins: int) -> FloatArray:
+    """Where `numpy.array_split` cuts so many images, larger bins first: `[B, bins + 1]`.
+
+    >>> array_split_cuts(np.array([7.0]), 3)
+    array([[0., 3., 5., 7.]])
+    """
     k = np.arange(bins + 1.0)
     size, larger = np.divmod(total[:, None], bins)
     return k * size + np.minimum(k, larger)

@@ -9,13 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
+from fairweather.metrics.fitted import Fitted
+from fairweather.metrics.ordered import merge_groups
+from fairweather.metrics.prepared import Resamples
+from fairweather.metrics.sample import Sample
 from fairweather.metrics.shares import wilson_interval
-from fairweather.metrics.table import METRICS, Interval
+from fairweather.metrics.table import METRICS, Interval, Metric
 from fairweather.metrics.weights import FloatArray
 from fairweather.types import Predictions, Score
 
-# Weights held in float64 at once: 32 MB, and a few times that in what a metric makes of them.
+# Counts that are summed at once. It bounds the memory of what is made of them.
 BLOCK = 2**22
+# Groups of neighbours in confidence that the replicates of some metrics are made from: exact for
+# cells of up to so many confidences; `benchmarks/scoring.py` measures the error beyond.
+MOST_GROUPS = 2000
 TAILS = (0.025, 0.975)
 
 
@@ -41,8 +48,8 @@ def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> npt.NDArr
 
     The draws depend on the arguments alone, so all cells of a run share them and their images are
     resampled jointly. They are kept in 8 bits (50 MB for 50,000 images and 1,000 resamples, against
-    400 MB in float64) and become float64 block by block in `evaluate_metrics`. 8 bits are enough:
-    a count is nearly Poisson with mean 1, so beyond 255 with a probability below 1e-500.
+    400 MB in float64) and become wider numbers block by block in `evaluate_metrics`. 8 bits are
+    enough: a count is nearly Poisson with mean 1, so beyond 255 with a probability below 1e-500.
 
     Args:
         n: images, at least 1.
@@ -62,39 +69,61 @@ def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> npt.NDArr
     return weights
 
 
-def evaluate_metrics(predictions: Predictions, weights: npt.ArrayLike) -> dict[str, Estimate]:
+def evaluate_metrics(
+    predictions: Predictions, weights: npt.ArrayLike, fitted: Fitted | None = None
+) -> dict[str, Estimate]:
     """Compute every metric that applies, on the images as they are and on each resample.
 
     Args:
         predictions: the columns of one cell. Resampling is joint across cells only where their rows
             are the same images in the same order.
         weights: how often each image counts, `[B, n]`, from `bootstrap_weights`.
+        fitted: on clean validation images of the same model and seed; None: rows that need it are
+            left out.
 
     Returns:
         One estimate a row of `METRICS`, by name and in its order, without rows that do not apply.
+        Values are exact. Replicates are too, to rounding, except beyond 10,000 images those of the
+        macro AUC, and beyond 2,000 distinct confidences those of `area_under_risk_coverage`,
+        `coverage_at_risk` and `confidence_auroc`, which then tell 2,000 groups of confidences apart
+        and are moved by the difference that this makes to the value.
     """
-    rows = np.asarray(weights)
+    return evaluate_resamples(predictions, Resamples.of(predictions.labels, weights), fitted)
+
+
+def evaluate_resamples(
+    predictions: Predictions, resamples: Resamples, fitted: Fitted | None = None
+) -> dict[str, Estimate]:
+    """Do the same as `evaluate_metrics` with resamples that many cells share."""
     n = len(predictions)
-    if rows.ndim != 2 or rows.shape[1] != n or not len(rows):
-        raise InputError(f"weights must be [B, {n}], found {list(rows.shape)}")
-    metrics = [metric for metric in METRICS if metric.applies(predictions)]
+    metrics = [metric for metric in METRICS if metric.applies(predictions, fitted)]
     computed = [metric for metric in metrics if metric.alias_of is None]
-    replicates: dict[str, list[npt.ArrayLike]] = {metric.name: [] for metric in computed}
+    prepared = resamples.prepare(predictions, fitted)
+    ones = np.ones((1, n), dtype=resamples.counts.dtype)
+    exact, coarse = prepared.order, merge_groups(prepared.order, MOST_GROUPS)
+    values = _evaluate(computed, Sample(prepared, exact, ones))
+    moved = _evaluate(computed, Sample(prepared, coarse, ones))
+    # Blocks are the same whatever else runs, so that sums come out the same to the last bit.
     step = max(1, BLOCK // n)
-    for start in range(0, len(rows), step):
-        block = rows[start : start + step].astype(np.float64)
-        for metric in computed:
-            replicates[metric.name].append(metric.evaluate(predictions, block))
+    blocks = [
+        _evaluate(computed, Sample(prepared, coarse, resamples.counts[at : at + step]))
+        for at in range(0, len(resamples.counts), step)
+    ]
+    replicates = {name: np.concatenate([block[name] for block in blocks]) for name in values}
     estimates = {
         metric.name: Estimate(
-            value=float(metric.evaluate(predictions, None)),
-            replicates=np.concatenate(replicates[metric.name]),
+            value=float(values[metric.name][0]),
+            replicates=replicates[metric.name] + (values[metric.name] - moved[metric.name]),
             n=n,
             interval=metric.interval,
         )
         for metric in computed
     }
     return {metric.name: estimates[metric.alias_of or metric.name] for metric in metrics}
+
+
+def _evaluate(metrics: Sequence[Metric], sample: Sample) -> dict[str, FloatArray]:
+    return {metric.name: np.asarray(metric.evaluate(sample)) for metric in metrics}
 
 
 def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
@@ -107,20 +136,47 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     >>> mean_estimate([low, high]).value
     0.625
     """
-    if not estimates:
-        raise InputError("a mean needs at least one estimate")
-    kinds = {(each.n, each.replicates.shape, each.interval) for each in estimates}
-    if len(kinds) > 1:
-        raise InputError(
-            "a mean needs the same images, resamples and interval in every estimate, found "
-            + ", ".join(f"n={n} B={shape[0]} {kind}" for n, shape, kind in sorted(kinds))
-        )
+    _check_joint(estimates, "a mean")
     return Estimate(
         value=float(np.mean([each.value for each in estimates])),
         replicates=np.mean([each.replicates for each in estimates], axis=0),
         n=estimates[0].n,
         interval=estimates[0].interval,
     )
+
+
+def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> Estimate:
+    """The worst of cells (levels, shifts) that were resampled jointly, as they are and in each one.
+
+    What is not a number, such as the risk where nothing is answered, is not the worst. Of noisy
+    numbers that are much alike, the worst is worse than any of them truly is.
+
+    Raises `InputError` as `mean_estimate` does.
+
+    >>> low, high = (Estimate(value, np.array([value, value]), n=10) for value in (0.5, 0.75))
+    >>> worst_estimate([low, high], higher_is_better=True).value
+    0.5
+    """
+    _check_joint(estimates, "a worst case")
+    # Of a number and none, these two return the number.
+    worst = np.fmin if higher_is_better else np.fmax
+    return Estimate(
+        value=float(worst.reduce([each.value for each in estimates])),
+        replicates=worst.reduce([each.replicates for each in estimates]),
+        n=estimates[0].n,
+        interval=estimates[0].interval,
+    )
+
+
+def _check_joint(estimates: Sequence[Estimate], what: str) -> None:
+    if not estimates:
+        raise InputError(f"{what} needs at least one estimate")
+    kinds = {(each.n, each.replicates.shape, each.interval) for each in estimates}
+    if len(kinds) > 1:
+        raise InputError(
+            f"{what} needs the same images, resamples and interval in every estimate, found "
+            + ", ".join(f"n={n} B={shape[0]} {kind}" for n, shape, kind in sorted(kinds))
+        )
 
 
 def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Score:
@@ -131,15 +187,20 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     "share" is the same, but where all images agree, as in an accuracy of exactly 1, no resample
     differs, and the other end is that of the Wilson interval.
 
-    "bias-corrected" is for binned calibration errors, whose value v is biased upwards by the noise
-    of the bins, and whose replicates r are biased upwards once more by about as much. It is the
-    basic (reverse percentile) interval on squares, [2v² - q97.5(r²), 2v² - q2.5(r²)], because there
-    the bias adds up: the expected square of a bin's gap is its true square plus its variance. The
-    root is taken at the end. `benchmarks/coverage.py` compares it with the percentile interval. Its
-    weak point is the maximum over bins some of which hold few images, which no bootstrap covers
-    well.
+    "basic" is the reverse percentile interval [2v - q97.5(r), 2v - q2.5(r)], for a value v that is
+    biased by the noise of its bins and whose replicates r are biased once more by about as much.
 
-    Either is clipped to the bounds and then, where needed, widened (never narrowed) to hold the
+    "bias-corrected" is for binned calibration errors: the basic interval on squares, [2v² -
+    q97.5(r²), 2v² - q2.5(r²)], because there the bias adds up: the expected square of a bin's gap
+    is its true square plus its variance. The root is taken at the end. `benchmarks/coverage.py`
+    compares it with the percentile interval. Its weak point is the maximum over bins some of which
+    hold few images, which no bootstrap covers well.
+
+    "centred" is for the debiased calibration error, whose value is free of that bias while its
+    replicates have it once: squares (with their sign) spread about v² as the replicates' spread
+    about their mean, reversed; the root is taken at the end.
+
+    Each is clipped to the bounds and then, where needed, widened (never narrowed) to hold the
     value.
     Replicates that are NaN (a resample with no class to rank) are left out.
 
@@ -159,28 +220,47 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
         return Score(value, np.nan, np.nan, estimate.n)
     if estimate.interval == "share" and value in (0, 1) and np.all(replicates == value):
         low, high = wilson_interval(value, estimate.n)
-    elif estimate.interval != "bias-corrected":
+    elif estimate.interval in ("percentile", "share"):
         low, high = np.quantile(replicates, TAILS)
-    else:
+    elif estimate.interval == "basic":
+        low, high = 2 * value - np.quantile(replicates, TAILS[::-1])
+    elif estimate.interval == "bias-corrected":
         far, near = np.quantile(np.square(replicates), TAILS[::-1])
         low, high = np.sqrt(np.maximum([2 * value**2 - far, 2 * value**2 - near], 0))
+    else:
+        squares = _signed_square(replicates)
+        spread = np.quantile(squares, TAILS[::-1]) - squares.mean()
+        low, high = _signed_root(_signed_square(np.asarray(value)) - spread)
     low, high = np.clip([low, high], *bounds)
     return Score(value, float(min(low, value)), float(max(high, value)), estimate.n)
 
 
-def score(predictions: Predictions, resamples: int = 1000, seed: int = 0) -> dict[str, Score]:
+def score(
+    predictions: Predictions, resamples: int = 1000, seed: int = 0, fitted: Fitted | None = None
+) -> dict[str, Score]:
     """Compute every metric that applies, with its 95 % bootstrap interval over images.
 
     Args:
         predictions: the columns of one cell.
         resamples: how many resamples of the images, at least 1.
         seed: of the resampling.
+        fitted: from `fit_on` clean validation predictions of the same model; None: metrics that
+            need it are left out.
 
     Returns:
         One score a row of `METRICS`, by name and in its order, without rows that do not apply.
     """
     if not len(predictions):
         raise InputError("there is nothing to score: the predictions are empty")
-    estimates = evaluate_metrics(predictions, bootstrap_weights(len(predictions), resamples, seed))
+    weights = bootstrap_weights(len(predictions), resamples, seed)
+    estimates = evaluate_metrics(predictions, weights, fitted)
     bounds = {metric.name: metric.bounds for metric in METRICS}
     return {name: to_score(estimate, bounds[name]) for name, estimate in estimates.items()}
+
+
+def _signed_square(values: FloatArray) -> FloatArray:
+    return np.sign(values) * np.square(values)
+
+
+def _signed_root(squares: FloatArray) -> FloatArray:
+    return np.sign(squares) * np.sqrt(np.abs(squares))

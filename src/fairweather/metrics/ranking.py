@@ -53,6 +53,39 @@ def macro_auc(
     return as_result(mean, weights)
 
 
+def placements(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArray:
+    """Share of the other group that each image is ranked rightly against, `[n]`; ties count half.
+
+    The mean over the positive images, and that over the others, is the area under the ROC curve.
+
+    Args:
+        scores: float64 `[n]`, no NaN.
+        positive: bool `[n]`, some and not all.
+
+    Source: DeLong, DeLong and Clarke-Pearson 1988, equations 4 and 5 (there "components").
+
+    >>> placements(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, True, False, True]))
+    array([1.  , 0.75, 0.75, 1.  ])
+    """
+    order = np.argsort(scores)
+    ordered = scores[order]
+    is_new = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    starts = np.flatnonzero(is_new)
+    level = np.cumsum(is_new) - 1
+    edges = np.append(starts, len(scores))
+    positives = np.concatenate([[0], np.cumsum(positive[order])])[edges]
+    # How many positives, and how many of the others, lie below the middle of each level.
+    below = (positives[:-1] + positives[1:]) / 2
+    others_below = (edges[:-1] + edges[1:]) / 2 - below
+    above = positives[-1] - below
+    others = len(scores) - positives[-1]
+    shares = np.empty(len(scores))
+    shares[order] = np.where(
+        positive[order], others_below[level] / others, above[level] / positives[-1]
+    )
+    return shares
+
+
 def _wins_and_pairs(
     scores: FloatArray, positive: npt.NDArray[np.bool_], columns: FloatArray
 ) -> tuple[FloatArray, FloatArray]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from fairweather.metrics import calibration, classification, ranking
-from fairweather.metrics.columns import softmax
-from fairweather.metrics.weights import Result
+from fairweather.metrics import ranking, sample, selective
+from fairweather.metrics.calibration import BinSums
+from fairweather.metrics.fitted import RISK, Fitted
+from fairweather.metrics.sample import Sample
+from fairweather.metrics.weights import FloatArray, Result
 from fairweather.types import Predictions
 
-Interval = Literal["percentile", "share", "bias-corrected"]
-Evaluate = Callable[[Predictions, npt.ArrayLike | None], Result]
+Interval = Literal["percentile", "share", "basic", "bias-corrected", "centred"]
+Evaluate = Callable[[Sample], Result]
+# Up to so many images the replicates of the macro AUC are exact; beyond, the linear form is some
+# tens of times as fast and off by far less than an interval's width.
+MOST_IMAGES_OF_EXACT_AUC = 10_000
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,13 @@ class Metric:
     Attributes:
         name: as scores.csv writes it; it says everything that the number depends on.
         label: as a table's header writes it.
-        evaluate: `(predictions, weights)` to a float, or `[B]` for weights `[B, n]`.
-        higher_is_better: None where the best value lies inside the bounds.
+        evaluate: a `Sample` of B resamples to `[B]`.
+        higher_is_better: None where the best value lies inside the bounds, or none is better.
         bounds: the smallest and largest possible value.
         unit: "" for a share or a plain number.
         interval: how its 95 % interval is made; see `to_score`.
         needs_logits: is it computed from logits, which are not stored beyond 100 classes.
+        needs_fitted: does it try out what is fitted on validation images; see `fit_on`.
         min_classes: the fewest classes for which it says anything.
         alias_of: the name of the row that this row repeats.
     """
@@ -44,63 +49,74 @@ class Metric:
     unit: str = ""
     interval: Interval = "percentile"
     needs_logits: bool = False
+    needs_fitted: bool = False
     min_classes: int = 1
     alias_of: str | None = None
 
-    def applies(self, predictions: Predictions) -> bool:
+    def absence(self, predictions: Predictions, fitted: Fitted | None = None) -> str | None:
+        """Say why these predictions do not have what the metric needs; None where they have."""
+        classes = len(predictions.classes)
+        if classes < self.min_classes:
+            return f"it needs at least {self.min_classes} classes, and there are {classes}"
+        if self.needs_logits and predictions.logits is None:
+            return f"it needs logits, which are not stored for {classes} classes"
+        if self.needs_fitted and fitted is None:
+            return "it needs clean validation images to fit a threshold on"
+        return None
+
+    def applies(self, predictions: Predictions, fitted: Fitted | None = None) -> bool:
         """Tell whether these predictions have what the metric needs."""
-        enough = len(predictions.classes) >= self.min_classes
-        return enough and not (self.needs_logits and predictions.logits is None)
+        return self.absence(predictions, fitted) is None
 
 
-def _macro_auc(predictions: Predictions, weights: npt.ArrayLike | None) -> Result:
-    if predictions.logits is None:
-        raise ValueError("macro_auc needs logits; ask `applies` first")
-    return ranking.macro_auc(softmax(predictions.logits), predictions.labels, weights)
+def absent_metrics(predictions: Predictions, fitted: Fitted | None = None) -> list[tuple[str, str]]:
+    """List the metrics that do not apply, by name and with the reason, in the table's order."""
+    reasons = ((metric.name, metric.absence(predictions, fitted)) for metric in METRICS)
+    return [(name, reason) for name, reason in reasons if reason is not None]
 
 
-def _calibration_rows(error: Callable[..., Result], name: str, label: str) -> tuple[Metric, ...]:
+def _macro_auc(s: Sample) -> Result:
+    if len(s.predictions) > MOST_IMAGES_OF_EXACT_AUC:
+        return sample.macro_auc(s)
+    return ranking.macro_auc(s.prepared.probabilities, s.predictions.labels, s.weights)
+
+
+def _calibration_rows(
+    error: Callable[[BinSums], FloatArray], name: str, label: str
+) -> tuple[Metric, ...]:
     """One row for each binning, and one for the bare name, the alias of the default."""
-
-    def evaluate(
-        p: Predictions, weights: npt.ArrayLike | None, binning: calibration.Binning
-    ) -> Result:
-        return error(p.confidence, p.correct, weights, bins=10, binning=binning)
-
+    bins: dict[str, Callable[[Sample], BinSums]] = {
+        "equal-width": lambda s: s.ordered.equal_width,
+        "equal-mass": lambda s: s.ordered.equal_mass,
+    }
+    row = partial(Metric, higher_is_better=False, interval="bias-corrected")
     rows = [
-        Metric(
-            name=f"{name}/10-{binning}",
-            label=f"{label} (10 {binning} bins)",
-            evaluate=partial(evaluate, binning=binning),
-            higher_is_better=False,
-            interval="bias-corrected",
+        row(
+            f"{name}/10-{binning}",
+            f"{label} (10 {binning} bins)",
+            partial(lambda s, bins: error(bins(s)), bins=bins[binning]),
         )
-        for binning in get_args(calibration.Binning)
+        for binning in bins
     ]
-    default = rows[0]
-    alias = Metric(
-        name,
-        label,
-        default.evaluate,
-        higher_is_better=False,
-        interval=default.interval,
-        alias_of=default.name,
-    )
-    return (*rows, alias)
+    return (*rows, row(name, label, rows[0].evaluate, alias_of=rows[0].name))
+
+
+def _rms_error(sums: BinSums) -> FloatArray:
+    return np.sqrt(sums.squared_error)
 
 
 METRICS: tuple[Metric, ...] = (
     Metric(
         "accuracy",
         "Accuracy",
-        lambda p, weights: classification.accuracy(p.correct, weights),
+        lambda s: s.mean("correct"),
         higher_is_better=True,
         interval="share",
     ),
     Metric(
         "top5_accuracy",
         "Top-5 accuracy",
-        lambda p, weights: classification.top5_accuracy(p.top5_correct, weights),
+        lambda s: s.mean("top5_correct"),
         higher_is_better=True,
         interval="share",
         min_classes=6,
@@ -108,7 +124,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "balanced_accuracy",
         "Balanced accuracy",
-        lambda p, weights: classification.balanced_accuracy(p.correct, p.labels, weights),
+        sample.balanced_accuracy,
         higher_is_better=True,
         interval="share",
     ),
@@ -123,7 +139,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "negative_log_likelihood",
         "Negative log-likelihood",
-        lambda p, weights: classification.negative_log_likelihood(p.nll, weights),
+        lambda s: s.mean("nll"),
         higher_is_better=False,
         bounds=(0.0, np.inf),
         unit="nats",
@@ -131,28 +147,128 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "brier_score",
         "Brier score",
-        lambda p, weights: classification.brier_score(p.brier, weights),
+        lambda s: s.mean("brier"),
         higher_is_better=False,
         bounds=(0.0, 2.0),
     ),
     Metric(
         "confidence_gap",
         "Confidence − accuracy",
-        lambda p, weights: calibration.confidence_gap(p.confidence, p.correct, weights),
+        lambda s: s.mean("confidence") - s.mean("correct"),
         higher_is_better=None,
         bounds=(-1.0, 1.0),
     ),
     *_calibration_rows(
-        calibration.expected_calibration_error,
+        lambda sums: sums.expected_error,
         "expected_calibration_error",
         "Expected calibration error",
     ),
     *_calibration_rows(
-        calibration.maximum_calibration_error,
+        lambda sums: sums.maximum_error,
         "maximum_calibration_error",
         "Maximum calibration error",
     ),
-    *_calibration_rows(
-        calibration.rms_calibration_error, "rms_calibration_error", "RMS calibration error"
+    *_calibration_rows(_rms_error, "rms_calibration_error", "RMS calibration error"),
+    Metric(
+        "rms_calibration_error/100-per-bin",
+        "RMS calibration error (100 images a bin)",
+        lambda s: _rms_error(s.ordered.hundreds),
+        higher_is_better=False,
+        interval="bias-corrected",
+    ),
+    Metric(
+        "classwise_calibration_error/10-equal-width",
+        "Class-wise calibration error (10 equal-width bins)",
+        sample.classwise_calibration_error,
+        higher_is_better=False,
+        interval="bias-corrected",
+        needs_logits=True,
+    ),
+    Metric(
+        "debiased_calibration_error/10-equal-width",
+        "Debiased calibration error (10 equal-width bins)",
+        sample.debiased_calibration_error,
+        higher_is_better=False,
+        bounds=(-0.5, 1.0),
+        interval="centred",
+    ),
+    Metric(
+        "brier_reliability/10-equal-width",
+        "Brier reliability (10 equal-width bins)",
+        lambda s: s.ordered.equal_width.squared_error,
+        higher_is_better=False,
+        interval="basic",
+    ),
+    Metric(
+        "brier_resolution/10-equal-width",
+        "Brier resolution (10 equal-width bins)",
+        sample.brier_resolution,
+        higher_is_better=True,
+        bounds=(0.0, 0.25),
+        interval="basic",
+    ),
+    Metric(
+        "brier_uncertainty",
+        "Brier uncertainty",
+        sample.brier_uncertainty,
+        higher_is_better=None,
+        bounds=(0.0, 0.25),
+    ),
+    Metric(
+        "area_under_risk_coverage",
+        "Area under the risk-coverage curve",
+        lambda s: selective.area_under_risk_coverage(*s.grouped),
+        higher_is_better=False,
+        interval="share",
+    ),
+    Metric(
+        "coverage_at_risk/0.05",
+        "Coverage at a risk of 5 %",
+        lambda s: selective.coverage_at_risk(*s.grouped, risk=0.05),
+        higher_is_better=True,
+    ),
+    Metric(
+        "confidence_auroc",
+        "AUROC of confidence for being right",
+        lambda s: selective.confidence_auroc(*s.grouped),
+        higher_is_better=True,
+    ),
+    Metric(
+        "average_confidence",
+        "Average confidence",
+        lambda s: s.mean("confidence"),
+        higher_is_better=None,
+    ),
+    Metric(
+        f"risk_above_validation_threshold/{RISK}",
+        "Risk above the threshold for 5 % on validation images",
+        lambda s: sample.ratio(s.total("answered_wrong"), s.total("answered")),
+        higher_is_better=False,
+        interval="share",
+        needs_fitted=True,
+    ),
+    Metric(
+        f"coverage_above_validation_threshold/{RISK}",
+        "Coverage above the threshold for 5 % on validation images",
+        lambda s: s.mean("answered"),
+        higher_is_better=True,
+        interval="share",
+        needs_fitted=True,
+    ),
+    Metric(
+        "atc_accuracy",
+        "Accuracy estimated without labels (ATC)",
+        lambda s: s.mean("above_atc"),
+        higher_is_better=None,
+        interval="share",
+        needs_fitted=True,
+    ),
+    Metric(
+        "atc_accuracy_error",
+        "ATC estimate − accuracy",
+        lambda s: s.mean("above_atc") - s.mean("correct"),
+        higher_is_better=None,
+        bounds=(-1.0, 1.0),
+        needs_fitted=True,
     ),
 )

@@ -16,7 +16,7 @@ from fairweather.report.figures import (
     model_shape,
     render,
 )
-from fairweather.report.reading import CLEAN, MEAN, Contents, Sweep, read_histories
+from fairweather.report.reading import CLEAN, SUMMARY_LEVELS, Contents, Sweep, read_histories
 from fairweather.report.tables import METRIC, describe_metric, interval_note
 from fairweather.runs import RunFolder
 
@@ -101,7 +101,7 @@ def training_figure(run: RunFolder, contents: Contents) -> Figure | None:
 def _levels(contents: Contents, metric: str, sweep: Sweep) -> pd.DataFrame:
     """Rows of one shift with their level as a number, the clean ones at the neutral level."""
     shifted = contents.pick(metric, sweep.name)
-    shifted = shifted[shifted["level"] != MEAN]
+    shifted = shifted[~shifted["level"].isin(SUMMARY_LEVELS)]
     clean = contents.pick(metric, CLEAN).assign(level=sweep.neutral)
     if shifted.empty:
         return shifted

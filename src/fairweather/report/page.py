@@ -15,6 +15,7 @@ from fairweather.report.reading import (
     MEAN,
     NO_LEVEL,
     Contents,
+    base_model,
     read_recipes,
     read_tries,
     read_warnings,
@@ -45,6 +46,35 @@ FORMULAS: Mapping[str, str] = {
         "largest |acc_m − conf_m| of a bin that holds images; its interval is indicative only"
     ),
     "rms_calibration_error": "√ Σ over bins (n_m / n) (acc_m − conf_m)²",
+    "classwise_calibration_error": (
+        "mean over the classes of Σ over bins of p(class) (n_m / n) |share of the class − mean p|"
+    ),
+    "debiased_calibration_error": (
+        "√ of Σ over bins (n_m / n) [(acc_m − conf_m)² − acc_m (1 − acc_m) / (n_m − 1)], with the "
+        "sign of that sum: below 0 where the gaps are smaller than noise would make them"
+    ),
+    "brier_reliability": "Σ over bins (n_m / n) (acc_m − conf_m)²",
+    "brier_resolution": "Σ over bins (n_m / n) (acc_m − accuracy)²",
+    "brier_uncertainty": "accuracy (1 − accuracy)",
+    "area_under_risk_coverage": (
+        "mean over the images of the share of wrong answers among those at least as confident"
+    ),
+    "coverage_at_risk": (
+        "largest share of the images, the most confident first, with at most this risk of a wrong "
+        "answer"
+    ),
+    "confidence_auroc": "chance that a right answer is more confident than a wrong one; ties half",
+    "average_confidence": "mean confidence, an estimate of the accuracy that needs no labels",
+    "risk_above_validation_threshold": (
+        "share of wrong answers among the images at or above the confidence that keeps the risk on "
+        "clean validation images"
+    ),
+    "coverage_above_validation_threshold": "share of the images at or above that confidence",
+    "atc_accuracy": (
+        "share of the images above the confidence below which as many validation images lie as are "
+        "wrong; needs no labels (Garg et al. 2022)"
+    ),
+    "atc_accuracy_error": "that estimate − accuracy",
 }
 
 
@@ -123,9 +153,9 @@ def _settings(
     """Name each setting that does something for some model, with its value for every model."""
     models = []
     for name in contents.titles:
-        entry = dict(contents.study["models"][name])
-        recipe = _effective(recipes.get(name, {}))
-        tuning = {key: entry.pop(key) for key in ("sweep", "sweep_metric")}
+        entry = dict(contents.study["models"][base_model(name)])
+        recipe = _effective(recipes.get(base_model(name), {}))
+        tuning = {key: entry.pop(key, None) for key in ("sweep", "sweep_metric")}
         described = entry | {"recipe": recipe} | (tuning if tuning["sweep"] else {})
         models.append(dict(flatten(described)))
     for key in dict.fromkeys(key for model in models for key in model if key != "title"):

@@ -21,6 +21,8 @@ from fairweather.yamlfile import read_yaml
 
 # The words of scores.csv.
 CLEAN, VALIDATION, NO_LEVEL, MEAN = "clean", "validation", "none", "mean"
+SUMMARIES = (MEAN, "sd")  # of seeds
+SUMMARY_LEVELS = (MEAN, "worst")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Contents:
 
     Attributes:
         study, provenance: study.yaml and provenance.json as they stand.
-        titles: the title of each model that has scores, by name and in the study's order.
+        titles: the title of each model and variant that has scores, in the study's order.
         sweeps: the shifts, in the study's order.
         scores: scores.csv, its level and seed as text.
     """
@@ -79,7 +81,7 @@ class Contents:
     @property
     def seeds(self) -> tuple[str, ...]:
         """The seeds that have scores, as scores.csv writes them."""
-        return tuple(seed for seed in self.scores["seed"].unique() if seed != MEAN)
+        return tuple(seed for seed in self.scores["seed"].unique() if seed not in SUMMARIES)
 
     @property
     def shown_seed(self) -> str:
@@ -107,7 +109,8 @@ class Contents:
 
     def sample(self) -> str:
         """Say how many images, resamples and seeds are behind each number."""
-        counts = sorted(self.scores["n"][self.scores["shift"] != VALIDATION].unique())
+        beside = self.scores["shift"].str.startswith(("priors/", "ood/", VALIDATION))
+        counts = sorted(self.scores["n"][~beside].unique())
         images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         seeds = f"seed {self.seeds[0]}"
         if len(self.seeds) > 1:
@@ -144,7 +147,7 @@ def read_contents(run: RunFolder) -> Contents:
     scores = run.scores
     if scores.empty:
         raise InputError(f"{run.path}/scores.csv has no rows: there is nothing to report")
-    titles = _titles(study["models"], set(scores["model"]))
+    titles = _titles(study["models"], provenance.get("variants", {}), set(scores["model"]))
     sweeps = tuple(_sweep(entry) for entry in provenance["shifts"])
     return Contents(study, provenance, titles, sweeps, scores)
 
@@ -185,7 +188,7 @@ def read_tries(run: RunFolder, contents: Contents) -> dict[str, pd.DataFrame]:
     paths = {
         title: run.path / "models" / name / "sweep.csv"
         for name, title in contents.titles.items()
-        if contents.study["models"][name]["sweep"]
+        if contents.study["models"].get(name, {}).get("sweep")
     }
     return {
         title: pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -218,15 +221,29 @@ def read_samples(run: RunFolder) -> Samples | None:
     return Samples(tuple(str(label) for label in index["labels"]), strips, mixup)
 
 
-def _titles(models: Mapping[str, Mapping[str, Any]], scored: set[str]) -> dict[str, str]:
-    titles = {
-        name: str(model.get("title") or name) for name, model in models.items() if name in scored
-    }
+def _titles(
+    models: Mapping[str, Mapping[str, Any]], variants: Mapping[str, str], scored: set[str]
+) -> dict[str, str]:
+    """Title what was scored: the study's models in its order, each before its variants."""
+    titles: dict[str, str] = {}
+    for name, model in models.items():
+        titles[name] = str(model.get("title") or name)
+        titles |= {each: title for each, title in variants.items() if base_model(each) == name}
+    titles = {name: title for name, title in titles.items() if name in scored}
     uses = Counter(titles.values())
     # Two models under one title would be drawn as one.
     return {
         name: title if uses[title] == 1 else f"{title} ({name})" for name, title in titles.items()
     }
+
+
+def base_model(name: str) -> str:
+    """The model that a variant is one of; a model is its own.
+
+    >>> base_model("basic+temperature"), base_model("basic")
+    ('basic', 'basic')
+    """
+    return name.partition("+")[0]
 
 
 def _sweep(entry: Mapping[str, Any]) -> Sweep:

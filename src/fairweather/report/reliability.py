@@ -9,7 +9,7 @@ import pandas as pd
 
 from fairweather.metrics import reliability_bins
 from fairweather.report.figures import FAINT, GRID, INK, RULE, Figure, model_color, render
-from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, Contents
+from fairweather.report.reading import CLEAN, NO_LEVEL, SUMMARY_LEVELS, Contents
 from fairweather.runs import RunFolder
 from fairweather.types import Predictions
 
@@ -71,7 +71,8 @@ def worst_conditions(contents: Contents) -> list[Condition]:
     conditions = [Condition("Clean", CLEAN, NO_LEVEL, CLEAN)]
     for sweep in contents.sweeps:
         scores = contents.pick("accuracy", sweep.name)
-        means = scores[scores["level"] != MEAN].groupby("level", sort=False)["value"].mean()
+        levels = scores[~scores["level"].isin(SUMMARY_LEVELS)]
+        means = levels.groupby("level", sort=False)["value"].mean()
         if len(means):
             level = str(means.idxmin())
             title = f"{sweep.title}, {sweep.heading(level)}"

@@ -191,11 +191,9 @@ def describe_metric(name: str) -> str:
     'RMS calibration error (10 equal-width bins, L2 norm)'
     """
     metric = METRIC[name]
-    full = metric.alias_of or name
-    bins = re.fullmatch(r"([a-z]+)_calibration_error/(\d+)-(.*)", full)
-    label = metric.label.partition(" (")[0]
-    if bins:
-        return f"{label} ({bins[2]} {bins[3]} bins, {NORMS[bins[1]]})"
+    label = METRIC[metric.alias_of or name].label
+    if norm := NORMS.get(name.partition("_calibration_error")[0]):
+        return f"{label.removesuffix(')')}, {norm})"
     unit = "%" if is_percent(name) else metric.unit
     return f"{label} ({unit})" if unit else label
 

@@ -1,0 +1,211 @@
+"""What is worked out once for a cell, before its images are resampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.errors import InputError
+from fairweather.metrics import calibration, classification
+from fairweather.metrics.columns import softmax
+from fairweather.metrics.fitted import Fitted
+from fairweather.metrics.ordered import BINS, ConfidenceOrder, IntArray, order_by_confidence
+from fairweather.metrics.ranking import placements
+from fairweather.metrics.weights import FloatArray
+from fairweather.types import Predictions
+
+LOWEST = 1 / BINS  # the upper edge of the lowest bin
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """How often each image counts in each resample, the images in order of their labels.
+
+    In that order the images of a class lie together, so that sums by class are sums of slices. All
+    cells of a run have the same images and share this.
+
+    Attributes:
+        labels: int `[n]`, as the cells have them.
+        order: int64 `[n]`, the place of each image in the cells' columns.
+        counts: `[B, n]`, in this order.
+        bounds: int64 `[classes present + 1]`, where the images of each label begin and end.
+    """
+
+    labels: npt.NDArray[np.integer]
+    order: IntArray
+    counts: npt.NDArray[Any]
+    bounds: IntArray
+
+    @staticmethod
+    def of(labels: npt.NDArray[np.integer], weights: npt.ArrayLike) -> Resamples:
+        """Put weights `[B, n]` into order; raises `InputError` where they count nothing sensible.
+
+        >>> Resamples.of(np.array([1, 0, 1]), [[5, 6, 7]]).counts
+        array([[6, 5, 7]])
+        """
+        rows, n = np.asarray(weights), len(labels)
+        if rows.ndim != 2 or rows.shape[1] != n or not rows.size:
+            raise InputError(f"weights must be [B, {n}], found {list(rows.shape)}")
+        if not rows.min() >= 0 or not rows.max() < np.inf:
+            raise InputError(
+                "weights must be finite and not negative: they say how often an image counts"
+            )
+        if not rows.any(axis=1).all():
+            raise InputError("every row of weights must count at least one image")
+        order = np.argsort(labels, kind="stable")
+        _, starts = np.unique(labels[order], return_index=True)
+        counts = np.empty_like(rows)
+        for row, target in zip(rows, counts, strict=True):
+            np.take(row, order, out=target, mode="clip")
+        return Resamples(labels, order, counts, np.append(starts, n))
+
+    def prepare(self, predictions: Predictions, fitted: Fitted | None = None) -> Prepared:
+        """Put one cell's columns into the same order."""
+        columns: dict[str, Any] = {
+            name: column[self.order]
+            for name, column in vars(predictions).items()
+            if isinstance(column, np.ndarray)
+        }
+        return Prepared(replace(predictions, **columns), self.bounds, fitted)
+
+
+class ClassBins(NamedTuple):
+    """Where the probability of a class that is not the label lies above the lowest bin.
+
+    Attributes:
+        images: int64 `[entries]`, whose; by class and bin.
+        probability: float64 `[entries]`.
+        starts: int64 `[bins that hold any]`, where the entries of each begin.
+        bins: int64 `[bins that hold any]`, which: 9 times the class plus the number above the
+            lowest.
+    """
+
+    images: IntArray
+    probability: FloatArray
+    starts: IntArray
+    bins: IntArray
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One cell's columns in order of the labels, and what every resample of them needs.
+
+    Attributes:
+        predictions: the columns.
+        bounds: where the images of each label that is there begin and end.
+        fitted: on validation images, if anything is.
+    """
+
+    predictions: Predictions
+    bounds: IntArray
+    fitted: Fitted | None
+
+    def __post_init__(self) -> None:
+        p = self.predictions
+        calibration.confidence_gap(p.confidence, p.correct)
+        classification.negative_log_likelihood(p.nll)
+        classification.brier_score(p.brier)
+
+    @cached_property
+    def present(self) -> IntArray:
+        """The labels that are there, `[classes present]`."""
+        return self.predictions.labels[self.bounds[:-1]]
+
+    @cached_property
+    def order(self) -> ConfidenceOrder:
+        """The images' order of confidence."""
+        return order_by_confidence(self.predictions.confidence, self.predictions.correct)
+
+    @cached_property
+    def probabilities(self) -> FloatArray:
+        """float64 `[n, classes]`; only where there are logits."""
+        if self.predictions.logits is None:
+            raise ValueError("there are no logits; ask `Metric.applies` first")
+        return softmax(self.predictions.logits)
+
+    @cached_property
+    def placements(self) -> FloatArray:
+        """For each class that is there, how each image is ranked by its probability, `[n, k]`.
+
+        NaN where an image has none on the other side, as when there is a single class.
+        """
+        columns = np.full((len(self.predictions), len(self.present)), np.nan)
+        if len(self.present) > 1:
+            for k, label in enumerate(self.present):
+                positive = self.predictions.labels == label
+                columns[:, k] = placements(self.probabilities[:, label], positive)
+        return columns
+
+    @cached_property
+    def areas(self) -> FloatArray:
+        """The area under the ROC curve of each class that is there, `[k]`; NaN for a single one."""
+        is_label = self.predictions.labels[:, None] == self.present
+        return np.asarray(np.mean(self.placements, axis=0, where=is_label))
+
+    @cached_property
+    def is_label(self) -> npt.NDArray[np.bool_]:
+        """bool `[n, classes]`."""
+        p = self.predictions
+        return np.asarray(np.arange(len(p.classes)) == p.labels[:, None])
+
+    @cached_property
+    def class_bins(self) -> ClassBins:
+        """See `ClassBins`; bins of equal width."""
+        images, label = np.nonzero((self.probabilities > LOWEST) & ~self.is_label)
+        probability = self.probabilities[images, label]
+        place = label * (BINS - 1) + _bins_above_lowest(probability)
+        order = np.argsort(place.astype(np.int16), kind="stable")  # 16 bits: a radix sort
+        bins, starts = np.unique(place[order], return_index=True)
+        return ClassBins(images[order], probability[order], starts, bins)
+
+    @cached_property
+    def columns(self) -> dict[str, FloatArray]:
+        """The columns whose sums by label are metrics, or nearly: float64 `[n]` or `[n, k]`."""
+        p = self.predictions
+        columns = {
+            "images": np.ones(len(p)),
+            "correct": p.correct,
+            "top5_correct": p.top5_correct,
+            "nll": p.nll,
+            "brier": p.brier,
+            "confidence": p.confidence,
+        }
+        if self.fitted is not None:
+            answered = p.confidence >= self.fitted.threshold
+            columns["answered"] = answered
+            columns["answered_wrong"] = answered & ~p.correct
+            columns["above_atc"] = p.confidence >= self.fitted.atc_threshold
+        if p.logits is not None:
+            columns["placements"] = self.placements
+            excess = self.probabilities - self.is_label
+            columns["lowest_excess"] = excess * (self.probabilities <= LOWEST)
+            own = self.probabilities[self.is_label]
+            is_in = _bins_above_lowest(own)[:, None] == np.arange(BINS - 1)
+            columns["own_excess"] = is_in * (own - 1)[:, None]
+        return {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+
+    @cached_property
+    def places(self) -> dict[str, slice]:
+        """Where each of `columns` lies in `matrix`."""
+        widths = [column.shape[1] if column.ndim == 2 else 1 for column in self.columns.values()]
+        ends = np.cumsum(widths).tolist()
+        return {
+            name: slice(end - width, end)
+            for name, width, end in zip(self.columns, widths, ends, strict=True)
+        }
+
+    @cached_property
+    def matrix(self) -> FloatArray:
+        """`columns` side by side, `[n, all]`."""
+        blocks = [column.reshape(len(column), -1) for column in self.columns.values()]
+        return np.concatenate(blocks, axis=1)
+
+
+def _bins_above_lowest(probability: FloatArray) -> IntArray:
+    """Number the equal-width bins but the lowest: 0 for (0.1, 0.2], -1 for the lowest."""
+    edges = np.arange(1, BINS + 1) / BINS
+    return np.searchsorted(edges, probability, side="left") - 1

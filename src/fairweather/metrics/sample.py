@@ -1,0 +1,179 @@
+"""What a metric is given: a cell's columns, how often each image counts, and their sums."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.metrics.ordered import ConfidenceOrder, OrderedSums, sum_in_order
+from fairweather.metrics.prepared import Prepared
+from fairweather.metrics.weights import FloatArray
+from fairweather.types import Predictions
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some resamples of one cell's images; what metrics share is added up when one asks for it.
+
+    A metric may also hand `predictions` and `weights`, which are in the same order, to a function
+    of columns: that is right, and slower.
+
+    Attributes:
+        prepared: the cell.
+        order: its images in order of confidence.
+        weights: how often each image counts, `[B, n]`, in the order of `predictions`.
+    """
+
+    prepared: Prepared
+    order: ConfidenceOrder
+    weights: npt.NDArray[Any]
+
+    @property
+    def predictions(self) -> Predictions:
+        """The cell's columns, in the order of `weights`."""
+        return self.prepared.predictions
+
+    @cached_property
+    def _sums_by_label(self) -> FloatArray:
+        columns = self.prepared.matrix
+        bounds = self.prepared.bounds
+        sums = np.empty((len(bounds) - 1, len(self.weights), columns.shape[1]))
+        for k, (start, stop) in enumerate(itertools.pairwise(bounds)):
+            counts = self.weights[:, start:stop].astype(np.float64)
+            np.matmul(counts, columns[start:stop], out=sums[k])
+        return sums
+
+    def by_label(self, column: str) -> FloatArray:
+        """Sums of a column of `Prepared.columns` over the images of each label that is there.
+
+        Returns: float64 `[labels, B, columns]`.
+        """
+        return self._sums_by_label[:, :, self.prepared.places[column]]
+
+    def total(self, column: str) -> FloatArray:
+        """Sum of a column of `Prepared.columns` over all images, `[B]` or `[B, columns]`."""
+        sums = self.by_label(column).sum(axis=0)
+        return sums[:, 0] if self.prepared.columns[column].ndim == 1 else sums
+
+    def mean(self, column: str) -> FloatArray:
+        """Mean of a column `[n]` of `Prepared.columns` over all images, `[B]`."""
+        return self.total(column) / self.total("images")
+
+    @cached_property
+    def ordered(self) -> OrderedSums:
+        """Sums over the images in order of confidence."""
+        return sum_in_order(self.order, self.weights, self.total("images"))
+
+    @cached_property
+    def grouped(self) -> tuple[npt.ArrayLike, npt.ArrayLike, FloatArray]:
+        """(confidence, correct, weights) of groups of neighbours in confidence.
+
+        Any function of those three columns that uses the order of confidence alone can be given
+        these few in place of all images. It is exact where a cell has at most
+        `intervals.MOST_GROUPS` confidences; beyond, images of a group count as equally confident.
+        """
+        return (*self.order.grouped, self.ordered.grouped)
+
+
+def ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
+    """Divide, with NaN where the whole is 0.
+
+    >>> ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0]))
+    array([0.5, nan])
+    """
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+
+
+def nanmean(values: FloatArray) -> FloatArray:
+    """Mean over the last axis of what is a number; NaN where nothing is.
+
+    >>> nanmean(np.array([[1.0, np.nan], [np.nan, np.nan]]))
+    array([ 1., nan])
+    """
+    there = ~np.isnan(values)
+    return ratio(np.where(there, values, 0).sum(axis=-1), there.sum(axis=-1).astype(np.float64))
+
+
+def balanced_accuracy(sample: Sample) -> FloatArray:
+    """`classification.balanced_accuracy` from sums by label."""
+    recall = ratio(sample.by_label("correct"), sample.by_label("images"))[:, :, 0]
+    return nanmean(recall.T)
+
+
+def macro_auc(sample: Sample) -> FloatArray:
+    """`ranking.macro_auc`, linear in how often the images of either side count.
+
+    The area of a class is the mean over pairs of a positive and a negative image; with counts, a
+    ratio of sums over pairs. To first order it is the mean placement of the positives plus that of
+    the negatives minus the area, each weighted by counts (DeLong et al. 1988). What is left out
+    shrinks with the root of the product of both sides' sizes, against the root of the smaller for
+    the interval. It is exact where all images count the same.
+    """
+    present = sample.prepared.present
+    if len(present) < 2:
+        return np.full(len(sample.weights), np.nan)
+    sums = sample.by_label("placements")  # [labels, B, labels]
+    own = np.einsum("kbk->bk", sums)
+    positives = sample.by_label("images")[:, :, 0].T
+    negatives = sample.total("images")[:, None] - positives
+    sides = ratio(own, positives), ratio(sums.sum(axis=0) - own, negatives)
+    return nanmean(sides[0] + sides[1] - sample.prepared.areas)
+
+
+def classwise_calibration_error(sample: Sample) -> FloatArray:
+    """`classwise.classwise_calibration_error` of 10 bins.
+
+    A bin's share times its gap is the sum over its images of probability minus being right. The
+    lowest bin of each class and the label's own probabilities are columns; what is left are the few
+    images whose probability of another class is above the lowest bin.
+    """
+    classes, bins = len(sample.predictions.classes), sample.prepared.class_bins
+    own = sample.by_label("own_excess")  # [labels, B, bins]
+    by_class = np.zeros((len(sample.weights), classes, own.shape[2]))
+    by_class[:, sample.prepared.present] = own.transpose(1, 0, 2)
+    excess = by_class.reshape(len(by_class), -1)
+    counts = np.empty(len(bins.images), sample.weights.dtype)
+    product = np.empty(len(bins.images))
+    for row, weights in enumerate(sample.weights):
+        np.take(weights.copy(), bins.images, out=counts, mode="clip")
+        np.multiply(counts, bins.probability, out=product)
+        excess[row, bins.bins] += np.add.reduceat(product, bins.starts)
+    lowest = np.abs(sample.total("lowest_excess")).sum(axis=1)
+    return (lowest + np.abs(excess).sum(axis=1)) / sample.total("images") / classes
+
+
+def debiased_calibration_error(sample: Sample) -> FloatArray:
+    """`debiased.debiased_calibration_error` of 10 bins of equal width."""
+    sums = sample.ordered.equal_width
+    images, right = sums.images, sums.correct
+    enough = images >= 2
+    # a (1 - a) / (m - 1) of m images, with a the accuracy.
+    noise = np.divide(
+        right * (images - right),
+        images**2 * (images - 1),
+        out=np.zeros_like(right),
+        where=enough,
+    )
+    squares = (sums.share * np.where(enough, np.square(sums.gap) - noise, 0)).sum(axis=1)
+    return np.sign(squares) * np.sqrt(np.abs(squares))
+
+
+def brier_resolution(sample: Sample) -> FloatArray:
+    """The `resolution` of `decomposition.brier_decomposition`, of 10 bins of equal width."""
+    sums = sample.ordered.equal_width
+    accuracy = np.divide(
+        sums.correct, sums.images, out=np.zeros_like(sums.correct), where=sums.images > 0
+    )
+    distance = accuracy - sample.mean("correct")[:, None]
+    return (sums.share * np.square(distance)).sum(axis=1)
+
+
+def brier_uncertainty(sample: Sample) -> FloatArray:
+    """The `uncertainty` of `decomposition.brier_decomposition`."""
+    accuracy = sample.mean("correct")
+    return accuracy * (1 - accuracy)

@@ -1,0 +1,217 @@
+"""Selective prediction: the most confident images are answered, the others handed to a person."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.errors import InputError
+from fairweather.metrics.levels import LevelSums, as_confidence, level_sums, rank_area
+from fairweather.metrics.weights import FloatArray, Result, as_result, as_rows, check_columns
+
+
+class RiskCoverage(NamedTuple):
+    """What is risked by answering so much, one point a distinct confidence, the largest first.
+
+    Attributes:
+        threshold: float64 `[points]`, the smallest confidence that is answered; falls.
+        coverage: float64 `[points]`, the share of the images that is answered, in (0, 1]; rises
+            to 1.
+        risk: float64 `[points]`, the share of the answers that is wrong, in [0, 1].
+    """
+
+    threshold: FloatArray
+    coverage: FloatArray
+    risk: FloatArray
+
+
+def risk_coverage_curve(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCoverage:
+    """Say, for every confidence, what is risked by answering all images at least as confident.
+
+    Images of equal confidence cannot be told apart by it, so they are answered together.
+
+    Args:
+        confidence: float `[n]`, larger for a surer answer; no NaN.
+        correct: bool `[n]`.
+
+    Source: El-Yaniv and Wiener 2010, On the Foundations of Noise-free Selective Classification,
+    section 2.
+
+    >>> curve = risk_coverage_curve([0.9, 0.8, 0.8, 0.5], [True, True, False, False])
+    >>> curve.threshold.tolist(), curve.coverage.tolist(), curve.risk.round(2).tolist()
+    ([0.9, 0.8, 0.5], [0.25, 0.75, 1.0], [0.0, 0.33, 0.5])
+    """
+    levels = level_sums(confidence, correct)
+    answered = levels.answered[:, 0]
+    return RiskCoverage(levels.confidence, answered / answered[-1], levels.risk[:, 0])
+
+
+def area_under_risk_coverage(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Result:
+    """Mean over images of the risk among those at least as confident, in [0, 1]; lower is better.
+
+    This is the area under the step function of `risk_coverage_curve`. Images of equal confidence
+    are among each other's "at least as confident", so no order among them matters, and an image
+    that counts twice is two images. A model that is as often wrong at every confidence has its
+    error rate for an area; one that is surest where it is right has less.
+
+    Args:
+        confidence: float `[n]`, larger for a surer answer; no NaN.
+        correct: bool `[n]`.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    Without ties it is the mean of the running error rates of Geifman, Uziel and El-Yaniv 2019,
+    Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers, section 2. Libraries that join
+    the points by straight lines differ: by less than 1/(n - 1) without ties, and more with them.
+
+    >>> area_under_risk_coverage([0.9, 0.8, 0.7, 0.6], [True, True, False, False])
+    0.20833333333333331
+    """
+    levels = level_sums(confidence, correct, weights)
+    images = levels.images
+    # Where a resample has answered nothing yet, its level holds no image either.
+    area = np.nansum(images * levels.risk, axis=0) / images.sum(axis=0)
+    return as_result(area, weights)
+
+
+def coverage_at_risk(
+    confidence: npt.ArrayLike,
+    correct: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+    *,
+    risk: float = 0.05,
+) -> Result:
+    """Largest share of images that can be answered at a risk of at most `risk`, in [0, 1].
+
+    It is 0 where even the surest images are wrong more often. The threshold is chosen on the very
+    images that are judged: an upper bound of what a threshold chosen beforehand reaches, for which
+    see `threshold_at_risk` and `coverage_above`.
+
+    Args:
+        confidence: float `[n]`, larger for a surer answer; no NaN.
+        correct: bool `[n]`.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`. Of whole
+            numbers, the risk is compared exactly: 1 wrong of 20 is a risk of at most 0.05.
+        risk: the largest share of wrong answers, in [0, 1].
+
+    Source: Geifman and El-Yaniv 2017, Selective Classification for Deep Neural Networks, section 2.
+
+    >>> coverage_at_risk([0.9, 0.8, 0.7, 0.6], [True, True, False, False], risk=0.4)
+    0.75
+    """
+    levels = level_sums(confidence, correct, weights)
+    answered = levels.answered
+    # A level that counts no image in a resample repeats the coverage before it, so it may stay.
+    kept = _keeps(levels, risk)
+    return as_result(np.where(kept, answered / answered[-1], 0.0).max(axis=0), weights)
+
+
+def confidence_auroc(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Result:
+    """Probability that a right answer is more confident than a wrong one, in [0, 1]; ties half.
+
+    It is 0.5 for a confidence that says nothing and NaN when all images, or none, are right. It
+    says nothing of how many are: a better model is left with the wrong answers that are harder to
+    tell.
+
+    Args:
+        confidence: float `[n]`, larger for a surer answer; no NaN.
+        correct: bool `[n]`.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    Source: Hendrycks and Gimpel 2017, A Baseline for Detecting Misclassified and
+    Out-of-Distribution Examples in Neural Networks, section 2.
+
+    >>> confidence_auroc([0.9, 0.8, 0.8, 0.5], [True, True, False, False])
+    0.875
+    """
+    return as_result(rank_area(level_sums(confidence, correct, weights)), weights)
+
+
+def threshold_at_risk(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike, *, risk: float = 0.05
+) -> float:
+    """Smallest confidence such that answering all images at or above it risks at most `risk`.
+
+    It is meant for clean validation images; `risk_above` and `coverage_above` then tell what it
+    keeps elsewhere. On the images it was chosen on, the share answered is `coverage_at_risk`. It is
+    infinite, so that nothing is answered, where even the surest images are wrong more often.
+
+    Args:
+        confidence: float `[n]`, larger for a surer answer; no NaN.
+        correct: bool `[n]`.
+        risk: the largest share of wrong answers, in [0, 1]. It is kept on these images; on others
+            of the same kind it is often exceeded a little. Geifman and El-Yaniv 2017, algorithm 1,
+            give a bound that holds with a chosen probability instead.
+
+    >>> threshold_at_risk([0.9, 0.8, 0.7, 0.6], [True, True, False, False], risk=0.4)
+    0.7
+    >>> threshold_at_risk([0.9, 0.8], [False, True], risk=0.4)
+    inf
+    """
+    levels = level_sums(confidence, correct)
+    kept = levels.confidence[_keeps(levels, risk)[:, 0]]
+    return float(kept[-1]) if len(kept) else np.inf
+
+
+def risk_above(
+    confidence: npt.ArrayLike,
+    correct: npt.ArrayLike,
+    threshold: float,
+    weights: npt.ArrayLike | None = None,
+) -> Result:
+    """Share of wrong answers among the images at or above the threshold, in [0, 1]; NaN if none is.
+
+    Args:
+        confidence: float `[n]`, larger for a surer answer; no NaN.
+        correct: bool `[n]`.
+        threshold: the smallest confidence that is answered; may be infinite.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    >>> risk_above([0.9, 0.8, 0.7], [True, False, False], 0.8)
+    0.5
+    """
+    n = check_columns(confidence=confidence, correct=correct)
+    answered = _at_or_above(confidence, threshold)
+    rows = as_rows(weights, n)
+    wrong = rows @ (answered & ~np.asarray(correct, dtype=bool))
+    images = rows @ answered
+    return as_result(
+        np.divide(wrong, images, out=np.full_like(images, np.nan), where=images > 0), weights
+    )
+
+
+def coverage_above(
+    confidence: npt.ArrayLike, threshold: float, weights: npt.ArrayLike | None = None
+) -> Result:
+    """Share of the images at or above the threshold, in [0, 1].
+
+    Args:
+        confidence: float `[n]`, larger for a surer answer; no NaN.
+        threshold: the smallest confidence that is answered; may be infinite.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    >>> coverage_above([0.9, 0.8, 0.7, 0.6], 0.8)
+    0.5
+    """
+    n = check_columns(confidence=confidence)
+    rows = as_rows(weights, n)
+    return as_result(rows @ _at_or_above(confidence, threshold) / rows.sum(axis=1), weights)
+
+
+def _at_or_above(confidence: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
+    if np.isnan(threshold):
+        raise InputError("a threshold must be a number, found nan")
+    return as_confidence(confidence) >= threshold
+
+
+def _keeps(levels: LevelSums, risk: float) -> npt.NDArray[np.bool_]:
+    """At which levels is the risk at most so large, `[levels, B]`; never where none is answered."""
+    # NaN fails the comparison too.
+    if not 0 <= risk <= 1:
+        raise InputError(f"risk must be a share of wrong answers in [0, 1], found {risk}")
+    return levels.risk <= risk

@@ -1,0 +1,320 @@
+"""Scores under other class priors: equal to copying images, and to means over classes."""
+
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairweather import metrics
+from fairweather.errors import InputError
+from fairweather.metrics import label_shift, selective
+from fairweather.metrics.label_shift import PRIOR_METRICS, under_priors, worst_prior
+from fairweather.metrics.priors import effective_images, peaked_priors, prior_weights
+from fairweather.types import Predictions
+
+CLASSES = tuple(f"class {k}" for k in range(6))
+PRIORS = np.array([0.3, 0.05, 0.1, 0.25, 0.2, 0.1])
+
+
+def predicted(labels, seed=0, classes=CLASSES):
+    """Predictions of these labels that are better for some classes than for others."""
+    generator = np.random.default_rng(seed)
+    labels = np.asarray(labels)
+    # Between 0 and 2, so that the classes differ.
+    strength = np.linspace(0, 2, len(classes))[labels]
+    logits = generator.normal(size=(len(labels), len(classes))) * 1.5
+    logits[np.arange(len(labels)), labels] += strength
+    columns = metrics.per_image(logits, labels)
+    return Predictions(
+        np.arange(len(labels)),
+        labels,
+        columns.predicted,
+        columns.confidence,
+        columns.top5_correct,
+        columns.nll,
+        columns.brier,
+        None,
+        classes,
+    )
+
+
+@pytest.fixture(scope="module")
+def predictions():
+    labels = np.random.default_rng(2).choice(6, size=300, p=PRIORS[::-1])
+    return predicted(labels)
+
+
+@given(labels=st.lists(st.integers(0, 2), min_size=1, max_size=20), data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_weights_equal_their_definition(labels, data):
+    raw = data.draw(st.lists(st.integers(0, 5), min_size=3, max_size=3))
+    wanted = [share if k in labels else 0 for k, share in enumerate(raw)]
+    if not any(wanted):
+        wanted[labels[0]] = 1
+    wanted = [share / sum(wanted) for share in wanted]
+    expected = [wanted[label] * len(labels) / labels.count(label) for label in labels]
+    found = prior_weights(labels, wanted)
+    assert found.dtype == np.float64
+    assert found.tolist() == pytest.approx(expected, abs=1e-12)
+    assert found.sum() == pytest.approx(len(labels))
+    for k in set(labels):
+        assert found[np.array(labels) == k].sum() / len(labels) == pytest.approx(wanted[k])
+
+
+def test_the_images_own_frequencies_change_nothing():
+    labels = np.repeat([0, 1, 2], [5, 3, 2])
+    assert prior_weights(labels, [0.5, 0.3, 0.2]) == pytest.approx(np.ones(10))
+
+
+def test_weights_of_resamples_are_those_of_repeated_images():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(3, size=20)
+    rows = generator.integers(0, 4, (5, 20))
+    batch = prior_weights(labels, [0.2, 0.5, 0.3], rows)
+    assert batch.shape == (5, 20)
+    for row, weighted in zip(rows, batch, strict=True):
+        repeated = prior_weights(np.repeat(labels, row), [0.2, 0.5, 0.3])
+        summed = np.bincount(np.repeat(np.arange(20), row), repeated, minlength=20)
+        assert weighted == pytest.approx(summed)
+        assert weighted == pytest.approx(prior_weights(labels, [0.2, 0.5, 0.3], row))
+
+
+def test_a_resample_without_a_class_keeps_the_proportions_of_the_others():
+    weighted = prior_weights([0, 1, 1, 2], [0.5, 0.25, 0.25], [[0, 1, 1, 2], [4, 0, 0, 0]])
+    assert weighted.tolist() == [[0, 0.5, 0.5, 1], [2, 0, 0, 0]]
+    assert prior_weights([0, 1], [1, 0], [[0, 2], [1, 1]]).tolist() == [[0, 0], [2, 0]]
+
+
+def test_effective_images_are_kishs():
+    assert effective_images([3, 3, 3]) == pytest.approx(3)
+    assert effective_images([1, 0, 0]) == 1
+    weights = np.array([[1, 2, 3], [1, 1, 2]])
+    expected = [36 / 14, 16 / 6]
+    assert effective_images(weights).tolist() == pytest.approx(expected)
+    # What it is for: the variance of a weighted mean of independent values, each of variance 1.
+    generator = np.random.default_rng(1)
+    weight = generator.random(30)
+    means = np.average(generator.normal(size=(20_000, 30)), axis=1, weights=weight)
+    assert 1 / means.var() == pytest.approx(effective_images(weight), rel=0.05)
+
+
+def test_scores_equal_those_of_copied_images(predictions):
+    """Priors that whole copies of the images reach: class k has k + 1 copies of each image."""
+    copies = predictions.labels + 1
+    wanted = np.bincount(predictions.labels, copies)
+    scores = under_priors(predictions, wanted / wanted.sum(), resamples=5)
+    copied = Predictions(
+        *(
+            np.repeat(getattr(predictions, name), copies)
+            for name in ("keys", "labels", "predicted", "confidence")
+        ),
+        *(np.repeat(getattr(predictions, name), copies) for name in ("top5_correct", "nll")),
+        np.repeat(predictions.brier, copies),
+        None,
+        CLASSES,
+    )
+    assert list(scores) == list(PRIOR_METRICS)
+    for name, score in scores.items():
+        expected = PRIOR_METRICS[name].evaluate(copied, None)
+        assert score.value == pytest.approx(expected, abs=1e-9), name
+        assert score.n == 300
+    own = metrics.score(predictions, resamples=5)
+    for name in set(own) & set(scores) - {"top5_accuracy"}:
+        assert scores[name].value != pytest.approx(own[name].value, abs=1e-6), name
+
+
+def test_means_are_the_priors_means_over_classes(predictions):
+    scores = under_priors(predictions, PRIORS, resamples=5)
+    for name, column in [
+        ("accuracy", predictions.correct),
+        ("negative_log_likelihood", predictions.nll),
+        ("brier_score", predictions.brier),
+        ("average_confidence", predictions.confidence),
+    ]:
+        means = [column[predictions.labels == k].mean() for k in range(6)]
+        assert scores[name].value == pytest.approx(PRIORS @ means)
+    sklearn_weights = (
+        PRIORS[predictions.labels] / np.bincount(predictions.labels)[predictions.labels]
+    )
+    assert scores["confidence_auroc"].value == pytest.approx(
+        sklearn.metrics.roc_auc_score(
+            predictions.correct, predictions.confidence, sample_weight=sklearn_weights
+        )
+    )
+
+
+def test_even_priors_make_accuracy_balanced(predictions):
+    scores = under_priors(predictions, np.full(6, 1 / 6), resamples=5)
+    balanced = metrics.balanced_accuracy(predictions.correct, predictions.labels)
+    assert scores["accuracy"].value == pytest.approx(balanced)
+    # And balanced accuracy is what no prior changes.
+    weights = prior_weights(predictions.labels, PRIORS)
+    assert metrics.balanced_accuracy(
+        predictions.correct, predictions.labels, weights
+    ) == pytest.approx(balanced)
+
+
+def test_priors_hold_in_every_resample():
+    """Each class is all right or all wrong, so under fixed priors the accuracy cannot vary."""
+    labels = np.repeat([0, 1], [60, 40])
+    ones = np.ones(100)
+    predictions = Predictions(
+        np.arange(100), labels, np.zeros(100, int), ones, ones > 0, ones, ones, None, ("a", "b")
+    )
+    score = under_priors(predictions, [0.3, 0.7], resamples=100)["accuracy"]
+    assert score == pytest.approx((0.3, 0.3, 0.3, 100))
+
+
+def test_the_interval_is_the_one_of_independent_classes(predictions):
+    score = under_priors(predictions, PRIORS, resamples=2000)["accuracy"]
+    groups = [predictions.correct[predictions.labels == k] for k in range(6)]
+    variance = sum(
+        prior**2 * right.var() / len(right) for prior, right in zip(PRIORS, groups, strict=True)
+    )
+    assert score.high - score.low == pytest.approx(2 * 1.96 * math.sqrt(variance), rel=0.1)
+
+
+def test_blocks_do_not_change_the_resamples(predictions, monkeypatch):
+    whole = under_priors(predictions, PRIORS, resamples=20)
+    monkeypatch.setattr(label_shift, "BLOCK", 1000)
+    parts = under_priors(predictions, PRIORS, resamples=20)
+    for name, score in whole.items():
+        assert score == pytest.approx(parts[name], abs=1e-12)
+    assert under_priors(predictions, PRIORS, resamples=20, seed=1) != parts
+
+
+def test_one_image_may_carry_all_the_weight():
+    predictions = predicted([0, 0, 0, 1], classes=("a", "b"))
+    scores = under_priors(predictions, [0, 1], resamples=50)
+    assert "top5_accuracy" not in scores
+    assert scores["brier_score"] == pytest.approx((*[predictions.brier[3]] * 3, 4))
+    # The Wilson interval of one image, not of four.
+    accuracy = scores["accuracy"]
+    assert accuracy.high - accuracy.low == pytest.approx(0.7935, abs=1e-4)
+    # No resample holds the image.
+    (missed,) = [seed for seed in range(9) if not metrics.bootstrap_weights(4, 1, seed)[0, 3]][:1]
+    alone = under_priors(predictions, [0, 1], resamples=1, seed=missed)["brier_score"]
+    assert alone.value == predictions.brier[3]
+    assert math.isnan(alone.low)
+
+
+def test_peaked_priors_multiply_the_odds():
+    labels = np.repeat([0, 1, 3], [6, 3, 1])
+    found = peaked_priors(labels, ("a", "b", "c", "d"), factor=4)
+    assert list(found) == ["a x 4", "b x 4", "d x 4"]
+    own = np.array([0.6, 0.3, 0, 0.1])
+    for k, each in zip([0, 1, 3], found.values(), strict=True):
+        assert each.sum() == pytest.approx(1)
+        odds, before = each[k] / (1 - each[k]), own[k] / (1 - own[k])
+        assert odds == pytest.approx(4 * before)
+        others = np.delete(each, k)
+        assert others / others.sum() == pytest.approx(np.delete(own, k) / (1 - own[k]))
+    for each in peaked_priors(labels, ("a", "b", "c", "d"), factor=1).values():
+        assert each == pytest.approx(own)
+    assert list(peaked_priors([0, 1], ("a", "b"))) == ["a x 10", "b x 10"]
+    assert list(peaked_priors([0, 1], ("a", "b"), factor=0.5)) == ["a x 0.5", "b x 0.5"]
+
+
+@pytest.mark.parametrize(
+    "metric", [name for name, row in PRIOR_METRICS.items() if row.higher_is_better is not None]
+)
+def test_the_worst_is_the_worst_of_them_all(predictions, metric):
+    several = peaked_priors(predictions.labels, CLASSES, factor=5) | {"even": np.full(6, 1 / 6)}
+    name, score = worst_prior(predictions, several, metric, resamples=20)
+    values = {
+        each: under_priors(predictions, wanted, resamples=20)[metric]
+        for each, wanted in several.items()
+    }
+    assert score == values[name]
+    pick = min if PRIOR_METRICS[metric].higher_is_better else max
+    assert score.value == pick(each.value for each in values.values())
+
+
+def test_a_score_that_is_not_defined_is_not_the_worst():
+    labels = np.array([0, 0, 1, 1])
+    ones = np.array([0.9, 0.6, 0.8, 0.7])
+    right_twice = Predictions(
+        labels, labels, np.array([0, 0, 0, 1]), ones, ones > 0, ones, ones, None, ("a", "b")
+    )
+    several = {"all a": [1, 0], "even": [0.5, 0.5]}
+    name, score = worst_prior(right_twice, several, "confidence_auroc", resamples=20)
+    assert name == "even"
+    assert score.value == pytest.approx(1 / 3)
+    name, score = worst_prior(right_twice, {"all a": [1, 0]}, "confidence_auroc", resamples=20)
+    assert name == "all a"
+    assert math.isnan(score.value)
+
+
+def test_priors_may_be_rounded_by_hand():
+    assert prior_weights([0, 1, 2], [0.333] * 3) == pytest.approx(np.ones(3))
+
+
+def test_the_table_computes_what_its_names_say(predictions):
+    confidence, correct = predictions.confidence, predictions.correct
+    weights = prior_weights(predictions.labels, PRIORS)
+    columns = (confidence, correct, weights)
+    expected = {
+        "top5_accuracy": metrics.top5_accuracy(predictions.top5_correct, weights),
+        "expected_calibration_error/10-equal-width": metrics.expected_calibration_error(*columns),
+        "maximum_calibration_error/10-equal-width": metrics.maximum_calibration_error(*columns),
+        "rms_calibration_error/10-equal-width": metrics.rms_calibration_error(*columns),
+        "confidence_gap": metrics.confidence_gap(*columns),
+        "area_under_risk_coverage": selective.area_under_risk_coverage(*columns),
+        "coverage_at_risk/0.05": selective.coverage_at_risk(*columns, risk=0.05),
+    }
+    for name, value in expected.items():
+        assert PRIOR_METRICS[name].evaluate(predictions, weights) == value
+    assert 0 < expected["coverage_at_risk/0.05"] < 1
+
+
+def test_the_table_agrees_with_the_table_of_metrics(predictions):
+    rows = {row.name: row for row in metrics.METRICS}
+    weights = prior_weights(predictions.labels, PRIORS)
+    for name in set(rows) & set(PRIOR_METRICS):
+        ours, theirs = PRIOR_METRICS[name], rows[name]
+        assert ours.higher_is_better == theirs.higher_is_better
+        assert ours.bounds == theirs.bounds
+        assert ours.interval == theirs.interval
+        assert ours.min_classes == theirs.min_classes
+    assert {"accuracy", "rms_calibration_error/10-equal-width"} <= set(rows) & set(PRIOR_METRICS)
+    for row in PRIOR_METRICS.values():
+        # A metric of weights, not of whole numbers: their scale does not matter.
+        expected = row.evaluate(predictions, weights)
+        assert row.evaluate(predictions, weights / 7) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: prior_weights([0, 0], [0.5, 0.5]), "class 1 has a prior of 0.5 but no image"),
+        (lambda p: prior_weights([0, 1], [50, 50]), "add up to 1; found .2. adding up to 100"),
+        (lambda p: prior_weights([0, 1], [1.5, -0.5]), "none negative"),
+        (lambda p: prior_weights([0, 1], [math.nan, 0.5]), "add up to 1"),
+        (lambda p: prior_weights([0, 1], [[0.5, 0.5]]), "one probability a class"),
+        (lambda p: prior_weights([0, 1], [0.5, 0.49]), "adding up to 0.99"),
+        (lambda p: prior_weights([0, 2], [0.5, 0.5]), "2 classes"),
+        (lambda p: prior_weights([-1, 0], [0.5, 0.5]), "2 classes"),
+        (lambda p: prior_weights([0.0, 1.0], [0.5, 0.5]), "whole numbers"),
+        (lambda p: prior_weights([], [0.5, 0.5]), "at least one image"),
+        (lambda p: effective_images(3.0), "weights must be"),
+        (lambda p: under_priors(p, [0.5, 0.5]), "each of 6 classes, found .2."),
+        (lambda p: under_priors(p, PRIORS, resamples=0), "at least 1"),
+        (lambda p: worst_prior(p, {}), "at least one, found none"),
+        (lambda p: worst_prior(p, {"own": PRIORS}, "acuracy"), "did you mean 'accuracy'"),
+        (lambda p: worst_prior(p, {"own": PRIORS}, "confidence_gap"), "no worse end"),
+        (
+            lambda p: worst_prior(predicted([0, 1], classes=("a", "b")), {"x": 0}, "top5_accuracy"),
+            "at least 6 classes, found 2",
+        ),
+        (lambda p: peaked_priors([0], ("a",), factor=0), "above 0 and finite, found 0"),
+        (lambda p: peaked_priors([0], ("a",), factor=math.nan), "found nan"),
+        (lambda p: peaked_priors([1], ("a",)), "1 classes"),
+        (lambda p: peaked_priors([], ("a",)), "at least one image"),
+    ],
+)
+def test_bad_input_is_named(call, message, predictions):
+    with pytest.raises(InputError, match=message):
+        call(predictions)

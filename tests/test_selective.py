@@ -1,0 +1,288 @@
+"""Selective prediction: equal to its definitions, to scikit-learn, and on repeated images."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairweather.errors import InputError
+from fairweather.metrics import levels, selective
+
+INF = math.inf
+
+# Tenths bring ties and thresholds that are confidences; the rest falls in between.
+shares = st.one_of(st.integers(0, 10).map(lambda k: k / 10), st.floats(0, 1))
+
+
+@st.composite
+def columns_and_weights(draw):
+    n = draw(st.integers(1, 20))
+
+    def column(values):
+        return np.array(draw(st.lists(values, min_size=n, max_size=n)))
+
+    weights = np.stack([column(st.integers(0, 3)) for _ in range(3)])
+    weights[:, draw(st.integers(0, n - 1))] += 1
+    return column(shares), column(st.booleans()), weights
+
+
+def simulated(n, seed=0):
+    generator = np.random.default_rng(seed)
+    confidence = generator.uniform(0.2, 1, size=n)
+    return confidence, generator.random(n) < confidence
+
+
+# Slow and from the words: loops over images, nothing sorted, nothing shared with the package.
+
+
+def risk_among(confidence, correct, threshold):
+    answers = [right for sure, right in zip(confidence, correct, strict=True) if sure >= threshold]
+    return answers.count(False) / len(answers) if answers else math.nan
+
+
+def slow_area(confidence, correct):
+    return sum(risk_among(confidence, correct, sure) for sure in confidence) / len(confidence)
+
+
+def slow_coverage_at(confidence, correct, risk):
+    allowed = [sure for sure in confidence if risk_among(confidence, correct, sure) <= risk]
+    return sum(sure >= min(allowed, default=INF) for sure in confidence) / len(confidence)
+
+
+def slow_auroc(confidence, correct):
+    images = list(zip(confidence, correct, strict=True))
+    wins = [
+        (sure > doubt) + (sure == doubt) / 2
+        for sure, right in images
+        if right
+        for doubt, other in images
+        if not other
+    ]
+    return sum(wins) / len(wins) if wins else math.nan
+
+
+def slow_coverage_above(confidence, _, threshold):
+    return sum(sure >= threshold for sure in confidence) / len(confidence)
+
+
+METRICS = {
+    "area": (selective.area_under_risk_coverage, slow_area),
+    "coverage at 0.05": (selective.coverage_at_risk, partial(slow_coverage_at, risk=0.05)),
+    "coverage at 0.5": (
+        partial(selective.coverage_at_risk, risk=0.5),
+        partial(slow_coverage_at, risk=0.5),
+    ),
+    "coverage at 0": (
+        partial(selective.coverage_at_risk, risk=0),
+        partial(slow_coverage_at, risk=0),
+    ),
+    "auroc": (selective.confidence_auroc, slow_auroc),
+    "risk above 0.7": (
+        lambda confidence, correct, weights=None: selective.risk_above(
+            confidence, correct, 0.7, weights
+        ),
+        partial(risk_among, threshold=0.7),
+    ),
+    "coverage above 0.7": (
+        lambda confidence, correct, weights=None: selective.coverage_above(
+            confidence, 0.7, weights
+        ),
+        partial(slow_coverage_above, threshold=0.7),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+@given(data=columns_and_weights())
+@settings(max_examples=60, deadline=None)
+def test_metrics_equal_their_definitions(name, data):
+    confidence, correct, _ = data
+    fast, slow = METRICS[name]
+    expected = slow(confidence.tolist(), correct.tolist())
+    assert fast(confidence, correct) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", METRICS)
+@given(data=columns_and_weights())
+@settings(max_examples=40, deadline=None)
+def test_weights_are_repeated_images(name, data):
+    confidence, correct, weights = data
+    fast, _ = METRICS[name]
+    batch = fast(confidence, correct, weights)
+    assert batch.shape == (len(weights),)
+    for row, value in zip(weights, batch, strict=True):
+        repeated = fast(np.repeat(confidence, row), np.repeat(correct, row))
+        assert value == pytest.approx(repeated, abs=1e-12, nan_ok=True)
+        assert fast(confidence, correct, row) == pytest.approx(value, abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", METRICS)
+@given(data=columns_and_weights(), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_images_does_not_matter(name, data, seed):
+    confidence, correct, _ = data
+    order = np.random.default_rng(seed).permutation(len(confidence))
+    fast, _ = METRICS[name]
+    moved = fast(confidence[order], correct[order])
+    assert moved == pytest.approx(fast(confidence, correct), abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", ["area", "coverage at 0.05", "auroc"])
+def test_only_the_order_of_confidences_matters(name):
+    confidence, correct = simulated(60)
+    fast, _ = METRICS[name]
+    assert fast(np.log(confidence) - 5, correct) == fast(confidence, correct)
+
+
+@given(data=columns_and_weights())
+@settings(max_examples=60, deadline=None)
+def test_the_curve_has_a_point_for_each_distinct_confidence(data):
+    confidence, correct, _ = data
+    curve = selective.risk_coverage_curve(confidence, correct)
+    assert curve.threshold.tolist() == sorted(set(confidence.tolist()), reverse=True)
+    assert curve.coverage.tolist() == [
+        slow_coverage_above(confidence, correct, at) for at in curve.threshold
+    ]
+    assert curve.risk.tolist() == [
+        risk_among(confidence.tolist(), correct.tolist(), at) for at in curve.threshold
+    ]
+    assert curve.coverage[-1] == 1
+    steps = np.diff(curve.coverage, prepend=0)
+    area = selective.area_under_risk_coverage(confidence, correct)
+    assert steps @ curve.risk == pytest.approx(area, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 7, 100])
+def test_area_without_ties_is_the_mean_of_the_running_error_rates(n):
+    confidence, correct = simulated(n)
+    wrong = ~correct[np.argsort(-confidence)]
+    rates = np.cumsum(wrong) / np.arange(1, n + 1)
+    area = selective.area_under_risk_coverage(confidence, correct)
+    assert area == pytest.approx(rates.mean(), abs=1e-12)
+    # The points joined by straight lines from the first to the last image, over that length.
+    lines = sklearn.metrics.auc(np.arange(1, n + 1) / n, rates) / (1 - 1 / n)
+    assert abs(lines - area) < 1 / (n - 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_auroc_equals_scikit_learn(seed, decimals):
+    confidence, correct = simulated(200, seed)
+    confidence = confidence.round(decimals)
+    weights = np.random.default_rng(seed).random((2, 200))
+    expected = [
+        sklearn.metrics.roc_auc_score(correct, confidence, sample_weight=row) for row in weights
+    ]
+    assert selective.confidence_auroc(confidence, correct, weights) == pytest.approx(expected)
+    assert selective.confidence_auroc(confidence, correct) == pytest.approx(
+        sklearn.metrics.roc_auc_score(correct, confidence)
+    )
+
+
+@given(data=columns_and_weights(), risk=shares)
+@settings(max_examples=80, deadline=None)
+def test_the_threshold_keeps_the_risk_with_the_largest_coverage(data, risk):
+    confidence, correct, _ = data
+    threshold = selective.threshold_at_risk(confidence, correct, risk=risk)
+    allowed = [at for at in confidence if risk_among(confidence, correct.tolist(), at) <= risk]
+    assert threshold == min(allowed, default=INF)
+    coverage = selective.coverage_above(confidence, threshold)
+    assert coverage == selective.coverage_at_risk(confidence, correct, risk=risk)
+    kept = selective.risk_above(confidence, correct, threshold)
+    assert kept <= risk if allowed else math.isnan(kept)
+
+
+def test_a_risk_of_exactly_the_limit_is_kept():
+    for wrong, n in [(1, 20), (3, 60), (7, 140), (500, 10_000)]:
+        correct = np.arange(n) >= wrong
+        confidence = np.full(n, 0.5)
+        assert selective.coverage_at_risk(confidence, correct) == 1
+        assert selective.threshold_at_risk(confidence, correct) == 0.5
+        assert selective.coverage_at_risk(confidence[1:], correct[1:][::-1]) == 1
+        assert selective.coverage_at_risk(confidence, np.arange(n) > wrong) == 0
+
+
+def test_the_largest_coverage_may_lie_beyond_a_larger_risk():
+    confidence, correct = [0.9, 0.8, 0.7, 0.6, 0.5], [False, True, True, True, False]
+    assert selective.coverage_at_risk(confidence, correct, risk=0.25) == 0.8
+    assert selective.threshold_at_risk(confidence, correct, risk=0.25) == 0.6
+
+
+@pytest.mark.parametrize("confidence", [[0.5], [0.9, 0.9, 0.9], [0.0, 1.0]])
+def test_all_right_and_all_wrong(confidence):
+    right, wrong = np.full(len(confidence), True), np.full(len(confidence), False)
+    assert selective.area_under_risk_coverage(confidence, right) == 0
+    assert selective.area_under_risk_coverage(confidence, wrong) == 1
+    assert selective.coverage_at_risk(confidence, right, risk=0) == 1
+    assert selective.coverage_at_risk(confidence, wrong, risk=0.99) == 0
+    assert selective.coverage_at_risk(confidence, wrong, risk=1) == 1
+    assert selective.threshold_at_risk(confidence, right, risk=0) == min(confidence)
+    assert selective.threshold_at_risk(confidence, wrong, risk=0.99) == INF
+    assert math.isnan(selective.confidence_auroc(confidence, right))
+    assert math.isnan(selective.confidence_auroc(confidence, wrong))
+    assert selective.risk_above(confidence, wrong, 0) == 1
+    assert math.isnan(selective.risk_above(confidence, right, INF))
+    assert selective.coverage_above(confidence, INF) == 0
+
+
+def test_equal_confidences_are_answered_together():
+    confidence, correct = [0.8] * 4, [True, True, True, False]
+    assert selective.area_under_risk_coverage(confidence, correct) == 0.25
+    assert selective.confidence_auroc(confidence, correct) == 0.5
+    assert selective.coverage_at_risk(confidence, correct, risk=0.2) == 0
+    assert selective.risk_coverage_curve(confidence, correct).coverage.tolist() == [1]
+
+
+def test_a_threshold_at_a_confidence_answers_it():
+    confidence, correct = [0.1 + 0.2, 0.5], [False, True]
+    assert selective.coverage_above(confidence, 0.1 + 0.2) == 1
+    assert selective.coverage_above(confidence, np.nextafter(0.1 + 0.2, 1)) == 0.5
+    assert selective.risk_above(confidence, correct, 0.1 + 0.2) == 0.5
+
+
+def test_a_resample_that_misses_the_surest_images():
+    confidence, correct = [0.9, 0.8, 0.7], [False, True, False]
+    weights = [[0, 1, 1], [0, 2, 0], [1, 0, 0]]
+    areas = selective.area_under_risk_coverage(confidence, correct, weights)
+    assert areas.tolist() == [0.25, 0, 1]
+    assert selective.coverage_at_risk(confidence, correct, weights).tolist() == [0.5, 1, 0]
+    risks = selective.risk_above(confidence, correct, 0.85, weights)
+    assert np.isnan(risks).tolist() == [True, True, False]
+
+
+@given(data=columns_and_weights())
+@settings(max_examples=40, deadline=None)
+def test_level_sums_count_every_image(data):
+    confidence, correct, weights = data
+    sums = levels.level_sums(confidence, correct, weights)
+    for k, sure in enumerate(sums.confidence):
+        here = confidence == sure
+        assert sums.right[k].tolist() == weights[:, here & correct].sum(axis=1).tolist()
+        assert sums.wrong[k].tolist() == weights[:, here & ~correct].sum(axis=1).tolist()
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: selective.area_under_risk_coverage([0.5], [True, False]), "equally long"),
+        (lambda: selective.risk_coverage_curve([], []), "at least one image"),
+        (lambda: selective.confidence_auroc([0.5, NAN], [True, False]), "confidence has 1 values"),
+        (lambda: selective.coverage_above([NAN, NAN], 0.5), "confidence has 2 values"),
+        (lambda: selective.coverage_above([0.5], NAN), "threshold must be a number"),
+        (lambda: selective.risk_above([0.5], [True], NAN), "threshold must be a number"),
+        (lambda: selective.risk_above([0.5], [True], 0.5, [1, 1]), r"weights must be \[1\]"),
+        (lambda: selective.coverage_at_risk([0.5], [True], risk=5), r"in \[0, 1\], found 5"),
+        (lambda: selective.threshold_at_risk([0.5], [True], risk=-0.1), "found -0.1"),
+        (lambda: selective.threshold_at_risk([0.5], [True], risk=NAN), "found nan"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
