@@ -25,11 +25,16 @@ MAY_IMPORT = {
     "runs": LEAVES,
     "scores": LEAVES | {"metrics"},
     "report": LEAVES | {"metrics", "runs"},
-    "comparison": LEAVES | {"metrics", "runs", "report"},
+    "comparison": LEAVES | {"metrics", "runs", "scores", "report"},
     "contact_sheet": LEAVES | {"report", "shifts"},
     "exporting": LEAVES | {"data", "runs", "shifts"},
+    "variants": LEAVES | {"metrics", "cells"},
+    "rules": LEAVES | {"metrics", "runs", "scores", "report"},
+    "measuring": LEAVES
+    | {"attacks", "cells", "metrics", "report", "runs", "scores", "shifts", "variants"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)
+MAY_IMPORT["evaluation"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 MODULES = sorted(SRC.rglob("*.py"))
 

@@ -11,10 +11,11 @@ import fairweather as fw
 from fairweather.attacks import make_attack
 from fairweather.cells import predict
 from fairweather.errors import InputError
+from fairweather.measuring import notify_loading
+from fairweather.measuring.attack_warnings import attack_warnings
 from fairweather.models import load_model
 from fairweather.shifts import make_shift
-from fairweather.study import check_study, notify_loading
-from fairweather.study.attack_warnings import attack_warnings
+from fairweather.study import check_study
 from fairweather.training.augment import change_weather
 
 from .conftest import TINY_RESNET
@@ -84,7 +85,7 @@ def test_the_stored_predictions_are_those_of_the_attacked_images(attacked, colou
 
 def test_a_finished_run_is_not_attacked_again(attacked, colour_folder, monkeypatch):
     before = (attacked.path / "scores.csv").read_bytes()
-    monkeypatch.setattr("fairweather.study.steps.predict_cells", None)
+    monkeypatch.setattr("fairweather.measuring.predicting.predict_cells", None)
     again = fw.run(study(colour_folder, [BRIGHTNESS, PGD, {"fgsm": [0.1]}]), out=attacked.path)
     assert (again.path / "scores.csv").read_bytes() == before
 
@@ -117,7 +118,7 @@ def test_gradient_masking_is_reported(attacked):
         [("basic", "0", "pgd", level, "accuracy", value) for level, value in values.items()],
         columns=["model", "seed", "shift", "level", "metric", "value"],
     )
-    warnings = attack_warnings(frame, checked, chance=1 / 3)
+    warnings = attack_warnings(frame, {"basic": "Basic"}, checked.all_shifts(), chance=1 / 3)
     assert "above chance" in warnings["Basic"]
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from fairweather.cells import predict, predict_cells
+from fairweather.attacks import make_attack
+from fairweather.cells import predict, predict_cells, predict_logits
 from fairweather.errors import InputError
 from fairweather.models import load_model
 from fairweather.shifts import CLEAN, make_shift
@@ -110,3 +111,83 @@ def test_cudnn_stays_on_while_images_are_predicted(toy_images):
     predict(Watching(), toy_images, device="cpu")
     assert set(seen) == {(before[0], True, False, False)}
     assert (torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic) == before
+
+
+class Forgetful(torch.nn.Module):
+    """A linear model whose machine has room for so many images at a time."""
+
+    def __init__(self, room, error):
+        super().__init__()
+        self.linear, self.room, self.error = torch.nn.Linear(3 * 8 * 8, 3), room, error
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(len(images))
+        if len(images) > self.room:
+            raise self.error
+        return self.linear(images.flatten(1))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+    ids=["cuda", "cpu", "numpy"],
+)
+def test_a_batch_that_does_not_fit_is_halved(toy_images, error):
+    model, said = Forgetful(room=10, error=error), []
+    halved = predict(model, toy_images, batch_size=64, device="cpu", when_halved=said.append)
+    assert said == [32, 16, 8]
+    assert model.seen == [64, 32, 16, *[8] * 12]
+    model.room = 64
+    whole = predict(model, toy_images, batch_size=64, device="cpu")
+    assert (halved.keys == whole.keys).all()
+    np.testing.assert_allclose(halved.logits, whole.logits, atol=1e-6)
+
+
+def test_a_halved_batch_stays_halved_for_the_cells_that_follow(toy_images):
+    model = Forgetful(room=50, error=MemoryError())
+    cells = [Cell("m", 0, make_shift("brightness_factor", factor=f)) for f in (0.5, 1.5)]
+    assert len(list(predict_cells(model, toy_images, cells, batch_size=96, device="cpu"))) == 2
+    assert model.seen == [96, 48, 48, 48, 48]
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(toy_images):
+    model = Forgetful(room=1, error=RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        predict(model, toy_images, device="cpu")
+    assert model.seen == [96]
+
+
+def test_one_image_that_does_not_fit_is_one_sentence(toy_images):
+    model = Forgetful(room=0, error=MemoryError())
+    with pytest.raises(InputError, match="a single image"):
+        predict(model, toy_images, batch_size=2, device="cpu")
+
+
+def test_a_temperature_divides_the_logits_and_an_attack_does_not_see_it(toy_images):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
+    attack = make_attack("pgd", epsilon=0.05, steps=2)
+    for shift in (None, attack):
+        plain = predict(model, toy_images, shift, device="cpu")
+        cooled = predict(model, toy_images, shift, device="cpu", temperature=0.5)
+        assert (cooled.logits == plain.logits / np.float32(0.5)).all()
+        assert (cooled.predicted == plain.predicted).all()
+
+
+def test_logits_of_many_classes_are_there_for_who_asks():
+    images = Images(
+        torch.zeros(5, 3, 8, 8, dtype=torch.uint8),
+        torch.arange(5),
+        torch.arange(5),
+        tuple(map(str, range(101))),
+    )
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 101))
+    logits = predict_logits(model, images, batch_size=2, device="cpu")
+    assert logits.shape == (5, 101)
+    assert predict(model, images, device="cpu").logits is None
+    with torch.inference_mode():
+        np.testing.assert_allclose(logits, model(images.images.float() / 255).numpy(), atol=1e-6)

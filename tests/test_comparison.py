@@ -18,10 +18,10 @@ from fairweather.comparison import read_comparison
 from fairweather.comparison.matching import Pair
 from fairweather.comparison.published import PublishedNumber, best_numbers, read_published
 from fairweather.errors import InputError
+from fairweather.measuring import describe_shifts
 from fairweather.runs import RunFolder
 from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
 from fairweather.shifts import suite
-from fairweather.study.describe import describe_shifts
 from fairweather.study.schema import Study
 from fairweather.types import Cell, Predictions, Score
 from fairweather.yamlfile import dump_yaml
@@ -516,7 +516,7 @@ def test_the_command_prints_the_table_and_writes_it_into_the_run(copy, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["copy", "papre"], "unknown reference 'papre'; did you mean 'paper'? known: paper"),
+        (["copy", "papre"], "unknown run folder or reference 'papre'; did you mean 'paper'? known"),
         (["copy", "paper"], "the run is on mnist5k (9 classes)"),
         (["nowhere", "paper"], "nowhere holds no run"),
         (["copy"], "Missing argument"),

@@ -22,6 +22,8 @@ import yaml
 from PIL import Image
 
 from fairweather.errors import InputError
+from fairweather.measuring import describe_shifts
+from fairweather.measuring.samples import write_samples
 from fairweather.metrics import METRICS, per_image
 from fairweather.report import build_report
 from fairweather.report.figures import model_color, model_shape
@@ -32,8 +34,6 @@ from fairweather.report.reliability import worst_conditions
 from fairweather.report.tables import build_tables, describe_metric, escape_latex
 from fairweather.runs import RunFolder, provenance
 from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
-from fairweather.study.describe import describe_shifts
-from fairweather.study.samples import write_samples
 from fairweather.study.schema import Study
 from fairweather.types import Cell, Dataset, Images, Predictions
 from fairweather.yamlfile import dump_yaml

@@ -16,13 +16,14 @@ from PIL import Image
 
 import fairweather as fw
 from fairweather.errors import InputError
+from fairweather.measuring import describe_shifts
+from fairweather.measuring.predicting import plain_plan
 from fairweather.models import ModelSpec
 from fairweather.runs import RunFolder, fingerprint
 from fairweather.shifts import make_shift
 from fairweather.study import check_study, execute, load_study, packaged_studies
 from fairweather.study.context import Context
-from fairweather.study.describe import describe_shifts
-from fairweather.study.steps import cell_inputs
+from fairweather.study.steps import subjects
 from fairweather.study.training_steps import Training, training_inputs
 from fairweather.training import Recipe
 from fairweather.types import Cell
@@ -378,7 +379,7 @@ def test_the_folder_of_another_study_is_left_alone(whole, study_file, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(whole[0].path, out)
     before = contents(out, "*.csv", "*.yaml", "*.json")
-    with pytest.raises(InputError, match="holds the run of the study 'colours', not of 'other'"):
+    with pytest.raises(InputError, match="holds the run of 'colours', not of 'other'"):
         fw.run(study_file(), out=out, device="cpu", overrides=["name=other"])
     assert contents(out, "*.csv", "*.yaml", "*.json") == before
 
@@ -415,7 +416,8 @@ def test_every_input_of_a_training_is_in_its_fingerprint(tmp_path, monkeypatch, 
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
         study = check_study(minimal(precision=precision))
         digests = digests or {"train": "t", "val": "v", "test": "t"}
-        context = Context(study, RunFolder(tmp_path), None, digests, torch.device("cpu"), False)
+        run, device = RunFolder(tmp_path), torch.device("cpu")
+        context = Context.of(study, run, None, digests, device, offline=False)
         spec = ModelSpec(TINY_RESNET, 3, weights)
         return training_inputs(context, Training("f", "t", spec, Recipe(**(recipe or {})), seed))
 
@@ -440,8 +442,10 @@ def test_every_input_of_a_cell_is_in_its_fingerprint(tmp_path, monkeypatch, chan
         study = check_study(minimal(shift_seed=shift_seed, prediction_batch_size=batch))
         run = RunFolder(tmp_path)
         run.write("models/a/seed-0/model.safetensors", model)
-        context = Context(study, run, None, {"test": digest}, torch.device("cpu"), False)
-        return cell_inputs(context, Cell("a", 0, make_shift("gaussian_blur", sigma=shift)))
+        context = Context.of(study, run, None, {"test": digest}, torch.device("cpu"), False)
+        (subject,) = subjects(context, "a")
+        cell = Cell("a", 0, make_shift("gaussian_blur", sigma=shift))
+        return plain_plan(context, subject, subject.load).inputs("test", cell)
 
     assert fingerprint(inputs(**change)) != fingerprint(inputs())
 

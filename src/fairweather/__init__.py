@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from fairweather import metrics as metrics
     from fairweather.attacks import make_attack as make_attack
     from fairweather.cells import predict as predict
+    from fairweather.comparison import compare_runs as compare_runs
     from fairweather.comparison import compare_with_published as compare_with_published
     from fairweather.contact_sheet import preview as preview
     from fairweather.data import load_data as load_data
     from fairweather.errors import InputError as InputError
+    from fairweather.evaluation import evaluate as evaluate
     from fairweather.exporting import export as export
     from fairweather.metrics import score as score
     from fairweather.models import load_model as load_model
@@ -44,7 +46,9 @@ _HOME = {
     "Predictions": "types",
     "Score": "types",
     "Shift": "types",
+    "compare_runs": "comparison",
     "compare_with_published": "comparison",
+    "evaluate": "evaluation",
     "export": "exporting",
     "load_data": "data",
     "load_model": "models",

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
-from fairweather.devices import repeatable_kernels, resolve_device
+from fairweather.devices import is_out_of_memory, repeatable_kernels, resolve_device
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import per_image
 from fairweather.types import Attack, Cell, Images, Predictions, Shift
 
 # Beyond this many classes, a cell's logits would outweigh everything else in a run folder.
 MOST_STORED_CLASSES = 100
+T = TypeVar("T")
 
 
 def predict(
@@ -26,20 +31,26 @@ def predict(
     device: str | torch.device = "auto",
     precision: str = "fp32",
     seed: int = 0,
+    temperature: float = 1.0,
+    when_halved: Callable[[int], None] | None = None,
 ) -> Predictions:
     """Predict every image, shifted before it becomes a float tensor, or attacked after.
 
-    The model is put into evaluation mode and back into the mode that it was in.
+    The model is put into evaluation mode and back into the mode that it was in. When memory runs
+    out, the batch is halved, down to one image.
 
     Args:
         model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`.
-        images: labelled 8-bit images, as many classes as the model has logits.
+        images: labelled 8-bit images, as many classes as the model has logits; they may be larger
+            than memory, and so may all logits together beyond 100 classes.
         shift: None for the images as they are; an attack finds its change with the model and the
             labels, and its images are not rounded.
         batch_size: images in a forward pass.
         device: `auto`, `cpu`, `cuda`, ...
         precision: `fp32` or `bf16` (autocast).
         seed: of stochastic shifts and attacks, one for all models: everyone sees the same weather.
+        temperature: what the logits are divided by; an attack meets the model without it.
+        when_halved: called with the new size when memory has run out.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     >>> pixels, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
@@ -54,16 +65,34 @@ def predict(
     if len(images) == 0:
         raise InputError("there are no images to predict")
     device = resolve_device(device) if isinstance(device, str) else device
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    was_training = model.training
-    model.eval()
-    try:
-        starts = range(0, len(images), batch_size)
-        parts = [images[start : start + batch_size] for start in starts]
-        logits = [_logits(model, part, shift, device, precision, seed) for part in parts]
-    finally:
-        model.train(was_training)
-    return from_logits(torch.cat(logits).numpy(), images)
+
+    def columns(part: Images) -> Predictions:
+        logits = _logits(model, part, shift, device, precision, seed)
+        return from_logits((logits / temperature).numpy(), part)
+
+    with _evaluating(model, device):
+        return join(list(_by_batches(columns, images, batch_size, when_halved)))
+
+
+def predict_logits(
+    model: nn.Module,
+    images: Images,
+    *,
+    batch_size: int = 256,
+    device: str | torch.device = "auto",
+    precision: str = "fp32",
+) -> npt.NDArray[np.float32]:
+    """Predict clean images and keep their logits, float32 `[N, classes]`, however many classes.
+
+    Arguments as in `predict`.
+    """
+    device = resolve_device(device) if isinstance(device, str) else device
+
+    def logits(part: Images) -> np.ndarray:
+        return _logits(model, part, None, device, precision, 0).numpy()
+
+    with _evaluating(model, device):
+        return np.concatenate(list(_by_batches(logits, images, batch_size, None)))
 
 
 def predict_cells(
@@ -75,8 +104,21 @@ def predict_cells(
     device: str | torch.device = "auto",
     precision: str = "fp32",
     seed: int = 0,
+    temperature: float = 1.0,
+    when_halved: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[Cell, Predictions]]:
-    """Predict the images under the shift of each cell, a cell at a time."""
+    """Predict the images under the shift of each cell, a cell at a time.
+
+    Arguments as in `predict`; a batch that had to be halved stays so for the cells that follow.
+    """
+    size = batch_size
+
+    def halve(smaller: int) -> None:
+        nonlocal size
+        size = smaller
+        if when_halved is not None:
+            when_halved(smaller)
+
     for cell in cells:
         yield (
             cell,
@@ -84,10 +126,12 @@ def predict_cells(
                 model,
                 images,
                 cell.shift,
-                batch_size=batch_size,
+                batch_size=size,
                 device=device,
                 precision=precision,
                 seed=seed,
+                temperature=temperature,
+                when_halved=halve,
             ),
         )
 
@@ -105,6 +149,65 @@ def from_logits(logits: np.ndarray, images: Images) -> Predictions:
         logits=logits if classes <= MOST_STORED_CLASSES else None,
         classes=images.classes,
     )
+
+
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """Put predictions of the same model on several lots of images behind each other."""
+    return _each_column(np.concatenate, parts)
+
+
+def select(predictions: Predictions, index: npt.NDArray[np.integer]) -> Predictions:
+    """Take the rows of some images, int `[M]`, in that order."""
+    return _each_column(lambda columns: columns[0][index], [predictions])
+
+
+def _each_column(
+    change: Callable[[list[np.ndarray]], np.ndarray], parts: Sequence[Predictions]
+) -> Predictions:
+    changed: dict[str, Any] = {}
+    for field in fields(Predictions):
+        columns = [getattr(part, field.name) for part in parts]
+        plain = field.name == "classes" or columns[0] is None
+        changed[field.name] = columns[0] if plain else change(columns)
+    return Predictions(**changed)
+
+
+@contextmanager
+def _evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _by_batches(
+    columns: Callable[[Images], T],
+    images: Images,
+    size: int,
+    when_halved: Callable[[int], None] | None,
+) -> Iterator[T]:
+    start = 0
+    while start < len(images):
+        try:
+            part: T | None = columns(images[start : start + size])
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            part = None  # out here, where the error and all that it holds on to are gone
+        if part is not None:
+            start += size
+            yield part
+            continue
+        if size == 1:
+            raise InputError("memory does not suffice for a single image: use a smaller model")
+        size //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if when_halved is not None:
+            when_halved(size)
 
 
 @torch.inference_mode()

@@ -18,6 +18,7 @@ from typing import Any
 
 import filelock
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
@@ -28,6 +29,7 @@ from fairweather.types import Predictions
 
 MANIFEST = "manifest.json"
 _COLUMNS = ("keys", "labels", "predicted", "confidence", "top5_correct", "nll", "brier")
+_UNLABELLED = ("keys", "predicted", "confidence")
 _VERSIONED = ("fairweather", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
 
 
@@ -103,6 +105,18 @@ class RunFolder:
     def write(self, name: str, content: bytes | str) -> None:
         """Write a file of the folder atomically."""
         write_atomically(self.path / name, content)
+
+    def write_unlabelled(self, name: str, predictions: Predictions) -> None:
+        """Write what a model says of images whose labels mean nothing to it, as parquet."""
+        columns = {each: pa.array(getattr(predictions, each)) for each in _UNLABELLED}
+        sink = pa.BufferOutputStream()
+        pyarrow.parquet.write_table(pa.table(columns), sink)
+        self.write(name, sink.getvalue().to_pybytes())
+
+    def read_column(self, name: str, column: str) -> npt.NDArray[Any]:
+        """Read one column of a file of predictions, `[N]`."""
+        table = pyarrow.parquet.read_table(self.path / name, columns=[column])
+        return np.asarray(table[column].to_numpy())
 
     def write_predictions(self, name: str, predictions: Predictions) -> None:
         """Write the per-image columns of a cell as parquet, the class names in its metadata."""

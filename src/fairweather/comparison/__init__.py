@@ -1,4 +1,4 @@
-"""A run beside the numbers of a published report: measured, published, difference, interval."""
+"""A run beside a published report, or beside another run: differences, intervals, verdicts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ from fairweather.comparison import writing
 from fairweather.comparison.matching import as_frame, match_numbers, match_study
 from fairweather.comparison.notes import notes
 from fairweather.comparison.published import REFERENCES, read_published
+from fairweather.comparison.two_runs import RunComparison, read_run_comparison
 from fairweather.report.reading import read_contents
-from fairweather.report.tables import rows_as_csv
 from fairweather.runs import RunFolder, open_finished_run
 
-__all__ = ["REFERENCES", "Comparison", "compare_with_published", "read_comparison"]
+__all__ = [
+    "REFERENCES",
+    "Comparison",
+    "RunComparison",
+    "compare_runs",
+    "compare_with_published",
+    "read_comparison",
+    "read_run_comparison",
+]
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Comparison:
     Attributes:
         name: of its files, without the suffix.
         table: one row a published number; see `compare_with_published`.
-        body: the table as text, in the order of `writing.HEADER`.
+        body: the table as text, in the order of `writing.PUBLISHED`.
         caption: what the numbers are.
         notes: how many agree, how far that goes, and what is missing; a sentence or two each.
     """
@@ -38,17 +46,14 @@ class Comparison:
     notes: Sequence[str]
 
     def __str__(self) -> str:
-        return "\n\n".join([writing.aligned(self.body), self.caption, *self.notes])
+        return "\n\n".join(
+            [writing.aligned(writing.PUBLISHED, self.body), self.caption, *self.notes]
+        )
 
     def files(self) -> dict[str, str]:
         """Write the table in Markdown, CSV and LaTeX, by the names of the files in a run folder."""
-        return {
-            f"tables/{self.name}.md": writing.markdown(self.body, [self.caption, *self.notes]),
-            f"tables/{self.name}.csv": rows_as_csv(self.table),
-            f"tables/{self.name}.tex": writing.latex(
-                self.body, self.name.replace("_", "-"), " ".join([self.caption, *self.notes])
-            ),
-        }
+        below = [self.caption, *self.notes]
+        return writing.table_files(self.name, writing.PUBLISHED, self.body, below, self.table)
 
 
 def compare_with_published(run: RunFolder | str | Path, reference: str = "paper") -> pd.DataFrame:
@@ -73,6 +78,20 @@ def compare_with_published(run: RunFolder | str | Path, reference: str = "paper"
         InputError: an unknown reference, no finished run, or a run with nothing to compare.
     """
     return read_comparison(run, reference).table
+
+
+def compare_runs(a: str | Path, b: str | Path) -> pd.DataFrame:
+    """Say which differences between two runs on the same images are real.
+
+    The columns and what they mean are those of `read_run_comparison`, whose table this is.
+
+    Args:
+        a, b: a run folder, or one model of it as FOLDER:MODEL.
+
+    Raises:
+        InputError: no run, models that cannot be paired, or predictions of other images.
+    """
+    return read_run_comparison(a, b).table
 
 
 def read_comparison(run: RunFolder | str | Path, reference: str = "paper") -> Comparison:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
 
 from fairweather.comparison.matching import Pair
 from fairweather.comparison.published import PublishedStudy
@@ -15,18 +18,36 @@ from fairweather.report.tables import (
     escape_latex,
     escape_markdown,
     is_percent,
+    rows_as_csv,
 )
 
-HEADER = (
-    *("Model", "Shift", "Level", "Metric"),
-    *("Measured", "Published", "Difference", "In the interval"),
-)
-WORDS = 4  # columns of words, aligned to the left; the others hold numbers
 NOT_MEASURED = "not measured"
+Body = Sequence[Sequence[str]]
+
+
+class Layout(NamedTuple):
+    """The head of a table.
+
+    Attributes:
+        header: of every column.
+        words: how many columns, from the left, hold words; the others hold numbers.
+    """
+
+    header: tuple[str, ...]
+    words: int
+
+
+PUBLISHED = Layout(
+    (
+        *("Model", "Shift", "Level", "Metric"),
+        *("Measured", "Published", "Difference", "In the interval"),
+    ),
+    words=4,
+)
 
 
 def table_body(pairs: Sequence[Pair], contents: Contents, study: PublishedStudy) -> list[list[str]]:
-    """Write pairs as text, in the order of `HEADER`."""
+    """Write pairs as text, in the order of `PUBLISHED`."""
     return [
         [
             contents.titles.get(number.model, study.models[number.model].title),
@@ -50,39 +71,40 @@ def caption(pairs: Sequence[Pair], study: PublishedStudy) -> str:
     )
 
 
-def aligned(body: Sequence[Sequence[str]]) -> str:
+def aligned(layout: Layout, body: Body) -> str:
     """Write the table for a terminal."""
-    lines = [HEADER, *body]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(HEADER))]
+    lines = [layout.header, *body]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(layout.header))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if place < WORDS else cell.rjust(width)
+            cell.ljust(width) if place < layout.words else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
 
 
-def markdown(body: Sequence[Sequence[str]], below: Sequence[str]) -> str:
+def markdown(layout: Layout, body: Body, below: Sequence[str]) -> str:
     """Write the table as GitHub's Markdown, with paragraphs below it."""
-    rule = ["---"] * WORDS + ["---:"] * (len(HEADER) - WORDS)
+    rule = ["---"] * layout.words + ["---:"] * (len(layout.header) - layout.words)
     rows = [[escape_markdown(cell) for cell in line] for line in body]
-    table = ["| " + " | ".join(line) + " |" for line in (HEADER, rule, *rows)]
+    table = ["| " + " | ".join(line) + " |" for line in (layout.header, rule, *rows)]
     paragraphs = [line for text in below for line in ("", escape_markdown(text))]
     return "\n".join([*table, *paragraphs, ""])
 
 
-def latex(body: Sequence[Sequence[str]], label: str, text: str) -> str:
+def latex(layout: Layout, body: Body, label: str, text: str) -> str:
     """Write the table for LaTeX's booktabs package."""
     rows = [" & ".join(map(escape_latex, line)) + r" \\" for line in body]
+    columns = "l" * layout.words + "r" * (len(layout.header) - layout.words)
     lines = [
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{escape_latex(text)}}}",
         rf"  \label{{tab:{label}}}",
-        rf"  \begin{{tabular}}{{{'l' * WORDS}{'r' * (len(HEADER) - WORDS)}}}",
+        rf"  \begin{{tabular}}{{{columns}}}",
         r"    \toprule",
-        "    " + " & ".join(map(escape_latex, HEADER)) + r" \\",
+        "    " + " & ".join(map(escape_latex, layout.header)) + r" \\",
         r"    \midrule",
         *("    " + row for row in rows),
         r"    \bottomrule",
@@ -92,13 +114,34 @@ def latex(body: Sequence[Sequence[str]], label: str, text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def table_files(
+    name: str, layout: Layout, body: Body, below: Sequence[str], frame: pd.DataFrame
+) -> dict[str, str]:
+    """Write a table in Markdown, CSV and LaTeX, by the names of the files in a run folder."""
+    return {
+        f"tables/{name}.md": markdown(layout, body, below),
+        f"tables/{name}.csv": rows_as_csv(frame),
+        f"tables/{name}.tex": latex(layout, body, name.replace("_", "-"), " ".join(below)),
+    }
+
+
+def signed(number: float, percent: bool) -> str:
+    """Write a difference as the table's numbers are written, with its sign.
+
+    >>> signed(-0.0123, percent=True)
+    '−1.2'
+    """
+    scale, digits = (100, 1) if percent else (1, 3)
+    # `z` writes what rounds to zero without a sign.
+    return f"{scale * number:+z.{digits}f}".replace("-", "−")
+
+
 def _numbers(pair: Pair) -> list[str]:
     percent = is_percent(pair.published.metric)
     scale, digits = (100, 1) if percent else (1, 3)
     published = f"{scale * pair.published.value:.{digits}f}"
     if pair.measured is None:
         return [NOT_MEASURED, published, ABSENT, ABSENT]
-    # `z` writes what rounds to zero without a sign.
-    difference = f"{scale * pair.difference:+z.{digits}f}".replace("-", "−")
     inside = "yes" if pair.inside else "no"
+    difference = signed(pair.difference, percent)
     return [str(Entry(pair.measured, percent)), published, difference, inside]

@@ -41,26 +41,18 @@ class ConfidenceOrder(NamedTuple):
     groups: IntArray
     edges: IntArray
 
-    @property
-    def grouped(self) -> tuple[IntArray, npt.NDArray[np.bool_]]:
-        """(confidence, correct) `[2 * groups]` of what `OrderedSums.grouped` counts.
-
-        The number of a group stands for its confidence: only the order matters to what uses it.
-        """
-        group = np.arange(len(self.groups) - 1)
-        return np.tile(group, 2), np.repeat([False, True], len(group))
-
 
 class OrderedSums(NamedTuple):
     """Sums over the images of each resample, a row a resample.
 
     Attributes:
-        grouped: float64 `[B, 2 * groups]`, wrong images of each group, then right ones.
+        images, right: float64 `[B, groups + 1]`, those less confident than each group, and all.
         equal_width, equal_mass: of 10 bins.
         hundreds: of bins of 100 images, the last with up to 199.
     """
 
-    grouped: FloatArray
+    images: FloatArray
+    right: FloatArray
     equal_width: BinSums
     equal_mass: BinSums
     hundreds: BinSums
@@ -134,10 +126,9 @@ def sum_in_order(
         at_groups[:, row] = running.at_places(order.groups)
         at_cuts = running.at_cuts(np.concatenate([few[row], many[row]]))
         at_few[:, row], at_many[:, row] = at_cuts[:, :last], at_cuts[:, last:]
-    images, _, right = np.diff(at_groups)
     return OrderedSums(
-        # Fractional counts may round to just below none.
-        grouped=np.concatenate([np.maximum(images - right, 0), right], axis=1),
+        images=at_groups[0],
+        right=at_groups[2],
         equal_width=BinSums(*np.diff(at_groups[:, :, order.edges])),
         equal_mass=BinSums(*np.diff(at_few)),
         hundreds=BinSums(*np.diff(at_many)),

@@ -69,16 +69,6 @@ class Sample:
         """Sums over the images in order of confidence."""
         return sum_in_order(self.order, self.weights, self.total("images"))
 
-    @cached_property
-    def grouped(self) -> tuple[npt.ArrayLike, npt.ArrayLike, FloatArray]:
-        """(confidence, correct, weights) of groups of neighbours in confidence.
-
-        Any function of those three columns that uses the order of confidence alone can be given
-        these few in place of all images. It is exact where a cell has at most
-        `intervals.MOST_GROUPS` confidences; beyond, images of a group count as equally confident.
-        """
-        return (*self.order.grouped, self.ordered.grouped)
-
 
 def ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
     """Divide, with NaN where the whole is 0.
@@ -177,3 +167,32 @@ def brier_uncertainty(sample: Sample) -> FloatArray:
     """The `uncertainty` of `decomposition.brier_decomposition`."""
     accuracy = sample.mean("correct")
     return accuracy * (1 - accuracy)
+
+
+def area_under_risk_coverage(sample: Sample) -> FloatArray:
+    """`selective.area_under_risk_coverage`, a group's images counted as equally confident."""
+    _, risk = _answered(sample.ordered)
+    images = np.diff(sample.ordered.images)
+    return (images * np.nan_to_num(risk)).sum(axis=1) / sample.total("images")
+
+
+def coverage_at_risk(sample: Sample, risk: float) -> FloatArray:
+    """`selective.coverage_at_risk`, a group's images answered together."""
+    answered, found = _answered(sample.ordered)
+    share = answered / sample.total("images")[:, None]
+    return np.where(found <= risk, share, 0.0).max(axis=1)  # NaN fails the comparison
+
+
+def confidence_auroc(sample: Sample) -> FloatArray:
+    """`selective.confidence_auroc`, a group's images counted as equally confident."""
+    right, wrong = sample.ordered.right, sample.ordered.images - sample.ordered.right
+    middle = (wrong[:, 1:] + wrong[:, :-1]) / 2  # wrong images below, and half of those beside
+    wins = (np.diff(right) * middle).sum(axis=1)
+    return ratio(wins, right[:, -1] * wrong[:, -1])
+
+
+def _answered(sums: OrderedSums) -> tuple[FloatArray, FloatArray]:
+    """Images at least as confident as each group, and the share of them that is wrong."""
+    images = sums.images[:, -1:] - sums.images[:, :-1]
+    right = sums.right[:, -1:] - sums.right[:, :-1]
+    return images, ratio(images - right, images)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from fairweather.metrics import ranking, sample, selective
+from fairweather.metrics import ranking, sample
 from fairweather.metrics.calibration import BinSums
 from fairweather.metrics.fitted import RISK, Fitted
 from fairweather.metrics.sample import Sample
@@ -217,20 +217,20 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "area_under_risk_coverage",
         "Area under the risk-coverage curve",
-        lambda s: selective.area_under_risk_coverage(*s.grouped),
+        sample.area_under_risk_coverage,
         higher_is_better=False,
         interval="share",
     ),
     Metric(
         "coverage_at_risk/0.05",
         "Coverage at a risk of 5 %",
-        lambda s: selective.coverage_at_risk(*s.grouped, risk=0.05),
+        partial(sample.coverage_at_risk, risk=0.05),
         higher_is_better=True,
     ),
     Metric(
         "confidence_auroc",
         "AUROC of confidence for being right",
-        lambda s: selective.confidence_auroc(*s.grouped),
+        sample.confidence_auroc,
         higher_is_better=True,
     ),
     Metric(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fairweather.measuring import Event as Event
 from fairweather.runs import RunFolder, open_finished_run
-from fairweather.study.context import Event as Event
-from fairweather.study.context import notify_loading as notify_loading
 from fairweather.study.loading import check_study as check_study
 from fairweather.study.loading import load_study as load_study
 from fairweather.study.loading import packaged_studies as packaged_studies

@@ -1,48 +1,46 @@
-"""What the steps of a run share."""
+"""What the steps of a study share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
+from fairweather.measuring import Setting
 from fairweather.runs import RunFolder
 from fairweather.study.schema import Study
 from fairweather.types import Dataset
 
 
-class Event(NamedTuple):
-    """Progress: how much of a task is done, and a word on how it goes."""
-
-    task: str
-    done: int
-    total: int
-    note: str = ""
-
-
-def notify_loading(
-    notify: Callable[[Event], None], task: str, done: int, total: int | None
-) -> None:
-    """Turn what the loading of data reports into an event; downloads are told in megabytes."""
-    if task.startswith("download"):
-        task, done, total = f"{task}, MB", done // 10**6, total and total // 10**6
-    notify(Event(task, done, max(total or 0, done)))
-
-
-@dataclass(frozen=True)
-class Context:
-    """A study, the folder it runs in, its data with their digests, and where it runs."""
+@dataclass(frozen=True, kw_only=True)
+class Context(Setting):
+    """A study, and the setting that its models are trained and measured in."""
 
     study: Study
-    run: RunFolder
-    dataset: Dataset
-    digests: Mapping[str, str]
-    device: torch.device
     offline: bool
 
-    @property
-    def machine(self) -> dict[str, object]:
-        """What of the machine can change a result: part of every fingerprint."""
-        return {"device": self.device.type, "threads": torch.get_num_threads()}
+    @classmethod
+    def of(
+        cls,
+        study: Study,
+        run: RunFolder,
+        dataset: Dataset,
+        digests: Mapping[str, str],
+        device: torch.device,
+        offline: bool,
+    ) -> Context:
+        """Bring a study together with the folder it runs in, its data, and where it runs."""
+        return cls(
+            run=run,
+            dataset=dataset,
+            digests=digests,
+            device=device,
+            shifts=tuple(study.all_shifts()),
+            shift_seed=study.shift_seed,
+            batch_size=study.prediction_batch_size,
+            bootstrap=study.bootstrap,
+            variants=tuple(study.variants),
+            study=study,
+            offline=offline,
+        )

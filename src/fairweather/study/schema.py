@@ -12,11 +12,13 @@ import pydantic
 from pydantic import PositiveFloat
 
 from fairweather import attacks
-from fairweather.attacks import ATTACKS, AttackKind
+from fairweather.attacks import ATTACKS
 from fairweather.errors import InputError, unknown_name
-from fairweather.shifts import CLEAN, SHIFTS, ShiftKind, suite, sweep
+from fairweather.measuring import kind_of
+from fairweather.shifts import CLEAN, SHIFTS, suite, sweep
 from fairweather.training import RECIPE_KEYS, Recipe
 from fairweather.types import Attack, Shift
+from fairweather.variants import check_names
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 
@@ -87,7 +89,7 @@ class ModelEntry(_Strict):
 
     def weather(self) -> list[Shift]:
         """The shifts of the training images."""
-        expanded = _expand(self.train_shifts, "train_shifts")
+        expanded = expand_shifts(self.train_shifts, "train_shifts")
         if found := [each.name for each in expanded if isinstance(each, Attack)]:
             raise InputError(f"train_shifts: {found[0]} is an attack; training takes shifts only")
         return [each for each in expanded if isinstance(each, Shift)]
@@ -113,6 +115,8 @@ class Study(_Strict):
         prediction_batch_size: images in a forward pass of the evaluation.
         precision: of training: `auto`, `fp32` or `bf16`; predictions are fp32.
         bootstrap: resamples behind every interval.
+        variants: each a row of its own beside every model: `temperature` scaling, fitted on the
+            clean validation images, and `batchnorm` adapted to each batch of test images.
     """
 
     name: str
@@ -126,6 +130,7 @@ class Study(_Strict):
     prediction_batch_size: int = pydantic.Field(256, ge=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     bootstrap: int = pydantic.Field(1000, ge=100, le=100_000)
+    variants: list[str] = []
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -140,6 +145,7 @@ class Study(_Strict):
         for seed in self.seeds:
             if not 0 <= seed < 2**63 or self.seeds.count(seed) > 1:
                 raise InputError(f"seeds must be different and >= 0, found {self.seeds}")
+        check_names(self.variants)
         shifts = self.all_shifts()
         levels = [(shift.name, shift.level_name) for shift in shifts]
         for shift, level in zip(shifts, levels, strict=True):
@@ -161,12 +167,7 @@ class Study(_Strict):
 
     def all_shifts(self) -> list[Shift | Attack]:
         """Clean first, then every level of every sweep, suite and attack, in the file's order."""
-        return [CLEAN, *_expand(self.shifts, "shifts")]
-
-
-def kind_of(name: str) -> ShiftKind | AttackKind:
-    """The row of a shift's or an attack's table."""
-    return ATTACKS[name] if name in ATTACKS else SHIFTS[name]
+        return [CLEAN, *expand_shifts(self.shifts, "shifts")]
 
 
 def _operation(name: str) -> str:
@@ -175,7 +176,11 @@ def _operation(name: str) -> str:
     return {"jpeg": "jpeg_compression", "brightness_factor": "brightness"}.get(last, last)
 
 
-def _expand(entries: list[dict[str, Any]], key: str) -> list[Shift | Attack]:
+def expand_shifts(entries: list[dict[str, Any]], key: str) -> list[Shift | Attack]:
+    """Give every level of sweeps, suites and attacks as a study writes them, in their order.
+
+    `key` is what an error calls the list.
+    """
     found: list[Shift | Attack] = []
     for entry in entries:
         if len(entry) != 1:

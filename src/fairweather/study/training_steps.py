@@ -17,8 +17,9 @@ import torch
 from fairweather import models
 from fairweather.devices import training_precision
 from fairweather.errors import TrainingDivergedError
+from fairweather.measuring import Event
 from fairweather.runs import fingerprint
-from fairweather.study.context import Context, Event
+from fairweather.study.context import Context
 from fairweather.study.schema import ModelEntry
 from fairweather.training import Recipe, fit, selected_epoch
 from fairweather.types import Dataset, Shift

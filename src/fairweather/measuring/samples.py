@@ -10,11 +10,31 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fairweather.measuring.setting import Setting
 from fairweather.runs import RunFolder
 from fairweather.types import Dataset, Images, Shift
 
+# Raised when the pictures become others of the same inputs.
+VERSION = 1
 MOST_PICTURES = 6
 MIXUP_WEIGHT = 0.5
+
+
+def samples_step(setting: Setting, *, mixup: bool) -> None:
+    """Store the pictures of a run, with a MixUp example if that was asked for."""
+    run = setting.run
+    # What an attack does depends on the model, and shows nothing.
+    shifts = [shift for shift in setting.shifts if isinstance(shift, Shift)]
+    inputs = {
+        "version": VERSION,
+        "data": dict(setting.digests),
+        "shifts": [shift.id for shift in shifts],
+        "seed": setting.shift_seed,
+        "mixup": mixup,
+    }
+    if not run.is_done("samples", inputs):
+        files = write_samples(run, setting.dataset, shifts, setting.shift_seed, mixup)
+        run.finish("samples", inputs, files)
 
 
 def write_samples(

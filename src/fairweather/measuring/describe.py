@@ -3,48 +3,76 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fairweather.attacks import ATTACKS, AttackKind
 from fairweather.errors import InputError
+from fairweather.measuring.setting import Setting
+from fairweather.measuring.variant_plans import variant_phrase
 from fairweather.runs import fingerprint, provenance
-from fairweather.shifts import SHIFTS
-from fairweather.study.context import Context
-from fairweather.study.schema import kind_of
+from fairweather.shifts import SHIFTS, ShiftKind
 from fairweather.types import Attack, Shift
+from fairweather.variants import variant_name
 from fairweather.yamlfile import dump_yaml, read_yaml
 
 
-def describe(context: Context) -> None:
+def describe_run(
+    setting: Setting,
+    document: Mapping[str, Any],
+    titles: Mapping[str, str],
+    more: Mapping[str, Any] | None = None,
+) -> None:
     """Write study.yaml and provenance.json.
 
-    The same study that is taken up again on the same machine with the same versions keeps the time
-    and the command that began it. Raises `InputError` for a folder with the run of another study.
+    What is taken up again on the same machine with the same versions keeps the time and the command
+    that began it.
+
+    Args:
+        setting: the data, the shifts and the folder.
+        document: the content of study.yaml; its `name` tells this run from others.
+        titles: of the models, by name.
+        more: facts for provenance.json.
+
+    Raises:
+        InputError: the folder holds a run of another name.
     """
-    run, dataset = context.run, context.dataset
+    run, dataset = setting.run, setting.dataset
     stored = run.path / "study.yaml"
-    if stored.exists() and (name := read_yaml(stored)["name"]) != context.study.name:
+    if stored.exists() and (name := read_yaml(stored)["name"]) != document["name"]:
         raise InputError(
-            f"{run.path} holds the run of the study {name!r}, not of {context.study.name!r}; "
+            f"{run.path} holds the run of {name!r}, not of {document['name']!r}; "
             "name another folder with --out"
         )
-    run.write("study.yaml", dump_yaml(context.study.model_dump(mode="json")))
-    facts = provenance(context.device) | {
-        "study": fingerprint(context.study.model_dump(mode="json")),
+    run.write("study.yaml", dump_yaml(document))
+    variants = {
+        variant_name(model, variant): f"{title} + {variant_phrase(setting, variant)}"
+        for model, title in titles.items()
+        for variant in setting.variants
+    }
+    facts = provenance(setting.device) | {
+        "study": fingerprint(document),
         "data": {
             "name": dataset.name,
             "classes": list(dataset.classes),
-            "digests": dict(context.digests),
+            "digests": dict(setting.digests),
             "mean": list(dataset.mean),
             "std": list(dataset.std),
             "notes": dict(dataset.notes),
         },
-        "shifts": describe_shifts(context.study.all_shifts(), min(dataset.test.images.shape[2:])),
+        "shifts": describe_shifts(setting.shifts, min(dataset.test.images.shape[2:])),
+        **({"variants": variants} if variants else {}),
+        **(more or {}),
     }
     path = run.path / "provenance.json"
     if path.exists() and _lasting(json.loads(path.read_text())) == _lasting(facts):
         return
     run.write("provenance.json", json.dumps(facts, indent=1) + "\n")
+
+
+def kind_of(name: str) -> ShiftKind | AttackKind:
+    """The row of a shift's or an attack's table."""
+    return ATTACKS[name] if name in ATTACKS else SHIFTS[name]
 
 
 def describe_shifts(
@@ -85,5 +113,5 @@ def _describe_cell(shift: Shift | Attack, image_size: int | None) -> dict[str, A
     return described
 
 
-def _lasting(facts: dict[str, Any]) -> dict[str, Any]:
+def _lasting(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if key not in ("time", "command", "git")}

@@ -1,0 +1,59 @@
+"""The command line: thin, silent when piped, and with one sentence for whatever goes wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
+import typer
+
+from fairweather.cli.comparing import check, compare
+from fairweather.cli.evaluating import evaluate
+from fairweather.cli.listing import list_names
+from fairweather.cli.pictures import export, preview
+from fairweather.cli.running import report, run
+from fairweather.errors import InputError
+
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "run": run,
+    "evaluate": evaluate,
+    "compare": compare,
+    "check": check,
+    "report": report,
+    "preview": preview,
+    "export": export,
+    "list": list_names,
+}
+
+app = typer.Typer(
+    name="fairweather",
+    help="Train image classifiers, change the weather, and see how accurate and honest they stay.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        import fairweather
+
+        typer.echo(fairweather.__version__)
+        raise typer.Exit
+
+
+for _name, _command in COMMANDS.items():
+    app.command(name=_name)(_command)
+
+
+def main() -> None:
+    """Run the command line: status 2 and one sentence on bad input, 130 when interrupted."""
+    try:
+        app()
+    except (InputError, OSError) as error:
+        typer.echo(f"fairweather: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,67 @@
+"""Hold a run against another one, against published numbers, and against rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fairweather.errors import unknown_name
+
+
+def compare(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run folder, or FOLDER:MODEL for one model.")
+    ],
+    other: Annotated[
+        str,
+        typer.Argument(
+            metavar="REFERENCE",
+            help="Another run, FOLDER or FOLDER:MODEL, on the same images; or paper, the published "
+            "report.",
+        ),
+    ],
+) -> None:
+    """Say what differs between two runs and whether it is real, or hold a run against a report."""
+    from fairweather.comparison import REFERENCES, read_comparison, read_run_comparison
+    from fairweather.runs import open_finished_run, write_atomically
+
+    folder = Path(run if Path(run).is_dir() else run.rpartition(":")[0] or run)
+    comparison = (
+        read_comparison(open_finished_run(folder), other)
+        if other in REFERENCES
+        else read_run_comparison(run, other)
+    )
+    files = comparison.files()
+    for name, text in files.items():
+        write_atomically(folder / name, text)
+    typer.echo(f"{comparison}\n")
+    for name in files:
+        typer.echo(f"table   {folder / name}")
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    rules: Annotated[
+        list[str],
+        typer.Argument(help="Such as 'accuracy[clean] >= 0.85', or a YAML file with a list."),
+    ],
+    on: Annotated[
+        str, typer.Option(help="interval: judge its bad end; value: judge the number itself.")
+    ] = "interval",
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML for a pipeline.")] = None,
+) -> None:
+    """Hold a run against rules: status 1 and a table if one is broken."""
+    from fairweather import rules as ruling
+    from fairweather.runs import open_finished_run, write_atomically
+
+    if on not in ("interval", "value"):
+        raise unknown_name("way to judge", on, ["interval", "value"])
+    judged: Literal["interval", "value"] = "value" if on == "value" else "interval"
+    verdicts = ruling.judge(open_finished_run(folder), ruling.read_rules(rules), on=judged)
+    if junit is not None:
+        write_atomically(junit, ruling.junit(verdicts))
+    typer.echo(ruling.table(verdicts))
+    if not all(verdict.passed for verdict in verdicts):
+        raise typer.Exit(1)

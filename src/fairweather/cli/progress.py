@@ -1,0 +1,71 @@
+"""Progress bars on a terminal, silence elsewhere, and how an interrupted command ends."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from fairweather.measuring import Event
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """End with status 130 and a word when the user interrupts what can be taken up again."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+
+
+def watch(show: Callable[[Event], None] | None) -> Callable[[str, int, int | None], None] | None:
+    """What the loading of data calls, so that its progress is shown; nothing where none is."""
+    if show is None:
+        return None
+    from fairweather.measuring import notify_loading
+
+    return functools.partial(notify_loading, show)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[Event], None] | None]:
+    """Show a bar with ETA for every task on a terminal; nothing at all elsewhere."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    one_line = Column(no_wrap=True, overflow="ellipsis")
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=5)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+        TextColumn("left", table_column=Column(no_wrap=True, min_width=4)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+        TextColumn("{task.fields[note]}", markup=False, table_column=one_line),
+    )
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, int] = {}
+
+        def show(event: Event) -> None:
+            if event.task not in tasks:
+                tasks[event.task] = bars.add_task(event.task, total=event.total, note="")
+            bars.update(tasks[event.task], completed=event.done, note=event.note)  # type: ignore[arg-type]
+
+        yield show

@@ -1,0 +1,112 @@
+"""Two models cell by cell on the same images: differences, intervals, tests, verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from fairweather.comparison.measured import COMPARED, Resampled, cells_of, mean_places, measure
+from fairweather.comparison.sides import Shared, Side
+from fairweather.metrics.paired import (
+    McNemar,
+    SeedSummary,
+    holm,
+    mcnemar_exact,
+    paired_difference,
+    seed_interval,
+)
+from fairweather.report.reading import MEAN
+from fairweather.types import Score
+
+LEVEL = 0.05  # of the tests, and what the 95 % intervals leave out
+REAL, NOT_FOUND = "real", "no difference found"
+# Of several seeds on both sides: other images would not undo it, other seeds might.
+WITHIN = "within seed noise"
+
+
+class Pair(NamedTuple):
+    """A model of one side beside a model of the other."""
+
+    a: str
+    b: str
+
+    @property
+    def title(self) -> str:
+        """The name that both have, or both names."""
+        return self.a if self.a == self.b else f"{self.a} / {self.b}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A number of two models, and whether they differ in it.
+
+    Attributes:
+        pair: the models.
+        shift, level, metric: in the words of scores.csv.
+        a, b: the number of each side, over its seeds.
+        difference: b − a, with the 95 % interval of the paired bootstrap.
+        test: McNemar's exact test, of the accuracy in one cell of one seed on each side.
+        p: its p-value after Holm's correction over all tests of the comparison; else NaN.
+    """
+
+    pair: Pair
+    shift: str
+    level: str
+    metric: str
+    a: SeedSummary
+    b: SeedSummary
+    difference: Score
+    test: McNemar | None = None
+    p: float = math.nan
+
+    @property
+    def is_cell(self) -> bool:
+        """Say whether it is of one set of images, and not a mean over several."""
+        return self.level != MEAN
+
+    @property
+    def over_seeds(self) -> tuple[float, float]:
+        """The 95 % interval of the difference for other seeds; NaN where a side has only one."""
+        return seed_interval(self.a, self.b)
+
+    @property
+    def verdict(self) -> str:
+        """Say whether the models differ: by the test where there is one, else by the intervals."""
+        if self.test is not None:
+            return REAL if self.p < LEVEL else NOT_FOUND
+        if not (self.difference.low > 0 or self.difference.high < 0):
+            return NOT_FOUND
+        low, high = self.over_seeds
+        return WITHIN if low <= 0 <= high else REAL
+
+
+def compare_models(
+    a: Side, b: Side, pair: Pair, shared: Shared, images: Resampled
+) -> Iterator[Row]:
+    """Compare two models in every cell, in means over levels, and in the mean over shifts."""
+    first, second = (
+        measure(side, model, shared, images) for side, model in zip((a, b), pair, strict=True)
+    )
+    clean, *levels = cells_of(shared)
+    for place in (clean, *mean_places(shared), *levels):
+        for metric in COMPARED:
+            row = Row(
+                pair,
+                *place,
+                metric,
+                first.summary(place, metric),
+                second.summary(place, metric),
+                paired_difference(first.shown(place, metric), second.shown(place, metric)),
+            )
+            if metric == "accuracy" and row.is_cell and row.a.n == row.b.n == 1:
+                test = mcnemar_exact(first.correct[place], second.correct[place])
+                row = replace(row, test=test)
+            yield row
+
+
+def correct_for_number(rows: Sequence[Row]) -> list[Row]:
+    """Put Holm's correction over all tests into the rows that have one."""
+    adjusted = iter(holm([row.test.p for row in rows if row.test]))
+    return [replace(row, p=float(next(adjusted))) if row.test else row for row in rows]

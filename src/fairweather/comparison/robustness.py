@@ -1,0 +1,169 @@
+"""Effective robustness of one run's models against those of another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fairweather.comparison.measured import Measured, Place, Resampled, mean_places, measure
+from fairweather.comparison.sides import Shared, Side, same_run
+from fairweather.comparison.writing import Layout, signed
+from fairweather.metrics import Estimate, to_score
+from fairweather.metrics.effective import effective_robustness
+from fairweather.report.reading import CLEAN, NO_LEVEL, base_model
+from fairweather.types import Score
+
+METRIC = "accuracy"
+FEWEST = 3  # reference models of different clean accuracy: two would lie on any line
+LAYOUT = Layout(("Model", "Shift", "Clean", "Shifted", "Expected", "Effective robustness"), words=2)
+UNSHIFTED: Place = (CLEAN, NO_LEVEL)
+
+
+class Row(NamedTuple):
+    """A model's accuracy under a shift beside what its clean accuracy makes one expect.
+
+    Attributes:
+        model: of the first side.
+        shift: in the words of scores.csv; the accuracy is the mean over its levels.
+        clean, shifted: accuracies, the mean over seeds.
+        effective: shifted minus expected, with its interval over images.
+    """
+
+    model: str
+    shift: str
+    clean: float
+    shifted: float
+    effective: Score
+
+    @property
+    def expected(self) -> float:
+        """What the reference models' line gives for the clean accuracy."""
+        return self.shifted - self.effective.value
+
+
+class Table(NamedTuple):
+    """Effective robustness, as numbers and as text in the order of `LAYOUT`."""
+
+    frame: pd.DataFrame
+    body: list[list[str]]
+    caption: str
+
+
+def effective_table(
+    a: Side, b: Side, shared: Shared, images: Resampled, titles: Mapping[str, str]
+) -> Table | None:
+    """Hold each model of a against the line through all trained models of b.
+
+    None where b has fewer than `FEWEST` models of different clean accuracy, a model counting once
+    for each seed. Variants (NAME+VARIANT) are no models of their own and count not at all.
+    """
+    names = [name for name in b.everyone if base_model(name) == name]
+    if same_run(a, b):
+        names = [name for name in names if name not in a.models]
+    places = mean_places(shared)
+    reference = [
+        estimates
+        for name in names
+        for estimates in _by_seed(measure(b, name, shared, images, [METRIC]), places)
+    ]
+    if len({estimates[UNSHIFTED].value for estimates in reference}) < FEWEST or not places:
+        return None
+    rows = [
+        row
+        for model in a.models
+        for row in _rows(measure(a, model, shared, images, [METRIC]), reference, places)
+    ]
+    return Table(_as_frame(rows), _table_body(rows, titles), _caption(b, rows, len(reference)))
+
+
+def _as_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """Write rows as a tidy table; accuracies are fractions."""
+    return pd.DataFrame(
+        {
+            "model": [row.model for row in rows],
+            "shift": [row.shift for row in rows],
+            "clean": [row.clean for row in rows],
+            "shifted": [row.shifted for row in rows],
+            "expected": [row.expected for row in rows],
+            "effective_robustness": [row.effective.value for row in rows],
+            "low": [row.effective.low for row in rows],
+            "high": [row.effective.high for row in rows],
+            "n": [row.effective.n for row in rows],
+        }
+    )
+
+
+def _table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str]]:
+    """Write rows as text, in percent, in the order of `LAYOUT`."""
+    return [
+        [
+            row.model,
+            titles[row.shift],
+            *(f"{100 * share:.1f}" for share in (row.clean, row.shifted, row.expected)),
+            f"{signed(row.effective.value, percent=True)} "
+            f"[{signed(row.effective.low, percent=True)}, "
+            f"{signed(row.effective.high, percent=True)}]",
+        ]
+        for row in rows
+    ]
+
+
+def _caption(b: Side, rows: Sequence[Row], models: int) -> str:
+    """Say what the numbers are and how far they go."""
+    return (
+        f"Effective robustness against {models} trained models of {b.run.path.name} (Taori et al. "
+        "2020), in percentage points: accuracy under the shift, the mean over its levels, minus "
+        "what the line through those models' clean and shifted accuracies, on the logit scale, "
+        "gives for the clean accuracy. In brackets: 95 % bootstrap intervals over images "
+        f"(n = {rows[0].effective.n:,}); that other reference models would give another line is "
+        "not in them, and beyond their clean accuracies the line is a guess."
+    )
+
+
+def _by_seed(measured: Measured, places: Sequence[Place]) -> Iterator[dict[Place, Estimate]]:
+    for seed in measured.seeds:
+        yield {
+            place: measured.table[measured.model, str(seed), *place][METRIC]
+            for place in (UNSHIFTED, *places)
+        }
+
+
+def _rows(
+    measured: Measured, reference: Sequence[dict[Place, Estimate]], places: Sequence[Place]
+) -> Iterator[Row]:
+    seeds = list(_by_seed(measured, places))
+    for place in places:
+        each = [_effective(own, reference, place) for own in seeds]
+        value = float(np.mean([estimate.value for estimate in each]))
+        replicates = np.mean([estimate.replicates for estimate in each], axis=0)
+        yield Row(
+            measured.model,
+            place[0],
+            measured.shown(UNSHIFTED, METRIC).value,
+            measured.shown(place, METRIC).value,
+            to_score(Estimate(value, replicates, each[0].n), (-1.0, 1.0)),
+        )
+
+
+def _effective(
+    own: dict[Place, Estimate], reference: Sequence[dict[Place, Estimate]], place: Place
+) -> Estimate:
+    n = own[UNSHIFTED].n
+    value = effective_robustness(
+        own[UNSHIFTED].value,
+        own[place].value,
+        [each[UNSHIFTED].value for each in reference],
+        [each[place].value for each in reference],
+        images=n,
+    )
+    replicates = effective_robustness(
+        own[UNSHIFTED].replicates,
+        own[place].replicates,
+        [each[UNSHIFTED].replicates for each in reference],
+        [each[place].replicates for each in reference],
+        images=n,
+    )
+    return Estimate(float(value), np.asarray(replicates), n)

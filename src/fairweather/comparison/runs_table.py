@@ -1,0 +1,192 @@
+"""A comparison of runs in words and numbers: the table's text, its caption, and what to know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import pandas as pd
+
+from fairweather.comparison.measured import ALL, RESAMPLES
+from fairweather.comparison.pairs import LEVEL, REAL, WITHIN, Row
+from fairweather.comparison.sides import Shared, Side
+from fairweather.comparison.writing import Layout, signed
+from fairweather.metrics.paired import SeedSummary
+from fairweather.report.reading import CLEAN, NO_LEVEL
+from fairweather.report.tables import ABSENT, METRIC, describe_metric, is_percent
+
+LAYOUT = Layout(
+    ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
+)
+
+
+def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """Write rows as a tidy table; what a row does not have is missing."""
+    tests = [row.test for row in rows]
+    return pd.DataFrame(
+        {
+            "model_a": [row.pair.a for row in rows],
+            "model_b": [row.pair.b for row in rows],
+            **{name: [getattr(row, name) for row in rows] for name in ("shift", "level", "metric")},
+            "a": [row.a.mean for row in rows],
+            "b": [row.b.mean for row in rows],
+            "difference": [row.difference.value for row in rows],
+            "low": [row.difference.low for row in rows],
+            "high": [row.difference.high for row in rows],
+            "n": [row.difference.n for row in rows],
+            "seeds_a": [row.a.n for row in rows],
+            "seeds_b": [row.b.n for row in rows],
+            "sd_a": [row.a.sd for row in rows],
+            "sd_b": [row.b.sd for row in rows],
+            "seed_low": [row.over_seeds[0] for row in rows],
+            "seed_high": [row.over_seeds[1] for row in rows],
+            "only_a_right": pd.array([test.b if test else pd.NA for test in tests], "Int64"),
+            "only_b_right": pd.array([test.c if test else pd.NA for test in tests], "Int64"),
+            "p": [test.p if test else math.nan for test in tests],
+            "p_holm": [row.p for row in rows],
+            "verdict": [row.verdict for row in rows],
+        }
+    )
+
+
+def table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str]]:
+    """Write rows as text, in the order of `LAYOUT`."""
+    return [
+        [
+            row.pair.title,
+            titles[row.shift],
+            ABSENT if row.level == NO_LEVEL else row.level,
+            METRIC[row.metric].label,
+            _number(row.a, is_percent(row.metric)),
+            _number(row.b, is_percent(row.metric)),
+            _difference(row),
+            _p_value(row),
+            row.verdict,
+        ]
+        for row in rows
+    ]
+
+
+def shift_titles(shared: Shared) -> dict[str, str]:
+    """Give the title of every shift of the table by its name."""
+    sweeps = {sweep.name: sweep.title for sweep in shared.sweeps}
+    return {CLEAN: "Clean", ALL: "All shifts", **sweeps}
+
+
+def caption(rows: Sequence[Row], a: Side, b: Side) -> str:
+    """Say what the numbers are and when a difference is called real."""
+    metrics = "; ".join(dict.fromkeys(describe_metric(row.metric) for row in rows))
+    tests = sum(row.test is not None for row in rows)
+    tested = (
+        f"; the accuracy in one cell by McNemar's exact test, its p-value after Holm's correction "
+        f"over the {tests} cells of this table (p < {LEVEL:g})"
+        if tests
+        else ""
+    )
+    return (
+        f"A is {a.name}, B is {b.name}, on the same {rows[0].difference.n:,} test images. "
+        f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these means, "
+        "without attacks. In brackets: the 95 % interval of B − A from a paired bootstrap over "
+        f"images ({RESAMPLES:,} resamples, the same for both). A difference is called real where "
+        f"its interval leaves out 0, uncorrected for how many intervals there are{tested}."
+    )
+
+
+def notes(rows: Sequence[Row], a: Side, b: Side, shared: Shared) -> list[str]:
+    """Say what the numbers do not show, and last how many cells differ, and in which direction."""
+    return [
+        *_left_out(a, b, shared),
+        *_other_weather(a, b, shared),
+        "An RMS calibration error is inflated by the noise of its bins, in both models but not to "
+        "the same amount; the interval of the difference takes it off, so the difference may lie "
+        "near an end of it. With few images that interval is wide: that it holds 0 does not say "
+        "that the two are calibrated alike.",
+        *_seeds(rows),
+        *_counts(rows),
+    ]
+
+
+def _number(summary: SeedSummary, percent: bool) -> str:
+    scale, digits = (100, 1) if percent else (1, 3)
+    mean = f"{scale * summary.mean:.{digits}f}"
+    return mean if summary.n == 1 else f"{mean} (sd {scale * summary.sd:.{digits}f})"
+
+
+def _difference(row: Row) -> str:
+    value, low, high = (signed(each, is_percent(row.metric)) for each in row.difference[:3])
+    return f"{value} [{low}, {high}]"
+
+
+def _p_value(row: Row) -> str:
+    if row.test is None:
+        return ABSENT
+    return "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
+
+
+def _left_out(a: Side, b: Side, shared: Shared) -> Iterator[str]:
+    for side, cells in ((a, shared.only_a), (b, shared.only_b)):
+        if cells:
+            few = ", ".join(cells[:3]) + (", ..." if len(cells) > 3 else "")
+            yield (
+                f"Only in {side.name}, and in no mean here: {len(cells)} shifted sets of images "
+                f"({few})."
+            )
+
+
+def _other_weather(a: Side, b: Side, shared: Shared) -> Iterator[str]:
+    seeds = [side.study.get("shift_seed") for side in (a, b)]
+    if shared.sweeps and None not in seeds and seeds[0] != seeds[1]:
+        yield (
+            f"The runs have other shift seeds ({seeds[0]} and {seeds[1]}): stochastic shifts drew "
+            "other noise and weather for the same images, and the difference includes that."
+        )
+
+
+def _seeds(rows: Sequence[Row]) -> Iterator[str]:
+    fewest = min(min(row.a.n, row.b.n) for row in rows)
+    if fewest == 1:
+        yield (
+            "One training stands for a side: a real difference between these two trained models is "
+            "not yet a difference between the recipes that made them. Train each with several "
+            "seeds to learn that."
+        )
+    if any(max(row.a.n, row.b.n) > 1 for row in rows):
+        yield (
+            "Numbers with (sd) are means over seeds, with the standard deviation of one seed. The "
+            "intervals in brackets are of these means, for other test images and the same seeds. "
+            "Where they leave out 0, but Welch's 95 % interval over seeds does not, the verdict is "
+            f"'{WITHIN}': other trainings of the same recipes may well turn it around."
+        )
+
+
+def _counts(rows: Sequence[Row]) -> Iterator[str]:
+    """Count cells of accuracy, tested ones and those that only have an interval apart."""
+    cells = [row for row in rows if row.metric == "accuracy" and row.is_cell]
+    for tested, how in (
+        (True, "After Holm's correction"),
+        (False, "Without correction for their number, by their intervals"),
+    ):
+        chosen = [row for row in cells if (row.test is not None) is tested]
+        if chosen:
+            yield f"{how}, the accuracy differs in {_directions(chosen)}"
+
+
+def _directions(cells: Sequence[Row]) -> str:
+    real = [row for row in cells if row.verdict == REAL]
+    b_better = sum(row.difference.value > 0 for row in real)
+    noise = sum(row.verdict == WITHIN for row in cells)
+    ties = len(cells) - len(real) - noise
+    pairs = len({row.pair for row in cells})
+    several = f" of {pairs} pairs of models" if pairs > 1 else ""
+    sentences = [
+        f"{len(real)} of {len(cells)} {'cell' if len(cells) == 1 else 'cells'}{several}: B is "
+        f"better in {b_better}, A in {len(real) - b_better}."
+    ]
+    if noise:
+        sentences.append(f"In {noise} the difference is {WITHIN}.")
+    if ties:
+        sentences.append(
+            f"{ties} {'is a tie' if ties == 1 else 'are ties'}: these images show no difference, "
+            "which proves no equality."
+        )
+    return " ".join(sentences)

@@ -1,0 +1,153 @@
+"""Does a run keep the rules: a verdict for every rule, model and cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.metrics import METRICS
+from fairweather.report.reading import read_contents
+from fairweather.rules.changes import Estimated, change_at, estimate_places
+from fairweather.rules.parsing import Rule
+from fairweather.rules.places import Place, Rows, models_of, places_of, read_rows, score_at
+from fairweather.runs import RunFolder
+from fairweather.types import Score
+
+On = Literal["interval", "value"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a rule for one model and one cell.
+
+    Attributes:
+        rule: as it was read.
+        model, cell: what it was judged for.
+        value, low, high, n: of the metric, or of its drop or rise, with the 95 % interval.
+        on: which of these was held against the limit: the interval's bad end, or the value.
+    """
+
+    rule: Rule
+    model: str
+    cell: str
+    value: float
+    low: float
+    high: float
+    n: int
+    on: On
+
+    @property
+    def name(self) -> str:
+        """The rule for this model and cell alone, ready to be copied."""
+        return str(replace(self.rule, model=self.model, cell=self.cell))
+
+    @property
+    def judged(self) -> float:
+        """The number that was held against the limit: low for >= and >, high for <= and <."""
+        if self.on == "value":
+            return self.value
+        return self.low if self.rule.operator.startswith(">") else self.high
+
+    @property
+    def passed(self) -> bool:
+        """Say whether the rule is kept; a number that is none keeps no rule."""
+        return self.rule.allows(self.judged)
+
+    @property
+    def margin(self) -> float:
+        """How far the judged number is on the right side of the limit; negative on the wrong."""
+        distance = self.judged - self.rule.limit
+        return distance if self.rule.operator.startswith(">") else -distance
+
+
+def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list[Verdict]:
+    """Judge every rule for its models and cells, in the order of the rules.
+
+    Numbers come from scores.csv. Drops and rises are computed from the stored predictions: clean
+    and shifted images are resampled jointly, as often as the study says, so that the interval is
+    that of the difference.
+
+    Args:
+        run: with scores.csv; for a drop or a rise also with study.yaml, provenance.json and the
+            predictions.
+        rules: from `read_rules`.
+        on: `interval` judges on the end of the 95 % interval that is worse for the rule, `value`
+            on the value.
+
+    Raises:
+        InputError: a model, metric, shift or level that the run does not have, a number that is
+            not a number, a limit that the metric can never cross, or no rule.
+    """
+    if on not in get_args(On):
+        raise unknown_name("number to judge on", on, get_args(On))
+    if not rules:
+        raise InputError("there is no rule to check: a check of nothing would pass")
+    models = read_rows(run)
+    asked = [each for rule in rules for each in _resolve(rule, models)]
+    changes = _changes(run, asked)
+    verdicts = []
+    for rule, model, place in asked:
+        try:
+            score = _score(rule, model, place, models[model], changes.get(model, {}))
+            verdict = Verdict(rule, model, place.cell, *score, on)
+            if math.isnan(verdict.judged):
+                raise InputError(f"{rule.metric} of {model} is not a number for {place.cell}")
+        except InputError as error:
+            raise _in_rule(rule, error) from None
+        verdicts.append(verdict)
+    return verdicts
+
+
+def _resolve(rule: Rule, models: Mapping[str, Rows]) -> list[tuple[Rule, str, Place]]:
+    try:
+        asked = [
+            (rule, model, place)
+            for model in models_of(rule, models)
+            for place in places_of(rule, models[model])
+        ]
+        for _, model, place in asked:
+            score_at(rule, model, place, models[model])
+        _check_limit(rule)
+    except InputError as error:
+        raise _in_rule(rule, error) from None
+    return asked
+
+
+def _check_limit(rule: Rule) -> None:
+    """Refuse 5 where 5% was meant: a rule that nothing can break would always pass."""
+    bounds = {metric.name: metric.bounds for metric in METRICS}
+    low, high = bounds.get(rule.metric, (-math.inf, math.inf))
+    if rule.change:
+        low, high = low - high, high - low
+    if not low <= rule.limit <= high:
+        what = f"a {rule.change} of {rule.metric}" if rule.change else rule.metric
+        hint = "; a share may be written as 5%" if rule.limit > high else ""
+        raise InputError(
+            f"{what} lies in [{low:g}, {high:g}], and the limit {rule.number} does not{hint}"
+        )
+
+
+def _changes(run: RunFolder, asked: Sequence[tuple[Rule, str, Place]]) -> dict[str, Estimated]:
+    wanted: dict[str, set[Place]] = {}
+    for rule, model, place in asked:
+        if rule.change:
+            wanted.setdefault(model, set()).add(place)
+    if not wanted:
+        return {}
+    contents = read_contents(run)
+    return {
+        model: estimate_places(run, contents, model, places) for model, places in wanted.items()
+    }
+
+
+def _score(rule: Rule, model: str, place: Place, rows: Rows, estimated: Estimated) -> Score:
+    if rule.change:
+        return change_at(rule, model, place, estimated)
+    return score_at(rule, model, place, rows)
+
+
+def _in_rule(rule: Rule, error: InputError) -> InputError:
+    return InputError(f"the rule '{rule}': {error}")

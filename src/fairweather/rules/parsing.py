@@ -1,0 +1,156 @@
+"""From text to rules: `[MODEL:] METRIC[CELL] [drop|rise] OPERATOR NUMBER`."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.yamlfile import read_yaml
+
+OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    ">": operator.gt,
+    "<=": operator.le,
+    "<": operator.lt,
+}
+CHANGES = ("drop", "rise")
+FORM = "[MODEL:] METRIC[CELL] [drop|rise] OPERATOR NUMBER"
+EXAMPLE = "accuracy[brightness_factor] drop <= 5%"
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_LEVEL = re.compile(rf"({_NUMBER})(?:/(\d+))?")
+_LIMIT = re.compile(rf"({_NUMBER})\s*(%?)")
+# What stands between the closing bracket and the number is checked word by word, to be named.
+_RULE = re.compile(
+    r"(?:(?P<model>[^\s:\[\]]+)\s*:\s*)?(?P<metric>[^\s:\[\]]+)\s*\[(?P<cell>[^\[\]]+)\]\s*"
+    r"(?P<change>[a-z]*)\s*(?P<operator>[<>=!≤≥]+)\s*(?P<number>.+)"
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule; as text it can be copied and read again.
+
+    Attributes:
+        model: None for every model of a run.
+        metric: as scores.csv writes it.
+        cell: which images: `clean`, a shift, `SHIFT=LEVEL`, `SHIFT@worst`, `all` or `*`.
+        change: `drop` is clean minus shifted, `rise` shifted minus clean, "" the number itself.
+        operator: one of `OPERATORS`.
+        number: the limit as it was written, maybe with a percent sign.
+
+    >>> print(Rule(None, "accuracy", "brightness_factor", "drop", "<=", "5%"))
+    accuracy[brightness_factor] drop <= 5%
+    """
+
+    model: str | None
+    metric: str
+    cell: str
+    change: str
+    operator: str
+    number: str
+
+    def __str__(self) -> str:
+        model = f"{self.model}: " if self.model else ""
+        change = f"{self.change} " if self.change else ""
+        return f"{model}{self.metric}[{self.cell}] {change}{self.operator} {self.number}"
+
+    @property
+    def limit(self) -> float:
+        """The number: 0.05 for 5%."""
+        match = _LIMIT.fullmatch(self.number)
+        if match is None:
+            raise InputError(f"the limit {self.number!r} is not a number such as 0.05 or 5%")
+        return float(match[1]) / (100 if match[2] else 1)
+
+    def allows(self, number: float) -> bool:
+        """Say whether a number keeps the rule."""
+        return OPERATORS[self.operator](number, self.limit)
+
+
+def read_rules(texts: Sequence[str]) -> list[Rule]:
+    """Read rules, each text being one, or the path of a YAML file of them.
+
+    The file holds a list of texts, or a mapping with such a list under `rules`. A rule that stands
+    twice is read once.
+
+    Raises:
+        InputError: a text is neither a rule nor a file, or there is no rule at all: a check of
+            nothing would pass.
+
+    >>> [str(rule) for rule in read_rules(["basic:accuracy[clean]>=85 %"])]
+    ['basic: accuracy[clean] >= 85 %']
+    """
+    rules = [rule for text in texts for rule in _read(text)]
+    if not rules:
+        raise InputError(f"there is no rule to check; write one such as {EXAMPLE}")
+    return list(dict.fromkeys(rules))
+
+
+def level_number(text: str) -> float | None:
+    """Read a level, also as a fraction; None for what is no number.
+
+    >>> level_number("0.50"), level_number("8/255") == 8 / 255, level_number("worst")
+    (0.5, True, None)
+    """
+    match = _LEVEL.fullmatch(text)
+    if match is None or (match[2] and int(match[2]) == 0):
+        return None
+    return float(match[1]) / int(match[2] or 1)
+
+
+def _read(text: str) -> Iterator[Rule]:
+    if any(sign in text for sign in "[<>≤≥"):  # hardly ever in a path
+        yield _parse(text)
+    elif Path(text).is_file():
+        yield from map(_parse, _texts_of(Path(text)))
+    else:
+        raise InputError(f"{text!r} is neither a rule, such as {EXAMPLE}, nor a file of rules")
+
+
+def _texts_of(path: Path) -> list[str]:
+    content = read_yaml(path)
+    if isinstance(content, dict):
+        for key in content:
+            if key != "rules":
+                raise unknown_name(f"key in {path}", key, ["rules"])
+        content = content.get("rules")
+    if not isinstance(content, list) or not content:
+        raise InputError(f"{path} must hold a list of rules, such as - {EXAMPLE}")
+    return [_text_of(entry, path) for entry in content]
+
+
+def _text_of(entry: object, path: Path) -> str:
+    if isinstance(entry, str):
+        return entry
+    # YAML reads `- basic: accuracy[clean] >= 0.85` as a mapping.
+    if isinstance(entry, dict) and len(entry) == 1:
+        ((model, rule),) = entry.items()
+        if isinstance(rule, str):
+            return f"{model}: {rule}"
+    raise InputError(f"{path}: a rule must be a text such as {EXAMPLE}, found {entry!r}")
+
+
+def _parse(text: str) -> Rule:
+    match = _RULE.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"the rule {text!r} is not {FORM}, as in {EXAMPLE}")
+    change, sign = match["change"], match["operator"]
+    if change not in ("", *CHANGES):
+        raise _in_rule(text, unknown_name("change", change, CHANGES))
+    if sign not in OPERATORS:
+        raise _in_rule(text, unknown_name("operator", sign, OPERATORS))
+    cell, number = match["cell"].strip(), match["number"].strip()
+    rule = Rule(match["model"], match["metric"], cell, change, sign, number)
+    try:
+        _ = rule.limit
+    except InputError as error:
+        raise _in_rule(text, error) from None
+    return rule
+
+
+def _in_rule(text: str, error: InputError) -> InputError:
+    return InputError(f"the rule {text!r}: {error}")

@@ -1,0 +1,85 @@
+"""Verdicts as text: a table for people, JUnit's XML for the services that run pipelines."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+
+from fairweather.rules.judging import Verdict
+
+HEADER = ("", "rule", "value", "low", "high", "n", "margin")
+WORDS = 2  # columns of words, aligned to the left; the others hold numbers
+JUDGED = {
+    "interval": "judged on the end of the 95 % interval that is worse for the rule",
+    "value": "judged on the value",
+}
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """Write one line a verdict, what failed first, and a sentence on the whole.
+
+    Every rule in it can be copied; `margin` is how far the judged number is on the right side of
+    the limit.
+    """
+    ordered = sorted(verdicts, key=lambda verdict: verdict.passed)
+    lines = [HEADER, *map(_line, ordered)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    body = [
+        "  ".join(
+            cell.ljust(width) if place < WORDS else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([*body, "", summary(verdicts)])
+
+
+def summary(verdicts: Sequence[Verdict]) -> str:
+    """Say how many failed, and on what they were judged."""
+    failed = sum(not verdict.passed for verdict in verdicts)
+    judged = "; ".join(dict.fromkeys(JUDGED[verdict.on] for verdict in verdicts))
+    return f"{failed} of {len(verdicts)} checks failed, {judged}"
+
+
+def junit(verdicts: Sequence[Verdict]) -> str:
+    """Write one JUnit test case a verdict; the class is the model.
+
+    The attributes are those that the schema of Jenkins asks for. GitLab tells test cases apart by
+    class and name, and shows the text of a failure instead of its message, so both say the same.
+
+    Source: junit-10.xsd of Jenkins' xunit plugin; GitLab, Unit test reports.
+    """
+    failed = sum(not verdict.passed for verdict in verdicts)
+    counts = {"tests": str(len(verdicts)), "failures": str(failed), "errors": "0"}
+    root = ET.Element("testsuites", {"name": "fairweather", **counts})
+    suite = ET.SubElement(root, "testsuite", {"name": "fairweather check", **counts})
+    suite.set("skipped", "0")
+    for verdict in verdicts:
+        names = {"classname": f"fairweather.{verdict.model}", "name": verdict.name, "time": "0"}
+        case = ET.SubElement(suite, "testcase", names)
+        if not verdict.passed:
+            message = _message(verdict)
+            ET.SubElement(case, "failure", {"type": "rule", "message": message}).text = message
+    ET.indent(root)
+    text = ET.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+
+
+def _line(verdict: Verdict) -> tuple[str, ...]:
+    outcome = "passed" if verdict.passed else "FAILED"
+    numbers = map(_number, (verdict.value, verdict.low, verdict.high))
+    return (outcome, verdict.name, *numbers, str(verdict.n), f"{verdict.margin:+z.4f}")
+
+
+def _message(verdict: Verdict) -> str:
+    value, low, high, judged = map(
+        _number, (verdict.value, verdict.low, verdict.high, verdict.judged)
+    )
+    return (
+        f"{judged} is not {verdict.rule.operator} {verdict.rule.number}: "
+        f"{value} [{low}, {high}], n = {verdict.n}, {JUDGED[verdict.on]}"
+    )
+
+
+def _number(number: float) -> str:
+    return f"{number:z.4f}"

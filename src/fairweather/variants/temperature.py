@@ -1,0 +1,78 @@
+"""Temperature scaling: one number, fitted on clean validation images, then put to the test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.optimize
+import scipy.special
+
+from fairweather.errors import InputError
+from fairweather.metrics import per_image
+from fairweather.types import Predictions
+
+# Beyond these a probability is 0, 1 or 1 / classes for every image, and nothing is left to fit.
+COLDEST, HOTTEST = 1 / 32, 32.0
+
+
+class Temperature(NamedTuple):
+    """A fitted temperature.
+
+    Attributes:
+        value: what logits are divided by; above 1 the model was overconfident.
+        images: how many it was fitted on.
+        nll_before, nll_after: mean negative log-likelihood of these images in nats.
+    """
+
+    value: float
+    images: int
+    nll_before: float
+    nll_after: float
+
+
+def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Temperature:
+    """Fit the temperature that makes the labels most likely, between 1/32 and 32.
+
+    The negative log-likelihood is convex in 1 / temperature, so there is one minimum, and the fit
+    never ends above where it began. It changes no prediction, only the confidence.
+
+    Args:
+        logits: float `[n, classes]`, finite, of images that did not train the model.
+        labels: int `[n]`, each in `[0, classes)`.
+
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
+
+    >>> fitted = fit_temperature([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [0.0, 4.0]], [0, 1, 1, 1])
+    >>> round(fitted.value, 2)  # right three times out of four: 4 / log 3
+    3.64
+    """
+    rows = np.asarray(logits, dtype=np.float64)
+    before = per_image(rows, labels).nll.mean()  # checks both
+    truth = np.asarray(labels)
+
+    def loss(log_temperature: float) -> float:
+        scaled = rows * np.exp(-log_temperature)
+        right = np.take_along_axis(scaled, truth[:, None], axis=1)[:, 0]
+        return float((scipy.special.logsumexp(scaled, axis=1) - right).mean())
+
+    bounds = (np.log(COLDEST), np.log(HOTTEST))
+    found = scipy.optimize.minimize_scalar(
+        loss, bounds=bounds, method="bounded", options={"xatol": 1e-8}
+    )
+    if found.fun >= before:
+        return Temperature(1.0, len(rows), float(before), float(before))
+    return Temperature(float(np.exp(found.x)), len(rows), float(before), float(found.fun))
+
+
+def scale(predictions: Predictions, temperature: float) -> Predictions:
+    """Divide stored logits by a temperature, as `predict(..., temperature=...)` does.
+
+    Raises `InputError` for predictions without logits, which are not stored beyond 100 classes.
+    """
+    if predictions.logits is None:
+        raise InputError("these predictions have no logits, which a temperature needs")
+    logits = predictions.logits / np.float32(temperature)
+    return replace(predictions, logits=logits, **per_image(logits, predictions.labels)._asdict())

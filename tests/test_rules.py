@@ -1,0 +1,481 @@
+"""Rules: what can be written, what they are judged on, and that nothing missing ever passes."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fairweather import metrics
+from fairweather.errors import InputError
+from fairweather.rules import Rule, Verdict, judge, junit, read_rules, table
+from fairweather.runs import RunFolder
+from fairweather.scores import seed_spread, to_csv, to_frame, with_means, with_worst
+from fairweather.types import Predictions
+from fairweather.yamlfile import dump_yaml
+
+N, CLASSES, RESAMPLES = 120, 3, 150
+SNOW = "imagenet_c/snow"
+# How far the label's logit stands above the others, by shift and level.
+SHIFTS = {SNOW: {"1": 2.0, "2": 0.8}, "brightness_factor": {"0.5": 1.5}, "pgd": {"0.03125": -1.0}}
+CLEAN = 3.0
+
+
+def predictions(strength, seed):
+    """The noise of an image is the same under every shift: that is what pairs them."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(CLASSES, size=N)
+    noise = generator.normal(size=(N, CLASSES))
+    logits = (noise + strength * np.eye(CLASSES)[labels]).astype("f4")
+    columns = metrics.per_image(logits, labels)
+    return Predictions(np.arange(N), labels, *columns, logits, ("a", "b", "c"))
+
+
+def cell_id(shift, level):
+    return f"{shift},{'epsilon' if shift == 'pgd' else 'severity'}={level}"
+
+
+def write_run(path, models=("basic", "basic+temperature"), seeds=(0,)):
+    """A run folder as the steps of a study leave it, without any model."""
+    run = RunFolder(path)
+    weights = metrics.bootstrap_weights(N, RESAMPLES)
+    cells = {}
+    for model in models:
+        for seed in seeds:
+            strengths = {("clean", "none"): (CLEAN, "clean")}
+            for shift, levels in SHIFTS.items():
+                for level, strength in levels.items():
+                    strengths[shift, level] = strength, cell_id(shift, level)
+            for (shift, level), (strength, cell) in strengths.items():
+                found = predictions(strength - 0.2 * len(model) / 5, seed)
+                name = f"predictions/{model}/seed-{seed}/{cell.replace('/', '__')}.parquet"
+                run.write_predictions(name, found)
+                key = (model, str(seed), shift, level)
+                cells[key] = metrics.evaluate_metrics(found, weights)
+    frame = to_frame(with_worst(with_means(cells.items(), apart=["pgd"]), apart=["pgd"]))
+    run.write("scores.csv", to_csv(frame))
+    entries = [
+        {
+            "name": shift,
+            "title": shift,
+            "level_title": "severity",
+            "neutral": 0,
+            "cells": [{"id": cell_id(shift, each), "level": float(each)} for each in levels],
+        }
+        for shift, levels in SHIFTS.items()
+    ]
+    run.write("provenance.json", json.dumps({"shifts": entries}))
+    study = {"models": {"basic": {"title": "Basic"}}, "bootstrap": RESAMPLES}
+    run.write("study.yaml", dump_yaml(study))
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run"))
+
+
+def check(run, *texts, on="interval"):
+    return judge(run, read_rules(texts), on=on)
+
+
+def row(run, model, shift, level, metric, seed="0"):
+    scores = run.scores
+    for name, wanted in (("model", model), ("seed", seed), ("shift", shift), ("level", level)):
+        scores = scores[scores[name] == wanted]
+    (found,) = scores[scores["metric"] == metric].itertuples()
+    return found
+
+
+def replace_scores(run, path, change):
+    """A copy of the run's scores alone, changed."""
+    copy = RunFolder(path)
+    copy.write("scores.csv", to_csv(change(run.scores)))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("accuracy[clean] >= 0.85", Rule(None, "accuracy", "clean", "", ">=", "0.85")),
+        ("  accuracy [ clean ]>.85 ", Rule(None, "accuracy", "clean", "", ">", ".85")),
+        ("accuracy[snow] drop <= 5%", Rule(None, "accuracy", "snow", "drop", "<=", "5%")),
+        ("ece[snow=8/255] rise<1e-3", Rule(None, "ece", "snow=8/255", "rise", "<", "1e-3")),
+        ("a-b.c+d : ece/10-x[*] <= -1 %", Rule("a-b.c+d", "ece/10-x", "*", "", "<=", "-1 %")),
+        (
+            "m:coverage_at_risk/0.05[all] > 0",
+            Rule("m", "coverage_at_risk/0.05", "all", "", ">", "0"),
+        ),
+    ],
+)
+def test_a_rule_is_read_and_written_again(text, rule):
+    assert read_rules([text]) == [rule]
+    assert read_rules([str(rule)]) == [rule]
+
+
+@pytest.mark.parametrize(("number", "limit"), [("0.05", 0.05), ("5%", 0.05), ("-2.5 %", -0.025)])
+def test_a_percent_sign_divides_by_a_hundred(number, limit):
+    assert read_rules([f"accuracy[clean] >= {number}"])[0].limit == pytest.approx(limit, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("accuracy >= 0.85", r"accuracy >= 0.85' is not \[MODEL:\] METRIC\[CELL\]"),
+        ("accuracy[clean]", "is not .* as in accuracy"),
+        ("accuracy[] >= 1", "is not"),
+        ("accuracy[clean] >= 1 for sure", "'1 for sure' is not a number such as 0.05 or 5%"),
+        ("accuracy[clean] >= nan", "'nan' is not a number"),
+        ("accuracy[clean] <= inf", "'inf' is not a number"),
+        ("accuracy[clean] == 1", "unknown operator '=='; known: <, <=, >, >="),
+        ("accuracy[clean] drops <= 1", "unknown change 'drops'; did you mean 'drop'"),
+        ("no-such-file.yaml", "'no-such-file.yaml' is neither a rule, such as .*, nor a file"),
+    ],
+)
+def test_what_is_no_rule_is_named(text, complaint):
+    with pytest.raises(InputError, match=complaint):
+        read_rules([text])
+
+
+@pytest.mark.parametrize("head", ["", "rules:\n"])
+def test_rules_come_from_a_file_too(tmp_path, head):
+    path = tmp_path / "rules.yaml"
+    path.write_text(
+        head + "- accuracy[clean] >= 0.85  # of the release\n"
+        "- rms_calibration_error[*] <= 0.1\n"
+        "- basic: accuracy[snow] drop <= 5%\n"
+        "- 'accuracy[clean] >= 0.85'\n"
+    )
+    rules = read_rules([str(path), "accuracy[all] > 0"])
+    assert list(map(str, rules)) == [
+        "accuracy[clean] >= 0.85",
+        "rms_calibration_error[*] <= 0.1",
+        "basic: accuracy[snow] drop <= 5%",
+        "accuracy[all] > 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[]", "must hold a list of rules"),
+        ("", "must hold a list of rules"),
+        ("rules: accuracy[clean] >= 1", "must hold a list of rules"),
+        ("rule: [a]", "unknown key in .* 'rule'; did you mean 'rules'"),
+        ("- 5", "a rule must be a text such as .* found 5"),
+        ("- {a: b, c: d}", "a rule must be a text"),
+        ("- accuracy[clean] = 5", "not a number|unknown operator"),
+        ("- [", "is not YAML"),
+    ],
+)
+def test_a_file_without_rules_never_passes(tmp_path, text, complaint):
+    path = tmp_path / "rules.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=complaint):
+        read_rules([str(path)])
+
+
+def test_no_rules_are_no_success(run):
+    with pytest.raises(InputError, match="no rule to check"):
+        read_rules([])
+    with pytest.raises(InputError, match="no rule to check"):
+        judge(run, [])
+
+
+def test_a_rule_without_a_model_is_for_all_and_variants_are_models(run):
+    verdicts = check(run, "accuracy[clean] >= 0", "basic+temperature:accuracy[clean] >= 0")
+    basic, scaled, alone = (each.model for each in verdicts)
+    assert (basic, scaled, alone) == ("basic", "basic+temperature", "basic+temperature")
+
+
+@pytest.mark.parametrize(
+    ("cell", "shift", "level"),
+    [
+        ("clean", "clean", "none"),
+        (SNOW, SNOW, "mean"),
+        (f"{SNOW}=2", SNOW, "2"),
+        (f"{SNOW} = 2.00", SNOW, "2"),
+        ("pgd=8/256", "pgd", "0.03125"),
+        ("all", "all", "mean"),
+    ],
+)
+@pytest.mark.parametrize("metric", ["accuracy", "rms_calibration_error/10-equal-mass"])
+def test_a_cell_is_a_row_of_the_scores(run, cell, shift, level, metric):
+    (verdict,) = check(run, f"basic: {metric}[{cell}] >= 0")
+    expected = row(run, "basic", shift, level, metric)
+    found = (verdict.value, verdict.low, verdict.high, verdict.n)
+    assert found == (expected.value, expected.low, expected.high, N)
+
+
+def test_the_worst_level_is_a_cell_of_its_own(run):
+    (verdict,) = check(run, f"basic:accuracy[{SNOW}@worst] >= 0")
+    assert verdict.value == row(run, "basic", SNOW, "2", "accuracy").value
+    assert verdict.name == f"basic: accuracy[{SNOW}@worst] >= 0"
+    drop, same, every = check(
+        run,
+        f"basic: accuracy[{SNOW}@worst] drop <= 1",
+        f"basic: accuracy[{SNOW}=2] drop <= 1",
+        "basic: accuracy[all@worst] drop <= 1",
+    )
+    assert drop.value == same.value == every.value
+
+
+def test_a_star_is_every_single_cell(run):
+    verdicts = check(run, "basic: accuracy[*] >= 0", "basic: accuracy[*] drop <= 1")
+    shifted = [f"{SNOW}=1", f"{SNOW}=2", "brightness_factor=0.5", "pgd=0.03125"]
+    assert [each.cell for each in verdicts] == ["clean", *shifted, *shifted]
+
+
+def test_a_star_is_not_for_what_is_no_shift_but_that_can_be_asked_for(run, tmp_path):
+    def add(scores):
+        clean = scores[scores["shift"] == "clean"]
+        beside = [clean.assign(shift=each) for each in ("validation", "priors/winter", "ood/noise")]
+        return type(scores)(np.concatenate([scores, *beside]), columns=scores.columns)
+
+    copy = replace_scores(run, tmp_path, add)
+    cells = [each.cell for each in check(copy, "basic: accuracy[*] >= 0")]
+    assert not {"validation", "priors/winter", "ood/noise"} & set(cells)
+    assert check(copy, "basic: accuracy[validation] >= 0")[0].cell == "validation"
+    assert check(copy, "basic: accuracy[priors/winter] >= 0")[0].cell == "priors/winter"
+    with pytest.raises(InputError, match="not on validation"):
+        check(copy, "accuracy[validation] drop <= 0")
+
+
+@pytest.mark.parametrize(
+    ("operator", "end"), [(">=", "low"), (">", "low"), ("<=", "high"), ("<", "high")]
+)
+def test_the_interval_s_bad_end_is_judged_unless_told_otherwise(run, operator, end):
+    expected = row(run, "basic", SNOW, "1", "accuracy")
+    rule = f"basic: accuracy[{SNOW}=1] {operator} {expected.value!r}"
+    (strict,) = check(run, rule)
+    assert strict.judged == getattr(expected, end)
+    assert not strict.passed
+    assert strict.margin < 0
+    (lenient,) = check(run, rule, on="value")
+    assert lenient.judged == expected.value
+    assert lenient.passed == (operator in (">=", "<="))
+    assert lenient.margin == 0
+
+
+@pytest.mark.parametrize(("operator", "sign"), [(">=", 1), ("<=", -1)])
+def test_the_margin_is_what_is_left_to_the_limit(run, operator, sign):
+    (verdict,) = check(run, f"basic: accuracy[clean] {operator} 0.5", on="value")
+    assert verdict.margin == pytest.approx(sign * (verdict.value - 0.5))
+    assert verdict.passed == (verdict.margin >= 0)
+
+
+def reference_drop(levels, seeds=(0,), model="basic"):
+    """Accuracy lost, from the columns alone: no estimate, no mean of the package."""
+    strengths = [SHIFTS[shift][level] for shift, level in levels]
+    weights = metrics.bootstrap_weights(N, RESAMPLES).astype(float)
+    shortfall = 0.2 * len(model) / 5
+    lost = np.zeros(N)
+    for seed in seeds:
+        clean = predictions(CLEAN - shortfall, seed).correct.astype(float)
+        for strength in strengths:
+            shifted = predictions(strength - shortfall, seed).correct
+            lost += (clean - shifted) / len(strengths) / len(seeds)
+    return lost.mean(), *np.quantile(weights @ lost / N, [0.025, 0.975])
+
+
+@pytest.mark.parametrize(
+    ("cell", "levels"),
+    [
+        (f"{SNOW}=2", [(SNOW, "2")]),
+        (SNOW, [(SNOW, "1"), (SNOW, "2")]),
+        ("pgd", [("pgd", "0.03125")]),
+    ],
+)
+def test_a_drop_has_the_interval_of_the_paired_difference(run, cell, levels):
+    (drop,) = check(run, f"basic: accuracy[{cell}] drop <= 5%")
+    assert (drop.value, drop.low, drop.high) == pytest.approx(reference_drop(levels), abs=1e-12)
+    assert drop.judged == drop.high
+    clean = row(run, "basic", "clean", "none", "accuracy")
+    shifted = row(
+        run, "basic", levels[0][0], "mean" if len(levels) > 1 else levels[0][1], "accuracy"
+    )
+    assert drop.value == pytest.approx(clean.value - shifted.value, abs=1e-7)
+    # Paired, and so narrower than two intervals beside each other.
+    assert drop.high - drop.low < shifted.high - shifted.low + clean.high - clean.low
+
+
+def test_a_drop_over_all_shifts_leaves_attacks_apart_as_the_scores_do(run):
+    (drop,) = check(run, "basic: accuracy[all] drop <= 1")
+    clean = row(run, "basic", "clean", "none", "accuracy")
+    mean = row(run, "basic", "all", "mean", "accuracy")
+    assert drop.value == pytest.approx(clean.value - mean.value, abs=1e-7)
+
+
+def test_a_rise_is_the_negative_of_a_drop(run):
+    rule = f"basic: rms_calibration_error[{SNOW}=2]"
+    drop, rise = check(run, f"{rule} drop <= 0.9", f"{rule} rise <= 0.9")
+    assert (rise.value, rise.low, rise.high) == pytest.approx((-drop.value, -drop.high, -drop.low))
+
+
+def test_of_several_seeds_the_mean_is_judged(tmp_path):
+    run = write_run(tmp_path, models=["basic"], seeds=(0, 1))
+    scores = run.scores
+    run.write("scores.csv", to_csv(pd.concat([scores, seed_spread(scores)])))
+    (verdict,) = check(run, "accuracy[clean] >= 0.5")
+    assert verdict.value == row(run, "basic", "clean", "none", "accuracy", seed="mean").value
+    (drop,) = check(run, f"accuracy[{SNOW}] drop <= 0.5")
+    expected = reference_drop([(SNOW, "1"), (SNOW, "2")], seeds=(0, 1))
+    assert (drop.value, drop.low, drop.high) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rule", "complaint"),
+    [
+        ("acuracy[clean] >= 0.5", "unknown metric 'acuracy'; did you mean 'accuracy'"),
+        ("bacis: accuracy[clean] >= 0.5", "unknown model 'bacis'; did you mean 'basic'"),
+        ("accuracy[snow] >= 0.5", f"unknown shift 'snow'; did you mean '{SNOW}'"),
+        (f"accuracy[{SNOW}=3] >= 0.5", "no level 3; did you mean 2. its levels are 1, 2"),
+        (f"accuracy[{SNOW}=mean] >= 0.5", "no level 'mean'; its levels are 1, 2"),
+        ("accuracy[clean=1] >= 0.5", "clean has no level '1'; its levels are none"),
+        (f"accuracy[{SNOW}@best] >= 0.5", "unknown summary of levels 'best'; known: worst"),
+        ("accuracy[clean] drop <= 0.5", "from clean to shifted images, not on clean"),
+        ("accuracy[clean] >= 85", r"lies in \[0, 1\], and the limit 85 does not; .* as 5%"),
+        ("accuracy[all] drop <= 5", r"a drop of accuracy lies in \[-1, 1\]"),
+        ("negative_log_likelihood[all] <= -1", r"lies in \[0, inf\], and the limit -1 does not$"),
+        ("accuracy[pgd] drop <= 5 points", "'5 points' is not a number"),
+    ],
+)
+def test_what_the_run_does_not_have_is_named_with_the_rule(run, rule, complaint):
+    with pytest.raises(InputError, match=complaint) as caught:
+        check(run, rule)
+    assert str(caught.value).startswith("the rule '")
+    assert rule in str(caught.value)
+
+
+def test_a_missing_row_is_no_pass(run, tmp_path):
+    def cut(scores):
+        gone = (scores["metric"] == "macro_auc") & (scores["level"] == "2")
+        return scores[~gone]
+
+    copy = replace_scores(run, tmp_path, cut)
+    with pytest.raises(InputError, match=f"basic has no macro_auc for {SNOW}=2; it is there for"):
+        check(copy, "macro_auc[*] >= 0")
+    assert len(check(copy, "macro_auc[clean] >= 0")) == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "on", "fails"),
+    [("value", "value", True), ("low", "interval", True), ("low", "value", False)],
+)
+def test_what_is_not_a_number_is_no_pass(run, tmp_path, column, on, fails):
+    def blank(scores):
+        at = (scores["metric"] == "macro_auc") & (scores["level"] == "2")
+        return scores.assign(**{column: scores[column].mask(at)})
+
+    copy = replace_scores(run, tmp_path, blank)
+    if fails:
+        with pytest.raises(InputError, match=f"macro_auc of basic is not a number for {SNOW}=2"):
+            check(copy, "macro_auc[*] >= 0", on=on)
+    else:
+        assert check(copy, "macro_auc[*] >= 0", on=on)
+
+
+def test_a_drop_without_its_predictions_is_no_pass(tmp_path):
+    run = write_run(tmp_path, models=["basic"])
+    (tmp_path / "predictions/basic/seed-0/imagenet_c__snow,severity=2.parquet").unlink()
+    with pytest.raises(InputError, match=r"no predictions/basic/seed-0/.*severity=2.parquet"):
+        check(run, f"accuracy[{SNOW}] drop <= 1")
+    assert check(run, f"accuracy[{SNOW}=1] drop <= 1")
+
+
+def test_a_drop_between_different_images_is_no_pass(tmp_path):
+    run = write_run(tmp_path, models=["basic"])
+    other = predictions(1.0, 0)
+    other = Predictions(other.keys + 1, *list(vars(other).values())[1:])
+    run.write_predictions("predictions/basic/seed-0/pgd,epsilon=0.03125.parquet", other)
+    with pytest.raises(InputError, match="of other images"):
+        check(run, "accuracy[pgd] drop <= 1")
+
+
+def test_a_drop_of_what_is_fitted_on_validation_images(tmp_path):
+    run = write_run(tmp_path, models=["basic"])
+    found = predictions(CLEAN, 7)
+    run.write_predictions("predictions/basic/seed-0/val.parquet", found)
+    scores = run.scores
+    name = "coverage_above_validation_threshold/0.05"
+    run.write(
+        "scores.csv", to_csv(scores.assign(metric=scores["metric"].replace("accuracy", name)))
+    )
+    (drop,) = check(run, f"{name}[{SNOW}=2] drop <= 1")
+    least = metrics.fit_on(found).threshold
+    sure = [predictions(each - 0.2, 0).confidence >= least for each in (CLEAN, SHIFTS[SNOW]["2"])]
+    assert drop.value == pytest.approx(sure[0].mean() - sure[1].mean())
+
+
+def test_a_drop_of_what_predictions_do_not_give_is_no_pass(run, tmp_path):
+    copy = write_run(tmp_path, models=["basic"])
+    scores = copy.scores
+    scores.loc[scores["metric"] == "brier_score", "metric"] = "flip_rate"
+    copy.write("scores.csv", to_csv(scores))
+    with pytest.raises(InputError, match="do not give a drop of flip_rate for pgd"):
+        check(copy, "flip_rate[pgd] drop <= 1")
+
+
+def test_a_run_without_scores_is_named(tmp_path):
+    with pytest.raises(InputError, match="has no scores"):
+        check(RunFolder(tmp_path), "accuracy[clean] >= 0.5")
+
+
+def test_an_unknown_way_to_judge_is_named(run):
+    with pytest.raises(InputError, match="unknown number to judge on 'vale'; did you mean 'value'"):
+        check(run, "accuracy[clean] >= 0.5", on="vale")
+
+
+def verdict(rule, value, *, model="basic", cell="clean"):
+    return Verdict(rule, model, cell, value, value - 0.1, value + 0.1, 1000, "interval")
+
+
+RULE = Rule(None, "accuracy", "*", "", ">=", "50%")
+VERDICTS = [
+    verdict(RULE, 0.9),
+    verdict(RULE, 0.55, cell="brightness_factor=0.5"),
+    verdict(RULE, 0.8, model="<&>+\"'"),
+]
+
+
+def test_the_table_shows_what_failed_first_and_every_rule_can_be_copied():
+    lines = table(VERDICTS).splitlines()
+    assert lines[0].split() == ["rule", "value", "low", "high", "n", "margin"]
+    assert lines[1].split("  ")[1] == "basic: accuracy[brightness_factor=0.5] >= 50%"
+    assert lines[1].split()[-5:] == ["0.5500", "0.4500", "0.6500", "1000", "-0.0500"]
+    assert [line.split()[0] for line in lines[1:4]] == ["FAILED", "passed", "passed"]
+    assert lines[2].split()[-1] == "+0.3000"
+    assert len({len(line) for line in lines[:4]}) == 1
+    assert lines[5].startswith("1 of 3 checks failed, judged on the end of the 95 % interval")
+    assert read_rules([each.name for each in VERDICTS])[1].cell == "brightness_factor=0.5"
+
+
+def test_junit_has_a_case_a_verdict_and_says_why_in_attribute_and_text():
+    text = junit(VERDICTS)
+    assert text.startswith('<?xml version="1.0" encoding="UTF-8"?>\n<testsuites')
+    root = ET.fromstring(text)
+    (suite,) = root
+    for each in (root, suite):
+        assert (each.get("tests"), each.get("failures"), each.get("errors")) == ("3", "1", "0")
+        assert each.get("name")
+    assert [case.get("classname") for case in suite] == [
+        "fairweather.basic",
+        "fairweather.basic",
+        "fairweather.<&>+\"'",
+    ]
+    assert [case.get("name") for case in suite] == [each.name for each in VERDICTS]
+    assert [len(case) for case in suite] == [0, 1, 0]
+    failure = suite[1][0]
+    assert failure.tag == "failure"
+    assert failure.get("message") == failure.text
+    assert failure.text.startswith("0.4500 is not >= 50%: 0.5500 [0.4500, 0.6500], n = 1000")
+    # What the schema of Jenkins allows; it asks for more of none.
+    allowed = {
+        "testsuites": {"name", "tests", "failures", "errors", "time"},
+        "testsuite": {"name", "tests", "failures", "errors", "skipped", "time"},
+        "testcase": {"name", "classname", "time"},
+        "failure": {"type", "message"},
+    }
+    for each in root.iter():
+        assert set(each.keys()) <= allowed[each.tag]

@@ -1,0 +1,210 @@
+"""What is fitted or changed at test time, and its place beside the model in a run."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+from torch import nn
+
+import fairweather as fw
+from fairweather.cells import predict
+from fairweather.errors import InputError
+from fairweather.metrics import per_image
+from fairweather.models import load_model
+from fairweather.shifts import make_shift
+from fairweather.study import check_study
+from fairweather.variants import adapt_batchnorm, fit_temperature, predict_adapted, scale
+
+from .conftest import TINY_RESNET
+
+
+def overconfident(n=3000, factor=3.0, classes=4, seed=0):
+    """Logits that are calibrated by construction, then multiplied."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, classes)) * 1.5
+    chances = scipy.special.softmax(logits, axis=1)
+    labels = (chances.cumsum(1) > rng.random((n, 1))).argmax(1)
+    return logits * factor, labels
+
+
+@pytest.mark.parametrize("factor", [0.4, 1.0, 3.0])
+def test_the_factor_by_which_logits_are_too_large_is_found(factor):
+    fitted = fit_temperature(*overconfident(factor=factor))
+    assert fitted.value == pytest.approx(factor, rel=0.08)
+    assert fitted.images == 3000
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_temperature_of_a_grid_is_better_and_the_fit_never_makes_it_worse(seed):
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.normal(size=(40, 5)) * 4, rng.integers(0, 5, 40)
+    fitted = fit_temperature(logits, labels)
+
+    def loss(temperature):
+        return per_image(logits / temperature, labels).nll.mean()
+
+    assert fitted.nll_after == pytest.approx(loss(fitted.value))
+    assert fitted.nll_after <= fitted.nll_before == loss(1)
+    assert fitted.nll_after <= min(map(loss, np.geomspace(1 / 32, 32, 400))) + 1e-7
+
+
+def test_the_fit_ends_where_nothing_is_left_to_gain():
+    right = fit_temperature(np.eye(3) * 10, [0, 1, 2])
+    assert 1 / 32 <= right.value < 0.2
+    assert right.nll_after == 0
+    wrong = fit_temperature(np.eye(3) * 10, [1, 2, 0])
+    assert wrong.value > 20
+    assert fit_temperature(np.zeros((4, 3)), [0, 1, 2, 0]).value == 1
+
+
+def test_a_scaled_cell_is_what_the_model_predicts_at_that_temperature(toy_images):
+    model = load_model(TINY_RESNET, classes=3)
+    scaled = scale(predict(model, toy_images, device="cpu"), 2.5)
+    again = predict(model, toy_images, device="cpu", temperature=2.5)
+    for column in ("predicted", "confidence", "nll", "brier", "logits"):
+        assert (getattr(scaled, column) == getattr(again, column)).all(), column
+
+
+class Shifted(nn.Module):
+    """Batch norm that was trained on darker images than it meets."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3))
+        self.norm.running_mean.fill_(0.1)
+
+    def forward(self, images):
+        return self.head(self.norm(images))
+
+
+def test_adapted_batch_norm_uses_the_batch_and_leaves_the_model_alone(toy_images):
+    model = Shifted().eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    adapted = adapt_batchnorm(model)
+    images = toy_images.images.float() / 255
+    mean, var = images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False)
+    expected = (images - mean[:, None, None]) / (var + 1e-5).sqrt()[:, None, None]
+    with torch.inference_mode():
+        assert torch.allclose(adapted.norm(images), expected, atol=1e-5)
+        assert not torch.allclose(model.norm(images), expected, atol=1e-2)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert isinstance(adapted.norm, nn.BatchNorm2d)
+
+
+def test_timms_batch_norm_is_adapted_too(toy_images):
+    model = load_model(TINY_RESNET, classes=3)
+    plain = predict(model, toy_images, device="cpu").logits
+    adapted = predict_adapted(adapt_batchnorm(model), toy_images, device="cpu").logits
+    assert np.abs(plain - adapted).max() > 1e-3
+
+
+def test_rows_come_back_in_order_and_no_batch_is_of_one_class(toy_images):
+    seen = []
+
+    class Watching(Shifted):
+        def forward(self, images):
+            seen.append(len(images))
+            return super().forward(images)
+
+    order = torch.argsort(toy_images.labels, stable=True)
+    by_class = toy_images[order]
+    adapted = adapt_batchnorm(Watching().eval())
+    predictions = predict_adapted(adapted, by_class, batch_size=40, device="cpu")
+    assert seen == [32, 32, 32]
+    assert (predictions.keys == by_class.keys.numpy()).all()
+    assert (predictions.labels == by_class.labels.numpy()).all()
+    # Brighter by a constant factor: batch norm takes that away, whatever the order of images.
+    adapted = adapt_batchnorm(Shifted().eval())
+    dim = make_shift("brightness_factor", factor=0.5)
+    a = predict_adapted(adapted, by_class, batch_size=96, device="cpu").logits
+    b = predict_adapted(adapted, by_class, dim, batch_size=96, device="cpu").logits
+    assert np.abs(a - b).max() < 0.02
+    assert np.abs(a - predict(Shifted().eval(), by_class, device="cpu").logits).max() > 0.02
+
+
+def test_smaller_batches_would_be_another_model(toy_images):
+    class Full(Shifted):
+        def forward(self, images):
+            raise MemoryError
+
+    with pytest.raises(InputError, match="choose a smaller batch size"):
+        predict_adapted(adapt_batchnorm(Full().eval()), toy_images, device="cpu")
+
+
+def test_a_model_without_batch_norm_is_one_sentence():
+    with pytest.raises(InputError, match="Linear has no batch norm"):
+        adapt_batchnorm(nn.Linear(2, 2))
+
+
+STUDY = {
+    "name": "variants",
+    "shifts": [{"brightness_factor": [0.6]}, {"fgsm": [0.02]}],
+    "variants": ["temperature", "batchnorm"],
+    "bootstrap": 100,
+    "prediction_batch_size": 40,
+    "models": {
+        "basic": {"title": "Basic", "backbone": TINY_RESNET, "recipe": {"epochs": 1}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def with_variants(colour_folder, tmp_path_factory):
+    data = {"source": f"folder:{colour_folder}", "size": 16}
+    study = check_study(STUDY | {"data": data})
+    return fw.run(study, out=tmp_path_factory.mktemp("variants") / "run", device="cpu")
+
+
+def test_each_variant_is_a_row_beside_its_model(with_variants):
+    scores = with_variants.scores
+    assert list(scores["model"].unique()) == ["basic", "basic+temperature", "basic+batchnorm"]
+    accuracy = scores[scores["metric"] == "accuracy"].set_index(["model", "shift", "level"])[
+        "value"
+    ]
+    for cell in [("clean", "none"), ("brightness_factor", "0.6"), ("fgsm", "0.02")]:
+        assert accuracy[("basic+temperature", *cell)] == accuracy[("basic", *cell)]
+    assert ("basic+batchnorm", "fgsm", "0.02") not in accuracy.index
+    page = (with_variants.path / "report.html").read_text()
+    assert "Basic + temperature scaling" in page
+    assert "Basic + batch norm of the test batch (30 images)" in page
+
+
+def test_the_temperature_was_fitted_on_validation_images_alone(with_variants):
+    place = with_variants.path / "variants/basic+temperature/seed-0/temperature.json"
+    fitted = json.loads(place.read_text())
+    val = with_variants.read_predictions("predictions/basic/seed-0/val.parquet")
+    assert fitted["value"] == fit_temperature(val.logits, val.labels).value
+    clean = with_variants.read_predictions("predictions/basic/seed-0/clean.parquet")
+    assert fitted["value"] != fit_temperature(clean.logits, clean.labels).value
+    scaled = with_variants.read_predictions("predictions/basic+temperature/seed-0/clean.parquet")
+    np.testing.assert_array_equal(scaled.logits, clean.logits / np.float32(fitted["value"]))
+
+
+def test_a_finished_run_makes_no_variant_again(with_variants, monkeypatch):
+    before = (with_variants.path / "scores.csv").read_bytes()
+    for name in ("scale", "adapt_batchnorm", "fit_temperature"):
+        monkeypatch.setattr(f"fairweather.measuring.variant_plans.{name}", None)
+    study = check_study(STUDY | {"data": with_variants_data(with_variants)})
+    again = fw.run(study, out=with_variants.path, device="cpu")
+    assert (again.path / "scores.csv").read_bytes() == before
+
+
+def with_variants_data(run):
+    source = json.loads((run.path / "provenance.json").read_text())["data"]["notes"]["source"]
+    return {"source": source, "size": 16}
+
+
+@pytest.mark.parametrize(
+    ("variants", "words"),
+    [
+        (["temprature"], "unknown variant 'temprature'; did you mean 'temperature'"),
+        (["temperature", "temperature"], "temperature stands twice"),
+    ],
+)
+def test_bad_variants_are_one_sentence(variants, words):
+    with pytest.raises(InputError, match=words):
+        check_study(STUDY | {"data": {"source": "mnist5k"}, "variants": variants})
