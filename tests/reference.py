@@ -3,6 +3,26 @@
 import math
 
 
+def paired_ends(value, replicates, n):
+    """The ends of a difference of shares: percentiles, or Bonett and Price's where few differ."""
+    mean = sum(replicates) / len(replicates)
+    variance = sum((each - mean) ** 2 for each in replicates) / len(replicates)
+    differing = n * (n * variance + value**2)
+    if differing >= 30:
+        ordered = sorted(replicates)
+
+        def quantile(q):
+            place = q * (len(ordered) - 1)
+            below = int(place)
+            above = min(below + 1, len(ordered) - 1)
+            return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+        return min(quantile(0.025), value), max(quantile(0.975), value)
+    centre = value * n / (n + 2)
+    half = 1.959963984540054 * math.sqrt(((differing + 2) / (n + 2) - centre**2) / (n + 2))
+    return min(max(centre - half, -1), value), max(min(centre + half, 1), value)
+
+
 def balanced_accuracy(correct, labels):
     recalls = []
     for label in sorted(set(labels)):

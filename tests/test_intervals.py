@@ -192,7 +192,7 @@ def test_equal_images_have_no_width_but_that_of_a_share():
     )
     assert math.isnan(scores.pop("macro_auc").value)
     assert math.isnan(scores.pop("confidence_auroc").value)
-    shares = {metric.name for metric in METRICS if metric.interval == "share"}
+    shares = {metric.name for metric in METRICS if metric.interval in ("share", "bounded")}
     # 40 of 40 right is no proof of perfection: the Wilson interval starts at 1 / (1 + z² / n).
     end = 1 / (1 + 1.96**2 / 40)
     for name, score in scores.items():
@@ -200,6 +200,31 @@ def test_equal_images_have_no_width_but_that_of_a_share():
         assert sorted((score.low, score.high)) == pytest.approx(
             sorted((other, score.value)), abs=1e-5
         ), name
+
+
+@pytest.mark.parametrize(("wrong", "few"), [(1, True), (4, True), (29, True), (40, False)])
+def test_a_share_with_few_on_one_side_gets_wilsons_interval(wrong, few):
+    n = 500
+    correct = np.arange(n) >= wrong
+    weights = metrics.bootstrap_weights(n, 4000).astype(float)
+    replicates = weights @ correct / n
+    estimate = metrics.Estimate(correct.mean(), replicates, n, "share")
+    score = metrics.to_score(estimate, (0.0, 1.0))
+    # Wilson 1927 in its textbook form.
+    z, share = 1.959964, 1 - wrong / n
+    centre = (share + z**2 / 2 / n) / (1 + z**2 / n)
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / 4 / n**2) / (1 + z**2 / n)
+    ends = np.array([centre - half, centre + half])
+    percentiles = np.quantile(replicates, [0.025, 0.975])
+    assert np.abs(ends - percentiles).max() > 2e-4
+    expected = ends if few else percentiles
+    np.testing.assert_allclose(score[1:3], expected, atol=1e-9 if not few else 6e-4)
+    # Two cells with the same outcome are worth as many images as one; two that err apart, more.
+    both = metrics.mean_estimate([estimate, estimate])
+    assert metrics.to_score(both, (0.0, 1.0)) == score
+    other = metrics.Estimate(correct.mean(), weights @ correct[::-1] / n, n, "share")
+    apart = metrics.to_score(metrics.mean_estimate([estimate, other]), (0.0, 1.0))
+    assert apart.high - apart.low < 0.85 * (score.high - score.low)
 
 
 def test_a_share_of_nothing_is_not_certain():

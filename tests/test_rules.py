@@ -15,6 +15,8 @@ from fairweather.scores import seed_spread, to_csv, to_frame, with_means, with_w
 from fairweather.types import Predictions
 from fairweather.yamlfile import dump_yaml
 
+from . import reference
+
 N, CLASSES, RESAMPLES = 120, 3, 150
 SNOW = "imagenet_c/snow"
 # How far the label's logit stands above the others, by shift and level.
@@ -276,7 +278,7 @@ def reference_drop(levels, seeds=(0,), model="basic"):
         for strength in strengths:
             shifted = predictions(strength - shortfall, seed).correct
             lost += (clean - shifted) / len(strengths) / len(seeds)
-    return lost.mean(), *np.quantile(weights @ lost / N, [0.025, 0.975])
+    return lost.mean(), *reference.paired_ends(lost.mean(), weights @ lost / N, N)
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,17 @@ def test_the_linear_macro_auc_leaves_out_what_a_resample_misses(monkeypatch):
     assert np.isnan(metrics.evaluate_metrics(one_class, np.ones((1, 200)))["macro_auc"].value)
 
 
+def test_one_wrong_of_twenty_is_a_risk_of_five_percent():
+    predictions = dataclasses.replace(
+        simulated(25),
+        confidence=np.linspace(1, 0.2, 25),
+        labels=np.zeros(25, dtype=np.int64),
+        predicted=np.isin(np.arange(25), [19, 20, 21, 22, 23, 24]).astype(np.int64),
+    )
+    estimate = metrics.evaluate_metrics(predictions, np.ones((1, 25)))["coverage_at_risk/0.05"]
+    assert estimate.value == estimate.replicates[0] == 0.8
+
+
 def test_a_group_parts_no_confidence_and_no_bin():
     confidence = np.random.default_rng(0).beta(5, 1.5, size=5000).round(4)
     order = merge_groups(order_by_confidence(confidence, confidence > 0.5), 300)

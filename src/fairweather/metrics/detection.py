@@ -116,7 +116,7 @@ def detection_score(
             float(rank_area(exact)[0]), rank_area(drawn), known + others, "percentile"
         ),
         f"false_positive_rate_at_recall/{RECALL}": Estimate(
-            float(_passing(exact, RECALL)[0]), _passing(drawn, RECALL), others, "share"
+            float(_passing(exact, RECALL)[0]), _passing(drawn, RECALL), others, "bounded"
         ),
     }
     return {

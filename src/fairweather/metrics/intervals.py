@@ -24,6 +24,9 @@ BLOCK = 2**22
 # cells of up to so many confidences; `benchmarks/scoring.py` measures the error beyond.
 MOST_GROUPS = 2000
 TAILS = (0.025, 0.975)
+# With so many images on either side, the percentiles of a share hold the truth as often as they
+# should (benchmarks/coverage.py).
+FEW = 30
 
 
 @dataclass(frozen=True)
@@ -184,8 +187,13 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
 
     "percentile" is the span of the middle 95 % of the replicates.
 
-    "share" is the same, but where all images agree, as in an accuracy of exactly 1, no resample
-    differs, and the other end is that of the Wilson interval.
+    "share" is the same where images enough are on both sides. Where fewer than `FEW` are wrong, or
+    right, the percentiles are too narrow, and where all agree they have no width: there it is the
+    Wilson interval of as many images as would give a share the variance of the replicates, which
+    for a single cell are its own and for a mean over cells those that its cells are worth together.
+
+    "bounded" is for other means of shares: percentiles, but where all images agree, as at exactly
+    1, the other end is that of the Wilson interval.
 
     "basic" is the reverse percentile interval [2v - q97.5(r), 2v - q2.5(r)], for a value v that is
     biased by the noise of its bins and whose replicates r are biased once more by about as much.
@@ -209,7 +217,9 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
         bounds: smallest and largest possible value.
 
     Source: Davison and Hinkley 1997, Bootstrap Methods and their Application, sections 5.2 and 5.3;
-    Kumar et al. 2019, Verified Uncertainty Calibration, section 4, for the bias of the plug-in.
+    Kumar et al. 2019, Verified Uncertainty Calibration, section 4, for the bias of the plug-in;
+    Korn and Graubard 1998, Confidence Intervals for Proportions with Small Expected Number of
+    Positive Counts, for the number of images that a variance is worth.
 
     >>> to_score(Estimate(0.5, np.linspace(0.4, 0.6, 101), n=100))
     Score(value=0.5, low=0.405, high=0.595, n=100)
@@ -218,9 +228,12 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     replicates = replicates[~np.isnan(replicates)]
     if np.isnan(value) or not len(replicates):
         return Score(value, np.nan, np.nan, estimate.n)
-    if estimate.interval == "share" and value in (0, 1) and np.all(replicates == value):
-        low, high = wilson_interval(value, estimate.n)
-    elif estimate.interval in ("percentile", "share"):
+    worth = _images_worth(value, replicates, estimate.n)
+    few = estimate.interval == "share" and worth * min(value, 1 - value) < FEW
+    agreed = estimate.interval == "bounded" and value in (0, 1) and np.all(replicates == value)
+    if few or agreed:
+        low, high = wilson_interval(value, worth)
+    elif estimate.interval in ("percentile", "share", "bounded"):
         low, high = np.quantile(replicates, TAILS)
     elif estimate.interval == "basic":
         low, high = 2 * value - np.quantile(replicates, TAILS[::-1])
@@ -233,6 +246,12 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
         low, high = _signed_root(_signed_square(np.asarray(value)) - spread)
     low, high = np.clip([low, high], *bounds)
     return Score(value, float(min(low, value)), float(max(high, value)), estimate.n)
+
+
+def _images_worth(value: float, replicates: FloatArray, n: int) -> float:
+    """How many independent images would give a share of this size the replicates' variance."""
+    variance = float(replicates.var())
+    return value * (1 - value) / variance if variance > 0 else float(n)
 
 
 def score(

@@ -74,7 +74,7 @@ PRIOR_METRICS: Mapping[str, PriorMetric] = {
     "area_under_risk_coverage": PriorMetric(
         lambda p, w: selective.area_under_risk_coverage(p.confidence, p.correct, w),
         False,
-        interval="share",
+        interval="bounded",
     ),
     "coverage_at_risk/0.05": PriorMetric(
         lambda p, w: selective.coverage_at_risk(p.confidence, p.correct, w, risk=0.05), True

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import scipy.stats
 
 from fairweather.errors import InputError
-from fairweather.metrics.intervals import TAILS, Estimate
-from fairweather.metrics.shares import wilson_interval
+from fairweather.metrics.intervals import FEW, TAILS, Estimate
+from fairweather.metrics.shares import Z95
 from fairweather.metrics.weights import FloatArray, check_columns
 from fairweather.types import Score
 
@@ -95,8 +95,9 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     than those of the two numbers suggest. It is the span of the middle 95 % of the differences of
     the replicates, widened where needed to hold the difference.
 
-    Where no resample differs, as between two models that are right on the same images, an accuracy
-    gets the end of the Wilson interval of 0 images of n on both sides.
+    Where the models differ on fewer than `FEW` images, the percentiles of an accuracy's difference
+    are too narrow, and where they differ on none they have no width: there it is the interval of
+    Bonett and Price, which counts one more image for either side.
 
     The noise of the bins inflates binned calibration errors, and resampling inflates them once
     more. Between two models this cancels only in part: not at all where one is calibrated and the
@@ -110,7 +111,8 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
         InputError: estimates with other numbers of images or resamples, or another interval.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13, for the
-    percentile interval.
+    percentile interval; Bonett and Price 2012, Adjusted Wald Confidence Interval for a Difference
+    of Binomial Proportions Based on Paired Data, equation 2.
 
     >>> low, high = (Estimate(v, v + np.linspace(-0.1, 0.1, 41), n=50) for v in (0.5, 0.7))
     >>> paired_difference(low, high).value.__round__(3)
@@ -128,10 +130,18 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     if np.isnan(value) or not len(differences):
         return Score(value, np.nan, np.nan, first.n)
     low, high = (float(end) for end in np.quantile(differences, TAILS))
-    if first.interval == "share" and np.ptp(differences) == 0:
-        unseen = float(wilson_interval(0.0, first.n)[1])
-        low, high = max(value - unseen, -1.0), min(value + unseen, 1.0)
+    # A difference of shares has the variance (d - value²) / n where a share d of the images differ.
+    differing = first.n * (first.n * float(differences.var()) + value**2)
+    few = first.interval == "share" and differing < FEW
+    if few or (first.interval in ("share", "bounded") and np.ptp(differences) == 0):
+        low, high = _bonett_price(value, differing, first.n)
     return Score(value, min(low, value), max(high, value), first.n)
+
+
+def _bonett_price(value: float, differing: float, n: int) -> tuple[float, float]:
+    centre = value * n / (n + 2)
+    half = Z95 * float(np.sqrt(((differing + 2) / (n + 2) - centre**2) / (n + 2)))
+    return max(centre - half, -1.0), min(centre + half, 1.0)
 
 
 def seed_summary(values: npt.ArrayLike) -> SeedSummary:
@@ -179,7 +189,7 @@ def _comparable(estimate: Estimate) -> FloatArray:
     """The replicates, with the bias of the metric taken off: their quantiles are the interval."""
     value, replicates = np.asarray(estimate.value), estimate.replicates
     match estimate.interval:
-        case "percentile" | "share":
+        case "percentile" | "share" | "bounded":
             return replicates
         case "basic":
             return 2 * value - replicates

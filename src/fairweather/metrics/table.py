@@ -16,7 +16,7 @@ from fairweather.metrics.sample import Sample
 from fairweather.metrics.weights import FloatArray, Result
 from fairweather.types import Predictions
 
-Interval = Literal["percentile", "share", "basic", "bias-corrected", "centred"]
+Interval = Literal["percentile", "share", "bounded", "basic", "bias-corrected", "centred"]
 Evaluate = Callable[[Sample], Result]
 # Up to so many images the replicates of the macro AUC are exact; beyond, the linear form is some
 # tens of times as fast and off by far less than an interval's width.
@@ -126,7 +126,7 @@ METRICS: tuple[Metric, ...] = (
         "Balanced accuracy",
         sample.balanced_accuracy,
         higher_is_better=True,
-        interval="share",
+        interval="bounded",
     ),
     Metric(
         "macro_auc",
@@ -219,7 +219,7 @@ METRICS: tuple[Metric, ...] = (
         "Area under the risk-coverage curve",
         sample.area_under_risk_coverage,
         higher_is_better=False,
-        interval="share",
+        interval="bounded",
     ),
     Metric(
         "coverage_at_risk/0.05",
