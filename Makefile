@@ -35,6 +35,7 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/corruptions.py
+	$(BIN)/python benchmarks/scoring.py
 
 # How often the 95 % intervals hold the truth: about 12 minutes.
 coverage: $(VENV)/.installed-dev

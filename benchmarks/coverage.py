@@ -91,23 +91,28 @@ def population(margins):
 
 
 def coverage_of_means(images, n):
-    """Hits `[trials]` by name, for the first model and for the first less the second."""
+    """Hits `[trials]` by name, for the first model and for the second less the first."""
     half = len(COLUMNS)
-    # Six columns, and three differences: a difference of means is the mean of differences.
-    images = np.concatenate([images[:, :half], images[:, :half] - images[:, half:]], axis=1)
     truth = images.mean(axis=0)
-    kinds = [INTERVAL[name] for name in COLUMNS] + [("percentile", (-np.inf, np.inf))] * half
-    hits = [[] for _ in kinds]
+    hits = [[] for _ in range(2 * half)]
     for batch in range(TRIALS // TOGETHER):
         drawn = np.random.default_rng([n, batch]).integers(len(images), size=(n, TOGETHER))
-        sample = images[drawn]  # [n, trials, columns]
+        sample = images[drawn]  # [n, trials, models and columns]
         weights = metrics.bootstrap_weights(n, RESAMPLES, seed=batch).astype(np.float64)
         replicates = np.tensordot(weights, sample, axes=1) / n
         values = sample.mean(axis=0)
         for trial in range(TOGETHER):
-            for column, (kind, bounds) in enumerate(kinds):
-                found = values[trial, column], replicates[:, trial, column]
-                hits[column].append(holds(*found, n, kind, bounds, truth[column]))
+            for column, name in enumerate(COLUMNS):
+                kind, bounds = INTERVAL[name]
+                first, second = (
+                    metrics.Estimate(values[trial, at], replicates[:, trial, at], n, kind)
+                    for at in (column, half + column)
+                )
+                alone = metrics.to_score(first, bounds)
+                gap = metrics.paired_difference(first, second)
+                hits[column].append(alone.low <= truth[column] <= alone.high)
+                difference = truth[half + column] - truth[column]
+                hits[half + column].append(gap.low <= difference <= gap.high)
     return hits
 
 

@@ -30,6 +30,7 @@ CLASSES = 10
 DISTANCES = (4.0, 2.0, 0.7)
 APPROXIMATE = (
     "macro_auc",
+    "classwise_calibration_error/10-equal-width",
     "area_under_risk_coverage",
     "coverage_at_risk/0.05",
     "confidence_auroc",
@@ -78,12 +79,19 @@ def measure_error(images, resamples):
 
 
 def exact_estimates(predictions, weights):
-    kept = intervals.MOST_GROUPS, table.MOST_IMAGES_OF_EXACT_AUC
-    intervals.MOST_GROUPS = table.MOST_IMAGES_OF_EXACT_AUC = len(predictions)
+    shortcuts = (
+        (intervals, "MOST_GROUPS"),
+        (intervals, "MOST_IMAGES_OF_FLOAT64"),
+        (table, "MOST_IMAGES_OF_EXACT_AUC"),
+    )
+    kept = [getattr(module, name) for module, name in shortcuts]
     try:
+        for module, name in shortcuts:
+            setattr(module, name, len(predictions))
         return metrics.evaluate_metrics(predictions, weights)
     finally:
-        intervals.MOST_GROUPS, table.MOST_IMAGES_OF_EXACT_AUC = kept
+        for (module, name), most in zip(shortcuts, kept, strict=True):
+            setattr(module, name, most)
 
 
 def main():

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ N = 200
 FOG = {"name": "fog", "title": "Fog", "levels": {1: "fog,severity=1", 2: "fog,severity=2"}}
 BLUR = {"name": "a/blur", "title": "Blur", "levels": {0.5: "a/blur,sigma=0.5"}}
 PGD = {"name": "pgd", "title": "PGD", "levels": {0.1: "pgd,epsilon=0.1,steps=5"}}
+UNCORRECTED = "interval excludes 0 (uncorrected)"
 CELLS = ("clean", "fog,severity=1", "fog,severity=2", "a/blur,sigma=0.5")
 PLACES = {
     "clean": ("clean", "none"),
@@ -161,8 +163,8 @@ def test_a_test_that_only_holm_undoes_is_no_difference(tmp_path):
     assert found["low"] > 0
     assert found["verdict"] == "no difference found"
     assert re.search(r"Fog +1 +Accuracy .* 0\.125 +no difference found", str(comparison))
-    last = comparison.notes[-1]
-    assert "the accuracy differs in 0 of 4 cells: B is better in 0, A in 0. 4 are ties" in last
+    counted = comparison.notes[-2]
+    assert "the accuracy differs in 0 of 4 cells: B is better in 0, A in 0. 4 are ties" in counted
 
 
 def test_intervals_are_of_a_paired_bootstrap(one_seed):
@@ -188,7 +190,7 @@ def test_intervals_are_of_a_paired_bootstrap(one_seed):
     for place in (("fog", "mean"), ("all", "mean")):
         assert pd.isna(row(table, *place)["p"])
         assert pd.isna(row(table, *place)["only_a_right"])
-    assert row(table, "fog", "mean")["verdict"] == "real"
+    assert row(table, "fog", "mean")["verdict"] == UNCORRECTED
     blurred = row(table, "a/blur", "mean", "rms_calibration_error")
     assert blurred["low"] <= 0 <= blurred["high"]
     assert blurred["verdict"] == "no difference found"
@@ -196,7 +198,7 @@ def test_intervals_are_of_a_paired_bootstrap(one_seed):
     moved = second["fog,severity=2"].nll - first["fog,severity=2"].nll
     ends = np.quantile(weights @ moved / N, [0.025, 0.975])
     np.testing.assert_allclose(nll[["low", "high"]].astype(float), ends, atol=1e-12)
-    assert nll["verdict"] == "real"
+    assert nll["verdict"] == UNCORRECTED
     assert pd.isna(nll["p"])
 
 
@@ -232,10 +234,28 @@ def test_the_other_way_round_everything_has_the_other_sign(one_seed):
     assert list(there["verdict"]) == list(back["verdict"])
 
 
-def test_the_last_note_counts_cells_and_directions(one_seed):
+def test_only_a_corrected_test_makes_a_difference_real(one_seed):
     a, b, *_ = one_seed
-    last = read_run_comparison(a, b).notes[-1]
-    assert last == (
+    comparison = read_run_comparison(a, b)
+    tested = comparison.table["p_holm"].notna()
+    verdicts = comparison.table["verdict"]
+    assert set(verdicts[tested]) == {"real", "no difference found"}
+    assert set(verdicts[~tested]) == {UNCORRECTED, "no difference found"}
+    untested = comparison.table[~tested]
+    excluding = (untested["low"] > 0) | (untested["high"] < 0)
+    assert list(untested["verdict"] == UNCORRECTED) == list(excluding)
+    assert comparison.notes[-1] == (
+        f"'{UNCORRECTED}' is said of {excluding.sum()} of the {len(untested)} lines without a "
+        "test: of those in which nothing differs, about one in twenty is such by chance."
+    )
+    assert "A difference is called real only where McNemar's" in comparison.caption
+    assert f"'{UNCORRECTED}' is said by chance of about one in twenty" in comparison.caption
+
+
+def test_the_notes_count_cells_and_directions(one_seed):
+    a, b, *_ = one_seed
+    counted, last = read_run_comparison(a, b).notes[-2:]
+    assert counted == (
         "After Holm's correction, the accuracy differs in 2 of 4 cells: B is better in 1, A in 1. "
         "2 are ties: these images show no difference, which proves no equality."
     )
@@ -309,7 +329,9 @@ def test_models_are_paired_by_name_and_seeds_are_averaged(several):
     assert "One training stands" not in text
     assert "(sd 5.7)" in text
     assert "means over seeds" in text
-    assert "Without correction for their number, by their intervals, the accuracy differs" in text
+    assert "Uncorrected for their number, the intervals of the accuracy exclude 0 in" in text
+    assert "No difference is called real, since none is tested." in text
+    assert "real" not in set(table["verdict"])
     assert "8 cells of 2 pairs of models" in text
     assert "McNemar" not in text
 
@@ -422,11 +444,11 @@ def test_cells_of_one_run_alone_are_counted_and_in_no_mean(one_seed, tmp_path):
 
 
 def test_runs_without_a_common_shift_are_compared_on_clean_images(one_seed, tmp_path):
-    a, _, first, _ = one_seed
-    b = make_run(tmp_path / "c", {"net": {0: {"clean": first["clean"]}}}, shifts=())
+    a, *_ = one_seed
+    b = make_run(tmp_path / "c", {"net": {0: {"clean": predictions(right(0.9, 7))}}}, shifts=())
     comparison = read_run_comparison(a, b)
     assert len(comparison.table) == 3
-    assert "differs in 0 of 1 cell: B is better in 0, A in 0. 1 is a tie" in comparison.notes[-1]
+    assert "differs in 0 of 1 cell: B is better in 0, A in 0. 1 is a tie" in comparison.notes[-2]
 
 
 def test_attacks_are_in_no_mean_over_shifts(tmp_path):
@@ -551,20 +573,148 @@ def test_a_difference_that_seeds_could_undo_is_not_called_real(tmp_path):
     a = make_run(tmp_path / "a", {"m": spread((0.50, 0.51))})
     noisy = make_run(tmp_path / "noisy", {"m": spread((0.60, 0.90))})
     steady = make_run(tmp_path / "steady", {"m": spread((0.895, 0.90))})
-    for b, verdict, count in ((noisy, "within seed noise", 0), (steady, "real", 4)):
+    for b, verdict, count in ((noisy, "within seed noise", 0), (steady, UNCORRECTED, 4)):
         comparison = read_run_comparison(a, b)
         found = row(comparison.table, "fog", "2")
         assert found["low"] > 0
-        assert (found["seed_low"] > 0) == (verdict == "real")
+        assert (found["seed_low"] > 0) == (verdict == UNCORRECTED)
         assert found["verdict"] == verdict
-        words = f"the accuracy differs in {count} of 4 cells: B is better in {count}, A in 0."
-        assert words in comparison.notes[-1]
-        back = read_run_comparison(b, a).notes[-1]
-        assert f"the accuracy differs in {count} of 4 cells: B is better in 0, A in {count}" in back
-    last = read_run_comparison(a, noisy).notes[-1]
-    assert last.endswith("B is better in 0, A in 0. In 4 the difference is within seed noise.")
+        words = f"the accuracy exclude 0 in {count} of 4 cells: B is better in {count}, A in 0."
+        assert words in comparison.notes[-2]
+        back = read_run_comparison(b, a).notes[-2]
+        assert f"exclude 0 in {count} of 4 cells: B is better in 0, A in {count}" in back
+    counted = read_run_comparison(a, noisy).notes[-2]
+    assert counted.endswith("B is better in 0, A in 0. In 4 the difference is within seed noise.")
     # With one seed on a side nothing is known about seeds, which the notes say.
     single = make_run(tmp_path / "single", {"m": {0: spread((0.9,))[0]}})
     comparison = read_run_comparison(a, single)
-    assert row(comparison.table, "fog", "2")["verdict"] == "real"
+    assert row(comparison.table, "fog", "2")["verdict"] == UNCORRECTED
     assert "One training stands for a side" in str(comparison)
+
+
+def change_columns(cells, **changes):
+    """Another model's predictions: each column as the change makes it of the first model's."""
+    return {
+        cell: replace(each, **{name: change(each) for name, change in changes.items()})
+        for cell, each in cells.items()
+    }
+
+
+@pytest.mark.parametrize(("more", "verdict"), [(1e-7, "no difference found"), (1e-4, UNCORRECTED)])
+def test_what_rounds_otherwise_is_no_finding(tmp_path, more, verdict):
+    cells = make_model(SHARES_A)
+    moved = change_columns(cells, nll=lambda each: each.nll + more)
+    a, b = (make_run(tmp_path / n, {"m": {0: c}}) for n, c in (("a", cells), ("b", moved)))
+    for runs in ((a, b), (b, a)):
+        table = read_run_comparison(*runs).table
+        nll = table[table["metric"] == "negative_log_likelihood"]
+        # Every image moves alike: the intervals leave out 0 however small that is.
+        assert ((nll["low"] > 0) | (nll["high"] < 0)).all()
+        assert set(nll["verdict"]) == {verdict}
+        assert set(table[table["metric"] != "negative_log_likelihood"]["verdict"]) == {
+            "no difference found"
+        }
+
+
+def test_identical_predictions_are_no_ties(tmp_path):
+    cells = make_model(SHARES_A)
+    scaled = change_columns(
+        cells, confidence=lambda each: each.confidence - 0.2, nll=lambda each: each.nll + 0.1
+    )
+    # As often right in every cell, and on the same images, but with other wrong answers.
+    other = change_columns(
+        cells,
+        predicted=lambda each: np.where(each.correct, each.labels, (each.labels + 2) % 3),
+    )
+    models = {"m": {0: cells}, "m+temperature": {0: scaled}, "other": {0: other}}
+    run = make_run(tmp_path / "a", models)
+    comparison = read_run_comparison(f"{run}:m", f"{run}:m+temperature")
+    *_, same, last = comparison.notes
+    assert same == "m / m+temperature: the predictions of both are identical in all cells."
+    # The accuracy of the means is not among the lines that may differ.
+    excluding = (comparison.table["verdict"] == UNCORRECTED).sum()
+    assert excluding >= 7
+    assert f"'{UNCORRECTED}' is said of {excluding} of the 14 lines" in last
+    text = str(comparison)
+    assert "tie" not in text
+    assert "the accuracy differs" not in text
+    text = str(read_run_comparison(f"{run}:m", f"{run}:other"))
+    assert "are identical" not in text
+    assert "4 are ties" in text
+    # A single answer in a single cell is enough, in any seed.
+    once = cells | {"fog,severity=2": other["fog,severity=2"]}
+    two = make_run(tmp_path / "b", {"m": {0: cells, 1: cells}, "n": {0: once, 1: cells}})
+    assert "are identical" not in str(read_run_comparison(f"{two}:m", f"{two}:n"))
+
+
+def test_identical_pairs_are_not_counted_with_the_others(tmp_path):
+    cells, better = make_model(SHARES_A), make_model(SHARES_B)
+    a = make_run(tmp_path / "a", {"m": {0: cells}, "n": {0: cells}})
+    b = make_run(tmp_path / "b", {"m": {0: cells}, "n": {0: better}})
+    notes = read_run_comparison(a, b).notes
+    assert notes[-3] == "m: the predictions of both are identical in all cells."
+    assert "After Holm's correction, the accuracy differs in 2 of 4 cells: B" in notes[-2]
+
+
+def prepared(size, **more):
+    notes = {"source": "folder:photos", "size": [size, size], "preparation": {"size": size}}
+    return {"data": {"notes": notes, **more}, "digest": f"{size:064d}"}
+
+
+def test_one_source_prepared_at_two_sizes_is_compared_with_a_note(tmp_path):
+    cells, others = make_model(SHARES_A), make_model(SHARES_B)
+    a = make_run(tmp_path / "a", {"m": {0: cells}}, **prepared(32))
+    b = make_run(tmp_path / "b", {"m": {0: others}}, **prepared(48))
+    same = make_run(tmp_path / "c", {"m": {0: others}}, **prepared(32))
+    comparison = read_run_comparison(a, b)
+    (note,) = (each for each in comparison.notes if "prepared as" in each)
+    assert "prepared as each model wants them (32 x 32 and 48 x 48 pixels)" in note
+    pd.testing.assert_frame_equal(comparison.table, read_run_comparison(a, same).table)
+    assert "prepared as" not in str(read_run_comparison(a, same))
+
+
+def test_one_size_made_otherwise_is_compared_too(tmp_path):
+    models = {"m": {0: make_model(SHARES_A)}}
+    a = make_run(tmp_path / "a", models, **prepared(32))
+    facts = prepared(32)
+    facts["data"]["notes"]["preparation"] = {"size": 32, "crop": 0.9}
+    b = make_run(tmp_path / "b", models, **facts | {"digest": "e" * 64})
+    assert "prepared as each model wants them (32 x 32 and 32 x 32" in str(
+        read_run_comparison(a, b)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "columns", "words"),
+    [
+        ({"source": "folder:others"}, {}, "not on the same test images"),
+        ({"source": None}, {}, "not on the same test images"),
+        ({"classes": ["a", "b", "d"]}, {}, "not on the same test images"),
+        # Nothing was prepared otherwise, and still the pixels differ.
+        ({"size": [32, 32], "preparation": {"size": 32}}, {}, "but the digests of the test images"),
+        ({}, {"keys": lambda each: each.keys + 1}, "has 200 images, .* they are not the same"),
+        ({}, {"labels": lambda each: (each.labels + 1) % 3}, "has 200 labels, .* not the same"),
+    ],
+)
+def test_other_images_prepared_otherwise_are_still_refused(tmp_path, change, columns, words):
+    cells = make_model(SHARES_A)
+    a = make_run(tmp_path / "a", {"m": {0: cells}}, **prepared(32))
+    facts = prepared(48)
+    notes = facts["data"]["notes"]
+    for name, changed in change.items():
+        (facts["data"] if name == "classes" else notes)[name] = changed
+    b = make_run(tmp_path / "b", {"m": {0: change_columns(cells, **columns)}}, **facts)
+    for runs in ((a, b), (b, a)):
+        with pytest.raises(InputError, match=words):
+            read_run_comparison(*runs)
+
+
+def test_two_runs_without_a_source_are_not_taken_for_one(tmp_path):
+    models = {"m": {0: make_model(SHARES_A)}}
+    runs = []
+    for size in (32, 48):
+        facts = prepared(size)
+        del facts["data"]["notes"]["source"]
+        runs.append(make_run(tmp_path / str(size), models, **facts))
+    with pytest.raises(InputError, match="not on the same test images"):
+        read_run_comparison(*runs)

@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import fairweather as fw
 from fairweather.errors import InputError
-from fairweather.evaluation import choose_weather
+from fairweather.evaluation import choose_weather, read_priors
 from fairweather.evaluation.priors import complete_priors
+from fairweather.runs import RunFolder
 from fairweather.study import check_study
 from fairweather.types import Attack
 
@@ -320,9 +322,126 @@ def test_a_module_and_a_data_set_in_memory(colour_folder, tmp_path):
     assert accuracy(table) == pytest.approx(expected, abs=1e-7)
     with torch.no_grad():
         module.linear.bias[0] += 5
-    again = fw.evaluate(module, dataset, [attack], out=tmp_path, bootstrap=100, device="cpu")
+    with pytest.raises(InputError, match="holds the evaluation of another model called 'Linear'"):
+        fw.evaluate(module, dataset, [attack], out=tmp_path, bootstrap=100, device="cpu")
+    again = fw.evaluate(module, dataset, [attack], bootstrap=100, device="cpu")
     expected = fw.predict(module, dataset.test, device="cpu").correct.mean()
     assert accuracy(again) == pytest.approx(expected, abs=1e-7)
+
+
+def test_other_options_replace_what_depends_on_them_and_say_so(model, colour_folder, tmp_path):
+    said = []
+
+    def run(**more):
+        said.clear()
+        options = {"out": tmp_path / "run", "bootstrap": 100, "device": "cpu"} | more
+        return fw.evaluate(model, f"folder:{colour_folder}", "clean", tell=said.append, **options)
+
+    run()
+    assert not any("other options" in line for line in said)
+    assert (run(batch_size=7)["n"] == 60).all()
+    assert any("other options than before" in line for line in said)
+    assert (run(limit=12)["n"] == 12).all()
+
+
+def test_numbers_of_what_is_about_to_change_do_not_stay(
+    model, colour_folder, tmp_path, monkeypatch
+):
+    def run(**more):
+        options = {"out": tmp_path / "run", "bootstrap": 100, "device": "cpu"} | more
+        return fw.evaluate(model, f"folder:{colour_folder}", "gamma: [2]", **options)
+
+    run()
+    assert (tmp_path / "run/scores.csv").is_file()
+
+    def dying(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fairweather.measuring.predicting.predict_cells", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(limit=30)
+    for name in ("scores.csv", "report.html", "tables/summary_accuracy.md"):
+        assert not (tmp_path / "run" / name).exists(), name
+    with pytest.raises(InputError, match="has not been scored yet"):
+        fw_report(tmp_path / "run")
+    assert (run()["n"] == 60).all()
+
+
+def fw_report(folder):
+    from fairweather.report import build_report
+    from fairweather.runs import open_finished_run
+
+    return build_report(open_finished_run(folder))
+
+
+def test_a_lack_of_memory_is_told(colour_folder):
+    class Small(Linear):
+        def forward(self, images):
+            if len(images) > 16:
+                raise MemoryError
+            return super().forward(images)
+
+    said = []
+    dataset = fw.load_data(f"folder:{colour_folder}")
+    fw.evaluate(Small(), dataset, "clean", bootstrap=100, device="cpu", tell=said.append)
+    halved = [line for line in said if "memory ran out" in line]
+    assert [line.split()[-1] for line in halved] == ["128", "64", "32", "16"]
+
+
+def test_logits_that_are_no_numbers_are_said_before_anything_is_written(colour_folder, tmp_path):
+    module = Linear()
+    torch.nn.init.constant_(module.linear.bias, float("nan"))
+    with pytest.raises(InputError, match="the logits of Linear are not finite"):
+        fw.evaluate(module, fw.load_data(f"folder:{colour_folder}"), "clean", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- a", "must be like NAME"),
+        ("", "must be like NAME"),
+        ("w: 0.5", "found 0.5 for 'w'"),
+        ("w: {blue: half}", "found 'half' for 'blue'"),
+        ("worst: {blue: 0.5}", "'worst' names the worst of the set"),
+    ],
+)
+def test_a_file_of_priors_that_says_something_else_is_one_sentence(tmp_path, text, words):
+    (tmp_path / "priors.yaml").write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_priors(tmp_path / "priors.yaml")
+
+
+def test_a_checkpoint_at_the_size_given_is_what_the_other_program_measures(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=3).eval()
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    state = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "x.pt")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(6):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    source = f"folder:{tmp_path / 'data'}"
+    images = fw.load_data(source, test_fraction=1).test
+    inputs = images.images.float() / 255 - torch.tensor(mean).reshape(3, 1, 1)
+    inputs /= torch.tensor(std).reshape(3, 1, 1)
+    with torch.inference_mode():
+        expected = network(inputs).numpy()
+    for sizes in ({"size": 32}, {"input_size": 32}, {"size": 32, "input_size": 32}):
+        out = tmp_path / "-".join(map(str, sizes))
+        options = {"architecture": "timm:test_resnet", "mean": mean, "std": std, **sizes}
+        fw.evaluate(
+            str(tmp_path / "x.pt"), source, "clean", out=out, bootstrap=100, device="cpu", **options
+        )
+        (file,) = out.glob("predictions/*/seed-0/clean.parquet")
+        found = RunFolder(out).read_predictions(str(file.relative_to(out)))
+        np.testing.assert_allclose(found.logits, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,13 @@ def test_a_share_with_few_on_one_side_gets_wilsons_interval(wrong, few):
     assert apart.high - apart.low < 0.85 * (score.high - score.low)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_rounding_among_replicates_is_no_variance(value):
+    replicates = np.full(100, value) + np.arange(100) % 2 * 1e-16 * (1 - 2 * value)
+    score = metrics.to_score(metrics.Estimate(value, replicates, 20, "share"), (0.0, 1.0))
+    assert max(abs(end - value) for end in score[1:3]) == pytest.approx(0.161, abs=1e-3)
+
+
 def test_a_share_of_nothing_is_not_certain():
     logits, labels = np.tile([[0.0, 3.0, 0.0]], (12, 1)), np.zeros(12, dtype=int)
     columns = metrics.per_image(logits, labels)

@@ -34,6 +34,7 @@ from fairweather.models import (
 from fairweather.models.checkpoints import AVERAGED, PLAIN, fit_names
 from fairweather.models.normalisation import held_normalisation
 from fairweather.models.weights import state_digest
+from fairweather.types import Preparation
 
 from .conftest import TINY_RESNET
 
@@ -384,11 +385,11 @@ def test_given_numbers_win_and_are_said(tmp_path, network):
         tmp_path, network.state_dict(), mean=[0.2] * 3, std=[0.25] * 3, input_size=80
     )
     assert opened.model.input_size == opened.preparation.size == 80
-    assert opened.preparation.resize == 84  # floor(80 * 168 / 160): as much is cropped off
+    assert opened.preparation == Preparation(80)  # what ImageNet weights crop off is theirs
     assert opened.model.mean.flatten().tolist() == pytest.approx([0.2] * 3)
     assert describe_preprocessing(opened) == (
-        "preprocessing: resize 84 (bilinear), crop 80 (the size given, otherwise timm's "
-        "configuration of test_resnet), mean 0.2 0.2 0.2, std 0.25 0.25 0.25 (given)"
+        "preprocessing: resize 80 (bilinear), crop 80 (the size given), mean 0.2 0.2 0.2, "
+        "std 0.25 0.25 0.25 (given)"
     )
     assert describe_preprocessing(open_model(TINY_RESNET, weights="none")) == (
         "preprocessing: resize 168 (bilinear), crop 160, mean 0.5 0.5 0.5, std 0.5 0.5 0.5 "

@@ -26,11 +26,16 @@ from fairweather.measuring import describe_shifts
 from fairweather.measuring.samples import write_samples
 from fairweather.metrics import METRICS, per_image
 from fairweather.report import build_report
-from fairweather.report.figures import model_color, model_shape
+from fairweather.report.figures import COLORS, Figure, model_color, model_shape
 from fairweather.report.page import FORMULAS
 from fairweather.report.pictures import mixup_figure, shifts_figure
-from fairweather.report.reading import read_contents, read_samples
-from fairweather.report.reliability import worst_conditions
+from fairweather.report.reading import Sweep, read_contents, read_samples
+from fairweather.report.reliability import (
+    NOT_MEASURED,
+    panels,
+    reliability_figure,
+    worst_conditions,
+)
 from fairweather.report.tables import build_tables, describe_metric, escape_latex
 from fairweather.runs import RunFolder, provenance
 from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
@@ -561,6 +566,128 @@ def test_reliability_shows_the_least_accurate_level_of_each_shift(run, names):
             value = expected(run, metric="accuracy", **place).partition(" ")[0]
             error = expected(run, metric="rms_calibration_error", **place).partition(" ")[0]
             assert f"accuracy {value}%, RMS {error}" in texts
+
+
+LONG = "Basic + batch norm of the datum.value batch (150 images)"
+MISSING = {("basic", "clean"), ("mixup_aug", "brightness_factor"), ("pretrained", "gaussian_blur")}
+
+
+def svg_places(figure: Figure) -> list[tuple[ET.Element, float, float]]:
+    """The texts and paths of a figure with where they stand, whatever groups they are in."""
+    places = []
+
+    def walk(element: ET.Element, x: float, y: float) -> None:
+        number = r"(-?[\d.e-]+)"
+        moved = re.match(rf"translate\({number},{number}\)", element.get("transform", ""))
+        if moved:
+            x, y = x + float(moved[1]), y + float(moved[2])
+        places.append((element, x, y))
+        for child in element:
+            walk(child, x, y)
+
+    walk(ET.fromstring(figure.svg), 0.0, 0.0)
+    return [place for place in places if place[0].tag.endswith(("}text", "}path"))]
+
+
+@pytest.fixture(scope="module")
+def partial(run, tmp_path_factory) -> RunFolder:
+    """The first run with one state of the images missing for each model, and a long title."""
+    copy = RunFolder(tmp_path_factory.mktemp("report") / "partial")
+    shutil.copytree(run.path, copy.path)
+    study = yaml.safe_load((copy.path / "study.yaml").read_text())
+    study["models"]["basic"]["title"] = LONG
+    copy.write("study.yaml", yaml.safe_dump(study, sort_keys=False))
+    for model, shift in MISSING:
+        [*files] = (copy.path / "predictions" / model / "seed-0").glob(f"{shift}*")
+        assert files
+        for file in files:
+            file.unlink()
+    lines = (copy.path / "scores.csv").read_text().splitlines(keepends=True)
+    absent = tuple(f"{model},0,{shift}," for model, shift in MISSING)
+    copy.write("scores.csv", "".join(line for line in lines if not line.startswith(absent)))
+    return copy
+
+
+def test_reliability_has_a_panel_for_what_was_not_measured(partial):
+    contents = read_contents(partial)
+    conditions = worst_conditions(contents)
+    bins = panels(partial, contents, conditions)
+    for row, model in enumerate(MODELS):
+        for column, condition in enumerate(conditions):
+            mine = bins[(bins["row"] == row) & (bins["column"] == column)]
+            missing = (model, condition.shift) in MISSING
+            assert (list(mine["note"]) == [NOT_MEASURED]) == missing
+            assert mine["confidence"].isna().all() == missing
+            assert mine["confidence"].isna().any() == missing
+
+
+def test_reliability_draws_each_pair_under_its_own_titles(partial):
+    contents = read_contents(partial)
+    conditions = worst_conditions(contents)
+    figure = reliability_figure(partial, contents)
+    places = svg_places(figure)
+    # Without spaces: a line that is too long breaks inside a word.
+    texts = {re.sub(r"\s", "", "".join(e.itertext())): (x, y) for e, x, y in places}
+    middles = [texts[re.sub(r"\s", "", condition.title)][0] for condition in conditions]
+    heights = [texts[re.sub(r"\s", "", title)][1] for title in contents.titles.values()]
+    assert middles == sorted(middles)
+    assert heights == sorted(heights)
+
+    def panel(x: float, y: float) -> tuple[str, str]:
+        column = np.argmin(np.abs(np.array(middles) - x))
+        row = np.argmin(np.abs(np.array(heights) - y))
+        return list(MODELS)[row], conditions[column].shift
+
+    notes = {
+        panel(x, y): element.text
+        for element, x, y in places
+        if (element.text or "").startswith(("accuracy ", NOT_MEASURED))
+    }
+    points = [
+        (panel(x, y), element.get("fill"))
+        for element, x, y in places
+        if element.get("fill") in COLORS
+    ]
+    colors = dict(zip(MODELS, COLORS, strict=False))
+    bins = panels(partial, contents, conditions)
+    for row, model in enumerate(MODELS):
+        for column, condition in enumerate(conditions):
+            pair = (model, condition.shift)
+            drawn = [fill for place, fill in points if place == pair]
+            if pair in MISSING:
+                assert notes[pair] == NOT_MEASURED
+                assert not drawn
+                continue
+            place = {"model": model, "shift": condition.shift, "level": condition.level}
+            value = expected(partial, metric="accuracy", **place).partition(" ")[0]
+            assert notes[pair].startswith(f"accuracy {value}%")
+            count = ((bins["row"] == row) & (bins["column"] == column)).sum()
+            assert drawn == [colors[model]] * count
+
+
+def test_reliability_wraps_long_titles(partial):
+    figure = reliability_figure(partial, read_contents(partial))
+    lines = [[part.text for part in element] for element, _, _ in svg_places(figure)]
+    assert ["Basic + batch norm of the", "datum.value batch (150", "images)"] in lines
+    assert "…" not in figure.svg
+
+
+def test_nothing_measured_draws_no_reliability(partial, tmp_path):
+    assert reliability_figure(RunFolder(tmp_path), read_contents(partial)) is None
+
+
+@pytest.mark.parametrize(
+    ("levels", "headings"),
+    [
+        (("0.00784313725490196", "0.03137254901960784"), ["ε = 0.007843", "ε = 0.03137"]),
+        (("1.125", "12", "1000"), ["ε = 1.125", "ε = 12", "ε = 1000"]),
+        # Rounded, the first two would be one.
+        (("0.33331", "0.33332", "0.66667"), ["ε = 0.33331", "ε = 0.33332", "ε = 0.6667"]),
+    ],
+)
+def test_headings_have_four_digits_unless_levels_would_be_the_same(levels, headings):
+    sweep = Sweep("pgd", "PGD", "budget ε (pixels)", 0.0, "", dict.fromkeys(levels, "cell"))
+    assert [sweep.heading(level) for level in levels] == headings
 
 
 def test_a_second_build_gives_the_same_bytes(run, names, tmp_path):

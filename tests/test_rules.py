@@ -191,6 +191,85 @@ def test_a_rule_without_a_model_is_for_all_and_variants_are_models(run):
     assert (basic, scaled, alone) == ("basic", "basic+temperature", "basic+temperature")
 
 
+@pytest.fixture
+def unattacked(run, tmp_path):
+    """A variant without cells under attack, first in scores.csv; the model itself has them."""
+
+    def cut(scores):
+        variant = scores["model"] == "basic+temperature"
+        return pd.concat([scores[variant & (scores["shift"] != "pgd")], scores[~variant]])
+
+    return replace_scores(run, tmp_path, cut)
+
+
+@pytest.mark.parametrize("cell", ["pgd", "pgd=8/256", "pgd@worst"])
+def test_a_variant_without_the_cell_is_left_out_and_that_is_said(unattacked, cell):
+    verdicts = check(unattacked, f"accuracy[{cell}] >= 0", "accuracy[clean] >= 0")
+    judged = [(each.model, each.rule.cell) for each in verdicts]
+    assert judged == [("basic", cell), ("basic+temperature", "clean"), ("basic", "clean")]
+    written = cell.replace("8/256", "0.03125")
+    last = table(verdicts).splitlines()[-1]
+    assert last.startswith("0 of 3 checks failed, judged on the end")
+    assert last.endswith(f"; left out, having no such images: basic+temperature ({written})")
+    assert "left out" not in table(check(unattacked, "accuracy[clean] >= 0"))
+
+
+def test_a_star_leaves_out_only_the_cells_that_a_variant_has_not(unattacked):
+    verdicts = check(unattacked, "accuracy[*] >= 0", "brier_score[*] >= 0")
+    cells = {name: [] for name in ("basic", "basic+temperature")}
+    for each in verdicts:
+        cells[each.model].append((each.rule.metric, each.cell))
+    missing = [("accuracy", "pgd=0.03125"), ("brier_score", "pgd=0.03125")]
+    assert sorted(set(cells["basic"]) - set(cells["basic+temperature"])) == missing
+    assert set(cells["basic+temperature"]) < set(cells["basic"])
+    assert table(verdicts).endswith("no such images: basic+temperature (pgd=0.03125)")
+
+
+def test_many_cells_that_are_left_out_are_counted():
+    left_out = {"basic+batchnorm": [f"pgd={number}" for number in range(7)]}
+    verdicts = [Verdict(RULE, "basic", "clean", 1, 1, 1, 9, "value", left_out)]
+    assert table(verdicts).endswith(
+        ": basic+batchnorm (pgd=0, pgd=1, pgd=2, pgd=3, pgd=4, and 2 more)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("without", "rule", "complaint"),
+    [
+        # Asked for by name, nothing may be left out.
+        ("basic+temperature", "basic+temperature: accuracy[pgd] >= 0", "unknown shift 'pgd'"),
+        # Models are no variants: of these nothing may be missing.
+        ("basic", "accuracy[pgd] >= 0", "unknown shift 'pgd'"),
+        ("b", "accuracy[pgd] >= 0", "unknown shift 'pgd'"),
+        ("basic+temperature", "accuracy[pgd=3] >= 0", "has no level 3; did you mean 0.03125"),
+        ("basic+temperature", "accuracy[gpd] >= 0", "unknown shift 'gpd'; did you mean 'pgd'"),
+        ("basic+temperature", "acuracy[pgd] >= 0", "unknown metric 'acuracy'"),
+    ],
+)
+def test_only_variants_are_left_out_and_only_if_a_model_is_judged(
+    run, tmp_path, without, rule, complaint
+):
+    def cut(scores):
+        at = (
+            scores["model"].str.startswith(without)
+            if without == "b"
+            else scores["model"] == without
+        )
+        return scores[~(at & (scores["shift"] == "pgd"))]
+
+    with pytest.raises(InputError, match=complaint):
+        check(replace_scores(run, tmp_path, cut), rule)
+
+
+def test_a_missing_metric_of_a_variant_is_no_pass(run, tmp_path):
+    def cut(scores):
+        gone = (scores["model"] == "basic+temperature") & (scores["shift"] == "pgd")
+        return scores[~(gone & (scores["metric"] == "accuracy"))]
+
+    with pytest.raises(InputError, match=r"basic\+temperature has no accuracy for pgd"):
+        check(replace_scores(run, tmp_path, cut), "accuracy[pgd] >= 0")
+
+
 @pytest.mark.parametrize(
     ("cell", "shift", "level"),
     [

@@ -90,6 +90,7 @@ PURE = {
 # Beyond so many images or confidences, these replicates are approximations.
 APPROXIMATE = {
     "macro_auc",
+    "classwise_calibration_error/10-equal-width",
     "area_under_risk_coverage",
     "coverage_at_risk/0.05",
     "confidence_auroc",
@@ -171,6 +172,13 @@ def test_replicates_of_many_images_are_as_good_as_exact(name):
     assert np.ptp(estimate.replicates - exact) > 0  # it was approximated
     assert abs(found.low - expected.low) < 0.02 * width
     assert abs(found.high - expected.high) < 0.02 * width
+
+
+def test_float32_sums_by_class_keep_seven_digits():
+    predictions, weights, estimates = large()
+    name = "classwise_calibration_error/10-equal-width"
+    exact = PURE[name](predictions, weights)
+    np.testing.assert_allclose(estimates[name].replicates, exact, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("decimals", [None, 0])

@@ -89,6 +89,20 @@ class RunFolder:
         self._manifest["steps"][step] = {"fingerprint": fingerprint(inputs), "files": checksums}
         self._write_manifest()
 
+    def discard(self, *steps: str) -> None:
+        """Forget steps and remove their files, because what they were made of is about to change.
+
+        A folder that is interrupted then has no numbers rather than those of something else.
+        """
+        found = [
+            self._manifest["steps"].pop(step) for step in steps if step in self._manifest["steps"]
+        ]
+        if found:
+            self._write_manifest()
+        for entry in found:
+            for name in entry["files"]:
+                (self.path / name).unlink(missing_ok=True)
+
     def checksum(self, name: str) -> str:
         """SHA-256 of a file of the folder, in hexadecimal."""
         return _checksum(self.path / name)

@@ -52,8 +52,8 @@ def estimate_cells(
 ) -> Iterator[tuple[Key, Estimates]]:
     """Estimate every metric of every cell on the same resamples of the images.
 
-    As many cells are worked on at once as torch has threads, and no more are held; their number
-    changes nothing in the results, which come in the order of the cells.
+    One more cell is worked on at once than torch has threads, and no more than one beyond is held;
+    their number changes nothing in the results, which come in the order of the cells.
 
     Args:
         cells: of the same images.
@@ -70,8 +70,9 @@ def estimate_cells(
     shared = _shared_resamples(first, resamples, seed)
     threads = torch.get_num_threads()
     pending: deque[tuple[Cell, Future[dict[str, Estimate]]]] = deque()
-    # A product that is itself spread over threads would wait for those of the other cells.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    # A product that is itself spread over threads would wait for those of the other cells. One more
+    # cell than threads, because cells wait for each other wherever Python itself runs.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads + 1) as pool:
         for number, cell in enumerate(cells):
             predictions = read(cell) if number else first
             if not np.array_equal(first.keys, predictions.keys) or not np.array_equal(

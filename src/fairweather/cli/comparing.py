@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fairweather.errors import unknown_name
+from fairweather.errors import InputError, unknown_name
 
 
 def compare(
@@ -59,6 +59,8 @@ def check(
     if on not in ("interval", "value"):
         raise unknown_name("way to judge", on, ["interval", "value"])
     judged: Literal["interval", "value"] = "value" if on == "value" else "interval"
+    if junit is not None and not junit.parent.is_dir():
+        raise InputError(f"--junit: there is no folder {junit.parent}")
     verdicts = ruling.judge(open_finished_run(folder), ruling.read_rules(rules), on=judged)
     if junit is not None:
         write_atomically(junit, ruling.junit(verdicts))

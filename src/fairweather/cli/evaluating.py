@@ -55,7 +55,9 @@ def evaluate(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(help="Resize and crop images to this, not as the model is configured."),
+        typer.Option(
+            help="Resize and crop images to this, not as the model is configured, and feed them so."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="A stratified subset of this many test images.")
@@ -90,9 +92,8 @@ def evaluate(
     """Measure any model on any images, without training. Run again to go on."""
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
-    from fairweather.evaluation import Request, choose_weather, execute, prepare
+    from fairweather.evaluation import Request, choose_weather, execute, prepare, read_priors
     from fairweather.models.labels import read_label_file
-    from fairweather.yamlfile import read_yaml
 
     request = Request(
         model=model,
@@ -111,7 +112,7 @@ def evaluate(
         skip_unreadable=skip_unreadable,
         variants=tuple(variant or ()),
         ood=tuple(ood or ()),
-        priors=read_yaml(priors) if priors else {},
+        priors=read_priors(priors) if priors else {},
         batch_size=batch_size,
         bootstrap=bootstrap,
         shift_seed=seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
@@ -86,12 +87,14 @@ class Measured(NamedTuple):
     """A model's estimates by model, seed, shift and level, and which images it gets right.
 
     Where there are several seeds, `correct` is of the last: it is for tests of one seed alone.
+    `answers` is a digest of the predicted classes, of every seed and cell.
     """
 
     model: str
     seeds: tuple[int, ...]
     table: Mapping[Key, Estimates]
     correct: Mapping[Place, npt.NDArray[np.bool_]]
+    answers: str
 
     def shown(self, place: Place, metric: str) -> Estimate:
         """The estimate of the only seed, or of the mean over seeds."""
@@ -132,7 +135,7 @@ def measure(
     metrics: Collection[str] = tuple(COMPARED),
 ) -> Measured:
     """Compute metrics of a model in every cell and their means, over levels, shifts and seeds."""
-    estimated, correct = [], {}
+    estimated, correct, answers = [], {}, hashlib.sha256()
     for seed in side.everyone[model]:
         for place, cell in cells_of(shared).items():
             predictions = side.read(model, seed, cell)
@@ -140,5 +143,7 @@ def measure(
             key = (model, str(seed), *place)
             estimated.append((key, images.estimate(predictions, metrics)))
             correct[place] = predictions.correct
+            answers.update(predictions.predicted.astype("<i8").tobytes())
     apart = [sweep.name for sweep in shared.sweeps if sweep.is_attack]
-    return Measured(model, side.everyone[model], with_means(estimated, apart), correct)
+    table = with_means(estimated, apart)
+    return Measured(model, side.everyone[model], table, correct, answers.hexdigest())

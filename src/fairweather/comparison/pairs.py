@@ -21,9 +21,15 @@ from fairweather.report.reading import MEAN
 from fairweather.types import Score
 
 LEVEL = 0.05  # of the tests, and what the 95 % intervals leave out
+# Real is only what a test says that was corrected for the number of tests. Of an interval that
+# cannot be said: from 1,000 resamples no p-value is below 0.002, and Holm's correction over the
+# dozens of rows of a usual table would undo every one.
 REAL, NOT_FOUND = "real", "no difference found"
+EXCLUDES = "interval excludes 0 (uncorrected)"
 # Of several seeds on both sides: other images would not undo it, other seeds might.
 WITHIN = "within seed noise"
+# The same network in another program differs by this much: its sums are rounded otherwise.
+ROUNDING = 1e-5
 
 
 class Pair(NamedTuple):
@@ -49,6 +55,7 @@ class Row:
         difference: b − a, with the 95 % interval of the paired bootstrap.
         test: McNemar's exact test, of the accuracy in one cell of one seed on each side.
         p: its p-value after Holm's correction over all tests of the comparison; else NaN.
+        same_answers: the models predict the same class of every image in every cell and seed.
     """
 
     pair: Pair
@@ -60,6 +67,7 @@ class Row:
     difference: Score
     test: McNemar | None = None
     p: float = math.nan
+    same_answers: bool = False
 
     @property
     def is_cell(self) -> bool:
@@ -76,10 +84,10 @@ class Row:
         """Say whether the models differ: by the test where there is one, else by the intervals."""
         if self.test is not None:
             return REAL if self.p < LEVEL else NOT_FOUND
-        if not (self.difference.low > 0 or self.difference.high < 0):
+        if not (self.difference.low > ROUNDING or self.difference.high < -ROUNDING):
             return NOT_FOUND
         low, high = self.over_seeds
-        return WITHIN if low <= 0 <= high else REAL
+        return WITHIN if low <= 0 <= high else EXCLUDES
 
 
 def compare_models(
@@ -99,6 +107,7 @@ def compare_models(
                 first.summary(place, metric),
                 second.summary(place, metric),
                 paired_difference(first.shown(place, metric), second.shown(place, metric)),
+                same_answers=first.answers == second.answers,
             )
             if metric == "accuracy" and row.is_cell and row.a.n == row.b.n == 1:
                 test = mcnemar_exact(first.correct[place], second.correct[place])

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from fairweather.comparison.measured import ALL, RESAMPLES
-from fairweather.comparison.pairs import LEVEL, REAL, WITHIN, Row
-from fairweather.comparison.sides import Shared, Side
+from fairweather.comparison.pairs import EXCLUDES, LEVEL, NOT_FOUND, REAL, WITHIN, Row
+from fairweather.comparison.sides import Shared, Side, prepared_otherwise
 from fairweather.comparison.writing import Layout, signed
 from fairweather.metrics.paired import SeedSummary
 from fairweather.report.reading import CLEAN, NO_LEVEL
@@ -74,21 +74,23 @@ def shift_titles(shared: Shared) -> dict[str, str]:
 
 
 def caption(rows: Sequence[Row], a: Side, b: Side) -> str:
-    """Say what the numbers are and when a difference is called real."""
+    """Say what the numbers are, when a difference is called real, and when only excluded."""
     metrics = "; ".join(dict.fromkeys(describe_metric(row.metric) for row in rows))
     tests = sum(row.test is not None for row in rows)
     tested = (
-        f"; the accuracy in one cell by McNemar's exact test, its p-value after Holm's correction "
-        f"over the {tests} cells of this table (p < {LEVEL:g})"
+        f"A difference is called {REAL} only where McNemar's exact test of the accuracy in one "
+        f"cell says so after Holm's correction over the {tests} cells of this table "
+        f"(p < {LEVEL:g}). "
         if tests
-        else ""
+        else f"No difference is called {REAL}, since none is tested. "
     )
     return (
         f"A is {a.name}, B is {b.name}, on the same {rows[0].difference.n:,} test images. "
         f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these means, "
         "without attacks. In brackets: the 95 % interval of B − A from a paired bootstrap over "
-        f"images ({RESAMPLES:,} resamples, the same for both). A difference is called real where "
-        f"its interval leaves out 0, uncorrected for how many intervals there are{tested}."
+        f"images ({RESAMPLES:,} resamples, the same for both). {tested}Lines without a p-value "
+        f"have their interval alone, and '{EXCLUDES}' is said by chance of about one in twenty "
+        "in which nothing differs."
     )
 
 
@@ -97,6 +99,7 @@ def notes(rows: Sequence[Row], a: Side, b: Side, shared: Shared) -> list[str]:
     return [
         *_left_out(a, b, shared),
         *_other_weather(a, b, shared),
+        *_other_preparation(a, b),
         "An RMS calibration error is inflated by the noise of its bins, in both models but not to "
         "the same amount; the interval of the difference takes it off, so the difference may lie "
         "near an end of it. With few images that interval is wide: that it holds 0 does not say "
@@ -142,6 +145,17 @@ def _other_weather(a: Side, b: Side, shared: Shared) -> Iterator[str]:
         )
 
 
+def _other_preparation(a: Side, b: Side) -> Iterator[str]:
+    if prepared_otherwise(a, b):
+        sizes = [side.provenance["data"]["notes"].get("size") for side in (a, b)]
+        ours, theirs = (" x ".join(map(str, size or ["?"])) for size in sizes)
+        yield (
+            "The same images, by source, keys and labels, were prepared as each model wants them "
+            f"({ours} and {theirs} pixels): the difference is of the models with their "
+            "preparation, and a shift of so many pixels is another one at another size."
+        )
+
+
 def _seeds(rows: Sequence[Row]) -> Iterator[str]:
     fewest = min(min(row.a.n, row.b.n) for row in rows)
     if fewest == 1:
@@ -161,26 +175,36 @@ def _seeds(rows: Sequence[Row]) -> Iterator[str]:
 
 def _counts(rows: Sequence[Row]) -> Iterator[str]:
     """Count cells of accuracy, tested ones and those that only have an interval apart."""
-    cells = [row for row in rows if row.metric == "accuracy" and row.is_cell]
+    same = list(dict.fromkeys(row.pair.title for row in rows if row.same_answers))
+    if same:
+        yield f"{', '.join(same)}: the predictions of both are identical in all cells."
+    open_rows = [row for row in rows if not (row.same_answers and row.metric == "accuracy")]
+    cells = [row for row in open_rows if row.metric == "accuracy" and row.is_cell]
     for tested, how in (
-        (True, "After Holm's correction"),
-        (False, "Without correction for their number, by their intervals"),
+        (True, "After Holm's correction, the accuracy differs in"),
+        (False, "Uncorrected for their number, the intervals of the accuracy exclude 0 in"),
     ):
         chosen = [row for row in cells if (row.test is not None) is tested]
         if chosen:
-            yield f"{how}, the accuracy differs in {_directions(chosen)}"
+            yield f"{how} {_directions(chosen)}"
+    untested = [row for row in open_rows if row.test is None]
+    excluding = sum(row.verdict == EXCLUDES for row in untested)
+    yield (
+        f"'{EXCLUDES}' is said of {excluding} of the {len(untested)} lines without a test: of "
+        "those in which nothing differs, about one in twenty is such by chance."
+    )
 
 
 def _directions(cells: Sequence[Row]) -> str:
-    real = [row for row in cells if row.verdict == REAL]
-    b_better = sum(row.difference.value > 0 for row in real)
+    differing = [row for row in cells if row.verdict in (REAL, EXCLUDES)]
+    b_better = sum(row.difference.value > 0 for row in differing)
     noise = sum(row.verdict == WITHIN for row in cells)
-    ties = len(cells) - len(real) - noise
+    ties = sum(row.verdict == NOT_FOUND for row in cells)
     pairs = len({row.pair for row in cells})
     several = f" of {pairs} pairs of models" if pairs > 1 else ""
     sentences = [
-        f"{len(real)} of {len(cells)} {'cell' if len(cells) == 1 else 'cells'}{several}: B is "
-        f"better in {b_better}, A in {len(real) - b_better}."
+        f"{len(differing)} of {len(cells)} {'cell' if len(cells) == 1 else 'cells'}{several}: B is "
+        f"better in {b_better}, A in {len(differing) - b_better}."
     ]
     if noise:
         sentences.append(f"In {noise} the difference is {WITHIN}.")

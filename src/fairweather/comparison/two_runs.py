@@ -1,4 +1,4 @@
-"""Two runs on the same images: which of their differences are real."""
+"""Two runs on the same images: which of their differences are real, or may be."""
 
 from __future__ import annotations
 
@@ -83,8 +83,10 @@ def read_run_comparison(a: str | Path, b: str | Path) -> RunComparison:
         sd_b (missing for one seed), seeds_a and seeds_b; difference, b − a, with low and high of
         its paired 95 % interval over n images, and seed_low and seed_high of Welch's over seeds;
         for the accuracy in one cell of one seed on each side, only_a_right, only_b_right,
-        McNemar's exact p and p_holm, corrected over all cells of the table; and the verdict,
-        `real`, `within seed noise` or `no difference found`. Accuracies are fractions.
+        McNemar's exact p and p_holm, corrected over all cells of the table; and the verdict.
+        That is `real` where p_holm says so; for rows without a test `interval excludes 0
+        (uncorrected)`, or `within seed noise` where other seeds might undo it; else `no
+        difference found`. Accuracies are fractions.
 
     Raises:
         InputError: no run, an unknown model, models that cannot be paired, a model beside itself,

@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
+from fairweather.evaluation.priors import check_priors
+from fairweather.evaluation.priors import read_priors as read_priors
 from fairweather.evaluation.request import Request as Request
 from fairweather.evaluation.steps import execute as execute
 from fairweather.evaluation.steps import prepare as prepare
@@ -62,7 +64,8 @@ def evaluate(
         architecture, weights, mean, std, input_size: see `fairweather.models.open_model`.
         labels: which of the model's classes each class of the data is, or a file that says it;
             without, they are matched by name.
-        size: resize and crop images to this instead of to the model's own configuration.
+        size: resize and crop images to this instead of to the model's own configuration, and feed
+            them like that to a network that takes any size (`input_size` says otherwise).
         root, skip_unreadable: see `load_data`.
         limit: test a stratified subset of at most this many images.
         validation_fraction: share to set apart for fitting where the data have no validation part.
@@ -111,7 +114,7 @@ def evaluate(
         skip_unreadable=skip_unreadable,
         variants=tuple(variants),
         ood=tuple(ood),
-        priors=priors or {},
+        priors=check_priors(priors, "priors") if priors else {},
         batch_size=batch_size,
         bootstrap=bootstrap,
         shift_seed=shift_seed,

@@ -16,10 +16,10 @@ from fairweather.data.listing import WHOLE
 from fairweather.data.sources import list_source
 from fairweather.errors import InputError
 from fairweather.evaluation.request import Request
-from fairweather.models import Opened, describe_preprocessing, open_model
+from fairweather.models import Classifier, Opened, describe_preprocessing, open_model
 from fairweather.models.labels import LabelMap, match_labels, relabel
 from fairweather.runs import fingerprint
-from fairweather.types import Dataset, Images
+from fairweather.types import Dataset, Images, Preparation
 from fairweather.yamlfile import read_yaml
 
 Watch = Callable[[str, int, int | None], None]
@@ -51,7 +51,7 @@ class Brought(NamedTuple):
         some = f" of {notes['limit_of']:,}, a stratified subset" if "limit_of" in notes else ""
         lines = [
             f"model          {self.opened.facts.get('source', self.opened.name)}",
-            f"preprocessing  {describe_preprocessing(self.opened)}",
+            f"preprocessing  {describe_preprocessing(self.opened).removeprefix('preprocessing: ')}",
             f"data           {self.dataset.name}: n = {len(test):,}{some}, {width} x {height} "
             f"pixels, {len(test.classes)} classes",
             f"labels         {self.labels.note}",
@@ -70,10 +70,17 @@ def bring_together(request: Request, watch: Watch | None = None) -> Brought:
         InputError: something is wrong with the model, the data, or how they fit.
     """
     opened = _open(request)
+    if request.size is not None:
+        opened = _prepared_at(opened, request.size, keep=request.input_size is not None)
     dataset = _load(request, opened, watch)
     outputs = _outputs(opened, dataset.test)
     labels = match_labels(opened.classes, outputs, dataset.classes, request.labels)
-    decided = {"weights": opened.digest, "columns": labels.columns, "facts": dict(opened.facts)}
+    decided = {
+        "weights": opened.digest,
+        "normalisation": opened.facts.get("normalisation"),
+        "fed_at": getattr(opened.model, "input_size", None),
+        "columns": labels.columns,
+    }
     others = {source: _load_other(request, opened, dataset, source) for source in request.ood}
     return Brought(
         opened, relabel(opened.model, labels), labels, fingerprint(decided), dataset, others
@@ -100,6 +107,33 @@ def _open(request: Request) -> Opened:
     kind = type(request.model).__name__
     facts = {"source": f"a {kind} of this process", "architecture": kind}
     return Opened(request.model.eval(), kind, _module_digest(request.model), None, None, facts)
+
+
+def _prepared_at(opened: Opened, size: int, *, keep: bool) -> Opened:
+    """Take the size that was asked for in place of the model's own configuration.
+
+    A network that takes any size is fed the images as they are then, unless the size that it is to
+    be fed was asked for too and is kept.
+    """
+    model = opened.model
+    origin = "the size given"
+    if isinstance(model, Classifier) and model.input_size not in (None, size):
+        if keep or not _takes(model.network, size):
+            origin += f", then {model.input_size} inside the model"
+        else:
+            model.input_size = None
+    preparation = Preparation(size)
+    facts = {**opened.facts, "preparation": {**preparation._asdict(), "from": origin}}
+    return replace(opened, preparation=preparation, facts=facts)
+
+
+@torch.inference_mode()
+def _takes(network: nn.Module, size: int) -> bool:
+    try:
+        network(torch.zeros(1, 3, size, size))
+    except Exception:  # networks say in ways of their own that their size is fixed
+        return False
+    return True
 
 
 def _module_digest(model: nn.Module) -> str:
@@ -212,4 +246,8 @@ def _outputs(opened: Opened, test: Images) -> int:
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         kind = type(logits).__name__
         raise InputError(f"a classifier must return logits [B, classes]; {opened.name}: {kind}")
+    if not torch.isfinite(logits).all():
+        raise InputError(
+            f"the logits of {opened.name} are not finite: {logits[0, :3].tolist()} ..."
+        )
     return logits.shape[1]

@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.types import Images
+from fairweather.yamlfile import read_yaml
+
+WORST = "worst"  # names the row of the worst of a set
+
+
+def read_priors(path: Path) -> dict[str, dict[str, float]]:
+    """Read a YAML file of priors: by a name of one's own, the probabilities of some classes.
+
+    Raises `InputError` when it is not there or holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"priors: there is no file {path}")
+    return check_priors(read_yaml(path), str(path))
+
+
+def check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
+    """Check the form of priors; raises `InputError` with what they should look like."""
+    form = f"{place} must be like NAME: {{CLASS: 0.9}}"
+    if not isinstance(raw, Mapping) or not raw:
+        raise InputError(f"{form}, found {raw!r}")
+    checked: dict[str, dict[str, float]] = {}
+    for name, some in raw.items():
+        if not isinstance(some, Mapping) or not some:
+            raise InputError(f"{form}, found {some!r} for {name!r}")
+        for known, prior in some.items():
+            if isinstance(prior, bool) or not isinstance(prior, int | float):
+                raise InputError(f"{form}, found {prior!r} for {known!r} in {name!r}")
+        if str(name) == WORST:
+            raise InputError(f"{place}: {WORST!r} names the worst of the set; choose another name")
+        checked[str(name)] = {str(known): float(prior) for known, prior in some.items()}
+    return checked
 
 
 def complete_priors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -33,6 +34,7 @@ from fairweather.models import describe_preprocessing
 from fairweather.runs import RunFolder, open_run
 from fairweather.types import Attack, Cell, Shift
 from fairweather.variants import check_names
+from fairweather.yamlfile import dump_yaml, read_yaml
 
 SEED = 0  # of a model from elsewhere
 
@@ -83,7 +85,10 @@ def execute(prepared: Prepared, out: Path, tell: Callable[[str], None]) -> Itera
     for line in brought.lines():
         tell(line)
     with open_run(out) as run:
-        setting = _setting(request, brought, run, resolve_device(request.device))
+        setting = replace(
+            _setting(request, brought, run, resolve_device(request.device)),
+            when_halved=lambda size: tell(f"note           memory ran out: batches of {size}"),
+        )
         subject = Subject(
             name=brought.opened.name,
             seed=SEED,
@@ -92,7 +97,10 @@ def execute(prepared: Prepared, out: Path, tell: Callable[[str], None]) -> Itera
             digest=brought.digest,
             load=lambda: brought.model,
         )
+        _check_folder(run, brought, name)
         document = _document(request, brought, setting, name, subject)
+        if _differs(run, document):
+            tell("note           other options than before: what depends on them is done again")
         model = {**brought.opened.facts, "digest": brought.opened.digest}
         facts = {"model": model | {"labels": brought.labels.note}}
         describe_run(setting, document, {subject.name: subject.title}, facts)
@@ -106,6 +114,27 @@ def execute(prepared: Prepared, out: Path, tell: Callable[[str], None]) -> Itera
         yield from report_step(setting)
 
 
+def _check_folder(run: RunFolder, brought: Brought, name: str) -> None:
+    """Refuse a folder with the numbers of another model or of other data under the same names."""
+    document, facts = run.path / "study.yaml", run.path / "provenance.json"
+    if not facts.is_file() or read_yaml(document)["name"] != name:
+        return  # a run of another name is refused where it would be overwritten
+    stored = json.loads(facts.read_text())
+    dataset, theirs = brought.dataset, stored["data"]
+    if stored["model"]["digest"] != brought.opened.digest:
+        what = f"another model called {brought.opened.name!r}"
+    elif theirs["notes"].get("source") != dataset.notes.get("source"):
+        what = f"another data set called {dataset.name!r}"
+    else:
+        return
+    raise InputError(f"{run.path} holds the evaluation of {what}; name another folder with --out")
+
+
+def _differs(run: RunFolder, document: dict[str, Any]) -> bool:
+    path = run.path / "study.yaml"
+    return path.is_file() and path.read_text() != dump_yaml(document)
+
+
 def clean_lines(setting: Setting, subject: Subject) -> list[str]:
     """Say how accurate the model is on the images as they are, and warn where it knows nothing."""
     cell = Cell(subject.name, subject.seed, setting.shifts[0])
@@ -117,7 +146,7 @@ def clean_lines(setting: Setting, subject: Subject) -> list[str]:
     if low <= 1 / classes:
         lines.append(
             f"warning        that is not above chance ({1 / classes:.1%}): the preprocessing or "
-            "the labels are probably wrong"
+            "the labels are probably wrong; see --size, --mean with --std, and --labels"
         )
     return lines
 

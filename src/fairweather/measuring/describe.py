@@ -44,7 +44,10 @@ def describe_run(
             f"{run.path} holds the run of {name!r}, not of {document['name']!r}; "
             "name another folder with --out"
         )
-    run.write("study.yaml", dump_yaml(document))
+    text = dump_yaml(document)
+    if stored.exists() and stored.read_text() != text:
+        run.discard("scores", "report")
+    run.write("study.yaml", text)
     variants = {
         variant_name(model, variant): f"{title} + {variant_phrase(setting, variant)}"
         for model, title in titles.items()

@@ -60,13 +60,15 @@ class Plan(NamedTuple):
 
 def measure(setting: Setting, plan: Plan) -> Iterator[Event]:
     """Store what of a plan does not stand in the run folder yet, validation images first."""
-    every = cells_of(setting, plan.name, plan.seed)
+    run, every = setting.run, cells_of(setting, plan.name, plan.seed)
     task, done = f"predict {plan.label}", 0
     yield Event(task, done, len(every))
     for part in setting.parts:
         cells = every if part == "test" else every[:1]  # the others as they are
         inputs = {cell: plan.inputs(part, cell) for cell in cells}
-        missing = [cell for cell in cells if not _is_done(setting.run, part, cell, inputs[cell])]
+        missing = [cell for cell in cells if not _is_done(run, part, cell, inputs[cell])]
+        if missing:
+            run.discard("scores", "report")
         if part == "test":
             done = len(cells) - len(missing)
             yield Event(task, done, len(every))

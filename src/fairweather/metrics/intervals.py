@@ -19,10 +19,12 @@ from fairweather.metrics.weights import FloatArray
 from fairweather.types import Predictions, Score
 
 # Counts that are summed at once. It bounds the memory of what is made of them.
-BLOCK = 2**22
+BLOCK = 4_800_000
 # Groups of neighbours in confidence that the replicates of some metrics are made from: exact for
 # cells of up to so many confidences; `benchmarks/scoring.py` measures the error beyond.
 MOST_GROUPS = 2000
+# Beyond so many images, the replicates' sums by class are made in float32.
+MOST_IMAGES_OF_FLOAT64 = 10_000
 TAILS = (0.025, 0.975)
 # With so many images on either side, the percentiles of a share hold the truth as often as they
 # should (benchmarks/coverage.py).
@@ -87,9 +89,10 @@ def evaluate_metrics(
     Returns:
         One estimate a row of `METRICS`, by name and in its order, without rows that do not apply.
         Values are exact. Replicates are too, to rounding, except beyond 10,000 images those of the
-        macro AUC, and beyond 2,000 distinct confidences those of `area_under_risk_coverage`,
-        `coverage_at_risk` and `confidence_auroc`, which then tell 2,000 groups of confidences apart
-        and are moved by the difference that this makes to the value.
+        macro AUC and (in the seventh digit) of the class-wise calibration error, and beyond 2,000
+        distinct confidences those of `area_under_risk_coverage`, `coverage_at_risk` and
+        `confidence_auroc`, which then tell 2,000 groups of confidences apart and are moved by the
+        difference that this makes to the value.
     """
     return evaluate_resamples(predictions, Resamples.of(predictions.labels, weights), fitted)
 
@@ -103,13 +106,14 @@ def evaluate_resamples(
     computed = [metric for metric in metrics if metric.alias_of is None]
     prepared = resamples.prepare(predictions, fitted)
     ones = np.ones((1, n), dtype=resamples.counts.dtype)
-    exact, coarse = prepared.order, merge_groups(prepared.order, MOST_GROUPS)
-    values = _evaluate(computed, Sample(prepared, exact, ones))
-    moved = _evaluate(computed, Sample(prepared, coarse, ones))
+    coarse = merge_groups(prepared.order, MOST_GROUPS)
+    values = _evaluate(computed, Sample(prepared, prepared.order, ones))
+    quick = prepared if n <= MOST_IMAGES_OF_FLOAT64 else prepared.narrow
+    moved = _evaluate(computed, Sample(quick, coarse, ones))
     # Blocks are the same whatever else runs, so that sums come out the same to the last bit.
     step = max(1, BLOCK // n)
     blocks = [
-        _evaluate(computed, Sample(prepared, coarse, resamples.counts[at : at + step]))
+        _evaluate(computed, Sample(quick, coarse, resamples.counts[at : at + step]))
         for at in range(0, len(resamples.counts), step)
     ]
     replicates = {name: np.concatenate([block[name] for block in blocks]) for name in values}
@@ -250,8 +254,9 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
 
 def _images_worth(value: float, replicates: FloatArray, n: int) -> float:
     """How many independent images would give a share of this size the replicates' variance."""
-    variance = float(replicates.var())
-    return value * (1 - value) / variance if variance > 0 else float(n)
+    own = value * (1 - value)
+    # Where all images agree, replicates differ by rounding alone.
+    return own / float(replicates.var()) if own > 0 and np.ptp(replicates) > 0 else float(n)
 
 
 def score(

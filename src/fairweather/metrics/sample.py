@@ -39,29 +39,34 @@ class Sample:
         return self.prepared.predictions
 
     @cached_property
-    def _sums_by_label(self) -> FloatArray:
-        columns = self.prepared.matrix
+    def _means(self) -> FloatArray:
+        return self._sum_by_label(self.prepared.means.matrix)
+
+    @cached_property
+    def _by_class(self) -> FloatArray:
+        return self._sum_by_label(self.prepared.by_class.matrix)
+
+    def _sum_by_label(self, matrix: npt.NDArray[np.floating]) -> FloatArray:
         bounds = self.prepared.bounds
-        sums = np.empty((len(bounds) - 1, len(self.weights), columns.shape[1]))
+        sums = np.empty((len(bounds) - 1, len(self.weights), matrix.shape[1]))
         for k, (start, stop) in enumerate(itertools.pairwise(bounds)):
-            counts = self.weights[:, start:stop].astype(np.float64)
-            np.matmul(counts, columns[start:stop], out=sums[k])
+            sums[k] = self.weights[:, start:stop].astype(matrix.dtype) @ matrix[start:stop]
         return sums
 
     def by_label(self, column: str) -> FloatArray:
-        """Sums of a column of `Prepared.columns` over the images of each label that is there.
+        """Sums of a column of `Prepared.means` over the images of each label there is, `[k, B]`."""
+        return self._means[:, :, self.prepared.means.places[column].start]
 
-        Returns: float64 `[labels, B, columns]`.
-        """
-        return self._sums_by_label[:, :, self.prepared.places[column]]
+    def by_label_and_class(self, column: str) -> FloatArray:
+        """Sums of `Prepared.by_class` over the images of each label there is, `[k, B, columns]`."""
+        return self._by_class[:, :, self.prepared.by_class.places[column]]
 
     def total(self, column: str) -> FloatArray:
-        """Sum of a column of `Prepared.columns` over all images, `[B]` or `[B, columns]`."""
-        sums = self.by_label(column).sum(axis=0)
-        return sums[:, 0] if self.prepared.columns[column].ndim == 1 else sums
+        """Sum of a column of `Prepared.means` over all images, `[B]`."""
+        return np.asarray(self.by_label(column).sum(axis=0))
 
     def mean(self, column: str) -> FloatArray:
-        """Mean of a column `[n]` of `Prepared.columns` over all images, `[B]`."""
+        """Mean of a column of `Prepared.means` over all images, `[B]`."""
         return self.total(column) / self.total("images")
 
     @cached_property
@@ -91,7 +96,7 @@ def nanmean(values: FloatArray) -> FloatArray:
 
 def balanced_accuracy(sample: Sample) -> FloatArray:
     """`classification.balanced_accuracy` from sums by label."""
-    recall = ratio(sample.by_label("correct"), sample.by_label("images"))[:, :, 0]
+    recall = ratio(sample.by_label("correct"), sample.by_label("images"))
     return nanmean(recall.T)
 
 
@@ -107,9 +112,9 @@ def macro_auc(sample: Sample) -> FloatArray:
     present = sample.prepared.present
     if len(present) < 2:
         return np.full(len(sample.weights), np.nan)
-    sums = sample.by_label("placements")  # [labels, B, labels]
+    sums = sample.by_label_and_class("placements")  # [labels, B, labels]
     own = np.einsum("kbk->bk", sums)
-    positives = sample.by_label("images")[:, :, 0].T
+    positives = sample.by_label("images").T
     negatives = sample.total("images")[:, None] - positives
     sides = ratio(own, positives), ratio(sums.sum(axis=0) - own, negatives)
     return nanmean(sides[0] + sides[1] - sample.prepared.areas)
@@ -123,17 +128,17 @@ def classwise_calibration_error(sample: Sample) -> FloatArray:
     images whose probability of another class is above the lowest bin.
     """
     classes, bins = len(sample.predictions.classes), sample.prepared.class_bins
-    own = sample.by_label("own_excess")  # [labels, B, bins]
+    own = sample.by_label_and_class("own_excess")  # [labels, B, bins]
     by_class = np.zeros((len(sample.weights), classes, own.shape[2]))
     by_class[:, sample.prepared.present] = own.transpose(1, 0, 2)
     excess = by_class.reshape(len(by_class), -1)
     counts = np.empty(len(bins.images), sample.weights.dtype)
-    product = np.empty(len(bins.images))
+    product = np.empty_like(bins.probability)
     for row, weights in enumerate(sample.weights):
-        np.take(weights.copy(), bins.images, out=counts, mode="clip")
-        np.multiply(counts, bins.probability, out=product)
+        np.take(weights.copy(), bins.images, out=counts, mode="wrap")  # the fastest mode
+        np.multiply(counts, bins.probability, out=product, casting="same_kind")
         excess[row, bins.bins] += np.add.reduceat(product, bins.starts)
-    lowest = np.abs(sample.total("lowest_excess")).sum(axis=1)
+    lowest = np.abs(sample.by_label_and_class("lowest_excess").sum(axis=0)).sum(axis=1)
     return (lowest + np.abs(excess).sum(axis=1)) / sample.total("images") / classes
 
 

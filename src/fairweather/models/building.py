@@ -148,6 +148,8 @@ def channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:
     if len(values) != 3:
         raise InputError(f"{name} needs one number a channel, three in all, found {list(values)}")
     red, green, blue = map(float, values)
+    if name == "mean" and not 0 <= min(red, green, blue) <= max(red, green, blue) <= 1:
+        raise InputError(f"mean is that of images in [0, 1], found {list(values)}")
     if name == "std" and min(red, green, blue) <= 0:
         raise InputError(f"std must be > 0, found {list(values)}")
     return red, green, blue

@@ -44,8 +44,10 @@ def open_named(
     preparation = published.preparation if published else None
     prepared_by = published.origin if published else UNKNOWN
     if input_size is not None:
-        preparation = at_size(preparation, input_size)
-        prepared_by = "the size given" + (f", otherwise {prepared_by}" if published else "")
+        # What published weights crop off is theirs; a file says nothing of how it was trained.
+        own = preparation if weights in ("none", "imagenet", "lite0") else None
+        preparation = at_size(own, input_size)
+        prepared_by = "the size given" + (f", otherwise {prepared_by}" if own else "")
     size = preparation.size if preparation else None
     model = Classifier(network, statistics.mean, statistics.std, size).eval()
     if input_size is not None:

@@ -6,6 +6,7 @@ the same bytes: nothing here looks at the clock or draws a random number.
 
 from __future__ import annotations
 
+from fairweather.report.beside import beside_tables
 from fairweather.report.curves import level_figure, training_figure
 from fairweather.report.figures import Figure
 from fairweather.report.natural_shift import natural_shift_tables
@@ -26,7 +27,11 @@ def build_report(run: RunFolder) -> list[str]:
     left out: no training curves without histories, no pictures without samples.
     """
     contents = read_contents(run)
-    tables = [*build_tables(contents), *natural_shift_tables(contents)]
+    tables = [
+        *build_tables(contents),
+        *natural_shift_tables(contents),
+        *beside_tables(contents),
+    ]
     figures = _build_figures(run, contents)
     files: dict[str, bytes | str] = {"summary.csv": rows_as_csv(summary_rows(contents))}
     for table in tables:

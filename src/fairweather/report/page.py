@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from fairweather.report.beside import LABELS
 from fairweather.report.figures import Figure
 from fairweather.report.reading import (
     CLEAN,
@@ -75,6 +76,28 @@ FORMULAS: Mapping[str, str] = {
         "wrong; needs no labels (Garg et al. 2022)"
     ),
     "atc_accuracy_error": "that estimate − accuracy",
+}
+# The same of what no single cell of predictions has.
+FORMULAS_BESIDE: Mapping[str, str] = {
+    "flip_rate": (
+        "share of the images whose most probable class changes from one level to the next, clean "
+        "in its place; mean over neighbouring levels"
+    ),
+    "mean_corruption_error": (
+        "mean over the corruptions of a family of the mean over severities of 1 − accuracy; not "
+        "normalised"
+    ),
+    "mce_alexnet": (
+        "mean over the 15 corruptions of ImageNet-C of Σ over severities of 1 − accuracy, divided "
+        "by the same sum of AlexNet's published errors; corrupted in memory, not from files"
+    ),
+    "detection_auroc": (
+        "chance that a clean test image is more confident than one of the other data set; ties half"
+    ),
+    "false_positive_rate_at_recall": (
+        "share of the other data set's images at or above the largest confidence that this share "
+        "of the clean test images reaches"
+    ),
 }
 
 
@@ -199,8 +222,11 @@ def _shifted(contents: Contents, model: str, metric: str) -> list[tuple[str, Ent
 
 def _formulas(contents: Contents) -> Iterator[Formula]:
     for name in contents.scores["metric"].unique():
+        base = name.partition("/")[0]
         if name in METRIC:
-            yield Formula(name, describe_metric(name), FORMULAS[name.partition("/")[0]])
+            yield Formula(name, describe_metric(name), FORMULAS[base])
+        elif name in LABELS:
+            yield Formula(name, LABELS[name], FORMULAS_BESIDE[base])
 
 
 def _data_uri(figure: Figure) -> str:

@@ -52,13 +52,20 @@ class Sweep:
     def heading(self, level: str) -> str:
         """Write a level the way a paper does: with the letter that the level's title ends in.
 
+        At most four significant digits, unless two levels would then read the same.
+
         >>> Sweep("b", "Brightness", "brightness factor f", 1.0, "", {}).heading("0.8")
         'f = 0.8'
         >>> Sweep("s", "Snow", "severity", 0.0, "", {}).heading("3")
         '3'
+        >>> Sweep("p", "PGD", "budget ε", 0.0, "", {}).heading("0.00784313725490196")
+        'ε = 0.007843'
         """
+        short = _four_digits(level)
+        if [_four_digits(other) for other in self.cells].count(short) > 1:
+            short = level
         symbol = re.search(r"\s(\w)(?:\s*\(.*\))?$", self.level_title)
-        return f"{symbol[1]} = {level}" if symbol else level
+        return f"{symbol[1]} = {short}" if symbol else short
 
 
 @dataclass(frozen=True)
@@ -244,6 +251,10 @@ def base_model(name: str) -> str:
     ('basic', 'basic')
     """
     return name.partition("+")[0]
+
+
+def _four_digits(level: str) -> str:
+    return shortest(float(f"{float(level):.4g}"))
 
 
 def _sweep(entry: Mapping[str, Any]) -> Sweep:

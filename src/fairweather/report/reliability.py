@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+import textwrap
+from itertools import product
 from typing import NamedTuple
 
 import altair as alt
@@ -14,6 +18,9 @@ from fairweather.runs import RunFolder
 from fairweather.types import Predictions
 
 SIDE = 190
+ROW_GAP, COLUMN_GAP = 34, 28
+LINE = 26  # letters of a title that fit beside or above a panel
+NOT_MEASURED = "not measured"
 BINS = 10
 WORST = "the level of each shift at which the models' mean accuracy is lowest"
 OUTLINE = 0.8
@@ -34,21 +41,15 @@ def reliability_figure(run: RunFolder, contents: Contents) -> Figure | None:
     With several seeds it shows the first, because bins of different models cannot be averaged.
     """
     conditions = worst_conditions(contents)
-    frames = [
-        _diagram(contents, name, condition, run.read_predictions(file))
-        for name in contents.titles
-        for condition in conditions
-        if (run.path / (file := _file(name, contents.seeds[0], condition))).is_file()
-    ]
-    if not frames:
+    bins = panels(run, contents, conditions)
+    if bins["confidence"].isna().all():
         return None
     titles = list(contents.titles.values())
     shown = [condition.title for condition in conditions]
-    header = alt.Header(title=None, labelLimit=SIDE + 20, labelPadding=22)
-    chart = _layers(titles, pd.concat(frames, ignore_index=True)).facet(
-        row=alt.Row("title:N", sort=titles, header=alt.Header(title=None, labelLimit=SIDE + 20)),
-        column=alt.Column("condition:N", sort=shown, header=header),
-        spacing={"row": 34, "column": 28},
+    chart = _layers(titles, bins).facet(
+        row=alt.Row("row:O", header=_header(titles, padding=10)),
+        column=alt.Column("column:O", header=_header(shown, padding=22)),
+        spacing={"row": ROW_GAP, "column": COLUMN_GAP},
     )
     seed = f", seed {contents.seeds[0]}" if len(contents.seeds) > 1 else ""
     subtitle = [
@@ -64,6 +65,25 @@ def reliability_figure(run: RunFolder, contents: Contents) -> Figure | None:
         f"Reliability diagrams: accuracy against confidence in {BINS} bins with 95 % intervals, "
         f"on clean images and at {WORST}: {'; '.join(shown)}. Models: {'; '.join(titles)}.",
     )
+
+
+def panels(run: RunFolder, contents: Contents, conditions: list[Condition]) -> pd.DataFrame:
+    """Bins that hold images, one a row, of every model (row) under every condition (column).
+
+    A pair without predictions has one row, without a bin: Vega lays the panels of a facet one
+    after the other, so a pair that had none would shift those that follow it under other titles.
+    """
+    frames = []
+    for (row, name), (column, condition) in product(
+        enumerate(contents.titles), enumerate(conditions)
+    ):
+        file = _file(name, contents.seeds[0], condition)
+        if (run.path / file).is_file():
+            frame = _diagram(contents, name, condition, run.read_predictions(file))
+        else:
+            frame = pd.DataFrame({"confidence": [math.nan], "note": [NOT_MEASURED]})
+        frames.append(frame.assign(row=row, column=column, title=contents.titles[name]))
+    return pd.concat(frames, ignore_index=True)
 
 
 def worst_conditions(contents: Contents) -> list[Condition]:
@@ -96,10 +116,21 @@ def _diagram(
         mine = scores[(scores["level"] == condition.level) & (scores["model"] == name)]
         notes += [words.format(value) for value in mine["value"]]
     return frame.assign(
-        title=contents.titles[name],
-        condition=condition.title,
         share=frame["images"] / len(predictions),
         note=[", ".join(notes), *[""] * (len(frame) - 1)],
+    )
+
+
+def _header(titles: list[str], padding: int) -> alt.Header:
+    """Title the panels by their number, so that two of one title stay apart, and wrap titles."""
+    lines = json.dumps([textwrap.wrap(title, LINE) or [""] for title in titles])
+    # Vega-Lite puts its own code wherever it reads datum.label or datum.value, in strings too.
+    lines = lines.replace(".", r"\u002e")
+    return alt.Header(
+        title=None,
+        labelExpr=f"{lines}[datum.value]",
+        labelLimit=SIDE + COLUMN_GAP,
+        labelPadding=padding,
     )
 
 

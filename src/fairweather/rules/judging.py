@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from fairweather.errors import InputError, unknown_name
@@ -12,7 +12,16 @@ from fairweather.metrics import METRICS
 from fairweather.report.reading import read_contents
 from fairweather.rules.changes import Estimated, change_at, estimate_places
 from fairweather.rules.parsing import Rule
-from fairweather.rules.places import Place, Rows, models_of, places_of, read_rows, score_at
+from fairweather.rules.places import (
+    Place,
+    Rows,
+    known_places,
+    models_of,
+    places_left_out,
+    places_of,
+    read_rows,
+    score_at,
+)
 from fairweather.runs import RunFolder
 from fairweather.types import Score
 
@@ -28,6 +37,7 @@ class Verdict:
         model, cell: what it was judged for.
         value, low, high, n: of the metric, or of its drop or rise, with the 95 % interval.
         on: which of these was held against the limit: the interval's bad end, or the value.
+        left_out: cells of the rule that a variant has not, by variant; it was not judged there.
     """
 
     rule: Rule
@@ -38,6 +48,7 @@ class Verdict:
     high: float
     n: int
     on: On
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -68,7 +79,8 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
 
     Numbers come from scores.csv. Drops and rises are computed from the stored predictions: clean
     and shifted images are resampled jointly, as often as the study says, so that the interval is
-    that of the difference.
+    that of the difference. A rule without a model is for every model and every variant; a variant
+    is left out where it has no such images and another model has.
 
     Args:
         run: with scores.csv; for a drop or a rise also with study.yaml, provenance.json and the
@@ -86,13 +98,14 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
     if not rules:
         raise InputError("there is no rule to check: a check of nothing would pass")
     models = read_rows(run)
-    asked = [each for rule in rules for each in _resolve(rule, models)]
+    left_out = {rule: places_left_out(rule, models) for rule in rules}
+    asked = [each for rule in rules for each in _resolve(rule, models, left_out[rule])]
     changes = _changes(run, asked)
     verdicts = []
     for rule, model, place in asked:
         try:
             score = _score(rule, model, place, models[model], changes.get(model, {}))
-            verdict = Verdict(rule, model, place.cell, *score, on)
+            verdict = Verdict(rule, model, place.cell, *score, on, left_out[rule])
             if math.isnan(verdict.judged):
                 raise InputError(f"{rule.metric} of {model} is not a number for {place.cell}")
         except InputError as error:
@@ -101,12 +114,14 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
     return verdicts
 
 
-def _resolve(rule: Rule, models: Mapping[str, Rows]) -> list[tuple[Rule, str, Place]]:
+def _resolve(
+    rule: Rule, models: Mapping[str, Rows], left_out: Collection[str]
+) -> list[tuple[Rule, str, Place]]:
     try:
         asked = [
             (rule, model, place)
             for model in models_of(rule, models)
-            for place in places_of(rule, models[model])
+            for place in (known_places if model in left_out else places_of)(rule, models[model])
         ]
         for _, model, place in asked:
             score_at(rule, model, place, models[model])

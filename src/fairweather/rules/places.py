@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, VALIDATION
+from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, VALIDATION, base_model
 from fairweather.rules.parsing import Rule, level_number
 from fairweather.runs import RunFolder
 from fairweather.scores import UNCOUNTED, WORST
@@ -72,6 +72,24 @@ def models_of(rule: Rule, models: Iterable[str]) -> list[str]:
     return [rule.model]
 
 
+def places_left_out(rule: Rule, models: Mapping[str, Rows]) -> dict[str, list[str]]:
+    """Name the cells that a rule for all models speaks of and a variant has not, by variant.
+
+    Variants need not have every shift of their models: what is attacked is a model, not what is
+    made of it. Where no model has the cell, nothing is left out, for it is probably misspelt.
+    """
+    if rule.model is not None:
+        return {}
+    known = {model: known_places(rule, rows) for model, rows in models.items()}
+    everywhere = list(dict.fromkeys(place for places in known.values() for place in places))
+    missing = {
+        model: [place.cell for place in everywhere if place not in places]
+        for model, places in known.items()
+        if base_model(model) != model
+    }
+    return {model: cells for model, cells in missing.items() if cells}
+
+
 def places_of(rule: Rule, rows: Rows) -> list[Place]:
     """Find the places that a rule's cell names; a change has no place on clean images.
 
@@ -112,6 +130,14 @@ def score_at(rule: Rule, model: str, place: Place, rows: Rows) -> Score:
         raise unknown_name("metric", rule.metric, known)
     few = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "")
     raise InputError(f"{model} has no {rule.metric} for {place.cell}; it is there for {few}")
+
+
+def known_places(rule: Rule, rows: Rows) -> list[Place]:
+    """Find those places that a rule's cell names and the model has; maybe none."""
+    try:
+        return [place for place in places_of(rule, rows) if place in rows]
+    except InputError:
+        return []
 
 
 def _is_single(place: Place) -> bool:

@@ -9,6 +9,7 @@ from fairweather.rules.judging import Verdict
 
 HEADER = ("", "rule", "value", "low", "high", "n", "margin")
 WORDS = 2  # columns of words, aligned to the left; the others hold numbers
+SHOWN = 5  # cells of a variant that was left out
 JUDGED = {
     "interval": "judged on the end of the 95 % interval that is worse for the rule",
     "value": "judged on the value",
@@ -35,10 +36,10 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
-    """Say how many failed, and on what they were judged."""
+    """Say how many failed, on what they were judged, and which variants were left out."""
     failed = sum(not verdict.passed for verdict in verdicts)
     judged = "; ".join(dict.fromkeys(JUDGED[verdict.on] for verdict in verdicts))
-    return f"{failed} of {len(verdicts)} checks failed, {judged}"
+    return f"{failed} of {len(verdicts)} checks failed, {judged}{_left_out(verdicts)}"
 
 
 def junit(verdicts: Sequence[Verdict]) -> str:
@@ -63,6 +64,20 @@ def junit(verdicts: Sequence[Verdict]) -> str:
     ET.indent(root)
     text = ET.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+
+
+def _left_out(verdicts: Sequence[Verdict]) -> str:
+    cells: dict[str, dict[str, None]] = {}
+    for verdict in verdicts:
+        for variant, names in verdict.left_out.items():
+            cells.setdefault(variant, {}).update(dict.fromkeys(names))
+    some = ", ".join(f"{variant} ({_few(list(names))})" for variant, names in cells.items())
+    return f"; left out, having no such images: {some}" if some else ""
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _line(verdict: Verdict) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def execute(
     yield Event("load data", 1, 1, f"{len(dataset.test)} test images")
     with open_run(out) as run:
         context = Context.of(study, run, dataset, digests, target, offline)
+        if notify is not None:
+            context = replace(context, when_halved=partial(_notify_halved, notify))
         titles = {name: entry.title for name, entry in study.models.items()}
         describe_run(context, study.model_dump(mode="json"), titles)
         for name, entry in study.models.items():
@@ -68,6 +71,10 @@ def execute(
         every = [each for name in study.models for each in subjects(context, name)]
         yield from score_run(context, every)
         yield from report_step(context, _training_files(context))
+
+
+def _notify_halved(notify: Callable[[Event], None], size: int) -> None:
+    notify(Event(f"memory ran out: batches of {size}", 1, 1))
 
 
 def _try_out(study: Study, dataset: Dataset, offline: bool) -> None:
