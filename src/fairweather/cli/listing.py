@@ -29,6 +29,7 @@ def list_names(
 def _sections() -> dict[str, list[tuple[str, str]]]:
     from fairweather.attacks import ATTACKS
     from fairweather.data import SOURCES
+    from fairweather.measuring import DERIVED
     from fairweather.metrics import METRICS
     from fairweather.shifts import SHIFTS, SUITES
 
@@ -37,7 +38,10 @@ def _sections() -> dict[str, list[tuple[str, str]]]:
         "shifts": [(name, f"{kind.title}: {kind.level_title}") for name, kind in SHIFTS.items()],
         "attacks": [(name, f"{kind.title}: {kind.level_title}") for name, kind in ATTACKS.items()],
         "suites": [(name, _few(sweeps)) for name, sweeps in SUITES.items()],
-        "metrics": [(metric.name, metric.label) for metric in METRICS],
+        "metrics": [
+            *((metric.name, metric.label) for metric in METRICS),
+            *((metric.name, metric.label) for metric in DERIVED),
+        ],
         "data": [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in SOURCES.items()],
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
+from fairweather.measuring.derived import DERIVED as DERIVED
 from fairweather.measuring.describe import describe_run as describe_run
 from fairweather.measuring.describe import describe_shifts as describe_shifts
 from fairweather.measuring.describe import kind_of as kind_of
