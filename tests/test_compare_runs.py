@@ -679,6 +679,8 @@ def test_one_size_made_otherwise_is_compared_too(tmp_path):
     facts = prepared(32)
     facts["data"]["notes"]["preparation"] = {"size": 32, "crop": 0.9}
     b = make_run(tmp_path / "b", models, **facts | {"digest": "e" * 64})
+    as_it_was = make_run(tmp_path / "c", models, **facts)  # nothing had to be resized
+    assert "prepared as" not in str(read_run_comparison(a, as_it_was))
     assert "prepared as each model wants them (32 x 32 and 32 x 32" in str(
         read_run_comparison(a, b)
     )
