@@ -318,6 +318,7 @@ def test_a_module_and_a_data_set_in_memory(colour_folder, tmp_path):
     attack = fw.make_attack("fgsm", epsilon=0.1)
     table = fw.evaluate(module, dataset, [attack], out=tmp_path, bootstrap=100, device="cpu")
     assert set(table["model"]) == {"Linear"}
+    assert module.training  # as it came
     expected = fw.predict(module, dataset.test, device="cpu").correct.mean()
     assert accuracy(table) == pytest.approx(expected, abs=1e-7)
     with torch.no_grad():

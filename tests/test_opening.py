@@ -388,11 +388,11 @@ def test_given_numbers_win_and_are_said(tmp_path, network):
     assert opened.preparation == Preparation(80)  # what ImageNet weights crop off is theirs
     assert opened.model.mean.flatten().tolist() == pytest.approx([0.2] * 3)
     assert describe_preprocessing(opened) == (
-        "preprocessing: resize 80 (bilinear), crop 80 (the size given), mean 0.2 0.2 0.2, "
+        "resize 80 (bilinear), crop 80 (the size given), mean 0.2 0.2 0.2, "
         "std 0.25 0.25 0.25 (given)"
     )
     assert describe_preprocessing(open_model(TINY_RESNET, weights="none")) == (
-        "preprocessing: resize 168 (bilinear), crop 160, mean 0.5 0.5 0.5, std 0.5 0.5 0.5 "
+        "resize 168 (bilinear), crop 160, mean 0.5 0.5 0.5, std 0.5 0.5 0.5 "
         "(timm's configuration of test_resnet)"
     )
 
@@ -531,7 +531,7 @@ def test_a_function_of_the_users_file_gives_the_model(mine):
     assert torch.equal(logits(opened), opened.model.linear(IMAGES.mean((2, 3))))
     assert "the file was run" in opened.facts["runs_code"]
     assert describe_preprocessing(opened) == (
-        "preprocessing: images as they are, no normalisation: the model is fed images in [0, 1]"
+        "images as they are, no normalisation: the model is fed images in [0, 1]"
     )
     assert json.dumps(opened.facts)
     assert torch.equal(load_model(f"python:{mine}:Net")(IMAGES), logits(opened))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -122,13 +123,24 @@ def evaluate(
         device=device,
         offline=offline,
     )
-    with tempfile.TemporaryDirectory(prefix="fairweather-") as passing:
+    with tempfile.TemporaryDirectory(prefix="fairweather-") as passing, _mode_kept(model):
         place = Path(out) if out is not None else Path(passing) / "run"
         prepared = prepare(request, progress)
         for event in execute(prepared, place, tell or _say_nothing):
             if progress is not None:
                 progress(event)
         return RunFolder(place).scores
+
+
+@contextmanager
+def _mode_kept(model: str | nn.Module) -> Iterator[None]:
+    """Leave a module of the caller's in the mode that it was in."""
+    was_training = isinstance(model, nn.Module) and model.training
+    try:
+        yield
+    finally:
+        if isinstance(model, nn.Module):
+            model.train(was_training)
 
 
 def _say_nothing(_: str) -> None:

@@ -51,7 +51,7 @@ class Brought(NamedTuple):
         some = f" of {notes['limit_of']:,}, a stratified subset" if "limit_of" in notes else ""
         lines = [
             f"model          {self.opened.facts.get('source', self.opened.name)}",
-            f"preprocessing  {describe_preprocessing(self.opened).removeprefix('preprocessing: ')}",
+            f"preprocessing  {describe_preprocessing(self.opened)}",
             f"data           {self.dataset.name}: n = {len(test):,}{some}, {width} x {height} "
             f"pixels, {len(test.classes)} classes",
             f"labels         {self.labels.note}",

@@ -53,7 +53,6 @@ class Setting:
     variants: tuple[str, ...] = ()
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     others: Mapping[str, Images] = field(default_factory=dict)
-
     when_halved: Callable[[int], None] | None = None
 
     def images(self, part: str) -> Images:

@@ -120,7 +120,7 @@ def expected_calibration_error(
     >>> round(expected_calibration_error([0.95, 0.95, 0.55, 0.55], [True, True, True, False]), 3)
     0.05
     """
-    sums = _bin_sums(confidence, correct, weights, bins, binning)
+    sums = bin_sums(confidence, correct, weights, bins, binning)
     return as_result(sums.expected_error, weights)
 
 
@@ -140,7 +140,7 @@ def maximum_calibration_error(
     >>> round(maximum_calibration_error([0.95, 0.95, 0.55, 0.65], [True, True, True, False]), 3)
     0.65
     """
-    sums = _bin_sums(confidence, correct, weights, bins, binning)
+    sums = bin_sums(confidence, correct, weights, bins, binning)
     return as_result(sums.maximum_error, weights)
 
 
@@ -161,7 +161,7 @@ def rms_calibration_error(
     >>> round(rms_calibration_error([0.95, 0.95, 0.55, 0.55], [True, True, True, False]), 3)
     0.05
     """
-    sums = _bin_sums(confidence, correct, weights, bins, binning)
+    sums = bin_sums(confidence, correct, weights, bins, binning)
     return as_result(np.sqrt(sums.squared_error), weights)
 
 
@@ -180,7 +180,7 @@ def reliability_bins(
     >>> diagram.images.tolist(), diagram.accuracy.tolist(), diagram.accuracy_high.round(2).tolist()
     ([1.0, 2.0], [0.0, 1.0], [0.79, 1.0])
     """
-    sums = _bin_sums(confidence, correct, None, bins, binning)
+    sums = bin_sums(confidence, correct, None, bins, binning)
     images, sure, right = (column[0] for column in sums)
     hollow = np.where(images > 0, images, np.nan)
     if binning == "equal-width":
@@ -205,13 +205,18 @@ def _check(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> tuple[FloatArra
     return sure, np.asarray(correct, dtype=np.float64)
 
 
-def _bin_sums(
+def bin_sums(
     confidence: npt.ArrayLike,
     correct: npt.ArrayLike,
     weights: npt.ArrayLike | None,
     bins: int,
     binning: str,
 ) -> BinSums:
+    """Check the arguments as `expected_calibration_error` does, and add the images up by bin.
+
+    >>> bin_sums([0.2, 0.8], [True, True], [1, 3], 2, "equal-width").images
+    array([[1., 3.]])
+    """
     sure, right = _check(confidence, correct)
     if bins < 1:
         raise InputError(f"bins must be at least 1, found {bins}")

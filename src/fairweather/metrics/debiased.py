@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError, unknown_name
-from fairweather.metrics.calibration import BINNINGS, Binning, BinSums, confidence_gap
-from fairweather.metrics.weights import Result, as_result, as_rows
+from fairweather.metrics.calibration import Binning, BinSums, bin_sums
+from fairweather.metrics.weights import FloatArray, Result, as_result
 
 
 def debiased_calibration_error(
@@ -50,35 +49,24 @@ def debiased_calibration_error(
     0.249
     """
     sums = bin_sums(confidence, correct, weights, bins, binning)
-    accuracy = np.divide(
-        sums.correct, sums.images, out=np.zeros_like(sums.correct), where=sums.images > 0
-    )
-    enough = sums.images >= 2
-    variance = np.divide(
-        accuracy * (1 - accuracy), sums.images - 1, out=np.zeros_like(accuracy), where=enough
-    )
-    squares = (sums.share * np.where(enough, np.square(sums.gap) - variance, 0)).sum(axis=1)
-    return as_result(np.sign(squares) * np.sqrt(np.abs(squares)), weights)
+    return as_result(debiased_error(sums), weights)
 
 
-def bin_sums(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
-    weights: npt.ArrayLike | None,
-    bins: int,
-    binning: str,
-) -> BinSums:
-    """Check the arguments as `expected_calibration_error` does, and add the images up by bin.
+def debiased_error(sums: BinSums) -> FloatArray:
+    """The error from sums over the images of each bin: float64 `[B]`.
 
-    >>> bin_sums([0.2, 0.8], [True, True], [1, 3], 2, "equal-width").images
-    array([[1., 3.]])
+    >>> sums = bin_sums([0.8] * 10, [True] * 5 + [False] * 5, None, 10, "equal-width")
+    >>> debiased_error(sums).round(3)
+    array([0.249])
     """
-    # Checks both columns, in the words that all calibration errors share.
-    confidence_gap(confidence, correct)
-    if bins < 1:
-        raise InputError(f"bins must be at least 1, found {bins}")
-    if binning not in BINNINGS:
-        raise unknown_name("binning", binning, BINNINGS)
-    sure = np.asarray(confidence, dtype=np.float64)
-    right = np.asarray(correct, dtype=np.float64)
-    return BINNINGS[binning](sure, right, as_rows(weights, len(sure)), bins)
+    images, right = sums.images, sums.correct
+    # a (1 - a) / (m - 1) of m images, with a the accuracy.
+    enough = images >= 2
+    noise = np.divide(
+        right * (images - right),
+        images**2 * (images - 1),
+        out=np.zeros_like(right),
+        where=enough,
+    )
+    squares = (sums.share * np.where(enough, np.square(sums.gap) - noise, 0)).sum(axis=1)
+    return np.asarray(np.sign(squares) * np.sqrt(np.abs(squares)))

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.metrics.calibration import Binning
-from fairweather.metrics.debiased import bin_sums
+from fairweather.metrics.calibration import Binning, bin_sums
 from fairweather.metrics.weights import FloatArray, Result, as_result
 
 

@@ -142,22 +142,6 @@ def classwise_calibration_error(sample: Sample) -> FloatArray:
     return (lowest + np.abs(excess).sum(axis=1)) / sample.total("images") / classes
 
 
-def debiased_calibration_error(sample: Sample) -> FloatArray:
-    """`debiased.debiased_calibration_error` of 10 bins of equal width."""
-    sums = sample.ordered.equal_width
-    images, right = sums.images, sums.correct
-    enough = images >= 2
-    # a (1 - a) / (m - 1) of m images, with a the accuracy.
-    noise = np.divide(
-        right * (images - right),
-        images**2 * (images - 1),
-        out=np.zeros_like(right),
-        where=enough,
-    )
-    squares = (sums.share * np.where(enough, np.square(sums.gap) - noise, 0)).sum(axis=1)
-    return np.sign(squares) * np.sqrt(np.abs(squares))
-
-
 def brier_resolution(sample: Sample) -> FloatArray:
     """The `resolution` of `decomposition.brier_decomposition`, of 10 bins of equal width."""
     sums = sample.ordered.equal_width

@@ -11,6 +11,7 @@ import numpy as np
 
 from fairweather.metrics import ranking, sample
 from fairweather.metrics.calibration import BinSums
+from fairweather.metrics.debiased import debiased_error
 from fairweather.metrics.fitted import RISK, Fitted
 from fairweather.metrics.sample import Sample
 from fairweather.metrics.weights import FloatArray, Result
@@ -187,7 +188,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "debiased_calibration_error/10-equal-width",
         "Debiased calibration error (10 equal-width bins)",
-        sample.debiased_calibration_error,
+        lambda s: debiased_error(s.ordered.equal_width),
         higher_is_better=False,
         bounds=(-0.5, 1.0),
         interval="centred",

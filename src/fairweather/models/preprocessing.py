@@ -85,7 +85,7 @@ def describe_preprocessing(opened: Opened) -> str:
     >>> facts = {"normalisation": normalisation, "preparation": {"from": "the file"}}
     >>> opened = Opened(nn.Identity(), "mine", "0f", None, Preparation(224, 256), facts)
     >>> print(describe_preprocessing(opened))
-    preprocessing: resize 256 (bilinear), crop 224, mean 0.5 0.5 0.5, std 0.25 0.25 0.25 (the file)
+    resize 256 (bilinear), crop 224, mean 0.5 0.5 0.5, std 0.25 0.25 0.25 (the file)
     """
     normalised, prepared = (_fact(opened, key) for key in ("normalisation", "preparation"))
     first, says = _prepared_words(opened.preparation), prepared.get("from")
@@ -93,7 +93,7 @@ def describe_preprocessing(opened: Opened) -> str:
     if normalised.get("mean") is None:
         second, also_says = str(also_says or second), None
     once = says in (None, UNKNOWN, also_says)
-    return f"preprocessing: {first}{'' if once else _aside(says)}, {second}{_aside(also_says)}"
+    return f"{first}{'' if once else _aside(says)}, {second}{_aside(also_says)}"
 
 
 def three(values: Iterable[float | torch.Tensor]) -> tuple[float, float, float]:
