@@ -103,11 +103,12 @@ def test_timms_batch_norm_is_adapted_too(toy_images):
 
 
 def test_rows_come_back_in_order_and_no_batch_is_of_one_class(toy_images):
-    seen = []
+    seen, colours = [], []
 
     class Watching(Shifted):
         def forward(self, images):
             seen.append(len(images))
+            colours.append(images.mean((0, 2, 3)))
             return super().forward(images)
 
     order = torch.argsort(toy_images.labels, stable=True)
@@ -115,6 +116,8 @@ def test_rows_come_back_in_order_and_no_batch_is_of_one_class(toy_images):
     adapted = adapt_batchnorm(Watching().eval())
     predictions = predict_adapted(adapted, by_class, batch_size=40, device="cpu")
     assert seen == [32, 32, 32]
+    # A batch of one class would be blue, green or red; mixed ones are all alike.
+    assert torch.stack(colours).std(0).max() < 0.1
     assert (predictions.keys == by_class.keys.numpy()).all()
     assert (predictions.labels == by_class.labels.numpy()).all()
     # Brighter by a constant factor: batch norm takes that away, whatever the order of images.
