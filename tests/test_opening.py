@@ -31,7 +31,8 @@ from fairweather.models import (
     open_model,
     resolve_statistics,
 )
-from fairweather.models.checkpoints import AVERAGED, PLAIN, fit_names
+from fairweather.models.checkpoints import AVERAGED, PLAIN
+from fairweather.models.fitting import fit_names
 from fairweather.models.normalisation import held_normalisation
 from fairweather.models.weights import state_digest
 from fairweather.types import Preparation
@@ -739,7 +740,7 @@ def test_load_model_takes_every_source(tmp_path, network, expected):
     model = load_model(str(tmp_path / "w.pth"), architecture=TINY_RESNET)
     with torch.inference_mode():
         assert torch.equal(model(IMAGES), expected)
-    with pytest.raises(InputError, match="stem and weights go with torchvision: and timm:"):
+    with pytest.raises(InputError, match="only torchvision: and timm: take weights, not onnx:x"):
         load_model("onnx:x.onnx", weights="imagenet")
     with pytest.raises(InputError, match="architecture goes with a checkpoint's file"):
         load_model(TINY_RESNET, architecture=TINY_RESNET)

@@ -17,6 +17,10 @@ class TrainingDivergedError(InputError):
     """The training loss was not finite; the message names epoch, step and learning rate."""
 
 
+class CollapsedError(InputError):
+    """Pre-training has made all images look the same; the message names epoch and spread."""
+
+
 def unknown_name(kind: str, asked: object, allowed: Iterable[str]) -> InputError:
     """Build the error for a name that is not in a table: what was asked, the near name, the known.
 

@@ -23,7 +23,7 @@ from fairweather.metrics import (
     to_score,
     worst_estimate,
 )
-from fairweather.types import Cell, Predictions
+from fairweather.types import ENSEMBLE, Cell, Predictions
 
 COLUMNS = ["model", "seed", "shift", "level", "metric", "value", "low", "high", "n"]
 # Where test images differ from all others by their origin, the clean validation images stand
@@ -146,7 +146,7 @@ def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
     It is the sample standard deviation (n - 1), of the values and not of the images behind them, so
     it has no interval. There is no row where there are fewer than two seeds.
     """
-    rows = frame[~frame["seed"].isin([MEAN, SPREAD])]
+    rows = frame[~frame["seed"].isin([MEAN, SPREAD, ENSEMBLE])]
     groups = rows.groupby(["model", "shift", "level", "metric"], sort=False)
     spread = groups.agg(value=("value", "std"), n=("n", "first"), seeds=("seed", "nunique"))
     found = spread[spread["seeds"] > 1].reset_index()
@@ -178,9 +178,13 @@ def _of_levels(level: str) -> Callable[[str, str, str, str], Key | None]:
 
 
 def _over_seeds(table: Mapping[Key, Estimates]) -> dict[Key, Estimates]:
-    if len({seed for _, seed, _, _ in table}) < 2:
+    if len({seed for _, seed, _, _ in table} - {ENSEMBLE}) < 2:
         return {}
-    return _combined(table, lambda m, _, shift, level: (m, MEAN, shift, level), _mean)
+
+    def of_seeds(model: str, seed: str, shift: str, level: str) -> Key | None:
+        return None if seed == ENSEMBLE else (model, MEAN, shift, level)
+
+    return _combined(table, of_seeds, _mean)
 
 
 def _combined(

@@ -17,6 +17,7 @@ from fairweather.errors import InputError
 SMALLEST_SIDE = 8  # pixels; below, nothing that is published means anything
 Parameter = float | int | str
 ShiftFunction = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+ENSEMBLE = "ensemble"  # what stands for a seed where the models of all seeds answer together
 AttackFunction = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str], "Attacked"]
 Index = slice | torch.Tensor | npt.NDArray[np.integer]
 
@@ -240,13 +241,15 @@ class Attack:
 class Cell:
     """One model, one seed, one shift or attack at one level; it owns its ids and paths.
 
+    The models of all seeds together have the seed `ensemble`.
+
     >>> clean = Shift("clean", None, {}, lambda x, k, s: x)
     >>> Cell("basic", 0, clean).path.as_posix()
     'predictions/basic/seed-0/clean.parquet'
     """
 
     model: str
-    seed: int
+    seed: int | str
     shift: Shift | Attack
 
     @property

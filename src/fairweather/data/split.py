@@ -133,15 +133,27 @@ def limited(part: Part, classes: tuple[str, ...], limit: int, seed: int) -> Part
         raise InputError(
             f"limit must be at least {len(classes)}, an image for every class, found {limit}"
         )
-    keys = np.sort(part.keys[_in_proportion(part.listing.labels[part.keys], seed)[:limit]])
+    keys = np.sort(part.keys[in_proportion(part.listing.labels[part.keys], seed)[:limit]])
     listing = part.listing
     if listing.file_per_image:  # the other files are not even read to tell their content
         listing = listing._replace(files=tuple(listing.files[key] for key in keys))
     return Part(listing, keys)
 
 
-def _in_proportion(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
-    """Order images so that any first ones of them, from one a class on, are stratified."""
+def in_proportion(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    """Order images so that any first ones of them, from one a class on, are stratified.
+
+    Args:
+        labels: int64 `[N]`, of classes that all have images.
+        seed: not negative.
+
+    Returns:
+        int64 `[N]`, places in `labels`.
+
+    >>> labels = np.array([0, 0, 0, 0, 1, 1])
+    >>> sorted(labels[in_proportion(labels, seed=0)[:3]].tolist())
+    [0, 0, 1]
+    """
     generator = np.random.default_rng([seed, Purpose.LIMIT])
     shuffled = generator.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]

@@ -8,7 +8,7 @@ from fairweather.attacks import ATTACKS, make_attack
 from fairweather.errors import InputError, unknown_name
 from fairweather.shifts import CLEAN, SHIFTS, SUITES, suite
 from fairweather.shifts.choosing import choose_shifts
-from fairweather.study.schema import expand_shifts
+from fairweather.study.expanding import expand_shifts
 from fairweather.types import Attack, Shift
 from fairweather.yamlfile import parse_yaml
 

@@ -12,6 +12,7 @@ from fairweather.measuring.derived import DERIVED as DERIVED
 from fairweather.measuring.describe import describe_run as describe_run
 from fairweather.measuring.describe import describe_shifts as describe_shifts
 from fairweather.measuring.describe import kind_of as kind_of
+from fairweather.measuring.ensembles import ensemble_plan
 from fairweather.measuring.events import Event as Event
 from fairweather.measuring.events import notify_loading as notify_loading
 from fairweather.measuring.predicting import measure, plain_plan
@@ -30,6 +31,7 @@ from fairweather.measuring.variant_plans import variant_phrase as variant_phrase
 def predict_subject(setting: Setting, subject: Subject) -> Iterator[Event]:
     """Predict a model under every shift, then each of its variants; what is there is kept."""
     model = functools.cache(subject.load)
-    yield from measure(setting, plain_plan(setting, subject, model))
+    plan = ensemble_plan if subject.members else plain_plan
+    yield from measure(setting, plan(setting, subject, model))
     for variant in setting.variants:
         yield from measure(setting, PLANS[variant](setting, subject, model))

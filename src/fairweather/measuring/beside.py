@@ -18,14 +18,14 @@ from fairweather.types import Cell, Score
 WORST_BY = "accuracy"
 
 
-def prior_rows(setting: Setting, rows: Sequence[tuple[str, int]]) -> pd.DataFrame:
+def prior_rows(setting: Setting, rows: Sequence[tuple[str, int | str]]) -> pd.DataFrame:
     """The scores of the clean test images under each changed set of class priors, and the worst.
 
     `rows` are the models and variants with their seeds. The shift is called `priors/NAME`, and
     `priors/worst` for the accuracy under the worst of the set.
     """
 
-    def scores(name: str, seed: int) -> Iterator[tuple[str, Mapping[str, Score]]]:
+    def scores(name: str, seed: int | str) -> Iterator[tuple[str, Mapping[str, Score]]]:
         if not setting.priors:
             return
         predictions = setting.run.read_predictions(str(Cell(name, seed, CLEAN).path))
@@ -39,10 +39,10 @@ def prior_rows(setting: Setting, rows: Sequence[tuple[str, int]]) -> pd.DataFram
     return _as_frame(rows, scores)
 
 
-def detection_rows(setting: Setting, rows: Sequence[tuple[str, int]]) -> pd.DataFrame:
+def detection_rows(setting: Setting, rows: Sequence[tuple[str, int | str]]) -> pd.DataFrame:
     """How well confidence tells each other data set from the clean test images: `ood/NAME`."""
 
-    def scores(name: str, seed: int) -> Iterator[tuple[str, Mapping[str, Score]]]:
+    def scores(name: str, seed: int | str) -> Iterator[tuple[str, Mapping[str, Score]]]:
         clean = Cell(name, seed, CLEAN)
         for other in setting.others:
             known, unknown = (
@@ -55,8 +55,8 @@ def detection_rows(setting: Setting, rows: Sequence[tuple[str, int]]) -> pd.Data
 
 
 def _as_frame(
-    rows: Sequence[tuple[str, int]],
-    scores: Callable[[str, int], Iterator[tuple[str, Mapping[str, Score]]]],
+    rows: Sequence[tuple[str, int | str]],
+    scores: Callable[[str, int | str], Iterator[tuple[str, Mapping[str, Score]]]],
 ) -> pd.DataFrame:
     lines = [
         (name, str(seed), shift, "none", metric, *score)

@@ -113,7 +113,7 @@ def _flips(
 def _sweeps(cells: Sequence[Cell]) -> Iterator[tuple[Cell, list[Cell]]]:
     """The clean cell of each model and seed with the cells of each of its shifts."""
     clean = {(cell.model, cell.seed): cell for cell in cells if cell.shift.level is None}
-    sweeps: dict[tuple[str, int, str], list[Cell]] = {}
+    sweeps: dict[tuple[str, int | str, str], list[Cell]] = {}
     for cell in cells:
         if cell.shift.level is not None:
             sweeps.setdefault((cell.model, cell.seed, cell.shift.name), []).append(cell)

@@ -22,6 +22,7 @@ def describe_run(
     document: Mapping[str, Any],
     titles: Mapping[str, str],
     more: Mapping[str, Any] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Write study.yaml and provenance.json.
 
@@ -33,6 +34,7 @@ def describe_run(
         document: the content of study.yaml; its `name` tells this run from others.
         titles: of the models, by name.
         more: facts for provenance.json.
+        beside: titles of what is measured beside the models, by name: `MODEL+...`.
 
     Raises:
         InputError: the folder holds a run of another name.
@@ -48,11 +50,7 @@ def describe_run(
     if stored.exists() and stored.read_text() != text:
         run.discard("scores", "report")
     run.write("study.yaml", text)
-    variants = {
-        variant_name(model, variant): f"{title} + {variant_phrase(setting, variant)}"
-        for model, title in titles.items()
-        for variant in setting.variants
-    }
+    variants = _variant_titles(setting, titles, beside or {})
     facts = provenance(setting.device) | {
         "study": fingerprint(document),
         "data": {
@@ -71,6 +69,20 @@ def describe_run(
     if path.exists() and _lasting(json.loads(path.read_text())) == _lasting(facts):
         return
     run.write("provenance.json", json.dumps(facts, indent=1) + "\n")
+
+
+def _variant_titles(
+    setting: Setting, titles: Mapping[str, str], beside: Mapping[str, str]
+) -> dict[str, str]:
+    """Titles of all that is measured beside the models, each before its variants."""
+    found = {}
+    for name, title in {**titles, **beside}.items():
+        if name in beside:
+            found[name] = title
+        for variant in setting.variants:
+            phrase = variant_phrase(setting, variant)
+            found[variant_name(name, variant)] = f"{title} + {phrase}"
+    return found
 
 
 def kind_of(name: str) -> ShiftKind | AttackKind:

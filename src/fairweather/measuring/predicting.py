@@ -21,7 +21,7 @@ Model = Callable[[], nn.Module]
 Stream = Callable[[str, Sequence[Cell]], Iterable[tuple[Cell, Predictions]]]
 
 
-def cells_of(setting: Setting, name: str, seed: int) -> list[Cell]:
+def cells_of(setting: Setting, name: str, seed: int | str) -> list[Cell]:
     """Every cell of a model or of a variant of one.
 
     Batch-norm adaptation has none under attack: an attack looks at images one by one, and here what
@@ -32,7 +32,7 @@ def cells_of(setting: Setting, name: str, seed: int) -> list[Cell]:
     return [Cell(name, seed, shift) for shift in shifts]
 
 
-def validation_file(name: str, seed: int) -> str:
+def validation_file(name: str, seed: int | str) -> str:
     """Where the predictions of the clean validation images lie inside a run folder."""
     return f"predictions/{name}/seed-{seed}/val.parquet"
 
@@ -52,7 +52,7 @@ class Plan(NamedTuple):
     """How one model or variant is predicted: what it depends on and who does it."""
 
     name: str
-    seed: int
+    seed: int | str
     label: str
     inputs: Callable[[str, Cell], Mapping[str, Any]]
     stream: Stream

@@ -73,7 +73,7 @@ def score_run(setting: Setting, subjects: Sequence[Subject]) -> Iterator[Event]:
 
 def _frame(
     setting: Setting,
-    rows: Sequence[tuple[str, int]],
+    rows: Sequence[tuple[str, int | str]],
     cells: Sequence[Cell],
     estimated: Mapping[Key, Estimates],
 ) -> pd.DataFrame:
@@ -92,7 +92,9 @@ def _frame(
     return pd.concat([frame, spread], ignore_index=True) if len(spread) else frame
 
 
-def _fit(setting: Setting, rows: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Fitted | None]:
+def _fit(
+    setting: Setting, rows: Sequence[tuple[str, int | str]]
+) -> dict[tuple[str, int | str], Fitted | None]:
     """What is fitted on the clean validation images of each model or variant and seed."""
     if setting.dataset.val is None:
         return {}
@@ -112,7 +114,7 @@ def names_of(setting: Setting, subject: Subject) -> list[str]:
 
 
 def _inputs(
-    setting: Setting, rows: Sequence[tuple[str, int]], cells: Sequence[Cell]
+    setting: Setting, rows: Sequence[tuple[str, int | str]], cells: Sequence[Cell]
 ) -> Mapping[str, Any]:
     files = [str(cell.path) for cell in cells]
     for name, seed in rows:
@@ -127,7 +129,7 @@ def _inputs(
     }
 
 
-def _validation_cells(setting: Setting, rows: Sequence[tuple[str, int]]) -> list[Cell]:
+def _validation_cells(setting: Setting, rows: Sequence[tuple[str, int | str]]) -> list[Cell]:
     if "natural_shift" not in setting.dataset.notes or setting.dataset.val is None:
         return []
     shift = replace(CLEAN, name=VALIDATION)

@@ -94,16 +94,18 @@ class Subject:
 
     Attributes:
         name: in the run; it names folders.
-        seed: that it was trained with; 0 for a model from elsewhere.
+        seed: that it was trained with; 0 for a model from elsewhere, `ensemble` for several.
         title: of the model.
         label: what progress calls it: the title, and the seed where there are several.
         digest: of what decides its outputs.
         load: gives it, from images in [0, 1] to logits of the data's classes.
+        members: of an ensemble; they are measured before it.
     """
 
     name: str
-    seed: int
+    seed: int | str
     title: str
     label: str
     digest: str
     load: Callable[[], nn.Module]
+    members: tuple[Subject, ...] = ()

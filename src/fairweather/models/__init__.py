@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 from torch import nn
 
-from fairweather.errors import InputError, unknown_name
-from fairweather.models.backbones import LIBRARIES, Stem
-from fairweather.models.building import ModelSpec as ModelSpec
+from fairweather.errors import InputError
+from fairweather.models.backbones import LIBRARIES
 from fairweather.models.building import build as build
 from fairweather.models.building import channels as channels
 from fairweather.models.building import given_statistics as given_statistics
@@ -19,10 +18,22 @@ from fairweather.models.building import load_checkpoint as load_checkpoint
 from fairweather.models.building import model_json as model_json
 from fairweather.models.building import resolve_statistics as resolve_statistics
 from fairweather.models.building import weights_digest as weights_digest
+from fairweather.models.building import weights_facts as weights_facts
 from fairweather.models.classifier import Classifier as Classifier
+from fairweather.models.design import Norm as Norm
+from fairweather.models.design import Pooling as Pooling
+from fairweather.models.design import Stem as Stem
+from fairweather.models.encoders import Encoder as Encoder
+from fairweather.models.encoders import encoder_of as encoder_of
+from fairweather.models.encoders import state_without_head as state_without_head
+from fairweather.models.ensemble import Ensemble as Ensemble
+from fairweather.models.interpolation import interpolate as interpolate
 from fairweather.models.opened import Opened as Opened
 from fairweather.models.opening import open_model as open_model
 from fairweather.models.preprocessing import describe_preprocessing as describe_preprocessing
+from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS as PUBLISHED_WEIGHTS
+from fairweather.models.specification import ModelSpec as ModelSpec
+from fairweather.models.specification import spec_facts as spec_facts
 
 
 def load_model(
@@ -35,6 +46,10 @@ def load_model(
     input_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    norm: Norm = "batch",
+    pooling: Pooling = "average",
+    width: float = 1.0,
+    weights_sha256: str | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """Build a classifier in evaluation mode, or load one that anybody made.
@@ -46,12 +61,18 @@ def load_model(
         architecture: of a checkpoint's file: `torchvision:NAME` or `timm:NAME`.
         classes: number of outputs; None keeps the head that the backbone comes with. A backbone by
             name gets a new head where that of the weights has another width.
-        weights: of a backbone by name: `none`, `imagenet`, `lite0`, a local file, or an https
-            address that is downloaded once.
+        weights: of a backbone by name: `none`, `imagenet`, `lite0`, `barlow_twins` or `vicreg` (of
+            their authors, without a head, for `torchvision:resnet50`: look at their licence before
+            you use them), a local file, or an https address that is downloaded once. A checkpoint
+            of self-supervised pre-training may hold projectors and the like: they are left out.
         stem: `imagenet`, or `small` for small images.
         input_size: resize to this square inside the classifier.
         mean, std: normalisation; by default that of the weights (for a local file its own, or that
             of the backbone's published weights), and none for `weights="none"`.
+        norm: `batch`, or `group` norm in its place; with published weights only `batch`.
+        pooling: of the last feature maps: `average`, `max`, or `average+max`, the mean of both.
+        width: of timm's ResNets: multiplies the channels of every stage, to multiples of 8.
+        weights_sha256: what the file of the weights must have, as hexadecimal digits.
         seed: of the random initialisation; the caller's random state stays as it is.
 
     Raises:
@@ -64,22 +85,28 @@ def load_model(
     """
     if source.startswith("run:"):
         return load_checkpoint(Path(source.removeprefix("run:")))
-    if source.partition(":")[0] not in LIBRARIES:
-        if (stem, str(weights)) != ("imagenet", "none"):
-            raise InputError(f"stem and weights go with torchvision: and timm:, not with {source}")
-        return open_model(
-            source,
-            architecture=architecture,
-            classes=classes,
-            mean=mean,
-            std=std,
-            input_size=input_size,
-            seed=seed,
-        ).model
-    if architecture is not None:
-        raise InputError(f"architecture goes with a checkpoint's file, not with {source}")
-    if stem not in get_args(Stem):
-        raise unknown_name("stem", stem, get_args(Stem))
-    statistics = given_statistics(mean, std) or (None, None)
-    spec = ModelSpec(source, classes, str(weights), stem, input_size, *statistics)
-    return build(spec, seed).eval()
+    mean, std = given_statistics(mean, std) or (None, None)
+    design: dict[str, Any] = {
+        "weights": str(weights),
+        "stem": stem,
+        "norm": norm,
+        "pooling": pooling,
+        "width": width,
+        "weights_sha256": weights_sha256,
+    }
+    if source.partition(":")[0] in LIBRARIES:
+        if architecture is not None:
+            raise InputError(f"architecture goes with a checkpoint's file, not with {source}")
+        spec = ModelSpec(source, classes, input_size=input_size, mean=mean, std=std, **design)
+        return build(spec, seed).eval()
+    if given := [key for key, value in design.items() if value != getattr(ModelSpec, key)]:
+        raise InputError(f"only torchvision: and timm: take {' and '.join(given)}, not {source}")
+    return open_model(
+        source,
+        architecture=architecture,
+        classes=classes,
+        mean=mean,
+        std=std,
+        input_size=input_size,
+        seed=seed,
+    ).model

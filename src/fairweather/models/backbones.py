@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import huggingface_hub.constants
 import timm
@@ -20,7 +20,6 @@ from fairweather.models.preprocessing import (
     from_torchvision,
 )
 
-Stem = Literal["imagenet", "small"]
 # torchvision builds these with `transform_input` when it loads their published weights itself: they
 # then take images normalised by ImageNet's statistics and turn those into halves. Built without, as
 # here, they take halves.
@@ -34,8 +33,12 @@ class Library(Protocol):
     def knows(self, name: str) -> bool:
         """Tell whether there is a network of this name."""
 
-    def build(self, name: str, classes: int | None) -> nn.Module:
-        """Build a network with random weights and `classes` outputs (None: its own number)."""
+    def build(self, name: str, classes: int | None, width: float = 1.0) -> nn.Module:
+        """Build a network with random weights and `classes` outputs (None: its own number).
+
+        The channels of its stages are multiplied by `width`; raises `InputError` for another than
+        1 where that is not known.
+        """
 
     def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
         """Fetch the published ImageNet weights, from the local cache when they are there."""
@@ -54,11 +57,13 @@ class Torchvision:
         """Tell whether there is a network of this name."""
         return name in torchvision.models.list_models(module=torchvision.models)
 
-    def build(self, name: str, classes: int | None) -> nn.Module:
+    def build(self, name: str, classes: int | None, width: float = 1.0) -> nn.Module:
         """Build a network with random weights and `classes` outputs (None: its own number)."""
         known = torchvision.models.list_models(module=torchvision.models)
         if name not in known:
             raise unknown_name("torchvision model", name, known)
+        if width != 1:
+            raise _no_width(f"torchvision:{name}")
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         if name in INCEPTIONS:
             options["init_weights"] = True  # the default, which warns of itself
@@ -101,12 +106,14 @@ class Timm:
         """Tell whether there is a network of this name."""
         return bool(timm.is_model(name))
 
-    def build(self, name: str, classes: int | None) -> nn.Module:
+    def build(self, name: str, classes: int | None, width: float = 1.0) -> nn.Module:
         """Build a network with random weights and `classes` outputs (None: its own number)."""
         if not timm.is_model(name):
             raise unknown_name("timm model", name, timm.list_models())
-        width: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-        return timm.create_model(name, pretrained=False, **width)
+        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        if width != 1:
+            options["channels"] = _stage_channels(name, width)
+        return timm.create_model(name, pretrained=False, **options)
 
     def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
         """Fetch the published ImageNet weights, from the local cache when they are there."""
@@ -139,6 +146,15 @@ class Timm:
         return found
 
 
+def scaled(channels: int, width: float) -> int:
+    """Multiply a number of channels by a width: to the nearest multiple of 8, at least 8.
+
+    >>> scaled(64, 0.25), scaled(48, 0.5), scaled(8, 0.1), scaled(24, 0.5)
+    (16, 24, 8, 16)
+    """
+    return max(8, int(channels * width / 8 + 0.5) * 8)
+
+
 LIBRARIES: Mapping[str, Library] = {"torchvision": Torchvision(), "timm": Timm()}
 
 
@@ -154,23 +170,28 @@ def find_library(backbone: str) -> tuple[Library, str]:
     return LIBRARIES[library], name
 
 
-def small_stem(network: nn.Module) -> None:
-    """Keep the resolution in the first layers, for images of about 28 to 64 pixels.
+def _stage_channels(name: str, width: float) -> tuple[int, ...]:
+    """The channels of a ResNet's stages, before what its blocks expand them by, made wider.
 
-    ResNets get a 3x3 convolution of stride 1 and no max-pooling (He et al. 2016, section 4.2);
-    EfficientNets and MobileNets keep their 3x3 stem and take its stride away, so that published
-    weights still fit. Raises `InputError` for other networks.
+    The stem keeps its own, as that of wide residual networks (Zagoruyko & Komodakis 2016, table 1).
     """
-    layers: Any = network
-    if isinstance(getattr(network, "conv1", None), nn.Conv2d) and hasattr(network, "maxpool"):
-        channels = layers.conv1.out_channels
-        layers.conv1 = nn.Conv2d(3, channels, 3, stride=1, padding=1, bias=False)
-        layers.maxpool = nn.Identity()
-    elif isinstance(getattr(network, "conv_stem", None), nn.Conv2d):
-        layers.conv_stem.stride = (1, 1)
-    else:
-        kind = type(network).__name__
-        raise InputError(f"stem: small is known for ResNets and EfficientNets, not for {kind}")
+    if not timm.models.is_model_in_modules(name, ("resnet",)):
+        raise _no_width(f"timm:{name}")
+    with torch.device("meta"):
+        network: Any = timm.create_model(name, pretrained=False)
+    stages = [stage for stage in network.feature_info if stage["module"].startswith("layer")]
+    blocks = [network.get_submodule(stage["module"])[-1] for stage in stages]
+    return tuple(
+        scaled(stage["num_chs"] // block.expansion, width)
+        for stage, block in zip(stages, blocks, strict=True)
+    )
+
+
+def _no_width(backbone: str) -> InputError:
+    return InputError(
+        "width: another than 1 is known for timm's ResNets, such as timm:resnet18, not for "
+        f"{backbone}"
+    )
 
 
 def _unreachable(backbone: str, error: Exception) -> InputError:

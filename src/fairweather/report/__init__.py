@@ -9,9 +9,11 @@ from __future__ import annotations
 from fairweather.report.beside import beside_tables
 from fairweather.report.curves import level_figure, training_figure
 from fairweather.report.figures import Figure
+from fairweather.report.labels import labels_figure
 from fairweather.report.natural_shift import natural_shift_tables
 from fairweather.report.page import render_page
 from fairweather.report.pictures import mixup_figure, shifts_figure
+from fairweather.report.pretraining import correlation_figure, pretraining_figure
 from fairweather.report.reading import Contents, read_contents, read_samples
 from fairweather.report.reliability import reliability_figure
 from fairweather.report.tables import build_tables, rows_as_csv, summary_rows
@@ -51,6 +53,9 @@ def _build_figures(run: RunFolder, contents: Contents) -> list[Figure]:
         level_figure(contents, "accuracy"),
         level_figure(contents, "rms_calibration_error"),
         reliability_figure(run, contents),
+        labels_figure(contents),
+        pretraining_figure(run, contents),
+        correlation_figure(run, contents),
         training_figure(run, contents),
         shifts_figure(contents, samples) if samples else None,
         mixup_figure(samples) if samples else None,

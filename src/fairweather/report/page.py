@@ -140,6 +140,11 @@ def render_page(
         settings=list(_settings(contents, read_recipes(run, contents))),
         tries=read_tries(run, contents),
         warnings=read_warnings(run),
+        seen={
+            contents.titles[name]: shifts
+            for name, shifts in contents.provenance.get("seen_shifts", {}).items()
+            if name in contents.titles
+        },
         provenance={key: value for key, value in contents.provenance.items() if key != "shifts"},
         formulas=list(_formulas(contents)),
     )

@@ -16,13 +16,14 @@ from PIL import Image
 
 from fairweather.errors import InputError
 from fairweather.runs import RunFolder
-from fairweather.types import Score, shortest
+from fairweather.types import ENSEMBLE, Score, shortest
 from fairweather.yamlfile import read_yaml
 
 # The words of scores.csv.
 CLEAN, VALIDATION, NO_LEVEL, MEAN = "clean", "validation", "none", "mean"
 SUMMARIES = (MEAN, "sd")  # of seeds
 SUMMARY_LEVELS = (MEAN, "worst")
+ENSEMBLE_SUFFIX = f"+{ENSEMBLE}"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,10 @@ class Contents:
         """The seeds that have scores, as scores.csv writes them."""
         return tuple(seed for seed in self.scores["seed"].unique() if seed not in SUMMARIES)
 
+    def seeds_of(self, model: str) -> tuple[str, ...]:
+        """The seeds that a model was trained with; an ensemble is one model of all of them."""
+        return (ENSEMBLE,) if model.endswith(ENSEMBLE_SUFFIX) else self.seeds
+
     @property
     def shown_seed(self) -> str:
         """The seed whose scores are shown: the mean over seeds if there are several."""
@@ -151,10 +156,11 @@ def read_contents(run: RunFolder) -> Contents:
             raise InputError(f"{run.path} has no {name}: the study has not been scored yet")
     study = read_yaml(run.path / "study.yaml")
     provenance = json.loads((run.path / "provenance.json").read_text())
-    scores = run.scores
+    scores = ensembles_as_models(run.scores)
     if scores.empty:
         raise InputError(f"{run.path}/scores.csv has no rows: there is nothing to report")
-    titles = _titles(study["models"], provenance.get("variants", {}), set(scores["model"]))
+    variants = _with_ensembles(study["models"], provenance)
+    titles = _titles(study["models"], variants, set(scores["model"]))
     sweeps = tuple(_sweep(entry) for entry in provenance["shifts"])
     return Contents(study, provenance, titles, sweeps, scores)
 
@@ -242,6 +248,39 @@ def _titles(
     return {
         name: title if uses[title] == 1 else f"{title} ({name})" for name, title in titles.items()
     }
+
+
+def _with_ensembles(
+    models: Mapping[str, Mapping[str, Any]], provenance: Mapping[str, Any]
+) -> dict[str, str]:
+    """Titles of what stands beside the models, with an ensemble of each where there are some."""
+    variants = dict(provenance.get("variants", {}))
+    if members := provenance.get("ensembles"):
+        single = {name: str(model.get("title") or name) for name, model in models.items()}
+        for name, title in {**single, **variants}.items():
+            variants[name + ENSEMBLE_SUFFIX] = f"{title}, ensemble of {members}"
+    return variants
+
+
+def ensembles_as_models(scores: pd.DataFrame) -> pd.DataFrame:
+    """Make a model of its own of the rows of seed `ensemble`; it stands beside the mean of seeds.
+
+    >>> rows = pd.DataFrame({"model": ["a", "a"], "seed": ["mean", "ensemble"]})
+    >>> ensembles_as_models(rows).to_numpy().tolist()
+    [['a', 'mean'], ['a+ensemble', 'mean']]
+    """
+    together = scores["seed"] == ENSEMBLE
+    models = scores["model"].where(~together, scores["model"] + ENSEMBLE_SUFFIX)
+    return scores.assign(model=models, seed=scores["seed"].where(~together, MEAN))
+
+
+def predictions_folder(model: str, seed: str) -> str:
+    """Where the predictions of a model lie inside a run folder.
+
+    >>> predictions_folder("basic+ensemble", "ensemble")
+    'predictions/basic/seed-ensemble'
+    """
+    return f"predictions/{model.removesuffix(ENSEMBLE_SUFFIX)}/seed-{seed}"
 
 
 def base_model(name: str) -> str:

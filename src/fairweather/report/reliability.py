@@ -13,7 +13,14 @@ import pandas as pd
 
 from fairweather.metrics import reliability_bins
 from fairweather.report.figures import FAINT, GRID, INK, RULE, Figure, model_color, render
-from fairweather.report.reading import CLEAN, NO_LEVEL, SUMMARY_LEVELS, Contents
+from fairweather.report.reading import (
+    CLEAN,
+    ENSEMBLE_SUFFIX,
+    NO_LEVEL,
+    SUMMARY_LEVELS,
+    Contents,
+    predictions_folder,
+)
 from fairweather.runs import RunFolder
 from fairweather.types import Predictions
 
@@ -77,7 +84,7 @@ def panels(run: RunFolder, contents: Contents, conditions: list[Condition]) -> p
     for (row, name), (column, condition) in product(
         enumerate(contents.titles), enumerate(conditions)
     ):
-        file = _file(name, contents.seeds[0], condition)
+        file = _file(name, contents.seeds_of(name)[0], condition)
         if (run.path / file).is_file():
             frame = _diagram(contents, name, condition, run.read_predictions(file))
         else:
@@ -101,7 +108,7 @@ def worst_conditions(contents: Contents) -> list[Condition]:
 
 
 def _file(model: str, seed: str, condition: Condition) -> str:
-    return f"predictions/{model}/seed-{seed}/{condition.cell.replace('/', '__')}.parquet"
+    return f"{predictions_folder(model, seed)}/{condition.cell.replace('/', '__')}.parquet"
 
 
 def _diagram(
@@ -112,7 +119,8 @@ def _diagram(
     frame = pd.DataFrame(bins._asdict()).query("images > 0").reset_index(drop=True)
     notes = []
     for metric, words in (("accuracy", "accuracy {:.1%}"), ("rms_calibration_error", "RMS {:.3f}")):
-        scores = contents.pick(metric, condition.shift, seed=contents.seeds[0])
+        seed = None if name.endswith(ENSEMBLE_SUFFIX) else contents.seeds[0]
+        scores = contents.pick(metric, condition.shift, seed=seed)
         mine = scores[(scores["level"] == condition.level) & (scores["model"] == name)]
         notes += [words.format(value) for value in mine["value"]]
     return frame.assign(

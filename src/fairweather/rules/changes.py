@@ -16,7 +16,7 @@ from fairweather.metrics import (
     fit_on,
     paired_difference,
 )
-from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, Contents
+from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, Contents, predictions_folder
 from fairweather.rules.parsing import Rule
 from fairweather.rules.places import ALL, SUMMARIES, Place
 from fairweather.runs import RunFolder
@@ -35,7 +35,7 @@ def estimate_places(
     Of several seeds, these are the means over seeds. Raises `InputError` where predictions are
     missing or were made of other images.
     """
-    seeds = [seed for seed in contents.seeds if seed != SPREAD]
+    seeds = [seed for seed in contents.seeds_of(model) if seed != SPREAD]
     cells = [cell for seed in seeds for cell in _cells(run, contents, model, seed, wanted)]
     # What an attack varies is epsilon; scores.csv keeps attacks apart from the mean over shifts.
     apart = [
@@ -63,7 +63,7 @@ def change_at(rule: Rule, model: str, place: Place, estimated: Estimated) -> Sco
 def _cells(
     run: RunFolder, contents: Contents, model: str, seed: str, wanted: Collection[Place]
 ) -> Iterator[tuple[Key, Estimates]]:
-    folder = f"predictions/{model}/seed-{seed}"
+    folder = predictions_folder(model, seed)
     fitted = _fitted(run, f"{folder}/val.parquet")
     keys = None
     for place, cell in _ids(contents, wanted).items():

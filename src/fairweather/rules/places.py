@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, VALIDATION, base_model
+from fairweather.report.reading import (
+    CLEAN,
+    MEAN,
+    NO_LEVEL,
+    VALIDATION,
+    base_model,
+    ensembles_as_models,
+)
 from fairweather.rules.parsing import Rule, level_number
 from fairweather.runs import RunFolder
 from fairweather.scores import UNCOUNTED, WORST
@@ -46,7 +53,7 @@ def read_rows(run: RunFolder) -> dict[str, Rows]:
     """
     if not (run.path / "scores.csv").is_file():
         raise InputError(f"{run.path} has no scores.csv: it has not been scored yet")
-    scores = run.scores
+    scores = ensembles_as_models(run.scores)
     if scores.empty:
         raise InputError(f"{run.path}/scores.csv has no rows: there is nothing to check")
     if MEAN in set(scores["seed"]):

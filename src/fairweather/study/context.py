@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 
@@ -13,11 +15,22 @@ from fairweather.study.schema import Study
 from fairweather.types import Dataset
 
 
+class PretrainingImages(NamedTuple):
+    """The data whose training images a pre-training takes, and the digest of these."""
+
+    dataset: Dataset
+    digest: str
+
+
+NO_IMAGES: Mapping[str, PretrainingImages] = MappingProxyType({})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context(Setting):
     """A study, and the setting that its models are trained and measured in."""
 
     study: Study
+    pretraining_images: Mapping[str, PretrainingImages]
     offline: bool
 
     @classmethod
@@ -29,6 +42,7 @@ class Context(Setting):
         digests: Mapping[str, str],
         device: torch.device,
         offline: bool,
+        pretraining_images: Mapping[str, PretrainingImages] = NO_IMAGES,
     ) -> Context:
         """Bring a study together with the folder it runs in, its data, and where it runs."""
         return cls(
@@ -42,5 +56,6 @@ class Context(Setting):
             bootstrap=study.bootstrap,
             variants=tuple(study.variants),
             study=study,
+            pretraining_images=pretraining_images,
             offline=offline,
         )

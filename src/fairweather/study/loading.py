@@ -14,12 +14,39 @@ from typing import Any
 import pydantic
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.study.schema import DataEntry, ModelEntry, Study
-from fairweather.training import RECIPE_KEYS, Rotation
+from fairweather.study.entries import (
+    PRETRAINING,
+    DataEntry,
+    ModelEntry,
+    NetworkEntry,
+    PretrainingEntry,
+)
+from fairweather.study.schema import Study
+from fairweather.training import (
+    RECIPE_KEYS,
+    Adversarial,
+    AugMix,
+    GaussianNoise,
+    RandAugment,
+    RandomErasing,
+    Rotation,
+)
+from fairweather.training.selfsupervised import PRETRAINING_KEYS, Views
 from fairweather.yamlfile import parse_yaml, read_yaml
 
 # Pydantic's names for an unknown key, of a model and of a dataclass.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+# What a pre-training takes from `defaults`: its network, not what is made of it.
+_SHARED = tuple(key for key in NetworkEntry.model_fields if key not in ("title", "weights"))
+_OPTIONS = {
+    "rotation": Rotation,
+    "augmix": AugMix,
+    "rand_augment": RandAugment,
+    "random_erasing": RandomErasing,
+    "gaussian_noise": GaussianNoise,
+    "adversarial": Adversarial,
+    "views": Views,
+}
 
 
 def load_study(study: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Study:
@@ -40,7 +67,18 @@ def load_study(study: str | Path, overrides: Sequence[str] = (), only: Sequence[
             if name not in raw["models"]:
                 raise unknown_name("model", name, raw["models"])
         raw["models"] = {name: raw["models"][name] for name in raw["models"] if name in only}
+        raw = _needed(raw)
     return check_study(raw)
+
+
+def _needed(raw: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the pre-trainings that no model starts from."""
+    starts = raw.get("pretraining")
+    if not isinstance(starts, Mapping):
+        return raw
+    entries = [entry for entry in raw["models"].values() if isinstance(entry, Mapping)]
+    used = {str(entry.get("weights")).removeprefix(PRETRAINING) for entry in entries}
+    return raw | {"pretraining": {name: starts[name] for name in starts if name in used}}
 
 
 def packaged_studies() -> dict[str, str]:
@@ -99,14 +137,21 @@ def _merge_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
     defaults = raw.get("defaults") or {}
     if not isinstance(defaults, Mapping):
         raise InputError(f"defaults must be a mapping of keys, found {defaults!r}")
-    models = merged.get("models")
-    if isinstance(models, Mapping):
-        merged["models"] = {
-            str(name): _merged(defaults, {"title": str(name), **(entry or {})})
-            if entry is None or isinstance(entry, Mapping)
-            else entry
-            for name, entry in models.items()
-        }
+    network = {key: value for key, value in defaults.items() if key in _SHARED}
+    for key, below in (("pretraining", network), ("models", defaults)):
+        entries = merged.get(key)
+        if isinstance(entries, Mapping):
+            merged[key] = {str(name): _titled(below, name, each) for name, each in entries.items()}
+    return merged
+
+
+def _titled(below: Mapping[str, Any], name: object, entry: object) -> object:
+    """Lay an entry over the defaults; without a title it is called by its name."""
+    if entry is not None and not isinstance(entry, Mapping):
+        return entry
+    merged = _merged(below, {"title": str(name), **(entry or {})})
+    if isinstance(merged.get("data"), str):
+        merged["data"] = {"source": merged["data"]}
     return merged
 
 
@@ -135,9 +180,11 @@ def _override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
         raise unknown_name("key", keys[0], [*Study.model_fields, *ModelEntry.model_fields])
     if keys[0] == "data" and isinstance(changed.get("data"), str):
         changed["data"] = {"source": changed["data"]}
-    known = {str(name) for name in models} if isinstance(models, Mapping) else set()
-    if keys[0] == "models" and len(keys) > 1 and keys[1] not in known:
-        raise unknown_name("model", keys[1], known)
+    for section, what in (("models", "model"), ("pretraining", "pre-training")):
+        entries = changed.get(section)
+        known = {str(name) for name in entries} if isinstance(entries, Mapping) else set()
+        if keys[0] == section and len(keys) > 1 and keys[1] not in known:
+            raise unknown_name(what, keys[1], known)
     for place in places:
         node = changed
         for key in place[:-1]:
@@ -169,10 +216,12 @@ def _first_error(error: pydantic.ValidationError) -> InputError:
 def _keys_beside(location: list[str]) -> list[str]:
     """The keys that are allowed where an unknown one was found."""
     parent = location[-2] if len(location) > 1 else ""
+    before = location[0] == "pretraining"
     known = {
-        "recipe": list(RECIPE_KEYS),
-        "rotation": [field.name for field in fields(Rotation)],
+        "recipe": list(PRETRAINING_KEYS if before else RECIPE_KEYS),
+        **{name: [field.name for field in fields(kind)] for name, kind in _OPTIONS.items()},
         "data": list(DataEntry.model_fields),
         "": [*Study.model_fields, "defaults"],
     }
-    return known.get(parent, list(ModelEntry.model_fields))
+    entry = PretrainingEntry if before else ModelEntry
+    return known.get(parent, list(entry.model_fields))

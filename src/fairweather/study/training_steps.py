@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
-import shutil
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import safetensors.torch
-import torch
 
 from fairweather import models
+from fairweather.attacks import make_attack
+from fairweather.data import with_fewer_labels, with_wrong_labels
 from fairweather.devices import training_precision
 from fairweather.errors import TrainingDivergedError
 from fairweather.measuring import Event
-from fairweather.runs import fingerprint
 from fairweather.study.context import Context
-from fairweather.study.schema import ModelEntry
-from fairweather.training import Recipe, fit, selected_epoch
-from fairweather.types import Dataset, Shift
+from fairweather.study.entries import PRETRAINING, ModelEntry, NetworkEntry
+from fairweather.study.resuming import (
+    State,
+    as_safetensors,
+    drop_state,
+    pretraining_folder,
+    read_state,
+    write_state,
+)
+from fairweather.training import Recipe, fit, recipe_facts, selected_epoch
+from fairweather.types import Attack, Dataset, Images, Shift
 
 # Raised when training makes something else of the same inputs.
 VERSION = 1
 SELECTED = ("epoch", "val_accuracy", "val_loss")
 FILES = ("model.safetensors", "model.json", "history.csv")
-State = dict[str, Any]
+PROBED = "probed.safetensors"  # where an interpolation begins
 
 
 class Training(NamedTuple):
-    """One model to train: its folder in the run, a title, what it is, how and with which seed."""
+    """One model to train: what it is, from where, on what, how and with which seed.
+
+    Attributes:
+        folder: in the run.
+        title: what progress calls it.
+        spec: of the network; its weights are `pretraining:NAME` where the study makes them.
+        recipe: how it is trained.
+        seed: of everything random.
+        weather: shifts of the training images.
+        label_fraction, label_noise: how many of the labels there are, and how many are wrong.
+        start: the file in the run with the weights of a pre-training.
+    """
 
     folder: str
     title: str
@@ -40,13 +56,20 @@ class Training(NamedTuple):
     recipe: Recipe
     seed: int
     weather: tuple[Shift, ...] = ()
+    label_fraction: float = 1.0
+    label_noise: float = 0.0
+    start: str | None = None
+
+    def loaded_spec(self, run: Path) -> models.ModelSpec:
+        """The specification with a file in the place of the study's own pre-training."""
+        return replace(self.spec, weights=str(run / self.start)) if self.start else self.spec
 
 
-def model_spec(dataset: Dataset, entry: ModelEntry) -> models.ModelSpec:
-    """The model of an entry; from scratch it is normalised by the training images' statistics."""
+def model_spec(dataset: Dataset, entry: NetworkEntry) -> models.ModelSpec:
+    """The network of an entry; from scratch it is normalised by the training images' statistics."""
     mean: Sequence[float] | None = entry.mean
     std: Sequence[float] | None = entry.std
-    if mean is None and entry.weights == "none":
+    if mean is None and (entry.weights == "none" or entry.weights.startswith(PRETRAINING)):
         # A channel without any contrast has no deviation to divide by.
         mean, std = dataset.mean, [max(deviation, 1 / 255) for deviation in dataset.std]
     return models.ModelSpec(
@@ -57,6 +80,10 @@ def model_spec(dataset: Dataset, entry: ModelEntry) -> models.ModelSpec:
         input_size=entry.input_size,
         mean=None if mean is None else models.channels("mean", mean),
         std=None if std is None else models.channels("std", std),
+        norm=entry.norm,
+        pooling=entry.pooling,
+        width=entry.width,
+        weights_sha256=entry.weights_sha256,
     )
 
 
@@ -67,11 +94,33 @@ def trainings(context: Context, name: str, entry: ModelEntry) -> Iterator[Event]
     for seed in context.study.seeds:
         folder = f"models/{name}/seed-{seed}"
         title = seed_title(context, name, seed)
-        spec, weather = model_spec(context.dataset, entry), tuple(entry.weather())
-        training = Training(folder, title, spec, recipe, seed, weather)
+        training = _training(context, entry, folder, title, recipe, seed)
         if chosen and chosen.seed == seed:
             _adopt(context, chosen, training)
         yield from train_step(context, training)
+
+
+def _training(
+    context: Context, entry: ModelEntry, folder: str, title: str, recipe: Recipe, seed: int
+) -> Training:
+    spec, start = model_spec(context.dataset, entry), None
+    if entry.pretraining is not None:
+        of = pretraining_folder(context, entry.pretraining, seed)
+        start = f"{of}/model.safetensors"
+        if entry.mean is None:  # its weights come with the statistics that they were made with
+            made = json.loads((context.run.path / of / "model.json").read_text())["spec"]
+            spec = replace(spec, mean=tuple(made["mean"]), std=tuple(made["std"]))
+    return Training(
+        folder,
+        title,
+        spec,
+        recipe,
+        seed,
+        tuple(entry.weather()),
+        entry.label_fraction,
+        entry.label_noise,
+        start,
+    )
 
 
 def seed_title(context: Context, name: str, seed: int) -> str:
@@ -86,43 +135,46 @@ def train_step(context: Context, training: Training) -> Iterator[Event]:
     task = f"train {training.title}"
     inputs = training_inputs(context, training)
     if run.is_done(folder, inputs):
-        _drop_state(context, training)  # a run that was killed just after the training left it
+        drop_state(
+            context, training.folder
+        )  # a run that was killed just after the training left it
         yield Event(task, epochs, epochs, "done before")
         return
-    state = _read_state(context, training, inputs)
+    state = read_state(context, training.folder, inputs)
     yield Event(task, len(state["history"]) if state else 0, epochs)
     for epoch_state in _epochs(context, training, state):
         state = epoch_state
-        _write_state(context, training, inputs, state)
+        write_state(context, training.folder, inputs, state)
         row = state["history"][-1]
         note = f"validation accuracy {row['val_accuracy']:.1%}, loss {row['val_loss']:.3f}"
         yield Event(task, len(state["history"]), epochs, note)
     assert state is not None
-    _store(context, training, state)
-    run.finish(folder, inputs, [f"{folder}/{name}" for name in FILES])
-    _drop_state(context, training)
+    run.finish(folder, inputs, _store(context, training, state))
+    drop_state(context, training.folder)
 
 
 def _adopt(context: Context, source: Training, target: Training) -> None:
     """Take over what a try of a sweep has trained already with the same recipe and seed."""
     run, inputs = context.run, training_inputs(context, target)
     if not run.is_done(target.folder, inputs):
-        for name in FILES:
+        probed = (run.path / source.folder / PROBED).is_file()
+        names = [*FILES, *([PROBED] if probed else [])]
+        for name in names:
             content = (run.path / source.folder / name).read_bytes()
             run.write(f"{target.folder}/{name}", content)
-        run.finish(target.folder, inputs, [f"{target.folder}/{name}" for name in FILES])
+        run.finish(target.folder, inputs, [f"{target.folder}/{name}" for name in names])
 
 
 def _epochs(context: Context, training: Training, state: State | None) -> Iterator[State]:
-    train, val = context.dataset.train, context.dataset.val
-    assert train is not None
+    val = context.dataset.val
     assert val is not None
-    model = models.build(training.spec, training.seed, offline=context.offline)
+    spec = training.loaded_spec(context.run.path)
+    model = models.build(spec, training.seed, offline=context.offline)
     if training.recipe.freeze_batchnorm:
         model.freeze_batchnorm()
     epochs = fit(
         model,
-        train,
+        training_images(context, training),
         val,
         training.recipe,
         head=models.head_of(model, training.spec.backbone),
@@ -131,38 +183,69 @@ def _epochs(context: Context, training: Training, state: State | None) -> Iterat
         precision=training_precision(context.study.precision, context.device),
         state=state,
         weather=training.weather,
+        attack=adversary(training.recipe),
     )
     for epoch in epochs:
         yield epoch.state
 
 
-def _store(context: Context, training: Training, state: State) -> None:
+def training_images(context: Context, training: Training) -> Images:
+    """The training images with the labels that this model gets."""
+    train, seed = context.dataset.train, context.study.data.seed
+    assert train is not None
+    noisy = with_wrong_labels(train, training.label_noise, seed)
+    return with_fewer_labels(noisy, training.label_fraction, seed)
+
+
+def adversary(recipe: Recipe) -> Attack | None:
+    """The attack that makes the training images of an adversarial recipe."""
+    if (settings := recipe.adversarial) is None:
+        return None
+    given = {key: value for key, value in asdict(settings).items() if value is not None}
+    return make_attack("pgd", **given)
+
+
+def _store(context: Context, training: Training, state: State) -> list[str]:
+    """Write what a training made; returns the names of the files."""
     run, folder, history = context.run, training.folder, state["history"]
     chosen = history[selected_epoch(history, training.recipe)]
     facts = {
         "classes": list(context.dataset.classes),
         "seed": training.seed,
         "recipe": asdict(training.recipe),
+        "weights": _weights_facts(context, training),
+        "training_images": len(training_images(context, training)),
         "precision": training_precision(context.study.precision, context.device),
         **{key: chosen[key] for key in SELECTED},
     }
-    # Contiguous: safetensors stores plain memory, and training leaves convolutions channels last.
-    best = {name: tensor.contiguous() for name, tensor in state["best"].items()}
-    run.write(f"{folder}/model.safetensors", safetensors.torch.save(best))
-    run.write(f"{folder}/model.json", models.model_json(training.spec, facts))
-    run.write(f"{folder}/history.csv", pd.DataFrame(history).to_csv(index=False))
+    files: dict[str, bytes | str] = {
+        "model.safetensors": as_safetensors(state["best"]),
+        "model.json": models.model_json(training.spec, facts),
+        "history.csv": pd.DataFrame(history).to_csv(index=False),
+    }
+    if "probed" in state:
+        files[PROBED] = as_safetensors(state["probed"])
+    for name, content in files.items():
+        run.write(f"{folder}/{name}", content)
+    return [f"{folder}/{name}" for name in files]
+
+
+def _weights_facts(context: Context, training: Training) -> dict[str, Any]:
+    spec = training.loaded_spec(context.run.path)
+    facts = models.weights_facts(spec, offline=context.offline)
+    return facts | ({"file": training.start} if training.start else {})
 
 
 def _sweep(context: Context, name: str, entry: ModelEntry) -> Generator[Event, None, Training]:
     """Train every try with the first seed; returns the one that validation chooses."""
     tries = [
-        Training(
-            folder=f"models/{name}/sweep/try-{number}",
-            title=f"{entry.title}, try {number} of {len(entry.tries())}",
-            spec=model_spec(context.dataset, entry),
-            recipe=recipe,
-            seed=context.study.seeds[0],
-            weather=tuple(entry.weather()),
+        _training(
+            context,
+            entry,
+            f"models/{name}/sweep/try-{number}",
+            f"{entry.title}, try {number} of {len(entry.tries())}",
+            recipe,
+            context.study.seeds[0],
         )
         for number, (_, recipe) in enumerate(entry.tries(), start=1)
     ]
@@ -188,41 +271,26 @@ def _sweep(context: Context, name: str, entry: ModelEntry) -> Generator[Event, N
 
 
 def training_inputs(context: Context, training: Training) -> dict[str, Any]:
-    """Everything that a training depends on: its fingerprint."""
+    """Everything that a training depends on: its fingerprint.
+
+    What came later stands there only where it does something: earlier runs have no such entries,
+    and are still what they were.
+    """
+    later = {
+        "weather": [shift.id for shift in training.weather],
+        "label_fraction": None if training.label_fraction == 1 else training.label_fraction,
+        "label_noise": training.label_noise,
+    }
+    spec = training.loaded_spec(context.run.path)
     return {
         "version": VERSION,
         "train": context.digests.get("train"),
         "val": context.digests.get("val"),
-        "spec": asdict(training.spec),
-        "weights": models.weights_digest(training.spec, offline=context.offline),
-        "recipe": asdict(training.recipe),
-        # Only where there are some: earlier runs have no such entry, and are still what they were.
-        **({"weather": [shift.id for shift in training.weather]} if training.weather else {}),
+        "spec": models.spec_facts(training.spec),
+        "weights": models.weights_digest(spec, offline=context.offline),
+        "recipe": recipe_facts(training.recipe),
+        **{key: value for key, value in later.items() if value},
         "seed": training.seed,
         "precision": training_precision(context.study.precision, context.device),
         **context.machine,
     }
-
-
-def _write_state(
-    context: Context, training: Training, inputs: Mapping[str, Any], state: State
-) -> None:
-    buffer = io.BytesIO()
-    torch.save({"inputs": fingerprint(inputs), "state": state}, buffer)
-    context.run.write(f"{training.folder}/resume/state.pt", buffer.getvalue())
-
-
-def _drop_state(context: Context, training: Training) -> None:
-    shutil.rmtree(context.run.path / training.folder / "resume", ignore_errors=True)
-
-
-def _read_state(context: Context, training: Training, inputs: Mapping[str, Any]) -> State | None:
-    """The state that an interrupted training left, if it was this training."""
-    path = context.run.path / training.folder / "resume" / "state.pt"
-    if not path.is_file():
-        return None
-    try:
-        stored = torch.load(path, map_location=context.device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError):
-        return None
-    return stored["state"] if stored["inputs"] == fingerprint(inputs) else None

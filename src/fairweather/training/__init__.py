@@ -1,10 +1,17 @@
-"""Training: the recipe, augmentation of whole batches, and the supervised loop."""
+"""Training: recipes, augmentation of whole batches, the supervised and self-supervised loops."""
 
 from __future__ import annotations
 
+from fairweather.training.objective import check_square as check_square
+from fairweather.training.options import Adversarial as Adversarial
+from fairweather.training.options import AugMix as AugMix
+from fairweather.training.options import GaussianNoise as GaussianNoise
+from fairweather.training.options import RandAugment as RandAugment
+from fairweather.training.options import RandomErasing as RandomErasing
+from fairweather.training.options import Rotation as Rotation
 from fairweather.training.recipe import RECIPE_KEYS as RECIPE_KEYS
 from fairweather.training.recipe import Recipe as Recipe
-from fairweather.training.recipe import Rotation as Rotation
+from fairweather.training.recipe import recipe_facts as recipe_facts
 from fairweather.training.supervised import Epoch as Epoch
 from fairweather.training.supervised import fit as fit
 from fairweather.training.supervised import selected_epoch as selected_epoch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,14 +12,44 @@ from torch import nn
 from fairweather.training.recipe import Recipe
 
 
+class Phase(NamedTuple):
+    """Epochs that are trained with one optimiser and one course of the learning rate.
+
+    Attributes:
+        start: its first epoch, from 0.
+        epochs: how many there are.
+        probe: whether only the head is trained.
+    """
+
+    start: int
+    epochs: int
+    probe: bool
+
+
+def phase_of(recipe: Recipe, epoch: float) -> Phase:
+    """Give the phase that an epoch belongs to.
+
+    >>> phase_of(Recipe(epochs=10, probe_epochs=4), 3), phase_of(Recipe(epochs=10), 3).probe
+    (Phase(start=0, epochs=4, probe=True), False)
+    """
+    if epoch < recipe.probe_epochs or recipe.probe_epochs == recipe.epochs:
+        return Phase(0, recipe.probe_epochs, True)
+    return Phase(recipe.probe_epochs, recipe.epochs - recipe.probe_epochs, False)
+
+
 def parameter_groups(
-    model: nn.Module, head: nn.Module | None, recipe: Recipe
+    model: nn.Module,
+    head: nn.Module | None,
+    recipe: Recipe,
+    learning_rate: float | None = None,
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters into backbone and head, decayed and not.
 
     Each group has `params`, `weight_decay`, its full learning rate `base_lr`, and `part`, which is
-    `head` or `backbone` (without a head, everything is `head`). Empty groups are left out.
+    `head` or `backbone` (without a head, everything is `head`). Empty groups are left out. The
+    head's full learning rate is that of the recipe unless another is given.
     """
+    rate = learning_rate or recipe.learning_rate
     in_head = {id(p) for p in (head if head is not None else model).parameters()}
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -32,8 +62,8 @@ def parameter_groups(
         {
             "params": parameters,
             "weight_decay": recipe.weight_decay if decayed else 0.0,
-            "lr": recipe.learning_rate * scale[part],
-            "base_lr": recipe.learning_rate * scale[part],
+            "lr": rate * scale[part],
+            "base_lr": rate * scale[part],
             "part": part,
         }
         for (part, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
@@ -41,10 +71,25 @@ def parameter_groups(
 
 
 def build_optimizer(
-    model: nn.Module, head: nn.Module | None, recipe: Recipe
+    model: nn.Module,
+    head: nn.Module | None,
+    recipe: Recipe,
+    *,
+    learning_rate: float | None = None,
+    beside: nn.Module | None = None,
 ) -> torch.optim.Optimizer:
-    """Build the optimiser of a recipe, in PyTorch's fused implementation."""
-    groups = parameter_groups(model, head, recipe)
+    """Build the optimiser of a recipe, in PyTorch's fused implementation.
+
+    Args:
+        model: whose trainable parameters are optimised.
+        head: its head.
+        recipe: its recipe.
+        learning_rate: of the head; None: the recipe's.
+        beside: another module that is trained like the head, such as a second head.
+    """
+    groups = parameter_groups(model, head, recipe, learning_rate)
+    if beside is not None:
+        groups += parameter_groups(beside, None, recipe, learning_rate)
     if recipe.optimizer == "sgd":
         nesterov = recipe.momentum > 0
         return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=nesterov, fused=True)
@@ -58,11 +103,14 @@ def learning_rate_scale(recipe: Recipe, epoch: float) -> float:
     >>> [round(learning_rate_scale(recipe, epoch), 3) for epoch in (0, 0.5, 1, 6, 11)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """
-    if epoch < recipe.warmup_epochs:
-        return epoch / recipe.warmup_epochs
-    after = epoch - recipe.warmup_epochs
+    phase = phase_of(recipe, epoch)
+    warmup = 0.0 if phase.probe else recipe.warmup_epochs
+    epoch = epoch - phase.start
+    if epoch < warmup:
+        return epoch / warmup
+    after = epoch - warmup
     if recipe.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * after / (recipe.epochs - recipe.warmup_epochs)))
+        return 0.5 * (1 + math.cos(math.pi * after / (phase.epochs - warmup)))
     if recipe.schedule == "exponential":
         return recipe.schedule_gamma**after
     if recipe.schedule == "step":

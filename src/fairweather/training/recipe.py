@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 from fairweather.errors import InputError
-
-# For whoever reads a recipe with pydantic: no unknown keys, and quoted text is not a number.
-STRICT = {"extra": "forbid", "strict": True}
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """Rotate by an angle uniform in +-`degrees`, with `probability` (nearest pixel, black fill)."""
-
-    __pydantic_config__ = STRICT
-
-    degrees: float
-    probability: float = 1.0
-
-    def __post_init__(self) -> None:
-        _within("rotation.degrees", self.degrees, 0, 180)
-        _within("rotation.probability", self.probability, 0, 1)
+from fairweather.training.options import (
+    STRICT,
+    Adversarial,
+    AugMix,
+    GaussianNoise,
+    RandAugment,
+    RandomErasing,
+    Rotation,
+)
+from fairweather.training.ranges import require_positive, require_within
 
 
 @dataclass(frozen=True)
@@ -35,24 +27,42 @@ class Recipe:
         batch_size: the most images in a step; an epoch is cut into nearly equal batches.
         optimizer: `adamw` or `sgd` (Nesterov momentum).
         learning_rate: of the head, and of the backbone times `backbone_learning_rate_scale`.
-        backbone_learning_rate_scale: below 1 for fine-tuning; 0 leaves the backbone as it is (a
-            linear probe, but for batch norm: see `freeze_batchnorm`).
+        backbone_learning_rate_scale: below 1 for fine-tuning.
         momentum: of SGD.
         weight_decay: decoupled for AdamW, an L2 term for SGD.
         decay_norms_and_biases: whether `weight_decay` also acts on one-dimensional parameters.
         schedule: of the learning rate after warm-up: `none`, `cosine` (to zero at the end),
             `exponential` (times `schedule_gamma` an epoch) or `step` (times `schedule_gamma` every
-            `schedule_step` epochs).
+            `schedule_step` epochs). It begins anew when the backbone joins the head.
         schedule_gamma, schedule_step: see `schedule`.
-        warmup_epochs: the learning rate rises linearly from zero over these epochs.
+        warmup_epochs: the learning rate rises linearly from zero over these epochs; not while only
+            the head is trained.
         freeze_batchnorm: keep running statistics and affine parameters of batch norm as they are.
+        probe_epochs: in so many of the first epochs only the head is trained, the backbone frozen
+            and in evaluation mode: as many as `epochs` is a linear probe, fewer train the head
+            first and then everything (Kumar et al. 2022).
+        probe_learning_rate: of the head meanwhile; None: `learning_rate`.
         horizontal_flip, vertical_flip: probabilities.
         rotation: `Rotation` or None.
+        trivial_augment: one random operation of random strength an image (Müller & Hutter 2021).
+        rand_augment: `RandAugment` or None.
+        augmix: `AugMix` or None.
+        gaussian_noise: `GaussianNoise` or None.
+        random_erasing: `RandomErasing` or None.
         mixup: alpha of the Beta distribution of MixUp (Zhang et al. 2018), 0 for none.
+        cutmix: alpha of the Beta distribution of CutMix (Yun et al. 2019), 0 for none. With MixUp
+            too, every batch gets the one or the other with equal chance.
+        adversarial: `Adversarial` or None.
+        rotation_prediction: weight of the loss of a second head that tells by which quarter turns
+            images were rotated (Hendrycks et al. 2019, "Using Self-Supervised Learning..."), 0 for
+            none; published: 0.5.
         label_smoothing: weight of the uniform distribution in the targets, in [0, 1).
         clip_gradient_norm: the largest norm of the whole gradient; None for no limit.
+        ema_decay: keep a moving average of the weights with this decay, which is what is evaluated
+            and stored; 0 for none. The first steps decay faster: (1 + step) / (10 + step).
         select: the checkpoint that is kept: highest validation `accuracy` (ties: lower loss),
-            lowest validation `nll`, or the `last`.
+            lowest validation `nll`, or the `last`; only epochs that train the backbone count, where
+            there are some.
 
     >>> Recipe(epochs=20, learning_rate=5e-4, mixup=0.3, rotation=Rotation(20, 0.4)).optimizer
     'adamw'
@@ -80,33 +90,78 @@ class Recipe:
     label_smoothing: float = 0.0
     clip_gradient_norm: float | None = None
     select: Literal["accuracy", "nll", "last"] = "accuracy"
+    probe_epochs: int = 0
+    probe_learning_rate: float | None = None
+    trivial_augment: bool = False
+    rand_augment: RandAugment | None = None
+    augmix: AugMix | None = None
+    gaussian_noise: GaussianNoise | None = None
+    random_erasing: RandomErasing | None = None
+    cutmix: float = 0.0
+    adversarial: Adversarial | None = None
+    rotation_prediction: float = 0.0
+    ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise InputError(
-                f"recipe: label_smoothing must be in [0, 1), found {self.label_smoothing}"
-            )
+        for name in ("label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"recipe: {name} must be in [0, 1), found {getattr(self, name)}")
         for name in ("horizontal_flip", "vertical_flip", "momentum"):
-            _within(name, getattr(self, name), 0, 1)
+            require_within("recipe", name, getattr(self, name), 0, 1)
         for name, least in (("epochs", 1), ("batch_size", 2), ("schedule_step", 1)):
-            _within(name, getattr(self, name), least, math.inf)
-        for name in ("weight_decay", "backbone_learning_rate_scale", "mixup", "warmup_epochs"):
-            _within(name, getattr(self, name), 0, math.inf)
-        for name in ("learning_rate", "schedule_gamma", "clip_gradient_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"recipe: {name} must be > 0, found {value}")
-        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
+            require_within("recipe", name, getattr(self, name), least, float("inf"))
+        for name in (
+            *("weight_decay", "backbone_learning_rate_scale", "mixup", "cutmix", "warmup_epochs"),
+            "rotation_prediction",
+        ):
+            require_within("recipe", name, getattr(self, name), 0, float("inf"))
+        for name in (
+            *("learning_rate", "schedule_gamma", "clip_gradient_norm", "probe_learning_rate"),
+        ):
+            if (value := getattr(self, name)) is not None:
+                require_positive("recipe", name, value)
+        require_within("recipe", "probe_epochs", self.probe_epochs, 0, self.epochs)
+        self._check_warmup()
+        self._check_together()
+
+    def _check_warmup(self) -> None:
+        after = self.epochs - self.probe_epochs
+        if self.warmup_epochs >= after and self.warmup_epochs > 0:
+            less = " less probe_epochs" if self.probe_epochs else ""
             raise InputError(
-                f"recipe: warmup_epochs must be below epochs, found {self.warmup_epochs} of "
-                f"{self.epochs}"
+                f"recipe: warmup_epochs must be below epochs{less}, found {self.warmup_epochs} of "
+                f"{after}"
             )
+
+    def _check_together(self) -> None:
+        """Refuse what has no agreed meaning together, rather than do something of the kind."""
+        if self.rand_augment and self.trivial_augment:
+            raise InputError("recipe: rand_augment and trivial_augment exclude each other")
+        mixes = [name for name in ("mixup", "cutmix") if getattr(self, name)]
+        if self.augmix and mixes:
+            raise InputError(f"recipe: augmix and {mixes[0]} exclude each other")
+        if self.adversarial:
+            others = [*mixes, *(["augmix"] if self.augmix else [])]
+            if others:
+                raise InputError(
+                    f"recipe: adversarial and {others[0]} exclude each other: the attack needs one "
+                    "label an image"
+                )
 
 
 RECIPE_KEYS = tuple(field.name for field in fields(Recipe))
+# What recipes had before others joined them: earlier runs name just these, and are still what they
+# were.
+_FIRST_KEYS = RECIPE_KEYS[: RECIPE_KEYS.index("probe_epochs")]
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not (low <= value <= high and value < math.inf):
-        allowed = f">= {low}" if high == math.inf else f"in [{low}, {high}]"
-        raise InputError(f"recipe: {name} must be {allowed}, found {value}")
+def recipe_facts(recipe: Recipe) -> dict[str, Any]:
+    """Write a recipe as plain values for a fingerprint: later keys only where they do something.
+
+    >>> "cutmix" in recipe_facts(Recipe()), recipe_facts(Recipe(cutmix=1.0))["cutmix"]
+    (False, 1.0)
+    """
+    values, defaults = asdict(recipe), asdict(Recipe())
+    return {
+        key: value for key, value in values.items() if key in _FIRST_KEYS or value != defaults[key]
+    }

@@ -1,0 +1,106 @@
+"""What augmentation costs beside the training step that it feeds: ratios, measured in one process.
+
+Run with `python benchmarks/augmentation.py`; prints the table that stands in benchmarks/README.md.
+"""
+
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from fairweather.models import load_model
+from fairweather.runs import provenance
+from fairweather.training import Recipe
+from fairweather.training.batching import make_batch
+from fairweather.training.objective import supervised_loss
+from fairweather.training.optimization import build_optimizer
+from fairweather.training.options import AugMix, GaussianNoise, RandAugment, RandomErasing
+from fairweather.types import Images
+
+SIDE, CLASSES, BATCH = 32, 10, 128
+PAIRS = 15
+STEMS = ("imagenet", "small")
+RECIPES = {
+    "three views of AugMix": Recipe(augmix=AugMix()),
+    "one view of AugMix": Recipe(augmix=AugMix(consistency=0.0)),
+    "TrivialAugment": Recipe(trivial_augment=True),
+    "RandAugment": Recipe(rand_augment=RandAugment()),
+    "CutMix": Recipe(cutmix=1.0),
+    "MixUp": Recipe(mixup=0.3),
+    "Gaussian noise": Recipe(gaussian_noise=GaussianNoise(0.1)),
+    "random erasing": Recipe(random_erasing=RandomErasing()),
+    "nothing": Recipe(),
+}
+
+
+def smooth_images(n):
+    """Blobs of colour with noise on them: a mixture of flat and busy places, as photographs are."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(n, 3, 4, 4, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic")
+    noisy = smooth + 0.05 * torch.randn(n, 3, SIDE, SIDE, generator=generator)
+    pixels = (255 * noisy.clamp(0, 1)).to(torch.uint8)
+    labels = torch.randint(CLASSES, (n,), generator=generator)
+    return Images(pixels, labels, torch.arange(n), tuple(map(str, range(CLASSES))))
+
+
+def seconds(function):
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def new_step(recipe, stem):
+    """Forward, backward and the optimiser's step on a batch that is ready, as training does it."""
+    model = load_model("torchvision:resnet18", classes=CLASSES, stem=stem).train()
+    model.to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, None, recipe)
+
+    def step(batch):
+        loss = supervised_loss(model, batch, recipe)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def measure(recipe, stem, pairs):
+    """Seconds of making a batch, and of the step on it, in turn."""
+    images, rng, device = smooth_images(BATCH), np.random.default_rng(0), torch.device("cpu")
+    step = new_step(recipe, stem)
+    found = []
+    for _ in range(pairs + 1):
+        making, batch = seconds(lambda: make_batch(images, recipe, rng, device))
+        training, _ = seconds(lambda batch=batch: step(batch))
+        found.append((making, training))
+    return found[1:]  # the first pair warms up
+
+
+def row(what, stem, pairs, bar):
+    shares = [making / (making + training) for making, training in pairs]
+    spread = f"{min(shares):.3f} to {max(shares):.3f}"
+    made, trained = (1000 * statistics.median(times) for times in zip(*pairs, strict=True))
+    absolute = f"{made:.1f} ms before {trained:.0f} ms"
+    return f"| {what} | {stem} | {statistics.median(shares):.3f} | {spread} | {bar} | {absolute} |"
+
+
+def main():
+    facts = provenance(torch.device("cpu"))
+    machine = f"{facts['hardware']['cpu']}, {facts['hardware']['threads']} threads"
+    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "torchvision"))
+    print(f"{machine}; Python {facts['python']}, {versions}; fp32, channels last; ResNet-18,")
+    print(f"{SIDE}x{SIDE} images, batch {BATCH}.\n")
+    print("| a batch with | stem | share of the step (median) | range | bar | absolute |")
+    print("|---|---|---|---|---|---|")
+    for what, recipe in RECIPES.items():
+        for stem in STEMS if recipe.augmix else STEMS[:1]:
+            # A step through the small stem takes seconds, and its share is small.
+            pairs = measure(recipe, stem, PAIRS if stem == "imagenet" else PAIRS // 3)
+            bar = "<= 0.35" if recipe.augmix and recipe.augmix.consistency else ""
+            print(row(what, stem, pairs, bar), flush=True)
+
+
+if __name__ == "__main__":
+    main()

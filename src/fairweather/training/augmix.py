@@ -1,0 +1,210 @@
+"""AugMix: mixtures of chains of operations, and the divergence that keeps predictions consistent.
+
+Source: Hendrycks et al. 2020, AugMix: A Simple Data Processing Method to Improve Robustness and
+Uncertainty, algorithm 1; constants of google-research/augmix, augmentations.py and cifar.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from fairweather.errors import InputError
+from fairweather.training.operations import SMOOTH_OPERATIONS, apply_each
+from fairweather.types import check_images
+
+Floats = npt.NDArray[np.float64]
+
+# In this order; the rest of the operations overlap with common test corruptions.
+PUBLISHED = (
+    *("autocontrast", "equalize", "posterize", "rotate", "solarize"),
+    *("shear_x", "shear_y", "translate_x", "translate_y"),
+)
+ALL = (*PUBLISHED, "colour", "contrast", "brightness", "sharpness")
+_DEEPEST = 3  # of a chain whose depth is drawn
+# So small that a class which every view rules out has a finite divergence.
+_LEAST_PROBABILITY = 1e-7
+
+
+class Strength(NamedTuple):
+    """What a magnitude depends on: levels in [0.1, 10] and signs, `[M]`, and the images' size."""
+
+    level: Floats
+    sign: Floats
+    height: int
+    width: int
+
+
+# An int() in the published code is a floor here, as nothing under it is negative.
+_MAGNITUDES: Mapping[str, Callable[[Strength], Floats]] = {
+    "autocontrast": lambda drawn: drawn.level,
+    "equalize": lambda drawn: drawn.level,
+    "posterize": lambda drawn: 4 - np.floor(drawn.level * 4 / 10),
+    "rotate": lambda drawn: drawn.sign * np.floor(drawn.level * 30 / 10),
+    "solarize": lambda drawn: 256 - np.floor(drawn.level * 256 / 10),
+    "shear_x": lambda drawn: drawn.sign * drawn.level * 0.3 / 10,
+    "shear_y": lambda drawn: drawn.sign * drawn.level * 0.3 / 10,
+    "translate_x": lambda drawn: drawn.sign * np.floor(drawn.level * (drawn.width / 3) / 10),
+    "translate_y": lambda drawn: drawn.sign * np.floor(drawn.level * (drawn.height / 3) / 10),
+    "colour": lambda drawn: drawn.level * 1.8 / 10 + 0.1,
+    "contrast": lambda drawn: drawn.level * 1.8 / 10 + 0.1,
+    "brightness": lambda drawn: drawn.level * 1.8 / 10 + 0.1,
+    "sharpness": lambda drawn: drawn.level * 1.8 / 10 + 0.1,
+}
+
+
+class Chains(NamedTuple):
+    """What is drawn for a batch of B images with W chains of at most D operations.
+
+    Attributes:
+        chosen: `[D, B, W]`, places in `ALL`, or -1 beyond the end of a chain.
+        magnitudes: `[D, B, W]`, in the units of each operation.
+        weights: `[B, W + 1]`, of the chains and, last, of the image itself; they sum to one.
+    """
+
+    chosen: npt.NDArray[np.int64]
+    magnitudes: Floats
+    weights: Floats
+
+
+def augmix(
+    images: torch.Tensor,
+    rng: np.random.Generator,
+    *,
+    severity: float = 3.0,
+    width: int = 3,
+    depth: int = 0,
+    alpha: float = 1.0,
+    all_operations: bool = False,
+) -> torch.Tensor:
+    """Mix every image with chains of random operations on it.
+
+    The constants are those published for CIFAR; ImageNet: severity 1. Where the published code
+    normalises and then mixes, this mixes in [0, 1], which is the same, as the weights sum to one.
+
+    Args:
+        images: uint8 `[B, 3, H, W]`.
+        rng: source of operations, strengths and weights.
+        severity: operations get a level uniform in [0.1, severity], at most 10.
+        width: how many chains are mixed.
+        depth: operations in a chain; 0: one to three, drawn for each.
+        alpha: of the Dirichlet distribution of the chains' weights, and of the Beta distribution of
+            the weight of all of them beside the image.
+        all_operations: also colour, contrast, brightness and sharpness.
+
+    Returns:
+        float32 `[B, 3, H, W]` in [0, 1], channels last in memory.
+
+    >>> images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    >>> mixed = augmix(images, np.random.default_rng(0))
+    >>> mixed.shape, mixed.dtype
+    (torch.Size([4, 3, 8, 8]), torch.float32)
+    """
+    check_images(images)
+    if not 0.1 <= severity <= 10:
+        raise InputError(f"augmix: severity must be from 0.1 to 10, found {severity}")
+    if width < 1 or depth < 0:
+        raise InputError(
+            f"augmix: width must be at least 1 and depth at least 0, found {width} and {depth}"
+        )
+    if not alpha > 0:
+        raise InputError(f"augmix: alpha must be > 0, found {alpha}")
+    n, _, high, wide = images.shape
+    depths = np.full((n, width), depth) if depth else rng.integers(1, _DEEPEST + 1, (n, width))
+    chains = draw_chains(
+        depths,
+        (high, wide),
+        rng,
+        severity=severity,
+        alpha=alpha,
+        names=ALL if all_operations else PUBLISHED,
+    )
+    return mix_chains(images, chains)
+
+
+def draw_chains(
+    depths: npt.NDArray[np.int64],
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    severity: float,
+    alpha: float,
+    names: tuple[str, ...] = PUBLISHED,
+) -> Chains:
+    """Draw chains of operations, `depths` `[B, W]` long, for images of (height, width) pixels.
+
+    >>> depths = np.array([[1, 3, 2]])
+    >>> chains = draw_chains(depths, (8, 8), np.random.default_rng(0), severity=3.0, alpha=1.0)
+    >>> chains.chosen[:, 0].tolist()
+    [[7, 5, 4], [-1, 2, 0], [-1, 0, -1]]
+    """
+    n, width = depths.shape
+    shape = (int(depths.max(initial=1)), n, width)
+    chosen = rng.integers(len(names), size=shape)
+    level = rng.uniform(0.1, severity, shape)
+    sign = 2.0 * rng.integers(2, size=shape) - 1
+    weights = np.ones((n, width + 1))
+    weights[:, :width] = rng.dirichlet(np.full(width, alpha), n)
+    share = rng.beta(alpha, alpha, (n, 1))
+    weights *= np.where(np.arange(width + 1) < width, share, 1 - share)
+    magnitudes = np.empty(shape)
+    for number, name in enumerate(names):
+        at = chosen == number
+        magnitudes[at] = _MAGNITUDES[name](Strength(level[at], sign[at], *size))
+    beyond = np.arange(shape[0])[:, None, None] >= depths
+    return Chains(np.where(beyond, -1, chosen), magnitudes, weights)
+
+
+def mix_chains(images: torch.Tensor, chains: Chains) -> torch.Tensor:
+    """Walk all chains of all images, step by step, and mix where they end.
+
+    Args:
+        images: uint8 `[B, 3, H, W]`.
+        chains: of these images.
+
+    Returns:
+        float32 `[B, 3, H, W]` in [0, 1], channels last in memory.
+
+    >>> images = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    >>> black = np.full((1, 1, 1), ALL.index("brightness")), np.zeros((1, 1, 1))
+    >>> mix_chains(images, Chains(*black, np.array([[0.25, 0.75]]))).unique()
+    tensor([0.7500])
+    """
+    n, width = chains.weights.shape[0], chains.weights.shape[1] - 1
+    walked = images.repeat_interleave(width, 0)
+    for chosen, magnitudes in zip(chains.chosen, chains.magnitudes, strict=True):
+        walked = apply_each(walked, ALL, chosen.ravel(), magnitudes.ravel(), SMOOTH_OPERATIONS)
+    ends = walked.reshape(n, width, *images.shape[1:])
+    weights = torch.from_numpy(chains.weights / 255).to(images.device, torch.float32)
+    *of_chains, own = weights.reshape(n, width + 1, 1, 1, 1).unbind(1)
+    mixed = images.float().mul_(own)
+    for number, weight in enumerate(of_chains):
+        mixed.addcmul_(ends[:, number].float(), weight)
+    # Float32 weights may sum to a little more than one.
+    return mixed.clamp_(max=1).contiguous(memory_format=torch.channels_last)
+
+
+def jensen_shannon(clean: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Measure how much the predictions for three views differ: a scalar in [0, log 3] nats.
+
+    The mean over the batch of the mean divergence from each view's probabilities to their mixture,
+    which is held at 1e-7 or above. The published weight of it in the loss is 12.
+
+    Source: Hendrycks et al. 2020, equation 2.
+
+    Args:
+        clean, first, second: float logits `[B, classes]`; gradients flow into all three.
+
+    >>> one, other = torch.tensor([[0.0, 200.0]]), torch.tensor([[200.0, 0.0]])
+    >>> jensen_shannon(one, one, one), jensen_shannon(one, one, other)
+    (tensor(0.), tensor(0.6365))
+    """
+    log_p = F.log_softmax(torch.stack((clean, first, second)), 2)
+    p = log_p.exp()
+    log_mixture = p.mean(0).clamp(_LEAST_PROBABILITY, 1).log()
+    return (p * (log_p - log_mixture)).sum(2).mean()

@@ -1,0 +1,109 @@
+"""From 8-bit training images to what a step is fed: augmented, as floats, with their targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from fairweather.training.augment import apply_geometry, change_weather, draw_geometry
+from fairweather.training.augmix import augmix
+from fairweather.training.erasing import add_gaussian_noise, random_erase
+from fairweather.training.mixing import cut_mix, mix
+from fairweather.training.options import AugMix
+from fairweather.training.policies import rand_augment, trivial_augment
+from fairweather.training.recipe import Recipe
+from fairweather.training.steps import to_input
+from fairweather.types import Images, Shift
+
+
+class Batch(NamedTuple):
+    """What one step is fed.
+
+    Attributes:
+        views: of the same images, each float `[B, 3, H, W]` in [0, 1]; the first is the one that
+            the targets are for.
+        targets: classes int64 `[B]`, or soft labels float `[B, classes]` that sum to one.
+    """
+
+    views: tuple[torch.Tensor, ...]
+    targets: torch.Tensor
+
+
+def make_batch(
+    batch: Images,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    device: torch.device,
+    weather: Sequence[Shift] = (),
+) -> Batch:
+    """Augment a batch as its recipe says, every image with parameters of its own.
+
+    In this order: weather, flips and rotation, policies (all on 8-bit images), AugMix, noise,
+    erasing, MixUp or CutMix.
+
+    >>> pixels, column = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4)
+    >>> made = make_batch(
+    ...     Images(pixels, column, column, tuple("abcd")),
+    ...     Recipe(mixup=0.3),
+    ...     np.random.default_rng(0),
+    ...     torch.device("cpu"),
+    ... )
+    >>> len(made.views), made.targets.shape
+    (1, torch.Size([4, 4]))
+    """
+    if weather:
+        batch = change_weather(batch, weather, rng)
+    images, labels = batch.images.to(device), batch.labels.to(device)
+    if recipe.horizontal_flip or recipe.vertical_flip or recipe.rotation:
+        images = apply_geometry(images, draw_geometry(len(images), recipe, rng))
+    if recipe.trivial_augment:
+        images = trivial_augment(images, rng)
+    if policy := recipe.rand_augment:
+        images = rand_augment(images, rng, operations=policy.operations, magnitude=policy.magnitude)
+    views = _mixtures(images, recipe.augmix, rng) if recipe.augmix else (to_input(images),)
+    views = tuple(_disturb(view, recipe, rng) for view in views)
+    alphas = [(mix, recipe.mixup), (cut_mix, recipe.cutmix)]
+    mixings = [(mixing, alpha) for mixing, alpha in alphas if alpha]
+    if not mixings:
+        return Batch(views, labels)
+    mixing, alpha = mixings[int(rng.integers(2)) if len(mixings) == 2 else 0]
+    mixed = mixing(views[0], labels, len(batch.classes), alpha, rng)
+    return Batch((mixed.images,), mixed.targets)
+
+
+def _mixtures(
+    images: torch.Tensor, options: AugMix, rng: np.random.Generator
+) -> tuple[torch.Tensor, ...]:
+    """The images and two mixtures of each; one mixture alone if they need not be consistent."""
+
+    def mixture() -> torch.Tensor:
+        return augmix(
+            images,
+            rng,
+            severity=options.severity,
+            width=options.width,
+            depth=options.depth,
+            alpha=options.alpha,
+            all_operations=options.all_operations,
+        )
+
+    if not options.consistency:
+        return (mixture(),)
+    return to_input(images), mixture(), mixture()
+
+
+def _disturb(images: torch.Tensor, recipe: Recipe, rng: np.random.Generator) -> torch.Tensor:
+    if noise := recipe.gaussian_noise:
+        images = add_gaussian_noise(images, rng, std=noise.std, probability=noise.probability)
+    if erasing := recipe.random_erasing:
+        images = random_erase(
+            images,
+            rng,
+            probability=erasing.probability,
+            area=erasing.area,
+            aspect=erasing.aspect,
+        )
+    return images

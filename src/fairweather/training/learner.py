@@ -1,0 +1,124 @@
+"""What an epoch of supervised training works on, and how it goes on from a stored state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning_fabric
+import torch
+from torch import nn
+
+from fairweather.training.averaging import average_of
+from fairweather.training.objective import RotationTask
+from fairweather.training.optimization import Phase, build_optimizer, phase_of
+from fairweather.training.recipe import Recipe
+from fairweather.training.steps import fabric_on, seeded
+
+State = dict[str, Any]
+
+
+class Learner:
+    """What an epoch works on: the model and what is trained beside it, and their optimiser."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        head: nn.Module | None,
+        task: RotationTask | None,
+        fabric: lightning_fabric.Fabric,
+    ) -> None:
+        self.model, self.recipe, self.head, self.task = model, recipe, head, task
+        self.fabric, self.device = fabric, fabric.device
+        self.average = average_of(model, recipe.ema_decay) if recipe.ema_decay else None
+        self.forward = fabric.setup_module(model)
+        self.trainable = [each for each in model.parameters() if each.requires_grad]
+        self.probe = False
+        self.optimizer: Any = None  # Fabric wraps it in a class without a public name
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        recipe: Recipe,
+        head: nn.Module | None,
+        seed: int,
+        device: torch.device,
+        precision: str,
+    ) -> Learner:
+        """Bring the model to the device, with a second head where the recipe asks for one."""
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        task = None
+        if recipe.rotation_prediction and head is not None:
+            with seeded(seed, device):
+                task = RotationTask(head).to(device)
+        return cls(model, recipe, head, task, fabric_on(device, precision))
+
+    def enter(self, phase: Phase, stored: State | None = None) -> None:
+        """Begin a phase, or go on with it: each has its optimiser, for other parameters."""
+        self.probe = phase.probe
+        in_head = {id(each) for each in self.head.parameters()} if self.head is not None else set()
+        for each in self.trainable:
+            each.requires_grad_(not phase.probe or id(each) in in_head)
+        self._plain = build_optimizer(
+            self.model,
+            self.head,
+            self.recipe,
+            learning_rate=self.recipe.probe_learning_rate if phase.probe else None,
+            beside=self.task,
+        )
+        if stored is not None:
+            self._plain.load_state_dict(stored)
+        self.optimizer = self.fabric.setup_optimizers(self._plain)
+
+    def load(self, state: State, epochs: int) -> None:
+        """Take up the state that so many epochs left."""
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.task is not None:
+            self.task.load_state_dict(state["task"])
+        self.enter(phase_of(self.recipe, epochs - 1), state["optimizer"])
+
+    def state(self) -> State:
+        """Everything that the next epoch needs."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._plain.state_dict(),
+            **({"average": self.average.state_dict()} if self.average is not None else {}),
+            **({"task": self.task.state_dict()} if self.task is not None else {}),
+        }
+
+    def train_mode(self) -> None:
+        """Training mode; while the head is probed, its backbone stays in evaluation mode."""
+        if self.probe and self.head is not None:
+            self.model.eval()
+            self.head.train()
+        else:
+            self.model.train()
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose accuracy is told and whose weights are kept."""
+        return self.model if self.average is None else self.average.module
+
+    def predict(self, images: torch.Tensor) -> torch.Tensor:
+        """Float32 logits of the model that is evaluated, in the precision of training."""
+        if self.average is None:
+            logits: torch.Tensor = self.forward(images)
+        else:
+            with self.fabric.autocast():
+                logits = self.average.module(images)
+        return logits.float()
+
+    def step(self, loss: torch.Tensor) -> None:
+        """Move the weights by one step, and their average after them."""
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        if self.recipe.clip_gradient_norm is not None:
+            self.fabric.clip_gradients(
+                self.forward, self.optimizer, max_norm=self.recipe.clip_gradient_norm
+            )
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)

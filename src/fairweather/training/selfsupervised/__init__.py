@@ -1,0 +1,21 @@
+"""Pre-training: views, losses, methods, and the loop; without labels, or with them to compare."""
+
+from __future__ import annotations
+
+from fairweather.training.selfsupervised.correlation import (
+    correlation_of_views as correlation_of_views,
+)
+from fairweather.training.selfsupervised.losses import barlow_twins_loss as barlow_twins_loss
+from fairweather.training.selfsupervised.losses import cross_correlation as cross_correlation
+from fairweather.training.selfsupervised.methods import METHODS as METHODS
+from fairweather.training.selfsupervised.pretraining import PretrainingEpoch as PretrainingEpoch
+from fairweather.training.selfsupervised.pretraining import pretrain as pretrain
+from fairweather.training.selfsupervised.probe import Probe as Probe
+from fairweather.training.selfsupervised.probe import knn_accuracy as knn_accuracy
+from fairweather.training.selfsupervised.recipe import PRETRAINING_KEYS as PRETRAINING_KEYS
+from fairweather.training.selfsupervised.recipe import SMALL_VIEWS as SMALL_VIEWS
+from fairweather.training.selfsupervised.recipe import Pretraining as Pretraining
+from fairweather.training.selfsupervised.recipe import Views as Views
+from fairweather.training.selfsupervised.rotation import rotate_quarter as rotate_quarter
+from fairweather.training.selfsupervised.rotation import rotation_loss as rotation_loss
+from fairweather.training.selfsupervised.views import two_views as two_views

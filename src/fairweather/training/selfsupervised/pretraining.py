@@ -1,0 +1,215 @@
+"""The loop of pre-training: a generator of epochs; the caller prints, saves and decides."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import lightning_fabric
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fairweather.errors import InputError
+from fairweather.training.optimization import batches, learning_rates, set_learning_rate
+from fairweather.training.selfsupervised.collapse import (
+    LAST_STEPS,
+    embedding_std,
+    stop_if_collapsed,
+)
+from fairweather.training.selfsupervised.correlation import correlation_of_views
+from fairweather.training.selfsupervised.methods import METHODS, Outcome, TwoViews
+from fairweather.training.selfsupervised.optimization import build_optimizer, learning_rate_scale
+from fairweather.training.selfsupervised.probe import Probe, knn_accuracy
+from fairweather.training.selfsupervised.recipe import Pretraining
+from fairweather.training.selfsupervised.views import one_view, two_views
+from fairweather.training.steps import (
+    fabric_on,
+    is_time_to_look,
+    mean_loss,
+    seeded,
+    stop_unless_finite,
+)
+from fairweather.types import Images
+
+State = dict[str, Any]
+Matrix = npt.NDArray[np.float64]
+
+
+class PretrainingEpoch(NamedTuple):
+    """What one epoch left behind.
+
+    Attributes:
+        history: a row an epoch so far, this epoch's last: `epoch`, `train_loss`, `embedding_std`,
+            `knn_accuracy` (with a probe), `learning_rate`, `images_per_second`.
+        state: everything that pre-training needs to go on from here; `encoder` are the weights.
+        correlation: float64 `[d, d]`, the cross-correlation now; None but for Barlow Twins.
+        correlation_before: the same before the first epoch.
+    """
+
+    history: list[dict[str, float]]
+    state: State
+    correlation: Matrix | None
+    correlation_before: Matrix | None
+
+
+class Learner(nn.Module):
+    """An encoder and the objective behind it, as one module for the optimiser and for Fabric."""
+
+    def __init__(self, encoder: nn.Module, objective: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.objective = encoder, objective
+
+    def forward(self, views: Sequence[torch.Tensor], labels: torch.Tensor) -> Outcome:
+        """Give the loss and the embedding of a batch."""
+        outcome: Outcome = self.objective(self.encoder, views, labels)
+        return outcome
+
+
+def pretrain(
+    encoder: nn.Module,
+    images: Images,
+    recipe: Pretraining,
+    *,
+    features: int,
+    probe: Probe | None = None,
+    seed: int = 0,
+    device: torch.device | None = None,
+    precision: str = "fp32",
+    state: State | None = None,
+) -> Iterator[PretrainingEpoch]:
+    """Train an encoder before it is given a task, an epoch at a time.
+
+    Everything random is drawn from (seed, epoch), so that pre-training which goes on from a `state`
+    ends with the same weights as one that was never interrupted; the caller's random state stays as
+    it is.
+
+    Args:
+        encoder: float `[B, 3, H, W]` in [0, 1] to `[B, features]`; trained in place.
+        images: what it learns from; only `supervised` looks at the labels.
+        recipe: every knob.
+        features: width of what the encoder returns.
+        probe: labelled images for the k-NN accuracy after every epoch; None for no such column.
+        seed: of the projector's weights, of order, views and dropout.
+        device: where to train; by default the CPU.
+        precision: `fp32` or `bf16` (mixed).
+        state: an earlier `PretrainingEpoch.state` to go on from.
+
+    Raises `TrainingDivergedError` with epoch, step and learning rate when a loss is not finite, and
+    `CollapsedError` after an epoch at whose end the embedding was the same for all images. Of
+    `rotation` and `supervised` that is not asked: their loss would tell.
+    """
+    if len(images) < 2:
+        raise InputError(f"pre-training needs at least 2 images, found {len(images)}")
+    device = device or torch.device("cpu")
+    method = METHODS[recipe.method]
+    with seeded(_stream(seed, 1), torch.device("cpu")):
+        learner = Learner(encoder, method.build(features, recipe, len(images.classes)))
+    learner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(learner, recipe)
+    history: list[dict[str, float]] = []
+    if state is None:
+        before = _correlation(learner, images, recipe, seed, device)
+    else:
+        learner.encoder.load_state_dict(state["encoder"])
+        learner.objective.load_state_dict(state["objective"])
+        optimizer.load_state_dict(state["optimizer"])
+        history, before = list(state["history"]), _to_numpy(state["correlation_before"])
+    fabric = fabric_on(device, precision)
+    wrapped, wrapped_optimizer = fabric.setup(learner, optimizer)
+    for epoch in range(len(history), recipe.epochs):
+        rng = np.random.default_rng([seed, epoch])
+        with seeded(int(rng.integers(2**63)), device):
+            row = _train_epoch(fabric, wrapped, wrapped_optimizer, images, recipe, epoch, rng)
+        if method.may_collapse:
+            stop_if_collapsed(row["embedding_std"], epoch, recipe.method)
+        if probe is not None:
+            row["knn_accuracy"] = knn_accuracy(encoder, probe, device)
+        history = [*history, row]
+        yield PretrainingEpoch(
+            history,
+            # Live, not copied: whoever keeps a state saves it before asking for the next epoch.
+            {
+                "encoder": learner.encoder.state_dict(),
+                "objective": learner.objective.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "history": history,
+                "correlation_before": None if before is None else torch.from_numpy(before),
+            },
+            _correlation(learner, images, recipe, seed, device),
+            before,
+        )
+
+
+def _train_epoch(
+    fabric: lightning_fabric.Fabric,
+    learner: nn.Module,
+    optimizer: Any,  # noqa: ANN401 - Fabric wraps the optimiser in a class without a public name
+    images: Images,
+    recipe: Pretraining,
+    epoch: int,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    learner.train()
+    steps = list(batches(torch.from_numpy(rng.permutation(len(images))), recipe.batch_size))
+    losses: list[torch.Tensor] = []
+    embeddings: deque[torch.Tensor] = deque(maxlen=LAST_STEPS)
+    start = time.perf_counter()
+    for step, index in enumerate(steps):
+        set_learning_rate(optimizer, learning_rate_scale(recipe, epoch + step / len(steps)))
+        batch = images[index]
+        views = _views(batch.images.to(fabric.device), recipe, rng)
+        outcome = learner(views, batch.labels.to(fabric.device))
+        optimizer.zero_grad()
+        fabric.backward(outcome.loss)
+        if recipe.clip_gradient_norm is not None:
+            fabric.clip_gradients(learner, optimizer, max_norm=recipe.clip_gradient_norm)
+        optimizer.step()
+        losses.append(outcome.loss.detach())
+        embeddings.append(outcome.embedding.detach())
+        if is_time_to_look(step, len(steps), fabric.device):
+            stop_unless_finite(losses, epoch, _rate(optimizer))
+    seconds = time.perf_counter() - start
+    return {
+        "epoch": epoch + 1,
+        "train_loss": mean_loss(losses, [len(index) for index in steps]),
+        "embedding_std": float(np.mean([embedding_std(each) for each in embeddings])),
+        "learning_rate": _rate(optimizer),
+        "images_per_second": len(images) / seconds,
+    }
+
+
+def _views(
+    images: torch.Tensor, recipe: Pretraining, rng: np.random.Generator
+) -> tuple[torch.Tensor, ...]:
+    if METHODS[recipe.method].views == 2:
+        return two_views(images, recipe.views, rng)
+    return (one_view(images, recipe.views, 1, rng),)
+
+
+def _correlation(
+    learner: Learner, images: Images, recipe: Pretraining, seed: int, device: torch.device
+) -> Matrix | None:
+    if recipe.method != "barlow_twins":
+        return None
+    assert isinstance(learner.objective, TwoViews)
+    embed = nn.Sequential(learner.encoder, learner.objective.project)
+    return correlation_of_views(embed, images, recipe.views, _stream(seed, 2), device)
+
+
+def _rate(optimizer: torch.optim.Optimizer) -> float:
+    rates = learning_rates(optimizer)
+    return rates.get("weights", rates["biases"])
+
+
+def _stream(seed: int, number: int) -> int:
+    """Give a seed that is neither the encoder's nor that of any epoch."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(number,))
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+def _to_numpy(matrix: torch.Tensor | None) -> Matrix | None:
+    return None if matrix is None else matrix.cpu().numpy()

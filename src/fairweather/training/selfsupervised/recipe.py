@@ -1,0 +1,241 @@
+"""The recipe of a pre-training: every knob, and what was published for each method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NamedTuple
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.training.options import STRICT
+from fairweather.training.ranges import require_positive, require_within
+
+MethodName = Literal["barlow_twins", "simclr", "vicreg", "simsiam", "rotation", "supervised"]
+PER_IMAGES = 256  # learning rates are given per so many images of a batch, as they are published
+MOST_WARMUP = 0.1  # of all epochs, where nobody asks for another warm-up
+
+
+class Published(NamedTuple):
+    """What a method was published with; learning rates are per 256 images."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    bias_learning_rate: float | None  # None: that of the weights
+    weight_decay: float
+    warmup_epochs: float
+    final_learning_rate_scale: float
+    projector: tuple[int, ...]
+
+
+_WIDE = (8192, 8192, 8192)
+PUBLISHED: Mapping[str, Published] = {
+    # Zbontar et al. 2021, section 2.2 and the authors' main.py.
+    "barlow_twins": Published(1000, 2048, "lars", 0.2, 0.0048, 1e-6, 10, 1e-3, _WIDE),
+    # Chen et al. 2020, section 2.2: 100 epochs unless said otherwise; a hidden and an output layer.
+    "simclr": Published(100, 4096, "lars", 0.3, None, 1e-6, 10, 0.0, (2048, 128)),
+    # Bardes et al. 2022, section 4.2.
+    "vicreg": Published(1000, 2048, "lars", 0.2, None, 1e-6, 10, 1e-3, _WIDE),
+    # Chen and He 2021, section 3.
+    "simsiam": Published(100, 512, "sgd", 0.05, None, 1e-4, 0, 0.0, (2048, 2048, 2048)),
+    # Gidaris et al. 2018, section 3.1, CIFAR-10: 0.1 for 128 images; their rate falls in steps.
+    "rotation": Published(100, 128, "sgd", 0.2, None, 5e-4, 0, 0.0, ()),
+    # Goyal et al. 2017, section 5.1; their rate falls in steps.
+    "supervised": Published(90, 256, "sgd", 0.1, None, 1e-4, 5, 0.0, ()),
+}
+
+
+@dataclass(frozen=True)
+class Views:
+    """How two random views of each image are made, in this order; the defaults are Barlow Twins'.
+
+    Attributes:
+        crop_scale: the share of the image's area that a crop covers is uniform in this range; the
+            crop is resized back to the size of the image.
+        horizontal_flip: probability.
+        jitter_probability: of changing brightness, contrast, saturation and hue, in random order.
+        brightness, contrast, saturation: factors are uniform in [1 - x, 1 + x].
+        hue: the turn of the hue is uniform in +-x, where 0.5 is half the circle.
+        grayscale: probability.
+        blur: probabilities of a Gaussian blur, of the first and of the second view.
+        blur_sigma: the blur's standard deviation in pixels is uniform in this range.
+        solarize: probabilities of inverting what is 0.5 or brighter, of the first and second view.
+
+    Source: Zbontar et al. 2021, section 2.2, whose blur was that of 224 pixels. For digits and
+    other images with a handedness, set `horizontal_flip` to 0.
+
+    >>> Views(horizontal_flip=0.0).crop_scale
+    (0.08, 1.0)
+    """
+
+    __pydantic_config__ = STRICT
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    horizontal_flip: float = 0.5
+    jitter_probability: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    grayscale: float = 0.2
+    blur: tuple[float, float] = (1.0, 0.1)
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize: tuple[float, float] = (0.0, 0.2)
+
+    def __post_init__(self) -> None:
+        for name in ("crop_scale", "blur", "blur_sigma", "solarize"):
+            if len(getattr(self, name)) != 2:
+                found = list(getattr(self, name))
+                raise InputError(f"views: {name} needs two numbers, found {found}")
+        for name in ("horizontal_flip", "jitter_probability", "grayscale"):
+            require_within("views", name, getattr(self, name), 0, 1)
+        for name in ("brightness", "contrast", "saturation"):
+            require_within("views", name, getattr(self, name), 0, math.inf)
+        require_within("views", "hue", self.hue, 0, 0.5)
+        for name in ("blur", "solarize"):
+            for probability in getattr(self, name):
+                require_within("views", name, probability, 0, 1)
+        for name, most in (("crop_scale", 1.0), ("blur_sigma", math.inf)):
+            low, high = getattr(self, name)
+            require_positive("views", name, low)
+            require_within("views", name, high, low, most)
+
+
+# For images of about 32 pixels: no blur and no tiny crops, as Chen and He 2021 have it for CIFAR-10
+# (appendix D). solo-learn, also without blur, keeps crops of 0.08.
+SMALL_VIEWS = Views(crop_scale=(0.2, 1.0), blur=(0.0, 0.0))
+
+
+def _published() -> Any:  # noqa: ANN401 - a value of whatever type its field has
+    """Make a field whose value is the published one of the method, unless it is given."""
+    return field(default=None)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How an encoder is trained before it is given a task.
+
+    What stands in `PUBLISHED` and is left out here takes the method's published value; the object
+    always holds the values that are used. Two exceptions: a published learning rate belongs to its
+    optimiser, so with another optimiser `learning_rate` must be given; and a warm-up that is left
+    out lasts for a tenth of the epochs at most.
+
+    Attributes:
+        method: `barlow_twins`, `simclr`, `vicreg` and `simsiam` need no labels, nor does `rotation`
+            (which right angle an image was turned by); `supervised` is the same loop with labels.
+        epochs: passes over the images.
+        batch_size: the most images in a step; an epoch is cut into nearly equal batches.
+        optimizer: `lars` (no Nesterov momentum), `sgd` (neither) or `adamw`.
+        learning_rate: of the weights, per 256 images: what is used is it times `batch_size` / 256.
+        bias_learning_rate: of biases and norm parameters, also per 256 images; left out, it is that
+            of the weights, but 0.0048 for Barlow Twins with LARS, as published.
+        weight_decay: an L2 term, for AdamW decoupled; with `lars` it spares biases and norms.
+        momentum: of LARS and SGD.
+        trust_coefficient: of LARS: the length of a step relative to the weights (You et al. 2017).
+        warmup_epochs: the learning rate rises linearly from zero over these epochs.
+        final_learning_rate_scale: after warm-up the rate falls on a cosine to this share of it.
+        clip_gradient_norm: the largest norm of the whole gradient; None for no limit.
+        projector: widths of the layers between features and loss; none for `rotation` and
+            `supervised`, which have one linear layer.
+        views: how views are made; `rotation` and `supervised` see the second kind of view alone.
+        redundancy_weight: lambda of Barlow Twins.
+        temperature: of SimCLR; 0.1 is the published best on ImageNet, 0.5 on CIFAR-10.
+        invariance_weight, variance_weight, covariance_weight: of VICReg.
+        predictor_width: of the hidden layer of SimSiam's predictor.
+
+    Raises `InputError` for values out of range.
+
+    >>> recipe = Pretraining("barlow_twins", epochs=300, batch_size=256, learning_rate=0.4)
+    >>> recipe.optimizer, recipe.bias_learning_rate, recipe.projector
+    ('lars', 0.0048, (8192, 8192, 8192))
+    """
+
+    __pydantic_config__ = STRICT
+
+    method: MethodName
+    epochs: int = _published()
+    batch_size: int = _published()
+    optimizer: Literal["lars", "sgd", "adamw"] = _published()
+    learning_rate: float = _published()
+    bias_learning_rate: float = _published()
+    weight_decay: float = _published()
+    momentum: float = 0.9
+    trust_coefficient: float = 1e-3
+    warmup_epochs: float = _published()
+    final_learning_rate_scale: float = _published()
+    clip_gradient_norm: float | None = None
+    projector: tuple[int, ...] = _published()
+    views: Views = Views()
+    redundancy_weight: float = 0.0051
+    temperature: float = 0.1
+    invariance_weight: float = 25.0
+    variance_weight: float = 25.0
+    covariance_weight: float = 1.0
+    predictor_width: int = 512
+
+    def __post_init__(self) -> None:
+        if self.method not in PUBLISHED:
+            raise unknown_name("pre-training method", self.method, PUBLISHED)
+        for name, value in _left_out(self).items():
+            object.__setattr__(self, name, value)
+        _check(self)
+
+
+def _left_out(given: Pretraining) -> dict[str, Any]:
+    """Give the values of what was left out."""
+    values = PUBLISHED[given.method]._asdict()
+    as_published = given.optimizer in (None, values["optimizer"])
+    if not as_published and given.learning_rate is None:
+        raise InputError(
+            f"pretraining: learning_rate is needed, since {given.method} is published with "
+            f"{values['optimizer']} and not with {given.optimizer}"
+        )
+    if not as_published or values["bias_learning_rate"] is None:
+        rate = values["learning_rate"] if given.learning_rate is None else given.learning_rate
+        values["bias_learning_rate"] = rate
+    epochs = values["epochs"] if given.epochs is None else given.epochs
+    values["warmup_epochs"] = min(values["warmup_epochs"], MOST_WARMUP * epochs)
+    return {name: value for name, value in values.items() if getattr(given, name) is None}
+
+
+def _check(recipe: Pretraining) -> None:
+    for name, least in (("epochs", 1), ("batch_size", 2), ("predictor_width", 1)):
+        require_within("pretraining", name, getattr(recipe, name), least, math.inf)
+    for name in (
+        "weight_decay",
+        "warmup_epochs",
+        "redundancy_weight",
+        "invariance_weight",
+        "variance_weight",
+        "covariance_weight",
+    ):
+        require_within("pretraining", name, getattr(recipe, name), 0, math.inf)
+    for name in ("momentum", "final_learning_rate_scale"):
+        require_within("pretraining", name, getattr(recipe, name), 0, 1)
+    for name in ("learning_rate", "bias_learning_rate", "trust_coefficient", "temperature"):
+        require_positive("pretraining", name, getattr(recipe, name))
+    if recipe.clip_gradient_norm is not None:
+        require_positive("pretraining", "clip_gradient_norm", recipe.clip_gradient_norm)
+    if recipe.warmup_epochs >= recipe.epochs:
+        raise InputError(
+            f"pretraining: warmup_epochs must be below epochs, found {recipe.warmup_epochs} of "
+            f"{recipe.epochs}"
+        )
+    _check_projector(recipe)
+
+
+def _check_projector(recipe: Pretraining) -> None:
+    for width in recipe.projector:
+        require_within("pretraining", "a width of the projector", width, 1, math.inf)
+    needed = bool(PUBLISHED[recipe.method].projector)
+    if needed != bool(recipe.projector):
+        allowed = "at least one width" if needed else "no widths"
+        raise InputError(
+            f"pretraining: the projector of {recipe.method} takes {allowed}, found "
+            f"{list(recipe.projector)}"
+        )
+
+
+PRETRAINING_KEYS = tuple(each.name for each in fields(Pretraining))

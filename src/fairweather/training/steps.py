@@ -1,0 +1,89 @@
+"""What every training loop does alike: its precision, its random state, its check of the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import lightning_fabric
+import torch
+
+from fairweather.devices import repeatable_kernels
+from fairweather.errors import TrainingDivergedError
+
+_FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+# Looking at a loss waits for the device: now and then is enough.
+STEPS_BETWEEN_LOOKS = 50
+
+
+def fabric_on(device: torch.device, precision: str) -> lightning_fabric.Fabric:
+    """Set up Fabric on one device, in `fp32` or `bf16` (mixed) precision."""
+    return lightning_fabric.Fabric(
+        accelerator=device.type,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision=_FABRIC_PRECISION[precision],  # type: ignore[arg-type]
+    )
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the CPU and the one device that trains, and put both back afterwards.
+
+    >>> before = torch.random.get_rng_state()
+    >>> with seeded(0, torch.device("cpu")):
+    ...     first = torch.rand(1)
+    >>> bool((torch.random.get_rng_state() == before).all())
+    True
+    """
+    cuda = device.type == "cuda"
+    forked = torch.random.fork_rng(devices=[device] if cuda else [])
+    with forked, repeatable_kernels(tf32=True):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def to_input(images: torch.Tensor) -> torch.Tensor:
+    """Turn a batch of 8-bit images into a float tensor in [0, 1], channels last in memory."""
+    return images.to(memory_format=torch.channels_last).float().div_(255)
+
+
+def is_time_to_look(step: int, steps: int, device: torch.device) -> bool:
+    """Tell whether the losses so far should be looked at: always on a CPU, else now and then.
+
+    >>> [is_time_to_look(step, 60, torch.device("cuda")) for step in (0, 49, 59)]
+    [False, True, True]
+    """
+    due = step % STEPS_BETWEEN_LOOKS == STEPS_BETWEEN_LOOKS - 1
+    return device.type == "cpu" or due or step == steps - 1
+
+
+def stop_unless_finite(losses: Sequence[torch.Tensor], epoch: int, rate: float) -> None:
+    """Raise `TrainingDivergedError` when one of the latest losses is not finite.
+
+    Args:
+        losses: scalars, one a step of this epoch; the latest 50 are looked at.
+        epoch: counted from 0; the message counts from 1.
+        rate: the learning rate now, for the message.
+
+    >>> stop_unless_finite([torch.tensor(0.5)], 0, 0.1)
+    """
+    finite = torch.stack(list(losses[-STEPS_BETWEEN_LOOKS:])).isfinite()
+    if not finite.all():
+        first = len(losses) - len(finite) + int(finite.int().argmin()) + 1
+        raise TrainingDivergedError(
+            f"the loss is {float(losses[first - 1])} in epoch {epoch + 1}, step {first}, at "
+            f"learning rate {rate:g}; try a smaller learning_rate or a clip_gradient_norm"
+        )
+
+
+def mean_loss(losses: Sequence[torch.Tensor], sizes: Sequence[int]) -> float:
+    """Average the losses of an epoch's batches over its images.
+
+    >>> mean_loss([torch.tensor(1.0), torch.tensor(4.0)], [2, 1])
+    2.0
+    """
+    weights = torch.tensor(sizes, dtype=torch.float64)
+    return float((torch.stack(list(losses)).double().cpu() * weights).sum() / weights.sum())

@@ -1,0 +1,213 @@
+"""CutMix, random erasing and Gaussian noise."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fairweather.errors import InputError
+from fairweather.training import erasing, mixing
+from fairweather.training.boxes import Boxes, areas, inside
+from fairweather.training.erasing import add_gaussian_noise, random_erase
+from fairweather.training.mixing import cut_mix
+
+
+def slow_cut_mix(images, labels, classes, alpha, rng):
+    """Paste an image and a pixel at a time, from the same draws, with the published box."""
+    n, _, height, width = images.shape
+    kept = rng.beta(alpha, alpha, n)
+    rows, columns = rng.integers(height, size=n), rng.integers(width, size=n)
+    partner = rng.permutation(n)
+    mixed, targets = images.clone(), torch.zeros(n, classes)
+    for i in range(n):
+        cut = math.sqrt(1 - kept[i])
+        high, wide = int(height * cut) // 2, int(width * cut) // 2
+        pasted = 0
+        for y in range(rows[i] - high, rows[i] + high):
+            for x in range(columns[i] - wide, columns[i] + wide):
+                if 0 <= y < height and 0 <= x < width:
+                    mixed[i, :, y, x] = images[partner[i], :, y, x]
+                    pasted += 1
+        targets[i, labels[i]] += 1 - pasted / (height * width)
+        targets[i, labels[partner[i]]] += pasted / (height * width)
+    return mixed, targets
+
+
+@pytest.mark.parametrize("size", [(16, 16), (9, 20), (1, 1)])
+def test_cut_mix_pastes_pixel_by_pixel(size):
+    images = torch.rand(40, 3, *size, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(40) % 7
+    found = cut_mix(images, labels, 7, 1.0, np.random.default_rng(4))
+    expected = slow_cut_mix(images, labels, 7, 1.0, np.random.default_rng(4))
+    assert torch.equal(found.images, expected[0])
+    assert torch.allclose(found.targets, expected[1], atol=1e-6)
+    assert torch.allclose(found.targets.sum(1), torch.ones(40))
+
+
+def test_labels_are_the_share_of_pixels_of_each_image():
+    n, side = 300, 24
+    labels = torch.arange(n)
+    images = labels.float().reshape(n, 1, 1, 1).expand(n, 3, side, side)
+    mixed, targets = cut_mix(images, labels, n, 0.7, np.random.default_rng(0))
+    shares = torch.stack([torch.bincount(row.flatten().long(), minlength=n) for row in mixed[:, 0]])
+    assert torch.allclose(targets, shares / side**2, atol=1e-6)
+
+
+def test_boxes_have_the_area_that_was_drawn_before_they_are_cut_off():
+    kept = np.random.default_rng(0).beta(1.0, 1.0, 30_000)
+    boxes = mixing.draw_boxes(kept, 1000, 400, np.random.default_rng(1))
+    share = areas(boxes) / 400_000
+    whole = (boxes.top > 0) & (boxes.left > 0) & (boxes.bottom < 1000) & (boxes.right < 400)
+    assert np.allclose(share[whole], 1 - kept[whole], atol=0.01)
+    assert (share <= 1 - kept + 1e-9).all()
+    centre = (boxes.top + boxes.bottom)[whole & (kept > 0.99)] / 2
+    assert centre.mean() == pytest.approx(500, rel=0.05)
+    assert mixing.draw_boxes(np.ones(3), 8, 8, np.random.default_rng(0)).top.shape == (3,)
+    assert areas(mixing.draw_boxes(np.ones(3), 8, 8, np.random.default_rng(0))).sum() == 0
+
+
+def test_a_box_has_the_pixels_between_its_ends():
+    boxes = Boxes(*np.array([[0, 2, 5], [4, 2, 6], [1, 0, 6], [3, 7, 7]]))
+    slow = torch.zeros(3, 1, 6, 7, dtype=torch.bool)
+    for i, (top, bottom, left, right) in enumerate(zip(*boxes, strict=True)):
+        slow[i, 0, top:bottom, left:right] = True
+    assert torch.equal(inside(boxes, 6, 7, torch.device("cpu")), slow)
+    assert areas(boxes).tolist() == slow.sum((1, 2, 3)).tolist()
+
+
+def test_cut_mix_refuses_an_alpha_of_zero():
+    with pytest.raises(InputError, match="alpha must be > 0, found 0"):
+        cut_mix(torch.rand(2, 3, 8, 8), torch.arange(2), 2, 0.0, np.random.default_rng(0))
+
+
+def erased_boxes(images, **settings):
+    """Erase images of -1, so that what is erased is what is not negative."""
+    found = random_erase(images, np.random.default_rng(7), **settings)
+    return found, (found >= 0).all(1)
+
+
+def test_erased_pixels_form_one_box_of_the_wanted_area_and_aspect():
+    n, height, width = 2000, 40, 30
+    images = -torch.ones(n, 3, height, width)
+    found, erased = erased_boxes(images, probability=0.5)
+    assert torch.equal((found >= 0).any(1), erased)
+    assert (images == -1).all()
+    changed = erased.flatten(1).any(1)
+    assert float(changed.double().mean()) == pytest.approx(0.5, abs=0.04)
+    high = erased.any(2).sum(1)[changed].double()
+    wide = erased.any(1).sum(1)[changed].double()
+    area = erased.flatten(1).sum(1)[changed]
+    assert torch.equal(area.double(), high * wide)
+    share = area / (height * width)
+    assert share.min() > 0.01
+    assert share.max() < 0.36
+    # Area uniform in (0.02, 0.33), but that the least likely to fit are large ones.
+    assert float(share.mean()) == pytest.approx(0.175, abs=0.01)
+    aspect = (high / wide)[share > 0.1]
+    assert aspect.min() > 0.25
+    assert aspect.max() < 4
+    assert float(aspect.median()) == pytest.approx(1.8, abs=0.25)
+    values = found[found >= 0]
+    assert values.max() <= 1
+    assert float(values.mean()) == pytest.approx(0.5, abs=0.005)
+    assert float(values.std()) == pytest.approx(math.sqrt(1 / 12), rel=0.01)
+
+
+def test_boxes_to_erase_lie_anywhere():
+    boxes = erasing.draw_boxes(20_000, 10, 12, (0.1, 0.1), (1.0, 1.0), np.random.default_rng(0))
+    assert set(boxes.bottom - boxes.top) == {3}
+    assert set(boxes.right - boxes.left) == {3}
+    assert np.allclose(np.bincount(boxes.top) / 20_000, 1 / 8, atol=0.01)
+    assert np.allclose(np.bincount(boxes.left) / 20_000, 1 / 10, atol=0.01)
+
+
+def test_a_box_that_never_fits_erases_nothing():
+    images = torch.rand(20, 3, 8, 8)
+    found = random_erase(
+        images, np.random.default_rng(0), probability=1, area=(0.9, 1.0), aspect=(50.0, 60.0)
+    )
+    assert torch.equal(found, images)
+
+
+def test_noise_has_a_deviation_of_its_own_for_each_image():
+    n = 3000
+    images = torch.full((n, 3, 16, 16), 0.5)
+    noisy = add_gaussian_noise(images, np.random.default_rng(0), std=0.1, probability=0.7)
+    deviation = (noisy - images).flatten(1).std(1)
+    changed = deviation > 0
+    assert float(changed.double().mean()) == pytest.approx(0.7, abs=0.03)
+    assert torch.equal(noisy[~changed], images[~changed])
+    spread = deviation[changed].double()
+    assert np.allclose(np.quantile(spread, [0.25, 0.5, 0.75]), [0.025, 0.05, 0.075], atol=0.004)
+    assert float((noisy - images).mean()) == pytest.approx(0, abs=1e-3)
+    assert (images == 0.5).all()
+
+
+def test_noise_is_clipped_to_the_pixels():
+    images = torch.rand(50, 3, 8, 8).round()
+    noisy = add_gaussian_noise(images, np.random.default_rng(0), std=1.0, probability=1.0)
+    assert noisy.min() == 0
+    assert noisy.max() == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_random_repeats_with_its_seed_and_touches_no_other_state(dtype):
+    images = torch.rand(20, 3, 12, 12, dtype=dtype)
+    labels = torch.arange(20)
+    changes = {
+        "cut_mix": lambda rng: cut_mix(images, labels, 20, 1.0, rng).images,
+        "erase": lambda rng: random_erase(images, rng, probability=1.0),
+        "noise": lambda rng: add_gaussian_noise(images, rng, std=0.2, probability=1.0),
+    }
+    state = torch.get_rng_state()
+    for change in changes.values():
+        one, same, other = (change(np.random.default_rng(seed)) for seed in (1, 1, 2))
+        assert one.dtype == dtype
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_memory_stays_channels_last():
+    images = torch.rand(6, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    rng = np.random.default_rng(0)
+    for changed in (
+        cut_mix(images, torch.arange(6), 6, 1.0, rng).images,
+        random_erase(images, rng, probability=1.0),
+        add_gaussian_noise(images, rng, std=0.2, probability=1.0),
+    ):
+        assert changed.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_probability_zero_changes_nothing():
+    images, rng = torch.rand(20, 3, 8, 8), np.random.default_rng(0)
+    assert torch.equal(random_erase(images, rng, probability=0), images)
+    assert torch.equal(add_gaussian_noise(images, rng, std=0.2, probability=0), images)
+
+
+def test_empty_batches_stay_empty():
+    empty, rng = torch.zeros(0, 3, 8, 8), np.random.default_rng(0)
+    assert len(random_erase(empty, rng, probability=1)) == 0
+    assert len(add_gaussian_noise(empty, rng, std=0.2, probability=1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda x, r: random_erase(x, r, probability=1.5), "probability must be from 0 to 1"),
+        (lambda x, r: add_gaussian_noise(x, r, std=0.1, probability=-1), "from 0 to 1, found -1"),
+        (lambda x, r: add_gaussian_noise(x, r, std=0, probability=1), "std must be > 0, found 0"),
+        (
+            lambda x, r: random_erase(x, r, probability=1, area=(0.5, 0.1)),
+            "area must go from low to high",
+        ),
+        (
+            lambda x, r: random_erase(x, r, probability=1, aspect=(0.0, 1.0)),
+            "aspect must go from low to high",
+        ),
+    ],
+)
+def test_bad_settings_are_refused(call, sentence):
+    with pytest.raises(InputError, match=sentence):
+        call(torch.rand(2, 3, 8, 8), np.random.default_rng(0))

@@ -1,0 +1,205 @@
+"""Random views: every operation against torchvision, image by image, and the shares of each."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as reference
+from torchvision.transforms import InterpolationMode
+
+from fairweather.training.selfsupervised import colours
+from fairweather.training.selfsupervised.crops import crop, draw_boxes
+from fairweather.training.selfsupervised.recipe import SMALL_VIEWS, Views
+from fairweather.training.selfsupervised.views import (
+    JITTERS,
+    apply_view,
+    draw_view,
+    one_view,
+    two_views,
+)
+
+NOTHING = Views(
+    crop_scale=(1.0, 1.0),
+    horizontal_flip=0.0,
+    jitter_probability=0.0,
+    grayscale=0.0,
+    blur=(0.0, 0.0),
+    solarize=(0.0, 0.0),
+)
+
+
+def pictures(n, height, width, seed=0):
+    """Coloured noise, smoothed so that neighbours are alike, with pure and grey pixels in it."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, 3, 5, 5, generator=generator)
+    size = (height, width)
+    images = torch.nn.functional.interpolate(coarse, size, mode="bilinear", align_corners=False)
+    images = (1.6 * (images + 0.2 * torch.rand(n, 3, *size, generator=generator)) - 0.4).clamp(0, 1)
+    images[0, :, :2] = 0.5
+    images[1, 1:] = 0
+    return images
+
+
+def to_bytes(images):
+    return (images * 255).round().byte()
+
+
+@pytest.mark.parametrize("size", [(28, 28), (40, 23)])
+def test_crops_are_those_of_torchvision(size):
+    images, rng = pictures(40, *size), np.random.default_rng(0)
+    boxes = draw_boxes(40, size, (0.08, 1.0), 0.5, rng)
+    found = crop(images, boxes)
+    for number, image in enumerate(images):
+        top, left, height, width = (int(side[number]) for side in boxes[:4])
+        expected = reference.resized_crop(
+            image, top, left, height, width, size, InterpolationMode.BICUBIC, antialias=True
+        ).clamp(0, 1)
+        expected = expected.flip(2) if boxes.flip[number] else expected
+        assert torch.allclose(found[number], expected, atol=2e-5)
+
+
+def test_boxes_lie_in_the_image_and_cover_what_was_asked():
+    boxes = draw_boxes(20_000, (60, 60), (0.2, 0.6), 0.3, np.random.default_rng(0))
+    assert (boxes.top >= 0).all()
+    assert (boxes.left >= 0).all()
+    assert (boxes.top + boxes.height <= 60).all()
+    assert (boxes.left + boxes.width <= 60).all()
+    area = boxes.height * boxes.width / 3600
+    assert (area.min(), area.max()) == pytest.approx((0.2, 0.6), abs=0.02)
+    assert area.mean() == pytest.approx(0.4, abs=0.01)
+    ratio = np.log(boxes.width / boxes.height)
+    assert np.abs(ratio).max() <= np.log(4 / 3) + 0.04
+    assert ratio.mean() == pytest.approx(0, abs=0.01)
+    assert boxes.flip.mean() == pytest.approx(0.3, abs=0.02)
+    # Every corner that a box can have is about as likely as any other.
+    share = boxes.top / np.maximum(1, 60 - boxes.height)
+    assert np.quantile(share, [0.25, 0.5, 0.75]) == pytest.approx([0.25, 0.5, 0.75], abs=0.03)
+
+
+def test_an_image_that_no_box_fits_gets_the_largest_in_its_middle():
+    boxes = draw_boxes(5, (20, 100), (1.0, 1.0), 0.0, np.random.default_rng(0))
+    assert set(boxes.height) == {20}
+    assert set(boxes.width) == {round(20 * 4 / 3)}
+    assert set(boxes.left) == {(100 - 27) // 2}
+    assert set(boxes.top) == {0}
+
+
+REFERENCES = {
+    "brightness": reference.adjust_brightness,
+    "contrast": reference.adjust_contrast,
+    "saturation": reference.adjust_saturation,
+    "hue": reference.adjust_hue,
+}
+
+
+@pytest.mark.parametrize("name", JITTERS)
+def test_each_jitter_is_that_of_torchvision(name):
+    images = pictures(24, 17, 14)
+    amounts = torch.linspace(-0.5, 0.5, 24) if name == "hue" else torch.linspace(0, 2, 24)
+    found = JITTERS[name](images, amounts)
+    expected = [
+        REFERENCES[name](image, float(amount))
+        for image, amount in zip(images, amounts, strict=True)
+    ]
+    assert torch.allclose(found, torch.stack(expected), atol=2e-6)
+    assert float((found - images).abs().max()) > 0.1
+
+
+def test_grey_and_solarized_are_those_of_torchvision():
+    images = pictures(6, 9, 12)
+    grey = reference.rgb_to_grayscale(images, num_output_channels=3)
+    assert torch.allclose(colours.grey(images).expand_as(images), grey, atol=1e-6)
+    assert torch.allclose(colours.solarize(images), reference.solarize(images, 0.5))
+    assert float(colours.solarize(images).max()) <= 0.5
+
+
+@pytest.mark.parametrize("size", [(28, 28), (64, 33)])
+def test_the_blur_is_that_of_torchvision(size):
+    images, sigma = pictures(8, *size), torch.linspace(0.1, 2.0, 8)
+    kernel = [2 * colours.blur_radius(side) + 1 for side in reversed(size)]
+    expected = [
+        reference.gaussian_blur(image, kernel, [float(each)] * 2)
+        for image, each in zip(images, sigma, strict=True)
+    ]
+    assert torch.allclose(colours.blur(images, sigma), torch.stack(expected), atol=2e-6)
+
+
+def test_a_view_is_its_operations_one_after_the_other():
+    images = to_bytes(pictures(64, 16, 16))
+    view = draw_view(64, (16, 16), Views(), 1, np.random.default_rng(3))
+    expected = crop(images.float() / 255, view.boxes)
+    for number, names in enumerate(view.order):
+        image = expected[number]
+        if view.jittered[number]:
+            for place in names:
+                name = list(JITTERS)[place]
+                image = REFERENCES[name](image, float(view.amounts[place, number]))
+        if view.greyed[number]:
+            image = reference.rgb_to_grayscale(image, num_output_channels=3)
+        if view.blurred[number]:
+            image = reference.gaussian_blur(image, [3, 3], [float(view.sigma[number])] * 2)
+        if view.solarized[number]:
+            image = reference.solarize(image, 0.5)
+        expected[number] = image
+    found = apply_view(images, view)
+    # A pixel that is 0.5 to the last bit may be solarized by one and not by the other.
+    same = (found - expected).abs() < 1e-5
+    assert float(same.float().mean()) > 0.9999
+    for share in (view.jittered, view.greyed, view.blurred, view.solarized):
+        assert 0 < share.sum() < 64
+
+
+def test_parameters_are_drawn_for_each_image_in_their_ranges():
+    n, views = 20_000, Views()
+    for kind in (0, 1):
+        view = draw_view(n, (28, 28), views, kind, np.random.default_rng(kind))
+        shares = [each.mean() for each in (view.jittered, view.greyed, view.blurred)]
+        assert shares == pytest.approx([0.8, 0.2, (1.0, 0.1)[kind]], abs=0.01)
+        assert view.solarized.mean() == pytest.approx((0.0, 0.2)[kind], abs=0.01)
+        assert view.boxes.flip.mean() == pytest.approx(0.5, abs=0.02)
+        low, high = view.amounts.min(1), view.amounts.max(1)
+        assert low == pytest.approx([0.6, 0.6, 0.8, -0.1], abs=0.001)
+        assert high == pytest.approx([1.4, 1.4, 1.2, 0.1], abs=0.001)
+        assert (view.sigma.min(), view.sigma.max()) == pytest.approx((0.1, 2.0), abs=0.01)
+        orders, counts = np.unique(view.order, axis=0, return_counts=True)
+        assert len(orders) == 24
+        assert counts / n == pytest.approx(1 / 24, abs=0.005)
+
+
+def test_a_factor_is_never_below_zero():
+    view = draw_view(1000, (8, 8), Views(brightness=3.0), 0, np.random.default_rng(0))
+    assert view.amounts[0].min() >= 0
+    assert view.amounts[0].max() > 3.9
+
+
+def test_without_anything_a_view_is_the_image():
+    images = to_bytes(pictures(8, 14, 14))
+    view = one_view(images, NOTHING, 0, np.random.default_rng(0))
+    assert torch.allclose(view, images.float() / 255, atol=1e-6)
+    assert view.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_same_generator_makes_the_same_views_and_the_images_stay():
+    images = to_bytes(pictures(16, 12, 12))
+    before = images.clone()
+    twice = [two_views(images, Views(), np.random.default_rng(5)) for _ in range(2)]
+    other = two_views(images, Views(), np.random.default_rng(6))
+    assert torch.equal(twice[0][0], twice[1][0])
+    assert torch.equal(twice[0][1], twice[1][1])
+    assert not torch.equal(twice[0][0], other[0])
+    assert torch.equal(images, before)
+
+
+def test_views_differ_from_image_to_image_and_from_each_other_and_stay_in_range():
+    images = to_bytes(pictures(2, 20, 20))[:1].expand(64, 3, 20, 20)
+    first, second = two_views(images, Views(), np.random.default_rng(0))
+    assert len(torch.cat([first, second]).flatten(1).unique(dim=0)) == 128
+    for view in (first, second):
+        assert view.dtype == torch.float32
+        assert float(view.min()) >= 0
+        assert float(view.max()) <= 1
+
+
+def test_small_views_have_no_blur():
+    view = draw_view(1000, (32, 32), SMALL_VIEWS, 0, np.random.default_rng(0))
+    assert not view.blurred.any()
+    assert (view.boxes.height * view.boxes.width).min() >= 0.18 * 32 * 32
