@@ -150,6 +150,12 @@ def test_chains_without_weight_leave_the_image():
     assert torch.allclose(mix_chains(images, only_itself), images / 255, atol=1e-7)
 
 
+def test_a_mixture_stays_on_the_device_of_its_images():
+    # Tensors on `meta` have no values, but as on a GPU they do not mix with those on the CPU.
+    images = torch.zeros(9, 3, 8, 8, dtype=torch.uint8, device="meta")
+    assert augmix(images, np.random.default_rng(0), all_operations=True).device == images.device
+
+
 def test_small_and_empty_batches():
     assert augmix(noise(0), np.random.default_rng(0)).shape == (0, 3, HEIGHT, WIDTH)
     assert augmix(noise(1), np.random.default_rng(0), depth=1).shape == (1, 3, HEIGHT, WIDTH)

@@ -180,6 +180,14 @@ def test_memory_stays_channels_last():
         assert changed.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_cut_mix_stays_on_the_device_of_its_images():
+    # Tensors on `meta` have no values, but as on a GPU they do not mix with those on the CPU.
+    rng = np.random.default_rng(0)
+    images, labels = torch.zeros(6, 3, 8, 8, device="meta"), torch.zeros(6, device="meta").long()
+    mixed = cut_mix(images, labels, 6, 1.0, rng)
+    assert mixed.images.device == mixed.targets.device == images.device
+
+
 def test_probability_zero_changes_nothing():
     images, rng = torch.rand(20, 3, 8, 8), np.random.default_rng(0)
     assert torch.equal(random_erase(images, rng, probability=0), images)

@@ -171,6 +171,16 @@ def test_an_image_does_not_depend_on_its_batch(name, table):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_stays_on_the_device_of_its_images(name):
+    # Tensors on `meta` have no values, but as on a GPU they do not mix with those on the CPU.
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8, device="meta")
+    for table in (OPERATIONS, SMOOTH_OPERATIONS):
+        changed = table[name](images, torch.ones(4))
+        assert changed.device == images.device
+        assert changed.shape == images.shape
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_an_empty_batch_stays_empty(name):
     empty = torch.zeros(0, 3, 8, 8, dtype=torch.uint8)
     for table in (OPERATIONS, SMOOTH_OPERATIONS):

@@ -33,7 +33,7 @@ def operation(shift: str) -> str:
 
 
 def in_training(entry: ModelEntry) -> Mapping[str, str]:
-    """What a model is trained on of the operations that tests make: by what, as a study writes it.
+    """What a model is trained on of the operations that tests make, with what makes them.
 
     Flips are no test, and what a sweep tries counts.
     """
@@ -45,15 +45,15 @@ def in_training(entry: ModelEntry) -> Mapping[str, str]:
 
 def _of_recipe(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if recipe.rotation:
-        yield "rotation", "recipe.rotation"
+        yield "rotation", "rotation (recipe.rotation)"
     if recipe.gaussian_noise:
-        yield "gaussian_noise", "recipe.gaussian_noise"
+        yield "gaussian_noise", "gaussian_noise (recipe.gaussian_noise)"
     for key in ("trivial_augment", "rand_augment"):
         if getattr(recipe, key):
-            yield from ((name, f"recipe.{key}") for name in _tested(OPERATIONS))
+            yield from ((name, f"{name} (recipe.{key})") for name in _tested(OPERATIONS))
     if recipe.augmix:
         used = ALL_OPERATIONS if recipe.augmix.all_operations else PUBLISHED_OPERATIONS
-        yield from ((name, "recipe.augmix") for name in _tested(used))
+        yield from ((name, f"{name} (recipe.augmix)") for name in _tested(used))
 
 
 def _tested(operations: Iterable[str]) -> list[str]:

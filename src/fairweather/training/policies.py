@@ -50,8 +50,8 @@ def rand_augment_space(height: int, width: int) -> Mapping[str, Span]:
 
     In the numbers of `torchvision.transforms.RandAugment`.
 
-    >>> rand_augment_space(32, 32)["translate_x"].values[-1]
-    np.float64(14.0)
+    >>> rand_augment_space(32, 32)["translate_x"].values[[0, -1]].tolist()
+    [0.0, 14.0]
     """
     moved = (150.0 / 331.0 * width, 150.0 / 331.0 * height)
     return _space(0.3, moved, 30.0, 0.9, 4)

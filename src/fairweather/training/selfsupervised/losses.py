@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed
-import torch.distributed.nn.functional
 
 EPSILON = 1e-5  # batch norm's, as the published code normalises with it
 
@@ -64,9 +65,25 @@ def _standardise(embedding: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     return centred / (variance + EPSILON).sqrt()
 
 
+class _Sum(torch.autograd.Function):
+    """A sum over processes whose gradient is the sum of the processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's own
+        """Add the values up."""
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's own
+        """Every process's loss depends on the values of every process."""
+        return _Sum.forward(ctx, gradients[0])
+
+
 def _sum_over_processes(values: torch.Tensor) -> torch.Tensor:
-    """Add a tensor up over all processes; its gradient is added up as well."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not distributed or torch.distributed.get_world_size() == 1:
         return values
-    return torch.distributed.nn.functional.all_reduce(values)
+    total: torch.Tensor = _Sum.apply(values)
+    return total

@@ -1,0 +1,495 @@
+"""Studies that pre-train: what models start from, their labels, and what is measured of them."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+
+import fairweather as fw
+from fairweather.cells import predict
+from fairweather.errors import CollapsedError, InputError
+from fairweather.measuring.ensembles import mean_log_probability
+from fairweather.models import Ensemble, interpolate, load_checkpoint
+from fairweather.rules import judge, read_rules
+from fairweather.runs import RunFolder
+from fairweather.shifts import make_shift
+from fairweather.study import check_study, execute, load_study
+
+from .conftest import TINY_RESNET
+
+BARLOW = {
+    "title": "Barlow Twins",
+    "backbone": TINY_RESNET,
+    "recipe": {
+        "method": "barlow_twins",
+        "epochs": 2,
+        "batch_size": 30,
+        "optimizer": "adamw",
+        "learning_rate": 1e-2,
+        "projector": [16, 16],
+        "views": {"blur": [0.0, 0.0]},
+    },
+}
+SHORT = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-2}
+
+
+def raw(folder, **changes):
+    study = {
+        "name": "starts",
+        "data": {"source": f"folder:{folder}", "size": 16},
+        "bootstrap": 100,
+        "pretraining": {"barlow": BARLOW},
+        "models": {"ssl": model(weights="pretraining:barlow")},
+    }
+    return study | changes
+
+
+def model(**changes):
+    return {"title": "SSL", "backbone": TINY_RESNET, "recipe": SHORT} | changes
+
+
+def run_of(study, path):
+    return fw.run(check_study(study), out=path)
+
+
+def weights(run, folder, name="model"):
+    return safetensors.torch.load_file(run.path / folder / f"{name}.safetensors")
+
+
+def facts(run, folder):
+    return json.loads((run.path / folder / "model.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def probed(colour_folder, tmp_path_factory):
+    """A linear probe on a pre-trained backbone."""
+    study = raw(
+        colour_folder,
+        models={"ssl": model(weights="pretraining:barlow", recipe=SHORT | {"probe_epochs": 2})},
+        shifts=[{"brightness_factor": [0.3]}],
+    )
+    return run_of(study, tmp_path_factory.mktemp("probed") / "run")
+
+
+def test_a_probed_model_has_the_pretrained_backbone_to_the_bit(probed):
+    start = weights(probed, "pretraining/barlow/seed-0")
+    end = weights(probed, "models/ssl/seed-0")
+    head = set(end) - set(start)
+    assert head == {"network.fc.weight", "network.fc.bias"}
+    assert all(end[key].equal(start[key]) for key in start)
+    trained = facts(probed, "models/ssl/seed-0")
+    assert trained["weights"]["head"] == "newly initialised"
+    assert trained["weights"]["file"] == "pretraining/barlow/seed-0/model.safetensors"
+    assert trained["spec"]["weights"] == "pretraining:barlow"
+    assert trained["weights"]["sha256"] == probed.checksum(trained["weights"]["file"])
+
+
+def test_a_pretraining_leaves_everything_that_one_needs_of_it(probed):
+    folder = "pretraining/barlow/seed-0"
+    history = pd.read_csv(probed.path / folder / "history.csv")
+    assert list(history["epoch"]) == [1, 2]
+    assert {"train_loss", "embedding_std", "knn_accuracy", "learning_rate"} <= set(history)
+    assert facts(probed, folder)["images"] == 81
+    assert not facts(probed, folder)["labels_used"]
+    matrices = json.loads((probed.path / folder / "correlation.json").read_text())
+    before, after = np.array(matrices["before"]), np.array(matrices["after"])
+    assert before.shape == after.shape == (16, 16)
+    assert not np.allclose(before, after)
+    assert not (probed.path / folder / "resume").exists()
+    for figure in ("pretraining", "cross_correlation"):
+        assert (probed.path / f"figures/{figure}.svg").is_file()
+    page = (probed.path / "report.html").read_text()
+    assert "<h2>Pre-training</h2>" in page
+    assert "brightness_factor by the views of its pre-training" in page
+
+
+def test_its_file_is_a_start_for_any_other_study(probed, colour_folder, tmp_path):
+    file = probed.path / "pretraining/barlow/seed-0/model.safetensors"
+    probe = SHORT | {"probe_epochs": 2}
+    study = raw(
+        colour_folder, models={"ssl": model(weights=str(file), recipe=probe)}, pretraining={}
+    )
+    run = run_of(study, tmp_path / "run")
+    start, end = weights(probed, "pretraining/barlow/seed-0"), weights(run, "models/ssl/seed-0")
+    assert all(end[key].equal(start[key]) for key in start)
+    assert facts(run, "models/ssl/seed-0")["spec"]["mean"] == pytest.approx(
+        start["mean"].flatten().tolist()
+    )
+
+
+class KilledError(Exception):
+    """Stands for a signal."""
+
+
+def killed_in(study, path, task, done):
+    def until_killed():
+        for event in execute(check_study(study), path):
+            if event.task.startswith(task) and event.done == done:
+                raise KilledError
+
+    with pytest.raises(KilledError):
+        until_killed()
+
+
+def test_a_killed_pretraining_goes_on_and_ends_with_the_same_bytes(colour_folder, tmp_path):
+    study = raw(colour_folder)
+    whole = run_of(study, tmp_path / "whole")
+    killed_in(study, tmp_path / "killed", "pre-train", 1)
+    assert (tmp_path / "killed/pretraining/barlow/seed-0/resume/state.pt").is_file()
+    assert not (tmp_path / "killed/pretraining/barlow/seed-0/model.safetensors").exists()
+    resumed = run_of(study, tmp_path / "killed")
+    for name in (
+        "pretraining/barlow/seed-0/model.safetensors",
+        "pretraining/barlow/seed-0/correlation.json",
+        "models/ssl/seed-0/model.safetensors",
+        "scores.csv",
+    ):
+        assert resumed.checksum(name) == whole.checksum(name), name
+
+
+def test_nothing_is_done_twice_and_another_recipe_does_all_of_it(colour_folder, tmp_path):
+    study = raw(colour_folder)
+    run_of(study, tmp_path / "run")
+    notes = {e.task: e.note for e in execute(check_study(study), tmp_path / "run")}
+    assert notes["pre-train Barlow Twins"] == notes["train SSL"] == "done before"
+    recipe = BARLOW["recipe"] | {"redundancy_weight": 0.5}
+    other = raw(colour_folder, pretraining={"barlow": BARLOW | {"recipe": recipe}})
+    notes = {e.task: e.note for e in execute(check_study(other), tmp_path / "run")}
+    assert notes["pre-train Barlow Twins"] != "done before"
+    assert notes["train SSL"] != "done before"
+
+
+def test_each_seed_has_its_own_pretraining_unless_one_is_for_all(colour_folder, tmp_path):
+    own = run_of(raw(colour_folder, seeds=[0, 1]), tmp_path / "own")
+    folders = [f"pretraining/barlow/seed-{seed}" for seed in (0, 1)]
+    first, second = (weights(own, folder)["network.conv1.0.weight"] for folder in folders)
+    assert not first.equal(second)
+    shared = {"barlow": BARLOW | {"seed": 5}}
+    one = run_of(raw(colour_folder, seeds=[0, 1], pretraining=shared), tmp_path / "one")
+    assert [path.name for path in (one.path / "pretraining/barlow").iterdir()] == ["seed-5"]
+    files = {facts(one, f"models/ssl/seed-{seed}")["weights"]["file"] for seed in (0, 1)}
+    assert files == {"pretraining/barlow/seed-5/model.safetensors"}
+
+
+def test_a_pretraining_on_other_images_brings_their_statistics(colour_folder, tmp_path):
+    supervised = BARLOW | {
+        "title": "Digits",
+        "data": {"source": "mnist5k", "size": 16},
+        "recipe": {
+            "method": "supervised",
+            "epochs": 1,
+            "batch_size": 256,
+            "optimizer": "adamw",
+            "learning_rate": 1e-2,
+        },
+    }
+    run = run_of(raw(colour_folder, pretraining={"barlow": supervised}), tmp_path / "run")
+    digits = fw.load_data("mnist5k", size=16)
+    made = facts(run, "pretraining/barlow/seed-0")
+    assert (made["images"], made["labels_used"], made["data"]) == (3600, True, digits.name)
+    spec = facts(run, "models/ssl/seed-0")["spec"]
+    assert spec["mean"] == pytest.approx(digits.mean)
+    assert spec["std"] == pytest.approx(digits.std)
+    assert not (run.path / "pretraining/barlow/seed-0/correlation.json").exists()
+
+
+def test_models_get_as_many_labels_as_they_may_have(colour_folder, tmp_path):
+    models = {
+        "few": model(title="Few", label_fraction=0.1),
+        "wrong": model(title="Wrong", label_noise=0.5),
+    }
+    run = run_of(raw(colour_folder, models=models, pretraining={}), tmp_path / "run")
+    assert facts(run, "models/few/seed-0")["training_images"] == 8
+    assert facts(run, "models/wrong/seed-0")["training_images"] == 81
+    assert (run.path / "figures/labels.svg").is_file()
+    again = raw(
+        colour_folder,
+        models={"few": model(title="Few", label_fraction=0.2), "wrong": models["wrong"]},
+        pretraining={},
+    )
+    notes = {e.task: e.note for e in execute(check_study(again), run.path)}
+    assert notes["train Few"] != "done before"
+    assert notes["train Wrong"] == "done before"
+
+
+@pytest.fixture(scope="module")
+def together(colour_folder, tmp_path_factory):
+    """Two seeds, an ensemble, a way from probed to fine-tuned weights, an attack, a variant."""
+    turns = SHORT | {"probe_epochs": 1}
+    study = raw(
+        colour_folder,
+        seeds=[0, 1],
+        ensemble=True,
+        variants=["temperature"],
+        shifts=[{"brightness_factor": [0.3]}, {"fgsm": [0.03]}],
+        models={
+            "ssl": model(weights="pretraining:barlow", recipe=turns, interpolations=[0.25]),
+        },
+        pretraining={"barlow": BARLOW | {"seed": 0}},
+    )
+    return run_of(study, tmp_path_factory.mktemp("together") / "run")
+
+
+def test_an_ensemble_is_the_mean_of_the_probabilities(together, colour_folder):
+    images = fw.load_data(f"folder:{colour_folder}", size=16).test
+    members = [load_checkpoint(together.path / f"models/ssl/seed-{seed}") for seed in (0, 1)]
+    dark = make_shift("brightness_factor", factor=0.3)
+    expected = predict(Ensemble(members), images, dark, device="cpu")
+    name = "predictions/ssl/seed-ensemble/brightness_factor,factor=0.3.parquet"
+    stored = together.read_predictions(name)
+    assert np.allclose(stored.confidence, expected.confidence, atol=1e-6)
+    by_hand = np.mean(
+        [
+            torch.from_numpy(predict(each, images, dark, device="cpu").logits).softmax(1).numpy()
+            for each in members
+        ],
+        axis=0,
+    )
+    assert np.allclose(stored.confidence, by_hand.max(1), atol=1e-6)
+    assert np.array_equal(stored.predicted, by_hand.argmax(1))
+    under_attack = "predictions/ssl/seed-ensemble/fgsm,epsilon=0.03.parquet"
+    attack = fw.make_attack("fgsm", epsilon=0.03)
+    found = predict(Ensemble(members), images, attack, device="cpu")
+    assert np.allclose(together.read_predictions(under_attack).nll, found.nll, atol=1e-5)
+
+
+def test_one_member_alone_is_its_own_ensemble_and_equal_members_change_nothing():
+    logits = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    logs = torch.from_numpy(logits).log_softmax(1).numpy()
+    for members in ([logits], [logits] * 3, [logits, logits + 7]):
+        assert np.allclose(mean_log_probability(members), logs, atol=1e-5)
+
+
+def test_an_ensemble_stands_beside_the_mean_over_seeds(together):
+    scores = together.scores
+    clean = scores[(scores["shift"] == "clean") & (scores["metric"] == "accuracy")]
+    plain = clean[clean["model"] == "ssl"].set_index("seed")["value"]
+    assert set(plain.index) == {"0", "1", "mean", "ensemble", "sd"}
+    assert plain["mean"] == pytest.approx((plain["0"] + plain["1"]) / 2)
+    assert plain["sd"] == pytest.approx(abs(plain["0"] - plain["1"]) / np.sqrt(2))
+    table = (together.path / "tables/summary_accuracy.md").read_text()
+    assert "SSL, ensemble of 2" in table
+    assert "SSL, weights 25% of the way + temperature scaling, ensemble of 2" in table
+    assert "ssl+ensemble" in (together.path / "tables/summary_accuracy.csv").read_text()
+
+
+def test_rules_can_be_about_ensembles_and_ways_between(together):
+    rules = [
+        "ssl+ensemble:accuracy[clean] >= 0",
+        "ssl+interpolated-0.25:accuracy[brightness_factor] drop <= 100%",
+        "ssl+ensemble:accuracy[brightness_factor] drop <= 100%",
+    ]
+    verdicts = judge(together, read_rules(rules), on="value")
+    assert [verdict.model for verdict in verdicts] == [rule.partition(":")[0] for rule in rules]
+    scores = together.scores.query("model == 'ssl' and seed == 'ensemble' and metric == 'accuracy'")
+    clean, dark = (
+        scores[scores["shift"] == shift]["value"].iloc[0]
+        for shift in ("clean", "brightness_factor")
+    )
+    assert verdicts[0].value == pytest.approx(clean)
+    assert verdicts[2].value == pytest.approx(clean - dark)
+
+
+def test_a_quarter_of_the_way_is_measured_as_such(together, colour_folder):
+    images = fw.load_data(f"folder:{colour_folder}", size=16).test
+    folder = "models/ssl/seed-1"
+    start, end = weights(together, folder, "probed"), weights(together, folder)
+    middle = load_checkpoint(together.path / folder)
+    middle.load_state_dict(interpolate(start, end, 0.25))
+    expected = predict(middle, images, device="cpu")
+    stored = together.read_predictions("predictions/ssl+interpolated-0.25/seed-1/clean.parquet")
+    assert np.array_equal(stored.logits, expected.logits)
+    assert not np.array_equal(
+        stored.logits, together.read_predictions("predictions/ssl/seed-1/clean.parquet").logits
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"models": {"a": model(weights="pretraining:barlo")}},
+            "models.a: unknown pre-training 'barlo'; did you mean 'barlow'",
+        ),
+        (
+            {"models": {"a": model(weights="pretraining:barlow", stem="small")}},
+            "models.a: its stem is small, but that of pretraining.barlow is imagenet",
+        ),
+        (
+            {"pretraining": {"barlow": BARLOW | {"recipe": {"method": "barlow"}}}},
+            "pretraining.barlow.recipe.method: input should be 'barlow_twins'",
+        ),
+        (
+            {"pretraining": {"barlow": BARLOW | {"recipe": BARLOW["recipe"] | {"epoch": 1}}}},
+            "pretraining.barlow.recipe: unknown key 'epoch'; did you mean 'epochs'",
+        ),
+        (
+            {
+                "pretraining": {
+                    "barlow": BARLOW | {"recipe": BARLOW["recipe"] | {"views": {"blurr": [0, 0]}}}
+                }
+            },
+            "views: unknown key 'blurr'; did you mean 'blur'",
+        ),
+        (
+            {"pretraining": {"barlow": BARLOW | {"weights": "pretraining:barlow"}}},
+            "it cannot start from another pre-training",
+        ),
+        ({"pretraining": {"a/b": BARLOW}}, "pre-training name 'a/b' must be letters"),
+        ({"ensemble": True}, "ensemble needs the models of at least two seeds"),
+        (
+            {"models": {"a": model(interpolations=[0.5])}},
+            "set recipe.probe_epochs between 1 and 1, found 0",
+        ),
+        (
+            {"models": {"a": model(interpolations=[0.5, 1.5], recipe=SHORT | {"probe_epochs": 1})}},
+            r"interpolations must be different and in \(0, 1\)",
+        ),
+        ({"models": {"a": model(label_fraction=0.0)}}, "label_fraction: .*greater than 0"),
+        (
+            {"models": {"a": model(recipe={"augmix": {"severitty": 1}})}},
+            "unknown key 'severitty'; did you mean 'severity'",
+        ),
+        (
+            {
+                "models": {"a": model(recipe={"gaussian_noise": {"std": 0.1}})},
+                "shifts": [{"imagenet_c/gaussian_noise": [1]}],
+            },
+            "train on gaussian_noise .recipe.gaussian_noise., which tests it too",
+        ),
+        (
+            {
+                "models": {"a": model(recipe={"rand_augment": {}})},
+                "shifts": [{"brightness_factor": [0.3]}],
+            },
+            "train on brightness .recipe.rand_augment., which tests it too as brightness_factor",
+        ),
+        (
+            {
+                "models": {"a": model(recipe={"rotation": {"degrees": 9}})},
+                "shifts": [{"rotation": [10]}],
+            },
+            "train on rotation .recipe.rotation., which tests it too",
+        ),
+        (
+            {
+                "models": {"a": model(recipe={"augmix": {"all_operations": True}})},
+                "shifts": [{"imagenet_c/saturate": [1]}],
+            },
+            "train on saturate .recipe.augmix., which tests it too as imagenet_c/saturate",
+        ),
+    ],
+)
+def test_a_study_that_is_wrong_gets_one_clear_sentence(colour_folder, changes, words):
+    with pytest.raises(InputError, match=words) as caught:
+        check_study(raw(colour_folder, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_augmix_trains_on_nothing_that_common_corruptions_test_by_default(colour_folder):
+    shifts = [{"suite": "imagenet_c"}, {"suite": "imagenet_c_extra"}, {"brightness_factor": [0.5]}]
+    check_study(raw(colour_folder, shifts=shifts, models={"a": model(recipe={"augmix": {}})}))
+
+
+def test_what_is_allowed_to_be_seen_is_marked(colour_folder, tmp_path):
+    study = raw(
+        colour_folder,
+        pretraining={},
+        models={
+            "seen": model(title="Seen", train_shifts=[{"brightness_factor": [0.4]}]),
+            "fresh": model(title="Fresh"),
+            "hard": model(
+                title="Hard", recipe=SHORT | {"adversarial": {"epsilon": 0.01, "steps": 1}}
+            ),
+        },
+        shifts=[{"brightness_factor": [0.3]}, {"fgsm": [0.01]}],
+    )
+    with pytest.raises(InputError, match="allow_seen_shifts: true"):
+        check_study(study)
+    run = run_of(study | {"allow_seen_shifts": True}, tmp_path / "run")
+    seen = json.loads((run.path / "provenance.json").read_text())["seen_shifts"]
+    assert seen == {
+        "seen": {"brightness_factor": "brightness_factor"},
+        "hard": {"fgsm": "recipe.adversarial"},
+    }
+    page = (run.path / "report.html").read_text()
+    assert "<strong>Seen</strong> has met what tests it before" in page
+    assert "<strong>Fresh</strong> has met" not in page
+
+
+def test_a_pretraining_that_collapses_stops_with_a_sentence(colour_folder, tmp_path, probed):
+    dead = {
+        key: torch.ones_like(tensor) if key.endswith("var") else torch.zeros_like(tensor)
+        for key, tensor in weights(probed, "pretraining/barlow/seed-0").items()
+        if key not in ("mean", "std")
+    }
+    safetensors.torch.save_file(dead, tmp_path / "dead.safetensors")
+    recipe = BARLOW["recipe"] | {"learning_rate": 1e-9}
+    entry = BARLOW | {
+        "recipe": recipe,
+        "weights": str(tmp_path / "dead.safetensors"),
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
+    with pytest.raises(CollapsedError, match="epoch 1"):
+        run_of(raw(colour_folder, pretraining={"barlow": entry}), tmp_path / "run")
+    assert not (tmp_path / "run/scores.csv").exists()
+
+
+def test_pretrainings_that_no_model_needs_are_left_out(tmp_path, colour_folder):
+    from fairweather.yamlfile import dump_yaml
+
+    study = raw(colour_folder, models={"ssl": model(weights="pretraining:barlow"), "b": model()})
+    path = tmp_path / "starts.yaml"
+    path.write_text(dump_yaml(study))
+    assert list(load_study(path).pretraining) == ["barlow"]
+    assert not load_study(path, only=["b"]).pretraining
+    changed = load_study(path, ["pretraining.barlow.recipe.epochs=7", "models.b.width=0.5"])
+    assert changed.pretraining["barlow"].recipe.epochs == 7
+    with pytest.raises(InputError, match="unknown pre-training 'barlo'"):
+        load_study(path, ["pretraining.barlo.recipe.epochs=7"])
+
+
+def test_defaults_give_a_pretraining_its_network_and_nothing_else(tmp_path, colour_folder):
+    from fairweather.yamlfile import dump_yaml
+
+    entry = {"recipe": BARLOW["recipe"]}
+    study = raw(
+        colour_folder,
+        pretraining={"barlow": entry | {"data": "mnist5k"}},
+        models={"ssl": {"weights": "pretraining:barlow"}},
+    )
+    study["defaults"] = {"backbone": TINY_RESNET, "stem": "small", "recipe": SHORT}
+    path = tmp_path / "starts.yaml"
+    path.write_text(dump_yaml(study))
+    found = load_study(path).pretraining["barlow"]
+    assert (found.backbone, found.stem, found.title) == (TINY_RESNET, "small", "barlow")
+    assert found.data.source == "mnist5k"
+
+
+def test_a_square_is_asked_for_before_anything_is_written(tmp_path, colour_folder):
+    wide = torch.zeros(6, 3, 8, 16, dtype=torch.uint8)
+    np.savez(
+        tmp_path / "wide.npz",
+        **{
+            f"{part}_{what}": array
+            for part in ("train", "val", "test")
+            for what, array in (
+                ("images", wide.permute(0, 2, 3, 1).numpy()),
+                ("labels", np.arange(6) % 2),
+            )
+        },
+    )
+    data = {"source": f"npz:{tmp_path / 'wide.npz'}"}
+    rotation = {"method": "rotation", "epochs": 1}
+    study = raw(colour_folder, data=data, pretraining={"barlow": BARLOW | {"recipe": rotation}})
+    with pytest.raises(InputError, match=r"pretraining\.barlow: rotation turns squares"):
+        run_of(study, tmp_path / "run")
+    models = {"a": model(recipe=SHORT | {"rotation_prediction": 0.5})}
+    with pytest.raises(InputError, match=r"models\.a: recipe: rotation_prediction turns images"):
+        run_of(raw(colour_folder, data=data, models=models, pretraining={}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert isinstance(RunFolder(tmp_path), RunFolder)
