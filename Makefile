@@ -34,6 +34,7 @@ format: $(VENV)/.installed-dev
 # Speed as ratios, on an otherwise idle machine: minutes. The table stands in benchmarks/README.md.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/corruptions.py
 	$(BIN)/python benchmarks/scoring.py
 

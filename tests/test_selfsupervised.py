@@ -273,6 +273,30 @@ def test_a_collapsed_embedding_stops(toy_images, method):
         next(pretrain(Blind(), toy_images, tiny(method), features=32))
 
 
+@pytest.mark.parametrize("weight", [0.0, 25.0])
+def test_vicreg_without_its_variance_term_really_collapses(toy_images, weight):
+    """With the term the same run does not."""
+    recipe = tiny(
+        "vicreg",
+        epochs=30,
+        batch_size=16,
+        learning_rate=0.1,
+        projector=(8,),
+        variance_weight=weight,
+        covariance_weight=weight / 25,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 32))
+    epochs = pretrain(encoder, toy_images, recipe, features=32)
+    if weight:
+        *_, last = epochs
+        assert min(row["embedding_std"] for row in last.history) > 0.25
+    else:
+        with pytest.raises(CollapsedError, match=r"collapsed in epoch [12]\d: its spread is 0\.04"):
+            list(epochs)
+
+
 @pytest.mark.parametrize("method", ["rotation", "supervised"])
 def test_where_the_loss_would_tell_nobody_asks_for_collapse(toy_images, method):
     epoch = next(pretrain(Blind(), toy_images, tiny(method), features=32))

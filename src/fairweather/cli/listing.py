@@ -10,10 +10,10 @@ import typer
 
 def list_names(
     what: Annotated[
-        str, typer.Argument(help="studies, shifts, attacks, suites, metrics or data.")
+        str, typer.Argument(help="studies, shifts, attacks, suites, metrics, data or pretraining.")
     ] = "all",
 ) -> None:
-    """List what there is by name: studies, shifts, attacks, suites, metrics, data sources."""
+    """List what there is by name: studies, shifts, metrics, data sources, pre-training methods."""
     from fairweather.errors import unknown_name
 
     sections = _sections()
@@ -32,6 +32,7 @@ def _sections() -> dict[str, list[tuple[str, str]]]:
     from fairweather.measuring import DERIVED
     from fairweather.metrics import METRICS
     from fairweather.shifts import SHIFTS, SUITES
+    from fairweather.training.selfsupervised import METHODS
 
     return {
         "studies": list(_study_entries()),
@@ -43,6 +44,7 @@ def _sections() -> dict[str, list[tuple[str, str]]]:
             *((metric.name, metric.label) for metric in DERIVED),
         ],
         "data": [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in SOURCES.items()],
+        "pretraining": [(name, method.title) for name, method in METHODS.items()],
     }
 
 

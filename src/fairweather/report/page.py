@@ -18,6 +18,7 @@ from fairweather.report.reading import (
     Contents,
     base_model,
     read_recipes,
+    read_starts,
     read_tries,
     read_warnings,
 )
@@ -137,7 +138,7 @@ def render_page(
         figures={figure.name: figure for figure in figures},
         calibration=describe_metric("rms_calibration_error"),
         corrected=CORRECTED,
-        settings=list(_settings(contents, read_recipes(run, contents))),
+        settings=list(_settings(contents, read_recipes(run, contents), read_starts(run, contents))),
         tries=read_tries(run, contents),
         warnings=read_warnings(run),
         seen={
@@ -176,7 +177,9 @@ def _plain(value: object) -> str:
 
 
 def _settings(
-    contents: Contents, recipes: Mapping[str, Mapping[str, Any]]
+    contents: Contents,
+    recipes: Mapping[str, Mapping[str, Any]],
+    starts: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[tuple[str, list[str]]]:
     """Name each setting that does something for some model, with its value for every model."""
     models = []
@@ -184,7 +187,8 @@ def _settings(
         entry = dict(contents.study["models"][base_model(name)])
         recipe = _effective(recipes.get(base_model(name), {}))
         tuning = {key: entry.pop(key, None) for key in ("sweep", "sweep_metric")}
-        described = entry | {"recipe": recipe} | (tuning if tuning["sweep"] else {})
+        start = {"started_from": starts.get(base_model(name), {})} if starts else {}
+        described = entry | start | {"recipe": recipe} | (tuning if tuning["sweep"] else {})
         models.append(dict(flatten(described)))
     for key in dict.fromkeys(key for model in models for key in model if key != "title"):
         yield key, [model.get(key, ABSENT) for model in models]

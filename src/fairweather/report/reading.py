@@ -23,6 +23,7 @@ from fairweather.yamlfile import read_yaml
 CLEAN, VALIDATION, NO_LEVEL, MEAN = "clean", "validation", "none", "mean"
 SUMMARIES = (MEAN, "sd")  # of seeds
 SUMMARY_LEVELS = (MEAN, "worst")
+STARTED_FROM = ("file", "sha256", "left_out", "head")  # what is told of weights
 ENSEMBLE_SUFFIX = f"+{ENSEMBLE}"
 
 
@@ -194,6 +195,20 @@ def read_recipes(run: RunFolder, contents: Contents) -> dict[str, Mapping[str, A
         for name, path in paths.items()
         if path.is_file()
     }
+
+
+def read_starts(run: RunFolder, contents: Contents) -> dict[str, Mapping[str, Any]]:
+    """Read what weights each model started from, by its name, where it did not start from none.
+
+    The first seed stands for all.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for name in contents.titles:
+        path = run.path / "models" / name / f"seed-{contents.seeds[0]}" / "model.json"
+        facts = json.loads(path.read_text()).get("weights", {}) if path.is_file() else {}
+        if facts.get("weights", "none") != "none":
+            found[name] = {key: facts[key] for key in STARTED_FROM if facts.get(key)}
+    return found
 
 
 def read_tries(run: RunFolder, contents: Contents) -> dict[str, pd.DataFrame]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,22 +135,32 @@ def train_step(context: Context, training: Training) -> Iterator[Event]:
     task = f"train {training.title}"
     inputs = training_inputs(context, training)
     if run.is_done(folder, inputs):
-        drop_state(
-            context, training.folder
-        )  # a run that was killed just after the training left it
+        # A run that was killed just after the training left it.
+        drop_state(context, folder)
         yield Event(task, epochs, epochs, "done before")
         return
-    state = read_state(context, training.folder, inputs)
-    yield Event(task, len(state["history"]) if state else 0, epochs)
+    # Now: a training may outlive the file that it began with.
+    weights = _weights_facts(context, training)
+    state = read_state(context, folder, inputs)
+    yield Event(task, len(state["history"]) if state else 0, epochs, _start_note(weights))
     for epoch_state in _epochs(context, training, state):
         state = epoch_state
-        write_state(context, training.folder, inputs, state)
+        write_state(context, folder, inputs, state)
         row = state["history"][-1]
         note = f"validation accuracy {row['val_accuracy']:.1%}, loss {row['val_loss']:.3f}"
         yield Event(task, len(state["history"]), epochs, note)
     assert state is not None
-    run.finish(folder, inputs, _store(context, training, state))
-    drop_state(context, training.folder)
+    run.finish(folder, inputs, _store(context, training, state, weights))
+    drop_state(context, folder)
+
+
+def _start_note(weights: Mapping[str, Any]) -> str:
+    """Say what a training starts from; nothing where that is nothing."""
+    if weights["weights"] == "none":
+        return ""
+    left_out = weights.get("left_out")
+    beside = f", without {', '.join(left_out)}" if left_out else ""
+    return f"weights: {weights.get('file', weights['weights'])}{beside}; head {weights['head']}"
 
 
 def _adopt(context: Context, source: Training, target: Training) -> None:
@@ -205,7 +215,9 @@ def adversary(recipe: Recipe) -> Attack | None:
     return make_attack("pgd", **given)
 
 
-def _store(context: Context, training: Training, state: State) -> list[str]:
+def _store(
+    context: Context, training: Training, state: State, weights: Mapping[str, Any]
+) -> list[str]:
     """Write what a training made; returns the names of the files."""
     run, folder, history = context.run, training.folder, state["history"]
     chosen = history[selected_epoch(history, training.recipe)]
@@ -213,7 +225,7 @@ def _store(context: Context, training: Training, state: State) -> list[str]:
         "classes": list(context.dataset.classes),
         "seed": training.seed,
         "recipe": asdict(training.recipe),
-        "weights": _weights_facts(context, training),
+        "weights": weights,
         "training_images": len(training_images(context, training)),
         "precision": training_precision(context.study.precision, context.device),
         **{key: chosen[key] for key in SELECTED},

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from fairweather.training.recipe import Recipe
 from fairweather.types import Images, Shift
@@ -21,13 +20,6 @@ class Geometry(NamedTuple):
     horizontal: torch.Tensor
     vertical: torch.Tensor
     degrees: torch.Tensor
-
-
-class Mixed(NamedTuple):
-    """A mixed batch: float images `[B, 3, H, W]` and soft labels `[B, classes]`."""
-
-    images: torch.Tensor
-    targets: torch.Tensor
 
 
 def draw_geometry(n: int, recipe: Recipe, rng: np.random.Generator) -> Geometry:
@@ -71,36 +63,6 @@ def apply_geometry(images: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     source = (row * width + column).reshape(n, 1, -1).expand(n, channels, -1)
     picked = images.reshape(n, channels, -1).gather(2, source).reshape(images.shape)
     return picked * inside[:, None]
-
-
-def mix(
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    classes: int,
-    alpha: float,
-    rng: np.random.Generator,
-) -> Mixed:
-    """Mix every image with a partner from its batch: MixUp (Zhang et al. 2018, section 2).
-
-    Args:
-        images: float `[B, 3, H, W]`.
-        labels: int64 `[B]`.
-        classes: width of the soft labels.
-        alpha: each image's own weight is drawn from Beta(alpha, alpha).
-        rng: source of weights and partners.
-
-    >>> mixed = mix(torch.rand(4, 3, 8, 8), torch.arange(4), 4, 0.3, np.random.default_rng(0))
-    >>> bool(torch.isclose(mixed.targets.sum(1), torch.ones(4)).all())
-    True
-    """
-    n = len(images)
-    weight = torch.from_numpy(rng.beta(alpha, alpha, n)).to(images)
-    partner = torch.from_numpy(rng.permutation(n)).to(images.device)
-    targets = F.one_hot(labels, classes).to(images)
-    return Mixed(
-        torch.lerp(images[partner], images, weight.reshape(n, 1, 1, 1)),
-        torch.lerp(targets[partner], targets, weight.reshape(n, 1)),
-    )
 
 
 def change_weather(batch: Images, weather: Sequence[Shift], rng: np.random.Generator) -> Images:

@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from fairweather.errors import InputError
-from fairweather.training.augment import Mixed as Mixed
-from fairweather.training.augment import mix as mix
 from fairweather.training.boxes import Boxes, areas, inside
+
+
+class Mixed(NamedTuple):
+    """A mixed batch: float images `[B, 3, H, W]` and soft labels `[B, classes]`."""
+
+    images: torch.Tensor
+    targets: torch.Tensor
+
+
+def mix(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    alpha: float,
+    rng: np.random.Generator,
+) -> Mixed:
+    """Mix every image with a partner from its batch: MixUp (Zhang et al. 2018, section 2).
+
+    Args:
+        images: float `[B, 3, H, W]`.
+        labels: int64 `[B]`.
+        classes: width of the soft labels.
+        alpha: each image's own weight is drawn from Beta(alpha, alpha).
+        rng: source of weights and partners.
+
+    >>> mixed = mix(torch.rand(4, 3, 8, 8), torch.arange(4), 4, 0.3, np.random.default_rng(0))
+    >>> bool(torch.isclose(mixed.targets.sum(1), torch.ones(4)).all())
+    True
+    """
+    n = len(images)
+    weight = torch.from_numpy(rng.beta(alpha, alpha, n)).to(images)
+    partner = torch.from_numpy(rng.permutation(n)).to(images.device)
+    targets = F.one_hot(labels, classes).to(images)
+    return Mixed(
+        torch.lerp(images[partner], images, weight.reshape(n, 1, 1, 1)),
+        torch.lerp(targets[partner], targets, weight.reshape(n, 1)),
+    )
 
 
 def cut_mix(
