@@ -333,6 +333,9 @@ def test_choices_that_cannot_be_made_are_told_in_one_sentence(options, words):
     [
         ("torchvision:resnet18", {"width": 0.5}, "timm:resnet18, not for torchvision:resnet18"),
         (LITE0, {"width": 0.5}, f"timm:resnet18, not for {LITE0}"),
+        ("timm:resnet50_gn", {"width": 0.25}, r"width 0\.25 does not suit timm:resnet50_gn: "),
+        ("timm:resnext50_32x4d", {"width": 0.1}, "a layer has no channels left"),
+        ("run:nowhere", {"norm": "group"}, "take norm, not run:nowhere"),
         ("torchvision:squeezenet1_1", {"pooling": "max"}, "such as ResNets, .* not for Squeeze"),
         ("torchvision:densenet121", {"pooling": "max"}, "not for DenseNet"),
         ("timm:test_vit", {"pooling": "max"}, "not for VisionTransformer"),

@@ -280,8 +280,12 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_rate(toy_images):
     model = small_network()
     with torch.no_grad():
         model.network[6].bias[0] = math.inf
-    with pytest.raises(TrainingDivergedError, match=r"epoch 1, step 1, at learning rate 0\.001"):
-        list(fit(model, toy_images[:64], toy_images[64:], Recipe(epochs=1)))
+    for limit in (None, 1.0):
+        recipe = Recipe(epochs=1, clip_gradient_norm=limit)
+        with pytest.raises(
+            TrainingDivergedError, match=r"epoch 1, step 1, at learning rate 0\.001"
+        ):
+            list(fit(model, toy_images[:64], toy_images[64:], recipe))
     recipe = Recipe(epochs=1, batch_size=16, optimizer="sgd", learning_rate=1e30)
     with pytest.raises(TrainingDivergedError, match=r"epoch 1, step [2-4]"):
         list(fit(small_network(), toy_images[:64], toy_images[64:], recipe))

@@ -13,6 +13,10 @@ class InputError(ValueError):
     """The user's input is at fault; the message is one sentence that can be shown as it is."""
 
 
+class NotFiniteError(InputError):
+    """What a model says is no number."""
+
+
 class TrainingDivergedError(InputError):
     """The training loss was not finite; the message names epoch, step and learning rate."""
 

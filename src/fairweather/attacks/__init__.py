@@ -21,12 +21,12 @@ from fairweather.attacks.ensemble import (
 from fairweather.attacks.ensemble import ensemble_name as ensemble_name
 from fairweather.attacks.geometry import NORMS
 from fairweather.attacks.gradient import fgsm, pgd
-from fairweather.attacks.harness import run
+from fairweather.attacks.harness import run, run_on_every_image
 from fairweather.attacks.masking import masking_warning as masking_warning
 from fairweather.attacks.plan import Plan
 from fairweather.attacks.square import QUERIES, square
 from fairweather.errors import InputError, unknown_name
-from fairweather.types import Attack, Parameter
+from fairweather.types import Attack, Attacked, Parameter
 
 Sweep = Sequence[float] | Mapping[str, object]
 
@@ -102,6 +102,25 @@ def make_attack(name: str, **parameters: Parameter) -> Attack:
     >>> make_attack("pgd", epsilon=0.1, steps=5, norm="l2").id
     'pgd,epsilon=0.1,norm=l2,steps=5'
     """
+    return _make(run, name, parameters)
+
+
+def make_training_attack(name: str, **parameters: Parameter) -> Attack:
+    """Make an attack for adversarial training: it moves every image, right or wrong.
+
+    As `make_attack`, but `make_attack` leaves an image as it is that the model gets wrong anyway,
+    which is right for a test and wrong for training (Madry et al. 2018, equation 2.1). Of an
+    attack with several runs or restarts only the first is made.
+
+    >>> make_training_attack("pgd", epsilon=0.1, steps=5).id
+    'pgd,epsilon=0.1,steps=5'
+    """
+    return _make(run_on_every_image, name, parameters)
+
+
+def _make(
+    harness: Callable[..., Attacked], name: str, parameters: Mapping[str, Parameter]
+) -> Attack:
     if name not in ATTACKS:
         raise unknown_name("attack", name, ATTACKS)
     kind = ATTACKS[name]
@@ -119,7 +138,7 @@ def make_attack(name: str, **parameters: Parameter) -> Attack:
             f"{name}: epsilon is in units of [0, 1] pixels, at most 1 in the norm linf, "
             f"found {plan.epsilon}"
         )
-    return Attack(name, float(parameters[kind.level]), ordered, partial(run, name, plan))
+    return Attack(name, float(parameters[kind.level]), ordered, partial(harness, name, plan))
 
 
 def sweep(name: str, levels: Sweep) -> list[Attack]:

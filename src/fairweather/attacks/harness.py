@@ -12,7 +12,7 @@ from fairweather.attacks.geometry import Norm
 from fairweather.attacks.losses import logits_of
 from fairweather.attacks.plan import Plan, Problem, Run
 from fairweather.devices import repeatable_kernels
-from fairweather.errors import InputError
+from fairweather.errors import InputError, NotFiniteError
 from fairweather.types import Attacked
 
 # Pixels near 1 are multiples of 6e-8 in float32: moved by epsilon, they miss it by that much.
@@ -38,14 +38,55 @@ def run(
     * An image that the model gets wrong anyway comes back as it is. One that no run breaks comes
       back as the point that the first run found for it.
     """
+    with _posed(name, plan, model, images, labels, keys, stream) as problem:
+        runs = plan.runs(problem.logits.shape[1]) if plan.epsilon else []
+        return _run_all(name, runs, problem)
+
+
+def run_on_every_image(
+    name: str,
+    plan: Plan,
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    keys: torch.Tensor,
+    stream: str,
+) -> Attacked:
+    """Let the first run of a plan move every image, those too that the model gets wrong anyway.
+
+    That is what adversarial training trains on: were the images that are wrong left as they are, it
+    would train on clean images wherever it has most to learn. The rest is as in `run`.
+    """
+    with _posed(name, plan, model, images, labels, keys, stream) as problem:
+        clean = problem.logits.argmax(1) != problem.labels
+        if not plan.epsilon:
+            return Attacked(problem.images, {"clean": clean})
+        first = plan.runs(problem.logits.shape[1])[0]
+        task = problem.named(first.purpose)
+        points = first.attack(task)
+        _check_outputs(f"{name} ({first.name})", task.images, points, task.epsilon, task.norm)
+        wrong = logits_of(model, points).argmax(1) != problem.labels
+        return Attacked(points, {"clean": clean, first.name: wrong & ~clean})
+
+
+@contextmanager
+def _posed(
+    name: str,
+    plan: Plan,
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    keys: torch.Tensor,
+    stream: str,
+) -> Iterator[Problem]:
+    """Check what comes in, and pose the problem with the model in evaluation mode."""
     _check_inputs(name, model, images, labels, keys)
     _check_epsilon(name, plan, images)
     plain = torch.autocast(images.device.type, enabled=False)
     with torch.inference_mode(False), repeatable_kernels(), plain, _evaluation(model):
         images, labels = images.detach().clone(), labels.to(images.device)
         logits = _checked_logits(name, plan, model, images, labels)
-        runs = plan.runs(logits.shape[1]) if plan.epsilon else []
-        problem = Problem(
+        yield Problem(
             model,
             images,
             labels,
@@ -55,7 +96,6 @@ def run(
             plan.ball,
             stream,
         )
-        return _run_all(name, runs, problem)
 
 
 def _run_all(name: str, runs: Sequence[Run], problem: Problem) -> Attacked:
@@ -132,7 +172,7 @@ def _checked_logits(
         found = f"{list(logits.shape)} for {len(images)} images"
         raise InputError(f"{name} needs a model with logits [B, classes], found {found}")
     if not bool(logits.isfinite().all()):
-        raise InputError(f"{name} needs a model with finite logits, found NaN or infinity")
+        raise NotFiniteError(f"{name} needs a model with finite logits, found NaN or infinity")
     classes = logits.shape[1]
     if classes < plan.least_classes:
         hint = f"; ask for {plan.instead}" if plan.instead else ""

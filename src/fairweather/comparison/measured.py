@@ -91,7 +91,7 @@ class Measured(NamedTuple):
     """
 
     model: str
-    seeds: tuple[int, ...]
+    seeds: tuple[int | str, ...]
     table: Mapping[Key, Estimates]
     correct: Mapping[Place, npt.NDArray[np.bool_]]
     answers: str

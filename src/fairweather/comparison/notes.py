@@ -9,6 +9,22 @@ from fairweather.comparison.published import PublishedStudy
 from fairweather.report.reading import MEAN, Contents
 from fairweather.report.tables import CORRECTED, describe_metric
 
+# Settings that no published run had, with the values at which they do nothing.
+NOTHING: tuple[object, ...] = (None, False, 0, [], {})
+LATER_KEYS: Mapping[str, tuple[object, ...]] = {
+    **dict.fromkeys(
+        ("train_shifts", "label_noise", "probe_epochs", "trivial_augment", "rand_augment"), NOTHING
+    ),
+    **dict.fromkeys(
+        ("augmix", "gaussian_noise", "random_erasing", "cutmix", "adversarial"), NOTHING
+    ),
+    **dict.fromkeys(("rotation_prediction", "ema_decay", "label_smoothing"), NOTHING),
+    "label_fraction": (None, 1),
+    "width": (None, 1),
+    "norm": (None, "batch"),
+    "pooling": (None, "average"),
+}
+
 
 def notes(pairs: Sequence[Pair], contents: Contents, study: PublishedStudy) -> list[str]:
     """Say how many published numbers lie in the run's intervals, and what that does not mean."""
@@ -22,6 +38,7 @@ def notes(pairs: Sequence[Pair], contents: Contents, study: PublishedStudy) -> l
         study.note,
         *_model_notes(contents, study),
         *_other_training(contents, study),
+        *_own_training(contents, study),
         *_other_labels(contents),
         *_other_images(measured, contents, study),
         *_other_models(contents, study),
@@ -77,6 +94,22 @@ def _other_training(contents: Contents, study: PublishedStudy) -> Iterator[str]:
             ]
             if others:
                 yield f"Other training: {name} has {', '.join(others)}."
+
+
+def _own_training(contents: Contents, study: PublishedStudy) -> Iterator[str]:
+    """What of a model's training the published runs had no key for, where it does something."""
+    for name, model in study.models.items():
+        if name not in contents.titles:
+            continue
+        entry = contents.study["models"][name]
+        ours = {**{key: entry.get(key) for key in LATER_KEYS}, **entry["recipe"]}
+        others = [
+            f"{key} {_plain(value)}"
+            for key, value in ours.items()
+            if key in LATER_KEYS and key not in model.training and value not in LATER_KEYS[key]
+        ]
+        if others:
+            yield f"Other training: {name} has {', '.join(others)}; the published runs had not."
 
 
 def _plain(value: object) -> str:

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.report.reading import CLEAN, base_model
+from fairweather.report.reading import (
+    CLEAN,
+    ENSEMBLE_SUFFIX,
+    base_model,
+    predictions_folder,
+)
 from fairweather.runs import RunFolder, open_finished_run
-from fairweather.types import Predictions, shortest
+from fairweather.types import ENSEMBLE, Predictions, shortest
 from fairweather.yamlfile import read_yaml
 
-_PLACE = re.compile(r"^predictions/([^/]+)/seed-(\d+)/clean\.parquet$")
+_PLACE = re.compile(rf"^predictions/([^/]+)/seed-(\d+|{ENSEMBLE})/clean\.parquet$")
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Side:
         name: as it was asked for, the folder or FOLDER:MODEL.
         run: the folder.
         study, provenance: study.yaml and provenance.json as they stand.
-        models: the seeds of each model that is compared, ascending, in the study's order.
+        models: the seeds of each model that is compared, ascending, in the study's order; an
+            ensemble is a model of its own, `NAME+ensemble`, with one seed of that name.
         everyone: the same of each model of the run.
     """
 
@@ -34,12 +40,12 @@ class Side:
     run: RunFolder
     study: Mapping[str, Any]
     provenance: Mapping[str, Any]
-    models: Mapping[str, tuple[int, ...]]
-    everyone: Mapping[str, tuple[int, ...]]
+    models: Mapping[str, tuple[int | str, ...]]
+    everyone: Mapping[str, tuple[int | str, ...]]
 
-    def read(self, model: str, seed: int, cell: str) -> Predictions:
+    def read(self, model: str, seed: int | str, cell: str) -> Predictions:
         """Read the predictions of a cell by the id of its shift."""
-        name = f"predictions/{model}/seed-{seed}/{cell.replace('/', '__')}.parquet"
+        name = f"{predictions_folder(model, str(seed))}/{cell.replace('/', '__')}.parquet"
         if not (self.run.path / name).is_file():
             raise InputError(
                 f"{self.run.path} has no predictions of {model}, seed {seed}, under {cell}: "
@@ -183,15 +189,20 @@ def _sweep(entry: Mapping[str, Any], shared: set[str]) -> Sweep:
     return Sweep(entry["name"], entry["title"], levels)
 
 
-def _predicted_models(path: Path, order: list[str]) -> dict[str, tuple[int, ...]]:
+def _predicted_models(path: Path, order: list[str]) -> dict[str, tuple[int | str, ...]]:
     """Find the models with predictions of clean images, in the study's order, variants beside."""
     seeds: dict[str, list[int]] = {}
+    together: list[str] = []
     for file in path.glob(f"predictions/*/seed-*/{CLEAN}.parquet"):
-        if place := _PLACE.match(file.relative_to(path).as_posix()):
+        place = _PLACE.match(file.relative_to(path).as_posix())
+        if place and place[2] == ENSEMBLE:
+            together.append(place[1] + ENSEMBLE_SUFFIX)
+        elif place:
             seeds.setdefault(place[1], []).append(int(place[2]))
     places = {name: place for place, name in enumerate(order)}
-    names = sorted(seeds, key=lambda name: (places.get(base_model(name), len(order)), name))
-    return {name: tuple(sorted(seeds[name])) for name in names}
+    everyone = [*seeds, *together]
+    names = sorted(everyone, key=lambda name: (places.get(base_model(name), len(order)), name))
+    return {name: tuple(sorted(seeds[name])) if name in seeds else (ENSEMBLE,) for name in names}
 
 
 def _describe_data(data: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fairweather.data.cache import CachedImages, cached_images, content_digests
-from fairweather.data.fewer_labels import with_fewer_labels, with_wrong_labels
+from fairweather.data.changed_labels import fewer_labels, with_wrong_labels
 from fairweather.data.hashing import digest
 from fairweather.data.listing import SPLITS, Progress, check_no_empty_class
 from fairweather.data.preparing import make_square, name_prepared, square_for
@@ -20,7 +20,7 @@ from fairweather.data.training_labels import add_label_noise, imbalanced
 from fairweather.errors import InputError, unknown_name
 from fairweather.types import Dataset, Images, Preparation
 
-__all__ = ["SOURCES", "digest", "load_data", "with_fewer_labels", "with_wrong_labels"]
+__all__ = ["SOURCES", "digest", "fewer_labels", "load_data", "with_wrong_labels"]
 
 SKIPPED_NAMES_SHOWN = 20
 

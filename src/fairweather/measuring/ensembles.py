@@ -43,16 +43,17 @@ def ensemble_plan(setting: Setting, subject: Subject, model: Model) -> Plan:
     def stream(part: str, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Predictions]]:
         for cell in cells:
             if is_stored(part, cell):
-                logits = [run.read_predictions(file).logits for file in files(part, cell)]
-                together = mean_log_probability(each for each in logits if each is not None)
-                yield cell, from_logits(together, setting.images(part))
+                members = [run.read_predictions(file).logits for file in files(part, cell)]
+                yield cell, from_logits(mean_log_probability(members), setting.images(part))
             else:
                 yield from predict_part(setting, model(), part, [cell])
 
     return Plan(subject.name, subject.seed, subject.label, inputs, stream)
 
 
-def mean_log_probability(logits: Iterable[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+def mean_log_probability(
+    logits: Iterable[npt.NDArray[np.float32] | None],
+) -> npt.NDArray[np.float32]:
     """Give the logarithm of the mean of the members' probabilities.
 
     Args:
@@ -61,10 +62,16 @@ def mean_log_probability(logits: Iterable[npt.NDArray[np.float32]]) -> npt.NDArr
     Returns:
         float32 `[N, classes]`.
 
+    Raises `ValueError` where the logits of a member are not stored.
+
     >>> sure, torn = np.float32([[9, 0]]), np.float32([[0, 0]])
     >>> np.exp(mean_log_probability([sure, torn])).round(3).tolist()
     [[0.75, 0.25]]
     """
-    logs = [scipy.special.log_softmax(each.astype(np.float64), axis=1) for each in logits]
+    logs = []
+    for each in logits:
+        if each is None:
+            raise ValueError("an ensemble needs the logits of every member")
+        logs.append(scipy.special.log_softmax(each.astype(np.float64), axis=1))
     together = scipy.special.logsumexp(np.stack(logs), axis=0) - math.log(len(logs))
     return np.asarray(together, dtype=np.float32)

@@ -83,8 +83,6 @@ def load_model(
     >>> model(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
-    if source.startswith("run:"):
-        return load_checkpoint(Path(source.removeprefix("run:")))
     mean, std = given_statistics(mean, std) or (None, None)
     design: dict[str, Any] = {
         "weights": str(weights),
@@ -101,6 +99,8 @@ def load_model(
         return build(spec, seed).eval()
     if given := [key for key, value in design.items() if value != getattr(ModelSpec, key)]:
         raise InputError(f"only torchvision: and timm: take {' and '.join(given)}, not {source}")
+    if source.startswith("run:"):
+        return load_checkpoint(Path(source.removeprefix("run:")))
     return open_model(
         source,
         architecture=architecture,

@@ -113,7 +113,15 @@ class Timm:
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         if width != 1:
             options["channels"] = _stage_channels(name, width)
-        return timm.create_model(name, pretrained=False, **options)
+        try:
+            network = timm.create_model(name, pretrained=False, **options)
+        except ValueError as error:  # groups that no longer divide the channels
+            if width == 1:
+                raise
+            raise _too_narrow(name, width, str(error)) from None
+        if any(parameter.numel() == 0 for parameter in network.parameters()):
+            raise _too_narrow(name, width, "a layer has no channels left")
+        return network
 
     def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
         """Fetch the published ImageNet weights, from the local cache when they are there."""
@@ -185,6 +193,10 @@ def _stage_channels(name: str, width: float) -> tuple[int, ...]:
         scaled(stage["num_chs"] // block.expansion, width)
         for stage, block in zip(stages, blocks, strict=True)
     )
+
+
+def _too_narrow(name: str, width: float, reason: str) -> InputError:
+    return InputError(f"width {width:g} does not suit timm:{name}: {reason.splitlines()[0]}")
 
 
 def _no_width(backbone: str) -> InputError:

@@ -145,8 +145,28 @@ def load_checkpoint(folder: Path) -> Classifier:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
+        if _is_headless(model, state):
+            raise InputError(
+                f"{folder} holds a pre-training, which has no head: give its model.safetensors as "
+                "weights"
+            ) from error
         raise InputError(f"{folder} holds weights that are not its model.json's") from error
     return model.eval()
+
+
+def _is_headless(model: Classifier, state: Mapping[str, torch.Tensor]) -> bool:
+    """Tell a pre-training: all but a layer at the end, and nothing else."""
+    own = model.state_dict()
+    missing = own.keys() - state.keys()
+    return (
+        not state.keys() - own.keys()
+        and {key.rpartition(".")[2] for key in missing}
+        <= {
+            "weight",
+            "bias",
+        }
+        and 0 < len(missing) <= 2
+    )
 
 
 def pretrained(spec: ModelSpec, offline: bool) -> Checkpoint:

@@ -44,7 +44,7 @@ def _between(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tens
         return start.clone()
     if share == 1 or not end.is_floating_point():
         return end.clone()
-    return (1 - share) * start + share * end
+    return torch.lerp(start, end, share)  # what is the same at both ends stays so, to the bit
 
 
 def _check_same(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tensor]) -> None:

@@ -20,7 +20,8 @@ SUBTITLE = 130  # characters of a line
 def labels_figure(contents: Contents) -> Figure | None:
     """Draw accuracy against the labels that models had, a panel for clean images and each shift.
 
-    None where all models have the same labels. Variants are left out.
+    None where all models have the same labels, and where two models with the same labels start from
+    the same: there, other things differ that this figure does not show. Variants are left out.
     """
     models = dict(contents.study["models"])
     settings = {name: _setting(entry) for name, entry in models.items()}
@@ -28,6 +29,8 @@ def labels_figure(contents: Contents) -> Figure | None:
     if len(order) < 2:
         return None
     starts = {name: _start(contents, entry) for name, entry in models.items()}
+    if len({(settings[name], starts[name]) for name in models}) < len(models):
+        return None
     titles = list(dict.fromkeys(starts.values()))
     columns = [("Clean", CLEAN, NO_LEVEL)]
     columns += [(sweep.title, sweep.name, MEAN) for sweep in contents.sweeps]

@@ -59,7 +59,7 @@ def pretraining_figure(run: RunFolder, contents: Contents) -> Figure | None:
     ]
     note = (
         "k-NN: the share of validation images whose nearest training images, in the features of "
-        "the backbone alone, have their class. Labels are only looked at here."
+        "the backbone alone, have their class."
     )
     return render(
         "pretraining",
@@ -95,7 +95,7 @@ def correlation_figure(run: RunFolder, contents: Contents) -> Figure | None:
         ),
         "Cross-correlation matrices of the embeddings of two views, before and after pre-training: "
         + "; ".join(each.title for each in first)
-        + ". After it, the diagonal is near 1 and the rest near 0.",
+        + ". The loss pulls the diagonal to 1 and the rest to 0.",
     )
 
 

@@ -131,6 +131,8 @@ class Contents:
                 f"mean of seeds {', '.join(self.seeds)}; the intervals are for this mean and do "
                 "not include seed-to-seed variation"
             )
+        if any(name.endswith(ENSEMBLE_SUFFIX) for name in self.titles):
+            seeds += "; an ensemble is one model of all seeds"
         return f"n = {images} test images, {self.study['bootstrap']:,} resamples, {seeds}"
 
 

@@ -58,7 +58,9 @@ def reliability_figure(run: RunFolder, contents: Contents) -> Figure | None:
         column=alt.Column("column:O", header=_header(shown, padding=22)),
         spacing={"row": ROW_GAP, "column": COLUMN_GAP},
     )
-    seed = f", seed {contents.seeds[0]}" if len(contents.seeds) > 1 else ""
+    seed = f", seed {contents.seeds[0]} (ensembles: all)" if len(contents.seeds) > 1 else ""
+    if not any(name.endswith(ENSEMBLE_SUFFIX) for name in contents.titles):
+        seed = seed.removesuffix(" (ensembles: all)")
     subtitle = [
         f"On the dashed diagonal, confidence equals accuracy; below it, a model is overconfident. "
         f"{BINS} equal-width bins{seed}.",

@@ -47,7 +47,7 @@ Rows = Mapping[Place, Mapping[str, Score]]
 
 
 def read_rows(run: RunFolder) -> dict[str, Rows]:
-    """Read scores.csv by model; of several seeds, the means over seeds.
+    """Read scores.csv by model; of several seeds, the means over seeds, and ensembles beside.
 
     Raises `InputError` when the run has no scores yet.
     """

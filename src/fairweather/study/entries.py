@@ -122,6 +122,8 @@ class ModelEntry(NetworkEntry):
                 raise unknown_name("recipe key in sweep", key, RECIPE_KEYS)
             if not values:
                 raise InputError(f"sweep: {key} has no values")
+        if self.pretraining is not None and self.weights_sha256 is not None:
+            raise InputError("weights_sha256 is that of a file, not of a pre-training of the study")
         for each in self.tries():
             self._check_interpolations(each.recipe)
         self.weather()

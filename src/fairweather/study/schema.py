@@ -102,6 +102,9 @@ class Study(Strict):
                         f"models.{name}: its {key} is {own}, but that of "
                         f"pretraining.{entry.pretraining} is {other}"
                     )
+        titles = [start.title for start in self.pretraining.values()]
+        if twice := [title for title in titles if titles.count(title) > 1]:
+            raise InputError(f"pretraining: two have the title {twice[0]!r}")
         for name, start in self.pretraining.items():
             if start.weights.startswith("pretraining:"):
                 raise InputError(f"pretraining.{name}: it cannot start from another pre-training")

@@ -19,6 +19,7 @@ _SAME = {
     "jpeg": "jpeg_compression",
     "brightness_factor": "brightness",
     **{f"{name}_{way}": name for name in ("brightness", "contrast") for way in ("up", "down")},
+    **{f"gamma_corr_{way}": "gamma" for way in ("up", "down")},
 }
 
 
@@ -70,7 +71,7 @@ def in_pretraining(recipe: Pretraining) -> Mapping[str, str]:
     drawn = {
         "brightness": jitter and views.brightness > 0,
         "contrast": jitter and views.contrast > 0,
-        "saturate": jitter and views.saturation > 0,
+        "saturate": (jitter and views.saturation > 0) or views.grayscale > 0,
         "hue": jitter and views.hue > 0,
         "gaussian_blur": max(views.blur) > 0,
     }

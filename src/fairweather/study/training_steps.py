@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fairweather import models
-from fairweather.attacks import make_attack
-from fairweather.data import with_fewer_labels, with_wrong_labels
+from fairweather.attacks import make_training_attack
+from fairweather.data import fewer_labels, with_wrong_labels
 from fairweather.devices import training_precision
 from fairweather.errors import TrainingDivergedError
 from fairweather.measuring import Event
@@ -203,8 +203,9 @@ def training_images(context: Context, training: Training) -> Images:
     """The training images with the labels that this model gets."""
     train, seed = context.dataset.train, context.study.data.seed
     assert train is not None
+    # Which images stay is decided by their true labels, and is the same whatever becomes of these.
     noisy = with_wrong_labels(train, training.label_noise, seed)
-    return with_fewer_labels(noisy, training.label_fraction, seed)
+    return noisy[fewer_labels(train, training.label_fraction, seed)]
 
 
 def adversary(recipe: Recipe) -> Attack | None:
@@ -212,7 +213,11 @@ def adversary(recipe: Recipe) -> Attack | None:
     if (settings := recipe.adversarial) is None:
         return None
     given = {key: value for key, value in asdict(settings).items() if value is not None}
-    return make_attack("pgd", **given)
+    return make_training_attack("pgd", **given)
+
+
+def _changes_labels(training: Training) -> bool:
+    return training.label_fraction < 1 or training.label_noise > 0
 
 
 def _store(
@@ -227,6 +232,9 @@ def _store(
         "recipe": asdict(training.recipe),
         "weights": weights,
         "training_images": len(training_images(context, training)),
+        "label_fraction": training.label_fraction,
+        "label_noise": training.label_noise,
+        "train_shifts": [shift.id for shift in training.weather],
         "precision": training_precision(context.study.precision, context.device),
         **{key: chosen[key] for key in SELECTED},
     }
@@ -292,6 +300,7 @@ def training_inputs(context: Context, training: Training) -> dict[str, Any]:
         "weather": [shift.id for shift in training.weather],
         "label_fraction": None if training.label_fraction == 1 else training.label_fraction,
         "label_noise": training.label_noise,
+        "label_seed": str(context.study.data.seed) if _changes_labels(training) else None,
     }
     spec = training.loaded_spec(context.run.path)
     return {

@@ -34,6 +34,7 @@ class Learner:
         self.forward = fabric.setup_module(model)
         self.trainable = [each for each in model.parameters() if each.requires_grad]
         self.probe = False
+        self._plain: torch.optim.Optimizer
         self.optimizer: Any = None  # Fabric wraps it in a class without a public name
 
     @classmethod
@@ -116,8 +117,12 @@ class Learner:
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         if self.recipe.clip_gradient_norm is not None:
+            # A norm that is not finite comes with a loss that is told with epoch, step and rate.
             self.fabric.clip_gradients(
-                self.forward, self.optimizer, max_norm=self.recipe.clip_gradient_norm
+                self.forward,
+                self.optimizer,
+                max_norm=self.recipe.clip_gradient_norm,
+                error_if_nonfinite=False,
             )
         self.optimizer.step()
         if self.average is not None:

@@ -9,7 +9,7 @@ import lightning_fabric
 import torch
 
 from fairweather.devices import repeatable_kernels
-from fairweather.errors import TrainingDivergedError
+from fairweather.errors import NotFiniteError, TrainingDivergedError
 
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 # Looking at a loss waits for the device: now and then is enough.
@@ -77,6 +77,24 @@ def stop_unless_finite(losses: Sequence[torch.Tensor], epoch: int, rate: float) 
             f"the loss is {float(losses[first - 1])} in epoch {epoch + 1}, step {first}, at "
             f"learning rate {rate:g}; try a smaller learning_rate or a clip_gradient_norm"
         )
+
+
+@contextmanager
+def stop_where_outputs_are_not_finite(epoch: int, step: int, rate: float) -> Iterator[None]:
+    """Turn `NotFiniteError` into `TrainingDivergedError`.
+
+    An attack needs finite logits, so under adversarial training it is the first to notice.
+
+    >>> with stop_where_outputs_are_not_finite(0, 0, 0.1):
+    ...     pass
+    """
+    try:
+        yield
+    except NotFiniteError:
+        raise TrainingDivergedError(
+            f"the logits are not finite in epoch {epoch + 1}, step {step + 1}, at learning rate "
+            f"{rate:g}; try a smaller learning_rate or a clip_gradient_norm"
+        ) from None
 
 
 def mean_loss(losses: Sequence[torch.Tensor], sizes: Sequence[int]) -> float:

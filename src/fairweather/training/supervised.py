@@ -28,6 +28,7 @@ from fairweather.training.steps import (
     mean_loss,
     seeded,
     stop_unless_finite,
+    stop_where_outputs_are_not_finite,
     to_input,
 )
 from fairweather.types import Attack, Images, Shift
@@ -161,10 +162,13 @@ def _train_epoch(
     start = time.perf_counter()
     for step, index in enumerate(steps):
         set_learning_rate(learner.optimizer, learning_rate_scale(recipe, epoch + step / len(steps)))
+        rate = learning_rates(learner.optimizer)["head"]
         images = train[index]
         batch = make_batch(images, recipe, rng, learner.device, weather)
         if attack is not None:
-            batch = attacked(batch, images.keys.to(learner.device), learner.model, attack, rng)
+            keys = images.keys.to(learner.device)
+            with stop_where_outputs_are_not_finite(epoch, step, rate):
+                batch = attacked(batch, keys, learner.model, attack, rng)
         loss = supervised_loss(learner.forward, batch, recipe)
         if learner.task is not None:
             turned = learner.task.loss(learner.forward, batch.views[0], rng)
@@ -172,7 +176,7 @@ def _train_epoch(
         learner.step(loss)
         losses.append(loss.detach())
         if is_time_to_look(step, len(steps), learner.device):
-            stop_unless_finite(losses, epoch, learning_rates(learner.optimizer)["head"])
+            stop_unless_finite(losses, epoch, rate)
     seconds = time.perf_counter() - start
     rates = learning_rates(learner.optimizer)
     return {

@@ -12,6 +12,7 @@ from fairweather.training.selfsupervised.pretraining import PretrainingEpoch as 
 from fairweather.training.selfsupervised.pretraining import pretrain as pretrain
 from fairweather.training.selfsupervised.probe import Probe as Probe
 from fairweather.training.selfsupervised.probe import knn_accuracy as knn_accuracy
+from fairweather.training.selfsupervised.recipe import NAMED_VIEWS as NAMED_VIEWS
 from fairweather.training.selfsupervised.recipe import PRETRAINING_KEYS as PRETRAINING_KEYS
 from fairweather.training.selfsupervised.recipe import SMALL_VIEWS as SMALL_VIEWS
 from fairweather.training.selfsupervised.recipe import Pretraining as Pretraining

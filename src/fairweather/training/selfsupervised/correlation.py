@@ -1,4 +1,4 @@
-"""The cross-correlation matrix of Barlow Twins on given images: what the loss sees."""
+"""The cross-correlation matrix of Barlow Twins on given images, in evaluation mode."""
 
 from __future__ import annotations
 

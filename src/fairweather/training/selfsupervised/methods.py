@@ -135,9 +135,10 @@ def _barlow_twins(features: int, recipe: Pretraining, classes: int) -> nn.Module
 
 
 def _simclr(features: int, recipe: Pretraining, classes: int) -> nn.Module:
-    """The embedding has a batch norm, as in the authors' code."""
+    """The embedding has a batch norm without offset, as in the authors' code."""
     loss = _lightly().NTXentLoss(temperature=recipe.temperature, gather_distributed=True)
     norm = nn.BatchNorm1d(recipe.projector[-1])
+    norm.bias.requires_grad_(False)
     return TwoViews(projector(features, recipe.projector, norm), loss)
 
 
@@ -160,7 +161,9 @@ def _lightly() -> Any:  # noqa: ANN401 - a module whose types nobody has written
     """
     try:
         import lightly.loss
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("lightly"):
+            raise
         raise missing_extra("lightly", "ssl", "SimCLR, VICReg and SimSiam") from None
     return lightly.loss
 

@@ -83,6 +83,8 @@ def pretrain(
 ) -> Iterator[PretrainingEpoch]:
     """Train an encoder before it is given a task, an epoch at a time.
 
+    From the state of the last epoch it yields that epoch again.
+
     Everything random is drawn from (seed, epoch), so that pre-training which goes on from a `state`
     ends with the same weights as one that was never interrupted; the caller's random state stays as
     it is.
@@ -118,6 +120,22 @@ def pretrain(
         learner.objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
         history, before = list(state["history"]), _to_numpy(state["correlation_before"])
+
+    def so_far() -> PretrainingEpoch:
+        state = {
+            # Live, not copied: whoever keeps a state saves it before asking for the next epoch.
+            "encoder": learner.encoder.state_dict(),
+            "objective": learner.objective.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "history": history,
+            "correlation_before": None if before is None else torch.from_numpy(before),
+        }
+        now = _correlation(learner, images, recipe, seed, device)
+        return PretrainingEpoch(history, state, now, before)
+
+    if len(history) >= recipe.epochs:  # stopped before what it made was stored
+        yield so_far()
+        return
     fabric = fabric_on(device, precision)
     wrapped, wrapped_optimizer = fabric.setup(learner, optimizer)
     for epoch in range(len(history), recipe.epochs):
@@ -129,19 +147,7 @@ def pretrain(
         if probe is not None:
             row["knn_accuracy"] = knn_accuracy(encoder, probe, device)
         history = [*history, row]
-        yield PretrainingEpoch(
-            history,
-            # Live, not copied: whoever keeps a state saves it before asking for the next epoch.
-            {
-                "encoder": learner.encoder.state_dict(),
-                "objective": learner.objective.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "history": history,
-                "correlation_before": None if before is None else torch.from_numpy(before),
-            },
-            _correlation(learner, images, recipe, seed, device),
-            before,
-        )
+        yield so_far()
 
 
 def _train_epoch(
@@ -166,7 +172,13 @@ def _train_epoch(
         optimizer.zero_grad()
         fabric.backward(outcome.loss)
         if recipe.clip_gradient_norm is not None:
-            fabric.clip_gradients(learner, optimizer, max_norm=recipe.clip_gradient_norm)
+            # A norm that is not finite is told below, with epoch, step and rate.
+            fabric.clip_gradients(
+                learner,
+                optimizer,
+                max_norm=recipe.clip_gradient_norm,
+                error_if_nonfinite=False,
+            )
         optimizer.step()
         losses.append(outcome.loss.detach())
         embeddings.append(outcome.embedding.detach())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple, cast
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.training.options import STRICT
@@ -14,37 +14,6 @@ from fairweather.training.ranges import require_positive, require_within
 MethodName = Literal["barlow_twins", "simclr", "vicreg", "simsiam", "rotation", "supervised"]
 PER_IMAGES = 256  # learning rates are given per so many images of a batch, as they are published
 MOST_WARMUP = 0.1  # of all epochs, where nobody asks for another warm-up
-
-
-class Published(NamedTuple):
-    """What a method was published with; learning rates are per 256 images."""
-
-    epochs: int
-    batch_size: int
-    optimizer: str
-    learning_rate: float
-    bias_learning_rate: float | None  # None: that of the weights
-    weight_decay: float
-    warmup_epochs: float
-    final_learning_rate_scale: float
-    projector: tuple[int, ...]
-
-
-_WIDE = (8192, 8192, 8192)
-PUBLISHED: Mapping[str, Published] = {
-    # Zbontar et al. 2021, section 2.2 and the authors' main.py.
-    "barlow_twins": Published(1000, 2048, "lars", 0.2, 0.0048, 1e-6, 10, 1e-3, _WIDE),
-    # Chen et al. 2020, section 2.2: 100 epochs unless said otherwise; a hidden and an output layer.
-    "simclr": Published(100, 4096, "lars", 0.3, None, 1e-6, 10, 0.0, (2048, 128)),
-    # Bardes et al. 2022, section 4.2.
-    "vicreg": Published(1000, 2048, "lars", 0.2, None, 1e-6, 10, 1e-3, _WIDE),
-    # Chen and He 2021, section 3.
-    "simsiam": Published(100, 512, "sgd", 0.05, None, 1e-4, 0, 0.0, (2048, 2048, 2048)),
-    # Gidaris et al. 2018, section 3.1, CIFAR-10: 0.1 for 128 images; their rate falls in steps.
-    "rotation": Published(100, 128, "sgd", 0.2, None, 5e-4, 0, 0.0, ()),
-    # Goyal et al. 2017, section 5.1; their rate falls in steps.
-    "supervised": Published(90, 256, "sgd", 0.1, None, 1e-4, 5, 0.0, ()),
-}
 
 
 @dataclass(frozen=True)
@@ -106,6 +75,49 @@ class Views:
 # For images of about 32 pixels: no blur and no tiny crops, as Chen and He 2021 have it for CIFAR-10
 # (appendix D). solo-learn, also without blur, keeps crops of 0.08.
 SMALL_VIEWS = Views(crop_scale=(0.2, 1.0), blur=(0.0, 0.0))
+NAMED_VIEWS: Mapping[str, Views] = {"small": SMALL_VIEWS}  # as studies may call them
+
+
+class Published(NamedTuple):
+    """What a method was published with; learning rates are per 256 images."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    bias_learning_rate: float | None  # None: that of the weights
+    weight_decay: float
+    warmup_epochs: float
+    final_learning_rate_scale: float
+    projector: tuple[int, ...]
+    views: Views
+
+
+_WIDE = (8192, 8192, 8192)
+_BARLOW = Views()
+_STRONG = Views(
+    brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=(0.5, 0.5), solarize=(0, 0)
+)
+_MOCO = Views(crop_scale=(0.2, 1.0), saturation=0.4, blur=(0.5, 0.5), solarize=(0, 0))
+_PLAIN = Views(jitter_probability=0.0, grayscale=0.0, blur=(0, 0), solarize=(0, 0))
+_FLIPPED = replace(_PLAIN, crop_scale=(0.6, 1.0))
+PUBLISHED: Mapping[str, Published] = {
+    # Zbontar et al. 2021, section 2.2 and the authors' main.py.
+    "barlow_twins": Published(1000, 2048, "lars", 0.2, 0.0048, 1e-6, 10, 1e-3, _WIDE, _BARLOW),
+    # Chen et al. 2020, section 2.2: 100 epochs unless said otherwise; a hidden and an output layer.
+    # Views of full strength: the authors' data_util.py.
+    "simclr": Published(100, 4096, "lars", 0.3, None, 1e-6, 10, 0.0, (2048, 128), _STRONG),
+    # Bardes et al. 2022, section 4.2; the final rate is that of the authors' main_vicreg.py.
+    "vicreg": Published(1000, 2048, "lars", 0.2, None, 1e-6, 10, 1e-3, _WIDE, _BARLOW),
+    # Chen and He 2021, section 3, and the authors' main_simsiam.py, whose predictor may keep its
+    # rate; here it follows the others.
+    "simsiam": Published(100, 512, "sgd", 0.05, None, 1e-4, 0, 0.0, (2048, 2048, 2048), _MOCO),
+    # Gidaris et al. 2018, section 3.1, CIFAR-10: 0.1 for 128 images, there in all four turns; their
+    # rate falls in steps, and their crops are of a padded image.
+    "rotation": Published(100, 128, "sgd", 0.2, None, 5e-4, 0, 0.0, (), _FLIPPED),
+    # Goyal et al. 2017, section 5.1; their rate falls in steps, and norms do not decay.
+    "supervised": Published(90, 256, "sgd", 0.1, None, 1e-4, 5, 0.0, (), _PLAIN),
+}
 
 
 def _published() -> Any:  # noqa: ANN401 - a value of whatever type its field has
@@ -140,6 +152,8 @@ class Pretraining:
         projector: widths of the layers between features and loss; none for `rotation` and
             `supervised`, which have one linear layer.
         views: how views are made; `rotation` and `supervised` see the second kind of view alone.
+            Left out, they are the method's; of views that are given in part, the rest is Barlow
+            Twins'.
         redundancy_weight: lambda of Barlow Twins.
         temperature: of SimCLR; 0.1 is the published best on ImageNet, 0.5 on CIFAR-10.
         invariance_weight, variance_weight, covariance_weight: of VICReg.
@@ -167,7 +181,7 @@ class Pretraining:
     final_learning_rate_scale: float = _published()
     clip_gradient_norm: float | None = None
     projector: tuple[int, ...] = _published()
-    views: Views = Views()
+    views: Views = field(default=cast("Any", None))
     redundancy_weight: float = 0.0051
     temperature: float = 0.1
     invariance_weight: float = 25.0
@@ -212,8 +226,11 @@ def _check(recipe: Pretraining) -> None:
         "covariance_weight",
     ):
         require_within("pretraining", name, getattr(recipe, name), 0, math.inf)
-    for name in ("momentum", "final_learning_rate_scale"):
-        require_within("pretraining", name, getattr(recipe, name), 0, 1)
+    require_within(
+        "pretraining", "final_learning_rate_scale", recipe.final_learning_rate_scale, 0, 1
+    )
+    if not 0 <= recipe.momentum < 1:
+        raise InputError(f"pretraining: momentum must be in [0, 1), found {recipe.momentum}")
     for name in ("learning_rate", "bias_learning_rate", "trust_coefficient", "temperature"):
         require_positive("pretraining", name, getattr(recipe, name))
     if recipe.clip_gradient_norm is not None:

@@ -12,34 +12,34 @@ from fairweather.data.training_labels import add_label_noise
 from fairweather.types import Images
 
 
-def with_fewer_labels(train: Images, fraction: float, seed: int) -> Images:
-    """Keep a share of the training images, each class in proportion and with at least one image.
+def fewer_labels(train: Images, fraction: float, seed: int) -> torch.Tensor:
+    """Choose a share of the training images, each class in proportion and with at least one image.
 
-    Those of a smaller share are among those of a larger one. All images that stay keep their keys.
+    Those of a smaller share are among those of a larger one.
 
     Args:
-        train: of classes that all have images.
+        train: with their true labels, of classes that all have images.
         fraction: in (0, 1].
         seed: not negative.
 
+    Returns:
+        int64 `[M]`, places in `train`, ascending.
+
     >>> column = torch.arange(100)
     >>> train = Images(torch.zeros(100, 3, 8, 8, dtype=torch.uint8), column % 2, column, ("a", "b"))
-    >>> with_fewer_labels(train, 0.1, seed=0).labels.bincount().tolist()
+    >>> train[fewer_labels(train, 0.1, seed=0)].labels.bincount().tolist()
     [5, 5]
     """
-    if fraction == 1:
-        return train
     labels = train.labels.numpy()
     count = max(int(np.floor(len(labels) * fraction + 0.5)), len(np.unique(labels)))
-    chosen = np.sort(in_proportion(labels, seed)[:count])
-    return train[torch.from_numpy(chosen)]
+    return torch.from_numpy(np.sort(in_proportion(labels, seed)[:count]))
 
 
 def with_wrong_labels(train: Images, probability: float, seed: int) -> Images:
     """Draw each label anew with a probability, uniformly from all classes.
 
     Which labels are drawn anew, and what becomes of them, depends on the images of the whole part
-    and not on how many of them are used later: make labels wrong first, then fewer.
+    and not on how many of them are used.
 
     >>> column = torch.arange(1000)
     >>> pixels = torch.zeros(1000, 3, 8, 8, dtype=torch.uint8)
