@@ -10,13 +10,17 @@ import torch
 
 import fairweather as fw
 from fairweather.cells import predict
+from fairweather.data import fewer_labels, with_wrong_labels
 from fairweather.errors import CollapsedError, InputError
 from fairweather.measuring.ensembles import mean_log_probability
 from fairweather.models import Ensemble, interpolate, load_checkpoint
 from fairweather.rules import judge, read_rules
-from fairweather.runs import RunFolder
-from fairweather.shifts import make_shift
+from fairweather.shifts import SHIFTS, make_shift
 from fairweather.study import check_study, execute, load_study
+from fairweather.study.seen import operation
+from fairweather.training.operations import TESTED_AS
+from fairweather.training.selfsupervised import NAMED_VIEWS
+from fairweather.types import Images
 
 from .conftest import TINY_RESNET
 
@@ -33,6 +37,7 @@ BARLOW = {
         "views": {"blur": [0.0, 0.0]},
     },
 }
+SQUEEZENET = "torchvision:squeezenet1_1"
 SHORT = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-2}
 
 
@@ -339,6 +344,29 @@ def test_a_quarter_of_the_way_is_measured_as_such(together, colour_folder):
             "it cannot start from another pre-training",
         ),
         ({"pretraining": {"a/b": BARLOW}}, "pre-training name 'a/b' must be letters"),
+        (
+            {"pretraining": {"a": BARLOW, "b": BARLOW}},
+            "pretraining: two have the title 'Barlow Twins'",
+        ),
+        (
+            {"models": {"a": model(weights="pretraining:barlow", weights_sha256="0" * 64)}},
+            "weights_sha256 is that of a file, not of a pre-training",
+        ),
+        (
+            {
+                "pretraining": {"all": BARLOW | {"recipe": {"method": "supervised"}}},
+                "models": {"a": model(weights="pretraining:all", label_fraction=0.1)},
+            },
+            "learns from all labels of the study, so it cannot have fewer",
+        ),
+        (
+            {
+                "data": {"source": "mnist5k"},
+                "pretraining": {"a": BARLOW | {"data": {"source": "mnist5k", "seed": 1}}},
+            },
+            "pretraining.a: its data is that of the study, whose test images it might take",
+        ),
+        ({"models": {"a": model(sweep={"augmix": [3]})}}, "models.a: sweep: augmix: "),
         ({"ensemble": True}, "ensemble needs the models of at least two seeds"),
         (
             {"models": {"a": model(interpolations=[0.5])}},
@@ -492,4 +520,130 @@ def test_a_square_is_asked_for_before_anything_is_written(tmp_path, colour_folde
     with pytest.raises(InputError, match=r"models\.a: recipe: rotation_prediction turns images"):
         run_of(raw(colour_folder, data=data, models=models, pretraining={}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    assert isinstance(RunFolder(tmp_path), RunFolder)
+
+
+def test_another_seed_of_the_labels_trains_again(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 8, 8, 3), dtype=np.uint8)
+    parts = ("train", "val", "test")
+    arrays = {f"{part}_images": images for part, images in zip(parts, pixels, strict=True)}
+    labels = {f"{part}_labels": np.arange(40) % 4 for part in parts}
+    np.savez(tmp_path / "split.npz", **arrays, **labels)
+    source = f"npz:{tmp_path / 'split.npz'}"
+
+    def notes(seed):
+        data = {"source": source, "seed": seed}
+        models = {
+            "few": model(title="Few", label_fraction=0.3),
+            "all": model(title="All"),
+        }
+        study = raw("", data=data, models=models, pretraining={})
+        return {e.task: e.note for e in execute(check_study(study), tmp_path / "run")}
+
+    notes(0)
+    again = notes(7)
+    assert again["train Few"] != "done before"
+    assert again["train All"] == "done before"
+
+
+def test_which_images_stay_is_decided_by_their_true_labels(colour_folder):
+    train = fw.load_data(f"folder:{colour_folder}", size=16).train
+    noisy = with_wrong_labels(train, 0.5, seed=3)
+    chosen = fewer_labels(train, 0.4, seed=3)
+    assert (noisy.labels != train.labels).any()
+    assert train[chosen].labels.bincount().tolist() == [11, 11, 10]
+    assert torch.equal(noisy[chosen].keys, train[chosen].keys)
+
+
+def test_fewer_labels_are_among_more_and_stratified():
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.choice(3, 600, p=[0.7, 0.25, 0.05]))
+    pixels = torch.zeros(600, 3, 8, 8, dtype=torch.uint8)
+    train = Images(pixels, labels, torch.arange(600), ("a", "b", "c"))
+    counts = labels.bincount()
+    before = set()
+    for fraction in (0.001, 0.01, 0.1, 0.5, 1):
+        chosen = fewer_labels(train, fraction, seed=1)
+        assert before <= set(chosen.tolist())
+        before = set(chosen.tolist())
+        found = labels[chosen].bincount(minlength=3)
+        assert found.min() >= 1
+        assert (found - fraction * counts).abs().max() <= 2
+    assert len(before) == 600
+    others = fewer_labels(train, 0.1, seed=2)
+    assert set(others.tolist()) != set(fewer_labels(train, 0.1, seed=1).tolist())
+
+
+def test_weights_of_a_pretraining_are_marked_wherever_they_come_from(probed, colour_folder):
+    file = str(probed.path / "pretraining/barlow/seed-0/model.safetensors")
+    models = {
+        "file": model(weights=file),
+        "published": model(weights="barlow_twins", backbone="torchvision:resnet50"),
+        "trained": model(weights=str(probed.path / "models/ssl/seed-0/model.safetensors")),
+        "none": model(),
+    }
+    shifts = [{"brightness_factor": [0.5]}, {"gaussian_blur": [1.0]}]
+    study = check_study(raw(colour_folder, models=models, pretraining={}, shifts=shifts))
+    views = "the views of its pre-training"
+    assert study.seen_shifts() == {
+        "file": {"brightness_factor": views},
+        "published": {"brightness_factor": views, "gaussian_blur": views},
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"train_shifts": [{"gaussian_blur": {"sigma": [1.0], "kernel_size": 99}}]},
+            "models.a: .*kernel_size",
+        ),
+        (
+            {"recipe": SHORT | {"rotation_prediction": 0.5}, "backbone": SQUEEZENET},
+            "needs a classifier whose head is a linear layer, found Conv2d",
+        ),
+        (
+            {"recipe": SHORT | {"adversarial": {"epsilon": 1000, "norm": "l2"}}},
+            "models.a: pgd: epsilon is 1000",
+        ),
+    ],
+)
+def test_what_would_fail_later_is_found_before_anything_is_written(
+    colour_folder, tmp_path, changes, words
+):
+    study = raw(
+        colour_folder,
+        data={"source": f"folder:{colour_folder}", "size": 32},
+        models={"a": model(**changes)},
+        pretraining={},
+    )
+    with pytest.raises(InputError, match=words):
+        run_of(study, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_reach_pretrainings_where_they_share_a_network(tmp_path, colour_folder):
+    from fairweather.yamlfile import dump_yaml
+
+    study = raw(colour_folder, pretraining={"barlow": BARLOW | {"data": "mnist5k"}})
+    path = tmp_path / "starts.yaml"
+    path.write_text(dump_yaml(study))
+    changed = load_study(path, ["width=0.5", "pretraining.barlow.data.size=16"])
+    assert changed.models["ssl"].width == changed.pretraining["barlow"].width == 0.5
+    assert changed.pretraining["barlow"].data.model_dump()["source"] == "mnist5k"
+    assert changed.pretraining["barlow"].data.size == 16
+    small = load_study(path, ["pretraining.barlow.recipe.views=small"])
+    assert small.pretraining["barlow"].recipe.views == NAMED_VIEWS["small"]
+    with pytest.raises(InputError, match="unknown views 'smal'; did you mean 'small'"):
+        load_study(path, ["pretraining.barlow.recipe.views=smal"])
+
+
+def test_weather_of_one_kind_has_one_name_in_every_family():
+    names = {}
+    for shift in SHIFTS:
+        names.setdefault(operation(shift), []).append(shift)
+    several = {name: each for name, each in names.items() if len(each) > 1}
+    assert several["gamma"] == ["gamma", "medmnist_c/gamma_corr_up", "medmnist_c/gamma_corr_down"]
+    assert several["brightness"][:2] == ["brightness_factor", "imagenet_c/brightness"]
+    assert several["jpeg_compression"][0] == "jpeg"
+    for name in set(TESTED_AS) - {"rotate", "translate_x", "translate_y"}:
+        assert len({operation(shift) for shift in TESTED_AS[name]}) == 1

@@ -62,7 +62,7 @@ class NetworkEntry(Strict):
     stem: Literal["imagenet", "small"] = "imagenet"
     norm: Literal["batch", "group"] = "batch"
     pooling: Literal["average", "max", "average+max"] = "average"
-    width: PositiveFloat = 1.0
+    width: float = pydantic.Field(1.0, gt=0, allow_inf_nan=False)
     input_size: int | None = pydantic.Field(None, ge=8, le=4096)
     mean: list[float] | None = pydantic.Field(None, min_length=3, max_length=3)
     std: list[PositiveFloat] | None = pydantic.Field(None, min_length=3, max_length=3)
@@ -124,10 +124,21 @@ class ModelEntry(NetworkEntry):
                 raise InputError(f"sweep: {key} has no values")
         if self.pretraining is not None and self.weights_sha256 is not None:
             raise InputError("weights_sha256 is that of a file, not of a pre-training of the study")
-        for each in self.tries():
+        for each in self._checked_tries():
             self._check_interpolations(each.recipe)
         self.weather()
         return self
+
+    def _checked_tries(self) -> list[Try]:
+        try:
+            return self.tries()
+        except pydantic.ValidationError as error:
+            if not self.sweep:
+                raise
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            message = first["msg"][:1].lower() + first["msg"][1:]
+            raise InputError(f"sweep: {place}: {message}, found {first['input']!r}") from None
 
     def _check_interpolations(self, recipe: Recipe) -> None:
         shares = self.interpolations

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,14 @@ from fairweather.training import (
     RandomErasing,
     Rotation,
 )
-from fairweather.training.selfsupervised import PRETRAINING_KEYS, Views
+from fairweather.training.selfsupervised import NAMED_VIEWS, PRETRAINING_KEYS, Views
 from fairweather.yamlfile import parse_yaml, read_yaml
 
 # Pydantic's names for an unknown key, of a model and of a dataclass.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 # What a pre-training takes from `defaults`: its network, not what is made of it.
-_SHARED = tuple(key for key in NetworkEntry.model_fields if key not in ("title", "weights"))
+_OWN = ("title", "weights", "weights_sha256", "mean", "std")
+_SHARED = tuple(key for key in NetworkEntry.model_fields if key not in _OWN)
 _OPTIONS = {
     "rotation": Rotation,
     "augmix": AugMix,
@@ -77,7 +78,8 @@ def _needed(raw: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(starts, Mapping):
         return raw
     entries = [entry for entry in raw["models"].values() if isinstance(entry, Mapping)]
-    used = {str(entry.get("weights")).removeprefix(PRETRAINING) for entry in entries}
+    weights = [str(entry.get("weights")) for entry in entries]
+    used = {each.removeprefix(PRETRAINING) for each in weights if each.startswith(PRETRAINING)}
     return raw | {"pretraining": {name: starts[name] for name in starts if name in used}}
 
 
@@ -152,6 +154,11 @@ def _titled(below: Mapping[str, Any], name: object, entry: object) -> object:
     merged = _merged(below, {"title": str(name), **(entry or {})})
     if isinstance(merged.get("data"), str):
         merged["data"] = {"source": merged["data"]}
+    recipe = merged.get("recipe")
+    if isinstance(recipe, Mapping) and isinstance(views := recipe.get("views"), str):
+        if views not in NAMED_VIEWS:
+            raise unknown_name("views", views, NAMED_VIEWS)
+        merged["recipe"] = {**recipe, "views": asdict(NAMED_VIEWS[views])}
     return merged
 
 
@@ -170,10 +177,14 @@ def _override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     if not equals or not all(keys):
         raise InputError(f"--set takes KEY=VALUE, such as recipe.epochs=2, found {override!r}")
     changed = deepcopy(dict(raw))
-    models = changed.get("models")
     if keys[0] in ModelEntry.model_fields and keys[0] not in Study.model_fields:
-        names = models if isinstance(models, Mapping) else ()
-        places = [["models", name, *keys] for name in names]
+        sections = ["models", *(["pretraining"] if keys[0] in _SHARED else [])]
+        places = [
+            [section, name, *keys]
+            for section in sections
+            if isinstance(changed.get(section), Mapping)
+            for name in changed[section]
+        ]
     elif keys[0] in Study.model_fields:
         places = [keys]
     else:
@@ -188,7 +199,10 @@ def _override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     for place in places:
         node = changed
         for key in place[:-1]:
-            node[key] = dict(node[key]) if isinstance(node.get(key), Mapping) else {}
+            held = node.get(key)
+            if key == "data" and isinstance(held, str):
+                held = {"source": held}
+            node[key] = dict(held) if isinstance(held, Mapping) else {}
             node = node[key]
         node[place[-1]] = parse_yaml(text, override)
     return changed

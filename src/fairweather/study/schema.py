@@ -12,7 +12,7 @@ from fairweather.measuring import kind_of
 from fairweather.shifts import CLEAN
 from fairweather.study.entries import DataEntry, ModelEntry, PretrainingEntry, Strict
 from fairweather.study.expanding import expand_shifts
-from fairweather.study.seen import in_pretraining, in_training, operation
+from fairweather.study.seen import in_pretraining, in_training, in_weights, operation
 from fairweather.types import Attack, Shift
 from fairweather.variants import check_names
 
@@ -110,7 +110,21 @@ class Study(Strict):
                 raise InputError(f"pretraining.{name}: it cannot start from another pre-training")
 
     def _check_labels(self) -> None:
+        for name, start in self.pretraining.items():
+            if start.data is not None and _same_source(start.data, self.data):
+                raise InputError(
+                    f"pretraining.{name}: its data is that of the study, whose test images it "
+                    "might take: leave data out for the study's own training images"
+                )
         for name, entry in self.models.items():
+            hidden = entry.label_fraction < 1 or entry.label_noise > 0
+            if hidden and entry.pretraining is not None:
+                start = self.pretraining[entry.pretraining]
+                if start.data is None and start.recipe.method == "supervised":
+                    raise InputError(
+                        f"models.{name}: it starts from pretraining.{entry.pretraining}, which "
+                        "learns from all labels of the study, so it cannot have fewer or wrong ones"
+                    )
             if entry.label_noise and self.data.label_noise:
                 raise InputError(f"models.{name}: label_noise is also set for the data: give one")
 
@@ -145,11 +159,17 @@ class Study(Strict):
             met = dict(in_training(entry))
             if entry.pretraining is not None:
                 before = in_pretraining(self.pretraining[entry.pretraining].recipe)
-                met = {name: f"{how} of its pre-training" for name, how in before.items()} | met
+            else:
+                before = in_weights(entry.weights)
+            met = {name: f"{how} of its pre-training" for name, how in before.items()} | met
             found[model] = {n: met[operation(n)] for n in names if operation(n) in met}
             if any(each.recipe.adversarial for each in entry.tries()):
                 found[model] |= dict.fromkeys(attacks, "recipe.adversarial")
         return {model: shifts for model, shifts in found.items() if shifts}
+
+
+def _same_source(one: DataEntry, other: DataEntry) -> bool:
+    return (one.source, one.root) == (other.source, other.root)
 
 
 def _fixed(shift: Shift | Attack) -> list[tuple[str, object]]:

@@ -5,8 +5,13 @@ A test shows how a model takes weather that it has not seen; where it has, that 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
+import pydantic
+
+from fairweather.models import PUBLISHED_WEIGHTS
 from fairweather.study.entries import ModelEntry
 from fairweather.training import Recipe
 from fairweather.training.augmix import ALL as ALL_OPERATIONS
@@ -60,6 +65,23 @@ def _of_recipe(recipe: Recipe) -> Iterator[tuple[str, str]]:
 def _tested(operations: Iterable[str]) -> list[str]:
     """Name what some operations do as shifts do it."""
     return [operation(shift) for name in operations for shift in TESTED_AS.get(name, ())]
+
+
+def in_weights(weights: str) -> Mapping[str, str]:
+    """What the pre-training behind published weights, or behind a file of a run, made of the tests.
+
+    Of a file without a run's model.json beside it nothing is known, and so of supervised weights.
+    """
+    if weights in PUBLISHED_WEIGHTS:
+        return in_pretraining(Pretraining("barlow_twins"))  # VICReg's views are the same
+    described = Path(weights).expanduser().with_name("model.json")
+    if weights.startswith(("http://", "https://")) or not described.is_file():
+        return {}
+    try:
+        recipe = json.dumps(json.loads(described.read_text())["recipe"])
+        return in_pretraining(pydantic.TypeAdapter(Pretraining).validate_json(recipe))
+    except (ValueError, KeyError, TypeError):  # a model's, or no file of ours
+        return {}
 
 
 def in_pretraining(recipe: Pretraining) -> Mapping[str, str]:

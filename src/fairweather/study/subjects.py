@@ -52,7 +52,11 @@ def _name(name: str, share: float | None) -> str:
 
 def _title(context: Context, name: str, share: float | None) -> str:
     title = context.study.models[name].title
-    return title if share is None else f"{title}, weights {share:.0%} of the way"
+    return title if share is None else f"{title}, {_way(share)}"
+
+
+def _way(share: float) -> str:
+    return f"weights {100 * share:.6g}% of the way"
 
 
 def _trained(context: Context, name: str, seed: int, share: float | None) -> Subject:
@@ -64,7 +68,7 @@ def _trained(context: Context, name: str, seed: int, share: float | None) -> Sub
         start = context.run.checksum(f"{folder}/{PROBED}")
         digest = _combined("interpolated", shortest(share), start, digest)
         load = partial(_interpolated, context, folder, share)
-        label = f"{label}, weights {share:.0%} of the way"
+        label = f"{label}, {_way(share)}"
     return Subject(_name(name, share), seed, _title(context, name, share), label, digest, load)
 
 

@@ -15,7 +15,7 @@ from fairweather.errors import InputError
 from fairweather.study.entries import PretrainingEntry
 from fairweather.study.schema import Study
 from fairweather.study.training_steps import adversary, model_spec
-from fairweather.training import Recipe, check_square
+from fairweather.training import Recipe, RotationTask, check_square
 from fairweather.training.selfsupervised import METHODS
 from fairweather.types import Attack, Dataset, Images, Shift
 from fairweather.variants import adapt_batchnorm
@@ -53,8 +53,10 @@ def try_out(study: Study, dataset: Dataset, starts: Mapping[str, Dataset], offli
         with _taking(f"models.{name}", entry.backbone, image):
             if spec not in tried:
                 _try_model(study, spec, dataset, offline)
+            for shift in entry.weather():
+                shift(image.images, image.keys)
             for each in entry.tries():
-                _try_recipe(each.recipe, dataset)
+                _try_recipe(each.recipe, spec, dataset)
         tried.add(spec)
 
 
@@ -113,6 +115,14 @@ def _try_attacks(
             attack(model, image.images.float() / 255, wrong, image.keys, study.shift_seed)
 
 
-def _try_recipe(recipe: Recipe, dataset: Dataset) -> None:
-    adversary(recipe)
+def _try_recipe(recipe: Recipe, spec: models.ModelSpec, dataset: Dataset) -> None:
     check_square(dataset.test, recipe)
+    if not (recipe.rotation_prediction or recipe.adversarial):
+        return
+    model = models.build(replace(spec, weights="none", weights_sha256=None))
+    if recipe.rotation_prediction:
+        with torch.random.fork_rng(devices=[]):
+            RotationTask(models.head_of(model, spec.backbone))
+    if attack := adversary(recipe):
+        image = dataset.test[:1]
+        attack(model, image.images.float() / 255, image.labels, image.keys)

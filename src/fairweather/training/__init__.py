@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fairweather.training.objective import RotationTask as RotationTask
 from fairweather.training.objective import check_square as check_square
 from fairweather.training.options import Adversarial as Adversarial
 from fairweather.training.options import AugMix as AugMix

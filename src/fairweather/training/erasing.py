@@ -30,7 +30,7 @@ def random_erase(
         images: float `[B, 3, H, W]` in [0, 1].
         rng: source of boxes, and of the seed of the noise, which is drawn on the images' device.
         probability: of an image to be changed; published: 0.5.
-        area: least and largest share of the image.
+        area: least and largest share of the image; the defaults are torchvision's.
         aspect: least and largest ratio of height to width.
 
     >>> images = torch.zeros(4, 3, 8, 8)

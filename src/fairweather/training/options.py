@@ -87,8 +87,8 @@ class RandomErasing:
 
     def __post_init__(self) -> None:
         require_within("recipe", "random_erasing.probability", self.probability, 0, 1)
-        _ordered("random_erasing.area", self.area, 0, 1)
-        _ordered("random_erasing.aspect", self.aspect, 0.01, 100)
+        _ordered("random_erasing.area", self.area, 1)
+        _ordered("random_erasing.aspect", self.aspect, math.inf)
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,8 @@ class Adversarial:
             require_positive("recipe", "adversarial.step_size", self.step_size)
 
 
-def _ordered(name: str, pair: tuple[float, float], low: float, high: float) -> None:
+def _ordered(name: str, pair: tuple[float, float], most: float) -> None:
     """Raise `InputError` unless the two ends of a span are in order and in [low, high]."""
-    if not low <= pair[0] <= pair[1] <= high:
-        raise InputError(
-            f"recipe: {name} must go from low to high within [{low}, {high}], found {list(pair)}"
-        )
+    if not 0 < pair[0] <= pair[1] <= most:
+        allowed = "above 0" if most == math.inf else f"above 0, to at most {most:g}"
+        raise InputError(f"recipe: {name} must go from low to high {allowed}, found {list(pair)}")
