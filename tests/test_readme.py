@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from fairweather.study import load_study
+from fairweather.yamlfile import dump_yaml, parse_yaml
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -42,6 +43,19 @@ def test_the_study_is_valid(tmp_path):
     study = load_study(path, ["recipe.epochs=2"], only=["pretrained"])
     assert study.models["pretrained"].recipe.epochs == 2
     assert len(study.all_shifts()) == 9 + 15 + 2
+
+
+def test_the_study_goes_on_with_pretraining(tmp_path):
+    (whole,), (part,) = blocks("yaml"), blocks("yml")
+    path = tmp_path / "mine.yaml"
+    study = parse_yaml(whole)
+    added = parse_yaml(part)
+    study["pretraining"] = added["pretraining"]
+    study["models"] = added["models"]
+    path.write_text(dump_yaml(study))
+    checked = load_study(path)
+    assert checked.models["from_barlow"].pretraining == "barlow"
+    assert checked.models["from_barlow"].recipe.augmix.severity == 3
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"make (\w+)", README))))

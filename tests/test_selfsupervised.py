@@ -110,7 +110,7 @@ def test_a_recipe_is_read_strictly_and_written_whole(method):
         ({"epochs": 0}, "pretraining: epochs must be >= 1, found 0"),
         ({"batch_size": 1}, "batch_size must be >= 2"),
         ({"learning_rate": 0.0}, "learning_rate must be > 0"),
-        ({"momentum": 1.5}, r"momentum must be in \[0, 1\]"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
         ({"warmup_epochs": 1000}, "warmup_epochs must be below epochs, found 1000 of 1000"),
         ({"projector": ()}, "the projector of barlow_twins takes at least one width, found"),
         ({"projector": (8, 0)}, "a width of the projector must be >= 1, found 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -114,7 +115,11 @@ class Timm:
         if width != 1:
             options["channels"] = _stage_channels(name, width)
         try:
-            network = timm.create_model(name, pretrained=False, **options)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", UserWarning
+                )  # of layers without channels: see below
+                network = timm.create_model(name, pretrained=False, **options)
         except ValueError as error:  # groups that no longer divide the channels
             if width == 1:
                 raise
