@@ -13,11 +13,15 @@ from fairweather.cells import predict
 from fairweather.data import fewer_labels, with_wrong_labels
 from fairweather.errors import CollapsedError, InputError
 from fairweather.measuring.ensembles import mean_log_probability
-from fairweather.models import Ensemble, interpolate, load_checkpoint
+from fairweather.models import Ensemble, ModelSpec, interpolate, load_checkpoint
 from fairweather.rules import judge, read_rules
+from fairweather.runs import RunFolder
 from fairweather.shifts import SHIFTS, make_shift
 from fairweather.study import check_study, execute, load_study
+from fairweather.study.context import Context
 from fairweather.study.seen import operation
+from fairweather.study.training_steps import Training, training_images
+from fairweather.training import Recipe
 from fairweather.training.operations import TESTED_AS
 from fairweather.training.selfsupervised import NAMED_VIEWS
 from fairweather.types import Images
@@ -552,6 +556,18 @@ def test_which_images_stay_is_decided_by_their_true_labels(colour_folder):
     assert (noisy.labels != train.labels).any()
     assert train[chosen].labels.bincount().tolist() == [11, 11, 10]
     assert torch.equal(noisy[chosen].keys, train[chosen].keys)
+
+
+def test_all_images_are_taken_as_they_are_and_not_copied(colour_folder, tmp_path):
+    dataset = fw.load_data(f"folder:{colour_folder}", size=16)
+    study = check_study(raw(colour_folder))
+    context = Context.of(study, RunFolder(tmp_path), dataset, {}, torch.device("cpu"), False)
+    spec = ModelSpec(TINY_RESNET, 3)
+    for noise in (0.0, 0.5):
+        whole = Training("a", "A", spec, Recipe(), 0, label_noise=noise)
+        taken = training_images(context, whole)
+        assert taken.images.data_ptr() == dataset.train.images.data_ptr()
+        assert torch.equal(taken.labels, dataset.train.labels) == (noise == 0)
 
 
 def test_fewer_labels_are_among_more_and_stratified():

@@ -10,7 +10,13 @@ import pydantic
 from fairweather.errors import InputError, unknown_name
 from fairweather.measuring import kind_of
 from fairweather.shifts import CLEAN
-from fairweather.study.entries import DataEntry, ModelEntry, PretrainingEntry, Strict
+from fairweather.study.entries import (
+    PRETRAINING,
+    DataEntry,
+    ModelEntry,
+    PretrainingEntry,
+    Strict,
+)
 from fairweather.study.expanding import expand_shifts
 from fairweather.study.seen import in_pretraining, in_training, in_weights, operation
 from fairweather.types import Attack, Shift
@@ -106,7 +112,7 @@ class Study(Strict):
         if twice := [title for title in titles if titles.count(title) > 1]:
             raise InputError(f"pretraining: two have the title {twice[0]!r}")
         for name, start in self.pretraining.items():
-            if start.weights.startswith("pretraining:"):
+            if start.weights.startswith(PRETRAINING):
                 raise InputError(f"pretraining.{name}: it cannot start from another pre-training")
 
     def _check_labels(self) -> None:

@@ -205,6 +205,8 @@ def training_images(context: Context, training: Training) -> Images:
     assert train is not None
     # Which images stay is decided by their true labels, and is the same whatever becomes of these.
     noisy = with_wrong_labels(train, training.label_noise, seed)
+    if training.label_fraction == 1:
+        return noisy  # not a copy: the pixels may be larger than memory
     return noisy[fewer_labels(train, training.label_fraction, seed)]
 
 
