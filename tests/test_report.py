@@ -11,7 +11,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +26,18 @@ from fairweather.measuring import describe_shifts
 from fairweather.measuring.samples import write_samples
 from fairweather.metrics import METRICS, per_image
 from fairweather.report import build_report
+from fairweather.report.contents import Sweep
 from fairweather.report.figures import COLORS, Figure, model_color, model_shape
 from fairweather.report.page import FORMULAS
 from fairweather.report.pictures import mixup_figure, shifts_figure
-from fairweather.report.reading import Sweep, read_contents, read_samples
+from fairweather.report.reading import read_contents
 from fairweather.report.reliability import (
     NOT_MEASURED,
     panels,
     reliability_figure,
     worst_conditions,
 )
+from fairweather.report.samples import read_samples
 from fairweather.report.tables import build_tables, describe_metric, escape_latex
 from fairweather.runs import RunFolder, provenance
 from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
@@ -611,7 +613,7 @@ def partial(run, tmp_path_factory) -> RunFolder:
 def test_reliability_has_a_panel_for_what_was_not_measured(partial):
     contents = read_contents(partial)
     conditions = worst_conditions(contents)
-    bins = panels(partial, contents, conditions)
+    bins = panels(contents, conditions)
     for row, model in enumerate(MODELS):
         for column, condition in enumerate(conditions):
             mine = bins[(bins["row"] == row) & (bins["column"] == column)]
@@ -624,7 +626,7 @@ def test_reliability_has_a_panel_for_what_was_not_measured(partial):
 def test_reliability_draws_each_pair_under_its_own_titles(partial):
     contents = read_contents(partial)
     conditions = worst_conditions(contents)
-    figure = reliability_figure(partial, contents)
+    figure = reliability_figure(contents)
     places = svg_places(figure)
     # Without spaces: a line that is too long breaks inside a word.
     texts = {re.sub(r"\s", "", "".join(e.itertext())): (x, y) for e, x, y in places}
@@ -649,7 +651,7 @@ def test_reliability_draws_each_pair_under_its_own_titles(partial):
         if element.get("fill") in COLORS
     ]
     colors = dict(zip(MODELS, COLORS, strict=False))
-    bins = panels(partial, contents, conditions)
+    bins = panels(contents, conditions)
     for row, model in enumerate(MODELS):
         for column, condition in enumerate(conditions):
             pair = (model, condition.shift)
@@ -666,14 +668,16 @@ def test_reliability_draws_each_pair_under_its_own_titles(partial):
 
 
 def test_reliability_wraps_long_titles(partial):
-    figure = reliability_figure(partial, read_contents(partial))
+    figure = reliability_figure(read_contents(partial))
     lines = [[part.text for part in element] for element, _, _ in svg_places(figure)]
     assert ["Basic + batch norm of the", "datum.value batch (150", "images)"] in lines
     assert "…" not in figure.svg
 
 
 def test_nothing_measured_draws_no_reliability(partial, tmp_path):
-    assert reliability_figure(RunFolder(tmp_path), read_contents(partial)) is None
+    assert (
+        reliability_figure(replace(read_contents(partial), runs={"": RunFolder(tmp_path)})) is None
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from fairweather.measuring.derived import DERIVED
 from fairweather.metrics.table import METRICS
 from fairweather.report import build_report
 from fairweather.report.beside import COVERAGE, LABELS, PRIOR_METRICS, RISK, beside_tables
+from fairweather.report.contents import Contents, Sweep
 from fairweather.report.page import FORMULAS, FORMULAS_BESIDE
-from fairweather.report.reading import Contents, Sweep
 from fairweather.runs import RunFolder
 from fairweather.scores import COLUMNS, to_csv
 from fairweather.yamlfile import dump_yaml

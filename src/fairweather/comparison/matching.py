@@ -10,8 +10,9 @@ import pandas as pd
 
 from fairweather.comparison.published import PublishedNumber, PublishedStudy, best_numbers
 from fairweather.errors import InputError
-from fairweather.report.reading import CLEAN, MEAN, Contents
+from fairweather.report.contents import Contents
 from fairweather.report.tables import METRIC
+from fairweather.report.words import CLEAN, MEAN
 from fairweather.types import Score
 
 

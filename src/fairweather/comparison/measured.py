@@ -21,7 +21,7 @@ from fairweather.metrics import (
 )
 from fairweather.metrics.paired import SeedSummary, seed_summary
 from fairweather.metrics.weights import Result
-from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL
+from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
 from fairweather.scores import Estimates, Key, with_means
 from fairweather.types import Predictions
 

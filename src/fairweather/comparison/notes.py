@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fairweather.comparison.matching import Pair, same_images
 from fairweather.comparison.published import PublishedStudy
-from fairweather.report.reading import MEAN, Contents
+from fairweather.report.contents import Contents
 from fairweather.report.tables import CORRECTED, describe_metric
+from fairweather.report.words import MEAN
 
 # Settings that no published run had, with the values at which they do nothing.
 NOTHING: tuple[object, ...] = (None, False, 0, [], {})

@@ -17,7 +17,7 @@ from fairweather.metrics.paired import (
     paired_difference,
     seed_interval,
 )
-from fairweather.report.reading import MEAN
+from fairweather.report.words import MEAN
 from fairweather.types import Score
 
 LEVEL = 0.05  # of the tests, and what the 95 % intervals leave out

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fairweather.errors import unknown_name
-from fairweather.report.reading import CLEAN, MEAN
+from fairweather.report.words import CLEAN, MEAN
 from fairweather.yamlfile import parse_yaml
 
 # Each is a pair of files in `published/`: NAME.csv with the numbers, NAME.yaml with the facts.

@@ -13,7 +13,7 @@ from fairweather.comparison.sides import Shared, Side, same_run
 from fairweather.comparison.writing import Layout, signed
 from fairweather.metrics import Estimate, to_score
 from fairweather.metrics.effective import effective_robustness
-from fairweather.report.reading import CLEAN, NO_LEVEL, base_model
+from fairweather.report.words import CLEAN, NO_LEVEL, base_model
 from fairweather.types import Score
 
 METRIC = "accuracy"

@@ -12,8 +12,8 @@ from fairweather.comparison.pairs import EXCLUDES, LEVEL, NOT_FOUND, REAL, WITHI
 from fairweather.comparison.sides import Shared, Side, prepared_otherwise
 from fairweather.comparison.writing import Layout, signed
 from fairweather.metrics.paired import SeedSummary
-from fairweather.report.reading import CLEAN, NO_LEVEL
 from fairweather.report.tables import ABSENT, METRIC, describe_metric, is_percent
+from fairweather.report.words import CLEAN, NO_LEVEL
 
 LAYOUT = Layout(
     ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4

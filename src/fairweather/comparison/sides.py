@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.report.reading import (
-    CLEAN,
-    ENSEMBLE_SUFFIX,
-    base_model,
-    predictions_folder,
-)
+from fairweather.report.words import CLEAN, ENSEMBLE_SUFFIX, base_model, predictions_folder
 from fairweather.runs import RunFolder, open_finished_run
 from fairweather.types import ENSEMBLE, Predictions, shortest
 from fairweather.yamlfile import read_yaml

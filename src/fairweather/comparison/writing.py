@@ -9,7 +9,7 @@ import pandas as pd
 
 from fairweather.comparison.matching import Pair
 from fairweather.comparison.published import PublishedStudy
-from fairweather.report.reading import NO_LEVEL, Contents
+from fairweather.report.contents import Contents
 from fairweather.report.tables import (
     ABSENT,
     METRIC,
@@ -20,6 +20,7 @@ from fairweather.report.tables import (
     is_percent,
     rows_as_csv,
 )
+from fairweather.report.words import NO_LEVEL
 
 NOT_MEASURED = "not measured"
 Body = Sequence[Sequence[str]]

@@ -7,6 +7,7 @@ the same bytes: nothing here looks at the clock or draws a random number.
 from __future__ import annotations
 
 from fairweather.report.beside import beside_tables
+from fairweather.report.contents import Contents
 from fairweather.report.curves import level_figure, training_figure
 from fairweather.report.figures import Figure
 from fairweather.report.labels import labels_figure
@@ -14,8 +15,9 @@ from fairweather.report.natural_shift import natural_shift_tables
 from fairweather.report.page import render_page
 from fairweather.report.pictures import mixup_figure, shifts_figure
 from fairweather.report.pretraining import correlation_figure, pretraining_figure
-from fairweather.report.reading import Contents, read_contents, read_samples
+from fairweather.report.reading import read_contents
 from fairweather.report.reliability import reliability_figure
+from fairweather.report.samples import read_samples
 from fairweather.report.tables import build_tables, rows_as_csv, summary_rows
 from fairweather.runs import RunFolder
 
@@ -41,7 +43,7 @@ def build_report(run: RunFolder) -> list[str]:
     for figure in figures:
         files[f"figures/{figure.name}.svg"] = figure.svg
         files[f"figures/{figure.name}.png"] = figure.png
-    files["report.html"] = render_page(run, contents, tables, figures)
+    files["report.html"] = render_page(contents, tables, figures)
     for name, content in files.items():
         run.write(name, content)
     return list(files)
@@ -52,11 +54,11 @@ def _build_figures(run: RunFolder, contents: Contents) -> list[Figure]:
     figures = [
         level_figure(contents, "accuracy"),
         level_figure(contents, "rms_calibration_error"),
-        reliability_figure(run, contents),
+        reliability_figure(contents),
         labels_figure(contents),
-        pretraining_figure(run, contents),
-        correlation_figure(run, contents),
-        training_figure(run, contents),
+        pretraining_figure(contents),
+        correlation_figure(contents),
+        training_figure(contents),
         shifts_figure(contents, samples) if samples else None,
         mixup_figure(samples) if samples else None,
     ]

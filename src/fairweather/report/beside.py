@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, Contents
+from fairweather.report.contents import Contents
 from fairweather.report.tables import (
     METRIC,
     TABULATED,
@@ -18,6 +18,7 @@ from fairweather.report.tables import (
     find_entry,
     interval_note,
 )
+from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
 
 ALL, WORST = "all", "worst"
 PRIORS, OTHERS = "priors/", "ood/"

@@ -8,6 +8,7 @@ import textwrap
 import altair as alt
 import pandas as pd
 
+from fairweather.report.contents import Contents, Sweep
 from fairweather.report.figures import (
     FAINT,
     RULE,
@@ -16,9 +17,9 @@ from fairweather.report.figures import (
     model_shape,
     render,
 )
-from fairweather.report.reading import CLEAN, SUMMARY_LEVELS, Contents, Sweep, read_histories
 from fairweather.report.tables import METRIC, describe_metric, interval_note
-from fairweather.runs import RunFolder
+from fairweather.report.trained import read_histories
+from fairweather.report.words import CLEAN, SUMMARY_LEVELS
 
 # Widths in pixels: of a panel in a row of two, and of a row of small panels.
 PANEL_WIDTH, ROW_WIDTH = 370, 800
@@ -61,9 +62,9 @@ def level_figure(contents: Contents, metric: str) -> Figure | None:
     )
 
 
-def training_figure(run: RunFolder, contents: Contents) -> Figure | None:
+def training_figure(contents: Contents) -> Figure | None:
     """Draw training and validation accuracy of each epoch, one panel a model, one line a seed."""
-    history = read_histories(run, contents)
+    history = read_histories(contents)
     if history.empty:
         return None
     titles = [title for title in contents.titles.values() if title in set(history["title"])]

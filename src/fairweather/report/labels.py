@@ -9,8 +9,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from fairweather.report.contents import Contents
 from fairweather.report.figures import Figure, model_color, model_shape, render
-from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, Contents
+from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
 
 PANEL_WIDTH, PANEL_HEIGHT = 240, 220
 COLUMNS = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fairweather.report.reading import CLEAN, NO_LEVEL, VALIDATION, Contents
+from fairweather.report.contents import Contents
 from fairweather.report.tables import (
     TABULATED,
     Entry,
@@ -14,6 +14,7 @@ from fairweather.report.tables import (
     find_entry,
     interval_note,
 )
+from fairweather.report.words import CLEAN, NO_LEVEL, VALIDATION
 from fairweather.types import Score
 
 STATES = (VALIDATION, CLEAN)

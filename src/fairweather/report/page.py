@@ -10,18 +10,8 @@ from typing import Any, NamedTuple
 import jinja2
 
 from fairweather.report.beside import LABELS
+from fairweather.report.contents import Contents
 from fairweather.report.figures import Figure
-from fairweather.report.reading import (
-    CLEAN,
-    MEAN,
-    NO_LEVEL,
-    Contents,
-    base_model,
-    read_recipes,
-    read_starts,
-    read_tries,
-    read_warnings,
-)
 from fairweather.report.tables import (
     ABSENT,
     CORRECTED,
@@ -31,7 +21,8 @@ from fairweather.report.tables import (
     describe_metric,
     find_entry,
 )
-from fairweather.runs import RunFolder
+from fairweather.report.trained import read_recipes, read_starts, read_tries, read_warnings
+from fairweather.report.words import CLEAN, MEAN, NO_LEVEL, base_model
 
 # Each metric by its name without the binning; the sums and means are over the test images, or over
 # the bins m, which hold n_m of the n images with mean confidence conf_m and accuracy acc_m.
@@ -120,9 +111,7 @@ class Answer(NamedTuple):
     shifted_calibration: list[tuple[str, Entry]]
 
 
-def render_page(
-    run: RunFolder, contents: Contents, tables: Sequence[Table], figures: Sequence[Figure]
-) -> str:
+def render_page(contents: Contents, tables: Sequence[Table], figures: Sequence[Figure]) -> str:
     """Fill the template; everything from the run is escaped, figures are inlined."""
     source = importlib.resources.files("fairweather.report").joinpath("page.html.j2").read_text()
     environment = jinja2.Environment(
@@ -138,9 +127,9 @@ def render_page(
         figures={figure.name: figure for figure in figures},
         calibration=describe_metric("rms_calibration_error"),
         corrected=CORRECTED,
-        settings=list(_settings(contents, read_recipes(run, contents), read_starts(run, contents))),
-        tries=read_tries(run, contents),
-        warnings=read_warnings(run),
+        settings=list(_settings(contents, read_recipes(contents), read_starts(contents))),
+        tries=read_tries(contents),
+        warnings=read_warnings(contents),
         seen={
             contents.titles[name]: shifts
             for name, shifts in contents.provenance.get("seen_shifts", {}).items()

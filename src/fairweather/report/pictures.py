@@ -12,8 +12,10 @@ import altair as alt
 import pandas as pd
 from PIL import Image
 
+from fairweather.report.contents import Contents
 from fairweather.report.figures import FAINT, INK, PNG_SCALE, Figure, render
-from fairweather.report.reading import CLEAN, Contents, Samples
+from fairweather.report.samples import Samples
+from fairweather.report.words import CLEAN
 
 # Pixels on the page: a picture of the MixUp figure; a picture of the contact sheet at most, and all
 # the pictures of one of its rows together.

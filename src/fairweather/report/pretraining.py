@@ -11,9 +11,8 @@ from typing import NamedTuple
 import altair as alt
 import pandas as pd
 
+from fairweather.report.contents import Contents
 from fairweather.report.figures import Figure, model_color, render
-from fairweather.report.reading import Contents
-from fairweather.runs import RunFolder
 
 PANEL_WIDTH, PANEL_HEIGHT = 370, 210
 MATRIX = 170  # pixels a side
@@ -32,9 +31,9 @@ class Pretraining(NamedTuple):
     folder: Path
 
 
-def pretraining_figure(run: RunFolder, contents: Contents) -> Figure | None:
+def pretraining_figure(contents: Contents) -> Figure | None:
     """Draw how good the features were after each epoch, one line a pre-training and seed."""
-    found = list(_pretrainings(run, contents))
+    found = list(_pretrainings(contents))
     frames = [_history(each) for each in found if (each.folder / "history.csv").is_file()]
     if not frames:
         return None
@@ -70,12 +69,10 @@ def pretraining_figure(run: RunFolder, contents: Contents) -> Figure | None:
     )
 
 
-def correlation_figure(run: RunFolder, contents: Contents) -> Figure | None:
+def correlation_figure(contents: Contents) -> Figure | None:
     """Draw the cross-correlation of two views before and after each Barlow Twins pre-training."""
     found = [
-        each
-        for each in _pretrainings(run, contents)
-        if (each.folder / "correlation.json").is_file()
+        each for each in _pretrainings(contents) if (each.folder / "correlation.json").is_file()
     ]
     first = list({each.title: each for each in reversed(found)}.values())[::-1]
     if not first:
@@ -99,11 +96,12 @@ def correlation_figure(run: RunFolder, contents: Contents) -> Figure | None:
     )
 
 
-def _pretrainings(run: RunFolder, contents: Contents) -> Iterator[Pretraining]:
+def _pretrainings(contents: Contents) -> Iterator[Pretraining]:
     for name, entry in (contents.study.get("pretraining") or {}).items():
         seeds = contents.seeds if entry["seed"] is None else (str(entry["seed"]),)
         for seed in seeds:
-            folder = run.path / "pretraining" / name / f"seed-{seed}"
+            home = contents.home(name)
+            folder = home.run.path / "pretraining" / home.name / f"seed-{seed}"
             yield Pretraining(str(entry["title"]), seed, folder)
 
 

@@ -12,16 +12,14 @@ import altair as alt
 import pandas as pd
 
 from fairweather.metrics import reliability_bins
+from fairweather.report.contents import Contents
 from fairweather.report.figures import FAINT, GRID, INK, RULE, Figure, model_color, render
-from fairweather.report.reading import (
+from fairweather.report.words import (
     CLEAN,
     ENSEMBLE_SUFFIX,
     NO_LEVEL,
     SUMMARY_LEVELS,
-    Contents,
-    predictions_folder,
 )
-from fairweather.runs import RunFolder
 from fairweather.types import Predictions
 
 SIDE = 190
@@ -42,13 +40,13 @@ class Condition(NamedTuple):
     cell: str
 
 
-def reliability_figure(run: RunFolder, contents: Contents) -> Figure | None:
+def reliability_figure(contents: Contents) -> Figure | None:
     """Draw one diagram a model on clean images and at the worst level of each shift.
 
     With several seeds it shows the first, because bins of different models cannot be averaged.
     """
     conditions = worst_conditions(contents)
-    bins = panels(run, contents, conditions)
+    bins = panels(contents, conditions)
     if bins["confidence"].isna().all():
         return None
     titles = list(contents.titles.values())
@@ -76,7 +74,7 @@ def reliability_figure(run: RunFolder, contents: Contents) -> Figure | None:
     )
 
 
-def panels(run: RunFolder, contents: Contents, conditions: list[Condition]) -> pd.DataFrame:
+def panels(contents: Contents, conditions: list[Condition]) -> pd.DataFrame:
     """Bins that hold images, one a row, of every model (row) under every condition (column).
 
     A pair without predictions has one row, without a bin: Vega lays the panels of a facet one
@@ -86,9 +84,9 @@ def panels(run: RunFolder, contents: Contents, conditions: list[Condition]) -> p
     for (row, name), (column, condition) in product(
         enumerate(contents.titles), enumerate(conditions)
     ):
-        file = _file(name, contents.seeds_of(name)[0], condition)
-        if (run.path / file).is_file():
-            frame = _diagram(contents, name, condition, run.read_predictions(file))
+        predictions = contents.read_predictions(name, contents.seeds_of(name)[0], condition.cell)
+        if predictions is not None:
+            frame = _diagram(contents, name, condition, predictions)
         else:
             frame = pd.DataFrame({"confidence": [math.nan], "note": [NOT_MEASURED]})
         frames.append(frame.assign(row=row, column=column, title=contents.titles[name]))
@@ -107,10 +105,6 @@ def worst_conditions(contents: Contents) -> list[Condition]:
             title = f"{sweep.title}, {sweep.heading(level)}"
             conditions.append(Condition(title, sweep.name, level, sweep.cells[level]))
     return conditions
-
-
-def _file(model: str, seed: str, condition: Condition) -> str:
-    return f"{predictions_folder(model, seed)}/{condition.cell.replace('/', '__')}.parquet"
 
 
 def _diagram(

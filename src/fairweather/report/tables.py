@@ -11,7 +11,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from fairweather.metrics import METRICS, Metric
-from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, Contents, Sweep
+from fairweather.report.contents import Contents, Sweep
+from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
 from fairweather.types import Score
 
 METRIC: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}

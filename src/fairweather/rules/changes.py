@@ -16,7 +16,8 @@ from fairweather.metrics import (
     fit_on,
     paired_difference,
 )
-from fairweather.report.reading import CLEAN, MEAN, NO_LEVEL, Contents, predictions_folder
+from fairweather.report.contents import Contents
+from fairweather.report.words import CLEAN, MEAN, NO_LEVEL, predictions_folder
 from fairweather.rules.parsing import Rule
 from fairweather.rules.places import ALL, SUMMARIES, Place
 from fairweather.runs import RunFolder

@@ -7,14 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.report.reading import (
-    CLEAN,
-    MEAN,
-    NO_LEVEL,
-    VALIDATION,
-    base_model,
-    ensembles_as_models,
-)
+from fairweather.report.reading import ensembles_as_models
+from fairweather.report.words import CLEAN, MEAN, NO_LEVEL, VALIDATION, base_model
 from fairweather.rules.parsing import Rule, level_number
 from fairweather.runs import RunFolder
 from fairweather.scores import UNCOUNTED, WORST

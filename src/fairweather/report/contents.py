@@ -1,0 +1,170 @@
+"""What tables, figures and page draw on: the scores of one run or of several, and the shifts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from fairweather.report.words import (
+    ENSEMBLE_SUFFIX,
+    MEAN,
+    SUMMARIES,
+    VALIDATION,
+    predictions_folder,
+)
+from fairweather.runs import RunFolder
+from fairweather.types import ENSEMBLE, Predictions, Score, shortest
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One shift at its levels, as provenance.json describes it.
+
+    Attributes:
+        name: as scores.csv writes it.
+        title, level_title: for table heads and axes.
+        neutral: the level that changes nothing, where clean stands on the axis.
+        note: what a reader has to know about the levels; maybe empty.
+        cells: the id of each shifted test set by its level as scores.csv writes it, ascending.
+    """
+
+    name: str
+    title: str
+    level_title: str
+    neutral: float
+    note: str
+    cells: Mapping[str, str]
+
+    @property
+    def file_name(self) -> str:
+        """The name as part of a file's name."""
+        return self.name.replace("/", "__")
+
+    def heading(self, level: str) -> str:
+        """Write a level the way a paper does: with the letter that the level's title ends in.
+
+        At most four significant digits, unless two levels would then read the same.
+
+        >>> Sweep("b", "Brightness", "brightness factor f", 1.0, "", {}).heading("0.8")
+        'f = 0.8'
+        >>> Sweep("s", "Snow", "severity", 0.0, "", {}).heading("3")
+        '3'
+        >>> Sweep("p", "PGD", "budget ε", 0.0, "", {}).heading("0.00784313725490196")
+        'ε = 0.007843'
+        """
+        short = _four_digits(level)
+        if [_four_digits(other) for other in self.cells].count(short) > 1:
+            short = level
+        symbol = re.search(r"\s(\w)(?:\s*\(.*\))?$", self.level_title)
+        return f"{symbol[1]} = {short}" if symbol else short
+
+
+class Home(NamedTuple):
+    """Where what belongs to a model, or to a pre-training, lies: the run, and its name there."""
+
+    run: RunFolder
+    name: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything that tables, figures and page draw on.
+
+    Attributes:
+        study, provenance: study.yaml and provenance.json as they stand.
+        titles: the title of each model and variant that has scores, in the study's order.
+        sweeps: the shifts, in the study's order.
+        scores: scores.csv, its level and seed as text.
+        runs: the folders, by what stands before the colon in the names of their models: of a single
+            run that is nothing, and there is no colon.
+    """
+
+    study: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    titles: Mapping[str, str]
+    sweeps: tuple[Sweep, ...]
+    scores: pd.DataFrame
+    runs: Mapping[str, RunFolder] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> tuple[str, ...]:
+        """The seeds that have scores, as scores.csv writes them."""
+        return tuple(seed for seed in self.scores["seed"].unique() if seed not in SUMMARIES)
+
+    def seeds_of(self, model: str) -> tuple[str, ...]:
+        """The seeds that a model was trained with; an ensemble is one model of all of them."""
+        if model.endswith(ENSEMBLE_SUFFIX):
+            return (ENSEMBLE,)
+        mine = self.scores["seed"][self.scores["model"] == model]
+        return tuple(seed for seed in mine.unique() if seed not in SUMMARIES)
+
+    def home(self, name: str) -> Home:
+        """The run that a model or a pre-training belongs to, and what it is called there."""
+        label, _, inside = name.rpartition(":")
+        return Home(self.runs[label], inside)
+
+    def model_folder(self, model: str, seed: str) -> Path:
+        """Where the training of a model with a seed left its files, if it was trained."""
+        run, name = self.home(model)
+        return run.path / "models" / name / f"seed-{seed}"
+
+    def read_predictions(self, model: str, seed: str, cell: str) -> Predictions | None:
+        """Read the predictions of a cell by the id of its shift; None where there are none."""
+        run, name = self.home(model)
+        file = f"{predictions_folder(name, seed)}/{cell.replace('/', '__')}.parquet"
+        return run.read_predictions(file) if (run.path / file).is_file() else None
+
+    @property
+    def shown_seed(self) -> str:
+        """The seed whose scores are shown: the mean over seeds if there are several."""
+        return MEAN if len(self.seeds) > 1 else self.seeds[0]
+
+    def pick(self, metric: str, shift: str, seed: str | None = None) -> pd.DataFrame:
+        """Return the rows of scores.csv for a metric and a shift, of the shown seed by default."""
+        scores = self.scores
+        wanted = (scores["metric"] == metric) & (scores["shift"] == shift)
+        return scores[wanted & (scores["seed"] == (seed or self.shown_seed))]
+
+    def find(self, metric: str, model: str, shift: str, level: str) -> pd.DataFrame:
+        """Return the one row of scores.csv of the shown seed; no row where there is none."""
+        rows = self.pick(metric, shift)
+        return rows[(rows["model"] == model) & (rows["level"] == level)]
+
+    def score(self, metric: str, model: str, shift: str, level: str) -> Score | None:
+        """Return a number of the shown seed, or None where there is none."""
+        rows = self.find(metric, model, shift, level)
+        if rows.empty:
+            return None
+        value, low, high = (float(rows[column].iloc[0]) for column in ("value", "low", "high"))
+        return Score(value, low, high, n=int(rows["n"].iloc[0]))
+
+    @property
+    def _unequal(self) -> bool:
+        """Say whether models were trained with other seeds than others."""
+        plain = [name for name in self.titles if not name.endswith(ENSEMBLE_SUFFIX)]
+        return len({self.seeds_of(name) for name in plain}) > 1
+
+    def sample(self) -> str:
+        """Say how many images, resamples and seeds are behind each number."""
+        beside = self.scores["shift"].str.startswith(("priors/", "ood/", VALIDATION))
+        counts = sorted(self.scores["n"][~beside].unique())
+        images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        seeds = f"seed {self.seeds[0]}"
+        if len(self.seeds) > 1:
+            each = "over the seeds of each model, of" if self._unequal else "of seeds"
+            seeds = (
+                f"mean {each} {', '.join(self.seeds)}; the intervals are for this mean and do "
+                "not include seed-to-seed variation"
+            )
+        if any(name.endswith(ENSEMBLE_SUFFIX) for name in self.titles):
+            seeds += "; an ensemble is one model of all seeds"
+        return f"n = {images} test images, {self.study['bootstrap']:,} resamples, {seeds}"
+
+
+def _four_digits(level: str) -> str:
+    return shortest(float(f"{float(level):.4g}"))

@@ -1,0 +1,88 @@
+"""What the trainings of a run left: histories, recipes, what they started from, what was tried."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from fairweather.report.contents import Contents
+
+STARTED_FROM = ("file", "sha256", "left_out", "head")  # what is told of weights
+
+
+def read_histories(contents: Contents) -> pd.DataFrame:
+    """Read the accuracy of each epoch: title, seed, epoch, part (training, validation), accuracy.
+
+    It has no rows when nothing was trained.
+    """
+    frames = [pd.DataFrame(columns=["title", "seed", "epoch", "part", "accuracy"])]
+    for name, title in contents.titles.items():
+        for seed in contents.seeds_of(name):
+            path = contents.model_folder(name, seed) / "history.csv"
+            if path.is_file():
+                frames.append(_history(path.read_text()).assign(title=title, seed=seed))
+    # Concatenating typed frames with an empty, untyped one would untype them.
+    return pd.concat(frames[1:], ignore_index=True) if len(frames) > 1 else frames[0]
+
+
+def read_recipes(contents: Contents) -> dict[str, Mapping[str, Any]]:
+    """Read the recipe that trained each model, by its name; a sweep may have changed the study's.
+
+    The first seed stands for all; a model that was not trained is left out.
+    """
+    described = ((name, _described(contents, name)) for name in contents.titles)
+    return {name: facts["recipe"] for name, facts in described if "recipe" in facts}
+
+
+def read_starts(contents: Contents) -> dict[str, Mapping[str, Any]]:
+    """Read what weights each model started from, by its name, where it did not start from none.
+
+    The first seed stands for all.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for name in contents.titles:
+        facts = _described(contents, name).get("weights", {})
+        if facts.get("weights", "none") != "none":
+            found[name] = {key: facts[key] for key in STARTED_FROM if facts.get(key)}
+    return found
+
+
+def read_tries(contents: Contents) -> dict[str, pd.DataFrame]:
+    """Read what each hyperparameter sweep of the study tried, as text, by the model's title."""
+    paths = {
+        title: contents.model_folder(name, "").parent / "sweep.csv"
+        for name, title in contents.titles.items()
+        if contents.study["models"].get(name, {}).get("sweep")
+    }
+    return {
+        title: pd.read_csv(path, dtype=str, keep_default_na=False)
+        for title, path in paths.items()
+        if path.is_file()
+    }
+
+
+def read_warnings(contents: Contents) -> dict[str, str]:
+    """Read what is wrong with a model's numbers under attack, by its title; often nothing."""
+    found: dict[str, str] = {}
+    for run in contents.runs.values():
+        path = run.path / "warnings.json"
+        found |= json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def _described(contents: Contents, name: str) -> Mapping[str, Any]:
+    """What model.json says of a model's first seed; nothing of what was not trained."""
+    path = contents.model_folder(name, contents.seeds_of(name)[0]) / "model.json"
+    facts: Mapping[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return facts
+
+
+def _history(text: str) -> pd.DataFrame:
+    history = pd.read_csv(io.StringIO(text))
+    parts = {"train_accuracy": "training", "val_accuracy": "validation"}
+    long = history.melt("epoch", list(parts), var_name="part", value_name="accuracy")
+    return long.assign(part=long["part"].map(parts)).dropna(subset=["accuracy"])
