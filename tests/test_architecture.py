@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
-LEAVES = {"errors", "types", "devices", "yamlfile", "folders", "download", "pixels"}
+LEAVES = {"errors", "types", "devices", "yamlfile", "folders", "download", "pixels", "rasters"}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "folders": {"errors"},
     "download": {"errors"},
     "pixels": {"errors"},
+    "rasters": set(),
     "data": LEAVES,
     "models": LEAVES,
     "shifts": LEAVES,
@@ -28,6 +29,7 @@ MAY_IMPORT = {
     "comparison": LEAVES | {"metrics", "runs", "scores", "report"},
     "contact_sheet": LEAVES | {"report", "shifts"},
     "exporting": LEAVES | {"data", "runs", "shifts"},
+    "tracking": LEAVES | {"runs"},
     "variants": LEAVES | {"metrics", "cells"},
     "rules": LEAVES | {"metrics", "runs", "scores", "report"},
     "measuring": LEAVES

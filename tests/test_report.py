@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import csv
+import gzip
+import hashlib
 import html.parser
 import io
 import json
@@ -23,12 +25,12 @@ from PIL import Image
 
 from fairweather.errors import InputError
 from fairweather.measuring import describe_shifts
-from fairweather.measuring.samples import write_samples
+from fairweather.measuring.samples import choose, write_samples
 from fairweather.metrics import METRICS, per_image
 from fairweather.report import build_report
 from fairweather.report.contents import Sweep
 from fairweather.report.figures import COLORS, Figure, model_color, model_shape
-from fairweather.report.page import FORMULAS
+from fairweather.report.page.formulas import FORMULAS
 from fairweather.report.pictures import mixup_figure, shifts_figure
 from fairweather.report.reading import read_contents
 from fairweather.report.reliability import (
@@ -99,8 +101,11 @@ def make_run(
             run.write(f"{folder}/model.json", json.dumps({"recipe": asdict(recipe)}))
     run.write("models/basic/sweep.csv", "learning_rate,val_accuracy\n0.001,0.81\n0.01,<i>NaN</i>\n")
     if size:
-        dataset = make_dataset(names, *size)
-        write_samples(run, dataset, study.all_shifts(), shift_seed=0, mixup=True)
+        dataset = make_dataset(names, n, *size)
+        clean_first = study.all_shifts()
+        firsts = {name: (name, seeds[0]) for name in models}
+        choice = choose(run, dataset.test, clean_first, firsts)
+        write_samples(run, dataset, clean_first, shift_seed=0, choice=choice, mixup=True)
     return run
 
 
@@ -136,10 +141,14 @@ def make_predictions(
     )
 
 
+def draw_labels(rng: np.random.Generator, names: Sequence[str], n: int) -> np.ndarray:
+    return rng.integers(len(names), size=n)
+
+
 def make_scores(run: RunFolder, study: Study, names: Sequence[str], n: int, logits: bool) -> None:
     """Predict worse the further from the clean images, and score with the product's own code."""
     rng = np.random.default_rng(0)
-    labels = rng.integers(len(names), size=n)
+    labels = draw_labels(rng, names, n)
     sweeps = {sweep["name"]: sweep for sweep in describe_shifts(study.all_shifts())}
     cells = []
     for offset, model in enumerate(study.models):
@@ -178,16 +187,18 @@ def make_history(offset: int, seed: int) -> str:
     return pd.DataFrame(columns).to_csv(index=False)
 
 
-def make_dataset(classes: Sequence[str], width: int, height: int) -> Dataset:
-    """One test picture of each of six classes and two training pictures, all different."""
+def make_dataset(classes: Sequence[str], n: int, width: int, height: int) -> Dataset:
+    """The test images that `make_scores` predicts, a pattern a class, and two training images."""
     y, x = np.mgrid[:height, :width] / max(width, height)
     waves = np.stack(
-        [np.sin(9 * (x * (k + 1) / 3 + y)) * np.cos(4 * (y - x * k / 4)) for k in range(6)]
+        [np.sin(9 * (x * (k + 1) / 3 + y)) * np.cos(4 * (y - x * k / 4)) for k in range(10)]
     )
     gray = torch.from_numpy((128 + 100 * waves).astype(np.uint8))
     pictures = gray[:, None].repeat(1, 3, 1, 1)
-    test = Images(pictures, torch.arange(6), torch.arange(6), tuple(classes))
-    return Dataset("digits", test[:2], test[:2], test, (0.5,) * 3, (0.3,) * 3)
+    labels = torch.from_numpy(draw_labels(np.random.default_rng(0), classes, n))
+    test = Images(pictures[labels], labels, torch.arange(n), tuple(classes))
+    train = Images(pictures[:2], torch.arange(2), torch.arange(2), tuple(classes))
+    return Dataset("digits", train, train, test, (0.5,) * 3, (0.3,) * 3)
 
 
 class Page(html.parser.HTMLParser):
@@ -420,7 +431,8 @@ def test_absent_metrics_and_pictures_are_left_out(bare):
     assert MODELS["pretrained"] not in curves
     assert "up to 10,000 clean training images, at the end of each epoch" in curves
     page = Page((bare.path / "report.html").read_text())
-    assert len([tag for tag, _ in page.tags if tag == "img"]) == 4
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+    assert carried(bare)["gallery"] is None
     assert "macro_auc" not in page.text
 
 
@@ -534,18 +546,17 @@ def test_rectangular_pictures_keep_their_shape(tmp_path, size):
         shifts_figure(read_contents(made), samples): 6 * (1 + 3 + 2),
         mixup_figure(samples): 3,
     }
-    with Image.open(made.path / "samples/clean.png") as file:
-        strip = file.convert("RGB")
-    width, height = size
-    for figure, count in figures.items():
+    # The contact sheet shows thumbnails, the figure of MixUp the training pictures themselves.
+    for (figure, count), pictures in zip(
+        figures.items(), (samples.strips["clean"], samples.mixup.pictures), strict=True
+    ):
         uris = re.findall(r'href="data:image/png;base64,([^"]+)"', figure.svg)
         assert len(uris) == count
-        for index, uri in enumerate(uris[:2]):
+        for one, uri in zip(pictures[:2], uris[:2], strict=True):
             with Image.open(io.BytesIO(base64.b64decode(uri))) as picture:
-                factor = picture.width / width
-                assert picture.height == pytest.approx(height * factor, abs=1)
+                factor = picture.width / size[0]
+                assert picture.height == pytest.approx(size[1] * factor, abs=1)
                 method = Image.Resampling.NEAREST if max(size) < 64 else Image.Resampling.LANCZOS
-                one = strip.crop((index * width, 0, (index + 1) * width, height))
                 assert picture.tobytes() == one.resize(picture.size, method).tobytes()
 
 
@@ -702,18 +713,41 @@ def test_a_second_build_gives_the_same_bytes(run, names, tmp_path):
         assert (copy.path / name).read_bytes() == (run.path / name).read_bytes(), name
 
 
-def test_page_loads_nothing_and_runs_nothing(run, page):
+def scripts(text: str) -> list[str]:
+    return re.findall(r'<script type="module">(.*?)</script>', text, flags=re.DOTALL)
+
+
+def carried(run: RunFolder) -> dict:
+    """What the page carries for its script."""
     text = (run.path / "report.html").read_text()
-    assert "http:" not in text
-    assert "https:" not in text
-    tags = {tag for tag, _ in page.tags}
-    assert not tags & {"script", "link", "iframe", "object", "b"}
+    [packed] = re.findall(r'<script type="text/plain" id="payload">(.*?)</script>', text)
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def test_page_loads_nothing_and_runs_its_own_script_alone(run, page):
+    text = (run.path / "report.html").read_text()
+    tags = [tag for tag, _ in page.tags]
+    assert not set(tags) & {"link", "iframe", "object", "b"}
+    assert tags.count("script") == 2
+    [script] = scripts(text)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policies = [attrs for tag, attrs in page.tags if tag == "meta" and "http-equiv" in attrs]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
     assert [attrs["content"] for attrs in policies] == [policy]
     for _, attributes in page.tags:
         assert not any(name.startswith("on") for name in attributes)
         assert attributes.get("src", "data:").startswith("data:")
+        assert attributes.get("href", "#").startswith("#")
+    beside = text.replace(script, "")
+    assert "http:" not in beside
+    assert "https:" not in beside
+
+
+def test_page_is_small(run):
+    assert (run.path / "report.html").stat().st_size < 2_000_000
 
 
 def test_page_shows_hostile_names_as_text(page):
@@ -723,33 +757,53 @@ def test_page_shows_hostile_names_as_text(page):
     assert "<i>NaN</i>" in page.text
 
 
-def test_page_describes_every_figure(page, names):
-    images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == len([name for name in names if name.endswith(".svg")])
-    assert all(len(image["alt"] or "") > 40 for image in images)
+def test_page_describes_every_figure_and_chart(run, page):
+    images = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    charts = {
+        attributes["data-chart"]: attributes
+        for _, attributes in page.tags
+        if "data-chart" in attributes
+    }
+    assert len(images) == 1
+    assert charts.keys() == carried(run)["charts"].keys()
+    assert all(chart["role"] == "img" for chart in charts.values())
+    described = [*images, *(chart["aria-label"] for chart in charts.values())]
+    assert all(len(words or "") > 40 for words in described)
 
 
-def test_page_separates_titles_by_more_than_commas(page):
-    [alt] = [a["alt"] for tag, a in page.tags if tag == "img" and a["alt"].startswith("Reliab")]
-    assert f"Models: {'; '.join(MODELS.values())}." in alt
-    assert "Clean; Brightness, f = 0.7; Gaussian blur, σ = 0.9" in alt
-    assert "the level of each shift at which the models' mean accuracy is lowest" in alt
+def test_figures_separate_titles_by_more_than_commas(run):
+    figure = reliability_figure(read_contents(run))
+    assert f"Models: {'; '.join(MODELS.values())}." in figure.alt
+    assert "Clean; Brightness, f = 0.7; Gaussian blur, σ = 0.9" in figure.alt
+    assert "the level of each shift at which the models' mean accuracy is lowest" in figure.alt
 
 
 def test_page_answers_first_and_says_how(run, page):
     text = " ".join(page.text.split())
-    assert text.index("A synthetic study") < text.index("Basic Accuracy:") < text.index("Summary")
-    place = {"model": "basic", "metric": "rms_calibration_error"}
-    clean = expected(run, shift="clean", level="none", **place)
-    dark = expected(run, shift="brightness_factor", level="mean", **place)
-    blurred = expected(run, shift="gaussian_blur", level="mean", **place)
-    assert (
-        f"RMS calibration error: {clean} on clean images. "
-        f"Mean over the levels: Brightness {dark}; Gaussian blur {blurred}." in text
+    parts = [
+        "A synthetic study",
+        "Under the shifts, ",
+        "Basic Accuracy falls from ",
+        "Summary Accuracy (%)",
+    ]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    place = {"model": "basic", "metric": "accuracy"}
+    clean = expected(run, shift="clean", level="none", **place).replace(
+        " [", "\N{NO-BREAK SPACE}% ["
+    )
+    assert f"Accuracy falls from {clean} on clean images".replace("\xa0", " ") in text.replace(
+        "\xa0", " "
     )
     assert "RMS calibration error (10 equal-width bins, L2 norm): 0 means" in text
     for words in ("fairweather run synthetic", "0123abc", "feed", "hardware.cpu", "σ of 0.88"):
         assert words in text
+
+
+def test_page_says_how_to_cite_and_shows_the_whole_study(run, page):
+    assert "@software{fairweather," in page.text
+    assert "Made with: fairweather run synthetic" in page.text
+    assert "models.basic.sweep.learning_rate" in page.text
 
 
 def settings(run: RunFolder) -> dict[str, list[str]]:
@@ -820,8 +874,8 @@ def test_a_run_without_scores_is_refused(run, tmp_path):
 def test_samples_outside_the_run_are_refused(run, tmp_path):
     copy = RunFolder(tmp_path / "escape")
     shutil.copytree(run.path, copy.path)
-    copy.write(
-        "samples/index.json", json.dumps({"labels": ["1"], "strips": {"clean": "../../x.png"}})
-    )
+    index = json.loads((copy.path / "samples/index.json").read_text())
+    index["mixup"]["file"] = "../../x.png"
+    copy.write("samples/index.json", json.dumps(index))
     with pytest.raises(InputError, match="outside the run folder"):
         build_report(copy)

@@ -15,7 +15,7 @@ from fairweather.metrics.table import METRICS
 from fairweather.report import build_report
 from fairweather.report.beside import COVERAGE, LABELS, PRIOR_METRICS, RISK, beside_tables
 from fairweather.report.contents import Contents, Sweep
-from fairweather.report.page import FORMULAS, FORMULAS_BESIDE
+from fairweather.report.page.formulas import FORMULAS, FORMULAS_BESIDE
 from fairweather.runs import RunFolder
 from fairweather.scores import COLUMNS, to_csv
 from fairweather.yamlfile import dump_yaml
@@ -302,7 +302,7 @@ def test_tables_are_written_and_stand_on_the_page_once(tmp_path):
         "Answers that change from level to level",
         "Under other class priors",
         "Beside other data sets",
-        "Handing over what is not confident",
+        "At the threshold of the validation images",
     ):
         assert page.count(f"<h2>{heading}</h2>") == 1
     captions = page.split("<caption>")[1:]

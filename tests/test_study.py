@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.measuring import describe_shifts
 from fairweather.measuring.predicting import plain_plan
 from fairweather.models import ModelSpec
+from fairweather.report.samples import read_samples
 from fairweather.runs import RunFolder, fingerprint
 from fairweather.shifts import make_shift
 from fairweather.study import check_study, execute, load_study, packaged_studies
@@ -228,7 +228,7 @@ def test_a_run_makes_the_folder_of_the_contract(whole):
         path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()
     }
     expected = {"study.yaml", "provenance.json", "manifest.json", "scores.csv", "summary.csv"}
-    expected |= {"report.html", "samples/index.json"}
+    expected |= {"report.html", "samples/index.json", "samples/pictures.parquet"}
     for model_name in ("basic", "mixup"):
         folder = f"models/{model_name}/seed-0"
         expected |= {
@@ -480,8 +480,7 @@ def test_rectangles_go_all_the_way(study_file, tmp_path, size):
     overrides = [f"data={{source: 'folder:{tmp_path / 'rectangles'}'}}", "recipe.epochs=1"]
     run = fw.run(study_file(), out=tmp_path / "run", device="cpu", overrides=overrides)
     assert (run.path / "figures/shifts.png").exists()
-    with Image.open(run.path / "samples/clean.png") as strip:
-        assert strip.size == (3 * size[0], size[1])
+    assert [each.size for each in read_samples(run).strips["clean"]] == 3 * [size]
 
 
 @pytest.mark.parametrize(

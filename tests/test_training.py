@@ -188,11 +188,14 @@ def test_history_says_everything(toy_images):
         "learning_rate",
         "backbone_learning_rate",
         "images_per_second",
+        "seconds",
         "train_accuracy",
         "val_loss",
         "val_accuracy",
     ]
     assert [row["epoch"] for row in last.history] == [1, 2]
+    for row in last.history:
+        assert row["seconds"] * row["images_per_second"] == pytest.approx(64)
     assert last.history[0]["backbone_learning_rate"] == pytest.approx(1e-4)
 
 
@@ -240,8 +243,9 @@ def test_resumed_training_ends_with_the_same_bits(toy_images, interrupted_after)
     *_, resumed = fit(small_network(seed=7), train, val, FULL, seed=3, state=state)
     assert same_state(resumed.state["model"], whole.state["model"])
     assert same_state(resumed.state["best"], whole.state["best"])
+    clocked = ("images_per_second", "seconds")
     timeless = [
-        [{k: v for k, v in row.items() if k != "images_per_second"} for row in epoch.history]
+        [{k: v for k, v in row.items() if k not in clocked} for row in epoch.history]
         for epoch in (whole, resumed)
     ]
     assert timeless[0] == timeless[1]

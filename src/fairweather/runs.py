@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import numpy as np
@@ -22,10 +22,12 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
-import torch
 
 from fairweather.errors import InputError
 from fairweather.types import Predictions
+
+if TYPE_CHECKING:
+    import torch
 
 MANIFEST = "manifest.json"
 _COLUMNS = ("keys", "labels", "predicted", "confidence", "top5_correct", "nll", "brier")
@@ -132,6 +134,11 @@ class RunFolder:
         table = pyarrow.parquet.read_table(self.path / name, columns=[column])
         return np.asarray(table[column].to_numpy())
 
+    def read_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
+        """Read some columns of a file of predictions, `[N]` each."""
+        table = pyarrow.parquet.read_table(self.path / name, columns=list(columns))
+        return [np.asarray(table[column].to_numpy()) for column in columns]
+
     def write_predictions(self, name: str, predictions: Predictions) -> None:
         """Write the per-image columns of a cell as parquet, the class names in its metadata."""
         columns = {column: pa.array(getattr(predictions, column)) for column in _COLUMNS}
@@ -190,6 +197,8 @@ def open_finished_run(path: Path) -> RunFolder:
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """Say when, with what and on what something ran."""
+    import torch  # reading a run needs none
+
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -241,6 +250,8 @@ def _git_revision(folder: Path) -> dict[str, Any] | None:
 
 
 def _device_name(device: torch.device) -> str:
+    import torch
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

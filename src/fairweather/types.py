@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from fairweather.errors import InputError
 
+if TYPE_CHECKING:  # reports, comparisons and rules start in half the time without torch
+    import torch
+    from torch import nn
+
 SMALLEST_SIDE = 8  # pixels; below, nothing that is published means anything
 Parameter = float | int | str
-ShiftFunction = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
 ENSEMBLE = "ensemble"  # what stands for a seed where the models of all seeds answer together
-AttackFunction = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str], "Attacked"]
-Index = slice | torch.Tensor | npt.NDArray[np.integer]
+AttackFunction: TypeAlias = (
+    "Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str], Attacked]"
+)
+Index: TypeAlias = "slice | torch.Tensor | npt.NDArray[np.integer]"
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Images:
             key, whatever subset it is met in.
         classes: class names in label order.
 
+    >>> import torch
     >>> images = Images(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]),
     ...                 torch.arange(4), ("cat", "dog"))
     >>> images[2:].keys
@@ -45,6 +50,8 @@ class Images:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        import torch
+
         check_images(self.images)
         n = len(self.images)
         for name, column in (("labels", self.labels), ("keys", self.keys)):
@@ -138,6 +145,8 @@ class Shift:
 
     def __call__(self, images: torch.Tensor, keys: torch.Tensor, seed: int = 0) -> torch.Tensor:
         """Shift a batch: uint8 `[B, 3, H, W]` and int64 keys `[B]` in, uint8 `[B, 3, H, W]` out."""
+        import torch
+
         check_images(images)
         if self.level is not None and min(images.shape[2:]) < SMALLEST_SIDE:
             height, width = images.shape[2:]
@@ -174,6 +183,8 @@ class Attacked(NamedTuple):
     @property
     def robust(self) -> torch.Tensor:
         """bool `[B]`: does the model get the image right after all that was tried."""
+        import torch
+
         return ~torch.stack(list(self.broken.values())).any(0)
 
 
@@ -325,6 +336,8 @@ def shortest(value: Parameter) -> str:
 
 def check_images(images: torch.Tensor) -> None:
     """Raise `InputError` unless these are 8-bit images `[N, 3, H, W]`."""
+    import torch
+
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         found = f"{images.dtype} {list(images.shape)}"
         raise InputError(f"images must be uint8 [N, 3, H, W], found {found}")

@@ -10,6 +10,7 @@ import typer
 
 from fairweather.cli.progress import progress, resumable
 from fairweather.cli.running import print_places
+from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError
 
 
@@ -88,6 +89,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    track: Track = None,
 ) -> None:
     """Measure any model on any images, without training. Run again to go on."""
     if offline:
@@ -120,6 +122,7 @@ def evaluate(
         device=device,
         offline=offline,
     )
+    check_first(track)
     with resumable(), progress() as show:
         prepared = prepare(request, show)
         place = out or Path("runs") / prepared.name
@@ -128,6 +131,7 @@ def evaluate(
                 show(event)
     typer.echo()
     print_places(place)
+    send(place, track)
 
 
 def _channels(option: str, text: str | None) -> list[float] | None:

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from fairweather.cli.progress import progress, resumable
+from fairweather.cli.tracked import Track, check_first, send
+from fairweather.errors import InputError
 
 
 def run(
@@ -27,6 +29,7 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    track: Track = None,
 ) -> None:
     """Run a study: train, predict under every shift, score, report. Run again to go on."""
     if offline:
@@ -40,20 +43,46 @@ def run(
 
         overrides.append(f"data.root={json.dumps(data_root)}")
     checked = studies.load_study(study, overrides, only or ())
+    check_first(track)
     with resumable(), progress() as show:
         finished = studies.run(checked, out=out, device=device, offline=offline, progress=show)
     print_places(finished.path)
+    send(finished.path, track)
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="A run folder, or several on the same test images.", metavar="RUN..."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the report of several runs goes; that of one goes into the run.",
+            show_default="reports/RUN+RUN",
+        ),
+    ] = None,
+    track: Track = None,
 ) -> None:
-    """Build tables, figures and page again from a run folder alone."""
-    from fairweather.report import build_report
+    """Build tables, figures and page again from run folders alone."""
+    from fairweather.report import build_joint_report, build_report
+    from fairweather.report.joining import short_names
     from fairweather.runs import open_finished_run
 
-    build_report(open_finished_run(folder))
-    print_places(folder)
+    if len(runs) == 1 and out is not None:
+        raise InputError("the report of one run goes into its folder; --out is for several runs")
+    if len(runs) > 1 and track is not None:
+        raise InputError("--track sends one run, found several; send them one by one")
+    opened = [open_finished_run(folder) for folder in runs]
+    check_first(track)
+    if len(opened) == 1:
+        build_report(opened[0])
+        place = runs[0]
+    else:
+        place = out or Path("reports") / "+".join(short_names(runs))
+        build_joint_report(opened, place)
+    print_places(place)
+    send(place, track)
 
 
 def print_places(folder: Path) -> None:

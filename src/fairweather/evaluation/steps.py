@@ -109,7 +109,7 @@ def execute(prepared: Prepared, out: Path, tell: Callable[[str], None]) -> Itera
         for line in clean_lines(setting, subject):
             tell(line)
         yield from predict_subject(setting, subject)
-        samples_step(setting, mixup=False)
+        samples_step(setting, [subject], mixup=False)
         yield from score_run(setting, [subject])
         yield from report_step(setting)
 

@@ -9,9 +9,16 @@ from fairweather.measuring.setting import Setting
 from fairweather.report import build_report
 
 # Raised when reporting makes something else of the same run.
-VERSION = 2
+VERSION = 3
 # What every run has; a study adds what its trainings left.
-SOURCES = ("study.yaml", "provenance.json", "scores.csv", "samples/index.json", "warnings.json")
+SOURCES = (
+    "study.yaml",
+    "provenance.json",
+    "scores.csv",
+    "samples/index.json",
+    "samples/pictures.parquet",
+    "warnings.json",
+)
 
 
 def report_step(setting: Setting, more: Sequence[str] = ()) -> Iterator[Event]:

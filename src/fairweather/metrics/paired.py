@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.stats
+import scipy.special  # scipy.stats takes half a second to import
 
 from fairweather.errors import InputError
 from fairweather.metrics.intervals import FEW, TAILS, Estimate
@@ -56,7 +56,7 @@ def mcnemar_exact(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> McNemar
     check_columns(correct_a=correct_a, correct_b=correct_b)
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    tail = scipy.stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)
+    tail = scipy.special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)
     return McNemar(only_a, only_b, min(1.0, 2 * float(tail)))
 
 
@@ -181,7 +181,7 @@ def seed_interval(first: SeedSummary, second: SeedSummary) -> tuple[float, float
     freedom = 1 / sum(
         share**2 / (each.n - 1) for share, each in zip(shares, (first, second), strict=True)
     )
-    half = float(scipy.stats.t.ppf(TAILS[1], freedom)) * error
+    half = float(scipy.special.stdtrit(freedom, TAILS[1])) * error
     return difference - half, difference + half
 
 

@@ -6,22 +6,28 @@ the same bytes: nothing here looks at the clock or draws a random number.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from fairweather.errors import InputError
+from fairweather.rasters import begin_pngs
 from fairweather.report.beside import beside_tables
 from fairweather.report.contents import Contents
 from fairweather.report.curves import level_figure, training_figure
 from fairweather.report.figures import Figure
+from fairweather.report.joining import read_runs
 from fairweather.report.labels import labels_figure
 from fairweather.report.natural_shift import natural_shift_tables
-from fairweather.report.page import render_page
+from fairweather.report.page.gallery import join_samples
+from fairweather.report.page.rendering import render_page
 from fairweather.report.pictures import mixup_figure, shifts_figure
 from fairweather.report.pretraining import correlation_figure, pretraining_figure
-from fairweather.report.reading import read_contents
 from fairweather.report.reliability import reliability_figure
-from fairweather.report.samples import read_samples
+from fairweather.report.samples import Samples, read_samples
 from fairweather.report.tables import build_tables, rows_as_csv, summary_rows
-from fairweather.runs import RunFolder
+from fairweather.runs import MANIFEST, RunFolder
 
-__all__ = ["build_report"]
+__all__ = ["build_joint_report", "build_report"]
 
 
 def build_report(run: RunFolder) -> list[str]:
@@ -30,27 +36,43 @@ def build_report(run: RunFolder) -> list[str]:
     Raises `InputError` when the run has no scores yet. A part that the run holds nothing for is
     left out: no training curves without histories, no pictures without samples.
     """
-    contents = read_contents(run)
+    return _build([run], run)
+
+
+def build_joint_report(runs: Sequence[RunFolder], out: Path) -> list[str]:
+    """Write the same of several runs on the same test images, beside each other, into a folder.
+
+    Raises `InputError` for a run without scores, a run named twice, runs of different test images,
+    and for a folder that holds a run.
+    """
+    if (out / MANIFEST).exists():
+        raise InputError(f"{out} holds a run; name another folder for the report of several")
+    return _build(runs, RunFolder(out))
+
+
+def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
+    contents = read_runs(runs)
     tables = [
         *build_tables(contents),
         *natural_shift_tables(contents),
         *beside_tables(contents),
     ]
-    figures = _build_figures(run, contents)
+    samples = join_samples({label: read_samples(run) for label, run in contents.runs.items()})
+    figures = _build_figures(contents, samples)
     files: dict[str, bytes | str] = {"summary.csv": rows_as_csv(summary_rows(contents))}
     for table in tables:
         files |= {f"tables/{table.name}.{suffix}": text for suffix, text in table.texts().items()}
-    for figure in figures:
+    drawn = begin_pngs([figure.svg for figure in figures])
+    files["report.html"] = render_page(contents, tables, figures, samples)
+    for figure, png in zip(figures, drawn(), strict=True):
         files[f"figures/{figure.name}.svg"] = figure.svg
-        files[f"figures/{figure.name}.png"] = figure.png
-    files["report.html"] = render_page(contents, tables, figures)
+        files[f"figures/{figure.name}.png"] = png
     for name, content in files.items():
-        run.write(name, content)
+        out.write(name, content)
     return list(files)
 
 
-def _build_figures(run: RunFolder, contents: Contents) -> list[Figure]:
-    samples = read_samples(run)
+def _build_figures(contents: Contents, samples: Samples | None) -> list[Figure]:
     figures = [
         level_figure(contents, "accuracy"),
         level_figure(contents, "rms_calibration_error"),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy.typing as npt
 import pandas as pd
 
 from fairweather.report.words import (
+    CLEAN,
     ENSEMBLE_SUFFIX,
     MEAN,
     SUMMARIES,
+    SUMMARY_LEVELS,
     VALIDATION,
     predictions_folder,
 )
@@ -44,6 +48,11 @@ class Sweep:
     def file_name(self) -> str:
         """The name as part of a file's name."""
         return self.name.replace("/", "__")
+
+    @property
+    def farthest(self) -> str:
+        """The level that is farthest from the neutral one."""
+        return max(self.cells, key=lambda level: abs(float(level) - self.neutral))
 
     def heading(self, level: str) -> str:
         """Write a level the way a paper does: with the letter that the level's title ends in.
@@ -91,7 +100,7 @@ class Contents:
     scores: pd.DataFrame
     runs: Mapping[str, RunFolder] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def seeds(self) -> tuple[str, ...]:
         """The seeds that have scores, as scores.csv writes them."""
         return tuple(seed for seed in self.scores["seed"].unique() if seed not in SUMMARIES)
@@ -113,11 +122,56 @@ class Contents:
         run, name = self.home(model)
         return run.path / "models" / name / f"seed-{seed}"
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the labels."""
+        return tuple(str(name) for name in self.data["classes"])
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """What provenance.json says of the data, of several runs that of the first."""
+        found: Mapping[str, Any] = next(iter(self.each_provenance().values()))["data"]
+        return found
+
+    def each_provenance(self) -> dict[str, Mapping[str, Any]]:
+        """The content of provenance.json by what stands before the colon, of one run nothing."""
+        return dict(self.provenance) if len(self.runs) > 1 else {"": self.provenance}
+
+    @property
+    def hardware(self) -> str:
+        """What trained and measured, in words."""
+        found = [facts.get("hardware", {}) for facts in self.each_provenance().values()]
+        words = (
+            f"{each.get('device', 'unknown')} ({each.get('cores', '?')} cores of {each.get('cpu')})"
+            for each in found
+        )
+        return "; ".join(dict.fromkeys(words))
+
+    @property
+    def seen_shifts(self) -> dict[str, Mapping[str, str]]:
+        """What a model has met before that tests it, by the model's title: shift to how."""
+        return {
+            self.titles[name]: shifts
+            for label, facts in self.each_provenance().items()
+            for model, shifts in facts.get("seen_shifts", {}).items()
+            if (name := f"{label}:{model}" if label else model) in self.titles
+        }
+
     def read_predictions(self, model: str, seed: str, cell: str) -> Predictions | None:
         """Read the predictions of a cell by the id of its shift; None where there are none."""
-        run, name = self.home(model)
-        file = f"{predictions_folder(name, seed)}/{cell.replace('/', '__')}.parquet"
+        run, file = self._file(model, seed, cell)
         return run.read_predictions(file) if (run.path / file).is_file() else None
+
+    def read_columns(
+        self, model: str, seed: str, cell: str, columns: Sequence[str]
+    ) -> list[npt.NDArray[Any]] | None:
+        """Read some columns of them, `[N]` each; `cell` may be `val`, the validation images."""
+        run, file = self._file(model, seed, cell)
+        return run.read_columns(file, columns) if (run.path / file).is_file() else None
+
+    def _file(self, model: str, seed: str, cell: str) -> tuple[RunFolder, str]:
+        run, name = self.home(model)
+        return run, f"{predictions_folder(name, seed)}/{cell.replace('/', '__')}.parquet"
 
     @property
     def shown_seed(self) -> str:
@@ -135,13 +189,36 @@ class Contents:
         rows = self.pick(metric, shift)
         return rows[(rows["model"] == model) & (rows["level"] == level)]
 
-    def score(self, metric: str, model: str, shift: str, level: str) -> Score | None:
-        """Return a number of the shown seed, or None where there is none."""
-        rows = self.find(metric, model, shift, level)
-        if rows.empty:
-            return None
-        value, low, high = (float(rows[column].iloc[0]) for column in ("value", "low", "high"))
-        return Score(value, low, high, n=int(rows["n"].iloc[0]))
+    def score(
+        self, metric: str, model: str, shift: str, level: str, seed: str | None = None
+    ) -> Score | None:
+        """Return a number, of the shown seed by default, or None where there is none."""
+        return self._scores.get((metric, model, shift, level, seed or self.shown_seed))
+
+    def by_level(self, metric: str, sweep: Sweep) -> pd.DataFrame:
+        """Return a metric under a shift: title, level as a number, value, low, high.
+
+        The clean images stand at the neutral level. It has no rows where the shift has none.
+        """
+        shifted = self.pick(metric, sweep.name)
+        shifted = shifted[~shifted["level"].isin(SUMMARY_LEVELS)]
+        columns = ["title", "level", "value", "low", "high"]
+        if shifted.empty:
+            return pd.DataFrame(columns=columns)
+        clean = self.pick(metric, CLEAN).assign(level=sweep.neutral)
+        rows = pd.concat([shifted.assign(level=shifted["level"].astype(float)), clean])
+        return rows.assign(title=rows["model"].map(self.titles))[columns]
+
+    @cached_property
+    def _scores(self) -> Mapping[tuple[str, ...], Score]:
+        """Every row by metric, model, shift, level and seed: tables ask for thousands of them."""
+        keys, numbers = ["metric", "model", "shift", "level", "seed"], ["value", "low", "high", "n"]
+        places = self.scores[keys].itertuples(index=False, name=None)
+        rows = self.scores[numbers].to_numpy(dtype=float).tolist()
+        return {
+            place: Score(value, low, high, int(n))
+            for place, (value, low, high, n) in zip(places, rows, strict=True)
+        }
 
     @property
     def _unequal(self) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 import textwrap
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import altair as alt
 import pandas as pd
@@ -19,30 +23,42 @@ from fairweather.report.figures import (
 )
 from fairweather.report.tables import METRIC, describe_metric, interval_note
 from fairweather.report.trained import read_histories
-from fairweather.report.words import CLEAN, SUMMARY_LEVELS
 
-# Widths in pixels: of a panel in a row of two, and of a row of small panels.
-PANEL_WIDTH, ROW_WIDTH = 370, 800
+ROW_WIDTH = 800  # pixels, of a row of small panels
 # Characters of a model's title beyond which the legend has a line for each model.
 LONG_TITLE = 30
 # Characters of a subtitle's line.
 SUBTITLE = 110
 
 
+class Layout(NamedTuple):
+    """How panels are laid out so that a figure fits a page: panels in a row, and their pixels."""
+
+    columns: int
+    width: int
+    height: int
+
+
+LARGE, SMALL = Layout(2, 370, 270), Layout(4, 165, 130)
+MOST_LARGE = 6  # panels
+
+
 def level_figure(contents: Contents, metric: str) -> Figure | None:
     """Draw a metric against the level, one panel a shift; None where no shift has the metric."""
-    drawn = [(sweep, _levels(contents, metric, sweep)) for sweep in contents.sweeps]
+    drawn = [(sweep, contents.by_level(metric, sweep)) for sweep in contents.sweeps]
     drawn = [(sweep, frame) for sweep, frame in drawn if len(frame)]
     if not drawn:
         return None
     everything = pd.concat([frame for _, frame in drawn])
     # In steps of 0.05, so that the axis that all panels share ends at a round number.
     top = math.ceil(everything["high"].max() * 20) / 20
-    panels = [_panel(contents, metric, sweep, frame, top) for sweep, frame in drawn]
+    layout = LARGE if len(drawn) <= MOST_LARGE else SMALL
+    template = _panel(contents, metric, top, layout)
+    panels = [_of_shift(template, sweep, frame) for sweep, frame in drawn]
     described = describe_metric(metric)
     return render(
         metric,
-        alt.concat(*panels, columns=2, spacing=32),
+        {"concat": panels, "columns": layout.columns, "spacing": 32},
         alt.Title(
             f"{METRIC[metric].label} as the images change",
             subtitle=[
@@ -65,6 +81,7 @@ def level_figure(contents: Contents, metric: str) -> Figure | None:
 def training_figure(contents: Contents) -> Figure | None:
     """Draw training and validation accuracy of each epoch, one panel a model, one line a seed."""
     history = read_histories(contents)
+    history = history[history["what"] == "accuracy"].drop(columns="what")
     if history.empty:
         return None
     titles = [title for title in contents.titles.values() if title in set(history["title"])]
@@ -80,7 +97,7 @@ def training_figure(contents: Contents) -> Figure | None:
         .mark_line(strokeWidth=1.1 if several else 2)
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
-            y=alt.Y("accuracy:Q", title="Accuracy", axis=alt.Axis(format=".0%")).scale(zero=False),
+            y=alt.Y("value:Q", title="Accuracy", axis=alt.Axis(format=".0%")).scale(zero=False),
             color=model_color(list(contents.titles.values())),
             strokeDash=part,
             detail="seed:N",
@@ -99,36 +116,16 @@ def training_figure(contents: Contents) -> Figure | None:
     )
 
 
-def _levels(contents: Contents, metric: str, sweep: Sweep) -> pd.DataFrame:
-    """Rows of one shift with their level as a number, the clean ones at the neutral level."""
-    shifted = contents.pick(metric, sweep.name)
-    shifted = shifted[~shifted["level"].isin(SUMMARY_LEVELS)]
-    clean = contents.pick(metric, CLEAN).assign(level=sweep.neutral)
-    if shifted.empty:
-        return shifted
-    rows = pd.concat([shifted.assign(level=shifted["level"].astype(float)), clean])
-    return rows.assign(title=rows["model"].map(contents.titles))[
-        ["title", "level", "value", "low", "high"]
-    ]
-
-
-def _panel(
-    contents: Contents,
-    metric: str,
-    sweep: Sweep,
-    frame: pd.DataFrame,
-    top: float,
-) -> alt.LayerChart:
+def _panel(contents: Contents, metric: str, top: float, layout: Layout) -> dict[str, Any]:
+    """Build the panel of any shift: its numbers, and what its axis says, are put in later."""
     titles = list(contents.titles.values())
-    levels = sorted({*frame["level"]})
     label = METRIC[metric].label
     columns = 1 if max(map(len, titles)) > LONG_TITLE else 4
     legend = alt.Legend(title=None, orient="top", columns=columns)
-    axis = alt.Axis(values=levels, format="~g", labelOverlap=True, grid=False)
+    x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap=True, grid=False))
     shares = alt.Axis(format=".0%" if metric == "accuracy" else ".2~f", tickCount=6)
-    base = alt.Chart(frame).encode(
-        x=alt.X("level:Q", title=sweep.level_title, axis=axis).scale(zero=False, padding=14),
-        color=model_color(titles, legend),
+    base = alt.Chart(alt.NamedData(name="rows")).encode(
+        x=x.scale(zero=False, padding=14), color=model_color(titles, legend)
     )
     y = alt.Y("value:Q", title=label, axis=shares)
     y = y.scale(domain=(0, top), nice=False)
@@ -138,12 +135,26 @@ def _panel(
     points = base.mark_point(filled=True, size=75, opacity=1, stroke="white", strokeWidth=1).encode(
         y=y, shape=model_shape(titles, legend)
     )
-    clean = alt.Chart(pd.DataFrame({"level": [sweep.neutral]})).encode(x="level:Q")
+    clean = alt.Chart(alt.NamedData(name="clean")).encode(x="level:Q")
     rule = clean.mark_rule(color=RULE, strokeDash=[4, 3])
     word = clean.mark_text(text="clean", color=FAINT, dy=-13).encode(y=alt.value(0))
-    return alt.LayerChart(
-        layer=[rule, word, band, line, points],
-        width=PANEL_WIDTH,
-        height=270,
-        title=alt.Title(sweep.title, fontSize=13, offset=20),
+    panel = alt.LayerChart(
+        layer=[rule, word, band, line, points], width=layout.width, height=layout.height
     )
+    return panel.to_dict(validate=False)
+
+
+def _of_shift(template: Mapping[str, Any], sweep: Sweep, frame: pd.DataFrame) -> dict[str, Any]:
+    """Put the numbers of a shift into the panel of any shift: many times as fast as to build it."""
+    values = {
+        "rows": json.loads(frame.to_json(orient="records", double_precision=15)),
+        "clean": [{"level": sweep.neutral}],
+    }
+    panel: dict[str, Any] = copy.deepcopy(dict(template))
+    for layer in panel["layer"]:
+        layer["data"] = {"values": values[layer["data"]["name"]]}
+        x = layer["encoding"]["x"]
+        x["title"] = sweep.level_title
+        if "axis" in x:
+            x["axis"]["values"] = sorted({*frame["level"]})
+    return panel | {"title": {"text": sweep.title, "fontSize": 13, "offset": 20}}

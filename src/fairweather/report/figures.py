@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import altair as alt
 import vl_convert
-from PIL import Image
+
+from fairweather.rasters import SCALE, png_of
 
 # Okabe and Ito 2008, Color Universal Design, without its yellow, which is too faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -19,7 +20,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross"
 INK, FAINT, RULE, GRID = "#1f2328", "#57606a", "#8c959f", "#e7eaee"
 # Liberation Sans is bundled with vl-convert, so that a PNG looks the same on every machine.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
-PNG_SCALE = 2
+PNG_SCALE = SCALE
 
 _TEXT = {"labelFontSize": 11, "titleFontSize": 12, "labelColor": INK, "titleColor": INK}
 CONFIG: dict[str, Any] = {
@@ -73,12 +74,19 @@ class Figure:
     name: str
     alt: str
     svg: str
-    png: bytes
+
+    @cached_property
+    def png(self) -> bytes:
+        """Made from the SVG, so that the two cannot differ."""
+        return png_of(self.svg)
 
 
-def render(name: str, chart: alt.TopLevelMixin, title: alt.Title, alt_text: str) -> Figure:
-    """Dress a chart and convert it; the PNG is made from the SVG, so the two cannot differ."""
-    spec = chart.to_dict() | {"config": CONFIG, "title": title.to_dict()}
+def render(
+    name: str, chart: alt.TopLevelMixin | dict[str, Any], title: alt.Title, alt_text: str
+) -> Figure:
+    """Dress a chart and convert it."""
+    drawn = chart if isinstance(chart, dict) else chart.to_dict(validate=False)
+    spec = drawn | {"config": CONFIG, "title": title.to_dict()}
     # Vega numbers its clip paths through the life of the process: count anew for each figure.
     numbers: dict[str, str] = {}
     svg = re.sub(
@@ -86,8 +94,7 @@ def render(name: str, chart: alt.TopLevelMixin, title: alt.Title, alt_text: str)
         lambda found: f"{found[1]}clip{numbers.setdefault(found[2], str(len(numbers)))}",
         vl_convert.vegalite_to_svg(spec),
     )
-    png = _squeeze(vl_convert.svg_to_png(svg, scale=PNG_SCALE))
-    return Figure(name, alt_text, svg, png)
+    return Figure(name, alt_text, svg)
 
 
 def model_color(titles: Sequence[str], legend: alt.Legend | None = None) -> alt.Color:
@@ -98,14 +105,6 @@ def model_color(titles: Sequence[str], legend: alt.Legend | None = None) -> alt.
 def model_shape(titles: Sequence[str], legend: alt.Legend | None = None) -> alt.Shape:
     """Shape by the field `title`, for those who cannot tell the colours apart."""
     return alt.Shape("title:N", scale=_scale(titles, SHAPES), legend=legend)
-
-
-def _squeeze(png: bytes) -> bytes:
-    """Compress a PNG again: vl-convert is quick about it, and leaves it several times as large."""
-    buffer = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as image:
-        image.convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _scale(titles: Sequence[str], values: Sequence[str]) -> alt.Scale:

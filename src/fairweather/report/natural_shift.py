@@ -25,7 +25,7 @@ def natural_shift_tables(contents: Contents) -> list[Table]:
 
     There is none for data whose test images come from where the others come from.
     """
-    origin = contents.provenance["data"]["notes"].get("natural_shift")
+    origin = contents.data["notes"].get("natural_shift")
     return [_table(contents, metric, str(origin)) for metric in TABULATED] if origin else []
 
 

@@ -23,6 +23,8 @@ LARGE, SMALL, ROW = 168, 84, 760
 # A picture whose longer side is up to this is enlarged by a whole factor, pixel by pixel.
 PIXEL_ART = 64
 GAP = 6
+# Beyond, the sheet would be longer than a page, and shows the farthest level of each shift.
+MOST_ROWS = 40
 LABEL_WIDTH, HEADING, LINE = 64, 34, 18
 # The width of a letter, about.
 LETTER = 7
@@ -83,10 +85,10 @@ def shifts_figure(contents: Contents, samples: Samples) -> Figure | None:
         chart.properties(width=LABEL_WIDTH + count * (column + GAP), height=bottom),
         alt.Title(
             "The same pictures in changing weather",
-            subtitle="Columns: test images, named by their class. Rows: the levels of each shift.",
+            subtitle="Columns: test images, named by their class. Rows: levels of each shift.",
         ),
-        f"Contact sheet: {count} test images ({'; '.join(samples.labels)}), clean and at each "
-        f"level of: {'; '.join(sweep.title for sweep in contents.sweeps)}.",
+        f"Contact sheet: {count} test images ({'; '.join(samples.labels)}), clean and at "
+        f"levels of: {'; '.join(sweep.title for sweep in contents.sweeps)}.",
     )
 
 
@@ -131,10 +133,11 @@ def mixup_figure(samples: Samples) -> Figure | None:
 def _rows(contents: Contents, samples: Samples) -> Iterator[Row]:
     if CLEAN in samples.strips:
         yield Row("", "Clean", samples.strips[CLEAN])
+    every = sum(len(sweep.cells) for sweep in contents.sweeps) <= MOST_ROWS
     for sweep in contents.sweeps:
         heading = f"{sweep.title}: {sweep.level_title}"
-        for level, cell in sweep.cells.items():
-            if cell in samples.strips:
+        for level in sweep.cells if every else [sweep.farthest]:
+            if (cell := sweep.cells[level]) in samples.strips:
                 yield Row(heading, sweep.heading(level), samples.strips[cell])
                 heading = ""
 
@@ -208,5 +211,5 @@ def _data_uri(picture: Image.Image, dots: tuple[int, int]) -> str:
     pixel_art = max(picture.size) <= PIXEL_ART
     resampling = Image.Resampling.NEAREST if pixel_art else Image.Resampling.LANCZOS
     buffer = io.BytesIO()
-    picture.resize(dots, resampling).save(buffer, "PNG", optimize=True)
+    picture.resize(dots, resampling).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -29,6 +29,7 @@ NOT_MEASURED = "not measured"
 BINS = 10
 WORST = "the level of each shift at which the models' mean accuracy is lowest"
 OUTLINE = 0.8
+MOST_SHIFTS = 5  # beside clean images: a page holds no more columns
 
 
 class Condition(NamedTuple):
@@ -45,7 +46,7 @@ def reliability_figure(contents: Contents) -> Figure | None:
 
     With several seeds it shows the first, because bins of different models cannot be averaged.
     """
-    conditions = worst_conditions(contents)
+    conditions = hardest(contents, worst_conditions(contents))
     bins = panels(contents, conditions)
     if bins["confidence"].isna().all():
         return None
@@ -63,7 +64,8 @@ def reliability_figure(contents: Contents) -> Figure | None:
         f"On the dashed diagonal, confidence equals accuracy; below it, a model is overconfident. "
         f"{BINS} equal-width bins{seed}.",
         "Lines: 95 % Wilson intervals. Shaded: the gap to the diagonal. Area: share of the images.",
-        f"Columns: clean images, and {WORST}. RMS: RMS calibration error.",
+        f"Columns: clean images, and {WORST}{_some(contents, conditions)}. "
+        "RMS: RMS calibration error.",
     ]
     return render(
         "reliability",
@@ -107,18 +109,39 @@ def worst_conditions(contents: Contents) -> list[Condition]:
     return conditions
 
 
+def hardest(contents: Contents, conditions: list[Condition]) -> list[Condition]:
+    """Keep the clean images and the few shifts with the lowest accuracy, in their order."""
+    if len(conditions) <= 1 + MOST_SHIFTS:
+        return conditions
+    clean, *others = conditions
+    means = [
+        contents.pick("accuracy", each.shift).query("level == @each.level")["value"].mean()
+        for each in others
+    ]
+    kept = sorted(range(len(others)), key=lambda at: means[at])[:MOST_SHIFTS]
+    return [clean, *(others[at] for at in sorted(kept))]
+
+
+def _some(contents: Contents, conditions: list[Condition]) -> str:
+    shown, every = len(conditions) - 1, len(contents.sweeps)
+    return f", of the {shown} shifts of {every} where it is lowest" if shown < every else ""
+
+
 def _diagram(
     contents: Contents, name: str, condition: Condition, predictions: Predictions
 ) -> pd.DataFrame:
     """Bins that hold images, one a row; the first carries the note that stands in the panel."""
     bins = reliability_bins(predictions.confidence, predictions.correct, bins=BINS)
     frame = pd.DataFrame(bins._asdict()).query("images > 0").reset_index(drop=True)
-    notes = []
-    for metric, words in (("accuracy", "accuracy {:.1%}"), ("rms_calibration_error", "RMS {:.3f}")):
-        seed = None if name.endswith(ENSEMBLE_SUFFIX) else contents.seeds[0]
-        scores = contents.pick(metric, condition.shift, seed=seed)
-        mine = scores[(scores["level"] == condition.level) & (scores["model"] == name)]
-        notes += [words.format(value) for value in mine["value"]]
+    seed = None if name.endswith(ENSEMBLE_SUFFIX) else contents.seeds_of(name)[0]
+    notes = [
+        words.format(score.value)
+        for metric, words in (
+            ("accuracy", "accuracy {:.1%}"),
+            ("rms_calibration_error", "RMS {:.3f}"),
+        )
+        if (score := contents.score(metric, name, condition.shift, condition.level, seed))
+    ]
     return frame.assign(
         share=frame["images"] / len(predictions),
         note=[", ".join(notes), *[""] * (len(frame) - 1)],

@@ -1,16 +1,30 @@
-"""The few pictures that a run keeps."""
+"""The few pictures that a run keeps, and what each of them is shown for."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import PurePosixPath
-from typing import NamedTuple
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet
+import pydantic
 from PIL import Image
 
 from fairweather.errors import InputError
 from fairweather.runs import RunFolder
+
+VERSION = 2  # of the index
+INDEX, PICTURES = "samples/index.json", "samples/pictures.parquet"
+COLUMNS = pa.schema(
+    [
+        pa.field("cell", pa.string(), nullable=False),
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),
+    ]
+)
+_Labels = Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
 
 
 class Mixup(NamedTuple):
@@ -21,41 +35,174 @@ class Mixup(NamedTuple):
     weight: float
 
 
-class Samples(NamedTuple):
-    """The few pictures of a run: their class names, and what each shifted test set made of them."""
+class Place(NamedTuple):
+    """An image by its key, and the shift by whose id it is to be looked at: a cell."""
 
+    key: int
+    cell: str
+
+
+class Samples(NamedTuple):
+    """The few pictures of a run.
+
+    Attributes:
+        strip: keys of test images of different classes, which there are pictures of in every cell;
+            none in a run of an earlier version, which does not say them.
+        labels: the names of their classes.
+        strips: those pictures by the id of the shift, in the order of `labels`.
+        pictures: WebP by the id of the shift and the image's key.
+        lost: for each shift, by its name in scores.csv, the images that are right for every model
+            and variant on clean images, and wrong for all from the cell told on; soonest first.
+        mistakes: for each model and variant, and then for each shift or `clean`, its wrong answers
+            that are the most confident, each image in the cell where it is that; surest first.
+        mixup: two training images and their mixture, where the run mixed any.
+    """
+
+    strip: tuple[int, ...]
     labels: tuple[str, ...]
     strips: Mapping[str, tuple[Image.Image, ...]]
+    pictures: Mapping[tuple[str, int], bytes]
+    lost: Mapping[str, tuple[Place, ...]]
+    mistakes: Mapping[str, Mapping[str, tuple[Place, ...]]]
     mixup: Mixup | None
 
 
+class _Mixture(pydantic.BaseModel):
+    file: str
+    labels: tuple[str, str]
+    weight: Annotated[float, pydantic.Field(ge=0, le=1)]
+
+
+class _Stated(pydantic.BaseModel):
+    """What every version says."""
+
+    version: int = 1
+    labels: _Labels
+    mixup: _Mixture | None = None
+
+
+class _Strips(_Stated):
+    """Version 1: for each cell the name of a PNG, the pictures side by side."""
+
+    strips: dict[str, str]
+
+
+class _Keys(_Stated):
+    """Version 2: keys; the pictures themselves lie in one file."""
+
+    strip: tuple[int, ...]
+    lost: dict[str, tuple[Place, ...]]
+    mistakes: dict[str, dict[str, tuple[Place, ...]]]
+
+    def places(self) -> Iterator[Place]:
+        for group in (self.lost, *self.mistakes.values()):
+            for places in group.values():
+                yield from places
+
+
 def read_samples(run: RunFolder) -> Samples | None:
-    """Read the pictures, or None where the run has none."""
-    index_path = run.path / "samples" / "index.json"
-    if not index_path.is_file():
+    """Read the pictures, or None where the run has none.
+
+    Of a run of an earlier version there are the strips alone. Raises `InputError` where the index
+    or a picture is not as it has to be.
+    """
+    if not (run.path / INDEX).is_file():
         return None
-    index = json.loads(index_path.read_text())
+    text = _inside(run, INDEX).read_bytes()
+    try:
+        version = _Stated.model_validate_json(text).version
+        if version == 1:
+            return _read_strips(run, _Strips.model_validate_json(text))
+        if version == VERSION:
+            return _read_keys(run, _Keys.model_validate_json(text))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "all"
+        raise InputError(f"{run.path / INDEX} cannot be read: {place}: {first['msg']}") from None
+    raise InputError(
+        f"{run.path / INDEX} must be of version 1 or {VERSION}, found version {version}"
+    )
+
+
+def _read_strips(run: RunFolder, index: _Strips) -> Samples:
+    count = len(index.labels)
+    strips = {cell: _read_side_by_side(run, name, count) for cell, name in index.strips.items()}
+    return Samples((), index.labels, strips, {}, {}, {}, _read_mixup(run, index))
+
+
+def _read_keys(run: RunFolder, index: _Keys) -> Samples:
+    if len(index.strip) != len(index.labels):
+        counts = f"{len(index.labels)} labels for {len(index.strip)} images"
+        raise InputError(f"{run.path / INDEX} must name each image of the strip, found {counts}")
+    pictures = _read_pictures(run)
+    cells = dict.fromkeys(cell for cell, _ in pictures)
+    wanted = [*index.places(), *(Place(key, cell) for key in index.strip for cell in cells)]
+    for place in wanted:
+        if (place.cell, place.key) not in pictures:
+            what = f"the picture of image {place.key} under {place.cell!r}"
+            raise InputError(f"{run.path / PICTURES} does not hold {what}")
     strips = {
-        cell: _cut(_read_strip(run, name), index["width"]) for cell, name in index["strips"].items()
+        cell: tuple(_decode(run.path / PICTURES, pictures[cell, key]) for key in index.strip)
+        for cell in cells
     }
-    mixup = None
-    if described := index.get("mixup"):
-        strip = _read_strip(run, described["file"])
-        first, second, mixture = _cut(strip, strip.width // 3)
-        labels = (str(described["labels"][0]), str(described["labels"][1]))
-        mixup = Mixup((first, second, mixture), labels, float(described["weight"]))
-    return Samples(tuple(str(label) for label in index["labels"]), strips, mixup)
+    return Samples(
+        strip=index.strip,
+        labels=index.labels,
+        strips=strips,
+        pictures=pictures,
+        lost=index.lost,
+        mistakes=index.mistakes,
+        mixup=_read_mixup(run, index),
+    )
 
 
-def _read_strip(run: RunFolder, name: str) -> Image.Image:
-    """Read pictures that stand side by side in one file."""
-    inside = PurePosixPath(name)
-    if inside.is_absolute() or ".." in inside.parts:
-        raise InputError(f"samples/index.json names a file outside the run folder: {name}")
-    with Image.open(run.path / name) as file:
-        return file.convert("RGB")
+def _read_pictures(run: RunFolder) -> dict[tuple[str, int], bytes]:
+    path = _inside(run, PICTURES)
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not table.schema.equals(COLUMNS):
+        wanted = ", ".join(f"{field.name} ({field.type})" for field in COLUMNS)
+        found = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
+        raise InputError(f"{path} must have the columns {wanted}, found {found}")
+    cells, keys, images = (table[name].to_pylist() for name in COLUMNS.names)
+    return dict(zip(zip(cells, keys, strict=True), images, strict=True))
 
 
-def _cut(strip: Image.Image, width: int) -> tuple[Image.Image, ...]:
+def _read_mixup(run: RunFolder, index: _Stated) -> Mixup | None:
+    if index.mixup is None:
+        return None
+    first, second, mixture = _read_side_by_side(run, index.mixup.file, 3)
+    return Mixup((first, second, mixture), index.mixup.labels, index.mixup.weight)
+
+
+def _read_side_by_side(run: RunFolder, name: str, count: int) -> tuple[Image.Image, ...]:
+    """Read pictures of one size that stand side by side in one file."""
+    path = _inside(run, name)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    strip = _decode(path, content)
+    width, rest = divmod(strip.width, count)
+    if rest or not width:
+        raise InputError(f"{path} must hold {count} pictures, found {strip.width} pixels")
     lefts = range(0, strip.width, width)
     return tuple(strip.crop((left, 0, left + width, strip.height)) for left in lefts)
+
+
+def _inside(run: RunFolder, name: str) -> Path:
+    """Where a file lies, links followed: an index may come from anywhere."""
+    path = (run.path / name).resolve()
+    if not path.is_relative_to(run.path.resolve()):
+        raise InputError(f"{run.path / INDEX} names a file outside the run folder: {name}")
+    return path
+
+
+def _decode(path: Path, content: bytes) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG", "WEBP")) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} holds what is no picture: {error}") from None

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from fairweather.report.contents import Contents
 
+# Columns of history.csv: what each is, and of which images.
+TRACED = {
+    "train_accuracy": ("accuracy", "training"),
+    "val_accuracy": ("accuracy", "validation"),
+    "train_loss": ("loss", "training"),
+    "val_loss": ("loss", "validation"),
+    "learning_rate": ("learning rate", "training"),
+}
 STARTED_FROM = ("file", "sha256", "left_out", "head")  # what is told of weights
 
 
 def read_histories(contents: Contents) -> pd.DataFrame:
-    """Read the accuracy of each epoch: title, seed, epoch, part (training, validation), accuracy.
+    """Read what each epoch came to: title, seed, epoch, what, part and value, one number a row.
 
-    It has no rows when nothing was trained.
+    `what` is accuracy, loss or learning rate, and `part` training or validation. It has no rows
+    when nothing was trained.
     """
-    frames = [pd.DataFrame(columns=["title", "seed", "epoch", "part", "accuracy"])]
+    frames = [pd.DataFrame(columns=["title", "seed", "epoch", "what", "part", "value"])]
     for name, title in contents.titles.items():
         for seed in contents.seeds_of(name):
             path = contents.model_folder(name, seed) / "history.csv"
@@ -27,6 +37,48 @@ def read_histories(contents: Contents) -> pd.DataFrame:
                 frames.append(_history(path.read_text()).assign(title=title, seed=seed))
     # Concatenating typed frames with an empty, untyped one would untype them.
     return pd.concat(frames[1:], ignore_index=True) if len(frames) > 1 else frames[0]
+
+
+class Time(NamedTuple):
+    """How long a training took, as text."""
+
+    title: str
+    seed: str
+    epochs: str
+    speed: str
+    time: str
+
+
+def read_times(contents: Contents) -> list[Time]:
+    """Read how long each training took; of trainings that did not write it down, only the speed."""
+    found = []
+    for name, title in contents.titles.items():
+        for seed in contents.seeds_of(name):
+            path = contents.model_folder(name, seed) / "history.csv"
+            if path.is_file():
+                history = pd.read_csv(io.StringIO(path.read_text()))
+                speed = history.get("images_per_second", pd.Series(dtype=float)).median()
+                seconds = history.get("seconds", pd.Series(dtype=float)).sum(min_count=1)
+                found.append(
+                    Time(title, seed, f"{len(history)}", _number(speed), in_time(float(seconds)))
+                )
+    return found
+
+
+def in_time(seconds: float) -> str:
+    """Write a duration.
+
+    >>> in_time(75.4), in_time(3725.0), in_time(float("nan"))
+    ('1:15 min', '1:02 h', '–')
+    """
+    if math.isnan(seconds):
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:,.0f}"
 
 
 def read_recipes(contents: Contents) -> dict[str, Mapping[str, Any]]:
@@ -83,6 +135,9 @@ def _described(contents: Contents, name: str) -> Mapping[str, Any]:
 
 def _history(text: str) -> pd.DataFrame:
     history = pd.read_csv(io.StringIO(text))
-    parts = {"train_accuracy": "training", "val_accuracy": "validation"}
-    long = history.melt("epoch", list(parts), var_name="part", value_name="accuracy")
-    return long.assign(part=long["part"].map(parts)).dropna(subset=["accuracy"])
+    kept = [column for column in TRACED if column in history]
+    long = history.melt("epoch", kept, var_name="column").dropna(subset=["value"])
+    what, part = (
+        long["column"].map({name: row[at] for name, row in TRACED.items()}) for at in (0, 1)
+    )
+    return long.drop(columns="column").assign(what=what, part=part)

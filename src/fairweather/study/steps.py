@@ -68,8 +68,8 @@ def execute(
             for subject in subjects(context, name):
                 yield from predict_subject(context, subject)
         tries = [each for entry in study.models.values() for each in entry.tries()]
-        samples_step(context, mixup=any(each.recipe.mixup > 0 for each in tries))
         every = [each for name in study.models for each in subjects(context, name)]
+        samples_step(context, every, mixup=any(each.recipe.mixup > 0 for each in tries))
         yield from score_run(context, every)
         yield from report_step(context, _training_files(context))
 

@@ -185,6 +185,7 @@ def _train_epoch(
         "learning_rate": rates["head"],
         "backbone_learning_rate": 0.0 if learner.probe else rates.get("backbone", rates["head"]),
         "images_per_second": len(train) / seconds,
+        "seconds": seconds,
     }
 
 

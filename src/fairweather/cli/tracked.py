@@ -1,0 +1,34 @@
+"""The option --track: asked before anything runs, sent when everything is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fairweather.cli.progress import resumable
+
+Track = Annotated[
+    str | None,
+    typer.Option("--track", help="Send the finished run to a tracker: mlflow.", show_default=False),
+]
+
+
+def check_first(tracker: str | None) -> None:
+    """Raise `InputError` now, and not after hours, if this tracker cannot be reached."""
+    if tracker is not None:
+        from fairweather.tracking import check_tracker
+
+        check_tracker(tracker)
+
+
+def send(folder: Path, tracker: str | None) -> None:
+    """Send a finished run and say where it went; None sends nothing."""
+    if tracker is not None:
+        from fairweather.runs import open_finished_run
+        from fairweather.tracking import track
+
+        with resumable():
+            place = track(open_finished_run(folder), tracker)
+        typer.echo(f"{tracker:<8}{place}")

@@ -1,0 +1,179 @@
+"""The answer first: a few sentences a model, as strong as the intervals of their numbers allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fairweather.metrics import Estimate, paired_difference
+from fairweather.metrics.table import Interval
+from fairweather.report import sentences, sureness
+from fairweather.report.contents import Contents
+from fairweather.report.correctness import (
+    FloatArray,
+    Images,
+    pair_p_values,
+    read_correct,
+    read_images,
+    read_mean,
+    resample_means,
+)
+from fairweather.report.phrases import is_attack
+from fairweather.report.states import Change, Low, State
+from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
+from fairweather.types import Score
+
+ALL = "all"
+RISK = "risk_above_validation_threshold/0.05"
+COVERAGE = "coverage_above_validation_threshold/0.05"
+
+
+class Answer(NamedTuple):
+    """What the report says first about a model.
+
+    Attributes:
+        model, title: its names.
+        sentences: plain text, to be escaped: of accuracy, then of confidence, then of the rest.
+    """
+
+    model: str
+    title: str
+    sentences: tuple[str, ...]
+
+
+class _Found(NamedTuple):
+    """A model's lowest accuracy under each shift and each attack, and which of these to tell of."""
+
+    shifts: Sequence[Low]
+    attacks: Sequence[Low]
+
+    @property
+    def focus(self) -> Low | None:
+        """The lowest accuracy of all shifts, or of all attacks where there is no shift."""
+        lows = self.shifts or self.attacks
+        return min(lows, key=lambda low: low.state.accuracy.value, default=None)
+
+    @property
+    def searched(self) -> int:
+        """How many sets of images the focus is the lowest of."""
+        return sum(low.levels for low in self.shifts or self.attacks)
+
+
+def answers(contents: Contents) -> list[Answer]:
+    """Say of each model what is left of its accuracy and of its confidence when images change.
+
+    Accuracy "falls" only where the 95 % interval of the paired difference to clean images excludes
+    0, and where that is not to be expected of the worst of so many shifted sets (Bonferroni's
+    correction of `pair_p_values`). Confidence is called too high where the interval of mean
+    confidence − accuracy is above 0. Where there are no predictions to pair, two numbers differ
+    where their intervals do not overlap.
+
+    Returns:
+        One a model that was tested on clean images, in the study's order.
+    """
+    found = {
+        model: _find(contents, model)
+        for model in contents.titles
+        if contents.score("accuracy", model, CLEAN, NO_LEVEL)
+    }
+    images = read_images(contents)
+    changes = _changes(contents, found, images) if images else {}
+    chance = np.bincount(images.labels).max() / len(images.labels) if images else None
+    return [
+        Answer(
+            model,
+            contents.titles[model],
+            tuple(_sentences(contents, model, of, changes.get(model, Change()), chance)),
+        )
+        for model, of in found.items()
+    ]
+
+
+def _find(contents: Contents, model: str) -> _Found:
+    lows: dict[bool, list[Low]] = {True: [], False: []}
+    for sweep in contents.sweeps:
+        states = [
+            (level, state)
+            for level in sweep.cells
+            if (state := _state(contents, model, sweep.name, level))
+        ]
+        if states:
+            level, worst = min(states, key=lambda each: each[1].accuracy.value)
+            mean = contents.score("accuracy", model, sweep.name, MEAN)
+            lows[is_attack(sweep)].append(Low(sweep, level, worst, mean, len(states)))
+    return _Found(lows[False], lows[True])
+
+
+def _state(contents: Contents, model: str, shift: str, level: str) -> State | None:
+    accuracy = contents.score("accuracy", model, shift, level)
+    if accuracy is None:
+        return None
+    names = ("confidence_gap", "rms_calibration_error", COVERAGE, RISK)
+    return State(accuracy, *(contents.score(name, model, shift, level) for name in names))
+
+
+def _sentences(
+    contents: Contents, model: str, found: _Found, change: Change, chance: float | None
+) -> Iterator[str]:
+    clean = _state(contents, model, CLEAN, NO_LEVEL)
+    focus = found.focus
+    assert clean is not None
+    if chance is not None and clean.accuracy.low <= chance:
+        yield sentences.guessing(clean, chance)
+        yield from sureness.confidence(clean, None, change)
+        return
+    if focus is None:
+        yield sentences.unshifted(clean)
+    else:
+        lows = found.shifts or found.attacks
+        yield sentences.accuracy(clean, lows, found.searched, change, chance)
+    there = focus.state if focus else None
+    yield from sureness.confidence(clean, there, change)
+    yield from sureness.hand_over(clean, there)
+    if found.shifts:
+        yield from sentences.overview(found.shifts, contents.score("accuracy", model, ALL, MEAN))
+        yield from sentences.attacked(found.attacks)
+
+
+def _changes(contents: Contents, found: Mapping[str, _Found], images: Images) -> dict[str, Change]:
+    """What the same images tell of the change from clean to the lowest accuracy of each model."""
+    read: dict[str, FloatArray] = {}
+    for model, of in found.items():
+        if of.focus is not None:
+            cells = (CLEAN, of.focus.sweep.cells[of.focus.level])
+            both = [_columns(contents, model, cell, images) for cell in cells]
+            if both[0] is not None and both[1] is not None:
+                read[model] = np.concatenate([both[0], both[1]])
+    if not read:
+        return {}
+    # Of each model four columns: right and gap on clean images, and the same of the lowest.
+    columns = np.concatenate(list(read.values())).T
+    replicates = resample_means(columns, contents.study["bootstrap"])
+    values, n = columns.mean(axis=0), len(columns)
+    rights = [(2 * at, 2 * at + 1) for at in range(len(read))]
+    tests = max(found[model].searched for model in read)
+    p_values = pair_p_values(columns[:, ::2], rights, tests, np.random.default_rng(0))
+
+    def difference(first: int, second: int, interval: Interval) -> Score:
+        one, other = (
+            Estimate(float(values[at]), replicates[:, at], n, interval) for at in (first, second)
+        )
+        return paired_difference(one, other)
+
+    return {
+        model: Change(
+            difference(at, at + 2, "share"),
+            difference(at + 1, at + 3, "percentile"),
+            min(1.0, float(p) * found[model].searched),
+        )
+        for model, at, p in zip(read, range(0, 4 * len(read), 4), p_values, strict=True)
+    }
+
+
+def _columns(contents: Contents, model: str, cell: str, images: Images) -> FloatArray | None:
+    """How often each image is right, and how much surer than that the model is: `[2, n]`."""
+    right = read_correct(contents, model, {cell: 1.0}, images)
+    sure = read_mean(contents, model, cell, "confidence")
+    return None if right is None or sure is None else np.stack([right, sure - right])

@@ -1,0 +1,149 @@
+"""Which images each model gets right, image by image, and whether two differ by more than luck."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.metrics import bootstrap_weights, mcnemar_exact
+from fairweather.report.contents import Contents
+from fairweather.report.words import CLEAN
+
+FloatArray = npt.NDArray[np.float64]
+# Random swaps behind a p-value: at least so many, and so many for each test that is corrected for,
+# so that the smallest possible p-value stays far below 5 % after the correction.
+SWAPS, SWAPS_A_TEST = 1_999, 100
+# Swaps of images that are held in float64 at once.
+BLOCK = 2**22
+# What rounding may take off a sum of many shares; sums that differ do so by far more.
+ROUNDING = 1e-9
+
+
+class Images(NamedTuple):
+    """What tells test images apart: int64 `[n]` each, in the order of the predictions."""
+
+    keys: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+
+
+def read_images(contents: Contents) -> Images | None:
+    """Read which images all models were tested on, the same ones in the same order.
+
+    Scoring has made sure that all cells of a run are of the same images; so only those of clean
+    images are looked at. None where the models were tested on others than each other, or where
+    predictions are missing.
+    """
+    first = None
+    for model in contents.titles if contents.runs else ():
+        seed = contents.seeds_of(model)[0]
+        found = contents.read_columns(model, seed, CLEAN, ("keys", "labels"))
+        first = first or (Images(*found) if found else None)
+        if found is None or first is None or not all(map(np.array_equal, found, first)):
+            return None
+    return first
+
+
+def read_mean(contents: Contents, model: str, cell: str, column: str) -> FloatArray | None:
+    """Read a column of a cell, its mean over the seeds: `[n]`; None where one is missing."""
+    found = [
+        contents.read_columns(model, seed, cell, (column,)) for seed in contents.seeds_of(model)
+    ]
+    columns = [columns[0] for columns in found if columns is not None]
+    return np.mean(columns, axis=0) if columns and len(columns) == len(found) else None
+
+
+def read_correct(
+    contents: Contents, model: str, cells: Mapping[str, float], images: Images
+) -> FloatArray | None:
+    """Read how often each image is right over some cells and over the model's seeds, `[n]`.
+
+    Args:
+        contents: of the run.
+        model: its name.
+        cells: the ids of the shifts, with their weights in the mean; these sum to 1.
+        images: from `read_images`.
+
+    Returns:
+        Shares in [0, 1], only 0 and 1 for one cell and seed; None where predictions are missing.
+    """
+    seeds = contents.seeds_of(model)
+    right = np.zeros(len(images.labels))
+    for cell, weight in cells.items():
+        for seed in seeds:
+            found = contents.read_columns(model, seed, cell, ("predicted",))
+            if found is None:
+                return None
+            right += (found[0] == images.labels) * (weight / len(seeds))
+    return right
+
+
+def pair_p_values(
+    columns: FloatArray,
+    pairs: Sequence[tuple[int, int]],
+    tests: int,
+    generator: np.random.Generator,
+) -> FloatArray:
+    """Test for each pair of columns whether they are equally often right on the same images.
+
+    If nothing but chance tells two columns apart, each image's two numbers could as well have been
+    swapped. Where every number is 0 or 1, how many swaps differ at least as much is counted
+    exactly: that is McNemar's test. Otherwise (shares over cells or seeds) it is counted among
+    random swaps, with the one that was found among them, so that p is never too small by chance of
+    their number. It is two-sided, and needs neither bins nor a normal distribution.
+
+    Args:
+        columns: float `[n, columns]` in [0, 1].
+        pairs: numbers of two columns each.
+        tests: for how many tests the p-values will be corrected.
+        generator: of the random swaps.
+
+    Returns:
+        A p-value for each pair, in (0, 1].
+
+    Source: Fisher 1935, The Design of Experiments, section 21, for the swaps; Phipson and Smyth
+    2010, Permutation P-values Should Never Be Zero, for counting the one that was found.
+
+    >>> columns = np.array([[1, 0]] * 6 + [[0, 1]] + [[0, 0]])
+    >>> pair_p_values(columns, [(0, 1)], 1, np.random.default_rng(0)).tolist()
+    [0.125]
+    """
+    if np.isin(columns, (0, 1)).all():
+        return np.array([mcnemar_exact(columns[:, a] > 0, columns[:, b] > 0).p for a, b in pairs])
+    first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    unlike = np.asarray(columns[np.ptp(columns, axis=1) > 0], dtype=np.float64)
+    total = unlike.sum(axis=0)
+    found = np.abs(total[first] - total[second]) * (1 - ROUNDING) - ROUNDING
+    swaps = max(SWAPS, SWAPS_A_TEST * tests)
+    step = max(1, BLOCK // max(1, len(unlike)))
+    as_far = np.ones(len(pairs))
+    for start in range(0, swaps, step):
+        shape = (min(step, swaps - start), len(unlike))
+        swapped = generator.integers(2, size=shape, dtype=np.uint8).astype(np.float64) @ unlike
+        sums = 2 * swapped - total  # the swapped images with one sign, the others with the other
+        as_far += (np.abs(sums[:, first] - sums[:, second]) >= found).sum(axis=0)
+    return as_far / (1 + swaps)
+
+
+def resample_means(columns: FloatArray, resamples: int) -> FloatArray:
+    """Take the mean of each column on the resamples that the scores of a run share.
+
+    Args:
+        columns: float `[n, columns]`, in the order of the predictions.
+        resamples: of the images.
+
+    Returns:
+        `[resamples, columns]`, the same for the same arguments.
+
+    >>> resample_means(np.ones((5, 2)), 3).round(6).tolist()
+    [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
+    """
+    weights = bootstrap_weights(len(columns), resamples)
+    step = max(1, BLOCK // len(columns))
+    blocks = [
+        weights[start : start + step].astype(np.float64) @ columns
+        for start in range(0, resamples, step)
+    ]
+    return np.concatenate(blocks) / len(columns)

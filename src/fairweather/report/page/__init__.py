@@ -1,0 +1,1 @@
+"""The page: charts, numbers and pictures in one file that reaches no network."""

@@ -1,0 +1,179 @@
+"""What the page shows of one model under one shift at one level, in as few numbers as will do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.metrics import reliability_bins
+from fairweather.metrics.hand_over import share_to_hand_over
+from fairweather.metrics.selective import (
+    coverage_above,
+    risk_above,
+    risk_coverage_curve,
+    threshold_at_risk,
+)
+from fairweather.metrics.shares import wilson_interval
+from fairweather.report.contents import Contents
+from fairweather.report.words import CLEAN
+
+BINS = 10  # of the reliability diagram
+BARS = 20  # of the histogram of confidence
+POINTS = 60  # of the risk-coverage curve
+# Up to so many classes a confusion matrix can be read; beyond, the page lists the worst.
+MOST_CLASSES = 40
+WORST_CLASSES = 20
+CONFUSIONS = 12
+RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Columns(NamedTuple):
+    """What is read of a cell, one entry an image: label and prediction `[n]`, confidence `[n]`."""
+
+    keys: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    confidence: FloatArray
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """Whether each prediction is the label."""
+        return self.labels == self.predicted
+
+
+class Read(NamedTuple):
+    """A cell of a model as it was read: the model's name and the id of the shift."""
+
+    model: str
+    cell: str
+    columns: Columns
+
+
+def read_cell(contents: Contents, model: str, seed: str, cell: str) -> Columns | None:
+    """Read a cell of a model; None where it was not predicted."""
+    found = contents.read_columns(model, seed, cell, Columns._fields)
+    return None if found is None else Columns(*found)
+
+
+def describe_cell(cell: Columns, classes: int, thresholds: Sequence[float]) -> dict[str, Any]:
+    """Give what the charts of a cell draw: lists of numbers, rounded, by the name of the chart.
+
+    Args:
+        cell: what is read of it.
+        classes: how many there are.
+        thresholds: the confidence that keeps each of `RISKS` on validation images; may be empty.
+    """
+    confidence, correct = cell.confidence, cell.correct
+    curve = risk_coverage_curve(confidence, correct)
+    return {
+        "n": len(correct),
+        "bins": _bins(confidence, correct),
+        "bars": [_counts(confidence[correct]), _counts(confidence[~correct])],
+        "curve": _thinned(curve.coverage, curve.risk),
+        "hand": [rounded(score[:3]) for score in share_to_hand_over(curve, len(correct), RISKS)],
+        "kept": [_kept(confidence, correct, threshold) for threshold in thresholds],
+        "classes": _by_class(cell, classes),
+        "confused": _confused(cell, classes, all_of_them=classes <= MOST_CLASSES),
+    }
+
+
+def rounded(numbers: Sequence[float] | FloatArray) -> list[float | None]:
+    """Write numbers with four digits behind the point, and what is no number as None.
+
+    >>> rounded([0.123456, float("nan"), 1.0])
+    [0.1235, None, 1.0]
+    """
+    return [round(float(each), 4) if np.isfinite(each) else None for each in numbers]
+
+
+def _bins(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> list[list[float | None]]:
+    """Bins that hold images: which, mean confidence, accuracy, its interval, images."""
+    bins = reliability_bins(confidence, correct, bins=BINS)
+    columns = (bins.confidence, bins.accuracy, bins.accuracy_low, bins.accuracy_high)
+    table = np.stack(columns, axis=1)
+    return [
+        [at, *rounded(table[at]), int(bins.images[at])]
+        for at in np.flatnonzero(bins.images).tolist()
+    ]
+
+
+def _counts(confidence: FloatArray) -> list[int]:
+    counts, _ = np.histogram(confidence, bins=BARS, range=(0, 1))
+    return [int(count) for count in counts]
+
+
+def _thinned(coverage: FloatArray, risk: FloatArray) -> list[list[float | None]]:
+    """Points of a curve at about even coverages, its ends among them."""
+    at = np.unique(np.searchsorted(coverage, np.linspace(coverage[0], 1, POINTS)))
+    at = at[at < len(coverage)]
+    return [rounded(pair) for pair in np.stack([coverage[at], risk[at]], axis=1)]
+
+
+def _kept(
+    confidence: FloatArray, correct: npt.NDArray[np.bool_], threshold: float
+) -> list[float | None]:
+    """What a threshold hands over and how wrong the rest is, each with its Wilson interval."""
+    n = len(confidence)
+    coverage = float(coverage_above(confidence, threshold))
+    over = 1 - coverage
+    risk = float(risk_above(confidence, correct, threshold))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ends = wilson_interval([over, risk], [n, round(coverage * n) or np.nan])
+    (over_low, risk_low), (over_high, risk_high) = ends
+    return rounded([over, over_low, over_high, risk, risk_low, risk_high])
+
+
+def _by_class(cell: Columns, classes: int) -> list[list[float | None]]:
+    """Class, images, accuracy and its interval; of many classes only the least accurate."""
+    images = np.bincount(cell.labels, minlength=classes)
+    right = np.bincount(cell.labels[cell.correct], minlength=classes)
+    present = np.flatnonzero(images)
+    accuracy = right[present] / images[present]
+    low, high = wilson_interval(accuracy, images[present])
+    rows = np.stack([present, images[present], accuracy, low, high], axis=1)
+    if classes > MOST_CLASSES:
+        rows = rows[np.argsort(accuracy, kind="stable")[:WORST_CLASSES]]
+    return [[int(row[0]), int(row[1]), *rounded(row[2:])] for row in rows]
+
+
+def _confused(cell: Columns, classes: int, *, all_of_them: bool) -> list[int]:
+    """Label, prediction and count of the matrix, one after the other; the most frequent first."""
+    pairs, counts = np.unique(cell.labels * classes + cell.predicted, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    if not all_of_them:
+        wrong = pairs[order] // classes != pairs[order] % classes
+        order = order[wrong][:CONFUSIONS]
+    flat = np.stack([pairs[order] // classes, pairs[order] % classes, counts[order]], axis=1)
+    return [int(number) for number in flat.ravel()]
+
+
+def read_cells(contents: Contents) -> Iterator[Read]:
+    """Read every cell of every model that was predicted, one after the other, clean first.
+
+    With several seeds it is the first, because bins of different trainings cannot be averaged.
+    """
+    ids = [CLEAN, *(cell for sweep in contents.sweeps for cell in sweep.cells.values())]
+    for model in contents.titles:
+        seed = contents.seeds_of(model)[0]
+        for cell in ids:
+            columns = read_cell(contents, model, seed, cell)
+            if columns is not None:
+                yield Read(model, cell, columns)
+
+
+def thresholds_of(contents: Contents) -> dict[str, list[float]]:
+    """Give the confidence that keeps each of `RISKS` on validation images, where there are some."""
+    found = {}
+    for model in contents.titles:
+        val = read_cell(contents, model, contents.seeds_of(model)[0], "val")
+        found[model] = (
+            [threshold_at_risk(val.confidence, val.correct, risk=risk) for risk in RISKS]
+            if val is not None
+            else []
+        )
+    return found

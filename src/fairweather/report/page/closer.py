@@ -1,0 +1,214 @@
+"""The charts of the page that show one model under one shift at one level, whichever is chosen.
+
+Their data have a name, under which the page's script puts the numbers of the chosen cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+
+from fairweather.report.page.cells import BARS, MOST_CLASSES, WORST_CLASSES
+from fairweather.report.page.classes import RIGHT, ROWS, WRONG, confusion, per_class
+from fairweather.report.page.drawing import Chart, spec_of, tooltip
+from fairweather.report.page.theme import FAINT, INK, PAPER, RULE
+
+SIDE = 230
+EXTENT = 34  # of vertical axes that stand above each other
+
+
+def closer_charts(classes: Sequence[str], places: int) -> list[Chart]:
+    """Build the charts of a cell; the confusion matrix only where it can be read.
+
+    Args:
+        classes: their names.
+        places: rows of the chart of what is handed over: clean images, and one a shift.
+    """
+    bars = min(len(classes), MOST_CLASSES if len(classes) <= MOST_CLASSES else WORST_CLASSES)
+    charts = [
+        _reliability(),
+        _counts(),
+        _confidence(),
+        _risk_coverage(),
+        _hand_over(places),
+        per_class(bars),
+    ]
+    return [*charts, confusion(classes)] if len(classes) <= MOST_CLASSES else charts
+
+
+def _reliability() -> Chart:
+    unit = alt.Scale(domain=[0, 1])
+    axis = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
+    shares = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1], minExtent=EXTENT)
+    x = alt.X("confidence:Q", title=None, axis=axis, scale=unit)
+    y = alt.Y("accuracy:Q", title="Accuracy", axis=shares, scale=unit)
+    diagonal = (
+        alt.Chart(alt.Data(values=[{"at": 0}, {"at": 1}]))
+        .mark_line(color=RULE, strokeDash=[4, 3], strokeWidth=1.5)
+        .encode(x=alt.X("at:Q", title=None, scale=unit), y=alt.Y("at:Q", title="Accuracy"))
+    )
+    base = alt.Chart(ROWS).encode(x=x)
+    gap = base.mark_rule(strokeWidth=9, opacity=0.28, color=WRONG).encode(y=y, y2="confidence:Q")
+    bars = base.mark_rule(strokeWidth=1.5, color=INK).encode(
+        y=alt.Y("low:Q", title="Accuracy", scale=unit), y2="high:Q"
+    )
+    points = base.mark_point(filled=True, size=60, color=INK, stroke=PAPER, opacity=1).encode(
+        y=y,
+        tooltip=tooltip(
+            ("confidence_text", "Mean confidence"),
+            ("accuracy_text", "Accuracy"),
+            ("images", "Images"),
+        ),
+    )
+    chart = alt.layer(diagonal, gap, bars, points).properties(width="container", height=SIDE)
+    return Chart(
+        "reliability",
+        "Reliability diagram: accuracy against confidence in 10 equal-width bins with 95 % Wilson "
+        "intervals. On the diagonal, confidence equals accuracy.",
+        spec_of(chart),
+    )
+
+
+def _counts() -> Chart:
+    bars = (
+        alt.Chart(ROWS)
+        .mark_bar(color=FAINT)
+        .encode(
+            x=alt.X(
+                "lower:Q",
+                title="Confidence",
+                axis=_confidence_axis(),
+                scale=alt.Scale(domain=[0, 1]),
+            ),
+            x2="upper:Q",
+            y=alt.Y("images:Q", title="Images", axis=alt.Axis(tickCount=3, minExtent=EXTENT)),
+            y2=alt.datum(0),
+            tooltip=tooltip(("bin", "Confidence"), ("images", "Images")),
+        )
+        .properties(width="container", height=70)
+    )
+    return Chart("counts", "Images in each bin of the reliability diagram.", spec_of(bars))
+
+
+def _confidence() -> Chart:
+    bars = (
+        alt.Chart(ROWS)
+        .mark_bar()
+        .encode(
+            x=alt.X(
+                "lower:Q",
+                title="Confidence",
+                axis=_confidence_axis(),
+                scale=alt.Scale(domain=[0, 1]),
+            ),
+            x2="upper:Q",
+            y=alt.Y(
+                "from:Q",
+                title="Images: right above, wrong below",
+                axis=alt.Axis(format="~s", labelExpr="replace(datum.label, '−', '')"),
+            ),
+            y2="to:Q",
+            color=alt.Color(
+                "answer:N",
+                scale=alt.Scale(domain=["right", "wrong"], range=[RIGHT, WRONG]),
+                legend=alt.Legend(title=None, orient="top"),
+            ),
+            tooltip=tooltip(("bin", "Confidence"), ("answer", "Answers"), ("images", "Images")),
+        )
+        .properties(width="container", height=SIDE + 70)
+    )
+    return Chart(
+        "confidence",
+        f"Histogram of the confidence in {BARS} bins, of right answers upwards and of wrong ones "
+        "downwards.",
+        spec_of(bars),
+    )
+
+
+def _risk_coverage() -> Chart:
+    x = alt.X(
+        "coverage:Q",
+        title="Coverage: share answered, the most confident first",
+        axis=alt.Axis(format=".0%", tickCount=5),
+        scale=alt.Scale(domain=[0, 1]),
+    )
+    y = alt.Y(
+        "risk:Q",
+        title="Risk: share of the answers that is wrong",
+        axis=alt.Axis(format=".0%", tickCount=5),
+    )
+    which = ["chosen images", "clean images"]
+    legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3)
+    color = alt.Color(
+        "which:N",
+        scale=alt.Scale(domain=which, range=[INK, FAINT]),
+        legend=legend,
+    )
+    line = (
+        alt.Chart(ROWS)
+        .mark_line(interpolate="step-before", strokeWidth=2)
+        .encode(
+            x=x,
+            y=y,
+            color=color,
+            strokeDash=alt.StrokeDash(
+                "which:N",
+                scale=alt.Scale(domain=which, range=[[1, 0], [4, 3]]),
+                legend=legend,
+            ),
+            tooltip=tooltip(
+                ("which", "Images"), ("coverage_text", "Coverage"), ("risk_text", "Risk")
+            ),
+        )
+        .properties(width="container", height=SIDE + 45)
+    )
+    return Chart(
+        "risk-coverage",
+        "Risk-coverage curve: the share of wrong answers among the most confident images, against "
+        "the share that is answered, on the chosen and on clean images.",
+        spec_of(line),
+    )
+
+
+def _hand_over(places: int) -> Chart:
+    y = alt.Y(
+        "place:N", sort=None, title=None, axis=alt.Axis(labelLimit=150, ticks=False, domain=False)
+    )
+    scale = alt.Scale(domain=[0, 1])
+    x = alt.X(
+        "needed:Q",
+        title="Share of the images that go to a person",
+        axis=alt.Axis(format=".0%", tickCount=5),
+        scale=scale,
+    )
+    base = alt.Chart(ROWS).encode(y=y)
+    bars = base.mark_bar(height=14, color=FAINT, opacity=0.55).encode(
+        x=x,
+        tooltip=tooltip(
+            ("place", "Images"),
+            ("needed_text", "To keep the risk"),
+            ("over_text", "Handed over at the threshold"),
+            ("risk_text", "Wrong among the answers"),
+        ),
+    )
+    ends = base.mark_rule(strokeWidth=2, color=INK).encode(
+        x=alt.X("low:Q", title="Share of the images that go to a person", scale=scale), x2="high:Q"
+    )
+    kept = (
+        base.transform_filter("isValid(datum.over)")
+        .mark_point(shape="diamond", size=90, filled=True, color=WRONG, stroke=PAPER, opacity=1)
+        .encode(x=alt.X("over:Q", title="Share of the images that go to a person", scale=scale))
+    )
+    chart = alt.layer(bars, ends, kept).properties(width="container", height=26 * places)
+    return Chart(
+        "hand-over",
+        "For clean images and the worst level of each shift: the share of the images that has to "
+        "go to a person to keep the risk asked for, with its 95 % interval, and the share that a "
+        "threshold fitted on clean validation images sends. The table beside it has the numbers.",
+        spec_of(chart),
+    )
+
+
+def _confidence_axis() -> alt.Axis:
+    return alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])

@@ -1,0 +1,251 @@
+// The script of the page: draws the charts, sorts and copies tables, and lets a reader choose.
+// Everything from the run is put in as text, never as markup.
+(async () => {
+  const $ = (id) => document.getElementById(id);
+  const data = await unpack($("payload").textContent);
+  const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(1).replace("-", "−")} %`);
+  const between = ([value, low, high]) =>
+    value === null ? "–" : `${percent(value)} [${[low, high].map((x) => (100 * x).toFixed(1)).join(", ")}]`;
+  const views = new Map(), linked = new Map();
+
+  async function unpack(text) {
+    const bytes = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(stream).json();
+  }
+
+  function make(tag, properties, ...children) {
+    const element = Object.assign(document.createElement(tag), properties);
+    element.append(...children);
+    return element;
+  }
+
+  // Charts. Vega's interpreter stands in for evaluated code, which the page's policy forbids.
+  async function draw(place, rows) {
+    const spec = { ...data.charts[place.dataset.chart], ...(rows && { datasets: { rows } }) };
+    const result = await vegaEmbed(place, spec, {
+      mode: "vega-lite", renderer: "svg", ast: true, actions: false,
+      config: data.config, tooltip: { disableDefaultStyle: true },
+    });
+    views.set(place.dataset.chart, result.view);
+    if (!JSON.stringify(spec).includes('"focus"')) return;
+    linked.set(place, result.view);
+    result.view.addEventListener("pointerover", (_, item) => focusOn(item?.datum?.title ?? pinned));
+    result.view.addEventListener("pointerout", () => focusOn(pinned));
+  }
+
+  // Linked hover: the model under the pointer is loud in every chart that is in sight.
+  let pinned = "", focused = "";
+  function focusOn(title) {
+    if (title === focused) return;
+    focused = title;
+    for (const [place, view] of linked) {
+      const box = place.getBoundingClientRect();
+      if (box.bottom > 0 && box.top < innerHeight) view.signal("focus", title).runAsync();
+    }
+  }
+  for (const button of document.querySelectorAll("button.model")) {
+    button.addEventListener("click", () => {
+      pinned = pinned === button.dataset.title ? "" : button.dataset.title;
+      for (const each of document.querySelectorAll("button.model"))
+        each.setAttribute("aria-pressed", String(each.dataset.title === pinned));
+      focused = null;
+      focusOn(pinned);
+    });
+  }
+  addEventListener("scroll", () => { if (focused) { const title = focused; focused = null; focusOn(title); } }, { passive: true });
+
+  // Tables.
+  for (const head of document.querySelectorAll("th[aria-sort]")) {
+    head.querySelector("button").addEventListener("click", () => {
+      const table = head.closest("table"), at = head.cellIndex;
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      for (const other of table.querySelectorAll("th[aria-sort]")) other.setAttribute("aria-sort", "none");
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const key = (row) => row.cells[at].dataset.value;
+      const rows = [...table.tBodies[0].rows].sort((a, b) => compare(key(a), key(b)) * (up ? 1 : -1));
+      table.tBodies[0].append(...rows);
+    });
+  }
+  function compare(a, b) {
+    const numbers = [Number(a), Number(b)];
+    if (a === "" || b === "") return (a === "") - (b === "");
+    return numbers.some(Number.isNaN) ? a.localeCompare(b) : numbers[0] - numbers[1];
+  }
+  for (const button of document.querySelectorAll("button[data-copy]")) {
+    button.addEventListener("click", async () => {
+      const { copy, format } = button.dataset;
+      const text = copy === "cite" ? $("cite").textContent : data.tables[copy][format];
+      try {
+        await navigator.clipboard.writeText(text);
+        tell(button, "copied");
+      } catch {
+        $("copy-text").value = text;
+        $("copy-dialog").showModal();
+        $("copy-text").select();
+      }
+    });
+  }
+  function tell(button, words) {
+    const before = button.textContent;
+    button.textContent = words;
+    setTimeout(() => { button.textContent = before; }, 1500);
+  }
+
+  // Choosers.
+  const chooser = { model: $("model"), shift: $("shift"), level: $("level"), risk: $("risk") };
+  const chosen = () => {
+    const model = data.models[chooser.model.value], shift = data.shifts[chooser.shift.value];
+    const place = shift.cells[chooser.level.value];
+    return { model, shift, place, cell: data.cells[model.name][place.id] };
+  };
+  function fill(select, names, start) {
+    select.replaceChildren(...names.map((name, value) => make("option", { value, textContent: name })));
+    select.value = start;
+    select.disabled = names.length < 2;
+  }
+  function fillLevels() {
+    const { cells, neutral } = data.shifts[chooser.shift.value];
+    const worst = data.worst.map(([, cell]) => cell);
+    const at = cells.findIndex(({ id }) => worst.includes(id));
+    fill(chooser.level, cells.map(({ heading }) => heading || "as they are"), Math.max(0, at));
+  }
+
+  // The charts of a cell come to be with its numbers, and take those of the next.
+  async function show(name, rows) {
+    const place = document.querySelector(`[data-chart="${name}"]`);
+    if (!place) return;
+    if (!views.has(name)) await draw(place, rows);
+    else await views.get(name).data("rows", rows).resize().runAsync();
+  }
+
+  async function showCell() {
+    const { model, shift, place, cell } = chosen();
+    const where = shift.cells.length > 1 ? `${shift.title}, ${place.heading}` : shift.title;
+    const words = cell ? data.summaries[model.name][place.id] : "not measured";
+    $("chosen").replaceChildren(make("strong", { textContent: `${model.title}, ${where}: ` }), words);
+    $("closer").classList.toggle("absent", !cell);
+    if (cell) {
+      await showConfidence(cell, data.cells[model.name].clean);
+      await showClasses(cell);
+    }
+    await showHandOver(model);
+    showPictures(model, shift);
+  }
+
+  async function showConfidence(cell, clean) {
+    const width = 1 / data.bins, bar = 1 / cell.bars[0].length;
+    const edges = (at, step) => `${(100 * at * step).toFixed(0)} to ${(100 * (at + 1) * step).toFixed(0)} %`;
+    const bins = cell.bins.map(([at, confidence, accuracy, low, high, images]) => ({
+      confidence, accuracy, low, high, images, lower: at * width, upper: (at + 1) * width, bin: edges(at, width),
+      confidence_text: percent(confidence), accuracy_text: between([accuracy, low, high]),
+    }));
+    await show("reliability", bins);
+    await show("counts", bins);
+    await show("confidence", cell.bars.flatMap((counts, side) => counts.map((images, at) => ({
+      lower: at * bar, upper: (at + 1) * bar, bin: edges(at, bar), images,
+      answer: side ? "wrong" : "right", from: 0, to: side ? -images : images,
+    }))));
+    const curve = (points, which) => points.map(([coverage, risk]) => ({
+      coverage, risk, which, coverage_text: percent(coverage), risk_text: percent(risk),
+    }));
+    await show("risk-coverage", [
+      ...curve(cell.curve, "chosen images"),
+      ...(clean && clean !== cell ? curve(clean.curve, "clean images") : []),
+    ]);
+  }
+
+  async function showClasses(cell) {
+    await show("classes", cell.classes.map(([at, images, accuracy, low, high]) => ({
+      name: data.classes[at], images, accuracy, low, high, accuracy_text: between([accuracy, low, high]),
+    })));
+    const totals = new Map(cell.classes.map(([at, images]) => [at, images]));
+    const triples = Array.from({ length: cell.confused.length / 3 }, (_, i) => cell.confused.slice(3 * i, 3 * i + 3));
+    await show("confusion", triples.map(([label, predicted, images]) => ({
+      label: data.classes[label], predicted: data.classes[predicted], label_at: label, predicted_at: predicted, images,
+      share: images / totals.get(label), share_text: percent(images / totals.get(label)),
+    })));
+    const wrong = triples.filter(([label, predicted]) => label !== predicted).slice(0, 8);
+    $("confusions").replaceChildren(...wrong.map(([label, predicted, images]) => make("tr", {},
+      make("td", { textContent: data.classes[label] }),
+      make("td", { textContent: data.classes[predicted] }),
+      make("td", { textContent: images }))));
+  }
+
+  async function showHandOver(model) {
+    const at = Number(chooser.risk.value);
+    const rows = data.worst.map(([place, id]) => [place, data.cells[model.name][id]]).filter(([, cell]) => cell)
+      .map(([place, cell]) => {
+        const [needed, low, high] = cell.hand[at], kept = cell.kept[at] ?? [null, null, null, null, null, null];
+        return {
+          place, needed, low, high, over: kept[0], needed_text: between(cell.hand[at]),
+          over_text: between(kept.slice(0, 3)), risk_text: between(kept.slice(3)),
+        };
+      });
+    await show("hand-over", rows);
+    $("hand-over-rows").replaceChildren(...rows.map((row) => make("tr", {},
+      make("th", { scope: "row", textContent: row.place }),
+      ...[row.needed_text, row.over_text, row.risk_text].map((text) => make("td", { textContent: text })))));
+  }
+
+  // Pictures.
+  const classOf = (at) => data.classes[at] ?? "?";
+  function picture(index, only) {
+    const { image, label, answers, cell } = data.gallery.pictures[index];
+    const lines = answers.map((answer, at) => [answer, data.models[at], at])
+      .filter(([answer, model]) => answer && (!only || model === only))
+      .map(([[predicted, confidence], model, at]) => make("li", { className: predicted === label ? "right" : "wrong" },
+        make("span", { className: `chip m${at % data.colors}`, title: model.title }),
+        `${predicted === label ? "✓" : "✗"} ${classOf(predicted)} (${(100 * confidence).toFixed(0)} %)`));
+    const shown = make("img", { src: image, alt: `Class ${classOf(label)}, ${headings.get(cell)}` });
+    const item = make("figure", { className: "picture" }, shown,
+      make("figcaption", {}, make("span", { className: "label", textContent: `Label: ${classOf(label)}` }), make("ul", {}, ...lines)));
+    shown.addEventListener("load", () => { if (Math.max(shown.naturalWidth, shown.naturalHeight) <= 64) shown.classList.add("pixels"); });
+    return item;
+  }
+  const headings = new Map(data.shifts.flatMap((shift) => shift.cells.map(({ id, heading }) =>
+    [id, heading ? `${shift.title}, ${heading}` : "clean"])));
+
+  function showPictures(model, shift) {
+    if (!data.gallery) return;
+    const { strip, lost, mistakes } = data.gallery;
+    const only = data.models.length > 6 ? model : null;
+    const cells = [...new Set(["clean", ...shift.cells.map(({ id }) => id)])].filter((id) => id in strip);
+    cells.sort((a, b) => strength(shift, a) - strength(shift, b));
+    $("strip").replaceChildren(...cells.map((id) => make("div", { className: "row" },
+      make("h4", { textContent: headings.get(id) }),
+      make("div", { className: "pictures" }, ...strip[id].map((index) => picture(index, only))))));
+    grid("lost", lost[shift.name], only, shift.name === "clean" ? "Choose a shift to see them."
+      : "No image is right for all models when clean and wrong for all from some level on.");
+    grid("mistakes", mistakes[model.name]?.[shift.name], model, "There is none.");
+  }
+  function strength(shift, id) {
+    const at = shift.cells.findIndex((cell) => cell.id === id);
+    return at < 0 || id === "clean" ? -1 : shift.distance[at];
+  }
+  function grid(id, indices, only, otherwise) {
+    $(id).replaceChildren(...(indices?.length ? indices.map((index) => {
+      const item = picture(index, only);
+      item.querySelector(".label").after(make("span", { className: "where", textContent: headings.get(data.gallery.pictures[index].cell) }));
+      return item;
+    }) : [make("p", { className: "note", textContent: otherwise })]));
+  }
+
+  if (chooser.model) {
+    fill(chooser.model, data.models.map(({ title }) => title), 0);
+    fill(chooser.shift, data.shifts.map(({ title }) => title), Math.min(1, data.shifts.length - 1));
+    fill(chooser.risk, data.risks.map((risk) => `${100 * risk} %`), 2);
+    fillLevels();
+  }
+  for (const place of document.querySelectorAll("[data-chart]:not(#closer *)")) await draw(place);
+  if (chooser.model) {
+    chooser.shift.addEventListener("change", fillLevels);
+    for (const select of Object.values(chooser)) select.addEventListener("change", showCell);
+    await showCell();
+  }
+  document.documentElement.dataset.ready = "yes";
+})().catch((error) => {
+  document.documentElement.dataset.ready = "no";
+  document.getElementById("broken").hidden = false;
+  console.error(error);
+});

@@ -1,0 +1,72 @@
+"""Charts of how models were trained."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from fairweather.report.contents import Contents
+from fairweather.report.page.drawing import (
+    FOCUS,
+    LOUD,
+    Chart,
+    model_color,
+    records,
+    spec_of,
+    tooltip,
+)
+from fairweather.report.page.theme import INK
+from fairweather.report.trained import read_histories
+
+
+def training_charts(contents: Contents) -> dict[str, Chart]:
+    """Draw accuracy, loss and learning rate of each epoch, by what is drawn."""
+    history = read_histories(contents)
+    if history.empty:
+        return {}
+    return {
+        "accuracy": _training(contents, history, "accuracy", "Accuracy", ".0%"),
+        "loss": _training(contents, history, "loss", "Loss", "~g"),
+        "rate": _training(contents, history, "learning rate", "Learning rate of the head", ".0e"),
+    }
+
+
+def _training(contents: Contents, history: pd.DataFrame, what: str, title: str, form: str) -> Chart:
+    rows = history[history["what"] == what].drop(columns="what")
+    titles = list(contents.titles.values())
+    log = what == "learning rate" and bool((rows["value"] > 0).all())
+    scale = alt.Scale(type="log") if log else alt.Scale(zero=what == "learning rate")
+    legend = alt.Legend(
+        title=None, orient="top", symbolType="stroke", symbolStrokeColor=INK, symbolSize=400
+    )
+    line = (
+        alt.Chart(alt.Data(values=records(rows)))
+        .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14))
+        .encode(
+            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
+            y=alt.Y("value:Q", title=title, axis=alt.Axis(format=form, tickCount=5), scale=scale),
+            color=model_color(titles),
+            strokeDash=alt.StrokeDash(
+                "part:N",
+                scale=alt.Scale(domain=["validation", "training"], range=[[1, 0], [4, 3]]),
+                legend=None if what == "learning rate" else legend,
+            ),
+            detail="seed:N",
+            opacity=alt.condition(LOUD, alt.value(1), alt.value(0.12)),
+            tooltip=tooltip(
+                ("title", "Model"),
+                ("seed", "Seed"),
+                ("epoch", "Epoch"),
+                ("part", "Part"),
+                ("value", title),
+            ),
+        )
+        .properties(width="container", height=230)
+        .add_params(FOCUS)
+    )
+    seeds = "one line a model, seed and part"
+    return Chart(
+        f"training-{what.replace(' ', '-')}",
+        f"{title} against the epoch, {seeds}. models/*/history.csv holds the same numbers.",
+        spec_of(line),
+    )

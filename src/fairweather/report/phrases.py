@@ -1,0 +1,115 @@
+"""The pieces of the report's sentences: numbers with intervals, shifts and levels in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from fairweather.report.contents import Sweep
+from fairweather.types import Score
+
+PERCENT = "\N{NO-BREAK SPACE}%"
+# What the table of attacks calls the level of each of them, and of no shift.
+BUDGET = "budget ε"
+# First words of shifts' titles that keep their capital inside a sentence.
+PROPER = ("Gaussian",)
+
+
+def is_attack(sweep: Sweep) -> bool:
+    """Say whether images are changed with the model at hand; attacks count in no mean over shifts.
+
+    >>> is_attack(Sweep("pgd", "PGD", "budget ε (pixels in [0, 1])", 0.0, "", {}))
+    True
+    """
+    return sweep.level_title.startswith(BUDGET)
+
+
+def place(sweep: Sweep, level: str) -> str:
+    """Name a shift at a level inside a sentence.
+
+    >>> place(Sweep("b", "Brightness", "brightness factor f", 1.0, "", {}), "0.4")
+    'brightness at f = 0.4'
+    >>> place(Sweep("imagenet_c/jpeg", "JPEG compression", "severity", 0.0, "", {}), "5")
+    'JPEG compression at severity 5'
+    >>> place(Sweep("pgd", "PGD", "budget ε (in [0, 1])", 0.0, "", {}), "0.03137254901960784")
+    'PGD at ε = 8/255'
+    """
+    heading = sweep.heading(level)
+    if is_attack(sweep):
+        heading = f"ε = {_budget(level)}"
+    elif "=" not in heading:
+        heading = f"{sweep.level_title.partition(' (')[0]} {heading}"
+    return f"{name(sweep)} at {heading}"
+
+
+def name(sweep: Sweep) -> str:
+    """Write the title of a shift as inside a sentence: names and abbreviations stay capital.
+
+    >>> [name(Sweep("", title, "", 0.0, "", {})) for title in ("Fog", "JPEG", "Gaussian blur")]
+    ['fog', 'JPEG', 'Gaussian blur']
+    """
+    title = sweep.title
+    keep = title.startswith(PROPER) or title[1:2].isupper()
+    return title if keep else title[:1].lower() + title[1:]
+
+
+def listed(words: Sequence[str], joint: str = "and") -> str:
+    """Write a list inside a sentence.
+
+    >>> listed(["a", "b", "c"]), listed(["a", "b"], "or")
+    ('a, b and c', 'a or b')
+    """
+    *first, last = words
+    return f"{', '.join(first)} {joint} {last}" if first else last
+
+
+def share(score: Score) -> str:
+    """Write a share of the images with its interval.
+
+    >>> share(Score(0.8234, 0.801, 0.845, 200)).replace(PERCENT, " %")
+    '82.3 % [80.1, 84.5]'
+    """
+    value, low, high = (f"{100 * number:.1f}" for number in score[:3])
+    return f"{value}{PERCENT} [{low}, {high}]"
+
+
+def points(score: Score) -> str:
+    """Write a difference of two shares in percentage points, with its sign.
+
+    >>> points(Score(-0.004, -0.011, 0.003, 200))
+    '−0.4 points [−1.1, 0.3]'
+    """
+    value, low, high = (_number(100 * number, 1) for number in score[:3])
+    return f"{value} points [{low}, {high}]"
+
+
+def error(score: Score) -> str:
+    """Write a calibration error with its interval.
+
+    >>> error(Score(0.2345, 0.2, 0.25, 200))
+    '0.23 [0.20, 0.25]'
+    """
+    value, low, high = (_number(number, 2) for number in score[:3])
+    return f"{value} [{low}, {high}]"
+
+
+def opposite(score: Score) -> Score:
+    """Turn the sign of a number, or exchange a share for that of the other images.
+
+    >>> opposite(Score(0.25, 0.125, 0.5, 200))
+    Score(value=-0.25, low=-0.5, high=-0.125, n=200)
+    """
+    return Score(-score.value, -score.high, -score.low, score.n)
+
+
+def _number(value: float, digits: int) -> str:
+    # Adding 0 makes of "-0.0" the "0.0" that it is.
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def _budget(level: str) -> str:
+    """A budget as papers write it: in steps of 8-bit images where it has no short form."""
+    steps = float(level) * 255
+    if len(level) > len("0.0000") and re.fullmatch(r"\d+\.0", str(round(steps, 9))):
+        return f"{steps:.0f}/255"
+    return f"{float(level):.4g}"

@@ -1,0 +1,186 @@
+"""Records to MLflow: one run for the study, and a nested run for each of its parts.
+
+Which server and which experiment is said by MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and the
+other variables of https://mlflow.org/docs/latest/ml/tracking; what the user sets there always wins.
+
+A run that is sent again is found by the tag ID. Each run gets the tag SENT last of all: a digest of
+what it was sent, so that what is there is not sent again, and what was interrupted is.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from fairweather.errors import InputError
+from fairweather.runs import RunFolder, fingerprint
+from fairweather.tracking.mlflow_session import HURRIED, PATIENT, session, without_password
+from fairweather.tracking.records import Metric, Record, Records
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+ID, NAME, SENT = "fairweather.id", "fairweather.name", "fairweather.sent"
+# MLflow's own (mlflow.utils.mlflow_tags); the default experiment always has the id 0.
+_PARENT, _NOTE = "mlflow.parentRunId", "mlflow.note.content"
+_SOURCE = {"mlflow.source.name": "fairweather", "mlflow.source.type": "LOCAL"}
+_DEFAULT = "0"
+# What every version of MLflow takes (mlflow.utils.validation); later ones take more.
+_LONGEST_PARAMETER, _LONGEST_TAG, _BATCH = 500, 5000, 1000
+_MOST_RUNS = 50_000
+
+
+def check() -> None:
+    """Raise `InputError` unless MLflow is installed, its server answers and takes new runs.
+
+    A server is given half a minute at most to answer, and nothing is written to it.
+    """
+    with session(HURRIED) as mlflow:
+        client = mlflow.MlflowClient()
+        if _experiment(client) is None:  # it will be made; does the server know anybody at all
+            client.search_experiments(max_results=1)
+
+
+def send(records: Records, folder: Path) -> str:
+    """Bring MLflow's runs up to date with these records; returns their address there.
+
+    Args:
+        records: of the run folder.
+        folder: the run folder, whose files go along.
+
+    Raises:
+        InputError: MLflow does not take them. What was sent stays, and is taken up again.
+    """
+    with session(PATIENT) as mlflow:
+        client = mlflow.MlflowClient()
+        experiment = _experiment(client) or client.create_experiment(_experiment_name())
+        found = _sent_before(client, experiment, records.id)
+        parent = _open(client, experiment, records, records.study, {}, found)
+        for part in records.parts:
+            own = {_PARENT: parent.info.run_id}
+            child = _open(client, experiment, records, part, own, found)
+            _update(client, child, part, records.ended, own)
+        _send_study(client, parent, records, folder)
+        return _address(mlflow.get_tracking_uri(), experiment, parent)
+
+
+def _experiment_name() -> str:
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+
+
+def _experiment(client: MlflowClient) -> str | None:
+    """The id of the experiment that the environment names, None if it has yet to be made."""
+    name, number = _experiment_name(), os.environ.get("MLFLOW_EXPERIMENT_ID")
+    found = (
+        client.get_experiment(number or _DEFAULT)
+        if number or not name
+        else client.get_experiment_by_name(name)
+    )
+    if found is None:
+        return None
+    if found.lifecycle_stage != "active":
+        raise InputError(
+            f"the MLflow experiment {found.name!r} is deleted: restore it, or name another with "
+            "MLFLOW_EXPERIMENT_NAME"
+        )
+    return str(found.experiment_id)
+
+
+def _sent_before(client: MlflowClient, experiment: str, identity: str) -> dict[str, Run]:
+    """The runs that an earlier sending of the same run folder made, by their name."""
+    runs = client.search_runs(
+        [experiment],
+        filter_string=f"tags.`{ID}` = '{identity}'",
+        max_results=_MOST_RUNS,
+    )
+    return {run.data.tags[NAME]: run for run in runs if NAME in run.data.tags}
+
+
+def _open(
+    client: MlflowClient,
+    experiment: str,
+    records: Records,
+    record: Record,
+    tags: Mapping[str, str],
+    found: Mapping[str, Run],
+) -> Run:
+    if record.name in found:
+        return found[record.name]
+    own = {ID: records.id, NAME: record.name, **_SOURCE, **tags}
+    return client.create_run(experiment, records.started, own, record.name)
+
+
+def _update(
+    client: MlflowClient, run: Run, record: Record, ended: int, tags: Mapping[str, str]
+) -> None:
+    """Send what this run does not have yet, and say that it is complete."""
+    seal = fingerprint({"record": record, "tags": tags})
+    if run.data.tags.get(SENT) == seal:
+        return
+    _log(client, run, record, tags)
+    _seal(client, run, seal, ended)
+
+
+def _send_study(client: MlflowClient, run: Run, records: Records, folder: Path) -> None:
+    contents = RunFolder(folder)
+    files = {name: contents.checksum(name) for name in records.files}
+    seal = fingerprint({"record": records.study, "files": files})
+    if run.data.tags.get(SENT) == seal:
+        return
+    note = {_NOTE: records.description} if records.description else {}
+    _log(client, run, records.study, note)
+    for name in records.files:
+        inside = PurePosixPath(name).parent.as_posix()
+        client.log_artifact(run.info.run_id, str(folder / name), inside if inside != "." else None)
+    _seal(client, run, seal, records.ended)
+
+
+def _log(client: MlflowClient, run: Run, record: Record, tags: Mapping[str, str]) -> None:
+    from mlflow import entities
+
+    known, now = _known(client, run, record.metrics), time.time_ns() // 10**6
+    metrics = [
+        entities.Metric(metric.key, metric.value, now, metric.step)
+        for metric in record.metrics
+        if known.get((metric.key, metric.step)) != metric.value
+    ]
+    parameters = [
+        entities.Param(key, _cut(value, _LONGEST_PARAMETER))
+        for key, value in record.parameters.items()
+    ]
+    facts = {f"fairweather.{key}": value for key, value in record.tags.items()} | dict(tags)
+    labels = [entities.RunTag(key, _cut(value, _LONGEST_TAG)) for key, value in facts.items()]
+    client.log_batch(run.info.run_id, params=parameters, tags=labels)
+    for start in range(0, len(metrics), _BATCH):
+        client.log_batch(run.info.run_id, metrics=metrics[start : start + _BATCH])
+
+
+def _known(
+    client: MlflowClient, run: Run, metrics: Sequence[Metric]
+) -> dict[tuple[str, int], float]:
+    """The numbers that a run has, by name and step; only the last step of each comes with it."""
+    known = {(key, 0): value for key, value in run.data.metrics.items()}
+    for key in {metric.key for metric in metrics if metric.step} & run.data.metrics.keys():
+        history = client.get_metric_history(run.info.run_id, key)
+        known |= {(each.key, each.step): each.value for each in history}
+    return known
+
+
+def _seal(client: MlflowClient, run: Run, seal: str, ended: int) -> None:
+    client.set_terminated(run.info.run_id, end_time=ended)
+    client.set_tag(run.info.run_id, SENT, seal)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def _address(place: str, experiment: str, run: Run) -> str:
+    safe = without_password(place)
+    if safe.startswith(("http://", "https://")):
+        return f"{safe.rstrip('/')}/#/experiments/{experiment}/runs/{run.info.run_id}"
+    return f"{safe}, experiment {experiment}, run {run.info.run_id}"

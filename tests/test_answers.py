@@ -1,0 +1,703 @@
+"""The report's first words: sentences from known numbers, and the ranking with its ties."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairweather.attacks import ATTACKS
+from fairweather.report.answers import COVERAGE, RISK, answers
+from fairweather.report.contents import Contents, Sweep
+from fairweather.report.correctness import pair_p_values, resample_means
+from fairweather.report.phrases import is_attack, place
+from fairweather.report.ranking import _means, ranking
+from fairweather.runs import RunFolder
+from fairweather.scores import COLUMNS, estimate_cells, to_frame, with_means, with_worst
+from fairweather.shifts import SHIFTS
+from fairweather.types import Cell, Predictions, Shift
+
+RMS, GAP = "rms_calibration_error", "confidence_gap"
+HOSTILE = "<script>a|b</script>"
+DARK = Sweep("dark", "Brightness", "brightness factor f", 1.0, "", {"0.2": "dark,f=0.2"})
+BLUR = Sweep("blur", "Gaussian blur", "standard deviation σ (pixels)", 0.0, "", {"2": "blur,s=2"})
+FOG = Sweep("c/fog", "Fog", "severity", 0.0, "", {"1": "c/fog,s=1", "5": "c/fog,s=5"})
+PGD = Sweep("pgd", "PGD", "budget ε (pixels in [0, 1])", 0.0, "", {"0.03137254901960784": "pgd,8"})
+EPSILON = next(iter(PGD.cells))
+
+
+def contents(lines, sweeps=(), titles=None, study=None, runs=None):
+    """Contents from rows of scores.csv without model and seed: (shift, level, metric, numbers)."""
+    rows = [
+        (model, "0", shift, level, metric, *numbers, 1000)
+        for model in (titles or {"a": "A"})
+        for shift, level, metric, numbers in lines
+    ]
+    return Contents(
+        study or {"bootstrap": 200},
+        {},
+        titles or {"a": "A"},
+        tuple(sweeps),
+        pd.DataFrame(rows, columns=COLUMNS),
+        runs or {},
+    )
+
+
+def around(value, half=0.01):
+    return (value, value - half, value + half)
+
+
+def acc(shift, level, value, half=0.01):
+    return (shift, level, "accuracy", around(value, half))
+
+
+def sentences(lines, sweeps=()):
+    (answer,) = answers(contents(lines, sweeps))
+    assert (answer.model, answer.title) == ("a", "A")
+    return [text.replace("\N{NO-BREAK SPACE}", " ") for text in answer.sentences]
+
+
+CLEAN = acc("clean", "none", 0.9)
+
+
+def test_a_fall_names_the_shift_its_level_and_both_intervals():
+    assert sentences([CLEAN, acc("dark", "0.2", 0.5)], [DARK]) == [
+        "Accuracy falls from 90.0 % [89.0, 91.0] on clean images to 50.0 % [49.0, 51.0] under "
+        "brightness at f = 0.2."
+    ]
+
+
+def test_no_change_is_not_called_one():
+    assert sentences([CLEAN, acc("dark", "0.2", 0.89)], [DARK]) == [
+        "No loss of accuracy found: 90.0 % [89.0, 91.0] on clean images, 89.0 % [88.0, 90.0] "
+        "under brightness at f = 0.2 (the intervals overlap)."
+    ]
+
+
+def test_more_accuracy_than_on_clean_images_is_no_loss():
+    lines = [CLEAN, acc("c/fog", "1", 0.95), acc("c/fog", "5", 0.94)]
+    first, *_ = sentences(lines, [FOG])
+    assert first == (
+        "No accuracy is lost: 90.0 % [89.0, 91.0] on clean images, at least 94.0 % [93.0, 95.0] "
+        "under fog at severity 5."
+    )
+
+
+def test_the_lowest_level_of_all_shifts_is_told_and_the_means_of_two():
+    lines = [
+        CLEAN,
+        acc("dark", "0.2", 0.7),
+        acc("dark", "mean", 0.7),
+        acc("c/fog", "1", 0.8),
+        acc("c/fog", "5", 0.4),
+        acc("c/fog", "mean", 0.6),
+    ]
+    assert sentences(lines, [DARK, FOG]) == [
+        "Accuracy falls from 90.0 % [89.0, 91.0] on clean images to 40.0 % [39.0, 41.0] at worst, "
+        "under fog at severity 5.",
+        "On average over the levels it is right in 70.0 % [69.0, 71.0] under brightness and "
+        "60.0 % [59.0, 61.0] under fog.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        (["Fog"], "under frost at severity 3 (within the intervals, as low under fog)."),
+        (["Fog", "Snow"], "(within the intervals, as low under fog and snow)."),
+        (["Fog", "Snow", "JPEG"], "(within the intervals, as low under 3 other shifts)."),
+    ],
+)
+def test_shifts_that_are_not_told_from_the_lowest_are_said_to_be_as_low(others, words):
+    names = ["Frost", *others, "Hue"]
+    values = [0.5, *[0.51] * len(others), 0.8]
+    sweeps = [Sweep(title, title, "severity", 0.0, "", {"3": title}) for title in names]
+    lines = [acc(title, "3", value) for title, value in zip(names, values, strict=True)]
+    assert sentences([CLEAN, *lines], sweeps)[0].endswith(words)
+
+
+def test_of_many_shifts_the_worst_the_best_and_the_mean_are_told():
+    titles = [f"Corruption {number}" for number in range(15)]
+    sweeps = [Sweep(title, title, "severity", 0.0, "", {"5": title}) for title in titles]
+    lines = [acc(title, "5", 0.3 + 0.03 * at) for at, title in enumerate(titles)]
+    first, second = sentences([CLEAN, *lines, acc("all", "mean", 0.51)], sweeps)
+    assert "30.0 % [29.0, 31.0] at worst, under corruption 0 at severity 5" in first
+    assert second == (
+        "It keeps most under corruption 14: 72.0 % [71.0, 73.0] at the worst level of that shift; "
+        "over all 15 shifts, on average, 51.0 % [50.0, 52.0]."
+    )
+
+
+def test_a_run_without_shifts_says_so():
+    lines = [CLEAN, ("clean", "none", GAP, around(0.05)), ("clean", "none", RMS, around(0.06))]
+    assert sentences(lines) == [
+        "It is right in 90.0 % [89.0, 91.0] of the clean images; no shift was tested.",
+        "On average it is 5.0 points [4.0, 6.0] too sure; RMS calibration error 0.06 [0.05, 0.07].",
+    ]
+    lines[1] = ("clean", "none", GAP, around(-0.005))
+    assert sentences(lines)[1].startswith(
+        "On average its confidence fits, as far as 1,000 images can tell (0.5 points [−0.5, 1.5] "
+        "not sure enough)"
+    )
+
+
+def test_an_attack_is_named_as_one_and_is_not_the_worst_shift():
+    lines = [CLEAN, acc("dark", "0.2", 0.5), ("pgd", EPSILON, "accuracy", (0.0, 0.0, 0.004))]
+    first, last = sentences(lines, [DARK, PGD])
+    assert "brightness" in first
+    assert "PGD" not in first
+    assert last == "An attack (PGD at ε = 8/255) leaves nothing: 0.0 % [0.0, 0.4]."
+
+
+def test_the_strongest_attack_stands_for_all():
+    fgsm = Sweep("fgsm", "FGSM", "budget ε (pixels in [0, 1])", 0.0, "", {"0.1": "fgsm"})
+    lines = [
+        CLEAN,
+        acc("dark", "0.2", 0.5),
+        acc("fgsm", "0.1", 0.3),
+        acc("pgd", EPSILON, 0.2),
+    ]
+    assert sentences(lines, [DARK, fgsm, PGD])[-1] == (
+        "The strongest of 2 attacks (PGD at ε = 8/255) leaves it right in 20.0 % [19.0, 21.0]."
+    )
+
+
+def test_attacks_alone_are_the_answer():
+    assert sentences([CLEAN, ("pgd", EPSILON, "accuracy", (0.0, 0.0, 0.004))], [PGD]) == [
+        "Accuracy falls from 90.0 % [89.0, 91.0] on clean images to 0.0 % [0.0, 0.4] under attack "
+        "by PGD at ε = 8/255: nothing is left."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("level", "words"), [("0.1", "0.1"), ("0.00784313725490196", "2/255"), ("0.0123456", "0.01235")]
+)
+def test_budgets_read_as_in_papers(level, words):
+    assert place(replace(PGD, cells={level: "x"}), level) == f"PGD at ε = {words}"
+
+
+def test_attacks_and_nothing_else_are_known_as_such():
+    kinds = {**ATTACKS, **SHIFTS}
+    sweeps = [Sweep(n, k.title, k.level_title, k.neutral, "", {}) for n, k in kinds.items()]
+    assert {sweep.name for sweep in sweeps if is_attack(sweep)} == set(ATTACKS)
+
+
+def calibration(gap, gap_there, rms=(0.03, 0.02, 0.04), rms_there=(0.3, 0.28, 0.32)):
+    lines = [
+        CLEAN,
+        acc("dark", "0.2", 0.5),
+        ("clean", "none", GAP, gap),
+        ("dark", "0.2", GAP, gap_there),
+        ("clean", "none", RMS, rms),
+        ("dark", "0.2", RMS, rms_there),
+    ]
+    return sentences(lines, [DARK])[1]
+
+
+RISES = "; RMS calibration error rises from 0.03 [0.02, 0.04] to 0.30 [0.28, 0.32]."
+
+
+@pytest.mark.parametrize(
+    ("gap", "there", "words"),
+    [
+        (
+            0.01,
+            0.25,
+            "Its confidence does not follow: on average it is 25.0 points [24.0, 26.0] too sure "
+            "there, against 1.0 points [0.0, 2.0] too sure on clean images",
+        ),
+        (
+            -0.05,
+            -0.25,
+            "Its confidence falls behind: on average it is 25.0 points [24.0, 26.0] not sure "
+            "enough there, against 5.0 points [4.0, 6.0] not sure enough on clean images",
+        ),
+        (
+            0.05,
+            0.06,
+            "On average it is 6.0 points [5.0, 7.0] too sure there, no change found from "
+            "5.0 points [4.0, 6.0] too sure on clean images",
+        ),
+        (
+            0.15,
+            0.06,
+            "On average it is 6.0 points [5.0, 7.0] too sure there, closer than on clean images "
+            "(15.0 points [14.0, 16.0] too sure)",
+        ),
+        (
+            -0.15,
+            -0.06,
+            "On average it is 6.0 points [5.0, 7.0] not sure enough there, closer than on clean "
+            "images (15.0 points [14.0, 16.0] not sure enough)",
+        ),
+        (
+            0.0,
+            -0.005,
+            "On average its confidence fits there, as far as 1,000 images can tell (0.5 points "
+            "[−0.5, 1.5] not sure enough, after 0.0 points [−1.0, 1.0] too sure on clean images)",
+        ),
+    ],
+    ids=["too sure", "not sure enough", "as before", "closer", "closer from below", "fits"],
+)
+def test_confidence_is_said_to_follow_as_far_as_its_intervals_say(gap, there, words):
+    assert calibration(around(gap), around(there)) == words + RISES
+
+
+def test_calibration_that_is_not_told_apart_stays_as_far_as_the_images_can_tell():
+    same = calibration(around(0.0), around(0.005), rms_there=(0.05, 0.03, 0.06))
+    assert same == (
+        "It stays as calibrated as it was, as far as 1,000 images can tell: on average 0.5 points "
+        "[−0.5, 1.5] too sure, after 0.0 points [−1.0, 1.0] too sure on clean images; RMS "
+        "calibration error 0.03 [0.02, 0.04] and 0.05 [0.03, 0.06], not told apart."
+    )
+
+
+def hand_over(coverage, coverage_there, risk_there):
+    lines = [
+        CLEAN,
+        acc("dark", "0.2", 0.5),
+        ("clean", "none", COVERAGE, coverage),
+        ("clean", "none", RISK, around(0.05)),
+        ("dark", "0.2", COVERAGE, coverage_there),
+        ("dark", "0.2", RISK, risk_there),
+    ]
+    return sentences(lines, [DARK])[1]
+
+
+@pytest.mark.parametrize(
+    ("there", "risk", "words"),
+    [
+        (around(0.4), around(0.2), "where 20.0 % [19.0, 21.0] of its own answers would still be"),
+        (around(0.4), around(0.05), "where 5.0 % [4.0, 6.0] of its own answers would be wrong"),
+        (around(0.01), around(0.2), "which leaves too few of its own answers to judge"),
+        ((0.0, 0.0, 0.004), (math.nan,) * 3, "which leaves too few of its own answers to judge"),
+    ],
+)
+def test_what_would_be_handed_over_is_told_with_the_errors_that_are_left(there, risk, words):
+    told = hand_over(around(0.88), there, risk)
+    assert told.startswith(
+        "Answering only where its confidence kept errors to 5 % on validation images, it would "
+        "hand over to a person 12.0 % [11.0, 13.0] of the clean images and "
+    )
+    assert words in told
+
+
+def test_where_no_confidence_is_high_enough_that_is_said():
+    told = hand_over((0.0, 0.0, 0.0), around(0.4), around(0.2))
+    assert told == "No confidence keeps its errors to 5 % on clean validation images."
+
+
+intervals = st.tuples(st.floats(0.2, 0.8), st.floats(0.001, 0.1), st.floats(0.001, 0.1)).map(
+    lambda each: (each[0], each[0] - each[1], each[0] + each[2])
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(clean=intervals, dark=intervals, blur=intervals)
+def test_without_predictions_nothing_falls_whose_intervals_overlap(clean, dark, blur):
+    lines = [
+        ("clean", "none", "accuracy", clean),
+        ("dark", "0.2", "accuracy", dark),
+        ("blur", "2", "accuracy", blur),
+    ]
+    first = sentences(lines, [DARK, BLUR])[0]
+    lowest = min(dark, blur)
+    assert first.startswith("Accuracy falls") == (lowest[2] < clean[1])
+
+
+# From here on, run folders with predictions.
+
+
+def outcomes(correct, labels, confidence):
+    n = len(labels)
+    return Predictions(
+        keys=np.arange(n),
+        labels=labels,
+        predicted=np.where(correct, labels, (labels + 1) % 4),
+        confidence=confidence,
+        top5_correct=np.ones(n, dtype=bool),
+        nll=np.ones(n),
+        brier=np.ones(n),
+        logits=None,
+        classes=tuple("wxyz"),
+    )
+
+
+def make(folder, right, sweeps=(), labels=None, sure=0.7, titles=None):
+    """Contents and folder of a run, from which images are right: model, seed, cell id -> `[n]`."""
+    run = RunFolder(folder)
+    n = len(next(iter(right.values())))
+    labels = np.arange(n) % 4 if labels is None else labels
+    shifts = {"clean": Shift("clean", None, {}, None)} | {
+        cell: Shift(sweep.name, float(level), {}, None)
+        for sweep in sweeps
+        for level, cell in sweep.cells.items()
+    }
+    stored = {}
+    for (model, seed, cell), correct in right.items():
+        stored[Cell(model, seed, shifts[cell])] = outcomes(correct, labels, np.full(n, sure))
+        file = f"predictions/{model}/seed-{seed}/{cell.replace('/', '__')}.parquet"
+        run.write_predictions(file, stored[Cell(model, seed, shifts[cell])])
+    table = with_means(dict(estimate_cells(list(stored), stored.get, 300)).items(), list(ATTACKS))
+    frame = to_frame(with_worst(table, list(ATTACKS)))
+    titles = titles or {model: model.upper() for model, _, _ in right}
+    return Contents({"bootstrap": 300}, {}, titles, tuple(sweeps), frame, {"": run})
+
+
+def draw(rng, n, p):
+    return rng.random(n) < p
+
+
+def first_sentence(found):
+    return answers(found)[0].sentences[0].replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_pairing_finds_a_fall_that_overlapping_intervals_hide(tmp_path):
+    clean = draw(np.random.default_rng(0), 400, 0.8)
+    dark = clean & (np.arange(400) % 25 > 0)
+    found = make(tmp_path, {("a", 0, "clean"): clean, ("a", 0, "dark,f=0.2"): dark}, [DARK])
+    before, after = (
+        found.score("accuracy", "a", *at) for at in (("clean", "none"), ("dark", "0.2"))
+    )
+    assert after.high > before.low
+    assert first_sentence(found).startswith("Accuracy falls from")
+
+
+def test_a_difference_whose_interval_holds_0_is_told_with_it(tmp_path):
+    rng = np.random.default_rng(0)
+    right = {("a", 0, "clean"): draw(rng, 300, 0.83), ("a", 0, "dark,f=0.2"): draw(rng, 300, 0.75)}
+    told = first_sentence(make(tmp_path, right, [DARK]))
+    assert told.startswith("No loss of accuracy found: ")
+    value = 100 * (right["a", 0, "dark,f=0.2"].mean() - right["a", 0, "clean"].mean())
+    assert f"(difference {value:.1f} points [".replace("-", "−") in told
+
+
+def test_the_worst_of_many_that_are_alike_is_rarely_called_a_fall(tmp_path):
+    levels = {str(level): f"c/fog,s={level}" for level in range(1, 21)}
+    sweep = replace(FOG, cells=levels)
+    falls, excluding = 0, 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        right = {("a", 0, cell): draw(rng, 200, 0.7) for cell in ("clean", *levels.values())}
+        told = first_sentence(make(tmp_path / str(seed), right, [sweep]))
+        falls += told.startswith("Accuracy falls")
+        excluding += "no more than the worst of 20 may show by chance" in told
+    assert falls <= 2  # 0.4 are to be expected, were the correction exact
+    assert excluding > 0  # so the interval alone would have said more than it may
+
+
+def test_a_model_no_better_than_the_most_common_answer_is_told_as_that(tmp_path):
+    labels = np.where(np.arange(400) % 10 < 6, 0, 1)
+    right = {("a", 0, "clean"): labels == 0, ("a", 0, "dark,f=0.2"): labels == 0}
+    (answer,) = answers(make(tmp_path, right, [DARK], labels))
+    first, second = (text.replace("\N{NO-BREAK SPACE}", " ") for text in answer.sentences)
+    assert first.startswith("It is right in 60.0 % [")
+    assert first.endswith(
+        "of the clean images, no better than always giving the most common answer (60.0 %): "
+        "there is little for a shift to take away."
+    )
+    assert "there" not in second  # no shift has been named
+
+
+def test_a_fall_to_the_most_common_answer_is_told_as_that(tmp_path):
+    rng = np.random.default_rng(0)
+    right = {("a", 0, "clean"): draw(rng, 400, 0.9), ("a", 0, "dark,f=0.2"): draw(rng, 400, 0.2)}
+    assert first_sentence(make(tmp_path, right, [DARK])).endswith(
+        "under brightness at f = 0.2, no better than always giving the most common answer (25.0 %)."
+    )
+
+
+def test_confidence_is_paired_too(tmp_path):
+    rng = np.random.default_rng(0)
+    right = {("a", 0, "clean"): draw(rng, 400, 0.7), ("a", 0, "dark,f=0.2"): draw(rng, 400, 0.3)}
+    (answer,) = answers(make(tmp_path, right, [DARK]))
+    assert answer.sentences[1].startswith(
+        "Its confidence does not follow: on average it is 39.8 points"
+    )
+
+
+def test_of_several_seeds_the_mean_is_told(tmp_path):
+    rng = np.random.default_rng(1)
+    right = {
+        ("a", seed, cell): draw(rng, 300, p)
+        for seed in (0, 1)
+        for cell, p in (("clean", 0.9), ("dark,f=0.2", 0.5))
+    }
+    told = first_sentence(make(tmp_path, right, [DARK]))
+    mean = np.mean([right["a", seed, "dark,f=0.2"].mean() for seed in (0, 1)])
+    assert told.startswith("Accuracy falls")
+    assert f"to {100 * mean:.1f} % [" in told
+
+
+# The test of a pair.
+
+
+def every_swap(first, second):
+    """Two-sided p of all 2^n swaps, one by one."""
+    d = first - second
+    sums = [abs(np.dot(signs, d)) for signs in itertools.product((-1, 1), repeat=len(d))]
+    return np.mean(np.array(sums) >= abs(d.sum()) - 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_swaps_agree_with_all_of_them(seed):
+    rng = np.random.default_rng(seed)
+    columns = rng.integers(5, size=(11, 3)) / 4
+    pairs = [(0, 1), (1, 2), (0, 2)]
+    found = pair_p_values(columns, pairs, 1, np.random.default_rng(0))
+    for (a, b), p in zip(pairs, found, strict=True):
+        exact = every_swap(columns[:, a], columns[:, b])
+        assert abs(p - exact) < 4 * math.sqrt(exact * (1 - exact) / 2000) + 2 / 2000
+
+
+def test_a_single_seed_and_cell_is_tested_as_mcnemar_did():
+    rng = np.random.default_rng(0)
+    columns = np.stack([draw(rng, 90, 0.8), draw(rng, 90, 0.6)], axis=1).astype(float)
+    only = [int(((columns[:, a] == 1) & (columns[:, 1 - a] == 0)).sum()) for a in (0, 1)]
+    (p,) = pair_p_values(columns, [(0, 1)], 1, np.random.default_rng(0))
+    assert p == pytest.approx(scipy.stats.binomtest(only[0], sum(only)).pvalue)
+
+
+def test_columns_that_are_equal_are_not_told_apart_and_p_is_never_0():
+    half = np.full((50, 1), 0.5)
+    assert pair_p_values(np.hstack([half, half]), [(0, 1)], 1, np.random.default_rng(0)) == [1.0]
+    (p,) = pair_p_values(np.hstack([half, half - 0.25]), [(0, 1)], 1, np.random.default_rng(0))
+    assert p == 1 / 2000
+
+
+def test_models_that_are_alike_are_rarely_told_apart():
+    below = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        columns = rng.integers(5, size=(40, 2)) / 4
+        below += pair_p_values(columns, [(0, 1)], 1, rng)[0] < 0.05
+    assert below <= 15  # 7.5 are to be expected, with a standard deviation of 2.7
+
+
+def test_means_of_resamples_are_those_of_the_images_that_were_drawn():
+    columns = np.random.default_rng(0).random((30, 2))
+    rng = np.random.default_rng(0)  # the seed of `bootstrap_weights`
+    slow = [columns[rng.integers(30, size=30)].mean(axis=0) for _ in range(20)]
+    np.testing.assert_allclose(resample_means(columns, 20), slow)
+
+
+# The ranking.
+
+CELLS = ("dark,f=0.2", "c/fog,s=1", "c/fog,s=5")
+
+
+def four_models(n=300, shares=(0.9, 0.9, 0.6, 0.3)):
+    """Models a to d, on clean images all alike, and under shifts right as often as `shares`."""
+    rng = np.random.default_rng(3)
+    hard = rng.random((4, n))
+    right = {}
+    for model, at in zip("dbca", shares[::-1], strict=True):
+        right[model, 0, "clean"] = draw(rng, n, 0.9)
+        for cell, of in zip(CELLS, hard, strict=False):
+            right[model, 0, cell] = of + rng.normal(0, 0.05, n) < at
+    return right
+
+
+def slow_ranks(columns):
+    """The range of places of each column, with the tests and Holm's steps written out."""
+    names = list(columns)
+    tests = {
+        pair: every_normal(columns[pair[0]], columns[pair[1]])
+        for pair in itertools.combinations(names, 2)
+    }
+    apart, left = set(), len(tests)
+    for pair in sorted(tests, key=tests.get):
+        if tests[pair] * left >= 0.05:
+            break
+        apart.add(pair)
+        left -= 1
+    mean = {name: columns[name].mean() for name in names}
+    ranks = {}
+    for name in names:
+        others = [o for o in names if (name, o) in apart or (o, name) in apart]
+        better = sum(mean[o] > mean[name] for o in others)
+        worse = sum(mean[o] < mean[name] for o in others)
+        ranks[name] = (1 + better, len(names) - worse)
+    return ranks
+
+
+def every_normal(first, second):
+    """The p-value of swaps by their normal approximation: near enough where none is near 5 %."""
+    d = first - second
+    return 2 * scipy.stats.norm.sf(abs(d.sum()) / math.sqrt((d**2).sum()))
+
+
+def test_places_are_those_of_the_tests_written_out(tmp_path):
+    right = four_models()
+    found = ranking(make(tmp_path, right, [DARK, FOG]))
+    shifted = {
+        m: right[m, 0, CELLS[0]] / 2 + right[m, 0, CELLS[1]] / 4 + right[m, 0, CELLS[2]] / 4
+        for m in "abcd"
+    }
+    clean = {m: right[m, 0, "clean"].astype(float) for m in "abcd"}
+    assert [row.model for row in found.rows] == sorted("abcd", key=lambda m: -shifted[m].mean())
+    assert {row.model: (row.best_rank, row.worst_rank) for row in found.rows} == slow_ranks(shifted)
+    on_clean = {row.model: (row.clean_best_rank, row.clean_worst_rank) for row in found.rows}
+    assert on_clean == slow_ranks(clean) == dict.fromkeys("abcd", (1, 4))
+    assert [row.rank for row in found.rows] == ["1–2", "1–2", "3", "4"]
+    assert found.verdict == (
+        "Under the shifts, the first place is open between “A” and “B”. On clean images, the tests "
+        "find no difference between the models."
+    ).replace("“A” and “B”", " and ".join(f"“{row.title}”" for row in found.rows[:2]))
+
+
+def test_p_to_the_next_is_of_mcnemars_test_and_corrected_for_all_pairs(tmp_path):
+    rng = np.random.default_rng(2)
+    right = {(m, 0, "clean"): draw(rng, 200, p) for m, p in (("a", 0.9), ("b", 0.8), ("c", 0.75))}
+    found = ranking(make(tmp_path, right))
+    first, second, third = (right[row.model, 0, "clean"] for row in found.rows)
+    raw = [
+        scipy.stats.binomtest((one & ~two).sum(), (one != two).sum()).pvalue
+        for one, two in ((first, second), (second, third), (first, third))
+    ]
+    assert raw[2] < raw[0] < raw[1]
+    assert found.rows[0].p_next == pytest.approx(2 * raw[0])
+    assert found.rows[1].p_next == pytest.approx(max(2 * raw[0], raw[1]))
+    assert math.isnan(found.rows[2].p_next)
+    assert not found.shifted
+    assert found.header == ("Model", "Rank on clean images", "Clean (%)", "p to the next")
+    assert "McNemar's exact test" in found.caption
+    assert "swaps" not in found.caption
+
+
+def test_numbers_are_those_of_the_scores(tmp_path):
+    made = make(tmp_path, four_models(), [DARK, FOG])
+    for row in ranking(made).rows:
+        assert row.score == made.score("accuracy", row.model, "all", "mean")
+        assert row.clean == made.score("accuracy", row.model, "clean", "none")
+
+
+def test_without_scores_of_the_mean_it_is_computed_as_they_are(tmp_path):
+    made = make(tmp_path, four_models(), [DARK, FOG])
+    without = replace(made, scores=made.scores[made.scores["shift"] != "all"])
+    for row, expected in zip(ranking(without).rows, ranking(made).rows, strict=True):
+        assert row.score == pytest.approx(expected.score, abs=1e-7)
+    assert len(_means(made, np.ones((300, 2)))) == 2
+
+
+def test_the_order_of_models_changes_nothing(tmp_path):
+    made = make(tmp_path, four_models(), [DARK, FOG])
+    turned = replace(made, titles=dict(reversed(made.titles.items())))
+    assert ranking(turned) == ranking(made)
+
+
+def test_the_order_of_images_changes_no_place(tmp_path):
+    right = four_models()
+    order = np.random.default_rng(9).permutation(300)
+    moved = {key: column[order] for key, column in right.items()}
+    ranks = [
+        [(row.model, row.rank, row.clean_rank) for row in ranking(made).rows]
+        for made in (
+            make(tmp_path / "as", right, [DARK, FOG]),
+            make(tmp_path / "moved", moved, [DARK, FOG], labels=(np.arange(300) % 4)[order]),
+        )
+    ]
+    assert ranks[0] == ranks[1]
+
+
+def test_a_model_that_answers_as_another_costs_no_test(tmp_path):
+    right = four_models()
+    twins = right | {("e", *key[1:]): column for key, column in right.items() if key[0] == "a"}
+    alone, beside = (
+        ranking(make(tmp_path / name, each, [DARK, FOG]))
+        for name, each in (("alone", right), ("beside", twins))
+    )
+    p_values = {row.model: row.p_next for row in alone.rows}
+    twin = {row.model: row for row in beside.rows}
+    assert [twin[model].rank for model in "aecbd"] == ["1–3", "1–3", "1–3", "4", "5"]
+    assert twin["b"].p_next == p_values["b"]
+
+
+def test_attacks_do_not_count(tmp_path):
+    right = four_models()
+    attacked = right | {(m, 0, "pgd,8"): np.full(300, m == "d") for m in "abcd"}
+    plain, with_attack = (
+        ranking(make(tmp_path / name, each, sweeps))
+        for name, each, sweeps in (
+            ("plain", right, [DARK, FOG]),
+            ("attacked", attacked, [DARK, FOG, PGD]),
+        )
+    )
+    assert plain.rows == with_attack.rows
+
+
+def test_only_what_all_models_were_tested_on_counts(tmp_path):
+    right = four_models()
+    del right["a", 0, "dark,f=0.2"]
+    found = ranking(make(tmp_path, right, [DARK, FOG]))
+    for row in found.rows:
+        both = [right[row.model, 0, cell].mean() for cell in CELLS[1:]]
+        assert row.score.value == pytest.approx(np.mean(both))
+    assert "on the 2 shifted sets of images that every model was tested on" in found.caption
+
+
+def test_without_a_shared_cell_clean_images_rank(tmp_path):
+    right = {k: v for k, v in four_models().items() if k[2] == "clean" or k[0] == "a"}
+    found = ranking(make(tmp_path, right, [DARK, FOG]))
+    assert not found.shifted
+    assert [row.score for row in found.rows] == [row.clean for row in found.rows]
+
+
+def test_of_several_seeds_the_share_of_right_answers_is_compared(tmp_path):
+    rng = np.random.default_rng(5)
+    right = {
+        (model, seed, "clean"): draw(rng, 300, p)
+        for model, p in (("a", 0.5), ("b", 0.9))
+        for seed in (0, 1, 2)
+    }
+    found = ranking(make(tmp_path, right))
+    assert [(row.model, row.rank) for row in found.rows] == [("b", "1"), ("a", "2")]
+    expected = np.mean([right["b", seed, "clean"].mean() for seed in range(3)])
+    assert found.rows[0].score.value == pytest.approx(expected)
+    assert found.verdict == "On clean images, “B” is right more often than every other model."
+    assert "do not include seed-to-seed variation" in found.caption
+    assert "not about other trainings of the same recipes" in found.caption
+    assert "McNemar" not in found.caption
+
+
+def test_there_is_no_ranking_of_one_model_or_of_what_is_not_there(tmp_path):
+    right = four_models()
+    one = {key: column for key, column in right.items() if key[0] == "a"}
+    assert ranking(make(tmp_path / "one", one, [DARK, FOG])) is None
+    made = make(tmp_path / "gone", right, [DARK, FOG])
+    assert ranking(replace(made, runs={})) is None
+    (tmp_path / "gone/predictions/b/seed-0/c__fog,s=5.parquet").unlink()
+    assert ranking(made) is None
+
+
+def test_models_of_other_images_are_not_ranked(tmp_path):
+    right = four_models()
+    made = make(tmp_path, right, [DARK, FOG])
+    moved = outcomes(right["b", 0, "clean"], (np.arange(300) + 1) % 4, np.full(300, 0.7))
+    made.runs[""].write_predictions("predictions/b/seed-0/clean.parquet", moved)
+    assert ranking(made) is None
+
+
+def test_the_ranking_is_written_as_markdown_and_csv(tmp_path):
+    titles = dict(zip("dbca", ("D", HOSTILE, "C, x", "A"), strict=True))
+    found = ranking(make(tmp_path, four_models(), [DARK, FOG], titles=titles))
+    texts = found.texts()
+    head, rule, *rows = texts["md"].splitlines()[:6]
+    assert head.count("|") == rule.count("|") == 7
+    assert "<script>" not in texts["md"]
+    assert r"a\|b" in texts["md"]
+    lines = list(csv.DictReader(io.StringIO(texts["csv"])))
+    assert [line["model"] for line in lines] == [row.model for row in found.rows]
+    assert float(lines[0]["score low"]) == pytest.approx(found.rows[0].score.low, abs=1e-7)
+    assert [int(line["worst_rank"]) for line in lines] == [row.worst_rank for row in found.rows]
+    assert len(rows) == 4
+    assert all(len(cells) == len(found.header) for cells in found.cells())

@@ -1,0 +1,291 @@
+"""The page in a real browser: what it draws, what one can do with it, and what it never does."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fairweather.report import build_report
+from fairweather.runs import RunFolder
+from tests.browser import browser, missing, opened
+from tests.test_report import HOSTILE, HOSTILE_CLASS, MODELS, make_run
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+SUITE = [{"brightness_factor": [0.7, 0.9, 1.2]}, {"suite": "quick"}]
+ROWS = "[...document.querySelectorAll('#summary table')[0].tBodies[0].rows]"
+CELL = "document.getElementById('chosen').textContent"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    """A page with many shifts, hostile names, pictures, and validation images."""
+    run = make_run(tmp_path_factory.mktemp("browser") / "run", shifts=SUITE)
+    for model in MODELS:
+        folder = run.path / "predictions" / model / "seed-0"
+        shutil.copy(folder / "clean.parquet", folder / "val.parquet")
+    build_report(run)
+    return run.path / "report.html"
+
+
+@pytest.fixture(scope="module")
+def page(chromium, report):
+    with opened(chromium, report) as page:
+        yield page
+
+
+@pytest.fixture
+def fresh(chromium, report):
+    with opened(chromium, report) as page:
+        yield page
+
+
+def test_the_page_opens_from_disk_in_silence(page):
+    assert page.all("document.documentElement.dataset.ready") == "yes"
+    assert page.said == []
+    assert page.asked == []
+
+
+def test_every_chart_has_drawn_marks(page):
+    drawn = page.all(
+        """Object.fromEntries([...document.querySelectorAll('[data-chart]')].map(place => [
+            place.dataset.chart,
+            [...place.querySelectorAll('.role-mark path, .role-mark rect')].filter(mark => {
+                const {width, height} = mark.getBoundingClientRect();
+                return width + height > 2;
+            }).length,
+        ]))"""
+    )
+    shifts = 1 + 5
+    names = set(drawn)
+    assert len([name for name in names if name.startswith("accuracy-")]) == shifts
+    assert len([name for name in names if name.startswith("rms_calibration_error-")]) == shifts
+    assert {"heat-accuracy", "heat-rms_calibration_error", "scatter"} <= names
+    assert {"training-accuracy", "training-loss", "training-learning-rate"} <= names
+    assert {"reliability", "counts", "confidence", "risk-coverage", "hand-over"} <= names
+    assert {"classes", "confusion"} <= names
+    lines = {"risk-coverage": 2}  # a line is one mark
+    assert {name for name, marks in drawn.items() if marks < lines.get(name, 3)} == set()
+
+
+def test_charts_do_not_lie_over_their_frame(page):
+    wide = page.all(
+        """[...document.querySelectorAll('[data-chart]')].filter(place =>
+            place.querySelector('svg').getBoundingClientRect().width > place.clientWidth + 1)
+            .map(place => place.dataset.chart)"""
+    )
+    assert wide == []
+
+
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_a_table_is_sorted(fresh, by):
+    head = fresh.tab.locator("#summary table").first.locator("th[aria-sort]").nth(1)
+    values = f"{ROWS}.map(row => Number(row.cells[1].dataset.value))"
+    for direction in ("ascending", "descending"):
+        if by == "mouse":
+            head.locator("button").click()
+        else:
+            head.locator("button").focus()
+            fresh.tab.keyboard.press("Enter")
+        assert head.get_attribute("aria-sort") == direction
+        found = fresh.all(values)
+        assert len(found) == len(MODELS)
+        assert found == sorted(found, reverse=direction == "descending")
+
+
+def test_sorting_by_name_follows_the_letters(fresh):
+    fresh.tab.locator("#summary table").first.locator("th[aria-sort] button").first.click()
+    titles = fresh.all(f"{ROWS}.map(row => row.cells[0].textContent.trim())")
+    assert sorted(titles) == sorted(MODELS.values())
+    assert fresh.all(
+        f"{json.dumps(titles)}.every((t, i, a) => !i || a[i - 1].localeCompare(t) <= 0)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "suffix"), [("CSV", "csv"), ("Markdown", "md"), ("LaTeX", "tex")]
+)
+def test_a_table_is_copied_as_its_file(chromium, report, words, suffix):
+    granted = ["clipboard-read", "clipboard-write"]
+    with opened(chromium, report, permissions=granted) as page:
+        page.tab.locator("#summary .copy").first.get_by_role("button", name=words).click()
+        page.tab.get_by_role("button", name="copied").wait_for()
+        copied = page.all("navigator.clipboard.readText()")
+    assert copied == (report.parent / f"tables/summary_accuracy.{suffix}").read_text()
+
+
+def test_where_copying_is_forbidden_the_text_can_be_taken_by_hand(fresh, report):
+    fresh.all("void (navigator.clipboard.writeText = () => Promise.reject(new Error('no')))")
+    fresh.tab.locator("#summary .copy").first.get_by_role("button", name="CSV").click()
+    text = fresh.tab.locator("#copy-text")
+    text.wait_for(state="visible")
+    assert text.input_value() == (report.parent / "tables/summary_accuracy.csv").read_text()
+    fresh.tab.keyboard.press("Escape")
+    text.wait_for(state="hidden")
+
+
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_choosing_changes_numbers_charts_and_pictures(fresh, by):
+    def state():
+        marks = "place => place.querySelector('svg').innerHTML"
+        charts = fresh.tab.locator("#closer [data-chart]").evaluate_all(f"all => all.map({marks})")
+        return fresh.all(CELL), charts, fresh.tab.locator("#strip").inner_html()
+
+    before, charts, strip = state()
+    assert before.startswith("Basic, Brightness, f = 0.7: accuracy ")
+    for name, value in (("model", "1"), ("shift", "3")):
+        select = fresh.tab.locator(f"#{name}")
+        if by == "mouse":
+            select.select_option(value)
+        else:
+            select.focus()
+            for _ in range(int(value) - int(select.input_value())):
+                fresh.tab.keyboard.press("ArrowDown")
+    fresh.tab.wait_for_timeout(600)
+    after, other_charts, other_strip = state()
+    title = list(MODELS.values())[1]
+    assert after.startswith(f"{title}, ")
+    assert after != before
+    assert all(new != old for new, old in zip(other_charts, charts, strict=True))
+    assert other_strip != strip
+
+
+def test_the_risk_that_is_asked_for_changes_what_is_handed_over(fresh):
+    rows = """[...document.querySelectorAll('#hand-over-rows tr')]
+        .map(row => parseFloat(row.cells[1].textContent))"""
+    shares = []
+    for at in range(5):
+        fresh.tab.locator("#risk").select_option(str(at))
+        fresh.tab.wait_for_timeout(100)
+        shares.append(fresh.all(rows))
+    for stricter, looser in itertools.pairwise(shares):
+        assert all(more >= less for more, less in zip(stricter, looser, strict=True))
+    assert shares[0] != shares[-1]
+
+
+def test_a_model_is_followed_through_all_charts(fresh):
+    quiet = """[...document.querySelectorAll('[data-chart^="accuracy-"]')].slice(0, 3).map(place =>
+        [...place.querySelectorAll('.mark-line path')].filter(line =>
+            Number(getComputedStyle(line).opacity) < 0.5).length)"""
+    assert fresh.all(quiet) == [0, 0, 0]
+    fresh.tab.locator("[data-chart^='accuracy-']").first.scroll_into_view_if_needed()
+    button = fresh.tab.locator("button.model").first
+    button.focus()
+    fresh.tab.keyboard.press("Enter")
+    assert button.get_attribute("aria-pressed") == "true"
+    fresh.tab.wait_for_timeout(300)
+    assert fresh.all(quiet)[0] == len(MODELS) - 1
+    fresh.tab.keyboard.press("Enter")
+    fresh.tab.wait_for_timeout(300)
+    assert fresh.all(quiet)[0] == 0
+
+
+def test_pointing_at_a_curve_makes_the_others_quiet_and_says_its_numbers(fresh):
+    chart = fresh.tab.locator("[data-chart^='accuracy-']").first
+    chart.scroll_into_view_if_needed()
+    chart.locator(".mark-symbol path").nth(1).hover(force=True)
+    tip = fresh.tab.locator("#vg-tooltip-element.visible")
+    tip.wait_for()
+    assert any(title in tip.inner_text() for title in MODELS.values())
+    assert "[" in tip.inner_text()
+
+
+def test_axe_finds_nothing(page):
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page.tab).response["violations"]
+    assert [(each["id"], each["impact"], each["nodes"][0]["html"][:200]) for each in found] == []
+
+
+def test_hostile_names_are_inert(page):
+    assert page.all("[...document.querySelectorAll('script')].length") == 2
+    assert page.all("document.querySelectorAll('main b, main i.x, main img[onerror]').length") == 0
+    text = page.all("document.body.innerText")
+    assert HOSTILE in text
+    assert HOSTILE_CLASS in text
+    assert page.all("window.hacked") is None
+
+
+def test_a_script_that_is_not_the_pages_own_does_not_run(fresh):
+    fresh.all(
+        """(() => { const script = document.createElement('script');
+        script.textContent = 'window.hacked = true'; document.body.append(script); })()"""
+    )
+    fresh.all(
+        "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.hacked = 1\">')"
+    )
+    fresh.tab.wait_for_timeout(200)
+    assert fresh.all("window.hacked") is None
+    assert any("Content Security Policy" in said for said in fresh.said)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_overflows(chromium, report, scheme, width):
+    with opened(chromium, report, width=width, color_scheme=scheme) as page:
+        assert page.all("document.documentElement.scrollWidth") <= width
+        paper = page.all("getComputedStyle(document.body).backgroundColor")
+        assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
+        line = page.all("getComputedStyle(document.querySelector('.mark-line path')).stroke")
+        assert line.startswith("rgb(")
+        assert page.said == []
+
+
+def test_it_prints_in_ink_on_paper(chromium, report, tmp_path):
+    with opened(chromium, report, color_scheme="dark") as page:
+        page.tab.emulate_media(media="print", color_scheme="dark")
+        assert page.all("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        printed = page.tab.pdf(path=str(tmp_path / "page.pdf"), format="A4")
+        assert printed.startswith(b"%PDF")
+
+
+def test_a_run_without_shifts_and_pictures_has_a_page_that_works(chromium, tmp_path):
+    run = make_run(tmp_path / "clean", models={"basic": "Basic"}, shifts=[], n=50, size=None)
+    build_report(run)
+    with opened(chromium, run.path / "report.html") as page:
+        assert page.all("document.documentElement.dataset.ready") == "yes"
+        assert page.said == []
+        assert page.all(CELL).startswith("Basic, Clean images: accuracy ")
+
+
+def test_a_browser_that_cannot_unpack_says_so(chromium, report):
+    place = chromium.new_context()
+    place.add_init_script("delete window.DecompressionStream")
+    tab = place.new_page()
+    tab.goto(report.as_uri())
+    tab.wait_for_selector("html[data-ready=no]", state="attached")
+    assert tab.locator("#broken").is_visible()
+    place.close()
+
+
+def test_many_classes_are_listed_instead_of_drawn(chromium, tmp_path):
+    run = make_run(tmp_path / "many", models={"basic": "Basic"}, n=300, classes=60, size=None)
+    build_report(run)
+    with opened(chromium, run.path / "report.html") as page:
+        assert page.said == []
+        assert page.tab.locator("[data-chart=confusion]").count() == 0
+        assert page.tab.locator("[data-chart=classes] .mark-rect path").count() == 20
+        assert page.tab.locator("#confusions tr").count() == 8
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory) -> RunFolder:
+    run = make_run(tmp_path_factory.mktemp("seeds") / "run", seeds=(0, 1), n=60, size=None)
+    build_report(run)
+    return run
+
+
+def test_several_seeds_show_the_first_and_say_so(chromium, seeds):
+    with opened(chromium, seeds.path / "report.html") as page:
+        assert page.said == []
+        assert "seed 0" in page.all(CELL)

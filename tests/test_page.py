@@ -1,0 +1,400 @@
+"""What the page carries: numbers of every cell, pictures with answers, and several runs in one."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fairweather.cli import app
+from fairweather.errors import InputError
+from fairweather.metrics.hand_over import share_to_hand_over
+from fairweather.metrics.selective import coverage_at_risk, risk_coverage_curve
+from fairweather.report import build_joint_report, build_report
+from fairweather.report.contents import Sweep
+from fairweather.report.curves import LARGE, MOST_LARGE, SMALL
+from fairweather.report.joining import UNEQUAL, read_runs, short_names
+from fairweather.report.page.cells import MOST_CLASSES, RISKS, Columns, describe_cell
+from fairweather.report.page.gallery import answers_at
+from fairweather.report.page.payload import content_security_policy, pack, script
+from fairweather.report.reading import read_contents
+from fairweather.report.reliability import MOST_SHIFTS, hardest, worst_conditions
+from fairweather.report.samples import Place
+from fairweather.runs import RunFolder
+from tests.test_report import MODELS, carried, make_run
+
+
+def make_columns(n=400, classes=7, seed=0) -> Columns:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=n)
+    predicted = np.where(rng.random(n) < 0.7, labels, rng.integers(classes, size=n))
+    confidence = np.round(rng.random(n), 2)  # with ties
+    confidence[:3] = (0.0, 1.0, 0.5)
+    return Columns(rng.permutation(n) * 10**12, labels, predicted, confidence)
+
+
+def wilson(right: float, n: float) -> tuple[float, float]:
+    """The roots of (p - share)² = z² p (1 - p) / n, found by a fine grid."""
+    grid = np.linspace(0, 1, 200_001)
+    inside = (grid - right / n) ** 2 <= 1.959963984540054**2 * grid * (1 - grid) / n
+    return float(grid[inside].min()), float(grid[inside].max())
+
+
+@pytest.fixture(scope="module")
+def columns() -> Columns:
+    return make_columns()
+
+
+@pytest.fixture(scope="module")
+def described(columns):
+    return describe_cell(columns, 7, [0.25, 0.5, 0.75, 0.9, 2.0])
+
+
+def test_bins_and_bars_count_every_image_once(columns, described):
+    assert described["n"] == len(columns.labels)
+    assert sum(row[5] for row in described["bins"]) == len(columns.labels)
+    right, wrong = described["bars"]
+    assert sum(right) == columns.correct.sum()
+    assert sum(wrong) == (~columns.correct).sum()
+
+
+def test_bins_are_those_of_a_slow_count(columns, described):
+    for at, confidence, accuracy, low, high, images in described["bins"]:
+        lower = -1 if at == 0 else at / 10
+        inside = (columns.confidence > lower + 1e-9) & (columns.confidence <= (at + 1) / 10 + 1e-9)
+        assert images == inside.sum()
+        assert confidence == pytest.approx(columns.confidence[inside].mean(), abs=1e-4)
+        assert accuracy == pytest.approx(columns.correct[inside].mean(), abs=1e-4)
+        ends = wilson(columns.correct[inside].sum(), inside.sum())
+        assert (low, high) == pytest.approx(ends, abs=2e-4)
+
+
+def test_points_of_the_curve_are_counted_one_by_one(columns, described):
+    assert described["curve"][-1][0] == 1
+    n = len(columns.labels)
+    coverages = {}
+    for threshold in np.unique(columns.confidence):
+        answered = columns.confidence >= threshold
+        coverages[round(answered.sum() / n, 4)] = (~columns.correct[answered]).mean()
+    assert len(described["curve"]) <= 61
+    for coverage, risk in described["curve"]:
+        assert risk == pytest.approx(coverages[coverage], abs=1e-4)
+
+
+def test_what_a_threshold_keeps_is_counted_one_by_one(columns, described):
+    for threshold, row in zip((0.25, 0.5, 0.75, 0.9), described["kept"], strict=False):
+        answered = columns.confidence >= threshold
+        over, low, high, risk, risk_low, risk_high = row
+        n, given = len(answered), answered.sum()
+        assert over == pytest.approx(1 - given / n, abs=1e-4)
+        assert (low, high) == pytest.approx(wilson(n - given, n), abs=2e-4)
+        wrong = (~columns.correct[answered]).sum()
+        assert risk == pytest.approx(wrong / given, abs=1e-4)
+        assert (risk_low, risk_high) == pytest.approx(wilson(wrong, given), abs=2e-4)
+    nothing = described["kept"][-1]
+    assert nothing[0] == 1
+    assert nothing[3:] == [None, None, None]
+
+
+def test_classes_and_confusions_are_counted_one_by_one(columns, described):
+    assert [row[0] for row in described["classes"]] == list(range(7))
+    for at, images, accuracy, low, high in described["classes"]:
+        mine = columns.labels == at
+        assert images == mine.sum()
+        assert accuracy == pytest.approx(columns.correct[mine].mean(), abs=1e-4)
+        assert (low, high) == pytest.approx(wilson(columns.correct[mine].sum(), images), abs=2e-4)
+    triples = np.reshape(described["confused"], (-1, 3))
+    assert (np.diff(triples[:, 2]) <= 0).all()
+    for label, predicted, count in triples:
+        assert count == ((columns.labels == label) & (columns.predicted == predicted)).sum()
+    assert triples[:, 2].sum() == len(columns.labels)
+
+
+def test_of_many_classes_the_worst_and_the_most_confused_are_kept():
+    classes = MOST_CLASSES + 30
+    columns = make_columns(n=4000, classes=classes)
+    described = describe_cell(columns, classes, [])
+    accuracies = [columns.correct[columns.labels == at].mean() for at in range(classes)]
+    shown = [row[0] for row in described["classes"]]
+    assert len(shown) == 20
+    assert max(accuracies[at] for at in shown) <= min(
+        accuracy for at, accuracy in enumerate(accuracies) if at not in shown
+    )
+    triples = np.reshape(described["confused"], (-1, 3))
+    assert len(triples) == 12
+    assert (triples[:, 0] != triples[:, 1]).all()
+    assert described["kept"] == []
+
+
+def test_the_order_of_the_images_does_not_matter(columns, described):
+    order = np.random.default_rng(1).permutation(len(columns.labels))
+    shuffled = Columns(*(column[order] for column in columns))
+    assert describe_cell(shuffled, 7, [0.25, 0.5, 0.75, 0.9, 2.0]) == described
+
+
+def test_a_single_image_is_described():
+    one = Columns(np.array([5]), np.array([1]), np.array([1]), np.array([1.0]))
+    described = describe_cell(one, 3, [])
+    assert described["curve"] == [[1.0, 0.0]]
+    assert described["hand"] == [[0.0, 0.0, 1.0]] * len(RISKS)
+    assert described["classes"][0][:3] == [1, 1, 1.0]
+
+
+# What has to go to a person.
+
+
+def test_what_is_needed_is_the_rest_of_the_coverage(columns):
+    curve = risk_coverage_curve(columns.confidence, columns.correct)
+    for risk, score in zip(RISKS, share_to_hand_over(curve, 400, RISKS), strict=True):
+        kept = coverage_at_risk(columns.confidence, columns.correct, risk=risk)
+        assert score.value == pytest.approx(1 - kept)
+        assert score.low <= score.value <= score.high
+        assert score.n == 400
+
+
+def test_the_interval_of_what_is_needed_is_found_threshold_by_threshold(columns):
+    curve = risk_coverage_curve(columns.confidence, columns.correct)
+    for risk in (0.02, 0.15, 0.3):
+        [score] = share_to_hand_over(curve, 400, [risk])
+        most, least = 0.0, 0.0
+        for threshold in np.unique(columns.confidence):
+            answered = columns.confidence >= threshold
+            low, high = wilson((~columns.correct[answered]).sum(), answered.sum())
+            most = max(most, answered.mean() if low <= risk else 0)
+            least = max(least, answered.mean() if high <= risk else 0)
+        assert (score.low, score.high) == pytest.approx((1 - most, 1 - least))
+
+
+def test_the_interval_of_what_is_needed_holds_the_truth_often_enough():
+    # Right with a chance of the confidence itself, which is even in [0, 1]: of the answers above a
+    # threshold t, (1 - t) / 2 are wrong, so a risk of 0.2 needs t = 0.6.
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        sure = rng.random(500)
+        curve = risk_coverage_curve(sure, rng.random(500) < sure)
+        [score] = share_to_hand_over(curve, 500, [0.2])
+        held += score.low <= 0.6 <= score.high
+    assert held >= 0.93 * 400
+
+
+@pytest.mark.parametrize("risk", [-0.1, 1.1, float("nan")])
+def test_a_risk_that_is_no_share_is_refused(columns, risk):
+    curve = risk_coverage_curve(columns.confidence, columns.correct)
+    with pytest.raises(InputError, match=r"in \[0, 1\]"):
+        share_to_hand_over(curve, 400, [risk])
+
+
+# What the page carries.
+
+
+def test_answers_are_looked_up_by_key(columns):
+    keys = [int(columns.keys[7]), int(columns.keys[300]), 123]
+    found = answers_at(columns, "fog", keys)
+    assert found.keys() == {Place(keys[0], "fog"), Place(keys[1], "fog")}
+    answer = found[Place(keys[1], "fog")]
+    assert answer[:2] == (columns.labels[300], columns.predicted[300])
+    assert answer.confidence == pytest.approx(columns.confidence[300])
+
+
+def test_packing_is_the_same_each_time_and_carries_everything():
+    content = {"b": "</script><!--", "a": [1, None, 0.5, "ε"]}
+    assert pack(content) == pack(content)
+    assert set(pack(content)) <= set(
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+    )
+    assert json.loads(gzip.decompress(base64.b64decode(pack(content)))) == content
+    with pytest.raises(ValueError, match="JSON"):
+        pack({"nan": float("nan")})
+
+
+def test_the_script_cannot_end_itself_and_evaluates_nothing_of_the_runs():
+    assert "</script" not in script()
+    assert "innerHTML" not in script().rpartition("// The script of the page")[2]
+    assert "unsafe-eval" not in content_security_policy([script()])
+
+
+def test_every_cell_and_every_picture_is_carried(tmp_path):
+    run = make_run(tmp_path / "run")
+    build_report(run)
+    data = carried(run)
+    cells = {
+        "clean",
+        *(cell for sweep in read_contents(run).sweeps for cell in sweep.cells.values()),
+    }
+    assert set(data["cells"]) == set(MODELS)
+    assert all(set(of) == cells for of in data["cells"].values())
+    assert [shift["title"] for shift in data["shifts"]] == [
+        "Clean images",
+        "Brightness",
+        "Gaussian blur",
+    ]
+    gallery = data["gallery"]
+    assert set(gallery["strip"]) == cells
+    assert gallery["mistakes"].keys() == set(MODELS)
+    for picture in gallery["pictures"]:
+        assert picture["image"].startswith("data:image/webp;base64,")
+        assert picture["cell"] in cells
+    # A mistake of a model is one by what the page says of it.
+    for at, model in enumerate(MODELS):
+        for shift, indices in gallery["mistakes"][model].items():
+            for index in indices:
+                picture = gallery["pictures"][index]
+                assert picture["answers"][at][0] != picture["label"], (model, shift)
+    for indices in gallery["lost"].values():
+        for index in indices:
+            picture = gallery["pictures"][index]
+            assert all(answer[0] != picture["label"] for answer in picture["answers"])
+
+
+def test_summaries_are_the_numbers_of_scores(tmp_path):
+    run = make_run(tmp_path / "run", seeds=(0, 1), n=60, size=None)
+    build_report(run)
+    scores = run.scores
+    wanted = {"model": "basic", "seed": "0", "shift": "clean", "metric": "accuracy"}
+    [row] = scores.loc[(scores[list(wanted)] == list(wanted.values())).all(axis=1)].to_dict(
+        "records"
+    )
+    words = f"accuracy {100 * row['value']:.1f}\N{NO-BREAK SPACE}% [{100 * row['low']:.1f}, "
+    summary = carried(run)["summaries"]["basic"]["clean"]
+    assert summary.startswith(words)
+    assert summary.endswith("n = 60, seed 0")
+
+
+# Figures of many shifts.
+
+
+def test_many_shifts_are_drawn_small_and_the_hardest_kept(tmp_path):
+    shifts = [{"suite": "imagenet_c"}]
+    run = make_run(tmp_path / "run", models={"basic": "Basic"}, shifts=shifts, n=40, size=None)
+    names = build_report(run)
+    contents = read_contents(run)
+    assert len(contents.sweeps) == 15 > MOST_LARGE
+    assert SMALL.columns > LARGE.columns
+    conditions = worst_conditions(contents)
+    kept = hardest(contents, conditions)
+    assert len(conditions) == 16
+    assert len(kept) == 1 + MOST_SHIFTS
+    assert kept[0] == conditions[0]
+    assert [each for each in conditions if each in kept] == kept
+    means = {
+        each: contents.score("accuracy", "basic", each.shift, each.level).value
+        for each in conditions[1:]
+    }
+    left = [means[each] for each in means if each not in kept]
+    assert max(means[each] for each in kept[1:]) <= min(left)
+    text = (run.path / "figures/reliability.svg").read_text()
+    assert "of the 5 shifts of 15" in " ".join(text.replace("</tspan>", " ").split())
+    assert "figures/accuracy.svg" in names
+
+
+def test_the_farthest_level_is_on_either_side():
+    cells = dict.fromkeys(("0.2", "0.9", "1.4"), "cell")
+    assert Sweep("b", "B", "f", 1.0, "", cells).farthest == "0.2"
+    assert Sweep("b", "B", "f", 0.5, "", cells).farthest == "1.4"
+
+
+# Several runs in one report.
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> tuple[RunFolder, RunFolder]:
+    folder = tmp_path_factory.mktemp("pair")
+    one = make_run(folder / "one", models={"basic": "Basic", "other": "Other"}, n=80)
+    two = make_run(
+        folder / "two:b+c",
+        models={"basic": "Basic", "third": "Third"},
+        shifts=[{"brightness_factor": [0.7, 1.5]}],
+        seeds=(0, 1),
+        n=80,
+    )
+    for run in (one, two):
+        run.write("manifest.json", '{"version": 1, "steps": {}}')
+    return one, two
+
+
+def test_models_of_several_runs_stand_beside_each_other(pair, tmp_path):
+    names = build_joint_report(pair, tmp_path / "joint")
+    contents = read_runs(pair)
+    assert list(contents.titles) == ["one:basic", "one:other", "two-b-c:basic", "two-b-c:third"]
+    assert list(contents.titles.values()) == ["Basic (one)", "Other", "Basic (two-b-c)", "Third"]
+    assert {"report.html", "tables/summary_accuracy.md", "figures/accuracy.svg"} <= set(names)
+    data = carried(RunFolder(tmp_path / "joint"))
+    assert len(data["cells"]["one:basic"]) == 6
+    assert len(data["cells"]["two-b-c:third"]) == 3
+    own = read_contents(pair[0]).score("accuracy", "basic", "clean", "none")
+    assert contents.score("accuracy", "one:basic", "clean", "none") == own
+    mean = read_contents(pair[1]).score("accuracy", "third", "clean", "none")
+    assert contents.score("accuracy", "two-b-c:third", "clean", "none") == mean
+
+
+def test_levels_of_several_runs_are_put_together_with_a_word(pair):
+    [brightness, blur] = read_runs(pair).sweeps
+    assert list(brightness.cells) == ["0.7", "0.9", "1.2", "1.5"]
+    assert UNEQUAL in brightness.note
+    assert UNEQUAL not in blur.note
+    assert read_runs(pair).seeds_of("one:basic") == ("0",)
+    assert read_runs(pair).seeds_of("two-b-c:third") == ("0", "1")
+
+
+def test_a_joint_report_is_the_same_each_time(pair, tmp_path):
+    for name in ("first", "second"):
+        build_joint_report(pair, tmp_path / name)
+    first, second = (tmp_path / name / "report.html" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_runs_of_other_images_are_refused(pair, tmp_path):
+    other = RunFolder(tmp_path / "other")
+    shutil.copytree(pair[0].path, other.path)
+    facts = json.loads((other.path / "provenance.json").read_text())
+    facts["data"]["digests"]["test"] = "beef"
+    other.write("provenance.json", json.dumps(facts))
+    with pytest.raises(InputError, match=r"same test images, but one has 80 of digits .* other"):
+        build_joint_report([pair[0], other], tmp_path / "joint")
+    assert not (tmp_path / "joint").exists()
+
+
+def test_folders_are_named_by_the_ends_of_their_paths(tmp_path):
+    paths = [tmp_path / "a/x", tmp_path / "b/x", tmp_path / "y"]
+    assert short_names(paths) == ["a-x", "b-x", "y"]
+    with pytest.raises(InputError, match="named twice"):
+        short_names([tmp_path / "a", tmp_path / "b/../a"])
+
+
+def run_app(*words: str | Path):
+    return CliRunner().invoke(app, ["report", *map(str, words)])
+
+
+def test_the_command_reports_several_runs(pair, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run_app(*(run.path for run in pair))
+    assert done.exit_code == 0, done.output
+    assert "page    reports/one+two-b-c/report.html" in done.output
+    assert (tmp_path / "reports/one+two-b-c/report.html").is_file()
+    done = run_app(pair[0].path)
+    assert f"page    {pair[0].path}/report.html" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("ONE", "--out", "x"), "--out is for several runs"),
+        (("ONE", "TWO", "--track", "mlflow"), "--track sends one run"),
+        (("ONE", "TWO", "--out", "ONE"), "holds a run; name another folder"),
+        (("ONE", "nothing"), "holds no run"),
+    ],
+)
+def test_the_command_says_what_cannot_be(pair, tmp_path, monkeypatch, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    named = {"ONE": pair[0].path, "TWO": pair[1].path}
+    done = run_app(*(named.get(word, word) for word in words))
+    assert isinstance(done.exception, InputError)
+    assert sentence in str(done.exception)
+    assert list(tmp_path.iterdir()) == []

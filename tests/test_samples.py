@@ -1,0 +1,574 @@
+"""The pictures of a run: which images are chosen, how they are stored, and how they are read."""
+
+import io
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from fairweather.errors import InputError
+from fairweather.measuring import Setting, Subject, describe_shifts, samples, thumbnails
+from fairweather.measuring.choosing import (
+    MOST_MISTAKES,
+    confident_mistakes,
+    lost_first,
+    mistakes_each,
+)
+from fairweather.measuring.samples import pick_pictures, samples_step
+from fairweather.report.samples import COLUMNS, INDEX, PICTURES, Place, read_samples
+from fairweather.runs import RunFolder
+from fairweather.shifts import CLEAN, make_shift
+from fairweather.types import Attack, Attacked, Cell, Dataset, Images, Predictions
+
+SHIFTS = (
+    CLEAN,
+    make_shift("brightness_factor", factor=0.2),
+    make_shift("imagenet_c/gaussian_noise", severity=3),
+    make_shift("brightness_factor", factor=1.5),
+    make_shift("brightness_factor", factor=0.8),
+    make_shift("imagenet_c/gaussian_noise", severity=1),
+    make_shift("brightness_factor", factor=2),
+)
+ATTACK = Attack("pgd", 0.1, {"epsilon": 0.1}, lambda *batch: Attacked(batch[1], {}))
+CLASSES = ("cat", "dog", "emu", "fox", "gnu", "hen", "ibis", "jay")
+
+
+# --- which images --------------------------------------------------------------------------------
+
+
+def slow_lost(keys, levels, neutral, right, wrong, confidence, most):
+    """Image by image and level by level, from the definition."""
+    found = []
+    for image, key in enumerate(keys):
+        begins = []
+        for at, level in enumerate(levels):
+            outward = [
+                other
+                for other, there in enumerate(levels)
+                if (there - neutral) * (level - neutral) > 0
+                and abs(there - neutral) >= abs(level - neutral)
+            ]
+            if right[image] and outward and all(wrong[other][image] for other in outward):
+                begins.append((abs(level - neutral), at))
+        if begins:
+            distance, at = min(begins)
+            found.append((distance, -confidence[at][image], key, at))
+    return [(key, at) for _, _, key, at in sorted(found)[:most]]
+
+
+def slow_mistakes(keys, wrong, confidence, most):
+    """All wrong answers, the surest first; then no image twice."""
+    answers = sorted(
+        (-confidence[at][image], at, key)
+        for image, key in enumerate(keys)
+        for at in range(len(wrong))
+        if wrong[at][image]
+    )
+    surest = {}
+    for negative, at, key in answers:
+        surest.setdefault(key, (negative, at))
+    ordered = sorted((negative, key, at) for key, (negative, at) in surest.items())
+    return [(key, at) for _, key, at in ordered[:most]]
+
+
+def draw(seed, levels=(0.2, 1.5, 0.8, 1.0, 2.0), n=40):
+    """Images that are often lost, and confidences with many ties."""
+    rng = np.random.default_rng(seed)
+    keys = rng.permutation(1000)[:n]
+    hardness = rng.random(n)
+    wrong = rng.random((len(levels), n)) < 0.35 + 0.6 * hardness
+    confidence = rng.integers(1, 5, (len(levels), n)) / 4
+    return keys, np.array(levels), rng.random(n) < 0.8, wrong, confidence
+
+
+def as_pairs(chosen):
+    return list(zip(chosen.keys.tolist(), chosen.levels.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("most", [1, 6, 1000])
+def test_the_choice_is_the_one_of_the_definition(seed, most):
+    keys, levels, right, wrong, confidence = draw(seed)
+    lost = as_pairs(lost_first(keys, levels - 1.0, right, wrong, confidence, most))
+    assert lost == slow_lost(keys, levels, 1.0, right, wrong, confidence, most)
+    mistakes = as_pairs(confident_mistakes(keys, wrong, confidence, most))
+    assert mistakes == slow_mistakes(keys, wrong, confidence, most)
+    assert len(lost) >= min(most, 2)
+    assert len(mistakes) == min(most, wrong.any(axis=0).sum())
+
+
+def test_the_choice_does_not_depend_on_the_order_of_images_or_on_the_side():
+    keys, levels, right, wrong, confidence = draw(3)
+    order = np.random.default_rng(9).permutation(len(keys))
+    chosen = lost_first(keys, levels - 1.0, right, wrong, confidence)
+    shuffled = (keys[order], right[order], wrong[:, order], confidence[:, order])
+    again = lost_first(shuffled[0], levels - 1.0, *shuffled[1:])
+    assert as_pairs(again) == as_pairs(chosen)
+    # 0.2 and 1.8 would be as near; of these levels no two are.
+    assert as_pairs(lost_first(keys, 1.0 - levels, right, wrong, confidence)) == as_pairs(chosen)
+    surest = confident_mistakes(keys, wrong, confidence)
+    assert as_pairs(confident_mistakes(shuffled[0], *shuffled[2:])) == as_pairs(surest)
+
+
+def test_an_image_that_comes_back_is_not_lost_before_it_stays_lost():
+    wrong = np.array([[True, True, True], [False, True, True], [True, True, False]])
+    chosen = lost_first(np.arange(3), np.arange(1.0, 4), np.ones(3, bool), wrong, np.ones((3, 3)))
+    assert as_pairs(chosen) == [(1, 0), (0, 2)]
+
+
+def test_what_changes_nothing_loses_nothing():
+    sure, wrong = np.ones((1, 3)), np.ones((1, 3), bool)
+    assert not len(lost_first(np.arange(3), np.zeros(1), wrong[0], wrong, sure).keys)
+    assert not len(lost_first(np.arange(3), np.ones(1), ~wrong[0], wrong, sure).keys)
+    assert not len(lost_first(np.arange(3), np.ones(1), wrong[0], ~wrong, sure).keys)
+    assert not len(confident_mistakes(np.arange(3), ~wrong, sure).keys)
+
+
+def test_of_two_levels_as_near_the_first_counts():
+    right, wrong, sure = np.ones(1, bool), np.ones((2, 1), bool), np.ones((2, 1))
+    for offsets in ([-1.0, 1.0], [1.0, -1.0]):
+        chosen = lost_first(np.array([5]), np.array(offsets), right, wrong, sure)
+        assert as_pairs(chosen) == [(5, 0)]
+
+
+@given(st.integers(1, 600), st.integers(0, 200))
+def test_mistakes_of_many_models_stay_few(models, shifts):
+    each = mistakes_each(models, shifts)
+    groups = models * (shifts + 1)
+    assert 1 <= each <= 6
+    assert each == 1 or each * groups <= MOST_MISTAKES
+    assert each == 6 or (each + 1) * groups > MOST_MISTAKES
+
+
+# --- thumbnails ----------------------------------------------------------------------------------
+
+
+def noise(height, width, n=2):
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.integers(0, 256, (n, 3, height, width), dtype=np.uint8))
+
+
+def decode(picture):
+    with Image.open(io.BytesIO(picture), formats=["WEBP"]) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def slow_means(image, height, width):
+    """The mean of the area that each new pixel covers, pixel by pixel: `[height, width, 3]`."""
+
+    def cover(new, length, place):
+        """How much of each old pixel lies under a new one."""
+        low, high = place * length / new, (place + 1) * length / new
+        return [max(0.0, min(high, at + 1) - max(low, at)) for at in range(length)]
+
+    result = np.zeros((height, width, 3))
+    for y in range(height):
+        rows = cover(height, image.shape[0], y)
+        for x in range(width):
+            weights = np.outer(rows, cover(width, image.shape[1], x))
+            result[y, x] = (weights[..., None] * image).sum((0, 1)) / weights.sum()
+    return result
+
+
+@pytest.mark.parametrize("size", [(28, 28), (32, 32), (8, 32), (30, 17)])
+def test_small_pictures_keep_every_pixel(size):
+    images = noise(*size)
+    for image, picture in zip(images, thumbnails.thumbnails(images), strict=True):
+        assert np.array_equal(decode(picture), image.permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((224, 224), (112, 112)),
+        ((300, 200), (112, 75)),
+        ((113, 8), (112, 8)),
+        ((1000, 2), (112, 1)),
+        ((112, 112), (112, 112)),
+        ((65, 96), (65, 96)),
+    ],
+)
+def test_large_pictures_are_made_smaller_and_none_larger(size, expected):
+    for (height, width), wanted in ((size, expected), (size[::-1], expected[::-1])):
+        for picture in thumbnails.thumbnails(noise(height, width)):
+            assert decode(picture).shape == (*wanted, 3)
+
+
+@pytest.mark.parametrize("size", [(224, 16), (150, 97)])
+def test_a_small_pixel_is_the_mean_of_what_it_covers(size, monkeypatch):
+    monkeypatch.setattr(thumbnails, "LOSSLESS", thumbnails.LONGEST)
+    images = noise(*size, n=1)
+    found = decode(thumbnails.thumbnails(images)[0])
+    expected = slow_means(images[0].permute(1, 2, 0).numpy(), *found.shape[:2])
+    assert np.abs(found - expected).max() <= 0.51
+
+
+def test_large_pictures_look_like_themselves_and_are_small():
+    y, x = np.mgrid[:224, :224] / 224
+    smooth = np.stack([x, y, 1 - x * y])[None] * 255
+    (picture,) = thumbnails.thumbnails(torch.from_numpy(smooth.round().astype(np.uint8)))
+    wanted = smooth[0].reshape(3, 112, 2, 112, 2).mean((2, 4)).transpose(1, 2, 0)
+    assert np.abs(decode(picture) - wanted).mean() < 3
+    assert len(picture) < 3000
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+def make_test_images(n, size=(12, 12), classes=CLASSES, seed=0):
+    """Different pictures, their keys neither in order nor without gaps."""
+    rng = np.random.default_rng(seed)
+    pixels = torch.from_numpy(rng.integers(0, 256, (n, 3, *size), dtype=np.uint8))
+    labels = torch.from_numpy(rng.integers(len(classes), size=n))
+    return Images(pixels, labels, torch.from_numpy(rng.permutation(3 * n)[:n]), classes)
+
+
+def make_predictions(images, rng, hardness, skill):
+    """Wrong where an image is harder than the model is skilled; confidences with ties."""
+    n, labels = len(images), images.labels.numpy()
+    wrong = hardness + rng.normal(0, 0.05, n) > skill
+    shifted = (labels + 1) % len(images.classes)
+    return Predictions(
+        keys=images.keys.numpy(),
+        labels=labels,
+        predicted=np.where(wrong, shifted, labels),
+        confidence=rng.integers(2, 17, n) / 16,
+        top5_correct=~wrong,
+        nll=np.ones(n),
+        brier=np.ones(n),
+        logits=None,
+        classes=images.classes,
+    )
+
+
+def make_setting(path, test, shifts=(*SHIFTS[:3], ATTACK, *SHIFTS[3:]), variants=()):
+    dataset = Dataset("made up", test, None, test, (0.5,) * 3, (0.5,) * 3)
+    return Setting(
+        RunFolder(path), dataset, {"test": "d"}, torch.device("cpu"), shifts, 7, variants=variants
+    )
+
+
+def make_subject(name, seed=0):
+    return Subject(name, seed, name, name, "digest", lambda: torch.nn.Identity())
+
+
+SUBJECTS = tuple(
+    make_subject(name, seed) for name in ("basic", "other") for seed in (1, 0, "ensemble")
+)
+
+
+def predict(setting, subjects=SUBJECTS, seed=0):
+    """Store predictions of every model, variant and seed that get worse away from neutral."""
+    test = setting.dataset.test
+    hardness = np.random.default_rng(seed).random(len(test))
+    for subject in subjects:
+        for name in samples.names_of(setting, subject):
+            rng = np.random.default_rng([seed, *f"{name}{subject.seed}".encode()])
+            for shift in setting.shifts:
+                neutral = 1.0 if shift.name == "brightness_factor" else 0.0
+                harm = abs((shift.level or neutral) - neutral)
+                predictions = make_predictions(test, rng, hardness, 0.9 - 0.25 * harm)
+                path = str(Cell(name, subject.seed, shift).path)
+                setting.run.write_predictions(path, predictions)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """Two models and their variant in two seeds and together, seven cells and an attack."""
+    made = make_setting(
+        tmp_path_factory.mktemp("samples") / "run", make_test_images(90), variants=("temperature",)
+    )
+    predict(made)
+    samples_step(made, SUBJECTS, mixup=True)
+    return made
+
+
+def contents(run):
+    files = sorted((run.path / "samples").iterdir())
+    return {file.name: file.read_bytes() for file in files}
+
+
+def expected_places(setting, models):
+    """What the index has to say, from the stored predictions and the slow references."""
+    test, run = setting.dataset.test, setting.run
+    keys = test.keys.tolist()
+    sweeps = {
+        described["name"]: (
+            [cell["id"] for cell in described["cells"]],
+            [cell["level"] for cell in described["cells"]],
+            described["neutral"],
+        )
+        for described in describe_shifts(setting.shifts)
+        if described["name"] != ATTACK.name
+    }
+
+    def read(model, ids):
+        by_id = {shift.id: shift for shift in setting.shifts}
+        found = [run.read_predictions(str(Cell(*model, by_id[each]).path)) for each in ids]
+        return [~each.correct for each in found], [each.confidence for each in found]
+
+    clean = {name: read(model, ["clean"]) for name, model in models.items()}
+    right = [not any(clean[name][0][0][image] for name in models) for image in range(len(keys))]
+    most = mistakes_each(len(models), len(sweeps))
+    lost, mistakes = {}, {}
+    for name, (wrong, confidence) in clean.items():
+        chosen = slow_mistakes(keys, wrong, confidence, most)
+        mistakes[name] = {"clean": tuple(Place(key, "clean") for key, _ in chosen)}
+    for sweep, (ids, levels, neutral) in sweeps.items():
+        answers = {name: read(model, ids) for name, model in models.items()}
+        wrong = np.array([each for each, _ in answers.values()]).all(axis=0)
+        confidence = np.array([each for _, each in answers.values()]).mean(axis=0)
+        chosen = slow_lost(keys, levels, neutral, right, wrong, confidence, 6)
+        lost[sweep] = tuple(Place(key, ids[at]) for key, at in chosen)
+        for name, answer in answers.items():
+            chosen = slow_mistakes(keys, *answer, most)
+            mistakes[name][sweep] = tuple(Place(key, ids[at]) for key, at in chosen)
+    return lost, mistakes
+
+
+def test_a_run_keeps_what_all_models_lose_first_and_confident_mistakes(setting):
+    stored = read_samples(setting.run)
+    models = {
+        f"{name}{variant}{mark}": (f"{name}{variant}", seed)
+        for name in ("basic", "other")
+        for variant in ("", "+temperature")
+        for mark, seed in (("", 1), ("+ensemble", "ensemble"))
+    }
+    lost, mistakes = expected_places(setting, models)
+    assert stored.lost == lost
+    assert stored.mistakes == mistakes
+    assert len(lost["brightness_factor"]) == 6
+    assert len({place.cell for place in lost["brightness_factor"]}) > 1
+    assert all(len(places) == 6 for places in mistakes["basic"].values())
+
+
+def test_every_picture_is_of_the_image_as_a_model_saw_it(setting):
+    stored, test = read_samples(setting.run), setting.dataset.test
+    places = [place for places in stored.lost.values() for place in places]
+    for groups in stored.mistakes.values():
+        places += [place for places in groups.values() for place in places]
+    shown = {(place.cell, place.key) for place in places}
+    shown |= {(shift.id, key) for shift in SHIFTS for key in stored.strip}
+    assert set(stored.pictures) == shown
+    row = {key: at for at, key in enumerate(test.keys.tolist())}
+    for shift in SHIFTS:
+        every = shift(test.images, test.keys, 7)
+        for cell, key in shown:
+            if cell == shift.id:
+                wanted = every[row[key]].permute(1, 2, 0).numpy()
+                assert np.array_equal(decode(stored.pictures[cell, key]), wanted)
+
+
+def test_the_strip_is_of_different_classes_and_in_every_cell(setting):
+    stored, test = read_samples(setting.run), setting.dataset.test
+    picked = pick_pictures(test, 6)
+    assert stored.strip == tuple(picked.keys.tolist())
+    assert stored.labels == tuple(CLASSES[label] for label in picked.labels.tolist())
+    assert len(set(stored.labels)) == 6
+    assert list(stored.strips) == [shift.id for shift in SHIFTS]
+    for image, picture in zip(picked.images, stored.strips["clean"], strict=True):
+        assert np.array_equal(np.asarray(picture), image.permute(1, 2, 0).numpy())
+    first, second, mixture = (np.asarray(each, float) for each in stored.mixup.pictures)
+    assert np.abs(mixture - (first + second) / 2).max() <= 0.5
+
+
+def test_the_same_run_gives_the_same_bytes(setting, tmp_path):
+    again = make_setting(tmp_path / "again", make_test_images(90), variants=("temperature",))
+    predict(again)
+    samples_step(again, SUBJECTS, mixup=True)
+    assert contents(again.run) == contents(setting.run)
+    samples_step(replace(again, shift_seed=8), SUBJECTS, mixup=True)
+    other = contents(again.run)
+    assert other["index.json"] == contents(setting.run)["index.json"]
+    assert other["pictures.parquet"] != contents(setting.run)["pictures.parquet"]
+
+
+def test_pictures_are_stored_once_and_again_when_predictions_change(tmp_path, monkeypatch):
+    made = make_setting(tmp_path / "run", make_test_images(40))
+    subjects = SUBJECTS[:1]
+    predict(made, subjects)
+    made.run.write("samples/clean.png", b"of an earlier version")
+    made.run.finish("samples", {"version": 1}, ["samples/clean.png"])
+    samples_step(made, subjects, mixup=False)
+    assert list(contents(made.run)) == ["index.json", "pictures.parquet"]
+    before = contents(made.run)
+    with monkeypatch.context() as patch:
+        patch.setattr(samples, "write_samples", None)
+        samples_step(made, subjects, mixup=False)
+        (made.run.path / PICTURES).unlink()
+        with pytest.raises(TypeError):
+            samples_step(made, subjects, mixup=False)
+    samples_step(made, subjects, mixup=False)
+    assert contents(made.run) == before
+    predict(made, subjects, seed=1)
+    samples_step(made, subjects, mixup=False)
+    assert contents(made.run) != before
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "classes"),
+    [
+        (1, (12, 12), CLASSES),
+        (4, (12, 12), CLASSES),
+        (30, (12, 12), ("cat",)),
+        (30, (20, 9), CLASSES),
+        (30, (9, 30), CLASSES),
+    ],
+)
+def test_few_images_one_class_and_rectangles(n, size, classes, tmp_path):
+    test = make_test_images(n, size, classes)
+    made = make_setting(tmp_path / "run", test)
+    predict(made, SUBJECTS[:1])
+    samples_step(made, SUBJECTS[:1], mixup=True)
+    stored = read_samples(made.run)
+    assert len(stored.strip) == min(6, len(test.labels.unique()))
+    assert all(picture.size == size[::-1] for picture in stored.strips["clean"])
+    assert len(stored.strips) == len(SHIFTS)
+
+
+def test_a_run_of_clean_images_keeps_mistakes_alone(tmp_path):
+    made = make_setting(tmp_path / "run", make_test_images(40), shifts=(CLEAN,))
+    predict(made, SUBJECTS[:1])
+    samples_step(made, SUBJECTS[:1], mixup=False)
+    stored = read_samples(made.run)
+    assert stored.lost == {}
+    assert {model: list(groups) for model, groups in stored.mistakes.items()} == {
+        "basic": ["clean"]
+    }
+    assert stored.mixup is None
+
+
+def test_a_model_that_is_never_wrong_and_one_that_always_is(tmp_path):
+    made = make_setting(tmp_path / "run", make_test_images(20))
+    predict(made, SUBJECTS[:1])
+    for shift in SHIFTS:
+        path = str(Cell("basic", 1, shift).path)
+        stored = made.run.read_predictions(path)
+        made.run.write_predictions(path, replace(stored, predicted=stored.labels))
+    samples_step(made, SUBJECTS[:1], mixup=False)
+    never = read_samples(made.run)
+    assert not any(never.lost.values())
+    assert not any(never.mistakes["basic"].values())
+    for shift in SHIFTS:
+        path = str(Cell("basic", 1, shift).path)
+        made.run.write_predictions(path, replace(stored, predicted=(stored.labels + 1) % 8))
+    samples_step(made, SUBJECTS[:1], mixup=False)
+    always = read_samples(made.run)
+    assert not any(always.lost.values())
+    assert all(len(places) == 6 for places in always.mistakes["basic"].values())
+
+
+def test_photographs_are_shifted_at_full_size_and_then_made_small(tmp_path):
+    test = make_test_images(3, (224, 160))
+    made = make_setting(tmp_path / "run", test, shifts=SHIFTS[:3])
+    predict(made, SUBJECTS[:1])
+    samples_step(made, SUBJECTS[:1], mixup=False)
+    stored = read_samples(made.run)
+    noisy = SHIFTS[2]
+    for key in stored.strip:
+        (at,) = np.flatnonzero(test.keys.numpy() == key)
+        shifted = noisy(test.images[at : at + 1], test.keys[at : at + 1], 7)
+        assert stored.pictures[noisy.id, key] == thumbnails.thumbnails(shifted)[0]
+        assert decode(stored.pictures[noisy.id, key]).shape == (112, 80, 3)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def copy_of(run, path):
+    shutil.copytree(run.path, path)
+    return RunFolder(path)
+
+
+def strip_of(pictures):
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(pictures, axis=1)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_the_strips_of_an_earlier_version_are_read(tmp_path):
+    run = RunFolder(tmp_path)
+    assert read_samples(run) is None
+    pictures = list(noise(10, 8).permute(0, 2, 3, 1).numpy())
+    index = {"labels": ["cat", "dog"], "width": 8, "strips": {"clean": "samples/clean.png"}}
+    mixup = {"file": "samples/mixup.png", "labels": ["cat", "dog"], "weight": 0.5}
+    run.write("samples/clean.png", strip_of(pictures))
+    run.write("samples/mixup.png", strip_of([*pictures, pictures[0]]))
+    run.write(INDEX, json.dumps(index | {"mixup": mixup}))
+    stored = read_samples(run)
+    assert stored.labels == ("cat", "dog")
+    assert (stored.strip, stored.pictures, stored.lost, stored.mistakes) == ((), {}, {}, {})
+    for found, picture in zip(stored.strips["clean"], pictures, strict=True):
+        assert np.array_equal(np.asarray(found), picture)
+    assert stored.mixup.labels == ("cat", "dog")
+    run.write("samples/clean.png", strip_of([pictures[0][:, :5]]))
+    with pytest.raises(InputError, match=r"must hold 2 pictures, found 5 pixels"):
+        read_samples(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("[]", "cannot be read: all: "),
+        ("{", "cannot be read: all: Invalid JSON"),
+        ("[" * 100_000, "cannot be read"),
+        ({"version": 3}, "must be of version 1 or 2, found version 3"),
+        ({"version": "two"}, "cannot be read: version: "),
+        ({"labels": []}, "cannot be read: labels: "),
+        ({"labels": ["cat"]}, "found 1 labels for 6 images"),
+        ({"lost": {"blur": [{"key": 0}]}}, r"lost\.blur\.0\.cell: "),
+        (
+            {"lost": {"blur": [{"key": 10**6, "cell": "clean"}]}},
+            "hold the picture of image 1000000",
+        ),
+        ({"mistakes": {"m": {"blur": [{"key": 0, "cell": "/etc"}]}}}, "image 0 under '/etc'"),
+        ({"strip": [0, 1, 2, 3, 4, 10**9]}, "hold the picture of image"),
+        ({"mixup": {"file": "x", "labels": ["a"], "weight": 1}}, r"mixup\.labels"),
+        ({"mixup": {"file": "x", "labels": ["a", "b"], "weight": math.inf}}, r"mixup\.weight"),
+        ({"mixup": {"file": "../../x", "labels": ["a", "b"], "weight": 1}}, "outside the run"),
+        ({"mixup": {"file": "/etc/passwd", "labels": ["a", "b"], "weight": 1}}, "outside the run"),
+        ({"mixup": {"file": "samples/link", "labels": ["a", "b"], "weight": 1}}, "outside the run"),
+        ({"mixup": {"file": "samples/no.png", "labels": ["a", "b"], "weight": 1}}, "No such file"),
+        ({"mixup": {"file": INDEX, "labels": ["a", "b"], "weight": 1}}, "what is no picture"),
+    ],
+)
+def test_an_index_that_is_wrong_gets_one_sentence(setting, tmp_path, change, words):
+    run = copy_of(setting.run, tmp_path / "copy")
+    (run.path / "samples/link").symlink_to(tmp_path / "elsewhere.png")
+    shutil.copy(run.path / "samples/mixup.png", tmp_path / "elsewhere.png")
+    if not isinstance(change, str):
+        change = json.dumps(json.loads((run.path / INDEX).read_text()) | change)
+    run.write(INDEX, change)
+    with pytest.raises(InputError, match=words) as caught:
+        read_samples(run)
+    assert "\n" not in str(caught.value)
+
+
+def test_pictures_that_are_none_get_one_sentence(setting, tmp_path):
+    run = copy_of(setting.run, tmp_path / "copy")
+    table = pyarrow.parquet.read_table(run.path / PICTURES)
+
+    def refused(words):
+        with pytest.raises(InputError, match=words) as caught:
+            read_samples(run)
+        assert "\n" not in str(caught.value)
+
+    blank = pa.array([b"<svg/>"] * len(table), pa.binary())
+    blanks = table.set_column(2, COLUMNS.field("image"), blank)
+    pyarrow.parquet.write_table(blanks, run.path / PICTURES)
+    refused("holds what is no picture")
+    pyarrow.parquet.write_table(table.drop_columns(["key"]), run.path / PICTURES)
+    refused(r"must have the columns cell \(string\), key \(int64\).* found cell \(string\), image")
+    run.write(PICTURES, b"not parquet")
+    refused("cannot be read")
+    (run.path / PICTURES).unlink()
+    refused("cannot be read")

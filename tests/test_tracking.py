@@ -1,0 +1,470 @@
+"""Run folders in a tracker: the records are right, and a real MLflow server has them afterwards."""
+
+import csv
+import importlib.util
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from fairweather import study
+from fairweather.cli import evaluating, running
+from fairweather.errors import InputError
+from fairweather.runs import open_finished_run, open_run
+from fairweather.tracking import (
+    TRACKERS,
+    Tracker,
+    check_tracker,
+    mlflow_session,
+    to_mlflow,
+    track,
+)
+from fairweather.tracking.names import allowed_names, flatten
+from fairweather.tracking.records import FOLLOWED, read_records, score_metrics
+
+needs_mlflow = pytest.mark.skipif(
+    importlib.util.find_spec("mlflow") is None,
+    reason="MLflow is not installed: pip install 'fairweather[dev]'",
+)
+HOSTILE = 'priors/a "b"/../<script>;x\' OR 1=1'
+SEEDS, SWEPT = (0, 1), ("fog", "imagenet_c/contrast")
+METRICS = ("accuracy", "brier_score", "rms_calibration_error/10-equal-width")
+HISTORY = "epoch,train_loss,learning_rate,val_accuracy\n1,0.9,0.001,\n2,0.25,0.0005,0.75\n"
+RECIPE = {"epochs": 2, "learning_rate": 0.001, "mixup": None}
+STUDY = {
+    "name": "small",
+    "title": "A <b>small</b> study",
+    "description": "Does it arrive?",
+    "data": {"source": "mnist5k", "root": None},
+    "seeds": list(SEEDS),
+    "shifts": [{"fog": [0.5, 1]}] * 100,
+    "pretraining": {"barlow": {"title": "Barlow", "seed": None, "recipe": {"epochs": 2}}},
+    "models": {
+        "basic": {"title": "Basic & <i>plain</i>", "backbone": "timm:resnet18", "recipe": RECIPE},
+        "other": {"title": "Other", "backbone": "timm:resnet34", "recipe": RECIPE},
+    },
+}
+FACTS = {
+    "time": "2026-11-25T02:09:41+00:00",
+    "command": "fairweather run small",
+    "git": {"working_folder": {"revision": "0e18648", "dirty": True}},
+    "data": {"name": "mnist5k", "notes": {"skipped_names": ["not-utf8-\udcff.png"]}},
+    "shifts": [{"name": name} for name in SWEPT],
+}
+
+
+def score_rows():
+    """Rows like those of scores.csv: every value another one, some of them no numbers."""
+    places = [("clean", "none"), ("all", "mean"), ("all", "worst"), (HOSTILE, "none")]
+    places += list(product(SWEPT, ["0.5", "1", "mean", "worst"]))
+    models = [*product(["basic", "basic+temperature"], ["0", "1", "mean", "sd"]), ("other", "0")]
+    rows = product(models, places, METRICS)
+    for number, ((model, seed), (shift, level), metric) in enumerate(rows, 1):
+        value = number / 7
+        ends = ("", "") if seed == "sd" else (f"{value - 0.1:.8g}", f"{value + 0.1:.8g}")
+        yield model, seed, shift, level, metric, f"{value:.8g}", *ends, 100
+    yield "basic", "0", "clean", "none", "macro_auc", "", "", "", 100
+    yield "basic", "0", "clean", "none", "negative_log_likelihood", "inf", "0.5", "inf", 100
+
+
+def make_run(path, **facts):
+    """A finished run folder with all that is sent, and some that is not."""
+    table = pd.DataFrame(score_rows())
+    table.columns = ["model", "seed", "shift", "level", "metric", "value", "low", "high", "n"]
+    with open_run(path) as run:
+        run.write("study.yaml", yaml.safe_dump(STUDY, sort_keys=False))
+        run.write("provenance.json", json.dumps(FACTS | facts))
+        run.write("scores.csv", table.to_csv(index=False))
+        run.write("report.html", "<p>report</p>")
+        run.write("tables/summary.csv", "a,b\n1,2\n")
+        run.write("figures/accuracy.png", bytes(range(256)))
+        run.write("predictions/basic/seed-0/clean.parquet", b"large")
+        for place in ("models/basic/seed-0", "models/basic/seed-1", "pretraining/barlow/seed-0"):
+            run.write(f"{place}/history.csv", HISTORY)
+        tuned = RECIPE | {"learning_rate": 0.5}  # as a sweep leaves it
+        run.write("models/basic/seed-1/model.json", json.dumps({"recipe": tuned}))
+        run.finish("report", {}, ["report.html"])
+    return open_finished_run(path)
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "small")
+
+
+def expected(run, model, seed):
+    """What a run's scores must be, read from the text of scores.csv a row at a time."""
+    found = {}
+    with (run.path / "scores.csv").open() as file:
+        for row in csv.DictReader(file):
+            followed = row["metric"] in FOLLOWED or row["shift"] not in SWEPT
+            if row["model"] != model or not followed:
+                continue
+            parts = [row["metric"], row["shift"], row["level"]]
+            name = "/".join(part for part in parts if part != "none")
+            if row["shift"] == HOSTILE:  # b and .. leave the path
+                name = f"{row['metric']}/priors/_script__x__OR_1_1"
+            for column, word in (("value", ""), ("low", " low"), ("high", " high")):
+                if row["seed"] == seed and row[column] not in ("", "inf"):
+                    found[name + word] = float(row[column])
+            if row["seed"] == "sd" and seed == "mean":
+                found[name + " sd"] = float(row["value"])
+    return found
+
+
+def test_records_are_the_rows_of_scores_csv(small_run):
+    records = read_records(small_run)
+    parts = {part.name: part for part in records.parts}
+    names = [f"{m}/seed-{s}" for m in ("basic", "basic+temperature") for s in ("0", "1", "mean")]
+    assert list(parts) == ["pretraining/barlow/seed-0", *names, "other/seed-0"]
+    for name in (*names, "other/seed-0"):
+        scores = {m.key: m.value for m in parts[name].metrics if not m.step}
+        assert scores == expected(small_run, *name.split("/seed-"))
+        assert len(scores) > 30
+
+
+def test_epochs_are_those_of_the_history(small_run):
+    parts = {part.name: part for part in read_records(small_run).parts}
+    epochs = {
+        ("train_loss", 0.9, 1),
+        ("train_loss", 0.25, 2),
+        ("learning_rate", 0.001, 1),
+        ("learning_rate", 0.0005, 2),
+        ("val_accuracy", 0.75, 2),
+    }
+    for name in ("basic/seed-0", "basic/seed-1", "pretraining/barlow/seed-0"):
+        assert {tuple(metric) for metric in parts[name].metrics if metric.step} == epochs
+    for name in ("basic/seed-mean", "basic+temperature/seed-0", "other/seed-0"):
+        assert not any(metric.step for metric in parts[name].metrics)
+
+
+def test_parameters_are_those_that_trained_the_model(small_run):
+    records = read_records(small_run)
+    parts = {part.name: part.parameters for part in records.parts}
+    assert parts["basic/seed-0"] == {
+        "title": "Basic & <i>plain</i>",
+        "backbone": "timm:resnet18",
+        "recipe.epochs": "2",
+        "recipe.learning_rate": "0.001",
+        "recipe.mixup": "null",
+        "model": "basic",
+        "seed": "0",
+    }
+    assert parts["basic/seed-1"]["recipe.learning_rate"] == "0.5"
+    assert parts["basic+temperature/seed-0"]["variant"] == "temperature"
+    assert records.study.parameters["data.source"] == "mnist5k"
+    assert not any(key.startswith(("models", "pretraining")) for key in records.study.parameters)
+    assert records.study.tags["provenance.git.working_folder.revision"] == "0e18648"
+
+
+def test_files_are_the_report_and_not_the_predictions(small_run):
+    names = ["report.html", "study.yaml", "provenance.json", "scores.csv"]
+    assert read_records(small_run).files == (*names, "figures/accuracy.png", "tables/summary.csv")
+
+
+def test_a_copied_folder_is_the_same_run_and_another_run_is_not(small_run, tmp_path):
+    assert read_records(make_run(tmp_path / "copy")).id == read_records(small_run).id
+    later = make_run(tmp_path / "later", time="2026-11-26T02:09:41+00:00")
+    assert read_records(later).id != read_records(small_run).id
+
+
+def test_the_order_of_rows_changes_no_number(small_run):
+    scores = small_run.scores
+    shuffled = scores.sample(frac=1, random_state=0).reset_index(drop=True)
+    order = ["model", "seed", "key"]
+    there, back = (score_metrics(each, SWEPT).sort_values(order) for each in (scores, shuffled))
+    assert there.to_numpy().tolist() == back.to_numpy().tolist()
+    assert not there.duplicated(order).any()
+
+
+@pytest.mark.parametrize("missing", ["scores.csv", "provenance.json", "study.yaml"])
+def test_an_unfinished_run_is_refused(missing, tmp_path):
+    run = make_run(tmp_path / "run")
+    (run.path / missing).unlink()
+    with pytest.raises(InputError, match=f"has no {missing}: only a finished run can be tracked"):
+        track(run, "mlflow")
+
+
+def test_names_stay_apart_and_inside():
+    hostile = ["a/b", "a//b", "a/./b", "../a/b", "/a/b", "a b", "a,b", "", "..", "/", "x" * 300,
+               "x" * 301, "Ünïcode", "a\nb", "a:b"]  # fmt: skip
+    names = allowed_names(hostile)
+    assert names["a/b"] == "a/b"
+    assert names["Ünïcode"] == "Ünïcode"
+    assert len(set(names.values())) == len(hostile)
+    assert all(0 < len(name) <= 250 for name in names.values())
+
+
+@needs_mlflow
+def test_mlflow_takes_the_names():
+    from mlflow.utils.validation import _validate_metric_name
+
+    for name in allowed_names(
+        ["a//b", "..", "/", "", "a/../../b", "é:<>\0\n", "x/" * 200]
+    ).values():
+        _validate_metric_name(name)
+        _validate_metric_name(f"{name} high")
+
+
+def test_values_are_text_that_yaml_reads_back():
+    value = {"a": {"b": [1, 2.5, None]}, "c": {}, "d": True, "e": 1e-05}
+    flat = dict(flatten(value))
+    assert {key: yaml.safe_load(text) for key, text in flat.items() if key != "e"} == {
+        "a.b": [1, 2.5, None], "c": {}, "d": True}  # fmt: skip
+    assert float(flat["e"]) == 1e-05
+
+
+def test_an_unknown_tracker_has_a_near_name():
+    with pytest.raises(InputError, match="unknown tracker 'mlflwo'; did you mean 'mlflow'"):
+        check_tracker("mlflwo")
+
+
+def test_without_mlflow_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(InputError, match=r"pip install 'fairweather\[track\]'"):
+        check_tracker("mlflow")
+
+
+def test_the_command_asks_first_and_sends_last(small_run, monkeypatch, capsys):
+    done = []
+    fake = Tracker(lambda: done.append("check"), lambda records, folder: f"at {records.study.name}")
+    monkeypatch.setitem(TRACKERS, "mlflow", fake)
+
+    def train(*_, **__):
+        done.append("train")
+        return small_run
+
+    monkeypatch.setattr(study, "run", train)
+    running.run("quickstart", track="mlflow")
+    assert done == ["check", "train", "check"]
+    assert capsys.readouterr().out.splitlines()[-1] == "mlflow  at small"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A real MLflow server on SQLite, told by nobody, gone afterwards."""
+    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", str(folder / "artefacts")]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    environment = {**os.environ, **quiet, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    place = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            wait_for(f"{place}/health", process, folder / "log")
+            yield place
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # its workers too
+            process.wait()
+
+
+def wait_for(address, process, log, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail(f"the MLflow server did not start:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def client(server, monkeypatch, request):
+    """Reads what the server has; each test sends to an experiment of its own."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
+    with mlflow_session.session(mlflow_session.HURRIED) as mlflow:
+        yield mlflow.MlflowClient()
+
+
+def runs_of(client):
+    experiment = client.get_experiment_by_name(os.environ["MLFLOW_EXPERIMENT_NAME"])
+    runs = client.search_runs([experiment.experiment_id])
+    return {run.info.run_name: run for run in runs}, len(runs)
+
+
+@needs_mlflow
+def test_a_server_has_what_the_folder_has(client, small_run, tmp_path, capfd):
+    address = track(small_run, "mlflow")
+    assert capfd.readouterr() == ("", "")
+    records, (runs, count) = read_records(small_run), runs_of(client)
+    assert sorted(runs) == sorted(["small", *(part.name for part in records.parts)])
+    assert count == len(runs) == 9
+    parent = runs["small"]
+    assert address.endswith(f"/runs/{parent.info.run_id}")
+    assert parent.data.tags["mlflow.note.content"] == "Does it arrive?"
+    assert parent.data.tags["fairweather.provenance.command"] == "fairweather run small"
+    assert parent.data.params["title"] == "A <b>small</b> study"
+    assert len(parent.data.params["shifts"]) == 500
+    assert parent.info.start_time == 1795572581000
+    for part in records.parts:
+        run = runs[part.name]
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.params == part.parameters
+        if part.name != "pretraining/barlow/seed-0":
+            scores = {key: x for key, x in run.data.metrics.items() if "/" in key}
+            assert scores == expected(small_run, *part.name.split("/seed-"))
+    history = client.get_metric_history(runs["basic/seed-0"].info.run_id, "train_loss")
+    assert [(each.step, each.value) for each in history] == [(1, 0.9), (2, 0.25)]
+    here = client.download_artifacts(parent.info.run_id, "", str(tmp_path))
+    found = [path for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    assert sorted(str(path.relative_to(here)) for path in found) == sorted(records.files)
+    for path in found:
+        assert path.read_bytes() == (small_run.path / path.relative_to(here)).read_bytes()
+
+
+@needs_mlflow
+def test_sending_again_changes_nothing_and_new_numbers_win(client, tmp_path):
+    run = make_run(tmp_path / "run")
+    first = track(run, "mlflow")
+    before, _ = runs_of(client)
+    assert track(run, "mlflow") == first
+    after, count = runs_of(client)
+    assert count == len(before)
+    assert {name: each.to_dictionary() for name, each in after.items()} == {
+        name: each.to_dictionary() for name, each in before.items()
+    }
+    place = "basic,0,clean,none,accuracy,"
+    text = (run.path / "scores.csv").read_text()
+    run.write("scores.csv", text.replace(place, f"{place}-"))  # lower than what is there
+    run.write("report.html", "another")
+    assert track(run, "mlflow") == first
+    after, count = runs_of(client)
+    assert count == len(before)
+    run_id = after["basic/seed-0"].info.run_id
+    assert after["basic/seed-0"].data.metrics == before["basic/seed-0"].data.metrics | {
+        "accuracy/clean": expected(run, "basic", "0")["accuracy/clean"]
+    }
+    assert len(client.get_metric_history(run_id, "train_loss")) == 2
+    assert len(client.get_metric_history(run_id, "brier_score/clean")) == 1
+    parent = after["small"].info.run_id
+    there = Path(client.download_artifacts(parent, "report.html", str(tmp_path)))
+    assert there.read_text() == "another"
+
+
+@needs_mlflow
+def test_what_was_interrupted_is_taken_up(client, tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+    monkeypatch.setattr(to_mlflow, "_BATCH", 20)
+    whole, sent = type(client).log_batch, []
+
+    def breaks(self, *arguments, **more):
+        sent.append(1)
+        if len(sent) == 6:
+            raise ConnectionError("the cable")
+        return whole(self, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(client), "log_batch", breaks)
+        with pytest.raises(InputError, match=r"run is finished, but .* says: the cable"):
+            track(run, "mlflow")
+    half, _ = runs_of(client)
+    assert half["basic/seed-0"].info.status == "RUNNING"
+    assert 0 < len(half["basic/seed-0"].data.metrics) < 90
+    track(run, "mlflow")
+    runs, count = runs_of(client)
+    assert count == len(runs) == 9
+    for name, seed in (("basic", "0"), ("basic+temperature", "mean")):
+        found = runs[f"{name}/seed-{seed}"].data.metrics
+        assert {key: x for key, x in found.items() if "/" in key} == expected(run, name, seed)
+    for key in ("train_loss", "accuracy/clean"):
+        history = client.get_metric_history(runs["basic/seed-0"].info.run_id, key)
+        assert len(history) == len({each.step for each in history})
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+@needs_mlflow
+def test_a_run_deleted_there_is_sent_anew(client, small_run):
+    track(small_run, "mlflow")
+    before, count = runs_of(client)
+    client.delete_run(before["small"].info.run_id)
+    client.delete_run(before["other/seed-0"].info.run_id)
+    track(small_run, "mlflow")
+    after, again = runs_of(client)
+    assert again == count
+    assert after["small"].info.run_id != before["small"].info.run_id
+    assert after["basic/seed-0"].info.run_id == before["basic/seed-0"].info.run_id
+    for name in set(after) - {"small"}:
+        assert after[name].data.tags["mlflow.parentRunId"] == after["small"].info.run_id
+
+
+@needs_mlflow
+def test_a_deleted_experiment_is_refused(client, monkeypatch):
+    name = os.environ["MLFLOW_EXPERIMENT_NAME"]
+    client.delete_experiment(client.create_experiment(name))
+    with pytest.raises(InputError, match=f"experiment '{name}' is deleted"):
+        check_tracker("mlflow")
+
+
+@needs_mlflow
+def test_a_dead_server_is_said_before_anything_runs(tmp_path):
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"http://me:secret@127.0.0.1:{free_port()}"}
+    command = [sys.executable, "-m", "fairweather", "run", "quickstart", "--out", "run"]
+    done = subprocess.run(
+        [*command, "--track", "mlflow"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("fairweather: no MLflow server answers at http://127.0.0.1:")
+    assert done.stderr.count("\n") == 1
+    assert "secret" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@needs_mlflow
+def test_an_evaluation_asks_before_it_loads_anything(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(InputError, match="no MLflow server answers"):
+        evaluating.evaluate("timm:nothing", "nowhere", out=tmp_path / "run", track="mlflow")
+    assert not list(tmp_path.iterdir())
+
+
+@needs_mlflow
+@pytest.mark.parametrize("name", ["mlflow.store", "alembic.runtime.migration"])
+def test_mlflow_is_quiet_for_a_while_only(name, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    before = dict(os.environ), logging.getLogger(name).getEffectiveLevel()
+    with mlflow_session.session(mlflow_session.HURRIED):
+        logging.getLogger(name).error("chatter")
+        assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert caplog.records == []
+    assert (dict(os.environ), logging.getLogger(name).getEffectiveLevel()) == before
+
+
+@needs_mlflow
+def test_a_database_needs_the_whole_package(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////nowhere/mlflow.db")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *_: None if name == "sqlalchemy" else find(name)
+    )
+    with pytest.raises(InputError, match="name a server by MLFLOW_TRACKING_URI"):
+        check_tracker("mlflow")
