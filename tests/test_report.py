@@ -30,6 +30,7 @@ from fairweather.metrics import METRICS, per_image
 from fairweather.report import build_report
 from fairweather.report.contents import Sweep
 from fairweather.report.figures import COLORS, Figure, model_color, model_shape
+from fairweather.report.formats import escape_latex
 from fairweather.report.page.formulas import FORMULAS
 from fairweather.report.pictures import mixup_figure, shifts_figure
 from fairweather.report.reading import read_contents
@@ -40,7 +41,7 @@ from fairweather.report.reliability import (
     worst_conditions,
 )
 from fairweather.report.samples import read_samples
-from fairweather.report.tables import build_tables, describe_metric, escape_latex
+from fairweather.report.tables import build_tables, describe_metric
 from fairweather.runs import RunFolder, provenance
 from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
 from fairweather.study.schema import Study
@@ -287,7 +288,7 @@ def test_every_file_that_is_named_is_there_and_no_other(run, names):
         for shift in SHIFT_NAMES
     }
     summaries = {"summary_accuracy", "summary_rms_calibration_error"}
-    assert tables == per_shift | summaries | {"clean_metrics"}
+    assert tables == per_shift | summaries | {"clean_metrics", "ranking"}
     figures = {path.stem for path in (run.path / "figures").iterdir()}
     assert figures == {
         "accuracy",

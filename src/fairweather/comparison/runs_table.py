@@ -10,8 +10,9 @@ import pandas as pd
 from fairweather.comparison.measured import ALL, RESAMPLES
 from fairweather.comparison.pairs import EXCLUDES, LEVEL, NOT_FOUND, REAL, WITHIN, Row
 from fairweather.comparison.sides import Shared, Side, prepared_otherwise
-from fairweather.comparison.writing import Layout, signed
+from fairweather.comparison.writing import signed
 from fairweather.metrics.paired import SeedSummary
+from fairweather.report.formats import Layout
 from fairweather.report.tables import ABSENT, METRIC, describe_metric, is_percent
 from fairweather.report.words import CLEAN, NO_LEVEL
 

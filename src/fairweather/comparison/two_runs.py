@@ -23,6 +23,7 @@ from fairweather.comparison.sides import (
     split_side,
 )
 from fairweather.errors import unknown_name
+from fairweather.report.formats import Body
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class RunComparison:
 
     name: str
     table: pd.DataFrame
-    body: writing.Body
+    body: Body
     caption: str
     notes: Sequence[str]
     robustness: Table | None

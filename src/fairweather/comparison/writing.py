@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import pandas as pd
 
 from fairweather.comparison.matching import Pair
 from fairweather.comparison.published import PublishedStudy
 from fairweather.report.contents import Contents
+from fairweather.report.formats import Body, Layout, latex, markdown, rows_as_csv
 from fairweather.report.tables import (
     ABSENT,
     METRIC,
     Entry,
     describe_metric,
-    escape_latex,
-    escape_markdown,
     is_percent,
-    rows_as_csv,
 )
 from fairweather.report.words import NO_LEVEL
 
 NOT_MEASURED = "not measured"
-Body = Sequence[Sequence[str]]
-
-
-class Layout(NamedTuple):
-    """The head of a table.
-
-    Attributes:
-        header: of every column.
-        words: how many columns, from the left, hold words; the others hold numbers.
-    """
-
-    header: tuple[str, ...]
-    words: int
-
 
 PUBLISHED = Layout(
     (
@@ -85,36 +68,6 @@ def aligned(layout: Layout, body: Body) -> str:
     )
 
 
-def markdown(layout: Layout, body: Body, below: Sequence[str]) -> str:
-    """Write the table as GitHub's Markdown, with paragraphs below it."""
-    rule = ["---"] * layout.words + ["---:"] * (len(layout.header) - layout.words)
-    rows = [[escape_markdown(cell) for cell in line] for line in body]
-    table = ["| " + " | ".join(line) + " |" for line in (layout.header, rule, *rows)]
-    paragraphs = [line for text in below for line in ("", escape_markdown(text))]
-    return "\n".join([*table, *paragraphs, ""])
-
-
-def latex(layout: Layout, body: Body, label: str, text: str) -> str:
-    """Write the table for LaTeX's booktabs package."""
-    rows = [" & ".join(map(escape_latex, line)) + r" \\" for line in body]
-    columns = "l" * layout.words + "r" * (len(layout.header) - layout.words)
-    lines = [
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \caption{{{escape_latex(text)}}}",
-        rf"  \label{{tab:{label}}}",
-        rf"  \begin{{tabular}}{{{columns}}}",
-        r"    \toprule",
-        "    " + " & ".join(map(escape_latex, layout.header)) + r" \\",
-        r"    \midrule",
-        *("    " + row for row in rows),
-        r"    \bottomrule",
-        r"  \end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def table_files(
     name: str, layout: Layout, body: Body, below: Sequence[str], frame: pd.DataFrame
 ) -> dict[str, str]:
@@ -122,7 +75,7 @@ def table_files(
     return {
         f"tables/{name}.md": markdown(layout, body, below),
         f"tables/{name}.csv": rows_as_csv(frame),
-        f"tables/{name}.tex": latex(layout, body, name.replace("_", "-"), " ".join(below)),
+        f"tables/{name}.tex": latex(layout, body, name, " ".join(below)),
     }
 
 

@@ -15,6 +15,7 @@ from fairweather.report.beside import beside_tables
 from fairweather.report.contents import Contents
 from fairweather.report.curves import level_figure, training_figure
 from fairweather.report.figures import Figure
+from fairweather.report.formats import rows_as_csv
 from fairweather.report.joining import read_runs
 from fairweather.report.labels import labels_figure
 from fairweather.report.natural_shift import natural_shift_tables
@@ -22,9 +23,10 @@ from fairweather.report.page.gallery import join_samples
 from fairweather.report.page.rendering import render_page
 from fairweather.report.pictures import mixup_figure, shifts_figure
 from fairweather.report.pretraining import correlation_figure, pretraining_figure
+from fairweather.report.ranking import ranking
 from fairweather.report.reliability import reliability_figure
 from fairweather.report.samples import Samples, read_samples
-from fairweather.report.tables import build_tables, rows_as_csv, summary_rows
+from fairweather.report.tables import build_tables, summary_rows
 from fairweather.runs import MANIFEST, RunFolder
 
 __all__ = ["build_joint_report", "build_report"]
@@ -62,8 +64,11 @@ def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     files: dict[str, bytes | str] = {"summary.csv": rows_as_csv(summary_rows(contents))}
     for table in tables:
         files |= {f"tables/{table.name}.{suffix}": text for suffix, text in table.texts().items()}
+    ranks = ranking(contents)
+    if ranks is not None:
+        files |= {f"tables/ranking.{suffix}": text for suffix, text in ranks.texts().items()}
     drawn = begin_pngs([figure.svg for figure in figures])
-    files["report.html"] = render_page(contents, tables, figures, samples)
+    files["report.html"] = render_page(contents, tables, ranks, figures, samples)
     for figure, png in zip(figures, drawn(), strict=True):
         files[f"figures/{figure.name}.svg"] = figure.svg
         files[f"figures/{figure.name}.png"] = png

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from fairweather.report.tables import ABSENT, Entry, escape_markdown, rows_as_csv
+from fairweather.report.formats import Layout, latex, markdown, rows_as_csv
+from fairweather.report.tables import ABSENT, Entry
 from fairweather.types import Score
 
 
@@ -74,19 +75,18 @@ class Ranking(NamedTuple):
 
     def texts(self) -> dict[str, str]:
         """Write the ranking out, by the suffix of the file."""
-        return {"md": self._markdown(), "csv": self._csv()}
+        layout, body = Layout(self.header), self.cells()
+        return {
+            "md": markdown(layout, body, [self.caption]),
+            "csv": self._csv(),
+            "tex": latex(layout, body, "ranking", self.caption),
+        }
 
     def _cells(self, row: Ranked) -> list[str]:
         score, clean = (str(Entry(each, percent=True)) for each in (row.score, row.clean))
         if self.shifted:
             return [row.title, row.rank, score, _in_words(row.p_next), row.clean_rank, clean]
         return [row.title, row.clean_rank, clean, _in_words(row.p_next)]
-
-    def _markdown(self) -> str:
-        rule = ["---", *["---:"] * (len(self.header) - 1)]
-        head, *body = ([escape_markdown(text) for text in t] for t in (self.header, *self.cells()))
-        lines = ["| " + " | ".join(cells) + " |" for cells in (head, rule, *body)]
-        return "\n".join([*lines, "", escape_markdown(self.caption), ""])
 
     def _csv(self) -> str:
         parts = ("", " low", " high", " n")

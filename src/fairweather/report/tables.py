@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import pandas as pd
 
 from fairweather.metrics import METRICS, Metric
 from fairweather.report.contents import Contents, Sweep
+from fairweather.report.formats import Layout, latex, markdown, rows_as_csv
 from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
 from fairweather.types import Score
 
@@ -21,21 +21,6 @@ TABULATED = ("accuracy", "rms_calibration_error")
 NORMS = {"expected": "L1 norm", "rms": "L2 norm", "maximum": "maximum norm"}
 ABSENT = "–"
 CORRECTED = "bias-corrected: binning noise inflates the value, so it lies near the upper end"
-
-_MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: "\\" + character for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "σ": r"$\sigma$",
-    "ε": r"$\varepsilon$",
-    "−": "$-$",
-    "×": r"$\times$",
-}
 
 
 @dataclass(frozen=True)
@@ -79,30 +64,11 @@ class Table:
 
     def markdown(self) -> str:
         """Write the table as GitHub's Markdown, with the caption as a paragraph below it."""
-        head = [escape_markdown(text) for text in self.header]
-        rule = ["---", *["---:"] * (len(head) - 1)]
-        body = [[escape_markdown(title), *cells] for title, *cells in self.cells()]
-        lines = ["| " + " | ".join(cells) + " |" for cells in (head, rule, *body)]
-        return "\n".join([*lines, "", escape_markdown(self.caption), ""])
+        return markdown(Layout(self.header), self.cells(), [self.caption])
 
     def latex(self) -> str:
         """Write the table for LaTeX's booktabs package."""
-        rows = [" & ".join(map(escape_latex, cells)) + r" \\" for cells in self.cells()]
-        lines = [
-            r"\begin{table}",
-            r"  \centering",
-            rf"  \caption{{{escape_latex(self.caption)}}}",
-            rf"  \label{{tab:{re.sub('[^a-z0-9]+', '-', self.name.lower())}}}",
-            rf"  \begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
-            r"    \toprule",
-            "    " + " & ".join(map(escape_latex, self.header)) + r" \\",
-            r"    \midrule",
-            *("    " + row for row in rows),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            r"\end{table}",
-        ]
-        return "\n".join(lines) + "\n"
+        return latex(Layout(self.header), self.cells(), self.name, self.caption)
 
 
 class Row(NamedTuple):
@@ -167,11 +133,6 @@ def summary_rows(contents: Contents) -> pd.DataFrame:
     return pd.concat(shown, ignore_index=True)
 
 
-def rows_as_csv(frame: pd.DataFrame) -> str:
-    """Write a frame as CSV, its numbers as scores.csv writes them."""
-    return str(frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
-
-
 def find_entry(contents: Contents, metric: str, model: str, shift: str, level: str) -> Entry | None:
     """Return a number as a table shows it, or None where there is none."""
     score = contents.score(metric, model, shift, level)
@@ -202,27 +163,6 @@ def describe_metric(name: str) -> str:
 def interval_note(metric: str) -> str:
     """Say what a reader has to know about a metric's intervals, to be added to their mention."""
     return f", {CORRECTED}" if METRIC[metric].interval == "bias-corrected" else ""
-
-
-def escape_markdown(text: str) -> str:
-    r"""Make text show as it is in a cell of a Markdown table.
-
-    >>> print(escape_markdown("a|b <i> c_d"))
-    a\|b &lt;i&gt; c\_d
-    """
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKDOWN_SPECIAL.sub(r"\\\1", plain)
-
-
-def escape_latex(text: str) -> str:
-    r"""Make text show as it is in LaTeX.
-
-    >>> print(escape_latex("50 % of a_b"))
-    50 \% of a\_b
-    """
-    escaped = "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
-    # At the start of a row these would be read as an argument of the line break before it.
-    return re.sub(r"^[\[*]", r"{\g<0>}", escaped)
 
 
 class Column(NamedTuple):

@@ -22,7 +22,7 @@ from fairweather.report.page.formulas import formulas
 from fairweather.report.page.payload import content_security_policy, pack, payload, script
 from fairweather.report.page.settings import flatten, settings
 from fairweather.report.page.training import training_charts
-from fairweather.report.ranking import ranking
+from fairweather.report.ranked import Ranking
 from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import Samples
 from fairweather.report.tables import ABSENT, CORRECTED, TABULATED, Table, describe_metric
@@ -51,11 +51,12 @@ class HeatMap(NamedTuple):
 def render_page(
     contents: Contents,
     tables: Sequence[Table],
+    ranks: Ranking | None,
     figures: Sequence[Figure],
     samples: Samples | None,
 ) -> str:
     """Fill the template; everything from the run is escaped, and figures are inlined."""
-    drawn, ranks = _charts(contents), ranking(contents)
+    drawn = _charts(contents)
     texts = {table.name: table.texts() for table in tables}
     texts |= {"ranking": ranks.texts()} if ranks else {}
     carried = payload(contents, _listed(drawn), texts, samples)
