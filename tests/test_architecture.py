@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
-LEAVES = {"errors", "types", "devices", "yamlfile", "folders", "download", "pixels", "rasters"}
+LEAVES = {"errors", "types", "devices", "yamlfile", "folders", "download", "pixels", "vega"}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "folders": {"errors"},
     "download": {"errors"},
     "pixels": {"errors"},
-    "rasters": set(),
+    "vega": set(),
     "data": LEAVES,
     "models": LEAVES,
     "shifts": LEAVES,

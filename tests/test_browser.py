@@ -105,7 +105,7 @@ def test_a_table_is_sorted(fresh, by):
 
 def test_sorting_by_name_follows_the_letters(fresh):
     fresh.tab.locator("#summary table").first.locator("th[aria-sort] button").first.click()
-    titles = fresh.all(f"{ROWS}.map(row => row.cells[0].textContent.trim())")
+    titles = fresh.all(f"{ROWS}.map(row => row.cells[0].dataset.value)")
     assert sorted(titles) == sorted(MODELS.values())
     assert fresh.all(
         f"{json.dumps(titles)}.every((t, i, a) => !i || a[i - 1].localeCompare(t) <= 0)"
@@ -142,18 +142,21 @@ def test_choosing_changes_numbers_charts_and_pictures(fresh, by):
         return fresh.all(CELL), charts, fresh.tab.locator("#strip").inner_html()
 
     before, charts, strip = state()
-    assert before.startswith("Basic, Brightness, f = 0.7: accuracy ")
-    for name, value in (("model", "1"), ("shift", "3")):
+    chosen = {}
+    for name in ("model", "shift"):
         select = fresh.tab.locator(f"#{name}")
+        last = select.locator("option").count() - 1
+        chosen[name] = 1 if select.input_value() != "1" else last
         if by == "mouse":
-            select.select_option(value)
+            select.select_option(str(chosen[name]))
         else:
             select.focus()
-            for _ in range(int(value) - int(select.input_value())):
-                fresh.tab.keyboard.press("ArrowDown")
+            way = chosen[name] - int(select.input_value())
+            for _ in range(abs(way)):
+                fresh.tab.keyboard.press("ArrowDown" if way > 0 else "ArrowUp")
     fresh.tab.wait_for_timeout(600)
     after, other_charts, other_strip = state()
-    title = list(MODELS.values())[1]
+    title = list(MODELS.values())[chosen["model"]]
     assert after.startswith(f"{title}, ")
     assert after != before
     assert all(new != old for new, old in zip(other_charts, charts, strict=True))
@@ -188,6 +191,69 @@ def test_a_model_is_followed_through_all_charts(fresh):
     fresh.tab.keyboard.press("Enter")
     fresh.tab.wait_for_timeout(300)
     assert fresh.all(quiet)[0] == 0
+
+
+def test_what_was_followed_out_of_sight_is_let_go(fresh):
+    dim = """['scatter', 'training-loss'].map(name => [...document.querySelectorAll(
+        `[data-chart=${name}] :is(.mark-symbol, .mark-line) path`)].filter(mark =>
+        Number(getComputedStyle(mark).opacity) < 0.2).length)"""
+
+    def look_at_both():
+        for name in ("scatter", "training-loss"):
+            fresh.tab.locator(f"[data-chart={name}]").scroll_into_view_if_needed()
+            fresh.tab.wait_for_timeout(200)
+
+    look_at_both()
+    before = fresh.all(dim)
+    button = fresh.tab.locator("button.model").first
+    button.click()
+    look_at_both()
+    assert all(now > then for now, then in zip(fresh.all(dim), before, strict=True))
+    button.click()
+    look_at_both()
+    assert fresh.all(dim) == before
+
+
+def test_a_button_pressed_twice_has_its_word_back(fresh):
+    button = fresh.tab.locator("#summary .copy button").first
+    fresh.all("void (navigator.clipboard.writeText = () => Promise.resolve())")
+    button.click()
+    button.click()
+    fresh.tab.wait_for_timeout(1800)
+    assert button.inner_text() == "CSV"
+
+
+def test_names_that_mean_something_to_the_script_are_names(chromium, tmp_path):
+    models = {"basic": "focus", "other": "datum.label", "third": "x"}
+    run = make_run(tmp_path / "run", models=models, shifts=SUITE[1:], n=60, size=None)
+    facts = json.loads((run.path / "provenance.json").read_text())
+    facts["data"]["classes"][:3] = ["focus", "focus", "datum.value \\ ' \""]
+    run.write("provenance.json", json.dumps(facts))
+    build_report(run)
+    with opened(chromium, run.path / "report.html") as page:
+        page.tab.locator("button.model").first.click()
+        page.tab.wait_for_timeout(300)
+        assert page.said == []
+        names = page.tab.locator("[data-chart=classes] .role-axis-label text").all_text_contents()
+        at = names.index("focus")
+        assert names[at : at + 3] == ["focus", "focus", "datum.value \\ ' \""]
+        assert page.tab.locator("[data-chart=classes] .mark-rect path").count() == 10
+
+
+def test_what_was_not_measured_shows_nothing_of_another(chromium, tmp_path):
+    run = make_run(tmp_path / "run", n=60, size=None)
+    [file] = (run.path / "predictions/pretrained/seed-0").glob("gaussian_blur*sigma=0.9*")
+    file.unlink()
+    build_report(run)
+    with opened(chromium, run.path / "report.html") as page:
+        page.tab.locator("#model").select_option("2")
+        page.tab.locator("#shift").select_option("2")
+        page.tab.locator("#level").select_option(label="σ = 0.9")
+        page.tab.wait_for_timeout(300)
+        assert page.all(CELL).endswith("not measured")
+        assert not page.tab.locator("#confusions").is_visible()
+        page.tab.locator("#level").select_option(label="σ = 0.3")
+        page.tab.locator("#confusions").wait_for()
 
 
 def test_pointing_at_a_curve_makes_the_others_quiet_and_says_its_numbers(fresh):

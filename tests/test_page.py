@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,15 @@ from fairweather.report.contents import Sweep
 from fairweather.report.curves import LARGE, MOST_LARGE, SMALL
 from fairweather.report.joining import UNEQUAL, read_runs, short_names
 from fairweather.report.page.cells import MOST_CLASSES, RISKS, Columns, describe_cell
+from fairweather.report.page.citing import citation
 from fairweather.report.page.gallery import answers_at
 from fairweather.report.page.payload import content_security_policy, pack, script
 from fairweather.report.reading import read_contents
 from fairweather.report.reliability import MOST_SHIFTS, hardest, worst_conditions
 from fairweather.report.samples import Place
+from fairweather.report.trained import read_warnings
 from fairweather.runs import RunFolder
+from fairweather.vega import bundle
 from tests.test_report import MODELS, carried, make_run
 
 
@@ -215,9 +220,10 @@ def test_packing_is_the_same_each_time_and_carries_everything():
 
 
 def test_the_script_cannot_end_itself_and_evaluates_nothing_of_the_runs():
-    assert "</script" not in script()
-    assert "innerHTML" not in script().rpartition("// The script of the page")[2]
-    assert "unsafe-eval" not in content_security_policy([script()])
+    text = script(bundle() + "'</script>'")
+    assert "</script" not in text
+    assert "innerHTML" not in text.rpartition("// The script of the page")[2]
+    assert "unsafe-eval" not in content_security_policy([text])
 
 
 def test_every_cell_and_every_picture_is_carried(tmp_path):
@@ -337,10 +343,41 @@ def test_models_of_several_runs_stand_beside_each_other(pair, tmp_path):
 def test_levels_of_several_runs_are_put_together_with_a_word(pair):
     [brightness, blur] = read_runs(pair).sweeps
     assert list(brightness.cells) == ["0.7", "0.9", "1.2", "1.5"]
-    assert UNEQUAL in brightness.note
-    assert UNEQUAL not in blur.note
+    assert list(blur.cells) == ["0.3", "0.9"]
+    assert read_runs(pair).caution == UNEQUAL
     assert read_runs(pair).seeds_of("one:basic") == ("0",)
     assert read_runs(pair).seeds_of("two-b-c:third") == ("0", "1")
+
+
+def test_a_level_that_means_something_else_stands_for_itself(pair, tmp_path):
+    blurred = make_run(
+        tmp_path / "wide",
+        models={"basic": "Basic"},
+        shifts=[
+            {"gaussian_blur": {"sigma": [0.3, 0.9], "kernel_size": 7}},
+            {"brightness_factor": [0.7]},
+        ],
+        n=80,
+        size=None,
+    )
+    contents = read_runs([pair[0], blurred])
+    names = [sweep.name for sweep in contents.sweeps]
+    assert names == ["brightness_factor", "gaussian_blur", "gaussian_blur@wide"]
+    assert contents.sweeps[2].title == "Gaussian blur (wide)"
+    assert contents.score("accuracy", "wide:basic", "gaussian_blur", "0.9") is None
+    own = read_contents(blurred).score("accuracy", "basic", "gaussian_blur", "0.9")
+    assert contents.score("accuracy", "wide:basic", "gaussian_blur@wide", "0.9") == own
+    shared = contents.score("accuracy", "wide:basic", "brightness_factor", "0.7")
+    assert shared == read_contents(blurred).score("accuracy", "basic", "brightness_factor", "0.7")
+
+
+def test_a_broken_provenance_is_one_sentence(pair, tmp_path):
+    copy = RunFolder(tmp_path / "broken")
+    shutil.copytree(pair[0].path, copy.path)
+    for text, words in (("{", "is not JSON"), ("[]", "must hold a mapping, found list")):
+        copy.write("provenance.json", text)
+        with pytest.raises(InputError, match=words):
+            build_report(copy)
 
 
 def test_a_joint_report_is_the_same_each_time(pair, tmp_path):
@@ -361,9 +398,91 @@ def test_runs_of_other_images_are_refused(pair, tmp_path):
     assert not (tmp_path / "joint").exists()
 
 
+def test_runs_in_other_weather_are_refused(pair, tmp_path):
+    other = RunFolder(tmp_path / "other")
+    shutil.copytree(pair[0].path, other.path)
+    study = (other.path / "study.yaml").read_text()
+    assert "shift_seed: 0" in study
+    other.write("study.yaml", study.replace("shift_seed: 0", "shift_seed: 7"))
+    with pytest.raises(InputError, match="shift_seed is 0 in one, 7 in other"):
+        read_runs([pair[0], other])
+
+
+def test_unequal_runs_are_marked_wherever_means_stand(pair, tmp_path):
+    build_joint_report(pair, tmp_path / "joint")
+    for name in ("summary_accuracy", "accuracy_brightness_factor"):
+        assert UNEQUAL in (tmp_path / f"joint/tables/{name}.md").read_text()
+    twin = RunFolder(tmp_path / "twin")
+    shutil.copytree(pair[0].path, twin.path)
+    assert read_runs([pair[0], twin]).caution == ""
+
+
+def test_a_level_that_few_models_have_is_not_the_worst_for_all(pair):
+    contents = read_runs(pair)
+    [_, brightness, _] = worst_conditions(contents)
+    assert brightness.level == "0.7"  # the only one that both runs have
+
+
+def test_warnings_of_several_runs_stand_beside_each_other(pair, tmp_path):
+    runs = []
+    for name in ("left", "right"):
+        run = RunFolder(tmp_path / name)
+        shutil.copytree(pair[0].path, run.path)
+        run.write("warnings.json", json.dumps({"Basic": f"{name} warns"}))
+        runs.append(run)
+    assert read_warnings(read_runs(runs)) == {
+        "left: Basic": "left warns",
+        "right: Basic": "right warns",
+    }
+
+
+def test_citations_of_several_runs_have_keys_of_their_own(pair):
+    keys = re.findall(r"@misc\{([^,]+),", citation(read_runs(pair)))
+    assert len(set(keys)) == 2
+
+
+def test_a_citation_is_balanced_whatever_the_names(pair):
+    contents = replace(read_contents(pair[0]), study={"title": "}{ 50% of a_b", "name": "x"})
+    text = citation(contents)
+    assert r")( 50\% of a\_b" in text
+    depth = 0
+    for letter in re.sub(r"\\[{}]", "", text):
+        depth += (letter == "{") - (letter == "}")
+        assert depth >= 0
+    assert depth == 0
+
+
+def test_a_joint_report_replaces_its_own_and_nothing_else(pair, tmp_path):
+    joint = tmp_path / "joint"
+    build_joint_report(pair, joint)
+    assert (joint / "tables/accuracy_gaussian_blur.md").is_file()
+    (joint / "mine.txt").write_text("mine")
+    left = make_run(tmp_path / "left", models={"basic": "Basic"}, shifts=[], n=80, size=None)
+    right = make_run(tmp_path / "right", models={"basic": "Basic"}, shifts=[], n=80, size=None)
+    build_joint_report([left, right], joint)
+    assert not (joint / "tables/accuracy_gaussian_blur.md").exists()
+    assert (joint / "mine.txt").read_text() == "mine"
+    for place in (tmp_path / "left/scores.csv", tmp_path / "other"):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other/report.html").write_text("mine")
+        with pytest.raises(InputError, match=r"is a file|is not empty"):
+            build_joint_report(pair, place)
+    assert (tmp_path / "other/report.html").read_text() == "mine"
+
+
+def test_shifts_of_one_title_are_told_apart(tmp_path):
+    shifts = [{"imagenet_c/jpeg_compression": [1]}, {"medmnist_c/jpeg_compression": [1]}]
+    run = make_run(tmp_path / "run", models={"basic": "Basic"}, shifts=shifts, n=40, size=None)
+    titles = [sweep.title for sweep in read_contents(run).sweeps]
+    assert len(set(titles)) == 2
+    assert all(title.startswith("JPEG compression (") for title in titles)
+
+
 def test_folders_are_named_by_the_ends_of_their_paths(tmp_path):
     paths = [tmp_path / "a/x", tmp_path / "b/x", tmp_path / "y"]
     assert short_names(paths) == ["a-x", "b-x", "y"]
+    alike = [tmp_path / "p:q", tmp_path / "p-q", tmp_path / "p+q"]
+    assert len(set(short_names(alike))) == 3
     with pytest.raises(InputError, match="named twice"):
         short_names([tmp_path / "a", tmp_path / "b/../a"])
 

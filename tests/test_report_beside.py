@@ -304,7 +304,7 @@ def test_tables_are_written_and_stand_on_the_page_once(tmp_path):
         "Beside other data sets",
         "At the threshold of the validation images",
     ):
-        assert page.count(f"<h2>{heading}</h2>") == 1
+        assert page.count(f"<h3>{heading}</h3>") == 1
     captions = page.split("<caption>")[1:]
     assert len({text.partition("</caption>")[0] for text in captions}) == len(captions)
     assert "<script>" not in page

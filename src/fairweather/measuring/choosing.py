@@ -55,7 +55,9 @@ def lost_first(
         places = np.flatnonzero(np.sign(offsets) == side)
         inwards = places[np.argsort(-np.abs(offsets[places]), kind="stable")]
         stays[inwards] = np.logical_and.accumulate(lost[inwards], axis=0)
-    distances = np.where(stays & right, np.abs(offsets)[:, None], np.inf)
+    # Of 0.6 and 1.4, as floats, one would be nearer to 1.
+    near = np.round(np.abs(offsets), 9)
+    distances = np.where(stays & right, near[:, None], np.inf)
     found = np.flatnonzero(np.isfinite(distances).any(axis=0))
     levels = distances[:, found].argmin(axis=0)
     order = np.lexsort((keys[found], -confidence[levels, found], distances[levels, found]))[:most]

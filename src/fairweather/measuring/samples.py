@@ -32,7 +32,7 @@ from fairweather.runs import RunFolder
 from fairweather.types import ENSEMBLE, Cell, Dataset, Images, Shift
 
 # Raised when the pictures become others of the same inputs.
-VERSION = 2
+VERSION = 3
 MIXUP_WEIGHT = 0.5
 MIXUP = "samples/mixup.png"
 # The folder and the seed of the predictions that stand for a model, by its name in the report.

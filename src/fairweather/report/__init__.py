@@ -6,11 +6,11 @@ the same bytes: nothing here looks at the clock or draws a random number.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fairweather.errors import InputError
-from fairweather.rasters import begin_pngs
 from fairweather.report.beside import beside_tables
 from fairweather.report.contents import Contents
 from fairweather.report.curves import level_figure, training_figure
@@ -20,14 +20,17 @@ from fairweather.report.joining import read_runs
 from fairweather.report.labels import labels_figure
 from fairweather.report.natural_shift import natural_shift_tables
 from fairweather.report.page.gallery import join_samples
-from fairweather.report.page.rendering import render_page
+from fairweather.report.page.rendering import PageParts, render_page
 from fairweather.report.pictures import mixup_figure, shifts_figure
+from fairweather.report.placing import ranking
 from fairweather.report.pretraining import correlation_figure, pretraining_figure
-from fairweather.report.ranking import ranking
 from fairweather.report.reliability import reliability_figure
 from fairweather.report.samples import Samples, read_samples
 from fairweather.report.tables import build_tables, summary_rows
 from fairweather.runs import MANIFEST, RunFolder
+from fairweather.vega import begin, bundle, png_of
+
+JOINT = "runs.json"  # of a report of several runs: which, and the files that it has
 
 __all__ = ["build_joint_report", "build_report"]
 
@@ -44,12 +47,38 @@ def build_report(run: RunFolder) -> list[str]:
 def build_joint_report(runs: Sequence[RunFolder], out: Path) -> list[str]:
     """Write the same of several runs on the same test images, beside each other, into a folder.
 
+    What an earlier report of several runs left in the folder is replaced.
+
     Raises `InputError` for a run without scores, a run named twice, runs of different test images,
-    and for a folder that holds a run.
+    and for a folder that holds something else.
     """
+    earlier = _earlier(out)
+    folder = RunFolder(out)
+    names = _build(runs, folder)
+    for stale in set(earlier) - set(names):
+        (out / stale).unlink(missing_ok=True)
+    folder.write(JOINT, json.dumps({"runs": [str(r.path) for r in runs], "files": names}, indent=1))
+    return names
+
+
+def _earlier(out: Path) -> list[str]:
+    """Name the files of an earlier report of several runs; none where the folder is new."""
     if (out / MANIFEST).exists():
         raise InputError(f"{out} holds a run; name another folder for the report of several")
-    return _build(runs, RunFolder(out))
+    if out.is_file():
+        raise InputError(f"{out} is a file; the report of several runs is a folder")
+    if not (out / JOINT).is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise InputError(f"{out} is not empty and holds no report; name another folder")
+        return []
+    inside = {"summary.csv", "report.html"}
+    named = json.loads((out / JOINT).read_text())["files"]
+    return [name for name in named if name in inside or _is_ours(name)]
+
+
+def _is_ours(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return len(parts) == 2 and parts[0] in ("tables", "figures") and parts[1] not in ("..", ".")
 
 
 def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
@@ -67,11 +96,14 @@ def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     ranks = ranking(contents)
     if ranks is not None:
         files |= {f"tables/ranking.{suffix}": text for suffix, text in ranks.texts().items()}
-    drawn = begin_pngs([figure.svg for figure in figures])
-    files["report.html"] = render_page(contents, tables, ranks, figures, samples)
-    for figure, png in zip(figures, drawn(), strict=True):
+    letters = sum(len(figure.svg) for figure in figures)
+    library = begin(letters, bundle)
+    drawn = [begin(letters, png_of, figure.svg) for figure in figures]
+    page = PageParts(contents, tables, ranks, figures, samples)
+    files["report.html"] = render_page(page, library)
+    for figure, png in zip(figures, drawn, strict=True):
         files[f"figures/{figure.name}.svg"] = figure.svg
-        files[f"figures/{figure.name}.png"] = png
+        files[f"figures/{figure.name}.png"] = png()
     for name, content in files.items():
         out.write(name, content)
     return list(files)

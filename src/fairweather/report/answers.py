@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,8 @@ from fairweather.report.contents import Contents
 from fairweather.report.correctness import (
     FloatArray,
     Images,
-    pair_p_values,
+    answer_alike,
+    compare_pairs,
     read_correct,
     read_images,
     read_mean,
@@ -22,12 +24,14 @@ from fairweather.report.correctness import (
 )
 from fairweather.report.phrases import is_attack
 from fairweather.report.states import Change, Low, State
-from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
+from fairweather.report.words import CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.types import Score
 
 ALL = "all"
 RISK = "risk_above_validation_threshold/0.05"
 COVERAGE = "coverage_above_validation_threshold/0.05"
+# Of more models than that, no more than so many sentences are said of each.
+MANY_MODELS, FEW_SENTENCES = 6, 3
 
 
 class Answer(NamedTuple):
@@ -66,9 +70,10 @@ def answers(contents: Contents) -> list[Answer]:
 
     Accuracy "falls" only where the 95 % interval of the paired difference to clean images excludes
     0, and where that is not to be expected of the worst of so many shifted sets (Bonferroni's
-    correction of `pair_p_values`). Confidence is called too high where the interval of mean
-    confidence − accuracy is above 0. Where there are no predictions to pair, two numbers differ
-    where their intervals do not overlap.
+    correction of `compare_pairs`). Confidence is called too high where the interval of mean
+    confidence − accuracy is above 0, widened by the same correction. Where there are no predictions
+    to pair, two numbers differ where their intervals do not overlap. Of a variant that answers as
+    its base model only the confidence is told, and of more than six models three sentences each.
 
     Returns:
         One a model that was tested on clean images, in the study's order.
@@ -81,14 +86,16 @@ def answers(contents: Contents) -> list[Answer]:
     images = read_images(contents)
     changes = _changes(contents, found, images) if images else {}
     chance = np.bincount(images.labels).max() / len(images.labels) if images else None
-    return [
-        Answer(
-            model,
-            contents.titles[model],
-            tuple(_sentences(contents, model, of, changes.get(model, Change()), chance)),
-        )
-        for model, of in found.items()
-    ]
+    most = FEW_SENTENCES if len(found) > MANY_MODELS else None
+    told = []
+    for model, of in found.items():
+        change, base = changes.get(model, Change()), base_model(model)
+        if base in found and base != model and answer_alike(contents, model, base):
+            each = _sentences_of_variant(contents, model, base, of, change)
+        else:
+            each = _sentences(contents, model, of, change, chance)
+        told.append(Answer(model, contents.titles[model], tuple(islice(each, most))))
+    return told
 
 
 def _find(contents: Contents, model: str) -> _Found:
@@ -118,23 +125,31 @@ def _sentences(
     contents: Contents, model: str, found: _Found, change: Change, chance: float | None
 ) -> Iterator[str]:
     clean = _state(contents, model, CLEAN, NO_LEVEL)
-    focus = found.focus
     assert clean is not None
-    if chance is not None and clean.accuracy.low <= chance:
-        yield sentences.guessing(clean, chance)
-        yield from sureness.confidence(clean, None, change)
-        return
-    if focus is None:
-        yield sentences.unshifted(clean)
-    else:
-        lows = found.shifts or found.attacks
+    lows = found.shifts or found.attacks
+    if lows:
         yield sentences.accuracy(clean, lows, found.searched, change, chance)
-    there = focus.state if focus else None
-    yield from sureness.confidence(clean, there, change)
-    yield from sureness.hand_over(clean, there)
+    else:
+        yield sentences.unshifted(clean, chance)
+    yield from _on_confidence(clean, found, change)
     if found.shifts:
         yield from sentences.overview(found.shifts, contents.score("accuracy", model, ALL, MEAN))
         yield from sentences.attacked(found.attacks)
+
+
+def _sentences_of_variant(
+    contents: Contents, model: str, base: str, found: _Found, change: Change
+) -> Iterator[str]:
+    clean = _state(contents, model, CLEAN, NO_LEVEL)
+    assert clean is not None
+    yield sentences.alike(contents.titles[base], found.focus)
+    yield from _on_confidence(clean, found, change)
+
+
+def _on_confidence(clean: State, found: _Found, change: Change) -> Iterator[str]:
+    there = found.focus.state if found.focus else None
+    yield from sureness.confidence(clean, there, change, found.searched)
+    yield from sureness.hand_over(clean, there)
 
 
 def _changes(contents: Contents, found: Mapping[str, _Found], images: Images) -> dict[str, Change]:
@@ -154,7 +169,7 @@ def _changes(contents: Contents, found: Mapping[str, _Found], images: Images) ->
     values, n = columns.mean(axis=0), len(columns)
     rights = [(2 * at, 2 * at + 1) for at in range(len(read))]
     tests = max(found[model].searched for model in read)
-    p_values = pair_p_values(columns[:, ::2], rights, tests, np.random.default_rng(0))
+    p_values = compare_pairs(columns[:, ::2], rights, tests, np.random.default_rng(0)).p
 
     def difference(first: int, second: int, interval: Interval) -> Score:
         one, other = (

@@ -77,8 +77,8 @@ def _worst(contents: Contents, metric: str) -> Table | None:
     places = [(sweep.title, sweep.name) for sweep in contents.sweeps] + [("All shifts", ALL)]
     columns = [_Column(title, f"{s} {WORST}", metric, s, WORST) for title, s in places]
     caption = (
-        f"{describe_metric(metric)} at the worst level of each shift, and of all but attacks. "
-        "The worst level is sought anew in each resample"
+        f"{describe_metric(metric)} at the level of each shift, and of all but attacks, that is "
+        "worst by this metric. The worst level is sought anew in each resample"
         f"{' and seed' if len(contents.seeds) > 1 else ''}. Of noisy numbers that are much alike, "
         f"the worst is worse than any of them truly is. {INTERVALS}{interval_note(metric)} "
         f"({contents.sample()})."
@@ -212,7 +212,8 @@ def _lines(columns: Sequence[_Column], views: _Views, contents: Contents) -> Ite
     for model, title in contents.titles.items():
         for added, view in views.items():
             entries = tuple(_find(view, model, column) for column in columns)
-            yield Row(model, title + added, title + added, entries)
+            if any(entries) or len(views) == 1:  # another run's seed is not this model's
+                yield Row(model, title + added, title + added, entries)
 
 
 def _find(contents: Contents, model: str, column: _Column) -> Entry | None:

@@ -19,6 +19,7 @@ from fairweather.report.words import (
     SUMMARIES,
     SUMMARY_LEVELS,
     VALIDATION,
+    base_model,
     predictions_folder,
 )
 from fairweather.runs import RunFolder
@@ -91,6 +92,7 @@ class Contents:
         scores: scores.csv, its level and seed as text.
         runs: the folders, by what stands before the colon in the names of their models: of a single
             run that is nothing, and there is no colon.
+        caution: what a reader of means has to know beside; mostly nothing.
     """
 
     study: Mapping[str, Any]
@@ -99,6 +101,7 @@ class Contents:
     sweeps: tuple[Sweep, ...]
     scores: pd.DataFrame
     runs: Mapping[str, RunFolder] = field(default_factory=dict)
+    caution: str = ""
 
     @cached_property
     def seeds(self) -> tuple[str, ...]:
@@ -121,6 +124,15 @@ class Contents:
         """Where the training of a model with a seed left its files, if it was trained."""
         run, name = self.home(model)
         return run.path / "models" / name / f"seed-{seed}"
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The place of each title's model among the models: a variant has that of its model.
+
+        Colours and shapes follow it, so that a variant looks like what it is one of.
+        """
+        models = list(dict.fromkeys(base_model(name) for name in self.titles))
+        return tuple(models.index(base_model(name)) for name in self.titles)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -147,11 +159,15 @@ class Contents:
         )
         return "; ".join(dict.fromkeys(words))
 
+    def shift_title(self, name: str) -> str:
+        """The title of a shift of this name; the name itself where there is none."""
+        return next((sweep.title for sweep in self.sweeps if sweep.name == name), name)
+
     @property
     def seen_shifts(self) -> dict[str, Mapping[str, str]]:
         """What a model has met before that tests it, by the model's title: shift to how."""
         return {
-            self.titles[name]: shifts
+            self.titles[name]: {self.shift_title(shift): how for shift, how in shifts.items()}
             for label, facts in self.each_provenance().items()
             for model, shifts in facts.get("seen_shifts", {}).items()
             if (name := f"{label}:{model}" if label else model) in self.titles
@@ -180,9 +196,8 @@ class Contents:
 
     def pick(self, metric: str, shift: str, seed: str | None = None) -> pd.DataFrame:
         """Return the rows of scores.csv for a metric and a shift, of the shown seed by default."""
-        scores = self.scores
-        wanted = (scores["metric"] == metric) & (scores["shift"] == shift)
-        return scores[wanted & (scores["seed"] == (seed or self.shown_seed))]
+        at = self._places.get((metric, shift, seed or self.shown_seed), [])
+        return self.scores.iloc[at]
 
     def find(self, metric: str, model: str, shift: str, level: str) -> pd.DataFrame:
         """Return the one row of scores.csv of the shown seed; no row where there is none."""
@@ -208,6 +223,15 @@ class Contents:
         clean = self.pick(metric, CLEAN).assign(level=sweep.neutral)
         rows = pd.concat([shifted.assign(level=shifted["level"].astype(float)), clean])
         return rows.assign(title=rows["model"].map(self.titles))[columns]
+
+    @cached_property
+    def _places(self) -> Mapping[tuple[str, str, str], list[int]]:
+        """Where the rows of each metric, shift and seed stand."""
+        found: dict[tuple[str, str, str], list[int]] = {}
+        columns = (self.scores[name].tolist() for name in ("metric", "shift", "seed"))
+        for at, place in enumerate(zip(*columns, strict=True)):
+            found.setdefault(place, []).append(at)
+        return found
 
     @cached_property
     def _scores(self) -> Mapping[tuple[str, ...], Score]:
@@ -240,6 +264,8 @@ class Contents:
             )
         if any(name.endswith(ENSEMBLE_SUFFIX) for name in self.titles):
             seeds += "; an ensemble is one model of all seeds"
+        if self.caution:
+            seeds += f"; {self.caution}"
         return f"n = {images} test images, {self.study['bootstrap']:,} resamples, {seeds}"
 
 

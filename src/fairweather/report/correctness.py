@@ -10,16 +10,33 @@ import numpy.typing as npt
 
 from fairweather.metrics import bootstrap_weights, mcnemar_exact
 from fairweather.report.contents import Contents
-from fairweather.report.words import CLEAN
+from fairweather.report.words import CLEAN, NO_LEVEL
 
 FloatArray = npt.NDArray[np.float64]
-# Random swaps behind a p-value: at least so many, and so many for each test that is corrected for,
-# so that the smallest possible p-value stays far below 5 % after the correction.
-SWAPS, SWAPS_A_TEST = 1_999, 100
+# Random swaps behind a p-value: at least so many, and then more until so many were as far, which
+# leaves a p-value an error of 5 %.
+SWAPS, ENOUGH = 1_999, 400
+# They end with so many, or earlier by the number of images that are swapped, but not before so many
+# for each test that is corrected for, so that the smallest p-value stays far below 5 % after it.
+MOST_SWAPS, MOST_IMAGES, SWAPS_A_TEST = 99_999, 10**8, 100
 # Swaps of images that are held in float64 at once.
 BLOCK = 2**22
 # What rounding may take off a sum of many shares; sums that differ do so by far more.
 ROUNDING = 1e-9
+
+
+class PairTests(NamedTuple):
+    """What tests of pairs find.
+
+    Attributes:
+        p: a p-value a pair, in (0, 1].
+        bound: bool, where no swap was as far, so that a larger number of them makes p smaller.
+        exact: whether McNemar's test counted all swaps, instead of some at random.
+    """
+
+    p: FloatArray
+    bound: npt.NDArray[np.bool_]
+    exact: bool
 
 
 class Images(NamedTuple):
@@ -80,19 +97,46 @@ def read_correct(
     return right
 
 
-def pair_p_values(
+def answer_alike(contents: Contents, model: str, base: str) -> bool:
+    """Say whether a model gives the answers of another to all images, as its scores suggest.
+
+    False where the two have other seeds, other cells, or predictions that are missing.
+    """
+    seeds = contents.seeds_of(model)
+    cells = {(CLEAN, NO_LEVEL): CLEAN} | {
+        (sweep.name, level): cell
+        for sweep in contents.sweeps
+        for level, cell in sweep.cells.items()
+    }
+    if not contents.runs or contents.seeds_of(base) != seeds:
+        return False
+    for (shift, level), cell in cells.items():
+        mine, others = (contents.score("accuracy", name, shift, level) for name in (model, base))
+        if mine != others:
+            return False
+        for seed in seeds if mine else ():
+            one, other = (
+                contents.read_columns(name, seed, cell, ("predicted",)) for name in (model, base)
+            )
+            if one is None or other is None or not np.array_equal(one[0], other[0]):
+                return False
+    return True
+
+
+def compare_pairs(
     columns: FloatArray,
     pairs: Sequence[tuple[int, int]],
     tests: int,
     generator: np.random.Generator,
-) -> FloatArray:
+) -> PairTests:
     """Test for each pair of columns whether they are equally often right on the same images.
 
     If nothing but chance tells two columns apart, each image's two numbers could as well have been
     swapped. Where every number is 0 or 1, how many swaps differ at least as much is counted
     exactly: that is McNemar's test. Otherwise (shares over cells or seeds) it is counted among
     random swaps, with the one that was found among them, so that p is never too small by chance of
-    their number. It is two-sided, and needs neither bins nor a normal distribution.
+    their number; the fewer are as far, the more are drawn. It is two-sided, and needs neither bins
+    nor a normal distribution.
 
     Args:
         columns: float `[n, columns]` in [0, 1].
@@ -100,31 +144,46 @@ def pair_p_values(
         tests: for how many tests the p-values will be corrected.
         generator: of the random swaps.
 
-    Returns:
-        A p-value for each pair, in (0, 1].
-
     Source: Fisher 1935, The Design of Experiments, section 21, for the swaps; Phipson and Smyth
-    2010, Permutation P-values Should Never Be Zero, for counting the one that was found.
+    2010, Permutation P-values Should Never Be Zero, for counting the one that was found; Besag and
+    Clifford 1991, Sequential Monte Carlo p-values, for drawing until enough are as far.
 
     >>> columns = np.array([[1, 0]] * 6 + [[0, 1]] + [[0, 0]])
-    >>> pair_p_values(columns, [(0, 1)], 1, np.random.default_rng(0)).tolist()
+    >>> compare_pairs(columns, [(0, 1)], 1, np.random.default_rng(0)).p.tolist()
     [0.125]
     """
     if np.isin(columns, (0, 1)).all():
-        return np.array([mcnemar_exact(columns[:, a] > 0, columns[:, b] > 0).p for a, b in pairs])
-    first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        p = [mcnemar_exact(columns[:, a] > 0, columns[:, b] > 0).p for a, b in pairs]
+        return PairTests(np.array(p), np.zeros(len(pairs), dtype=bool), True)
     unlike = np.asarray(columns[np.ptp(columns, axis=1) > 0], dtype=np.float64)
-    total = unlike.sum(axis=0)
+    most = min(MOST_SWAPS, MOST_IMAGES // max(1, len(unlike)))
+    return _compare_by_swaps(unlike, pairs, max(SWAPS, SWAPS_A_TEST * tests, most), generator)
+
+
+def _compare_by_swaps(
+    columns: FloatArray,
+    pairs: Sequence[tuple[int, int]],
+    most: int,
+    generator: np.random.Generator,
+) -> PairTests:
+    first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    total = columns.sum(axis=0)
     found = np.abs(total[first] - total[second]) * (1 - ROUNDING) - ROUNDING
-    swaps = max(SWAPS, SWAPS_A_TEST * tests)
-    step = max(1, BLOCK // max(1, len(unlike)))
-    as_far = np.ones(len(pairs))
-    for start in range(0, swaps, step):
-        shape = (min(step, swaps - start), len(unlike))
-        swapped = generator.integers(2, size=shape, dtype=np.uint8).astype(np.float64) @ unlike
+    as_far, drawn = np.zeros((2, len(pairs)))
+    left, done = np.arange(len(pairs)), 0
+    while len(left) and done < most:
+        # No pair is done before a first round, which is as long however many images there are.
+        ends = SWAPS if done < SWAPS else most
+        count = min(max(1, BLOCK // max(1, len(columns))), ends - done)
+        bits = generator.integers(256, size=(count, -(-len(columns) // 8)), dtype=np.uint8)
+        swapped = np.unpackbits(bits, axis=1, count=len(columns)).astype(np.float64) @ columns
         sums = 2 * swapped - total  # the swapped images with one sign, the others with the other
-        as_far += (np.abs(sums[:, first] - sums[:, second]) >= found).sum(axis=0)
-    return as_far / (1 + swaps)
+        far = np.abs(sums[:, first[left]] - sums[:, second[left]]) >= found[left]
+        done += count
+        as_far[left] += far.sum(axis=0)
+        drawn[left] = done
+        left = left[as_far[left] < ENOUGH] if done >= SWAPS else left
+    return PairTests((1 + as_far) / (1 + drawn), as_far == 0, False)
 
 
 def resample_means(columns: FloatArray, resamples: int) -> FloatArray:

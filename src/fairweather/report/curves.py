@@ -18,6 +18,7 @@ from fairweather.report.figures import (
     RULE,
     Figure,
     model_color,
+    model_dash,
     model_shape,
     render,
 )
@@ -98,7 +99,7 @@ def training_figure(contents: Contents) -> Figure | None:
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
             y=alt.Y("value:Q", title="Accuracy", axis=alt.Axis(format=".0%")).scale(zero=False),
-            color=model_color(list(contents.titles.values())),
+            color=model_color(list(contents.titles.values()), None, contents.places),
             strokeDash=part,
             detail="seed:N",
         )
@@ -118,22 +119,22 @@ def training_figure(contents: Contents) -> Figure | None:
 
 def _panel(contents: Contents, metric: str, top: float, layout: Layout) -> dict[str, Any]:
     """Build the panel of any shift: its numbers, and what its axis says, are put in later."""
-    titles = list(contents.titles.values())
+    titles, places = list(contents.titles.values()), contents.places
     label = METRIC[metric].label
     columns = 1 if max(map(len, titles)) > LONG_TITLE else 4
     legend = alt.Legend(title=None, orient="top", columns=columns)
     x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap=True, grid=False))
     shares = alt.Axis(format=".0%" if metric == "accuracy" else ".2~f", tickCount=6)
     base = alt.Chart(alt.NamedData(name="rows")).encode(
-        x=x.scale(zero=False, padding=14), color=model_color(titles, legend)
+        x=x.scale(zero=False, padding=14), color=model_color(titles, legend, places)
     )
     y = alt.Y("value:Q", title=label, axis=shares)
     y = y.scale(domain=(0, top), nice=False)
     # A layer that has no title of its own would take the field's and add it to the axis.
     band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=label), y2="high:Q")
-    line = base.mark_line(strokeWidth=2).encode(y=y)
+    line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=model_dash(titles, places, legend))
     points = base.mark_point(filled=True, size=75, opacity=1, stroke="white", strokeWidth=1).encode(
-        y=y, shape=model_shape(titles, legend)
+        y=y, shape=model_shape(titles, legend, places)
     )
     clean = alt.Chart(alt.NamedData(name="clean")).encode(x="level:Q")
     rule = clean.mark_rule(color=RULE, strokeDash=[4, 3])

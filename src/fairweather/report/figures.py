@@ -11,12 +11,13 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from fairweather.rasters import SCALE, png_of
+from fairweather.vega import SCALE, png_of
 
 # Okabe and Ito 2008, Color Universal Design, without its yellow, which is too faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # One fewer than colours, so that no pair of colour and shape comes twice among 42 models.
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+WHOLE, DASHED = [1, 0], [5, 3]  # pixels drawn and not drawn
 INK, FAINT, RULE, GRID = "#1f2328", "#57606a", "#8c959f", "#e7eaee"
 # Liberation Sans is bundled with vl-convert, so that a PNG looks the same on every machine.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
@@ -97,16 +98,32 @@ def render(
     return Figure(name, alt_text, svg)
 
 
-def model_color(titles: Sequence[str], legend: alt.Legend | None = None) -> alt.Color:
-    """Colour by the field `title`: a model has the same colour in every figure."""
-    return alt.Color("title:N", scale=_scale(titles, COLORS), legend=legend)
+def model_color(
+    titles: Sequence[str], legend: alt.Legend | None = None, places: Sequence[int] | None = None
+) -> alt.Color:
+    """Colour by the field `title`: a model has the same colour in every figure.
+
+    `places` gives those titles one colour that share a place; without, each has its own.
+    """
+    return alt.Color("title:N", scale=_scale(titles, COLORS, places), legend=legend)
 
 
-def model_shape(titles: Sequence[str], legend: alt.Legend | None = None) -> alt.Shape:
+def model_shape(
+    titles: Sequence[str], legend: alt.Legend | None = None, places: Sequence[int] | None = None
+) -> alt.Shape:
     """Shape by the field `title`, for those who cannot tell the colours apart."""
-    return alt.Shape("title:N", scale=_scale(titles, SHAPES), legend=legend)
+    return alt.Shape("title:N", scale=_scale(titles, SHAPES, places), legend=legend)
 
 
-def _scale(titles: Sequence[str], values: Sequence[str]) -> alt.Scale:
-    cycled = [values[index % len(values)] for index in range(len(titles))]
+def model_dash(
+    titles: Sequence[str], places: Sequence[int], legend: alt.Legend | None = None
+) -> alt.StrokeDash:
+    """Dash the lines of those titles that share a place with one before them."""
+    dashes = [WHOLE if place not in places[:at] else DASHED for at, place in enumerate(places)]
+    scale = alt.Scale(domain=list(titles), range=dashes)
+    return alt.StrokeDash("title:N", scale=scale, legend=legend)
+
+
+def _scale(titles: Sequence[str], values: Sequence[str], places: Sequence[int] | None) -> alt.Scale:
+    cycled = [values[place % len(values)] for place in places or range(len(titles))]
     return alt.Scale(domain=list(titles), range=cycled)

@@ -17,15 +17,18 @@ from fairweather.report.reading import read_contents
 from fairweather.report.words import MEAN, SUMMARIES
 from fairweather.runs import RunFolder
 
-UNEQUAL = "the runs have other levels than each other, and each mean is over a run's own"
+UNEQUAL = "not every run has every shift and level, and each mean is over a run's own"
+# Rows that a run of several seeds has for each seed alone.
+BY_SEED = ("priors/", "ood/")
 
 
 def read_runs(runs: Sequence[RunFolder]) -> Contents:
     """Read one run, or several as one in which each model is called `RUN:MODEL`.
 
-    Shifts are matched by name and their levels put together; a model has no score where its own run
-    did not test it. Where models differ in how many seeds they have, a model with one is shown with
-    that one, and the others with the mean over theirs.
+    Shifts are matched by name and their levels put together, unless a level means something else in
+    a later run (another kernel size): there the shift stands for itself, with the run's name. A
+    model has no score where its own run did not test it. Where models differ in how many seeds they
+    have, a model with one is shown with that one, and the others with the mean over theirs.
 
     Raises:
         InputError: a folder without scores or named twice, or runs of different test images.
@@ -35,6 +38,7 @@ def read_runs(runs: Sequence[RunFolder]) -> Contents:
     labels = short_names([run.path for run in runs])
     parts = {label: read_contents(run) for label, run in zip(labels, runs, strict=True)}
     _check_same_images(parts)
+    parts = _apart(parts)
     return Contents(
         study=_study(parts),
         provenance={label: part.provenance for label, part in parts.items()},
@@ -42,6 +46,7 @@ def read_runs(runs: Sequence[RunFolder]) -> Contents:
         sweeps=_sweeps(part.sweeps for part in parts.values()),
         scores=_scores(parts),
         runs={label: part.runs[""] for label, part in parts.items()},
+        caution="" if _are_equal(parts) else UNEQUAL,
     )
 
 
@@ -52,17 +57,27 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     ['one', 'a-two', 'b-two']
     """
     resolved = [path.resolve() for path in paths]
+    parts = [[_plain(part) for part in path.parts] for path in resolved]
     if len(set(resolved)) < len(resolved):
         twice = Counter(resolved).most_common(1)[0][0]
         raise InputError(f"{twice} is named twice; a report shows each run once")
-    ends = ["-".join(path.parts[-1:]) for path in resolved]
-    for depth in range(2, 1 + max(len(path.parts) for path in resolved)):
+    ends = [each[-1] for each in parts]
+    for depth in range(2, 1 + max(map(len, parts))):
         unclear = {end for end, uses in Counter(ends).items() if uses > 1}
         ends = [
-            "-".join(path.parts[-depth:]) if end in unclear else end
-            for path, end in zip(resolved, ends, strict=True)
+            "-".join(each[-depth:]) if end in unclear else end
+            for each, end in zip(parts, ends, strict=True)
         ]
-    return [end.replace(os.sep, "").replace(":", "-").replace("+", "-") for end in ends]
+    # Two may still read alike, as a:b and a-b do.
+    return [
+        f"{end}-{1 + ends[:at].count(end)}" if ends.count(end) > 1 else end
+        for at, end in enumerate(ends)
+    ]
+
+
+def _plain(part: str) -> str:
+    """Leave out what separates a run from its model, and a model from a variant."""
+    return part.replace(os.sep, "").replace(":", "-").replace("+", "-")
 
 
 def _check_same_images(parts: Mapping[str, Contents]) -> None:
@@ -74,6 +89,13 @@ def _check_same_images(parts: Mapping[str, Contents]) -> None:
                 f"one report is for runs on the same test images, but {first} has "
                 f"{_in_words(images)} and {label} {_in_words(theirs)}; report them one by one"
             )
+    seeds = {label: part.study.get("shift_seed", 0) for label, part in parts.items()}
+    if len(set(seeds.values())) > 1:
+        told = ", ".join(f"{seed} in {label}" for label, seed in seeds.items())
+        raise InputError(
+            f"one report is for runs in the same weather, but shift_seed is {told}: noise and the "
+            "like are other noise; report them one by one"
+        )
 
 
 def _test_images(part: Contents) -> tuple[str, Any, int]:
@@ -110,6 +132,34 @@ def _study(parts: Mapping[str, Contents]) -> dict[str, Any]:
     }
 
 
+def _apart(parts: Mapping[str, Contents]) -> dict[str, Contents]:
+    """Rename the shifts of later runs whose levels are other images than those of a former run."""
+    seen: dict[tuple[str, str], str] = {}
+    found = {}
+    for label, part in parts.items():
+        others = {
+            sweep.name: f"{sweep.name}@{label}"
+            for sweep in part.sweeps
+            if any(seen.get((sweep.name, at), cell) != cell for at, cell in sweep.cells.items())
+        }
+        sweeps = tuple(
+            replace(sweep, name=others[sweep.name], title=f"{sweep.title} ({label})")
+            if sweep.name in others
+            else sweep
+            for sweep in part.sweeps
+        )
+        scores = part.scores.assign(shift=part.scores["shift"].replace(others))
+        found[label] = replace(part, sweeps=sweeps, scores=scores)
+        seen |= {(each.name, at): cell for each in sweeps for at, cell in each.cells.items()}
+    return found
+
+
+def _are_equal(parts: Mapping[str, Contents]) -> bool:
+    """Say whether all runs have the same shifts at the same levels."""
+    cells = [{cell for sweep in p.sweeps for cell in sweep.cells.values()} for p in parts.values()]
+    return all(each == cells[0] for each in cells)
+
+
 def _titles(parts: Mapping[str, Contents]) -> dict[str, str]:
     titles = {
         f"{label}:{name}": title
@@ -130,9 +180,7 @@ def _sweeps(groups: Iterable[tuple[Sweep, ...]]) -> tuple[Sweep, ...]:
         before = found.get(sweep.name, sweep)
         cells = {**sweep.cells, **before.cells}
         ordered = {level: cells[level] for level in sorted(cells, key=float)}
-        differ = UNEQUAL if sweep.cells.keys() != before.cells.keys() else ""
-        notes = dict.fromkeys(note for note in (before.note, differ) if note)
-        found[sweep.name] = replace(before, cells=ordered, note="; ".join(notes))
+        found[sweep.name] = replace(before, cells=ordered)
     return tuple(found.values())
 
 
@@ -149,4 +197,4 @@ def _scores(parts: Mapping[str, Contents]) -> pd.DataFrame:
 
 def _as_mean(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of a run with one seed, as those of a mean over it."""
-    return rows.assign(seed=MEAN)
+    return rows[~rows["shift"].str.startswith(BY_SEED)].assign(seed=MEAN)

@@ -13,6 +13,13 @@ PERCENT = "\N{NO-BREAK SPACE}%"
 BUDGET = "budget ε"
 # First words of shifts' titles that keep their capital inside a sentence.
 PROPER = ("Gaussian",)
+# How levels are read whose titles are more than a word and have no letter.
+READINGS = {
+    "angle (degrees)": "{} degrees",
+    "factor of the pixel size": "{} times the pixel size",
+    "fraction of the width": "{} of the width",
+    "turn of the colour circle": "{} of the colour circle",
+}
 
 
 def is_attack(sweep: Sweep) -> bool:
@@ -31,25 +38,35 @@ def place(sweep: Sweep, level: str) -> str:
     'brightness at f = 0.4'
     >>> place(Sweep("imagenet_c/jpeg", "JPEG compression", "severity", 0.0, "", {}), "5")
     'JPEG compression at severity 5'
+    >>> place(Sweep("hue", "Hue", "turn of the colour circle", 0.0, "", {}), "0.5")
+    'hue at 0.5 of the colour circle'
     >>> place(Sweep("pgd", "PGD", "budget ε (in [0, 1])", 0.0, "", {}), "0.03137254901960784")
     'PGD at ε = 8/255'
     """
-    heading = sweep.heading(level)
+    return f"{name(sweep)} at {_level(sweep, level)}"
+
+
+def _level(sweep: Sweep, level: str) -> str:
+    heading, title = sweep.heading(level), sweep.level_title
     if is_attack(sweep):
-        heading = f"ε = {_budget(level)}"
-    elif "=" not in heading:
-        heading = f"{sweep.level_title.partition(' (')[0]} {heading}"
-    return f"{name(sweep)} at {heading}"
+        return f"ε = {_budget(level)}"
+    if "=" in heading:
+        return heading
+    one_word = " " not in title
+    return READINGS.get(title, f"{title} {{}}" if one_word else f"{{}} ({title})").format(heading)
 
 
 def name(sweep: Sweep) -> str:
     """Write the title of a shift as inside a sentence: names and abbreviations stay capital.
 
+    Attacks are all named by names.
+
     >>> [name(Sweep("", title, "", 0.0, "", {})) for title in ("Fog", "JPEG", "Gaussian blur")]
     ['fog', 'JPEG', 'Gaussian blur']
     """
     title = sweep.title
-    keep = title.startswith(PROPER) or title[1:2].isupper()
+    first = title.partition(" ")[0]
+    keep = first in PROPER or any(map(str.isupper, first[1:])) or is_attack(sweep)
     return title if keep else title[:1].lower() + title[1:]
 
 
@@ -91,6 +108,15 @@ def error(score: Score) -> str:
     """
     value, low, high = (_number(number, 2) for number in score[:3])
     return f"{value} [{low}, {high}]"
+
+
+def by_luck(searched: int) -> str:
+    """Say of a difference that so many sets of images were looked at to find it.
+
+    >>> by_luck(20)
+    ', no more than the worst of 20 may show by chance'
+    """
+    return f", no more than the worst of {searched} may show by chance"
 
 
 def opposite(score: Score) -> Score:

@@ -85,8 +85,8 @@ def correlation_figure(contents: Contents) -> Figure | None:
         alt.Title(
             "Barlow Twins: cross-correlation of two views",
             subtitle=[
-                "Of up to 1,024 images of the pre-training, two random views each; the loss "
-                "pulls this matrix to the identity.",
+                "Of up to 1,024 images of the pre-training, two random views each;",
+                "the loss pulls this matrix to the identity.",
                 f"The first {MOST_DIMENSIONS} dimensions of the embedding at most.",
             ],
         ),
@@ -138,6 +138,6 @@ def _matrices(each: Pretraining) -> Iterator[alt.Chart]:
             .properties(
                 width=MATRIX,
                 height=MATRIX,
-                title=alt.Title(f"{each.title}, {when}", fontSize=13, anchor="start"),
+                title=alt.Title([each.title, when], fontSize=13, anchor="start"),
             )
         )

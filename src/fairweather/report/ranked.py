@@ -23,6 +23,7 @@ class Ranked(NamedTuple):
         worst_rank: the number of models − that of the models that the tests find worse.
         clean_best_rank, clean_worst_rank: the same on clean images.
         p_next: of the test against the next row, corrected for all pairs; NaN in the last row.
+        p_next_at_most: whether it is known only that p is at most that.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Ranked(NamedTuple):
     clean_best_rank: int
     clean_worst_rank: int
     p_next: float
+    p_next_at_most: bool
 
     @property
     def rank(self) -> str:
@@ -44,6 +46,17 @@ class Ranked(NamedTuple):
     def clean_rank(self) -> str:
         """The places that it may have on clean images."""
         return _span(self.clean_best_rank, self.clean_worst_rank)
+
+    @property
+    def p_in_words(self) -> str:
+        """The p-value as the table shows it."""
+        if math.isnan(self.p_next):
+            return ABSENT
+        if self.p_next < 0.001:
+            return "< 0.001"
+        # A bound is rounded up, so that it stays one.
+        at_most = f"≤ {math.ceil(1000 * self.p_next) / 1000:.3f}"
+        return at_most if self.p_next_at_most else f"{self.p_next:.3f}"
 
 
 class Ranking(NamedTuple):
@@ -85,8 +98,8 @@ class Ranking(NamedTuple):
     def _cells(self, row: Ranked) -> list[str]:
         score, clean = (str(Entry(each, percent=True)) for each in (row.score, row.clean))
         if self.shifted:
-            return [row.title, row.rank, score, _in_words(row.p_next), row.clean_rank, clean]
-        return [row.title, row.clean_rank, clean, _in_words(row.p_next)]
+            return [row.title, row.rank, score, row.p_in_words, row.clean_rank, clean]
+        return [row.title, row.clean_rank, clean, row.p_in_words]
 
     def _csv(self) -> str:
         parts = ("", " low", " high", " n")
@@ -98,9 +111,3 @@ class Ranking(NamedTuple):
 
 def _span(best: int, worst: int) -> str:
     return str(best) if best == worst else f"{best}–{worst}"
-
-
-def _in_words(p: float) -> str:
-    if math.isnan(p):
-        return ABSENT
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

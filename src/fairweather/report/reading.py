@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,14 +25,24 @@ def read_contents(run: RunFolder) -> Contents:
         if not (run.path / name).is_file():
             raise InputError(f"{run.path} has no {name}: the study has not been scored yet")
     study = read_yaml(run.path / "study.yaml")
-    provenance = json.loads((run.path / "provenance.json").read_text())
+    provenance = _read_json(run.path / "provenance.json")
     scores = ensembles_as_models(run.scores)
     if scores.empty:
         raise InputError(f"{run.path}/scores.csv has no rows: there is nothing to report")
     variants = _with_ensembles(study["models"], provenance)
     titles = _titles(study["models"], variants, set(scores["model"]))
-    sweeps = tuple(_sweep(entry) for entry in provenance["shifts"])
+    sweeps = _told_apart([_sweep(entry) for entry in provenance["shifts"]])
     return Contents(study, provenance, titles, sweeps, scores, {"": run})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} must hold a mapping, found {type(found).__name__}")
+    return found
 
 
 def _titles(
@@ -71,6 +83,15 @@ def ensembles_as_models(scores: pd.DataFrame) -> pd.DataFrame:
     together = scores["seed"] == ENSEMBLE
     models = scores["model"].where(~together, scores["model"] + ENSEMBLE_SUFFIX)
     return scores.assign(model=models, seed=scores["seed"].where(~together, MEAN))
+
+
+def _told_apart(sweeps: Sequence[Sweep]) -> tuple[Sweep, ...]:
+    """Add the name to titles that two shifts share, since they would be drawn as one."""
+    uses = Counter(sweep.title for sweep in sweeps)
+    return tuple(
+        sweep if uses[sweep.title] == 1 else replace(sweep, title=f"{sweep.title} ({sweep.name})")
+        for sweep in sweeps
+    )
 
 
 def _sweep(entry: Mapping[str, Any]) -> Sweep:

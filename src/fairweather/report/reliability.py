@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import textwrap
+from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ def reliability_figure(contents: Contents) -> Figure | None:
         return None
     titles = list(contents.titles.values())
     shown = [condition.title for condition in conditions]
-    chart = _layers(titles, bins).facet(
+    chart = _layers(titles, contents.places, bins).facet(
         row=alt.Row("row:O", header=_header(titles, padding=10)),
         column=alt.Column("column:O", header=_header(shown, padding=22)),
         spacing={"row": ROW_GAP, "column": COLUMN_GAP},
@@ -101,7 +102,9 @@ def worst_conditions(contents: Contents) -> list[Condition]:
     for sweep in contents.sweeps:
         scores = contents.pick("accuracy", sweep.name)
         levels = scores[~scores["level"].isin(SUMMARY_LEVELS)]
-        means = levels.groupby("level", sort=False)["value"].mean()
+        values = levels.groupby("level", sort=False)["value"]
+        # In a report of several runs, a level that few models have is not the worst for all.
+        means = values.mean()[values.count() == values.count().max()]
         if len(means):
             level = str(means.idxmin())
             title = f"{sweep.title}, {sweep.heading(level)}"
@@ -161,13 +164,13 @@ def _header(titles: list[str], padding: int) -> alt.Header:
     )
 
 
-def _layers(titles: list[str], bins: pd.DataFrame) -> alt.LayerChart:
+def _layers(titles: list[str], places: Sequence[int], bins: pd.DataFrame) -> alt.LayerChart:
     shares = [0, 0.25, 0.5, 0.75, 1]
     axis = alt.Axis(values=shares, format=".0%")
     unit = alt.Scale(domain=[0, 1])
     x = alt.X("confidence:Q", title="Confidence", axis=axis, scale=unit)
     y = alt.Y("accuracy:Q", title="Accuracy", axis=axis, scale=unit)
-    base = alt.Chart().encode(x=x, color=model_color(titles))
+    base = alt.Chart().encode(x=x, color=model_color(titles, None, places))
     diagonal = (
         alt.Chart()
         .transform_aggregate(count="count()")

@@ -104,7 +104,7 @@ def read_samples(run: RunFolder) -> Samples | None:
     """Read the pictures, or None where the run has none.
 
     Of a run of an earlier version there are the strips alone. Raises `InputError` where the index
-    or a picture is not as it has to be.
+    or a picture is not as it has to be, or the file of pictures that the index is of is not there.
     """
     if not (run.path / INDEX).is_file():
         return None
@@ -158,6 +158,11 @@ def _read_keys(run: RunFolder, index: _Keys) -> Samples:
 
 def _read_pictures(run: RunFolder) -> dict[tuple[str, int], bytes]:
     path = _inside(run, PICTURES)
+    if not path.is_file():
+        raise InputError(
+            f"{run.path} has no {PICTURES}, which {INDEX} says is there: the command that made the "
+            f"run makes it again, and without {INDEX} the report has no pictures"
+        )
     try:
         table = pyarrow.parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
@@ -167,7 +172,21 @@ def _read_pictures(run: RunFolder) -> dict[tuple[str, int], bytes]:
         found = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
         raise InputError(f"{path} must have the columns {wanted}, found {found}")
     cells, keys, images = (table[name].to_pylist() for name in COLUMNS.names)
-    return dict(zip(zip(cells, keys, strict=True), images, strict=True))
+    pictures = dict(zip(zip(cells, keys, strict=True), images, strict=True))
+    for (cell, key), content in pictures.items():
+        if not _is_webp(content):
+            what = f"that of image {key} under {cell!r} is none"
+            raise InputError(f"{path} must hold WebP pictures, and {what}")
+    return pictures
+
+
+def _is_webp(content: bytes) -> bool:
+    """Whether this is a whole WebP, by its headers: the page takes most pictures as they are."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("WEBP",)):
+            return True
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
 
 
 def _read_mixup(run: RunFolder, index: _Stated) -> Mixup | None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import scipy.special  # scipy.stats takes half a second to import
+
+from fairweather.metrics.shares import Z95
 from fairweather.report.contents import Sweep
 from fairweather.types import Score
+
+LEVEL = 0.05  # of the tests
 
 
 class State(NamedTuple):
@@ -46,6 +51,38 @@ class Change(NamedTuple):
     accuracy: Score | None = None
     gap: Score | None = None
     p: float = 1.0
+
+
+def loss(clean: State, there: State, change: Change, searched: int) -> int:
+    """Say whether accuracy is higher (1), lower (−1), or not told apart (0) where it is lowest.
+
+    Of one set of images the interval of the difference decides. The lowest of several is lower by
+    luck alone: there the test, corrected for their number, must find a loss too.
+
+    >>> clean, there = State(Score(0.9, 0.88, 0.92, 100)), State(Score(0.8, 0.78, 0.82, 100))
+    >>> change = Change(accuracy=Score(-0.1, -0.15, -0.05, 100), p=0.2)
+    >>> loss(clean, there, change, 1), loss(clean, there, change, 9)
+    (-1, 0)
+    """
+    way = direction(clean.accuracy, there.accuracy, change.accuracy)
+    tested = searched > 1 and change.accuracy is not None
+    return 0 if way < 0 and tested and change.p >= LEVEL else way
+
+
+def widened(score: Score, searched: int) -> Score:
+    """Widen an interval to that of one of several numbers, which all hold theirs in 95 %.
+
+    By Bonferroni's correction: it becomes one of 100 − 5 / `searched` %, as the tails of a normal
+    distribution have it on either side. That is near enough for means over many images, and needs
+    no more resamples than the interval itself.
+
+    >>> wide = widened(Score(0.1, 0.0, 0.2, 100), 20)
+    >>> round(wide.low, 3), round(wide.high, 3)
+    (-0.054, 0.254)
+    """
+    factor = float(scipy.special.ndtri(1 - LEVEL / 2 / searched)) / Z95
+    value, low, high, n = score
+    return Score(value, value - factor * (value - low), value + factor * (high - value), n)
 
 
 def direction(first: Score, second: Score, difference: Score | None) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from fairweather.report.phrases import PERCENT, error, opposite, points, share
-from fairweather.report.states import Change, State, direction, sign
+from fairweather.report.phrases import PERCENT, by_luck, error, opposite, points, share
+from fairweather.report.states import Change, State, direction, loss, sign, widened
 from fairweather.types import Score
 
 # Of fewer answers, the share of wrong ones says nothing that a sentence should repeat.
@@ -13,22 +14,35 @@ FEW = 30
 RISK = 0.05  # that the threshold keeps on clean images
 
 
-def confidence(clean: State, there: State | None, change: Change) -> Iterator[str]:
+def confidence(clean: State, there: State | None, change: Change, searched: int) -> Iterator[str]:
     """Say whether the confidence is right on average, on clean images and at the lowest accuracy.
+
+    What is said of the lowest of several sets of images holds by intervals that are widened for
+    their number; those that are written are not.
 
     Args:
         clean: on clean images.
         there: where accuracy is lowest; None without shifts.
         change: from clean to there.
+        searched: of how many sets of images it is the lowest.
     """
     if clean.gap is None or clean.rms is None:
         return
     if there is None or there.gap is None or there.rms is None:
         yield f"{_on_clean(clean.gap)}; RMS calibration error {error(clean.rms)}."
         return
-    way = direction(clean.gap, there.gap, change.gap)
-    errors = direction(clean.rms, there.rms, None)
-    yield f"{_told(clean.gap, there.gap, way, errors)}; {_errors(clean.rms, there.rms, errors)}."
+    wide = widened(there.gap, searched)
+    way = direction(clean.gap, wide, change.gap and widened(change.gap, searched))
+    errors = direction(clean.rms, widened(there.rms, searched), None)
+    if way:
+        falls = loss(clean, there, change, searched) < 0
+        told = _changed(clean.gap, there.gap, way, sign(wide), falls)
+        hidden = not sign(wide) and sign(there.gap)
+    else:
+        told = _unchanged(clean.gap, there.gap, errors)
+        hidden = direction(clean.gap, there.gap, change.gap)
+    luck = by_luck(searched) if hidden else ""
+    yield f"{told}{luck}; {_errors(clean.rms, there.rms, errors)}."
 
 
 def hand_over(clean: State, there: State | None) -> Iterator[str]:
@@ -38,15 +52,15 @@ def hand_over(clean: State, there: State | None) -> Iterator[str]:
     """
     if clean.coverage is None:
         return
-    if clean.coverage.value == 0:
-        yield f"No confidence keeps its errors to 5{PERCENT} on clean validation images."
-        return
+    handed = f"{share(_rest(clean.coverage))} of the clean images"
     rule = (
         f"Answering only where its confidence kept errors to 5{PERCENT} on validation images, it "
-        f"would hand over to a person {share(_rest(clean.coverage))} of the clean images"
+        f"would hand over to a person {handed if clean.coverage.value else 'every clean image'}"
     )
     if there is None or there.coverage is None or there.risk is None:
         yield f"{rule}."
+    elif there.coverage.value == 0:
+        yield f"{rule} and every image there."
     else:
         own = _own(there.coverage, there.risk)
         yield f"{rule} and {share(_rest(there.coverage))} there, {own}."
@@ -54,7 +68,8 @@ def hand_over(clean: State, there: State | None) -> Iterator[str]:
 
 def _own(coverage: Score, risk: Score) -> str:
     """What becomes of the answers that the model would give itself."""
-    if coverage.value * coverage.n < FEW:
+    # Of several seeds, the mean risk is no number where one seed answers nothing.
+    if math.isnan(risk.value) or coverage.value * coverage.n < FEW:
         return "which leaves too few of its own answers to judge"
     still = " still" if risk.low > RISK else ""
     return f"where {share(risk)} of its own answers would{still} be wrong"
@@ -70,24 +85,44 @@ def _sure(gap: Score) -> str:
 def _on_clean(gap: Score) -> str:
     if sign(gap):
         return f"On average it is {_sure(gap)}"
-    return f"On average its confidence fits, as far as {gap.n:,} images can tell ({_sure(gap)})"
+    return f"No error of its confidence found on average with {gap.n:,} images ({_sure(gap)})"
 
 
-def _told(before: Score, after: Score, way: int, errors: int) -> str:
-    """Say how confidence and accuracy go together at the lowest accuracy, beside clean images."""
-    side = sign(after)
-    tell = f"as far as {after.n:,} images can tell"
+def _unchanged(before: Score, after: Score, errors: int) -> str:
+    """Say that the gap is not told from that on clean images; nor, maybe, is the binned error."""
     clean = f"{_sure(before)} on clean images"
-    if side == 0 and way == 0 and errors == 0:
-        return f"It stays as calibrated as it was, {tell}: on average {_sure(after)}, after {clean}"
-    if side == 0:
-        return f"On average its confidence fits there, {tell} ({_sure(after)}, after {clean})"
-    if way == 0:
+    if errors:
         return f"On average it is {_sure(after)} there, no change found from {clean}"
-    if way == side:
-        apart = "does not follow" if side > 0 else "falls behind"
-        return f"Its confidence {apart}: on average it is {_sure(after)} there, against {clean}"
-    return f"On average it is {_sure(after)} there, closer than on clean images ({_sure(before)})"
+    return (
+        f"No change of calibration found with {after.n:,} images: on average it is {_sure(after)} "
+        f"there and {clean}"
+    )
+
+
+def _changed(before: Score, after: Score, way: int, side: int, falls: bool) -> str:
+    """Say how confidence and accuracy go together where the gap is told from that on clean images.
+
+    Args:
+        before, after: the gap on clean images, and where accuracy is lowest.
+        way: 1 for a larger gap, −1 for a smaller one.
+        side: 1 where it is too sure there, −1 where it is not sure enough, 0 if not told.
+        falls: whether accuracy is lower there.
+    """
+    clean = f"{_sure(before)} on clean images"
+    if side == 0:
+        return (
+            f"No error of its confidence found there on average with {after.n:,} images: "
+            f"{_sure(after)}, against {clean}"
+        )
+    if way != side:
+        return (
+            f"On average it is {_sure(after)} there, closer than on clean images ({_sure(before)})"
+        )
+    if sign(before) == -side and direction(opposite(before), after, None) != side:
+        return f"On average it turns from {clean} to {_sure(after)} there"
+    lag = "does not follow" if side > 0 else "falls behind"
+    apart = lag if falls else "changes"
+    return f"Its confidence {apart}: on average it is {_sure(after)} there, against {clean}"
 
 
 def _errors(before: Score, after: Score, errors: int) -> str:

@@ -120,9 +120,11 @@ def read_tries(contents: Contents) -> dict[str, pd.DataFrame]:
 def read_warnings(contents: Contents) -> dict[str, str]:
     """Read what is wrong with a model's numbers under attack, by its title; often nothing."""
     found: dict[str, str] = {}
-    for run in contents.runs.values():
+    for label, run in contents.runs.items():
         path = run.path / "warnings.json"
-        found |= json.loads(path.read_text()) if path.is_file() else {}
+        told = json.loads(path.read_text()) if path.is_file() else {}
+        prefix = f"{label}: " if label else ""
+        found |= {f"{prefix}{title}": words for title, words in told.items()}
     return found
 
 

@@ -16,7 +16,8 @@ class Tracker(NamedTuple):
     """How to reach a tracker.
 
     Attributes:
-        check: raises `InputError` when it is not installed or does not answer; writes nothing.
+        check: raises `InputError` when it is not installed, was not told where, or does not
+            answer; sends nothing.
         send: `(records, folder) -> where they are now`; what is there already is brought up to
             date. Raises `InputError`.
     """
@@ -29,7 +30,7 @@ TRACKERS: Mapping[str, Tracker] = {"mlflow": Tracker(to_mlflow.check, to_mlflow.
 
 
 def check_tracker(name: str) -> None:
-    """Raise `InputError` unless this tracker is known, installed and answers.
+    """Raise `InputError` unless this tracker is known, installed, told where, and answers.
 
     >>> check_tracker("mlfow")
     Traceback (most recent call last):
@@ -46,14 +47,14 @@ def track(run: RunFolder, tracker: str) -> str:
     Args:
         run: the run folder; it is only read.
         tracker: a name in `TRACKERS`. Which server, and which experiment there, is said by the
-            environment, as the tracker's own documentation has it.
+            environment, as the tracker's own documentation has it; the server has to be said.
 
     Returns:
         Where it is now: an address that a browser opens, if there is one.
 
     Raises:
-        InputError: the run is not finished, or the tracker is unknown, not installed, or does not
-            take it.
+        InputError: the run is not finished or damaged, or the tracker is unknown, not installed,
+            was not told where, or does not take it.
     """
     records = read_records(run)
     check_tracker(tracker)

@@ -34,6 +34,9 @@ def session(pace: Mapping[str, str]) -> Iterator[ModuleType]:
 
     Args:
         pace: `HURRIED` or `PATIENT`.
+
+    Raises:
+        InputError: MLflow is not installed, was not told which server, or raises something.
     """
     with _defaults({**_QUIET, **pace}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -41,6 +44,11 @@ def session(pace: Mapping[str, str]) -> Iterator[ModuleType]:
             import mlflow
         except ImportError:
             raise missing_extra("mlflow", "track", "runs that are sent to MLflow") from None
+        if not mlflow.is_tracking_uri_set():  # it would make a database in the working folder
+            raise InputError(
+                "MLflow needs the address of a server: set MLFLOW_TRACKING_URI, as in "
+                "MLFLOW_TRACKING_URI=http://127.0.0.1:5000"
+            )
         place = mlflow.get_tracking_uri()
         _check_databases(place)
         # MLflow, the databases and the stores behind it all raise errors of their own.

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 # MLflow's rule for names (mlflow.utils.validation) without colons, which servers on Windows refuse,
 # and without spaces, so that what follows one is always a word of ours.
 _OTHERS = re.compile(r"[^\w.\-/]")
-# MLflow takes 250 characters; a word of ours needs room behind the name.
-_LONGEST = 240
+# MLflow takes 250 characters, and `fairweather.` before a name and its digits behind need room.
+_LONGEST = 250 - len("fairweather.") - len("-46d7eb")
 
 
 def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -50,8 +50,7 @@ def allowed_names(names: Iterable[str]) -> dict[str, str]:
 
 def _allowed(name: str) -> str:
     # A name is also a path below the run, and must be the shortest of its kind.
-    inside = posixpath.normpath("/" + _OTHERS.sub("_", name)).lstrip("/")
-    return inside[:_LONGEST].rstrip("/") or "_"
+    return posixpath.normpath("/" + _OTHERS.sub("_", name)[:_LONGEST]).lstrip("/") or "_"
 
 
 def _digits(name: str) -> str:

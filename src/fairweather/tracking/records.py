@@ -16,9 +16,11 @@ from fairweather.runs import MANIFEST, RunFolder, fingerprint
 from fairweather.tracking.names import allowed_names, flatten
 from fairweather.yamlfile import read_yaml
 
-NEEDED = ("study.yaml", "provenance.json", "scores.csv")
-FILES = ("report.html", *NEEDED, "summary.csv", "warnings.json", "absent_metrics.json")
+NEEDED = ("report.html", "study.yaml", "provenance.json", "scores.csv")
+FILES = (*NEEDED, "summary.csv", "warnings.json", "absent_metrics.json")
 FOLDERS = ("figures", "tables")
+# What `fairweather.runs.provenance` says: the same study has others on another day or machine.
+_CIRCUMSTANCES = ("time", "command", "git", "python", "platform", "versions", "hardware")
 # What the report follows over levels. Of all other metrics, a tracker's table gets what sums shifts
 # up, since it shows every name that it has as a column: scores.csv goes along as a file.
 FOLLOWED = ("accuracy", "rms_calibration_error")
@@ -54,8 +56,8 @@ class Records(NamedTuple):
     """A run folder: the study, and a row for each pre-training, model and seed.
 
     Attributes:
-        id: 16 hexadecimal digits: the same for the same parameters and provenance, wherever the
-            folder lies.
+        id: 16 hexadecimal digits: the same for the same parameters, data and shifts, wherever the
+            folder lies, and whenever, on what and with what versions it was made.
         description: the study's own.
         started, ended: when it began and when its last step was done, in milliseconds since 1970.
         study: settings of all models, and the provenance as tags.
@@ -76,13 +78,14 @@ def read_records(run: RunFolder) -> Records:
     """Read what a tracker gets of a run folder: the same records for the same files.
 
     Raises:
-        InputError: the run is not finished.
+        InputError: the run is not finished, or a file of it is damaged.
     """
     for name in (*NEEDED, MANIFEST):
         if not (run.path / name).is_file():
             raise InputError(f"{run.path} has no {name}: only a finished run can be tracked")
     study = read_yaml(run.path / "study.yaml")
-    facts = json.loads((run.path / "provenance.json").read_text())
+    facts = _read_json(run.path / "provenance.json")
+    lasting = {key: fact for key, fact in facts.items() if key not in _CIRCUMSTANCES}
     models, starts = study.pop("models"), study.pop("pretraining", None) or {}
     described = Record(study["name"], _texts(study), _texts({"provenance": facts}))
     parts = (
@@ -90,7 +93,7 @@ def read_records(run: RunFolder) -> Records:
         *_models(run, models, study["seeds"], [shift["name"] for shift in facts["shifts"]]),
     )
     # Parameters cannot be changed once they are sent: others make another id.
-    own = [described.tags, *((part.name, part.parameters) for part in (described, *parts))]
+    own = [lasting, *((part.name, part.parameters) for part in (described, *parts))]
     return Records(
         id=fingerprint({"records": own}),
         description=study.get("description") or "",
@@ -151,7 +154,7 @@ def _models(
         # All seeds together have the recipe of the first, as in the report.
         trained = run.path / "models" / base / f"seed-{seed if seed.isdigit() else seeds[0]}"
         if (trained / "model.json").is_file():  # a sweep may have changed the study's recipe
-            entry["recipe"] = json.loads((trained / "model.json").read_text())["recipe"]
+            entry["recipe"] = _read_json(trained / "model.json")["recipe"]
         own = {"model": model, "seed": seed, **({"variant": variant} if variant else {})}
         epochs = () if variant else _epochs(run.path / "models" / base / f"seed-{seed}")
         scored = map(Metric, rows["key"], rows["value"], [0] * len(rows))
@@ -183,6 +186,16 @@ def _epochs(folder: Path) -> tuple[Metric, ...]:
         for epoch, value in zip(history["epoch"], history[column], strict=True)
         if np.isfinite(value)
     )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} must hold a mapping, found {type(found).__name__}")
+    return found
 
 
 def _texts(facts: Mapping[str, Any]) -> dict[str, str]:

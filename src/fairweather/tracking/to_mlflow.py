@@ -1,7 +1,8 @@
 """Records to MLflow: one run for the study, and a nested run for each of its parts.
 
-Which server and which experiment is said by MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and the
-other variables of https://mlflow.org/docs/latest/ml/tracking; what the user sets there always wins.
+Which server and which experiment is said by MLFLOW_TRACKING_URI, which has to be set, by
+MLFLOW_EXPERIMENT_NAME and the other variables of https://mlflow.org/docs/latest/ml/tracking; what
+the user sets there always wins.
 
 A run that is sent again is found by the tag ID. Each run gets the tag SENT last of all: a digest of
 what it was sent, so that what is there is not sent again, and what was interrupted is.
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-ID, NAME, SENT = "fairweather.id", "fairweather.name", "fairweather.sent"
+_OURS = "fairweather."
+ID, NAME, SENT = f"{_OURS}id", f"{_OURS}name", f"{_OURS}sent"
 # MLflow's own (mlflow.utils.mlflow_tags); the default experiment always has the id 0.
 _PARENT, _NOTE = "mlflow.parentRunId", "mlflow.note.content"
 _SOURCE = {"mlflow.source.name": "fairweather", "mlflow.source.type": "LOCAL"}
@@ -35,9 +37,10 @@ _MOST_RUNS = 50_000
 
 
 def check() -> None:
-    """Raise `InputError` unless MLflow is installed, its server answers and takes new runs.
+    """Raise `InputError` unless MLflow is installed, and the server that is named takes new runs.
 
-    A server is given half a minute at most to answer, and nothing is written to it.
+    A server is given half a minute at most to answer, and nothing is written to it. A database that
+    is named in its place is made by MLflow where there is none.
     """
     with session(HURRIED) as mlflow:
         client = mlflow.MlflowClient()
@@ -152,9 +155,12 @@ def _log(client: MlflowClient, run: Run, record: Record, tags: Mapping[str, str]
         entities.Param(key, _cut(value, _LONGEST_PARAMETER))
         for key, value in record.parameters.items()
     ]
-    facts = {f"fairweather.{key}": value for key, value in record.tags.items()} | dict(tags)
+    facts = {f"{_OURS}{key}": value for key, value in record.tags.items()} | dict(tags)
     labels = [entities.RunTag(key, _cut(value, _LONGEST_TAG)) for key, value in facts.items()]
     client.log_batch(run.info.run_id, params=parameters, tags=labels)
+    for key in run.data.tags.keys() - facts.keys() - {ID, NAME, SENT}:
+        if key.startswith(_OURS):  # of an earlier sending, and no longer so
+            client.delete_tag(run.info.run_id, key)
     for start in range(0, len(metrics), _BATCH):
         client.log_batch(run.info.run_id, metrics=metrics[start : start + _BATCH])
 

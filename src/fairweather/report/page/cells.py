@@ -23,6 +23,7 @@ from fairweather.report.words import CLEAN
 BINS = 10  # of the reliability diagram
 BARS = 20  # of the histogram of confidence
 POINTS = 60  # of the risk-coverage curve
+FEWEST = 10  # images that its first point is of: the risk of fewer is a matter of luck
 # Up to so many classes a confusion matrix can be read; beyond, the page lists the worst.
 MOST_CLASSES = 40
 WORST_CLASSES = 20
@@ -74,7 +75,7 @@ def describe_cell(cell: Columns, classes: int, thresholds: Sequence[float]) -> d
         "n": len(correct),
         "bins": _bins(confidence, correct),
         "bars": [_counts(confidence[correct]), _counts(confidence[~correct])],
-        "curve": _thinned(curve.coverage, curve.risk),
+        "curve": _thinned(curve.coverage, curve.risk, len(correct)),
         "hand": [rounded(score[:3]) for score in share_to_hand_over(curve, len(correct), RISKS)],
         "kept": [_kept(confidence, correct, threshold) for threshold in thresholds],
         "classes": _by_class(cell, classes),
@@ -83,12 +84,12 @@ def describe_cell(cell: Columns, classes: int, thresholds: Sequence[float]) -> d
 
 
 def rounded(numbers: Sequence[float] | FloatArray) -> list[float | None]:
-    """Write numbers with four digits behind the point, and what is no number as None.
+    """Write numbers with six digits behind the point, and what is no number as None.
 
-    >>> rounded([0.123456, float("nan"), 1.0])
-    [0.1235, None, 1.0]
+    >>> rounded([0.12345678, float("nan"), 1.0])
+    [0.123457, None, 1.0]
     """
-    return [round(float(each), 4) if np.isfinite(each) else None for each in numbers]
+    return [round(float(each), 6) if np.isfinite(each) else None for each in numbers]
 
 
 def _bins(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> list[list[float | None]]:
@@ -107,9 +108,10 @@ def _counts(confidence: FloatArray) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _thinned(coverage: FloatArray, risk: FloatArray) -> list[list[float | None]]:
-    """Points of a curve at about even coverages, its ends among them."""
-    at = np.unique(np.searchsorted(coverage, np.linspace(coverage[0], 1, POINTS)))
+def _thinned(coverage: FloatArray, risk: FloatArray, images: int) -> list[list[float | None]]:
+    """Points of a curve at about even coverages, from where a few images are answered to all."""
+    first = min(FEWEST / images, 1.0)
+    at = np.unique(np.searchsorted(coverage, np.linspace(first, 1, POINTS)))
     at = at[at < len(coverage)]
     return [rounded(pair) for pair in np.stack([coverage[at], risk[at]], axis=1)]
 

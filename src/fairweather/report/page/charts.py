@@ -10,6 +10,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from fairweather.report import figures
 from fairweather.report.contents import Contents, Sweep
 from fairweather.report.page.drawing import (
     FOCUS,
@@ -32,6 +33,7 @@ from fairweather.types import Score
 # Shifts from which on the page draws a heat map: fewer are read off the small charts.
 MANY_SHIFTS = 5
 HEIGHT = 165
+EXTENT = 36  # of vertical axes, so that charts above each other line up
 
 
 def level_charts(contents: Contents) -> dict[str, dict[str, Chart]]:
@@ -102,16 +104,15 @@ def scatter(contents: Contents) -> Chart | None:
     rows = list(_points(contents))
     if not rows:
         return None
-    titles = list(contents.titles.values())
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X("accuracy:Q", title="Accuracy", axis=alt.Axis(format=".0%", tickCount=6)).scale(
             zero=False
         ),
         y=alt.Y("error:Q", title="RMS calibration error", axis=alt.Axis(tickCount=6)),
-        color=model_color(titles),
+        color=model_color(contents),
     )
     points = base.mark_point(filled=True, size=46, strokeWidth=1).encode(
-        shape=model_shape(titles),
+        shape=model_shape(contents),
         opacity=alt.condition(LOUD, alt.value(0.8), alt.value(0.08)),
         tooltip=tooltip(
             ("title", "Model"),
@@ -135,11 +136,15 @@ def scatter(contents: Contents) -> Chart | None:
 
 def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
     """Build the chart of any shift: its numbers, and what its axis says, are put in later."""
-    titles = list(contents.titles.values())
-    shares = alt.Axis(format=".0%" if is_percent(metric) else ".1~f", tickCount=4)
+    shares = alt.Axis(
+        format=".0%" if is_percent(metric) else ".1~f",
+        tickCount=4,
+        minExtent=EXTENT,
+        maxExtent=EXTENT,
+    )
     x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap=True, grid=False))
     base = alt.Chart(alt.NamedData(name="rows")).encode(
-        x=x.scale(zero=False, padding=10), color=model_color(titles)
+        x=x.scale(zero=False, padding=10), color=model_color(contents)
     )
     # A layer that has no title of its own would take the field's and add it to the axis.
     y = alt.Y("value:Q", title=None, axis=shares).scale(domain=(0, top), nice=False)
@@ -149,12 +154,13 @@ def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
         opacity=alt.condition(LOUD, alt.value(0.16), alt.value(0.02)),
     )
     quiet = alt.condition(LOUD, alt.value(1), alt.value(0.1))
-    line = base.mark_line(strokeWidth=1.8).encode(y=y, opacity=quiet)
+    dash = figures.model_dash(list(contents.titles.values()), contents.places)
+    line = base.mark_line(strokeWidth=1.8).encode(y=y, opacity=quiet, strokeDash=dash)
     points = base.mark_point(filled=True, size=44, stroke=PAPER, strokeWidth=0.8).encode(
         y=y,
-        shape=model_shape(titles),
+        shape=model_shape(contents),
         opacity=quiet,
-        tooltip=tooltip(("title", "Model"), ("level", "Level"), ("text", SHORT[metric])),
+        tooltip=tooltip(("title", "Model"), ("at", "Images"), ("text", SHORT[metric])),
     )
     rule = (
         alt.Chart(alt.NamedData(name="clean"))
@@ -172,8 +178,13 @@ def _of_shift(template: Spec, metric: str, sweep: Sweep, frame: pd.DataFrame) ->
         x = layer["encoding"]["x"]
         x["title"] = sweep.level_title
         x.setdefault("axis", {})["values"] = sorted({*frame["level"]})
+    names = {float(level): sweep.heading(level) for level in sweep.cells}
     rows = [
-        row | {"text": in_words(metric, Score(row["value"], row["low"], row["high"], 0))}
+        row
+        | {
+            "text": in_words(metric, Score(row["value"], row["low"], row["high"], 0)),
+            "at": names.get(row["level"], "clean"),
+        }
         for row in records(frame)
     ]
     return Chart(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from fairweather.report.contents import Contents
+from fairweather.report.formats import escape_latex
 
 
 def citation(contents: Contents) -> str:
@@ -17,38 +19,48 @@ def citation(contents: Contents) -> str:
             "software",
             "fairweather",
             {
-                "author": "{The fairweather authors}",
+                "author": "The fairweather authors",
                 "title": "fairweather: will this image classifier still work, and still know when "
                 "it doesn't, once the weather changes?",
                 "version": version,
             },
         )
     ]
-    return "\n\n".join([*entries, *(_run(label, facts) for label, facts in runs.items())])
+    entries += map(_run, runs, _titles(contents), runs.values())
+    return "\n\n".join(entries)
 
 
-def _run(label: str, facts: Mapping[str, Any]) -> str:
+def _run(label: str, title: str, facts: Mapping[str, Any]) -> str:
     data = facts["data"]
-    revision = ((facts.get("git") or {}).get("fairweather") or {}).get("revision")
+    git = (facts.get("git") or {}).get("fairweather") or {}
+    changes = ", with uncommitted changes" if git.get("dirty") else ""
     digest = str(data.get("digests", {}).get("test", "unknown"))[:16]
     note = [
         f"Made with: {facts.get('command', 'unknown')}",
         f"study {facts.get('study', 'unknown')}",
         f"test images of {data['name']} with SHA-256 {digest}...",
     ]
-    note += [f"git revision {revision}"] if revision else []
-    fields = {"title": f"Run {label}".strip(), "year": str(facts.get("time", ""))[:4]}
+    note += [f"git revision {git['revision']}{changes}"] if git.get("revision") else []
+    fields = {"title": title, "year": str(facts.get("time", ""))[:4]}
     fields["date"] = str(facts.get("time", ""))[:10]
     fields["note"] = ". ".join(note)
-    return _entry("misc", f"run-{facts.get('study', 'unknown')}", fields)
+    key = "-".join(part for part in ("run", label, str(facts.get("study", ""))) if part)
+    return _entry("misc", re.sub(r"[^A-Za-z0-9-]+", "-", key), fields)
+
+
+def _titles(contents: Contents) -> list[str]:
+    """The title of each run."""
+    if len(contents.runs) > 1:
+        return [f"Run {label}" for label in contents.runs]
+    return [str(contents.study.get("title") or contents.study["name"])]
 
 
 def _entry(kind: str, key: str, fields: Mapping[str, str]) -> str:
-    lines = [f"  {name} = {{{_safe(value)}}}," for name, value in fields.items() if value]
+    # A second pair of braces, so that a group of authors is one author and capitals stay.
+    lines = [f"  {name} = {{{{{_safe(value)}}}}}," for name, value in fields.items() if value]
     return "\n".join([f"@{kind}{{{key},", *lines, "}"])
 
 
 def _safe(text: str) -> str:
-    """Keep braces balanced, since BibTeX reads them."""
-    balanced = text.count("{") == text.count("}") and not text.startswith("}")
-    return text if balanced else text.replace("{", "(").replace("}", ")")
+    """Write text as BibTeX takes it: no braces, and what means something to LaTeX escaped."""
+    return escape_latex(text.replace("{", "(").replace("}", ")"))

@@ -15,7 +15,8 @@ from fairweather.report.page.drawing import Chart, spec_of, tooltip
 from fairweather.report.page.theme import FAINT, INK, PAPER, RULE
 
 SIDE = 230
-EXTENT = 34  # of vertical axes that stand above each other
+FEW = 10  # images of a bin that says little
+EXTENT = 40  # of vertical axes that stand above each other
 
 
 def closer_charts(classes: Sequence[str], places: int) -> list[Chart]:
@@ -32,7 +33,7 @@ def closer_charts(classes: Sequence[str], places: int) -> list[Chart]:
         _confidence(),
         _risk_coverage(),
         _hand_over(places),
-        per_class(bars),
+        per_class(classes, bars),
     ]
     return [*charts, confusion(classes)] if len(classes) <= MOST_CLASSES else charts
 
@@ -40,7 +41,9 @@ def closer_charts(classes: Sequence[str], places: int) -> list[Chart]:
 def _reliability() -> Chart:
     unit = alt.Scale(domain=[0, 1])
     axis = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
-    shares = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1], minExtent=EXTENT)
+    shares = alt.Axis(
+        format=".0%", values=[0, 0.25, 0.5, 0.75, 1], minExtent=EXTENT, maxExtent=EXTENT
+    )
     x = alt.X("confidence:Q", title=None, axis=axis, scale=unit)
     y = alt.Y("accuracy:Q", title="Accuracy", axis=shares, scale=unit)
     diagonal = (
@@ -49,12 +52,21 @@ def _reliability() -> Chart:
         .encode(x=alt.X("at:Q", title=None, scale=unit), y=alt.Y("at:Q", title="Accuracy"))
     )
     base = alt.Chart(ROWS).encode(x=x)
-    gap = base.mark_rule(strokeWidth=9, opacity=0.28, color=WRONG).encode(y=y, y2="confidence:Q")
-    bars = base.mark_rule(strokeWidth=1.5, color=INK).encode(
-        y=alt.Y("low:Q", title="Accuracy", scale=unit), y2="high:Q"
-    )
-    points = base.mark_point(filled=True, size=60, color=INK, stroke=PAPER, opacity=1).encode(
+    faint = alt.condition(f"datum.images < {FEW}", alt.value(0.2), alt.value(1))
+    gap = base.mark_rule(strokeWidth=9).encode(
         y=y,
+        y2="confidence:Q",
+        color=alt.condition(
+            "datum.accuracy < datum.confidence", alt.value(WRONG), alt.value(RIGHT)
+        ),
+        opacity=alt.condition(f"datum.images < {FEW}", alt.value(0.12), alt.value(0.45)),
+    )
+    bars = base.mark_rule(strokeWidth=1.5, color=INK).encode(
+        y=alt.Y("low:Q", title="Accuracy", scale=unit), y2="high:Q", opacity=faint
+    )
+    points = base.mark_point(filled=True, size=60, color=INK, stroke=PAPER).encode(
+        y=y,
+        opacity=faint,
         tooltip=tooltip(
             ("confidence_text", "Mean confidence"),
             ("accuracy_text", "Accuracy"),
@@ -82,7 +94,11 @@ def _counts() -> Chart:
                 scale=alt.Scale(domain=[0, 1]),
             ),
             x2="upper:Q",
-            y=alt.Y("images:Q", title="Images", axis=alt.Axis(tickCount=3, minExtent=EXTENT)),
+            y=alt.Y(
+                "images:Q",
+                title="Images",
+                axis=alt.Axis(tickCount=3, minExtent=EXTENT, maxExtent=EXTENT),
+            ),
             y2=alt.datum(0),
             tooltip=tooltip(("bin", "Confidence"), ("images", "Images")),
         )
@@ -106,7 +122,7 @@ def _confidence() -> Chart:
             y=alt.Y(
                 "from:Q",
                 title="Images: right above, wrong below",
-                axis=alt.Axis(format="~s", labelExpr="replace(datum.label, '−', '')"),
+                axis=alt.Axis(format=",d", labelExpr="replace(datum.label, '−', '')"),
             ),
             y2="to:Q",
             color=alt.Color(
@@ -129,13 +145,13 @@ def _confidence() -> Chart:
 def _risk_coverage() -> Chart:
     x = alt.X(
         "coverage:Q",
-        title="Coverage: share answered, the most confident first",
+        title="Share answered, the most confident first",
         axis=alt.Axis(format=".0%", tickCount=5),
         scale=alt.Scale(domain=[0, 1]),
     )
     y = alt.Y(
         "risk:Q",
-        title="Risk: share of the answers that is wrong",
+        title="Share of the answers that is wrong",
         axis=alt.Axis(format=".0%", tickCount=5),
     )
     which = ["chosen images", "clean images"]
@@ -161,13 +177,18 @@ def _risk_coverage() -> Chart:
                 ("which", "Images"), ("coverage_text", "Coverage"), ("risk_text", "Risk")
             ),
         )
-        .properties(width="container", height=SIDE + 45)
     )
+    kept = (
+        alt.Chart(ROWS)
+        .mark_point(shape="diamond", filled=True, color=WRONG, stroke=PAPER, opacity=1)
+        .encode(x=x, y=y, size=alt.condition("datum.kept", alt.value(90), alt.value(0)))
+    )
+    chart = alt.layer(line, kept).properties(width="container", height=SIDE + 45)
     return Chart(
         "risk-coverage",
         "Risk-coverage curve: the share of wrong answers among the most confident images, against "
         "the share that is answered, on the chosen and on clean images.",
-        spec_of(line),
+        spec_of(chart),
     )
 
 
@@ -175,11 +196,12 @@ def _hand_over(places: int) -> Chart:
     y = alt.Y(
         "place:N", sort=None, title=None, axis=alt.Axis(labelLimit=150, ticks=False, domain=False)
     )
-    scale = alt.Scale(domain=[0, 1])
+    # A little beyond, so that marks at the ends are whole.
+    scale = alt.Scale(domain=[-0.03, 1.03], nice=False)
     x = alt.X(
         "needed:Q",
-        title="Share of the images that go to a person",
-        axis=alt.Axis(format=".0%", tickCount=5),
+        title="Share that goes to a person",
+        axis=_confidence_axis(),
         scale=scale,
     )
     base = alt.Chart(ROWS).encode(y=y)
@@ -193,12 +215,12 @@ def _hand_over(places: int) -> Chart:
         ),
     )
     ends = base.mark_rule(strokeWidth=2, color=INK).encode(
-        x=alt.X("low:Q", title="Share of the images that go to a person", scale=scale), x2="high:Q"
+        x=alt.X("low:Q", title="Share that goes to a person", scale=scale), x2="high:Q"
     )
     kept = (
         base.transform_filter("isValid(datum.over)")
         .mark_point(shape="diamond", size=90, filled=True, color=WRONG, stroke=PAPER, opacity=1)
-        .encode(x=alt.X("over:Q", title="Share of the images that go to a person", scale=scale))
+        .encode(x=alt.X("over:Q", title="Share that goes to a person", scale=scale))
     )
     chart = alt.layer(bars, ends, kept).properties(width="container", height=26 * places)
     return Chart(

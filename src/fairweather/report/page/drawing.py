@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import altair as alt
 import pandas as pd
 
-from fairweather.report.figures import SHAPES
-from fairweather.report.page.theme import model_colors
+from fairweather.report import figures
+from fairweather.report.contents import Contents
+from fairweather.report.page.theme import looks
 from fairweather.report.tables import Entry, is_percent
 from fairweather.types import Score
 
@@ -40,16 +40,16 @@ def in_words(metric: str, score: Score) -> str:
     return Entry(score, is_percent(metric)).in_words
 
 
-def model_color(titles: Sequence[str]) -> alt.Color:
-    """The page has one legend, as buttons, for all charts."""
-    scale = alt.Scale(domain=list(titles), range=model_colors(len(titles)))
+def model_color(contents: Contents) -> alt.Color:
+    """Colour by the field `title`; the page has one legend, as buttons, for all charts."""
+    colors = [f"var(--m{look.color})" for look in looks(contents.places)]
+    scale = alt.Scale(domain=list(contents.titles.values()), range=colors)
     return alt.Color("title:N", scale=scale, legend=None)
 
 
-def model_shape(titles: Sequence[str]) -> alt.Shape:
+def model_shape(contents: Contents) -> alt.Shape:
     """Shape by the field `title`, for those who cannot tell the colours apart."""
-    shapes = [SHAPES[index % len(SHAPES)] for index in range(len(titles))]
-    return alt.Shape("title:N", scale=alt.Scale(domain=list(titles), range=shapes), legend=None)
+    return figures.model_shape(list(contents.titles.values()), None, contents.places)
 
 
 def tooltip(*fields: tuple[str, str]) -> list[alt.Tooltip]:

@@ -21,7 +21,7 @@ def join_samples(samples: Mapping[str, Samples | None]) -> Samples | None:
     found = {label: each for label, each in samples.items() if each is not None}
     if len(samples) == 1 or not found:
         return next(iter(found.values()), None)
-    first = next(iter(found.values()))
+    first = next((each for each in found.values() if each.strip), next(iter(found.values())))
     return first._replace(
         pictures={
             place: image for each in found.values() for place, image in each.pictures.items()

@@ -21,15 +21,16 @@
   }
 
   // Charts. Vega's interpreter stands in for evaluated code, which the page's policy forbids.
-  async function draw(place, rows) {
-    const spec = { ...data.charts[place.dataset.chart], ...(rows && { datasets: { rows } }) };
+  async function draw(place, datasets) {
+    const spec = { ...data.charts[place.dataset.chart], ...(datasets && { datasets }) };
     const result = await vegaEmbed(place, spec, {
       mode: "vega-lite", renderer: "svg", ast: true, actions: false,
       config: data.config, tooltip: { disableDefaultStyle: true },
     });
     views.set(place.dataset.chart, result.view);
-    if (!JSON.stringify(spec).includes('"focus"')) return;
-    linked.set(place, result.view);
+    const parameters = [spec, ...(spec.layer ?? [])].flatMap(({ params }) => params ?? []);
+    if (parameters.every(({ name }) => name !== "focus")) return;
+    linked.set(place, { view: result.view, at: "" });
     result.view.addEventListener("pointerover", (_, item) => focusOn(item?.datum?.title ?? pinned));
     result.view.addEventListener("pointerout", () => focusOn(pinned));
   }
@@ -37,11 +38,12 @@
   // Linked hover: the model under the pointer is loud in every chart that is in sight.
   let pinned = "", focused = "";
   function focusOn(title) {
-    if (title === focused) return;
     focused = title;
-    for (const [place, view] of linked) {
-      const box = place.getBoundingClientRect();
-      if (box.bottom > 0 && box.top < innerHeight) view.signal("focus", title).runAsync();
+    for (const [place, chart] of linked) {
+      const { bottom, top } = place.getBoundingClientRect();
+      if (chart.at === focused || bottom < 0 || top > innerHeight) continue;
+      chart.at = focused;
+      chart.view.signal("focus", focused).runAsync();
     }
   }
   for (const button of document.querySelectorAll("button.model")) {
@@ -49,11 +51,10 @@
       pinned = pinned === button.dataset.title ? "" : button.dataset.title;
       for (const each of document.querySelectorAll("button.model"))
         each.setAttribute("aria-pressed", String(each.dataset.title === pinned));
-      focused = null;
       focusOn(pinned);
     });
   }
-  addEventListener("scroll", () => { if (focused) { const title = focused; focused = null; focusOn(title); } }, { passive: true });
+  addEventListener("scroll", () => focusOn(focused), { passive: true });
 
   // Tables.
   for (const head of document.querySelectorAll("th[aria-sort]")) {
@@ -63,14 +64,12 @@
       for (const other of table.querySelectorAll("th[aria-sort]")) other.setAttribute("aria-sort", "none");
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
       const key = (row) => row.cells[at].dataset.value;
-      const rows = [...table.tBodies[0].rows].sort((a, b) => compare(key(a), key(b)) * (up ? 1 : -1));
-      table.tBodies[0].append(...rows);
+      const rows = [...table.tBodies[0].rows];
+      const there = rows.filter((row) => key(row) !== ""), absent = rows.filter((row) => key(row) === "");
+      const numbers = at > 0;  // the first column holds names
+      there.sort((a, b) => (numbers ? key(a) - key(b) : key(a).localeCompare(key(b))) * (up ? 1 : -1));
+      table.tBodies[0].append(...there, ...absent);
     });
-  }
-  function compare(a, b) {
-    const numbers = [Number(a), Number(b)];
-    if (a === "" || b === "") return (a === "") - (b === "");
-    return numbers.some(Number.isNaN) ? a.localeCompare(b) : numbers[0] - numbers[1];
   }
   for (const button of document.querySelectorAll("button[data-copy]")) {
     button.addEventListener("click", async () => {
@@ -87,9 +86,10 @@
     });
   }
   function tell(button, words) {
-    const before = button.textContent;
+    button.dataset.words ??= button.textContent;
     button.textContent = words;
-    setTimeout(() => { button.textContent = before; }, 1500);
+    clearTimeout(Number(button.dataset.timer));
+    button.dataset.timer = setTimeout(() => { button.textContent = button.dataset.words; }, 1500);
   }
 
   // Choosers.
@@ -105,7 +105,7 @@
     select.disabled = names.length < 2;
   }
   function fillLevels() {
-    const { cells, neutral } = data.shifts[chooser.shift.value];
+    const { cells } = data.shifts[chooser.shift.value];
     const worst = data.worst.map(([, cell]) => cell);
     const at = cells.findIndex(({ id }) => worst.includes(id));
     fill(chooser.level, cells.map(({ heading }) => heading || "as they are"), Math.max(0, at));
@@ -115,16 +115,19 @@
   async function show(name, rows) {
     const place = document.querySelector(`[data-chart="${name}"]`);
     if (!place) return;
-    if (!views.has(name)) await draw(place, rows);
+    if (!views.has(name)) await draw(place, { rows });
     else await views.get(name).data("rows", rows).resize().runAsync();
   }
 
+  // One after the other, so that what was chosen last is what is shown last.
+  let showing = Promise.resolve();
+  const showNext = () => (showing = showing.then(showCell));
   async function showCell() {
     const { model, shift, place, cell } = chosen();
-    const where = shift.cells.length > 1 ? `${shift.title}, ${place.heading}` : shift.title;
+    const where = place.heading ? `${shift.title}, ${place.heading}` : shift.title;
     const words = cell ? data.summaries[model.name][place.id] : "not measured";
     $("chosen").replaceChildren(make("strong", { textContent: `${model.title}, ${where}: ` }), words);
-    $("closer").classList.toggle("absent", !cell);
+    for (const part of document.querySelectorAll(".of-cell")) part.hidden = !cell;
     if (cell) {
       await showConfidence(cell, data.cells[model.name].clean);
       await showClasses(cell);
@@ -149,15 +152,18 @@
     const curve = (points, which) => points.map(([coverage, risk]) => ({
       coverage, risk, which, coverage_text: percent(coverage), risk_text: percent(risk),
     }));
+    const [over, , , risk] = cell.kept[chooser.risk.value] ?? [];
+    const kept = typeof risk === "number" ? curve([[1 - over, risk]], "chosen images") : [];
     await show("risk-coverage", [
       ...curve(cell.curve, "chosen images"),
+      ...kept.map((point) => ({ ...point, kept: true })),
       ...(clean && clean !== cell ? curve(clean.curve, "clean images") : []),
     ]);
   }
 
   async function showClasses(cell) {
     await show("classes", cell.classes.map(([at, images, accuracy, low, high]) => ({
-      name: data.classes[at], images, accuracy, low, high, accuracy_text: between([accuracy, low, high]),
+      at, name: data.classes[at], images, accuracy, low, high, accuracy_text: between([accuracy, low, high]),
     })));
     const totals = new Map(cell.classes.map(([at, images]) => [at, images]));
     const triples = Array.from({ length: cell.confused.length / 3 }, (_, i) => cell.confused.slice(3 * i, 3 * i + 3));
@@ -189,14 +195,16 @@
   }
 
   // Pictures.
+  const whole = (text) => text.replaceAll(" ", "\u00a0");
   const classOf = (at) => data.classes[at] ?? "?";
   function picture(index, only) {
     const { image, label, answers, cell } = data.gallery.pictures[index];
-    const lines = answers.map((answer, at) => [answer, data.models[at], at])
+    const lines = answers.map((answer, at) => [answer, data.models[at]])
       .filter(([answer, model]) => answer && (!only || model === only))
-      .map(([[predicted, confidence], model, at]) => make("li", { className: predicted === label ? "right" : "wrong" },
-        make("span", { className: `chip m${at % data.colors}`, title: model.title }),
-        `${predicted === label ? "✓" : "✗"} ${classOf(predicted)} (${(100 * confidence).toFixed(0)} %)`));
+      .map(([[predicted, confidence], model]) => make("li", { className: predicted === label ? "right" : "wrong" },
+        make("span", { className: `chip m${model.color}`, title: model.title, textContent: model.glyph, ariaHidden: "true" }),
+        make("span", { className: "hidden", textContent: `${model.title}: ` }),
+        ` ${predicted === label ? "✓" : "✗"} ${classOf(predicted)} (${(100 * confidence).toFixed(0)} %)`));
     const shown = make("img", { src: image, alt: `Class ${classOf(label)}, ${headings.get(cell)}` });
     const item = make("figure", { className: "picture" }, shown,
       make("figcaption", {}, make("span", { className: "label", textContent: `Label: ${classOf(label)}` }), make("ul", {}, ...lines)));
@@ -204,7 +212,7 @@
     return item;
   }
   const headings = new Map(data.shifts.flatMap((shift) => shift.cells.map(({ id, heading }) =>
-    [id, heading ? `${shift.title}, ${heading}` : "clean"])));
+    [id, heading ? `${shift.title}, ${whole(heading)}` : "Clean"])));
 
   function showPictures(model, shift) {
     if (!data.gallery) return;
@@ -232,16 +240,16 @@
   }
 
   if (chooser.model) {
-    fill(chooser.model, data.models.map(({ title }) => title), 0);
-    fill(chooser.shift, data.shifts.map(({ title }) => title), Math.min(1, data.shifts.length - 1));
+    fill(chooser.model, data.models.map(({ title }) => title), data.models.findIndex(({ name }) => name === data.start.model));
+    fill(chooser.shift, data.shifts.map(({ title }) => title), data.shifts.findIndex(({ name }) => name === data.start.shift));
     fill(chooser.risk, data.risks.map((risk) => `${100 * risk} %`), 2);
     fillLevels();
   }
   for (const place of document.querySelectorAll("[data-chart]:not(#closer *)")) await draw(place);
   if (chooser.model) {
     chooser.shift.addEventListener("change", fillLevels);
-    for (const select of Object.values(chooser)) select.addEventListener("change", showCell);
-    await showCell();
+    for (const select of Object.values(chooser)) select.addEventListener("change", showNext);
+    await showNext();
   }
   document.documentElement.dataset.ready = "yes";
 })().catch((error) => {

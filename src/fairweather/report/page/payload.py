@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import gzip
 import hashlib
 import importlib.resources
@@ -11,18 +10,15 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import vl_convert
-
 from fairweather.report.contents import Contents, Sweep
-from fairweather.report.figures import COLORS
 from fairweather.report.page.cells import BINS, RISKS, describe_cell, read_cells, thresholds_of
 from fairweather.report.page.drawing import Chart
 from fairweather.report.page.gallery import Answer, answers_at, gallery, keys_by_cell
-from fairweather.report.page.theme import CONFIG
+from fairweather.report.page.theme import CONFIG, looks
 from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import Place, Samples
 from fairweather.report.tables import Entry
-from fairweather.report.words import CLEAN, NO_LEVEL
+from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
 
 
 def payload(
@@ -30,6 +26,7 @@ def payload(
     charts: Iterable[Chart],
     texts: Mapping[str, Mapping[str, str]],
     samples: Samples | None,
+    start: str,
 ) -> dict[str, Any]:
     """Gather what the script of the page draws and copies.
 
@@ -38,18 +35,24 @@ def payload(
         charts: every chart of the page.
         texts: of each table, by its name and then by format.
         samples: the pictures, if there are some.
+        start: the name of the model that is chosen at first.
     """
     cells, answers = _look(contents, keys_by_cell(samples))
     return {
         "config": CONFIG,
         "charts": {chart.name: chart.spec for chart in charts},
         "tables": texts,
-        "models": [{"name": name, "title": title} for name, title in contents.titles.items()],
+        "models": [
+            {"name": name, "title": title, **look._asdict()}
+            for (name, title), look in zip(
+                contents.titles.items(), looks(contents.places), strict=True
+            )
+        ],
+        "start": {"model": start, "shift": _hardest_for(contents, start)},
         "shifts": list(_shifts(contents)),
         "worst": [[condition.title, condition.cell] for condition in worst_conditions(contents)],
         "classes": contents.classes,
         "bins": BINS,
-        "colors": len(COLORS),
         "risks": RISKS,
         "cells": cells,
         "summaries": _summaries(contents, cells),
@@ -82,13 +85,11 @@ def pack(content: Mapping[str, Any]) -> str:
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
-@functools.cache
-def script() -> str:
-    """Vega-Embed, Vega-Lite and Vega from the installed package, and the page's own script."""
+def script(library: str) -> str:
+    """Put the page's own script behind the library that draws its charts."""
     own = importlib.resources.files("fairweather.report.page").joinpath("page.js").read_text()
-    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # The end of a script inside of a string of it would end the script.
-    return (bundle + "\n" + own).replace("</script", r"<\/script")
+    return (library + "\n" + own).replace("</script", r"<\/script")
 
 
 def content_security_policy(scripts: Iterable[str]) -> str:
@@ -111,6 +112,16 @@ def _shifts(contents: Contents) -> Iterable[dict[str, Any]]:
         ]
         distance = [abs(float(level) - sweep.neutral) for level in sweep.cells]
         yield {"name": sweep.name, "title": sweep.title, "cells": cells, "distance": distance}
+
+
+def _hardest_for(contents: Contents, model: str) -> str:
+    """The shift under which a model is least accurate on average over the levels."""
+    means = {
+        sweep.name: score.value
+        for sweep in contents.sweeps
+        if (score := contents.score("accuracy", model, sweep.name, MEAN)) is not None
+    }
+    return min(means, key=lambda name: means[name], default=CLEAN)
 
 
 def _level(sweep: Sweep, level: str) -> str:

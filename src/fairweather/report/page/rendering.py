@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
 
-from fairweather.report.answers import answers
+from fairweather.report.answers import Answer, answers
+from fairweather.report.beside import ALL, WORST
 from fairweather.report.contents import Contents
-from fairweather.report.figures import COLORS, Figure
+from fairweather.report.figures import Figure
 from fairweather.report.page.cells import BINS, MOST_CLASSES
 from fairweather.report.page.charts import heat_map, level_charts, scatter
 from fairweather.report.page.citing import citation
@@ -21,11 +22,12 @@ from fairweather.report.page.drawing import SHORT, Chart
 from fairweather.report.page.formulas import formulas
 from fairweather.report.page.payload import content_security_policy, pack, payload, script
 from fairweather.report.page.settings import flatten, settings
+from fairweather.report.page.theme import looks
 from fairweather.report.page.training import training_charts
 from fairweather.report.ranked import Ranking
 from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import Samples
-from fairweather.report.tables import ABSENT, CORRECTED, TABULATED, Table, describe_metric
+from fairweather.report.tables import ABSENT, CORRECTED, TABULATED, Entry, Table, describe_metric
 from fairweather.report.trained import read_times, read_tries, read_warnings
 
 # Up to so many models, every picture says what each of them sees.
@@ -37,6 +39,7 @@ SECTIONS = (
     ("closer", "Look closer"),
     ("pictures", "Pictures"),
     ("training", "Training"),
+    ("more", "More tables"),
     ("how", "How these numbers were made"),
 )
 
@@ -48,21 +51,32 @@ class HeatMap(NamedTuple):
     chart: Chart
 
 
-def render_page(
-    contents: Contents,
-    tables: Sequence[Table],
-    ranks: Ranking | None,
-    figures: Sequence[Figure],
-    samples: Samples | None,
-) -> str:
-    """Fill the template; everything from the run is escaped, and figures are inlined."""
+class PageParts(NamedTuple):
+    """What a page is made of."""
+
+    contents: Contents
+    tables: Sequence[Table]
+    ranks: Ranking | None
+    figures: Sequence[Figure]
+    samples: Samples | None
+
+
+def render_page(parts: PageParts, library: Callable[[], str]) -> str:
+    """Fill the template; everything from the run is escaped, and figures are inlined.
+
+    `library` gives the JavaScript that draws charts, which may take its time.
+    """
+    contents, tables, ranks, figures, samples = parts
     drawn = _charts(contents)
     texts = {table.name: table.texts() for table in tables}
     texts |= {"ranking": ranks.texts()} if ranks else {}
-    carried = payload(contents, _listed(drawn), texts, samples)
+    first = ranks.rows[0].model if ranks else next(iter(contents.titles))
+    carried = payload(contents, _listed(drawn), texts, samples, first)
     if not any(carried["cells"].values()):
+        for name in drawn.pop("closer"):
+            del carried["charts"][name]
         drawn["closer"] = {}
-    scripts = script()
+    scripts = script(library())
     pictures = carried["gallery"] is not None and bool(drawn["closer"])
     there = {"shifts": bool(drawn["levels"]), "closer": bool(drawn["closer"]), "pictures": pictures}
     return (
@@ -72,6 +86,8 @@ def render_page(
             **drawn,
             **_facts(contents),
             ranking=ranks,
+            worst_of_first=_worst_of_first(contents, ranks),
+            answers=_ordered(answers(contents), ranks),
             tables=tables,
             figures={figure.name: figure for figure in figures},
             pictures=pictures,
@@ -85,6 +101,22 @@ def render_page(
             script=Markup(scripts),
         )
     )
+
+
+def _worst_of_first(contents: Contents, ranks: Ranking | None) -> str:
+    """Say how far one may rely on the first model, which being first does not tell."""
+    first = ranks.rows[0] if ranks else None
+    worst = first and contents.score("accuracy", first.model, ALL, WORST)
+    if not first or not worst:
+        return ""
+    words = Entry(worst, percent=True).in_words
+    return f" At the worst level of any shift, “{first.title}” is right in {words} of the images."
+
+
+def _ordered(told: Sequence[Answer], ranks: Ranking | None) -> list[Answer]:
+    """Put what is told of the models in the order of the ranking, where there is one."""
+    order = [row.model for row in ranks.rows] if ranks else [each.model for each in told]
+    return sorted(told, key=lambda each: order.index(each.model))
 
 
 def _charts(contents: Contents) -> dict[str, Any]:
@@ -117,19 +149,19 @@ def _facts(contents: Contents) -> dict[str, Any]:
     return {
         "study": contents.study,
         "contents": contents,
-        "answers": answers(contents),
         "calibration": describe_metric("rms_calibration_error"),
         "corrected": CORRECTED,
         "absent": ABSENT,
         "short": SHORT,
-        "colors": len(COLORS),
-        "chips": {name: index % len(COLORS) for index, name in enumerate(contents.titles)},
+        "looks": dict(zip(contents.titles, looks(contents.places), strict=True)),
+        "variants": len(set(contents.places)) < len(contents.places),
         "bins": BINS,
         "every_class": len(contents.classes) <= MOST_CLASSES,
         "many_models": len(contents.titles) > MANY_MODELS,
         "settings": list(settings(contents)),
         "tries": read_tries(contents),
-        "times": read_times(contents),
+        "times": (times := read_times(contents)),
+        "timed": any(each.time != ABSENT for each in times),
         "warnings": read_warnings(contents),
         "seen": contents.seen_shifts,
         "hardware": contents.hardware,

@@ -47,7 +47,10 @@ def settings(contents: Contents) -> Iterator[tuple[str, list[str]]]:
         start = {"started_from": starts.get(base_model(name), {})} if starts else {}
         described = entry | start | {"recipe": recipe} | (tuning if tuning["sweep"] else {})
         models.append(dict(flatten(described)))
-    for key in dict.fromkeys(key for model in models for key in model if key != "title"):
+    keys = dict.fromkeys(key for model in models for key in model if key != "title")
+    # Where some models have parts of a setting, that others have none of it is told by these.
+    parents = {key.rpartition(".")[0] for key in keys}
+    for key in (key for key in keys if key not in parents):
         yield key, [model.get(key, ABSENT) for model in models]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from fairweather.report.figures import COLORS, FONT
 
@@ -37,10 +38,29 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def model_colors(models: int) -> list[str]:
-    """Name the colour of each model, the same in every chart.
+# The shapes of figures.SHAPES as letters, filled for models and hollow for their variants.
+GLYPHS, HOLLOW = "●■▲◆▼✚", "○□△◇▽✛"
 
-    >>> model_colors(2)
-    ['var(--m0)', 'var(--m1)']
+
+class Look(NamedTuple):
+    """How a model looks: the number of its colour, its letter, and whether it is a variant."""
+
+    color: int
+    glyph: str
+    variant: bool
+
+
+def looks(places: Sequence[int]) -> list[Look]:
+    """Give each model its look, by its place among the models; a variant has that of its model.
+
+    >>> [(look.color, look.glyph) for look in looks([0, 0, 1])]
+    [(0, '●'), (0, '○'), (1, '■')]
     """
-    return [f"var(--m{index % len(COLORS)})" for index in range(models)]
+    return [
+        Look(
+            place % len(COLORS),
+            (HOLLOW if place in places[:at] else GLYPHS)[place % len(GLYPHS)],
+            place in places[:at],
+        )
+        for at, place in enumerate(places)
+    ]

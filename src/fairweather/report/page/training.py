@@ -15,7 +15,6 @@ from fairweather.report.page.drawing import (
     spec_of,
     tooltip,
 )
-from fairweather.report.page.theme import INK
 from fairweather.report.trained import read_histories
 
 
@@ -33,23 +32,21 @@ def training_charts(contents: Contents) -> dict[str, Chart]:
 
 def _training(contents: Contents, history: pd.DataFrame, what: str, title: str, form: str) -> Chart:
     rows = history[history["what"] == what].drop(columns="what")
-    titles = list(contents.titles.values())
+    last = int(rows["epoch"].max())
+    epochs = list(range(1, last + 1, max(1, last // 8)))
     log = what == "learning rate" and bool((rows["value"] > 0).all())
     scale = alt.Scale(type="log") if log else alt.Scale(zero=what == "learning rate")
-    legend = alt.Legend(
-        title=None, orient="top", symbolType="stroke", symbolStrokeColor=INK, symbolSize=400
-    )
     line = (
         alt.Chart(alt.Data(values=records(rows)))
         .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14))
         .encode(
-            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
+            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=epochs, format="d")),
             y=alt.Y("value:Q", title=title, axis=alt.Axis(format=form, tickCount=5), scale=scale),
-            color=model_color(titles),
+            color=model_color(contents),
             strokeDash=alt.StrokeDash(
                 "part:N",
                 scale=alt.Scale(domain=["validation", "training"], range=[[1, 0], [4, 3]]),
-                legend=None if what == "learning rate" else legend,
+                legend=None,
             ),
             detail="seed:N",
             opacity=alt.condition(LOUD, alt.value(1), alt.value(0.12)),

@@ -15,7 +15,7 @@ from fairweather.report.contents import Contents
 from fairweather.report.correctness import (
     FloatArray,
     Images,
-    pair_p_values,
+    compare_pairs,
     read_correct,
     read_images,
     resample_means,
@@ -28,16 +28,23 @@ from fairweather.types import Score
 ALL = "all"
 INTERVALS = "95 % bootstrap intervals over images"
 LEVEL = 0.05  # of the tests, after Holm's correction
+MCNEMAR = "McNemar's exact test"
+SWAPS = "random swaps of the two numbers of each image"
 # Leaders beyond these are counted instead of named.
 MOST_NAMED = 4
 
 
 class _Order(NamedTuple):
-    """What the tests say: the range of places of each model, and p for each two of them."""
+    """What the tests say: the range of places of each model, and p for each two of them.
+
+    `bound` tells which p are only known to be at most that, `exact` which test it was.
+    """
 
     best: npt.NDArray[np.int64]
     worst: npt.NDArray[np.int64]
     p: FloatArray
+    bound: npt.NDArray[np.bool_]
+    exact: bool
 
 
 def ranking(contents: Contents) -> Ranking | None:
@@ -45,7 +52,7 @@ def ranking(contents: Contents) -> Ranking | None:
 
     The mean is over the levels of each shift and then over shifts, attacks left out, of the cells
     that all models have; where there are none, it is the accuracy on clean images. Two models are
-    told apart where the test of `pair_p_values` on the same images is below 5 % after Holm's
+    told apart where the test of `compare_pairs` on the same images is below 5 % after Holm's
     correction over all pairs of models that do not answer alike. Of several seeds, each image's
     share of right answers is compared: that says something of these trainings on other images, and
     nothing of other trainings.
@@ -56,7 +63,7 @@ def ranking(contents: Contents) -> Ranking | None:
     """
     models = list(contents.titles)
     images = read_images(contents) if len(models) > 1 else None
-    cells, complete = _shared_cells(contents)
+    cells, tested = _shared_cells(contents)
     clean = _columns(contents, {CLEAN: 1.0}, images)
     shifted = _columns(contents, cells, images) if cells else clean
     if clean is None or shifted is None:
@@ -64,7 +71,7 @@ def ranking(contents: Contents) -> Ranking | None:
     cleans = _scores(contents, clean, CLEAN, NO_LEVEL)
     scores = cleans
     if cells:
-        known = complete and _scores(contents, shifted, ALL, MEAN)
+        known = len(cells) == tested and _scores(contents, shifted, ALL, MEAN)
         scores = known or _means(contents, shifted)
     order, on_clean = _order(shifted), _order(clean)
     places = np.argsort(-shifted.mean(axis=0), kind="stable")
@@ -79,12 +86,16 @@ def ranking(contents: Contents) -> Ranking | None:
             clean_best_rank=int(on_clean.best[at]),
             clean_worst_rank=int(on_clean.worst[at]),
             p_next=math.nan if after is None else float(order.p[at, after]),
+            p_next_at_most=after is not None and bool(order.bound[at, after]),
         )
         for at, after in zip(places, [*places[1:], None], strict=True)
     )
-    return Ranking(
-        rows, bool(cells), _verdict(rows, bool(cells)), _caption(contents, len(cells), complete)
-    )
+    what = _what(len(cells), tested)
+    tests = _tests(on_clean.exact, order.exact)
+    if any(row.p_in_words.startswith("≤") for row in rows):
+        tests += "; “≤” stands where no swap was as far"
+    caption = _caption(contents, what, tests)
+    return Ranking(rows, bool(cells), _verdict(rows, bool(cells)), caption)
 
 
 def _columns(
@@ -100,8 +111,8 @@ def _columns(
     return np.stack(found, axis=1) if len(found) == len(contents.titles) else None
 
 
-def _shared_cells(contents: Contents) -> tuple[dict[str, float], bool]:
-    """The shifted cells that all models have, with their weights, and whether those are all."""
+def _shared_cells(contents: Contents) -> tuple[dict[str, float], int]:
+    """The shifted cells that all models have, with their weights, and how many any model has."""
     sweeps = [sweep for sweep in contents.sweeps if not is_attack(sweep)]
     shared = [
         [
@@ -111,9 +122,9 @@ def _shared_cells(contents: Contents) -> tuple[dict[str, float], bool]:
         ]
         for sweep in sweeps
     ]
-    complete = sum(map(len, shared)) == sum(len(sweep.cells) for sweep in sweeps)
     kept = [cells for cells in shared if cells]
-    return {cell: 1 / (len(kept) * len(cells)) for cells in kept for cell in cells}, complete
+    weights = {cell: 1 / (len(kept) * len(cells)) for cells in kept for cell in cells}
+    return weights, sum(len(sweep.cells) for sweep in sweeps)
 
 
 def _scores(contents: Contents, columns: FloatArray, shift: str, level: str) -> list[Score]:
@@ -136,14 +147,17 @@ def _order(columns: FloatArray) -> _Order:
     distinct, which = np.unique(columns, axis=1, return_inverse=True)
     pairs = list(combinations(range(distinct.shape[1]), 2))
     adjusted = np.ones((distinct.shape[1],) * 2)
-    if pairs:
-        first, second = np.array(pairs).T
-        p = holm(pair_p_values(distinct, pairs, len(pairs), np.random.default_rng(0)))
-        adjusted[first, second] = adjusted[second, first] = p
-    of_models = adjusted[np.ix_(which.ravel(), which.ravel())]
+    bound = np.zeros(adjusted.shape, dtype=bool)
+    tests = compare_pairs(distinct, pairs, len(pairs), np.random.default_rng(0))
+    for at, p, is_bound in zip(pairs, holm(tests.p), tests.bound, strict=True):
+        adjusted[at] = adjusted[at[::-1]] = p
+        bound[at] = bound[at[::-1]] = is_bound
+    models = np.ix_(which.ravel(), which.ravel())
+    of_models = adjusted[models]
     means = columns.mean(axis=0)
     better = (of_models < LEVEL) & (means[:, None] > means)  # [better one, worse one]
-    return _Order(1 + better.sum(axis=0), len(means) - better.sum(axis=1), of_models)
+    best, worst = 1 + better.sum(axis=0), len(means) - better.sum(axis=1)
+    return _Order(best, worst, of_models, bound[models], tests.exact)
 
 
 def _verdict(rows: Sequence[Ranked], shifted: bool) -> str:
@@ -172,28 +186,37 @@ def _leaders(leading: Sequence[tuple[str, int]], models: int) -> str:
     return f"the first place is open between {len(leading)} of the {models} models"
 
 
-def _caption(contents: Contents, cells: int, complete: bool) -> str:
-    seeds = len(contents.seeds) > 1
+def _what(cells: int, tested: int) -> str:
+    """Say what the models are ranked by, and what of their shifted sets is left out."""
+    if not tested:
+        return "accuracy on clean images"
     if not cells:
-        what = "accuracy on clean images"
-    elif complete:
-        what = (
+        return f"accuracy on clean images: none of the {tested} shifted sets was put to every model"
+    if cells == tested:
+        return (
             "mean accuracy under the shifts, over the levels of each and then over shifts, "
             "without attacks"
         )
-    else:
-        what = (
-            f"mean accuracy on the {cells} shifted sets of images that every model was tested on, "
-            "which is not the mean of other tables"
-        )
-    exact, swaps = "McNemar's exact test", "random swaps of the two numbers of each image"
-    single = f"{exact} on clean images, and {swaps} for means" if cells else exact
-    test = swaps if seeds else single
+    return (
+        f"mean accuracy on the {cells} of {tested} shifted sets of images that every model was "
+        "tested on, which is not the mean of other tables"
+    )
+
+
+def _tests(clean_exact: bool, exact: bool) -> str:
+    """Name the test on clean images and the one of what the models are ranked by."""
+    on_clean, of_means = (MCNEMAR if each else SWAPS for each in (clean_exact, exact))
+    if clean_exact == exact:
+        return of_means
+    return f"{on_clean} on clean images, and {of_means} for means"
+
+
+def _caption(contents: Contents, what: str, tests: str) -> str:
     return (
         f"Models by {what}. In brackets: {INTERVALS} ({contents.sample()}). A range of ranks is "
         "all that the tests leave open: from 1 + the number of models found better to the number "
         "of models − that of those found worse. Two models are told apart where a test on the "
-        f"same images has p < {LEVEL:g} after Holm's correction over all pairs: {test}. This is "
-        "about these trained models on other images like these, not about other trainings of the "
-        "same recipes."
+        f"same images has p < {LEVEL:g} after Holm's correction over all pairs: {tests}. "
+        "This is about these trained models on other images like these, not about other trainings "
+        "of the same recipes."
     )
