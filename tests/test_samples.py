@@ -140,6 +140,19 @@ def test_of_two_levels_as_near_the_first_counts():
         assert as_pairs(chosen) == [(5, 0)]
 
 
+def test_levels_are_as_near_whatever_floats_make_of_their_difference():
+    right, sure = np.ones(2, bool), np.array([[0.9, 0.9], [0.5, 0.5]])
+    assert abs(0.6 - 1.0) != abs(1.4 - 1.0)
+    for levels in ([0.6, 1.4], [1.4, 0.6]):
+        offsets = np.array(levels) - 1.0
+        both = lost_first(np.arange(2), offsets, right, np.ones((2, 2), bool), sure)
+        assert as_pairs(both) == [(0, 0), (1, 0)]
+        # Each image is lost on one side alone: the more confident of the two comes first.
+        for wrong in (np.eye(2, dtype=bool), ~np.eye(2, dtype=bool)):
+            chosen = lost_first(np.arange(2), offsets, right, wrong, sure)
+            assert chosen.levels.tolist() == [0, 1]
+
+
 @given(st.integers(1, 600), st.integers(0, 200))
 def test_mistakes_of_many_models_stay_few(models, shifts):
     each = mistakes_each(models, shifts)
@@ -553,7 +566,7 @@ def test_an_index_that_is_wrong_gets_one_sentence(setting, tmp_path, change, wor
     assert "\n" not in str(caught.value)
 
 
-def test_pictures_that_are_none_get_one_sentence(setting, tmp_path):
+def test_a_table_of_pictures_that_is_none_gets_one_sentence(setting, tmp_path):
     run = copy_of(setting.run, tmp_path / "copy")
     table = pyarrow.parquet.read_table(run.path / PICTURES)
 
@@ -562,13 +575,46 @@ def test_pictures_that_are_none_get_one_sentence(setting, tmp_path):
             read_samples(run)
         assert "\n" not in str(caught.value)
 
-    blank = pa.array([b"<svg/>"] * len(table), pa.binary())
-    blanks = table.set_column(2, COLUMNS.field("image"), blank)
-    pyarrow.parquet.write_table(blanks, run.path / PICTURES)
-    refused("holds what is no picture")
     pyarrow.parquet.write_table(table.drop_columns(["key"]), run.path / PICTURES)
     refused(r"must have the columns cell \(string\), key \(int64\).* found cell \(string\), image")
     run.write(PICTURES, b"not parquet")
     refused("cannot be read")
+
+
+def test_a_run_that_lost_its_pictures_says_how_to_get_a_report(setting, tmp_path):
+    run = copy_of(setting.run, tmp_path / "copy")
     (run.path / PICTURES).unlink()
-    refused("cannot be read")
+    with pytest.raises(InputError) as caught:
+        read_samples(run)
+    assert str(caught.value) == (
+        f"{run.path} has no samples/pictures.parquet, which samples/index.json says is there: the "
+        "command that made the run makes it again, and without samples/index.json the report has "
+        "no pictures"
+    )
+    (run.path / INDEX).unlink()
+    assert read_samples(run) is None
+
+
+def png(picture):
+    buffer = io.BytesIO()
+    Image.fromarray(decode(picture)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("of_strip", [True, False])
+@pytest.mark.parametrize("damage", [lambda _: b"<svg/>", lambda _: b"", lambda x: x[:-9], png])
+def test_every_picture_has_to_be_a_webp(setting, tmp_path, of_strip, damage):
+    run = copy_of(setting.run, tmp_path / "copy")
+    table = pyarrow.parquet.read_table(run.path / PICTURES)
+    strip = read_samples(run).strip
+    cells, keys, pictures = (table[name].to_pylist() for name in COLUMNS.names)
+    at = next(row for row, key in enumerate(keys) if (key in strip) == of_strip)
+    pictures[at] = damage(pictures[at])
+    table = table.set_column(2, COLUMNS.field("image"), pa.array(pictures, pa.binary()))
+    pyarrow.parquet.write_table(table, run.path / PICTURES)
+    with pytest.raises(InputError) as caught:
+        read_samples(run)
+    assert str(caught.value) == (
+        f"{run.path / PICTURES} must hold WebP pictures, and that of image {keys[at]} under "
+        f"{cells[at]!r} is none"
+    )

@@ -5,6 +5,8 @@ import importlib.util
 import json
 import logging
 import os
+import posixpath
+import re
 import signal
 import socket
 import subprocess
@@ -18,7 +20,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from fairweather import study
+from fairweather import evaluation, report, study
 from fairweather.cli import evaluating, running
 from fairweather.errors import InputError
 from fairweather.runs import open_finished_run, open_run
@@ -31,7 +33,7 @@ from fairweather.tracking import (
     track,
 )
 from fairweather.tracking.names import allowed_names, flatten
-from fairweather.tracking.records import FOLLOWED, read_records, score_metrics
+from fairweather.tracking.records import FILES, FOLLOWED, read_records, score_metrics
 
 needs_mlflow = pytest.mark.skipif(
     importlib.util.find_spec("mlflow") is None,
@@ -173,10 +175,38 @@ def test_files_are_the_report_and_not_the_predictions(small_run):
     assert read_records(small_run).files == (*names, "figures/accuracy.png", "tables/summary.csv")
 
 
-def test_a_copied_folder_is_the_same_run_and_another_run_is_not(small_run, tmp_path):
-    assert read_records(make_run(tmp_path / "copy")).id == read_records(small_run).id
-    later = make_run(tmp_path / "later", time="2026-11-26T02:09:41+00:00")
-    assert read_records(later).id != read_records(small_run).id
+def test_the_documentation_names_every_file_that_goes_along():
+    text = (Path(__file__).parents[1] / "docs" / "tracking.md").read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| files |")]
+    assert set(re.findall("`(.+?)`", row)) == {*FILES, "figures/", "tables/"}
+
+
+# What the same command says anew on another day, another machine, with other versions.
+ELSEWHERE = {
+    "time": "2026-11-26T02:09:41+00:00",
+    "command": "fairweather run small --device cuda",
+    "git": {"working_folder": None},
+    "python": "3.13.1",
+    "platform": "Linux-7",
+    "versions": {"torch": "3.0.0"},
+    "hardware": {"device": "NVIDIA H100", "threads": 16},
+}
+
+
+def test_the_same_study_is_the_same_run_wherever_it_ran(small_run, tmp_path):
+    known = read_records(small_run).id
+    assert read_records(make_run(tmp_path / "copy")).id == known
+    assert {read_records(make_run(tmp_path / key, **{key: fact})).id
+            for key, fact in ELSEWHERE.items()} == {known}  # fmt: skip
+
+
+def test_other_data_and_other_parameters_are_another_run(small_run, tmp_path):
+    data = make_run(tmp_path / "data", data=FACTS["data"] | {"digests": {"test": "1"}})
+    general, recipe = make_run(tmp_path / "general"), make_run(tmp_path / "recipe")
+    general.write("study.yaml", yaml.safe_dump(STUDY | {"bootstrap": 5000}, sort_keys=False))
+    recipe.write("models/basic/seed-1/model.json", json.dumps({"recipe": RECIPE}))
+    ids = {read_records(each).id for each in (small_run, data, general, recipe)}
+    assert len(ids) == 4
 
 
 def test_the_order_of_rows_changes_no_number(small_run):
@@ -188,12 +218,29 @@ def test_the_order_of_rows_changes_no_number(small_run):
     assert not there.duplicated(order).any()
 
 
-@pytest.mark.parametrize("missing", ["scores.csv", "provenance.json", "study.yaml"])
-def test_an_unfinished_run_is_refused(missing, tmp_path):
+@pytest.mark.parametrize("missing", ["scores.csv", "provenance.json", "study.yaml", "report.html"])
+def test_an_unfinished_run_is_refused(missing, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # nothing may be sent anywhere
     run = make_run(tmp_path / "run")
     (run.path / missing).unlink()
     with pytest.raises(InputError, match=f"has no {missing}: only a finished run can be tracked"):
         track(run, "mlflow")
+
+
+@pytest.mark.parametrize("name", ["provenance.json", "models/basic/seed-1/model.json"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"time": "2026', "is not JSON: Unterminated string"),
+        ("[]", "must hold a mapping, found list"),
+    ],
+)
+def test_a_damaged_file_gets_one_sentence(name, content, words, tmp_path):
+    run = make_run(tmp_path / "run")
+    run.write(name, content)
+    with pytest.raises(InputError, match=f"{name} {words}") as caught:
+        read_records(run)
+    assert "\n" not in str(caught.value)
 
 
 def test_names_stay_apart_and_inside():
@@ -206,12 +253,27 @@ def test_names_stay_apart_and_inside():
     assert all(0 < len(name) <= 250 for name in names.values())
 
 
+def test_a_long_name_leaves_room_for_what_stands_around_it():
+    names = allowed_names([f"{'x' * 299}{end}" for end in "ab"]).values()
+    assert len(set(names)) == 2
+    # The longest words of ours behind the name of a metric, and before that of a tag.
+    assert all(len(f"{name} high") <= 250 for name in names)
+    assert all(len(f"fairweather.{name}") <= 250 for name in names)
+
+
+@pytest.mark.parametrize("end", ["/./a", "/../a", "//a", "/a"])
+def test_a_name_that_is_cut_stays_a_path_inside(end):
+    for length in range(200, 260):
+        (name,) = allowed_names(["x" * length + end]).values()
+        assert name == posixpath.normpath(name) != "."
+
+
 @needs_mlflow
 def test_mlflow_takes_the_names():
     from mlflow.utils.validation import _validate_metric_name
 
     for name in allowed_names(
-        ["a//b", "..", "/", "", "a/../../b", "é:<>\0\n", "x/" * 200]
+        ["a//b", "..", "/", "", "a/../../b", "é:<>\0\n", "x/" * 200, "x" * 300, "x" * 301]
     ).values():
         _validate_metric_name(name)
         _validate_metric_name(f"{name} high")
@@ -236,19 +298,32 @@ def test_without_mlflow_the_extra_is_named(monkeypatch):
         check_tracker("mlflow")
 
 
-def test_the_command_asks_first_and_sends_last(small_run, monkeypatch, capsys):
+@pytest.mark.parametrize("command", ["run", "evaluate", "report"])
+def test_the_command_asks_first_and_sends_last(command, small_run, monkeypatch, capsys):
     done = []
-    fake = Tracker(lambda: done.append("check"), lambda records, folder: f"at {records.study.name}")
-    monkeypatch.setitem(TRACKERS, "mlflow", fake)
 
-    def train(*_, **__):
-        done.append("train")
-        return small_run
+    def work(*_, **__):
+        done.append("work")
+        return [] if command == "evaluate" else small_run
 
-    monkeypatch.setattr(study, "run", train)
-    running.run("quickstart", track="mlflow")
-    assert done == ["check", "train", "check"]
-    assert capsys.readouterr().out.splitlines()[-1] == "mlflow  at small"
+    def take(records, folder):
+        done.append("send")
+        return f"at {records.study.name} of {folder.name}"
+
+    monkeypatch.setitem(TRACKERS, "mlflow", Tracker(lambda: done.append("check"), take))
+    monkeypatch.setattr(study, "run", work)
+    monkeypatch.setattr(report, "build_report", work)
+    monkeypatch.setattr(evaluation, "prepare", lambda *_: done.append("prepare"))
+    monkeypatch.setattr(evaluation, "execute", work)
+    if command == "run":
+        running.run("quickstart", track="mlflow")
+    elif command == "report":
+        running.report([small_run.path], track="mlflow")
+    else:
+        evaluating.evaluate("timm:resnet18", "mnist5k", out=small_run.path, track="mlflow")
+    between = ["prepare", "work"] if command == "evaluate" else ["work"]
+    assert done == ["check", *between, "check", "send"]
+    assert capsys.readouterr().out.splitlines()[-1] == "mlflow  at small of small"
 
 
 def free_port():
@@ -367,6 +442,27 @@ def test_sending_again_changes_nothing_and_new_numbers_win(client, tmp_path):
 
 
 @needs_mlflow
+def test_the_same_study_from_elsewhere_is_brought_up_to_date(client, tmp_path):
+    first = track(make_run(tmp_path / "here"), "mlflow")
+    before, count = runs_of(client)
+    there = make_run(tmp_path / "there", **ELSEWHERE)
+    assert track(there, "mlflow") == first
+    after, again = runs_of(client)
+    assert again == count
+    start = "fairweather.provenance."
+    found = {key: tag for key, tag in after["small"].data.tags.items() if key.startswith(start)}
+    expected = {f"fairweather.{key}": tag for key, tag in read_records(there).study.tags.items()}
+    assert found == expected  # the revision of the first has gone
+    assert found[f"{start}hardware.device"] == "NVIDIA H100"
+    for own in ("fairweather.id", "fairweather.name", "mlflow.source.name", "mlflow.note.content"):
+        assert after["small"].data.tags[own] == before["small"].data.tags[own]
+    seal = "fairweather.sent"
+    assert after["small"].data.tags[seal] != before["small"].data.tags[seal]
+    for name in set(after) - {"small"}:
+        assert after[name].to_dictionary() == before[name].to_dictionary()
+
+
+@needs_mlflow
 def test_what_was_interrupted_is_taken_up(client, tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
     monkeypatch.setattr(to_mlflow, "_BATCH", 20)
@@ -436,6 +532,22 @@ def test_a_dead_server_is_said_before_anything_runs(tmp_path):
     assert done.stderr.startswith("fairweather: no MLflow server answers at http://127.0.0.1:")
     assert done.stderr.count("\n") == 1
     assert "secret" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@needs_mlflow
+@pytest.mark.parametrize("place", [None, ""])
+def test_mlflow_without_an_address_is_refused_and_makes_no_file(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if place is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
+    with pytest.raises(InputError) as caught:
+        check_tracker("mlflow")
+    assert str(caught.value) == (
+        "MLflow needs the address of a server: set MLFLOW_TRACKING_URI, "
+        "as in MLFLOW_TRACKING_URI=http://127.0.0.1:5000"
+    )
     assert not list(tmp_path.iterdir())
 
 

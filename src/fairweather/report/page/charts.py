@@ -76,7 +76,7 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
             "model:N",
             sort=list(contents.titles.values()),
             title=None,
-            axis=alt.Axis(orient="top", labelAngle=-35, labelLimit=150, domain=False, ticks=False),
+            axis=alt.Axis(orient="top", labelAngle=-50, labelLimit=120, domain=False, ticks=False),
         ),
         y=alt.Y(
             "shift:N",
@@ -95,6 +95,8 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
         color=alt.condition(bright, alt.value("#000000"), alt.value("#ffffff")),
     )
     spec = spec_of(alt.layer(cells, words).properties(width="container", height=25 * len(places)))
+    # The last of the slanted titles reaches beyond its column.
+    spec |= {"padding": {"left": 2, "top": 2, "right": 64, "bottom": 2}}
     words_of = f"{SHORT[metric]}, mean over the levels, of every shift (rows) and model (columns)"
     return Chart(f"heat-{metric}", f"Heat map. {words_of}. The tables hold the same numbers.", spec)
 
