@@ -56,6 +56,24 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     partial.replace(path)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a mapping from a JSON file; raises `InputError` where it holds something else.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomically(Path(folder) / "facts.json", '{"seed": 0}')
+    ...     read_json(Path(folder) / "facts.json")
+    {'seed': 0}
+    """
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} must hold a mapping, found {type(found).__name__}")
+    return found
+
+
 class RunFolder:
     """A folder with everything that a study produced, and the record of which steps are done.
 

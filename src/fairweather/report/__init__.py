@@ -27,7 +27,7 @@ from fairweather.report.pretraining import correlation_figure, pretraining_figur
 from fairweather.report.reliability import reliability_figure
 from fairweather.report.samples import Samples, read_samples
 from fairweather.report.tables import build_tables, summary_rows
-from fairweather.runs import MANIFEST, RunFolder
+from fairweather.runs import MANIFEST, RunFolder, read_json
 from fairweather.vega import begin, bundle, png_of
 
 JOINT = "runs.json"  # of a report of several runs: which, and the files that it has
@@ -72,7 +72,7 @@ def _earlier(out: Path) -> list[str]:
             raise InputError(f"{out} is not empty and holds no report; name another folder")
         return []
     inside = {"summary.csv", "report.html"}
-    named = json.loads((out / JOINT).read_text())["files"]
+    named = read_json(out / JOINT).get("files", [])
     return [name for name in named if name in inside or _is_ours(name)]
 
 

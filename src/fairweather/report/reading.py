@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,7 +12,7 @@ import pandas as pd
 from fairweather.errors import InputError
 from fairweather.report.contents import Contents, Sweep
 from fairweather.report.words import ENSEMBLE_SUFFIX, MEAN, base_model
-from fairweather.runs import RunFolder
+from fairweather.runs import RunFolder, read_json
 from fairweather.types import ENSEMBLE, shortest
 from fairweather.yamlfile import read_yaml
 
@@ -25,7 +23,7 @@ def read_contents(run: RunFolder) -> Contents:
         if not (run.path / name).is_file():
             raise InputError(f"{run.path} has no {name}: the study has not been scored yet")
     study = read_yaml(run.path / "study.yaml")
-    provenance = _read_json(run.path / "provenance.json")
+    provenance = read_json(run.path / "provenance.json")
     scores = ensembles_as_models(run.scores)
     if scores.empty:
         raise InputError(f"{run.path}/scores.csv has no rows: there is nothing to report")
@@ -33,16 +31,6 @@ def read_contents(run: RunFolder) -> Contents:
     titles = _titles(study["models"], variants, set(scores["model"]))
     sweeps = _told_apart([_sweep(entry) for entry in provenance["shifts"]])
     return Contents(study, provenance, titles, sweeps, scores, {"": run})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} must hold a mapping, found {type(found).__name__}")
-    return found
 
 
 def _titles(

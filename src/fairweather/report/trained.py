@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fairweather.report.contents import Contents
+from fairweather.runs import read_json
 
 # Columns of history.csv: what each is, and of which images.
 TRACED = {
@@ -122,7 +122,7 @@ def read_warnings(contents: Contents) -> dict[str, str]:
     found: dict[str, str] = {}
     for label, run in contents.runs.items():
         path = run.path / "warnings.json"
-        told = json.loads(path.read_text()) if path.is_file() else {}
+        told = read_json(path) if path.is_file() else {}
         prefix = f"{label}: " if label else ""
         found |= {f"{prefix}{title}": words for title, words in told.items()}
     return found
@@ -131,8 +131,7 @@ def read_warnings(contents: Contents) -> dict[str, str]:
 def _described(contents: Contents, name: str) -> Mapping[str, Any]:
     """What model.json says of a model's first seed; nothing of what was not trained."""
     path = contents.model_folder(name, contents.seeds_of(name)[0]) / "model.json"
-    facts: Mapping[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return facts
+    return read_json(path) if path.is_file() else {}
 
 
 def _history(text: str) -> pd.DataFrame:

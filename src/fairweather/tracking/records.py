@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fairweather.errors import InputError
-from fairweather.runs import MANIFEST, RunFolder, fingerprint
+from fairweather.runs import MANIFEST, RunFolder, fingerprint, read_json
 from fairweather.tracking.names import allowed_names, flatten
 from fairweather.yamlfile import read_yaml
 
@@ -84,7 +83,7 @@ def read_records(run: RunFolder) -> Records:
         if not (run.path / name).is_file():
             raise InputError(f"{run.path} has no {name}: only a finished run can be tracked")
     study = read_yaml(run.path / "study.yaml")
-    facts = _read_json(run.path / "provenance.json")
+    facts = read_json(run.path / "provenance.json")
     lasting = {key: fact for key, fact in facts.items() if key not in _CIRCUMSTANCES}
     models, starts = study.pop("models"), study.pop("pretraining", None) or {}
     described = Record(study["name"], _texts(study), _texts({"provenance": facts}))
@@ -154,7 +153,7 @@ def _models(
         # All seeds together have the recipe of the first, as in the report.
         trained = run.path / "models" / base / f"seed-{seed if seed.isdigit() else seeds[0]}"
         if (trained / "model.json").is_file():  # a sweep may have changed the study's recipe
-            entry["recipe"] = _read_json(trained / "model.json")["recipe"]
+            entry["recipe"] = read_json(trained / "model.json")["recipe"]
         own = {"model": model, "seed": seed, **({"variant": variant} if variant else {})}
         epochs = () if variant else _epochs(run.path / "models" / base / f"seed-{seed}")
         scored = map(Metric, rows["key"], rows["value"], [0] * len(rows))
@@ -186,16 +185,6 @@ def _epochs(folder: Path) -> tuple[Metric, ...]:
         for epoch, value in zip(history["epoch"], history[column], strict=True)
         if np.isfinite(value)
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} must hold a mapping, found {type(found).__name__}")
-    return found
 
 
 def _texts(facts: Mapping[str, Any]) -> dict[str, str]:

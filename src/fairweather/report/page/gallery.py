@@ -11,6 +11,9 @@ import numpy as np
 from fairweather.report.page.cells import Columns, rounded
 from fairweather.report.samples import Place, Samples
 
+# Up to so many, every picture says what each of them sees; beyond, what the chosen one does.
+MOST_MODELS = 6
+
 
 def join_samples(samples: Mapping[str, Samples | None]) -> Samples | None:
     """Put the pictures of several runs together, by what stands before the colon of their models.

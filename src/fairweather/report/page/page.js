@@ -121,7 +121,7 @@
 
   // One after the other, so that what was chosen last is what is shown last.
   let showing = Promise.resolve();
-  const showNext = () => (showing = showing.then(showCell));
+  const showNext = () => (showing = showing.then(showCell, showCell));
   async function showCell() {
     const { model, shift, place, cell } = chosen();
     const where = place.heading ? `${shift.title}, ${place.heading}` : shift.title;
@@ -217,7 +217,7 @@
   function showPictures(model, shift) {
     if (!data.gallery) return;
     const { strip, lost, mistakes } = data.gallery;
-    const only = data.models.length > 6 ? model : null;
+    const only = data.models.length > data.most_models ? model : null;
     const cells = [...new Set(["clean", ...shift.cells.map(({ id }) => id)])].filter((id) => id in strip);
     cells.sort((a, b) => strength(shift, a) - strength(shift, b));
     $("strip").replaceChildren(...cells.map((id) => make("div", { className: "row" },

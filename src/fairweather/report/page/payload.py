@@ -13,7 +13,13 @@ from typing import Any
 from fairweather.report.contents import Contents, Sweep
 from fairweather.report.page.cells import BINS, RISKS, describe_cell, read_cells, thresholds_of
 from fairweather.report.page.drawing import Chart
-from fairweather.report.page.gallery import Answer, answers_at, gallery, keys_by_cell
+from fairweather.report.page.gallery import (
+    MOST_MODELS,
+    Answer,
+    answers_at,
+    gallery,
+    keys_by_cell,
+)
 from fairweather.report.page.theme import CONFIG, looks
 from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import Place, Samples
@@ -48,6 +54,7 @@ def payload(
                 contents.titles.items(), looks(contents.places), strict=True
             )
         ],
+        "most_models": MOST_MODELS,
         "start": {"model": start, "shift": _hardest_for(contents, start)},
         "shifts": list(_shifts(contents)),
         "worst": [[condition.title, condition.cell] for condition in worst_conditions(contents)],

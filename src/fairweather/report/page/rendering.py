@@ -20,6 +20,7 @@ from fairweather.report.page.citing import citation
 from fairweather.report.page.closer import closer_charts
 from fairweather.report.page.drawing import SHORT, Chart
 from fairweather.report.page.formulas import formulas
+from fairweather.report.page.gallery import MOST_MODELS
 from fairweather.report.page.payload import content_security_policy, pack, payload, script
 from fairweather.report.page.settings import flatten, settings
 from fairweather.report.page.theme import looks
@@ -30,8 +31,6 @@ from fairweather.report.samples import Samples
 from fairweather.report.tables import ABSENT, CORRECTED, TABULATED, Entry, Table, describe_metric
 from fairweather.report.trained import read_times, read_tries, read_warnings
 
-# Up to so many models, every picture says what each of them sees.
-MANY_MODELS = 6
 SECTIONS = (
     ("answer", "The answer"),
     ("summary", "Summary"),
@@ -157,7 +156,7 @@ def _facts(contents: Contents) -> dict[str, Any]:
         "variants": len(set(contents.places)) < len(contents.places),
         "bins": BINS,
         "every_class": len(contents.classes) <= MOST_CLASSES,
-        "many_models": len(contents.titles) > MANY_MODELS,
+        "many_models": len(contents.titles) > MOST_MODELS,
         "settings": list(settings(contents)),
         "tries": read_tries(contents),
         "times": (times := read_times(contents)),
