@@ -223,6 +223,30 @@ def test_a_button_pressed_twice_has_its_word_back(fresh):
     assert button.inner_text() == "CSV"
 
 
+def test_a_class_name_is_text_wherever_it_is_shown(chromium, tmp_path):
+    run = make_run(tmp_path / "run", models={"basic": "Basic"}, n=60)
+    hostile = ("<script>window.hacked = 1</script>", "<img src=x onerror='window.hacked = 1'>")
+    facts = json.loads((run.path / "provenance.json").read_text())
+    facts["data"]["classes"][:2] = hostile
+    run.write("provenance.json", json.dumps(facts))
+    build_report(run)
+    with opened(chromium, run.path / "report.html") as page:
+        bars = page.tab.locator("[data-chart=classes] .mark-rect path")
+        for at in (0, 1):
+            bars.nth(at).hover(force=True)
+            tip = page.tab.locator("#vg-tooltip-element.visible")
+            tip.wait_for()
+            assert hostile[at] in tip.inner_text()
+        for at in range(page.tab.locator("#shift option").count()):
+            page.tab.locator("#shift").select_option(str(at))
+            page.tab.wait_for_timeout(100)
+        assert hostile[0] in page.tab.locator("#closer").inner_text()
+        assert page.all("window.hacked") is None
+        assert page.all("document.querySelectorAll('script').length") == 2
+        assert page.said == []
+        assert page.asked == []
+
+
 def test_names_that_mean_something_to_the_script_are_names(chromium, tmp_path):
     models = {"basic": "focus", "other": "datum.label", "third": "x"}
     run = make_run(tmp_path / "run", models=models, shifts=SUITE[1:], n=60, size=None)
@@ -266,10 +290,12 @@ def test_pointing_at_a_curve_makes_the_others_quiet_and_says_its_numbers(fresh):
     assert "[" in tip.inner_text()
 
 
-def test_axe_finds_nothing(page):
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 360)])
+def test_axe_finds_nothing(chromium, report, scheme, width):
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page.tab).response["violations"]
+    with opened(chromium, report, width=width, color_scheme=scheme) as page:
+        found = Axe().run(page.tab).response["violations"]
     assert [(each["id"], each["impact"], each["nodes"][0]["html"][:200]) for each in found] == []
 
 

@@ -112,16 +112,16 @@ def scatter(contents: Contents) -> Chart | None:
         ),
         y=alt.Y("error:Q", title="RMS calibration error", axis=alt.Axis(tickCount=6)),
         color=model_color(contents),
-    )
-    points = base.mark_point(filled=True, size=46, strokeWidth=1).encode(
-        shape=model_shape(contents),
-        opacity=alt.condition(LOUD, alt.value(0.8), alt.value(0.08)),
         tooltip=tooltip(
             ("title", "Model"),
             ("place", "Images"),
             ("accuracy_text", "Accuracy"),
             ("error_text", "RMS calibration error"),
         ),
+    )
+    points = base.mark_point(filled=True, size=46, strokeWidth=1).encode(
+        shape=model_shape(contents),
+        opacity=alt.condition(LOUD, alt.value(0.8), alt.value(0.08)),
     )
     clean = base.transform_filter("datum.place === 'clean'").mark_point(
         size=190, shape="circle", stroke=INK, strokeWidth=1.2, fillOpacity=0

@@ -24,12 +24,12 @@ def per_class(classes: Sequence[str], shown: int) -> Chart:
     axis = alt.Axis(labelLimit=130, ticks=False, domain=False, labelExpr=_names(classes))
     y = alt.Y("at:O", sort=None, title=None, axis=axis)
     scale = alt.Scale(domain=[0, 1])
-    base = alt.Chart(ROWS).encode(y=y)
+    told = tooltip(("name", "Class"), ("accuracy_text", "Accuracy"), ("images", "Images"))
+    base = alt.Chart(ROWS).encode(y=y, tooltip=told)
     bars = base.mark_bar(height={"band": 0.7}, color=RIGHT, opacity=0.75).encode(
         x=alt.X(
             "accuracy:Q", title="Accuracy", axis=alt.Axis(format=".0%", tickCount=5), scale=scale
-        ),
-        tooltip=tooltip(("name", "Class"), ("accuracy_text", "Accuracy"), ("images", "Images")),
+        )
     )
     ends = base.mark_rule(strokeWidth=1.5, color=INK).encode(
         x=alt.X("low:Q", title="Accuracy", scale=scale), x2="high:Q"
@@ -48,18 +48,18 @@ def confusion(classes: Sequence[str]) -> Chart:
     base = alt.Chart(ROWS).encode(
         x=alt.X("predicted_at:O", title="Predicted", axis=turned, scale=scale),
         y=alt.Y("label_at:O", title="Label", axis=axis, scale=scale),
-    )
-    legend = alt.Legend(
-        title="Share of the label's images", format=".0%", orient="top", gradientLength=160
-    )
-    cells = base.mark_rect(stroke=PAPER, strokeWidth=1).encode(
-        color=alt.Color("share:Q", scale=alt.Scale(scheme="cividis", domain=[0, 1]), legend=legend),
         tooltip=tooltip(
             ("label", "Label"),
             ("predicted", "Predicted"),
             ("images", "Images"),
             ("share_text", "Of the label's images"),
         ),
+    )
+    legend = alt.Legend(
+        title="Share of the label's images", format=".0%", orient="top", gradientLength=160
+    )
+    cells = base.mark_rect(stroke=PAPER, strokeWidth=1).encode(
+        color=alt.Color("share:Q", scale=alt.Scale(scheme="cividis", domain=[0, 1]), legend=legend),
     )
     dark = alt.condition("datum.share > 0.5", alt.value("#000000"), alt.value("#ffffff"))
     counts = base.mark_text(fontSize=10).encode(text="images:N", color=dark)

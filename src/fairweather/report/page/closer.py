@@ -51,7 +51,14 @@ def _reliability() -> Chart:
         .mark_line(color=RULE, strokeDash=[4, 3], strokeWidth=1.5)
         .encode(x=alt.X("at:Q", title=None, scale=unit), y=alt.Y("at:Q", title="Accuracy"))
     )
-    base = alt.Chart(ROWS).encode(x=x)
+    base = alt.Chart(ROWS).encode(
+        x=x,
+        tooltip=tooltip(
+            ("confidence_text", "Mean confidence"),
+            ("accuracy_text", "Accuracy"),
+            ("images", "Images"),
+        ),
+    )
     faint = alt.condition(f"datum.images < {FEW}", alt.value(0.2), alt.value(1))
     gap = base.mark_rule(strokeWidth=9).encode(
         y=y,
@@ -67,11 +74,6 @@ def _reliability() -> Chart:
     points = base.mark_point(filled=True, size=60, color=INK, stroke=PAPER).encode(
         y=y,
         opacity=faint,
-        tooltip=tooltip(
-            ("confidence_text", "Mean confidence"),
-            ("accuracy_text", "Accuracy"),
-            ("images", "Images"),
-        ),
     )
     chart = alt.layer(diagonal, gap, bars, points).properties(width="container", height=SIDE)
     return Chart(
@@ -204,15 +206,17 @@ def _hand_over(places: int) -> Chart:
         axis=_confidence_axis(),
         scale=scale,
     )
-    base = alt.Chart(ROWS).encode(y=y)
-    bars = base.mark_bar(height=14, color=FAINT, opacity=0.55).encode(
-        x=x,
+    base = alt.Chart(ROWS).encode(
+        y=y,
         tooltip=tooltip(
             ("place", "Images"),
             ("needed_text", "To keep the risk"),
             ("over_text", "Handed over at the threshold"),
             ("risk_text", "Wrong among the answers"),
         ),
+    )
+    bars = base.mark_bar(height=14, color=FAINT, opacity=0.55).encode(
+        x=x,
     )
     ends = base.mark_rule(strokeWidth=2, color=INK).encode(
         x=alt.X("low:Q", title="Share that goes to a person", scale=scale), x2="high:Q"
