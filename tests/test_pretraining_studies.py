@@ -111,7 +111,7 @@ def test_a_pretraining_leaves_everything_that_one_needs_of_it(probed):
     for figure in ("pretraining", "cross_correlation"):
         assert (probed.path / f"figures/{figure}.svg").is_file()
     page = (probed.path / "report.html").read_text()
-    assert "<h2>Pre-training</h2>" in page
+    assert "<h3>Pre-training</h3>" in page
     assert "brightness_factor by the views of its pre-training" in page
 
 
