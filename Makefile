@@ -37,6 +37,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/corruptions.py
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/reporting.py
 
 # How often the 95 % intervals hold the truth: about 12 minutes.
 coverage: $(VENV)/.installed-dev
