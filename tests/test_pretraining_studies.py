@@ -112,7 +112,7 @@ def test_a_pretraining_leaves_everything_that_one_needs_of_it(probed):
         assert (probed.path / f"figures/{figure}.svg").is_file()
     page = (probed.path / "report.html").read_text()
     assert "<h3>Pre-training</h3>" in page
-    assert "brightness_factor by the views of its pre-training" in page
+    assert "Brightness by the views of its pre-training" in page
 
 
 def test_its_file_is_a_start_for_any_other_study(probed, colour_folder, tmp_path):
