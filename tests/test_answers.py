@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from fairweather.attacks import ATTACKS
 from fairweather.metrics import Fitted
 from fairweather.report.answers import COVERAGE, RISK, answers
-from fairweather.report.contents import Contents, Sweep
+from fairweather.report.contents import Contents
 from fairweather.report.correctness import MOST_SWAPS, compare_pairs, resample_means
-from fairweather.report.phrases import is_attack, name, place
+from fairweather.report.phrases import name, place
 from fairweather.report.placing import _means, ranking
 from fairweather.report.states import widened
+from fairweather.report.sweeps import Sweep
 from fairweather.runs import RunFolder
 from fairweather.scores import COLUMNS, estimate_cells, to_frame, with_means, with_worst
 from fairweather.shifts import SHIFTS
@@ -226,7 +227,7 @@ def test_budgets_read_as_in_papers(level, words):
 def test_attacks_and_nothing_else_are_known_as_such():
     kinds = {**ATTACKS, **SHIFTS}
     sweeps = [Sweep(n, k.title, k.level_title, k.neutral, "", {}) for n, k in kinds.items()]
-    assert {sweep.name for sweep in sweeps if is_attack(sweep)} == set(ATTACKS)
+    assert {sweep.name for sweep in sweeps if sweep.is_attack} == set(ATTACKS)
 
 
 READ = {

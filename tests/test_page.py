@@ -19,7 +19,6 @@ from fairweather.errors import InputError
 from fairweather.metrics.hand_over import share_to_hand_over
 from fairweather.metrics.selective import coverage_at_risk, risk_coverage_curve
 from fairweather.report import build_joint_report, build_report
-from fairweather.report.contents import Sweep
 from fairweather.report.curves import LARGE, MOST_LARGE, SMALL
 from fairweather.report.joining import UNEQUAL, read_runs, short_names
 from fairweather.report.page.cells import MOST_CLASSES, RISKS, Columns, describe_cell
@@ -29,6 +28,7 @@ from fairweather.report.page.payload import content_security_policy, pack, scrip
 from fairweather.report.reading import read_contents
 from fairweather.report.reliability import MOST_SHIFTS, hardest, worst_conditions
 from fairweather.report.samples import Place
+from fairweather.report.sweeps import Sweep
 from fairweather.report.trained import read_warnings
 from fairweather.runs import RunFolder
 from fairweather.vega import bundle
@@ -86,9 +86,11 @@ def test_points_of_the_curve_are_counted_one_by_one(columns, described):
     coverages = {}
     for threshold in np.unique(columns.confidence):
         answered = columns.confidence >= threshold
-        coverages[round(answered.sum() / n, 4)] = (~columns.correct[answered]).mean()
+        wrong = ~columns.correct[answered]
+        ends = wilson(wrong.sum(), len(wrong))
+        coverages[round(answered.sum() / n, 4)] = (wrong.mean(), *ends)
     assert len(described["curve"]) <= 61
-    for coverage, risk in described["curve"]:
+    for coverage, *risk in described["curve"]:
         assert risk == pytest.approx(coverages[coverage], abs=1e-4)
 
 
@@ -146,7 +148,7 @@ def test_the_order_of_the_images_does_not_matter(columns, described):
 def test_a_single_image_is_described():
     one = Columns(np.array([5]), np.array([1]), np.array([1]), np.array([1.0]))
     described = describe_cell(one, 3, [])
-    assert described["curve"] == [[1.0, 0.0]]
+    assert described["curve"] == [[1.0, 0.0, 0.0, pytest.approx(wilson(0, 1)[1], abs=1e-4)]]
     assert described["hand"] == [[0.0, 0.0, 1.0]] * len(RISKS)
     assert described["classes"][0][:3] == [1, 1, 1.0]
 

@@ -28,7 +28,6 @@ from fairweather.measuring import describe_shifts
 from fairweather.measuring.samples import choose, write_samples
 from fairweather.metrics import METRICS, per_image
 from fairweather.report import build_report
-from fairweather.report.contents import Sweep
 from fairweather.report.figures import COLORS, Figure, model_color, model_shape
 from fairweather.report.formats import escape_latex
 from fairweather.report.page.formulas import FORMULAS
@@ -41,6 +40,7 @@ from fairweather.report.reliability import (
     worst_conditions,
 )
 from fairweather.report.samples import read_samples
+from fairweather.report.sweeps import Sweep
 from fairweather.report.tables import build_tables, describe_metric
 from fairweather.runs import RunFolder, provenance
 from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
@@ -695,13 +695,13 @@ def test_nothing_measured_draws_no_reliability(partial, tmp_path):
 @pytest.mark.parametrize(
     ("levels", "headings"),
     [
-        (("0.00784313725490196", "0.03137254901960784"), ["ε = 0.007843", "ε = 0.03137"]),
+        (("0.00784313725490196", "0.03137254901960784"), ["ε = 2/255", "ε = 8/255"]),
         (("1.125", "12", "1000"), ["ε = 1.125", "ε = 12", "ε = 1000"]),
         # Rounded, the first two would be one.
         (("0.33331", "0.33332", "0.66667"), ["ε = 0.33331", "ε = 0.33332", "ε = 0.6667"]),
     ],
 )
-def test_headings_have_four_digits_unless_levels_would_be_the_same(levels, headings):
+def test_headings_are_as_in_papers_unless_levels_would_be_the_same(levels, headings):
     sweep = Sweep("pgd", "PGD", "budget ε (pixels)", 0.0, "", dict.fromkeys(levels, "cell"))
     assert [sweep.heading(level) for level in levels] == headings
 

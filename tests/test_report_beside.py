@@ -14,8 +14,9 @@ from fairweather.measuring.derived import DERIVED
 from fairweather.metrics.table import METRICS
 from fairweather.report import build_report
 from fairweather.report.beside import COVERAGE, LABELS, PRIOR_METRICS, RISK, beside_tables
-from fairweather.report.contents import Contents, Sweep
+from fairweather.report.contents import Contents
 from fairweather.report.page.formulas import FORMULAS, FORMULAS_BESIDE
+from fairweather.report.sweeps import Sweep
 from fairweather.runs import RunFolder
 from fairweather.scores import COLUMNS, to_csv
 from fairweather.yamlfile import dump_yaml

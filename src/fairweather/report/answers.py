@@ -22,7 +22,6 @@ from fairweather.report.correctness import (
     read_mean,
     resample_means,
 )
-from fairweather.report.phrases import is_attack
 from fairweather.report.states import Change, Low, State
 from fairweather.report.words import CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.types import Score
@@ -109,7 +108,7 @@ def _find(contents: Contents, model: str) -> _Found:
         if states:
             level, worst = min(states, key=lambda each: each[1].accuracy.value)
             mean = contents.score("accuracy", model, sweep.name, MEAN)
-            lows[is_attack(sweep)].append(Low(sweep, level, worst, mean, len(states)))
+            lows[sweep.is_attack].append(Low(sweep, level, worst, mean, len(states)))
     return _Found(lows[False], lows[True])
 
 

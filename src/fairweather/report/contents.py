@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 import pandas as pd
 
+from fairweather.report.sweeps import Sweep
 from fairweather.report.words import (
     CLEAN,
     ENSEMBLE_SUFFIX,
@@ -23,55 +23,7 @@ from fairweather.report.words import (
     predictions_folder,
 )
 from fairweather.runs import RunFolder
-from fairweather.types import ENSEMBLE, Predictions, Score, shortest
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """One shift at its levels, as provenance.json describes it.
-
-    Attributes:
-        name: as scores.csv writes it.
-        title, level_title: for table heads and axes.
-        neutral: the level that changes nothing, where clean stands on the axis.
-        note: what a reader has to know about the levels; maybe empty.
-        cells: the id of each shifted test set by its level as scores.csv writes it, ascending.
-    """
-
-    name: str
-    title: str
-    level_title: str
-    neutral: float
-    note: str
-    cells: Mapping[str, str]
-
-    @property
-    def file_name(self) -> str:
-        """The name as part of a file's name."""
-        return self.name.replace("/", "__")
-
-    @property
-    def farthest(self) -> str:
-        """The level that is farthest from the neutral one."""
-        return max(self.cells, key=lambda level: abs(float(level) - self.neutral))
-
-    def heading(self, level: str) -> str:
-        """Write a level the way a paper does: with the letter that the level's title ends in.
-
-        At most four significant digits, unless two levels would then read the same.
-
-        >>> Sweep("b", "Brightness", "brightness factor f", 1.0, "", {}).heading("0.8")
-        'f = 0.8'
-        >>> Sweep("s", "Snow", "severity", 0.0, "", {}).heading("3")
-        '3'
-        >>> Sweep("p", "PGD", "budget ε", 0.0, "", {}).heading("0.00784313725490196")
-        'ε = 0.007843'
-        """
-        short = _four_digits(level)
-        if [_four_digits(other) for other in self.cells].count(short) > 1:
-            short = level
-        symbol = re.search(r"\s(\w)(?:\s*\(.*\))?$", self.level_title)
-        return f"{symbol[1]} = {short}" if symbol else short
+from fairweather.types import ENSEMBLE, Predictions, Score
 
 
 class Home(NamedTuple):
@@ -267,7 +219,3 @@ class Contents:
         if self.caution:
             seeds += f"; {self.caution}"
         return f"n = {images} test images, {self.study['bootstrap']:,} resamples, {seeds}"
-
-
-def _four_digits(level: str) -> str:
-    return shortest(float(f"{float(level):.4g}"))

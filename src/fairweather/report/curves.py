@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 import altair as alt
 import pandas as pd
 
-from fairweather.report.contents import Contents, Sweep
+from fairweather.report.contents import Contents
 from fairweather.report.figures import (
     FAINT,
     RULE,
     Figure,
+    level_axis,
     model_color,
     model_dash,
     model_shape,
     render,
 )
+from fairweather.report.sweeps import Sweep
 from fairweather.report.tables import METRIC, describe_metric, interval_note
 from fairweather.report.trained import read_histories
 
@@ -157,5 +159,5 @@ def _of_shift(template: Mapping[str, Any], sweep: Sweep, frame: pd.DataFrame) ->
         x = layer["encoding"]["x"]
         x["title"] = sweep.level_title
         if "axis" in x:
-            x["axis"]["values"] = sorted({*frame["level"]})
+            x["axis"] |= level_axis(sweep, frame["level"])
     return panel | {"title": {"text": sweep.title, "fontSize": 13, "offset": 20}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from fairweather.report.sweeps import Sweep
 from fairweather.vega import SCALE, png_of
 
 # Okabe and Ito 2008, Color Universal Design, without its yellow, which is too faint on white.
@@ -122,6 +123,14 @@ def model_dash(
     dashes = [WHOLE if place not in places[:at] else DASHED for at, place in enumerate(places)]
     scale = alt.Scale(domain=list(titles), range=dashes)
     return alt.StrokeDash("title:N", scale=scale, legend=legend)
+
+
+def level_axis(sweep: Sweep, levels: Iterable[float]) -> dict[str, Any]:
+    """Say what Vega-Lite's axis of a shift shows: its levels, those of attacks as n/255."""
+    axis: dict[str, Any] = {"values": sorted({*levels})}
+    if sweep.in_pixel_steps:
+        axis["labelExpr"] = "datum.value ? format(datum.value * 255, '~r') + '/255' : '0'"
+    return axis
 
 
 def _scale(titles: Sequence[str], values: Sequence[str], places: Sequence[int] | None) -> alt.Scale:

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from fairweather.errors import InputError
-from fairweather.report.contents import Contents, Sweep
+from fairweather.report.contents import Contents
 from fairweather.report.reading import read_contents
+from fairweather.report.sweeps import Sweep
 from fairweather.report.words import MEAN, SUMMARIES
 from fairweather.runs import RunFolder
 

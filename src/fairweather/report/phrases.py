@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from fairweather.report.contents import Sweep
+from fairweather.report.sweeps import Sweep
 from fairweather.types import Score
 
 PERCENT = "\N{NO-BREAK SPACE}%"
-# What the table of attacks calls the level of each of them, and of no shift.
-BUDGET = "budget ε"
 # First words of shifts' titles that keep their capital inside a sentence.
 PROPER = ("Gaussian",)
 # How levels are read whose titles are more than a word and have no letter.
@@ -20,15 +17,6 @@ READINGS = {
     "fraction of the width": "{} of the width",
     "turn of the colour circle": "{} of the colour circle",
 }
-
-
-def is_attack(sweep: Sweep) -> bool:
-    """Say whether images are changed with the model at hand; attacks count in no mean over shifts.
-
-    >>> is_attack(Sweep("pgd", "PGD", "budget ε (pixels in [0, 1])", 0.0, "", {}))
-    True
-    """
-    return sweep.level_title.startswith(BUDGET)
 
 
 def place(sweep: Sweep, level: str) -> str:
@@ -48,8 +36,6 @@ def place(sweep: Sweep, level: str) -> str:
 
 def _level(sweep: Sweep, level: str) -> str:
     heading, title = sweep.heading(level), sweep.level_title
-    if is_attack(sweep):
-        return f"ε = {_budget(level)}"
     if "=" in heading:
         return heading
     one_word = " " not in title
@@ -66,7 +52,7 @@ def name(sweep: Sweep) -> str:
     """
     title = sweep.title
     first = title.partition(" ")[0]
-    keep = first in PROPER or any(map(str.isupper, first[1:])) or is_attack(sweep)
+    keep = first in PROPER or any(map(str.isupper, first[1:])) or sweep.is_attack
     return title if keep else title[:1].lower() + title[1:]
 
 
@@ -131,11 +117,3 @@ def opposite(score: Score) -> Score:
 def _number(value: float, digits: int) -> str:
     # Adding 0 makes of "-0.0" the "0.0" that it is.
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-def _budget(level: str) -> str:
-    """A budget as papers write it: in steps of 8-bit images where it has no short form."""
-    steps = float(level) * 255
-    if len(level) > len("0.0000") and re.fullmatch(r"\d+\.0", str(round(steps, 9))):
-        return f"{steps:.0f}/255"
-    return f"{float(level):.4g}"

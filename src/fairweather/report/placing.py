@@ -20,7 +20,7 @@ from fairweather.report.correctness import (
     read_images,
     resample_means,
 )
-from fairweather.report.phrases import is_attack, listed
+from fairweather.report.phrases import listed
 from fairweather.report.ranked import Ranked, Ranking
 from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
 from fairweather.types import Score
@@ -113,7 +113,7 @@ def _columns(
 
 def _shared_cells(contents: Contents) -> tuple[dict[str, float], int]:
     """The shifted cells that all models have, with their weights, and how many any model has."""
-    sweeps = [sweep for sweep in contents.sweeps if not is_attack(sweep)]
+    sweeps = [sweep for sweep in contents.sweeps if not sweep.is_attack]
     shared = [
         [
             cell

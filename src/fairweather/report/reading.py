@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from fairweather.errors import InputError
-from fairweather.report.contents import Contents, Sweep
+from fairweather.report.contents import Contents
+from fairweather.report.sweeps import Sweep
 from fairweather.report.words import ENSEMBLE_SUFFIX, MEAN, base_model
 from fairweather.runs import RunFolder, read_json
 from fairweather.types import ENSEMBLE, shortest

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from fairweather.report.phrases import (
     PERCENT,
     by_luck,
-    is_attack,
     listed,
     name,
     place,
@@ -117,7 +116,7 @@ def attacked(attacks: Sequence[Low]) -> Iterator[str]:
 
 
 def _under(low: Low) -> str:
-    return f"{'under attack by' if is_attack(low.sweep) else 'under'} {place(low.sweep, low.level)}"
+    return f"{'under attack by' if low.sweep.is_attack else 'under'} {place(low.sweep, low.level)}"
 
 
 def _as_low(lows: Sequence[Low], lowest: Low) -> str:

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from fairweather.metrics import METRICS, Metric
-from fairweather.report.contents import Contents, Sweep
+from fairweather.report.contents import Contents
 from fairweather.report.formats import Layout, latex, markdown, rows_as_csv
+from fairweather.report.sweeps import Sweep
 from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
 from fairweather.types import Score
 

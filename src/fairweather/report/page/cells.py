@@ -109,11 +109,15 @@ def _counts(confidence: FloatArray) -> list[int]:
 
 
 def _thinned(coverage: FloatArray, risk: FloatArray, images: int) -> list[list[float | None]]:
-    """Points of a curve at about even coverages, from where a few images are answered to all."""
+    """Points of a curve at about even coverages, from where a few images are answered to all.
+
+    Each is coverage, risk, and the risk's Wilson interval over the images that are answered.
+    """
     first = min(FEWEST / images, 1.0)
     at = np.unique(np.searchsorted(coverage, np.linspace(first, 1, POINTS)))
     at = at[at < len(coverage)]
-    return [rounded(pair) for pair in np.stack([coverage[at], risk[at]], axis=1)]
+    low, high = wilson_interval(risk[at], np.round(coverage[at] * images))
+    return [rounded(point) for point in np.stack([coverage[at], risk[at], low, high], axis=1)]
 
 
 def _kept(

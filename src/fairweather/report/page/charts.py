@@ -11,7 +11,7 @@ import altair as alt
 import pandas as pd
 
 from fairweather.report import figures
-from fairweather.report.contents import Contents, Sweep
+from fairweather.report.contents import Contents
 from fairweather.report.page.drawing import (
     FOCUS,
     LOUD,
@@ -26,6 +26,7 @@ from fairweather.report.page.drawing import (
     tooltip,
 )
 from fairweather.report.page.theme import INK, PAPER, RULE
+from fairweather.report.sweeps import Sweep
 from fairweather.report.tables import TABULATED, is_percent
 from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
 from fairweather.types import Score
@@ -179,7 +180,7 @@ def _of_shift(template: Spec, metric: str, sweep: Sweep, frame: pd.DataFrame) ->
     for layer in spec["layer"]:
         x = layer["encoding"]["x"]
         x["title"] = sweep.level_title
-        x.setdefault("axis", {})["values"] = sorted({*frame["level"]})
+        x["axis"] = x.get("axis", {}) | figures.level_axis(sweep, frame["level"])
     names = {float(level): sweep.heading(level) for level in sweep.cells}
     rows = [
         row

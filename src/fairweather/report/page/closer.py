@@ -151,9 +151,10 @@ def _risk_coverage() -> Chart:
         axis=alt.Axis(format=".0%", tickCount=5),
         scale=alt.Scale(domain=[0, 1]),
     )
+    wrong = "Share of the answers that is wrong"
     y = alt.Y(
         "risk:Q",
-        title="Share of the answers that is wrong",
+        title=wrong,
         axis=alt.Axis(format=".0%", tickCount=5),
     )
     which = ["chosen images", "clean images"]
@@ -162,6 +163,12 @@ def _risk_coverage() -> Chart:
         "which:N",
         scale=alt.Scale(domain=which, range=[INK, FAINT]),
         legend=legend,
+    )
+    band = (
+        alt.Chart(ROWS)
+        .mark_area(interpolate="step-before", opacity=0.16)
+        .transform_filter("!datum.kept")
+        .encode(x=x, y=alt.Y("low:Q", title=wrong), y2="high:Q", color=color)
     )
     line = (
         alt.Chart(ROWS)
@@ -185,11 +192,12 @@ def _risk_coverage() -> Chart:
         .mark_point(shape="diamond", filled=True, color=WRONG, stroke=PAPER, opacity=1)
         .encode(x=x, y=y, size=alt.condition("datum.kept", alt.value(90), alt.value(0)))
     )
-    chart = alt.layer(line, kept).properties(width="container", height=SIDE + 45)
+    chart = alt.layer(band, line, kept).properties(width="container", height=SIDE + 45)
     return Chart(
         "risk-coverage",
         "Risk-coverage curve: the share of wrong answers among the most confident images, against "
-        "the share that is answered, on the chosen and on clean images.",
+        "the share that is answered, with its 95 % Wilson interval, on the chosen and on clean "
+        "images.",
         spec_of(chart),
     )
 

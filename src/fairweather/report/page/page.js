@@ -149,11 +149,11 @@
       lower: at * bar, upper: (at + 1) * bar, bin: edges(at, bar), images,
       answer: side ? "wrong" : "right", from: 0, to: side ? -images : images,
     }))));
-    const curve = (points, which) => points.map(([coverage, risk]) => ({
-      coverage, risk, which, coverage_text: percent(coverage), risk_text: percent(risk),
+    const curve = (points, which) => points.map(([coverage, risk, low, high]) => ({
+      coverage, risk, low, high, which, coverage_text: percent(coverage), risk_text: between([risk, low, high]),
     }));
-    const [over, , , risk] = cell.kept[chooser.risk.value] ?? [];
-    const kept = typeof risk === "number" ? curve([[1 - over, risk]], "chosen images") : [];
+    const [over, , , ...risk] = cell.kept[chooser.risk.value] ?? [];
+    const kept = typeof risk[0] === "number" ? curve([[1 - over, ...risk]], "chosen images") : [];
     await show("risk-coverage", [
       ...curve(cell.curve, "chosen images"),
       ...kept.map((point) => ({ ...point, kept: true })),

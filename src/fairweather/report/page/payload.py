@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fairweather.report.contents import Contents, Sweep
+from fairweather.report.contents import Contents
 from fairweather.report.page.cells import BINS, RISKS, describe_cell, read_cells, thresholds_of
 from fairweather.report.page.drawing import Chart
 from fairweather.report.page.gallery import (
@@ -23,6 +23,7 @@ from fairweather.report.page.gallery import (
 from fairweather.report.page.theme import CONFIG, looks
 from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import Place, Samples
+from fairweather.report.sweeps import Sweep
 from fairweather.report.tables import Entry
 from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
 

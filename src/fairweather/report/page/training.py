@@ -5,6 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
+from fairweather.report import figures
 from fairweather.report.contents import Contents
 from fairweather.report.page.drawing import (
     FOCUS,
@@ -36,6 +37,8 @@ def _training(contents: Contents, history: pd.DataFrame, what: str, title: str, 
     epochs = list(range(1, last + 1, max(1, last // 8)))
     log = what == "learning rate" and bool((rows["value"] > 0).all())
     scale = alt.Scale(type="log") if log else alt.Scale(zero=what == "learning rate")
+    # What has no validation part needs no dashes to tell the two apart.
+    dash = figures.DASHED if rows["part"].nunique() > 1 else figures.WHOLE
     line = (
         alt.Chart(alt.Data(values=records(rows)))
         .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14))
@@ -45,7 +48,7 @@ def _training(contents: Contents, history: pd.DataFrame, what: str, title: str, 
             color=model_color(contents),
             strokeDash=alt.StrokeDash(
                 "part:N",
-                scale=alt.Scale(domain=["validation", "training"], range=[[1, 0], [4, 3]]),
+                scale=alt.Scale(domain=["validation", "training"], range=[figures.WHOLE, dash]),
                 legend=None,
             ),
             detail="seed:N",
