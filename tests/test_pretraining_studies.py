@@ -20,7 +20,7 @@ from fairweather.shifts import SHIFTS, make_shift
 from fairweather.study import check_study, execute, load_study
 from fairweather.study.context import Context
 from fairweather.study.seen import operation
-from fairweather.study.training_steps import Training, training_images
+from fairweather.study.training_plans import Training, training_images
 from fairweather.training import Recipe
 from fairweather.training.operations import TESTED_AS
 from fairweather.training.selfsupervised import NAMED_VIEWS

@@ -24,7 +24,7 @@ from fairweather.shifts import make_shift
 from fairweather.study import check_study, execute, load_study, packaged_studies
 from fairweather.study.context import Context
 from fairweather.study.steps import subjects
-from fairweather.study.training_steps import Training, training_inputs
+from fairweather.study.training_plans import Training, training_inputs
 from fairweather.training import Recipe
 from fairweather.types import Cell
 from fairweather.yamlfile import dump_yaml, parse_yaml

@@ -22,7 +22,7 @@ from fairweather.study.resuming import (
     read_state,
     write_state,
 )
-from fairweather.study.training_steps import model_spec
+from fairweather.study.training_plans import model_spec
 from fairweather.training.selfsupervised import PretrainingEpoch, Probe, pretrain
 from fairweather.types import Dataset
 

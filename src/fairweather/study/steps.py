@@ -21,10 +21,10 @@ from fairweather.measuring import (
 from fairweather.runs import open_run
 from fairweather.study.context import Context, PretrainingImages
 from fairweather.study.entries import DataEntry
+from fairweather.study.model_steps import trainings
 from fairweather.study.pretraining_steps import pretraining_files, pretrainings
 from fairweather.study.schema import Study
 from fairweather.study.subjects import extra_titles, subjects
-from fairweather.study.training_steps import trainings
 from fairweather.study.trying_out import try_out
 from fairweather.types import Dataset
 

@@ -13,7 +13,8 @@ from fairweather import models
 from fairweather.measuring import Subject
 from fairweather.models import Ensemble
 from fairweather.study.context import Context
-from fairweather.study.training_steps import PROBED, seed_title
+from fairweather.study.training_plans import seed_title
+from fairweather.study.training_steps import PROBED
 from fairweather.types import ENSEMBLE, shortest
 
 

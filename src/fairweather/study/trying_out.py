@@ -14,7 +14,7 @@ from fairweather.cells import predict
 from fairweather.errors import InputError
 from fairweather.study.entries import PretrainingEntry
 from fairweather.study.schema import Study
-from fairweather.study.training_steps import adversary, model_spec
+from fairweather.study.training_plans import adversary, model_spec
 from fairweather.training import Recipe, RotationTask, check_square
 from fairweather.training.selfsupervised import METHODS
 from fairweather.types import Attack, Dataset, Images, Shift
