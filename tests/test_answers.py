@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -228,6 +229,15 @@ def test_attacks_and_nothing_else_are_known_as_such():
     kinds = {**ATTACKS, **SHIFTS}
     sweeps = [Sweep(n, k.title, k.level_title, k.neutral, "", {}) for n, k in kinds.items()]
     assert {sweep.name for sweep in sweeps if sweep.is_attack} == set(ATTACKS)
+
+
+def test_every_kind_of_shift_and_attack_says_what_it_does():
+    found = {name: kind.meaning for name, kind in {**ATTACKS, **SHIFTS}.items()}
+    for kind, words in found.items():
+        assert re.fullmatch(r"[A-Z].{15,}\.", words), f"{kind}: {words!r}"
+    assert found["imagenet_c/fog"].startswith("Add a plasma fractal")
+    assert found["medmnist_c/characters"].startswith("Write words")
+    assert found["apgd_ce"] == "Auto-PGD on the cross-entropy."
 
 
 READ = {

@@ -799,6 +799,23 @@ def test_page_answers_first_and_says_how(run, page):
     assert "RMS calibration error (10 equal-width bins, L2 norm): 0 means" in text
     for words in ("fairweather run synthetic", "0123abc", "feed", "hardware.cpu", "σ of 0.88"):
         assert words in text
+    assert "Brightness, by brightness factor f. Multiply every channel by factor, clip" in text
+
+
+def test_page_says_what_levels_stand_for_and_reads_runs_that_do_not(run, tmp_path):
+    copy = RunFolder(tmp_path / "copy")
+    shutil.copytree(run.path, copy.path)
+    facts = json.loads((copy.path / "provenance.json").read_text())
+    plain, ranked = facts["shifts"][:2]
+    del plain["meaning"]
+    for rank, cell in enumerate(ranked["cells"]):
+        cell["constants"] = f"for images of 28 pixels: amount {rank}"
+    copy.write("provenance.json", json.dumps(facts))
+    build_report(copy)
+    text = " ".join(Page((copy.path / "report.html").read_text()).text.split())
+    assert f"{plain['title']}, by {plain['level_title']}. {plain['cells'][0]['id']}" in text
+    for rank, cell in enumerate(ranked["cells"]):
+        assert f"= {cell['level']:g}, for images of 28 pixels: amount {rank}" in text
 
 
 def test_page_says_how_to_cite_and_shows_the_whole_study(run, page):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -332,6 +333,15 @@ def shortest(value: Parameter) -> str:
     ('2', '0.1', '0.3333333333333333', 'fog')
     """
     return str(value).removesuffix(".0")
+
+
+def first_sentence(function: Callable[..., object]) -> str:
+    """Return the first line of a function's documentation; nothing where there is none.
+
+    >>> first_sentence(first_sentence)
+    "Return the first line of a function's documentation; nothing where there is none."
+    """
+    return (inspect.getdoc(function) or "").partition("\n")[0].replace("`", "")
 
 
 def check_images(images: torch.Tensor) -> None:

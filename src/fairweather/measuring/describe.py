@@ -109,6 +109,7 @@ def describe_shifts(
             {
                 "name": name,
                 "title": kind.title,
+                "meaning": kind.meaning,
                 "level_title": kind.level_title,
                 "neutral": kind.neutral,
                 "note": "; ".join(notes),

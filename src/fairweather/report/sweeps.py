@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fairweather.types import shortest
 
@@ -22,6 +22,8 @@ class Sweep:
         neutral: the level that changes nothing, where clean stands on the axis.
         note: what a reader has to know about the levels; maybe empty.
         cells: the id of each shifted test set by its level as scores.csv writes it, ascending.
+        meaning: what happens to an image, in a sentence; runs of early versions do not say.
+        constants: what a level stands for in numbers, where it is a mere rank.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Sweep:
     neutral: float
     note: str
     cells: Mapping[str, str]
+    meaning: str = ""
+    constants: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def file_name(self) -> str:
