@@ -207,7 +207,7 @@ def _hand_over(places: int) -> Chart:
         "place:N", sort=None, title=None, axis=alt.Axis(labelLimit=150, ticks=False, domain=False)
     )
     # A little beyond, so that marks at the ends are whole.
-    scale = alt.Scale(domain=[-0.03, 1.03], nice=False)
+    scale = alt.Scale(domain=[-0.03, 1.05], nice=False)
     x = alt.X(
         "needed:Q",
         title="Share that goes to a person",

@@ -26,7 +26,7 @@ def training_charts(contents: Contents) -> dict[str, Chart]:
         return {}
     return {
         "accuracy": _training(contents, history, "accuracy", "Accuracy", ".0%"),
-        "loss": _training(contents, history, "loss", "Loss", "~g"),
+        "loss": _training(contents, history, "loss", "Loss", ".3~g"),
         "rate": _training(contents, history, "learning rate", "Learning rate of the head", ".0e"),
     }
 
