@@ -51,6 +51,24 @@ def test_a_step_takes_back_what_it_no_longer_makes(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.txt")) == ["a.txt", "other.txt"]
 
 
+def test_records_are_held_against_their_checksums(tmp_path):
+    run = RunFolder(tmp_path)
+    for name in ("scores.csv", "cell.parquet", "model.safetensors", "report.html"):
+        run.write(name, name)
+    run.finish("scores", {}, ["scores.csv"])
+    run.finish("cell", {}, ["cell.parquet"])
+    run.finish("model", {}, ["model.safetensors"])
+    run.finish("report", {}, ["report.html"])
+    run.write("model.safetensors", "is not read")
+    assert run.check_records() == []
+    (tmp_path / "cell.parquet").unlink()
+    assert run.check_records() == ["cell.parquet"]
+    run.write("scores.csv", "cut")
+    with pytest.raises(InputError, match=r"scores\.csv is damaged or was changed"):
+        run.check_records()
+    assert run.check_records(but=["scores"]) == ["cell.parquet"]
+
+
 def test_fingerprints_tell_inputs_apart():
     assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 1.5})

@@ -11,7 +11,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "manifest.json"
+_RECORDS = (".parquet", ".csv", ".json")
 _COLUMNS = ("keys", "labels", "predicted", "confidence", "top5_correct", "nll", "brier")
 _UNLABELLED = ("keys", "predicted", "confidence")
 _VERSIONED = ("fairweather", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
@@ -122,6 +123,34 @@ class RunFolder:
         for entry in found:
             for name in entry["files"]:
                 (self.path / name).unlink(missing_ok=True)
+
+    def check_records(self, but: Collection[str] = ()) -> list[str]:
+        """Hold what can be read without a model against the checksums of the steps that made it.
+
+        Args:
+            but: steps whose files do not matter.
+
+        Returns:
+            the files that are missing.
+
+        Raises:
+            InputError: the content of a file is another than the one that was written.
+        """
+        missing = []
+        for step, entry in self._manifest["steps"].items():
+            read = () if step in but else entry["files"].items()
+            for name, checksum in read:
+                path = self.path / name
+                if path.suffix not in _RECORDS:
+                    continue
+                if not path.is_file():
+                    missing.append(name)
+                elif _checksum(path) != checksum:
+                    raise InputError(
+                        f"{path} is damaged or was changed: its checksum is not the one in "
+                        f"{MANIFEST}; the command that made the run makes the file again"
+                    )
+        return missing
 
     def checksum(self, name: str) -> str:
         """SHA-256 of a file of the folder, in hexadecimal."""

@@ -74,6 +74,13 @@ def report(
     if len(runs) > 1 and track is not None:
         raise InputError("--track sends one run, found several; send them one by one")
     opened = [open_finished_run(folder) for folder in runs]
+    for run in opened:
+        if missing := run.check_records(but=["report"]):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            typer.echo(
+                f"fairweather: {run.path} has no {missing[0]}{more}; what needs it is left out",
+                err=True,
+            )
     check_first(track)
     if len(opened) == 1:
         build_report(opened[0])
