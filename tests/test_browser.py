@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from fairweather.report import build_report
+from fairweather.report import build_joint_report, build_report
 from fairweather.runs import RunFolder
 from tests.browser import browser, missing, opened
 from tests.test_report import HOSTILE, HOSTILE_CLASS, MODELS, make_run
@@ -272,12 +273,90 @@ def test_what_was_not_measured_shows_nothing_of_another(chromium, tmp_path):
     with opened(chromium, run.path / "report.html") as page:
         page.tab.locator("#model").select_option("2")
         page.tab.locator("#shift").select_option("2")
-        page.tab.locator("#level").select_option(label="σ = 0.9")
+        gone = page.tab.locator("#level option:disabled")
+        assert gone.all_inner_texts() == ["σ = 0.9"]
         page.tab.wait_for_timeout(300)
-        assert page.all(CELL).endswith("not measured")
-        assert not page.tab.locator("#confusions").is_visible()
-        page.tab.locator("#level").select_option(label="σ = 0.3")
-        page.tab.locator("#confusions").wait_for()
+        assert ", σ = 0.3: accuracy " in page.all(CELL).replace("\xa0", " ")
+        assert page.tab.locator("#confusions").is_visible()
+        blur = page.tab.locator("#hand-over-rows tr", has_text="σ = 0.9")
+        assert blur.locator("td").first.inner_text() == "not measured"
+        page.tab.locator("#model").select_option("0")
+        assert page.tab.locator("#level option:disabled").count() == 0
+
+
+def test_of_several_runs_only_what_was_measured_can_be_chosen(chromium, tmp_path):
+    shifts = {"one": [{"brightness_factor": [0.7]}], "two": [{"gaussian_blur": [0.9]}]}
+    runs = [
+        make_run(tmp_path / name, models={"basic": name}, shifts=of, n=60)
+        for name, of in shifts.items()
+    ]
+    build_joint_report(runs, tmp_path / "joint")
+    with opened(chromium, tmp_path / "joint/report.html") as page:
+        for model, gone in (("1", "Brightness"), ("0", "Gaussian blur")):
+            page.tab.locator("#model").select_option(model)
+            page.tab.wait_for_timeout(300)
+            assert page.tab.locator("#shift option:disabled").all_inner_texts() == [gone]
+            assert "accuracy" in page.all(CELL)
+            assert "not looked for among the models" in page.tab.locator("#lost").inner_text()
+        assert page.said == []
+
+
+def test_of_attacks_there_are_no_pictures_and_it_says_so(chromium, tmp_path):
+    shifts = [{"gaussian_blur": [0.9]}, {"pgd": {"epsilon": [2 / 255, 8 / 255], "steps": 2}}]
+    run = make_run(tmp_path / "run", shifts=shifts, n=60)
+    build_report(run)
+    with opened(chromium, run.path / "report.html") as page:
+        page.tab.locator("#shift").select_option(label="PGD")
+        page.tab.wait_for_timeout(300)
+        assert page.tab.locator("#level option").all_inner_texts() == ["ε = 2/255", "ε = 8/255"]
+        for place in ("lost", "mistakes"):
+            words = page.tab.locator(f"#{place}").inner_text()
+            assert words.startswith("No pictures are kept of attacks")
+        labels = page.tab.locator("[data-chart=accuracy-pgd] .role-axis-label text")
+        assert "8/255" in labels.all_text_contents()
+
+
+def test_the_risk_has_its_band_and_the_diamond_says_its_numbers(fresh):
+    chart = fresh.tab.locator("[data-chart=risk-coverage]")
+    assert chart.locator(".mark-area path").count() == 2
+    fresh.tab.locator("#closer form.choose").scroll_into_view_if_needed()
+    diamond = chart.locator(".mark-symbol.role-mark path").first
+    diamond.scroll_into_view_if_needed()
+    diamond.hover(force=True)
+    tip = fresh.tab.locator("#vg-tooltip-element.visible")
+    tip.wait_for()
+    assert re.search(r"Risk\s+[\d.]+ % \[[\d.]+, [\d.]+\]", tip.inner_text())
+
+
+def test_a_finger_makes_a_mark_say_its_numbers(chromium, report):
+    with opened(chromium, report, width=390, has_touch=True) as page:
+        chart = page.tab.locator("[data-chart^='accuracy-']").first
+        chart.scroll_into_view_if_needed()
+        chart.locator(".mark-symbol path").nth(1).tap(force=True)
+        tip = page.tab.locator("#vg-tooltip-element.visible")
+        tip.wait_for()
+        assert "[" in tip.inner_text()
+
+
+def test_what_is_followed_holds_in_every_chart_that_is_printed(fresh):
+    fresh.tab.locator("button.model").first.click()
+    fresh.all("void dispatchEvent(new Event('beforeprint'))")
+    dim = """[...document.querySelectorAll('[data-chart^="accuracy-"]')].map(place =>
+        [...place.querySelectorAll('.mark-line path')].filter(line =>
+            Number(getComputedStyle(line).opacity) < 0.5).length)"""
+    assert set(fresh.all(dim)) == {len(MODELS) - 1}
+
+
+def test_on_a_phone_no_column_hides_the_others(chromium, report):
+    with opened(chromium, report, width=360) as page:
+        kinds = page.all("""[...document.querySelectorAll('.wide tbody th[scope=row]')].map(head =>
+            getComputedStyle(head).position)""")
+    assert set(kinds) == {"static"}
+
+
+def test_names_are_kept_from_turning_what_stands_beside_them(page):
+    assert page.tab.locator("#strip figcaption .label bdi").count() > 0
+    assert page.tab.locator("#strip figcaption li bdi").count() > 0
 
 
 def test_pointing_at_a_curve_makes_the_others_quiet_and_says_its_numbers(fresh):

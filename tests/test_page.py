@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
 import json
 import re
 import shutil
@@ -373,6 +374,38 @@ def test_a_level_that_means_something_else_stands_for_itself(pair, tmp_path):
     assert shared == read_contents(blurred).score("accuracy", "basic", "brightness_factor", "0.7")
 
 
+def test_other_levels_of_another_kind_stand_for_themselves_too(pair, tmp_path):
+    shifts = [{"gaussian_blur": [0.5, 2]}]
+    other = make_run(tmp_path / "wide", models={"basic": "Basic"}, shifts=shifts, n=80, size=None)
+    names = [sweep.name for sweep in read_runs([pair[0], other]).sweeps]
+    assert names == ["brightness_factor", "gaussian_blur", "gaussian_blur@wide"]
+
+
+def test_constants_of_several_runs_are_put_together(tmp_path):
+    runs = []
+    for name, levels in (("few", [1, 3]), ("many", [1, 2, 5])):
+        shifts = [{"imagenet_c/fog": levels}]
+        run = make_run(tmp_path / name, models={"basic": "Basic"}, shifts=shifts, n=40, size=None)
+        facts = json.loads((run.path / "provenance.json").read_text())
+        for cell in facts["shifts"][0]["cells"]:
+            cell["constants"] = f"amount {cell['level']:g}"
+        run.write("provenance.json", json.dumps(facts))
+        runs.append(run)
+    [fog] = read_runs(runs).sweeps
+    assert fog.constants == {level: f"amount {level}" for level in ("1", "2", "3", "5")}
+
+
+def test_the_caution_stands_at_the_heat_maps(tmp_path):
+    suites = ({"suite": "quick"}, {"suite": "quick"}), ({"suite": "quick"}, {"gamma": [0.5]})
+    runs = [
+        make_run(tmp_path / name, models={"basic": name}, shifts=list(shifts), n=40, size=None)
+        for name, shifts in zip(("one", "two"), (suites[0][:1], suites[1]), strict=True)
+    ]
+    build_joint_report(runs, tmp_path / "joint")
+    page = html.unescape((tmp_path / "joint/report.html").read_text())
+    assert f"Beware: {UNEQUAL}" in page
+
+
 def test_a_broken_provenance_is_one_sentence(pair, tmp_path):
     copy = RunFolder(tmp_path / "broken")
     shutil.copytree(pair[0].path, copy.path)
@@ -519,3 +552,21 @@ def test_the_command_says_what_cannot_be(pair, tmp_path, monkeypatch, words, sen
     assert isinstance(done.exception, InputError)
     assert sentence in str(done.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_names_what_is_damaged_and_what_is_missing(pair, tmp_path):
+    run = RunFolder(tmp_path / "copy")
+    shutil.copytree(pair[0].path, run.path)
+    cell = next(run.path.glob("predictions/*/*/*.parquet")).relative_to(run.path)
+    run.finish("cells", {}, [str(cell)])
+    run.finish("scores", {}, ["scores.csv"])
+    (run.path / cell).unlink()
+    done = run_app(run.path)
+    assert done.exit_code == 0, done.output
+    assert f"{run.path} has no {cell}; what needs it is left out" in done.output
+    run.write("scores.csv", (run.path / "scores.csv").read_text()[:2000])
+    before = (run.path / "report.html").read_bytes()
+    done = run_app(run.path)
+    assert isinstance(done.exception, InputError)
+    assert "scores.csv is damaged or was changed" in str(done.exception)
+    assert (run.path / "report.html").read_bytes() == before

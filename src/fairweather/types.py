@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -335,13 +334,15 @@ def shortest(value: Parameter) -> str:
     return str(value).removesuffix(".0")
 
 
-def first_sentence(function: Callable[..., object]) -> str:
-    """Return the first line of a function's documentation; nothing where there is none.
+def in_255ths(value: float | str) -> str:
+    """Write a budget in steps of 8-bit images, as papers do; nothing where it has a short form.
 
-    >>> first_sentence(first_sentence)
-    "Return the first line of a function's documentation; nothing where there is none."
+    >>> in_255ths(8 / 255), in_255ths("0.00784313725490196"), in_255ths(0.1), in_255ths(0.2)
+    ('8/255', '2/255', '', '')
     """
-    return (inspect.getdoc(function) or "").partition("\n")[0].replace("`", "")
+    steps = round(float(value) * 255, 9)
+    is_long = len(shortest(float(value))) > len("0.0000")
+    return f"{steps:.0f}/255" if is_long and steps >= 1 and steps.is_integer() else ""
 
 
 def check_images(images: torch.Tensor) -> None:

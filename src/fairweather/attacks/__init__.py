@@ -26,7 +26,7 @@ from fairweather.attacks.masking import masking_warning as masking_warning
 from fairweather.attacks.plan import Plan
 from fairweather.attacks.square import QUERIES, square
 from fairweather.errors import InputError, unknown_name
-from fairweather.types import Attack, Attacked, Parameter, first_sentence
+from fairweather.types import Attack, Attacked, Parameter
 
 Sweep = Sequence[float] | Mapping[str, object]
 
@@ -51,12 +51,6 @@ class AttackKind(NamedTuple):
     level_title: str
     neutral: float
     note: Callable[[Mapping[str, Parameter]], str]
-
-    @property
-    def meaning(self) -> str:
-        """What is done: the first sentence of the plan's documentation."""
-        words = first_sentence(self.build).removeprefix("Plan ")
-        return words[:1].upper() + words[1:]
 
 
 def _no_note(parameters: Mapping[str, Parameter]) -> str:

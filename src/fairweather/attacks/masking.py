@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fairweather.types import in_255ths
+
 BLACK_BOX = "square"
 # One step along the gradient need not reach chance, and may overshoot: only a search is a sign.
 ONE_STEP = ("fgsm",)
@@ -46,7 +48,7 @@ def _unbounded(
     accuracy: Mapping[str, Mapping[float, float]], chance: float, tolerance: float
 ) -> list[str]:
     return [
-        f"{attack} leaves an accuracy of {value:.3g} at epsilon {epsilon:.3g}, "
+        f"{attack} leaves an accuracy of {value:.3g} at epsilon {_budget(epsilon)}, "
         f"above chance ({chance:.3g})"
         for attack, values in accuracy.items()
         for epsilon, value in sorted(values.items())
@@ -61,8 +63,8 @@ def _rising(accuracy: Mapping[str, Mapping[float, float]], tolerance: float) -> 
         for epsilon, value in sorted(values.items()):
             if value > least + tolerance:
                 found.append(
-                    f"the accuracy under {attack} rises from {least:.3g} at epsilon {at:.3g} "
-                    f"to {value:.3g} at epsilon {epsilon:.3g}"
+                    f"the accuracy under {attack} rises from {least:.3g} at epsilon {_budget(at)} "
+                    f"to {value:.3g} at epsilon {_budget(epsilon)}"
                 )
             if value <= least:
                 least, at = value, epsilon
@@ -72,9 +74,13 @@ def _rising(accuracy: Mapping[str, Mapping[float, float]], tolerance: float) -> 
 def _black_box(accuracy: Mapping[str, Mapping[float, float]], tolerance: float) -> list[str]:
     blind = accuracy.get(BLACK_BOX, {})
     return [
-        f"{BLACK_BOX} sees no gradient and leaves {blind[epsilon]:.3g} at epsilon {epsilon:.3g}, "
-        f"{attack} leaves {value:.3g}"
+        f"{BLACK_BOX} sees no gradient and leaves {blind[epsilon]:.3g} at epsilon "
+        f"{_budget(epsilon)}, {attack} leaves {value:.3g}"
         for attack, values in accuracy.items()
         for epsilon, value in sorted(values.items())
         if attack != BLACK_BOX and epsilon in blind and blind[epsilon] < value - tolerance
     ]
+
+
+def _budget(epsilon: float) -> str:
+    return in_255ths(epsilon) or f"{epsilon:.3g}"

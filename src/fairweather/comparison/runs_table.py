@@ -14,7 +14,8 @@ from fairweather.comparison.writing import signed
 from fairweather.metrics.paired import SeedSummary
 from fairweather.report.formats import Layout
 from fairweather.report.tables import ABSENT, METRIC, describe_metric, is_percent
-from fairweather.report.words import CLEAN, NO_LEVEL
+from fairweather.report.words import CLEAN, NO_LEVEL, SUMMARY_LEVELS
+from fairweather.types import in_255ths
 
 LAYOUT = Layout(
     ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
@@ -56,7 +57,7 @@ def table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str]
         [
             row.pair.title,
             titles[row.shift],
-            ABSENT if row.level == NO_LEVEL else row.level,
+            _level(row.level),
             METRIC[row.metric].label,
             _number(row.a, is_percent(row.metric)),
             _number(row.b, is_percent(row.metric)),
@@ -66,6 +67,13 @@ def table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str]
         ]
         for row in rows
     ]
+
+
+def _level(level: str) -> str:
+    """Write a level as text: budgets of attacks in steps of 8-bit images."""
+    if level == NO_LEVEL:
+        return ABSENT
+    return level if level in SUMMARY_LEVELS else in_255ths(level) or level
 
 
 def shift_titles(shared: Shared) -> dict[str, str]:

@@ -12,7 +12,7 @@ from fairweather.measuring.setting import Setting
 from fairweather.measuring.variant_plans import variant_phrase
 from fairweather.runs import fingerprint, provenance
 from fairweather.shifts import SHIFTS, ShiftKind
-from fairweather.types import Attack, Shift
+from fairweather.types import Attack, Shift, in_255ths
 from fairweather.variants import variant_name
 from fairweather.yamlfile import dump_yaml, read_yaml
 
@@ -104,12 +104,15 @@ def describe_shifts(
     described = []
     for name, members in sweeps.items():
         kind = kind_of(name)
-        notes = [f"{m.level_name}: {text}" for m in members if (text := kind.note(m.parameters))]
+        notes = [
+            f"{in_255ths(m.level_name) or m.level_name}: {text}"
+            for m in members
+            if (text := kind.note(m.parameters))
+        ]
         described.append(
             {
                 "name": name,
                 "title": kind.title,
-                "meaning": kind.meaning,
                 "level_title": kind.level_title,
                 "neutral": kind.neutral,
                 "note": "; ".join(notes),

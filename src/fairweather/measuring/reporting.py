@@ -9,7 +9,7 @@ from fairweather.measuring.setting import Setting
 from fairweather.report import build_report
 
 # Raised when reporting makes something else of the same run.
-VERSION = 3
+VERSION = 4
 # What every run has; a study adds what its trainings left.
 SOURCES = (
     "study.yaml",

@@ -125,7 +125,7 @@ def _panel(contents: Contents, metric: str, top: float, layout: Layout) -> dict[
     label = METRIC[metric].label
     columns = 1 if max(map(len, titles)) > LONG_TITLE else 4
     legend = alt.Legend(title=None, orient="top", columns=columns)
-    x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap=True, grid=False))
+    x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap="greedy", grid=False))
     shares = alt.Axis(format=".0%" if metric == "accuracy" else ".2~f", tickCount=6)
     base = alt.Chart(alt.NamedData(name="rows")).encode(
         x=x.scale(zero=False, padding=14), color=model_color(titles, legend, places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import altair as alt
 import vl_convert
 
 from fairweather.report.sweeps import Sweep
+from fairweather.types import shortest
 from fairweather.vega import SCALE, png_of
 
 # Okabe and Ito 2008, Color Universal Design, without its yellow, which is too faint on white.
@@ -128,8 +130,9 @@ def model_dash(
 def level_axis(sweep: Sweep, levels: Iterable[float]) -> dict[str, Any]:
     """Say what Vega-Lite's axis of a shift shows: its levels, those of attacks as n/255."""
     axis: dict[str, Any] = {"values": sorted({*levels})}
-    if sweep.in_pixel_steps:
-        axis["labelExpr"] = "datum.value ? format(datum.value * 255, '~r') + '/255' : '0'"
+    if sweep.is_attack:
+        texts = {shortest(float(level)): sweep.number(level) for level in sweep.cells}
+        axis["labelExpr"] = f"{json.dumps(texts)}[datum.value] || datum.label"
     return axis
 
 

@@ -134,14 +134,14 @@ def _study(parts: Mapping[str, Contents]) -> dict[str, Any]:
 
 
 def _apart(parts: Mapping[str, Contents]) -> dict[str, Contents]:
-    """Rename the shifts of later runs whose levels are other images than those of a former run."""
-    seen: dict[tuple[str, str], str] = {}
+    """Rename the shifts of later runs that are made otherwise than those of a former run."""
+    seen: dict[str, set[str]] = {}
     found = {}
     for label, part in parts.items():
         others = {
             sweep.name: f"{sweep.name}@{label}"
             for sweep in part.sweeps
-            if any(seen.get((sweep.name, at), cell) != cell for at, cell in sweep.cells.items())
+            if seen.get(sweep.name, made := _made(sweep)) != made
         }
         sweeps = tuple(
             replace(sweep, name=others[sweep.name], title=f"{sweep.title} ({label})")
@@ -151,8 +151,18 @@ def _apart(parts: Mapping[str, Contents]) -> dict[str, Contents]:
         )
         scores = part.scores.assign(shift=part.scores["shift"].replace(others))
         found[label] = replace(part, sweeps=sweeps, scores=scores)
-        seen |= {(each.name, at): cell for each in sweeps for at, cell in each.cells.items()}
+        seen = {each.name: _made(each) for each in sweeps} | seen
     return found
+
+
+def _made(sweep: Sweep) -> set[str]:
+    """How a shift is made beside its levels: what its ids say, such as `kernel_size=5`."""
+    return {
+        part
+        for level, cell in sweep.cells.items()
+        for part in cell.split(",")[1:]
+        if part.partition("=")[2] != level
+    }
 
 
 def _are_equal(parts: Mapping[str, Contents]) -> bool:
@@ -180,8 +190,12 @@ def _sweeps(groups: Iterable[tuple[Sweep, ...]]) -> tuple[Sweep, ...]:
     for sweep in (each for group in groups for each in group):
         before = found.get(sweep.name, sweep)
         cells = {**sweep.cells, **before.cells}
-        ordered = {level: cells[level] for level in sorted(cells, key=float)}
-        found[sweep.name] = replace(before, cells=ordered)
+        constants = {**sweep.constants, **before.constants}
+        found[sweep.name] = replace(
+            before,
+            cells={level: cells[level] for level in sorted(cells, key=float)},
+            constants={level: constants[level] for level in sorted(constants, key=float)},
+        )
     return tuple(found.values())
 
 

@@ -20,8 +20,8 @@ from fairweather.report.correctness import (
     read_images,
     resample_means,
 )
-from fairweather.report.phrases import listed
 from fairweather.report.ranked import Ranked, Ranking
+from fairweather.report.verdict import Leader, verdict
 from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
 from fairweather.types import Score
 
@@ -30,14 +30,13 @@ INTERVALS = "95 % bootstrap intervals over images"
 LEVEL = 0.05  # of the tests, after Holm's correction
 MCNEMAR = "McNemar's exact test"
 SWAPS = "random swaps of the two numbers of each image"
-# Leaders beyond these are counted instead of named.
-MOST_NAMED = 4
 
 
 class _Order(NamedTuple):
     """What the tests say: the range of places of each model, and p for each two of them.
 
-    `bound` tells which p are only known to be at most that, `exact` which test it was.
+    `bound` tells which p are only known to be at most that, `exact` which test it was, and models
+    with the same number in `alike` are right on the same images.
     """
 
     best: npt.NDArray[np.int64]
@@ -45,6 +44,7 @@ class _Order(NamedTuple):
     p: FloatArray
     bound: npt.NDArray[np.bool_]
     exact: bool
+    alike: npt.NDArray[np.int64]
 
 
 def ranking(contents: Contents) -> Ranking | None:
@@ -95,7 +95,11 @@ def ranking(contents: Contents) -> Ranking | None:
     if any(row.p_in_words.startswith("≤") for row in rows):
         tests += "; “≤” stands where no swap was as far"
     caption = _caption(contents, what, tests)
-    return Ranking(rows, bool(cells), _verdict(rows, bool(cells)), caption)
+    titles = [contents.titles[models[at]] for at in places]
+    leading, on_top = (_leaders(titles, each, places) for each in (order, on_clean))
+    leaders = tuple(titles.index(each.titles[0]) for each in leading)
+    words = verdict(leading if cells else None, on_top, len(models))
+    return Ranking(rows, bool(cells), words, caption, leaders)
 
 
 def _columns(
@@ -157,33 +161,18 @@ def _order(columns: FloatArray) -> _Order:
     means = columns.mean(axis=0)
     better = (of_models < LEVEL) & (means[:, None] > means)  # [better one, worse one]
     best, worst = 1 + better.sum(axis=0), len(means) - better.sum(axis=1)
-    return _Order(best, worst, of_models, bound[models], tests.exact)
+    return _Order(best, worst, of_models, bound[models], tests.exact, which.ravel())
 
 
-def _verdict(rows: Sequence[Ranked], shifted: bool) -> str:
-    on_clean = [(row.title, row.clean_worst_rank) for row in rows if row.clean_best_rank == 1]
-    leading = [(row.title, row.worst_rank) for row in rows if row.best_rank == 1]
-    if not shifted:
-        return f"On clean images, {_leaders(on_clean, len(rows))}."
-    if leading == on_clean:
-        return f"Under the shifts and on clean images alike, {_leaders(leading, len(rows))}."
-    return (
-        f"Under the shifts, {_leaders(leading, len(rows))}. "
-        f"On clean images, {_leaders(on_clean, len(rows))}."
-    )
-
-
-def _leaders(leading: Sequence[tuple[str, int]], models: int) -> str:
-    """Say who may be first, from the titles and the worst places of those that none beats."""
-    titles = [f"“{title}”" for title, _ in leading]
-    if len(leading) == models:
-        return "the tests find no difference between the models"
-    if len(leading) == 1:
-        others = "than every other model" if leading[0][1] == 1 else "than some of the others"
-        return f"{titles[0]} is right more often {others}"
-    if len(leading) <= MOST_NAMED:
-        return f"the first place is open between {listed(titles)}"
-    return f"the first place is open between {len(leading)} of the {models} models"
+def _leaders(titles: Sequence[str], order: _Order, places: npt.NDArray[np.int64]) -> list[Leader]:
+    """Name those that no model is found better than, in the order of the places."""
+    groups: dict[int, list[str]] = {}
+    worst = {}
+    for title, at in zip(titles, places, strict=True):
+        if order.best[at] == 1:
+            groups.setdefault(int(order.alike[at]), []).append(title)
+            worst[int(order.alike[at])] = order.worst[at]
+    return [Leader(tuple(each), bool(worst[key] == len(each))) for key, each in groups.items()]
 
 
 def _what(cells: int, tested: int) -> str:

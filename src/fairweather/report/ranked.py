@@ -67,12 +67,14 @@ class Ranking(NamedTuple):
         shifted: whether they are ranked by the mean over shifts, not by clean images.
         verdict: who leads, in one sentence or two.
         caption: what is ranked, and what a shared place means.
+        leaders: the rows of those that no model beats, one of each that answer alike.
     """
 
     rows: tuple[Ranked, ...]
     shifted: bool
     verdict: str
     caption: str
+    leaders: tuple[int, ...]
 
     @property
     def header(self) -> tuple[str, ...]:

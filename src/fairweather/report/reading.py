@@ -92,7 +92,6 @@ def _sweep(entry: Mapping[str, Any]) -> Sweep:
         neutral=float(entry["neutral"]),
         note=entry.get("note") or "",
         cells={shortest(float(cell["level"])): cell["id"] for cell in cells},
-        meaning=entry.get("meaning") or "",
         constants={
             shortest(float(cell["level"])): cell["constants"]
             for cell in cells

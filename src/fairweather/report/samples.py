@@ -53,6 +53,7 @@ class Samples(NamedTuple):
         pictures: WebP by the id of the shift and the image's key.
         lost: for each shift, by its name in scores.csv, the images that are right for every model
             and variant on clean images, and wrong for all from the cell told on; soonest first.
+            None of several runs, whose models nobody has looked at together.
         mistakes: for each model and variant, and then for each shift or `clean`, its wrong answers
             that are the most confident, each image in the cell where it is that; surest first.
         mixup: two training images and their mixture, where the run mixed any.
@@ -62,7 +63,7 @@ class Samples(NamedTuple):
     labels: tuple[str, ...]
     strips: Mapping[str, tuple[Image.Image, ...]]
     pictures: Mapping[tuple[str, int], bytes]
-    lost: Mapping[str, tuple[Place, ...]]
+    lost: Mapping[str, tuple[Place, ...]] | None
     mistakes: Mapping[str, Mapping[str, tuple[Place, ...]]]
     mixup: Mixup | None
 

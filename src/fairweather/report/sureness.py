@@ -52,10 +52,9 @@ def hand_over(clean: State, there: State | None) -> Iterator[str]:
     """
     if clean.coverage is None:
         return
-    handed = f"{share(_rest(clean.coverage))} of the clean images"
     rule = (
         f"Answering only where its confidence kept errors to 5{PERCENT} on validation images, it "
-        f"would hand over to a person {handed if clean.coverage.value else 'every clean image'}"
+        f"would hand over to a person {_handed(clean)}"
     )
     if there is None or there.coverage is None or there.risk is None:
         yield f"{rule}."
@@ -66,10 +65,25 @@ def hand_over(clean: State, there: State | None) -> Iterator[str]:
         yield f"{rule} and {share(_rest(there.coverage))} there, {own}."
 
 
+def _handed(clean: State) -> str:
+    """What goes to a person on clean images, and how wrong the rest is, which the risk promised."""
+    if clean.coverage is None or clean.coverage.value == 0:
+        return "every clean image"
+    handed = f"{share(_rest(clean.coverage))} of the clean images"
+    if clean.risk is None or _few(clean.coverage, clean.risk):
+        return handed
+    return f"{handed} ({share(clean.risk)} of the rest wrong)"
+
+
+def _few(coverage: Score, risk: Score) -> bool:
+    """Say whether the answers it would give itself are too few to judge, or of no seed at times."""
+    # Of several seeds, the mean risk is no number where one seed answers nothing.
+    return math.isnan(risk.value) or coverage.value * coverage.n < FEW
+
+
 def _own(coverage: Score, risk: Score) -> str:
     """What becomes of the answers that the model would give itself."""
-    # Of several seeds, the mean risk is no number where one seed answers nothing.
-    if math.isnan(risk.value) or coverage.value * coverage.n < FEW:
+    if _few(coverage, risk):
         return "which leaves too few of its own answers to judge"
     still = " still" if risk.low > RISK else ""
     return f"where {share(risk)} of its own answers would{still} be wrong"

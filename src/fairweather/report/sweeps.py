@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fairweather.types import shortest
+from fairweather.types import in_255ths, shortest
 
 # What the table of attacks calls the level of each of them, and of no shift.
 BUDGET = "budget ε"
@@ -22,7 +22,6 @@ class Sweep:
         neutral: the level that changes nothing, where clean stands on the axis.
         note: what a reader has to know about the levels; maybe empty.
         cells: the id of each shifted test set by its level as scores.csv writes it, ascending.
-        meaning: what happens to an image, in a sentence; runs of early versions do not say.
         constants: what a level stands for in numbers, where it is a mere rank.
     """
 
@@ -32,7 +31,6 @@ class Sweep:
     neutral: float
     note: str
     cells: Mapping[str, str]
-    meaning: str = ""
     constants: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -54,11 +52,6 @@ class Sweep:
         """
         return self.level_title.startswith(BUDGET)
 
-    @property
-    def in_pixel_steps(self) -> bool:
-        """Say whether the levels are budgets that papers write as n/255."""
-        return self.is_attack and all(_pixel_steps(level) for level in self.cells)
-
     def heading(self, level: str) -> str:
         """Write a level the way a paper does: with the letter that the level's title ends in.
 
@@ -72,22 +65,24 @@ class Sweep:
         >>> Sweep("p", "PGD", "budget ε", 0.0, "", {}).heading("0.00784313725490196")
         'ε = 2/255'
         """
-        short = self._short(level)
-        if [self._short(other) for other in self.cells].count(short) > 1:
-            short = level
         symbol = re.search(r"\s(\w)(?:\s*\(.*\))?$", self.level_title)
-        return f"{symbol[1]} = {short}" if symbol else short
+        return f"{symbol[1]} = {self.number(level)}" if symbol else self.number(level)
+
+    def spelled(self, level: str) -> str:
+        """Write a level so that it can stand alone.
+
+        >>> Sweep("s", "Snow", "severity", 0.0, "", {}).spelled("3")
+        'severity 3'
+        """
+        heading = self.heading(level)
+        return heading if "=" in heading else f"{self.level_title} {heading}"
+
+    def number(self, level: str) -> str:
+        """Write a level as `heading` does, without its letter."""
+        short = self._short(level)
+        alike = [self._short(other) for other in self.cells].count(short) > 1
+        return level if alike else short
 
     def _short(self, level: str) -> str:
-        steps = _pixel_steps(level) if self.is_attack else ""
+        steps = in_255ths(level) if self.is_attack else ""
         return steps or shortest(float(f"{float(level):.4g}"))
-
-
-def _pixel_steps(level: str) -> str:
-    """Write n/255 for a level that is so much and has no short form; nothing for others.
-
-    >>> _pixel_steps("0.03137254901960784"), _pixel_steps("0.1"), _pixel_steps("0.2")
-    ('8/255', '', '')
-    """
-    steps = round(float(level) * 255, 9)
-    return f"{steps:.0f}/255" if len(level) > len("0.0000") and steps.is_integer() else ""

@@ -22,7 +22,7 @@ from fairweather.shifts.medmnist_c import CORRUPTIONS as MEDMNIST_C
 from fairweather.shifts.medmnist_c import severities as medmnist_c
 from fairweather.shifts.suites import SUITES as SUITES
 from fairweather.shifts.suites import Sweep
-from fairweather.types import Parameter, Shift, ShiftFunction, first_sentence
+from fairweather.types import Parameter, Shift, ShiftFunction
 
 
 class ShiftKind(NamedTuple):
@@ -36,7 +36,6 @@ class ShiftKind(NamedTuple):
         note: what a reader must know about these parameters, or nothing.
         parameters: the names of the keywords, where the signature of `build` does not say them.
         texts: those of them that are text; all others are numbers.
-        change: the function that makes the change, where `build` only finds it.
     """
 
     build: Callable[..., ShiftFunction]
@@ -47,12 +46,6 @@ class ShiftKind(NamedTuple):
     note: Callable[[Mapping[str, Parameter]], str]
     parameters: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
-    change: Callable[..., object] | None = None
-
-    @property
-    def meaning(self) -> str:
-        """What happens to an image: the first sentence of the function's documentation."""
-        return first_sentence(self.change or self.build)
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -80,7 +73,6 @@ def _corruption_kind(name: str) -> ShiftKind:
         0.0,
         partial(severity_note, name),
         parameter_names(name),
-        change=CORRUPTIONS[name].function,
     )
 
 
@@ -94,7 +86,6 @@ def _medmnist_c_kind(name: str) -> ShiftKind:
         partial(medmnist_c.severity_note, name),
         medmnist_c.parameter_names(name),
         texts=("dataset",),
-        change=MEDMNIST_C[name].function,
     )
 
 

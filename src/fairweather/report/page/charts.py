@@ -20,12 +20,14 @@ from fairweather.report.page.drawing import (
     Spec,
     in_words,
     model_color,
+    model_paint,
     model_shape,
     records,
     spec_of,
     tooltip,
 )
 from fairweather.report.page.theme import INK, PAPER, RULE
+from fairweather.report.phrases import place
 from fairweather.report.sweeps import Sweep
 from fairweather.report.tables import TABULATED, is_percent
 from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
@@ -34,6 +36,7 @@ from fairweather.types import Score
 # Shifts from which on the page draws a heat map: fewer are read off the small charts.
 MANY_SHIFTS = 5
 HEIGHT = 165
+LONGEST = 200  # pixels of a model's title above a heat map
 EXTENT = 36  # of vertical axes, so that charts above each other line up
 
 
@@ -77,7 +80,9 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
             "model:N",
             sort=list(contents.titles.values()),
             title=None,
-            axis=alt.Axis(orient="top", labelAngle=-50, labelLimit=120, domain=False, ticks=False),
+            axis=alt.Axis(
+                orient="top", labelAngle=-50, labelLimit=LONGEST, domain=False, ticks=False
+            ),
         ),
         y=alt.Y(
             "shift:N",
@@ -96,8 +101,9 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
         color=alt.condition(bright, alt.value("#000000"), alt.value("#ffffff")),
     )
     spec = spec_of(alt.layer(cells, words).properties(width="container", height=25 * len(places)))
-    # The last of the slanted titles reaches beyond its column.
-    spec |= {"padding": {"left": 2, "top": 2, "right": 64, "bottom": 2}}
+    # The last of the slanted titles reaches beyond its column: 6 pixels a letter, at 50 degrees.
+    beyond = 0.64 * min(6 * max(map(len, contents.titles.values())), LONGEST)
+    spec |= {"padding": {"left": 2, "top": 2, "right": 8 + round(beyond), "bottom": 2}}
     words_of = f"{SHORT[metric]}, mean over the levels, of every shift (rows) and model (columns)"
     return Chart(f"heat-{metric}", f"Heat map. {words_of}. The tables hold the same numbers.", spec)
 
@@ -112,7 +118,6 @@ def scatter(contents: Contents) -> Chart | None:
             zero=False
         ),
         y=alt.Y("error:Q", title="RMS calibration error", axis=alt.Axis(tickCount=6)),
-        color=model_color(contents),
         tooltip=tooltip(
             ("title", "Model"),
             ("place", "Images"),
@@ -120,14 +125,14 @@ def scatter(contents: Contents) -> Chart | None:
             ("error_text", "RMS calibration error"),
         ),
     )
-    points = base.mark_point(filled=True, size=46, strokeWidth=1).encode(
+    points = base.mark_point(size=46, strokeWidth=1).encode(
+        **model_paint(contents),
         shape=model_shape(contents),
         opacity=alt.condition(LOUD, alt.value(0.8), alt.value(0.08)),
     )
     clean = base.transform_filter("datum.place === 'clean'").mark_point(
         size=190, shape="circle", stroke=INK, strokeWidth=1.2, fillOpacity=0
     )
-    clean = clean.encode(color=alt.value(INK))
     chart = alt.layer(points, clean).properties(width="container", height=330)
     return Chart(
         "scatter",
@@ -145,10 +150,9 @@ def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
         minExtent=EXTENT,
         maxExtent=EXTENT,
     )
-    x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap=True, grid=False))
-    base = alt.Chart(alt.NamedData(name="rows")).encode(
-        x=x.scale(zero=False, padding=10), color=model_color(contents)
-    )
+    x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap="greedy", grid=False))
+    bare = alt.Chart(alt.NamedData(name="rows")).encode(x=x.scale(zero=False, padding=10))
+    base = bare.encode(color=model_color(contents))
     # A layer that has no title of its own would take the field's and add it to the axis.
     y = alt.Y("value:Q", title=None, axis=shares).scale(domain=(0, top), nice=False)
     band = base.mark_area().encode(
@@ -159,8 +163,9 @@ def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
     quiet = alt.condition(LOUD, alt.value(1), alt.value(0.1))
     dash = figures.model_dash(list(contents.titles.values()), contents.places)
     line = base.mark_line(strokeWidth=1.8).encode(y=y, opacity=quiet, strokeDash=dash)
-    points = base.mark_point(filled=True, size=44, stroke=PAPER, strokeWidth=0.8).encode(
+    points = bare.mark_point(size=44, strokeWidth=1).encode(
         y=y,
+        **model_paint(contents),
         shape=model_shape(contents),
         opacity=quiet,
         tooltip=tooltip(("title", "Model"), ("at", "Images"), ("text", SHORT[metric])),
@@ -181,7 +186,7 @@ def _of_shift(template: Spec, metric: str, sweep: Sweep, frame: pd.DataFrame) ->
         x = layer["encoding"]["x"]
         x["title"] = sweep.level_title
         x["axis"] = x.get("axis", {}) | figures.level_axis(sweep, frame["level"])
-    names = {float(level): sweep.heading(level) for level in sweep.cells}
+    names = {float(level): place(sweep, level) for level in sweep.cells}
     rows = [
         row
         | {
@@ -201,20 +206,20 @@ def _of_shift(template: Spec, metric: str, sweep: Sweep, frame: pd.DataFrame) ->
 def _points(contents: Contents) -> Sequence[Mapping[str, Any]]:
     places = [("clean", CLEAN, NO_LEVEL)]
     places += [
-        (f"{sweep.title}, {sweep.heading(level)}", sweep.name, level)
+        (place(sweep, level), sweep.name, level)
         for sweep in contents.sweeps
         for level in sweep.cells
     ]
     rows = []
     for model, title in contents.titles.items():
-        for place, shift, level in places:
+        for where, shift, level in places:
             scores = [contents.score(metric, model, shift, level) for metric in TABULATED]
             accuracy, error = scores
             if accuracy is not None and error is not None:
                 rows.append(
                     {
                         "title": title,
-                        "place": place,
+                        "place": where,
                         "accuracy": accuracy.value,
                         "error": error.value,
                         "accuracy_text": in_words("accuracy", accuracy),

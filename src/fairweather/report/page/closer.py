@@ -164,6 +164,7 @@ def _risk_coverage() -> Chart:
         scale=alt.Scale(domain=which, range=[INK, FAINT]),
         legend=legend,
     )
+    said = tooltip(("which", "Images"), ("coverage_text", "Coverage"), ("risk_text", "Risk"))
     band = (
         alt.Chart(ROWS)
         .mark_area(interpolate="step-before", opacity=0.16)
@@ -182,15 +183,15 @@ def _risk_coverage() -> Chart:
                 scale=alt.Scale(domain=which, range=[[1, 0], [4, 3]]),
                 legend=legend,
             ),
-            tooltip=tooltip(
-                ("which", "Images"), ("coverage_text", "Coverage"), ("risk_text", "Risk")
-            ),
+            tooltip=said,
         )
     )
     kept = (
         alt.Chart(ROWS)
         .mark_point(shape="diamond", filled=True, color=WRONG, stroke=PAPER, opacity=1)
-        .encode(x=x, y=y, size=alt.condition("datum.kept", alt.value(90), alt.value(0)))
+        .encode(
+            x=x, y=y, tooltip=said, size=alt.condition("datum.kept", alt.value(90), alt.value(0))
+        )
     )
     chart = alt.layer(band, line, kept).properties(width="container", height=SIDE + 45)
     return Chart(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fairweather.report import figures
 from fairweather.report.contents import Contents
-from fairweather.report.page.theme import looks
+from fairweather.report.page.theme import PAPER, looks
 from fairweather.report.tables import Entry, is_percent
 from fairweather.types import Score
 
@@ -45,6 +45,20 @@ def model_color(contents: Contents) -> alt.Color:
     colors = [f"var(--m{look.color})" for look in looks(contents.places)]
     scale = alt.Scale(domain=list(contents.titles.values()), range=colors)
     return alt.Color("title:N", scale=scale, legend=None)
+
+
+def model_paint(contents: Contents) -> dict[str, alt.Fill | alt.Stroke]:
+    """Fill points by the field `title`, those of variants hollow, as in the page's legend."""
+    names = list(contents.titles.values())
+    pairs = [
+        (PAPER, f"var(--m{look.color})") if look.variant else (f"var(--m{look.color})", PAPER)
+        for look in looks(contents.places)
+    ]
+    fills, strokes = ([pair[side] for pair in pairs] for side in (0, 1))
+    return {
+        "fill": alt.Fill("title:N", scale=alt.Scale(domain=names, range=fills), legend=None),
+        "stroke": alt.Stroke("title:N", scale=alt.Scale(domain=names, range=strokes), legend=None),
+    }
 
 
 def model_shape(contents: Contents) -> alt.Shape:

@@ -19,7 +19,7 @@ def join_samples(samples: Mapping[str, Samples | None]) -> Samples | None:
     """Put the pictures of several runs together, by what stands before the colon of their models.
 
     Strip and mixture are those of the first run that has any. What all models of one run lose first
-    is not what all models of several do, so of several there is none.
+    is not what all models of several do: of several it is unknown.
     """
     found = {label: each for label, each in samples.items() if each is not None}
     if len(samples) == 1 or not found:
@@ -29,7 +29,7 @@ def join_samples(samples: Mapping[str, Samples | None]) -> Samples | None:
         pictures={
             place: image for each in found.values() for place, image in each.pictures.items()
         },
-        lost={},
+        lost=None,
         mistakes={
             f"{label}:{model}": shifts
             for label, each in found.items()
@@ -96,7 +96,9 @@ def gallery(
             for place in places
         ],
         "strip": {cell: strip for cell, strip in strips.items() if strip},
-        "lost": {shift: chosen(wanted) for shift, wanted in samples.lost.items()},
+        "lost": None
+        if samples.lost is None
+        else {shift: chosen(wanted) for shift, wanted in samples.lost.items()},
         "mistakes": {
             model: {shift: chosen(wanted) for shift, wanted in shifts.items()}
             for model, shifts in samples.mistakes.items()

@@ -28,11 +28,17 @@
       config: data.config, tooltip: { disableDefaultStyle: true },
     });
     views.set(place.dataset.chart, result.view);
+    place.addEventListener("click", sayUnderFinger);
     const parameters = [spec, ...(spec.layer ?? [])].flatMap(({ params }) => params ?? []);
     if (parameters.every(({ name }) => name !== "focus")) return;
     linked.set(place, { view: result.view, at: "" });
     result.view.addEventListener("pointerover", (_, item) => focusOn(item?.datum?.title ?? pinned));
     result.view.addEventListener("pointerout", () => focusOn(pinned));
+  }
+
+  // A finger never moves over a mark, which is what Vega waits for before it says its numbers.
+  function sayUnderFinger({ target, clientX, clientY }) {
+    target.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX, clientY }));
   }
 
   // Linked hover: the model under the pointer is loud in every chart that is in sight.
@@ -55,6 +61,10 @@
     });
   }
   addEventListener("scroll", () => focusOn(focused), { passive: true });
+  // Paper shows every chart, and so what is pinned must hold in all of them.
+  addEventListener("beforeprint", () => {
+    for (const chart of linked.values()) chart.view.signal("focus", chart.at = pinned).run();
+  });
 
   // Tables.
   for (const head of document.querySelectorAll("th[aria-sort]")) {
@@ -104,11 +114,29 @@
     select.value = start;
     select.disabled = names.length < 2;
   }
+  // What a model was not tested on, in a report of several runs, cannot be chosen.
+  const measured = (id) => id in data.cells[data.models[chooser.model.value].name];
+  function offer(select, isThere) {
+    const options = [...select.options], at = Number(select.value);
+    for (const option of options) option.disabled = !isThere(option.value);
+    // The nearest, and of two as near the one behind.
+    const away = ({ value }) => Math.abs(value - at) - (value > at ? 0.5 : 0);
+    const [nearest] = options.filter((option) => !option.disabled).sort((a, b) => away(a) - away(b));
+    select.value = (nearest ?? options[at]).value;
+  }
   function fillLevels() {
     const { cells } = data.shifts[chooser.shift.value];
     const worst = data.worst.map(([, cell]) => cell);
     const at = cells.findIndex(({ id }) => worst.includes(id));
     fill(chooser.level, cells.map(({ heading }) => heading || "as they are"), Math.max(0, at));
+    offer(chooser.level, (level) => measured(cells[level].id));
+  }
+  function offerMeasured() {
+    const before = chooser.shift.value;
+    offer(chooser.shift, (shift) => data.shifts[shift].cells.some(({ id }) => measured(id)));
+    const { cells } = data.shifts[chooser.shift.value];
+    if (chooser.shift.value !== before) fillLevels();
+    else offer(chooser.level, (level) => measured(cells[level].id));
   }
 
   // The charts of a cell come to be with its numbers, and take those of the next.
@@ -149,11 +177,14 @@
       lower: at * bar, upper: (at + 1) * bar, bin: edges(at, bar), images,
       answer: side ? "wrong" : "right", from: 0, to: side ? -images : images,
     }))));
-    const curve = (points, which) => points.map(([coverage, risk, low, high]) => ({
+    const point = (which) => ([coverage, risk, low, high]) => ({
       coverage, risk, low, high, which, coverage_text: percent(coverage), risk_text: between([risk, low, high]),
-    }));
+    });
+    // The first step is of all images that share it: it begins where nothing is answered.
+    const curve = (points, which) => [points[0], ...points].map(point(which))
+      .map((row, at) => (at ? row : { ...row, coverage: 0 }));
     const [over, , , ...risk] = cell.kept[chooser.risk.value] ?? [];
-    const kept = typeof risk[0] === "number" ? curve([[1 - over, ...risk]], "chosen images") : [];
+    const kept = typeof risk[0] === "number" ? [point("chosen images")([1 - over, ...risk])] : [];
     await show("risk-coverage", [
       ...curve(cell.curve, "chosen images"),
       ...kept.map((point) => ({ ...point, kept: true })),
@@ -180,8 +211,8 @@
 
   async function showHandOver(model) {
     const at = Number(chooser.risk.value);
-    const rows = data.worst.map(([place, id]) => [place, data.cells[model.name][id]]).filter(([, cell]) => cell)
-      .map(([place, cell]) => {
+    const found = data.worst.map(([place, id]) => [place, data.cells[model.name][id]]);
+    const rows = found.filter(([, cell]) => cell).map(([place, cell]) => {
         const [needed, low, high] = cell.hand[at], kept = cell.kept[at] ?? [null, null, null, null, null, null];
         return {
           place, needed, low, high, over: kept[0], needed_text: between(cell.hand[at]),
@@ -189,14 +220,17 @@
         };
       });
     await show("hand-over", rows);
-    $("hand-over-rows").replaceChildren(...rows.map((row) => make("tr", {},
-      make("th", { scope: "row", textContent: row.place }),
-      ...[row.needed_text, row.over_text, row.risk_text].map((text) => make("td", { textContent: text })))));
+    const texts = new Map(rows.map((row) => [row.place, [row.needed_text, row.over_text, row.risk_text]]));
+    $("hand-over-rows").replaceChildren(...found.map(([place]) => make("tr", {},
+      make("th", { scope: "row", textContent: place }),
+      ...(texts.get(place) ?? ["not measured", "–", "–"]).map((text) => make("td", { textContent: text })))));
   }
 
   // Pictures.
   const whole = (text) => text.replaceAll(" ", "\u00a0");
   const classOf = (at) => data.classes[at] ?? "?";
+  // A name may be written from right to left; what stands beside it is not.
+  const named = (at) => make("bdi", { textContent: classOf(at) });
   function picture(index, only) {
     const { image, label, answers, cell } = data.gallery.pictures[index];
     const lines = answers.map((answer, at) => [answer, data.models[at]])
@@ -204,10 +238,10 @@
       .map(([[predicted, confidence], model]) => make("li", { className: predicted === label ? "right" : "wrong" },
         make("span", { className: `chip m${model.color}`, title: model.title, textContent: model.glyph, ariaHidden: "true" }),
         make("span", { className: "hidden", textContent: `${model.title}: ` }),
-        ` ${predicted === label ? "✓" : "✗"} ${classOf(predicted)} (${(100 * confidence).toFixed(0)} %)`));
+        ` ${predicted === label ? "✓" : "✗"} `, named(predicted), ` (${(100 * confidence).toFixed(0)} %)`));
     const shown = make("img", { src: image, alt: `Class ${classOf(label)}, ${headings.get(cell)}` });
     const item = make("figure", { className: "picture" }, shown,
-      make("figcaption", {}, make("span", { className: "label", textContent: `Label: ${classOf(label)}` }), make("ul", {}, ...lines)));
+      make("figcaption", {}, make("span", { className: "label" }, "Label: ", named(label)), make("ul", {}, ...lines)));
     shown.addEventListener("load", () => { if (Math.max(shown.naturalWidth, shown.naturalHeight) <= 64) shown.classList.add("pixels"); });
     return item;
   }
@@ -223,9 +257,13 @@
     $("strip").replaceChildren(...cells.map((id) => make("div", { className: "row" },
       make("h4", { textContent: headings.get(id) }),
       make("div", { className: "pictures" }, ...strip[id].map((index) => picture(index, only))))));
-    grid("lost", lost[shift.name], only, shift.name === "clean" ? "Choose a shift to see them."
-      : "No image is right for all models when clean and wrong for all from some level on.");
-    grid("mistakes", mistakes[model.name]?.[shift.name], model, "There is none.");
+    const unseen = shift.attack ? "No pictures are kept of attacks: they are other images for each model." : "";
+    grid("lost", lost?.[shift.name], only, unseen
+      || (shift.name === "clean" ? "Choose a shift to see them." : "")
+      || (lost ? "No image is right for all models when clean and wrong for all from some level on."
+        : "They are not looked for among the models of several runs; the page of each run shows its own."));
+    const mine = mistakes[model.name]?.[shift.name];
+    grid("mistakes", mine, model, unseen || (mine ? "There is none." : "This model was not tested on them."));
   }
   function strength(shift, id) {
     const at = shift.cells.findIndex((cell) => cell.id === id);
@@ -244,10 +282,12 @@
     fill(chooser.shift, data.shifts.map(({ title }) => title), data.shifts.findIndex(({ name }) => name === data.start.shift));
     fill(chooser.risk, data.risks.map((risk) => `${100 * risk} %`), 2);
     fillLevels();
+    offerMeasured();
   }
   for (const place of document.querySelectorAll("[data-chart]:not(#closer *)")) await draw(place);
   if (chooser.model) {
     chooser.shift.addEventListener("change", fillLevels);
+    chooser.model.addEventListener("change", offerMeasured);
     for (const select of Object.values(chooser)) select.addEventListener("change", showNext);
     await showNext();
   }

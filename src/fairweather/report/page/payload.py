@@ -23,7 +23,6 @@ from fairweather.report.page.gallery import (
 from fairweather.report.page.theme import CONFIG, looks
 from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import Place, Samples
-from fairweather.report.sweeps import Sweep
 from fairweather.report.tables import Entry
 from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
 
@@ -116,10 +115,16 @@ def _shifts(contents: Contents) -> Iterable[dict[str, Any]]:
     yield {"name": CLEAN, "title": "Clean images", "cells": [{"id": CLEAN, "heading": ""}]}
     for sweep in contents.sweeps:
         cells = [
-            {"id": cell, "heading": _level(sweep, level)} for level, cell in sweep.cells.items()
+            {"id": cell, "heading": sweep.spelled(level)} for level, cell in sweep.cells.items()
         ]
         distance = [abs(float(level) - sweep.neutral) for level in sweep.cells]
-        yield {"name": sweep.name, "title": sweep.title, "cells": cells, "distance": distance}
+        yield {
+            "name": sweep.name,
+            "title": sweep.title,
+            "cells": cells,
+            "distance": distance,
+            "attack": sweep.is_attack,
+        }
 
 
 def _hardest_for(contents: Contents, model: str) -> str:
@@ -130,11 +135,6 @@ def _hardest_for(contents: Contents, model: str) -> str:
         if (score := contents.score("accuracy", model, sweep.name, MEAN)) is not None
     }
     return min(means, key=lambda name: means[name], default=CLEAN)
-
-
-def _level(sweep: Sweep, level: str) -> str:
-    heading = sweep.heading(level)
-    return heading if "=" in heading else f"{sweep.level_title} {heading}"
 
 
 def _summaries(

@@ -25,11 +25,13 @@ from fairweather.report.page.payload import content_security_policy, pack, paylo
 from fairweather.report.page.settings import flatten, settings
 from fairweather.report.page.theme import looks
 from fairweather.report.page.training import training_charts
+from fairweather.report.phrases import listed, share
 from fairweather.report.ranked import Ranking
 from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import Samples
-from fairweather.report.tables import ABSENT, CORRECTED, TABULATED, Entry, Table, describe_metric
+from fairweather.report.tables import ABSENT, CORRECTED, TABULATED, Table, describe_metric
 from fairweather.report.trained import read_times, read_tries, read_warnings
+from fairweather.report.verdict import MOST_NAMED
 
 SECTIONS = (
     ("answer", "The answer"),
@@ -85,7 +87,7 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
             **drawn,
             **_facts(contents),
             ranking=ranks,
-            worst_of_first=_worst_of_first(contents, ranks),
+            worst_of_leaders=_worst_of_leaders(contents, ranks),
             answers=_ordered(answers(contents), ranks),
             tables=tables,
             figures={figure.name: figure for figure in figures},
@@ -102,14 +104,17 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
     )
 
 
-def _worst_of_first(contents: Contents, ranks: Ranking | None) -> str:
-    """Say how far one may rely on the first model, which being first does not tell."""
-    first = ranks.rows[0] if ranks else None
-    worst = first and contents.score("accuracy", first.model, ALL, WORST)
-    if not first or not worst:
+def _worst_of_leaders(contents: Contents, ranks: Ranking | None) -> str:
+    """Say how far one may rely on those in the first place, which being first does not tell."""
+    rows = [ranks.rows[at] for at in ranks.leaders] if ranks else []
+    worst = [contents.score("accuracy", row.model, ALL, WORST) for row in rows]
+    known = [share(score) for score in worst if score is not None]
+    if len(known) < len(rows) or not 0 < len(rows) <= MOST_NAMED:
         return ""
-    words = Entry(worst, percent=True).in_words
-    return f" At the worst level of any shift, “{first.title}” is right in {words} of the images."
+    first, *others = (f"in {words} of the images" for words in known)
+    told = [f"“{rows[0].title}” is right {first}"]
+    told += [f"“{row.title}” {words}" for row, words in zip(rows[1:], others, strict=True)]
+    return f" At the worst level of any shift, {listed(told)}."
 
 
 def _ordered(told: Sequence[Answer], ranks: Ranking | None) -> list[Answer]:
@@ -160,6 +165,7 @@ def _facts(contents: Contents) -> dict[str, Any]:
         "settings": list(settings(contents)),
         "tries": read_tries(contents),
         "times": (times := read_times(contents)),
+        "trained": {each.title for each in times},
         "timed": any(each.time != ABSENT for each in times),
         "warnings": read_warnings(contents),
         "seen": contents.seen_shifts,

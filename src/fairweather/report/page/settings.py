@@ -9,6 +9,7 @@ from fairweather.report.contents import Contents
 from fairweather.report.tables import ABSENT
 from fairweather.report.trained import read_recipes, read_starts
 from fairweather.report.words import base_model
+from fairweather.types import in_255ths
 
 
 def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -30,7 +31,7 @@ def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:g}"
+        return in_255ths(value) or f"{value:g}"
     if isinstance(value, list):
         return "; ".join(map(_plain, value))
     return str(value)

@@ -33,12 +33,12 @@ def training_charts(contents: Contents) -> dict[str, Chart]:
 
 def _training(contents: Contents, history: pd.DataFrame, what: str, title: str, form: str) -> Chart:
     rows = history[history["what"] == what].drop(columns="what")
+    rows = rows.assign(text=[_in_words(what, value) for value in rows["value"]])
     last = int(rows["epoch"].max())
     epochs = list(range(1, last + 1, max(1, last // 8)))
     log = what == "learning rate" and bool((rows["value"] > 0).all())
     scale = alt.Scale(type="log") if log else alt.Scale(zero=what == "learning rate")
-    # What has no validation part needs no dashes to tell the two apart.
-    dash = figures.DASHED if rows["part"].nunique() > 1 else figures.WHOLE
+    dash = figures.WHOLE if what == "learning rate" else figures.DASHED
     line = (
         alt.Chart(alt.Data(values=records(rows)))
         .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14))
@@ -58,7 +58,7 @@ def _training(contents: Contents, history: pd.DataFrame, what: str, title: str, 
                 ("seed", "Seed"),
                 ("epoch", "Epoch"),
                 ("part", "Part"),
-                ("value", title),
+                ("text", title),
             ),
         )
         .properties(width="container", height=230)
@@ -70,3 +70,7 @@ def _training(contents: Contents, history: pd.DataFrame, what: str, title: str, 
         f"{title} against the epoch, {seeds}. models/*/history.csv holds the same numbers.",
         spec_of(line),
     )
+
+
+def _in_words(what: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if what == "accuracy" else f"{value:.4g}"
