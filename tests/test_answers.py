@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from fairweather.report.phrases import name, place
 from fairweather.report.placing import _means, ranking
 from fairweather.report.states import widened
 from fairweather.report.sweeps import Sweep
+from fairweather.report.verdict import how_low
 from fairweather.runs import RunFolder
 from fairweather.scores import COLUMNS, estimate_cells, to_frame, with_means, with_worst
 from fairweather.shifts import SHIFTS
@@ -974,6 +976,20 @@ def test_without_a_shared_cell_clean_images_rank(tmp_path):
     assert (
         "accuracy on clean images: none of the 3 shifted sets was put to every model"
         in found.caption
+    )
+
+
+def test_the_worst_level_of_every_leader_is_told(tmp_path):
+    found = ranking(contents := make(tmp_path, four_models(), [DARK, FOG]))
+    leaders = [found.rows[at] for at in found.leaders]
+    lows = [min(four_models()[row.model, 0, cell].mean() for cell in CELLS) for row in leaders]
+    said = how_low(contents, leaders).replace("\N{NO-BREAK SPACE}", " ")
+    assert re.findall(r"in ([\d.]+) % \[", said) == [f"{100 * low:.1f}" for low in lows]
+    assert re.findall("“(.)”", said) == [row.title for row in leaders]
+    assert len(leaders) == 2
+    assert how_low(contents, []) == how_low(contents, 5 * leaders[:1]) == ""
+    assert (
+        how_low(make(tmp_path / "clean", {("a", 0, "clean"): np.ones(9, bool)}), leaders[:1]) == ""
     )
 
 

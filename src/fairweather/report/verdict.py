@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fairweather.report.phrases import listed
+from fairweather.report.beside import ALL, WORST
+from fairweather.report.contents import Contents
+from fairweather.report.phrases import listed, share
+from fairweather.report.ranked import Ranked
 
 # Leaders beyond these are counted instead of named.
 MOST_NAMED = 4
@@ -47,6 +50,20 @@ def verdict(leading: Sequence[Leader] | None, on_clean: Sequence[Leader], models
     if leading == on_clean:
         return f"Under the shifts and on clean images alike, {clean}."
     return f"Under the shifts, {_who_leads(leading, models)}. On clean images, {clean}."
+
+
+def how_low(contents: Contents, leaders: Sequence[Ranked]) -> str:
+    """Say how far one may rely on those in the first place, which being first does not tell.
+
+    Nothing where there are too many, or no shift.
+    """
+    worst = [contents.score("accuracy", row.model, ALL, WORST) for row in leaders]
+    known = [share(score) for score in worst if score is not None]
+    if len(known) < len(leaders) or not 0 < len(leaders) <= MOST_NAMED:
+        return ""
+    told = [f"“{row.title}” in {words}" for row, words in zip(leaders, known, strict=True)]
+    told[0] = f"“{leaders[0].title}” is right in {known[0]}"
+    return f"At the worst level of any shift, {listed(told)} of the images."
 
 
 def _who_leads(leading: Sequence[Leader], models: int) -> str:

@@ -11,7 +11,6 @@ import jinja2
 from markupsafe import Markup
 
 from fairweather.report.answers import Answer, answers
-from fairweather.report.beside import ALL, WORST
 from fairweather.report.contents import Contents
 from fairweather.report.figures import Figure
 from fairweather.report.page.cells import BINS, MOST_CLASSES
@@ -25,13 +24,12 @@ from fairweather.report.page.payload import content_security_policy, pack, paylo
 from fairweather.report.page.settings import flatten, settings
 from fairweather.report.page.theme import looks
 from fairweather.report.page.training import training_charts
-from fairweather.report.phrases import listed, share
 from fairweather.report.ranked import Ranking
 from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import Samples
 from fairweather.report.tables import ABSENT, CORRECTED, TABULATED, Table, describe_metric
 from fairweather.report.trained import read_times, read_tries, read_warnings
-from fairweather.report.verdict import MOST_NAMED
+from fairweather.report.verdict import how_low
 
 SECTIONS = (
     ("answer", "The answer"),
@@ -87,7 +85,7 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
             **drawn,
             **_facts(contents),
             ranking=ranks,
-            worst_of_leaders=_worst_of_leaders(contents, ranks),
+            how_low=how_low(contents, [ranks.rows[at] for at in ranks.leaders]) if ranks else "",
             answers=_ordered(answers(contents), ranks),
             tables=tables,
             figures={figure.name: figure for figure in figures},
@@ -102,19 +100,6 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
             script=Markup(scripts),
         )
     )
-
-
-def _worst_of_leaders(contents: Contents, ranks: Ranking | None) -> str:
-    """Say how far one may rely on those in the first place, which being first does not tell."""
-    rows = [ranks.rows[at] for at in ranks.leaders] if ranks else []
-    worst = [contents.score("accuracy", row.model, ALL, WORST) for row in rows]
-    known = [share(score) for score in worst if score is not None]
-    if len(known) < len(rows) or not 0 < len(rows) <= MOST_NAMED:
-        return ""
-    first, *others = (f"in {words} of the images" for words in known)
-    told = [f"“{rows[0].title}” is right {first}"]
-    told += [f"“{row.title}” {words}" for row, words in zip(rows[1:], others, strict=True)]
-    return f" At the worst level of any shift, {listed(told)}."
 
 
 def _ordered(told: Sequence[Answer], ranks: Ranking | None) -> list[Answer]:
