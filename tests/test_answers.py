@@ -987,6 +987,9 @@ def test_the_worst_level_of_every_leader_is_told(tmp_path):
     assert re.findall(r"in ([\d.]+) % \[", said) == [f"{100 * low:.1f}" for low in lows]
     assert re.findall("“(.)”", said) == [row.title for row in leaders]
     assert len(leaders) == 2
+    assert how_low(replace(contents, caution="other shifts"), leaders) == ""
+    attacked = replace(contents, sweeps=(*contents.sweeps, PGD))
+    assert how_low(attacked, leaders).startswith("At the worst level of any shift but attacks, ")
     assert how_low(contents, []) == how_low(contents, 5 * leaders[:1]) == ""
     assert (
         how_low(make(tmp_path / "clean", {("a", 0, "clean"): np.ones(9, bool)}), leaders[:1]) == ""
@@ -999,8 +1002,8 @@ def test_models_that_answer_alike_share_a_place_in_words_too(tmp_path):
     right |= {("a+temperature", 0, "clean"): right["a", 0, "clean"]}
     found = ranking(make(tmp_path, right))
     assert found.verdict == (
-        "On clean images, “A” (and, answering alike, “A+TEMPERATURE”) is right more often than "
-        "every other model."
+        "On clean images, “A” (and, right on the same images, “A+TEMPERATURE”) is right more "
+        "often than every other model."
     )
     assert [found.rows[at].model for at in found.leaders] == ["a"]
     both = {key: column for key, column in right.items() if key[0] != "b"}

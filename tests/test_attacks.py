@@ -906,6 +906,8 @@ def test_signs_of_gradient_masking():
     assert "under pgd rises from 0.3 at epsilon 0.1 to 0.4 at epsilon 0.3" in rising
     blind = masking_warning({"pgd": {0.1: 0.5}, "square": {0.1: 0.4, 0.2: 0.1}}, chance=0.1)
     assert "square sees no gradient and leaves 0.4 at epsilon 0.1, pgd leaves 0.5" in blind
+    small = masking_warning({"pgd": {2 / 255: 0.1, 8 / 255: 0.5}}, chance=0.1)
+    assert "rises from 0.1 at epsilon 2/255 to 0.5 at epsilon 8/255" in small
     both = masking_warning({"pgd": {0.1: 0.5, 1: 0.9}, "square": {0.1: 0.4}}, chance=0.1)
     assert both.count(";") == 2
 

@@ -320,12 +320,21 @@ def test_the_risk_has_its_band_and_the_diamond_says_its_numbers(fresh):
     chart = fresh.tab.locator("[data-chart=risk-coverage]")
     assert chart.locator(".mark-area path").count() == 2
     fresh.tab.locator("#closer form.choose").scroll_into_view_if_needed()
-    diamond = chart.locator(".mark-symbol.role-mark path").first
+    symbols = chart.locator(".mark-symbol.role-mark path")
+    sizes = symbols.evaluate_all("all => all.map(each => each.getBoundingClientRect().width)")
+    assert sum(size > 5 for size in sizes) == 1
+    diamond = symbols.nth(next(at for at, size in enumerate(sizes) if size > 5))
     diamond.scroll_into_view_if_needed()
     diamond.hover(force=True)
     tip = fresh.tab.locator("#vg-tooltip-element.visible")
     tip.wait_for()
     assert re.search(r"Risk\s+[\d.]+ % \[[\d.]+, [\d.]+\]", tip.inner_text())
+    rows = fresh.tab.locator("#hand-over-rows tr")
+    overs = [
+        float(text.partition(" ")[0]) for text in rows.locator("td:nth-child(3)").all_inner_texts()
+    ]
+    coverage = float(re.search(r"Coverage\s+([\d.]+) %", tip.inner_text())[1])
+    assert min(abs(100 - over - coverage) for over in overs) < 0.11
 
 
 def test_a_finger_makes_a_mark_say_its_numbers(chromium, report):

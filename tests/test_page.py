@@ -21,6 +21,7 @@ from fairweather.metrics.hand_over import share_to_hand_over
 from fairweather.metrics.selective import coverage_at_risk, risk_coverage_curve
 from fairweather.report import build_joint_report, build_report
 from fairweather.report.curves import LARGE, MOST_LARGE, SMALL
+from fairweather.report.intact import check_intact
 from fairweather.report.joining import UNEQUAL, read_runs, short_names
 from fairweather.report.page.cells import MOST_CLASSES, RISKS, Columns, describe_cell
 from fairweather.report.page.citing import citation
@@ -381,6 +382,21 @@ def test_other_levels_of_another_kind_stand_for_themselves_too(pair, tmp_path):
     assert names == ["brightness_factor", "gaussian_blur", "gaussian_blur@wide"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "sweeps"),
+    [
+        ({"sigma": [5], "kernel_size": 5}, {"sigma": [3], "kernel_size": 3}, 2),
+        ({"sigma": [1, 3], "kernel_size": 3}, {"sigma": [3], "kernel_size": 3}, 1),
+    ],
+)
+def test_a_level_that_reads_like_another_parameter_is_none(tmp_path, first, second, sweeps):
+    runs = [
+        make_run(tmp_path / name, models={"basic": "B"}, shifts=[{"gaussian_blur": of}], n=30)
+        for name, of in (("one", first), ("two", second))
+    ]
+    assert len(read_runs(runs).sweeps) == sweeps
+
+
 def test_constants_of_several_runs_are_put_together(tmp_path):
     runs = []
     for name, levels in (("few", [1, 3]), ("many", [1, 2, 5])):
@@ -560,6 +576,12 @@ def test_the_command_names_what_is_damaged_and_what_is_missing(pair, tmp_path):
     cell = next(run.path.glob("predictions/*/*/*.parquet")).relative_to(run.path)
     run.finish("cells", {}, [str(cell)])
     run.finish("scores", {}, ["scores.csv"])
+    run.write("predictions/gone/seed-0/clean.parquet", "of a model that the study had once")
+    run.finish("gone", {}, ["predictions/gone/seed-0/clean.parquet"])
+    (run.path / "predictions/gone/seed-0/clean.parquet").unlink()
+    run.finish("report", {}, ["report.html"])
+    run.write("report.html", "by another version")
+    assert check_intact(run) == []
     (run.path / cell).unlink()
     done = run_app(run.path)
     assert done.exit_code == 0, done.output

@@ -30,7 +30,11 @@ from fairweather.metrics import METRICS, per_image
 from fairweather.report import build_report
 from fairweather.report.figures import COLORS, Figure, model_color, model_shape
 from fairweather.report.formats import escape_latex
+from fairweather.report.page.charts import level_charts, scatter
+from fairweather.report.page.drawing import drawn_order
 from fairweather.report.page.formulas import FORMULAS
+from fairweather.report.page.settings import flatten
+from fairweather.report.page.theme import PAPER
 from fairweather.report.page.training import training_charts
 from fairweather.report.pictures import mixup_figure, shifts_figure
 from fairweather.report.reading import read_contents
@@ -853,6 +857,36 @@ def test_page_says_how_to_cite_and_shows_the_whole_study(run, page):
     assert "@software{fairweather," in page.text
     assert "Made with: fairweather run synthetic" in page.text
     assert "models.basic.sweep.learning_rate" in page.text
+
+
+def test_settings_and_provenance_are_written_for_readers():
+    told = dict(flatten({"adversarial": {"epsilon": 8 / 255}, "rate": 1e-3, "bias": False}))
+    assert told == {"adversarial.epsilon": "8/255", "rate": "0.001", "bias": "no"}
+
+
+def test_variants_are_hollow_as_in_the_legend_and_lie_under_their_models(tmp_path):
+    models = {"basic": "Basic", "other": "Other"}
+    run = make_run(tmp_path / "run", models=models, n=40, size=None)
+    plain = read_contents(run)
+    warm = plain.scores[plain.scores["model"] == "basic"].assign(model="basic+temperature")
+    contents = replace(
+        plain,
+        titles={"basic": "Basic", "basic+temperature": "Warm", "other": "Other"},
+        scores=pd.concat([plain.scores, warm]),
+    )
+    assert drawn_order(contents) == ["Warm", "Basic", "Other"]
+    found = scatter(contents).spec
+    points = next(layer for layer in found["layer"] if "fill" in layer["encoding"])["encoding"]
+    fill, stroke = (points[key]["scale"] for key in ("fill", "stroke"))
+    assert fill["domain"] == stroke["domain"] == ["Basic", "Warm", "Other"]
+    assert fill["range"] == ["var(--m0)", PAPER, "var(--m1)"]
+    assert stroke["range"] == ["var(--m0)", "var(--m0)", "var(--m1)"]
+    charts = level_charts(contents)["brightness_factor"]["accuracy"].spec
+    assert list(dict.fromkeys(row["title"] for row in charts["datasets"]["rows"])) == [
+        "Warm",
+        "Basic",
+        "Other",
+    ]
 
 
 def settings(run: RunFolder) -> dict[str, list[str]]:

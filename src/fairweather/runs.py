@@ -11,7 +11,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "manifest.json"
-_RECORDS = (".parquet", ".csv", ".json")
 _COLUMNS = ("keys", "labels", "predicted", "confidence", "top5_correct", "nll", "brier")
 _UNLABELLED = ("keys", "predicted", "confidence")
 _VERSIONED = ("fairweather", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
@@ -124,24 +123,16 @@ class RunFolder:
             for name in entry["files"]:
                 (self.path / name).unlink(missing_ok=True)
 
-    def check_records(self, but: Collection[str] = ()) -> list[str]:
-        """Hold what can be read without a model against the checksums of the steps that made it.
+    def check_files(self, wanted: Callable[[str], bool]) -> list[str]:
+        """Hold the wanted files of finished steps against their checksums; name the missing ones.
 
-        Args:
-            but: steps whose files do not matter.
-
-        Returns:
-            the files that are missing.
-
-        Raises:
-            InputError: the content of a file is another than the one that was written.
+        Raises `InputError` where the content of a file is another than the one that was written.
         """
         missing = []
-        for step, entry in self._manifest["steps"].items():
-            read = () if step in but else entry["files"].items()
-            for name, checksum in read:
+        for entry in self._manifest["steps"].values():
+            for name, checksum in entry["files"].items():
                 path = self.path / name
-                if path.suffix not in _RECORDS:
+                if not wanted(name):
                     continue
                 if not path.is_file():
                     missing.append(name)

@@ -66,6 +66,7 @@ def report(
 ) -> None:
     """Build tables, figures and page again from run folders alone."""
     from fairweather.report import build_joint_report, build_report
+    from fairweather.report.intact import check_intact
     from fairweather.report.joining import short_names
     from fairweather.runs import open_finished_run
 
@@ -74,20 +75,19 @@ def report(
     if len(runs) > 1 and track is not None:
         raise InputError("--track sends one run, found several; send them one by one")
     opened = [open_finished_run(folder) for folder in runs]
-    for run in opened:
-        if missing := run.check_records(but=["report"]):
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            typer.echo(
-                f"fairweather: {run.path} has no {missing[0]}{more}; what needs it is left out",
-                err=True,
-            )
     check_first(track)
+    missing = {run.path: check_intact(run) for run in opened}
     if len(opened) == 1:
         build_report(opened[0])
         place = runs[0]
     else:
         place = out or Path("reports") / "+".join(short_names(runs))
         build_joint_report(opened, place)
+    for path, names in missing.items():
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            words = f"fairweather: {path} has no {names[0]}{more}; what needs it is left out"
+            typer.echo(words, err=True)
     print_places(place)
     send(place, track)
 

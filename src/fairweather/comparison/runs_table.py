@@ -70,7 +70,11 @@ def table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str]
 
 
 def _level(level: str) -> str:
-    """Write a level as text: budgets of attacks in steps of 8-bit images."""
+    """Write a level as text: budgets of attacks in steps of 8-bit images.
+
+    >>> _level("0.03137254901960784"), _level("0.8"), _level("worst"), _level("none")
+    ('8/255', '0.8', 'worst', '–')
+    """
     if level == NO_LEVEL:
         return ABSENT
     return level if level in SUMMARY_LEVELS else in_255ths(level) or level

@@ -156,13 +156,8 @@ def _apart(parts: Mapping[str, Contents]) -> dict[str, Contents]:
 
 
 def _made(sweep: Sweep) -> set[str]:
-    """How a shift is made beside its levels: what its ids say, such as `kernel_size=5`."""
-    return {
-        part
-        for level, cell in sweep.cells.items()
-        for part in cell.split(",")[1:]
-        if part.partition("=")[2] != level
-    }
+    """How a shift is made beside its levels: what its ids say after name and level."""
+    return {part for cell in sweep.cells.values() for part in cell.split(",")[2:]}
 
 
 def _are_equal(parts: Mapping[str, Contents]) -> bool:

@@ -67,7 +67,7 @@ class Ranking(NamedTuple):
         shifted: whether they are ranked by the mean over shifts, not by clean images.
         verdict: who leads, in one sentence or two.
         caption: what is ranked, and what a shared place means.
-        leaders: the rows of those that no model beats, one of each that answer alike.
+        leaders: the rows of those that no model beats, one of those right on the same images.
     """
 
     rows: tuple[Ranked, ...]

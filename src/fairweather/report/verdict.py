@@ -18,11 +18,11 @@ class Leader(NamedTuple):
     """A model that none is found better than.
 
     Attributes:
-        titles: its own, and those of the models that answer exactly as it does.
-        alone: whether it is found better than all that answer otherwise.
+        titles: its own, and those of the models that are right on the same images.
+        alone: whether it is found better than all others.
 
     >>> str(Leader(("Basic", "Basic + temperature scaling"), True))
-    '“Basic” (and, answering alike, “Basic + temperature scaling”)'
+    '“Basic” (and, right on the same images, “Basic + temperature scaling”)'
     """
 
     titles: tuple[str, ...]
@@ -30,7 +30,7 @@ class Leader(NamedTuple):
 
     def __str__(self) -> str:
         first, *others = (f"“{title}”" for title in self.titles)
-        return f"{first} (and, answering alike, {listed(others)})" if others else first
+        return f"{first} (and, right on the same images, {listed(others)})" if others else first
 
 
 def verdict(leading: Sequence[Leader] | None, on_clean: Sequence[Leader], models: int) -> str:
@@ -55,15 +55,18 @@ def verdict(leading: Sequence[Leader] | None, on_clean: Sequence[Leader], models
 def how_low(contents: Contents, leaders: Sequence[Ranked]) -> str:
     """Say how far one may rely on those in the first place, which being first does not tell.
 
-    Nothing where there are too many, or no shift.
+    Nothing where there are too many, no shift, or not the same ones for all.
     """
+    if contents.caution:
+        return ""
     worst = [contents.score("accuracy", row.model, ALL, WORST) for row in leaders]
     known = [share(score) for score in worst if score is not None]
     if len(known) < len(leaders) or not 0 < len(leaders) <= MOST_NAMED:
         return ""
     told = [f"“{row.title}” in {words}" for row, words in zip(leaders, known, strict=True)]
     told[0] = f"“{leaders[0].title}” is right in {known[0]}"
-    return f"At the worst level of any shift, {listed(told)} of the images."
+    apart = " but attacks" if any(sweep.is_attack for sweep in contents.sweeps) else ""
+    return f"At the worst level of any shift{apart}, {listed(told)} of the images."
 
 
 def _who_leads(leading: Sequence[Leader], models: int) -> str:

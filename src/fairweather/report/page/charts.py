@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from fairweather.report.page.drawing import (
     SHORT,
     Chart,
     Spec,
+    drawn_order,
     in_words,
     model_color,
     model_paint,
@@ -43,6 +45,7 @@ EXTENT = 36  # of vertical axes, so that charts above each other line up
 def level_charts(contents: Contents) -> dict[str, dict[str, Chart]]:
     """Draw each of the two metrics against the level: by the shift's name, and the metric's."""
     found: dict[str, dict[str, Chart]] = {}
+    in_order = operator.methodcaller("map", drawn_order(contents).index)
     for metric in TABULATED:
         frames = {sweep.name: contents.by_level(metric, sweep) for sweep in contents.sweeps}
         highs = [frame["high"].max() for frame in frames.values() if len(frame)]
@@ -51,7 +54,8 @@ def level_charts(contents: Contents) -> dict[str, dict[str, Chart]]:
         template = _level_chart(contents, metric, top)
         for sweep in contents.sweeps:
             if len(frames[sweep.name]):
-                chart = _of_shift(template, metric, sweep, frames[sweep.name])
+                frame = frames[sweep.name].sort_values("title", key=in_order, kind="stable")
+                chart = _of_shift(template, metric, sweep, frame)
                 found.setdefault(sweep.name, {})[metric] = chart
     return found
 
@@ -110,7 +114,8 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
 
 def scatter(contents: Contents) -> Chart | None:
     """Draw accuracy against calibration error, one point a model, shift and level."""
-    rows = list(_points(contents))
+    order = drawn_order(contents)
+    rows = sorted(_points(contents), key=lambda row: order.index(row["title"]))
     if not rows:
         return None
     base = alt.Chart(alt.Data(values=rows)).encode(

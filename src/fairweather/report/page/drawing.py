@@ -50,11 +50,9 @@ def model_color(contents: Contents) -> alt.Color:
 def model_paint(contents: Contents) -> dict[str, alt.Fill | alt.Stroke]:
     """Fill points by the field `title`, those of variants hollow, as in the page's legend."""
     names = list(contents.titles.values())
-    pairs = [
-        (PAPER, f"var(--m{look.color})") if look.variant else (f"var(--m{look.color})", PAPER)
-        for look in looks(contents.places)
-    ]
-    fills, strokes = ([pair[side] for pair in pairs] for side in (0, 1))
+    seen = looks(contents.places)
+    strokes = [f"var(--m{look.color})" for look in seen]
+    fills = [PAPER if look.variant else f"var(--m{look.color})" for look in seen]
     return {
         "fill": alt.Fill("title:N", scale=alt.Scale(domain=names, range=fills), legend=None),
         "stroke": alt.Stroke("title:N", scale=alt.Scale(domain=names, range=strokes), legend=None),
@@ -64,6 +62,12 @@ def model_paint(contents: Contents) -> dict[str, alt.Fill | alt.Stroke]:
 def model_shape(contents: Contents) -> alt.Shape:
     """Shape by the field `title`, for those who cannot tell the colours apart."""
     return figures.model_shape(list(contents.titles.values()), None, contents.places)
+
+
+def drawn_order(contents: Contents) -> list[str]:
+    """The titles of the models in the order of drawing: a variant, often alike, under its model."""
+    looked = zip(contents.titles.values(), looks(contents.places), strict=True)
+    return [title for title, _ in sorted(looked, key=lambda pair: not pair[1].variant)]
 
 
 def tooltip(*fields: tuple[str, str]) -> list[alt.Tooltip]:

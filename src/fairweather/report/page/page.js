@@ -263,7 +263,9 @@
       || (lost ? "No image is right for all models when clean and wrong for all from some level on."
         : "They are not looked for among the models of several runs; the page of each run shows its own."));
     const mine = mistakes[model.name]?.[shift.name];
-    grid("mistakes", mine, model, unseen || (mine ? "There is none." : "This model was not tested on them."));
+    const seen = Object.keys(mistakes[model.name] ?? {}).length > 0;
+    grid("mistakes", mine, model, unseen || (!seen ? "The run of this model keeps no pictures."
+      : mine ? "There is none." : "This model was not tested on them."));
   }
   function strength(shift, id) {
     const at = shift.cells.findIndex((cell) => cell.id === id);
