@@ -301,6 +301,20 @@ def test_of_several_runs_only_what_was_measured_can_be_chosen(chromium, tmp_path
         assert page.said == []
 
 
+def test_a_run_without_pictures_is_not_said_to_make_no_mistakes(chromium, tmp_path):
+    sizes = {"one": (28, 28), "two": None}
+    runs = [
+        make_run(tmp_path / name, models={"basic": name}, n=60, size=size)
+        for name, size in sizes.items()
+    ]
+    build_joint_report(runs, tmp_path / "joint")
+    with opened(chromium, tmp_path / "joint/report.html") as page:
+        for model, words in (("0", ""), ("1", "The run of this model keeps no pictures.")):
+            page.tab.locator("#model").select_option(model)
+            page.tab.wait_for_timeout(300)
+            assert page.tab.locator("#mistakes > p").all_inner_texts() == [words] * bool(words)
+
+
 def test_of_attacks_there_are_no_pictures_and_it_says_so(chromium, tmp_path):
     shifts = [{"gaussian_blur": [0.9]}, {"pgd": {"epsilon": [2 / 255, 8 / 255], "steps": 2}}]
     run = make_run(tmp_path / "run", shifts=shifts, n=60)

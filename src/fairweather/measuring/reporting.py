@@ -7,18 +7,12 @@ from collections.abc import Iterator, Sequence
 from fairweather.measuring.events import Event
 from fairweather.measuring.setting import Setting
 from fairweather.report import build_report
+from fairweather.report.intact import OF_ALL
 
 # Raised when reporting makes something else of the same run.
 VERSION = 4
 # What every run has; a study adds what its trainings left.
-SOURCES = (
-    "study.yaml",
-    "provenance.json",
-    "scores.csv",
-    "samples/index.json",
-    "samples/pictures.parquet",
-    "warnings.json",
-)
+SOURCES = ("study.yaml", "provenance.json", *OF_ALL)
 
 
 def report_step(setting: Setting, more: Sequence[str] = ()) -> Iterator[Event]:

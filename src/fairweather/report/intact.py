@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from fairweather.report.words import base_model, predictions_folder
 from fairweather.runs import RunFolder
 
-OF_ALL = ("scores.csv", "warnings.json", "samples/index.json", "samples/pictures.parquet")
+OF_ALL = ("scores.csv", "samples/index.json", "samples/pictures.parquet", "warnings.json")
 OF_A_MODEL = (".parquet", ".csv", ".json")
 
 

@@ -124,19 +124,22 @@
     const [nearest] = options.filter((option) => !option.disabled).sort((a, b) => away(a) - away(b));
     select.value = (nearest ?? options[at]).value;
   }
+  function offerLevels() {
+    const { cells } = data.shifts[chooser.shift.value];
+    offer(chooser.level, (level) => measured(cells[level].id));
+  }
   function fillLevels() {
     const { cells } = data.shifts[chooser.shift.value];
     const worst = data.worst.map(([, cell]) => cell);
     const at = cells.findIndex(({ id }) => worst.includes(id));
     fill(chooser.level, cells.map(({ heading }) => heading || "as they are"), Math.max(0, at));
-    offer(chooser.level, (level) => measured(cells[level].id));
+    offerLevels();
   }
   function offerMeasured() {
     const before = chooser.shift.value;
     offer(chooser.shift, (shift) => data.shifts[shift].cells.some(({ id }) => measured(id)));
-    const { cells } = data.shifts[chooser.shift.value];
     if (chooser.shift.value !== before) fillLevels();
-    else offer(chooser.level, (level) => measured(cells[level].id));
+    else offerLevels();
   }
 
   // The charts of a cell come to be with its numbers, and take those of the next.
@@ -184,10 +187,10 @@
     const curve = (points, which) => [points[0], ...points].map(point(which))
       .map((row, at) => (at ? row : { ...row, coverage: 0 }));
     const [over, , , ...risk] = cell.kept[chooser.risk.value] ?? [];
-    const kept = typeof risk[0] === "number" ? [point("chosen images")([1 - over, ...risk])] : [];
+    const kept = typeof risk[0] === "number" ? [{ ...point("chosen images")([1 - over, ...risk]), kept: true }] : [];
     await show("risk-coverage", [
       ...curve(cell.curve, "chosen images"),
-      ...kept.map((point) => ({ ...point, kept: true })),
+      ...kept,
       ...(clean && clean !== cell ? curve(clean.curve, "clean images") : []),
     ]);
   }
@@ -213,12 +216,12 @@
     const at = Number(chooser.risk.value);
     const found = data.worst.map(([place, id]) => [place, data.cells[model.name][id]]);
     const rows = found.filter(([, cell]) => cell).map(([place, cell]) => {
-        const [needed, low, high] = cell.hand[at], kept = cell.kept[at] ?? [null, null, null, null, null, null];
-        return {
-          place, needed, low, high, over: kept[0], needed_text: between(cell.hand[at]),
-          over_text: between(kept.slice(0, 3)), risk_text: between(kept.slice(3)),
-        };
-      });
+      const [needed, low, high] = cell.hand[at], kept = cell.kept[at] ?? [null, null, null, null, null, null];
+      return {
+        place, needed, low, high, over: kept[0], needed_text: between(cell.hand[at]),
+        over_text: between(kept.slice(0, 3)), risk_text: between(kept.slice(3)),
+      };
+    });
     await show("hand-over", rows);
     const texts = new Map(rows.map((row) => [row.place, [row.needed_text, row.over_text, row.risk_text]]));
     $("hand-over-rows").replaceChildren(...found.map(([place]) => make("tr", {},

@@ -88,6 +88,7 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
             how_low=how_low(contents, [ranks.rows[at] for at in ranks.leaders]) if ranks else "",
             answers=_ordered(answers(contents), ranks),
             tables=tables,
+            named={table.name: table for table in tables},
             figures={figure.name: figure for figure in figures},
             pictures=pictures,
             sections=[(id, heading) for id, heading in SECTIONS if there.get(id, True)],
