@@ -6,15 +6,26 @@ import pathlib
 import pytest
 
 SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
-LEAVES = {"errors", "types", "devices", "yamlfile", "folders", "download", "pixels", "vega"}
+LEAVES = {
+    "errors",
+    "types",
+    "devices",
+    "yamlfile",
+    "folders",
+    "download",
+    "pixels",
+    "progress",
+    "vega",
+}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
     "devices": {"errors"},
     "yamlfile": {"errors"},
     "folders": {"errors"},
-    "download": {"errors"},
+    "download": {"errors", "progress"},
     "pixels": {"errors"},
+    "progress": set(),
     "vega": set(),
     "data": LEAVES,
     "models": LEAVES,

@@ -11,7 +11,6 @@ import fairweather as fw
 from fairweather.attacks import make_attack
 from fairweather.cells import predict
 from fairweather.errors import InputError
-from fairweather.measuring import notify_loading
 from fairweather.measuring.attack_warnings import attack_warnings
 from fairweather.models import load_model
 from fairweather.shifts import make_shift
@@ -229,13 +228,7 @@ class _Numpy(torch.nn.Module):
         return np.zeros((len(images), 3))
 
 
-def test_loading_is_told_in_images_and_downloads_in_megabytes(colour_folder, tmp_path):
+def test_every_step_of_a_run_is_told(colour_folder, tmp_path):
     events = []
-    notify_loading(events.append, "download digits.npz", 3_500_000, None)
-    notify_loading(events.append, "download digits.npz", 7_000_000, 9_000_000)
-    assert [event[:3] for event in events] == [
-        ("download digits.npz, MB", 3, 3),
-        ("download digits.npz, MB", 7, 9),
-    ]
     fw.run(study(colour_folder, []), out=tmp_path / "run", progress=events.append)
     assert {event.task for event in events} >= {"load data", "train Basic", "predict Basic"}

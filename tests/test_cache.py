@@ -22,6 +22,7 @@ from fairweather.data.listing import Item, Listing
 from fairweather.data.split import Part
 from fairweather.errors import InputError
 from fairweather.pixels import Square
+from fairweather.progress import Event
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +95,16 @@ def squares(*values, side=8):
 
 def files_of(cache):
     return sorted(path.suffix for path in cache.iterdir())
+
+
+def test_decoding_is_told_in_strides_and_once(folder, monkeypatch):
+    monkeypatch.setattr("fairweather.data.cache.STRIDE", 16)
+    seen = []
+    load(folder, progress=seen.append)
+    counts = (0, 16, 32, 40)
+    assert seen == [Event(f"decode {part}", n, 40) for part in ("train", "test") for n in counts]
+    load(folder, progress=seen.append)
+    assert len(seen) == 8
 
 
 # Found again

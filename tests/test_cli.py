@@ -6,6 +6,8 @@ import sys
 import pytest
 
 import fairweather as fw
+from fairweather.cli.terminal import progress
+from fairweather.progress import Event
 
 
 def fairweather(*arguments, **options):
@@ -79,3 +81,19 @@ def test_no_module_bears_the_name_of_a_public_function():
     modules = {path.stem for path in pathlib.Path(package).iterdir()}
     functions = {name for name in fw.__all__ if name != "metrics"}
     assert not modules & functions
+
+
+def test_a_terminal_shows_every_task_with_its_numbers(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which makes any stream a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress() as show:
+        show(Event("download digits.npz, MB", 3, None))
+        show(Event("decode test", 7, 40, "halfway"))
+    shown = capsys.readouterr().err
+    for words in ("download digits.npz, MB", "3/?", "decode test", "7/40", "halfway"):
+        assert words in shown
+
+
+def test_nothing_is_shown_where_there_is_no_terminal():
+    with progress() as show:
+        assert show is None

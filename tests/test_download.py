@@ -14,6 +14,7 @@ import pytest
 from fairweather import download
 from fairweather.download import fetch, file_digest
 from fairweather.errors import InputError
+from fairweather.progress import Event
 
 OLD = bytes(range(256)) * 40
 NEW = OLD[::-1]
@@ -106,12 +107,13 @@ def leave_part(path, url, content=OLD[:HALF], tag='"1"'):
     return part
 
 
-def test_a_file_is_downloaded_once_and_nothing_else_stays(server, path):
+def test_a_file_is_downloaded_once_and_nothing_else_stays(server, path, monkeypatch):
+    monkeypatch.setattr(download, "MEGABYTE", 1)
     seen = []
-    assert fetch(server.url, path, md5=MD5, sha256=SHA256, progress=lambda *at: seen.append(at))
+    assert fetch(server.url, path, md5=MD5, sha256=SHA256, progress=seen.append)
     assert path.read_bytes() == OLD
     assert names(path) == ["digits.npz"]
-    assert seen[-1] == (len(OLD), len(OLD))
+    assert seen[-1] == Event("download digits.npz, MB", len(OLD), len(OLD))
     assert fetch(server.url, path, md5=MD5.upper()) == path
     assert len(server.requests) == 1
     assert "Range" not in server.requests[0]
@@ -129,16 +131,25 @@ def test_a_file_that_is_there_needs_no_server_and_is_never_overwritten(path):
     assert path.read_bytes() == NEW
 
 
-def test_a_dropped_connection_is_taken_up_where_it_ended(server, path):
+def test_a_dropped_connection_is_taken_up_where_it_ended(server, path, monkeypatch):
+    monkeypatch.setattr(download, "MEGABYTE", 1)
     server.plan = [serve(cut=HALF), serve(cut=100), hang_up, serve()]
     seen = []
-    fetch(server.url, path, sha256=SHA256, progress=lambda *at: seen.append(at))
+    fetch(server.url, path, sha256=SHA256, progress=seen.append)
     assert path.read_bytes() == OLD
     ranges = [request.get("Range") for request in server.requests]
     assert ranges == [None, f"bytes={HALF}-", f"bytes={HALF + 100}-", f"bytes={HALF + 100}-"]
     assert {request.get("If-Range") for request in server.requests[1:]} == {'"1"'}
-    assert {total for _, total in seen} == {len(OLD)}
-    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert {event.total for event in seen} == {len(OLD)}
+    assert [event.done for event in seen] == sorted({event.done for event in seen})
+
+
+def test_progress_is_told_in_megabytes(server, path):
+    server.plan = [serve(bytes(2_700_000))]
+    seen = []
+    fetch(server.url, path, progress=seen.append)
+    assert {event.done for event in seen} == {0, 1, 2}
+    assert {event[::2] for event in seen} == {("download digits.npz, MB", 2)}
 
 
 def test_a_later_call_takes_up_the_part_of_an_earlier_one(server, path):
@@ -240,12 +251,13 @@ def test_a_wrong_checksum_removes_the_download_and_says_both_digests(server, pat
     assert names(path) == []
 
 
-def test_a_body_without_its_length_is_taken_to_its_end(server, path):
+def test_a_body_without_its_length_is_taken_to_its_end(server, path, monkeypatch):
+    monkeypatch.setattr(download, "MEGABYTE", 1)
     server.plan = [lambda request: request.answer(200, OLD, "unknown")]
     seen = []
-    fetch(server.url, path, progress=lambda *at: seen.append(at))
+    fetch(server.url, path, progress=seen.append)
     assert path.read_bytes() == OLD
-    assert seen[-1] == (len(OLD), None)
+    assert seen[-1][1:3] == (len(OLD), None)
 
 
 def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(server, path):

@@ -19,6 +19,7 @@ from fairweather.data.sources import list_source
 from fairweather.exporting import formats
 from fairweather.exporting.formats import class_folders
 from fairweather.pixels import decode_image
+from fairweather.progress import Event
 from fairweather.types import Dataset, Images, Shift
 
 N = 30
@@ -316,8 +317,8 @@ def test_progress_counts_images_of_what_is_left(dataset, shifts, tmp_path, monke
     fw.export(dataset, shifts[:1], tmp_path)
     seen = []
     more = [*shifts, fw.make_shift("hue", turn=0.5)]
-    fw.export(dataset, more, tmp_path, progress=lambda *event: seen.append(event))
-    assert seen == [("export", done, 60) for done in (20, 30, 50, 60)]
+    fw.export(dataset, more, tmp_path, progress=seen.append)
+    assert seen == [Event("export", done, 60) for done in (20, 30, 50, 60)]
 
 
 def test_a_batch_is_all_that_is_in_memory(dataset, shifts, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from email.message import Message
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 import filelock
 
 from fairweather.errors import InputError
-
-Progress = Callable[[int, int | None], None]
+from fairweather.progress import Event, Notify
 
 CHUNK = 1 << 18  # bytes
+MEGABYTE = 10**6  # bytes; what progress is told in
 TIMEOUT = 60.0  # seconds without a byte, after which a connection counts as dropped
 ATTEMPTS = 4  # in a row that bring nothing new
 PAUSE = 1.0  # seconds before the next attempt, doubled with each that brought nothing
@@ -52,7 +52,7 @@ def fetch(
     md5: str | None = None,
     sha256: str | None = None,
     offline: bool = False,
-    progress: Progress | None = None,
+    progress: Notify | None = None,
 ) -> Path:
     """Return `path`, downloaded from `url` unless it is there already.
 
@@ -69,7 +69,7 @@ def fetch(
             as it is.
         sha256: likewise.
         offline: raise instead of downloading.
-        progress: called with the bytes so far, and all of them where the server says how many.
+        progress: called with the megabytes so far, and all of them where the server says how many.
 
     Raises:
         InputError: another kind of URL, a wrong checksum (a download is removed, a file that was
@@ -131,7 +131,7 @@ def _wrong_digest(path: Path, wanted: Mapping[str, str | None]) -> str | None:
     return None
 
 
-def _download(url: str, part: Path, checked_later: bool, progress: Progress | None) -> None:
+def _download(url: str, part: Path, checked_later: bool, progress: Notify | None) -> None:
     furthest, failures = _size(part), 0
     while True:
         try:
@@ -147,7 +147,7 @@ def _download(url: str, part: Path, checked_later: bool, progress: Progress | No
         time.sleep(PAUSE * 2**failures)
 
 
-def _attempt(url: str, part: Path, checked_later: bool, progress: Progress | None) -> None:
+def _attempt(url: str, part: Path, checked_later: bool, progress: Notify | None) -> None:
     mark = _read_mark(part)
     # Without a validator only a checksum would show that the two ends belong to different files.
     usable = mark.url == url and (mark.validator or checked_later)
@@ -215,15 +215,17 @@ def _chunks(response: http.client.HTTPResponse, done: int, total: int | None) ->
 
 
 def _append(
-    part: Path, chunks: Iterator[bytes], done: int, total: int | None, progress: Progress | None
+    part: Path, chunks: Iterator[bytes], done: int, total: int | None, progress: Notify | None
 ) -> None:
+    task = f"download {part.stem}, MB"  # the file's own name: .part is behind it
     try:
         with part.open("ab") as file:
             for chunk in chunks:
                 file.write(chunk)
                 done += len(chunk)
-                if progress:
-                    progress(done, total)
+                if progress is not None:
+                    megabytes = None if total is None else total // MEGABYTE
+                    progress(Event(task, done // MEGABYTE, megabytes))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fairweather.cli.progress import progress, resumable
 from fairweather.cli.running import print_places
+from fairweather.cli.terminal import progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fairweather.cli.progress import progress, resumable, watch
+from fairweather.cli.terminal import progress, resumable
 from fairweather.errors import InputError
 
 
@@ -39,7 +39,7 @@ def preview(
     shifts = choose_shifts(suite or (), shift or ())
     with progress() as show:
         dataset = load_data(
-            data, size=size, root=data_root, seed=seed, offline=offline, progress=watch(show)
+            data, size=size, root=data_root, seed=seed, offline=offline, progress=show
         )
     picked = pick_pictures(dataset.test, images, seed)
     subtitle = f"Test images of {dataset.name}, seed {seed}."
@@ -74,12 +74,11 @@ def export(
 
     shifts = choose_shifts(suite or (), shift or ())
     with resumable(), progress() as show:
-        watched = watch(show)
         dataset = load_data(
-            data, size=size, root=data_root, seed=seed, offline=offline, progress=watched
+            data, size=size, root=data_root, seed=seed, offline=offline, progress=show
         )
         manifest = exporting.export(
-            dataset, shifts, out, part=part, format=format_, seed=seed, progress=watched
+            dataset, shifts, out, part=part, format=format_, seed=seed, progress=show
         )
     typer.echo(f"{'export':<10}{out}")
     typer.echo(f"{'manifest':<10}{manifest}")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fairweather.cli.progress import progress, resumable
+from fairweather.cli.terminal import progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError
 

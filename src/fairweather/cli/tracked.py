@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fairweather.cli.progress import resumable
+from fairweather.cli.terminal import resumable
 
 Track = Annotated[
     str | None,

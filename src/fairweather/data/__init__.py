@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,13 +10,14 @@ import torch
 from fairweather.data.cache import CachedImages, cached_images, content_digests
 from fairweather.data.changed_labels import fewer_labels, with_wrong_labels
 from fairweather.data.hashing import digest
-from fairweather.data.listing import SPLITS, Progress, check_no_empty_class
+from fairweather.data.listing import SPLITS, check_no_empty_class
 from fairweather.data.preparing import make_square, name_prepared, square_for
 from fairweather.data.sources import SOURCES, list_source
 from fairweather.data.split import Part, check_tested, divide, limited
 from fairweather.data.statistics import channel_statistics
 from fairweather.data.training_labels import add_label_noise, imbalanced
 from fairweather.errors import InputError, unknown_name
+from fairweather.progress import Notify
 from fairweather.types import Dataset, Images, Preparation
 
 __all__ = ["SOURCES", "digest", "fewer_labels", "load_data", "with_wrong_labels"]
@@ -41,7 +41,7 @@ def load_data(
     imbalance: float = 1.0,
     verify: bool = True,
     offline: bool = False,
-    progress: Progress | None = None,
+    progress: Notify | None = None,
 ) -> Dataset:
     """Load a data set: decode each image once, split what has no splits, measure mean and std.
 
@@ -116,7 +116,7 @@ def load_data(
             contents[name],
             square=square,
             skip_unreadable=skip_unreadable,
-            watch=progress and partial(progress, f"decode {name}"),
+            progress=progress,
         )
         splits[name] = _labelled(cached, part, listed.classes, name)
         skipped += cached.skipped

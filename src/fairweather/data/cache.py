@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -15,14 +15,17 @@ import numpy.typing as npt
 import torch
 from filelock import FileLock
 
-from fairweather.data.decode import Watch, decode_images, unreadable_error
+from fairweather.data.decode import decode_images, unreadable_error
+from fairweather.data.listing import Item
 from fairweather.data.pixelfile import PixelFile, explained, open_sealed, seal
 from fairweather.data.split import Part
 from fairweather.folders import cache_folder
 from fairweather.pixels import Square, decoder_facts
+from fairweather.progress import Event, Notify
 
 VERSION = 1  # raise it when the same files become other pixels, or the layout of a file changes
 FILES_PER_TASK = 64
+STRIDE = 256  # images between two reports of progress
 
 
 class CachedImages(NamedTuple):
@@ -46,7 +49,7 @@ def cached_images(
     *,
     square: Square | None,
     skip_unreadable: bool,
-    watch: Watch | None = None,
+    progress: Notify | None = None,
 ) -> CachedImages:
     """Map the decoded images of a part, and decode them first where that was never done.
 
@@ -59,7 +62,7 @@ def cached_images(
         content: digest of the listing's files (`content_digests`).
         square: see `decode_image`.
         skip_unreadable: leave unreadable images out.
-        watch: called with the images decoded so far and all of them.
+        progress: called with the images decoded so far and all of them, in strides.
 
     Raises:
         InputError: see `decode_images`; or the cache folder cannot be written or read.
@@ -69,7 +72,8 @@ def cached_images(
     with explained(folder):
         stored = open_sealed(path, len(part.keys))
     if stored is None:
-        stored = _decode_once(part, path, square, skip_unreadable, watch)
+        items = _items(part, name, progress)
+        stored = _decode_once(items, len(part.keys), path, square, skip_unreadable)
     readable = np.ones(len(part.keys), dtype=np.bool_)
     readable[list(stored.unreadable)] = False
     if not stored.unreadable:
@@ -127,8 +131,19 @@ def _square_fact(square: Square | None) -> int | list[object] | None:
     return list(square)
 
 
+def _items(part: Part, name: str, progress: Notify | None) -> Iterator[Item]:
+    """Read the items of a part one by one, as decoding takes them, and say how many it took."""
+    task, count = f"decode {name}", len(part.keys)
+    for done, item in enumerate(part.listing.read(part.keys)):
+        if progress is not None and done % STRIDE == 0:
+            progress(Event(task, done, count))
+        yield item
+    if progress is not None:
+        progress(Event(task, count, count))
+
+
 def _decode_once(
-    part: Part, path: Path, square: Square | None, skip_unreadable: bool, watch: Watch | None
+    items: Iterable[Item], count: int, path: Path, square: Square | None, skip_unreadable: bool
 ) -> PixelFile:
     folder, lock = path.parent, FileLock(path.with_suffix(".lock"))
     with explained(folder):
@@ -136,16 +151,15 @@ def _decode_once(
         lock.acquire()
     try:
         with explained(folder):  # another process may have decoded them while this one waited
-            stored = open_sealed(path, len(part.keys))
-        return stored or _decode(part, path, square, skip_unreadable, watch)
+            stored = open_sealed(path, count)
+        return stored or _decode(items, count, path, square, skip_unreadable)
     finally:
         lock.release()
 
 
 def _decode(
-    part: Part, path: Path, square: Square | None, skip_unreadable: bool, watch: Watch | None
+    items: Iterable[Item], count: int, path: Path, square: Square | None, skip_unreadable: bool
 ) -> PixelFile:
-    items, count = part.listing.read(part.keys), len(part.keys)
     partial = path.with_suffix(f".{secrets.token_hex(4)}.partial")
     with explained(path.parent):
         for leftover in path.parent.glob(f"{path.stem}.*.partial"):
@@ -153,7 +167,7 @@ def _decode(
         partial.touch(exist_ok=False)
     try:
         decoded = decode_images(
-            items, count, partial, square=square, skip_unreadable=skip_unreadable, watch=watch
+            items, count, partial, square=square, skip_unreadable=skip_unreadable
         )
         with explained(path.parent):
             seal(partial, *decoded)

@@ -84,8 +84,7 @@ def _find(request: Request) -> tuple[Path, str]:
     if not (folder / FOLDER).exists():
         archive = folder / Path(URL).name
         expected = ARCHIVE_MD5 if request.verify else None
-        watch = request.watch(archive)
-        fetch(URL, archive, md5=expected, offline=request.offline, progress=watch)
+        fetch(URL, archive, md5=expected, offline=request.offline, progress=request.progress)
         unpack(archive, FOLDER)
     return folder / FOLDER, URL
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -26,14 +26,12 @@ from fairweather.pixels import (
     write_decoded,
 )
 
-STRIDE = 256  # images between two reports of progress
 CHUNK = 16  # images per task: one small image costs less than handing it to a process
 SECONDS_ALONE = 1.0  # before other processes help: they need half a second to start
 # A numerical library may start a thread per core when it is imported; decoding needs none.
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 Numbered = tuple[int, Item]
-Watch = Callable[[int, int | None], None]
 
 
 class Decoded(NamedTuple):
@@ -55,7 +53,6 @@ def decode_images(
     *,
     square: Square | None,
     skip_unreadable: bool,
-    watch: Watch | None = None,
 ) -> Decoded:
     """Decode `count` items into the empty file at `path`: uint8 `[readable, 3, H, W]`.
 
@@ -64,8 +61,6 @@ def decode_images(
     `square`, images become `[3, size, size]` (see `decode_image`); without, all must have the same
     height and width. What takes longer than a second is decoded by as many processes as there are
     cores; `LOKY_MAX_CPU_COUNT` in the environment allows fewer.
-
-    `watch` is called with the images so far and all of them, in strides.
 
     Raises:
         InputError: an image is unreadable and `skip_unreadable` is false; or, without a square, two
@@ -78,7 +73,7 @@ def decode_images(
     ...     decode_images([item], 1, Path(file.name), square=Square(8, 8), skip_unreadable=False)
     Decoded(shape=(1, 3, 8, 8), unreadable={})
     """
-    numbered, workers = enumerate(_watched(items, count, watch)), cpu_count()
+    numbered, workers = enumerate(items), cpu_count()
     with strict_pillow(), path.open("r+b") as file:
         filling = _Filling(file, path, count, square, skip_unreadable)
         _decode_alone(filling, numbered, workers)
@@ -87,15 +82,6 @@ def decode_images(
     side = square.size if square else 0
     shape = filling.shape or (3, side, side)
     return Decoded((count - len(filling.unreadable), *shape), filling.unreadable)
-
-
-def _watched(items: Iterable[Item], count: int, watch: Watch | None) -> Iterator[Item]:
-    for done, item in enumerate(items):
-        if watch is not None and done % STRIDE == 0:
-            watch(done, count)
-        yield item
-    if watch is not None:
-        watch(count, count)
 
 
 class _Filling:

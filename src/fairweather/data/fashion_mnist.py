@@ -88,8 +88,8 @@ def _find(request: Request) -> tuple[Path, str]:
         path = folder / f"{stem}.gz"
         if not path.exists():
             expected = checksum if request.verify else None
-            watch, url = request.watch(path), f"{URL}{stem}.gz"
-            fetch(url, path, md5=expected, offline=request.offline, progress=watch)
+            url = f"{URL}{stem}.gz"
+            fetch(url, path, md5=expected, offline=request.offline, progress=request.progress)
     return folder, URL
 
 

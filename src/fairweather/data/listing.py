@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-
-# What is done, how much of it, and how much there is where that is known.
-Progress = Callable[[str, int, int | None], None]
+from fairweather.progress import Notify
 
 SPLITS = ("train", "val", "test")
 WHOLE = "all"  # in place of these: one set that is still to be split
@@ -38,19 +35,14 @@ class Request(NamedTuple):
         resolution: the number behind an `@`, such as 64 in `pathmnist@64`; None without.
         offline: files that are not there are not downloaded.
         verify: files of a named set must have the published checksum.
-        progress: called with the name of a file that is downloaded, the bytes so far, and all of
-            them where the server says how many.
+        progress: called while a file is downloaded.
     """
 
     path: Path | None = None
     resolution: int | None = None
     offline: bool = False
     verify: bool = True
-    progress: Progress | None = None
-
-    def watch(self, path: Path) -> Callable[[int, int | None], None] | None:
-        """What `fetch` is to call while it downloads a file."""
-        return self.progress and partial(self.progress, f"download {path.name}")
+    progress: Notify | None = None
 
 
 class Item(NamedTuple):

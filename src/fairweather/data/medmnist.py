@@ -136,8 +136,7 @@ def _obtain(name: str, published: Published, request: Request) -> tuple[Path, st
     if path is None:
         expected = published.md5 if request.verify else None
         path = target / name
-        watch = request.watch(path)
-        fetch(published.url, path, md5=expected, offline=request.offline, progress=watch)
+        fetch(published.url, path, md5=expected, offline=request.offline, progress=request.progress)
         if expected:
             return path, expected
     found = file_digest(path, "md5")

@@ -85,8 +85,8 @@ def _find(request: Request) -> tuple[Path, str]:
         if not (folder / part).exists():
             archive = folder / f"{part}.tar.gz"
             expected = checksum if request.verify else None
-            watch, url = request.watch(archive), f"{URL}{archive.name}"
-            fetch(url, archive, md5=expected, offline=request.offline, progress=watch)
+            url = f"{URL}{archive.name}"
+            fetch(url, archive, md5=expected, offline=request.offline, progress=request.progress)
             unpack(archive, part)
     return folder, URL
 

@@ -9,13 +9,14 @@ from fairweather.data.cifar10 import list_cifar10
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
 from fairweather.data.fashion_mnist import list_fashion_mnist
 from fairweather.data.folder import list_folder
-from fairweather.data.listing import Progress, Request, Source
+from fairweather.data.listing import Request, Source
 from fairweather.data.medmnist import MEDMNIST, REFUSED
 from fairweather.data.mnist5k import list_mnist5k
 from fairweather.data.npz import list_npz
 from fairweather.data.oxford_pets import list_oxford_pets
 from fairweather.data.parquet import list_parquet
 from fairweather.errors import InputError, unknown_name
+from fairweather.progress import Notify
 
 SOURCES: dict[str, Callable[[Request], Source]] = {
     "cifar-10-c:PATH": list_cifar10_c,
@@ -37,7 +38,7 @@ def list_source(
     *,
     offline: bool = False,
     verify: bool = True,
-    progress: Progress | None = None,
+    progress: Notify | None = None,
 ) -> Source:
     """List the images of a source; nothing is decoded yet.
 

@@ -17,8 +17,8 @@ from fairweather.evaluation.steps import execute as execute
 from fairweather.evaluation.steps import prepare as prepare
 from fairweather.evaluation.weather import Weather
 from fairweather.evaluation.weather import choose_weather as choose_weather
-from fairweather.measuring import Event
 from fairweather.models.labels import read_label_file
+from fairweather.progress import Notify
 from fairweather.runs import RunFolder
 from fairweather.types import Dataset
 
@@ -49,7 +49,7 @@ def evaluate(
     title: str | None = None,
     device: str = "auto",
     offline: bool = False,
-    progress: Callable[[Event], None] | None = None,
+    progress: Notify | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
     """Measure how accurate and how honest a model stays under shifts and attacks.

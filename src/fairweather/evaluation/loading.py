@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +18,10 @@ from fairweather.errors import InputError
 from fairweather.evaluation.request import Request
 from fairweather.models import Classifier, Opened, describe_preprocessing, open_model
 from fairweather.models.labels import LabelMap, match_labels, relabel
+from fairweather.progress import Notify
 from fairweather.runs import fingerprint
 from fairweather.types import Dataset, Images, Preparation
 from fairweather.yamlfile import read_yaml
-
-Watch = Callable[[str, int, int | None], None]
 
 
 class Brought(NamedTuple):
@@ -63,7 +62,7 @@ class Brought(NamedTuple):
         return lines
 
 
-def bring_together(request: Request, watch: Watch | None = None) -> Brought:
+def bring_together(request: Request, progress: Notify | None = None) -> Brought:
     """Open the model, load the data the way it wants them, and match their classes.
 
     Raises:
@@ -72,7 +71,7 @@ def bring_together(request: Request, watch: Watch | None = None) -> Brought:
     opened = _open(request)
     if request.size is not None:
         opened = _prepared_at(opened, request.size, keep=request.input_size is not None)
-    dataset = _load(request, opened, watch)
+    dataset = _load(request, opened, progress)
     outputs = _outputs(opened, dataset.test)
     labels = match_labels(opened.classes, outputs, dataset.classes, request.labels)
     decided = {
@@ -146,7 +145,7 @@ def _module_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _load(request: Request, opened: Opened, watch: Watch | None) -> Dataset:
+def _load(request: Request, opened: Opened, progress: Notify | None) -> Dataset:
     if isinstance(request.dataset, Dataset):
         if request.size or request.limit or request.root or request.validation_fraction:
             raise InputError(
@@ -161,7 +160,7 @@ def _load(request: Request, opened: Opened, watch: Watch | None) -> Dataset:
         limit=request.limit,
         skip_unreadable=request.skip_unreadable,
         offline=request.offline,
-        progress=watch,
+        progress=progress,
         **options,
     )
     return replace(dataset, notes={**dataset.notes, **_fitting_note(dataset, own)})

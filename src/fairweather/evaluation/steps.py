@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +17,10 @@ from fairweather.evaluation.loading import Brought, bring_together, digests
 from fairweather.evaluation.priors import complete_priors
 from fairweather.evaluation.request import Request
 from fairweather.measuring import (
-    Event,
     Setting,
     Subject,
     check_variants,
     describe_run,
-    notify_loading,
     predict_subject,
     report_step,
     samples_step,
@@ -31,6 +28,7 @@ from fairweather.measuring import (
 )
 from fairweather.metrics.shares import wilson_interval
 from fairweather.models import describe_preprocessing
+from fairweather.progress import Event, Notify
 from fairweather.runs import RunFolder, open_run
 from fairweather.types import Attack, Cell, Shift
 from fairweather.variants import check_names
@@ -53,17 +51,17 @@ class Prepared(NamedTuple):
     name: str
 
 
-def prepare(request: Request, notify: Callable[[Event], None] | None = None) -> Prepared:
+def prepare(request: Request, progress: Notify | None = None) -> Prepared:
     """Load model and data, and try on one image whatever was asked for.
 
-    `notify` is called with what happens while the data are loaded.
+    `progress` is called with what happens while the data are loaded.
 
     Raises:
         InputError: model, data or shifts are not as asked.
     """
     check_names(request.variants)
     resolve_device(request.device)
-    brought = bring_together(request, notify and partial(notify_loading, notify))
+    brought = bring_together(request, progress)
     _try_out(request, brought)
     data = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(brought.dataset.name).name).strip("-.")
     return Prepared(request, brought, f"{brought.opened.name}-on-{data or 'data'}")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fairweather.data import digest
-from fairweather.data.listing import Progress
 from fairweather.errors import InputError, unknown_name
 from fairweather.exporting.formats import FORMATS, class_folders
 from fairweather.exporting.manifest import Manifest, open_export
+from fairweather.progress import Event, Notify
 from fairweather.runs import MANIFEST
 from fairweather.shifts import SHIFTS
 from fairweather.types import Dataset, Images, Shift
@@ -27,7 +27,7 @@ def export(
     part: str = "test",
     format: str = "png",
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Notify | None = None,
 ) -> Path:
     """Write a part of a data set under each shift into files, without loss; return the manifest.
 
@@ -48,7 +48,7 @@ def export(
         part: `train`, `val` or `test`.
         format: `png` or `npz`.
         seed: of the stochastic shifts; the pixels are those that `predict` sees with this seed.
-        progress: called with what is done, how many images are, and how many there are to be.
+        progress: called with how many images are written, and how many there are to be.
 
     Raises:
         InputError: the folder holds something else or is in use, there are no shifts, there is no
@@ -83,11 +83,11 @@ def _export(
     images: Images,
     format: str,
     seed: int,
-    progress: Progress | None,
+    progress: Notify | None,
 ) -> None:
     pending = [shift for shift in shifts if not manifest.is_done(shift.id, FORMATS[format].intact)]
     for index, shift in enumerate(pending):
-        batches = _watched(
+        batches = _counted(
             _shifted(images, shift, seed),
             progress,
             done=index * len(images),
@@ -152,11 +152,11 @@ def _shifted(images: Images, shift: Shift, seed: int) -> Iterator[Images]:
         yield Images(shifted, part.labels, part.keys, part.classes)
 
 
-def _watched(
-    batches: Iterator[Images], progress: Progress | None, done: int, total: int
+def _counted(
+    batches: Iterator[Images], progress: Notify | None, done: int, total: int
 ) -> Iterator[Images]:
     for batch in batches:
         yield batch
         done += len(batch)
         if progress is not None:
-            progress("export", done, total)
+            progress(Event("export", done, total))

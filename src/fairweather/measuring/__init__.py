@@ -13,8 +13,6 @@ from fairweather.measuring.describe import describe_run as describe_run
 from fairweather.measuring.describe import describe_shifts as describe_shifts
 from fairweather.measuring.describe import kind_of as kind_of
 from fairweather.measuring.ensembles import ensemble_plan
-from fairweather.measuring.events import Event as Event
-from fairweather.measuring.events import notify_loading as notify_loading
 from fairweather.measuring.predicting import measure, plain_plan
 from fairweather.measuring.reporting import report_step as report_step
 from fairweather.measuring.samples import pick_pictures as pick_pictures
@@ -26,6 +24,7 @@ from fairweather.measuring.setting import Subject as Subject
 from fairweather.measuring.variant_plans import PLANS
 from fairweather.measuring.variant_plans import check_variants as check_variants
 from fairweather.measuring.variant_plans import variant_phrase as variant_phrase
+from fairweather.progress import Event
 
 
 def predict_subject(setting: Setting, subject: Subject) -> Iterator[Event]:

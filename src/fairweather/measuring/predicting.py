@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fairweather.cells import predict_cells
-from fairweather.measuring.events import Event
 from fairweather.measuring.setting import PRECISION, Setting, Subject
+from fairweather.progress import Event
 from fairweather.runs import RunFolder
 from fairweather.types import Attack, Cell, Predictions
 from fairweather.variants import variant_name

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fairweather.measuring.events import Event
 from fairweather.measuring.setting import Setting
+from fairweather.progress import Event
 from fairweather.report import build_report
 from fairweather.report.intact import OF_ALL
 

@@ -13,10 +13,10 @@ from fairweather.attacks import ATTACKS
 from fairweather.measuring.attack_warnings import attack_warnings
 from fairweather.measuring.beside import detection_rows, prior_rows
 from fairweather.measuring.derived import derived_rows
-from fairweather.measuring.events import Event
 from fairweather.measuring.predicting import cell_file, cells_of, validation_file
 from fairweather.measuring.setting import Setting, Subject
 from fairweather.metrics import Fitted, absent_metrics, fit_on
+from fairweather.progress import Event
 from fairweather.scores import (
     VALIDATION,
     Estimates,

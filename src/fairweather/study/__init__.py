@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from fairweather.measuring import Event as Event
+from fairweather.progress import Notify
 from fairweather.runs import RunFolder, open_finished_run
 from fairweather.study.loading import check_study as check_study
 from fairweather.study.loading import load_study as load_study
@@ -23,7 +23,7 @@ def run(
     only: Sequence[str] = (),
     device: str = "auto",
     offline: bool = False,
-    progress: Callable[[Event], None] | None = None,
+    progress: Notify | None = None,
 ) -> RunFolder:
     """Run a study, or what is left of it: train, predict every cell, score, report.
 
@@ -41,7 +41,7 @@ def run(
     """
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
     path = Path(out) if out is not None else Path("runs") / checked.name
-    for event in execute(checked, path, device=device, offline=offline, notify=progress):
+    for event in execute(checked, path, device=device, offline=offline, progress=progress):
         if progress is not None:
             progress(event)
     return open_finished_run(path)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from fairweather.errors import TrainingDivergedError
-from fairweather.measuring import Event
+from fairweather.progress import Event
 from fairweather.study.context import Context
 from fairweather.study.entries import ModelEntry
 from fairweather.study.training_plans import Training, planned, seed_title, training_inputs

@@ -12,7 +12,7 @@ import pandas as pd
 
 from fairweather import models
 from fairweather.devices import training_precision
-from fairweather.measuring import Event
+from fairweather.progress import Event
 from fairweather.study.context import Context
 from fairweather.study.entries import PretrainingEntry
 from fairweather.study.resuming import (

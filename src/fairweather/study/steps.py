@@ -10,14 +10,13 @@ from pathlib import Path
 from fairweather.data import digest, load_data
 from fairweather.devices import resolve_device
 from fairweather.measuring import (
-    Event,
     describe_run,
-    notify_loading,
     predict_subject,
     report_step,
     samples_step,
     score_run,
 )
+from fairweather.progress import Event, Notify
 from fairweather.runs import open_run
 from fairweather.study.context import Context, PretrainingImages
 from fairweather.study.entries import DataEntry
@@ -35,11 +34,11 @@ def execute(
     *,
     device: str = "auto",
     offline: bool = False,
-    notify: Callable[[Event], None] | None = None,
+    progress: Notify | None = None,
 ) -> Iterator[Event]:
     """Do every step of a study that does not stand in the run folder yet, and report progress.
 
-    `notify` is called with what happens within the first step, the loading of the data: downloads
+    `progress` is called with what happens within the first step, the loading of the data: downloads
     (in megabytes) and decoding.
 
     Raises `InputError` when data, models or the folder are not as the study says.
@@ -48,8 +47,7 @@ def execute(
     yield Event("load data", 0, 1)
 
     def load(entry: DataEntry) -> Dataset:
-        watch = notify and partial(notify_loading, notify)
-        return load_data(**entry.model_dump(), offline=offline, progress=watch)
+        return load_data(**entry.model_dump(), offline=offline, progress=progress)
 
     dataset = load(study.data)
     parts = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
@@ -59,8 +57,8 @@ def execute(
     yield Event("load data", 1, 1, f"{len(dataset.test)} test images")
     with open_run(out) as run:
         context = Context.of(study, run, dataset, digests, target, offline, starts)
-        if notify is not None:
-            context = replace(context, when_halved=partial(_notify_halved, notify))
+        if progress is not None:
+            context = replace(context, when_halved=partial(_notify_halved, progress))
         _describe(context)
         yield from pretrainings(context)
         for name, entry in study.models.items():
@@ -103,8 +101,8 @@ def _describe(context: Context) -> None:
     describe_run(context, study.model_dump(mode="json"), titles, more, extra_titles(context))
 
 
-def _notify_halved(notify: Callable[[Event], None], size: int) -> None:
-    notify(Event(f"memory ran out: batches of {size}", 1, 1))
+def _notify_halved(progress: Notify, size: int) -> None:
+    progress(Event(f"memory ran out: batches of {size}", 1, 1))
 
 
 def _training_files(context: Context) -> list[str]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fairweather import models
 from fairweather.devices import training_precision
-from fairweather.measuring import Event
+from fairweather.progress import Event
 from fairweather.study.context import Context
 from fairweather.study.resuming import State, as_safetensors, drop_state, read_state, write_state
 from fairweather.study.training_plans import Training, adversary, training_images, training_inputs

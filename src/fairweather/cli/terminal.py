@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
-    from fairweather.measuring import Event
+    from fairweather.progress import Event, Notify
 
 
 @contextmanager
@@ -23,17 +22,8 @@ def resumable() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def watch(show: Callable[[Event], None] | None) -> Callable[[str, int, int | None], None] | None:
-    """What the loading of data calls, so that its progress is shown; nothing where none is."""
-    if show is None:
-        return None
-    from fairweather.measuring import notify_loading
-
-    return functools.partial(notify_loading, show)
-
-
 @contextmanager
-def progress() -> Iterator[Callable[[Event], None] | None]:
+def progress() -> Iterator[Notify | None]:
     """Show a bar with ETA for every task on a terminal; nothing at all elsewhere."""
     from rich.console import Console
     from rich.progress import (
