@@ -15,7 +15,7 @@ from fairweather.measuring.attack_warnings import attack_warnings
 from fairweather.models import load_model
 from fairweather.shifts import make_shift
 from fairweather.study import check_study
-from fairweather.training.augment import change_weather
+from fairweather.training.augment import apply_train_shifts
 
 from .conftest import TINY_RESNET
 
@@ -64,7 +64,7 @@ def test_attacks_are_cells_with_scores_intervals_and_tables(attacked):
     assert "PGD" in (attacked.path / "report.html").read_text()
 
 
-def test_the_mean_over_shifts_is_of_weather_alone(attacked):
+def test_the_mean_over_shifts_leaves_attacks_out(attacked):
     mean = rows(attacked, "brightness_factor", "mean")["value"].item()
     assert rows(attacked, "all", "mean")["value"].item() == mean
     assert len(rows(attacked, "pgd", "mean")) == 1
@@ -132,11 +132,11 @@ def test_prediction_under_attack_leaves_the_model_as_it_was(toy_images):
     assert (whole.predicted == parts.predicted).mean() > 0.95
 
 
-def test_training_weather_changes_training_and_nothing_else(colour_folder, tmp_path):
-    weather = [{"gaussian_blur": [1.0]}, {"gamma": [0.5]}]
+def test_training_shifts_change_training_and_nothing_else(colour_folder, tmp_path):
+    shifts = [{"gaussian_blur": [1.0]}, {"gamma": [0.5]}]
     plain = fw.run(study(colour_folder, [BRIGHTNESS]), out=tmp_path / "plain")
-    under = fw.run(study(colour_folder, [BRIGHTNESS], train_shifts=weather), out=tmp_path / "under")
-    again = fw.run(study(colour_folder, [BRIGHTNESS], train_shifts=weather), out=tmp_path / "again")
+    under = fw.run(study(colour_folder, [BRIGHTNESS], train_shifts=shifts), out=tmp_path / "under")
+    again = fw.run(study(colour_folder, [BRIGHTNESS], train_shifts=shifts), out=tmp_path / "again")
     folder = "models/basic/seed-0/model.safetensors"
     assert plain.checksum(folder) != under.checksum(folder)
     assert under.checksum(folder) == again.checksum(folder)
@@ -147,7 +147,7 @@ def test_each_image_gets_one_of_the_shifts_or_none(toy_images):
     counts = np.zeros(3)
     for draw in range(40):
         rng = np.random.default_rng(draw)
-        changed = change_weather(toy_images, [dark, bright], rng)
+        changed = apply_train_shifts(toy_images, [dark, bright], rng)
         assert torch.equal(changed.keys, toy_images.keys)
         options = [
             toy_images.images,

@@ -243,7 +243,7 @@ def test_bad_input_gets_one_clear_sentence(call, words):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("name", SHIFTS)
-def test_a_gpu_sees_the_same_weather(name):
+def test_a_gpu_sees_the_same_shifted_images(name):
     images, keys = natural(8, 32, 32), torch.arange(8)
     kind = SHIFTS[name]
     shift = make_shift(name, **{kind.level: 3 if "/" in name else kind.neutral * 0.8 + 0.4})

@@ -655,7 +655,7 @@ def test_overrides_reach_pretrainings_where_they_share_a_network(tmp_path, colou
         load_study(path, ["pretraining.barlow.recipe.views=smal"])
 
 
-def test_weather_of_one_kind_has_one_name_in_every_family():
+def test_shifts_of_one_kind_have_one_name_in_every_family():
     names = {}
     for shift in SHIFTS:
         names.setdefault(operation(shift), []).append(shift)

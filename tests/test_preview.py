@@ -121,7 +121,7 @@ def test_the_level_labels_stand_above_their_pictures():
     assert np.diff(centers).tolist() == [(224 + 8) / PNG_SCALE] * 2
 
 
-def test_the_seed_decides_the_weather():
+def test_the_seed_decides_what_a_shift_draws():
     first, again, other = (
         sheet_of(noise(), "imagenet_c/gaussian_noise,severity=5", seed=seed).png
         for seed in (0, 0, 1)

@@ -84,7 +84,7 @@ def preview(
     return render(
         "preview",
         chart.properties(width=LABEL_WIDTH + width / PNG_SCALE, height=height / PNG_SCALE),
-        alt.Title("The same pictures in changing weather", subtitle=subtitle),
+        alt.Title("The same pictures under every shift", subtitle=subtitle),
         f"Contact sheet: {len(images)} images, clean and under: "
         f"{'; '.join(row.title for row in rows)}.",
     )

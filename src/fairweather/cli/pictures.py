@@ -1,4 +1,4 @@
-"""Pictures of what the weather does, and corrupted copies of data sets."""
+"""Pictures of what shifts do to images, and corrupted copies of data sets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def preview(
     out: Annotated[Path, typer.Option(help="The PNG.")] = Path("preview.png"),
     size: Annotated[int | None, typer.Option(help="Resize and crop images to this.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Pictures, each of another class.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the pictures and of the weather.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the pictures and of the shifts.")] = 0,
     data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
 ) -> None:
@@ -63,7 +63,7 @@ def export(
     ] = "png",
     part: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     size: Annotated[int | None, typer.Option(help="Resize and crop images to this.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the split and of the weather.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the split and of the shifts.")] = 0,
     data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
 ) -> None:

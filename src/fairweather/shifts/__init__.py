@@ -1,4 +1,4 @@
-"""Changes of the weather: named shifts of 8-bit test images, their sweeps and suites."""
+"""Named shifts of 8-bit test images, their sweeps and suites."""
 
 from __future__ import annotations
 

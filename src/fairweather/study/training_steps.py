@@ -72,7 +72,7 @@ def _epochs(context: Context, training: Training, state: State | None) -> Iterat
         device=context.device,
         precision=training_precision(context.study.precision, context.device),
         state=state,
-        weather=training.weather,
+        train_shifts=training.weather,
         attack=adversary(training.recipe),
     )
     for epoch in epochs:

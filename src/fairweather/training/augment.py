@@ -65,7 +65,9 @@ def apply_geometry(images: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     return picked * inside[:, None]
 
 
-def change_weather(batch: Images, weather: Sequence[Shift], rng: np.random.Generator) -> Images:
+def apply_train_shifts(
+    batch: Images, train_shifts: Sequence[Shift], rng: np.random.Generator
+) -> Images:
     """Leave each image of a batch as it is or give it one of several shifts, all equally likely.
 
     The shifts draw with a seed of their own for every batch: an image that is met again gets other
@@ -75,14 +77,14 @@ def change_weather(batch: Images, weather: Sequence[Shift], rng: np.random.Gener
     >>> black = Shift("black", 1.0, {}, lambda images, keys, seed: images * 0)
     >>> pixels, column = torch.full((64, 3, 8, 8), 9, dtype=torch.uint8), torch.arange(64)
     >>> batch = Images(pixels, column * 0, column, ("a",))
-    >>> changed = change_weather(batch, [black], np.random.default_rng(0)).images
+    >>> changed = apply_train_shifts(batch, [black], np.random.default_rng(0)).images
     >>> sorted(set(changed.flatten().tolist()))
     [0, 9]
     """
-    chosen = torch.from_numpy(rng.integers(len(weather) + 1, size=len(batch)))
+    chosen = torch.from_numpy(rng.integers(len(train_shifts) + 1, size=len(batch)))
     seed = int(rng.integers(2**31))
     images = batch.images.clone()
-    for number, shift in enumerate(weather):
+    for number, shift in enumerate(train_shifts):
         places = (chosen == number).nonzero().flatten()
         if len(places):
             images[places] = shift(batch.images[places], batch.keys[places], seed)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fairweather.training.augment import apply_geometry, change_weather, draw_geometry
+from fairweather.training.augment import apply_geometry, apply_train_shifts, draw_geometry
 from fairweather.training.augmix import augmix
 from fairweather.training.erasing import add_gaussian_noise, random_erase
 from fairweather.training.mixing import cut_mix, mix
@@ -37,12 +37,12 @@ def make_batch(
     recipe: Recipe,
     rng: np.random.Generator,
     device: torch.device,
-    weather: Sequence[Shift] = (),
+    train_shifts: Sequence[Shift] = (),
 ) -> Batch:
     """Augment a batch as its recipe says, every image with parameters of its own.
 
-    In this order: weather, flips and rotation, policies (all on 8-bit images), AugMix, noise,
-    erasing, MixUp or CutMix.
+    In this order: training shifts, flips and rotation, policies (all on 8-bit images), AugMix,
+    noise, erasing, MixUp or CutMix.
 
     >>> pixels, column = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4)
     >>> made = make_batch(
@@ -54,8 +54,8 @@ def make_batch(
     >>> len(made.views), made.targets.shape
     (1, torch.Size([4, 4]))
     """
-    if weather:
-        batch = change_weather(batch, weather, rng)
+    if train_shifts:
+        batch = apply_train_shifts(batch, train_shifts, rng)
     images, labels = batch.images.to(device), batch.labels.to(device)
     if recipe.horizontal_flip or recipe.vertical_flip or recipe.rotation:
         images = apply_geometry(images, draw_geometry(len(images), recipe, rng))

@@ -68,7 +68,7 @@ def fit(
     device: torch.device | None = None,
     precision: str = "fp32",
     state: State | None = None,
-    weather: Sequence[Shift] = (),
+    train_shifts: Sequence[Shift] = (),
     attack: Attack | None = None,
 ) -> Iterator[Epoch]:
     """Train a classifier, an epoch at a time.
@@ -86,8 +86,8 @@ def fit(
         device: where to train; by default the CPU.
         precision: `fp32` or `bf16` (mixed).
         state: an earlier `Epoch.state` to go on from.
-        weather: shifts of the training images: each image is left as it is or gets one of them, all
-            with the same chance.
+        train_shifts: each training image is left as it is or gets one of them, all with the same
+            chance.
         attack: what changes the training images where the recipe is `adversarial`.
 
     Raises:
@@ -111,7 +111,7 @@ def fit(
             learner.enter(phase)
         rng = np.random.default_rng([seed, epoch])
         with seeded(int(rng.integers(2**63)), learner.device):
-            row = _train_epoch(learner, train, epoch, rng, weather, attack)
+            row = _train_epoch(learner, train, epoch, rng, train_shifts, attack)
         row |= _evaluate_epoch(learner, train, val)
         history = [*history, row]
         weights = learner.evaluated.state_dict()
@@ -151,7 +151,7 @@ def _train_epoch(
     train: Images,
     epoch: int,
     rng: np.random.Generator,
-    weather: Sequence[Shift],
+    train_shifts: Sequence[Shift],
     attack: Attack | None,
 ) -> dict[str, float]:
     learner.train_mode()
@@ -164,7 +164,7 @@ def _train_epoch(
         set_learning_rate(learner.optimizer, learning_rate_scale(recipe, epoch + step / len(steps)))
         rate = learning_rates(learner.optimizer)["head"]
         images = train[index]
-        batch = make_batch(images, recipe, rng, learner.device, weather)
+        batch = make_batch(images, recipe, rng, learner.device, train_shifts)
         if attack is not None:
             keys = images.keys.to(learner.device)
             with stop_where_outputs_are_not_finite(epoch, step, rate):

@@ -58,7 +58,7 @@ def corruption(
         if len(images) == 0:
             return images.clone()
         parameters = CONSTANTS[name].at(level, image_size or side) | constants
-        # On the CPU, so that every device sees the same weather.
+        # On the CPU, so that every device sees the same shifted images.
         pixels = np.ascontiguousarray(images.cpu().numpy())
         drawn = (image_generators(keys, seed, stream),) if row.random else ()
         return torch.from_numpy(row.function(pixels, *drawn, **parameters)).to(images.device)

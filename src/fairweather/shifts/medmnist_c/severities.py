@@ -49,7 +49,7 @@ def corruption(
             )
         if len(images) == 0:
             return images.clone()
-        # On the CPU, so that every device sees the same weather.
+        # On the CPU, so that every device sees the same shifted images.
         pixels = np.ascontiguousarray(images.cpu().numpy())
         drawn = (image_generators(keys, seed, stream),) if row.random else ()
         changed = row.function(pixels, *drawn, **parameters)
