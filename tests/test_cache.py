@@ -18,7 +18,7 @@ from PIL import Image, ImageFile
 
 from fairweather.data import decode, digest, load_data
 from fairweather.data.cache import cached_images, content_digests
-from fairweather.data.listing import Item, Listing
+from fairweather.data.source import Item, Listing
 from fairweather.data.split import Part
 from fairweather.errors import InputError
 from fairweather.pixels import Square
@@ -338,7 +338,7 @@ SLOW = """
     import numpy as np
     from fairweather.data import decode
     from fairweather.data.cache import cached_images
-    from fairweather.data.listing import Item, Listing
+    from fairweather.data.source import Item, Listing
     from fairweather.data.split import Part
 
     decode.SECONDS_ALONE, decode.cpu_count = 0.0, lambda: 2
@@ -487,7 +487,7 @@ LARGER = """
     import fairweather.data
     from fairweather.cells import predict
     from fairweather.data import digest, load_data
-    from fairweather.data.listing import Item, Listing, Source
+    from fairweather.data.source import Item, Listing, Source
     from fairweather.training import Recipe, fit
     from fairweather.types import Images
 

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from fairweather import InputError, load_data
+from fairweather.data import list_source
 from fairweather.data.corrupted import CORRUPTIONS
-from fairweather.data.sources import list_source
 from fairweather.shifts.imagenet_c import CORRUPTIONS as OURS
 
 N = 20

@@ -18,9 +18,9 @@ from torchvision import transforms
 
 from fairweather.data import digest, load_data
 from fairweather.data.decode import decode_images
-from fairweather.data.listing import Item
+from fairweather.data.scanning import channel_statistics
+from fairweather.data.source import Item
 from fairweather.data.split import Purpose, set_apart
-from fairweather.data.statistics import channel_statistics
 from fairweather.errors import InputError
 from fairweather.pixels import Square
 from fairweather.types import Images

@@ -15,7 +15,7 @@ from PIL import Image
 
 import fairweather as fw
 from fairweather.cli import main
-from fairweather.data.sources import list_source
+from fairweather.data import list_source
 from fairweather.exporting import formats
 from fairweather.exporting.formats import class_folders
 from fairweather.pixels import decode_image

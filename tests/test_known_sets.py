@@ -18,8 +18,8 @@ from torchvision import datasets as torchvision_sets
 from fairweather.data import cifar10, fashion_mnist, known, load_data, oxford_pets
 from fairweather.data.cifar10 import list_cifar10, read_batch
 from fairweather.data.fashion_mnist import list_fashion_mnist
-from fairweather.data.listing import Request
 from fairweather.data.oxford_pets import list_oxford_pets
+from fairweather.data.source import Request
 from fairweather.errors import InputError
 
 LISTS = {

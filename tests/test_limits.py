@@ -17,7 +17,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from fairweather.data import cache, decode, digest, load_data
-from fairweather.data.listing import Listing
+from fairweather.data.source import Listing
 from fairweather.data.split import Part, limited
 from fairweather.errors import InputError
 from fairweather.pixels import decoder_facts

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from fairweather.data import SOURCES, load_data, medmnist
-from fairweather.data.listing import Request
 from fairweather.data.medmnist import MEDMNIST, REFUSED, TITLES, list_medmnist
+from fairweather.data.source import Request
 from fairweather.errors import InputError
 
 

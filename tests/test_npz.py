@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from fairweather.data import load_data
 from fairweather.data import npz as module
-from fairweather.data.listing import Request
 from fairweather.data.npz import list_archive, list_npz
+from fairweather.data.source import Request
 from fairweather.errors import InputError
 
 

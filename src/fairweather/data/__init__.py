@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import torch
 
 from fairweather.data.cache import CachedImages, cached_images, content_digests
-from fairweather.data.changed_labels import fewer_labels, with_wrong_labels
-from fairweather.data.hashing import digest
-from fairweather.data.listing import SPLITS, check_no_empty_class
-from fairweather.data.preparing import make_square, name_prepared, square_for
-from fairweather.data.sources import SOURCES, list_source
+from fairweather.data.cifar10 import list_cifar10
+from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
+from fairweather.data.fashion_mnist import list_fashion_mnist
+from fairweather.data.folder import list_folder
+from fairweather.data.medmnist import MEDMNIST, REFUSED
+from fairweather.data.mnist5k import list_mnist5k
+from fairweather.data.npz import list_npz
+from fairweather.data.oxford_pets import list_oxford_pets
+from fairweather.data.parquet import list_parquet
+from fairweather.data.scanning import channel_statistics, digest
+from fairweather.data.source import SPLITS, Request, Source, check_no_empty_class
 from fairweather.data.split import Part, check_tested, divide, limited
-from fairweather.data.statistics import channel_statistics
-from fairweather.data.training_labels import add_label_noise, imbalanced
+from fairweather.data.training_labels import (
+    add_label_noise,
+    fewer_labels,
+    imbalanced,
+    with_wrong_labels,
+)
 from fairweather.errors import InputError, unknown_name
+from fairweather.pixels import Square
 from fairweather.progress import Notify
-from fairweather.types import Dataset, Images, Preparation
+from fairweather.types import SMALLEST_SIDE, Dataset, Images, Preparation
 
-__all__ = ["SOURCES", "digest", "fewer_labels", "load_data", "with_wrong_labels"]
+__all__ = ["SOURCES", "digest", "fewer_labels", "list_source", "load_data", "with_wrong_labels"]
 
+SOURCES: dict[str, Callable[[Request], Source]] = {
+    "cifar-10-c:PATH": list_cifar10_c,
+    "cifar10": list_cifar10,
+    "fashion-mnist": list_fashion_mnist,
+    "folder:PATH": list_folder,
+    "imagenet-c:PATH": list_imagenet_c,
+    "mnist5k": list_mnist5k,
+    "npz:PATH": list_npz,
+    "oxford-iiit-pet": list_oxford_pets,
+    "parquet:PATH": list_parquet,
+    **MEDMNIST,
+}
 SKIPPED_NAMES_SHOWN = 20
+_HINTS = get_type_hints(Preparation)
 
 
 def load_data(
@@ -91,11 +116,11 @@ def load_data(
     >>> dataset.test.images.shape, dataset.test.images.dtype
     (torch.Size([1000, 3, 8, 8]), torch.uint8)
     """
-    square = make_square(size, preparation)
+    square = _make_square(size, preparation)
     _check_options(seed, validation_fraction, test_fraction, parts)
     _check_training_labels(label_noise, imbalance)
     listed = list_source(source, root, offline=offline, verify=verify, progress=progress)
-    square = square_for(listed, source, size, square)
+    square = _square_for(listed, source, size, square)
     check_tested(listed, source)
     divided = divide(listed, seed, validation_fraction, test_fraction)
     divided = {name: part for name, part in divided.items() if name in parts}
@@ -142,8 +167,47 @@ def load_data(
         notes["preparation"] = square._asdict()
     if len(divided["test"].keys) < len(whole_test.keys):
         notes |= {"limit": limit, "limit_of": len(whole_test.keys)}
-    name = name_prepared(listed, source, square)
+    name = _name_prepared(listed, source, square)
     return Dataset(name, splits.get("train"), splits.get("val"), test, mean, std, notes)
+
+
+def list_source(
+    source: str,
+    root: str | Path | None = None,
+    *,
+    offline: bool = False,
+    verify: bool = True,
+    progress: Notify | None = None,
+) -> Source:
+    """List the images of a source; nothing is decoded yet.
+
+    Args:
+        source: an entry of `SOURCES`: a name, a MedMNIST name with its resolution behind an `@`, or
+            one with a colon, such as `folder:`, and a path.
+        root: what a relative path is relative to; for a named set, the folder that has its files.
+        offline, verify, progress: see `Request`.
+
+    Raises:
+        InputError: there is no such source, or its files are not there or not what they should be.
+    """
+    name, colon, path = source.partition(":")
+    entry, at, resolution = (f"{name}:PATH", "", "") if colon else name.partition("@")
+    if entry in REFUSED:
+        raise InputError(f"{entry} cannot be used: {REFUSED[entry]}")
+    if entry not in SOURCES:
+        raise unknown_name("data source", entry, SOURCES)
+    if colon and not path:
+        raise InputError(f"the data source {source!r} needs a path: {entry}")
+    if at and (entry not in MEDMNIST or not resolution.isdecimal()):
+        raise InputError(f"only a MedMNIST set has a size, a number, behind @: found {source!r}")
+    place = None
+    try:
+        if colon or root is not None:
+            place = Path(root or "").expanduser() / Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"the data source {source!r} is in no known home folder") from None
+    asked = int(resolution) if at else None
+    return SOURCES[entry](Request(place, asked, offline, verify, progress))
 
 
 def _worsen(part: Part, classes: int, label_noise: float, imbalance: float, seed: int) -> Part:
@@ -194,3 +258,60 @@ def _common_size(splits: dict[str, Images]) -> tuple[int, int]:
                 f"{other_height} x {other_width}; set size to resize and crop all of them"
             )
     return height, width
+
+
+def _make_square(size: int | None, preparation: Preparation | None) -> Square | None:
+    """Check a size or a preparation and fill it in; None where images stay as they are.
+
+    Raises:
+        InputError: both are given, or a value is not allowed.
+
+    >>> _make_square(224, None)
+    Square(size=224, resize=224, interpolation='bilinear', fit='crop')
+    """
+    if preparation is None:
+        preparation = None if size is None else Preparation(size)
+    elif size is not None:
+        raise InputError(
+            f"size and preparation both say how large images become: give one of them, found "
+            f"size {size} and {preparation}"
+        )
+    if preparation is None:
+        return None
+    size, resize, interpolation, fit = preparation
+    resize = size if resize is None else resize
+    if size < SMALLEST_SIDE:
+        raise InputError(f"size must be at least {SMALLEST_SIDE}, found {size}")
+    if resize < size:
+        raise InputError(
+            f"resize must be at least the size, {size}, that is cropped from it, found {resize}"
+        )
+    for name, value in (("interpolation", interpolation), ("fit", fit)):
+        if value not in get_args(_HINTS[name]):
+            raise unknown_name(name, value, get_args(_HINTS[name]))
+    return Square(size, resize, interpolation, fit)
+
+
+def _square_for(
+    listed: Source, source: str, size: int | None, square: Square | None
+) -> Square | None:
+    """Leave the images of a published corrupted set as they are; refuse a `size` for them."""
+    if listed.side is None:
+        return square
+    if size not in (None, listed.side):
+        raise InputError(
+            f"the images of {source} were corrupted at {listed.side} x {listed.side} and are never "
+            f"resized, because that would change the corruption: leave size out, found {size}"
+        )
+    return None
+
+
+def _name_prepared(listed: Source, source: str, square: Square | None) -> str:
+    """Name a data set; images resized from another resolution are another data set."""
+    name = listed.name or source
+    _, at, resolution = name.partition("@")
+    if not listed.name or not at or square is None:
+        return name
+    if square.resize != square.size:
+        return f"{name} resized to {square.resize} and cropped to {square.size}"
+    return name if square.size == int(resolution) else f"{name} resized to {square.size}"

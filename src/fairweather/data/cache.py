@@ -16,8 +16,8 @@ import torch
 from filelock import FileLock
 
 from fairweather.data.decode import decode_images, unreadable_error
-from fairweather.data.listing import Item
 from fairweather.data.pixelfile import PixelFile, explained, open_sealed, seal
+from fairweather.data.source import Item
 from fairweather.data.split import Part
 from fairweather.folders import cache_folder
 from fairweather.pixels import Square, decoder_facts

@@ -19,7 +19,7 @@ from fairweather.data.known import (
     own_folder,
     unpack,
 )
-from fairweather.data.listing import Item, Listing, Request, Source
+from fairweather.data.source import Item, Listing, Request, Source
 from fairweather.download import fetch
 from fairweather.errors import InputError
 

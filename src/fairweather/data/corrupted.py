@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fairweather.data.cifar10 import CLASSES
 from fairweather.data.folder import list_folder
 from fairweather.data.known import first_names
-from fairweather.data.listing import (
+from fairweather.data.source import (
     WHOLE,
     Item,
     Listing,

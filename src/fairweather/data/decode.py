@@ -13,8 +13,8 @@ from typing import BinaryIO, NamedTuple
 
 from loky import cpu_count, get_reusable_executor
 
-from fairweather.data.listing import Item
 from fairweather.data.pixelfile import explained, remove_places, reserve
+from fairweather.data.source import Item
 from fairweather.errors import InputError
 from fairweather.pixels import (
     Square,

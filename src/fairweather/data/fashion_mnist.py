@@ -19,7 +19,7 @@ from fairweather.data.known import (
     missing_file,
     own_folder,
 )
-from fairweather.data.listing import Item, Listing, Request, Source
+from fairweather.data.source import Item, Listing, Request, Source
 from fairweather.download import fetch
 from fairweather.errors import InputError
 

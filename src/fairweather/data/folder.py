@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.data.listing import (
+from fairweather.data.source import (
     SPLIT_NAMES,
     SPLITS,
     WHOLE,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from fairweather.data.listing import check_exists
+from fairweather.data.source import check_exists
 from fairweather.errors import InputError
 from fairweather.folders import cache_folder
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairweather.data.known import check_md5, own_folder
-from fairweather.data.listing import SPLITS, Request, Source, check_exists
 from fairweather.data.npz import list_archive
+from fairweather.data.source import SPLITS, Request, Source, check_exists
 from fairweather.download import fetch, file_digest
 from fairweather.errors import InputError, missing_extra
 

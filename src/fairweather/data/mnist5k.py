@@ -8,7 +8,7 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.data.listing import WHOLE, Item, Listing, Request, Source
+from fairweather.data.source import WHOLE, Item, Listing, Request, Source
 from fairweather.errors import missing_extra
 
 

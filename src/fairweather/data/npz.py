@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from fairweather.data.listing import (
+from fairweather.data.source import (
     SPLIT_NAMES,
     SPLITS,
     WHOLE,

@@ -18,7 +18,7 @@ from fairweather.data.known import (
     own_folder,
     unpack,
 )
-from fairweather.data.listing import Item, Listing, Request, Source, check_same_classes
+from fairweather.data.source import Item, Listing, Request, Source, check_same_classes
 from fairweather.download import fetch
 from fairweather.errors import InputError
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fairweather.data.listing import (
+from fairweather.data.source import (
     SPLIT_NAMES,
     SPLITS,
     WHOLE,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.data.listing import SPLITS, WHOLE, Listing, Source, check_no_empty_class
+from fairweather.data.source import SPLITS, WHOLE, Listing, Source, check_no_empty_class
 from fairweather.errors import InputError
 
 

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fairweather.data import digest, load_data
-from fairweather.data.listing import WHOLE
-from fairweather.data.sources import list_source
+from fairweather.data import digest, list_source, load_data
+from fairweather.data.source import WHOLE
 from fairweather.errors import InputError
 from fairweather.evaluation.request import Request
 from fairweather.models import Classifier, Opened, describe_preprocessing, open_model

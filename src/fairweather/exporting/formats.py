@@ -16,7 +16,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 from PIL import Image
 
-from fairweather.data.listing import SPLIT_NAMES
+from fairweather.data.source import SPLIT_NAMES
 from fairweather.types import Images
 
 LONGEST_NAME = 60  # letters; most file systems take 255 bytes, and a letter has up to four

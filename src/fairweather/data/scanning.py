@@ -1,14 +1,17 @@
-"""Per-channel mean and standard deviation of 8-bit images."""
+"""What takes a pass over all pixels of a part: its mean and deviation, and its digest."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import NamedTuple
 
 import torch
 
 from fairweather.types import Images
 
-CHUNK_BYTES = 2**25
+CHUNK_BYTES = 2**25  # of pixels that are counted at a time
+CHUNK = 1024  # images that are hashed at a time
 
 
 class Statistics(NamedTuple):
@@ -42,3 +45,21 @@ def _moments(counts: list[int]) -> tuple[float, float]:
     second = sum(value * value * count for value, count in enumerate(counts))
     # n² var = n Σv² − (Σv)², in Python's unbounded integers: nothing cancels.
     return first / n / 255, (n * second - first * first) ** 0.5 / n / 255
+
+
+def digest(images: Images) -> str:
+    """Return the SHA-256 of shape, classes, pixels, labels and keys, as 64 hexadecimal digits.
+
+    >>> zeros = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    >>> column = torch.tensor([0])
+    >>> digest(Images(zeros, column, column, ("cat",)))[:8]
+    'fb172a84'
+    """
+    header = {"shape": list(images.images.shape), "classes": images.classes}
+    hasher = hashlib.sha256(json.dumps(header).encode())
+    # Chunks: the pixels may be a memory map or a view, and are never copied as a whole.
+    for chunk in images.images.split(CHUNK):
+        hasher.update(chunk.contiguous().numpy())
+    for column in (images.labels, images.keys):
+        hasher.update(column.numpy().astype("<i8").tobytes())
+    return hasher.hexdigest()
