@@ -23,11 +23,10 @@ from fairweather.attacks import (
     masking_warning,
     sweep,
 )
-from fairweather.attacks.geometry import NORMS, to_hyperplane, within
 from fairweather.attacks.losses import likely_others, targeted_dlr
+from fairweather.attacks.norms import NORMS, to_hyperplane, within
 from fairweather.attacks.plan import Plan, Run
-from fairweather.attacks.square import share
-from fairweather.attacks.square_l2 import bump, bumps, moved_bump
+from fairweather.attacks.square import bump, bumps, moved_bump, share
 from fairweather.errors import InputError
 from tests.attack_models import digits, held_out, linear, network, trained
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from fairweather.attacks.ensemble import (
+from fairweather.attacks.autoattack import (
     RESTARTS,
     STEPS,
     TARGETS,
@@ -18,11 +18,11 @@ from fairweather.attacks.ensemble import (
     autoattack,
     fab_t,
 )
-from fairweather.attacks.ensemble import ensemble_name as ensemble_name
-from fairweather.attacks.geometry import NORMS
+from fairweather.attacks.autoattack import ensemble_name as ensemble_name
 from fairweather.attacks.gradient import fgsm, pgd
 from fairweather.attacks.harness import run, run_on_every_image
 from fairweather.attacks.masking import masking_warning as masking_warning
+from fairweather.attacks.norms import NORMS
 from fairweather.attacks.plan import Plan
 from fairweather.attacks.square import QUERIES, square
 from fairweather.errors import InputError, unknown_name

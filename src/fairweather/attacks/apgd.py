@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from fairweather.attacks.geometry import sphere, within
 from fairweather.attacks.losses import Loss, slope
+from fairweather.attacks.norms import sphere, within
 from fairweather.attacks.plan import Problem
 
 MOMENTUM = 0.75  # α: the share of the new step; the rest repeats the last one

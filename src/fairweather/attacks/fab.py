@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from fairweather.attacks.geometry import sphere, to_hyperplane
 from fairweather.attacks.losses import lead, predicted, slope
+from fairweather.attacks.norms import sphere, to_hyperplane
 from fairweather.attacks.plan import Problem
 
 BIAS = 0.1  # α_max: at most so much of each step leads back towards the image

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from fairweather.attacks import draws
-from fairweather.attacks.geometry import sphere, within
 from fairweather.attacks.losses import Slope, cross_entropy, slope
+from fairweather.attacks.norms import sphere, within
 from fairweather.attacks.plan import Plan, Problem, Run
 
 # Madry et al. ("MNIST adversarial examples challenge", 2017): so many times epsilon / steps lets

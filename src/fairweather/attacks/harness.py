@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from fairweather.attacks.geometry import Norm
 from fairweather.attacks.losses import logits_of
+from fairweather.attacks.norms import Norm
 from fairweather.attacks.plan import Plan, Problem, Run
 from fairweather.devices import repeatable_kernels
 from fairweather.errors import InputError, NotFiniteError

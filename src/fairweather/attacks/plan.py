@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fairweather.attacks import draws
-from fairweather.attacks.geometry import NORMS, Norm
 from fairweather.attacks.losses import likely_others
+from fairweather.attacks.norms import NORMS, Norm
 
 
 @dataclass(frozen=True)

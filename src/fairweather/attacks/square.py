@@ -2,17 +2,19 @@
 
 Andriushchenko et al., "Square attack: a query-efficient black-box adversarial attack via random
 search", 2020, algorithms 1 to 3, with each image's own squares: the authors' code places one square
-for the whole batch, which makes an image's fate depend on its neighbours.
+for the whole batch, which makes an image's fate depend on its neighbours. In the maximum norm it
+colours squares anew; in the Euclidean norm bumps move, whose energy wanders over the image.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 
-from fairweather.attacks import draws, square_l2
+from fairweather.attacks import draws
 from fairweather.attacks.losses import logits_of, margin
 from fairweather.attacks.plan import Plan, Problem, Run
 
@@ -20,6 +22,7 @@ FIRST_SHARE = 0.8  # p: the share of the image that the first squares cover
 # After so many queries of AutoAttack's 5000 the share is halved; other budgets stretch this.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000)
 QUERIES = 5000
+_TILES = 5  # in the Euclidean norm the start covers the shorter side with so many bumps
 
 Start = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 Proposal = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, float], torch.Tensor]
@@ -78,6 +81,7 @@ def _answer(problem: Problem, points: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def _stripes(images: torch.Tensor, states: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Start, in the maximum norm, from upright stripes of one pixel, each channel with its sign."""
     count, channels, _, width = images.shape
     colors = draws.signs(draws.uniform(states, channels * width))
     return (images + epsilon * colors.reshape(count, channels, 1, width)).clamp(0, 1)
@@ -86,23 +90,122 @@ def _stripes(images: torch.Tensor, states: torch.Tensor, epsilon: float) -> torc
 def _recolored(
     images: torch.Tensor, best: torch.Tensor, states: torch.Tensor, epsilon: float, part: float
 ) -> torch.Tensor:
+    """Give one random square of each image new signs, a sign a channel."""
     count, channels, height, width = images.shape
     side = min(max(round(math.sqrt(part * height * width)), 1), height, width)
     numbers = draws.uniform(states, 2 + channels)
-    rows = _window(draws.whole(numbers[:, 0], height - side + 1), side, height)
-    columns = _window(draws.whole(numbers[:, 1], width - side + 1), side, width)
+    rows = _span(draws.whole(numbers[:, 0], height - side + 1), side, height)
+    columns = _span(draws.whole(numbers[:, 1], width - side + 1), side, width)
     inside = rows[:, None, :, None] & columns[:, None, None, :]
     colors = draws.signs(numbers[:, 2:]).reshape(count, channels, 1, 1)
     return torch.where(inside, (images + epsilon * colors).clamp(0, 1), best)
 
 
-def _window(first: torch.Tensor, side: int, length: int) -> torch.Tensor:
+def _span(first: torch.Tensor, side: int, length: int) -> torch.Tensor:
     """Mark the places `first` to `first + side` of each row: bool `[B, length]`."""
     past = torch.arange(length, device=first.device) - first[:, None]
     return (past >= 0) & (past < side)
 
 
+def bumps(images: torch.Tensor, states: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Start, in the Euclidean norm, from a grid of bumps, each channel with a sign of its own."""
+    count, channels, height, width = images.shape
+    side = min(height, width) // _TILES
+    rows, columns = height // side, width // side
+    numbers = draws.uniform(states, rows * columns * (channels + 1))
+    upright = numbers[:, : rows * columns].reshape(count, 1, rows, 1, columns, 1) < 0.5
+    colors = draws.signs(numbers[:, rows * columns :]).reshape(count, channels, rows, 1, columns, 1)
+    one = bump(side).to(images.device)[:, None, :]  # [side, 1, side]: between rows and columns
+    other = bump(side).T.to(images.device)[:, None, :]
+    grid = torch.where(upright, one, other) * colors  # [B, C, rows, side, columns, side]
+    grid = grid.reshape(count, channels, rows * side, columns * side)
+    top, left = (height - rows * side) // 2, (width - columns * side) // 2
+    change = torch.zeros_like(images)
+    change[:, :, top : top + rows * side, left : left + columns * side] = grid
+    return _scaled(images, change, epsilon)
+
+
+def moved_bump(
+    images: torch.Tensor, best: torch.Tensor, states: torch.Tensor, epsilon: float, part: float
+) -> torch.Tensor:
+    """Empty one random window of the perturbation and put its energy, as a bump, into another."""
+    count, channels, height, width = images.shape
+    side = _odd(max(round(math.sqrt(part * height * width)), 3), min(height, width))
+    numbers = draws.uniform(states, 5 + channels)
+    upright = numbers[:, 4, None, None, None] < 0.5
+    colors = draws.signs(numbers[:, 5:]).reshape(count, channels, 1, 1)
+    here = _window(numbers[:, 0:2], side, height, width)
+    there = _window(numbers[:, 2:4], side, height, width)
+
+    change = best - images
+    energy = (change**2).sum((2, 3), keepdim=True)  # of each channel
+    emptied = torch.zeros_like(change, dtype=torch.bool)
+    emptied[here], emptied[there] = True, True
+    freed = ((change * emptied) ** 2).sum((1, 2, 3), keepdim=True)
+    unused = (epsilon**2 - energy.sum(1, keepdim=True)).clamp_min(0) / channels
+
+    old = change[here].permute(0, 3, 1, 2)
+    old = old / _length(old).clamp_min(1e-12)
+    new = torch.where(upright, bump(side).to(images), bump(side).T.to(images)) * colors + old
+    new = new / _length(new).clamp_min(1e-12) * (unused + freed).sqrt()
+    change = change.masked_fill(emptied, 0)
+    change[here] = new.permute(0, 2, 3, 1)
+    return _scaled(images, change, epsilon)
+
+
+@cache
+def bump(side: int) -> torch.Tensor:
+    """Make the perturbation of one window: a hill above a valley, of length 1, `[side, side]`.
+
+    >>> bump(4).sum(), bump(4).norm()
+    (tensor(0.), tensor(1.0000))
+    """
+    upper, lower = _hill(side // 2, side), _hill(side - side // 2, side)
+    whole = torch.cat([upper, -lower])
+    return whole / whole.norm()
+
+
+def _hill(height: int, width: int) -> torch.Tensor:
+    """Stack ever larger rectangles around the middle, the k-th from inside 1 / k² high."""
+    if height == 0:
+        return torch.zeros(0, width)
+    rows = (torch.arange(height) - height // 2).abs()
+    columns = (torch.arange(width) - width // 2).abs()
+    ring = torch.maximum(rows[:, None], columns)
+    steps = max(height, width) // 2 + 1
+    heights = 1 / torch.arange(1.0, steps + 1) ** 2
+    hill = heights.flip(0).cumsum(0).flip(0)[ring]
+    return hill / hill.norm()
+
+
+def _odd(side: int, most: int) -> int:
+    side = min(side, most)
+    if side % 2:
+        return side
+    return side + 1 if side < most else side - 1
+
+
+def _window(
+    numbers: torch.Tensor, side: int, height: int, width: int
+) -> tuple[torch.Tensor, slice, torch.Tensor, torch.Tensor]:
+    """Index a square window of each image, which gives `[B, side, side, C]`."""
+    steps = torch.arange(side, device=numbers.device)
+    rows = draws.whole(numbers[:, 0], height - side + 1)[:, None] + steps
+    columns = draws.whole(numbers[:, 1], width - side + 1)[:, None] + steps
+    image = torch.arange(len(numbers), device=numbers.device)
+    return image[:, None, None], slice(None), rows[:, :, None], columns[:, None, :]
+
+
+def _length(windows: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(windows, dim=(2, 3), keepdim=True)
+
+
+def _scaled(images: torch.Tensor, change: torch.Tensor, epsilon: float) -> torch.Tensor:
+    length = torch.linalg.vector_norm(change, dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+    return (images + epsilon / length * change).clamp(0, 1)
+
+
 _MOVES: Mapping[str, tuple[Start, Proposal]] = {
     "linf": (_stripes, _recolored),
-    "l2": (square_l2.bumps, square_l2.moved_bump),
+    "l2": (bumps, moved_bump),
 }
