@@ -11,15 +11,18 @@ from typing import NamedTuple
 import torch
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.shifts.blur import effective_sigma as effective_sigma
-from fairweather.shifts.blur import gaussian_blur
-from fairweather.shifts.brightness import brightness_factor
-from fairweather.shifts.colour import gamma, hue, jpeg
-from fairweather.shifts.geometry import downscale, rotation, translate
-from fairweather.shifts.imagenet_c import CORRUPTIONS
-from fairweather.shifts.imagenet_c.severities import corruption, parameter_names, severity_note
-from fairweather.shifts.medmnist_c import CORRUPTIONS as MEDMNIST_C
-from fairweather.shifts.medmnist_c import severities as medmnist_c
+from fairweather.shifts import imagenet_c, medmnist_c
+from fairweather.shifts.basic import (
+    brightness_factor,
+    downscale,
+    gamma,
+    gaussian_blur,
+    hue,
+    jpeg,
+    rotation,
+    translate,
+)
+from fairweather.shifts.basic import effective_sigma as effective_sigma
 from fairweather.shifts.suites import SUITES as SUITES
 from fairweather.shifts.suites import Sweep
 from fairweather.types import Parameter, Shift, ShiftFunction
@@ -66,13 +69,13 @@ def _blur_note(parameters: Mapping[str, Parameter]) -> str:
 
 def _corruption_kind(name: str) -> ShiftKind:
     return ShiftKind(
-        partial(corruption, name),
+        partial(imagenet_c.corruption, name),
         "severity",
-        CORRUPTIONS[name].title,
+        imagenet_c.CORRUPTIONS[name].title,
         "severity",
         0.0,
-        partial(severity_note, name),
-        parameter_names(name),
+        partial(imagenet_c.severity_note, name),
+        imagenet_c.parameter_names(name),
     )
 
 
@@ -80,7 +83,7 @@ def _medmnist_c_kind(name: str) -> ShiftKind:
     return ShiftKind(
         partial(medmnist_c.corruption, name),
         "severity",
-        MEDMNIST_C[name].title,
+        medmnist_c.CORRUPTIONS[name].title,
         "severity",
         0.0,
         partial(medmnist_c.severity_note, name),
@@ -106,8 +109,8 @@ SHIFTS: Mapping[str, ShiftKind] = {
     "hue": ShiftKind(hue, "turn", "Hue", "turn of the colour circle", 0.0, _no_note),
     "gamma": ShiftKind(gamma, "exponent", "Gamma", "exponent γ", 1.0, _no_note),
     "jpeg": ShiftKind(jpeg, "quality", "JPEG", "quality", 100.0, _no_note),
-    **{f"imagenet_c/{name}": _corruption_kind(name) for name in CORRUPTIONS},
-    **{f"medmnist_c/{name}": _medmnist_c_kind(name) for name in MEDMNIST_C},
+    **{f"imagenet_c/{name}": _corruption_kind(name) for name in imagenet_c.CORRUPTIONS},
+    **{f"medmnist_c/{name}": _medmnist_c_kind(name) for name in medmnist_c.CORRUPTIONS},
 }
 
 

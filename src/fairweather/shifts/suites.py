@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fairweather.shifts.medmnist_c import DEFAULT
 from fairweather.shifts.medmnist_c.constants import FAMILIES
-from fairweather.shifts.medmnist_c.severities import DEFAULT
 
 Sweep = Sequence[float] | Mapping[str, object]
 

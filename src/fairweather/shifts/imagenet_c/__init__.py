@@ -10,7 +10,7 @@ the row's `random`:
 `images` are C-contiguous uint8 arrays `[B, 3, H, W]` of numpy, with H and W >= 8, square
 or not; the result is a new array of the same kind (the input is never written to).
 `generators` is an iterator of one `numpy.random.Generator` for each image, in order
-(`draws.image_generators`): it must be asked for exactly one generator an image, and an image's
+(`shifts.generators`): it must be asked for exactly one generator an image, and an image's
 result must depend on its own pixels and generator alone, to the last bit, whatever the batch.
 Parameters come as int or float; a function raises `InputError` for values that it cannot take
 (NaN and infinity are sorted out before).
@@ -25,25 +25,34 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from fairweather.shifts.imagenet_c.blur import defocus_blur, gaussian_blur, motion_blur, zoom_blur
+from fairweather.errors import InputError
+from fairweather.shifts.generators import image_generators
+from fairweather.shifts.imagenet_c.blur import (
+    defocus_blur,
+    gaussian_blur,
+    glass_blur,
+    motion_blur,
+    zoom_blur,
+)
+from fairweather.shifts.imagenet_c.constants import CONSTANTS
 from fairweather.shifts.imagenet_c.digital import (
     brightness,
     contrast,
+    elastic_transform,
     jpeg_compression,
     pixelate,
     saturate,
 )
-from fairweather.shifts.imagenet_c.elastic import elastic_transform
-from fairweather.shifts.imagenet_c.glass import glass_blur
-from fairweather.shifts.imagenet_c.liquid import spatter
 from fairweather.shifts.imagenet_c.noise import (
     gaussian_noise,
     impulse_noise,
     shot_noise,
     speckle_noise,
 )
-from fairweather.shifts.imagenet_c.weather import fog, frost, snow
+from fairweather.shifts.imagenet_c.weather import fog, frost, snow, spatter
+from fairweather.types import Parameter, ShiftFunction, shortest
 
 
 class Corruption(NamedTuple):
@@ -60,6 +69,8 @@ class Corruption(NamedTuple):
     random: bool
 
 
+SMALLEST = 8  # side in pixels
+FARTHEST = 20  # times beyond what is published, a constant may be
 # The fifteen of the benchmark in its order, then the four that it keeps for validation.
 CORRUPTIONS: Mapping[str, Corruption] = {
     "gaussian_noise": Corruption(gaussian_noise, "Gaussian noise", random=True),
@@ -82,3 +93,95 @@ CORRUPTIONS: Mapping[str, Corruption] = {
     "spatter": Corruption(spatter, "Spatter", random=True),
     "saturate": Corruption(saturate, "Saturate", random=False),
 }
+
+
+def corruption(
+    name: str, *, severity: float, image_size: int | None = None, **constants: float
+) -> ShiftFunction:
+    """Make a corruption of `CORRUPTIONS` at a severity.
+
+    The numbers that it draws depend on name, severity, seed and the image's key, and not on
+    `image_size` or the constants: an image size that is stated draws what the same size found in
+    the batch does, and a sweep of a constant changes nothing else.
+
+    Args:
+        name: of the corruption, such as `fog`.
+        severity: 1, 2, 3, 4 or 5.
+        image_size: chooses the published set of constants (`Constants.at`); by default, the smaller
+            side of the images that it is given.
+        constants: instead of the published ones.
+    """
+    if severity not in (1, 2, 3, 4, 5):
+        raise InputError(
+            f"imagenet_c/{name}: severity must be 1, 2, 3, 4 or 5, found {shortest(severity)}"
+        )
+    if image_size is not None and (image_size != int(image_size) or image_size < SMALLEST):
+        raise InputError(
+            f"imagenet_c/{name}: image_size must be a whole number >= {SMALLEST}, "
+            f"found {shortest(image_size)}"
+        )
+    for key, value in constants.items():
+        _check_constant(name, key, value)
+    row, level = CORRUPTIONS[name], int(severity)
+    stream = f"imagenet_c/{name},severity={level}"
+
+    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+        side = min(images.shape[2:])
+        if side < SMALLEST:
+            height, width = images.shape[2:]
+            raise InputError(
+                f"imagenet_c/{name} needs images of at least {SMALLEST} pixels a side, "
+                f"found {height}x{width}"
+            )
+        if len(images) == 0:
+            return images.clone()
+        parameters = CONSTANTS[name].at(level, image_size or side) | constants
+        # On the CPU, so that every device sees the same shifted images.
+        pixels = np.ascontiguousarray(images.cpu().numpy())
+        drawn = (image_generators(keys, seed, stream),) if row.random else ()
+        return torch.from_numpy(row.function(pixels, *drawn, **parameters)).to(images.device)
+
+    if constants:  # what they may be, the corruption itself knows
+        trial = torch.zeros(1, 3, SMALLEST, SMALLEST, dtype=torch.uint8)
+        apply(trial, torch.zeros(1, dtype=torch.int64), 0)
+    return apply
+
+
+def _check_constant(name: str, key: str, value: float) -> None:
+    """Refuse what is far from anything published: it would take all memory, or the whole day."""
+    place = CONSTANTS[name].names.index(key)
+    sizes = (8, 64, 224)  # one for each published set
+    published = [
+        abs(list(CONSTANTS[name].at(severity, size).values())[place])
+        for severity in range(1, 6)
+        for size in sizes
+    ]
+    most = FARTHEST * max(published)
+    least = min((each for each in published if each), default=0.0) / FARTHEST
+    if abs(value) > most or 0 < abs(value) < least:
+        raise InputError(
+            f"imagenet_c/{name}: {key} must be between {least:g} and {most:g}, {FARTHEST} times "
+            f"beyond what is published, found {shortest(value)}"
+        )
+
+
+def parameter_names(name: str) -> tuple[str, ...]:
+    """Give the keyword parameters of a corruption's shift, the level first.
+
+    >>> parameter_names("fog")
+    ('severity', 'image_size', 'amount', 'decay')
+    """
+    return ("severity", "image_size", *CONSTANTS[name].names)
+
+
+def severity_note(name: str, parameters: Mapping[str, Parameter]) -> str:
+    """Write out the constants of a corruption whose `image_size` is stated.
+
+    >>> severity_note("fog", {"severity": 2, "image_size": 32, "decay": 2.5})
+    'amount 0.5, decay 2.5'
+    """
+    if "image_size" not in parameters:
+        return ""
+    severity, image_size = (int(parameters[key]) for key in ("severity", "image_size"))
+    published = CONSTANTS[name].at(severity, image_size)
+    return ", ".join(f"{key} {shortest(parameters.get(key, published[key]))}" for key in published)

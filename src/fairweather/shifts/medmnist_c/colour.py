@@ -7,8 +7,8 @@ import numpy.typing as npt
 import torch
 
 from fairweather.errors import InputError
-from fairweather.shifts.brightness import brightness_factor as brightness_shift
-from fairweather.shifts.colour import gamma as gamma_shift
+from fairweather.shifts.basic import brightness_factor as brightness_shift
+from fairweather.shifts.basic import gamma as gamma_shift
 from fairweather.shifts.imagenet_c import digital
 from fairweather.types import ShiftFunction
 

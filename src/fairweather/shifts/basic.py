@@ -1,0 +1,263 @@
+"""Single operations of torchvision and Pillow: brightness, blur, hue, gamma, JPEG, and geometry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from fairweather.errors import InputError
+from fairweather.shifts.imagenet_c.digital import jpeg_compression
+from fairweather.types import ShiftFunction
+
+MOST_SIGMA = 1000  # pixels; a kernel of 8,001 is beyond any image that a classifier takes
+
+
+def brightness_factor(*, factor: float) -> ShiftFunction:
+    """Multiply every channel by `factor`, clip to [0, 255] and drop the fraction.
+
+    Equal to `torchvision.transforms.functional.adjust_brightness` on PIL images to the last bit:
+    PIL multiplies in 32-bit floats and truncates. Not ImageNet-C's brightness, which adds to V in
+    HSV.
+
+    Args:
+        factor: 0 is black, 1 changes nothing, 2 is twice as bright; any number >= 0.
+
+    >>> images = torch.tensor([0, 101, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    >>> brightness_factor(factor=1.2)(images, torch.tensor([0]), 0).flatten().tolist()
+    [0, 121, 255]
+    """
+    if factor < 0:
+        raise InputError(f"brightness_factor: factor must be >= 0, found {factor}")
+    values = torch.arange(256, dtype=torch.float32)
+    table = (values * torch.tensor(factor, dtype=torch.float32)).clamp_(0, 255).to(torch.uint8)
+
+    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+        return table.to(images.device)[images.int()]
+
+    return apply
+
+
+def gaussian_blur(*, sigma: float, kernel_size: int | None = None) -> ShiftFunction:
+    """Convolve with a Gaussian, reflecting at the borders and rounding to 8 bits.
+
+    Equal to `torchvision.transforms.functional.gaussian_blur` on PIL images to the last bit.
+
+    Args:
+        sigma: standard deviation in pixels, > 0.
+        kernel_size: odd side of the square kernel; by default `2 * ceil(4 * sigma) + 1`, which
+            cuts nothing off that 8 bits could show. A smaller kernel blurs less than `sigma` says:
+            see `effective_sigma`.
+
+    >>> images = torch.zeros(1, 3, 5, 5, dtype=torch.uint8)
+    >>> images[:, :, 2, 2] = 255
+    >>> gaussian_blur(sigma=0.5)(images, torch.tensor([0]), 0)[0, 0, 2].tolist()
+    [0, 21, 158, 21, 0]
+    """
+    if sigma <= 0:
+        raise InputError(f"gaussian_blur: sigma must be > 0, found {sigma}")
+    if sigma > MOST_SIGMA:
+        raise InputError(f"gaussian_blur: sigma must be <= {MOST_SIGMA}, found {sigma}")
+    size = 2 * math.ceil(4 * sigma) + 1 if kernel_size is None else kernel_size
+    if size != int(size) or size < 1 or size % 2 == 0:
+        raise InputError(f"gaussian_blur: kernel_size must be odd and >= 1, found {size}")
+    profile = _profile(sigma, int(size))
+    kernel = torch.mm(profile[:, None], profile[None, :])
+
+    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+        n, channels, height, width = images.shape
+        reach = kernel.shape[0] // 2
+        if min(height, width) <= reach:
+            raise InputError(
+                f"gaussian_blur: a kernel of {kernel.shape[0]} needs images of more than {reach} "
+                f"pixels a side, found {height}x{width}"
+            )
+        # One image of many channels instead of many images of three: the same sums in the same
+        # order, but oneDNN's depthwise convolution fills its vectors (benchmarks/README.md).
+        planes = images.reshape(1, n * channels, height, width).float()
+        padded = F.pad(planes, (reach, reach, reach, reach), mode="reflect")
+        weight = kernel.to(images.device).expand(n * channels, 1, *kernel.shape)
+        blurred = F.conv2d(padded, weight, groups=n * channels)
+        return blurred.round_().to(torch.uint8).reshape(images.shape)
+
+    return apply
+
+
+def effective_sigma(sigma: float, kernel_size: int) -> float:
+    """Give the standard deviation, in pixels, of the Gaussian that is left inside the kernel.
+
+    >>> round(effective_sigma(0.9, kernel_size=5), 2), round(effective_sigma(3.0, kernel_size=5), 2)
+    (0.88, 1.36)
+    """
+    profile = _profile(sigma, kernel_size).double()
+    offsets = torch.arange(kernel_size, dtype=torch.float64) - kernel_size // 2
+    return math.sqrt(float((profile * offsets**2).sum()))
+
+
+def _profile(sigma: float, size: int) -> torch.Tensor:
+    """One row of the kernel, float32 `[size]`, in torchvision's order of operations."""
+    half = (size - 1) * 0.5
+    weights = torch.exp(-0.5 * (torch.linspace(-half, half, size) / sigma) ** 2)
+    return weights / weights.sum()
+
+
+def hue(*, turn: float) -> ShiftFunction:
+    """Turn the hue, an 8-bit H of HSV, around the colour circle.
+
+    Equal to `torchvision.transforms.functional.adjust_hue` on PIL images: no turn is not quite the
+    image itself, as 8 bits of HSV are fewer colours than 8 bits of RGB.
+
+    Args:
+        turn: share of the circle, in [-0.5, 0.5].
+
+    >>> red = torch.tensor([255, 0, 0], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    >>> hue(turn=1 / 3)(red, torch.arange(1), 0).flatten().tolist()
+    [0, 255, 0]
+    """
+    if not -0.5 <= turn <= 0.5:
+        raise InputError(f"hue: turn must be in [-0.5, 0.5], found {turn}")
+    steps = np.arange(256) + int(turn * 255)
+    table = [*(steps % 256).tolist(), *range(256), *range(256)]
+
+    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+        def turned(picture: Image.Image) -> Image.Image:
+            return picture.convert("HSV").point(table).convert("RGB")
+
+        return _by_pillow(images, turned)
+
+    return apply
+
+
+def gamma(*, exponent: float) -> ShiftFunction:
+    """Raise values in [0, 1] to a power: above 1 darker, below 1 brighter.
+
+    Equal to `torchvision.transforms.functional.adjust_gamma` on PIL images.
+
+    Args:
+        exponent: > 0.
+
+    >>> grey = torch.full((1, 3, 1, 1), 128, dtype=torch.uint8)
+    >>> gamma(exponent=2)(grey, torch.arange(1), 0).flatten().tolist()
+    [64, 64, 64]
+    """
+    if exponent <= 0:
+        raise InputError(f"gamma: exponent must be > 0, found {exponent}")
+    # Just below 256, as in torchvision: all 256 outputs are as wide, and 1 is still 255.
+    values = (256 - 1e-3) * (np.arange(256) / 255) ** exponent
+    table = torch.from_numpy(values.astype(np.uint8))
+
+    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+        return table.to(images.device)[images.int()]
+
+    return apply
+
+
+def jpeg(*, quality: float) -> ShiftFunction:
+    """Encode as JPEG and decode again, as `imagenet_c/jpeg_compression` at any quality.
+
+    Args:
+        quality: libjpeg's, a whole number from 1 to 100; 100 is not quite lossless.
+
+    >>> grey = torch.full((1, 3, 8, 8), 128, dtype=torch.uint8)
+    >>> jpeg(quality=50)(grey, torch.arange(1), 0).unique().tolist()
+    [128]
+    """
+    if quality != int(quality) or not 1 <= quality <= 100:
+        raise InputError(f"jpeg: quality must be a whole number from 1 to 100, found {quality}")
+
+    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+        pixels = np.ascontiguousarray(images.cpu().numpy())
+        return torch.from_numpy(jpeg_compression(pixels, quality=quality)).to(images.device)
+
+    return apply
+
+
+def rotation(*, degrees: float) -> ShiftFunction:
+    """Turn counter-clockwise around the centre, interpolating linearly; what comes in is black.
+
+    Equal to `torchvision.transforms.functional.rotate(BILINEAR)` on PIL images.
+
+    Args:
+        degrees: any number.
+
+    >>> images = torch.full((1, 3, 8, 8), 9, dtype=torch.uint8)
+    >>> rotation(degrees=45)(images, torch.arange(1), 0)[0, 0, 0].tolist()
+    [0, 0, 9, 9, 9, 9, 0, 0]
+    """
+
+    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+        return _by_pillow(
+            images, lambda picture: picture.rotate(degrees, Image.Resampling.BILINEAR)
+        )
+
+    return apply
+
+
+def translate(*, fraction: float) -> ShiftFunction:
+    """Move to the right by a share of the width, to whole pixels; what comes in is black.
+
+    Equal to `torchvision.transforms.functional.affine(translate=[pixels, 0])`.
+
+    Args:
+        fraction: in (-1, 1); negative moves to the left.
+
+    >>> images = torch.full((1, 3, 8, 8), 9, dtype=torch.uint8)
+    >>> translate(fraction=0.25)(images, torch.arange(1), 0)[0, 0, 0].tolist()
+    [0, 0, 9, 9, 9, 9, 9, 9]
+    """
+    if not -1 < fraction < 1:
+        raise InputError(f"translate: fraction must be between -1 and 1, found {fraction}")
+
+    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+        width = images.shape[3]
+        pixels = round(fraction * width)
+        moved = torch.zeros_like(images)
+        moved[..., max(0, pixels) : width + min(0, pixels)] = images[
+            ..., max(0, -pixels) : width - max(0, pixels)
+        ]
+        return moved
+
+    return apply
+
+
+def downscale(*, factor: float) -> ShiftFunction:
+    """Shrink by a factor and grow again, both with Pillow's linear filter.
+
+    Args:
+        factor: >= 1; the sides in between are rounded to whole pixels, at least one.
+
+    >>> images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    >>> images[..., 4:] = 200
+    >>> downscale(factor=4)(images, torch.arange(1), 0)[0, 0, 0].tolist()
+    [29, 29, 47, 82, 118, 153, 171, 171]
+    """
+    if factor < 1:
+        raise InputError(f"downscale: factor must be >= 1, found {factor}")
+
+    def coarser(picture: Image.Image) -> Image.Image:
+        small = tuple(max(1, round(side / factor)) for side in picture.size)
+        linear = Image.Resampling.BILINEAR
+        return picture.resize((small[0], small[1]), linear).resize(picture.size, linear)
+
+    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+        return _by_pillow(images, coarser)
+
+    return apply
+
+
+def _by_pillow(images: torch.Tensor, change: Callable[[Image.Image], Image.Image]) -> torch.Tensor:
+    """Change uint8 `[B, 3, H, W]` picture by picture; sizes stay.
+
+    >>> images = torch.zeros(2, 3, 8, 9, dtype=torch.uint8)
+    >>> _by_pillow(images, lambda picture: picture.point(lambda value: value + 3)).unique()
+    tensor([3], dtype=torch.uint8)
+    """
+    rows = np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())
+    changed = np.empty_like(rows)
+    for row, out in zip(rows, changed, strict=True):
+        out[:] = np.asarray(change(Image.fromarray(row)))
+    return torch.from_numpy(changed).permute(0, 3, 1, 2).contiguous().to(images.device)
