@@ -604,6 +604,17 @@ def test_unpacking_is_taken_up_after_an_interruption(tmp_path, monkeypatch):
     assert len(list((folder / "images").iterdir())) == 30
 
 
+def test_an_archive_is_not_unpacked_through_a_link(tmp_path):
+    images = write_pets(tmp_path / "set") / "images"
+    archive = pack(tmp_path / "images.tar.gz", images)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".images.part").symlink_to(tmp_path / "elsewhere")
+    known.unpack(archive, "images")
+    assert len(list((tmp_path / "images").iterdir())) == 30
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not (tmp_path / ".images.part").is_symlink()  # it was taken away before, not used
+
+
 def test_a_folder_that_another_process_unpacked_meanwhile_is_taken(tmp_path):
     images = write_pets(tmp_path / "set") / "images"
     archive = pack(tmp_path / "images.tar.gz", images)

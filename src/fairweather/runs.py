@@ -8,12 +8,15 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
+import secrets
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import filelock
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
+PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
+ABANDONED = 3600.0  # seconds after which nobody writes it any more
 _COLUMNS = ("keys", "labels", "predicted", "confidence", "top5_correct", "nll", "brier")
 _UNLABELLED = ("keys", "predicted", "confidence")
 _VERSIONED = ("fairweather", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
@@ -45,15 +51,69 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def inside(folder: Path, name: str, named_by: str = "") -> Path:
+    """Give the path of a file inside a folder by its name, such as `tables/accuracy.csv`.
+
+    Whatever opens, writes or removes a file by a name that stands in a file asks here first: a run
+    folder may come from anybody. The folder itself may be a link, and links within it may lead to
+    other places within it.
+
+    Args:
+        folder: it need not be there.
+        name: relative, with `/` between its parts.
+        named_by: the file of the folder in which the name stands; the error names it.
+
+    Raises:
+        InputError: the name is absolute, has empty parts, `.`, `..`, backslashes or NUL, or passes
+            through a symbolic link that leads outside the folder.
+
+    >>> inside(Path("runs/mine"), "tables/accuracy.csv").as_posix()
+    'runs/mine/tables/accuracy.csv'
+    >>> inside(Path("runs/mine"), "../thesis.tex", MANIFEST)
+    Traceback (most recent call last):
+    fairweather.errors.InputError: runs/mine/manifest.json names a file outside the run folder:
+    '../thesis.tex'
+    """
+    path = folder / name
+    plain = _is_plain(name)
+    if plain and _leads_into(folder, path):
+        return path
+    if named_by:
+        raise InputError(f"{folder / named_by} names a file outside the run folder: {name!r}")
+    how = " through a symbolic link" if plain else ""
+    raise InputError(f"{str(path)!r} leads outside the run folder{how}")
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name cannot leave the folder that it is looked up in, on any system."""
+    beyond = PureWindowsPath(name).anchor or "\\" in name or "\0" in name
+    return not beyond and not {"", ".", ".."} & set(name.split("/"))
+
+
+def _leads_into(folder: Path, path: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that it is there whole or not at all, even if the power fails."""
+    """Write a file so that it is there whole or not at all, even if the power fails.
+
+    A link at `path` is replaced, not followed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    # Made here or not at all (O_EXCL): what somebody put there, a link above all, is not opened.
+    with partial.open("xb") as file:
+        try:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -93,7 +153,7 @@ class RunFolder:
         if entry is None or entry["fingerprint"] != fingerprint(inputs):
             return False
         return all(
-            (self.path / name).is_file() and _checksum(self.path / name) == checksum
+            (path := self._recorded(name)).is_file() and _checksum(path) == checksum
             for name, checksum in entry["files"].items()
         )
 
@@ -102,10 +162,10 @@ class RunFolder:
 
         Files that the step made of earlier inputs and does not make now are removed.
         """
-        checksums = {name: _checksum(self.path / name) for name in files}
+        checksums = {name: self.checksum(name) for name in files}
         before = self._manifest["steps"].get(step, {"files": {}})["files"]
-        for stale in before.keys() - checksums.keys():
-            (self.path / stale).unlink(missing_ok=True)
+        for stale in [self._recorded(name) for name in before.keys() - checksums.keys()]:
+            stale.unlink(missing_ok=True)
         self._manifest["steps"][step] = {"fingerprint": fingerprint(inputs), "files": checksums}
         self._write_manifest()
 
@@ -114,14 +174,15 @@ class RunFolder:
 
         A folder that is interrupted then has no numbers rather than those of something else.
         """
-        found = [
-            self._manifest["steps"].pop(step) for step in steps if step in self._manifest["steps"]
-        ]
+        entries = self._manifest["steps"]
+        found = [step for step in steps if step in entries]
+        stale = [self._recorded(name) for step in found for name in entries[step]["files"]]
+        for step in found:
+            del entries[step]
         if found:
             self._write_manifest()
-        for entry in found:
-            for name in entry["files"]:
-                (self.path / name).unlink(missing_ok=True)
+        for path in stale:
+            path.unlink(missing_ok=True)
 
     def check_files(self, wanted: Callable[[str], bool]) -> list[str]:
         """Hold the wanted files of finished steps against their checksums; name the missing ones.
@@ -131,9 +192,9 @@ class RunFolder:
         missing = []
         for entry in self._manifest["steps"].values():
             for name, checksum in entry["files"].items():
-                path = self.path / name
                 if not wanted(name):
                     continue
+                path = self._recorded(name)
                 if not path.is_file():
                     missing.append(name)
                 elif _checksum(path) != checksum:
@@ -143,9 +204,13 @@ class RunFolder:
                     )
         return missing
 
+    def file(self, name: str) -> Path:
+        """Give the path of a file by its name in the folder; see `inside`."""
+        return inside(self.path, name)
+
     def checksum(self, name: str) -> str:
         """SHA-256 of a file of the folder, in hexadecimal."""
-        return _checksum(self.path / name)
+        return _checksum(self.file(name))
 
     @property
     def scores(self) -> pd.DataFrame:
@@ -153,12 +218,12 @@ class RunFolder:
         # A model may be called NA, and a number must come back as the one that was written.
         names = dict.fromkeys(("model", "seed", "shift", "level", "metric"), str)
         numbers = dict.fromkeys(("value", "low", "high"), _number)
-        path = self.path / "scores.csv"
+        path = self.file("scores.csv")
         return pd.read_csv(path, dtype=names, converters=numbers, keep_default_na=False)
 
     def write(self, name: str, content: bytes | str) -> None:
         """Write a file of the folder atomically."""
-        write_atomically(self.path / name, content)
+        write_atomically(self.file(name), content)
 
     def write_unlabelled(self, name: str, predictions: Predictions) -> None:
         """Write what a model says of images whose labels mean nothing to it, as parquet."""
@@ -169,12 +234,12 @@ class RunFolder:
 
     def read_column(self, name: str, column: str) -> npt.NDArray[Any]:
         """Read one column of a file of predictions, `[N]`."""
-        table = pyarrow.parquet.read_table(self.path / name, columns=[column])
+        table = pyarrow.parquet.read_table(self.file(name), columns=[column])
         return np.asarray(table[column].to_numpy())
 
     def read_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Read some columns of a file of predictions, `[N]` each."""
-        table = pyarrow.parquet.read_table(self.path / name, columns=list(columns))
+        table = pyarrow.parquet.read_table(self.file(name), columns=list(columns))
         return [np.asarray(table[column].to_numpy()) for column in columns]
 
     def write_predictions(self, name: str, predictions: Predictions) -> None:
@@ -190,7 +255,7 @@ class RunFolder:
 
     def read_predictions(self, name: str) -> Predictions:
         """Read the per-image columns of a cell."""
-        table = pyarrow.parquet.read_table(self.path / name)
+        table = pyarrow.parquet.read_table(self.file(name))
         described = json.loads(table.schema.metadata[b"fairweather"])
         logits = None
         if "logits" in table.column_names:
@@ -198,6 +263,9 @@ class RunFolder:
             logits = lists.flatten().to_numpy().reshape(len(table), -1)
         columns = {column: table[column].to_numpy() for column in _COLUMNS}
         return Predictions(**columns, logits=logits, classes=tuple(described["classes"]))
+
+    def _recorded(self, name: str) -> Path:
+        return inside(self.path, name, MANIFEST)
 
     def _write_manifest(self) -> None:
         self.write(MANIFEST, json.dumps(self._manifest, indent=1, sort_keys=True) + "\n")
@@ -211,18 +279,19 @@ def open_run(path: Path) -> Iterator[RunFolder]:
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, not a run folder")
-    foreign = path.is_dir() and any(path.iterdir()) and not (path / ".lock").exists()
+    foreign = path.is_dir() and any(path.iterdir()) and not (path / LOCK).exists()
     if foreign and not (path / MANIFEST).exists():
         raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
     if (path / MANIFEST).exists():
         _read_manifest(path / MANIFEST)
     path.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path / ".lock", timeout=0)
+    lock = filelock.FileLock(inside(path, LOCK), timeout=0)
     try:
         held = lock.acquire()
     except filelock.Timeout:
         raise InputError(f"another process is working in {path}") from None
     with held:
+        _remove_abandoned(path)
         yield RunFolder(path)
 
 
@@ -258,13 +327,28 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_text())
-        known = manifest["version"] == 1 and isinstance(manifest["steps"], dict)
-    except (ValueError, KeyError, TypeError):
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        known = manifest["version"] == 1 and all(map(_is_step, manifest["steps"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
         known = False
     if not known:
         raise InputError(f"{path} is not the manifest of a fairweather run")
+    for name in (name for entry in manifest["steps"].values() for name in entry["files"]):
+        if not _is_plain(name):
+            inside(path.parent, name, MANIFEST)
     return manifest
+
+
+def _is_step(entry: Mapping[str, Any]) -> bool:
+    texts = [entry["fingerprint"], *entry["files"].values()]
+    return all(isinstance(text, str) for text in texts)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote; who writes now keeps theirs."""
+    for path in folder.rglob(".*.partial"):
+        if PARTIAL.fullmatch(path.name) and time.time() - path.lstat().st_mtime > ABANDONED:
+            path.unlink(missing_ok=True)
 
 
 def _number(text: str) -> float:

@@ -25,17 +25,16 @@ def compare(
 ) -> None:
     """Say what differs between two runs and whether it is real, or hold a run against a report."""
     from fairweather.comparison import REFERENCES, read_comparison, read_run_comparison
-    from fairweather.runs import open_finished_run, write_atomically
+    from fairweather.runs import open_finished_run
 
     folder = Path(run if Path(run).is_dir() else run.rpartition(":")[0] or run)
     comparison = (
-        read_comparison(open_finished_run(folder), other)
-        if other in REFERENCES
-        else read_run_comparison(run, other)
+        read_comparison(folder, other) if other in REFERENCES else read_run_comparison(run, other)
     )
     files = comparison.files()
+    opened = open_finished_run(folder)
     for name, text in files.items():
-        write_atomically(folder / name, text)
+        opened.write(name, text)
     typer.echo(f"{comparison}\n")
     for name in files:
         typer.echo(f"table   {folder / name}")

@@ -109,7 +109,10 @@ def unpack(archive: Path, top: str) -> None:
     with FileLock(archive.with_name(f".{top}.lock")):
         if target.exists():
             return
+        if part.is_symlink():
+            part.unlink()
         shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
         try:
             with tarfile.open(archive, "r:gz") as tar:
                 tar.extractall(part, filter="data")

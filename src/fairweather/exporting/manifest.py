@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +14,11 @@ import filelock
 import torch
 
 from fairweather.errors import InputError
-from fairweather.runs import MANIFEST, provenance, write_atomically
+from fairweather.runs import LOCK, MANIFEST, PARTIAL, inside, provenance, write_atomically
 
 KIND = "fairweather export"
-LOCK = ".lock"
-# What a process leaves that is ended before it has written the first manifest.
+# What a process leaves that is ended before it has written the first manifest; the second name is
+# that of earlier versions.
 BEGINNINGS = {LOCK, f".{MANIFEST}.partial"}
 
 
@@ -35,12 +36,12 @@ class Manifest:
         entry = self._content["shifts"].get(shift)
         if entry is None or entry["made"]["versions"] != self._made["versions"]:
             return False
-        return intact(self._folder / entry["path"], entry)
+        return intact(inside(self._folder, entry["path"], MANIFEST), entry)
 
     @contextmanager
     def replacing(self, shift: str, name: str) -> Iterator[Path]:
         """Give the path to write a shift's files to; they get their name when all went well."""
-        path, partial = self._folder / name, self._folder / f".{name}.partial"
+        path, partial = self._folder / name, self._folder / f".{secrets.token_hex(8)}.partial"
         try:
             yield partial
         except BaseException:
@@ -75,7 +76,7 @@ def open_export(folder: Path, inputs: Mapping[str, Any]) -> Iterator[Manifest]:
     _read(folder, inputs)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        held = filelock.FileLock(folder / LOCK, timeout=0).acquire()
+        held = filelock.FileLock(inside(folder, LOCK), timeout=0).acquire()
     except filelock.Timeout:
         raise InputError(f"another process is exporting to {folder}") from None
     with held:
@@ -87,7 +88,7 @@ def open_export(folder: Path, inputs: Mapping[str, Any]) -> Iterator[Manifest]:
 
 def _read(folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
     new = {"kind": KIND, "version": 1, **inputs, "shifts": {}}
-    if not folder.exists() or (folder.is_dir() and _names(folder) <= BEGINNINGS):
+    if not folder.exists() or (folder.is_dir() and all(map(_is_beginning, folder.iterdir()))):
         return new
     found = _parse(folder / MANIFEST)
     if found is None:
@@ -106,8 +107,8 @@ def _read(folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _names(folder: Path) -> set[str]:
-    return {entry.name for entry in folder.iterdir()}
+def _is_beginning(path: Path) -> bool:
+    return path.name in BEGINNINGS or PARTIAL.fullmatch(path.name) is not None
 
 
 def _parse(path: Path) -> dict[str, Any] | None:
@@ -122,7 +123,7 @@ def _parse(path: Path) -> dict[str, Any] | None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from fairweather.report.pretraining import correlation_figure, pretraining_figur
 from fairweather.report.reliability import reliability_figure
 from fairweather.report.samples import Samples, read_samples
 from fairweather.report.tables import build_tables, summary_rows
-from fairweather.runs import MANIFEST, RunFolder, read_json
+from fairweather.runs import MANIFEST, RunFolder, inside, read_json
 from fairweather.vega import begin, bundle, png_of
 
 JOINT = "runs.json"  # of a report of several runs: which, and the files that it has
@@ -56,7 +56,7 @@ def build_joint_report(runs: Sequence[RunFolder], out: Path) -> list[str]:
     folder = RunFolder(out)
     names = _build(runs, folder)
     for stale in set(earlier) - set(names):
-        (out / stale).unlink(missing_ok=True)
+        inside(out, stale, JOINT).unlink(missing_ok=True)
     folder.write(JOINT, json.dumps({"runs": [str(r.path) for r in runs], "files": names}, indent=1))
     return names
 
@@ -71,9 +71,11 @@ def _earlier(out: Path) -> list[str]:
         if out.is_dir() and any(out.iterdir()):
             raise InputError(f"{out} is not empty and holds no report; name another folder")
         return []
-    inside = {"summary.csv", "report.html"}
-    named = read_json(out / JOINT).get("files", [])
-    return [name for name in named if name in inside or _is_ours(name)]
+    named = read_json(inside(out, JOINT)).get("files", [])
+    ours = [name for name in named if name in ("summary.csv", "report.html") or _is_ours(name)]
+    for name in ours:
+        inside(out, name, JOINT)
+    return ours
 
 
 def _is_ours(name: str) -> bool:
@@ -104,6 +106,8 @@ def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     for figure, png in zip(figures, drawn, strict=True):
         files[f"figures/{figure.name}.svg"] = figure.svg
         files[f"figures/{figure.name}.png"] = png()
+    for name in files:
+        out.file(name)  # raises before anything is written
     for name, content in files.items():
         out.write(name, content)
     return list(files)

@@ -72,10 +72,10 @@ class Contents:
         label, _, inside = name.rpartition(":")
         return Home(self.runs[label], inside)
 
-    def model_folder(self, model: str, seed: str) -> Path:
-        """Where the training of a model with a seed left its files, if it was trained."""
-        run, name = self.home(model)
-        return run.path / "models" / name / f"seed-{seed}"
+    def training_file(self, model: str, name: str) -> Path:
+        """Where the training of a model left a file, such as `seed-0/model.json`, if it did."""
+        run, inner = self.home(model)
+        return run.file(f"models/{inner}/{name}")
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -128,14 +128,14 @@ class Contents:
     def read_predictions(self, model: str, seed: str, cell: str) -> Predictions | None:
         """Read the predictions of a cell by the id of its shift; None where there are none."""
         run, file = self._file(model, seed, cell)
-        return run.read_predictions(file) if (run.path / file).is_file() else None
+        return run.read_predictions(file) if run.file(file).is_file() else None
 
     def read_columns(
         self, model: str, seed: str, cell: str, columns: Sequence[str]
     ) -> list[npt.NDArray[Any]] | None:
         """Read some columns of them, `[N]` each; `cell` may be `val`, the validation images."""
         run, file = self._file(model, seed, cell)
-        return run.read_columns(file, columns) if (run.path / file).is_file() else None
+        return run.read_columns(file, columns) if run.file(file).is_file() else None
 
     def _file(self, model: str, seed: str, cell: str) -> tuple[RunFolder, str]:
         run, name = self.home(model)

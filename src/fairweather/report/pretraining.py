@@ -28,13 +28,14 @@ class Pretraining(NamedTuple):
 
     title: str
     seed: str
-    folder: Path
+    history: Path
+    correlation: Path
 
 
 def pretraining_figure(contents: Contents) -> Figure | None:
     """Draw how good the features were after each epoch, one line a pre-training and seed."""
     found = list(_pretrainings(contents))
-    frames = [_history(each) for each in found if (each.folder / "history.csv").is_file()]
+    frames = [_history(each) for each in found if each.history.is_file()]
     if not frames:
         return None
     history = pd.concat(frames, ignore_index=True)
@@ -71,9 +72,7 @@ def pretraining_figure(contents: Contents) -> Figure | None:
 
 def correlation_figure(contents: Contents) -> Figure | None:
     """Draw the cross-correlation of two views before and after each Barlow Twins pre-training."""
-    found = [
-        each for each in _pretrainings(contents) if (each.folder / "correlation.json").is_file()
-    ]
+    found = [each for each in _pretrainings(contents) if each.correlation.is_file()]
     first = list({each.title: each for each in reversed(found)}.values())[::-1]
     if not first:
         return None
@@ -101,12 +100,15 @@ def _pretrainings(contents: Contents) -> Iterator[Pretraining]:
         seeds = contents.seeds if entry["seed"] is None else (str(entry["seed"]),)
         for seed in seeds:
             home = contents.home(name)
-            folder = home.run.path / "pretraining" / home.name / f"seed-{seed}"
-            yield Pretraining(str(entry["title"]), seed, folder)
+            files = (
+                home.run.file(f"pretraining/{home.name}/seed-{seed}/{name}")
+                for name in ("history.csv", "correlation.json")
+            )
+            yield Pretraining(str(entry["title"]), seed, *files)
 
 
 def _history(each: Pretraining) -> pd.DataFrame:
-    table = pd.read_csv(io.StringIO((each.folder / "history.csv").read_text()))
+    table = pd.read_csv(io.StringIO(each.history.read_text()))
     return table[["epoch", *TRACES]].assign(title=each.title, seed=each.seed)
 
 
@@ -115,7 +117,7 @@ def _axis(column: str) -> alt.Axis:
 
 
 def _matrices(each: Pretraining) -> Iterator[alt.Chart]:
-    matrices = json.loads((each.folder / "correlation.json").read_text())
+    matrices = json.loads(each.correlation.read_text())
     for when in ("before", "after"):
         cells = [
             {"row": row, "column": column, "correlation": value}

@@ -21,7 +21,7 @@ from fairweather.yamlfile import read_yaml
 def read_contents(run: RunFolder) -> Contents:
     """Read study, provenance and scores; raises `InputError` when one of them is not there."""
     for name in ("study.yaml", "provenance.json", "scores.csv"):
-        if not (run.path / name).is_file():
+        if not run.file(name).is_file():
             raise InputError(f"{run.path} has no {name}: the study has not been scored yet")
     study = read_yaml(run.path / "study.yaml")
     provenance = read_json(run.path / "provenance.json")

@@ -13,7 +13,7 @@ import pydantic
 from PIL import Image
 
 from fairweather.errors import InputError
-from fairweather.runs import RunFolder
+from fairweather.runs import RunFolder, inside
 
 VERSION = 2  # of the index
 INDEX, PICTURES = "samples/index.json", "samples/pictures.parquet"
@@ -107,9 +107,9 @@ def read_samples(run: RunFolder) -> Samples | None:
     Of a run of an earlier version there are the strips alone. Raises `InputError` where the index
     or a picture is not as it has to be, or the file of pictures that the index is of is not there.
     """
-    if not (run.path / INDEX).is_file():
+    if not run.file(INDEX).is_file():
         return None
-    text = _inside(run, INDEX).read_bytes()
+    text = run.file(INDEX).read_bytes()
     try:
         version = _Stated.model_validate_json(text).version
         if version == 1:
@@ -158,7 +158,7 @@ def _read_keys(run: RunFolder, index: _Keys) -> Samples:
 
 
 def _read_pictures(run: RunFolder) -> dict[tuple[str, int], bytes]:
-    path = _inside(run, PICTURES)
+    path = run.file(PICTURES)
     if not path.is_file():
         raise InputError(
             f"{run.path} has no {PICTURES}, which {INDEX} says is there: the command that made the "
@@ -199,7 +199,7 @@ def _read_mixup(run: RunFolder, index: _Stated) -> Mixup | None:
 
 def _read_side_by_side(run: RunFolder, name: str, count: int) -> tuple[Image.Image, ...]:
     """Read pictures of one size that stand side by side in one file."""
-    path = _inside(run, name)
+    path = inside(run.path, name, INDEX)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -210,14 +210,6 @@ def _read_side_by_side(run: RunFolder, name: str, count: int) -> tuple[Image.Ima
         raise InputError(f"{path} must hold {count} pictures, found {strip.width} pixels")
     lefts = range(0, strip.width, width)
     return tuple(strip.crop((left, 0, left + width, strip.height)) for left in lefts)
-
-
-def _inside(run: RunFolder, name: str) -> Path:
-    """Where a file lies, links followed: an index may come from anywhere."""
-    path = (run.path / name).resolve()
-    if not path.is_relative_to(run.path.resolve()):
-        raise InputError(f"{run.path / INDEX} names a file outside the run folder: {name}")
-    return path
 
 
 def _decode(path: Path, content: bytes) -> Image.Image:

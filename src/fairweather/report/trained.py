@@ -32,7 +32,7 @@ def read_histories(contents: Contents) -> pd.DataFrame:
     frames = [pd.DataFrame(columns=["title", "seed", "epoch", "what", "part", "value"])]
     for name, title in contents.titles.items():
         for seed in contents.seeds_of(name):
-            path = contents.model_folder(name, seed) / "history.csv"
+            path = contents.training_file(name, f"seed-{seed}/history.csv")
             if path.is_file():
                 frames.append(_history(path.read_text()).assign(title=title, seed=seed))
     # Concatenating typed frames with an empty, untyped one would untype them.
@@ -54,7 +54,7 @@ def read_times(contents: Contents) -> list[Time]:
     found = []
     for name, title in contents.titles.items():
         for seed in contents.seeds_of(name):
-            path = contents.model_folder(name, seed) / "history.csv"
+            path = contents.training_file(name, f"seed-{seed}/history.csv")
             if path.is_file():
                 history = pd.read_csv(io.StringIO(path.read_text()))
                 speed = history.get("images_per_second", pd.Series(dtype=float)).median()
@@ -106,7 +106,7 @@ def read_starts(contents: Contents) -> dict[str, Mapping[str, Any]]:
 def read_tries(contents: Contents) -> dict[str, pd.DataFrame]:
     """Read what each hyperparameter sweep of the study tried, as text, by the model's title."""
     paths = {
-        title: contents.model_folder(name, "").parent / "sweep.csv"
+        title: contents.training_file(name, "sweep.csv")
         for name, title in contents.titles.items()
         if contents.study["models"].get(name, {}).get("sweep")
     }
@@ -121,7 +121,7 @@ def read_warnings(contents: Contents) -> dict[str, str]:
     """Read what is wrong with a model's numbers under attack, by its title; often nothing."""
     found: dict[str, str] = {}
     for label, run in contents.runs.items():
-        path = run.path / "warnings.json"
+        path = run.file("warnings.json")
         told = read_json(path) if path.is_file() else {}
         prefix = f"{label}: " if label else ""
         found |= {f"{prefix}{title}": words for title, words in told.items()}
@@ -130,7 +130,7 @@ def read_warnings(contents: Contents) -> dict[str, str]:
 
 def _described(contents: Contents, name: str) -> Mapping[str, Any]:
     """What model.json says of a model's first seed; nothing of what was not trained."""
-    path = contents.model_folder(name, contents.seeds_of(name)[0]) / "model.json"
+    path = contents.training_file(name, f"seed-{contents.seeds_of(name)[0]}/model.json")
     return read_json(path) if path.is_file() else {}
 
 

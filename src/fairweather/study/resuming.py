@@ -26,7 +26,7 @@ def write_state(context: Context, folder: str, inputs: Mapping[str, Any], state:
 
 def read_state(context: Context, folder: str, inputs: Mapping[str, Any]) -> State | None:
     """Read the state that an interrupted training left, if it was this training."""
-    path = context.run.path / folder / "resume" / "state.pt"
+    path = context.run.file(f"{folder}/resume/state.pt")
     if not path.is_file():
         return None
     try:
@@ -38,7 +38,7 @@ def read_state(context: Context, folder: str, inputs: Mapping[str, Any]) -> Stat
 
 def drop_state(context: Context, folder: str) -> None:
     """Remove what only an unfinished training needs."""
-    shutil.rmtree(context.run.path / folder / "resume", ignore_errors=True)
+    shutil.rmtree(context.run.file(f"{folder}/resume"), ignore_errors=True)
 
 
 def as_safetensors(weights: Mapping[str, torch.Tensor]) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,7 +79,7 @@ def read_records(run: RunFolder) -> Records:
         InputError: the run is not finished, or a file of it is damaged.
     """
     for name in (*NEEDED, MANIFEST):
-        if not (run.path / name).is_file():
+        if not run.file(name).is_file():
             raise InputError(f"{run.path} has no {name}: only a finished run can be tracked")
     study = read_yaml(run.path / "study.yaml")
     facts = read_json(run.path / "provenance.json")
@@ -88,7 +87,7 @@ def read_records(run: RunFolder) -> Records:
     models, starts = study.pop("models"), study.pop("pretraining", None) or {}
     described = Record(study["name"], _texts(study), _texts({"provenance": facts}))
     parts = (
-        *_pretrainings(run.path, starts, study["seeds"]),
+        *_pretrainings(run, starts, study["seeds"]),
         *_models(run, models, study["seeds"], [shift["name"] for shift in facts["shifts"]]),
     )
     # Parameters cannot be changed once they are sent: others make another id.
@@ -100,7 +99,7 @@ def read_records(run: RunFolder) -> Records:
         ended=(run.path / MANIFEST).stat().st_mtime_ns // 10**6,
         study=described,
         parts=parts,
-        files=_files(run.path),
+        files=_files(run),
     )
 
 
@@ -151,33 +150,35 @@ def _models(
         base, _, variant = model.partition("+")
         entry = dict(models[base])
         # All seeds together have the recipe of the first, as in the report.
-        trained = run.path / "models" / base / f"seed-{seed if seed.isdigit() else seeds[0]}"
-        if (trained / "model.json").is_file():  # a sweep may have changed the study's recipe
-            entry["recipe"] = read_json(trained / "model.json")["recipe"]
+        first = seed if seed.isdigit() else seeds[0]
+        trained = run.file(f"models/{base}/seed-{first}/model.json")
+        if trained.is_file():  # a sweep may have changed the study's recipe
+            entry["recipe"] = read_json(trained)["recipe"]
         own = {"model": model, "seed": seed, **({"variant": variant} if variant else {})}
-        epochs = () if variant else _epochs(run.path / "models" / base / f"seed-{seed}")
+        epochs = () if variant else _epochs(run, f"models/{base}/seed-{seed}")
         scored = map(Metric, rows["key"], rows["value"], [0] * len(rows))
         tags = _texts({**own, "title": entry.get("title") or base})
         yield Record(f"{model}/seed-{seed}", _texts(entry | own), tags, (*epochs, *scored))
 
 
 def _pretrainings(
-    folder: Path, entries: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
+    run: RunFolder, entries: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
 ) -> Iterator[Record]:
     for name, entry in entries.items():
         for seed in seeds if entry.get("seed") is None else [entry["seed"]]:
             place = f"pretraining/{name}/seed-{seed}"
-            if epochs := _epochs(folder / place):
+            if epochs := _epochs(run, place):
                 own = {"pretraining": name, "seed": seed}
                 tags = _texts({**own, "title": entry.get("title") or name})
                 yield Record(place, _texts({**entry, **own}), tags, epochs)
 
 
-def _epochs(folder: Path) -> tuple[Metric, ...]:
+def _epochs(run: RunFolder, folder: str) -> tuple[Metric, ...]:
     """The numbers of each epoch, as history.csv names them; none where nothing was trained."""
-    if not (folder / "history.csv").is_file():
+    path = run.file(f"{folder}/history.csv")
+    if not path.is_file():
         return ()
-    history = pd.read_csv(folder / "history.csv")
+    history = pd.read_csv(path)
     names = allowed_names(map(str, history.columns.drop("epoch")))
     return tuple(
         Metric(key, float(value), int(epoch))
@@ -193,7 +194,7 @@ def _texts(facts: Mapping[str, Any]) -> dict[str, str]:
     return {names[key]: text for key, text in flat.items() if text}
 
 
-def _files(folder: Path) -> tuple[str, ...]:
-    inside = [path for name in FOLDERS for path in sorted((folder / name).glob("[!.]*"))]
-    names = [name for name in FILES if (folder / name).is_file()]
-    return (*names, *(path.relative_to(folder).as_posix() for path in inside if path.is_file()))
+def _files(run: RunFolder) -> tuple[str, ...]:
+    drawn = [path for name in FOLDERS for path in sorted(run.file(name).glob("[!.]*"))]
+    names = [*FILES, *(path.relative_to(run.path).as_posix() for path in drawn)]
+    return tuple(name for name in names if run.file(name).is_file())

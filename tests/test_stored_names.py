@@ -1,0 +1,348 @@
+"""Names that stand in files of a run: nothing outside the folder is read, written or removed."""
+
+import json
+import os
+import re
+import shutil
+import stat
+
+import pytest
+
+from fairweather.errors import InputError
+from fairweather.exporting.manifest import open_export
+from fairweather.report import build_joint_report, build_report
+from fairweather.runs import (
+    MANIFEST,
+    RunFolder,
+    inside,
+    open_finished_run,
+    open_run,
+    write_atomically,
+)
+from fairweather.tracking import records
+
+from .test_report import make_run
+
+OUTSIDE = ["../victim.txt", "a/../../victim.txt", "/tmp/victim.txt", "..", ".", "", "a//b", "a/./b"]
+OUTSIDE += ["a\0b", "..\\victim.txt", "C:\\victim.txt", "C:victim.txt", "//host/share/victim.txt"]
+
+
+@pytest.fixture
+def victim(tmp_path):
+    path = tmp_path / "victim.txt"
+    path.write_text("mine")
+    return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.write("a/result.txt", "42")
+    folder.finish("step", {"seed": 0}, ["a/result.txt"])
+    return folder
+
+
+def name_in_manifest(run, name):
+    manifest = json.loads((run.path / MANIFEST).read_text())
+    manifest["steps"]["step"]["files"][name] = "0" * 64
+    (run.path / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_name_that_is_none_inside_the_folder_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="leads outside the run folder"):
+        inside(tmp_path, name)
+    said = re.escape(f"{tmp_path / MANIFEST} names a file outside the run folder: {name!r}")
+    with pytest.raises(InputError, match=said):
+        inside(tmp_path, name, MANIFEST)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.txt", "a/b.txt", "..a/b..", "models/m:1/a b,c=0.5.csv", ".lock"]
+)
+def test_a_name_inside_the_folder_is_its_path(tmp_path, name):
+    assert inside(tmp_path, name) == tmp_path / name
+    (tmp_path / "linked").symlink_to(tmp_path / "real", target_is_directory=True)
+    assert inside(tmp_path / "linked", name) == tmp_path / "linked" / name
+
+
+def test_links_may_not_lead_outside(tmp_path, victim):
+    run = tmp_path / "run"
+    (run / "tables").mkdir(parents=True)
+    (run / "file.txt").symlink_to(victim)
+    (run / "folder").symlink_to(tmp_path)
+    (run / "nowhere").symlink_to(tmp_path / "not there yet")
+    (run / "circle").symlink_to(run / "circle")
+    (run / "within").symlink_to(run / "tables")
+    for name in ("file.txt", "folder/victim.txt", "nowhere", "nowhere/a.txt", "circle/a.txt"):
+        with pytest.raises(InputError, match="outside the run folder through a symbolic link"):
+            inside(run, name)
+    assert inside(run, "within/a.txt") == run / "within/a.txt"
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute", "link"])
+def test_no_step_removes_what_the_manifest_names_outside(tmp_path, run, victim, kind):
+    if kind == "link":
+        (run.path / "figures").symlink_to(tmp_path)
+    name_in_manifest(
+        run,
+        {
+            "relative": "../victim.txt",
+            "absolute": str(victim),
+            "link": "figures/victim.txt",
+        }[kind],
+    )
+    said = f"{re.escape(str(run.path / MANIFEST))} names a file outside the run folder"
+
+    def use(do):
+        with pytest.raises(InputError, match=said) as caught, open_run(run.path) as opened:
+            do(opened)
+        assert "\n" not in str(caught.value)
+
+    use(lambda opened: opened.finish("step", {"seed": 1}, ["a/result.txt"]))
+    use(lambda opened: opened.discard("step"))
+    use(lambda opened: opened.is_done("step", {"seed": 0}))
+    use(lambda opened: opened.check_files(lambda _: True))
+    assert victim.read_text() == "mine"
+    assert (run.path / "a/result.txt").is_file()  # nor is half of it removed
+    assert "victim" in (run.path / MANIFEST).read_text()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{",
+        b"\xff\xfe",
+        {"version": 2, "steps": {}},
+        {"version": 1, "steps": []},
+        {"version": 1, "steps": {"step": []}},
+        {"version": 1, "steps": {"step": {"fingerprint": "0"}}},
+        {"version": 1, "steps": {"step": {"fingerprint": "0", "files": ["a"]}}},
+        {"version": 1, "steps": {"step": {"fingerprint": "0", "files": {"a": 1}}}},
+        {"version": 1, "steps": {"step": {"files": {}}}},
+    ],
+)
+def test_a_damaged_manifest_is_one_sentence(run, content):
+    text = json.dumps(content) if isinstance(content, dict) else content
+    (run.path / MANIFEST).write_bytes(text if isinstance(text, bytes) else text.encode())
+    said = re.escape(f"{run.path / MANIFEST} is not the manifest of a fairweather run")
+    with pytest.raises(InputError, match=said):
+        open_finished_run(run.path)
+    with pytest.raises(InputError, match=said), open_run(run.path):
+        pass
+
+
+def test_a_folder_of_the_run_that_leads_outside_is_not_written_or_read(tmp_path, run):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.parquet").write_text("not ours")
+    (run.path / "tables").symlink_to(tmp_path / "elsewhere")
+    for use in (
+        lambda: run.write("tables/b.md", "text"),
+        lambda: run.read_column("tables/a.parquet", "keys"),
+        lambda: run.read_columns("tables/a.parquet", ["keys"]),
+        lambda: run.read_predictions("tables/a.parquet"),
+        lambda: run.checksum("tables/a.parquet"),
+        lambda: run.finish("tables", {}, ["tables/a.parquet"]),
+    ):
+        with pytest.raises(InputError, match="outside the run folder through a symbolic link"):
+            use()
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["a.parquet"]
+
+
+def test_a_temporary_file_is_never_one_that_is_there(tmp_path, victim):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".a.txt.partial").symlink_to(victim)
+    write_atomically(folder / "a.txt", "new")
+    assert (folder / "a.txt").read_text() == "new"
+    assert victim.read_text() == "mine"
+    assert (folder / ".a.txt.partial").is_symlink()
+
+
+def test_a_temporary_name_that_was_guessed_is_not_followed(tmp_path, victim, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.setattr("secrets.token_hex", lambda size: "ab" * size)
+    (folder / f".{'ab' * 8}.partial").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_atomically(folder / "a.txt", "new")
+    assert victim.read_text() == "mine"
+    assert (folder / f".{'ab' * 8}.partial").is_symlink()
+
+
+def test_a_file_that_is_a_link_is_replaced_and_not_followed(tmp_path, victim):
+    (tmp_path / "a.txt").symlink_to(victim)
+    write_atomically(tmp_path / "a.txt", "new")
+    assert (victim.read_text(), (tmp_path / "a.txt").read_text()) == ("mine", "new")
+
+
+def test_a_failed_write_leaves_no_temporary_file(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "a.txt", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_umask_of_the_user_decides_who_may_read(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "a.txt", "new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
+
+
+def test_what_a_killed_process_left_is_removed_later(run, victim):
+    old, new = run.path / f"a/.{'0' * 16}.partial", run.path / f"a/.{'1' * 16}.partial"
+    other = run.path / "a/.notes.partial"
+    for path in (old, new, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    (run.path / "linked").symlink_to(victim.parent)
+    kept = victim.with_name(old.name)
+    kept.write_text("half")
+    os.utime(kept, (0, 0))
+    with open_run(run.path):
+        assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
+    assert kept.exists()
+
+
+def test_a_lock_that_is_a_link_is_refused(run, victim):
+    (run.path / ".lock").unlink(missing_ok=True)
+    (run.path / ".lock").symlink_to(victim)
+    with pytest.raises(InputError, match=r"lock. leads outside the run folder"), open_run(run.path):
+        pass
+    assert victim.read_text() == "mine"
+
+
+# The parts that read and write run folders.
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("names") / "run", models={"basic": "Basic"}, n=60)
+
+
+@pytest.fixture
+def copy(reported, tmp_path):
+    return RunFolder(shutil.copytree(reported.path, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("name", ["tables", "figures"])
+def test_a_report_is_not_written_through_a_link(copy, tmp_path, name):
+    (tmp_path / "elsewhere").mkdir()
+    (copy.path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="outside the run folder through a symbolic link"):
+        build_report(copy)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not (copy.path / "report.html").exists()  # nor is half a report there
+
+
+def test_pictures_are_not_read_through_a_link(copy, tmp_path):
+    (copy.path / "samples").rename(tmp_path / "elsewhere")
+    (copy.path / "samples").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="outside the run folder"):
+        build_report(copy)
+
+
+@pytest.mark.parametrize("file", ["history.csv", "model.json"])
+def test_a_model_name_leads_no_reader_outside(copy, tmp_path, file):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / file).write_text("epoch,val_loss\n1,2\n")
+    for place in (copy.path / "models/basic").glob("seed-*"):
+        (place / file).unlink(missing_ok=True)
+        (place / file).symlink_to(tmp_path / "elsewhere" / file)
+    with pytest.raises(InputError, match="outside the run folder"):
+        build_report(copy)
+
+
+@pytest.mark.parametrize("file", ["scores.csv", "study.yaml", "provenance.json", "warnings.json"])
+def test_a_file_of_a_run_is_not_read_through_a_link(copy, tmp_path, file):
+    if (copy.path / file).exists():
+        (copy.path / file).rename(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "elsewhere").write_text("{}")
+    (copy.path / file).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="outside the run folder"):
+        build_report(copy)
+
+
+def test_a_joint_report_removes_nothing_through_a_link(copy, tmp_path, victim):
+    out = tmp_path / "joint"
+    build_joint_report([copy], out)
+    for path in (out / "tables").iterdir():
+        path.unlink()
+    (out / "tables").rmdir()
+    (out / "tables").symlink_to(tmp_path)
+    listed = json.loads((out / "runs.json").read_text())
+    listed["files"].append("tables/victim.txt")
+    (out / "runs.json").write_text(json.dumps(listed))
+    with pytest.raises(InputError, match=r"runs\.json names a file outside the run folder"):
+        build_joint_report([copy], out)
+    assert victim.read_text() == "mine"
+
+
+def test_a_tracker_gets_nothing_through_a_link(copy, tmp_path):
+    build_report(copy)
+    copy.finish("report", {}, ["report.html"])
+    (copy.path / "figures").rename(tmp_path / "elsewhere")
+    (copy.path / "figures").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="outside the run folder"):
+        records.read_records(copy)
+
+
+EXPORTED = {
+    "data": {"part": "test", "digest": "0"},
+    "format": "npz",
+    "seed": 0,
+}
+
+
+def test_an_export_reads_no_file_that_its_manifest_names_outside(tmp_path, victim):
+    out = tmp_path / "out"
+    with open_export(out, EXPORTED) as manifest, manifest.replacing("clean", "clean.npz") as path:
+        path.write_text("pixels")
+    with open_export(out, EXPORTED) as manifest:
+        manifest.finish("clean", "clean.npz", {})
+    stored = json.loads((out / MANIFEST).read_text())
+    stored["shifts"]["clean"]["path"] = "../victim.txt"
+    (out / MANIFEST).write_text(json.dumps(stored))
+    seen = []
+    with (
+        pytest.raises(InputError, match=r"manifest\.json names a file outside"),
+        open_export(out, EXPORTED) as manifest,
+    ):
+        manifest.is_done("clean", lambda path, facts: seen.append(path) or True)
+    assert seen == []
+
+
+def test_an_export_writes_and_removes_nothing_through_a_link(tmp_path, victim):
+    out = tmp_path / "out"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.png").write_text("not ours")
+    with open_export(out, EXPORTED) as manifest:
+        (out / "fog").symlink_to(tmp_path / "elsewhere")
+        (out / ".fog.partial").symlink_to(victim)
+        with manifest.replacing("fog", "fog") as path:
+            path.mkdir()
+            (path / "b.png").write_text("ours")
+    assert [path.name for path in (out / "fog").iterdir()] == ["b.png"]
+    assert not (out / "fog").is_symlink()
+    assert (tmp_path / "elsewhere/a.png").read_text() == "not ours"
+    with open_export(out, EXPORTED):  # leftovers go, what they point at stays
+        assert not (out / ".fog.partial").is_symlink()
+    assert victim.read_text() == "mine"
+
+
+def test_a_temporary_file_alone_is_the_beginning_of_an_export(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / f".{'0' * 16}.partial").write_text("{")
+    with open_export(tmp_path, EXPORTED):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", MANIFEST]
