@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "attacks": LEAVES,
     "metrics": LEAVES,
     "training": LEAVES,
+    "shift_lists": LEAVES | {"attacks", "shifts"},
     "cells": LEAVES | {"metrics"},
     "runs": LEAVES,
     "scores": LEAVES | {"metrics"},

@@ -13,11 +13,10 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.errors import InputError
-from fairweather.evaluation import choose_weather, read_priors
+from fairweather.evaluation import read_priors
 from fairweather.evaluation.priors import complete_priors
 from fairweather.runs import RunFolder
 from fairweather.study import check_study
-from fairweather.types import Attack
 
 from .conftest import COLOURS, TINY_RESNET
 
@@ -484,20 +483,6 @@ def test_a_wrong_number_of_outputs_or_pixels_is_one_sentence(colour_folder):
     narrow = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
     with pytest.raises(InputError, match="cannot take images of 16x16"):
         fw.evaluate(narrow, fw.load_data(f"folder:{colour_folder}"), "clean", device="cpu")
-
-
-def test_weather_is_chosen_by_suites_texts_and_objects():
-    chosen = choose_weather(
-        ["imagenet_c/fog", "pgd,epsilon=8/255,steps=2", fw.make_shift("gamma", exponent=2.0)]
-    )
-    assert chosen[0].id == "clean"
-    assert [each.level for each in chosen[1:6]] == [1, 2, 3, 4, 5]
-    assert isinstance(chosen[6], Attack)
-    assert chosen[6].level == pytest.approx(8 / 255)
-    assert chosen[7].id == "gamma,exponent=2"
-    assert [each.id for each in choose_weather([])] == ["clean"]
-    with pytest.raises(InputError, match="stands twice"):
-        choose_weather(["gaussian_blur,sigma=1", "gaussian_blur,sigma=1,kernel_size=5"])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 import fairweather as fw
 from fairweather.cli import main
 from fairweather.report.figures import PNG_SCALE
-from fairweather.shifts.choosing import choose_shifts
+from fairweather.shift_lists import only_shifts
 from fairweather.types import Images
 
 SHIFTS = ("gamma,exponent=0.5", "gamma,exponent=2", "gaussian_blur,sigma=0.9,kernel_size=5")
@@ -27,7 +27,7 @@ def noise(count=1, height=28, width=28, highest=250):
 
 
 def sheet_of(images, *texts, **options):
-    return fw.preview(images, choose_shifts(shifts=texts), **options)
+    return fw.preview(images, only_shifts(texts), **options)
 
 
 def pixels_of(figure):
@@ -76,7 +76,7 @@ def test_rows_are_shifts_and_columns_levels():
     figure = sheet_of(images, *SHIFTS, "gaussian_blur,sigma=0.3,kernel_size=5", "clean")
     sheet = pixels_of(figure)
     places = {}
-    for shift in choose_shifts(shifts=["clean", *SHIFTS, "gaussian_blur,sigma=0.3,kernel_size=5"]):
+    for shift in only_shifts(["clean", *SHIFTS, "gaussian_blur,sigma=0.3,kernel_size=5"]):
         shown = enlarged(shift(images.images, images.keys), 8)
         places[shift.id] = [find(sheet, picture) for picture in shown]
         assert None not in places[shift.id], shift.id
@@ -141,37 +141,6 @@ def test_the_seed_decides_what_a_shift_draws():
 def test_mistakes(images, shifts, words):
     with pytest.raises(fw.InputError, match=words):
         sheet_of(images, *shifts)
-
-
-@pytest.mark.parametrize(
-    ("texts", "words"),
-    [
-        ([], "name what the weather does: --suite NAME, or --shift"),
-        (["gama,exponent=2"], "unknown shift 'gama'; did you mean 'gamma'"),
-        (["gamma,exponnt=2"], "did you mean 'exponent'"),
-        (["gamma,2"], "--shift takes NAME"),
-        (["gamma,exponent=two"], "exponent must be a finite number, found 'two'"),
-        (["gamma,exponent=nan"], "must be a finite number"),
-        (["gamma,exponent=2,exponent=3"], "names exponent twice"),
-        (["gamma"], "gamma needs its level"),
-        (["imagenet_c/fog,severity=6"], "severity must be 1, 2, 3, 4 or 5, found 6"),
-    ],
-)
-def test_mistakes_in_the_choice(texts, words):
-    with pytest.raises(fw.InputError, match=words):
-        choose_shifts(shifts=texts)
-
-
-def test_a_choice_is_suites_then_shifts_each_once():
-    chosen = choose_shifts(["quick"], ["imagenet_c/fog", "hue,turn=0.25"])
-    ids = [shift.id for shift in chosen]
-    assert ids[:15] == [shift.id for shift in fw.suite("quick")]
-    assert ids[15:] == ["imagenet_c/fog,severity=2", "imagenet_c/fog,severity=4", "hue,turn=0.25"]
-    constants = choose_shifts(shifts=["imagenet_c/fog,decay=2.5"])
-    assert [shift.parameters["severity"] for shift in constants] == [1, 2, 3, 4, 5]
-    assert {shift.parameters["decay"] for shift in constants} == {2.5}
-    named = choose_shifts(shifts=["medmnist_c/pixelate,severity=2,dataset=bloodmnist"])
-    assert named == [fw.make_shift("medmnist_c/pixelate", severity=2, dataset="bloodmnist")]
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def _make(
             raise unknown_name(f"parameter of {name}", key, known)
         _CHECKS[key](name, key, value)
     if kind.level not in parameters:
-        raise InputError(f"{name} needs its level: make_attack({name!r}, {kind.level}=...)")
+        raise InputError(f"{name} needs its level, {kind.level}=NUMBER")
     ordered = {key: parameters[key] for key in known if key in parameters}
     plan = kind.build(**ordered)
     if plan.norm == "linf" and plan.epsilon > 1:

@@ -26,8 +26,8 @@ def evaluate(
     shifts: Annotated[
         list[str] | None,
         typer.Option(
-            help="A suite, NAME[,parameter=value...] of a shift or an attack, or an entry as in a "
-            "study, 'gamma: [0.5, 2]'; repeatable.",
+            help="A suite, NAME[,parameter=value...] of a shift or an attack, several of these "
+            "with commas between them, or an entry as in a study, 'gamma: [0.5, 2]'; repeatable.",
             show_default="quick",
         ),
     ] = None,
@@ -84,7 +84,7 @@ def evaluate(
     bootstrap: Annotated[
         int, typer.Option(min=100, max=100_000, help="Resamples behind every interval.")
     ] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the weather.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the shifts and attacks.")] = 0,
     title: Annotated[str | None, typer.Option(help="What tables call the model.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
@@ -94,13 +94,14 @@ def evaluate(
     """Measure any model on any images, without training. Run again to go on."""
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
-    from fairweather.evaluation import Request, choose_weather, execute, prepare, read_priors
+    from fairweather.evaluation import Request, execute, prepare, read_priors
     from fairweather.models.labels import read_label_file
+    from fairweather.shift_lists import clean_and
 
     request = Request(
         model=model,
         dataset=data,
-        shifts=choose_weather(shifts or ["quick"]),
+        shifts=clean_and(shifts or ["quick"]),
         architecture=architecture,
         weights=weights,
         mean=_channels("--mean", mean),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fairweather.cli.terminal import progress, resumable
 from fairweather.errors import InputError
+
+if TYPE_CHECKING:
+    from fairweather.types import Shift
 
 
 def preview(
@@ -32,11 +35,10 @@ def preview(
     from fairweather.data import load_data
     from fairweather.measuring import pick_pictures
     from fairweather.runs import write_atomically
-    from fairweather.shifts.choosing import choose_shifts
 
     if out.suffix.lower() != ".png":
         raise InputError(f"a contact sheet is a PNG: --out must end with .png, found {out}")
-    shifts = choose_shifts(suite or (), shift or ())
+    shifts = _chosen(suite or [], shift or [])
     with progress() as show:
         dataset = load_data(
             data, size=size, root=data_root, seed=seed, offline=offline, progress=show
@@ -70,9 +72,8 @@ def export(
     """Write a corrupted copy of a data set, without loss. Run again to go on."""
     from fairweather import exporting
     from fairweather.data import load_data
-    from fairweather.shifts.choosing import choose_shifts
 
-    shifts = choose_shifts(suite or (), shift or ())
+    shifts = _chosen(suite or [], shift or [])
     with resumable(), progress() as show:
         dataset = load_data(
             data, size=size, root=data_root, seed=seed, offline=offline, progress=show
@@ -82,3 +83,11 @@ def export(
         )
     typer.echo(f"{'export':<10}{out}")
     typer.echo(f"{'manifest':<10}{manifest}")
+
+
+def _chosen(suites: list[str], shifts: list[str]) -> list[Shift]:
+    from fairweather.shift_lists import only_shifts
+
+    if not suites and not shifts:
+        raise InputError("name some shifts: --suite NAME, or --shift NAME[,parameter=value...]")
+    return only_shifts([*({"suite": name} for text in suites for name in text.split(",")), *shifts])

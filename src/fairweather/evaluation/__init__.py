@@ -15,18 +15,17 @@ from fairweather.evaluation.priors import read_priors as read_priors
 from fairweather.evaluation.request import Request as Request
 from fairweather.evaluation.steps import execute as execute
 from fairweather.evaluation.steps import prepare as prepare
-from fairweather.evaluation.weather import Weather
-from fairweather.evaluation.weather import choose_weather as choose_weather
 from fairweather.models.labels import read_label_file
 from fairweather.progress import Notify
 from fairweather.runs import RunFolder
+from fairweather.shift_lists import ShiftLike, clean_and
 from fairweather.types import Dataset
 
 
 def evaluate(
     model: str | nn.Module,
     dataset: str | Dataset,
-    shifts: Weather | Iterable[Weather] = "quick",
+    shifts: ShiftLike | Iterable[ShiftLike] = "quick",
     *,
     out: str | Path | None = None,
     architecture: str | None = None,
@@ -59,7 +58,8 @@ def evaluate(
             `load_model` takes by name; published weights are the default here.
         dataset: a `Dataset`, or a source that `load_data` takes by name. Of a source that is one
             set, all images are tested; of one with parts, the test part.
-        shifts: suites, shifts and attacks, as objects or texts; see `choose_weather`.
+        shifts: suites, shifts and attacks, as objects, texts or entries of a study; see
+            `fairweather.shift_lists.expand`.
         out: the run folder. What stands there is not computed again, so that a second call goes on
             where the first was interrupted. Without it nothing is kept.
         architecture, weights, mean, std, input_size: see `fairweather.models.open_model`.
@@ -101,7 +101,7 @@ def evaluate(
     request = Request(
         model=model,
         dataset=dataset,
-        shifts=choose_weather(shifts),
+        shifts=clean_and(shifts),
         architecture=architecture,
         weights=weights,
         mean=mean,

@@ -13,7 +13,7 @@ from fairweather.types import Attack, Dataset, Shift
 
 @dataclass(frozen=True)
 class Request:
-    """A model, its data, the weather, and how they are brought together; see `evaluate`."""
+    """A model, its data, shifts and attacks, and how they are brought together; see `evaluate`."""
 
     model: str | nn.Module
     dataset: str | Dataset

@@ -142,7 +142,7 @@ def make_shift(name: str, **parameters: Parameter) -> Shift:
             raise unknown_name(f"parameter of {name}", key, known)
         _check_parameter(kind, f"{name}: {key}", key, value)
     if kind.level not in parameters:
-        raise InputError(f"{name} needs its level: make_shift({name!r}, {kind.level}=...)")
+        raise InputError(f"{name} needs its level, {kind.level}=NUMBER")
     ordered = {key: parameters[key] for key in known if key in parameters}
     return Shift(name, float(parameters[kind.level]), ordered, kind.build(**ordered))
 

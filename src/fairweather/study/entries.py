@@ -11,7 +11,7 @@ import pydantic
 from pydantic import PositiveFloat
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.study.expanding import expand_shifts
+from fairweather.shift_lists import expand
 from fairweather.training import RECIPE_KEYS, Recipe
 from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import Attack, Shift
@@ -160,7 +160,7 @@ class ModelEntry(NetworkEntry):
 
     def weather(self) -> list[Shift]:
         """The shifts of the training images."""
-        expanded = expand_shifts(self.train_shifts, "train_shifts")
+        expanded = expand(self.train_shifts, "train_shifts")
         if found := [each.name for each in expanded if isinstance(each, Attack)]:
             raise InputError(
                 f"train_shifts: {found[0]} is an attack; training takes shifts only here, and "

@@ -9,6 +9,7 @@ import pydantic
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.measuring import kind_of
+from fairweather.shift_lists import expand
 from fairweather.shifts import CLEAN
 from fairweather.study.entries import (
     PRETRAINING,
@@ -17,7 +18,6 @@ from fairweather.study.entries import (
     PretrainingEntry,
     Strict,
 )
-from fairweather.study.expanding import expand_shifts
 from fairweather.study.seen import in_pretraining, in_training, in_weights, operation
 from fairweather.types import Attack, Shift
 from fairweather.variants import check_names
@@ -150,7 +150,7 @@ class Study(Strict):
 
     def all_shifts(self) -> list[Shift | Attack]:
         """Clean first, then every level of every sweep, suite and attack, in the file's order."""
-        return [CLEAN, *expand_shifts(self.shifts, "shifts")]
+        return [CLEAN, *expand(self.shifts, "shifts")]
 
     def seen_shifts(self) -> dict[str, dict[str, str]]:
         """Which of the tests each model has met before, and where; often nothing.

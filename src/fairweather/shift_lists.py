@@ -1,0 +1,178 @@
+"""Lists of shifts and attacks, from however they are written: in a study, on a line, as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+from fairweather import attacks
+from fairweather.attacks import ATTACKS
+from fairweather.errors import InputError, unknown_name
+from fairweather.shifts import CLEAN, SHIFTS, SUITES, make_shift, suite, sweep
+from fairweather.types import Attack, Parameter, Shift
+from fairweather.yamlfile import parse_yaml
+
+Entry = Mapping[str, object]
+ShiftLike = Shift | Attack | Entry | str
+
+SEVERITIES = (1, 2, 3, 4, 5)
+FORM = "NAME[,parameter=value...]"
+
+
+def expand(asked: ShiftLike | Iterable[ShiftLike], key: str = "shifts") -> list[Shift | Attack]:
+    """Give every level of all that is named, in order.
+
+    Args:
+        asked: one or several of:
+            a shift or an attack;
+            an entry as a study has it, of one name and its levels or parameters
+            (`{"gamma": [0.5, 2]}`, `{"suite": "quick"}`, `{"pgd": {"epsilon": 0.1, "steps": 5}}`);
+            the same entry as text (`gamma: [0.5, 2]`);
+            names with commas between them, of suites (`quick`), or of shifts and attacks with their
+            parameters (`gaussian_blur,sigma=0.7`, `pgd,epsilon=8/255`). What has severities,
+            named without one, stands for all five.
+        key: what an error calls the list.
+
+    Raises:
+        InputError: a name or a parameter is not in the tables, or a value is none.
+
+    >>> [each.id for each in expand([{"gamma": [0.5, 2]}, "pgd,epsilon=0.1,steps=5"])]
+    ['gamma,exponent=0.5', 'gamma,exponent=2', 'pgd,epsilon=0.1,steps=5']
+    >>> len(expand("quick,imagenet_c/snow,hue,turn=0.25"))
+    21
+    """
+    entries = [asked] if isinstance(asked, Shift | Attack | Mapping | str) else asked
+    return [each for entry in entries for each in _levels(entry, key)]
+
+
+def clean_and(asked: ShiftLike | Iterable[ShiftLike]) -> tuple[Shift | Attack, ...]:
+    """Give clean and then all that is named, each once; see `expand`.
+
+    Raises:
+        InputError: as `expand`; or two differ in a parameter besides their level alone.
+
+    >>> [each.id for each in clean_and(["gamma: [0.5]", "gamma,exponent=0.5"])]
+    ['clean', 'gamma,exponent=0.5']
+    """
+    distinct = _distinct([CLEAN, *expand(asked)])
+    levels = [(each.name, each.level_name) for each in distinct]
+    for name, level in levels:
+        if levels.count((name, level)) > 1:
+            raise InputError(f"shifts: {name} at {level} stands twice")
+    return tuple(distinct)
+
+
+def only_shifts(asked: ShiftLike | Iterable[ShiftLike]) -> list[Shift]:
+    """Give all that is named, each once, where nothing can be attacked; see `expand`.
+
+    Raises:
+        InputError: as `expand`; or there is an attack.
+
+    >>> [shift.id for shift in only_shifts(["gamma,exponent=0.5", "clean", "gamma: 0.5"])]
+    ['gamma,exponent=0.5', 'clean']
+    """
+    distinct = _distinct(expand(asked))
+    if found := [each.name for each in distinct if isinstance(each, Attack)]:
+        raise InputError(f"{found[0]} is an attack, which needs a model: only shifts do without")
+    return [each for each in distinct if isinstance(each, Shift)]
+
+
+def _distinct(found: Iterable[Shift | Attack]) -> list[Shift | Attack]:
+    return list({each.id: each for each in found}.values())
+
+
+def _levels(entry: ShiftLike, key: str) -> list[Shift | Attack]:
+    if isinstance(entry, Shift | Attack):
+        return [entry]
+    if isinstance(entry, Mapping):
+        return _from_entry(entry, key)
+    if not isinstance(entry, str):
+        raise InputError(f"{key}: {entry!r} is no text, no NAME: LEVELS, no shift and no attack")
+    if ":" not in entry:
+        return [each for words in _split(entry) for each in _from_words(words, entry)]
+    parsed = parse_yaml(entry, f"{key}: {entry!r}")
+    if not isinstance(parsed, Mapping):
+        raise InputError(f"{key}: {entry!r} is not NAME: LEVELS")
+    return _from_entry(parsed, key)
+
+
+def _from_entry(entry: Entry, key: str) -> list[Shift | Attack]:
+    if len(entry) != 1:
+        raise InputError(f"{key}: each entry must be one NAME: LEVELS, found {dict(entry)}")
+    ((name, levels),) = entry.items()
+    if name == "suite":
+        if not isinstance(levels, str):
+            raise InputError(f"{key}: suite must be a name, found {levels!r}")
+        return list(suite(levels))
+    swept = cast("Mapping[str, object]", levels)  # or a list, or a number: a sweep looks at it
+    if name in ATTACKS:
+        return list(attacks.sweep(name, swept))
+    if name in SHIFTS:
+        return list(sweep(name, swept))
+    raise unknown_name("shift or attack", name, ["suite", *SHIFTS, *ATTACKS])
+
+
+def _split(text: str) -> list[list[str]]:
+    """Split at commas: each name, which must be known, with the parameters behind it."""
+    if "[" in text or "{" in text:  # a comma in there is another
+        raise InputError(f"several levels are written 'NAME: [LEVEL, LEVEL]', found {text!r}")
+    items: list[list[str]] = []
+    for part in (part.strip() for part in text.split(",")):
+        if "=" not in part:
+            _check_name(part, text)
+            items.append([part])
+        elif items:
+            items[-1].append(part)
+        else:
+            raise InputError(f"shifts are written {FORM}, found {text!r}")
+    return items
+
+
+def _check_name(name: str, text: str) -> None:
+    known = ["clean", *SUITES, *SHIFTS, *ATTACKS]
+    if name in known:
+        return
+    if not name or _is_number(name):  # a level without the name of its parameter
+        raise InputError(f"shifts are written {FORM}, found {text!r}")
+    raise unknown_name("suite, shift or attack", name, known)
+
+
+def _from_words(words: list[str], text: str) -> list[Shift | Attack]:
+    name, *pairs = words
+    if name in SUITES or name == "clean":
+        if pairs:
+            what = "the suite" if name in SUITES else "the shift"
+            raise InputError(f"{what} {name} takes no parameters, found {text!r}")
+        return list(suite(name)) if name in SUITES else [CLEAN]
+    parameters = _parameters(pairs, text)
+    if name in ATTACKS:
+        return [attacks.make_attack(name, **parameters)]
+    if SHIFTS[name].level == "severity" and "severity" not in parameters:
+        return list(sweep(name, {"severity": SEVERITIES, **parameters}))
+    return [make_shift(name, **parameters)]
+
+
+def _parameters(pairs: list[str], text: str) -> dict[str, Parameter]:
+    parameters: dict[str, Parameter] = {}
+    for pair in pairs:
+        key, _, value = (part.strip() for part in pair.partition("="))
+        if not key:
+            raise InputError(f"shifts are written {FORM}, found {text!r}")
+        if key in parameters:
+            raise InputError(f"{text!r} names {key} twice")
+        parameters[key] = _value(value, text)
+    return parameters
+
+
+def _value(value: str, text: str) -> Parameter:
+    """A number where it is one; what may be text is for the shift to say."""
+    parsed = parse_yaml(value, repr(text))  # 8/255 is a number there
+    return parsed if isinstance(parsed, int | float) else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

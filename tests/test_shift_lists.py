@@ -1,0 +1,147 @@
+"""Shifts and attacks by name: the same words mean the same in a study, on a line and in Python."""
+
+import subprocess
+import sys
+
+import pytest
+
+import fairweather as fw
+from fairweather.attacks import ATTACKS
+from fairweather.shift_lists import clean_and, expand, only_shifts
+from fairweather.shifts import CLEAN, SHIFTS, SUITES
+from fairweather.types import Attack
+
+
+def ids(asked):
+    return [each.id for each in expand(asked)]
+
+
+PGD = "pgd,epsilon=0.1,steps=5"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("clean", ["clean"]),
+        ("gamma,exponent=2", ["gamma,exponent=2"]),
+        ("gamma: 2", ["gamma,exponent=2"]),
+        ("gamma: [0.5, 2]", ["gamma,exponent=0.5", "gamma,exponent=2"]),
+        ({"gamma": [0.5, 2]}, ["gamma,exponent=0.5", "gamma,exponent=2"]),
+        (PGD, [PGD]),
+        ({"pgd": {"epsilon": [0.1], "steps": 5}}, [PGD]),
+        ("pgd: {epsilon: 0.1, steps: 5}", [PGD]),
+        ("imagenet_c/fog,severity=2,decay=3", ["imagenet_c/fog,severity=2,decay=3"]),
+        ("quick", [each.id for each in fw.suite("quick")]),
+        ("suite: quick", [each.id for each in fw.suite("quick")]),
+        ({"suite": "quick"}, [each.id for each in fw.suite("quick")]),
+        (fw.make_shift("gamma", exponent=2.0), ["gamma,exponent=2"]),
+        ([], []),
+    ],
+    ids=str,
+)
+def test_each_way_to_write_a_list(written, expected):
+    assert ids(written) == expected
+    assert ids([written, "hue,turn=0.5"] if written else ["hue,turn=0.5"])[:-1] == expected
+
+
+def test_commas_stand_between_names_as_between_parameters():
+    both = [each.id for name in ("quick", "imagenet_c") for each in fw.suite(name)]
+    assert ids("quick,imagenet_c") == both
+    mixed = ids("gaussian_blur,sigma=0.7,kernel_size=5, pgd,epsilon=8/255 ,quick")
+    assert mixed[0] == "gaussian_blur,sigma=0.7,kernel_size=5"
+    assert mixed[1] == f"pgd,epsilon={8 / 255}"
+    assert mixed[2:] == ids("quick")
+
+
+def test_no_name_means_two_things():
+    names = ["clean", "suite", *SUITES, *SHIFTS, *ATTACKS]
+    assert len(set(names)) == len(names)
+
+
+def test_what_has_severities_stands_for_all_five():
+    chosen = expand("imagenet_c/fog,decay=2.5")
+    assert [shift.parameters["severity"] for shift in chosen] == [1, 2, 3, 4, 5]
+    assert {shift.parameters["decay"] for shift in chosen} == {2.5}
+    named = expand("medmnist_c/pixelate,severity=2,dataset=bloodmnist")
+    assert named == [fw.make_shift("medmnist_c/pixelate", severity=2, dataset="bloodmnist")]
+
+
+def test_an_evaluation_takes_clean_first_and_each_once():
+    chosen = clean_and(["imagenet_c/fog", "pgd,epsilon=8/255,steps=2", "clean", "imagenet_c/fog"])
+    assert chosen[0] == CLEAN
+    assert [each.level for each in chosen[1:6]] == [1, 2, 3, 4, 5]
+    assert isinstance(chosen[6], Attack)
+    assert chosen[6].level == pytest.approx(8 / 255)
+    assert len(chosen) == 7
+    assert clean_and([]) == (CLEAN,)
+    with pytest.raises(fw.InputError, match="gaussian_blur at 1 stands twice"):
+        clean_and(["gaussian_blur,sigma=1", "gaussian_blur,sigma=1,kernel_size=5"])
+
+
+def test_pictures_take_shifts_alone_each_once():
+    chosen = only_shifts([{"suite": "quick"}, "imagenet_c/fog", "hue,turn=0.25"])
+    found = [shift.id for shift in chosen]
+    assert found[:15] == ids("quick")
+    assert found[15:] == ["imagenet_c/fog,severity=2", "imagenet_c/fog,severity=4", "hue,turn=0.25"]
+    with pytest.raises(fw.InputError, match="pgd is an attack, which needs a model"):
+        only_shifts(["gamma,exponent=2", PGD])
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("quick,x=1", "the suite quick takes no parameters, found 'quick,x=1'"),
+        ("clean,x=1", "the shift clean takes no parameters"),
+        ("quick,imagenet", "unknown suite, shift or attack 'imagenet'; did you mean 'imagenet_c'"),
+        ("gama,exponent=2", "unknown suite, shift or attack 'gama'; did you mean 'gamma'"),
+        ("pdg,epsilon=1", "did you mean 'pgd'"),
+        ("exponent=2", r"are written NAME\[,parameter=value...\], found 'exponent=2'"),
+        ("gamma,2", r"are written NAME\[,parameter=value...\], found 'gamma,2'"),
+        ("gamma,=2", "are written NAME"),
+        ("gamma,", "are written NAME"),
+        ("", "are written NAME"),
+        ("gamma,exponnt=2", "did you mean 'exponent'"),
+        ("gamma,exponent=two", "exponent must be a finite number, found 'two'"),
+        ("gamma,exponent=nan", "must be a finite number"),
+        ("gamma,exponent=.nan", "must be a finite number"),
+        ("gamma,exponent=true", "must be a finite number"),
+        ("gamma,exponent=", "must be a finite number"),
+        ("gamma,exponent=2,exponent=3", "'gamma,exponent=2,exponent=3' names exponent twice"),
+        ("gamma,exponent=[1,2]", r"several levels are written 'NAME: \[LEVEL, LEVEL\]'"),
+        ("gamma", "gamma needs its level, exponent=NUMBER"),
+        ("pgd", "pgd needs its level, epsilon=NUMBER"),
+        ("pgd,epsilon=8/0", "divides by zero"),
+        ("imagenet_c/fog,severity=6", "severity must be 1, 2, 3, 4 or 5, found 6"),
+        ("- gamma: 2", "is not NAME: LEVELS"),
+        ("gamma: [", "is not YAML"),
+        ({"gamma": [1], "hue": [1]}, "key: each entry must be one NAME: LEVELS"),
+        ({"suite": ["quick"]}, "key: suite must be a name, found"),
+        ({"suite": "quik"}, "unknown suite 'quik'; did you mean 'quick'"),
+        ({"gama": [2]}, "unknown shift or attack 'gama'; did you mean 'gamma'"),
+        ({"gamma": None}, "exponent must be a number or a list of numbers, found None"),
+        ([2], "key: 2 is no text, no NAME: LEVELS, no shift and no attack"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_sentence(written, words):
+    with pytest.raises(fw.InputError, match=words) as caught:
+        expand(written, "key")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["preview"], "name some shifts: --suite NAME, or --shift NAME"),
+        (["preview", "--suite", "quik"], "unknown suite 'quik'; did you mean 'quick'"),
+        (["export", "mnist5k", "--out", "x", "--shift", PGD], "pgd is an attack"),
+        (["evaluate", "timm:test_resnet", "mnist5k", "--shifts", "quick,x=1"], "no parameters"),
+    ],
+)
+def test_commands_say_what_is_wrong_and_write_nothing(arguments, words, tmp_path):
+    command = [sys.executable, "-m", "fairweather", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
