@@ -26,6 +26,7 @@ def fairweather(*arguments, **options):
         (["run", "quickstart", "--device", "tpu9"], "unknown device 'tpu9'"),
         (["list", "everything"], "unknown list 'everything'"),
         (["report", "nowhere"], "nowhere holds no run"),
+        (["evaluate", "torchvision:resnet19", "mnist5k"], "did you mean 'resnet18'?"),
         (["run", "--nonsense"], "No such option: --nonsense"),
         (["rum"], "No such command 'rum'"),
     ],

@@ -150,6 +150,7 @@ def test_weights_come_from_an_address_once(tmp_path, monkeypatch):
     [
         (lambda: load_model("torchvision:resnet81", classes=2), "did you mean 'resnet"),
         (lambda: load_model("timm:resnet_18", classes=2), "unknown timm model 'resnet_18'"),
+        (lambda: load_model("timm:resnet18.a1_in1", classes=2), "did you mean 'resnet18.a1_in1k'"),
         (lambda: load_model("resnet18", classes=2), "unknown model source 'resnet18'"),
         (lambda: load_model(TINY_RESNET, weights="imagenett"), "did you mean 'imagenet'"),
         (lambda: load_model(TINY_RESNET, weights="no/such.pth"), "there is no file no/such.pth"),

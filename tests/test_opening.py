@@ -726,6 +726,27 @@ def test_bad_sources_get_one_clear_sentence(source, options, words):
         open_model(source, **options)
 
 
+@pytest.mark.parametrize("options", [{}, {"weights": "none"}, {"weights": "lite0"}], ids=str)
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("torchvision:resnet19", "unknown torchvision model 'resnet19'; did you mean 'resnet18'"),
+        ("timm:resnet19", "unknown timm model 'resnet19'; did you mean 'resnet18'"),
+        (
+            "timm:resnet50.a1_in1",
+            "unknown timm model .*; did you mean 'resnet50.a1_in1k'. known: r",
+        ),
+        ("timm:resnet19.a1_in1k", "unknown timm model 'resnet19'; did you mean 'resnet18'"),
+        ("torchvision:fasterrcnn_resnet50_fpn", "unknown torchvision model 'fasterrcnn"),
+        ("timm:", "unknown timm model ''"),
+    ],
+)
+def test_a_network_that_there_is_not_is_one_sentence(source, options, words):
+    with pytest.raises(InputError, match=words) as caught:
+        open_model(source, **options)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_folder_is_known_by_what_is_in_it(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match=f"did you mean 'hf:{tmp_path}'"):

@@ -34,6 +34,9 @@ class Library(Protocol):
     def knows(self, name: str) -> bool:
         """Tell whether there is a network of this name."""
 
+    def check(self, name: str) -> None:
+        """Raise `InputError`, with the nearest name, unless there is a network of this name."""
+
     def build(self, name: str, classes: int | None, width: float = 1.0) -> nn.Module:
         """Build a network with random weights and `classes` outputs (None: its own number).
 
@@ -56,13 +59,16 @@ class Torchvision:
 
     def knows(self, name: str) -> bool:
         """Tell whether there is a network of this name."""
-        return name in torchvision.models.list_models(module=torchvision.models)
+        return name in self._names()
+
+    def check(self, name: str) -> None:
+        """Raise `InputError`, with the nearest name, unless there is a network of this name."""
+        if not self.knows(name):
+            raise unknown_name("torchvision model", name, self._names())
 
     def build(self, name: str, classes: int | None, width: float = 1.0) -> nn.Module:
         """Build a network with random weights and `classes` outputs (None: its own number)."""
-        known = torchvision.models.list_models(module=torchvision.models)
-        if name not in known:
-            raise unknown_name("torchvision model", name, known)
+        self.check(name)
         if width != 1:
             raise _no_width(f"torchvision:{name}")
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
@@ -94,6 +100,9 @@ class Torchvision:
                 return found[-1]
         raise InputError(f"{type(network).__name__} has no layer that could be its head")
 
+    def _names(self) -> list[str]:
+        return torchvision.models.list_models(module=torchvision.models)
+
     def _weights(self, name: str) -> torchvision.models.WeightsEnum:
         published = torchvision.models.get_model_weights(name)
         # The first ImageNet weights are those that papers before 2022, the report among them, used.
@@ -105,12 +114,26 @@ class Timm:
 
     def knows(self, name: str) -> bool:
         """Tell whether there is a network of this name."""
-        return bool(timm.is_model(name))
+        if not timm.is_model(name):  # which does not look at what stands behind the dot
+            return False
+        try:
+            timm.get_pretrained_cfg(name)
+        except RuntimeError:
+            return "." not in name
+        return True
+
+    def check(self, name: str) -> None:
+        """Raise `InputError`, with the nearest name, unless there is a network of this name."""
+        if self.knows(name):
+            return
+        network, dot, _ = name.partition(".")
+        if not dot or not timm.is_model(network):
+            raise unknown_name("timm model", network, timm.list_models())
+        raise unknown_name("timm model", name, [network, *timm.list_pretrained(f"{network}.*")])
 
     def build(self, name: str, classes: int | None, width: float = 1.0) -> nn.Module:
         """Build a network with random weights and `classes` outputs (None: its own number)."""
-        if not timm.is_model(name):
-            raise unknown_name("timm model", name, timm.list_models())
+        self.check(name)
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         if width != 1:
             options["channels"] = _stage_channels(name, width)
@@ -142,7 +165,7 @@ class Timm:
 
     def preprocessing(self, name: str) -> Preprocessing:
         """Give what the published weights expect of their images."""
-        configuration = timm.get_pretrained_cfg(name, allow_unregistered=False)
+        configuration = timm.get_pretrained_cfg(name)
         if configuration is None:
             raise InputError(
                 f"timm:{name} has no published weights, so no statistics either: give mean and std"
@@ -172,7 +195,9 @@ LIBRARIES: Mapping[str, Library] = {"torchvision": Torchvision(), "timm": Timm()
 
 
 def find_library(backbone: str) -> tuple[Library, str]:
-    """Split `LIBRARY:NAME` and look the library up.
+    """Split `LIBRARY:NAME` and look both up.
+
+    Raises `InputError`, with the nearest name, where there is no such library or no such network.
 
     >>> find_library("timm:resnet18")[1]
     'resnet18'
@@ -180,6 +205,7 @@ def find_library(backbone: str) -> tuple[Library, str]:
     library, colon, name = backbone.partition(":")
     if not colon or library not in LIBRARIES:
         raise unknown_name("model source", backbone, [f"{key}:NAME" for key in LIBRARIES])
+    LIBRARIES[library].check(name)
     return LIBRARIES[library], name
 
 
