@@ -80,12 +80,14 @@ def make_run(path, models, *, shifts=(FOG, BLUR), digest="d" * 64, shift_seed=0,
     run.write("provenance.json", json.dumps(facts))
     named = {name: {} for name in models if "+" not in name}
     run.write("study.yaml", dump_yaml({"models": named, "shift_seed": shift_seed}))
+    names = []
     for model, seeds in models.items():
         for seed, cells in seeds.items():
             for cell, columns in cells.items():
                 file = f"{cell.replace('/', '__')}.parquet"
-                run.write_predictions(f"predictions/{model}/seed-{seed}/{file}", columns)
-    run.finish("all", {}, [])
+                names.append(f"predictions/{model}/seed-{seed}/{file}")
+                run.write_predictions(names[-1], columns)
+    run.finish("all", {}, names)
     return path
 
 
@@ -377,7 +379,9 @@ def test_what_cannot_be_paired_is_refused(several, one_seed, tmp_path):
 
 def test_an_unfinished_run_is_refused(one_seed):
     a, b, *_ = one_seed
-    (b / "predictions/other/seed-3/a__blur,sigma=0.5.parquet").unlink()
+    done = [path.relative_to(b).as_posix() for path in b.rglob("*.parquet")]
+    done.remove("predictions/other/seed-3/a__blur,sigma=0.5.parquet")
+    RunFolder(b).finish("all", {}, done)  # which takes back the one that is not done
     words = "b has no predictions of other, seed 3, under a/blur,sigma=0.5: let the run finish"
     with pytest.raises(InputError, match=words):
         read_run_comparison(a, b)

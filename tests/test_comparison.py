@@ -431,6 +431,7 @@ def test_what_a_reader_has_to_know_is_said(run, copy):
     change(copy, "provenance.json", lambda f: f["data"]["notes"].update(size=[64, 64]))
     scores = copy.scores.assign(n=100)
     copy.write("scores.csv", to_csv(scores))
+    copy.finish("scores", {}, ["scores.csv"])
     text = str(read_comparison(copy))
     assert "on 28 x 28 pixels, the run's on 64 x 64" in text
     assert "on 7,180 test images, the run's on 100" in text
@@ -467,6 +468,7 @@ def test_other_models_are_refused_in_one_sentence(copy):
         study = re.sub(rf"^  {name}:", f"  my_{name}:", study, flags=re.MULTILINE)
     copy.write("study.yaml", study)
     copy.write("scores.csv", to_csv(scores))
+    copy.finish("scores", {}, ["scores.csv"])
     words = "the run has the models my_basic, my_mixup_aug, my_mixup_aug_pt; on PathMNIST the paper"
     with pytest.raises(InputError, match=f"{words} has basic, mixup_aug, mixup_aug_pt, basic_1"):
         fw.compare_with_published(copy)

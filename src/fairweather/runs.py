@@ -189,20 +189,38 @@ class RunFolder:
 
         Raises `InputError` where the content of a file is another than the one that was written.
         """
-        missing = []
+        recorded: dict[str, set[str]] = {}
         for entry in self._manifest["steps"].values():
             for name, checksum in entry["files"].items():
-                if not wanted(name):
-                    continue
-                path = self._recorded(name)
-                if not path.is_file():
-                    missing.append(name)
-                elif _checksum(path) != checksum:
-                    raise InputError(
-                        f"{path} is damaged or was changed: its checksum is not the one in "
-                        f"{MANIFEST}; the command that made the run makes the file again"
-                    )
-        return missing
+                recorded.setdefault(name, set()).add(checksum)
+        return [
+            name
+            for name, checksums in recorded.items()
+            if wanted(name) and not self._is_there(name, checksums)
+        ]
+
+    def holds(self, name: str) -> bool:
+        """Say whether a file that is about to be read is there, and that it is what was written.
+
+        A folder without a manifest, such as tables that were taken out of a run, has nothing to
+        hold its files against.
+
+        Raises `InputError` where a finished step left this file and it is missing or another one,
+        and where it is there and no finished step left it.
+        """
+        path, entries = self.file(name), self._manifest["steps"].values()
+        recorded = {entry["files"][name] for entry in entries if name in entry["files"]}
+        if recorded and not self._is_there(name, recorded):
+            raise InputError(
+                f"{path} is missing, and {MANIFEST} says that it was there; the command that made "
+                "the run makes the file again"
+            )
+        if path.is_file() and not recorded and (self.path / MANIFEST).is_file():
+            raise InputError(
+                f"{path} has no checksum in {MANIFEST}, so that it may be anybody's; the command "
+                "that made the run makes the file again"
+            )
+        return path.is_file()
 
     def file(self, name: str) -> Path:
         """Give the path of a file by its name in the folder; see `inside`."""
@@ -266,6 +284,16 @@ class RunFolder:
 
     def _recorded(self, name: str) -> Path:
         return inside(self.path, name, MANIFEST)
+
+    def _is_there(self, name: str, recorded: set[str]) -> bool:
+        """Whether a file is there; raises `InputError` where it has not all recorded checksums."""
+        path = self._recorded(name)
+        if path.is_file() and recorded != {_checksum(path)}:
+            raise InputError(
+                f"{path} is damaged or was changed: its checksum is not the one in {MANIFEST}; "
+                "the command that made the run makes the file again"
+            )
+        return path.is_file()
 
     def _write_manifest(self) -> None:
         self.write(MANIFEST, json.dumps(self._manifest, indent=1, sort_keys=True) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Annotated
 
@@ -25,6 +26,8 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "export": export,
     "list": list_names,
 }
+
+OUR_FAULT = 70  # EX_SOFTWARE of sysexits.h, which Python has on Unix alone
 
 app = typer.Typer(
     name="fairweather",
@@ -51,9 +54,16 @@ for _name, _command in COMMANDS.items():
 
 
 def main() -> None:
-    """Run the command line: status 2 and one sentence on bad input, 130 when interrupted."""
+    """Run the command line.
+
+    Status 2 and one sentence on bad input, 130 when interrupted, 70 and a traceback when the
+    program is at fault: Python's own 1 says that a rule is broken.
+    """
     try:
         app()
     except (InputError, OSError) as error:
         typer.echo(f"fairweather: {error}", err=True)
         sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(OUR_FAULT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -51,7 +53,11 @@ def check(
     ] = "interval",
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML for a pipeline.")] = None,
 ) -> None:
-    """Hold a run against rules: status 1 and a table if one is broken."""
+    """Hold a run against rules: status 1 and a table if one is broken.
+
+    Status 2 and a sentence if one cannot be judged, as where the scores or predictions are not
+    those that the run wrote; 70 if the program itself fails.
+    """
     from fairweather import rules as ruling
     from fairweather.runs import open_finished_run, write_atomically
 
@@ -63,6 +69,15 @@ def check(
     verdicts = ruling.judge(open_finished_run(folder), ruling.read_rules(rules), on=judged)
     if junit is not None:
         write_atomically(junit, ruling.junit(verdicts))
-    typer.echo(ruling.table(verdicts))
+    _print(ruling.table(verdicts))
     if not all(verdict.passed for verdict in verdicts):
         raise typer.Exit(1)
+
+
+def _print(table: str) -> None:
+    """Print to whoever reads: that a pipe was closed early says nothing of the rules."""
+    try:
+        typer.echo(table)
+    except BrokenPipeError:
+        # What is still in the buffer would be written once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

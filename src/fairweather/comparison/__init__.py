@@ -75,7 +75,8 @@ def compare_with_published(run: RunFolder | str | Path, reference: str = "paper"
         number lies in [low, high]. Accuracies are fractions.
 
     Raises:
-        InputError: an unknown reference, no finished run, or a run with nothing to compare.
+        InputError: an unknown reference, no finished run, scores that are not those that the run
+            wrote, or a run with nothing to compare.
     """
     return read_comparison(run, reference).table
 
@@ -89,7 +90,8 @@ def compare_runs(a: str | Path, b: str | Path) -> pd.DataFrame:
         a, b: a run folder, or one model of it as FOLDER:MODEL.
 
     Raises:
-        InputError: no run, models that cannot be paired, or predictions of other images.
+        InputError: no run, models that cannot be paired, or predictions of other images or not
+            those that a run wrote.
     """
     return read_run_comparison(a, b).table
 
@@ -98,6 +100,7 @@ def read_comparison(run: RunFolder | str | Path, reference: str = "paper") -> Co
     """Compare a run as `compare_with_published` does, with the tables' text and notes."""
     studies = read_published(reference)
     folder = run if isinstance(run, RunFolder) else open_finished_run(Path(run))
+    folder.holds("scores.csv")  # raises where they are others than the run wrote
     contents = read_contents(folder)
     study = match_study(contents, studies)
     pairs = match_numbers(contents, study)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.report.words import CLEAN, ENSEMBLE_SUFFIX, base_model, predictions_folder
-from fairweather.runs import RunFolder, open_finished_run
+from fairweather.runs import RunFolder, open_finished_run, read_json
 from fairweather.types import ENSEMBLE, Predictions, shortest
 from fairweather.yamlfile import read_yaml
 
@@ -39,9 +38,12 @@ class Side:
     everyone: Mapping[str, tuple[int | str, ...]]
 
     def read(self, model: str, seed: int | str, cell: str) -> Predictions:
-        """Read the predictions of a cell by the id of its shift."""
+        """Read the predictions of a cell by the id of its shift.
+
+        Raises `InputError` where they are missing or not those that the run wrote.
+        """
         name = f"{predictions_folder(model, str(seed))}/{cell.replace('/', '__')}.parquet"
-        if not (self.run.path / name).is_file():
+        if not self.run.holds(name):
             raise InputError(
                 f"{self.run.path} has no predictions of {model}, seed {seed}, under {cell}: "
                 "let the run finish first"
@@ -84,14 +86,17 @@ def split_side(asked: str | Path) -> tuple[str, str]:
 def open_side(asked: str | Path) -> Side:
     """Open a run folder, or one model of it as FOLDER:MODEL.
 
-    Raises `InputError` where there is no run, nothing is predicted yet, or no such model.
+    Raises `InputError` where there is no run, nothing is predicted yet, or no such model, and where
+    clean predictions of a model are not those that the run wrote.
     """
     folder, model = split_side(asked)
     run = open_finished_run(Path(folder))
-    if not (run.path / "provenance.json").is_file():
+    if not run.file("provenance.json").is_file():
         raise InputError(f"{run.path} has no provenance.json: nothing has been predicted yet")
-    provenance = json.loads((run.path / "provenance.json").read_text())
-    study = read_yaml(run.path / "study.yaml") if (run.path / "study.yaml").is_file() else {}
+    provenance = read_json(run.file("provenance.json"))
+    written = run.file("study.yaml")
+    study = read_yaml(written) if written.is_file() else {}
+    _check_clean_predictions(run, study.get("models") or {})
     everyone = _predicted_models(run.path, list(study.get("models") or {}))
     if not everyone:
         raise InputError(f"{run.path} has no predictions of clean images: let the run finish first")
@@ -182,6 +187,17 @@ def _sweep(entry: Mapping[str, Any], shared: set[str]) -> Sweep:
     cells = sorted(entry["cells"], key=lambda cell: float(cell["level"]))
     levels = {shortest(float(cell["level"])): cell["id"] for cell in cells if cell["id"] in shared}
     return Sweep(entry["name"], entry["title"], levels)
+
+
+def _check_clean_predictions(run: RunFolder, models: Collection[str]) -> None:
+    """Keep a model or a seed from going unnoticed because its clean predictions are gone."""
+
+    def ours(name: str) -> bool:
+        place = _PLACE.match(name)
+        return place is not None and base_model(place[1]) in models
+
+    if missing := run.check_files(ours):
+        raise InputError(f"{run.path / missing[0]} is missing: let the run finish first")
 
 
 def _predicted_models(path: Path, order: list[str]) -> dict[str, tuple[int | str, ...]]:

@@ -91,7 +91,7 @@ def read_run_comparison(a: str | Path, b: str | Path) -> RunComparison:
 
     Raises:
         InputError: no run, an unknown model, models that cannot be paired, a model beside itself,
-            or predictions of other images.
+            or predictions of other images or not those that a run wrote.
     """
     if not Path(split_side(b)[0]).exists():
         raise unknown_name("run folder or reference", b, REFERENCES)

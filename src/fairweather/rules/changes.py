@@ -34,7 +34,7 @@ def estimate_places(
     """Estimate clean images and the wanted places again, on the same resamples as scores.csv.
 
     Of several seeds, these are the means over seeds. Raises `InputError` where predictions are
-    missing or were made of other images.
+    missing, are not those that the run wrote, or were made of other images.
     """
     seeds = [seed for seed in contents.seeds_of(model) if seed != SPREAD]
     cells = [cell for seed in seeds for cell in _cells(run, contents, model, seed, wanted)]
@@ -69,7 +69,7 @@ def _cells(
     keys = None
     for place, cell in _ids(contents, wanted).items():
         name = f"{folder}/{cell.replace('/', '__')}.parquet"
-        if not (run.path / name).is_file():
+        if not run.holds(name):
             raise InputError(f"{run.path} has no {name}: let the run finish first")
         predictions = run.read_predictions(name)
         if keys is None:
@@ -82,7 +82,7 @@ def _cells(
 
 
 def _fitted(run: RunFolder, name: str) -> Fitted | None:
-    return fit_on(run.read_predictions(name)) if (run.path / name).is_file() else None
+    return fit_on(run.read_predictions(name)) if run.holds(name) else None
 
 
 def _ids(contents: Contents, wanted: Collection[Place]) -> dict[Place, str]:

@@ -91,7 +91,8 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
 
     Raises:
         InputError: a model, metric, shift or level that the run does not have, a number that is
-            not a number, a limit that the metric can never cross, or no rule.
+            not a number, a limit that the metric can never cross, or no rule; scores or
+            predictions that are not those that the run wrote.
     """
     if on not in get_args(On):
         raise unknown_name("number to judge on", on, get_args(On))

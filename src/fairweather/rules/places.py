@@ -43,9 +43,9 @@ Rows = Mapping[Place, Mapping[str, Score]]
 def read_rows(run: RunFolder) -> dict[str, Rows]:
     """Read scores.csv by model; of several seeds, the means over seeds, and ensembles beside.
 
-    Raises `InputError` when the run has no scores yet.
+    Raises `InputError` when the run has no scores yet, or others than it wrote.
     """
-    if not (run.path / "scores.csv").is_file():
+    if not run.holds("scores.csv"):
         raise InputError(f"{run.path} has no scores.csv: it has not been scored yet")
     scores = ensembles_as_models(run.scores)
     if scores.empty:

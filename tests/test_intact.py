@@ -1,0 +1,243 @@
+"""Damaged runs: `check` and `compare` read nothing that is not what the run wrote."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import fairweather as fw
+from fairweather import cli
+from fairweather.errors import InputError
+from fairweather.rules import judge, read_rules
+from fairweather.runs import MANIFEST, RunFolder
+
+from .test_compare_runs import BLUR, CELLS, FOG, make_model, make_run, predictions, right
+from .test_comparison import PATHMNIST, published_numbers
+from .test_comparison import make_run as make_published_run
+from .test_rules import SNOW, write_run
+
+SHIFTED = f"predictions/basic/seed-0/{SNOW.replace('/', '__')},severity=1.parquet"
+CLEAN = "predictions/basic/seed-0/clean.parquet"
+VALIDATION = "predictions/basic/seed-0/val.parquet"
+RULE, DROP = "basic: accuracy[clean] >= 0.99", f"basic: accuracy[{SNOW}=1] drop <= 1%"
+
+
+def record(run):
+    """As the steps of a run do: every file that stands there has its checksum in the manifest."""
+    names = [path.relative_to(run.path).as_posix() for path in run.path.rglob("*.parquet")]
+    run.finish("predictions", {}, names)
+    if (run.path / "scores.csv").is_file():
+        run.finish("scores", {}, ["scores.csv"])
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run = write_run(tmp_path_factory.mktemp("whole") / "run")
+    run.write_predictions(VALIDATION, run.read_predictions(CLEAN))
+    return record(run)
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    return RunFolder(shutil.copytree(whole.path, tmp_path / "run"))
+
+
+def fairweather(*arguments, **options):
+    command = [sys.executable, "-m", "fairweather", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def improve(path):
+    """Edit scores.csv by hand until it passes."""
+    head, *rows = path.read_text().splitlines()
+    better = [
+        ",".join([*row.split(",")[:5], "1", "1", "1", row.split(",")[8]])
+        if ",accuracy," in row
+        else row
+        for row in rows
+    ]
+    assert better != rows
+    path.write_text("\n".join([head, *better, ""]))
+
+
+def cut_at_a_row(path):
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(rows[: len(rows) // 2]))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def other_predictions(path):
+    run = RunFolder(path.parents[3])
+    found = run.read_predictions(CLEAN)
+    run.write_predictions(path.relative_to(run.path).as_posix(), found)
+
+
+def unlink(path):
+    path.unlink()
+
+
+def refused(do, path, words):
+    with pytest.raises(InputError) as caught:
+        do()
+    sentence = str(caught.value)
+    assert str(path) in sentence
+    assert words in sentence
+    assert "\n" not in sentence
+    return sentence
+
+
+DAMAGED, MISSING = "is damaged or was changed", "is missing"
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "damage", "words"),
+    [
+        (RULE, "scores.csv", improve, DAMAGED),
+        (RULE, "scores.csv", cut_at_a_row, DAMAGED),
+        (RULE, "scores.csv", cut, DAMAGED),
+        (RULE, "scores.csv", unlink, MISSING),
+        (DROP, SHIFTED, other_predictions, DAMAGED),
+        (DROP, SHIFTED, cut, DAMAGED),
+        (DROP, SHIFTED, unlink, MISSING),
+        (DROP, VALIDATION, cut, DAMAGED),
+        (DROP, VALIDATION, unlink, MISSING),
+    ],
+)
+def test_a_check_reads_only_what_the_run_wrote(run, rule, name, damage, words):
+    assert not judge(run, read_rules([rule]))[0].passed
+    damage(run.path / name)
+    refused(lambda: judge(run, read_rules([rule])), run.path / name, words)
+    again = RunFolder(run.path)
+    refused(lambda: judge(again, read_rules([rule])), run.path / name, words)
+
+
+def test_what_a_check_does_not_read_may_be_gone(run):
+    (run.path / SHIFTED).unlink()
+    assert judge(run, read_rules(["basic: accuracy[clean] >= 0.5"]))[0].passed
+
+
+def test_what_no_step_wrote_is_not_read(run):
+    manifest = json.loads((run.path / MANIFEST).read_text())
+    del manifest["steps"]["scores"]
+    (run.path / MANIFEST).write_text(json.dumps(manifest))
+    planted = RunFolder(run.path)
+    words = f"has no checksum in {MANIFEST}"
+    refused(lambda: judge(planted, read_rules([RULE])), run.path / "scores.csv", words)
+
+
+def test_tables_without_a_manifest_are_taken_as_they_are(run):
+    (run.path / MANIFEST).unlink()
+    assert not judge(RunFolder(run.path), read_rules([RULE]))[0].passed
+
+
+def test_check_ends_with_2_on_damage_and_1_on_a_broken_rule(run, tmp_path):
+    report = tmp_path / "check.xml"
+    broken = fairweather("check", run.path, RULE)
+    assert (broken.returncode, broken.stderr) == (1, "")
+    improve(run.path / "scores.csv")
+    damaged = fairweather("check", run.path, RULE, "--junit", report)
+    assert (damaged.returncode, damaged.stdout) == (2, "")
+    assert damaged.stderr.startswith(f"fairweather: {run.path / 'scores.csv'} {DAMAGED}")
+    assert len(damaged.stderr.splitlines()) == 1
+    assert not report.exists()
+
+
+def test_a_fault_of_the_program_is_no_broken_rule(run, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise KeyError("a fault")
+
+    monkeypatch.setattr("fairweather.rules.judge", fail)
+    monkeypatch.setattr(sys, "argv", ["fairweather", "check", str(run.path), RULE])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.OUR_FAULT == 70
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "Traceback" in told.err
+    assert "KeyError: 'a fault'" in told.err
+
+
+def test_a_reader_that_stops_early_changes_no_verdict(run):
+    for rule, status in ((RULE, 1), ("basic: accuracy[clean] >= 0.5", 0)):
+        command = [sys.executable, "-m", "fairweather", "check", str(run.path), rule]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            process.stdout.close()
+            assert process.stderr.read() == ""
+        assert process.returncode == status
+
+
+def test_the_help_says_what_the_status_means():
+    done = CliRunner().invoke(cli.app, ["check", "--help"], env={"COLUMNS": "200"})
+    for words in ("status 1", "Status 2", "70"):
+        assert words in done.output
+
+
+@pytest.fixture
+def two(tmp_path):
+    shares = dict(zip(CELLS, (0.9, 0.7, 0.5, 0.6), strict=True))
+    a = make_run(tmp_path / "a", {"net": {0: make_model(shares)}}, shifts=(FOG, BLUR))
+    b = make_run(tmp_path / "b", {"net": {0: make_model(shares, seed=1)}}, shifts=(FOG, BLUR))
+    return a, b
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("cell", ["clean", "fog,severity=2"])
+@pytest.mark.parametrize("damage", ["edited", "cut", "missing"])
+def test_a_comparison_reads_only_what_the_runs_wrote(two, side, cell, damage):
+    assert len(fw.compare_runs(*two))
+    name = f"predictions/net/seed-0/{cell}.parquet"
+    path = two[side] / name
+    if damage == "edited":
+        RunFolder(two[side]).write_predictions(name, predictions(right(1.0)))
+    elif damage == "cut":
+        cut(path)
+    else:
+        path.unlink()
+    words = MISSING if damage == "missing" else DAMAGED
+    refused(lambda: fw.compare_runs(*two), path, words)
+
+
+def test_a_model_whose_clean_predictions_are_gone_is_not_left_out(tmp_path):
+    shares = dict.fromkeys(CELLS, 0.7)
+    models = {"one": {0: make_model(shares)}, "two": {0: make_model(shares, seed=1)}}
+    a, b = make_run(tmp_path / "a", models), make_run(tmp_path / "b", models)
+    for run in (a, b):
+        (run / "predictions/two/seed-0/clean.parquet").unlink()
+    refused(lambda: fw.compare_runs(a, b), a / "predictions/two/seed-0/clean.parquet", "is missing")
+
+
+@pytest.mark.parametrize(("damage", "words"), [(improve, DAMAGED), (cut_at_a_row, DAMAGED)])
+def test_a_comparison_with_the_paper_reads_only_what_the_run_wrote(tmp_path, damage, words):
+    run = make_published_run(tmp_path / "run", published_numbers, **PATHMNIST)
+    assert len(fw.compare_with_published(run))
+    damage(run.path / "scores.csv")
+    for given in (run, run.path, str(run.path)):
+        refused(lambda given=given: fw.compare_with_published(given), run.path, words)
+    (run.path / "scores.csv").unlink()
+    refused(lambda: fw.compare_with_published(run.path), run.path / "scores.csv", "is missing")
+
+
+def test_compare_ends_with_2_on_damage_and_writes_nothing(two):
+    name = "predictions/net/seed-0/clean.parquet"
+    RunFolder(two[1]).write_predictions(name, predictions(np.ones(200, bool)))
+    done = fairweather("compare", *two)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"fairweather: {two[1] / name} {DAMAGED}")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (two[0] / "tables").exists()
+
+
+def test_a_description_that_is_cut_off_is_one_sentence(two):
+    path = two[0] / "provenance.json"
+    path.write_text(path.read_text()[:-20])
+    refused(lambda: fw.compare_runs(*two), path, "is not JSON")
