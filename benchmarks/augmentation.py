@@ -15,7 +15,7 @@ from fairweather.training import Recipe
 from fairweather.training.batching import make_batch
 from fairweather.training.objective import supervised_loss
 from fairweather.training.optimization import build_optimizer
-from fairweather.training.options import AugMix, GaussianNoise, RandAugment, RandomErasing
+from fairweather.training.recipe import AugMix, GaussianNoise, RandAugment, RandomErasing
 from fairweather.types import Images
 
 SIDE, CLASSES, BATCH = 32, 10, 128

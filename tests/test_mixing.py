@@ -7,10 +7,16 @@ import pytest
 import torch
 
 from fairweather.errors import InputError
-from fairweather.training import erasing, mixing
-from fairweather.training.boxes import Boxes, areas, inside
-from fairweather.training.erasing import add_gaussian_noise, random_erase
-from fairweather.training.mixing import cut_mix
+from fairweather.training.augment import (
+    Boxes,
+    add_gaussian_noise,
+    areas,
+    cut_mix,
+    draw_erased_boxes,
+    draw_pasted_boxes,
+    in_boxes,
+    random_erase,
+)
 
 
 def slow_cut_mix(images, labels, classes, alpha, rng):
@@ -56,15 +62,15 @@ def test_labels_are_the_share_of_pixels_of_each_image():
 
 def test_boxes_have_the_area_that_was_drawn_before_they_are_cut_off():
     kept = np.random.default_rng(0).beta(1.0, 1.0, 30_000)
-    boxes = mixing.draw_boxes(kept, 1000, 400, np.random.default_rng(1))
+    boxes = draw_pasted_boxes(kept, 1000, 400, np.random.default_rng(1))
     share = areas(boxes) / 400_000
     whole = (boxes.top > 0) & (boxes.left > 0) & (boxes.bottom < 1000) & (boxes.right < 400)
     assert np.allclose(share[whole], 1 - kept[whole], atol=0.01)
     assert (share <= 1 - kept + 1e-9).all()
     centre = (boxes.top + boxes.bottom)[whole & (kept > 0.99)] / 2
     assert centre.mean() == pytest.approx(500, rel=0.05)
-    assert mixing.draw_boxes(np.ones(3), 8, 8, np.random.default_rng(0)).top.shape == (3,)
-    assert areas(mixing.draw_boxes(np.ones(3), 8, 8, np.random.default_rng(0))).sum() == 0
+    assert draw_pasted_boxes(np.ones(3), 8, 8, np.random.default_rng(0)).top.shape == (3,)
+    assert areas(draw_pasted_boxes(np.ones(3), 8, 8, np.random.default_rng(0))).sum() == 0
 
 
 def test_a_box_has_the_pixels_between_its_ends():
@@ -72,7 +78,7 @@ def test_a_box_has_the_pixels_between_its_ends():
     slow = torch.zeros(3, 1, 6, 7, dtype=torch.bool)
     for i, (top, bottom, left, right) in enumerate(zip(*boxes, strict=True)):
         slow[i, 0, top:bottom, left:right] = True
-    assert torch.equal(inside(boxes, 6, 7, torch.device("cpu")), slow)
+    assert torch.equal(in_boxes(boxes, 6, 7, torch.device("cpu")), slow)
     assert areas(boxes).tolist() == slow.sum((1, 2, 3)).tolist()
 
 
@@ -115,7 +121,7 @@ def test_erased_pixels_form_one_box_of_the_wanted_area_and_aspect():
 
 
 def test_boxes_to_erase_lie_anywhere():
-    boxes = erasing.draw_boxes(20_000, 10, 12, (0.1, 0.1), (1.0, 1.0), np.random.default_rng(0))
+    boxes = draw_erased_boxes(20_000, 10, 12, (0.1, 0.1), (1.0, 1.0), np.random.default_rng(0))
     assert set(boxes.bottom - boxes.top) == {3}
     assert set(boxes.right - boxes.left) == {3}
     assert np.allclose(np.bincount(boxes.top) / 20_000, 1 / 8, atol=0.01)

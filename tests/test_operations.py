@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
 from fairweather.shifts import SHIFTS
-from fairweather.training.affine import bilinear, nearest
 from fairweather.training.operations import (
     OPERATIONS,
     SMOOTH_OPERATIONS,
     TESTED_AS,
     apply_each,
+    bilinear,
+    nearest,
 )
 
 NEAREST, LINEAR = Image.Resampling.NEAREST, Image.Resampling.BILINEAR

@@ -24,8 +24,8 @@ from fairweather.training import (
     selected_epoch,
 )
 from fairweather.training.augmix import jensen_shannon
-from fairweather.training.averaging import average_of
 from fairweather.training.batching import Batch, make_batch
+from fairweather.training.learner import average_of
 from fairweather.training.objective import RotationTask, attacked, supervised_loss
 from fairweather.training.optimization import learning_rate_scale, phase_of
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from fairweather.data import load_data
 from fairweather.errors import CollapsedError, InputError, TrainingDivergedError
+from fairweather.training.loop_parts import is_time_to_look
 from fairweather.training.selfsupervised import (
     METHODS,
     PRETRAINING_KEYS,
@@ -25,14 +26,13 @@ from fairweather.training.selfsupervised import (
     knn_accuracy,
     pretrain,
 )
-from fairweather.training.selfsupervised.collapse import (
+from fairweather.training.selfsupervised.diagnostics import (
     COLLAPSED_BELOW,
     embedding_std,
     stop_if_collapsed,
 )
 from fairweather.training.selfsupervised.methods import projector
-from fairweather.training.selfsupervised.recipe import PUBLISHED
-from fairweather.training.steps import is_time_to_look
+from fairweather.training.selfsupervised.pretraining_recipe import PUBLISHED
 from fairweather.types import Images
 
 CPU = torch.device("cpu")

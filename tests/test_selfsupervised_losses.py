@@ -9,13 +9,12 @@ from torch import nn
 
 from fairweather.errors import InputError
 from fairweather.training.selfsupervised import Pretraining, barlow_twins_loss, cross_correlation
-from fairweather.training.selfsupervised.methods import METHODS
-from fairweather.training.selfsupervised.optimization import (
+from fairweather.training.selfsupervised.loop import (
     build_optimizer,
     learning_rate_scale,
     parameter_groups,
 )
-from fairweather.training.selfsupervised.rotation import rotate_quarter, rotation_loss
+from fairweather.training.selfsupervised.methods import METHODS, rotate_quarter, rotation_loss
 
 
 def embeddings(n=24, d=7, seed=0, dtype=torch.float64):

@@ -14,8 +14,7 @@ from torch import nn
 from fairweather.errors import InputError, TrainingDivergedError
 from fairweather.models import Classifier
 from fairweather.training import Recipe, Rotation, fit, selected_epoch
-from fairweather.training.augment import Geometry, apply_geometry, draw_geometry
-from fairweather.training.mixing import mix
+from fairweather.training.augment import Geometry, apply_geometry, draw_geometry, mix
 from fairweather.training.optimization import (
     batches,
     build_optimizer,

@@ -6,14 +6,18 @@ import torch
 import torchvision.transforms.v2.functional as reference
 from torchvision.transforms import InterpolationMode
 
-from fairweather.training.selfsupervised import colours
-from fairweather.training.selfsupervised.crops import crop, draw_boxes
-from fairweather.training.selfsupervised.recipe import SMALL_VIEWS, Views
+from fairweather.training.selfsupervised.pretraining_recipe import SMALL_VIEWS, Views
 from fairweather.training.selfsupervised.views import (
     JITTERS,
     apply_view,
+    blur,
+    blur_radius,
+    crop,
+    draw_boxes,
     draw_view,
+    grey,
     one_view,
+    solarize,
     two_views,
 )
 
@@ -106,21 +110,21 @@ def test_each_jitter_is_that_of_torchvision(name):
 
 def test_grey_and_solarized_are_those_of_torchvision():
     images = pictures(6, 9, 12)
-    grey = reference.rgb_to_grayscale(images, num_output_channels=3)
-    assert torch.allclose(colours.grey(images).expand_as(images), grey, atol=1e-6)
-    assert torch.allclose(colours.solarize(images), reference.solarize(images, 0.5))
-    assert float(colours.solarize(images).max()) <= 0.5
+    expected = reference.rgb_to_grayscale(images, num_output_channels=3)
+    assert torch.allclose(grey(images).expand_as(images), expected, atol=1e-6)
+    assert torch.allclose(solarize(images), reference.solarize(images, 0.5))
+    assert float(solarize(images).max()) <= 0.5
 
 
 @pytest.mark.parametrize("size", [(28, 28), (64, 33)])
 def test_the_blur_is_that_of_torchvision(size):
     images, sigma = pictures(8, *size), torch.linspace(0.1, 2.0, 8)
-    kernel = [2 * colours.blur_radius(side) + 1 for side in reversed(size)]
+    kernel = [2 * blur_radius(side) + 1 for side in reversed(size)]
     expected = [
         reference.gaussian_blur(image, kernel, [float(each)] * 2)
         for image, each in zip(images, sigma, strict=True)
     ]
-    assert torch.allclose(colours.blur(images, sigma), torch.stack(expected), atol=2e-6)
+    assert torch.allclose(blur(images, sigma), torch.stack(expected), atol=2e-6)
 
 
 def test_a_view_is_its_operations_one_after_the_other():

@@ -1,4 +1,8 @@
-"""Augmentation of whole batches of tensors, with parameters drawn for each image."""
+"""Augmentation of whole batches of tensors, with parameters drawn for each image.
+
+Flips, rotation and training shifts change 8-bit images; noise, erased boxes, MixUp and CutMix
+change float images in [0, 1].
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,16 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
+from fairweather.errors import InputError
 from fairweather.training.recipe import Recipe
 from fairweather.types import Images, Shift
+
+Integers = npt.NDArray[np.int64]
+_TRIES = 10  # of a box to be erased, as in torchvision; where none fits, nothing is
 
 
 class Geometry(NamedTuple):
@@ -89,3 +99,242 @@ def apply_train_shifts(
         if len(places):
             images[places] = shift(batch.images[places], batch.keys[places], seed)
     return replace(batch, images=images)
+
+
+class Boxes(NamedTuple):
+    """Rows from `top` up to `bottom` and columns from `left` up to `right`, all int64 `[B]`.
+
+    The ends are not in the box: one of equal ends is empty.
+    """
+
+    top: Integers
+    bottom: Integers
+    left: Integers
+    right: Integers
+
+
+def areas(boxes: Boxes) -> Integers:
+    """Count the pixels of each box, `[B]`.
+
+    >>> areas(Boxes(*np.array([[1], [3], [0], [4]]))).tolist()
+    [8]
+    """
+    return (boxes.bottom - boxes.top) * (boxes.right - boxes.left)
+
+
+def in_boxes(boxes: Boxes, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Tell which pixels lie in the box of each image: bool `[B, 1, H, W]`.
+
+    >>> in_boxes(Boxes(*np.array([[1], [3], [0], [1]])), 3, 2, torch.device("cpu")).int().tolist()
+    [[[[0, 0], [1, 0], [1, 0]]]]
+    """
+    ends = torch.from_numpy(np.stack(boxes)).to(device).reshape(4, -1, 1, 1, 1)
+    top, bottom, left, right = ends.unbind(0)
+    rows = torch.arange(height, device=device).reshape(height, 1)
+    columns = torch.arange(width, device=device)
+    return ((rows >= top) & (rows < bottom)) & ((columns >= left) & (columns < right))
+
+
+def random_erase(
+    images: torch.Tensor,
+    rng: np.random.Generator,
+    *,
+    probability: float,
+    area: tuple[float, float] = (0.02, 0.33),
+    aspect: tuple[float, float] = (0.3, 3.3),
+) -> torch.Tensor:
+    """Fill a rectangle of an image with uniform noise in [0, 1], a value for every pixel.
+
+    Source: Zhong et al. 2020, Random Erasing Data Augmentation, algorithm 1: area and aspect are
+    uniform. The place is uniform among those where the box fits, as in the authors' code.
+
+    Args:
+        images: float `[B, 3, H, W]` in [0, 1].
+        rng: source of boxes, and of the seed of the noise, which is drawn on the images' device.
+        probability: of an image to be changed; published: 0.5.
+        area: least and largest share of the image; the defaults are torchvision's.
+        aspect: least and largest ratio of height to width.
+
+    >>> images = torch.zeros(4, 3, 8, 8)
+    >>> erased = random_erase(images, np.random.default_rng(0), probability=1)
+    >>> (erased > 0).any(1).sum((1, 2)).tolist()
+    [15, 6, 2, 1]
+    """
+    _check_share("random_erase: probability", probability)
+    _check_span("random_erase: area", area, 1.0)
+    _check_span("random_erase: aspect", aspect, math.inf)
+    n, _, height, width = images.shape
+    boxes = draw_erased_boxes(n, height, width, area, aspect, rng)
+    erased = rng.random(n) < probability
+    chosen = Boxes(*(np.where(erased, end, 0) for end in boxes))
+    noise = torch.empty_like(images).uniform_(0, 1, generator=_generator(rng, images.device))
+    return torch.where(in_boxes(chosen, height, width, images.device), noise, images)
+
+
+def draw_erased_boxes(
+    n: int,
+    height: int,
+    width: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    rng: np.random.Generator,
+) -> Boxes:
+    """Draw boxes inside images: up to ten times each until it fits, and else an empty one.
+
+    >>> rng = np.random.default_rng(0)
+    >>> [int(end[0]) for end in draw_erased_boxes(1, 8, 8, (0.25, 0.25), (1, 1), rng)]
+    [2, 6, 0, 4]
+    """
+    pixels = rng.uniform(*area, (_TRIES, n)) * height * width
+    ratio = rng.uniform(*aspect, (_TRIES, n))
+    high = np.maximum(np.rint(np.sqrt(pixels * ratio)), 1).astype(np.int64)
+    wide = np.maximum(np.rint(np.sqrt(pixels / ratio)), 1).astype(np.int64)
+    fits = (high <= height) & (wide <= width)
+    first = fits.argmax(0), np.arange(n)
+    high, wide = np.where(fits[first], high[first], 0), np.where(fits[first], wide[first], 0)
+    top, left = rng.integers(height - high + 1), rng.integers(width - wide + 1)
+    return Boxes(top, top + high, left, left + wide)
+
+
+def add_gaussian_noise(
+    images: torch.Tensor, rng: np.random.Generator, *, std: float, probability: float
+) -> torch.Tensor:
+    """Add Gaussian noise, of a deviation of its own for each image, and clip to [0, 1].
+
+    Deviations are uniform up to the largest, as in Lopes et al. 2019, Improving Robustness Without
+    Sacrificing Accuracy with Patch Gaussian Augmentation, for noise on the whole image.
+
+    Args:
+        images: float `[B, 3, H, W]` in [0, 1].
+        rng: source of deviations, and of the seed of the noise, which is drawn on the images'
+            device.
+        std: the largest deviation, in units of [0, 1] pixels; none is zero.
+        probability: of an image to be changed.
+
+    >>> images = torch.full((4, 3, 8, 8), 0.5)
+    >>> noisy = add_gaussian_noise(images, np.random.default_rng(1), std=0.1, probability=0.5)
+    >>> (noisy != images).any(3).any(2).any(1).tolist()
+    [True, True, False, True]
+    """
+    _check_share("add_gaussian_noise: probability", probability)
+    if not std > 0:
+        raise InputError(f"add_gaussian_noise: std must be > 0, found {std}")
+    n = len(images)
+    deviations = std * (1 - rng.random(n)) * (rng.random(n) < probability)
+    noise = torch.empty_like(images).normal_(generator=_generator(rng, images.device))
+    scale = torch.from_numpy(deviations).to(images.device, images.dtype).reshape(n, 1, 1, 1)
+    return noise.mul_(scale).add_(images).clamp_(0, 1)
+
+
+def _generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(int(rng.integers(2**63)))
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InputError(f"{name} must be from 0 to 1, found {value}")
+
+
+def _check_span(name: str, span: tuple[float, float], most: float) -> None:
+    if not 0 < span[0] <= span[1] <= most:
+        allowed = "above 0" if most == math.inf else f"above 0, to at most {most:g}"
+        raise InputError(f"{name} must go from low to high {allowed}, found {list(span)}")
+
+
+class Mixed(NamedTuple):
+    """A mixed batch: float images `[B, 3, H, W]` and soft labels `[B, classes]`."""
+
+    images: torch.Tensor
+    targets: torch.Tensor
+
+
+def mix(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    alpha: float,
+    rng: np.random.Generator,
+) -> Mixed:
+    """Mix every image with a partner from its batch: MixUp (Zhang et al. 2018, section 2).
+
+    Args:
+        images: float `[B, 3, H, W]`.
+        labels: int64 `[B]`.
+        classes: width of the soft labels.
+        alpha: each image's own weight is drawn from Beta(alpha, alpha).
+        rng: source of weights and partners.
+
+    >>> mixed = mix(torch.rand(4, 3, 8, 8), torch.arange(4), 4, 0.3, np.random.default_rng(0))
+    >>> bool(torch.isclose(mixed.targets.sum(1), torch.ones(4)).all())
+    True
+    """
+    n = len(images)
+    weight = torch.from_numpy(rng.beta(alpha, alpha, n)).to(images)
+    partner = torch.from_numpy(rng.permutation(n)).to(images.device)
+    targets = F.one_hot(labels, classes).to(images)
+    return Mixed(
+        torch.lerp(images[partner], images, weight.reshape(n, 1, 1, 1)),
+        torch.lerp(targets[partner], targets, weight.reshape(n, 1)),
+    )
+
+
+def cut_mix(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    alpha: float,
+    rng: np.random.Generator,
+) -> Mixed:
+    """Paste a rectangle of a partner from the batch into every image: CutMix.
+
+    Source: Yun et al. 2019, CutMix, section 3 and algorithm A1. A box whose area is drawn from
+    Beta(alpha, alpha) lies about a pixel drawn uniformly, and is cut off at the image's edges; the
+    labels are mixed by the area that was really pasted. Here each image has a box of its own.
+
+    Args:
+        images: float `[B, 3, H, W]`.
+        labels: int64 `[B]`.
+        classes: width of the soft labels.
+        alpha: published: 1.
+        rng: source of boxes and partners.
+
+    >>> images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+    >>> mixed = cut_mix(images, labels, 4, 1.0, np.random.default_rng(0))
+    >>> bool(torch.isclose(mixed.targets.sum(1), torch.ones(4)).all())
+    True
+    """
+    if not alpha > 0:
+        raise InputError(f"cut_mix: alpha must be > 0, found {alpha}")
+    n, _, height, width = images.shape
+    boxes = draw_pasted_boxes(rng.beta(alpha, alpha, n), height, width, rng)
+    partner = torch.from_numpy(rng.permutation(n)).to(images.device)
+    pasted = in_boxes(boxes, height, width, images.device)
+    share = torch.from_numpy(areas(boxes) / (height * width)).to(images).reshape(n, 1)
+    targets = F.one_hot(labels, classes).to(images)
+    return Mixed(
+        torch.where(pasted, images[partner], images),
+        torch.lerp(targets, targets[partner], share),
+    )
+
+
+def draw_pasted_boxes(
+    kept: npt.NDArray[np.float64],
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+) -> Boxes:
+    """Draw boxes that would leave a share `kept` `[B]` of an image, about uniform centres.
+
+    Sides are rounded down to even numbers of pixels, as in the published code; what lies outside
+    the image is cut off.
+
+    >>> boxes = draw_pasted_boxes(np.zeros(1), 4, 4, np.random.default_rng(0))
+    >>> [int(end) for end in np.ravel(boxes)]
+    [1, 4, 0, 4]
+    """
+    half = np.sqrt(1 - kept) / 2
+    ends = []
+    for size in (height, width):
+        centre, reach = rng.integers(size, size=len(kept)), (half * size).astype(np.int64)
+        ends += [np.maximum(centre - reach, 0), np.minimum(centre + reach, size)]
+    return Boxes(*ends)

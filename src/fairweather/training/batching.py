@@ -8,14 +8,19 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fairweather.training.augment import apply_geometry, apply_train_shifts, draw_geometry
+from fairweather.training.augment import (
+    add_gaussian_noise,
+    apply_geometry,
+    apply_train_shifts,
+    cut_mix,
+    draw_geometry,
+    mix,
+    random_erase,
+)
 from fairweather.training.augmix import augmix
-from fairweather.training.erasing import add_gaussian_noise, random_erase
-from fairweather.training.mixing import cut_mix, mix
-from fairweather.training.options import AugMix
+from fairweather.training.loop_parts import to_input
 from fairweather.training.policies import rand_augment, trivial_augment
-from fairweather.training.recipe import Recipe
-from fairweather.training.steps import to_input
+from fairweather.training.recipe import AugMix, Recipe
 from fairweather.types import Images, Shift
 
 

@@ -14,7 +14,7 @@ from fairweather.errors import InputError
 from fairweather.training.augmix import jensen_shannon
 from fairweather.training.batching import Batch
 from fairweather.training.recipe import Recipe
-from fairweather.training.selfsupervised.rotation import rotate_quarter
+from fairweather.training.selfsupervised.methods import rotate_quarter
 from fairweather.types import Attack, Images
 
 Forward = Callable[[torch.Tensor], torch.Tensor]

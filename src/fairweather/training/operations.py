@@ -1,11 +1,15 @@
 """The operations that random policies draw from, by name: Pillow's, on whole batches of images.
 
-Pillow is the reference of all of them, since the published policies were made with it; `affine` and
-`tones` say how close each comes.
+Pillow is the reference of all of them, since the published policies were made with it. Images are
+uint8 `[B, 3, H, W]`; magnitudes are `[B]`, of any real dtype and best on the CPU. Affine changes
+look up the nearest source pixel, or interpolate between them, with a matrix for each image. Changes
+of values equal their operation of Pillow image by image to the last bit; `autocontrast` on MPS
+devices, which have no float64, may be off by one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -13,26 +17,314 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fairweather.training.affine import (
-    Lookup,
-    bilinear,
-    nearest,
-    rotate,
-    shear_x,
-    shear_y,
-    translate_x,
-    translate_y,
-)
-from fairweather.training.tones import (
-    autocontrast,
-    brightness,
-    colour,
-    contrast,
-    equalize,
-    posterize,
-    sharpness,
-    solarize,
-)
+Lookup = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+# Bits behind the point of a source coordinate. Pillow rounds those of its nearest neighbours to
+# 16; for linear interpolation it computes in float64, which not every device has.
+_NEAREST_BITS, _LINEAR_BITS = 16, 32
+
+
+def nearest(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Look up the nearest source pixel of every pixel, black outside the image.
+
+    Equal to the last bit to `PIL.Image.transform(AFFINE, NEAREST)`.
+
+    Args:
+        images: uint8 `[B, 3, H, W]`.
+        matrices: float64 `[B, 6]` on the CPU, Pillow's `(a, b, c, d, e, f)`: the pixel whose centre
+            is (x, y) comes from (a x + b y + c, d x + e y + f), in pixels from the top left corner.
+
+    >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
+    >>> one_to_the_right = torch.tensor([[1, 0, -1, 0, 1, 0]], dtype=torch.float64)
+    >>> nearest(image, one_to_the_right)[0, 0].tolist()
+    [[0, 0], [0, 2]]
+    """
+    height, width = images.shape[2:]
+    column, row = _sources(images, matrices, _NEAREST_BITS)
+    column, row = column >> _NEAREST_BITS, row >> _NEAREST_BITS
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    picked = _pick(images, column.clamp_(0, width - 1), row.clamp_(0, height - 1))
+    return picked * inside[:, None]
+
+
+def bilinear(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Interpolate linearly between source pixels and drop the fraction, black outside the image.
+
+    Equal to `PIL.Image.transform(AFFINE, BILINEAR)`, but that values are interpolated in float32:
+    about one in 100,000 falls on the other side of a whole number, and is off by one.
+
+    Args:
+        images: uint8 `[B, 3, H, W]`.
+        matrices: as for `nearest`.
+
+    >>> image = torch.tensor([0, 100, 200] * 3, dtype=torch.uint8).reshape(1, 3, 1, 3)
+    >>> half_to_the_right = torch.tensor([[1, 0, -0.5, 0, 1, 0]], dtype=torch.float64)
+    >>> bilinear(image, half_to_the_right)[0, 0].tolist()
+    [[0, 50, 150]]
+    """
+    height, width = images.shape[2:]
+    one = 1 << _LINEAR_BITS
+    column, row = _sources(images, matrices, _LINEAR_BITS)
+    inside = (column >= 0) & (column < width * one) & (row >= 0) & (row < height * one)
+    left, right, across = _neighbours(column, width)
+    upper, lower, down = _neighbours(row, height)
+    values = images.float()
+    top = _between(_pick(values, left, upper), _pick(values, right, upper), across)
+    bottom = _between(_pick(values, left, lower), _pick(values, right, lower), across)
+    return _between(top, bottom, down).mul_(inside[:, None]).to(torch.uint8)
+
+
+def rotate(images: torch.Tensor, degrees: torch.Tensor, lookup: Lookup = nearest) -> torch.Tensor:
+    """Turn counter-clockwise about the centre; what comes in is black.
+
+    Equal to `PIL.Image.rotate`.
+
+    >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
+    >>> rotate(image, torch.tensor([90]))[0, 0].tolist()
+    [[1, 3], [0, 2]]
+    """
+    height, width = images.shape[2:]
+    angle = -degrees.cpu().double() * (math.pi / 180)
+    # Rounded as Pillow does it, so that quarter turns are exact.
+    cos, sin = angle.cos().round(decimals=15), angle.sin().round(decimals=15)
+    right = width / 2 - cos * (width / 2) - sin * (height / 2)
+    down = height / 2 + sin * (width / 2) - cos * (height / 2)
+    return lookup(images, torch.stack((cos, sin, right, -sin, cos, down), 1))
+
+
+def shear_x(images: torch.Tensor, slope: torch.Tensor, lookup: Lookup = nearest) -> torch.Tensor:
+    """Move every row to the left by `slope` times its distance from the upper edge.
+
+    Equal to `PIL.Image.transform(AFFINE, (1, slope, 0, 0, 1, 0))`.
+
+    >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
+    >>> shear_x(image, torch.tensor([0.5]))[0, 0].tolist()
+    [[0, 1], [3, 0]]
+    """
+    return lookup(images, _matrices(slope, 1))
+
+
+def shear_y(images: torch.Tensor, slope: torch.Tensor, lookup: Lookup = nearest) -> torch.Tensor:
+    """Move every column upwards by `slope` times its distance from the left edge.
+
+    Equal to `PIL.Image.transform(AFFINE, (1, 0, 0, slope, 1, 0))`.
+
+    >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
+    >>> shear_y(image, torch.tensor([0.5]))[0, 0].tolist()
+    [[0, 3], [2, 0]]
+    """
+    return lookup(images, _matrices(slope, 3))
+
+
+def translate_x(
+    images: torch.Tensor, pixels: torch.Tensor, lookup: Lookup = nearest
+) -> torch.Tensor:
+    """Move to the right by so many pixels, to the left by a negative number; black comes in.
+
+    Equal to `PIL.Image.transform(AFFINE, (1, 0, -pixels, 0, 1, 0))`.
+
+    >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
+    >>> translate_x(image, torch.tensor([-1]))[0, 0].tolist()
+    [[1, 0], [3, 0]]
+    """
+    return lookup(images, _matrices(-pixels, 2))
+
+
+def translate_y(
+    images: torch.Tensor, pixels: torch.Tensor, lookup: Lookup = nearest
+) -> torch.Tensor:
+    """Move down by so many pixels, up by a negative number; black comes in.
+
+    Equal to `PIL.Image.transform(AFFINE, (1, 0, 0, 0, 1, -pixels))`.
+
+    >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
+    >>> translate_y(image, torch.tensor([1]))[0, 0].tolist()
+    [[0, 0], [0, 1]]
+    """
+    return lookup(images, _matrices(-pixels, 5))
+
+
+def _sources(
+    images: torch.Tensor, matrices: torch.Tensor, bits: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each pixel comes from: columns and rows int64 `[B, H, W]` with `bits` fraction bits."""
+    height, width = images.shape[2:]
+    of_corner = matrices.clone()
+    of_corner[:, 2::3] += 0.5 * (matrices[:, 0::3] + matrices[:, 1::3])
+    fixed = (of_corner * 2**bits + 0.5).floor().long().to(images.device)
+    a, b, c, d, e, f = fixed.reshape(-1, 6, 1, 1).unbind(1)
+    x = torch.arange(width, device=images.device)
+    y = torch.arange(height, device=images.device)[:, None]
+    return (a * x + c) + b * y, (d * x + f) + e * y
+
+
+def _neighbours(place: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The two pixels beside a place, and how far it is from the first to the second, in [0, 1]."""
+    place = place - (1 << (_LINEAR_BITS - 1))
+    first = place >> _LINEAR_BITS
+    share = (place & ((1 << _LINEAR_BITS) - 1)).float().mul_(2.0**-_LINEAR_BITS)
+    return first.clamp(0, size - 1), (first + 1).clamp_(0, size - 1), share[:, None]
+
+
+def _pick(images: torch.Tensor, column: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    source = (row * images.shape[3] + column).flatten(1)[:, None]
+    flat = images.flatten(2)
+    return flat.gather(2, source.expand_as(flat)).reshape(images.shape)
+
+
+def _between(first: torch.Tensor, second: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    # As Pillow writes it; `torch.lerp` rounds otherwise. In place, since memory is what takes time.
+    return second.sub_(first).mul_(share).add_(first)
+
+
+def _matrices(values: torch.Tensor, column: int) -> torch.Tensor:
+    """Matrices that change nothing but for one of their six numbers, float64 `[B, 6]`."""
+    matrices = torch.tensor([1.0, 0, 0, 0, 1, 0], dtype=torch.float64).repeat(len(values), 1)
+    matrices[:, column] = values.cpu().double()
+    return matrices
+
+
+def autocontrast(images: torch.Tensor) -> torch.Tensor:
+    """Stretch each channel until its darkest value is 0 and its brightest 255.
+
+    Equal to `PIL.ImageOps.autocontrast`, which drops fractions, and so makes some of them 254.
+
+    >>> autocontrast(torch.tensor([10, 15, 20] * 3, dtype=torch.uint8).reshape(1, 3, 1, 3))[0, 0]
+    tensor([[  0, 127, 255]], dtype=torch.uint8)
+    """
+    # As Pillow computes it: with fewer bits, or times a reciprocal, other whole numbers come out
+    # one too low.
+    exact = torch.float32 if images.device.type == "mps" else torch.float64
+    low, high = (end.to(exact)[..., None] for end in images.flatten(2).aminmax(dim=2))
+    scale = torch.full_like(low, 255) / (high - low).clamp(min=1)
+    values = torch.arange(256, device=images.device)
+    stretched = (values * scale - low * scale).clamp_(0, 255)
+    return _look_up(torch.where(high > low, stretched, values).to(torch.uint8), images)
+
+
+def equalize(images: torch.Tensor) -> torch.Tensor:
+    """Make the values of each channel about equally frequent.
+
+    Equal to `PIL.ImageOps.equalize`.
+
+    >>> equalize(torch.tensor([7, 8] * 768, dtype=torch.uint8).reshape(1, 3, 16, 32)).unique()
+    tensor([  0, 255], dtype=torch.uint8)
+    """
+    n, channels, height, width = images.shape
+    flat = images.reshape(n * channels, height * width).long()
+    counts = torch.zeros(len(flat), 256, dtype=torch.int32, device=images.device)
+    counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.int32))
+    of_largest = counts.gather(1, flat.amax(1, keepdim=True))
+    step = (height * width - of_largest) // 255
+    below = counts.cumsum(1) - counts
+    table = ((step // 2 + below) // step.clamp(min=1)).clamp_(max=255)
+    table = torch.where(step > 0, table, torch.arange(256, device=images.device))
+    return _look_up(table.to(torch.uint8).reshape(n, channels, 256), images)
+
+
+def posterize(images: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+    """Keep the highest `bits` of each value, 1 to 8.
+
+    Equal to `PIL.ImageOps.posterize`.
+
+    >>> posterize(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8), torch.tensor([4])).unique()
+    tensor([240], dtype=torch.uint8)
+    """
+    kept = (256 - 2 ** (8 - bits.long())).to(images.device, torch.uint8)
+    return images & _per_image(kept)
+
+
+def solarize(images: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    """Invert the values that are not below a threshold: 256 changes nothing, 0 inverts everything.
+
+    Equal to `PIL.ImageOps.solarize`.
+
+    >>> image = torch.tensor([99, 100, 101], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    >>> solarize(image, torch.tensor([100])).flatten().tolist()
+    [99, 155, 154]
+    """
+    start = _per_image(threshold.to(images.device, torch.float32))
+    return torch.where(images < start, images, 255 - images)
+
+
+def colour(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Change the saturation: 0 is grey, 1 the image itself, above 1 more colourful.
+
+    Equal to `PIL.ImageEnhance.Color`.
+
+    >>> image = torch.tensor([200, 100, 0], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    >>> colour(image, torch.tensor([0.5])).flatten().tolist()
+    [159, 109, 59]
+    """
+    return _enhance(_grey(images), images, factor)
+
+
+def contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Change the distance to the image's mean grey: 0 is grey, 1 the image itself.
+
+    Equal to `PIL.ImageEnhance.Contrast`.
+
+    >>> image = torch.tensor([0, 100] * 3, dtype=torch.uint8).reshape(1, 3, 1, 2)
+    >>> contrast(image, torch.tensor([0.5]))[0, 0].tolist()
+    [[25, 75]]
+    """
+    pixels = images.shape[2] * images.shape[3]
+    total = _grey(images).sum((1, 2, 3), keepdim=True)
+    return _enhance((2 * total + pixels) // (2 * pixels), images, factor)
+
+
+def brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Multiply every value: 0 is black, 1 the image itself, above 1 brighter.
+
+    Equal to `PIL.ImageEnhance.Brightness`.
+
+    >>> image = torch.tensor([0, 101, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    >>> brightness(image, torch.tensor([1.2])).flatten().tolist()
+    [0, 121, 255]
+    """
+    return _enhance(torch.zeros_like(images[:, :1, :1, :1]), images, factor)
+
+
+def sharpness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Change the distance to a smoothed image: 0 is smooth, 1 the image itself, above 1 sharper.
+
+    Equal to `PIL.ImageEnhance.Sharpness`, which smooths with the 3x3 weights 1 and, in the middle,
+    5, and leaves the outermost pixels as they are.
+
+    >>> image = torch.zeros(1, 3, 3, 3, dtype=torch.uint8)
+    >>> image[..., 1, 1] = 130
+    >>> sharpness(image, torch.tensor([0.0]))[0, 0, 1].tolist()
+    [0, 50, 0]
+    """
+    smooth = images.to(torch.int16)
+    rows = smooth[..., :-2, :] + smooth[..., 1:-1, :] + smooth[..., 2:, :]
+    inner = smooth[..., 1:-1, 1:-1]
+    weighted = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * inner
+    inner.copy_((2 * weighted + 13) // 26)
+    return _enhance(smooth, images, factor)
+
+
+def _per_image(values: torch.Tensor) -> torch.Tensor:
+    return values.reshape(-1, 1, 1, 1)
+
+
+def _look_up(tables: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Give each channel the values of its own table, uint8 `[B, 3, 256]`."""
+    return tables.gather(2, images.flatten(2).long()).reshape(images.shape)
+
+
+def _grey(images: torch.Tensor) -> torch.Tensor:
+    """Luma as Pillow's `convert("L")`: ITU-R 601-2 in 16-bit fixed point; int32 `[B, 1, H, W]`."""
+    red, green, blue = images.int().split(1, dim=1)
+    return (19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16
+
+
+def _enhance(without: torch.Tensor, images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Go from an image that lacks something to the image, and beyond it, as `PIL.Image.blend`."""
+    without = without.to(torch.int16)
+    share = _per_image(factor.to(images.device, torch.float32))
+    return (share * (images - without)).add_(without).clamp_(0, 255).to(torch.uint8)
+
 
 # Images uint8 `[B, 3, H, W]` and a magnitude for each `[B]` in, changed images out.
 Operation = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -14,6 +14,14 @@ from torch import nn
 from fairweather.errors import InputError
 from fairweather.training.batching import make_batch
 from fairweather.training.learner import Learner, State
+from fairweather.training.loop_parts import (
+    is_time_to_look,
+    mean_loss,
+    seeded,
+    stop_unless_finite,
+    stop_where_outputs_are_not_finite,
+    to_input,
+)
 from fairweather.training.objective import attacked, check_square, supervised_loss
 from fairweather.training.optimization import (
     batches,
@@ -23,14 +31,6 @@ from fairweather.training.optimization import (
     set_learning_rate,
 )
 from fairweather.training.recipe import Recipe
-from fairweather.training.steps import (
-    is_time_to_look,
-    mean_loss,
-    seeded,
-    stop_unless_finite,
-    stop_where_outputs_are_not_finite,
-    to_input,
-)
 from fairweather.types import Attack, Images, Shift
 
 MOST_CLEAN_TRAINING_IMAGES = 10_000

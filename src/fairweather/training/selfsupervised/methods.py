@@ -6,13 +6,142 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import nn
 
-from fairweather.errors import missing_extra
-from fairweather.training.selfsupervised.losses import barlow_twins_loss
-from fairweather.training.selfsupervised.recipe import Pretraining
-from fairweather.training.selfsupervised.rotation import TURNS, rotation_loss
+from fairweather.errors import InputError, missing_extra
+from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
+
+EPSILON = 1e-5  # batch norm's, as the published code normalises with it
+TURNS = 4  # by right angles
+
+
+def barlow_twins_loss(
+    first: torch.Tensor, second: torch.Tensor, redundancy_weight: float
+) -> torch.Tensor:
+    """Pull the cross-correlation of two embeddings towards the identity matrix.
+
+    The sum of (1 - C_ii)^2 over the diagonal, plus `redundancy_weight` times the sum of C_ij^2 off
+    it (Zbontar et al. 2021, equation 1). With `torch.distributed`, C is that of the batch of all
+    processes, whatever the share of each: every process gets the same loss, and gradients that are
+    averaged over processes, as `DistributedDataParallel` does, are those of one process.
+
+    Args:
+        first, second: float `[B, d]`, the embeddings of two views of the same images; at least two
+            images in all.
+        redundancy_weight: lambda, 0.0051 in the paper.
+
+    Returns a scalar, in float32 or in the embeddings' own type if that is wider.
+
+    >>> embedding = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> round(float(barlow_twins_loss(embedding, embedding, 0.0051)), 6)
+    0.0
+    """
+    correlation = cross_correlation(first, second)
+    on = correlation.diagonal()
+    off = correlation - torch.diag(on)
+    return (on - 1).square().sum() + redundancy_weight * off.square().sum()
+
+
+def cross_correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Correlate every dimension of one embedding with every one of another, over all processes.
+
+    Each dimension is normalised by its mean and population variance, to which 1e-5 is added as in
+    batch norm: a dimension without variance correlates with nothing.
+
+    Args:
+        first, second: float `[B, d]`.
+
+    Returns `[d, d]` in [-1, 1], in float32 or in the embeddings' own type if that is wider.
+
+    >>> cross_correlation(torch.tensor([[1.0], [-1.0]]), torch.tensor([[-3.0], [3.0]])).round()
+    tensor([[-1.]])
+    """
+    wide = torch.promote_types(first.dtype, torch.float32)
+    # A mean over thousands of images is not for the 8 bits of a bfloat16's fraction.
+    with torch.autocast(first.device.type, enabled=False):
+        count = _sum_over_processes(torch.tensor(len(first), dtype=wide, device=first.device))
+        standard = [_standardise(embedding.to(wide), count) for embedding in (first, second)]
+        return _sum_over_processes(standard[0].T @ standard[1]) / count
+
+
+def _standardise(embedding: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    centred = embedding - _sum_over_processes(embedding.sum(0)) / count
+    variance = _sum_over_processes(centred.square().sum(0)) / count
+    return centred / (variance + EPSILON).sqrt()
+
+
+class _Sum(torch.autograd.Function):
+    """A sum over processes whose gradient is the sum of the processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's own
+        """Add the values up."""
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's own
+        """Every process's loss depends on the values of every process."""
+        return _Sum.forward(ctx, gradients[0])
+
+
+def _sum_over_processes(values: torch.Tensor) -> torch.Tensor:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not distributed or torch.distributed.get_world_size() == 1:
+        return values
+    total: torch.Tensor = _Sum.apply(values)
+    return total
+
+
+def rotate_quarter(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Turn each image counter-clockwise by 90 degrees times its own number of turns.
+
+    Args:
+        images: `[B, C, H, H]` of any type; `InputError` unless they are square.
+        turns: int64 `[B]`, from 0 to 3, on the images' device.
+
+    >>> image = torch.tensor([[1, 2], [3, 4]]).reshape(1, 1, 2, 2)
+    >>> rotate_quarter(image, torch.tensor([1])).flatten().tolist()
+    [2, 4, 1, 3]
+    """
+    height, width = images.shape[2:]
+    if height != width:
+        raise InputError(f"rotation by right angles needs square images, found {height}x{width}")
+    turned = images
+    for turn in range(1, TURNS):
+        chosen = (turns == turn).reshape(-1, 1, 1, 1)
+        turned = torch.where(chosen, images.rot90(turn, (2, 3)), turned)
+    return turned
+
+
+def rotation_loss(
+    encoder: Callable[[torch.Tensor], torch.Tensor],
+    head: Callable[[torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn images and score the guess by how much: mean cross-entropy in nats.
+
+    Images are turned by their place in the batch, each angle equally often, so the batch must be in
+    random order. (Gidaris et al. feed all four turns of each image in one step.)
+
+    Args:
+        encoder: float `[B, 3, H, H]` to features `[B, f]`.
+        head: features to four logits.
+        images: float `[B, 3, H, H]`.
+
+    Returns the loss, a scalar, and the features of the turned images.
+
+    >>> images = torch.rand(8, 3, 8, 8)
+    >>> loss, _ = rotation_loss(lambda x: x.flatten(1), lambda x: x[:, :4] * 0, images)
+    >>> round(float(loss.exp()), 4)
+    4.0
+    """
+    turns = torch.arange(len(images), device=images.device) % TURNS
+    features = encoder(rotate_quarter(images, turns))
+    return F.cross_entropy(head(features), turns), features
 
 
 class Outcome(NamedTuple):

@@ -1,24 +1,221 @@
-"""Random views of whole batches of images, with parameters drawn for each image."""
+"""Random views of whole batches of images, with parameters drawn for each image.
+
+A view is a crop, resized with an antialiased bicubic filter, and changes of colour and sharpness.
+These take float images `[B, 3, H, W]` in [0, 1] and float parameters `[B]` on the same device,
+return images of the same shape in [0, 1], and equal torchvision's on each image.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
-from fairweather.training.selfsupervised import colours
-from fairweather.training.selfsupervised.crops import Boxes, crop, draw_boxes
-from fairweather.training.selfsupervised.recipe import Views
+from fairweather.training.selfsupervised.pretraining_recipe import Views
 
+RATIO = (3 / 4, 4 / 3)  # of width to height, as torchvision draws it
+TRIES = 10  # boxes that are drawn for an image before it gets the largest in its middle
+SHARPNESS = -0.5  # of the bicubic filter: that of Pillow, and of torch when it antialiases
+LUMA = (0.2989, 0.587, 0.114)  # torchvision's rounding of ITU-R BT.601
+KERNEL_SHARE = 10  # a blur's kernel is about a tenth of the image (Chen et al. 2020, appendix A)
+SOLARIZE_FROM = 0.5
+Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Kind = Literal[0, 1]  # the first or the second view: they differ in blur and solarization
-JITTERS: Mapping[str, colours.Change] = {
-    "brightness": colours.brightness,
-    "contrast": colours.contrast,
-    "saturation": colours.saturation,
-    "hue": colours.hue,
+
+
+class Boxes(NamedTuple):
+    """What is cut out of each image: float64 `[n]` of whole pixels, and bool `[n]` flips."""
+
+    top: npt.NDArray[np.float64]
+    left: npt.NDArray[np.float64]
+    height: npt.NDArray[np.float64]
+    width: npt.NDArray[np.float64]
+    flip: npt.NDArray[np.bool_]
+
+
+def draw_boxes(
+    n: int,
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    flip: float,
+    rng: np.random.Generator,
+) -> Boxes:
+    """Draw a box for each of `n` images of `size` (height, width), as `RandomResizedCrop` does.
+
+    The area is uniform in `scale`, the logarithm of the aspect ratio in that of 3/4 to 4/3. An
+    image for which none of ten boxes fits gets the largest of an allowed ratio, in its middle.
+
+    >>> draw_boxes(3, (28, 28), (0.2, 1.0), 0.0, np.random.default_rng(0)).height.tolist()
+    [22.0, 19.0, 15.0]
+    """
+    high, wide = size
+    area = high * wide * rng.uniform(*scale, (TRIES, n))
+    ratio = np.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1]), (TRIES, n)))
+    width, height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (width >= 1) & (width <= wide) & (height >= 1) & (height <= high)
+    first = fits.argmax(0), np.arange(n)
+    found = fits[first]
+    width = np.where(found, width[first], min(wide, round(high * RATIO[1])))
+    height = np.where(found, height[first], min(high, round(wide / RATIO[0])))
+    down, right, mirror = rng.random((3, n))
+    return Boxes(
+        np.where(found, np.floor(down * (high - height + 1)), (high - height) // 2),
+        np.where(found, np.floor(right * (wide - width + 1)), (wide - width) // 2),
+        height,
+        width,
+        mirror < flip,
+    )
+
+
+def crop(images: torch.Tensor, boxes: Boxes) -> torch.Tensor:
+    """Cut a box out of each image, resize it to the size of the image, and flip some.
+
+    Both directions are one product with a matrix for each image: whole batches at once, with the
+    antialiased bicubic filter of Pillow. Results are clipped to [0, 1], as Pillow clips to 8 bits.
+
+    Args:
+        images: float `[B, 3, H, W]` in [0, 1].
+        boxes: one for each image, within it.
+
+    >>> whole = Boxes(*np.array([[0.0], [0.0], [8.0], [8.0]]), np.array([False]))
+    >>> images = torch.rand(1, 3, 8, 8)
+    >>> bool(torch.allclose(crop(images, whole), images, atol=1e-6))
+    True
+    """
+    height, width = images.shape[2:]
+    top, left, high, wide = torch.from_numpy(np.stack(boxes[:4])).to(images)
+    flip = torch.from_numpy(boxes.flip).to(images.device).reshape(-1, 1, 1)
+    rows = _filters(top, high, height)
+    columns = _filters(left, wide, width)
+    columns = torch.where(flip, columns.flip(1), columns)
+    return (rows[:, None] @ images @ columns.transpose(1, 2)[:, None]).clamp_(0, 1)
+
+
+def _filters(start: torch.Tensor, length: torch.Tensor, size: int) -> torch.Tensor:
+    """Give the matrices `[B, size, size]` that resize a stretch of a line to the whole line."""
+    places = torch.arange(size, device=start.device, dtype=start.dtype) + 0.5
+    start, length = start.reshape(-1, 1, 1), length.reshape(-1, 1, 1)
+    step = length / size
+    centres = start + places[:, None] * step
+    # A stretch that shrinks is smoothed over as many pixels as become one: no aliases.
+    distance = (places - centres).abs() / step.clamp(min=1)
+    weights = _bicubic(distance) * ((places > start) & (places < start + length))
+    return weights / weights.sum(2, keepdim=True)
+
+
+def _bicubic(distance: torch.Tensor) -> torch.Tensor:
+    """Keys 1981, equation 15, for distances >= 0 in pixels."""
+    a, x = SHARPNESS, distance
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+def brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Multiply, and clip.
+
+    >>> brightness(torch.full((1, 3, 8, 8), 0.5), torch.tensor([1.5])).max()
+    tensor(0.7500)
+    """
+    return (images * _wide(factor)).clamp_(0, 1)
+
+
+def contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Move away from the mean grey value of the image by a factor, and clip."""
+    return _blend(images, grey(images).mean((2, 3), keepdim=True), factor)
+
+
+def saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Move away from the grey value of each pixel by a factor, and clip."""
+    return _blend(images, grey(images), factor)
+
+
+def hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    """Turn the hue by a share of the whole circle, leaving HSV's saturation and value.
+
+    >>> red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1)
+    >>> hue(red, torch.tensor([1 / 3])).flatten().tolist()
+    [0.0, 1.0, 0.0]
+    """
+    value, which = images.max(1)
+    least = images.amin(1)
+    chroma = value - least
+    red, green, blue = images.unbind(1)
+    across = torch.stack([green - blue, blue - red, red - green], 1).gather(1, which[:, None])[:, 0]
+    sextant = across / chroma.clamp(min=torch.finfo(images.dtype).tiny) + 2 * which
+    sextant = sextant + 6 * turn.reshape(-1, 1, 1)
+    # In sextants of the circle: a channel has the value up to one away from its own hue, the least
+    # from two away, and is linear between.
+    own = torch.tensor([0.0, 2.0, 4.0], device=images.device, dtype=images.dtype)
+    away = ((sextant[:, None] - own.reshape(1, 3, 1, 1) + 3) % 6 - 3).abs()
+    return (least[:, None] + chroma[:, None] * (2 - away).clamp_(0, 1)).clamp_(0, 1)
+
+
+def grey(images: torch.Tensor) -> torch.Tensor:
+    """Give the grey value of each pixel, `[B, 1, H, W]`."""
+    weights = torch.tensor(LUMA, device=images.device, dtype=images.dtype)
+    return (images * weights.reshape(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Blur with a Gaussian of `sigma` pixels, cut off at a tenth of the image, at least 3 pixels.
+
+    The kernel is odd, and borders are reflected.
+
+    >>> blur(torch.ones(1, 3, 28, 28), torch.tensor([2.0])).mean().round(decimals=4)
+    tensor(1.)
+    """
+    for dimension in (2, 3):
+        images = _blur_along(images, dimension, sigma)
+    return images.clamp(0, 1)
+
+
+def blur_radius(size: int) -> int:
+    """Give how many pixels on either side of the middle a blur's kernel has.
+
+    >>> [2 * blur_radius(size) + 1 for size in (28, 32, 224)]
+    [3, 3, 23]
+    """
+    return max(1, size // KERNEL_SHARE // 2)
+
+
+def solarize(images: torch.Tensor) -> torch.Tensor:
+    """Invert what is 0.5 or brighter."""
+    return torch.where(images >= SOLARIZE_FROM, 1 - images, images)
+
+
+def _blur_along(images: torch.Tensor, dimension: int, sigma: torch.Tensor) -> torch.Tensor:
+    size = images.shape[dimension]
+    radius = blur_radius(size)
+    taps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    weights = torch.softmax(-0.5 * (taps / sigma[:, None]).square(), 1)
+    pad = (radius, radius, 0, 0) if dimension == 3 else (0, 0, radius, radius)
+    padded = F.pad(images, pad, mode="reflect")
+    # A sum over few taps: a convolution with a kernel of its own for each image is slower.
+    parts = (
+        padded.narrow(dimension, tap, size) * _wide(weight) for tap, weight in enumerate(weights.T)
+    )
+    return torch.stack(list(parts)).sum(0)
+
+
+def _blend(images: torch.Tensor, towards: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    return torch.lerp(towards.expand_as(images), images, _wide(factor)).clamp_(0, 1)
+
+
+def _wide(parameter: torch.Tensor) -> torch.Tensor:
+    return parameter.reshape(-1, 1, 1, 1)
+
+
+JITTERS: Mapping[str, Change] = {
+    "brightness": brightness,
+    "contrast": contrast,
+    "saturation": saturation,
+    "hue": hue,
 }
 
 
@@ -110,9 +307,9 @@ def apply_view(images: torch.Tensor, view: View) -> torch.Tensor:
         for number, change in enumerate(JITTERS.values()):
             chosen = view.jittered & (view.order[:, place] == number)
             _change(changed, chosen, change, view.amounts[number])
-    _change(changed, view.greyed, lambda batch, _: colours.grey(batch).expand_as(batch))
-    _change(changed, view.blurred, colours.blur, view.sigma)
-    _change(changed, view.solarized, lambda batch, _: colours.solarize(batch))
+    _change(changed, view.greyed, lambda batch, _: grey(batch).expand_as(batch))
+    _change(changed, view.blurred, blur, view.sigma)
+    _change(changed, view.solarized, lambda batch, _: solarize(batch))
     return changed.contiguous(memory_format=torch.channels_last)
 
 

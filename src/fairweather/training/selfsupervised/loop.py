@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -11,28 +12,29 @@ import lightning_fabric
 import numpy as np
 import numpy.typing as npt
 import torch
+from timm.optim.lars import Lars
 from torch import nn
 
 from fairweather.errors import InputError
-from fairweather.training.optimization import batches, learning_rates, set_learning_rate
-from fairweather.training.selfsupervised.collapse import (
-    LAST_STEPS,
-    embedding_std,
-    stop_if_collapsed,
-)
-from fairweather.training.selfsupervised.correlation import correlation_of_views
-from fairweather.training.selfsupervised.methods import METHODS, Outcome, TwoViews
-from fairweather.training.selfsupervised.optimization import build_optimizer, learning_rate_scale
-from fairweather.training.selfsupervised.probe import Probe, knn_accuracy
-from fairweather.training.selfsupervised.recipe import Pretraining
-from fairweather.training.selfsupervised.views import one_view, two_views
-from fairweather.training.steps import (
+from fairweather.training.loop_parts import (
     fabric_on,
     is_time_to_look,
     mean_loss,
     seeded,
     stop_unless_finite,
 )
+from fairweather.training.optimization import batches, learning_rates, set_learning_rate
+from fairweather.training.selfsupervised.diagnostics import (
+    LAST_STEPS,
+    Probe,
+    correlation_of_views,
+    embedding_std,
+    knn_accuracy,
+    stop_if_collapsed,
+)
+from fairweather.training.selfsupervised.methods import METHODS, Outcome, TwoViews
+from fairweather.training.selfsupervised.pretraining_recipe import PER_IMAGES, Pretraining
+from fairweather.training.selfsupervised.views import one_view, two_views
 from fairweather.types import Images
 
 State = dict[str, Any]
@@ -225,3 +227,61 @@ def _stream(seed: int, number: int) -> int:
 
 def _to_numpy(matrix: torch.Tensor | None) -> Matrix | None:
     return None if matrix is None else matrix.cpu().numpy()
+
+
+def parameter_groups(model: nn.Module, recipe: Pretraining) -> list[dict[str, Any]]:
+    """Split the trainable parameters into weights and one-dimensional ones: biases and norms.
+
+    Each group has `params`, `weight_decay`, its full learning rate `base_lr` for the recipe's batch
+    size, and `part`, which is `weights` or `biases`. Empty groups are left out.
+    """
+    rates = {"weights": recipe.learning_rate, "biases": recipe.bias_learning_rate}
+    spared = 0.0 if recipe.optimizer == "lars" else recipe.weight_decay
+    decays = {"weights": recipe.weight_decay, "biases": spared}
+    parts: dict[str, list[nn.Parameter]] = {"weights": [], "biases": []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parts["weights" if parameter.ndim > 1 else "biases"].append(parameter)
+    scale = recipe.batch_size / PER_IMAGES
+    return [
+        {
+            "params": parameters,
+            "weight_decay": decays[part],
+            "lr": rates[part] * scale,
+            "base_lr": rates[part] * scale,
+            "part": part,
+        }
+        for part, parameters in parts.items()
+        if parameters
+    ]
+
+
+def build_optimizer(model: nn.Module, recipe: Pretraining) -> torch.optim.Optimizer:
+    """Build the optimiser of a recipe.
+
+    LARS (You et al. 2017) is timm's. Only weights take steps of a length relative to their own;
+    biases and norm parameters take those of SGD. timm divides by the norm of the gradient plus the
+    decayed norm of the weights, Barlow Twins' code by the norm of the sum of the two: at a weight
+    decay of 1e-6 these differ in the sixth digit.
+    """
+    groups = parameter_groups(model, recipe)
+    if recipe.optimizer == "lars":
+        adapted = [{**group, "always_adapt": group["part"] == "weights"} for group in groups]
+        return Lars(adapted, momentum=recipe.momentum, trust_coeff=recipe.trust_coefficient)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=recipe.momentum, fused=True)
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def learning_rate_scale(recipe: Pretraining, epoch: float) -> float:
+    """Give the factor on the learning rate after `epoch` epochs, a fraction within an epoch.
+
+    >>> recipe = Pretraining("barlow_twins", epochs=110, warmup_epochs=10)
+    >>> [round(learning_rate_scale(recipe, epoch), 4) for epoch in (0, 5, 10, 60, 110)]
+    [0.0, 0.5, 1.0, 0.5005, 0.001]
+    """
+    if epoch < recipe.warmup_epochs:
+        return epoch / recipe.warmup_epochs
+    done = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+    high = 0.5 * (1 + math.cos(math.pi * done))
+    return high + (1 - high) * recipe.final_learning_rate_scale

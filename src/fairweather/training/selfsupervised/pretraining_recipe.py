@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, cast
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.training.options import STRICT
-from fairweather.training.ranges import require_positive, require_within
+from fairweather.training.recipe import STRICT, require_positive, require_within
 
 MethodName = Literal["barlow_twins", "simclr", "vicreg", "simsiam", "rotation", "supervised"]
 PER_IMAGES = 256  # learning rates are given per so many images of a batch, as they are published

@@ -1,0 +1,173 @@
+"""How good an embedding is: its nearest neighbours, its spread, and the correlation of views."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fairweather.errors import CollapsedError
+from fairweather.training.loop_parts import to_input
+from fairweather.training.selfsupervised.methods import cross_correlation
+from fairweather.training.selfsupervised.pretraining_recipe import Views
+from fairweather.training.selfsupervised.views import two_views
+from fairweather.types import Images
+
+MOST_TRAIN, MOST_VAL, NEIGHBOURS = 5_000, 2_000, 20  # of the probe
+TEMPERATURE = 0.07  # Wu et al. 2018, section 3.4, as is the weight exp(s / 0.07)
+BATCH_SIZE = 256
+LAST_STEPS = 5  # of an epoch, over which the spread of the embedding is averaged
+COLLAPSED_BELOW = 0.05
+MOST_IMAGES, MOST_DIMENSIONS = 1024, 64  # of a matrix of correlations
+
+
+class Probe(NamedTuple):
+    """Labelled images whose features vote, and labelled images that are voted on."""
+
+    train: Images
+    val: Images
+
+
+def knn_accuracy(encoder: nn.Module, probe: Probe, device: torch.device) -> float:
+    """Give the share of validation images that the 20 nearest training images label rightly.
+
+    Nearest by the cosine s of the features; each votes with the weight exp(s / 0.07) (Wu et al.
+    2018, section 3.4). At most 5,000 training and 2,000 validation images, evenly spread, are
+    looked at. Nothing is random; the encoder is used in evaluation mode and left in its own.
+
+    Args:
+        encoder: float `[B, 3, H, W]` in [0, 1] to `[B, features]`, on `device`.
+        probe: two sets with the same classes.
+        device: where the encoder is.
+
+    >>> labels = torch.tensor([0, 0, 0, 2, 2, 2])
+    >>> pixels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+    >>> pixels[torch.arange(6), labels] = 200
+    >>> both = Images(pixels, labels, torch.arange(6), ("red", "green", "blue"))
+    >>> encoder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> knn_accuracy(encoder, Probe(both, both), torch.device("cpu"))
+    1.0
+    """
+    train, val = evenly_spread(probe.train, MOST_TRAIN), evenly_spread(probe.val, MOST_VAL)
+    known = F.normalize(encode(encoder, train, device), dim=1)
+    asked = F.normalize(encode(encoder, val, device), dim=1)
+    labels = train.labels.to(device)
+    nearest = (asked @ known.T).topk(min(NEIGHBOURS, len(train)), dim=1)
+    # Less the nearest's, so that nothing overflows: a common factor changes no vote.
+    weights = ((nearest.values - nearest.values[:, :1]) / TEMPERATURE).exp()
+    votes = torch.zeros(len(val), len(train.classes), device=device, dtype=weights.dtype)
+    votes.scatter_add_(1, labels[nearest.indices], weights)
+    return float((votes.argmax(1).cpu() == val.labels).double().mean())
+
+
+def evenly_spread(images: Images, most: int) -> Images:
+    """Take at most so many images, evenly spread."""
+    return images[:: -(-len(images) // most)] if len(images) else images
+
+
+def encode(encoder: nn.Module, images: Images, device: torch.device) -> torch.Tensor:
+    """Give the float32 features `[N, f]` of images, from the encoder in evaluation mode."""
+    with evaluating(encoder), torch.inference_mode():
+        return torch.cat(
+            [
+                encoder(to_input(batch.images.to(device))).float()
+                for batch in in_batches(images, BATCH_SIZE)
+            ]
+        )
+
+
+def in_batches(images: Images, size: int) -> Iterator[Images]:
+    """Cut images into batches, in order."""
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and afterwards each of its parts into the mode it had.
+
+    >>> layer = nn.Dropout()
+    >>> with evaluating(layer):
+    ...     layer.training
+    False
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def embedding_std(embedding: torch.Tensor) -> float:
+    """Measure how far embeddings spread over the sphere: 1 in all directions alike, 0 collapsed.
+
+    The standard deviation of each dimension of the embeddings, each divided by its length; the mean
+    over the d dimensions, times the square root of d (Chen and He 2021, section 4.1).
+
+    Args:
+        embedding: float `[B, d]`, at least two images.
+
+    >>> embedding_std(torch.ones(8, 4))
+    0.0
+    """
+    unit = F.normalize(embedding.float(), dim=1)
+    return float(unit.std(0).mean()) * math.sqrt(embedding.shape[1])
+
+
+def stop_if_collapsed(spread: float, epoch: int, method: str) -> None:
+    """Raise `CollapsedError` when an `embedding_std` is below 0.05.
+
+    There, the cosine of two images is above 0.997 on average. Embeddings that work have some tenths
+    or more from the first epoch on.
+
+    >>> stop_if_collapsed(0.5, 0, "simsiam")
+    """
+    if spread < COLLAPSED_BELOW:
+        raise CollapsedError(
+            f"the embedding of {method} has collapsed in epoch {epoch + 1}: its spread is "
+            f"{spread:.2g}, where 1 is spread evenly and below {COLLAPSED_BELOW:g} is the same for "
+            "all images; try a smaller learning_rate, a larger batch_size or another method"
+        )
+
+
+def correlation_of_views(
+    embed: nn.Module, images: Images, views: Views, seed: int, device: torch.device
+) -> npt.NDArray[np.float64]:
+    """Correlate the embeddings of two views of up to 1,024 images, evenly spread.
+
+    The same seed makes the same views, so that the matrix before training and the one after differ
+    by the training alone. In evaluation mode: looking changes nothing.
+
+    Args:
+        embed: float `[B, 3, H, W]` in [0, 1] to `[B, d]`, on `device`: encoder and projector.
+        images: what is looked at; at least two.
+        views: how views are made.
+        seed: of the views.
+        device: where `embed` is.
+
+    Returns float64 `[d, d]` in [-1, 1] on the CPU, of the first 64 dimensions if there are more.
+
+    >>> images = torch.randint(256, (32, 3, 8, 8), dtype=torch.uint8)
+    >>> column = torch.arange(32)
+    >>> some = Images(images, column * 0, column, ("a",))
+    >>> embed = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> correlation_of_views(embed, some, Views(), 0, torch.device("cpu")).shape
+    (3, 3)
+    """
+    rng = np.random.default_rng(seed)
+    pairs = []
+    with evaluating(embed), torch.inference_mode():
+        for batch in in_batches(evenly_spread(images, MOST_IMAGES), BATCH_SIZE):
+            both = two_views(batch.images.to(device), views, rng)
+            pairs.append([embed(view)[:, :MOST_DIMENSIONS].double() for view in both])
+        first, second = (torch.cat(embeddings) for embeddings in zip(*pairs, strict=True))
+        return cross_correlation(first, second).cpu().numpy()
