@@ -16,8 +16,8 @@ from PIL import Image
 import fairweather as fw
 from fairweather.cli import main
 from fairweather.data import list_source
-from fairweather.exporting import formats
-from fairweather.exporting.formats import class_folders
+from fairweather.exporting import layouts
+from fairweather.exporting.layouts import class_folders
 from fairweather.pixels import decode_image
 from fairweather.progress import Event
 from fairweather.types import Dataset, Images, Shift
@@ -403,7 +403,7 @@ def test_the_command_takes_suites_parts_sizes_and_formats(command, colour_folder
 def test_png_files_are_rgb_without_loss(tmp_path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(256, size=(9, 9, 3), dtype=np.uint8)
-    formats._save_png(tmp_path / "a.png", pixels)
+    layouts._save_png(tmp_path / "a.png", pixels)
     with Image.open(io.BytesIO((tmp_path / "a.png").read_bytes())) as image:
         assert (image.format, image.mode) == ("PNG", "RGB")
         assert np.array_equal(np.asarray(image), pixels)

@@ -11,8 +11,8 @@ import typer
 
 from fairweather.cli.comparing import check, compare
 from fairweather.cli.evaluating import evaluate
+from fairweather.cli.exporting import export, preview
 from fairweather.cli.listing import list_names
-from fairweather.cli.pictures import export, preview
 from fairweather.cli.running import report, run
 from fairweather.errors import InputError
 

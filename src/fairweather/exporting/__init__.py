@@ -8,7 +8,7 @@ from typing import Any
 
 from fairweather.data import digest
 from fairweather.errors import InputError, unknown_name
-from fairweather.exporting.formats import FORMATS, class_folders
+from fairweather.exporting.layouts import FORMATS, class_folders
 from fairweather.exporting.manifest import Manifest, open_export
 from fairweather.progress import Event, Notify
 from fairweather.runs import MANIFEST

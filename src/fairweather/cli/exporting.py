@@ -1,4 +1,4 @@
-"""Pictures of what shifts do to images, and corrupted copies of data sets."""
+"""Pictures of what shifts do, and corrupted copies of data sets."""
 
 from __future__ import annotations
 
