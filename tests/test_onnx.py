@@ -16,6 +16,7 @@ from fairweather.attacks import make_attack
 from fairweather.errors import InputError
 from fairweather.models.classifier import Classifier
 from fairweather.models.onnx import open_onnx
+from fairweather.models.outputs import LOGITS, Outputs
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -130,7 +131,8 @@ def test_an_exported_network_gives_its_logits(exported):
     assert facts["parameters"] == sum(p.numel() for p in network().parameters())
     assert facts["outputs"] == 5
     assert facts["normalisation"] == {"mean": list(MEAN), "std": list(STD), "from": "given"}
-    assert facts["output"].endswith("logits")
+    assert facts["output"] == onnx.load(exported).graph.output[0].name
+    assert opened.outputs == LOGITS
 
 
 def test_a_hugging_face_model_and_its_export_agree(tmp_path):
@@ -187,12 +189,16 @@ def test_probabilities_become_logits_with_the_same_probabilities(exported, tmp_p
         graph.node.append(node("Softmax", graph.output[0].name, "probabilities"))
         graph.output[0].name = "probabilities"
 
-    opened = open_onnx(changed(exported, tmp_path / "softmax.onnx", append))
-    assert opened.facts["output"].endswith("probabilities")
+    path = changed(exported, tmp_path / "softmax.onnx", append)
+    opened = open_onnx(path)
+    assert opened.outputs == Outputs("probabilities", "it ends in Softmax")
     images = torch.rand(3, 3, SIZE, SIZE)
     given = opened.model(images)
     assert torch.allclose(given.softmax(1), logits(network(), images).softmax(1), atol=1e-6)
     assert torch.allclose(given, logits(network(), images).log_softmax(1), atol=1e-5)
+    as_they_are = open_onnx(path, outputs="logits")
+    assert as_they_are.outputs == Outputs("logits", "given")
+    assert torch.allclose(as_they_are.model(images), given.exp(), atol=1e-6)
 
 
 def test_a_softmax_written_out_is_recognised_and_a_probability_of_zero_stays_finite(tmp_path):
@@ -207,7 +213,7 @@ def test_a_softmax_written_out_is_recognised_and_a_probability_of_zero_stays_fin
     ]
     constants = {"by": np.float32(300), "axis": np.array([1])}
     opened = open_onnx(graph(tmp_path / "m.onnx", nodes, constants))
-    assert opened.facts["output"].endswith("probabilities")
+    assert opened.outputs == Outputs("probabilities", "rows are >= 0 and sum to one")
     image = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 3, 1, 1).expand(1, 3, SIZE, SIZE)
     smallest = float(np.log(np.finfo(np.float32).tiny))
     assert opened.model(image)[0].tolist() == pytest.approx([smallest, smallest, 0])
@@ -222,12 +228,42 @@ def test_log_probabilities_are_logits_as_they_are(tmp_path):
     images = torch.rand(2, 3, SIZE, SIZE)
     expected = images.mean((2, 3)).log_softmax(1)
     assert torch.allclose(opened.model(images), expected, atol=1e-5)
+    assert opened.outputs == Outputs("logits", "it ends in LogSoftmax")
 
 
-def test_outputs_that_are_each_a_yes_or_no_are_refused(tmp_path):
+def test_a_softmax_is_found_behind_a_quantisation_though_its_sums_are_rounded(tmp_path):
+    nodes = [
+        *POOLED,
+        node("Softmax", "flat", "soft"),
+        node("QuantizeLinear", "soft step zero", "bytes"),
+        node("DequantizeLinear", "bytes step zero", "logits"),
+    ]
+    constants = {"step": np.float32(0.04), "zero": np.uint8(0)}
+    opened = open_onnx(graph(tmp_path / "m.onnx", nodes, constants))
+    assert opened.outputs.kind == "probabilities"
+    image = torch.rand(1, 3, SIZE, SIZE)
+    rounded = (image.mean((2, 3)).softmax(1) / 0.04).round() * 0.04
+    assert abs(float(rounded.sum()) - 1) > 0.01
+    assert torch.allclose(opened.model(image).exp(), rounded, atol=1e-5)
+
+
+def test_outputs_that_are_each_a_yes_or_no_are_refused_unless_one_says_how_to_take_them(tmp_path):
     nodes = [*POOLED, node("Sigmoid", "flat", "each"), node("Identity", "each", "logits")]
-    with pytest.raises(InputError, match="ends in Sigmoid"):
-        open_onnx(graph(tmp_path / "m.onnx", nodes))
+    path = graph(tmp_path / "m.onnx", nodes)
+    with pytest.raises(InputError, match=r"ends in Sigmoid: .*set outputs \(--outputs\) to prob"):
+        open_onnx(path)
+    images = torch.rand(2, 3, SIZE, SIZE)
+    each = images.mean((2, 3)).sigmoid()
+    assert torch.allclose(open_onnx(path, outputs="logits").model(images), each, atol=1e-6)
+    divided = open_onnx(path, outputs="probabilities").model(images).softmax(1)
+    assert torch.allclose(divided, each / each.sum(1, keepdim=True), atol=1e-6)
+
+
+def test_what_two_pictures_of_noise_cannot_tell_is_left_open(tmp_path):
+    opened = open_onnx(graph(tmp_path / "m.onnx", []))  # means of channels, which lie in [0, 1]
+    assert opened.outputs is None
+    images = torch.rand(2, 3, SIZE, SIZE)
+    assert torch.allclose(opened.model(images), images.mean((2, 3)), atol=1e-6)
 
 
 def test_a_normalisation_in_an_exported_graph_is_found(tmp_path):
@@ -527,7 +563,7 @@ def test_an_output_of_another_shape_is_refused(tmp_path):
         helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", 3])
     )
     onnx.save(model, path)
-    assert open_onnx(path).facts["output"] == "logits: logits"
+    assert open_onnx(path).facts["output"] == "logits"
 
 
 def test_files_that_are_no_models(exported, tmp_path):

@@ -710,6 +710,7 @@ def test_layers_of_a_network_are_not_taken_for_one(module):
         (TINY_RESNET, {"architecture": TINY_RESNET}, "architecture cannot be given for timm:test"),
         ("run:x", {"classes": 3, "mean": MEAN}, "classes and mean cannot be given for run:x: it"),
         ("python:x.py:f", {"classes": 3}, "classes cannot be given .*: only mean, std, input_size"),
+        ("run:x", {"outputs": "logits"}, "outputs cannot be given for run:x: it says everything"),
         ("hf:x", {"mean": MEAN, "std": STD}, "mean and std cannot be given for hf:x: it says"),
         ("onnx:x.onnx", {"classes": 3}, "classes cannot be given for onnx:x.onnx: only mean, std"),
         ("onnx:x.onnx", {}, "there is no such file"),

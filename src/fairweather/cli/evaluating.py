@@ -50,6 +50,13 @@ def evaluate(
     input_size: Annotated[
         int | None, typer.Option(help="Resize to this inside the model, after the shifts.")
     ] = None,
+    outputs: Annotated[
+        str,
+        typer.Option(
+            help="Of onnx: and python: logits, or probabilities, whose logarithm is taken; auto "
+            "looks at those of the first images."
+        ),
+    ] = "auto",
     labels: Annotated[
         Path | None,
         typer.Option(help="YAML, JSON or CSV: each class of the data, and the model's for it."),
@@ -107,6 +114,7 @@ def evaluate(
         mean=_channels("--mean", mean),
         std=_channels("--std", std),
         input_size=input_size,
+        outputs=outputs,
         labels=read_label_file(labels) if labels else None,
         size=size,
         root=data_root,

@@ -33,6 +33,7 @@ def evaluate(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_size: int | None = None,
+    outputs: str = "auto",
     labels: Mapping[str, object] | str | Path | None = None,
     size: int | None = None,
     root: str | Path | None = None,
@@ -54,8 +55,8 @@ def evaluate(
     """Measure how accurate and how honest a model stays under shifts and attacks.
 
     Args:
-        model: a module from images in [0, 1], float `[B, 3, H, W]`, to logits, or anything that
-            `load_model` takes by name; published weights are the default here.
+        model: a module from images in [0, 1], float `[B, 3, H, W]`, to logits or probabilities, or
+            anything that `load_model` takes by name; published weights are the default here.
         dataset: a `Dataset`, or a source that `load_data` takes by name. Of a source that is one
             set, all images are tested; of one with parts, the test part.
         shifts: suites, shifts and attacks, as objects, texts or entries of a study; see
@@ -63,6 +64,8 @@ def evaluate(
         out: the run folder. What stands there is not computed again, so that a second call goes on
             where the first was interrupted. Without it nothing is kept.
         architecture, weights, mean, std, input_size: see `fairweather.models.open_model`.
+        outputs: of a module, `onnx:` or `python:`, what they are: `logits`, or `probabilities`,
+            whose logarithm is taken. `auto` looks at those of the first test images.
         labels: which of the model's classes each class of the data is, or a file that says it;
             without, they are matched by name.
         size: resize and crop images to this instead of to the model's own configuration, and feed
@@ -107,6 +110,7 @@ def evaluate(
         mean=mean,
         std=std,
         input_size=input_size,
+        outputs=outputs,
         labels=given,
         size=size,
         root=root,

@@ -17,10 +17,23 @@ from fairweather.errors import InputError
 from fairweather.evaluation.request import Request
 from fairweather.models import Classifier, Opened, describe_preprocessing, open_model
 from fairweather.models.labels import LabelMap, match_labels, relabel
+from fairweather.models.outputs import (
+    GIVEN,
+    LOGITS,
+    LogProbabilities,
+    Outputs,
+    asked_for,
+    kind_of,
+    like_sigmoids,
+    logarithms,
+    single_output,
+)
 from fairweather.progress import Notify
 from fairweather.runs import fingerprint
 from fairweather.types import Dataset, Images, Preparation
 from fairweather.yamlfile import read_yaml
+
+LOOKED_AT = 64  # test images, where outputs may be probabilities
 
 
 class Brought(NamedTuple):
@@ -28,6 +41,7 @@ class Brought(NamedTuple):
 
     Attributes:
         opened: the model as it was opened.
+        outputs: what the model's outputs are taken for.
         model: to logits of the data's classes.
         labels: how the model's outputs became the data's classes.
         digest: of the weights and of everything else that was decided about the model.
@@ -36,6 +50,7 @@ class Brought(NamedTuple):
     """
 
     opened: Opened
+    outputs: Outputs
     model: nn.Module
     labels: LabelMap
     digest: str
@@ -54,6 +69,8 @@ class Brought(NamedTuple):
             f"pixels, {len(test.classes)} classes",
             f"labels         {self.labels.note}",
         ]
+        if self.outputs.kind == "probabilities" or self.outputs.origin == GIVEN:
+            lines.insert(2, f"outputs        {self.outputs}")
         if code := self.opened.facts.get("runs_code"):
             lines.insert(1, f"note           {code}")
         if fitting := notes.get("fitting"):
@@ -71,17 +88,23 @@ def bring_together(request: Request, progress: Notify | None = None) -> Brought:
     if request.size is not None:
         opened = _prepared_at(opened, request.size, keep=request.input_size is not None)
     dataset = _load(request, opened, progress)
-    outputs = _outputs(opened, dataset.test)
-    labels = match_labels(opened.classes, outputs, dataset.classes, request.labels)
+    first = _outputs(opened, dataset.test[:1])
+    outputs = opened.outputs or asked_for(request.outputs) or _seen(opened, first, request, dataset)
+    labels = match_labels(opened.classes, first.shape[1], dataset.classes, request.labels)
     decided = {
         "weights": opened.digest,
         "normalisation": opened.facts.get("normalisation"),
         "fed_at": getattr(opened.model, "input_size", None),
+        "outputs": outputs.kind,
         "columns": labels.columns,
     }
+    model = opened.model
+    if opened.outputs is None and outputs.kind == "probabilities":
+        logarithms(first)  # negative numbers show here
+        model = LogProbabilities(opened.model).eval()
     others = {source: _load_other(request, opened, dataset, source) for source in request.ood}
     return Brought(
-        opened, relabel(opened.model, labels), labels, fingerprint(decided), dataset, others
+        opened, outputs, relabel(model, labels), labels, fingerprint(decided), dataset, others
     )
 
 
@@ -100,11 +123,13 @@ def _open(request: Request) -> Opened:
             mean=request.mean,
             std=request.std,
             input_size=request.input_size,
+            outputs=request.outputs,
             offline=request.offline,
         )
     kind = type(request.model).__name__
     facts = {"source": f"a {kind} of this process", "architecture": kind}
-    return Opened(request.model.eval(), kind, _module_digest(request.model), None, None, facts)
+    digest = _module_digest(request.model)
+    return Opened(request.model.eval(), kind, digest, None, None, facts, outputs=None)
 
 
 def _prepared_at(opened: Opened, size: int, *, keep: bool) -> Opened:
@@ -227,12 +252,25 @@ def _load_other(request: Request, opened: Opened, dataset: Dataset, source: str)
     return Images(test.images, torch.zeros_like(test.labels), test.keys, dataset.classes)
 
 
-def _outputs(opened: Opened, test: Images) -> int:
-    """The number of a model's outputs, from one image; what goes wrong there is one sentence."""
+def _seen(opened: Opened, first: torch.Tensor, request: Request, dataset: Dataset) -> Outputs:
+    """What the outputs look like, where nobody says it: one image alone shows most logits."""
+    if kind_of(first) == "logits":
+        return LOGITS
+    images = dataset.test[: min(LOOKED_AT, request.batch_size)]
+    kind = kind_of(_outputs(opened, images))
+    if kind == "logits":
+        return LOGITS
+    if kind == "sigmoids":
+        raise like_sigmoids(f"{opened.name} gives numbers in [0, 1] that do not sum to one")
+    return Outputs(kind, f"of {len(images)} test images, they are >= 0 and sum to one")
+
+
+def _outputs(opened: Opened, test: Images) -> torch.Tensor:
+    """A model's outputs `[B, outputs]`; what goes wrong there is one sentence."""
     height, width = test.images.shape[2:]
     try:
         with torch.inference_mode():
-            logits = opened.model.cpu()(test.images[:1].float() / 255)
+            logits = opened.model.cpu()(test.images.float() / 255)
     # What a network does with images that it was not made for is its own.
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
@@ -241,6 +279,8 @@ def _outputs(opened: Opened, test: Images) -> int:
             f"{opened.name} cannot take images of {height}x{width} "
             f"({str(error).splitlines()[0]}); set size or input_size"
         ) from error
+    if isinstance(logits, torch.Tensor) and logits.shape[1:] in ((), (1,)):
+        raise single_output(opened.name)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         kind = type(logits).__name__
         raise InputError(f"a classifier must return logits [B, classes]; {opened.name}: {kind}")
@@ -248,4 +288,4 @@ def _outputs(opened: Opened, test: Images) -> int:
         raise InputError(
             f"the logits of {opened.name} are not finite: {logits[0, :3].tolist()} ..."
         )
-    return logits.shape[1]
+    return logits

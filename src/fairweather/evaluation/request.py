@@ -23,6 +23,7 @@ class Request:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     input_size: int | None = None
+    outputs: str = "auto"
     labels: Mapping[str, object] | None = None
     size: int | None = None
     root: str | Path | None = None

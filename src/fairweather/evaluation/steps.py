@@ -100,6 +100,7 @@ def execute(prepared: Prepared, out: Path, tell: Callable[[str], None]) -> Itera
         if _differs(run, document):
             tell("note           other options than before: what depends on them is done again")
         model = {**brought.opened.facts, "digest": brought.opened.digest}
+        model["outputs_as"] = {"kind": brought.outputs.kind, "from": brought.outputs.origin}
         facts = {"model": model | {"labels": brought.labels.note}}
         describe_run(setting, document, {subject.name: subject.title}, facts)
         clean = replace(setting, shifts=setting.shifts[:1], variants=(), others={})
@@ -196,6 +197,7 @@ def _document(
         "mean": request.mean and list(request.mean),
         "std": request.std and list(request.std),
         "input_size": request.input_size,
+        "outputs": None if request.outputs == "auto" else request.outputs,
     }
     entry = {
         "title": subject.title,

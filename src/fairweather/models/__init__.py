@@ -50,6 +50,7 @@ def load_model(
     pooling: Pooling = "average",
     width: float = 1.0,
     weights_sha256: str | None = None,
+    outputs: str = "auto",
     seed: int = 0,
 ) -> nn.Module:
     """Build a classifier in evaluation mode, or load one that anybody made.
@@ -73,6 +74,7 @@ def load_model(
         pooling: of the last feature maps: `average`, `max`, or `average+max`, the mean of both.
         width: of timm's ResNets: multiplies the channels of every stage, to multiples of 8.
         weights_sha256: what the file of the weights must have, as hexadecimal digits.
+        outputs: of `onnx:` and `python:`, see `open_model`.
         seed: of the random initialisation; the caller's random state stays as it is.
 
     Raises:
@@ -95,12 +97,12 @@ def load_model(
     if source.partition(":")[0] in LIBRARIES:
         if architecture is not None:
             raise InputError(f"architecture goes with a checkpoint's file, not with {source}")
+        if outputs != "auto":
+            raise InputError(f"outputs goes with onnx: and python:, not with {source}")
         spec = ModelSpec(source, classes, input_size=input_size, mean=mean, std=std, **design)
         return build(spec, seed).eval()
     if given := [key for key, value in design.items() if value != getattr(ModelSpec, key)]:
         raise InputError(f"only torchvision: and timm: take {' and '.join(given)}, not {source}")
-    if source.startswith("run:"):
-        return load_checkpoint(Path(source.removeprefix("run:")))
     return open_model(
         source,
         architecture=architecture,
@@ -108,5 +110,6 @@ def load_model(
         mean=mean,
         std=std,
         input_size=input_size,
+        outputs=outputs,
         seed=seed,
     ).model

@@ -27,6 +27,15 @@ from fairweather.models.onnx_graph import (
 )
 from fairweather.models.onnx_network import OnnxNetwork, Sessions
 from fairweather.models.opened import Opened, folder_name
+from fairweather.models.outputs import (
+    LOGITS,
+    LogProbabilities,
+    Outputs,
+    asked_for,
+    kind_of,
+    like_sigmoids,
+    single_output,
+)
 from fairweather.types import SMALLEST_SIDE, Preparation
 
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -41,17 +50,19 @@ def open_onnx(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_size: int | None = None,
+    outputs: str = "auto",
 ) -> Opened:
     """Open an ONNX file as a classifier, with all that its graph tells.
 
-    Probabilities become logits by their logarithm, at least that of the smallest float32 (-87.3).
-    On tensors on a GPU it runs there if ONNX Runtime can; in any case with as many threads as
-    torch.
+    Of probabilities the logarithm is taken (`LogProbabilities`): they are what a Softmax at the end
+    gives, and, however a softmax is written, rows that are >= 0 and sum to one. On tensors on a GPU
+    it runs there if ONNX Runtime can; in any case with as many threads as torch.
 
     Args:
         path: the file; weights may lie in other files beside it.
         mean, std: per-channel normalisation of images in [0, 1] that the graph does not hold.
         input_size: resize to this square first, where the graph takes any size.
+        outputs: `auto`, or what they are whatever the graph says: `logits` or `probabilities`.
 
     Raises:
         InputError: it is no ONNX file, takes no RGB images, gives no logits or probabilities of
@@ -68,36 +79,35 @@ def open_onnx(
     model = read_graph(path)
     files = [path, *external_files(model, path)]
     images, output = image_input(model, path), logits_output(model, path)
-    if ends_in(model, output) == "Sigmoid":
-        raise InputError(
-            f"onnx:{path} ends in Sigmoid: each output is a yes or no of its own, no class of one"
-        )
+    taken = asked_for(outputs) or _stated(ends_in(model, output), path)
     steps = first_steps(model, path, images)
     given = _given_statistics(path, mean, std, images, steps)
     size = _size(path, images, input_size)
-    network = OnnxNetwork(
-        Sessions(path.absolute()), images, output, steps.scale, probabilities=False
-    )
-    outputs, network.probabilities = _try(network, given, size)
+    graph = OnnxNetwork(Sessions(path.absolute()), images, output, steps.scale)
+    tried = _try(graph, given, size)
+    width, taken = tried.shape[1], taken or _seen(tried)
+    logarithm = taken is not None and taken.kind == "probabilities"
+    network = LogProbabilities(graph) if logarithm else graph
     preparation = None if size is None else Preparation(size)
     origin = f"{'the graph' if images.size else 'input_size'}; filter and crop are assumed"
     prepared = preparation and {**preparation._asdict(), "from": origin}
     names = class_names(model)
-    fitting = names if names is not None and len(names) == outputs else None
+    fitting = names if names is not None and len(names) == width else None
     facts = {
         "source": f"onnx:{path}",
         "architecture": model.graph.name or "ONNX graph",
         "parameters": parameters(model),
-        "outputs": outputs,
+        "outputs": width,
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
         "input": {**images._asdict(), "dtype": images.dtype.__name__, "fed_in": [0, steps.scale]},
-        "output": f"{output}: {'probabilities' if network.probabilities else 'logits'}",
-        "class_names": None if names is None else f"{len(names)} for {outputs} outputs",
+        "output": output,
+        "class_names": None if names is None else f"{len(names)} for {width} outputs",
         "normalisation": _normalisation_facts(given, steps),
         "preparation": prepared,
     }
     classifier = Classifier(network, *given, size).eval()
-    return Opened(classifier, folder_name(path.stem), _digest(files), fitting, preparation, facts)
+    name, digest = folder_name(path.stem), _digest(files)
+    return Opened(classifier, name, digest, fitting, preparation, facts, taken)
 
 
 def _check_packages() -> None:
@@ -138,8 +148,25 @@ def _size(path: Path, images: ImageInput, input_size: int | None) -> int | None:
     return images.size or input_size
 
 
-def _try(network: OnnxNetwork, given: Statistics, size: int | None) -> tuple[int, bool]:
-    """Run two pictures: give the number of outputs, and whether they are probabilities."""
+def _stated(last: str, path: Path) -> Outputs | None:
+    """What the graph's last operator says that the outputs are, if it does."""
+    if last == "Sigmoid":
+        raise like_sigmoids(f"onnx:{path} ends in Sigmoid")
+    if last in ("Softmax", "LogSoftmax"):
+        return Outputs("probabilities" if last == "Softmax" else "logits", f"it ends in {last}")
+    return None
+
+
+def _seen(outputs: torch.Tensor) -> Outputs | None:
+    """What they look like; None where two pictures of noise are too few to tell."""
+    kind = kind_of(outputs)
+    if kind == "probabilities":
+        return Outputs(kind, "rows are >= 0 and sum to one")
+    return LOGITS if kind == "logits" else None
+
+
+def _try(network: OnnxNetwork, given: Statistics, size: int | None) -> torch.Tensor:
+    """Run two pictures of noise: give the outputs."""
     side = size or USUAL_SIZE
     pictures = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
@@ -149,10 +176,8 @@ def _try(network: OnnxNetwork, given: Statistics, size: int | None) -> tuple[int
             raise InputError(f"{error}; if it needs another size, give input_size") from error
         raise
     if outputs.shape[1] < 2:
-        raise InputError(f"onnx:{network.sessions.path} must give two or more classes, gave one")
-    # However the graph writes its softmax; in float16, a thousand of them add up to 1 roughly.
-    sums = bool(((outputs.sum(1) - 1).abs() < 0.01).all())
-    return outputs.shape[1], sums and bool((outputs >= 0).all())
+        raise single_output(f"onnx:{network.sessions.path}")
+    return outputs
 
 
 def _normalisation_facts(given: Statistics, steps: Steps) -> dict[str, object]:

@@ -33,8 +33,8 @@ EXTERNAL = 1  # onnx.TensorProto.DataLocation
 PASSING = {"Identity", "Cast", "Transpose", "Resize", "Upsample", "Dropout"}
 REQUANTISING = {"QuantizeLinear", "DequantizeLinear"}
 RESHAPING = {"Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand"}
-# Steps between the last layer and the output that change no value.
-TRAILING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Dropout"}
+# Steps between the last layer and the output that leave what its values mean.
+TRAILING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Dropout"} | REQUANTISING
 # Beyond what a mean or deviation of images in [0, 1] can be, those of images in [0, 255] begin.
 LARGEST = 2.0
 # Where exporters keep class names.
@@ -142,7 +142,7 @@ def logits_output(model: Model, path: Path) -> str:
 
 
 def ends_in(model: Model, output: str) -> str:
-    """Give the operator that makes the output, behind steps that change no value."""
+    """Give the operator that makes the output, before steps that leave what its values mean."""
     producers = {name: node for node in model.graph.node for name in node.output}
     while (node := producers.get(output)) is not None and node.op_type in TRAILING:
         output = node.input[0]

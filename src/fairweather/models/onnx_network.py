@@ -1,4 +1,4 @@
-"""A graph in ONNX Runtime as a module: float images in, logits out, and no gradients."""
+"""A graph in ONNX Runtime as a module: float images in, its outputs out, and no gradients."""
 
 from __future__ import annotations
 
@@ -71,24 +71,18 @@ class OnnxNetwork(nn.Module):
             run in parts.
         output: the name of its output.
         scale: what images in [0, 1] are multiplied by.
-        probabilities: are the outputs probabilities, whose logarithms then serve as logits.
     """
 
-    def __init__(
-        self, sessions: Sessions, images: ImageInput, output: str, scale: int, probabilities: bool
-    ) -> None:
+    def __init__(self, sessions: Sessions, images: ImageInput, output: str, scale: int) -> None:
         super().__init__()
-        self.sessions, self.images, self.output = sessions, images, output
-        self.scale, self.probabilities = scale, probabilities
+        self.sessions, self.images = sessions, images
+        self.output, self.scale = output, scale
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give the logits; raises `InputError` where a gradient would have to come back."""
+        """Give the outputs; raises `InputError` where a gradient would have to come back."""
         if images.requires_grad and torch.is_grad_enabled():
             raise InputError("an ONNX model gives no gradients; square needs none")
-        outputs = torch.from_numpy(self._run(images)).to(images.device)
-        if not self.probabilities:
-            return outputs
-        return outputs.clamp_min(torch.finfo(torch.float32).tiny).log()
+        return torch.from_numpy(self._run(images)).to(images.device)
 
     def _run(self, images: torch.Tensor) -> np.ndarray:
         values = images.detach().float() * self.scale

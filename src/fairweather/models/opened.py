@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from fairweather.models.outputs import LOGITS, Outputs
 from fairweather.types import Preparation
 
 
@@ -27,6 +28,8 @@ class Opened:
         facts: for people and provenance, all of it fit for JSON: `source`, `architecture`,
             `parameters`, `outputs`, `normalisation` (`mean`, `std`, and where they are `from`; both
             None where there is none), `preparation` (the fields, and where they are `from`), ...
+        outputs: what the network's own outputs were taken for, before `model` made logits of them;
+            None where only images can tell, and `model` gives them as they are.
     """
 
     model: nn.Module
@@ -35,6 +38,7 @@ class Opened:
     classes: tuple[str, ...] | None
     preparation: Preparation | None
     facts: Mapping[str, object]
+    outputs: Outputs | None = LOGITS
 
 
 def folder_name(text: str) -> str:

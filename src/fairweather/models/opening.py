@@ -31,9 +31,9 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "torchvision": ("weights", "classes", "mean", "std", "input_size"),
     "timm": ("weights", "classes", "mean", "std", "input_size"),
     "hf": (),
-    "onnx": ("mean", "std", "input_size"),
+    "onnx": ("mean", "std", "input_size", "outputs"),
     "run": (),
-    "python": ("mean", "std", "input_size"),
+    "python": ("mean", "std", "input_size", "outputs"),
     "file": ("architecture", "classes", "mean", "std", "input_size"),
 }
 
@@ -47,6 +47,7 @@ def open_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_size: int | None = None,
+    outputs: str = "auto",
     offline: bool = False,
     seed: int = 0,
 ) -> Opened:
@@ -65,6 +66,8 @@ def open_model(
         classes: number of outputs; by default that of the weights' head.
         mean, std: normalisation, where the model has none of its own or another one.
         input_size: the square, in pixels, that the model is fed.
+        outputs: of `onnx:` and `python:`, `logits` or `probabilities`, whose logarithm is taken;
+            `auto` believes an ONNX graph, and a function's model to give logits.
         offline: what is not there is not downloaded.
         seed: of random weights, where there are such.
 
@@ -83,12 +86,15 @@ def open_model(
         "mean": mean,
         "std": std,
         "input_size": input_size,
+        "outputs": outputs,
     }
     kind, rest = _kind(source)
     for name, value, least in (("classes", classes, 1), ("input_size", input_size, SMALLEST_SIDE)):
         if value is not None and value < least:
             raise InputError(f"{name} must be at least {least}, found {value}")
-    _check_options(kind, source, {name for name, value in given.items() if value is not None})
+    _check_options(
+        kind, source, {name for name, value in given.items() if value not in (None, "auto")}
+    )
     given = {name: given[name] for name in OPTIONS[kind]}
     if kind == "hf":
         from fairweather.models.hf import open_hf  # imported where it is needed: an extra

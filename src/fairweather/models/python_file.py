@@ -19,6 +19,7 @@ from fairweather.models.building import given_statistics
 from fairweather.models.classifier import Classifier
 from fairweather.models.normalisation import check_not_normalised_twice, held_normalisation
 from fairweather.models.opened import Opened, folder_name
+from fairweather.models.outputs import LogProbabilities, asked_for
 from fairweather.models.preprocessing import UNKNOWN, Statistics
 from fairweather.models.weights import state_digest
 from fairweather.types import Preparation
@@ -75,6 +76,7 @@ def open_python(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_size: int | None = None,
+    outputs: str = "auto",
     seed: int = 0,
 ) -> Opened:
     """Open `FILE.py:FUNCTION`, what follows `python:`; see `open_model` and `module_from_file`."""
@@ -82,19 +84,23 @@ def open_python(
     if not colon or not file or not function:
         raise InputError(f"python: needs a file and a function, FILE.py:FUNCTION, found {rest!r}")
     path = Path(file).expanduser()
-    given = given_statistics(mean, std)
+    given, taken = given_statistics(mean, std), asked_for(outputs)
     made = module_from_file(path, function, seed)
     seen = held_normalisation(made.module)
     what = f"the model that {function}() in {path} returns"
     if given:
         check_not_normalised_twice(made.module, what)
-    model = made.module.eval()
+    framed = None
     if given or input_size is not None:
-        model = Classifier(made.module, *(given or NOTHING), input_size).eval()
+        framed = Classifier(made.module, *(given or NOTHING), input_size)
     origin = "given" if given else f"the model's own normalisation: {seen}" if seen else NONE
     preparation = None if input_size is None else Preparation(input_size)
-    text = f"{made.digest} {function} {input_size} {state_digest(model.state_dict())}"
-    digest = hashlib.sha256(text.encode())
+    state = state_digest((framed or made.module).state_dict())
+    digest = hashlib.sha256(f"{made.digest} {function} {input_size} {state}".encode())
+    logarithm = taken is not None and taken.kind == "probabilities"
+    network = LogProbabilities(made.module) if logarithm else made.module
+    if framed:
+        framed.network = network
     facts = {
         "source": f"python:{rest}",
         "architecture": type(made.module).__name__,
@@ -111,7 +117,8 @@ def open_python(
         "runs_code": f"{what} is the user's own: the file was run to make it",
     }
     name = folder_name(f"{path.stem}-{function}")
-    return Opened(model, name, digest.hexdigest(), made.classes, preparation, facts)
+    model = (framed or network).eval()
+    return Opened(model, name, digest.hexdigest(), made.classes, preparation, facts, taken)
 
 
 def _run(path: Path, code: bytes, digest: str) -> ModuleType:
