@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -133,8 +134,25 @@ def test_labels_can_be_given_and_wrong_ones_warn(colour_folder, tmp_path):
     wrong = {"blue": "grass", "green": "blood", "red": "sky"}
     table = fw.evaluate(model, data, "clean", labels=wrong, tell=said.append, **options)
     assert accuracy(table) < 0.1
-    assert "not above chance (33.3%)" in said[-1]
+    assert "not above chance (33.3%, what a model that always says blue gets)" in said[-1]
     assert "preprocessing or the labels" in said[-1]
+
+
+class Constant(nn.Module):
+    def forward(self, images):
+        return torch.tensor([0.0, 3.0, 1.0]).repeat(len(images), 1)
+
+
+def test_a_constant_answer_is_no_better_than_chance_however_large_its_class(colour_folder):
+    whole = fw.load_data(f"folder:{colour_folder}")
+    kept = torch.cat(
+        [whole.test.labels.eq(1).nonzero()[:20], whole.test.labels.ne(1).nonzero()[:12]]
+    )
+    data = replace(whole, test=whole.test[kept.flatten()])
+    said = []
+    table = fw.evaluate(Constant(), data, "clean", bootstrap=100, device="cpu", tell=said.append)
+    assert accuracy(table) == 0.625
+    assert "not above chance (62.5%, what a model that always says green gets)" in said[-1]
 
 
 def test_a_finished_evaluation_is_not_done_again(model, colour_folder, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from fairweather.devices import resolve_device
@@ -137,15 +138,17 @@ def _differs(run: RunFolder, document: dict[str, Any]) -> bool:
 def clean_lines(setting: Setting, subject: Subject) -> list[str]:
     """Say how accurate the model is on the images as they are, and warn where it knows nothing."""
     cell = Cell(subject.name, subject.seed, setting.shifts[0])
-    correct = setting.run.read_predictions(str(cell.path)).correct
-    accuracy, n = correct.mean(), len(correct)
+    predictions = setting.run.read_predictions(str(cell.path))
+    accuracy, n = predictions.correct.mean(), len(predictions)
     low, high = map(float, wilson_interval(accuracy, n))
     lines = [f"clean          accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}], n = {n:,}"]
-    classes = len(setting.dataset.classes)
-    if low <= 1 / classes:
+    counts = np.bincount(predictions.labels)
+    share, largest = counts.max() / n, predictions.classes[counts.argmax()]
+    if low <= share:
         lines.append(
-            f"warning        that is not above chance ({1 / classes:.1%}): the preprocessing or "
-            "the labels are probably wrong; see --size, --mean with --std, and --labels"
+            f"warning        that is not above chance ({share:.1%}, what a model that always says "
+            f"{largest} gets): the preprocessing or the labels are probably wrong; see --size, "
+            "--mean with --std, and --labels"
         )
     return lines
 
