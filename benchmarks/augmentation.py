@@ -53,7 +53,7 @@ def seconds(function):
 
 def new_step(recipe, stem):
     """Forward, backward and the optimiser's step on a batch that is ready, as training does it."""
-    model = load_model("torchvision:resnet18", classes=CLASSES, stem=stem).train()
+    model = load_model("torchvision:resnet18", classes=CLASSES, stem=stem, weights="none").train()
     model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, None, recipe)
 

@@ -108,7 +108,9 @@ def measure_corruption(name, case, corrupt):
 
 
 def ready_model():
-    model = load_model("torchvision:resnet18", classes=CLASSES, mean=[0.5] * 3, std=[0.3] * 3)
+    model = load_model(
+        "torchvision:resnet18", classes=CLASSES, mean=[0.5] * 3, std=[0.3] * 3, weights="none"
+    )
     return model.eval().to(memory_format=torch.channels_last)
 
 

@@ -43,7 +43,7 @@ def random_images(n):
 
 def new_model(backbone="torchvision:resnet18"):
     statistics_of_noise = {"mean": [0.5] * 3, "std": [0.3] * 3}
-    model = load_model(backbone, classes=CLASSES, **statistics_of_noise)
+    model = load_model(backbone, classes=CLASSES, weights="none", **statistics_of_noise)
     return model.to(memory_format=torch.channels_last)
 
 

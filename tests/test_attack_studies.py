@@ -122,7 +122,7 @@ def test_gradient_masking_is_reported(attacked):
 
 
 def test_prediction_under_attack_leaves_the_model_as_it_was(toy_images):
-    model = load_model(TINY_RESNET, classes=3).train()
+    model = load_model(TINY_RESNET, classes=3, weights="none").train()
     state = {key: value.clone() for key, value in model.state_dict().items()}
     whole = predict(model, toy_images, make_attack("fgsm", epsilon=0.1), device="cpu")
     assert model.training

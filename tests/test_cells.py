@@ -17,7 +17,7 @@ from .conftest import TINY_RESNET
 
 @pytest.fixture(scope="module")
 def model():
-    return load_model(TINY_RESNET, classes=3)
+    return load_model(TINY_RESNET, classes=3, weights="none")
 
 
 def test_columns_are_those_of_the_models_logits(model, toy_images):
@@ -79,7 +79,10 @@ def test_cells_come_one_by_one(model, toy_images):
         (lambda m, i: predict(m, i[:0]), "no images"),
         (lambda m, i: predict(m, i, precision="fp16"), "unknown precision 'fp16'"),
         (lambda m, i: predict(m, i, device="gpu"), "unknown device 'gpu'"),
-        (lambda m, i: predict(load_model(TINY_RESNET, classes=4), i), "4 outputs, the data 3"),
+        (
+            lambda m, i: predict(load_model(TINY_RESNET, classes=4, weights="none"), i),
+            "4 outputs, the data 3",
+        ),
         (lambda m, i: predict(nn.Identity(), i), "must return logits"),
     ],
 )
@@ -89,7 +92,7 @@ def test_bad_input_gets_one_clear_sentence(model, toy_images, call, words):
 
 
 def test_beyond_100_classes_logits_are_not_kept():
-    many = load_model(TINY_RESNET, classes=101)
+    many = load_model(TINY_RESNET, classes=101, weights="none")
     classes = tuple(f"c{i}" for i in range(101))
     pixels = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     images = Images(pixels, torch.tensor([0, 100]), torch.arange(2), classes)

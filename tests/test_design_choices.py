@@ -325,7 +325,7 @@ def test_what_is_chosen_stands_in_the_facts_and_a_digest_does_not():
 )
 def test_choices_that_cannot_be_made_are_told_in_one_sentence(options, words):
     with pytest.raises(InputError, match=words):
-        load_model(TINY_RESNET, classes=3, **options)
+        load_model(TINY_RESNET, classes=3, **{"weights": "none", **options})
 
 
 @pytest.mark.parametrize(
@@ -345,8 +345,10 @@ def test_choices_that_cannot_be_made_are_told_in_one_sentence(options, words):
     ],
 )
 def test_networks_that_cannot_be_changed_so_are_told(backbone, options, words):
+    by_name = backbone.startswith(("torchvision:", "timm:"))
+    weights = {"weights": "none"} if by_name else {}
     with pytest.raises(InputError, match=words):
-        load_model(backbone, classes=3, **options)
+        load_model(backbone, classes=3, **weights, **options)
 
 
 def test_a_grid_is_no_global_pooling():

@@ -37,13 +37,13 @@ def test_a_new_head_has_as_many_outputs_as_classes(backbone):
     "name", ["vgg11", "mobilenet_v3_small", "densenet121", "vit_b_32", "convnext_tiny"]
 )
 def test_the_head_of_a_torchvision_model_is_its_last_layer(name):
-    model = load_model(f"torchvision:{name}", classes=3)
+    model = load_model(f"torchvision:{name}", classes=3, weights="none")
     assert head_of(model, f"torchvision:{name}").out_features == 3
 
 
 def test_the_seed_decides_the_weights_and_the_callers_random_state_stays():
     before = torch.random.get_rng_state()
-    a, b, c = (load_model(TINY_RESNET, classes=3, seed=seed) for seed in (0, 0, 1))
+    a, b, c = (load_model(TINY_RESNET, classes=3, seed=seed, weights="none") for seed in (0, 0, 1))
     assert torch.equal(torch.random.get_rng_state(), before)
     weights = [next(model.parameters()) for model in (a, b, c)]
     assert torch.equal(weights[0], weights[1])
@@ -118,7 +118,7 @@ def test_weights_come_from_an_address_once(tmp_path, monkeypatch):
     served = tmp_path / "served"
     served.mkdir()
     # As the authors of Barlow Twins publish theirs: torchvision's names, no head.
-    published = load_model("torchvision:resnet18", classes=7, seed=3).network
+    published = load_model("torchvision:resnet18", classes=7, seed=3, weights="none").network
     state = {k: v for k, v in published.state_dict().items() if not k.startswith("fc.")}
     torch.save(state, served / "resnet18.pth")
     requests = []
@@ -170,7 +170,7 @@ def test_bad_input_gets_one_clear_sentence(call, words):
 def test_the_small_stem_keeps_the_resolution():
     images = torch.rand(1, 3, 28, 28)
     for stem, side in (("imagenet", 7), ("small", 28)):
-        network = load_model("torchvision:resnet18", classes=2, stem=stem).network
+        network = load_model("torchvision:resnet18", classes=2, stem=stem, weights="none").network
         early = network.maxpool(network.relu(network.bn1(network.conv1(images))))
         assert early.shape[-1] == side
     lite = load_model("timm:tf_efficientnet_lite0", classes=2, weights="lite0", stem="small")
@@ -178,16 +178,18 @@ def test_the_small_stem_keeps_the_resolution():
 
 
 def test_normalisation_is_inside_and_only_once():
-    model = load_model(TINY_RESNET, classes=3, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3))
+    model = load_model(
+        TINY_RESNET, classes=3, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3), weights="none"
+    )
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(model(images), inner(model, images))
-    bare = load_model(TINY_RESNET, classes=3)
+    bare = load_model(TINY_RESNET, classes=3, weights="none")
     assert torch.allclose(bare.network(images), bare(images))
 
 
 def test_input_size_resizes_inside():
     small = torch.rand(2, 3, 20, 20)
-    model = load_model(TINY_RESNET, classes=3, input_size=40)
+    model = load_model(TINY_RESNET, classes=3, input_size=40, weights="none")
     resized = torch.nn.functional.interpolate(small, (40, 40), mode="bilinear", antialias=True)
     assert torch.allclose(model(small), model(resized))
     assert torch.equal(model(resized), inner(model, resized))
@@ -204,7 +206,7 @@ def test_a_checkpoint_carries_everything(tmp_path):
 
 
 def test_batchnorm_frozen_once_stays_frozen_through_train():
-    model = load_model(TINY_RESNET, classes=3)
+    model = load_model(TINY_RESNET, classes=3, weights="none")
     model.freeze_batchnorm()
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms

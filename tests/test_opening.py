@@ -426,6 +426,20 @@ def test_published_weights_are_the_default(monkeypatch):
         open_model(TINY_RESNET, classes=3)
 
 
+def test_load_model_and_open_model_have_the_same_default(monkeypatch):
+    from fairweather.models.backbones import Timm
+
+    state = timm.create_model("test_resnet").state_dict()
+    monkeypatch.setattr(Timm, "imagenet", lambda self, name, offline: state)
+    expected = open_model(TINY_RESNET).model
+    with torch.inference_mode():
+        assert torch.equal(load_model(TINY_RESNET)(IMAGES), expected(IMAGES))
+        assert not torch.equal(load_model(TINY_RESNET, weights="none")(IMAGES), expected(IMAGES))
+    three = load_model(TINY_RESNET, classes=3)  # for training: a new head on published features
+    assert torch.equal(three.network.conv1[0].weight, state["conv1.0.weight"])
+    assert three(IMAGES).shape == (2, 3)
+
+
 def test_a_network_without_a_head_is_no_classifier(monkeypatch):
     from fairweather.models.backbones import Timm
 

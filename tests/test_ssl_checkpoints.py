@@ -204,7 +204,7 @@ def assert_is_backbone(model, classes):
     expected, state = resnet().state_dict(), model.network.state_dict()
     assert set(state) == {*expected, "fc.weight", "fc.bias"}
     assert all(torch.equal(state[key], tensor) for key, tensor in expected.items())
-    fresh = load_model(RESNET18, classes=classes, seed=0).network.fc
+    fresh = load_model(RESNET18, classes=classes, seed=0, weights="none").network.fc
     assert torch.equal(model.network.fc.weight, fresh.weight)
 
 

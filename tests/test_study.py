@@ -370,7 +370,7 @@ def test_a_backbone_at_rate_zero_stays(study_file, tmp_path):
         study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
     )
     trained = fw.load_model(f"run:{run.path}/models/basic/seed-0").network
-    fresh = fw.load_model(TINY_RESNET, classes=3, seed=0).network
+    fresh = fw.load_model(TINY_RESNET, classes=3, seed=0, weights="none").network
     assert torch.equal(trained.conv1[0].weight, fresh.conv1[0].weight)
     assert not torch.equal(trained.fc.weight, fresh.fc.weight)
 

@@ -60,7 +60,7 @@ def test_the_fit_ends_where_nothing_is_left_to_gain():
 
 
 def test_a_scaled_cell_is_what_the_model_predicts_at_that_temperature(toy_images):
-    model = load_model(TINY_RESNET, classes=3)
+    model = load_model(TINY_RESNET, classes=3, weights="none")
     scaled = scale(predict(model, toy_images, device="cpu"), 2.5)
     again = predict(model, toy_images, device="cpu", temperature=2.5)
     for column in ("predicted", "confidence", "nll", "brier", "logits"):
@@ -96,7 +96,7 @@ def test_adapted_batch_norm_uses_the_batch_and_leaves_the_model_alone(toy_images
 
 
 def test_timms_batch_norm_is_adapted_too(toy_images):
-    model = load_model(TINY_RESNET, classes=3)
+    model = load_model(TINY_RESNET, classes=3, weights="none")
     plain = predict(model, toy_images, device="cpu").logits
     adapted = predict_adapted(adapt_batchnorm(model), toy_images, device="cpu").logits
     assert np.abs(plain - adapted).max() > 1e-3

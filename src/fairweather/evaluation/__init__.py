@@ -56,7 +56,7 @@ def evaluate(
 
     Args:
         model: a module from images in [0, 1], float `[B, 3, H, W]`, to logits or probabilities, or
-            anything that `load_model` takes by name; published weights are the default here.
+            anything that `load_model` takes by name.
         dataset: a `Dataset`, or a source that `load_data` takes by name. Of a source that is one
             set, all images are tested; of one with parts, the test part.
         shifts: suites, shifts and attacks, as objects, texts or entries of a study; see
@@ -94,7 +94,7 @@ def evaluate(
 
     >>> import torch, fairweather as fw
     >>> digits = fw.load_data("mnist5k", size=8)
-    >>> model = fw.load_model("timm:test_vit", classes=10, input_size=160)
+    >>> model = fw.load_model("timm:test_vit", classes=10, weights="none", input_size=160)
     >>> small = fw.Dataset("digits", None, None, digits.test[:40], digits.mean, digits.std)
     >>> table = fw.evaluate(model, small, "brightness_factor: [0.5]", bootstrap=100, device="cpu")
     >>> table[table["metric"] == "accuracy"]["shift"].tolist()[:2]

@@ -41,7 +41,7 @@ def load_model(
     *,
     architecture: str | None = None,
     classes: int | None = None,
-    weights: str | Path = "none",
+    weights: str | Path | None = None,
     stem: Stem = "imagenet",
     input_size: int | None = None,
     mean: Sequence[float] | None = None,
@@ -62,10 +62,11 @@ def load_model(
         architecture: of a checkpoint's file: `torchvision:NAME` or `timm:NAME`.
         classes: number of outputs; None keeps the head that the backbone comes with. A backbone by
             name gets a new head where that of the weights has another width.
-        weights: of a backbone by name: `none`, `imagenet`, `lite0`, `barlow_twins` or `vicreg` (of
-            their authors, without a head, for `torchvision:resnet50`: look at their licence before
-            you use them), a local file, or an https address that is downloaded once. A checkpoint
-            of self-supervised pre-training may hold projectors and the like: they are left out.
+        weights: of a backbone by name: `imagenet` by default, `none` for random ones, `lite0`,
+            `barlow_twins` or `vicreg` (of their authors, without a head, for
+            `torchvision:resnet50`: look at their licence before you use them), a local file, or an
+            https address that is downloaded once. A checkpoint of self-supervised pre-training may
+            hold projectors and the like: they are left out.
         stem: `imagenet`, or `small` for small images.
         input_size: resize to this square inside the classifier.
         mean, std: normalisation; by default that of the weights (for a local file its own, or that
@@ -87,7 +88,6 @@ def load_model(
     """
     mean, std = given_statistics(mean, std) or (None, None)
     design: dict[str, Any] = {
-        "weights": str(weights),
         "stem": stem,
         "norm": norm,
         "pooling": pooling,
@@ -99,9 +99,14 @@ def load_model(
             raise InputError(f"architecture goes with a checkpoint's file, not with {source}")
         if outputs != "auto":
             raise InputError(f"outputs goes with onnx: and python:, not with {source}")
-        spec = ModelSpec(source, classes, input_size=input_size, mean=mean, std=std, **design)
+        published = "imagenet" if weights is None else str(weights)
+        spec = ModelSpec(
+            source, classes, published, input_size=input_size, mean=mean, std=std, **design
+        )
         return build(spec, seed).eval()
-    if given := [key for key, value in design.items() if value != getattr(ModelSpec, key)]:
+    given = [] if weights is None else ["weights"]
+    given += [key for key, value in design.items() if value != getattr(ModelSpec, key)]
+    if given:
         raise InputError(f"only torchvision: and timm: take {' and '.join(given)}, not {source}")
     return open_model(
         source,

@@ -241,5 +241,5 @@ def _unreachable(backbone: str, error: Exception) -> InputError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return InputError(
         f"the ImageNet weights of {backbone} could not be fetched ({reason}); "
-        "give a local file as weights instead"
+        "give a local file as weights instead, or none for random ones"
     )

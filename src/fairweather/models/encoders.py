@@ -50,7 +50,8 @@ def encoder_of(model: Classifier, backbone: str) -> Encoder:
             first batch will.
 
     >>> from fairweather.models import load_model
-    >>> encoder = encoder_of(load_model("timm:test_resnet", classes=3), "timm:test_resnet")
+    >>> model = load_model("timm:test_resnet", classes=3, weights="none")
+    >>> encoder = encoder_of(model, "timm:test_resnet")
     >>> encoder.module(torch.rand(2, 3, 32, 32)).shape, encoder.features
     (torch.Size([2, 96]), 96)
     """
@@ -69,7 +70,7 @@ def state_without_head(model: Classifier, backbone: str) -> dict[str, torch.Tens
     the same way.
 
     >>> from fairweather.models import load_model
-    >>> model = load_model("timm:test_resnet", classes=3)
+    >>> model = load_model("timm:test_resnet", classes=3, weights="none")
     >>> sorted(set(model.state_dict()) - set(state_without_head(model, "timm:test_resnet")))
     ['network.fc.bias', 'network.fc.weight']
     """
