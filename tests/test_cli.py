@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import cv2
 import pytest
 
 import fairweather as fw
@@ -62,6 +63,30 @@ def test_importing_and_helping_load_nothing_heavy(arguments):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not loaded & {"torch", "pandas", "numpy", "timm", "altair", "pydantic_core", "scipy"}
+
+
+WITHOUT_THE_HEADLESS_DISTRIBUTION = """
+import importlib.metadata as metadata
+
+known = metadata.version
+
+def version(name):
+    if "opencv" in name:
+        raise metadata.PackageNotFoundError(name)
+    return known(name)
+
+metadata.version = version
+import fairweather.cli, fairweather.contact_sheet, fairweather.evaluation, fairweather.exporting
+import fairweather.study
+from fairweather.measuring.setting import LIBRARIES
+print(LIBRARIES["opencv"])
+"""
+
+
+def test_any_distribution_of_opencv_will_do():
+    command = [sys.executable, "-c", WITHOUT_THE_HEADLESS_DISTRIBUTION]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == cv2.__version__
 
 
 @pytest.mark.parametrize("name", fw.__all__)

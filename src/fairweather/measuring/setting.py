@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import torch
 from torch import nn
 
@@ -16,10 +17,11 @@ from fairweather.types import Attack, Dataset, Images, Shift
 # Raised when predicting makes something else of the same inputs.
 PREDICT_VERSION = 1
 PRECISION = "fp32"
-# Other versions of these make other weather of the same images.
+# Other versions of these make other images of the same shift. OpenCV is asked itself, since several
+# distributions hold the same build of it.
 LIBRARIES = {
-    name: importlib.metadata.version(name)
-    for name in ("numpy", "opencv-python-headless", "pillow", "torch", "torchvision")
+    "opencv": cv2.__version__,
+    **{n: importlib.metadata.version(n) for n in ("numpy", "pillow", "torch", "torchvision")},
 }
 
 
