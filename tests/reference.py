@@ -103,3 +103,92 @@ def per_image(logits, label):
     brier = sum((p - (k == label)) ** 2 for k, p in enumerate(probabilities))
     greater = sum(logit > logits[label] for logit in logits)
     return logits.index(top), max(probabilities), greater < 5, nll, brier
+
+
+def classwise_calibration_error(probabilities, labels, bins=10):
+    errors = []
+    for label in range(len(probabilities[0])):
+        of_class = [row[label] for row in probabilities]
+        truth = [each == label for each in labels]
+        errors.append(expected_calibration_error(of_class, truth, bins))
+    return sum(errors) / len(errors)
+
+
+def adaptive_rms_calibration_error(confidence, correct, per_bin=100):
+    images = [image for members in equal_mass_bins(confidence, correct, 1) for image in members]
+    bins = [[]]
+    for image in images:
+        if len(bins[-1]) == per_bin:
+            bins.append([])
+        bins[-1].append(image)
+    if len(bins) > 1 and len(bins[-1]) < per_bin:
+        rest = bins.pop()
+        bins[-1] += rest
+    squares = 0.0
+    for members in bins:
+        gap = sum(right for _, right in members) - sum(sure for sure, _ in members)
+        squares += len(members) / len(images) * (gap / len(members)) ** 2
+    return math.sqrt(squares)
+
+
+def debiased_calibration_error(confidence, correct, bins=10, binning="equal-width"):
+    squares = 0.0
+    for members in BINS[binning](list(confidence), list(correct), bins):
+        m = len(members)
+        if m < 2:
+            continue
+        accuracy = sum(right for _, right in members) / m
+        gap = accuracy - sum(sure for sure, _ in members) / m
+        squares += m / len(confidence) * (gap**2 - accuracy * (1 - accuracy) / (m - 1))
+    return math.copysign(math.sqrt(abs(squares)), squares)
+
+
+def brier_parts(confidence, correct, bins=10, binning="equal-width"):
+    """Reliability, resolution, uncertainty, variance and covariance within bins."""
+    found = BINS[binning](list(confidence), list(correct), bins)
+    n = len(confidence)
+    overall = sum(correct) / n
+    reliability = resolution = variance = covariance = 0.0
+    for members in filter(None, found):
+        m = len(members)
+        accuracy = sum(right for _, right in members) / m
+        certainty = sum(sure for sure, _ in members) / m
+        reliability += m / n * (accuracy - certainty) ** 2
+        resolution += m / n * (accuracy - overall) ** 2
+        for sure, right in members:
+            variance += (sure - certainty) ** 2 / n
+            covariance += 2 * (sure - certainty) * (right - accuracy) / n
+    return reliability, resolution, overall * (1 - overall), variance, covariance
+
+
+# Loops over images, nothing sorted.
+
+
+def risk_above(confidence, correct, threshold):
+    answers = [right for sure, right in zip(confidence, correct, strict=True) if sure >= threshold]
+    return answers.count(False) / len(answers) if answers else math.nan
+
+
+def coverage_above(confidence, threshold):
+    return sum(sure >= threshold for sure in confidence) / len(confidence)
+
+
+def area_under_risk_coverage(confidence, correct):
+    return sum(risk_above(confidence, correct, sure) for sure in confidence) / len(confidence)
+
+
+def coverage_at_risk(confidence, correct, risk=0.05):
+    allowed = [sure for sure in confidence if risk_above(confidence, correct, sure) <= risk]
+    return coverage_above(confidence, min(allowed, default=math.inf))
+
+
+def confidence_auroc(confidence, correct):
+    images = list(zip(confidence, correct, strict=True))
+    wins = [
+        (sure > doubt) + (sure == doubt) / 2
+        for sure, right in images
+        if right
+        for doubt, other in images
+        if not other
+    ]
+    return sum(wins) / len(wins) if wins else math.nan

@@ -19,75 +19,14 @@ BINNINGS = ["equal-width", "equal-mass"]
 CLASSES = 3
 
 
-# The slow references: the formulas once more, in plain loops.
-
-
-def slow_classwise(columns, bins):
-    errors = []
-    for label in range(len(columns["probabilities"][0])):
-        of_class = [row[label] for row in columns["probabilities"]]
-        truth = [each == label for each in columns["labels"]]
-        errors.append(reference.expected_calibration_error(of_class, truth, bins))
-    return sum(errors) / len(errors)
-
-
-def slow_adaptive(columns, per_bin):
-    images = [
-        image
-        for members in reference.equal_mass_bins(columns["confidence"], columns["correct"], 1)
-        for image in members
-    ]
-    bins = [[]]
-    for image in images:
-        if len(bins[-1]) == per_bin:
-            bins.append([])
-        bins[-1].append(image)
-    if len(bins) > 1 and len(bins[-1]) < per_bin:
-        rest = bins.pop()
-        bins[-1] += rest
-    squares = 0.0
-    for members in bins:
-        gap = sum(right for _, right in members) - sum(sure for sure, _ in members)
-        squares += len(members) / len(images) * (gap / len(members)) ** 2
-    return math.sqrt(squares)
-
-
-def slow_debiased(columns, bins, binning):
-    found = reference.BINS[binning](list(columns["confidence"]), list(columns["correct"]), bins)
-    squares = 0.0
-    for members in found:
-        m = len(members)
-        if m < 2:
-            continue
-        accuracy = sum(right for _, right in members) / m
-        gap = accuracy - sum(sure for sure, _ in members) / m
-        squares += m / len(columns["labels"]) * (gap**2 - accuracy * (1 - accuracy) / (m - 1))
-    return math.copysign(math.sqrt(abs(squares)), squares)
-
-
-def slow_parts(columns, bins, binning):
-    found = reference.BINS[binning](list(columns["confidence"]), list(columns["correct"]), bins)
-    n = len(columns["labels"])
-    overall = sum(columns["correct"]) / n
-    reliability = resolution = variance = covariance = 0.0
-    for members in filter(None, found):
-        m = len(members)
-        accuracy = sum(right for _, right in members) / m
-        certainty = sum(sure for sure, _ in members) / m
-        reliability += m / n * (accuracy - certainty) ** 2
-        resolution += m / n * (accuracy - overall) ** 2
-        for sure, right in members:
-            variance += (sure - certainty) ** 2 / n
-            covariance += 2 * (sure - certainty) * (right - accuracy) / n
-    return reliability, resolution, overall * (1 - overall), variance, covariance
-
-
 def part_case(k, bins, binning):
     def evaluate(c, w=None):
         parts = brier_decomposition(c["confidence"], c["correct"], w, bins=bins, binning=binning)
         return parts[k]
 
-    return evaluate, lambda c: slow_parts(c, bins, binning)[k]
+    return evaluate, lambda c: reference.brier_parts(c["confidence"], c["correct"], bins, binning)[
+        k
+    ]
 
 
 def debiased_case(bins, binning):
@@ -99,7 +38,9 @@ def debiased_case(bins, binning):
     # The root is steep at 0, so the squares are compared.
     return (
         lambda c, w=None: signed_square(evaluate(c, w)),
-        lambda c: signed_square(slow_debiased(c, bins, binning)),
+        lambda c: signed_square(
+            reference.debiased_calibration_error(c["confidence"], c["correct"], bins, binning)
+        ),
     )
 
 
@@ -108,14 +49,21 @@ def adaptive_case(per_bin):
         value = adaptive_rms_calibration_error(c["confidence"], c["correct"], w, per_bin=per_bin)
         return np.square(value)
 
-    return evaluate, lambda c: slow_adaptive(c, per_bin) ** 2
+    return (
+        evaluate,
+        lambda c: (
+            reference.adaptive_rms_calibration_error(c["confidence"], c["correct"], per_bin) ** 2
+        ),
+    )
 
 
 def classwise_case(bins):
     def evaluate(c, w=None):
         return classwise_calibration_error(c["probabilities"], c["labels"], w, bins=bins)
 
-    return evaluate, lambda c: slow_classwise(c, bins)
+    return evaluate, lambda c: reference.classwise_calibration_error(
+        c["probabilities"], c["labels"], bins
+    )
 
 
 def signed_square(value):
@@ -224,7 +172,7 @@ def test_classwise_bins_exclude_the_lower_edge_and_include_the_upper(k):
     # One image lies on an edge, the other in the bin below: in one bin, their errors cancel.
     edge, below = k / 10, max(k - 1, 0) / 10 + 0.05
     probabilities = [[edge, 1 - edge], [below, 1 - below]]
-    expected = slow_classwise({"probabilities": probabilities, "labels": [0, 1]}, 10)
+    expected = reference.classwise_calibration_error(probabilities, [0, 1])
     assert classwise_calibration_error(probabilities, [0, 1]) == pytest.approx(expected, abs=1e-12)
     one_class = abs((edge + below) - 1) / 2
     assert expected >= one_class / 2 - 1e-12

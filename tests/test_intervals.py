@@ -227,7 +227,7 @@ def test_a_share_with_few_on_one_side_gets_wilsons_interval(wrong, few):
     assert apart.high - apart.low < 0.85 * (score.high - score.low)
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e-17, 1 - 2**-53])
 def test_rounding_among_replicates_is_no_variance(value):
     replicates = np.full(100, value) + np.arange(100) % 2 * 1e-16 * (1 - 2 * value)
     score = metrics.to_score(metrics.Estimate(value, replicates, 20, "share"), (0.0, 1.0))

@@ -313,6 +313,8 @@ def test_top5_counts_the_strictly_greater():
         (lambda: metrics.negative_log_likelihood([math.nan]), "not a number"),
         (lambda: metrics.confidence_gap([1.1], [True]), r"in \[0, 1\], found 1.1"),
         (lambda: metrics.confidence_gap([math.nan], [True]), r"in \[0, 1\], found nan"),
+        (lambda: metrics.confidence_gap([0.5], [0.25]), "true or false, found 0.25"),
+        (lambda: metrics.rms_calibration_error([0.5], [math.nan]), "true or false, found nan"),
         (lambda: metrics.rms_calibration_error([0.5], [True], bins=0), "at least 1, found 0"),
         (lambda: metrics.rms_calibration_error([0.5], [True], binning="equal-mas"), "'equal-mass'"),
         (lambda: metrics.reliability_bins([0.5], [True, False]), "equally long"),

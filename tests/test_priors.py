@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fairweather import metrics
 from fairweather.errors import InputError
-from fairweather.metrics import label_shift, selective
+from fairweather.metrics import label_shift
 from fairweather.metrics.label_shift import PRIOR_METRICS, under_priors, worst_prior
 from fairweather.metrics.priors import effective_images, peaked_priors, prior_weights
 from fairweather.types import Predictions
@@ -117,9 +117,9 @@ def test_scores_equal_those_of_copied_images(predictions):
         CLASSES,
     )
     assert list(scores) == list(PRIOR_METRICS)
+    expected = metrics.score(copied, resamples=1)
     for name, score in scores.items():
-        expected = PRIOR_METRICS[name].evaluate(copied, None)
-        assert score.value == pytest.approx(expected, abs=1e-9), name
+        assert score.value == pytest.approx(expected[name].value, abs=1e-9), name
         assert score.n == 300
     own = metrics.score(predictions, resamples=5)
     for name in set(own) & set(scores) - {"top5_accuracy"}:
@@ -252,38 +252,56 @@ def test_priors_may_be_rounded_by_hand():
     assert prior_weights([0, 1, 2], [0.333] * 3) == pytest.approx(np.ones(3))
 
 
-def test_the_table_computes_what_its_names_say(predictions):
-    confidence, correct = predictions.confidence, predictions.correct
-    weights = prior_weights(predictions.labels, PRIORS)
-    columns = (confidence, correct, weights)
-    expected = {
-        "top5_accuracy": metrics.top5_accuracy(predictions.top5_correct, weights),
-        "expected_calibration_error/10-equal-width": metrics.expected_calibration_error(*columns),
-        "maximum_calibration_error/10-equal-width": metrics.maximum_calibration_error(*columns),
-        "rms_calibration_error/10-equal-width": metrics.rms_calibration_error(*columns),
-        "confidence_gap": metrics.confidence_gap(*columns),
-        "area_under_risk_coverage": selective.area_under_risk_coverage(*columns),
-        "coverage_at_risk/0.05": selective.coverage_at_risk(*columns, risk=0.05),
-    }
-    for name, value in expected.items():
-        assert PRIOR_METRICS[name].evaluate(predictions, weights) == value
-    assert 0 < expected["coverage_at_risk/0.05"] < 1
+def of_confidence(metric):
+    return lambda p, weights: metric(p.confidence, p.correct, weights)
 
 
-def test_the_table_agrees_with_the_table_of_metrics(predictions):
-    rows = {row.name: row for row in metrics.METRICS}
+FUNCTIONS = {
+    "accuracy": lambda p, w: metrics.accuracy(p.correct, w),
+    "top5_accuracy": lambda p, w: metrics.top5_accuracy(p.top5_correct, w),
+    "negative_log_likelihood": lambda p, w: metrics.negative_log_likelihood(p.nll, w),
+    "brier_score": lambda p, w: metrics.brier_score(p.brier, w),
+    "average_confidence": lambda p, w: metrics.average_confidence(p.confidence, w),
+    "confidence_gap": of_confidence(metrics.confidence_gap),
+    "expected_calibration_error/10-equal-width": of_confidence(metrics.expected_calibration_error),
+    "maximum_calibration_error/10-equal-width": of_confidence(metrics.maximum_calibration_error),
+    "rms_calibration_error/10-equal-width": of_confidence(metrics.rms_calibration_error),
+    "area_under_risk_coverage": of_confidence(metrics.area_under_risk_coverage),
+    "coverage_at_risk/0.05": of_confidence(metrics.coverage_at_risk),
+    "confidence_auroc": of_confidence(metrics.confidence_auroc),
+}
+
+
+def test_scores_are_the_functions_of_columns_under_these_weights(predictions):
     weights = prior_weights(predictions.labels, PRIORS)
-    for name in set(rows) & set(PRIOR_METRICS):
-        ours, theirs = PRIOR_METRICS[name], rows[name]
-        assert ours.higher_is_better == theirs.higher_is_better
-        assert ours.bounds == theirs.bounds
-        assert ours.interval == theirs.interval
-        assert ours.min_classes == theirs.min_classes
-    assert {"accuracy", "rms_calibration_error/10-equal-width"} <= set(rows) & set(PRIOR_METRICS)
-    for row in PRIOR_METRICS.values():
+    scores = under_priors(predictions, PRIORS, resamples=1)
+    assert list(scores) == list(FUNCTIONS) == list(PRIOR_METRICS)
+    for name, function in FUNCTIONS.items():
+        value = function(predictions, weights)
+        assert scores[name].value == pytest.approx(value, abs=1e-12), name
         # A metric of weights, not of whole numbers: their scale does not matter.
-        expected = row.evaluate(predictions, weights)
-        assert row.evaluate(predictions, weights / 7) == pytest.approx(expected)
+        assert function(predictions, weights / 7) == pytest.approx(value)
+    assert 0 < scores["coverage_at_risk/0.05"].value < 1
+
+
+def test_replicates_are_of_weighted_resamples(predictions):
+    """An interval's ends are those of the function of columns on each resample, weighted."""
+    drawn = metrics.bootstrap_weights(300, 60)
+    weights = prior_weights(predictions.labels, PRIORS, drawn)
+    scores = under_priors(predictions, PRIORS, resamples=60)
+    for name in ("brier_score", "coverage_at_risk/0.05"):
+        ends = np.quantile(FUNCTIONS[name](predictions, weights), [0.025, 0.975])
+        np.testing.assert_allclose(scores[name][1:3], ends, atol=1e-12)
+
+
+def test_all_right_under_any_priors_is_wilsons_interval():
+    labels = np.random.default_rng(0).choice(6, size=97, p=PRIORS)
+    ones = np.ones(97)
+    right = Predictions(labels, labels, labels, ones, ones > 0, ones, ones, None, CLASSES)
+    worth = int(effective_images(prior_weights(labels, PRIORS)))
+    low = 1 / (1 + 1.959964**2 / worth)
+    score = under_priors(right, PRIORS, resamples=30)["accuracy"]
+    assert score == pytest.approx((1, low, 1, 97), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import torch
 from fairweather import metrics
 from fairweather.errors import InputError
 from fairweather.metrics import METRICS, Estimate, Fitted, intervals, table, to_score
-from fairweather.metrics.ordered import merge_groups, order_by_confidence
+from fairweather.metrics.ordered import merge_groups, order_by_confidence, width_places
 from fairweather.scores import estimate_cells, seed_spread, to_csv, to_frame, with_means, with_worst
 from fairweather.shifts import CLEAN, sweep
 from fairweather.types import Cell, Predictions
+from tests import reference
 
 NAMES = [metric.name for metric in METRICS if metric.alias_of is None]
 BOUNDS = {metric.name: metric.bounds for metric in METRICS}
@@ -137,6 +138,99 @@ def test_values_and_replicates_are_those_of_the_pure_function(name, case):
     np.testing.assert_allclose(estimate.replicates, expected, rtol=0, atol=1e-12)
 
 
+def columns_of(slow, **options):
+    return lambda p: slow(p.confidence.tolist(), p.correct.tolist(), **options)
+
+
+def mean(column):
+    return lambda p: sum(column(p).tolist()) / len(p)
+
+
+def answered(part, threshold):
+    if part == "risk":
+        return columns_of(reference.risk_above, threshold=threshold)
+    return lambda p: reference.coverage_above(p.confidence.tolist(), threshold)
+
+
+# And by its slow reference.
+SLOW = {
+    "accuracy": mean(lambda p: p.correct),
+    "top5_accuracy": mean(lambda p: p.top5_correct),
+    "balanced_accuracy": lambda p: reference.balanced_accuracy(
+        p.correct.tolist(), p.labels.tolist()
+    ),
+    "macro_auc": lambda p: reference.macro_auc(
+        metrics.softmax(p.logits).tolist(), p.labels.tolist()
+    ),
+    "negative_log_likelihood": mean(lambda p: p.nll),
+    "brier_score": mean(lambda p: p.brier),
+    "confidence_gap": mean(lambda p: p.confidence - p.correct),
+    **{
+        f"{name}/10-{binning}": columns_of(getattr(reference, name), binning=binning)
+        for name in (
+            "expected_calibration_error",
+            "maximum_calibration_error",
+            "rms_calibration_error",
+        )
+        for binning in ("equal-width", "equal-mass")
+    },
+    "rms_calibration_error/100-per-bin": columns_of(reference.adaptive_rms_calibration_error),
+    "classwise_calibration_error/10-equal-width": lambda p: reference.classwise_calibration_error(
+        metrics.softmax(p.logits).tolist(), p.labels.tolist()
+    ),
+    "debiased_calibration_error/10-equal-width": columns_of(reference.debiased_calibration_error),
+    **{
+        f"brier_{part}": lambda p, at=at: columns_of(reference.brier_parts)(p)[at]
+        for at, part in enumerate(
+            ("reliability/10-equal-width", "resolution/10-equal-width", "uncertainty")
+        )
+    },
+    "area_under_risk_coverage": columns_of(reference.area_under_risk_coverage),
+    "coverage_at_risk/0.05": columns_of(reference.coverage_at_risk),
+    "confidence_auroc": columns_of(reference.confidence_auroc),
+    "average_confidence": mean(lambda p: p.confidence),
+    "risk_above_validation_threshold/0.05": answered("risk", FITTED.threshold),
+    "coverage_above_validation_threshold/0.05": answered("coverage", FITTED.threshold),
+    "atc_accuracy": answered("coverage", FITTED.atc_threshold),
+    "atc_accuracy_error": lambda p: SLOW["atc_accuracy"](p) - SLOW["accuracy"](p),
+}
+
+
+@functools.cache
+def drawn_by_hand(decimals):
+    """Few images, and the images of three resamples of them written out."""
+    predictions = simulated(210, classes=6, decimals=decimals)
+    weights = metrics.bootstrap_weights(210, 3)
+    written = [
+        dataclasses.replace(
+            predictions,
+            **{
+                name: np.repeat(column, row, axis=0)
+                for name, column in vars(predictions).items()
+                if isinstance(column, np.ndarray)
+            },
+        )
+        for row in weights
+    ]
+    return predictions, written, metrics.evaluate_metrics(predictions, weights, FITTED)
+
+
+@pytest.mark.parametrize("decimals", [None, 0])
+@pytest.mark.parametrize("name", NAMES)
+def test_values_and_replicates_are_those_of_the_slow_reference(name, decimals):
+    predictions, written, estimates = drawn_by_hand(decimals)
+    found = [estimates[name].value, *estimates[name].replicates]
+    expected = [SLOW[name](each) for each in (predictions, *written)]
+    # The root is steep at 0, so that of the debiased error the squares are compared.
+    power = 2 if name.startswith("debiased") else 1
+    np.testing.assert_allclose(
+        np.sign(found) * np.abs(found) ** power,
+        np.sign(expected) * np.abs(expected) ** power,
+        atol=1e-12,
+        rtol=0,
+    )
+
+
 def test_shortcuts_do_not_move_the_replicates(monkeypatch):
     """Images that count once each are the images as they are, however coarse the groups."""
     predictions = simulated(3000)
@@ -221,13 +315,14 @@ def test_one_wrong_of_twenty_is_a_risk_of_five_percent():
 
 def test_a_group_parts_no_confidence_and_no_bin():
     confidence = np.random.default_rng(0).beta(5, 1.5, size=5000).round(4)
-    order = merge_groups(order_by_confidence(confidence, confidence > 0.5), 300)
+    order = merge_groups(order_by_confidence(confidence, confidence > 0.5), 300, 10)
     assert len(order.groups) - 1 <= 300
     sure = np.sort(confidence)
     inside = order.groups[1:-1]
     assert (sure[inside] > sure[inside - 1]).all()
-    edges = order.groups[order.edges]
-    assert edges.tolist() == [(confidence <= k / 10).sum() if k else 0 for k in range(11)]
+    edges = width_places(order, 10).tolist()
+    assert edges == [(confidence <= k / 10).sum() if k else 0 for k in range(11)]
+    assert set(edges) <= set(order.groups.tolist())
     # The largest group is not much larger than needed.
     assert np.diff(order.groups).max() < 3 * 5000 / 300
 

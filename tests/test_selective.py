@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairweather.errors import InputError
-from fairweather.metrics import levels, selective
+from fairweather.metrics import ordered, selective
+from tests import reference
 
 INF = math.inf
 
@@ -36,62 +37,32 @@ def simulated(n, seed=0):
     return confidence, generator.random(n) < confidence
 
 
-# Slow and from the words: loops over images, nothing sorted, nothing shared with the package.
-
-
-def risk_among(confidence, correct, threshold):
-    answers = [right for sure, right in zip(confidence, correct, strict=True) if sure >= threshold]
-    return answers.count(False) / len(answers) if answers else math.nan
-
-
-def slow_area(confidence, correct):
-    return sum(risk_among(confidence, correct, sure) for sure in confidence) / len(confidence)
-
-
-def slow_coverage_at(confidence, correct, risk):
-    allowed = [sure for sure in confidence if risk_among(confidence, correct, sure) <= risk]
-    return sum(sure >= min(allowed, default=INF) for sure in confidence) / len(confidence)
-
-
-def slow_auroc(confidence, correct):
-    images = list(zip(confidence, correct, strict=True))
-    wins = [
-        (sure > doubt) + (sure == doubt) / 2
-        for sure, right in images
-        if right
-        for doubt, other in images
-        if not other
-    ]
-    return sum(wins) / len(wins) if wins else math.nan
-
-
-def slow_coverage_above(confidence, _, threshold):
-    return sum(sure >= threshold for sure in confidence) / len(confidence)
-
-
 METRICS = {
-    "area": (selective.area_under_risk_coverage, slow_area),
-    "coverage at 0.05": (selective.coverage_at_risk, partial(slow_coverage_at, risk=0.05)),
+    "area": (selective.area_under_risk_coverage, reference.area_under_risk_coverage),
+    "coverage at 0.05": (
+        selective.coverage_at_risk,
+        partial(reference.coverage_at_risk, risk=0.05),
+    ),
     "coverage at 0.5": (
         partial(selective.coverage_at_risk, risk=0.5),
-        partial(slow_coverage_at, risk=0.5),
+        partial(reference.coverage_at_risk, risk=0.5),
     ),
     "coverage at 0": (
         partial(selective.coverage_at_risk, risk=0),
-        partial(slow_coverage_at, risk=0),
+        partial(reference.coverage_at_risk, risk=0),
     ),
-    "auroc": (selective.confidence_auroc, slow_auroc),
+    "auroc": (selective.confidence_auroc, reference.confidence_auroc),
     "risk above 0.7": (
         lambda confidence, correct, weights=None: selective.risk_above(
             confidence, correct, 0.7, weights
         ),
-        partial(risk_among, threshold=0.7),
+        partial(reference.risk_above, threshold=0.7),
     ),
     "coverage above 0.7": (
         lambda confidence, correct, weights=None: selective.coverage_above(
             confidence, 0.7, weights
         ),
-        partial(slow_coverage_above, threshold=0.7),
+        lambda confidence, _: reference.coverage_above(confidence, 0.7),
     ),
 }
 
@@ -145,10 +116,10 @@ def test_the_curve_has_a_point_for_each_distinct_confidence(data):
     curve = selective.risk_coverage_curve(confidence, correct)
     assert curve.threshold.tolist() == sorted(set(confidence.tolist()), reverse=True)
     assert curve.coverage.tolist() == [
-        slow_coverage_above(confidence, correct, at) for at in curve.threshold
+        reference.coverage_above(confidence, at) for at in curve.threshold
     ]
     assert curve.risk.tolist() == [
-        risk_among(confidence.tolist(), correct.tolist(), at) for at in curve.threshold
+        reference.risk_above(confidence.tolist(), correct.tolist(), at) for at in curve.threshold
     ]
     assert curve.coverage[-1] == 1
     steps = np.diff(curve.coverage, prepend=0)
@@ -188,7 +159,9 @@ def test_auroc_equals_scikit_learn(seed, decimals):
 def test_the_threshold_keeps_the_risk_with_the_largest_coverage(data, risk):
     confidence, correct, _ = data
     threshold = selective.threshold_at_risk(confidence, correct, risk=risk)
-    allowed = [at for at in confidence if risk_among(confidence, correct.tolist(), at) <= risk]
+    allowed = [
+        at for at in confidence if reference.risk_above(confidence, correct.tolist(), at) <= risk
+    ]
     assert threshold == min(allowed, default=INF)
     coverage = selective.coverage_above(confidence, threshold)
     assert coverage == selective.coverage_at_risk(confidence, correct, risk=risk)
@@ -258,11 +231,12 @@ def test_a_resample_that_misses_the_surest_images():
 @settings(max_examples=40, deadline=None)
 def test_level_sums_count_every_image(data):
     confidence, correct, weights = data
-    sums = levels.level_sums(confidence, correct, weights)
-    for k, sure in enumerate(sums.confidence):
-        here = confidence == sure
-        assert sums.right[k].tolist() == weights[:, here & correct].sum(axis=1).tolist()
-        assert sums.wrong[k].tolist() == weights[:, here & ~correct].sum(axis=1).tolist()
+    sums = ordered.level_sums(confidence, correct, weights)
+    for k, sure in enumerate([*sorted(set(confidence)), INF]):
+        below = confidence < sure
+        assert sums.images[:, k].tolist() == weights[:, below].sum(axis=1).tolist()
+        assert sums.wrong[:, k].tolist() == weights[:, below & ~correct].sum(axis=1).tolist()
+    assert sums.images.shape == sums.wrong.shape == (3, len(set(confidence)) + 1)
 
 
 NAN = math.nan

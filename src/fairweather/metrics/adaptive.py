@@ -7,12 +7,12 @@ those of a fixed number of bins.
 
 from __future__ import annotations
 
-import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.metrics.calibration import BinSums, confidence_gap
-from fairweather.metrics.weights import FloatArray, Result, as_result, as_rows
+from fairweather.metrics.calibration import BinSums, in_order
+from fairweather.metrics.ordered import size_cuts, sums_below
+from fairweather.metrics.weights import Result, as_result
 
 
 def adaptive_rms_calibration_error(
@@ -49,38 +49,10 @@ def adaptive_rms_calibration_error(
     >>> round(adaptive_rms_calibration_error([0.6, 0.7, 0.9, 1.0], [0, 0, 1, 1], per_bin=2), 3)
     0.461
     """
-    # Checks both columns, in the words that all calibration errors share.
-    confidence_gap(confidence, correct)
+    order, rows = in_order(confidence, correct, weights)
     if per_bin < 1:
         raise InputError(f"per_bin must be at least 1, found {per_bin}")
-    sure = np.asarray(confidence, dtype=np.float64)
-    right = np.asarray(correct, dtype=np.float64)
-    sums = _sums_of_bins(sure, right, as_rows(weights, len(sure)), per_bin)
-    return as_result(np.sqrt(sums.squared_error), weights)
-
-
-def _sums_of_bins(sure: FloatArray, right: FloatArray, rows: FloatArray, per_bin: int) -> BinSums:
-    order = np.argsort(sure, kind="stable")
-    levels, starts = np.unique(sure[order], return_index=True)
-    ordered = rows[:, order]
-    mass = np.add.reduceat(ordered, starts, axis=1)  # [B, levels]: images of each confidence
-    hits = np.add.reduceat(ordered * right[order], starts, axis=1)
-    # Running sums grow linearly within a level, whose images share one confidence and one accuracy.
-    position, sureness, hit = (
-        np.pad(np.cumsum(sums, axis=1), ((0, 0), (1, 0))) for sums in (mass, mass * levels, hits)
-    )
-    cuts = _cuts(position[:, -1], per_bin)
-    sums = [np.array(list(map(np.interp, cuts, position, column))) for column in (sureness, hit)]
-    return BinSums(np.diff(cuts), *(np.diff(column) for column in sums))
-
-
-def _cuts(total: FloatArray, per_bin: int) -> FloatArray:
-    """Where so many images are cut, `[B, most bins + 1]`; a row of fewer bins ends in empty ones.
-
-    >>> _cuts(np.array([7.0, 1.0]), 2)
-    array([[0., 2., 4., 7.],
-           [0., 1., 1., 1.]])
-    """
-    bins = np.maximum(total // per_bin, 1)[:, None]
-    k = np.arange(bins.max() + 1)
-    return np.where(k < bins, k * per_bin, total[:, None])
+    totals = rows.sum(axis=1)
+    columns = (order.wrong, order.confidence)
+    below = sums_below(order, rows, totals, columns, cuts=size_cuts(totals, per_bin))
+    return as_result(BinSums.between(below).rms_error, weights)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
+from fairweather.metrics.ordered import (
+    NO_PLACES,
+    ConfidenceOrder,
+    IntArray,
+    mass_cuts,
+    order_by_confidence,
+    sums_below,
+    width_places,
+)
 from fairweather.metrics.shares import wilson_interval
 from fairweather.metrics.weights import (
     FloatArray,
@@ -23,17 +33,35 @@ Binning = Literal["equal-width", "equal-mass"]
 
 
 class BinSums(NamedTuple):
-    """Sums over the images of each bin, float64 `[B, bins]`: ones, confidence, ones if right."""
+    """Sums over the images of each bin, float64 `[B, bins]`: ones, confidence, ones if right.
+
+    What is computed from bins is computed here, for the functions of columns below and for the
+    bootstrap of all metrics alike.
+    """
 
     images: FloatArray
     confidence: FloatArray
     correct: FloatArray
 
+    @staticmethod
+    def between(below: FloatArray) -> BinSums:
+        """Subtract sums below the edges of the bins, `[3, B, bins + 1]`: ones, wrong, confidence.
+
+        >>> BinSums.between(np.array([[[0.0, 2.0]], [[0.0, 1.0]], [[0.0, 1.5]]])).correct
+        array([[1.]])
+        """
+        images, wrong, confidence = np.diff(below)
+        return BinSums(images, confidence, images - wrong)
+
+    @property
+    def accuracy(self) -> FloatArray:
+        """Share of each bin that is right, `[B, bins]`; 0 for an empty bin."""
+        return self.mean(self.correct)
+
     @property
     def gap(self) -> FloatArray:
         """Accuracy minus mean confidence of each bin, `[B, bins]`; 0 for an empty bin."""
-        excess = self.correct - self.confidence
-        return np.divide(excess, self.images, out=np.zeros_like(excess), where=self.images > 0)
+        return self.mean(self.correct - self.confidence)
 
     @property
     def share(self) -> FloatArray:
@@ -41,9 +69,14 @@ class BinSums(NamedTuple):
         return self.images / self.images.sum(axis=1, keepdims=True)
 
     @property
+    def overall(self) -> FloatArray:
+        """Share of all images that is right, `[B]`."""
+        return np.asarray(self.correct.sum(axis=1) / self.images.sum(axis=1))
+
+    @property
     def expected_error(self) -> FloatArray:
         """`expected_calibration_error` of these bins, `[B]`."""
-        return (self.share * np.abs(self.gap)).sum(axis=1)
+        return self.over_bins(np.abs(self.gap))
 
     @property
     def maximum_error(self) -> FloatArray:
@@ -51,9 +84,46 @@ class BinSums(NamedTuple):
         return np.abs(self.gap).max(axis=1)
 
     @property
-    def squared_error(self) -> FloatArray:
-        """Mean over images of the squared gap of their bin, `[B]`."""
-        return (self.share * np.square(self.gap)).sum(axis=1)
+    def rms_error(self) -> FloatArray:
+        """`rms_calibration_error` of these bins, `[B]`."""
+        return np.sqrt(self.reliability)
+
+    @property
+    def debiased_error(self) -> FloatArray:
+        """`debiased_calibration_error` of these bins, `[B]`."""
+        # a (1 - a) / (m - 1) of m images, with a the accuracy.
+        enough = self.images >= 2
+        noise = np.divide(
+            self.correct * (self.images - self.correct),
+            self.images**2 * (self.images - 1),
+            out=np.zeros_like(self.correct),
+            where=enough,
+        )
+        squares = self.over_bins(np.where(enough, np.square(self.gap) - noise, 0))
+        return np.asarray(np.sign(squares) * np.sqrt(np.abs(squares)))
+
+    @property
+    def reliability(self) -> FloatArray:
+        """Mean over images of the squared gap of their bin, `[B]`; see `brier_decomposition`."""
+        return self.over_bins(np.square(self.gap))
+
+    @property
+    def resolution(self) -> FloatArray:
+        """Mean over images of their bin's squared distance from the overall accuracy, `[B]`."""
+        return self.over_bins(np.square(self.accuracy - self.overall[:, None]))
+
+    @property
+    def uncertainty(self) -> FloatArray:
+        """Variance of being right, `[B]`."""
+        return self.overall * (1 - self.overall)
+
+    def mean(self, sums: FloatArray) -> FloatArray:
+        """Mean over the images of each bin of what sums up to `[B, bins]`; 0 for an empty bin."""
+        return np.divide(sums, self.images, out=np.zeros_like(sums), where=self.images > 0)
+
+    def over_bins(self, values: FloatArray) -> FloatArray:
+        """Mean over images of a number of their bin, `[B, bins]` to `[B]`."""
+        return np.asarray((self.share * values).sum(axis=1))
 
 
 class ReliabilityBins(NamedTuple):
@@ -90,8 +160,9 @@ def confidence_gap(
     >>> confidence_gap([0.75, 0.75], [True, False])
     0.25
     """
-    sure, right = _check(confidence, correct)
-    return weighted_mean(sure - right, weights, name="confidence")
+    sure, right = check_confidence(confidence, correct)
+    gap = np.subtract(weighted_mean(sure, weights), weighted_mean(right, weights))
+    return as_result(np.atleast_1d(gap), weights)
 
 
 def expected_calibration_error(
@@ -162,7 +233,7 @@ def rms_calibration_error(
     0.05
     """
     sums = bin_sums(confidence, correct, weights, bins, binning)
-    return as_result(np.sqrt(sums.squared_error), weights)
+    return as_result(sums.rms_error, weights)
 
 
 def reliability_bins(
@@ -195,14 +266,56 @@ def reliability_bins(
     return ReliabilityBins(lower, upper, images, sure / hollow, right / hollow, low, high)
 
 
-def _check(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+def check_confidence(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike
+) -> tuple[FloatArray, FloatArray]:
+    """Return both columns as float64, or raise `InputError` where one is not what it says.
+
+    >>> check_confidence([1], [True])
+    (array([1.]), array([1.]))
+    """
     check_columns(confidence=confidence, correct=correct)
     sure = np.asarray(confidence, dtype=np.float64)
     # NaN fails the comparison too.
     if not ((sure >= 0) & (sure <= 1)).all():
         bad = sure[~((sure >= 0) & (sure <= 1))][0]
         raise InputError(f"confidence must be in [0, 1], found {bad}")
-    return sure, np.asarray(correct, dtype=np.float64)
+    right = np.asarray(correct, dtype=np.float64)
+    if not ((right == 0) | (right == 1)).all():
+        raise InputError(
+            f"correct must be true or false, found {right[right * (1 - right) != 0][0]}"
+        )
+    return sure, right
+
+
+def in_order(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike, weights: npt.ArrayLike | None
+) -> tuple[ConfidenceOrder, FloatArray]:
+    """Check the columns, and give the order of the images and the weights `[B, n]`.
+
+    >>> in_order([0.5, 0.2], [True, True], None)[0].images.tolist()
+    [1, 0]
+    """
+    sure, right = check_confidence(confidence, correct)
+    return order_by_confidence(sure, right), as_rows(weights, len(sure))
+
+
+def bin_edges(
+    order: ConfidenceOrder, totals: FloatArray, bins: int, binning: str
+) -> tuple[IntArray, FloatArray | None]:
+    """Give the edges of the bins as `sums_below` takes them: places in the order, or else cuts.
+
+    Raises `InputError` for fewer than one bin and for an unknown binning.
+
+    >>> order = order_by_confidence(np.array([0.2, 0.8]), np.ones(2))
+    >>> bin_edges(order, np.array([2.0]), 2, "equal-width")[0].tolist()
+    [0, 1, 2]
+    """
+    if bins < 1:
+        raise InputError(f"bins must be at least 1, found {bins}")
+    if binning not in BINNINGS:
+        raise unknown_name("binning", binning, BINNINGS)
+    return BINNINGS[binning](order, totals, bins)
 
 
 def bin_sums(
@@ -217,55 +330,18 @@ def bin_sums(
     >>> bin_sums([0.2, 0.8], [True, True], [1, 3], 2, "equal-width").images
     array([[1., 3.]])
     """
-    sure, right = _check(confidence, correct)
-    if bins < 1:
-        raise InputError(f"bins must be at least 1, found {bins}")
-    if binning not in BINNINGS:
-        raise unknown_name("binning", binning, BINNINGS)
-    return BINNINGS[binning](sure, right, as_rows(weights, len(sure)), bins)
+    order, rows = in_order(confidence, correct, weights)
+    totals = rows.sum(axis=1)
+    columns = (order.wrong, order.confidence)
+    below = sums_below(order, rows, totals, columns, *bin_edges(order, totals, bins, binning))
+    return BinSums.between(below)
 
 
-def _equal_width(sure: FloatArray, right: FloatArray, rows: FloatArray, bins: int) -> BinSums:
-    # Against the float64 edges k/bins, because 0.3 * 10 and the like round across an edge. Upper
-    # edges are included: a confidence of exactly 1, which saturated logits do give, is in the last.
-    index = np.searchsorted(np.arange(1, bins + 1) / bins, sure, side="left")
-    member = np.eye(bins)[index]  # [n, bins]
-    columns = np.concatenate([member, member * sure[:, None], member * right[:, None]], axis=1)
-    return BinSums(*np.split(rows @ columns, 3, axis=1))
-
-
-def _equal_mass(sure: FloatArray, right: FloatArray, rows: FloatArray, bins: int) -> BinSums:
-    order = np.argsort(sure, kind="stable")
-    levels, starts = np.unique(sure[order], return_index=True)
-    ordered = rows[:, order]
-    mass = np.add.reduceat(ordered, starts, axis=1)  # [B, levels]: images of each confidence
-    hits = np.add.reduceat(ordered * right[order], starts, axis=1)
-    # Along the images in order of confidence, the running sums grow linearly within a level, since
-    # its images share one confidence and, by definition, one accuracy: sums between any two cuts
-    # are differences of interpolated running sums, as they are on the columns written out.
-    position = _from_zero(np.cumsum(mass, axis=1))
-    cuts = array_split_cuts(position[:, -1], bins)  # [B, bins + 1]
-    running = [_from_zero(np.cumsum(sums, axis=1)) for sums in (mass * levels, hits)]
-    sums = [np.array(list(map(np.interp, cuts, position, column))) for column in running]
-    return BinSums(np.diff(cuts), *(np.diff(column) for column in sums))
-
-
-def _from_zero(running: FloatArray) -> FloatArray:
-    return np.pad(running, ((0, 0), (1, 0)))
-
-
-def array_split_cuts(total: FloatArray, bins: int) -> FloatArray:
-    """Where `numpy.array_split` cuts so many images, larger bins first: `[B, bins + 1]`.
-
-    >>> array_split_cuts(np.array([7.0]), 3)
-    array([[0., 3., 5., 7.]])
-    """
-    k = np.arange(bins + 1.0)
-    size, larger = np.divmod(total[:, None], bins)
-    return k * size + np.minimum(k, larger)
-
-
-BINNINGS: dict[str, Callable[[FloatArray, FloatArray, FloatArray, int], BinSums]] = {
-    "equal-width": _equal_width,
-    "equal-mass": _equal_mass,
-}
+BINNINGS: Mapping[
+    str, Callable[[ConfidenceOrder, FloatArray, int], tuple[IntArray, FloatArray | None]]
+] = MappingProxyType(
+    {
+        "equal-width": lambda order, _, bins: (width_places(order, bins), None),
+        "equal-mass": lambda _, totals, bins: (NO_PLACES, mass_cuts(totals, bins)),
+    }
+)

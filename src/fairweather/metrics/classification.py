@@ -7,10 +7,13 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError
 from fairweather.metrics.weights import (
+    FloatArray,
     Result,
     as_result,
     as_rows,
     check_columns,
+    nanmean,
+    ratio,
     sum_groups,
     weighted_mean,
 )
@@ -63,9 +66,16 @@ def balanced_accuracy(
     right = np.asarray(correct, dtype=bool)
     counts = sum_groups(2 * index + right, rows.T, 2 * len(classes))
     wrong, hits = counts[0::2], counts[1::2]  # [classes, B]
-    images = wrong + hits
-    recall = np.divide(hits, images, out=np.zeros_like(images), where=images > 0)
-    return as_result(recall.sum(axis=0) / (images > 0).sum(axis=0), weights)
+    return as_result(mean_recall(hits, wrong + hits), weights)
+
+
+def mean_recall(right: FloatArray, images: FloatArray) -> FloatArray:
+    """`balanced_accuracy` from the images of each class and those that are right, `[k, B]` each.
+
+    >>> mean_recall(np.array([[3.0], [0.0], [0.0]]), np.array([[3.0], [1.0], [0.0]]))
+    array([0.5])
+    """
+    return nanmean(ratio(right, images).T)
 
 
 def negative_log_likelihood(nll: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.metrics.calibration import BINNINGS
-from fairweather.metrics.weights import FloatArray, Result, as_result, as_rows, check_columns
+from fairweather.metrics.weights import (
+    FloatArray,
+    Result,
+    as_result,
+    as_rows,
+    check_columns,
+    order_by_label,
+    sum_by_label,
+)
+
+IntArray = npt.NDArray[np.int64]
 
 # float16 probabilities of a thousand classes still add up to 1 within this; logits do not.
 SUM_TOLERANCE = 0.01
+
+
+class ClassBins(NamedTuple):
+    """Where the probability of a class that is not the label lies above the lowest bin.
+
+    Attributes:
+        images: int64 `[entries]`, whose; by class and bin.
+        probability: float64 `[entries]`, or float32 where that will do.
+        starts: int64 `[bins that hold any]`, where the entries of each begin.
+        bins: int64 `[bins that hold any]`, which: bins - 1 times the class plus the number above
+            the lowest.
+    """
+
+    images: IntArray
+    probability: npt.NDArray[np.floating]
+    starts: IntArray
+    bins: IntArray
 
 
 def classwise_calibration_error(
@@ -44,12 +72,91 @@ def classwise_calibration_error(
     columns, truth = _check(probabilities, labels, n)
     if bins < 1:
         raise InputError(f"bins must be at least 1, found {bins}")
-    rows = as_rows(weights, n)
-    total = np.zeros(len(rows))
-    for label, column in enumerate(columns.T):
-        sums = BINNINGS["equal-width"](column, (truth == label).astype(np.float64), rows, bins)
-        total += sums.expected_error
-    return as_result(total / columns.shape[1], weights)
+    order, bounds = order_by_label(truth)
+    rows, columns, truth = as_rows(weights, n)[:, order], columns[order], truth[order]
+    excess = excess_columns(columns, truth, bins)
+    lowest, own = (sum_by_label(rows, column, bounds) for column in excess)
+    present, totals = truth[bounds[:-1]], rows.sum(axis=1)
+    error = mean_class_error(rows, class_bins(columns, truth, bins), totals, present, lowest, own)
+    return as_result(error, weights)
+
+
+def excess_columns(
+    probabilities: FloatArray, labels: npt.NDArray[np.integer], bins: int
+) -> tuple[FloatArray, FloatArray]:
+    """Give what `mean_class_error` sums by label: probability minus being right, by its bin.
+
+    A bin's share times its gap is the sum of that over its images. Most probabilities lie in the
+    lowest bin or are the label's, and are columns here; the few others are in `class_bins`.
+
+    Returns:
+        float64 `[n, classes]`, of the probabilities in the lowest bin, and 0 for the others; and
+        float64 `[n, bins - 1]`, of the label's probability, by its bin above the lowest.
+
+    >>> lowest, own = excess_columns(np.array([[0.75, 0.25]]), np.array([0]), bins=2)
+    >>> lowest.tolist(), own.tolist()
+    ([[0.0, 0.25]], [[-0.25]])
+    """
+    is_label = np.arange(probabilities.shape[1]) == labels[:, None]
+    own = probabilities[is_label]
+    is_in = _bins_above_lowest(own, bins)[:, None] == np.arange(bins - 1)
+    lowest = np.where(probabilities <= 1 / bins, probabilities - is_label, 0)
+    return lowest, is_in * (own - 1)[:, None]
+
+
+def class_bins(probabilities: FloatArray, labels: npt.NDArray[np.integer], bins: int) -> ClassBins:
+    """Find the few probabilities that `excess_columns` leaves out.
+
+    >>> class_bins(np.array([[0.25, 0.75]]), np.array([0]), bins=2).probability
+    array([0.75])
+    """
+    is_label = np.arange(probabilities.shape[1]) == labels[:, None]
+    images, label = np.nonzero((probabilities > 1 / bins) & ~is_label)
+    probability = probabilities[images, label]
+    place = label * (bins - 1) + _bins_above_lowest(probability, bins)
+    # A radix sort where 16 bits are enough.
+    most = probabilities.shape[1] * bins
+    order = np.argsort(place.astype(np.min_scalar_type(most)), kind="stable")
+    found, starts = np.unique(place[order], return_index=True)
+    return ClassBins(images[order], probability[order], starts, found)
+
+
+def mean_class_error(
+    weights: npt.NDArray[Any],
+    above: ClassBins,
+    totals: FloatArray,
+    present: npt.NDArray[np.integer],
+    lowest: FloatArray,
+    own: FloatArray,
+) -> FloatArray:
+    """`classwise_calibration_error` from sums over the images, `[B]`.
+
+    Args:
+        weights: how often each image counts, `[B, n]`.
+        above: from `class_bins`, of the images in the same order.
+        totals: float64 `[B]`, the sums of the weights.
+        present: int `[labels]`, the labels that are there, ascending.
+        lowest, own: sums of `excess_columns` over the images of each of these labels, `[labels, B,
+            columns]`.
+    """
+    classes = lowest.shape[2]
+    by_class = np.zeros((len(weights), classes, own.shape[2]))
+    by_class[:, present] = own.transpose(1, 0, 2)
+    excess = by_class.reshape(len(by_class), -1)
+    counts = np.empty(len(above.images), weights.dtype)
+    product = np.empty_like(above.probability)
+    for row, drawn in enumerate(weights):
+        np.take(drawn.copy(), above.images, out=counts, mode="wrap")  # the fastest mode
+        np.multiply(counts, above.probability, out=product, casting="same_kind")
+        excess[row, above.bins] += np.add.reduceat(product, above.starts)
+    in_lowest = np.abs(lowest.sum(axis=0)).sum(axis=1)
+    return (in_lowest + np.abs(excess).sum(axis=1)) / totals / classes
+
+
+def _bins_above_lowest(probability: FloatArray, bins: int) -> IntArray:
+    """Number the equal-width bins but the lowest: 0 for (0.1, 0.2], -1 for the lowest."""
+    edges = np.arange(1, bins + 1) / bins
+    return np.searchsorted(edges, probability, side="left") - 1
 
 
 def _check(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import numpy.typing as npt
 
-from fairweather.metrics.calibration import Binning, BinSums, bin_sums
-from fairweather.metrics.weights import FloatArray, Result, as_result
+from fairweather.metrics.calibration import Binning, bin_sums
+from fairweather.metrics.weights import Result, as_result
 
 
 def debiased_calibration_error(
@@ -49,24 +48,4 @@ def debiased_calibration_error(
     0.249
     """
     sums = bin_sums(confidence, correct, weights, bins, binning)
-    return as_result(debiased_error(sums), weights)
-
-
-def debiased_error(sums: BinSums) -> FloatArray:
-    """The error from sums over the images of each bin: float64 `[B]`.
-
-    >>> sums = bin_sums([0.8] * 10, [True] * 5 + [False] * 5, None, 10, "equal-width")
-    >>> debiased_error(sums).round(3)
-    array([0.249])
-    """
-    images, right = sums.images, sums.correct
-    # a (1 - a) / (m - 1) of m images, with a the accuracy.
-    enough = images >= 2
-    noise = np.divide(
-        right * (images - right),
-        images**2 * (images - 1),
-        out=np.zeros_like(right),
-        where=enough,
-    )
-    squares = (sums.share * np.where(enough, np.square(sums.gap) - noise, 0)).sum(axis=1)
-    return np.asarray(np.sign(squares) * np.sqrt(np.abs(squares)))
+    return as_result(sums.debiased_error, weights)

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.metrics.calibration import Binning, bin_sums
-from fairweather.metrics.weights import FloatArray, Result, as_result
+from fairweather.metrics.calibration import Binning, BinSums, bin_edges, in_order
+from fairweather.metrics.ordered import sums_below
+from fairweather.metrics.weights import Result, as_result
 
 
 class BrierDecomposition(NamedTuple):
@@ -74,27 +75,20 @@ def brier_decomposition(
     >>> parts.score
     0.1875
     """
-    sums = bin_sums(confidence, correct, weights, bins, binning)
-    sure = np.asarray(confidence, dtype=np.float64)
-    # Sums by bin of any other column: the binning looks at confidence alone.
-    squares, products = (
-        bin_sums(sure, column, weights, bins, binning).correct
-        for column in (np.square(sure), sure * np.asarray(correct, dtype=np.float64))
-    )
-
-    def mean(column: FloatArray) -> FloatArray:
-        return np.divide(column, sums.images, out=np.zeros_like(column), where=sums.images > 0)
-
-    def over_bins(column: FloatArray) -> Result:
-        return as_result((sums.share * column).sum(axis=1), weights)
-
-    accuracy, certainty = mean(sums.correct), mean(sums.confidence)
-    overall = (sums.share * accuracy).sum(axis=1)
-    variance = np.maximum(mean(squares) - np.square(certainty), 0)
+    order, rows = in_order(confidence, correct, weights)
+    totals, sure = rows.sum(axis=1), order.confidence
+    edges = bin_edges(order, totals, bins, binning)
+    columns = (order.wrong, sure, np.square(sure), sure * ~order.wrong)
+    below = sums_below(order, rows, totals, columns, *edges)
+    sums = BinSums.between(below[:3])
+    squares, products = np.diff(below[3:])
+    certainty = sums.mean(sums.confidence)
+    variance = np.maximum(sums.mean(squares) - np.square(certainty), 0)
+    covariance = sums.mean(products) - sums.accuracy * certainty
     return BrierDecomposition(
-        reliability=over_bins(np.square(sums.gap)),
-        resolution=over_bins(np.square(accuracy - overall[:, None])),
-        uncertainty=as_result(overall * (1 - overall), weights),
-        within_bin_variance=over_bins(variance),
-        within_bin_covariance=over_bins(2 * (mean(products) - accuracy * certainty)),
+        reliability=as_result(sums.reliability, weights),
+        resolution=as_result(sums.resolution, weights),
+        uncertainty=as_result(sums.uncertainty, weights),
+        within_bin_variance=as_result(sums.over_bins(variance), weights),
+        within_bin_covariance=as_result(sums.over_bins(2 * covariance), weights),
     )

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError
 from fairweather.metrics.intervals import Estimate, to_score
-from fairweather.metrics.levels import LevelSums, as_confidence, level_sums, rank_area
+from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
 from fairweather.metrics.weights import FloatArray, Result, as_rows, check_columns
 from fairweather.types import Score
 
@@ -160,32 +160,44 @@ def _as_result(
 
 
 def _passing(levels: LevelSums, recall: float) -> FloatArray:
-    """Share of the wrong that is at or above the first level with so many right ones, `[B]`."""
+    """Share of the wrong at or above the highest level with so many of the right, `[B]`."""
     # NaN fails the comparison too.
     if not 0 < recall <= 1:
         raise InputError(f"recall must be a share of images in (0, 1], found {recall}")
-    kept = np.cumsum(levels.right, axis=0) / levels.right.sum(axis=0) >= recall
-    passed = np.cumsum(levels.wrong, axis=0) / levels.wrong.sum(axis=0)
-    return np.take_along_axis(passed, kept.argmax(axis=0)[None], axis=0)[0]
+    wrong = levels.wrong[:, -1:] - levels.wrong[:, :-1]
+    right = levels.answered - wrong
+    # All of the right are at or above the lowest level, and never more at a higher one.
+    highest = (right / right[:, :1] >= recall).sum(axis=1, keepdims=True) - 1
+    return np.take_along_axis(wrong / wrong[:, :1], highest, axis=1)[:, 0]
+
+
+def _counts(levels: LevelSums) -> tuple[FloatArray, FloatArray]:
+    """The wrong and the right images of each level, the surest first, `[levels]` each."""
+    images, wrong = (np.diff(column[0])[::-1] for column in (levels.images, levels.wrong))
+    return wrong, images - wrong
 
 
 def _binned(levels: LevelSums) -> LevelSums:
     """Join neighbouring levels into `BINS` bins of equal shares, half a share from either set."""
-    if len(levels.confidence) <= BINS:
+    wrong, right = _counts(levels)
+    if len(wrong) <= BINS:
         return levels
-    shares = levels.wrong / levels.wrong.sum(axis=0) + levels.right / levels.right.sum(axis=0)
-    middle = (np.cumsum(shares[:, 0]) - shares[:, 0] / 2) / 2
+    shares = wrong / wrong.sum() + right / right.sum()
+    middle = (np.cumsum(shares) - shares / 2) / 2
     _, starts = np.unique(np.minimum((middle * BINS).astype(int), BINS - 1), return_index=True)
-    ends = np.append(starts[1:], len(middle)) - 1
-    joined = (np.add.reduceat(column, starts, axis=0) for column in (levels.wrong, levels.right))
-    return LevelSums(levels.confidence[ends], *joined)
+    edges = np.append(0, len(wrong) - starts[::-1])
+    return LevelSums(levels.images[:, edges], levels.wrong[:, edges])
 
 
 def _resampled(levels: LevelSums, resamples: int, seed: int) -> LevelSums:
     # Drawing n images and counting them by level is drawing the counts, which is far cheaper.
     generator = np.random.default_rng(seed)
-    drawn = (
-        generator.multinomial(int(column.sum()), column[:, 0] / column.sum(), resamples)
-        for column in (levels.wrong, levels.right)
+    wrong, right = (
+        generator.multinomial(int(counts.sum()), counts / counts.sum(), resamples)[:, ::-1]
+        for counts in _counts(levels)
     )
-    return LevelSums(levels.confidence, *(counts.T.astype(np.float64) for counts in drawn))
+    below = (
+        np.pad(np.cumsum(counts, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
+        for counts in (wrong + right, wrong)
+    )
+    return LevelSums(*below)

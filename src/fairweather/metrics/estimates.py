@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.metrics.levels import as_confidence
+from fairweather.metrics.ordered import as_confidence
 from fairweather.metrics.selective import coverage_above
 from fairweather.metrics.weights import Result, check_columns, weighted_mean
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fairweather.errors import InputError
 from fairweather.metrics.fitted import Fitted
 from fairweather.metrics.ordered import merge_groups
-from fairweather.metrics.prepared import Resamples
+from fairweather.metrics.prepared import BINS, Resamples
 from fairweather.metrics.sample import Sample
 from fairweather.metrics.shares import wilson_interval
 from fairweather.metrics.table import METRICS, Interval, Metric
@@ -26,6 +26,8 @@ MOST_GROUPS = 2000
 # Beyond so many images, the replicates' sums by class are made in float32.
 MOST_IMAGES_OF_FLOAT64 = 10_000
 TAILS = (0.025, 0.975)
+# A share nearer to 0 or 1 is of no image at all, however many there are.
+ROUNDING = 1e-12
 # With so many images on either side, the percentiles of a share hold the truth as often as they
 # should (benchmarks/coverage.py).
 FEW = 30
@@ -106,14 +108,14 @@ def evaluate_resamples(
     computed = [metric for metric in metrics if metric.alias_of is None]
     prepared = resamples.prepare(predictions, fitted)
     ones = np.ones((1, n), dtype=resamples.counts.dtype)
-    coarse = merge_groups(prepared.order, MOST_GROUPS)
-    values = _evaluate(computed, Sample(prepared, prepared.order, ones))
+    coarse = merge_groups(prepared.order, MOST_GROUPS, BINS)
+    values = evaluate_sample(computed, Sample(prepared, prepared.order, ones))
     quick = prepared if n <= MOST_IMAGES_OF_FLOAT64 else prepared.narrow
-    moved = _evaluate(computed, Sample(quick, coarse, ones))
+    moved = evaluate_sample(computed, Sample(quick, coarse, ones))
     # Blocks are the same whatever else runs, so that sums come out the same to the last bit.
     step = max(1, BLOCK // n)
     blocks = [
-        _evaluate(computed, Sample(quick, coarse, resamples.counts[at : at + step]))
+        evaluate_sample(computed, Sample(quick, coarse, resamples.counts[at : at + step]))
         for at in range(0, len(resamples.counts), step)
     ]
     replicates = {name: np.concatenate([block[name] for block in blocks]) for name in values}
@@ -129,7 +131,8 @@ def evaluate_resamples(
     return {metric.name: estimates[metric.alias_of or metric.name] for metric in metrics}
 
 
-def _evaluate(metrics: Sequence[Metric], sample: Sample) -> dict[str, FloatArray]:
+def evaluate_sample(metrics: Sequence[Metric], sample: Sample) -> dict[str, FloatArray]:
+    """Compute metrics on some resamples of a cell: float64 `[B]` each, by name."""
     return {metric.name: np.asarray(metric.evaluate(sample)) for metric in metrics}
 
 
@@ -255,8 +258,8 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
 def _images_worth(value: float, replicates: FloatArray, n: int) -> float:
     """How many independent images would give a share of this size the replicates' variance."""
     own = value * (1 - value)
-    # Where all images agree, replicates differ by rounding alone.
-    return own / float(replicates.var()) if own > 0 and np.ptp(replicates) > 0 else float(n)
+    # Where all images agree, value and replicates differ from 0 or 1 by rounding alone.
+    return own / float(replicates.var()) if own > ROUNDING and np.ptp(replicates) > 0 else float(n)
 
 
 def score(

@@ -8,81 +8,48 @@ no shift in which the images of a class change too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics import calibration, classification, estimates, selective
-from fairweather.metrics.intervals import Estimate, bootstrap_weights, to_score
+from fairweather.metrics.intervals import (
+    Estimate,
+    bootstrap_weights,
+    evaluate_sample,
+    to_score,
+)
+from fairweather.metrics.prepared import Resamples
 from fairweather.metrics.priors import effective_images, prior_weights
-from fairweather.metrics.table import Interval
-from fairweather.metrics.weights import FloatArray, Result
+from fairweather.metrics.sample import Sample
+from fairweather.metrics.table import METRICS, Metric
+from fairweather.metrics.weights import FloatArray
 from fairweather.types import Predictions, Score
 
-# Weights held in float64 at once: 32 MB, and a few times that in what a metric makes of them.
+# Weights held in float64 at once: 32 MB, and a few times that in what metrics make of them.
 BLOCK = 2**22
 
 
-class PriorMetric(NamedTuple):
-    """A metric that fractional weights make sense of; the fields are those of `Metric`."""
-
-    evaluate: Callable[[Predictions, npt.ArrayLike | None], Result]
-    higher_is_better: bool | None
-    bounds: tuple[float, float] = (0.0, 1.0)
-    interval: Interval = "percentile"
-    min_classes: int = 1
-
-
-def _binned(error: Callable[..., Result]) -> PriorMetric:
-    def evaluate(p: Predictions, w: npt.ArrayLike | None, error: Callable[..., Result]) -> Result:
-        return error(p.confidence, p.correct, w, bins=10, binning="equal-width")
-
-    return PriorMetric(partial(evaluate, error=error), False, interval="bias-corrected")
-
-
-# Bins of so many images (equal-mass, 100 a bin) need whole images, and balanced accuracy is the
-# same under all priors: neither is here.
-PRIOR_METRICS: Mapping[str, PriorMetric] = {
-    "accuracy": PriorMetric(
-        lambda p, w: classification.accuracy(p.correct, w), True, interval="share"
-    ),
-    "top5_accuracy": PriorMetric(
-        lambda p, w: classification.top5_accuracy(p.top5_correct, w),
-        True,
-        interval="share",
-        min_classes=6,
-    ),
-    "negative_log_likelihood": PriorMetric(
-        lambda p, w: classification.negative_log_likelihood(p.nll, w), False, (0.0, np.inf)
-    ),
-    "brier_score": PriorMetric(
-        lambda p, w: classification.brier_score(p.brier, w), False, (0.0, 2.0)
-    ),
-    "average_confidence": PriorMetric(
-        lambda p, w: estimates.average_confidence(p.confidence, w), None
-    ),
-    "confidence_gap": PriorMetric(
-        lambda p, w: calibration.confidence_gap(p.confidence, p.correct, w), None, (-1.0, 1.0)
-    ),
-    "expected_calibration_error/10-equal-width": _binned(calibration.expected_calibration_error),
-    "maximum_calibration_error/10-equal-width": _binned(calibration.maximum_calibration_error),
-    "rms_calibration_error/10-equal-width": _binned(calibration.rms_calibration_error),
-    "area_under_risk_coverage": PriorMetric(
-        lambda p, w: selective.area_under_risk_coverage(p.confidence, p.correct, w),
-        False,
-        interval="bounded",
-    ),
-    "coverage_at_risk/0.05": PriorMetric(
-        lambda p, w: selective.coverage_at_risk(p.confidence, p.correct, w, risk=0.05), True
-    ),
-    "confidence_auroc": PriorMetric(
-        lambda p, w: selective.confidence_auroc(p.confidence, p.correct, w), True
-    ),
-}
+# Rows of the table that fractional weights make sense of. Bins of so many images (equal-mass, 100 a
+# bin) need whole images, and balanced accuracy is the same under all priors: neither is here.
+_NAMES = (
+    "accuracy",
+    "top5_accuracy",
+    "negative_log_likelihood",
+    "brier_score",
+    "average_confidence",
+    "confidence_gap",
+    "expected_calibration_error/10-equal-width",
+    "maximum_calibration_error/10-equal-width",
+    "rms_calibration_error/10-equal-width",
+    "area_under_risk_coverage",
+    "coverage_at_risk/0.05",
+    "confidence_auroc",
+)
+_ROWS = {metric.name: metric for metric in METRICS}
+PRIOR_METRICS: Mapping[str, Metric] = MappingProxyType({name: _ROWS[name] for name in _NAMES})
 
 
 def under_priors(
@@ -112,8 +79,8 @@ def under_priors(
     >>> under_priors(predictions, [0.5, 0.5])["accuracy"].value
     0.5
     """
-    classes = len(predictions.classes)
-    rows = {name: row for name, row in PRIOR_METRICS.items() if classes >= row.min_classes}
+    _check_shape(predictions, priors)
+    rows = [row for row in PRIOR_METRICS.values() if row.applies(predictions)]
     return _scores(predictions, priors, rows, resamples, seed)
 
 
@@ -155,56 +122,52 @@ def worst_prior(
         )
     if not priors:
         raise InputError("the worst of a set of priors needs at least one, found none")
-    sign = 1 if row.higher_is_better else -1
-    values = {
-        name: sign * float(row.evaluate(predictions, _weights(predictions, each)))
-        for name, each in priors.items()
-    }
+    for each in priors.values():
+        _check_shape(predictions, each)
+    once = Resamples.of(predictions.labels, np.ones((1, len(predictions)), dtype=np.uint8))
+    prepared = once.prepare(predictions)
+    rows = [prior_weights(prepared.predictions.labels, each) for each in priors.values()]
+    values = evaluate_sample([row], Sample(prepared, prepared.order, np.stack(rows)))[metric]
     # A value that is not defined (no wrong answer to rank) is not the worst.
-    worst = min(values, key=lambda name: np.nan_to_num(values[name], nan=np.inf))
-    return worst, _scores(predictions, priors[worst], {metric: row}, resamples, seed)[metric]
+    badness = np.nan_to_num(-values if row.higher_is_better else values, nan=-np.inf)
+    worst = list(priors)[int(badness.argmax())]
+    return worst, _scores(predictions, priors[worst], [row], resamples, seed)[metric]
 
 
-def _scores(
-    predictions: Predictions,
-    priors: npt.ArrayLike,
-    metrics: Mapping[str, PriorMetric],
-    resamples: int,
-    seed: int,
-) -> dict[str, Score]:
-    weights = _weights(predictions, priors)
-    replicates: dict[str, list[npt.ArrayLike]] = {name: [] for name in metrics}
-    for block in _blocks(predictions, priors, resamples, seed):
-        for name, metric in metrics.items():
-            replicates[name].append(metric.evaluate(predictions, block))
-    # Wilson's interval, where all agree, is of as many images as the weights are worth.
-    worth = max(1, int(effective_images(weights)))
-    scores = {}
-    for name, metric in metrics.items():
-        value = float(metric.evaluate(predictions, weights))
-        drawn = np.concatenate([np.empty(0), *replicates[name]])
-        estimate = Estimate(value, drawn, worth, metric.interval)
-        scores[name] = to_score(estimate, metric.bounds)._replace(n=len(predictions))
-    return scores
-
-
-def _weights(predictions: Predictions, priors: npt.ArrayLike) -> FloatArray:
+def _check_shape(predictions: Predictions, priors: npt.ArrayLike) -> None:
     if np.shape(priors) != (len(predictions.classes),):
         raise InputError(
             f"priors must be one probability for each of {len(predictions.classes)} classes, "
             f"found {list(np.shape(priors))}"
         )
-    return prior_weights(predictions.labels, priors)
 
 
-def _blocks(
-    predictions: Predictions, priors: npt.ArrayLike, resamples: int, seed: int
-) -> Iterator[FloatArray]:
-    """Weights of the resamples, float64 `[some, n]` at a time, without those that count nothing."""
-    rows = bootstrap_weights(len(predictions), resamples, seed)
+def _scores(
+    predictions: Predictions,
+    priors: npt.ArrayLike,
+    metrics: Sequence[Metric],
+    resamples: int,
+    seed: int,
+) -> dict[str, Score]:
+    shared = Resamples.of(predictions.labels, bootstrap_weights(len(predictions), resamples, seed))
+    prepared = shared.prepare(predictions)
+    labels = prepared.predictions.labels
+    weights = prior_weights(labels, priors)
+    values = evaluate_sample(metrics, Sample(prepared, prepared.order, weights[None]))
+    drawn: dict[str, list[FloatArray]] = {metric.name: [np.empty(0)] for metric in metrics}
     step = max(1, BLOCK // len(predictions))
     for start in range(0, resamples, step):
-        block = prior_weights(predictions.labels, priors, rows[start : start + step])
-        counting = block.any(axis=1)
-        if counting.any():
-            yield block[counting]
+        block = prior_weights(labels, priors, shared.counts[start : start + step])
+        counting = block[block.any(axis=1)]
+        if len(counting):
+            of = evaluate_sample(metrics, Sample(prepared, prepared.order, counting))
+            for name, replicates in of.items():
+                drawn[name].append(replicates)
+    # Wilson's interval, where all agree, is of as many images as the weights are worth.
+    worth = max(1, int(effective_images(weights)))
+    scores = {}
+    for metric in metrics:
+        value, replicates = float(values[metric.name][0]), np.concatenate(drawn[metric.name])
+        estimate = Estimate(value, replicates, worth, metric.interval)
+        scores[metric.name] = to_score(estimate, metric.bounds)._replace(n=len(predictions))
+    return scores

@@ -13,14 +13,18 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError
 from fairweather.metrics import calibration, classification
+from fairweather.metrics.classwise import ClassBins, class_bins, excess_columns
 from fairweather.metrics.columns import softmax
 from fairweather.metrics.fitted import Fitted
-from fairweather.metrics.ordered import BINS, ConfidenceOrder, IntArray, order_by_confidence
+from fairweather.metrics.ordered import ConfidenceOrder, IntArray, order_by_confidence
 from fairweather.metrics.ranking import placements
-from fairweather.metrics.weights import FloatArray
+from fairweather.metrics.selective import at_or_above
+from fairweather.metrics.weights import FloatArray, check_counts, order_by_label
 from fairweather.types import Predictions
 
-LOWEST = 1 / BINS  # the upper edge of the lowest bin
+# Of the calibration errors that are computed for every cell.
+BINS = 10
+PER_BIN = 100
 
 
 @dataclass(frozen=True)
@@ -52,18 +56,12 @@ class Resamples:
         rows, n = np.asarray(weights), len(labels)
         if rows.ndim != 2 or rows.shape[1] != n or not rows.size:
             raise InputError(f"weights must be [B, {n}], found {list(rows.shape)}")
-        if not rows.min() >= 0 or not rows.max() < np.inf:
-            raise InputError(
-                "weights must be finite and not negative: they say how often an image counts"
-            )
-        if not rows.any(axis=1).all():
-            raise InputError("every row of weights must count at least one image")
-        order = np.argsort(labels, kind="stable")
-        _, starts = np.unique(labels[order], return_index=True)
+        check_counts(rows)
+        order, bounds = order_by_label(labels)
         counts = np.empty_like(rows)
         for row, target in zip(rows, counts, strict=True):
             np.take(row, order, out=target, mode="clip")
-        return Resamples(labels, order, counts, np.append(starts, n))
+        return Resamples(labels, order, counts, bounds)
 
     def prepare(self, predictions: Predictions, fitted: Fitted | None = None) -> Prepared:
         """Put one cell's columns into the same order."""
@@ -73,23 +71,6 @@ class Resamples:
             if isinstance(column, np.ndarray)
         }
         return Prepared(replace(predictions, **columns), self.bounds, fitted)
-
-
-class ClassBins(NamedTuple):
-    """Where the probability of a class that is not the label lies above the lowest bin.
-
-    Attributes:
-        images: int64 `[entries]`, whose; by class and bin.
-        probability: float64 `[entries]`, or float32 where that will do.
-        starts: int64 `[bins that hold any]`, where the entries of each begin.
-        bins: int64 `[bins that hold any]`, which: 9 times the class plus the number above the
-            lowest.
-    """
-
-    images: IntArray
-    probability: npt.NDArray[np.floating]
-    starts: IntArray
-    bins: IntArray
 
 
 class Columns(NamedTuple):
@@ -169,20 +150,9 @@ class Prepared:
         return np.asarray(np.mean(self.placements, axis=0, where=is_label))
 
     @cached_property
-    def is_label(self) -> npt.NDArray[np.bool_]:
-        """bool `[n, classes]`."""
-        p = self.predictions
-        return np.asarray(np.arange(len(p.classes)) == p.labels[:, None])
-
-    @cached_property
     def class_bins(self) -> ClassBins:
-        """See `ClassBins`; bins of equal width."""
-        images, label = np.nonzero((self.probabilities > LOWEST) & ~self.is_label)
-        probability = self.probabilities[images, label]
-        place = label * (BINS - 1) + _bins_above_lowest(probability)
-        order = np.argsort(place.astype(np.int16), kind="stable")  # 16 bits: a radix sort
-        bins, starts = np.unique(place[order], return_index=True)
-        return ClassBins(images[order], probability[order], starts, bins)
+        """Of 10 bins of equal width."""
+        return class_bins(self.probabilities, self.predictions.labels, BINS)
 
     @cached_property
     def means(self) -> Columns:
@@ -197,24 +167,18 @@ class Prepared:
             "confidence": p.confidence,
         }
         if self.fitted is not None:
-            answered = p.confidence >= self.fitted.threshold
+            answered = at_or_above(p.confidence, self.fitted.threshold)
             columns["answered"] = answered
             columns["answered_wrong"] = answered & ~p.correct
-            columns["above_atc"] = p.confidence >= self.fitted.atc_threshold
+            columns["above_atc"] = at_or_above(p.confidence, self.fitted.atc_threshold)
         return Columns.of(columns)
 
     @cached_property
     def by_class(self) -> Columns:
         """A number an image and class, or bin; only where there are logits."""
-        excess = self.probabilities - self.is_label
-        own = self.probabilities[self.is_label]
-        is_in = _bins_above_lowest(own)[:, None] == np.arange(BINS - 1)
+        lowest, own = excess_columns(self.probabilities, self.predictions.labels, BINS)
         return Columns.of(
-            {
-                "placements": self.placements,
-                "lowest_excess": excess * (self.probabilities <= LOWEST),
-                "own_excess": is_in * (own - 1)[:, None],
-            }
+            {"placements": self.placements, "lowest_excess": lowest, "own_excess": own}
         )
 
     @cached_property
@@ -232,9 +196,3 @@ class Prepared:
             class_bins=bins._replace(probability=bins.probability.astype(np.float32)),
         )
         return same
-
-
-def _bins_above_lowest(probability: FloatArray) -> IntArray:
-    """Number the equal-width bins but the lowest: 0 for (0.1, 0.2], -1 for the lowest."""
-    edges = np.arange(1, BINS + 1) / BINS
-    return np.searchsorted(edges, probability, side="left") - 1

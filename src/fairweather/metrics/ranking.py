@@ -12,6 +12,8 @@ from fairweather.metrics.weights import (
     as_result,
     as_rows,
     check_columns,
+    nanmean,
+    ratio,
     sum_groups,
 )
 
@@ -84,6 +86,34 @@ def placements(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArra
         positive[order], others_below[level] / others, above[level] / positives[-1]
     )
     return shares
+
+
+def linear_macro_auc(sums: FloatArray, images: FloatArray, areas: FloatArray) -> FloatArray:
+    """`macro_auc` to first order in how often the images of either side count, `[B]`.
+
+    The area of a class is the mean over pairs of a positive and a negative image; with counts, a
+    ratio of sums over pairs. To first order it is the mean placement of the positives plus that of
+    the negatives minus the area, each weighted by counts (DeLong et al. 1988). What is left out
+    shrinks with the root of the product of both sides' sizes, against the root of the smaller for
+    the interval. It is exact where all images count the same, and many times as fast.
+
+    Args:
+        sums: of `placements` among the scores of each class that is there, over the images of each
+            of these classes, `[k, B, k]`.
+        images: of each of these classes, `[k, B]`.
+        areas: of each of these classes with all images counted once, `[k]`.
+
+    >>> sums = np.array([[[2.0, 2.0]], [[1.0, 1.0]]])
+    >>> linear_macro_auc(sums, np.array([[2.0], [1.0]]), np.array([1.0, 1.0]))
+    array([1.])
+    """
+    if len(areas) < 2:
+        return np.full(images.shape[1], np.nan)
+    own = np.einsum("kbk->bk", sums)
+    positives, all_images = images.T, images.sum(axis=0)
+    negatives = all_images[:, None] - positives
+    sides = ratio(own, positives), ratio(sums.sum(axis=0) - own, negatives)
+    return nanmean(sides[0] + sides[1] - areas)
 
 
 def _wins_and_pairs(

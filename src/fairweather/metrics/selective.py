@@ -8,8 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.metrics.levels import LevelSums, as_confidence, level_sums, rank_area
-from fairweather.metrics.weights import FloatArray, Result, as_result, as_rows, check_columns
+from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
+from fairweather.metrics.weights import (
+    FloatArray,
+    Result,
+    as_result,
+    as_rows,
+    check_columns,
+    ratio,
+    weighted_mean,
+)
 
 
 class RiskCoverage(NamedTuple):
@@ -44,8 +52,8 @@ def risk_coverage_curve(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> Ri
     ([0.9, 0.8, 0.5], [0.25, 0.75, 1.0], [0.0, 0.33, 0.5])
     """
     levels = level_sums(confidence, correct)
-    answered = levels.answered[:, 0]
-    return RiskCoverage(levels.confidence, answered / answered[-1], levels.risk[:, 0])
+    coverage, risk = levels.answered[0] / levels.images[0, -1], levels.risk[0]
+    return RiskCoverage(np.unique(as_confidence(confidence))[::-1], coverage[::-1], risk[::-1])
 
 
 def area_under_risk_coverage(
@@ -70,11 +78,7 @@ def area_under_risk_coverage(
     >>> area_under_risk_coverage([0.9, 0.8, 0.7, 0.6], [True, True, False, False])
     0.20833333333333331
     """
-    levels = level_sums(confidence, correct, weights)
-    images = levels.images
-    # Where a resample has answered nothing yet, its level holds no image either.
-    area = np.nansum(images * levels.risk, axis=0) / images.sum(axis=0)
-    return as_result(area, weights)
+    return as_result(risk_area(level_sums(confidence, correct, weights)), weights)
 
 
 def coverage_at_risk(
@@ -102,11 +106,7 @@ def coverage_at_risk(
     >>> coverage_at_risk([0.9, 0.8, 0.7, 0.6], [True, True, False, False], risk=0.4)
     0.75
     """
-    levels = level_sums(confidence, correct, weights)
-    answered = levels.answered
-    # A level that counts no image in a resample repeats the coverage before it, so it may stay.
-    kept = _keeps(levels, risk)
-    return as_result(np.where(kept, answered / answered[-1], 0.0).max(axis=0), weights)
+    return as_result(largest_coverage(level_sums(confidence, correct, weights), risk), weights)
 
 
 def confidence_auroc(
@@ -154,8 +154,8 @@ def threshold_at_risk(
     inf
     """
     levels = level_sums(confidence, correct)
-    kept = levels.confidence[_keeps(levels, risk)[:, 0]]
-    return float(kept[-1]) if len(kept) else np.inf
+    kept = np.unique(as_confidence(confidence))[_keeps(levels, risk)[0]]
+    return float(kept[0]) if len(kept) else np.inf
 
 
 def risk_above(
@@ -176,13 +176,10 @@ def risk_above(
     0.5
     """
     n = check_columns(confidence=confidence, correct=correct)
-    answered = _at_or_above(confidence, threshold)
+    answered = at_or_above(confidence, threshold)
     rows = as_rows(weights, n)
-    wrong = rows @ (answered & ~np.asarray(correct, dtype=bool))
-    images = rows @ answered
-    return as_result(
-        np.divide(wrong, images, out=np.full_like(images, np.nan), where=images > 0), weights
-    )
+    wrong = answered & ~np.asarray(correct, dtype=bool)
+    return as_result(ratio(rows @ wrong, rows @ answered), weights)
 
 
 def coverage_above(
@@ -198,19 +195,45 @@ def coverage_above(
     >>> coverage_above([0.9, 0.8, 0.7, 0.6], 0.8)
     0.5
     """
-    n = check_columns(confidence=confidence)
-    rows = as_rows(weights, n)
-    return as_result(rows @ _at_or_above(confidence, threshold) / rows.sum(axis=1), weights)
+    check_columns(confidence=confidence)
+    return weighted_mean(at_or_above(confidence, threshold), weights)
 
 
-def _at_or_above(confidence: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
+def at_or_above(confidence: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
+    """Tell which images are answered, bool `[n]`.
+
+    >>> at_or_above([0.9, 0.8, 0.7], 0.8).tolist()
+    [True, True, False]
+    """
     if np.isnan(threshold):
         raise InputError("a threshold must be a number, found nan")
     return as_confidence(confidence) >= threshold
 
 
+def risk_area(levels: LevelSums) -> FloatArray:
+    """`area_under_risk_coverage` of images that are answered level by level, `[B]`.
+
+    >>> risk_area(level_sums([0.9, 0.8, 0.7, 0.6], [True, True, False, False])).round(3)
+    array([0.208])
+    """
+    # Where a resample has answered nothing yet, its level holds no image either.
+    risked = np.diff(levels.images) * np.nan_to_num(levels.risk)
+    return np.asarray(risked.sum(axis=1) / levels.images[:, -1])
+
+
+def largest_coverage(levels: LevelSums, risk: float) -> FloatArray:
+    """`coverage_at_risk` of images that are answered level by level, `[B]`.
+
+    >>> largest_coverage(level_sums([0.9, 0.8, 0.7, 0.6], [True, True, False, False]), 0.4)
+    array([0.75])
+    """
+    # A level that counts no image in a resample repeats the coverage before it, so it may stay.
+    share = levels.answered / levels.images[:, -1:]
+    return np.asarray(np.where(_keeps(levels, risk), share, 0.0).max(axis=1))
+
+
 def _keeps(levels: LevelSums, risk: float) -> npt.NDArray[np.bool_]:
-    """At which levels is the risk at most so large, `[levels, B]`; never where none is answered."""
+    """At which levels is the risk at most so large, `[B, levels]`; never where none is answered."""
     # NaN fails the comparison too.
     if not 0 <= risk <= 1:
         raise InputError(f"risk must be a share of wrong answers in [0, 1], found {risk}")

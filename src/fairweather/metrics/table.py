@@ -9,12 +9,15 @@ from typing import Literal
 
 import numpy as np
 
-from fairweather.metrics import ranking, sample
 from fairweather.metrics.calibration import BinSums
-from fairweather.metrics.debiased import debiased_error
+from fairweather.metrics.classification import mean_recall
+from fairweather.metrics.classwise import mean_class_error
 from fairweather.metrics.fitted import RISK, Fitted
+from fairweather.metrics.ordered import rank_area
+from fairweather.metrics.ranking import linear_macro_auc, macro_auc
 from fairweather.metrics.sample import Sample
-from fairweather.metrics.weights import FloatArray, Result
+from fairweather.metrics.selective import largest_coverage, risk_area
+from fairweather.metrics.weights import FloatArray, Result, ratio
 from fairweather.types import Predictions
 
 Interval = Literal["percentile", "share", "bounded", "basic", "bias-corrected", "centred"]
@@ -78,8 +81,15 @@ def absent_metrics(predictions: Predictions, fitted: Fitted | None = None) -> li
 
 def _macro_auc(s: Sample) -> Result:
     if len(s.predictions) > MOST_IMAGES_OF_EXACT_AUC:
-        return sample.macro_auc(s)
-    return ranking.macro_auc(s.prepared.probabilities, s.predictions.labels, s.weights)
+        sums, images = s.by_label_and_class("placements"), s.by_label("images")
+        return linear_macro_auc(sums, images, s.prepared.areas)
+    return macro_auc(s.prepared.probabilities, s.predictions.labels, s.weights)
+
+
+def _classwise_calibration_error(s: Sample) -> FloatArray:
+    sums = (s.by_label_and_class(column) for column in ("lowest_excess", "own_excess"))
+    above, present = s.prepared.class_bins, s.prepared.present
+    return mean_class_error(s.weights, above, s.total("images"), present, *sums)
 
 
 def _calibration_rows(
@@ -102,10 +112,6 @@ def _calibration_rows(
     return (*rows, row(name, label, rows[0].evaluate, alias_of=rows[0].name))
 
 
-def _rms_error(sums: BinSums) -> FloatArray:
-    return np.sqrt(sums.squared_error)
-
-
 METRICS: tuple[Metric, ...] = (
     Metric(
         "accuracy",
@@ -125,7 +131,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "balanced_accuracy",
         "Balanced accuracy",
-        sample.balanced_accuracy,
+        lambda s: mean_recall(s.by_label("correct"), s.by_label("images")),
         higher_is_better=True,
         interval="bounded",
     ),
@@ -169,18 +175,20 @@ METRICS: tuple[Metric, ...] = (
         "maximum_calibration_error",
         "Maximum calibration error",
     ),
-    *_calibration_rows(_rms_error, "rms_calibration_error", "RMS calibration error"),
+    *_calibration_rows(
+        lambda sums: sums.rms_error, "rms_calibration_error", "RMS calibration error"
+    ),
     Metric(
         "rms_calibration_error/100-per-bin",
         "RMS calibration error (100 images a bin)",
-        lambda s: _rms_error(s.ordered.hundreds),
+        lambda s: s.ordered.hundreds.rms_error,
         higher_is_better=False,
         interval="bias-corrected",
     ),
     Metric(
         "classwise_calibration_error/10-equal-width",
         "Class-wise calibration error (10 equal-width bins)",
-        sample.classwise_calibration_error,
+        _classwise_calibration_error,
         higher_is_better=False,
         interval="bias-corrected",
         needs_logits=True,
@@ -188,7 +196,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "debiased_calibration_error/10-equal-width",
         "Debiased calibration error (10 equal-width bins)",
-        lambda s: debiased_error(s.ordered.equal_width),
+        lambda s: s.ordered.equal_width.debiased_error,
         higher_is_better=False,
         bounds=(-0.5, 1.0),
         interval="centred",
@@ -196,14 +204,14 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "brier_reliability/10-equal-width",
         "Brier reliability (10 equal-width bins)",
-        lambda s: s.ordered.equal_width.squared_error,
+        lambda s: s.ordered.equal_width.reliability,
         higher_is_better=False,
         interval="basic",
     ),
     Metric(
         "brier_resolution/10-equal-width",
         "Brier resolution (10 equal-width bins)",
-        sample.brier_resolution,
+        lambda s: s.ordered.equal_width.resolution,
         higher_is_better=True,
         bounds=(0.0, 0.25),
         interval="basic",
@@ -211,27 +219,27 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "brier_uncertainty",
         "Brier uncertainty",
-        sample.brier_uncertainty,
+        lambda s: s.ordered.equal_width.uncertainty,
         higher_is_better=None,
         bounds=(0.0, 0.25),
     ),
     Metric(
         "area_under_risk_coverage",
         "Area under the risk-coverage curve",
-        sample.area_under_risk_coverage,
+        lambda s: risk_area(s.ordered.levels),
         higher_is_better=False,
         interval="bounded",
     ),
     Metric(
         "coverage_at_risk/0.05",
         "Coverage at a risk of 5 %",
-        partial(sample.coverage_at_risk, risk=0.05),
+        lambda s: largest_coverage(s.ordered.levels, risk=0.05),
         higher_is_better=True,
     ),
     Metric(
         "confidence_auroc",
         "AUROC of confidence for being right",
-        sample.confidence_auroc,
+        lambda s: rank_area(s.ordered.levels),
         higher_is_better=True,
     ),
     Metric(
@@ -243,7 +251,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         f"risk_above_validation_threshold/{RISK}",
         "Risk above the threshold for 5 % on validation images",
-        lambda s: sample.ratio(s.total("answered_wrong"), s.total("answered")),
+        lambda s: ratio(s.total("answered_wrong"), s.total("answered")),
         higher_is_better=False,
         interval="share",
         needs_fitted=True,
