@@ -20,7 +20,7 @@ from fairweather.attacks import ATTACKS
 from fairweather.metrics import Fitted
 from fairweather.report.answers import COVERAGE, RISK, answers
 from fairweather.report.contents import Contents
-from fairweather.report.correctness import MOST_SWAPS, compare_pairs, resample_means
+from fairweather.report.correctness import MOST_SWAPS, compare_pairs
 from fairweather.report.phrases import name, place
 from fairweather.report.placing import _means, ranking
 from fairweather.report.states import widened
@@ -767,13 +767,6 @@ def test_models_that_are_alike_are_rarely_told_apart():
         columns = rng.integers(5, size=(40, 2)) / 4
         below += compare_pairs(columns, [(0, 1)], 1, rng).p[0] < 0.05
     assert below <= 15  # 7.5 are to be expected, with a standard deviation of 2.7
-
-
-def test_means_of_resamples_are_those_of_the_images_that_were_drawn():
-    columns = np.random.default_rng(0).random((30, 2))
-    rng = np.random.default_rng(0)  # the seed of `bootstrap_weights`
-    slow = [columns[rng.integers(30, size=30)].mean(axis=0) for _ in range(20)]
-    np.testing.assert_allclose(resample_means(columns, 20), slow)
 
 
 # The ranking.

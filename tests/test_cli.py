@@ -89,6 +89,12 @@ def test_any_distribution_of_opencv_will_do():
     assert done.stdout.strip() == cv2.__version__
 
 
+def test_what_only_reads_runs_loads_no_torch():
+    parts = "fairweather.report, fairweather.comparison, fairweather.rules"
+    code = f"import sys, {parts}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("name", fw.__all__)
 def test_every_public_name_is_there_and_documented(name):
     assert getattr(fw, name).__doc__

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from fairweather.attacks import ATTACKS
-from fairweather.comparison import measured, read_run_comparison
+from fairweather.comparison import read_run_comparison
 from fairweather.errors import InputError
-from fairweather.metrics import bootstrap_weights, score
+from fairweather.metrics import bootstrap_weights, intervals, score
 from fairweather.runs import RunFolder
 from fairweather.shifts import SHIFTS
 from fairweather.types import Predictions
@@ -58,7 +58,9 @@ def right(share, seed=0, n=N):
     return np.random.default_rng(seed).permutation(n) < round(share * n)
 
 
-def make_run(path, models, *, shifts=(FOG, BLUR), digest="d" * 64, shift_seed=0, data=None):
+def make_run(
+    path, models, *, shifts=(FOG, BLUR), digest="d" * 64, shift_seed=0, data=None, study=()
+):
     """A run folder with only what a comparison reads: {model: {seed: {cell: predictions}}}."""
     run = RunFolder(path)
     facts = {
@@ -79,8 +81,8 @@ def make_run(path, models, *, shifts=(FOG, BLUR), digest="d" * 64, shift_seed=0,
     }
     run.write("provenance.json", json.dumps(facts))
     named = {name: {} for name in models if "+" not in name}
-    run.write("study.yaml", dump_yaml({"models": named, "shift_seed": shift_seed}))
     names = []
+    run.write("study.yaml", dump_yaml({"models": named, "shift_seed": shift_seed, **dict(study)}))
     for model, seeds in models.items():
         for seed, cells in seeds.items():
             for cell, columns in cells.items():
@@ -204,10 +206,25 @@ def test_intervals_are_of_a_paired_bootstrap(one_seed):
     assert pd.isna(nll["p"])
 
 
+@pytest.mark.parametrize("asked", [(150, 400), (400, 150)])
+def test_images_are_resampled_as_often_as_the_studies_say(one_seed, tmp_path, asked):
+    *_, first, second = one_seed
+    runs = [
+        make_run(tmp_path / f"{name}{number}", {"m": {0: cells}}, study={"bootstrap": number})
+        for name, cells, number in zip("ab", (first, second), asked, strict=True)
+    ]
+    comparison = read_run_comparison(*runs)
+    assert "(400 resamples, the same for both)" in comparison.caption
+    moved = second["fog,severity=2"].nll - first["fog,severity=2"].nll
+    ends = np.quantile(bootstrap_weights(N, 400) @ moved / N, [0.025, 0.975])
+    found = row(comparison.table, "fog", "2", "negative_log_likelihood")
+    np.testing.assert_allclose(found[["low", "high"]].astype(float), ends, atol=1e-12)
+
+
 def test_resamples_are_the_same_in_blocks(one_seed, monkeypatch):
     a, b, *_ = one_seed
     whole = read_run_comparison(a, b).table
-    monkeypatch.setattr(measured, "BLOCK", 300 * N)
+    monkeypatch.setattr(intervals, "BLOCK", 300 * N)
     pd.testing.assert_frame_equal(read_run_comparison(a, b).table, whole)
 
 

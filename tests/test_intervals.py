@@ -157,6 +157,24 @@ def test_bootstrap_weights_are_multinomial_counts():
     assert (weights[:9] == metrics.bootstrap_weights(50, resamples=9, seed=3)).all()
 
 
+def test_means_of_columns_are_those_of_the_images_that_were_drawn():
+    columns = np.random.default_rng(0).random((30, 2))
+    rng = np.random.default_rng(0)  # the seed of `bootstrap_weights`
+    slow = [columns[rng.integers(30, size=30)].mean(axis=0) for _ in range(20)]
+    found = metrics.estimate_means(columns, ["share", "percentile"], 20)
+    assert [each.value for each in found] == pytest.approx(columns.mean(axis=0))
+    np.testing.assert_allclose(np.transpose([each.replicates for each in found]), slow)
+    assert [(each.n, each.interval) for each in found] == [(30, "share"), (30, "percentile")]
+
+
+def test_the_mean_of_a_column_is_paired_with_the_cells():
+    predictions = simulated()
+    weights = metrics.bootstrap_weights(300, 40)
+    (mean,) = metrics.estimate_means(predictions.nll[:, None], ["percentile"], 40)
+    cell = metrics.evaluate_metrics(predictions, weights)["negative_log_likelihood"]
+    np.testing.assert_allclose(mean.replicates, cell.replicates, rtol=1e-12)
+
+
 def test_the_accuracy_interval_is_the_binomial_one():
     score = metrics.score(simulated(n=2000), resamples=2000)["accuracy"]
     half = 1.96 * math.sqrt(score.value * (1 - score.value) / 2000)

@@ -12,7 +12,15 @@ from fairweather import metrics
 from fairweather.errors import InputError
 from fairweather.metrics import METRICS, Estimate, Fitted, intervals, table, to_score
 from fairweather.metrics.ordered import merge_groups, order_by_confidence, width_places
-from fairweather.scores import estimate_cells, seed_spread, to_csv, to_frame, with_means, with_worst
+from fairweather.scores import (
+    estimate_cells,
+    estimate_metrics,
+    seed_spread,
+    to_csv,
+    to_frame,
+    with_means,
+    with_worst,
+)
 from fairweather.shifts import CLEAN, sweep
 from fairweather.types import Cell, Predictions
 from tests import reference
@@ -433,6 +441,28 @@ def test_other_labels_are_other_images(cells):
     with pytest.raises(InputError, match="other images than"):
         list(estimate_cells(cells, predictions.__getitem__, 10))
     assert list(estimate_cells([], predictions.__getitem__, 10)) == []
+
+
+def test_some_metrics_are_estimated_as_all_are(cells):
+    predictions = stored(cells)
+    every = dict(estimate_cells(cells, predictions.__getitem__, 15, fitted=lambda _: FITTED))
+    shared = metrics.Resamples.draw(predictions[cells[0]].labels, 15)
+    keyed = zip(every, predictions.values(), strict=True)
+    # The alias is asked for, and not what it is an alias of.
+    names = ("atc_accuracy", "rms_calibration_error", "flip_rate")
+    some = dict(estimate_metrics(((key, each, FITTED) for key, each in keyed), shared, names))
+    assert list(some) == list(every)
+    for key, found in some.items():
+        assert sorted(found) == ["atc_accuracy", "rms_calibration_error"]
+        for name, each in found.items():
+            assert each.value == every[key][name].value
+            assert each.replicates.tobytes() == every[key][name].replicates.tobytes()
+
+
+def test_resamples_are_of_images_with_these_labels():
+    shared = metrics.Resamples.draw(np.zeros(30, dtype=np.int64), 5)
+    with pytest.raises(InputError, match="other images than the resamples"):
+        list(estimate_metrics([(("m", "0", "clean", "none"), simulated(30), None)], shared))
 
 
 def estimates(**values):

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
-import torch
 from threadpoolctl import threadpool_limits
 
 from fairweather.errors import InputError
@@ -17,7 +16,6 @@ from fairweather.metrics import (
     Estimate,
     Fitted,
     Resamples,
-    bootstrap_weights,
     evaluate_resamples,
     mean_estimate,
     to_score,
@@ -50,10 +48,7 @@ def estimate_cells(
     seed: int = 0,
     fitted: Callable[[Cell], Fitted | None] = lambda _: None,
 ) -> Iterator[tuple[Key, Estimates]]:
-    """Estimate every metric of every cell on the same resamples of the images.
-
-    One more cell is worked on at once than torch has threads, and no more than one beyond is held;
-    their number changes nothing in the results, which come in the order of the cells.
+    """Estimate every metric of every cell of a run, on as many threads as torch has.
 
     Args:
         cells: of the same images.
@@ -64,36 +59,60 @@ def estimate_cells(
 
     Raises `InputError` when two cells were not predicted on the same images in the same order.
     """
+    import torch  # here, since what only reads runs starts in half the time without
+
     if not cells:
         return
     first = read(cells[0])
-    shared = _shared_resamples(first, resamples, seed)
-    threads = torch.get_num_threads()
-    pending: deque[tuple[Cell, Future[dict[str, Estimate]]]] = deque()
-    # A product that is itself spread over threads would wait for those of the other cells. One more
-    # cell than threads, because cells wait for each other wherever Python itself runs.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads + 1) as pool:
+
+    def sets() -> Iterator[tuple[Key, Predictions, Fitted | None]]:
         for number, cell in enumerate(cells):
             predictions = read(cell) if number else first
             if not np.array_equal(first.keys, predictions.keys) or not np.array_equal(
                 first.labels, predictions.labels
             ):
                 raise InputError(f"{cell.id} was predicted on other images than {cells[0].id}")
-            task = pool.submit(evaluate_resamples, predictions, shared, fitted(cell))
-            pending.append((cell, task))
+            key = (cell.model, str(cell.seed), cell.shift.name, cell.shift.level_name)
+            yield key, predictions, fitted(cell)
+
+    shared = Resamples.draw(first.labels, resamples, seed)
+    yield from estimate_metrics(sets(), shared, threads=torch.get_num_threads())
+
+
+def estimate_metrics(
+    sets: Iterable[tuple[Key, Predictions, Fitted | None]],
+    shared: Resamples,
+    metrics: Collection[str] | None = None,
+    *,
+    threads: int = 1,
+) -> Iterator[tuple[Key, Estimates]]:
+    """Estimate metrics of cells on the same resamples of the images: the one way to do it.
+
+    One more cell is worked on at once than there are threads, and no more than one beyond is held;
+    their number changes nothing in the results, which come in the order of the cells.
+
+    Args:
+        sets: the key of each cell, its predictions, and what is fitted on the clean validation
+            images of its model and seed. One is taken at a time.
+        shared: resamples of the images that all were predicted on, as often as the study says.
+        metrics: names of the metrics; None: all. Names that no metric has are left out.
+        threads: at least 1.
+
+    Raises `InputError` for predictions with other labels than the resamples.
+    """
+    pending: deque[tuple[Key, Future[dict[str, Estimate]]]] = deque()
+    # A product that is itself spread over threads would wait for those of the other cells. One more
+    # cell than threads, because cells wait for each other wherever Python itself runs.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads + 1) as pool:
+        for key, predictions, fitted in sets:
+            task = pool.submit(evaluate_resamples, predictions, shared, fitted, metrics)
+            pending.append((key, task))
             if len(pending) > threads:
-                yield _result(*pending.popleft())
+                done, found = pending.popleft()
+                yield done, found.result()
         while pending:
-            yield _result(*pending.popleft())
-
-
-def _shared_resamples(predictions: Predictions, resamples: int, seed: int) -> Resamples:
-    weights = bootstrap_weights(len(predictions), resamples, seed)
-    return Resamples.of(predictions.labels, weights)
-
-
-def _result(cell: Cell, task: Future[dict[str, Estimate]]) -> tuple[Key, Estimates]:
-    return (cell.model, str(cell.seed), cell.shift.name, cell.shift.level_name), task.result()
+            done, found = pending.popleft()
+            yield done, found.result()
 
 
 def with_means(

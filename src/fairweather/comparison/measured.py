@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,34 +11,16 @@ import numpy.typing as npt
 
 from fairweather.comparison.sides import Shared, Side
 from fairweather.errors import InputError
-from fairweather.metrics import (
-    METRICS,
-    Estimate,
-    accuracy,
-    bootstrap_weights,
-    negative_log_likelihood,
-    rms_calibration_error,
-)
+from fairweather.metrics import Estimate, Resamples
 from fairweather.metrics.paired import SeedSummary, seed_summary
-from fairweather.metrics.weights import Result
 from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
-from fairweather.scores import Estimates, Key, with_means
+from fairweather.scores import Estimates, Key, estimate_metrics, with_means
 from fairweather.types import Predictions
 
-RESAMPLES = 1000
+COMPARED = ("accuracy", "rms_calibration_error", "negative_log_likelihood")
 ALL = "all"  # the shift of the mean over shifts, as scores.csv writes it
-# Weights held in float64 at once: 32 MB.
-BLOCK = 2**22
-
-Evaluate = Callable[[Predictions, npt.ArrayLike | None], Result]
-COMPARED: Mapping[str, Evaluate] = {
-    "accuracy": lambda p, weights: accuracy(p.correct, weights),
-    "rms_calibration_error": lambda p, weights: rms_calibration_error(
-        p.confidence, p.correct, weights
-    ),
-    "negative_log_likelihood": lambda p, weights: negative_log_likelihood(p.nll, weights),
-}
-_INTERVALS = {metric.name: metric.interval for metric in METRICS}
+# Of a study that does not say how often its images are resampled.
+RESAMPLES = 1000
 
 Place = tuple[str, str]  # shift and level, in the words of scores.csv
 
@@ -46,10 +28,10 @@ Place = tuple[str, str]  # shift and level, in the words of scores.csv
 class Resampled:
     """The images that both sides were predicted on, and how often each counts in each resample."""
 
-    def __init__(self, first: Predictions, name: str) -> None:
-        self.name = name
+    def __init__(self, first: Predictions, name: str, resamples: int) -> None:
+        self.name, self.resamples = name, resamples
         self.keys, self.labels = first.keys, first.labels
-        self.weights = bootstrap_weights(len(first), RESAMPLES)
+        self.shared = Resamples.draw(first.labels, resamples)
 
     def check(self, predictions: Predictions, name: str) -> None:
         """Raise `InputError` unless these are predictions of the same images, in their order."""
@@ -62,25 +44,6 @@ class Resampled:
                     f"{name} has {len(theirs):,} {what}, {self.name} has {len(ours):,}, and they "
                     "are not the same: models are compared on the same images in the same order"
                 )
-
-    def estimate(self, predictions: Predictions, metrics: Collection[str]) -> dict[str, Estimate]:
-        """Compute metrics of `COMPARED` on the images as they are and on each resample."""
-        n = len(self.keys)
-        step = max(1, BLOCK // n)
-        replicates: dict[str, list[Result]] = {name: [] for name in metrics}
-        for start in range(0, RESAMPLES, step):
-            block = self.weights[start : start + step].astype(np.float64)
-            for name in metrics:
-                replicates[name].append(COMPARED[name](predictions, block))
-        return {
-            name: Estimate(
-                value=float(COMPARED[name](predictions, None)),
-                replicates=np.concatenate(replicates[name]),
-                n=n,
-                interval=_INTERVALS[name],
-            )
-            for name in metrics
-        }
 
 
 class Measured(NamedTuple):
@@ -107,10 +70,11 @@ class Measured(NamedTuple):
         return seed_summary([cell[metric].value for cell in cells])
 
 
-def resample(side: Side) -> Resampled:
-    """Take the images of a side's first model as those of the comparison."""
-    model, seeds = next(iter(side.models.items()))
-    return Resampled(side.read(model, seeds[0], CLEAN), side.name)
+def resample(a: Side, b: Side) -> Resampled:
+    """Take the images of a's first model, as often as the study that resamples them more often."""
+    resamples = max(side.study.get("bootstrap", RESAMPLES) for side in (a, b))
+    model, seeds = next(iter(a.models.items()))
+    return Resampled(a.read(model, seeds[0], CLEAN), a.name, resamples)
 
 
 def cells_of(shared: Shared) -> dict[Place, str]:
@@ -132,18 +96,20 @@ def measure(
     model: str,
     shared: Shared,
     images: Resampled,
-    metrics: Collection[str] = tuple(COMPARED),
+    metrics: Collection[str] = COMPARED,
 ) -> Measured:
     """Compute metrics of a model in every cell and their means, over levels, shifts and seeds."""
-    estimated, correct, answers = [], {}, hashlib.sha256()
-    for seed in side.everyone[model]:
-        for place, cell in cells_of(shared).items():
-            predictions = side.read(model, seed, cell)
-            images.check(predictions, side.name)
-            key = (model, str(seed), *place)
-            estimated.append((key, images.estimate(predictions, metrics)))
-            correct[place] = predictions.correct
-            answers.update(predictions.predicted.astype("<i8").tobytes())
+    correct, answers = {}, hashlib.sha256()
+
+    def sets() -> Iterator[tuple[Key, Predictions, None]]:
+        for seed in side.everyone[model]:
+            for place, cell in cells_of(shared).items():
+                predictions = side.read(model, seed, cell)
+                images.check(predictions, side.name)
+                correct[place] = predictions.correct
+                answers.update(predictions.predicted.astype("<i8").tobytes())
+                yield (model, str(seed), *place), predictions, None
+
     apart = [sweep.name for sweep in shared.sweeps if sweep.is_attack]
-    table = with_means(estimated, apart)
+    table = with_means(estimate_metrics(sets(), images.shared, metrics), apart)
     return Measured(model, side.everyone[model], table, correct, answers.hexdigest())

@@ -22,8 +22,8 @@ from fairweather.types import Score
 
 LEVEL = 0.05  # of the tests, and what the 95 % intervals leave out
 # Real is only what a test says that was corrected for the number of tests. Of an interval that
-# cannot be said: from 1,000 resamples no p-value is below 0.002, and Holm's correction over the
-# dozens of rows of a usual table would undo every one.
+# cannot be said: from the usual 1,000 resamples no p-value is below 0.002, and Holm's correction
+# over the dozens of rows of a usual table would undo every one.
 REAL, NOT_FOUND = "real", "no difference found"
 EXCLUDES = "interval excludes 0 (uncorrected)"
 # Of several seeds on both sides: other images would not undo it, other seeds might.

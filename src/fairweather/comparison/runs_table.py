@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from fairweather.comparison.measured import ALL, RESAMPLES
+from fairweather.comparison.measured import ALL
 from fairweather.comparison.pairs import EXCLUDES, LEVEL, NOT_FOUND, REAL, WITHIN, Row
 from fairweather.comparison.sides import Shared, Side, prepared_otherwise
 from fairweather.comparison.writing import signed
@@ -86,7 +86,7 @@ def shift_titles(shared: Shared) -> dict[str, str]:
     return {CLEAN: "Clean", ALL: "All shifts", **sweeps}
 
 
-def caption(rows: Sequence[Row], a: Side, b: Side) -> str:
+def caption(rows: Sequence[Row], a: Side, b: Side, resamples: int) -> str:
     """Say what the numbers are, when a difference is called real, and when only excluded."""
     metrics = "; ".join(dict.fromkeys(describe_metric(row.metric) for row in rows))
     tests = sum(row.test is not None for row in rows)
@@ -101,7 +101,7 @@ def caption(rows: Sequence[Row], a: Side, b: Side) -> str:
         f"A is {a.name}, B is {b.name}, on the same {rows[0].difference.n:,} test images. "
         f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these means, "
         "without attacks. In brackets: the 95 % interval of B − A from a paired bootstrap over "
-        f"images ({RESAMPLES:,} resamples, the same for both). {tested}Lines without a p-value "
+        f"images ({resamples:,} resamples, the same for both). {tested}Lines without a p-value "
         f"have their interval alone, and '{EXCLUDES}' is said by chance of about one in twenty "
         "in which nothing differs."
     )

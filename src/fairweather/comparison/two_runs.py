@@ -99,7 +99,7 @@ def read_run_comparison(a: str | Path, b: str | Path) -> RunComparison:
     pairs = [Pair(*names) for names in pair_models(first, second)]
     check_same_data(first, second)
     shared = share_cells(first, second)
-    images = resample(first)
+    images = resample(first, second)
     rows = correct_for_number(
         [row for pair in pairs for row in compare_models(first, second, pair, shared, images)]
     )
@@ -108,7 +108,7 @@ def read_run_comparison(a: str | Path, b: str | Path) -> RunComparison:
         name=_file_name(first, second),
         table=runs_table.as_frame(rows),
         body=runs_table.table_body(rows, titles),
-        caption=runs_table.caption(rows, first, second),
+        caption=runs_table.caption(rows, first, second, images.resamples),
         notes=runs_table.notes(rows, first, second, shared),
         robustness=robustness.effective_table(first, second, shared, images, titles),
     )

@@ -55,7 +55,7 @@ from fairweather.metrics.fitted import (
 )
 from fairweather.metrics.intervals import (
     Estimate,
-    bootstrap_weights,
+    estimate_means,
     evaluate_metrics,
     evaluate_resamples,
     mean_estimate,
@@ -75,7 +75,7 @@ from fairweather.metrics.paired import (
     paired_difference,
     seed_summary,
 )
-from fairweather.metrics.prepared import Resamples
+from fairweather.metrics.prepared import Resamples, bootstrap_weights
 from fairweather.metrics.priors import (
     effective_images,
     peaked_priors,
@@ -135,6 +135,7 @@ __all__ = [
     "detection_score",
     "effective_images",
     "effective_robustness",
+    "estimate_means",
     "evaluate_metrics",
     "evaluate_resamples",
     "expected_calibration_error",

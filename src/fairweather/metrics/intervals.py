@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fairweather.errors import InputError
 from fairweather.metrics.fitted import Fitted
 from fairweather.metrics.ordered import merge_groups
-from fairweather.metrics.prepared import BINS, Resamples
+from fairweather.metrics.prepared import BINS, Resamples, bootstrap_weights
 from fairweather.metrics.sample import Sample
 from fairweather.metrics.shares import wilson_interval
 from fairweather.metrics.table import METRICS, Interval, Metric
@@ -50,32 +50,6 @@ class Estimate:
     interval: Interval = "percentile"
 
 
-def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Draw how often each image counts in each resample: multinomial counts, `[resamples, n]`.
-
-    The draws depend on the arguments alone, so all cells of a run share them and their images are
-    resampled jointly. They are kept in 8 bits (50 MB for 50,000 images and 1,000 resamples, against
-    400 MB in float64) and become wider numbers block by block in `evaluate_metrics`. 8 bits are
-    enough: a count is nearly Poisson with mean 1, so beyond 255 with a probability below 1e-500.
-
-    Args:
-        n: images, at least 1.
-        resamples: rows, at least 1.
-        seed: of a generator of its own; no global random state is read or moved.
-
-    >>> bootstrap_weights(5, resamples=3).sum(axis=1).tolist()
-    [5, 5, 5]
-    """
-    if n < 1 or resamples < 1:
-        raise InputError(f"cannot resample {n} images {resamples} times: both must be at least 1")
-    generator = np.random.default_rng(seed)
-    weights = np.empty((resamples, n), dtype=np.uint8)
-    # Counting drawn places is ten times as fast as Generator.multinomial's n binomials a row.
-    for row in weights:
-        row[:] = np.bincount(generator.integers(n, size=n), minlength=n)
-    return weights
-
-
 def evaluate_metrics(
     predictions: Predictions, weights: npt.ArrayLike, fitted: Fitted | None = None
 ) -> dict[str, Estimate]:
@@ -100,12 +74,26 @@ def evaluate_metrics(
 
 
 def evaluate_resamples(
-    predictions: Predictions, resamples: Resamples, fitted: Fitted | None = None
+    predictions: Predictions,
+    resamples: Resamples,
+    fitted: Fitted | None = None,
+    names: Collection[str] | None = None,
 ) -> dict[str, Estimate]:
-    """Do the same as `evaluate_metrics` with resamples that many cells share."""
+    """Do the same as `evaluate_metrics` with resamples that many cells share.
+
+    Args:
+        predictions, fitted: as there.
+        resamples: of the same images.
+        names: of the metrics to compute; None: all. Names that no metric has are left out.
+    """
     n = len(predictions)
-    metrics = [metric for metric in METRICS if metric.applies(predictions, fitted)]
-    computed = [metric for metric in metrics if metric.alias_of is None]
+    metrics = [
+        metric
+        for metric in METRICS
+        if metric.applies(predictions, fitted) and (names is None or metric.name in names)
+    ]
+    wanted = {metric.alias_of or metric.name for metric in metrics}
+    computed = [metric for metric in METRICS if metric.name in wanted]
     prepared = resamples.prepare(predictions, fitted)
     ones = np.ones((1, n), dtype=resamples.counts.dtype)
     coarse = merge_groups(prepared.order, MOST_GROUPS, BINS)
@@ -129,6 +117,36 @@ def evaluate_resamples(
         for metric in computed
     }
     return {metric.name: estimates[metric.alias_of or metric.name] for metric in metrics}
+
+
+def estimate_means(
+    columns: FloatArray, intervals: Sequence[Interval], resamples: int, seed: int = 0
+) -> list[Estimate]:
+    """Estimate the mean of each column on the same resamples of the images as all cells.
+
+    For numbers of an image that are no metric of one cell, such as the share of several cells in
+    which it is right.
+
+    Args:
+        columns: float64 `[n, columns]`, the images in the order of the predictions.
+        intervals: of each column, how its interval is made; see `to_score`.
+        resamples, seed: as of `bootstrap_weights`.
+
+    >>> [estimate.value for estimate in estimate_means(np.eye(4)[:, :2], ["share"] * 2, 3)]
+    [0.25, 0.25]
+    """
+    n = len(columns)
+    weights = bootstrap_weights(n, resamples, seed)
+    step = max(1, BLOCK // n)
+    blocks = [
+        weights[at : at + step].astype(np.float64) @ columns for at in range(0, resamples, step)
+    ]
+    return [
+        Estimate(float(value), replicates, n, interval)
+        for value, replicates, interval in zip(
+            columns.mean(axis=0), np.concatenate(blocks).T / n, intervals, strict=True
+        )
+    ]
 
 
 def evaluate_sample(metrics: Sequence[Metric], sample: Sample) -> dict[str, FloatArray]:

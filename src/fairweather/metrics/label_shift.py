@@ -15,12 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics.intervals import (
-    Estimate,
-    bootstrap_weights,
-    evaluate_sample,
-    to_score,
-)
+from fairweather.metrics.intervals import Estimate, evaluate_sample, to_score
 from fairweather.metrics.prepared import Resamples
 from fairweather.metrics.priors import effective_images, prior_weights
 from fairweather.metrics.sample import Sample
@@ -149,7 +144,7 @@ def _scores(
     resamples: int,
     seed: int,
 ) -> dict[str, Score]:
-    shared = Resamples.of(predictions.labels, bootstrap_weights(len(predictions), resamples, seed))
+    shared = Resamples.draw(predictions.labels, resamples, seed)
     prepared = shared.prepare(predictions)
     labels = prepared.predictions.labels
     weights = prior_weights(labels, priors)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fairweather.metrics import Estimate, paired_difference
+from fairweather.metrics import estimate_means, paired_difference
 from fairweather.metrics.table import Interval
 from fairweather.report import sentences, sureness
 from fairweather.report.contents import Contents
@@ -20,11 +20,9 @@ from fairweather.report.correctness import (
     read_correct,
     read_images,
     read_mean,
-    resample_means,
 )
 from fairweather.report.states import Change, Low, State
 from fairweather.report.words import CLEAN, MEAN, NO_LEVEL, base_model
-from fairweather.types import Score
 
 ALL = "all"
 RISK = "risk_above_validation_threshold/0.05"
@@ -164,22 +162,16 @@ def _changes(contents: Contents, found: Mapping[str, _Found], images: Images) ->
         return {}
     # Of each model four columns: right and gap on clean images, and the same of the lowest.
     columns = np.concatenate(list(read.values())).T
-    replicates = resample_means(columns, contents.study["bootstrap"])
-    values, n = columns.mean(axis=0), len(columns)
+    intervals: list[Interval] = ["share", "percentile"] * (2 * len(read))
+    estimates = estimate_means(columns, intervals, contents.study["bootstrap"])
     rights = [(2 * at, 2 * at + 1) for at in range(len(read))]
     tests = max(found[model].searched for model in read)
     p_values = compare_pairs(columns[:, ::2], rights, tests, np.random.default_rng(0)).p
 
-    def difference(first: int, second: int, interval: Interval) -> Score:
-        one, other = (
-            Estimate(float(values[at]), replicates[:, at], n, interval) for at in (first, second)
-        )
-        return paired_difference(one, other)
-
     return {
         model: Change(
-            difference(at, at + 2, "share"),
-            difference(at + 1, at + 3, "percentile"),
+            paired_difference(estimates[at], estimates[at + 2]),
+            paired_difference(estimates[at + 1], estimates[at + 3]),
             min(1.0, float(p) * found[model].searched),
         )
         for model, at, p in zip(read, range(0, 4 * len(read), 4), p_values, strict=True)

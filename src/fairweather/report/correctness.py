@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.metrics import bootstrap_weights, mcnemar_exact
+from fairweather.metrics import mcnemar_exact
 from fairweather.report.contents import Contents
 from fairweather.report.words import CLEAN, NO_LEVEL
 
@@ -184,25 +184,3 @@ def _compare_by_swaps(
         drawn[left] = done
         left = left[as_far[left] < ENOUGH] if done >= SWAPS else left
     return PairTests((1 + as_far) / (1 + drawn), as_far == 0, False)
-
-
-def resample_means(columns: FloatArray, resamples: int) -> FloatArray:
-    """Take the mean of each column on the resamples that the scores of a run share.
-
-    Args:
-        columns: float `[n, columns]`, in the order of the predictions.
-        resamples: of the images.
-
-    Returns:
-        `[resamples, columns]`, the same for the same arguments.
-
-    >>> resample_means(np.ones((5, 2)), 3).round(6).tolist()
-    [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
-    """
-    weights = bootstrap_weights(len(columns), resamples)
-    step = max(1, BLOCK // len(columns))
-    blocks = [
-        weights[start : start + step].astype(np.float64) @ columns
-        for start in range(0, resamples, step)
-    ]
-    return np.concatenate(blocks) / len(columns)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.metrics import Estimate, holm, to_score
+from fairweather.metrics import estimate_means, holm, to_score
+from fairweather.metrics.table import Interval
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import (
     FloatArray,
@@ -18,7 +19,6 @@ from fairweather.report.correctness import (
     compare_pairs,
     read_correct,
     read_images,
-    resample_means,
 )
 from fairweather.report.ranked import Ranked, Ranking
 from fairweather.report.verdict import Leader, verdict
@@ -139,11 +139,9 @@ def _scores(contents: Contents, columns: FloatArray, shift: str, level: str) -> 
 
 
 def _means(contents: Contents, columns: FloatArray) -> list[Score]:
-    replicates = resample_means(columns, contents.study["bootstrap"])
-    return [
-        to_score(Estimate(float(column.mean()), each, len(column), "share"), (0.0, 1.0))
-        for column, each in zip(columns.T, replicates.T, strict=True)
-    ]
+    shares: list[Interval] = ["share"] * columns.shape[1]
+    found = estimate_means(columns, shares, contents.study["bootstrap"])
+    return [to_score(estimate, (0.0, 1.0)) for estimate in found]
 
 
 def _order(columns: FloatArray) -> _Order:

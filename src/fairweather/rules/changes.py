@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.metrics import (
-    Estimate,
-    Fitted,
-    Resamples,
-    bootstrap_weights,
-    evaluate_resamples,
-    fit_on,
-    paired_difference,
-)
+from fairweather.metrics import Estimate, Fitted, Resamples, fit_on, paired_difference
 from fairweather.report.contents import Contents
 from fairweather.report.words import CLEAN, MEAN, NO_LEVEL, predictions_folder
 from fairweather.rules.parsing import Rule
 from fairweather.rules.places import ALL, SUMMARIES, Place
 from fairweather.runs import RunFolder
-from fairweather.scores import SPREAD, Estimates, Key, with_means, with_worst
-from fairweather.types import Score
+from fairweather.scores import SPREAD, Key, estimate_metrics, with_means, with_worst
+from fairweather.types import Predictions, Score
 
 Estimated = Mapping[Place, Mapping[str, Estimate]]
 _CLEAN = Place(CLEAN, NO_LEVEL)
 
 
 def estimate_places(
-    run: RunFolder, contents: Contents, model: str, wanted: Collection[Place]
+    run: RunFolder,
+    contents: Contents,
+    model: str,
+    wanted: Collection[Place],
+    metrics: Collection[str],
 ) -> Estimated:
     """Estimate clean images and the wanted places again, on the same resamples as scores.csv.
 
@@ -37,7 +34,11 @@ def estimate_places(
     missing, are not those that the run wrote, or were made of other images.
     """
     seeds = [seed for seed in contents.seeds_of(model) if seed != SPREAD]
-    cells = [cell for seed in seeds for cell in _cells(run, contents, model, seed, wanted)]
+    clean = _read(run, model, seeds[0], CLEAN)
+    shared = Resamples.draw(clean.labels, contents.study["bootstrap"])
+    cells = estimate_metrics(
+        _sets(run, contents, model, seeds, wanted, clean.keys), shared, metrics
+    )
     # What an attack varies is epsilon; scores.csv keeps attacks apart from the mean over shifts.
     apart = [
         sweep.name for sweep in contents.sweeps if ",epsilon=" in "".join(sweep.cells.values())
@@ -61,24 +62,35 @@ def change_at(rule: Rule, model: str, place: Place, estimated: Estimated) -> Sco
     return paired_difference(clean, shifted)
 
 
-def _cells(
-    run: RunFolder, contents: Contents, model: str, seed: str, wanted: Collection[Place]
-) -> Iterator[tuple[Key, Estimates]]:
-    folder = predictions_folder(model, seed)
-    fitted = _fitted(run, f"{folder}/val.parquet")
-    keys = None
-    for place, cell in _ids(contents, wanted).items():
-        name = f"{folder}/{cell.replace('/', '__')}.parquet"
-        if not run.holds(name):
-            raise InputError(f"{run.path} has no {name}: let the run finish first")
-        predictions = run.read_predictions(name)
-        if keys is None:
-            keys = predictions.keys
-            weights = bootstrap_weights(len(keys), contents.study["bootstrap"])
-            resamples = Resamples.of(predictions.labels, weights)
-        if not np.array_equal(keys, predictions.keys):
-            raise InputError(f"{name} is of other images than the clean predictions beside it")
-        yield (model, seed, *place), evaluate_resamples(predictions, resamples, fitted)
+def _sets(
+    run: RunFolder,
+    contents: Contents,
+    model: str,
+    seeds: Sequence[str],
+    wanted: Collection[Place],
+    keys: npt.NDArray[np.int64],
+) -> Iterator[tuple[Key, Predictions, Fitted | None]]:
+    for seed in seeds:
+        fitted = _fitted(run, f"{predictions_folder(model, seed)}/val.parquet")
+        for place, cell in _ids(contents, wanted).items():
+            predictions = _read(run, model, seed, cell)
+            if not np.array_equal(keys, predictions.keys):
+                raise InputError(
+                    f"{_file(model, seed, cell)} is of other images than "
+                    f"{_file(model, seeds[0], CLEAN)}"
+                )
+            yield (model, seed, *place), predictions, fitted
+
+
+def _read(run: RunFolder, model: str, seed: str, cell: str) -> Predictions:
+    name = _file(model, seed, cell)
+    if not run.holds(name):
+        raise InputError(f"{run.path} has no {name}: let the run finish first")
+    return run.read_predictions(name)
+
+
+def _file(model: str, seed: str, cell: str) -> str:
+    return f"{predictions_folder(model, seed)}/{cell.replace('/', '__')}.parquet"
 
 
 def _fitted(run: RunFolder, name: str) -> Fitted | None:

@@ -148,6 +148,7 @@ def _check_limit(rule: Rule) -> None:
 
 def _changes(run: RunFolder, asked: Sequence[tuple[Rule, str, Place]]) -> dict[str, Estimated]:
     wanted: dict[str, set[Place]] = {}
+    metrics = {rule.metric for rule, *_ in asked if rule.change}
     for rule, model, place in asked:
         if rule.change:
             wanted.setdefault(model, set()).add(place)
@@ -155,7 +156,8 @@ def _changes(run: RunFolder, asked: Sequence[tuple[Rule, str, Place]]) -> dict[s
         return {}
     contents = read_contents(run)
     return {
-        model: estimate_places(run, contents, model, places) for model, places in wanted.items()
+        model: estimate_places(run, contents, model, places, metrics)
+        for model, places in wanted.items()
     }
 
 
