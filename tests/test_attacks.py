@@ -4,11 +4,12 @@ import itertools
 import math
 import random
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from scipy import optimize, stats
+from scipy import optimize
 from torch import nn
 
 import fairweather as fw
@@ -29,6 +30,7 @@ from fairweather.attacks.plan import Plan, Run
 from fairweather.attacks.square import bump, bumps, moved_bump, share
 from fairweather.errors import InputError
 from tests.attack_models import digits, held_out, linear, network, trained
+from tests.chance import FALSE_ALARM, deviations, distribution_p, fewest, pairs_p
 
 SMALL = {  # budgets small enough for a test of every attack
     "fgsm": {},
@@ -42,15 +44,20 @@ SMALL = {  # budgets small enough for a test of every attack
 }
 RADII = {"linf": 0.1, "l2": 0.8}
 GRADIENT = sorted(set(ATTACKS) - {"square"})
+THEIR_NORMS = {"linf": "Linf", "l2": "L2"}
 
 
 def small(name, norm="linf", epsilon=None):
     return make_attack(name, epsilon=epsilon or RADII[norm], norm=norm, **SMALL[name])
 
 
-def accuracy(model, images, labels):
+def are_right(model, images, labels):
     with torch.no_grad():
-        return (model(images).argmax(1) == labels).double().mean().item()
+        return model(images).argmax(1) == labels
+
+
+def accuracy(model, images, labels):
+    return are_right(model, images, labels).double().mean().item()
 
 
 def lengths(change, norm):
@@ -103,7 +110,7 @@ def test_an_attack_keeps_its_budget_and_breaks_images(name, norm):
     assert 0 <= result.images.min() <= result.images.max() <= 1
     assert lengths(result.images - images, norm).max() <= RADII[norm] + 1e-6
     robust = accuracy(model, result.images, labels)
-    assert robust < clean - 0.03
+    assert robust < clean
     assert result.robust.double().mean().item() == robust
     wrong = ~torch.stack([result.robust, *result.broken.values()])
     assert ((~wrong).sum(0) == 1).all(), "each image is robust, or one part broke it"
@@ -272,7 +279,8 @@ def test_pgd_starts_uniformly_in_the_ball():
     attack = make_attack("pgd", epsilon=0.1, norm="l2", steps=1)
     points = attack(Constant(), images, torch.zeros(500, dtype=torch.int64), torch.arange(500))
     radii = lengths(points - images, "l2") / 0.1
-    assert stats.kstest((radii ** images[0].numel()).clamp(0, 1).numpy(), "uniform").pvalue > 0.01
+    shares = (radii ** images[0].numel()).clamp(0, 1)  # of the ball's volume
+    assert distribution_p(shares, "uniform") > FALSE_ALARM
 
 
 def test_pgd_takes_the_stated_step():
@@ -323,20 +331,28 @@ def test_fgsm_equals_foolbox(foolbox, norm):
     torch.testing.assert_close(result.images[right], expected[right], rtol=0, atol=2e-6)
 
 
+# Two searches that draw their own numbers break other images now and then. Which images stay
+# right is compared image by image and draw by draw: where two differ, either may be the right one.
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_pgd_agrees_with_foolbox(foolbox, norm):
     model, (images, labels, keys) = trained(), held_out(400)
     epsilon, steps = RADII[norm], 20
-    ours = make_attack("pgd", epsilon=epsilon, steps=steps, norm=norm)
-    robust = accuracy(model, ours(model, images, labels, keys), labels)
+    attack = make_attack("pgd", epsilon=epsilon, steps=steps, norm=norm)
     kind = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        attack = kind(abs_stepsize=2.5 * epsilon / steps, steps=steps)
-        theirs = foolbox.PyTorchModel(model, bounds=(0, 1))
-        _, found, _ = attack(theirs, images, labels, epsilons=epsilon)
-    assert 0.3 < robust < 0.7
-    assert accuracy(model, found, labels) == pytest.approx(robust, abs=0.01)
+    theirs = kind(abs_stepsize=2.5 * epsilon / steps, steps=steps)
+    ours_right, theirs_right = [], []
+    for seed in range(3):
+        moved = attack(model, images, labels, keys, seed)
+        ours_right.append(are_right(model, moved, labels))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            bounded = foolbox.PyTorchModel(model, bounds=(0, 1))
+            _, moved, _ = theirs(bounded, images, labels, epsilons=epsilon)
+        theirs_right.append(are_right(model, moved, labels))
+    assert 0.3 < torch.cat(ours_right).double().mean() < 0.7
+    assert pairs_p(torch.cat(ours_right), torch.cat(theirs_right)) > FALSE_ALARM
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -344,43 +360,41 @@ def test_pgd_agrees_with_foolbox(foolbox, norm):
 def test_parts_of_autoattack_agree_with_torchattacks(torchattacks, name, norm):
     classes = 5
     model, (images, labels, keys) = trained(classes), held_out(300, classes)
-    common = {"norm": {"linf": "Linf", "l2": "L2"}[norm], "eps": 1.5 * RADII[norm], "steps": 15}
     reference = {
-        "apgd_ce": lambda: torchattacks.APGD(model, **common),
-        "apgd_t": lambda: torchattacks.APGDT(model, **common, n_classes=classes),
-        "fab_t": lambda: torchattacks.FAB(model, **common, n_classes=classes, multi_targeted=True),
+        "apgd_ce": torchattacks.APGD,
+        "apgd_t": partial(torchattacks.APGDT, n_classes=classes),
+        "fab_t": partial(torchattacks.FAB, n_classes=classes, multi_targeted=True),
     }
-    with torch.random.fork_rng(devices=[]):
-        expected = accuracy(model, reference[name]()(images, labels), labels)
-    attack = make_attack(name, epsilon=1.5 * RADII[norm], norm=norm, steps=15)
-    robust = accuracy(model, attack(model, images, labels, keys), labels)
-    assert 0.2 < robust < 0.8
-    assert robust == pytest.approx(expected, abs=0.01)
+    ours_right, theirs_right = [], []
+    for epsilon in (RADII[norm], 1.5 * RADII[norm], 2 * RADII[norm]):
+        attack = make_attack(name, epsilon=epsilon, norm=norm, steps=15)
+        ours_right.append(are_right(model, attack(model, images, labels, keys), labels))
+        with torch.random.fork_rng(devices=[]):
+            theirs = reference[name](model, norm=THEIR_NORMS[norm], eps=epsilon, steps=15)
+            theirs_right.append(are_right(model, theirs(images, labels), labels))
+    assert 0.2 < torch.cat(ours_right).double().mean() < 0.8
+    assert pairs_p(torch.cat(ours_right), torch.cat(theirs_right)) > FALSE_ALARM
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_square_agrees_with_torchattacks(torchattacks, norm):
     model, (images, labels, keys) = trained(), held_out(150)
-    queries, seeds = 40, range(8)
+    queries = 40
     attack = make_attack("square", epsilon=RADII[norm] * 1.5, queries=queries, norm=norm)
-    robust = [accuracy(model, attack(model, images, labels, keys, seed), labels) for seed in seeds]
-    expected = []
-    with torch.random.fork_rng(devices=[]):
-        for seed in seeds:
+    ours_right, theirs_right = [], []
+    for seed in range(16):
+        ours_right.append(are_right(model, attack(model, images, labels, keys, seed), labels))
+        with torch.random.fork_rng(devices=[]):
             theirs = torchattacks.Square(
-                model,
-                {"linf": "Linf", "l2": "L2"}[norm],
-                eps=attack.level,
-                n_queries=queries,
-                seed=seed,
+                model, THEIR_NORMS[norm], eps=attack.level, n_queries=queries, seed=seed
             )
             theirs.p_selection = lambda query: share(query, queries)
             # Published code never puts a square at the last row or column; the paper does.
             draw = theirs.random_int
             theirs.random_int = lambda low, high, draw=draw: draw(low, high + 1)
-            expected.append(accuracy(model, theirs(images, labels), labels))
-    assert 0.3 < np.mean(robust) < 0.9
-    assert np.mean(robust) == pytest.approx(np.mean(expected), abs=0.01)
+            theirs_right.append(are_right(model, theirs(images, labels), labels))
+    assert 0.3 < torch.cat(ours_right).double().mean() < 0.9
+    assert pairs_p(torch.cat(ours_right), torch.cat(theirs_right)) > FALSE_ALARM
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -392,7 +406,7 @@ def test_squares_reach_the_last_row_and_column(norm):
     attack = make_attack("square", epsilon=2.5 * RADII[norm], norm=norm, queries=300)
     robust = attack.outcome(model, images, labels, torch.arange(40)).robust
     # Half of the starts have the right colours there; no more would if squares stayed away.
-    assert robust.double().mean() < 0.2
+    assert robust.sum() < fewest(40, 0.5)
 
 
 def test_a_moved_bump_follows_the_algorithm():
@@ -481,7 +495,7 @@ def test_all_targets_are_tried():
 
 
 def test_an_ensemble_is_at_least_as_strong_as_its_parts():
-    model, (images, labels, keys) = trained(), held_out(100)
+    model, (images, labels, keys) = trained(), held_out(300)
     result = small("autoattack").outcome(model, images, labels, keys)
     first = make_attack("apgd_ce", epsilon=RADII["linf"], steps=4)
     batch = (model, images, labels, keys, f"0/{small('autoattack').id}")
@@ -591,15 +605,26 @@ def test_square_is_the_same_in_any_batch_and_order_from_start_to_end(norm):
         assert torch.equal(alone, whole.images[one])
 
 
+class OneByOne(nn.Module):
+    """The same logits to the bit in any batch: kernels may add in another order in a larger one."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images):
+        return torch.cat([self.inner(image) for image in images.split(1)])
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_image_is_as_robust_in_any_batch_and_order(name):
-    model, (images, labels, keys) = trained(), held_out(40)
+    model, (images, labels, keys) = OneByOne(trained()), held_out(24)
     attack = small(name)
     whole = attack.outcome(model, images, labels, keys)
     back = attack.outcome(model, images.flip(0), labels.flip(0), keys.flip(0))
     parts = [
         attack.outcome(model, images[part], labels[part], keys[part])
-        for part in torch.arange(40).split(7)
+        for part in torch.arange(24).split(7)
     ]
     assert torch.equal(back.robust.flip(0), whole.robust)
     assert torch.equal(torch.cat([part.robust for part in parts]), whole.robust)
@@ -633,12 +658,14 @@ def test_the_numbers_have_their_distributions():
     states = draws.streams(torch.arange(100), "0/test")
     flat, bell = draws.uniform(states, 1000), draws.normal(states, 1000)
     assert 0 <= flat.min() <= flat.max() < 1
-    assert stats.kstest(flat.flatten().numpy(), "uniform").pvalue > 0.01
-    assert stats.kstest(bell.flatten().numpy(), "norm").pvalue > 0.01
+    assert distribution_p(flat, "uniform") > FALSE_ALARM
+    assert distribution_p(bell, "norm") > FALSE_ALARM
     offspring = torch.stack([draws.fork(states, number) for number in range(50)])
     assert len(offspring.unique()) == 5000
+    # Of two independent sequences of n, the correlation has a standard error of 1 / sqrt(n).
     among = np.corrcoef(flat.numpy())
-    assert np.abs(among - np.eye(100)).max() < 0.2
+    farthest = np.abs(among - np.eye(100)).max()
+    assert farthest < deviations(comparisons=100 * 99 // 2) / math.sqrt(1000)
 
 
 # --- geometry and losses ---------------------------------------------------------------------

