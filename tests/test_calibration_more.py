@@ -8,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairweather.errors import InputError
-from fairweather.metrics.adaptive import adaptive_rms_calibration_error
-from fairweather.metrics.calibration import rms_calibration_error
+from fairweather.metrics.calibration import (
+    BrierDecomposition,
+    adaptive_rms_calibration_error,
+    brier_decomposition,
+    debiased_calibration_error,
+    rms_calibration_error,
+)
 from fairweather.metrics.classwise import classwise_calibration_error
-from fairweather.metrics.debiased import debiased_calibration_error
-from fairweather.metrics.decomposition import BrierDecomposition, brier_decomposition
 from tests import reference
 
 BINNINGS = ["equal-width", "equal-mass"]

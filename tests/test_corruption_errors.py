@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairweather.errors import InputError
-from fairweather.metrics.corruption import (
+from fairweather.metrics.across_shifts import (
     ALEXNET,
+    effective_robustness,
+    flip_rate,
     mce_alexnet,
     mean_corruption_error,
     relative_mean_corruption_error,
 )
-from fairweather.metrics.effective import effective_robustness
-from fairweather.metrics.stability import flip_rate
 from fairweather.shifts import suite
 
 # torchvision's first ResNet-50 on the published ImageNet-C: top-1 accuracy, the mean over

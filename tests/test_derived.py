@@ -12,7 +12,7 @@ from torch import nn
 import fairweather as fw
 from fairweather.measuring.derived import _corruption_errors
 from fairweather.metrics import Estimate
-from fairweather.metrics.corruption import ALEXNET
+from fairweather.metrics.across_shifts import ALEXNET
 from fairweather.models.wnids import imagenet
 from fairweather.runs import RunFolder
 from fairweather.types import Dataset, Images

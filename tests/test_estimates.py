@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairweather.errors import InputError
-from fairweather.metrics import accuracy, confidence_gap, estimates
+from fairweather.metrics import accuracy, confidence_gap, selective
 
 images = st.lists(
     st.tuples(st.one_of(st.integers(0, 10).map(lambda k: k / 10), st.floats(0, 1)), st.booleans()),
@@ -35,7 +35,7 @@ def slow_threshold(confidence, correct):
 def test_the_threshold_equals_its_definition(drawn):
     confidence, correct = columns(drawn)
     expected = slow_threshold(confidence.tolist(), correct.tolist())
-    assert estimates.atc_threshold(confidence, correct) == expected
+    assert selective.atc_threshold(confidence, correct) == expected
 
 
 @given(drawn=images, seed=st.integers(0, 99))
@@ -43,9 +43,9 @@ def test_the_threshold_equals_its_definition(drawn):
 def test_neither_order_nor_repetition_moves_the_threshold(drawn, seed):
     confidence, correct = columns(drawn)
     order = np.random.default_rng(seed).permutation(len(confidence))
-    threshold = estimates.atc_threshold(confidence, correct)
-    assert estimates.atc_threshold(confidence[order], correct[order]) == threshold
-    assert estimates.atc_threshold(np.tile(confidence, 3), np.tile(correct, 3)) == threshold
+    threshold = selective.atc_threshold(confidence, correct)
+    assert selective.atc_threshold(confidence[order], correct[order]) == threshold
+    assert selective.atc_threshold(np.tile(confidence, 3), np.tile(correct, 3)) == threshold
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -53,16 +53,16 @@ def test_without_ties_the_estimate_on_validation_images_is_their_accuracy(seed):
     generator = np.random.default_rng(seed)
     n = int(generator.integers(1, 60))
     confidence, correct = generator.random(n), generator.random(n) < generator.random()
-    threshold = estimates.atc_threshold(confidence, correct)
-    assert estimates.atc_accuracy(confidence, threshold) == accuracy(correct)
+    threshold = selective.atc_threshold(confidence, correct)
+    assert selective.atc_accuracy(confidence, threshold) == accuracy(correct)
 
 
 @given(drawn=images)
 @settings(max_examples=100, deadline=None)
 def test_with_ties_it_is_off_by_at_most_half_of_them(drawn):
     confidence, correct = columns(drawn)
-    threshold = estimates.atc_threshold(confidence, correct)
-    error = abs(estimates.atc_accuracy(confidence, threshold) - accuracy(correct))
+    threshold = selective.atc_threshold(confidence, correct)
+    error = abs(selective.atc_accuracy(confidence, threshold) - accuracy(correct))
     most = max(np.unique(confidence, return_counts=True)[1])
     assert error <= most / 2 / len(confidence) + 1e-12
     if most == 1:
@@ -71,20 +71,20 @@ def test_with_ties_it_is_off_by_at_most_half_of_them(drawn):
 
 def test_atc_at_the_edges():
     confidence = [0.6, 0.9, 0.7]
-    assert estimates.atc_threshold(confidence, [True] * 3) == 0.6
-    assert estimates.atc_threshold(confidence, [False] * 3) == math.inf
-    assert estimates.atc_threshold([0.5], [True]) == 0.5
-    assert estimates.atc_threshold([0.5], [False]) == math.inf
+    assert selective.atc_threshold(confidence, [True] * 3) == 0.6
+    assert selective.atc_threshold(confidence, [False] * 3) == math.inf
+    assert selective.atc_threshold([0.5], [True]) == 0.5
+    assert selective.atc_threshold([0.5], [False]) == math.inf
     # Nothing to part: the nearer of all and none, and all where both are as near.
-    assert estimates.atc_threshold([1.0] * 4, [True, False, False, False]) == math.inf
-    assert estimates.atc_threshold([1.0] * 4, [True, True, False, False]) == 1
-    assert estimates.atc_accuracy([0.99, 1.0], math.inf) == 0
-    assert estimates.atc_accuracy([0.7, 0.6], 0.7) == 0.5
+    assert selective.atc_threshold([1.0] * 4, [True, False, False, False]) == math.inf
+    assert selective.atc_threshold([1.0] * 4, [True, True, False, False]) == 1
+    assert selective.atc_accuracy([0.99, 1.0], math.inf) == 0
+    assert selective.atc_accuracy([0.7, 0.6], 0.7) == 0.5
 
 
 def test_which_images_are_wrong_does_not_matter_to_atc():
     confidence = [0.6, 0.9, 0.7, 0.8]
-    assert {estimates.atc_threshold(confidence, np.arange(4) != wrong) for wrong in range(4)} == {
+    assert {selective.atc_threshold(confidence, np.arange(4) != wrong) for wrong in range(4)} == {
         0.7
     }
 
@@ -93,14 +93,14 @@ def test_which_images_are_wrong_does_not_matter_to_atc():
 @settings(max_examples=60, deadline=None)
 def test_average_confidence_is_off_by_the_confidence_gap(drawn):
     confidence, correct = columns(drawn)
-    average = estimates.average_confidence(confidence)
+    average = selective.average_confidence(confidence)
     assert average == pytest.approx(sum(confidence.tolist()) / len(confidence), abs=1e-12)
     gap = confidence_gap(confidence, correct)
     assert average - accuracy(correct) == pytest.approx(gap, abs=1e-12)
 
 
 @pytest.mark.parametrize(
-    "estimate", [estimates.average_confidence, lambda c, w=None: estimates.atc_accuracy(c, 0.5, w)]
+    "estimate", [selective.average_confidence, lambda c, w=None: selective.atc_accuracy(c, 0.5, w)]
 )
 def test_weights_are_repeated_images(estimate):
     generator = np.random.default_rng(0)
@@ -116,14 +116,14 @@ def test_weights_are_repeated_images(estimate):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: estimates.average_confidence([0.5, 1.5]), r"in \[0, 1\], found 1.5"),
-        (lambda: estimates.average_confidence([-0.5]), r"in \[0, 1\], found -0.5"),
-        (lambda: estimates.average_confidence([math.nan]), "not a number"),
-        (lambda: estimates.average_confidence([]), "at least one image"),
-        (lambda: estimates.atc_threshold([0.5], [True, False]), "equally long"),
-        (lambda: estimates.atc_threshold([math.nan], [True]), "not a number"),
-        (lambda: estimates.atc_accuracy([0.5], math.nan), "threshold must be a number"),
-        (lambda: estimates.atc_accuracy([], 0.5), "at least one image"),
+        (lambda: selective.average_confidence([0.5, 1.5]), r"in \[0, 1\], found 1.5"),
+        (lambda: selective.average_confidence([-0.5]), r"in \[0, 1\], found -0.5"),
+        (lambda: selective.average_confidence([math.nan]), "not a number"),
+        (lambda: selective.average_confidence([]), "at least one image"),
+        (lambda: selective.atc_threshold([0.5], [True, False]), "equally long"),
+        (lambda: selective.atc_threshold([math.nan], [True]), "not a number"),
+        (lambda: selective.atc_accuracy([0.5], math.nan), "threshold must be a number"),
+        (lambda: selective.atc_accuracy([], 0.5), "at least one image"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fairweather.metrics.columns import wilson_interval
 from fairweather.metrics.intervals import Estimate
-from fairweather.metrics.shares import wilson_interval
 from fairweather.report.natural_shift import difference
 from fairweather.scores import with_means
 from fairweather.types import Score

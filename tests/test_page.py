@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 
 from fairweather.cli import app
 from fairweather.errors import InputError
-from fairweather.metrics.hand_over import share_to_hand_over
-from fairweather.metrics.selective import coverage_at_risk, risk_coverage_curve
+from fairweather.metrics.selective import coverage_at_risk, risk_coverage_curve, share_to_hand_over
 from fairweather.report import build_joint_report, build_report
 from fairweather.report.curves import LARGE, MOST_LARGE, SMALL
 from fairweather.report.intact import check_intact

@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 from fairweather import metrics
 from fairweather.errors import InputError
 from fairweather.metrics import label_shift
-from fairweather.metrics.label_shift import PRIOR_METRICS, under_priors, worst_prior
-from fairweather.metrics.priors import effective_images, peaked_priors, prior_weights
+from fairweather.metrics.label_shift import (
+    PRIOR_METRICS,
+    effective_images,
+    peaked_priors,
+    prior_weights,
+    under_priors,
+    worst_prior,
+)
 from fairweather.types import Predictions
 
 CLASSES = tuple(f"class {k}" for k in range(6))

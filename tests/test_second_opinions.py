@@ -17,8 +17,8 @@ from torchmetrics.functional.classification import (
 )
 
 from fairweather import metrics
+from fairweather.metrics.calibration import brier_decomposition
 from fairweather.metrics.classwise import classwise_calibration_error
-from fairweather.metrics.decomposition import brier_decomposition
 
 CLASSES = 7
 ERRORS = {

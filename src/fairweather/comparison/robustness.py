@@ -12,7 +12,7 @@ from fairweather.comparison.measured import Measured, Place, Resampled, mean_pla
 from fairweather.comparison.sides import Shared, Side, same_run
 from fairweather.comparison.writing import signed
 from fairweather.metrics import Estimate, to_score
-from fairweather.metrics.effective import effective_robustness
+from fairweather.metrics.across_shifts import effective_robustness
 from fairweather.report.formats import Layout
 from fairweather.report.words import CLEAN, NO_LEVEL, base_model
 from fairweather.types import Score

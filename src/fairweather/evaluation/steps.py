@@ -27,7 +27,7 @@ from fairweather.measuring import (
     samples_step,
     score_run,
 )
-from fairweather.metrics.shares import wilson_interval
+from fairweather.metrics import wilson_interval
 from fairweather.models import describe_preprocessing
 from fairweather.progress import Event, Notify
 from fairweather.runs import RunFolder, open_run

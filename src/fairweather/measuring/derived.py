@@ -21,7 +21,7 @@ from fairweather.metrics import (
     mean_corruption_error,
     to_score,
 )
-from fairweather.metrics.corruption import ALEXNET
+from fairweather.metrics.across_shifts import ALEXNET
 from fairweather.scores import COLUMNS, Estimates, Key, with_means
 from fairweather.types import Attack, Cell, Dataset, Shift
 

@@ -6,10 +6,20 @@ Every metric takes `weights`, how often each image counts: `[n]` returns a float
 
 from __future__ import annotations
 
-from fairweather.metrics.adaptive import adaptive_rms_calibration_error
+from fairweather.metrics.across_shifts import (
+    effective_robustness,
+    flip_rate,
+    mce_alexnet,
+    mean_corruption_error,
+    relative_mean_corruption_error,
+)
 from fairweather.metrics.calibration import (
+    BrierDecomposition,
     ReliabilityBins,
+    adaptive_rms_calibration_error,
+    brier_decomposition,
     confidence_gap,
+    debiased_calibration_error,
     expected_calibration_error,
     maximum_calibration_error,
     reliability_bins,
@@ -19,40 +29,13 @@ from fairweather.metrics.classification import (
     accuracy,
     balanced_accuracy,
     brier_score,
+    macro_auc,
     negative_log_likelihood,
     top5_accuracy,
 )
 from fairweather.metrics.classwise import classwise_calibration_error
-from fairweather.metrics.columns import (
-    PerImage,
-    per_image,
-    softmax,
-)
-from fairweather.metrics.corruption import (
-    mce_alexnet,
-    mean_corruption_error,
-    relative_mean_corruption_error,
-)
-from fairweather.metrics.debiased import debiased_calibration_error
-from fairweather.metrics.decomposition import (
-    BrierDecomposition,
-    brier_decomposition,
-)
-from fairweather.metrics.detection import (
-    detection_auroc,
-    detection_score,
-    false_positive_rate_at,
-)
-from fairweather.metrics.effective import effective_robustness
-from fairweather.metrics.estimates import (
-    atc_accuracy,
-    atc_threshold,
-    average_confidence,
-)
-from fairweather.metrics.fitted import (
-    Fitted,
-    fit_on,
-)
+from fairweather.metrics.columns import PerImage, per_image, softmax, wilson_interval
+from fairweather.metrics.detection import detection_auroc, detection_score, false_positive_rate_at
 from fairweather.metrics.intervals import (
     Estimate,
     estimate_means,
@@ -64,6 +47,9 @@ from fairweather.metrics.intervals import (
     worst_estimate,
 )
 from fairweather.metrics.label_shift import (
+    effective_images,
+    peaked_priors,
+    prior_weights,
     under_priors,
     worst_prior,
 )
@@ -75,31 +61,23 @@ from fairweather.metrics.paired import (
     paired_difference,
     seed_summary,
 )
-from fairweather.metrics.prepared import Resamples, bootstrap_weights
-from fairweather.metrics.priors import (
-    effective_images,
-    peaked_priors,
-    prior_weights,
-)
-from fairweather.metrics.ranking import macro_auc
-from fairweather.metrics.sample import Sample
+from fairweather.metrics.sample import Resamples, Sample, bootstrap_weights
 from fairweather.metrics.selective import (
+    Fitted,
     RiskCoverage,
     area_under_risk_coverage,
+    atc_accuracy,
+    atc_threshold,
+    average_confidence,
     confidence_auroc,
     coverage_above,
     coverage_at_risk,
+    fit_on,
     risk_above,
     risk_coverage_curve,
     threshold_at_risk,
 )
-from fairweather.metrics.shares import wilson_interval
-from fairweather.metrics.stability import flip_rate
-from fairweather.metrics.table import (
-    METRICS,
-    Metric,
-    absent_metrics,
-)
+from fairweather.metrics.table import METRICS, Metric, absent_metrics
 
 __all__ = [
     "METRICS",

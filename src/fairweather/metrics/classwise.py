@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.metrics.weights import (
+from fairweather.metrics.columns import (
     FloatArray,
+    IntArray,
     Result,
     as_result,
     as_rows,
@@ -17,8 +18,6 @@ from fairweather.metrics.weights import (
     order_by_label,
     sum_by_label,
 )
-
-IntArray = npt.NDArray[np.int64]
 
 # float16 probabilities of a thousand classes still add up to 1 within this; logits do not.
 SUM_TOLERANCE = 0.01

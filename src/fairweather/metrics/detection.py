@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
+from fairweather.metrics.columns import FloatArray, Result, as_rows, check_columns
 from fairweather.metrics.intervals import Estimate, to_score
 from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
-from fairweather.metrics.weights import FloatArray, Result, as_rows, check_columns
 from fairweather.types import Score
 
 # Distinct confidences beyond these are binned before they are resampled; see `detection_score`.

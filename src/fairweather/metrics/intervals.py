@@ -9,13 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.metrics.fitted import Fitted
+from fairweather.metrics.columns import FloatArray, wilson_interval
 from fairweather.metrics.ordered import merge_groups
-from fairweather.metrics.prepared import BINS, Resamples, bootstrap_weights
-from fairweather.metrics.sample import Sample
-from fairweather.metrics.shares import wilson_interval
+from fairweather.metrics.sample import BINS, Resamples, Sample, bootstrap_weights
+from fairweather.metrics.selective import Fitted
 from fairweather.metrics.table import METRICS, Interval, Metric
-from fairweather.metrics.weights import FloatArray
 from fairweather.types import Predictions, Score
 
 # Counts that are summed at once. It bounds the memory of what is made of them.

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.metrics.weights import FloatArray, as_rows, check_columns, ratio
+from fairweather.metrics.columns import FloatArray, IntArray, as_rows, check_columns, ratio
 
-IntArray = npt.NDArray[np.int64]
 Column = npt.NDArray[np.bool_ | np.float64]
 # Counts that are added up at once: of few images several resamples, within the cache.
 TOGETHER = 2**14

@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.special  # scipy.stats takes half a second to import
+import scipy.special
 
 from fairweather.errors import InputError
+from fairweather.metrics.columns import Z95, FloatArray, check_columns
 from fairweather.metrics.intervals import FEW, TAILS, Estimate
-from fairweather.metrics.shares import Z95
-from fairweather.metrics.weights import FloatArray, check_columns
 from fairweather.types import Score
 
 

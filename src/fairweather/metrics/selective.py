@@ -1,15 +1,19 @@
-"""Selective prediction: the most confident images are answered, the others handed to a person."""
+"""Thresholds of confidence: which images are answered, and how accurate is the model unseen.
+
+Selective prediction answers the most confident images and hands the others to a person; the same
+threshold, chosen otherwise, estimates an accuracy without labels.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
-from fairweather.metrics.weights import (
+from fairweather.metrics.columns import (
     FloatArray,
     Result,
     as_result,
@@ -17,7 +21,13 @@ from fairweather.metrics.weights import (
     check_columns,
     ratio,
     weighted_mean,
+    wilson_interval,
 )
+from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
+from fairweather.types import Predictions, Score
+
+# The share of wrong answers that a threshold is chosen to keep.
+RISK = 0.05
 
 
 class RiskCoverage(NamedTuple):
@@ -238,3 +248,140 @@ def _keeps(levels: LevelSums, risk: float) -> npt.NDArray[np.bool_]:
     if not 0 <= risk <= 1:
         raise InputError(f"risk must be a share of wrong answers in [0, 1], found {risk}")
     return levels.risk <= risk
+
+
+def share_to_hand_over(curve: RiskCoverage, images: int, risks: Sequence[float]) -> list[Score]:
+    """Smallest share of images to hand over, the least confident first, one score a risk.
+
+    The value is 1 − `coverage_at_risk`: at most `risk` of the answers to the other images are
+    wrong. Its interval holds every share at which that risk lies within the 95 % Wilson interval of
+    the share of wrong answers: what these images cannot rule out as the share that is needed. It is
+    1 where even the surest images are wrong more often.
+
+    Args:
+        curve: of `risk_coverage_curve`.
+        images: how many it is of.
+        risks: the largest shares of wrong answers, each in [0, 1].
+
+    Source: Geifman and El-Yaniv 2017, Selective Classification for Deep Neural Networks, section 2;
+    of the interval, Wilson 1927, inverted at every threshold.
+
+    >>> curve = risk_coverage_curve(np.linspace(1, 0, 200), np.arange(200) < 150)
+    >>> [[round(number, 2) for number in score] for score in share_to_hand_over(curve, 200, [0.1])]
+    [[0.17, 0.12, 0.21, 200]]
+    """
+    low, high = wilson_interval(curve.risk, curve.coverage * images)
+    scores = []
+    for asked in risks:
+        if not 0 <= asked <= 1:  # NaN fails the comparison too
+            raise InputError(f"risk must be a share of wrong answers in [0, 1], found {asked}")
+        most, more, less = (
+            float(np.where(bound <= asked, curve.coverage, 0.0).max())
+            for bound in (curve.risk, low, high)
+        )
+        scores.append(Score(1 - most, 1 - more, 1 - less, images))
+    return scores
+
+
+def average_confidence(confidence: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:
+    """Mean confidence, in [0, 1]: the accuracy of a model that is calibrated on these images.
+
+    Its error as an estimate of the accuracy is `confidence_gap`.
+
+    Args:
+        confidence: float `[n]` in [0, 1].
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    Source: Garg et al. 2022, Leveraging Unlabeled Data to Predict Out-of-Distribution Performance,
+    section 5, the baseline AC.
+
+    >>> average_confidence([0.5, 0.75])
+    0.625
+    """
+    check_columns(confidence=confidence)
+    sure = as_confidence(confidence)
+    outside = (sure < 0) | (sure > 1)
+    if outside.any():
+        raise InputError(f"confidence must be in [0, 1], found {sure[outside][0]}")
+    return weighted_mean(sure, weights, name="confidence")
+
+
+def atc_threshold(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> float:
+    """Confidence below which lies as large a share of the validation images as is wrong.
+
+    The threshold is one of these confidences: the (k + 1)-th smallest if k images are wrong, or
+    infinite if all are. Equal confidences cannot be parted: then it is the one (or infinity) that
+    parts the images most nearly so, and the smaller of two that are as near. So the estimate on
+    these very images is their accuracy where the confidences differ, and off by at most half the
+    share of the images that are tied there.
+
+    Args:
+        confidence: float `[n]`, of clean validation images; larger for a surer answer; no NaN.
+        correct: bool `[n]`.
+
+    Source: Garg et al. 2022, equation 1, with the maximum confidence as the score. The
+    authors' code takes the image before, which makes its estimate larger by one image.
+
+    >>> atc_threshold([0.6, 0.9, 0.7, 0.8], [True, True, False, True])
+    0.7
+    """
+    check_columns(confidence=confidence, correct=correct)
+    levels, images = np.unique(as_confidence(confidence), return_counts=True)
+    below = np.concatenate([[0], np.cumsum(images)])
+    wrong = np.count_nonzero(~np.asarray(correct, dtype=bool))
+    nearest = np.abs(below - wrong).argmin()  # the first of equals
+    return float(np.append(levels, np.inf)[nearest])
+
+
+def atc_accuracy(
+    confidence: npt.ArrayLike, threshold: float, weights: npt.ArrayLike | None = None
+) -> Result:
+    """Estimate the accuracy without labels: the share of images at or above the threshold.
+
+    Args:
+        confidence: float `[n]`, of images without labels; larger for a surer answer; no NaN.
+        threshold: from `atc_threshold` on labelled validation images of the same model.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    Source: Garg et al. 2022, equation 2.
+
+    >>> threshold = atc_threshold([0.6, 0.9, 0.7, 0.8], [True, True, False, True])
+    >>> atc_accuracy([0.5, 0.6, 0.7, 0.9], threshold)
+    0.5
+    """
+    return coverage_above(confidence, threshold, weights)
+
+
+class Fitted(NamedTuple):
+    """Thresholds of one model and seed; see `fit_on`.
+
+    Attributes:
+        threshold: the smallest confidence that is answered, so that at most 5 % of the answers on
+            the validation images are wrong; infinite where none keeps that.
+        atc_threshold: the confidence below which lies as large a share of the validation images as
+            is wrong.
+    """
+
+    threshold: float
+    atc_threshold: float
+
+
+def fit_on(predictions: Predictions) -> Fitted:
+    """Fit on the clean validation predictions of a model and seed.
+
+    Raises `InputError` without predictions.
+
+    >>> import numpy as np
+    >>> from fairweather.metrics import per_image
+    >>> logits, labels = np.float32([[0, 3], [2, 0], [0, 1]]), np.array([1, 0, 0])
+    >>> columns = per_image(logits, labels)
+    >>> names = ("cat", "dog")
+    >>> fit_on(Predictions(np.arange(3), labels, *columns, logits, names)).threshold.__round__(3)
+    0.881
+    """
+    if not len(predictions):
+        raise InputError("there is nothing to fit on: the validation predictions are empty")
+    confidence, correct = predictions.confidence, predictions.correct
+    return Fitted(
+        threshold_at_risk(confidence, correct, risk=RISK), atc_threshold(confidence, correct)
+    )

@@ -10,14 +10,12 @@ from typing import Literal
 import numpy as np
 
 from fairweather.metrics.calibration import BinSums
-from fairweather.metrics.classification import mean_recall
+from fairweather.metrics.classification import linear_macro_auc, macro_auc, mean_recall
 from fairweather.metrics.classwise import mean_class_error
-from fairweather.metrics.fitted import RISK, Fitted
+from fairweather.metrics.columns import FloatArray, Result, ratio
 from fairweather.metrics.ordered import rank_area
-from fairweather.metrics.ranking import linear_macro_auc, macro_auc
 from fairweather.metrics.sample import Sample
-from fairweather.metrics.selective import largest_coverage, risk_area
-from fairweather.metrics.weights import FloatArray, Result, ratio
+from fairweather.metrics.selective import RISK, Fitted, largest_coverage, risk_area
 from fairweather.types import Predictions
 
 Interval = Literal["percentile", "share", "bounded", "basic", "bias-corrected", "centred"]

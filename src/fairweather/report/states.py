@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import scipy.special  # scipy.stats takes half a second to import
 
-from fairweather.metrics.shares import Z95
+from fairweather.metrics.columns import Z95
 from fairweather.report.sweeps import Sweep
 from fairweather.types import Score
 

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.metrics import reliability_bins
-from fairweather.metrics.hand_over import share_to_hand_over
+from fairweather.metrics.columns import wilson_interval
 from fairweather.metrics.selective import (
     coverage_above,
     risk_above,
     risk_coverage_curve,
+    share_to_hand_over,
     threshold_at_risk,
 )
-from fairweather.metrics.shares import wilson_interval
 from fairweather.report.contents import Contents
 from fairweather.report.words import CLEAN
 
