@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench coverage clean
+.PHONY: demo test nightly check format bench coverage clean
 
 # Pictures that corruptions need, and second opinions; what these packages pin is not installed.
 REFERENCES := imagecorruptions==1.1.2 medmnistc==0.1.0 netcal==1.4.0 torchattacks==3.5.1
@@ -20,6 +20,10 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadscope
+
+# What `make test` leaves out since it takes long: a study in every order, stopped at every write.
+nightly: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto -m nightly
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -88,9 +88,9 @@ def row(what, stem, pairs, bar):
 
 def main():
     facts = provenance(torch.device("cpu"))
-    machine = f"{facts['hardware']['cpu']}, {facts['hardware']['threads']} threads"
-    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "torchvision"))
-    print(f"{machine}; Python {facts['python']}, {versions}; fp32, channels last; ResNet-18,")
+    machine = f"{facts.hardware['cpu']}, {facts.hardware['threads']} threads"
+    versions = ", ".join(f"{name} {facts.versions[name]}" for name in ("torch", "torchvision"))
+    print(f"{machine}; Python {facts.python}, {versions}; fp32, channels last; ResNet-18,")
     print(f"{SIDE}x{SIDE} images, batch {BATCH}.\n")
     print("| a batch with | stem | share of the step (median) | range | bar | absolute |")
     print("|---|---|---|---|---|---|")

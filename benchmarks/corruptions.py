@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from imagecorruptions_today import load_imagecorruptions
 from threadpoolctl import threadpool_limits
 
-from fairweather.cells import predict
+from fairweather.inference import predict
 from fairweather.models import load_model
 from fairweather.runs import provenance
 from fairweather.shifts import make_shift, suite
@@ -232,12 +232,12 @@ def threads_report(threads, corrupt):
 
 def conditions():
     facts = provenance(torch.device("cpu"))
-    commit = facts["git"]["fairweather"] or {"revision": "unknown", "dirty": False}
+    commit = facts.git["fairweather"] or {"revision": "unknown", "dirty": False}
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     return (
-        f"{facts['hardware']['cpu']}; Python {facts['python']}, {versions}, OpenCV "
+        f"{facts.hardware['cpu']}; Python {facts.python}, {versions}, OpenCV "
         f"{cv2.__version__}; commit {commit['revision'][:10]}{' with changes' * commit['dirty']}, "
-        f"{facts['time'][:10]}. Medians and ranges of {PAIRS} interleaved pairs in one process "
+        f"{facts.time[:10]}. Medians and ranges of {PAIRS} interleaved pairs in one process "
         f"({MODEL_PAIRS} for ResNet-18), severities 1 to 5 each, on the same generated images: "
         "here in batches of "
         + " and ".join(sorted({f"{case.batch} at {case.side} px" for case in CASES}))

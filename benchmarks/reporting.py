@@ -9,7 +9,6 @@ clock and of all processes (medians of three), and the size of the page.
 """
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -24,15 +23,16 @@ import numpy as np
 import torch
 
 from fairweather import metrics
-from fairweather.measuring import describe_shifts
-from fairweather.measuring.samples import choose, write_samples
+from fairweather.record import SCORES, DataRecord, ModelRecord, RunRecord, RunSettings
 from fairweather.runs import RunFolder, provenance
 from fairweather.scores import estimate_cells, to_csv, to_frame, with_means, with_worst
 from fairweather.shifts import make_shift, suite, sweep
+from fairweather.steps.describing import describe_shifts
+from fairweather.steps.sampling import choose, write_samples
 from fairweather.types import Cell, Dataset, Images, Predictions
-from fairweather.yamlfile import dump_yaml
 
 CLASSES = tuple(map(str, range(10)))
+RESAMPLES = 200
 LEVELS = (0.2, 0.4, 0.6, 1.4)
 
 
@@ -46,6 +46,10 @@ def make_images(images, side, rng):
     return Images(pixels, labels, torch.arange(images), CLASSES)
 
 
+def file_of(run, cell):
+    return run.predictions(cell.model, cell.seed, cell.shift.id)
+
+
 def predict(run, cell, test, skill, rng):
     labels = test.labels.numpy()
     logits = rng.normal(size=(len(labels), len(CLASSES)))
@@ -55,7 +59,7 @@ def predict(run, cell, test, skill, rng):
     predictions = Predictions(
         keys=test.keys.numpy(), labels=labels, **columns, logits=logits, classes=CLASSES
     )
-    run.write_predictions(str(cell.path), predictions)
+    run.write_predictions(file_of(run, cell), predictions)
 
 
 def simulate(folder, models, images, side):
@@ -66,18 +70,22 @@ def simulate(folder, models, images, side):
     shifts = [make_shift("clean"), *corruptions, *sweep("brightness_factor", LEVELS)]
     names = [f"model_{index}" for index in range(models)]
     cells = [Cell(name, 0, shift) for name in names for shift in shifts]
+    run.describe(
+        RunRecord(
+            kind="study",
+            name="large",
+            data=DataRecord(name="clouds", classes=CLASSES, digests={"test": "none"}),
+            models={name: ModelRecord(title=name.replace("_", " ")) for name in names},
+            sweeps=describe_shifts(shifts),
+            settings=RunSettings(bootstrap=RESAMPLES),
+            provenance=provenance(torch.device("cpu")),
+        )
+    )
     for cell in cells:
         harm = 0.0 if cell.shift.level is None else min(cell.shift.level, 5) / 2
         predict(run, cell, test, 3.4 + names.index(cell.model) / 3 - harm, rng)
-    found = estimate_cells(cells, lambda cell: run.read_predictions(str(cell.path)), 200)
-    run.write("scores.csv", to_csv(to_frame(with_worst(with_means(found)))))
-    study = {"name": "large", "title": "", "description": "", "bootstrap": 200, "shift_seed": 0}
-    study["models"] = {name: {"title": name.replace("_", " ")} for name in names}
-    run.write("study.yaml", dump_yaml(study))
-    data = {"name": "clouds", "classes": CLASSES, "digests": {"test": "none"}, "notes": {}}
-    facts = provenance(torch.device("cpu")) | {"data": data, "shifts": describe_shifts(shifts)}
-    run.write("provenance.json", json.dumps(facts))
-    run.write("manifest.json", '{"version": 1, "steps": {}}')
+    found = estimate_cells(cells, lambda cell: run.read_predictions(file_of(run, cell)), RESAMPLES)
+    run.write(SCORES, to_csv(to_frame(with_worst(with_means(found)))))
     dataset = Dataset("clouds", None, None, test, (0.5,) * 3, (0.3,) * 3)
     choice = choose(run, test, shifts, {name: (name, 0) for name in names})
     write_samples(run, dataset, shifts, 0, choice, mixup=False)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur
 
-from fairweather.cells import predict
+from fairweather.inference import predict
 from fairweather.models import load_model
 from fairweather.runs import provenance
 from fairweather.shifts import make_shift, sweep
@@ -140,9 +140,9 @@ def main():
     bare, loop = measure_training()
     forward, shifted = measure_shifts()
     facts = provenance(torch.device("cpu"))
-    machine = f"{facts['hardware']['cpu']}, {facts['hardware']['threads']} threads"
-    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "torchvision"))
-    print(f"{machine}; Python {facts['python']}, {versions}; fp32, channels last.\n")
+    machine = f"{facts.hardware['cpu']}, {facts.hardware['threads']} threads"
+    versions = ", ".join(f"{name} {facts.versions[name]}" for name in ("torch", "torchvision"))
+    print(f"{machine}; Python {facts.python}, {versions}; fp32, channels last.\n")
     print("| what | ratio (median) | range | bar | absolute |")
     print("|---|---|---|---|---|")
     rates = f"{statistics.median(loop):.0f} of {statistics.median(bare):.0f} images/s"

@@ -18,6 +18,16 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+def keep_lines(lines):
+    """A callback for progress that keeps what a person should read."""
+
+    def progress(event):
+        if event.line:
+            lines.append(event.line)
+
+    return progress
+
+
 def picture(colour, rng, size=16):
     """A noisy, shaded square of one colour: easy to learn, and sensitive to brightness."""
     shade = rng.uniform(0.4, 1.0)

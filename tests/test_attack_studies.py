@@ -9,11 +9,12 @@ import torch
 
 import fairweather as fw
 from fairweather.attacks import make_attack
-from fairweather.cells import predict
 from fairweather.errors import InputError
-from fairweather.measuring.attack_warnings import attack_warnings
+from fairweather.inference import predict
 from fairweather.models import load_model
+from fairweather.record import predictions_file
 from fairweather.shifts import make_shift
+from fairweather.steps.scoring import attack_warnings
 from fairweather.study import check_study
 from fairweather.training.augment import apply_train_shifts
 
@@ -74,7 +75,7 @@ def test_the_stored_predictions_are_those_of_the_attacked_images(attacked, colou
     model = load_model(f"run:{attacked.path}/models/basic/seed-0")
     images = fw.load_data(f"folder:{colour_folder}", size=16).test
     attack = make_attack("pgd", epsilon=0.1, steps=3)
-    stored = attacked.read_predictions("predictions/basic/seed-0/pgd,epsilon=0.1,steps=3.parquet")
+    stored = attacked.folder.read_predictions(predictions_file("basic", 0, attack.id))
     adversarial = attack(model, images.images.float() / 255, images.labels, images.keys, seed=0)
     with torch.inference_mode():
         logits = model(adversarial)
@@ -84,7 +85,7 @@ def test_the_stored_predictions_are_those_of_the_attacked_images(attacked, colou
 
 def test_a_finished_run_is_not_attacked_again(attacked, colour_folder, monkeypatch):
     before = (attacked.path / "scores.csv").read_bytes()
-    monkeypatch.setattr("fairweather.measuring.predicting.predict_cells", None)
+    monkeypatch.setattr("fairweather.steps.predicting.predict", None)
     again = fw.run(study(colour_folder, [BRIGHTNESS, PGD, {"fgsm": [0.1]}]), out=attacked.path)
     assert (again.path / "scores.csv").read_bytes() == before
 
@@ -138,8 +139,8 @@ def test_training_shifts_change_training_and_nothing_else(colour_folder, tmp_pat
     under = fw.run(study(colour_folder, [BRIGHTNESS], train_shifts=shifts), out=tmp_path / "under")
     again = fw.run(study(colour_folder, [BRIGHTNESS], train_shifts=shifts), out=tmp_path / "again")
     folder = "models/basic/seed-0/model.safetensors"
-    assert plain.checksum(folder) != under.checksum(folder)
-    assert under.checksum(folder) == again.checksum(folder)
+    assert plain.folder.checksum(folder) != under.folder.checksum(folder)
+    assert under.folder.checksum(folder) == again.folder.checksum(folder)
 
 
 def test_each_image_gets_one_of_the_shifts_or_none(toy_images):
@@ -175,11 +176,10 @@ def test_a_suite_of_corruptions_runs_and_is_reported(colour_folder, tmp_path):
     assert 0 <= fog <= 1
     page = (run.path / "report.html").read_text()
     assert "Fog" in page
-    described = json.loads((run.path / "provenance.json").read_text())["shifts"]
-    fogs = next(entry["cells"] for entry in described if entry["name"] == "imagenet_c/fog")
-    assert fogs[0]["constants"] == "for images of 16 pixels: amount 0.2, decay 3"
+    fogs = next(sweep.cells for sweep in run.record.sweeps if sweep.name == "imagenet_c/fog")
+    assert fogs[0].constants == "for images of 16 pixels: amount 0.2, decay 3"
     assert (run.path / "tables" / "accuracy_imagenet_c__fog.csv").is_file()
-    assert (run.path / "predictions/basic/seed-0/imagenet_c__fog,severity=3.parquet").is_file()
+    assert (run.path / predictions_file("basic", 0, "imagenet_c/fog,severity=3")).is_file()
 
 
 def test_only_shifts_are_drawn_and_written(toy_images, tmp_path):
@@ -231,4 +231,5 @@ class _Numpy(torch.nn.Module):
 def test_every_step_of_a_run_is_told(colour_folder, tmp_path):
     events = []
     fw.run(study(colour_folder, []), out=tmp_path / "run", progress=events.append)
-    assert {event.task for event in events} >= {"load data", "train Basic", "predict Basic"}
+    steps = {"train Basic", "predict Basic", "samples", "score", "report"}
+    assert {event.task for event in events} >= {"load data", *steps}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from fairweather.report import build_joint_report, build_report
 from fairweather.runs import RunFolder
 from tests.browser import browser, missing, opened
+from tests.run_folders import change_record
 from tests.test_report import HOSTILE, HOSTILE_CLASS, MODELS, make_run
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -33,8 +33,8 @@ def report(tmp_path_factory) -> Path:
     """A page with many shifts, hostile names, pictures, and validation images."""
     run = make_run(tmp_path_factory.mktemp("browser") / "run", shifts=SUITE)
     for model in MODELS:
-        folder = run.path / "predictions" / model / "seed-0"
-        shutil.copy(folder / "clean.parquet", folder / "val.parquet")
+        clean = run.read_predictions(run.predictions(model, 0, "clean"))
+        run.write_predictions(run.predictions(model, 0, "clean", "val"), clean)
     build_report(run)
     return run.path / "report.html"
 
@@ -224,12 +224,19 @@ def test_a_button_pressed_twice_has_its_word_back(fresh):
     assert button.inner_text() == "CSV"
 
 
+def rename_classes(run, names):
+    """Give the first classes of a run other names."""
+
+    def rename(facts):
+        facts["data"]["classes"][: len(names)] = names
+
+    return change_record(run, rename)
+
+
 def test_a_class_name_is_text_wherever_it_is_shown(chromium, tmp_path):
     run = make_run(tmp_path / "run", models={"basic": "Basic"}, n=60)
     hostile = ("<script>window.hacked = 1</script>", "<img src=x onerror='window.hacked = 1'>")
-    facts = json.loads((run.path / "provenance.json").read_text())
-    facts["data"]["classes"][:2] = hostile
-    run.write("provenance.json", json.dumps(facts))
+    run = rename_classes(run, hostile)
     build_report(run)
     with opened(chromium, run.path / "report.html") as page:
         bars = page.tab.locator("[data-chart=classes] .mark-rect path")
@@ -251,9 +258,7 @@ def test_a_class_name_is_text_wherever_it_is_shown(chromium, tmp_path):
 def test_names_that_mean_something_to_the_script_are_names(chromium, tmp_path):
     models = {"basic": "focus", "other": "datum.label", "third": "x"}
     run = make_run(tmp_path / "run", models=models, shifts=SUITE[1:], n=60, size=None)
-    facts = json.loads((run.path / "provenance.json").read_text())
-    facts["data"]["classes"][:3] = ["focus", "focus", "datum.value \\ ' \""]
-    run.write("provenance.json", json.dumps(facts))
+    run = rename_classes(run, ("focus", "focus", "datum.value \\ ' \""))
     build_report(run)
     with opened(chromium, run.path / "report.html") as page:
         page.tab.locator("button.model").first.click()
@@ -267,8 +272,8 @@ def test_names_that_mean_something_to_the_script_are_names(chromium, tmp_path):
 
 def test_what_was_not_measured_shows_nothing_of_another(chromium, tmp_path):
     run = make_run(tmp_path / "run", n=60, size=None)
-    [file] = (run.path / "predictions/pretrained/seed-0").glob("gaussian_blur*sigma=0.9*")
-    file.unlink()
+    [cell] = [cell for cell in run.record.sweeps[1].cells if cell.level == 0.9]
+    (run.path / run.predictions("pretrained", 0, cell.id)).unlink()
     build_report(run)
     with opened(chromium, run.path / "report.html") as page:
         page.tab.locator("#model").select_option("2")

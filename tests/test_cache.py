@@ -485,7 +485,7 @@ LARGER = """
     import torch
     from torch import nn
     import fairweather.data
-    from fairweather.cells import predict
+    from fairweather.inference import predict
     from fairweather.data import digest, load_data
     from fairweather.data.source import Item, Listing, Source
     from fairweather.training import Recipe, fit

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import re
 from dataclasses import replace
@@ -11,21 +10,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fairweather.attacks import ATTACKS
 from fairweather.comparison import read_run_comparison
 from fairweather.errors import InputError
 from fairweather.metrics import bootstrap_weights, intervals, score
+from fairweather.record import DataRecord, RunSettings
 from fairweather.runs import RunFolder
-from fairweather.shifts import SHIFTS
-from fairweather.types import Predictions
-from fairweather.yamlfile import dump_yaml
 
 from .reference import paired_ends
+from .run_folders import as_first_version, outcomes, run_record, sweep_record, write_run
 
 N = 200
-FOG = {"name": "fog", "title": "Fog", "levels": {1: "fog,severity=1", 2: "fog,severity=2"}}
-BLUR = {"name": "a/blur", "title": "Blur", "levels": {0.5: "a/blur,sigma=0.5"}}
-PGD = {"name": "pgd", "title": "PGD", "levels": {0.1: "pgd,epsilon=0.1,steps=5"}}
+FOG = sweep_record("fog", {1: "fog,severity=1", 2: "fog,severity=2"})
+BLUR = sweep_record("a/blur", {0.5: "a/blur,sigma=0.5"})
+PGD_CELLS = {0.1: "pgd,epsilon=0.1,steps=5"}
+PGD = sweep_record("pgd", PGD_CELLS, kind="attack", title="PGD")
 UNCORRECTED = "interval excludes 0 (uncorrected)"
 CELLS = ("clean", "fog,severity=1", "fog,severity=2", "a/blur,sigma=0.5")
 PLACES = {
@@ -39,18 +37,10 @@ PLACES = {
 
 def predictions(right, confidence=0.8, keys=None, shifted_labels=0):
     n = len(right)
+    columns = {} if keys is None else {"keys": keys}
     labels = (np.arange(n) + shifted_labels) % 3
-    return Predictions(
-        keys=np.arange(n) if keys is None else keys,
-        labels=labels,
-        predicted=np.where(right, labels, (labels + 1) % 3),
-        confidence=np.broadcast_to(np.asarray(confidence, float), n).copy(),
-        top5_correct=np.ones(n, bool),
-        nll=np.where(right, 0.2, 1.6),
-        brier=np.ones(n),
-        logits=None,
-        classes=("a", "b", "c"),
-    )
+    nll = np.where(right, 0.2, 1.6)
+    return outcomes(right, labels, confidence, classes=("a", "b", "c"), nll=nll, **columns)
 
 
 def right(share, seed=0, n=N):
@@ -59,38 +49,27 @@ def right(share, seed=0, n=N):
 
 
 def make_run(
-    path, models, *, shifts=(FOG, BLUR), digest="d" * 64, shift_seed=0, data=None, study=()
+    path, models, *, shifts=(FOG, BLUR), digest="d" * 64, shift_seed=0, bootstrap=1000, **data
 ):
     """A run folder with only what a comparison reads: {model: {seed: {cell: predictions}}}."""
-    run = RunFolder(path)
-    facts = {
-        "data": {
-            "name": "toys",
-            "classes": ["a", "b", "c"],
-            "digests": {"test": digest},
-            **(data or {}),
-        },
-        "shifts": [
-            {
-                "name": shift["name"],
-                "title": shift["title"],
-                "cells": [{"id": cell, "level": level} for level, cell in shift["levels"].items()],
-            }
-            for shift in shifts
-        ],
+    facts = {"name": "toys", "classes": ("a", "b", "c"), "digests": {"test": digest}}
+    seeds = {seed for each in models.values() for seed in each}
+    record = run_record(
+        {name: name.capitalize() for name in models if "+" not in name},
+        shifts,
+        data=DataRecord(**facts | data),
+        seeds=tuple(sorted(seeds - {"ensemble"})) or (0,),
+        ensemble="ensemble" in seeds,
+        variants={name: name for name in models if "+" in name},
+        settings=RunSettings(shift_seed=shift_seed, bootstrap=bootstrap),
+    )
+    stored = {
+        (model, seed, cell): columns
+        for model, seeds in models.items()
+        for seed, cells in seeds.items()
+        for cell, columns in cells.items()
     }
-    run.write("provenance.json", json.dumps(facts))
-    named = {name: {} for name in models if "+" not in name}
-    names = []
-    run.write("study.yaml", dump_yaml({"models": named, "shift_seed": shift_seed, **dict(study)}))
-    for model, seeds in models.items():
-        for seed, cells in seeds.items():
-            for cell, columns in cells.items():
-                file = f"{cell.replace('/', '__')}.parquet"
-                names.append(f"predictions/{model}/seed-{seed}/{file}")
-                run.write_predictions(names[-1], columns)
-    run.finish("all", {}, names)
-    return path
+    return write_run(path, record, predictions=stored).path
 
 
 def make_model(shares, seed=0):
@@ -210,7 +189,7 @@ def test_intervals_are_of_a_paired_bootstrap(one_seed):
 def test_images_are_resampled_as_often_as_the_studies_say(one_seed, tmp_path, asked):
     *_, first, second = one_seed
     runs = [
-        make_run(tmp_path / f"{name}{number}", {"m": {0: cells}}, study={"bootstrap": number})
+        make_run(tmp_path / f"{name}{number}", {"m": {0: cells}}, bootstrap=number)
         for name, cells, number in zip("ab", (first, second), asked, strict=True)
     ]
     comparison = read_run_comparison(*runs)
@@ -382,23 +361,18 @@ def test_what_cannot_be_paired_is_refused(several, one_seed, tmp_path):
         ((f"{a}:small", f"{a}:small"), "are the same"),
         ((a, "papre"), "unknown run folder or reference 'papre'; did you mean 'paper'"),
         ((f"{tmp_path / 'nowhere'}:m", a), "nowhere holds no run"),
-        ((a, tmp_path), "holds no run: there is no manifest.json"),
+        ((a, tmp_path), "holds no run: there is no record.json"),
     ):
         with pytest.raises(InputError, match=words):
             read_run_comparison(*arguments)
     empty = make_run(tmp_path / "empty", {})
     with pytest.raises(InputError, match="empty has no predictions of clean images"):
         read_run_comparison(a, empty)
-    (empty / "provenance.json").unlink()
-    with pytest.raises(InputError, match="nothing has been predicted yet"):
-        read_run_comparison(a, empty)
 
 
 def test_an_unfinished_run_is_refused(one_seed):
     a, b, *_ = one_seed
-    done = [path.relative_to(b).as_posix() for path in b.rglob("*.parquet")]
-    done.remove("predictions/other/seed-3/a__blur,sigma=0.5.parquet")
-    RunFolder(b).finish("all", {}, done)  # which takes back the one that is not done
+    RunFolder(b).forget("predictions/other/seed-3/test/a__blur,sigma=0.5")
     words = "b has no predictions of other, seed 3, under a/blur,sigma=0.5: let the run finish"
     with pytest.raises(InputError, match=words):
         read_run_comparison(a, b)
@@ -414,13 +388,11 @@ def test_other_test_images_are_refused(tmp_path):
                 r"both are on toys \(3 classes\), but the digests .* dddddd.* and ee",
             ),
             (
-                {"digest": "e" * 64, "data": {"name": "cars", "notes": {"size": [32, 32]}}},
+                {"digest": "e" * 64, "name": "cars", "notes": {"size": [32, 32]}},
                 r"a is on toys \(3 classes\), .* on cars \(3 classes, 32 x 32 pixels\)",
             ),
         )
     ):
-        if "data" in more:
-            more["data"]["digests"] = {"test": more["digest"]}
         b = make_run(tmp_path / f"b{number}", models, **more)
         with pytest.raises(InputError, match=words):
             read_run_comparison(a, b)
@@ -445,10 +417,7 @@ def test_predictions_of_other_images_are_refused(tmp_path, columns, words):
 
 def test_cells_of_one_run_alone_are_counted_and_in_no_mean(one_seed, tmp_path):
     a, _, _, second = one_seed
-    fewer = {
-        **FOG,
-        "levels": {2: "fog,severity=2", 3: "fog,severity=3", 4: "fog,severity=4"},
-    }
+    fewer = sweep_record("fog", {level: f"fog,severity={level}" for level in (2, 3, 4)})
     cells = {"clean": second["clean"], "fog,severity=2": second["fog,severity=2"]}
     b = make_run(tmp_path / "c", {"net": {0: cells}}, shifts=(fewer,))
     comparison = read_run_comparison(a, b)
@@ -473,19 +442,23 @@ def test_runs_without_a_common_shift_are_compared_on_clean_images(one_seed, tmp_
 
 
 def test_attacks_are_in_no_mean_over_shifts(tmp_path):
-    runs = []
-    for name, attacked in (("a", 0.1), ("b", 0.9)):
-        cells = make_model(SHARES_A | {"pgd,epsilon=0.1,steps=5": attacked})
-        runs.append(make_run(tmp_path / name, {"m": {0: cells}}, shifts=(FOG, PGD, BLUR)))
+    models = {
+        name: {"m": {0: make_model(SHARES_A | {PGD_CELLS[0.1]: attacked})}}
+        for name, attacked in (("a", 0.1), ("b", 0.9))
+    }
+    runs = [make_run(tmp_path / n, m, shifts=(FOG, PGD, BLUR)) for n, m in models.items()]
     table = read_run_comparison(*runs).table
     assert row(table, "pgd", "mean")["difference"] == pytest.approx(0.8)
     assert row(table, "all", "mean")["difference"] == pytest.approx(0)
-    # What tells an attack from a shift in provenance.json is the parameter that it varies.
-    assert all(kind.level == "epsilon" for kind in ATTACKS.values())
-    assert not any("epsilon" in kind.known for kind in SHIFTS.values())
+    # The record says what an attack is, whatever its parameters are called.
+    named = sweep_record("pgd", PGD_CELLS)
+    runs = [make_run(tmp_path / f"{n}2", m, shifts=(FOG, named, BLUR)) for n, m in models.items()]
+    assert row(read_run_comparison(*runs).table, "all", "mean")["difference"] == pytest.approx(
+        0.8 / 3
+    )
 
 
-def test_other_weather_is_said(one_seed, tmp_path):
+def test_other_shift_seeds_are_said(one_seed, tmp_path):
     a, b, _, second = one_seed
     assert "shift seeds" not in str(read_run_comparison(a, b))
     other = make_run(tmp_path / "c", {"net": {0: second}}, shift_seed=7)
@@ -679,7 +652,7 @@ def test_identical_pairs_are_not_counted_with_the_others(tmp_path):
 
 def prepared(size, **more):
     notes = {"source": "folder:photos", "size": [size, size], "preparation": {"size": size}}
-    return {"data": {"notes": notes, **more}, "digest": f"{size:064d}"}
+    return {"notes": notes, "digest": f"{size:064d}", **more}
 
 
 def test_one_source_prepared_at_two_sizes_is_compared_with_a_note(tmp_path):
@@ -698,7 +671,7 @@ def test_one_size_made_otherwise_is_compared_too(tmp_path):
     models = {"m": {0: make_model(SHARES_A)}}
     a = make_run(tmp_path / "a", models, **prepared(32))
     facts = prepared(32)
-    facts["data"]["notes"]["preparation"] = {"size": 32, "crop": 0.9}
+    facts["notes"]["preparation"] = {"size": 32, "resize": 36}
     b = make_run(tmp_path / "b", models, **facts | {"digest": "e" * 64})
     as_it_was = make_run(tmp_path / "c", models, **facts)  # nothing had to be resized
     assert "prepared as" not in str(read_run_comparison(a, as_it_was))
@@ -723,9 +696,8 @@ def test_other_images_prepared_otherwise_are_still_refused(tmp_path, change, col
     cells = make_model(SHARES_A)
     a = make_run(tmp_path / "a", {"m": {0: cells}}, **prepared(32))
     facts = prepared(48)
-    notes = facts["data"]["notes"]
     for name, changed in change.items():
-        (facts["data"] if name == "classes" else notes)[name] = changed
+        (facts if name == "classes" else facts["notes"])[name] = changed
     b = make_run(tmp_path / "b", {"m": {0: change_columns(cells, **columns)}}, **facts)
     for runs in ((a, b), (b, a)):
         with pytest.raises(InputError, match=words):
@@ -737,7 +709,36 @@ def test_two_runs_without_a_source_are_not_taken_for_one(tmp_path):
     runs = []
     for size in (32, 48):
         facts = prepared(size)
-        del facts["data"]["notes"]["source"]
+        del facts["notes"]["source"]
         runs.append(make_run(tmp_path / str(size), models, **facts))
     with pytest.raises(InputError, match="not on the same test images"):
         read_run_comparison(*runs)
+
+
+def test_an_ensemble_is_compared_as_a_model_of_its_own(tmp_path):
+    cells = make_model(SHARES_A)
+    models = {"m": {0: cells, 1: cells, "ensemble": make_model(SHARES_B)}}
+    run = make_run(tmp_path / "a", models)
+    table = read_run_comparison(f"{run}:m", f"{run}:m+ensemble").table
+    found = row(table, "fog", "2")
+    assert (found["seeds_a"], found["seeds_b"]) == (2, 1)
+    assert found["b"] == pytest.approx(0.7)
+    with pytest.raises(InputError, match=r"unknown model .* known: m, m\+ensemble"):
+        read_run_comparison(f"{run}:n", run)
+
+
+def test_runs_of_the_first_version_are_compared_alike(tmp_path):
+    variant = {0: make_model(SHARES_B, 7), 1: make_model(SHARES_A, 8)}
+    models = {"m": {seed: make_model(SHARES_A, seed) for seed in (0, 1)}, "m+temperature": variant}
+    attacked = {PGD_CELLS[0.1]: predictions(right(0.2))}
+    models = {m: {s: c | attacked for s, c in each.items()} for m, each in models.items()}
+    now = make_run(tmp_path / "now", models, shifts=(FOG, PGD, BLUR))
+    then = as_first_version(RunFolder(now), tmp_path / "then").path
+    own, old = (
+        read_run_comparison(f"{run}:m", f"{run}:m+temperature").table for run in (now, then)
+    )
+    pd.testing.assert_frame_equal(old, own)
+    assert row(own, "all", "mean")["a"] == pytest.approx(0.6)  # without the attack
+    both = read_run_comparison(now, then)
+    assert (both.table["difference"] == 0).all()
+    assert "m, m+temperature: the predictions of both are identical" in str(both)

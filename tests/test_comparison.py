@@ -1,9 +1,7 @@
 """The published numbers against the report's tables, and runs built from them against them."""
 
 import csv
-import json
 import re
-import shutil
 import subprocess
 import sys
 from importlib import resources
@@ -15,23 +13,31 @@ import pytest
 import fairweather as fw
 from fairweather.cli import main
 from fairweather.comparison import read_comparison
-from fairweather.comparison.matching import Pair
 from fairweather.comparison.published import PublishedNumber, best_numbers, read_published
+from fairweather.comparison.with_published import Pair
 from fairweather.errors import InputError
-from fairweather.measuring import describe_shifts
-from fairweather.runs import RunFolder
-from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
-from fairweather.shifts import suite
-from fairweather.study.schema import Study
-from fairweather.types import Cell, Predictions, Score
-from fairweather.yamlfile import dump_yaml
+from fairweather.record import DataRecord, ModelRecord, RunSettings
+from fairweather.scores import estimate_cells, to_frame, with_means
+from fairweather.shifts import CLEAN, suite
+from fairweather.steps.describing import describe_shifts
+from fairweather.types import Cell, Score
+
+from .run_folders import (
+    as_first_version,
+    change_record,
+    copy_run,
+    outcomes,
+    run_record,
+    write_run,
+    write_scores,
+)
 
 N = 7180
 REPORTED = ("basic", "mixup_aug", "mixup_aug_pt")
 UNREPORTED = ("basic_1", "pt_0", "pt_1", "pt_2", "pt_3", "pt_4")
 PLACES = (("clean", "none"), ("brightness_factor", "mean"), ("gaussian_blur", "mean"))
-BRIGHTNESS = {"brightness_factor": [0.8, 0.9, 1.1, 1.2]}
-BLUR = {"gaussian_blur": {"sigma": [0.3, 0.5, 0.7, 0.9], "kernel_size": 5}}
+SHIFTS = suite("paper_pathmnist")
+BRIGHTNESS = tuple(shift for shift in SHIFTS if shift.name == "brightness_factor")
 # Tables 1 and 2 of the report, copied from its text: clean, brightness, blur.
 TABLE_1 = {
     "basic": ("82.3", "36.4", "67.5"),
@@ -156,55 +162,32 @@ def test_a_number_of_a_run_file_stands_for_the_printed_one():
 
 def predictions(accuracy, error, n, classes):
     """Every confidence is accuracy + error, in one bin: the RMS calibration error is the error."""
-    labels = np.arange(n) % classes
     right = np.random.default_rng(0).permutation(n) < round(accuracy * n)
-    return Predictions(
-        keys=np.arange(n),
-        labels=labels,
-        predicted=np.where(right, labels, (labels + 1) % classes),
-        confidence=np.full(n, accuracy + error),
-        top5_correct=np.ones(n, bool),
-        nll=np.ones(n),
-        brier=np.ones(n),
-        logits=None,
-        classes=tuple(map(str, range(classes))),
-    )
+    return outcomes(right, confidence=accuracy + error, classes=tuple(map(str, range(classes))))
 
 
-def make_run(path, numbers, *, data, size, shifts, n, classes, models, seeds=(0,)):
+def make_run(path, numbers, *, data, size, shifts, n, classes, models, seeds=(0,), settings=None):
     """A run whose predictions have these numbers: (model, seed, shift) -> (accuracy, error)."""
-    run = RunFolder(path)
-    entries = {
-        "name": "mine",
-        "data": {"source": data},
-        "seeds": list(seeds),
-        "shifts": shifts,
-        "bootstrap": 100,
-        "models": {
-            name: {"title": title, "backbone": "timm:resnet18"} for name, title in models.items()
-        },
-    }
-    study = Study.model_validate_json(json.dumps(entries))
-    facts = {
-        "data": {"name": data, "classes": list(map(str, range(classes))), "notes": {"size": size}},
-        "shifts": describe_shifts(study.all_shifts()),
-    }
-    run.write("study.yaml", dump_yaml(study.model_dump(mode="json")))
-    run.write("provenance.json", json.dumps(facts))
+    entry = {"backbone": "timm:resnet18", "weights": "none", "recipe": {"epochs": 5}}
+    entry |= settings or {}
+    record = run_record(
+        {name: ModelRecord(title=title, settings=entry) for name, title in models.items()},
+        describe_shifts(shifts),
+        data=DataRecord(
+            name=data, classes=tuple(map(str, range(classes))), notes={"size": list(size)}
+        ),
+        seeds=seeds,
+        settings=RunSettings(bootstrap=100),
+    )
     cells = [
-        Cell(model, seed, shift)
-        for model in models
-        for seed in seeds
-        for shift in study.all_shifts()
+        Cell(model, seed, shift) for model in models for seed in seeds for shift in (CLEAN, *shifts)
     ]
 
     def read(cell):
         return predictions(*numbers(cell.model, cell.seed, cell.shift), n, classes)
 
-    estimates = estimate_cells(cells, read, study.bootstrap)
-    run.write("scores.csv", to_csv(to_frame(with_means(estimates))))
-    run.finish("scores", {}, ["scores.csv"])
-    return run
+    estimates = estimate_cells(cells, read, record.settings.bootstrap)
+    return write_run(path, record, to_frame(with_means(estimates)))
 
 
 def published_numbers(model, seed, shift):
@@ -215,7 +198,7 @@ def published_numbers(model, seed, shift):
 PATHMNIST = {
     "data": "pathmnist@28",
     "size": [28, 28],
-    "shifts": [BRIGHTNESS, BLUR],
+    "shifts": SHIFTS,
     "n": N,
     "classes": 9,
     "models": {name: name for name in REPORTED},
@@ -229,14 +212,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def copy(run, tmp_path):
-    shutil.copytree(run.path, tmp_path / "copy")
-    return RunFolder(tmp_path / "copy")
-
-
-def change(run, name, edit):
-    described = json.loads((run.path / name).read_text())
-    edit(described)
-    run.write(name, json.dumps(described))
+    return copy_run(run, tmp_path / "copy")
 
 
 def row(table, *key):
@@ -302,7 +278,7 @@ def test_a_number_that_moved_is_outside_and_no_other(tmp_path):
             return accuracy - 360 / N, error
         return accuracy, error
 
-    small = PATHMNIST | {"models": {"basic": "Basic"}, "shifts": [BRIGHTNESS]}
+    small = PATHMNIST | {"models": {"basic": "Basic"}, "shifts": BRIGHTNESS}
     comparison = read_comparison(make_run(tmp_path / "run", moved, **small))
     table = comparison.table
     outside = table[~table["inside"].fillna(True)]
@@ -332,9 +308,9 @@ def test_an_interval_holds_its_ends(low, high, inside):
 
 def test_a_mean_over_other_levels_is_not_compared(copy):
     def drop(facts):
-        facts["shifts"][1]["cells"].pop()
+        facts["sweeps"][1]["cells"].pop()
 
-    change(copy, "provenance.json", drop)
+    copy = change_record(copy, drop)
     table = fw.compare_with_published(copy)
     empty = table[table["measured"].isna() & table["model"].isin(REPORTED)]
     assert set(zip(empty["shift"], empty["level"], strict=True)) == {
@@ -347,9 +323,9 @@ def test_a_mean_over_other_levels_is_not_compared(copy):
 
 def test_a_mean_over_more_levels_is_not_compared(copy):
     def add(facts):
-        facts["shifts"][0]["cells"].append({"id": "brightness_factor,factor=2", "level": 2.0})
+        facts["sweeps"][0]["cells"].append({"id": "brightness_factor,factor=2", "level": 2.0})
 
-    change(copy, "provenance.json", add)
+    copy = change_record(copy, add)
     table = fw.compare_with_published(copy)
     empty = table[table["measured"].isna() & table["model"].isin(REPORTED)]
     assert set(empty["level"]) == {"mean"}
@@ -358,18 +334,17 @@ def test_a_mean_over_more_levels_is_not_compared(copy):
 
 def test_another_kernel_is_another_shift(copy):
     def widen(facts):
-        for cell in facts["shifts"][1]["cells"]:
+        for cell in facts["sweeps"][1]["cells"]:
             cell["id"] = cell["id"].replace("kernel_size=5", "kernel_size=7")
 
-    change(copy, "provenance.json", widen)
+    copy = change_record(copy, widen)
     table = fw.compare_with_published(copy)
     assert table[table["shift"] == "gaussian_blur"]["measured"].isna().all()
     assert table[table["shift"] == "brightness_factor"]["measured"].notna().all()
 
 
 def test_a_shift_that_was_not_run_is_named(copy):
-    change(copy, "provenance.json", lambda facts: facts["shifts"].pop())
-    text = str(read_comparison(copy))
+    text = str(read_comparison(change_record(copy, lambda facts: facts["sweeps"].pop())))
     assert "Gaussian blur: published for gaussian_blur,sigma=0.3,kernel_size=5; " in text
     assert "the run has none." in text
 
@@ -379,7 +354,7 @@ def test_with_several_seeds_their_mean_is_compared(tmp_path):
         accuracy, error = published_numbers(model, seed, shift)
         return accuracy + (72 if seed else -72) / N, error
 
-    small = PATHMNIST | {"models": {"basic": "Basic"}, "shifts": [BRIGHTNESS]}
+    small = PATHMNIST | {"models": {"basic": "Basic"}, "shifts": BRIGHTNESS}
     run = make_run(tmp_path / "run", spread, **small, seeds=(0, 1))
     table = fw.compare_with_published(run).dropna(subset="measured")
     assert len(table) == 12
@@ -398,7 +373,7 @@ def test_the_pets_are_compared_with_the_printed_tables(tmp_path):
     pets = {
         "data": "oxford-iiit-pet",
         "size": [64, 64],
-        "shifts": [{"suite": "paper_pets"}],
+        "shifts": suite("paper_pets"),
         "n": 1000,
         "classes": 37,
         "models": {"supervised": "Supervised", "mine": "Mine"},
@@ -428,10 +403,8 @@ def test_what_a_reader_has_to_know_is_said(run, copy):
     assert "bias-corrected" in text
     assert "mixup_aug_pt: the report calls its batch norm frozen" in text
     assert "Other images" not in text
-    change(copy, "provenance.json", lambda f: f["data"]["notes"].update(size=[64, 64]))
-    scores = copy.scores.assign(n=100)
-    copy.write("scores.csv", to_csv(scores))
-    copy.finish("scores", {}, ["scores.csv"])
+    copy = change_record(copy, lambda facts: facts["data"]["notes"].update(size=[64, 64]))
+    write_scores(copy, copy.scores.assign(n=100))
     text = str(read_comparison(copy))
     assert "on 28 x 28 pixels, the run's on 64 x 64" in text
     assert "on 7,180 test images, the run's on 100" in text
@@ -446,37 +419,32 @@ def test_what_a_reader_has_to_know_is_said(run, copy):
     ],
 )
 def test_other_data_are_refused_in_one_sentence(copy, name, classes, words):
-    change(
-        copy,
-        "provenance.json",
-        lambda facts: facts["data"].update(name=name, classes=list("abcdefghi"[:classes])),
-    )
+    other = {"name": name, "classes": list("abcdefghi"[:classes])}
+    copy = change_record(copy, lambda facts: facts["data"].update(other))
     with pytest.raises(InputError, match=re.escape(words)):
         fw.compare_with_published(copy)
 
 
 @pytest.mark.parametrize("name", ["pathmnist", "pathmnist@28", "pathmnist@64"])
 def test_a_resolution_does_not_make_other_data(copy, name):
-    change(copy, "provenance.json", lambda facts: facts["data"].update(name=name))
+    copy = change_record(copy, lambda facts: facts["data"].update(name=name))
     assert fw.compare_with_published(copy)["inside"].sum() == 66
 
 
 def test_other_models_are_refused_in_one_sentence(copy):
-    scores = copy.scores.replace({"model": {name: f"my_{name}" for name in REPORTED}})
-    study = (copy.path / "study.yaml").read_text()
-    for name in ("mixup_aug_pt", "mixup_aug", "basic"):
-        study = re.sub(rf"^  {name}:", f"  my_{name}:", study, flags=re.MULTILINE)
-    copy.write("study.yaml", study)
-    copy.write("scores.csv", to_csv(scores))
-    copy.finish("scores", {}, ["scores.csv"])
+    def rename(facts):
+        facts["models"] = {f"my_{name}": model for name, model in facts["models"].items()}
+
+    copy = change_record(copy, rename)
+    write_scores(copy, copy.scores.assign(model="my_" + copy.scores["model"]))
     words = "the run has the models my_basic, my_mixup_aug, my_mixup_aug_pt; on PathMNIST the paper"
     with pytest.raises(InputError, match=f"{words} has basic, mixup_aug, mixup_aug_pt, basic_1"):
         fw.compare_with_published(copy)
 
 
 def test_names_cannot_break_out_of_the_tables(copy):
-    study = (copy.path / "study.yaml").read_text()
-    copy.write("study.yaml", study.replace("title: basic", "title: 'a|b & <i> 5% $x_y'"))
+    title = "a|b & <i> 5% $x_y"
+    copy = change_record(copy, lambda facts: facts["models"]["basic"].update(title=title))
     files = read_comparison(copy).files()
     markdown = files["tables/compare_paper.md"].splitlines()
     rows = [line for line in markdown if line.startswith("|")]
@@ -527,7 +495,7 @@ def test_the_command_prints_the_table_and_writes_it_into_the_run(copy, tmp_path)
 def test_mistakes_end_with_status_2_and_one_sentence(
     copy, tmp_path, monkeypatch, capsys, arguments, words
 ):
-    change(copy, "provenance.json", lambda facts: facts["data"].update(name="mnist5k"))
+    change_record(copy, lambda facts: facts["data"].update(name="mnist5k"))
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["fairweather", "compare", *arguments])
@@ -538,3 +506,36 @@ def test_mistakes_end_with_status_2_and_one_sentence(
     assert words in printed.err
     assert printed.out == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_another_training_is_said(tmp_path):
+    small = PATHMNIST | {"models": {"basic": "Basic"}, "shifts": BRIGHTNESS}
+    settings = {"width": 0.5, "recipe": {"epochs": 5, "augmix": {"width": 3}, "ema_decay": None}}
+    run = make_run(tmp_path / "run", published_numbers, **small, settings=settings)
+    notes = read_comparison(run).notes
+    assert any("Other training: basic has backbone timm:resnet18 instead of" in n for n in notes)
+    own = "Other training: basic has augmix width 3, width 0.5; the published runs had not."
+    assert own in notes
+    change_record(run, lambda facts: facts["models"]["basic"]["settings"].pop("recipe"))
+    notes = read_comparison(run.path).notes
+    assert "Other training: basic came from elsewhere, and its training is unknown." in notes
+    assert own not in notes
+
+
+def test_other_training_labels_are_said(copy):
+    noisy = {"label_noise": 0.25, "imbalance": 0.5, "verified": False}
+    copy = change_record(copy, lambda facts: facts["data"]["notes"].update(noisy))
+    notes = read_comparison(copy).notes
+    assert (
+        "Other training labels: label_noise 0.25 and imbalance 0.5; the published runs had neither."
+    ) in notes
+    assert "The run's files were not verified against the published checksum." in notes
+    plain = {"label_noise": 0.0, "imbalance": 1.0, "verified": True}
+    copy = change_record(copy, lambda facts: facts["data"]["notes"].update(plain))
+    assert "label_noise" not in str(read_comparison(copy))
+
+
+def test_a_run_of_the_first_version_is_compared_alike(run, tmp_path):
+    first = as_first_version(run, tmp_path / "first")
+    pd.testing.assert_frame_equal(fw.compare_with_published(first), fw.compare_with_published(run))
+    assert read_comparison(first).notes == read_comparison(run).notes

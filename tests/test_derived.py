@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 import fairweather as fw
-from fairweather.measuring.derived import _corruption_errors
 from fairweather.metrics import Estimate
 from fairweather.metrics.across_shifts import ALEXNET
 from fairweather.models.wnids import imagenet
-from fairweather.runs import RunFolder
-from fairweather.types import Dataset, Images
+from fairweather.record import predictions_file
+from fairweather.steps.derived import _corruption_errors, is_imagenet_at_224
 
 
 class Linear(nn.Module):
@@ -33,12 +32,11 @@ def run(colour_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("derived") / "run"
     shifts = ["brightness_factor: [0.4, 1.6, 0.7]", "imagenet_c/fog", "fgsm,epsilon=0.02"]
     data = replace(fw.load_data(f"folder:{colour_folder}"), val=None)
-    fw.evaluate(Linear(), data, shifts, out=out, bootstrap=100, device="cpu")
-    return RunFolder(out)
+    return fw.evaluate(Linear(), data, shifts, out=out, bootstrap=100, device="cpu")
 
 
-def predicted(run, cell):
-    return run.read_predictions(f"predictions/Linear/seed-0/{cell}.parquet").predicted
+def predicted(run, shift):
+    return run.folder.read_column(predictions_file("Linear", 0, shift), "predicted")
 
 
 def row(run, shift, metric, level="mean"):
@@ -58,7 +56,7 @@ def test_flips_are_counted_from_level_to_level_with_clean_in_its_place(run):
     assert found["value"] == pytest.approx(brightness, abs=1e-7)
     assert found["low"] <= brightness <= found["high"]
     assert found["n"] == 60
-    fog = ["clean", *(f"imagenet_c__fog,severity={level}" for level in range(1, 6))]
+    fog = ["clean", *(f"imagenet_c/fog,severity={level}" for level in range(1, 6))]
     classes = [predicted(run, cell) for cell in fog]
     rates = [(one != other).mean() for one, other in itertools.pairwise(classes)]
     assert row(run, "imagenet_c/fog", "flip_rate")["value"] == pytest.approx(
@@ -79,16 +77,6 @@ def test_the_error_over_a_family_is_not_normalised_and_counts_in_no_mean(run):
     assert not (
         (run.scores["shift"] == "all") & (run.scores["metric"] == "mean_corruption_error")
     ).any()
-
-
-def dataset(classes, side):
-    images = Images(
-        torch.zeros(1, 3, side, side, dtype=torch.uint8),
-        torch.zeros(1, dtype=torch.int64),
-        torch.zeros(1, dtype=torch.int64),
-        tuple(classes),
-    )
-    return Dataset("x", None, None, images, (0, 0, 0), (1, 1, 1))
 
 
 def table(names, severities=5):
@@ -113,7 +101,8 @@ def table(names, severities=5):
     ids=["ImageNet-C", "other size", "some classes", "14 corruptions", "4 severities"],
 )
 def test_the_mce_is_there_for_the_whole_benchmark_alone(classes, side, names, severities, there):
-    found = _corruption_errors(dataset(classes, side), table(names, severities))
+    in_units = is_imagenet_at_224(classes, (side, side))
+    found = _corruption_errors(table(names, severities), in_units)
     values = {name: estimate.value for _, name, estimate in found}
     assert ("mce_alexnet/in-memory" in values) == there
     if there:

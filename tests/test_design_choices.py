@@ -14,6 +14,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from fairweather.errors import InputError
+from fairweather.inference import adapt_batchnorm
 from fairweather.models import (
     ModelSpec,
     build,
@@ -26,7 +27,6 @@ from fairweather.models import (
 )
 from fairweather.models.backbones import scaled
 from fairweather.models.design import CHOICES, group_count, group_norm, make_choices
-from fairweather.variants import adapt_batchnorm
 
 from .conftest import TINY_EFFICIENTNET, TINY_RESNET
 

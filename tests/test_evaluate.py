@@ -1,8 +1,10 @@
 """`fairweather evaluate`: any model, any images, one command, and the same command goes on."""
 
-import json
+import gc
+import inspect
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +18,13 @@ import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.evaluation import read_priors
 from fairweather.evaluation.priors import complete_priors
+from fairweather.evaluation_options import EvaluationOptions
+from fairweather.inference import predict
+from fairweather.record import predictions_file
 from fairweather.runs import RunFolder
 from fairweather.study import check_study
 
-from .conftest import COLOURS, TINY_RESNET
+from .conftest import COLOURS, TINY_RESNET, keep_lines
 
 # It looks at the mean colour: right on clean images, and easy to mislead in the dark.
 MODEL = """
@@ -40,6 +45,7 @@ def make():
     return ByColour()
 """
 NAMES = sorted(COLOURS)
+NAME = "by_colour-make"  # what the file and the function in it give the model
 
 
 def write_model(folder, classes=NAMES, order=NAMES):
@@ -62,15 +68,16 @@ def accuracy(table, shift="clean", level="none", model=None, metric="accuracy"):
 
 def test_a_model_from_a_file_is_measured_on_a_folder(model, colour_folder, tmp_path):
     said = []
-    table = fw.evaluate(
+    run = fw.evaluate(
         model,
         f"folder:{colour_folder}",
         ["brightness_factor: [0.2, 0.6]"],
         out=tmp_path / "run",
         bootstrap=100,
         device="cpu",
-        tell=said.append,
+        progress=keep_lines(said),
     )
+    table = run.scores
     assert accuracy(table) > 0.9
     assert len(table[table["metric"] == "accuracy"]) >= 4  # clean, two levels, their mean
     assert (table["n"] == 60).all()
@@ -85,9 +92,12 @@ def test_a_model_from_a_file_is_measured_on_a_folder(model, colour_folder, tmp_p
     assert "n = 60" in text
     assert "3 classes" in text
     assert said[-1].startswith("clean          accuracy")
-    for name in ("report.html", "scores.csv", "tables/summary_accuracy.md", "provenance.json"):
-        assert (tmp_path / "run" / name).is_file(), name
-    facts = json.loads((tmp_path / "run/provenance.json").read_text())["model"]
+    assert run.path == tmp_path / "run"
+    for name in ("report.html", "scores.csv", "tables/summary_accuracy.md", "record.json"):
+        assert (run.path / name).is_file(), name
+    record = run.record
+    assert (record.kind, list(record.models), record.seeds) == ("evaluation", [NAME], (0,))
+    facts = record.models[NAME].facts
     assert facts["normalisation"]["mean"] is None
     assert len(facts["digest"]) == 64
 
@@ -106,19 +116,20 @@ def test_the_clean_line_is_said_before_any_shift_runs(model, colour_folder, monk
         "gaussian_blur: [1]",
         bootstrap=100,
         device="cpu",
-        tell=lambda line: order.append(f"line: {line.split()[0]}"),
+        progress=lambda event: event.line and order.append(f"line: {event.line.split()[0]}"),
     )
     at = order.index("line: clean")
     # One image is tried out before any line; after the clean one come the batches of the shift.
     assert order.index("gaussian_blur") < order.index("line: model") < at
-    assert order[at + 1 :] == ["gaussian_blur", "clean", "gaussian_blur"]  # batches, then pictures
+    # Batches, then pictures.
+    assert order[at + 1 :] == ["gaussian_blur", "clean", "gaussian_blur"]
 
 
 @pytest.mark.parametrize("order", [["green", "red", "blue"]])
 def test_classes_are_matched_by_name_not_by_place(colour_folder, tmp_path, order):
     model = write_model(tmp_path, classes=order, order=order)
-    table = fw.evaluate(model, f"folder:{colour_folder}", "clean", bootstrap=100, device="cpu")
-    assert accuracy(table) > 0.9
+    run = fw.evaluate(model, f"folder:{colour_folder}", "clean", bootstrap=100, device="cpu")
+    assert accuracy(run.scores) > 0.9
 
 
 def test_labels_can_be_given_and_wrong_ones_warn(colour_folder, tmp_path):
@@ -129,11 +140,11 @@ def test_labels_can_be_given_and_wrong_ones_warn(colour_folder, tmp_path):
         fw.evaluate(model, data, "clean", **options)
     file = tmp_path / "labels.yaml"
     file.write_text("blue: sky\ngreen: grass\nred: blood\n")
-    assert accuracy(fw.evaluate(model, data, "clean", labels=file, **options)) > 0.9
+    assert accuracy(fw.evaluate(model, data, "clean", labels=file, **options).scores) > 0.9
     said = []
     wrong = {"blue": "grass", "green": "blood", "red": "sky"}
-    table = fw.evaluate(model, data, "clean", labels=wrong, tell=said.append, **options)
-    assert accuracy(table) < 0.1
+    run = fw.evaluate(model, data, "clean", labels=wrong, progress=keep_lines(said), **options)
+    assert accuracy(run.scores) < 0.1
     assert "not above chance (33.3%, what a model that always says blue gets)" in said[-1]
     assert "preprocessing or the labels" in said[-1]
 
@@ -150,8 +161,8 @@ def test_a_constant_answer_is_no_better_than_chance_however_large_its_class(colo
     )
     data = replace(whole, test=whole.test[kept.flatten()])
     said = []
-    table = fw.evaluate(Constant(), data, "clean", bootstrap=100, device="cpu", tell=said.append)
-    assert accuracy(table) == 0.625
+    options = {"bootstrap": 100, "device": "cpu", "progress": keep_lines(said)}
+    assert accuracy(fw.evaluate(Constant(), data, "clean", **options).scores) == 0.625
     assert "not above chance (62.5%, what a model that always says green gets)" in said[-1]
 
 
@@ -170,54 +181,52 @@ def test_a_finished_evaluation_is_not_done_again(model, colour_folder, tmp_path,
             device="cpu",
         )
 
-    first = run()
+    first = run().scores
     bytes_before = (tmp_path / "run/scores.csv").read_bytes()
-    monkeypatch.setattr("fairweather.measuring.predicting.predict_cells", None)
-    monkeypatch.setattr("fairweather.measuring.variant_plans.scale", None)
-    pd.testing.assert_frame_equal(run(), first)
+    monkeypatch.setattr("fairweather.steps.predicting.predict", None)
+    monkeypatch.setattr("fairweather.steps.predicting.scale", None)
+    pd.testing.assert_frame_equal(run().scores, first)
     assert (tmp_path / "run/scores.csv").read_bytes() == bytes_before
-    gone = next((tmp_path / "run").glob("predictions/*/seed-0/imagenet_c__gaussian_noise*.parquet"))
-    gone.unlink()
+    (tmp_path / "run" / predictions_file(NAME, 0, "imagenet_c/gaussian_noise,severity=1")).unlink()
     with pytest.raises(TypeError):  # now there is something to predict
         run()
 
 
+def dying_after(monkeypatch, count):
+    """Let the process be interrupted once so many shifts were predicted; counts them."""
+    done = []
+
+    def dying(model, images, shift, **options):
+        if len(done) == count:
+            raise KeyboardInterrupt
+        done.append(shift.id)
+        return predict(model, images, shift, **options)
+
+    monkeypatch.setattr("fairweather.steps.predicting.predict", dying)
+    return done
+
+
 def test_an_interrupted_evaluation_goes_on_by_the_cell(model, colour_folder, tmp_path, monkeypatch):
-    from fairweather.measuring import predicting
-
-    whole = fw.evaluate(
-        model,
-        f"folder:{colour_folder}",
-        "imagenet_c/gaussian_noise: [1, 2]",
-        bootstrap=100,
-        device="cpu",
-    )
-    real, done = predicting.predict_cells, []
-
-    def dying(model, images, cells, **options):
-        for cell, predictions in real(model, images, cells, **options):
-            if len(done) == 2:
-                raise KeyboardInterrupt
-            done.append(cell.shift.id)
-            yield cell, predictions
-
-    def run():
+    def run(out=None):
         return fw.evaluate(
             model,
             f"folder:{colour_folder}",
             "imagenet_c/gaussian_noise: [1, 2]",
-            out=tmp_path / "run",
+            out=out,
             bootstrap=100,
             device="cpu",
         )
 
-    monkeypatch.setattr(predicting, "predict_cells", dying)
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    assert len(list((tmp_path / "run").glob("predictions/*/seed-0/*.parquet"))) == 2
-    done.clear()
-    pd.testing.assert_frame_equal(run(), whole)
-    assert len(done) == 1
+    whole = run()
+    with monkeypatch.context() as patch:
+        done = dying_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run")
+    assert done == ["clean", "imagenet_c/gaussian_noise,severity=1"]
+    assert len(list((tmp_path / "run").glob("predictions/*/seed-0/test/*.parquet"))) == 2
+    done = dying_after(monkeypatch, 3)
+    pd.testing.assert_frame_equal(run(tmp_path / "run").scores, whole.scores)
+    assert done == ["imagenet_c/gaussian_noise,severity=2"]
 
 
 def test_a_limit_is_a_stratified_subset_and_marks_every_number(model, colour_folder):
@@ -229,15 +238,15 @@ def test_a_limit_is_a_stratified_subset_and_marks_every_number(model, colour_fol
         limit=12,
         bootstrap=100,
         device="cpu",
-        tell=said.append,
-    )
+        progress=keep_lines(said),
+    ).scores
     assert (table["n"] == 12).all()
     assert any("n = 12 of 60, a stratified subset" in line for line in said)
 
 
 def test_a_set_without_parts_is_tested_whole(model, colour_folder):
     test = colour_folder / "test"
-    table = fw.evaluate(model, f"folder:{test}", "clean", bootstrap=100, device="cpu")
+    table = fw.evaluate(model, f"folder:{test}", "clean", bootstrap=100, device="cpu").scores
     assert (table["n"] == 60).all()
     table = fw.evaluate(
         model,
@@ -247,7 +256,7 @@ def test_a_set_without_parts_is_tested_whole(model, colour_folder):
         variants=["temperature"],
         bootstrap=100,
         device="cpu",
-    )
+    ).scores
     assert (table["n"] == 45).all()
     assert set(table["model"]) == {"by_colour-make", "by_colour-make+temperature"}
 
@@ -265,13 +274,13 @@ def test_a_runs_own_data_are_cut_as_they_were_for_its_training(colour_folder, tm
     )
     run = fw.run(study, out=tmp_path / "run", device="cpu")
     place, said = f"run:{run.path}/models/basic/seed-0", []
-    options = {"bootstrap": 100, "device": "cpu", "tell": said.append}
-    table = fw.evaluate(place, source, "clean", **options)
+    options = {"bootstrap": 100, "device": "cpu", "progress": keep_lines(said)}
+    table = fw.evaluate(place, source, "clean", **options).scores
     assert (table["n"] == 18).all()  # a fifth of 90 was set apart as test images
     assert any("set apart itself" in line for line in said)
     assert accuracy(table) == accuracy(run.scores)
     # Other data are whole, at the size that the model was trained on.
-    table = fw.evaluate(place, f"folder:{colour_folder / 'test'}", "clean", **options)
+    table = fw.evaluate(place, f"folder:{colour_folder / 'test'}", "clean", **options).scores
     assert (table["n"] == 60).all()
     assert any("16 x 16" in line for line in said)
 
@@ -285,7 +294,7 @@ def test_priors_reweigh_the_clean_images(model, colour_folder, tmp_path):
         priors={"blue_skies": {"blue": 0.9}, "meadow": {"green": 0.8, "blue": 0.1, "red": 0.1}},
         bootstrap=100,
         device="cpu",
-    )
+    ).scores
     clean = fw.predict(fw.load_model(model), fw.load_data(f"folder:{colour_folder}").test)
     recall = [clean.correct[clean.labels == label].mean() for label in range(3)]
     expected = np.dot(recall, [0.9, 0.05, 0.05])
@@ -306,13 +315,13 @@ def test_another_data_set_is_told_apart_by_confidence(model, colour_folder, tmp_
         limit=40,
         bootstrap=100,
         device="cpu",
-    )
+    ).scores
     rows = table[table["shift"] == "ood/mnist5k"]
     assert "detection_auroc" in set(rows["metric"])
-    (stored,) = (tmp_path / "run").glob("predictions/by_colour-make/seed-0/ood/*.parquet")
-    columns = pd.read_parquet(stored)
+    stored = predictions_file(NAME, 0, "clean", part="mnist5k")
+    columns = pd.read_parquet(tmp_path / "run" / stored)
     assert list(columns) == ["keys", "predicted", "confidence"]  # its labels mean nothing here
-    clean = pd.read_parquet(tmp_path / "run/predictions/by_colour-make/seed-0/clean.parquet")
+    clean = pd.read_parquet(tmp_path / "run" / predictions_file(NAME, 0, "clean"))
     pairs = clean["confidence"].to_numpy()[:, None] - columns["confidence"].to_numpy()
     expected = (pairs > 0).mean() + (pairs == 0).mean() / 2
     assert accuracy(table, "ood/mnist5k", metric="detection_auroc") == pytest.approx(
@@ -334,7 +343,7 @@ def test_a_module_and_a_data_set_in_memory(colour_folder, tmp_path):
     dataset = fw.load_data(f"folder:{colour_folder}")
     module = Linear().train()
     attack = fw.make_attack("fgsm", epsilon=0.1)
-    table = fw.evaluate(module, dataset, [attack], out=tmp_path, bootstrap=100, device="cpu")
+    table = fw.evaluate(module, dataset, [attack], out=tmp_path, bootstrap=100, device="cpu").scores
     assert set(table["model"]) == {"Linear"}
     assert module.training  # as it came
     expected = fw.predict(module, dataset.test, device="cpu").correct.mean()
@@ -343,48 +352,135 @@ def test_a_module_and_a_data_set_in_memory(colour_folder, tmp_path):
         module.linear.bias[0] += 5
     with pytest.raises(InputError, match="holds the evaluation of another model called 'Linear'"):
         fw.evaluate(module, dataset, [attack], out=tmp_path, bootstrap=100, device="cpu")
-    again = fw.evaluate(module, dataset, [attack], bootstrap=100, device="cpu")
+    again = fw.evaluate(module, dataset, [attack], bootstrap=100, device="cpu").scores
     expected = fw.predict(module, dataset.test, device="cpu").correct.mean()
     assert accuracy(again) == pytest.approx(expected, abs=1e-7)
 
 
-def test_other_options_replace_what_depends_on_them_and_say_so(model, colour_folder, tmp_path):
-    said = []
+def test_without_a_folder_the_run_lasts_as_long_as_the_result(
+    model, colour_folder, tmp_path, monkeypatch
+):
+    (tmp_path / "passing").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "passing"))
+    run = evaluated(model, colour_folder, None)
+    assert run.path.is_relative_to(tmp_path / "passing")
+    assert (run.path / "report.html").is_file()
+    del run
+    gc.collect()
+    assert not list((tmp_path / "passing").iterdir())
+    with monkeypatch.context() as patch:
+        dying_after(patch, 0)
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(model, colour_folder, None)
+    assert not list((tmp_path / "passing").iterdir())
 
-    def run(**more):
-        said.clear()
-        options = {"out": tmp_path / "run", "bootstrap": 100, "device": "cpu"} | more
-        return fw.evaluate(model, f"folder:{colour_folder}", "clean", tell=said.append, **options)
 
-    run()
-    assert not any("other options" in line for line in said)
-    assert (run(batch_size=7)["n"] == 60).all()
-    assert any("other options than before" in line for line in said)
-    assert (run(limit=12)["n"] == 12).all()
+def test_the_signature_names_every_option_with_its_default():
+    parameters = inspect.signature(fw.evaluate).parameters
+    assert list(parameters)[:6] == ["model", "dataset", "shifts", "out", "replace", "progress"]
+    for name, field in EvaluationOptions.model_fields.items():
+        assert parameters[name].default == field.default
+    with pytest.raises(InputError, match="unknown option 'batchsize'; did you mean 'batch_size'"):
+        fw.evaluate("x", "y", batchsize=3)
+    with pytest.raises(InputError, match=r"bootstrap: .*greater than or equal to 100, found 3"):
+        fw.evaluate("x", "y", bootstrap=3)
+
+
+def evaluated(model, colour_folder, out, shifts="clean", **options):
+    options = {"bootstrap": 100, "device": "cpu"} | options
+    return fw.evaluate(model, f"folder:{colour_folder}", shifts, out=out, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 7}, "batch_size: 256, now 7"),
+        ({"limit": 12}, ".*, now .*"),
+        ({"threads": 2}, "threads: 1, now 2"),
+        ({"shift_seed": 1}, "seed: 0, now 1"),
+    ],
+    ids=str,
+)
+def test_other_options_replace_what_depends_on_them_only_when_told(
+    model, colour_folder, tmp_path, options, words
+):
+    out = tmp_path / "run"
+    evaluated(model, colour_folder, out)
+    before = (out / "scores.csv").read_bytes()
+    words = (
+        rf"would replace: predictions/by_colour-make/seed-0/test/clean \({words}\);.*--replace, or"
+    )
+    with pytest.raises(InputError, match=words):
+        evaluated(model, colour_folder, out, **options)
+    assert (out / "scores.csv").read_bytes() == before
+    table = evaluated(model, colour_folder, out, replace=True, **options).scores
+    assert (table["n"] == options.get("limit", 60)).all()
+    alone = evaluated(model, colour_folder, tmp_path / "alone", **options).scores
+    pd.testing.assert_frame_equal(table, alone)
+
+
+def test_what_only_the_scores_depend_on_needs_no_word(model, colour_folder, tmp_path):
+    out = tmp_path / "run"
+    evaluated(model, colour_folder, out, "gamma: [2]")
+    stored = out / predictions_file(NAME, 0, "gamma,exponent=2")
+    before = stored.stat().st_mtime_ns
+    more = {"bootstrap": 200, "title": "By colour", "priors": {"blue_skies": {"blue": 0.9}}}
+    table = evaluated(model, colour_folder, out, ["gamma: [2, 3]"], **more).scores
+    assert {"gamma", "priors/blue_skies"} <= set(table["shift"])
+    assert stored.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"shifts": "clean"}, "shift gamma,exponent=2"),
+        ({"variants": ()}, "variant temperature"),
+        ({"priors": None}, "priors blue_skies"),
+        ({"ood": ()}, "ood mnist5k"),
+    ],
+    ids=str,
+)
+def test_what_the_scores_have_is_not_dropped_without_a_word(
+    model, colour_folder, tmp_path, options, words
+):
+    out, plain = (
+        tmp_path / "run",
+        {
+            "shifts": "gamma: [2]",
+            "variants": ("temperature",),
+            "priors": {"blue_skies": {"blue": 0.9}},
+            "ood": ("mnist5k",),
+            "limit": 30,
+            "validation_fraction": 0.2,
+        },
+    )
+    evaluated(model, colour_folder, out, **plain)
+    before = (out / "scores.csv").read_bytes()
+    fewer = plain | options
+    with pytest.raises(InputError, match=f"not asked for this time: {words}; ask for it too, drop"):
+        evaluated(model, colour_folder, out, **fewer)
+    assert (out / "scores.csv").read_bytes() == before
+    table = evaluated(model, colour_folder, out, replace=True, **fewer).scores
+    alone = evaluated(model, colour_folder, tmp_path / "alone", **fewer).scores
+    pd.testing.assert_frame_equal(table, alone)
 
 
 def test_numbers_of_what_is_about_to_change_do_not_stay(
     model, colour_folder, tmp_path, monkeypatch
 ):
-    def run(**more):
-        options = {"out": tmp_path / "run", "bootstrap": 100, "device": "cpu"} | more
-        return fw.evaluate(model, f"folder:{colour_folder}", "gamma: [2]", **options)
-
-    run()
-    assert (tmp_path / "run/scores.csv").is_file()
-
-    def dying(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("fairweather.measuring.predicting.predict_cells", dying)
+    out = tmp_path / "run"
+    evaluated(model, colour_folder, out, "gamma: [2]")
+    assert (out / "scores.csv").is_file()
+    with monkeypatch.context() as patch:
+        dying_after(patch, 0)
         with pytest.raises(KeyboardInterrupt):
-            run(limit=30)
+            evaluated(model, colour_folder, out, "gamma: [2]", limit=30, replace=True)
     for name in ("scores.csv", "report.html", "tables/summary_accuracy.md"):
-        assert not (tmp_path / "run" / name).exists(), name
+        assert not (out / name).exists(), name
     with pytest.raises(InputError, match="has not been scored yet"):
-        fw_report(tmp_path / "run")
-    assert (run()["n"] == 60).all()
+        fw_report(out)
+    # What stands there is of the first settings still, but for what had to go.
+    assert (evaluated(model, colour_folder, out, "gamma: [2]").scores["n"] == 60).all()
 
 
 def fw_report(folder):
@@ -403,7 +499,7 @@ def test_a_lack_of_memory_is_told(colour_folder):
 
     said = []
     dataset = fw.load_data(f"folder:{colour_folder}")
-    fw.evaluate(Small(), dataset, "clean", bootstrap=100, device="cpu", tell=said.append)
+    fw.evaluate(Small(), dataset, "clean", bootstrap=100, device="cpu", progress=keep_lines(said))
     halved = [line for line in said if "memory ran out" in line]
     assert [line.split()[-1] for line in halved] == ["128", "64", "32", "16"]
 
@@ -458,8 +554,7 @@ def test_a_checkpoint_at_the_size_given_is_what_the_other_program_measures(tmp_p
         fw.evaluate(
             str(tmp_path / "x.pt"), source, "clean", out=out, bootstrap=100, device="cpu", **options
         )
-        (file,) = out.glob("predictions/*/seed-0/clean.parquet")
-        found = RunFolder(out).read_predictions(str(file.relative_to(out)))
+        found = RunFolder(out).read_predictions(predictions_file("x", 0, "clean"))
         np.testing.assert_allclose(found.logits, expected, atol=1e-4)
 
 

@@ -1,7 +1,5 @@
 """Damaged runs: `check` and `compare` read nothing that is not what the run wrote."""
 
-import json
-import shutil
 import subprocess
 import sys
 
@@ -12,39 +10,36 @@ from typer.testing import CliRunner
 import fairweather as fw
 from fairweather import cli
 from fairweather.errors import InputError
+from fairweather.record import predictions_file, step_file
 from fairweather.rules import judge, read_rules
-from fairweather.runs import MANIFEST, RunFolder
+from fairweather.runs import FIRST_MANIFEST, RunFolder
 
+from .run_folders import as_first_version, copy_run
 from .test_compare_runs import BLUR, CELLS, FOG, make_model, make_run, predictions, right
 from .test_comparison import PATHMNIST, published_numbers
 from .test_comparison import make_run as make_published_run
 from .test_rules import SNOW, write_run
 
-SHIFTED = f"predictions/basic/seed-0/{SNOW.replace('/', '__')},severity=1.parquet"
-CLEAN = "predictions/basic/seed-0/clean.parquet"
-VALIDATION = "predictions/basic/seed-0/val.parquet"
+SHIFTED = predictions_file("basic", 0, f"{SNOW},severity=1")
+CLEAN = predictions_file("basic", 0, "clean")
+VALIDATION = predictions_file("basic", 0, "clean", "val")
 RULE, DROP = "basic: accuracy[clean] >= 0.99", f"basic: accuracy[{SNOW}=1] drop <= 1%"
-
-
-def record(run):
-    """As the steps of a run do: every file that stands there has its checksum in the manifest."""
-    names = [path.relative_to(run.path).as_posix() for path in run.path.rglob("*.parquet")]
-    run.finish("predictions", {}, names)
-    if (run.path / "scores.csv").is_file():
-        run.finish("scores", {}, ["scores.csv"])
-    return run
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    run = write_run(tmp_path_factory.mktemp("whole") / "run")
-    run.write_predictions(VALIDATION, run.read_predictions(CLEAN))
-    return record(run)
+    folder = tmp_path_factory.mktemp("whole")
+    return write_run(folder / "run", validation=write_run(folder / "other").read_predictions(CLEAN))
 
 
 @pytest.fixture
 def run(whole, tmp_path):
-    return RunFolder(shutil.copytree(whole.path, tmp_path / "run"))
+    return copy_run(whole, tmp_path / "run")
+
+
+@pytest.fixture
+def first(whole, tmp_path):
+    return as_first_version(whole, tmp_path / "first")
 
 
 def fairweather(*arguments, **options):
@@ -75,7 +70,7 @@ def cut(path):
 
 
 def other_predictions(path):
-    run = RunFolder(path.parents[3])
+    run = RunFolder(path.parents[4])
     found = run.read_predictions(CLEAN)
     run.write_predictions(path.relative_to(run.path).as_posix(), found)
 
@@ -125,17 +120,27 @@ def test_what_a_check_does_not_read_may_be_gone(run):
 
 
 def test_what_no_step_wrote_is_not_read(run):
-    manifest = json.loads((run.path / MANIFEST).read_text())
-    del manifest["steps"]["scores"]
-    (run.path / MANIFEST).write_text(json.dumps(manifest))
-    planted = RunFolder(run.path)
-    words = f"has no checksum in {MANIFEST}"
-    refused(lambda: judge(planted, read_rules([RULE])), run.path / "scores.csv", words)
+    (run.path / step_file("scores")).unlink()
+    words = "was not left by any step of the run"
+    refused(lambda: judge(run, read_rules([RULE])), run.path / "scores.csv", words)
 
 
-def test_tables_without_a_manifest_are_taken_as_they_are(run):
-    (run.path / MANIFEST).unlink()
-    assert not judge(RunFolder(run.path), read_rules([RULE]))[0].passed
+@pytest.mark.parametrize(
+    ("rule", "damage", "words"),
+    [(RULE, improve, DAMAGED), (RULE, unlink, MISSING), (DROP, unlink, MISSING)],
+)
+def test_of_the_first_version_too_only_what_the_run_wrote_is_read(first, rule, damage, words):
+    assert not judge(first, read_rules([rule]))[0].passed
+    path = first.path / (
+        "scores.csv" if rule == RULE else first.predictions("basic", 0, f"{SNOW},severity=1")
+    )
+    damage(path)
+    refused(lambda: judge(RunFolder(first.path), read_rules([rule])), path, words)
+
+
+def test_tables_without_a_manifest_are_taken_as_they_are(first):
+    (first.path / FIRST_MANIFEST).unlink()
+    assert not judge(RunFolder(first.path), read_rules([RULE]))[0].passed
 
 
 def test_check_ends_with_2_on_damage_and_1_on_a_broken_rule(run, tmp_path):
@@ -195,7 +200,7 @@ def two(tmp_path):
 @pytest.mark.parametrize("damage", ["edited", "cut", "missing"])
 def test_a_comparison_reads_only_what_the_runs_wrote(two, side, cell, damage):
     assert len(fw.compare_runs(*two))
-    name = f"predictions/net/seed-0/{cell}.parquet"
+    name = predictions_file("net", 0, cell)
     path = two[side] / name
     if damage == "edited":
         RunFolder(two[side]).write_predictions(name, predictions(right(1.0)))
@@ -211,9 +216,10 @@ def test_a_model_whose_clean_predictions_are_gone_is_not_left_out(tmp_path):
     shares = dict.fromkeys(CELLS, 0.7)
     models = {"one": {0: make_model(shares)}, "two": {0: make_model(shares, seed=1)}}
     a, b = make_run(tmp_path / "a", models), make_run(tmp_path / "b", models)
+    gone = predictions_file("two", 0, "clean")
     for run in (a, b):
-        (run / "predictions/two/seed-0/clean.parquet").unlink()
-    refused(lambda: fw.compare_runs(a, b), a / "predictions/two/seed-0/clean.parquet", "is missing")
+        (run / gone).unlink()
+    refused(lambda: fw.compare_runs(a, b), a / gone, "is missing")
 
 
 @pytest.mark.parametrize(("damage", "words"), [(improve, DAMAGED), (cut_at_a_row, DAMAGED)])
@@ -228,7 +234,7 @@ def test_a_comparison_with_the_paper_reads_only_what_the_run_wrote(tmp_path, dam
 
 
 def test_compare_ends_with_2_on_damage_and_writes_nothing(two):
-    name = "predictions/net/seed-0/clean.parquet"
+    name = predictions_file("net", 0, "clean")
     RunFolder(two[1]).write_predictions(name, predictions(np.ones(200, bool)))
     done = fairweather("compare", *two)
     assert (done.returncode, done.stdout) == (2, "")
@@ -238,6 +244,6 @@ def test_compare_ends_with_2_on_damage_and_writes_nothing(two):
 
 
 def test_a_description_that_is_cut_off_is_one_sentence(two):
-    path = two[0] / "provenance.json"
+    path = two[0] / "record.json"
     path.write_text(path.read_text()[:-20])
-    refused(lambda: fw.compare_runs(*two), path, "is not JSON")
+    refused(lambda: fw.compare_runs(*two), path, "is not the record of a fairweather run")

@@ -35,9 +35,11 @@ from fairweather.models.checkpoints import AVERAGED, PLAIN
 from fairweather.models.fitting import fit_names
 from fairweather.models.normalisation import held_normalisation
 from fairweather.models.weights import state_digest
+from fairweather.runs import RunFolder
 from fairweather.types import Preparation
 
 from .conftest import TINY_RESNET
+from .run_folders import as_first_version, run_record, write_run
 
 IMAGES = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -469,14 +471,23 @@ def test_a_runs_model_brings_classes_and_size(tmp_path):
             (64, 72, "bilinear", "squash"),
         ),
     ):
-        (tmp_path / "provenance.json").write_text(json.dumps({"data": {"notes": notes}}))
+        write_run(tmp_path, run_record({"basic": "Basic"}, classes="abc", notes=notes))
         opened = open_model(f"run:{folder}")
         assert opened.preparation == prepared
+        first = as_first_version(RunFolder(tmp_path), tmp_path.with_name(f"first-{prepared}"))
+        assert open_model(f"run:{first.path}/models/basic/seed-2").preparation == prepared
     assert opened.classes == ("a", "b", "c")
     assert opened.name == "basic-seed-2"
     assert opened.digest == file_digest(folder / "model.safetensors", "sha256")
     assert opened.facts["architecture"] == TINY_RESNET
     assert torch.equal(logits(opened), model(IMAGES))
+    (tmp_path / "record.json").write_text("{}")
+    with pytest.raises(InputError, match=r"record\.json is not the record of a fairweather"):
+        open_model(f"run:{folder}")
+    (tmp_path / "record.json").unlink()
+    write_run(tmp_path, run_record({"m": "M"}, notes={"size": [9, 9], "preparation": {"side": 9}}))
+    with pytest.raises(InputError, match="the record states no preparation of images: "):
+        open_model(f"run:{folder}")
     safetensors.torch.save_file({"a": torch.ones(1)}, folder / "model.safetensors")
     with pytest.raises(InputError, match=r"are not its model\.json's"):
         open_model(f"run:{folder}")

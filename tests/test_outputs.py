@@ -1,7 +1,5 @@
 """A model gets the same numbers whether it gives logits or probabilities."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,8 +13,9 @@ import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.models import open_model
 from fairweather.models.outputs import LogProbabilities, kind_of, logarithms
+from fairweather.runs import RunFolder
 
-from .conftest import COLOURS
+from .conftest import COLOURS, keep_lines
 
 NAMES = sorted(COLOURS)
 OPTIONS = {"bootstrap": 100, "device": "cpu"}
@@ -57,8 +56,8 @@ def write(folder, answer, classes=NAMES, scale=20.0):
 
 def evaluated(model, data, shifts="brightness_factor: [0.5]", **options):
     said = []
-    table = fw.evaluate(model, data, shifts, tell=said.append, **OPTIONS, **options)
-    return table, [line for line in said if line.startswith("outputs")]
+    run = fw.evaluate(model, data, shifts, progress=keep_lines(said), **OPTIONS, **options)
+    return run.scores, [line for line in said if line.startswith("outputs")]
 
 
 def same(one, other, atol=1e-5):
@@ -158,7 +157,8 @@ def test_the_same_model_gets_the_same_numbers(answer, data, expected, tmp_path):
     words = ANSWERS.get(answer, "logits.softmax(1).half()")
     table, lines = evaluated(write(tmp_path, words), data, out=tmp_path / "run")
     same(table, expected, atol=2e-3 if "half" in answer else 1e-5)
-    facts = json.loads((tmp_path / "run/provenance.json").read_text())["model"]["outputs_as"]
+    (described,) = RunFolder(tmp_path / "run").record.models.values()
+    facts = described.facts["outputs_as"]
     if answer == "log_probabilities":
         assert lines == []
         assert facts["kind"] == "logits"
@@ -216,7 +216,9 @@ class Minus(nn.Module):
 def test_predictions_are_not_those_of_another_way_to_take_the_outputs(data, tmp_path):
     model, out = write(tmp_path, "probabilities"), tmp_path / "run"
     first, _ = evaluated(model, data, "clean", outputs="logits", out=out)
-    second, _ = evaluated(model, data, "clean", out=out)
+    with pytest.raises(InputError, match=r"seed-0/test/clean \(how\.network\.digest: "):
+        evaluated(model, data, "clean", out=out)
+    second, _ = evaluated(model, data, "clean", out=out, replace=True)
     assert value(first, "negative_log_likelihood") > value(second, "negative_log_likelihood") + 0.1
     same(evaluated(model, data, "clean", outputs="probabilities", out=out)[0], second)
 

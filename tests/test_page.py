@@ -7,7 +7,6 @@ import gzip
 import html
 import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,22 +16,27 @@ from typer.testing import CliRunner
 
 from fairweather.cli import app
 from fairweather.errors import InputError
-from fairweather.metrics.selective import coverage_at_risk, risk_coverage_curve, share_to_hand_over
+from fairweather.metrics.selective import (
+    coverage_at_risk,
+    risk_coverage_curve,
+    share_to_hand_over,
+)
+from fairweather.record import CORRELATION, HISTORY, WEIGHTS, ModelRecord
 from fairweather.report import build_joint_report, build_report
+from fairweather.report.contents import read_contents
 from fairweather.report.curves import LARGE, MOST_LARGE, SMALL
 from fairweather.report.intact import check_intact
 from fairweather.report.joining import UNEQUAL, read_runs, short_names
 from fairweather.report.page.cells import MOST_CLASSES, RISKS, Columns, describe_cell
-from fairweather.report.page.citing import citation
-from fairweather.report.page.gallery import answers_at
-from fairweather.report.page.payload import content_security_policy, pack, script
-from fairweather.report.reading import read_contents
+from fairweather.report.page.explanations import citation
+from fairweather.report.page.payload import content_security_policy, pack, predictions_at, script
 from fairweather.report.reliability import MOST_SHIFTS, hardest, worst_conditions
-from fairweather.report.samples import Place
+from fairweather.report.samples import CellImage
 from fairweather.report.sweeps import Sweep
-from fairweather.report.trained import read_warnings
+from fairweather.report.training_files import read_warnings
 from fairweather.runs import RunFolder
 from fairweather.vega import bundle
+from tests.run_folders import as_first_version, change_record, copy_run, finish
 from tests.test_report import MODELS, carried, make_run
 
 
@@ -202,13 +206,13 @@ def test_a_risk_that_is_no_share_is_refused(columns, risk):
 # What the page carries.
 
 
-def test_answers_are_looked_up_by_key(columns):
+def test_predictions_are_looked_up_by_key(columns):
     keys = [int(columns.keys[7]), int(columns.keys[300]), 123]
-    found = answers_at(columns, "fog", keys)
-    assert found.keys() == {Place(keys[0], "fog"), Place(keys[1], "fog")}
-    answer = found[Place(keys[1], "fog")]
-    assert answer[:2] == (columns.labels[300], columns.predicted[300])
-    assert answer.confidence == pytest.approx(columns.confidence[300])
+    found = predictions_at(columns, "fog", keys)
+    assert found.keys() == {CellImage(keys[0], "fog"), CellImage(keys[1], "fog")}
+    shown = found[CellImage(keys[1], "fog")]
+    assert shown[:2] == (columns.labels[300], columns.predicted[300])
+    assert shown.confidence == pytest.approx(columns.confidence[300])
 
 
 def test_packing_is_the_same_each_time_and_carries_everything():
@@ -255,11 +259,11 @@ def test_every_cell_and_every_picture_is_carried(tmp_path):
         for shift, indices in gallery["mistakes"][model].items():
             for index in indices:
                 picture = gallery["pictures"][index]
-                assert picture["answers"][at][0] != picture["label"], (model, shift)
+                assert picture["predictions"][at][0] != picture["label"], (model, shift)
     for indices in gallery["lost"].values():
         for index in indices:
             picture = gallery["pictures"][index]
-            assert all(answer[0] != picture["label"] for answer in picture["answers"])
+            assert all(each[0] != picture["label"] for each in picture["predictions"])
 
 
 def test_summaries_are_the_numbers_of_scores(tmp_path):
@@ -323,8 +327,6 @@ def pair(tmp_path_factory) -> tuple[RunFolder, RunFolder]:
         seeds=(0, 1),
         n=80,
     )
-    for run in (one, two):
-        run.write("manifest.json", '{"version": 1, "steps": {}}')
     return one, two
 
 
@@ -396,16 +398,17 @@ def test_a_level_that_reads_like_another_parameter_is_none(tmp_path, first, seco
     assert len(read_runs(runs).sweeps) == sweeps
 
 
+def state_constants(facts):
+    for cell in facts["sweeps"][0]["cells"]:
+        cell["constants"] = f"amount {cell['level']:g}"
+
+
 def test_constants_of_several_runs_are_put_together(tmp_path):
     runs = []
     for name, levels in (("few", [1, 3]), ("many", [1, 2, 5])):
         shifts = [{"imagenet_c/fog": levels}]
         run = make_run(tmp_path / name, models={"basic": "Basic"}, shifts=shifts, n=40, size=None)
-        facts = json.loads((run.path / "provenance.json").read_text())
-        for cell in facts["shifts"][0]["cells"]:
-            cell["constants"] = f"amount {cell['level']:g}"
-        run.write("provenance.json", json.dumps(facts))
-        runs.append(run)
+        runs.append(change_record(run, state_constants))
     [fog] = read_runs(runs).sweeps
     assert fog.constants == {level: f"amount {level}" for level in ("1", "2", "3", "5")}
 
@@ -421,13 +424,18 @@ def test_the_caution_stands_at_the_heat_maps(tmp_path):
     assert f"Beware: {UNEQUAL}" in page
 
 
-def test_a_broken_provenance_is_one_sentence(pair, tmp_path):
-    copy = RunFolder(tmp_path / "broken")
-    shutil.copytree(pair[0].path, copy.path)
+def test_a_broken_record_is_one_sentence(pair, tmp_path):
+    copy = copy_run(pair[0], tmp_path / "broken")
+    for text in ("{", "[]", '{"version": 2}'):
+        copy.write("record.json", text)
+        with pytest.raises(InputError, match=r"record\.json is not the record of") as caught:
+            build_report(RunFolder(copy.path))
+        assert "\n" not in str(caught.value)
+    old = as_first_version(pair[0], tmp_path / "old")
     for text, words in (("{", "is not JSON"), ("[]", "must hold a mapping, found list")):
-        copy.write("provenance.json", text)
+        old.write("provenance.json", text)
         with pytest.raises(InputError, match=words):
-            build_report(copy)
+            build_report(RunFolder(old.path))
 
 
 def test_a_joint_report_is_the_same_each_time(pair, tmp_path):
@@ -438,22 +446,16 @@ def test_a_joint_report_is_the_same_each_time(pair, tmp_path):
 
 
 def test_runs_of_other_images_are_refused(pair, tmp_path):
-    other = RunFolder(tmp_path / "other")
-    shutil.copytree(pair[0].path, other.path)
-    facts = json.loads((other.path / "provenance.json").read_text())
-    facts["data"]["digests"]["test"] = "beef"
-    other.write("provenance.json", json.dumps(facts))
+    other = copy_run(pair[0], tmp_path / "other")
+    other = change_record(other, lambda facts: facts["data"]["digests"].update(test="beef"))
     with pytest.raises(InputError, match=r"same test images, but one has 80 of digits .* other"):
         build_joint_report([pair[0], other], tmp_path / "joint")
     assert not (tmp_path / "joint").exists()
 
 
-def test_runs_in_other_weather_are_refused(pair, tmp_path):
-    other = RunFolder(tmp_path / "other")
-    shutil.copytree(pair[0].path, other.path)
-    study = (other.path / "study.yaml").read_text()
-    assert "shift_seed: 0" in study
-    other.write("study.yaml", study.replace("shift_seed: 0", "shift_seed: 7"))
+def test_runs_with_other_noise_are_refused(pair, tmp_path):
+    other = copy_run(pair[0], tmp_path / "other")
+    other = change_record(other, lambda facts: facts["settings"].update(shift_seed=7))
     with pytest.raises(InputError, match="shift_seed is 0 in one, 7 in other"):
         read_runs([pair[0], other])
 
@@ -462,8 +464,7 @@ def test_unequal_runs_are_marked_wherever_means_stand(pair, tmp_path):
     build_joint_report(pair, tmp_path / "joint")
     for name in ("summary_accuracy", "accuracy_brightness_factor"):
         assert UNEQUAL in (tmp_path / f"joint/tables/{name}.md").read_text()
-    twin = RunFolder(tmp_path / "twin")
-    shutil.copytree(pair[0].path, twin.path)
+    twin = copy_run(pair[0], tmp_path / "twin")
     assert read_runs([pair[0], twin]).caution == ""
 
 
@@ -476,8 +477,7 @@ def test_a_level_that_few_models_have_is_not_the_worst_for_all(pair):
 def test_warnings_of_several_runs_stand_beside_each_other(pair, tmp_path):
     runs = []
     for name in ("left", "right"):
-        run = RunFolder(tmp_path / name)
-        shutil.copytree(pair[0].path, run.path)
+        run = copy_run(pair[0], tmp_path / name)
         run.write("warnings.json", json.dumps({"Basic": f"{name} warns"}))
         runs.append(run)
     assert read_warnings(read_runs(runs)) == {
@@ -492,7 +492,8 @@ def test_citations_of_several_runs_have_keys_of_their_own(pair):
 
 
 def test_a_citation_is_balanced_whatever_the_names(pair):
-    contents = replace(read_contents(pair[0]), study={"title": "}{ 50% of a_b", "name": "x"})
+    record = pair[0].record.model_copy(update={"title": "}{ 50% of a_b", "name": "x"})
+    contents = replace(read_contents(pair[0]), records={"": record})
     text = citation(contents)
     assert r")( 50\% of a\_b" in text
     depth = 0
@@ -570,17 +571,16 @@ def test_the_command_says_what_cannot_be(pair, tmp_path, monkeypatch, words, sen
 
 
 def test_the_command_names_what_is_damaged_and_what_is_missing(pair, tmp_path):
-    run = RunFolder(tmp_path / "copy")
-    shutil.copytree(pair[0].path, run.path)
-    cell = next(run.path.glob("predictions/*/*/*.parquet")).relative_to(run.path)
-    run.finish("cells", {}, [str(cell)])
-    run.finish("scores", {}, ["scores.csv"])
-    run.write("predictions/gone/seed-0/clean.parquet", "of a model that the study had once")
-    run.finish("gone", {}, ["predictions/gone/seed-0/clean.parquet"])
-    (run.path / "predictions/gone/seed-0/clean.parquet").unlink()
-    run.finish("report", {}, ["report.html"])
+    run = copy_run(pair[0], tmp_path / "copy")
+    gone = run.predictions("gone", 0, "clean")
+    run.write(gone, "of a model that the study had once")
+    finish(run, "predictions/gone", [gone])
+    (run.path / gone).unlink()
+    run.write("report.html", "")
+    finish(run, "report", ["report.html"])
     run.write("report.html", "by another version")
     assert check_intact(run) == []
+    cell = next(run.path.glob("predictions/*/*/test/*.parquet")).relative_to(run.path)
     (run.path / cell).unlink()
     done = run_app(run.path)
     assert done.exit_code == 0, done.output
@@ -591,3 +591,39 @@ def test_the_command_names_what_is_damaged_and_what_is_missing(pair, tmp_path):
     assert isinstance(done.exception, InputError)
     assert "scores.csv is damaged or was changed" in str(done.exception)
     assert (run.path / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "samples/index.json",
+        "samples/pictures.parquet",
+        "samples/mixup.png",
+        "models/basic/seed-0/history.csv",
+        "models/basic/seed-0/model.json",
+        "pretraining/start/seed-0/history.csv",
+        "pretraining/start/seed-0/correlation.json",
+    ],
+)
+@pytest.mark.parametrize("first_version", [False, True])
+def test_all_that_a_report_reads_is_held_against_its_checksum(pair, tmp_path, name, first_version):
+    folders = [f"pretraining/{start}/seed-0" for start in ("start", "earlier")]
+    start = ModelRecord(title="Start").model_dump()
+    run = change_record(
+        copy_run(pair[0], tmp_path / "copy"), lambda facts: facts["pretraining"].update(start=start)
+    )
+    for folder in folders:
+        files = [f"{folder}/{file}" for file in (HISTORY, CORRELATION, WEIGHTS)]
+        for file in files:
+            run.write(file, "as it was")
+        finish(run, folder, files, kind="pretrain")
+    run = as_first_version(run, tmp_path / "old") if first_version else run
+    # Of a pre-training that the study has no longer, and what no report reads.
+    for file in (f"{folders[1]}/{HISTORY}", f"{folders[0]}/{WEIGHTS}"):
+        run.write(file, "as another run left it")
+    assert check_intact(run) == []
+    run.write(name, "edited")
+    with pytest.raises(InputError, match=f"{name} is damaged or was changed"):
+        check_intact(run)
+    (run.path / name).unlink()
+    assert check_intact(run) == [name]

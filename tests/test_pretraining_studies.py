@@ -10,19 +10,19 @@ import safetensors.torch
 import torch
 
 import fairweather as fw
-from fairweather.cells import predict
 from fairweather.data import fewer_labels, with_wrong_labels
 from fairweather.errors import CollapsedError, InputError
-from fairweather.measuring.ensembles import mean_log_probability
-from fairweather.models import Ensemble, ModelSpec, interpolate, load_checkpoint
+from fairweather.inference import mean_log_probability, predict
+from fairweather.models import Ensemble, interpolate, load_checkpoint
+from fairweather.record import predictions_file
 from fairweather.rules import judge, read_rules
-from fairweather.runs import RunFolder
 from fairweather.shifts import SHIFTS, make_shift
-from fairweather.study import check_study, execute, load_study
-from fairweather.study.context import Context
-from fairweather.study.seen import operation
-from fairweather.study.training_plans import Training, training_images
-from fairweather.training import Recipe
+from fairweather.steps.measuring import facts_of
+from fairweather.steps.plan import DATA
+from fairweather.steps.training import training_images
+from fairweather.study import check_study, load_study
+from fairweather.study.exposure import operation
+from fairweather.study.planning import plan_study
 from fairweather.training.operations import TESTED_AS
 from fairweather.training.selfsupervised import NAMED_VIEWS
 from fairweather.types import Images
@@ -61,8 +61,15 @@ def model(**changes):
     return {"title": "SSL", "backbone": TINY_RESNET, "recipe": SHORT} | changes
 
 
-def run_of(study, path):
-    return fw.run(check_study(study), out=path)
+def run_of(study, path, **options):
+    return fw.run(check_study(study), out=path, **options)
+
+
+def notes_of(study, path, **options):
+    """The last word on every task of a run."""
+    notes = {}
+    run_of(study, path, progress=lambda e: notes.update({e.task: e.note}), **options)
+    return notes
 
 
 def weights(run, folder, name="model"):
@@ -94,7 +101,7 @@ def test_a_probed_model_has_the_pretrained_backbone_to_the_bit(probed):
     assert trained["weights"]["head"] == "newly initialised"
     assert trained["weights"]["file"] == "pretraining/barlow/seed-0/model.safetensors"
     assert trained["spec"]["weights"] == "pretraining:barlow"
-    assert trained["weights"]["sha256"] == probed.checksum(trained["weights"]["file"])
+    assert trained["weights"]["sha256"] == probed.folder.checksum(trained["weights"]["file"])
 
 
 def test_a_pretraining_leaves_everything_that_one_needs_of_it(probed):
@@ -135,13 +142,12 @@ class KilledError(Exception):
 
 
 def killed_in(study, path, task, done):
-    def until_killed():
-        for event in execute(check_study(study), path):
-            if event.task.startswith(task) and event.done == done:
-                raise KilledError
+    def progress(event):
+        if event.task.startswith(task) and event.done == done:
+            raise KilledError
 
     with pytest.raises(KilledError):
-        until_killed()
+        run_of(study, path, progress=progress)
 
 
 def test_a_killed_pretraining_goes_on_and_ends_with_the_same_bytes(colour_folder, tmp_path):
@@ -157,17 +163,23 @@ def test_a_killed_pretraining_goes_on_and_ends_with_the_same_bytes(colour_folder
         "models/ssl/seed-0/model.safetensors",
         "scores.csv",
     ):
-        assert resumed.checksum(name) == whole.checksum(name), name
+        assert resumed.folder.checksum(name) == whole.folder.checksum(name), name
 
 
 def test_nothing_is_done_twice_and_another_recipe_does_all_of_it(colour_folder, tmp_path):
     study = raw(colour_folder)
     run_of(study, tmp_path / "run")
-    notes = {e.task: e.note for e in execute(check_study(study), tmp_path / "run")}
-    assert notes["pre-train Barlow Twins"] == notes["train SSL"] == "done before"
+    notes = notes_of(study, tmp_path / "run")
+    assert notes.pop("load data") == "60 test images"
+    assert set(notes.values()) == {"done before"}
     recipe = BARLOW["recipe"] | {"redundancy_weight": 0.5}
     other = raw(colour_folder, pretraining={"barlow": BARLOW | {"recipe": recipe}})
-    notes = {e.task: e.note for e in execute(check_study(other), tmp_path / "run")}
+    words = (
+        r"pretraining/barlow/seed-0 \(recipe\.redundancy_weight: .*, now 0\.5\), with what is made"
+    )
+    with pytest.raises(InputError, match=words):
+        run_of(other, tmp_path / "run")
+    notes = notes_of(other, tmp_path / "run", replace=True)
     assert notes["pre-train Barlow Twins"] != "done before"
     assert notes["train SSL"] != "done before"
 
@@ -220,7 +232,7 @@ def test_models_get_as_many_labels_as_they_may_have(colour_folder, tmp_path):
         models={"few": model(title="Few", label_fraction=0.2), "wrong": models["wrong"]},
         pretraining={},
     )
-    notes = {e.task: e.note for e in execute(check_study(again), run.path)}
+    notes = notes_of(again, run.path, replace=True)
     assert notes["train Few"] != "done before"
     assert notes["train Wrong"] == "done before"
 
@@ -243,13 +255,16 @@ def together(colour_folder, tmp_path_factory):
     return run_of(study, tmp_path_factory.mktemp("together") / "run")
 
 
+def predictions(run, *place):
+    return run.folder.read_predictions(predictions_file(*place))
+
+
 def test_an_ensemble_is_the_mean_of_the_probabilities(together, colour_folder):
     images = fw.load_data(f"folder:{colour_folder}", size=16).test
     members = [load_checkpoint(together.path / f"models/ssl/seed-{seed}") for seed in (0, 1)]
     dark = make_shift("brightness_factor", factor=0.3)
     expected = predict(Ensemble(members), images, dark, device="cpu")
-    name = "predictions/ssl/seed-ensemble/brightness_factor,factor=0.3.parquet"
-    stored = together.read_predictions(name)
+    stored = predictions(together, "ssl", "ensemble", "brightness_factor,factor=0.3")
     assert np.allclose(stored.confidence, expected.confidence, atol=1e-6)
     by_hand = np.mean(
         [
@@ -260,10 +275,10 @@ def test_an_ensemble_is_the_mean_of_the_probabilities(together, colour_folder):
     )
     assert np.allclose(stored.confidence, by_hand.max(1), atol=1e-6)
     assert np.array_equal(stored.predicted, by_hand.argmax(1))
-    under_attack = "predictions/ssl/seed-ensemble/fgsm,epsilon=0.03.parquet"
+    under_attack = predictions(together, "ssl", "ensemble", "fgsm,epsilon=0.03")
     attack = fw.make_attack("fgsm", epsilon=0.03)
     found = predict(Ensemble(members), images, attack, device="cpu")
-    assert np.allclose(together.read_predictions(under_attack).nll, found.nll, atol=1e-5)
+    assert np.allclose(under_attack.nll, found.nll, atol=1e-5)
 
 
 def test_one_member_alone_is_its_own_ensemble_and_equal_members_change_nothing():
@@ -292,7 +307,7 @@ def test_rules_can_be_about_ensembles_and_ways_between(together):
         "ssl+interpolated-0.25:accuracy[brightness_factor] drop <= 100%",
         "ssl+ensemble:accuracy[brightness_factor] drop <= 100%",
     ]
-    verdicts = judge(together, read_rules(rules), on="value")
+    verdicts = judge(together.folder, read_rules(rules), on="value")
     assert [verdict.model for verdict in verdicts] == [rule.partition(":")[0] for rule in rules]
     scores = together.scores.query("model == 'ssl' and seed == 'ensemble' and metric == 'accuracy'")
     clean, dark = (
@@ -310,11 +325,9 @@ def test_a_quarter_of_the_way_is_measured_as_such(together, colour_folder):
     middle = load_checkpoint(together.path / folder)
     middle.load_state_dict(interpolate(start, end, 0.25))
     expected = predict(middle, images, device="cpu")
-    stored = together.read_predictions("predictions/ssl+interpolated-0.25/seed-1/clean.parquet")
+    stored = predictions(together, "ssl+interpolated-0.25", 1, "clean")
     assert np.array_equal(stored.logits, expected.logits)
-    assert not np.array_equal(
-        stored.logits, together.read_predictions("predictions/ssl/seed-1/clean.parquet").logits
-    )
+    assert not np.array_equal(stored.logits, predictions(together, "ssl", 1, "clean").logits)
 
 
 @pytest.mark.parametrize(
@@ -443,8 +456,7 @@ def test_what_is_allowed_to_be_seen_is_marked(colour_folder, tmp_path):
     with pytest.raises(InputError, match="allow_seen_shifts: true"):
         check_study(study)
     run = run_of(study | {"allow_seen_shifts": True}, tmp_path / "run")
-    seen = json.loads((run.path / "provenance.json").read_text())["seen_shifts"]
-    assert seen == {
+    assert run.record.seen_shifts == {
         "seen": {"brightness_factor": "brightness_factor"},
         "hard": {"fgsm": "recipe.adversarial"},
     }
@@ -543,7 +555,7 @@ def test_another_seed_of_the_labels_trains_again(tmp_path):
             "all": model(title="All"),
         }
         study = raw("", data=data, models=models, pretraining={})
-        return {e.task: e.note for e in execute(check_study(study), tmp_path / "run")}
+        return notes_of(study, tmp_path / "run", replace=True)
 
     notes(0)
     again = notes(7)
@@ -560,14 +572,12 @@ def test_which_images_stay_is_decided_by_their_true_labels(colour_folder):
     assert torch.equal(noisy[chosen].keys, train[chosen].keys)
 
 
-def test_all_images_are_taken_as_they_are_and_not_copied(colour_folder, tmp_path):
+def test_all_images_are_taken_as_they_are_and_not_copied(colour_folder):
     dataset = fw.load_data(f"folder:{colour_folder}", size=16)
-    study = check_study(raw(colour_folder))
-    context = Context.of(study, RunFolder(tmp_path), dataset, {}, torch.device("cpu"), False)
-    spec = ModelSpec(TINY_RESNET, 3)
     for noise in (0.0, 0.5):
-        whole = Training("a", "A", spec, Recipe(), 0, label_noise=noise)
-        taken = training_images(context, whole)
+        study = check_study(raw("", models={"a": model(label_noise=noise)}, pretraining={}))
+        plan = plan_study(study, {DATA: facts_of(dataset, {})}, torch.device("cpu"))
+        taken = training_images(plan.step("models/a/seed-0"), dataset.train)
         assert taken.images.data_ptr() == dataset.train.images.data_ptr()
         assert torch.equal(taken.labels, dataset.train.labels) == (noise == 0)
 

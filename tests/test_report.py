@@ -20,24 +20,28 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from fairweather.errors import InputError
-from fairweather.measuring import describe_shifts
-from fairweather.measuring.samples import choose, write_samples
 from fairweather.metrics import METRICS, per_image
+from fairweather.record import (
+    DESCRIPTION,
+    HISTORY,
+    ModelRecord,
+    RunRecord,
+    RunSettings,
+    model_folder,
+    sweep_table,
+)
 from fairweather.report import build_report
+from fairweather.report.contents import read_contents
 from fairweather.report.figures import COLORS, Figure, model_color, model_shape
-from fairweather.report.formats import escape_latex
-from fairweather.report.page.charts import level_charts, scatter
-from fairweather.report.page.drawing import drawn_order
-from fairweather.report.page.formulas import FORMULAS
-from fairweather.report.page.settings import flatten
-from fairweather.report.page.theme import PAPER
-from fairweather.report.page.training import training_charts
-from fairweather.report.pictures import mixup_figure, shifts_figure
-from fairweather.report.reading import read_contents
+from fairweather.report.further_tables import build_further_tables
+from fairweather.report.joining import read_runs
+from fairweather.report.page.charts import level_charts, scatter, training_charts
+from fairweather.report.page.drawing import PAPER, drawn_order
+from fairweather.report.page.explanations import FORMULAS, flatten
+from fairweather.report.picture_figures import mixup_figure, shifts_figure
 from fairweather.report.reliability import (
     NOT_MEASURED,
     panels,
@@ -46,13 +50,26 @@ from fairweather.report.reliability import (
 )
 from fairweather.report.samples import read_samples
 from fairweather.report.sweeps import Sweep
-from fairweather.report.tables import build_tables, describe_metric
-from fairweather.runs import RunFolder, provenance
-from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
+from fairweather.report.table_formats import escape_latex, rows_as_csv
+from fairweather.report.tables import build_tables, describe_metric, summary_rows
+from fairweather.runs import RunFolder
+from fairweather.scores import estimate_cells, to_frame, with_means
+from fairweather.steps.describing import describe_shifts
+from fairweather.steps.sampling import choose, write_samples
 from fairweather.study.schema import Study
 from fairweather.types import Cell, Dataset, Images, Predictions, Shift
-from fairweather.yamlfile import dump_yaml
+from tests.run_folders import (
+    MACHINE,
+    as_first_version,
+    change_record,
+    copy_run,
+    finish,
+    run_record,
+    write_run,
+    write_scores,
+)
 
+ROOT = Path(__file__).parents[1]
 HOSTILE = "<script>alert(1)</script> & 50% of a_b | \\input{x}"
 HOSTILE_CLASS = "<b>0</b>|\"'"
 MODELS = {"basic": "Basic", "mixup_aug": HOSTILE, "pretrained": "MixUp + Aug, PT"}
@@ -78,7 +95,6 @@ def make_run(
     size: tuple[int, int] | None = (28, 28),
     logits: bool = True,
 ) -> RunFolder:
-    run = RunFolder(path)
     names = (HOSTILE_CLASS, *map(str, range(1, classes)))
     described = {
         name: {"title": title, "backbone": "timm:resnet18", **CHANGES.get(name, {})}
@@ -95,40 +111,47 @@ def make_run(
         "models": described,
     }
     study = Study.model_validate_json(json.dumps(entries))
-    run.write("study.yaml", dump_yaml(study.model_dump(mode="json")))
-    run.write("provenance.json", json.dumps(make_provenance(study, names, n)))
+    run = write_run(path, make_record(study, names, n))
     make_scores(run, study, names, n, logits)
     for offset, (name, entry) in enumerate(study.models.items()):
         for seed in seeds:
-            folder = f"models/{name}/seed-{seed}"
-            run.write(f"{folder}/history.csv", make_history(offset, seed))
+            folder = model_folder(name, seed)
+            run.write(f"{folder}/{HISTORY}", make_history(offset, seed))
             # As if the last try of a sweep had won.
             recipe = entry.tries()[-1].recipe
-            run.write(f"{folder}/model.json", json.dumps({"recipe": asdict(recipe)}))
-    run.write("models/basic/sweep.csv", "learning_rate,val_accuracy\n0.001,0.81\n0.01,<i>NaN</i>\n")
+            run.write(f"{folder}/{DESCRIPTION}", json.dumps({"recipe": asdict(recipe)}))
+            finish(run, folder, [f"{folder}/{HISTORY}", f"{folder}/{DESCRIPTION}"])
+    tried = "learning_rate,val_accuracy\n0.001,0.81\n0.01,<i>NaN</i>\n"
+    run.write(sweep_table("basic"), tried)
     if size:
         dataset = make_dataset(names, n, *size)
         clean_first = [shift for shift in study.all_shifts() if isinstance(shift, Shift)]
         firsts = {name: (name, seeds[0]) for name in models}
         choice = choose(run, dataset.test, clean_first, firsts)
-        write_samples(run, dataset, clean_first, shift_seed=0, choice=choice, mixup=True)
+        files = write_samples(run, dataset, clean_first, shift_seed=0, choice=choice, mixup=True)
+        finish(run, "samples", files, kind="sample")
     return run
 
 
-def make_provenance(study: Study, classes: Sequence[str], n: int) -> dict:
-    return provenance(torch.device("cpu")) | {
-        "command": "fairweather run synthetic",
-        "git": {"revision": "0123abc", "dirty": True},
-        "data": {
-            "name": "digits",
-            "classes": classes,
-            "digests": {"test": "feed"},
-            "mean": [0.13, 0.13, 0.13],
-            "std": [0.3, 0.3, 0.3],
-            "notes": {"images": {"test": n}, "skipped_names": ["<broken>.jpg"]},
-        },
-        "shifts": describe_shifts(study.all_shifts()),
+def make_record(study: Study, classes: Sequence[str], n: int) -> RunRecord:
+    """What the record says of such a study."""
+    models = {
+        name: ModelRecord(
+            title=entry.title, settings=entry.model_dump(mode="json", exclude={"title"})
+        )
+        for name, entry in study.models.items()
     }
+    return run_record(
+        models,
+        describe_shifts(study.all_shifts()),
+        classes=classes,
+        notes={"images": {"test": n}, "skipped_names": ["<broken>.jpg"]},
+        name=study.name,
+        title=study.title,
+        description=study.description,
+        seeds=tuple(study.seeds),
+        settings=RunSettings(shift_seed=study.shift_seed, bootstrap=study.bootstrap),
+    )
 
 
 def make_predictions(
@@ -155,25 +178,29 @@ def make_scores(run: RunFolder, study: Study, names: Sequence[str], n: int, logi
     """Predict worse the further from the clean images, and score with the product's own code."""
     rng = np.random.default_rng(0)
     labels = draw_labels(rng, names, n)
-    sweeps = {sweep["name"]: sweep for sweep in describe_shifts(study.all_shifts())}
+    sweeps = {sweep.name: sweep for sweep in run.record.sweeps}
     cells = []
+
+    def file(cell: Cell) -> str:
+        return run.predictions(cell.model, cell.seed, cell.shift.id)
+
     for offset, model in enumerate(study.models):
         for seed in study.seeds:
             for shift in study.all_shifts():
                 harm = 0.0
                 if shift.level is not None:
                     sweep = sweeps[shift.name]
-                    levels = [cell["level"] for cell in sweep["cells"]]
-                    span = max(abs(level - sweep["neutral"]) for level in levels)
-                    harm = abs(shift.level - sweep["neutral"]) / span
+                    span = max(abs(cell.level - sweep.neutral) for cell in sweep.cells)
+                    harm = abs(shift.level - sweep.neutral) / span
                 cells.append(Cell(model, seed, shift))
                 skill = 3.4 + 0.3 * offset - (2.6 - 0.4 * offset) * harm**1.3
                 predictions = make_predictions(rng, labels, names, skill, logits)
-                run.write_predictions(str(cells[-1].path), predictions)
+                run.write_predictions(file(cells[-1]), predictions)
+                finish(run, cells[-1].id, [file(cells[-1])], kind="predict")
     estimates = estimate_cells(
-        cells, lambda cell: run.read_predictions(str(cell.path)), study.bootstrap
+        cells, lambda cell: run.read_predictions(file(cell)), study.bootstrap
     )
-    run.write("scores.csv", to_csv(to_frame(with_means(estimates))))
+    write_scores(run, to_frame(with_means(estimates)))
 
 
 def make_history(offset: int, seed: int) -> str:
@@ -246,8 +273,7 @@ def bare(tmp_path_factory) -> RunFolder:
 @pytest.fixture(scope="module")
 def changed(run, tmp_path_factory) -> RunFolder:
     """The first run with a long class name, another recipe, and a sweep that the study has not."""
-    copy = RunFolder(tmp_path_factory.mktemp("report") / "changed")
-    shutil.copytree(run.path, copy.path)
+    copy = copy_run(run, tmp_path_factory.mktemp("report") / "changed")
     index = json.loads((copy.path / "samples/index.json").read_text())
     index["labels"][0] = "american_bulldog"
     copy.write("samples/index.json", json.dumps(index))
@@ -443,8 +469,7 @@ def test_absent_metrics_and_pictures_are_left_out(bare):
 
 
 def test_a_score_that_is_absent_is_a_dash_in_every_format(run, tmp_path):
-    copy = RunFolder(tmp_path / "partial")
-    shutil.copytree(run.path, copy.path)
+    copy = copy_run(run, tmp_path / "partial")
     lines = (copy.path / "scores.csv").read_text().splitlines(keepends=True)
     kept = [line for line in lines if not line.startswith("basic,0,gaussian_blur,0.9,")]
     copy.write("scores.csv", "".join(kept))
@@ -611,13 +636,10 @@ def svg_places(figure: Figure) -> list[tuple[ET.Element, float, float]]:
 @pytest.fixture(scope="module")
 def partial(run, tmp_path_factory) -> RunFolder:
     """The first run with one state of the images missing for each model, and a long title."""
-    copy = RunFolder(tmp_path_factory.mktemp("report") / "partial")
-    shutil.copytree(run.path, copy.path)
-    study = yaml.safe_load((copy.path / "study.yaml").read_text())
-    study["models"]["basic"]["title"] = LONG
-    copy.write("study.yaml", yaml.safe_dump(study, sort_keys=False))
+    copy = copy_run(run, tmp_path_factory.mktemp("report") / "partial")
+    copy = change_record(copy, lambda facts: facts["models"]["basic"].update(title=LONG))
     for model, shift in MISSING:
-        [*files] = (copy.path / "predictions" / model / "seed-0").glob(f"{shift}*")
+        [*files] = (copy.path / "predictions" / model / "seed-0/test").glob(f"{shift}*")
         assert files
         for file in files:
             file.unlink()
@@ -707,7 +729,8 @@ def test_nothing_measured_draws_no_reliability(partial, tmp_path):
     ],
 )
 def test_headings_are_as_in_papers_unless_levels_would_be_the_same(levels, headings):
-    sweep = Sweep("pgd", "PGD", "budget ε (pixels)", 0.0, "", dict.fromkeys(levels, "cell"))
+    cells = dict.fromkeys(levels, "cell")
+    sweep = Sweep("pgd", "PGD", "budget ε (pixels)", 0.0, "", cells, kind="attack")
     assert [sweep.heading(level) for level in levels] == headings
 
 
@@ -721,6 +744,9 @@ def test_budgets_read_as_in_papers_wherever_they_stand(tmp_path):
     labels = set(re.findall(r">([^<>]+)</text>", (run.path / "figures/accuracy.svg").read_text()))
     assert {"8/255", "0.1", "1"} <= labels
     assert not {label for label in labels if label.startswith("0.03")}
+    rows = carried(run)["charts"]["accuracy-pgd"]["datasets"]["rows"]
+    budgets = ("2/255", "8/255", "0.1", "1")
+    assert {row["at"] for row in rows} == {"clean", *(f"PGD at ε = {each}" for each in budgets)}
 
 
 @pytest.mark.parametrize("what", ["accuracy", "loss", "rate"])
@@ -732,7 +758,7 @@ def test_only_the_training_part_is_dashed(run, what):
 
 
 def test_charts_of_training_are_followed_by_what_was_trained(partial, tmp_path):
-    copy = RunFolder(shutil.copytree(partial.path, tmp_path / "copy"))
+    copy = copy_run(partial, tmp_path / "copy")
     (copy.path / "models/pretrained/seed-0/history.csv").unlink()
     build_report(copy)
     text = (copy.path / "report.html").read_text()
@@ -745,8 +771,7 @@ def test_charts_of_training_are_followed_by_what_was_trained(partial, tmp_path):
 
 
 def test_a_second_build_gives_the_same_bytes(run, names, tmp_path):
-    copy = RunFolder(tmp_path / "again")
-    shutil.copytree(run.path, copy.path)
+    copy = copy_run(run, tmp_path / "again")
     assert build_report(copy) == names
     for name in names:
         assert (copy.path / name).read_bytes() == (run.path / name).read_bytes(), name
@@ -840,23 +865,25 @@ def test_page_answers_first_and_says_how(run, page):
 
 
 def test_page_says_what_levels_stand_for(run, tmp_path):
-    copy = RunFolder(tmp_path / "copy")
-    shutil.copytree(run.path, copy.path)
-    facts = json.loads((copy.path / "provenance.json").read_text())
-    ranked = facts["shifts"][1]
-    for rank, cell in enumerate(ranked["cells"]):
-        cell["constants"] = f"for images of 28 pixels: amount {rank}"
-    copy.write("provenance.json", json.dumps(facts))
+    copy = copy_run(run, tmp_path / "copy")
+
+    def state(facts: dict) -> None:
+        for rank, cell in enumerate(facts["sweeps"][1]["cells"]):
+            cell["constants"] = f"for images of 28 pixels: amount {rank}"
+
+    copy = change_record(copy, state)
     build_report(copy)
     text = " ".join(Page((copy.path / "report.html").read_text()).text.split())
-    for rank, cell in enumerate(ranked["cells"]):
-        assert f"= {cell['level']:g}, for images of 28 pixels: amount {rank}" in text
+    for rank, cell in enumerate(copy.record.sweeps[1].cells):
+        assert f"= {cell.level:g}, for images of 28 pixels: amount {rank}" in text
 
 
-def test_page_says_how_to_cite_and_shows_the_whole_study(run, page):
+def test_page_says_how_to_cite_and_shows_the_whole_record(run, page):
     assert "@software{fairweather," in page.text
     assert "Made with: fairweather run synthetic" in page.text
-    assert "models.basic.sweep.learning_rate" in page.text
+    assert "git revision 0123abc, with uncommitted changes" in page.text
+    for key in ("models.basic.settings.sweep.learning_rate", "settings.bootstrap", "data.name"):
+        assert key in page.text
 
 
 def test_settings_and_provenance_are_written_for_readers():
@@ -896,8 +923,7 @@ def settings(run: RunFolder) -> dict[str, list[str]]:
 
 
 def test_page_shows_the_recipe_that_a_sweep_chose(run, names):
-    study = yaml.safe_load((run.path / "study.yaml").read_text())
-    assert study["models"]["basic"]["recipe"]["learning_rate"] == 0.001
+    assert run.record.models["basic"].settings["recipe"]["learning_rate"] == 0.001
     shown = settings(run)
     assert shown["recipe.learning_rate"] == ["0.01", "0.001", "0.001"]
     assert shown["sweep.learning_rate"] == ["0.001; 0.01", "–", "–"]
@@ -925,13 +951,9 @@ def test_every_metric_has_a_formula():
 
 
 def test_models_of_one_title_stay_apart(run, tmp_path):
-    copy = RunFolder(tmp_path / "twins")
-    copy.write("provenance.json", (run.path / "provenance.json").read_text())
-    copy.write("scores.csv", (run.path / "scores.csv").read_text())
-    study = yaml.safe_load((run.path / "study.yaml").read_text())
-    for model in study["models"].values():
-        model["title"] = "Twin"
-    copy.write("study.yaml", yaml.safe_dump(study, sort_keys=False))
+    twins = {name: ModelRecord(title="Twin") for name in MODELS}
+    record = run.record.model_copy(update={"models": twins})
+    copy = write_run(tmp_path / "twins", record, run.scores)
     assert list(read_contents(copy).titles.values()) == [f"Twin ({name})" for name in MODELS]
 
 
@@ -945,20 +967,82 @@ def test_a_study_without_shifts_is_reported(tmp_path):
 
 def test_a_run_without_scores_is_refused(run, tmp_path):
     empty = RunFolder(tmp_path / "empty")
-    with pytest.raises(InputError, match=r"has no study\.yaml"):
+    with pytest.raises(InputError, match=r"holds no run: there is no record\.json"):
         build_report(empty)
-    for name in ("study.yaml", "provenance.json"):
-        empty.write(name, (run.path / name).read_text())
+    empty.describe(run.record)
     with pytest.raises(InputError, match=r"has no scores\.csv"):
         build_report(empty)
-    assert sorted(path.name for path in empty.path.iterdir()) == ["provenance.json", "study.yaml"]
+    assert [path.name for path in empty.path.iterdir()] == ["record.json"]
 
 
 def test_samples_outside_the_run_are_refused(run, tmp_path):
-    copy = RunFolder(tmp_path / "escape")
-    shutil.copytree(run.path, copy.path)
+    copy = copy_run(run, tmp_path / "escape")
     index = json.loads((copy.path / "samples/index.json").read_text())
     index["mixup"]["file"] = "../../x.png"
     copy.write("samples/index.json", json.dumps(index))
     with pytest.raises(InputError, match="outside the run folder"):
         build_report(copy)
+
+
+def test_a_folder_of_the_first_version_gives_the_same_report(run, names, tmp_path):
+    old = as_first_version(run, tmp_path / "old")
+    assert build_report(old) == names
+    for name in names:
+        if name != "report.html":  # says what was not known then
+            assert (old.path / name).read_bytes() == (run.path / name).read_bytes(), name
+    assert carried(old) == carried(run)
+
+
+def test_attacks_and_ensembles_of_the_first_version_are_known(tmp_path):
+    shifts = [*SHIFTS, {"pgd": {"epsilon": [2 / 255], "steps": 2}}]
+    models = {"basic": "Basic"}
+    made = make_run(tmp_path / "new", models=models, seeds=(0, 1), shifts=shifts, n=40, size=None)
+    run = change_record(made, lambda facts: facts.update(ensemble=True))
+    scores = run.scores
+    write_scores(run, pd.concat([scores, scores[scores["seed"] == "1"].assign(seed="ensemble")]))
+    contents = read_contents(run)
+    assert list(contents.titles.values()) == ["Basic", "Basic, ensemble of 2"]
+    assert [sweep.is_attack for sweep in contents.sweeps] == [False, False, True]
+    old = read_contents(as_first_version(run, tmp_path / "old"))
+    assert (old.titles, old.sweeps) == (contents.titles, contents.sweeps)
+    assert old.seeds == contents.seeds == ("0", "1")
+
+
+STORED = sorted(path.parent for path in (ROOT / "results").glob("*/scores.csv"))
+
+
+@pytest.mark.parametrize("folder", STORED, ids=lambda path: path.name)
+def test_the_stored_results_have_the_numbers_of_their_tables(folder):
+    contents = read_contents(RunFolder(folder))
+    tables = [*build_tables(contents), *build_further_tables(contents)]
+    stored = {path.stem: path.read_text() for path in (folder / "tables").glob("*.csv")}
+    assert {table.name: table.csv() for table in tables} == stored
+    assert rows_as_csv(summary_rows(contents)) == (folder / "summary.csv").read_text()
+
+
+def test_a_stored_result_is_reported(tmp_path):
+    copy = copy_run(RunFolder(ROOT / "results/fashion-mnist"), tmp_path / "copy")
+    names = build_report(copy)
+    assert {"report.html", "figures/accuracy.svg", "tables/summary_accuracy.md"} <= set(names)
+    page = Page((copy.path / "report.html").read_text())
+    assert copy.record.title in page.text
+    assert "fairweather run fashion-mnist" in page.text
+
+
+def test_a_run_that_mixes_machines_says_so(run, page, tmp_path):
+    assert "mixes" not in page.text
+    other = MACHINE.model_copy(update={"instructions": "AVX512"})
+    copy = copy_run(run, tmp_path / "copy")
+    finish(copy, "models/basic/seed-0", [], machine=other)
+    told = "this run mixes 2 machines"
+    contents = read_contents(copy)
+    assert told in contents.hardware
+    assert str(MACHINE) in contents.hardware
+    assert str(other) in contents.hardware
+    build_report(copy)
+    text = Page((copy.path / "report.html").read_text()).text
+    assert f"Beware: {told}" in text
+    assert f"on {contents.hardware}." in text
+    joint = read_runs([run, copy])
+    assert list(joint.mixed_machines) == ["copy"]
+    assert "run copy mixes 2 machines" in joint.hardware

@@ -1,6 +1,5 @@
 """Rules: what can be written, what they are judged on, and that nothing missing ever passes."""
 
-import json
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -11,11 +10,12 @@ from fairweather import metrics
 from fairweather.errors import InputError
 from fairweather.rules import Rule, Verdict, judge, junit, read_rules, table
 from fairweather.runs import RunFolder
-from fairweather.scores import seed_spread, to_csv, to_frame, with_means, with_worst
+from fairweather.scores import seed_spread, to_frame, with_means, with_worst
 from fairweather.types import Predictions
-from fairweather.yamlfile import dump_yaml
 
 from . import reference
+from .run_folders import as_first_version, copy_run, finish, run_record, sweep_record, write_scores
+from .run_folders import write_run as write_folder
 
 N, CLASSES, RESAMPLES = 120, 3, 150
 SNOW = "imagenet_c/snow"
@@ -37,11 +37,10 @@ def cell_id(shift, level):
     return f"{shift},{'epsilon' if shift == 'pgd' else 'severity'}={level}"
 
 
-def write_run(path, models=("basic", "basic+temperature"), seeds=(0,)):
+def write_run(path, models=("basic", "basic+temperature"), seeds=(0,), validation=None):
     """A run folder as the steps of a study leave it, without any model."""
-    run = RunFolder(path)
     weights = metrics.bootstrap_weights(N, RESAMPLES)
-    cells = {}
+    cells, stored = {}, {}
     for model in models:
         for seed in seeds:
             strengths = {("clean", "none"): (CLEAN, "clean")}
@@ -50,26 +49,29 @@ def write_run(path, models=("basic", "basic+temperature"), seeds=(0,)):
                     strengths[shift, level] = strength, cell_id(shift, level)
             for (shift, level), (strength, cell) in strengths.items():
                 found = predictions(strength - 0.2 * len(model) / 5, seed)
-                name = f"predictions/{model}/seed-{seed}/{cell.replace('/', '__')}.parquet"
-                run.write_predictions(name, found)
+                stored[model, seed, cell] = found
                 key = (model, str(seed), shift, level)
                 cells[key] = metrics.evaluate_metrics(found, weights)
+            if validation is not None:
+                stored[model, seed, "clean", "val"] = validation
     frame = to_frame(with_worst(with_means(cells.items(), apart=["pgd"]), apart=["pgd"]))
-    run.write("scores.csv", to_csv(frame))
-    entries = [
-        {
-            "name": shift,
-            "title": shift,
-            "level_title": "severity",
-            "neutral": 0,
-            "cells": [{"id": cell_id(shift, each), "level": float(each)} for each in levels],
-        }
+    sweeps = [
+        sweep_record(
+            shift,
+            {float(level): cell_id(shift, level) for level in levels},
+            kind="attack" if shift == "pgd" else "shift",
+        )
         for shift, levels in SHIFTS.items()
     ]
-    run.write("provenance.json", json.dumps({"shifts": entries}))
-    study = {"models": {"basic": {"title": "Basic"}}, "bootstrap": RESAMPLES}
-    run.write("study.yaml", dump_yaml(study))
-    return run
+    record = run_record(
+        {"basic": "Basic"},
+        sweeps,
+        classes=("a", "b", "c"),
+        bootstrap=RESAMPLES,
+        seeds=seeds,
+        variants={name: name for name in models if "+" in name},
+    )
+    return write_folder(path, record, frame, stored)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def row(run, model, shift, level, metric, seed="0"):
 def replace_scores(run, path, change):
     """A copy of the run's scores alone, changed."""
     copy = RunFolder(path)
-    copy.write("scores.csv", to_csv(change(run.scores)))
+    write_scores(copy, change(run.scores))
     return copy
 
 
@@ -396,7 +398,7 @@ def test_a_rise_is_the_negative_of_a_drop(run):
 def test_of_several_seeds_the_mean_is_judged(tmp_path):
     run = write_run(tmp_path, models=["basic"], seeds=(0, 1))
     scores = run.scores
-    run.write("scores.csv", to_csv(pd.concat([scores, seed_spread(scores)])))
+    write_scores(run, pd.concat([scores, seed_spread(scores)]))
     (verdict,) = check(run, "accuracy[clean] >= 0.5")
     assert verdict.value == row(run, "basic", "clean", "none", "accuracy", seed="mean").value
     (drop,) = check(run, f"accuracy[{SNOW}] drop <= 0.5")
@@ -458,7 +460,7 @@ def test_what_is_not_a_number_is_no_pass(run, tmp_path, column, on, fails):
 
 def test_a_drop_without_its_predictions_is_no_pass(tmp_path):
     run = write_run(tmp_path, models=["basic"])
-    (tmp_path / "predictions/basic/seed-0/imagenet_c__snow,severity=2.parquet").unlink()
+    run.forget("predictions/basic/seed-0/test/imagenet_c__snow,severity=2")
     with pytest.raises(InputError, match=r"no predictions/basic/seed-0/.*severity=2.parquet"):
         check(run, f"accuracy[{SNOW}] drop <= 1")
     assert check(run, f"accuracy[{SNOW}=1] drop <= 1")
@@ -468,20 +470,37 @@ def test_a_drop_between_different_images_is_no_pass(tmp_path):
     run = write_run(tmp_path, models=["basic"])
     other = predictions(1.0, 0)
     other = Predictions(other.keys + 1, *list(vars(other).values())[1:])
-    run.write_predictions("predictions/basic/seed-0/pgd,epsilon=0.03125.parquet", other)
+    name = "predictions/basic/seed-0/test/pgd,epsilon=0.03125"
+    run.write_predictions(f"{name}.parquet", other)
+    finish(run, name, [f"{name}.parquet"])
     with pytest.raises(InputError, match="of other images"):
         check(run, "accuracy[pgd] drop <= 1")
 
 
+def test_a_run_of_the_first_version_is_judged_alike(run, tmp_path):
+    first = as_first_version(run, tmp_path / "first")
+    rules = ["accuracy[*] >= 0", "basic: accuracy[all] drop <= 1", "basic: accuracy[pgd] drop <= 1"]
+    assert check(first, *rules) == check(run, *rules)
+
+
+def test_an_attack_is_what_the_record_calls_one(run, tmp_path):
+    """In the mean over shifts counts what is a shift, whatever its parameters are called."""
+    (apart,) = check(run, "basic: accuracy[all] drop <= 1")
+    facts = run.record.model_dump()
+    facts["sweeps"][-1]["kind"] = "shift"
+    copy = copy_run(run, tmp_path / "copy")
+    copy.describe(type(run.record).model_validate(facts))
+    (counted,) = check(RunFolder(copy.path), "basic: accuracy[all] drop <= 1")
+    (alone,) = check(run, "basic: accuracy[pgd] drop <= 1")
+    assert counted.value == pytest.approx((2 * apart.value + alone.value) / 3)
+
+
 def test_a_drop_of_what_is_fitted_on_validation_images(tmp_path):
-    run = write_run(tmp_path, models=["basic"])
     found = predictions(CLEAN, 7)
-    run.write_predictions("predictions/basic/seed-0/val.parquet", found)
+    run = write_run(tmp_path, models=["basic"], validation=found)
     scores = run.scores
     name = "coverage_above_validation_threshold/0.05"
-    run.write(
-        "scores.csv", to_csv(scores.assign(metric=scores["metric"].replace("accuracy", name)))
-    )
+    write_scores(run, scores.assign(metric=scores["metric"].replace("accuracy", name)))
     (drop,) = check(run, f"{name}[{SNOW}=2] drop <= 1")
     least = metrics.fit_on(found).threshold
     sure = [predictions(each - 0.2, 0).confidence >= least for each in (CLEAN, SHIFTS[SNOW]["2"])]
@@ -492,7 +511,7 @@ def test_a_drop_of_what_predictions_do_not_give_is_no_pass(run, tmp_path):
     copy = write_run(tmp_path, models=["basic"])
     scores = copy.scores
     scores.loc[scores["metric"] == "brier_score", "metric"] = "flip_rate"
-    copy.write("scores.csv", to_csv(scores))
+    write_scores(copy, scores)
     with pytest.raises(InputError, match="do not give a drop of flip_rate for pgd"):
         check(copy, "flip_rate[pgd] drop <= 1")
 

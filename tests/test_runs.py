@@ -5,18 +5,22 @@ import multiprocessing
 
 import numpy as np
 import pytest
+import torch
 
-from fairweather.cells import from_logits
 from fairweather.errors import InputError
+from fairweather.inference import from_logits
+from fairweather.record import COLUMNS, RECORD, StepRecord, parse_record, step_file
 from fairweather.runs import (
+    FIRST_FACTS,
     RunFolder,
     fingerprint,
     open_finished_run,
     open_run,
     provenance,
+    this_machine,
     write_atomically,
 )
-from fairweather.scores import COLUMNS, estimate_cells, to_csv, to_frame, with_means
+from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
 from fairweather.shifts import CLEAN, sweep
 from fairweather.types import Cell
 
@@ -25,40 +29,86 @@ def predictions_of(images, seed=0, noise=1.0):
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, noise, (len(images), 3)).astype(np.float32)
     logits[np.arange(len(images)), images.labels.numpy()] += 1
-    return from_logits(logits, images)
+    return from_logits(logits, images.labels.numpy(), images.keys.numpy(), images.classes)
 
 
-def test_a_step_is_done_only_with_its_inputs_and_its_files(tmp_path):
+def recorded(run, step, *files):
+    """Record a step that left files of these names."""
+    record = StepRecord(
+        id=step,
+        kind="predict",
+        fingerprint="0" * 16,
+        depends={"seed": 0},
+        files={name: run.checksum(name) for name in files},
+    )
+    run.finish(record)
+    return record
+
+
+def test_the_record_of_a_step_is_a_file_of_its_own_and_tells_whether_its_files_are_whole(tmp_path):
     with open_run(tmp_path / "run") as run:
         run.write("a/result.txt", "42")
-        run.finish("step", {"seed": 0}, ["a/result.txt"])
+        record = recorded(run, "a/step", "a/result.txt")
     again = RunFolder(tmp_path / "run")
-    assert again.is_done("step", {"seed": 0})
-    assert not again.is_done("step", {"seed": 1})
-    assert not again.is_done("other", {"seed": 0})
+    assert (again.path / "steps/a/step.json").read_text() == record.to_json()
+    assert again.step("a/step") == record
+    assert again.steps() == [record]
+    assert again.step("other") is None
+    assert again.has_left(record)
     (again.path / "a/result.txt").write_text("43")
-    assert not again.is_done("step", {"seed": 0})
+    assert not again.has_left(record)
     (again.path / "a/result.txt").unlink()
-    assert not again.is_done("step", {"seed": 0})
+    assert not again.has_left(record)
 
 
-def test_a_step_takes_back_what_it_no_longer_makes(tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: text.replace('"seconds"', '"secnds"'),
+        lambda text: text.replace('"version": 2', '"version": 3'),
+        lambda text: "\udcff" + text,
+    ],
+    ids=["half", "empty", "list", "key", "newer", "not UTF-8"],
+)
+def test_a_damaged_record_of_a_step_is_none(tmp_path, damage):
+    run = RunFolder(tmp_path)
+    run.write("result.txt", "42")
+    recorded(run, "step", "result.txt")
+    path = tmp_path / step_file("step")
+    path.write_bytes(damage(path.read_text()).encode(errors="surrogateescape"))
+    assert run.step("step") is None
+    with pytest.raises(InputError, match=r"step\.json (is not the record|was written by a newer)"):
+        run.steps()
+
+
+def test_a_record_under_another_name_is_not_that_of_the_step(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write("result.txt", "42")
+    text = recorded(run, "step", "result.txt").to_json()
+    run.write(step_file("other"), text)
+    assert run.step("other") is None
+    assert run.step("step") is not None
+
+
+def test_what_is_forgotten_takes_its_files_along(tmp_path):
     run = RunFolder(tmp_path)
     for name in ("a.txt", "b.txt", "other.txt"):
         run.write(name, name)
-    run.finish("report", {"shifts": 2}, ["a.txt", "b.txt"])
-    run.finish("report", {"shifts": 1}, ["a.txt"])
-    assert sorted(path.name for path in tmp_path.glob("*.txt")) == ["a.txt", "other.txt"]
+    recorded(run, "report", "a.txt", "b.txt")
+    run.forget("report")
+    assert [path.name for path in tmp_path.glob("*.txt")] == ["other.txt"]
+    assert run.step("report") is None
+    run.forget("report")  # and once more is nothing
 
 
 def test_records_are_held_against_their_checksums(tmp_path):
     run = RunFolder(tmp_path)
     for name in ("scores.csv", "cell.parquet", "model.safetensors", "report.html"):
         run.write(name, name)
-    run.finish("scores", {}, ["scores.csv"])
-    run.finish("cell", {}, ["cell.parquet"])
-    run.finish("model", {}, ["model.safetensors"])
-    run.finish("report", {}, ["report.html"])
+        recorded(run, name.partition(".")[0], name)
     assert run.check_files(bool) == []
     (tmp_path / "cell.parquet").unlink()
     assert run.check_files(bool) == ["cell.parquet"]
@@ -90,7 +140,7 @@ def test_predictions_come_back_as_they_were(tmp_path, toy_images):
     run = RunFolder(tmp_path)
     for name, written in (
         ("with", predictions_of(toy_images)),
-        ("without", from_logits(np.eye(101, dtype=np.float32), many_classes())),
+        ("without", many_classes()),
     ):
         run.write_predictions(f"{name}.parquet", written)
         read = run.read_predictions(f"{name}.parquet")
@@ -104,12 +154,8 @@ def test_predictions_come_back_as_they_were(tmp_path, toy_images):
 
 
 def many_classes():
-    import torch
-
-    from fairweather.types import Images
-
-    pixels = torch.zeros(101, 3, 8, 8, dtype=torch.uint8)
-    return Images(pixels, torch.arange(101), torch.arange(101), tuple(map(str, range(101))))
+    classes = tuple(map(str, range(101)))
+    return from_logits(np.eye(101, dtype=np.float32), np.arange(101), np.arange(101), classes)
 
 
 def try_to_open(path, queue):
@@ -143,13 +189,49 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         open_finished_run(tmp_path)
 
 
-def test_provenance_is_plain_and_complete():
-    import torch
+def test_a_folder_of_an_earlier_version_is_read_and_not_taken_up(tmp_path):
+    (tmp_path / FIRST_FACTS).write_text("{}")
+    with (
+        pytest.raises(InputError, match="an earlier version of fairweather, which can be reported"),
+        open_run(tmp_path),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [FIRST_FACTS]
 
-    facts = json.loads(json.dumps(provenance(torch.device("cpu"))))
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not the record of a fairweather run"),
+        ("[1]", "is not the record of a fairweather run"),
+        ('{"version": 3}', r"was written by a newer fairweather \(version 3\)"),
+        ('{"version": 2}', "is not the record of a fairweather run: kind: "),
+    ],
+)
+def test_a_damaged_description_is_one_sentence_and_stops_what_would_write(tmp_path, text, words):
+    (tmp_path / RECORD).write_text(text)
+    for attempt in (lambda: open_run(tmp_path).__enter__(), lambda: open_finished_run(tmp_path)):
+        with pytest.raises(InputError, match=words) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [RECORD]
+    with pytest.raises(InputError, match=words):
+        parse_record(text, RECORD)
+
+
+def test_provenance_is_plain_and_complete():
+    found = provenance(torch.device("cpu"))
+    facts = json.loads(found.model_dump_json())
     assert {"time", "command", "git", "python", "versions", "hardware"} <= facts.keys()
     assert facts["versions"]["torch"] == torch.__version__
     assert facts["hardware"]["threads"] == torch.get_num_threads()
+
+
+def test_a_machine_says_what_can_change_a_result():
+    found = this_machine(torch.device("cpu"))
+    assert (found.device, found.threads) == ("cpu", torch.get_num_threads())
+    assert found.instructions == torch.backends.cpu.get_cpu_capability()
+    assert found.model
 
 
 @pytest.fixture

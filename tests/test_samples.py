@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,18 +17,35 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fairweather.errors import InputError
-from fairweather.measuring import Setting, Subject, describe_shifts, samples, thumbnails
-from fairweather.measuring.choosing import (
+from fairweather.executors import execute
+from fairweather.report.samples import (
+    INDEX,
+    PICTURE_COLUMNS,
+    PICTURES,
+    CellImage,
+    read_samples,
+)
+from fairweather.runs import RunFolder
+from fairweather.shifts import CLEAN, make_shift
+from fairweather.steps import Plan, Worker, sampling, thumbnails
+from fairweather.steps.describing import describe_shifts
+from fairweather.steps.measuring import (
+    Measured,
+    Measurement,
+    conclude,
+    facts_of,
+    predict_model,
+)
+from fairweather.steps.plan import DATA, PredictStep, SampleStep, Trained, fingerprint_of
+from fairweather.steps.sampling import (
     MOST_MISTAKES,
     confident_mistakes,
     lost_first,
     mistakes_each,
+    pick_pictures,
 )
-from fairweather.measuring.samples import pick_pictures, samples_step
-from fairweather.report.samples import COLUMNS, INDEX, PICTURES, Place, read_samples
-from fairweather.runs import RunFolder
-from fairweather.shifts import CLEAN, make_shift
-from fairweather.types import Attack, Attacked, Cell, Dataset, Images, Predictions
+from fairweather.types import Attack, Attacked, Dataset, Images
+from tests.run_folders import copy_run, finish, outcomes
 
 SHIFTS = (
     CLEAN,
@@ -247,62 +265,102 @@ def make_test_images(n, size=(12, 12), classes=CLASSES, seed=0):
 
 def make_predictions(images, rng, hardness, skill):
     """Wrong where an image is harder than the model is skilled; confidences with ties."""
-    n, labels = len(images), images.labels.numpy()
-    wrong = hardness + rng.normal(0, 0.05, n) > skill
-    shifted = (labels + 1) % len(images.classes)
-    return Predictions(
-        keys=images.keys.numpy(),
-        labels=labels,
-        predicted=np.where(wrong, shifted, labels),
-        confidence=rng.integers(2, 17, n) / 16,
-        top5_correct=~wrong,
-        nll=np.ones(n),
-        brier=np.ones(n),
-        logits=None,
+    n = len(images)
+    right = hardness + rng.normal(0, 0.05, n) <= skill
+    return outcomes(
+        right,
+        images.labels.numpy(),
+        rng.integers(2, 17, n) / 16,
         classes=images.classes,
+        keys=images.keys.numpy(),
+        top5_correct=right,
     )
 
 
-def make_setting(path, test, shifts=(*SHIFTS[:3], ATTACK, *SHIFTS[3:]), variants=()):
+class Made(NamedTuple):
+    """A run with predictions, its data, and the step that chooses and stores its pictures.
+
+    `predicted` are the steps whose predictions it reads; they are done.
+    """
+
+    run: RunFolder
+    dataset: Dataset
+    shifts: tuple
+    predicted: list[PredictStep]
+    step: SampleStep
+
+
+# Name and seed of each model; the first seed of a name stands for it.
+BASIC = (("basic", 1),)
+EVERY = tuple((name, seed) for name in ("basic", "other") for seed in (1, 0, "ensemble"))
+
+
+def make(
+    path, test, models=BASIC, shifts=(*SHIFTS[:3], ATTACK, *SHIFTS[3:]), variants=(), mixup=False
+):
+    """A run of these models whose predictions get worse away from neutral."""
     dataset = Dataset("made up", test, None, test, (0.5,) * 3, (0.5,) * 3)
-    return Setting(
-        RunFolder(path), dataset, {"test": "d"}, torch.device("cpu"), shifts, 7, variants=variants
+    measurement = Measurement(
+        data=facts_of(dataset, {"train": "d", "test": "d"}),
+        shifts=shifts,
+        threads=1,
+        device="cpu",
+        shift_seed=7,
+        variants=variants,
+        mixup=mixup,
     )
+    measured = [
+        Measured(name, seed, name, name, Trained(folder=f"models/{name}/seed-{seed}"))
+        for name, seed in models
+    ]
+    step, *_ = conclude(measurement, measured)
+    predicted = [
+        each.model_copy(update={"reads": ()})  # as if there were no networks
+        for model in measured
+        for each in predict_model(measurement, model)
+        if isinstance(each, PredictStep) and each.leaves[0] in step.reads
+    ]
+    step = step.model_copy(update={"needs": tuple(each.id for each in predicted)})
+    made = Made(RunFolder(path), dataset, shifts, predicted, step)
+    predict(made)
+    return made
 
 
-def make_subject(name, seed=0):
-    return Subject(name, seed, name, name, "digest", lambda: torch.nn.Identity())
-
-
-SUBJECTS = tuple(
-    make_subject(name, seed) for name in ("basic", "other") for seed in (1, 0, "ensemble")
-)
-
-
-def predict(setting, subjects=SUBJECTS, seed=0):
-    """Store predictions of every model, variant and seed that get worse away from neutral."""
-    test = setting.dataset.test
+def predict(made, seed=0):
+    """Store the predictions of every model, variant and ensemble that pictures are chosen by."""
+    test = made.dataset.test
     hardness = np.random.default_rng(seed).random(len(test))
-    for subject in subjects:
-        for name in samples.names_of(setting, subject):
-            rng = np.random.default_rng([seed, *f"{name}{subject.seed}".encode()])
-            for shift in setting.shifts:
-                neutral = 1.0 if shift.name == "brightness_factor" else 0.0
-                harm = abs((shift.level or neutral) - neutral)
-                predictions = make_predictions(test, rng, hardness, 0.9 - 0.25 * harm)
-                path = str(Cell(name, subject.seed, shift).path)
-                setting.run.write_predictions(path, predictions)
+    generators = {}
+    for step in made.predicted:
+        who = f"{step.model}{step.seed}"
+        rng = generators.setdefault(who, np.random.default_rng([seed, *who.encode()]))
+        [shift] = [each for each in made.shifts if each.id == step.shift]
+        neutral = 1.0 if shift.name == "brightness_factor" else 0.0
+        harm = abs((shift.level or neutral) - neutral)
+        store(made, step, make_predictions(test, rng, hardness, 0.9 - 0.25 * harm))
+
+
+def store(made, step, predictions):
+    """Store predictions as the step that makes them leaves them."""
+    [file] = step.leaves
+    made.run.write_predictions(file, predictions)
+    finish(made.run, step.id, [file], kind="predict", fingerprint=fingerprint_of(step, {}))
+
+
+def sample(made, **changes):
+    """Do the step, unless it is done."""
+    step = made.step.model_copy(update=changes)
+    plan = Plan.model_construct(data={}, model=None, steps=(*made.predicted, step))
+    execute(plan, made.run, Worker(plan, device="cpu", datasets={DATA: made.dataset}))
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory):
+def made(tmp_path_factory):
     """Two models and their variant in two seeds and together, seven cells and an attack."""
-    made = make_setting(
-        tmp_path_factory.mktemp("samples") / "run", make_test_images(90), variants=("temperature",)
-    )
-    predict(made)
-    samples_step(made, SUBJECTS, mixup=True)
-    return made
+    path = tmp_path_factory.mktemp("samples") / "run"
+    found = make(path, make_test_images(90), EVERY, variants=("temperature",), mixup=True)
+    sample(found)
+    return found
 
 
 def contents(run):
@@ -310,23 +368,22 @@ def contents(run):
     return {file.name: file.read_bytes() for file in files}
 
 
-def expected_places(setting, models):
+def expected_choice(made, models):
     """What the index has to say, from the stored predictions and the slow references."""
-    test, run = setting.dataset.test, setting.run
+    test, run = made.dataset.test, made.run
     keys = test.keys.tolist()
     sweeps = {
-        described["name"]: (
-            [cell["id"] for cell in described["cells"]],
-            [cell["level"] for cell in described["cells"]],
-            described["neutral"],
+        sweep.name: (
+            [cell.id for cell in sweep.cells],
+            [cell.level for cell in sweep.cells],
+            sweep.neutral,
         )
-        for described in describe_shifts(setting.shifts)
-        if described["name"] != ATTACK.name
+        for sweep in describe_shifts(made.shifts)
+        if sweep.name != ATTACK.name
     }
 
     def read(model, ids):
-        by_id = {shift.id: shift for shift in setting.shifts}
-        found = [run.read_predictions(str(Cell(*model, by_id[each]).path)) for each in ids]
+        found = [run.read_predictions(run.predictions(*model, each)) for each in ids]
         return [~each.correct for each in found], [each.confidence for each in found]
 
     clean = {name: read(model, ["clean"]) for name, model in models.items()}
@@ -335,41 +392,41 @@ def expected_places(setting, models):
     lost, mistakes = {}, {}
     for name, (wrong, confidence) in clean.items():
         chosen = slow_mistakes(keys, wrong, confidence, most)
-        mistakes[name] = {"clean": tuple(Place(key, "clean") for key, _ in chosen)}
+        mistakes[name] = {"clean": tuple(CellImage(key, "clean") for key, _ in chosen)}
     for sweep, (ids, levels, neutral) in sweeps.items():
-        answers = {name: read(model, ids) for name, model in models.items()}
-        wrong = np.array([each for each, _ in answers.values()]).all(axis=0)
-        confidence = np.array([each for _, each in answers.values()]).mean(axis=0)
+        said = {name: read(model, ids) for name, model in models.items()}
+        wrong = np.array([each for each, _ in said.values()]).all(axis=0)
+        confidence = np.array([each for _, each in said.values()]).mean(axis=0)
         chosen = slow_lost(keys, levels, neutral, right, wrong, confidence, 6)
-        lost[sweep] = tuple(Place(key, ids[at]) for key, at in chosen)
-        for name, answer in answers.items():
-            chosen = slow_mistakes(keys, *answer, most)
-            mistakes[name][sweep] = tuple(Place(key, ids[at]) for key, at in chosen)
+        lost[sweep] = tuple(CellImage(key, ids[at]) for key, at in chosen)
+        for name, each in said.items():
+            chosen = slow_mistakes(keys, *each, most)
+            mistakes[name][sweep] = tuple(CellImage(key, ids[at]) for key, at in chosen)
     return lost, mistakes
 
 
-def test_a_run_keeps_what_all_models_lose_first_and_confident_mistakes(setting):
-    stored = read_samples(setting.run)
+def test_a_run_keeps_what_all_models_lose_first_and_confident_mistakes(made):
+    stored = read_samples(made.run)
     models = {
         f"{name}{variant}{mark}": (f"{name}{variant}", seed)
         for name in ("basic", "other")
         for variant in ("", "+temperature")
         for mark, seed in (("", 1), ("+ensemble", "ensemble"))
     }
-    lost, mistakes = expected_places(setting, models)
+    lost, mistakes = expected_choice(made, models)
     assert stored.lost == lost
     assert stored.mistakes == mistakes
     assert len(lost["brightness_factor"]) == 6
-    assert len({place.cell for place in lost["brightness_factor"]}) > 1
-    assert all(len(places) == 6 for places in mistakes["basic"].values())
+    assert len({shown.cell for shown in lost["brightness_factor"]}) > 1
+    assert all(len(images) == 6 for images in mistakes["basic"].values())
 
 
-def test_every_picture_is_of_the_image_as_a_model_saw_it(setting):
-    stored, test = read_samples(setting.run), setting.dataset.test
-    places = [place for places in stored.lost.values() for place in places]
+def test_every_picture_is_of_the_image_as_a_model_saw_it(made):
+    stored, test = read_samples(made.run), made.dataset.test
+    chosen = [shown for images in stored.lost.values() for shown in images]
     for groups in stored.mistakes.values():
-        places += [place for places in groups.values() for place in places]
-    shown = {(place.cell, place.key) for place in places}
+        chosen += [shown for images in groups.values() for shown in images]
+    shown = {(cell, key) for key, cell in chosen}
     shown |= {(shift.id, key) for shift in SHIFTS for key in stored.strip}
     assert set(stored.pictures) == shown
     row = {key: at for at, key in enumerate(test.keys.tolist())}
@@ -381,8 +438,8 @@ def test_every_picture_is_of_the_image_as_a_model_saw_it(setting):
                 assert np.array_equal(decode(stored.pictures[cell, key]), wanted)
 
 
-def test_the_strip_is_of_different_classes_and_in_every_cell(setting):
-    stored, test = read_samples(setting.run), setting.dataset.test
+def test_the_strip_is_of_different_classes_and_in_every_cell(made):
+    stored, test = read_samples(made.run), made.dataset.test
     picked = pick_pictures(test, 6)
     assert stored.strip == tuple(picked.keys.tolist())
     assert stored.labels == tuple(CLASSES[label] for label in picked.labels.tolist())
@@ -394,36 +451,34 @@ def test_the_strip_is_of_different_classes_and_in_every_cell(setting):
     assert np.abs(mixture - (first + second) / 2).max() <= 0.5
 
 
-def test_the_same_run_gives_the_same_bytes(setting, tmp_path):
-    again = make_setting(tmp_path / "again", make_test_images(90), variants=("temperature",))
-    predict(again)
-    samples_step(again, SUBJECTS, mixup=True)
-    assert contents(again.run) == contents(setting.run)
-    samples_step(replace(again, shift_seed=8), SUBJECTS, mixup=True)
+def test_the_same_run_gives_the_same_bytes(made, tmp_path):
+    images = make_test_images(90)
+    again = make(tmp_path / "again", images, EVERY, variants=("temperature",), mixup=True)
+    sample(again)
+    assert contents(again.run) == contents(made.run)
+    sample(again, shift_seed=8)
     other = contents(again.run)
-    assert other["index.json"] == contents(setting.run)["index.json"]
-    assert other["pictures.parquet"] != contents(setting.run)["pictures.parquet"]
+    assert other["index.json"] == contents(made.run)["index.json"]
+    assert other["pictures.parquet"] != contents(made.run)["pictures.parquet"]
 
 
 def test_pictures_are_stored_once_and_again_when_predictions_change(tmp_path, monkeypatch):
-    made = make_setting(tmp_path / "run", make_test_images(40))
-    subjects = SUBJECTS[:1]
-    predict(made, subjects)
+    made = make(tmp_path / "run", make_test_images(40))
     made.run.write("samples/clean.png", b"of an earlier version")
-    made.run.finish("samples", {"version": 1}, ["samples/clean.png"])
-    samples_step(made, subjects, mixup=False)
+    finish(made.run, "samples", ["samples/clean.png"], kind="sample")
+    sample(made)
     assert list(contents(made.run)) == ["index.json", "pictures.parquet"]
     before = contents(made.run)
     with monkeypatch.context() as patch:
-        patch.setattr(samples, "write_samples", None)
-        samples_step(made, subjects, mixup=False)
+        patch.setattr(sampling, "write_samples", None)
+        sample(made)
         (made.run.path / PICTURES).unlink()
         with pytest.raises(TypeError):
-            samples_step(made, subjects, mixup=False)
-    samples_step(made, subjects, mixup=False)
+            sample(made)
+    sample(made)
     assert contents(made.run) == before
-    predict(made, subjects, seed=1)
-    samples_step(made, subjects, mixup=False)
+    predict(made, seed=1)
+    sample(made)
     assert contents(made.run) != before
 
 
@@ -439,9 +494,8 @@ def test_pictures_are_stored_once_and_again_when_predictions_change(tmp_path, mo
 )
 def test_few_images_one_class_and_rectangles(n, size, classes, tmp_path):
     test = make_test_images(n, size, classes)
-    made = make_setting(tmp_path / "run", test)
-    predict(made, SUBJECTS[:1])
-    samples_step(made, SUBJECTS[:1], mixup=True)
+    made = make(tmp_path / "run", test, mixup=True)
+    sample(made)
     stored = read_samples(made.run)
     assert len(stored.strip) == min(6, len(test.labels.unique()))
     assert all(picture.size == size[::-1] for picture in stored.strips["clean"])
@@ -449,9 +503,8 @@ def test_few_images_one_class_and_rectangles(n, size, classes, tmp_path):
 
 
 def test_a_run_of_clean_images_keeps_mistakes_alone(tmp_path):
-    made = make_setting(tmp_path / "run", make_test_images(40), shifts=(CLEAN,))
-    predict(made, SUBJECTS[:1])
-    samples_step(made, SUBJECTS[:1], mixup=False)
+    made = make(tmp_path / "run", make_test_images(40), shifts=(CLEAN,))
+    sample(made)
     stored = read_samples(made.run)
     assert stored.lost == {}
     assert {model: list(groups) for model, groups in stored.mistakes.items()} == {
@@ -461,30 +514,26 @@ def test_a_run_of_clean_images_keeps_mistakes_alone(tmp_path):
 
 
 def test_a_model_that_is_never_wrong_and_one_that_always_is(tmp_path):
-    made = make_setting(tmp_path / "run", make_test_images(20))
-    predict(made, SUBJECTS[:1])
-    for shift in SHIFTS:
-        path = str(Cell("basic", 1, shift).path)
-        stored = made.run.read_predictions(path)
-        made.run.write_predictions(path, replace(stored, predicted=stored.labels))
-    samples_step(made, SUBJECTS[:1], mixup=False)
+    made = make(tmp_path / "run", make_test_images(20))
+    for step in made.predicted:
+        stored = made.run.read_predictions(step.leaves[0])
+        store(made, step, replace(stored, predicted=stored.labels))
+    sample(made)
     never = read_samples(made.run)
     assert not any(never.lost.values())
     assert not any(never.mistakes["basic"].values())
-    for shift in SHIFTS:
-        path = str(Cell("basic", 1, shift).path)
-        made.run.write_predictions(path, replace(stored, predicted=(stored.labels + 1) % 8))
-    samples_step(made, SUBJECTS[:1], mixup=False)
+    for step in made.predicted:
+        store(made, step, replace(stored, predicted=(stored.labels + 1) % 8))
+    sample(made)
     always = read_samples(made.run)
     assert not any(always.lost.values())
-    assert all(len(places) == 6 for places in always.mistakes["basic"].values())
+    assert all(len(images) == 6 for images in always.mistakes["basic"].values())
 
 
 def test_photographs_are_shifted_at_full_size_and_then_made_small(tmp_path):
     test = make_test_images(3, (224, 160))
-    made = make_setting(tmp_path / "run", test, shifts=SHIFTS[:3])
-    predict(made, SUBJECTS[:1])
-    samples_step(made, SUBJECTS[:1], mixup=False)
+    made = make(tmp_path / "run", test, shifts=SHIFTS[:3])
+    sample(made)
     stored = read_samples(made.run)
     noisy = SHIFTS[2]
     for key in stored.strip:
@@ -495,11 +544,6 @@ def test_photographs_are_shifted_at_full_size_and_then_made_small(tmp_path):
 
 
 # --- reading -------------------------------------------------------------------------------------
-
-
-def copy_of(run, path):
-    shutil.copytree(run.path, path)
-    return RunFolder(path)
 
 
 def strip_of(pictures):
@@ -554,8 +598,8 @@ def test_the_strips_of_an_earlier_version_are_read(tmp_path):
         ({"mixup": {"file": INDEX, "labels": ["a", "b"], "weight": 1}}, "what is no picture"),
     ],
 )
-def test_an_index_that_is_wrong_gets_one_sentence(setting, tmp_path, change, words):
-    run = copy_of(setting.run, tmp_path / "copy")
+def test_an_index_that_is_wrong_gets_one_sentence(made, tmp_path, change, words):
+    run = copy_run(made.run, tmp_path / "copy")
     (run.path / "samples/link").symlink_to(tmp_path / "elsewhere.png")
     shutil.copy(run.path / "samples/mixup.png", tmp_path / "elsewhere.png")
     if not isinstance(change, str):
@@ -566,8 +610,8 @@ def test_an_index_that_is_wrong_gets_one_sentence(setting, tmp_path, change, wor
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_of_pictures_that_is_none_gets_one_sentence(setting, tmp_path):
-    run = copy_of(setting.run, tmp_path / "copy")
+def test_a_table_of_pictures_that_is_none_gets_one_sentence(made, tmp_path):
+    run = copy_run(made.run, tmp_path / "copy")
     table = pyarrow.parquet.read_table(run.path / PICTURES)
 
     def refused(words):
@@ -581,8 +625,8 @@ def test_a_table_of_pictures_that_is_none_gets_one_sentence(setting, tmp_path):
     refused("cannot be read")
 
 
-def test_a_run_that_lost_its_pictures_says_how_to_get_a_report(setting, tmp_path):
-    run = copy_of(setting.run, tmp_path / "copy")
+def test_a_run_that_lost_its_pictures_says_how_to_get_a_report(made, tmp_path):
+    run = copy_run(made.run, tmp_path / "copy")
     (run.path / PICTURES).unlink()
     with pytest.raises(InputError) as caught:
         read_samples(run)
@@ -603,14 +647,14 @@ def png(picture):
 
 @pytest.mark.parametrize("of_strip", [True, False])
 @pytest.mark.parametrize("damage", [lambda _: b"<svg/>", lambda _: b"", lambda x: x[:-9], png])
-def test_every_picture_has_to_be_a_webp(setting, tmp_path, of_strip, damage):
-    run = copy_of(setting.run, tmp_path / "copy")
+def test_every_picture_has_to_be_a_webp(made, tmp_path, of_strip, damage):
+    run = copy_run(made.run, tmp_path / "copy")
     table = pyarrow.parquet.read_table(run.path / PICTURES)
     strip = read_samples(run).strip
-    cells, keys, pictures = (table[name].to_pylist() for name in COLUMNS.names)
+    cells, keys, pictures = (table[name].to_pylist() for name in PICTURE_COLUMNS.names)
     at = next(row for row, key in enumerate(keys) if (key in strip) == of_strip)
     pictures[at] = damage(pictures[at])
-    table = table.set_column(2, COLUMNS.field("image"), pa.array(pictures, pa.binary()))
+    table = table.set_column(2, PICTURE_COLUMNS.field("image"), pa.array(pictures, pa.binary()))
     pyarrow.parquet.write_table(table, run.path / PICTURES)
     with pytest.raises(InputError) as caught:
         read_samples(run)

@@ -3,24 +3,18 @@
 import json
 import os
 import re
-import shutil
 import stat
 
 import pytest
 
 from fairweather.errors import InputError
-from fairweather.exporting.manifest import open_export
+from fairweather.exporting.manifest import MANIFEST, open_export
+from fairweather.record import step_file
 from fairweather.report import build_joint_report, build_report
-from fairweather.runs import (
-    MANIFEST,
-    RunFolder,
-    inside,
-    open_finished_run,
-    open_run,
-    write_atomically,
-)
+from fairweather.runs import FIRST_MANIFEST, RunFolder, inside, open_run, write_atomically
 from fairweather.tracking import records
 
+from .run_folders import as_first_version, copy_run, finish, run_record
 from .test_report import make_run
 
 OUTSIDE = ["../victim.txt", "a/../../victim.txt", "/tmp/victim.txt", "..", ".", "", "a//b", "a/./b"]
@@ -37,24 +31,26 @@ def victim(tmp_path):
 @pytest.fixture
 def run(tmp_path):
     folder = RunFolder(tmp_path / "run")
+    folder.describe(run_record({"basic": "Basic"}))
     folder.write("a/result.txt", "42")
-    folder.finish("step", {"seed": 0}, ["a/result.txt"])
+    finish(folder, "step", ["a/result.txt"])
     return folder
 
 
-def name_in_manifest(run, name):
-    manifest = json.loads((run.path / MANIFEST).read_text())
-    manifest["steps"]["step"]["files"][name] = "0" * 64
-    (run.path / MANIFEST).write_text(json.dumps(manifest))
+def name_in_record(run, name):
+    path = run.path / step_file("step")
+    described = json.loads(path.read_text())
+    described["files"][name] = "0" * 64
+    path.write_text(json.dumps(described))
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_name_that_is_none_inside_the_folder_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="leads outside the run folder"):
         inside(tmp_path, name)
-    said = re.escape(f"{tmp_path / MANIFEST} names a file outside the run folder: {name!r}")
+    said = re.escape(f"{tmp_path / 'steps/a.json'} names a file outside the run folder: {name!r}")
     with pytest.raises(InputError, match=said):
-        inside(tmp_path, name, MANIFEST)
+        inside(tmp_path, name, "steps/a.json")
 
 
 @pytest.mark.parametrize(
@@ -81,31 +77,39 @@ def test_links_may_not_lead_outside(tmp_path, victim):
 
 
 @pytest.mark.parametrize("kind", ["relative", "absolute", "link"])
-def test_no_step_removes_what_the_manifest_names_outside(tmp_path, run, victim, kind):
+def test_no_step_reads_or_removes_what_its_record_names_outside(tmp_path, run, victim, kind):
     if kind == "link":
         (run.path / "figures").symlink_to(tmp_path)
-    name_in_manifest(
-        run,
-        {
-            "relative": "../victim.txt",
-            "absolute": str(victim),
-            "link": "figures/victim.txt",
-        }[kind],
-    )
-    said = f"{re.escape(str(run.path / MANIFEST))} names a file outside the run folder"
+    name = {
+        "relative": "../victim.txt",
+        "absolute": str(victim),
+        "link": "figures/victim.txt",
+    }[kind]
+    name_in_record(run, name)
+    said = f"{re.escape(str(run.path / step_file('step')))} names a file outside the run folder"
 
     def use(do):
         with pytest.raises(InputError, match=said) as caught, open_run(run.path) as opened:
             do(opened)
         assert "\n" not in str(caught.value)
 
-    use(lambda opened: opened.finish("step", {"seed": 1}, ["a/result.txt"]))
-    use(lambda opened: opened.discard("step"))
-    use(lambda opened: opened.is_done("step", {"seed": 0}))
+    use(lambda opened: opened.forget("step"))
+    use(lambda opened: opened.has_left(opened.step("step")))
     use(lambda opened: opened.check_files(lambda _: True))
+    with pytest.raises(InputError, match="outside"), open_run(run.path) as opened:
+        opened.holds(name)
     assert victim.read_text() == "mine"
     assert (run.path / "a/result.txt").is_file()  # nor is half of it removed
-    assert "victim" in (run.path / MANIFEST).read_text()
+    assert "victim" in (run.path / step_file("step")).read_text()
+
+
+def test_a_manifest_of_the_first_version_leads_nowhere_else(tmp_path, run, victim):
+    first = as_first_version(run, tmp_path / "first")
+    path = first.path / FIRST_MANIFEST
+    path.write_text(path.read_text().replace("a/result.txt", "../victim.txt"))
+    said = f"{re.escape(str(path))} names a file outside the run folder"
+    with pytest.raises(InputError, match=said):
+        RunFolder(first.path).check_files(lambda _: True)
 
 
 @pytest.mark.parametrize(
@@ -114,23 +118,31 @@ def test_no_step_removes_what_the_manifest_names_outside(tmp_path, run, victim, 
         "[]",
         "{",
         b"\xff\xfe",
-        {"version": 2, "steps": {}},
         {"version": 1, "steps": []},
         {"version": 1, "steps": {"step": []}},
         {"version": 1, "steps": {"step": {"fingerprint": "0"}}},
         {"version": 1, "steps": {"step": {"fingerprint": "0", "files": ["a"]}}},
         {"version": 1, "steps": {"step": {"fingerprint": "0", "files": {"a": 1}}}},
-        {"version": 1, "steps": {"step": {"files": {}}}},
     ],
 )
-def test_a_damaged_manifest_is_one_sentence(run, content):
+def test_a_damaged_manifest_is_one_sentence(tmp_path, run, content):
+    path = as_first_version(run, tmp_path / "first").path / FIRST_MANIFEST
     text = json.dumps(content) if isinstance(content, dict) else content
-    (run.path / MANIFEST).write_bytes(text if isinstance(text, bytes) else text.encode())
-    said = re.escape(f"{run.path / MANIFEST} is not the manifest of a fairweather run")
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    said = re.escape(f"{path} is not the manifest of a fairweather run")
     with pytest.raises(InputError, match=said):
-        open_finished_run(run.path)
-    with pytest.raises(InputError, match=said), open_run(run.path):
-        pass
+        RunFolder(path.parent).check_files(lambda _: True)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", b"\xff\xfe", {"files": {"a": 1}}, {"id": "step"}])
+def test_a_damaged_record_of_a_step_is_one_sentence(run, content):
+    path = run.path / step_file("step")
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(path.read_text()) | content | {"kind": None})
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    said = re.escape(f"{path} is not the record of a step of a fairweather run")
+    with pytest.raises(InputError, match=said):
+        RunFolder(run.path).check_files(lambda _: True)
 
 
 def test_a_folder_of_the_run_that_leads_outside_is_not_written_or_read(tmp_path, run):
@@ -143,7 +155,7 @@ def test_a_folder_of_the_run_that_leads_outside_is_not_written_or_read(tmp_path,
         lambda: run.read_columns("tables/a.parquet", ["keys"]),
         lambda: run.read_predictions("tables/a.parquet"),
         lambda: run.checksum("tables/a.parquet"),
-        lambda: run.finish("tables", {}, ["tables/a.parquet"]),
+        lambda: finish(run, "tables", ["tables/a.parquet"]),
     ):
         with pytest.raises(InputError, match="outside the run folder through a symbolic link"):
             use()
@@ -231,7 +243,7 @@ def reported(tmp_path_factory):
 
 @pytest.fixture
 def copy(reported, tmp_path):
-    return RunFolder(shutil.copytree(reported.path, tmp_path / "copy"))
+    return copy_run(reported, tmp_path / "copy")
 
 
 @pytest.mark.parametrize("name", ["tables", "figures"])
@@ -262,7 +274,7 @@ def test_a_model_name_leads_no_reader_outside(copy, tmp_path, file):
         build_report(copy)
 
 
-@pytest.mark.parametrize("file", ["scores.csv", "study.yaml", "provenance.json", "warnings.json"])
+@pytest.mark.parametrize("file", ["scores.csv", "record.json", "warnings.json"])
 def test_a_file_of_a_run_is_not_read_through_a_link(copy, tmp_path, file):
     if (copy.path / file).exists():
         (copy.path / file).rename(tmp_path / "elsewhere")
@@ -270,7 +282,7 @@ def test_a_file_of_a_run_is_not_read_through_a_link(copy, tmp_path, file):
         (tmp_path / "elsewhere").write_text("{}")
     (copy.path / file).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="outside the run folder"):
-        build_report(copy)
+        build_report(RunFolder(copy.path))
 
 
 def test_a_joint_report_removes_nothing_through_a_link(copy, tmp_path, victim):
@@ -290,7 +302,7 @@ def test_a_joint_report_removes_nothing_through_a_link(copy, tmp_path, victim):
 
 def test_a_tracker_gets_nothing_through_a_link(copy, tmp_path):
     build_report(copy)
-    copy.finish("report", {}, ["report.html"])
+    finish(copy, "report", ["report.html"], kind="report")
     (copy.path / "figures").rename(tmp_path / "elsewhere")
     (copy.path / "figures").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="outside the run folder"):

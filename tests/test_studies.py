@@ -1,7 +1,5 @@
 """The packaged studies, each run to its end on a few random images in the real format."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -51,9 +49,8 @@ def test_pathmnist_runs_on_an_npz_in_the_official_layout(tmp_path):
     overrides = [*QUICK, f"models.mixup_aug_pt.weights={weights}", f"data.root={tmp_path}"]
     run = fw.run("pathmnist", out=tmp_path / "run", overrides=overrides, only=REPORTED)
     check_finished(run, REPORTED)
-    provenance = json.loads((run.path / "provenance.json").read_text())
-    assert provenance["data"]["name"] == "pathmnist@28"
-    assert provenance["data"]["notes"]["verified"] is False
+    assert run.record.data.name == "pathmnist@28"
+    assert run.record.data.notes["verified"] is False
     assert set(run.scores[run.scores["shift"] == "validation"]["n"]) == {18}
     table = pd.read_csv(run.path / "tables" / "natural_shift_accuracy.csv")
     for row in table.itertuples():
@@ -62,7 +59,7 @@ def test_pathmnist_runs_on_an_npz_in_the_official_layout(tmp_path):
     assert "A natural shift" in page
     assert "test images. Train and val images come from" in page
     assert "centre. Validation images chose" in page
-    notes = " ".join(read_comparison(run).notes)
+    notes = " ".join(read_comparison(run.folder).notes)
     assert "Other training: basic has epochs 1 instead of 80." in notes
     assert "mixup_aug has epochs 1 instead of 60." in notes
     assert "were not verified" in notes
@@ -164,14 +161,14 @@ def test_a_study_takes_noisy_and_unbalanced_labels(tmp_path):
     med.write(tmp_path / "pathmnist.npz", classes=9, side=28)
     overrides = [*QUICK, f"data.root={tmp_path}", "backbone=timm:test_resnet"]
     worse = [*overrides, "data.label_noise=0.2", "data.imbalance=0.5"]
-    digests = []
+    records = []
     for number, each in enumerate((overrides, worse)):
         run = fw.run("pathmnist", out=tmp_path / str(number), overrides=each, only=["basic"])
-        provenance = json.loads((run.path / "provenance.json").read_text())
-        digests.append(provenance["data"]["digests"])
-    assert digests[0]["train"] != digests[1]["train"]
-    assert digests[0]["test"] == digests[1]["test"]
-    assert provenance["data"]["notes"]["label_noise"] == 0.2
+        records.append(run.record.data)
+    plain, noisy = records
+    assert plain.digests["train"] != noisy.digests["train"]
+    assert plain.digests["test"] == noisy.digests["test"]
+    assert noisy.notes["label_noise"] == 0.2
 
 
 def test_another_file_than_the_published_one_needs_a_word(tmp_path):

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,18 +17,15 @@ import torch
 
 import fairweather as fw
 from fairweather.errors import InputError
-from fairweather.measuring import describe_shifts
-from fairweather.measuring.predicting import plain_plan
-from fairweather.models import ModelSpec
+from fairweather.finished_run import Run
 from fairweather.report.samples import read_samples
-from fairweather.runs import RunFolder, fingerprint
-from fairweather.shifts import make_shift
-from fairweather.study import check_study, execute, load_study, packaged_studies
-from fairweather.study.context import Context
-from fairweather.study.steps import subjects
-from fairweather.study.training_plans import Training, training_inputs
-from fairweather.training import Recipe
-from fairweather.types import Cell
+from fairweather.runs import RunFolder, write_atomically
+from fairweather.steps import fingerprint_of
+from fairweather.steps.describing import describe_shifts
+from fairweather.steps.measuring import DataFacts
+from fairweather.steps.plan import DATA, LIBRARIES, VERSIONS
+from fairweather.study import check_study, load_study, packaged_studies
+from fairweather.study.planning import plan_study
 from fairweather.yamlfile import dump_yaml, parse_yaml
 
 from .conftest import COLOURS, TINY_EFFICIENTNET, TINY_RESNET, picture
@@ -147,6 +146,7 @@ def model(**keys):
         ),
         ({"shifts": [{"gaussian_blur": [2]}, {"gaussian_blur": [2.0]}]}, "at 2 stands twice"),
         ({"bootstrap": 10}, "bootstrap: .*greater than or equal to 100"),
+        ({"threads": 0}, "threads: .*greater than or equal to 1"),
     ],
 )
 def test_a_study_that_is_wrong_gets_one_clear_sentence(changes, words):
@@ -158,7 +158,7 @@ def test_a_study_that_is_wrong_gets_one_clear_sentence(changes, words):
 def test_a_shift_may_be_swept_in_two_places():
     shifts = [{"gaussian_blur": [2]}, {"brightness_factor": [0.5]}, {"gaussian_blur": [1]}]
     described = describe_shifts(check_study(minimal(shifts=shifts)).all_shifts())
-    levels = [[cell["level"] for cell in sweep["cells"]] for sweep in described]
+    levels = [[cell.level for cell in sweep.cells] for sweep in described]
     assert levels == [[2.0, 1.0], [0.5]]
 
 
@@ -204,30 +204,59 @@ def contents(folder, *patterns):
         path.relative_to(folder).as_posix(): path.read_bytes()
         for pattern in patterns
         for path in sorted(folder.glob(pattern))
+        if path.is_file()
     }
 
 
 RESULTS = ("scores.csv", "models/*/*/model.safetensors", "predictions/**/*.parquet", "tables/*")
 
 
+class StoppedError(Exception):
+    """Stands for a signal, a full disk, the end of the power."""
+
+
+@contextmanager
+def watched_writes(stop_at=None):
+    """Name the files of a run folder as they are written; the one to stop at is not."""
+    written = []
+
+    def write(run, name, content):
+        written.append(name)
+        if stop_at in (name, len(written)):
+            raise StoppedError
+        write_atomically(run.path / name, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "write", write)
+        yield written
+
+
+class Whole(NamedTuple):
+    """An uninterrupted run, what it told, and the files in the order of their writing."""
+
+    run: Run
+    events: list
+    writes: list
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, colour_folder):
-    """An uninterrupted run."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("whole")
     path = folder / "colours.yaml"
     path.write_text(STUDY.format(folder=colour_folder, seeds="[0]", backbone=TINY_RESNET))
     events = []
-    run = fw.run(path, out=folder / "run", device="cpu", progress=events.append)
-    return run, events
+    with watched_writes() as writes:
+        run = fw.run(path, out=folder / "run", device="cpu", progress=events.append)
+    return Whole(run, events, writes)
 
 
 def test_a_run_makes_the_folder_of_the_contract(whole):
-    run, _ = whole
+    run = whole.run
     names = {
         path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()
     }
-    expected = {"study.yaml", "provenance.json", "manifest.json", "scores.csv", "summary.csv"}
+    expected = {"study.yaml", "record.json", "scores.csv", "summary.csv", "warnings.json"}
     expected |= {"report.html", "samples/index.json", "samples/pictures.parquet"}
     for model_name in ("basic", "mixup"):
         folder = f"models/{model_name}/seed-0"
@@ -235,40 +264,172 @@ def test_a_run_makes_the_folder_of_the_contract(whole):
             f"{folder}/{name}" for name in ("model.safetensors", "model.json", "history.csv")
         }
         shifts = ("clean", "brightness_factor,factor=2", "gaussian_blur,sigma=1,kernel_size=5")
-        expected |= {f"predictions/{model_name}/seed-0/{name}.parquet" for name in ("val", *shifts)}
+        for place in ("val/clean", *(f"test/{shift}" for shift in shifts)):
+            expected.add(f"predictions/{model_name}/seed-0/{place}.parquet")
     assert expected <= names
     assert not [name for name in names if "resume" in name or "partial" in name]
-    manifest = json.loads((run.path / "manifest.json").read_text())
-    assert "models/basic/seed-0" in manifest["steps"]
+    assert {f"steps/models/{name}/seed-0.json" for name in ("basic", "mixup")} <= names
+    # Every file is one that a step left, or says what the run is.
+    left = {name for step in run.folder.steps() for name in step.files}
+    described = {"study.yaml", "record.json", ".lock"}
+    assert {name for name in names if not name.startswith("steps/")} == left | described
     assert run.scores.loc[run.scores.level == "mean", "shift"].nunique() == 3
 
 
 def test_progress_counts_up_to_its_total(whole):
-    _, events = whole
-    last = {event.task: event for event in events}
+    last = {event.task: event for event in whole.events}
     assert all(event.done == event.total for event in last.values())
     assert any(task.startswith("train MixUp") for task in last)
 
 
 def test_a_finished_run_does_nothing_again(whole, study_file):
-    run, _ = whole
-    before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*.parquet")}
-    before |= {p: p.stat().st_mtime_ns for p in run.path.rglob("*.safetensors")}
-    for _ in execute(load_study(study_file()), run.path, device="cpu"):
-        pass
+    run = whole.run
+    before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*") if p.is_file()}
+    events = []
+    with watched_writes() as writes:
+        fw.run(study_file(), out=run.path, device="cpu", progress=events.append)
+    assert writes == ["study.yaml"]
+    del before[run.path / "study.yaml"]
     assert before == {p: p.stat().st_mtime_ns for p in before}
+    assert {event.note for event in events if event.task != "load data"} == {"done before"}
 
 
-@pytest.mark.parametrize("stop_at", [2, 4, 7, 9, 12, 18])
-def test_a_run_stopped_anywhere_ends_the_same(whole, study_file, tmp_path, stop_at):
+def stopped(study, out, progress=None):
+    with pytest.raises(StoppedError):
+        fw.run(study, out=out, device="cpu", progress=progress)
+
+
+def stop_at(task, done):
+    def progress(event):
+        if (event.task, event.done) == (task, done):
+            raise StoppedError
+
+    return progress
+
+
+EVENTS = [
+    ("load data", 1),
+    ("train Basic", 0),
+    ("train Basic", 2),
+    ("train Basic", 3),
+    ("predict Basic", 1),
+    ("predict Basic", 4),
+    ("train MixUp + Aug", 1),
+    ("predict MixUp + Aug", 6),
+    ("samples", 1),
+    ("score", 4),
+    ("score", 10),
+    ("report", 1),
+]
+
+
+@pytest.mark.parametrize(("task", "done"), EVENTS)
+def test_a_run_stopped_anywhere_ends_the_same(whole, study_file, tmp_path, task, done):
     study, out = load_study(study_file()), tmp_path / "run"
-    stopped = execute(study, out, device="cpu")
-    for _ in range(stop_at):
-        next(stopped)
-    stopped.close()
-    for _ in execute(study, out, device="cpu"):
-        pass
-    assert contents(out, *RESULTS) == contents(whole[0].path, *RESULTS)
+    stopped(study, out, stop_at(task, done))
+    fw.run(study, out=out, device="cpu")
+    assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
+
+
+def check_stopped_at_write(whole, study, out, write):
+    with watched_writes(write) as writes:
+        stopped(study, out)
+    assert len(writes) < len(whole.writes)
+    fw.run(study, out=out, device="cpu")
+    assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "record.json",
+        "study.yaml",
+        "models/basic/seed-0/resume/state.pt",
+        "models/basic/seed-0/model.json",
+        "steps/models/basic/seed-0.json",
+        "predictions/basic/seed-0/test/clean.parquet",
+        "steps/predictions/mixup/seed-0/val/clean.json",
+        "samples/index.json",
+        "steps/samples.json",
+        "warnings.json",
+        "steps/scores.json",
+        "summary.csv",
+    ],
+)
+def test_a_run_stopped_between_a_file_and_its_record_ends_the_same(
+    whole, study_file, tmp_path, name
+):
+    check_stopped_at_write(whole, load_study(study_file()), tmp_path / "run", name)
+
+
+@pytest.mark.nightly
+def test_a_run_stopped_at_any_write_ends_the_same(whole, study_file, tmp_path):
+    study = load_study(study_file())
+    for number in range(1, len(whole.writes)):
+        check_stopped_at_write(whole, study, tmp_path / str(number), number)
+
+
+def copy_of(whole, path):
+    shutil.copytree(whole.run.path, path)
+    return path
+
+
+CLEAN = "predictions/basic/seed-0/test/clean"
+
+
+@pytest.mark.parametrize(
+    ("damaged", "again"),
+    [
+        ("models/basic/seed-0/model.safetensors", ["models/basic/seed-0"]),
+        ("steps/models/basic/seed-0.json", ["models/basic/seed-0"]),
+        (f"{CLEAN}.parquet", [CLEAN]),
+        (f"steps/{CLEAN}.json", [CLEAN]),
+        ("samples/index.json", ["samples", "report"]),
+        ("scores.csv", ["scores", "report"]),
+        ("report.html", ["report"]),
+        ("steps/report.json", ["report"]),
+    ],
+)
+@pytest.mark.parametrize("how", ["cut", "gone"])
+def test_a_step_whose_file_or_record_is_damaged_is_done_again(
+    whole, study_file, tmp_path, damaged, again, how
+):
+    out = copy_of(whole, tmp_path / "run")
+    if how == "gone":
+        (out / damaged).unlink()
+    else:
+        content = (out / damaged).read_bytes()
+        (out / damaged).write_bytes(content[: len(content) // 2])
+    with watched_writes() as writes:
+        fw.run(study_file(), out=out, device="cpu")
+    redone = [name.removeprefix("steps/") for name in writes if name.startswith("steps/")]
+    # What is made of it in moments went first; what is made of the same bytes stays.
+    expected = again if again[-1] == "report" else [*again, "samples", "scores", "report"]
+    assert redone == [f"{step}.json" for step in expected]
+    assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
+
+
+def test_numbers_are_gone_while_predictions_change(whole, study_file, tmp_path):
+    out = copy_of(whole, tmp_path / "run")
+    (out / f"{CLEAN}.parquet").unlink()
+    with watched_writes(f"{CLEAN}.parquet"):
+        stopped(study_file(), out)
+    for name in ("scores.csv", "warnings.json", "summary.csv", "report.html", "samples/index.json"):
+        assert not (out / name).exists(), name
+    assert not list(out.glob("tables/*"))
+
+
+def test_numbers_are_gone_while_what_the_run_is_changes(whole, study_file, tmp_path):
+    out = copy_of(whole, tmp_path / "run")
+    more = load_study(study_file(), ["title=Other colours"])
+    with watched_writes("record.json"):
+        stopped(more, out)
+    assert not (out / "scores.csv").exists()
+    with watched_writes() as writes:
+        run = fw.run(more, out=out, device="cpu")
+    assert run.record.title == "Other colours"
+    redone = [name for name in writes if name.startswith("steps/")]
+    assert redone == [f"steps/{step}.json" for step in ("samples", "scores", "report")]
 
 
 def test_a_killed_process_is_taken_up_by_the_same_command(whole, study_file, tmp_path):
@@ -287,22 +448,92 @@ def test_a_killed_process_is_taken_up_by_the_same_command(whole, study_file, tmp
         [*command, "--device", "cpu"], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
-    assert contents(out, *RESULTS) == contents(whole[0].path, *RESULTS)
+    assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
 
 
 def test_a_changed_recipe_trains_again_and_an_unchanged_model_does_not(whole, study_file, tmp_path):
-    study, out = load_study(study_file()), tmp_path / "run"
-    for _ in execute(study, out, device="cpu"):
-        pass
-    basic = out / "models/basic/seed-0/model.safetensors"
-    other = out / "models/mixup/seed-0/model.safetensors"
-    before = basic.stat().st_mtime_ns, other.stat().st_mtime_ns
+    out = copy_of(whole, tmp_path / "run")
     changed = load_study(study_file(), ["models.mixup.recipe.mixup=0.5"])
-    for _ in execute(changed, out, device="cpu"):
-        pass
-    after = basic.stat().st_mtime_ns, other.stat().st_mtime_ns
-    assert before[0] == after[0]
-    assert before[1] != after[1]
+    before = contents(out, "**/*")
+    words = (
+        r"run holds what other settings made and these would replace: "
+        r"models/mixup/seed-0 \(recipe\.mixup: 0\.3, now 0\.5\), "
+        r"with what is made of that: 6 steps; ask for that with --replace, or name another "
+        r"folder with --out$"
+    )
+    with pytest.raises(InputError, match=words):
+        fw.run(changed, out=out, device="cpu")
+    assert contents(out, "**/*") == before
+    with watched_writes() as writes:
+        fw.run(changed, out=out, device="cpu", replace=True)
+    assert "models/mixup/seed-0/model.safetensors" in writes
+    assert not [name for name in writes if "basic" in name]
+    for name in ("models/basic/seed-0/model.safetensors", f"{CLEAN}.parquet"):
+        assert (out / name).read_bytes() == before[name]
+    name = "models/mixup/seed-0/model.safetensors"
+    assert (out / name).read_bytes() != before[name]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "only", "words"),
+    [
+        (["threads=2"], (), r"replace: models/basic/seed-0 \(threads: 1, now 2\), "),
+        (["recipe.epochs=4"], (), r"models/basic/seed-0 \(recipe\.epochs: 3, now 4\), "),
+        (["data.seed=1"], (), r"models/basic/seed-0 \(train: \w{12}\.\.\., now \w{12}\.\.\.\), "),
+        (["models.basic.norm=group"], (), r"models/basic/seed-0 \(spec\.norm: None, now group\)"),
+        (["prediction_batch_size=7"], (), r"replace: predictions/basic/seed-0/val/clean \(batch_s"),
+        (
+            ["shifts=[{brightness_factor: [0.3]}]"],
+            (),
+            r"run have what was not asked for this time: shift brightness_factor,factor=2, shift "
+            r"gaussian_blur,sigma=1,kernel_size=5, shift gaussian_blur,sigma=2,kernel_size=5; ask "
+            r"for it too, drop it with --replace, or name another folder with --out$",
+        ),
+        ([], ("mixup",), "what was not asked for this time: model basic; ask"),
+        (["seeds=[1]"], (), "what was not asked for this time: seed 0; ask"),
+    ],
+)
+def test_what_would_be_replaced_or_dropped_is_named_and_nothing_is_touched(
+    whole, study_file, overrides, only, words
+):
+    before = contents(whole.run.path, "**/*")
+    study = load_study(study_file(), overrides, only)
+    with pytest.raises(InputError, match=words) as caught:
+        fw.run(study, out=whole.run.path, device="cpu")
+    assert "\n" not in str(caught.value)
+    assert contents(whole.run.path, "**/*") == before
+
+
+def test_what_is_dropped_with_a_word_is_out_of_the_scores(whole, study_file, tmp_path):
+    out = copy_of(whole, tmp_path / "run")
+    fewer = load_study(study_file(), ["shifts=[{brightness_factor: [0.3]}]"], ["mixup"])
+    with watched_writes() as writes:
+        run = fw.run(fewer, out=out, device="cpu", replace=True)
+    assert set(run.scores["model"]) == {"mixup"}
+    assert set(run.scores["shift"]) == {"clean", "brightness_factor", "all"}
+    redone = [name for name in writes if name.startswith("steps/")]
+    assert redone == [f"steps/{step}.json" for step in ("samples", "scores", "report")]
+    # What was measured stays on the disk, and asking for it again measures nothing again.
+    with watched_writes() as writes:
+        fw.run(study_file(), out=out, device="cpu")
+    assert not [name for name in writes if name.startswith(("models", "predictions"))]
+    assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
+
+
+def test_more_shifts_and_models_need_no_word(whole, study_file, tmp_path):
+    fewer = load_study(study_file(), ["shifts=[{brightness_factor: [0.3]}]"], ["basic"])
+    fw.run(fewer, out=tmp_path / "run", device="cpu")
+    with watched_writes() as writes:
+        fw.run(study_file(), out=tmp_path / "run", device="cpu")
+    assert not [name for name in writes if name.startswith("models/basic")]
+    assert contents(tmp_path / "run", *RESULTS) == contents(whole.run.path, *RESULTS)
+
+
+def test_an_unfinished_run_may_be_changed_where_nothing_is_finished(study_file, tmp_path):
+    stopped(study_file(), tmp_path / "run", stop_at("train Basic", 1))
+    changed = load_study(study_file(), ["recipe.epochs=1"])
+    run = fw.run(changed, out=tmp_path / "run", device="cpu")
+    assert run.record.models["basic"].settings["recipe"]["epochs"] == 1
 
 
 def test_seeds_are_trained_and_averaged(study_file, tmp_path):
@@ -377,7 +608,7 @@ def test_a_backbone_at_rate_zero_stays(study_file, tmp_path):
 
 def test_the_folder_of_another_study_is_left_alone(whole, study_file, tmp_path):
     out = tmp_path / "run"
-    shutil.copytree(whole[0].path, out)
+    shutil.copytree(whole.run.path, out)
     before = contents(out, "*.csv", "*.yaml", "*.json")
     with pytest.raises(InputError, match="holds the run of 'colours', not of 'other'"):
         fw.run(study_file(), out=out, device="cpu", overrides=["name=other"])
@@ -398,56 +629,149 @@ def test_names_that_yaml_might_misread_are_names(study_file, tmp_path, name):
     assert f"| {name} |" in (run.path / "tables/summary_accuracy.md").read_text()
 
 
+def planned(name="models/a/seed-0", files=None, digests=None, device="cpu", **changes):
+    """The fingerprint of a step of a small study."""
+    network = {"backbone": TINY_RESNET, "title": "A"} | changes.pop("entry", {})
+    study = check_study(minimal(**({"models": {"a": network}} | changes)))
+    digests = {"train": "t", "val": "v", "test": "t"} | (digests or {})
+    facts = DataFacts("mnist5k", ("a", "b", "c"), dict.fromkeys(digests, 30), digests)
+    sources = dict.fromkeys([DATA, *(f"pretraining:{each}" for each in study.pretraining)], facts)
+    step = plan_study(study, sources, torch.device(device)).step(name)
+    checksums = dict.fromkeys(step.reads, "0" * 64) | (files or {})
+    return fingerprint_of(step, checksums)
+
+
+WRONG_LABELS = {"entry": {"label_noise": 0.1}}
+START = {
+    "pretraining": {"p": {"title": "P", "backbone": TINY_RESNET, "recipe": {"method": "simclr"}}},
+    "entry": {"weights": "pretraining:p"},
+}
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "base"),
     [
-        {"digests": {"train": "x", "val": "v", "test": "t"}},
-        {"digests": {"train": "t", "val": "x", "test": "t"}},
-        {"precision": "bf16"},
-        {"seed": 1},
-        {"recipe": {"momentum": 0.5}},
-        {"weights": "imagenet"},
-        {"threads": 2},
+        ({"digests": {"train": "x"}}, {}),
+        ({"digests": {"val": "x"}}, {}),
+        ({"precision": "bf16"}, {}),
+        ({"seeds": [1], "name": "models/a/seed-1"}, {}),
+        ({"entry": {"recipe": {"momentum": 0.5}}}, {}),
+        ({"entry": {"weights": "imagenet"}}, {}),
+        ({"entry": {"norm": "group"}}, {}),
+        ({"entry": {"train_shifts": [{"gamma": [2]}]}}, {}),
+        ({"entry": {"label_fraction": 0.5}}, {}),
+        ({"entry": {"label_noise": 0.2}}, WRONG_LABELS),
+        ({"data": {"source": "mnist5k", "seed": 1}}, WRONG_LABELS),
+        ({"threads": 2}, {"threads": 1}),
+        ({"device": "mps"}, {}),
+        ({"files": {"pretraining/p/seed-0/model.safetensors": "1" * 64}}, START),
     ],
-    ids=lambda change: next(iter(change)),
+    ids=str,
 )
-def test_every_input_of_a_training_is_in_its_fingerprint(tmp_path, monkeypatch, change):
-    def inputs(digests=None, precision="fp32", seed=0, recipe=None, weights="none", threads=1):
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-        study = check_study(minimal(precision=precision))
-        digests = digests or {"train": "t", "val": "v", "test": "t"}
-        run, device = RunFolder(tmp_path), torch.device("cpu")
-        context = Context.of(study, run, None, digests, device, offline=False)
-        spec = ModelSpec(TINY_RESNET, 3, weights)
-        return training_inputs(context, Training("f", "t", spec, Recipe(**(recipe or {})), seed))
-
-    assert fingerprint(inputs(**change)) != fingerprint(inputs())
+def test_every_input_of_a_training_is_in_its_fingerprint(change, base):
+    if "entry" in change and "entry" in base:
+        change = change | {"entry": base["entry"] | change["entry"]}
+    assert planned(**(base | change)) != planned(**base)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"digest": "x"},
+        {"digests": {"test": "x"}},
+        {"entry": {"title": "Another"}},
+        {"shifts": [{"gamma": [2]}]},
         {"shift_seed": 1},
-        {"batch": 8},
-        {"threads": 2},
-        {"shift": 2},
-        {"model": b"other"},
+        {"prediction_batch_size": 8},
+        {"bootstrap": 200},
+        {"variants": ["temperature"]},
+        {"seeds": [0, 1], "ensemble": True},
+        {"data": {"source": "mnist5k", "seed": 1}},
+        {"models": {"b": {"title": "B", "backbone": TINY_RESNET}}, "name": "models/b/seed-0"},
+        {"threads": torch.get_num_threads()},
     ],
-    ids=lambda change: next(iter(change)),
+    ids=str,
 )
-def test_every_input_of_a_cell_is_in_its_fingerprint(tmp_path, monkeypatch, change):
-    def inputs(digest="t", shift_seed=0, batch=256, threads=1, shift=1, model=b"weights"):
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-        study = check_study(minimal(shift_seed=shift_seed, prediction_batch_size=batch))
-        run = RunFolder(tmp_path)
-        run.write("models/a/seed-0/model.safetensors", model)
-        context = Context.of(study, run, None, {"test": digest}, torch.device("cpu"), False)
-        (subject,) = subjects(context, "a")
-        cell = Cell("a", 0, make_shift("gaussian_blur", sigma=shift))
-        return plain_plan(context, subject, subject.load).inputs("test", cell)
+def test_what_a_training_does_not_depend_on_is_not_in_its_fingerprint(change):
+    assert planned(**change) == planned()
 
-    assert fingerprint(inputs(**change)) != fingerprint(inputs())
+
+def test_threads_that_nobody_chose_are_those_of_torch(monkeypatch):
+    before = planned()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert planned() == planned(threads=7) != before
+
+
+CELL = "predictions/a/seed-0/test/gaussian_blur,sigma=1"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digests": {"test": "x"}},
+        {"shift_seed": 1},
+        {"prediction_batch_size": 8},
+        {"threads": 2},
+        {"device": "mps"},
+        {"name": "predictions/a/seed-0/test/gaussian_blur,sigma=2"},
+        {"name": "predictions/a/seed-0/val/clean"},
+        {"files": {"models/a/seed-0/model.safetensors": "1" * 64}},
+    ],
+    ids=str,
+)
+def test_every_input_of_a_prediction_is_in_its_fingerprint(change):
+    base = {"name": CELL, "shifts": [{"gaussian_blur": [1, 2]}]}
+    assert planned(**(base | change)) != planned(**base)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digests": {"train": "x", "val": "x"}},
+        {"bootstrap": 200},
+        {"entry": {"title": "Another"}},
+        {"shifts": [{"gaussian_blur": [1]}, {"gamma": [2]}]},
+        {"variants": ["batchnorm"]},
+    ],
+    ids=str,
+)
+def test_what_a_prediction_does_not_depend_on_is_not_in_its_fingerprint(change):
+    base = {"name": CELL, "shifts": [{"gaussian_blur": [1, 2]}]}
+    assert planned(**(base | change)) == planned(**base)
+
+
+def test_other_libraries_make_other_shifted_images_and_no_other_clean_ones(monkeypatch):
+    shifts = {"shifts": [{"gaussian_blur": [1]}]}
+    clean = "predictions/a/seed-0/test/clean"
+    before = planned(CELL, **shifts), planned(clean, **shifts)
+    monkeypatch.setitem(LIBRARIES, "opencv", "another")
+    assert planned(CELL, **shifts) != before[0]
+    assert planned(clean, **shifts) == before[1]
+
+
+@pytest.mark.parametrize("name", ["models/a/seed-0", CELL, "scores", "samples", "report"])
+def test_the_version_of_its_code_is_in_every_fingerprint(monkeypatch, name):
+    shifts = {"shifts": [{"gaussian_blur": [1]}]}
+    before = planned(name, **shifts)
+    for kind in VERSIONS:
+        monkeypatch.setitem(VERSIONS, kind, 99)
+    assert planned(name, **shifts) != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bootstrap": 200},
+        {"entry": {"title": "Another"}},
+        {"files": {f"{CELL}.parquet": "1" * 64}},
+        {"shifts": [{"gaussian_blur": [1]}]},
+        {"variants": ["temperature"]},
+        {"seeds": [0, 1]},
+    ],
+    ids=str,
+)
+def test_every_input_of_the_scores_is_in_their_fingerprint(change):
+    base = {"name": "scores", "shifts": [{"gaussian_blur": [1, 2]}]}
+    assert planned(**(base | change)) != planned(**base)
 
 
 def test_pretrained_rows_are_normalised_by_their_weights(study_file, tmp_path):
@@ -480,7 +804,7 @@ def test_rectangles_go_all_the_way(study_file, tmp_path, size):
     overrides = [f"data={{source: 'folder:{tmp_path / 'rectangles'}'}}", "recipe.epochs=1"]
     run = fw.run(study_file(), out=tmp_path / "run", device="cpu", overrides=overrides)
     assert (run.path / "figures/shifts.png").exists()
-    assert [each.size for each in read_samples(run).strips["clean"]] == 3 * [size]
+    assert [each.size for each in read_samples(run.folder).strips["clean"]] == 3 * [size]
 
 
 @pytest.mark.parametrize(
@@ -513,15 +837,13 @@ def test_mistakes_show_before_anything_is_written(study_file, tmp_path, override
 
 
 def test_a_state_left_behind_by_a_kill_is_cleared(whole, study_file, tmp_path):
-    out = tmp_path / "run"
-    shutil.copytree(whole[0].path, out)
+    out = copy_of(whole, tmp_path / "run")
     left = out / "models/basic/seed-0/resume/state.pt"
     left.parent.mkdir()
     left.write_bytes(b"half a sta")
-    for _ in execute(load_study(study_file()), out, device="cpu"):
-        pass
+    fw.run(study_file(), out=out, device="cpu")
     assert not left.parent.exists()
-    assert contents(out, *RESULTS) == contents(whole[0].path, *RESULTS)
+    assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
 
 
 def test_a_study_without_shifts_scores_clean_images(study_file, tmp_path):

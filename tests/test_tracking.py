@@ -23,17 +23,21 @@ import yaml
 from fairweather import evaluation, report, study
 from fairweather.cli import evaluating, running
 from fairweather.errors import InputError
-from fairweather.runs import open_finished_run, open_run
-from fairweather.tracking import (
-    TRACKERS,
-    Tracker,
-    check_tracker,
-    mlflow_session,
-    to_mlflow,
-    track,
+from fairweather.finished_run import Run
+from fairweather.record import COLUMNS, DataRecord, Machine, ModelRecord, Provenance, RunSettings
+from fairweather.runs import RunFolder, open_finished_run
+from fairweather.tracking import TRACKERS, Tracker, check_tracker, to_mlflow, track
+from fairweather.tracking.records import (
+    FILES,
+    FOLLOWED,
+    allowed_names,
+    flatten,
+    read_records,
+    score_metrics,
 )
-from fairweather.tracking.names import allowed_names, flatten
-from fairweather.tracking.records import FILES, FOLLOWED, read_records, score_metrics
+
+from .run_folders import as_first_version, change_record, finish, run_record, sweep_record
+from .run_folders import write_run as write_folder
 
 needs_mlflow = pytest.mark.skipif(
     importlib.util.find_spec("mlflow") is None,
@@ -44,26 +48,47 @@ SEEDS, SWEPT = (0, 1), ("fog", "imagenet_c/contrast")
 METRICS = ("accuracy", "brier_score", "rms_calibration_error/10-equal-width")
 HISTORY = "epoch,train_loss,learning_rate,val_accuracy\n1,0.9,0.001,\n2,0.25,0.0005,0.75\n"
 RECIPE = {"epochs": 2, "learning_rate": 0.001, "mixup": None}
-STUDY = {
-    "name": "small",
-    "title": "A <b>small</b> study",
-    "description": "Does it arrive?",
-    "data": {"source": "mnist5k", "root": None},
-    "seeds": list(SEEDS),
-    "shifts": [{"fog": [0.5, 1]}] * 100,
-    "pretraining": {"barlow": {"title": "Barlow", "seed": None, "recipe": {"epochs": 2}}},
-    "models": {
-        "basic": {"title": "Basic & <i>plain</i>", "backbone": "timm:resnet18", "recipe": RECIPE},
-        "other": {"title": "Other", "backbone": "timm:resnet34", "recipe": RECIPE},
-    },
-}
-FACTS = {
+PROVENANCE = {
     "time": "2026-11-25T02:09:41+00:00",
     "command": "fairweather run small",
     "git": {"working_folder": {"revision": "0e18648", "dirty": True}},
-    "data": {"name": "mnist5k", "notes": {"skipped_names": ["not-utf8-\udcff.png"]}},
-    "shifts": [{"name": name} for name in SWEPT],
+    "python": "3.11.7",
+    "platform": "Linux",
+    "hardware": {"device": "cpu"},
 }
+NOTES = {"size": [28, 28], "skipped_names": ["not-utf8-\udcff.png"]}
+SHIFTS = {number / 2: f"fog,thickness={number / 2:g}" for number in range(1, 101)}
+
+
+def record(digests=None, settings=None, **provenance):
+    """A study of two models, one of which starts from a pre-training."""
+    entry = {"backbone": "timm:resnet18", "recipe": RECIPE}
+    start = {"seed": None, "recipe": {"epochs": 2}}
+    return run_record(
+        {
+            "basic": ModelRecord(title="Basic & <i>plain</i>", settings=entry),
+            "other": ModelRecord(title="Other", settings=entry | {"backbone": "timm:resnet34"}),
+        },
+        [
+            sweep_record(SWEPT[0], SHIFTS),
+            sweep_record(SWEPT[1], {1: "imagenet_c/contrast,severity=1"}),
+            sweep_record("pgd", {0.1: "pgd,epsilon=0.1"}, kind="attack"),
+        ],
+        name="small",
+        title="A <b>small</b> study",
+        description="Does it arrive?",
+        data=DataRecord(
+            name="mnist5k",
+            classes=("0", "1"),
+            digests=digests or {},
+            arguments={"source": "mnist5k", "size": None},
+            notes=NOTES,
+        ),
+        pretraining={"barlow": ModelRecord(title="Barlow", settings=start)},
+        seeds=SEEDS,
+        settings=RunSettings(**(settings or {})),
+        provenance=Provenance(**(PROVENANCE | provenance)),
+    )
 
 
 def score_rows():
@@ -80,23 +105,21 @@ def score_rows():
     yield "basic", "0", "clean", "none", "negative_log_likelihood", "inf", "0.5", "inf", 100
 
 
-def make_run(path, **facts):
+def make_run(path, described=None, **where):
     """A finished run folder with all that is sent, and some that is not."""
-    table = pd.DataFrame(score_rows())
-    table.columns = ["model", "seed", "shift", "level", "metric", "value", "low", "high", "n"]
-    with open_run(path) as run:
-        run.write("study.yaml", yaml.safe_dump(STUDY, sort_keys=False))
-        run.write("provenance.json", json.dumps(FACTS | facts))
-        run.write("scores.csv", table.to_csv(index=False))
-        run.write("report.html", "<p>report</p>")
-        run.write("tables/summary.csv", "a,b\n1,2\n")
-        run.write("figures/accuracy.png", bytes(range(256)))
-        run.write("predictions/basic/seed-0/clean.parquet", b"large")
-        for place in ("models/basic/seed-0", "models/basic/seed-1", "pretraining/barlow/seed-0"):
-            run.write(f"{place}/history.csv", HISTORY)
-        tuned = RECIPE | {"learning_rate": 0.5}  # as a sweep leaves it
-        run.write("models/basic/seed-1/model.json", json.dumps({"recipe": tuned}))
-        run.finish("report", {}, ["report.html"])
+    table = pd.DataFrame(score_rows(), columns=COLUMNS)
+    run = write_folder(path, described or record())
+    run.write("scores.csv", table.to_csv(index=False))
+    run.write("report.html", "<p>report</p>")
+    run.write("tables/summary.csv", "a,b\n1,2\n")
+    run.write("figures/accuracy.png", bytes(range(256)))
+    run.write("predictions/basic/seed-0/test/clean.parquet", b"large")
+    for place in ("models/basic/seed-0", "models/basic/seed-1", "pretraining/barlow/seed-0"):
+        run.write(f"{place}/history.csv", HISTORY)
+    tuned = RECIPE | {"learning_rate": 0.5}  # as a sweep leaves it
+    run.write("models/basic/seed-1/model.json", json.dumps({"recipe": tuned}))
+    finish(run, "models/basic/seed-0", ["models/basic/seed-0/history.csv"], **where)
+    finish(run, "report", ["report.html"], kind="report", **where)
     return open_finished_run(path)
 
 
@@ -166,12 +189,16 @@ def test_parameters_are_those_that_trained_the_model(small_run):
     assert parts["basic/seed-1"]["recipe.learning_rate"] == "0.5"
     assert parts["basic+temperature/seed-0"]["variant"] == "temperature"
     assert records.study.parameters["data.source"] == "mnist5k"
+    assert records.study.parameters["bootstrap"] == "1000"
+    assert records.study.parameters["attacks"] == '["pgd,epsilon=0.1"]'
+    assert records.study.parameters["shifts"].endswith(', "imagenet_c/contrast,severity=1"]')
     assert not any(key.startswith(("models", "pretraining")) for key in records.study.parameters)
+    assert records.study.tags["data.notes.size"] == "[28, 28]"
     assert records.study.tags["provenance.git.working_folder.revision"] == "0e18648"
 
 
 def test_files_are_the_report_and_not_the_predictions(small_run):
-    names = ["report.html", "study.yaml", "provenance.json", "scores.csv"]
+    names = ["report.html", "record.json", "scores.csv"]
     assert read_records(small_run).files == (*names, "figures/accuracy.png", "tables/summary.csv")
 
 
@@ -191,22 +218,75 @@ ELSEWHERE = {
     "versions": {"torch": "3.0.0"},
     "hardware": {"device": "NVIDIA H100", "threads": 16},
 }
+H100 = Machine(device="cuda", model="NVIDIA H100", instructions="AVX512", threads=16)
 
 
 def test_the_same_study_is_the_same_run_wherever_it_ran(small_run, tmp_path):
     known = read_records(small_run).id
     assert read_records(make_run(tmp_path / "copy")).id == known
-    assert {read_records(make_run(tmp_path / key, **{key: fact})).id
-            for key, fact in ELSEWHERE.items()} == {known}  # fmt: skip
+    others = [record(**{key: fact}) for key, fact in ELSEWHERE.items()]
+    others += [record(settings={"threads": 16})]
+    runs = [make_run(tmp_path / str(number), each) for number, each in enumerate(others)]
+    runs += [make_run(tmp_path / "machine", machine=H100)]
+    assert {read_records(each).id for each in runs} == {known}
+
+
+def test_other_words_for_a_shift_are_no_other_run(small_run, tmp_path):
+    run = make_run(tmp_path / "run")
+    change_record(run, lambda facts: facts["sweeps"][0].update(title="Mist", note="Reworded."))
+    assert read_records(open_finished_run(run.path)).id == read_records(small_run).id
 
 
 def test_other_data_and_other_parameters_are_another_run(small_run, tmp_path):
-    data = make_run(tmp_path / "data", data=FACTS["data"] | {"digests": {"test": "1"}})
-    general, recipe = make_run(tmp_path / "general"), make_run(tmp_path / "recipe")
-    general.write("study.yaml", yaml.safe_dump(STUDY | {"bootstrap": 5000}, sort_keys=False))
+    data = make_run(tmp_path / "data", record(digests={"test": "1"}))
+    general = make_run(tmp_path / "general", record(settings={"bootstrap": 5000}))
+    recipe, level, model = (make_run(tmp_path / name) for name in ("recipe", "level", "model"))
     recipe.write("models/basic/seed-1/model.json", json.dumps({"recipe": RECIPE}))
-    ids = {read_records(each).id for each in (small_run, data, general, recipe)}
-    assert len(ids) == 4
+    change_record(level, lambda facts: facts["sweeps"][0]["cells"].pop())
+    change_record(model, lambda facts: facts["models"]["basic"]["facts"].update(digest="1"))
+    runs = [small_run, data, general, *(open_finished_run(r.path) for r in (recipe, level, model))]
+    assert len({read_records(each).id for each in runs}) == 6
+
+
+def test_machines_and_threads_are_said_beside(tmp_path):
+    run = make_run(tmp_path / "run", record(settings={"threads": 4}), machine=H100)
+    finish(run, "scores", ["scores.csv"], kind="score")
+    tags = read_records(run).study.tags
+    assert tags["threads"] == "4"
+    assert tags["machines"] == (
+        "NVIDIA H100 (cuda, AVX512, 16 threads); a processor (cpu, AVX2, 1 threads)"
+    )
+
+
+def test_a_run_ends_when_its_last_step_was_recorded(tmp_path):
+    run = make_run(tmp_path / "run")
+    for number, path in enumerate(sorted((run.path / "steps").rglob("*.json"))):
+        os.utime(path, ns=(0, (number + 1) * 10**9))
+    assert read_records(run).ended == 2000
+    for path in (run.path / "steps").rglob("*.json"):
+        path.unlink()
+    with pytest.raises(InputError, match="has no done step: only a finished run can be tracked"):
+        read_records(run)
+
+
+def test_a_run_of_the_first_version_is_sent_too(small_run, tmp_path):
+    first = as_first_version(small_run, tmp_path / "first")
+    os.utime(first.path / "manifest.json", ns=(0, 5 * 10**9))
+    now, then = read_records(small_run), read_records(first)
+    assert then.ended == 5000
+    assert then.started == now.started
+    assert then.parts == now.parts
+    assert then.study.parameters["shifts"] == now.study.parameters["shifts"]
+    assert then.study.parameters["attacks"] == '["pgd,epsilon=0.1"]'
+    assert then.files[:4] == ("report.html", "study.yaml", "provenance.json", "scores.csv")
+
+
+def test_a_model_that_the_run_has_not_is_named(tmp_path):
+    run = make_run(tmp_path / "run")
+    text = (run.path / "scores.csv").read_text()
+    run.write("scores.csv", text.replace("other,0,", "../other,0,"))
+    with pytest.raises(InputError, match=r"scores.csv has rows of \.\./other, which .* has not"):
+        read_records(run)
 
 
 def test_the_order_of_rows_changes_no_number(small_run):
@@ -218,25 +298,34 @@ def test_the_order_of_rows_changes_no_number(small_run):
     assert not there.duplicated(order).any()
 
 
-@pytest.mark.parametrize("missing", ["scores.csv", "provenance.json", "study.yaml", "report.html"])
-def test_an_unfinished_run_is_refused(missing, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("scores.csv", "has no scores.csv: only a finished run can be tracked"),
+        ("report.html", "has no report.html: only a finished run can be tracked"),
+        ("record.json", "holds no run: there is no record.json"),
+    ],
+)
+def test_an_unfinished_run_is_refused(missing, words, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # nothing may be sent anywhere
-    run = make_run(tmp_path / "run")
+    run = RunFolder(make_run(tmp_path / "run").path)
     (run.path / missing).unlink()
-    with pytest.raises(InputError, match=f"has no {missing}: only a finished run can be tracked"):
+    with pytest.raises(InputError, match=words):
         track(run, "mlflow")
 
 
-@pytest.mark.parametrize("name", ["provenance.json", "models/basic/seed-1/model.json"])
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("name", "content", "words"),
     [
-        ('{"time": "2026', "is not JSON: Unterminated string"),
-        ("[]", "must hold a mapping, found list"),
+        ("record.json", '{"time": "2026', "is not the record of a fairweather run"),
+        ("record.json", "[]", "is not the record of a fairweather run"),
+        ("steps/report.json", "[]", "is not the record of a step"),
+        ("models/basic/seed-1/model.json", '{"time": "2026', "is not JSON: Unterminated string"),
+        ("models/basic/seed-1/model.json", "[]", "must hold a mapping, found list"),
     ],
 )
 def test_a_damaged_file_gets_one_sentence(name, content, words, tmp_path):
-    run = make_run(tmp_path / "run")
+    run = RunFolder(make_run(tmp_path / "run").path)
     run.write(name, content)
     with pytest.raises(InputError, match=f"{name} {words}") as caught:
         read_records(run)
@@ -304,7 +393,7 @@ def test_the_command_asks_first_and_sends_last(command, small_run, monkeypatch, 
 
     def work(*_, **__):
         done.append("work")
-        return [] if command == "evaluate" else small_run
+        return Run(small_run.path)
 
     def take(records, folder):
         done.append("send")
@@ -313,16 +402,14 @@ def test_the_command_asks_first_and_sends_last(command, small_run, monkeypatch, 
     monkeypatch.setitem(TRACKERS, "mlflow", Tracker(lambda: done.append("check"), take))
     monkeypatch.setattr(study, "run", work)
     monkeypatch.setattr(report, "build_report", work)
-    monkeypatch.setattr(evaluation, "prepare", lambda *_: done.append("prepare"))
-    monkeypatch.setattr(evaluation, "execute", work)
+    monkeypatch.setattr(evaluation, "run_request", work)
     if command == "run":
         running.run("quickstart", track="mlflow")
     elif command == "report":
         running.report([small_run.path], track="mlflow")
     else:
         evaluating.evaluate("timm:resnet18", "mnist5k", out=small_run.path, track="mlflow")
-    between = ["prepare", "work"] if command == "evaluate" else ["work"]
-    assert done == ["check", *between, "check", "send"]
+    assert done == ["check", "work", "check", "send"]
     assert capsys.readouterr().out.splitlines()[-1] == "mlflow  at small of small"
 
 
@@ -371,7 +458,7 @@ def client(server, monkeypatch, request):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
-    with mlflow_session.session(mlflow_session.HURRIED) as mlflow:
+    with to_mlflow.session(to_mlflow.HURRIED) as mlflow:
         yield mlflow.MlflowClient()
 
 
@@ -445,14 +532,15 @@ def test_sending_again_changes_nothing_and_new_numbers_win(client, tmp_path):
 def test_the_same_study_from_elsewhere_is_brought_up_to_date(client, tmp_path):
     first = track(make_run(tmp_path / "here"), "mlflow")
     before, count = runs_of(client)
-    there = make_run(tmp_path / "there", **ELSEWHERE)
+    there = make_run(tmp_path / "there", record(**ELSEWHERE))
     assert track(there, "mlflow") == first
     after, again = runs_of(client)
     assert again == count
     start = "fairweather.provenance."
     found = {key: tag for key, tag in after["small"].data.tags.items() if key.startswith(start)}
-    expected = {f"fairweather.{key}": tag for key, tag in read_records(there).study.tags.items()}
-    assert found == expected  # the revision of the first has gone
+    tags = {f"fairweather.{key}": tag for key, tag in read_records(there).study.tags.items()}
+    # The revision of the first has gone.
+    assert found == {key: tag for key, tag in tags.items() if key.startswith(start)}
     assert found[f"{start}hardware.device"] == "NVIDIA H100"
     for own in ("fairweather.id", "fairweather.name", "mlflow.source.name", "mlflow.note.content"):
         assert after["small"].data.tags[own] == before["small"].data.tags[own]
@@ -564,7 +652,7 @@ def test_an_evaluation_asks_before_it_loads_anything(monkeypatch, tmp_path):
 def test_mlflow_is_quiet_for_a_while_only(name, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     before = dict(os.environ), logging.getLogger(name).getEffectiveLevel()
-    with mlflow_session.session(mlflow_session.HURRIED):
+    with to_mlflow.session(to_mlflow.HURRIED):
         logging.getLogger(name).error("chatter")
         assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert caplog.records == []
@@ -580,3 +668,9 @@ def test_a_database_needs_the_whole_package(monkeypatch):
     )
     with pytest.raises(InputError, match="name a server by MLFLOW_TRACKING_URI"):
         check_tracker("mlflow")
+
+
+def test_a_finished_run_stands_wherever_a_path_may(small_run, monkeypatch):
+    monkeypatch.setitem(TRACKERS, "mlflow", Tracker(lambda: None, lambda _, folder: str(folder)))
+    for run in (Run(small_run.path), small_run, small_run.path, str(small_run.path)):
+        assert track(run, "mlflow") == str(small_run.path)

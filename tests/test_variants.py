@@ -9,13 +9,19 @@ import torch
 from torch import nn
 
 import fairweather as fw
-from fairweather.cells import predict
 from fairweather.errors import InputError
+from fairweather.inference import (
+    adapt_batchnorm,
+    fit_temperature,
+    predict,
+    predict_adapted,
+    scale,
+)
 from fairweather.metrics import per_image
 from fairweather.models import load_model
+from fairweather.record import predictions_file, temperature_file
 from fairweather.shifts import make_shift
 from fairweather.study import check_study
-from fairweather.variants import adapt_batchnorm, fit_temperature, predict_adapted, scale
 
 from .conftest import TINY_RESNET
 
@@ -177,28 +183,37 @@ def test_each_variant_is_a_row_beside_its_model(with_variants):
 
 
 def test_the_temperature_was_fitted_on_validation_images_alone(with_variants):
-    place = with_variants.path / "variants/basic+temperature/seed-0/temperature.json"
-    fitted = json.loads(place.read_text())
-    val = with_variants.read_predictions("predictions/basic/seed-0/val.parquet")
+    folder = with_variants.folder
+    fitted = json.loads((folder.path / temperature_file("basic", 0)).read_text())
+    val = folder.read_predictions(predictions_file("basic", 0, "clean", "val"))
     assert fitted["value"] == fit_temperature(val.logits, val.labels).value
-    clean = with_variants.read_predictions("predictions/basic/seed-0/clean.parquet")
+    clean = folder.read_predictions(predictions_file("basic", 0, "clean"))
     assert fitted["value"] != fit_temperature(clean.logits, clean.labels).value
-    scaled = with_variants.read_predictions("predictions/basic+temperature/seed-0/clean.parquet")
+    scaled = folder.read_predictions(predictions_file("basic+temperature", 0, "clean"))
     np.testing.assert_array_equal(scaled.logits, clean.logits / np.float32(fitted["value"]))
+
+
+def test_validation_images_are_adapted_and_scaled_like_the_test_images(with_variants):
+    folder = with_variants.folder
+    plain, scaled, adapted = (
+        folder.read_predictions(predictions_file(f"basic{variant}", 0, "clean", "val"))
+        for variant in ("", "+temperature", "+batchnorm")
+    )
+    assert (plain.keys == scaled.keys).all()
+    assert (plain.keys == adapted.keys).all()
+    assert not np.array_equal(plain.logits, adapted.logits)
+    fitted = json.loads((folder.path / temperature_file("basic", 0)).read_text())
+    np.testing.assert_array_equal(scaled.logits, plain.logits / np.float32(fitted["value"]))
 
 
 def test_a_finished_run_makes_no_variant_again(with_variants, monkeypatch):
     before = (with_variants.path / "scores.csv").read_bytes()
-    for name in ("scale", "adapt_batchnorm", "fit_temperature"):
-        monkeypatch.setattr(f"fairweather.measuring.variant_plans.{name}", None)
-    study = check_study(STUDY | {"data": with_variants_data(with_variants)})
+    for name in ("scale", "adapt_batchnorm", "fit_temperature", "predict"):
+        monkeypatch.setattr(f"fairweather.steps.predicting.{name}", None)
+    source = with_variants.record.data.source
+    study = check_study(STUDY | {"data": {"source": source, "size": 16}})
     again = fw.run(study, out=with_variants.path, device="cpu")
     assert (again.path / "scores.csv").read_bytes() == before
-
-
-def with_variants_data(run):
-    source = json.loads((run.path / "provenance.json").read_text())["data"]["notes"]["source"]
-    return {"source": source, "size": 16}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fairweather import metrics as metrics
     from fairweather.attacks import make_attack as make_attack
-    from fairweather.cells import predict as predict
     from fairweather.comparison import compare_runs as compare_runs
     from fairweather.comparison import compare_with_published as compare_with_published
     from fairweather.contact_sheet import preview as preview
@@ -24,10 +23,13 @@ if TYPE_CHECKING:
     from fairweather.errors import InputError as InputError
     from fairweather.evaluation import evaluate as evaluate
     from fairweather.exporting import export as export
+    from fairweather.finished_run import Run as Run
+    from fairweather.inference import predict as predict
     from fairweather.metrics import score as score
     from fairweather.models import load_model as load_model
     from fairweather.shifts import make_shift as make_shift
     from fairweather.shifts import suite as suite
+    from fairweather.study import plan as plan
     from fairweather.study import run as run
     from fairweather.types import Attack as Attack
     from fairweather.types import Dataset as Dataset
@@ -44,6 +46,7 @@ _HOME = {
     "Images": "types",
     "InputError": "errors",
     "Predictions": "types",
+    "Run": "finished_run",
     "Score": "types",
     "Shift": "types",
     "compare_runs": "comparison",
@@ -54,7 +57,8 @@ _HOME = {
     "load_model": "models",
     "make_attack": "attacks",
     "make_shift": "shifts",
-    "predict": "cells",
+    "plan": "study",
+    "predict": "inference",
     "preview": "contact_sheet",
     "run": "study",
     "score": "metrics",

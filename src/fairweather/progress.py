@@ -14,12 +14,18 @@ class Event(NamedTuple):
         done: how much of it is done: images, cells, epochs, or megabytes of a download.
         total: how much there is to do; None where nobody knows.
         note: a word on how it goes.
+        line: what a person should read even when nothing is drawn, in a line of its own.
     """
 
     task: str
     done: int
     total: int | None
     note: str = ""
+    line: str = ""
 
 
 Notify = Callable[[Event], None]
+
+
+def silent(_: Event) -> None:
+    """Tell nobody."""

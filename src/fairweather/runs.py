@@ -1,4 +1,4 @@
-"""The run folder: atomic writes, fingerprints that make it resumable, checksums, and a lock."""
+"""The run folder: its files, the records of its done steps, their checksums, and a lock."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +26,35 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
+import pydantic
+from pydantic import JsonValue
 
 from fairweather.errors import InputError
+from fairweather.record import (
+    RECORD,
+    SCORES,
+    STEPS,
+    STUDY,
+    TEST,
+    Machine,
+    Provenance,
+    RunRecord,
+    StepRecord,
+    first_predictions_file,
+    from_first_version,
+    parse_record,
+    parse_step_record,
+    predictions_file,
+    step_file,
+)
 from fairweather.types import Predictions
+from fairweather.yamlfile import read_yaml
 
 if TYPE_CHECKING:
     import torch
 
-MANIFEST = "manifest.json"
+# What folders of version 1 have in the place of record.json and steps/.
+FIRST_MANIFEST, FIRST_FACTS = "manifest.json", "provenance.json"
 LOCK = ".lock"
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
 ABANDONED = 3600.0  # seconds after which nobody writes it any more
@@ -42,7 +64,7 @@ _VERSIONED = ("fairweather", "torch", "torchvision", "timm", "lightning-fabric",
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
-    """Condense the inputs of a step into 16 hexadecimal digits, whatever their order.
+    """Condense inputs into 16 hexadecimal digits, whatever their order.
 
     >>> fingerprint({"seed": 0, "shift": "clean"}) == fingerprint({"shift": "clean", "seed": 0})
     True
@@ -69,9 +91,9 @@ def inside(folder: Path, name: str, named_by: str = "") -> Path:
 
     >>> inside(Path("runs/mine"), "tables/accuracy.csv").as_posix()
     'runs/mine/tables/accuracy.csv'
-    >>> inside(Path("runs/mine"), "../thesis.tex", MANIFEST)
+    >>> inside(Path("runs/mine"), "../thesis.tex", "runs.json")
     Traceback (most recent call last):
-    fairweather.errors.InputError: runs/mine/manifest.json names a file outside the run folder:
+    fairweather.errors.InputError: runs/mine/runs.json names a file outside the run folder:
     '../thesis.tex'
     """
     path = folder / name
@@ -127,7 +149,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold a mapping, found {type(found).__name__}")
@@ -135,92 +157,174 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class RunFolder:
-    """A folder with everything that a study produced, and the record of which steps are done.
+    """A folder with everything that a run produced, and the records of the steps that are done.
 
-    A step is done when its fingerprint stands in manifest.json and its files are there with the
-    checksums that stand beside it.
+    A step is done when its record stands below steps/ with the fingerprint of what it depends on,
+    and its files are there with the checksums that stand in the record.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._manifest: dict[str, Any] = {"version": 1, "steps": {}}
-        if (path / MANIFEST).exists():
-            self._manifest = _read_manifest(path / MANIFEST)
 
-    def is_done(self, step: str, inputs: Mapping[str, Any]) -> bool:
-        """Say whether this step stands in the folder, with these inputs and its files intact."""
-        entry = self._manifest["steps"].get(step)
-        if entry is None or entry["fingerprint"] != fingerprint(inputs):
-            return False
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    # ---- the description
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """What record.json says; of a folder of version 1, what study.yaml and others said.
+
+        Raises `InputError` where there is neither, or they are damaged.
+        """
+        path = self.file(RECORD)
+        if path.is_file():
+            return parse_record(path.read_text(), str(path))
+        study, facts = self.file(STUDY), self.file(FIRST_FACTS)
+        for needed in (study, facts):
+            if not needed.is_file():
+                raise InputError(f"{self.path} holds no run: there is no {RECORD}")
+        try:
+            return from_first_version(read_yaml(study), read_json(facts))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{study} and {facts.name} do not describe a run") from None
+
+    def describe(self, record: RunRecord) -> None:
+        """Write record.json, unless it says the same but for the time and the command.
+
+        What is taken up again on the same machine with the same versions keeps what began it.
+        """
+        path = self.path / RECORD
+        if path.is_file() and self.record.lasting() == record.lasting():
+            return
+        self.write(RECORD, record.to_json())
+        self.__dict__["record"] = record
+
+    @property
+    def has_record(self) -> bool:
+        """Say whether the folder says what run it is of, in this version or the first."""
+        return (self.path / RECORD).is_file() or self.is_first_version
+
+    @property
+    def is_first_version(self) -> bool:
+        """Say whether the folder is one that can be read but not taken up again."""
+        return not (self.path / RECORD).is_file() and (self.path / FIRST_FACTS).is_file()
+
+    # ---- the records of steps
+
+    def step(self, step: str) -> StepRecord | None:
+        """The record of a step; None where it is not done, or its record is damaged."""
+        path = self.file(step_file(step))
+        if not path.is_file():
+            return None
+        try:
+            found = parse_step_record(path.read_text(), str(path))
+        except (InputError, UnicodeDecodeError):
+            return None  # the step is done again, and its record written anew
+        return found if found.id == step else None
+
+    def steps(self) -> list[StepRecord]:
+        """The records of all steps, in the order of their names.
+
+        Raises `InputError` where one of them is damaged.
+        """
+        folder = self.file(STEPS)
+        return [
+            parse_step_record(path.read_text(errors="replace"), str(path))
+            for path in sorted(folder.rglob("*.json"))
+            if path.is_file()
+        ]
+
+    def has_left(self, record: StepRecord) -> bool:
+        """Say whether the files of a done step are all there and as it left them."""
         return all(
-            (path := self._recorded(name)).is_file() and _checksum(path) == checksum
-            for name, checksum in entry["files"].items()
+            (path := self._recorded(name, record.id)).is_file() and _checksum(path) == checksum
+            for name, checksum in record.files.items()
         )
 
-    def finish(self, step: str, inputs: Mapping[str, Any], files: Sequence[str]) -> None:
-        """Record a step as done; its files, relative to the folder, must be there.
+    def finish(self, record: StepRecord) -> None:
+        """Record a step as done; it is one file, written by renaming."""
+        self.write(step_file(record.id), record.to_json())
+        self.__dict__.pop("_checksums", None)
 
-        Files that the step made of earlier inputs and does not make now are removed.
-        """
-        checksums = {name: self.checksum(name) for name in files}
-        before = self._manifest["steps"].get(step, {"files": {}})["files"]
-        for stale in [self._recorded(name) for name in before.keys() - checksums.keys()]:
-            stale.unlink(missing_ok=True)
-        self._manifest["steps"][step] = {"fingerprint": fingerprint(inputs), "files": checksums}
-        self._write_manifest()
-
-    def discard(self, *steps: str) -> None:
-        """Forget steps and remove their files, because what they were made of is about to change.
+    def forget(self, step: str) -> None:
+        """Forget that a step is done and remove what it left, since that is about to change.
 
         A folder that is interrupted then has no numbers rather than those of something else.
         """
-        entries = self._manifest["steps"]
-        found = [step for step in steps if step in entries]
-        stale = [self._recorded(name) for step in found for name in entries[step]["files"]]
-        for step in found:
-            del entries[step]
-        if found:
-            self._write_manifest()
-        for path in stale:
+        found = self.step(step)
+        left = [self._recorded(name, step) for name in (found.files if found else ())]
+        self.file(step_file(step)).unlink(missing_ok=True)
+        self.__dict__.pop("_checksums", None)
+        for path in left:
             path.unlink(missing_ok=True)
 
     def check_files(self, wanted: Callable[[str], bool]) -> list[str]:
-        """Hold the wanted files of finished steps against their checksums; name the missing ones.
+        """Hold the wanted files of done steps against their checksums; name the missing ones.
+
+        The records are read once.
 
         Raises `InputError` where the content of a file is another than the one that was written.
         """
-        recorded: dict[str, set[str]] = {}
-        for entry in self._manifest["steps"].values():
-            for name, checksum in entry["files"].items():
-                recorded.setdefault(name, set()).add(checksum)
-        return [
-            name
-            for name, checksums in recorded.items()
-            if wanted(name) and not self._is_there(name, checksums)
-        ]
+        return [name for name in self._checksums if wanted(name) and not self._is_there(name)]
 
     def holds(self, name: str) -> bool:
         """Say whether a file that is about to be read is there, and that it is what was written.
 
-        A folder without a manifest, such as tables that were taken out of a run, has nothing to
-        hold its files against.
+        A folder without records, such as tables that were taken out of a run, has nothing to hold
+        its files against.
 
-        Raises `InputError` where a finished step left this file and it is missing or another one,
-        and where it is there and no finished step left it.
+        Raises `InputError` where a done step left this file and it is missing or another one, and
+        where it is there and no done step left it.
         """
-        path, entries = self.file(name), self._manifest["steps"].values()
-        recorded = {entry["files"][name] for entry in entries if name in entry["files"]}
-        if recorded and not self._is_there(name, recorded):
+        path, recorded = self.file(name), name in self._checksums
+        if recorded and not self._is_there(name):
             raise InputError(
-                f"{path} is missing, and {MANIFEST} says that it was there; the command that made "
-                "the run makes the file again"
+                f"{path} is missing, and a step of the run left it; the command that made the run "
+                "makes the file again"
             )
-        if path.is_file() and not recorded and (self.path / MANIFEST).is_file():
+        keeps_records = not self.is_first_version or (self.path / FIRST_MANIFEST).is_file()
+        if path.is_file() and not recorded and keeps_records:
             raise InputError(
-                f"{path} has no checksum in {MANIFEST}, so that it may be anybody's; the command "
-                "that made the run makes the file again"
+                f"{path} was not left by any step of the run, so that it may be anybody's; the "
+                "command that made the run makes the file again"
             )
         return path.is_file()
+
+    @cached_property
+    def _checksums(self) -> dict[str, dict[str, str]]:
+        """The checksums of the files that steps left, by name, and which record says so."""
+        found: dict[str, dict[str, str]] = {}
+        manifest = self.file(FIRST_MANIFEST)
+        if self.is_first_version and manifest.is_file():
+            for files in _first_steps(manifest):
+                for name, checksum in files.items():
+                    found.setdefault(name, {})[checksum] = FIRST_MANIFEST
+        for record in self.steps():
+            for name, checksum in record.files.items():
+                found.setdefault(name, {})[checksum] = step_file(record.id)
+        return found
+
+    def _is_there(self, name: str) -> bool:
+        """Whether a file is there; raises `InputError` where it has not all recorded checksums."""
+        recorded = self._checksums[name]
+        path = inside(self.path, name, next(iter(recorded.values())))
+        if path.is_file() and set(recorded) != {_checksum(path)}:
+            raise InputError(
+                f"{path} is damaged or was changed: its checksum is not the recorded one; the "
+                "command that made the run makes the file again"
+            )
+        return path.is_file()
+
+    def _recorded(self, name: str, step: str) -> Path:
+        return inside(self.path, name, step_file(step))
+
+    # ---- files
 
     def file(self, name: str) -> Path:
         """Give the path of a file by its name in the folder; see `inside`."""
@@ -230,46 +334,35 @@ class RunFolder:
         """SHA-256 of a file of the folder, in hexadecimal."""
         return _checksum(self.file(name))
 
+    def write(self, name: str, content: bytes | str) -> None:
+        """Write a file of the folder atomically."""
+        write_atomically(self.file(name), content)
+
     @property
     def scores(self) -> pd.DataFrame:
         """The table of scores.csv: one row per model, seed, shift, level and metric."""
         # A model may be called NA, and a number must come back as the one that was written.
         names = dict.fromkeys(("model", "seed", "shift", "level", "metric"), str)
         numbers = dict.fromkeys(("value", "low", "high"), _number)
-        path = self.file("scores.csv")
-        return pd.read_csv(path, dtype=names, converters=numbers, keep_default_na=False)
+        path = self.file(SCORES)
+        try:
+            return pd.read_csv(path, dtype=names, converters=numbers, keep_default_na=False)
+        except (ValueError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not a table of scores: {error}") from None
 
-    def write(self, name: str, content: bytes | str) -> None:
-        """Write a file of the folder atomically."""
-        write_atomically(self.file(name), content)
-
-    def write_unlabelled(self, name: str, predictions: Predictions) -> None:
-        """Write what a model says of images whose labels mean nothing to it, as parquet."""
-        columns = {each: pa.array(getattr(predictions, each)) for each in _UNLABELLED}
-        sink = pa.BufferOutputStream()
-        pyarrow.parquet.write_table(pa.table(columns), sink)
-        self.write(name, sink.getvalue().to_pybytes())
+    def predictions(self, model: str, seed: int | str, shift: str, part: str = TEST) -> str:
+        """Name the file with the predictions of a model under a shift, by its id."""
+        name = first_predictions_file if self.is_first_version else predictions_file
+        return name(model, seed, shift, part)
 
     def read_column(self, name: str, column: str) -> npt.NDArray[Any]:
         """Read one column of a file of predictions, `[N]`."""
-        table = pyarrow.parquet.read_table(self.file(name), columns=[column])
-        return np.asarray(table[column].to_numpy())
+        return self.read_columns(name, [column])[0]
 
     def read_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Read some columns of a file of predictions, `[N]` each."""
         table = pyarrow.parquet.read_table(self.file(name), columns=list(columns))
         return [np.asarray(table[column].to_numpy()) for column in columns]
-
-    def write_predictions(self, name: str, predictions: Predictions) -> None:
-        """Write the per-image columns of a cell as parquet, the class names in its metadata."""
-        columns = {column: pa.array(getattr(predictions, column)) for column in _COLUMNS}
-        if predictions.logits is not None:
-            flat = pa.array(np.ascontiguousarray(predictions.logits).reshape(-1))
-            columns["logits"] = pa.FixedSizeListArray.from_arrays(flat, len(predictions.classes))
-        metadata = {"fairweather": json.dumps({"version": 1, "classes": predictions.classes})}
-        sink = pa.BufferOutputStream()
-        pyarrow.parquet.write_table(pa.table(columns, metadata=metadata), sink)
-        self.write(name, sink.getvalue().to_pybytes())
 
     def read_predictions(self, name: str) -> Predictions:
         """Read the per-image columns of a cell."""
@@ -282,36 +375,33 @@ class RunFolder:
         columns = {column: table[column].to_numpy() for column in _COLUMNS}
         return Predictions(**columns, logits=logits, classes=tuple(described["classes"]))
 
-    def _recorded(self, name: str) -> Path:
-        return inside(self.path, name, MANIFEST)
+    def write_predictions(self, name: str, predictions: Predictions) -> None:
+        """Write the per-image columns of a cell as parquet, the class names in its metadata."""
+        columns = {column: pa.array(getattr(predictions, column)) for column in _COLUMNS}
+        if predictions.logits is not None:
+            flat = pa.array(np.ascontiguousarray(predictions.logits).reshape(-1))
+            columns["logits"] = pa.FixedSizeListArray.from_arrays(flat, len(predictions.classes))
+        metadata = {"fairweather": json.dumps({"version": 1, "classes": predictions.classes})}
+        sink = pa.BufferOutputStream()
+        pyarrow.parquet.write_table(pa.table(columns, metadata=metadata), sink)
+        self.write(name, sink.getvalue().to_pybytes())
 
-    def _is_there(self, name: str, recorded: set[str]) -> bool:
-        """Whether a file is there; raises `InputError` where it has not all recorded checksums."""
-        path = self._recorded(name)
-        if path.is_file() and recorded != {_checksum(path)}:
-            raise InputError(
-                f"{path} is damaged or was changed: its checksum is not the one in {MANIFEST}; "
-                "the command that made the run makes the file again"
-            )
-        return path.is_file()
-
-    def _write_manifest(self) -> None:
-        self.write(MANIFEST, json.dumps(self._manifest, indent=1, sort_keys=True) + "\n")
+    def write_unlabelled(self, name: str, predictions: Predictions) -> None:
+        """Write what a model says of images whose labels mean nothing to it, as parquet."""
+        columns = {each: pa.array(getattr(predictions, each)) for each in _UNLABELLED}
+        sink = pa.BufferOutputStream()
+        pyarrow.parquet.write_table(pa.table(columns), sink)
+        self.write(name, sink.getvalue().to_pybytes())
 
 
 @contextlib.contextmanager
 def open_run(path: Path) -> Iterator[RunFolder]:
     """Open a run folder for writing, made if it is not there, and keep other processes out.
 
-    Raises `InputError` for a folder that holds something else, and for one that is in use.
+    Raises `InputError` for a folder that holds something else or a run of an earlier version, and
+    for one that is in use.
     """
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file, not a run folder")
-    foreign = path.is_dir() and any(path.iterdir()) and not (path / LOCK).exists()
-    if foreign and not (path / MANIFEST).exists():
-        raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
-    if (path / MANIFEST).exists():
-        _read_manifest(path / MANIFEST)
+    check_takeable(path)
     path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(inside(path, LOCK), timeout=0)
     try:
@@ -323,53 +413,71 @@ def open_run(path: Path) -> Iterator[RunFolder]:
         yield RunFolder(path)
 
 
+def check_takeable(path: Path) -> None:
+    """Raise `InputError` unless a run can begin, or go on, in a folder of this path."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file, not a run folder")
+    if not path.is_dir():
+        return
+    if RunFolder(path).is_first_version:
+        raise InputError(
+            f"{path} holds a run of an earlier version of fairweather, which can be reported and "
+            "compared but not taken up again; name another folder with --out"
+        )
+    known = (path / RECORD).exists() or (path / LOCK).exists()
+    if any(path.iterdir()) and not known:
+        raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
+    if (path / RECORD).exists():
+        _ = RunFolder(path).record  # says what is wrong with it
+
+
 def open_finished_run(path: Path) -> RunFolder:
     """Open a run folder for reading; raises `InputError` when there is none."""
-    if not (path / MANIFEST).is_file():
-        raise InputError(f"{path} holds no run: there is no {MANIFEST}")
-    return RunFolder(path)
+    run = RunFolder(path)
+    if not run.has_record:
+        raise InputError(f"{path} holds no run: there is no {RECORD}")
+    _ = run.record  # says what is wrong with it
+    return run
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(device: torch.device) -> Provenance:
     """Say when, with what and on what something ran."""
     import torch  # reading a run needs none
 
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "git": {
+    return Provenance(
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        git={
             "working_folder": _git_revision(Path.cwd()),
             "fairweather": _git_revision(Path(__file__).parent),
         },
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
-        "hardware": {
+        python=platform.python_version(),
+        platform=platform.platform(),
+        versions={name: importlib.metadata.version(name) for name in _VERSIONED},
+        hardware={
             "device": _device_name(device),
             "cpu": _cpu_name(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },
-    }
+    )
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-        known = manifest["version"] == 1 and all(map(_is_step, manifest["steps"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        known = False
-    if not known:
-        raise InputError(f"{path} is not the manifest of a fairweather run")
-    for name in (name for entry in manifest["steps"].values() for name in entry["files"]):
-        if not _is_plain(name):
-            inside(path.parent, name, MANIFEST)
-    return manifest
+def this_machine(device: torch.device) -> Machine:
+    """Say what of this machine can change a result."""
+    import torch
+
+    return Machine(
+        device=device.type,
+        model=_device_name(device) if device.type == "cuda" else _cpu_name(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        threads=torch.get_num_threads(),
+    )
 
 
-def _is_step(entry: Mapping[str, Any]) -> bool:
-    texts = [entry["fingerprint"], *entry["files"].values()]
-    return all(isinstance(text, str) for text in texts)
+def machines_of(records: Iterable[StepRecord]) -> list[Machine]:
+    """Name the machines that trained and predicted, each once, in the order of the steps."""
+    return list(dict.fromkeys(record.machine for record in records if record.machine))
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -377,6 +485,16 @@ def _remove_abandoned(folder: Path) -> None:
     for path in folder.rglob(".*.partial"):
         if PARTIAL.fullmatch(path.name) and time.time() - path.lstat().st_mtime > ABANDONED:
             path.unlink(missing_ok=True)
+
+
+def _first_steps(path: Path) -> list[dict[str, str]]:
+    """The files of each done step and their checksums, from the manifest of version 1."""
+    try:
+        manifest = json.loads(path.read_text())
+        files = [entry["files"] for entry in manifest["steps"].values()]
+        return pydantic.TypeAdapter(list[dict[str, str]]).validate_python(files)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{path} is not the manifest of a fairweather run") from None
 
 
 def _number(text: str) -> float:
@@ -388,7 +506,7 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _git_revision(folder: Path) -> dict[str, Any] | None:
+def _git_revision(folder: Path) -> JsonValue:
     def ask(*words: str) -> str:
         command = ["git", "-C", str(folder), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

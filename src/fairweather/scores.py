@@ -21,16 +21,9 @@ from fairweather.metrics import (
     to_score,
     worst_estimate,
 )
-from fairweather.types import ENSEMBLE, Cell, Predictions
+from fairweather.record import ALL, COLUMNS, ENSEMBLE, MEAN, SPREAD, WORST, is_shifted
+from fairweather.types import Cell, Predictions
 
-COLUMNS = ["model", "seed", "shift", "level", "metric", "value", "low", "high", "n"]
-# Where test images differ from all others by their origin, the clean validation images stand
-# beside them under this name; like clean, they count in no mean over shifts.
-VALIDATION = "validation"
-UNSHIFTED = ("clean", VALIDATION)
-# What begins so is no change of the test images, and counts in no mean over levels or shifts.
-UNCOUNTED = ("priors/", "ood/")
-MEAN, WORST, SPREAD = "mean", "worst", "sd"
 HIGHER_IS_BETTER = {
     metric.name: metric.higher_is_better
     for metric in METRICS
@@ -128,7 +121,7 @@ def with_means(
     table |= _combined(table, _of_levels(MEAN), _mean)
     table |= _combined(
         table,
-        lambda m, s, shift, lv: (m, s, "all", MEAN) if lv == MEAN and shift not in apart else None,
+        lambda m, s, shift, lv: (m, s, ALL, MEAN) if lv == MEAN and shift not in apart else None,
         _mean,
     )
     return table | _over_seeds(table)
@@ -153,7 +146,7 @@ def with_worst(table: Mapping[Key, Estimates], apart: Collection[str] = ()) -> d
     counted = {key: estimates for key, estimates in levels.items() if key[2] not in apart}
     worst |= _combined(
         counted,
-        lambda m, s, shift, _: (m, s, "all", WORST) if _is_shifted(shift) else None,
+        lambda m, s, shift, _: (m, s, ALL, WORST) if is_shifted(shift) else None,
         _worst,
     )
     return {**table, **worst, **_over_seeds(worst)}
@@ -188,12 +181,8 @@ def to_csv(frame: pd.DataFrame) -> str:
     return str(frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
 
 
-def _is_shifted(shift: str) -> bool:
-    return shift not in UNSHIFTED and not shift.startswith(UNCOUNTED)
-
-
 def _of_levels(level: str) -> Callable[[str, str, str, str], Key | None]:
-    return lambda m, s, shift, _: (m, s, shift, level) if _is_shifted(shift) else None
+    return lambda m, s, shift, _: (m, s, shift, level) if is_shifted(shift) else None
 
 
 def _over_seeds(table: Mapping[Key, Estimates]) -> dict[Key, Estimates]:

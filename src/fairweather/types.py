@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,7 +18,6 @@ if TYPE_CHECKING:  # reports, comparisons and rules start in half the time witho
 SMALLEST_SIDE = 8  # pixels; below, nothing that is published means anything
 Parameter = float | int | str
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
-ENSEMBLE = "ensemble"  # what stands for a seed where the models of all seeds answer together
 AttackFunction: TypeAlias = (
     "Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str], Attacked]"
 )
@@ -250,13 +248,13 @@ class Attack:
 
 @dataclass(frozen=True)
 class Cell:
-    """One model, one seed, one shift or attack at one level; it owns its ids and paths.
+    """One model, one seed, one shift or attack at one level.
 
     The models of all seeds together have the seed `ensemble`.
 
     >>> clean = Shift("clean", None, {}, lambda x, k, s: x)
-    >>> Cell("basic", 0, clean).path.as_posix()
-    'predictions/basic/seed-0/clean.parquet'
+    >>> Cell("basic", 0, clean).id
+    'basic/seed-0/clean'
     """
 
     model: str
@@ -265,13 +263,8 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """`predictions/MODEL/seed-SEED/SHIFT`: the name of the step that computes this cell."""
-        return f"predictions/{self.model}/seed-{self.seed}/{self.shift.id.replace('/', '__')}"
-
-    @property
-    def path(self) -> PurePosixPath:
-        """Where its predictions lie inside a run folder."""
-        return PurePosixPath(self.id + ".parquet")
+        """`MODEL/seed-SEED/SHIFT`, for messages."""
+        return f"{self.model}/seed-{self.seed}/{self.shift.id}"
 
 
 @dataclass(frozen=True)

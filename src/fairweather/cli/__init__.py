@@ -13,17 +13,19 @@ from fairweather.cli.comparing import check, compare
 from fairweather.cli.evaluating import evaluate
 from fairweather.cli.exporting import export, preview
 from fairweather.cli.listing import list_names
-from fairweather.cli.running import report, run
+from fairweather.cli.running import clean, plan, report, run
 from fairweather.errors import InputError
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "run": run,
+    "plan": plan,
     "evaluate": evaluate,
     "compare": compare,
     "check": check,
     "report": report,
     "preview": preview,
     "export": export,
+    "clean": clean,
     "list": list_names,
 }
 

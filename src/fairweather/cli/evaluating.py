@@ -2,18 +2,69 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
+import types
+import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fairweather.cli.running import print_places
+from fairweather.cli.running import JSON, print_places, show_outlook
 from fairweather.cli.terminal import progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError
+from fairweather.evaluation_options import Channels, EvaluationOptions, check_options
+
+Command = Callable[..., None]
 
 
+def _with_options(command: Command) -> Command:
+    """Give a command an option for each that an evaluation has, with its help and default."""
+    own = inspect.signature(command, eval_str=True)
+    parameters = [each for each in own.parameters.values() if each.kind != each.VAR_KEYWORD]
+    kinds = typing.get_type_hints(EvaluationOptions)
+    for option in dataclasses.fields(EvaluationOptions):
+        told, default = option.metadata, option.default
+        shown = default not in ((), None, False)
+        flag = told["flag"] or f"--{option.name.replace('_', '-')}"
+        said = typer.Option(flag, help=told["help"], show_default=shown)
+        parameters.append(
+            inspect.Parameter(
+                option.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None if default == () else default,
+                annotation=Annotated[_on_the_line(kinds[option.name]), said],
+            )
+        )
+    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
+
+
+def _on_the_line(kind: Any) -> Any:  # noqa: ANN401 - a type
+    """The type of an option as the command line has it.
+
+    What takes a mapping takes a file, a tuple of texts is repeated, and three numbers are R,G,B.
+    """
+    choices = set(typing.get_args(kind)) - {types.NoneType} if _is_union(kind) else {kind}
+    if Channels in choices:
+        return str | None
+    if kind == tuple[str, ...]:
+        return list[str] | None
+    if any(typing.get_origin(each) is Mapping for each in choices):
+        return Path | None
+    return kind
+
+
+def _is_union(kind: object) -> bool:
+    return isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+
+
+@_with_options
 def evaluate(
     model: Annotated[
         str,
@@ -26,129 +77,58 @@ def evaluate(
     shifts: Annotated[
         list[str] | None,
         typer.Option(
-            help="A suite, NAME[,parameter=value...] of a shift or an attack, several of these "
-            "with commas between them, or an entry as in a study, 'gamma: [0.5, 2]'; repeatable.",
+            help="A suite, NAME[,parameter=value...] of a shift or an attack, several of them with "
+            "commas between, or an entry as in a study, 'gamma: [0.5, 2]'; repeatable.",
             show_default="quick",
         ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run folder.", show_default="runs/MODEL-on-DATA")
     ] = None,
-    architecture: Annotated[
-        str | None, typer.Option(help="Of a checkpoint: timm:NAME or torchvision:NAME.")
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Of a name: imagenet, lite0, a file, an address.", show_default="imagenet"
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="Normalisation, R,G,B in [0, 1]; with --std.")
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Normalisation, R,G,B; with --mean.")] = None,
-    input_size: Annotated[
-        int | None, typer.Option(help="Resize to this inside the model, after the shifts.")
-    ] = None,
-    outputs: Annotated[
-        str,
-        typer.Option(
-            help="Of onnx: and python: logits, or probabilities, whose logarithm is taken; auto "
-            "looks at those of the first images."
-        ),
-    ] = "auto",
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="YAML, JSON or CSV: each class of the data, and the model's for it."),
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            help="Resize and crop images to this, not as the model is configured, and feed them so."
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="A stratified subset of this many test images.")
-    ] = None,
-    validation_fraction: Annotated[
-        float,
-        typer.Option(help="Share to set apart for fitting, where there is no validation part."),
-    ] = 0.0,
-    skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Leave damaged files out and count them.")
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Do again what stands there with other settings."),
     ] = False,
-    variant: Annotated[
-        list[str] | None, typer.Option(help="temperature or batchnorm; repeatable.")
-    ] = None,
-    ood: Annotated[
-        list[str] | None,
-        typer.Option(help="Another data source that confidence should tell apart; repeatable."),
-    ] = None,
-    priors: Annotated[
-        Path | None, typer.Option(help="YAML: by a name, the probability of some classes.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 256,
-    bootstrap: Annotated[
-        int, typer.Option(min=100, max=100_000, help="Resamples behind every interval.")
-    ] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the shifts and attacks.")] = 0,
-    title: Annotated[str | None, typer.Option(help="What tables call the model.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and how far it is, and stop.")
+    ] = False,
+    json: JSON = False,
     track: Track = None,
+    **options: object,
 ) -> None:
     """Measure any model on any images, without training. Run again to go on."""
-    if offline:
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in ("mean", "std"):
+        if name in given:
+            given[name] = _channels(f"--{name}", str(given[name]))
+    if given.get("offline"):
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
-    from fairweather.evaluation import Request, execute, prepare, read_priors
-    from fairweather.models.labels import read_label_file
+    checked = check_options(given)
+    from fairweather.evaluation import Request, outlook, run_request
     from fairweather.shift_lists import clean_and
 
-    request = Request(
-        model=model,
-        dataset=data,
-        shifts=clean_and(shifts or ["quick"]),
-        architecture=architecture,
-        weights=weights,
-        mean=_channels("--mean", mean),
-        std=_channels("--std", std),
-        input_size=input_size,
-        outputs=outputs,
-        labels=read_label_file(labels) if labels else None,
-        size=size,
-        root=data_root,
-        limit=limit,
-        validation_fraction=validation_fraction,
-        skip_unreadable=skip_unreadable,
-        variants=tuple(variant or ()),
-        ood=tuple(ood or ()),
-        priors=read_priors(priors) if priors else {},
-        batch_size=batch_size,
-        bootstrap=bootstrap,
-        shift_seed=seed,
-        title=title,
-        device=device,
-        offline=offline,
-    )
+    request = Request(model, data, clean_and(shifts or ["quick"]), checked)
+    if json and not dry_run:
+        raise InputError("--json goes with --dry-run")
     check_first(track)
     with resumable(), progress() as show:
-        prepared = prepare(request, show)
-        place = out or Path("runs") / prepared.name
-        for event in execute(prepared, place, typer.echo):
-            if show is not None:
-                show(event)
+        if dry_run:
+            found = outlook(request, out, progress=show)
+        else:
+            place = run_request(request, out, replace=replace, progress=show).path
+    if dry_run:
+        show_outlook(found, as_json=json)
+        return
     typer.echo()
     print_places(place)
     send(place, track)
 
 
-def _channels(option: str, text: str | None) -> list[float] | None:
-    if text is None:
-        return None
+def _channels(option: str, text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(
-            f"{option} takes three numbers, as in 0.5,0.5,0.5, found {text!r}"
-        ) from None
+        numbers = []
+    if len(numbers) != 3:
+        raise InputError(f"{option} takes three numbers, as in 0.5,0.5,0.5, found {text!r}")
+    return numbers

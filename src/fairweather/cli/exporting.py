@@ -33,8 +33,8 @@ def preview(
     """Draw a contact sheet of test images: a row a shift, a column a level."""
     from fairweather import contact_sheet
     from fairweather.data import load_data
-    from fairweather.measuring import pick_pictures
     from fairweather.runs import write_atomically
+    from fairweather.steps.sampling import pick_pictures
 
     if out.suffix.lower() != ".png":
         raise InputError(f"a contact sheet is a PNG: --out must end with .png, found {out}")

@@ -29,9 +29,9 @@ def list_names(
 def _sections() -> dict[str, list[tuple[str, str]]]:
     from fairweather.attacks import ATTACKS
     from fairweather.data import SOURCES
-    from fairweather.measuring import DERIVED
     from fairweather.metrics import METRICS
     from fairweather.shifts import SHIFTS, SUITES
+    from fairweather.steps.derived import DERIVED
     from fairweather.training.selfsupervised import METHODS
 
     return {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from json import dumps as json_text
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,41 +14,114 @@ from fairweather.cli.terminal import progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError
 
+if TYPE_CHECKING:
+    from fairweather.steps.progressing import Outlook
+    from fairweather.study import Study
+
+StudyName = Annotated[str, typer.Argument(help="A packaged study (see `list`) or a study file.")]
+Out = Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/NAME")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key: recipe.epochs=2, models.basic.weights=none."),
+]
+Only = Annotated[
+    list[str] | None, typer.Option(help="Run, score and report only this model; repeatable.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+DataRoot = Annotated[str | None, typer.Option(help="The folder of the data set.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
 
 def run(
-    study: Annotated[str, typer.Argument(help="A packaged study (see `list`) or a study file.")],
-    out: Annotated[
-        Path | None, typer.Option(help="The run folder.", show_default="runs/NAME")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a key: recipe.epochs=2, models.basic.weights=none."),
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Run, score and report only this model; repeatable.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    study: StudyName,
+    out: Out = None,
+    set_: Set = None,
+    only: Only = None,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    offline: Offline = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Do again what stands there with other settings."),
+    ] = False,
     track: Track = None,
 ) -> None:
     """Run a study: train, predict under every shift, score, report. Run again to go on."""
+    from fairweather import study as studies
+
+    checked = _read(study, set_, only, data_root, offline)
+    check_first(track)
+    with resumable(), progress() as show:
+        finished = studies.run(
+            checked, out=out, device=device, offline=offline, replace=replace, progress=show
+        )
+    print_places(finished.path)
+    send(finished.path, track)
+
+
+def plan(
+    study: StudyName,
+    out: Out = None,
+    set_: Set = None,
+    only: Only = None,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    offline: Offline = False,
+    json: JSON = False,
+) -> None:
+    """Print what a study needs, what of it is done, and how long the rest may take."""
+    from fairweather import study as studies
+
+    checked = _read(study, set_, only, data_root, offline)
+    with resumable(), progress() as show:
+        found = studies.plan(checked, out=out, device=device, offline=offline, progress=show)
+    show_outlook(found, as_json=json)
+
+
+def show_outlook(found: Outlook, *, as_json: bool) -> None:
+    """Print a plan and how far it is, as a table or for programs."""
+    typer.echo(found.to_json() if as_json else str(found))
+
+
+def clean(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="left-over (of models that the study no longer has, and of interrupted steps), "
+            "report, samples or predictions; repeatable.",
+            show_default="only show",
+        ),
+    ] = None,
+) -> None:
+    """Show what a run takes on disk, and remove what nobody needs or what can be made again."""
+    from fairweather import cleaning
+    from fairweather.runs import open_finished_run
+
+    if remove:
+        removed = cleaning.remove(run, remove)
+        typer.echo(f"removed {len(removed.files)} files, {removed.bytes / 1e6:,.1f} MB\n")
+    typer.echo(cleaning.as_table(cleaning.disk_use(open_finished_run(run))))
+
+
+def _read(
+    study: str,
+    set_: list[str] | None,
+    only: list[str] | None,
+    data_root: str | None,
+    offline: bool,
+) -> Study:
+    """Read and check a study as the command line names it."""
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
-    from fairweather import study as studies
+    from fairweather.study import load_study
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     overrides = list(set_ or [])
     if data_root is not None:
-        import json
-
-        overrides.append(f"data.root={json.dumps(data_root)}")
-    checked = studies.load_study(study, overrides, only or ())
-    check_first(track)
-    with resumable(), progress() as show:
-        finished = studies.run(checked, out=out, device=device, offline=offline, progress=show)
-    print_places(finished.path)
-    send(finished.path, track)
+        overrides.append(f"data.root={json_text(data_root)}")
+    return load_study(study, overrides, only or ())
 
 
 def report(

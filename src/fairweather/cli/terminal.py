@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, silence elsewhere, and how an interrupted command ends."""
+"""Progress bars on a terminal, lines elsewhere, and how an interrupted command ends."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def resumable() -> Iterator[None]:
 
 
 @contextmanager
-def progress() -> Iterator[Notify | None]:
-    """Show a bar with ETA for every task on a terminal; nothing at all elsewhere."""
+def progress() -> Iterator[Notify]:
+    """Show a bar with ETA for every task on a terminal; elsewhere, only lines for people."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -38,7 +38,7 @@ def progress() -> Iterator[Notify | None]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield None
+        yield _say
         return
     one_line = Column(no_wrap=True, overflow="ellipsis")
     columns = (
@@ -54,8 +54,16 @@ def progress() -> Iterator[Notify | None]:
         tasks: dict[str, int] = {}
 
         def show(event: Event) -> None:
+            _say(event)
+            if event.line:
+                return
             if event.task not in tasks:
                 tasks[event.task] = bars.add_task(event.task, total=event.total, note="")
-            bars.update(tasks[event.task], completed=event.done, note=event.note)  # type: ignore[arg-type]
+            bars.update(tasks[event.task], completed=event.done, total=event.total, note=event.note)  # type: ignore[arg-type]
 
         yield show
+
+
+def _say(event: Event) -> None:
+    if event.line:
+        typer.echo(event.line)

@@ -7,8 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from fairweather.comparison.measured import COMPARED, Resampled, cells_of, mean_places, measure
-from fairweather.comparison.sides import Shared, Side
+from fairweather.comparison.compared import (
+    COMPARED,
+    ComparedRun,
+    Resampled,
+    SharedShifts,
+    estimate_model,
+)
 from fairweather.metrics.paired import (
     McNemar,
     SeedSummary,
@@ -17,7 +22,7 @@ from fairweather.metrics.paired import (
     paired_difference,
     seed_interval,
 )
-from fairweather.report.words import MEAN
+from fairweather.record import MEAN
 from fairweather.types import Score
 
 LEVEL = 0.05  # of the tests, and what the 95 % intervals leave out
@@ -91,26 +96,26 @@ class Row:
 
 
 def compare_models(
-    a: Side, b: Side, pair: Pair, shared: Shared, images: Resampled
+    a: ComparedRun, b: ComparedRun, pair: Pair, shared: SharedShifts, images: Resampled
 ) -> Iterator[Row]:
     """Compare two models in every cell, in means over levels, and in the mean over shifts."""
     first, second = (
-        measure(side, model, shared, images) for side, model in zip((a, b), pair, strict=True)
+        estimate_model(run, model, shared, images) for run, model in zip((a, b), pair, strict=True)
     )
-    clean, *levels = cells_of(shared)
-    for place in (clean, *mean_places(shared), *levels):
+    clean, *levels = shared.conditions
+    for condition in (clean, *shared.means, *levels):
         for metric in COMPARED:
             row = Row(
                 pair,
-                *place,
+                *condition,
                 metric,
-                first.summary(place, metric),
-                second.summary(place, metric),
-                paired_difference(first.shown(place, metric), second.shown(place, metric)),
+                first.summary(condition, metric),
+                second.summary(condition, metric),
+                paired_difference(first.shown(condition, metric), second.shown(condition, metric)),
                 same_answers=first.answers == second.answers,
             )
             if metric == "accuracy" and row.is_cell and row.a.n == row.b.n == 1:
-                test = mcnemar_exact(first.correct[place], second.correct[place])
+                test = mcnemar_exact(first.correct[condition], second.correct[condition])
                 row = replace(row, test=test)
             yield row
 

@@ -6,30 +6,54 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
+from pydantic import JsonValue
 
 from fairweather.errors import unknown_name
-from fairweather.report.words import CLEAN, MEAN
+from fairweather.record import CLEAN, MEAN, Frozen
 from fairweather.yamlfile import parse_yaml
 
 # Each is a pair of files in `published/`: NAME.csv with the numbers, NAME.yaml with the facts.
 REFERENCES = ("paper",)
 
 
-class PublishedModel(NamedTuple):
+class PublishedModel(Frozen):
     """A published model.
 
     Attributes:
         title: as published.
+        run: its run file, without the suffix, where there is one.
         note: what a reader has to know about it, maybe nothing.
         training: the published settings, in the words of a study's model and its recipe.
     """
 
     title: str
+    run: str | None = None
+    note: str = ""
+    training: dict[str, JsonValue]
+
+
+class _StudyFacts(Frozen):
+    """What NAME.yaml says of a study; its training is that of every model."""
+
+    title: str
+    data: str
+    classes: int
+    size: tuple[int, int] | None
+    test_images: int | None
     note: str
-    training: Mapping[str, Any]
+    training: dict[str, JsonValue]
+    models: dict[str, PublishedModel]
+
+
+class _Facts(Frozen):
+    """What stands in NAME.yaml."""
+
+    title: str
+    shifts: dict[str, str]
+    studies: dict[str, _StudyFacts]
 
 
 class PublishedNumber(NamedTuple):
@@ -87,13 +111,12 @@ def read_published(reference: str) -> list[PublishedStudy]:
     if reference not in REFERENCES:
         raise unknown_name("reference", reference, REFERENCES)
     folder = resources.files("fairweather") / "published"
-    facts = parse_yaml((folder / f"{reference}.yaml").read_text(encoding="utf-8"))
+    text = (folder / f"{reference}.yaml").read_text(encoding="utf-8")
+    facts = _Facts.model_validate(parse_yaml(text))
     text = (folder / f"{reference}.csv").read_text(encoding="utf-8")
     columns = pd.read_csv(io.StringIO(text), comment="#", dtype=str, keep_default_na=False)
     numbers = columns.astype({"value": float})
-    return [
-        _study(name, entry, facts["shifts"], numbers) for name, entry in facts["studies"].items()
-    ]
+    return [_study(name, study, facts.shifts, numbers) for name, study in facts.studies.items()]
 
 
 def best_numbers(study: PublishedStudy) -> list[PublishedNumber]:
@@ -123,23 +146,20 @@ def _means(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _study(
-    name: str, entry: Mapping[str, Any], shifts: Mapping[str, str], numbers: pd.DataFrame
+    name: str, facts: _StudyFacts, shifts: Mapping[str, str], numbers: pd.DataFrame
 ) -> PublishedStudy:
     models = {
-        key: PublishedModel(
-            model["title"], model.get("note", ""), {**entry["training"], **model["training"]}
-        )
-        for key, model in entry["models"].items()
+        key: model.model_copy(update={"training": {**facts.training, **model.training}})
+        for key, model in facts.models.items()
     }
-    size = entry["size"]
     return PublishedStudy(
         name=name,
-        title=entry["title"],
-        data=entry["data"],
-        classes=entry["classes"],
-        size=(size[0], size[1]) if size else None,
-        test_images=entry["test_images"],
-        note=entry["note"],
+        title=facts.title,
+        data=facts.data,
+        classes=facts.classes,
+        size=facts.size,
+        test_images=facts.test_images,
+        note=facts.note,
         models=models,
         shifts=shifts,
         numbers=numbers[numbers["study"] == name].drop(columns="study"),

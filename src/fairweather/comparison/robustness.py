@@ -8,19 +8,24 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from fairweather.comparison.measured import Measured, Place, Resampled, mean_places, measure
-from fairweather.comparison.sides import Shared, Side, same_run
-from fairweather.comparison.writing import signed
+from fairweather.comparison.compared import (
+    ComparedRun,
+    ModelEstimates,
+    Resampled,
+    SharedShifts,
+    are_one_run,
+    estimate_model,
+)
 from fairweather.metrics import Estimate, to_score
 from fairweather.metrics.across_shifts import effective_robustness
-from fairweather.report.formats import Layout
-from fairweather.report.words import CLEAN, NO_LEVEL, base_model
+from fairweather.record import CLEAN, NO_LEVEL, Condition, base_model
+from fairweather.report.table_formats import Layout, signed
 from fairweather.types import Score
 
 METRIC = "accuracy"
 FEWEST = 3  # reference models of different clean accuracy: two would lie on any line
 LAYOUT = Layout(("Model", "Shift", "Clean", "Shifted", "Expected", "Effective robustness"), words=2)
-UNSHIFTED: Place = (CLEAN, NO_LEVEL)
+UNSHIFTED = Condition(CLEAN, NO_LEVEL)
 
 
 class Row(NamedTuple):
@@ -54,28 +59,33 @@ class Table(NamedTuple):
 
 
 def effective_table(
-    a: Side, b: Side, shared: Shared, images: Resampled, titles: Mapping[str, str]
+    a: ComparedRun,
+    b: ComparedRun,
+    shared: SharedShifts,
+    images: Resampled,
+    titles: Mapping[str, str],
 ) -> Table | None:
     """Hold each model of a against the line through all trained models of b.
 
     None where b has fewer than `FEWEST` models of different clean accuracy, a model counting once
     for each seed. Variants (NAME+VARIANT) are no models of their own and count not at all.
     """
-    names = [name for name in b.everyone if base_model(name) == name]
-    if same_run(a, b):
+    names = [name for name in b.every_model if base_model(name) == name]
+    if are_one_run(a, b):
         names = [name for name in names if name not in a.models]
-    places = mean_places(shared)
     reference = [
         estimates
         for name in names
-        for estimates in _by_seed(measure(b, name, shared, images, [METRIC]), places)
+        for estimates in _by_seed(estimate_model(b, name, shared, images, [METRIC]), shared.means)
     ]
-    if len({estimates[UNSHIFTED].value for estimates in reference}) < FEWEST or not places:
+    if len({estimates[UNSHIFTED].value for estimates in reference}) < FEWEST or not shared.means:
         return None
     rows = [
         row
         for model in a.models
-        for row in _rows(measure(a, model, shared, images, [METRIC]), reference, places)
+        for row in _rows(
+            estimate_model(a, model, shared, images, [METRIC]), reference, shared.means
+        )
     ]
     return Table(_as_frame(rows), _table_body(rows, titles), _caption(b, rows, len(reference)))
 
@@ -112,7 +122,7 @@ def _table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str
     ]
 
 
-def _caption(b: Side, rows: Sequence[Row], models: int) -> str:
+def _caption(b: ComparedRun, rows: Sequence[Row], models: int) -> str:
     """Say what the numbers are and how far they go."""
     return (
         f"Effective robustness against {models} trained models of {b.run.path.name} (Taori et al. "
@@ -124,47 +134,48 @@ def _caption(b: Side, rows: Sequence[Row], models: int) -> str:
     )
 
 
-def _by_seed(measured: Measured, places: Sequence[Place]) -> Iterator[dict[Place, Estimate]]:
-    for seed in measured.seeds:
-        yield {
-            place: measured.table[measured.model, str(seed), *place][METRIC]
-            for place in (UNSHIFTED, *places)
-        }
+def _by_seed(
+    estimates: ModelEstimates, means: Sequence[Condition]
+) -> Iterator[dict[Condition, Estimate]]:
+    for seed in estimates.seeds:
+        yield {each: estimates.of_seed(seed, each, METRIC) for each in (UNSHIFTED, *means)}
 
 
 def _rows(
-    measured: Measured, reference: Sequence[dict[Place, Estimate]], places: Sequence[Place]
+    estimates: ModelEstimates,
+    reference: Sequence[dict[Condition, Estimate]],
+    means: Sequence[Condition],
 ) -> Iterator[Row]:
-    seeds = list(_by_seed(measured, places))
-    for place in places:
-        each = [_effective(own, reference, place) for own in seeds]
+    seeds = list(_by_seed(estimates, means))
+    for mean in means:
+        each = [_effective(own, reference, mean) for own in seeds]
         value = float(np.mean([estimate.value for estimate in each]))
         replicates = np.mean([estimate.replicates for estimate in each], axis=0)
         yield Row(
-            measured.model,
-            place[0],
-            measured.shown(UNSHIFTED, METRIC).value,
-            measured.shown(place, METRIC).value,
+            estimates.model,
+            mean.shift,
+            estimates.shown(UNSHIFTED, METRIC).value,
+            estimates.shown(mean, METRIC).value,
             to_score(Estimate(value, replicates, each[0].n), (-1.0, 1.0)),
         )
 
 
 def _effective(
-    own: dict[Place, Estimate], reference: Sequence[dict[Place, Estimate]], place: Place
+    own: dict[Condition, Estimate], reference: Sequence[dict[Condition, Estimate]], mean: Condition
 ) -> Estimate:
     n = own[UNSHIFTED].n
     value = effective_robustness(
         own[UNSHIFTED].value,
-        own[place].value,
+        own[mean].value,
         [each[UNSHIFTED].value for each in reference],
-        [each[place].value for each in reference],
+        [each[mean].value for each in reference],
         images=n,
     )
     replicates = effective_robustness(
         own[UNSHIFTED].replicates,
-        own[place].replicates,
+        own[mean].replicates,
         [each[UNSHIFTED].replicates for each in reference],
-        [each[place].replicates for each in reference],
+        [each[mean].replicates for each in reference],
         images=n,
     )
     return Estimate(float(value), np.asarray(replicates), n)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
 
-from fairweather.data.cache import CachedImages, cached_images, content_digests
+from fairweather.data.cache import CachedImages, cached_images, content_digests, is_decoded
 from fairweather.data.cifar10 import list_cifar10
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
 from fairweather.data.fashion_mnist import list_fashion_mnist
@@ -116,21 +117,21 @@ def load_data(
     >>> dataset.test.images.shape, dataset.test.images.dtype
     (torch.Size([1000, 3, 8, 8]), torch.uint8)
     """
-    square = _make_square(size, preparation)
-    _check_options(seed, validation_fraction, test_fraction, parts)
-    _check_training_labels(label_noise, imbalance)
-    listed = list_source(source, root, offline=offline, verify=verify, progress=progress)
-    square = _square_for(listed, source, size, square)
-    check_tested(listed, source)
-    divided = divide(listed, seed, validation_fraction, test_fraction)
-    divided = {name: part for name, part in divided.items() if name in parts}
-    whole_test = divided["test"]
-    if limit is not None:
-        divided["test"] = limited(whole_test, listed.classes, limit, seed)
-    if "train" in divided:
-        divided["train"] = _worsen(
-            divided["train"], len(listed.classes), label_noise, imbalance, seed
-        )
+    asked = _Asked(
+        source=source,
+        size=size,
+        preparation=preparation,
+        limit=limit,
+        parts=parts,
+        root=root,
+        seed=seed,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        label_noise=label_noise,
+        imbalance=imbalance,
+        verify=verify,
+    )
+    listed, square, divided, whole_test = _divided(asked, offline, progress)
     splits: dict[str, Images] = {}
     skipped: list[str] = []
     contents = content_digests(divided)
@@ -169,6 +170,98 @@ def load_data(
         notes |= {"limit": limit, "limit_of": len(whole_test.keys)}
     name = _name_prepared(listed, source, square)
     return Dataset(name, splits.get("train"), splits.get("val"), test, mean, std, notes)
+
+
+class Survey(NamedTuple):
+    """What is known of a data set before its images are decoded.
+
+    Attributes:
+        name: the specification it would be loaded from, and at which size.
+        classes: names in label order.
+        images: how many each part has, unreadable files included.
+        notes: what the source says of itself.
+        decoded: do all of these images lie decoded in the cache, so that loading is quick.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    images: Mapping[str, int]
+    notes: Mapping[str, object]
+    decoded: bool
+
+
+def survey_data(
+    source: str,
+    *,
+    skip_unreadable: bool = False,
+    offline: bool = False,
+    progress: Notify | None = None,
+    **arguments: Any,  # noqa: ANN401 - the others of `load_data`
+) -> Survey:
+    """List what `load_data` would load with the same arguments, and decode nothing.
+
+    >>> survey_data("mnist5k", size=8).images
+    {'train': 3600, 'val': 400, 'test': 1000}
+    """
+    asked = _Asked(source=source, **arguments)
+    listed, square, divided, _ = _divided(asked, offline, progress)
+    contents = content_digests(divided)
+    return Survey(
+        _name_prepared(listed, source, square),
+        listed.classes,
+        {name: len(part.keys) for name, part in divided.items()},
+        listed.notes,
+        all(is_decoded(part, name, contents[name], square) for name, part in divided.items()),
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The arguments of `load_data` that say what is listed and how it is divided."""
+
+    source: str
+    size: int | None = None
+    preparation: Preparation | None = None
+    limit: int | None = None
+    parts: Collection[str] = SPLITS
+    root: str | Path | None = None
+    seed: int = 0
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+    label_noise: float = 0.0
+    imbalance: float = 1.0
+    verify: bool = True
+
+
+class _Divided(NamedTuple):
+    """The images of a source, listed and divided, and how they become squares."""
+
+    listed: Source
+    square: Square | None
+    parts: dict[str, Part]
+    whole_test: Part
+
+
+def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
+    """List the images of a source and assign them to parts; nothing is decoded."""
+    square = _make_square(asked.size, asked.preparation)
+    _check_options(asked.seed, asked.validation_fraction, asked.test_fraction, asked.parts)
+    _check_training_labels(asked.label_noise, asked.imbalance)
+    listed = list_source(
+        asked.source, asked.root, offline=offline, verify=asked.verify, progress=progress
+    )
+    square = _square_for(listed, asked.source, asked.size, square)
+    check_tested(listed, asked.source)
+    every = divide(listed, asked.seed, asked.validation_fraction, asked.test_fraction)
+    parts = {name: part for name, part in every.items() if name in asked.parts}
+    whole_test = parts["test"]
+    if asked.limit is not None:
+        parts["test"] = limited(whole_test, listed.classes, asked.limit, asked.seed)
+    if "train" in parts:
+        parts["train"] = _worsen(
+            parts["train"], len(listed.classes), asked.label_noise, asked.imbalance, asked.seed
+        )
+    return _Divided(listed, square, parts, whole_test)
 
 
 def list_source(

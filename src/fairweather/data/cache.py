@@ -67,8 +67,8 @@ def cached_images(
     Raises:
         InputError: see `decode_images`; or the cache folder cannot be written or read.
     """
-    folder = cache_folder() / "images"
-    path = folder / f"{_key(part, name, content, square)}.pixels"
+    path = _place(part, name, content, square)
+    folder = path.parent
     with explained(folder):
         stored = open_sealed(path, len(part.keys))
     if stored is None:
@@ -83,6 +83,15 @@ def cached_images(
     if not skip_unreadable:
         raise unreadable_error(skipped[0], stored.unreadable[min(stored.unreadable)])
     return CachedImages(stored.images, readable, skipped)
+
+
+def is_decoded(part: Part, name: str, content: str, square: Square | None) -> bool:
+    """Say whether the images of a part lie decoded in the cache; arguments as `cached_images`."""
+    return _place(part, name, content, square).is_file()
+
+
+def _place(part: Part, name: str, content: str, square: Square | None) -> Path:
+    return cache_folder() / "images" / f"{_key(part, name, content, square)}.pixels"
 
 
 def content_digests(parts: Mapping[str, Part]) -> dict[str, str]:

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import inspect
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 from torch import nn
 
-from fairweather.evaluation.priors import check_priors
-from fairweather.evaluation.priors import read_priors as read_priors
+from fairweather.devices import resolve_device
+from fairweather.errors import InputError
+from fairweather.evaluation.inputs import EvaluationInputs, bring_together
+from fairweather.evaluation.planning import (
+    SEED,
+    all_facts,
+    describe_evaluation,
+    measured_model,
+    measurement_of,
+    plan_evaluation,
+    run_name,
+    try_out,
+)
+from fairweather.evaluation.priors import check_priors, complete_priors, read_priors
 from fairweather.evaluation.request import Request as Request
-from fairweather.evaluation.steps import execute as execute
-from fairweather.evaluation.steps import prepare as prepare
-from fairweather.models.labels import read_label_file
-from fairweather.progress import Notify
-from fairweather.runs import RunFolder
+from fairweather.evaluation_options import EvaluationOptions, check_options
+from fairweather.executors import execute
+from fairweather.finished_run import Run
+from fairweather.inference import check_variant_names
+from fairweather.metrics.columns import wilson_interval
+from fairweather.progress import Event, Notify, silent
+from fairweather.record import CLEAN, RECORD, RunRecord, predictions_file
+from fairweather.runs import RunFolder, check_takeable, open_run
 from fairweather.shift_lists import ShiftLike, clean_and
+from fairweather.steps import Worker
+from fairweather.steps.progressing import Outlook, begin
 from fairweather.types import Dataset
 
 
@@ -28,30 +49,10 @@ def evaluate(
     shifts: ShiftLike | Iterable[ShiftLike] = "quick",
     *,
     out: str | Path | None = None,
-    architecture: str | None = None,
-    weights: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    input_size: int | None = None,
-    outputs: str = "auto",
-    labels: Mapping[str, object] | str | Path | None = None,
-    size: int | None = None,
-    root: str | Path | None = None,
-    limit: int | None = None,
-    validation_fraction: float = 0.0,
-    skip_unreadable: bool = False,
-    variants: Sequence[str] = (),
-    ood: Sequence[str] = (),
-    priors: Mapping[str, Mapping[str, float]] | None = None,
-    batch_size: int = 256,
-    bootstrap: int = 1000,
-    shift_seed: int = 0,
-    title: str | None = None,
-    device: str = "auto",
-    offline: bool = False,
+    replace: bool = False,
     progress: Notify | None = None,
-    tell: Callable[[str], None] | None = None,
-) -> pd.DataFrame:
+    **options: object,
+) -> Run:
     """Measure how accurate and how honest a model stays under shifts and attacks.
 
     Args:
@@ -59,81 +60,148 @@ def evaluate(
             anything that `load_model` takes by name.
         dataset: a `Dataset`, or a source that `load_data` takes by name. Of a source that is one
             set, all images are tested; of one with parts, the test part.
-        shifts: suites, shifts and attacks, as objects, texts or entries of a study; see
-            `fairweather.shift_lists.expand`.
+        shifts: suites, shifts and attacks, as objects or texts; see `fairweather.shift_lists`.
         out: the run folder. What stands there is not computed again, so that a second call goes on
-            where the first was interrupted. Without it nothing is kept.
-        architecture, weights, mean, std, input_size: see `fairweather.models.open_model`.
-        outputs: of a module, `onnx:` or `python:`, what they are: `logits`, or `probabilities`,
-            whose logarithm is taken. `auto` looks at those of the first test images.
-        labels: which of the model's classes each class of the data is, or a file that says it;
-            without, they are matched by name.
-        size: resize and crop images to this instead of to the model's own configuration, and feed
-            them like that to a network that takes any size (`input_size` says otherwise).
-        root, skip_unreadable: see `load_data`.
-        limit: test a stratified subset of at most this many images.
-        validation_fraction: share to set apart for fitting where the data have no validation part.
-        variants: `temperature`, `batchnorm`: rows of their own beside the model.
-        ood: other data sets, which the model's confidence should tell from this one.
-        priors: by a name of your own, probabilities of some classes; the others share the rest.
-        batch_size: images in a forward pass; halved when memory runs out.
-        bootstrap: resamples behind every interval.
-        shift_seed: of stochastic shifts and attacks.
-        title: what tables and figures call the model.
-        device, offline: see `run`.
-        progress: called with every `Event`.
-        tell: called with each line that a person should read: preprocessing, labels, clean
-            accuracy, and a warning if that is no better than chance.
+            where the first was interrupted. Without it the folder lasts as long as the result.
+        replace: do again what stands in the folder and was made with other settings; without it,
+            that is refused.
+        progress: called with every `Event`; its `line` is what a person should read:
+            preprocessing, labels, clean accuracy, and a warning if that is no better than chance.
+        options: see `EvaluationOptions`, which describes each; `help(fw.evaluate)` names them.
 
     Returns:
-        The table of scores.csv: one row per model, seed, shift, level and metric, with value, low,
-        high and n.
+        The run: `.scores` is the table, `.report()` makes the page.
 
     Raises:
         InputError: something that was asked for cannot be; the message is one sentence.
 
     >>> import torch, fairweather as fw
     >>> digits = fw.load_data("mnist5k", size=8)
-    >>> model = fw.load_model("timm:test_vit", classes=10, weights="none", input_size=160)
+    >>> model = fw.load_model("timm:test_vit", weights="none", classes=10, input_size=160)
     >>> small = fw.Dataset("digits", None, None, digits.test[:40], digits.mean, digits.std)
-    >>> table = fw.evaluate(model, small, "brightness_factor: [0.5]", bootstrap=100, device="cpu")
-    >>> table[table["metric"] == "accuracy"]["shift"].tolist()[:2]
+    >>> run = fw.evaluate(model, small, "brightness_factor: [0.5]", bootstrap=100, device="cpu")
+    >>> run.scores[run.scores["metric"] == "accuracy"]["shift"].tolist()[:2]
     ['clean', 'brightness_factor']
     """
-    given = read_label_file(Path(labels)) if isinstance(labels, str | Path) else labels
-    request = Request(
-        model=model,
-        dataset=dataset,
-        shifts=clean_and(shifts),
-        architecture=architecture,
-        weights=weights,
-        mean=mean,
-        std=std,
-        input_size=input_size,
-        outputs=outputs,
-        labels=given,
-        size=size,
-        root=root,
-        limit=limit,
-        validation_fraction=validation_fraction,
-        skip_unreadable=skip_unreadable,
-        variants=tuple(variants),
-        ood=tuple(ood),
-        priors=check_priors(priors, "priors") if priors else {},
-        batch_size=batch_size,
-        bootstrap=bootstrap,
-        shift_seed=shift_seed,
-        title=title,
-        device=device,
-        offline=offline,
+    request = Request(model, dataset, clean_and(shifts), check_options(options))
+    with _mode_kept(model):
+        if out is not None:
+            return run_request(request, Path(out), replace=replace, progress=progress)
+        passing = tempfile.mkdtemp(prefix="fairweather-")
+        try:
+            run = run_request(request, Path(passing) / "run", progress=progress)
+        except BaseException:
+            shutil.rmtree(passing, ignore_errors=True)
+            raise
+        # Not a TemporaryDirectory: that warns when nobody closes it.
+        weakref.finalize(run, shutil.rmtree, passing, ignore_errors=True)
+        return run
+
+
+def _with_options(signature: inspect.Signature) -> inspect.Signature:
+    """Name the options in a signature, so that help and editors show them."""
+    given = [each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD]
+    named = [
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default)
+        for each in fields(EvaluationOptions)
+    ]
+    return signature.replace(parameters=[*given, *named])
+
+
+evaluate.__signature__ = _with_options(inspect.signature(evaluate))  # type: ignore[attr-defined]
+
+
+def run_request(
+    request: Request, out: Path | None, *, replace: bool = False, progress: Notify | None = None
+) -> Run:
+    """Do what is left of an evaluation; without `out`, in `runs/MODEL-on-DATA`."""
+    tell, options = progress or silent, request.options
+    check_variant_names(options.variants)
+    resolve_device(options.device)
+    if out is not None:
+        check_takeable(out)
+    asked = asked_priors(options)
+    inputs = bring_together(request, tell)
+    try_out(request, inputs)
+    priors = complete_priors(asked, inputs.dataset.test)
+    for line in inputs.lines():
+        tell(Event("evaluate", 0, None, line=line))
+    measurement = measurement_of(request, all_facts(inputs), priors)
+    plan = plan_evaluation(request, inputs, measurement)
+    record = describe_evaluation(request, inputs, measurement, plan)
+    path = out or Path("runs") / run_name(inputs)
+    with open_run(path) as folder:
+        _check_same(folder, record, inputs)
+        begin(plan, folder, record, replace=replace)
+        worker = Worker(
+            plan,
+            device=options.device,
+            offline=options.offline,
+            progress=tell,
+            datasets=inputs.datasets,
+            model=inputs.model,
+        )
+        file = predictions_file(measured_model(request, inputs).name, SEED, CLEAN)
+        # The clean accuracy first: a person sees within moments whether all is as it should be.
+        execute(plan.up_to(file.removesuffix(".parquet")), folder, worker, tell)
+        for line in clean_lines(folder, file):
+            tell(Event("evaluate", 0, None, line=line))
+        execute(plan, folder, worker, tell)
+    return Run(path)
+
+
+def outlook(request: Request, out: Path | None, progress: Notify | None = None) -> Outlook:
+    """Plan an evaluation and say how far it is; nothing is written.
+
+    The model is opened and the data are loaded, since each decides about the other.
+    """
+    inputs = bring_together(request, progress)
+    try_out(request, inputs)
+    priors = complete_priors(asked_priors(request.options), inputs.dataset.test)
+    plan = plan_evaluation(request, inputs, measurement_of(request, all_facts(inputs), priors))
+    name = run_name(inputs)
+    return Outlook.of(name, out or Path("runs") / name, plan)
+
+
+def asked_priors(options: EvaluationOptions) -> dict[str, dict[str, float]]:
+    """The priors that were asked for, in the file that holds them or as they are."""
+    if isinstance(options.priors, Path):
+        return read_priors(options.priors)
+    return check_priors(options.priors, "priors") if options.priors else {}
+
+
+def _check_same(folder: RunFolder, record: RunRecord, inputs: EvaluationInputs) -> None:
+    """Refuse a folder with the numbers of another model or of other data under the same names."""
+    if not (folder.path / RECORD).is_file() or folder.record.name != record.name:
+        return  # a run of another name is refused where it would be overwritten
+    name = inputs.opened.name
+    before = folder.record.models.get(name)
+    if before is not None and before.facts.get("digest") != inputs.opened.digest:
+        what = f"another model called {name!r}"
+    elif folder.record.data.source != record.data.source:
+        what = f"another data set called {record.data.name!r}"
+    else:
+        return
+    raise InputError(
+        f"{folder.path} holds the evaluation of {what}; name another folder with --out"
     )
-    with tempfile.TemporaryDirectory(prefix="fairweather-") as passing, _mode_kept(model):
-        place = Path(out) if out is not None else Path(passing) / "run"
-        prepared = prepare(request, progress)
-        for event in execute(prepared, place, tell or _say_nothing):
-            if progress is not None:
-                progress(event)
-        return RunFolder(place).scores
+
+
+def clean_lines(folder: RunFolder, file: str) -> list[str]:
+    """Say how accurate the model is on the images as they are, and warn where it knows nothing."""
+    predictions = folder.read_predictions(file)
+    accuracy, n = predictions.correct.mean(), len(predictions)
+    low, high = map(float, wilson_interval(accuracy, n))
+    lines = [f"clean          accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}], n = {n:,}"]
+    counts = np.bincount(predictions.labels)
+    share, largest = counts.max() / n, predictions.classes[counts.argmax()]
+    if low <= share:
+        lines.append(
+            f"warning        that is not above chance ({share:.1%}, what a model that always says "
+            f"{largest} gets): the preprocessing or the labels are probably wrong; see --size, "
+            "--mean with --std, and --labels"
+        )
+    return lines
 
 
 @contextmanager
@@ -145,7 +213,3 @@ def _mode_kept(model: str | nn.Module) -> Iterator[None]:
     finally:
         if isinstance(model, nn.Module):
             model.train(was_training)
-
-
-def _say_nothing(_: str) -> None:
-    """For callers who read the table only."""

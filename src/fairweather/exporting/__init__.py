@@ -9,13 +9,13 @@ from typing import Any
 from fairweather.data import digest
 from fairweather.errors import InputError, unknown_name
 from fairweather.exporting.layouts import FORMATS, class_folders
-from fairweather.exporting.manifest import Manifest, open_export
+from fairweather.exporting.manifest import MANIFEST, Manifest, open_export
 from fairweather.progress import Event, Notify
-from fairweather.runs import MANIFEST
+from fairweather.record import TEST, TRAIN, VAL, escape
 from fairweather.shifts import SHIFTS
 from fairweather.types import Dataset, Images, Shift
 
-PARTS = ("train", "val", "test")
+PARTS = (TRAIN, VAL, TEST)
 BATCH = 256
 
 
@@ -93,7 +93,7 @@ def _export(
             done=index * len(images),
             total=len(pending) * len(images),
         )
-        name = shift.id.replace("/", "__") + FORMATS[format].suffix
+        name = escape(shift.id) + FORMATS[format].suffix
         with manifest.replacing(shift.id, name) as path:
             facts = FORMATS[format].write(path, images, batches)
         manifest.finish(shift.id, name, _describe_shift(shift, images) | facts)

@@ -14,8 +14,9 @@ import filelock
 import torch
 
 from fairweather.errors import InputError
-from fairweather.runs import LOCK, MANIFEST, PARTIAL, inside, provenance, write_atomically
+from fairweather.runs import LOCK, PARTIAL, inside, provenance, write_atomically
 
+MANIFEST = "manifest.json"
 KIND = "fairweather export"
 # What a process leaves that is ended before it has written the first manifest; the second name is
 # that of earlier versions.
@@ -28,7 +29,7 @@ class Manifest:
     def __init__(self, folder: Path, content: dict[str, Any]) -> None:
         self._folder, self._content = folder, content
         facts = provenance(torch.device("cpu"))
-        self._made = {key: facts[key] for key in ("time", "command", "versions")}
+        self._made = {"time": facts.time, "command": facts.command, "versions": facts.versions}
         self._write()
 
     def is_done(self, shift: str, intact: Callable[[Path, Mapping[str, Any]], bool]) -> bool:

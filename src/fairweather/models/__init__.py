@@ -30,6 +30,7 @@ from fairweather.models.ensemble import Ensemble as Ensemble
 from fairweather.models.interpolation import interpolate as interpolate
 from fairweather.models.opened import Opened as Opened
 from fairweather.models.opening import open_model as open_model
+from fairweather.models.prepared import prepared_at as prepared_at
 from fairweather.models.preprocessing import describe_preprocessing as describe_preprocessing
 from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS as PUBLISHED_WEIGHTS
 from fairweather.models.specification import ModelSpec as ModelSpec

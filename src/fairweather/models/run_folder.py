@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from fairweather.download import file_digest
 from fairweather.models.building import load_checkpoint
 from fairweather.models.opened import Opened, folder_name
 from fairweather.models.preprocessing import UNKNOWN
+from fairweather.record import DESCRIPTION, RECORD, WEIGHTS
+from fairweather.runs import RunFolder, read_json
 from fairweather.types import Preparation
 
 
@@ -16,13 +17,13 @@ def open_run(folder: Path) -> Opened:
     """Open the model in `FOLDER/models/NAME/seed-S` of a run.
 
     Its images are prepared at the size of those that the run was trained on, as stated in
-    FOLDER/provenance.json, where that is there and says a square.
+    the record of that run, where it is there and says a square.
 
-    Raises `InputError` when the folder is not that of a finished model.
+    Raises `InputError` when the folder is not that of a finished model, or the record is damaged.
     """
     folder = folder.expanduser()
     model = load_checkpoint(folder)
-    written = json.loads((folder / "model.json").read_text())
+    written = read_json(folder / DESCRIPTION)
     preparation, origin = _preparation(folder.resolve())
     facts = {
         "source": f"run:{folder}",
@@ -40,7 +41,7 @@ def open_run(folder: Path) -> Opened:
     if isinstance(classes, list):
         facts["outputs"] = len(classes)
     names = tuple(str(name) for name in classes) if isinstance(classes, list) else None
-    digest = file_digest(folder / "model.safetensors", "sha256")
+    digest = file_digest(folder / WEIGHTS, "sha256")
     return Opened(model, _name(folder.resolve()), digest, names, preparation, facts)
 
 
@@ -50,16 +51,15 @@ def _name(folder: Path) -> str:
 
 
 def _preparation(folder: Path) -> tuple[Preparation | None, str]:
-    path = folder.parents[2] / "provenance.json" if len(folder.parents) > 2 else None
-    if path is None or not path.is_file():
-        return None, f"{UNKNOWN}: there is no provenance.json"
-    try:
-        notes = json.loads(path.read_text())["data"]["notes"]
-        if "preparation" in notes:
-            return Preparation(**notes["preparation"]), "the run's images"
-        height, width = notes["size"]
-    except (ValueError, KeyError, TypeError):
-        return None, f"{UNKNOWN}: provenance.json states no size"
+    run = RunFolder(folder.parents[2]) if len(folder.parents) > 2 else None
+    if run is None or not run.has_record:
+        return None, f"{UNKNOWN}: there is no {RECORD}"
+    data = run.record.data
+    if data.preparation is not None:
+        return data.preparation, "the run's images"
+    if data.side is None:
+        return None, f"{UNKNOWN}: the run's record states no size"
+    height, width = data.side
     if height != width:
         return None, f"the run's images, {height} x {width}"
-    return Preparation(int(height)), "the run's images"
+    return Preparation(height), "the run's images"

@@ -11,23 +11,26 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from fairweather.errors import InputError
-from fairweather.report.beside import beside_tables
+from fairweather.record import FIGURES, PAGE, RECORD, SUMMARY, TABLES
 from fairweather.report.contents import Contents
-from fairweather.report.curves import level_figure, training_figure
+from fairweather.report.curves import level_figure
 from fairweather.report.figures import Figure
-from fairweather.report.formats import rows_as_csv
-from fairweather.report.joining import read_runs
-from fairweather.report.labels import labels_figure
-from fairweather.report.natural_shift import natural_shift_tables
-from fairweather.report.page.gallery import join_samples
+from fairweather.report.further_tables import build_further_tables
+from fairweather.report.joining import join_samples, read_runs
 from fairweather.report.page.rendering import PageParts, render_page
-from fairweather.report.pictures import mixup_figure, shifts_figure
-from fairweather.report.placing import ranking
-from fairweather.report.pretraining import correlation_figure, pretraining_figure
+from fairweather.report.picture_figures import mixup_figure, shifts_figure
+from fairweather.report.ranking import ranking
 from fairweather.report.reliability import reliability_figure
 from fairweather.report.samples import Samples, read_samples
+from fairweather.report.table_formats import rows_as_csv
 from fairweather.report.tables import build_tables, summary_rows
-from fairweather.runs import MANIFEST, RunFolder, inside, read_json
+from fairweather.report.training_figures import (
+    correlation_figure,
+    labels_figure,
+    pretraining_figure,
+    training_figure,
+)
+from fairweather.runs import RunFolder, inside, read_json
 from fairweather.vega import begin, bundle, png_of
 
 JOINT = "runs.json"  # of a report of several runs: which, and the files that it has
@@ -63,49 +66,48 @@ def build_joint_report(runs: Sequence[RunFolder], out: Path) -> list[str]:
 
 def _earlier(out: Path) -> list[str]:
     """Name the files of an earlier report of several runs; none where the folder is new."""
-    if (out / MANIFEST).exists():
+    if (out / RECORD).exists() or RunFolder(out).is_first_version:
         raise InputError(f"{out} holds a run; name another folder for the report of several")
     if out.is_file():
         raise InputError(f"{out} is a file; the report of several runs is a folder")
-    if not (out / JOINT).is_file():
+    listing = inside(out, JOINT)
+    if not listing.is_file():
         if out.is_dir() and any(out.iterdir()):
             raise InputError(f"{out} is not empty and holds no report; name another folder")
         return []
-    named = read_json(inside(out, JOINT)).get("files", [])
-    ours = [name for name in named if name in ("summary.csv", "report.html") or _is_ours(name)]
+    named = read_json(listing).get("files", [])
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise InputError(f"{listing} does not list the files of a report")
+    ours = [name for name in named if name in (SUMMARY, PAGE) or _is_ours(name)]
     for name in ours:
-        inside(out, name, JOINT)
+        inside(out, name, JOINT)  # raises before anything is written
     return ours
 
 
 def _is_ours(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return len(parts) == 2 and parts[0] in ("tables", "figures") and parts[1] not in ("..", ".")
+    return len(parts) == 2 and parts[0] in (TABLES, FIGURES)
 
 
 def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     contents = read_runs(runs)
-    tables = [
-        *build_tables(contents),
-        *natural_shift_tables(contents),
-        *beside_tables(contents),
-    ]
+    tables = [*build_tables(contents), *build_further_tables(contents)]
     samples = join_samples({label: read_samples(run) for label, run in contents.runs.items()})
     figures = _build_figures(contents, samples)
-    files: dict[str, bytes | str] = {"summary.csv": rows_as_csv(summary_rows(contents))}
+    files: dict[str, bytes | str] = {SUMMARY: rows_as_csv(summary_rows(contents))}
     for table in tables:
-        files |= {f"tables/{table.name}.{suffix}": text for suffix, text in table.texts().items()}
+        files |= {f"{TABLES}/{table.name}.{suffix}": text for suffix, text in table.texts().items()}
     ranks = ranking(contents)
     if ranks is not None:
-        files |= {f"tables/ranking.{suffix}": text for suffix, text in ranks.texts().items()}
+        files |= {f"{TABLES}/ranking.{suffix}": text for suffix, text in ranks.texts().items()}
     letters = sum(len(figure.svg) for figure in figures)
     library = begin(letters, bundle)
     drawn = [begin(letters, png_of, figure.svg) for figure in figures]
     page = PageParts(contents, tables, ranks, figures, samples)
-    files["report.html"] = render_page(page, library)
+    files[PAGE] = render_page(page, library)
     for figure, png in zip(figures, drawn, strict=True):
-        files[f"figures/{figure.name}.svg"] = figure.svg
-        files[f"figures/{figure.name}.png"] = png()
+        files[f"{FIGURES}/{figure.name}.svg"] = figure.svg
+        files[f"{FIGURES}/{figure.name}.png"] = png()
     for name in files:
         out.file(name)  # raises before anything is written
     for name, content in files.items():

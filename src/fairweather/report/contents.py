@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,19 +12,30 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.report.sweeps import Sweep
-from fairweather.report.words import (
+from fairweather.errors import InputError
+from fairweather.record import (
     CLEAN,
+    ENSEMBLE,
     ENSEMBLE_SUFFIX,
     MEAN,
-    SUMMARIES,
+    OOD,
+    PRIORS,
+    SCORES,
     SUMMARY_LEVELS,
+    SUMMARY_SEEDS,
+    TEST,
     VALIDATION,
+    DataRecord,
+    Machine,
+    ModelRecord,
+    RunRecord,
     base_model,
-    predictions_folder,
+    model_folder,
+    sweep_table,
 )
-from fairweather.runs import RunFolder
-from fairweather.types import ENSEMBLE, Predictions, Score
+from fairweather.report.sweeps import Sweep, as_sweep
+from fairweather.runs import RunFolder, machines_of
+from fairweather.types import Predictions, Score
 
 
 class Home(NamedTuple):
@@ -38,108 +50,175 @@ class Contents:
     """Everything that tables, figures and page draw on.
 
     Attributes:
-        study, provenance: study.yaml and provenance.json as they stand.
+        records: the description of each run, by what stands before the colon in the names of its
+            models: of a single run that is nothing, and there is no colon.
         titles: the title of each model and variant that has scores, in the study's order.
-        sweeps: the shifts, in the study's order.
+        sweeps: the shifts and attacks, in the study's order.
         scores: scores.csv, its level and seed as text.
-        runs: the folders, by what stands before the colon in the names of their models: of a single
-            run that is nothing, and there is no colon.
+        runs: the folders, by the same.
         caution: what a reader of means has to know beside; mostly nothing.
     """
 
-    study: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    records: Mapping[str, RunRecord]
     titles: Mapping[str, str]
     sweeps: tuple[Sweep, ...]
     scores: pd.DataFrame
     runs: Mapping[str, RunFolder] = field(default_factory=dict)
     caution: str = ""
 
+    # ---- what the records say
+
+    @property
+    def name(self) -> str:
+        """The name of the run, or of the runs."""
+        return " and ".join(label or record.name for label, record in self.records.items())
+
+    @property
+    def title(self) -> str:
+        """Its title, or the name where it has none."""
+        return " and ".join(record.title or record.name for record in self.records.values())
+
+    @property
+    def description(self) -> str:
+        """What it is about; of several runs, which they are."""
+        if len(self.records) == 1:
+            return self._first.description
+        return f"The models of {len(self.records)} runs on the same test images: {self.name}."
+
+    @property
+    def data(self) -> DataRecord:
+        """The data, of several runs those of the first."""
+        return self._first.data
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the labels."""
+        return self.data.classes
+
+    @property
+    def models(self) -> Mapping[str, ModelRecord]:
+        """The models by their names here."""
+        return {
+            joined_name(label, name): model
+            for label, record in self.records.items()
+            for name, model in record.models.items()
+        }
+
+    @property
+    def pretraining(self) -> Mapping[str, ModelRecord]:
+        """The pre-trainings by their names here."""
+        return {
+            joined_name(label, name): each
+            for label, record in self.records.items()
+            for name, each in record.pretraining.items()
+        }
+
+    @property
+    def bootstrap(self) -> int:
+        """How many resamples are behind each interval; of several runs, the fewest."""
+        return min(record.settings.bootstrap for record in self.records.values())
+
+    @property
+    def shift_seed(self) -> int:
+        """The seed of stochastic shifts; runs are only joined where it is the same."""
+        return self._first.settings.shift_seed
+
+    @property
+    def seen_shifts(self) -> dict[str, dict[str, str]]:
+        """What a model has met before that tests it, by the model's title: shift to how."""
+        return {
+            self.titles[name]: {self.shift_title(shift): how for shift, how in shifts.items()}
+            for label, record in self.records.items()
+            for model, shifts in record.seen_shifts.items()
+            if (name := joined_name(label, model)) in self.titles
+        }
+
+    @cached_property
+    def mixed_machines(self) -> dict[str, list[Machine]]:
+        """The machines of each run whose steps were done on several, by the run's label."""
+        found = {label: machines_of(run.steps()) for label, run in self.runs.items()}
+        return {label: machines for label, machines in found.items() if len(machines) > 1}
+
+    @property
+    def hardware(self) -> str:
+        """What trained and measured, in words."""
+        begun = (_in_words(record.provenance.hardware) for record in self.records.values())
+        return "; ".join([*dict.fromkeys(begun), *self.mixtures])
+
+    @property
+    def mixtures(self) -> list[str]:
+        """Say of each run whose steps were done on several machines which these are."""
+        return [
+            f"{f'run {label}' if label else 'this run'} mixes {len(machines)} machines, and its "
+            f"numbers may differ a little from those of one: {'; '.join(map(str, machines))}"
+            for label, machines in self.mixed_machines.items()
+        ]
+
+    @property
+    def _first(self) -> RunRecord:
+        return next(iter(self.records.values()))
+
+    # ---- files
+
+    def home(self, name: str) -> Home:
+        """The run that a model or a pre-training belongs to, and what it is called there."""
+        label, _, inner = name.rpartition(":")
+        return Home(self.runs[label], inner)
+
+    def training_file(self, model: str, seed: str, name: str) -> Path:
+        """Where the training of a model with a seed left a file, if it was trained."""
+        run, inner = self.home(model)
+        return run.file(f"{model_folder(inner, seed)}/{name}")
+
+    def sweep_file(self, model: str) -> Path:
+        """Where the table of a model's hyperparameter sweep stands, if it had one."""
+        run, inner = self.home(model)
+        return run.file(sweep_table(inner))
+
+    def read_predictions(self, model: str, seed: str, cell: str) -> Predictions | None:
+        """Read the predictions of a cell by the id of its shift; None where there are none."""
+        run, file = self._file(model, seed, cell, TEST)
+        return run.read_predictions(file) if run.file(file).is_file() else None
+
+    def read_columns(
+        self, model: str, seed: str, cell: str, columns: Sequence[str], part: str = TEST
+    ) -> list[npt.NDArray[Any]] | None:
+        """Read some columns of them, `[N]` each, of whatever type each has."""
+        run, file = self._file(model, seed, cell, part)
+        return run.read_columns(file, columns) if run.file(file).is_file() else None
+
+    def _file(self, model: str, seed: str, cell: str, part: str) -> tuple[RunFolder, str]:
+        run, name = self.home(model)
+        return run, run.predictions(name, seed, cell, part)
+
+    # ---- models and shifts
+
     @cached_property
     def seeds(self) -> tuple[str, ...]:
         """The seeds that have scores, as scores.csv writes them."""
-        return tuple(seed for seed in self.scores["seed"].unique() if seed not in SUMMARIES)
+        return tuple(seed for seed in self.scores["seed"].unique() if seed not in SUMMARY_SEEDS)
 
     def seeds_of(self, model: str) -> tuple[str, ...]:
         """The seeds that a model was trained with; an ensemble is one model of all of them."""
         if model.endswith(ENSEMBLE_SUFFIX):
             return (ENSEMBLE,)
         mine = self.scores["seed"][self.scores["model"] == model]
-        return tuple(seed for seed in mine.unique() if seed not in SUMMARIES)
-
-    def home(self, name: str) -> Home:
-        """The run that a model or a pre-training belongs to, and what it is called there."""
-        label, _, inside = name.rpartition(":")
-        return Home(self.runs[label], inside)
-
-    def training_file(self, model: str, name: str) -> Path:
-        """Where the training of a model left a file, such as `seed-0/model.json`, if it did."""
-        run, inner = self.home(model)
-        return run.file(f"models/{inner}/{name}")
+        return tuple(seed for seed in mine.unique() if seed not in SUMMARY_SEEDS)
 
     @property
-    def places(self) -> tuple[int, ...]:
-        """The place of each title's model among the models: a variant has that of its model.
+    def positions(self) -> tuple[int, ...]:
+        """The position of each title's model among the models: a variant has that of its model.
 
         Colours and shapes follow it, so that a variant looks like what it is one of.
         """
         models = list(dict.fromkeys(base_model(name) for name in self.titles))
         return tuple(models.index(base_model(name)) for name in self.titles)
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the labels."""
-        return tuple(str(name) for name in self.data["classes"])
-
-    @property
-    def data(self) -> Mapping[str, Any]:
-        """What provenance.json says of the data, of several runs that of the first."""
-        found: Mapping[str, Any] = next(iter(self.each_provenance().values()))["data"]
-        return found
-
-    def each_provenance(self) -> dict[str, Mapping[str, Any]]:
-        """The content of provenance.json by what stands before the colon, of one run nothing."""
-        return dict(self.provenance) if len(self.runs) > 1 else {"": self.provenance}
-
-    @property
-    def hardware(self) -> str:
-        """What trained and measured, in words."""
-        found = [facts.get("hardware", {}) for facts in self.each_provenance().values()]
-        words = (
-            f"{each.get('device', 'unknown')} ({each.get('cores', '?')} cores of {each.get('cpu')})"
-            for each in found
-        )
-        return "; ".join(dict.fromkeys(words))
-
     def shift_title(self, name: str) -> str:
         """The title of a shift of this name; the name itself where there is none."""
         return next((sweep.title for sweep in self.sweeps if sweep.name == name), name)
 
-    @property
-    def seen_shifts(self) -> dict[str, Mapping[str, str]]:
-        """What a model has met before that tests it, by the model's title: shift to how."""
-        return {
-            self.titles[name]: {self.shift_title(shift): how for shift, how in shifts.items()}
-            for label, facts in self.each_provenance().items()
-            for model, shifts in facts.get("seen_shifts", {}).items()
-            if (name := f"{label}:{model}" if label else model) in self.titles
-        }
-
-    def read_predictions(self, model: str, seed: str, cell: str) -> Predictions | None:
-        """Read the predictions of a cell by the id of its shift; None where there are none."""
-        run, file = self._file(model, seed, cell)
-        return run.read_predictions(file) if run.file(file).is_file() else None
-
-    def read_columns(
-        self, model: str, seed: str, cell: str, columns: Sequence[str]
-    ) -> list[npt.NDArray[Any]] | None:
-        """Read some columns of them, `[N]` each; `cell` may be `val`, the validation images."""
-        run, file = self._file(model, seed, cell)
-        return run.read_columns(file, columns) if run.file(file).is_file() else None
-
-    def _file(self, model: str, seed: str, cell: str) -> tuple[RunFolder, str]:
-        run, name = self.home(model)
-        return run, f"{predictions_folder(name, seed)}/{cell.replace('/', '__')}.parquet"
+    # ---- scores
 
     @property
     def shown_seed(self) -> str:
@@ -148,7 +227,7 @@ class Contents:
 
     def pick(self, metric: str, shift: str, seed: str | None = None) -> pd.DataFrame:
         """Return the rows of scores.csv for a metric and a shift, of the shown seed by default."""
-        at = self._places.get((metric, shift, seed or self.shown_seed), [])
+        at = self._rows.get((metric, shift, seed or self.shown_seed), [])
         return self.scores.iloc[at]
 
     def find(self, metric: str, model: str, shift: str, level: str) -> pd.DataFrame:
@@ -177,23 +256,26 @@ class Contents:
         return rows.assign(title=rows["model"].map(self.titles))[columns]
 
     @cached_property
-    def _places(self) -> Mapping[tuple[str, str, str], list[int]]:
+    def _rows(self) -> Mapping[tuple[str, str, str], list[int]]:
         """Where the rows of each metric, shift and seed stand."""
         found: dict[tuple[str, str, str], list[int]] = {}
         columns = (self.scores[name].tolist() for name in ("metric", "shift", "seed"))
-        for at, place in enumerate(zip(*columns, strict=True)):
-            found.setdefault(place, []).append(at)
+        for at, key in enumerate(zip(*columns, strict=True)):
+            found.setdefault(key, []).append(at)
         return found
 
     @cached_property
     def _scores(self) -> Mapping[tuple[str, ...], Score]:
         """Every row by metric, model, shift, level and seed: tables ask for thousands of them."""
-        keys, numbers = ["metric", "model", "shift", "level", "seed"], ["value", "low", "high", "n"]
-        places = self.scores[keys].itertuples(index=False, name=None)
+        names, numbers = (
+            ["metric", "model", "shift", "level", "seed"],
+            ["value", "low", "high", "n"],
+        )
+        keys = self.scores[names].itertuples(index=False, name=None)
         rows = self.scores[numbers].to_numpy(dtype=float).tolist()
         return {
-            place: Score(value, low, high, int(n))
-            for place, (value, low, high, n) in zip(places, rows, strict=True)
+            key: Score(value, low, high, int(n))
+            for key, (value, low, high, n) in zip(keys, rows, strict=True)
         }
 
     @property
@@ -204,8 +286,8 @@ class Contents:
 
     def sample(self) -> str:
         """Say how many images, resamples and seeds are behind each number."""
-        beside = self.scores["shift"].str.startswith(("priors/", "ood/", VALIDATION))
-        counts = sorted(self.scores["n"][~beside].unique())
+        others = self.scores["shift"].str.startswith((PRIORS, OOD, VALIDATION))
+        counts = sorted(self.scores["n"][~others].unique())
         images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         seeds = f"seed {self.seeds[0]}"
         if len(self.seeds) > 1:
@@ -218,4 +300,78 @@ class Contents:
             seeds += "; an ensemble is one model of all seeds"
         if self.caution:
             seeds += f"; {self.caution}"
-        return f"n = {images} test images, {self.study['bootstrap']:,} resamples, {seeds}"
+        return f"n = {images} test images, {self.bootstrap:,} resamples, {seeds}"
+
+
+def joined_name(label: str, name: str) -> str:
+    """Name a model of a run as a report of several runs does.
+
+    >>> joined_name("one", "basic"), joined_name("", "basic")
+    ('one:basic', 'basic')
+    """
+    return f"{label}:{name}" if label else name
+
+
+def read_contents(run: RunFolder) -> Contents:
+    """Read the record and the scores; raises `InputError` when one of them is not there."""
+    record = run.record
+    if not run.file(SCORES).is_file():
+        raise InputError(f"{run.path} has no {SCORES}: the run has not been scored yet")
+    scores = ensembles_as_models(run.scores)
+    if scores.empty:
+        raise InputError(f"{run.path / SCORES} has no rows: there is nothing to report")
+    titles = _titles(record, set(scores["model"]))
+    sweeps = _told_apart(as_sweep(each) for each in record.sweeps)
+    return Contents({"": record}, titles, sweeps, scores, {"": run})
+
+
+def ensembles_as_models(scores: pd.DataFrame) -> pd.DataFrame:
+    """Make a model of its own of the rows of seed `ensemble`; it stands beside the mean of seeds.
+
+    >>> rows = pd.DataFrame({"model": ["a", "a"], "seed": ["mean", "ensemble"]})
+    >>> ensembles_as_models(rows).to_numpy().tolist()
+    [['a', 'mean'], ['a+ensemble', 'mean']]
+    """
+    together = scores["seed"] == ENSEMBLE
+    models = scores["model"].where(~together, scores["model"] + ENSEMBLE_SUFFIX)
+    return scores.assign(model=models, seed=scores["seed"].where(~together, MEAN))
+
+
+def _titles(record: RunRecord, scored: set[str]) -> dict[str, str]:
+    """Title what was scored: the record's models in its order, each before its variants."""
+    variants = _with_ensembles(record)
+    titles: dict[str, str] = {}
+    for name, model in record.models.items():
+        titles[name] = model.title
+        titles |= {each: title for each, title in variants.items() if base_model(each) == name}
+    titles = {name: title for name, title in titles.items() if name in scored}
+    uses = Counter(titles.values())
+    # Two models under one title would be drawn as one.
+    return {
+        name: title if uses[title] == 1 else f"{title} ({name})" for name, title in titles.items()
+    }
+
+
+def _with_ensembles(record: RunRecord) -> dict[str, str]:
+    """Titles of what stands beside the models, with an ensemble of each where there are some."""
+    variants = dict(record.variants)
+    if record.ensemble:
+        single = {name: model.title for name, model in record.models.items()}
+        for name, title in {**single, **record.variants}.items():
+            variants[name + ENSEMBLE_SUFFIX] = f"{title}, ensemble of {len(record.seeds)}"
+    return variants
+
+
+def _told_apart(sweeps: Iterable[Sweep]) -> tuple[Sweep, ...]:
+    """Add the name to titles that two shifts share, since they would be drawn as one."""
+    every = tuple(sweeps)
+    uses = Counter(sweep.title for sweep in every)
+    return tuple(
+        sweep if uses[sweep.title] == 1 else replace(sweep, title=f"{sweep.title} ({sweep.name})")
+        for sweep in every
+    )
+
+
+def _in_words(hardware: Mapping[str, object]) -> str:
+    device, cores = hardware.get("device", "unknown"), hardware.get("cores", "?")
+    return f"{device} ({cores} cores of {hardware.get('cpu')})"

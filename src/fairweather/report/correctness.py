@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.metrics import mcnemar_exact
+from fairweather.record import CLEAN, NO_LEVEL
 from fairweather.report.contents import Contents
-from fairweather.report.words import CLEAN, NO_LEVEL
 
 FloatArray = npt.NDArray[np.float64]
 # Random swaps behind a p-value: at least so many, and then more until so many were as far, which

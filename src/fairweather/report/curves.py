@@ -1,4 +1,4 @@
-"""Curves: a metric against the level of each shift, and accuracy against the epoch."""
+"""Curves: a metric against the level of each shift."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import copy
 import json
 import math
 import textwrap
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import altair as alt
 import pandas as pd
@@ -17,6 +16,7 @@ from fairweather.report.figures import (
     FAINT,
     RULE,
     Figure,
+    Spec,
     level_axis,
     model_color,
     model_dash,
@@ -25,9 +25,7 @@ from fairweather.report.figures import (
 )
 from fairweather.report.sweeps import Sweep
 from fairweather.report.tables import METRIC, describe_metric, interval_note
-from fairweather.report.trained import read_histories
 
-ROW_WIDTH = 800  # pixels, of a row of small panels
 # Characters of a model's title beyond which the legend has a line for each model.
 LONG_TITLE = 30
 # Characters of a subtitle's line.
@@ -81,62 +79,26 @@ def level_figure(contents: Contents, metric: str) -> Figure | None:
     )
 
 
-def training_figure(contents: Contents) -> Figure | None:
-    """Draw training and validation accuracy of each epoch, one panel a model, one line a seed."""
-    history = read_histories(contents)
-    history = history[history["what"] == "accuracy"].drop(columns="what")
-    if history.empty:
-        return None
-    titles = [title for title in contents.titles.values() if title in set(history["title"])]
-    columns = min(len(titles), 4 if len(titles) != 4 else 2)
-    several = history["seed"].nunique() > 1
-    part = alt.StrokeDash(
-        "part:N",
-        scale=alt.Scale(domain=["training", "validation"], range=[[4, 3], [1, 0]]),
-        legend=alt.Legend(title=None, orient="top", symbolStrokeColor="black", symbolSize=400),
-    )
-    lines = (
-        alt.Chart(history)
-        .mark_line(strokeWidth=1.1 if several else 2)
-        .encode(
-            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
-            y=alt.Y("value:Q", title="Accuracy", axis=alt.Axis(format=".0%")).scale(zero=False),
-            color=model_color(list(contents.titles.values()), None, contents.places),
-            strokeDash=part,
-            detail="seed:N",
-        )
-        .properties(width=(ROW_WIDTH - 30 * (columns - 1)) // columns, height=210)
-    )
-    header = alt.Header(title=None, labelLimit=ROW_WIDTH // columns, labelAnchor="start")
-    note = f"one line for each of seeds {', '.join(contents.seeds)}" if several else "one run each"
-    measured = "Training accuracy: on up to 10,000 clean training images, at the end of each epoch."
-    return render(
-        "training_curves",
-        lines.facet(alt.Facet("title:N", sort=titles, header=header), columns=columns, spacing=30),
-        alt.Title("Training and validation accuracy", subtitle=[f"By epoch; {note}.", measured]),
-        "Training and validation accuracy against the epoch. "
-        f"{measured} One panel for each of: {'; '.join(titles)}.",
-    )
-
-
-def _panel(contents: Contents, metric: str, top: float, layout: Layout) -> dict[str, Any]:
+def _panel(contents: Contents, metric: str, top: float, layout: Layout) -> Spec:
     """Build the panel of any shift: its numbers, and what its axis says, are put in later."""
-    titles, places = list(contents.titles.values()), contents.places
+    titles, positions = list(contents.titles.values()), contents.positions
     label = METRIC[metric].label
     columns = 1 if max(map(len, titles)) > LONG_TITLE else 4
     legend = alt.Legend(title=None, orient="top", columns=columns)
     x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap="greedy", grid=False))
     shares = alt.Axis(format=".0%" if metric == "accuracy" else ".2~f", tickCount=6)
     base = alt.Chart(alt.NamedData(name="rows")).encode(
-        x=x.scale(zero=False, padding=14), color=model_color(titles, legend, places)
+        x=x.scale(zero=False, padding=14), color=model_color(titles, legend, positions)
     )
     y = alt.Y("value:Q", title=label, axis=shares)
     y = y.scale(domain=(0, top), nice=False)
     # A layer that has no title of its own would take the field's and add it to the axis.
     band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=label), y2="high:Q")
-    line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=model_dash(titles, places, legend))
+    line = base.mark_line(strokeWidth=2).encode(
+        y=y, strokeDash=model_dash(titles, positions, legend)
+    )
     points = base.mark_point(filled=True, size=75, opacity=1, stroke="white", strokeWidth=1).encode(
-        y=y, shape=model_shape(titles, legend, places)
+        y=y, shape=model_shape(titles, legend, positions)
     )
     clean = alt.Chart(alt.NamedData(name="clean")).encode(x="level:Q")
     rule = clean.mark_rule(color=RULE, strokeDash=[4, 3])
@@ -147,13 +109,13 @@ def _panel(contents: Contents, metric: str, top: float, layout: Layout) -> dict[
     return panel.to_dict(validate=False)
 
 
-def _of_shift(template: Mapping[str, Any], sweep: Sweep, frame: pd.DataFrame) -> dict[str, Any]:
+def _of_shift(template: Spec, sweep: Sweep, frame: pd.DataFrame) -> Spec:
     """Put the numbers of a shift into the panel of any shift: many times as fast as to build it."""
     values = {
         "rows": json.loads(frame.to_json(orient="records", double_precision=15)),
         "clean": [{"level": sweep.neutral}],
     }
-    panel: dict[str, Any] = copy.deepcopy(dict(template))
+    panel = copy.deepcopy(template)
     for layer in panel["layer"]:
         layer["data"] = {"values": values[layer["data"]["name"]]}
         x = layer["encoding"]["x"]

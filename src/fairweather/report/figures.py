@@ -21,13 +21,17 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 # One fewer than colours, so that no pair of colour and shape comes twice among 42 models.
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 WHOLE, DASHED = [1, 0], [5, 3]  # pixels drawn and not drawn
+ROW_WIDTH = 800  # pixels, of a row of small panels
 INK, FAINT, RULE, GRID = "#1f2328", "#57606a", "#8c959f", "#e7eaee"
 # Liberation Sans is bundled with vl-convert, so that a PNG looks the same on every machine.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 PNG_SCALE = SCALE
 
+# A chart in the JSON of Vega-Lite, whose form is Vega's own.
+Spec = dict[str, Any]
+
 _TEXT = {"labelFontSize": 11, "titleFontSize": 12, "labelColor": INK, "titleColor": INK}
-CONFIG: dict[str, Any] = {
+CONFIG: Spec = {
     "background": "white",
     "padding": 16,
     "font": FONT,
@@ -85,9 +89,7 @@ class Figure:
         return png_of(self.svg)
 
 
-def render(
-    name: str, chart: alt.TopLevelMixin | dict[str, Any], title: alt.Title, alt_text: str
-) -> Figure:
+def render(name: str, chart: alt.TopLevelMixin | Spec, title: alt.Title, alt_text: str) -> Figure:
     """Dress a chart and convert it."""
     drawn = chart if isinstance(chart, dict) else chart.to_dict(validate=False)
     spec = drawn | {"config": CONFIG, "title": title.to_dict()}
@@ -102,40 +104,42 @@ def render(
 
 
 def model_color(
-    titles: Sequence[str], legend: alt.Legend | None = None, places: Sequence[int] | None = None
+    titles: Sequence[str], legend: alt.Legend | None = None, positions: Sequence[int] | None = None
 ) -> alt.Color:
     """Colour by the field `title`: a model has the same colour in every figure.
 
-    `places` gives those titles one colour that share a place; without, each has its own.
+    `positions` gives those titles one colour that share a position; without, each has its own.
     """
-    return alt.Color("title:N", scale=_scale(titles, COLORS, places), legend=legend)
+    return alt.Color("title:N", scale=_scale(titles, COLORS, positions), legend=legend)
 
 
 def model_shape(
-    titles: Sequence[str], legend: alt.Legend | None = None, places: Sequence[int] | None = None
+    titles: Sequence[str], legend: alt.Legend | None = None, positions: Sequence[int] | None = None
 ) -> alt.Shape:
     """Shape by the field `title`, for those who cannot tell the colours apart."""
-    return alt.Shape("title:N", scale=_scale(titles, SHAPES, places), legend=legend)
+    return alt.Shape("title:N", scale=_scale(titles, SHAPES, positions), legend=legend)
 
 
 def model_dash(
-    titles: Sequence[str], places: Sequence[int], legend: alt.Legend | None = None
+    titles: Sequence[str], positions: Sequence[int], legend: alt.Legend | None = None
 ) -> alt.StrokeDash:
-    """Dash the lines of those titles that share a place with one before them."""
-    dashes = [WHOLE if place not in places[:at] else DASHED for at, place in enumerate(places)]
+    """Dash the lines of those titles that share a position with one before them."""
+    dashes = [WHOLE if each not in positions[:at] else DASHED for at, each in enumerate(positions)]
     scale = alt.Scale(domain=list(titles), range=dashes)
     return alt.StrokeDash("title:N", scale=scale, legend=legend)
 
 
-def level_axis(sweep: Sweep, levels: Iterable[float]) -> dict[str, Any]:
+def level_axis(sweep: Sweep, levels: Iterable[float]) -> Spec:
     """Say what Vega-Lite's axis of a shift shows: its levels, those of attacks as n/255."""
-    axis: dict[str, Any] = {"values": sorted({*levels})}
+    axis: Spec = {"values": sorted({*levels})}
     if sweep.is_attack:
         texts = {shortest(float(level)): sweep.number(level) for level in sweep.cells}
         axis["labelExpr"] = f"{json.dumps(texts)}[datum.value] || datum.label"
     return axis
 
 
-def _scale(titles: Sequence[str], values: Sequence[str], places: Sequence[int] | None) -> alt.Scale:
-    cycled = [values[place % len(values)] for place in places or range(len(titles))]
+def _scale(
+    titles: Sequence[str], values: Sequence[str], positions: Sequence[int] | None
+) -> alt.Scale:
+    cycled = [values[each % len(values)] for each in positions or range(len(titles))]
     return alt.Scale(domain=list(titles), range=cycled)

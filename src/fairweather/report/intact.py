@@ -4,30 +4,40 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from fairweather.report.words import base_model, predictions_folder
+from fairweather.record import (
+    ABSENT_METRICS,
+    SAMPLES,
+    SCORES,
+    WARNINGS,
+    base_model,
+)
 from fairweather.runs import RunFolder
 
-OF_ALL = ("scores.csv", "samples/index.json", "samples/pictures.parquet", "warnings.json")
+OF_ALL = (SCORES, WARNINGS, ABSENT_METRICS)
 OF_A_MODEL = (".parquet", ".csv", ".json")
 
 
 def check_intact(run: RunFolder) -> list[str]:
     """Name the files of a run that its report would need and that are missing.
 
-    What a model left that is no longer part of the study is not looked at.
+    These are the scores, the predictions, the samples, and what tells of trainings and
+    pre-trainings. What a model left that is no longer part of the run is not looked at.
 
     Raises `InputError` where a file is there and not what was written.
     """
-    missing = run.check_files(OF_ALL.__contains__)
-    if not (run.path / "scores.csv").is_file():
+    missing = run.check_files(_is_of_all)
+    if not run.file(SCORES).is_file():
         return missing
-    models = set(run.scores["model"])
-    folders = {PurePosixPath(predictions_folder(name, "0")).parts[1] for name in models}
-    folders |= {base_model(name) for name in models}
+    scored = set(run.scores["model"])
+    models = scored | {base_model(name) for name in scored}
+    folders = {"predictions": models, "models": models, "pretraining": set(run.record.pretraining)}
 
-    def wanted(name: str) -> bool:
-        parts = PurePosixPath(name)
-        ours = parts.parts[0] in ("predictions", "models") and parts.parts[1] in folders
-        return ours and parts.suffix in OF_A_MODEL
+    def is_of_a_model(name: str) -> bool:
+        top, inner, *_ = (*PurePosixPath(name).parts, "")
+        return inner in folders.get(top, ()) and name.endswith(OF_A_MODEL)
 
-    return missing + run.check_files(wanted)
+    return missing + run.check_files(is_of_a_model)
+
+
+def _is_of_all(name: str) -> bool:
+    return name in OF_ALL or name.startswith(f"{SAMPLES}/")

@@ -7,20 +7,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pandas as pd
 
 from fairweather.errors import InputError
-from fairweather.report.contents import Contents
-from fairweather.report.reading import read_contents
+from fairweather.record import CLEAN, MEAN, OOD, PRIORS, SUMMARY_SEEDS, TEST
+from fairweather.report.contents import Contents, joined_name, read_contents
+from fairweather.report.samples import Samples
 from fairweather.report.sweeps import Sweep
-from fairweather.report.words import MEAN, SUMMARIES
 from fairweather.runs import RunFolder
 
 UNEQUAL = "not every run has every shift and level, and each mean is over a run's own"
 # Rows that a run of several seeds has for each seed alone.
-BY_SEED = ("priors/", "ood/")
+BY_SEED = (PRIORS, OOD)
 
 
 def read_runs(runs: Sequence[RunFolder]) -> Contents:
@@ -41,13 +41,35 @@ def read_runs(runs: Sequence[RunFolder]) -> Contents:
     _check_same_images(parts)
     parts = _apart(parts)
     return Contents(
-        study=_study(parts),
-        provenance={label: part.provenance for label, part in parts.items()},
+        records={label: part.records[""] for label, part in parts.items()},
         titles=_titles(parts),
         sweeps=_sweeps(part.sweeps for part in parts.values()),
         scores=_scores(parts),
         runs={label: part.runs[""] for label, part in parts.items()},
         caution="" if _are_equal(parts) else UNEQUAL,
+    )
+
+
+def join_samples(samples: Mapping[str, Samples | None]) -> Samples | None:
+    """Put the pictures of several runs together, by what stands before the colon of their models.
+
+    Strip and mixture are those of the first run that has any. What all models of one run lose first
+    is not what all models of several do: of several it is unknown.
+    """
+    found = {label: each for label, each in samples.items() if each is not None}
+    if len(samples) == 1 or not found:
+        return next(iter(found.values()), None)
+    first = next((each for each in found.values() if each.strip), next(iter(found.values())))
+    return first._replace(
+        pictures={
+            shown: image for each in found.values() for shown, image in each.pictures.items()
+        },
+        lost=None,
+        mistakes={
+            joined_name(label, model): shifts
+            for label, each in found.items()
+            for model, shifts in each.mistakes.items()
+        },
     )
 
 
@@ -81,56 +103,38 @@ def _plain(part: str) -> str:
     return part.replace(os.sep, "").replace(":", "-").replace("+", "-")
 
 
+class _TestImages(NamedTuple):
+    """What tells test images apart: the data's name, the digest of its test part, and how many."""
+
+    name: str
+    digest: str | None
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.n:,} of {self.name} (digest {str(self.digest)[:8]})"
+
+
 def _check_same_images(parts: Mapping[str, Contents]) -> None:
     seen = {label: _test_images(part) for label, part in parts.items()}
     (first, images), *others = seen.items()
     for label, theirs in others:
         if theirs[1:] != images[1:]:
             raise InputError(
-                f"one report is for runs on the same test images, but {first} has "
-                f"{_in_words(images)} and {label} {_in_words(theirs)}; report them one by one"
+                f"one report is for runs on the same test images, but {first} has {images} and "
+                f"{label} {theirs}; report them one by one"
             )
-    seeds = {label: part.study.get("shift_seed", 0) for label, part in parts.items()}
+    seeds = {label: part.shift_seed for label, part in parts.items()}
     if len(set(seeds.values())) > 1:
         told = ", ".join(f"{seed} in {label}" for label, seed in seeds.items())
         raise InputError(
-            f"one report is for runs in the same weather, but shift_seed is {told}: noise and the "
-            "like are other noise; report them one by one"
+            f"one report is for runs on the same shifted images, but shift_seed is {told}: noise "
+            "and the like are other noise; report them one by one"
         )
 
 
-def _test_images(part: Contents) -> tuple[str, Any, int]:
-    data = part.provenance["data"]
-    clean = part.scores[part.scores["shift"] == "clean"]
-    return str(data["name"]), data.get("digests", {}).get("test"), int(clean["n"].max())
-
-
-def _in_words(images: tuple[str, Any, int]) -> str:
-    name, digest, n = images
-    return f"{n:,} of {name} (digest {str(digest)[:8]})"
-
-
-def _study(parts: Mapping[str, Contents]) -> dict[str, Any]:
-    """What the page asks of a study, with the names of the models and pre-trainings as joined."""
-
-    def joined(key: str) -> dict[str, Any]:
-        return {
-            f"{label}:{name}": entry
-            for label, part in parts.items()
-            for name, entry in (part.study.get(key) or {}).items()
-        }
-
-    names = " and ".join(parts)
-    return {
-        "name": names,
-        "title": " and ".join(
-            str(part.study.get("title") or part.study["name"]) for part in parts.values()
-        ),
-        "description": f"The models of {len(parts)} runs on the same test images: {names}.",
-        "models": joined("models"),
-        "pretraining": joined("pretraining"),
-        "bootstrap": min(part.study["bootstrap"] for part in parts.values()),
-    }
+def _test_images(part: Contents) -> _TestImages:
+    clean = part.scores[part.scores["shift"] == CLEAN]
+    return _TestImages(part.data.name, part.data.digests.get(TEST), int(clean["n"].max()))
 
 
 def _apart(parts: Mapping[str, Contents]) -> dict[str, Contents]:
@@ -168,7 +172,7 @@ def _are_equal(parts: Mapping[str, Contents]) -> bool:
 
 def _titles(parts: Mapping[str, Contents]) -> dict[str, str]:
     titles = {
-        f"{label}:{name}": title
+        joined_name(label, name): title
         for label, part in parts.items()
         for name, title in part.titles.items()
     }
@@ -196,12 +200,12 @@ def _sweeps(groups: Iterable[tuple[Sweep, ...]]) -> tuple[Sweep, ...]:
 
 def _scores(parts: Mapping[str, Contents]) -> pd.DataFrame:
     every = [
-        part.scores.assign(model=label + ":" + part.scores["model"])
+        part.scores.assign(model=joined_name(label, "") + part.scores["model"])
         for label, part in parts.items()
     ]
     seeds = {seed for part in parts.values() for seed in part.seeds}
     if len(seeds) > 1:
-        every += [_as_mean(rows) for rows in every if not set(rows["seed"]) & set(SUMMARIES)]
+        every += [_as_mean(rows) for rows in every if not set(rows["seed"]) & set(SUMMARY_SEEDS)]
     return pd.concat(every, ignore_index=True)
 
 

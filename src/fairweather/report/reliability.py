@@ -13,14 +13,9 @@ import altair as alt
 import pandas as pd
 
 from fairweather.metrics import reliability_bins
+from fairweather.record import CLEAN, ENSEMBLE_SUFFIX, NO_LEVEL, SUMMARY_LEVELS
 from fairweather.report.contents import Contents
 from fairweather.report.figures import FAINT, GRID, INK, RULE, Figure, model_color, render
-from fairweather.report.words import (
-    CLEAN,
-    ENSEMBLE_SUFFIX,
-    NO_LEVEL,
-    SUMMARY_LEVELS,
-)
 from fairweather.types import Predictions
 
 SIDE = 190
@@ -53,7 +48,7 @@ def reliability_figure(contents: Contents) -> Figure | None:
         return None
     titles = list(contents.titles.values())
     shown = [condition.title for condition in conditions]
-    chart = _layers(titles, contents.places, bins).facet(
+    chart = _layers(titles, contents.positions, bins).facet(
         row=alt.Row("row:O", header=_header(titles, padding=10)),
         column=alt.Column("column:O", header=_header(shown, padding=22)),
         spacing={"row": ROW_GAP, "column": COLUMN_GAP},
@@ -164,13 +159,13 @@ def _header(titles: list[str], padding: int) -> alt.Header:
     )
 
 
-def _layers(titles: list[str], places: Sequence[int], bins: pd.DataFrame) -> alt.LayerChart:
+def _layers(titles: list[str], positions: Sequence[int], bins: pd.DataFrame) -> alt.LayerChart:
     shares = [0, 0.25, 0.5, 0.75, 1]
     axis = alt.Axis(values=shares, format=".0%")
     unit = alt.Scale(domain=[0, 1])
     x = alt.X("confidence:Q", title="Confidence", axis=axis, scale=unit)
     y = alt.Y("accuracy:Q", title="Accuracy", axis=axis, scale=unit)
-    base = alt.Chart().encode(x=x, color=model_color(titles, None, places))
+    base = alt.Chart().encode(x=x, color=model_color(titles, None, positions))
     diagonal = (
         alt.Chart()
         .transform_aggregate(count="count()")

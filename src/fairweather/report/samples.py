@@ -13,11 +13,12 @@ import pydantic
 from PIL import Image
 
 from fairweather.errors import InputError
+from fairweather.record import SAMPLES
 from fairweather.runs import RunFolder, inside
 
-VERSION = 2  # of the index
-INDEX, PICTURES = "samples/index.json", "samples/pictures.parquet"
-COLUMNS = pa.schema(
+INDEX_VERSION = 2
+INDEX, PICTURES = f"{SAMPLES}/index.json", f"{SAMPLES}/pictures.parquet"
+PICTURE_COLUMNS = pa.schema(
     [
         pa.field("cell", pa.string(), nullable=False),
         pa.field("key", pa.int64(), nullable=False),
@@ -35,8 +36,8 @@ class Mixup(NamedTuple):
     weight: float
 
 
-class Place(NamedTuple):
-    """An image by its key, and the shift by whose id it is to be looked at: a cell."""
+class CellImage(NamedTuple):
+    """A test image under a shift: the image by its key, the shift by its id."""
 
     key: int
     cell: str
@@ -63,8 +64,8 @@ class Samples(NamedTuple):
     labels: tuple[str, ...]
     strips: Mapping[str, tuple[Image.Image, ...]]
     pictures: Mapping[tuple[str, int], bytes]
-    lost: Mapping[str, tuple[Place, ...]] | None
-    mistakes: Mapping[str, Mapping[str, tuple[Place, ...]]]
+    lost: Mapping[str, tuple[CellImage, ...]] | None
+    mistakes: Mapping[str, Mapping[str, tuple[CellImage, ...]]]
     mixup: Mixup | None
 
 
@@ -92,13 +93,13 @@ class _Keys(_Stated):
     """Version 2: keys; the pictures themselves lie in one file."""
 
     strip: tuple[int, ...]
-    lost: dict[str, tuple[Place, ...]]
-    mistakes: dict[str, dict[str, tuple[Place, ...]]]
+    lost: dict[str, tuple[CellImage, ...]]
+    mistakes: dict[str, dict[str, tuple[CellImage, ...]]]
 
-    def places(self) -> Iterator[Place]:
+    def shown(self) -> Iterator[CellImage]:
         for group in (self.lost, *self.mistakes.values()):
-            for places in group.values():
-                yield from places
+            for images in group.values():
+                yield from images
 
 
 def read_samples(run: RunFolder) -> Samples | None:
@@ -107,22 +108,21 @@ def read_samples(run: RunFolder) -> Samples | None:
     Of a run of an earlier version there are the strips alone. Raises `InputError` where the index
     or a picture is not as it has to be, or the file of pictures that the index is of is not there.
     """
-    if not run.file(INDEX).is_file():
+    path = run.file(INDEX)
+    if not path.is_file():
         return None
-    text = run.file(INDEX).read_bytes()
+    text = path.read_bytes()
     try:
         version = _Stated.model_validate_json(text).version
         if version == 1:
             return _read_strips(run, _Strips.model_validate_json(text))
-        if version == VERSION:
+        if version == INDEX_VERSION:
             return _read_keys(run, _Keys.model_validate_json(text))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "all"
-        raise InputError(f"{run.path / INDEX} cannot be read: {place}: {first['msg']}") from None
-    raise InputError(
-        f"{run.path / INDEX} must be of version 1 or {VERSION}, found version {version}"
-    )
+        where = ".".join(map(str, first["loc"])) or "all"
+        raise InputError(f"{path} cannot be read: {where}: {first['msg']}") from None
+    raise InputError(f"{path} must be of version 1 or {INDEX_VERSION}, found version {version}")
 
 
 def _read_strips(run: RunFolder, index: _Strips) -> Samples:
@@ -137,10 +137,10 @@ def _read_keys(run: RunFolder, index: _Keys) -> Samples:
         raise InputError(f"{run.path / INDEX} must name each image of the strip, found {counts}")
     pictures = _read_pictures(run)
     cells = dict.fromkeys(cell for cell, _ in pictures)
-    wanted = [*index.places(), *(Place(key, cell) for key in index.strip for cell in cells)]
-    for place in wanted:
-        if (place.cell, place.key) not in pictures:
-            what = f"the picture of image {place.key} under {place.cell!r}"
+    in_strip = (CellImage(key, cell) for key in index.strip for cell in cells)
+    for key, cell in [*index.shown(), *in_strip]:
+        if (cell, key) not in pictures:
+            what = f"the picture of image {key} under {cell!r}"
             raise InputError(f"{run.path / PICTURES} does not hold {what}")
     strips = {
         cell: tuple(_decode(run.path / PICTURES, pictures[cell, key]) for key in index.strip)
@@ -168,11 +168,11 @@ def _read_pictures(run: RunFolder) -> dict[tuple[str, int], bytes]:
         table = pyarrow.parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    if not table.schema.equals(COLUMNS):
-        wanted = ", ".join(f"{field.name} ({field.type})" for field in COLUMNS)
+    if not table.schema.equals(PICTURE_COLUMNS):
+        wanted = ", ".join(f"{field.name} ({field.type})" for field in PICTURE_COLUMNS)
         found = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
         raise InputError(f"{path} must have the columns {wanted}, found {found}")
-    cells, keys, images = (table[name].to_pylist() for name in COLUMNS.names)
+    cells, keys, images = (table[name].to_pylist() for name in PICTURE_COLUMNS.names)
     pictures = dict(zip(zip(cells, keys, strict=True), images, strict=True))
     for (cell, key), content in pictures.items():
         if not _is_webp(content):

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from fairweather.metrics import METRICS, Metric
+from fairweather.record import CLEAN, MEAN, NO_LEVEL
 from fairweather.report.contents import Contents
-from fairweather.report.formats import Layout, latex, markdown, rows_as_csv
 from fairweather.report.sweeps import Sweep
-from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
+from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
 from fairweather.types import Score
 
 METRIC: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}

@@ -9,19 +9,22 @@ from typing import Literal, get_args
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import METRICS
-from fairweather.report.reading import read_contents
-from fairweather.rules.changes import Estimated, change_at, estimate_places
-from fairweather.rules.parsing import Rule
-from fairweather.rules.places import (
-    Place,
+from fairweather.record import Condition
+from fairweather.report.contents import read_contents
+from fairweather.rules.numbers import (
+    Estimated,
     Rows,
-    known_places,
+    cell_of,
+    change_at,
+    conditions_of,
+    estimate_again,
+    known_conditions,
+    left_out_of,
     models_of,
-    places_left_out,
-    places_of,
     read_rows,
     score_at,
 )
+from fairweather.rules.parsing import Rule
 from fairweather.runs import RunFolder
 from fairweather.types import Score
 
@@ -83,8 +86,7 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
     is left out where it has no such images and another model has.
 
     Args:
-        run: with scores.csv; for a drop or a rise also with study.yaml, provenance.json and the
-            predictions.
+        run: with scores.csv; for a drop or a rise also with the record and the predictions.
         rules: from `read_rules`.
         on: `interval` judges on the end of the 95 % interval that is worse for the rule, `value`
             on the value.
@@ -99,16 +101,16 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
     if not rules:
         raise InputError("there is no rule to check: a check of nothing would pass")
     models = read_rows(run)
-    left_out = {rule: places_left_out(rule, models) for rule in rules}
+    left_out = {rule: left_out_of(rule, models) for rule in rules}
     asked = [each for rule in rules for each in _resolve(rule, models, left_out[rule])]
     changes = _changes(run, asked)
     verdicts = []
-    for rule, model, place in asked:
+    for rule, model, condition in asked:
         try:
-            score = _score(rule, model, place, models[model], changes.get(model, {}))
-            verdict = Verdict(rule, model, place.cell, *score, on, left_out[rule])
+            score = _score(rule, model, condition, models[model], changes.get(model, {}))
+            verdict = Verdict(rule, model, cell_of(condition), *score, on, left_out[rule])
             if math.isnan(verdict.judged):
-                raise InputError(f"{rule.metric} of {model} is not a number for {place.cell}")
+                raise InputError(f"{rule.metric} of {model} is not a number for {verdict.cell}")
         except InputError as error:
             raise _in_rule(rule, error) from None
         verdicts.append(verdict)
@@ -117,15 +119,17 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
 
 def _resolve(
     rule: Rule, models: Mapping[str, Rows], left_out: Collection[str]
-) -> list[tuple[Rule, str, Place]]:
+) -> list[tuple[Rule, str, Condition]]:
     try:
         asked = [
-            (rule, model, place)
+            (rule, model, condition)
             for model in models_of(rule, models)
-            for place in (known_places if model in left_out else places_of)(rule, models[model])
+            for condition in (known_conditions if model in left_out else conditions_of)(
+                rule, models[model]
+            )
         ]
-        for _, model, place in asked:
-            score_at(rule, model, place, models[model])
+        for _, model, condition in asked:
+            score_at(rule, model, condition, models[model])
         _check_limit(rule)
     except InputError as error:
         raise _in_rule(rule, error) from None
@@ -146,25 +150,25 @@ def _check_limit(rule: Rule) -> None:
         )
 
 
-def _changes(run: RunFolder, asked: Sequence[tuple[Rule, str, Place]]) -> dict[str, Estimated]:
-    wanted: dict[str, set[Place]] = {}
+def _changes(run: RunFolder, asked: Sequence[tuple[Rule, str, Condition]]) -> dict[str, Estimated]:
+    wanted: dict[str, set[Condition]] = {}
     metrics = {rule.metric for rule, *_ in asked if rule.change}
-    for rule, model, place in asked:
+    for rule, model, condition in asked:
         if rule.change:
-            wanted.setdefault(model, set()).add(place)
+            wanted.setdefault(model, set()).add(condition)
     if not wanted:
         return {}
     contents = read_contents(run)
     return {
-        model: estimate_places(run, contents, model, places, metrics)
-        for model, places in wanted.items()
+        model: estimate_again(run, contents, model, conditions, metrics)
+        for model, conditions in wanted.items()
     }
 
 
-def _score(rule: Rule, model: str, place: Place, rows: Rows, estimated: Estimated) -> Score:
+def _score(rule: Rule, model: str, condition: Condition, rows: Rows, estimated: Estimated) -> Score:
     if rule.change:
-        return change_at(rule, model, place, estimated)
-    return score_at(rule, model, place, rows)
+        return change_at(rule, model, condition, estimated)
+    return score_at(rule, model, condition, rows)
 
 
 def _in_rule(rule: Rule, error: InputError) -> InputError:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
+from fairweather.report.table_formats import Layout, aligned
 from fairweather.rules.judging import Verdict
 
-HEADER = ("", "rule", "value", "low", "high", "n", "margin")
-WORDS = 2  # columns of words, aligned to the left; the others hold numbers
+LAYOUT = Layout(("", "rule", "value", "low", "high", "n", "margin"), words=2)
 SHOWN = 5  # cells of a variant that was left out
 JUDGED = {
     "interval": "judged on the end of the 95 % interval that is worse for the rule",
@@ -23,16 +23,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
     the limit.
     """
     ordered = sorted(verdicts, key=lambda verdict: verdict.passed)
-    lines = [HEADER, *map(_line, ordered)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    body = [
-        "  ".join(
-            cell.ljust(width) if place < WORDS else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*body, "", summary(verdicts)])
+    return f"{aligned(LAYOUT, list(map(_line, ordered)))}\n\n{summary(verdicts)}"
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:

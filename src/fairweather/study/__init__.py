@@ -1,18 +1,31 @@
-"""From a study file to a run folder."""
+"""Studies: train models by recipes, and measure them under shifts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairweather.progress import Notify
-from fairweather.runs import RunFolder, open_finished_run
+from fairweather.devices import resolve_device
+from fairweather.executors import execute
+from fairweather.finished_run import Run
+from fairweather.progress import Event, Notify, silent
+from fairweather.record import STUDY
+from fairweather.runs import check_takeable, open_run
+from fairweather.steps import Worker
+from fairweather.steps.measuring import facts_of, survey
+from fairweather.steps.plan import DATA
+from fairweather.steps.progressing import Outlook, begin
+from fairweather.steps.worker import digests_of, open_data
 from fairweather.study.loading import check_study as check_study
 from fairweather.study.loading import load_study as load_study
 from fairweather.study.loading import packaged_studies as packaged_studies
 from fairweather.study.loading import study_facts as study_facts
+from fairweather.study.planning import data_sources, describe_study, plan_study
+from fairweather.study.schema import PRETRAINING
 from fairweather.study.schema import Study as Study
-from fairweather.study.steps import execute as execute
+from fairweather.study.trial import try_out
+from fairweather.types import Dataset
+from fairweather.yamlfile import dump_yaml
 
 
 def run(
@@ -23,8 +36,9 @@ def run(
     only: Sequence[str] = (),
     device: str = "auto",
     offline: bool = False,
+    replace: bool = False,
     progress: Notify | None = None,
-) -> RunFolder:
+) -> Run:
     """Run a study, or what is left of it: train, predict every cell, score, report.
 
     Args:
@@ -34,14 +48,67 @@ def run(
         only: names of the models to run.
         device: `auto`, `cpu`, `cuda`, ...
         offline: never touch the network.
+        replace: do again what stands in the folder and was made with other settings; without it,
+            that is refused.
         progress: called with every `Event`.
 
-    Returns:
-        The run folder; `.path` is where it is, `.scores` the table of scores.csv.
+    Raises:
+        InputError: data, models or the folder are not as the study says.
     """
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
-    path = Path(out) if out is not None else Path("runs") / checked.name
-    for event in execute(checked, path, device=device, offline=offline, progress=progress):
-        if progress is not None:
-            progress(event)
-    return open_finished_run(path)
+    path = place_of_run(checked, out)
+    target, tell = resolve_device(device), progress or silent
+    check_takeable(path)
+    datasets = _load(checked, offline, tell)
+    own = datasets[DATA]
+    starts = {name: datasets.get(f"{PRETRAINING}{name}", own) for name in checked.pretraining}
+    try_out(checked, own, starts, offline)
+    tell(Event("load data", 1, 1, f"{len(own.test)} test images"))
+    facts = {name: facts_of(dataset, digests_of(dataset)) for name, dataset in datasets.items()}
+    plan = plan_study(checked, facts, target, offline=offline)
+    record = describe_study(checked, plan, own, target)
+    with open_run(path) as folder:
+        begin(plan, folder, record, replace=replace)
+        folder.write(STUDY, dump_yaml(checked.model_dump(mode="json")))
+        worker = Worker(plan, device=device, offline=offline, progress=tell, datasets=datasets)
+        execute(plan, folder, worker, tell)
+    return Run(path)
+
+
+def plan(
+    study: str | Path | Study,
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    only: Sequence[str] = (),
+    device: str = "auto",
+    offline: bool = False,
+    progress: Notify | None = None,
+) -> Outlook:
+    """Plan a study and say how far it is; nothing is written, and no image is decoded.
+
+    Arguments as `run`. Files are listed and the cache is read; where images were never decoded,
+    what depends on them is not known yet.
+
+    >>> found = plan("quickstart", out="runs/nowhere", only=["basic"], device="cpu")
+    >>> found.table["kind"].value_counts()["train"]
+    np.int64(1)
+    """
+    checked = study if isinstance(study, Study) else load_study(study, overrides, only)
+    facts = survey(data_sources(checked), offline=offline, progress=progress)
+    planned = plan_study(checked, facts, resolve_device(device), offline=offline)
+    return Outlook.of(checked.name, place_of_run(checked, out), planned)
+
+
+def place_of_run(study: Study, out: str | Path | None) -> Path:
+    """The folder of a run: the one that is named, or `runs/NAME`."""
+    return Path(out) if out is not None else Path("runs") / study.name
+
+
+def _load(study: Study, offline: bool, progress: Notify) -> dict[str, Dataset]:
+    """The data sets of a study, decoded; a data set that two ask for is loaded once."""
+    progress(Event("load data", 0, 1))
+    return {
+        name: open_data(source, offline=offline, progress=progress)
+        for name, source in data_sources(study).items()
+    }

@@ -14,14 +14,14 @@ from typing import Any
 import pydantic
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.study.entries import (
+from fairweather.study.schema import (
     PRETRAINING,
     DataEntry,
     ModelEntry,
     NetworkEntry,
     PretrainingEntry,
+    Study,
 )
-from fairweather.study.schema import Study
 from fairweather.training import (
     RECIPE_KEYS,
     Adversarial,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.runs import RunFolder
+from fairweather.runs import open_finished_run
 from fairweather.tracking import to_mlflow
 from fairweather.tracking.records import Records, read_records
 
@@ -41,11 +42,11 @@ def check_tracker(name: str) -> None:
     TRACKERS[name].check()
 
 
-def track(run: RunFolder, tracker: str) -> str:
+def track(run: str | os.PathLike[str], tracker: str) -> str:
     """Send a finished run to a tracker; what was sent before is brought up to date.
 
     Args:
-        run: the run folder; it is only read.
+        run: what `fairweather.run` returned, or the run folder; it is only read.
         tracker: a name in `TRACKERS`. Which server, and which experiment there, is said by the
             environment, as the tracker's own documentation has it; the server has to be said.
 
@@ -56,9 +57,12 @@ def track(run: RunFolder, tracker: str) -> str:
         InputError: the run is not finished or damaged, or the tracker is unknown, not installed,
             was not told where, or does not take it.
     """
-    records = read_records(run)
+    folder = open_finished_run(Path(run))
+    records = read_records(folder)
     check_tracker(tracker)
     try:
-        return TRACKERS[tracker].send(records, run.path)
+        return TRACKERS[tracker].send(records, folder.path)
     except InputError as error:
-        raise InputError(f"{run.path} is finished, but not all of it was sent: {error}") from error
+        raise InputError(
+            f"{folder.path} is finished, but not all of it was sent: {error}"
+        ) from error

@@ -1,29 +1,66 @@
-"""A finished run folder as records for a tracker: parameters, epochs and scores."""
+"""A finished run folder as records for a tracker: parameters, epochs and scores.
+
+Names and values are as trackers take them: dotted keys, plain text, and no other characters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import json
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import JsonValue
 
 from fairweather.errors import InputError
-from fairweather.runs import MANIFEST, RunFolder, fingerprint, read_json
-from fairweather.tracking.names import allowed_names, flatten
-from fairweather.yamlfile import read_yaml
+from fairweather.record import (
+    ABSENT_METRICS,
+    DESCRIPTION,
+    FIGURES,
+    HISTORY,
+    MEAN,
+    NO_LEVEL,
+    PAGE,
+    RECORD,
+    SCORES,
+    SPREAD,
+    STEPS,
+    STUDY,
+    SUMMARY,
+    TABLES,
+    WARNINGS,
+    ModelRecord,
+    RunRecord,
+    model_folder,
+    pretraining_folder,
+)
+from fairweather.runs import (
+    FIRST_FACTS,
+    FIRST_MANIFEST,
+    RunFolder,
+    fingerprint,
+    machines_of,
+    read_json,
+)
 
-NEEDED = ("report.html", "study.yaml", "provenance.json", "scores.csv")
-FILES = (*NEEDED, "summary.csv", "warnings.json", "absent_metrics.json")
-FOLDERS = ("figures", "tables")
-# What `fairweather.runs.provenance` says: the same study has others on another day or machine.
-_CIRCUMSTANCES = ("time", "command", "git", "python", "platform", "versions", "hardware")
+NEEDED = (PAGE, SCORES)
+FILES = (PAGE, RECORD, STUDY, FIRST_FACTS, SCORES, SUMMARY, WARNINGS, ABSENT_METRICS)
+FOLDERS = (FIGURES, TABLES)
 # What the report follows over levels. Of all other metrics, a tracker's table gets what sums shifts
 # up, since it shows every name that it has as a column: scores.csv goes along as a file.
 FOLLOWED = ("accuracy", "rms_calibration_error")
-_NO_LEVEL, _MEAN, _SPREAD = "none", "mean", "sd"
 _BOUNDS = ("low", "high")
+# MLflow's rule for names (mlflow.utils.validation) without colons, which servers on Windows refuse,
+# and without spaces, so that what follows one is always a word of ours.
+_OTHERS = re.compile(r"[^\w.\-/]")
+# MLflow takes 250 characters, and `fairweather.` before a name and its digits behind need room.
+_LONGEST = 250 - len("fairweather.") - len("-46d7eb")
 
 
 class Metric(NamedTuple):
@@ -78,29 +115,75 @@ def read_records(run: RunFolder) -> Records:
     Raises:
         InputError: the run is not finished, or a file of it is damaged.
     """
-    for name in (*NEEDED, MANIFEST):
+    for name in NEEDED:
         if not run.file(name).is_file():
             raise InputError(f"{run.path} has no {name}: only a finished run can be tracked")
-    study = read_yaml(run.path / "study.yaml")
-    facts = read_json(run.path / "provenance.json")
-    lasting = {key: fact for key, fact in facts.items() if key not in _CIRCUMSTANCES}
-    models, starts = study.pop("models"), study.pop("pretraining", None) or {}
-    described = Record(study["name"], _texts(study), _texts({"provenance": facts}))
-    parts = (
-        *_pretrainings(run, starts, study["seeds"]),
-        *_models(run, models, study["seeds"], [shift["name"] for shift in facts["shifts"]]),
-    )
-    # Parameters cannot be changed once they are sent: others make another id.
-    own = [lasting, *((part.name, part.parameters) for part in (described, *parts))]
+    record = run.record
+    study = Record(record.name, _texts(_settings(record)), _texts(_circumstances(run)))
+    parts = (*_pretrainings(run), *_models(run))
     return Records(
-        id=fingerprint({"records": own}),
-        description=study.get("description") or "",
-        started=int(datetime.fromisoformat(facts["time"]).timestamp() * 1000),
-        ended=(run.path / MANIFEST).stat().st_mtime_ns // 10**6,
-        study=described,
+        id=_identity(record, [study, *parts]),
+        description=record.description,
+        started=int(datetime.fromisoformat(record.provenance.time).timestamp() * 1000),
+        ended=_ended(run),
+        study=study,
         parts=parts,
         files=_files(run),
     )
+
+
+def _settings(record: RunRecord) -> dict[str, object]:
+    """What was chosen for all models together; how many threads is a matter of the machine."""
+    ids = {
+        kind: [cell.id for sweep in record.sweeps if sweep.kind == kind for cell in sweep.cells]
+        for kind in ("shift", "attack")
+    }
+    return {
+        **record.model_dump(mode="json", include={"kind", "name", "title", "description"}),
+        "data": {"name": record.data.name, **record.data.arguments},
+        **record.model_dump(mode="json", include={"seeds", "ensemble", "priors", "ood"}),
+        "shifts": ids["shift"],
+        "attacks": ids["attack"],
+        **record.settings.model_dump(mode="json", exclude={"threads"}),
+    }
+
+
+def _circumstances(run: RunFolder) -> dict[str, object]:
+    """When, with what, on what and on which images the run was made."""
+    record = run.record
+    machines = "; ".join(map(str, machines_of(run.steps())))
+    return {
+        "provenance": record.provenance.model_dump(mode="json"),
+        "data": record.data.model_dump(mode="json", exclude={"name", "arguments"}),
+        **({} if record.settings.threads is None else {"threads": record.settings.threads}),
+        **({"machines": machines} if machines else {}),
+    }
+
+
+def _identity(record: RunRecord, described: Sequence[Record]) -> str:
+    """Condense what was chosen, of which data and models; titles of shifts are words of a version.
+
+    All parameters belong to it: a tracker does not let them change once they are sent.
+    """
+    return fingerprint(
+        {
+            "parameters": [[each.name, dict(each.parameters)] for each in described],
+            "data": record.data.model_dump(mode="json", include={"classes", "digests"}),
+            "models": {name: model.facts.get("digest") for name, model in record.models.items()},
+        }
+    )
+
+
+def _ended(run: RunFolder) -> int:
+    """When the last step was done, in milliseconds since 1970."""
+    if run.is_first_version:
+        written = [run.file(FIRST_MANIFEST)]
+    else:
+        written = list(run.file(STEPS).rglob("*.json"))
+    times = [path.stat().st_mtime_ns for path in written if path.is_file()]
+    if not times:
+        raise InputError(f"{run.path} has no done step: only a finished run can be tracked")
+    return max(times) // 10**6
 
 
 def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
@@ -123,11 +206,11 @@ def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
            ['accuracy/fog/0.5 high', 0.95]], dtype=object)
     """
     kept = scores[~scores["shift"].isin(swept) | scores["metric"].isin(FOLLOWED)]
-    level = ("/" + kept["level"]).where(kept["level"] != _NO_LEVEL, "")
+    level = ("/" + kept["level"]).where(kept["level"] != NO_LEVEL, "")
     text = kept["metric"] + "/" + kept["shift"] + level
     kept = kept.assign(key=text.map(allowed_names(text.unique())))
-    spread = kept["seed"] == _SPREAD
-    of_seeds = kept[spread].assign(seed=_MEAN, key=kept["key"] + " sd")
+    spread = kept["seed"] == SPREAD
+    of_seeds = kept[spread].assign(seed=MEAN, key=kept["key"] + " sd")
     parts = [
         kept[~spread],
         *(kept[~spread].assign(value=kept[end], key=kept["key"] + f" {end}") for end in _BOUNDS),
@@ -138,44 +221,52 @@ def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
     return numbers[np.isfinite(numbers["value"])]
 
 
-def _models(
-    run: RunFolder,
-    models: Mapping[str, Mapping[str, Any]],
-    seeds: Sequence[int],
-    swept: Sequence[str],
-) -> Iterator[Record]:
-    numbers = score_metrics(run.scores, swept)
+def _models(run: RunFolder) -> Iterator[Record]:
+    record = run.record
+    numbers = score_metrics(run.scores, [sweep.name for sweep in record.sweeps])
     for row, rows in numbers.groupby(["model", "seed"], sort=False):
         model, seed = map(str, row)
         base, _, variant = model.partition("+")
-        entry = dict(models[base])
+        if base not in record.models:
+            raise InputError(f"{run.path / SCORES} has rows of {model}, which {run.path} has not")
+        own: dict[str, JsonValue] = {"model": model, "seed": seed}
+        if variant:
+            own["variant"] = variant
         # All seeds together have the recipe of the first, as in the report.
-        first = seed if seed.isdigit() else seeds[0]
-        trained = run.file(f"models/{base}/seed-{first}/model.json")
-        if trained.is_file():  # a sweep may have changed the study's recipe
-            entry["recipe"] = read_json(trained)["recipe"]
-        own = {"model": model, "seed": seed, **({"variant": variant} if variant else {})}
-        epochs = () if variant else _epochs(run, f"models/{base}/seed-{seed}")
+        trained = model_folder(base, seed if seed.isdigit() else record.seeds[0])
+        entry = _entry(record.models[base]) | _trained_recipe(run, trained) | own
+        epochs = () if variant else _epochs(run, model_folder(base, seed))
         scored = map(Metric, rows["key"], rows["value"], [0] * len(rows))
-        tags = _texts({**own, "title": entry.get("title") or base})
-        yield Record(f"{model}/seed-{seed}", _texts(entry | own), tags, (*epochs, *scored))
+        facts = record.models[base].facts
+        tags = {**own, "title": record.models[base].title, **({"facts": facts} if facts else {})}
+        yield Record(f"{model}/seed-{seed}", _texts(entry), _texts(tags), (*epochs, *scored))
 
 
-def _pretrainings(
-    run: RunFolder, entries: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
-) -> Iterator[Record]:
-    for name, entry in entries.items():
-        for seed in seeds if entry.get("seed") is None else [entry["seed"]]:
-            place = f"pretraining/{name}/seed-{seed}"
+def _pretrainings(run: RunFolder) -> Iterator[Record]:
+    for name, entry in run.record.pretraining.items():
+        fixed = entry.settings.get("seed")
+        for seed in run.record.seeds if not isinstance(fixed, int) else [fixed]:
+            place = pretraining_folder(name, seed)
             if epochs := _epochs(run, place):
-                own = {"pretraining": name, "seed": seed}
-                tags = _texts({**own, "title": entry.get("title") or name})
-                yield Record(place, _texts({**entry, **own}), tags, epochs)
+                own: dict[str, JsonValue] = {"pretraining": name, "seed": seed}
+                tags = _texts({**own, "title": entry.title})
+                yield Record(place, _texts(_entry(entry) | own), tags, epochs)
+
+
+def _entry(model: ModelRecord) -> dict[str, JsonValue]:
+    return {"title": model.title, **model.settings}
+
+
+def _trained_recipe(run: RunFolder, folder: str) -> dict[str, JsonValue]:
+    """The recipe that a model was trained with: a sweep may have changed the study's."""
+    path = run.file(f"{folder}/{DESCRIPTION}")
+    described = read_json(path) if path.is_file() else {}
+    return {"recipe": described["recipe"]} if "recipe" in described else {}
 
 
 def _epochs(run: RunFolder, folder: str) -> tuple[Metric, ...]:
     """The numbers of each epoch, as history.csv names them; none where nothing was trained."""
-    path = run.file(f"{folder}/history.csv")
+    path = run.file(f"{folder}/{HISTORY}")
     if not path.is_file():
         return ()
     history = pd.read_csv(path)
@@ -188,7 +279,7 @@ def _epochs(run: RunFolder, folder: str) -> tuple[Metric, ...]:
     )
 
 
-def _texts(facts: Mapping[str, Any]) -> dict[str, str]:
+def _texts(facts: Mapping[str, object]) -> dict[str, str]:
     flat = dict(flatten(facts))
     names = allowed_names(flat)
     return {names[key]: text for key, text in flat.items() if text}
@@ -198,3 +289,44 @@ def _files(run: RunFolder) -> tuple[str, ...]:
     drawn = [path for name in FOLDERS for path in sorted(run.file(name).glob("[!.]*"))]
     names = [*FILES, *(path.relative_to(run.path).as_posix() for path in drawn)]
     return tuple(name for name in names if run.file(name).is_file())
+
+
+def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Write nested mappings as dotted keys and the text of each value, as YAML would write it.
+
+    >>> list(flatten({"recipe": {"epochs": 2, "mixup": None}, "seeds": [0, 1], "title": "Basic"}))
+    [('recipe.epochs', '2'), ('recipe.mixup', 'null'), ('seeds', '[0, 1]'), ('title', 'Basic')]
+    """
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        # A file name that is no UTF-8 cannot be sent as it is.
+        yield prefix, text.encode(errors="replace").decode()
+
+
+def allowed_names(names: Iterable[str]) -> dict[str, str]:
+    """Say how each name is written where only letters, digits and `_ - . /` may stand.
+
+    Where two would be written alike, the one that had to change gets six digits of its own.
+
+    >>> allowed_names(["accuracy/clean", "accuracy/priors/a,b", "accuracy//clean"])
+    {'accuracy/clean': 'accuracy/clean', 'accuracy/priors/a,b': 'accuracy/priors/a_b',
+     'accuracy//clean': 'accuracy/clean-46d7eb'}
+    """
+    written = {name: _allowed(name) for name in names}
+    uses = Counter(written.values())
+    return {
+        name: new if new == name or uses[new] == 1 else f"{new}-{_digits(name)}"
+        for name, new in written.items()
+    }
+
+
+def _allowed(name: str) -> str:
+    # A name is also a path below the run, and must be the shortest of its kind.
+    return posixpath.normpath("/" + _OTHERS.sub("_", name)[:_LONGEST]).lstrip("/") or "_"
+
+
+def _digits(name: str) -> str:
+    return hashlib.sha256(name.encode(errors="replace")).hexdigest()[:6]

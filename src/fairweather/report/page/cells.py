@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,8 @@ from fairweather.metrics.selective import (
     share_to_hand_over,
     threshold_at_risk,
 )
+from fairweather.record import CLEAN, TEST, VAL
 from fairweather.report.contents import Contents
-from fairweather.report.words import CLEAN
 
 BINS = 10  # of the reliability diagram
 BARS = 20  # of the histogram of confidence
@@ -55,14 +55,43 @@ class Read(NamedTuple):
     columns: Columns
 
 
-def read_cell(contents: Contents, model: str, seed: str, cell: str) -> Columns | None:
+Row = list[float | None]  # numbers that belong together, rounded; None for what is no number
+
+
+class CellNumbers(TypedDict):
+    """What the charts of a cell draw.
+
+    Attributes:
+        n: images.
+        bins: of the reliability diagram: which, mean confidence, accuracy, its interval, images.
+        bars: images of each bar of the histogram, of right answers and of wrong ones.
+        curve: coverage, risk and its interval of each point of the risk-coverage curve.
+        hand: share to hand over and its interval, for each of `RISKS`.
+        kept: for each threshold, what it hands over and how wrong the rest is, with intervals.
+        classes: class, images, accuracy and its interval.
+        confused: label, prediction and images, one after the other.
+    """
+
+    n: int
+    bins: list[Row]
+    bars: list[list[int]]
+    curve: list[Row]
+    hand: list[Row]
+    kept: list[Row]
+    classes: list[Row]
+    confused: list[int]
+
+
+def read_cell(
+    contents: Contents, model: str, seed: str, cell: str, part: str = TEST
+) -> Columns | None:
     """Read a cell of a model; None where it was not predicted."""
-    found = contents.read_columns(model, seed, cell, Columns._fields)
+    found = contents.read_columns(model, seed, cell, Columns._fields, part)
     return None if found is None else Columns(*found)
 
 
-def describe_cell(cell: Columns, classes: int, thresholds: Sequence[float]) -> dict[str, Any]:
-    """Give what the charts of a cell draw: lists of numbers, rounded, by the name of the chart.
+def describe_cell(cell: Columns, classes: int, thresholds: Sequence[float]) -> CellNumbers:
+    """Work out what the charts of a cell draw.
 
     Args:
         cell: what is read of it.
@@ -83,7 +112,7 @@ def describe_cell(cell: Columns, classes: int, thresholds: Sequence[float]) -> d
     }
 
 
-def rounded(numbers: Sequence[float] | FloatArray) -> list[float | None]:
+def rounded(numbers: Sequence[float] | FloatArray) -> Row:
     """Write numbers with six digits behind the point, and what is no number as None.
 
     >>> rounded([0.12345678, float("nan"), 1.0])
@@ -92,7 +121,7 @@ def rounded(numbers: Sequence[float] | FloatArray) -> list[float | None]:
     return [round(float(each), 6) if np.isfinite(each) else None for each in numbers]
 
 
-def _bins(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> list[list[float | None]]:
+def _bins(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> list[Row]:
     """Bins that hold images: which, mean confidence, accuracy, its interval, images."""
     bins = reliability_bins(confidence, correct, bins=BINS)
     columns = (bins.confidence, bins.accuracy, bins.accuracy_low, bins.accuracy_high)
@@ -108,7 +137,7 @@ def _counts(confidence: FloatArray) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _thinned(coverage: FloatArray, risk: FloatArray, images: int) -> list[list[float | None]]:
+def _thinned(coverage: FloatArray, risk: FloatArray, images: int) -> list[Row]:
     """Points of a curve at about even coverages, from where a few images are answered to all.
 
     Each is coverage, risk, and the risk's Wilson interval over the images that are answered.
@@ -120,9 +149,7 @@ def _thinned(coverage: FloatArray, risk: FloatArray, images: int) -> list[list[f
     return [rounded(point) for point in np.stack([coverage[at], risk[at], low, high], axis=1)]
 
 
-def _kept(
-    confidence: FloatArray, correct: npt.NDArray[np.bool_], threshold: float
-) -> list[float | None]:
+def _kept(confidence: FloatArray, correct: npt.NDArray[np.bool_], threshold: float) -> Row:
     """What a threshold hands over and how wrong the rest is, each with its Wilson interval."""
     n = len(confidence)
     coverage = float(coverage_above(confidence, threshold))
@@ -134,7 +161,7 @@ def _kept(
     return rounded([over, over_low, over_high, risk, risk_low, risk_high])
 
 
-def _by_class(cell: Columns, classes: int) -> list[list[float | None]]:
+def _by_class(cell: Columns, classes: int) -> list[Row]:
     """Class, images, accuracy and its interval; of many classes only the least accurate."""
     images = np.bincount(cell.labels, minlength=classes)
     right = np.bincount(cell.labels[cell.correct], minlength=classes)
@@ -176,7 +203,7 @@ def thresholds_of(contents: Contents) -> dict[str, list[float]]:
     """Give the confidence that keeps each of `RISKS` on validation images, where there are some."""
     found = {}
     for model in contents.titles:
-        val = read_cell(contents, model, contents.seeds_of(model)[0], "val")
+        val = read_cell(contents, model, contents.seeds_of(model)[0], CLEAN, VAL)
         found[model] = (
             [threshold_at_risk(val.confidence, val.correct, risk=risk) for risk in RISKS]
             if val is not None

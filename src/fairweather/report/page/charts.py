@@ -1,24 +1,27 @@
-"""The charts of the page that compare all models: curves, heat map and scatter."""
+"""The charts of the page that compare all models: curves, heat map, scatter, and trainings."""
 
 from __future__ import annotations
 
 import copy
 import math
 import operator
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import altair as alt
 import pandas as pd
 
+from fairweather.record import CLEAN, MEAN, NO_LEVEL
 from fairweather.report import figures
 from fairweather.report.contents import Contents
+from fairweather.report.figures import Spec
 from fairweather.report.page.drawing import (
     FOCUS,
+    INK,
     LOUD,
+    PAPER,
+    RULE,
     SHORT,
     Chart,
-    Spec,
     drawn_order,
     in_words,
     model_color,
@@ -28,11 +31,9 @@ from fairweather.report.page.drawing import (
     spec_of,
     tooltip,
 )
-from fairweather.report.page.theme import INK, PAPER, RULE
-from fairweather.report.phrases import place
 from fairweather.report.sweeps import Sweep
 from fairweather.report.tables import TABULATED, is_percent
-from fairweather.report.words import CLEAN, MEAN, NO_LEVEL
+from fairweather.report.training_files import read_histories
 from fairweather.types import Score
 
 # Shifts from which on the page draws a heat map: fewer are read off the small charts.
@@ -64,18 +65,22 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
     """Draw the mean over levels of every shift (row) and model (column), where there are many."""
     if len(contents.sweeps) < MANY_SHIFTS:
         return None
-    places = [("Clean", CLEAN, NO_LEVEL)]
-    places += [(sweep.title, sweep.name, MEAN) for sweep in contents.sweeps]
-    rows: list[dict[str, Any]] = [
-        {"shift": title, "model": name, "value": score.value, "text": in_words(metric, score)}
-        for title, shift, level in places
+    shifts = [("Clean", CLEAN, NO_LEVEL)]
+    shifts += [(sweep.title, sweep.name, MEAN) for sweep in contents.sweeps]
+    scored = [
+        (title, name, score)
+        for title, shift, level in shifts
         for model, name in contents.titles.items()
         if (score := contents.score(metric, model, shift, level)) is not None
     ]
-    if not rows:
+    if not scored:
         return None
+    rows = [
+        {"shift": title, "model": name, "value": score.value, "text": in_words(metric, score)}
+        for title, name, score in scored
+    ]
     share = is_percent(metric)
-    values = [row["value"] for row in rows]
+    values = [score.value for _, _, score in scored]
     # cividis: even steps of lightness, for every kind of colour vision (Nuñez et al. 2018).
     scale = alt.Scale(scheme="cividis", reverse=not share, domain=[min(values), max(values)])
     middle = (min(values) + max(values)) / 2
@@ -90,7 +95,7 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
         ),
         y=alt.Y(
             "shift:N",
-            sort=[title for title, _, _ in places],
+            sort=[title for title, _, _ in shifts],
             title=None,
             axis=alt.Axis(labelLimit=150, domain=False, ticks=False),
         ),
@@ -104,7 +109,7 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
         text=alt.Text("value:Q", format=".0%" if share else ".2f"),
         color=alt.condition(bright, alt.value("#000000"), alt.value("#ffffff")),
     )
-    spec = spec_of(alt.layer(cells, words).properties(width="container", height=25 * len(places)))
+    spec = spec_of(alt.layer(cells, words).properties(width="container", height=25 * len(shifts)))
     # The last of the slanted titles reaches beyond its column: 6 pixels a letter, at 50 degrees.
     beyond = 0.64 * min(6 * max(map(len, contents.titles.values())), LONGEST)
     spec |= {"padding": {"left": 2, "top": 2, "right": 8 + round(beyond), "bottom": 2}}
@@ -125,7 +130,7 @@ def scatter(contents: Contents) -> Chart | None:
         y=alt.Y("error:Q", title="RMS calibration error", axis=alt.Axis(tickCount=6)),
         tooltip=tooltip(
             ("title", "Model"),
-            ("place", "Images"),
+            ("at", "Images"),
             ("accuracy_text", "Accuracy"),
             ("error_text", "RMS calibration error"),
         ),
@@ -135,7 +140,7 @@ def scatter(contents: Contents) -> Chart | None:
         shape=model_shape(contents),
         opacity=alt.condition(LOUD, alt.value(0.8), alt.value(0.08)),
     )
-    clean = base.transform_filter("datum.place === 'clean'").mark_point(
+    clean = base.transform_filter("datum.at === 'clean'").mark_point(
         size=190, shape="circle", stroke=INK, strokeWidth=1.2, fillOpacity=0
     )
     chart = alt.layer(points, clean).properties(width="container", height=330)
@@ -145,6 +150,20 @@ def scatter(contents: Contents) -> Chart | None:
         "clean images are circled. The tables hold the same numbers.",
         spec_of(chart.add_params(FOCUS)),
     )
+
+
+def training_charts(contents: Contents) -> dict[str, Chart]:
+    """Draw accuracy, loss and learning rate of each epoch, by what is drawn."""
+    history = read_histories(contents)
+    if history.empty:
+        return {}
+    return {
+        "accuracy": _training_chart(contents, history, "accuracy", "Accuracy", ".0%"),
+        "loss": _training_chart(contents, history, "loss", "Loss", ".3~g"),
+        "rate": _training_chart(
+            contents, history, "learning rate", "Learning rate of the head", ".0e"
+        ),
+    }
 
 
 def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
@@ -166,7 +185,7 @@ def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
         opacity=alt.condition(LOUD, alt.value(0.16), alt.value(0.02)),
     )
     quiet = alt.condition(LOUD, alt.value(1), alt.value(0.1))
-    dash = figures.model_dash(list(contents.titles.values()), contents.places)
+    dash = figures.model_dash(list(contents.titles.values()), contents.positions)
     line = base.mark_line(strokeWidth=1.8).encode(y=y, opacity=quiet, strokeDash=dash)
     points = bare.mark_point(size=44, strokeWidth=1).encode(
         y=y,
@@ -191,44 +210,96 @@ def _of_shift(template: Spec, metric: str, sweep: Sweep, frame: pd.DataFrame) ->
         x = layer["encoding"]["x"]
         x["title"] = sweep.level_title
         x["axis"] = x.get("axis", {}) | figures.level_axis(sweep, frame["level"])
-    names = {float(level): place(sweep, level) for level in sweep.cells}
-    rows = [
-        row
-        | {
-            "text": in_words(metric, Score(row["value"], row["low"], row["high"], 0)),
-            "at": names.get(row["level"], "clean"),
-        }
-        for row in records(frame)
-    ]
+    names = {float(level): sweep.at(level) for level in sweep.cells}
+    numbers = zip(frame["value"], frame["low"], frame["high"], strict=True)
+    rows = frame.assign(
+        text=[in_words(metric, Score(value, low, high, 0)) for value, low, high in numbers],
+        at=[names.get(level, "clean") for level in frame["level"]],
+    )
     return Chart(
         f"{metric}-{sweep.file_name}",
         f"{SHORT[metric]} against {sweep.level_title}, one curve a model with its 95 % interval. "
         "The table below holds the same numbers.",
-        spec | {"datasets": {"rows": rows, "clean": [{"level": sweep.neutral}]}},
+        spec | {"datasets": {"rows": records(rows), "clean": [{"level": sweep.neutral}]}},
     )
 
 
-def _points(contents: Contents) -> Sequence[Mapping[str, Any]]:
-    places = [("clean", CLEAN, NO_LEVEL)]
-    places += [
-        (place(sweep, level), sweep.name, level)
-        for sweep in contents.sweeps
-        for level in sweep.cells
+class _Point(TypedDict):
+    """A point of the scatter."""
+
+    title: str
+    at: str
+    accuracy: float
+    error: float
+    accuracy_text: str
+    error_text: str
+
+
+def _points(contents: Contents) -> list[_Point]:
+    shifted = [("clean", CLEAN, NO_LEVEL)]
+    shifted += [
+        (sweep.at(level), sweep.name, level) for sweep in contents.sweeps for level in sweep.cells
     ]
-    rows = []
+    points = []
     for model, title in contents.titles.items():
-        for where, shift, level in places:
+        for at, shift, level in shifted:
             scores = [contents.score(metric, model, shift, level) for metric in TABULATED]
             accuracy, error = scores
             if accuracy is not None and error is not None:
-                rows.append(
-                    {
-                        "title": title,
-                        "place": where,
-                        "accuracy": accuracy.value,
-                        "error": error.value,
-                        "accuracy_text": in_words("accuracy", accuracy),
-                        "error_text": in_words("rms_calibration_error", error),
-                    }
+                point = _Point(
+                    title=title,
+                    at=at,
+                    accuracy=accuracy.value,
+                    error=error.value,
+                    accuracy_text=in_words("accuracy", accuracy),
+                    error_text=in_words("rms_calibration_error", error),
                 )
-    return rows
+                points.append(point)
+    return points
+
+
+def _training_chart(
+    contents: Contents, history: pd.DataFrame, what: str, title: str, form: str
+) -> Chart:
+    rows = history[history["what"] == what].drop(columns="what")
+    rows = rows.assign(text=[_epoch_in_words(what, value) for value in rows["value"]])
+    last = int(rows["epoch"].max())
+    epochs = list(range(1, last + 1, max(1, last // 8)))
+    log = what == "learning rate" and bool((rows["value"] > 0).all())
+    scale = alt.Scale(type="log") if log else alt.Scale(zero=what == "learning rate")
+    dash = figures.WHOLE if what == "learning rate" else figures.DASHED
+    line = (
+        alt.Chart(alt.Data(values=records(rows)))
+        .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14))
+        .encode(
+            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=epochs, format="d")),
+            y=alt.Y("value:Q", title=title, axis=alt.Axis(format=form, tickCount=5), scale=scale),
+            color=model_color(contents),
+            strokeDash=alt.StrokeDash(
+                "part:N",
+                scale=alt.Scale(domain=["validation", "training"], range=[figures.WHOLE, dash]),
+                legend=None,
+            ),
+            detail="seed:N",
+            opacity=alt.condition(LOUD, alt.value(1), alt.value(0.12)),
+            tooltip=tooltip(
+                ("title", "Model"),
+                ("seed", "Seed"),
+                ("epoch", "Epoch"),
+                ("part", "Part"),
+                ("text", title),
+            ),
+        )
+        .properties(width="container", height=230)
+        .add_params(FOCUS)
+    )
+    seeds = "one line a model, seed and part"
+    return Chart(
+        f"training-{what.replace(' ', '-')}",
+        f"{title} against the epoch, {seeds}. models/*/history.csv holds the same numbers.",
+        spec_of(line),
+    )
+
+
+def _epoch_in_words(what: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if what == "accuracy" else f"{value:.4g}"

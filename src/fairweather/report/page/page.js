@@ -235,9 +235,9 @@
   // A name may be written from right to left; what stands beside it is not.
   const named = (at) => make("bdi", { textContent: classOf(at) });
   function picture(index, only) {
-    const { image, label, answers, cell } = data.gallery.pictures[index];
-    const lines = answers.map((answer, at) => [answer, data.models[at]])
-      .filter(([answer, model]) => answer && (!only || model === only))
+    const { image, label, predictions, cell } = data.gallery.pictures[index];
+    const lines = predictions.map((prediction, at) => [prediction, data.models[at]])
+      .filter(([prediction, model]) => prediction && (!only || model === only))
       .map(([[predicted, confidence], model]) => make("li", { className: predicted === label ? "right" : "wrong" },
         make("span", { className: `chip m${model.color}`, title: model.title, textContent: model.glyph, ariaHidden: "true" }),
         make("span", { className: "hidden", textContent: `${model.title}: ` }),

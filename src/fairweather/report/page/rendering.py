@@ -5,31 +5,32 @@ from __future__ import annotations
 import base64
 import importlib.resources
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jinja2
 from markupsafe import Markup
 
-from fairweather.report.answers import Answer, answers
+from fairweather.record import RunRecord
 from fairweather.report.contents import Contents
 from fairweather.report.figures import Figure
+from fairweather.report.findings import ModelFindings, model_findings
+from fairweather.report.page.cell_charts import cell_charts
 from fairweather.report.page.cells import BINS, MOST_CLASSES
-from fairweather.report.page.charts import heat_map, level_charts, scatter
-from fairweather.report.page.citing import citation
-from fairweather.report.page.closer import closer_charts
-from fairweather.report.page.drawing import SHORT, Chart
-from fairweather.report.page.formulas import formulas
-from fairweather.report.page.gallery import MOST_MODELS
-from fairweather.report.page.payload import content_security_policy, pack, payload, script
-from fairweather.report.page.settings import flatten, settings
-from fairweather.report.page.theme import looks
-from fairweather.report.page.training import training_charts
-from fairweather.report.ranked import Ranking
+from fairweather.report.page.charts import heat_map, level_charts, scatter, training_charts
+from fairweather.report.page.drawing import SHORT, Chart, looks
+from fairweather.report.page.explanations import citation, flatten, formulas, settings
+from fairweather.report.page.payload import (
+    MOST_MODELS,
+    content_security_policy,
+    pack,
+    payload,
+    script,
+)
+from fairweather.report.ranking import Ranking, how_low
 from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import Samples
 from fairweather.report.tables import ABSENT, CORRECTED, TABULATED, Table, describe_metric
-from fairweather.report.trained import read_times, read_tries, read_warnings
-from fairweather.report.verdict import how_low
+from fairweather.report.training_files import read_times, read_tries, read_warnings
 
 SECTIONS = (
     ("answer", "The answer"),
@@ -60,6 +61,26 @@ class PageParts(NamedTuple):
     samples: Samples | None
 
 
+class _Charts(NamedTuple):
+    """The charts of a page, by the names that the template has for them."""
+
+    levels: Mapping[str, Mapping[str, Chart]]
+    heat_maps: Sequence[HeatMap]
+    scatter: Chart | None
+    training: Mapping[str, Chart]
+    closer: Mapping[str, Chart]
+
+    def every(self) -> list[Chart]:
+        """All of them."""
+        return [
+            *(chart for metrics in self.levels.values() for chart in metrics.values()),
+            *(each.chart for each in self.heat_maps),
+            *([self.scatter] if self.scatter else []),
+            *self.training.values(),
+            *self.closer.values(),
+        ]
+
+
 def render_page(parts: PageParts, library: Callable[[], str]) -> str:
     """Fill the template; everything from the run is escaped, and figures are inlined.
 
@@ -70,23 +91,23 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
     texts = {table.name: table.texts() for table in tables}
     texts |= {"ranking": ranks.texts()} if ranks else {}
     first = ranks.rows[0].model if ranks else next(iter(contents.titles))
-    carried = payload(contents, _listed(drawn), texts, samples, first)
+    carried = payload(contents, drawn.every(), texts, samples, first)
     if not any(carried["cells"].values()):
-        for name in drawn.pop("closer"):
+        for name in drawn.closer:
             del carried["charts"][name]
-        drawn["closer"] = {}
+        drawn = drawn._replace(closer={})
     scripts = script(library())
-    pictures = carried["gallery"] is not None and bool(drawn["closer"])
-    there = {"shifts": bool(drawn["levels"]), "closer": bool(drawn["closer"]), "pictures": pictures}
+    pictures = carried["gallery"] is not None and bool(drawn.closer)
+    there = {"shifts": bool(drawn.levels), "closer": bool(drawn.closer), "pictures": pictures}
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
-            **drawn,
+            **drawn._asdict(),
             **_facts(contents),
             ranking=ranks,
             how_low=how_low(contents, [ranks.rows[at] for at in ranks.leaders]) if ranks else "",
-            answers=_ordered(answers(contents), ranks),
+            findings=_ordered(model_findings(contents), ranks),
             tables=tables,
             named={table.name: table for table in tables},
             figures={figure.name: figure for figure in figures},
@@ -103,48 +124,34 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
     )
 
 
-def _ordered(told: Sequence[Answer], ranks: Ranking | None) -> list[Answer]:
-    """Put what is told of the models in the order of the ranking, where there is one."""
-    order = [row.model for row in ranks.rows] if ranks else [each.model for each in told]
-    return sorted(told, key=lambda each: order.index(each.model))
+def _ordered(findings: Sequence[ModelFindings], ranks: Ranking | None) -> list[ModelFindings]:
+    """Put what is found of the models in the order of the ranking, where there is one."""
+    order = [row.model for row in ranks.rows] if ranks else [each.model for each in findings]
+    return sorted(findings, key=lambda each: order.index(each.model))
 
 
-def _charts(contents: Contents) -> dict[str, Any]:
+def _charts(contents: Contents) -> _Charts:
     maps = ((SHORT[metric], heat_map(contents, metric)) for metric in TABULATED)
-    return {
-        "levels": level_charts(contents),
-        "heat_maps": [HeatMap(heading, chart) for heading, chart in maps if chart is not None],
-        "scatter": scatter(contents) if contents.sweeps else None,
-        "training": training_charts(contents),
-        "closer": {
-            chart.name: chart
-            for chart in closer_charts(contents.classes, len(worst_conditions(contents)))
-        },
-    }
+    conditions = len(worst_conditions(contents))
+    return _Charts(
+        levels=level_charts(contents),
+        heat_maps=[HeatMap(heading, chart) for heading, chart in maps if chart is not None],
+        scatter=scatter(contents) if contents.sweeps else None,
+        training=training_charts(contents),
+        closer={chart.name: chart for chart in cell_charts(contents.classes, conditions)},
+    )
 
 
-def _listed(drawn: Mapping[str, Any]) -> list[Chart]:
-    """Every chart of the page."""
-    return [
-        *(chart for metrics in drawn["levels"].values() for chart in metrics.values()),
-        *(each.chart for each in drawn["heat_maps"]),
-        *([drawn["scatter"]] if drawn["scatter"] else []),
-        *drawn["training"].values(),
-        *drawn["closer"].values(),
-    ]
-
-
-def _facts(contents: Contents) -> dict[str, Any]:
+def _facts(contents: Contents) -> dict[str, object]:
     """What the template tells in words."""
     return {
-        "study": contents.study,
         "contents": contents,
         "calibration": describe_metric("rms_calibration_error"),
         "corrected": CORRECTED,
         "absent": ABSENT,
         "short": SHORT,
-        "looks": dict(zip(contents.titles, looks(contents.places), strict=True)),
-        "variants": len(set(contents.places)) < len(contents.places),
+        "looks": dict(zip(contents.titles, looks(contents.positions), strict=True)),
+        "variants": len(set(contents.positions)) < len(contents.positions),
         "bins": BINS,
         "every_class": len(contents.classes) <= MOST_CLASSES,
         "many_models": len(contents.titles) > MOST_MODELS,
@@ -154,21 +161,30 @@ def _facts(contents: Contents) -> dict[str, Any]:
         "trained": {each.title for each in times},
         "timed": any(each.time != ABSENT for each in times),
         "warnings": read_warnings(contents),
-        "seen": contents.seen_shifts,
-        "hardware": contents.hardware,
+        "seen_shifts": contents.seen_shifts,
         "formulas": list(formulas(contents)),
         "citation": citation(contents),
-        "provenance": _provenance(contents),
+        "provenance": _by_run(contents, _provenance),
+        "described": _by_run(contents, _description),
     }
 
 
-def _provenance(contents: Contents) -> Mapping[str, Any]:
-    """What is told of each run; its shifts stand in a list of their own."""
-    told = {
-        label: {key: value for key, value in facts.items() if key != "shifts"}
-        for label, facts in contents.each_provenance().items()
-    }
+def _by_run(
+    contents: Contents, facts: Callable[[RunRecord], Mapping[str, object]]
+) -> Mapping[str, object]:
+    """What is told of each run, by its label; of a single run without one."""
+    told = {label: facts(record) for label, record in contents.records.items()}
     return told.get("", told)
+
+
+def _provenance(record: RunRecord) -> Mapping[str, object]:
+    facts = record.model_dump(mode="json", include={"provenance", "data"})
+    return {**facts["provenance"], "data": facts["data"]}
+
+
+def _description(record: RunRecord) -> Mapping[str, object]:
+    """All that the record says besides; the shifts stand in a list of their own."""
+    return record.model_dump(mode="json", exclude={"version", "provenance", "data", "sweeps"})
 
 
 def _environment() -> jinja2.Environment:

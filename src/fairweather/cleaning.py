@@ -1,0 +1,164 @@
+"""What a run takes on disk, and what of it nobody needs or the same command makes again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fairweather.errors import unknown_name
+from fairweather.record import (
+    CLEAN,
+    ENSEMBLE,
+    TEST,
+    VAL,
+    RunRecord,
+    StepRecord,
+    base_model,
+    escape,
+    part_folder,
+    place_of,
+)
+from fairweather.runs import PARTIAL, RunFolder, inside, open_run
+
+# What may be removed, and what each is made of again.
+REMOVABLE: Mapping[str, str] = {
+    "left-over": "of models, shifts and seeds that the run no longer has, and of interrupted steps",
+    "report": "made again of the scores and predictions in moments",
+    "samples": "made again of the data and predictions in moments",
+    "predictions": "made again of the models and the data, which may take long",
+}
+_KINDS = {
+    "pretrain": "models",
+    "train": "models",
+    "choose": "models",
+    "fit": "predictions",
+    "predict": "predictions",
+    "score": "scores",
+    "sample": "samples",
+    "report": "report",
+}
+
+
+class Use(NamedTuple):
+    """What one kind of files takes.
+
+    Attributes:
+        kind: `models`, `predictions`, `scores`, `samples`, `report` or `left-over`.
+        files: names in the run folder, or folders of interrupted trainings.
+        bytes: all of them together.
+    """
+
+    kind: str
+    files: tuple[str, ...]
+    bytes: int
+
+
+def disk_use(run: RunFolder) -> list[Use]:
+    """Say what each kind of files in a run folder takes, the kinds in the order of their making."""
+    found: dict[str, list[str]] = {
+        kind: [] for kind in ("models", "predictions", "scores", "samples", "report", "left-over")
+    }
+    for step in run.steps():
+        kind = _KINDS[step.kind] if is_part_of(run.record, step) else "left-over"
+        found[kind] += step.files
+    found["left-over"] += _interrupted(run)
+    return [
+        Use(kind, tuple(names), sum(_size(inside(run.path, name)) for name in names))
+        for kind, names in found.items()
+    ]
+
+
+def remove(path: Path, kinds: Sequence[str]) -> Use:
+    """Remove what can be made again; returns what was removed.
+
+    Raises:
+        InputError: a kind that is not in `REMOVABLE`, no run, or a run that is being worked on.
+    """
+    for kind in kinds:
+        if kind not in REMOVABLE:
+            raise unknown_name("kind of files", kind, REMOVABLE)
+    with open_run(path) as run:
+        uses = [use for use in disk_use(run) if use.kind in kinds]
+        for step in run.steps():
+            kind = _KINDS[step.kind] if is_part_of(run.record, step) else "left-over"
+            if kind in kinds:
+                run.forget(step.id)
+        for name in _interrupted(run) if "left-over" in kinds else ():
+            place = inside(run.path, name)
+            if place.is_dir():
+                shutil.rmtree(place)
+            else:
+                place.unlink(missing_ok=True)
+        _remove_empty_folders(run.path)
+    files = tuple(name for use in uses for name in use.files)
+    return Use("removed", files, sum(use.bytes for use in uses))
+
+
+def is_part_of(record: RunRecord, step: StepRecord) -> bool:
+    """Say whether a done step still belongs to what the run is described as."""
+    parts = step.id.split("/")
+    if step.kind in ("score", "sample", "report"):
+        return True
+    if step.kind == "pretrain":
+        own = record.pretraining.get(parts[1])
+        return own is not None and _seed(parts[2]) in _pretraining_seeds(record, parts[1])
+    if base_model(parts[1]) not in record.models:
+        return False
+    if step.kind in ("train", "choose"):
+        return parts[2] == "sweep" or _seed(parts[2]) in {str(seed) for seed in record.seeds}
+    seeds = {str(seed) for seed in record.seeds} | ({ENSEMBLE} if record.ensemble else set())
+    known = parts[1] in record.models or parts[1] in record.variants
+    if not known or _seed(parts[2]) not in seeds:
+        return False
+    place = place_of(f"{step.id}.parquet")
+    if place is None:
+        return True
+    folders = {TEST, VAL, *(part_folder(other) for other in record.ood)}
+    shifts = {CLEAN, *(escape(cell.id) for cell in record.cells())}
+    return place.part in folders and place.shift in shifts
+
+
+def _pretraining_seeds(record: RunRecord, name: str) -> set[str]:
+    own = record.pretraining[name].settings.get("seed")
+    return {str(seed) for seed in record.seeds} if own is None else {str(own)}
+
+
+def _seed(folder: str) -> str:
+    return folder.removeprefix("seed-")
+
+
+def _interrupted(run: RunFolder) -> Iterator[str]:
+    """States of trainings that did not end, and files that were being written."""
+    for path in sorted(run.path.rglob("*")):
+        if path.is_symlink():
+            continue
+        name = path.relative_to(run.path).as_posix()
+        trained = name.startswith(("models/", "pretraining/"))
+        if (path.is_dir() and path.name == "resume" and trained) or PARTIAL.fullmatch(path.name):
+            yield name
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _remove_empty_folders(path: Path) -> None:
+    folders = [each for each in path.rglob("*") if each.is_dir() and not each.is_symlink()]
+    for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def as_table(uses: Sequence[Use]) -> str:
+    """Write what is on disk as lines for people.
+
+    >>> print(as_table([Use("models", ("a", "b"), 3_000_000)]))
+    models             2 files         3.0 MB
+    """
+    return "\n".join(
+        f"{use.kind:<14}{len(use.files):>6} files  {use.bytes / 1e6:>11,.1f} MB" for use in uses
+    )

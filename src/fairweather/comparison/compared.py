@@ -1,0 +1,316 @@
+"""The two runs of a comparison: which models, seeds and shifts, and what is measured of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.metrics import Estimate, Resamples
+from fairweather.metrics.paired import SeedSummary, seed_summary
+from fairweather.record import (
+    ALL,
+    CLEAN,
+    ENSEMBLE,
+    ENSEMBLE_SUFFIX,
+    MEAN,
+    NO_LEVEL,
+    TEST,
+    Condition,
+    DataRecord,
+    RunRecord,
+    SweepRecord,
+    base_model,
+    levels_of,
+)
+from fairweather.runs import RunFolder, open_finished_run
+from fairweather.scores import Estimates, Key, estimate_metrics, with_means
+from fairweather.types import Predictions
+
+COMPARED = ("accuracy", "rms_calibration_error", "negative_log_likelihood")
+
+# ---------------------------------------------------------------- which models, seeds and shifts
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One of the two runs of a comparison, or some of its models.
+
+    Attributes:
+        name: as it was asked for, the folder or FOLDER:MODEL.
+        run: the folder.
+        models: the seeds of each model that is compared, ascending, in the order of the record; an
+            ensemble is a model of its own, `NAME+ensemble`, with one seed of that name.
+        every_model: the same of each model of the run.
+    """
+
+    name: str
+    run: RunFolder
+    models: Mapping[str, tuple[int | str, ...]]
+    every_model: Mapping[str, tuple[int | str, ...]]
+
+    @property
+    def record(self) -> RunRecord:
+        """What the run is."""
+        return self.run.record
+
+    def read(self, model: str, seed: int | str, shift: str) -> Predictions:
+        """Read the predictions of a model under a shift, by its id.
+
+        Raises `InputError` where they are missing or not those that the run wrote.
+        """
+        name = self.run.predictions(model, seed, shift)
+        if not self.run.holds(name):
+            raise InputError(
+                f"{self.run.path} has no predictions of {model}, seed {seed}, under {shift}: "
+                "let the run finish first"
+            )
+        return self.run.read_predictions(name)
+
+
+class SharedShifts(NamedTuple):
+    """What both runs changed alike.
+
+    Attributes:
+        sweeps: each shift and attack, at the levels that both have.
+        only_a, only_b: ids of the shifted sets of images that one run alone has.
+    """
+
+    sweeps: tuple[SweepRecord, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+
+    @property
+    def conditions(self) -> dict[Condition, str]:
+        """The id of the shift of every set of images that both have, clean first."""
+        shifted = {
+            Condition(sweep.name, level): cell.id
+            for sweep in self.sweeps
+            for level, cell in levels_of(sweep).items()
+        }
+        return {Condition(CLEAN, NO_LEVEL): CLEAN, **shifted}
+
+    @property
+    def means(self) -> list[Condition]:
+        """The mean over shifts, where there are several, and those over the levels of each."""
+        several = sum(sweep.kind == "shift" for sweep in self.sweeps) > 1
+        of_each = [Condition(sweep.name, MEAN) for sweep in self.sweeps]
+        return [Condition(ALL, MEAN), *of_each] if several else of_each
+
+    @property
+    def attacks(self) -> list[str]:
+        """The names of the attacks, which count in no mean over shifts."""
+        return [sweep.name for sweep in self.sweeps if sweep.kind == "attack"]
+
+
+def split_name(asked: str | os.PathLike[str]) -> tuple[str, str]:
+    """Split FOLDER:MODEL; the model is empty for a folder, which may have a colon in its name.
+
+    >>> split_name("runs/mine:basic"), split_name("runs/mine")
+    (('runs/mine', 'basic'), ('runs/mine', ''))
+    """
+    name = os.fspath(asked)
+    folder, colon, model = name.rpartition(":")
+    return (folder, model) if colon and not Path(name).is_dir() else (name, "")
+
+
+def open_compared(asked: str | os.PathLike[str]) -> ComparedRun:
+    """Open a run folder, or one model of it as FOLDER:MODEL.
+
+    Raises `InputError` where there is no run, nothing is predicted yet, or no such model, and where
+    clean predictions of a model are not those that the run wrote.
+    """
+    folder, model = split_name(asked)
+    run = open_finished_run(Path(folder))
+    every_model = _predicted_models(run)
+    if not every_model:
+        raise InputError(f"{run.path} has no predictions of clean images: let the run finish first")
+    if model and model not in every_model:
+        raise unknown_name(f"model of {folder}", model, every_model)
+    models = {model: every_model[model]} if model else every_model
+    return ComparedRun(os.fspath(asked), run, models, every_model)
+
+
+def pair_models(a: ComparedRun, b: ComparedRun) -> list[tuple[str, str]]:
+    """Pair one model with one, or all by their names.
+
+    Raises `InputError` where neither is possible, and for a model beside itself.
+    """
+    if len(a.models) == len(b.models) == 1:
+        pairs = [(next(iter(a.models)), next(iter(b.models)))]
+    elif set(a.models) == set(b.models):
+        pairs = [(model, model) for model in a.models]
+    else:
+        raise InputError(
+            f"the models cannot be paired by name: {a.name} has {', '.join(a.models)}, {b.name} "
+            f"has {', '.join(b.models)}; name one of each as FOLDER:MODEL"
+        )
+    if are_one_run(a, b) and any(first == second for first, second in pairs):
+        raise InputError(
+            f"{a.name} and {b.name} are the same; two models of one run are compared as "
+            "FOLDER:MODEL FOLDER:OTHER"
+        )
+    return pairs
+
+
+def are_one_run(a: ComparedRun, b: ComparedRun) -> bool:
+    """Say whether both are of one run folder."""
+    return a.run.path.resolve() == b.run.path.resolve()
+
+
+def prepared_otherwise(a: ComparedRun, b: ComparedRun) -> bool:
+    """Say whether both are of one source, and the pixels differ by their size or its making.
+
+    Each model of a comparison may be fed as its own configuration says; that the images are the
+    same ones their keys and labels tell.
+    """
+    ours, theirs = a.record.data, b.record.data
+    if ours.digests.get(TEST) == theirs.digests.get(TEST):
+        return False  # whatever is said of their making, the pixels are the same
+    one_source = ours.source is not None and ours.source == theirs.source
+    made = [(each.side, each.notes.get("preparation")) for each in (ours, theirs)]
+    return one_source and ours.classes == theirs.classes and made[0] != made[1]
+
+
+def check_same_data(a: ComparedRun, b: ComparedRun) -> None:
+    """Raise `InputError` unless both runs are on the same test images, each fed in its own way."""
+    data = [each.record.data for each in (a, b)]
+    digests = [each.digests.get(TEST) for each in data]
+    if digests[0] == digests[1] or prepared_otherwise(a, b):
+        return
+    what = [_describe_data(each) for each in data]
+    if what[0] != what[1]:
+        differ = f"{a.name} is on {what[0]}, {b.name} on {what[1]}"
+    else:
+        short = [str(digest)[:12] for digest in digests]
+        differ = f"both are on {what[0]}, but the digests of the test images differ, {short[0]} "
+        differ += f"and {short[1]}: other files, another part of them, or prepared otherwise"
+    raise InputError(f"the runs are not on the same test images: {differ}")
+
+
+def share_shifts(a: ComparedRun, b: ComparedRun) -> SharedShifts:
+    """Find the shifted images of both runs, by the id of the shift with all its parameters."""
+    ours, theirs = ({cell.id for cell in each.record.cells()} for each in (a, b))
+    sweeps = [
+        sweep.model_copy(update={"cells": tuple(cell for cell in sweep.cells if cell.id in theirs)})
+        for sweep in a.record.sweeps
+    ]
+    return SharedShifts(
+        sweeps=tuple(sweep for sweep in sweeps if sweep.cells),
+        only_a=tuple(sorted(ours - theirs)),
+        only_b=tuple(sorted(theirs - ours)),
+    )
+
+
+def _predicted_models(run: RunFolder) -> dict[str, tuple[int | str, ...]]:
+    """Find the models with predictions of clean images, in the record's order, variants beside."""
+    record = run.record
+    found: dict[str, tuple[int | str, ...]] = {}
+    for name in [*record.models, *record.variants]:
+        seeds = [seed for seed in sorted(record.seeds) if _is_predicted(run, name, seed)]
+        if seeds:
+            found[name] = tuple(seeds)
+        if record.ensemble and _is_predicted(run, name, ENSEMBLE):
+            found[name + ENSEMBLE_SUFFIX] = (ENSEMBLE,)
+    order = {name: place for place, name in enumerate(record.models)}
+    names = sorted(found, key=lambda name: (order.get(base_model(name), len(order)), name))
+    return {name: found[name] for name in names}
+
+
+def _is_predicted(run: RunFolder, model: str, seed: int | str) -> bool:
+    """Say whether there are clean predictions; where some are gone, no model goes unnoticed."""
+    return run.holds(run.predictions(model, seed, CLEAN))
+
+
+def _describe_data(data: DataRecord) -> str:
+    pixels = f", {' x '.join(map(str, data.side))} pixels" if data.side else ""
+    return f"{data.name} ({len(data.classes)} classes{pixels})"
+
+
+# ---------------------------------------------------------------- what is measured of them
+
+
+class Resampled:
+    """The images that both runs were predicted on, and how often each counts in each resample."""
+
+    def __init__(self, first: Predictions, name: str, resamples: int) -> None:
+        self.name, self.resamples = name, resamples
+        self.keys, self.labels = first.keys, first.labels
+        self.shared = Resamples.draw(first.labels, resamples)
+
+    def check(self, predictions: Predictions, name: str) -> None:
+        """Raise `InputError` unless these are predictions of the same images, in their order."""
+        for what, ours, theirs in (
+            ("images", self.keys, predictions.keys),
+            ("labels", self.labels, predictions.labels),
+        ):
+            if not np.array_equal(ours, theirs):
+                raise InputError(
+                    f"{name} has {len(theirs):,} {what}, {self.name} has {len(ours):,}, and they "
+                    "are not the same: models are compared on the same images in the same order"
+                )
+
+
+class ModelEstimates(NamedTuple):
+    """A model's estimates by model, seed, shift and level, and which images it gets right.
+
+    Where there are several seeds, `correct` is of the last: it is for tests of one seed alone.
+    `answers` is a digest of the predicted classes, of every seed and condition.
+    """
+
+    model: str
+    seeds: tuple[int | str, ...]
+    table: Mapping[Key, Estimates]
+    correct: Mapping[Condition, npt.NDArray[np.bool_]]
+    answers: str
+
+    def shown(self, condition: Condition, metric: str) -> Estimate:
+        """The estimate of the only seed, or of the mean over seeds."""
+        seed = MEAN if len(self.seeds) > 1 else str(self.seeds[0])
+        return self.table[self.model, seed, *condition][metric]
+
+    def of_seed(self, seed: int | str, condition: Condition, metric: str) -> Estimate:
+        """The estimate of one seed."""
+        return self.table[self.model, str(seed), *condition][metric]
+
+    def summary(self, condition: Condition, metric: str) -> SeedSummary:
+        """Mean and deviation over seeds."""
+        return seed_summary([self.of_seed(seed, condition, metric).value for seed in self.seeds])
+
+
+def resample(a: ComparedRun, b: ComparedRun) -> Resampled:
+    """Take the images of a's first model, as often as the run that resamples them more often."""
+    resamples = max(each.record.settings.bootstrap for each in (a, b))
+    model, seeds = next(iter(a.models.items()))
+    return Resampled(a.read(model, seeds[0], CLEAN), a.name, resamples)
+
+
+def estimate_model(
+    compared: ComparedRun,
+    model: str,
+    shared: SharedShifts,
+    images: Resampled,
+    metrics: Collection[str] = COMPARED,
+) -> ModelEstimates:
+    """Compute metrics of a model under every shift and their means, over levels, shifts, seeds."""
+    correct, answers = {}, hashlib.sha256()
+    seeds = compared.every_model[model]
+
+    def sets() -> Iterator[tuple[Key, Predictions, None]]:
+        for seed in seeds:
+            for condition, shift in shared.conditions.items():
+                predictions = compared.read(model, seed, shift)
+                images.check(predictions, compared.name)
+                correct[condition] = predictions.correct
+                answers.update(predictions.predicted.astype("<i8").tobytes())
+                yield (model, str(seed), *condition), predictions, None
+
+    table = with_means(estimate_metrics(sets(), images.shared, metrics), shared.attacks)
+    return ModelEstimates(model, seeds, table, correct, answers.hexdigest())

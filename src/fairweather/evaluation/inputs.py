@@ -1,0 +1,327 @@
+"""The model and the data of an evaluation, made to fit each other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pydantic
+import torch
+from torch import nn
+
+from fairweather.data import list_source
+from fairweather.data.source import WHOLE
+from fairweather.errors import InputError
+from fairweather.evaluation.request import Request
+from fairweather.evaluation_options import EvaluationOptions
+from fairweather.models import Opened, describe_preprocessing, open_model, prepared_at
+from fairweather.models.labels import LabelMap, match_labels, read_label_file, relabel
+from fairweather.models.outputs import (
+    GIVEN,
+    LOGITS,
+    LogProbabilities,
+    Outputs,
+    asked_for,
+    kind_of,
+    like_sigmoids,
+    logarithms,
+    single_output,
+)
+from fairweather.progress import Notify
+from fairweather.runs import fingerprint, open_finished_run
+from fairweather.steps.measuring import OOD_DATA
+from fairweather.steps.plan import DATA, DataSource, ModelSource
+from fairweather.steps.worker import open_data
+from fairweather.types import Dataset, Images
+
+LOOKED_AT = 64  # test images, where outputs may be probabilities
+
+
+class EvaluationInputs(NamedTuple):
+    """A model and data that fit each other.
+
+    Attributes:
+        opened: the model as it was opened.
+        outputs: what its outputs are taken for.
+        model: to logits of the data's classes.
+        labels: how the model's outputs became the data's classes.
+        digest: of the weights and of everything else that was decided about the model.
+        sources: of the data sets, by their names in a plan.
+        datasets: these, open; the first is what the model is evaluated on.
+    """
+
+    opened: Opened
+    outputs: Outputs
+    model: nn.Module
+    labels: LabelMap
+    digest: str
+    sources: Mapping[str, DataSource]
+    datasets: Mapping[str, Dataset]
+
+    @property
+    def dataset(self) -> Dataset:
+        """What the model is evaluated on."""
+        return self.datasets[DATA]
+
+    def lines(self) -> list[str]:
+        """Say what is evaluated, in lines of their own."""
+        test, notes = self.dataset.test, self.dataset.notes
+        height, width = test.images.shape[2:]
+        some = f" of {notes['limit_of']:,}, a stratified subset" if "limit_of" in notes else ""
+        lines = [
+            f"model          {self.opened.facts.get('source', self.opened.name)}",
+            f"preprocessing  {describe_preprocessing(self.opened)}",
+            f"data           {self.dataset.name}: n = {len(test):,}{some}, {width} x {height} "
+            f"pixels, {len(test.classes)} classes",
+            f"labels         {self.labels.note}",
+        ]
+        if self.outputs.kind == "probabilities" or self.outputs.origin == GIVEN:
+            lines.insert(2, f"outputs        {self.outputs}")
+        if code := self.opened.facts.get("runs_code"):
+            lines.insert(1, f"note           {code}")
+        if fitting := notes.get("fitting"):
+            lines.append(f"fitting        {fitting}")
+        return lines
+
+
+def bring_together(request: Request, progress: Notify | None = None) -> EvaluationInputs:
+    """Open the model, load the data the way it wants them, and match their classes.
+
+    Raises:
+        InputError: something is wrong with the model, the data, or how they fit.
+    """
+    options = request.options
+    opened = open_asked(request)
+    source = data_source(request, opened)
+    dataset = request.dataset
+    if isinstance(dataset, str):
+        dataset = open_data(source, offline=options.offline, progress=progress)
+        dataset = replace(dataset, notes={**dataset.notes, **_fitting_note(dataset, request)})
+    first = _outputs(opened, dataset.test[:1])
+    outputs = opened.outputs or asked_for(options.outputs) or _seen(opened, first, request, dataset)
+    labels = match_labels(opened.classes, first.shape[1], dataset.classes, read_labels(options))
+    model = opened.model
+    if needs_logarithms(opened, outputs):
+        logarithms(first)  # negative numbers show here
+        model = LogProbabilities(opened.model).eval()
+    sources, datasets = {DATA: source}, {DATA: dataset}
+    for other in options.ood:
+        name = f"{OOD_DATA}{other}"
+        sources[name] = _other_source(request, opened, dataset, other)
+        datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
+    return EvaluationInputs(
+        opened,
+        outputs,
+        relabel(model, labels),
+        labels,
+        decided_digest(opened, outputs, labels),
+        sources,
+        datasets,
+    )
+
+
+def needs_logarithms(opened: Opened, outputs: Outputs) -> bool:
+    """Say whether a model's outputs are probabilities, and it was not opened as one of logits."""
+    return opened.outputs is None and outputs.kind == "probabilities"
+
+
+def decided_digest(opened: Opened, outputs: Outputs, labels: LabelMap) -> str:
+    """The digest of everything that was decided about a model."""
+    return fingerprint(
+        {
+            "weights": opened.digest,
+            "normalisation": opened.facts.get("normalisation"),
+            "fed_at": getattr(opened.model, "input_size", None),
+            "outputs": outputs.kind,
+            "columns": labels.columns,
+        }
+    )
+
+
+def read_labels(options: EvaluationOptions) -> Mapping[str, object] | None:
+    """The labels that were given, in the file that holds them or as they are."""
+    given = options.labels
+    return read_label_file(given) if isinstance(given, Path) else given
+
+
+def open_asked(request: Request) -> Opened:
+    """Open the model, to be fed at the size that was asked for."""
+    options = request.options
+    if not isinstance(request.model, str):
+        kind = type(request.model).__name__
+        facts = {"source": f"a {kind} of this process", "architecture": kind}
+        digest = _module_digest(request.model)
+        opened = Opened(request.model.eval(), kind, digest, None, None, facts, outputs=None)
+    else:
+        opened = open_model(
+            request.model,
+            architecture=options.architecture,
+            weights=options.weights,
+            mean=options.mean,
+            std=options.std,
+            input_size=options.input_size,
+            outputs=options.outputs,
+            offline=options.offline,
+        )
+    if options.size is None:
+        return opened
+    return prepared_at(opened, options.size, keep=options.input_size is not None)
+
+
+def model_source(request: Request, inputs: EvaluationInputs) -> ModelSource:
+    """The model as a plan names it."""
+    options, labels = request.options, inputs.labels
+    return ModelSource(
+        source=str(inputs.opened.facts.get("source", inputs.opened.name)),
+        architecture=options.architecture,
+        weights=options.weights,
+        mean=options.mean,
+        std=options.std,
+        input_size=options.input_size,
+        outputs=options.outputs,
+        logarithms=needs_logarithms(inputs.opened, inputs.outputs),
+        size=options.size,
+        answers=labels.outputs,
+        columns=labels.columns,
+        digest=inputs.digest,
+    )
+
+
+def _module_digest(model: nn.Module) -> str:
+    """What tells one module in memory from another: its structure as text, and its tensors."""
+    digest = hashlib.sha256(repr(model).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(plain.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def data_source(request: Request, opened: Opened) -> DataSource:
+    """How the data are loaded: cut into parts, and prepared as the model wants them.
+
+    Raises `InputError` for options that do not go together.
+    """
+    options = request.options
+    if isinstance(request.dataset, Dataset):
+        if options.size or options.limit or options.root or options.validation_fraction:
+            raise InputError(
+                "size, root, limit and validation_fraction go with the name of a data set; this "
+                "one is loaded already"
+            )
+        return DataSource(source=request.dataset.name, parts=("val", "test"))
+    source = _own_data(request)
+    if source is None:
+        root = None if options.root is None else str(options.root)
+        source = DataSource(source=request.dataset, root=root, size=options.size)
+        if options.size is None:
+            source = source.model_copy(update={"preparation": opened.preparation})
+        source = source.model_copy(update=_fractions(request))
+    return source.model_copy(
+        update={
+            "parts": ("val", "test"),
+            "limit": options.limit,
+            "skip_unreadable": options.skip_unreadable,
+        }
+    )
+
+
+def _fractions(request: Request) -> dict[str, float]:
+    """How a set is cut: all that is not tested is there to fit something on."""
+    options, share = request.options, request.options.validation_fraction
+    if not 0 <= share < 1:
+        raise InputError(f"validation_fraction must be in [0, 1), found {share}")
+    listed = list_source(str(request.dataset), options.root, offline=options.offline)
+    if WHOLE not in listed.splits:
+        return {"validation_fraction": share}
+    # Nothing is trained.
+    return {"test_fraction": 1 - share, "validation_fraction": 1.0 if share else 0.0}
+
+
+def _own_data(request: Request) -> DataSource | None:
+    """The data of the run that a model comes from, if these are asked for.
+
+    They are cut as they were for its training, so that no training image is tested.
+    """
+    source, options = str(request.model), request.options
+    folder = Path(source.removeprefix("run:")).parent.parent.parent
+    if not source.startswith("run:"):
+        return None
+    try:
+        given = open_finished_run(folder).record.data.arguments
+        own = DataSource(**given)  # type: ignore[arg-type]
+    except (InputError, pydantic.ValidationError):
+        return None
+    same_root = options.root is None or str(options.root) == own.root
+    if options.size is not None or own.source != request.dataset or not same_root:
+        return None
+    return own
+
+
+def _fitting_note(dataset: Dataset, request: Request) -> dict[str, str]:
+    if _own_data(request) is not None:
+        return {"fitting": "test and validation images are those that the run set apart itself"}
+    if dataset.val is None:
+        return {}
+    return {
+        "fitting": "what is fitted on the data's validation images is right only for a model that "
+        "did not train on them"
+    }
+
+
+def _other_source(request: Request, opened: Opened, dataset: Dataset, source: str) -> DataSource:
+    """Another data set at the same size; its labels mean nothing to the model."""
+    options = request.options
+    given = options.size is not None or opened.preparation is None
+    return DataSource(
+        source=source,
+        parts=("test",),
+        test_fraction=1.0,
+        limit=options.limit,
+        skip_unreadable=options.skip_unreadable,
+        size=dataset.test.images.shape[-1] if given else None,
+        preparation=None if given else opened.preparation,
+        labelled=False,
+    )
+
+
+def _seen(opened: Opened, first: torch.Tensor, request: Request, dataset: Dataset) -> Outputs:
+    """What the outputs look like, where nobody says it: one image alone shows most logits."""
+    if kind_of(first) == "logits":
+        return LOGITS
+    images = dataset.test[: min(LOOKED_AT, request.options.batch_size)]
+    kind = kind_of(_outputs(opened, images))
+    if kind == "logits":
+        return LOGITS
+    if kind == "sigmoids":
+        raise like_sigmoids(f"{opened.name} gives numbers in [0, 1] that do not sum to one")
+    return Outputs(kind, f"of {len(images)} test images, they are >= 0 and sum to one")
+
+
+def _outputs(opened: Opened, test: Images) -> torch.Tensor:
+    """A model's outputs `[B, outputs]`; what goes wrong there is one sentence."""
+    height, width = test.images.shape[2:]
+    try:
+        with torch.inference_mode():
+            logits = opened.model.cpu()(test.images.float() / 255)
+    # What a network does with images that it was not made for is its own.
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{opened.name} cannot take images of {height}x{width} "
+            f"({str(error).splitlines()[0]}); set size or input_size"
+        ) from error
+    if isinstance(logits, torch.Tensor) and logits.shape[1:] in ((), (1,)):
+        raise single_output(opened.name)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        kind = type(logits).__name__
+        raise InputError(f"a classifier must return logits [B, classes]; {opened.name}: {kind}")
+    if not torch.isfinite(logits).all():
+        raise InputError(
+            f"the logits of {opened.name} are not finite: {logits[0, :3].tolist()} ..."
+        )
+    return logits

@@ -1,0 +1,173 @@
+"""From an evaluation to its plan, and to what the record says of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pydantic import JsonValue
+
+from fairweather.devices import resolve_device
+from fairweather.errors import InputError
+from fairweather.evaluation.inputs import EvaluationInputs, model_source
+from fairweather.evaluation.request import Request
+from fairweather.inference import adapt_batchnorm, check_variant_names
+from fairweather.models import describe_preprocessing
+from fairweather.record import TEST, VAL, ModelRecord, RunRecord, RunSettings
+from fairweather.runs import provenance
+from fairweather.steps.describing import describe_shifts, variant_titles
+from fairweather.steps.measuring import (
+    OOD_DATA,
+    DataFacts,
+    Measured,
+    Measurement,
+    conclude,
+    data_record,
+    facts_of,
+    predict_model,
+)
+from fairweather.steps.one_image import try_attacks, try_shifts
+from fairweather.steps.plan import DATA, PRECISION, OpenedNetwork, Plan, in_order
+from fairweather.steps.worker import digests_of
+from fairweather.types import Attack
+
+SEED = 0  # of a model from elsewhere
+
+
+def try_out(request: Request, inputs: EvaluationInputs) -> None:
+    """Raise `InputError` for what of an evaluation would fail later."""
+    dataset, options = inputs.dataset, request.options
+    if len(dataset.classes) < 2:
+        raise InputError(f"{dataset.name} has only one class: an evaluation needs two")
+    check_variant_names(options.variants)
+    if "temperature" in options.variants and dataset.val is None:
+        raise InputError(
+            f"temperature is fitted on validation images, and {dataset.name} has none: set some "
+            "aside with validation_fraction, such as 0.2"
+        )
+    if "batchnorm" in options.variants:
+        adapt_batchnorm(inputs.model)
+    image = dataset.test[:1]
+    try_shifts(request.shifts, image, options.shift_seed)
+    attacks = [each for each in request.shifts if isinstance(each, Attack)]
+    try_attacks(attacks, inputs.model, image, options.shift_seed)
+
+
+def measurement_of(
+    request: Request, facts: Mapping[str, DataFacts], priors: Mapping[str, tuple[float, ...]]
+) -> Measurement:
+    """What the model is measured on, and how."""
+    options = request.options
+    return Measurement(
+        data=facts[DATA],
+        shifts=request.shifts,
+        threads=options.threads or torch.get_num_threads(),
+        device=resolve_device(options.device).type,
+        shift_seed=options.shift_seed,
+        batch_size=options.batch_size,
+        bootstrap=options.bootstrap,
+        variants=options.variants,
+        others={name: facts[f"{OOD_DATA}{name}"] for name in options.ood},
+        priors=priors,
+    )
+
+
+def all_facts(inputs: EvaluationInputs) -> dict[str, DataFacts]:
+    """What a plan needs to know of the data sets, with the digests of what is predicted."""
+    found = {}
+    for name, dataset in inputs.datasets.items():
+        own = digests_of(dataset)
+        digests = {part: own[part] for part in (VAL, TEST) if part in own}
+        facts = facts_of(dataset, digests)
+        images = {part: n for part, n in facts.images.items() if part in (VAL, TEST)}
+        found[name] = DataFacts(
+            facts.name, facts.classes, images, digests, facts.side, facts.natural_shift
+        )
+    return found
+
+
+def measured_model(request: Request, inputs: EvaluationInputs) -> Measured:
+    """The one model of an evaluation."""
+    title = request.options.title or inputs.opened.name
+    return Measured(inputs.opened.name, SEED, title, title, OpenedNetwork(digest=inputs.digest))
+
+
+def plan_evaluation(request: Request, inputs: EvaluationInputs, measurement: Measurement) -> Plan:
+    """Plan everything that an evaluation asks for."""
+    model = measured_model(request, inputs)
+    facts = {
+        DATA: measurement.data,
+        **{f"{OOD_DATA}{name}": each for name, each in measurement.others.items()},
+    }
+    sources = {
+        name: source.model_copy(update={"digests": dict(facts[name].digests)})
+        for name, source in inputs.sources.items()
+    }
+    steps = [*predict_model(measurement, model), *conclude(measurement, [model])]
+    return in_order(sources, model_source(request, inputs), steps)
+
+
+def describe_evaluation(
+    request: Request, inputs: EvaluationInputs, measurement: Measurement, plan: Plan
+) -> RunRecord:
+    """Say what a run of an evaluation is."""
+    options, dataset = request.options, inputs.dataset
+    model = measured_model(request, inputs)
+    asked = {
+        name: getattr(options, name)
+        for name in ("architecture", "weights", "mean", "std", "input_size")
+    }
+    if options.outputs != "auto":
+        asked["outputs"] = options.outputs
+    settings = {
+        "source": str(inputs.opened.facts.get("source", model.name)),
+        "preprocessing": describe_preprocessing(inputs.opened),
+        **{key: _plain(value) for key, value in asked.items() if value is not None},
+    }
+    facts = {
+        **inputs.opened.facts,
+        "digest": inputs.opened.digest,
+        "outputs_as": {"kind": inputs.outputs.kind, "from": inputs.outputs.origin},
+        "labels": inputs.labels.note,
+    }
+    return RunRecord(
+        kind="evaluation",
+        name=run_name(inputs),
+        title=f"{model.title} on {dataset.name}",
+        data=data_record(dataset, plan.data[DATA], measurement.others),
+        models={
+            model.name: ModelRecord(
+                title=model.title, settings=settings, facts=json.loads(json.dumps(facts))
+            )
+        },
+        seeds=(SEED,),
+        sweeps=describe_shifts(request.shifts, min(dataset.test.images.shape[2:])),
+        variants=variant_titles(
+            {model.name: model.title}, {}, options.variants, len(dataset.test), options.batch_size
+        ),
+        priors=dict(measurement.priors),
+        ood=options.ood,
+        settings=RunSettings(
+            shift_seed=options.shift_seed,
+            bootstrap=options.bootstrap,
+            batch_size=options.batch_size,
+            precision=PRECISION,
+            variants=options.variants,
+            threads=measurement.threads,
+        ),
+        provenance=provenance(resolve_device(options.device)),
+    )
+
+
+def _plain(value: object) -> JsonValue:
+    plain: JsonValue = json.loads(json.dumps(value))
+    return plain
+
+
+def run_name(inputs: EvaluationInputs) -> str:
+    """`MODEL-on-DATA`, as a folder can be called."""
+    data = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(inputs.dataset.name).name).strip("-.")
+    return f"{inputs.opened.name}-on-{data or 'data'}"

@@ -1,0 +1,93 @@
+"""The steps of a plan, one after the other, in the run folder itself."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from fairweather.progress import Event, Notify, silent
+from fairweather.record import StepRecord
+from fairweather.runs import RunFolder, this_machine
+from fairweather.steps import Plan, Step, Worker, perform
+from fairweather.steps.plan import Done
+from fairweather.steps.progressing import Ledger, State
+from fairweather.steps.training import drop_resume
+from fairweather.steps.worker import using_threads
+
+
+def execute(plan: Plan, run: RunFolder, worker: Worker, progress: Notify | None = None) -> None:
+    """Do what of a plan is not done yet, and record it.
+
+    Args:
+        plan: its steps are in an order that respects their needs.
+        run: a folder that is open for writing, with its description.
+        worker: opens data and models.
+        progress: is told of every step, and of what happens within long ones.
+    """
+    tell = progress or silent
+    ledger, states = Ledger(run), dict[str, State]()
+    totals, counts = Counter(step.task for step in plan.steps), Counter[str]()
+    dependants = _dependants(plan)
+    for step in plan.steps:
+        standing = ledger.standing(step, states)
+        counts[step.task] += 1
+        note = "done before"
+        if standing.state == "done":
+            drop_resume(step, run)  # of a run that was killed just after the training
+        else:
+            # What is made of this step in moments goes first: a folder that is interrupted has no
+            # numbers rather than those of something else.
+            for each in dependants[step.id]:
+                if ledger.record(each) is not None:
+                    ledger.forget(each)
+            ledger.forget(step.id)
+            note = _do(step, ledger, run, worker, tell).note
+        states[step.id] = "done"
+        if standing.state == "done" or not step.tells_progress:
+            tell(Event(step.task, counts[step.task], totals[step.task], note))
+
+
+def _do(step: Step, ledger: Ledger, run: RunFolder, worker: Worker, tell: Notify) -> Done:
+    began = time.perf_counter()
+    done = perform(step, worker, run, tell)
+    with using_threads(step.threads):
+        machine = this_machine(worker.device)
+    ledger.finish(
+        StepRecord(
+            id=step.id,
+            kind=step.kind,
+            fingerprint=ledger.fingerprint(step),
+            depends=step.depends(),
+            files={name: run.checksum(name) for name in left_by(step, done, run)},
+            machine=machine,
+            seconds=round(time.perf_counter() - began, 3),
+            work=step.work,
+        )
+    )
+    return done
+
+
+def left_by(step: Step, done: Done, run: RunFolder) -> list[str]:
+    """Name the files that a step left; raises `RuntimeError` where one is not there."""
+    always = [name for name in step.leaves if not name.endswith("/")]
+    some = [name for name in step.may_leave if run.file(name).is_file()]
+    inside = [name for name in done.files if name.startswith(_folders(step))]
+    for name in (*always, *inside):
+        if not run.file(name).is_file():
+            raise RuntimeError(f"{step.id} did not leave {name}")
+    return [*always, *some, *inside]
+
+
+def _folders(step: Step) -> tuple[str, ...]:
+    return tuple(name for name in step.leaves if name.endswith("/"))
+
+
+def _dependants(plan: Plan) -> Mapping[str, list[str]]:
+    """What is made in moments of the predictions, by each step that it needs, however far."""
+    found: dict[str, list[str]] = {step.id: [] for step in plan.steps}
+    for step in reversed(plan.steps):
+        own = [*found[step.id], *([step.id] if step.disposable else [])]
+        for need in step.needs:
+            found[need] += [each for each in own if each not in found[need]]
+    return found

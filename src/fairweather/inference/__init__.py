@@ -1,0 +1,37 @@
+"""From a model and images to predictions: as it stands, adapted, scaled, or several together.
+
+A variant is a model plus something that is fitted or changed at test time; it has predictions of
+its own and no checkpoint, and is called `MODEL+VARIANT`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.inference.batches import MOST_STORED_CLASSES as MOST_STORED_CLASSES
+from fairweather.inference.batches import from_logits as from_logits
+from fairweather.inference.batches import predict as predict
+from fairweather.inference.batches import predict_logits as predict_logits
+from fairweather.inference.batchnorm import adapt_batchnorm as adapt_batchnorm
+from fairweather.inference.batchnorm import even_batches as even_batches
+from fairweather.inference.batchnorm import predict_adapted as predict_adapted
+from fairweather.inference.temperature import Temperature as Temperature
+from fairweather.inference.temperature import fit_temperature as fit_temperature
+from fairweather.inference.temperature import scale as scale
+from fairweather.inference.together import mean_log_probability as mean_log_probability
+
+# What each is, as a report writes it behind the model's title.
+VARIANTS: Mapping[str, str] = {
+    "temperature": "temperature scaling",
+    "batchnorm": "batch norm of the test batch",
+}
+
+
+def check_variant_names(variants: Sequence[str]) -> None:
+    """Raise `InputError` unless each is a name in `VARIANTS` and stands there once."""
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise unknown_name("variant", variant, VARIANTS)
+        if variants.count(variant) > 1:
+            raise InputError(f"variants: {variant} stands twice")

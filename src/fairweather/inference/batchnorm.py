@@ -1,0 +1,100 @@
+"""Batch norm that takes its statistics from the test batch: adaptation without any label."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from fairweather.errors import InputError
+from fairweather.inference.batches import join, predict, select
+from fairweather.types import Images, Predictions, Shift
+
+_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+def adapt_batchnorm(model: nn.Module) -> nn.Module:
+    """Copy a model so that its batch norm uses the mean and variance of the batch at hand.
+
+    The model that is given stays as it is. What the copy says of an image depends on the images
+    beside it, so it is transductive: name the batch size with every number.
+
+    Source: Nado et al. 2020, Evaluating Prediction-Time Batch Normalization for Robustness under
+    Covariate Shift; Schneider et al. 2020, Improving Robustness against Common Corruptions by
+    Covariate Shift Adaptation (with no weight on the training statistics).
+
+    Raises:
+        InputError: there is no batch norm in the model, or it cannot be copied.
+
+    >>> copy = adapt_batchnorm(nn.Sequential(nn.BatchNorm2d(3)).eval())
+    >>> copy(torch.rand(4, 3, 8, 8) + 5).mean().abs().item() < 1e-5
+    True
+    """
+    adapted = copy.deepcopy(model)
+    norms = [module for module in adapted.modules() if isinstance(module, _NORMS)]
+    if not norms:
+        raise InputError(f"{type(model).__name__} has no batch norm that could be adapted")
+    for norm in norms:
+        # Without running statistics, torch and timm take the batch's in evaluation mode too.
+        norm.track_running_stats = False
+        norm.running_mean = None
+        norm.running_var = None
+    return adapted
+
+
+def even_batches(images: int, batch_size: int) -> int:
+    """The batch size, at most the one asked for, that leaves no small batch at the end.
+
+    >>> even_batches(1000, 256)
+    250
+    """
+    return math.ceil(images / math.ceil(images / batch_size))
+
+
+def predict_adapted(
+    adapted: nn.Module,
+    images: Images,
+    shift: Shift | None = None,
+    *,
+    batch_size: int = 256,
+    device: str | torch.device = "auto",
+    precision: str = "fp32",
+    seed: int = 0,
+) -> Predictions:
+    """Predict in batches of mixed order and nearly equal size; rows come back in their own order.
+
+    A data set sorted by class would give batches of one class, whose statistics are not those of
+    the data; the order is drawn with a fixed seed. Arguments as in `fairweather.predict`.
+
+    Raises:
+        InputError: there are fewer than two images, or memory runs out: smaller batches would be
+            another model.
+    """
+    if len(images) < 2 or batch_size < 2:
+        raise InputError("batch norm needs at least two images in a batch")
+    order = np.random.default_rng(0).permutation(len(images))
+    chunks = np.array_split(order, math.ceil(len(images) / batch_size))
+    parts = [
+        predict(
+            adapted,
+            images[torch.from_numpy(chunk)],
+            shift,
+            batch_size=len(chunk),
+            device=device,
+            precision=precision,
+            seed=seed,
+            when_halved=_refuse_smaller,
+        )
+        for chunk in chunks
+    ]
+    return select(join(parts), np.argsort(order))
+
+
+def _refuse_smaller(_: int) -> None:
+    raise InputError(
+        "memory ran out, and smaller batches would make another model of batch-norm adaptation: "
+        "choose a smaller batch size"
+    )

@@ -1,0 +1,39 @@
+"""A model from elsewhere, fed at another size than its own configuration says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from fairweather.models.classifier import Classifier
+from fairweather.models.opened import Opened
+from fairweather.types import Preparation
+
+
+def prepared_at(opened: Opened, size: int, *, keep: bool) -> Opened:
+    """Take the size that was asked for in place of the model's own configuration.
+
+    A network that takes any size is fed the images as they are then, unless the size that it is to
+    be fed was asked for too and is kept.
+    """
+    model = opened.model
+    origin = "the size given"
+    if isinstance(model, Classifier) and model.input_size not in (None, size):
+        if keep or not _takes(model.network, size):
+            origin += f", then {model.input_size} inside the model"
+        else:
+            model.input_size = None
+    preparation = Preparation(size)
+    facts = {**opened.facts, "preparation": {**preparation._asdict(), "from": origin}}
+    return replace(opened, preparation=preparation, facts=facts)
+
+
+@torch.inference_mode()
+def _takes(network: nn.Module, size: int) -> bool:
+    try:
+        network(torch.zeros(1, 3, size, size))
+    except Exception:  # networks say in ways of their own that their size is fixed
+        return False
+    return True

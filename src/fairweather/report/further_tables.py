@@ -1,0 +1,321 @@
+"""Tables of what is no mean over levels: worst levels, other images and priors, handing over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from fairweather.record import (
+    ALL,
+    CLEAN,
+    MEAN,
+    NO_LEVEL,
+    OOD,
+    PRIORS,
+    VALIDATION,
+    WORST,
+    WORST_PRIORS,
+)
+from fairweather.report.contents import Contents
+from fairweather.report.tables import (
+    METRIC,
+    TABULATED,
+    Entry,
+    Row,
+    Table,
+    describe_metric,
+    find_entry,
+    interval_note,
+)
+from fairweather.types import Score
+
+AUROC, FALSE_POSITIVES = "detection_auroc", "false_positive_rate_at_recall/0.95"
+FLIPS, MEAN_ERROR, MCE = "flip_rate", "mean_corruption_error", "mce_alexnet/in-memory"
+COVERAGE = "coverage_above_validation_threshold/0.05"
+RISK = "risk_above_validation_threshold/0.05"
+# Of the metrics that METRICS has not, because a cell of predictions alone does not have them.
+LABELS: Mapping[str, str] = {
+    FLIPS: "Predictions that change from level to level",
+    MEAN_ERROR: "Mean error over a family, not normalised",
+    MCE: "mCE in units of AlexNet's errors",
+    AUROC: "AUROC of confidence for telling another data set apart",
+    FALSE_POSITIVES: "False positive rate at 95 % recall, for another data set",
+}
+# By what stands in scores.csv; priors have no rows of aliases.
+PRIOR_METRICS: Mapping[str, str] = {
+    "accuracy": "accuracy (%)",
+    "negative_log_likelihood": "NLL (nats)",
+    METRIC["rms_calibration_error"].alias_of or "rms_calibration_error": "RMS",
+}
+INTERVALS = "In brackets: 95 % bootstrap intervals over images"
+
+
+class _Column(NamedTuple):
+    """A column of a table with a row a model: one metric under a shift at a level."""
+
+    title: str
+    key: str
+    metric: str
+    shift: str
+    level: str
+
+
+# What the rows of a model draw on, by what is added to its title.
+_Views = Mapping[str, Contents]
+
+
+def build_further_tables(contents: Contents) -> list[Table]:
+    """Build the tables of what is no level and no mean of a metric, each where the run has it.
+
+    They are validation beside test where the test images come from elsewhere, the worst level of
+    each shift (a table a metric each), other class priors, other data sets, stability along levels,
+    and coverage and risk above the threshold of the validation images.
+    """
+    tables = [
+        *_natural_shift(contents),
+        *(_worst(contents, metric) for metric in TABULATED),
+        _class_priors(contents),
+        _other_data(contents),
+        _stability(contents),
+        _hand_over(contents),
+    ]
+    return [table for table in tables if table is not None]
+
+
+def difference(first: Score, second: Score) -> Score:
+    """Subtract two numbers of independent images, with a 95 % interval.
+
+    The interval is made of the two intervals by MOVER (Zou and Donner 2008, "Construction of
+    confidence limits about effect measures", equation 5), which keeps their asymmetry. `n` is the
+    smaller one.
+
+    >>> gap = difference(Score(0.9, 0.87, 0.92, 400), Score(0.8, 0.76, 0.83, 300))
+    >>> [round(number, 3) for number in gap]
+    [0.1, 0.058, 0.145, 300]
+    """
+    value = first.value - second.value
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return Score(value, low, high, min(first.n, second.n))
+
+
+def _natural_shift(contents: Contents) -> list[Table]:
+    """Build a table a metric: validation, test, and their difference, with a row a model.
+
+    There is none for data whose test images come from where the others come from.
+    """
+    origin = contents.data.notes.get("natural_shift")
+    return (
+        [_natural_shift_table(contents, metric, str(origin)) for metric in TABULATED]
+        if origin
+        else []
+    )
+
+
+def _natural_shift_table(contents: Contents, metric: str, origin: str) -> Table:
+    caption = (
+        f"{describe_metric(metric)} on the validation and on the test images. {origin} Validation "
+        "images chose the checkpoint, so their number is slightly flattered. In brackets: 95 % "
+        f"intervals{interval_note(metric)}; they take images as independent, so where many come "
+        "from one patient they are too narrow. Classes may be more or less frequent in one of the "
+        "two sets, which is a part of the difference."
+    )
+    return Table(
+        name=f"natural_shift_{metric}",
+        caption=caption,
+        header=("Model", "Validation", "Test", "Test − validation"),
+        keys=("model", VALIDATION, CLEAN, "difference"),
+        rows=tuple(
+            Row(name, title, title, _validation_and_test(contents, metric, name))
+            for name, title in contents.titles.items()
+        ),
+    )
+
+
+def _validation_and_test(contents: Contents, metric: str, model: str) -> tuple[Entry | None, ...]:
+    validation, test = (
+        find_entry(contents, metric, model, shift, NO_LEVEL) for shift in (VALIDATION, CLEAN)
+    )
+    if validation is None or test is None:
+        return validation, test, None
+    gap = difference(test.score, validation.score)
+    return validation, test, Entry(gap, test.percent)
+
+
+def _worst(contents: Contents, metric: str) -> Table | None:
+    titled = [(sweep.title, sweep.name) for sweep in contents.sweeps] + [("All shifts", ALL)]
+    columns = [_Column(title, f"{s} {WORST}", metric, s, WORST) for title, s in titled]
+    caption = (
+        f"{describe_metric(metric)} at the level of each shift, and of all but attacks, that is "
+        "worst by this metric. The worst level is sought anew in each resample"
+        f"{' and seed' if len(contents.seeds) > 1 else ''}. Of noisy numbers that are much alike, "
+        f"the worst is worse than any of them truly is. {INTERVALS}{interval_note(metric)} "
+        f"({contents.sample()})."
+    )
+    return _table(f"worst_{metric}", caption, columns, {"": contents}, contents)
+
+
+def _class_priors(contents: Contents) -> Table | None:
+    priors = _shifts(contents, PRIORS)
+    if not priors:
+        return None
+    titled = [("Clean", CLEAN)]
+    titled += [(shift.removeprefix(PRIORS), shift) for shift in priors if shift != WORST_PRIORS]
+    titled += [("Worst of these priors", WORST_PRIORS)]
+    columns = [
+        _Column(f"{title}: {label}", f"{shift} {metric}", metric, shift, NO_LEVEL)
+        for title, shift in titled
+        for metric, label in PRIOR_METRICS.items()
+    ]
+    views = _views(contents, PRIORS)
+    *_, rms = PRIOR_METRICS
+    caption = (
+        "Clean test images under changed class priors, beside the classes as frequent as they are. "
+        "Priors reweigh the images of each class and take them as they are: what else would change "
+        "with the frequencies is not in these numbers. The worst is the lowest accuracy under any "
+        "of these priors. NLL: negative log-likelihood. RMS: "
+        f"{describe_metric(rms)}. {INTERVALS}; of RMS, {interval_note(rms).removeprefix(', ')} "
+        f"({_sample(contents, PRIORS, 'test images, whatever they weigh', views)})."
+    )
+    return _table("class_priors", caption, columns, views, contents)
+
+
+def _other_data(contents: Contents) -> Table | None:
+    labels = {AUROC: "AUROC", FALSE_POSITIVES: "FPR at 95 % recall"}
+    columns = [
+        _Column(f"{shift.removeprefix(OOD)}: {label}", f"{shift} {metric}", metric, shift, NO_LEVEL)
+        for shift in _shifts(contents, OOD)
+        for metric, label in labels.items()
+    ]
+    views = _views(contents, OOD)
+    caption = (
+        "How well confidence tells the clean test images from those of another data set. AUROC: "
+        "the chance that a test image is more confident than one of the other data set; 0.5 is "
+        "guessing, more is better. FPR at 95 % recall: the share of the other data set's images "
+        "that are at or above the confidence that 95 % of the test images reach; less is better. "
+        f"{INTERVALS} of both sets "
+        f"({_sample(contents, OOD, 'images of both sets together', views)})."
+    )
+    return _table("other_data", caption, columns, views, contents)
+
+
+def _stability(contents: Contents) -> Table | None:
+    titled = [(sweep.title, sweep.name) for sweep in contents.sweeps] + [("All shifts", ALL)]
+    columns = [
+        _Column(f"{title}: flip rate", f"{shift} {FLIPS}", FLIPS, shift, MEAN)
+        for title, shift in titled
+    ]
+    found = contents.scores
+    parts = [
+        "Flip rate: the share of the images whose predicted class changes from one level to the "
+        "next, clean in its place, mean over neighbouring levels. It needs no labels and grows "
+        "with the levels' distance, so it compares models, not shifts. All shifts: their mean, "
+        "without attacks"
+    ]
+    for metric, label, note in (
+        (
+            MEAN_ERROR,
+            "mean corruption error",
+            "Mean corruption error: the share of wrong answers, mean over the severities of each "
+            "corruption of a family and then over corruptions; it is not normalised by another "
+            "model's errors",
+        ),
+        (
+            MCE,
+            "mCE",
+            "mCE: the errors in units of AlexNet's published ones, 1 for as many as AlexNet makes "
+            "(papers print 100 times as much), on corruptions made in memory, which are not to the "
+            "bit those of the published files",
+        ),
+    ):
+        families = found["shift"][found["metric"] == metric].unique()
+        columns += [
+            _Column(f"{family}: {label}", f"{family} {metric}", metric, family, MEAN)
+            for family in families
+        ]
+        parts += [note] if len(families) else []
+    caption = f"{'. '.join(parts)}. {INTERVALS} ({contents.sample()})."
+    return _table("stability", caption, columns, {"": contents}, contents)
+
+
+def _hand_over(contents: Contents) -> Table | None:
+    titled = [("Clean", CLEAN, NO_LEVEL)]
+    titled += [(sweep.title, sweep.name, MEAN) for sweep in contents.sweeps]
+    columns = [
+        _Column(f"{title}: {label}", f"{_column_key(shift, level)} {metric}", metric, shift, level)
+        for title, shift, level in titled
+        for metric, label in ((COVERAGE, "coverage"), (RISK, "risk"))
+    ]
+    caption = (
+        "Answering what is confident and handing over the rest. Coverage: the share of the images "
+        "at or above a confidence threshold. Risk: the share of wrong answers among them; there is "
+        "none where no image is. The threshold was fitted on clean validation images, so that at "
+        "most 5 % of the answers on them are wrong, and is the same for every number of a model "
+        "and seed. For each shift, the mean over its levels. "
+        f"{INTERVALS}, which take the threshold as given ({contents.sample()})."
+    )
+    return _table("hand_over", caption, columns, {"": contents}, contents)
+
+
+def _table(
+    name: str, caption: str, columns: Sequence[_Column], views: _Views, contents: Contents
+) -> Table | None:
+    """Lay out the columns that hold a number, a row a model and view; None without any."""
+    rows = list(_lines(columns, views, contents))
+    kept = [at for at in range(len(columns)) if any(row.entries[at] for row in rows)]
+    if not kept:
+        return None
+    return Table(
+        name=name,
+        caption=caption,
+        header=("Model", *(columns[at].title for at in kept)),
+        keys=("model", *(columns[at].key for at in kept)),
+        rows=tuple(row._replace(entries=tuple(row.entries[at] for at in kept)) for row in rows),
+    )
+
+
+def _lines(columns: Sequence[_Column], views: _Views, contents: Contents) -> Iterator[Row]:
+    for model, title in contents.titles.items():
+        for added, view in views.items():
+            entries = tuple(_find(view, model, column) for column in columns)
+            if any(entries) or len(views) == 1:  # another run's seed is not this model's
+                yield Row(model, title + added, title + added, entries)
+
+
+def _find(contents: Contents, model: str, column: _Column) -> Entry | None:
+    """A number of the table; a risk where nothing is answered is none."""
+    entry = find_entry(contents, column.metric, model, column.shift, column.level)
+    return None if entry is None or math.isnan(entry.score.value) else entry
+
+
+def _column_key(shift: str, level: str) -> str:
+    return shift if level == NO_LEVEL else f"{shift} {level}"
+
+
+def _shifts(contents: Contents, beginning: str) -> list[str]:
+    shifts = contents.scores["shift"].unique()
+    return [shift for shift in shifts if shift.startswith(beginning)]
+
+
+def _views(contents: Contents, beginning: str) -> _Views:
+    """The shown seed, or each seed on its own where scores.csv has no mean over seeds of these."""
+    scores = contents.scores
+    if contents.shown_seed in set(scores["seed"][scores["shift"].str.startswith(beginning)]):
+        return {"": contents}
+    return {
+        f", seed {seed}": replace(contents, scores=scores[scores["seed"] == seed])
+        for seed in contents.seeds
+    }
+
+
+def _sample(contents: Contents, beginning: str, images: str, views: _Views) -> str:
+    """Say what is behind numbers of other images, or of images that count otherwise."""
+    scores = contents.scores
+    counts = sorted(scores["n"][scores["shift"].str.startswith(beginning)].unique())
+    seen = " to ".join(f"{count:,}" for count in dict.fromkeys((*counts[:1], *counts[-1:])))
+    resamples = f"{contents.bootstrap:,} resamples"
+    if len(views) > 1:
+        return f"n = {seen} {images}, {resamples}, each seed on its own"
+    return f"n = {seen} {images}, {resamples}, {contents.sample().partition(' resamples, ')[2]}"

@@ -1,0 +1,216 @@
+"""What the page says of how its numbers were made: settings, formulas, and how to cite them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from fairweather.record import TEST, RunRecord, base_model
+from fairweather.report.contents import Contents
+from fairweather.report.further_tables import LABELS
+from fairweather.report.table_formats import escape_latex
+from fairweather.report.tables import ABSENT, METRIC, describe_metric
+from fairweather.report.training_files import read_recipes, read_starts
+from fairweather.runs import fingerprint
+from fairweather.types import in_255ths
+
+# Each metric by its name without the binning; the sums and means are over the test images, or over
+# the bins m, which hold n_m of the n images with mean confidence conf_m and accuracy acc_m.
+FORMULAS: Mapping[str, str] = {
+    "accuracy": "share of the images whose most probable class is the label",
+    "top5_accuracy": "share of the images whose label is among the five most probable classes",
+    "balanced_accuracy": "mean over the classes of the accuracy on their images",
+    "macro_auc": "mean over the classes of the one-vs-rest area under the ROC curve",
+    "negative_log_likelihood": "mean of −ln p(label), in nats",
+    "brier_score": "mean of Σ over classes (p − [class is the label])², between 0 and 2",
+    "confidence_gap": "mean confidence − accuracy; positive for an overconfident model",
+    "expected_calibration_error": "Σ over bins (n_m / n) |acc_m − conf_m|",
+    "maximum_calibration_error": (
+        "largest |acc_m − conf_m| of a bin that holds images; its interval is indicative only"
+    ),
+    "rms_calibration_error": "√ Σ over bins (n_m / n) (acc_m − conf_m)²",
+    "classwise_calibration_error": (
+        "mean over the classes of Σ over bins of p(class) (n_m / n) |share of the class − mean p|"
+    ),
+    "debiased_calibration_error": (
+        "√ of Σ over bins (n_m / n) [(acc_m − conf_m)² − acc_m (1 − acc_m) / (n_m − 1)], with the "
+        "sign of that sum: below 0 where the gaps are smaller than noise would make them"
+    ),
+    "brier_reliability": "Σ over bins (n_m / n) (acc_m − conf_m)²",
+    "brier_resolution": "Σ over bins (n_m / n) (acc_m − accuracy)²",
+    "brier_uncertainty": "accuracy (1 − accuracy)",
+    "area_under_risk_coverage": (
+        "mean over the images of the share of wrong answers among those at least as confident"
+    ),
+    "coverage_at_risk": (
+        "largest share of the images, the most confident first, with at most this risk of a wrong "
+        "answer"
+    ),
+    "confidence_auroc": "chance that a right answer is more confident than a wrong one; ties half",
+    "average_confidence": "mean confidence, an estimate of the accuracy that needs no labels",
+    "risk_above_validation_threshold": (
+        "share of wrong answers among the images at or above the confidence that keeps the risk on "
+        "clean validation images"
+    ),
+    "coverage_above_validation_threshold": "share of the images at or above that confidence",
+    "atc_accuracy": (
+        "share of the images above the confidence below which as many validation images lie as are "
+        "wrong; needs no labels (Garg et al. 2022)"
+    ),
+    "atc_accuracy_error": "that estimate − accuracy",
+}
+# The same of what takes more than one cell of predictions.
+FORMULAS_OF_SEVERAL: Mapping[str, str] = {
+    "flip_rate": (
+        "share of the images whose most probable class changes from one level to the next, clean "
+        "in its place; mean over neighbouring levels"
+    ),
+    "mean_corruption_error": (
+        "mean over the corruptions of a family of the mean over severities of 1 − accuracy; not "
+        "normalised"
+    ),
+    "mce_alexnet": (
+        "mean over the 15 corruptions of ImageNet-C of Σ over severities of 1 − accuracy, divided "
+        "by the same sum of AlexNet's published errors; corrupted in memory, not from files"
+    ),
+    "detection_auroc": (
+        "chance that a clean test image is more confident than one of the other data set; ties half"
+    ),
+    "false_positive_rate_at_recall": (
+        "share of the other data set's images at or above the largest confidence that this share "
+        "of the clean test images reaches"
+    ),
+}
+
+
+# ---- formulas
+
+
+class Formula(NamedTuple):
+    """A metric as the page defines it."""
+
+    name: str
+    label: str
+    formula: str
+
+
+def formulas(contents: Contents) -> Iterator[Formula]:
+    """Give each metric that the run has numbers of, in the order of scores.csv."""
+    for name in contents.scores["metric"].unique():
+        base = name.partition("/")[0]
+        if name in METRIC:
+            yield Formula(name, describe_metric(name), FORMULAS[base])
+        elif name in LABELS:
+            yield Formula(name, LABELS[name], FORMULAS_OF_SEVERAL[base])
+
+
+# ---- settings
+
+
+def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Write nested mappings as dotted keys and plain text.
+
+    >>> list(flatten({"git": {"dirty": False}, "seeds": [0, 1]}))
+    [('git.dirty', 'no'), ('seeds', '0; 1')]
+    """
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, _plain(value)
+
+
+def _plain(value: object) -> str:
+    if value is None or value == {} or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return in_255ths(value) or f"{value:g}"
+    if isinstance(value, list):
+        return "; ".join(map(_plain, value))
+    return str(value)
+
+
+def settings(contents: Contents) -> Iterator[tuple[str, list[str]]]:
+    """Name each setting that does something for some model, with its value for every model."""
+    recipes, starts = read_recipes(contents), read_starts(contents)
+    models = []
+    for name in contents.titles:
+        base = base_model(name)
+        entry: dict[str, object] = dict(contents.models[base].settings)
+        recipe = _effective(recipes.get(base, {}))
+        tuning = {key: entry.pop(key, None) for key in ("sweep", "sweep_metric")}
+        start = {"started_from": starts.get(base, {})} if starts else {}
+        described = entry | start | {"recipe": recipe} | (tuning if tuning["sweep"] else {})
+        models.append(dict(flatten(described)))
+    keys = dict.fromkeys(key for model in models for key in model)
+    # Where some models have parts of a setting, that others have none of it is told by these.
+    parents = {key.rpartition(".")[0] for key in keys}
+    for key in (key for key in keys if key not in parents):
+        yield key, [model.get(key, ABSENT) for model in models]
+
+
+def _effective(recipe: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Leave out the knobs that do nothing beside the others, and write rotation as one."""
+    schedule = recipe.get("schedule")
+    idle = {
+        "momentum": recipe.get("optimizer") != "sgd",
+        "schedule_gamma": schedule not in ("exponential", "step"),
+        "schedule_step": schedule != "step",
+    }
+    kept = {key: value for key, value in recipe.items() if not idle.get(key)}
+    match kept.get("rotation"):
+        case {"degrees": degrees, "probability": probability}:
+            kept["rotation"] = f"{degrees:g}°, p = {probability:g}"
+    return kept
+
+
+# ---- citation
+
+
+def citation(contents: Contents) -> str:
+    """Write a BibTeX entry of the software, and one of each run that the page shows."""
+    first, *_ = contents.records.values()
+    software = {
+        "author": "The fairweather authors",
+        "title": "fairweather: will this image classifier still work, and still know when it "
+        "doesn't, once the weather changes?",
+        "version": first.provenance.versions.get("fairweather", "unknown"),
+    }
+    runs = [
+        _run(label, f"Run {label}" if label else contents.title, record)
+        for label, record in contents.records.items()
+    ]
+    return "\n\n".join([_entry("software", "fairweather", software), *runs])
+
+
+def _run(label: str, title: str, record: RunRecord) -> str:
+    digest = record.data.digests.get(TEST, "unknown")[:16]
+    note = [
+        f"Made with: {record.provenance.command}",
+        f"record {fingerprint(record.lasting())}",
+        f"test images of {record.data.name} with SHA-256 {digest}...",
+    ]
+    match record.provenance.git.get("fairweather"):
+        case {"revision": revision, "dirty": dirty}:
+            changes = ", with uncommitted changes" if dirty else ""
+            note.append(f"git revision {revision}{changes}")
+    time = record.provenance.time
+    fields = {"title": title, "year": time[:4], "date": time[:10], "note": ". ".join(note)}
+    key = "-".join(part for part in ("run", label, record.name) if part)
+    return _entry("misc", re.sub(r"[^A-Za-z0-9-]+", "-", key), fields)
+
+
+def _entry(kind: str, key: str, fields: Mapping[str, str]) -> str:
+    # A second pair of braces, so that a group of authors is one author and capitals stay.
+    lines = [f"  {name} = {{{{{_safe(value)}}}}}," for name, value in fields.items() if value]
+    return "\n".join([f"@{kind}{{{key},", *lines, "}"])
+
+
+def _safe(text: str) -> str:
+    """Write text as BibTeX takes it: no braces, and what means something to LaTeX escaped."""
+    return escape_latex(text.replace("{", "(").replace("}", ")"))

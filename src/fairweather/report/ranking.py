@@ -1,0 +1,382 @@
+"""The ranking: which model is ahead, and where the images are too few to tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fairweather.metrics import estimate_means, holm, to_score
+from fairweather.metrics.table import Interval
+from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, WORST
+from fairweather.report.contents import Contents
+from fairweather.report.correctness import (
+    FloatArray,
+    Images,
+    compare_pairs,
+    read_correct,
+    read_images,
+)
+from fairweather.report.sentences import listed, share
+from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
+from fairweather.report.tables import ABSENT, Entry
+from fairweather.types import Score
+
+INTERVALS = "95 % bootstrap intervals over images"
+LEVEL = 0.05  # of the tests, after Holm's correction
+MCNEMAR = "McNemar's exact test"
+SWAPS = "random swaps of the two numbers of each image"
+# Leaders beyond these are counted instead of named.
+MOST_NAMED = 4
+
+
+class Ranked(NamedTuple):
+    """A model at its rank.
+
+    Attributes:
+        model, title: its names.
+        score: what it is ranked by: mean accuracy over shifts, or on clean images without shifts.
+        clean: accuracy on clean images.
+        best_rank: 1 + the number of models that the tests find better.
+        worst_rank: the number of models − that of the models that the tests find worse.
+        clean_best_rank, clean_worst_rank: the same on clean images.
+        p_next: of the test against the next row, corrected for all pairs; NaN in the last row.
+        p_next_at_most: whether it is known only that p is at most that.
+    """
+
+    model: str
+    title: str
+    score: Score
+    clean: Score
+    best_rank: int
+    worst_rank: int
+    clean_best_rank: int
+    clean_worst_rank: int
+    p_next: float
+    p_next_at_most: bool
+
+    @property
+    def rank(self) -> str:
+        """The ranks that it may have: `1` or `1–3`."""
+        return _span(self.best_rank, self.worst_rank)
+
+    @property
+    def clean_rank(self) -> str:
+        """The ranks that it may have on clean images."""
+        return _span(self.clean_best_rank, self.clean_worst_rank)
+
+    @property
+    def p_in_words(self) -> str:
+        """The p-value as the table shows it."""
+        if math.isnan(self.p_next):
+            return ABSENT
+        if self.p_next < 0.001:
+            return "< 0.001"
+        # A bound is rounded up, so that it stays one.
+        at_most = f"≤ {math.ceil(1000 * self.p_next) / 1000:.3f}"
+        return at_most if self.p_next_at_most else f"{self.p_next:.3f}"
+
+
+class Ranking(NamedTuple):
+    """All models in their order, best first.
+
+    Attributes:
+        rows: one a model.
+        shifted: whether they are ranked by the mean over shifts, not by clean images.
+        verdict: who leads, in one sentence or two.
+        caption: what is ranked, and what a shared rank means.
+        leaders: the rows of those that no model beats, one of those right on the same images.
+    """
+
+    rows: tuple[Ranked, ...]
+    shifted: bool
+    verdict: str
+    caption: str
+    leaders: tuple[int, ...]
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The titles of the columns of `cells`."""
+        clean = ("Rank on clean images", "Clean (%)")
+        if self.shifted:
+            return ("Model", "Rank", "Mean over shifts (%)", "p to the next", *clean)
+        return ("Model", *clean, "p to the next")
+
+    def cells(self) -> list[list[str]]:
+        """The body as plain text, ready to be escaped."""
+        return [self._cells(row) for row in self.rows]
+
+    def texts(self) -> dict[str, str]:
+        """Write the ranking out, by the suffix of the file."""
+        layout, body = Layout(self.header), self.cells()
+        return {
+            "md": markdown(layout, body, [self.caption]),
+            "csv": self._csv(),
+            "tex": latex(layout, body, "ranking", self.caption),
+        }
+
+    def _cells(self, row: Ranked) -> list[str]:
+        score, clean = (str(Entry(each, percent=True)) for each in (row.score, row.clean))
+        if self.shifted:
+            return [row.title, row.rank, score, row.p_in_words, row.clean_rank, clean]
+        return [row.title, row.clean_rank, clean, row.p_in_words]
+
+    def _csv(self) -> str:
+        parts = ("", " low", " high", " n")
+        numbers = [f"{of}{part}" for of in ("score", "clean") for part in parts]
+        columns = ["model", "title", *numbers, *Ranked._fields[4:]]
+        lines = [(row.model, row.title, *row.score, *row.clean, *row[4:]) for row in self.rows]
+        return rows_as_csv(pd.DataFrame(lines, columns=columns))
+
+
+class Leader(NamedTuple):
+    """A model that none is found better than.
+
+    Attributes:
+        titles: its own, and those of the models that are right on the same images.
+        alone: whether it is found better than all others.
+
+    >>> str(Leader(("Basic", "Basic + temperature scaling"), True))
+    '“Basic” (and, right on the same images, “Basic + temperature scaling”)'
+    """
+
+    titles: tuple[str, ...]
+    alone: bool
+
+    def __str__(self) -> str:
+        first, *others = (f"“{title}”" for title in self.titles)
+        return f"{first} (and, right on the same images, {listed(others)})" if others else first
+
+
+class _Order(NamedTuple):
+    """What the tests say: the range of ranks of each model, and p for each two of them.
+
+    `bound` tells which p are only known to be at most that, `exact` which test it was, and models
+    with the same number in `alike` are right on the same images.
+    """
+
+    best: npt.NDArray[np.int64]
+    worst: npt.NDArray[np.int64]
+    p: FloatArray
+    bound: npt.NDArray[np.bool_]
+    exact: bool
+    alike: npt.NDArray[np.int64]
+
+
+def ranking(contents: Contents) -> Ranking | None:
+    """Rank the models by mean accuracy over shifts; those that the tests do not part share ranks.
+
+    The mean is over the levels of each shift and then over shifts, attacks left out, of the cells
+    that all models have; where there are none, it is the accuracy on clean images. Two models are
+    told apart where the test of `compare_pairs` on the same images is below 5 % after Holm's
+    correction over all pairs of models that do not answer alike. Of several seeds, each image's
+    share of right answers is compared: that says something of these trainings on other images, and
+    nothing of other trainings.
+
+    Returns:
+        None where there are fewer than two models, where predictions are missing, or where the
+        models were not tested on the same images in the same order.
+    """
+    models = list(contents.titles)
+    images = read_images(contents) if len(models) > 1 else None
+    cells, tested = _shared_cells(contents)
+    clean = _columns(contents, {CLEAN: 1.0}, images)
+    shifted = _columns(contents, cells, images) if cells else clean
+    if clean is None or shifted is None:
+        return None
+    cleans = _scores(contents, clean, CLEAN, NO_LEVEL)
+    scores = cleans
+    if cells:
+        known = len(cells) == tested and _scores(contents, shifted, ALL, MEAN)
+        scores = known or _means(contents, shifted)
+    order, on_clean = _order(shifted), _order(clean)
+    in_order = np.argsort(-shifted.mean(axis=0), kind="stable")
+    rows = tuple(
+        Ranked(
+            model=models[at],
+            title=contents.titles[models[at]],
+            score=scores[at],
+            clean=cleans[at],
+            best_rank=int(order.best[at]),
+            worst_rank=int(order.worst[at]),
+            clean_best_rank=int(on_clean.best[at]),
+            clean_worst_rank=int(on_clean.worst[at]),
+            p_next=math.nan if after is None else float(order.p[at, after]),
+            p_next_at_most=after is not None and bool(order.bound[at, after]),
+        )
+        for at, after in zip(in_order, [*in_order[1:], None], strict=True)
+    )
+    what = _what(len(cells), tested)
+    tests = _tests(on_clean.exact, order.exact)
+    if any(row.p_in_words.startswith("≤") for row in rows):
+        tests += "; “≤” stands where no swap was as far"
+    caption = _caption(contents, what, tests)
+    titles = [contents.titles[models[at]] for at in in_order]
+    leading, on_top = (_leaders(titles, each, in_order) for each in (order, on_clean))
+    leaders = tuple(titles.index(each.titles[0]) for each in leading)
+    words = verdict(leading if cells else None, on_top, len(models))
+    return Ranking(rows, bool(cells), words, caption, leaders)
+
+
+def _columns(
+    contents: Contents, cells: Mapping[str, float], images: Images | None
+) -> FloatArray | None:
+    """How often each image is right, `[n, models]`; None where predictions are missing."""
+    found = [
+        column
+        for model in contents.titles
+        if images is not None
+        if (column := read_correct(contents, model, cells, images)) is not None
+    ]
+    return np.stack(found, axis=1) if len(found) == len(contents.titles) else None
+
+
+def _shared_cells(contents: Contents) -> tuple[dict[str, float], int]:
+    """The shifted cells that all models have, with their weights, and how many any model has."""
+    sweeps = [sweep for sweep in contents.sweeps if not sweep.is_attack]
+    shared = [
+        [
+            cell
+            for level, cell in sweep.cells.items()
+            if all(contents.score("accuracy", m, sweep.name, level) for m in contents.titles)
+        ]
+        for sweep in sweeps
+    ]
+    kept = [cells for cells in shared if cells]
+    weights = {cell: 1 / (len(kept) * len(cells)) for cells in kept for cell in cells}
+    return weights, sum(len(sweep.cells) for sweep in sweeps)
+
+
+def _scores(contents: Contents, columns: FloatArray, shift: str, level: str) -> list[Score]:
+    """The numbers of scores.csv, so that they read here as they do in the tables."""
+    found = [contents.score("accuracy", model, shift, level) for model in contents.titles]
+    computed = _means(contents, columns) if None in found else []
+    return [each or computed[at] for at, each in enumerate(found)]
+
+
+def _means(contents: Contents, columns: FloatArray) -> list[Score]:
+    shares: list[Interval] = ["share"] * columns.shape[1]
+    found = estimate_means(columns, shares, contents.bootstrap)
+    return [to_score(estimate, (0.0, 1.0)) for estimate in found]
+
+
+def _order(columns: FloatArray) -> _Order:
+    """Test all pairs of models that do not answer alike, `[n, models]`."""
+    distinct, which = np.unique(columns, axis=1, return_inverse=True)
+    pairs = list(combinations(range(distinct.shape[1]), 2))
+    adjusted = np.ones((distinct.shape[1],) * 2)
+    bound = np.zeros(adjusted.shape, dtype=bool)
+    tests = compare_pairs(distinct, pairs, len(pairs), np.random.default_rng(0))
+    for at, p, is_bound in zip(pairs, holm(tests.p), tests.bound, strict=True):
+        adjusted[at] = adjusted[at[::-1]] = p
+        bound[at] = bound[at[::-1]] = is_bound
+    models = np.ix_(which.ravel(), which.ravel())
+    of_models = adjusted[models]
+    means = columns.mean(axis=0)
+    better = (of_models < LEVEL) & (means[:, None] > means)  # [better one, worse one]
+    best, worst = 1 + better.sum(axis=0), len(means) - better.sum(axis=1)
+    return _Order(best, worst, of_models, bound[models], tests.exact, which.ravel())
+
+
+def _leaders(titles: Sequence[str], order: _Order, in_order: npt.NDArray[np.int64]) -> list[Leader]:
+    """Name those that no model is found better than, best first."""
+    groups: dict[int, list[str]] = {}
+    worst = {}
+    for title, at in zip(titles, in_order, strict=True):
+        if order.best[at] == 1:
+            groups.setdefault(int(order.alike[at]), []).append(title)
+            worst[int(order.alike[at])] = order.worst[at]
+    return [Leader(tuple(each), bool(worst[key] == len(each))) for key, each in groups.items()]
+
+
+def _what(cells: int, tested: int) -> str:
+    """Say what the models are ranked by, and what of their shifted sets is left out."""
+    if not tested:
+        return "accuracy on clean images"
+    if not cells:
+        return f"accuracy on clean images: none of the {tested} shifted sets was put to every model"
+    if cells == tested:
+        return (
+            "mean accuracy under the shifts, over the levels of each and then over shifts, "
+            "without attacks"
+        )
+    return (
+        f"mean accuracy on the {cells} of {tested} shifted sets of images that every model was "
+        "tested on, which is not the mean of other tables"
+    )
+
+
+def _tests(clean_exact: bool, exact: bool) -> str:
+    """Name the test on clean images and the one of what the models are ranked by."""
+    on_clean, of_means = (MCNEMAR if each else SWAPS for each in (clean_exact, exact))
+    if clean_exact == exact:
+        return of_means
+    return f"{on_clean} on clean images, and {of_means} for means"
+
+
+def _caption(contents: Contents, what: str, tests: str) -> str:
+    return (
+        f"Models by {what}. In brackets: {INTERVALS} ({contents.sample()}). A range of ranks is "
+        "all that the tests leave open: from 1 + the number of models found better to the number "
+        "of models − that of those found worse. Two models are told apart where a test on the "
+        f"same images has p < {LEVEL:g} after Holm's correction over all pairs: {tests}. "
+        "This is about these trained models on other images like these, not about other trainings "
+        "of the same recipes."
+    )
+
+
+def verdict(leading: Sequence[Leader] | None, on_clean: Sequence[Leader], models: int) -> str:
+    """Say who leads under the shifts, where there are any, and on clean images.
+
+    Args:
+        leading: those in the first place under the shifts; None without shifts.
+        on_clean: those on clean images.
+        models: how many there are in all.
+
+    >>> verdict(None, [Leader(("Old",), alone=True)], 3)
+    'On clean images, “Old” is right more often than every other model.'
+    """
+    clean = _who_leads(on_clean, models)
+    if leading is None:
+        return f"On clean images, {clean}."
+    if leading == on_clean:
+        return f"Under the shifts and on clean images alike, {clean}."
+    return f"Under the shifts, {_who_leads(leading, models)}. On clean images, {clean}."
+
+
+def how_low(contents: Contents, leaders: Sequence[Ranked]) -> str:
+    """Say how far one may rely on those in the first place, which being first does not tell.
+
+    Nothing where there are too many, no shift, or not the same ones for all.
+    """
+    if contents.caution:
+        return ""
+    worst = [contents.score("accuracy", row.model, ALL, WORST) for row in leaders]
+    known = [share(score) for score in worst if score is not None]
+    if len(known) < len(leaders) or not 0 < len(leaders) <= MOST_NAMED:
+        return ""
+    told = [f"“{row.title}” in {words}" for row, words in zip(leaders, known, strict=True)]
+    told[0] = f"“{leaders[0].title}” is right in {known[0]}"
+    apart = " but attacks" if any(sweep.is_attack for sweep in contents.sweeps) else ""
+    return f"At the worst level of any shift{apart}, {listed(told)} of the images."
+
+
+def _who_leads(leading: Sequence[Leader], models: int) -> str:
+    count = sum(len(each.titles) for each in leading)
+    if count == models:
+        return "the tests find no difference between the models"
+    if len(leading) == 1:
+        others = "than every other model" if leading[0].alone else "than some of the others"
+        return f"{leading[0]} is right more often {others}"
+    if len(leading) <= MOST_NAMED:
+        return f"the first place is open between {listed([str(each) for each in leading])}"
+    return f"the first place is open between {count} of the {models} models"
+
+
+def _span(best: int, worst: int) -> str:
+    return str(best) if best == worst else f"{best}–{worst}"

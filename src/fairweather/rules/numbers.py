@@ -1,0 +1,269 @@
+"""The numbers that a rule speaks of: rows of scores.csv, and changes from clean images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.metrics import Estimate, Fitted, Resamples, fit_on, paired_difference
+from fairweather.record import (
+    ALL,
+    CLEAN,
+    MEAN,
+    NO_LEVEL,
+    SCORES,
+    SPREAD,
+    SUMMARY_LEVELS,
+    VAL,
+    VALIDATION,
+    WORST,
+    Condition,
+    base_model,
+    is_shifted,
+)
+from fairweather.report.contents import Contents, ensembles_as_models
+from fairweather.rules.parsing import Rule, level_number
+from fairweather.runs import RunFolder
+from fairweather.scores import Key, estimate_metrics, with_means, with_worst
+from fairweather.types import Predictions, Score
+
+EVERY = "*"  # the cell of a rule for all shifted images, and clean ones
+# The scores of one model: by the images, then by metric.
+Rows = Mapping[Condition, Mapping[str, Score]]
+Estimated = Mapping[Condition, Mapping[str, Estimate]]
+_CLEAN = Condition(CLEAN, NO_LEVEL)
+
+
+def cell_of(condition: Condition) -> str:
+    """Write the images of a row as a rule does.
+
+    >>> [cell_of(Condition("snow", level)) for level in ("3", "mean", "worst")]
+    ['snow=3', 'snow', 'snow@worst']
+    """
+    shift, level = condition
+    if level in (NO_LEVEL, MEAN):
+        return shift
+    return f"{shift}@{level}" if level == WORST else f"{shift}={level}"
+
+
+def read_rows(run: RunFolder) -> dict[str, Rows]:
+    """Read scores.csv by model; of several seeds, the means over seeds, and ensembles beside.
+
+    Raises `InputError` when the run has no scores yet, or others than it wrote.
+    """
+    if not run.holds(SCORES):
+        raise InputError(f"{run.path} has no {SCORES}: it has not been scored yet")
+    scores = ensembles_as_models(run.scores)
+    if scores.empty:
+        raise InputError(f"{run.path / SCORES} has no rows: there is nothing to check")
+    if MEAN in set(scores["seed"]):
+        scores = scores[scores["seed"] == MEAN]
+    models: dict[str, dict[Condition, dict[str, Score]]] = {}
+    names = ("model", "shift", "level", "metric", "value", "low", "high", "n")
+    for model, shift, level, metric, *numbers in zip(
+        *(scores[name] for name in names), strict=True
+    ):
+        value, low, high, n = numbers
+        found = models.setdefault(model, {}).setdefault(Condition(shift, level), {})
+        found[metric] = Score(float(value), float(low), float(high), int(n))
+    return dict(models)
+
+
+def models_of(rule: Rule, models: Iterable[str]) -> list[str]:
+    """Name the models that a rule is for, in the order of scores.csv."""
+    names = list(models)
+    if rule.model is None:
+        return names
+    if rule.model not in names:
+        raise unknown_name("model", rule.model, names)
+    return [rule.model]
+
+
+def left_out_of(rule: Rule, models: Mapping[str, Rows]) -> dict[str, list[str]]:
+    """Name the cells that a rule for all models speaks of and a variant has not, by variant.
+
+    Variants need not have every shift of their models: what is attacked is a model, not what is
+    made of it. Where no model has the cell, nothing is left out, for it is probably misspelt.
+    """
+    if rule.model is not None:
+        return {}
+    known = {model: known_conditions(rule, rows) for model, rows in models.items()}
+    everywhere = list(dict.fromkeys(each for found in known.values() for each in found))
+    missing = {
+        model: [cell_of(each) for each in everywhere if each not in found]
+        for model, found in known.items()
+        if base_model(model) != model
+    }
+    return {model: cells for model, cells in missing.items() if cells}
+
+
+def conditions_of(rule: Rule, rows: Rows) -> list[Condition]:
+    """Find the images that a rule's cell names; nothing changes on clean ones.
+
+    Raises `InputError` with the near name for a shift or a level that has no rows.
+    """
+    if rule.cell == EVERY:
+        single = [each for each in rows if _is_single(each)]
+        if rule.change:
+            single = [each for each in single if each.shift != CLEAN]
+        if not single:
+            raise InputError(f"there are no shifted images to measure a {rule.change} on")
+        return single
+    shift, sign, level = _split(rule.cell)
+    known = list(dict.fromkeys(each.shift for each in rows))
+    if shift not in known:
+        raise unknown_name("shift", shift, [*known, EVERY])
+    levels = [each.level for each in rows if each.shift == shift]
+    if rule.change and shift in (CLEAN, VALIDATION):
+        raise InputError(
+            f"a {rule.change} is measured from clean to shifted images, not on {shift}"
+        )
+    if not sign:
+        return [Condition(shift, NO_LEVEL if NO_LEVEL in levels else MEAN)]
+    return [Condition(shift, _level(shift, sign, level, levels))]
+
+
+def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
+    """Find the row that a rule speaks of.
+
+    Raises `InputError`, with the near name or with the cells that do have one, when it is missing.
+    """
+    found = rows.get(condition, {}).get(rule.metric)
+    if found is not None:
+        return found
+    having = [cell_of(each) for each, scores in rows.items() if rule.metric in scores]
+    if not having:
+        known = dict.fromkeys(name for scores in rows.values() for name in scores)
+        raise unknown_name("metric", rule.metric, known)
+    few = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "")
+    raise InputError(
+        f"{model} has no {rule.metric} for {cell_of(condition)}; it is there for {few}"
+    )
+
+
+def known_conditions(rule: Rule, rows: Rows) -> list[Condition]:
+    """Find those images that a rule's cell names and the model has; maybe none."""
+    try:
+        return [each for each in conditions_of(rule, rows) if each in rows]
+    except InputError:
+        return []
+
+
+def _is_single(condition: Condition) -> bool:
+    """Say whether this is one state of the test images: no mean, other images or other priors."""
+    shift, level = condition
+    images = shift == CLEAN or (is_shifted(shift) and shift != ALL)
+    return images and level not in SUMMARY_LEVELS
+
+
+def _split(cell: str) -> tuple[str, str, str]:
+    for sign in "=@":
+        if sign in cell:
+            shift, _, level = cell.partition(sign)
+            return shift.strip(), sign, level.strip()
+    return cell.strip(), "", ""
+
+
+def _level(shift: str, sign: str, level: str, levels: list[str]) -> str:
+    if sign == "@":
+        if level != WORST:
+            raise unknown_name("summary of levels", level, [WORST])
+        return WORST
+    numbers = {each: number for each in levels if (number := level_number(each)) is not None}
+    asked = level_number(level)
+    for each, number in numbers.items():
+        if asked is not None and number == asked:
+            return each
+    known = ", ".join(numbers) or "none"
+    if asked is None or not numbers:
+        raise InputError(f"{shift} has no level {level!r}; its levels are {known}")
+    near = min(numbers, key=lambda each: math.fabs(numbers[each] - asked))
+    raise InputError(f"{shift} has no level {level}; did you mean {near}? its levels are {known}")
+
+
+# ---------------------------------------------------------------- changes from clean images
+
+
+def estimate_again(
+    run: RunFolder,
+    contents: Contents,
+    model: str,
+    wanted: Collection[Condition],
+    metrics: Collection[str],
+) -> Estimated:
+    """Estimate clean images and the wanted ones again, on the same resamples as scores.csv.
+
+    Of several seeds, these are the means over seeds. Raises `InputError` where predictions are
+    missing, are not those that the run wrote, or were made of other images.
+    """
+    seeds = [seed for seed in contents.seeds_of(model) if seed != SPREAD]
+    clean = _read(run, run.predictions(model, seeds[0], CLEAN))
+    shared = Resamples.draw(clean.labels, contents.bootstrap)
+    sets = _sets(run, contents, model, seeds, wanted, clean.keys)
+    cells = estimate_metrics(sets, shared, metrics)
+    # As in scores.csv, attacks are apart from the mean over shifts.
+    apart = [sweep.name for sweep in contents.sweeps if sweep.is_attack]
+    table = with_worst(with_means(cells, apart), apart)
+    shown = MEAN if len(seeds) > 1 else seeds[0]
+    return {Condition(*of): found for (_, seed, *of), found in table.items() if seed == shown}
+
+
+def change_at(rule: Rule, model: str, condition: Condition, estimated: Estimated) -> Score:
+    """Subtract shifted from clean, or clean from shifted for a rise, image by image."""
+    found = [estimated.get(each, {}).get(rule.metric) for each in (_CLEAN, condition)]
+    clean, shifted = found
+    if clean is None or shifted is None:
+        raise InputError(
+            f"the predictions of {model} do not give a {rule.change} of {rule.metric} for "
+            f"{cell_of(condition)}: it is not a metric of one set of predictions"
+        )
+    if rule.change == "drop":
+        return paired_difference(shifted, clean)
+    return paired_difference(clean, shifted)
+
+
+def _sets(
+    run: RunFolder,
+    contents: Contents,
+    model: str,
+    seeds: Sequence[str],
+    wanted: Collection[Condition],
+    keys: npt.NDArray[np.int64],
+) -> Iterator[tuple[Key, Predictions, Fitted | None]]:
+    for seed in seeds:
+        fitted = _fitted(run, run.predictions(model, seed, CLEAN, VAL))
+        for condition, shift in _ids(contents, wanted).items():
+            name = run.predictions(model, seed, shift)
+            predictions = _read(run, name)
+            if not np.array_equal(keys, predictions.keys):
+                first = run.predictions(model, seeds[0], CLEAN)
+                raise InputError(f"{name} is of other images than {first}")
+            yield (model, seed, *condition), predictions, fitted
+
+
+def _read(run: RunFolder, name: str) -> Predictions:
+    if not run.holds(name):
+        raise InputError(f"{run.path} has no {name}: let the run finish first")
+    return run.read_predictions(name)
+
+
+def _fitted(run: RunFolder, name: str) -> Fitted | None:
+    return fit_on(run.read_predictions(name)) if run.holds(name) else None
+
+
+def _ids(contents: Contents, wanted: Collection[Condition]) -> dict[Condition, str]:
+    """The ids of the shifts behind the wanted images and means, clean first."""
+    summed = {each.shift for each in wanted if each.level in SUMMARY_LEVELS}
+    return {
+        _CLEAN: CLEAN,
+        **{
+            condition: shift
+            for sweep in contents.sweeps
+            for level, shift in sweep.cells.items()
+            if (condition := Condition(sweep.name, level)) in wanted or summed & {sweep.name, ALL}
+        },
+    }

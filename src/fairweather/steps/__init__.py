@@ -1,0 +1,52 @@
+"""The steps of a run as plain data, and what does each kind of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fairweather.progress import Notify
+from fairweather.report import build_report
+from fairweather.runs import RunFolder
+from fairweather.steps.plan import Done as Done
+from fairweather.steps.plan import Plan as Plan
+from fairweather.steps.plan import ReportStep
+from fairweather.steps.plan import Step as Step
+from fairweather.steps.plan import fingerprint_of as fingerprint_of
+from fairweather.steps.plan import in_order as in_order
+from fairweather.steps.predicting import do_fit, do_predict
+from fairweather.steps.sampling import do_sample
+from fairweather.steps.scoring import do_score
+from fairweather.steps.training import do_choose, do_pretrain, do_train
+from fairweather.steps.worker import Worker as Worker
+from fairweather.steps.worker import using_threads
+
+# Each takes its own kind of step, hence `Any`.
+Do = Callable[[Any, Worker, RunFolder, Notify], Done]
+
+
+def do_report(step: ReportStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
+    """Build tables, figures and page."""
+    return Done(files=build_report(folder))
+
+
+DO: Mapping[str, Do] = {
+    "pretrain": do_pretrain,
+    "train": do_train,
+    "choose": do_choose,
+    "fit": do_fit,
+    "predict": do_predict,
+    "score": do_score,
+    "sample": do_sample,
+    "report": do_report,
+}
+
+
+def perform(step: Step, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
+    """Do a step in a folder that holds `record.json` and the files of the steps that it needs.
+
+    The step leaves its files there and records nothing. A training also leaves `resume/` while it
+    is not finished, and goes on from it.
+    """
+    with using_threads(step.threads):
+        return DO[step.kind](step, worker, folder, progress)

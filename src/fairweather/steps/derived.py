@@ -1,0 +1,183 @@
+"""Numbers of several cells together: flips along levels, errors over a family of corruptions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fairweather.attacks import ATTACKS
+from fairweather.metrics import (
+    Estimate,
+    estimate_means,
+    mce_alexnet,
+    mean_corruption_error,
+    to_score,
+)
+from fairweather.metrics.across_shifts import ALEXNET
+from fairweather.metrics.table import Interval
+from fairweather.record import COLUMNS, MEAN, SUMMARY_LEVELS
+from fairweather.scores import Estimates, Key, with_means
+from fairweather.steps.describing import kind_of
+from fairweather.types import Attack, Cell, Shift
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A metric that one cell alone does not have; it stands in the rows of level `mean`.
+
+    Attributes:
+        name: as scores.csv writes it.
+        label: as a table's header writes it.
+        bounds: smallest and largest possible value.
+    """
+
+    name: str
+    label: str
+    bounds: tuple[float, float]
+
+
+DERIVED: tuple[Derived, ...] = (
+    Derived("flip_rate", "Predictions that change from level to level", (0.0, 1.0)),
+    Derived("mean_corruption_error", "Mean error over a family, not normalised", (0.0, 1.0)),
+    Derived("mce_alexnet/in-memory", "mCE in units of AlexNet's errors", (0.0, np.inf)),
+)
+_BOUNDS = {derived.name: derived.bounds for derived in DERIVED}
+
+
+def derived_rows(
+    cells: Sequence[Cell],
+    table: Mapping[Key, Estimates],
+    predicted: Callable[[Cell], npt.NDArray[np.int64]],
+    *,
+    bootstrap: int,
+    in_units_of_alexnet: bool,
+) -> pd.DataFrame:
+    """Make the rows of scores.csv that need several cells.
+
+    Args:
+        cells: all that are scored.
+        table: the estimates of each, with the metric `accuracy`.
+        predicted: reads the predicted classes of a cell, int64 `[n]`.
+        bootstrap: resamples behind every interval.
+        in_units_of_alexnet: these are the images for which that is the published mCE.
+    """
+    found: dict[Key, dict[str, Estimate]] = {}
+    for key, estimate in _flips(cells, predicted, bootstrap):
+        found.setdefault(key, {})["flip_rate"] = estimate
+    for key, name, estimate in _corruption_errors(table, in_units_of_alexnet):
+        found.setdefault(key, {})[name] = estimate
+    families = {shift for _, _, shift, _ in found if shift not in ATTACKS and "/" not in shift}
+    with_all = with_means(found.items(), apart=[*ATTACKS, *(families - _names(cells))])
+    rows = [
+        (*key, name, *to_score(estimate, _BOUNDS[name]))
+        for key, estimates in with_all.items()
+        for name, estimate in estimates.items()
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _names(cells: Sequence[Cell]) -> set[str]:
+    return {cell.shift.name for cell in cells}
+
+
+def _flips(
+    cells: Sequence[Cell], predicted: Callable[[Cell], npt.NDArray[np.int64]], bootstrap: int
+) -> Iterator[tuple[Key, Estimate]]:
+    """How often the answer changes along the levels of each shift, clean in its place."""
+    keys: list[Key] = []
+    columns: list[npt.NDArray[np.float64]] = []
+    for clean, levels in _sweeps(cells):
+        classes = np.stack([predicted(cell) for cell in _in_order(clean, levels)])
+        keys.append((clean.model, str(clean.seed), levels[0].shift.name, MEAN))
+        columns.append((classes[1:] != classes[:-1]).mean(axis=0))
+    if not keys:
+        return
+    intervals: list[Interval] = ["share"] * len(keys)
+    yield from zip(
+        keys, estimate_means(np.stack(columns, axis=1), intervals, bootstrap), strict=True
+    )
+
+
+def _sweeps(cells: Sequence[Cell]) -> Iterator[tuple[Cell, list[Cell]]]:
+    """The clean cell of each model and seed with the cells of each of its shifts."""
+    clean = {(cell.model, cell.seed): cell for cell in cells if cell.shift.level is None}
+    sweeps: dict[tuple[str, int | str, str], list[Cell]] = {}
+    for cell in cells:
+        if cell.shift.level is not None:
+            sweeps.setdefault((cell.model, cell.seed, cell.shift.name), []).append(cell)
+    for (model, seed, _), levels in sweeps.items():
+        yield clean[model, seed], levels
+
+
+def _in_order(clean: Cell, levels: Sequence[Cell]) -> list[Cell]:
+    """The cells by level; clean stands at the level that changes nothing."""
+    neutral = kind_of(levels[0].shift.name).neutral
+
+    def level(cell: Cell) -> float:
+        return neutral if cell is clean else float(_level(cell.shift))
+
+    return sorted([clean, *levels], key=level)
+
+
+def _level(shift: Shift | Attack) -> float:
+    assert shift.level is not None
+    return shift.level
+
+
+def _corruption_errors(
+    table: Mapping[Key, Estimates], in_units_of_alexnet: bool
+) -> Iterator[tuple[Key, str, Estimate]]:
+    """The errors of each family of corruptions, such as imagenet_c, for each model and seed."""
+    families: dict[tuple[str, str, str], dict[str, list[Estimate]]] = {}
+    for (model, seed, shift, level), estimates in table.items():
+        family, slash, corruption = shift.partition("/")
+        if slash and level not in SUMMARY_LEVELS:
+            of_family = families.setdefault((model, seed, family), {})
+            of_family.setdefault(corruption, []).append(estimates["accuracy"])
+    for (model, seed, family), accuracies in families.items():
+        key = (model, seed, family, MEAN)
+        errors = {name: _errors(members) for name, members in accuracies.items()}
+        yield key, "mean_corruption_error", _combine(mean_corruption_error, errors)
+        benchmark = {name: errors[name] for name in ALEXNET if name in errors}
+        full = len(benchmark) == len(ALEXNET) and all(
+            len(each.values) == 5 for each in benchmark.values()
+        )
+        if family == "imagenet_c" and full and in_units_of_alexnet:
+            yield key, "mce_alexnet/in-memory", _combine(mce_alexnet, benchmark)
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """The errors of one corruption: `[severities]`, and `[severities, B]` on the resamples."""
+
+    values: npt.NDArray[np.float64]
+    replicates: npt.NDArray[np.float64]
+    n: int
+
+
+def _errors(accuracies: Sequence[Estimate]) -> _Errors:
+    values = 1 - np.array([each.value for each in accuracies])
+    replicates = 1 - np.stack([each.replicates for each in accuracies])
+    return _Errors(values, np.clip(replicates, 0, 1), accuracies[0].n)
+
+
+def _combine(metric: Callable[..., object], errors: Mapping[str, _Errors]) -> Estimate:
+    value = metric({name: each.values for name, each in errors.items()})
+    replicates = metric({name: each.replicates for name, each in errors.items()})
+    n = next(iter(errors.values())).n
+    return Estimate(float(value), np.asarray(replicates, dtype=np.float64), n)  # type: ignore[arg-type]
+
+
+def is_imagenet_at_224(classes: Sequence[str], side: tuple[int, int] | None) -> bool:
+    """Tell the one data set for which errors in units of AlexNet's are the published mCE.
+
+    >>> is_imagenet_at_224(["cat", "dog"], (224, 224))
+    False
+    """
+    wnids = [re.fullmatch(r"n\d{8}", name) for name in classes]
+    return len(wnids) == 1000 and all(wnids) and side == (224, 224)

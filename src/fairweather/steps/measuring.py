@@ -1,0 +1,406 @@
+"""From models that are there, or will be, to the steps that predict, score, sample and report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fairweather.data import survey_data
+from fairweather.inference import MOST_STORED_CLASSES
+from fairweather.progress import Notify
+from fairweather.record import (
+    ABSENT_METRICS,
+    CLEAN,
+    ENSEMBLE,
+    ENSEMBLE_SUFFIX,
+    FIGURES,
+    PAGE,
+    RECORD,
+    SCORES,
+    SUMMARY,
+    TABLES,
+    TEST,
+    TRAIN,
+    VAL,
+    WARNINGS,
+    DataRecord,
+    predictions_file,
+    temperature_file,
+    variant_name,
+)
+from fairweather.report.samples import INDEX, PICTURES
+from fairweather.steps.derived import is_imagenet_at_224
+from fairweather.steps.describing import variant_phrase
+from fairweather.steps.plan import (
+    DATA,
+    Adapted,
+    Averaged,
+    DataSource,
+    FitStep,
+    Forward,
+    ImagesReference,
+    Interpolated,
+    OpenedNetwork,
+    PredictStep,
+    ReportStep,
+    Row,
+    SampleStep,
+    Scaled,
+    ScoreStep,
+    Step,
+    Together,
+    Trained,
+    network_files,
+)
+from fairweather.steps.sampling import MIXUP
+from fairweather.steps.worker import digests_of, open_data
+from fairweather.types import Attack, Dataset, Shift
+
+OOD_DATA = "ood:"  # what the names of other data sets in a plan begin with
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a plan needs to know of a data set; its pixels may never have been decoded.
+
+    Attributes:
+        name: the specification, and at which size.
+        classes: names in label order.
+        images: how many each part has.
+        digests: of each part, where it is known.
+        side: height and width in pixels, where they are known.
+        natural_shift: do the test images differ from all others by their origin.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    images: Mapping[str, int]
+    digests: Mapping[str, str] = field(default_factory=dict)
+    side: tuple[int, int] | None = None
+    natural_shift: bool = False
+
+    def reference(self, part: str, data: str = DATA) -> ImagesReference:
+        """How a step calls a part."""
+        return ImagesReference(data=data, part=part, digest=self.digests.get(part))
+
+
+def facts_of(dataset: Dataset, digests: Mapping[str, str]) -> DataFacts:
+    """What a plan needs to know of a data set that is open."""
+    parts = {TRAIN: dataset.train, VAL: dataset.val, TEST: dataset.test}
+    height, width = dataset.test.images.shape[2:]
+    return DataFacts(
+        name=dataset.name,
+        classes=dataset.classes,
+        images={name: len(part) for name, part in parts.items() if part is not None},
+        digests=dict(digests),
+        side=(height, width),
+        natural_shift="natural_shift" in dataset.notes,
+    )
+
+
+def survey(
+    sources: Mapping[str, DataSource], *, offline: bool = False, progress: Notify | None = None
+) -> dict[str, DataFacts]:
+    """What a plan needs to know of data sets, without decoding an image that never was decoded."""
+    found = {}
+    for name, source in sources.items():
+        surveyed = survey_data(**source.arguments(), offline=offline, progress=progress)
+        if surveyed.decoded:
+            dataset = open_data(source, offline=offline, progress=progress)
+            found[name] = facts_of(dataset, digests_of(dataset))
+        else:
+            natural = "natural_shift" in surveyed.notes
+            found[name] = DataFacts(
+                surveyed.name, surveyed.classes, surveyed.images, natural_shift=natural
+            )
+    return found
+
+
+def data_record(
+    dataset: Dataset, source: DataSource, others: Mapping[str, DataFacts]
+) -> DataRecord:
+    """What the record says of a data set, with the digests of all that is predicted."""
+    digests = dict(source.digests) | {name: each.digests[TEST] for name, each in others.items()}
+    return DataRecord(
+        name=dataset.name,
+        classes=dataset.classes,
+        digests=digests,
+        mean=dataset.mean,
+        std=dataset.std,
+        arguments=source.model_dump(mode="json", exclude={"digests", "labelled"}),
+        notes=json.loads(json.dumps(dict(dataset.notes))),
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model that is measured.
+
+    Attributes:
+        name: in the run; it names folders.
+        seed: that it was trained with; 0 for a model from elsewhere, `ensemble` for several.
+        title: of the model.
+        label: what progress calls it: the title, and the seed where there are several.
+        network: what predicts.
+        members: of an ensemble; they are measured before it.
+    """
+
+    name: str
+    seed: int | str
+    title: str
+    label: str
+    network: Trained | Interpolated | Together | OpenedNetwork
+    members: tuple[Measured, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What all models of a run are measured on, and how.
+
+    Attributes:
+        data: the run's own.
+        others: other data sets that confidence should tell from it, by their sources.
+        shifts: clean first, then every shift and attack at every level.
+        threads, device: of every step.
+        reports: further files that the report reads: of trainings.
+        mixup: was MixUp used, so that the samples show it.
+    """
+
+    data: DataFacts
+    shifts: tuple[Shift | Attack, ...]
+    threads: int
+    device: str
+    shift_seed: int = 0
+    batch_size: int = 256
+    bootstrap: int = 1000
+    variants: tuple[str, ...] = ()
+    others: Mapping[str, DataFacts] = field(default_factory=dict)
+    priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    reports: tuple[str, ...] = ()
+    mixup: bool = False
+
+    @property
+    def stored(self) -> bool:
+        """Are the logits of labelled images stored."""
+        return len(self.data.classes) <= MOST_STORED_CLASSES
+
+    def cells(self) -> Iterator[tuple[str, Shift | Attack]]:
+        """Every part of the data that is predicted, and under which shift: the validation images
+        as they are, the test images under every shift, other data sets as they are.
+        """
+        clean = self.shifts[0]
+        if VAL in self.data.images:
+            yield VAL, clean
+        for shift in self.shifts:
+            yield TEST, shift
+        for other in self.others:
+            yield other, clean
+
+    def images(self, part: str) -> ImagesReference:
+        """How a step calls a part of the run's own data, or another data set."""
+        if part in self.others:
+            return self.others[part].reference(TEST, f"{OOD_DATA}{part}")
+        return self.data.reference(part)
+
+
+def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]:
+    """Plan what is made of the predictions of all models: samples, scores and report."""
+    score = _score(measurement, models)
+    return [_sample(measurement, models), score, _report(measurement, score.reads)]
+
+
+def predict_model(measurement: Measurement, model: Measured) -> Iterator[Step]:
+    """Plan the predictions of a model, and then those of each of its variants."""
+    yield from _plain(measurement, model)
+    for variant in measurement.variants:
+        yield from VARIANT_STEPS[variant](measurement, model)
+
+
+def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
+    """The model as it stands; an ensemble averages what its members' logits say, if stored."""
+    for part, shift in measurement.cells():
+        how: Forward | Averaged = Forward(network=model.network)
+        stored = measurement.stored and part not in measurement.others
+        if model.members and stored and not isinstance(shift, Attack):
+            files = (predictions_file(m.name, m.seed, shift.id, part) for m in model.members)
+            how = Averaged(members=tuple(files))
+        yield _predict(measurement, model, model.name, model.label, part, shift, how)
+
+
+def _scaled(measurement: Measurement, model: Measured) -> Iterator[Step]:
+    """The model's logits divided by what was fitted on the clean validation images.
+
+    Under attack these are the images that were found against the model as it stands.
+    """
+    name, fitted = variant_name(model.name, "temperature"), temperature_file(model.name, model.seed)
+    label = _variant_label(measurement, model, "temperature")
+    validation = predictions_file(model.name, model.seed, CLEAN, VAL)
+    network = [] if measurement.stored else network_files(model.network)
+    yield FitStep(
+        id=fitted.removesuffix(".json"),
+        task=f"fit {label}",
+        reads=(validation, *network),
+        leaves=(fitted,),
+        validation=validation,
+        network=model.network,
+        val=measurement.data.reference(VAL),
+        stored=measurement.stored,
+        batch_size=measurement.batch_size,
+        threads=measurement.threads,
+        device=measurement.device,
+        work=measurement.data.images.get(VAL, 0),
+    )
+    for part, shift in measurement.cells():
+        how: Forward | Scaled = Forward(network=model.network, temperature=fitted)
+        if measurement.stored and part not in measurement.others:
+            of = predictions_file(model.name, model.seed, shift.id, part)
+            how = Scaled(of=of, temperature=fitted)
+        yield _predict(measurement, model, name, label, part, shift, how)
+
+
+def _adapted(measurement: Measurement, model: Measured) -> Iterator[Step]:
+    """The model with its batch norm adapted to each batch; there is no such thing under attack.
+
+    An attack looks at images one by one, and here what becomes of one depends on the others.
+    """
+    name = variant_name(model.name, "batchnorm")
+    label = _variant_label(measurement, model, "batchnorm")
+    for part, shift in measurement.cells():
+        if not isinstance(shift, Attack):
+            how = Adapted(network=model.network)
+            yield _predict(measurement, model, name, label, part, shift, how)
+
+
+VARIANT_STEPS = {"temperature": _scaled, "batchnorm": _adapted}
+
+
+def _variant_label(measurement: Measurement, model: Measured, variant: str) -> str:
+    images = measurement.data.images[TEST]
+    return f"{model.label} + {variant_phrase(variant, images, measurement.batch_size)}"
+
+
+def _predict(
+    measurement: Measurement,
+    model: Measured,
+    name: str,
+    label: str,
+    part: str,
+    shift: Shift | Attack,
+    how: Forward | Adapted | Scaled | Averaged,
+) -> PredictStep:
+    file = predictions_file(name, model.seed, shift.id, part)
+    match how:
+        case Scaled(of=of, temperature=temperature):
+            reads: list[str] = [of, temperature]
+        case Averaged(members=members):
+            reads = list(members)
+        case Forward(network=network, temperature=fitted):
+            reads = [*network_files(network), *([fitted] if fitted else [])]
+        case Adapted(network=network):
+            reads = network_files(network)
+    images = (
+        measurement.others[part].images[TEST]
+        if part in measurement.others
+        else measurement.data.images[part]
+    )
+    return PredictStep(
+        id=file.removesuffix(".parquet"),
+        task=f"predict {label}",
+        reads=tuple(reads),
+        leaves=(file,),
+        model=name,
+        seed=model.seed,
+        images=measurement.images(part),
+        shift=shift.id,
+        shift_seed=measurement.shift_seed,
+        labelled=part not in measurement.others,
+        batch_size=measurement.batch_size,
+        how=how,
+        threads=measurement.threads,
+        device=measurement.device,
+        work=images * _passes(shift, how),
+    )
+
+
+def _passes(shift: Shift | Attack, how: Forward | Adapted | Scaled | Averaged) -> int:
+    """How often each image goes through the network, about; what is stored is only read."""
+    if isinstance(how, Scaled | Averaged):
+        return 0
+    if not isinstance(shift, Attack):
+        return 1
+    counts = (shift.parameters.get(key, 1) for key in ("steps", "restarts", "queries"))
+    passes = 1
+    for count in counts:
+        passes *= int(count)
+    return 2 + 2 * passes  # forwards and backwards; the images found are predicted once more
+
+
+def _rows(measurement: Measurement, models: Sequence[Measured]) -> Iterator[Row]:
+    every = tuple(shift.id for shift in measurement.shifts)
+    unattacked = tuple(s.id for s in measurement.shifts if not isinstance(s, Attack))
+    for model in models:
+        yield Row(model=model.name, seed=model.seed, shifts=every)
+        for variant in measurement.variants:
+            shifts = unattacked if variant == "batchnorm" else every
+            name = variant_name(model.name, variant)
+            yield Row(model=name, seed=model.seed, shifts=shifts)
+
+
+def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
+    rows = tuple(_rows(measurement, models))
+    data = measurement.data
+    reads = [predictions_file(row.model, row.seed, text) for row in rows for text in row.shifts]
+    for part in [*([VAL] if VAL in data.images else []), *measurement.others]:
+        reads += [predictions_file(row.model, row.seed, CLEAN, part) for row in rows]
+    return ScoreStep(
+        id="scores",
+        task="score",
+        reads=tuple(reads),
+        leaves=(SCORES, WARNINGS, ABSENT_METRICS),
+        rows=rows,
+        titles={model.name: model.title for model in models},
+        validation=VAL in data.images,
+        natural_shift=data.natural_shift,
+        others=tuple(measurement.others),
+        priors=dict(measurement.priors),
+        bootstrap=measurement.bootstrap,
+        in_units_of_alexnet=is_imagenet_at_224(data.classes, data.side),
+        threads=measurement.threads,
+    )
+
+
+def _sample(measurement: Measurement, models: Sequence[Measured]) -> SampleStep:
+    """Pictures by the predictions of the first seed of a model, and by those of its ensemble."""
+    shown: dict[str, tuple[str, int | str]] = {}
+    for model in models:
+        suffix = ENSEMBLE_SUFFIX if model.seed == ENSEMBLE else ""
+        names = [model.name, *(variant_name(model.name, v) for v in measurement.variants)]
+        for name in names:
+            shown.setdefault(name + suffix, (name, model.seed))
+    shifts = tuple(shift.id for shift in measurement.shifts if isinstance(shift, Shift))
+    return SampleStep(
+        id="samples",
+        task="samples",
+        reads=tuple(predictions_file(*of, text) for of in shown.values() for text in shifts),
+        leaves=(INDEX, PICTURES),
+        may_leave=(MIXUP,),
+        images=measurement.data.reference(TEST),
+        train=measurement.data.reference("train") if measurement.mixup else None,
+        models=shown,
+        shifts=shifts,
+        shift_seed=measurement.shift_seed,
+        mixup=measurement.mixup,
+        threads=measurement.threads,
+    )
+
+
+def _report(measurement: Measurement, predictions: Sequence[str]) -> ReportStep:
+    own = (RECORD, SCORES, WARNINGS, ABSENT_METRICS, INDEX, PICTURES, MIXUP)
+    return ReportStep(
+        id="report",
+        task="report",
+        reads=(*own, *predictions, *measurement.reports),
+        leaves=(PAGE, SUMMARY, f"{TABLES}/", f"{FIGURES}/"),
+        threads=measurement.threads,
+    )

@@ -1,0 +1,338 @@
+"""How far a run is: which steps of its plan are done, and what would be replaced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pandas as pd
+
+from fairweather.errors import InputError
+from fairweather.record import RECORD, RunRecord, StepRecord
+from fairweather.runs import RunFolder
+from fairweather.steps.plan import Plan, ReportStep, Step, fingerprint_of
+
+State = Literal["done", "stale", "missing"]
+
+
+class Standing(NamedTuple):
+    """Where a step stands.
+
+    Attributes:
+        step: the step.
+        state: `done`; `stale`: done with other settings, or of what was done so; `missing`: never
+            done, its files are gone or damaged, or what it was made of has been made anew since.
+        record: of when it was done, whatever with.
+    """
+
+    step: Step
+    state: State
+    record: StepRecord | None
+
+
+class Ledger:
+    """The records of a run folder, read once, and held against a plan step by step."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self._records: dict[str, StepRecord | None] = {}
+
+    def record(self, step: str) -> StepRecord | None:
+        """The record of a step, or None."""
+        if step not in self._records:
+            self._records[step] = self.run.step(step)
+        return self._records[step]
+
+    def finish(self, record: StepRecord) -> None:
+        """Record a step as done."""
+        self.run.finish(record)
+        self._records[record.id] = record
+
+    def forget(self, step: str) -> None:
+        """Forget that a step is done, and remove what it left."""
+        self.run.forget(step)
+        self._records[step] = None
+
+    def fingerprint(self, step: Step) -> str:
+        """What a step depends on, the steps that it needs being done."""
+        checksums: dict[str, str] = {}
+        for need in step.needs:
+            record = self.record(need)
+            assert record is not None, f"{step.id} needs {need}, which is not done"
+            checksums |= record.files
+        # The page tells on what a run was made.
+        if isinstance(step, ReportStep) and (self.run.path / RECORD).is_file():
+            checksums[RECORD] = self.run.checksum(RECORD)
+        return fingerprint_of(step, checksums)
+
+    def standing(self, step: Step, before: Mapping[str, State]) -> Standing:
+        """Where a step stands, those that it needs being `before`."""
+        record = self.record(step.id)
+        if record is None:
+            return Standing(step, "missing", None)
+        if not step.is_known:
+            return Standing(step, "missing", record)
+        changed = record.depends != step.depends()
+        waits_for = {before[need] for need in step.needs} - {"done"}
+        if waits_for:
+            stale = changed or "stale" in waits_for
+            return Standing(step, "stale" if stale else "missing", record)
+        if record.fingerprint != self.fingerprint(step):
+            # What was made of files that are no longer there is worth nothing to anybody.
+            return Standing(step, "stale" if changed else "missing", record)
+        return Standing(step, "done" if self.run.has_left(record) else "missing", record)
+
+
+def standings(plan: Plan, run: RunFolder) -> list[Standing]:
+    """Where every step of a plan stands in a run folder."""
+    ledger, found = Ledger(run), []
+    before: dict[str, State] = {}
+    for step in plan.steps:
+        standing = ledger.standing(step, before)
+        before[step.id] = standing.state
+        found.append(standing)
+    return found
+
+
+def dropped(run: RunFolder, record: RunRecord) -> list[str]:
+    """Name what the scores of a run have now and would not have by another description."""
+    if run.step("scores") is None:
+        return []
+    old, found = run.record, []
+    for what, before, after in (
+        ("model", old.models, record.models),
+        ("shift", [c.id for c in old.cells()], [c.id for c in record.cells()]),
+        ("seed", old.seeds, record.seeds),
+        ("variant", old.settings.variants, record.settings.variants),
+        ("priors", old.priors, record.priors),
+        ("ood", old.ood, record.ood),
+    ):
+        found += [f"{what} {each}" for each in before if each not in after]
+    return found
+
+
+def check_replaced(plan: Plan, run: RunFolder, record: RunRecord) -> None:
+    """Raise `InputError` with what a plan would replace or drop of what stands in a run folder."""
+    stale = [s for s in standings(plan, run) if s.state == "stale" and not s.step.disposable]
+    told = [f"{each.step.id} ({words})" for each in stale if (words := difference(each))]
+    if stale:
+        rest = len(stale) - len(told)
+        made = f", with what is made of that: {rest} step{'s' * (rest > 1)}" if rest else ""
+        raise InputError(
+            f"{run.path} holds what other settings made and these would replace: {_few(told)}"
+            f"{made}; ask for that with --replace, or name another folder with --out"
+        )
+    if lost := dropped(run, record):
+        raise InputError(
+            f"the scores in {run.path} have what was not asked for this time: {_few(lost)}; ask "
+            "for it too, drop it with --replace, or name another folder with --out"
+        )
+
+
+def begin(plan: Plan, run: RunFolder, record: RunRecord, *, replace: bool) -> None:
+    """Describe a run in its folder before its plan is executed.
+
+    Where the description changes, scores and report go: a folder that is interrupted has no numbers
+    rather than those of something else.
+
+    Raises:
+        InputError: the folder holds a run of another name; or, unless `replace` is set, finished
+            steps that the plan would replace, or scores of what it leaves out.
+    """
+    if (run.path / RECORD).is_file():
+        if run.record.name != record.name:
+            raise InputError(
+                f"{run.path} holds the run of {run.record.name!r}, not of {record.name!r}; name "
+                "another folder with --out"
+            )
+        if not replace:
+            check_replaced(plan, run, record)
+        if run.record.lasting() != record.lasting():
+            for step in plan.steps:
+                if step.disposable:
+                    run.forget(step.id)
+    run.describe(record)
+
+
+def difference(standing: Standing) -> str:
+    """Say in what a step differs from what was done: the first key, before and now.
+
+    Nothing where only the files differ that it is made of.
+    """
+    record = standing.record
+    assert record is not None
+    before, after = dict(_flat(record.depends)), dict(_flat(standing.step.depends()))
+    for key in dict.fromkeys([*before, *after]):
+        if before.get(key) != after.get(key):
+            return f"{key}: {_short(before.get(key))}, now {_short(after.get(key))}"
+    return ""
+
+
+def _flat(facts: object, key: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(facts, Mapping):
+        for name, value in facts.items():
+            yield from _flat(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(facts, list | tuple) and len(facts) == 1:
+        yield from _flat(facts[0], key)
+    else:
+        yield key, list(facts) if isinstance(facts, tuple) else facts
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."
+
+
+def _few(words: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """How long steps took per image and pass, by what is alike.
+
+    >>> Speeds.of([]).seconds_for([]) is None
+    True
+    """
+
+    by_task: Mapping[tuple[str, str], float]
+    by_kind: Mapping[str, float]
+
+    @classmethod
+    def of(cls, records: Sequence[StepRecord]) -> Speeds:
+        """Measure the steps that are done."""
+        tasks: dict[tuple[str, str], list[tuple[float, int]]] = {}
+        kinds: dict[str, list[tuple[float, int]]] = {}
+        for record in records:
+            if record.work:
+                tasks.setdefault(_alike(record.kind, record.id), []).append(
+                    (record.seconds, record.work)
+                )
+                kinds.setdefault(record.kind, []).append((record.seconds, record.work))
+        return cls(
+            {key: _rate(pairs) for key, pairs in tasks.items()},
+            {key: _rate(pairs) for key, pairs in kinds.items()},
+        )
+
+    def seconds_for(self, steps: Sequence[Step]) -> float | None:
+        """How long steps will take; None where nothing like one of them was ever done."""
+        total = 0.0
+        for step in steps:
+            if not step.work:
+                continue
+            key = _alike(step.kind, step.id)
+            rate = self.by_task.get(key, self.by_kind.get(step.kind))
+            if rate is None:
+                return None
+            total += rate * step.work
+        return total if any(step.work for step in steps) else None
+
+
+def _alike(kind: str, step: str) -> tuple[str, str]:
+    """Predictions under the same shift are alike, whatever its level; trainings of a model too."""
+    name = step.rpartition("/")[2].partition(",")[0] if kind == "predict" else step.split("/")[1]
+    return kind, name
+
+
+def _rate(pairs: Sequence[tuple[float, int]]) -> float:
+    return sum(seconds for seconds, _ in pairs) / sum(work for _, work in pairs)
+
+
+# What a reader of the table is told of a step beside its being done or not.
+_WORDS = {"done": "", "missing": "", "stale": "done with other settings"}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A plan and how far it is.
+
+    Attributes:
+        name: of the run.
+        path: its folder, which need not be there.
+        plan: everything that has to be done.
+        standings: where each step stands.
+        seconds: what remains, by the speeds of what is done; None where these are not known.
+    """
+
+    name: str
+    path: Path
+    plan: Plan
+    standings: Sequence[Standing]
+    seconds: float | None
+
+    @classmethod
+    def of(cls, name: str, path: Path, plan: Plan) -> Outlook:
+        """Hold a plan against a run folder; nothing is written."""
+        run = RunFolder(path)
+        found = standings(plan, run)
+        rest = [each.step for each in found if each.state != "done"]
+        records = [each.record for each in found if each.record is not None]
+        return cls(name, path, plan, found, Speeds.of(records).seconds_for(rest))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per step: id, kind, state, work (images times passes), needs."""
+        rows = [
+            (each.step.id, each.step.kind, self._state(each), each.step.work, each.step.needs)
+            for each in self.standings
+        ]
+        return pd.DataFrame(rows, columns=["id", "kind", "state", "work", "needs"])
+
+    def _state(self, standing: Standing) -> str:
+        unknown = standing.state != "done" and not standing.step.is_known
+        return "unknown until decoded" if unknown else standing.state
+
+    def to_json(self) -> str:
+        """The plan with all that its steps say, for programs."""
+        steps = [
+            {
+                **each.step.model_dump(mode="json"),
+                "depends": each.step.depends(),
+                "state": self._state(each),
+            }
+            for each in self.standings
+        ]
+        facts = {
+            "name": self.name,
+            "path": str(self.path),
+            "seconds": self.seconds,
+            "data": {n: each.model_dump(mode="json") for n, each in self.plan.data.items()},
+            "model": self.plan.model and self.plan.model.model_dump(mode="json"),
+            "steps": steps,
+        }
+        return json.dumps(facts, indent=1)
+
+    def __str__(self) -> str:
+        """A line for each task: how many steps, how many of them done, and what remains."""
+        tasks: dict[str, list[Standing]] = {}
+        for each in self.standings:
+            tasks.setdefault(each.step.task, []).append(each)
+        width = max(len(task) for task in tasks)
+        lines = [f"{'task':<{width}}  {'done':>9}  {'images x passes':>15}"]
+        for task, members in tasks.items():
+            done = sum(each.state == "done" for each in members)
+            left = sum(each.step.work for each in members if each.state != "done")
+            words = {_WORDS.get(state := self._state(each), state) for each in members} - {""}
+            work = f"{left:,}" if left else ""
+            line = f"{task:<{width}}  {done:>4}/{len(members):<4}  {work:>15}"
+            lines.append(f"{line}  {', '.join(sorted(words))}".rstrip())
+        done = sum(each.state == "done" for each in self.standings)
+        time = "" if self.seconds is None else f"; about {_duration(self.seconds)} to go"
+        lines.append(f"{done} of {len(self.standings)} steps done in {self.path}{time}")
+        return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    """Write a time as people say it.
+
+    >>> _duration(45), _duration(600), _duration(9000)
+    ('45 s', '10 min', '2 h 30 min')
+    """
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

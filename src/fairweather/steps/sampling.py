@@ -1,0 +1,308 @@
+"""The step that stores the few pictures that the report shows: it never needs the data again."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+from PIL import Image
+
+from fairweather.progress import Notify
+from fairweather.record import predictions_file
+from fairweather.report.samples import (
+    INDEX,
+    INDEX_VERSION,
+    PICTURE_COLUMNS,
+    PICTURES,
+    CellImage,
+)
+from fairweather.runs import RunFolder
+from fairweather.steps.describing import kind_of
+from fairweather.steps.plan import Done, SampleStep
+from fairweather.steps.predicting import shift_of
+from fairweather.steps.thumbnails import thumbnails
+from fairweather.steps.worker import Worker
+from fairweather.types import Dataset, Images, Shift
+
+# Of a kind, and of all models' mistakes under all shifts together: a page has to hold them.
+MOST_PICTURES, MOST_MISTAKES = 6, 240
+MIXUP_WEIGHT = 0.5
+MIXUP = "samples/mixup.png"
+# The name and the seed of the predictions that stand for a model, by its name in the report.
+Models = Mapping[str, tuple[str, int | str]]
+
+
+def do_sample(step: SampleStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
+    """Choose pictures from the predictions, and store them shifted as they were predicted."""
+    shifts = [shift for text in step.shifts if isinstance(shift := shift_of(text), Shift)]
+    dataset = worker.dataset(step.images.data)
+    choice = choose(folder, dataset.test, shifts, step.models)
+    write_samples(folder, dataset, shifts, step.shift_seed, choice, step.mixup)
+    return Done()
+
+
+class Choice(NamedTuple):
+    """The images whose mistakes are shown, as `fairweather.report.samples.Samples` says it."""
+
+    lost: Mapping[str, tuple[CellImage, ...]]
+    mistakes: Mapping[str, Mapping[str, tuple[CellImage, ...]]]
+
+
+class Chosen(NamedTuple):
+    """Images and where to look at them, the most telling first.
+
+    Attributes:
+        keys: int64 `[K]`, each once.
+        levels: int64 `[K]`, which of the levels, counted from 0.
+    """
+
+    keys: npt.NDArray[np.int64]
+    levels: npt.NDArray[np.int64]
+
+
+def lost_first(
+    keys: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.float64],
+    right: npt.NDArray[np.bool_],
+    lost: npt.NDArray[np.bool_],
+    confidence: npt.NDArray[np.float64],
+    most: int = MOST_PICTURES,
+) -> Chosen:
+    """Choose the images that are lost at the level nearest to neutral, and stay lost beyond it.
+
+    An image is lost from a level on if it is wrong there and at every level further from neutral on
+    the same side. Where both sides lose it, the nearer level counts, and of two as near the one
+    that comes first. Sooner lost come first, then the more confident, then the smaller key.
+
+    Args:
+        keys: int64 `[N]`, each once.
+        offsets: float64 `[L]`, each level minus the neutral one; a level at 0 loses nothing.
+        right: bool `[N]`, is the image right while nothing is changed; no other can be lost.
+        lost: bool `[L, N]`, is it wrong at this level, for all who are asked.
+        confidence: float64 `[L, N]`, how sure they are there.
+        most: how many images at most.
+
+    >>> right = np.array([True, True, True, False])
+    >>> lost = np.array([[False, True, True, True], [True, False, True, True]])
+    >>> lost_first(np.arange(4), np.array([1.0, 2.0]), right, lost, np.ones((2, 4)))
+    Chosen(keys=array([2, 0]), levels=array([0, 1]))
+    """
+    stays = np.zeros_like(lost)
+    for side in (-1, 1):
+        places = np.flatnonzero(np.sign(offsets) == side)
+        inwards = places[np.argsort(-np.abs(offsets[places]), kind="stable")]
+        stays[inwards] = np.logical_and.accumulate(lost[inwards], axis=0)
+    # Of 0.6 and 1.4, as floats, one would be nearer to 1.
+    near = np.round(np.abs(offsets), 9)
+    distances = np.where(stays & right, near[:, None], np.inf)
+    found = np.flatnonzero(np.isfinite(distances).any(axis=0))
+    levels = distances[:, found].argmin(axis=0)
+    order = np.lexsort((keys[found], -confidence[levels, found], distances[levels, found]))[:most]
+    return Chosen(keys[found[order]], levels[order])
+
+
+def confident_mistakes(
+    keys: npt.NDArray[np.int64],
+    wrong: npt.NDArray[np.bool_],
+    confidence: npt.NDArray[np.float64],
+    most: int = MOST_PICTURES,
+) -> Chosen:
+    """Choose the wrong answers that a model is surest of, each image where it is surest.
+
+    An image that is as surely wrong at two levels counts at the first; of images as surely wrong
+    the smaller key comes first.
+
+    Args:
+        keys: int64 `[N]`, each once.
+        wrong: bool `[L, N]`, is the answer wrong at this level.
+        confidence: float64 `[L, N]`, in [0, 1].
+        most: how many images at most.
+
+    >>> wrong = np.array([[True, True, False], [True, False, False]])
+    >>> confidence = np.array([[0.6, 0.7, 0.9], [0.8, 0.9, 0.9]])
+    >>> confident_mistakes(np.array([7, 8, 9]), wrong, confidence)
+    Chosen(keys=array([7, 8]), levels=array([1, 0]))
+    """
+    found = np.flatnonzero(wrong.any(axis=0))
+    sure = np.where(wrong[:, found], confidence[:, found], -np.inf)
+    levels = sure.argmax(axis=0)
+    order = np.lexsort((keys[found], -sure.max(axis=0)))[:most]
+    return Chosen(keys[found[order]], levels[order])
+
+
+def mistakes_each(models: int, shifts: int) -> int:
+    """Say how many mistakes of each model under each shift are kept, and of it on clean images.
+
+    Six, or as many as keep those of all together at 240, but at least one.
+
+    >>> mistakes_each(models=6, shifts=2), mistakes_each(5, 20), mistakes_each(40, 80)
+    (6, 2, 1)
+    """
+    return max(1, min(MOST_PICTURES, MOST_MISTAKES // (models * (shifts + 1))))
+
+
+class _Answers(NamedTuple):
+    """What a model says of the test images in some cells: both `[cells, N]`."""
+
+    wrong: npt.NDArray[np.bool_]
+    confidence: npt.NDArray[np.float64]
+
+
+def choose(run: RunFolder, test: Images, shifts: Sequence[Shift], models: Models) -> Choice:
+    """Choose which mistakes are shown, from the predictions of all models in every cell.
+
+    Args:
+        run: where the predictions lie, their rows in the order of the test images.
+        test: the test images.
+        shifts: clean first.
+        models: the model, variant or ensemble by its name in the report.
+    """
+    keys, sweeps = test.keys.numpy(), _sweeps(shifts)
+    most = mistakes_each(len(models), len(sweeps))
+    lost: dict[str, tuple[CellImage, ...]] = {}
+    mistakes: dict[str, dict[str, tuple[CellImage, ...]]] = {name: {} for name in models}
+    right = np.ones(len(keys), dtype=bool)
+    for name, model in models.items():
+        answers = _read(run, test, model, shifts[:1])
+        right &= ~answers.wrong[0]
+        chosen = confident_mistakes(keys, *answers, most)
+        mistakes[name][shifts[0].name] = _cell_images(chosen, shifts[:1])
+    for sweep, members in sweeps.items():
+        all_wrong = np.ones((len(members), len(keys)), dtype=bool)
+        confidence = np.zeros((len(members), len(keys)))
+        for name, model in models.items():
+            answers = _read(run, test, model, members)
+            all_wrong &= answers.wrong
+            confidence += answers.confidence / len(models)
+            mistakes[name][sweep] = _cell_images(confident_mistakes(keys, *answers, most), members)
+        offsets = np.array([_offset(member) for member in members])
+        lost[sweep] = _cell_images(lost_first(keys, offsets, right, all_wrong, confidence), members)
+    return Choice(lost, mistakes)
+
+
+def write_samples(
+    run: RunFolder,
+    dataset: Dataset,
+    shifts: Sequence[Shift],
+    shift_seed: int,
+    choice: Choice,
+    mixup: bool,
+) -> list[str]:
+    """Store thumbnails of what was chosen and of a strip in every cell, and a MixUp example.
+
+    The strip is of up to six test images of different classes. Returns the names of the files.
+    """
+    strip = pick_pictures(dataset.test, MOST_PICTURES)
+    index: dict[str, Any] = {
+        "version": INDEX_VERSION,
+        "labels": _names(strip),
+        "strip": strip.keys.tolist(),
+        "lost": _as_json(choice.lost),
+        "mistakes": {name: _as_json(groups) for name, groups in choice.mistakes.items()},
+    }
+    wanted: dict[str, set[int]] = {shift.id: set(index["strip"]) for shift in shifts}
+    for key, cell in _all_shown(choice):
+        wanted[cell].add(key)
+    run.write(PICTURES, _pictures(dataset.test, shifts, shift_seed, wanted))
+    files = [INDEX, PICTURES]
+    if mixup and dataset.train is not None and len(pair := pick_pictures(dataset.train, 2)) == 2:
+        run.write(MIXUP, _png(_with_mixture(pair.images)))
+        index["mixup"] = {"file": MIXUP, "labels": _names(pair), "weight": MIXUP_WEIGHT}
+        files.append(MIXUP)
+    run.write(INDEX, json.dumps(index, indent=1) + "\n")
+    return files
+
+
+def pick_pictures(images: Images, most: int, seed: int = 0) -> Images:
+    """Pick pictures of as many different classes as there are, seeded, in the order of classes."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(images))
+    labels = images.labels.numpy()[order]
+    first_of_class = np.unique(labels, return_index=True)[1]
+    chosen = np.sort(rng.permutation(first_of_class)[:most])
+    by_class = chosen[np.argsort(labels[chosen])]
+    return images[torch.from_numpy(order[by_class])]
+
+
+def _sweeps(shifts: Sequence[Shift]) -> dict[str, list[Shift]]:
+    found: dict[str, list[Shift]] = {}
+    for shift in shifts:
+        if shift.level is not None:
+            found.setdefault(shift.name, []).append(shift)
+    return found
+
+
+def _offset(shift: Shift) -> float:
+    """How far a level is from the one that changes nothing, and on which side."""
+    assert shift.level is not None
+    return shift.level - kind_of(shift.name).neutral
+
+
+def _file(model: tuple[str, int | str], shift: Shift) -> str:
+    return predictions_file(*model, shift.id)
+
+
+def _read(
+    run: RunFolder, test: Images, model: tuple[str, int | str], shifts: Sequence[Shift]
+) -> _Answers:
+    files = [_file(model, shift) for shift in shifts]
+    predicted = np.stack([run.read_column(file, "predicted") for file in files])
+    confidence = np.stack([run.read_column(file, "confidence") for file in files])
+    return _Answers(predicted != test.labels.numpy(), confidence)
+
+
+def _cell_images(chosen: Chosen, shifts: Sequence[Shift]) -> tuple[CellImage, ...]:
+    pairs = zip(chosen.keys.tolist(), chosen.levels.tolist(), strict=True)
+    return tuple(CellImage(key, shifts[level].id) for key, level in pairs)
+
+
+def _as_json(groups: Mapping[str, Sequence[CellImage]]) -> dict[str, list[dict[str, Any]]]:
+    return {name: [image._asdict() for image in images] for name, images in groups.items()}
+
+
+def _all_shown(choice: Choice) -> Iterator[CellImage]:
+    for groups in (choice.lost, *choice.mistakes.values()):
+        for images in groups.values():
+            yield from images
+
+
+def _pictures(
+    test: Images, shifts: Sequence[Shift], seed: int, wanted: Mapping[str, set[int]]
+) -> bytes:
+    """Shift what is wanted of each cell at full size, and only then make it small."""
+    by_key = np.argsort(test.keys.numpy())
+    sorted_keys = test.keys.numpy()[by_key]
+    columns: dict[str, list[Any]] = {name: [] for name in PICTURE_COLUMNS.names}
+    for shift in shifts:
+        keys = np.array(sorted(wanted[shift.id]), dtype=np.int64)
+        images = test[torch.from_numpy(by_key[np.searchsorted(sorted_keys, keys)])]
+        columns["cell"] += [shift.id] * len(keys)
+        columns["key"] += keys.tolist()
+        columns["image"] += thumbnails(shift(images.images, images.keys, seed))
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(pa.table(columns, schema=PICTURE_COLUMNS), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _names(images: Images) -> list[str]:
+    return [images.classes[label] for label in images.labels.tolist()]
+
+
+def _with_mixture(pair: torch.Tensor) -> torch.Tensor:
+    first, second = pair.float()
+    mixture = torch.lerp(second, first, MIXUP_WEIGHT).round().to(torch.uint8)
+    return torch.cat([pair, mixture[None]])
+
+
+def _png(images: torch.Tensor) -> bytes:
+    strip = images.permute(2, 0, 3, 1).flatten(1, 2).contiguous()  # [H, N * W, 3]
+    buffer = io.BytesIO()
+    Image.fromarray(strip.numpy()).save(buffer, "png")
+    return buffer.getvalue()

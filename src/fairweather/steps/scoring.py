@@ -1,0 +1,220 @@
+"""The step that scores: from the stored predictions of a run to scores.csv, without any model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from fairweather.attacks import ATTACKS, masking_warning
+from fairweather.metrics import (
+    Fitted,
+    absent_metrics,
+    detection_score,
+    fit_on,
+    under_priors,
+    worst_prior,
+)
+from fairweather.progress import Event, Notify
+from fairweather.record import (
+    ABSENT_METRICS,
+    CLEAN,
+    COLUMNS,
+    ENSEMBLE,
+    MEAN,
+    NO_LEVEL,
+    OOD,
+    PRIORS,
+    SCORES,
+    SPREAD,
+    TEST,
+    VAL,
+    VALIDATION,
+    WARNINGS,
+    WORST_PRIORS,
+    predictions_file,
+)
+from fairweather.runs import RunFolder
+from fairweather.scores import (
+    Estimates,
+    Key,
+    estimate_cells,
+    seed_spread,
+    to_csv,
+    to_frame,
+    with_means,
+    with_worst,
+)
+from fairweather.shifts import CLEAN as UNCHANGED
+from fairweather.steps.derived import derived_rows
+from fairweather.steps.plan import Done, Row, ScoreStep
+from fairweather.steps.predicting import shift_of
+from fairweather.steps.worker import Worker
+from fairweather.types import Attack, Cell, Predictions, Score, Shift
+
+# Accuracy stands for the others: which priors are worst depends on what one asks for.
+WORST_BY = "accuracy"
+
+
+def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
+    """Write scores.csv, warnings.json and absent_metrics.json."""
+    shifts = {text: shift_of(text) for row in step.rows for text in row.shifts}
+    cells = [Cell(row.model, row.seed, shifts[text]) for row in step.rows for text in row.shifts]
+    validation = _validation_cells(step)
+    total = len(cells) + len(validation)
+
+    def read(cell: Cell) -> Predictions:
+        return folder.read_predictions(file_of(cell))
+
+    fitted = _fit(step, folder)
+    estimated: list[tuple[Key, Estimates]] = []
+    # Two calls: validation images are other images, and are resampled on their own.
+    for part in (cells, validation):
+        for estimate in estimate_cells(
+            part, read, step.bootstrap, fitted=lambda cell: fitted.get((cell.model, cell.seed))
+        ):
+            estimated.append(estimate)
+            progress(Event(step.task, len(estimated), total))
+    frame = _frame(step, folder, cells, dict(estimated))
+    folder.write(SCORES, to_csv(frame))
+    labels = read(cells[0]).labels
+    chance = np.bincount(labels).max().item() / len(labels)
+    warnings = attack_warnings(frame, step.titles, list(shifts.values()), chance)
+    folder.write(WARNINGS, json.dumps(warnings, indent=1) + "\n")
+    absent = absent_metrics(read(cells[0]), next(iter(fitted.values()), None))
+    folder.write(ABSENT_METRICS, json.dumps(dict(absent), indent=1) + "\n")
+    for title, warning in warnings.items():
+        progress(Event(f"attacks on {title}", 1, 1, warning))
+    return Done()
+
+
+def file_of(cell: Cell) -> str:
+    """The file with the predictions of a cell; `validation` is the clean validation images."""
+    if cell.shift.name == VALIDATION:
+        return predictions_file(cell.model, cell.seed, CLEAN, VAL)
+    return predictions_file(cell.model, cell.seed, cell.shift.id)
+
+
+def _frame(
+    step: ScoreStep,
+    folder: RunFolder,
+    cells: Sequence[Cell],
+    estimated: Mapping[Key, Estimates],
+) -> pd.DataFrame:
+    apart = list(ATTACKS)
+    table = with_worst(with_means(estimated.items(), apart), apart)
+    parts = [
+        to_frame(table),
+        derived_rows(
+            cells,
+            estimated,
+            lambda cell: folder.read_column(file_of(cell), "predicted"),
+            bootstrap=step.bootstrap,
+            in_units_of_alexnet=step.in_units_of_alexnet,
+        ),
+        _prior_rows(step, folder),
+        _detection_rows(step, folder),
+    ]
+    frame = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    spread = seed_spread(frame)
+    return pd.concat([frame, spread], ignore_index=True) if len(spread) else frame
+
+
+def _fit(step: ScoreStep, folder: RunFolder) -> dict[tuple[str, int | str], Fitted | None]:
+    """What is fitted on the clean validation images of each model or variant and seed."""
+    if not step.validation:
+        return {}
+    return {
+        (row.model, row.seed): fit_on(
+            folder.read_predictions(predictions_file(row.model, row.seed, CLEAN, VAL))
+        )
+        for row in step.rows
+    }
+
+
+def _validation_cells(step: ScoreStep) -> list[Cell]:
+    if not (step.natural_shift and step.validation):
+        return []
+    shift = replace(UNCHANGED, name=VALIDATION)
+    return [Cell(row.model, row.seed, shift) for row in step.rows]
+
+
+def _prior_rows(step: ScoreStep, folder: RunFolder) -> pd.DataFrame:
+    """The scores of the clean test images under each changed set of class priors, and the worst."""
+
+    def scores(row: Row) -> Iterator[tuple[str, Mapping[str, Score]]]:
+        if not step.priors:
+            return
+        predictions = folder.read_predictions(predictions_file(row.model, row.seed, CLEAN))
+        for name, priors in step.priors.items():
+            yield f"{PRIORS}{name}", under_priors(predictions, priors, resamples=step.bootstrap)
+        arrays = {name: np.array(priors) for name, priors in step.priors.items()}
+        _, worst = worst_prior(predictions, arrays, WORST_BY, resamples=step.bootstrap)
+        yield WORST_PRIORS, {WORST_BY: worst}
+
+    return _as_frame(step.rows, scores)
+
+
+def _detection_rows(step: ScoreStep, folder: RunFolder) -> pd.DataFrame:
+    """How well confidence tells each other data set from the clean test images."""
+
+    def scores(row: Row) -> Iterator[tuple[str, Mapping[str, Score]]]:
+        for other in step.others:
+            known, unknown = (
+                folder.read_column(predictions_file(row.model, row.seed, CLEAN, part), "confidence")
+                for part in (TEST, other)
+            )
+            yield f"{OOD}{other}", detection_score(known, unknown, resamples=step.bootstrap)
+
+    return _as_frame(step.rows, scores)
+
+
+def _as_frame(
+    rows: Sequence[Row], scores: Callable[[Row], Iterator[tuple[str, Mapping[str, Score]]]]
+) -> pd.DataFrame:
+    lines = [
+        (row.model, str(row.seed), shift, NO_LEVEL, metric, *score)
+        for row in rows
+        for shift, of in scores(row)
+        for metric, score in of.items()
+    ]
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def attack_warnings(
+    scores: pd.DataFrame, titles: Mapping[str, str], shifts: Sequence[Shift | Attack], chance: float
+) -> dict[str, str]:
+    """Give the warning about gradient masking for each model that deserves one, by its title.
+
+    Attacks that fail where they should not have give robust accuracies that are not to be believed.
+    Of several seeds, the mean of their accuracies is looked at; an ensemble is looked at by itself.
+
+    Args:
+        scores: the table of scores.csv.
+        titles: of the models, by name.
+        shifts: whose attacks in the maximum norm are looked at.
+        chance: the share of the most frequent class among the test images.
+    """
+    attacks = [
+        shift
+        for shift in shifts
+        if isinstance(shift, Attack) and shift.parameters.get("norm", "linf") == "linf"
+    ]
+    accuracy = scores[scores["metric"] == "accuracy"]
+    single = ~accuracy["seed"].isin([MEAN, SPREAD, ENSEMBLE])
+    judged = [(name, title, single) for name, title in titles.items()]
+    if (together := accuracy["seed"] == ENSEMBLE).any():
+        judged += [(name, f"{title}, ensemble", together) for name, title in titles.items()]
+    found = {}
+    for name, title, seeds in judged:
+        rows = accuracy[(accuracy["model"] == name) & seeds]
+        table: dict[str, dict[float, float]] = {}
+        for attack in attacks:
+            at = (rows["shift"] == attack.name) & (rows["level"] == attack.level_name)
+            table.setdefault(attack.name, {})[attack.level] = float(rows[at]["value"].mean())
+        if warning := masking_warning(table, chance):
+            found[title] = warning
+    return found

@@ -1,0 +1,346 @@
+"""Steps that train: pre-training, training, and the choice among the tries of a sweep."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+import pandas as pd
+import safetensors.torch
+import torch
+
+from fairweather import models
+from fairweather.attacks import make_training_attack
+from fairweather.data import fewer_labels, with_wrong_labels
+from fairweather.errors import TrainingDivergedError
+from fairweather.progress import Event, Notify
+from fairweather.record import CORRELATION, DESCRIPTION, DIVERGED, HISTORY, PROBED, WEIGHTS
+from fairweather.runs import RunFolder
+from fairweather.shift_lists import only_shifts
+from fairweather.steps.plan import (
+    ChooseStep,
+    Done,
+    PretrainStep,
+    Step,
+    TrainStep,
+    fingerprint_of,
+)
+from fairweather.steps.worker import Worker
+from fairweather.training import Recipe, fit, selected_epoch
+from fairweather.training.selfsupervised import PretrainingEpoch, Probe, pretrain
+from fairweather.types import Attack, Dataset, Images
+
+SELECTED = ("epoch", "val_accuracy", "val_loss")
+RESUME = "resume"  # the folder of an unfinished training's state
+DECIMALS = 4  # of a correlation that is only drawn
+State = dict[str, Any]  # tensors, numbers and lists, as torch.save takes them
+
+
+def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
+    """Train a model from where it stands, and store what its recipe selects."""
+    chosen = _chosen(step, folder)
+    if step.tries:
+        _take_over(step, folder, step.tries[chosen])
+        progress(Event(step.task, 1, 1, "as the sweep trained it"))
+        return Done("as the sweep trained it")
+    try:
+        return Done(_train(step, step.recipes[chosen], worker, folder, progress))
+    except TrainingDivergedError as error:
+        if not step.may_diverge:
+            raise
+        words = {"diverged": str(error)}
+        folder.write(f"{step.folder}/{DIVERGED}", json.dumps(words) + "\n")
+        return Done(str(error))
+
+
+def _chosen(step: TrainStep, folder: RunFolder) -> int:
+    """Which of the recipes: of several, the one that the sweep's table names."""
+    if step.choice is None:
+        return 0
+    table = pd.read_csv(folder.file(step.choice))
+    return int(table["chosen"].to_numpy().argmax())
+
+
+def _take_over(step: TrainStep, folder: RunFolder, source: str) -> None:
+    """Take over what a try of a sweep has trained already with the same recipe and seed."""
+    for name in (WEIGHTS, DESCRIPTION, HISTORY, PROBED):
+        if (trained := folder.file(f"{source}/{name}")).is_file():
+            folder.write(f"{step.folder}/{name}", trained.read_bytes())
+
+
+def _train(
+    step: TrainStep, recipe: Recipe, worker: Worker, folder: RunFolder, progress: Notify
+) -> str:
+    dataset = worker.dataset(step.train.data)
+    spec = _loaded_spec(step, dataset, folder)
+    weights = _weights_facts(step, spec, worker.offline)
+    train = training_images(step, worker.images(step.train))
+    resume = Resumption(step.folder, _fingerprint(step, folder), worker.device)
+    state = resume.read(folder)
+    done = len(state["history"]) if state else 0
+    progress(Event(step.task, done, recipe.epochs, _start_note(weights)))
+    model = models.build(spec, step.seed, offline=worker.offline)
+    if recipe.freeze_batchnorm:
+        model.freeze_batchnorm()
+    note = ""
+    for epoch in fit(
+        model,
+        train,
+        worker.images(step.val),
+        recipe,
+        head=models.head_of(model, spec.backbone),
+        seed=step.seed,
+        device=worker.device,
+        precision=step.precision,
+        state=state,
+        train_shifts=only_shifts(step.train_shifts) if step.train_shifts else (),
+        attack=training_attack(recipe),
+    ):
+        state = epoch.state
+        resume.write(folder, state)
+        row = state["history"][-1]
+        note = f"validation accuracy {row['val_accuracy']:.1%}, loss {row['val_loss']:.3f}"
+        progress(Event(step.task, len(state["history"]), recipe.epochs, note))
+    assert state is not None
+    _store_training(step, recipe, spec, dataset, len(train), weights, state, folder)
+    resume.drop(folder)
+    return note
+
+
+def training_images(step: TrainStep, train: Images) -> Images:
+    """The training images with the labels that this model gets."""
+    # Which images stay is decided by their true labels, and is the same whatever becomes of these.
+    noisy = with_wrong_labels(train, step.label_noise, step.label_seed)
+    if step.label_fraction == 1:
+        return noisy  # not a copy: the pixels may be larger than memory
+    return noisy[fewer_labels(train, step.label_fraction, step.label_seed)]
+
+
+def training_attack(recipe: Recipe) -> Attack | None:
+    """The attack that makes the training images of an adversarial recipe."""
+    if (settings := recipe.adversarial) is None:
+        return None
+    given = {key: value for key, value in asdict(settings).items() if value is not None}
+    return make_training_attack("pgd", **given)
+
+
+def with_statistics(spec: models.ModelSpec, dataset: Dataset) -> models.ModelSpec:
+    """A network that is normalised by the statistics of the training images."""
+    # A channel without any contrast has no deviation to divide by.
+    std = [max(deviation, 1 / 255) for deviation in dataset.std]
+    return replace(
+        spec, mean=models.channels("mean", dataset.mean), std=models.channels("std", std)
+    )
+
+
+def _loaded_spec(step: TrainStep, dataset: Dataset, folder: RunFolder) -> models.ModelSpec:
+    """The network with its normalisation, and with a file where a pre-training of the run is."""
+    spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
+    if step.start is None:
+        return spec
+    file = folder.file(step.start)
+    if step.spec.mean is None:  # its weights come with the statistics that they were made with
+        made = json.loads(file.with_name(DESCRIPTION).read_text())["spec"]
+        spec = replace(spec, mean=tuple(made["mean"]), std=tuple(made["std"]))
+    return replace(spec, weights=str(file))
+
+
+def _start_note(weights: Mapping[str, Any]) -> str:
+    """Say what a training starts from; nothing where that is nothing."""
+    if weights["weights"] == "none":
+        return ""
+    left_out = weights.get("left_out")
+    beside = f", without {', '.join(left_out)}" if left_out else ""
+    return f"weights: {weights.get('file', weights['weights'])}{beside}; head {weights['head']}"
+
+
+def _weights_facts(step: TrainStep, spec: models.ModelSpec, offline: bool) -> dict[str, Any]:
+    facts = models.weights_facts(spec, offline=offline)
+    if step.start is not None:  # told by its place in the run, wherever the run lies
+        facts |= {"file": step.start, "weights": step.spec.weights}
+    return facts
+
+
+def _store_training(
+    step: TrainStep,
+    recipe: Recipe,
+    spec: models.ModelSpec,
+    dataset: Dataset,
+    images: int,
+    weights: Mapping[str, Any],
+    state: State,
+    folder: RunFolder,
+) -> None:
+    history = state["history"]
+    chosen = history[selected_epoch(history, recipe)]
+    facts = {
+        "classes": list(dataset.classes),
+        "seed": step.seed,
+        "recipe": asdict(recipe),
+        "weights": weights,
+        "training_images": images,
+        "label_fraction": step.label_fraction,
+        "label_noise": step.label_noise,
+        "train_shifts": list(step.train_shifts),
+        "precision": step.precision,
+        **{key: chosen[key] for key in SELECTED},
+    }
+    described = replace(spec, weights=step.spec.weights)
+    files: dict[str, bytes | str] = {
+        WEIGHTS: as_safetensors(state["best"]),
+        DESCRIPTION: models.model_json(described, facts),
+        HISTORY: pd.DataFrame(history).to_csv(index=False),
+    }
+    if "probed" in state:
+        files[PROBED] = as_safetensors(state["probed"])
+    for name, content in files.items():
+        folder.write(f"{step.folder}/{name}", content)
+
+
+def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
+    """Choose the try of a sweep that validation prefers, and keep the table of all."""
+    rows: list[dict[str, Any]] = []
+    for number, (values, source) in enumerate(zip(step.values, step.folders, strict=True), 1):
+        diverged = folder.file(f"{source}/{DIVERGED}")
+        if diverged.is_file():
+            rows.append({"try": number, **values, **json.loads(diverged.read_text())})
+            continue
+        facts = json.loads(folder.file(f"{source}/{DESCRIPTION}").read_text())
+        rows.append({"try": number, **values, **{key: facts[key] for key in SELECTED}})
+    table = pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row)))
+    if "val_loss" not in table:
+        raise TrainingDivergedError(f"every try of {step.title} diverged; {rows[-1]['diverged']}")
+    ranked = table.assign(val_accuracy=-table["val_accuracy"]).dropna(subset=["val_loss"])
+    order = ["val_accuracy", "val_loss"] if step.metric == "accuracy" else ["val_loss"]
+    chosen = int(ranked.sort_values(order, kind="stable").index[0])
+    table["chosen"] = table.index == chosen
+    folder.write(step.leaves[0], table.to_csv(index=False))
+    return Done(f"try {chosen + 1} of {len(table)}")
+
+
+def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
+    """Train a backbone without a task, from where it stands."""
+    dataset, images = worker.dataset(step.images.data), worker.images(step.images)
+    spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
+    resume = Resumption(step.folder, _fingerprint(step, folder), worker.device)
+    state = resume.read(folder)
+    epochs = step.recipe.epochs
+    progress(Event(step.task, len(state["history"]) if state else 0, epochs))
+    classifier = models.build(spec, step.seed, offline=worker.offline)
+    encoder = models.encoder_of(classifier, spec.backbone)
+    last: PretrainingEpoch | None = None
+    for last in pretrain(
+        encoder.module,
+        images,
+        step.recipe,
+        features=encoder.features,
+        # The run's own images tell how good the features are for them, whatever made these.
+        probe=Probe(worker.images(step.train), worker.images(step.val)),
+        seed=step.seed,
+        device=worker.device,
+        precision=step.precision,
+        state=state,
+    ):
+        resume.write(folder, last.state)
+        progress(Event(step.task, len(last.history), epochs, _pretraining_note(last.history[-1])))
+    assert last is not None
+    _store_pretraining(step, spec, dataset, last, classifier, worker.offline, folder)
+    resume.drop(folder)
+    return Done(_pretraining_note(last.history[-1]))
+
+
+def _pretraining_note(row: Mapping[str, float]) -> str:
+    return (
+        f"k-NN accuracy {row['knn_accuracy']:.1%}, loss {row['train_loss']:.3g}, "
+        f"embedding's deviation {row['embedding_std']:.2f}"
+    )
+
+
+def _store_pretraining(
+    step: PretrainStep,
+    spec: models.ModelSpec,
+    dataset: Dataset,
+    last: PretrainingEpoch,
+    classifier: models.Classifier,
+    offline: bool,
+    folder: RunFolder,
+) -> None:
+    assert dataset.train is not None
+    facts = {
+        "title": step.title,
+        "data": dataset.name,
+        "images": len(dataset.train),
+        "labels_used": step.recipe.method == "supervised",
+        "seed": step.seed,
+        "recipe": asdict(step.recipe),
+        "weights": models.weights_facts(spec, offline=offline),
+        "precision": step.precision,
+        **{key: last.history[-1][key] for key in ("epoch", "knn_accuracy", "embedding_std")},
+    }
+    files: dict[str, bytes | str] = {
+        WEIGHTS: as_safetensors(models.state_without_head(classifier, spec.backbone)),
+        DESCRIPTION: models.model_json(spec, facts),
+        HISTORY: pd.DataFrame(last.history).to_csv(index=False),
+    }
+    if last.correlation is not None and last.correlation_before is not None:
+        matrices = {"before": last.correlation_before, "after": last.correlation}
+        files[CORRELATION] = json.dumps({key: _rows(m) for key, m in matrices.items()})
+    for name, content in files.items():
+        folder.write(f"{step.folder}/{name}", content)
+
+
+def _rows(matrix: npt.NDArray[Any]) -> list[list[float]]:
+    rows: list[list[float]] = matrix.round(DECIMALS).tolist()
+    return rows
+
+
+def as_safetensors(weights: Mapping[str, torch.Tensor]) -> bytes:
+    """Write weights as safetensors, which stores plain memory; training leaves channels last."""
+    return safetensors.torch.save({name: each.contiguous() for name, each in weights.items()})
+
+
+def _fingerprint(step: TrainStep | PretrainStep, folder: RunFolder) -> str:
+    there = [name for name in step.reads if folder.file(name).is_file()]
+    return fingerprint_of(step, {name: folder.checksum(name) for name in there})
+
+
+class Resumption(NamedTuple):
+    """What an unfinished training goes on from: `resume/state.pt` in its folder."""
+
+    folder: str
+    fingerprint: str
+    device: torch.device
+
+    def write(self, run: RunFolder, state: State) -> None:
+        """Store what the next epoch needs, with the fingerprint of what it was made of."""
+        buffer = io.BytesIO()
+        torch.save({"inputs": self.fingerprint, "state": state}, buffer)
+        run.write(f"{self.folder}/{RESUME}/state.pt", buffer.getvalue())
+
+    def read(self, run: RunFolder) -> State | None:
+        """Read the state that an interrupted training left, if it was this training."""
+        path = run.file(f"{self.folder}/{RESUME}/state.pt")
+        if not path.is_file():
+            return None
+        try:
+            stored = torch.load(path, map_location=self.device, weights_only=True)
+            state: State = stored["state"]
+            return state if stored["inputs"] == self.fingerprint else None
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError):
+            return None
+
+    def drop(self, run: RunFolder) -> None:
+        """Remove what only an unfinished training needs."""
+        shutil.rmtree(run.file(f"{self.folder}/{RESUME}"), ignore_errors=True)
+
+
+def drop_resume(step: Step, run: RunFolder) -> None:
+    """Remove what a training that is done leaves when it is killed in its last moment."""
+    if isinstance(step, TrainStep | PretrainStep):
+        shutil.rmtree(run.file(f"{step.folder}/{RESUME}"), ignore_errors=True)

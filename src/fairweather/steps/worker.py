@@ -1,0 +1,193 @@
+"""What a worker opens once and keeps: data sets and networks, as a plan names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from fairweather import models
+from fairweather.data import digest, load_data
+from fairweather.devices import resolve_device
+from fairweather.errors import InputError
+from fairweather.models.labels import LabelMap, relabel
+from fairweather.models.outputs import LogProbabilities
+from fairweather.progress import Notify
+from fairweather.record import PROBED
+from fairweather.runs import RunFolder
+from fairweather.steps.plan import (
+    DATA,
+    DataSource,
+    ImagesReference,
+    Interpolated,
+    ModelSource,
+    OpenedNetwork,
+    Plan,
+    Together,
+    Trained,
+)
+from fairweather.types import Dataset, Images
+
+AnyNetwork = Trained | Interpolated | Together | OpenedNetwork
+
+
+class Worker:
+    """Does steps: it opens what a plan names when a step first asks for it.
+
+    Args:
+        plan: whose data sets and model are opened.
+        device: `auto`, `cpu`, `cuda`, ...
+        offline: never touch the network.
+        progress: is told what happens while data are loaded.
+        datasets: what is open already, by its name in the plan; it is what the plan says.
+        model: the model from elsewhere, to logits of the data's classes, if that is open already.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        device: str = "auto",
+        offline: bool = False,
+        progress: Notify | None = None,
+        datasets: Mapping[str, Dataset] | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
+        self.sources, self.model_source = dict(plan.data), plan.model
+        self.device = resolve_device(device)
+        self.offline, self.progress = offline, progress
+        self._datasets = dict(datasets or {})
+        self._model = model
+        self._network: tuple[AnyNetwork, tuple[str, ...], nn.Module] | None = None
+        self._largest_batch: int | None = None
+
+    def dataset(self, name: str = DATA) -> Dataset:
+        """A data set of the plan; raises `InputError` where it is not what the plan says."""
+        if name not in self._datasets:
+            source = self.sources[name]
+            self._datasets[name] = open_data(source, offline=self.offline, progress=self.progress)
+            _check_digests(source, self._datasets[name])
+        return self._datasets[name]
+
+    def images(self, reference: ImagesReference) -> Images:
+        """A part of a data set, which must have it; of another set, with the run's own classes."""
+        dataset = self.dataset(reference.data)
+        part: Images | None = getattr(dataset, reference.part)
+        if part is None:
+            raise InputError(f"{dataset.name} has no {reference.part} images")
+        source = self.sources.get(reference.data)
+        if source is None or source.labelled:
+            return part
+        return unlabelled(part, self.dataset().classes)
+
+    def network(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
+        """A network of a run, to logits of the data's classes; the last one is kept."""
+        if isinstance(network, OpenedNetwork):
+            return self._opened
+        files = tuple(folder.checksum(name) for name in _weights(network))
+        if self._network is None or self._network[:2] != (network, files):
+            self._network = (network, files, _load(network, folder))
+        return self._network[2]
+
+    @cached_property
+    def _opened(self) -> nn.Module:
+        if self._model is not None:
+            return self._model
+        assert self.model_source is not None
+        return open_source(self.model_source, offline=self.offline)
+
+    def batch_size(self, asked: int) -> int:
+        """The batch size that is asked for, or the largest one that memory had room for."""
+        return min(asked, self._largest_batch or asked)
+
+    def halve(self, size: int) -> None:
+        """Keep in mind that memory ran out, and what fits."""
+        self._largest_batch = size
+
+
+@contextmanager
+def using_threads(threads: int) -> Iterator[None]:
+    """Let torch use so many threads, and afterwards as many as before.
+
+    >>> with using_threads(1):
+    ...     torch.get_num_threads()
+    1
+    """
+    before = torch.get_num_threads()
+    if threads != before:  # asking for the same number would still start a new pool
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if threads != before:
+            torch.set_num_threads(before)
+
+
+def open_data(
+    source: DataSource, *, offline: bool = False, progress: Notify | None = None
+) -> Dataset:
+    """Load a data set of a plan."""
+    return load_data(**source.arguments(), offline=offline, progress=progress)
+
+
+def digests_of(dataset: Dataset) -> dict[str, str]:
+    """The digest of each part of a data set."""
+    parts = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    return {name: digest(part) for name, part in parts.items() if part is not None}
+
+
+def unlabelled(images: Images, classes: tuple[str, ...]) -> Images:
+    """Images of another data set, whose labels mean nothing, for a model of these classes."""
+    return Images(images.images, torch.zeros_like(images.labels), images.keys, classes)
+
+
+def open_source(source: ModelSource, *, offline: bool = False) -> nn.Module:
+    """Open the model of a plan as it was decided there, to logits of the data's classes."""
+    opened = models.open_model(
+        source.source,
+        architecture=source.architecture,
+        weights=source.weights,
+        mean=source.mean,
+        std=source.std,
+        input_size=source.input_size,
+        outputs=source.outputs,
+        offline=offline,
+    )
+    if source.size is not None:
+        opened = models.prepared_at(opened, source.size, keep=source.input_size is not None)
+    model = LogProbabilities(opened.model).eval() if source.logarithms else opened.model
+    return relabel(model, LabelMap(source.columns, "", source.answers))
+
+
+def _check_digests(source: DataSource, dataset: Dataset) -> None:
+    found = digests_of(dataset)
+    for part, expected in source.digests.items():
+        if found.get(part) != expected:
+            raise InputError(
+                f"the {part} images of {source.source} are not those that the plan was made for: "
+                "their digests differ"
+            )
+
+
+def _weights(network: Trained | Interpolated | Together) -> list[str]:
+    if isinstance(network, Together):
+        return [name for member in network.members for name in _weights(member)]
+    names = ["model.safetensors", *([PROBED] if isinstance(network, Interpolated) else [])]
+    return [f"{network.folder}/{name}" for name in names]
+
+
+def _load(network: Trained | Interpolated | Together, folder: RunFolder) -> nn.Module:
+    match network:
+        case Trained():
+            return models.load_checkpoint(folder.file(network.folder))
+        case Interpolated():
+            model = models.load_checkpoint(folder.file(network.folder))
+            start = safetensors.torch.load_file(folder.file(f"{network.folder}/{PROBED}"))
+            model.load_state_dict(models.interpolate(start, model.state_dict(), network.share))
+            return model
+        case Together():
+            return models.Ensemble([_load(each, folder) for each in network.members]).eval()

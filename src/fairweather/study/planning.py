@@ -1,0 +1,404 @@
+"""From a study to its plan: pre-trainings, trainings, and what is measured of each model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+import torch
+
+from fairweather import models
+from fairweather.devices import training_precision
+from fairweather.errors import InputError
+from fairweather.record import (
+    DESCRIPTION,
+    DIVERGED,
+    ENSEMBLE,
+    HISTORY,
+    PROBED,
+    WEIGHTS,
+    ModelRecord,
+    RunRecord,
+    RunSettings,
+    model_folder,
+    pretraining_folder,
+    sweep_table,
+    try_folder,
+)
+from fairweather.runs import provenance
+from fairweather.steps.describing import describe_shifts, variant_titles
+from fairweather.steps.measuring import (
+    DataFacts,
+    Measured,
+    Measurement,
+    conclude,
+    data_record,
+    predict_model,
+)
+from fairweather.steps.plan import (
+    DATA,
+    PRECISION,
+    ChooseStep,
+    DataSource,
+    Interpolated,
+    Plan,
+    PretrainStep,
+    Step,
+    Together,
+    Trained,
+    TrainStep,
+    in_order,
+    pretraining_files,
+    training_files,
+)
+from fairweather.study.schema import PRETRAINING, DataEntry, ModelEntry, NetworkEntry, Study
+from fairweather.training import Recipe
+from fairweather.types import Dataset, shortest
+
+
+def plan_study(
+    study: Study, facts: Mapping[str, DataFacts], device: torch.device, *, offline: bool = False
+) -> Plan:
+    """Plan everything that a study asks for.
+
+    Args:
+        study: checked.
+        facts: of its data sets, by the names that `data_sources` gives them.
+        device: where steps are done.
+        offline: do not look for weights outside the cache.
+    """
+    planner = _Planner(study, facts, device, offline)
+    sources = {
+        name: source.model_copy(update={"digests": dict(facts[name].digests)})
+        for name, source in data_sources(study).items()
+    }
+    return in_order(sources, None, list(planner.steps()))
+
+
+def data_sources(study: Study) -> dict[str, DataSource]:
+    """The data sets of a study: its own is `data`, that of a pre-training `pretraining:NAME`."""
+    found = {DATA: _source(study.data)}
+    for name, entry in study.pretraining.items():
+        if entry.data is not None:
+            found[f"{PRETRAINING}{name}"] = _source(entry.data)
+    return found
+
+
+def _source(entry: DataEntry) -> DataSource:
+    return DataSource(**entry.model_dump())
+
+
+def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.device) -> RunRecord:
+    """Say what a run of a study is."""
+    titles = {name: entry.title for name, entry in study.models.items()}
+    interpolated = {
+        interpolated_name(name, share): f"{entry.title}, {_way(share)}"
+        for name, entry in study.models.items()
+        for share in entry.interpolations
+    }
+    return RunRecord(
+        kind="study",
+        name=study.name,
+        title=study.title,
+        description=study.description,
+        data=data_record(dataset, plan.data[DATA], {}),
+        models={name: _described(entry) for name, entry in study.models.items()},
+        pretraining={name: _described(entry) for name, entry in study.pretraining.items()},
+        seeds=tuple(study.seeds),
+        ensemble=study.ensemble,
+        sweeps=describe_shifts(study.all_shifts(), min(dataset.test.images.shape[2:])),
+        variants=variant_titles(
+            titles,
+            interpolated,
+            study.variants,
+            len(dataset.test),
+            study.prediction_batch_size,
+        ),
+        seen_shifts=study.seen_shifts(),
+        settings=RunSettings(
+            shift_seed=study.shift_seed,
+            bootstrap=study.bootstrap,
+            batch_size=study.prediction_batch_size,
+            precision=PRECISION,
+            training_precision=study.precision,
+            variants=tuple(study.variants),
+            threads=plan.steps[0].threads,
+        ),
+        provenance=provenance(device),
+    )
+
+
+def _described(entry: NetworkEntry) -> ModelRecord:
+    settings = entry.model_dump(mode="json", exclude={"title"})
+    return ModelRecord(title=entry.title, settings=settings)
+
+
+def model_spec(entry: NetworkEntry, classes: int) -> models.ModelSpec:
+    """The network of an entry; without a normalisation where this is that of the images."""
+    return models.ModelSpec(
+        backbone=entry.backbone,
+        classes=classes,
+        weights=entry.weights,
+        stem=entry.stem,
+        input_size=entry.input_size,
+        mean=None if entry.mean is None else models.channels("mean", entry.mean),
+        std=None if entry.std is None else models.channels("std", entry.std),
+        norm=entry.norm,
+        pooling=entry.pooling,
+        width=entry.width,
+        weights_sha256=entry.weights_sha256,
+    )
+
+
+def has_own_statistics(entry: NetworkEntry) -> bool:
+    """Say whether a network is normalised by the statistics of the training images.
+
+    From scratch it is; weights come with those that they were made with.
+    """
+    return entry.mean is None and entry.weights == "none"
+
+
+def interpolated_name(name: str, share: float | None) -> str:
+    """Name a model, or the one so far on its way from probed to fine-tuned weights."""
+    return name if share is None else f"{name}+interpolated-{shortest(share)}"
+
+
+def _way(share: float) -> str:
+    return f"weights {100 * share:.6g}% of the way"
+
+
+class _Planner:
+    """What the steps of one study share."""
+
+    def __init__(
+        self, study: Study, facts: Mapping[str, DataFacts], device: torch.device, offline: bool
+    ) -> None:
+        self.study, self.facts, self.offline = study, facts, offline
+        self.data = facts[DATA]
+        self.device = device
+        self.threads = study.threads or torch.get_num_threads()
+        self.precision = training_precision(study.precision, device)
+
+    def steps(self) -> Iterator[Step]:
+        """Every step, each after those that it needs."""
+        every: list[Measured] = []
+        measurement = self._measurement()
+        for name in self.study.pretraining:
+            yield from self._pretrainings(name)
+        for name, entry in self.study.models.items():
+            yield from self._trainings(name, entry)
+            measured = self._measured(name, entry)
+            every += measured
+            for each in measured:
+                yield from predict_model(measurement, each)
+        yield from conclude(measurement, every)
+
+    def _measurement(self) -> Measurement:
+        study = self.study
+        tries = [each for entry in study.models.values() for each in entry.tries()]
+        return Measurement(
+            data=self.data,
+            shifts=tuple(study.all_shifts()),
+            threads=self.threads,
+            device=self.device.type,
+            shift_seed=study.shift_seed,
+            batch_size=study.prediction_batch_size,
+            bootstrap=study.bootstrap,
+            variants=tuple(study.variants),
+            reports=tuple(self._reported()),
+            mixup=any(each.recipe.mixup > 0 for each in tries),
+        )
+
+    def _reported(self) -> Iterator[str]:
+        """What of the trainings the report draws on."""
+        for name, start in self.study.pretraining.items():
+            for seed in self._pretraining_seeds(name):
+                files = pretraining_files(pretraining_folder(name, seed), start.recipe)
+                yield from (file for file in files if not file.endswith(WEIGHTS))
+        for name, entry in self.study.models.items():
+            for seed in self.study.seeds:
+                folder = model_folder(name, seed)
+                yield from (f"{folder}/{HISTORY}", f"{folder}/{DESCRIPTION}")
+            if entry.sweep:
+                yield sweep_table(name)
+
+    def _pretraining_seeds(self, name: str) -> list[int]:
+        own = self.study.pretraining[name].seed
+        return self.study.seeds if own is None else [own]
+
+    def _pretrainings(self, name: str) -> Iterator[Step]:
+        entry, seeds = self.study.pretraining[name], self._pretraining_seeds(name)
+        data = DATA if entry.data is None else f"{PRETRAINING}{name}"
+        facts = self.facts[data]
+        for seed in seeds:
+            folder = pretraining_folder(name, seed)
+            title = f"{entry.title}, seed {seed}" if len(seeds) > 1 else entry.title
+            spec = model_spec(entry, len(facts.classes))
+            yield PretrainStep(
+                id=folder,
+                task=f"pre-train {title}",
+                leaves=tuple(pretraining_files(folder, entry.recipe)),
+                threads=self.threads,
+                device=self.device.type,
+                work=entry.recipe.epochs * facts.images.get("train", 0) * 2,
+                folder=folder,
+                title=entry.title,
+                seed=seed,
+                images=facts.reference("train", data),
+                train=self.data.reference("train"),
+                val=self.data.reference("val"),
+                spec=spec,
+                own_statistics=has_own_statistics(entry),
+                weights=self._weights(spec),
+                recipe=entry.recipe,
+                precision=self.precision,
+            )
+
+    def _trainings(self, name: str, entry: ModelEntry) -> Iterator[Step]:
+        """The trainings of a model: the tries of its sweep, the choice, and then every seed."""
+        tries, table = entry.tries(), sweep_table(name)
+        folders = [try_folder(name, number) for number in range(1, len(tries) + 1)]
+        recipes = tuple(each.recipe for each in tries)
+        if not entry.sweep:
+            for seed in self.study.seeds:
+                yield self._train(name, entry, model_folder(name, seed), seed, recipes)
+            return
+        first = self.study.seeds[0]
+        for number, (folder, each) in enumerate(zip(folders, tries, strict=True), start=1):
+            step = self._train(name, entry, folder, first, (each.recipe,))
+            yield step.model_copy(
+                update={
+                    "task": f"train {entry.title}, try {number} of {len(tries)}",
+                    "leaves": (),
+                    "may_leave": (*_may_leave(folder), f"{folder}/{DIVERGED}"),
+                    "may_diverge": True,
+                }
+            )
+        described = [f"{folder}/{file}" for folder in folders for file in (DESCRIPTION, DIVERGED)]
+        yield ChooseStep(
+            id=f"models/{name}/sweep",
+            task=f"choose {entry.title}",
+            reads=tuple(described),
+            leaves=(table,),
+            threads=self.threads,
+            title=entry.title,
+            values=tuple(each.values for each in tries),
+            folders=tuple(folders),
+            metric=entry.sweep_metric,
+        )
+        for seed in self.study.seeds:
+            folder = model_folder(name, seed)
+            step = self._train(name, entry, folder, seed, recipes)
+            taken = [file for each in folders for file in _may_leave(each)]
+            over = seed == first
+            yield step.model_copy(
+                update={
+                    "reads": (*(taken if over else step.reads), table),
+                    "leaves": tuple(training_files(folder, probed=False)),
+                    "may_leave": (f"{folder}/{PROBED}",),
+                    "choice": table,
+                    "tries": tuple(folders) if over else (),
+                    "work": 0 if over else step.work,
+                }
+            )
+
+    def _train(
+        self, name: str, entry: ModelEntry, folder: str, seed: int, recipes: tuple[Recipe, ...]
+    ) -> TrainStep:
+        spec = model_spec(entry, len(self.data.classes))
+        start, reads = None, list[str]()
+        if entry.pretraining is not None:
+            made = pretraining_folder(entry.pretraining, self._started(entry.pretraining, seed))
+            reads = [start := f"{made}/{WEIGHTS}", f"{made}/{DESCRIPTION}"]
+        title = self._label(name, seed)
+        images = self.data.images.get("train", 0) * entry.label_fraction
+        return TrainStep(
+            id=folder,
+            task=f"train {title}",
+            reads=tuple(reads),
+            leaves=tuple(training_files(folder, probed=_is_probed(recipes[0]))),
+            threads=self.threads,
+            device=self.device.type,
+            work=round(images * max(recipe.epochs for recipe in recipes)),
+            folder=folder,
+            seed=seed,
+            train=self.data.reference("train"),
+            val=self.data.reference("val"),
+            spec=spec,
+            own_statistics=has_own_statistics(entry),
+            start=start,
+            weights=entry.weights if start else self._weights(spec),
+            recipes=recipes,
+            train_shifts=tuple(shift.id for shift in entry.training_shifts()),
+            label_fraction=entry.label_fraction,
+            label_noise=entry.label_noise,
+            label_seed=self.study.data.seed,
+            precision=self.precision,
+        )
+
+    def _started(self, pretraining: str, seed: int) -> int:
+        own = self.study.pretraining[pretraining].seed
+        return seed if own is None else own
+
+    def _weights(self, spec: models.ModelSpec) -> str | None:
+        """The digest of published weights or of a file; None until they were fetched."""
+        fetched = spec.weights.startswith(("http://", "https://"))
+        if fetched or spec.weights in ("lite0", *models.PUBLISHED_WEIGHTS):
+            with suppress(InputError):
+                return models.weights_digest(spec, offline=True)
+            return None
+        return models.weights_digest(spec, offline=self.offline)
+
+    def _label(self, name: str, seed: int) -> str:
+        """Name a model, and its seed where there are several."""
+        title = self.study.models[name].title
+        return f"{title}, seed {seed}" if len(self.study.seeds) > 1 else title
+
+    def _measured(self, name: str, entry: ModelEntry) -> list[Measured]:
+        """Everything that is measured of a model.
+
+        For each seed the model itself, then each interpolation; then, of each of these, the
+        ensemble of all seeds, if the study asks for it.
+        """
+        found: list[Measured] = []
+        for share in (None, *entry.interpolations):
+            each = [self._one(name, entry, seed, share) for seed in self.study.seeds]
+            found += each
+            if self.study.ensemble:
+                found.append(_together(each))
+        return found
+
+    def _one(self, name: str, entry: ModelEntry, seed: int, share: float | None) -> Measured:
+        folder, label = model_folder(name, seed), self._label(name, seed)
+        if share is None:
+            return Measured(name, seed, entry.title, label, Trained(folder=folder))
+        return Measured(
+            interpolated_name(name, share),
+            seed,
+            f"{entry.title}, {_way(share)}",
+            f"{label}, {_way(share)}",
+            Interpolated(folder=folder, share=share),
+        )
+
+
+def _together(members: list[Measured]) -> Measured:
+    first = members[0]
+    networks = [each.network for each in members]
+    return replace(
+        first,
+        seed=ENSEMBLE,
+        label=f"{first.title}, ensemble of {len(members)}",
+        network=Together(
+            members=tuple(n for n in networks if isinstance(n, Trained | Interpolated))
+        ),
+        members=tuple(members),
+    )
+
+
+def _is_probed(recipe: Recipe) -> bool:
+    return 0 < recipe.probe_epochs < recipe.epochs
+
+
+def _may_leave(folder: str) -> list[str]:
+    return training_files(folder, probed=True)

@@ -1,0 +1,102 @@
+"""A trial of a study before anything is written: every model built, every shift on one image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from fairweather import models
+from fairweather.errors import InputError
+from fairweather.inference import adapt_batchnorm, predict
+from fairweather.steps.one_image import explained, try_attacks, try_shifts
+from fairweather.steps.training import training_attack, with_statistics
+from fairweather.study.planning import has_own_statistics, model_spec
+from fairweather.study.schema import NetworkEntry, PretrainingEntry, Study
+from fairweather.training import Recipe, RotationTask, check_square
+from fairweather.training.selfsupervised import METHODS
+from fairweather.types import Attack, Dataset
+
+
+def try_out(study: Study, dataset: Dataset, starts: Mapping[str, Dataset], offline: bool) -> None:
+    """Raise `InputError` for what of a study would fail later.
+
+    Args:
+        study: checked by itself.
+        dataset: its data.
+        starts: the data of its pre-trainings, by their names.
+        offline: never touch the network.
+    """
+    for part, images in (("training", dataset.train), ("validation", dataset.val)):
+        if images is None:
+            raise InputError(
+                f"{dataset.name} has no {part} images: training needs both, and test images choose "
+                "nothing"
+            )
+    if len(dataset.classes) < 2:
+        raise InputError(f"{dataset.name} has only the class {dataset.classes[0]!r}: needs two")
+    image = dataset.test[:1]
+    try_shifts(study.all_shifts(), image, study.shift_seed)
+    for name, start in study.pretraining.items():
+        with explained(f"pretraining.{name}", start.backbone, starts[name].test):
+            _try_pretraining(start, starts[name], offline)
+    tried: set[models.ModelSpec] = set()
+    for name, entry in study.models.items():
+        spec = _spec(entry, dataset)
+        if entry.pretraining is not None:  # what it starts from has yet to be made
+            spec = with_statistics(replace(spec, weights="none"), dataset)
+        with explained(f"models.{name}", entry.backbone, image):
+            if spec not in tried:
+                _try_model(study, spec, dataset, offline)
+            try_shifts(entry.training_shifts(), image, 0)
+            for each in entry.tries():
+                _try_recipe(each.recipe, spec, dataset)
+        tried.add(spec)
+
+
+def _spec(entry: NetworkEntry, dataset: Dataset) -> models.ModelSpec:
+    spec = model_spec(entry, len(dataset.classes))
+    return with_statistics(spec, dataset) if has_own_statistics(entry) else spec
+
+
+def _try_pretraining(start: PretrainingEntry, dataset: Dataset, offline: bool) -> None:
+    if dataset.train is None:
+        raise InputError(f"{dataset.name} has no training images")
+    height, width = dataset.test.images.shape[2:]
+    if start.recipe.method == "rotation" and height != width:
+        raise InputError(f"rotation turns squares by 90 degrees, found {height}x{width}")
+    model = models.build(_spec(start, dataset), offline=offline)
+    encoder = models.encoder_of(model, start.backbone)
+    with torch.random.fork_rng(devices=[]):  # a projector and dropout draw
+        METHODS[start.recipe.method].build(encoder.features, start.recipe, len(dataset.classes))
+        encoder.module.train()(dataset.train[:2].images.float() / 255)
+
+
+def _try_model(study: Study, spec: models.ModelSpec, dataset: Dataset, offline: bool) -> None:
+    image, train = dataset.test[:1], dataset.train
+    assert train is not None
+    model = models.build(spec, offline=offline)
+    models.head_of(model, spec.backbone)
+    if "batchnorm" in study.variants:
+        adapt_batchnorm(model)
+    predict(model, image, device="cpu")
+    attacks = [each for each in study.all_shifts() if isinstance(each, Attack)]
+    try_attacks(attacks, model.eval(), image, study.shift_seed)
+    with torch.random.fork_rng(devices=[]):  # dropout draws
+        logits = model.train()(train[:2].images.float() / 255)
+    if not isinstance(logits, torch.Tensor):
+        raise InputError(f"{spec.backbone} does not return plain logits while it trains")
+
+
+def _try_recipe(recipe: Recipe, spec: models.ModelSpec, dataset: Dataset) -> None:
+    check_square(dataset.test, recipe)
+    if not (recipe.rotation_prediction or recipe.adversarial):
+        return
+    model = models.build(replace(spec, weights="none", weights_sha256=None))
+    if recipe.rotation_prediction:
+        with torch.random.fork_rng(devices=[]):
+            RotationTask(models.head_of(model, spec.backbone))
+    if attack := training_attack(recipe):
+        image = dataset.test[:1]
+        attack(model, image.images.float() / 255, image.labels, image.keys)

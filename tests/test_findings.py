@@ -1,0 +1,1043 @@
+"""The report's first words: sentences from known numbers, and the ranking with its ties."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairweather.attacks import ATTACKS
+from fairweather.metrics import Fitted
+from fairweather.record import COLUMNS
+from fairweather.report.contents import Contents
+from fairweather.report.correctness import MOST_SWAPS, compare_pairs
+from fairweather.report.findings import model_findings
+from fairweather.report.further_tables import COVERAGE, RISK
+from fairweather.report.performance import widened
+from fairweather.report.ranking import _means, how_low, ranking
+from fairweather.report.sweeps import Sweep, as_sweep
+from fairweather.scores import estimate_cells, to_frame, with_means, with_worst
+from fairweather.shifts import SHIFTS
+from fairweather.types import Cell, Score, Shift
+from tests.run_folders import outcomes, run_record, sweep_record, write_run
+
+RMS, GAP = "rms_calibration_error", "confidence_gap"
+BY_LUCK = "no more than the worst of 20 may show by chance"
+HOSTILE = "<script>a|b</script>"
+DARK = Sweep("dark", "Brightness", "brightness factor f", 1.0, "", {"0.2": "dark,f=0.2"})
+BLUR = Sweep("blur", "Gaussian blur", "standard deviation σ (pixels)", 0.0, "", {"2": "blur,s=2"})
+FOG = Sweep("c/fog", "Fog", "severity", 0.0, "", {"1": "c/fog,s=1", "5": "c/fog,s=5"})
+PGD = Sweep(
+    "pgd",
+    "PGD",
+    "budget ε (pixels in [0, 1])",
+    0.0,
+    "",
+    {"0.03137254901960784": "pgd,8"},
+    kind="attack",
+)
+EPSILON = next(iter(PGD.cells))
+
+
+def contents(lines, sweeps=(), titles=None):
+    """Contents from rows of scores.csv without model and seed: (shift, level, metric, numbers)."""
+    titles = titles or {"a": "A"}
+    rows = [
+        (model, "0", shift, level, metric, *numbers, 1000)
+        for model in titles
+        for shift, level, metric, numbers in lines
+    ]
+    record = run_record(titles, bootstrap=200)
+    return Contents({"": record}, titles, tuple(sweeps), pd.DataFrame(rows, columns=COLUMNS))
+
+
+def around(value, half=0.01):
+    return (value, value - half, value + half)
+
+
+def acc(shift, level, value, half=0.01):
+    return (shift, level, "accuracy", around(value, half))
+
+
+def sentences(lines, sweeps=()):
+    (found,) = model_findings(contents(lines, sweeps))
+    assert (found.model, found.title) == ("a", "A")
+    return [text.replace("\N{NO-BREAK SPACE}", " ") for text in found.sentences]
+
+
+CLEAN = acc("clean", "none", 0.9)
+
+
+def test_a_fall_names_the_shift_its_level_and_both_intervals():
+    assert sentences([CLEAN, acc("dark", "0.2", 0.5)], [DARK]) == [
+        "Accuracy falls from 90.0 % [89.0, 91.0] on clean images to 50.0 % [49.0, 51.0] under "
+        "brightness at f = 0.2."
+    ]
+
+
+def test_no_change_is_not_called_one():
+    assert sentences([CLEAN, acc("dark", "0.2", 0.89)], [DARK]) == [
+        "No loss of accuracy found: 90.0 % [89.0, 91.0] on clean images, 89.0 % [88.0, 90.0] "
+        "under brightness at f = 0.2 (the intervals overlap)."
+    ]
+
+
+def test_more_accuracy_than_on_clean_images_is_no_loss():
+    lines = [CLEAN, acc("c/fog", "1", 0.95), acc("c/fog", "5", 0.94)]
+    first, *_ = sentences(lines, [FOG])
+    assert first == (
+        "No accuracy is lost: 90.0 % [89.0, 91.0] on clean images, at least 94.0 % [93.0, 95.0] "
+        "under fog at severity 5."
+    )
+
+
+def test_the_lowest_level_of_all_shifts_is_told_and_the_means_of_two():
+    lines = [
+        CLEAN,
+        acc("dark", "0.2", 0.7),
+        acc("dark", "mean", 0.7),
+        acc("c/fog", "1", 0.8),
+        acc("c/fog", "5", 0.4),
+        acc("c/fog", "mean", 0.6),
+    ]
+    assert sentences(lines, [DARK, FOG]) == [
+        "Accuracy falls from 90.0 % [89.0, 91.0] on clean images to 40.0 % [39.0, 41.0] at worst, "
+        "under fog at severity 5.",
+        "On average over the levels it is right in 70.0 % [69.0, 71.0] under brightness and "
+        "60.0 % [59.0, 61.0] under fog.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        (["Fog"], "under frost at severity 3 (within the intervals, as low under fog)."),
+        (["Fog", "Snow"], "(within the intervals, as low under fog and snow)."),
+        (["Fog", "Snow", "JPEG"], "(within the intervals, as low under 3 other shifts)."),
+    ],
+)
+def test_shifts_that_are_not_told_from_the_lowest_are_said_to_be_as_low(others, words):
+    names = ["Frost", *others, "Hue"]
+    values = [0.5, *[0.51] * len(others), 0.8]
+    sweeps = [Sweep(title, title, "severity", 0.0, "", {"3": title}) for title in names]
+    lines = [acc(title, "3", value) for title, value in zip(names, values, strict=True)]
+    assert sentences([CLEAN, *lines], sweeps)[0].endswith(words)
+
+
+def test_of_many_shifts_the_worst_the_best_and_the_mean_are_told():
+    titles = [f"Corruption {number}" for number in range(15)]
+    sweeps = [Sweep(title, title, "severity", 0.0, "", {"5": title}) for title in titles]
+    lines = [acc(title, "5", 0.3 + 0.03 * at) for at, title in enumerate(titles)]
+    first, second = sentences([CLEAN, *lines, acc("all", "mean", 0.51)], sweeps)
+    assert "30.0 % [29.0, 31.0] at worst, under corruption 0 at severity 5" in first
+    assert second == (
+        "It keeps most under corruption 14: 72.0 % [71.0, 73.0] at the worst level of that shift; "
+        "over all 15 shifts, on average, it is right in 51.0 % [50.0, 52.0]."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((0.5, 0.501, 0.502), None),
+        ((0.5, 0.51, 0.519), None),
+        ((0.5, 0.7, 0.71), " (within the intervals, as much under s1)."),
+        ((0.5, 0.7, 0.71, 0.71, 0.71), " (within the intervals, as much under 3 other shifts)."),
+        ((0.5, 0.6, 0.7), " at the worst level of that shift."),
+    ],
+)
+def test_a_best_shift_is_named_only_where_it_is_told_from_the_lowest(values, words):
+    sweeps = [Sweep(f"s{at}", f"S{at}", "severity", 0.0, "", {"5": "x"}) for at in range(5)]
+    lines = [acc(f"s{at}", "5", value) for at, value in enumerate(values)]
+    told = sentences([CLEAN, *lines], sweeps)[1:]
+    if words is None:
+        assert told == []
+        mean = acc("all", "mean", 0.5)
+        assert sentences([CLEAN, *lines, mean], sweeps)[1:] == [
+            "Over all 3 shifts, on average, it is right in 50.0 % [49.0, 51.0]."
+        ]
+    else:
+        assert told[0].startswith("It keeps most under s2: ")
+        assert told[0].endswith(words)
+
+
+def test_a_run_without_shifts_says_so():
+    lines = [CLEAN, ("clean", "none", GAP, around(0.05)), ("clean", "none", RMS, around(0.06))]
+    assert sentences(lines) == [
+        "It is right in 90.0 % [89.0, 91.0] of the clean images; no shift was tested.",
+        "On average it is 5.0 points [4.0, 6.0] too sure; RMS calibration error 0.06 [0.05, 0.07].",
+    ]
+    lines[1] = ("clean", "none", GAP, around(-0.005))
+    assert sentences(lines)[1].startswith(
+        "No error of its confidence found on average with 1,000 images (0.5 points [−0.5, 1.5] "
+        "not sure enough)"
+    )
+
+
+def test_an_attack_is_named_as_one_and_is_not_the_worst_shift():
+    lines = [CLEAN, acc("dark", "0.2", 0.5), ("pgd", EPSILON, "accuracy", (0.0, 0.0, 0.004))]
+    first, last = sentences(lines, [DARK, PGD])
+    assert "brightness" in first
+    assert "PGD" not in first
+    assert last == "An attack (PGD at ε = 8/255) leaves nothing: 0.0 % [0.0, 0.4]."
+
+
+def test_the_strongest_attack_stands_for_all():
+    fgsm = replace(PGD, name="fgsm", title="FGSM", cells={"0.1": "fgsm"})
+    lines = [
+        CLEAN,
+        acc("dark", "0.2", 0.5),
+        acc("fgsm", "0.1", 0.3),
+        acc("pgd", EPSILON, 0.2),
+    ]
+    assert sentences(lines, [DARK, fgsm, PGD])[-1] == (
+        "The strongest of 2 attacks (PGD at ε = 8/255) leaves it right in 20.0 % [19.0, 21.0]."
+    )
+
+
+def test_attacks_alone_are_the_answer():
+    assert sentences([CLEAN, ("pgd", EPSILON, "accuracy", (0.0, 0.0, 0.004))], [PGD]) == [
+        "Accuracy falls from 90.0 % [89.0, 91.0] on clean images to 0.0 % [0.0, 0.4] under attack "
+        "by PGD at ε = 8/255: nothing is left."
+    ]
+
+
+def test_that_nothing_is_left_is_said_only_where_the_interval_says_so():
+    few = ("pgd", EPSILON, "accuracy", (0.0, 0.0, 0.242))
+    assert sentences([CLEAN, acc("dark", "0.2", 0.5), few], [DARK, PGD])[-1] == (
+        "An attack (PGD at ε = 8/255) leaves it right in 0.0 % [0.0, 24.2]."
+    )
+    assert sentences([CLEAN, few], [PGD])[0].endswith(
+        "to 0.0 % [0.0, 24.2] under attack by PGD at ε = 8/255."
+    )
+
+
+@pytest.mark.parametrize(
+    ("level", "words"), [("0.1", "0.1"), ("0.00784313725490196", "2/255"), ("0.0123456", "0.01235")]
+)
+def test_budgets_read_as_in_papers(level, words):
+    assert replace(PGD, cells={level: "x"}).at(level) == f"PGD at ε = {words}"
+
+
+def test_an_attack_is_one_because_the_record_says_so():
+    cells = {0.1: "x,epsilon=0.1"}
+    named = {kind: sweep_record("x", cells, kind=kind, level_title="budget ε") for kind in KINDS}
+    assert {kind: as_sweep(each).is_attack for kind, each in named.items()} == KINDS
+
+
+KINDS = {"attack": True, "shift": False}
+READ = {
+    "angle (degrees)": "rotation at 3 degrees",
+    "brightness factor f": "brightness at f = 3",
+    "exponent γ": "gamma at γ = 3",
+    "factor of the pixel size": "lower resolution at 3 times the pixel size",
+    "fraction of the width": "translation at 3 of the width",
+    "quality": "JPEG at quality 3",
+    "severity": "fog at severity 3",
+    "standard deviation σ (pixels)": "Gaussian blur at σ = 3",
+    "turn of the colour circle": "hue at 3 of the colour circle",
+}
+
+
+def test_every_level_has_a_form_to_read():
+    found = {}
+    for kind in SHIFTS.values():
+        if kind.level_title != "severity" or kind.title == "Fog":
+            sweep = Sweep("", kind.title, kind.level_title, kind.neutral, "", {"3": ""})
+            found[kind.level_title] = sweep.at("3")
+    assert found == READ
+    other = Sweep("", "Zoom", "steps of the lens", 0.0, "", {"3": ""})
+    assert other.at("3") == "zoom at 3 (steps of the lens)"
+
+
+def test_titles_keep_their_names_and_abbreviations_inside_a_sentence():
+    kept = {"JPEG", "JPEG compression", *(kind.title for kind in ATTACKS.values())}
+    kinds = [("shift", SHIFTS), ("attack", ATTACKS)]
+    for which, kind in ((which, kind) for which, table in kinds for kind in table.values()):
+        sweep = Sweep("", kind.title, kind.level_title, 0.0, "", {}, kind=which)
+        stays = kind.title in kept or kind.title.startswith("Gaussian ")
+        lower = kind.title[0].lower() + kind.title[1:]
+        assert sweep.in_sentence == (kind.title if stays else lower)
+    assert Sweep("", "AutoContrast", "severity", 0.0, "", {}).in_sentence == "AutoContrast"
+
+
+def calibration(gap, gap_there, rms=(0.03, 0.02, 0.04), rms_there=(0.3, 0.28, 0.32)):
+    lines = [
+        CLEAN,
+        acc("dark", "0.2", 0.5),
+        ("clean", "none", GAP, gap),
+        ("dark", "0.2", GAP, gap_there),
+        ("clean", "none", RMS, rms),
+        ("dark", "0.2", RMS, rms_there),
+    ]
+    return sentences(lines, [DARK])[1]
+
+
+RISES = "; RMS calibration error rises from 0.03 [0.02, 0.04] to 0.30 [0.28, 0.32]."
+
+
+@pytest.mark.parametrize(
+    ("gap", "there", "words"),
+    [
+        (
+            0.01,
+            0.25,
+            "Its confidence does not follow: on average it is 25.0 points [24.0, 26.0] too sure "
+            "there, against 1.0 points [0.0, 2.0] too sure on clean images",
+        ),
+        (
+            -0.05,
+            -0.25,
+            "Its confidence falls behind: on average it is 25.0 points [24.0, 26.0] not sure "
+            "enough there, against 5.0 points [4.0, 6.0] not sure enough on clean images",
+        ),
+        (
+            0.05,
+            0.06,
+            "On average it is 6.0 points [5.0, 7.0] too sure there, no change found from "
+            "5.0 points [4.0, 6.0] too sure on clean images",
+        ),
+        (
+            0.15,
+            0.06,
+            "On average it is 6.0 points [5.0, 7.0] too sure there, closer than on clean images "
+            "(15.0 points [14.0, 16.0] too sure)",
+        ),
+        (
+            -0.15,
+            -0.06,
+            "On average it is 6.0 points [5.0, 7.0] not sure enough there, closer than on clean "
+            "images (15.0 points [14.0, 16.0] not sure enough)",
+        ),
+        (
+            0.0,
+            -0.005,
+            "On average it is 0.5 points [−0.5, 1.5] not sure enough there, no change found from "
+            "0.0 points [−1.0, 1.0] too sure on clean images",
+        ),
+        (
+            0.1,
+            -0.005,
+            "No error of its confidence found there on average with 1,000 images: 0.5 points "
+            "[−0.5, 1.5] not sure enough, against 10.0 points [9.0, 11.0] too sure on clean images",
+        ),
+        (
+            -0.05,
+            0.04,
+            "On average it turns from 5.0 points [4.0, 6.0] not sure enough on clean images to "
+            "4.0 points [3.0, 5.0] too sure there",
+        ),
+        (
+            0.05,
+            -0.06,
+            "On average it turns from 5.0 points [4.0, 6.0] too sure on clean images to "
+            "6.0 points [5.0, 7.0] not sure enough there",
+        ),
+        (
+            -0.05,
+            0.2,
+            "Its confidence does not follow: on average it is 20.0 points [19.0, 21.0] too sure "
+            "there, against 5.0 points [4.0, 6.0] not sure enough on clean images",
+        ),
+    ],
+    ids=[
+        "too sure",
+        "not sure enough",
+        "as before",
+        "closer",
+        "closer from below",
+        "no change",
+        "no error",
+        "turns up",
+        "turns down",
+        "turns and grows",
+    ],
+)
+def test_confidence_is_said_to_follow_as_far_as_its_intervals_say(gap, there, words):
+    assert calibration(around(gap), around(there)) == words + RISES
+
+
+def test_confidence_is_not_said_to_lag_where_no_accuracy_is_lost():
+    lines = [
+        CLEAN,
+        acc("dark", "0.2", 0.9),
+        ("clean", "none", GAP, around(0.0)),
+        ("dark", "0.2", GAP, around(-0.3)),
+        ("clean", "none", RMS, around(0.03)),
+        ("dark", "0.2", RMS, around(0.3)),
+    ]
+    assert sentences(lines, [DARK])[1].startswith(
+        "Its confidence changes: on average it is 30.0 points [29.0, 31.0] not sure enough there"
+    )
+
+
+def test_of_the_lowest_of_many_confidence_is_told_by_wider_intervals():
+    levels = {str(level): f"c/fog,s={level}" for level in range(1, 81)}
+    sweep = replace(FOG, cells=levels)
+    lines = [
+        CLEAN,
+        *[acc("c/fog", level, 0.5 if level == "1" else 0.7) for level in levels],
+        ("clean", "none", GAP, around(0.0)),
+        ("c/fog", "1", GAP, around(0.025)),
+        ("clean", "none", RMS, around(0.03)),
+        ("c/fog", "1", RMS, around(0.055)),
+    ]
+    told = sentences(lines, [sweep])[1]
+    # Apart by their own intervals, but not by those of one of 80, which are 1.74 times as wide.
+    assert told == (
+        "No change of calibration found with 1,000 images: on average it is 2.5 points [1.5, 3.5] "
+        "too sure there and 0.0 points [−1.0, 1.0] too sure on clean images, no more than the "
+        "worst of 80 may show by chance; RMS calibration error 0.03 [0.02, 0.04] and 0.06 "
+        "[0.04, 0.07], not told apart."
+    )
+    one = sentences(lines, [replace(FOG, cells={"1": "c/fog,s=1"})])[1]
+    assert one.startswith("Its confidence does not follow")
+    assert "rises from" in one
+
+
+def test_widened_intervals_are_those_of_bonferroni():
+    score = Score(0.1, 0.1 - 1.959964, 0.1 + 2 * 1.959964, 50)
+    assert widened(score, 1) == pytest.approx(score)
+    wide = widened(score, 80)
+    quantile = scipy.stats.norm.isf(0.025 / 80)
+    assert (wide.low, wide.high) == pytest.approx((0.1 - quantile, 0.1 + 2 * quantile), rel=1e-6)
+
+
+def test_calibration_that_is_not_told_apart_is_not_called_the_same():
+    same = calibration(around(0.0), around(0.005), rms_there=(0.05, 0.03, 0.06))
+    assert same == (
+        "No change of calibration found with 1,000 images: on average it is 0.5 points "
+        "[−0.5, 1.5] too sure there and 0.0 points [−1.0, 1.0] too sure on clean images; RMS "
+        "calibration error 0.03 [0.02, 0.04] and 0.05 [0.03, 0.06], not told apart."
+    )
+
+
+def hand_over(coverage, coverage_there, risk_there):
+    lines = [
+        CLEAN,
+        acc("dark", "0.2", 0.5),
+        ("clean", "none", COVERAGE, coverage),
+        ("clean", "none", RISK, around(0.05)),
+        ("dark", "0.2", COVERAGE, coverage_there),
+        ("dark", "0.2", RISK, risk_there),
+    ]
+    return sentences(lines, [DARK])[1]
+
+
+@pytest.mark.parametrize(
+    ("there", "risk", "words"),
+    [
+        (around(0.4), around(0.2), "where 20.0 % [19.0, 21.0] of its own answers would still be"),
+        (around(0.4), around(0.05), "where 5.0 % [4.0, 6.0] of its own answers would be wrong"),
+        (around(0.01), around(0.2), "which leaves too few of its own answers to judge"),
+        (around(0.4), (math.nan,) * 3, "which leaves too few of its own answers to judge"),
+        ((0.0, 0.0, 0.004), (math.nan,) * 3, "and every image there."),
+    ],
+)
+def test_what_would_be_handed_over_is_told_with_the_errors_that_are_left(there, risk, words):
+    told = hand_over(around(0.88), there, risk)
+    assert told.startswith(
+        "Answering only where its confidence kept errors to 5 % on validation images, it would "
+        "hand over to a person 12.0 % [11.0, 13.0] of the clean images (5.0 % [4.0, 6.0] of the "
+        "rest wrong) and "
+    )
+    assert words in told
+
+
+def test_the_risk_on_clean_images_of_few_answers_is_not_told():
+    told = hand_over(around(0.02), around(0.4), around(0.2))
+    assert "98.0 % [97.0, 99.0] of the clean images and " in told
+
+
+def test_where_no_clean_image_is_answered_all_are_handed_over():
+    told = hand_over((0.0, 0.0, 0.0), around(0.4), around(0.2))
+    assert told == (
+        "Answering only where its confidence kept errors to 5 % on validation images, it would "
+        "hand over to a person every clean image and 60.0 % [59.0, 61.0] there, where 20.0 % "
+        "[19.0, 21.0] of its own answers would still be wrong."
+    )
+    told = hand_over((0.0, 0.0, 0.0), (0.0, 0.0, 0.004), (math.nan,) * 3)
+    assert told.endswith("it would hand over to a person every clean image and every image there.")
+
+
+intervals = st.tuples(st.floats(0.2, 0.8), st.floats(0.001, 0.1), st.floats(0.001, 0.1)).map(
+    lambda each: (each[0], each[0] - each[1], each[0] + each[2])
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(clean=intervals, dark=intervals, blur=intervals)
+def test_without_predictions_nothing_falls_whose_intervals_overlap(clean, dark, blur):
+    lines = [
+        ("clean", "none", "accuracy", clean),
+        ("dark", "0.2", "accuracy", dark),
+        ("blur", "2", "accuracy", blur),
+    ]
+    first = sentences(lines, [DARK, BLUR])[0]
+    lowest = min(dark, blur)
+    assert first.startswith("Accuracy falls") == (lowest[2] < clean[1])
+
+
+# From here on, run folders with predictions.
+
+
+def make(folder, right, sweeps=(), labels=None, sure=0.7, titles=None):
+    """Contents and folder of a run, from which images are right: model, seed, cell id -> `[n]`."""
+    shifts = {"clean": Shift("clean", None, {}, None)} | {
+        cell: Shift(sweep.name, float(level), {}, None)
+        for sweep in sweeps
+        for level, cell in sweep.cells.items()
+    }
+    predictions = {key: outcomes(each, labels, sure) for key, each in right.items()}
+    stored = {
+        Cell(model, seed, shifts[cell]): each for (model, seed, cell), each in predictions.items()
+    }
+    table = with_means(dict(estimate_cells(list(stored), stored.get, 300)).items(), list(ATTACKS))
+    frame = to_frame(with_worst(table, list(ATTACKS)))
+    titles = titles or {model: model.upper() for model, _, _ in right}
+    record = run_record(titles, bootstrap=300)
+    run = write_run(folder, record, predictions=predictions)
+    return Contents({"": record}, titles, tuple(sweeps), frame, {"": run})
+
+
+def draw(rng, n, p):
+    return rng.random(n) < p
+
+
+def first_sentence(found):
+    return model_findings(found)[0].sentences[0].replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_pairing_finds_a_fall_that_overlapping_intervals_hide(tmp_path):
+    clean = draw(np.random.default_rng(0), 400, 0.8)
+    dark = clean & (np.arange(400) % 25 > 0)
+    found = make(tmp_path, {("a", 0, "clean"): clean, ("a", 0, "dark,f=0.2"): dark}, [DARK])
+    before, after = (
+        found.score("accuracy", "a", *at) for at in (("clean", "none"), ("dark", "0.2"))
+    )
+    assert after.high > before.low
+    assert first_sentence(found).startswith("Accuracy falls from")
+
+
+def test_a_difference_whose_interval_holds_0_is_told_with_it(tmp_path):
+    rng = np.random.default_rng(0)
+    right = {("a", 0, "clean"): draw(rng, 300, 0.83), ("a", 0, "dark,f=0.2"): draw(rng, 300, 0.75)}
+    told = first_sentence(make(tmp_path, right, [DARK]))
+    assert told.startswith("No loss of accuracy found: ")
+    value = 100 * (right["a", 0, "dark,f=0.2"].mean() - right["a", 0, "clean"].mean())
+    assert f"(difference {value:.1f} points [".replace("-", "−") in told
+
+
+def test_the_worst_of_many_that_are_alike_is_rarely_called_a_fall(tmp_path):
+    levels = {str(level): f"c/fog,s={level}" for level in range(1, 21)}
+    sweep = replace(FOG, cells=levels)
+    falls, excluding, claims, lucky = 0, 0, 0, 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        right = {("a", 0, cell): draw(rng, 200, 0.7) for cell in ("clean", *levels.values())}
+        (found,) = model_findings(make(tmp_path / str(seed), right, [sweep]))
+        first, second = found.sentences[:2]
+        falls += first.startswith("Accuracy falls")
+        excluding += BY_LUCK in first
+        claims += not second.startswith("No change of calibration found")
+        lucky += BY_LUCK in second
+    assert max(falls, claims) <= 2  # 0.4 are to be expected, were the correction exact
+    assert min(excluding, lucky) > 0  # so the intervals alone would have said more than they may
+
+
+def test_of_one_set_of_images_the_interval_alone_decides(tmp_path):
+    clean = np.arange(60) >= 7
+    dark = np.arange(60) != 7
+    found = make(tmp_path, {("a", 0, "clean"): dark, ("a", 0, "dark,f=0.2"): clean}, [DARK])
+    assert 0.05 < scipy.stats.binomtest(1, 8).pvalue < 0.1
+    assert first_sentence(found).startswith("Accuracy falls from 98.3 %")
+
+
+def test_a_model_no_better_than_the_most_common_answer_is_told_as_that(tmp_path):
+    labels = np.where(np.arange(400) % 10 < 6, 0, 1)
+    right = {("a", 0, "clean"): labels == 0, ("a", 0, "dark,f=0.2"): labels == 0}
+    assert first_sentence(make(tmp_path / "dark", right, [DARK], labels)).endswith(
+        "under brightness at f = 0.2 (difference 0.0 points [−0.7, 0.7]); already on clean images "
+        "it is no better than always giving the most common answer (60.0 %)."
+    )
+    del right["a", 0, "dark,f=0.2"]
+    told = first_sentence(make(tmp_path / "clean", right, [], labels))
+    assert told.startswith("It is right in 60.0 % [")
+    assert told.endswith(
+        "of the clean images, no better than always giving the most common answer (60.0 %); no "
+        "shift was tested."
+    )
+
+
+def test_a_collapse_is_told_also_where_clean_images_are_hardly_better_than_chance(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = (np.arange(300) % 10 == 0).astype(int)
+    right = {
+        ("a", 0, cell): draw(rng, 300, p)
+        for cell, p in (("clean", 0.92), ("dark,f=0.2", 0.12), ("pgd,8", 0.0))
+    }
+    (found,) = model_findings(make(tmp_path, right, [DARK, PGD], labels))
+    first, second, last = (text.replace("\N{NO-BREAK SPACE}", " ") for text in found.sentences)
+    assert first.startswith("Accuracy falls from 88.3 % [")
+    assert first.endswith(
+        " under brightness at f = 0.2; already on clean images it is no better than always giving "
+        "the most common answer (90.0 %)."
+    )
+    assert second.startswith("Its confidence does not follow")
+    assert last.startswith("An attack (PGD at ε = 8/255) leaves")
+
+
+def test_a_fall_to_the_most_common_answer_is_told_as_that(tmp_path):
+    rng = np.random.default_rng(0)
+    right = {("a", 0, "clean"): draw(rng, 400, 0.9), ("a", 0, "dark,f=0.2"): draw(rng, 400, 0.2)}
+    assert first_sentence(make(tmp_path, right, [DARK])).endswith(
+        "under brightness at f = 0.2, no better than always giving the most common answer (25.0 %)."
+    )
+
+
+def test_confidence_is_paired_too(tmp_path):
+    rng = np.random.default_rng(0)
+    right = {("a", 0, "clean"): draw(rng, 400, 0.7), ("a", 0, "dark,f=0.2"): draw(rng, 400, 0.3)}
+    (found,) = model_findings(make(tmp_path, right, [DARK]))
+    assert found.sentences[1].startswith(
+        "Its confidence does not follow: on average it is 39.8 points"
+    )
+
+
+def test_a_seed_that_answers_nothing_leaves_no_risk_to_tell(tmp_path):
+    right = draw(np.random.default_rng(0), 400, 0.8)
+    shifts = (Shift("clean", None, {}, None), Shift("dark", 0.2, {}, None))
+    stored = {
+        Cell("a", seed, shift): outcomes(right, confidence=sure)
+        for seed, there in ((0, 0.7), (1, 0.3))
+        for shift, sure in zip(shifts, (0.7, there), strict=True)
+    }
+    record = run_record({"a": "A"}, bootstrap=300)
+    cells = {(cell.model, cell.seed, cell.shift.id): each for cell, each in stored.items()}
+    run = write_run(tmp_path, record, predictions=cells)
+    fitted = Fitted(threshold=0.5, atc_threshold=0.5)
+    scored = estimate_cells(list(stored), stored.get, 300, fitted=lambda cell: fitted)
+    frame = to_frame(with_worst(with_means(dict(scored).items(), []), []))
+    found = Contents({"": record}, {"a": "A"}, (DARK,), frame, {"": run})
+    assert math.isnan(found.score(RISK, "a", "dark", "0.2").value)
+    assert found.score(COVERAGE, "a", "dark", "0.2").value == 0.5
+    told = model_findings(found)[0].sentences[-1]
+    assert told.endswith("there, which leaves too few of its own answers to judge.")
+    assert "nan" not in told
+
+
+def test_of_several_seeds_the_mean_is_told(tmp_path):
+    rng = np.random.default_rng(1)
+    right = {
+        ("a", seed, cell): draw(rng, 300, p)
+        for seed in (0, 1)
+        for cell, p in (("clean", 0.9), ("dark,f=0.2", 0.5))
+    }
+    told = first_sentence(make(tmp_path, right, [DARK]))
+    mean = np.mean([right["a", seed, "dark,f=0.2"].mean() for seed in (0, 1)])
+    assert told.startswith("Accuracy falls")
+    assert f"to {100 * mean:.1f} % [" in told
+
+
+def with_variant(folder, change=None):
+    """Model a, and a variant of it with another confidence, and maybe with another answer."""
+    rng = np.random.default_rng(1)
+    cells = {"clean": 0.9, "dark,f=0.2": 0.5, "c/fog,s=1": 0.8, "c/fog,s=5": 0.7}
+    right = {("a", 0, cell): draw(rng, 300, p) for cell, p in cells.items()}
+    right |= {("a+temperature", 0, cell): right["a", 0, cell].copy() for cell in cells}
+    if change:
+        column = right["a+temperature", 0, change]
+        column[[np.argmax(column), np.argmin(column)]] = False, True  # as often right as before
+    titles = {"a": "A", "a+temperature": "A, scaled"}
+    made = make(folder, right, [DARK, FOG], titles=titles)
+    return model_findings(made)[1].sentences
+
+
+def test_of_a_variant_that_answers_as_its_model_only_the_confidence_is_told(tmp_path):
+    first, second = with_variant(tmp_path)
+    assert first == (
+        "It answers as “A” does, also under brightness at f = 0.2; only its confidence differs."
+    )
+    assert second.startswith("On average it turns from")
+
+
+@pytest.mark.parametrize("cell", ["clean", "c/fog,s=1"])
+def test_a_variant_with_one_other_answer_is_a_model_of_its_own(tmp_path, cell):
+    assert with_variant(tmp_path, change=cell)[0].startswith("Accuracy falls")
+
+
+def test_of_many_models_three_sentences_each_are_enough():
+    shift = [acc("dark", "0.2", 0.5), acc("c/fog", "1", 0.6), acc("blur", "2", 0.8)]
+    calibrated = [
+        (*at, metric, around(value))
+        for at in (("clean", "none"), ("dark", "0.2"))
+        for metric, value in ((GAP, 0.0), (RMS, 0.03), (COVERAGE, 0.8), (RISK, 0.05))
+    ]
+    lines = [CLEAN, *shift, acc("pgd", EPSILON, 0.2), *calibrated]
+    for models, most in ((6, 5), (7, 3)):
+        titles = {f"m{at}": f"M{at}" for at in range(models)}
+        told = model_findings(contents(lines, [DARK, FOG, BLUR, PGD], titles))
+        assert {len(found.sentences) for found in told} == {most}
+
+
+# The test of a pair.
+
+
+def every_swap(first, second):
+    """Two-sided p of all 2^n swaps, one by one."""
+    d = first - second
+    sums = [abs(np.dot(signs, d)) for signs in itertools.product((-1, 1), repeat=len(d))]
+    return np.mean(np.array(sums) >= abs(d.sum()) - 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_swaps_agree_with_all_of_them(seed):
+    rng = np.random.default_rng(seed)
+    columns = rng.integers(5, size=(11, 3)) / 4
+    pairs = [(0, 1), (1, 2), (0, 2)]
+    found = compare_pairs(columns, pairs, 1, np.random.default_rng(0)).p
+    for (a, b), p in zip(pairs, found, strict=True):
+        exact = every_swap(columns[:, a], columns[:, b])
+        assert abs(p - exact) < 4 * math.sqrt(exact * (1 - exact) / 2000) + 2 / 2000
+
+
+def test_a_single_seed_and_cell_is_tested_as_mcnemar_did():
+    rng = np.random.default_rng(0)
+    columns = np.stack([draw(rng, 90, 0.8), draw(rng, 90, 0.6)], axis=1).astype(float)
+    only = [int(((columns[:, a] == 1) & (columns[:, 1 - a] == 0)).sum()) for a in (0, 1)]
+    (p,) = compare_pairs(columns, [(0, 1)], 1, np.random.default_rng(0)).p
+    assert p == pytest.approx(scipy.stats.binomtest(only[0], sum(only)).pvalue)
+
+
+def test_columns_that_are_equal_are_not_told_apart_and_p_is_never_0():
+    half = np.full((50, 1), 0.5)
+    same, apart = (
+        compare_pairs(np.hstack([half, half - less]), [(0, 1)], 1, np.random.default_rng(0))
+        for less in (0, 0.25)
+    )
+    assert (same.p, same.bound, same.exact) == ([1.0], [False], False)
+    assert (apart.p, apart.bound) == ([1 / (1 + MOST_SWAPS)], [True])
+
+
+def test_a_small_p_is_counted_among_more_swaps_than_a_large_one():
+    rng = np.random.default_rng(0)
+    columns = rng.integers(5, size=(400, 3)) / 4
+    columns[:, 2] = np.where(np.arange(400) < 80, columns[:, 0] / 2, columns[:, 2])
+    expected = every_normal(columns[:, 0], columns[:, 2])
+    assert 0.001 < expected < 0.01
+    for seed in range(4):
+        near, far = compare_pairs(columns, [(0, 1), (0, 2)], 1, np.random.default_rng(seed)).p
+        assert near > 0.2
+        assert far == pytest.approx(expected, rel=0.2)  # among 2,000 swaps it would be of a few
+
+
+def test_swaps_are_as_many_whatever_the_number_of_tests_needs():
+    half = np.full((20, 1), 0.5)
+    many = compare_pairs(np.hstack([half, half - 0.25]), [(0, 1)], 2000, np.random.default_rng(0))
+    assert many.p == [1 / 200_001]
+
+
+def test_models_that_are_alike_are_rarely_told_apart():
+    below = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        columns = rng.integers(5, size=(40, 2)) / 4
+        below += compare_pairs(columns, [(0, 1)], 1, rng).p[0] < 0.05
+    assert below <= 15  # 7.5 are to be expected, with a standard deviation of 2.7
+
+
+# The ranking.
+
+CELLS = ("dark,f=0.2", "c/fog,s=1", "c/fog,s=5")
+
+
+def four_models(n=300, shares=(0.9, 0.9, 0.6, 0.3)):
+    """Models a to d, on clean images all alike, and under shifts right as often as `shares`."""
+    rng = np.random.default_rng(3)
+    hard = rng.random((4, n))
+    right = {}
+    for model, at in zip("dbca", shares[::-1], strict=True):
+        right[model, 0, "clean"] = draw(rng, n, 0.9)
+        for cell, of in zip(CELLS, hard, strict=False):
+            right[model, 0, cell] = of + rng.normal(0, 0.05, n) < at
+    return right
+
+
+def slow_ranks(columns):
+    """The range of places of each column, with the tests and Holm's steps written out."""
+    names = list(columns)
+    tests = {
+        pair: every_normal(columns[pair[0]], columns[pair[1]])
+        for pair in itertools.combinations(names, 2)
+    }
+    apart, left = set(), len(tests)
+    for pair in sorted(tests, key=tests.get):
+        if tests[pair] * left >= 0.05:
+            break
+        apart.add(pair)
+        left -= 1
+    mean = {each: columns[each].mean() for each in names}
+    ranks = {}
+    for each in names:
+        others = [o for o in names if (each, o) in apart or (o, each) in apart]
+        better = sum(mean[o] > mean[each] for o in others)
+        worse = sum(mean[o] < mean[each] for o in others)
+        ranks[each] = (1 + better, len(names) - worse)
+    return ranks
+
+
+def every_normal(first, second):
+    """The p-value of swaps by their normal approximation: near enough where none is near 5 %."""
+    d = first - second
+    return 2 * scipy.stats.norm.sf(abs(d.sum()) / math.sqrt((d**2).sum()))
+
+
+def test_places_are_those_of_the_tests_written_out(tmp_path):
+    right = four_models()
+    found = ranking(make(tmp_path, right, [DARK, FOG]))
+    shifted = {
+        m: right[m, 0, CELLS[0]] / 2 + right[m, 0, CELLS[1]] / 4 + right[m, 0, CELLS[2]] / 4
+        for m in "abcd"
+    }
+    clean = {m: right[m, 0, "clean"].astype(float) for m in "abcd"}
+    assert [row.model for row in found.rows] == sorted("abcd", key=lambda m: -shifted[m].mean())
+    assert {row.model: (row.best_rank, row.worst_rank) for row in found.rows} == slow_ranks(shifted)
+    on_clean = {row.model: (row.clean_best_rank, row.clean_worst_rank) for row in found.rows}
+    assert on_clean == slow_ranks(clean) == dict.fromkeys("abcd", (1, 4))
+    assert [row.rank for row in found.rows] == ["1–2", "1–2", "3", "4"]
+    assert found.verdict == (
+        "Under the shifts, the first place is open between “A” and “B”. On clean images, the tests "
+        "find no difference between the models."
+    ).replace("“A” and “B”", " and ".join(f"“{row.title}”" for row in found.rows[:2]))
+
+
+def test_p_to_the_next_is_of_mcnemars_test_and_corrected_for_all_pairs(tmp_path):
+    rng = np.random.default_rng(2)
+    right = {(m, 0, "clean"): draw(rng, 200, p) for m, p in (("a", 0.9), ("b", 0.8), ("c", 0.75))}
+    found = ranking(make(tmp_path, right))
+    first, second, third = (right[row.model, 0, "clean"] for row in found.rows)
+    raw = [
+        scipy.stats.binomtest((one & ~two).sum(), (one != two).sum()).pvalue
+        for one, two in ((first, second), (second, third), (first, third))
+    ]
+    assert raw[2] < raw[0] < raw[1]
+    assert found.rows[0].p_next == pytest.approx(2 * raw[0])
+    assert found.rows[1].p_next == pytest.approx(max(2 * raw[0], raw[1]))
+    assert math.isnan(found.rows[2].p_next)
+    assert not found.shifted
+    assert found.header == ("Model", "Rank on clean images", "Clean (%)", "p to the next")
+    assert "McNemar's exact test" in found.caption
+    assert "swaps" not in found.caption
+
+
+@pytest.mark.parametrize("seeds", [(0, 0), (0, 1)])
+def test_the_caption_names_the_test_that_was_used(tmp_path, seeds):
+    rng = np.random.default_rng(0)
+    right = {
+        (model, seed, cell): draw(rng, 300, p)
+        for model, seed, p in zip("ab", seeds, (0.9, 0.7), strict=True)
+        for cell in ("clean", *CELLS)
+    }
+    one = {key: column for key, column in right.items() if key[2] in ("clean", CELLS[0])}
+    caption = ranking(make(tmp_path / "one", one, [DARK])).caption
+    assert "Holm's correction over all pairs: McNemar's exact test. This" in caption
+    caption = ranking(make(tmp_path / "all", right, [DARK, FOG])).caption
+    assert "McNemar's exact test on clean images, and random swaps" in caption
+
+
+def test_a_p_that_is_only_bounded_is_shown_as_that(tmp_path):
+    right = four_models(shares=(0.9, 0.6, 0.3, 0.1))
+    found = ranking(make(tmp_path, right, [DARK, FOG]))
+    assert [row.p_next_at_most for row in found.rows] == [True, True, True, False]
+    assert [row.p_in_words for row in found.rows] == ["< 0.001"] * 3 + ["–"]
+    row = found.rows[0]
+    assert row._replace(p_next=0.00101).p_in_words == "≤ 0.002"
+    assert row._replace(p_next=0.00101, p_next_at_most=False).p_in_words == "0.001"
+    assert "≤" not in found.caption
+
+
+def test_the_caption_explains_a_bound_where_one_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr("fairweather.report.correctness.MOST_SWAPS", 1_999)
+    right = four_models(shares=(0.9, 0.6, 0.3, 0.1))
+    found = ranking(make(tmp_path, right, [DARK, FOG]))
+    assert found.rows[0].p_in_words == "≤ 0.003"  # the least of 2,000, of 6 pairs
+    assert "; “≤” stands where no swap was as far. This" in found.caption
+
+
+def test_numbers_are_those_of_the_scores(tmp_path):
+    made = make(tmp_path, four_models(), [DARK, FOG])
+    for row in ranking(made).rows:
+        assert row.score == made.score("accuracy", row.model, "all", "mean")
+        assert row.clean == made.score("accuracy", row.model, "clean", "none")
+
+
+def test_without_scores_of_the_mean_it_is_computed_as_they_are(tmp_path):
+    made = make(tmp_path, four_models(), [DARK, FOG])
+    without = replace(made, scores=made.scores[made.scores["shift"] != "all"])
+    for row, expected in zip(ranking(without).rows, ranking(made).rows, strict=True):
+        assert row.score == pytest.approx(expected.score, abs=1e-7)
+    assert len(_means(made, np.ones((300, 2)))) == 2
+
+
+def test_the_order_of_models_changes_nothing(tmp_path):
+    made = make(tmp_path, four_models(), [DARK, FOG])
+    turned = replace(made, titles=dict(reversed(made.titles.items())))
+    assert ranking(turned) == ranking(made)
+
+
+def test_the_order_of_images_changes_no_place(tmp_path):
+    right = four_models()
+    order = np.random.default_rng(9).permutation(300)
+    moved = {key: column[order] for key, column in right.items()}
+    ranks = [
+        [(row.model, row.rank, row.clean_rank) for row in ranking(made).rows]
+        for made in (
+            make(tmp_path / "as", right, [DARK, FOG]),
+            make(tmp_path / "moved", moved, [DARK, FOG], labels=(np.arange(300) % 4)[order]),
+        )
+    ]
+    assert ranks[0] == ranks[1]
+
+
+def test_a_model_that_answers_as_another_costs_no_test(tmp_path):
+    right = four_models()
+    twins = right | {("e", *key[1:]): column for key, column in right.items() if key[0] == "a"}
+    alone, beside = (
+        ranking(make(tmp_path / name, each, [DARK, FOG]))
+        for name, each in (("alone", right), ("beside", twins))
+    )
+    p_values = {row.model: row.p_next for row in alone.rows}
+    twin = {row.model: row for row in beside.rows}
+    assert [twin[model].rank for model in "aecbd"] == ["1–3", "1–3", "1–3", "4", "5"]
+    assert twin["b"].p_next == p_values["b"]
+
+
+def test_attacks_do_not_count(tmp_path):
+    right = four_models()
+    attacked = right | {(m, 0, "pgd,8"): np.full(300, m == "d") for m in "abcd"}
+    plain, with_attack = (
+        ranking(make(tmp_path / name, each, sweeps))
+        for name, each, sweeps in (
+            ("plain", right, [DARK, FOG]),
+            ("attacked", attacked, [DARK, FOG, PGD]),
+        )
+    )
+    assert plain.rows == with_attack.rows
+
+
+def test_only_what_all_models_were_tested_on_counts(tmp_path):
+    right = four_models()
+    del right["a", 0, "dark,f=0.2"]
+    found = ranking(make(tmp_path, right, [DARK, FOG]))
+    for row in found.rows:
+        both = [right[row.model, 0, cell].mean() for cell in CELLS[1:]]
+        assert row.score.value == pytest.approx(np.mean(both))
+    assert (
+        "on the 2 of 3 shifted sets of images that every model was tested on, which is not the "
+        "mean of other tables"
+    ) in found.caption
+
+
+def test_without_a_shared_cell_clean_images_rank(tmp_path):
+    right = {k: v for k, v in four_models().items() if k[2] == "clean" or k[0] == "a"}
+    found = ranking(make(tmp_path, right, [DARK, FOG]))
+    assert not found.shifted
+    assert [row.score for row in found.rows] == [row.clean for row in found.rows]
+    assert (
+        "accuracy on clean images: none of the 3 shifted sets was put to every model"
+        in found.caption
+    )
+
+
+def test_the_worst_level_of_every_leader_is_told(tmp_path):
+    found = ranking(contents := make(tmp_path, four_models(), [DARK, FOG]))
+    leaders = [found.rows[at] for at in found.leaders]
+    lows = [min(four_models()[row.model, 0, cell].mean() for cell in CELLS) for row in leaders]
+    said = how_low(contents, leaders).replace("\N{NO-BREAK SPACE}", " ")
+    assert re.findall(r"in ([\d.]+) % \[", said) == [f"{100 * low:.1f}" for low in lows]
+    assert re.findall("“(.)”", said) == [row.title for row in leaders]
+    assert len(leaders) == 2
+    assert how_low(replace(contents, caution="other shifts"), leaders) == ""
+    attacked = replace(contents, sweeps=(*contents.sweeps, PGD))
+    assert how_low(attacked, leaders).startswith("At the worst level of any shift but attacks, ")
+    assert how_low(contents, []) == how_low(contents, 5 * leaders[:1]) == ""
+    assert (
+        how_low(make(tmp_path / "clean", {("a", 0, "clean"): np.ones(9, bool)}), leaders[:1]) == ""
+    )
+
+
+def test_models_that_answer_alike_share_a_place_in_words_too(tmp_path):
+    rng = np.random.default_rng(7)
+    right = {("a", 0, "clean"): draw(rng, 300, 0.9), ("b", 0, "clean"): draw(rng, 300, 0.4)}
+    right |= {("a+temperature", 0, "clean"): right["a", 0, "clean"]}
+    found = ranking(make(tmp_path, right))
+    assert found.verdict == (
+        "On clean images, “A” (and, right on the same images, “A+TEMPERATURE”) is right more "
+        "often than every other model."
+    )
+    assert [found.rows[at].model for at in found.leaders] == ["a"]
+    both = {key: column for key, column in right.items() if key[0] != "b"}
+    [at] = (same := ranking(make(tmp_path / "same", both))).leaders
+    assert same.rows[at].model == "a"
+    assert same.verdict == "On clean images, the tests find no difference between the models."
+
+
+def test_of_several_seeds_the_share_of_right_answers_is_compared(tmp_path):
+    rng = np.random.default_rng(5)
+    right = {
+        (model, seed, "clean"): draw(rng, 300, p)
+        for model, p in (("a", 0.5), ("b", 0.9))
+        for seed in (0, 1, 2)
+    }
+    found = ranking(make(tmp_path, right))
+    assert [(row.model, row.rank) for row in found.rows] == [("b", "1"), ("a", "2")]
+    expected = np.mean([right["b", seed, "clean"].mean() for seed in range(3)])
+    assert found.rows[0].score.value == pytest.approx(expected)
+    assert found.verdict == "On clean images, “B” is right more often than every other model."
+    assert "do not include seed-to-seed variation" in found.caption
+    assert "not about other trainings of the same recipes" in found.caption
+    assert "McNemar" not in found.caption
+
+
+def test_there_is_no_ranking_of_one_model_or_of_what_is_not_there(tmp_path):
+    right = four_models()
+    one = {key: column for key, column in right.items() if key[0] == "a"}
+    assert ranking(make(tmp_path / "one", one, [DARK, FOG])) is None
+    made = make(tmp_path / "gone", right, [DARK, FOG])
+    assert ranking(replace(made, runs={})) is None
+    (tmp_path / "gone/predictions/b/seed-0/test/c__fog,s=5.parquet").unlink()
+    assert ranking(made) is None
+
+
+def test_models_of_other_images_are_not_ranked(tmp_path):
+    right = four_models()
+    made = make(tmp_path, right, [DARK, FOG])
+    moved = outcomes(right["b", 0, "clean"], (np.arange(300) + 1) % 4)
+    made.runs[""].write_predictions(made.runs[""].predictions("b", 0, "clean"), moved)
+    assert ranking(made) is None
+
+
+def test_the_ranking_is_written_as_markdown_and_csv(tmp_path):
+    titles = dict(zip("dbca", ("D", HOSTILE, "C, x", "A"), strict=True))
+    found = ranking(make(tmp_path, four_models(), [DARK, FOG], titles=titles))
+    texts = found.texts()
+    head, rule, *rows = texts["md"].splitlines()[:6]
+    assert head.count("|") == rule.count("|") == 7
+    assert "<script>" not in texts["md"]
+    assert r"a\|b" in texts["md"]
+    lines = list(csv.DictReader(io.StringIO(texts["csv"])))
+    assert [line["model"] for line in lines] == [row.model for row in found.rows]
+    assert float(lines[0]["score low"]) == pytest.approx(found.rows[0].score.low, abs=1e-7)
+    assert [int(line["worst_rank"]) for line in lines] == [row.worst_rank for row in found.rows]
+    assert len(rows) == 4
+    assert all(len(cells) == len(found.header) for cells in found.cells())

@@ -1,0 +1,200 @@
+"""A study is a plan: steps are plain data, done anywhere, in any order that fits their needs."""
+
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fairweather.executors.local import left_by
+from fairweather.record import RECORD, StepRecord
+from fairweather.runs import RunFolder, open_run, this_machine
+from fairweather.steps import Done, Plan, fingerprint_of
+from fairweather.steps.measuring import facts_of
+from fairweather.steps.plan import DATA, ReportStep
+from fairweather.steps.progressing import begin, standings
+from fairweather.steps.worker import digests_of, open_data
+from fairweather.study import load_study, run
+from fairweather.study.planning import data_sources, describe_study, plan_study
+
+from .conftest import TINY_RESNET
+
+STUDY = """
+name: everything
+data: {{source: "folder:{folder}", size: 16}}
+seeds: [0, 1]
+ensemble: true
+threads: 1
+shifts:
+  - brightness_factor: [0.3]
+  - fgsm: [8/255]
+variants: [temperature, batchnorm]
+bootstrap: 100
+pretraining:
+  views: {{recipe: {{method: barlow_twins, epochs: 1, batch_size: 16}}}}
+defaults:
+  backbone: {backbone}
+  recipe: {{epochs: 2, batch_size: 16, learning_rate: 1e-2}}
+models:
+  swept: {{title: Swept, sweep: {{learning_rate: [0.01, 0.001]}}}}
+  started:
+    title: Started
+    weights: pretraining:views
+    recipe: {{probe_epochs: 1, mixup: 0.3}}
+    interpolations: [0.5]
+"""
+# What a process that knows nothing but its arguments does: the plan, a step, a folder.
+WORKER = """
+import sys
+from pathlib import Path
+from fairweather.progress import silent
+from fairweather.runs import RunFolder
+from fairweather.steps import Plan, Worker, perform
+plan = Plan.model_validate_json(Path(sys.argv[1]).read_text())
+worker, folder = Worker(plan, device="cpu"), RunFolder(Path(sys.argv[3]))
+done = perform(plan.step(sys.argv[2]), worker, folder, silent)
+print("FILES", *done.files, sep="\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def study(colour_folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("study") / "everything.yaml"
+    path.write_text(STUDY.format(folder=colour_folder, backbone=TINY_RESNET))
+    return load_study(path)
+
+
+@pytest.fixture(scope="module")
+def planned(study):
+    dataset = open_data(data_sources(study)[DATA])
+    facts = {DATA: facts_of(dataset, digests_of(dataset))}
+    found = plan_study(study, facts, torch.device("cpu"))
+    return found, describe_study(study, found, dataset, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def finished(study, tmp_path_factory):
+    """The run as `fairweather run` makes it."""
+    torch.set_num_threads(1)
+    return run(study, out=tmp_path_factory.mktemp("runs") / "whole", device="cpu").folder
+
+
+def do_alone(plan_file, plan, step, run, folder):
+    """Do a step in a process and a folder of its own, and bring home what it leaves."""
+    alone = RunFolder(folder)
+    shutil.copy(run.path / RECORD, _parent(folder / RECORD))
+    for need in step.needs:
+        record = run.step(need)
+        alone.finish(record)
+        for name in set(record.files) & set(step.reads):
+            shutil.copy(run.path / name, _parent(folder / name))
+    words = [sys.executable, "-c", WORKER, str(plan_file), step.id, str(folder)]
+    printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    done = Done(files=printed.partition("FILES\n")[2].split())
+    files = left_by(step, done, alone)
+    for name in files:
+        shutil.copy(folder / name, _parent(run.path / name))
+    checksums = {n: c for need in step.needs for n, c in run.step(need).files.items()}
+    if isinstance(step, ReportStep):
+        checksums[RECORD] = run.checksum(RECORD)
+    run.finish(
+        StepRecord(
+            id=step.id,
+            kind=step.kind,
+            fingerprint=fingerprint_of(step, checksums),
+            depends=step.depends(),
+            files={name: run.checksum(name) for name in files},
+            machine=this_machine(torch.device("cpu")),
+        )
+    )
+
+
+def _parent(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def one_of_each_kind(plan):
+    """One step of each kind and way, as late as possible, so that the others are short of it."""
+    found = {}
+    for step in plan.steps:
+        way = getattr(getattr(step, "how", None), "way", "")
+        found[step.kind, way] = step
+    return list(found.values())
+
+
+def without_times(files):
+    """All but the history of a training, which tells how many images it did in a second."""
+    return {name: each for name, each in files.items() if not name.endswith("history.csv")}
+
+
+def test_a_plan_reads_back_from_json(planned):
+    plan, _ = planned
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+    kinds = {step.kind for step in plan.steps}
+    assert kinds == {"pretrain", "train", "choose", "fit", "predict", "score", "sample", "report"}
+
+
+def test_needs_are_the_steps_that_leave_what_is_read(planned):
+    plan, _ = planned
+    makers = {file: step.id for step in plan.steps for file in (*step.leaves, *step.may_leave)}
+    seen = set()
+    for step in plan.steps:
+        assert set(step.needs) == {makers[file] for file in step.reads if file != RECORD}
+        assert set(step.needs) <= seen
+        seen.add(step.id)
+
+
+def test_one_step_of_each_kind_in_a_process_of_its_own(planned, finished, tmp_path):
+    plan, _ = planned
+    file = tmp_path / "plan.json"
+    file.write_text(plan.model_dump_json())
+    for number, step in enumerate(one_of_each_kind(plan)):
+        alone = tmp_path / str(number)
+        alone.mkdir()
+        before = finished.step(step.id)
+        copy = RunFolder(tmp_path / f"run-{number}")
+        shutil.copytree(finished.path, copy.path)
+        copy.forget(step.id)
+        do_alone(file, plan, step, copy, alone)
+        after = copy.step(step.id)
+        assert after.fingerprint == before.fingerprint, step.id
+        assert without_times(after.files) == without_times(before.files), step.id
+        assert (copy.path / "scores.csv").read_bytes() == (
+            finished.path / "scores.csv"
+        ).read_bytes()
+        shutil.rmtree(copy.path)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("order", ["as planned", "shuffled"])
+def test_every_step_in_a_process_of_its_own(order, planned, finished, tmp_path):
+    plan, record = planned
+    file = tmp_path / "plan.json"
+    file.write_text(plan.model_dump_json())
+    steps = list(plan.steps) if order == "as planned" else shuffled(plan.steps)
+    with open_run(tmp_path / "run") as folder:
+        begin(plan, folder, record, replace=False)
+        for number, step in enumerate(steps):
+            alone = tmp_path / str(number)
+            alone.mkdir()
+            do_alone(file, plan, step, folder, alone)
+            shutil.rmtree(alone)
+        assert {each.state for each in standings(plan, folder)} == {"done"}
+    for name in ("scores.csv", "report.html"):
+        assert (folder.path / name).read_bytes() == (finished.path / name).read_bytes()
+
+
+def shuffled(steps):
+    """Another order in which each step comes after those that it needs."""
+    rng, done, waiting, found = random.Random(0), set(), list(steps), []
+    while waiting:
+        ready = [step for step in waiting if set(step.needs) <= done]
+        step = rng.choice(ready)
+        waiting.remove(step)
+        done.add(step.id)
+        found.append(step)
+    assert [step.id for step in found] != [step.id for step in steps]
+    return found
