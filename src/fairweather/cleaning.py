@@ -9,16 +9,8 @@ from typing import NamedTuple
 
 from fairweather.errors import unknown_name
 from fairweather.record import (
-    CLEAN,
-    ENSEMBLE,
-    TEST,
-    VAL,
-    RunRecord,
-    StepRecord,
-    base_model,
-    escape,
-    part_folder,
-    place_of,
+    is_part_of,
+    step_file,
 )
 from fairweather.runs import PARTIAL, RunFolder, inside, open_run
 
@@ -60,10 +52,10 @@ def disk_use(run: RunFolder) -> list[Use]:
     found: dict[str, list[str]] = {
         kind: [] for kind in ("models", "predictions", "scores", "samples", "report", "left-over")
     }
-    for step in run.steps():
+    for step in run.readable_steps():
         kind = _KINDS[step.kind] if is_part_of(run.record, step) else "left-over"
         found[kind] += step.files
-    found["left-over"] += _interrupted(run)
+    found["left-over"] += [*_interrupted(run), *map(step_file, run.damaged_steps())]
     return [
         Use(kind, tuple(names), sum(_size(inside(run.path, name)) for name in names))
         for kind, names in found.items()
@@ -81,10 +73,12 @@ def remove(path: Path, kinds: Sequence[str]) -> Use:
             raise unknown_name("kind of files", kind, REMOVABLE)
     with open_run(path) as run:
         uses = [use for use in disk_use(run) if use.kind in kinds]
-        for step in run.steps():
+        for step in run.readable_steps():
             kind = _KINDS[step.kind] if is_part_of(run.record, step) else "left-over"
             if kind in kinds:
                 run.forget(step.id)
+        for damaged in run.damaged_steps() if "left-over" in kinds else ():
+            run.forget(damaged)
         for name in _interrupted(run) if "left-over" in kinds else ():
             place = inside(run.path, name)
             if place.is_dir():
@@ -94,39 +88,6 @@ def remove(path: Path, kinds: Sequence[str]) -> Use:
         _remove_empty_folders(run.path)
     files = tuple(name for use in uses for name in use.files)
     return Use("removed", files, sum(use.bytes for use in uses))
-
-
-def is_part_of(record: RunRecord, step: StepRecord) -> bool:
-    """Say whether a done step still belongs to what the run is described as."""
-    parts = step.id.split("/")
-    if step.kind in ("score", "sample", "report"):
-        return True
-    if step.kind == "pretrain":
-        own = record.pretraining.get(parts[1])
-        return own is not None and _seed(parts[2]) in _pretraining_seeds(record, parts[1])
-    if base_model(parts[1]) not in record.models:
-        return False
-    if step.kind in ("train", "choose"):
-        return parts[2] == "sweep" or _seed(parts[2]) in {str(seed) for seed in record.seeds}
-    seeds = {str(seed) for seed in record.seeds} | ({ENSEMBLE} if record.ensemble else set())
-    known = parts[1] in record.models or parts[1] in record.variants
-    if not known or _seed(parts[2]) not in seeds:
-        return False
-    place = place_of(f"{step.id}.parquet")
-    if place is None:
-        return True
-    folders = {TEST, VAL, *(part_folder(other) for other in record.ood)}
-    shifts = {CLEAN, *(escape(cell.id) for cell in record.cells())}
-    return place.part in folders and place.shift in shifts
-
-
-def _pretraining_seeds(record: RunRecord, name: str) -> set[str]:
-    own = record.pretraining[name].settings.get("seed")
-    return {str(seed) for seed in record.seeds} if own is None else {str(own)}
-
-
-def _seed(folder: str) -> str:
-    return folder.removeprefix("seed-")
 
 
 def _interrupted(run: RunFolder) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -130,6 +131,11 @@ def sweep_table(model: str) -> str:
     return f"models/{model}/sweep.csv"
 
 
+def chosen_recipe(model: str) -> str:
+    """Where the recipe stands that a model's sweep has chosen."""
+    return f"models/{model}/chosen.json"
+
+
 def pretraining_folder(name: str, seed: int) -> str:
     """Where a pre-training leaves its files."""
     return f"pretraining/{name}/seed-{seed}"
@@ -171,7 +177,7 @@ def step_file(step: str) -> str:
     return f"{STEPS}/{step}.json"
 
 
-class Place(NamedTuple):
+class PredictionsOf(NamedTuple):
     """What a file of predictions is of."""
 
     model: str
@@ -180,16 +186,16 @@ class Place(NamedTuple):
     shift: str
 
 
-def place_of(file: str) -> Place | None:
+def place_of(file: str) -> PredictionsOf | None:
     """Read a path back: what it is of as folders write it, or None for another file.
 
     >>> place_of("predictions/basic/seed-0/test/imagenet_c__fog,severity=3.parquet")
-    Place(model='basic', seed='0', part='test', shift='imagenet_c__fog,severity=3')
+    PredictionsOf(model='basic', seed='0', part='test', shift='imagenet_c__fog,severity=3')
     """
     parts = PurePosixPath(file).parts
     if len(parts) != 5 or parts[0] != "predictions" or not file.endswith(".parquet"):
         return None
-    return Place(
+    return PredictionsOf(
         parts[1], parts[2].removeprefix("seed-"), parts[3], parts[4].removesuffix(".parquet")
     )
 
@@ -444,6 +450,50 @@ class StepRecord(Frozen):
     def to_json(self) -> str:
         """Write the text of its file."""
         return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+def is_part_of(record: RunRecord, step: StepRecord) -> bool:
+    """Say whether a done step still belongs to what the run is described as."""
+    parts = step.id.split("/")
+    if step.kind in ("score", "sample", "report"):
+        return True
+    if step.kind == "pretrain":
+        own = record.pretraining.get(parts[1])
+        return own is not None and _seed(parts[2]) in _pretraining_seeds(record, parts[1])
+    if base_model(parts[1]) not in record.models:
+        return False
+    if step.kind in ("train", "choose"):
+        if parts[2] == "sweep":
+            tries = _tries(record.models[base_model(parts[1])])
+            return tries > 0 and (len(parts) < 4 or int(parts[3].rpartition("-")[2]) <= tries)
+        return _seed(parts[2]) in {str(seed) for seed in record.seeds}
+    seeds = {str(seed) for seed in record.seeds} | ({ENSEMBLE} if record.ensemble else set())
+    known = parts[1] in record.models or parts[1] in record.variants
+    if not known or _seed(parts[2]) not in seeds:
+        return False
+    place = place_of(f"{step.id}.parquet")
+    if place is None:
+        return True
+    folders = {TEST, VAL, *(part_folder(other) for other in record.ood)}
+    shifts = {CLEAN, *(escape(cell.id) for cell in record.cells())}
+    return place.part in folders and place.shift in shifts
+
+
+def _pretraining_seeds(record: RunRecord, name: str) -> set[str]:
+    own = record.pretraining[name].settings.get("seed")
+    return {str(seed) for seed in record.seeds} if own is None else {str(own)}
+
+
+def _tries(model: ModelRecord) -> int:
+    """How many tries a model's sweep has; 0 without a sweep."""
+    sweep = model.settings.get("sweep")
+    if not isinstance(sweep, dict) or not sweep:
+        return 0
+    return math.prod(len(values) for values in sweep.values() if isinstance(values, list))
+
+
+def _seed(folder: str) -> str:
+    return folder.removeprefix("seed-")
 
 
 def parse_record(text: str, place: str) -> RunRecord:

@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
@@ -42,6 +42,7 @@ from fairweather.record import (
     StepRecord,
     first_predictions_file,
     from_first_version,
+    is_part_of,
     parse_record,
     parse_step_record,
     predictions_file,
@@ -239,6 +240,19 @@ class RunFolder:
             for path in sorted(folder.rglob("*.json"))
             if path.is_file()
         ]
+
+    def readable_steps(self) -> list[StepRecord]:
+        """The records of all steps but damaged ones, in the order of their names."""
+        return [record for step in self._step_ids() if (record := self.step(step)) is not None]
+
+    def damaged_steps(self) -> list[str]:
+        """The ids of steps whose records cannot be read."""
+        return [step for step in self._step_ids() if self.step(step) is None]
+
+    def _step_ids(self) -> list[str]:
+        folder = self.path / STEPS
+        paths = sorted(folder.rglob("*.json"))
+        return [path.relative_to(folder).as_posix().removesuffix(".json") for path in paths]
 
     def has_left(self, record: StepRecord) -> bool:
         """Say whether the files of a done step are all there and as it left them."""
@@ -475,9 +489,12 @@ def this_machine(device: torch.device) -> Machine:
     )
 
 
-def machines_of(records: Iterable[StepRecord]) -> list[Machine]:
-    """Name the machines that trained and predicted, each once, in the order of the steps."""
-    return list(dict.fromkeys(record.machine for record in records if record.machine))
+def machines_of(run: RunFolder) -> list[Machine]:
+    """Name the machines that trained and predicted what a run has now, each once."""
+    if run.is_first_version:
+        return []
+    steps = [step for step in run.steps() if step.kind in ("pretrain", "train", "predict")]
+    return list(dict.fromkeys(s.machine for s in steps if s.machine and is_part_of(run.record, s)))
 
 
 def _remove_abandoned(folder: Path) -> None:

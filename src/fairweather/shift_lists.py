@@ -83,6 +83,12 @@ def _distinct(found: Iterable[Shift | Attack]) -> list[Shift | Attack]:
 
 def _levels(entry: ShiftLike, key: str) -> list[Shift | Attack]:
     if isinstance(entry, Shift | Attack):
+        if entry.name not in (
+            "clean",
+            *SHIFTS,
+            *ATTACKS,
+        ):  # a plan names shifts, and makes them again
+            raise unknown_name("shift or attack", entry.name, [*SHIFTS, *ATTACKS])
         return [entry]
     if isinstance(entry, Mapping):
         return _from_entry(entry, key)

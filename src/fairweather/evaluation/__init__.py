@@ -131,7 +131,8 @@ def run_request(
     record = describe_evaluation(request, inputs, measurement, plan)
     path = out or Path("runs") / run_name(inputs)
     with open_run(path) as folder:
-        _check_same(folder, record, inputs)
+        if not replace:
+            _check_same(folder, record, inputs)
         begin(plan, folder, record, replace=replace)
         worker = Worker(
             plan,
@@ -143,7 +144,7 @@ def run_request(
         )
         file = predictions_file(measured_model(request, inputs).name, SEED, CLEAN)
         # The clean accuracy first: a person sees within moments whether all is as it should be.
-        execute(plan.up_to(file.removesuffix(".parquet")), folder, worker, tell)
+        execute(plan, folder, worker, tell, until=file.removesuffix(".parquet"))
         for line in clean_lines(folder, file):
             tell(Event("evaluate", 0, None, line=line))
         execute(plan, folder, worker, tell)
@@ -155,6 +156,8 @@ def outlook(request: Request, out: Path | None, progress: Notify | None = None) 
 
     The model is opened and the data are loaded, since each decides about the other.
     """
+    if out is not None:
+        check_takeable(out)
     inputs = bring_together(request, progress)
     try_out(request, inputs)
     priors = complete_priors(asked_priors(request.options), inputs.dataset.test)
@@ -183,7 +186,8 @@ def _check_same(folder: RunFolder, record: RunRecord, inputs: EvaluationInputs) 
     else:
         return
     raise InputError(
-        f"{folder.path} holds the evaluation of {what}; name another folder with --out"
+        f"{folder.path} holds the evaluation of {what}; replace it with --replace, "
+        "or name another folder with --out"
     )
 
 

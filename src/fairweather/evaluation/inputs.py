@@ -22,7 +22,6 @@ from fairweather.models.labels import LabelMap, match_labels, read_label_file, r
 from fairweather.models.outputs import (
     GIVEN,
     LOGITS,
-    LogProbabilities,
     Outputs,
     asked_for,
     kind_of,
@@ -31,10 +30,10 @@ from fairweather.models.outputs import (
     single_output,
 )
 from fairweather.progress import Notify
-from fairweather.runs import fingerprint, open_finished_run
+from fairweather.runs import open_finished_run
 from fairweather.steps.measuring import OOD_DATA
 from fairweather.steps.plan import DATA, DataSource, ModelSource
-from fairweather.steps.worker import open_data
+from fairweather.steps.worker import as_logits, model_digest, open_data
 from fairweather.types import Dataset, Images
 
 LOOKED_AT = 64  # test images, where outputs may be probabilities
@@ -103,10 +102,8 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
     first = _outputs(opened, dataset.test[:1])
     outputs = opened.outputs or asked_for(options.outputs) or _seen(opened, first, request, dataset)
     labels = match_labels(opened.classes, first.shape[1], dataset.classes, read_labels(options))
-    model = opened.model
-    if needs_logarithms(opened, outputs):
+    if opened.outputs is None and outputs.kind == "probabilities":
         logarithms(first)  # negative numbers show here
-        model = LogProbabilities(opened.model).eval()
     sources, datasets = {DATA: source}, {DATA: dataset}
     for other in options.ood:
         name = f"{OOD_DATA}{other}"
@@ -115,29 +112,11 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
     return EvaluationInputs(
         opened,
         outputs,
-        relabel(model, labels),
+        relabel(as_logits(opened, outputs.kind), labels),
         labels,
-        decided_digest(opened, outputs, labels),
+        model_digest(opened, outputs.kind, labels.columns),
         sources,
         datasets,
-    )
-
-
-def needs_logarithms(opened: Opened, outputs: Outputs) -> bool:
-    """Say whether a model's outputs are probabilities, and it was not opened as one of logits."""
-    return opened.outputs is None and outputs.kind == "probabilities"
-
-
-def decided_digest(opened: Opened, outputs: Outputs, labels: LabelMap) -> str:
-    """The digest of everything that was decided about a model."""
-    return fingerprint(
-        {
-            "weights": opened.digest,
-            "normalisation": opened.facts.get("normalisation"),
-            "fed_at": getattr(opened.model, "input_size", None),
-            "outputs": outputs.kind,
-            "columns": labels.columns,
-        }
     )
 
 
@@ -182,7 +161,7 @@ def model_source(request: Request, inputs: EvaluationInputs) -> ModelSource:
         std=options.std,
         input_size=options.input_size,
         outputs=options.outputs,
-        logarithms=needs_logarithms(inputs.opened, inputs.outputs),
+        taken_for=inputs.outputs.kind,
         size=options.size,
         answers=labels.outputs,
         columns=labels.columns,

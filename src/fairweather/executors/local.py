@@ -16,7 +16,14 @@ from fairweather.steps.training import drop_resume
 from fairweather.steps.worker import using_threads
 
 
-def execute(plan: Plan, run: RunFolder, worker: Worker, progress: Notify | None = None) -> None:
+def execute(
+    plan: Plan,
+    run: RunFolder,
+    worker: Worker,
+    progress: Notify | None = None,
+    *,
+    until: str | None = None,
+) -> None:
     """Do what of a plan is not done yet, and record it.
 
     Args:
@@ -24,12 +31,16 @@ def execute(plan: Plan, run: RunFolder, worker: Worker, progress: Notify | None 
         run: a folder that is open for writing, with its description.
         worker: opens data and models.
         progress: is told of every step, and of what happens within long ones.
+        until: id of a step: do no more than it needs.
     """
     tell = progress or silent
     ledger, states = Ledger(run), dict[str, State]()
     totals, counts = Counter(step.task for step in plan.steps), Counter[str]()
     dependants = _dependants(plan)
+    wanted = plan.needed_for(until) if until else {step.id for step in plan.steps}
     for step in plan.steps:
+        if step.id not in wanted:
+            continue
         standing = ledger.standing(step, states)
         counts[step.task] += 1
         note = "done before"
@@ -42,6 +53,7 @@ def execute(plan: Plan, run: RunFolder, worker: Worker, progress: Notify | None 
                 if ledger.record(each) is not None:
                     ledger.forget(each)
             ledger.forget(step.id)
+            _remove_unrecorded(step, run)
             note = _do(step, ledger, run, worker, tell).note
         states[step.id] = "done"
         if standing.state == "done" or not step.tells_progress:
@@ -62,10 +74,17 @@ def _do(step: Step, ledger: Ledger, run: RunFolder, worker: Worker, tell: Notify
             files={name: run.checksum(name) for name in left_by(step, done, run)},
             machine=machine,
             seconds=round(time.perf_counter() - began, 3),
-            work=step.work,
+            work=round(step.work * done.share),
         )
     )
     return done
+
+
+def _remove_unrecorded(step: Step, run: RunFolder) -> None:
+    """Remove what the step left when it was stopped before it was recorded."""
+    for name in (*step.leaves, *step.may_leave):
+        if not name.endswith("/"):
+            run.file(name).unlink(missing_ok=True)
 
 
 def left_by(step: Step, done: Done, run: RunFolder) -> list[str]:

@@ -136,7 +136,7 @@ class Contents:
     @cached_property
     def mixed_machines(self) -> dict[str, list[Machine]]:
         """The machines of each run whose steps were done on several, by the run's label."""
-        found = {label: machines_of(run.steps()) for label, run in self.runs.items()}
+        found = {label: machines_of(run) for label, run in self.runs.items()}
         return {label: machines for label, machines in found.items() if len(machines) > 1}
 
     @property

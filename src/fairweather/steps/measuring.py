@@ -80,6 +80,11 @@ class DataFacts:
     side: tuple[int, int] | None = None
     natural_shift: bool = False
 
+    def bytes_of(self, part: str) -> int:
+        """The size of a part's 8-bit images; 0 where their sides are not known."""
+        height, width = self.side or (0, 0)
+        return self.images.get(part, 0) * 3 * height * width
+
     def reference(self, part: str, data: str = DATA) -> ImagesReference:
         """How a step calls a part."""
         return ImagesReference(data=data, part=part, digest=self.digests.get(part))
@@ -299,11 +304,9 @@ def _predict(
             reads = [*network_files(network), *([fitted] if fitted else [])]
         case Adapted(network=network):
             reads = network_files(network)
-    images = (
-        measurement.others[part].images[TEST]
-        if part in measurement.others
-        else measurement.data.images[part]
-    )
+    other = part in measurement.others
+    facts, own = (measurement.others[part], TEST) if other else (measurement.data, part)
+    images = facts.images[own]
     return PredictStep(
         id=file.removesuffix(".parquet"),
         task=f"predict {label}",
@@ -320,6 +323,7 @@ def _predict(
         threads=measurement.threads,
         device=measurement.device,
         work=images * _passes(shift, how),
+        memory=0 if isinstance(how, Scaled | Averaged) else facts.bytes_of(own),
     )
 
 

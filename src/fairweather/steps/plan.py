@@ -1,16 +1,17 @@
 """A plan: everything that has to be done for a run, as plain data.
 
 A step says what it needs, what it depends on, what files it leaves and what it wants of a machine.
-It holds no closure, so it can be written as JSON and done in another process. It reads only the
-files of the steps that it needs (and `record.json`), from a folder that may hold nothing else, and
-records nothing: that is for whoever runs the plan.
+It holds no closure, so it can be written as JSON and done in another process. It reads only
+`record.json`, and the files of the steps that it needs with their records, from a folder that may
+hold nothing else, and records nothing: that is for whoever runs the plan.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import cv2
@@ -97,7 +98,7 @@ class ModelSource(Frozen):
 
     Attributes:
         outputs: what they were said to be: `auto`, `logits` or `probabilities`.
-        logarithms: take the logarithm of its outputs, which are probabilities.
+        taken_for: what its outputs are taken for: `logits` or `probabilities`.
         size: what images are prepared at in place of the model's own configuration.
         answers: how many outputs it has.
         columns: for each class of the data, the outputs that mean it.
@@ -111,7 +112,7 @@ class ModelSource(Frozen):
     std: tuple[float, ...] | None = None
     input_size: int | None = None
     outputs: str = "auto"
-    logarithms: bool = False
+    taken_for: str = "logits"
     size: int | None = None
     answers: int
     columns: tuple[tuple[int, ...], ...]
@@ -177,12 +178,17 @@ def network_files(network: Trained | Interpolated | Together | OpenedNetwork) ->
 
 
 class Done(NamedTuple):
-    """What a step has to say when it is done: a word on how it went, and the files that it left in
-    a folder in which it chose the names.
+    """What a step has to say when it is done.
+
+    Attributes:
+        note: a word on how it went.
+        files: that it left in a folder in which it chose the names.
+        share: how much of its work was done now, the rest before it was interrupted.
     """
 
     note: str = ""
     files: Sequence[str] = ()
+    share: float = 1.0
 
 
 class Step(Frozen):
@@ -198,6 +204,8 @@ class Step(Frozen):
         threads: of torch while it is done.
         device: the type of the device that it wants: `cpu`, `cuda`, ...
         work: images times passes, for telling how long it may take.
+        memory: bytes of the 8-bit images that it reads, as far as these are known; networks and
+            their batches come on top.
     """
 
     id: str
@@ -209,6 +217,7 @@ class Step(Frozen):
     threads: int = 1
     device: str = "cpu"
     work: int = 0
+    memory: int = 0
 
     kind: str
     tells_progress: ClassVar[bool] = False  # while it is done; else it is one of several
@@ -216,9 +225,13 @@ class Step(Frozen):
 
     def depends(self) -> dict[str, JsonValue]:
         """What it depends on besides the files that it reads; None for what is not known yet."""
-        return {"version": VERSIONS[self.kind], **self.inputs()}
+        # As JSON has it: what a record says is compared with this.
+        plain: dict[str, JsonValue] = json.loads(
+            json.dumps({"version": VERSIONS[self.kind], **self.inputs()})
+        )
+        return plain
 
-    def inputs(self) -> dict[str, JsonValue]:
+    def inputs(self) -> Mapping[str, object]:
         """The part of `depends` that each kind has of its own."""
         raise NotImplementedError
 
@@ -258,7 +271,7 @@ class PretrainStep(Step):
     recipe: Pretraining
     precision: str
 
-    def inputs(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         return {
             "images": self.images.digest,
             "probe": [self.train.digest, self.val.digest],
@@ -281,9 +294,9 @@ class TrainStep(Step):
         own_statistics: normalise by the statistics of the training images.
         start: the file of a pre-training of the run that it starts from; its statistics go along.
         weights: digest of other weights that it starts from; None until these were fetched.
-        recipes: how it is trained; of several, the table `choice` names one.
-        choice: the table of the sweep.
-        tries: folders of the sweep's tries, in the order of `recipes`, to be taken over.
+        recipe: how it is trained; None where `choice` says that.
+        choice: the file with the recipe that a sweep has chosen.
+        tries: folders of the sweep's tries, of which the one with this recipe is taken over.
         train_shifts: ids of the shifts of the training images.
         label_seed: of the labels that are left out or wrong.
         may_diverge: leave a word in the place of a model, since there are other tries.
@@ -299,7 +312,7 @@ class TrainStep(Step):
     own_statistics: bool
     start: str | None = None
     weights: str | None
-    recipes: tuple[Recipe, ...]
+    recipe: Recipe | None
     choice: str | None = None
     tries: tuple[str, ...] = ()
     train_shifts: tuple[str, ...] = ()
@@ -309,7 +322,7 @@ class TrainStep(Step):
     precision: str
     may_diverge: bool = False
 
-    def inputs(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         changes_labels = self.label_fraction < 1 or self.label_noise > 0
         # A key of a recipe or of a network that came later stands here only where it does
         # something, so that what was finished before it came stays finished.
@@ -319,7 +332,7 @@ class TrainStep(Step):
             "spec": spec_facts(self.spec),
             "own_statistics": self.own_statistics,
             "weights": self.weights,
-            "recipe": [recipe_facts(recipe) for recipe in self.recipes],
+            "recipe": self.recipe and recipe_facts(self.recipe),
             "train_shifts": list(self.train_shifts),
             "label_fraction": self.label_fraction,
             "label_noise": self.label_noise,
@@ -331,7 +344,7 @@ class TrainStep(Step):
 
 
 class ChooseStep(Step):
-    """Choose among the tries of a sweep, by validation.
+    """Choose among the tries of a sweep, by validation; leaves their table and the chosen recipe.
 
     Attributes:
         title: of the model.
@@ -341,12 +354,13 @@ class ChooseStep(Step):
     """
 
     kind: Literal["choose"] = "choose"
+    disposable: ClassVar[bool] = True
     title: str
     values: tuple[dict[str, JsonValue], ...]
     folders: tuple[str, ...]
     metric: Literal["accuracy", "nll"]
 
-    def inputs(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         return {"values": list(self.values), "metric": self.metric}
 
 
@@ -365,12 +379,12 @@ class FitStep(Step):
     stored: bool
     batch_size: int
 
-    def inputs(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         if self.stored:
             return {}
         return {
             "data": self.val.digest,
-            "network": _plain(self.network),
+            "network": _network_facts(self.network),
             "batch_size": self.batch_size,
             "precision": PRECISION,
             **self.machine(),
@@ -428,12 +442,13 @@ class PredictStep(Step):
     batch_size: int
     how: Annotated[Forward | Adapted | Scaled | Averaged, pydantic.Field(discriminator="way")]
 
-    def inputs(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         if isinstance(self.how, Scaled | Averaged):
             return {"way": self.how.way}
         return {
             "data": self.images.digest,
-            "how": _plain(self.how),
+            "way": self.how.way,
+            "network": _network_facts(self.how.network),
             "shift": self.shift,
             "seed": self.shift_seed,
             "batch_size": self.batch_size,
@@ -476,7 +491,7 @@ class ScoreStep(Step):
     bootstrap: int
     in_units_of_alexnet: bool = False
 
-    def inputs(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         return {
             "metrics": [metric.name for metric in METRICS],
             "rows": [_plain(row) for row in self.rows],
@@ -507,7 +522,7 @@ class SampleStep(Step):
     shift_seed: int
     mixup: bool
 
-    def inputs(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         return {
             "data": self.images.digest,
             "train": self.train.digest if self.train else None,
@@ -525,7 +540,7 @@ class ReportStep(Step):
     kind: Literal["report"] = "report"
     disposable: ClassVar[bool] = True
 
-    def inputs(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         return {}
 
 
@@ -557,25 +572,18 @@ class Plan(Frozen):
 
     def step(self, step: str) -> Step:
         """The step of an id; raises `KeyError` where there is none."""
-        return next_of(self.steps, step)
+        for each in self.steps:
+            if each.id == step:
+                return each
+        raise KeyError(step)
 
-    def up_to(self, step: str) -> Plan:
-        """A step and what it needs, as a plan of its own."""
+    def needed_for(self, step: str) -> set[str]:
+        """The ids of a step and of all that it needs, however far."""
         wanted = {step}
         for each in reversed(self.steps):
             if each.id in wanted:
                 wanted.update(each.needs)
-        return self.model_copy(
-            update={"steps": tuple(each for each in self.steps if each.id in wanted)}
-        )
-
-
-def next_of(steps: Iterable[Step], step: str) -> Step:
-    """The step of an id; raises `KeyError` where there is none."""
-    for each in steps:
-        if each.id == step:
-            return each
-    raise KeyError(step)
+        return wanted
 
 
 def in_order(
@@ -628,6 +636,11 @@ def pretraining_files(folder: str, recipe: Pretraining) -> list[str]:
     names = [WEIGHTS, DESCRIPTION, HISTORY]
     names += [CORRELATION] if recipe.method == "barlow_twins" else []
     return [f"{folder}/{name}" for name in names]
+
+
+def _network_facts(network: Trained | Interpolated | Together | OpenedNetwork) -> JsonValue:
+    """What a network is besides its files; which members there are, these tell."""
+    return "together" if isinstance(network, Together) else _plain(network)
 
 
 def _plain(value: object) -> JsonValue:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pandas as pd
+import pydantic
 
 from fairweather.errors import InputError
 from fairweather.record import RECORD, RunRecord, StepRecord
 from fairweather.runs import RunFolder
-from fairweather.steps.plan import Plan, ReportStep, Step, fingerprint_of
+from fairweather.steps.plan import Plan, ReportStep, Row, ScoreStep, Step, fingerprint_of
 
 State = Literal["done", "stale", "missing"]
 
@@ -92,29 +93,42 @@ def standings(plan: Plan, run: RunFolder) -> list[Standing]:
     before: dict[str, State] = {}
     for step in plan.steps:
         standing = ledger.standing(step, before)
-        before[step.id] = standing.state
+        # What is made again in moments does not tell of itself that what is made of it will change.
+        hidden = step.disposable and standing.state == "stale"
+        before[step.id] = "missing" if hidden else standing.state
         found.append(standing)
     return found
 
 
-def dropped(run: RunFolder, record: RunRecord) -> list[str]:
-    """Name what the scores of a run have now and would not have by another description."""
-    if run.step("scores") is None:
+def dropped(plan: Plan, run: RunFolder) -> list[str]:
+    """Name what the scores of a run have now and would not have by another plan."""
+    scored = run.step("scores")
+    new = [_Scored.model_validate(s.depends()) for s in plan.steps if isinstance(s, ScoreStep)]
+    if scored is None or not new:
         return []
-    old, found = run.record, []
-    for what, before, after in (
-        ("model", old.models, record.models),
-        ("shift", [c.id for c in old.cells()], [c.id for c in record.cells()]),
-        ("seed", old.seeds, record.seeds),
-        ("variant", old.settings.variants, record.settings.variants),
-        ("priors", old.priors, record.priors),
-        ("ood", old.ood, record.ood),
-    ):
-        found += [f"{what} {each}" for each in before if each not in after]
-    return found
+    old = _Scored.model_validate(scored.depends)
+    models = {row.model for row in new[0].rows}
+    rows = {(row.model, row.seed): set(row.shifts) for row in new[0].rows}
+    found = [f"model {row.model}" for row in old.rows if row.model not in models]
+    for row in old.rows:
+        if row.model in models and (row.model, row.seed) not in rows:
+            found.append(f"seed {row.seed} of {row.model}")
+        kept = rows.get((row.model, row.seed), set(row.shifts))
+        found += [f"shift {shift}" for shift in row.shifts if shift not in kept]
+    found += [f"ood {other}" for other in old.others if other not in new[0].others]
+    found += [f"priors {n}" for n, each in old.priors.items() if new[0].priors.get(n) != each]
+    return list(dict.fromkeys(found))
 
 
-def check_replaced(plan: Plan, run: RunFolder, record: RunRecord) -> None:
+class _Scored(pydantic.BaseModel):
+    """What scores are of, out of what their step depends on."""
+
+    rows: tuple[Row, ...]
+    others: tuple[str, ...]
+    priors: dict[str, tuple[float, ...]]
+
+
+def check_replaced(plan: Plan, run: RunFolder) -> None:
     """Raise `InputError` with what a plan would replace or drop of what stands in a run folder."""
     stale = [s for s in standings(plan, run) if s.state == "stale" and not s.step.disposable]
     told = [f"{each.step.id} ({words})" for each in stale if (words := difference(each))]
@@ -125,7 +139,7 @@ def check_replaced(plan: Plan, run: RunFolder, record: RunRecord) -> None:
             f"{run.path} holds what other settings made and these would replace: {_few(told)}"
             f"{made}; ask for that with --replace, or name another folder with --out"
         )
-    if lost := dropped(run, record):
+    if lost := dropped(plan, run):
         raise InputError(
             f"the scores in {run.path} have what was not asked for this time: {_few(lost)}; ask "
             "for it too, drop it with --replace, or name another folder with --out"
@@ -149,11 +163,15 @@ def begin(plan: Plan, run: RunFolder, record: RunRecord, *, replace: bool) -> No
                 "another folder with --out"
             )
         if not replace:
-            check_replaced(plan, run, record)
+            check_replaced(plan, run)
         if run.record.lasting() != record.lasting():
             for step in plan.steps:
                 if step.disposable:
                     run.forget(step.id)
+    known = {step.id for step in plan.steps}
+    for damaged in run.damaged_steps():
+        if damaged not in known:  # nothing would write it again, and readers of the run stumble
+            run.forget(damaged)
     run.describe(record)
 
 
@@ -283,8 +301,10 @@ class Outlook:
         return pd.DataFrame(rows, columns=["id", "kind", "state", "work", "needs"])
 
     def _state(self, standing: Standing) -> str:
-        unknown = standing.state != "done" and not standing.step.is_known
-        return "unknown until decoded" if unknown else standing.state
+        if standing.state == "done" or standing.step.is_known:
+            return standing.state
+        fetched = getattr(standing.step, "weights", "") is not None
+        return "unknown until decoded" if fetched else "unknown until fetched"
 
     def to_json(self) -> str:
         """The plan with all that its steps say, for programs."""

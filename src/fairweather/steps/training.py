@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import pandas as pd
+import pydantic
 import safetensors.torch
 import torch
 
@@ -44,13 +45,13 @@ State = dict[str, Any]  # tensors, numbers and lists, as torch.save takes them
 
 def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
     """Train a model from where it stands, and store what its recipe selects."""
-    chosen = _chosen(step, folder)
+    recipe = _recipe(step, folder)
     if step.tries:
-        _take_over(step, folder, step.tries[chosen])
+        _take_over(step, folder, recipe)
         progress(Event(step.task, 1, 1, "as the sweep trained it"))
         return Done("as the sweep trained it")
     try:
-        return Done(_train(step, step.recipes[chosen], worker, folder, progress))
+        return _train(step, recipe, worker, folder, progress)
     except TrainingDivergedError as error:
         if not step.may_diverge:
             raise
@@ -59,16 +60,22 @@ def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notif
         return Done(str(error))
 
 
-def _chosen(step: TrainStep, folder: RunFolder) -> int:
-    """Which of the recipes: of several, the one that the sweep's table names."""
-    if step.choice is None:
-        return 0
-    table = pd.read_csv(folder.file(step.choice))
-    return int(table["chosen"].to_numpy().argmax())
+def _recipe(step: TrainStep, folder: RunFolder) -> Recipe:
+    """How a model is trained: as its step says, or as the sweep has chosen."""
+    if step.recipe is not None:
+        return step.recipe
+    assert step.choice is not None
+    return pydantic.TypeAdapter(Recipe).validate_json(folder.file(step.choice).read_text())
 
 
-def _take_over(step: TrainStep, folder: RunFolder, source: str) -> None:
+def _take_over(step: TrainStep, folder: RunFolder, recipe: Recipe) -> None:
     """Take over what a try of a sweep has trained already with the same recipe and seed."""
+    # As JSON has them, since a tuple is a list there.
+    wanted = json.loads(json.dumps(asdict(recipe)))
+    for source in step.tries:
+        described = folder.file(f"{source}/{DESCRIPTION}")
+        if described.is_file() and json.loads(described.read_text())["recipe"] == wanted:
+            break
     for name in (WEIGHTS, DESCRIPTION, HISTORY, PROBED):
         if (trained := folder.file(f"{source}/{name}")).is_file():
             folder.write(f"{step.folder}/{name}", trained.read_bytes())
@@ -76,7 +83,7 @@ def _take_over(step: TrainStep, folder: RunFolder, source: str) -> None:
 
 def _train(
     step: TrainStep, recipe: Recipe, worker: Worker, folder: RunFolder, progress: Notify
-) -> str:
+) -> Done:
     dataset = worker.dataset(step.train.data)
     spec = _loaded_spec(step, dataset, folder)
     weights = _weights_facts(step, spec, worker.offline)
@@ -110,7 +117,7 @@ def _train(
     assert state is not None
     _store_training(step, recipe, spec, dataset, len(train), weights, state, folder)
     resume.drop(folder)
-    return note
+    return Done(note, share=1 - done / recipe.epochs)
 
 
 def training_images(step: TrainStep, train: Images) -> Images:
@@ -220,7 +227,10 @@ def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Not
     order = ["val_accuracy", "val_loss"] if step.metric == "accuracy" else ["val_loss"]
     chosen = int(ranked.sort_values(order, kind="stable").index[0])
     table["chosen"] = table.index == chosen
+    described = folder.file(f"{step.folders[chosen]}/{DESCRIPTION}")
+    recipe = json.loads(described.read_text())["recipe"]
     folder.write(step.leaves[0], table.to_csv(index=False))
+    folder.write(step.leaves[1], json.dumps(recipe, indent=1) + "\n")
     return Done(f"try {chosen + 1} of {len(table)}")
 
 
@@ -230,8 +240,8 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
     spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
     resume = Resumption(step.folder, _fingerprint(step, folder), worker.device)
     state = resume.read(folder)
-    epochs = step.recipe.epochs
-    progress(Event(step.task, len(state["history"]) if state else 0, epochs))
+    epochs, done = step.recipe.epochs, len(state["history"]) if state else 0
+    progress(Event(step.task, done, epochs))
     classifier = models.build(spec, step.seed, offline=worker.offline)
     encoder = models.encoder_of(classifier, spec.backbone)
     last: PretrainingEpoch | None = None
@@ -252,7 +262,7 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
     assert last is not None
     _store_pretraining(step, spec, dataset, last, classifier, worker.offline, folder)
     resume.drop(folder)
-    return Done(_pretraining_note(last.history[-1]))
+    return Done(_pretraining_note(last.history[-1]), share=1 - done / epochs)
 
 
 def _pretraining_note(row: Mapping[str, float]) -> str:

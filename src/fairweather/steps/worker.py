@@ -17,8 +17,8 @@ from fairweather.errors import InputError
 from fairweather.models.labels import LabelMap, relabel
 from fairweather.models.outputs import LogProbabilities
 from fairweather.progress import Notify
-from fairweather.record import PROBED
-from fairweather.runs import RunFolder
+from fairweather.record import PROBED, TEST, TRAIN, VAL, WEIGHTS
+from fairweather.runs import RunFolder, fingerprint
 from fairweather.steps.plan import (
     DATA,
     DataSource,
@@ -136,7 +136,7 @@ def open_data(
 
 def digests_of(dataset: Dataset) -> dict[str, str]:
     """The digest of each part of a data set."""
-    parts = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    parts = {TRAIN: dataset.train, VAL: dataset.val, TEST: dataset.test}
     return {name: digest(part) for name, part in parts.items() if part is not None}
 
 
@@ -146,7 +146,10 @@ def unlabelled(images: Images, classes: tuple[str, ...]) -> Images:
 
 
 def open_source(source: ModelSource, *, offline: bool = False) -> nn.Module:
-    """Open the model of a plan as it was decided there, to logits of the data's classes."""
+    """Open the model of a plan as it was decided there, to logits of the data's classes.
+
+    Raises `InputError` where it is another one by now.
+    """
     opened = models.open_model(
         source.source,
         architecture=source.architecture,
@@ -159,8 +162,32 @@ def open_source(source: ModelSource, *, offline: bool = False) -> nn.Module:
     )
     if source.size is not None:
         opened = models.prepared_at(opened, source.size, keep=source.input_size is not None)
-    model = LogProbabilities(opened.model).eval() if source.logarithms else opened.model
+    if model_digest(opened, source.taken_for, source.columns) != source.digest:
+        raise InputError(f"{source.source} is not the model that the plan was made for")
+    model = as_logits(opened, source.taken_for)
     return relabel(model, LabelMap(source.columns, "", source.answers))
+
+
+def model_digest(
+    opened: models.Opened, taken_for: str, columns: tuple[tuple[int, ...], ...]
+) -> str:
+    """The digest of everything that was decided about a model from elsewhere."""
+    return fingerprint(
+        {
+            "weights": opened.digest,
+            "normalisation": opened.facts.get("normalisation"),
+            "fed_at": getattr(opened.model, "input_size", None),
+            "outputs": taken_for,
+            "columns": columns,
+        }
+    )
+
+
+def as_logits(opened: models.Opened, taken_for: str) -> nn.Module:
+    """A model that gives logits: of probabilities, unless it was opened as one of logits."""
+    if opened.outputs is None and taken_for == "probabilities":
+        return LogProbabilities(opened.model).eval()
+    return opened.model
 
 
 def _check_digests(source: DataSource, dataset: Dataset) -> None:
@@ -176,7 +203,7 @@ def _check_digests(source: DataSource, dataset: Dataset) -> None:
 def _weights(network: Trained | Interpolated | Together) -> list[str]:
     if isinstance(network, Together):
         return [name for member in network.members for name in _weights(member)]
-    names = ["model.safetensors", *([PROBED] if isinstance(network, Interpolated) else [])]
+    names = [WEIGHTS, *([PROBED] if isinstance(network, Interpolated) else [])]
     return [f"{network.folder}/{name}" for name in names]
 
 

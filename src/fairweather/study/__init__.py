@@ -95,9 +95,11 @@ def plan(
     np.int64(1)
     """
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
+    path = place_of_run(checked, out)
+    check_takeable(path)
     facts = survey(data_sources(checked), offline=offline, progress=progress)
     planned = plan_study(checked, facts, resolve_device(device), offline=offline)
-    return Outlook.of(checked.name, place_of_run(checked, out), planned)
+    return Outlook.of(checked.name, path, planned)
 
 
 def place_of_run(study: Study, out: str | Path | None) -> Path:

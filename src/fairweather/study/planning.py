@@ -21,6 +21,7 @@ from fairweather.record import (
     ModelRecord,
     RunRecord,
     RunSettings,
+    chosen_recipe,
     model_folder,
     pretraining_folder,
     sweep_table,
@@ -242,6 +243,7 @@ class _Planner:
                 threads=self.threads,
                 device=self.device.type,
                 work=entry.recipe.epochs * facts.images.get("train", 0) * 2,
+                memory=facts.bytes_of("train") + self.data.bytes_of("val"),
                 folder=folder,
                 title=entry.title,
                 seed=seed,
@@ -262,11 +264,11 @@ class _Planner:
         recipes = tuple(each.recipe for each in tries)
         if not entry.sweep:
             for seed in self.study.seeds:
-                yield self._train(name, entry, model_folder(name, seed), seed, recipes)
+                yield self._train(name, entry, model_folder(name, seed), seed, recipes[0])
             return
         first = self.study.seeds[0]
         for number, (folder, each) in enumerate(zip(folders, tries, strict=True), start=1):
-            step = self._train(name, entry, folder, first, (each.recipe,))
+            step = self._train(name, entry, folder, first, each.recipe)
             yield step.model_copy(
                 update={
                     "task": f"train {entry.title}, try {number} of {len(tries)}",
@@ -280,7 +282,7 @@ class _Planner:
             id=f"models/{name}/sweep",
             task=f"choose {entry.title}",
             reads=tuple(described),
-            leaves=(table,),
+            leaves=(table, chosen_recipe(name)),
             threads=self.threads,
             title=entry.title,
             values=tuple(each.values for each in tries),
@@ -289,22 +291,22 @@ class _Planner:
         )
         for seed in self.study.seeds:
             folder = model_folder(name, seed)
-            step = self._train(name, entry, folder, seed, recipes)
+            step = self._train(name, entry, folder, seed, None)
             taken = [file for each in folders for file in _may_leave(each)]
             over = seed == first
             yield step.model_copy(
                 update={
-                    "reads": (*(taken if over else step.reads), table),
+                    "reads": (*(taken if over else step.reads), chosen_recipe(name)),
                     "leaves": tuple(training_files(folder, probed=False)),
                     "may_leave": (f"{folder}/{PROBED}",),
-                    "choice": table,
+                    "choice": chosen_recipe(name),
                     "tries": tuple(folders) if over else (),
-                    "work": 0 if over else step.work,
+                    "work": 0 if over else step.work * max(r.epochs for r in recipes),
                 }
             )
 
     def _train(
-        self, name: str, entry: ModelEntry, folder: str, seed: int, recipes: tuple[Recipe, ...]
+        self, name: str, entry: ModelEntry, folder: str, seed: int, recipe: Recipe | None
     ) -> TrainStep:
         spec = model_spec(entry, len(self.data.classes))
         start, reads = None, list[str]()
@@ -317,10 +319,11 @@ class _Planner:
             id=folder,
             task=f"train {title}",
             reads=tuple(reads),
-            leaves=tuple(training_files(folder, probed=_is_probed(recipes[0]))),
+            leaves=tuple(training_files(folder, probed=recipe is not None and _is_probed(recipe))),
             threads=self.threads,
             device=self.device.type,
-            work=round(images * max(recipe.epochs for recipe in recipes)),
+            work=round(images * (recipe.epochs if recipe else 1)),
+            memory=self.data.bytes_of("train") + self.data.bytes_of("val"),
             folder=folder,
             seed=seed,
             train=self.data.reference("train"),
@@ -329,7 +332,7 @@ class _Planner:
             own_statistics=has_own_statistics(entry),
             start=start,
             weights=entry.weights if start else self._weights(spec),
-            recipes=recipes,
+            recipe=recipe,
             train_shifts=tuple(shift.id for shift in entry.training_shifts()),
             label_fraction=entry.label_fraction,
             label_noise=entry.label_noise,

@@ -151,7 +151,7 @@ def _settings(record: RunRecord) -> dict[str, object]:
 def _circumstances(run: RunFolder) -> dict[str, object]:
     """When, with what, on what and on which images the run was made."""
     record = run.record
-    machines = "; ".join(map(str, machines_of(run.steps())))
+    machines = "; ".join(map(str, machines_of(run)))
     return {
         "provenance": record.provenance.model_dump(mode="json"),
         "data": record.data.model_dump(mode="json", exclude={"name", "arguments"}),
