@@ -496,7 +496,7 @@ def test_an_attack_is_what_the_record_calls_one(run, tmp_path):
 
 
 def test_a_drop_of_what_is_fitted_on_validation_images(tmp_path):
-    found = predictions(CLEAN, 7)
+    found = predictions(0.5, 7)
     run = write_run(tmp_path, models=["basic"], validation=found)
     scores = run.scores
     name = "coverage_above_validation_threshold/0.05"

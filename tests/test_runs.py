@@ -118,6 +118,19 @@ def test_records_are_held_against_their_checksums(tmp_path):
     assert run.check_files(lambda name: name != "scores.csv") == ["cell.parquet"]
 
 
+def test_a_folder_knows_the_steps_that_it_recorded_or_forgot_since(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.check_files(bool) == []
+    run.write("scores.csv", "a")
+    recorded(run, "scores", "scores.csv")
+    assert run.holds("scores.csv")
+    run.write("scores.csv", "b")
+    recorded(run, "scores", "scores.csv")
+    assert run.holds("scores.csv")
+    run.forget("scores")
+    assert not run.holds("scores.csv")
+
+
 def test_fingerprints_tell_inputs_apart():
     assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 1.5})
