@@ -254,6 +254,17 @@ def test_further_shifts_may_join(dataset, shifts, tmp_path):
     assert np.array_equal(images, dataset.test.images.numpy()[order])
 
 
+@pytest.mark.parametrize("gone", ["made", "path", "pixels_sha256"])
+def test_a_damaged_manifest_is_one_sentence(dataset, shifts, tmp_path, gone):
+    fw.export(dataset, shifts, tmp_path)
+    manifest = manifest_of(tmp_path)
+    del manifest["shifts"][FOG][gone]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(fw.InputError, match="holds something else; name a new folder with --out"):
+        fw.export(dataset, shifts, tmp_path)
+    assert manifest_of(tmp_path) == manifest
+
+
 def test_a_folder_with_something_else_is_refused_and_left_alone(dataset, shifts, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(fw.InputError, match="holds something else; name a new folder with --out"):

@@ -8,7 +8,14 @@ import stat
 import pytest
 
 from fairweather.errors import InputError
-from fairweather.exporting.manifest import MANIFEST, open_export
+from fairweather.exporting.layouts import Written
+from fairweather.exporting.manifest import (
+    MANIFEST,
+    ExportedData,
+    ExportInputs,
+    ShiftFacts,
+    open_export,
+)
 from fairweather.record import step_file
 from fairweather.report import build_joint_report, build_report
 from fairweather.runs import FIRST_MANIFEST, RunFolder, inside, open_run, write_atomically
@@ -309,11 +316,11 @@ def test_a_tracker_gets_nothing_through_a_link(copy, tmp_path):
         records.read_records(copy)
 
 
-EXPORTED = {
-    "data": {"part": "test", "digest": "0"},
-    "format": "npz",
-    "seed": 0,
-}
+EXPORTED = ExportInputs(
+    data=ExportedData(name="noise", part="test", digest="0", images=0, size=(8, 8), classes=()),
+    format="npz",
+    seed=0,
+)
 
 
 def test_an_export_reads_no_file_that_its_manifest_names_outside(tmp_path, victim):
@@ -321,7 +328,9 @@ def test_an_export_reads_no_file_that_its_manifest_names_outside(tmp_path, victi
     with open_export(out, EXPORTED) as manifest, manifest.replacing("clean", "clean.npz") as path:
         path.write_text("pixels")
     with open_export(out, EXPORTED) as manifest:
-        manifest.finish("clean", "clean.npz", {})
+        shift = ShiftFacts(name="clean", parameters={}, constants="")
+        written = Written(images=0, bytes=0, pixels_sha256="0")
+        manifest.finish("clean", "clean.npz", shift, written)
     stored = json.loads((out / MANIFEST).read_text())
     stored["shifts"]["clean"]["path"] = "../victim.txt"
     (out / MANIFEST).write_text(json.dumps(stored))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from fairweather.data import digest
 from fairweather.errors import InputError, unknown_name
 from fairweather.exporting.layouts import FORMATS, class_folders
-from fairweather.exporting.manifest import MANIFEST, Manifest, open_export
+from fairweather.exporting.manifest import (
+    MANIFEST,
+    ExportedClass,
+    ExportedData,
+    ExportInputs,
+    Manifest,
+    ShiftFacts,
+    open_export,
+)
 from fairweather.progress import Event, Notify
 from fairweather.record import TEST, TRAIN, VAL, escape
 from fairweather.shifts import SHIFTS
@@ -71,7 +78,7 @@ def export(
     distinct = list({shift.id: shift for shift in shifts}.values())
     _check(distinct, images, seed)
     folder = Path(out)
-    inputs = {"data": _describe_data(dataset, part, images), "format": format, "seed": seed}
+    inputs = ExportInputs(data=_describe_data(dataset, part, images), format=format, seed=seed)
     with open_export(folder, inputs) as manifest:
         _export(manifest, distinct, images, format, seed, progress)
     return folder / MANIFEST
@@ -95,8 +102,8 @@ def _export(
         )
         name = escape(shift.id) + FORMATS[format].suffix
         with manifest.replacing(shift.id, name) as path:
-            facts = FORMATS[format].write(path, images, batches)
-        manifest.finish(shift.id, name, _describe_shift(shift, images) | facts)
+            written = FORMATS[format].write(path, images, batches)
+        manifest.finish(shift.id, name, _describe_shift(shift, images), written)
 
 
 def _part(dataset: Dataset, part: str) -> Images:
@@ -120,29 +127,29 @@ def _check(shifts: Sequence[Shift], images: Images, seed: int) -> None:
         shift(first.images, first.keys, seed)
 
 
-def _describe_data(dataset: Dataset, part: str, images: Images) -> dict[str, Any]:
+def _describe_data(dataset: Dataset, part: str, images: Images) -> ExportedData:
     named = zip(images.classes, class_folders(images.classes), strict=True)
-    return {
-        "name": dataset.name,
-        "part": part,
-        "digest": digest(images),
-        "images": len(images),
-        "size": list(images.images.shape[2:]),
-        "classes": [
-            {"label": label, "name": name, "folder": folder}
+    height, width = images.images.shape[2:]
+    return ExportedData(
+        name=dataset.name,
+        part=part,
+        digest=digest(images),
+        images=len(images),
+        size=(height, width),
+        classes=tuple(
+            ExportedClass(label=label, name=name, folder=folder)
             for label, (name, folder) in enumerate(named)
-        ],
-    }
+        ),
+    )
 
 
-def _describe_shift(shift: Shift, images: Images) -> dict[str, Any]:
-    """What the shift is, and in words the constants that it has at the size of these images."""
+def _describe_shift(shift: Shift, images: Images) -> ShiftFacts:
     note = ""
     if shift.name in SHIFTS:
         kind = SHIFTS[shift.name]
         size = {"image_size": min(images.images.shape[2:])} if "image_size" in kind.known else {}
         note = kind.note({**size, **shift.parameters})
-    return {"name": shift.name, "parameters": dict(shift.parameters), "constants": note}
+    return ShiftFacts(name=shift.name, parameters=dict(shift.parameters), constants=note)
 
 
 def _shifted(images: Images, shift: Shift, seed: int) -> Iterator[Images]:

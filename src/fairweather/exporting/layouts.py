@@ -17,10 +17,25 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from fairweather.data.source import SPLIT_NAMES
+from fairweather.record import Frozen
 from fairweather.types import Images
 
 LONGEST_NAME = 60  # letters; most file systems take 255 bytes, and a letter has up to four
-Facts = dict[str, Any]
+
+
+class Written(Frozen):
+    """What was written of a shift.
+
+    Attributes:
+        images, bytes: how many.
+        sha256: of the file, where it is one.
+        pixels_sha256: of all pixels, `[N, H, W, 3]`.
+    """
+
+    images: int
+    bytes: int
+    sha256: str | None = None
+    pixels_sha256: str
 
 
 class Format(NamedTuple):
@@ -28,14 +43,13 @@ class Format(NamedTuple):
 
     Attributes:
         suffix: of the name of a shift's file or folder.
-        write: `(path, all images, batches of the shifted ones)`: writes them to a new path and
-            returns what the manifest says of them.
-        intact: `(path, those facts)`: is what they were said of still there.
+        write: `(path, all images, batches of the shifted ones)`: writes them to a new path.
+        intact: `(path, what was written)`: is it still there.
     """
 
     suffix: str
-    write: Callable[[Path, Images, Iterable[Images]], Facts]
-    intact: Callable[[Path, Mapping[str, Any]], bool]
+    write: Callable[[Path, Images, Iterable[Images]], Written]
+    intact: Callable[[Path, Written], bool]
 
 
 def class_folders(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -58,7 +72,7 @@ def class_folders(classes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{label:0{digits}d}_{name}" for label, name in enumerate(safe))
 
 
-def write_png_tree(path: Path, images: Images, batches: Iterable[Images]) -> Facts:
+def write_png_tree(path: Path, images: Images, batches: Iterable[Images]) -> Written:
     """Write CLASS/KEY.png for each image, the keys with as many digits as the largest."""
     folders = [path / name for name in class_folders(images.classes)]
     for folder in folders:
@@ -72,15 +86,16 @@ def write_png_tree(path: Path, images: Images, batches: Iterable[Images]) -> Fac
             named = zip(batch.labels.tolist(), batch.keys.tolist(), strict=True)
             files = [folders[label] / f"{key:0{digits}d}.png" for label, key in named]
             list(pool.map(_save_png, files, arrays))  # a list: it raises what a thread raised
-    return {**_measure_tree(path), "pixels_sha256": pixels.hexdigest()}
+    count, size = _measure_tree(path)
+    return Written(images=count, bytes=size, pixels_sha256=pixels.hexdigest())
 
 
-def png_tree_intact(path: Path, facts: Mapping[str, Any]) -> bool:
+def png_tree_intact(path: Path, written: Written) -> bool:
     """Say whether there are as many images and bytes as there were."""
-    return path.is_dir() and _measure_tree(path).items() <= facts.items()
+    return path.is_dir() and _measure_tree(path) == (written.images, written.bytes)
 
 
-def write_npz(path: Path, images: Images, batches: Iterable[Images]) -> Facts:
+def write_npz(path: Path, images: Images, batches: Iterable[Images]) -> Written:
     """Write `images`, `labels`, `keys` and `classes`, batch by batch, uncompressed.
 
     The same images give the same bytes, whenever it is.
@@ -101,17 +116,17 @@ def write_npz(path: Path, images: Images, batches: Iterable[Images]) -> Facts:
                     npy.write_array(member, column, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
-    return {
-        "images": len(images),
-        "bytes": path.stat().st_size,
-        "sha256": _checksum(path),
-        "pixels_sha256": pixels.hexdigest(),
-    }
+    return Written(
+        images=len(images),
+        bytes=path.stat().st_size,
+        sha256=_checksum(path),
+        pixels_sha256=pixels.hexdigest(),
+    )
 
 
-def npz_intact(path: Path, facts: Mapping[str, Any]) -> bool:
+def npz_intact(path: Path, written: Written) -> bool:
     """Say whether the file has the checksum that it had."""
-    return path.is_file() and _checksum(path) == facts["sha256"]
+    return path.is_file() and _checksum(path) == written.sha256
 
 
 FORMATS: Mapping[str, Format] = {
@@ -129,9 +144,10 @@ def _save_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
     Image.fromarray(pixels).save(path, "PNG")
 
 
-def _measure_tree(path: Path) -> Facts:
+def _measure_tree(path: Path) -> tuple[int, int]:
+    """How many images there are, and how many bytes."""
     sizes = [file.stat().st_size for file in path.glob("*/*.png")]
-    return {"images": len(sizes), "bytes": sum(sizes)}
+    return len(sizes), sum(sizes)
 
 
 def _columns(images: Images) -> Iterator[tuple[str, npt.NDArray[Any]]]:

@@ -5,39 +5,113 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import filelock
 import torch
 
 from fairweather.errors import InputError
+from fairweather.exporting.layouts import Written
+from fairweather.record import Frozen
 from fairweather.runs import LOCK, PARTIAL, inside, provenance, write_atomically
 
 MANIFEST = "manifest.json"
-KIND = "fairweather export"
 # What a process leaves that is ended before it has written the first manifest; the second name is
 # that of earlier versions.
 BEGINNINGS = {LOCK, f".{MANIFEST}.partial"}
 
 
+class ExportedClass(Frozen):
+    """A class, and the folder that its images are in where there are folders."""
+
+    label: int
+    name: str
+    folder: str
+
+
+class ExportedData(Frozen):
+    """What is exported: a part of a data set.
+
+    Attributes:
+        name: of the data set.
+        part: `train`, `val` or `test`.
+        digest: of its images, labels and keys.
+        images: how many.
+        size: height and width in pixels.
+        classes: in label order.
+    """
+
+    name: str
+    part: str
+    digest: str
+    images: int
+    size: tuple[int, int]
+    classes: tuple[ExportedClass, ...]
+
+
+class ExportInputs(Frozen):
+    """What all shifts of an export share."""
+
+    kind: Literal["fairweather export"] = "fairweather export"
+    version: Literal[1] = 1
+    data: ExportedData
+    format: str
+    seed: int
+
+
+class Made(Frozen):
+    """When and with what a shift was written."""
+
+    time: str
+    command: str
+    versions: dict[str, str]
+
+
+class ShiftFacts(Frozen):
+    """What a shift is, and in words the constants that it has at the size of the images."""
+
+    name: str
+    parameters: dict[str, float | int | str]
+    constants: str
+
+
+class ExportedShift(ShiftFacts, Written):
+    """A shift that is written.
+
+    Attributes:
+        path: of its file or folder.
+        made: when and with what.
+    """
+
+    path: str
+    made: Made
+
+
+class ExportRecord(ExportInputs):
+    """What the manifest says: the shifts that are written, by id."""
+
+    shifts: dict[str, ExportedShift]
+
+
 class Manifest:
     """The folder of an export and its manifest; every change is written at once."""
 
-    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
-        self._folder, self._content = folder, content
+    def __init__(self, folder: Path, record: ExportRecord) -> None:
+        self._folder, self._record = folder, record
+        self._shifts = dict(record.shifts)
         facts = provenance(torch.device("cpu"))
-        self._made = {"time": facts.time, "command": facts.command, "versions": facts.versions}
+        self._made = Made(time=facts.time, command=facts.command, versions=facts.versions)
         self._write()
 
-    def is_done(self, shift: str, intact: Callable[[Path, Mapping[str, Any]], bool]) -> bool:
+    def is_done(self, shift: str, intact: Callable[[Path, Written], bool]) -> bool:
         """Say whether this shift is finished, by the same versions, and its files intact."""
-        entry = self._content["shifts"].get(shift)
-        if entry is None or entry["made"]["versions"] != self._made["versions"]:
+        found = self._shifts.get(shift)
+        if found is None or found.made.versions != self._made.versions:
             return False
-        return intact(inside(self._folder, entry["path"], MANIFEST), entry)
+        return intact(inside(self._folder, found.path, MANIFEST), found)
 
     @contextmanager
     def replacing(self, shift: str, name: str) -> Iterator[Path]:
@@ -48,28 +122,31 @@ class Manifest:
         except BaseException:
             _remove(partial)
             raise
-        if self._content["shifts"].pop(shift, None):
+        if self._shifts.pop(shift, None):
             self._write()
         _remove(path)
         partial.rename(path)
 
-    def finish(self, shift: str, name: str, facts: Mapping[str, Any]) -> None:
+    def finish(self, shift: str, name: str, facts: ShiftFacts, written: Written) -> None:
         """Record a shift whose files have their names."""
-        self._content["shifts"][shift] = {**facts, "path": name, "made": self._made}
+        described = facts.model_dump() | written.model_dump()
+        self._shifts[shift] = ExportedShift(**described, path=name, made=self._made)
         self._write()
 
     def _write(self) -> None:
-        text = json.dumps(self._content, indent=1, ensure_ascii=False) + "\n"
+        record = self._record.model_copy(update={"shifts": self._shifts})
+        described = record.model_dump(mode="json", exclude_none=True)
+        text = json.dumps(described, indent=1, ensure_ascii=False) + "\n"
         write_atomically(self._folder / MANIFEST, text)
 
 
 @contextmanager
-def open_export(folder: Path, inputs: Mapping[str, Any]) -> Iterator[Manifest]:
+def open_export(folder: Path, inputs: ExportInputs) -> Iterator[Manifest]:
     """Open the folder of an export, new or begun, and keep other processes out.
 
     Args:
         folder: where it is or is to be.
-        inputs: `data`, `format` and `seed`, as the manifest says them; all its shifts share these.
+        inputs: what all its shifts share.
 
     Raises:
         InputError: it holds something else, an export of other inputs, or is in use.
@@ -81,24 +158,23 @@ def open_export(folder: Path, inputs: Mapping[str, Any]) -> Iterator[Manifest]:
     except filelock.Timeout:
         raise InputError(f"another process is exporting to {folder}") from None
     with held:
-        content = _read(folder, inputs)
+        record = _read(folder, inputs)
         for leftover in folder.glob(".*.partial"):
             _remove(leftover)
-        yield Manifest(folder, content)
+        yield Manifest(folder, record)
 
 
-def _read(folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    new = {"kind": KIND, "version": 1, **inputs, "shifts": {}}
+def _read(folder: Path, inputs: ExportInputs) -> ExportRecord:
     if not folder.exists() or (folder.is_dir() and all(map(_is_beginning, folder.iterdir()))):
-        return new
+        return ExportRecord(**dict(inputs), shifts={})
     found = _parse(folder / MANIFEST)
     if found is None:
         raise InputError(f"{folder} holds something else; name a new folder with --out")
     for what, had, asked in (
-        ("part", found["data"]["part"], inputs["data"]["part"]),
-        ("format", found["format"], inputs["format"]),
-        ("seed", found["seed"], inputs["seed"]),
-        ("data, by their SHA-256", found["data"]["digest"], inputs["data"]["digest"]),
+        ("part", found.data.part, inputs.data.part),
+        ("format", found.format, inputs.format),
+        ("seed", found.seed, inputs.seed),
+        ("data, by their SHA-256", found.data.digest, inputs.data.digest),
     ):
         if had != asked:
             raise InputError(
@@ -112,15 +188,12 @@ def _is_beginning(path: Path) -> bool:
     return path.name in BEGINNINGS or PARTIAL.fullmatch(path.name) is not None
 
 
-def _parse(path: Path) -> dict[str, Any] | None:
+def _parse(path: Path) -> ExportRecord | None:
     """The manifest, or None where there is none of an export."""
     try:
-        content = json.loads(path.read_text())
+        return ExportRecord.model_validate(json.loads(path.read_text()))
     except (OSError, ValueError):
         return None
-    if not isinstance(content, dict) or (content.get("kind"), content.get("version")) != (KIND, 1):
-        return None
-    return content
 
 
 def _remove(path: Path) -> None:
