@@ -29,7 +29,7 @@ from fairweather.attacks.norms import NORMS, to_hyperplane, within
 from fairweather.attacks.plan import Plan, Run
 from fairweather.attacks.square import bump, bumps, moved_bump, share
 from fairweather.errors import InputError
-from tests.attack_models import digits, held_out, linear, network, trained
+from tests.attack_models import OneByOne, digits, held_out, linear, network, trained
 from tests.chance import FALSE_ALARM, deviations, distribution_p, fewest, pairs_p
 
 SMALL = {  # budgets small enough for a test of every attack
@@ -603,17 +603,6 @@ def test_square_is_the_same_in_any_batch_and_order_from_start_to_end(norm):
         one = slice(place, place + 1)
         alone = attack(model, images[one], labels[one], keys[one], seed=3)
         assert torch.equal(alone, whole.images[one])
-
-
-class OneByOne(nn.Module):
-    """The same logits to the bit in any batch: kernels may add in another order in a larger one."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, images):
-        return torch.cat([self.inner(image) for image in images.split(1)])
 
 
 @pytest.mark.parametrize("name", ATTACKS)

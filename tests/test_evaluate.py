@@ -434,7 +434,7 @@ def test_what_only_the_scores_depend_on_needs_no_word(model, colour_folder, tmp_
     ("options", "words"),
     [
         ({"shifts": "clean"}, "shift gamma,exponent=2"),
-        ({"variants": ()}, "variant temperature"),
+        ({"variants": ()}, r"model by_colour-make\+temperature"),
         ({"priors": None}, "priors blue_skies"),
         ({"ood": ()}, "ood mnist5k"),
     ],

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from fairweather import metrics
 from fairweather.errors import InputError
@@ -19,6 +20,8 @@ from fairweather.metrics import (
 )
 from fairweather.scores import with_means
 from fairweather.types import Predictions
+
+from .chance import FALSE_ALARM, counts_p, deviations, fewest, mean_p
 
 NAMES = [metric.name for metric in METRICS]
 BOUNDS = {metric.name: metric.bounds for metric in METRICS}
@@ -80,7 +83,8 @@ def test_intervals_shrink_with_the_root_of_n():
         # The maximum is of bins of few images; the uncertainty is at its largest, where it is flat.
         if not name.startswith("maximum") and name != "brier_uncertainty":
             ratio = (few[name].high - few[name].low) / (many[name].high - many[name].low)
-            assert ratio == pytest.approx(4, rel=0.5), name
+            # Nearer to 4 than to 1, where they do not shrink, or to 16, where they do with n.
+            assert 2 < ratio < 8, name
 
 
 @pytest.mark.parametrize(
@@ -148,9 +152,9 @@ def test_bootstrap_weights_are_multinomial_counts():
     weights = metrics.bootstrap_weights(50, resamples=4000, seed=3)
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
     assert (weights.sum(axis=1) == 50).all()
-    # Mean 1, variance 1 - 1/n, covariance -1/n of two images.
-    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.08)
-    assert weights.var(axis=0).mean() == pytest.approx(1 - 1 / 50, abs=0.02)
+    # Mean 1, variance 1 - 1/n, and so covariance -1/n of two images.
+    assert counts_p(weights.sum(axis=0)) > FALSE_ALARM
+    assert mean_p(((weights - 1.0) ** 2).mean(axis=1), 1 - 1 / 50) > FALSE_ALARM
     assert (weights == metrics.bootstrap_weights(50, resamples=4000, seed=3)).all()
     assert (weights != metrics.bootstrap_weights(50, resamples=4000, seed=4)).any()
     # A run with more resamples begins with those of a run with fewer.
@@ -176,10 +180,13 @@ def test_the_mean_of_a_column_is_paired_with_the_cells():
 
 
 def test_the_accuracy_interval_is_the_binomial_one():
-    score = metrics.score(simulated(n=2000), resamples=2000)["accuracy"]
-    half = 1.96 * math.sqrt(score.value * (1 - score.value) / 2000)
-    assert score.high - score.value == pytest.approx(half, rel=0.1)
-    assert score.value - score.low == pytest.approx(half, rel=0.1)
+    n, resamples = 2000, 4000
+    score = metrics.score(simulated(n=n), resamples=resamples)["accuracy"]
+    # Resamples are binomial; a quantile of some of them has the error of the share below it.
+    off = deviations(comparisons=2) * math.sqrt(0.025 * 0.975 / resamples)
+    for end, share in ((score.low, 0.025), (score.high, 0.975)):
+        low, high = scipy.stats.binom.ppf([share - off, share + off], n, score.value) / n
+        assert low <= end <= high
 
 
 def test_the_mean_of_two_identical_cells_is_the_cell():
@@ -230,13 +237,21 @@ def test_a_share_with_few_on_one_side_gets_wilsons_interval(wrong, few):
     score = metrics.to_score(estimate, (0.0, 1.0))
     # Wilson 1927 in its textbook form.
     z, share = 1.959964, 1 - wrong / n
-    centre = (share + z**2 / 2 / n) / (1 + z**2 / n)
-    half = z * math.sqrt(share * (1 - share) / n + z**2 / 4 / n**2) / (1 + z**2 / n)
-    ends = np.array([centre - half, centre + half])
+
+    def ends(n):
+        centre = (share + z**2 / 2 / n) / (1 + z**2 / n)
+        half = z * math.sqrt(share * (1 - share) / n + z**2 / 4 / n**2) / (1 + z**2 / n)
+        return np.array([centre - half, centre + half])
+
     percentiles = np.quantile(replicates, [0.025, 0.975])
-    assert np.abs(ends - percentiles).max() > 2e-4
-    expected = ends if few else percentiles
-    np.testing.assert_allclose(score[1:3], expected, atol=1e-9 if not few else 6e-4)
+    # As many images as give a share the variance of the replicates: n, give or take the relative
+    # error of that variance, which comes from the kurtosis of a binomial number.
+    spread = share * (1 - share)
+    worth = spread / replicates.var()
+    excess = (1 - 6 * spread) / (n * spread)
+    assert worth == pytest.approx(n, rel=deviations() * math.sqrt((2 + excess) / len(replicates)))
+    assert np.abs(ends(worth) - percentiles).max() > 1e-4
+    np.testing.assert_allclose(score[1:3], ends(worth) if few else percentiles, rtol=0, atol=1e-6)
     # Two cells with the same outcome are worth as many images as one; two that err apart, more.
     both = metrics.mean_estimate([estimate, estimate])
     assert metrics.to_score(both, (0.0, 1.0)) == score
@@ -337,7 +352,7 @@ def test_the_worst_is_of_each_resample_and_never_nothing():
 @pytest.mark.parametrize("drop", [0.0, 0.2])
 def test_centred_intervals_hold_the_truth(drop):
     """As below, for the debiased error; where the truth is 0, half of the values are below it."""
-    n, trials, inside = 300, 80, 0
+    n, trials, inside = 300, 200, 0
     for trial in range(trials):
         generator = np.random.default_rng([8, trial])
         weights = metrics.bootstrap_weights(n, resamples=150, seed=trial)
@@ -348,7 +363,7 @@ def test_centred_intervals_hold_the_truth(drop):
         )
         score = to_score(Estimate(value, replicates, n, "centred"), (-0.5, 1))
         inside += score.low <= drop <= score.high
-    assert inside / trials >= 0.86
+    assert inside >= fewest(trials, 0.93)  # the least found in benchmarks/README.md
 
 
 @pytest.mark.parametrize("binning", ["equal-width", "equal-mass"])
@@ -358,7 +373,7 @@ def test_centred_intervals_hold_the_truth(drop):
 def test_bias_corrected_intervals_hold_the_truth(binning, error, drop, cells):
     """The model is right `drop` less often than it says, in every bin: that is its true error."""
     evaluate = getattr(metrics, error)
-    n, trials, inside, widths = 300, 60, 0, []
+    n, trials, inside, widths = 300, 100, 0, []
     for trial in range(trials):
         generator = np.random.default_rng([7, trial])
         weights = metrics.bootstrap_weights(n, resamples=150, seed=trial).astype(np.float64)
@@ -371,8 +386,9 @@ def test_bias_corrected_intervals_hold_the_truth(binning, error, drop, cells):
         score = to_score(mean_estimate(estimates), (0, 1))
         inside += score.low <= drop <= score.high
         widths.append(score.high - score.low)
-    # 95 % less three standard errors. The percentile interval never holds an error of 0.
-    assert inside / trials >= 0.86
+    # The least found in benchmarks/README.md of 300 images calibrated or 30 points over. The
+    # percentile interval never holds an error of 0.
+    assert inside >= fewest(trials, 0.88)
     # And it is an interval that says something.
     assert np.mean(widths) < 0.2
 

@@ -27,6 +27,8 @@ from fairweather.metrics.paired import (
 )
 from fairweather.metrics.table import Interval
 
+from .chance import FALSE_ALARM, fewest, most
+
 
 def columns(b, c, both=2, neither=1):
     """Images of which only the first model gets b right, and only the second c."""
@@ -78,8 +80,9 @@ def test_mcnemar_holds_its_level_in_trials_of_whole_images():
     trials = [hard + rng.normal(0, 0.3, hard.shape) < 0.7 for _ in range(2)]
     p_values = np.array([mcnemar_exact(a, b).p for a, b in zip(*trials, strict=True)])
     for level in (0.01, 0.05, 0.2):
-        assert (p_values <= level).mean() <= level + 2.5 * math.sqrt(level / 400)
-    assert (p_values <= 0.2).mean() > 0.05  # and it is not vacuous
+        assert (p_values <= level).sum() <= most(400, level)
+    # And it is not vacuous: of 10 differing images or more, p <= 0.2 has a chance of 0.098 or more.
+    assert (p_values <= 0.2).sum() >= fewest(400, 0.098)
 
 
 def slow_holm(p_values):
@@ -139,7 +142,7 @@ def test_the_difference_of_two_accuracies_covers_and_is_narrower_than_unpaired()
     truth = scipy.stats.norm.cdf(0.9 / math.hypot(1, 0.5)) - scipy.stats.norm.cdf(
         0.6 / math.hypot(1, 0.5)
     )
-    held, narrower = 0, 0
+    held, ratios = 0, []
     for _ in range(trials):
         hard = rng.normal(0, 1, n)
         first = hard + rng.normal(0, 0.5, n) < 0.6
@@ -148,9 +151,9 @@ def test_the_difference_of_two_accuracies_covers_and_is_narrower_than_unpaired()
         paired = paired_difference(a, b)
         unpaired = paired_difference(a, accuracy_estimate(second, other))
         held += paired.low <= truth <= paired.high
-        narrower += paired.high - paired.low < 0.8 * (unpaired.high - unpaired.low)
-    assert 0.92 <= held / trials <= 0.98
-    assert narrower > 0.9 * trials
+        ratios.append((paired.high - paired.low) / (unpaired.high - unpaired.low))
+    assert fewest(trials, 0.95) <= held <= most(trials, 0.95)
+    assert scipy.stats.ttest_1samp(ratios, 0.8, alternative="less").pvalue < FALSE_ALARM
 
 
 def test_the_difference_is_second_minus_first_with_the_quantiles_of_the_differences():
@@ -242,15 +245,17 @@ def test_beside_a_model_without_error_the_difference_has_the_interval_of_the_oth
 
 def test_equally_calibrated_models_are_seldom_called_different():
     for gaps in ((0.0, 0.0), (0.05, 0.05)):
-        scores = calibration_trials(gaps, n=400, trials=80, seed=8)
-        assert sum(score.low > 0 or score.high < 0 for score in scores) <= 4
+        scores = calibration_trials(gaps, n=400, trials=400, seed=8)
+        # No more than the 2 % that benchmarks/README.md leaves for equal gaps.
+        assert sum(score.low > 0 or score.high < 0 for score in scores) <= most(400, 0.02)
 
 
 def test_bins_do_not_hide_a_calibrated_model_beside_an_overconfident_one():
     # The percentile interval of the differences holds the truth in about 60 % of such trials: the
     # noise of the bins lifts the calibrated model's error and hardly the other's.
-    scores = calibration_trials((0.0, 0.05), n=2000, trials=60, seed=9)
-    assert np.mean([score.low <= 0.05 <= score.high for score in scores]) >= 0.8
+    scores = calibration_trials((0.0, 0.05), n=2000, trials=300, seed=9)
+    # benchmarks/README.md found 90 %.
+    assert sum(score.low <= 0.05 <= score.high for score in scores) >= fewest(300, 0.9)
 
 
 def test_a_seed_summary_is_mean_and_sample_deviation():

@@ -23,6 +23,7 @@ from fairweather.record import predictions_file, temperature_file
 from fairweather.shifts import make_shift
 from fairweather.study import check_study
 
+from .chance import FALSE_ALARM, mean_p
 from .conftest import TINY_RESNET
 
 
@@ -37,9 +38,9 @@ def overconfident(n=3000, factor=3.0, classes=4, seed=0):
 
 @pytest.mark.parametrize("factor", [0.4, 1.0, 3.0])
 def test_the_factor_by_which_logits_are_too_large_is_found(factor):
-    fitted = fit_temperature(*overconfident(factor=factor))
-    assert fitted.value == pytest.approx(factor, rel=0.08)
-    assert fitted.images == 3000
+    fitted = [fit_temperature(*overconfident(factor=factor, seed=seed)) for seed in range(20)]
+    assert mean_p([each.value for each in fitted], factor) > FALSE_ALARM
+    assert fitted[0].images == 3000
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -79,7 +80,10 @@ class Shifted(nn.Module):
     def __init__(self):
         super().__init__()
         self.norm = nn.BatchNorm2d(3)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            linear = nn.Linear(12, 3)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), linear)
         self.norm.running_mean.fill_(0.1)
 
     def forward(self, images):
@@ -109,12 +113,12 @@ def test_timms_batch_norm_is_adapted_too(toy_images):
 
 
 def test_rows_come_back_in_order_and_no_batch_is_of_one_class(toy_images):
-    seen, colours = [], []
+    seen, brightest = [], []
 
     class Watching(Shifted):
         def forward(self, images):
             seen.append(len(images))
-            colours.append(images.mean((0, 2, 3)))
+            brightest.append(images.mean((2, 3)).argmax(1))
             return super().forward(images)
 
     order = torch.argsort(toy_images.labels, stable=True)
@@ -122,17 +126,24 @@ def test_rows_come_back_in_order_and_no_batch_is_of_one_class(toy_images):
     adapted = adapt_batchnorm(Watching().eval())
     predictions = predict_adapted(adapted, by_class, batch_size=40, device="cpu")
     assert seen == [32, 32, 32]
-    # A batch of one class would be blue, green or red; mixed ones are all alike.
-    assert torch.stack(colours).std(0).max() < 0.1
+    # The classes are blue, green and red.
+    assert [channels.unique().tolist() for channels in brightest] == [[0, 1, 2]] * 3
     assert (predictions.keys == by_class.keys.numpy()).all()
     assert (predictions.labels == by_class.labels.numpy()).all()
     # Brighter by a constant factor: batch norm takes that away, whatever the order of images.
-    adapted = adapt_batchnorm(Shifted().eval())
+    model = Shifted().eval()
     dim = make_shift("brightness_factor", factor=0.5)
-    a = predict_adapted(adapted, by_class, batch_size=96, device="cpu").logits
-    b = predict_adapted(adapted, by_class, dim, batch_size=96, device="cpu").logits
-    assert np.abs(a - b).max() < 0.02
-    assert np.abs(a - predict(Shifted().eval(), by_class, device="cpu").logits).max() > 0.02
+    a, b = (
+        predict_adapted(adapt_batchnorm(model), by_class, *shift, batch_size=96, device="cpu")
+        for shift in ((), (dim,))
+    )
+    # Dimmed pixels are cut to 8 bits: by less than 1 / 255, where batch norm then divides by half
+    # the deviation, and the weights of a logit add up.
+    deviation = (by_class.images.double() / 255).std((0, 2, 3)).min() / 2
+    cut = 1 / 255 / float(deviation) * float(model.head[2].weight.detach().abs().sum(1).max())
+    assert np.abs(a.logits - b.logits).max() < cut
+    plain = [predict(model, by_class, *shift, device="cpu").logits for shift in ((), (dim,))]
+    assert np.abs(plain[0] - plain[1]).max() > cut
 
 
 def test_smaller_batches_would_be_another_model(toy_images):

@@ -18,8 +18,8 @@ class Run:
         path: the run folder.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
 
     @property
     def folder(self) -> RunFolder:
