@@ -78,7 +78,7 @@ def version(name):
 metadata.version = version
 import fairweather.cli, fairweather.contact_sheet, fairweather.evaluation, fairweather.exporting
 import fairweather.study
-from fairweather.measuring.setting import LIBRARIES
+from fairweather.steps.plan import LIBRARIES
 print(LIBRARIES["opencv"])
 """
 
@@ -126,6 +126,8 @@ def test_a_terminal_shows_every_task_with_its_numbers(monkeypatch, capsys):
         assert words in shown
 
 
-def test_nothing_is_shown_where_there_is_no_terminal():
+def test_only_lines_for_people_are_said_where_there_is_no_terminal(capsys):
     with progress() as show:
-        assert show is None
+        show(Event("train", 1, 2, "validation accuracy 97.0%"))
+        show(Event("evaluate", 0, None, line="clean          accuracy 97.0%"))
+    assert capsys.readouterr().out == "clean          accuracy 97.0%\n"

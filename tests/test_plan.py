@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fairweather.executors.local import left_by
-from fairweather.record import RECORD, StepRecord
+from fairweather.record import RECORD, StepRecord, parse_step_record
 from fairweather.runs import RunFolder, open_run, this_machine
 from fairweather.steps import Done, Plan, fingerprint_of
 from fairweather.steps.measuring import facts_of
@@ -60,17 +60,27 @@ print("FILES", *done.files, sep="\\n")
 
 
 @pytest.fixture(scope="module")
-def study(colour_folder, tmp_path_factory):
+def study_file(colour_folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("study") / "everything.yaml"
     path.write_text(STUDY.format(folder=colour_folder, backbone=TINY_RESNET))
-    return load_study(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(study_file):
+    return load_study(study_file)
+
+
+def plan_of(study):
+    dataset = open_data(data_sources(study)[DATA])
+    facts = {DATA: facts_of(dataset, digests_of(dataset))}
+    return plan_study(study, facts, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def planned(study):
+    found = plan_of(study)
     dataset = open_data(data_sources(study)[DATA])
-    facts = {DATA: facts_of(dataset, digests_of(dataset))}
-    found = plan_study(study, facts, torch.device("cpu"))
     return found, describe_study(study, found, dataset, torch.device("cpu"))
 
 
@@ -135,6 +145,29 @@ def test_a_plan_reads_back_from_json(planned):
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
     kinds = {step.kind for step in plan.steps}
     assert kinds == {"pretrain", "train", "choose", "fit", "predict", "score", "sample", "report"}
+
+
+def test_a_record_holds_whatever_a_step_depends_on(study_file):
+    """Also a normalisation, which a study may give; tuples are lists there, and compare equal."""
+    given = ["models.swept.mean=[0.5, 0.4, 0.3]", "models.swept.std=[0.2, 0.2, 0.2]"]
+    for step in plan_of(load_study(study_file, given)).steps:
+        record = StepRecord(
+            id=step.id, kind=step.kind, fingerprint="f", depends=step.depends(), files={}
+        )
+        assert parse_step_record(record.to_json(), "here").depends == step.depends()
+
+
+def test_a_longer_sweep_leaves_finished_seeds_as_they_are(study_file):
+    """Seeds depend on the chosen recipe alone, whatever else was tried."""
+    short, longer = (
+        plan_of(load_study(study_file, [f"models.swept.sweep={{learning_rate: {rates}}}"]))
+        for rates in ("[0.01, 0.001]", "[0.01, 0.001, 0.0001]")
+    )
+    trained = "models/swept/seed-1"
+    assert len(longer.steps) == len(short.steps) + 1
+    assert short.step(trained).depends() == longer.step(trained).depends()
+    assert short.step(trained).reads == longer.step(trained).reads
+    assert "models/swept/chosen.json" in longer.step(trained).reads
 
 
 def test_needs_are_the_steps_that_leave_what_is_read(planned):

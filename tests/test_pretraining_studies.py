@@ -237,22 +237,48 @@ def test_models_get_as_many_labels_as_they_may_have(colour_folder, tmp_path):
     assert notes["train Wrong"] == "done before"
 
 
-@pytest.fixture(scope="module")
-def together(colour_folder, tmp_path_factory):
+def several(colour_folder, shares=(0.25,), **changes):
     """Two seeds, an ensemble, a way from probed to fine-tuned weights, an attack, a variant."""
     turns = SHORT | {"probe_epochs": 1}
-    study = raw(
-        colour_folder,
-        seeds=[0, 1],
-        ensemble=True,
-        variants=["temperature"],
-        shifts=[{"brightness_factor": [0.3]}, {"fgsm": [0.03]}],
-        models={
-            "ssl": model(weights="pretraining:barlow", recipe=turns, interpolations=[0.25]),
-        },
-        pretraining={"barlow": BARLOW | {"seed": 0}},
-    )
-    return run_of(study, tmp_path_factory.mktemp("together") / "run")
+    entry = model(weights="pretraining:barlow", recipe=turns, interpolations=list(shares))
+    settings = {
+        "seeds": [0, 1],
+        "ensemble": True,
+        "variants": ["temperature"],
+        "shifts": [{"brightness_factor": [0.3]}, {"fgsm": [0.03]}],
+        "models": {"ssl": entry},
+        "pretraining": {"barlow": BARLOW | {"seed": 0}},
+    }
+    return raw(colour_folder, **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def together(colour_folder, tmp_path_factory):
+    return run_of(several(colour_folder), tmp_path_factory.mktemp("together") / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"ensemble": False}, "seed ensemble of ssl"),
+        (
+            {"shares": ()},
+            r"model ssl\+interpolated-0\.25, model ssl\+interpolated-0\.25\+temperature",
+        ),
+        (
+            {"variants": []},
+            r"model ssl\+temperature, model ssl\+interpolated-0\.25\+temperature",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_measured_beside_the_models_is_not_dropped_without_a_word(
+    together, colour_folder, changes, words
+):
+    before = (together.path / "scores.csv").read_bytes()
+    with pytest.raises(InputError, match=f"what was not asked for this time: {words}"):
+        run_of(several(colour_folder, **changes), together.path)
+    assert (together.path / "scores.csv").read_bytes() == before
 
 
 def predictions(run, *place):

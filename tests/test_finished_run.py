@@ -1,0 +1,108 @@
+"""What `run` and `evaluate` give back: a folder, its scores, its report, and an overview."""
+
+import shutil
+
+import pytest
+
+import fairweather as fw
+from fairweather.errors import InputError
+
+from .run_folders import run_record, sweep_record, write_run
+
+SWEEPS = (
+    sweep_record("fog", {1: "fog,severity=1", 2: "fog,severity=2"}),
+    sweep_record("pgd", {0.1: "pgd,epsilon=0.1"}, kind="attack"),
+)
+
+
+def rows(model, seed, clean, fog, pgd):
+    cells = {
+        ("clean", "none"): clean,
+        ("fog", "1"): fog + 0.1,
+        ("fog", "2"): fog - 0.1,
+        ("fog", "mean"): fog,
+        ("fog", "worst"): fog - 0.1,
+        ("pgd", "0.1"): pgd,
+        ("pgd", "mean"): pgd,
+        ("all", "mean"): fog,
+        ("validation", "none"): 0.99,
+        ("priors/even", "none"): 0.5,
+    }
+    for (shift, level), value in cells.items():
+        yield model, seed, shift, level, "accuracy", value, value - 0.01, value + 0.01, 100
+        yield model, seed, shift, level, "brier_score", 0.123, 0.1, 0.2, 100
+
+
+def run_of(path, *scores, **facts):
+    models = {"basic": "Basic <b>", "mixup": "MixUp"}
+    write_run(path, run_record(models, SWEEPS, **facts), [row for each in scores for row in each])
+    return fw.Run(path)
+
+
+def shown(run):
+    """The overview's numbers by model, and its columns."""
+    lines = repr(run).splitlines()
+    return lines[1].split(), {words[0]: words[1:] for words in map(str.split, lines[3:])}
+
+
+def test_the_overview_is_accuracy_clean_and_as_a_mean_over_levels(tmp_path):
+    run = run_of(
+        tmp_path, rows("basic", "0", 0.9, 0.6, 0.1), rows("mixup", "0", 0.85, 0.7123456, 0.2)
+    )
+    first = f"Run({str(tmp_path)!r}): synthetic; models: basic, mixup"
+    assert repr(run).splitlines()[0] == first
+    columns, numbers = shown(run)
+    assert columns == ["clean", "fog", "pgd", "all"]
+    assert numbers == {
+        "basic": ["0.90", "0.600", "0.1", "0.600"],
+        "mixup": ["0.85", "0.712", "0.2", "0.712"],
+    }
+
+
+def test_of_several_seeds_their_mean_is_shown(tmp_path):
+    seeds = {"0": 0.5, "1": 0.7, "mean": 0.6, "sd": 0.14, "ensemble": 0.8}
+    run = run_of(
+        tmp_path,
+        *(rows("basic", seed, value, value, value) for seed, value in seeds.items()),
+        seeds=(0, 1),
+        ensemble=True,
+        title="Two seeds",
+    )
+    assert ": Two seeds; models: basic, mixup" in repr(run)
+    assert shown(run)[1] == {"basic": ["0.6"] * 4}
+
+
+def test_a_notebook_gets_a_table_in_which_names_are_text(tmp_path):
+    run = run_of(tmp_path, rows("<b>", "0", 0.9, 0.6, 0.1))
+    html = run._repr_html_()
+    assert html.startswith("<table")
+    assert "0.900" in html
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
+
+
+def test_a_run_without_scores_says_what_it_is(tmp_path):
+    write_run(tmp_path, run_record({"basic": "Basic"}))
+    run = fw.Run(tmp_path)
+    assert repr(run) == f"Run({str(tmp_path)!r}): synthetic; models: basic"
+    assert run._repr_html_() == ""
+
+
+def test_a_folder_that_holds_no_run_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="holds no run"):
+        _ = fw.Run(tmp_path).record
+
+
+def test_the_scores_and_the_record_are_those_of_the_folder_and_the_report_is_made_again(tmp_path):
+    folder = write_run(tmp_path, run_record({"basic": "Basic"}), rows("basic", "0", 0.9, 0.6, 0.1))
+    run = fw.Run(str(tmp_path))
+    assert run.record == folder.record
+    assert run.scores.equals(folder.scores)
+    assert run.folder.path == run.path == tmp_path
+    page = run.report()
+    assert page == tmp_path / "report.html"
+    content = page.read_bytes()
+    page.unlink()
+    shutil.rmtree(tmp_path / "tables")
+    assert run.report().read_bytes() == content
+    assert (tmp_path / "tables").is_dir()
