@@ -149,7 +149,7 @@ def test_progress_is_told_in_megabytes(server, path):
     seen = []
     fetch(server.url, path, progress=seen.append)
     assert {event.done for event in seen} == {0, 1, 2}
-    assert {event[::2] for event in seen} == {("download digits.npz, MB", 2)}
+    assert {(event.task, event.total) for event in seen} == {("download digits.npz, MB", 2)}
 
 
 def test_a_later_call_takes_up_the_part_of_an_earlier_one(server, path):

@@ -81,7 +81,7 @@ def worker_of(model, images, **options):
     """A worker that has everything open, as an evaluation of objects gives it."""
     plan = Plan(
         data={DATA: DataSource(source="toys")},
-        model=ModelSource(source="toy", outputs=3, columns=((0,), (1,), (2,)), digest="d"),
+        model=ModelSource(source="toy", answers=3, columns=((0,), (1,), (2,)), digest="d"),
         steps=(),
     )
     dataset = Dataset("toys", None, None, images, (0.5,) * 3, (0.2,) * 3)

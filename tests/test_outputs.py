@@ -216,7 +216,7 @@ class Minus(nn.Module):
 def test_predictions_are_not_those_of_another_way_to_take_the_outputs(data, tmp_path):
     model, out = write(tmp_path, "probabilities"), tmp_path / "run"
     first, _ = evaluated(model, data, "clean", outputs="logits", out=out)
-    with pytest.raises(InputError, match=r"seed-0/test/clean \(how\.network\.digest: "):
+    with pytest.raises(InputError, match=r"seed-0/val/clean \(network\.digest: "):
         evaluated(model, data, "clean", out=out)
     second, _ = evaluated(model, data, "clean", out=out, replace=True)
     assert value(first, "negative_log_likelihood") > value(second, "negative_log_likelihood") + 0.1

@@ -12,7 +12,7 @@ from fairweather.data import decode
 from fairweather.executors.local import left_by
 from fairweather.record import StepRecord, step_file
 from fairweather.runs import RunFolder
-from fairweather.steps.plan import ChooseStep, Done, in_order
+from fairweather.steps.plan import Done, FitStep, ImagesReference, OpenedNetwork, in_order
 from fairweather.steps.progressing import Ledger, Speeds, standings
 from fairweather.study import load_study
 
@@ -22,16 +22,17 @@ from .test_evaluate import write_model
 # ---------------------------------------------------------------- steps that only write a text
 
 
-def step(name, *reads, metric="accuracy"):
-    return ChooseStep(
+def step(name, *reads, digest="one"):
+    return FitStep(
         id=name,
-        task="choose",
+        task="fit",
         reads=reads,
         leaves=(f"{name}.csv",),
-        title="",
-        values=(),
-        folders=(),
-        metric=metric,
+        validation="",
+        network=OpenedNetwork(digest=digest),
+        val=ImagesReference(digest="d"),
+        stored=False,
+        batch_size=16,
     )
 
 
@@ -39,7 +40,7 @@ def chain(**settings):
     """`a`, `b` made of `a`, `c` made of `b`, and `d` by itself."""
     reads = {"a": (), "b": ("a.csv",), "c": ("b.csv",), "d": ()}
     steps = [
-        step(name, *files, **({"metric": settings[name]} if name in settings else {}))
+        step(name, *files, **({"digest": settings[name]} if name in settings else {}))
         for name, files in reads.items()
     ]
     return in_order({}, None, steps)
@@ -79,7 +80,7 @@ def test_nothing_is_done_in_an_empty_folder_and_everything_after_it_was(run, tmp
 
 
 def test_other_settings_make_a_step_stale_and_what_is_made_of_it(run):
-    assert states(run, chain(b="nll")) == {"a": "done", "b": "stale", "c": "stale", "d": "done"}
+    assert states(run, chain(b="other")) == {"a": "done", "b": "stale", "c": "stale", "d": "done"}
 
 
 @pytest.mark.parametrize("what", ["b.csv", step_file("b")])
@@ -93,7 +94,7 @@ def test_what_is_damaged_is_missing_and_what_is_made_of_it_waits(run, what, how)
     expected = {"a": "done", "b": "missing", "c": "missing", "d": "done"}
     assert states(run, chain()) == expected
     # What stands there all the same would be replaced by other settings.
-    assert states(run, chain(c="nll")) == expected | {"c": "stale"}
+    assert states(run, chain(c="other")) == expected | {"c": "stale"}
 
 
 def test_what_was_made_of_files_that_are_gone_is_missing(run):
@@ -256,7 +257,7 @@ def test_the_plan_of_a_program(planned):
     assert [each["id"] for each in read["steps"]] == list(planned.table["id"])
     trained = read["steps"][0]
     assert (trained["kind"], trained["state"], trained["work"]) == ("train", "done", 162)
-    assert trained["depends"]["recipe"][0]["epochs"] == 2
+    assert trained["depends"]["recipe"]["epochs"] == 2
     assert trained["leaves"][0] == "models/basic/seed-0/model.safetensors"
 
 

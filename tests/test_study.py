@@ -490,7 +490,11 @@ def test_a_changed_recipe_trains_again_and_an_unchanged_model_does_not(whole, st
             r"for it too, drop it with --replace, or name another folder with --out$",
         ),
         ([], ("mixup",), "what was not asked for this time: model basic; ask"),
-        (["seeds=[1]"], (), "what was not asked for this time: seed 0; ask"),
+        (
+            ["seeds=[1]"],
+            (),
+            "what was not asked for this time: seed 0 of basic, seed 0 of mixup; ask",
+        ),
     ],
 )
 def test_what_would_be_replaced_or_dropped_is_named_and_nothing_is_touched(

@@ -457,6 +457,8 @@ def is_part_of(record: RunRecord, step: StepRecord) -> bool:
     parts = step.id.split("/")
     if step.kind in ("score", "sample", "report"):
         return True
+    if len(parts) < 3:
+        return False
     if step.kind == "pretrain":
         own = record.pretraining.get(parts[1])
         return own is not None and _seed(parts[2]) in _pretraining_seeds(record, parts[1])
@@ -465,7 +467,8 @@ def is_part_of(record: RunRecord, step: StepRecord) -> bool:
     if step.kind in ("train", "choose"):
         if parts[2] == "sweep":
             tries = _tries(record.models[base_model(parts[1])])
-            return tries > 0 and (len(parts) < 4 or int(parts[3].rpartition("-")[2]) <= tries)
+            known = {f"try-{number}" for number in range(1, tries + 1)}
+            return tries > 0 and (len(parts) < 4 or parts[3] in known)
         return _seed(parts[2]) in {str(seed) for seed in record.seeds}
     seeds = {str(seed) for seed in record.seeds} | ({ENSEMBLE} if record.ensemble else set())
     known = parts[1] in record.models or parts[1] in record.variants

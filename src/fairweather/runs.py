@@ -490,10 +490,13 @@ def this_machine(device: torch.device) -> Machine:
 
 
 def machines_of(run: RunFolder) -> list[Machine]:
-    """Name the machines that trained and predicted what a run has now, each once."""
+    """Name the machines that the steps of a run were done on, each once.
+
+    Steps that the run no longer has do not count, nor does the report itself.
+    """
     if run.is_first_version:
         return []
-    steps = [step for step in run.steps() if step.kind in ("pretrain", "train", "predict")]
+    steps = [step for step in run.steps() if step.kind != "report"]
     return list(dict.fromkeys(s.machine for s in steps if s.machine and is_part_of(run.record, s)))
 
 

@@ -14,7 +14,15 @@ import pydantic
 from fairweather.errors import InputError
 from fairweather.record import RECORD, RunRecord, StepRecord
 from fairweather.runs import RunFolder
-from fairweather.steps.plan import Plan, ReportStep, Row, ScoreStep, Step, fingerprint_of
+from fairweather.steps.plan import (
+    ChooseStep,
+    Plan,
+    ReportStep,
+    Row,
+    ScoreStep,
+    Step,
+    fingerprint_of,
+)
 
 State = Literal["done", "stale", "missing"]
 
@@ -93,8 +101,8 @@ def standings(plan: Plan, run: RunFolder) -> list[Standing]:
     before: dict[str, State] = {}
     for step in plan.steps:
         standing = ledger.standing(step, before)
-        # What is made again in moments does not tell of itself that what is made of it will change.
-        hidden = step.disposable and standing.state == "stale"
+        # Another sweep may well choose the same recipe: what is trained by it need not change.
+        hidden = isinstance(step, ChooseStep) and standing.state == "stale"
         before[step.id] = "missing" if hidden else standing.state
         found.append(standing)
     return found

@@ -10,7 +10,7 @@ from fairweather.executors import execute
 from fairweather.finished_run import Run
 from fairweather.progress import Event, Notify, silent
 from fairweather.record import STUDY
-from fairweather.runs import check_takeable, open_run
+from fairweather.runs import RunFolder, check_takeable, open_run
 from fairweather.steps import Worker
 from fairweather.steps.measuring import facts_of, survey
 from fairweather.steps.plan import DATA
@@ -96,7 +96,8 @@ def plan(
     """
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
     path = place_of_run(checked, out)
-    check_takeable(path)
+    if RunFolder(path).is_first_version:
+        check_takeable(path)
     facts = survey(data_sources(checked), offline=offline, progress=progress)
     planned = plan_study(checked, facts, resolve_device(device), offline=offline)
     return Outlook.of(checked.name, path, planned)
