@@ -308,14 +308,10 @@ def stop_at(task, done):
 
 
 EVENTS = [
-    ("load data", 1),
     ("train Basic", 0),
     ("train Basic", 2),
-    ("train Basic", 3),
-    ("predict Basic", 1),
     ("predict Basic", 4),
     ("train MixUp + Aug", 1),
-    ("predict MixUp + Aug", 6),
     ("samples", 1),
     ("score", 4),
     ("score", 10),
@@ -343,14 +339,11 @@ def check_stopped_at_write(whole, study, out, write):
     "name",
     [
         "record.json",
-        "study.yaml",
         "models/basic/seed-0/resume/state.pt",
         "models/basic/seed-0/model.json",
         "steps/models/basic/seed-0.json",
-        "predictions/basic/seed-0/test/clean.parquet",
         "steps/predictions/mixup/seed-0/val/clean.json",
         "samples/index.json",
-        "steps/samples.json",
         "warnings.json",
         "steps/scores.json",
         "summary.csv",
