@@ -11,18 +11,23 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
 
 import fairweather as fw
 from fairweather.errors import InputError
-from fairweather.evaluation import read_priors
+from fairweather.evaluation import Request, outlook, read_priors
 from fairweather.evaluation.priors import complete_priors
-from fairweather.evaluation_options import EvaluationOptions
+from fairweather.evaluation_options import EvaluationOptions, check_options
+from fairweather.executors.local import left_by
 from fairweather.inference import predict
+from fairweather.progress import silent
 from fairweather.record import predictions_file
 from fairweather.runs import RunFolder
+from fairweather.shift_lists import clean_and
+from fairweather.steps import Plan, Worker, perform
 from fairweather.study import check_study
 
 from .conftest import COLOURS, TINY_RESNET, keep_lines
@@ -376,6 +381,74 @@ def test_without_a_folder_the_run_lasts_as_long_as_the_result(
     assert not list((tmp_path / "passing").iterdir())
 
 
+def checkpoint(folder):
+    """A network with weights in a file, as another program leaves them."""
+    network = timm.create_model("test_resnet", num_classes=3)
+    torch.save({"state_dict": network.state_dict()}, folder / "x.pt")
+    return str(folder / "x.pt")
+
+
+def softmaxed(folder):
+    text = (folder / "by_colour.py").read_text()
+    answer = "return (10 * images.mean((2, 3)) @ self.colours.T)"
+    text = text.replace(answer.replace("(10", "10").replace("T)", "T"), f"{answer}.softmax(1)")
+    (folder / "softmaxed.py").write_text(text)
+    return f"python:{folder / 'softmaxed.py'}:make"
+
+
+def trained(folder, colour_folder):
+    entry = {"title": "Basic", "backbone": TINY_RESNET, "recipe": {"epochs": 1}}
+    study = {
+        "name": "trained",
+        "data": {"source": f"folder:{colour_folder}", "size": 16},
+        "models": {"basic": entry},
+        "bootstrap": 100,
+    }
+    run = fw.run(check_study(study), out=folder / "trained", device="cpu")
+    return f"run:{run.path}/models/basic/seed-0"
+
+
+STATISTICS = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
+
+
+@pytest.mark.parametrize(
+    ("of", "options"),
+    [
+        ("file", {"variants": ["temperature"], "validation_fraction": 0.2, "ood": ["mnist5k"]}),
+        ("file", {"limit": 12, "labels": {"blue": "red", "green": "green", "red": "blue"}}),
+        ("softmaxed", {}),
+        ("checkpoint", {"architecture": "timm:test_resnet", "size": 24, **STATISTICS}),
+        ("checkpoint", {"architecture": "timm:test_resnet", "input_size": 24, **STATISTICS}),
+        ("trained", {"variants": ["batchnorm"]}),
+    ],
+    ids=str,
+)
+def test_every_step_can_be_done_by_who_has_nothing_but_the_plan(
+    model, colour_folder, tmp_path, of, options
+):
+    model = {
+        "file": lambda: model,
+        "softmaxed": lambda: softmaxed(tmp_path),
+        "checkpoint": lambda: checkpoint(tmp_path),
+        "trained": lambda: trained(tmp_path, colour_folder),
+    }[of]()
+    options = {"bootstrap": 100, "device": "cpu"} | options
+    shifts = ["gamma: [2]", "fgsm,epsilon=8/255"]
+    folder = fw.evaluate(
+        model, f"folder:{colour_folder}", shifts, out=tmp_path / "run", **options
+    ).folder
+    request = Request(model, f"folder:{colour_folder}", clean_and(shifts), check_options(options))
+    found = outlook(request, folder.path)
+    assert set(found.table["state"]) == {"done"}
+    plan = Plan.model_validate_json(found.plan.model_dump_json())
+    worker, other = Worker(plan, device="cpu"), RunFolder(tmp_path / "other")
+    other.write("record.json", (folder.path / "record.json").read_bytes())
+    for step in plan.steps:
+        done = perform(step, worker, other, silent)
+        left = {name: other.checksum(name) for name in left_by(step, done, other)}
+        assert left == folder.step(step.id).files, step.id
+
+
 def test_the_signature_names_every_option_with_its_default():
     parameters = inspect.signature(fw.evaluate).parameters
     assert list(parameters)[:6] == ["model", "dataset", "shifts", "out", "replace", "progress"]
@@ -530,8 +603,6 @@ def test_a_file_of_priors_that_says_something_else_is_one_sentence(tmp_path, tex
 
 
 def test_a_checkpoint_at_the_size_given_is_what_the_other_program_measures(tmp_path):
-    import timm
-
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=3).eval()
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)

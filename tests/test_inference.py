@@ -205,6 +205,18 @@ def test_a_halved_batch_stays_halved_for_the_steps_that_follow(toy_images, tmp_p
     assert worker.batch_size(20) == 20
 
 
+def test_a_worker_holds_what_it_opens_against_the_plan(colour_folder):
+    source = DataSource(source=f"folder:{colour_folder}", size=16, validation_fraction=0.0)
+    worker = Worker(Plan(data={DATA: source}, steps=()), device="cpu")
+    assert len(worker.images(ImagesReference(part="test"))) == 60
+    with pytest.raises(InputError, match="has no val images"):
+        worker.images(ImagesReference(part="val"))
+    changed = source.model_copy(update={"digests": {"test": "x"}})
+    worker = Worker(Plan(data={DATA: changed}, steps=()), device="cpu")
+    with pytest.raises(InputError, match=r"the test images of folder:.* their digests differ$"):
+        worker.dataset()
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory(toy_images):
     model = Forgetful(room=1, error=RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
