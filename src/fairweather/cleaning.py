@@ -12,7 +12,7 @@ from fairweather.record import (
     is_part_of,
     step_file,
 )
-from fairweather.runs import PARTIAL, RunFolder, inside, open_run
+from fairweather.runs import PARTIAL, RunFolder, inside, open_finished_run, open_run
 
 # What may be removed, and what each is made of again.
 REMOVABLE: Mapping[str, str] = {
@@ -71,6 +71,7 @@ def remove(path: Path, kinds: Sequence[str]) -> Use:
     for kind in kinds:
         if kind not in REMOVABLE:
             raise unknown_name("kind of files", kind, REMOVABLE)
+    open_finished_run(path)  # else a folder that is not there would be made
     with open_run(path) as run:
         uses = [use for use in disk_use(run) if use.kind in kinds]
         for step in run.readable_steps():
