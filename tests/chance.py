@@ -78,6 +78,16 @@ def mean_p(values, expected: float) -> float:
     return float(stats.ttest_1samp(values, expected).pvalue)
 
 
+def means_p(first, second) -> float:
+    """Two-sided p-value of two sets of independent values with the same mean: Welch's.
+
+    >>> values = np.random.default_rng(0).normal(3, 2, (2, 500))
+    >>> means_p(*values) > FALSE_ALARM > means_p(values[0], values[1] + 1)
+    True
+    """
+    return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
+
+
 def pairs_p(first, second) -> float:
     """Two-sided p-value of two columns of booleans whose pairs have the same chance each.
 

@@ -148,7 +148,7 @@ def test_training_shifts_change_training_and_nothing_else(colour_folder, tmp_pat
 def test_each_image_gets_one_of_the_shifts_or_none(toy_images):
     dark, bright = (make_shift("brightness_factor", factor=factor) for factor in (0.5, 2.0))
     counts = np.zeros(3)
-    for draw in range(40):
+    for draw in range(80):
         rng = np.random.default_rng(draw)
         changed = apply_train_shifts(toy_images, [dark, bright], rng)
         assert torch.equal(changed.keys, toy_images.keys)

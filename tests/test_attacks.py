@@ -30,7 +30,7 @@ from fairweather.attacks.plan import Plan, Run
 from fairweather.attacks.square import bump, bumps, moved_bump, share
 from fairweather.errors import InputError
 from tests.attack_models import OneByOne, digits, held_out, linear, network, trained
-from tests.chance import FALSE_ALARM, deviations, distribution_p, fewest, pairs_p
+from tests.chance import FALSE_ALARM, deviations, distribution_p, fewest, means_p, pairs_p
 
 SMALL = {  # budgets small enough for a test of every attack
     "fgsm": {},
@@ -110,7 +110,7 @@ def test_an_attack_keeps_its_budget_and_breaks_images(name, norm):
     assert 0 <= result.images.min() <= result.images.max() <= 1
     assert lengths(result.images - images, norm).max() <= RADII[norm] + 1e-6
     robust = accuracy(model, result.images, labels)
-    assert robust < clean
+    assert robust < clean - 0.03
     assert result.robust.double().mean().item() == robust
     wrong = ~torch.stack([result.robust, *result.broken.values()])
     assert ((~wrong).sum(0) == 1).all(), "each image is robust, or one part broke it"
@@ -331,8 +331,8 @@ def test_fgsm_equals_foolbox(foolbox, norm):
     torch.testing.assert_close(result.images[right], expected[right], rtol=0, atol=2e-6)
 
 
-# Two searches that draw their own numbers break other images now and then. Which images stay
-# right is compared image by image and draw by draw: where two differ, either may be the right one.
+# Two searches that draw their own numbers break other images now and then. Where each image has
+# draws of its own, they are compared pair by pair: where two differ, either may be the right one.
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -356,34 +356,54 @@ def test_pgd_agrees_with_foolbox(foolbox, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["apgd_ce", "apgd_t", "fab_t"])
-def test_parts_of_autoattack_agree_with_torchattacks(torchattacks, name, norm):
+@pytest.mark.parametrize("name", ["apgd_ce", "apgd_t"])
+def test_auto_pgd_agrees_with_torchattacks(torchattacks, name, norm):
     classes = 5
-    model, (images, labels, keys) = trained(classes), held_out(300, classes)
+    model, (images, labels, keys) = trained(classes), held_out(450, classes)
+    epsilon = 1.5 * RADII[norm]
     reference = {
         "apgd_ce": torchattacks.APGD,
         "apgd_t": partial(torchattacks.APGDT, n_classes=classes),
-        "fab_t": partial(torchattacks.FAB, n_classes=classes, multi_targeted=True),
     }
+    attack = make_attack(name, epsilon=epsilon, norm=norm, steps=15)
     ours_right, theirs_right = [], []
-    for epsilon in (RADII[norm], 1.5 * RADII[norm], 2 * RADII[norm]):
-        attack = make_attack(name, epsilon=epsilon, norm=norm, steps=15)
-        ours_right.append(are_right(model, attack(model, images, labels, keys), labels))
+    for seed in range(6):
+        ours_right.append(are_right(model, attack(model, images, labels, keys, seed), labels))
         with torch.random.fork_rng(devices=[]):
-            theirs = reference[name](model, norm=THEIR_NORMS[norm], eps=epsilon, steps=15)
+            theirs = reference[name](
+                model, norm=THEIR_NORMS[norm], eps=epsilon, steps=15, seed=seed
+            )
             theirs_right.append(are_right(model, theirs(images, labels), labels))
     assert 0.2 < torch.cat(ours_right).double().mean() < 0.8
     assert pairs_p(torch.cat(ours_right), torch.cat(theirs_right)) > FALSE_ALARM
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_fab_agrees_with_torchattacks(torchattacks, norm):
+    """Without restarts it draws nothing: a pair differs where rounding decides."""
+    classes = 5
+    model, (images, labels, keys) = trained(classes), held_out(300, classes)
+    ours_right, theirs_right = [], []
+    for epsilon in (RADII[norm], 1.5 * RADII[norm], 2 * RADII[norm]):
+        attack = make_attack("fab_t", epsilon=epsilon, norm=norm, steps=15)
+        ours_right.append(are_right(model, attack(model, images, labels, keys), labels))
+        theirs = torchattacks.FAB(
+            *(model, THEIR_NORMS[norm], epsilon, 15), n_classes=classes, multi_targeted=True
+        )
+        theirs_right.append(are_right(model, theirs(images, labels), labels))
+    assert 0.2 < torch.cat(ours_right).double().mean() < 0.8
+    assert pairs_p(torch.cat(ours_right), torch.cat(theirs_right)) > FALSE_ALARM
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_square_agrees_with_torchattacks(torchattacks, norm):
+    """Theirs places one square for the whole batch: only its searches are independent."""
     model, (images, labels, keys) = trained(), held_out(150)
     queries = 40
     attack = make_attack("square", epsilon=RADII[norm] * 1.5, queries=queries, norm=norm)
-    ours_right, theirs_right = [], []
-    for seed in range(16):
-        ours_right.append(are_right(model, attack(model, images, labels, keys, seed), labels))
+    robust, expected = [], []
+    for seed in range(32):
+        robust.append(accuracy(model, attack(model, images, labels, keys, seed), labels))
         with torch.random.fork_rng(devices=[]):
             theirs = torchattacks.Square(
                 model, THEIR_NORMS[norm], eps=attack.level, n_queries=queries, seed=seed
@@ -392,9 +412,9 @@ def test_square_agrees_with_torchattacks(torchattacks, norm):
             # Published code never puts a square at the last row or column; the paper does.
             draw = theirs.random_int
             theirs.random_int = lambda low, high, draw=draw: draw(low, high + 1)
-            theirs_right.append(are_right(model, theirs(images, labels), labels))
-    assert 0.3 < torch.cat(ours_right).double().mean() < 0.9
-    assert pairs_p(torch.cat(ours_right), torch.cat(theirs_right)) > FALSE_ALARM
+            expected.append(accuracy(model, theirs(images, labels), labels))
+    assert 0.3 < np.mean(robust) < 0.9
+    assert means_p(robust, expected) > FALSE_ALARM
 
 
 @pytest.mark.parametrize("norm", NORMS)

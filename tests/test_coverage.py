@@ -5,14 +5,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import scipy.special
-import scipy.stats
 
 from fairweather import metrics
 from fairweather.metrics import METRICS, Estimate, to_score
 from fairweather.metrics.paired import paired_difference
 from fairweather.types import Predictions
-
-from .chance import FALSE_ALARM, fewest, most
 
 ROW = {metric.name: metric for metric in METRICS}
 MEANS = ("accuracy", "negative_log_likelihood", "brier_score")
@@ -65,9 +62,8 @@ def test_means_and_paired_differences_are_held_in_93_to_97_percent(population):
             score = paired_difference(first, second)
             hits[f"{name}, paired"] += score.low <= truth[place + 3] - truth[place] <= score.high
     assert len(hits) == 6
-    # benchmarks/README.md found 94.3 to 95.3 % of these, give or take 0.2.
     for name, count in hits.items():
-        assert fewest(trials, 0.941) <= count <= most(trials, 0.955), name
+        assert 0.93 <= count / trials <= 0.97, (name, count / trials)
 
 
 def binned_cell(generator, n, gap, difficulty):
@@ -103,46 +99,43 @@ def binned():
     return found
 
 
-def held(scores, truth):
-    return sum(score.low <= truth <= score.high for score in scores)
+def coverage(scores, truth):
+    return np.mean([score.low <= truth <= score.high for score in scores])
 
 
 @pytest.mark.parametrize(
-    ("name", "coverage", "biased"),
-    [  # what benchmarks/README.md found for this gap and the next larger n
-        ("rms_calibration_error", 0.96, True),
-        ("expected_calibration_error", 0.84, True),
-        ("debiased_calibration_error/10-equal-width", 0.94, False),
+    ("name", "least", "naive"),
+    [
+        ("rms_calibration_error", 0.92, 0.1),
+        ("expected_calibration_error", 0.85, 0.1),
+        ("debiased_calibration_error/10-equal-width", 0.92, 1.0),
     ],
 )
-def test_binned_errors_are_held_with_a_gap_and_without(binned, name, coverage, biased):
-    row, least = ROW[name], fewest(len(binned), coverage)
+def test_binned_errors_are_held_with_a_gap_and_without(binned, name, least, naive):
+    row = ROW[name]
     for place, truth in ((0, 0.05), (1, 0.0)):
         scores = [to_score(trial[place][name], row.bounds) for trial in binned]
-        assert held(scores, truth) >= least
+        assert coverage(scores, truth) >= least
     # What resampling alone would say: the noise of the bins counted twice.
     estimates = [trial[1][name] for trial in binned]
     plain = [to_score(Estimate(each.value, each.replicates, each.n)) for each in estimates]
-    if biased:
-        assert held(plain, 0.0) < least
+    assert coverage(plain, 0.0) <= naive
 
 
 def test_the_engine_s_accuracy_and_its_paired_difference_are_held(binned):
-    """Of 200 trials 95 % are 190, more or less."""
-    usual = range(fewest(200, 0.95), most(200, 0.95) + 1)
+    """Of 200 trials, 95 % are 190, give or take 3."""
     mean_confidence = 0.1 + 0.9 * 5 / 6.5
     truths = mean_confidence - 0.05, mean_confidence
     scores = [to_score(trial[0]["accuracy"], (0.0, 1.0)) for trial in binned]
-    assert held(scores, truths[0]) in usual
+    assert 0.91 <= coverage(scores, truths[0]) <= 0.99
     paired = [paired_difference(*(cell["accuracy"] for cell in trial)) for trial in binned]
-    assert held(paired, truths[1] - truths[0]) in usual
+    assert 0.91 <= coverage(paired, truths[1] - truths[0]) <= 0.99
     # The pairing is what makes them narrow: unpaired, the squares of both widths would add up.
-    one, both = (np.array([each.high - each.low for each in some]) for some in (scores, paired))
-    saved = scipy.stats.ttest_rel(both, np.sqrt(2) * one, alternative="less")
-    assert saved.pvalue < FALSE_ALARM
+    widths = [np.mean([each.high - each.low for each in some]) for some in (scores, paired)]
+    assert widths[1] < 0.95 * np.sqrt(2) * widths[0]
 
 
 def test_the_paired_difference_of_calibration_errors_is_held(binned):
     name = "rms_calibration_error"
     scores = [paired_difference(trial[1][name], trial[0][name]) for trial in binned]
-    assert held(scores, 0.05) >= fewest(200, 0.91)  # found in benchmarks/README.md for 500 images
+    assert coverage(scores, 0.05) >= 0.88

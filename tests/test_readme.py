@@ -10,8 +10,6 @@ import pytest
 from fairweather.study import load_study
 from fairweather.yamlfile import dump_yaml, parse_yaml
 
-from .chance import most
-
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -36,9 +34,9 @@ def test_the_python_example_runs_and_shows_the_fall(tmp_path):
     interval = rf"{number} right \[{number}, {number}\], [+-]{number} too sure, n = 1000"
     by_day = re.fullmatch(f"day: {interval}", day)
     at_night = re.fullmatch(f"night: {interval}", night)
-    # The intervals lie apart, and what is right by day is no guessing among ten digits.
-    assert float(at_night[3]) < float(by_day[2])
-    assert 1000 * float(by_day[1]) / 100 > most(1000, 0.1)
+    assert float(at_night[3]) < float(by_day[2])  # the intervals lie apart
+    assert float(by_day[1]) > 90
+    assert float(at_night[1]) < float(by_day[1]) - 20
 
 
 def test_the_study_is_valid(tmp_path):

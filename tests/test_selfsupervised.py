@@ -448,7 +448,7 @@ def striped(n, seed):
 
 
 def test_barlow_twins_finds_what_its_views_have_in_common():
-    """Random weights see the colour; views change it, and leave the direction of the stripes."""
+    """Random weights see little but the colour; all views of an image share its stripes."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         encoder = nn.Sequential(
