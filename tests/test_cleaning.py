@@ -37,11 +37,12 @@ OWN = {
     "samples": ("sample", ["samples/index.json", "samples/pictures.parquet"]),
     "report": ("report", ["report.html", "summary.csv", "tables/accuracy.csv"]),
 }
-# What it no longer is: another model, seed, pre-training, shift, data set, variant.
+# What it no longer is: another model, seed, try of a sweep, pre-training, shift, data set, variant.
 LEFT = {
     "pretraining/start/seed-0": ("pretrain", ["pretraining/start/seed-0/model.safetensors"]),
     "pretraining/other/seed-5": ("pretrain", ["pretraining/other/seed-5/model.safetensors"]),
     "models/b/seed-0": ("train", ["models/b/seed-0/model.safetensors"]),
+    "models/a/sweep/try-2": ("train", ["models/a/sweep/try-2/model.safetensors"]),
     "models/a/seed-7": ("train", ["models/a/seed-7/model.safetensors"]),
     "variants/a+batchnorm/seed-0/x": ("fit", ["variants/a+batchnorm/seed-0/x.json"]),
     **{
@@ -62,6 +63,7 @@ INTERRUPTED = ["models/a/seed-1/resume/state.pt", f"predictions/.{'0' * 16}.part
 def run(tmp_path):
     folder = RunFolder(tmp_path / "run")
     start = ModelRecord(title="Start", settings={"seed": 5})
+    swept = ModelRecord(title="A", settings={"sweep": {"learning_rate": [0.1]}})
     folder.describe(
         run_record(
             {"a": "A"},
@@ -72,7 +74,7 @@ def run(tmp_path):
             variants={"a+temperature": "A + temperature scaling"},
             ood=("mnist5k",),
             settings=RunSettings(variants=("temperature",)),
-        )
+        ).model_copy(update={"models": {"a": swept}})
     )
     for step, (kind, files) in (OWN | LEFT).items():
         for file in files:

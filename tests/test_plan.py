@@ -11,10 +11,10 @@ import torch
 from fairweather.executors.local import left_by
 from fairweather.record import RECORD, StepRecord, parse_step_record
 from fairweather.runs import RunFolder, open_run, this_machine
-from fairweather.steps import Done, Plan, fingerprint_of
+from fairweather.steps import Done, Plan
 from fairweather.steps.measuring import facts_of
-from fairweather.steps.plan import DATA, ReportStep
-from fairweather.steps.progressing import begin, standings
+from fairweather.steps.plan import DATA
+from fairweather.steps.progressing import Ledger, begin, standings
 from fairweather.steps.worker import digests_of, open_data
 from fairweather.study import load_study, run
 from fairweather.study.planning import data_sources, describe_study, plan_study
@@ -106,14 +106,11 @@ def do_alone(plan_file, plan, step, run, folder):
     files = left_by(step, done, alone)
     for name in files:
         shutil.copy(folder / name, _parent(run.path / name))
-    checksums = {n: c for need in step.needs for n, c in run.step(need).files.items()}
-    if isinstance(step, ReportStep):
-        checksums[RECORD] = run.checksum(RECORD)
     run.finish(
         StepRecord(
             id=step.id,
             kind=step.kind,
-            fingerprint=fingerprint_of(step, checksums),
+            fingerprint=Ledger(run).fingerprint(step),
             depends=step.depends(),
             files={name: run.checksum(name) for name in files},
             machine=this_machine(torch.device("cpu")),
@@ -168,6 +165,19 @@ def test_a_longer_sweep_leaves_finished_seeds_as_they_are(study_file):
     assert short.step(trained).depends() == longer.step(trained).depends()
     assert short.step(trained).reads == longer.step(trained).reads
     assert "models/swept/chosen.json" in longer.step(trained).reads
+
+
+def test_a_report_is_made_again_when_a_step_was_done_on_another_machine(planned, finished):
+    """It needs every other step, so that it can tell of all machines wherever it is made."""
+    plan, _ = planned
+    report = plan.steps[-1]
+    assert set(report.needs) == {step.id for step in plan.steps[:-1]}
+    ledger = Ledger(finished)
+    before = ledger.fingerprint(report)
+    record = finished.step(plan.steps[0].id)
+    machine = record.machine.model_copy(update={"instructions": "OTHER"})
+    ledger._records[record.id] = record.model_copy(update={"machine": machine})
+    assert ledger.fingerprint(report) != before
 
 
 def test_needs_are_the_steps_that_leave_what_is_read(planned):

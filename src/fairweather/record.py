@@ -467,8 +467,8 @@ def is_part_of(record: RunRecord, step: StepRecord) -> bool:
     if step.kind in ("train", "choose"):
         if parts[2] == "sweep":
             tries = _tries(record.models[base_model(parts[1])])
-            known = {f"try-{number}" for number in range(1, tries + 1)}
-            return tries > 0 and (len(parts) < 4 or parts[3] in known)
+            folders = {f"try-{number}" for number in range(1, tries + 1)}
+            return tries > 0 and (len(parts) < 4 or parts[3] in folders)
         return _seed(parts[2]) in {str(seed) for seed in record.seeds}
     seeds = {str(seed) for seed in record.seeds} | ({ENSEMBLE} if record.ensemble else set())
     known = parts[1] in record.models or parts[1] in record.variants
@@ -477,9 +477,9 @@ def is_part_of(record: RunRecord, step: StepRecord) -> bool:
     place = place_of(f"{step.id}.parquet")
     if place is None:
         return True
-    folders = {TEST, VAL, *(part_folder(other) for other in record.ood)}
+    data = {TEST, VAL, *(part_folder(other) for other in record.ood)}
     shifts = {CLEAN, *(escape(cell.id) for cell in record.cells())}
-    return place.part in folders and place.shift in shifts
+    return place.part in data and place.shift in shifts
 
 
 def _pretraining_seeds(record: RunRecord, name: str) -> set[str]:

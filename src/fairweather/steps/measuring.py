@@ -212,7 +212,12 @@ class Measurement:
 def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]:
     """Plan what is made of the predictions of all models: samples, scores and report."""
     score = _score(measurement, models)
-    return [_sample(measurement, models), score, _report(measurement, score.reads)]
+    fitted = [
+        temperature_file(model.name, model.seed)
+        for model in models
+        if "temperature" in measurement.variants
+    ]
+    return [_sample(measurement, models), score, _report(measurement, (*score.reads, *fitted))]
 
 
 def predict_model(measurement: Measurement, model: Measured) -> Iterator[Step]:

@@ -13,7 +13,7 @@ import pydantic
 
 from fairweather.errors import InputError
 from fairweather.record import RECORD, RunRecord, StepRecord
-from fairweather.runs import RunFolder
+from fairweather.runs import RunFolder, fingerprint
 from fairweather.steps.plan import (
     ChooseStep,
     Plan,
@@ -67,14 +67,14 @@ class Ledger:
 
     def fingerprint(self, step: Step) -> str:
         """What a step depends on, the steps that it needs being done."""
-        checksums: dict[str, str] = {}
-        for need in step.needs:
-            record = self.record(need)
-            assert record is not None, f"{step.id} needs {need}, which is not done"
-            checksums |= record.files
-        # The page tells on what a run was made.
+        needs = [record for need in step.needs if (record := self.record(need)) is not None]
+        assert len(needs) == len(step.needs), f"{step.id} needs steps that are not done"
+        checksums = {name: checksum for record in needs for name, checksum in record.files.items()}
+        # The page tells what a run is, and on what machines it was made.
         if isinstance(step, ReportStep) and (self.run.path / RECORD).is_file():
-            checksums[RECORD] = self.run.checksum(RECORD)
+            machines = [str(record.machine) for record in needs if record.machine]
+            told = {"record": self.run.checksum(RECORD), "machines": list(dict.fromkeys(machines))}
+            checksums[RECORD] = fingerprint(told)
         return fingerprint_of(step, checksums)
 
     def standing(self, step: Step, before: Mapping[str, State]) -> Standing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -32,6 +33,7 @@ from fairweather.steps.plan import (
 )
 from fairweather.types import Dataset, Images
 
+Version = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes
 AnyNetwork = Trained | Interpolated | Together | OpenedNetwork
 
 
@@ -62,7 +64,7 @@ class Worker:
         self.offline, self.progress = offline, progress
         self._datasets = dict(datasets or {})
         self._model = model
-        self._network: tuple[AnyNetwork, tuple[str, ...], nn.Module] | None = None
+        self._network: tuple[AnyNetwork, tuple[Version, ...], nn.Module] | None = None
         self._largest_batch: int | None = None
 
     def dataset(self, name: str = DATA) -> Dataset:
@@ -88,7 +90,9 @@ class Worker:
         """A network of a run, to logits of the data's classes; the last one is kept."""
         if isinstance(network, OpenedNetwork):
             return self._opened
-        files = tuple(folder.checksum(name) for name in _weights(network))
+        # Steps leave files by renaming: another one has another inode or time. Checksums would read
+        # large weights again for every cell.
+        files = tuple(_version(folder.file(name)) for name in _weights(network))
         if self._network is None or self._network[:2] != (network, files):
             self._network = (network, files, _load(network, folder))
         return self._network[2]
@@ -198,6 +202,11 @@ def _check_digests(source: DataSource, dataset: Dataset) -> None:
                 f"the {part} images of {source.source} are not those that the plan was made for: "
                 "their digests differ"
             )
+
+
+def _version(path: Path) -> Version:
+    facts = path.stat()
+    return str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
 def _weights(network: Trained | Interpolated | Together) -> list[str]:

@@ -212,7 +212,7 @@ class _Planner:
         )
 
     def _reported(self) -> Iterator[str]:
-        """What of the trainings the report draws on."""
+        """What of the trainings the report draws on; of tries only on what machines they ran."""
         for name, start in self.study.pretraining.items():
             for seed in self._pretraining_seeds(name):
                 files = pretraining_files(pretraining_folder(name, seed), start.recipe)
@@ -223,6 +223,9 @@ class _Planner:
                 yield from (f"{folder}/{HISTORY}", f"{folder}/{DESCRIPTION}")
             if entry.sweep:
                 yield sweep_table(name)
+                for number in range(1, len(entry.tries()) + 1):
+                    folder = try_folder(name, number)
+                    yield from (f"{folder}/{DESCRIPTION}", f"{folder}/{DIVERGED}")
 
     def _pretraining_seeds(self, name: str) -> list[int]:
         own = self.study.pretraining[name].seed
