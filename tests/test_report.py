@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,7 +36,7 @@ from fairweather.record import (
 )
 from fairweather.report import build_report
 from fairweather.report.contents import read_contents
-from fairweather.report.figures import COLORS, Figure, model_color, model_shape
+from fairweather.report.figures import COLORS, Figure, model_color, model_shape, render
 from fairweather.report.further_tables import build_further_tables
 from fairweather.report.joining import read_runs
 from fairweather.report.page.charts import level_charts, scatter, training_charts
@@ -513,6 +514,18 @@ def test_figures_are_xml_and_pictures_of_the_same_shape(run, names):
             colors = picture.convert("L").getcolors()
             assert picture.getpixel((0, 0)) == (255, 255, 255)
             assert len(colors) > 20
+
+
+def test_a_figure_is_the_same_whatever_was_drawn_before_it():
+    """Vega counts clip paths and gradients from the start of the process."""
+    rows = pd.DataFrame({"x": [1, 2], "y": [0.1, 0.9]})
+    marks = alt.Chart(rows).encode(x="x:O", color="y:Q")
+    chart = alt.hconcat(marks.mark_rect(), marks.mark_line(clip=True).encode(y="y:Q"))
+    first, again = (render("both", chart, alt.Title("Both"), "").svg for _ in range(2))
+    assert first == again
+    named = re.findall(r'id="([^"]+)"', first)
+    assert len(named) == len(set(named)) > 1
+    assert set(re.findall(r"url\(#([^)]+)\)", first)) == set(named)
 
 
 def svg_texts(run: RunFolder, name: str) -> list[str]:

@@ -93,14 +93,19 @@ def render(name: str, chart: alt.TopLevelMixin | Spec, title: alt.Title, alt_tex
     """Dress a chart and convert it."""
     drawn = chart if isinstance(chart, dict) else chart.to_dict(validate=False)
     spec = drawn | {"config": CONFIG, "title": title.to_dict()}
-    # Vega numbers its clip paths through the life of the process: count anew for each figure.
+    return Figure(name, alt_text, _numbered_anew(vl_convert.vegalite_to_svg(spec)))
+
+
+def _numbered_anew(svg: str) -> str:
+    """Number clip paths and gradients from 0: Vega counts them through the life of the process."""
     numbers: dict[str, str] = {}
-    svg = re.sub(
-        r'(id="|url\(#)clip(\d+)',
-        lambda found: f"{found[1]}clip{numbers.setdefault(found[2], str(len(numbers)))}",
-        vl_convert.vegalite_to_svg(spec),
+    return re.sub(
+        r'(id="|url\(#)(clip|gradient_)(\d+)',
+        lambda found: (
+            found[1] + found[2] + numbers.setdefault(found[2] + found[3], str(len(numbers)))
+        ),
+        svg,
     )
-    return Figure(name, alt_text, svg)
 
 
 def model_color(
