@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,19 @@ class Estimate:
     replicates: FloatArray
     n: int
     interval: Interval = "percentile"
+
+
+class ImageInterval(NamedTuple):
+    """Where a number may lie on other images.
+
+    Attributes:
+        low, high: the ends.
+        centre: the number without what is known of its bias.
+    """
+
+    low: float
+    centre: float
+    high: float
 
 
 def evaluate_metrics(
@@ -247,28 +261,47 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     >>> to_score(Estimate(0.5, np.linspace(0.4, 0.6, 101), n=100))
     Score(value=0.5, low=0.405, high=0.595, n=100)
     """
+    ends = image_interval(estimate)
+    low, high = np.clip([ends.low, ends.high], *bounds)
+    value = estimate.value
+    return Score(value, float(min(low, value)), float(max(high, value)), estimate.n)
+
+
+def image_interval(estimate: Estimate) -> ImageInterval:
+    """The 95 % interval over images as `to_score` makes it, before it is clipped or widened.
+
+    NaN where there is no value, or no replicate that is a number.
+
+    >>> image_interval(Estimate(0.5, np.linspace(0.4, 0.6, 101), n=100))
+    ImageInterval(low=0.405, centre=0.5, high=0.595)
+    """
     value, replicates = estimate.value, estimate.replicates
     replicates = replicates[~np.isnan(replicates)]
     if np.isnan(value) or not len(replicates):
-        return Score(value, np.nan, np.nan, estimate.n)
+        return ImageInterval(np.nan, np.nan, np.nan)
     worth = _images_worth(value, replicates, estimate.n)
     few = estimate.interval == "share" and worth * min(value, 1 - value) < FEW
     agreed = estimate.interval == "bounded" and value in (0, 1) and np.all(replicates == value)
     if few or agreed:
-        low, high = wilson_interval(value, worth)
-    elif estimate.interval in ("percentile", "share", "bounded"):
+        ends = wilson_interval(value, worth)
+        return ImageInterval(float(ends[0]), value, float(ends[1]))
+    if estimate.interval in ("percentile", "share", "bounded"):
         low, high = np.quantile(replicates, TAILS)
+        centre = value
     elif estimate.interval == "basic":
         low, high = 2 * value - np.quantile(replicates, TAILS[::-1])
+        centre = 2 * value - replicates.mean()
     elif estimate.interval == "bias-corrected":
-        far, near = np.quantile(np.square(replicates), TAILS[::-1])
-        low, high = np.sqrt(np.maximum([2 * value**2 - far, 2 * value**2 - near], 0))
+        squares = np.square(replicates)
+        far, near = np.quantile(squares, TAILS[::-1])
+        found = 2 * value**2 - np.array([far, squares.mean(), near])
+        low, centre, high = np.sqrt(np.maximum(found, 0))
     else:
         squares = _signed_square(replicates)
         spread = np.quantile(squares, TAILS[::-1]) - squares.mean()
         low, high = _signed_root(_signed_square(np.asarray(value)) - spread)
-    low, high = np.clip([low, high], *bounds)
-    return Score(value, float(min(low, value)), float(max(high, value)), estimate.n)
+        centre = value
+    return ImageInterval(float(low), float(centre), float(high))
 
 
 def _images_worth(value: float, replicates: FloatArray, n: int) -> float:
