@@ -13,6 +13,7 @@ import pytest
 from fairweather.comparison import read_run_comparison
 from fairweather.errors import InputError
 from fairweather.metrics import bootstrap_weights, intervals, score
+from fairweather.metrics.recipes import cross_difference, widen
 from fairweather.record import DataRecord, RunSettings
 from fairweather.runs import RunFolder
 
@@ -259,7 +260,7 @@ def test_the_notes_count_cells_and_directions(one_seed):
     )
     text = str(read_run_comparison(a, b))
     assert text.endswith(last)
-    assert "not yet a difference between the recipes" in text
+    assert "is not yet one between the recipes that made them" in read_run_comparison(a, b).caption
     assert f"A is {a}, B is {b}, on the same 200 test images" in text
     assert "Holm's correction over the 4 cells of this table (p < 0.05)" in text
 
@@ -311,25 +312,29 @@ def test_models_are_paired_by_name_and_seeds_are_averaged(several):
     assert found["b"] == pytest.approx((0.55 + 0.47) / 2)
     assert found["sd_a"] == pytest.approx(0)
     assert found["sd_b"] == pytest.approx(0.08 / math.sqrt(2))
-    mean = {
-        side: np.mean([cells["fog,severity=2"].correct for cells in models["small"].values()], 0)
+    right = {
+        side: np.stack([cells["fog,severity=2"].correct for cells in models["small"].values()], 1)
         for side, models in (("a", ours), ("b", theirs))
     }
+    crossed = cross_difference(right["a"].astype(float), right["b"].astype(float))
+    mean = {side: each.mean(axis=1) for side, each in right.items()}
     weights = bootstrap_weights(N).astype(float)
     ends = np.quantile(weights @ (mean["b"] - mean["a"]) / N, [0.025, 0.975])
-    np.testing.assert_allclose(found[["low", "high"]].astype(float), ends, atol=1e-12)
+    low, high = widen(tuple(ends), crossed.value, N, crossed.recipes)
+    # What seeds and images share comes from 1,000 resamples, which moves it by a few percent.
+    assert found["low"] == pytest.approx(low, abs=0.03 * (high - low))
+    assert found["high"] == pytest.approx(high, abs=0.03 * (high - low))
+    assert found["p"] == pytest.approx(crossed.p)
     assert row(table, "clean", model_a="large")["seeds_a"] == 3
-    assert table["p"].isna().all()
-    # Other images would not undo it, other seeds might: 47 and 55 % against 50 % twice.
-    noisy = row(table, "a/blur", "0.5", model_a="small")
-    assert noisy["seed_low"] < 0 < noisy["seed_high"]
+    tested = (table["metric"] == "accuracy") & (table["level"] != "mean")
+    assert (table["p"].notna() == tested).all()
+    assert table["only_a_right"].isna().all()
     text = str(comparison)
-    assert "One training stands" not in text
+    assert "This is about the recipes: the intervals cover training again" in text
+    assert "One training" not in text
     assert "(sd 5.7)" in text
-    assert "means over seeds" in text
-    assert "Uncorrected for their number, the intervals of the accuracy exclude 0 in" in text
-    assert "No difference is called real, since none is tested." in text
-    assert "real" not in set(table["verdict"])
+    assert "over the seeds of each side that has several" in text
+    assert "Student's t over seeds and images of the accuracy in one cell" in text
     assert "8 cells of 2 pairs of models" in text
     assert "McNemar" not in text
 
@@ -564,26 +569,50 @@ def test_a_difference_that_seeds_could_undo_is_not_called_real(tmp_path):
             for seed, share in enumerate(shares)
         }
 
-    a = make_run(tmp_path / "a", {"m": spread((0.50, 0.51))})
-    noisy = make_run(tmp_path / "noisy", {"m": spread((0.60, 0.90))})
-    steady = make_run(tmp_path / "steady", {"m": spread((0.895, 0.90))})
-    for b, verdict, count in ((noisy, "within seed noise", 0), (steady, UNCORRECTED, 4)):
+    a = make_run(tmp_path / "a", {"m": spread((0.50, 0.505, 0.51))})
+    noisy = make_run(tmp_path / "noisy", {"m": spread((0.60, 0.90, 0.65))})
+    steady = make_run(tmp_path / "steady", {"m": spread((0.895, 0.90, 0.905))})
+    for b, verdict, count in ((noisy, "no difference found", 0), (steady, "real", 4)):
         comparison = read_run_comparison(a, b)
         found = row(comparison.table, "fog", "2")
-        assert found["low"] > 0
-        assert (found["seed_low"] > 0) == (verdict == UNCORRECTED)
+        assert found["difference"] > 0.2
+        assert (found["low"] > 0) == (verdict == "real")
         assert found["verdict"] == verdict
-        words = f"the accuracy exclude 0 in {count} of 4 cells: B is better in {count}, A in 0."
+        words = f"accuracy differs in {count} of 4 cells: B is better in {count}, A in 0."
         assert words in comparison.notes[-2]
         back = read_run_comparison(b, a).notes[-2]
-        assert f"exclude 0 in {count} of 4 cells: B is better in 0, A in {count}" in back
-    counted = read_run_comparison(a, noisy).notes[-2]
-    assert counted.endswith("B is better in 0, A in 0. In 4 the difference is within seed noise.")
-    # With one seed on a side nothing is known about seeds, which the notes say.
+        assert f"differs in {count} of 4 cells: B is better in 0, A in {count}" in back
+    (needed,) = [note for note in read_run_comparison(a, noisy).notes if "clean" in note]
+    assert re.search(
+        "m, accuracy, clean: if they differ as here, it would take about [4-9] seeds of each on "
+        "these images; no number of images with these seeds would do",
+        needed,
+    )
+    # With one seed on a side nothing is known about seeds, which is said first.
     single = make_run(tmp_path / "single", {"m": {0: spread((0.9,))[0]}})
     comparison = read_run_comparison(a, single)
-    assert row(comparison.table, "fog", "2")["verdict"] == UNCORRECTED
-    assert "One training stands for a side" in str(comparison)
+    assert comparison.caption.startswith("One training alone stands for a side, so this is about")
+
+
+def test_what_is_made_of_the_same_trainings_is_paired_seed_by_seed(tmp_path):
+    plain = {
+        seed: make_model(dict.fromkeys(CELLS, share), 4)
+        for seed, share in enumerate((0.5, 0.7, 0.9))
+    }
+    lost = np.arange(N) % 10 == 0
+    adapted = {
+        seed: {cell: predictions(each.correct & ~lost) for cell, each in cells.items()}
+        for seed, cells in plain.items()
+    }
+    run = make_run(tmp_path / "run", {"m": plain, "m+batchnorm": adapted})
+    found = row(read_run_comparison(f"{run}:m", f"{run}:m+batchnorm").table, "clean")
+    assert found["high"] < 0
+    assert found["p"] < 0.05
+    # Of two recipes with as many seeds as far apart, nothing could be said.
+    apart = make_run(tmp_path / "apart", {"m": adapted})
+    found = row(read_run_comparison(f"{run}:m", apart).table, "clean")
+    assert found["high"] > 0
+    assert found["p"] > 0.5
 
 
 def change_columns(cells, **changes):

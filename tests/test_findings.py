@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from fairweather.attacks import ATTACKS
 from fairweather.metrics import Fitted
+from fairweather.metrics.recipes import cross, cross_difference
 from fairweather.record import COLUMNS
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import ENOUGH, MOST_SWAPS, compare_pairs
@@ -854,7 +855,7 @@ def test_the_caption_names_the_test_that_was_used(tmp_path, seeds):
     }
     one = {key: column for key, column in right.items() if key[2] in ("clean", CELLS[0])}
     caption = ranking(make(tmp_path / "one", one, [DARK])).caption
-    assert "Holm's correction over all pairs: McNemar's exact test. This" in caption
+    assert caption.endswith("Holm's correction over all pairs: McNemar's exact test.")
     caption = ranking(make(tmp_path / "all", right, [DARK, FOG])).caption
     assert "McNemar's exact test on clean images, and random swaps" in caption
 
@@ -875,7 +876,7 @@ def test_the_caption_explains_a_bound_where_one_is_shown(tmp_path, monkeypatch):
     right = four_models(shares=(0.9, 0.6, 0.3, 0.1))
     found = ranking(make(tmp_path, right, [DARK, FOG]))
     assert found.rows[0].p_in_words == "≤ 0.003"  # the least of 2,000, of 6 pairs
-    assert "; “≤” stands where no swap was as far. This" in found.caption
+    assert found.caption.endswith("; “≤” stands where no swap was as far.")
 
 
 def test_numbers_are_those_of_the_scores(tmp_path):
@@ -890,7 +891,7 @@ def test_without_scores_of_the_mean_it_is_computed_as_they_are(tmp_path):
     without = replace(made, scores=made.scores[made.scores["shift"] != "all"])
     for row, expected in zip(ranking(without).rows, ranking(made).rows, strict=True):
         assert row.score == pytest.approx(expected.score, abs=1e-7)
-    assert len(_means(made, np.ones((300, 2)))) == 2
+    assert len(_means(made, [np.ones((300, 1)), np.ones((300, 2))])) == 2
 
 
 def test_the_order_of_models_changes_nothing(tmp_path):
@@ -996,7 +997,7 @@ def test_models_that_answer_alike_share_a_place_in_words_too(tmp_path):
     assert same.verdict == "On clean images, the tests find no difference between the models."
 
 
-def test_of_several_seeds_the_share_of_right_answers_is_compared(tmp_path):
+def test_recipes_are_told_apart_by_seeds_and_images(tmp_path):
     rng = np.random.default_rng(5)
     right = {
         (model, seed, "clean"): draw(rng, 300, p)
@@ -1008,9 +1009,51 @@ def test_of_several_seeds_the_share_of_right_answers_is_compared(tmp_path):
     expected = np.mean([right["b", seed, "clean"].mean() for seed in range(3)])
     assert found.rows[0].score.value == pytest.approx(expected)
     assert found.verdict == "On clean images, “B” is right more often than every other model."
-    assert "do not include seed-to-seed variation" in found.caption
-    assert "not about other trainings of the same recipes" in found.caption
-    assert "McNemar" not in found.caption
+    columns = [
+        np.stack([right[m, seed, "clean"] for seed in (0, 1, 2)], 1).astype(float) for m in "ab"
+    ]
+    assert found.rows[0].p_next == pytest.approx(cross_difference(*columns).p)
+    assert "95 % intervals over seeds and images" in found.caption
+    assert found.caption.endswith("over all pairs: Student's t over seeds and images.")
+    assert found.needs == ()
+
+
+def test_recipes_whose_seeds_differ_more_than_they_do_are_not_told_apart(tmp_path):
+    rng = np.random.default_rng(5)
+    shares = {"a": (0.5, 0.7, 0.6), "b": (0.9, 0.6, 0.7)}
+    right = {
+        (model, seed, "clean"): draw(rng, 300, p)
+        for model, of_seeds in shares.items()
+        for seed, p in enumerate(of_seeds)
+    }
+    made = make(tmp_path / "several", right)
+    found = ranking(made)
+    assert [row.rank for row in found.rows] == ["1–2", "1–2"]
+    (needed,) = found.needs
+    assert re.fullmatch(
+        r"To tell “B” from “A”, if they differ as here: about \d+ seeds of each on these images; "
+        r"no number of images with these seeds would do\.",
+        needed,
+    )
+    assert made.scope.startswith("This is about the recipes: the intervals cover training again")
+    # As trained networks they are: the images of each seed alone tell.
+    one = {key: column for key, column in right.items() if key[1] == 0}
+    made = make(tmp_path / "one", one)
+    assert [row.rank for row in ranking(made).rows] == ["1", "2"]
+    assert made.scope.startswith("Each recipe was trained once, so this is about these trained")
+
+
+def test_a_variant_and_its_model_are_paired_seed_by_seed(tmp_path):
+    rng = np.random.default_rng(5)
+    right = {("a", seed, "clean"): draw(rng, 400, p) for seed, p in enumerate((0.5, 0.9, 0.7))}
+    lost = np.arange(400) % 10 == 0
+    right |= {("a+batchnorm", *key[1:]): column & ~lost for key, column in right.items()}
+    found = ranking(make(tmp_path, right))
+    assert [row.model for row in found.rows] == ["a", "a+batchnorm"]
+    pairs = [(right["a", s, "clean"], right["a+batchnorm", s, "clean"]) for s in range(3)]
+    changes = np.stack([a.astype(float) - b for a, b in pairs], axis=1)
+    assert found.rows[0].p_next == pytest.approx(cross(changes).p)
+    assert found.rows[0].p_next < 0.05
 
 
 def test_there_is_no_ranking_of_one_model_or_of_what_is_not_there(tmp_path):

@@ -22,7 +22,6 @@ from fairweather.metrics.paired import (
     holm,
     mcnemar_exact,
     paired_difference,
-    seed_interval,
     seed_summary,
 )
 from fairweather.metrics.table import Interval
@@ -269,19 +268,3 @@ def test_a_seed_summary_is_mean_and_sample_deviation():
     for bad in ([], 0.5):
         with pytest.raises(InputError, match="values must be"):
             seed_summary(bad)
-
-
-@pytest.mark.parametrize("sizes", [(2, 2), (3, 5), (7, 2)])
-def test_the_interval_over_seeds_is_welchs(sizes):
-    rng = np.random.default_rng(sum(sizes))
-    first, second = (rng.normal(0.5, 0.1 * n, n) for n in sizes)
-    found = seed_interval(seed_summary(first), seed_summary(second))
-    welch = scipy.stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.95)
-    np.testing.assert_allclose(found, (welch.low, welch.high), rtol=1e-9)
-
-
-def test_the_interval_over_seeds_at_the_edges():
-    one, same = seed_summary([0.5]), seed_summary([0.75, 0.75])
-    assert np.isnan(seed_interval(one, same)).all()
-    assert np.isnan(seed_interval(same, one)).all()
-    assert seed_interval(seed_summary([0.5, 0.5]), same) == (0.25, 0.25)

@@ -18,6 +18,7 @@ from fairweather.metrics import (
     Resamples,
     evaluate_resamples,
     mean_estimate,
+    recipe_estimate,
     to_score,
     worst_estimate,
 )
@@ -113,6 +114,7 @@ def with_means(
 ) -> dict[Key, Estimates]:
     """Add the means: over a shift's levels, over shifts, and over seeds, each resampled jointly.
 
+    A mean over seeds is an estimate of the recipe: its interval covers other seeds and images.
     Every shift counts the same in the mean over shifts, whatever its number of levels; clean and
     validation images, other class priors and other data sets count in neither. Shifts that stand
     `apart`, such as attacks, have means over their levels and do not count in the mean over shifts.
@@ -192,7 +194,7 @@ def _over_seeds(table: Mapping[Key, Estimates]) -> dict[Key, Estimates]:
     def of_seeds(model: str, seed: str, shift: str, level: str) -> Key | None:
         return None if seed == ENSEMBLE else (model, MEAN, shift, level)
 
-    return _combined(table, of_seeds, _mean)
+    return _combined(table, of_seeds, _recipe)
 
 
 def _combined(
@@ -217,6 +219,10 @@ def _combined(
 
 def _mean(_: str, estimates: Sequence[Estimate]) -> Estimate:
     return mean_estimate(estimates)
+
+
+def _recipe(_: str, estimates: Sequence[Estimate]) -> Estimate:
+    return recipe_estimate(estimates)
 
 
 def _worst(metric: str, estimates: Sequence[Estimate]) -> Estimate:

@@ -261,8 +261,9 @@ class Resampled:
 class ModelEstimates(NamedTuple):
     """A model's estimates by model, seed, shift and level, and which images it gets right.
 
-    Where there are several seeds, `correct` is of the last: it is for tests of one seed alone.
-    `answers` is a digest of the predicted classes, of every seed and condition.
+    Attributes:
+        correct: bool `[n, S]` by condition, in the order of `seeds`.
+        answers: a digest of the predicted classes, of every seed and condition.
     """
 
     model: str
@@ -285,6 +286,23 @@ class ModelEstimates(NamedTuple):
         return seed_summary([self.of_seed(seed, condition, metric).value for seed in self.seeds])
 
 
+def weights_of_means(shared: SharedShifts) -> dict[Condition, dict[Condition, float]]:
+    """The weight of each cell in the mean over each shift's levels, and in that over shifts."""
+    levels = {
+        sweep.name: [Condition(sweep.name, level) for level in levels_of(sweep)]
+        for sweep in shared.sweeps
+    }
+    found = {
+        Condition(name, MEAN): dict.fromkeys(cells, 1 / len(cells))
+        for name, cells in levels.items()
+    }
+    shifts = [levels[sweep.name] for sweep in shared.sweeps if sweep.kind == "shift"]
+    found[Condition(ALL, MEAN)] = {
+        cell: 1 / (len(shifts) * len(cells)) for cells in shifts for cell in cells
+    }
+    return found
+
+
 def resample(a: ComparedRun, b: ComparedRun) -> Resampled:
     """Take the images of a's first model, as often as the run that resamples them more often."""
     resamples = max(each.record.settings.bootstrap for each in (a, b))
@@ -300,7 +318,8 @@ def estimate_model(
     metrics: Collection[str] = COMPARED,
 ) -> ModelEstimates:
     """Compute metrics of a model under every shift and their means, over levels, shifts, seeds."""
-    correct, answers = {}, hashlib.sha256()
+    correct: dict[Condition, list[npt.NDArray[np.bool_]]] = {}
+    answers = hashlib.sha256()
     seeds = compared.every_model[model]
 
     def sets() -> Iterator[tuple[Key, Predictions, None]]:
@@ -308,9 +327,10 @@ def estimate_model(
             for condition, shift in shared.conditions.items():
                 predictions = compared.read(model, seed, shift)
                 images.check(predictions, compared.name)
-                correct[condition] = predictions.correct
+                correct.setdefault(condition, []).append(predictions.correct)
                 answers.update(predictions.predicted.astype("<i8").tobytes())
                 yield (model, str(seed), *condition), predictions, None
 
     table = with_means(estimate_metrics(sets(), images.shared, metrics), shared.attacks)
-    return ModelEstimates(model, seeds, table, correct, answers.hexdigest())
+    by_seed = {condition: np.stack(each, axis=1) for condition, each in correct.items()}
+    return ModelEstimates(model, seeds, table, by_seed, answers.hexdigest())

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+import numpy as np
 
 from fairweather.comparison.compared import (
     COMPARED,
     ComparedRun,
+    ModelEstimates,
     Resampled,
     SharedShifts,
+    are_one_run,
     estimate_model,
+    weights_of_means,
 )
+from fairweather.metrics.columns import FloatArray
 from fairweather.metrics.paired import (
     McNemar,
     SeedSummary,
     holm,
     mcnemar_exact,
+    paired_change,
     paired_difference,
-    seed_interval,
 )
-from fairweather.record import MEAN
+from fairweather.metrics.recipes import Crossed, cross, cross_difference
+from fairweather.record import MEAN, Condition, base_model
 from fairweather.types import Score
 
 LEVEL = 0.05  # of the tests, and what the 95 % intervals leave out
@@ -31,8 +38,6 @@ LEVEL = 0.05  # of the tests, and what the 95 % intervals leave out
 # over the dozens of rows of a usual table would undo every one.
 REAL, NOT_FOUND = "real", "no difference found"
 EXCLUDES = "interval excludes 0 (uncorrected)"
-# Of several seeds on both sides: other images would not undo it, other seeds might.
-WITHIN = "within seed noise"
 # The same network in another program differs by this much: its sums are rounded otherwise.
 ROUNDING = 1e-5
 
@@ -57,9 +62,11 @@ class Row:
         pair: the models.
         shift, level, metric: in the words of scores.csv.
         a, b: the number of each side, over its seeds.
-        difference: b − a, with the 95 % interval of the paired bootstrap.
+        difference: b − a, with its 95 % interval; for a side with several seeds, over these too.
+        crossed: of accuracy, b − a over images and seeds, with its variances.
         test: McNemar's exact test, of the accuracy in one cell of one seed on each side.
-        p: its p-value after Holm's correction over all tests of the comparison; else NaN.
+        p: of the accuracy in one cell, by that test or by the t-test of `crossed`, after Holm's
+            correction over all tests of the comparison; else NaN.
         same_answers: the models predict the same class of every image in every cell and seed.
     """
 
@@ -70,9 +77,22 @@ class Row:
     a: SeedSummary
     b: SeedSummary
     difference: Score
+    crossed: Crossed | None = None
     test: McNemar | None = None
     p: float = math.nan
     same_answers: bool = False
+
+    @property
+    def is_tested(self) -> bool:
+        """Say whether it has a p-value: the accuracy in one cell has."""
+        return self.metric == "accuracy" and self.is_cell
+
+    @property
+    def p_alone(self) -> float:
+        """The p-value of the only test there is; NaN where there is none."""
+        if not self.is_tested or self.crossed is None:
+            return math.nan
+        return self.test.p if self.test else self.crossed.p
 
     @property
     def is_cell(self) -> bool:
@@ -80,19 +100,17 @@ class Row:
         return self.level != MEAN
 
     @property
-    def over_seeds(self) -> tuple[float, float]:
-        """The 95 % interval of the difference for other seeds; NaN where a side has only one."""
-        return seed_interval(self.a, self.b)
+    def is_of_recipes(self) -> bool:
+        """Say whether both sides have several seeds."""
+        return min(self.a.n, self.b.n) > 1
 
     @property
     def verdict(self) -> str:
-        """Say whether the models differ: by the test where there is one, else by the intervals."""
-        if self.test is not None:
+        """Say whether the models differ: by the test where there is one, else by the interval."""
+        if self.is_tested:
             return REAL if self.p < LEVEL else NOT_FOUND
-        if not (self.difference.low > ROUNDING or self.difference.high < -ROUNDING):
-            return NOT_FOUND
-        low, high = self.over_seeds
-        return WITHIN if low <= 0 <= high else EXCLUDES
+        apart = self.difference.low > ROUNDING or self.difference.high < -ROUNDING
+        return EXCLUDES if apart else NOT_FOUND
 
 
 def compare_models(
@@ -102,6 +120,11 @@ def compare_models(
     first, second = (
         estimate_model(run, model, shared, images) for run, model in zip((a, b), pair, strict=True)
     )
+    # What is made of the same trained networks is paired seed by seed.
+    same = are_one_run(a, b) and base_model(pair.a) == base_model(pair.b)
+    same = same and first.seeds == second.seeds
+    subtract = paired_change if same else paired_difference
+    weights = weights_of_means(shared)
     clean, *levels = shared.conditions
     for condition in (clean, *shared.means, *levels):
         for metric in COMPARED:
@@ -111,16 +134,27 @@ def compare_models(
                 metric,
                 first.summary(condition, metric),
                 second.summary(condition, metric),
-                paired_difference(first.shown(condition, metric), second.shown(condition, metric)),
+                subtract(first.shown(condition, metric), second.shown(condition, metric)),
                 same_answers=first.answers == second.answers,
             )
-            if metric == "accuracy" and row.is_cell and row.a.n == row.b.n == 1:
-                test = mcnemar_exact(first.correct[condition], second.correct[condition])
-                row = replace(row, test=test)
+            if metric == "accuracy":
+                cells = weights.get(condition, {condition: 1.0})
+                right = [_mean_correct(each, cells) for each in (first, second)]
+                crossed = cross(right[1] - right[0]) if same else cross_difference(*right)
+                row = replace(row, crossed=crossed)
+                if row.is_cell and row.a.n == row.b.n == 1:
+                    columns = (each.correct[condition][:, 0] for each in (first, second))
+                    row = replace(row, test=mcnemar_exact(*columns))
             yield row
+
+
+def _mean_correct(estimates: ModelEstimates, cells: Mapping[Condition, float]) -> FloatArray:
+    """How often each image is right over some cells, float64 `[n, S]`."""
+    shares = [weight * estimates.correct[cell] for cell, weight in cells.items()]
+    return np.sum(shares, axis=0, dtype=np.float64)
 
 
 def correct_for_number(rows: Sequence[Row]) -> list[Row]:
     """Put Holm's correction over all tests into the rows that have one."""
-    adjusted = iter(holm([row.test.p for row in rows if row.test]))
-    return [replace(row, p=float(next(adjusted))) if row.test else row for row in rows]
+    adjusted = iter(holm([row.p_alone for row in rows if row.is_tested]))
+    return [replace(row, p=float(next(adjusted))) if row.is_tested else row for row in rows]

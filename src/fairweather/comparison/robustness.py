@@ -16,7 +16,7 @@ from fairweather.comparison.compared import (
     are_one_run,
     estimate_model,
 )
-from fairweather.metrics import Estimate, to_score
+from fairweather.metrics import Estimate, recipe_estimate, to_score
 from fairweather.metrics.across_shifts import effective_robustness
 from fairweather.record import CLEAN, NO_LEVEL, Condition, base_model
 from fairweather.report.table_formats import Layout, signed
@@ -87,7 +87,10 @@ def effective_table(
             estimate_model(a, model, shared, images, [METRIC]), reference, shared.means
         )
     ]
-    return Table(_as_frame(rows), _table_body(rows, titles), _caption(b, rows, len(reference)))
+    several = any(len(seeds) > 1 for seeds in a.models.values())
+    return Table(
+        _as_frame(rows), _table_body(rows, titles), _caption(b, rows, len(reference), several)
+    )
 
 
 def _as_frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -122,15 +125,16 @@ def _table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str
     ]
 
 
-def _caption(b: ComparedRun, rows: Sequence[Row], models: int) -> str:
-    """Say what the numbers are and how far they go."""
+def _caption(b: ComparedRun, rows: Sequence[Row], models: int, several: bool) -> str:
+    """Say what the numbers are and how far they go; `several`: the models have several seeds."""
     return (
         f"Effective robustness against {models} trained models of {b.run.path.name} (Taori et al. "
         "2020), in percentage points: accuracy under the shift, the mean over its levels, minus "
         "what the line through those models' clean and shifted accuracies, on the logit scale, "
-        "gives for the clean accuracy. In brackets: 95 % bootstrap intervals over images "
-        f"(n = {rows[0].effective.n:,}); that other reference models would give another line is "
-        "not in them, and beyond their clean accuracies the line is a guess."
+        "gives for the clean accuracy. In brackets: 95 % intervals over images "
+        f"{'and over the seeds of its models ' if several else ''}(n = {rows[0].effective.n:,}); "
+        "that other reference models would give another line is not in them, and beyond their "
+        "clean accuracies the line is a guess."
     )
 
 
@@ -148,15 +152,13 @@ def _rows(
 ) -> Iterator[Row]:
     seeds = list(_by_seed(estimates, means))
     for mean in means:
-        each = [_effective(own, reference, mean) for own in seeds]
-        value = float(np.mean([estimate.value for estimate in each]))
-        replicates = np.mean([estimate.replicates for estimate in each], axis=0)
+        found = recipe_estimate([_effective(own, reference, mean) for own in seeds])
         yield Row(
             estimates.model,
             mean.shift,
             estimates.shown(UNSHIFTED, METRIC).value,
             estimates.shown(mean, METRIC).value,
-            to_score(Estimate(value, replicates, each[0].n), (-1.0, 1.0)),
+            to_score(found, (-1.0, 1.0)),
         )
 
 

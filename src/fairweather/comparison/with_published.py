@@ -121,7 +121,7 @@ def read_comparison(run: str | os.PathLike[str], reference: str = "paper") -> Co
         name=f"compare_{reference}",
         table=as_frame(pairs),
         body=table_body(pairs, contents, study),
-        caption=caption(pairs, study),
+        caption=caption(pairs, study, contents),
         notes=notes(pairs, contents, study),
     )
 
@@ -266,12 +266,12 @@ def table_body(pairs: Sequence[Pair], contents: Contents, study: PublishedStudy)
     ]
 
 
-def caption(pairs: Sequence[Pair], study: PublishedStudy) -> str:
+def caption(pairs: Sequence[Pair], study: PublishedStudy, contents: Contents) -> str:
     """Say what the numbers are."""
     metrics = dict.fromkeys(describe_metric(pair.published.metric) for pair in pairs)
     return (
         f"{study.title}: measured beside published. {'; '.join(metrics)}. Mean: over the levels of "
-        "a shift. In brackets: the run's 95 % bootstrap intervals over images. In the interval: "
+        f"a shift. In brackets: the run's {contents.intervals}. In the interval: "
         "does the published number lie in it. Difference: measured − published."
     )
 
@@ -330,10 +330,12 @@ def _uncertainty(measured: Sequence[Pair], contents: Contents, study: PublishedS
             f": the accuracies at one level a binomial standard error of {min(errors):.1f} to "
             f"{max(errors):.1f} percentage points (n = {study.test_images:,})"
         )
+    ours = "other seeds and other test images would have done to the run's numbers"
+    if not contents.of_recipes:
+        ours = "other test images would have done to the run's numbers, not what other seeds would"
     return (
-        "The intervals say what other test images would have done to the run's numbers "
-        f"({contents.sample()}), not what another training would have. {theirs}. On the same test "
-        "images, what separates the two is mostly another training, which neither describes. So a "
+        f"The intervals say what {ours} ({contents.sample()}). {theirs}, and that of its one "
+        "training is not known. So a "
         "published number outside an interval is no proof of another method, and one inside no "
         "proof of the same; and since all cells share images and a model, they are no independent "
         "trials."

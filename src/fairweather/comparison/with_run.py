@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,6 @@ from fairweather.comparison.pairs import (
     LEVEL,
     NOT_FOUND,
     REAL,
-    WITHIN,
     Pair,
     Row,
     compare_models,
@@ -37,11 +35,16 @@ from fairweather.comparison.pairs import (
 from fairweather.comparison.published import REFERENCES
 from fairweather.errors import unknown_name
 from fairweather.metrics.paired import SeedSummary
-from fairweather.record import ALL, CLEAN, NO_LEVEL, SUMMARY_LEVELS
+from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, SUMMARY_LEVELS
+from fairweather.report.sentences import needed_in_words
 from fairweather.report.table_formats import Body, Layout, aligned, signed, table_files
 from fairweather.report.tables import ABSENT, METRIC, describe_metric, is_percent
 from fairweather.types import in_255ths
 
+OVER_SEEDS = (
+    ", and over the seeds of each side that has several; (sd): the standard deviation of one seed"
+)
+MCNEMAR, RECIPES = "McNemar's exact test", "Student's t over seeds and images"
 LAYOUT = Layout(
     ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
 )
@@ -118,12 +121,12 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         Its table has one row for each pair of models, shift, level and metric (accuracy,
         rms_calibration_error, negative_log_likelihood): a and b, the means over seeds, with sd_a,
         sd_b (missing for one seed), seeds_a and seeds_b; difference, b − a, with low and high of
-        its paired 95 % interval over n images, and seed_low and seed_high of Welch's over seeds;
-        for the accuracy in one cell of one seed on each side, only_a_right, only_b_right,
-        McNemar's exact p and p_holm, corrected over all cells of the table; and the verdict.
-        That is `real` where p_holm says so; for rows without a test `interval excludes 0
-        (uncorrected)`, or `within seed noise` where other seeds might undo it; else `no
-        difference found`. Accuracies are fractions.
+        its 95 % interval over n paired images, and over the seeds of a side that has several;
+        for the accuracy in one cell p and p_holm, corrected over all cells of the table: of
+        McNemar's exact test where each side has one seed (with only_a_right and only_b_right),
+        else of Student's t over seeds and images; and the verdict. That is `real` where p_holm
+        says so; for rows without a test `interval excludes 0 (uncorrected)`; else `no difference
+        found`. Accuracies are fractions.
 
     Raises:
         InputError: no run, an unknown model, models that cannot be paired, a model beside itself,
@@ -145,7 +148,7 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         table=as_frame(rows),
         body=table_body(rows, titles),
         caption=caption(rows, first, second, images.resamples),
-        notes=notes(rows, first, second, shared),
+        notes=notes(rows, first, second, shared, titles),
         robustness=robustness.effective_table(first, second, shared, images, titles),
     )
 
@@ -181,11 +184,9 @@ def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
             "seeds_b": [row.b.n for row in rows],
             "sd_a": [row.a.sd for row in rows],
             "sd_b": [row.b.sd for row in rows],
-            "seed_low": [row.over_seeds[0] for row in rows],
-            "seed_high": [row.over_seeds[1] for row in rows],
             "only_a_right": pd.array([test.b if test else pd.NA for test in tests], "Int64"),
             "only_b_right": pd.array([test.c if test else pd.NA for test in tests], "Int64"),
-            "p": [test.p if test else math.nan for test in tests],
+            "p": [row.p_alone for row in rows],
             "p_holm": [row.p for row in rows],
             "verdict": [row.verdict for row in rows],
         }
@@ -230,25 +231,45 @@ def shift_titles(shared: SharedShifts) -> dict[str, str]:
 def caption(rows: Sequence[Row], a: ComparedRun, b: ComparedRun, resamples: int) -> str:
     """Say what the numbers are, when a difference is called real, and when only excluded."""
     metrics = "; ".join(dict.fromkeys(describe_metric(row.metric) for row in rows))
-    tests = sum(row.test is not None for row in rows)
-    tested = (
-        f"A difference is called {REAL} only where McNemar's exact test of the accuracy in one "
-        f"cell says so after Holm's correction over the {tests} cells of this table "
-        f"(p < {LEVEL:g}). "
-        if tests
-        else f"No difference is called {REAL}, since none is tested. "
-    )
+    tested = [row for row in rows if row.is_tested]
+    tests = {MCNEMAR if row.test else RECIPES: None for row in tested}
+    several = any(max(row.a.n, row.b.n) > 1 for row in rows)
     return (
-        f"A is {a.name}, B is {b.name}, on the same {rows[0].difference.n:,} test images. "
-        f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these means, "
-        "without attacks. In brackets: the 95 % interval of B − A from a paired bootstrap over "
-        f"images ({resamples:,} resamples, the same for both). {tested}Lines without a p-value "
-        f"have their interval alone, and '{EXCLUDES}' is said by chance of about one in twenty "
-        "in which nothing differs."
+        f"{scope(rows)} A is {a.name}, B is {b.name}, on the same {rows[0].difference.n:,} test "
+        f"images. {metrics}. Mean: over the levels of a shift; all shifts: the mean of these "
+        "means, without attacks. In brackets: the 95 % interval of B − A over images, paired "
+        f"({resamples:,} resamples, the same for both)"
+        f"{OVER_SEEDS if several else ''}. A difference "
+        f"is called {REAL} only where {' or '.join(tests)} of the accuracy in one cell says so "
+        f"after Holm's correction over the {len(tested)} cells of this table (p < {LEVEL:g}). "
+        f"Lines without a p-value have their interval alone, and '{EXCLUDES}' is said by chance of "
+        "about one in twenty in which nothing differs."
     )
 
 
-def notes(rows: Sequence[Row], a: ComparedRun, b: ComparedRun, shared: SharedShifts) -> list[str]:
+def scope(rows: Sequence[Row]) -> str:
+    """Say whether the rows are about recipes or about trained networks alone."""
+    if all(row.is_of_recipes for row in rows):
+        return (
+            "This is about the recipes: the intervals cover training again with other seeds on the "
+            "same training images, and other test images like these."
+        )
+    one = "One training stands for each side"
+    if any(max(row.a.n, row.b.n) > 1 for row in rows):
+        one = "One training alone stands for a side"
+    return (
+        f"{one}, so this is about these trained networks, and a difference between them is not yet "
+        "one between the recipes that made them: train each with several seeds to learn that."
+    )
+
+
+def notes(
+    rows: Sequence[Row],
+    a: ComparedRun,
+    b: ComparedRun,
+    shared: SharedShifts,
+    titles: Mapping[str, str],
+) -> list[str]:
     """Say what the numbers do not show, and last how many cells differ, and in which direction."""
     return [
         *_left_out(a, b, shared),
@@ -258,7 +279,7 @@ def notes(rows: Sequence[Row], a: ComparedRun, b: ComparedRun, shared: SharedShi
         "the same amount; the interval of the difference takes it off, so the difference may lie "
         "near an end of it. With few images that interval is wide: that it holds 0 does not say "
         "that the two are calibrated alike.",
-        *_seeds(rows),
+        *_needs(rows, titles),
         *_counts(rows),
     ]
 
@@ -275,7 +296,7 @@ def _difference(row: Row) -> str:
 
 
 def _p_value(row: Row) -> str:
-    if row.test is None:
+    if not row.is_tested:
         return ABSENT
     return "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
 
@@ -310,21 +331,18 @@ def _other_preparation(a: ComparedRun, b: ComparedRun) -> Iterator[str]:
         )
 
 
-def _seeds(rows: Sequence[Row]) -> Iterator[str]:
-    fewest = min(min(row.a.n, row.b.n) for row in rows)
-    if fewest == 1:
-        yield (
-            "One training stands for a side: a real difference between these two trained models is "
-            "not yet a difference between the recipes that made them. Train each with several "
-            "seeds to learn that."
-        )
-    if any(max(row.a.n, row.b.n) > 1 for row in rows):
-        yield (
-            "Numbers with (sd) are means over seeds, with the standard deviation of one seed. The "
-            "intervals in brackets are of these means, for other test images and the same seeds. "
-            "Where they leave out 0, but Welch's 95 % interval over seeds does not, the verdict is "
-            f"'{WITHIN}': other trainings of the same recipes may well turn it around."
-        )
+def _needs(rows: Sequence[Row], titles: Mapping[str, str]) -> Iterator[str]:
+    """Say what would tell the models of each pair apart, on clean images and under all shifts."""
+    for row in rows:
+        is_summary = (row.shift, row.level) in ((CLEAN, NO_LEVEL), (ALL, MEAN))
+        if not is_summary or row.crossed is None or row.verdict != NOT_FOUND or row.same_answers:
+            continue
+        if words := needed_in_words(row.crossed):
+            yield (
+                f"{row.pair.title}, accuracy, {titles[row.shift].lower()}: if they differ as here, "
+                f"it would take {words} to find it in four of five such comparisons, if it is the "
+                "only one."
+            )
 
 
 def _counts(rows: Sequence[Row]) -> Iterator[str]:
@@ -333,15 +351,9 @@ def _counts(rows: Sequence[Row]) -> Iterator[str]:
     if same:
         yield f"{', '.join(same)}: the predictions of both are identical in all cells."
     open_rows = [row for row in rows if not (row.same_answers and row.metric == "accuracy")]
-    cells = [row for row in open_rows if row.metric == "accuracy" and row.is_cell]
-    for tested, how in (
-        (True, "After Holm's correction, the accuracy differs in"),
-        (False, "Uncorrected for their number, the intervals of the accuracy exclude 0 in"),
-    ):
-        chosen = [row for row in cells if (row.test is not None) is tested]
-        if chosen:
-            yield f"{how} {_directions(chosen)}"
-    untested = [row for row in open_rows if row.test is None]
+    if cells := [row for row in open_rows if row.is_tested]:
+        yield f"After Holm's correction, the accuracy differs in {_directions(cells)}"
+    untested = [row for row in open_rows if not row.is_tested]
     excluding = sum(row.verdict == EXCLUDES for row in untested)
     yield (
         f"'{EXCLUDES}' is said of {excluding} of the {len(untested)} lines without a test: of "
@@ -352,7 +364,6 @@ def _counts(rows: Sequence[Row]) -> Iterator[str]:
 def _directions(cells: Sequence[Row]) -> str:
     differing = [row for row in cells if row.verdict in (REAL, EXCLUDES)]
     b_better = sum(row.difference.value > 0 for row in differing)
-    noise = sum(row.verdict == WITHIN for row in cells)
     ties = sum(row.verdict == NOT_FOUND for row in cells)
     pairs = len({row.pair for row in cells})
     several = f" of {pairs} pairs of models" if pairs > 1 else ""
@@ -360,8 +371,6 @@ def _directions(cells: Sequence[Row]) -> str:
         f"{len(differing)} of {len(cells)} {'cell' if len(cells) == 1 else 'cells'}{several}: B is "
         f"better in {b_better}, A in {len(differing) - b_better}."
     ]
-    if noise:
-        sentences.append(f"In {noise} the difference is {WITHIN}.")
     if ties:
         sentences.append(
             f"{ties} {'is a tie' if ties == 1 else 'are ties'}: these images show no difference, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fairweather.errors import InputError
 from fairweather.metrics.columns import FloatArray, wilson_interval
 from fairweather.metrics.ordered import merge_groups
+from fairweather.metrics.recipes import SeedVariance, seed_variance, widen
 from fairweather.metrics.sample import BINS, Resamples, Sample, bootstrap_weights
 from fairweather.metrics.selective import Fitted
 from fairweather.metrics.table import METRICS, Interval, Metric
@@ -41,12 +42,24 @@ class Estimate:
         replicates: float64 `[B]`, on each resample.
         n: the number of images.
         interval: which interval `to_score` makes of it.
+        of_seeds: of a mean over the seeds of a recipe, the estimate of each.
     """
 
     value: float
     replicates: FloatArray
     n: int
     interval: Interval = "percentile"
+    of_seeds: tuple[Estimate, ...] = ()
+
+    @property
+    def recipes(self) -> list[SeedVariance]:
+        """How far it depends on the seeds; empty for a single training."""
+        if len(self.of_seeds) < 2:
+            return []
+        values, replicates = zip(
+            *((each.value, each.replicates) for each in self.of_seeds), strict=True
+        )
+        return [seed_variance(values, replicates)]
 
 
 class ImageInterval(NamedTuple):
@@ -185,6 +198,18 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     )
 
 
+def recipe_estimate(seeds: Sequence[Estimate]) -> Estimate:
+    """Mean over the seeds of a recipe, whose interval covers other seeds as well.
+
+    Raises `InputError` as `mean_estimate` does.
+
+    >>> low, high = (Estimate(value, np.array([value, value]), n=10) for value in (0.5, 0.75))
+    >>> [round(end, 2) for end in to_score(recipe_estimate([low, high]))[:3]]
+    [0.62, -0.96, 2.21]
+    """
+    return replace(mean_estimate(seeds), of_seeds=tuple(seeds))
+
+
 def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> Estimate:
     """The worst of cells (levels, shifts) that were resampled jointly, as they are and in each one.
 
@@ -220,7 +245,9 @@ def _check_joint(estimates: Sequence[Estimate], what: str) -> None:
 
 
 def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Score:
-    """Read the 95 % interval off the replicates.
+    """Read the 95 % interval off the replicates; of a mean over seeds, it covers these too.
+
+    Over images alone it is, by the kind of the estimate:
 
     "percentile" is the span of the middle 95 % of the replicates.
 
@@ -245,8 +272,8 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     replicates have it once: squares (with their sign) spread about v² as the replicates' spread
     about their mean, reversed; the root is taken at the end.
 
-    Each is clipped to the bounds and then, where needed, widened (never narrowed) to hold the
-    value.
+    Of a mean over the seeds of a recipe, `widen` adds what other seeds would bring. Each is clipped
+    to the bounds and then, where needed, widened (never narrowed) to hold the value.
     Replicates that are NaN (a resample with no class to rank) are left out.
 
     Args:
@@ -261,8 +288,9 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     >>> to_score(Estimate(0.5, np.linspace(0.4, 0.6, 101), n=100))
     Score(value=0.5, low=0.405, high=0.595, n=100)
     """
-    ends = image_interval(estimate)
-    low, high = np.clip([ends.low, ends.high], *bounds)
+    low, centre, high = image_interval(estimate)
+    ends = widen((low, high), centre, estimate.n, estimate.recipes)
+    low, high = np.clip(ends, *bounds)
     value = estimate.value
     return Score(value, float(min(low, value)), float(max(high, value)), estimate.n)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import scipy.special
 from fairweather.errors import InputError
 from fairweather.metrics.columns import Z95, FloatArray, check_columns
 from fairweather.metrics.intervals import FEW, TAILS, Estimate
+from fairweather.metrics.recipes import SeedVariance, seed_variance, widen
 from fairweather.types import Score
 
 
@@ -87,12 +89,17 @@ def holm(p_values: npt.ArrayLike) -> FloatArray:
 
 
 def paired_difference(first: Estimate, second: Estimate) -> Score:
-    """Second minus first, with the 95 % interval of what other images would have made of it.
+    """Second minus first, with its 95 % interval.
 
     Both must have been computed with the same weights (`bootstrap_weights`) on the same images in
     the same order: what makes an image hard for both then cancels, and the interval is narrower
     than those of the two numbers suggest. It is the span of the middle 95 % of the differences of
     the replicates, widened where needed to hold the difference.
+
+    Where an estimate is the mean over the seeds of a recipe, the interval covers other seeds too;
+    those of two recipes have nothing to do with each other, whatever their numbers. What is the
+    only seed of its side is taken as that one trained network. Two numbers of the same trained
+    networks are for `paired_change`.
 
     Where the models differ on fewer than `FEW` images, the percentiles of an accuracy's difference
     are too narrow, and where they differ on none they have no width: there it is the interval of
@@ -111,12 +118,42 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13, for the
     percentile interval; Bonett and Price 2012, Adjusted Wald Confidence Interval for a Difference
-    of Binomial Proportions Based on Paired Data, equation 2.
+    of Binomial Proportions Based on Paired Data, equation 2; `metrics.recipes` for seeds.
 
     >>> low, high = (Estimate(v, v + np.linspace(-0.1, 0.1, 41), n=50) for v in (0.5, 0.7))
     >>> paired_difference(low, high).value.__round__(3)
     0.2
     """
+    return _difference(first, second, [*first.recipes, *second.recipes])
+
+
+def paired_change(first: Estimate, second: Estimate) -> Score:
+    """Second minus first of the same trained networks, as from clean to shifted images.
+
+    As `paired_difference`, but of several seeds the change of each is taken, so that what a seed
+    brings to both cancels.
+
+    Raises:
+        InputError: as there, or other numbers of seeds.
+
+    >>> low, high = (Estimate(v, v + np.linspace(-0.1, 0.1, 41), n=50) for v in (0.5, 0.7))
+    >>> paired_change(low, high) == paired_difference(low, high)
+    True
+    """
+    if len(first.of_seeds) != len(second.of_seeds):
+        raise InputError(
+            "a change is of the same trained networks, found "
+            f"{max(1, len(first.of_seeds))} and {max(1, len(second.of_seeds))} seeds"
+        )
+    pairs = list(zip(first.of_seeds, second.of_seeds, strict=True))
+    if len(pairs) < 2:
+        return _difference(first, second, [])
+    values = [after.value - before.value for before, after in pairs]
+    replicates = [_comparable(after) - _comparable(before) for before, after in pairs]
+    return _difference(first, second, [seed_variance(values, replicates)])
+
+
+def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVariance]) -> Score:
     kinds = [(each.n, each.replicates.shape, each.interval) for each in (first, second)]
     if kinds[0] != kinds[1]:
         raise InputError(
@@ -134,6 +171,11 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     few = first.interval == "share" and differing < FEW
     if few or (first.interval in ("share", "bounded") and np.ptp(differences) == 0):
         low, high = _bonett_price(value, differing, first.n)
+    is_corrected = first.interval in ("basic", "bias-corrected", "centred")
+    centre = float(differences.mean()) if is_corrected else value
+    low, high = widen((low, high), centre, first.n, recipes)
+    if first.interval in ("share", "bounded", "bias-corrected"):
+        low, high = max(low, -1.0), min(high, 1.0)  # both numbers lie in [0, 1]
     return Score(value, min(low, value), max(high, value), first.n)
 
 
@@ -154,34 +196,6 @@ def seed_summary(values: npt.ArrayLike) -> SeedSummary:
         raise InputError(f"values must be [seeds] and not empty, found {list(numbers.shape)}")
     sd = float(numbers.std(ddof=1)) if len(numbers) > 1 else np.nan
     return SeedSummary(float(numbers.mean()), sd, len(numbers))
-
-
-def seed_interval(first: SeedSummary, second: SeedSummary) -> tuple[float, float]:
-    """Give the 95 % interval of second minus first for other seeds: Welch's, of two samples.
-
-    It says what other trainings would have given on the same images, where `paired_difference` says
-    what other images would have given to the same trainings. NaN where a side has one seed.
-
-    Source: Welch 1947, The Generalization of Student's Problem when Several Different Population
-    Variances are Involved.
-
-    >>> few, same = seed_summary([0.50, 0.52]), seed_summary([0.55, 0.57])
-    >>> [round(end, 3) for end in seed_interval(few, same)]
-    [-0.011, 0.111]
-    """
-    if min(first.n, second.n) < 2:
-        return np.nan, np.nan
-    parts = [each.sd**2 / each.n for each in (first, second)]
-    error = sum(parts) ** 0.5
-    difference = second.mean - first.mean
-    if error == 0:
-        return difference, difference
-    shares = [part / sum(parts) for part in parts]
-    freedom = 1 / sum(
-        share**2 / (each.n - 1) for share, each in zip(shares, (first, second), strict=True)
-    )
-    half = float(scipy.special.stdtrit(freedom, TAILS[1])) * error
-    return difference - half, difference + half
 
 
 def _comparable(estimate: Estimate) -> FloatArray:

@@ -284,6 +284,51 @@ class Contents:
         plain = [name for name in self.titles if not name.endswith(ENSEMBLE_SUFFIX)]
         return len({self.seeds_of(name) for name in plain}) > 1
 
+    @cached_property
+    def of_recipes(self) -> list[str]:
+        """The models whose numbers are means over several seeds, so that they are of recipes."""
+        return [name for name in self.titles if len(self.seeds_of(name)) > 1]
+
+    @property
+    def intervals(self) -> str:
+        """Name the 95 % intervals by what they cover."""
+        if not self.of_recipes:
+            return "95 % bootstrap intervals over images"
+        if len(self.of_recipes) == len(self.titles):
+            return "95 % intervals over seeds and images"
+        return "95 % intervals, over seeds and images for means over seeds, else over images"
+
+    @property
+    def scope(self) -> str:
+        """Say what the numbers are about: recipes, or the networks that were trained."""
+        if not self.of_recipes:
+            if all(record.kind == "evaluation" for record in self.records.values()):
+                return "This is about these trained networks, on other images like these."
+            return (
+                "Each recipe was trained once, so this is about these trained networks alone: "
+                "trained again with another seed, the same recipes may well come out in another "
+                "order. Several seeds (`seeds: 3`) tell."
+            )
+        said = [
+            "This is about the recipes: the intervals cover training again with other seeds on the "
+            "same training images, and other test images like these."
+        ]
+        if any(record.ensemble for record in self.records.values()):
+            said.append("Those of ensembles cover other images alone.")
+        elif len(self.of_recipes) < len(self.titles):
+            said.append("Those of models with one seed are about that trained network alone.")
+        fixed = [
+            each.title
+            for each in self.pretraining.values()
+            if each.settings.get("seed") is not None
+        ]
+        if fixed:
+            said.append(f"Pre-trained once, with a seed that is not varied: {', '.join(fixed)}.")
+        weights = [model.settings.get("weights", "none") for model in self.models.values()]
+        if any(each != "none" and not str(each).startswith("pretraining:") for each in weights):
+            said.append("Pre-trained weights from elsewhere are the same for all seeds.")
+        return " ".join(said)
+
     def sample(self) -> str:
         """Say how many images, resamples and seeds are behind each number."""
         others = self.scores["shift"].str.startswith((PRIORS, OOD, VALIDATION))
@@ -292,10 +337,7 @@ class Contents:
         seeds = f"seed {self.seeds[0]}"
         if len(self.seeds) > 1:
             each = "over the seeds of each model, of" if self._unequal else "of seeds"
-            seeds = (
-                f"mean {each} {', '.join(self.seeds)}; the intervals are for this mean and do "
-                "not include seed-to-seed variation"
-            )
+            seeds = f"mean {each} {', '.join(self.seeds)}"
         if any(name.endswith(ENSEMBLE_SUFFIX) for name in self.titles):
             seeds += "; an ensemble is one model of all seeds"
         if self.caution:

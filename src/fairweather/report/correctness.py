@@ -63,19 +63,19 @@ def read_images(contents: Contents) -> Images | None:
     return first
 
 
-def read_mean(contents: Contents, model: str, cell: str, column: str) -> FloatArray | None:
-    """Read a column of a cell, its mean over the seeds: `[n]`; None where one is missing."""
+def read_by_seed(contents: Contents, model: str, cell: str, column: str) -> FloatArray | None:
+    """Read a column of a cell, for each seed of the model: `[n, S]`; None where one is missing."""
     found = [
         contents.read_columns(model, seed, cell, (column,)) for seed in contents.seeds_of(model)
     ]
     columns = [columns[0] for columns in found if columns is not None]
-    return np.mean(columns, axis=0) if columns and len(columns) == len(found) else None
+    return np.stack(columns, axis=1) if columns and len(columns) == len(found) else None
 
 
 def read_correct(
     contents: Contents, model: str, cells: Mapping[str, float], images: Images
 ) -> FloatArray | None:
-    """Read how often each image is right over some cells and over the model's seeds, `[n]`.
+    """Read how often each image is right over some cells, for each seed of the model: `[n, S]`.
 
     Args:
         contents: of the run.
@@ -84,16 +84,14 @@ def read_correct(
         images: from `read_images`.
 
     Returns:
-        Shares in [0, 1], only 0 and 1 for one cell and seed; None where predictions are missing.
+        Shares in [0, 1], only 0 and 1 for one cell; None where predictions are missing.
     """
-    seeds = contents.seeds_of(model)
-    right = np.zeros(len(images.labels))
+    right = np.zeros((len(images.labels), len(contents.seeds_of(model))))
     for cell, weight in cells.items():
-        for seed in seeds:
-            found = contents.read_columns(model, seed, cell, ("predicted",))
-            if found is None:
-                return None
-            right += (found[0] == images.labels) * (weight / len(seeds))
+        predicted = read_by_seed(contents, model, cell, "predicted")
+        if predicted is None:
+            return None
+        right += (predicted == images.labels[:, None]) * weight
     return right
 
 

@@ -64,7 +64,7 @@ def level_figure(contents: Contents, metric: str) -> Figure | None:
             f"{METRIC[metric].label} as the images change",
             subtitle=[
                 *textwrap.wrap(
-                    f"{described}. Bands: 95 % intervals over images at each level, joined"
+                    f"{described}. Bands: {contents.intervals} at each level, joined"
                     f"{interval_note(metric)}; {contents.sample()}.",
                     SUBTITLE,
                     break_on_hyphens=False,

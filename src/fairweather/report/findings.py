@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fairweather.metrics import estimate_means, paired_difference
+from fairweather.metrics import (
+    estimate_means,
+    mcnemar_exact,
+    paired_change,
+    recipe_estimate,
+)
+from fairweather.metrics.recipes import cross
 from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.report import sentences
@@ -17,10 +23,9 @@ from fairweather.report.correctness import (
     FloatArray,
     Images,
     answer_alike,
-    compare_pairs,
+    read_by_seed,
     read_correct,
     read_images,
-    read_mean,
 )
 from fairweather.report.further_tables import COVERAGE, RISK
 from fairweather.report.performance import PairedChange, Performance, WorstLevel
@@ -65,8 +70,9 @@ def model_findings(contents: Contents) -> list[ModelFindings]:
 
     Accuracy "falls" only where the 95 % interval of the paired difference to clean images excludes
     0, and where that is not to be expected of the worst of so many shifted sets (Bonferroni's
-    correction of `compare_pairs`). Confidence is called too high where the interval of mean
-    confidence − accuracy is above 0, widened by the same correction. Where there are no predictions
+    correction of McNemar's test, or of that of `cross` where there are several seeds). Confidence
+    is called too high where the interval of mean confidence − accuracy is above 0, widened by the
+    same correction. Where there are no predictions
     to pair, two numbers differ where their intervals do not overlap. Of a variant that answers as
     its base model only the confidence is told, and of more than six models three sentences each.
 
@@ -151,35 +157,44 @@ def _changes(
     contents: Contents, found: Mapping[str, _WorstLevels], images: Images
 ) -> dict[str, PairedChange]:
     """What the same images tell of the change from clean to the lowest accuracy of each model."""
-    read: dict[str, FloatArray] = {}
+    read: dict[str, list[FloatArray]] = {}
     for model, of in found.items():
         if of.focus is not None:
             cells = (CLEAN, of.focus.sweep.cells[of.focus.level])
             both = [_columns(contents, model, cell, images) for cell in cells]
             if both[0] is not None and both[1] is not None:
-                read[model] = np.concatenate([both[0], both[1]])
+                read[model] = [*both[0], *both[1]]
     if not read:
         return {}
-    # Of each model four columns: right and gap on clean images, and the same of the lowest.
-    columns = np.concatenate(list(read.values())).T
-    intervals: list[Interval] = ["share", "percentile"] * (2 * len(read))
-    estimates = estimate_means(columns, intervals, contents.bootstrap)
-    rights = [(2 * at, 2 * at + 1) for at in range(len(read))]
-    tests = max(found[model].searched for model in read)
-    p_values = compare_pairs(columns[:, ::2], rights, tests, np.random.default_rng(0)).p
-
-    return {
-        model: PairedChange(
-            paired_difference(estimates[at], estimates[at + 2]),
-            paired_difference(estimates[at + 1], estimates[at + 3]),
-            min(1.0, float(p) * found[model].searched),
+    # One call, since all share the resamples: of each model and seed four columns.
+    kinds: Sequence[Interval] = ("share", "percentile", "share", "percentile")
+    every = [(kind, each) for of in read.values() for kind, each in zip(kinds, of, strict=True)]
+    intervals = [kind for kind, each in every for _ in range(each.shape[1])]
+    columns = np.concatenate([each for _, each in every], axis=1)
+    by_seed = iter(estimate_means(columns, intervals, contents.bootstrap))
+    estimated = iter([recipe_estimate(list(islice(by_seed, each.shape[1]))) for _, each in every])
+    changes = {}
+    for model, (right, _, right_there, _) in read.items():
+        of_right, of_gap, of_right_there, of_gap_there = islice(estimated, 4)
+        changes[model] = PairedChange(
+            paired_change(of_right, of_right_there),
+            paired_change(of_gap, of_gap_there),
+            min(1.0, _p_of_change(right, right_there) * found[model].searched),
         )
-        for model, at, p in zip(read, range(0, 4 * len(read), 4), p_values, strict=True)
-    }
+    return changes
 
 
-def _columns(contents: Contents, model: str, cell: str, images: Images) -> FloatArray | None:
-    """How often each image is right, and how much surer than that the model is: `[2, n]`."""
+def _p_of_change(clean: FloatArray, there: FloatArray) -> float:
+    """Test whether the same trained networks are as often right here and there, `[n, S]` each."""
+    if clean.shape[1] > 1:
+        return cross(there - clean).p
+    return mcnemar_exact(clean[:, 0] > 0, there[:, 0] > 0).p
+
+
+def _columns(
+    contents: Contents, model: str, cell: str, images: Images
+) -> tuple[FloatArray, FloatArray] | None:
+    """How often each image is right, and how much surer than that the model is: `[n, S]` each."""
     right = read_correct(contents, model, {cell: 1.0}, images)
-    sure = read_mean(contents, model, cell, "confidence")
-    return None if right is None or sure is None else np.stack([right, sure - right])
+    sure = read_by_seed(contents, model, cell, "confidence")
+    return None if right is None or sure is None else (right, sure - right)

@@ -151,7 +151,8 @@ def _worst(contents: Contents, metric: str) -> Table | None:
         f"{describe_metric(metric)} at the level of each shift, and of all but attacks, that is "
         "worst by this metric. The worst level is sought anew in each resample"
         f"{' and seed' if len(contents.seeds) > 1 else ''}. Of noisy numbers that are much alike, "
-        f"the worst is worse than any of them truly is. {INTERVALS}{interval_note(metric)} "
+        f"the worst is worse than any of them truly is. In brackets: {contents.intervals}"
+        f"{interval_note(metric)} "
         f"({contents.sample()})."
     )
     return _table(f"worst_{metric}", caption, columns, {"": contents}, contents)
@@ -236,7 +237,7 @@ def _stability(contents: Contents) -> Table | None:
             for family in families
         ]
         parts += [note] if len(families) else []
-    caption = f"{'. '.join(parts)}. {INTERVALS} ({contents.sample()})."
+    caption = f"{'. '.join(parts)}. In brackets: {contents.intervals} ({contents.sample()})."
     return _table("stability", caption, columns, {"": contents}, contents)
 
 
@@ -254,7 +255,8 @@ def _hand_over(contents: Contents) -> Table | None:
         "none where no image is. The threshold was fitted on clean validation images, so that at "
         "most 5 % of the answers on them are wrong, and is the same for every number of a model "
         "and seed. For each shift, the mean over its levels. "
-        f"{INTERVALS}, which take the threshold as given ({contents.sample()})."
+        f"In brackets: {contents.intervals}, which take the threshold as given "
+        f"({contents.sample()})."
     )
     return _table("hand_over", caption, columns, {"": contents}, contents)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, compress, islice, pairwise
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.metrics import estimate_means, holm, to_score
+from fairweather.metrics import estimate_means, holm, recipe_estimate, to_score
+from fairweather.metrics.recipes import Crossed, cross, cross_difference
 from fairweather.metrics.table import Interval
-from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, WORST
+from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, WORST, base_model
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import (
     FloatArray,
@@ -22,15 +23,15 @@ from fairweather.report.correctness import (
     read_correct,
     read_images,
 )
-from fairweather.report.sentences import listed, share
+from fairweather.report.sentences import listed, needed_in_words, share
 from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
 from fairweather.report.tables import ABSENT, Entry
 from fairweather.types import Score
 
-INTERVALS = "95 % bootstrap intervals over images"
 LEVEL = 0.05  # of the tests, after Holm's correction
 MCNEMAR = "McNemar's exact test"
 SWAPS = "random swaps of the two numbers of each image"
+RECIPES = "Student's t over seeds and images"
 # Leaders beyond these are counted instead of named.
 MOST_NAMED = 4
 
@@ -91,6 +92,7 @@ class Ranking(NamedTuple):
         verdict: who leads, in one sentence or two.
         caption: what is ranked, and what a shared rank means.
         leaders: the rows of those that no model beats, one of those right on the same images.
+        needs: of neighbours that are not told apart, what would tell them; a sentence each.
     """
 
     rows: tuple[Ranked, ...]
@@ -98,6 +100,7 @@ class Ranking(NamedTuple):
     verdict: str
     caption: str
     leaders: tuple[int, ...]
+    needs: tuple[str, ...]
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -115,9 +118,9 @@ class Ranking(NamedTuple):
         """Write the ranking out, by the suffix of the file."""
         layout, body = Layout(self.header), self.cells()
         return {
-            "md": markdown(layout, body, [self.caption]),
+            "md": markdown(layout, body, [self.caption, *self.needs]),
             "csv": self._csv(),
-            "tex": latex(layout, body, "ranking", self.caption),
+            "tex": latex(layout, body, "ranking", " ".join([self.caption, *self.needs])),
         }
 
     def _cells(self, row: Ranked) -> list[str]:
@@ -156,15 +159,15 @@ class Leader(NamedTuple):
 class _Order(NamedTuple):
     """What the tests say: the range of ranks of each model, and p for each two of them.
 
-    `bound` tells which p are only known to be at most that, `exact` which test it was, and models
-    with the same number in `alike` are right on the same images.
+    `bound` tells which p are only known to be at most that, `tests` names what they are of, and
+    models with the same number in `alike` are right on the same images.
     """
 
     best: npt.NDArray[np.int64]
     worst: npt.NDArray[np.int64]
     p: FloatArray
     bound: npt.NDArray[np.bool_]
-    exact: bool
+    tests: str
     alike: npt.NDArray[np.int64]
 
 
@@ -173,10 +176,10 @@ def ranking(contents: Contents) -> Ranking | None:
 
     The mean is over the levels of each shift and then over shifts, attacks left out, of the cells
     that all models have; where there are none, it is the accuracy on clean images. Two models are
-    told apart where the test of `compare_pairs` on the same images is below 5 % after Holm's
-    correction over all pairs of models that do not answer alike. Of several seeds, each image's
-    share of right answers is compared: that says something of these trainings on other images, and
-    nothing of other trainings.
+    told apart where a test on the same images is below 5 % after Holm's correction over all pairs
+    of models that do not answer alike. Where one of the two has several seeds it is the t-test of
+    `cross_difference`, which is about the recipes; else that of `compare_pairs`, which is about
+    these trained networks.
 
     Returns:
         None where there are fewer than two models, where predictions are missing, or where the
@@ -194,8 +197,8 @@ def ranking(contents: Contents) -> Ranking | None:
     if cells:
         known = len(cells) == tested and _scores(contents, shifted, ALL, MEAN)
         scores = known or _means(contents, shifted)
-    order, on_clean = _order(shifted), _order(clean)
-    in_order = np.argsort(-shifted.mean(axis=0), kind="stable")
+    order, on_clean = _order(models, shifted), _order(models, clean)
+    in_order = np.argsort([-columns.mean() for columns in shifted], kind="stable")
     rows = tuple(
         Ranked(
             model=models[at],
@@ -212,7 +215,9 @@ def ranking(contents: Contents) -> Ranking | None:
         for at, after in zip(in_order, [*in_order[1:], None], strict=True)
     )
     what = _what(len(cells), tested)
-    tests = _tests(on_clean.exact, order.exact)
+    tests = order.tests
+    if on_clean.tests != tests:
+        tests = f"{on_clean.tests} on clean images, and {tests} for means"
     if any(row.p_in_words.startswith("≤") for row in rows):
         tests += "; “≤” stands where no swap was as far"
     caption = _caption(contents, what, tests)
@@ -220,20 +225,28 @@ def ranking(contents: Contents) -> Ranking | None:
     leading, on_top = (_leaders(titles, each, in_order) for each in (order, on_clean))
     leaders = tuple(titles.index(each.titles[0]) for each in leading)
     words = verdict(leading if cells else None, on_top, len(models))
-    return Ranking(rows, bool(cells), words, caption, leaders)
+    pairs = math.comb(len(set(order.alike)), 2)
+    needs = tuple(
+        f"To tell “{contents.titles[models[above]]}” from “{contents.titles[models[below]]}”, if "
+        f"they differ as here: {in_words}."
+        for above, below in pairwise(in_order)
+        if order.p[above, below] >= LEVEL and order.alike[above] != order.alike[below]
+        if (in_words := needed_in_words(_difference(models, shifted, (above, below)), pairs))
+    )
+    return Ranking(rows, bool(cells), words, caption, leaders, needs)
 
 
 def _columns(
     contents: Contents, cells: Mapping[str, float], images: Images | None
-) -> FloatArray | None:
-    """How often each image is right, `[n, models]`; None where predictions are missing."""
+) -> list[FloatArray] | None:
+    """How often each image is right, `[n, S]` a model; None where predictions are missing."""
     found = [
-        column
+        columns
         for model in contents.titles
         if images is not None
-        if (column := read_correct(contents, model, cells, images)) is not None
+        if (columns := read_correct(contents, model, cells, images)) is not None
     ]
-    return np.stack(found, axis=1) if len(found) == len(contents.titles) else None
+    return found if len(found) == len(contents.titles) else None
 
 
 def _shared_cells(contents: Contents) -> tuple[dict[str, float], int]:
@@ -252,35 +265,77 @@ def _shared_cells(contents: Contents) -> tuple[dict[str, float], int]:
     return weights, sum(len(sweep.cells) for sweep in sweeps)
 
 
-def _scores(contents: Contents, columns: FloatArray, shift: str, level: str) -> list[Score]:
+def _scores(
+    contents: Contents, columns: Sequence[FloatArray], shift: str, level: str
+) -> list[Score]:
     """The numbers of scores.csv, so that they read here as they do in the tables."""
     found = [contents.score("accuracy", model, shift, level) for model in contents.titles]
     computed = _means(contents, columns) if None in found else []
     return [each or computed[at] for at, each in enumerate(found)]
 
 
-def _means(contents: Contents, columns: FloatArray) -> list[Score]:
-    shares: list[Interval] = ["share"] * columns.shape[1]
-    found = estimate_means(columns, shares, contents.bootstrap)
-    return [to_score(estimate, (0.0, 1.0)) for estimate in found]
+def _means(contents: Contents, columns: Sequence[FloatArray]) -> list[Score]:
+    every = np.concatenate(columns, axis=1)
+    shares: list[Interval] = ["share"] * every.shape[1]
+    by_seed = iter(estimate_means(every, shares, contents.bootstrap))
+    return [
+        to_score(recipe_estimate(list(islice(by_seed, each.shape[1]))), (0.0, 1.0))
+        for each in columns
+    ]
 
 
-def _order(columns: FloatArray) -> _Order:
-    """Test all pairs of models that do not answer alike, `[n, models]`."""
-    distinct, which = np.unique(columns, axis=1, return_inverse=True)
-    pairs = list(combinations(range(distinct.shape[1]), 2))
-    adjusted = np.ones((distinct.shape[1],) * 2)
+def _order(models: Sequence[str], columns: Sequence[FloatArray]) -> _Order:
+    """Test all pairs of models that do not answer alike, `[n, S]` each."""
+    shares = np.stack([each.mean(axis=1) for each in columns], axis=1)
+    _, first, which = np.unique(shares, axis=1, return_index=True, return_inverse=True)
+    pairs = list(combinations(range(len(first)), 2))
+    p, is_bound, tests = _test(models, columns, [(first[a], first[b]) for a, b in pairs])
+    adjusted = np.ones((len(first),) * 2)
     bound = np.zeros(adjusted.shape, dtype=bool)
-    tests = compare_pairs(distinct, pairs, len(pairs), np.random.default_rng(0))
-    for at, p, is_bound in zip(pairs, holm(tests.p), tests.bound, strict=True):
-        adjusted[at] = adjusted[at[::-1]] = p
-        bound[at] = bound[at[::-1]] = is_bound
-    models = np.ix_(which.ravel(), which.ravel())
-    of_models = adjusted[models]
-    means = columns.mean(axis=0)
+    for at, corrected, only_bound in zip(pairs, holm(p), is_bound, strict=True):
+        adjusted[at] = adjusted[at[::-1]] = corrected
+        bound[at] = bound[at[::-1]] = only_bound
+    every = np.ix_(which.ravel(), which.ravel())
+    of_models = adjusted[every]
+    means = shares.mean(axis=0)
     better = (of_models < LEVEL) & (means[:, None] > means)  # [better one, worse one]
     best, worst = 1 + better.sum(axis=0), len(means) - better.sum(axis=1)
-    return _Order(best, worst, of_models, bound[models], tests.exact, which.ravel())
+    return _Order(best, worst, of_models, bound[every], tests, which.ravel())
+
+
+def _test(
+    models: Sequence[str], columns: Sequence[FloatArray], pairs: Sequence[tuple[int, int]]
+) -> tuple[FloatArray, npt.NDArray[np.bool_], str]:
+    """Test pairs of models: p, whether it is only a bound, and the names of the tests."""
+    p, bound = np.ones(len(pairs)), np.zeros(len(pairs), dtype=bool)
+    single = [max(columns[a].shape[1], columns[b].shape[1]) == 1 for a, b in pairs]
+    names = []
+    if any(single):
+        trained = sorted({at for pair in compress(pairs, single) for at in pair})
+        places = [tuple(map(trained.index, pair)) for pair in compress(pairs, single)]
+        shares = np.concatenate([columns[at] for at in trained], axis=1)
+        found = compare_pairs(
+            shares, [(a, b) for a, b in places], len(pairs), np.random.default_rng(0)
+        )
+        p[single], bound[single] = found.p, found.bound
+        names.append(MCNEMAR if found.exact else SWAPS)
+    for at, pair in enumerate(pairs):
+        if not single[at]:
+            p[at] = _difference(models, columns, pair).p
+    if not all(single):
+        names.append(RECIPES)
+    return p, bound, " or ".join(names) or MCNEMAR
+
+
+def _difference(
+    models: Sequence[str], columns: Sequence[FloatArray], pair: tuple[int, int]
+) -> Crossed:
+    """How much more often the first is right; what is made of the same trainings is paired."""
+    first, second = (columns[at] for at in pair)
+    same_model = len({base_model(models[at]) for at in pair}) == 1
+    if same_model and first.shape == second.shape:
+        return cross(first - second)
+    return cross_difference(second, first)
 
 
 def _leaders(titles: Sequence[str], order: _Order, in_order: npt.NDArray[np.int64]) -> list[Leader]:
@@ -311,22 +366,12 @@ def _what(cells: int, tested: int) -> str:
     )
 
 
-def _tests(clean_exact: bool, exact: bool) -> str:
-    """Name the test on clean images and the one of what the models are ranked by."""
-    on_clean, of_means = (MCNEMAR if each else SWAPS for each in (clean_exact, exact))
-    if clean_exact == exact:
-        return of_means
-    return f"{on_clean} on clean images, and {of_means} for means"
-
-
 def _caption(contents: Contents, what: str, tests: str) -> str:
     return (
-        f"Models by {what}. In brackets: {INTERVALS} ({contents.sample()}). A range of ranks is "
-        "all that the tests leave open: from 1 + the number of models found better to the number "
-        "of models − that of those found worse. Two models are told apart where a test on the "
-        f"same images has p < {LEVEL:g} after Holm's correction over all pairs: {tests}. "
-        "This is about these trained models on other images like these, not about other trainings "
-        "of the same recipes."
+        f"Models by {what}. In brackets: {contents.intervals} ({contents.sample()}). A range of "
+        "ranks is all that the tests leave open: from 1 + the number of models found better to the "
+        "number of models − that of those found worse. Two models are told apart where a test on "
+        f"the same images has p < {LEVEL:g} after Holm's correction over all pairs: {tests}."
     )
 
 

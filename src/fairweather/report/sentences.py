@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from fairweather.metrics.recipes import MOST_SEEDS, Crossed, needed
 from fairweather.report.performance import (
     PairedChange,
     Performance,
@@ -59,6 +60,37 @@ def points(score: Score) -> str:
     """
     value, low, high = (_number(100 * number, 1) for number in score[:3])
     return f"{value} points [{low}, {high}]"
+
+
+def needed_in_words(difference: Crossed, tests: int = 1) -> str:
+    """Say what it would take to tell a difference of two shares from 0; see `metrics.recipes`.
+
+    >>> needed_in_words(Crossed(0.01, 2e-5, 1000, [])).replace("\N{NO-BREAK SPACE}", " ")
+    'about 1,600 images'
+    >>> few = [SeedVariance(3, 5e-5, 0.0)] * 2
+    >>> needed_in_words(Crossed(0.01, 2e-6, 1000, few))
+    'about 29 seeds of each on these images; no number of images with these seeds would do'
+    """
+    found = needed(difference, tests)
+    if not difference.value:
+        return ""
+    images = "" if found.images is None else f"about {_about(found.images)} images"
+    if not difference.recipes:
+        return images
+    seeds = "" if found.seeds is None else f"about {_about(found.seeds)} seeds of each"
+    if seeds and images:
+        return f"{seeds} on these images, or {images} with these seeds"
+    if seeds:
+        return f"{seeds} on these images; no number of images with these seeds would do"
+    if images:
+        return f"{images} with these seeds; {MOST_SEEDS:,} seeds on these images would not do"
+    return "both more seeds and more images"
+
+
+def _about(number: int) -> str:
+    """Write a number with two digits, rounded up, since it is known no better."""
+    unit = 10 ** max(0, len(str(number)) - 2)
+    return f"{math.ceil(number / unit) * unit:,}"
 
 
 def error(score: Score) -> str:

@@ -245,8 +245,7 @@ def _clean_metrics(contents: Contents) -> Table:
 
 
 def _caption(contents: Contents, subject: str, note: str) -> str:
-    intervals = f"95 % bootstrap intervals over images{note}"
-    return f"{subject}. In brackets: {intervals} ({contents.sample()})."
+    return f"{subject}. In brackets: {contents.intervals}{note} ({contents.sample()})."
 
 
 def _numbers(entry: Entry | None) -> tuple[float, float, float]:

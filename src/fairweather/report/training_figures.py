@@ -168,8 +168,8 @@ def labels_figure(contents: Contents) -> Figure | None:
             "How far the labels go",
             subtitle=textwrap.wrap(
                 "Accuracy by the labels that the models had, and by the weights that they started "
-                "from; for each shift the mean over its levels. Bars: 95 % intervals over images; "
-                f"{contents.sample()}.",
+                "from; for each shift the mean over its levels. "
+                f"Bars: {contents.intervals}; {contents.sample()}.",
                 SUBTITLE,
                 break_on_hyphens=False,
             ),

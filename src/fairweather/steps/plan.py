@@ -44,9 +44,9 @@ VERSIONS = {
     "choose": 1,
     "fit": 1,
     "predict": 1,
-    "score": 3,
+    "score": 4,
     "sample": 3,
-    "report": 4,
+    "report": 5,
 }
 # Other versions of these make other shifted images of the same images.
 LIBRARIES: dict[str, JsonValue] = {

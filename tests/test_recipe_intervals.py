@@ -1,0 +1,259 @@
+"""Intervals for recipes: seeds and images both vary, and all seeds see the same images."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairweather.errors import InputError
+from fairweather.metrics import (
+    bootstrap_weights,
+    estimate_means,
+    mean_estimate,
+    paired_change,
+    paired_difference,
+    recipe_estimate,
+    to_score,
+)
+from fairweather.metrics.recipes import (
+    Crossed,
+    SeedVariance,
+    cross,
+    cross_difference,
+    needed,
+    seed_variance,
+    widen,
+)
+
+from .chance import fewest
+
+
+def crossed_columns(n, seeds, of_seeds=0.0, of_images=0.0, of_both=0.0, rng=0):
+    """Numbers of images and seeds with an effect of each and one of the two together."""
+    rng = np.random.default_rng(rng)
+    return (
+        of_images * rng.normal(size=(n, 1))
+        + of_seeds * rng.normal(size=(1, seeds))
+        + of_both * rng.normal(size=(n, seeds))
+    )
+
+
+def slow_variance(columns):
+    """s²/S + V − r/(nS), one image and seed after the other."""
+    n, seeds = columns.shape
+    mean = columns.sum() / (n * seeds)
+    of_seed = [columns[:, s].sum() / n for s in range(seeds)]
+    of_image = [columns[i].sum() / seeds for i in range(n)]
+    between = sum((each - mean) ** 2 for each in of_seed) / (seeds - 1) / seeds
+    images = sum((each - mean) ** 2 for each in of_image) / (n - 1) / n
+    residual = sum(
+        (columns[i, s] - of_image[i] - of_seed[s] + mean) ** 2
+        for i in range(n)
+        for s in range(seeds)
+    ) / ((n - 1) * (seeds - 1))
+    return max(between + images - residual / (n * seeds), between, images)
+
+
+@pytest.mark.parametrize("effects", [(0.3, 1, 1), (0, 1, 2), (1, 0.1, 0.1), (0, 0, 1)])
+def test_the_variance_is_that_of_the_crossed_model(effects):
+    columns = crossed_columns(40, 4, *effects)
+    found = cross(columns)
+    assert found.value == pytest.approx(columns.mean())
+    assert found.variance == pytest.approx(slow_variance(columns))
+    assert found.variance >= found.images
+    assert found.variance >= columns.mean(axis=0).var(ddof=1) / 4 * (1 - 1e-12)
+
+
+def test_without_images_that_differ_two_recipes_are_compared_by_welchs_test():
+    first, second = (crossed_columns(30, seeds, 1, rng=seeds) for seeds in (3, 6))
+    found = cross_difference(first, second)
+    welch = scipy.stats.ttest_ind(second[0], first[0], equal_var=False)
+    assert found.p == pytest.approx(welch.pvalue)
+    ends = welch.confidence_interval(0.95)
+    assert found.interval == pytest.approx((ends.low, ends.high))
+
+
+def test_with_one_seed_on_each_side_it_is_the_paired_t_test_over_images():
+    first, second = (crossed_columns(30, 1, 0, 1, 1, rng=rng) for rng in (1, 2))
+    found = cross_difference(first, second)
+    paired = scipy.stats.ttest_rel(second[:, 0], first[:, 0])
+    assert found.p == pytest.approx(paired.pvalue)
+    assert found.interval == pytest.approx(tuple(paired.confidence_interval(0.95)))
+
+
+def test_the_order_of_images_and_seeds_does_not_matter_and_scale_scales():
+    columns, rng = crossed_columns(25, 5, 1, 1, 1), np.random.default_rng(3)
+    other = columns[rng.permutation(25)][:, rng.permutation(5)]
+    assert np.array(cross(other).interval) == pytest.approx(np.array(cross(columns).interval))
+    assert cross(10 * columns).reach == pytest.approx(10 * cross(columns).reach)
+    backwards = cross_difference(columns, columns[:, :2])
+    assert cross_difference(columns[:, :2], columns).value == pytest.approx(-backwards.value)
+
+
+def test_equal_numbers_have_no_width_and_their_difference_is_none():
+    ones = np.full((10, 3), 0.1)
+    assert cross(ones).interval == (pytest.approx(0.1),) * 2
+    assert cross_difference(ones, ones).p == 1
+    assert cross_difference(ones, ones + 0.5).p == 0
+
+
+def test_the_bootstrap_finds_the_variances_of_the_columns():
+    columns = crossed_columns(400, 3, 0.05, 1, 0.5)
+    resamples = 4000
+    weights = bootstrap_weights(400, resamples).astype(float)
+    found = seed_variance(columns.mean(axis=0), (weights @ columns / 400).T)
+    exact = cross(columns).recipes[0]
+    assert found.between == pytest.approx(exact.between)
+    # A variance of B normal numbers has a relative standard error of sqrt(2 / B), that of two
+    # independent ones (3 seeds) half the square of it; n − 1 instead of n is 1/400.
+    tolerance = 4 * (2 / (2 * resamples)) ** 0.5 + 1 / 400
+    assert found.shared == pytest.approx(exact.shared, rel=tolerance)
+
+
+def test_resamples_without_a_value_are_left_out():
+    rows = np.array([[0.4, np.nan, 0.6], [0.5, 0.1, 0.5]])
+    assert seed_variance([0.4, 0.5], rows) == seed_variance([0.4, 0.5], rows[:, [0, 2]])
+
+
+@pytest.mark.parametrize(("values", "rows"), [([0.5], [[0.5]]), ([0.5, 0.6], [[0.5]])])
+def test_a_variance_over_seeds_needs_two_and_their_replicates(values, rows):
+    with pytest.raises(InputError, match="at least two"):
+        seed_variance(values, rows)
+
+
+def test_a_difference_needs_the_same_images():
+    with pytest.raises(InputError, match="the same images on both sides, found 3 and 4"):
+        cross_difference(np.ones((3, 2)), np.ones((4, 2)))
+
+
+# ---------------------------------------------------------------- of estimates
+
+
+def estimates(columns, interval="share", resamples=1000):
+    return estimate_means(columns, [interval] * columns.shape[1], resamples)
+
+
+def right(n, shares, rng=0):
+    """So many of n images are right, by seed."""
+    rng = np.random.default_rng(rng)
+    hard = rng.uniform(size=(n, 1))
+    return ((hard + rng.normal(0, 0.1, size=(n, len(shares)))) < np.array(shares)).astype(float)
+
+
+def test_the_interval_of_a_recipe_is_that_of_the_crossed_model():
+    columns = right(1000, [0.6, 0.7, 0.65])
+    score = to_score(recipe_estimate(estimates(columns, resamples=4000)), (0.0, 1.0))
+    low, high = cross(columns).interval
+    # Percentiles of 4,000 resamples are off by about 2 % of the width, 1.96 by 1 %.
+    assert (score.low, score.high) == pytest.approx((low, high), abs=0.04 * (high - low))
+    alone = to_score(mean_estimate(estimates(columns)), (0.0, 1.0))
+    assert alone.high - alone.low < 0.5 * (high - low)
+
+
+def test_the_interval_of_one_seed_is_over_images():
+    (only,) = estimates(right(500, [0.6]))
+    assert to_score(recipe_estimate([only])) == to_score(only)
+
+
+def test_it_stays_within_the_bounds_and_holds_the_value():
+    score = to_score(recipe_estimate(estimates(right(50, [0.99, 0.6]))), (0.0, 1.0))
+    assert (score.low, score.high) == (0.0, 1.0)
+
+
+@settings(deadline=None)
+@given(st.integers(2, 6), st.integers(0, 100), st.sampled_from(["share", "basic", "percentile"]))
+def test_more_is_covered_than_by_the_images_alone(seeds, rng, interval):
+    columns = right(60, np.random.default_rng(rng).uniform(0.3, 0.8, size=seeds), rng)
+    found = estimates(columns, interval, resamples=50)
+    recipe, images = to_score(recipe_estimate(found)), to_score(mean_estimate(found))
+    assert recipe.value == images.value
+    assert recipe.low <= images.low + 1e-12
+    assert recipe.high >= images.high - 1e-12
+
+
+def test_an_interval_that_is_not_symmetric_stays_so():
+    low, high = widen((0.1, 0.9), 0.8, 10**9, [SeedVariance(3, 0.0, 0.0)])
+    assert (low, high) == pytest.approx((0.1, 0.9), rel=1e-6)
+    low, high = widen((0.1, 0.9), 0.8, 10**9, [SeedVariance(3, 0.01, 0.0)])
+    assert 0.8 - low > 0.7
+    assert 0.1 < high - 0.8 < 0.8 - low
+    assert widen((0.1, 0.9), 0.8, 100, []) == (0.1, 0.9)
+
+
+def test_what_a_seed_brings_to_both_cancels_in_a_change():
+    clean = right(800, [0.9, 0.6, 0.75])
+    # Of each image that is right, one in ten is lost: the change is alike in all seeds.
+    shifted = clean * (np.arange(800)[:, None] % 10 > 0)
+    before, after = (recipe_estimate(estimates(each)) for each in (clean, shifted))
+    change, apart = paired_change(before, after), paired_difference(before, after)
+    assert change.value == apart.value < 0
+    assert change.high < 0 < apart.high
+    low, high = cross(shifted - clean).interval
+    assert (change.low, change.high) == pytest.approx((low, high), abs=0.05 * (high - low))
+
+
+def test_a_difference_of_two_recipes_is_that_of_the_crossed_model():
+    first, second = right(1000, [0.6, 0.7, 0.65], 1), right(1000, [0.7, 0.72], 1)
+    found = paired_difference(*(recipe_estimate(estimates(each)) for each in (first, second)))
+    low, high = cross_difference(first, second).interval
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.04 * (high - low))
+
+
+def test_a_change_needs_the_same_trained_networks():
+    two, one = recipe_estimate(estimates(right(50, [0.5, 0.6]))), estimates(right(50, [0.5]))[0]
+    with pytest.raises(InputError, match="found 2 and 1 seeds"):
+        paired_change(two, one)
+
+
+# ---------------------------------------------------------------- coverage, and how many it takes
+
+TRIALS = 1500
+
+
+@pytest.mark.parametrize("of_seeds", [0.0, 0.1, 0.5])
+def test_intervals_hold_the_truth_of_the_recipe(of_seeds):
+    """The long table is that of `make coverage`."""
+    held = [
+        abs(found.value) <= found.reach
+        for trial in range(TRIALS)
+        if (found := cross(crossed_columns(100, 3, of_seeds, 1, 1, rng=[trial, 5])))
+    ]
+    assert sum(held) >= fewest(TRIALS, 0.93)
+
+
+def test_what_is_needed_is_what_was_needed_less_and_not_one_more():
+    recipe = SeedVariance(3, 1e-4, 1e-5)
+    found = Crossed(0.1, 1e-4, 500, [recipe, recipe])
+    few, many = needed(found), needed(found._replace(value=found.value / 2))
+    assert few.seeds < many.seeds
+    assert few.images < many.images
+    assert needed(found, tests=10).images > few.images
+
+
+def test_no_number_of_images_tells_what_the_seeds_hide_and_none_of_seeds_what_the_images_hide():
+    hidden_by_seeds = Crossed(0.01, 1e-9, 1000, [SeedVariance(3, 1e-4, 0.0)] * 2)
+    assert needed(hidden_by_seeds).images is None
+    hidden_by_images = Crossed(0.01, 1e-3, 1000, [SeedVariance(3, 1e-9, 0.0)] * 2)
+    assert needed(hidden_by_images).seeds is None
+    assert needed(Crossed(0.0, 1e-3, 1000, [])) == (None, None)
+
+
+def test_power_is_what_it_says():
+    """With so many seeds as are needed, four of five studies find the difference."""
+    of_seeds, difference, n = 0.05, 0.1, 400
+    recipe = SeedVariance(3, of_seeds**2 / 3, 0.0)
+    known = Crossed(difference, 1e-12, n, [recipe, recipe])
+    seeds = needed(known).seeds
+    trials = 1000
+    rng = np.random.default_rng(2)
+    found = sum(
+        cross_difference(
+            np.zeros((n, 1)) + rng.normal(0, of_seeds, seeds),
+            np.zeros((n, 1)) + rng.normal(difference, of_seeds, seeds),
+        ).p
+        < 0.05
+        for _ in range(trials)
+    )
+    # The next smaller number of seeds would not be enough, so that it is not far above 80 %.
+    assert fewest(trials, 0.79) <= found <= trials * 0.93
