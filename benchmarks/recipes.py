@@ -25,7 +25,7 @@ from fairweather.report.correctness import read_correct, read_images
 from fairweather.runs import open_finished_run
 
 TRIALS, RESAMPLES = 1000, 500
-SEEDS, SIZES, RATIOS = (3, 5, 10), (500, 2000, 10_000), (0.0, 0.5, 1.0, 3.0)
+SEEDS, SIZES, RATIOS = (3, 5, 10), (500, 2000, 10_000), (0, 1, 3, 10)
 MARGINS, OF_BOTH, SHARPNESS = (1.5, 1.4), 0.5, 1.5
 ROW = {metric.name: metric for metric in metrics.METRICS}
 MEANS = ("accuracy", "negative_log_likelihood", "brier_score")

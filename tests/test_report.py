@@ -436,7 +436,8 @@ def test_caption_says_bins_norm_images_resamples_and_seeds(run, bare, names):
     ):
         assert words in caption
     accuracy = (bare.path / "tables/summary_accuracy.md").read_text()
-    assert "mean of seeds 0, 1; the intervals are for this mean and do not include" in accuracy
+    assert "95 % intervals over seeds and images (n = 60 test images" in accuracy
+    assert "100 resamples, mean of seeds 0, 1)" in accuracy
     assert "bias-corrected" not in accuracy
 
 
@@ -542,7 +543,7 @@ def test_level_figures_name_shifts_models_units_and_intervals(run, names):
             assert words in texts
         assert any(text.startswith(label) for text in texts)
         whole = " ".join(texts)
-        assert "95 % intervals over images at each level, joined" in whole
+        assert "95 % bootstrap intervals over images at each level, joined" in whole
         assert "n = 200 test images" in whole
     assert "RMS calibration error (10 equal-width bins, L2 norm). Bands" in whole
     assert "bias-corrected" in whole

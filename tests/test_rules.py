@@ -8,6 +8,7 @@ import pytest
 
 from fairweather import metrics
 from fairweather.errors import InputError
+from fairweather.metrics.recipes import seed_variance, widen
 from fairweather.rules import Rule, Verdict, judge, junit, read_rules, table
 from fairweather.runs import RunFolder
 from fairweather.scores import seed_spread, to_frame, with_means, with_worst
@@ -352,13 +353,19 @@ def reference_drop(levels, seeds=(0,), model="basic"):
     strengths = [SHIFTS[shift][level] for shift, level in levels]
     weights = metrics.bootstrap_weights(N, RESAMPLES).astype(float)
     shortfall = 0.2 * len(model) / 5
-    lost = np.zeros(N)
-    for seed in seeds:
+    by_seed = np.zeros((N, len(seeds)))
+    for at, seed in enumerate(seeds):
         clean = predictions(CLEAN - shortfall, seed).correct.astype(float)
         for strength in strengths:
             shifted = predictions(strength - shortfall, seed).correct
-            lost += (clean - shifted) / len(strengths) / len(seeds)
-    return lost.mean(), *reference.paired_ends(lost.mean(), weights @ lost / N, N)
+            by_seed[:, at] += (clean - shifted) / len(strengths)
+    lost = by_seed.mean(axis=1)
+    ends = reference.paired_ends(lost.mean(), weights @ lost / N, N)
+    if len(seeds) > 1:
+        # What the seeds lose differs, and that is paired: the same networks, clean and shifted.
+        varying = [seed_variance(by_seed.mean(axis=0), (weights @ by_seed / N).T)]
+        ends = widen(ends, lost.mean(), N, varying)
+    return lost.mean(), *ends
 
 
 @pytest.mark.parametrize(

@@ -340,8 +340,8 @@ def _needs(rows: Sequence[Row], titles: Mapping[str, str]) -> Iterator[str]:
         if words := needed_in_words(row.crossed):
             yield (
                 f"{row.pair.title}, accuracy, {titles[row.shift].lower()}: if they differ as here, "
-                f"it would take {words} to find it in four of five such comparisons, if it is the "
-                "only one."
+                "to find that in four of five comparisons of this one number it would take "
+                f"{words}."
             )
 
 
@@ -366,6 +366,7 @@ def _directions(cells: Sequence[Row]) -> str:
     b_better = sum(row.difference.value > 0 for row in differing)
     ties = sum(row.verdict == NOT_FOUND for row in cells)
     pairs = len({row.pair for row in cells})
+    what = "images" if all(row.test for row in cells) else "seeds and images"
     several = f" of {pairs} pairs of models" if pairs > 1 else ""
     sentences = [
         f"{len(differing)} of {len(cells)} {'cell' if len(cells) == 1 else 'cells'}{several}: B is "
@@ -373,7 +374,7 @@ def _directions(cells: Sequence[Row]) -> str:
     ]
     if ties:
         sentences.append(
-            f"{ties} {'is a tie' if ties == 1 else 'are ties'}: these images show no difference, "
+            f"{ties} {'is a tie' if ties == 1 else 'are ties'}: these {what} show no difference, "
             "which proves no equality."
         )
     return " ".join(sentences)

@@ -334,7 +334,7 @@ class Contents:
         others = self.scores["shift"].str.startswith((PRIORS, OOD, VALIDATION))
         counts = sorted(self.scores["n"][~others].unique())
         images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-        seeds = f"seed {self.seeds[0]}"
+        seeds = f"seed {self.seeds[0]}: of these trained networks alone"
         if len(self.seeds) > 1:
             each = "over the seeds of each model, of" if self._unequal else "of seeds"
             seeds = f"mean {each} {', '.join(self.seeds)}"

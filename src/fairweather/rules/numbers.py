@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics import Estimate, Fitted, Resamples, fit_on, paired_difference
+from fairweather.metrics import Estimate, Fitted, Resamples, fit_on, paired_change
 from fairweather.record import (
     ALL,
     CLEAN,
@@ -213,7 +213,7 @@ def estimate_again(
 
 
 def change_at(rule: Rule, model: str, condition: Condition, estimated: Estimated) -> Score:
-    """Subtract shifted from clean, or clean from shifted for a rise, image by image."""
+    """Subtract shifted from clean, or clean from shifted for a rise, by image and by seed."""
     found = [estimated.get(each, {}).get(rule.metric) for each in (_CLEAN, condition)]
     clean, shifted = found
     if clean is None or shifted is None:
@@ -222,8 +222,8 @@ def change_at(rule: Rule, model: str, condition: Condition, estimated: Estimated
             f"{cell_of(condition)}: it is not a metric of one set of predictions"
         )
     if rule.change == "drop":
-        return paired_difference(shifted, clean)
-    return paired_difference(clean, shifted)
+        return paired_change(shifted, clean)
+    return paired_change(clean, shifted)
 
 
 def _sets(
