@@ -260,7 +260,7 @@ def test_the_notes_count_cells_and_directions(one_seed):
     )
     text = str(read_run_comparison(a, b))
     assert text.endswith(last)
-    assert "is not yet one between the recipes that made them" in read_run_comparison(a, b).caption
+    assert "is not yet one between the recipes that made them" in read_run_comparison(a, b).scope
     assert f"A is {a}, B is {b}, on the same 200 test images" in text
     assert "Holm's correction over the 4 cells of this table (p < 0.05)" in text
 
@@ -268,7 +268,7 @@ def test_the_notes_count_cells_and_directions(one_seed):
 def test_the_text_shows_each_row_once(one_seed):
     a, b, *_ = one_seed
     comparison = read_run_comparison(a, b)
-    lines = str(comparison).split("\n\n")[0].splitlines()
+    lines = str(comparison).split("\n\n")[1].splitlines()
     assert len(lines) == 1 + len(comparison.table)
     found = [line for line in lines if re.search(r"Fog +2 +Accuracy", line)]
     pattern = (
@@ -592,7 +592,7 @@ def test_a_difference_that_seeds_could_undo_is_not_called_real(tmp_path):
     # With one seed on a side nothing is known about seeds, which is said first.
     single = make_run(tmp_path / "single", {"m": {0: spread((0.9,))[0]}})
     comparison = read_run_comparison(a, single)
-    assert comparison.caption.startswith("One training alone stands for a side, so this is about")
+    assert str(comparison).startswith("One training alone stands for a side, so this is about")
 
 
 def test_what_is_made_of_the_same_trainings_is_paired_seed_by_seed(tmp_path):

@@ -56,6 +56,7 @@ class RunComparison:
 
     Attributes:
         name: of its files, without the suffix.
+        scope: whether it is about recipes or about trained networks alone.
         table: one row for each pair of models, shift, level and metric; see `read_run_comparison`.
         body: the table as text, in the order of `LAYOUT`.
         caption: what the numbers are.
@@ -64,6 +65,7 @@ class RunComparison:
     """
 
     name: str
+    scope: str
     table: pd.DataFrame
     body: Body
     caption: str
@@ -71,7 +73,7 @@ class RunComparison:
     robustness: robustness.Table | None
 
     def __str__(self) -> str:
-        parts = [aligned(LAYOUT, self.body), self.caption]
+        parts = [self.scope, aligned(LAYOUT, self.body), self.caption]
         if self.robustness:
             below = self.robustness.caption
             parts += [aligned(robustness.LAYOUT, self.robustness.body), below]
@@ -79,7 +81,7 @@ class RunComparison:
 
     def files(self) -> dict[str, str]:
         """Write the tables in Markdown, CSV and LaTeX, by the files' names in a run folder."""
-        below = [self.caption, *self.notes]
+        below = [self.scope, self.caption, *self.notes]
         files = table_files(self.name, LAYOUT, self.body, below, self.table)
         if self.robustness:
             files |= table_files(
@@ -145,6 +147,7 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
     titles = shift_titles(shared)
     return RunComparison(
         name=_file_name(first, second),
+        scope=scope(rows),
         table=as_frame(rows),
         body=table_body(rows, titles),
         caption=caption(rows, first, second, images.resamples),
@@ -235,8 +238,8 @@ def caption(rows: Sequence[Row], a: ComparedRun, b: ComparedRun, resamples: int)
     tests = {MCNEMAR if row.test else RECIPES: None for row in tested}
     several = any(max(row.a.n, row.b.n) > 1 for row in rows)
     return (
-        f"{scope(rows)} A is {a.name}, B is {b.name}, on the same {rows[0].difference.n:,} test "
-        f"images. {metrics}. Mean: over the levels of a shift; all shifts: the mean of these "
+        f"A is {a.name}, B is {b.name}, on the same {rows[0].difference.n:,} test images. "
+        f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these "
         "means, without attacks. In brackets: the 95 % interval of B − A over images, paired "
         f"({resamples:,} resamples, the same for both)"
         f"{OVER_SEEDS if several else ''}. A difference "
