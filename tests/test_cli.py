@@ -1,5 +1,6 @@
 """The command line and the façade: fast, quiet, and clear about mistakes."""
 
+import json
 import subprocess
 import sys
 
@@ -24,6 +25,8 @@ def fairweather(*arguments, **options):
         (["run", "quickstart", "--only", "basik"], "did you mean 'basic'?"),
         (["run", "quickstart", "--set", "recipe.epoch=2"], "did you mean 'epochs'?"),
         (["run", "quickstart", "--set", "epochs"], "--set takes KEY=VALUE"),
+        (["run", "quickstart", "--seeds", "two"], "seeds: must be how many there are"),
+        (["run", "quickstart", "--seeds", "3,3"], "seeds must be different"),
         (["run", "quickstart", "--device", "tpu9"], "unknown device 'tpu9'"),
         (["list", "everything"], "unknown list 'everything'"),
         (["report", "nowhere"], "nowhere holds no run"),
@@ -46,6 +49,22 @@ def test_missing_data_leaves_no_run_behind(tmp_path):
     assert done.returncode == 2
     assert "nowhere" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "seeds"),
+    [
+        ((), [0, 1, 2]),
+        (("--seeds", "2"), [0, 1]),
+        (("--seeds", "4,3"), [4, 3]),
+        (("--seeds", "7,"), [7]),
+        (("--set", "seeds=[5]"), [5]),
+    ],
+)
+def test_the_command_line_says_how_many_seeds_or_which(options, seeds, tmp_path):
+    done = fairweather("plan", "quickstart", "--only", "basic", "--json", *options, cwd=tmp_path)
+    trainings = [each for each in json.loads(done.stdout)["steps"] if each["kind"] == "train"]
+    assert [each["id"] for each in trainings] == [f"models/basic/seed-{seed}" for seed in seeds]
 
 
 def test_list_names_everything():

@@ -274,6 +274,7 @@ def test_a_runs_own_data_are_cut_as_they_were_for_its_training(colour_folder, tm
         {
             "name": "own",
             "data": {"source": source, "size": 16},
+            "seeds": [0],
             "models": {"basic": model},
             "bootstrap": 100,
         }
@@ -401,6 +402,7 @@ def trained(folder, colour_folder):
     study = {
         "name": "trained",
         "data": {"source": f"folder:{colour_folder}", "size": 16},
+        "seeds": [0],
         "models": {"basic": entry},
         "bootstrap": 100,
     }

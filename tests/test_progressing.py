@@ -152,6 +152,7 @@ def test_the_time_that_remains_is_told_by_what_is_alike(planned):
 STUDY = """
 name: colours
 data: {{source: "folder:{folder}", size: 16}}
+seeds: [0]
 shifts:
   - brightness_factor: [0.3, 2]
   - gamma: [2]
