@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fairweather.cli.terminal import progress, resumable
+from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError
 
@@ -53,6 +53,7 @@ def run(
         bool,
         typer.Option("--replace", help="Do again what stands there with other settings."),
     ] = False,
+    quiet: Quiet = False,
     track: Track = None,
 ) -> None:
     """Run a study: train, predict under every shift, score, report. Run again to go on."""
@@ -60,7 +61,7 @@ def run(
 
     checked = _read(study, set_, seeds, only, data_root, offline)
     check_first(track)
-    with resumable(), progress() as show:
+    with resumable(), progress(quiet=quiet) as show:
         finished = studies.run(
             checked, out=out, device=device, offline=offline, replace=replace, progress=show
         )
@@ -78,12 +79,13 @@ def plan(
     data_root: DataRoot = None,
     offline: Offline = False,
     json: JSON = False,
+    quiet: Quiet = False,
 ) -> None:
     """Print what a study needs, what of it is done, and how long the rest may take."""
     from fairweather import study as studies
 
     checked = _read(study, set_, seeds, only, data_root, offline)
-    with resumable(), progress() as show:
+    with resumable(), progress(quiet=quiet) as show:
         found = studies.plan(checked, out=out, device=device, offline=offline, progress=show)
     show_outlook(found, as_json=json)
 
