@@ -46,12 +46,12 @@ Notify = Callable[[Event], None]
 def duration(seconds: float) -> str:
     """Write a time as people say it.
 
-    >>> duration(0.42), duration(45), duration(600), duration(9000)
-    ('0.4 s', '45 s', '10 min', '2 h 30 min')
+    >>> duration(45), duration(600), duration(9000)
+    ('45 s', '10 min', '2 h 30 min')
     """
     minutes = round(seconds / 60)
     if seconds < 90:
-        return f"{seconds:.{int(seconds < 9.95)}f} s"
+        return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 

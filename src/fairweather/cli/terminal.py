@@ -88,8 +88,9 @@ def finished_line(step: Finished, done: int, total: int | None) -> str:
     >>> finished_line(Finished("train Basic, seed 0", 41.2, 720.0), 3, 24)
     'done  train Basic, seed 0  41 s  (3 of 24, about 12 min to go)'
     """
+    time = f"{step.seconds:.1f} s" if step.seconds < 9.95 else duration(step.seconds)
     left = "" if step.left is None else f", about {duration(step.left)} to go"
-    return f"done  {step.label}  {duration(step.seconds)}  ({done} of {total}{left})"
+    return f"done  {step.label}  {time}  ({done} of {total}{left})"
 
 
 def _say(event: Event) -> None:
