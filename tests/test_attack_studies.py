@@ -37,6 +37,7 @@ def study(folder, shifts, **model):
             "name": "attacked",
             "data": {"source": f"folder:{folder}", "size": 16},
             "shifts": shifts,
+            "seeds": [0],
             "bootstrap": 100,
             "models": {"basic": entry | model},
         }

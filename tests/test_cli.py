@@ -1,5 +1,6 @@
 """The command line and the façade: fast, quiet, and clear about mistakes."""
 
+import json
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 
 import fairweather as fw
 from fairweather.cli.terminal import progress
-from fairweather.progress import Event
+from fairweather.progress import Event, Finished
 
 
 def fairweather(*arguments, **options):
@@ -24,6 +25,8 @@ def fairweather(*arguments, **options):
         (["run", "quickstart", "--only", "basik"], "did you mean 'basic'?"),
         (["run", "quickstart", "--set", "recipe.epoch=2"], "did you mean 'epochs'?"),
         (["run", "quickstart", "--set", "epochs"], "--set takes KEY=VALUE"),
+        (["run", "quickstart", "--seeds", "two"], "seeds: must be how many there are"),
+        (["run", "quickstart", "--seeds", "3,3"], "seeds must be different"),
         (["run", "quickstart", "--device", "tpu9"], "unknown device 'tpu9'"),
         (["list", "everything"], "unknown list 'everything'"),
         (["report", "nowhere"], "nowhere holds no run"),
@@ -46,6 +49,22 @@ def test_missing_data_leaves_no_run_behind(tmp_path):
     assert done.returncode == 2
     assert "nowhere" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "seeds"),
+    [
+        ((), [0, 1, 2]),
+        (("--seeds", "2"), [0, 1]),
+        (("--seeds", "4,3"), [4, 3]),
+        (("--seeds", "7,"), [7]),
+        (("--set", "seeds=[5]"), [5]),
+    ],
+)
+def test_the_command_line_says_how_many_seeds_or_which(options, seeds, tmp_path):
+    done = fairweather("plan", "quickstart", "--only", "basic", "--json", *options, cwd=tmp_path)
+    trainings = [each for each in json.loads(done.stdout)["steps"] if each["kind"] == "train"]
+    assert [each["id"] for each in trainings] == [f"models/basic/seed-{seed}" for seed in seeds]
 
 
 def test_list_names_everything():
@@ -126,8 +145,43 @@ def test_a_terminal_shows_every_task_with_its_numbers(monkeypatch, capsys):
         assert words in shown
 
 
-def test_only_lines_for_people_are_said_where_there_is_no_terminal(capsys):
+TOLD = [
+    Event("train", 1, 2, "validation accuracy 97.0%"),
+    Event("evaluate", 0, None, line="clean          accuracy 97.0%"),
+    Event("steps", 3, 24, finished=Finished("train Basic, seed 0", 41.3)),
+    Event("steps", 4, 24, finished=Finished("predict Basic, seed 0, test/clean", 0.42, 725.0)),
+]
+
+
+def test_where_there_is_no_terminal_lines_for_people_and_finished_steps_are_said(capsys):
     with progress() as show:
-        show(Event("train", 1, 2, "validation accuracy 97.0%"))
-        show(Event("evaluate", 0, None, line="clean          accuracy 97.0%"))
-    assert capsys.readouterr().out == "clean          accuracy 97.0%\n"
+        for event in TOLD:
+            show(event)
+    said = capsys.readouterr()
+    assert said.out == "clean          accuracy 97.0%\n"
+    assert said.err.splitlines() == [
+        "done  train Basic, seed 0  41 s  (3 of 24)",
+        "done  predict Basic, seed 0, test/clean  0.4 s  (4 of 24, about 12 min to go)",
+    ]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_quiet_shows_no_progress(terminal, monkeypatch, capsys):
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    with progress(quiet=True) as show:
+        for event in TOLD:
+            show(event)
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("clean          accuracy 97.0%\n", "")
+
+
+def test_a_terminal_shows_bars_and_no_lines_of_steps(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with progress() as show:
+        for event in TOLD:
+            show(event)
+    said = capsys.readouterr().err
+    assert "validation accuracy 97.0%" in said
+    assert "done  train" not in said
+    assert "steps" not in said

@@ -50,6 +50,7 @@ def raw(folder, **changes):
     study = {
         "name": "starts",
         "data": {"source": f"folder:{folder}", "size": 16},
+        "seeds": [0],
         "bootstrap": 100,
         "pretraining": {"barlow": BARLOW},
         "models": {"ssl": model(weights="pretraining:barlow")},

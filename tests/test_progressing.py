@@ -1,6 +1,7 @@
 """How far a run is: which steps are done, what would be replaced, and how long the rest takes."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -152,6 +153,7 @@ def test_the_time_that_remains_is_told_by_what_is_alike(planned):
 STUDY = """
 name: colours
 data: {{source: "folder:{folder}", size: 16}}
+seeds: [0]
 shifts:
   - brightness_factor: [0.3, 2]
   - gamma: [2]
@@ -333,3 +335,47 @@ def test_a_dry_run_of_an_evaluation_prints_its_plan_and_writes_nothing(colour_fo
     read = json.loads(invoke(*words, "--dry-run", "--json"))
     assert {each["state"] for each in read["steps"]} == {"done"}
     assert read["model"]["source"].startswith("python:")
+
+
+def said(*words):
+    """What a command says on stderr, which is not a terminal."""
+    done = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stderr.splitlines()
+
+
+def test_where_there_is_no_terminal_each_finished_step_is_a_line_with_its_time(study, tmp_path):
+    words = ["run", study, "--out", tmp_path / "run", "--device", "cpu"]
+    time = r"\d+(\.\d)? s"
+    lines = said(*words)
+    steps = RunFolder(tmp_path / "run").steps()
+    assert len(lines) == len(steps) == 9
+    assert re.fullmatch(rf"done  train Basic  {time}  \(1 of 9\)", lines[0])
+    # Nothing was predicted before the first of these lines, so that nobody knew how long it takes.
+    clean, dark = "val/clean", "test/brightness_factor,factor=0.3"
+    left = rf", about {time} to go"
+    assert re.fullmatch(rf"done  predict Basic, {clean}  {time}  \(2 of 9{left}\)", lines[1])
+    assert re.fullmatch(rf"done  predict Basic, {dark}  {time}  \(4 of 9{left}\)", lines[3])
+    assert re.fullmatch(rf"done  report  {time}  \(9 of 9\)", lines[-1])
+    # What was done before is counted and has no line.
+    assert said(*words) == []
+    more = said(*words, "--set", "shifts=[{brightness_factor: [0.3, 2]}, {gamma: [2, 3]}]")
+    assert [line.split("  ")[1] for line in more] == [
+        "predict Basic, test/gamma,exponent=3",
+        "samples",
+        "score",
+        "report",
+    ]
+    assert [re.search(r"\((\d+) of 10", line)[1] for line in more] == ["7", "8", "9", "10"]
+
+
+def test_quiet_commands_say_nothing_of_their_steps(study, colour_folder, tmp_path):
+    words = ["run", study, "--out", tmp_path / "run", "--device", "cpu", "--quiet"]
+    assert said(*words, "--set", "recipe.epochs=1") == []
+    evaluation = ["evaluate", write_model(tmp_path), f"folder:{colour_folder}", "--device", "cpu"]
+    evaluation += ["--shifts", "gamma: [2]", "--bootstrap", "100", "--out"]
+    lines = said(*evaluation, tmp_path / "one")
+    numbers = [re.search(r"\((\d+) of (\d+)", line).groups() for line in lines]
+    total = len(lines)
+    assert numbers == [(str(number), str(total)) for number in range(1, total + 1)]
+    assert said(*evaluation, tmp_path / "two", "--quiet") == []

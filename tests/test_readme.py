@@ -23,6 +23,14 @@ def test_the_readme_opens_with_the_two_commands_then_a_picture_then_python():
     assert README.index("![") < README.index("```python")
 
 
+def test_the_table_of_the_demo_is_of_the_models_that_it_trains():
+    study = load_study("quickstart")
+    rows = re.findall(r"^\| ([^|]+?) \| [\d.]+ \[", README, flags=re.MULTILINE)
+    assert rows == [entry.title for entry in study.models.values()]
+    assert len(rows) <= 4
+    assert study.seeds == [0, 1, 2]
+
+
 def test_the_python_example_runs_and_shows_the_fall(tmp_path):
     (example,) = blocks("python")
     assert 8 <= len(example.strip().splitlines()) <= 12

@@ -16,7 +16,13 @@ from fairweather.study import load_study, packaged_studies, study_facts
 from . import test_known_sets as known_sets
 from . import test_medmnist as med
 
-QUICK = ["recipe.epochs=1", "recipe.warmup_epochs=0", "bootstrap=100", "data.verify=false"]
+QUICK = [
+    "recipe.epochs=1",
+    "recipe.warmup_epochs=0",
+    "seeds=1",
+    "bootstrap=100",
+    "data.verify=false",
+]
 REPORTED = ("basic", "mixup_aug", "mixup_aug_pt")
 
 
@@ -84,7 +90,6 @@ def test_pathmnist_has_the_settings_of_the_published_runs():
     }
     study = load_study("pathmnist")
     assert study.models.keys() == published.keys()
-    assert study.seeds == [1598]
     for name, settings in published.items():
         entry, recipe = study.models[name], study.models[name].recipe
         augmented = recipe.rotation is not None
@@ -177,6 +182,11 @@ def test_another_file_than_the_published_one_needs_a_word(tmp_path):
     with pytest.raises(InputError, match="verify: false"):
         fw.run("pathmnist", out=tmp_path / "run", overrides=overrides, only=["basic"])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", packaged_studies())
+def test_every_study_trains_each_model_with_three_seeds(name):
+    assert load_study(name).seeds == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", packaged_studies())

@@ -136,6 +136,11 @@ def model(**keys):
         ({"models": {"a": 3}}, "models.a: "),
         ({"seeds": [0, 0]}, "seeds must be different"),
         ({"seeds": [-1]}, "seeds must be different and >= 0"),
+        ({"seeds": 0}, r"seeds: must be how many.* \(3 means \[0, 1, 2\]\), or a list.*found 0"),
+        ({"seeds": 1598}, "seeds: must be how many there are, from 1 to 100 .*found 1598"),
+        ({"seeds": True}, "seeds: must be how many .*found True"),
+        ({"seeds": []}, r"seeds: .* or a list of whole numbers.*found \[\]"),
+        ({"seeds": [0, 1.5]}, r"seeds: .* or a list of whole numbers.*found \[0, 1.5\]"),
         ({"shifts": [{"gausian_blur": [1]}]}, "did you mean 'gaussian_blur'"),
         ({"shifts": [{"gaussian_blur": [1], "x": 2}]}, "each entry must be one NAME: LEVELS"),
         ({"shifts": [{"suite": "paper"}]}, "did you mean 'paper_pets'"),
@@ -153,6 +158,15 @@ def test_a_study_that_is_wrong_gets_one_clear_sentence(changes, words):
     with pytest.raises(InputError, match=words) as caught:
         check_study(minimal(**changes))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "seeds"),
+    [({}, [0, 1, 2]), ({"seeds": 3}, [0, 1, 2]), ({"seeds": 1}, [0]), ({"seeds": [4, 1]}, [4, 1])],
+)
+def test_seeds_are_a_list_or_how_many(written, seeds):
+    study = check_study(minimal(**written))
+    assert study.seeds == study.model_dump(mode="json")["seeds"] == seeds
 
 
 def test_a_shift_may_be_swept_in_two_places():
@@ -440,7 +454,9 @@ def test_a_killed_process_is_taken_up_by_the_same_command(whole, study_file, tmp
     done = subprocess.run(
         [*command, "--device", "cpu"], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stderr == ""
+    said = done.stderr.splitlines()  # nothing but what was done, to the end
+    assert all(line.startswith("done  ") for line in said)
+    assert said[-1].startswith("done  report")
     assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
 
 

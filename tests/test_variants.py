@@ -164,6 +164,7 @@ STUDY = {
     "name": "variants",
     "shifts": [{"brightness_factor": [0.6]}, {"fgsm": [0.02]}],
     "variants": ["temperature", "batchnorm"],
+    "seeds": [0],
     "bootstrap": 100,
     "prediction_batch_size": 40,
     "models": {

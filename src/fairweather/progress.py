@@ -6,6 +6,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 
+class Finished(NamedTuple):
+    """A step of a run that has just been done.
+
+    Attributes:
+        label: what was done.
+        seconds: how long that took.
+        left: seconds that the steps after it may take; None where nobody knows.
+    """
+
+    label: str
+    seconds: float
+    left: float | None = None
+
+
 class Event(NamedTuple):
     """How much of a task is done, and a word on how it goes.
 
@@ -15,6 +29,7 @@ class Event(NamedTuple):
         total: how much there is to do; None where nobody knows.
         note: a word on how it goes.
         line: what a person should read even when nothing is drawn, in a line of its own.
+        finished: the step that has just been done; `done` and `total` then count the run's steps.
     """
 
     task: str
@@ -22,9 +37,22 @@ class Event(NamedTuple):
     total: int | None
     note: str = ""
     line: str = ""
+    finished: Finished | None = None
 
 
 Notify = Callable[[Event], None]
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people say it.
+
+    >>> duration(45), duration(600), duration(9000)
+    ('45 s', '10 min', '2 h 30 min')
+    """
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def silent(_: Event) -> None:

@@ -1,4 +1,4 @@
-"""The command line: thin, silent when piped, and with one sentence for whatever goes wrong."""
+"""The command line: thin, plain when piped, and with one sentence for whatever goes wrong."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from fairweather.cli.running import JSON, print_places, show_outlook
-from fairweather.cli.terminal import progress, resumable
+from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError
 from fairweather.evaluation_options import Channels, EvaluationOptions, check_options
@@ -93,6 +93,7 @@ def evaluate(
         bool, typer.Option("--dry-run", help="Print the plan and how far it is, and stop.")
     ] = False,
     json: JSON = False,
+    quiet: Quiet = False,
     track: Track = None,
     **options: object,
 ) -> None:
@@ -111,7 +112,7 @@ def evaluate(
     if json and not dry_run:
         raise InputError("--json goes with --dry-run")
     check_first(track)
-    with resumable(), progress() as show:
+    with resumable(), progress(quiet=quiet) as show:
         if dry_run:
             found = outlook(request, out, progress=show)
         else:

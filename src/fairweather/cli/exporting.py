@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fairweather.cli.terminal import progress, resumable
+from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def preview(
     seed: Annotated[int, typer.Option(help="Of the pictures and of the shifts.")] = 0,
     data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw a contact sheet of test images: a row a shift, a column a level."""
     from fairweather import contact_sheet
@@ -39,7 +40,7 @@ def preview(
     if out.suffix.lower() != ".png":
         raise InputError(f"a contact sheet is a PNG: --out must end with .png, found {out}")
     shifts = _chosen(suite or [], shift or [])
-    with progress() as show:
+    with progress(quiet=quiet) as show:
         dataset = load_data(
             data, size=size, root=data_root, seed=seed, offline=offline, progress=show
         )
@@ -68,13 +69,14 @@ def export(
     seed: Annotated[int, typer.Option(help="Of the split and of the shifts.")] = 0,
     data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a corrupted copy of a data set, without loss. Run again to go on."""
     from fairweather import exporting
     from fairweather.data import load_data
 
     shifts = _chosen(suite or [], shift or [])
-    with resumable(), progress() as show:
+    with resumable(), progress(quiet=quiet) as show:
         dataset = load_data(
             data, size=size, root=data_root, seed=seed, offline=offline, progress=show
         )

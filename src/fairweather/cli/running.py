@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fairweather.cli.terminal import progress, resumable
+from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError
 
@@ -23,6 +23,13 @@ Out = Annotated[Path | None, typer.Option(help="The run folder.", show_default="
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key: recipe.epochs=2, models.basic.weights=none."),
+]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        help="How many trainings of every model (3: seeds 0, 1 and 2), or which: 3,4.",
+        show_default="as in the study, else 3",
+    ),
 ]
 Only = Annotated[
     list[str] | None, typer.Option(help="Run, score and report only this model; repeatable.")
@@ -37,6 +44,7 @@ def run(
     study: StudyName,
     out: Out = None,
     set_: Set = None,
+    seeds: Seeds = None,
     only: Only = None,
     device: Device = "auto",
     data_root: DataRoot = None,
@@ -45,14 +53,15 @@ def run(
         bool,
         typer.Option("--replace", help="Do again what stands there with other settings."),
     ] = False,
+    quiet: Quiet = False,
     track: Track = None,
 ) -> None:
     """Run a study: train, predict under every shift, score, report. Run again to go on."""
     from fairweather import study as studies
 
-    checked = _read(study, set_, only, data_root, offline)
+    checked = _read(study, set_, seeds, only, data_root, offline)
     check_first(track)
-    with resumable(), progress() as show:
+    with resumable(), progress(quiet=quiet) as show:
         finished = studies.run(
             checked, out=out, device=device, offline=offline, replace=replace, progress=show
         )
@@ -64,17 +73,19 @@ def plan(
     study: StudyName,
     out: Out = None,
     set_: Set = None,
+    seeds: Seeds = None,
     only: Only = None,
     device: Device = "auto",
     data_root: DataRoot = None,
     offline: Offline = False,
     json: JSON = False,
+    quiet: Quiet = False,
 ) -> None:
     """Print what a study needs, what of it is done, and how long the rest may take."""
     from fairweather import study as studies
 
-    checked = _read(study, set_, only, data_root, offline)
-    with resumable(), progress() as show:
+    checked = _read(study, set_, seeds, only, data_root, offline)
+    with resumable(), progress(quiet=quiet) as show:
         found = studies.plan(checked, out=out, device=device, offline=offline, progress=show)
     show_outlook(found, as_json=json)
 
@@ -111,6 +122,7 @@ def clean(
 def _read(
     study: str,
     set_: list[str] | None,
+    seeds: str | None,
     only: list[str] | None,
     data_root: str | None,
     offline: bool,
@@ -122,6 +134,8 @@ def _read(
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     overrides = list(set_ or [])
+    if seeds is not None:
+        overrides.append(f"seeds=[{seeds}]" if "," in seeds else f"seeds={seeds}")
     if data_root is not None:
         overrides.append(f"data.root={json_text(data_root)}")
     return load_study(study, overrides, only or ())

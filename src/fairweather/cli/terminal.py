@@ -1,15 +1,20 @@
-"""Progress bars on a terminal, lines elsewhere, and how an interrupted command ends."""
+"""Progress bars on a terminal, a line a step elsewhere, and how an interrupted command ends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fairweather.progress import duration
+
 if TYPE_CHECKING:
-    from fairweather.progress import Event, Notify
+    from fairweather.progress import Event, Finished, Notify
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 
 @contextmanager
@@ -23,8 +28,14 @@ def resumable() -> Iterator[None]:
 
 
 @contextmanager
-def progress() -> Iterator[Notify]:
-    """Show a bar with ETA for every task on a terminal; elsewhere, only lines for people."""
+def progress(*, quiet: bool = False) -> Iterator[Notify]:
+    """Show a bar with ETA for every task on a terminal; elsewhere, a line for every finished step.
+
+    Both are on stderr. Lines for people are said on stdout in any case, and alone with `quiet`.
+    """
+    if quiet:
+        yield _say
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -38,7 +49,7 @@ def progress() -> Iterator[Notify]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _say
+        yield _log
         return
     one_line = Column(no_wrap=True, overflow="ellipsis")
     columns = (
@@ -55,13 +66,31 @@ def progress() -> Iterator[Notify]:
 
         def show(event: Event) -> None:
             _say(event)
-            if event.line:
+            if event.line or event.finished:
                 return
             if event.task not in tasks:
                 tasks[event.task] = bars.add_task(event.task, total=event.total, note="")
             bars.update(tasks[event.task], completed=event.done, total=event.total, note=event.note)  # type: ignore[arg-type]
 
         yield show
+
+
+def _log(event: Event) -> None:
+    _say(event)
+    if event.finished is not None:
+        typer.echo(finished_line(event.finished, event.done, event.total), err=True)
+
+
+def finished_line(step: Finished, done: int, total: int | None) -> str:
+    """Tell of a finished step in one plain line.
+
+    >>> from fairweather.progress import Finished
+    >>> finished_line(Finished("train Basic, seed 0", 41.2, 720.0), 3, 24)
+    'done  train Basic, seed 0  41 s  (3 of 24, about 12 min to go)'
+    """
+    time = f"{step.seconds:.1f} s" if step.seconds < 9.95 else duration(step.seconds)
+    left = "" if step.left is None else f", about {duration(step.left)} to go"
+    return f"done  {step.label}  {time}  ({done} of {total}{left})"
 
 
 def _say(event: Event) -> None:

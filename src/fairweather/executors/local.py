@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from fairweather.progress import Event, Notify, silent
+from fairweather.progress import Event, Finished, Notify, silent
 from fairweather.record import StepRecord
 from fairweather.runs import RunFolder, this_machine
 from fairweather.steps import Plan, Step, Worker, perform
 from fairweather.steps.plan import Done
-from fairweather.steps.progressing import Ledger, State
+from fairweather.steps.progressing import Ledger, Speeds, State
 from fairweather.steps.training import drop_resume
 from fairweather.steps.worker import using_threads
 
@@ -38,6 +38,7 @@ def execute(
     totals, counts = Counter(step.task for step in plan.steps), Counter[str]()
     dependants = _dependants(plan)
     wanted = plan.needed_for(until) if until else {step.id for step in plan.steps}
+    remaining = ledger.remaining(plan)
     for step in plan.steps:
         if step.id not in wanted:
             continue
@@ -56,8 +57,11 @@ def execute(
             _remove_unrecorded(step, run)
             note = _do(step, ledger, run, worker, tell).note
         states[step.id] = "done"
+        remaining.pop(step.id, None)
         if standing.state == "done" or not step.tells_progress:
             tell(Event(step.task, counts[step.task], totals[step.task], note))
+        if standing.state != "done":
+            tell(_finished(step, plan, ledger, list(remaining.values())))
 
 
 def _do(step: Step, ledger: Ledger, run: RunFolder, worker: Worker, tell: Notify) -> Done:
@@ -78,6 +82,16 @@ def _do(step: Step, ledger: Ledger, run: RunFolder, worker: Worker, tell: Notify
         )
     )
     return done
+
+
+def _finished(step: Step, plan: Plan, ledger: Ledger, remaining: Sequence[Step]) -> Event:
+    """Tell of a step that has just been done."""
+    records = [record for each in plan.steps if (record := ledger.record(each.id)) is not None]
+    own = ledger.record(step.id)
+    assert own is not None, f"{step.id} is not recorded"
+    finished = Finished(step.label, own.seconds, Speeds.of(records).seconds_for(remaining))
+    steps = len(plan.steps)
+    return Event("steps", steps - len(remaining), steps, finished=finished)
 
 
 def _remove_unrecorded(step: Step, run: RunFolder) -> None:

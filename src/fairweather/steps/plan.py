@@ -223,6 +223,11 @@ class Step(Frozen):
     tells_progress: ClassVar[bool] = False  # while it is done; else it is one of several
     disposable: ClassVar[bool] = False  # made again in moments, and wrong once its needs change
 
+    @property
+    def label(self) -> str:
+        """What it does, told apart from every other step of its plan."""
+        return self.task
+
     def depends(self) -> dict[str, JsonValue]:
         """What it depends on besides the files that it reads; None for what is not known yet."""
         # As JSON has it: what a record says is compared with this.
@@ -441,6 +446,11 @@ class PredictStep(Step):
     labelled: bool = True
     batch_size: int
     how: Annotated[Forward | Adapted | Scaled | Averaged, pydantic.Field(discriminator="way")]
+
+    @property
+    def label(self) -> str:  # noqa: D102 - as its base says
+        cell = self.id.removeprefix(f"predictions/{self.model}/seed-{self.seed}/")
+        return f"{self.task}, {cell}"
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         if isinstance(self.how, Scaled | Averaged):

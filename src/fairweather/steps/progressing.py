@@ -12,6 +12,7 @@ import pandas as pd
 import pydantic
 
 from fairweather.errors import InputError
+from fairweather.progress import duration
 from fairweather.record import RECORD, RunRecord, StepRecord
 from fairweather.runs import RunFolder, fingerprint
 from fairweather.steps.plan import (
@@ -76,6 +77,16 @@ class Ledger:
             told = {"record": self.run.checksum(RECORD), "machines": list(dict.fromkeys(machines))}
             checksums[RECORD] = fingerprint(told)
         return fingerprint_of(step, checksums)
+
+    def remaining(self, plan: Plan) -> dict[str, Step]:
+        """What of a plan is not done as far as the records say, without a look at files; by id."""
+        found: dict[str, Step] = {}
+        for step in plan.steps:
+            record = self.record(step.id)
+            changed = record is None or record.depends != step.depends()
+            if changed or any(need in found for need in step.needs):
+                found[step.id] = step
+        return found
 
     def standing(self, step: Step, before: Mapping[str, State]) -> Standing:
         """Where a step stands, those that it needs being `before`."""
@@ -349,18 +360,6 @@ class Outlook:
             line = f"{task:<{width}}  {done:>4}/{len(members):<4}  {work:>15}"
             lines.append(f"{line}  {', '.join(sorted(words))}".rstrip())
         done = sum(each.state == "done" for each in self.standings)
-        time = "" if self.seconds is None else f"; about {_duration(self.seconds)} to go"
+        time = "" if self.seconds is None else f"; about {duration(self.seconds)} to go"
         lines.append(f"{done} of {len(self.standings)} steps done in {self.path}{time}")
         return "\n".join(lines)
-
-
-def _duration(seconds: float) -> str:
-    """Write a time as people say it.
-
-    >>> _duration(45), _duration(600), _duration(9000)
-    ('45 s', '10 min', '2 h 30 min')
-    """
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

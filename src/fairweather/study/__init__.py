@@ -91,8 +91,8 @@ def plan(
     what depends on them is not known yet.
 
     >>> found = plan("quickstart", out="runs/nowhere", only=["basic"], device="cpu")
-    >>> found.table["kind"].value_counts()["train"]
-    np.int64(1)
+    >>> found.table["kind"].value_counts()["train"]  # one of each seed
+    np.int64(3)
     """
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
     path = place_of_run(checked, out)

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import pydantic
 from pydantic import PositiveFloat
@@ -191,14 +191,29 @@ class ModelEntry(NetworkEntry):
 
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+# As many trainings of one model as anybody means; a larger number is a seed, not how many.
+_MOST_SEEDS = 100
 # What a model and the pre-training that it starts from must have in common.
 _DESIGN = ("backbone", "stem", "norm", "pooling", "width", "input_size")
+
+
+def _listed(seeds: object) -> list[int]:
+    """The seeds of a study, of which a number says how many."""
+    if type(seeds) is int and 1 <= seeds <= _MOST_SEEDS:
+        return list(range(seeds))
+    if isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds):
+        return seeds
+    raise InputError(
+        f"must be how many there are, from 1 to {_MOST_SEEDS} (3 means [0, 1, 2]), or a list of "
+        f"whole numbers, such as [3, 4], found {seeds!r}"
+    )
 
 
 class Study(Strict):
     """A study: a data set, models with their recipes, shifts, seeds.
 
     Attributes:
+        seeds: that every model is trained with: a list, or how many, so that 3 is [0, 1, 2].
         pretraining: networks that are trained first, for models to start from, by name.
         shifts: sweeps and suites as written; `all_shifts` gives the shifts themselves.
         allow_seen_shifts: let models train on what tests them; the report says which do.
@@ -216,7 +231,7 @@ class Study(Strict):
     title: str = ""
     description: str = ""
     data: DataEntry
-    seeds: list[int] = pydantic.Field([0], min_length=1)
+    seeds: Annotated[list[int], pydantic.BeforeValidator(_listed)] = [0, 1, 2]
     shift_seed: int = 0
     shifts: list[dict[str, Any]] = pydantic.Field([])
     allow_seen_shifts: bool = False
