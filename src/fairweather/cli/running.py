@@ -97,11 +97,8 @@ def clean(
 ) -> None:
     """Show what a run takes on disk, and remove what nobody needs or what can be made again."""
     from fairweather import cleaning
-    from fairweather.runs import check_takeable, open_finished_run
 
-    opened = open_finished_run(run)
-    if opened.is_first_version:
-        check_takeable(run)
+    opened = cleaning.check_current(run)
     if remove:
         removed = cleaning.remove(run, remove)
         typer.echo(f"removed {len(removed.files)} files, {removed.bytes / 1e6:,.1f} MB\n")
