@@ -111,7 +111,7 @@ def _check_shared(parts: Sequence[Part]) -> None:
 
 def _shared(part: Part) -> Iterator[tuple[str, JsonValue]]:
     """What must be equal in all runs, in words."""
-    record, settings = part.record, part.record.settings
+    record, settings, every = part.record, part.record.settings, part.steps.values()
     yield "classes", list(record.data.classes)
     for name, words in ((TEST, "test"), (VAL, "validation"), (TRAIN, "training")):
         yield f"digest of the {words} images", record.data.digests.get(name)
@@ -120,22 +120,13 @@ def _shared(part: Part) -> Iterator[tuple[str, JsonValue]]:
     yield "prediction_batch_size", settings.batch_size
     yield "precision of predictions", settings.precision
     yield "variants", list(settings.variants)
-    yield from ((f"version of {name}", each) for name, each in _versions(part).items())
-    for step in part.steps.values():
+    libraries = [record.provenance.versions, *(s.depends.get("libraries") for s in every)]
+    for versions in libraries:
+        for name, version in versions.items() if isinstance(versions, dict) else ():
+            # Behind a plus sign stands for what machine it was built: 2.6.0+cpu.
+            yield f"version of {name}", str(version).partition("+")[0]
+    for step in every:
         yield f"version of the steps that {step.kind}", step.depends.get("version")
-
-
-def _versions(part: Part) -> dict[str, str]:
-    """The versions of fairweather and of all libraries that the run names.
-
-    Without what stands behind a plus sign (2.6.0+cpu): for which machine a library was built.
-    """
-    found = dict(part.record.provenance.versions)
-    for step in part.steps.values():
-        libraries = step.depends.get("libraries")
-        if isinstance(libraries, dict):
-            found |= {name: str(version) for name, version in libraries.items()}
-    return {name: version.partition("+")[0] for name, version in found.items()}
 
 
 def _check_shifts(one: Part, other: Part) -> None:
