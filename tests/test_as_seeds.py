@@ -27,7 +27,7 @@ from fairweather.study.planning import data_sources, describe_study, plan_study
 from fairweather.yamlfile import dump_yaml
 
 from .conftest import TINY_RESNET
-from .run_folders import as_first_version, change_record, copy_run, run_record, write_run
+from .run_folders import as_first_version, change_record, copy_run, finish, run_record, write_run
 
 STUDY_FILE = """
 name: tiny
@@ -175,16 +175,27 @@ def test_joined_again_nothing_is_done_again(joined, halves):
     assert [event.note for event in told[-2:]] == ["done before", "done before"]
 
 
-def test_a_damaged_joined_folder_is_mended_and_what_left_a_run_goes(joined, halves, tmp_path):
+def test_an_interrupted_joining_has_no_scores_and_goes_on(joined, halves, tmp_path):
+    """Before it goes on, what was copied is damaged, and there is what no run has any more."""
+
+    def stop(event):
+        if event.done == 9:
+            raise KeyboardInterrupt
+
     other = copy_run(joined, tmp_path / "joined")
-    prediction = "predictions/swept/seed-1/test/clean.parquet"
-    expected = other.file(prediction).read_bytes()
-    other.write(prediction, b"damaged")
-    other.file(SCORES).unlink()
+    left = "models/swept/seed-7/history.csv"
+    other.write(left, "of a run that is not joined any more")
+    finish(other, "models/swept/seed-7", [left])
     other.write("steps/models/swept/seed-9.json", "{")
+    with pytest.raises(KeyboardInterrupt):
+        fw.join_seeds(halves, out=other.path, progress=stop)
+    for name in (SCORES, "report.html", left, "steps/models/swept/seed-7.json"):
+        assert not (other.path / name).exists(), name
+    prediction = "predictions/swept/seed-1/test/clean.parquet"
+    other.write(prediction, b"damaged")
     fw.join_seeds(halves, out=other.path)
-    assert other.file(prediction).read_bytes() == expected
-    assert (other.path / SCORES).read_bytes() == (joined.path / SCORES).read_bytes()
+    for name in (prediction, SCORES):
+        assert (other.path / name).read_bytes() == (joined.path / name).read_bytes()
     assert RunFolder(other.path).damaged_steps() == []
 
 
@@ -195,9 +206,11 @@ def test_every_reader_takes_a_joined_run_as_a_run(joined, tmp_path):
     told = CliRunner().invoke(app, ["compare", f"{other.path}:started", f"{other.path}:swept"])
     assert told.exit_code == 0, told.output
     assert "(sd" in told.output
+    uses = {use.kind: use for use in cleaning.disk_use(other)}
+    assert uses["models"].files  # and no weights, which are not there
+    assert all(other.file(name).is_file() for name in uses["models"].files)
     cleaning.remove(other.path, ["left-over"])
     assert files_of(other, "predictions") == files_of(joined, "predictions")
-    assert "Seeds" not in fw.Run(other.path).scores.columns
     assert set(fw.Run(other.path).scores["seed"]) == {"0", "1", "mean", "sd"}
 
 

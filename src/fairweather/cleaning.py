@@ -67,9 +67,13 @@ def disk_use(run: RunFolder) -> list[Use]:
         kind = _KINDS[step.kind] if is_part_of(run.record, step) else "left-over"
         found[kind] += step.files
     found["left-over"] += [*_interrupted(run), *map(step_file, run.damaged_steps())]
+    there = {
+        kind: [name for name in names if inside(run.path, name).exists()]
+        for kind, names in found.items()
+    }
     return [
         Use(kind, tuple(names), sum(_size(inside(run.path, name)) for name in names))
-        for kind, names in found.items()
+        for kind, names in there.items()
     ]
 
 

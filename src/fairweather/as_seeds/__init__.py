@@ -57,6 +57,9 @@ def join_seeds(
     record = describe(parts)
     rest = plan_rest(record, parts, held)
     tell = progress or silent
+    if any(part.record.ensemble for part in parts):
+        words = "ensembles are left out: they are of fewer seeds than are joined"
+        tell(Event("join", 0, None, line=words))
     with lock_run(place) as folder:
         _begin(folder, record, parts, rest.taken)
         for number, (step, taken) in enumerate(rest.taken.items(), start=1):
