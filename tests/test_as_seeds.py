@@ -12,14 +12,16 @@ import fairweather as fw
 from fairweather import cleaning
 from fairweather.as_seeds.fitting import check_fit, open_part
 from fairweather.as_seeds.planning import describe, plan_rest
+from fairweather.as_seeds.taken import take_samples
 from fairweather.cli import app
 from fairweather.errors import InputError
 from fairweather.executors import execute
 from fairweather.record import JOINED, SCORES, STUDY
+from fairweather.report.samples import INDEX, PICTURES, read_samples
 from fairweather.runs import RunFolder, open_run
 from fairweather.steps import Worker
 from fairweather.steps.measuring import facts_of
-from fairweather.steps.plan import DATA
+from fairweather.steps.plan import DATA, ImagesReference, SampleStep
 from fairweather.steps.progressing import begin
 from fairweather.steps.worker import digests_of, open_data
 from fairweather.study import load_study, plan, run
@@ -270,6 +272,40 @@ def test_models_of_different_runs_are_one_study(copies, whole, tmp_path):
         match="models started, swept with the seeds 0, 1, but no run has seed 1 of started, nor 1",
     ):
         try_to_join(*first)
+
+
+def test_pictures_of_several_runs_are_put_together(whole, halves, tmp_path):
+    """Here of two runs that show the mistakes of some models each, under the same shifts."""
+    models = whole.step("samples").depends["models"]
+    parts = []
+    for number, model in enumerate(("started", "swept")):
+        part = copy_run(RunFolder(halves[0].path), tmp_path / str(number))
+        own = {name: each for name, each in models.items() if name.startswith(model)}
+        change_steps(part, "samples", set_in("depends", "models", value=own))
+        parts.append(open_part(part.path))
+    planned = SampleStep(
+        id="samples",
+        task="samples",
+        leaves=(INDEX, PICTURES),
+        images=ImagesReference(),
+        train=None,
+        models={name: tuple(each) for name, each in models.items()},
+        shifts=tuple(whole.step("samples").depends["shifts"]),
+        shift_seed=0,
+        mixup=False,
+    )
+    taken = take_samples(planned, parts)
+    together = RunFolder(tmp_path / "together")
+    for name in taken.files:
+        together.write(name, taken.read(name))
+        assert together.checksum(name) == taken.step.files[name]
+    found, expected = read_samples(together), read_samples(whole)
+    assert found.mistakes == expected.mistakes
+    assert (found.strip, found.labels) == (expected.strip, expected.labels)
+    assert found.pictures.items() <= expected.pictures.items()
+    assert found.lost is None
+    alone = take_samples(planned, [*parts, open_part(halves[0].path)])
+    assert alone.step == halves[0].step("samples")
 
 
 # ---------------------------------------------------------------- what is refused

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fairweather.as_seeds.fitting import Part, check_fit, open_part
-from fairweather.as_seeds.planning import Taken, describe, plan_rest
+from fairweather.as_seeds.planning import describe, plan_rest
+from fairweather.as_seeds.taken import Taken
 from fairweather.errors import InputError
 from fairweather.executors import execute
 from fairweather.finished_run import Run
@@ -136,5 +137,5 @@ def _copy(taken: Taken, folder: RunFolder) -> None:
     if there:
         return
     for name in taken.files:
-        folder.write(name, taken.run.file(name).read_bytes())
+        folder.write(name, taken.read(name))
     folder.finish(taken.step)

@@ -8,16 +8,16 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from fairweather.as_seeds.fitting import Part
+from fairweather.as_seeds.taken import Taken, take_over, take_samples
 from fairweather.errors import InputError
 from fairweather.record import (
     Provenance,
     RunRecord,
-    StepRecord,
     base_model,
     model_folder,
     place_of,
 )
-from fairweather.runs import RunFolder, command_line
+from fairweather.runs import command_line
 from fairweather.shifts import CLEAN
 from fairweather.steps import Plan, Step
 from fairweather.steps.measuring import DataFacts, Measured, Measurement, conclude
@@ -25,21 +25,6 @@ from fairweather.steps.plan import SampleStep, Trained
 from fairweather.steps.predicting import shift_of
 
 Value = TypeVar("Value")
-_WEIGHTS = ".safetensors"
-
-
-class Taken(NamedTuple):
-    """A step that was done in one of the runs.
-
-    Attributes:
-        step: its record.
-        run: where it was done.
-        files: which of its files go along: all but weights, as far as they are there.
-    """
-
-    step: StepRecord
-    run: RunFolder
-    files: tuple[str, ...]
 
 
 def describe(parts: Sequence[Part]) -> RunRecord:
@@ -78,41 +63,6 @@ def _united(mappings: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
     for mapping in mappings:
         found = {**found, **{key: each for key, each in mapping.items() if key not in found}}
     return found
-
-
-def take_over(parts: Sequence[Part]) -> dict[str, Taken]:
-    """What was done for the models in any of the runs, by id.
-
-    A sweep, and a pre-training that is one for all seeds, are those of the first run that has them.
-
-    Raises `InputError` where a file is there that is not what a step left.
-    """
-    found: dict[str, Taken] = {}
-    for part in parts:
-        for step in part.steps.values():
-            if step.id not in found:
-                found[step.id] = _taken(step, part.run)
-    return found
-
-
-def _taken(step: StepRecord, run: RunFolder) -> Taken:
-    small = [name for name in step.files if not name.endswith(_WEIGHTS)]
-    missing = run.check_files(small.__contains__)
-    return Taken(step, run, tuple(name for name in small if name not in missing))
-
-
-def take_samples(planned: SampleStep, parts: Sequence[Part]) -> Taken | None:
-    """The pictures of the run that chose them by the same models and seeds; None without one.
-
-    Making them anew would need the images.
-    """
-    wanted = planned.depends()["models"]
-    for part in parts:
-        step = part.run.step(planned.id)
-        if step is not None and step.depends.get("models") == wanted:
-            taken = _taken(step, part.run)
-            return taken if set(planned.leaves) <= set(taken.files) else None
-    return None
 
 
 class Rest(NamedTuple):
