@@ -52,6 +52,7 @@ MAY_IMPORT = {
     | {"attacks", "data", "inference", "metrics", "models", "report", "runs", "scores"}
     | {"shift_lists", "shifts", "training"},
     "executors": LEAVES | {"runs", "steps"},
+    "as_seeds": LEAVES | {"executors", "finished_run", "report", "runs", "shifts", "steps"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)
 MAY_IMPORT["evaluation"] = set(MAY_IMPORT)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fairweather import metrics as metrics
+    from fairweather.as_seeds import join_seeds as join_seeds
     from fairweather.attacks import make_attack as make_attack
     from fairweather.comparison import compare_runs as compare_runs
     from fairweather.comparison import compare_with_published as compare_with_published
@@ -53,6 +54,7 @@ _HOME = {
     "compare_with_published": "comparison",
     "evaluate": "evaluation",
     "export": "exporting",
+    "join_seeds": "as_seeds",
     "load_data": "data",
     "load_model": "models",
     "make_attack": "attacks",

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fairweather.errors import unknown_name
+from fairweather.errors import InputError, unknown_name
 from fairweather.record import (
     is_part_of,
     step_file,
 )
-from fairweather.runs import PARTIAL, RunFolder, inside, open_finished_run, open_run
+from fairweather.runs import PARTIAL, RunFolder, inside, lock_run, open_finished_run
 
 # What may be removed, and what each is made of again.
 REMOVABLE: Mapping[str, str] = {
@@ -47,6 +47,17 @@ class Use(NamedTuple):
     bytes: int
 
 
+def check_current(path: Path) -> RunFolder:
+    """Open a run folder; raises `InputError` where there is none, or one of an earlier version."""
+    run = open_finished_run(path)
+    if run.is_first_version:
+        raise InputError(
+            f"{path} holds a run of an earlier version of fairweather, which does not say what "
+            "its files are of"
+        )
+    return run
+
+
 def disk_use(run: RunFolder) -> list[Use]:
     """Say what each kind of files in a run folder takes, the kinds in the order of their making."""
     found: dict[str, list[str]] = {
@@ -56,9 +67,13 @@ def disk_use(run: RunFolder) -> list[Use]:
         kind = _KINDS[step.kind] if is_part_of(run.record, step) else "left-over"
         found[kind] += step.files
     found["left-over"] += [*_interrupted(run), *map(step_file, run.damaged_steps())]
+    there = {
+        kind: [name for name in names if inside(run.path, name).exists()]
+        for kind, names in found.items()
+    }
     return [
         Use(kind, tuple(names), sum(_size(inside(run.path, name)) for name in names))
-        for kind, names in found.items()
+        for kind, names in there.items()
     ]
 
 
@@ -71,8 +86,8 @@ def remove(path: Path, kinds: Sequence[str]) -> Use:
     for kind in kinds:
         if kind not in REMOVABLE:
             raise unknown_name("kind of files", kind, REMOVABLE)
-    open_finished_run(path)  # else a folder that is not there would be made
-    with open_run(path) as run:
+    check_current(path)
+    with lock_run(path) as run:
         uses = [use for use in disk_use(run) if use.kind in kinds]
         for step in run.readable_steps():
             kind = _KINDS[step.kind] if is_part_of(run.record, step) else "left-over"

@@ -83,6 +83,7 @@ RECORD, STUDY, SCORES, SUMMARY = "record.json", "study.yaml", "scores.csv", "sum
 WARNINGS, ABSENT_METRICS = "warnings.json", "absent_metrics.json"
 PAGE, TABLES, FIGURES, SAMPLES = "report.html", "tables", "figures", "samples"
 STEPS = "steps"
+JOINED = "joined.json"  # only in a folder that was joined of runs with different seeds
 WEIGHTS, DESCRIPTION, HISTORY = "model.safetensors", "model.json", "history.csv"
 PROBED = "probed.safetensors"  # where an interpolation begins
 CORRELATION = "correlation.json"
@@ -421,6 +422,36 @@ class RunRecord(Frozen):
 
     def to_json(self) -> str:
         """Write the text of record.json."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+class JoinedRun(Frozen):
+    """One of the runs that a folder was joined of.
+
+    Attributes:
+        path: of its folder, as it was named.
+        models, seeds: what of the joined run it brought.
+        provenance: when, with what and on what it was begun.
+    """
+
+    path: str
+    models: tuple[str, ...]
+    seeds: tuple[int, ...]
+    provenance: Provenance
+
+
+class JoinedRecord(Frozen):
+    """What a folder was joined of. It stands beside the record: earlier versions read that alone.
+
+    Attributes:
+        runs: with one recipe for each model and different seeds, in the order of joining.
+    """
+
+    version: Literal[1] = 1
+    runs: tuple[JoinedRun, ...]
+
+    def to_json(self) -> str:
+        """Write the text of joined.json."""
         return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
 
 

@@ -31,6 +31,7 @@ from pydantic import JsonValue
 
 from fairweather.errors import InputError
 from fairweather.record import (
+    JOINED,
     RECORD,
     SCORES,
     STEPS,
@@ -213,8 +214,18 @@ class RunFolder:
 
     @property
     def is_first_version(self) -> bool:
-        """Say whether the folder is one that can be read but not taken up again."""
+        """Say whether the folder holds a run of version 1."""
         return not (self.path / RECORD).is_file() and (self.path / FIRST_FACTS).is_file()
+
+    @property
+    def is_joined(self) -> bool:
+        """Say whether the folder was joined of runs with different seeds."""
+        return (self.path / JOINED).is_file()
+
+    @property
+    def is_read_only(self) -> bool:
+        """Say whether the run can be read but not taken up again."""
+        return self.is_first_version or self.is_joined
 
     # ---- the records of steps
 
@@ -410,12 +421,22 @@ class RunFolder:
 
 @contextlib.contextmanager
 def open_run(path: Path) -> Iterator[RunFolder]:
-    """Open a run folder for writing, made if it is not there, and keep other processes out.
+    """Open a run folder for a run to begin or go on, made if it is not there; see `lock_run`.
 
-    Raises `InputError` for a folder that holds something else or a run of an earlier version, and
-    for one that is in use.
+    Raises `InputError` for a folder that holds something else, a run of an earlier version or a
+    joined one, and for one that is in use.
     """
     check_takeable(path)
+    with lock_run(path) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def lock_run(path: Path) -> Iterator[RunFolder]:
+    """Open a folder for writing, made if it is not there, and keep other processes out.
+
+    Raises `InputError` where another process works in it.
+    """
     path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(inside(path, LOCK), timeout=0)
     try:
@@ -437,6 +458,11 @@ def check_takeable(path: Path) -> None:
         raise InputError(
             f"{path} holds a run of an earlier version of fairweather, which can be reported and "
             "compared but not taken up again; name another folder with --out"
+        )
+    if RunFolder(path).is_joined:
+        raise InputError(
+            f"{path} was joined of several runs and trains nothing itself; run another seed in a "
+            "folder of its own, and join again with fairweather report --as-seeds"
         )
     known = (path / RECORD).exists() or (path / LOCK).exists()
     if any(path.iterdir()) and not known:
@@ -460,7 +486,7 @@ def provenance(device: torch.device) -> Provenance:
 
     return Provenance(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=command_line(),
         git={
             "working_folder": _git_revision(Path.cwd()),
             "fairweather": _git_revision(Path(__file__).parent),
@@ -475,6 +501,11 @@ def provenance(device: torch.device) -> Provenance:
             "threads": torch.get_num_threads(),
         },
     )
+
+
+def command_line() -> str:
+    """The command that this process was started with, without the folders before its name."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def this_machine(device: torch.device) -> Machine:

@@ -9,19 +9,24 @@ from typing import Annotated, Literal
 
 import typer
 
+from fairweather.cli.running import join
 from fairweather.errors import InputError, unknown_name
 
 
 def compare(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run folder, or FOLDER:MODEL for one model.")
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run folder, or FOLDER:MODEL for one model; FOLDER,FOLDER joins their seeds.",
+        ),
     ],
     other: Annotated[
         str,
         typer.Argument(
             metavar="REFERENCE",
-            help="Another run, FOLDER or FOLDER:MODEL, on the same images; or paper, the published "
-            "report.",
+            help="Another run, written like the first, on the same images; or paper, the "
+            "published report.",
         ),
     ],
 ) -> None:
@@ -29,6 +34,7 @@ def compare(
     from fairweather.comparison import REFERENCES, read_comparison, read_run_comparison
     from fairweather.runs import open_finished_run
 
+    run, other = (_with_seeds_joined(each) for each in (run, other))
     folder = Path(run if Path(run).is_dir() else run.rpartition(":")[0] or run)
     comparison = (
         read_comparison(folder, other) if other in REFERENCES else read_run_comparison(run, other)
@@ -40,6 +46,21 @@ def compare(
     typer.echo(f"{comparison}\n")
     for name in files:
         typer.echo(f"table   {folder / name}")
+
+
+def _with_seeds_joined(asked: str) -> str:
+    """Join the runs of RUN,RUN or RUN,RUN:MODEL as seeds, and name the joined one in their place.
+
+    A folder with a comma in its name stands for itself.
+    """
+    from fairweather.comparison.compared import split_name
+
+    folder, model = split_name(asked)
+    if "," not in folder or Path(folder).is_dir():
+        return asked
+    joined = join(folder.split(","))
+    typer.echo(f"joined  {joined}", err=True)
+    return f"{joined}:{model}" if model else str(joined)
 
 
 def check(

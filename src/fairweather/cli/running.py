@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from json import dumps as json_text
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -108,11 +109,8 @@ def clean(
 ) -> None:
     """Show what a run takes on disk, and remove what nobody needs or what can be made again."""
     from fairweather import cleaning
-    from fairweather.runs import check_takeable, open_finished_run
 
-    opened = open_finished_run(run)
-    if opened.is_first_version:
-        check_takeable(run)
+    opened = cleaning.check_current(run)
     if remove:
         removed = cleaning.remove(run, remove)
         typer.echo(f"removed {len(removed.files)} files, {removed.bytes / 1e6:,.1f} MB\n")
@@ -150,30 +148,32 @@ def report(
         Path | None,
         typer.Option(
             help="Where the report of several runs goes; that of one goes into the run.",
-            show_default="reports/RUN+RUN",
+            show_default="reports/RUN+RUN; with --as-seeds runs/RUN+RUN",
         ),
     ] = None,
+    as_seeds: Annotated[
+        bool,
+        typer.Option(
+            "--as-seeds",
+            help="Join runs of one study with different seeds, or models, into one run folder.",
+        ),
+    ] = False,
     track: Track = None,
 ) -> None:
     """Build tables, figures and page again from run folders alone."""
-    from fairweather.report import build_joint_report, build_report
-    from fairweather.report.intact import check_intact
-    from fairweather.report.joining import short_names
-    from fairweather.runs import open_finished_run
-
-    if len(runs) == 1 and out is not None:
-        raise InputError("the report of one run goes into its folder; --out is for several runs")
-    if len(runs) > 1 and track is not None:
-        raise InputError("--track sends one run, found several; send them one by one")
-    opened = [open_finished_run(folder) for folder in runs]
-    check_first(track)
-    missing = {run.path: check_intact(run) for run in opened}
-    if len(opened) == 1:
-        build_report(opened[0])
-        place = runs[0]
+    if as_seeds:
+        check_first(track)
+        place = join(runs, out)
+        missing = _missing_files([place])
     else:
-        place = out or Path("reports") / "+".join(short_names(runs))
-        build_joint_report(opened, place)
+        if len(runs) == 1 and out is not None:
+            words = "the report of one run goes into its folder; --out is for several runs"
+            raise InputError(words)
+        if len(runs) > 1 and track is not None:
+            raise InputError("--track sends one run, found several; send them one by one")
+        missing = _missing_files(runs)
+        check_first(track)
+        place = _build(runs, out)
     for path, names in missing.items():
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -181,6 +181,38 @@ def report(
             typer.echo(words, err=True)
     print_places(place)
     send(place, track)
+
+
+def join(runs: Sequence[str | Path], out: Path | None = None) -> Path:
+    """Join runs as seeds of one, and return its folder; done again, it goes on."""
+    from fairweather.as_seeds import join_seeds
+
+    with resumable(), progress() as show:
+        return join_seeds(runs, out=out, progress=show).path
+
+
+def _missing_files(runs: Sequence[Path]) -> dict[Path, list[str]]:
+    """What the report of each run needs and has not; a file that was changed is an error."""
+    from fairweather.report.intact import check_intact
+    from fairweather.runs import open_finished_run
+
+    opened = [open_finished_run(folder) for folder in runs]
+    return {run.path: check_intact(run) for run in opened}
+
+
+def _build(runs: Sequence[Path], out: Path | None) -> Path:
+    """Report one run in its folder, or several beside each other; returns where that is."""
+    from fairweather.report import build_joint_report, build_report
+    from fairweather.report.joining import short_names
+    from fairweather.runs import open_finished_run
+
+    opened = [open_finished_run(folder) for folder in runs]
+    if len(opened) == 1:
+        build_report(opened[0])
+        return runs[0]
+    place = out or Path("reports") / "+".join(short_names(runs))
+    build_joint_report(opened, place)
+    return place
 
 
 def print_places(folder: Path) -> None:

@@ -156,7 +156,7 @@ def outlook(request: Request, out: Path | None, progress: Notify | None = None) 
 
     The model is opened and the data are loaded, since each decides about the other.
     """
-    if out is not None and RunFolder(out).is_first_version:
+    if out is not None and RunFolder(out).is_read_only:
         check_takeable(out)
     inputs = bring_together(request, progress)
     try_out(request, inputs)

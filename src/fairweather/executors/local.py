@@ -27,17 +27,21 @@ def execute(
     """Do what of a plan is not done yet, and record it.
 
     Args:
-        plan: its steps are in an order that respects their needs.
+        plan: its steps are in an order that respects their needs; needs that are no steps of it are
+            done, as their records in the folder say.
         run: a folder that is open for writing, with its description.
         worker: opens data and models.
         progress: is told of every step, and of what happens within long ones.
         until: id of a step: do no more than it needs.
     """
     tell = progress or silent
-    ledger, states = Ledger(run), dict[str, State]()
+    ledger, own = Ledger(run), {step.id for step in plan.steps}
+    states: dict[str, State] = {
+        need: "done" for step in plan.steps for need in step.needs if need not in own
+    }
     totals, counts = Counter(step.task for step in plan.steps), Counter[str]()
     dependants = _dependants(plan)
-    wanted = plan.needed_for(until) if until else {step.id for step in plan.steps}
+    wanted = plan.needed_for(until) if until else own
     remaining = ledger.remaining(plan)
     for step in plan.steps:
         if step.id not in wanted:
@@ -122,5 +126,6 @@ def _dependants(plan: Plan) -> Mapping[str, list[str]]:
     for step in reversed(plan.steps):
         own = [*found[step.id], *([step.id] if step.disposable else [])]
         for need in step.needs:
-            found[need] += [each for each in own if each not in found[need]]
+            before = found.setdefault(need, [])
+            before += [each for each in own if each not in before]
     return found

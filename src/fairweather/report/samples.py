@@ -93,11 +93,11 @@ class _Keys(_Stated):
     """Version 2: keys; the pictures themselves lie in one file."""
 
     strip: tuple[int, ...]
-    lost: dict[str, tuple[CellImage, ...]]
+    lost: dict[str, tuple[CellImage, ...]] | None
     mistakes: dict[str, dict[str, tuple[CellImage, ...]]]
 
     def shown(self) -> Iterator[CellImage]:
-        for group in (self.lost, *self.mistakes.values()):
+        for group in (self.lost or {}, *self.mistakes.values()):
             for images in group.values():
                 yield from images
 

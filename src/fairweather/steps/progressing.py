@@ -201,11 +201,29 @@ def difference(standing: Standing) -> str:
     """
     record = standing.record
     assert record is not None
-    before, after = dict(_flat(record.depends)), dict(_flat(standing.step.depends()))
-    for key in dict.fromkeys([*before, *after]):
-        if before.get(key) != after.get(key):
-            return f"{key}: {_short(before.get(key))}, now {_short(after.get(key))}"
-    return ""
+    found = first_difference(record.depends, standing.step.depends())
+    return f"{found.key}: {found.one}, now {found.other}" if found else ""
+
+
+class Difference(NamedTuple):
+    """The first key, dotted, by which two descriptions differ, and both values in short."""
+
+    key: str
+    one: str
+    other: str
+
+
+def first_difference(one: Mapping[str, object], other: Mapping[str, object]) -> Difference | None:
+    """Find in what two descriptions differ; None where they say the same.
+
+    >>> first_difference({"recipe": {"epochs": 2}}, {"recipe": {"epochs": 3}})
+    Difference(key='recipe.epochs', one='2', other='3')
+    """
+    ours, theirs = dict(_flat(one)), dict(_flat(other))
+    for key in dict.fromkeys([*ours, *theirs]):
+        if ours.get(key) != theirs.get(key):
+            return Difference(key, _short(ours.get(key)), _short(theirs.get(key)))
+    return None
 
 
 def _flat(facts: object, key: str = "") -> Iterator[tuple[str, object]]:

@@ -96,7 +96,7 @@ def plan(
     """
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
     path = place_of_run(checked, out)
-    if RunFolder(path).is_first_version:
+    if RunFolder(path).is_read_only:
         check_takeable(path)
     facts = survey(data_sources(checked), offline=offline, progress=progress)
     planned = plan_study(checked, facts, resolve_device(device), offline=offline)

@@ -24,6 +24,7 @@ from fairweather.record import (
     DESCRIPTION,
     FIGURES,
     HISTORY,
+    JOINED,
     MEAN,
     NO_LEVEL,
     PAGE,
@@ -50,7 +51,7 @@ from fairweather.runs import (
 )
 
 NEEDED = (PAGE, SCORES)
-FILES = (PAGE, RECORD, STUDY, FIRST_FACTS, SCORES, SUMMARY, WARNINGS, ABSENT_METRICS)
+FILES = (PAGE, RECORD, JOINED, STUDY, FIRST_FACTS, SCORES, SUMMARY, WARNINGS, ABSENT_METRICS)
 FOLDERS = (FIGURES, TABLES)
 # What the report follows over levels. Of all other metrics, a tracker's table gets what sums shifts
 # up, since it shows every name that it has as a column: scores.csv goes along as a file.

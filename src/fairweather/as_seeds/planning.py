@@ -1,0 +1,147 @@
+"""The run that several make together: its record, what it takes over, and what is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from fairweather.as_seeds.fitting import Part
+from fairweather.as_seeds.taken import Taken, take_over, take_samples
+from fairweather.errors import InputError
+from fairweather.record import (
+    Provenance,
+    RunRecord,
+    base_model,
+    model_folder,
+    place_of,
+)
+from fairweather.runs import command_line
+from fairweather.shifts import CLEAN
+from fairweather.steps import Plan, Step
+from fairweather.steps.measuring import DataFacts, Measured, Measurement, conclude
+from fairweather.steps.plan import SampleStep, Trained
+from fairweather.steps.predicting import shift_of
+
+Value = TypeVar("Value")
+
+
+def describe(parts: Sequence[Part]) -> RunRecord:
+    """Say what the joined run is; of what is only told, such as titles, the first run's words."""
+    records = [part.record for part in parts]
+    first, *_ = records
+    threads = {record.settings.threads for record in records}
+    settings = {"threads": first.settings.threads if len(threads) == 1 else None}
+    return first.model_copy(
+        update={
+            "models": _united(record.models for record in records),
+            "pretraining": _united(record.pretraining for record in records),
+            "seeds": tuple(sorted({seed for record in records for seed in record.seeds})),
+            "ensemble": False,  # of other seeds than these
+            "variants": _united(record.variants for record in records),
+            "seen_shifts": _united(record.seen_shifts for record in records),
+            "settings": first.settings.model_copy(update=settings),
+            "provenance": _provenance([record.provenance for record in records]),
+        }
+    )
+
+
+def _provenance(every: Sequence[Provenance]) -> Provenance:
+    """Of the first run; but of the code what all agree on, and how and when they were joined."""
+    git = {
+        name: revision
+        for name, revision in every[0].git.items()
+        if all(each.git.get(name) == revision for each in every)
+    }
+    latest = max(each.time for each in every)
+    return every[0].model_copy(update={"command": command_line(), "git": git, "time": latest})
+
+
+def _united(mappings: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for mapping in mappings:
+        found = {**found, **{key: each for key, each in mapping.items() if key not in found}}
+    return found
+
+
+class Rest(NamedTuple):
+    """What a joined run takes over, by id, and the plan of what is made of that."""
+
+    taken: Mapping[str, Taken]
+    plan: Plan
+
+
+def plan_rest(
+    record: RunRecord, parts: Sequence[Part], held: Mapping[tuple[str, int], Part]
+) -> Rest:
+    """Plan the scores and the report of all seeds together, as a study plans its own.
+
+    Raises `InputError` where a run has no predictions that it should have, or not its own.
+    """
+    taken = take_over(parts)
+    sample, score, report = conclude(_measurement(record, taken), list(_measured(record)))
+    assert isinstance(sample, SampleStep)
+    if pictures := take_samples(sample, parts):
+        taken[sample.id] = pictures
+    makers = {name: step for step, each in taken.items() for name in each.files}
+    for name in score.reads:
+        if name not in makers:
+            raise _unfinished(name, held)
+    makers |= dict.fromkeys(score.leaves, score.id)
+    linked = [_needing(step, makers) for step in (score, report)]
+    return Rest(taken, Plan.model_construct(data={}, model=None, steps=tuple(linked)))
+
+
+def _needing(step: Step, makers: Mapping[str, str]) -> Step:
+    needs = dict.fromkeys(makers[name] for name in step.reads if name in makers)
+    return step.model_copy(update={"needs": tuple(needs)})
+
+
+def _unfinished(name: str, held: Mapping[tuple[str, int], Part]) -> InputError:
+    place = place_of(name)
+    assert place is not None  # scores are made of predictions alone
+    part = held[base_model(place.model), int(place.seed)]
+    return InputError(f"{part.name} has no {name}: let the run finish first")
+
+
+def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
+    data, settings = record.data, record.settings
+    trainings = ("train", "choose", "pretrain")
+    return Measurement(
+        data=DataFacts(
+            name=data.name,
+            classes=data.classes,
+            images=dict.fromkeys(data.digests, 0),  # how many tells only how long a step takes
+            digests=data.digests,
+            side=data.side,
+            natural_shift="natural_shift" in data.notes,
+        ),
+        shifts=(CLEAN, *(shift_of(cell.id) for cell in record.cells())),
+        threads=settings.threads or torch.get_num_threads(),
+        device="cpu",
+        shift_seed=settings.shift_seed,
+        batch_size=settings.batch_size,
+        bootstrap=settings.bootstrap,
+        variants=settings.variants,
+        reports=tuple(
+            name for each in taken.values() if each.step.kind in trainings for name in each.files
+        ),
+    )
+
+
+def _measured(record: RunRecord) -> Iterator[Measured]:
+    """What was measured, in the order of a study: each model, then each of its interpolations."""
+    for model, described in record.models.items():
+        titles = {model: described.title}
+        titles |= {n: t for n, t in record.variants.items() if _is_network_of(model, n, record)}
+        for name, title in titles.items():
+            for seed in record.seeds:
+                network = Trained(folder=model_folder(model, seed))
+                yield Measured(name, seed, title, title, network)
+
+
+def _is_network_of(model: str, name: str, record: RunRecord) -> bool:
+    """Whether a name is that of other weights of a model, not of another use of the same."""
+    uses = tuple(f"+{variant}" for variant in record.settings.variants)
+    return base_model(name) == model and not name.endswith(uses)

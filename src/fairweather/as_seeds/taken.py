@@ -1,0 +1,157 @@
+"""What a joined run takes over from the runs that it is joined of, step by step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from fairweather.as_seeds.fitting import Part
+from fairweather.record import StepRecord
+from fairweather.report.samples import (
+    INDEX,
+    INDEX_VERSION,
+    PICTURE_COLUMNS,
+    PICTURES,
+    Samples,
+    read_samples,
+)
+from fairweather.runs import RunFolder, fingerprint, read_json
+from fairweather.steps.plan import SampleStep
+
+_WEIGHTS = ".safetensors"
+
+
+class Taken(NamedTuple):
+    """A step that was done in one of the runs.
+
+    Attributes:
+        step: its record.
+        files: which of its files go along: all but weights, as far as they are there.
+        read: the content of each of these.
+    """
+
+    step: StepRecord
+    files: tuple[str, ...]
+    read: Callable[[str], bytes]
+
+
+def take_over(parts: Sequence[Part]) -> dict[str, Taken]:
+    """What was done for the models in any of the runs, by id.
+
+    A sweep, and a pre-training that is one for all seeds, are those of the first run that has them.
+
+    Raises `InputError` where a file is there that is not what a step left.
+    """
+    found: dict[str, Taken] = {}
+    for part in parts:
+        for step in part.steps.values():
+            if step.id not in found:
+                found[step.id] = _taken(step, part.run)
+    return found
+
+
+def _taken(step: StepRecord, run: RunFolder) -> Taken:
+    small = [name for name in step.files if not name.endswith(_WEIGHTS)]
+    missing = run.check_files(small.__contains__)
+    files = tuple(name for name in small if name not in missing)
+    return Taken(step, files, lambda name: run.file(name).read_bytes())
+
+
+# ---------------------------------------------------------------- pictures
+
+
+class _Shown(NamedTuple):
+    """The pictures of a run, and the models whose mistakes are shown by them."""
+
+    taken: Taken
+    samples: Samples
+    models: Sequence[str]
+    mixup: object
+
+
+def take_samples(planned: SampleStep, parts: Sequence[Part]) -> Taken | None:
+    """The pictures of the first seed of every model; None where no run has any.
+
+    They are those of one run, as they are, if it has the first seed of all; else they are put
+    together. Which images all models lose is then unknown: making that anew would need the images.
+    """
+    found = list(_shown(planned, parts))
+    for each in found:
+        if set(each.models) == set(planned.models):
+            return each.taken
+    return _put_together(planned, found) if found else None
+
+
+def _shown(planned: SampleStep, parts: Sequence[Part]) -> Iterator[_Shown]:
+    wanted = planned.depends()["models"]
+    assert isinstance(wanted, dict)
+    for part in parts:
+        step = part.run.step(planned.id)
+        models = step.depends.get("models") if step else None
+        if step is None or not isinstance(models, dict):
+            continue
+        taken = _taken(step, part.run)
+        own = [name for name in wanted if models.get(name) == wanted[name]]
+        if own and set(planned.leaves) <= set(taken.files):
+            samples = read_samples(part.run)
+            if samples is not None:
+                yield _Shown(taken, samples, own, read_json(part.run.file(INDEX)).get("mixup"))
+
+
+def _put_together(planned: SampleStep, found: Sequence[_Shown]) -> Taken:
+    first = found[0]
+    mistakes = {name: each.samples.mistakes.get(name, {}) for each in found for name in each.models}
+    index = {
+        "version": INDEX_VERSION,
+        "labels": first.samples.labels,
+        "strip": first.samples.strip,
+        "lost": None,
+        "mistakes": {
+            name: {
+                shift: [image._asdict() for image in images]
+                for shift, images in mistakes[name].items()
+            }
+            for name in planned.models
+            if name in mistakes
+        },
+        **({"mixup": first.mixup} if first.mixup else {}),
+    }
+    content = {
+        **{name: first.taken.read(name) for name in first.taken.files},
+        INDEX: (json.dumps(index, indent=1) + "\n").encode(),
+        PICTURES: _pictures(planned, found),
+    }
+    made_of = {"joined": [each.taken.step.fingerprint for each in found]}
+    step = first.taken.step.model_copy(
+        update={
+            "depends": {"models": planned.depends()["models"], **made_of},
+            "fingerprint": fingerprint(made_of),
+            "files": {name: hashlib.sha256(each).hexdigest() for name, each in content.items()},
+        }
+    )
+    return Taken(step, tuple(content), content.__getitem__)
+
+
+def _pictures(planned: SampleStep, found: Sequence[_Shown]) -> bytes:
+    """Those of the strip, and those of the mistakes, by shift and then by key."""
+    every = {at: image for each in reversed(found) for at, image in each.samples.pictures.items()}
+    strip = {(shift, key) for shift in planned.shifts for key in found[0].samples.strip}
+    shown = {
+        (image.cell, image.key)
+        for each in found
+        for name in each.models
+        for images in each.samples.mistakes.get(name, {}).values()
+        for image in images
+    }
+    order = {shift: place for place, shift in enumerate(planned.shifts)}
+    kept = sorted((strip | shown) & every.keys(), key=lambda at: (order[at[0]], at[1]))
+    columns = [[cell for cell, _ in kept], [key for _, key in kept], [every[at] for at in kept]]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, PICTURE_COLUMNS, strict=True)]
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(pa.Table.from_arrays(arrays, schema=PICTURE_COLUMNS), sink)
+    return bytes(sink.getvalue().to_pybytes())

@@ -1,0 +1,534 @@
+"""Runs with different seeds are joined into one, as if one run had had all seeds."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import fairweather as fw
+from fairweather import cleaning
+from fairweather.as_seeds.fitting import check_fit, open_part
+from fairweather.as_seeds.planning import describe, plan_rest
+from fairweather.as_seeds.taken import take_samples
+from fairweather.cli import app
+from fairweather.errors import InputError
+from fairweather.executors import execute
+from fairweather.record import JOINED, SCORES, STUDY
+from fairweather.report.samples import INDEX, PICTURES, read_samples
+from fairweather.runs import RunFolder, open_run
+from fairweather.steps import Worker
+from fairweather.steps.measuring import facts_of
+from fairweather.steps.plan import DATA, ImagesReference, SampleStep
+from fairweather.steps.progressing import begin
+from fairweather.steps.worker import digests_of, open_data
+from fairweather.study import load_study, plan, run
+from fairweather.study.planning import data_sources, describe_study, plan_study
+from fairweather.yamlfile import dump_yaml
+
+from .conftest import TINY_RESNET
+from .run_folders import as_first_version, change_record, copy_run, finish, run_record, write_run
+
+STUDY_FILE = """
+name: tiny
+data: {{source: "folder:{folder}", size: 16}}
+threads: 1
+shifts:
+  - brightness_factor: [0.3]
+  - fgsm: [8/255]
+variants: [temperature, batchnorm]
+bootstrap: 100
+pretraining:
+  views: {{recipe: {{method: barlow_twins, epochs: 1, batch_size: 16, projector: [16, 16]}}}}
+defaults:
+  backbone: {backbone}
+  recipe: {{epochs: 2, batch_size: 16, learning_rate: 1e-2}}
+models:
+  started:
+    title: Started
+    weights: pretraining:views
+    recipe: {{probe_epochs: 1}}
+    interpolations: [0.5]
+  swept: {{title: Swept, sweep: {{learning_rate: [0.01, 0.001]}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def make(colour_folder, tmp_path_factory):
+    """Run the study with some seeds, without a report and then without its weights."""
+    root = tmp_path_factory.mktemp("runs")
+    file = root / "tiny.yaml"
+    file.write_text(STUDY_FILE.format(folder=colour_folder, backbone=TINY_RESNET))
+    torch.set_num_threads(1)
+    cpu = torch.device("cpu")
+
+    def of(name, seeds):
+        study = load_study(file, [f"seeds={seeds}"])
+        dataset = open_data(data_sources(study)[DATA])
+        planned = plan_study(study, {DATA: facts_of(dataset, digests_of(dataset))}, cpu)
+        with open_run(root / name) as folder:
+            begin(planned, folder, describe_study(study, planned, dataset, cpu), replace=False)
+            folder.write(STUDY, dump_yaml(study.model_dump(mode="json")))
+            worker = Worker(planned, device="cpu", datasets={DATA: dataset})
+            for step in ("samples", "scores"):
+                execute(planned, folder, worker, until=step)
+        for weights in (root / name).rglob("*.safetensors"):
+            weights.unlink()
+        return folder
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def whole(make):
+    """Both seeds in one run."""
+    return make("whole", [0, 1])
+
+
+@pytest.fixture(scope="module")
+def halves(make):
+    """Each seed in a run of its own."""
+    return [make(f"seed-{seed}", [seed]) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def joined(halves, tmp_path_factory):
+    """The two of them, named in the other order."""
+    out = tmp_path_factory.mktemp("joined") / "both"
+    return fw.join_seeds(halves[::-1], out=out).folder
+
+
+@pytest.fixture
+def copies(halves, tmp_path):
+    """The two runs, to be changed."""
+    return [copy_run(RunFolder(half.path), tmp_path / half.path.name) for half in halves]
+
+
+def files_of(run, *folders):
+    return {
+        path.relative_to(run.path).as_posix(): path.read_bytes()
+        for folder in folders
+        for path in (run.path / folder).rglob("*")
+        if path.is_file()
+    }
+
+
+def change_steps(run, prefix, change):
+    """Edit the records of some steps by hand."""
+    for step in run.steps():
+        if step.id.startswith(prefix):
+            facts = json.loads(step.to_json())
+            change(facts)
+            run.write(f"steps/{step.id}.json", json.dumps(facts))
+    return RunFolder(run.path)
+
+
+def try_to_join(*runs):
+    """All that joining does before it writes anything."""
+    parts = [open_part(run) for run in runs]
+    held = check_fit(parts)
+    record = describe(parts)
+    return record, plan_rest(record, parts, held)
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def test_two_runs_of_a_seed_each_are_one_run_of_two_seeds(whole, joined):
+    for name in ("scores.csv", "warnings.json", "absent_metrics.json"):
+        assert (joined.path / name).read_bytes() == (whole.path / name).read_bytes(), name
+    small = ("predictions", "variants", "samples")
+    assert files_of(joined, *small) == files_of(whole, *small)
+    assert joined.step("scores").fingerprint == whole.step("scores").fingerprint
+    ours, theirs = (each.record.model_dump(exclude={"provenance"}) for each in (joined, whole))
+    assert ours == theirs
+    assert load_study(joined.path / STUDY) == load_study(whole.path / STUDY)
+
+
+def test_trainings_go_along_without_weights(whole, joined):
+    trained = {
+        name: each
+        for name, each in files_of(whole, "models", "pretraining").items()
+        if not name.endswith("history.csv")  # it tells how fast it was
+    }
+    assert trained.keys() == {
+        name for name in files_of(joined, "models", "pretraining") if "history" not in name
+    }
+    assert "models/swept/sweep/try-2/model.json" in trained
+    assert "pretraining/views/seed-1/correlation.json" in trained
+
+
+def test_the_folder_says_of_what_it_was_joined(joined, halves):
+    told = json.loads((joined.path / JOINED).read_text())
+    assert [each["path"] for each in told["runs"]] == [str(half.path) for half in halves]
+    assert [each["seeds"] for each in told["runs"]] == [[0], [1]]
+
+
+def test_joined_again_nothing_is_done_again(joined, halves):
+    def times():
+        kept = {JOINED, STUDY, ".lock"}
+        return {p: p.stat().st_mtime_ns for p in joined.path.rglob("*") if p.name not in kept}
+
+    before, told = times(), []
+    fw.join_seeds(halves, out=joined.path, progress=told.append)
+    assert times() == before
+    assert [event.note for event in told[-2:]] == ["done before", "done before"]
+
+
+def test_an_interrupted_joining_has_no_scores_and_goes_on(joined, halves, tmp_path):
+    """Before it goes on, what was copied is damaged, and there is what no run has any more."""
+
+    def stop(event):
+        if event.done == 9:
+            raise KeyboardInterrupt
+
+    other = copy_run(joined, tmp_path / "joined")
+    left = "models/swept/seed-7/history.csv"
+    other.write(left, "of a run that is not joined any more")
+    finish(other, "models/swept/seed-7", [left])
+    other.write("steps/models/swept/seed-9.json", "{")
+    with pytest.raises(KeyboardInterrupt):
+        fw.join_seeds(halves, out=other.path, progress=stop)
+    for name in (SCORES, "report.html", left, "steps/models/swept/seed-7.json"):
+        assert not (other.path / name).exists(), name
+    prediction = "predictions/swept/seed-1/test/clean.parquet"
+    other.write(prediction, b"damaged")
+    fw.join_seeds(halves, out=other.path)
+    for name in (prediction, SCORES):
+        assert (other.path / name).read_bytes() == (joined.path / name).read_bytes()
+    assert RunFolder(other.path).damaged_steps() == []
+
+
+def test_every_reader_takes_a_joined_run_as_a_run(joined, tmp_path):
+    other = copy_run(joined, tmp_path / "joined")
+    shown = CliRunner().invoke(app, ["check", str(other.path), "accuracy[clean] >= 0"])
+    assert shown.exit_code == 0, shown.output
+    told = CliRunner().invoke(app, ["compare", f"{other.path}:started", f"{other.path}:swept"])
+    assert told.exit_code == 0, told.output
+    assert "(sd" in told.output
+    uses = {use.kind: use for use in cleaning.disk_use(other)}
+    assert uses["models"].files  # and no weights, which are not there
+    assert all(other.file(name).is_file() for name in uses["models"].files)
+    cleaning.remove(other.path, ["left-over"])
+    assert files_of(other, "predictions") == files_of(joined, "predictions")
+    assert set(fw.Run(other.path).scores["seed"]) == {"0", "1", "mean", "sd"}
+
+
+def test_nothing_is_trained_in_a_joined_run(joined):
+    words = r"was joined of several runs and trains nothing itself; run another seed in a folder"
+    for attempt in (run, plan):
+        with pytest.raises(InputError, match=words):
+            attempt(joined.path / STUDY, out=joined.path, device="cpu")
+
+
+def test_machines_and_builds_of_libraries_may_differ(copies):
+    one, other = copies
+    change_steps(one, "", lambda facts: facts["depends"].update(threads=1, device="cpu"))
+    change_steps(
+        other,
+        "",
+        lambda facts: (
+            facts["depends"].update(threads=2, device="cuda"),
+            facts["machine"].update(instructions="OTHER"),
+        ),
+    )
+    change_record(
+        other,
+        lambda facts: (
+            facts["settings"].update(threads=2),
+            facts["provenance"]["versions"].update(torch=_build("cu126", facts)),
+        ),
+    )
+    record, _ = try_to_join(one.path, other.path)
+    assert record.settings.threads is None
+
+
+def _build(name, facts):
+    return f"{facts['provenance']['versions']['torch'].partition('+')[0]}+{name}"
+
+
+def test_models_of_different_runs_are_one_study(copies, whole, tmp_path):
+    """Each model and seed in a run of its own, as hours allowed."""
+    single = {}
+    for half in copies:
+        for model in ("started", "swept"):
+            part = copy_run(half, tmp_path / f"{model}-{half.record.seeds[0]}")
+            single[part.path.name] = change_record(
+                part,
+                lambda facts, model=model: facts.update(
+                    models={model: facts["models"][model]},
+                    variants={n: t for n, t in facts["variants"].items() if n.startswith(model)},
+                ),
+            ).path
+    record, rest = try_to_join(*single.values())
+    assert list(record.models) == ["started", "swept"]
+    assert record.seeds == (0, 1)
+    assert rest.plan.steps[0].depends() == whole.step("scores").depends
+    first = [single[name] for name in ("started-0", "swept-1")]
+    with pytest.raises(
+        InputError,
+        match="models started, swept with the seeds 0, 1, but no run has seed 1 of started, nor 1",
+    ):
+        try_to_join(*first)
+
+
+def test_pictures_of_several_runs_are_put_together(whole, halves, tmp_path):
+    """Here of two runs that show the mistakes of some models each, under the same shifts."""
+    models = whole.step("samples").depends["models"]
+    parts = []
+    for number, model in enumerate(("started", "swept")):
+        part = copy_run(RunFolder(halves[0].path), tmp_path / str(number))
+        own = {name: each for name, each in models.items() if name.startswith(model)}
+        change_steps(part, "samples", set_in("depends", "models", value=own))
+        parts.append(open_part(part.path))
+    planned = SampleStep(
+        id="samples",
+        task="samples",
+        leaves=(INDEX, PICTURES),
+        images=ImagesReference(),
+        train=None,
+        models={name: tuple(each) for name, each in models.items()},
+        shifts=tuple(whole.step("samples").depends["shifts"]),
+        shift_seed=0,
+        mixup=False,
+    )
+    taken = take_samples(planned, parts)
+    together = RunFolder(tmp_path / "together")
+    for name in taken.files:
+        together.write(name, taken.read(name))
+        assert together.checksum(name) == taken.step.files[name]
+    found, expected = read_samples(together), read_samples(whole)
+    assert found.mistakes == expected.mistakes
+    assert (found.strip, found.labels) == (expected.strip, expected.labels)
+    assert found.pictures.items() <= expected.pictures.items()
+    assert found.lost is None
+    alone = take_samples(planned, [*parts, open_part(halves[0].path)])
+    assert alone.step == halves[0].step("samples")
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def set_in(*keys, value):
+    """Set one value in nested mappings."""
+
+    def change(facts):
+        for key in keys[:-1]:
+            facts = facts[key]
+        facts[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("prefix", "keys", "value", "words"),
+    [
+        (
+            "models/swept/seed",
+            ["recipe"],
+            {"epochs": 9},
+            r"recipe.* of swept is None in .* and .*9",
+        ),
+        (
+            "models/started",
+            ["recipe", "epochs"],
+            9,
+            r"recipe.epochs of started is 2 in .* and 9 in",
+        ),
+        ("models/started", ["spec", "width"], 0.5, r"spec.width of started is .* and 0.5 in"),
+        ("models/started", ["weights"], "none", "weights of started is pretraining:views in"),
+        ("models/started", ["precision"], "bf16", "precision of started is fp32 in .* and bf16"),
+        ("models/started", ["label_fraction"], 0.5, "label_fraction of started is 1.0 in"),
+        ("models/swept/sweep/", ["version"], 2, "version of the steps that train is 1 in .* and 2"),
+        ("models/swept/sweep", ["metric"], "nll", "metric of swept is accuracy in .* and nll in"),
+        (
+            "pretraining/views",
+            ["recipe", "epochs"],
+            9,
+            "recipe.epochs of views is 1 in .* and 9 in",
+        ),
+        ("predictions/", ["version"], 9, "version of the steps that predict is 1 in .* and 9"),
+        ("predictions/", ["batch_size"], 9, "batch_size of started is 256 in .* and 9 in"),
+        (
+            "predictions/started/seed-1/test/brightness",
+            ["libraries", "opencv"],
+            "3.1",
+            r"version of opencv is .* in .* and 3.1 in",
+        ),
+    ],
+)
+def test_other_recipes_and_versions_are_refused(prefix, keys, value, words, copies):
+    one, other = copies
+    changed = 0
+
+    def change(facts):
+        nonlocal changed
+        if keys[0] in facts["depends"] or value == {"epochs": 9}:
+            changed += 1
+            set_in("depends", *keys, value=value)(facts)
+
+    change_steps(other, prefix, change)
+    assert changed
+    for runs in ((one.path, other.path), (other.path, one.path)):
+        with pytest.raises(InputError, match="cannot be joined: ") as caught:
+            try_to_join(*runs)
+    assert str(other.path) in str(caught.value)
+    with pytest.raises(InputError, match=words):
+        try_to_join(one.path, other.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (set_in("data", "digests", "test", value="0" * 64), "digest of the test images is "),
+        (set_in("data", "digests", "train", value="0" * 64), "digest of the training images is"),
+        (
+            set_in("data", "classes", value=["a", "b", "c"]),
+            "classes is blue, green, red in .* a, b",
+        ),
+        (set_in("settings", "shift_seed", value=7), "shift_seed is 0 in .* and 7 in"),
+        (set_in("settings", "bootstrap", value=7), "bootstrap is 100 in .* and 7 in"),
+        (set_in("settings", "batch_size", value=7), "prediction_batch_size is 256 in .* and 7 in"),
+        (set_in("settings", "variants", value=["batchnorm"]), "variants is temperature, batchnorm"),
+        (
+            set_in("provenance", "versions", "fairweather", value="9.9"),
+            "version of fairweather is .* in .* and 9.9 in",
+        ),
+        (
+            lambda facts: facts["sweeps"].pop(0),
+            "brightness_factor,factor=0.3 is tested in .*seed-0",
+        ),
+        (
+            lambda facts: facts["variants"].pop("started+interpolated-0.5"),
+            "what is measured beside started is started",
+        ),
+    ],
+)
+def test_other_data_and_settings_are_refused(change, words, copies):
+    one, other = copies
+    change_record(other, change)
+    with pytest.raises(InputError, match=words):
+        try_to_join(one.path, other.path)
+    with pytest.raises(InputError, match="cannot be joined: "):
+        try_to_join(other.path, one.path)
+
+
+def test_sweeps_that_chose_otherwise_are_refused(copies):
+    one, other = copies
+    chosen = "models/swept/chosen.json"
+    recipe = json.loads(other.file(chosen).read_text()) | {"learning_rate": 7.0}
+    other.write(chosen, json.dumps(recipe))
+    with pytest.raises(InputError, match=r"chosen.json is damaged or was changed"):
+        try_to_join(one.path, other.path)
+    change_steps(other, "models/swept/sweep", lambda facts: _checksum_anew(other, facts, chosen))
+    words = r"learning_rate that the sweep of swept has chosen is 0\.0\d+ in .* and 7.0 in"
+    with pytest.raises(InputError, match=words):
+        try_to_join(one.path, other.path)
+
+
+def _checksum_anew(run, facts, name):
+    if name in facts["files"]:
+        facts["files"][name] = run.checksum(name)
+
+
+def test_a_pretraining_for_all_seeds_is_one(copies):
+    """Two machines made it anew, and of the same seed came other weights."""
+    one, other = copies
+    for each in copies:
+        step = each.step("pretraining/views/seed-0") or each.step("pretraining/views/seed-1")
+        facts = json.loads(step.to_json())
+        facts["id"] = "pretraining/views/seed-5"
+        facts["files"] = {"pretraining/views/seed-5/model.safetensors": "0" * 64}
+        each.write("steps/pretraining/views/seed-5.json", json.dumps(facts))
+        change_record(each, set_in("pretraining", "views", "settings", "seed", value=5))
+    try_to_join(one.path, other.path)
+    change_steps(
+        other,
+        "pretraining/views/seed-5",
+        set_in("files", "pretraining/views/seed-5/model.safetensors", value="1" * 64),
+    )
+    with pytest.raises(InputError, match="each made pretraining/views/seed-5 anew and they came"):
+        try_to_join(one.path, other.path)
+
+
+def test_a_seed_counts_once(copies, tmp_path):
+    again = copy_run(copies[0], tmp_path / "again")
+    words = r"seed 0 of started is in .*seed-0 and in .*again: each seed counts once"
+    with pytest.raises(InputError, match=words):
+        try_to_join(copies[0].path, again.path, copies[1].path)
+    with pytest.raises(InputError, match="is named twice"):
+        fw.join_seeds([again, again], out=tmp_path / "out")
+
+
+def test_predictions_that_are_missing_or_damaged_are_refused(copies, tmp_path):
+    one, other = copies
+    prediction = "predictions/swept+batchnorm/seed-1/test/clean.parquet"
+    content = other.file(prediction).read_bytes()
+    other.write(prediction, b"other")
+    with pytest.raises(InputError, match="is damaged or was changed"):
+        fw.join_seeds([one, other], out=tmp_path / "out")
+    other.file(prediction).unlink()
+    words = r"seed-1 has no predictions/swept\+batchnorm/seed-1/test/clean.parquet: let the run fin"
+    with pytest.raises(InputError, match=words):
+        fw.join_seeds([one, other], out=tmp_path / "out")
+    other.write(prediction, content)
+    other.forget(prediction.removesuffix(".parquet"))
+    with pytest.raises(InputError, match=words):
+        fw.join_seeds([one, other], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_has_no_seeds_to_join_is_refused(copies, tmp_path):
+    one, other = copies
+    with pytest.raises(InputError, match="joining seeds takes at least two runs, found 1"):
+        fw.join_seeds([one], out=tmp_path / "out")
+    now = write_run(tmp_path / "now", run_record({"a": "A"}))
+    first = as_first_version(now, tmp_path / "first")
+    with pytest.raises(InputError, match="holds a run of an earlier version of fairweather"):
+        fw.join_seeds([one, first], out=tmp_path / "out")
+    change_record(other, set_in("kind", value="evaluation"))
+    with pytest.raises(InputError, match="is the evaluation of a model that is there already"):
+        fw.join_seeds([one, other], out=tmp_path / "out")
+    with pytest.raises(InputError, match="holds no run"):
+        fw.join_seeds([one, tmp_path], out=tmp_path / "out")
+
+
+def test_no_other_folder_is_written_over(copies, joined, tmp_path):
+    one, other = copies
+    thesis = tmp_path / "thesis" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    for place, words in (
+        (thesis, "is a file"),
+        (thesis.parent, "holds something else than joined runs"),
+        (other.path, "is one of the runs"),
+        (joined.path.parent, "holds something else than joined runs"),
+    ):
+        before = files_of(RunFolder(place), "") if place.is_dir() else {}
+        with pytest.raises(InputError, match=words):
+            fw.join_seeds([one, other], out=place)
+        assert before == (files_of(RunFolder(place), "") if place.is_dir() else {})
+    assert thesis.read_text() == "years of work"
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_the_command_joins_and_says_where(halves, joined, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(joined.path, tmp_path / "runs" / "seed-0+seed-1")
+    folders = [str(half.path) for half in halves]
+    told = CliRunner().invoke(app, ["report", *folders, "--as-seeds"])
+    assert told.exit_code == 0, told.output
+    place = Path("runs") / "seed-0+seed-1"
+    assert f"page    {place / 'report.html'}" in told.output
+    compared = CliRunner().invoke(
+        app, ["compare", f"{','.join(folders)}:started", f"{','.join(folders)}:swept"]
+    )
+    assert compared.exit_code == 0, compared.output
+    assert f"joined  {place}" in compared.stderr
+    assert "compare_started_seed-0+seed-1_swept.csv" in compared.output
+    with pytest.raises(InputError, match="takes at least two runs"):
+        CliRunner().invoke(app, ["report", folders[0], "--as-seeds"], catch_exceptions=False)
