@@ -23,6 +23,7 @@ from fairweather.metrics.paired import (
     seed_interval,
 )
 from fairweather.record import MEAN
+from fairweather.report.tables import TOO_FEW
 from fairweather.types import Score
 
 LEVEL = 0.05  # of the tests, and what the 95 % intervals leave out
@@ -89,6 +90,8 @@ class Row:
         """Say whether the models differ: by the test where there is one, else by the intervals."""
         if self.test is not None:
             return REAL if self.p < LEVEL else NOT_FOUND
+        if self.difference.too_few:
+            return TOO_FEW
         if not (self.difference.low > ROUNDING or self.difference.high < -ROUNDING):
             return NOT_FOUND
         low, high = self.over_seeds

@@ -44,7 +44,7 @@ VERSIONS = {
     "choose": 1,
     "fit": 1,
     "predict": 1,
-    "score": 3,
+    "score": 4,
     "sample": 3,
     "report": 4,
 }
