@@ -25,6 +25,8 @@ from .chance import FALSE_ALARM, counts_p, deviations, fewest, mean_p
 
 NAMES = [metric.name for metric in METRICS]
 BOUNDS = {metric.name: metric.bounds for metric in METRICS}
+# Of few images, some bins of equal width hold next to none.
+SPARSE = ("maximum_calibration_error", "maximum_calibration_error/10-equal-width")
 FITTED = Fitted(threshold=0.6, atc_threshold=0.5)
 
 
@@ -72,6 +74,9 @@ def test_every_metric_is_itself_on_repeated_images():
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_hold_the_value_within_the_bounds(name):
     score = metrics.score(simulated(), resamples=100, fitted=FITTED)[name]
+    if name in SPARSE:
+        assert score.too_few
+        return
     assert BOUNDS[name][0] <= score.low <= score.value <= score.high <= BOUNDS[name][1]
     assert score.low < score.high
     assert score.n == 300
@@ -217,7 +222,12 @@ def test_equal_images_have_no_width_but_that_of_a_share():
     )
     assert math.isnan(scores.pop("macro_auc").value)
     assert math.isnan(scores.pop("confidence_auroc").value)
-    shares = {metric.name for metric in METRICS if metric.interval in ("share", "bounded")}
+    # No image is wrong, so what the wrong ones carry has no interval.
+    few = [metric.name for metric in METRICS if metric.fewest and metric.name in scores]
+    few = [name for name in few if name not in SPARSE]
+    assert few
+    assert all(scores.pop(name).too_few for name in few)
+    shares = {metric.name for metric in METRICS if metric.interval == "share"}
     # 40 of 40 right is no proof of perfection: the Wilson interval starts at 1 / (1 + z² / n).
     end = 1 / (1 + 1.96**2 / 40)
     for name, score in scores.items():
@@ -251,7 +261,12 @@ def test_a_share_with_few_on_one_side_gets_wilsons_interval(wrong, few):
     excess = (1 - 6 * spread) / (n * spread)
     assert worth == pytest.approx(n, rel=deviations() * math.sqrt((2 + excess) / len(replicates)))
     assert np.abs(ends(worth) - percentiles).max() > 1e-4
-    np.testing.assert_allclose(score[1:3], ends(worth) if few else percentiles, rtol=0, atol=1e-6)
+    expected = ends(worth) if few else percentiles
+    if wrong < 10:
+        # The end next to 1 is Clopper and Pearson's, a quantile of a beta distribution.
+        expected[1] = 1 - scipy.stats.beta.ppf(0.025, worth * (1 - share), worth * share + 1)
+        assert expected[1] > ends(worth)[1]
+    np.testing.assert_allclose(score[1:3], expected, rtol=0, atol=1e-6)
     # Two cells with the same outcome are worth as many images as one; two that err apart, more.
     both = metrics.mean_estimate([estimate, estimate])
     assert metrics.to_score(both, (0.0, 1.0)) == score
@@ -320,11 +335,110 @@ def test_bad_input_is_named(call, message):
         call()
 
 
-def test_basic_interval_reverses_and_is_clipped():
+def test_basic_interval_takes_the_bias_off_the_lower_end_and_is_clipped():
     replicates = np.linspace(0.2, 0.4, 101)
     score = to_score(Estimate(0.25, replicates, 9, "basic"), (0, 1))
-    assert (score.low, score.high) == pytest.approx((0.5 - 0.395, 0.5 - 0.205))
+    assert (score.low, score.high) == pytest.approx((0.2 - 0.095, 0.25 + 0.095))
+    assert intervals.image_interval(Estimate(0.25, replicates, 9, "basic")).centre == 0.2
+    # A value above the mean of the replicates has a bias that is negative.
+    above = to_score(Estimate(0.35, replicates, 9, "basic"), (0, 1))
+    assert (above.low, above.high) == pytest.approx((0.4 - 0.095, 0.4 + 0.095))
     assert to_score(Estimate(0.1, replicates, 9, "basic"), (0, 1)).low == 0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("shape", [0.5, 4.0, 400.0])
+def test_the_skewed_interval_solves_halls_cubic(shape, sign):
+    replicates = sign * np.random.default_rng(0).gamma(shape, size=500)
+    spread, skewness = replicates.std(), scipy.stats.skew(replicates)
+
+    def root(normal):
+        # Hall 1992: T + γT²/3 + γ²T³/27 + γ/6 is nearly normal.
+        found = np.roots([skewness**2 / 27, skewness / 3, 1, skewness / 6 - normal])
+        return found[np.isreal(found)].real.item()
+
+    deviate = scipy.stats.t.ppf(0.975, 4 / (3 * skewness**2))
+    expected = [2.5 - spread * root(end) for end in (deviate, -deviate)]
+    score = to_score(Estimate(2.5, replicates, 9, "skewed"))
+    np.testing.assert_allclose(score[1:3], expected, rtol=1e-5)
+    # The far end is on the side to which the replicates lean.
+    assert (score.high - 2.5 > 2.5 - score.low) == (sign == 1)
+
+
+def test_without_skewness_it_is_the_normal_interval():
+    replicates = np.linspace(-1, 1, 101)
+    score = to_score(Estimate(0.25, replicates, 9, "skewed"))
+    half = 1.959964 * replicates.std()
+    assert (score.low, score.high) == pytest.approx((0.25 - half, 0.25 + half))
+    assert to_score(Estimate(0.25, np.full(7, 0.25), 9, "skewed"))[:3] == (0.25, 0.25, 0.25)
+
+
+def test_both_ends_of_a_binned_error_take_the_longer_tail():
+    replicates = np.concatenate([np.linspace(0.2, 0.3, 100), np.linspace(0.3, 0.6, 101)])
+    mean, far = replicates.mean(), np.quantile(replicates, 0.975)
+    low, centre, high = intervals.image_interval(Estimate(0.25, replicates, 9, "basic"))
+    assert (centre - low, high - 0.25) == pytest.approx((far - mean, far - mean))
+    squares = np.square(replicates)
+    low, centre, high = intervals.image_interval(Estimate(0.25, replicates, 9, "bias-corrected"))
+    far = np.quantile(squares, 0.975) - squares.mean()
+    assert (low, centre) == pytest.approx((0, math.sqrt(max(0.125 - squares.mean(), 0))))
+    assert high == pytest.approx(math.sqrt(0.0625 + far))
+    mirrored = intervals.image_interval(Estimate(0.4, 0.8 - replicates, 9, "basic"))
+    assert mirrored.high - 0.4 == pytest.approx(np.quantile(replicates, 0.975) - mean)
+
+
+@pytest.mark.parametrize("n", [60, 4000])
+def test_the_interval_of_a_difference_of_shares_is_that_of_a_paired_one(n):
+    first, second = (np.random.default_rng(seed).random(n) < 0.9 for seed in (1, 2))
+    weights = metrics.bootstrap_weights(n, 200).astype(float)
+    shares = [
+        Estimate(each.mean(), weights @ each / n, n, interval="share") for each in (first, second)
+    ]
+    value, replicates = (
+        getattr(shares[1], name) - getattr(shares[0], name) for name in ("value", "replicates")
+    )
+    score = to_score(Estimate(value, replicates, n, "difference"), (-1, 1))
+    assert score == pytest.approx(metrics.paired_difference(*shares))
+
+
+def test_what_too_few_errors_carry_has_a_value_and_no_interval():
+    cells = [
+        Estimate(value, np.linspace(0, 1, 9), 200, "skewed", errors=errors, fewest=10)
+        for value, errors in ((0.5, 9), (0.75, 10))
+    ]
+    few, enough = map(to_score, cells)
+    assert few.value == 0.5
+    assert few.too_few
+    assert not enough.too_few
+    assert enough.low < enough.value < enough.high
+    # A mean over cells has the harmonic mean of theirs; the worst has its own.
+    assert mean_estimate(cells).errors == pytest.approx(2 / (1 / 9 + 1 / 10))
+    assert to_score(mean_estimate(cells)).too_few
+    none = dataclasses.replace(cells[0], errors=0)
+    assert mean_estimate([none, cells[1]]).errors == 0
+    assert mean_estimate([Estimate(0.5, np.ones(3), 9)] * 2).errors == math.inf
+    assert not to_score(worst_estimate(cells, higher_is_better=False)).too_few
+    assert to_score(worst_estimate(cells, higher_is_better=True)).too_few
+    assert metrics.paired_difference(*cells).too_few
+    assert not to_score(Estimate(math.nan, np.ones(3), 9, errors=1, fewest=10)).too_few
+
+
+@pytest.mark.parametrize("margin", [-3.0, 1.5, 4.0])
+def test_the_errors_that_carry_a_metric_are_counted(margin):
+    labels = np.arange(80) % 7
+    scores = np.random.default_rng(0).normal(size=(80, 7)) + margin * np.eye(7)[labels]
+    columns = metrics.per_image(scores.astype("f4"), labels)
+    predictions = Predictions(
+        np.arange(80), labels, *columns, scores.astype("f4"), tuple("abcdefg")
+    )
+    right = sum(a == b for a, b in zip(predictions.predicted, labels, strict=True))
+    estimates = metrics.evaluate_metrics(predictions, np.ones((2, 80)), FITTED)
+    assert estimates["negative_log_likelihood"].errors == 80 - right
+    assert estimates["confidence_auroc"].errors == min(80 - right, right)
+    scores = metrics.score(predictions, 20, fitted=FITTED)
+    for metric in METRICS:
+        few = estimates[metric.name].errors < metric.fewest
+        assert scores[metric.name].too_few == (few and not math.isnan(scores[metric.name].value))
 
 
 def test_centred_interval_spreads_about_the_value_on_signed_squares():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fairweather import metrics
 from fairweather.errors import InputError
-from fairweather.metrics import label_shift
+from fairweather.metrics import intervals, label_shift
 from fairweather.metrics.label_shift import (
     PRIOR_METRICS,
     effective_images,
@@ -196,7 +196,7 @@ def test_blocks_do_not_change_the_resamples(predictions, monkeypatch):
     monkeypatch.setattr(label_shift, "BLOCK", 1000)
     parts = under_priors(predictions, PRIORS, resamples=20)
     for name, score in whole.items():
-        assert score == pytest.approx(parts[name], abs=1e-12)
+        assert score == pytest.approx(tuple(parts[name]), abs=1e-12, nan_ok=True), name
     assert under_priors(predictions, PRIORS, resamples=20, seed=1) != parts
 
 
@@ -204,14 +204,15 @@ def test_one_image_may_carry_all_the_weight():
     predictions = predicted([0, 0, 0, 1], classes=("a", "b"))
     scores = under_priors(predictions, [0, 1], resamples=50)
     assert "top5_accuracy" not in scores
-    assert scores["brier_score"] == pytest.approx((*[predictions.brier[3]] * 3, 4))
+    sure = predictions.confidence[3]
+    assert scores["average_confidence"] == pytest.approx((sure, sure, sure, 4))
     # The Wilson interval of one image, not of four.
     accuracy = scores["accuracy"]
     assert accuracy.high - accuracy.low == pytest.approx(0.7935, abs=1e-4)
     # No resample holds the image.
     (missed,) = [seed for seed in range(9) if not metrics.bootstrap_weights(4, 1, seed)[0, 3]][:1]
-    alone = under_priors(predictions, [0, 1], resamples=1, seed=missed)["brier_score"]
-    assert alone.value == predictions.brier[3]
+    alone = under_priors(predictions, [0, 1], resamples=1, seed=missed)["average_confidence"]
+    assert alone.value == sure
     assert math.isnan(alone.low)
 
 
@@ -303,9 +304,27 @@ def test_replicates_are_of_weighted_resamples(predictions):
     drawn = metrics.bootstrap_weights(300, 60)
     weights = prior_weights(predictions.labels, PRIORS, drawn)
     scores = under_priors(predictions, PRIORS, resamples=60)
-    for name in ("brier_score", "coverage_at_risk/0.05"):
-        ends = np.quantile(FUNCTIONS[name](predictions, weights), [0.025, 0.975])
-        np.testing.assert_allclose(scores[name][1:3], ends, atol=1e-12)
+    of = {name: FUNCTIONS[name](predictions, weights) for name in FUNCTIONS}
+    name = "coverage_at_risk/0.05"
+    ends = np.quantile(of[name], [0.025, 0.975])
+    np.testing.assert_allclose(scores[name][1:3], ends, atol=1e-12)
+    name = "brier_score"
+    ends = intervals.skewed_interval(scores[name].value, of[name])
+    np.testing.assert_allclose(scores[name][1:3], ends, atol=1e-12)
+
+
+def test_errors_count_for_as_much_as_the_images_are_worth():
+    wrong, right = [0, 1], [0, 0]
+    answers = np.array([wrong] * 6 + [right] * 44 + [[1, 1]] * 10)
+    labels, predicted_as = answers.T
+    ones = np.ones(60)
+    predictions = Predictions(
+        np.arange(60), labels, predicted_as, ones / 2, ones > 0, ones, ones, None, ("a", "b")
+    )
+    as_they_are = under_priors(predictions, [5 / 6, 1 / 6], resamples=20)["brier_score"]
+    assert not as_they_are.too_few
+    # Both classes alike: 60 images are worth 1 / (0.5² / 50 + 0.5² / 10), and 6 errors 3.3.
+    assert under_priors(predictions, [0.5, 0.5], resamples=20)["brier_score"].too_few
 
 
 def test_all_right_under_any_priors_is_wilsons_interval():

@@ -217,11 +217,11 @@ def test_a_variant_without_the_cell_is_left_out_and_that_is_said(unattacked, cel
 
 
 def test_a_star_leaves_out_only_the_cells_that_a_variant_has_not(unattacked):
-    verdicts = check(unattacked, "accuracy[*] >= 0", "brier_score[*] >= 0")
+    verdicts = check(unattacked, "accuracy[*] >= 0", "average_confidence[*] >= 0")
     cells = {name: [] for name in ("basic", "basic+temperature")}
     for each in verdicts:
         cells[each.model].append((each.rule.metric, each.cell))
-    missing = [("accuracy", "pgd=0.03125"), ("brier_score", "pgd=0.03125")]
+    missing = [("accuracy", "pgd=0.03125"), ("average_confidence", "pgd=0.03125")]
     assert sorted(set(cells["basic"]) - set(cells["basic+temperature"])) == missing
     assert set(cells["basic+temperature"]) < set(cells["basic"])
     assert table(verdicts).endswith("no such images: basic+temperature (pgd=0.03125)")
@@ -439,13 +439,15 @@ def test_what_the_run_does_not_have_is_named_with_the_rule(run, rule, complaint)
 
 def test_a_missing_row_is_no_pass(run, tmp_path):
     def cut(scores):
-        gone = (scores["metric"] == "macro_auc") & (scores["level"] == "2")
+        gone = (scores["metric"] == "balanced_accuracy") & (scores["level"] == "2")
         return scores[~gone]
 
     copy = replace_scores(run, tmp_path, cut)
-    with pytest.raises(InputError, match=f"basic has no macro_auc for {SNOW}=2; it is there for"):
-        check(copy, "macro_auc[*] >= 0")
-    assert len(check(copy, "macro_auc[clean] >= 0")) == 2
+    with pytest.raises(
+        InputError, match=f"basic has no balanced_accuracy for {SNOW}=2; it is there for"
+    ):
+        check(copy, "balanced_accuracy[*] >= 0")
+    assert len(check(copy, "balanced_accuracy[clean] >= 0")) == 2
 
 
 @pytest.mark.parametrize(
@@ -454,15 +456,85 @@ def test_a_missing_row_is_no_pass(run, tmp_path):
 )
 def test_what_is_not_a_number_is_no_pass(run, tmp_path, column, on, fails):
     def blank(scores):
-        at = (scores["metric"] == "macro_auc") & (scores["level"] == "2")
+        at = (scores["metric"] == "balanced_accuracy") & (scores["level"] == "2")
         return scores.assign(**{column: scores[column].mask(at)})
 
     copy = replace_scores(run, tmp_path, blank)
     if fails:
-        with pytest.raises(InputError, match=f"macro_auc of basic is not a number for {SNOW}=2"):
-            check(copy, "macro_auc[*] >= 0", on=on)
+        with pytest.raises(
+            InputError, match=f"balanced_accuracy of basic is not a number for {SNOW}=2"
+        ):
+            check(copy, "balanced_accuracy[*] >= 0", on=on)
     else:
-        assert check(copy, "macro_auc[*] >= 0", on=on)
+        assert check(copy, "balanced_accuracy[*] >= 0", on=on)
+
+
+@pytest.mark.parametrize(
+    ("rule", "complaint"),
+    [
+        (
+            "confidence_auroc[clean] >= 0.5",
+            "confidence_auroc of basic for clean cannot be judged on its interval: it has too few "
+            "errors, 8 wrong of 120 images where 30 are needed; about 450 such images would do, or "
+            "judge the value with --on value",
+        ),
+        # Nearly all are wrong: it is the right ones that are too few.
+        ("confidence_auroc[pgd] >= 0", "for pgd .* too few errors, 5 right of 120 images"),
+        ("negative_log_likelihood[*] <= 9", "8 wrong of 120 images where 20 are .* about 300 such"),
+        # On either side of a change.
+        ("macro_auc[pgd] drop <= 1", "a drop of macro_auc of basic for pgd .* 8 wrong of 120"),
+        (f"confidence_auroc[{SNOW}] drop <= 1", "8 wrong of 120 images where 30"),
+        ("confidence_auroc[all@worst] drop <= 1", "8 wrong of 120 images where 30"),
+        (
+            "maximum_calibration_error[clean] <= 1",
+            "a bin has fewer than the 30 images .* limit the",
+        ),
+    ],
+)
+def test_what_too_few_errors_carry_is_judged_on_the_value_alone(run, rule, complaint):
+    with pytest.raises(InputError, match=complaint):
+        check(run, rule)
+    verdicts = check(run, rule, on="value")
+    assert all(each.passed for each in verdicts)
+    assert any(each.too_few for each in verdicts)
+
+
+def test_means_and_changes_of_enough_errors_are_judged(run):
+    rules = [f"confidence_auroc[{SNOW}] >= 0", "brier_score[all] rise <= 2"]
+    assert not any(each.too_few for each in check(run, *rules))
+
+
+def test_without_any_error_three_are_feared(run, tmp_path):
+    def perfect(scores):
+        none = (scores["metric"] == "accuracy") & (scores["shift"] == "clean")
+        return scores.assign(value=scores["value"].mask(none, 1.0))
+
+    copy = replace_scores(run, tmp_path, perfect)
+    with pytest.raises(InputError, match=r"0 wrong of 120 images .* at least 1,200 such images"):
+        check(copy, "confidence_auroc[clean] >= 0")
+
+
+def test_of_all_shifts_the_errors_are_not_counted(run, tmp_path):
+    def blank(scores):
+        at = (scores["metric"] == "confidence_auroc") & (scores["shift"] == "all")
+        return scores.assign(low=scores["low"].mask(at), high=scores["high"].mask(at))
+
+    copy = replace_scores(run, tmp_path, blank)
+    with pytest.raises(InputError, match=r"for all .* too few errors, less than 30; take more"):
+        check(copy, "confidence_auroc[all] >= 0")
+
+
+def test_without_accuracy_the_errors_are_not_counted(run, tmp_path):
+    copy = replace_scores(run, tmp_path, lambda scores: scores[scores["metric"] != "accuracy"])
+    with pytest.raises(InputError, match="it has too few errors, less than 30; take more images"):
+        check(copy, "confidence_auroc[clean] >= 0")
+
+
+def test_the_mark_stands_where_the_ends_would(run):
+    verdicts = check(run, "basic: confidence_auroc[clean] >= 0.99", on="value")
+    line = table(verdicts).splitlines()[1].split()
+    assert line[-5:-2] == ["too", "few", "errors"]
+    assert " [too few errors], n = 120" in junit(verdicts)
 
 
 def test_a_drop_without_its_predictions_is_no_pass(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
@@ -301,12 +302,24 @@ class Predictions:
 
 
 class Score(NamedTuple):
-    """A number with its 95 % interval and the number of images behind it."""
+    """A number with its 95 % interval and the number of images behind it.
+
+    The ends are NaN where the value is, and where too few errors carry the value.
+    """
 
     value: float
     low: float
     high: float
     n: int
+
+    @property
+    def too_few(self) -> bool:
+        """Say whether too few errors carry the value for an interval that would hold the truth.
+
+        >>> Score(0.99, math.nan, math.nan, 200).too_few
+        True
+        """
+        return math.isnan(self.low) and not math.isnan(self.value)
 
 
 def identify(name: str, parameters: Mapping[str, Parameter]) -> str:

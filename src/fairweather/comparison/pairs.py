@@ -30,6 +30,7 @@ from fairweather.metrics.paired import (
 )
 from fairweather.metrics.recipes import Crossed, cross, cross_difference
 from fairweather.record import MEAN, Condition, base_model
+from fairweather.report.tables import TOO_FEW
 from fairweather.types import Score
 
 LEVEL = 0.05  # of the tests, and what the 95 % intervals leave out
@@ -109,6 +110,8 @@ class Row:
         """Say whether the models differ: by the test where there is one, else by the interval."""
         if self.is_tested:
             return REAL if self.p < LEVEL else NOT_FOUND
+        if self.difference.too_few:
+            return TOO_FEW
         apart = self.difference.low > ROUNDING or self.difference.high < -ROUNDING
         return EXCLUDES if apart else NOT_FOUND
 

@@ -38,7 +38,14 @@ from fairweather.metrics.paired import SeedSummary
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, SUMMARY_LEVELS
 from fairweather.report.sentences import needed_in_words
 from fairweather.report.table_formats import Body, Layout, aligned, signed, table_files
-from fairweather.report.tables import ABSENT, METRIC, describe_metric, is_percent
+from fairweather.report.tables import (
+    ABSENT,
+    METRIC,
+    TOO_FEW,
+    TOO_FEW_NOTE,
+    describe_metric,
+    is_percent,
+)
 from fairweather.types import in_255ths
 
 OVER_SEEDS = (
@@ -282,6 +289,7 @@ def notes(
         "the same amount; the interval of the difference takes it off, so the difference may lie "
         "near an end of it. With few images that interval is wide: that it holds 0 does not say "
         "that the two are calibrated alike.",
+        *([TOO_FEW_NOTE] if any(row.difference.too_few for row in rows) else []),
         *_needs(rows, titles),
         *_counts(rows),
     ]
@@ -295,7 +303,7 @@ def _number(summary: SeedSummary, percent: bool) -> str:
 
 def _difference(row: Row) -> str:
     value, low, high = (signed(each, is_percent(row.metric)) for each in row.difference[:3])
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{TOO_FEW if row.difference.too_few else f'{low}, {high}'}]"
 
 
 def _p_value(row: Row) -> str:

@@ -269,6 +269,9 @@ def _scores(
     scores = {}
     for metric in metrics:
         value, replicates = float(values[metric.name][0]), np.concatenate(drawn[metric.name])
-        estimate = Estimate(value, replicates, worth, metric.interval)
+        errors = metric.errors(predictions) * worth / len(predictions)
+        estimate = Estimate(
+            value, replicates, worth, metric.interval, errors=errors, fewest=metric.fewest
+        )
         scores[metric.name] = to_score(estimate, metric.bounds)._replace(n=len(predictions))
     return scores

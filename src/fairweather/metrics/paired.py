@@ -10,8 +10,8 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
-from fairweather.metrics.columns import Z95, FloatArray, check_columns
-from fairweather.metrics.intervals import FEW, TAILS, Estimate
+from fairweather.metrics.columns import FloatArray, check_columns
+from fairweather.metrics.intervals import TAILS, Estimate, difference_ends, skewed_interval
 from fairweather.metrics.recipes import SeedVariance, seed_variance, widen
 from fairweather.types import Score
 
@@ -94,7 +94,8 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     Both must have been computed with the same weights (`bootstrap_weights`) on the same images in
     the same order: what makes an image hard for both then cancels, and the interval is narrower
     than those of the two numbers suggest. It is the span of the middle 95 % of the differences of
-    the replicates, widened where needed to hold the difference.
+    the replicates, widened where needed to hold the difference. There is none (NaN) where too few
+    errors carry one of the two numbers.
 
     Where an estimate is the mean over the seeds of a recipe, the interval covers other seeds too;
     those of two recipes have nothing to do with each other, whatever their numbers. What is the
@@ -103,13 +104,15 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
 
     Where the models differ on fewer than `FEW` images, the percentiles of an accuracy's difference
     are too narrow, and where they differ on none they have no width: there it is the interval of
-    Bonett and Price, which counts one more image for either side.
+    Bonett and Price, which counts one more image for either side. Where a few images add most to
+    a number, the skewness of the differences is undone (`skewed_interval`).
 
     The noise of the bins inflates binned calibration errors, and resampling inflates them once
     more. Between two models this cancels only in part: not at all where one is calibrated and the
     other far from it. So the replicates of each are first corrected as `to_score` corrects those of
     a single number (for a value v and a replicate r of a root mean square, to
-    sqrt(max(2v² − r², 0))), and the differences are taken of these. The difference itself is of the
+    sqrt(max(2v² − r², 0)) among others), and the differences are taken of these; each end is the
+    outermost of these ways. The difference itself is of the
     values as they are, so it may lie near an end. Of calibration errors do not conclude that two
     models are calibrated alike because the interval holds 0: with few images it holds much else.
 
@@ -117,8 +120,8 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
         InputError: estimates with other numbers of images or resamples, or another interval.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13, for the
-    percentile interval; Bonett and Price 2012, Adjusted Wald Confidence Interval for a Difference
-    of Binomial Proportions Based on Paired Data, equation 2; `metrics.recipes` for seeds.
+    percentile interval; `difference_ends` and `skewed_interval` name theirs, and
+    `metrics.recipes` that of seeds.
 
     >>> low, high = (Estimate(v, v + np.linspace(-0.1, 0.1, 41), n=50) for v in (0.5, 0.7))
     >>> paired_difference(low, high).value.__round__(3)
@@ -149,7 +152,7 @@ def paired_change(first: Estimate, second: Estimate) -> Score:
     if len(pairs) < 2:
         return _difference(first, second, [])
     values = [after.value - before.value for before, after in pairs]
-    replicates = [_comparable(after) - _comparable(before) for before, after in pairs]
+    replicates = [_comparable(after)[0] - _comparable(before)[0] for before, after in pairs]
     return _difference(first, second, [seed_variance(values, replicates)])
 
 
@@ -162,27 +165,26 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
         )
     value = second.value - first.value
     differences = _comparable(second) - _comparable(first)
-    differences = differences[~np.isnan(differences)]
-    if np.isnan(value) or not len(differences):
+    differences = differences[:, ~np.isnan(differences[0])]
+    if np.isnan(value) or not differences.size or first.too_few or second.too_few:
         return Score(value, np.nan, np.nan, first.n)
-    low, high = (float(end) for end in np.quantile(differences, TAILS))
-    # A difference of shares has the variance (d - value²) / n where a share d of the images differ.
-    differing = first.n * (first.n * float(differences.var()) + value**2)
-    few = first.interval == "share" and differing < FEW
-    if few or (first.interval in ("share", "bounded") and np.ptp(differences) == 0):
-        low, high = _bonett_price(value, differing, first.n)
-    is_corrected = first.interval in ("basic", "bias-corrected", "centred")
-    centre = float(differences.mean()) if is_corrected else value
+    centre = value
+    match first.interval:
+        case "skewed":
+            low, high = skewed_interval(value, differences[0])
+        case "share":
+            low, high = difference_ends(value, differences[0], first.n)
+        case "bounded" if np.ptp(differences) == 0:
+            low, high = difference_ends(value, differences[0], first.n)
+        case "percentile" | "bounded" | "difference":
+            low, high = map(float, np.quantile(differences[0], TAILS))
+        case _:
+            lows, highs = np.quantile(differences, TAILS, axis=1)
+            low, high, centre = float(lows.min()), float(highs.max()), float(differences.mean())
     low, high = widen((low, high), centre, first.n, recipes)
-    if first.interval in ("share", "bounded", "bias-corrected"):
+    if first.interval in ("share", "bounded", "basic", "bias-corrected"):
         low, high = max(low, -1.0), min(high, 1.0)  # both numbers lie in [0, 1]
     return Score(value, min(low, value), max(high, value), first.n)
-
-
-def _bonett_price(value: float, differing: float, n: int) -> tuple[float, float]:
-    centre = value * n / (n + 2)
-    half = Z95 * float(np.sqrt(((differing + 2) / (n + 2) - centre**2) / (n + 2)))
-    return max(centre - half, -1.0), min(centre + half, 1.0)
 
 
 def seed_summary(values: npt.ArrayLike) -> SeedSummary:
@@ -199,16 +201,28 @@ def seed_summary(values: npt.ArrayLike) -> SeedSummary:
 
 
 def _comparable(estimate: Estimate) -> FloatArray:
-    """The replicates, with the bias of the metric taken off: their quantiles are the interval."""
-    value, replicates = np.asarray(estimate.value), estimate.replicates
+    """The replicates without the bias of the metric, `[ways, B]`, in one way or in several.
+
+    Their outermost quantiles are the interval of a single number.
+    """
+    value, replicates = estimate.value, estimate.replicates
     match estimate.interval:
-        case "percentile" | "share" | "bounded":
-            return replicates
+        case "percentile" | "skewed" | "share" | "difference" | "bounded":
+            return replicates[None]
         case "basic":
-            return 2 * value - replicates
+            return _ways(value, replicates)
         case "bias-corrected":
-            return np.sqrt(np.maximum(2 * np.square(value) - np.square(replicates), 0))
+            return np.sqrt(np.maximum(_ways(value**2, np.square(replicates)), 0))
         case "centred":
             squares = replicates * np.abs(replicates)  # with their sign
-            corrected = value * np.abs(value) - (squares - np.nanmean(squares))
+            spread = squares - np.nanmean(squares)
+            corrected = value * np.abs(value) + np.stack([spread, -spread])
             return np.asarray(np.sign(corrected) * np.sqrt(np.abs(corrected)))
+
+
+def _ways(value: float, replicates: FloatArray) -> FloatArray:
+    """Replicates about the value with its bias and without, mirrored and not, `[4, B]`."""
+    spread = replicates - replicates.mean()
+    unbiased = 2 * value - replicates.mean()
+    centres = (unbiased, max(unbiased, value))
+    return np.stack([centre + each for centre in centres for each in (spread, -spread)])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import numpy as np
 
-from fairweather.metrics.calibration import BinSums
+from fairweather.metrics.calibration import BinSums, reliability_bins
 from fairweather.metrics.classification import linear_macro_auc, macro_auc, mean_recall
 from fairweather.metrics.classwise import mean_class_error
 from fairweather.metrics.columns import FloatArray, Result, ratio
@@ -18,11 +18,24 @@ from fairweather.metrics.sample import Sample
 from fairweather.metrics.selective import RISK, Fitted, largest_coverage, risk_area
 from fairweather.types import Predictions
 
-Interval = Literal["percentile", "share", "bounded", "basic", "bias-corrected", "centred"]
+Interval = Literal[
+    "percentile",
+    "skewed",
+    "share",
+    "difference",
+    "bounded",
+    "basic",
+    "bias-corrected",
+    "centred",
+]
 Evaluate = Callable[[Sample], Result]
 # Up to so many images the replicates of the macro AUC are exact; beyond, the linear form is some
 # tens of times as fast and off by far less than an interval's width.
 MOST_IMAGES_OF_EXACT_AUC = 10_000
+# With fewer errors, no interval holds the truth as often as it should (benchmarks/good_models.py):
+# of what each error adds at most 2 to; of what a single one may add much to; of what depends on
+# where the errors stand among all images. The last is images, in each bin whose gap counts alone.
+FEWEST, FEWEST_OF_LOSSES, FEWEST_OF_RANKS, FEWEST_IN_A_BIN = 5, 20, 30, 30
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,9 @@ class Metric:
         needs_fitted: does it try out what is fitted on validation images; see `fit_on`.
         min_classes: the fewest classes for which it says anything.
         alias_of: the name of the row that this row repeats.
+        carried_by: which images carry the number: the wrong ones, the rarer of right and wrong, or
+            those in the emptiest of the bins that hold any.
+        fewest: with fewer of these it gets no interval; see `Estimate`.
     """
 
     name: str
@@ -54,6 +70,20 @@ class Metric:
     needs_fitted: bool = False
     min_classes: int = 1
     alias_of: str | None = None
+    carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
+    fewest: int = 0
+
+    def errors(self, predictions: Predictions) -> float:
+        """Count the images that carry the number."""
+        wrong, n = int((~predictions.correct).sum()), len(predictions)
+        match self.carried_by:
+            case "wrong":
+                return wrong
+            case "rarer":
+                return min(wrong, n - wrong)
+            case "emptiest bin":
+                images = reliability_bins(predictions.confidence, predictions.correct).images
+                return float(images[images > 0].min())
 
     def absence(self, predictions: Predictions, fitted: Fitted | None = None) -> str | None:
         """Say why these predictions do not have what the metric needs; None where they have."""
@@ -91,9 +121,12 @@ def _classwise_calibration_error(s: Sample) -> FloatArray:
 
 
 def _calibration_rows(
-    error: Callable[[BinSums], FloatArray], name: str, label: str
+    error: Callable[[BinSums], FloatArray], name: str, label: str, fewest_in_a_bin: int = 0
 ) -> tuple[Metric, ...]:
-    """One row for each binning, and one for the bare name, the alias of the default."""
+    """One row for each binning, and one for the bare name, the alias of the default.
+
+    Bins of equal width may hold few images; with fewer than so many, there is no interval.
+    """
     bins: dict[str, Callable[[Sample], BinSums]] = {
         "equal-width": lambda s: s.ordered.equal_width,
         "equal-mass": lambda s: s.ordered.equal_mass,
@@ -107,7 +140,15 @@ def _calibration_rows(
         )
         for binning in bins
     ]
-    return (*rows, row(name, label, rows[0].evaluate, alias_of=rows[0].name))
+    rows.append(row(name, label, rows[0].evaluate, alias_of=rows[0].name))
+    if not fewest_in_a_bin:
+        return tuple(rows)
+    return tuple(
+        each
+        if each.name.endswith("equal-mass")
+        else replace(each, carried_by="emptiest bin", fewest=fewest_in_a_bin)
+        for each in rows
+    )
 
 
 METRICS: tuple[Metric, ...] = (
@@ -131,7 +172,7 @@ METRICS: tuple[Metric, ...] = (
         "Balanced accuracy",
         lambda s: mean_recall(s.by_label("correct"), s.by_label("images")),
         higher_is_better=True,
-        interval="bounded",
+        interval="share",
     ),
     Metric(
         "macro_auc",
@@ -140,6 +181,8 @@ METRICS: tuple[Metric, ...] = (
         higher_is_better=True,
         needs_logits=True,
         min_classes=2,
+        interval="skewed",
+        fewest=FEWEST_OF_LOSSES,
     ),
     Metric(
         "negative_log_likelihood",
@@ -148,6 +191,8 @@ METRICS: tuple[Metric, ...] = (
         higher_is_better=False,
         bounds=(0.0, np.inf),
         unit="nats",
+        interval="skewed",
+        fewest=FEWEST_OF_LOSSES,
     ),
     Metric(
         "brier_score",
@@ -155,6 +200,8 @@ METRICS: tuple[Metric, ...] = (
         lambda s: s.mean("brier"),
         higher_is_better=False,
         bounds=(0.0, 2.0),
+        interval="skewed",
+        fewest=FEWEST,
     ),
     Metric(
         "confidence_gap",
@@ -162,6 +209,8 @@ METRICS: tuple[Metric, ...] = (
         lambda s: s.mean("confidence") - s.mean("correct"),
         higher_is_better=None,
         bounds=(-1.0, 1.0),
+        interval="skewed",
+        fewest=FEWEST,
     ),
     *_calibration_rows(
         lambda sums: sums.expected_error,
@@ -172,6 +221,7 @@ METRICS: tuple[Metric, ...] = (
         lambda sums: sums.maximum_error,
         "maximum_calibration_error",
         "Maximum calibration error",
+        FEWEST_IN_A_BIN,
     ),
     *_calibration_rows(
         lambda sums: sums.rms_error, "rms_calibration_error", "RMS calibration error"
@@ -213,6 +263,7 @@ METRICS: tuple[Metric, ...] = (
         higher_is_better=True,
         bounds=(0.0, 0.25),
         interval="basic",
+        fewest=FEWEST,
     ),
     Metric(
         "brier_uncertainty",
@@ -220,13 +271,16 @@ METRICS: tuple[Metric, ...] = (
         lambda s: s.ordered.equal_width.uncertainty,
         higher_is_better=None,
         bounds=(0.0, 0.25),
+        interval="share",
     ),
     Metric(
         "area_under_risk_coverage",
         "Area under the risk-coverage curve",
         lambda s: risk_area(s.ordered.levels),
         higher_is_better=False,
-        interval="bounded",
+        interval="skewed",
+        carried_by="rarer",
+        fewest=FEWEST_OF_RANKS,
     ),
     Metric(
         "coverage_at_risk/0.05",
@@ -239,12 +293,16 @@ METRICS: tuple[Metric, ...] = (
         "AUROC of confidence for being right",
         lambda s: rank_area(s.ordered.levels),
         higher_is_better=True,
+        interval="skewed",
+        carried_by="rarer",
+        fewest=FEWEST_OF_RANKS,
     ),
     Metric(
         "average_confidence",
         "Average confidence",
         lambda s: s.mean("confidence"),
         higher_is_better=None,
+        interval="skewed",
     ),
     Metric(
         f"risk_above_validation_threshold/{RISK}",
@@ -277,5 +335,6 @@ METRICS: tuple[Metric, ...] = (
         higher_is_better=None,
         bounds=(-1.0, 1.0),
         needs_fitted=True,
+        interval="difference",
     ),
 )

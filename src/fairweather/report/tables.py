@@ -21,6 +21,11 @@ METRIC: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 TABULATED = ("accuracy", "rms_calibration_error")
 NORMS = {"expected": "L1 norm", "rms": "L2 norm", "maximum": "maximum norm"}
 ABSENT = "–"
+TOO_FEW = "too few errors"
+TOO_FEW_NOTE = (
+    f"{TOO_FEW[:1].upper()}{TOO_FEW[1:]}: no interval would hold the truth as often as it says, "
+    "for the images that are wrong carry the number and there are hardly any."
+)
 CORRECTED = "bias-corrected: binning noise inflates the value, so it lies near the upper end"
 
 
@@ -65,11 +70,18 @@ class Table:
 
     def markdown(self) -> str:
         """Write the table as GitHub's Markdown, with the caption as a paragraph below it."""
-        return markdown(Layout(self.header), self.cells(), [self.caption])
+        return markdown(Layout(self.header), self.cells(), [self.full_caption])
 
     def latex(self) -> str:
         """Write the table for LaTeX's booktabs package."""
-        return latex(Layout(self.header), self.cells(), self.name, self.caption)
+        return latex(Layout(self.header), self.cells(), self.name, self.full_caption)
+
+    @property
+    def full_caption(self) -> str:
+        """The caption, with what the mark of too few errors means where the table has one."""
+        entries = (entry for row in self.rows for entry in row.entries if entry)
+        marked = any(entry.score.too_few for entry in entries)
+        return f"{self.caption} {TOO_FEW_NOTE}" if marked else self.caption
 
 
 class Row(NamedTuple):
@@ -94,6 +106,8 @@ class Entry:
 
     >>> str(Entry(Score(0.8234, 0.801, 0.845, 200), percent=True))
     '82.3 [80.1, 84.5]'
+    >>> str(Entry(Score(0.996, math.nan, math.nan, 200), percent=False))
+    '0.996 [too few errors]'
     """
 
     score: Score
@@ -110,7 +124,8 @@ class Entry:
     def _text(self, unit: str) -> str:
         scale, digits = (100, 1) if self.percent else (1, 3)
         value, low, high = (f"{scale * number:.{digits}f}" for number in self.score[:3])
-        return f"{value}{unit} [{low}, {high}]".replace("-", "−")
+        interval = TOO_FEW if self.score.too_few else f"{low}, {high}"
+        return f"{value}{unit} [{interval}]".replace("-", "−")
 
 
 def build_tables(contents: Contents) -> list[Table]:

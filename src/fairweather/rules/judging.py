@@ -17,6 +17,7 @@ from fairweather.rules.numbers import (
     cell_of,
     change_at,
     conditions_of,
+    errors_behind,
     estimate_again,
     known_conditions,
     left_out_of,
@@ -59,6 +60,11 @@ class Verdict:
         return str(replace(self.rule, model=self.model, cell=self.cell))
 
     @property
+    def too_few(self) -> bool:
+        """Say whether too few errors carry the number for an interval."""
+        return Score(self.value, self.low, self.high, self.n).too_few
+
+    @property
     def judged(self) -> float:
         """The number that was held against the limit: low for >= and >, high for <= and <."""
         if self.on == "value":
@@ -94,7 +100,8 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
     Raises:
         InputError: a model, metric, shift or level that the run does not have, a number that is
             not a number, a limit that the metric can never cross, or no rule; scores or
-            predictions that are not those that the run wrote.
+            predictions that are not those that the run wrote; judged on the interval, a number that
+            has none since too few errors carry it.
     """
     if on not in get_args(On):
         raise unknown_name("number to judge on", on, get_args(On))
@@ -108,6 +115,8 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
     for rule, model, condition in asked:
         try:
             score = _score(rule, model, condition, models[model], changes.get(model, {}))
+            if on == "interval" and score.too_few:
+                _refuse_few(rule, model, condition, models[model])
             verdict = Verdict(rule, model, cell_of(condition), *score, on, left_out[rule])
             if math.isnan(verdict.judged):
                 raise InputError(f"{rule.metric} of {model} is not a number for {verdict.cell}")
@@ -169,6 +178,33 @@ def _score(rule: Rule, model: str, condition: Condition, rows: Rows, estimated: 
     if rule.change:
         return change_at(rule, model, condition, estimated)
     return score_at(rule, model, condition, rows)
+
+
+def _refuse_few(rule: Rule, model: str, condition: Condition, rows: Rows) -> None:
+    """Refuse a number that too few errors carry, and say how many images would do at their rate."""
+    metric = next((each for each in METRICS if each.name == rule.metric), None)
+    if metric is None or not metric.fewest:
+        return
+    what = f"a {rule.change} of {rule.metric}" if rule.change else rule.metric
+    begin = f"{what} of {model} for {cell_of(condition)} cannot be judged on its interval"
+    end = "or judge the value with --on value"
+    if metric.carried_by == "emptiest bin":
+        raise InputError(
+            f"{begin}: a bin has fewer than the {metric.fewest} images that its gap needs; limit "
+            f"the RMS calibration error, {end}"
+        )
+    found = errors_behind(rule, condition, rows)
+    if found is None:
+        raise InputError(
+            f"{begin}: it has too few errors, less than {metric.fewest}; take more images, {end}"
+        )
+    # None of n says that about 3 are to be feared among so many, at the most.
+    enough = math.ceil(found.fewest * found.n / (found.images or 3.0))
+    raise InputError(
+        f"{begin}: it has too few errors, {found.images:.3g} {found.which} of {found.n:,} images "
+        f"where {found.fewest} are needed; {'about' if found.images else 'at least'} {enough:,} "
+        f"such images would do, {end}"
+    )
 
 
 def _in_rule(rule: Rule, error: InputError) -> InputError:

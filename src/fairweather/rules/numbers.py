@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics import Estimate, Fitted, Resamples, fit_on, paired_change
+from fairweather.metrics import METRICS, Estimate, Fitted, Resamples, fit_on, paired_change
 from fairweather.record import (
     ALL,
     CLEAN,
@@ -36,6 +37,7 @@ EVERY = "*"  # the cell of a rule for all shifted images, and clean ones
 Rows = Mapping[Condition, Mapping[str, Score]]
 Estimated = Mapping[Condition, Mapping[str, Estimate]]
 _CLEAN = Condition(CLEAN, NO_LEVEL)
+_METRIC = {metric.name: metric for metric in METRICS}
 
 
 def cell_of(condition: Condition) -> str:
@@ -143,6 +145,45 @@ def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
     raise InputError(
         f"{model} has no {rule.metric} for {cell_of(condition)}; it is there for {few}"
     )
+
+
+class Errors(NamedTuple):
+    """How many images carry a number, which of how many they are, and the fewest that would do."""
+
+    images: float
+    which: str
+    n: int
+    fewest: int
+
+
+def errors_behind(rule: Rule, condition: Condition, rows: Rows) -> Errors | None:
+    """Count what carries the number of a rule where it is too little; None where rows do not say.
+
+    Of a change, a mean or the worst of several levels it is the cell that has least.
+    """
+    metric = _METRIC[rule.metric]
+    if metric.carried_by == "emptiest bin":
+        return None
+    found = []
+    for each in [*_cells_of(condition, rows), *([_CLEAN] if rule.change else [])]:
+        if "accuracy" in rows[each]:
+            share, _, _, n = rows[each]["accuracy"]
+            wrong = round((1 - share) * n, 3)  # the share has eight digits
+            found.append(Errors(wrong, "wrong", n, metric.fewest))
+            if metric.carried_by == "rarer":
+                found.append(Errors(n - wrong, "right", n, metric.fewest))
+    least = min(found, default=None)
+    return least if least and least.images < least.fewest else None
+
+
+def _cells_of(condition: Condition, rows: Rows) -> list[Condition]:
+    """The single cells that a number is of: itself, or the levels of a mean or of the worst.
+
+    Of all shifts there are none: the rows do not say which of them are attacks, which are apart.
+    """
+    if condition.level not in SUMMARY_LEVELS:
+        return [condition]
+    return [each for each in rows if _is_single(each) and each.shift == condition.shift]
 
 
 def known_conditions(rule: Rule, rows: Rows) -> list[Condition]:

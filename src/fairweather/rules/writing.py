@@ -6,9 +6,12 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
 from fairweather.report.table_formats import Layout, aligned
+from fairweather.report.tables import TOO_FEW
 from fairweather.rules.judging import Verdict
 
 LAYOUT = Layout(("", "rule", "value", "low", "high", "n", "margin"), words=2)
+# In the columns of the ends, where too few errors carry the number.
+MARKED = TOO_FEW.rsplit(" ", 1)
 SHOWN = 5  # cells of a variant that was left out
 JUDGED = {
     "interval": "judged on the end of the 95 % interval that is worse for the rule",
@@ -73,17 +76,22 @@ def _few(names: Sequence[str]) -> str:
 
 def _line(verdict: Verdict) -> tuple[str, ...]:
     outcome = "passed" if verdict.passed else "FAILED"
-    numbers = map(_number, (verdict.value, verdict.low, verdict.high))
-    return (outcome, verdict.name, *numbers, str(verdict.n), f"{verdict.margin:+z.4f}")
+    return (
+        outcome,
+        verdict.name,
+        _number(verdict.value),
+        *(MARKED if verdict.too_few else map(_number, (verdict.low, verdict.high))),
+        str(verdict.n),
+        f"{verdict.margin:+z.4f}",
+    )
 
 
 def _message(verdict: Verdict) -> str:
-    value, low, high, judged = map(
-        _number, (verdict.value, verdict.low, verdict.high, verdict.judged)
-    )
+    ends = map(_number, (verdict.low, verdict.high))
+    interval = TOO_FEW if verdict.too_few else ", ".join(ends)
     return (
-        f"{judged} is not {verdict.rule.operator} {verdict.rule.number}: "
-        f"{value} [{low}, {high}], n = {verdict.n}, {JUDGED[verdict.on]}"
+        f"{_number(verdict.judged)} is not {verdict.rule.operator} {verdict.rule.number}: "
+        f"{_number(verdict.value)} [{interval}], n = {verdict.n}, {JUDGED[verdict.on]}"
     )
 
 
