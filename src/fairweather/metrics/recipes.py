@@ -28,6 +28,8 @@ from fairweather.metrics.columns import Z95, FloatArray
 TAIL = 0.975
 # A study for more than this is another study.
 MOST_SEEDS, MOST_IMAGES = 1_000, 10**9
+# With so many degrees of freedom, Student's t is the normal distribution.
+MANY = 1e9
 # Variances below it are the rounding of equal numbers.
 ROUNDING = 1e-24
 # The chance to find a difference that is as large as the one that was found.
@@ -46,6 +48,17 @@ class SeedVariance(NamedTuple):
     seeds: int
     between: float
     shared: float
+
+
+class Error(NamedTuple):
+    """A variance that is estimated, and how well: by its degrees of freedom."""
+
+    variance: float
+    freedom: float
+
+    def reach(self, share: float) -> float:
+        """How far Student's quantile of that share lies from 0."""
+        return float(scipy.special.stdtrit(min(self.freedom, MANY), share)) * self.variance**0.5
 
 
 class Crossed(NamedTuple):
@@ -84,9 +97,23 @@ class Crossed(NamedTuple):
         return self.variance**2 / pieces if pieces > 0 else np.inf
 
     @property
+    def errors(self) -> list[Error]:
+        """What the interval reaches over: all that varies, and the seeds alone.
+
+        Where three seeds bring most of the variance and are by luck near each other, Satterthwaite
+        takes the images for the larger part, with many degrees of freedom, and 92 % of the
+        intervals hold the truth. No narrower than that of the seeds alone, they hold it in 94 % or
+        more (benchmarks/recipes.py).
+        """
+        pieces = sum(each.between**2 / (each.seeds - 1) for each in self.recipes)
+        of_seeds = self._between**2 / pieces if pieces > 0 else np.inf
+        both = Error(self.variance, self.freedom), Error(self._between, of_seeds)
+        return [each for each in both if each.variance > 0]
+
+    @property
     def reach(self) -> float:
         """Half the width of the 95 % interval."""
-        return _quantile(self.freedom, TAIL) * self.variance**0.5
+        return max((each.reach(TAIL) for each in self.errors), default=0.0)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -96,10 +123,11 @@ class Crossed(NamedTuple):
     @property
     def p(self) -> float:
         """The two-sided p-value of the value 0; 1 where nothing varies and it is 0."""
-        if self.variance == 0:
-            return 1.0 if self.value == 0 else 0.0
-        tail = scipy.special.stdtr(self.freedom, -abs(self.value) / self.variance**0.5)
-        return float(min(1.0, 2 * tail))
+        tails = (
+            scipy.special.stdtr(min(each.freedom, MANY), -abs(self.value) / each.variance**0.5)
+            for each in self.errors
+        )
+        return min(1.0, max((2 * float(tail) for tail in tails), default=float(self.value == 0)))
 
     @property
     def _between(self) -> float:
@@ -196,14 +224,18 @@ def widen(
         recipes: of each recipe that has several seeds; none changes nothing.
 
     >>> [round(end, 2) for end in widen((0.4, 0.6), 0.5, 1000, [SeedVariance(3, 0.0026, 0.0)])]
-    [0.33, 0.67]
+    [0.28, 0.72]
     """
     if not recipes or np.isnan(ends).any():
         return ends
     variances = [((end - centre) / Z95) ** 2 for end in ends]
-    freedom = Crossed(centre, sum(variances) / 2, n, recipes).freedom
+    both = Crossed(centre, sum(variances) / 2, n, recipes)
     below, above = (
-        _quantile(freedom, TAIL) * Crossed(centre, images, n, recipes).variance ** 0.5
+        max(
+            Error(both._replace(images=images).variance, both.freedom).reach(TAIL),
+            *(each.reach(TAIL) for each in both.errors[1:]),
+            0.0,
+        )
         for images in variances
     )
     return centre - below, centre + above
@@ -268,13 +300,9 @@ def _least(most: int, is_enough: Callable[[int], bool]) -> int | None:
 
 
 def _is_told(found: Crossed, tail: float) -> bool:
-    quantiles = _quantile(found.freedom, tail) + _quantile(found.freedom, POWER)
-    return abs(found.value) > 0 and abs(found.value) >= quantiles * found.variance**0.5
-
-
-def _quantile(freedom: float, share: float) -> float:
-    """Of Student's t; of the normal distribution where the freedom is infinite."""
-    return float(scipy.special.stdtrit(min(freedom, 1e9), share))
+    return abs(found.value) > 0 and all(
+        abs(found.value) >= each.reach(tail) + each.reach(POWER) for each in found.errors
+    )
 
 
 def _of_images(column: FloatArray) -> float:

@@ -67,6 +67,7 @@ def needed_in_words(difference: Crossed, tests: int = 1) -> str:
 
     >>> needed_in_words(Crossed(0.01, 2e-5, 1000, [])).replace("\N{NO-BREAK SPACE}", " ")
     'about 1,600 images'
+    >>> from fairweather.metrics.recipes import SeedVariance
     >>> few = [SeedVariance(3, 5e-5, 0.0)] * 2
     >>> needed_in_words(Crossed(0.01, 2e-6, 1000, few))
     'about 29 seeds of each on these images; no number of images with these seeds would do'
