@@ -13,6 +13,7 @@ import pytest
 from fairweather.comparison import read_run_comparison
 from fairweather.errors import InputError
 from fairweather.metrics import bootstrap_weights, intervals, score
+from fairweather.metrics.intervals import skewed_interval
 from fairweather.record import DataRecord, RunSettings
 from fairweather.runs import RunFolder
 
@@ -179,7 +180,7 @@ def test_intervals_are_of_a_paired_bootstrap(one_seed):
     assert blurred["verdict"] == "no difference found"
     nll = row(table, "fog", "2", "negative_log_likelihood")
     moved = second["fog,severity=2"].nll - first["fog,severity=2"].nll
-    ends = np.quantile(weights @ moved / N, [0.025, 0.975])
+    ends = skewed_interval(moved.mean(), weights @ moved / N)
     np.testing.assert_allclose(nll[["low", "high"]].astype(float), ends, atol=1e-12)
     assert nll["verdict"] == UNCORRECTED
     assert pd.isna(nll["p"])
@@ -195,7 +196,7 @@ def test_images_are_resampled_as_often_as_the_studies_say(one_seed, tmp_path, as
     comparison = read_run_comparison(*runs)
     assert "(400 resamples, the same for both)" in comparison.caption
     moved = second["fog,severity=2"].nll - first["fog,severity=2"].nll
-    ends = np.quantile(bootstrap_weights(N, 400) @ moved / N, [0.025, 0.975])
+    ends = skewed_interval(moved.mean(), bootstrap_weights(N, 400) @ moved / N)
     found = row(comparison.table, "fog", "2", "negative_log_likelihood")
     np.testing.assert_allclose(found[["low", "high"]].astype(float), ends, atol=1e-12)
 
@@ -742,3 +743,22 @@ def test_runs_of_the_first_version_are_compared_alike(tmp_path):
     both = read_run_comparison(now, then)
     assert (both.table["difference"] == 0).all()
     assert "m, m+temperature: the predictions of both are identical" in str(both)
+
+
+def test_what_too_few_errors_carry_is_not_compared(tmp_path):
+    """The likelihood of a model with 5 errors, and its difference, are without an interval."""
+    shares = dict.fromkeys(CELLS, 0.7)
+    good, other = shares | {"clean": 1 - 5 / N}, shares | {"clean": 0.8}
+    a = make_run(tmp_path / "a", {"net": {0: make_model(good)}})
+    b = make_run(tmp_path / "b", {"net": {0: make_model(other, seed=1)}})
+    comparison = read_run_comparison(a, b)
+    clean = row(comparison.table, "clean", metric="negative_log_likelihood")
+    assert clean["verdict"] == "too few errors"
+    assert pd.isna(clean["low"])
+    assert pd.isna(clean["high"])
+    assert clean["difference"] > 0
+    assert " [too few errors]" in str(comparison)
+    assert any(note.startswith("Too few errors: no interval") for note in comparison.notes)
+    assert row(comparison.table, "clean")["verdict"] == "real"
+    fog = row(comparison.table, "fog", "1", "negative_log_likelihood")
+    assert fog["low"] < fog["high"]
