@@ -28,7 +28,7 @@ INTERVAL = {metric.name: (metric.interval, metric.bounds) for metric in metrics.
 
 # Means and differences: trials, how many share their weights, images that are drawn from, and how
 # far the label's logit of the two models stands above the others' before noise.
-TRIALS, TOGETHER, POPULATION, CLASSES = 10_000, 50, 200_000, 10
+TRIALS, TOGETHER, POPULATION, CLASSES = 2_000, 50, 200_000, 10
 MARGINS = ((2.2, 2.0), (3.1, 2.9), (4.3, 4.1), (3.6, 1.6))
 SHARED = 0.8  # of the noise's variance
 SHARPNESS = 1.5  # logits are multiplied by it: overconfident

@@ -772,3 +772,22 @@ def test_runs_of_the_first_version_are_compared_alike(tmp_path):
     both = read_run_comparison(now, then)
     assert (both.table["difference"] == 0).all()
     assert "m, m+temperature: the predictions of both are identical" in str(both)
+
+
+def test_what_too_few_errors_carry_is_not_compared(tmp_path):
+    """The likelihood of a model with 5 errors, and its difference, are without an interval."""
+    shares = dict.fromkeys(CELLS, 0.7)
+    good, other = shares | {"clean": 1 - 5 / N}, shares | {"clean": 0.8}
+    a = make_run(tmp_path / "a", {"net": {0: make_model(good)}})
+    b = make_run(tmp_path / "b", {"net": {0: make_model(other, seed=1)}})
+    comparison = read_run_comparison(a, b)
+    clean = row(comparison.table, "clean", metric="negative_log_likelihood")
+    assert clean["verdict"] == "too few errors"
+    assert pd.isna(clean["low"])
+    assert pd.isna(clean["high"])
+    assert clean["difference"] > 0
+    assert " [too few errors]" in str(comparison)
+    assert any(note.startswith("Too few errors: no interval") for note in comparison.notes)
+    assert row(comparison.table, "clean")["verdict"] == "real"
+    fog = row(comparison.table, "fog", "1", "negative_log_likelihood")
+    assert fog["low"] < fog["high"]

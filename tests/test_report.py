@@ -300,6 +300,9 @@ def expected(run: RunFolder, seed: str = "0", **place: str) -> str:
     """What a table has to show for one row of scores.csv, worked out from its text."""
     wanted = {"seed": seed, **place}
     [row] = [row for row in read_scores(run) if wanted.items() <= row.items()]
+    if not row["low"]:
+        assert row["high"] == ""
+        return f"{float(row['value']):.3f} [too few errors]"
     numbers = [float(row[column]) for column in ("value", "low", "high")]
     if place["metric"].endswith("accuracy"):
         return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * number for number in numbers))
@@ -369,6 +372,20 @@ def test_clean_metrics_has_a_row_a_metric_without_aliases(run, names):
         assert metric.label.partition(" (")[0] in row[0]
         place = {"shift": "clean", "level": "none", "metric": metric.name}
         assert row[1].strip() == expected(run, model="basic", **place).replace("-", "−")
+
+
+def test_a_mark_is_explained_where_it_stands(run, names, page):
+    scored = [row for row in read_scores(run) if row["value"] and not row["low"]]
+    clean = {row["metric"] for row in scored if row["shift"] == "clean"}
+    assert "maximum_calibration_error/10-equal-width" in clean
+    for suffix in ("md", "tex"):
+        text = (run.path / f"tables/clean_metrics.{suffix}").read_text()
+        assert "[too few errors]" in text
+        assert "Too few errors: no interval would hold the truth" in text
+        other = (run.path / f"tables/summary_accuracy.{suffix}").read_text()
+        assert "too few errors" not in other.lower()
+    assert "[too few errors]" in page.text
+    assert "Too few errors: no interval would hold the truth" in page.text
 
 
 def test_summary_rows_are_rows_of_scores(run, names):

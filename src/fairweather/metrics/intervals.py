@@ -479,6 +479,8 @@ def score(
 ) -> dict[str, Score]:
     """Compute every metric that applies, with its 95 % bootstrap interval over images.
 
+    What too few errors carry has a value and no interval: its ends are NaN; see `Score.too_few`.
+
     Args:
         predictions: the columns of one cell.
         resamples: how many resamples of the images, at least 1.

@@ -23,8 +23,8 @@ NORMS = {"expected": "L1 norm", "rms": "L2 norm", "maximum": "maximum norm"}
 ABSENT = "–"
 TOO_FEW = "too few errors"
 TOO_FEW_NOTE = (
-    f"{TOO_FEW[:1].upper()}{TOO_FEW[1:]}: no interval would hold the truth as often as it says, "
-    "for the images that are wrong carry the number and there are hardly any."
+    "Too few errors: no interval would hold the truth as often as it says, since the wrong images, "
+    "or those of a single bin, carry the number and there are hardly any."
 )
 CORRECTED = "bias-corrected: binning noise inflates the value, so it lies near the upper end"
 
