@@ -43,10 +43,11 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/reporting.py
 
-# How often the 95 % intervals hold the truth: about 20 minutes.
+# How often the 95 % intervals hold the truth: about an hour.
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/good_models.py
+	$(BIN)/python benchmarks/recipes.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

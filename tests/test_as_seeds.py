@@ -14,6 +14,7 @@ from fairweather.as_seeds.fitting import check_fit, open_part
 from fairweather.as_seeds.planning import describe, plan_rest
 from fairweather.as_seeds.taken import take_samples
 from fairweather.cli import app
+from fairweather.cli.comparing import _with_seeds_joined
 from fairweather.errors import InputError
 from fairweather.executors import execute
 from fairweather.record import JOINED, SCORES, STUDY
@@ -532,3 +533,30 @@ def test_the_command_joins_and_says_where(halves, joined, tmp_path, monkeypatch)
     assert "compare_started_seed-0+seed-1_swept.csv" in compared.output
     with pytest.raises(InputError, match="takes at least two runs"):
         CliRunner().invoke(app, ["report", folders[0], "--as-seeds"], catch_exceptions=False)
+
+
+def test_a_joined_folder_is_not_overwritten_by_a_joining_of_other_runs(joined, copies, tmp_path):
+    place = tmp_path / "place"
+    shutil.copytree(joined.path, place)
+    for half in copies:  # the same study, begun at another time
+        record = json.loads((half.path / "record.json").read_text())
+        record["provenance"]["time"] = "2001-01-01T00:00:00+00:00"
+        (half.path / "record.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"was joined of other runs, such as .*; name another"):
+        fw.join_seeds([half.path for half in copies], out=place)
+    assert files_of(RunFolder(place)) == files_of(joined)
+
+
+def test_both_sides_of_a_comparison_are_told_apart(monkeypatch, tmp_path):
+    joined = []
+
+    def join(runs, out, *, quiet):
+        joined.append((runs, str(out)))
+        return out
+
+    monkeypatch.setattr("fairweather.cli.comparing.join", join)
+    monkeypatch.chdir(tmp_path)
+    sides = _with_seeds_joined("a/s0,a/s1:basic", "b/s0,b/s1", quiet=True)
+    assert sides == ["runs/a-s0+a-s1:basic", "runs/b-s0+b-s1"]
+    assert joined == [(["a/s0", "a/s1"], "runs/a-s0+a-s1"), (["b/s0", "b/s1"], "runs/b-s0+b-s1")]
+    assert _with_seeds_joined("a", "paper", quiet=True) == ["a", "paper"]

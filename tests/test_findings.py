@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from fairweather.attacks import ATTACKS
 from fairweather.metrics import Fitted
 from fairweather.metrics.recipes import cross, cross_difference
-from fairweather.record import COLUMNS
+from fairweather.record import COLUMNS, StepRecord
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import ENOUGH, MOST_SWAPS, compare_pairs
 from fairweather.report.findings import model_findings
 from fairweather.report.further_tables import COVERAGE, RISK
-from fairweather.report.performance import widened
+from fairweather.report.performance import PairedChange, Performance, widened
 from fairweather.report.ranking import _means, how_low, ranking
+from fairweather.report.sentences import confidence
 from fairweather.report.sweeps import Sweep, as_sweep
 from fairweather.scores import estimate_cells, to_frame, with_means, with_worst
 from fairweather.shifts import SHIFTS
@@ -1041,6 +1042,43 @@ def test_recipes_whose_seeds_differ_more_than_they_do_are_not_told_apart(tmp_pat
     made = make(tmp_path / "one", one)
     assert [row.rank for row in ranking(made).rows] == ["1", "2"]
     assert made.scope.startswith("Each recipe was trained once, so this is about these trained")
+
+
+def test_scores_of_before_say_nothing_of_recipes(tmp_path):
+    right = {(m, seed, "clean"): np.arange(300) % 5 > 0 for m in "ab" for seed in (0, 1, 2)}
+    made = make(tmp_path, right)
+    assert made.intervals == "95 % intervals over seeds and images"
+    run = made.runs[""]
+    for version, of_recipes in ((4, ["a", "b"]), (3, [])):
+        step = StepRecord(
+            id="scores", kind="score", fingerprint="f", depends={"version": version}, files={}
+        )
+        run.finish(step)
+        again = replace(made)
+        assert again.of_recipes == of_recipes
+    assert again.intervals == "95 % bootstrap intervals over images"
+    assert again.scope.startswith("Scored by an earlier version")
+
+
+def test_of_a_recipe_with_one_seed_no_number_of_seeds_is_told(tmp_path):
+    rng = np.random.default_rng(3)
+    right = {("a", seed, "clean"): draw(rng, 300, p) for seed, p in enumerate((0.5, 0.8, 0.6))}
+    right |= {("b", 0, "clean"): draw(rng, 300, 0.6)}
+    found = ranking(make(tmp_path, right))
+    assert [row.rank for row in found.rows] == ["1–2", "1–2"]
+    assert found.needs == ()
+
+
+def test_a_gap_that_too_few_errors_carry_is_said_without_its_ends():
+    gap, known = Score(0.003, math.nan, math.nan, 500), Score(0.2, 0.1, 0.3, 500)
+    clean = Performance(Score(0.99, 0.98, 1.0, 500), gap, known)
+    there = Performance(known, known, known)
+    for told in (
+        list(confidence(clean, None, PairedChange(), 0)),
+        list(confidence(clean, there, PairedChange(), 1)),
+    ):
+        assert any("0.3 points [too few errors]" in sentence for sentence in told)
+        assert not any("nan" in sentence or "found" in sentence for sentence in told)
 
 
 def test_a_variant_and_its_model_are_paired_seed_by_seed(tmp_path):

@@ -520,13 +520,13 @@ def test_of_all_shifts_the_errors_are_not_counted(run, tmp_path):
         return scores.assign(low=scores["low"].mask(at), high=scores["high"].mask(at))
 
     copy = replace_scores(run, tmp_path, blank)
-    with pytest.raises(InputError, match=r"for all .* too few errors, less than 30; take more"):
+    with pytest.raises(InputError, match=r"for all .* too few errors, fewer than 30; take"):
         check(copy, "confidence_auroc[all] >= 0")
 
 
 def test_without_accuracy_the_errors_are_not_counted(run, tmp_path):
     copy = replace_scores(run, tmp_path, lambda scores: scores[scores["metric"] != "accuracy"])
-    with pytest.raises(InputError, match="it has too few errors, less than 30; take more images"):
+    with pytest.raises(InputError, match="it has too few errors, fewer than 30; take more images"):
         check(copy, "confidence_auroc[clean] >= 0")
 
 

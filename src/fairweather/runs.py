@@ -37,6 +37,7 @@ from fairweather.record import (
     STEPS,
     STUDY,
     TEST,
+    JoinedRecord,
     Machine,
     Provenance,
     RunRecord,
@@ -221,6 +222,15 @@ class RunFolder:
     def is_joined(self) -> bool:
         """Say whether the folder was joined of runs with different seeds."""
         return (self.path / JOINED).is_file()
+
+    @property
+    def joined(self) -> JoinedRecord:
+        """What the folder was joined of; raises `InputError` where its file does not say."""
+        path = self.file(JOINED)
+        try:
+            return JoinedRecord.model_validate_json(path.read_bytes())
+        except ValueError:
+            raise InputError(f"{path} does not say what the run was joined of") from None
 
     @property
     def is_read_only(self) -> bool:

@@ -53,7 +53,7 @@ def join_seeds(
     place = Path(out) if out is not None else Path("runs") / "+".join(names)
     # The first seed of a study stands for all where only one can be shown.
     parts = sorted((open_part(path) for path in paths), key=lambda part: min(part.record.seeds))
-    _check_place(place, paths)
+    _check_place(place, paths, parts)
     held = check_fit(parts)
     record = describe(parts)
     rest = plan_rest(record, parts, held)
@@ -70,8 +70,11 @@ def join_seeds(
     return Run(place)
 
 
-def _check_place(place: Path, runs: Sequence[Path]) -> None:
-    """Raise `InputError` unless the folder is new, or holds nothing but what was joined before."""
+def _check_place(place: Path, runs: Sequence[Path], parts: Sequence[Part]) -> None:
+    """Raise `InputError` unless the folder is new, or holds what was joined of these runs before.
+
+    More runs may be given than it was joined of, wherever the folders lie today.
+    """
     if place.is_file():
         raise InputError(f"{place} is a file, not a folder for the joined run")
     if place.resolve() in [run.resolve() for run in runs]:
@@ -81,6 +84,28 @@ def _check_place(place: Path, runs: Sequence[Path]) -> None:
         raise InputError(
             f"{place} holds something else than joined runs; name another folder with --out"
         )
+    given = [_joined_run(part) for part in parts]
+    before = RunFolder(place).joined.runs if holds else ()
+    others = [each.path for each in before if not any(_is_same(each, run) for run in given)]
+    if others:
+        raise InputError(
+            f"{place} was joined of other runs, such as {others[0]}; name another folder with --out"
+        )
+
+
+def _joined_run(part: Part) -> JoinedRun:
+    return JoinedRun(
+        path=part.name,
+        models=tuple(part.record.models),
+        seeds=part.record.seeds,
+        provenance=part.record.provenance,
+    )
+
+
+def _is_same(first: JoinedRun, second: JoinedRun) -> bool:
+    """Say whether both are one run, which may have moved, or have got more seeds since."""
+    moved = first.model_copy(update={"path": second.path}) == second
+    return moved or Path(first.path).resolve() == Path(second.path).resolve()
 
 
 def _begin(
@@ -91,17 +116,7 @@ def _begin(
     What is made of all of it goes first: a folder that is interrupted has no numbers rather than
     those of something else.
     """
-    joined = JoinedRecord(
-        runs=tuple(
-            JoinedRun(
-                path=part.name,
-                models=tuple(part.record.models),
-                seeds=part.record.seeds,
-                provenance=part.record.provenance,
-            )
-            for part in parts
-        )
-    )
+    joined = JoinedRecord(runs=tuple(map(_joined_run, parts)))
     folder.write(JOINED, joined.to_json())  # before all else: it tells what the folder is
     made = ("report", "scores")
     wanted = {step: each.step for step, each in taken.items()}

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from fairweather.cli.running import join
+from fairweather.cli.terminal import Quiet
 from fairweather.errors import InputError, unknown_name
 
 
@@ -29,12 +30,13 @@ def compare(
             "published report.",
         ),
     ],
+    quiet: Quiet = False,
 ) -> None:
     """Say what differs between two runs and whether it is real, or hold a run against a report."""
     from fairweather.comparison import REFERENCES, read_comparison, read_run_comparison
     from fairweather.runs import open_finished_run
 
-    run, other = (_with_seeds_joined(each) for each in (run, other))
+    run, other = _with_seeds_joined(run, other, quiet=quiet)
     folder = Path(run if Path(run).is_dir() else run.rpartition(":")[0] or run)
     comparison = (
         read_comparison(folder, other) if other in REFERENCES else read_run_comparison(run, other)
@@ -48,19 +50,33 @@ def compare(
         typer.echo(f"table   {folder / name}")
 
 
-def _with_seeds_joined(asked: str) -> str:
-    """Join the runs of RUN,RUN or RUN,RUN:MODEL as seeds, and name the joined one in their place.
+def _with_seeds_joined(*asked: str, quiet: bool) -> list[str]:
+    """Join the runs of each RUN,RUN or RUN,RUN:MODEL as seeds, and name the joined one instead.
 
-    A folder with a comma in its name stands for itself.
+    A folder with a comma in its name stands for itself. Runs of both sides are named so that they
+    are told apart, and one side never takes the folder of the other.
     """
     from fairweather.comparison.compared import split_name
+    from fairweather.report.joining import short_names
 
-    folder, model = split_name(asked)
-    if "," not in folder or Path(folder).is_dir():
-        return asked
-    joined = join(folder.split(","))
-    typer.echo(f"joined  {joined}", err=True)
-    return f"{joined}:{model}" if model else str(joined)
+    sides = [split_name(each) for each in asked]
+    runs = [
+        [] if "," not in folder or Path(folder).is_dir() else folder.split(",")
+        for folder, _ in sides
+    ]
+    every = sorted({Path(run).resolve() for side in runs for run in side})
+    if not every:
+        return list(asked)
+    names = dict(zip(every, short_names(every), strict=True))
+    found = list(asked)
+    for at, (side, (_, model)) in enumerate(zip(runs, sides, strict=True)):
+        if side:
+            out = Path("runs") / "+".join(names[Path(run).resolve()] for run in side)
+            joined = join(side, out, quiet=quiet)
+            found[at] = f"{joined}:{model}" if model else str(joined)
+            if not quiet:
+                typer.echo(f"joined  {joined}", err=True)
+    return found
 
 
 def check(

@@ -159,11 +159,12 @@ def report(
         ),
     ] = False,
     track: Track = None,
+    quiet: Quiet = False,
 ) -> None:
     """Build tables, figures and page again from run folders alone."""
     if as_seeds:
         check_first(track)
-        place = join(runs, out)
+        place = join(runs, out, quiet=quiet)
         missing = _missing_files([place])
     else:
         if len(runs) == 1 and out is not None:
@@ -183,11 +184,11 @@ def report(
     send(place, track)
 
 
-def join(runs: Sequence[str | Path], out: Path | None = None) -> Path:
+def join(runs: Sequence[str | Path], out: Path | None = None, *, quiet: bool = False) -> Path:
     """Join runs as seeds of one, and return its folder; done again, it goes on."""
     from fairweather.as_seeds import join_seeds
 
-    with resumable(), progress() as show:
+    with resumable(), progress(quiet=quiet) as show:
         return join_seeds(runs, out=out, progress=show).path
 
 

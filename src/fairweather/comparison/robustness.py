@@ -35,7 +35,7 @@ class Row(NamedTuple):
         model: of the first side.
         shift: in the words of scores.csv; the accuracy is the mean over its levels.
         clean, shifted: accuracies, the mean over seeds.
-        effective: shifted minus expected, with its interval over images.
+        effective: shifted minus expected, with its interval; over seeds too where A has several.
     """
 
     model: str

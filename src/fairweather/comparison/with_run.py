@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,8 @@ from fairweather.comparison.pairs import (
 from fairweather.comparison.published import REFERENCES
 from fairweather.errors import unknown_name
 from fairweather.metrics.paired import SeedSummary
-from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, SUMMARY_LEVELS
+from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NO_LEVEL, SUMMARY_LEVELS
+from fairweather.report.ranking import MCNEMAR, RECIPES
 from fairweather.report.sentences import needed_in_words
 from fairweather.report.table_formats import Body, Layout, aligned, signed, table_files
 from fairweather.report.tables import (
@@ -51,7 +52,6 @@ from fairweather.types import in_255ths
 OVER_SEEDS = (
     ", and over the seeds of each side that has several; (sd): the standard deviation of one seed"
 )
-MCNEMAR, RECIPES = "McNemar's exact test", "Student's t over seeds and images"
 LAYOUT = Layout(
     ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
 )
@@ -154,7 +154,7 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
     titles = shift_titles(shared)
     return RunComparison(
         name=_file_name(first, second),
-        scope=scope(rows),
+        scope=scope(rows, {first.record.kind, second.record.kind}),
         table=as_frame(rows),
         body=table_body(rows, titles),
         caption=caption(rows, first, second, images.resamples),
@@ -257,15 +257,25 @@ def caption(rows: Sequence[Row], a: ComparedRun, b: ComparedRun, resamples: int)
     )
 
 
-def scope(rows: Sequence[Row]) -> str:
-    """Say whether the rows are about recipes or about trained networks alone."""
-    if all(row.is_of_recipes for row in rows):
+def scope(rows: Sequence[Row], kinds: Collection[str] = ("study",)) -> str:
+    """Say whether the rows are about recipes or about trained networks alone.
+
+    An ensemble is one model of all seeds, and tells of no recipe; `kinds` are those of the runs.
+    """
+    if "study" not in kinds:
+        return "This is about these trained networks, on other images like these."
+    alone = [row for row in rows if any(each.endswith(ENSEMBLE_SUFFIX) for each in row.pair)]
+    trained = [row for row in rows if row not in alone]
+    if trained and all(row.is_of_recipes for row in trained):
+        of_ensembles = " Those of ensembles cover other images alone." if alone else ""
         return (
             "This is about the recipes: the intervals cover training again with other seeds on the "
-            "same training images, and other test images like these."
+            f"same training images, and other test images like these.{of_ensembles}"
         )
+    if not trained:
+        return "This is about these ensembles and networks, on other images like these."
     one = "One training stands for each side"
-    if any(max(row.a.n, row.b.n) > 1 for row in rows):
+    if any(max(row.a.n, row.b.n) > 1 for row in trained):
         one = "One training alone stands for a side"
     return (
         f"{one}, so this is about these trained networks, and a difference between them is not yet "
@@ -344,15 +354,18 @@ def _other_preparation(a: ComparedRun, b: ComparedRun) -> Iterator[str]:
 
 def _needs(rows: Sequence[Row], titles: Mapping[str, str]) -> Iterator[str]:
     """Say what would tell the models of each pair apart, on clean images and under all shifts."""
+    tests = sum(row.is_tested for row in rows)
     for row in rows:
         is_summary = (row.shift, row.level) in ((CLEAN, NO_LEVEL), (ALL, MEAN))
-        if not is_summary or row.crossed is None or row.verdict != NOT_FOUND or row.same_answers:
+        is_open = row.verdict == NOT_FOUND and not row.same_answers
+        # Of a recipe with one seed nobody knows how far others would lie from it.
+        is_known = row.is_of_recipes or max(row.a.n, row.b.n) == 1
+        if row.crossed is None or not (is_summary and is_open and is_known):
             continue
-        if words := needed_in_words(row.crossed):
+        if words := needed_in_words(row.crossed, tests if row.is_tested else 1):
             yield (
                 f"{row.pair.title}, accuracy, {titles[row.shift].lower()}: if they differ as here, "
-                "to find that in four of five comparisons of this one number it would take "
-                f"{words}."
+                f"to find that in four of five such comparisons it would take {words}."
             )
 
 

@@ -122,12 +122,18 @@ class Crossed(NamedTuple):
 
     @property
     def p(self) -> float:
-        """The two-sided p-value of the value 0; 1 where nothing varies and it is 0."""
+        """The two-sided p-value of the value 0.
+
+        Where nothing varies, it is 1 for the value 0, and else that of a sign test: all images
+        agree.
+        """
+        if not self.errors:
+            return 1.0 if self.value == 0 else min(1.0, 2 * 0.5**self.n)
         tails = (
             scipy.special.stdtr(min(each.freedom, MANY), -abs(self.value) / each.variance**0.5)
             for each in self.errors
         )
-        return min(1.0, max((2 * float(tail) for tail in tails), default=float(self.value == 0)))
+        return min(1.0, max(2 * float(tail) for tail in tails))
 
     @property
     def _between(self) -> float:

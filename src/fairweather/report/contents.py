@@ -37,6 +37,9 @@ from fairweather.report.sweeps import Sweep, as_sweep
 from fairweather.runs import RunFolder, machines_of
 from fairweather.types import Predictions, Score
 
+# The step that scores, and the first version of it whose means over seeds cover other seeds.
+SCORED, WITH_SEEDS = "scores", 4
+
 
 class Home(NamedTuple):
     """Where what belongs to a model, or to a pre-training, lies: the run, and its name there."""
@@ -286,7 +289,12 @@ class Contents:
 
     @cached_property
     def of_recipes(self) -> list[str]:
-        """The models whose numbers are means over several seeds, so that they are of recipes."""
+        """The models whose numbers are of recipes: means over seeds, with these in the interval."""
+        before = {label for label, run in self.runs.items() if _leaves_seeds_out(run)}
+        return [name for name in self._of_several_seeds if name.rpartition(":")[0] not in before]
+
+    @cached_property
+    def _of_several_seeds(self) -> list[str]:
         return [name for name in self.titles if len(self.seeds_of(name)) > 1]
 
     @property
@@ -301,22 +309,32 @@ class Contents:
     @property
     def scope(self) -> str:
         """Say what the numbers are about: recipes, or the networks that were trained."""
-        if not self.of_recipes:
-            if all(record.kind == "evaluation" for record in self.records.values()):
-                return "This is about these trained networks, on other images like these."
+        studies = [record for record in self.records.values() if record.kind == "study"]
+        if not studies:
+            return "This is about these trained networks, on other images like these."
+        if len(self.of_recipes) < len(self._of_several_seeds):
             return (
-                "Each recipe was trained once, so this is about these trained networks alone: "
-                "trained again with another seed, the same recipes may well come out in another "
-                "order. Several seeds (`seeds: 3`) tell."
+                "Scored by an earlier version of fairweather, whose intervals cover other images "
+                "and not other seeds. The command that made a run scores it again, but for folders "
+                "of version 1."
+            )
+        if not self.of_recipes:
+            return (
+                "Each recipe was trained once, so this is about these trained networks alone: with "
+                "another seed, the same recipes may well come out otherwise. Several seeds "
+                "(`seeds: 3`) tell."
             )
         said = [
             "This is about the recipes: the intervals cover training again with other seeds on the "
             "same training images, and other test images like these."
         ]
-        if any(record.ensemble for record in self.records.values()):
+        if any(record.ensemble for record in studies):
             said.append("Those of ensembles cover other images alone.")
-        elif len(self.of_recipes) < len(self.titles):
+        ensembles = [name for name in self.titles if name.endswith(ENSEMBLE_SUFFIX)]
+        if len(self.of_recipes) + len(ensembles) < len(self.titles):
             said.append("Those of models with one seed are about that trained network alone.")
+        if self.scores["shift"].str.startswith((PRIORS, OOD)).any():
+            said.append("Those of class priors and of other data sets cover images alone.")
         fixed = [
             each.title
             for each in self.pretraining.values()
@@ -343,6 +361,13 @@ class Contents:
         if self.caution:
             seeds += f"; {self.caution}"
         return f"n = {images} test images, {self.bootstrap:,} resamples, {seeds}"
+
+
+def _leaves_seeds_out(run: RunFolder) -> bool:
+    """Say whether a run was scored by a version whose intervals are over images alone."""
+    scored = run.step(SCORED)
+    version = scored.depends.get("version") if scored else None
+    return run.is_first_version or (isinstance(version, int) and version < WITH_SEEDS)
 
 
 def joined_name(label: str, name: str) -> str:

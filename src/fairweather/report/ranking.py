@@ -231,6 +231,8 @@ def ranking(contents: Contents) -> Ranking | None:
         f"they differ as here: {in_words}."
         for above, below in pairwise(in_order)
         if order.p[above, below] >= LEVEL and order.alike[above] != order.alike[below]
+        # Of a recipe with one seed nobody knows how far others would lie from it.
+        if len({shifted[at].shape[1] > 1 for at in (above, below)}) == 1
         if (in_words := needed_in_words(_difference(models, shifted, (above, below)), pairs))
     )
     return Ranking(rows, bool(cells), words, caption, leaders, needs)

@@ -59,7 +59,7 @@ def points(score: Score) -> str:
     '−0.4 points [−1.1, 0.3]'
     """
     value, low, high = (_number(100 * number, 1) for number in score[:3])
-    return f"{value} points [{low}, {high}]"
+    return f"{value} points [{'too few errors' if score.too_few else f'{low}, {high}'}]"
 
 
 def needed_in_words(difference: Crossed, tests: int = 1) -> str:
@@ -101,7 +101,7 @@ def error(score: Score) -> str:
     '0.23 [0.20, 0.25]'
     """
     value, low, high = (_number(number, 2) for number in score[:3])
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{'too few errors' if score.too_few else f'{low}, {high}'}]"
 
 
 def by_luck(searched: int) -> str:
@@ -374,7 +374,7 @@ def _sure(gap: Score) -> str:
 
 
 def _on_clean(gap: Score) -> str:
-    if sign(gap):
+    if sign(gap) or gap.too_few:
         return f"On average it is {_sure(gap)}"
     return f"No error of its confidence found on average with {gap.n:,} images ({_sure(gap)})"
 
@@ -382,6 +382,8 @@ def _on_clean(gap: Score) -> str:
 def _unchanged(before: Score, after: Score, errors: int) -> str:
     """Say that the gap is not told from that on clean images; nor, maybe, is the binned error."""
     clean = f"{_sure(before)} on clean images"
+    if before.too_few or after.too_few:
+        return f"On average it is {_sure(after)} there and {clean}"
     if errors:
         return f"On average it is {_sure(after)} there, no change found from {clean}"
     return (

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import METRICS
-from fairweather.record import Condition
+from fairweather.record import MEAN, Condition
 from fairweather.report.contents import read_contents
 from fairweather.rules.numbers import (
     Estimated,
@@ -20,6 +20,7 @@ from fairweather.rules.numbers import (
     errors_behind,
     estimate_again,
     known_conditions,
+    least_carried,
     left_out_of,
     models_of,
     read_rows,
@@ -116,7 +117,7 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
         try:
             score = _score(rule, model, condition, models[model], changes.get(model, {}))
             if on == "interval" and score.too_few:
-                _refuse_few(rule, model, condition, models[model])
+                _refuse_few(run, rule, model, condition, models[model])
             verdict = Verdict(rule, model, cell_of(condition), *score, on, left_out[rule])
             if math.isnan(verdict.judged):
                 raise InputError(f"{rule.metric} of {model} is not a number for {verdict.cell}")
@@ -180,7 +181,7 @@ def _score(rule: Rule, model: str, condition: Condition, rows: Rows, estimated: 
     return score_at(rule, model, condition, rows)
 
 
-def _refuse_few(rule: Rule, model: str, condition: Condition, rows: Rows) -> None:
+def _refuse_few(run: RunFolder, rule: Rule, model: str, condition: Condition, rows: Rows) -> None:
     """Refuse a number that too few errors carry, and say how many images would do at their rate."""
     metric = next((each for each in METRICS if each.name == rule.metric), None)
     if metric is None or not metric.fewest:
@@ -188,23 +189,39 @@ def _refuse_few(rule: Rule, model: str, condition: Condition, rows: Rows) -> Non
     what = f"a {rule.change} of {rule.metric}" if rule.change else rule.metric
     begin = f"{what} of {model} for {cell_of(condition)} cannot be judged on its interval"
     end = "or judge the value with --on value"
+    several = MEAN in set(run.scores["seed"])
+    found = None if several else errors_behind(rule, condition, rows)
+    if found is not None:
+        few = f"{found.images:.3g} {found.which} of {found.n:,} images"
+        images, n = found.images, found.n
+    else:
+        least = least_carried(rule, condition, _estimated(run, rule, model, condition))
+        if least is None:
+            raise InputError(
+                f"{begin}: it has too few errors, fewer than {metric.fewest}; take more images, "
+                f"{end}"
+            )
+        images, n = least.errors, least.n
+        few = f"{images:.3g} for each cell and seed, by their harmonic mean, of {n:,} images"
+    # None of n says that about 3 are to be feared among so many, at the most.
+    enough = math.ceil(metric.fewest * n / (images or 3.0))
+    would_do = f"{'about' if images else 'at least'} {enough:,} such images would do, {end}"
     if metric.carried_by == "emptiest bin":
         raise InputError(
-            f"{begin}: a bin has fewer than the {metric.fewest} images that its gap needs; limit "
-            f"the RMS calibration error, {end}"
+            f"{begin}: a bin has fewer than the {metric.fewest} images that its gap needs, "
+            f"{images:.3g} of {n:,}; limit the RMS calibration error, or {would_do}"
         )
-    found = errors_behind(rule, condition, rows)
-    if found is None:
-        raise InputError(
-            f"{begin}: it has too few errors, less than {metric.fewest}; take more images, {end}"
-        )
-    # None of n says that about 3 are to be feared among so many, at the most.
-    enough = math.ceil(found.fewest * found.n / (found.images or 3.0))
     raise InputError(
-        f"{begin}: it has too few errors, {found.images:.3g} {found.which} of {found.n:,} images "
-        f"where {found.fewest} are needed; {'about' if found.images else 'at least'} {enough:,} "
-        f"such images would do, {end}"
+        f"{begin}: it has too few errors, {few} where {metric.fewest} are needed; {would_do}"
     )
+
+
+def _estimated(run: RunFolder, rule: Rule, model: str, condition: Condition) -> Estimated:
+    """Estimate a number again for what carries it; nothing where predictions are missing."""
+    try:
+        return estimate_again(run, read_contents(run), model, {condition}, {rule.metric})
+    except InputError:
+        return {}
 
 
 def _in_rule(rule: Rule, error: InputError) -> InputError:

@@ -176,6 +176,14 @@ def errors_behind(rule: Rule, condition: Condition, rows: Rows) -> Errors | None
     return least if least and least.images < least.fewest else None
 
 
+def least_carried(rule: Rule, condition: Condition, estimated: Estimated) -> Estimate | None:
+    """The number behind a rule that the fewest images carry; None where none has too few."""
+    sides = [_CLEAN, condition] if rule.change else [condition]
+    found = [estimated.get(each, {}).get(rule.metric) for each in sides]
+    few = [each for each in found if each is not None and each.too_few]
+    return min(few, key=lambda each: each.errors, default=None)
+
+
 def _cells_of(condition: Condition, rows: Rows) -> list[Condition]:
     """The single cells that a number is of: itself, or the levels of a mean or of the worst.
 
