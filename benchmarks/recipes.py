@@ -1,6 +1,6 @@
 """How often do the 95 % intervals for recipes, over seeds and images, hold the truth?
 
-    python benchmarks/recipes.py               # about 20 minutes on one core; prints markdown
+    python benchmarks/recipes.py               # about half an hour on one core; prints markdown
     python benchmarks/recipes.py RUN ...       # how far seeds vary in runs with several
 
 Simulated: the logit of image i in training s is l = m + d_i + a_s + e_is, with standard normal d,
@@ -29,7 +29,7 @@ SEEDS, SIZES, RATIOS = (3, 5, 10), (500, 2000, 10_000), (0, 1, 3, 10)
 MARGINS, OF_BOTH, SHARPNESS = (1.5, 1.4), 0.5, 1.5
 ROW = {metric.name: metric for metric in metrics.METRICS}
 MEANS = ("accuracy", "negative_log_likelihood", "brier_score")
-CURVED_TRIALS, CURVED_RESAMPLES = 500, 300
+CURVED_TRIALS, CURVED_RESAMPLES = 300, 300
 CURVED = {
     "ECE": (metrics.expected_calibration_error, "expected_calibration_error"),
     "RMS": (metrics.rms_calibration_error, "rms_calibration_error"),
@@ -37,7 +37,7 @@ CURVED = {
     "AUROC": (metrics.confidence_auroc, "confidence_auroc"),
     "AURC": (metrics.area_under_risk_coverage, "area_under_risk_coverage"),
 }
-CURVED_SEEDS, CURVED_SIZES = (3, 5), (500, 2000)
+CURVED_SEEDS, CURVED_SIZES, CURVED_RATIOS = (3,), (500, 2000), (0, 3)
 
 
 def columns_of(logits):
@@ -157,9 +157,13 @@ def rows_of_runs(paths):
     for path in paths:
         contents = read_contents(open_finished_run(Path(path)))
         images = read_images(contents)
-        first = {sweep.title: next(iter(sweep.cells.values())) for sweep in contents.sweeps}
+        shifted = {
+            sweep.heading(level): cell
+            for sweep in contents.sweeps
+            for level, cell in sweep.cells.items()
+        }
         for model in contents.of_recipes:
-            for title, cell in {"clean": CLEAN, **first}.items():
+            for title, cell in {"clean": CLEAN, **shifted}.items():
                 found = cross(read_correct(contents, model, {cell: 1.0}, images))
                 (part,) = found.recipes
                 seed = max(part.between - part.shared, 0) * part.seeds
@@ -214,7 +218,7 @@ if __name__ == "__main__":
         ["ratio", "seeds", "n", *CURVED],
         (
             [ratio, seeds, n, *percents(coverage_of_curves(n, seeds, ratio))]
-            for ratio in RATIOS
+            for ratio in CURVED_RATIOS
             for seeds in CURVED_SEEDS
             for n in CURVED_SIZES
         ),

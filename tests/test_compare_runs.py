@@ -584,9 +584,8 @@ def test_a_difference_that_seeds_could_undo_is_not_called_real(tmp_path):
         assert f"differs in {count} of 4 cells: B is better in 0, A in {count}" in back
     (needed,) = [note for note in read_run_comparison(a, noisy).notes if "clean" in note]
     assert re.search(
-        r"m, accuracy, clean: if they differ as here, to find that in four of five such "
-        r"comparisons it would take about ([4-9]|1\d) seeds of each on these images; no number of "
-        r"images with these seeds would do",
+        r"m, accuracy, clean: if they differ as here, to find it with a power of 80 % takes about "
+        r"([4-9]|1\d) seeds of each on these images; no number of images with these seeds would do",
         needed,
     )
     # With one seed on a side nothing is known about seeds, which is said first.

@@ -1032,8 +1032,8 @@ def test_recipes_whose_seeds_differ_more_than_they_do_are_not_told_apart(tmp_pat
     assert [row.rank for row in found.rows] == ["1–2", "1–2"]
     (needed,) = found.needs
     assert re.fullmatch(
-        r"To tell “B” from “A”, if they differ as here: about \d+ seeds of each on these images; "
-        r"no number of images with these seeds would do\.",
+        r"To tell “B” from “A”, if they differ as here, with a power of 80 %: about "
+        r"\d+ seeds of each on these images; no number of images with these seeds would do\.",
         needed,
     )
     assert made.scope.startswith("This is about the recipes: the intervals cover training again")

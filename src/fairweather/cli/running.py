@@ -28,7 +28,7 @@ Set = Annotated[
 Seeds = Annotated[
     str | None,
     typer.Option(
-        help="How many trainings of every model (3: seeds 0, 1 and 2), or which: 3,4.",
+        help="How many trainings of every model (3: seeds 0, 1 and 2), or which: 3,4 (3, for one).",
         show_default="as in the study, else 3",
     ),
 ]

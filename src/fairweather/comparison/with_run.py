@@ -365,7 +365,7 @@ def _needs(rows: Sequence[Row], titles: Mapping[str, str]) -> Iterator[str]:
         if words := needed_in_words(row.crossed, tests if row.is_tested else 1):
             yield (
                 f"{row.pair.title}, accuracy, {titles[row.shift].lower()}: if they differ as here, "
-                f"to find that in four of five such comparisons it would take {words}."
+                f"to find it with a power of 80 % takes {words}."
             )
 
 

@@ -228,7 +228,7 @@ def ranking(contents: Contents) -> Ranking | None:
     pairs = math.comb(len(set(order.alike)), 2)
     needs = tuple(
         f"To tell “{contents.titles[models[above]]}” from “{contents.titles[models[below]]}”, if "
-        f"they differ as here: {in_words}."
+        f"they differ as here, with a power of 80 %: {in_words}."
         for above, below in pairwise(in_order)
         if order.p[above, below] >= LEVEL and order.alike[above] != order.alike[below]
         # Of a recipe with one seed nobody knows how far others would lie from it.

@@ -205,7 +205,8 @@ def _listed(seeds: object) -> list[int]:
         return seeds
     raise InputError(
         f"must be how many there are, from 1 to {_MOST_SEEDS} (3 means [0, 1, 2]), or a list of "
-        f"whole numbers, such as [3, 4], found {seeds!r}"
+        f"whole numbers, such as [3, 4] (on the command line --seeds 3,4 or --seeds 3,), found "
+        f"{seeds!r}"
     )
 
 
