@@ -13,7 +13,7 @@ import scipy.special
 from fairweather.errors import InputError
 from fairweather.metrics.columns import Z95, FloatArray, wilson_interval
 from fairweather.metrics.ordered import merge_groups
-from fairweather.metrics.recipes import SeedVariance, seed_variance, widen
+from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, widen
 from fairweather.metrics.sample import BINS, Resamples, Sample, bootstrap_weights
 from fairweather.metrics.selective import Fitted
 from fairweather.metrics.table import METRICS, Interval, Metric
@@ -308,7 +308,8 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     replicates have it once: squares (with their sign) lie within the longer tail of the replicates'
     on either side of v²; the root is taken at the end.
 
-    Of a mean over the seeds of a recipe, `widen` adds what other seeds would bring. Each is clipped
+    Of a mean over the seeds of a recipe, `widen` adds what other seeds would bring, and where the
+    number has no binning bias `stretch` its skewness next to a bound. Each is clipped
     to the bounds and then, where needed, widened (never narrowed) to hold the value.
     Replicates that are NaN (a resample with no class to rank) are left out. There is no interval
     (NaN) where too few errors carry the number.
@@ -328,6 +329,8 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     """
     low, centre, high = image_interval(estimate)
     ends = widen((low, high), centre, estimate.n, estimate.recipes)
+    if estimate.recipes and estimate.interval in ("share", "skewed", "percentile", "bounded"):
+        ends = stretch(ends, centre, bounds)
     low, high = np.clip(ends, *bounds)
     value = estimate.value
     if np.isnan(low):

@@ -247,6 +247,44 @@ def widen(
     return centre - below, centre + above
 
 
+def stretch(
+    ends: tuple[float, float], centre: float, bounds: tuple[float, float]
+) -> tuple[float, float]:
+    """Stretch an interval over seeds towards the side on which the bounds leave room.
+
+    Near a bound the seeds' numbers are skewed: of networks that are right on 89 %, with a standard
+    deviation of 7 points, the bad ones lie farther from the mean than the good ones. Few seeds
+    hardly ever show that, and 92 % of the symmetric intervals hold the truth. So the variance is
+    taken to go with the number, as that of a share does: with x (1 − x) between two bounds, and
+    with x above one. Each end is the farther one of that interval, which is Wilson's with another
+    variance, and of the symmetric one; then 94 to 96 % hold it (benchmarks/recipes.py).
+
+    Args:
+        ends: of the interval.
+        centre: within it.
+        bounds: the smallest and largest possible number; unchanged where the lower is infinite or
+            the centre lies on one.
+
+    Source: Wilson 1927, Probable Inference, the Law of Succession, and Statistical Inference.
+
+    >>> [round(end, 3) for end in stretch((0.7, 1.1), 0.9, (0.0, 1.0))]
+    [0.57, 1.1]
+    """
+    lowest, highest = bounds
+    if np.isinf(lowest) or not lowest < centre < highest:
+        return ends
+    unit = highest - lowest if np.isfinite(highest) else 1.0
+    share = (centre - lowest) / unit
+    bend = 1.0 if np.isfinite(highest) else 0.0  # of the variance, x (1 - bend x)
+    found = []
+    for end, side in zip(ends, (-1, 1), strict=True):
+        # (x − share)² = reach² x (1 − bend x) / (share (1 − bend share)), solved for x.
+        slope = ((end - centre) / unit) ** 2 / (share * (1 - bend * share))
+        root = np.sqrt(slope * (4 * share * (1 - bend * share) + slope))
+        found.append(lowest + unit * (2 * share + slope + side * root) / (2 * (1 + bend * slope)))
+    return min(ends[0], float(found[0])), max(ends[1], float(found[1]))
+
+
 def needed(difference: Crossed, tests: int = 1) -> Needed:
     """Say how many seeds or images would tell a difference as large as this one from 0.
 
