@@ -226,8 +226,9 @@ def test_every_step_in_a_process_of_its_own(order, planned, finished, tmp_path):
             do_alone(file, plan, step, folder, alone)
             shutil.rmtree(alone)
         assert {each.state for each in standings(plan, folder)} == {"done"}
-    for name in ("scores.csv", "report.html"):
-        assert (folder.path / name).read_bytes() == (finished.path / name).read_bytes()
+    # The page also tells when the run was begun and how fast it trained.
+    scores = (each.path / "scores.csv" for each in (folder, finished))
+    assert len({path.read_bytes() for path in scores}) == 1
 
 
 def shuffled(steps):
