@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.special
+from coverage import print_table  # the script beside this one
 
 from fairweather import metrics
 from fairweather.metrics import Estimate, paired_difference, recipe_estimate, to_score
@@ -138,14 +139,6 @@ def coverage_of_curves(n, seeds, ratio):
             score = to_score(recipe(values, replicates, n, name), ROW[name].bounds)
             held[trial, at] = score.low <= truth[at] <= score.high
     return held.mean(axis=0)
-
-
-def print_table(header, rows):
-    print("|", " | ".join(header), "|")
-    print("|" + "---|" * len(header))
-    for row in rows:
-        print("|", " | ".join(map(str, row)), "|", flush=True)
-    print()
 
 
 def percents(shares):
