@@ -11,12 +11,15 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
 from loky import cpu_count, get_reusable_executor
 
 from fairweather.data.pixelfile import explained, remove_places, reserve
 from fairweather.data.source import Item
 from fairweather.errors import InputError
 from fairweather.pixels import (
+    Content,
+    Pixels,
     Square,
     Target,
     UnreadableImageError,
@@ -94,11 +97,12 @@ class _Filling:
         self.skip_unreadable = skip_unreadable
         self.shape: tuple[int, ...] | None = None
         self.first = ""  # name of the image that has this shape
+        self.position = 0  # in the file: where the last write ended
         self.unreadable: dict[int, str] = {}
 
     def add(self, place: int, item: Item) -> None:
         try:
-            pixels = decode_image(item.content, self.square)
+            pixels = to_pixels(item.content, self.square)
         except UnreadableImageError as error:
             if not self.skip_unreadable:
                 raise unreadable_error(item.name, str(error)) from error
@@ -113,9 +117,12 @@ class _Filling:
                 f"images differ in height x width: {self.first} has {_sides(self.shape)} and "
                 f"{item.name} has {_sides(pixels.shape)}; set size to resize and crop all of them"
             )
+        start = place * pixels.nbytes
         with explained(self.path.parent):
-            self.file.seek(place * pixels.nbytes)
+            if start != self.position:  # a seek flushes the buffer: one write per image
+                self.file.seek(start)
             self.file.write(pixels.data)
+        self.position = start + pixels.nbytes
 
     def close_gaps(self) -> None:
         with explained(self.path.parent):
@@ -123,6 +130,37 @@ class _Filling:
             if self.shape and self.unreadable:
                 _, height, width = self.shape
                 remove_places(self.file, self.unreadable, self.count, 3 * height * width)
+
+
+def to_pixels(content: Content, square: Square | None) -> Pixels:
+    """Make one image uint8 `[3, H, W]`, as `decode_image` does.
+
+    Pixels that already have their size only change their layout: Pillow would copy them several
+    times, and sending them to another process costs more than that.
+
+    >>> to_pixels(np.full((9, 9), 7, dtype=np.uint8), None).shape
+    (3, 9, 9)
+    """
+    if not has_its_size(content, square):
+        return decode_image(content, square)
+    assert isinstance(content, np.ndarray)
+    if content.ndim == 2:
+        return np.repeat(content[None], 3, axis=0)
+    return content.transpose(2, 0, 1).copy()
+
+
+def has_its_size(content: Content, square: Square | None) -> bool:
+    """Say whether an image is given as pixels, gray or RGB, that need no resizing and no crop.
+
+    >>> pixels = np.zeros((9, 9), dtype=np.uint8)
+    >>> has_its_size(pixels, Square(9, resize=9)), has_its_size(pixels, Square(9, resize=10))
+    (True, False)
+    """
+    if not isinstance(content, np.ndarray) or content.dtype != np.uint8:
+        return False
+    if content.ndim != 2 and content.shape[2:] != (3,):
+        return False
+    return square is None or content.shape[:2] == (square.size, square.size) == 2 * (square.resize,)
 
 
 def unreadable_error(name: str, reason: str) -> InputError:
@@ -134,6 +172,8 @@ def _decode_alone(filling: _Filling, numbered: Iterator[Numbered], workers: int)
     start = time.perf_counter()
     for place, item in numbered:
         filling.add(place, item)
+        if has_its_size(item.content, filling.square):
+            continue
         waited = time.perf_counter() - start >= SECONDS_ALONE
         if waited and workers > 1 and filling.shape is not None:
             return
