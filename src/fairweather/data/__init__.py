@@ -14,7 +14,8 @@ from fairweather.data.cifar10 import list_cifar10
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
 from fairweather.data.fashion_mnist import list_fashion_mnist
 from fairweather.data.folder import list_folder
-from fairweather.data.medmnist import MEDMNIST, REFUSED
+from fairweather.data.medmnist import MEDMNIST
+from fairweather.data.medmnist_facts import REFUSED
 from fairweather.data.mnist5k import list_mnist5k
 from fairweather.data.npz import list_npz
 from fairweather.data.oxford_pets import list_oxford_pets
