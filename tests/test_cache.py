@@ -219,7 +219,7 @@ def test_skipped_images_are_known_without_decoding_and_by_their_present_name(fol
     assert not decoded
     assert digests(again) == digests(skipping)
     assert again.notes["skipped_names"] == list(map(str, renamed))
-    with pytest.raises(InputError, match=r"cannot read .*test/a/01-renamed\.png: it is not an im"):
+    with pytest.raises(InputError, match=r"test/a/01-renamed\.png: "):
         load(folder)
     assert not decoded
 
@@ -278,9 +278,9 @@ def test_several_processes_take_bytes_and_arrays_and_report_the_first_problem(tw
     resized = cached(squares(*range(50), side=9), size=8, content="pixels")
     assert resized.images[:, 1, 2, 3].tolist() == list(range(50))
     items[33], items[40] = pngs(7, side=9)[0]._replace(name="wide"), Item("bad", b"damaged")
-    with pytest.raises(InputError, match="0 has 8 x 8 and wide has 9 x 9; set size"):
+    with pytest.raises(InputError, match=r"0 has 8 x 8 .*wide has 9 x 9.*size"):
         cached(items, content="other")
-    with pytest.raises(InputError, match="cannot read bad: "):
+    with pytest.raises(InputError, match="bad: "):
         cached(items, size=8)
     assert files_of(cache).count(".partial") == 0
 
@@ -302,7 +302,7 @@ def test_a_process_that_is_ended_from_outside_is_explained(two_processes, cache,
 
     with monkeypatch.context() as patch:
         patch.setattr(decode, "write_decoded", killed)
-        with pytest.raises(InputError, match="ended from outside, perhaps for lack of memory"):
+        with pytest.raises(InputError, match="LOKY_MAX_CPU_COUNT=1"):
             cached(pngs(*range(200)))
     assert files_of(cache) == [".lock"]
     assert len(cached(pngs(*range(200))).images) == 200
@@ -317,7 +317,7 @@ def test_items_are_read_as_processes_need_them(two_processes):
             yield Item("bad", b"damaged") if key == 20 else pngs(1)[0]
 
     part = Part(Listing(np.zeros(1000, np.int64), items, ()), np.arange(1000))
-    with pytest.raises(InputError, match="cannot read bad"):
+    with pytest.raises(InputError, match="bad: "):
         cached_images(part, "test", "content", square=None, skip_unreadable=False)
     assert len(read) <= 1 + 16 * (2 * 2 + 2)
 
@@ -451,7 +451,7 @@ def test_a_full_disk_is_noticed_before_the_work(code, cache, decoded, monkeypatc
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    words = r"need 0\.0 MB in '.*cache/images', where .* are free; .*FAIRWEATHER_CACHE names"
+    words = r"0\.0 MB .*cache/images.*FAIRWEATHER_CACHE"
     with pytest.raises(InputError, match=words):
         cached(squares(*range(20)))
     assert len(decoded) == 1
@@ -461,7 +461,7 @@ def test_a_full_disk_is_noticed_before_the_work(code, cache, decoded, monkeypatc
 def test_too_little_space_is_said_in_numbers(cache, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=2_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(InputError, match=r"need 3\.0 MB in '.*', where 2\.0 MB are free"):
+    with pytest.raises(InputError, match=r"3\.0 MB .*2\.0 MB"):
         cached(squares(*range(100), side=100))
     assert files_of(cache) == [".lock"]
 
@@ -483,7 +483,7 @@ def test_a_disk_that_fills_up_while_a_process_writes(two_processes, cache, monke
         for _ in range(8):
             executor.submit(eval, f"({ignore}, {limit}, __import__('time').sleep(0.02))[:0]")
         monkeypatch.setattr(decode, "reserve", lambda file, folder, needed: None)
-        words = "cannot be kept in .*: File too large; .*FAIRWEATHER_CACHE names another folder"
+        words = "File too large.*FAIRWEATHER_CACHE"
         with pytest.raises(InputError, match=words):
             cached(pngs(*range(100)))
         assert files_of(cache) == [".lock"]
@@ -494,7 +494,7 @@ def test_a_disk_that_fills_up_while_a_process_writes(two_processes, cache, monke
 def test_a_cache_folder_that_cannot_be_one_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("FAIRWEATHER_CACHE", str(tmp_path / "file"))
-    words = "cannot be kept in '.*file/images': Not a directory; .*FAIRWEATHER_CACHE names another"
+    words = "file/images.*Not a directory.*FAIRWEATHER_CACHE"
     with pytest.raises(InputError, match=words):
         cached(squares(1))
 
@@ -505,7 +505,7 @@ def test_a_cache_that_may_only_be_read_is_read(cache):
     cache.chmod(0o500)
     try:
         assert cached(squares(1)).images.max() == 1
-        with pytest.raises(InputError, match=r"cannot be kept in .*: Permission denied; "):
+        with pytest.raises(InputError, match=r"images.*Permission denied.*FAIRWEATHER_CACHE"):
             cached(squares(2), content="other")
     finally:
         cache.chmod(0o700)

@@ -102,6 +102,23 @@ def test_a_file_with_the_published_checksum_is_verified(tmp_path, monkeypatch):
     assert list_medmnist("pathmnist", Request(tmp_path, verify=False)).notes["verified"] is True
 
 
+def test_whether_the_file_was_verified_is_told(tmp_path, monkeypatch):
+    def lines(**options):
+        told = []
+        load_data("pathmnist", root=tmp_path, progress=told.append, **options)
+        return [event.line for event in told if event.line]
+
+    path = write(tmp_path / "pathmnist.npz")
+    (line,) = lines(verify=False)
+    assert line.startswith("not verified ")
+    assert "pathmnist@28" in line
+    publish(monkeypatch, path)
+    (line,) = lines()
+    assert line.startswith("verified ")
+    assert "pathmnist@28" in line
+    assert md5(path) in line
+
+
 def test_another_file_is_refused_unless_nothing_is_to_be_verified(tmp_path):
     path = write(tmp_path / "pathmnist.npz")
     with pytest.raises(InputError, match=r"a8b06965200029087d5bd730944a56c1.*verify: false"):

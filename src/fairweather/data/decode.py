@@ -1,4 +1,4 @@
-"""The images of one part to one file of 8-bit pixels, each decoded once, by several processes."""
+"""Decode the images of one split into one file of 8-bit pixels, in several processes."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from fairweather.pixels import (
     write_decoded,
 )
 
-CHUNK = 16  # images per task: one small image costs less than handing it to a process
+CHUNK = 16  # images per task: decoding one small image costs less than sending it to a process
 SECONDS_ALONE = 1.0  # before other processes help: they need half a second to start
-# A numerical library may start a thread per core when it is imported; decoding needs none.
+# A numerical library may start one thread per core when it is imported; decoding needs none.
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 Numbered = tuple[int, Item]
 
 
 class Decoded(NamedTuple):
-    """What became of a number of items.
+    """The result of decoding a number of items.
 
     Attributes:
         shape: `(readable, 3, H, W)` of the pixels in the file.
-        unreadable: place of each item that is not in the file, and the reason.
+        unreadable: the place of each item that is not in the file, and the reason.
     """
 
     shape: tuple[int, ...]
@@ -59,15 +59,15 @@ def decode_images(
 ) -> Decoded:
     """Decode `count` items into the empty file at `path`: uint8 `[readable, 3, H, W]`.
 
-    Items are taken from the iterator as they are needed, so that few encoded images are in memory
-    at a time, and decoded ones go straight to the file, whose space is reserved first. With a
-    `square`, images become `[3, size, size]` (see `decode_image`); without, all must have the same
-    height and width. What takes longer than a second is decoded by as many processes as there are
-    cores; `LOKY_MAX_CPU_COUNT` in the environment allows fewer.
+    Items are taken from the iterator when they are needed, so that few encoded images are in memory
+    at a time. Decoded images are written directly to the file, whose space is reserved first. With
+    a `square`, images become `[3, size, size]` (see `decode_image`); without one, all must have the
+    same height and width. After one second, as many processes as there are cores decode the rest;
+    set `LOKY_MAX_CPU_COUNT` in the environment for fewer.
 
     Raises:
-        InputError: an image is unreadable and `skip_unreadable` is false; or, without a square, two
-            images differ in theirs; or the disk is full.
+        InputError: an image is unreadable and `skip_unreadable` is false; two images differ in
+            height or width and there is no square; or the disk is full.
 
     >>> import tempfile
     >>> import numpy as np
@@ -88,7 +88,7 @@ def decode_images(
 
 
 class _Filling:
-    """A file that is being filled: the one place that says what an image must be like."""
+    """A file that is being filled: the only place that checks the shape of each image."""
 
     def __init__(
         self, file: BinaryIO, path: Path, count: int, square: Square | None, skip_unreadable: bool
@@ -182,7 +182,7 @@ def _decode_alone(filling: _Filling, numbered: Iterator[Numbered], workers: int)
 def _decode_together(filling: _Filling, numbered: Iterator[Numbered], workers: int) -> None:
     running: deque[tuple[list[Numbered], Future[list[int]]]] = deque()
     try:
-        # Executor.map would read every item before it returned the first result.
+        # Executor.map would read every item before it returns the first result.
         while chunk := list(islice(numbered, CHUNK)):
             running.append((chunk, _submit(filling, chunk, workers)))
             if len(running) > 2 * workers:
@@ -191,8 +191,8 @@ def _decode_together(filling: _Filling, numbered: Iterator[Numbered], workers: i
             _collect(filling, *running.popleft())
     except BrokenProcessPool as error:
         raise InputError(
-            "a process that decoded images was ended from outside, perhaps for lack of memory; "
-            "LOKY_MAX_CPU_COUNT=1 in the environment decodes in one process"
+            "a process that decoded images was killed, perhaps because memory ran out; set "
+            "LOKY_MAX_CPU_COUNT=1 in the environment to decode in one process"
         ) from error
     finally:
         for _, future in running:
@@ -200,11 +200,11 @@ def _decode_together(filling: _Filling, numbered: Iterator[Numbered], workers: i
 
 
 def _submit(filling: _Filling, chunk: list[Numbered], workers: int) -> Future[list[int]]:
-    assert filling.shape is not None  # of an image that was decoded alone
+    assert filling.shape is not None  # known since `_decode_alone`
     target = Target(filling.path, filling.shape, filling.square, most_pixels())
     contents = [item.content for _, item in chunk]
-    # The same processes serve the next part; idle ones end by themselves. Unlike those of the
-    # standard library, they do not import the user's script, which may have no guard for that.
+    # The same processes serve the next split; idle ones end by themselves. Unlike processes of the
+    # standard library, they do not import the user's script, which may lack the guard for that.
     executor = get_reusable_executor(workers, env=WORKER_ENVIRONMENT)
     return executor.submit(write_decoded, target, chunk[0][0], contents)
 
