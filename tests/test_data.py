@@ -432,7 +432,8 @@ def test_a_parquet_row_without_bytes_is_named_or_skipped(cell, tmp_path):
     ("source", "options", "words"),
     [
         ("mnist5", {}, "'mnist5'.*'mnist5k'"),
-        ("folder", {}, "'folder'.*'folder:PATH'"),
+        ("folder", {}, "'folder'.*folder:PATH"),
+        ("npz", {}, "'npz' needs a path: npz:PATH"),
         ("foldr:pets", {}, "'foldr:PATH'.*'folder:PATH'"),
         ("mnist5k:pets", {}, "'mnist5k:PATH'"),
         ("folder:", {}, "'folder:'.*folder:PATH"),

@@ -539,7 +539,7 @@ LINE = "Abyssinian_1 1 1 1"
         ("Abyssinian_1 1 3 1", "species 3"),
         ("Abyssinian_1 2 1 1", "class id 2 to Abyssinian and to American Bulldog"),
         ("Abyssinian_1 5 1 1", "class id 4"),
-        ("Abyssinian_1 4 1 1", "Abyssinian several class ids"),
+        ("Abyssinian_1 4 1 1", "Abyssinian with several class ids"),
         ("Abyssinian_2 1 1 1", "'Abyssinian_2' twice"),
         ("Abyssinian_101 1 1 1", "'Abyssinian_101' is in trainval.txt and in test.txt"),
         ("Birman_1 4 1 1", "1 of the 15 images"),

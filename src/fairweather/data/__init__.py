@@ -342,6 +342,8 @@ def _unknown_source(source: str, entry: str, root: str | Path | None) -> InputEr
         kind = "parquet" if has_parquet_files(place) else "folder"
     elif place.is_file():
         kind = place.suffix.lower().removeprefix(".")
+    elif f"{source}:PATH" in SOURCES:
+        return InputError(f"the data source {source!r} needs a path: {source}:PATH")
     else:
         return unknown_name("data source", entry, SOURCES)
     if f"{kind}:PATH" in SOURCES:

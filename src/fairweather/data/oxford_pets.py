@@ -145,7 +145,7 @@ def _class_names(pets: list[_Pet], path: Path) -> tuple[str, ...]:
     names = tuple(breeds[label] for label in sorted(breeds))
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{str(path)!r} gives {twice} several class ids")
+        raise InputError(f"{str(path)!r} lists {twice} with several class ids")
     return names
 
 
