@@ -104,7 +104,7 @@ def load_data(
             files are not decoded.
         root: the folder that a relative PATH starts from; for a named set, the folder with its
             files.
-        seed: random seed of the splits, the label noise and the imbalance.
+        seed: random seed of the splits, the limit, the label noise and the imbalance.
         validation_fraction: share of the images that are not test images; 0 for no val, 1 for no
             train.
         test_fraction: share of the images of a set without splits; 1 for neither train nor val.
