@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "devices": {"errors"},
     "yamlfile": {"errors"},
     "folders": {"errors"},
-    "download": {"errors", "progress"},
+    "download": {"errors", "folders", "progress"},
     "pixels": {"errors"},
     "vega": set(),
     "data": LEAVES,

@@ -1,6 +1,7 @@
 """The decoded images on the disk: decoded once, found again by content, never half-written."""
 
 import errno
+import io
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ from fairweather.data.cache import cached_images, content_digests
 from fairweather.data.source import Item, Listing
 from fairweather.data.split import Part
 from fairweather.errors import InputError
-from fairweather.pixels import Square
+from fairweather.pixels import Square, decode_image
 from fairweather.progress import Event
 
 
@@ -41,8 +42,8 @@ def decoded(monkeypatch):
         contents.append(content)
         return original(content, square)
 
-    original = decode.decode_image
-    monkeypatch.setattr(decode, "decode_image", spy)
+    original = decode.to_pixels
+    monkeypatch.setattr(decode, "to_pixels", spy)
     return contents
 
 
@@ -91,6 +92,17 @@ def cached(items, *, name="test", size=None, skip_unreadable=False, content="con
 
 def squares(*values, side=8):
     return [Item(f"{v}", np.full((side, side), v, dtype=np.uint8)) for v in values]
+
+
+def pngs(*values, side=8):
+    """The same images, encoded: other processes only decode what is not pixels already."""
+    return [Item(item.name, png(item.content)) for item in squares(*values, side=side)]
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def files_of(cache):
@@ -207,7 +219,7 @@ def test_skipped_images_are_known_without_decoding_and_by_their_present_name(fol
     assert not decoded
     assert digests(again) == digests(skipping)
     assert again.notes["skipped_names"] == list(map(str, renamed))
-    with pytest.raises(InputError, match=r"cannot read .*test/a/01-renamed\.png: it is not an im"):
+    with pytest.raises(InputError, match=r"test/a/01-renamed\.png: "):
         load(folder)
     assert not decoded
 
@@ -230,7 +242,7 @@ def test_where_nothing_is_readable_there_are_no_images(size):
 
 
 def test_an_error_of_the_system_is_not_an_unreadable_image(tmp_path, two_processes, cache):
-    for items in ([], squares(*range(30))):
+    for items in ([], pngs(*range(30))):
         with pytest.raises(FileNotFoundError, match="missing"):
             cached([*items, Item("x", tmp_path / "missing")], skip_unreadable=True)
         assert files_of(cache) == [".lock"] * len(files_of(cache))
@@ -261,12 +273,14 @@ def test_several_processes_make_the_same_pixels(folder, decoded, monkeypatch):
 
 
 def test_several_processes_take_bytes_and_arrays_and_report_the_first_problem(two_processes, cache):
-    items = squares(*range(50))
+    items = pngs(*range(50))
     assert cached(items).images[:, 1, 2, 3].tolist() == list(range(50))
-    items[33], items[40] = squares(7, side=9)[0]._replace(name="wide"), Item("bad", b"damaged")
-    with pytest.raises(InputError, match="0 has 8 x 8 and wide has 9 x 9; set size"):
+    resized = cached(squares(*range(50), side=9), size=8, content="pixels")
+    assert resized.images[:, 1, 2, 3].tolist() == list(range(50))
+    items[33], items[40] = pngs(7, side=9)[0]._replace(name="wide"), Item("bad", b"damaged")
+    with pytest.raises(InputError, match=r"0 has 8 x 8 .*wide has 9 x 9.*size"):
         cached(items, content="other")
-    with pytest.raises(InputError, match="cannot read bad: "):
+    with pytest.raises(InputError, match="bad: "):
         cached(items, size=8)
     assert files_of(cache).count(".partial") == 0
 
@@ -278,7 +292,7 @@ def test_formats_that_only_this_process_knows_are_decoded_here(two_processes, mo
 
     monkeypatch.setitem(Image.OPEN, "MINE", (read, lambda prefix: prefix.startswith(b"mine!")))
     monkeypatch.setattr(Image, "ID", [*Image.ID, "MINE"])
-    items = [*squares(*range(30)), Item("mine", b"mine! pixels")]
+    items = [*pngs(*range(30)), Item("mine", b"mine! pixels")]
     assert cached(items).images[-1].unique().tolist() == [99]
 
 
@@ -288,10 +302,10 @@ def test_a_process_that_is_ended_from_outside_is_explained(two_processes, cache,
 
     with monkeypatch.context() as patch:
         patch.setattr(decode, "write_decoded", killed)
-        with pytest.raises(InputError, match="ended from outside, perhaps for lack of memory"):
-            cached(squares(*range(200)))
+        with pytest.raises(InputError, match="LOKY_MAX_CPU_COUNT=1"):
+            cached(pngs(*range(200)))
     assert files_of(cache) == [".lock"]
-    assert len(cached(squares(*range(200))).images) == 200
+    assert len(cached(pngs(*range(200))).images) == 200
 
 
 def test_items_are_read_as_processes_need_them(two_processes):
@@ -300,10 +314,10 @@ def test_items_are_read_as_processes_need_them(two_processes):
     def items(keys):
         for key in keys:
             read.append(key)
-            yield Item("bad", b"damaged") if key == 20 else squares(1)[0]
+            yield Item("bad", b"damaged") if key == 20 else pngs(1)[0]
 
     part = Part(Listing(np.zeros(1000, np.int64), items, ()), np.arange(1000))
-    with pytest.raises(InputError, match="cannot read bad"):
+    with pytest.raises(InputError, match="bad: "):
         cached_images(part, "test", "content", square=None, skip_unreadable=False)
     assert len(read) <= 1 + 16 * (2 * 2 + 2)
 
@@ -331,6 +345,23 @@ def test_a_script_needs_no_guard(folder, tmp_path):
     assert (done.stdout, done.stderr) == ("40\n", "")
 
 
+@pytest.mark.parametrize("shape", [(9, 8), (9, 8, 3), (8, 8), (8, 8, 3), (9, 9)])
+@pytest.mark.parametrize("square", [None, Square(8, 8), Square(8, 9), Square(8, 8, "nearest")])
+def test_pixels_are_the_same_with_and_without_pillow(shape, square):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    for content in (pixels, pixels[::-1], np.asfortranarray(pixels)):
+        found = decode.to_pixels(content, square)
+        assert found.flags.c_contiguous
+        assert np.array_equal(found, decode_image(content, square))
+
+
+def test_no_process_is_started_for_pixels_that_have_their_size(monkeypatch, two_processes):
+    monkeypatch.setattr(decode, "get_reusable_executor", None)
+    for size in (None, 8):
+        images = cached(squares(*range(50)), size=size, content=str(size)).images
+        assert images[:, 1, 2, 3].tolist() == list(range(50))
+
+
 # Whole or not at all
 
 SLOW = """
@@ -340,6 +371,7 @@ SLOW = """
     from fairweather.data.cache import cached_images
     from fairweather.data.source import Item, Listing
     from fairweather.data.split import Part
+    from fairweather.pixels import Square
 
     decode.SECONDS_ALONE, decode.cpu_count = 0.0, lambda: 2
     go = pathlib.Path(sys.argv[1])
@@ -350,10 +382,11 @@ SLOW = """
                 print("decoding", flush=True)
                 while not go.exists():
                     time.sleep(0.02)
-            yield Item(str(key), np.full((8, 8), key, dtype=np.uint8))
+            yield Item(str(key), np.full((9, 9), key, dtype=np.uint8))
 
     part = Part(Listing(np.zeros(100, np.int64), read, ()), np.arange(100))
-    cached_images(part, "test", "content", square=None, skip_unreadable=False)
+    square = Square(8, resize=8)
+    cached_images(part, "test", "content", square=square, skip_unreadable=False)
     print("done", flush=True)
 """
 
@@ -363,16 +396,20 @@ def test_what_a_killed_process_left_is_not_trusted(tmp_path, cache):
         assert process.stdout.readline() == "decoding\n"
         assert files_of(cache) == [".lock", ".partial"]
         process.kill()
-    result = cached(squares(*range(100)))
+    result = cached(squares(*range(100), side=9), size=8)
     assert result.images[:, 0, 0, 0].tolist() == list(range(100))
     assert files_of(cache) == [".lock", ".pixels"]
 
 
 def test_of_two_processes_one_decodes(tmp_path, decoded):
     results = []
+
+    def wait_for_images():
+        results.append(cached(squares(*range(100), side=9), size=8))
+
     with run(SLOW, tmp_path / "go") as process:
         assert process.stdout.readline() == "decoding\n"
-        waiting = threading.Thread(target=lambda: results.append(cached(squares(*range(100)))))
+        waiting = threading.Thread(target=wait_for_images)
         waiting.start()
         waiting.join(0.3)
         assert waiting.is_alive()
@@ -414,7 +451,7 @@ def test_a_full_disk_is_noticed_before_the_work(code, cache, decoded, monkeypatc
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    words = r"need 0\.0 MB in '.*cache/images', where .* are free; .*FAIRWEATHER_CACHE names"
+    words = r"0\.0 MB .*cache/images.*FAIRWEATHER_CACHE"
     with pytest.raises(InputError, match=words):
         cached(squares(*range(20)))
     assert len(decoded) == 1
@@ -424,7 +461,7 @@ def test_a_full_disk_is_noticed_before_the_work(code, cache, decoded, monkeypatc
 def test_too_little_space_is_said_in_numbers(cache, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=2_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(InputError, match=r"need 3\.0 MB in '.*', where 2\.0 MB are free"):
+    with pytest.raises(InputError, match=r"3\.0 MB .*2\.0 MB"):
         cached(squares(*range(100), side=100))
     assert files_of(cache) == [".lock"]
 
@@ -446,9 +483,9 @@ def test_a_disk_that_fills_up_while_a_process_writes(two_processes, cache, monke
         for _ in range(8):
             executor.submit(eval, f"({ignore}, {limit}, __import__('time').sleep(0.02))[:0]")
         monkeypatch.setattr(decode, "reserve", lambda file, folder, needed: None)
-        words = "cannot be kept in .*: File too large; .*FAIRWEATHER_CACHE names another folder"
+        words = "File too large.*FAIRWEATHER_CACHE"
         with pytest.raises(InputError, match=words):
-            cached(squares(*range(100)))
+            cached(pngs(*range(100)))
         assert files_of(cache) == [".lock"]
     finally:
         executor.shutdown()
@@ -457,7 +494,7 @@ def test_a_disk_that_fills_up_while_a_process_writes(two_processes, cache, monke
 def test_a_cache_folder_that_cannot_be_one_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("FAIRWEATHER_CACHE", str(tmp_path / "file"))
-    words = "cannot be kept in '.*file/images': Not a directory; .*FAIRWEATHER_CACHE names another"
+    words = "file/images.*Not a directory.*FAIRWEATHER_CACHE"
     with pytest.raises(InputError, match=words):
         cached(squares(1))
 
@@ -468,7 +505,7 @@ def test_a_cache_that_may_only_be_read_is_read(cache):
     cache.chmod(0o500)
     try:
         assert cached(squares(1)).images.max() == 1
-        with pytest.raises(InputError, match=r"cannot be kept in .*: Permission denied; "):
+        with pytest.raises(InputError, match=r"images.*Permission denied.*FAIRWEATHER_CACHE"):
             cached(squares(2), content="other")
     finally:
         cache.chmod(0o700)

@@ -82,13 +82,13 @@ def test_the_nineteen_names_are_those_of_the_shifts():
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("fogg/3", "unknown corruption of cifar-10-c 'fogg'; did you mean 'fog'"),
+        ("fogg/3", "'fogg'.*'fog'"),
         ("fog/0", r"1 to 5.*found '0'"),
         ("fog/6", r"1 to 5.*found '6'"),
-        ("fog", "as in cifar-10-c:FOLDER/fog/3; found 'fog'"),
-        ("fog.npy/3", "unknown corruption of cifar-10-c 'fog.npy'; did you mean 'fog'"),
-        ("frost/3", r"there is no file or folder .*frost.npy"),
-        ("nowhere/fog/3", "there is no file or folder .*nowhere"),
+        ("fog", "cifar-10-c:FOLDER/fog/3.* 'fog'"),
+        ("fog.npy/3", r"'fog\.npy'.*'fog'"),
+        ("frost/3", r"frost\.npy"),
+        ("nowhere/fog/3", "nowhere"),
     ],
 )
 def test_wrong_paths(cifar, path, words):
@@ -99,18 +99,18 @@ def test_wrong_paths(cifar, path, words):
 @pytest.mark.parametrize(
     ("file", "change", "words"),
     [
-        ("fog", lambda images: images[:-1], "99 images, but labels.npy has 5 times 20"),
-        ("fog", lambda images: images[:50], "50 images, but labels.npy has 5 times 20"),
+        ("fog", lambda images: images[:-1], r"99 images.*labels\.npy has 5 times 20"),
+        ("fog", lambda images: images[:50], r"50 images.*labels\.npy has 5 times 20"),
         ("fog", lambda images: images.astype(np.float32), "is float32"),
-        ("fog", lambda images: images[:, :28, :28], r"\[100, 28, 28, 3\]; cifar-10-c has uint8"),
+        ("fog", lambda images: images[:, :28, :28], r"\[100, 28, 28, 3\].*uint8"),
         ("fog", lambda images: images.transpose(0, 3, 1, 2), r"\[100, 3, 32, 32\]"),
-        ("labels", lambda labels: labels[:-1], r"uint8 \[99\]; needed is"),
+        ("labels", lambda labels: labels[:-1], r"uint8 \[99\]"),
         ("labels", lambda labels: labels[:0], "labels.npy"),
         ("labels", lambda labels: labels[:, None], r"uint8 \[100, 1\]"),
         ("labels", lambda labels: labels / 1, "is float64"),
-        ("labels", np.sort, "the same 20 labels 5 times, but those of severity 2 are others"),
-        ("labels", lambda labels: labels + 1, "go from 1 to 10; cifar-10-c has 0 to 9"),
-        ("labels", lambda labels: labels.astype(object), "cannot be read as a .npy file"),
+        ("labels", np.sort, "20 labels 5 times.*severity 2"),
+        ("labels", lambda labels: labels + 1, "1 to 10.*0 to 9"),
+        ("labels", lambda labels: labels.astype(object), r"cannot be read as a \.npy file"),
     ],
 )
 def test_files_that_are_not_laid_out_like_this(cifar, file, change, words):
@@ -141,7 +141,7 @@ def test_imagenet_c_is_decoded_as_it_is(imagenet):
 
 def test_published_images_are_never_resized(imagenet, cifar):
     for source, side in ((f"imagenet-c:{imagenet}/fog/1", 224), (f"cifar-10-c:{cifar}/fog/1", 32)):
-        with pytest.raises(InputError, match=f"corrupted at {side} x {side} and are never resized"):
+        with pytest.raises(InputError, match=f"{side} x {side}.*leave size out"):
             load_data(source, size=64)
         assert load_data(source, size=side).test.images.shape[2:] == (side, side)
 
@@ -149,20 +149,20 @@ def test_published_images_are_never_resized(imagenet, cifar):
 def test_images_that_somebody_resized_are_refused(imagenet):
     for path in (imagenet / "fog/1").glob("*/*.JPEG"):
         Image.open(path).resize((64, 64)).save(path, "JPEG")
-    with pytest.raises(InputError, match="must be 224 x 224 as they were published, found 64 x 64"):
+    with pytest.raises(InputError, match=r"224 x 224.* 64 x 64"):
         load_data(f"imagenet-c:{imagenet}/fog/1", size=224)
 
 
 def test_wrong_folders(imagenet):
-    with pytest.raises(InputError, match="unknown corruption of imagenet-c 'fogg'"):
+    with pytest.raises(InputError, match="imagenet-c 'fogg'"):
         list_source(f"imagenet-c:{imagenet}/fogg/3")
-    with pytest.raises(InputError, match="there is no file or folder"):
+    with pytest.raises(InputError, match="fog/2"):
         list_source(f"imagenet-c:{imagenet}/fog/2")
     (imagenet / "fog/3" / WNIDS[1]).rename(imagenet / "fog/3/goldfish")
-    with pytest.raises(InputError, match="named like n01440764; found goldfish"):
+    with pytest.raises(InputError, match=r"n01440764.* goldfish"):
         list_source(f"imagenet-c:{imagenet}/fog/3")
     nested = imagenet / "snow/1/test"
     nested.parent.mkdir(parents=True)
     (imagenet / "fog/1").rename(nested)
-    with pytest.raises(InputError, match="named like n01440764; found test"):
+    with pytest.raises(InputError, match=r"n01440764.* test"):
         list_source(f"imagenet-c:{imagenet}/snow/1")

@@ -1,10 +1,13 @@
 """Every source, image mode, split and error of the data loaders, on small real files."""
 
+import errno
 import io
 import json
 import random
+import re
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -286,7 +289,7 @@ def test_every_mode_becomes_rgb(mode, tmp_path):
     ],
 )
 def test_pixels_of_unknown_range_are_refused(image, reason, tmp_path):
-    with pytest.raises(InputError, match=rf"cannot read .*0\.tif.*{reason}"):
+    with pytest.raises(InputError, match=rf"0\.tif.*{reason}"):
         only_test(tmp_path, (image, ".tif"))
 
 
@@ -325,7 +328,7 @@ def test_without_size_a_common_rectangle_is_kept(tmp_path):
 
 
 def test_without_size_two_differing_files_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"0\.png has 9 x 5 and .*2\.png has 5 x 9; set size"):
+    with pytest.raises(InputError, match=r"0\.png has 9 x 5 .*2\.png has 5 x 9.* size"):
         only_test(tmp_path, *((noise(0, *size), ".png") for size in ((5, 9), (5, 9), (9, 5))))
 
 
@@ -333,7 +336,7 @@ def test_without_size_splits_must_agree(tmp_path):
     class_folders(tmp_path / "train", 4)
     save(tmp_path / "test/cat/0.png", noise(0, 9, 9))
     save(tmp_path / "test/dog/0.png", noise(0, 9, 9))
-    with pytest.raises(InputError, match="test has 9 x 9 and train has 8 x 8; set size"):
+    with pytest.raises(InputError, match=r"test has 9 x 9 .*train has 8 x 8.* size"):
         load_data(f"folder:{tmp_path}")
 
 
@@ -347,7 +350,7 @@ def test_items_are_read_as_they_are_needed(tmp_path):
 
     path = tmp_path / "pixels"
     path.touch()
-    with pytest.raises(InputError, match="cannot read 20: it is not an image in a format"):
+    with pytest.raises(InputError, match="20: "):
         decode_images(items(), 1000, path, square=Square(8, 8), skip_unreadable=False)
     assert read == list(range(21))
 
@@ -382,7 +385,7 @@ def test_an_unreadable_file_is_named_or_skipped(damage, tmp_path, monkeypatch):
     bad = tmp_path / "cat/03.png"  # its key is 3
     bad.write_bytes(content(tmp_path))
     filters = list(warnings.filters)
-    with pytest.raises(InputError, match=rf"cannot read .*cat/03\.png: .*{reason}"):
+    with pytest.raises(InputError, match=rf"cat/03\.png: .*{reason}"):
         load_data(f"folder:{tmp_path}", size=12)
     assert warnings.filters == filters
     dataset = load_data(f"folder:{tmp_path}", size=12, skip_unreadable=True)
@@ -399,7 +402,7 @@ def test_an_unreadable_file_is_named_or_skipped(damage, tmp_path, monkeypatch):
 def test_skipping_may_not_empty_a_class(tmp_path):
     class_folders(tmp_path / "test", 1)
     (tmp_path / "test/dog/00.png").write_bytes(b"")
-    with pytest.raises(InputError, match="class 'dog' without any readable image in test"):
+    with pytest.raises(InputError, match=r"'dog' .*test"):
         load_data(f"folder:{tmp_path}", skip_unreadable=True)
 
 
@@ -416,7 +419,7 @@ def test_at_most_twenty_skipped_names_are_noted(tmp_path):
 def test_a_parquet_row_without_bytes_is_named_or_skipped(cell, tmp_path):
     images = [{"bytes": png(noise(seed)), "path": None} for seed in range(3)]
     path = parquet(tmp_path / "test.parquet", [0, 1, 1], images=[*images[:2], cell])
-    with pytest.raises(InputError, match=rf"cannot read row 2 of {path}: it has no bytes"):
+    with pytest.raises(InputError, match=rf"row 2 of {path}: "):
         load_data(f"parquet:{tmp_path}")
     dataset = load_data(f"parquet:{tmp_path}", skip_unreadable=True)
     assert dataset.test.keys.tolist() == [0, 1]
@@ -428,17 +431,18 @@ def test_a_parquet_row_without_bytes_is_named_or_skipped(cell, tmp_path):
 @pytest.mark.parametrize(
     ("source", "options", "words"),
     [
-        ("mnist5", {}, "unknown data source 'mnist5'; did you mean 'mnist5k'.*parquet:PATH"),
-        ("folder", {}, "unknown data source 'folder'; did you mean 'folder:PATH'"),
-        ("foldr:pets", {}, "unknown data source 'foldr:PATH'; did you mean 'folder:PATH'"),
-        ("mnist5k:pets", {}, "unknown data source 'mnist5k:PATH'"),
-        ("folder:", {}, "'folder:' needs a path: folder:PATH"),
-        ("mnist5k", {"size": 7}, "size must be at least 8, found 7"),
-        ("mnist5k", {"seed": -1}, "seed must not be negative, found -1"),
-        ("mnist5k", {"test_fraction": 0.0}, r"test_fraction must be in \(0, 1\], found 0.0"),
-        ("mnist5k", {"test_fraction": 1.1}, r"test_fraction must be in \(0, 1\], found 1.1"),
-        ("mnist5k", {"validation_fraction": -0.1}, r"validation_fraction must be in \[0, 1\]"),
-        ("mnist5k", {"validation_fraction": 1.5}, r"validation_fraction must be in \[0, 1\]"),
+        ("mnist5", {}, "'mnist5'.*'mnist5k'"),
+        ("folder", {}, "'folder'.*folder:PATH"),
+        ("npz", {}, "'npz' needs a path: npz:PATH"),
+        ("foldr:pets", {}, "'foldr:PATH'.*'folder:PATH'"),
+        ("mnist5k:pets", {}, "'mnist5k:PATH'"),
+        ("folder:", {}, "'folder:'.*folder:PATH"),
+        ("mnist5k", {"size": 7}, "size .*8.* 7"),
+        ("mnist5k", {"seed": -1}, "seed .*-1"),
+        ("mnist5k", {"test_fraction": 0.0}, r"test_fraction .*\(0, 1\].* 0.0"),
+        ("mnist5k", {"test_fraction": 1.1}, r"test_fraction .*\(0, 1\].* 1.1"),
+        ("mnist5k", {"validation_fraction": -0.1}, r"validation_fraction .*\[0, 1\]"),
+        ("mnist5k", {"validation_fraction": 1.5}, r"validation_fraction .*\[0, 1\]"),
     ],
 )
 def test_wrong_names_and_options(source, options, words):
@@ -449,10 +453,58 @@ def test_wrong_names_and_options(source, options, words):
 @pytest.mark.parametrize("kind", ["folder", "parquet"])
 def test_a_missing_path_names_its_near_sibling(kind, tmp_path):
     (tmp_path / "pets").mkdir()
-    with pytest.raises(InputError, match=r"no file or folder '.*pest'; did you mean 'pets'"):
+    with pytest.raises(InputError, match=r"pest'.*'pets'"):
         load_data(f"{kind}:pest", root=tmp_path)
-    with pytest.raises(InputError, match=r"no file or folder '.*x/y'$"):
+    with pytest.raises(InputError, match=r"x/y'$"):
         load_data(f"{kind}:x/y", root=tmp_path)
+
+
+def test_a_path_without_its_kind_is_told_the_kind(tmp_path, monkeypatch):
+    class_folders(tmp_path / "images", 2)
+    parquet(tmp_path / "tables/data/test.parquet", [0, 1])
+    parquet(tmp_path / "one.parquet", [0, 1])
+    (tmp_path / "set.NPZ").touch()
+    (tmp_path / "notes.txt").touch()
+    expected = {
+        "images": "'folder:images'",
+        "tables": "'parquet:tables'",
+        "one.parquet": "'parquet:one.parquet'",
+        "set.NPZ": "'npz:set.NPZ'",
+        "notes.txt": "folder:PATH, npz:PATH or parquet:PATH",
+        str(tmp_path / "images"): f"'folder:{tmp_path / 'images'}'",
+    }
+    for path, way_out in expected.items():
+        with pytest.raises(InputError, match=re.escape(way_out)):
+            load_data(path, root=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"'folder:\./images'"):
+        load_data("./images")
+    with pytest.raises(InputError, match="'folder:PATH'"):
+        load_data("foldr:images")
+
+
+def test_a_path_that_names_its_kind_loads(tmp_path):
+    class_folders(tmp_path / "a@b", 5)
+    with pytest.raises(InputError, match="'folder:a@b'"):
+        load_data("a@b", root=tmp_path)
+    assert len(load_data("folder:a@b", root=tmp_path, test_fraction=1).test) == 10
+
+
+def test_a_file_that_the_system_does_not_give_is_named(tmp_path, monkeypatch):
+    class_folders(tmp_path / "images", 2)
+
+    def denied(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", denied)
+        with pytest.raises(InputError, match=r"images' cannot be read: Permission denied"):
+            load_data("folder:images", root=tmp_path)
+    path = tmp_path / "images/cat/00.png"
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere.png")  # a link to nothing
+    with pytest.raises(InputError, match=r"cat/00\.png' cannot be read"):
+        load_data("folder:images", root=tmp_path, test_fraction=1)
 
 
 def test_folder_layout_errors(tmp_path):
@@ -460,25 +512,25 @@ def test_folder_layout_errors(tmp_path):
         return load_data(f"folder:{name}", root=tmp_path)
 
     save(tmp_path / "flat/1.png")
-    with pytest.raises(InputError, match=r"flat' has no class folders"):
+    with pytest.raises(InputError, match=r"flat' .*folder per class"):
         load("flat")
     with pytest.raises(InputError, match=r"1\.png' is a file"):
         load("flat/1.png")
     save(tmp_path / "unsorted/train/1.png")
     save(tmp_path / "unsorted/test/1.png")
-    with pytest.raises(InputError, match=r"unsorted/train' has no class folders"):
+    with pytest.raises(InputError, match=r"unsorted/train' .*folder per class"):
         load("unsorted")
     class_folders(tmp_path / "hollow", 3)
     (tmp_path / "hollow/empty").mkdir()
-    with pytest.raises(InputError, match=r"class folder '.*hollow/empty' is empty"):
+    with pytest.raises(InputError, match=r"hollow/empty' is empty"):
         load("hollow")
     for split in ("val", "valid"):
         class_folders(tmp_path / "twice" / split, 1)
-    with pytest.raises(InputError, match=r"two folders for val: val and valid"):
+    with pytest.raises(InputError, match=r"val: val and valid"):
         load("twice")
     class_folders(tmp_path / "untested/train", 3)
     class_folders(tmp_path / "untested/val", 3)
-    with pytest.raises(InputError, match=r"images for train and val but none for test"):
+    with pytest.raises(InputError, match=r"train and val .*none for test"):
         load("untested")
 
 
@@ -489,15 +541,15 @@ def test_splits_with_different_classes_list_both_differences(tmp_path):
         load_data(f"folder:{tmp_path}")
     parquet(tmp_path / "train.parquet", [0, 1], names=["cat", "dog"])
     parquet(tmp_path / "test.parquet", [0, 1], names=["dog", "cat"])
-    with pytest.raises(InputError, match=r"the same names in another order"):
+    with pytest.raises(InputError, match=r"names in another order"):
         load_data(f"parquet:{tmp_path}")
 
 
 @pytest.mark.parametrize(
     ("count", "options", "words"),
     [
-        (1, {}, r"class 'rare' has too few images.*it has 1, and setting test images apart"),
-        (2, {}, r"class 'rare' has too few images.*it has 1, and setting validation images apart"),
+        (1, {}, "'rare' .*has 1.* test "),
+        (2, {}, "'rare' .*has 1.* validation "),
     ],
 )
 def test_a_class_with_too_few_images_to_be_split_is_named(count, options, words, tmp_path):
@@ -512,15 +564,15 @@ def test_a_class_with_too_few_images_to_be_split_is_named(count, options, words,
 @pytest.mark.parametrize(
     ("labels", "names", "words"),
     [
-        ([0, 1, 2], ["a", "b"], r"row 2 of .*test\.parquet' has label 2; allowed are 0 to 1"),
-        ([0, -1, 1], ["a", "b"], r"row 1 of .*test\.parquet' has label -1; allowed are 0 to 1"),
-        ([0, -1, 1], None, r"row 1 of .*test\.parquet' has label -1; allowed are 0 to 1"),
+        ([0, 1, 2], ["a", "b"], r"row 2 of .*test\.parquet' .*label 2.*0 to 1"),
+        ([0, -1, 1], ["a", "b"], r"row 1 of .*test\.parquet' .*label -1.*0 to 1"),
+        ([0, -1, 1], None, r"row 1 of .*test\.parquet' .*label -1.*0 to 1"),
         ([0, 1, None], ["a", "b"], r"row 2 of .*test\.parquet' has no label"),
-        ([0, 0, 2**40], None, r"go up to 1099511627776, but there are 3 images"),
-        ([0, 0, 2], None, r"class '1' without any readable image in test"),
-        ([0, 0, 0], list("abcdefgh"), r"classes 'b', .*'f' and 2 more without any"),
-        ([0.5, 1.0, 2.0], None, r"no label column: columns are image .*label \(double\)"),
-        (np.array([], dtype=np.int64), None, r"no readable images in test"),
+        ([0, 0, 2**40], None, "1099511627776.* 3 images"),
+        ([0, 0, 2], None, "'1' .*test"),
+        ([0, 0, 0], list("abcdefgh"), r"'b', .*'f' and 2 more"),
+        ([0.5, 1.0, 2.0], None, r"no label column.*image .*label \(double\)"),
+        (np.array([], dtype=np.int64), None, "images in test"),
     ],
 )
 def test_parquet_label_errors(labels, names, words, tmp_path):
@@ -534,32 +586,32 @@ def test_parquet_layout_errors(tmp_path):
         return load_data(f"parquet:{name}", root=tmp_path)
 
     (tmp_path / "text.parquet").write_text("label,image")
-    with pytest.raises(InputError, match=r"text\.parquet' cannot be read as a parquet file"):
+    with pytest.raises(InputError, match=r"text\.parquet' cannot be read"):
         load("text.parquet")
     pq.write_table(pa.table({"label": [0], "url": ["x"]}), tmp_path / "links.parquet")
-    with pytest.raises(InputError, match=r"no image column: columns are label \(int64\), url"):
+    with pytest.raises(InputError, match=r"no image column.*label \(int64\), url"):
         load("links.parquet")
     path = parquet(tmp_path / "two.parquet", [0, 1], label="fine")
     pq.write_table(pq.read_table(path).append_column("coarse", pa.array([0, 0])), path)
-    with pytest.raises(InputError, match=r"several columns that could be the label.*fine.*coarse"):
+    with pytest.raises(InputError, match=r"several columns .*label.*fine.*coarse"):
         load("two.parquet")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(InputError, match=r"nothing' has no parquet files"):
+    with pytest.raises(InputError, match=r"nothing' .*no parquet files"):
         load("nothing")
     parquet(tmp_path / "named/part-1.parquet", [0])
-    with pytest.raises(InputError, match=r"no file named after a split: found part-1\.parquet"):
+    with pytest.raises(InputError, match=r"part-1\.parquet.*test\.parquet"):
         load("named")
     parquet(tmp_path / "shards/test-00000-of-00003.parquet", [0])
     parquet(tmp_path / "shards/test-00002-of-00003.parquet", [0])
-    with pytest.raises(InputError, match=r"has 2 of 3 shards for test: shard 1 is missing"):
+    with pytest.raises(InputError, match=r"2 of 3 shards .*test: shard 1"):
         load("shards")
     parquet(tmp_path / "twice/test.parquet", [0])
     parquet(tmp_path / "twice/test-00000-of-00001.parquet", [0])
-    with pytest.raises(InputError, match=r"two sets of files for test"):
+    with pytest.raises(InputError, match=r"two sets .*test"):
         load("twice")
     parquet(tmp_path / "mixed/test-0-of-2.parquet", [0])
     parquet(tmp_path / "mixed/testing-1-of-2.parquet", [0])
-    with pytest.raises(InputError, match=r"two sets of files for test"):
+    with pytest.raises(InputError, match=r"two sets .*test"):
         load("mixed")
 
 
@@ -568,7 +620,7 @@ def test_a_parquet_file_that_is_damaged_within_is_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[4:2000] = bytes(1996)  # the first pages; the footer stays intact
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"test\.parquet' cannot be read as a parquet file"):
+    with pytest.raises(InputError, match=r"test\.parquet' cannot be read"):
         load_data(f"parquet:{tmp_path}")
 
 

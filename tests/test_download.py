@@ -4,6 +4,7 @@ import errno
 import hashlib
 import http.server
 import json
+import os
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -126,7 +127,7 @@ def test_a_file_that_is_there_needs_no_server_and_is_never_overwritten(path):
     url = "http://127.0.0.1:9/digits.npz"
     assert fetch(url, path) == fetch(url, path, offline=True) == path
     other = hashlib.md5(NEW).hexdigest()
-    with pytest.raises(InputError, match=f"{other} and not {MD5}; remove it to download it again"):
+    with pytest.raises(InputError, match=f"{other} .*{MD5}.*remove"):
         fetch(url, path, md5=MD5)
     assert path.read_bytes() == NEW
 
@@ -154,7 +155,7 @@ def test_progress_is_told_in_megabytes(server, path):
 
 def test_a_later_call_takes_up_the_part_of_an_earlier_one(server, path):
     server.plan = [serve(cut=HALF), hang_up]
-    with pytest.raises(InputError, match=r"cannot be downloaded now .*digits.npz' yourself"):
+    with pytest.raises(InputError, match=r"digits.npz' yourself"):
         fetch(server.url, path)
     assert names(path) == ["digits.npz.part", "digits.npz.part.json"]
     assert len(server.requests) == 1 + download.ATTEMPTS
@@ -246,7 +247,7 @@ def test_a_wrong_checksum_removes_the_download_and_says_both_digests(server, pat
     server.plan = [serve(NEW)]
     ((algorithm, expected),) = wanted.items()
     found = hashlib.new(algorithm, NEW).hexdigest()
-    with pytest.raises(InputError, match=f"{algorithm.upper()} {found} and not {expected}"):
+    with pytest.raises(InputError, match=f"{algorithm.upper()} {found} .*{expected}"):
         fetch(server.url, path, **wanted)
     assert names(path) == []
 
@@ -267,14 +268,14 @@ def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(server, path):
     path.unlink()
     server.requests.clear()
     server.plan = [fail(404)]
-    with pytest.raises(InputError, match=r"cannot be downloaded: the server says 404 Not Found"):
+    with pytest.raises(InputError, match="404 Not Found"):
         fetch(server.url, path)
     assert len(server.requests) == 1
 
 
 def test_attempts_that_bring_nothing_new_come_to_an_end(server, path):
     server.plan = [serve(cut=HALF, ranges=False)]
-    with pytest.raises(InputError, match=f"ended after {HALF} of {len(OLD)} bytes"):
+    with pytest.raises(InputError, match=f"{HALF} of {len(OLD)} bytes"):
         fetch(server.url, path)
     assert len(server.requests) == 1 + download.ATTEMPTS
 
@@ -295,7 +296,7 @@ def test_a_full_disk_is_one_sentence_and_the_part_stays(server, path, monkeypatc
     leave_part(path, server.url)
     with monkeypatch.context() as patch:
         patch.setattr(download.os, "fsync", full)
-        with pytest.raises(InputError, match=f"the disk is full after {len(OLD)} of {len(OLD)}"):
+        with pytest.raises(InputError, match=f"disk is full .*{len(OLD)} of {len(OLD)}"):
             fetch(server.url, path)
     assert names(path) == ["digits.npz.part", "digits.npz.part.json"]
     fetch(server.url, path, md5=MD5)
@@ -310,6 +311,31 @@ def test_another_error_of_the_system_is_not_called_a_full_disk(server, path, mon
     with pytest.raises(OSError, match="broken"):
         fetch(server.url, path)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("code", sorted(download.CANNOT_WRITE))
+def test_a_folder_that_cannot_be_written_is_named_with_another(server, path, monkeypatch, code):
+    def denied(*arguments, **options):
+        raise OSError(code, os.strerror(code))
+
+    for patched in ("filelock.FileLock", "Path.mkdir", "Path.open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"fairweather.download.{patched}", denied)
+            with pytest.raises(InputError, match="--data-root") as raised:
+                fetch(server.url, path)
+        assert f"digits.npz cannot be stored in {str(path.parent)!r}" in str(raised.value)
+        assert os.strerror(code) in str(raised.value)
+    fetch(server.url, path, md5=MD5)
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_variable(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAIRWEATHER_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").write_text("a file")
+    for folder in (tmp_path / "cache", tmp_path / "cache" / "data"):
+        with pytest.raises(InputError, match="FAIRWEATHER_CACHE") as raised:
+            fetch(server.url, folder / "digits.npz")
+        assert repr(str(folder)) in str(raised.value)
+    assert not server.requests
 
 
 def test_of_two_at_once_one_downloads(server, path):
@@ -339,7 +365,7 @@ def test_offline_names_the_file_the_place_and_the_address(server, path):
 
 @pytest.mark.parametrize("url", ["ftp://example.org/x", "file:///etc/passwd", "digits.npz"])
 def test_only_web_addresses_are_downloaded(url, path):
-    with pytest.raises(InputError, match="not an http or https address"):
+    with pytest.raises(InputError, match="http or https"):
         fetch(url, path)
     assert not path.parent.exists()
 
@@ -347,7 +373,7 @@ def test_only_web_addresses_are_downloaded(url, path):
 def test_no_server_is_one_sentence(path, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(download, "PAUSE", 0.0)
-    with pytest.raises(InputError, match=r"cannot be downloaded now \(.*refused"):
+    with pytest.raises(InputError, match=r"127.0.0.1:9/digits.npz .*refused"):
         fetch("http://127.0.0.1:9/digits.npz", path)
 
 

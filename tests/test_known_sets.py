@@ -1,5 +1,6 @@
 """Fashion-MNIST, CIFAR-10 and Oxford Pets: tiny files in each real format, whole and damaged."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision import datasets as torchvision_sets
 
-from fairweather.data import cifar10, fashion_mnist, known, load_data, oxford_pets
+from fairweather.data import cifar10, fashion_mnist, known, list_source, load_data, oxford_pets
 from fairweather.data.cifar10 import list_cifar10, read_batch
 from fairweather.data.fashion_mnist import list_fashion_mnist
 from fairweather.data.oxford_pets import list_oxford_pets
@@ -168,17 +169,17 @@ def change_gz(change):
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        (GZ, lambda content: content[:-1000], f"{GZ}' is damaged or cut off"),
-        (GZ, lambda content: content[:100] + b"~" + content[101:], "is damaged or cut off"),
-        (GZ, lambda content: b"<html>" + content, "is damaged or cut off"),
-        (GZ, change_gz(lambda idx: idx[:-1]), "holds 15695 bytes, but its header announces 15696"),
-        (GZ, change_gz(lambda idx: idx + b"0"), "holds 15697 bytes, but its header announces"),
-        (GZ, change_gz(lambda idx: idx[:15]), "cut off: an idx file has at least 16 bytes"),
-        (GZ, change_gz(lambda _: idx(noise(0, 20))), "begins with 0x00000801 instead of 0x0000080"),
-        (GZ, change_gz(lambda _: idx(noise(0, 20, 32, 32))), "images of 32 x 32 pixels instead"),
-        (GZ, change_gz(lambda _: idx(noise(0, 19, 28, 28))), "has 19 images and 'train-labels-idx"),
-        (LABELS_GZ, change_gz(lambda idx: idx[:-1] + b"\x0a"), "has the label 10; known are 0 to"),
-        (LABELS_GZ, change_gz(lambda _: b""), "cut off: an idx file has at least 8 bytes"),
+        (GZ, lambda content: content[:-1000], f"{GZ}' is damaged"),
+        (GZ, lambda content: content[:100] + b"~" + content[101:], "is damaged"),
+        (GZ, lambda content: b"<html>" + content, "is damaged"),
+        (GZ, change_gz(lambda idx: idx[:-1]), "15695 bytes, but its header says 15696"),
+        (GZ, change_gz(lambda idx: idx + b"0"), "15697 bytes, but its header says"),
+        (GZ, change_gz(lambda idx: idx[:15]), "at least 16 bytes"),
+        (GZ, change_gz(lambda _: idx(noise(0, 20))), "0x00000801 instead of 0x0000080"),
+        (GZ, change_gz(lambda _: idx(noise(0, 20, 32, 32))), "32 x 32 pixels"),
+        (GZ, change_gz(lambda _: idx(noise(0, 19, 28, 28))), "19 images and 'train-labels-idx"),
+        (LABELS_GZ, change_gz(lambda idx: idx[:-1] + b"\x0a"), "label 10; known are 0 to"),
+        (LABELS_GZ, change_gz(lambda _: b""), "at least 8 bytes"),
     ],
 )
 def test_damaged_idx_files_are_one_sentence(tmp_path, file, change, message):
@@ -192,7 +193,7 @@ def test_damaged_idx_files_are_one_sentence(tmp_path, file, change, message):
 
 def test_an_empty_fashion_mnist_is_refused(tmp_path):
     write_fashion(tmp_path, compress=True, counts=(20, 0))
-    with pytest.raises(InputError, match=r"t10k-images-idx3-ubyte.gz' has no images"):
+    with pytest.raises(InputError, match=r"t10k-images-idx3-ubyte\.gz' .*no images"):
         list_fashion_mnist(unverified(tmp_path))
 
 
@@ -350,7 +351,8 @@ def test_a_malicious_pickle_is_not_run(tmp_path, place, protocol):
     with pytest.raises(InputError) as error:
         read_batch(content, tmp_path / "data_batch_1")
     assert "asks for " in one_sentence(error)
-    assert ".open, which no batch of CIFAR-10 needs, and nothing of it was run" in str(error.value)
+    assert ".open, " in str(error.value)
+    assert "never executes code" in str(error.value)
     assert not mark.exists()
     pickle.loads(content)["data" if place == "data" else place][0].close()  # the harm is real
     assert mark.exists()
@@ -359,9 +361,9 @@ def test_a_malicious_pickle_is_not_run(tmp_path, place, protocol):
 def test_a_malicious_pickle_is_refused_by_the_source_verified_or_not(tmp_path):
     folder, mark = write_cifar(tmp_path / "set"), tmp_path / "harmed"
     (folder / "data_batch_1").write_bytes(pickle.dumps(Harm(mark)))
-    with pytest.raises(InputError, match="holds other bytes than were published"):
+    with pytest.raises(InputError, match="verify: false"):
         list_cifar10(Request(folder))
-    with pytest.raises(InputError, match="nothing of it was run"):
+    with pytest.raises(InputError, match="never executes code"):
         list_cifar10(unverified(folder))
     assert not mark.exists()
 
@@ -374,24 +376,24 @@ def array_pickle(state, kind=b"U\x02u1K\x00K\x01\x87R"):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is damaged or cut off"),
-        (b"no pickle", "is damaged or cut off"),
-        (python2_pickle(*photographs(10, 0))[:-500], "is damaged or cut off"),
+        (b"", "is damaged"),
+        (b"no pickle", "is damaged"),
+        (python2_pickle(*photographs(10, 0))[:-500], "is damaged"),
         (pickle.dumps([1, 2]), "it has no data and labels"),
         (pickle.dumps({"data": 1}), "it has no data and labels"),
-        (python3_pickle(noise(0, 10, 3071), [0] * 10), "not an array of N x 3072 bytes"),
-        (python3_pickle(noise(0, 10, 3, 1024), [0] * 10), "not an array of N x 3072 bytes"),
-        (python3_pickle(np.zeros((10, 3072), "<i2"), [0] * 10), "not an array of N x 3072 bytes"),
-        (python3_pickle([[0] * 3072], [0]), "not an array of N x 3072 bytes"),
+        (python3_pickle(noise(0, 10, 3071), [0] * 10), "N x 3072 bytes"),
+        (python3_pickle(noise(0, 10, 3, 1024), [0] * 10), "N x 3072 bytes"),
+        (python3_pickle(np.zeros((10, 3072), "<i2"), [0] * 10), "N x 3072 bytes"),
+        (python3_pickle([[0] * 3072], [0]), "N x 3072 bytes"),
         (python3_pickle(noise(0, 10, 3072), [0] * 9), "has 10 images and 9 labels"),
         (python3_pickle(noise(0, 2, 3072), [0, 10]), "has the label 10; known are 0 to 9"),
-        (python3_pickle(noise(0, 2, 3072), [0, -1]), "has the label -1; known are 0 to 9"),
+        (python3_pickle(noise(0, 2, 3072), [0, -1]), "label -1; known are 0 to 9"),
         (python3_pickle(noise(0, 2, 3072), [0, True]), "are not a list of integers"),
         (python3_pickle(noise(0, 2, 3072), (0, 1)), "are not a list of integers"),
-        (array_pickle(b""), "not an array of N x 3072 bytes"),
-        (array_pickle(b"Nb"), "not an array of N x 3072 bytes"),
-        (array_pickle(b"(NNNNNtb"), "not an array of N x 3072 bytes"),
-        (array_pickle(b"(NNcnumpy\ndtype\n)\x81NNtb"), "not an array of N x 3072 bytes"),
+        (array_pickle(b""), "N x 3072 bytes"),
+        (array_pickle(b"Nb"), "N x 3072 bytes"),
+        (array_pickle(b"(NNNNNtb"), "N x 3072 bytes"),
+        (array_pickle(b"(NNcnumpy\ndtype\n)\x81NNtb"), "N x 3072 bytes"),
     ],
 )
 def test_damaged_batches_are_one_sentence(tmp_path, content, message):
@@ -408,7 +410,7 @@ def test_text_that_is_no_bytes_is_not_taken_for_pixels(tmp_path):
     text = ("€" * 3072).encode()
     assert raw in content
     content = content.replace(raw, b"X" + struct.pack("<I", len(text)) + text)
-    with pytest.raises(InputError, match="not an array of N x 3072 bytes"):
+    with pytest.raises(InputError, match="N x 3072 bytes"):
         read_batch(content, tmp_path)
 
 
@@ -513,7 +515,7 @@ def test_damaged_pets_are_named(tmp_path):
     path.unlink()
     with pytest.raises(InputError) as error:
         list_oxford_pets(Request(tmp_path))
-    assert "1 of the 15 images that" in one_sentence(error)
+    assert "1 of the 15 images" in one_sentence(error)
     assert str(error.value).endswith("folder images: Maine_Coon_3.jpg")
 
 
@@ -524,23 +526,23 @@ LINE = "Abyssinian_1 1 1 1"
     ("line", "message"),
     [
         ("Abyssinian_1 1 1", "line 1 of"),
-        ("Abyssinian_1 1 1 1 1", "it should be an image's name and the numbers"),
-        ("Abyssinian_1 one 1 1", "it should be an image's name and the numbers"),
-        ("Abyssinian_1 -1 1 1", "it should be an image's name and the numbers"),
-        ("Abyssinian 1 1 1", "it should be an image's name and the numbers"),
-        ("../images/Abyssinian_1 1 1 1", "it should be an image's name and the numbers"),
-        ("/etc/Abyssinian_1 1 1 1", "it should be an image's name and the numbers"),
-        ("..\\Abyssinian_1 1 1 1", "it should be an image's name and the numbers"),
-        (".._1 1 1 1", "it should be an image's name and the numbers"),
-        ("Abyssinian_1 0 1 1", "has the class id 0; known are 1 to 37"),
-        ("Abyssinian_1 38 1 1", "has the class id 38; known are 1 to 37"),
-        ("Abyssinian_1 1 3 1", "has the species 3"),
-        ("Abyssinian_1 2 1 1", "gives the class id 2 to Abyssinian and to American Bulldog"),
-        ("Abyssinian_1 5 1 1", "has no image with the class id 4"),
-        ("Abyssinian_1 4 1 1", "gives Abyssinian several class ids"),
-        ("Abyssinian_2 1 1 1", "names 'Abyssinian_2' twice"),
+        ("Abyssinian_1 1 1 1 1", "such as 'Abyssinian_100 1 1 1'"),
+        ("Abyssinian_1 one 1 1", "such as 'Abyssinian_100 1 1 1'"),
+        ("Abyssinian_1 -1 1 1", "such as 'Abyssinian_100 1 1 1'"),
+        ("Abyssinian 1 1 1", "such as 'Abyssinian_100 1 1 1'"),
+        ("../images/Abyssinian_1 1 1 1", "such as 'Abyssinian_100 1 1 1'"),
+        ("/etc/Abyssinian_1 1 1 1", "such as 'Abyssinian_100 1 1 1'"),
+        ("..\\Abyssinian_1 1 1 1", "such as 'Abyssinian_100 1 1 1'"),
+        (".._1 1 1 1", "such as 'Abyssinian_100 1 1 1'"),
+        ("Abyssinian_1 0 1 1", "class id 0; known are 1 to 37"),
+        ("Abyssinian_1 38 1 1", "class id 38; known are 1 to 37"),
+        ("Abyssinian_1 1 3 1", "species 3"),
+        ("Abyssinian_1 2 1 1", "class id 2 to Abyssinian and to American Bulldog"),
+        ("Abyssinian_1 5 1 1", "class id 4"),
+        ("Abyssinian_1 4 1 1", "Abyssinian with several class ids"),
+        ("Abyssinian_2 1 1 1", "'Abyssinian_2' twice"),
         ("Abyssinian_101 1 1 1", "'Abyssinian_101' is in trainval.txt and in test.txt"),
-        ("Birman_1 4 1 1", "1 of the 15 images that"),
+        ("Birman_1 4 1 1", "1 of the 15 images"),
         ("Abyssinian_1 1 1 1\xff", "is not a text file"),
     ],
 )
@@ -557,12 +559,10 @@ def test_lists_must_agree_and_name_images(tmp_path):
     path = write_pets(tmp_path) / "annotations" / "test.txt"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line for line in lines if "Maine" not in line))
-    with pytest.raises(
-        InputError, match=r"trainval and test have different classes \(only in train"
-    ):
+    with pytest.raises(InputError, match=r"trainval and test .*only in train"):
         list_oxford_pets(Request(tmp_path))
     path.write_text("\n\n")
-    with pytest.raises(InputError, match=r"test.txt' names no images"):
+    with pytest.raises(InputError, match=r"test\.txt' .*no images"):
         list_oxford_pets(Request(tmp_path))
 
 
@@ -661,6 +661,32 @@ def test_an_archive_with_a_link_to_the_outside_is_refused(tmp_path):
     assert not (tmp_path / "images").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    archive = pack(tmp_path / "images.tar.gz", write_pets(tmp_path / "set") / "images")
+
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for patched in ("FileLock", "Path.mkdir", "tarfile.TarFile.extractall"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"fairweather.data.known.{patched}", denied)
+            with pytest.raises(InputError, match="--data-root") as error:
+                known.unpack(archive, "images")
+        assert repr(str(tmp_path)) in one_sentence(error)
+        assert not (tmp_path / "images").exists()
+    known.unpack(archive, "images")
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_whether_the_files_were_verified_is_told(tmp_path, name):
+    write_set(name, tmp_path)
+    told = []
+    list_source(name, tmp_path, verify=False, progress=told.append)
+    (line,) = [event.line for event in told if event.line]
+    assert line.startswith("not verified ")
+    assert name in line
+
+
 def test_an_archive_of_something_else_is_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     archive = pack(tmp_path / "images.tar.gz", tmp_path / "photos")
@@ -693,15 +719,15 @@ NEEDED = {
 def test_a_root_without_the_files_says_what_is_there(tmp_path, name):
     with pytest.raises(InputError) as error:
         LISTS[name](Request(tmp_path))
-    assert f"does not have {name}: looked for " in one_sentence(error)
+    assert f"does not have {name}: " in one_sentence(error)
     assert str(error.value).endswith("; it is empty")
     for file in "abcdefg":
         (tmp_path / file).touch()
-    with pytest.raises(InputError, match=r"it has a, b, c, d, e and 2 more$"):
+    with pytest.raises(InputError, match=r"a, b, c, d, e and 2 more$"):
         LISTS[name](Request(tmp_path))
-    with pytest.raises(InputError, match="is a file; root names the folder"):
+    with pytest.raises(InputError, match="a' is a file; root "):
         LISTS[name](Request(tmp_path / "a"))
-    with pytest.raises(InputError, match="there is no file or folder"):
+    with pytest.raises(InputError, match="nowhere"):
         LISTS[name](Request(tmp_path / "nowhere"))
 
 
@@ -712,12 +738,12 @@ def test_a_missing_file_is_named(tmp_path, name):
     with pytest.raises(InputError) as error:
         LISTS[name](unverified(folder))
     file = NEEDED[name].rpartition("/")[2]
-    assert f"{name} needs {file}, which is not in" in one_sentence(error)
+    assert f"{name} needs {file}, " in one_sentence(error)
 
 
 def test_a_missing_folder_of_pets_is_named(tmp_path):
     shutil.rmtree(write_pets(tmp_path) / "images")
-    with pytest.raises(InputError, match=r"needs the folder images, .*; it has annotations$"):
+    with pytest.raises(InputError, match=r"the folder images, .* annotations$"):
         list_oxford_pets(Request(tmp_path))
 
 
@@ -761,7 +787,7 @@ def test_without_verification_a_download_has_no_checksum(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_there_is_one_resolution(tmp_path, name):
-    with pytest.raises(InputError, match=f"behind @: found '{name}@64'"):
+    with pytest.raises(InputError, match=f"'{name}@64'"):
         load_data(f"{name}@64", root=tmp_path)
 
 

@@ -148,17 +148,17 @@ def test_several_processes_prepare_as_one_does(tmp_path, monkeypatch):
     [
         (
             {"size": 8, "preparation": Preparation(8)},
-            "size and preparation both say .* found size 8 and Preparation",
+            "size 8 and Preparation",
         ),
-        ({"preparation": Preparation(7)}, "size must be at least 8, found 7"),
-        ({"preparation": Preparation(8, 7)}, "resize must be at least the size, 8, .* found 7"),
+        ({"preparation": Preparation(7)}, "size .*8.* 7"),
+        ({"preparation": Preparation(8, 7)}, "resize .*8.* 7"),
         (
             {"preparation": Preparation(8, interpolation="bicubc")},
-            "unknown interpolation 'bicubc'; did you mean 'bicubic'.* lanczos, nearest",
+            "'bicubc'.*'bicubic'.* lanczos, nearest",
         ),
         (
             {"preparation": Preparation(8, fit="pad")},
-            "unknown fit 'pad'; known: crop, squash",
+            "'pad'.* crop, squash",
         ),
     ],
 )
@@ -171,7 +171,7 @@ def test_preparations_that_are_refused(options, words, tmp_path):
 def test_images_that_would_become_too_large_are_refused(fit, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     preparation = Preparation(8, 120, fit=fit)
-    with pytest.raises(InputError, match=r"0\.png: it is too elongated .*pixels at 120"):
+    with pytest.raises(InputError, match=r"0\.png: .* 120"):
         prepared(tmp_path, noise(0, 9, 9), preparation=preparation)
 
 
@@ -185,7 +185,7 @@ def test_a_published_corrupted_set_keeps_its_images(tmp_path):
     expected = torch.from_numpy(stored[10:20].transpose(0, 3, 1, 2).copy())
     assert torch.equal(dataset.test.images, expected)
     assert "preparation" not in dataset.notes
-    with pytest.raises(InputError, match="size must be at least 8"):
+    with pytest.raises(InputError, match=r"size .*8"):
         load_data(f"cifar-10-c:{root}/fog/2", preparation=Preparation(1))
 
 
@@ -200,7 +200,7 @@ def test_a_set_can_be_all_test_even_where_a_class_has_one_image(tmp_path):
     assert dataset.test.keys.tolist() == list(range(6))
     assert dataset.notes["images"] == {"test": 6}
     np.testing.assert_allclose(dataset.mean, dataset.test.images.double().mean((0, 2, 3)) / 255)
-    with pytest.raises(InputError, match="class 'rare' has too few images"):
+    with pytest.raises(InputError, match="'rare'"):
         load_data(f"folder:{root}", test_fraction=0.8)
 
 
@@ -231,11 +231,13 @@ def test_training_images_become_validation_images_with_their_keys(tmp_path):
 
 def test_a_folder_without_test_images_says_what_to_name(tmp_path):
     class_folders(tmp_path / "pictures/Train", {"cat": 3, "dog": 3})
-    none = "for train but none for test: .* cannot test it; add test images, or name "
-    with pytest.raises(InputError, match=none + "folder:pictures/Train to have it split$"):
+    words = (
+        "for train but none for test.* add test images, .*folder:pictures/Train to have it split$"
+    )
+    with pytest.raises(InputError, match=words):
         load_data("folder:pictures/", root=tmp_path)
     class_folders(tmp_path / "pictures/Validation", {"cat": 3, "dog": 3})
-    words = "for train and val but none for test: .* or name folder:pictures/Validation to evaluate"
+    words = "for train and val but none for test.* folder:pictures/Validation to evaluate"
     with pytest.raises(InputError, match=words):
         load_data("folder:pictures", root=tmp_path)
     alone = load_data("folder:pictures/Validation", root=tmp_path, test_fraction=1)
@@ -345,7 +347,7 @@ def test_a_limit_moves_no_training_image_and_reads_no_file_that_it_leaves_out(
 def test_a_limit_below_the_number_of_classes_is_refused(tmp_path):
     root = class_folders(tmp_path / "pictures", {"cat": 5, "dog": 5, "cow": 5})
     for limit in (2, 0, -1):
-        with pytest.raises(InputError, match=f"at least 3, an image for every .* found {limit}$"):
+        with pytest.raises(InputError, match=f"limit .*3.* {limit}$"):
             load_data(f"folder:{root}", test_fraction=1, limit=limit)
     three = load_data(f"folder:{root}", test_fraction=1, limit=3)
     assert three.test.labels.tolist() == [0, 1, 2]
@@ -394,7 +396,7 @@ def test_the_parts_do_not_move_an_image(tmp_path):
 
 @pytest.mark.parametrize(
     ("parts", "words"),
-    [(("val",), "must have test among them"), (("test", "vla"), "did you mean 'val'")],
+    [(("val",), "parts .*test.* val"), (("test", "vla"), "'vla'.*'val'")],
 )
 def test_parts_that_cannot_be_are_one_sentence(tmp_path, parts, words):
     with pytest.raises(InputError, match=words):

@@ -124,7 +124,7 @@ def test_gray_and_colour_with_the_channels_at_either_end(save, shape, axes):
 @pytest.mark.parametrize("shape", [(3, 9, 3), (1, 9, 1), (3, 9, 1), (9, 8, 4), (9, 8, 8)])
 def test_channels_that_could_be_elsewhere_are_refused(save, shape):
     message = refuse(save(arrays(*shape)), "train_images", str(list(shape))[1:], "[N, H, W, 3]")
-    assert ("both ends" in message) == (shape[0] in (1, 3))
+    assert ("both" in message) == (shape[0] in (1, 3))
 
 
 @pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
@@ -173,18 +173,18 @@ def test_class_names_come_from_the_file(save, key):
 def test_a_name_may_have_no_image_which_is_said_when_the_set_is_loaded(save):
     path = save({**arrays(), "classes": np.array(["cat", "dog", "eel", "fox"])})
     assert len(list_archive(path).classes) == 4
-    with pytest.raises(InputError, match="'fox' without any"):
+    with pytest.raises(InputError, match="'fox'"):
         load_data(f"npz:{path}")
 
 
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (np.array([1, 2, 3]), "text in label order"),
-        (np.array(["cat", "dog", "eel"], dtype=object), "is object [3]; class names are text"),
+        (np.array([1, 2, 3]), "np.array(names, dtype=str)"),
+        (np.array(["cat", "dog", "eel"], dtype=object), "object [3]"),
         (np.array([["cat", "dog", "eel"]]), "[1, 3]"),
         (np.array([], dtype=str), "[0]"),
-        (np.array(["cat", "dog", "cat"]), "a name twice: cat, dog, cat"),
+        (np.array(["cat", "dog", "cat"]), "cat, dog, cat"),
         (np.array(["cat", "dog"]), "label 2 of train_labels"),
     ],
 )
@@ -203,19 +203,19 @@ def test_labels_may_be_of_any_type_that_holds_whole_numbers(save, labels, kind):
     ("labels", "said"),
     [
         ([0, 1, -1, 0], "label 2 of labels"),
-        ([0, 1, 0.5, 0], "is 0.5; labels are whole numbers from 0"),
+        ([0, 1, 0.5, 0], "0.5; labels are whole numbers"),
         ([0, 1, float("nan"), 0], "is nan"),
         ([0, 1, float("inf"), 0], "is inf"),
         (np.array([0, 2**64 - 1, 0, 0], dtype=np.uint64), "is 18446744073709551615"),
-        ([0, 1, 0], "has 3 labels for 4 images"),
-        ([[0, 1]] * 4, "has 2 labels an image (its shape is [4, 2]); needed is one class"),
+        ([0, 1, 0], "3 labels for 4 images"),
+        ([[0, 1]] * 4, "[4, 2]"),
         (np.zeros((4, 0)), "labels for 4 images"),
         (np.zeros((4, 1, 1)), "[4, 1, 1]"),
         (np.int64(3), "the shape []"),
         (["a", "b", "a", "b"], "labels are whole numbers"),
-        (np.array([0, 1, 0, None]), "is object; labels are whole numbers"),
-        ([0, 1, 0, 4], "goes up to 4, but there are 4 images"),
-        ([0, 1, 0, 10**12], f"goes up to {10**12}"),
+        (np.array([0, 1, 0, None]), "object; labels are whole numbers"),
+        ([0, 1, 0, 4], "up to 4, but there are 4 images"),
+        ([0, 1, 0, 10**12], f"up to {10**12}"),
     ],
 )
 def test_wrong_labels_are_refused(save, labels, said):
@@ -237,8 +237,8 @@ def test_labels_beyond_the_classes_of_another_split_are_counted_together(save):
         (np.array([[["a"]]] * 4, dtype=object), "object"),
         (np.zeros((4, 8), np.uint8), "uint8 [4, 8]"),
         (np.zeros((4, 8, 8, 8, 3), np.uint8), "[4, 8, 8, 8, 3]"),
-        (np.zeros((0, 8, 8), np.uint8), "is empty: its shape is [0, 8, 8]"),
-        (np.zeros((4, 0, 8), np.uint8), "is empty"),
+        (np.zeros((0, 8, 8), np.uint8), "[0, 8, 8]"),
+        (np.zeros((4, 0, 8), np.uint8), "[4, 0, 8]"),
         (np.zeros((8, 8, 4), np.uint8).T, "np.ascontiguousarray"),
     ],
 )
@@ -247,14 +247,14 @@ def test_wrong_images_are_refused(save, images, said):
 
 
 def test_missing_arrays_are_named_with_what_is_there_and_what_is_needed(save):
-    refuse(save({"x_train": noise(2)}), "has no images: found are x_train; needed are train_images")
+    refuse(save({"x_train": noise(2)}), "found x_train", "train_images and train_labels")
     content = arrays()
     del content["val_labels"]
-    refuse(save(content), "has no val_labels: found are test_images, test_labels, train_images")
+    refuse(save(content), "no val_labels", "test_images, test_labels, train_images")
     content = arrays()
     del content["val_images"]
-    refuse(save(content), "has no val_images")
-    refuse(save({}), "found are no arrays")
+    refuse(save(content), "no val_images")
+    refuse(save({}), "no arrays")
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_a_file_that_was_cut_off_or_is_something_else_is_refused(save, tmp_path,
     path = save(arrays(), write)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refuse(path, "cannot be read as a .npz file: it ends too early")
+    refuse(path, "it ends too early")
     path.write_bytes(b"not a zip archive")
     refuse(path, "it is not a zip archive")
     path.write_bytes(b"")
@@ -292,7 +292,7 @@ def test_a_damaged_place_of_the_contents_is_refused(save):
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path, save):
     save(arrays())
-    with pytest.raises(InputError, match=r"did you mean 'set.npz'"):
+    with pytest.raises(InputError, match=r"'set\.npz'"):
         list_npz(Request(tmp_path / "sett.npz"))
     with pytest.raises(InputError, match="is a folder"):
         list_npz(Request(tmp_path))
@@ -306,7 +306,7 @@ def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path):
         shortened = stream.getvalue().replace(b"(4, 8, 8)", b"(9, 8, 8)")
         archive.writestr("images.npy", shortened)
         archive.writestr("labels.npy", b"\x93NUMPY\x09\x00")
-    message = refuse(path, "images has 384 bytes, and its header says 704")
+    message = refuse(path, "384 bytes", "704")
     assert re.search(r"cannot be read as a \.npz file", message)
 
 

@@ -73,10 +73,10 @@ def test_only_training_images_change():
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
-        ({"label_noise": -0.1}, r"label_noise must be in \[0, 1\], found -0.1"),
-        ({"label_noise": float("nan")}, "label_noise must be"),
-        ({"imbalance": 0.0}, r"imbalance must be in \(0, 1\], found 0.0"),
-        ({"imbalance": 2.0}, "imbalance must be"),
+        ({"label_noise": -0.1}, r"label_noise .*\[0, 1\].* -0.1"),
+        ({"label_noise": float("nan")}, "label_noise .*nan"),
+        ({"imbalance": 0.0}, r"imbalance .*\(0, 1\].* 0.0"),
+        ({"imbalance": 2.0}, "imbalance .*2.0"),
     ],
 )
 def test_wrong_options_are_one_sentence(option, sentence):

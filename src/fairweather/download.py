@@ -1,4 +1,7 @@
-"""Download a file once: resumed where it was cut off, checked, and there whole or not at all."""
+"""Download a file once: an interrupted download resumes, and the file appears only when complete.
+
+Its checksum is verified before the file gets its name.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,17 @@ from urllib.parse import urlsplit
 import filelock
 
 from fairweather.errors import InputError
+from fairweather.folders import cannot_store
 from fairweather.progress import Event, Notify
 
 CHUNK = 1 << 18  # bytes
-MEGABYTE = 10**6  # bytes; what progress is told in
+MEGABYTE = 10**6  # bytes; the unit of progress
 TIMEOUT = 60.0  # seconds without a byte, after which a connection counts as dropped
-ATTEMPTS = 4  # in a row that bring nothing new
-PAUSE = 1.0  # seconds before the next attempt, doubled with each that brought nothing
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # status codes that may be gone a moment later
+ATTEMPTS = 4  # attempts in a row without a new byte, after which a download fails
+PAUSE = 1.0  # seconds before the next attempt, doubled after each attempt without a new byte
+TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # status codes that are worth another attempt
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 CONTENT_RANGE = re.compile(r"bytes (?:(?P<start>\d+)-\d+|\*)/(?P<total>\d+|\*)")
 
 
@@ -39,10 +44,10 @@ class _DroppedError(Exception):
 
 
 class _Mark(NamedTuple):
-    """What stands beside a part: where its bytes came from, and the server's word for them."""
+    """The content of the small file beside a partial download: where its bytes came from."""
 
     url: str
-    validator: str  # a strong ETag or a date; empty where the server gave neither
+    validator: str  # the server's strong ETag or date of the file; empty if it sent neither
 
 
 def fetch(
@@ -54,40 +59,57 @@ def fetch(
     offline: bool = False,
     progress: Notify | None = None,
 ) -> Path:
-    """Return `path`, downloaded from `url` unless it is there already.
+    """Return `path`, downloaded from `url` unless the file exists already.
 
-    Bytes go to `NAME.part` beside it, which becomes the file once it is whole and its checksums
-    are right. A part that was cut off is taken up where it ends, by a range request that the server
-    answers with the whole file if that has changed (RFC 9110, 13.1.5: If-Range). Dropped
-    connections are tried again until several attempts in a row bring nothing new; the part stays
-    for the next call. A second process waits for the first and takes its file.
+    Bytes are written to `NAME.part` beside it. This partial file is renamed to `path` once it is
+    complete and its checksums are right. An interrupted download resumes at its end by a range
+    request; the server answers with the whole file if the file has changed (RFC 9110, 13.1.5:
+    If-Range). After a dropped connection the download is tried again, until several attempts in a
+    row bring no new byte; the partial file stays for the next call. If two processes want the same
+    file, the second one waits for the first and uses its file.
 
     Args:
         url: http or https.
-        path: of the file; its folder is made.
-        md5: of the file, as hexadecimal digits; without any checksum a file that is there is taken
-            as it is.
+        path: of the file; its folder is created.
+        md5: of the file, as hexadecimal digits. Without md5 and sha256, an existing file is not
+            checked.
         sha256: likewise.
-        offline: raise instead of downloading.
-        progress: called with the megabytes so far, and all of them where the server says how many.
+        offline: raise an error instead of downloading.
+        progress: called with the megabytes so far, and with their total if the server sends it.
 
     Raises:
-        InputError: another kind of URL, a wrong checksum (a download is removed, a file that was
-            there is not), a file that cannot be had, a full disk.
+        InputError: the URL is of another kind, a checksum is wrong (a new download is removed, an
+            existing file is not), the server does not send the file, the folder cannot be written,
+            or the disk is full.
 
     >>> fetch("https://example.org/digits.npz", Path("digits.npz"), offline=True)
     Traceback (most recent call last):
-    fairweather.errors.InputError: there is no 'digits.npz' and downloads are off: put the file
+    fairweather.errors.InputError: 'digits.npz' does not exist and downloads are off: put the file
     from https://example.org/digits.npz there, or allow downloads
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise InputError(f"{url!r} cannot be downloaded: it is not an http or https address")
     wanted = {"md5": md5, "sha256": sha256}
+    try:
+        return _fetch(url, path, wanted, offline, progress)
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise cannot_store(path.name, path.parent, error) from error
+
+
+def _fetch(
+    url: str,
+    path: Path,
+    wanted: Mapping[str, str | None],
+    offline: bool,
+    progress: Notify | None,
+) -> Path:
     if path.exists():
         return _checked(path, wanted)
     if offline:
         raise InputError(
-            f"there is no {str(path)!r} and downloads are off: put the file from {url} there, "
+            f"{str(path)!r} does not exist and downloads are off: put the file from {url} there, "
             "or allow downloads"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,11 +119,11 @@ def fetch(
             return _checked(path, wanted)
         part = path.with_name(f"{path.name}.part")
         if part.is_symlink() or _mark_path(part).is_symlink():
-            _discard(part)  # the links: what they lead to is not ours to write
+            _discard(part)  # remove the links: the files that they point to are not ours to write
         _download(url, part, any(wanted.values()), progress)
         if wrong := _wrong_digest(part, wanted):
             _discard(part)
-            raise InputError(f"{url} gave a file with {wrong}; it was removed")
+            raise InputError(f"the file from {url} has {wrong}; it was removed")
         part.replace(path)
         _discard(part)
     return path
@@ -114,7 +136,7 @@ def file_digest(path: Path, algorithm: str) -> str:
     >>> file_digest(Path(os.devnull), "md5")
     'd41d8cd98f00b204e9800998ecf8427e'
     """
-    # Where MD5 is barred as a means of security, it may still find a damaged download.
+    # Some systems forbid MD5 for security; finding a damaged download is another use.
     new = functools.partial(hashlib.new, algorithm, usedforsecurity=False)
     with path.open("rb") as file:
         return hashlib.file_digest(file, new).hexdigest()
@@ -143,15 +165,15 @@ def _download(url: str, part: Path, checked_later: bool, progress: Notify | None
             furthest = max(furthest, _size(part))
             if failures == ATTEMPTS:
                 raise InputError(
-                    f"{url} cannot be downloaded now ({dropped}): try again, or put the file at "
-                    f"{str(part.with_suffix(''))!r} yourself"
+                    f"{url} cannot be downloaded now ({dropped}): try again later, or put the file "
+                    f"at {str(part.with_suffix(''))!r} yourself"
                 ) from dropped
         time.sleep(PAUSE * 2**failures)
 
 
 def _attempt(url: str, part: Path, checked_later: bool, progress: Notify | None) -> None:
     mark = _read_mark(part)
-    # Without a validator only a checksum would show that the two ends belong to different files.
+    # Without a validator, only a checksum shows that two pieces belong to different files.
     usable = mark.url == url and (mark.validator or checked_later)
     done = _size(part) if usable else 0
     try:
@@ -159,10 +181,10 @@ def _attempt(url: str, part: Path, checked_later: bool, progress: Notify | None)
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and done and _content_range(error.headers)[1] == done:
-                return  # the part was whole; there is nothing behind its end
+                return  # the partial file is complete: the server has no bytes after its end
         if error.code == 416 and done:
             _discard(part)
-        elif error.code not in PASSING:
+        elif error.code not in TEMPORARY:
             raise InputError(
                 f"{url} cannot be downloaded: the server says {error.code} {error.reason}"
             ) from error
@@ -171,14 +193,14 @@ def _attempt(url: str, part: Path, checked_later: bool, progress: Notify | None)
         found = _Mark(url, _validator(response.headers))
         if response.status == http.client.PARTIAL_CONTENT:
             start, total = _content_range(response.headers)
-            # A server that was asked with If-Range may leave out the date (RFC 9110, 15.3.7).
+            # An answer to If-Range may leave out the date (RFC 9110, 15.3.7).
             if start != done or found.validator not in ("", mark.validator):
                 _discard(part)
-                raise _DroppedError("the file has changed while it was downloaded")
+                raise _DroppedError("the file changed during the download")
         else:
             length = response.headers["Content-Length"]
             done, total = 0, int(length) if length and length.isdecimal() else None
-            part.write_bytes(b"")  # before the new mark, which would otherwise vouch for old bytes
+            part.write_bytes(b"")  # before the new mark: it must never describe old bytes
             _mark_path(part).write_text(json.dumps(found._asdict()))
         _append(part, _chunks(response, done, total), done, total, progress)
     if total is not None and _size(part) != total:
@@ -191,7 +213,7 @@ def _open(url: str, done: int, validator: str) -> http.client.HTTPResponse:
         headers["Range"] = f"bytes={done}-"
         if validator:
             headers["If-Range"] = validator
-    # An opener of its own: urlopen would read the proxies once and keep them for the process.
+    # A new opener: urlopen reads the proxies once and keeps them for the whole process.
     opener = urllib.request.build_opener()
     try:
         return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
@@ -207,7 +229,7 @@ def _open(url: str, done: int, validator: str) -> http.client.HTTPResponse:
 def _chunks(response: http.client.HTTPResponse, done: int, total: int | None) -> Iterator[bytes]:
     while total is None or done < total:
         try:
-            chunk = response.read1(CHUNK)  # what has come is kept, even if the next byte fails
+            chunk = response.read1(CHUNK)  # returns what has arrived, even if the rest fails
         except (OSError, http.client.HTTPException) as error:
             raise _DroppedError(str(error) or type(error).__name__) from error
         if not chunk:
@@ -219,7 +241,7 @@ def _chunks(response: http.client.HTTPResponse, done: int, total: int | None) ->
 def _append(
     part: Path, chunks: Iterator[bytes], done: int, total: int | None, progress: Notify | None
 ) -> None:
-    task = f"download {part.stem}, MB"  # the file's own name: .part is behind it
+    task = f"download {part.stem}, MB"  # the name of the file, without .part
     try:
         with part.open("ab") as file:
             for chunk in chunks:
@@ -235,8 +257,8 @@ def _append(
             raise
         size = f" of {total}" if total else ""
         raise InputError(
-            f"the disk is full after {done}{size} bytes: make room in {str(part.parent)!r}, and "
-            "the download goes on from there"
+            f"the disk is full after {done}{size} bytes: make room in {str(part.parent)!r} and try "
+            "again; the download resumes there"
         ) from error
 
 
@@ -250,7 +272,7 @@ def _content_range(headers: Message) -> tuple[int | None, int | None]:
 
 def _validator(headers: Message) -> str:
     tag = headers.get("ETag") or ""
-    if tag and not tag.startswith("W/"):  # a weak one vouches for the meaning, not for the bytes
+    if tag and not tag.startswith("W/"):  # a weak one does not promise the same bytes
         return tag
     return headers.get("Last-Modified") or ""
 

@@ -1,4 +1,4 @@
-"""From the specification of a data set to its images; only the cache folder is written to."""
+"""From the specification of a data set to its images; only the cache folder is written."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ from fairweather.data.cifar10 import list_cifar10
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
 from fairweather.data.fashion_mnist import list_fashion_mnist
 from fairweather.data.folder import list_folder
-from fairweather.data.medmnist import MEDMNIST, REFUSED
+from fairweather.data.known import verification
+from fairweather.data.medmnist import MEDMNIST
+from fairweather.data.medmnist_facts import REFUSED
 from fairweather.data.mnist5k import list_mnist5k
 from fairweather.data.npz import list_npz
 from fairweather.data.oxford_pets import list_oxford_pets
-from fairweather.data.parquet import list_parquet
+from fairweather.data.parquet import has_parquet_files, list_parquet
 from fairweather.data.scanning import channel_statistics, digest
-from fairweather.data.source import SPLITS, Request, Source, check_no_empty_class
+from fairweather.data.source import (
+    SPLITS,
+    Request,
+    Source,
+    check_no_empty_class,
+    explained_reading,
+)
 from fairweather.data.split import Part, check_tested, divide, limited
 from fairweather.data.training_labels import (
     add_label_noise,
@@ -30,7 +38,7 @@ from fairweather.data.training_labels import (
 )
 from fairweather.errors import InputError, unknown_name
 from fairweather.pixels import Square
-from fairweather.progress import Notify
+from fairweather.progress import Event, Notify
 from fairweather.types import SMALLEST_SIDE, Dataset, Images, Preparation
 
 __all__ = ["SOURCES", "digest", "fewer_labels", "list_source", "load_data", "with_wrong_labels"]
@@ -69,44 +77,49 @@ def load_data(
     offline: bool = False,
     progress: Notify | None = None,
 ) -> Dataset:
-    """Load a data set: decode each image once, split what has no splits, measure mean and std.
+    """Load a data set: decode each image once, split a set without splits, measure mean and std.
 
-    Images are uint8 `[N, 3, H, W]`, kept in the cache folder and memory-mapped: a second run
-    decodes nothing, they may be larger than memory, and writing to them leaves the cache as it is.
+    Images are uint8 `[N, 3, H, W]`, stored in the cache folder and memory-mapped. A second run
+    decodes nothing, images may be larger than memory, and writing to them does not change the
+    cache.
 
-    What a source has as train, val and test is used as it is. A source that is one set gives
-    `test_fraction` of it to test; a missing val is taken from train. A source with only test images
-    has neither train nor val. Both draws are stratified and depend on the labels, the fraction and
-    the seed alone. Every split must have an image of every class. A fraction of 1 leaves no train:
-    to evaluate a model on all images of a set, or on all but those that something is fitted on.
+    If a source has train, val and test, they are used as they are. If it is one set,
+    `test_fraction` of its images become test. If it has no val, `validation_fraction` of the
+    training images become val. If it has only test images, there is neither train nor val. Both
+    choices are random and stratified; they depend only on the labels, the fraction and the seed.
+    Every split must have an image of every class. With a fraction of 1 there is no train: use it to
+    evaluate a model on all images of a set.
 
     Args:
         source: an entry of `SOURCES`, such as `mnist5k`, `folder:PATH` or `pathmnist@64`.
-        size: resize the shorter side to this and crop the center; at least 8. By default images
-            stay as they are and must all have the same height and width. Those of a published
-            corrupted set always stay as they are.
-        preparation: how images become squares, in place of `size`, which is `Preparation(size)`;
+        size: resize the shorter side to this and crop the center, in pixels; at least 8. By default
+            images stay as they are and must all have the same height and width. Images of a
+            published corrupted set always stay as they are.
+        preparation: how images become squares, instead of `size`, which is `Preparation(size)`;
             a published corrupted set ignores it.
-        limit: at most this many test images, each class in proportion and with at least one; those
-            of a smaller limit are among those of a larger one. Only their files are read where
-            each image has its own.
-        parts: which of train, val and test are loaded, test among them; the others are None, and
-            their files are not decoded.
-        root: what a relative PATH is relative to; for a named set, the folder that has its files.
-        seed: of the draws.
+        limit: at most this many test images, each class in proportion and with at least one image.
+            The images of a smaller limit are among those of a larger one. If the source has one
+            file per image, only their files are read.
+        parts: the splits to load: test, and perhaps train and val. The others are None, and their
+            files are not decoded.
+        root: the folder that a relative PATH starts from; for a named set, the folder with its
+            files.
+        seed: random seed of the splits, the limit, the label noise and the imbalance.
         validation_fraction: share of the images that are not test images; 0 for no val, 1 for no
             train.
-        test_fraction: share of a set that comes without splits; 1 for neither train nor val.
-        skip_unreadable: leave damaged files out and count them in `notes`. Their keys stay unused
-            and no other image changes its split.
-        label_noise: probability that the label of a training image is drawn anew, uniformly from
-            all classes; validation and test labels stay right.
-        imbalance: share of its training images that the last class keeps; the classes before it
-            keep exponentially more, the first keeps all. Validation and test keep all of theirs.
-        verify: files of a named set must have the published checksum; if not, theirs is recorded.
-        offline: what is not there is not downloaded.
-        progress: called with what is done (`decode train`), how much of it, and how much there is
-            (None where that is not known).
+        test_fraction: share of the images of a set without splits; 1 for neither train nor val.
+        skip_unreadable: leave damaged files out and count them in `notes`. No other image changes
+            its key or its split.
+        label_noise: probability that a training image gets a random label, uniform over all
+            classes. Validation and test labels stay right.
+        imbalance: share of its training images that the last class keeps. The classes before it
+            keep exponentially more, the first class keeps all. Validation and test keep all images.
+        verify: the files of a named set must have the published checksums; if false, their own
+            checksums are recorded.
+        offline: do not download missing files.
+        progress: called with the name of a task (`decode train`), how much of it is done, and how
+            much there is (None if that is not known). A line says whether the files of a named set
+            were verified.
 
     Raises:
         InputError: an option, a name, a file or a label is wrong; the message is one sentence.
@@ -134,7 +147,8 @@ def load_data(
     listed, square, divided, whole_test = _divided(asked, offline, progress)
     splits: dict[str, Images] = {}
     skipped: list[str] = []
-    contents = content_digests(divided)
+    with explained_reading():
+        contents = content_digests(divided)
     for name, part in divided.items():
         cached = cached_images(
             part,
@@ -149,8 +163,8 @@ def load_data(
     height, width = _common_size(splits)
     if listed.side is not None and (height, width) != (listed.side, listed.side):
         raise InputError(
-            f"the images of {source} must be {listed.side} x {listed.side} as they were published, "
-            f"found {height} x {width}"
+            f"the images of {source} must be {listed.side} x {listed.side}, as published; found "
+            f"{height} x {width}"
         )
     test = splits["test"]
     mean, std = channel_statistics(splits.get("train", test))
@@ -173,14 +187,14 @@ def load_data(
 
 
 class Survey(NamedTuple):
-    """What is known of a data set before its images are decoded.
+    """The facts of a data set before its images are decoded.
 
     Attributes:
-        name: the specification it would be loaded from, and at which size.
+        name: its specification, and its size if images are resized.
         classes: names in label order.
-        images: how many each part has, unreadable files included.
-        notes: what the source says of itself.
-        decoded: do all of these images lie decoded in the cache, so that loading is quick.
+        images: how many each split has, unreadable files included.
+        notes: the facts that the source gives for the provenance.
+        decoded: whether all of these images are decoded in the cache, so that loading is quick.
     """
 
     name: str
@@ -198,14 +212,15 @@ def survey_data(
     progress: Notify | None = None,
     **arguments: Any,  # noqa: ANN401 - the others of `load_data`
 ) -> Survey:
-    """List what `load_data` would load with the same arguments, and decode nothing.
+    """Describe what `load_data` would load with the same arguments, without decoding.
 
     >>> survey_data("mnist5k", size=8).images
     {'train': 3600, 'val': 400, 'test': 1000}
     """
     asked = _Asked(source=source, **arguments)
     listed, square, divided, _ = _divided(asked, offline, progress)
-    contents = content_digests(divided)
+    with explained_reading():
+        contents = content_digests(divided)
     return Survey(
         _name_prepared(listed, source, square),
         listed.classes,
@@ -217,7 +232,7 @@ def survey_data(
 
 @dataclass(frozen=True)
 class _Asked:
-    """The arguments of `load_data` that say what is listed and how it is divided."""
+    """The arguments of `load_data` that determine which images there are and how they are split."""
 
     source: str
     size: int | None = None
@@ -234,7 +249,7 @@ class _Asked:
 
 
 class _Divided(NamedTuple):
-    """The images of a source, listed and divided, and how they become squares."""
+    """The images of a source in their splits, and how they become squares."""
 
     listed: Source
     square: Square | None
@@ -243,7 +258,7 @@ class _Divided(NamedTuple):
 
 
 def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
-    """List the images of a source and assign them to parts; nothing is decoded."""
+    """List the images of a source and assign them to splits, without decoding."""
     square = _make_square(asked.size, asked.preparation)
     _check_options(asked.seed, asked.validation_fraction, asked.test_fraction, asked.parts)
     _check_training_labels(asked.label_noise, asked.imbalance)
@@ -272,39 +287,77 @@ def list_source(
     verify: bool = True,
     progress: Notify | None = None,
 ) -> Source:
-    """List the images of a source; nothing is decoded yet.
+    """List the images of a source, without decoding.
 
     Args:
-        source: an entry of `SOURCES`: a name, a MedMNIST name with its resolution behind an `@`, or
-            one with a colon, such as `folder:`, and a path.
-        root: what a relative path is relative to; for a named set, the folder that has its files.
-        offline, verify, progress: see `Request`.
+        source: an entry of `SOURCES`: a name, a MedMNIST name with its resolution after an `@`, or
+            a kind with a colon and a path, such as `folder:PATH`.
+        root: the folder that a relative path starts from; for a named set, the folder with its
+            files.
+        offline, verify: see `Request`.
+        progress: called during a download, and with a line that says whether the files of a named
+            set were verified.
 
     Raises:
-        InputError: there is no such source, or its files are not there or not what they should be.
+        InputError: there is no such source, or its files are missing or wrong.
     """
     name, colon, path = source.partition(":")
     entry, at, resolution = (f"{name}:PATH", "", "") if colon else name.partition("@")
     if entry in REFUSED:
         raise InputError(f"{entry} cannot be used: {REFUSED[entry]}")
     if entry not in SOURCES:
-        raise unknown_name("data source", entry, SOURCES)
+        raise _unknown_source(source, entry, root)
     if colon and not path:
         raise InputError(f"the data source {source!r} needs a path: {entry}")
     if at and (entry not in MEDMNIST or not resolution.isdecimal()):
-        raise InputError(f"only a MedMNIST set has a size, a number, behind @: found {source!r}")
-    place = None
-    try:
-        if colon or root is not None:
-            place = Path(root or "").expanduser() / Path(path).expanduser()
-    except RuntimeError:
-        raise InputError(f"the data source {source!r} is in no known home folder") from None
+        raise InputError(
+            f"only MedMNIST sets have a resolution (a number) after @: found {source!r}"
+        )
+    place = _place(root, path, source) if colon or root is not None else None
     asked = int(resolution) if at else None
-    return SOURCES[entry](Request(place, asked, offline, verify, progress))
+    with explained_reading():
+        listed = SOURCES[entry](Request(place, asked, offline, verify, progress))
+    if progress is not None and (line := verification(listed.name or source, listed.notes)):
+        progress(Event("verify", 1, 1, line=line))
+    return listed
+
+
+def _place(root: str | Path | None, path: str, source: str) -> Path:
+    try:
+        return Path(root or "").expanduser() / Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"the data source {source!r} names a user without a home folder") from None
+
+
+def _unknown_source(source: str, entry: str, root: str | Path | None) -> InputError:
+    """Build the error for a source that is not in the table; it may be a path without its kind.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     print(_unknown_source(folder, folder, None))
+    unknown data source '...': it is a path; did you mean 'folder:...'?
+    """
+    place = _place(root, source, source)
+    if place.is_dir():
+        kind = "parquet" if has_parquet_files(place) else "folder"
+    elif place.is_file():
+        kind = place.suffix.lower().removeprefix(".")
+    elif f"{source}:PATH" in SOURCES:
+        return InputError(f"the data source {source!r} needs a path: {source}:PATH")
+    else:
+        return unknown_name("data source", entry, SOURCES)
+    if f"{kind}:PATH" in SOURCES:
+        return InputError(
+            f"unknown data source {source!r}: it is a path; did you mean {f'{kind}:{source}'!r}?"
+        )
+    return InputError(
+        f"unknown data source {source!r}: it is a file, but images are read from folder:PATH, "
+        "npz:PATH or parquet:PATH"
+    )
 
 
 def _worsen(part: Part, classes: int, label_noise: float, imbalance: float, seed: int) -> Part:
-    """Thin out the classes by their true labels, then make some labels wrong."""
+    """Make the classes imbalanced by their true labels, then make some labels wrong."""
     labels = part.listing.labels
     keys = part.keys[imbalanced(labels[part.keys], classes, imbalance, seed)]
     noisy = add_label_noise(labels, classes, label_noise, seed)
@@ -316,9 +369,9 @@ def _check_options(
 ) -> None:
     for part in parts:
         if part not in SPLITS:
-            raise unknown_name("part", part, SPLITS)
+            raise unknown_name("split", part, SPLITS)
     if "test" not in parts:
-        raise InputError(f"parts must have test among them, found {', '.join(parts) or 'none'}")
+        raise InputError(f"parts must include test, found {', '.join(parts) or 'none'}")
     if seed < 0:
         raise InputError(f"seed must not be negative, found {seed}")
     if not 0 <= validation_fraction <= 1:
@@ -354,7 +407,7 @@ def _common_size(splits: dict[str, Images]) -> tuple[int, int]:
 
 
 def _make_square(size: int | None, preparation: Preparation | None) -> Square | None:
-    """Check a size or a preparation and fill it in; None where images stay as they are.
+    """Check a size or a preparation and fill in its defaults; None if images stay as they are.
 
     Raises:
         InputError: both are given, or a value is not allowed.
@@ -366,8 +419,8 @@ def _make_square(size: int | None, preparation: Preparation | None) -> Square | 
         preparation = None if size is None else Preparation(size)
     elif size is not None:
         raise InputError(
-            f"size and preparation both say how large images become: give one of them, found "
-            f"size {size} and {preparation}"
+            f"size and preparation both say how large images become: give only one, found size "
+            f"{size} and {preparation}"
         )
     if preparation is None:
         return None
@@ -376,9 +429,7 @@ def _make_square(size: int | None, preparation: Preparation | None) -> Square | 
     if size < SMALLEST_SIDE:
         raise InputError(f"size must be at least {SMALLEST_SIDE}, found {size}")
     if resize < size:
-        raise InputError(
-            f"resize must be at least the size, {size}, that is cropped from it, found {resize}"
-        )
+        raise InputError(f"resize must be at least the size of the crop, {size}, found {resize}")
     for name, value in (("interpolation", interpolation), ("fit", fit)):
         if value not in get_args(_HINTS[name]):
             raise unknown_name(name, value, get_args(_HINTS[name]))
@@ -393,14 +444,14 @@ def _square_for(
         return square
     if size not in (None, listed.side):
         raise InputError(
-            f"the images of {source} were corrupted at {listed.side} x {listed.side} and are never "
-            f"resized, because that would change the corruption: leave size out, found {size}"
+            f"the images of {source} were corrupted at {listed.side} x {listed.side}, and resizing "
+            f"would change the corruption: leave size out, found {size}"
         )
     return None
 
 
 def _name_prepared(listed: Source, source: str, square: Square | None) -> str:
-    """Name a data set; images resized from another resolution are another data set."""
+    """Name a data set; images resized from another resolution get another name."""
     name = listed.name or source
     _, at, resolution = name.partition("@")
     if not listed.name or not at or square is None:

@@ -1,4 +1,4 @@
-"""Decoded images on the disk: one memory-mapped file a part, keyed by the content of its files."""
+"""Decoded images on disk: one memory-mapped file per split, keyed by the content of its files."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from fairweather.folders import cache_folder
 from fairweather.pixels import Square, decoder_facts
 from fairweather.progress import Event, Notify
 
-VERSION = 1  # raise it when the same files become other pixels, or the layout of a file changes
+VERSION = 1  # raise it if the same files give other pixels, or if the layout of a file changes
 FILES_PER_TASK = 64
 STRIDE = 256  # images between two reports of progress
 
 
 class CachedImages(NamedTuple):
-    """The images of a part.
+    """The images of a split.
 
     Attributes:
-        images: uint8 `[readable, 3, H, W]`, memory-mapped; writing to it leaves the cache alone.
-        readable: bool `[N]`, which of the part's keys these are.
-        skipped: names of the others.
+        images: uint8 `[readable, 3, H, W]`, memory-mapped; writing to it does not change the cache.
+        readable: bool `[N]`, which keys of the split these images have.
+        skipped: names of the other images.
     """
 
     images: torch.Tensor
@@ -51,21 +51,21 @@ def cached_images(
     skip_unreadable: bool,
     progress: Notify | None = None,
 ) -> CachedImages:
-    """Map the decoded images of a part, and decode them first where that was never done.
+    """Map the decoded images of a split, and decode them first if they are not in the cache.
 
-    The file lies in `images/` of the cache folder. It is filled under another name and renamed when
-    it is whole, under a lock: of two processes that want the same images, one decodes them.
+    The file is in `images/` of the cache folder. It is filled under another name and renamed when
+    it is complete. A lock makes sure that only one process decodes the same images.
 
     Args:
         part: a listing and keys into it.
-        name: of the part. Splits of one file share its content, and may share their keys.
+        name: of the split. Splits of one file share its content, and may share their keys.
         content: digest of the listing's files (`content_digests`).
         square: see `decode_image`.
         skip_unreadable: leave unreadable images out.
-        progress: called with the images decoded so far and all of them, in strides.
+        progress: called with the number of decoded images and their total, every 256 images.
 
     Raises:
-        InputError: see `decode_images`; or the cache folder cannot be written or read.
+        InputError: see `decode_images`; or the cache folder cannot be read or written.
     """
     path = _place(part, name, content, square)
     folder = path.parent
@@ -78,7 +78,7 @@ def cached_images(
     readable[list(stored.unreadable)] = False
     if not stored.unreadable:
         return CachedImages(stored.images, readable, [])
-    # A file may have been renamed since it was decoded: names always come from the listing.
+    # Names come from the listing: a file may have been renamed since it was decoded.
     skipped = [item.name for item in part.listing.read(part.keys[~readable])]
     if not skip_unreadable:
         raise unreadable_error(skipped[0], stored.unreadable[min(stored.unreadable)])
@@ -86,7 +86,7 @@ def cached_images(
 
 
 def is_decoded(part: Part, name: str, content: str, square: Square | None) -> bool:
-    """Say whether the images of a part lie decoded in the cache; arguments as `cached_images`."""
+    """Say whether the images of a split are decoded in the cache; arguments as `cached_images`."""
     return _place(part, name, content, square).is_file()
 
 
@@ -95,9 +95,9 @@ def _place(part: Part, name: str, content: str, square: Square | None) -> Path:
 
 
 def content_digests(parts: Mapping[str, Part]) -> dict[str, str]:
-    """Give the SHA-256 of each part's files: of their bytes in their order, whatever their names.
+    """Return the SHA-256 of each split's files: of their bytes in order, whatever their names.
 
-    Files that parts share are read once. The stretch of a listing is told behind the digest.
+    Files that splits share are read once. The `stretch` of a listing is appended to the digest.
     """
     known: dict[tuple[Path, ...], str] = {}
     for part in parts.values():
@@ -111,7 +111,7 @@ def _digest_files(files: tuple[Path, ...]) -> str:
         files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)
     ]
     whole = hashlib.sha256()
-    with ThreadPoolExecutor() as pool:  # hashing and reading let other threads run
+    with ThreadPoolExecutor() as pool:  # hashing and reading release Python's lock
         for digests in pool.map(lambda few: b"".join(map(_digest_file, few)), slices):
             whole.update(digests)
     return whole.hexdigest()
@@ -136,12 +136,12 @@ def _key(part: Part, name: str, content: str, square: Square | None) -> str:
 
 def _square_fact(square: Square | None) -> int | list[object] | None:
     if square is None or square == Square(square.size, resize=square.size):
-        return square and square.size  # how keys were made before images could be prepared
+        return square and square.size  # as keys were made before there were preparations
     return list(square)
 
 
 def _items(part: Part, name: str, progress: Notify | None) -> Iterator[Item]:
-    """Read the items of a part one by one, as decoding takes them, and say how many it took."""
+    """Read the items of a split one by one, when decoding needs them, and report their number."""
     task, count = f"decode {name}", len(part.keys)
     for done, item in enumerate(part.listing.read(part.keys)):
         if progress is not None and done % STRIDE == 0:
@@ -172,7 +172,7 @@ def _decode(
     partial = path.with_suffix(f".{secrets.token_hex(4)}.partial")
     with explained(path.parent):
         for leftover in path.parent.glob(f"{path.stem}.*.partial"):
-            leftover.unlink(missing_ok=True)  # of a process that was killed: the lock is ours
+            leftover.unlink(missing_ok=True)  # of a killed process: this one holds the lock
         partial.touch(exist_ok=False)
     try:
         decoded = decode_images(
@@ -184,5 +184,5 @@ def _decode(
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    assert stored is not None  # it was sealed a moment ago
+    assert stored is not None  # it was sealed above
     return stored

@@ -49,11 +49,11 @@ BYTES = 3 * 32 * 32
 
 
 def list_cifar10(request: Request) -> Source:
-    """50,000 training and 10,000 test photographs of ten kinds of things: 32x32 in colour.
+    """50,000 training and 10,000 test photographs of ten kinds of objects: 32x32 in colour.
 
-    With a path, from there: the folder `cifar-10-batches-py` or the one around it. Without, from
-    the cache, downloaded if need be. The batches are pickles, which may contain instructions; they
-    are read by a reader that follows none (`read_batch`).
+    With a path, they are read from there: the folder `cifar-10-batches-py` or the one around it.
+    Without a path, they are read from the cache, and downloaded if they are missing. The batches
+    are pickles, which may contain code; `read_batch` never executes it.
 
     Raises:
         InputError: a file is missing, damaged or not the published one.
@@ -100,7 +100,7 @@ def _list_split(
             inside = keys[(start <= keys) & (keys < end)]
             if not len(inside):
                 continue
-            # One batch in memory at a time, its pixels side by side.
+            # Only one batch is in memory at a time; its channels become the last dimension.
             images = np.ascontiguousarray(read_batch(path.read_bytes(), path).images)
             for key in inside:
                 yield Item(f"{NAME} {split} image {key}", images[key - start])
@@ -109,7 +109,7 @@ def _list_split(
 
 
 class Batch(NamedTuple):
-    """What one file has.
+    """The content of one file.
 
     Attributes:
         images: uint8 `[N, 32, 32, 3]`.
@@ -121,7 +121,7 @@ class Batch(NamedTuple):
 
 
 def read_batch(content: bytes, path: Path) -> Batch:
-    """Read a batch of the python version of CIFAR-10 without following what its pickle asks for.
+    """Read a batch of the Python version of CIFAR-10 without executing code from its pickle.
 
     Args:
         content: of the file, a dictionary with `data`, `[N, 3072]` bytes in planes of red, green
@@ -129,13 +129,13 @@ def read_batch(content: bytes, path: Path) -> Batch:
         path: for the message.
 
     Raises:
-        InputError: it is no pickle, asks for anything but an array, or has other contents.
+        InputError: it is not a pickle, refers to anything but an array, or has other content.
     """
     try:
         found = _InertUnpickler(io.BytesIO(content), encoding="latin1").load()
     except (InputError, MemoryError) as error:
         raise InputError(f"cannot read {str(path)!r}: {error}") from error
-    # Damaged pickles raise anything from EOFError to TypeError.
+    # Damaged pickles raise many kinds of errors, such as EOFError and TypeError.
     except Exception as error:
         raise InputError(f"{str(path)!r} is damaged or cut off: {error}") from error
     if not isinstance(found, dict) or not {"data", "labels"} <= set(found):
@@ -155,7 +155,7 @@ def _pixels(array: object, path: Path) -> npt.NDArray[np.uint8]:
     if not isinstance(kind, _Inert) or kind.arguments[:1] not in (("u1",), ("|u1",)):
         raise wrong
     if isinstance(raw, str):  # the strings of Python 2, which wrote the official files
-        raw = raw.encode("latin1", "ignore")  # what does not fit in a byte is missed below
+        raw = raw.encode("latin1", "ignore")  # the length below shows if something did not fit
     if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] != BYTES:
         raise wrong
     if not isinstance(raw, bytes) or len(raw) != shape[0] * BYTES:
@@ -172,7 +172,7 @@ def _labels(labels: object, path: Path) -> npt.NDArray[np.int64]:
 
 
 class _Inert:
-    """Keeps what a pickle says about an array or a data type, and does nothing with it."""
+    """Stores what a pickle says about an array or a data type, and does nothing with it."""
 
     arguments: tuple[object, ...] = ()  # a pickle can make an object without calling __init__
     state: object = None
@@ -185,10 +185,10 @@ class _Inert:
 
 
 def _encode(text: str, _: str) -> bytes:
-    return text.encode("latin1")  # how protocol 2 writes bytes
+    return text.encode("latin1")  # protocol 2 writes bytes this way
 
 
-# All that the pickle of an array refers to, by numpy 1 and 2 and by Python 2 and 3.
+# All names that the pickle of an array refers to, of numpy 1 and 2 and of Python 2 and 3.
 KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy.core.multiarray", "_reconstruct"): _Inert,
     ("numpy._core.multiarray", "_reconstruct"): _Inert,
@@ -202,7 +202,7 @@ class _InertUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         if (module, name) not in KNOWN:
             raise InputError(
-                f"its pickle asks for {module}.{name}, which no batch of CIFAR-10 needs, and "
-                "nothing of it was run"
+                f"its pickle asks for {module}.{name}, which no batch of CIFAR-10 needs; "
+                "loading never executes code"
             )
         return KNOWN[module, name]

@@ -1,4 +1,4 @@
-"""The sources `cifar-10-c:PATH` and `imagenet-c:PATH`: published test sets, already corrupted."""
+"""The sources `cifar-10-c:PATH` and `imagenet-c:PATH`: published test sets of corrupted images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fairweather.data.source import (
 )
 from fairweather.errors import InputError, unknown_name
 
-# Hendrycks and Dietterich 2019: the fifteen of the benchmark, then the four for validation.
+# Hendrycks and Dietterich 2019: the fifteen corruptions of the benchmark, then four for validation.
 CORRUPTIONS = (
     *("gaussian_noise", "shot_noise", "impulse_noise"),
     *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
@@ -38,14 +38,14 @@ WNID = re.compile(r"n\d{8}")
 
 
 class Place(NamedTuple):
-    """What the path of a specification says: FOLDER/CORRUPTION/SEVERITY."""
+    """The path of a specification in its three pieces: FOLDER/CORRUPTION/SEVERITY."""
 
     folder: Path
     corruption: str
     severity: int
 
     def name(self, published: str) -> str:
-        """The name of the data set, wherever its files lie."""
+        """The name of the data set, wherever its files are stored."""
         return f"{published}/{self.corruption}/{self.severity}"
 
     def notes(self) -> dict[str, object]:
@@ -56,13 +56,13 @@ class Place(NamedTuple):
 def list_cifar10_c(request: Request) -> Source:
     """CIFAR-10-C as published: PATH is FOLDER/CORRUPTION/SEVERITY, such as CIFAR-10-C/fog/3.
 
-    The folder has `fog.npy`, uint8 `[5 n, 32, 32, 3]` with the n test images at severity 1 before
-    those at severity 2 and so on, and `labels.npy`, which says the same n labels five times
-    (n is 10,000). A key is a place among the n: an image has the same one at every severity. There
-    are only test images. Files are memory-mapped, and pickled objects are refused.
+    The folder has `fog.npy`, uint8 `[5 n, 32, 32, 3]`: the n test images at severity 1, then the
+    same images at severity 2, and so on. It also has `labels.npy` with the same n labels five times
+    (n is 10,000). A key is a place among the n images: an image has the same key at every severity.
+    There are only test images. Files are memory-mapped, and pickled objects are refused.
 
     Raises:
-        InputError: a name, a severity or a file is wrong, or the files are not laid out like this.
+        InputError: a name, a severity or a file is wrong, or the files have another layout.
     """
     place = _read_place("cifar-10-c", required_path(request))
     path = place.folder / f"{place.corruption}.npy"
@@ -87,9 +87,9 @@ def list_cifar10_c(request: Request) -> Source:
 def list_imagenet_c(request: Request) -> Source:
     """ImageNet-C as published: PATH is FOLDER/CORRUPTION/SEVERITY, such as ImageNet-C/fog/3.
 
-    That folder has one folder of JPEGs for each class, named by its WordNet number (`n01440764`);
-    these are the class names, sorted. A key is a place in the order of folders and files: where no
-    file is missing, an image has the same one at every severity. There are only test images.
+    That folder has one folder of JPEGs per class, named by its WordNet number (`n01440764`). These
+    are the class names, sorted. A key is a place in the order of folders and files: if no file is
+    missing, an image has the same key at every severity. There are only test images.
 
     Raises:
         InputError: a name, a severity or the folder is wrong.
@@ -101,7 +101,7 @@ def list_imagenet_c(request: Request) -> Source:
     if set(source.splits) != {WHOLE} or wrong:
         found = first_names(wrong or list(source.splits))
         raise InputError(
-            f"{str(path)!r} must have a folder for each class, named like n01440764; found {found}"
+            f"{str(path)!r} must have one folder per class, named like n01440764; found {found}"
         )
     return Source(
         source.classes,
@@ -128,7 +128,7 @@ def _read_place(published: str, path: Path) -> Place:
 def _open_array(path: Path) -> npt.NDArray[np.generic]:
     check_exists(path)
     try:
-        # Only for the .npy format, and it refuses pickled objects.
+        # This reads only the .npy format, and refuses pickled objects.
         return np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -136,20 +136,20 @@ def _open_array(path: Path) -> npt.NDArray[np.generic]:
 
 
 def _read_labels(path: Path) -> npt.NDArray[np.int64]:
-    """Read the labels of one severity, after checking that all severities have the same."""
+    """Read the labels of one severity, and check that all severities have the same labels."""
     stored = _open_array(path)
     whole = stored.dtype.kind in "iu" and stored.ndim == 1
     if not whole or not len(stored) or len(stored) % SEVERITIES:
         raise InputError(
-            f"{str(path)!r} is {stored.dtype} {list(stored.shape)}; needed is one whole number an "
-            f"image, as many for each of {SEVERITIES} severities"
+            f"{str(path)!r} is {stored.dtype} {list(stored.shape)}; it must have one whole number "
+            f"per image, and as many for each of {SEVERITIES} severities"
         )
     labels = np.asarray(stored).astype(np.int64).reshape(SEVERITIES, -1)
     different = np.flatnonzero((labels != labels[0]).any(1))
     if len(different):
         raise InputError(
-            f"{str(path)!r} must say the same {labels.shape[1]} labels {SEVERITIES} times, but "
-            f"those of severity {different[0] + 1} are others than those of severity 1"
+            f"{str(path)!r} must have the same {labels.shape[1]} labels {SEVERITIES} times, but "
+            f"the labels of severity {different[0] + 1} differ from those of severity 1"
         )
     if not 0 <= labels.min() <= labels.max() < len(CLASSES):
         span = f"{labels.min()} to {labels.max()}"
@@ -164,7 +164,7 @@ def _list_severity(
 
     def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
         for key in keys:
-            pixels = np.array(images[start + key])  # a copy: other processes do not share the map
+            pixels = np.array(images[start + key])  # a copy: a memory map cannot be sent elsewhere
             yield Item(f"image {key} at severity {severity} in {str(path)!r}", pixels)
 
     return Listing(labels, read, (path,), stretch=f"severity {severity}")

@@ -1,4 +1,4 @@
-"""The images of one part to one file of 8-bit pixels, each decoded once, by several processes."""
+"""Decode the images of one split into one file of 8-bit pixels, in several processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
 from loky import cpu_count, get_reusable_executor
 
 from fairweather.data.pixelfile import explained, remove_places, reserve
 from fairweather.data.source import Item
 from fairweather.errors import InputError
 from fairweather.pixels import (
+    Content,
+    Pixels,
     Square,
     Target,
     UnreadableImageError,
@@ -26,20 +29,20 @@ from fairweather.pixels import (
     write_decoded,
 )
 
-CHUNK = 16  # images per task: one small image costs less than handing it to a process
+CHUNK = 16  # images per task: decoding one small image costs less than sending it to a process
 SECONDS_ALONE = 1.0  # before other processes help: they need half a second to start
-# A numerical library may start a thread per core when it is imported; decoding needs none.
+# A numerical library may start one thread per core when it is imported; decoding needs none.
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 Numbered = tuple[int, Item]
 
 
 class Decoded(NamedTuple):
-    """What became of a number of items.
+    """The result of decoding a number of items.
 
     Attributes:
         shape: `(readable, 3, H, W)` of the pixels in the file.
-        unreadable: place of each item that is not in the file, and the reason.
+        unreadable: the place of each item that is not in the file, and the reason.
     """
 
     shape: tuple[int, ...]
@@ -56,15 +59,15 @@ def decode_images(
 ) -> Decoded:
     """Decode `count` items into the empty file at `path`: uint8 `[readable, 3, H, W]`.
 
-    Items are taken from the iterator as they are needed, so that few encoded images are in memory
-    at a time, and decoded ones go straight to the file, whose space is reserved first. With a
-    `square`, images become `[3, size, size]` (see `decode_image`); without, all must have the same
-    height and width. What takes longer than a second is decoded by as many processes as there are
-    cores; `LOKY_MAX_CPU_COUNT` in the environment allows fewer.
+    Items are taken from the iterator when they are needed, so that few encoded images are in memory
+    at a time. Decoded images are written directly to the file, whose space is reserved first. With
+    a `square`, images become `[3, size, size]` (see `decode_image`); without one, all must have the
+    same height and width. After one second, as many processes as there are cores decode the rest;
+    set `LOKY_MAX_CPU_COUNT` in the environment for fewer.
 
     Raises:
-        InputError: an image is unreadable and `skip_unreadable` is false; or, without a square, two
-            images differ in theirs; or the disk is full.
+        InputError: an image is unreadable and `skip_unreadable` is false; two images differ in
+            height or width and there is no square; or the disk is full.
 
     >>> import tempfile
     >>> import numpy as np
@@ -85,7 +88,7 @@ def decode_images(
 
 
 class _Filling:
-    """A file that is being filled: the one place that says what an image must be like."""
+    """A file that is being filled: the only place that checks the shape of each image."""
 
     def __init__(
         self, file: BinaryIO, path: Path, count: int, square: Square | None, skip_unreadable: bool
@@ -94,11 +97,12 @@ class _Filling:
         self.skip_unreadable = skip_unreadable
         self.shape: tuple[int, ...] | None = None
         self.first = ""  # name of the image that has this shape
+        self.position = 0  # in the file: where the last write ended
         self.unreadable: dict[int, str] = {}
 
     def add(self, place: int, item: Item) -> None:
         try:
-            pixels = decode_image(item.content, self.square)
+            pixels = to_pixels(item.content, self.square)
         except UnreadableImageError as error:
             if not self.skip_unreadable:
                 raise unreadable_error(item.name, str(error)) from error
@@ -113,9 +117,12 @@ class _Filling:
                 f"images differ in height x width: {self.first} has {_sides(self.shape)} and "
                 f"{item.name} has {_sides(pixels.shape)}; set size to resize and crop all of them"
             )
+        start = place * pixels.nbytes
         with explained(self.path.parent):
-            self.file.seek(place * pixels.nbytes)
+            if start != self.position:  # a seek flushes the buffer: one write per image
+                self.file.seek(start)
             self.file.write(pixels.data)
+        self.position = start + pixels.nbytes
 
     def close_gaps(self) -> None:
         with explained(self.path.parent):
@@ -123,6 +130,37 @@ class _Filling:
             if self.shape and self.unreadable:
                 _, height, width = self.shape
                 remove_places(self.file, self.unreadable, self.count, 3 * height * width)
+
+
+def to_pixels(content: Content, square: Square | None) -> Pixels:
+    """Make one image uint8 `[3, H, W]`, as `decode_image` does.
+
+    Pixels that already have their size only change their layout: Pillow would copy them several
+    times, and sending them to another process costs more than that.
+
+    >>> to_pixels(np.full((9, 9), 7, dtype=np.uint8), None).shape
+    (3, 9, 9)
+    """
+    if not has_its_size(content, square):
+        return decode_image(content, square)
+    assert isinstance(content, np.ndarray)
+    if content.ndim == 2:
+        return np.repeat(content[None], 3, axis=0)
+    return content.transpose(2, 0, 1).copy()
+
+
+def has_its_size(content: Content, square: Square | None) -> bool:
+    """Say whether an image is given as pixels, gray or RGB, that need no resizing and no crop.
+
+    >>> pixels = np.zeros((9, 9), dtype=np.uint8)
+    >>> has_its_size(pixels, Square(9, resize=9)), has_its_size(pixels, Square(9, resize=10))
+    (True, False)
+    """
+    if not isinstance(content, np.ndarray) or content.dtype != np.uint8:
+        return False
+    if content.ndim != 2 and content.shape[2:] != (3,):
+        return False
+    return square is None or content.shape[:2] == (square.size, square.size) == 2 * (square.resize,)
 
 
 def unreadable_error(name: str, reason: str) -> InputError:
@@ -134,6 +172,8 @@ def _decode_alone(filling: _Filling, numbered: Iterator[Numbered], workers: int)
     start = time.perf_counter()
     for place, item in numbered:
         filling.add(place, item)
+        if has_its_size(item.content, filling.square):
+            continue
         waited = time.perf_counter() - start >= SECONDS_ALONE
         if waited and workers > 1 and filling.shape is not None:
             return
@@ -142,7 +182,7 @@ def _decode_alone(filling: _Filling, numbered: Iterator[Numbered], workers: int)
 def _decode_together(filling: _Filling, numbered: Iterator[Numbered], workers: int) -> None:
     running: deque[tuple[list[Numbered], Future[list[int]]]] = deque()
     try:
-        # Executor.map would read every item before it returned the first result.
+        # Executor.map would read every item before it returns the first result.
         while chunk := list(islice(numbered, CHUNK)):
             running.append((chunk, _submit(filling, chunk, workers)))
             if len(running) > 2 * workers:
@@ -151,8 +191,8 @@ def _decode_together(filling: _Filling, numbered: Iterator[Numbered], workers: i
             _collect(filling, *running.popleft())
     except BrokenProcessPool as error:
         raise InputError(
-            "a process that decoded images was ended from outside, perhaps for lack of memory; "
-            "LOKY_MAX_CPU_COUNT=1 in the environment decodes in one process"
+            "a process that decoded images was killed, perhaps because memory ran out; set "
+            "LOKY_MAX_CPU_COUNT=1 in the environment to decode in one process"
         ) from error
     finally:
         for _, future in running:
@@ -160,11 +200,11 @@ def _decode_together(filling: _Filling, numbered: Iterator[Numbered], workers: i
 
 
 def _submit(filling: _Filling, chunk: list[Numbered], workers: int) -> Future[list[int]]:
-    assert filling.shape is not None  # of an image that was decoded alone
+    assert filling.shape is not None  # known since `_decode_alone`
     target = Target(filling.path, filling.shape, filling.square, most_pixels())
     contents = [item.content for _, item in chunk]
-    # The same processes serve the next part; idle ones end by themselves. Unlike those of the
-    # standard library, they do not import the user's script, which may have no guard for that.
+    # The same processes serve the next split; idle ones end by themselves. Unlike processes of the
+    # standard library, they do not import the user's script, which may lack the guard for that.
     executor = get_reusable_executor(workers, env=WORKER_ENVIRONMENT)
     return executor.submit(write_decoded, target, chunk[0][0], contents)
 

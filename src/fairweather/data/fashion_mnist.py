@@ -31,14 +31,15 @@ CLASSES = (
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 PLACES = (".", "FashionMNIST/raw", "raw", NAME)
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-# Of the files as they are downloaded: torchvision.datasets.FashionMNIST.resources.
+# Of the compressed files, as downloaded: torchvision.datasets.FashionMNIST.resources.
 COMPRESSED_MD5 = {
     "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
     "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
     "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
 }
-# Of what they hold. Debian compressed the same bytes again, torchvision leaves them uncompressed.
+# Of the files after decompression. Debian has compressed the same bytes again; torchvision stores
+# them uncompressed.
 CONTENT_MD5 = {
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
     "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
@@ -52,10 +53,11 @@ UNSIGNED_BYTES = 0x08  # the third byte of an idx file; the fourth is the number
 def list_fashion_mnist(request: Request) -> Source:
     """60,000 training and 10,000 test images of ten kinds of clothes: 28x28 gray.
 
-    With a path, from there: a folder of the four idx files, each as it is or as .gz, or one that
-    has them as torchvision keeps them, in `FashionMNIST/raw`. Without, from the Debian package
-    dataset-fashion-mnist if it is installed, else from the cache, downloaded if need be. What is
-    verified is what the files hold, not how it is compressed.
+    With a path, they are read from there: a folder of the four idx files, uncompressed or as .gz,
+    or a folder that has them in `FashionMNIST/raw`, where torchvision stores them. Without a path,
+    they are read from the Debian package dataset-fashion-mnist if it is installed. Otherwise they
+    are read from the cache, and downloaded if they are missing. Checksums are those of the
+    uncompressed content.
 
     Raises:
         InputError: a file is missing, damaged or not the published one.
@@ -118,17 +120,15 @@ def _parse_idx(content: bytes, path: Path, shape: tuple[int, ...]) -> npt.NDArra
     expected = UNSIGNED_BYTES << 8 | 1 + len(shape)
     if magic != expected:
         raise InputError(
-            f"{str(path)!r} is not the idx file it should be: it begins with {magic:#010x} "
-            f"instead of {expected:#010x}"
+            f"{str(path)!r} is not the expected idx file: it begins with {magic:#010x} instead of "
+            f"{expected:#010x}"
         )
     if tuple(found) != shape:
         sizes = " x ".join(map(str, found))
         raise InputError(f"{str(path)!r} has images of {sizes} pixels instead of 28 x 28")
     needed = header.size + count * math.prod(shape)
     if len(content) != needed:
-        raise InputError(
-            f"{str(path)!r} holds {len(content)} bytes, but its header announces {needed}"
-        )
+        raise InputError(f"{str(path)!r} has {len(content)} bytes, but its header says {needed}")
     return np.frombuffer(content, np.uint8, offset=header.size).reshape(count, *shape)
 
 

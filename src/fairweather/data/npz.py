@@ -1,4 +1,4 @@
-"""The source `npz:PATH`: images and labels in one NumPy archive, as MedMNIST lays them out."""
+"""The source `npz:PATH`: images and labels in one NumPy archive, in the layout of MedMNIST."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ PREFIXES = {"": WHOLE} | {f"{name}_": split for name, split in SPLIT_NAMES.items
 CLASS_NAMES = ("classes", "class_names")
 NEEDED = (
     "train_images and train_labels, and the same for val and test, or images and labels for one "
-    "set that is to be split"
+    "set without splits"
 )
 ALLOWED = "uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3], [N, 1, H, W] or [N, 3, H, W]"
 
 
 class Array(NamedTuple):
-    """What the header of one array says, before its values are read."""
+    """The header of one array; its values are not read yet."""
 
     path: Path
     key: str
@@ -48,23 +48,23 @@ class Array(NamedTuple):
     dtype: np.dtype[np.generic]
 
     def __str__(self) -> str:
-        """How an error message calls it."""
+        """The name of the array in error messages."""
         return f"{self.key} in {str(self.path)!r}"
 
 
 def list_npz(request: Request) -> Source:
     """Arrays of one .npz file: `train_images`, `train_labels`, `val_images` and so on.
 
-    The split names are those of `folder:`; `images` and `labels` are one set that is to be split.
-    Images are uint8, gray or RGB, the channels last or first where the shape leaves no doubt.
-    Labels are whole numbers, `[N]` or `[N, 1]`, from 0; text in `classes` (or `class_names`) names
-    the classes, otherwise these are "0" to the largest label of any split. Labels are read whole;
-    images are read in blocks, compressed or not, whatever their number. Keys are places in the
-    array. Nothing in the file is executed: pickled objects are refused.
+    The split names are those of `folder:`; `images` and `labels` are one set without splits. Images
+    are uint8, gray or RGB. Channels may be first or last if the shape is not ambiguous. Labels are
+    whole numbers from 0, `[N]` or `[N, 1]`. Text in `classes` (or `class_names`) names the classes;
+    without it they are "0" to the largest label of any split. Images are read in blocks, so a file
+    may be larger than memory. Keys are places in the array. Loading never executes code: pickled
+    objects are refused.
 
     Raises:
-        InputError: it is no such file or is damaged, an array is missing or of another type or
-            shape, or a label is negative, fractional or beyond the classes.
+        InputError: the file is of another kind or damaged, an array is missing or has another type
+            or shape, or a label is negative, fractional or has no class.
     """
     path = required_path(request)
     check_exists(path)
@@ -74,7 +74,7 @@ def list_npz(request: Request) -> Source:
 
 
 def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> Source:
-    """List the images of a .npz file; given class names take precedence over the file's own.
+    """List the images of a .npz file; given class names replace those in the file.
 
     Raises:
         InputError: see `list_npz`.
@@ -112,7 +112,7 @@ def _read_headers(path: Path, keys: Iterable[str]) -> dict[str, Array]:
             with archive.open(info) as member:
                 arrays[key] = array = _read_header(path, key, member)
                 size = member.tell() + math.prod(array.shape) * array.dtype.itemsize
-            # Pickled objects have any size; they are refused by their type.
+            # Pickled objects have no known size; they are refused because of their type.
             if info.file_size != size and not array.dtype.hasobject:
                 raise ValueError(f"{key} has {info.file_size} bytes, and its header says {size}")
     return arrays
@@ -121,7 +121,7 @@ def _read_headers(path: Path, keys: Iterable[str]) -> dict[str, Array]:
 def _read_header(path: Path, key: str, member: IO[bytes]) -> Array:
     version = npy.read_magic(member)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"{key} has the format version {version}, and known are 1.0 and 2.0")
+        raise ValueError(f"{key} has the format version {version}; known versions are 1.0 and 2.0")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran_order, dtype = read(member)
     if fortran_order and len(shape) > 1:
@@ -133,7 +133,7 @@ def _read_header(path: Path, key: str, member: IO[bytes]) -> Array:
 
 
 def _pair(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
-    found = f"found are {', '.join(names) or 'no arrays'}"
+    found = f"found {', '.join(names) or 'no arrays'}"
     pairs: dict[str, tuple[str, str]] = {}
     for prefix, split in PREFIXES.items():
         images, labels = f"{prefix}images", f"{prefix}labels"
@@ -141,13 +141,13 @@ def _pair(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
             continue
         if images not in names or labels not in names:
             missing = images if images not in names else labels
-            raise InputError(f"{str(path)!r} has no {missing}: {found}; needed are {NEEDED}")
+            raise InputError(f"{str(path)!r} has no {missing}: {found}; it must have {NEEDED}")
         if split in pairs or WHOLE in pairs:
             other = (pairs.get(split) or pairs[WHOLE])[0]
-            raise InputError(f"{str(path)!r} has both {other} and {images}; needed are {NEEDED}")
+            raise InputError(f"{str(path)!r} has both {other} and {images}; it must have {NEEDED}")
         pairs[split] = images, labels
     if not pairs:
-        raise InputError(f"{str(path)!r} has no images: {found}; needed are {NEEDED}")
+        raise InputError(f"{str(path)!r} has no images: {found}; it must have {NEEDED}")
     return {split: pairs[split] for split in (*SPLITS, WHOLE) if split in pairs}
 
 
@@ -158,10 +158,10 @@ def _check_images(images: Array) -> None:
     if 0 in shape:
         raise InputError(f"{images} is empty: its shape is {shape}")
     if len(shape) == 4 and (shape[1] in CHANNELS) == (shape[3] in CHANNELS):
-        problem = "both ends" if shape[1] in CHANNELS else "neither end"
+        problem = "both" if shape[1] in CHANNELS else "neither"
         raise InputError(
-            f"{images} has the shape {shape}, where {problem} could be the channels; allowed are "
-            f"{ALLOWED}"
+            f"{images} has the shape {shape}: {problem} of dimensions 1 and 3 could be the "
+            f"channels; allowed are {ALLOWED}"
         )
 
 
@@ -171,11 +171,11 @@ def _check_label_shape(labels: Array, images: Array) -> None:
         raise InputError(f"{labels} is {labels.dtype}; labels are whole numbers from 0")
     if len(shape) == 2 and shape[1] > 1:
         raise InputError(
-            f"{labels} has {shape[1]} labels an image (its shape is {shape}); needed is one class "
-            "an image, [N] or [N, 1]"
+            f"{labels} has {shape[1]} labels per image (its shape is {shape}); it must have one "
+            "class per image, [N] or [N, 1]"
         )
     if len(shape) not in (1, 2):
-        raise InputError(f"{labels} has the shape {shape}; needed is [N] or [N, 1]")
+        raise InputError(f"{labels} has the shape {shape}; allowed are [N] and [N, 1]")
     if shape[0] != images.shape[0] or 0 in shape:
         raise InputError(f"{labels} has {shape[0]} labels for {images.shape[0]} images")
 
@@ -201,7 +201,8 @@ def _class_names(array: Array) -> tuple[str, ...]:
     if array.dtype.kind != "U" or len(array.shape) != 1 or not array.shape[0]:
         found = f"{array.dtype} {list(array.shape)}"
         raise InputError(
-            f"{array} is {found}; class names are text in label order, np.array(names, dtype=str)"
+            f"{array} is {found}; class names must be text in label order: "
+            "np.array(names, dtype=str)"
         )
     names = tuple(str(name) for name in _read_whole(array))
     if len(set(names)) < len(names):
@@ -215,11 +216,11 @@ def _count_classes(
     images = sum(len(column) for column in columns.values())
     split = max(columns, key=lambda name: columns[name].max())
     largest = int(columns[split].max())
-    # Every class needs an image; without this, a column of large numbers would fill the memory.
+    # Every class needs an image. Without this check, a column of large numbers would fill memory.
     if largest >= images:
         raise InputError(
-            f"{pairs[split][1]} goes up to {largest}, but there are {images} images: class labels "
-            "are 0, 1, 2 and so on"
+            f"{pairs[split][1]} has labels up to {largest}, but there are {images} images: class "
+            "labels must be 0, 1, 2 and so on"
         )
     return largest + 1
 
@@ -274,7 +275,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    # A RuntimeError is an encrypted member, an OSError may be a place before the file's beginning.
+    # An encrypted member raises RuntimeError, and a wrong offset in the archive raises OSError.
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, OSError) as error:
         reason = _reason(path, error)
         raise InputError(f"{str(path)!r} cannot be read as a .npz file: {reason}") from error

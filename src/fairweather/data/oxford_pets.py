@@ -33,7 +33,7 @@ ARCHIVES = {
 LISTS = {"train": "trainval", "test": "test"}
 BREEDS = 37
 SPECIES = 2
-# Only plain file names: what a list names is never looked for outside the folder of images.
+# Only plain file names, so that no file outside the folder of images is read.
 LINE = re.compile(
     r"(?P<name>(?P<breed>\w[\w.-]*)_[0-9]+)\s+(?P<id>[0-9]{1,6})\s+(?P<species>[0-9]{1,6})\s+[0-9]+"
 )
@@ -42,10 +42,11 @@ LINE = re.compile(
 def list_oxford_pets(request: Request) -> Source:
     """3,680 training and 3,669 test photographs of 37 breeds of cats and dogs, in many sizes.
 
-    With a path, from there: the folder that has `images` and `annotations`, or the one around it.
-    Without, from the cache, downloaded if need be. `trainval.txt` is train and `test.txt` is test;
-    a part of the breeds will do if their ids go from 1 without a gap. Files that no list names are
-    ignored, and a .jpg may hold any format that Pillow knows, as a few of them do.
+    With a path, they are read from there: the folder that has `images` and `annotations`, or the
+    one around it. Without a path, they are read from the cache, and downloaded if they are missing.
+    `trainval.txt` is train and `test.txt` is test. Some of the breeds are enough if their ids go
+    from 1 without a gap. Files that are in no list are ignored. A .jpg may have any format that
+    Pillow reads; a few of the published files are not JPEGs.
 
     Raises:
         InputError: a folder, list or image is missing, or a line is wrong.
@@ -119,15 +120,15 @@ def _parse_line(line: str, where: str) -> _Pet:
     match = LINE.fullmatch(line)
     if match is None:
         raise InputError(
-            f"{where} is {line!r}; it should be an image's name and the numbers of class, species "
-            "and breed, such as 'Abyssinian_100 1 1 1'"
+            f"{where} is {line!r}; it must be the name of an image and the numbers of its class, "
+            "species and breed, such as 'Abyssinian_100 1 1 1'"
         )
     number, species = int(match["id"]), int(match["species"])
     if not 1 <= number <= BREEDS:
         raise InputError(f"{where} has the class id {number}; known are 1 to {BREEDS}")
     if not 1 <= species <= SPECIES:
         raise InputError(f"{where} has the species {species}; known are 1 (cat) and 2 (dog)")
-    # torchvision spells american_bulldog like this, too.
+    # As torchvision does: american_bulldog becomes American Bulldog.
     return _Pet(match["name"], number - 1, match["breed"].replace("_", " ").title())
 
 
@@ -144,7 +145,7 @@ def _class_names(pets: list[_Pet], path: Path) -> tuple[str, ...]:
     names = tuple(breeds[label] for label in sorted(breeds))
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{str(path)!r} gives {twice} several class ids")
+        raise InputError(f"{str(path)!r} lists {twice} with several class ids")
     return names
 
 
@@ -152,8 +153,8 @@ def _check_present(pets: list[_Pet], present: set[str], path: Path) -> None:
     missing = [f"{pet.name}.jpg" for pet in pets if f"{pet.name}.jpg" not in present]
     if missing:
         raise InputError(
-            f"{len(missing)} of the {len(pets)} images that {str(path)!r} names are not in the "
-            f"folder images: {first_names(missing)}"
+            f"{len(missing)} of the {len(pets)} images in the list {str(path)!r} are missing from "
+            f"the folder images: {first_names(missing)}"
         )
 
 

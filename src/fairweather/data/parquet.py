@@ -1,4 +1,4 @@
-"""The source `parquet:PATH`: encoded images and integer labels, as Hugging Face lays them out."""
+"""The source `parquet:PATH`: encoded images and integer labels, in the layout of Hugging Face."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FILE_NAME = re.compile(
 
 
 class Table(NamedTuple):
-    """One parquet file: its columns of images and labels, and the class names if it has them."""
+    """One parquet file: its columns of images and labels, and its class names if it has any."""
 
     path: Path
     image: str
@@ -45,18 +45,20 @@ class Table(NamedTuple):
 
 
 def list_parquet(request: Request) -> Source:
-    """Images in the Hugging Face layout: one parquet file, or a folder with a file a split.
+    """Images in the Hugging Face layout: one parquet file, or a folder with one file per split.
 
-    In a folder, or in `data/` below it, a split is one file or numbered shards
-    (`train-00000-of-00002.parquet`); the split names are those of `folder:`, files of other names
+    In a folder, or in `data/` below it, a split is one file or several numbered shards
+    (`train-00000-of-00002.parquet`). The split names are those of `folder:`; files with other names
     are ignored. Images are a column of `struct<bytes: binary, path: string>`, labels are integers.
-    These are the columns `image` and `label`, or the only ones of their types; the schema metadata
-    `huggingface` tells a `ClassLabel` from other integers and names its classes. Without it these
-    are "0" to the largest label of any split. Keys are row numbers over the shards in their order.
+    The columns are called `image` and `label`, or are the only ones of their types. The metadata
+    `huggingface` of the schema says which column is a `ClassLabel` and names its classes. Without
+    it, the classes are "0" to the largest label of any split. Keys are row numbers over the shards
+    in their order.
 
     Raises:
-        InputError: a file or shard is missing or not parquet, has no (or several) image or label
-            columns, a label is null or out of range, or splits have different classes.
+        InputError: a file or shard is missing or is not parquet; there is no column of images or
+            labels, or there are several; a label is null or out of range; or splits have different
+            classes.
     """
     path = required_path(request)
     check_exists(path)
@@ -76,10 +78,23 @@ def list_parquet(request: Request) -> Source:
     return Source(classes, {split: _list_split(tables[split], labels[split]) for split in tables})
 
 
+def has_parquet_files(folder: Path) -> bool:
+    """Say whether a folder, or `data/` below it, has parquet files that are not hidden."""
+    return any(_parquet_names(place) for place in _places(folder))
+
+
+def _places(folder: Path) -> tuple[Path, Path]:
+    return folder, folder / "data"
+
+
+def _parquet_names(place: Path) -> list[str]:
+    return sorted(file.name for file in place.glob("*.parquet") if file.name[0] != ".")
+
+
 def _find_shards(folder: Path) -> dict[str, list[Path]]:
     found: list[str] = []
-    for place in (folder, folder / "data"):
-        names = sorted(file.name for file in place.glob("*.parquet") if file.name[0] != ".")
+    for place in _places(folder):
+        names = _parquet_names(place)
         matches = [match for name in names if (match := FILE_NAME.fullmatch(name))]
         splits: dict[str, list[Path]] = {}
         for split in SPLITS:
@@ -91,8 +106,8 @@ def _find_shards(folder: Path) -> dict[str, list[Path]]:
         found += names
     if found:
         raise InputError(
-            f"{str(folder)!r} has no file named after a split: found {', '.join(found[:3])}; "
-            "rename it to test.parquet, or name the one file that is to be split"
+            f"{str(folder)!r} has no file with the name of a split: found {', '.join(found[:3])}; "
+            "rename one to test.parquet, or give the path of one file to have it split"
         )
     raise InputError(f"{str(folder)!r} has no parquet files, neither directly nor in data/")
 
@@ -126,7 +141,7 @@ def _open_table(path: Path) -> Table:
 
 
 def _features(schema: pa.Schema) -> Mapping[str, Any]:
-    # Metadata is optional, and nobody promises what is in it.
+    # Metadata is optional and may have any content.
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"].items()
     except (TypeError, KeyError, ValueError, AttributeError):
@@ -148,9 +163,10 @@ def _pick(path: Path, schema: pa.Schema, wanted: str, candidates: list[str]) -> 
         return candidates[0]
     found = ", ".join(f"{field.name} ({field.type})" for field in schema)
     problem = f"several columns that could be the {wanted}" if candidates else f"no {wanted} column"
-    needed = {"image": "struct<bytes: binary, path: string>", "label": "an integer"}[wanted]
+    needed = {"image": "struct<bytes: binary, path: string>", "label": "integer"}[wanted]
     raise InputError(
-        f"{str(path)!r} has {problem}: columns are {found}; needed is {needed} named {wanted!r}"
+        f"{str(path)!r} has {problem}: its columns are {found}; it must have one of type {needed} "
+        f"with the name {wanted!r}"
     )
 
 
@@ -166,11 +182,11 @@ def _read_labels(table: Table) -> npt.NDArray[np.int64]:
 def _numbered_classes(path: Path, splits: Iterable[list[npt.NDArray[np.int64]]]) -> tuple[str, ...]:
     labels = np.concatenate([column for columns in splits for column in columns])
     largest = int(labels.max(initial=-1))
-    # Every class needs an image; without this, a column of large numbers would fill the memory.
+    # Every class needs an image. Without this check, a column of large numbers would fill memory.
     if largest >= len(labels):
         raise InputError(
-            f"the labels of {str(path)!r} go up to {largest}, but there are {len(labels)} images: "
-            "class labels are 0, 1, 2 and so on"
+            f"{str(path)!r} has labels up to {largest}, but there are {len(labels)} images: class "
+            "labels must be 0, 1, 2 and so on"
         )
     return tuple(str(label) for label in range(largest + 1))
 

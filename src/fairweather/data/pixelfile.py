@@ -1,8 +1,8 @@
 """A file of 8-bit pixels: reserved, filled, sealed by a record at its end, then memory-mapped.
 
-The pixels come first, so that the map starts with them. Then follow a JSON object (the shape, and
-which images could not be read), the length of this object, and a mark. A file without the mark at
-its very end, or whose size is not the one that its record implies, is not trusted.
+The pixels come first, so that the memory map starts with them. Then come a JSON object (the shape,
+and which images could not be read), the length of this object, and a mark. A file without the mark
+at its very end is not used, nor is a file of another size than its record implies.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from fairweather.errors import InputError
+from fairweather.folders import cannot_store
 
 END = struct.Struct("<Q8s")
 MARK = b"fwpixels"
@@ -34,11 +35,11 @@ NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" el
 
 
 class PixelFile(NamedTuple):
-    """What a sealed file holds.
+    """The content of a sealed file.
 
     Attributes:
-        images: uint8 `[readable, 3, H, W]`, a memory map: what is written to it stays in memory.
-        unreadable: place of each image that is not in it, and the reason.
+        images: uint8 `[readable, 3, H, W]`, a memory map; writing to it changes memory alone.
+        unreadable: the place of each image that could not be read, and the reason.
     """
 
     images: torch.Tensor
@@ -47,18 +48,15 @@ class PixelFile(NamedTuple):
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn the system's errors with the cache into one sentence that says what can be done."""
+    """Turn the system's errors with the cache folder into an `InputError` with a way out."""
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"decoded images cannot be kept in {str(folder)!r}: {error.strerror or error}; "
-            "the environment variable FAIRWEATHER_CACHE names another folder"
-        ) from error
+        raise cannot_store("decoded images", folder, error) from error
 
 
 def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
-    """Reserve `needed` bytes of disk for a file, so that a full disk is noticed before the work.
+    """Reserve `needed` bytes of disk for a file, so that a full disk is found before the work.
 
     Raises:
         InputError: there is not enough space; says how much is needed and how much there is.
@@ -71,7 +69,7 @@ def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
             os.posix_fallocate(file.fileno(), 0, needed)
     except OSError as error:
         if error.errno in CANNOT_RESERVE:
-            return  # some network file systems; writing reports a full disk as well, only later
+            return  # some network file systems cannot; writing reports a full disk too, but later
         if error.errno not in NO_SPACE:
             raise
         raise InputError(
@@ -81,7 +79,7 @@ def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
 
 
 def remove_places(file: BinaryIO, places: Container[int], count: int, bytes_per_image: int) -> None:
-    """Close the gaps that images without pixels left, within the file."""
+    """Move pixels forward in the file over the places of images that could not be read."""
     kept = 0
     for place in range(count):
         if place in places:
@@ -95,7 +93,7 @@ def remove_places(file: BinaryIO, places: Container[int], count: int, bytes_per_
 
 
 def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> None:
-    """Cut a file behind its pixels, write the record, and wait until all of it is on the disk."""
+    """Cut a file after its pixels, append the record, and wait until everything is on the disk."""
     record = json.dumps({"shape": shape, "unreadable": unreadable}).encode()
     with path.open("r+b") as file:
         file.truncate(math.prod(shape))
@@ -106,10 +104,10 @@ def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> N
 
 
 def open_sealed(path: Path, count: int) -> PixelFile | None:
-    """Map the file at `path`, made of `count` images; None where there is none that is whole.
+    """Map the file at `path`, made of `count` images; None if it is missing or incomplete.
 
-    The map is private and nothing is reserved for it: writing to it changes memory alone, and it
-    may be larger than memory, since the system drops and reads again what nobody wrote to.
+    The map is private and reserves no memory: writing to it changes memory alone, and it may be
+    larger than memory, since the system drops unchanged pages and reads them again.
     """
     try:
         file = path.open("rb")

@@ -1,4 +1,4 @@
-"""What takes a pass over all pixels of a part: its mean and deviation, and its digest."""
+"""Passes over all pixels of a split: their mean and standard deviation, and their digest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Statistics(NamedTuple):
 
 
 def channel_statistics(images: Images) -> Statistics:
-    """Compute them exactly: an integer histogram per channel, divided once at the end.
+    """Compute the statistics exactly: count integers per channel, and divide once at the end.
 
     >>> pixels = torch.zeros(2, 3, 1, 1, dtype=torch.uint8)
     >>> pixels[1, 0] = 255
@@ -43,7 +43,7 @@ def _moments(counts: list[int]) -> tuple[float, float]:
     n = sum(counts)
     first = sum(value * count for value, count in enumerate(counts))
     second = sum(value * value * count for value, count in enumerate(counts))
-    # n² var = n Σv² − (Σv)², in Python's unbounded integers: nothing cancels.
+    # n² var = n Σv² − (Σv)², in Python's unbounded integers: no digits are lost.
     return first / n / 255, (n * second - first * first) ** 0.5 / n / 255
 
 
@@ -57,7 +57,7 @@ def digest(images: Images) -> str:
     """
     header = {"shape": list(images.images.shape), "classes": images.classes}
     hasher = hashlib.sha256(json.dumps(header).encode())
-    # Chunks: the pixels may be a memory map or a view, and are never copied as a whole.
+    # Chunks: the pixels may be a memory map or a view, and are not copied as a whole.
     for chunk in images.images.split(CHUNK):
         hasher.update(chunk.contiguous().numpy())
     for column in (images.labels, images.keys):

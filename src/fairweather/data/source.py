@@ -1,9 +1,10 @@
-"""What a source knows before any image is decoded: which images, labels and splits."""
+"""What a source knows before any image is decoded: its images, labels and splits."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from fairweather.errors import InputError
 from fairweather.progress import Notify
 
 SPLITS = ("train", "val", "test")
-WHOLE = "all"  # in place of these: one set that is still to be split
+WHOLE = "all"  # instead of these: one set that is not split yet
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -27,15 +28,15 @@ SPLIT_NAMES = {
 
 
 class Request(NamedTuple):
-    """What a source function is asked for.
+    """The arguments of a source function.
 
     Attributes:
-        path: of the specification (`folder:PATH`), or for a named set the folder with its files;
-            None where neither was given.
-        resolution: the number behind an `@`, such as 64 in `pathmnist@64`; None without.
-        offline: files that are not there are not downloaded.
+        path: the one in the specification (`folder:PATH`), or for a named set the folder with its
+            files; None if neither was given.
+        resolution: the number after an `@`, such as 64 in `pathmnist@64`; None without.
+        offline: missing files are not downloaded.
         verify: files of a named set must have the published checksum.
-        progress: called while a file is downloaded.
+        progress: called during a download.
     """
 
     path: Path | None = None
@@ -49,9 +50,9 @@ class Item(NamedTuple):
     """One image that is not decoded yet.
 
     Attributes:
-        name: what an error message calls it.
-        content: where the encoded image lies, its encoded bytes, or its pixels: uint8 `[H, W]` or
-            `[H, W, 3]`. Items go to other processes, so these are plain data.
+        name: for error messages.
+        content: the path of an encoded image, its encoded bytes, or its pixels: uint8 `[H, W]` or
+            `[H, W, 3]`. Items are sent to other processes, so these are plain data.
     """
 
     name: str
@@ -59,16 +60,17 @@ class Item(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The labelled images of one source split; an image's key is its place in here.
+    """The labelled images of one split of a source; the key of an image is its place in it.
 
     Attributes:
         labels: int64 `[N]`.
-        read: yields the items with these keys (int64, ascending), in their order.
-        files: whose bytes decide all pixels, in the order of the listing: an image file each, or
-            the few files that hold all images.
-        stretch: which images of the files these are, where another listing of the same files has
-            others under the same keys.
-        file_per_image: is `files` one file an image, by key, so that few images need few files.
+        read: yields the items with the given keys (int64, ascending), in their order.
+        files: the files with all images, in the order of the listing: one file per image, or a few
+            files with many images each. Their bytes determine all pixels.
+        stretch: says which images of the files these are, if another listing of the same files has
+            other images with the same keys.
+        file_per_image: whether `files` has one file per image, by key. Then few images need few
+            files.
     """
 
     labels: npt.NDArray[np.int64]
@@ -79,19 +81,19 @@ class Listing(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a source function returns.
+    """The result of a source function.
 
     Attributes:
         classes: class names in label order.
-        splits: either `{"all": ...}`, one set that is still to be split, or some of `train`, `val`
-            and `test`.
-        name: of a known set, with what the specification may leave out: `pathmnist@28`.
-        notes: facts for the provenance, such as the checksum of a file. `natural_shift` says, where
-            it is known, how the test images differ from the others by their origin.
+        splits: either `{"all": ...}`, one set that is not split yet, or some of `train`, `val` and
+            `test`.
+        name: the full name of a named set, such as `pathmnist@28` for `pathmnist`.
+        notes: facts for the provenance, such as the checksum of a file. If test images are known to
+            have another origin than the others, `natural_shift` says which.
         side: height and width of all images of a published set that is never resized, because its
-            pixels were changed at this size.
-        parts: by split, what behind the specification names it as a set of its own: `val` where
-            `folder:PATH/val` does.
+            images were corrupted at this size.
+        parts: for each split, the end of the specification that names this split as a set: `val` if
+            it is `folder:PATH/val`.
     """
 
     classes: tuple[str, ...]
@@ -103,24 +105,34 @@ class Source(NamedTuple):
 
 
 def required_path(request: Request) -> Path:
-    """The path of a request; raises `InputError` where neither specification nor root gave one."""
+    """The path of a request; raises `InputError` if neither specification nor root gave one."""
     if request.path is None:
         raise InputError("this data source needs a path")
     return request.path
 
 
 def check_exists(path: Path) -> None:
-    """Raise `InputError` with the near sibling name unless there is such a file or folder."""
+    """Raise `InputError` with the closest name in its folder unless the path exists."""
     if path.exists():
         return
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    closest = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.6)
+    hint = f"; did you mean {closest[0]!r}?" if closest else ""
     raise InputError(f"there is no file or folder {str(path)!r}{hint}")
 
 
+@contextmanager
+def explained_reading() -> Iterator[None]:
+    """Turn the system's error with a file of the user's into an `InputError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        name = "a file of the data set" if error.filename is None else repr(str(error.filename))
+        raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
 def check_same_classes(names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the class names that all splits share; raise `InputError` with both differences.
+    """Return the class names that all splits share; raise `InputError` if they differ.
 
     >>> check_same_classes({"train": ("cat", "dog"), "test": ("cat", "dog")})
     ('cat', 'dog')
@@ -143,7 +155,7 @@ def check_same_classes(names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
 def check_no_empty_class(
     labels: npt.NDArray[np.int64], classes: tuple[str, ...], split: str
 ) -> None:
-    """Raise `InputError` naming the classes that have no image."""
+    """Raise `InputError` with the names of the classes that have no image."""
     if not len(labels):
         raise InputError(f"there are no readable images in {split}")
     counts = np.bincount(labels, minlength=len(classes))
@@ -151,4 +163,5 @@ def check_no_empty_class(
     if empty:
         shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         kind = "class" if len(empty) == 1 else "classes"
-        raise InputError(f"{kind} {shown} without any readable image in {split}")
+        verb = "has" if len(empty) == 1 else "have"
+        raise InputError(f"{kind} {shown} {verb} no readable image in {split}")

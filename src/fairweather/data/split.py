@@ -1,4 +1,4 @@
-"""Which images train, validate and test: stratified, seeded, and a function of the labels alone."""
+"""Which images are train, val and test: stratified, seeded, and a function of the labels alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fairweather.errors import InputError
 
 
 class Purpose(IntEnum):
-    """What is drawn: each purpose draws from a random stream of its own."""
+    """The purpose of random numbers: each purpose has a random stream of its own."""
 
     TEST = 0
     VALIDATION = 1
@@ -33,18 +33,18 @@ def set_apart(
     seed: int,
     purpose: Purpose,
 ) -> npt.NDArray[np.bool_]:
-    """Choose a stratified part of the images: bool `[N]`, True for the chosen ones.
+    """Choose a stratified share of the images: bool `[N]`, True for the chosen ones.
 
-    Of a class with `n` images, `n * fraction` rounded are chosen (a half goes up), but at least one
-    and at most `n - 1`, so that every class is on both sides and is within one image of its share.
-    The choice depends on nothing but the arguments; no global random state is read or moved.
+    Of a class with `n` images, `n * fraction` rounded are chosen (a half is rounded up), but at
+    least one and at most `n - 1`. So both sides have images of every class. The choice depends only
+    on the arguments; no global random state is read or changed.
 
     Args:
         labels: int64 `[N]`, each in `[0, len(classes))`.
         classes: class names in label order.
         fraction: in (0, 1).
         seed: not negative.
-        purpose: with the same seed, test and validation images are drawn independently.
+        purpose: with the same seed, test and validation images are chosen independently.
 
     Raises:
         InputError: a class has fewer than two images.
@@ -58,8 +58,8 @@ def set_apart(
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
             raise InputError(
-                f"class {name!r} has too few images to be split: it has {len(members)}, and "
-                f"setting {purpose.name.lower()} images apart needs at least 2"
+                f"class {name!r} has too few images to be split: it has {len(members)}, and a "
+                f"{purpose.name.lower()} split needs at least 2"
             )
         count = min(max(math.floor(len(members) * fraction + 0.5), 1), len(members) - 1)
         chosen[generator.permutation(members)[:count]] = True
@@ -78,12 +78,12 @@ def divide(
 ) -> dict[str, Part]:
     """Assign every listed image to `train`, `val` or `test`, before anything is decoded.
 
-    Dividing the listing rather than the decoded images means that an unreadable file moves no other
-    image to another part. The split `all` gives `test_fraction` of its images to `test`. Then,
-    where there is no `val`, `validation_fraction` of the training images become it and keep their
-    keys. The test images are chosen first: `validation_fraction` does not move them. A fraction of
-    1 leaves nothing for `train`, which is then not there; where the source has a `val` beside it,
-    its training images are not used.
+    The listing is split and not the decoded images, so that an unreadable file moves no other image
+    to another split. Of the split `all`, `test_fraction` of the images become `test`. Then, if
+    there is no `val`, `validation_fraction` of the training images become `val` and keep their
+    keys. The test images are chosen first, so they do not depend on `validation_fraction`. With a
+    fraction of 1 there is no `train`. If the source also has a `val`, its training images are not
+    used then.
 
     Raises:
         InputError: a class has none or too few images.
@@ -102,46 +102,46 @@ def divide(
 
 
 def check_tested(source: Source, specification: str) -> None:
-    """Raise `InputError` unless a source has test images, or is one set that can give some."""
+    """Raise `InputError` unless a source has test images, or is one set that can be split."""
     if source.splits.keys() & {WHOLE, "test"}:
         return
     own = {split: f"{specification.rstrip('/')}/{name}" for split, name in source.parts.items()}
-    advice = "name one set to be split"
+    advice = "use one set without splits"
     if "val" in own:
-        advice = f"name {own['val']} to evaluate on it"
+        advice = f"use {own['val']} to evaluate on it"
     elif "train" in own:
-        advice = f"name {own['train']} to have it split"
+        advice = f"use {own['train']} to have it split"
     raise InputError(
-        f"there are images for {' and '.join(source.splits)} but none for test: images that a "
-        f"model was trained or chosen on cannot test it; add test images, or {advice}"
+        f"there are images for {' and '.join(source.splits)} but none for test, and a model cannot "
+        f"be tested on images that it was trained or chosen with: add test images, or {advice}"
     )
 
 
 def limited(part: Part, classes: tuple[str, ...], limit: int, seed: int) -> Part:
-    """Keep at most `limit` images of a part, each class in proportion and with at least one image.
+    """Keep at most `limit` images of a split, each class in proportion and with at least one image.
 
-    After the first image of every class, each further one is of the class that is due by the
-    method of Webster and Sainte-Laguë, which never takes an image back: those of a smaller limit
-    are among those of a larger one. They depend on the labels, the keys and the seed alone.
+    After the first image of every class, the method of Webster and Sainte-Laguë says of which class
+    the next image is. It never removes an image again, so the images of a smaller limit are among
+    those of a larger one. They depend only on the labels, the keys and the seed.
 
     Raises:
-        InputError: there are more classes than images wanted.
+        InputError: the limit is smaller than the number of classes.
     """
     if limit >= len(part.keys):
         return part
     if limit < len(classes):
         raise InputError(
-            f"limit must be at least {len(classes)}, an image for every class, found {limit}"
+            f"limit must be at least {len(classes)}, one image per class, found {limit}"
         )
     keys = np.sort(part.keys[in_proportion(part.listing.labels[part.keys], seed)[:limit]])
     listing = part.listing
-    if listing.file_per_image:  # the other files are not even read to tell their content
+    if listing.file_per_image:  # then the other files are not even read for the digest
         listing = listing._replace(files=tuple(listing.files[key] for key in keys))
     return Part(listing, keys)
 
 
 def in_proportion(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
-    """Order images so that any first ones of them, from one a class on, are stratified.
+    """Order images so that the first `n` of them are stratified, for every `n` from one per class.
 
     Args:
         labels: int64 `[N]`, of classes that all have images.
@@ -161,14 +161,14 @@ def in_proportion(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.in
     before = np.repeat(np.cumsum(counts) - counts, counts)
     place = np.arange(len(labels)) - before  # among the images of the same class
     due = (place + 0.5) / np.repeat(counts, counts)
-    tie = generator.permutation(len(labels))  # no class is always the first of equals
+    tie = generator.permutation(len(labels))  # random, so that no class always wins a tie
     return by_class[np.lexsort((tie, due, place > 0))]
 
 
 def _cut(
     part: Part, rest: str, other: str, classes: tuple[str, ...], fraction: float, seed: int
 ) -> dict[str, Part]:
-    """Move a fraction of a part to the split `other`; a split without images is left out."""
+    """Move a fraction of the images to the split `other`; a split without images is left out."""
     if fraction in (0, 1):
         return {other if fraction else rest: part}
     labels = part.listing.labels[part.keys]

@@ -1,4 +1,4 @@
-"""Harder training labels: fewer, wrong ones, and unequal classes; test and val stay as they are."""
+"""Fewer, wrong or imbalanced training labels; those of test and val are unchanged."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fairweather.types import Images
 def add_label_noise(
     labels: npt.NDArray[np.int64], classes: int, probability: float, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Draw each label anew with a probability, uniformly from all classes.
+    """Replace each label, with a probability, by a random one, uniform over all classes.
 
-    A label that is drawn anew may come out as it was: of `classes` classes, a share of about
-    `probability * (1 - 1 / classes)` ends up wrong. This is the uniform corruption of Hendrycks et
-    al. 2019, "Using Pre-Training Can Improve Model Robustness and Uncertainty", section 3.2.
+    A random label may be the right one: a share of about `probability * (1 - 1 / classes)` of the
+    labels becomes wrong. This is the uniform corruption of Hendrycks et al. 2019, "Using
+    Pre-Training Can Improve Model Robustness and Uncertainty", section 3.2.
 
     Args:
-        labels: int64 `[N]`, of a whole source split in its order: an image's label does not depend
-            on which other images are used.
-        classes: their number.
+        labels: int64 `[N]`, of a whole split of the source in its order, so that the label of an
+            image does not depend on which other images are used.
+        classes: the number of classes.
         probability: in [0, 1].
         seed: not negative.
 
@@ -36,25 +36,25 @@ def add_label_noise(
     0.1793
     """
     generator = np.random.default_rng([seed, Purpose.LABEL_NOISE])
-    drawn_anew = generator.random(len(labels)) < probability
-    return np.where(drawn_anew, generator.integers(classes, size=len(labels)), labels)
+    replaced = generator.random(len(labels)) < probability
+    return np.where(replaced, generator.integers(classes, size=len(labels)), labels)
 
 
 def imbalanced(
     labels: npt.NDArray[np.int64], classes: int, ratio: float, seed: int
 ) -> npt.NDArray[np.bool_]:
-    """Choose the images of a long-tailed training set: bool `[N]`, True for those that stay.
+    """Choose the images of a long-tailed training set: bool `[N]`, True for the chosen ones.
 
-    Of class `c` in `0 ... classes - 1`, a share of `ratio ** (c / (classes - 1))` stays, rounded
-    and at least one image: all of the first class, `ratio` of the last. This is the exponential
-    profile of Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", section
-    5.1, whose imbalance factor is `1 / ratio`.
+    Of class `c` in `0 ... classes - 1`, a share of `ratio ** (c / (classes - 1))` is chosen,
+    rounded, and at least one image: all of the first class, `ratio` of the last. This is the
+    exponential profile of Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of
+    Samples", section 5.1. Their imbalance factor is `1 / ratio`.
 
     Args:
         labels: int64 `[N]`.
-        classes: their number.
+        classes: the number of classes.
         ratio: in (0, 1].
-        seed: not negative; another seed keeps other images, and as many.
+        seed: not negative; another seed chooses other images, but as many.
 
     >>> labels = np.repeat([0, 1, 2], 100)
     >>> np.bincount(labels[imbalanced(labels, 3, 0.25, seed=0)]).tolist()
@@ -65,7 +65,7 @@ def imbalanced(
     for label in range(classes):
         members = np.flatnonzero(labels == label)
         share = ratio ** (label / max(classes - 1, 1))
-        # Half up, like the split: Python rounds halves to even, so counts would jump about.
+        # A half is rounded up, as for the splits; Python would round it to the even number.
         count = max(int(np.floor(len(members) * share + 0.5)), 1)
         stays[generator.permutation(members)[:count]] = True
     return stays
@@ -74,10 +74,10 @@ def imbalanced(
 def fewer_labels(train: Images, fraction: float, seed: int) -> torch.Tensor:
     """Choose a share of the training images, each class in proportion and with at least one image.
 
-    Those of a smaller share are among those of a larger one.
+    The images of a smaller share are among those of a larger one.
 
     Args:
-        train: with their true labels, of classes that all have images.
+        train: images with their true labels; every class has at least one.
         fraction: in (0, 1].
         seed: not negative.
 
@@ -95,10 +95,10 @@ def fewer_labels(train: Images, fraction: float, seed: int) -> torch.Tensor:
 
 
 def with_wrong_labels(train: Images, probability: float, seed: int) -> Images:
-    """Draw each label anew with a probability, uniformly from all classes.
+    """Replace each label, with a probability, by a random one, uniform over all classes.
 
-    Which labels are drawn anew, and what becomes of them, depends on the images of the whole part
-    and not on how many of them are used.
+    Which labels are replaced, and by what, depends on all images of the split and not on how many
+    of them are used.
 
     >>> column = torch.arange(1000)
     >>> pixels = torch.zeros(1000, 3, 8, 8, dtype=torch.uint8)
