@@ -187,14 +187,14 @@ EXACT = {name: [0.5] * 5 for name in ALEXNET}
 @pytest.mark.parametrize(
     ("errors", "words"),
     [
-        ({k: v for k, v in EXACT.items() if k != "fog"}, "missing fog; too many none"),
-        ({**EXACT, "spatter": [0.5] * 5}, "missing none; too many spatter"),
-        ({**EXACT, "imagenet_c/fog": [0.5] * 5}, "some are there twice"),
-        ({**EXACT, "snow": [0.5] * 4}, "5 severities each, snow has 4"),
-        ({**EXACT, "snow": [0.5, 0.5, 0.5, 0.5, 50.0]}, r"share in \[0, 1\], found 50 for snow"),
+        ({k: v for k, v in EXACT.items() if k != "fog"}, "missing: fog; not in the mCE: none"),
+        ({**EXACT, "spatter": [0.5] * 5}, "missing: none; not in the mCE: spatter"),
+        ({**EXACT, "imagenet_c/fog": [0.5] * 5}, "twice, with and without imagenet_c/"),
+        ({**EXACT, "snow": [0.5] * 4}, "5 severities .*snow has 4"),
+        ({**EXACT, "snow": [0.5, 0.5, 0.5, 0.5, 50.0]}, r"\[0, 1\], found 50 for snow"),
         ({**EXACT, "snow": [0.5, 0.5, 0.5, 0.5, math.nan]}, "found nan for snow"),
         ({**EXACT, "snow": 0.5}, r"errors of snow must be \[severities\]"),
-        ({}, "exactly 15 corruptions of ImageNet-C: missing gaussian_noise"),
+        ({}, "15 corruptions .*missing: gaussian_noise"),
     ],
 )
 def test_the_mce_wants_exactly_its_cells(errors, words):
@@ -207,8 +207,8 @@ def test_the_mce_wants_exactly_its_cells(errors, words):
     [
         ({}, None, "at least one corruption"),
         ({"fog": [0.1]}, {"snow": [0.1]}, "only the model has fog, only the reference snow"),
-        ({"fog": [0.1]}, {"fog": [0.1, 0.2]}, "fog has 1 severities, those of the reference are 2"),
-        ({"fog": [0.1]}, {"fog": [0.0]}, "loses nothing under fog"),
+        ({"fog": [0.1]}, {"fog": [0.1, 0.2]}, "fog has 1 .* 2 in the reference"),
+        ({"fog": [0.1]}, {"fog": [0.0]}, "fog .*reference"),
     ],
 )
 def test_what_cannot_be_averaged_is_refused(errors, reference, words):
@@ -217,7 +217,7 @@ def test_what_cannot_be_averaged_is_refused(errors, reference, words):
 
 
 def test_a_reference_that_is_not_hurt_is_refused():
-    with pytest.raises(InputError, match="loses nothing under fog"):
+    with pytest.raises(InputError, match=r"fog .*reference"):
         relative_mean_corruption_error({"fog": [0.4]}, 0.1, {"fog": [0.2]}, 0.3)
     with pytest.raises(InputError, match="found 23 for clean"):
         relative_mean_corruption_error({"fog": [0.4]}, 23, {"fog": [0.2]}, 0.1)
@@ -253,9 +253,9 @@ def test_flip_rates_at_the_edges():
     assert flip_rate([[0, 0], [1, 1], [0, 0]]) == 1
     assert flip_rate([[0, 0, 0], [0, 0, 1]], [[1, 1, 1], [0, 0, 2]]).tolist() == [1 / 3, 1]
     for bad in ([[1, 2]], [1, 2], [[]]):
-        with pytest.raises(InputError, match="at least two levels"):
+        with pytest.raises(InputError, match=r"predicted .*two levels"):
             flip_rate(bad)
-    with pytest.raises(InputError, match="at least one image"):
+    with pytest.raises(InputError, match="predicted is empty"):
         flip_rate(np.zeros((2, 0), int))
 
 
@@ -303,9 +303,9 @@ def test_an_accuracy_of_one_is_half_an_image_inside():
     assert value == pytest.approx(slow_effective(0.8, 0.5, *inside))
     value = effective_robustness(1.0, 0.5, [0.6, 0.9], [0.4, 0.5], images=100)
     assert value == pytest.approx(slow_effective(0.995, 0.5, [0.6, 0.9], [0.4, 0.5]))
-    with pytest.raises(InputError, match="exactly 0 or 1 has no logit"):
+    with pytest.raises(InputError, match=r"0 or 1 .*`images`"):
         effective_robustness(0.9, 0.5, xs, ys)
-    with pytest.raises(InputError, match="exactly 0 or 1 has no logit"):
+    with pytest.raises(InputError, match=r"0 or 1 .*`images`"):
         effective_robustness(1.0, 0.5, [0.6, 0.7], [0.5, 0.6])
 
 

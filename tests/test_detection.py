@@ -196,14 +196,14 @@ def test_few_distinct_confidences_are_not_binned():
     [
         (lambda: detection.detection_auroc([], [0.5]), "confidence_in is empty"),
         (lambda: detection.detection_auroc([0.5], []), "confidence_out is empty"),
-        (lambda: detection.detection_auroc([[0.5]], [0.5]), "one-dimensional"),
+        (lambda: detection.detection_auroc([[0.5]], [0.5]), r"confidence_in \[1, 1\]"),
         (lambda: detection.detection_auroc([math.nan], [0.5]), "confidence_in has 1 values"),
         (lambda: detection.detection_auroc([0.5], [math.nan]), "confidence_out has 1 values"),
         (
             lambda: detection.detection_auroc([0.5], [0.5], [[1], [1]], [[1], [1], [1]]),
-            "as many rows, found 2 and 3",
+            "weights_in and weights_out .*found 2 and 3",
         ),
-        (lambda: detection.detection_auroc([0.5], [0.5], [0], [1]), "at least one image"),
+        (lambda: detection.detection_auroc([0.5], [0.5], [0], [1]), "weights"),
         (lambda: detection.false_positive_rate_at([0.5], [0.5], recall=0), "found 0"),
         (lambda: detection.false_positive_rate_at([0.5], [0.5], recall=95), "found 95"),
         (lambda: detection.false_positive_rate_at([0.5], [0.5], recall=math.nan), "found nan"),

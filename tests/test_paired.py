@@ -60,7 +60,7 @@ def test_mcnemar_says_nothing_of_images_that_both_get_right_or_wrong():
     assert mcnemar_exact(*columns(9, 2, 0, 0)) == mcnemar_exact(*columns(9, 2, 500, 40))
     assert mcnemar_exact(*columns(2, 9)).p == mcnemar_exact(*columns(9, 2)).p
     assert mcnemar_exact(*columns(0, 0)).p == 1
-    with pytest.raises(InputError, match="equally long"):
+    with pytest.raises(InputError, match=r"correct_b"):
         mcnemar_exact([True], [True, False])
 
 
@@ -208,7 +208,7 @@ def test_estimates_of_other_images_or_resamples_are_refused():
         Estimate(0.5, np.ones(4), 10),
         Estimate(0.5, np.ones(3), 10, "share"),
     ):
-        with pytest.raises(InputError, match="same images, resamples and interval"):
+        with pytest.raises(InputError, match=r"n=.* and n="):
             paired_difference(base, other)
 
 
@@ -266,5 +266,5 @@ def test_a_seed_summary_is_mean_and_sample_deviation():
     assert single.mean == 0.5
     assert math.isnan(single.sd)
     for bad in ([], 0.5):
-        with pytest.raises(InputError, match="values must be"):
+        with pytest.raises(InputError, match="values"):
             seed_summary(bad)

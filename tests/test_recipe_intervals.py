@@ -119,12 +119,12 @@ def test_resamples_without_a_value_are_left_out():
 
 @pytest.mark.parametrize(("values", "rows"), [([0.5], [[0.5]]), ([0.5, 0.6], [[0.5]])])
 def test_a_variance_over_seeds_needs_two_and_their_replicates(values, rows):
-    with pytest.raises(InputError, match="at least two"):
+    with pytest.raises(InputError, match=r"at least two .*found"):
         seed_variance(values, rows)
 
 
 def test_a_difference_needs_the_same_images():
-    with pytest.raises(InputError, match="the same images on both sides, found 3 and 4"):
+    with pytest.raises(InputError, match="found 3 and 4"):
         cross_difference(np.ones((3, 2)), np.ones((4, 2)))
 
 
