@@ -494,7 +494,9 @@ def test_the_ensemble_takes_any_number_of_classes(classes, norm):
 @pytest.mark.parametrize("classes", [2, 3])
 def test_below_four_classes_nothing_is_called_autoattack(name, classes):
     model, images = network(classes).eval(), noise(2)
-    with pytest.raises(InputError, match=f"at least 4 classes, found {classes}; ask for a"):
+    with pytest.raises(
+        InputError, match=f"{name} .* 4 classes, found {classes}; .*auto_ensemble_without_dlr"
+    ):
         small(name)(model, images, right_labels(model, images), torch.arange(2))
 
 
@@ -544,7 +546,7 @@ def test_square_breaks_what_hides_its_gradient():
         }
         for name in ("pgd", "square")
     }
-    assert "square sees no gradient" in masking_warning(masked, chance=0.1)
+    assert "square, which uses no gradients" in masking_warning(masked, chance=0.1)
 
 
 # --- models without gradients ----------------------------------------------------------------
@@ -577,7 +579,7 @@ class Frozen(nn.Module):
 @pytest.mark.parametrize("model", [Exported(True), Exported(False), Frozen()])
 def test_gradient_attacks_need_gradients(model, name):
     images = noise(6)
-    with pytest.raises(InputError, match=r"needs gradients.*the attack square needs none$"):
+    with pytest.raises(InputError, match=r"gradients.*square"):
         small(name)(model, images, right_labels(model, images), torch.arange(6))
 
 
@@ -797,22 +799,22 @@ def test_a_bump_is_a_hill_above_a_valley(side):
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("pdg", {"epsilon": 0.1}, "unknown attack 'pdg'; did you mean 'pgd'"),
+        ("pdg", {"epsilon": 0.1}, "'pdg'; did you mean 'pgd'"),
         ("pgd", {"epsilon": 0.1, "step": 3}, "did you mean 'steps'"),
-        ("pgd", {}, "pgd needs its level"),
-        ("pgd", {"epsilon": -0.1}, "epsilon must be a finite number >= 0, found -0.1"),
-        ("pgd", {"epsilon": math.nan}, "epsilon must be a finite number >= 0, found nan"),
-        ("pgd", {"epsilon": math.inf, "norm": "l2"}, "finite number"),
+        ("pgd", {}, "pgd .*epsilon=NUMBER"),
+        ("pgd", {"epsilon": -0.1}, "epsilon .*>= 0, found -0.1"),
+        ("pgd", {"epsilon": math.nan}, "epsilon .*finite .*found nan"),
+        ("pgd", {"epsilon": math.inf, "norm": "l2"}, "epsilon .*finite .*found inf"),
         ("pgd", {"epsilon": "8"}, "found '8'"),
         ("pgd", {"epsilon": True}, "found True"),
-        ("pgd", {"epsilon": 8}, "at most 1 in the norm linf, found 8"),
-        ("pgd", {"epsilon": 0.1, "steps": 0}, "steps must be a whole number >= 1, found 0"),
-        ("pgd", {"epsilon": 0.1, "steps": 2.5}, "whole number"),
-        ("pgd", {"epsilon": 0.1, "step_size": 0}, "step_size must be a finite number > 0"),
-        ("pgd", {"epsilon": 0.1, "restarts": -1}, "restarts must be a whole number"),
+        ("pgd", {"epsilon": 8}, "epsilon .*at most 1 .*found 8"),
+        ("pgd", {"epsilon": 0.1, "steps": 0}, "steps .*>= 1, found 0"),
+        ("pgd", {"epsilon": 0.1, "steps": 2.5}, "steps .*whole number .*found 2.5"),
+        ("pgd", {"epsilon": 0.1, "step_size": 0}, "step_size .*> 0, found 0"),
+        ("pgd", {"epsilon": 0.1, "restarts": -1}, "restarts .*>= 1, found -1"),
         ("fgsm", {"epsilon": 0.1, "norm": "linff"}, "did you mean 'linf'"),
-        ("square", {"epsilon": 0.1, "queries": True}, "queries must be a whole number"),
-        ("fab_t", {"epsilon": 0.1, "targets": 0}, "targets must be a whole number"),
+        ("square", {"epsilon": 0.1, "queries": True}, "queries .*>= 1, found True"),
+        ("fab_t", {"epsilon": 0.1, "targets": 0}, "targets .*>= 1, found 0"),
     ],
 )
 def test_bad_parameters_get_one_sentence(name, parameters, message):
@@ -832,15 +834,15 @@ GOOD = {
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, "float32 images .* torch.uint8"),
-        ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.float64)}, "float32 images"),
+        ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, "float32 .* torch.uint8"),
+        ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.float64)}, "float32 .* torch.float64"),
         ({"images": torch.zeros(2, 1, 8, 8)}, r"found torch.float32 \[2, 1, 8, 8\]"),
-        ({"images": torch.zeros(0, 3, 8, 8)}, "no images"),
-        ({"images": torch.full((2, 3, 8, 8), 1.01)}, "normalisation belongs inside the model"),
+        ({"images": torch.zeros(0, 3, 8, 8)}, "at least one image"),
+        ({"images": torch.full((2, 3, 8, 8), 1.01)}, "found 1.01 to 1.01; normalisation"),
         ({"images": torch.full((2, 3, 8, 8), -0.01)}, "found -0.01 to -0.01"),
         ({"images": torch.full((2, 3, 8, 8), math.nan)}, "found nan to nan"),
         ({"labels": torch.zeros(2)}, "int64 label for each of 2 images"),
-        ({"labels": torch.tensor([0, 4])}, "labels go from 0 to 4, but the model has 4 classes"),
+        ({"labels": torch.tensor([0, 4])}, "labels .* 0 to 4.* 4 classes"),
         ({"keys": torch.arange(3)}, r"int64 key for each of 2 images, found torch.int64 \[3\]"),
         ({"model": nn.Identity()}, r"logits \[B, classes\], found \[2, 3, 8, 8\]"),
         ({"model": linear(torch.full((4, 192), math.nan))}, "finite logits"),
@@ -854,7 +856,7 @@ def test_bad_batches_get_one_sentence(changed, message):
 
 
 def test_an_l2_budget_beyond_the_box_is_refused():
-    with pytest.raises(InputError, match=r"no two images .* farther apart than 13\.86"):
+    with pytest.raises(InputError, match=r"epsilon .*13\.86.* l2, found 14"):
         make_attack("pgd", epsilon=14, norm="l2")(**GOOD)
 
 
@@ -865,14 +867,14 @@ def test_a_gradient_that_is_not_finite_is_said():
                 4, 0, -1
             )
 
-    with pytest.raises(InputError, match=r"gradient .* is not finite"):
+    with pytest.raises(InputError, match=r"gradient .*not finite"):
         small("pgd")(**{**GOOD, "model": Root()})
 
 
 @pytest.mark.parametrize(
     ("attack", "message"),
     [
-        (lambda problem: problem.images + 0.2, "broke its budget: 0.19"),
+        (lambda problem: problem.images + 0.2, "budget: 0.19"),
         (lambda problem: problem.images + 0.6, r"left \[0, 1\]"),
         (lambda problem: problem.images * math.nan, r"left \[0, 1\]"),
         (lambda problem: problem.images[:1], "must return float32"),
@@ -900,9 +902,9 @@ def test_ids_and_levels():
     ]
     assert fw.make_attack("pgd", steps=5, epsilon=1).id == "pgd,epsilon=1,steps=5"
     assert isinstance(attacks[0], fw.Attack)
-    with pytest.raises(InputError, match="same level twice"):
+    with pytest.raises(InputError, match=r"epsilon .*\[0.1, 0.1\]"):
         sweep("fgsm", [0.1, 0.1])
-    with pytest.raises(InputError, match="number or a list"):
+    with pytest.raises(InputError, match=r"epsilon .*found None"):
         sweep("fgsm", {"norm": "l2"})
 
 
@@ -940,7 +942,7 @@ def test_signs_of_gradient_masking():
     rising = masking_warning({"pgd": {0.3: 0.4, 0.1: 0.3, 0.2: 0.305}}, chance=0.1)
     assert "under pgd rises from 0.3 at epsilon 0.1 to 0.4 at epsilon 0.3" in rising
     blind = masking_warning({"pgd": {0.1: 0.5}, "square": {0.1: 0.4, 0.2: 0.1}}, chance=0.1)
-    assert "square sees no gradient and leaves 0.4 at epsilon 0.1, pgd leaves 0.5" in blind
+    assert "leaves 0.4 at epsilon 0.1, but pgd leaves 0.5" in blind
     small = masking_warning({"pgd": {2 / 255: 0.1, 8 / 255: 0.5}}, chance=0.1)
     assert "rises from 0.1 at epsilon 2/255 to 0.5 at epsilon 8/255" in small
     both = masking_warning({"pgd": {0.1: 0.5, 1: 0.9}, "square": {0.1: 0.4}}, chance=0.1)
