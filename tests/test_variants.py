@@ -156,7 +156,7 @@ def test_smaller_batches_would_be_another_model(toy_images):
 
 
 def test_a_model_without_batch_norm_is_one_sentence():
-    with pytest.raises(InputError, match="Linear has no batch norm"):
+    with pytest.raises(InputError, match=r"Linear .*batch norm"):
         adapt_batchnorm(nn.Linear(2, 2))
 
 
@@ -231,8 +231,8 @@ def test_a_finished_run_makes_no_variant_again(with_variants, monkeypatch):
 @pytest.mark.parametrize(
     ("variants", "words"),
     [
-        (["temprature"], "unknown variant 'temprature'; did you mean 'temperature'"),
-        (["temperature", "temperature"], "temperature stands twice"),
+        (["temprature"], "'temprature'; did you mean 'temperature'"),
+        (["temperature", "temperature"], "variants: temperature"),
     ],
 )
 def test_bad_variants_are_one_sentence(variants, words):
