@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -260,19 +261,19 @@ def test_a_damaged_manifest_is_one_sentence(dataset, shifts, tmp_path, gone):
     manifest = manifest_of(tmp_path)
     del manifest["shifts"][FOG][gone]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(fw.InputError, match="holds something else; name a new folder with --out"):
+    with pytest.raises(fw.InputError, match=f"{re.escape(str(tmp_path))}.*--out"):
         fw.export(dataset, shifts, tmp_path)
     assert manifest_of(tmp_path) == manifest
 
 
 def test_a_folder_with_something_else_is_refused_and_left_alone(dataset, shifts, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(fw.InputError, match="holds something else; name a new folder with --out"):
+    with pytest.raises(fw.InputError, match=f"{re.escape(str(tmp_path))}.*--out"):
         fw.export(dataset, shifts, tmp_path)
     (tmp_path / "manifest.json").write_text('{"version": 1, "steps": {}}')  # of a run
-    with pytest.raises(fw.InputError, match="holds something else"):
+    with pytest.raises(fw.InputError, match=f"{re.escape(str(tmp_path))}.*--out"):
         fw.export(dataset, shifts, tmp_path)
-    with pytest.raises(fw.InputError, match="holds something else"):
+    with pytest.raises(fw.InputError, match=f"{re.escape(str(tmp_path))}.*--out"):
         fw.export(dataset, shifts, tmp_path / "thesis.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "thesis.txt"]
 
@@ -280,9 +281,9 @@ def test_a_folder_with_something_else_is_refused_and_left_alone(dataset, shifts,
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"seed": 1}, "an export of another seed: 0 and not 1"),
-        ({"format": "npz"}, "an export of another format: png and not npz"),
-        ({"part": "val"}, "an export of another part: test and not val"),
+        ({"seed": 1}, "seed: 0, not 1; .*--out"),
+        ({"format": "npz"}, "format: png, not npz; .*--out"),
+        ({"part": "val"}, "split: test, not val; .*--out"),
     ],
 )
 def test_an_export_of_other_inputs_is_refused(dataset, shifts, tmp_path, options, words):
@@ -291,7 +292,7 @@ def test_an_export_of_other_inputs_is_refused(dataset, shifts, tmp_path, options
     with pytest.raises(fw.InputError, match=words):
         fw.export(dataset, shifts, tmp_path, **options)
     dataset.test.images[0, 0, 0, 0] ^= 1
-    with pytest.raises(fw.InputError, match="another data, by their SHA-256"):
+    with pytest.raises(fw.InputError, match=r"SHA-256 .*--out"):
         fw.export(dataset, shifts, tmp_path)
     assert (tree(tmp_path), manifest_of(tmp_path)) == before
 
@@ -301,11 +302,11 @@ def test_mistakes_come_before_anything_is_written(dataset, shifts, tmp_path):
     twice = Dataset("twice", None, None, dataset.test[[0, 0]], dataset.mean, dataset.std)
     bad = Shift("bad", 1.0, {}, lambda images, keys, seed: images.float())
     for arguments, options, error, words in (
-        ((dataset, shifts), {"format": "jpg"}, fw.InputError, "unknown format 'jpg'"),
+        ((dataset, shifts), {"format": "jpg"}, fw.InputError, "'jpg'.*npz, png"),
         ((dataset, shifts), {"part": "tset"}, fw.InputError, "did you mean 'test'"),
-        ((dataset, shifts), {"part": "train"}, fw.InputError, "no part train; it has val and test"),
-        ((dataset, []), {}, fw.InputError, "there are no shifts"),
-        ((twice, shifts), {}, fw.InputError, "two images have the same key"),
+        ((dataset, shifts), {"part": "train"}, fw.InputError, "train.* val and test"),
+        ((dataset, []), {}, fw.InputError, "at least one shift"),
+        ((twice, shifts), {}, fw.InputError, "same key"),
         ((dataset, [*shifts, bad]), {}, TypeError, "bad must return uint8"),
     ):
         with pytest.raises(error, match=words):
@@ -319,7 +320,7 @@ def test_two_processes_do_not_write_into_one_folder(dataset, shifts, tmp_path):
             fw.export(dataset, shifts, tmp_path / "out")
         return images
 
-    with pytest.raises(fw.InputError, match="another process is exporting to"):
+    with pytest.raises(fw.InputError, match=r"another process .*out"):
         fw.export(dataset, [Shift("again", 1.0, {}, again)], tmp_path / "out")
 
 
@@ -394,7 +395,7 @@ def test_the_command_exports_and_goes_on(command, colour_folder, tmp_path):
     assert classes == clean.classes
     status, out, error = command(*arguments, "--seed", "1")
     assert (status, out) == (2, "")
-    assert "another seed: 0 and not 1" in error
+    assert "seed: 0, not 1; name a new folder with --out" in error
     assert manifest_of(tmp_path / "out") == first
 
 
