@@ -2,8 +2,8 @@
 
 A Square attack needs a few numbers per image five thousand times, so one generator object per image
 would cost more time than the network. These are SplitMix64 sequences (Steele, Lea and Flood, "Fast
-splittable pseudorandom number generators", 2014), computed for all images at once in integers,
-which overflow in the same way on every device.
+splittable pseudorandom number generators", 2014), computed for all images at once. They use
+integers, which overflow in the same way on every device.
 """
 
 from __future__ import annotations

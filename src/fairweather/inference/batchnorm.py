@@ -66,8 +66,8 @@ def predict_adapted(
 ) -> Predictions:
     """Predict in shuffled batches of nearly equal size; the result has the order of the images.
 
-    A data set sorted by class would give batches of one class, whose statistics are not those of
-    the data, so images are shuffled with a fixed seed. Arguments as in `fairweather.predict`.
+    Images are shuffled with a fixed seed, because a data set sorted by class would give batches of
+    one class, with other statistics than the data. Arguments as in `fairweather.predict`.
 
     Raises:
         InputError: there are fewer than two images or the batch size is below two; or memory runs

@@ -186,9 +186,9 @@ def linear_macro_auc(sums: FloatArray, images: FloatArray, areas: FloatArray) ->
     The area of a class is a mean over pairs of a positive and a negative image; with counts, it is
     a ratio of sums over pairs. To first order it is the mean placement of the positives, plus the
     mean placement of the negatives, minus the area; both means are weighted by the counts (DeLong
-    et al. 1988). The error falls with the root of the product of the numbers of positives and
-    negatives, while the interval's width falls only with the root of the smaller number. The
-    approximation is exact if all images count the same, and many times as fast.
+    et al. 1988). The error is of the order 1 / sqrt(positives * negatives), while the width of the
+    interval is of the order 1 / sqrt(the smaller of the two numbers). The approximation is exact if
+    all images count the same, and many times as fast.
 
     Args:
         sums: sums of `placements` for each class present, over the images of each of these classes,
@@ -216,8 +216,8 @@ def _wins_and_pairs(
 
     The levels are the distinct scores of the positives. A negative below level k loses to level k
     and all higher ones. A negative that ties with level k loses half to level k, and fully to level
-    k + 1. So each negative adds half its weight at its left and half at its right insertion point,
-    and a running sum over the levels says how much weight each level beats.
+    k + 1. So each negative adds half its weight at its left insertion point and half at its right
+    one. A running sum over the levels then says how much weight each level beats.
     """
     levels, level = np.unique(scores[positive], return_inverse=True)
     negatives, positives = columns[~positive], columns[positive]

@@ -239,11 +239,11 @@ def recipe_estimate(seeds: Sequence[Estimate]) -> Estimate:
 
 
 def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> Estimate:
-    """The worst of cells (levels, shifts) that were resampled jointly, found on each resample anew.
+    """The worst of cells (levels, shifts) that were resampled jointly.
 
-    NaN is never the worst; the risk is NaN if no image is answered, for example. If the cells are
-    nearly equal and noisy, the worst observed value is biased: on average it is worse than the
-    worst true value.
+    It is found on the original images, and again on each resample. NaN is never the worst; for
+    example, the risk is NaN if no image is answered. If the cells are nearly equal and noisy, the
+    worst observed value is biased: on average it is worse than the worst true value.
 
     Raises `InputError` as `mean_estimate` does.
 
@@ -289,8 +289,8 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     than `FEW` on one side, percentiles are too narrow, and if all images agree they have no width.
     Then it is a Wilson interval. Its number of images is the one for which a share of this size has
     the variance of the replicates: for a single cell about its own number of images, for a mean
-    over cells usually more. With fewer than `VERY_FEW`, the end next to 0 or 1 is that of
-    Clopper and Pearson, if that is closer to 0 or 1.
+    over cells usually more. With fewer than `VERY_FEW`, the end next to 0 or 1 is that of Clopper
+    and Pearson, if that is closer to 0 or 1.
 
     "difference" is for one share minus another on the same images: percentiles, or the interval of
     Bonett and Price if the two differ on fewer than `FEW` images.
@@ -382,13 +382,13 @@ def image_interval(estimate: Estimate) -> ImageInterval:
 def skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]:
     """The 95 % interval of a value whose error is skewed: Student's t, corrected for skewness.
 
-    If a value depends most on a few images, a sample that by chance has few of them gives a value
-    that is too good and also a spread that is too small. Then the middle 95 % of the replicates end
-    too early on the far side. A cubic polynomial that depends on the skewness γ of the replicates
-    makes the error, in units of its estimated spread, symmetric; it is solved for the ends. The
-    spread is uncertain too, so the quantile is Student's with 4 / (3γ²) degrees of freedom: those
-    of a spread estimated from numbers with a gamma distribution, whose kurtosis is 3/2 of the
-    squared skewness.
+    Suppose that a value depends most on a few images. A sample that by chance has few of them gives
+    a value that is too good, and also a spread that is too small. Then the middle 95 % of the
+    replicates end too early on the far side. The correction works as follows. The error, in units
+    of its estimated spread, is made symmetric by a cubic polynomial that depends on the skewness γ
+    of the replicates; this is solved for the ends. The spread is uncertain too, so the quantile is
+    Student's with 4 / (3γ²) degrees of freedom. That is the number for a spread estimated from
+    numbers with a gamma distribution, whose kurtosis is 3/2 of the squared skewness.
 
     Args:
         value: on the original images.

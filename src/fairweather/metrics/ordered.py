@@ -169,8 +169,9 @@ def sums_below(
     Returns:
         float64 `[1 + columns, B, places + cuts]`.
 
-    Whole counts are added in 64-bit integers, and so are float columns (with a rounding error below
-    1e-12 for up to a million images), so that the order of adding does not change the last bits.
+    Whole counts are added in 64-bit integers, so that the order of adding does not change the last
+    bits. Float columns are added in the same way; for up to a million images, their rounding error
+    is below 1e-12.
 
     >>> order = order_by_confidence(np.array([0.5, 0.9, 0.5]), np.array([True, True, False]))
     >>> sums_below(order, np.array([[1, 1, 2]]), np.array([4.0]), [order.wrong], order.groups)[:, 0]

@@ -111,9 +111,9 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
 
     The noise of the bins inflates binned calibration errors, and resampling inflates them once
     more. Between two models this cancels only in part, and not at all if one is calibrated and the
-    other far from it. So the replicates of each model are first corrected in the same ways as in
-    `to_score` (for example, a replicate r of a root mean square with the value v becomes
-    sqrt(max(2v² − r², 0))). Then the differences are taken, and each end is the outermost of all
+    other far from it. So the replicates of each model are first corrected, in the same ways as in
+    `to_score`. For example, a replicate r of a root mean square with the value v becomes
+    sqrt(max(2v² − r², 0)). Then the differences are taken, and each end is the outermost of all
     ways. The difference itself is that of the uncorrected values, so it may be near an end. For
     calibration errors, an interval that contains 0 does not mean that two models are equally
     calibrated: with few images it contains many other values too.
