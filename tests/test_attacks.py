@@ -81,7 +81,7 @@ class Counted(nn.Module):
 
 
 class Constant(nn.Module):
-    """Always class 0, with a gradient of zero: whatever an attack draws shows."""
+    """Always class 0, with a gradient of zero, so results show only the random numbers."""
 
     def forward(self, images):
         return images.flatten(1).sum(1, keepdim=True) * 0 + torch.tensor([1.0, 0.5, 0, 0, 0])
@@ -217,7 +217,7 @@ def test_pgd_is_monotone_in_epsilon(norm):
 
 
 def binary(pixel=0.5, margin=0.0):
-    """A linear model of two classes, images, their labels, and the way uphill of the loss."""
+    """A linear model of two classes, images, labels, and the direction that raises the loss."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(2, 3 * 8 * 8, generator=generator)
     images = pixel + 0.02 * (noise(5) - 0.5)
@@ -287,7 +287,7 @@ def test_pgd_takes_the_stated_step():
     model, images, labels, uphill = binary()
     attack = make_attack("pgd", epsilon=1e-4, steps=1, step_size=1e-5)
     start = make_attack("pgd", epsilon=1e-4, steps=1, step_size=1e-12)
-    # The stream of random numbers is that of the id, so both are run under the same one.
+    # The random numbers depend on the id, so both are run with the same stream.
     batch = (model, images, labels, torch.arange(5), "0/same")
     step = attack.apply(*batch).images - start.apply(*batch).images
     inside = (attack.apply(*batch).images - images).abs() < 0.99e-4
@@ -331,8 +331,8 @@ def test_fgsm_equals_foolbox(foolbox, norm):
     torch.testing.assert_close(result.images[right], expected[right], rtol=0, atol=2e-6)
 
 
-# Two searches that draw their own numbers break other images now and then. Where each image has
-# draws of its own, they are compared pair by pair: where two differ, either may be the right one.
+# Two searches with different random numbers sometimes break different images. If each image has its
+# own random numbers, they are compared in pairs: if two differ, either may be right.
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -380,7 +380,7 @@ def test_auto_pgd_agrees_with_torchattacks(torchattacks, name, norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_fab_agrees_with_torchattacks(torchattacks, norm):
-    """Without restarts it draws nothing: a pair differs where rounding decides."""
+    """Without restarts it uses no random numbers: a pair differs only by rounding."""
     classes = 5
     model, (images, labels, keys) = trained(classes), held_out(300, classes)
     ours_right, theirs_right = [], []
@@ -397,7 +397,7 @@ def test_fab_agrees_with_torchattacks(torchattacks, norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_square_agrees_with_torchattacks(torchattacks, norm):
-    """Theirs places one square for the whole batch: only its searches are independent."""
+    """Theirs places one square for the whole batch, so only whole searches are independent."""
     model, (images, labels, keys) = trained(), held_out(150)
     queries = 40
     attack = make_attack("square", epsilon=RADII[norm] * 1.5, queries=queries, norm=norm)
@@ -425,12 +425,12 @@ def test_squares_reach_the_last_row_and_column(norm):
     images, labels = torch.full((40, 3, 8, 8), 0.5), torch.zeros(40, dtype=torch.int64)
     attack = make_attack("square", epsilon=2.5 * RADII[norm], norm=norm, queries=300)
     robust = attack.outcome(model, images, labels, torch.arange(40)).robust
-    # Half of the starts have the right colours there; no more would if squares stayed away.
+    # Half of the starts have the right colours there; without squares there it would stay so.
     assert robust.sum() < fewest(40, 0.5)
 
 
 def test_a_moved_bump_follows_the_algorithm():
-    """Algorithm 3 of the paper with the authors' normalisation, an image at a time."""
+    """Algorithm 3 of the paper with the authors' normalisation, one image at a time."""
     images, epsilon, part = 0.4 + 0.2 * noise(6, size=9), 0.5, 0.2
     start = bumps(images, draws.streams(torch.arange(6), "start"), 0.8 * epsilon)
     states = draws.streams(torch.arange(6), "move")
@@ -479,7 +479,7 @@ def test_the_ensemble_takes_any_number_of_classes(classes, norm):
     images = noise(5)
     labels = right_labels(model, images)
     name = ensemble_name(classes)
-    # So small that images survive to the last target of the last part.
+    # So small that some images are still right at the last target of the last part.
     attack = make_attack(name, epsilon=1e-5, norm=norm, steps=2, queries=3)
     result = attack.outcome(model, images, labels, torch.arange(5))
     parts = ["clean", "apgd_ce", "apgd_t", "fab_t", "square"]
@@ -553,7 +553,7 @@ def test_square_breaks_what_hides_its_gradient():
 
 
 class Exported(nn.Module):
-    """As a wrapper of an ONNX session: the arithmetic happens outside PyTorch."""
+    """Like a wrapper of an ONNX session: the arithmetic is done outside PyTorch."""
 
     def __init__(self, detach):
         super().__init__()
@@ -565,7 +565,7 @@ class Exported(nn.Module):
 
 
 class Frozen(nn.Module):
-    """Its outputs require gradients of its parameters, but not of the images."""
+    """Its outputs have gradients for its parameters, but not for the images."""
 
     def __init__(self):
         super().__init__()
@@ -934,7 +934,7 @@ def test_signs_of_gradient_masking():
     fine = {"pgd": {0.1: 0.5, 0.2: 0.5, 1.0: 0.05}, "square": {0.1: 0.7}}
     assert masking_warning(fine, chance=0.1) == ""
     assert masking_warning({}, chance=0.1) == ""
-    # What a healthy network does under one step: it overshoots, and need not reach chance.
+    # One step on a normal network overshoots and may not reach chance.
     one_step = {8 / 255: 0.237, 0.1: 0.0, 0.3: 0.0, 1.0: 0.227}
     assert masking_warning({"fgsm": one_step, "square": {0.1: 0.0}}, chance=0.1) == ""
     chance = masking_warning({"apgd_ce": {1.0: 0.2}}, chance=0.1)

@@ -61,7 +61,7 @@ RELATIVE = {
 }
 CLEAN, ALEXNET_CLEAN = 0.2387, 0.4348  # 1 − top-1 accuracy of torchvision's weights
 # RobustBench's Standard_R50, accuracy at severities 1 to 5 on 5,000 images of ImageNet-C, and the
-# mean that stands in the same row: model_info/imagenet/corruptions/unaggregated_results_2d.csv at
+# mean in the same row: model_info/imagenet/corruptions/unaggregated_results_2d.csv at
 # 24ce20d.
 ROBUSTBENCH_MEAN = 0.392304
 ROBUSTBENCH = {
@@ -102,7 +102,7 @@ ALEXNET_BY_SEVERITY = {
 
 
 def errors_of(accuracies):
-    """A model that is as wrong at each of five severities as on average."""
+    """A model with the same error at each of five severities."""
     return {name: [1 - accuracy / 100] * 5 for name, (accuracy, _) in accuracies.items()}
 
 
@@ -126,7 +126,7 @@ def test_the_relative_mce_of_resnet50_is_the_published_one():
 def test_the_plain_mean_of_another_measurement_is_the_published_one():
     wrong = {name: 1 - np.array(right) for name, right in ROBUSTBENCH.items()}
     assert mean_corruption_error(wrong) == pytest.approx(1 - ROBUSTBENCH_MEAN, abs=1e-6)
-    # On the same kind of model, the mCE by severity is near the one above, with either names.
+    # For the same kind of model, the mCE from severities is close to the one above (both names).
     assert mce_alexnet(wrong) == pytest.approx(0.767, abs=0.005)
     assert mce_alexnet({f"imagenet_c/{name}": e for name, e in wrong.items()}) == mce_alexnet(wrong)
 
@@ -288,7 +288,7 @@ def test_resamples_are_fitted_one_by_one():
     rng = np.random.default_rng(1)
     clean, shifted = rng.uniform(0.5, 0.9, (2, 4))
     xs, ys = rng.uniform(0.3, 0.9, (2, 5, 4))
-    xs[:, 2] = 0.71  # no line through these, though rounding puts their mean beside them
+    xs[:, 2] = 0.71  # no line through these, although rounding makes their mean differ from them
     values = effective_robustness(clean, shifted, xs, ys)
     for b in (0, 1, 3):
         expected = slow_effective(clean[b], shifted[b], xs[:, b], ys[:, b])

@@ -22,7 +22,7 @@ def columns(drawn):
 
 
 def slow_threshold(confidence, correct):
-    """The smallest candidate whose share below is nearest to the error, from the words."""
+    """The smallest candidate whose share below is closest to the error: the definition."""
     wrong = list(correct).count(False)
     distance = {
         at: abs(sum(sure < at for sure in confidence) - wrong) for at in [*confidence, math.inf]
@@ -75,7 +75,7 @@ def test_atc_at_the_edges():
     assert selective.atc_threshold(confidence, [False] * 3) == math.inf
     assert selective.atc_threshold([0.5], [True]) == 0.5
     assert selective.atc_threshold([0.5], [False]) == math.inf
-    # Nothing to part: the nearer of all and none, and all where both are as near.
+    # All are equal: the closer of all and none; all if both are equally close.
     assert selective.atc_threshold([1.0] * 4, [True, False, False, False]) == math.inf
     assert selective.atc_threshold([1.0] * 4, [True, True, False, False]) == 1
     assert selective.atc_accuracy([0.99, 1.0], math.inf) == 0

@@ -1,4 +1,4 @@
-"""Corrupted copies: the pixels that a model would see, whole or not at all, and read back."""
+"""Corrupted copies: the pixels that a model gets, written completely or not at all, and read."""
 
 import hashlib
 import io
@@ -33,7 +33,7 @@ FOG_NAME = "imagenet_c__fog,severity=3"
 def dataset():
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(256, size=(N, 3, 12, 10), dtype=np.uint8))
-    keys = torch.arange(N) * 7  # as of a part of a larger set
+    keys = torch.arange(N) * 7  # as in a subset of a larger set
     images = Images(pixels, torch.arange(N) % 3, keys, CLASSES)
     return Dataset("noise", None, images[:9], images, (0.5,) * 3, (0.2,) * 3)
 
@@ -48,7 +48,7 @@ def manifest_of(out):
 
 
 def tree(folder):
-    """All files below a folder with their content, but for the time in the manifest."""
+    """All files below a folder with their content, without the time in the manifest."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -143,11 +143,11 @@ def test_the_same_export_gives_the_same_bytes(dataset, shifts, tmp_path, format)
     for path in tmp_path.rglob("*.npz"):
         with zipfile.ZipFile(path) as archive:
             times = {member.date_time for member in archive.infolist()}
-        assert times == {(1980, 1, 1, 0, 0, 0)}  # and none of today
+        assert times == {(1980, 1, 1, 0, 0, 0)}  # and not the time of today
 
 
 def counting(shift, calls, fail_at=None):
-    """The shift, which notes how often it was applied to more than one image, and may fail."""
+    """The shift; it counts how often it was applied to more than one image, and may fail."""
 
     def apply(images, keys, seed):
         if len(images) > 1:

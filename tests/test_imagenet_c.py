@@ -1,4 +1,4 @@
-"""What holds for every corruption of ImageNet-C: per image, at any size, worse with severity."""
+"""Every corruption of ImageNet-C: depends on its image only, at any size, worse with severity."""
 
 import random
 
@@ -155,7 +155,7 @@ def test_distance_to_the_clean_image_grows_with_severity(name, set_name):
     ]
     falls = {s + 1 for s in range(1, 5) if distances[s] <= distances[s - 1]}
     assert falls == FALLS.get((set_name, name), set())
-    assert min(distances) > 0.5  # grey levels: none is the identity
+    assert min(distances) > 0.5  # grey levels: every corruption changes the image
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 21), (28, 28), (61, 8), (130, 150)])

@@ -1,4 +1,4 @@
-"""Prediction: shifted 8-bit images in, per-image columns out, the model left as it was."""
+"""Prediction: from shifted 8-bit images to per-image columns, without changing the model."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def test_the_model_is_evaluated_and_put_back(toy_images, training):
 
 
 def worker_of(model, images, **options):
-    """A worker that has everything open, as an evaluation of objects gives it."""
+    """A worker with open data and models, as in an evaluation of Python objects."""
     plan = Plan(
         data={DATA: DataSource(source="toys")},
         model=ModelSource(source="toy", answers=3, columns=((0,), (1,), (2,)), digest="d"),
@@ -159,7 +159,7 @@ def test_cudnn_stays_on_while_images_are_predicted(toy_images):
 
 
 class Forgetful(torch.nn.Module):
-    """A linear model whose machine has room for so many images at a time."""
+    """A linear model that runs out of memory for more than `room` images."""
 
     def __init__(self, room, error):
         super().__init__()

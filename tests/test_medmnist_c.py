@@ -1,4 +1,4 @@
-"""MedMNIST-C: as published at 224 px, and at other sizes what a 224 px image would have got."""
+"""MedMNIST-C: as published at 224 px, and at other sizes like a resized 224 px image."""
 
 import importlib.util
 import json
@@ -80,7 +80,7 @@ def corrupt(name, severity, images, keys=None, seed=0, **parameters):
 
 
 def on_pixels(name, severity, image, generator):
-    """Corrupt `[H, W, 3]` by the function itself, with a generator of one's own."""
+    """Corrupt `[H, W, 3]` with the function itself and a separate generator."""
     batch = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
     drawn = (iter([generator]),) if CORRUPTIONS[name].random else ()
     parameters = published(name, OF[name], severity)
@@ -269,7 +269,7 @@ def test_any_size_from_eight_pixels_up(name, shape):
 
 
 def test_the_whole_of_a_long_image_is_reached():
-    """medmnistc takes the height for the width in bubble, which only squares forgive."""
+    """medmnistc uses the height as the width in bubble, which is right only for squares."""
     images = torch.zeros(40, 3, 28, 84, dtype=torch.uint8)
     wet = corrupt("bubble", 5, images).amax((0, 1))
     assert (wet > 0).float().mean() > 0.95

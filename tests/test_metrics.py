@@ -42,7 +42,7 @@ METRICS = {
     for bins in (3, 10)
 }
 
-# Tenths bring ties, bin edges, 0 and 1; the rest falls in between.
+# Tenths give ties, bin edges, 0 and 1; the other numbers are in between.
 shares = st.one_of(st.integers(0, 10).map(lambda k: k / 10), st.floats(0, 1))
 
 
@@ -121,7 +121,7 @@ def test_metrics_equal_their_definitions(name, data):
 @pytest.mark.parametrize("bins", [1, 10, 15])
 def test_calibration_errors_equal_torchmetrics(name, norm, bins):
     confidence, correct = simulated()
-    # Two classes, of which the first is predicted wherever its probability is the larger.
+    # Two classes; the first is predicted if its probability is larger.
     confidence = np.maximum(confidence, 1 - confidence)
     preds = torch.from_numpy(np.stack([confidence, 1 - confidence], axis=1))
     target = torch.from_numpy(np.where(correct, 0, 1))
@@ -166,7 +166,7 @@ def test_edges_are_exact_for_any_number_of_bins(bins):
 
 
 def test_confidence_of_exactly_one_is_in_the_last_bin():
-    # Half of these are sure: torchmetrics puts them into a bin of their own (its issue 3510).
+    # Half of these have confidence 1: torchmetrics puts them into a separate bin (its issue 3510).
     confidence, correct = [1.0, 1.0, 0.95, 0.95], [True, False, False, False]
     assert metrics.expected_calibration_error(confidence, correct) == pytest.approx(0.725)
     assert metrics.rms_calibration_error(confidence, correct) == pytest.approx(0.725)

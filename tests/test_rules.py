@@ -1,4 +1,4 @@
-"""Rules: what can be written, what they are judged on, and that nothing missing ever passes."""
+"""Rules: what can be written, what they are checked on, and that missing rows never pass."""
 
 import xml.etree.ElementTree as ET
 
@@ -20,14 +20,14 @@ from .run_folders import write_run as write_folder
 
 N, CLASSES, RESAMPLES = 120, 3, 150
 SNOW = "imagenet_c/snow"
-# How far the label's logit stands above the others, by shift and level.
+# How much the label's logit is above the others, by shift and level.
 SHIFTS = {SNOW: {"1": 2.0, "2": 0.8}, "brightness_factor": {"0.5": 1.5}, "pgd": {"0.03125": -1.0}}
 CLEAN = 3.0
 
 
 def predictions(strength, seed):
-    """The noise of an image is the same under every shift: that is what pairs them."""
-    labels = np.random.default_rng(0).integers(CLASSES, size=N)  # of the same images for all seeds
+    """An image has the same noise under every shift, so that cells are paired."""
+    labels = np.random.default_rng(0).integers(CLASSES, size=N)  # the same images for all seeds
     noise = np.random.default_rng([1, seed]).normal(size=(N, CLASSES))
     logits = (noise + strength * np.eye(CLASSES)[labels]).astype("f4")
     columns = metrics.per_image(logits, labels)
@@ -39,7 +39,7 @@ def cell_id(shift, level):
 
 
 def write_run(path, models=("basic", "basic+temperature"), seeds=(0,), validation=None):
-    """A run folder as the steps of a study leave it, without any model."""
+    """A run folder with the files that the steps of a study write, without a model."""
     weights = metrics.bootstrap_weights(N, RESAMPLES)
     cells, stored = {}, {}
     for model in models:
@@ -93,7 +93,7 @@ def row(run, model, shift, level, metric, seed="0"):
 
 
 def replace_scores(run, path, change):
-    """A copy of the run's scores alone, changed."""
+    """A copy of the run with only its scores, changed."""
     copy = RunFolder(path)
     write_scores(copy, change(run.scores))
     return copy
@@ -238,9 +238,9 @@ def test_many_cells_that_are_left_out_are_counted():
 @pytest.mark.parametrize(
     ("without", "rule", "complaint"),
     [
-        # Asked for by name, nothing may be left out.
+        # If a variant is named, nothing may be left out.
         ("basic+temperature", "basic+temperature: accuracy[pgd] >= 0", "unknown shift 'pgd'"),
-        # Models are no variants: of these nothing may be missing.
+        # Models are not variants: they must have all cells.
         ("basic", "accuracy[pgd] >= 0", "unknown shift 'pgd'"),
         ("b", "accuracy[pgd] >= 0", "unknown shift 'pgd'"),
         ("basic+temperature", "accuracy[pgd=3] >= 0", "level 3; did you mean 0.03125"),
@@ -349,7 +349,7 @@ def test_the_margin_is_what_is_left_to_the_limit(run, operator, sign):
 
 
 def reference_drop(levels, seeds=(0,), model="basic"):
-    """Accuracy lost, from the columns alone: no estimate, no mean of the package."""
+    """The drop of accuracy from the columns only, without the estimates of the package."""
     strengths = [SHIFTS[shift][level] for shift, level in levels]
     weights = metrics.bootstrap_weights(N, RESAMPLES).astype(float)
     shortfall = 0.2 * len(model) / 5
@@ -362,7 +362,7 @@ def reference_drop(levels, seeds=(0,), model="basic"):
     lost = by_seed.mean(axis=1)
     ends = reference.paired_ends(lost.mean(), weights @ lost / N, N)
     if len(seeds) > 1:
-        # What the seeds lose differs, and that is paired: the same networks, clean and shifted.
+        # The drop differs between seeds, and it is paired: the same networks, clean and shifted.
         varying = [seed_variance(by_seed.mean(axis=0), (weights @ by_seed / N).T)]
         ends = widen(ends, lost.mean(), N, varying)
     return lost.mean(), *ends
@@ -385,7 +385,7 @@ def test_a_drop_has_the_interval_of_the_paired_difference(run, cell, levels):
         run, "basic", levels[0][0], "mean" if len(levels) > 1 else levels[0][1], "accuracy"
     )
     assert drop.value == pytest.approx(clean.value - shifted.value, abs=1e-7)
-    # Paired, and so narrower than two intervals beside each other.
+    # Paired, and so narrower than two separate intervals.
     assert drop.high - drop.low < shifted.high - shifted.low + clean.high - clean.low
 
 
@@ -472,10 +472,10 @@ def test_what_is_not_a_number_is_no_pass(run, tmp_path, column, on, fails):
             "confidence_auroc[clean] >= 0.5",
             "of basic for clean .* 8 wrong of 120 images.* 30 .* about 450 .*--on value",
         ),
-        # Nearly all are wrong: it is the right ones that are too few.
+        # Nearly all are wrong, so there are too few right ones.
         ("confidence_auroc[pgd] >= 0", "for pgd .* 5 right of 120 images"),
         ("negative_log_likelihood[*] <= 9", "8 wrong of 120 images.* 20 .* about 300 such"),
-        # On either side of a change.
+        # On both sides of a change.
         ("macro_auc[pgd] drop <= 1", "a drop of macro_auc of basic for pgd .* 8 wrong of 120"),
         (f"confidence_auroc[{SNOW}] drop <= 1", "8 wrong of 120 images.* 30"),
         ("confidence_auroc[all@worst] drop <= 1", "8 wrong of 120 images.* 30"),
@@ -559,7 +559,7 @@ def test_a_run_of_the_first_version_is_judged_alike(run, tmp_path):
 
 
 def test_an_attack_is_what_the_record_calls_one(run, tmp_path):
-    """In the mean over shifts counts what is a shift, whatever its parameters are called."""
+    """The mean over shifts contains what the record calls a shift, whatever its parameters are."""
     (apart,) = check(run, "basic: accuracy[all] drop <= 1")
     facts = run.record.model_dump()
     facts["sweeps"][-1]["kind"] = "shift"
@@ -644,7 +644,7 @@ def test_junit_has_a_case_a_verdict_and_says_why_in_attribute_and_text():
     assert failure.tag == "failure"
     assert failure.get("message") == failure.text
     assert failure.text.startswith("0.4500 is not >= 50%: 0.5500 [0.4500, 0.6500], n = 1000")
-    # What the schema of Jenkins allows; it asks for more of none.
+    # The attributes that the schema of Jenkins allows; it requires no others.
     allowed = {
         "testsuites": {"name", "tests", "failures", "errors", "time"},
         "testsuite": {"name", "tests", "failures", "errors", "skipped", "time"},

@@ -15,7 +15,7 @@ from tests import reference
 
 INF = math.inf
 
-# Tenths bring ties and thresholds that are confidences; the rest falls in between.
+# Tenths give ties and thresholds that are confidences; the other numbers are in between.
 shares = st.one_of(st.integers(0, 10).map(lambda k: k / 10), st.floats(0, 1))
 
 
@@ -134,7 +134,7 @@ def test_area_without_ties_is_the_mean_of_the_running_error_rates(n):
     rates = np.cumsum(wrong) / np.arange(1, n + 1)
     area = selective.area_under_risk_coverage(confidence, correct)
     assert area == pytest.approx(rates.mean(), abs=1e-12)
-    # The points joined by straight lines from the first to the last image, over that length.
+    # The area under straight lines from the first to the last point, divided by their distance.
     lines = sklearn.metrics.auc(np.arange(1, n + 1) / n, rates) / (1 - 1 / n)
     assert abs(lines - area) < 1 / (n - 1)
 

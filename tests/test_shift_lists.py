@@ -1,4 +1,4 @@
-"""Shifts and attacks by name: the same words mean the same in a study, on a line and in Python."""
+"""Shifts and attacks by name: the same in a study, on the command line and in Python."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Shifts: equal to the references they name, image by image, whatever the batch."""
+"""Shifts: equal to their references, image by image, in any batch."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ EXAMPLES = [
 
 
 def photos(n, height, width, seed=0):
-    """Noise, plus black, white, and stripes: the images where rounding and clipping show."""
+    """Noise, black, white and stripes: images on which rounding and clipping matter."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (n, 3, height, width), generator=generator, dtype=torch.uint8)
     images[0], images[1], images[2, :, ::2] = 0, 255, 255
@@ -173,7 +173,7 @@ def test_entries_can_be_swept_and_have_a_neutral_level(name):
     assert low.level == levels[0]
     assert high.id.startswith(f"{name},{kind.level}={levels[1]}")
     assert not torch.equal(low(images, torch.arange(5)), high(images, torch.arange(5)))
-    # A blur of 0 is none; JPEG's best and HSV keep black and white, but not quite every colour.
+    # A blur of 0 is not allowed; JPEG's best quality and HSV keep black and white, not all colours.
     near = make_shift(name, **{kind.level: 1e-3 if name == "gaussian_blur" else kind.neutral})
     kept = slice(2 if name in ("jpeg", "hue") else None)
     assert torch.equal(near(images, torch.arange(5))[kept], images[kept])
