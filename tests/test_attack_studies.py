@@ -107,7 +107,7 @@ def test_an_attack_that_cannot_be_is_said_before_anything_is_written(colour_fold
 @pytest.mark.parametrize(
     ("shifts", "words"),
     [
-        ([{"pdg": [0.1]}], "unknown shift or attack 'pdg'; did you mean 'pgd'"),
+        ([{"pdg": [0.1]}], "'pdg'; did you mean 'pgd'"),
         ([{"pgd": [-0.1]}], "epsilon"),
         ([{"pgd": [0.1, 0.1]}], "the same level twice"),
         ([{"pgd": [0.1]}, {"pgd": {"epsilon": [0.2], "steps": 5}}], "different parameters"),
@@ -193,20 +193,26 @@ def test_only_shifts_are_drawn_and_written(toy_images, tmp_path):
     attack = make_attack("fgsm", epsilon=0.1)
     with pytest.raises(InputError, match="a contact sheet shows shifts"):
         fw.preview(toy_images[:1], [attack])
-    with pytest.raises(InputError, match="only shifts can be written out"):
+    with pytest.raises(InputError, match="only shifts"):
         fw.export(fw.load_data("mnist5k", size=8), [attack], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: make_shift("imagenet_c/fog", severity=None), "must be a finite number"),
-        (lambda: make_shift("imagenet_c/motion_blur", severity=1, radius=1e9), "beyond what is"),
-        (lambda: make_shift("imagenet_c/zoom_blur", severity=1, step=1e-9), "beyond what is"),
-        (lambda: make_shift("imagenet_c/gaussian_blur", severity=1, sigma=1e9), "beyond what is"),
+        (lambda: make_shift("imagenet_c/fog", severity=None), "severity .*found None"),
+        (
+            lambda: make_shift("imagenet_c/motion_blur", severity=1, radius=1e9),
+            "radius .*found 1000000000",
+        ),
+        (lambda: make_shift("imagenet_c/zoom_blur", severity=1, step=1e-9), "step .*found 1e-09"),
+        (
+            lambda: make_shift("imagenet_c/gaussian_blur", severity=1, sigma=1e9),
+            "sigma .*found 1000000000",
+        ),
         (lambda: make_shift("gaussian_blur", sigma=1e30), "<= 1000"),
         (lambda: make_shift("fog", severity=1), "did you mean 'imagenet_c/fog'"),
-        (lambda: make_attack("pgd", epsilon=0.1, norm=["l2"]), "unknown norm of pgd"),
+        (lambda: make_attack("pgd", epsilon=0.1, norm=["l2"]), r"norm of pgd \[\'l2\'\].*linf"),
     ],
 )
 def test_odd_values_are_one_sentence(call, words):
@@ -218,15 +224,15 @@ def test_odd_values_are_one_sentence(call, words):
 def test_too_small_images_are_refused_by_every_shift(shift, toy_images):
     name, parameters = shift
     small = toy_images.images[:, :, :7]
-    with pytest.raises(InputError, match=f"{name} needs images of at least 8 pixels .* 7x8"):
+    with pytest.raises(InputError, match=f"{name} .* 8 pixels .*found 7x8"):
         make_shift(name, **parameters)(small, toy_images.keys)
 
 
 def test_keys_and_logits_must_be_tensors(toy_images):
-    with pytest.raises(InputError, match="keys as a tensor"):
+    with pytest.raises(InputError, match=r"keys .*found None"):
         make_shift("gamma", exponent=2)(toy_images.images, None)
     inputs = toy_images.images.float() / 255
-    with pytest.raises(InputError, match="a model that returns a tensor"):
+    with pytest.raises(InputError, match=r"tensor, found .*ndarray"):
         make_attack("square", epsilon=0.1)(_Numpy(), inputs, toy_images.labels, toy_images.keys)
 
 

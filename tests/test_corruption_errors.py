@@ -61,7 +61,7 @@ RELATIVE = {
 }
 CLEAN, ALEXNET_CLEAN = 0.2387, 0.4348  # 1 − top-1 accuracy of torchvision's weights
 # RobustBench's Standard_R50, accuracy at severities 1 to 5 on 5,000 images of ImageNet-C, and the
-# mean that stands in the same row: model_info/imagenet/corruptions/unaggregated_results_2d.csv at
+# mean in the same row: model_info/imagenet/corruptions/unaggregated_results_2d.csv at
 # 24ce20d.
 ROBUSTBENCH_MEAN = 0.392304
 ROBUSTBENCH = {
@@ -102,7 +102,7 @@ ALEXNET_BY_SEVERITY = {
 
 
 def errors_of(accuracies):
-    """A model that is as wrong at each of five severities as on average."""
+    """A model with the same error at each of five severities."""
     return {name: [1 - accuracy / 100] * 5 for name, (accuracy, _) in accuracies.items()}
 
 
@@ -126,7 +126,7 @@ def test_the_relative_mce_of_resnet50_is_the_published_one():
 def test_the_plain_mean_of_another_measurement_is_the_published_one():
     wrong = {name: 1 - np.array(right) for name, right in ROBUSTBENCH.items()}
     assert mean_corruption_error(wrong) == pytest.approx(1 - ROBUSTBENCH_MEAN, abs=1e-6)
-    # On the same kind of model, the mCE by severity is near the one above, with either names.
+    # For the same kind of model, the mCE from severities is close to the one above (both names).
     assert mce_alexnet(wrong) == pytest.approx(0.767, abs=0.005)
     assert mce_alexnet({f"imagenet_c/{name}": e for name, e in wrong.items()}) == mce_alexnet(wrong)
 
@@ -187,14 +187,14 @@ EXACT = {name: [0.5] * 5 for name in ALEXNET}
 @pytest.mark.parametrize(
     ("errors", "words"),
     [
-        ({k: v for k, v in EXACT.items() if k != "fog"}, "missing fog; too many none"),
-        ({**EXACT, "spatter": [0.5] * 5}, "missing none; too many spatter"),
-        ({**EXACT, "imagenet_c/fog": [0.5] * 5}, "some are there twice"),
-        ({**EXACT, "snow": [0.5] * 4}, "5 severities each, snow has 4"),
-        ({**EXACT, "snow": [0.5, 0.5, 0.5, 0.5, 50.0]}, r"share in \[0, 1\], found 50 for snow"),
+        ({k: v for k, v in EXACT.items() if k != "fog"}, "missing: fog; not in the mCE: none"),
+        ({**EXACT, "spatter": [0.5] * 5}, "missing: none; not in the mCE: spatter"),
+        ({**EXACT, "imagenet_c/fog": [0.5] * 5}, "twice, with and without imagenet_c/"),
+        ({**EXACT, "snow": [0.5] * 4}, "5 severities .*snow has 4"),
+        ({**EXACT, "snow": [0.5, 0.5, 0.5, 0.5, 50.0]}, r"\[0, 1\], found 50 for snow"),
         ({**EXACT, "snow": [0.5, 0.5, 0.5, 0.5, math.nan]}, "found nan for snow"),
         ({**EXACT, "snow": 0.5}, r"errors of snow must be \[severities\]"),
-        ({}, "exactly 15 corruptions of ImageNet-C: missing gaussian_noise"),
+        ({}, "15 corruptions .*missing: gaussian_noise"),
     ],
 )
 def test_the_mce_wants_exactly_its_cells(errors, words):
@@ -207,8 +207,8 @@ def test_the_mce_wants_exactly_its_cells(errors, words):
     [
         ({}, None, "at least one corruption"),
         ({"fog": [0.1]}, {"snow": [0.1]}, "only the model has fog, only the reference snow"),
-        ({"fog": [0.1]}, {"fog": [0.1, 0.2]}, "fog has 1 severities, those of the reference are 2"),
-        ({"fog": [0.1]}, {"fog": [0.0]}, "loses nothing under fog"),
+        ({"fog": [0.1]}, {"fog": [0.1, 0.2]}, "fog has 1 .* 2 in the reference"),
+        ({"fog": [0.1]}, {"fog": [0.0]}, "fog .*reference"),
     ],
 )
 def test_what_cannot_be_averaged_is_refused(errors, reference, words):
@@ -217,7 +217,7 @@ def test_what_cannot_be_averaged_is_refused(errors, reference, words):
 
 
 def test_a_reference_that_is_not_hurt_is_refused():
-    with pytest.raises(InputError, match="loses nothing under fog"):
+    with pytest.raises(InputError, match=r"fog .*reference"):
         relative_mean_corruption_error({"fog": [0.4]}, 0.1, {"fog": [0.2]}, 0.3)
     with pytest.raises(InputError, match="found 23 for clean"):
         relative_mean_corruption_error({"fog": [0.4]}, 23, {"fog": [0.2]}, 0.1)
@@ -253,9 +253,9 @@ def test_flip_rates_at_the_edges():
     assert flip_rate([[0, 0], [1, 1], [0, 0]]) == 1
     assert flip_rate([[0, 0, 0], [0, 0, 1]], [[1, 1, 1], [0, 0, 2]]).tolist() == [1 / 3, 1]
     for bad in ([[1, 2]], [1, 2], [[]]):
-        with pytest.raises(InputError, match="at least two levels"):
+        with pytest.raises(InputError, match=r"predicted .*two levels"):
             flip_rate(bad)
-    with pytest.raises(InputError, match="at least one image"):
+    with pytest.raises(InputError, match="predicted is empty"):
         flip_rate(np.zeros((2, 0), int))
 
 
@@ -288,7 +288,7 @@ def test_resamples_are_fitted_one_by_one():
     rng = np.random.default_rng(1)
     clean, shifted = rng.uniform(0.5, 0.9, (2, 4))
     xs, ys = rng.uniform(0.3, 0.9, (2, 5, 4))
-    xs[:, 2] = 0.71  # no line through these, though rounding puts their mean beside them
+    xs[:, 2] = 0.71  # no line through these, although rounding makes their mean differ from them
     values = effective_robustness(clean, shifted, xs, ys)
     for b in (0, 1, 3):
         expected = slow_effective(clean[b], shifted[b], xs[:, b], ys[:, b])
@@ -303,9 +303,9 @@ def test_an_accuracy_of_one_is_half_an_image_inside():
     assert value == pytest.approx(slow_effective(0.8, 0.5, *inside))
     value = effective_robustness(1.0, 0.5, [0.6, 0.9], [0.4, 0.5], images=100)
     assert value == pytest.approx(slow_effective(0.995, 0.5, [0.6, 0.9], [0.4, 0.5]))
-    with pytest.raises(InputError, match="exactly 0 or 1 has no logit"):
+    with pytest.raises(InputError, match=r"0 or 1 .*`images`"):
         effective_robustness(0.9, 0.5, xs, ys)
-    with pytest.raises(InputError, match="exactly 0 or 1 has no logit"):
+    with pytest.raises(InputError, match=r"0 or 1 .*`images`"):
         effective_robustness(1.0, 0.5, [0.6, 0.7], [0.5, 0.6])
 
 

@@ -1,4 +1,4 @@
-"""Do the 95 % intervals hold the truth about that often? benchmarks/coverage.py asks at length."""
+"""Do the 95 % intervals cover the true value about that often? A short benchmarks/coverage.py."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ CLASSES = 10
 
 
 def simulate_logits(margins, images, seed=3):
-    """Two models that share most of an image's noise: labels `[images]`, logits of each."""
+    """Two models that share most of an image's noise: labels `[images]`, logits of both."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(CLASSES, size=images)
     shared, *own = generator.normal(size=(3, images, CLASSES))
@@ -28,7 +28,7 @@ def simulate_logits(margins, images, seed=3):
 
 @pytest.fixture(scope="module")
 def population():
-    """Columns of both models `[images, 6]`; whoever draws from them knows the true means."""
+    """Columns of both models `[images, 6]`: a population with known means."""
     labels, logits = simulate_logits((3.1, 2.9), 20_000)
     columns = []
     for found in (metrics.per_image(each, labels) for each in logits):
@@ -67,7 +67,7 @@ def test_means_and_paired_differences_are_held_in_93_to_97_percent(population):
 
 
 def binned_cell(generator, n, gap, difficulty):
-    """An accuracy that lies below every confidence by the gap: the true binned error is the gap."""
+    """Accuracy is below every confidence by the gap, so the true binned error is the gap."""
     confidence = 0.1 + 0.9 * generator.beta(5, 1.5, size=n)
     luck = scipy.special.ndtr((difficulty + generator.normal(size=n)) / np.sqrt(2))
     right = luck < confidence - gap
@@ -87,7 +87,7 @@ def binned_cell(generator, n, gap, difficulty):
 
 @pytest.fixture(scope="module")
 def binned():
-    """Estimates of 200 trials with a gap of 0.05 and with none, through all of the engine."""
+    """Estimates of 200 trials with a gap of 0.05 and with none, through the whole package."""
     n, trials = 300, 200
     found = []
     for trial in range(trials):
@@ -116,21 +116,21 @@ def test_binned_errors_are_held_with_a_gap_and_without(binned, name, least, naiv
     for place, truth in ((0, 0.05), (1, 0.0)):
         scores = [to_score(trial[place][name], row.bounds) for trial in binned]
         assert coverage(scores, truth) >= least
-    # What resampling alone would say: the noise of the bins counted twice.
+    # The result of resampling without correction: the noise of the bins counts twice.
     estimates = [trial[1][name] for trial in binned]
     plain = [to_score(Estimate(each.value, each.replicates, each.n)) for each in estimates]
     assert coverage(plain, 0.0) <= naive
 
 
 def test_the_engine_s_accuracy_and_its_paired_difference_are_held(binned):
-    """Of 200 trials, 95 % are 190, give or take 3."""
+    """95 % of 200 trials are 190, with a standard deviation of 3."""
     mean_confidence = 0.1 + 0.9 * 5 / 6.5
     truths = mean_confidence - 0.05, mean_confidence
     scores = [to_score(trial[0]["accuracy"], (0.0, 1.0)) for trial in binned]
     assert 0.91 <= coverage(scores, truths[0]) <= 0.99
     paired = [paired_difference(*(cell["accuracy"] for cell in trial)) for trial in binned]
     assert 0.91 <= coverage(paired, truths[1] - truths[0]) <= 0.99
-    # The pairing is what makes them narrow: unpaired, the squares of both widths would add up.
+    # Pairing makes them narrow: without it, the squares of both widths would add up.
     widths = [np.mean([each.high - each.low for each in some]) for some in (scores, paired)]
     assert widths[1] < 0.95 * np.sqrt(2) * widths[0]
 

@@ -1,4 +1,4 @@
-"""Telling another data set apart: equal to counting pairs, to scikit-learn, and fast enough."""
+"""Detection of another data set: equal to counting pairs and to scikit-learn, and fast enough."""
 
 import math
 
@@ -70,7 +70,7 @@ def test_weights_are_repeated_images(known, others, data):
         ]
         assert batch.shape == (3,)
         assert batch == pytest.approx(repeated, abs=1e-12)
-        # One set may be taken as it is, or with one row for all.
+        # One set may have no weights, or one row of weights for all resamples.
         ones = np.ones(len(others))
         alone = measure(known, others, rows_in)
         assert alone == pytest.approx(measure(known, others, rows_in, ones), abs=0)
@@ -131,8 +131,8 @@ def test_intervals_equal_those_of_resampled_images():
         for _ in range(2000)
     ]
     scores = detection.detection_score(known, others, resamples=4000)
-    # Of the 2,000 values drawn here, 2.5 % lie beyond either end, give or take the error of that
-    # share and of the end, which is a quantile of 4,000. A value at the end counts on either side.
+    # 2.5 % of the 2,000 values drawn here are beyond each end, up to the error of that share and of
+    # the end, which is a quantile of 4,000. A value at the end counts on both sides.
     off = deviations(comparisons=4) * math.sqrt(0.025 * 0.975 * (1 / 2000 + 1 / 4000))
     for name, measure in [
         ("detection_auroc", detection.detection_auroc),
@@ -196,14 +196,14 @@ def test_few_distinct_confidences_are_not_binned():
     [
         (lambda: detection.detection_auroc([], [0.5]), "confidence_in is empty"),
         (lambda: detection.detection_auroc([0.5], []), "confidence_out is empty"),
-        (lambda: detection.detection_auroc([[0.5]], [0.5]), "one-dimensional"),
+        (lambda: detection.detection_auroc([[0.5]], [0.5]), r"confidence_in \[1, 1\]"),
         (lambda: detection.detection_auroc([math.nan], [0.5]), "confidence_in has 1 values"),
         (lambda: detection.detection_auroc([0.5], [math.nan]), "confidence_out has 1 values"),
         (
             lambda: detection.detection_auroc([0.5], [0.5], [[1], [1]], [[1], [1], [1]]),
-            "as many rows, found 2 and 3",
+            "weights_in and weights_out .*found 2 and 3",
         ),
-        (lambda: detection.detection_auroc([0.5], [0.5], [0], [1]), "at least one image"),
+        (lambda: detection.detection_auroc([0.5], [0.5], [0], [1]), "weights"),
         (lambda: detection.false_positive_rate_at([0.5], [0.5], recall=0), "found 0"),
         (lambda: detection.false_positive_rate_at([0.5], [0.5], recall=95), "found 95"),
         (lambda: detection.false_positive_rate_at([0.5], [0.5], recall=math.nan), "found nan"),

@@ -22,7 +22,7 @@ def columns(drawn):
 
 
 def slow_threshold(confidence, correct):
-    """The smallest candidate whose share below is nearest to the error, from the words."""
+    """The smallest candidate whose share below is closest to the error: the definition."""
     wrong = list(correct).count(False)
     distance = {
         at: abs(sum(sure < at for sure in confidence) - wrong) for at in [*confidence, math.inf]
@@ -75,7 +75,7 @@ def test_atc_at_the_edges():
     assert selective.atc_threshold(confidence, [False] * 3) == math.inf
     assert selective.atc_threshold([0.5], [True]) == 0.5
     assert selective.atc_threshold([0.5], [False]) == math.inf
-    # Nothing to part: the nearer of all and none, and all where both are as near.
+    # All are equal: the closer of all and none; all if both are equally close.
     assert selective.atc_threshold([1.0] * 4, [True, False, False, False]) == math.inf
     assert selective.atc_threshold([1.0] * 4, [True, True, False, False]) == 1
     assert selective.atc_accuracy([0.99, 1.0], math.inf) == 0
@@ -118,12 +118,12 @@ def test_weights_are_repeated_images(estimate):
     [
         (lambda: selective.average_confidence([0.5, 1.5]), r"in \[0, 1\], found 1.5"),
         (lambda: selective.average_confidence([-0.5]), r"in \[0, 1\], found -0.5"),
-        (lambda: selective.average_confidence([math.nan]), "not a number"),
-        (lambda: selective.average_confidence([]), "at least one image"),
-        (lambda: selective.atc_threshold([0.5], [True, False]), "equally long"),
-        (lambda: selective.atc_threshold([math.nan], [True]), "not a number"),
-        (lambda: selective.atc_accuracy([0.5], math.nan), "threshold must be a number"),
-        (lambda: selective.atc_accuracy([], 0.5), "at least one image"),
+        (lambda: selective.average_confidence([math.nan]), "confidence has 1"),
+        (lambda: selective.average_confidence([]), "confidence is empty"),
+        (lambda: selective.atc_threshold([0.5], [True, False]), r"correct \[2\]"),
+        (lambda: selective.atc_threshold([math.nan], [True]), "confidence has 1"),
+        (lambda: selective.atc_accuracy([0.5], math.nan), "threshold .*found nan"),
+        (lambda: selective.atc_accuracy([], 0.5), "confidence is empty"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -1,8 +1,9 @@
-"""Corrupted copies: the pixels that a model would see, whole or not at all, and read back."""
+"""Corrupted copies: the pixels that a model gets, written completely or not at all, and read."""
 
 import hashlib
 import io
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -32,7 +33,7 @@ FOG_NAME = "imagenet_c__fog,severity=3"
 def dataset():
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(256, size=(N, 3, 12, 10), dtype=np.uint8))
-    keys = torch.arange(N) * 7  # as of a part of a larger set
+    keys = torch.arange(N) * 7  # as in a subset of a larger set
     images = Images(pixels, torch.arange(N) % 3, keys, CLASSES)
     return Dataset("noise", None, images[:9], images, (0.5,) * 3, (0.2,) * 3)
 
@@ -47,7 +48,7 @@ def manifest_of(out):
 
 
 def tree(folder):
-    """All files below a folder with their content, but for the time in the manifest."""
+    """All files below a folder with their content, without the time in the manifest."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -142,11 +143,11 @@ def test_the_same_export_gives_the_same_bytes(dataset, shifts, tmp_path, format)
     for path in tmp_path.rglob("*.npz"):
         with zipfile.ZipFile(path) as archive:
             times = {member.date_time for member in archive.infolist()}
-        assert times == {(1980, 1, 1, 0, 0, 0)}  # and none of today
+        assert times == {(1980, 1, 1, 0, 0, 0)}  # and not the time of today
 
 
 def counting(shift, calls, fail_at=None):
-    """The shift, which notes how often it was applied to more than one image, and may fail."""
+    """The shift; it counts how often it was applied to more than one image, and may fail."""
 
     def apply(images, keys, seed):
         if len(images) > 1:
@@ -260,19 +261,19 @@ def test_a_damaged_manifest_is_one_sentence(dataset, shifts, tmp_path, gone):
     manifest = manifest_of(tmp_path)
     del manifest["shifts"][FOG][gone]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(fw.InputError, match="holds something else; name a new folder with --out"):
+    with pytest.raises(fw.InputError, match=f"{re.escape(str(tmp_path))}.*--out"):
         fw.export(dataset, shifts, tmp_path)
     assert manifest_of(tmp_path) == manifest
 
 
 def test_a_folder_with_something_else_is_refused_and_left_alone(dataset, shifts, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(fw.InputError, match="holds something else; name a new folder with --out"):
+    with pytest.raises(fw.InputError, match=f"{re.escape(str(tmp_path))}.*--out"):
         fw.export(dataset, shifts, tmp_path)
     (tmp_path / "manifest.json").write_text('{"version": 1, "steps": {}}')  # of a run
-    with pytest.raises(fw.InputError, match="holds something else"):
+    with pytest.raises(fw.InputError, match=f"{re.escape(str(tmp_path))}.*--out"):
         fw.export(dataset, shifts, tmp_path)
-    with pytest.raises(fw.InputError, match="holds something else"):
+    with pytest.raises(fw.InputError, match=f"{re.escape(str(tmp_path))}.*--out"):
         fw.export(dataset, shifts, tmp_path / "thesis.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "thesis.txt"]
 
@@ -280,9 +281,9 @@ def test_a_folder_with_something_else_is_refused_and_left_alone(dataset, shifts,
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"seed": 1}, "an export of another seed: 0 and not 1"),
-        ({"format": "npz"}, "an export of another format: png and not npz"),
-        ({"part": "val"}, "an export of another part: test and not val"),
+        ({"seed": 1}, "seed: 0, not 1; .*--out"),
+        ({"format": "npz"}, "format: png, not npz; .*--out"),
+        ({"part": "val"}, "split: test, not val; .*--out"),
     ],
 )
 def test_an_export_of_other_inputs_is_refused(dataset, shifts, tmp_path, options, words):
@@ -291,7 +292,7 @@ def test_an_export_of_other_inputs_is_refused(dataset, shifts, tmp_path, options
     with pytest.raises(fw.InputError, match=words):
         fw.export(dataset, shifts, tmp_path, **options)
     dataset.test.images[0, 0, 0, 0] ^= 1
-    with pytest.raises(fw.InputError, match="another data, by their SHA-256"):
+    with pytest.raises(fw.InputError, match=r"SHA-256 .*--out"):
         fw.export(dataset, shifts, tmp_path)
     assert (tree(tmp_path), manifest_of(tmp_path)) == before
 
@@ -301,11 +302,11 @@ def test_mistakes_come_before_anything_is_written(dataset, shifts, tmp_path):
     twice = Dataset("twice", None, None, dataset.test[[0, 0]], dataset.mean, dataset.std)
     bad = Shift("bad", 1.0, {}, lambda images, keys, seed: images.float())
     for arguments, options, error, words in (
-        ((dataset, shifts), {"format": "jpg"}, fw.InputError, "unknown format 'jpg'"),
+        ((dataset, shifts), {"format": "jpg"}, fw.InputError, "'jpg'.*npz, png"),
         ((dataset, shifts), {"part": "tset"}, fw.InputError, "did you mean 'test'"),
-        ((dataset, shifts), {"part": "train"}, fw.InputError, "no part train; it has val and test"),
-        ((dataset, []), {}, fw.InputError, "there are no shifts"),
-        ((twice, shifts), {}, fw.InputError, "two images have the same key"),
+        ((dataset, shifts), {"part": "train"}, fw.InputError, "train.* val and test"),
+        ((dataset, []), {}, fw.InputError, "at least one shift"),
+        ((twice, shifts), {}, fw.InputError, "same key"),
         ((dataset, [*shifts, bad]), {}, TypeError, "bad must return uint8"),
     ):
         with pytest.raises(error, match=words):
@@ -319,7 +320,7 @@ def test_two_processes_do_not_write_into_one_folder(dataset, shifts, tmp_path):
             fw.export(dataset, shifts, tmp_path / "out")
         return images
 
-    with pytest.raises(fw.InputError, match="another process is exporting to"):
+    with pytest.raises(fw.InputError, match=r"another process .*out"):
         fw.export(dataset, [Shift("again", 1.0, {}, again)], tmp_path / "out")
 
 
@@ -394,7 +395,7 @@ def test_the_command_exports_and_goes_on(command, colour_folder, tmp_path):
     assert classes == clean.classes
     status, out, error = command(*arguments, "--seed", "1")
     assert (status, out) == (2, "")
-    assert "another seed: 0 and not 1" in error
+    assert "seed: 0, not 1; name a new folder with --out" in error
     assert manifest_of(tmp_path / "out") == first
 
 

@@ -1,4 +1,4 @@
-"""Do the 95 % intervals of real predictions hold the truth, or say that too few errors carry it?
+"""Do the 95 % intervals of real predictions cover the true value, or report too few errors?
 
 `benchmarks/good_models.py` asks the same at length. The bar: either tail misses at most 5 % of the
 truths, and so no rule with its limit at the truth is passed in more, for every row of `METRICS`.
@@ -19,7 +19,7 @@ NAMES = [metric.name for metric in METRICS if metric.alias_of is None]
 # Images, and how many draws of them: what takes a few seconds each.
 DRAWS = ((200, 120), (500, 80), (2000, 25))
 CASES = [(population, *drawn) for population in good_models.POPULATIONS for drawn in DRAWS]
-# What most hangs on the errors.
+# The metrics that depend most on the errors.
 MARKED = {"confidence_auroc", "macro_auc", "negative_log_likelihood"}
 
 
@@ -53,7 +53,7 @@ def test_a_rule_with_its_limit_at_the_truth_is_seldom_passed(population, n, tria
     truths, scores = drawn(population, n, trials)
     for name in NAMES:
         for operator in (">=", "<="):
-            # A hair beyond the truth, so that the model does break the rule.
+            # Slightly beyond the true value, so that the model breaks the rule.
             limit = truths[name] + (1e-7 if operator == ">=" else -1e-7)
             rule = Rule(None, name, "clean", "", operator, f"{limit:.12f}")
             verdicts = [
@@ -64,7 +64,7 @@ def test_a_rule_with_its_limit_at_the_truth_is_seldom_passed(population, n, tria
 
 
 def test_the_skewness_of_the_likelihood_is_undone():
-    """Where percentiles miss too many truths above, although hardly a sample has too few errors."""
+    """Percentiles miss too many true values above, although few samples have too few errors."""
     n, trials, together = 260, 2500, 50
     predictions = good_models.population("tissue_89")
     truth, row = predictions.nll.mean(), {metric.name: metric for metric in METRICS}
@@ -91,7 +91,7 @@ def test_good_models_are_marked_and_others_are_not():
         # Two errors among 200 images; 226 among 2,000.
         assert shares["tissue_99", 200, name] == 1
         assert shares["tissue_89", 2000, name] == 0
-    # A bin of a single image, or of none that was drawn, makes this one.
+    # Some bin nearly always has too few images for the maximum over bins.
     assert shares["tissue_89", 2000, "maximum_calibration_error/10-equal-width"] == 1
     for name in ("accuracy", "balanced_accuracy", "rms_calibration_error/10-equal-width"):
         assert not any(shares[population, n, name] for population, n, _ in CASES)

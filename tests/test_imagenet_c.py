@@ -1,4 +1,4 @@
-"""What holds for every corruption of ImageNet-C: per image, at any size, worse with severity."""
+"""Every corruption of ImageNet-C: depends on its image only, at any size, worse with severity."""
 
 import random
 
@@ -155,7 +155,7 @@ def test_distance_to_the_clean_image_grows_with_severity(name, set_name):
     ]
     falls = {s + 1 for s in range(1, 5) if distances[s] <= distances[s - 1]}
     assert falls == FALLS.get((set_name, name), set())
-    assert min(distances) > 0.5  # grey levels: none is the identity
+    assert min(distances) > 0.5  # grey levels: every corruption changes the image
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 21), (28, 28), (61, 8), (130, 150)])
@@ -209,15 +209,21 @@ def test_severities_can_be_swept():
     ("call", "words"),
     [
         (lambda: make_shift("imagenet_c/fgo", severity=1), "did you mean 'imagenet_c/fog'"),
-        (lambda: make_shift("imagenet_c/fog"), "needs its level"),
-        (lambda: make_shift("imagenet_c/fog", severity=0), "must be 1, 2, 3, 4 or 5, found 0"),
-        (lambda: make_shift("imagenet_c/fog", severity=6), "must be 1, 2, 3, 4 or 5, found 6"),
+        (lambda: make_shift("imagenet_c/fog"), "imagenet_c/fog .*severity=NUMBER"),
+        (lambda: make_shift("imagenet_c/fog", severity=0), "1, 2, 3, 4 or 5, found 0"),
+        (lambda: make_shift("imagenet_c/fog", severity=6), "1, 2, 3, 4 or 5, found 6"),
         (lambda: make_shift("imagenet_c/fog", severity=2.5), "found 2.5"),
-        (lambda: make_shift("imagenet_c/fog", severity=float("nan")), "finite number"),
-        (lambda: make_shift("imagenet_c/fog", severity=True), "finite number"),
+        (lambda: make_shift("imagenet_c/fog", severity=float("nan")), "severity .*finite .*nan"),
+        (lambda: make_shift("imagenet_c/fog", severity=True), "severity .*found True"),
         (lambda: make_shift("imagenet_c/fog", severity=1, amuont=1), "did you mean 'amount'"),
-        (lambda: make_shift("imagenet_c/fog", severity=1, decay=float("inf")), "finite number"),
-        (lambda: make_shift("imagenet_c/fog", severity=1, image_size=7), "image_size must be"),
+        (
+            lambda: make_shift("imagenet_c/fog", severity=1, decay=float("inf")),
+            "decay .*finite .*inf",
+        ),
+        (
+            lambda: make_shift("imagenet_c/fog", severity=1, image_size=7),
+            "image_size .*>= 8, found 7",
+        ),
         (lambda: make_shift("imagenet_c/gaussian_blur", severity=1, sigma=0), "> 0, found 0"),
         (lambda: make_shift("imagenet_c/gaussian_noise", severity=1, scale=-1), "> 0, found -1"),
         (lambda: make_shift("imagenet_c/shot_noise", severity=1, photons=0), "> 0, found 0"),
@@ -226,13 +232,19 @@ def test_severities_can_be_swept():
         (lambda: make_shift("imagenet_c/motion_blur", severity=1, sigma=0), "> 0, found 0"),
         (lambda: make_shift("imagenet_c/zoom_blur", severity=1, stop=1), "> 1, found 1"),
         (lambda: make_shift("imagenet_c/zoom_blur", severity=1, step=0), "> 0, found 0"),
-        (lambda: make_shift("imagenet_c/glass_blur", severity=1, reach=1.5), "whole number"),
-        (lambda: make_shift("imagenet_c/glass_blur", severity=1, passes=0), "whole number"),
-        (lambda: corrupt("fog", 1, natural(1, 7, 30)), "at least 8 pixels a side, found 7x30"),
+        (
+            lambda: make_shift("imagenet_c/glass_blur", severity=1, reach=1.5),
+            "reach .*whole number .*found 1.5",
+        ),
+        (
+            lambda: make_shift("imagenet_c/glass_blur", severity=1, passes=0),
+            "passes .*whole number .*found 0",
+        ),
+        (lambda: corrupt("fog", 1, natural(1, 7, 30)), "8 pixels .*found 7x30"),
         (lambda: corrupt("fog", 1, natural(1, 9, 9).float()), "images must be uint8"),
         (lambda: corrupt("fog", 1, natural(1, 9, 9)[:, :1]), "images must be uint8"),
         (lambda: suite("imagnet_c"), "did you mean 'imagenet_c'"),
-        (lambda: suite("imagenet_c", image_size=3), "image_size must be a whole number >= 8"),
+        (lambda: suite("imagenet_c", image_size=3), "image_size .*>= 8, found 3"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(call, words):

@@ -1,4 +1,4 @@
-"""Intervals: joint resamples, the means over cells, and how often the truth is inside."""
+"""Intervals: joint resamples, means over cells, and how often the true value is inside."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ from .chance import FALSE_ALARM, counts_p, deviations, fewest, mean_p
 
 NAMES = [metric.name for metric in METRICS]
 BOUNDS = {metric.name: metric.bounds for metric in METRICS}
-# Of few images, some bins of equal width hold next to none.
+# With few images, some bins of equal width are almost empty.
 SPARSE = ("maximum_calibration_error", "maximum_calibration_error/10-equal-width")
 FITTED = Fitted(threshold=0.6, atc_threshold=0.5)
 
@@ -53,7 +53,7 @@ def test_the_table_is_sound():
     for metric in METRICS:
         assert metric.bounds[0] < metric.bounds[1]
         assert metric.alias_of in (None, f"{metric.name}/10-equal-width")
-        # An error of bins is biased by their noise, in the value and once more in the replicates.
+        # A binned error is biased by the noise of its bins: the value once, the replicates twice.
         binned = "_calibration_error" in metric.name
         kind = "centred" if metric.name.startswith("debiased") else "bias-corrected"
         assert (metric.interval == kind) == binned
@@ -85,10 +85,10 @@ def test_scores_hold_the_value_within_the_bounds(name):
 def test_intervals_shrink_with_the_root_of_n():
     few, many = (metrics.score(simulated(n=n), 300, fitted=FITTED) for n in (400, 6400))
     for name in NAMES:
-        # The maximum is of bins of few images; the uncertainty is at its largest, where it is flat.
+        # The maximum comes from bins with few images; the uncertainty is near its maximum and flat.
         if not name.startswith("maximum") and name != "brier_uncertainty":
             ratio = (few[name].high - few[name].low) / (many[name].high - many[name].low)
-            # Nearer to 4 than to 1, where they do not shrink, or to 16, where they do with n.
+            # Closer to 4 (widths fall with the root of n) than to 1 (no change) or 16 (with n).
             assert 2 < ratio < 8, name
 
 
@@ -152,7 +152,7 @@ def test_blocks_do_not_change_the_replicates(monkeypatch):
 
 
 def test_bootstrap_weights_are_multinomial_counts():
-    np.random.seed(0)  # noqa: NPY002 - to see that the global generator is left alone
+    np.random.seed(0)  # noqa: NPY002 - to test that the global generator is not used
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     weights = metrics.bootstrap_weights(50, resamples=4000, seed=3)
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
@@ -162,7 +162,7 @@ def test_bootstrap_weights_are_multinomial_counts():
     assert mean_p(((weights - 1.0) ** 2).mean(axis=1), 1 - 1 / 50) > FALSE_ALARM
     assert (weights == metrics.bootstrap_weights(50, resamples=4000, seed=3)).all()
     assert (weights != metrics.bootstrap_weights(50, resamples=4000, seed=4)).any()
-    # A run with more resamples begins with those of a run with fewer.
+    # A run with more resamples starts with the same ones as a run with fewer.
     assert (weights[:9] == metrics.bootstrap_weights(50, resamples=9, seed=3)).all()
 
 
@@ -187,7 +187,7 @@ def test_the_mean_of_a_column_is_paired_with_the_cells():
 def test_the_accuracy_interval_is_the_binomial_one():
     n, resamples = 2000, 4000
     score = metrics.score(simulated(n=n), resamples=resamples)["accuracy"]
-    # Resamples are binomial; a quantile of some of them has the error of the share below it.
+    # Resamples are binomial; the error of their quantile is that of the share below it.
     off = deviations(comparisons=2) * math.sqrt(0.025 * 0.975 / resamples)
     for end, share in ((score.low, 0.025), (score.high, 0.975)):
         low, high = scipy.stats.binom.ppf([share - off, share + off], n, score.value) / n
@@ -202,7 +202,7 @@ def test_the_mean_of_two_identical_cells_is_the_cell():
 
 
 def test_means_resample_images_and_not_cells():
-    # Where one cell is right the other is wrong: only with joint resamples is the mean a constant.
+    # If one cell is right, the other is wrong: the mean is constant only with joint resamples.
     weights = metrics.bootstrap_weights(200, resamples=100).astype(np.float64)
     correct = np.arange(200) % 3 == 0
     cells = [
@@ -222,7 +222,7 @@ def test_equal_images_have_no_width_but_that_of_a_share():
     )
     assert math.isnan(scores.pop("macro_auc").value)
     assert math.isnan(scores.pop("confidence_auroc").value)
-    # No image is wrong, so what the wrong ones carry has no interval.
+    # No image is wrong, so metrics that depend on the wrong ones have no interval.
     few = [metric.name for metric in METRICS if metric.fewest and metric.name in scores]
     few = [name for name in few if name not in SPARSE]
     assert few
@@ -254,8 +254,8 @@ def test_a_share_with_few_on_one_side_gets_wilsons_interval(wrong, few):
         return np.array([centre - half, centre + half])
 
     percentiles = np.quantile(replicates, [0.025, 0.975])
-    # As many images as give a share the variance of the replicates: n, give or take the relative
-    # error of that variance, which comes from the kurtosis of a binomial number.
+    # The number of images whose share has the variance of the replicates: n, up to the relative
+    # error of that variance, which follows from the kurtosis of a binomial number.
     spread = share * (1 - share)
     worth = spread / replicates.var()
     excess = (1 - 6 * spread) / (n * spread)
@@ -267,7 +267,7 @@ def test_a_share_with_few_on_one_side_gets_wilsons_interval(wrong, few):
         expected[1] = 1 - scipy.stats.beta.ppf(0.025, worth * (1 - share), worth * share + 1)
         assert expected[1] > ends(worth)[1]
     np.testing.assert_allclose(score[1:3], expected, rtol=0, atol=1e-6)
-    # Two cells with the same outcome are worth as many images as one; two that err apart, more.
+    # Two equal cells are worth as many images as one; with errors on other images, more.
     both = metrics.mean_estimate([estimate, estimate])
     assert metrics.to_score(both, (0.0, 1.0)) == score
     other = metrics.Estimate(correct.mean(), weights @ correct[::-1] / n, n, "share")
@@ -321,13 +321,16 @@ def test_bias_corrected_interval_reverses_on_squares_and_widens(value, replicate
         (lambda: metrics.bootstrap_weights(3, resamples=0), "3 images 0 times"),
         (lambda: metrics.evaluate_metrics(simulated(), np.ones(300)), r"\[B, 300\], found \[300\]"),
         (lambda: metrics.evaluate_metrics(simulated(), np.ones((2, 3))), r"found \[2, 3\]"),
-        (lambda: metrics.evaluate_metrics(simulated(), -np.ones((2, 300))), "not negative"),
+        (
+            lambda: metrics.evaluate_metrics(simulated(), -np.ones((2, 300))),
+            "weights .*not negative",
+        ),
         (lambda: mean_estimate([]), "at least one"),
         (
             lambda: mean_estimate([Estimate(0, np.zeros(2), n) for n in (3, 4)]),
             "n=3 B=2 percentile, n=4 B=2 percentile",
         ),
-        (lambda: metrics.score(explode(simulated(), np.zeros(300, int))), "empty"),
+        (lambda: metrics.score(explode(simulated(), np.zeros(300, int))), "predictions are empty"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -340,7 +343,7 @@ def test_basic_interval_takes_the_bias_off_the_lower_end_and_is_clipped():
     score = to_score(Estimate(0.25, replicates, 9, "basic"), (0, 1))
     assert (score.low, score.high) == pytest.approx((0.2 - 0.095, 0.25 + 0.095))
     assert intervals.image_interval(Estimate(0.25, replicates, 9, "basic")).centre == 0.2
-    # A value above the mean of the replicates has a bias that is negative.
+    # If the value is above the mean of the replicates, the bias is negative.
     above = to_score(Estimate(0.35, replicates, 9, "basic"), (0, 1))
     assert (above.low, above.high) == pytest.approx((0.4 - 0.095, 0.4 + 0.095))
     assert to_score(Estimate(0.1, replicates, 9, "basic"), (0, 1)).low == 0
@@ -361,7 +364,7 @@ def test_the_skewed_interval_solves_halls_cubic(shape, sign):
     expected = [2.5 - spread * root(end) for end in (deviate, -deviate)]
     score = to_score(Estimate(2.5, replicates, 9, "skewed"))
     np.testing.assert_allclose(score[1:3], expected, rtol=1e-5)
-    # The far end is on the side to which the replicates lean.
+    # The far end is on the side of the long tail of the replicates.
     assert (score.high - 2.5 > 2.5 - score.low) == (sign == 1)
 
 
@@ -411,7 +414,7 @@ def test_what_too_few_errors_carry_has_a_value_and_no_interval():
     assert few.too_few
     assert not enough.too_few
     assert enough.low < enough.value < enough.high
-    # A mean over cells has the harmonic mean of theirs; the worst has its own.
+    # A mean over cells has the harmonic mean of their errors; the worst cell has its own.
     assert mean_estimate(cells).errors == pytest.approx(2 / (1 / 9 + 1 / 10))
     assert to_score(mean_estimate(cells)).too_few
     none = dataclasses.replace(cells[0], errors=0)
@@ -465,7 +468,7 @@ def test_the_worst_is_of_each_resample_and_never_nothing():
 
 @pytest.mark.parametrize("drop", [0.0, 0.2])
 def test_centred_intervals_hold_the_truth(drop):
-    """As below, for the debiased error; where the truth is 0, half of the values are below it."""
+    """As below, for the debiased error; if the true value is 0, half of the values are below it."""
     n, trials, inside = 300, 200, 0
     for trial in range(trials):
         generator = np.random.default_rng([8, trial])
@@ -477,7 +480,7 @@ def test_centred_intervals_hold_the_truth(drop):
         )
         score = to_score(Estimate(value, replicates, n, "centred"), (-0.5, 1))
         inside += score.low <= drop <= score.high
-    assert inside >= fewest(trials, 0.93)  # the least found in benchmarks/README.md
+    assert inside >= fewest(trials, 0.93)  # the smallest share in benchmarks/README.md
 
 
 @pytest.mark.parametrize("binning", ["equal-width", "equal-mass"])
@@ -485,7 +488,7 @@ def test_centred_intervals_hold_the_truth(drop):
 @pytest.mark.parametrize("drop", [0.0, 0.2])
 @pytest.mark.parametrize("cells", [1, 4])
 def test_bias_corrected_intervals_hold_the_truth(binning, error, drop, cells):
-    """The model is right `drop` less often than it says, in every bin: that is its true error."""
+    """In every bin, accuracy is `drop` below confidence: that is the true error."""
     evaluate = getattr(metrics, error)
     n, trials, inside, widths = 300, 100, 0, []
     for trial in range(trials):
@@ -500,10 +503,10 @@ def test_bias_corrected_intervals_hold_the_truth(binning, error, drop, cells):
         score = to_score(mean_estimate(estimates), (0, 1))
         inside += score.low <= drop <= score.high
         widths.append(score.high - score.low)
-    # The least found in benchmarks/README.md of 300 images calibrated or 30 points over. The
-    # percentile interval never holds an error of 0.
+    # The smallest share in benchmarks/README.md for 300 images, calibrated or overconfident by 30
+    # points. The percentile interval never contains an error of 0.
     assert inside >= fewest(trials, 0.88)
-    # And it is an interval that says something.
+    # And the interval is not so wide that it says nothing.
     assert np.mean(widths) < 0.2
 
 
@@ -577,7 +580,7 @@ PETS = {
 
 
 def run_means(model, levels):
-    """The means that a run would write: value by shift, through the same function."""
+    """The means of a run by shift, computed by the same function."""
     cells = [
         ((model, "0", shift, str(level)), {"metric": Estimate(value, np.zeros(1), n=7180)})
         for shift, values in levels.items()

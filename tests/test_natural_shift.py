@@ -1,4 +1,4 @@
-"""Validation beside test: the interval of their difference, and what stays out of the means."""
+"""Validation and test: the interval of their difference, and what is not in the means."""
 
 import numpy as np
 import pytest

@@ -32,7 +32,7 @@ class Published:
 
 
 def ours(name, image, severity, size, generator=None):
-    """One image, `[H, W, 3]` in and out, at the constants of a size."""
+    """Corrupt one image, `[H, W, 3]`, with the constants of a size."""
     row = CORRUPTIONS[name]
     images = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
     drawn = (iter([generator]),) if row.random else ()
@@ -142,7 +142,7 @@ def truncated(values):
 
 
 def exact_chances(name, value, parameter):
-    """Chances of the 256 outputs of one value, from scipy's distributions."""
+    """Probabilities of the 256 outputs of one value, from scipy's distributions."""
     edges = np.arange(1, 256)
     if name == "gaussian_noise":
         below = stats.norm.cdf(edges, value, 255 * parameter)
@@ -173,7 +173,7 @@ def test_each_value_becomes_each_other_as_often_as_it_should(name, size):
             )
             expected = exact_chances(name, value, parameter) * image.size
             often = expected >= 20
-            # Chances are right to 16 bits each (the next test).
+            # Probabilities are exact to 16 bits (see the next test).
             rest = expected[~often].sum() + (~often).sum() * image.size / 65536
             assert counts[~often].sum() <= stats.poisson.isf(FALSE_ALARM, rest)
             merged = [np.append(c[often], c[~often].sum() + 1e-9) for c in (counts, expected)]
@@ -183,7 +183,7 @@ def test_each_value_becomes_each_other_as_often_as_it_should(name, size):
 
 @pytest.mark.parametrize("name", NOISES)
 def test_chances_are_right_to_sixteen_bits(name):
-    """The alias table gives back the chances that it was made from."""
+    """The alias table has the probabilities that it was made from."""
     below = {"gaussian": noise._gaussian, "shot": noise._poisson, "impulse": noise._impulse}
     function = below.get(name.removesuffix("_noise"), noise._speckle)
     ((parameter),) = CONSTANTS[name].at(4, 64).values()

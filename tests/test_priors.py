@@ -102,7 +102,7 @@ def test_effective_images_are_kishs():
     weights = np.array([[1, 2, 3], [1, 1, 2]])
     expected = [36 / 14, 16 / 6]
     assert effective_images(weights).tolist() == pytest.approx(expected)
-    # What it is for: the variance of a weighted mean of independent values, each of variance 1.
+    # Its definition: the variance of a weighted mean of independent values with variance 1.
     generator = np.random.default_rng(1)
     weight = generator.random(30)
     means = np.average(generator.normal(size=(20_000, 30)), axis=1, weights=weight)
@@ -110,7 +110,7 @@ def test_effective_images_are_kishs():
 
 
 def test_scores_equal_those_of_copied_images(predictions):
-    """Priors that whole copies of the images reach: class k has k + 1 copies of each image."""
+    """Priors that can be reached by copying images: class k has k + 1 copies of each image."""
     copies = predictions.labels + 1
     wanted = np.bincount(predictions.labels, copies)
     scores = under_priors(predictions, wanted / wanted.sum(), resamples=5)
@@ -158,7 +158,7 @@ def test_even_priors_make_accuracy_balanced(predictions):
     scores = under_priors(predictions, np.full(6, 1 / 6), resamples=5)
     balanced = metrics.balanced_accuracy(predictions.correct, predictions.labels)
     assert scores["accuracy"].value == pytest.approx(balanced)
-    # And balanced accuracy is what no prior changes.
+    # And priors do not change balanced accuracy.
     weights = prior_weights(predictions.labels, PRIORS)
     assert metrics.balanced_accuracy(
         predictions.correct, predictions.labels, weights
@@ -206,10 +206,10 @@ def test_one_image_may_carry_all_the_weight():
     assert "top5_accuracy" not in scores
     sure = predictions.confidence[3]
     assert scores["average_confidence"] == pytest.approx((sure, sure, sure, 4))
-    # The Wilson interval of one image, not of four.
+    # The Wilson interval for one image, not for four.
     accuracy = scores["accuracy"]
     assert accuracy.high - accuracy.low == pytest.approx(0.7935, abs=1e-4)
-    # No resample holds the image.
+    # No resample contains the image.
     (missed,) = [seed for seed in range(9) if not metrics.bootstrap_weights(4, 1, seed)[0, 3]][:1]
     alone = under_priors(predictions, [0, 1], resamples=1, seed=missed)["average_confidence"]
     assert alone.value == sure
@@ -300,7 +300,7 @@ def test_scores_are_the_functions_of_columns_under_these_weights(predictions):
 
 
 def test_replicates_are_of_weighted_resamples(predictions):
-    """An interval's ends are those of the function of columns on each resample, weighted."""
+    """The interval is that of the function of columns, on each resample with weights."""
     drawn = metrics.bootstrap_weights(300, 60)
     weights = prior_weights(predictions.labels, PRIORS, drawn)
     scores = under_priors(predictions, PRIORS, resamples=60)
@@ -340,22 +340,22 @@ def test_all_right_under_any_priors_is_wilsons_interval():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: prior_weights([0, 0], [0.5, 0.5]), "class 1 has a prior of 0.5 but no image"),
-        (lambda p: prior_weights([0, 1], [50, 50]), "add up to 1; found .2. adding up to 100"),
-        (lambda p: prior_weights([0, 1], [1.5, -0.5]), "none negative"),
+        (lambda p: prior_weights([0, 0], [0.5, 0.5]), "class 1 .*0.5"),
+        (lambda p: prior_weights([0, 1], [50, 50]), "add up to 1; .*100"),
+        (lambda p: prior_weights([0, 1], [1.5, -0.5]), "priors .*none negative"),
         (lambda p: prior_weights([0, 1], [math.nan, 0.5]), "add up to 1"),
-        (lambda p: prior_weights([0, 1], [[0.5, 0.5]]), "one probability a class"),
-        (lambda p: prior_weights([0, 1], [0.5, 0.49]), "adding up to 0.99"),
+        (lambda p: prior_weights([0, 1], [[0.5, 0.5]]), "priors .*found .1, 2."),
+        (lambda p: prior_weights([0, 1], [0.5, 0.49]), "priors .*0.99"),
         (lambda p: prior_weights([0, 2], [0.5, 0.5]), "2 classes"),
         (lambda p: prior_weights([-1, 0], [0.5, 0.5]), "2 classes"),
-        (lambda p: prior_weights([0.0, 1.0], [0.5, 0.5]), "whole numbers"),
-        (lambda p: prior_weights([], [0.5, 0.5]), "at least one image"),
-        (lambda p: effective_images(3.0), "weights must be"),
+        (lambda p: prior_weights([0.0, 1.0], [0.5, 0.5]), "labels .*float64"),
+        (lambda p: prior_weights([], [0.5, 0.5]), "labels is empty"),
+        (lambda p: effective_images(3.0), "weights .*found"),
         (lambda p: under_priors(p, [0.5, 0.5]), "each of 6 classes, found .2."),
-        (lambda p: under_priors(p, PRIORS, resamples=0), "at least 1"),
-        (lambda p: worst_prior(p, {}), "at least one, found none"),
+        (lambda p: under_priors(p, PRIORS, resamples=0), "0 times: .*at least 1"),
+        (lambda p: worst_prior(p, {}), "priors .*at least one"),
         (lambda p: worst_prior(p, {"own": PRIORS}, "acuracy"), "did you mean 'accuracy'"),
-        (lambda p: worst_prior(p, {"own": PRIORS}, "confidence_gap"), "no worse end"),
+        (lambda p: worst_prior(p, {"own": PRIORS}, "confidence_gap"), "confidence_gap"),
         (
             lambda p: worst_prior(predicted([0, 1], classes=("a", "b")), {"x": 0}, "top5_accuracy"),
             "at least 6 classes, found 2",
@@ -363,7 +363,7 @@ def test_all_right_under_any_priors_is_wilsons_interval():
         (lambda p: peaked_priors([0], ("a",), factor=0), "above 0 and finite, found 0"),
         (lambda p: peaked_priors([0], ("a",), factor=math.nan), "found nan"),
         (lambda p: peaked_priors([1], ("a",)), "1 classes"),
-        (lambda p: peaked_priors([], ("a",)), "at least one image"),
+        (lambda p: peaked_priors([], ("a",)), "labels is empty"),
     ],
 )
 def test_bad_input_is_named(call, message, predictions):

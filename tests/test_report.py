@@ -447,7 +447,7 @@ def test_caption_says_bins_norm_images_resamples_and_seeds(run, bare, names):
     for words in (
         "10 equal-width bins, L2 norm",
         "standard deviation σ (pixels)",
-        "0.9: a 5x5 kernel leaves an effective σ of 0.88",
+        "0.9: with a 5x5 kernel, the effective σ is 0.88",
         "95 % bootstrap intervals over images, bias-corrected: binning noise inflates the value",
         "n = 200 test images, 100 resamples, seed 0",
     ):

@@ -1,4 +1,4 @@
-"""Rules: what can be written, what they are judged on, and that nothing missing ever passes."""
+"""Rules: what can be written, what they are checked on, and that missing rows never pass."""
 
 import xml.etree.ElementTree as ET
 
@@ -20,14 +20,14 @@ from .run_folders import write_run as write_folder
 
 N, CLASSES, RESAMPLES = 120, 3, 150
 SNOW = "imagenet_c/snow"
-# How far the label's logit stands above the others, by shift and level.
+# How much the label's logit is above the others, by shift and level.
 SHIFTS = {SNOW: {"1": 2.0, "2": 0.8}, "brightness_factor": {"0.5": 1.5}, "pgd": {"0.03125": -1.0}}
 CLEAN = 3.0
 
 
 def predictions(strength, seed):
-    """The noise of an image is the same under every shift: that is what pairs them."""
-    labels = np.random.default_rng(0).integers(CLASSES, size=N)  # of the same images for all seeds
+    """An image has the same noise under every shift, so that cells are paired."""
+    labels = np.random.default_rng(0).integers(CLASSES, size=N)  # the same images for all seeds
     noise = np.random.default_rng([1, seed]).normal(size=(N, CLASSES))
     logits = (noise + strength * np.eye(CLASSES)[labels]).astype("f4")
     columns = metrics.per_image(logits, labels)
@@ -39,7 +39,7 @@ def cell_id(shift, level):
 
 
 def write_run(path, models=("basic", "basic+temperature"), seeds=(0,), validation=None):
-    """A run folder as the steps of a study leave it, without any model."""
+    """A run folder with the files that the steps of a study write, without a model."""
     weights = metrics.bootstrap_weights(N, RESAMPLES)
     cells, stored = {}, {}
     for model in models:
@@ -93,7 +93,7 @@ def row(run, model, shift, level, metric, seed="0"):
 
 
 def replace_scores(run, path, change):
-    """A copy of the run's scores alone, changed."""
+    """A copy of the run with only its scores, changed."""
     copy = RunFolder(path)
     write_scores(copy, change(run.scores))
     return copy
@@ -126,15 +126,15 @@ def test_a_percent_sign_divides_by_a_hundred(number, limit):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("accuracy >= 0.85", r"accuracy >= 0.85' is not \[MODEL:\] METRIC\[CELL\]"),
-        ("accuracy[clean]", "is not .* as in accuracy"),
-        ("accuracy[] >= 1", "is not"),
-        ("accuracy[clean] >= 1 for sure", "'1 for sure' is not a number such as 0.05 or 5%"),
-        ("accuracy[clean] >= nan", "'nan' is not a number"),
-        ("accuracy[clean] <= inf", "'inf' is not a number"),
-        ("accuracy[clean] == 1", "unknown operator '=='; known: <, <=, >, >="),
-        ("accuracy[clean] drops <= 1", "unknown change 'drops'; did you mean 'drop'"),
-        ("no-such-file.yaml", "'no-such-file.yaml' is neither a rule, such as .*, nor a file"),
+        ("accuracy >= 0.85", r"accuracy >= 0.85' .*\[MODEL:\] METRIC\[CELL\]"),
+        ("accuracy[clean]", "accuracy.clean.' .* such as accuracy"),
+        ("accuracy[] >= 1", "accuracy.. >= 1' .* such as accuracy"),
+        ("accuracy[clean] >= 1 for sure", "'1 for sure' .* 0.05 or 5%"),
+        ("accuracy[clean] >= nan", "'nan'"),
+        ("accuracy[clean] <= inf", "'inf'"),
+        ("accuracy[clean] == 1", "'=='; known: <, <=, >, >="),
+        ("accuracy[clean] drops <= 1", "'drops'; did you mean 'drop'"),
+        ("no-such-file.yaml", "'no-such-file.yaml' .* such as accuracy"),
     ],
 )
 def test_what_is_no_rule_is_named(text, complaint):
@@ -163,14 +163,14 @@ def test_rules_come_from_a_file_too(tmp_path, head):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("[]", "must hold a list of rules"),
-        ("", "must hold a list of rules"),
-        ("rules: accuracy[clean] >= 1", "must hold a list of rules"),
-        ("rule: [a]", "unknown key in .* 'rule'; did you mean 'rules'"),
-        ("- 5", "a rule must be a text such as .* found 5"),
-        ("- {a: b, c: d}", "a rule must be a text"),
-        ("- accuracy[clean] = 5", "not a number|unknown operator"),
-        ("- [", "is not YAML"),
+        ("[]", "rules.yaml .*list of rules"),
+        ("", "rules.yaml .*list of rules"),
+        ("rules: accuracy[clean] >= 1", "rules.yaml .*list of rules"),
+        ("rule: [a]", "'rule'; did you mean 'rules'"),
+        ("- 5", "rules.yaml: .*such as accuracy.* found 5"),
+        ("- {a: b, c: d}", "rules.yaml: .*such as accuracy"),
+        ("- accuracy[clean] = 5", "'='"),
+        ("- [", "rules.yaml .*YAML"),
     ],
 )
 def test_a_file_without_rules_never_passes(tmp_path, text, complaint):
@@ -181,9 +181,9 @@ def test_a_file_without_rules_never_passes(tmp_path, text, complaint):
 
 
 def test_no_rules_are_no_success(run):
-    with pytest.raises(InputError, match="no rule to check"):
+    with pytest.raises(InputError, match="at least one rule"):
         read_rules([])
-    with pytest.raises(InputError, match="no rule to check"):
+    with pytest.raises(InputError, match="at least one rule"):
         judge(run, [])
 
 
@@ -212,7 +212,7 @@ def test_a_variant_without_the_cell_is_left_out_and_that_is_said(unattacked, cel
     written = cell.replace("8/256", "0.03125")
     last = table(verdicts).splitlines()[-1]
     assert last.startswith("0 of 3 checks failed, judged on the end")
-    assert last.endswith(f"; left out, having no such images: basic+temperature ({written})")
+    assert last.endswith(f": basic+temperature ({written})")
     assert "left out" not in table(check(unattacked, "accuracy[clean] >= 0"))
 
 
@@ -224,7 +224,7 @@ def test_a_star_leaves_out_only_the_cells_that_a_variant_has_not(unattacked):
     missing = [("accuracy", "pgd=0.03125"), ("average_confidence", "pgd=0.03125")]
     assert sorted(set(cells["basic"]) - set(cells["basic+temperature"])) == missing
     assert set(cells["basic+temperature"]) < set(cells["basic"])
-    assert table(verdicts).endswith("no such images: basic+temperature (pgd=0.03125)")
+    assert table(verdicts).endswith(": basic+temperature (pgd=0.03125)")
 
 
 def test_many_cells_that_are_left_out_are_counted():
@@ -238,14 +238,14 @@ def test_many_cells_that_are_left_out_are_counted():
 @pytest.mark.parametrize(
     ("without", "rule", "complaint"),
     [
-        # Asked for by name, nothing may be left out.
+        # If a variant is named, nothing may be left out.
         ("basic+temperature", "basic+temperature: accuracy[pgd] >= 0", "unknown shift 'pgd'"),
-        # Models are no variants: of these nothing may be missing.
+        # Models are not variants: they must have all cells.
         ("basic", "accuracy[pgd] >= 0", "unknown shift 'pgd'"),
         ("b", "accuracy[pgd] >= 0", "unknown shift 'pgd'"),
-        ("basic+temperature", "accuracy[pgd=3] >= 0", "has no level 3; did you mean 0.03125"),
-        ("basic+temperature", "accuracy[gpd] >= 0", "unknown shift 'gpd'; did you mean 'pgd'"),
-        ("basic+temperature", "acuracy[pgd] >= 0", "unknown metric 'acuracy'"),
+        ("basic+temperature", "accuracy[pgd=3] >= 0", "level 3; did you mean 0.03125"),
+        ("basic+temperature", "accuracy[gpd] >= 0", "'gpd'; did you mean 'pgd'"),
+        ("basic+temperature", "acuracy[pgd] >= 0", "metric 'acuracy'; did you mean 'accuracy'"),
     ],
 )
 def test_only_variants_are_left_out_and_only_if_a_model_is_judged(
@@ -268,7 +268,7 @@ def test_a_missing_metric_of_a_variant_is_no_pass(run, tmp_path):
         gone = (scores["model"] == "basic+temperature") & (scores["shift"] == "pgd")
         return scores[~(gone & (scores["metric"] == "accuracy"))]
 
-    with pytest.raises(InputError, match=r"basic\+temperature has no accuracy for pgd"):
+    with pytest.raises(InputError, match=r"basic\+temperature .*accuracy for pgd"):
         check(replace_scores(run, tmp_path, cut), "accuracy[pgd] >= 0")
 
 
@@ -321,7 +321,7 @@ def test_a_star_is_not_for_what_is_no_shift_but_that_can_be_asked_for(run, tmp_p
     assert not {"validation", "priors/winter", "ood/noise"} & set(cells)
     assert check(copy, "basic: accuracy[validation] >= 0")[0].cell == "validation"
     assert check(copy, "basic: accuracy[priors/winter] >= 0")[0].cell == "priors/winter"
-    with pytest.raises(InputError, match="not on validation"):
+    with pytest.raises(InputError, match=r"drop .*validation"):
         check(copy, "accuracy[validation] drop <= 0")
 
 
@@ -349,7 +349,7 @@ def test_the_margin_is_what_is_left_to_the_limit(run, operator, sign):
 
 
 def reference_drop(levels, seeds=(0,), model="basic"):
-    """Accuracy lost, from the columns alone: no estimate, no mean of the package."""
+    """The drop of accuracy from the columns only, without the estimates of the package."""
     strengths = [SHIFTS[shift][level] for shift, level in levels]
     weights = metrics.bootstrap_weights(N, RESAMPLES).astype(float)
     shortfall = 0.2 * len(model) / 5
@@ -362,7 +362,7 @@ def reference_drop(levels, seeds=(0,), model="basic"):
     lost = by_seed.mean(axis=1)
     ends = reference.paired_ends(lost.mean(), weights @ lost / N, N)
     if len(seeds) > 1:
-        # What the seeds lose differs, and that is paired: the same networks, clean and shifted.
+        # The drop differs between seeds, and it is paired: the same networks, clean and shifted.
         varying = [seed_variance(by_seed.mean(axis=0), (weights @ by_seed / N).T)]
         ends = widen(ends, lost.mean(), N, varying)
     return lost.mean(), *ends
@@ -385,7 +385,7 @@ def test_a_drop_has_the_interval_of_the_paired_difference(run, cell, levels):
         run, "basic", levels[0][0], "mean" if len(levels) > 1 else levels[0][1], "accuracy"
     )
     assert drop.value == pytest.approx(clean.value - shifted.value, abs=1e-7)
-    # Paired, and so narrower than two intervals beside each other.
+    # Paired, and so narrower than two separate intervals.
     assert drop.high - drop.low < shifted.high - shifted.low + clean.high - clean.low
 
 
@@ -416,18 +416,18 @@ def test_of_several_seeds_the_mean_is_judged(tmp_path):
 @pytest.mark.parametrize(
     ("rule", "complaint"),
     [
-        ("acuracy[clean] >= 0.5", "unknown metric 'acuracy'; did you mean 'accuracy'"),
-        ("bacis: accuracy[clean] >= 0.5", "unknown model 'bacis'; did you mean 'basic'"),
-        ("accuracy[snow] >= 0.5", f"unknown shift 'snow'; did you mean '{SNOW}'"),
-        (f"accuracy[{SNOW}=3] >= 0.5", "no level 3; did you mean 2. its levels are 1, 2"),
-        (f"accuracy[{SNOW}=mean] >= 0.5", "no level 'mean'; its levels are 1, 2"),
-        ("accuracy[clean=1] >= 0.5", "clean has no level '1'; its levels are none"),
-        (f"accuracy[{SNOW}@best] >= 0.5", "unknown summary of levels 'best'; known: worst"),
-        ("accuracy[clean] drop <= 0.5", "from clean to shifted images, not on clean"),
-        ("accuracy[clean] >= 85", r"lies in \[0, 1\], and the limit 85 does not; .* as 5%"),
-        ("accuracy[all] drop <= 5", r"a drop of accuracy lies in \[-1, 1\]"),
-        ("negative_log_likelihood[all] <= -1", r"lies in \[0, inf\], and the limit -1 does not$"),
-        ("accuracy[pgd] drop <= 5 points", "'5 points' is not a number"),
+        ("acuracy[clean] >= 0.5", "'acuracy'; did you mean 'accuracy'"),
+        ("bacis: accuracy[clean] >= 0.5", "'bacis'; did you mean 'basic'"),
+        ("accuracy[snow] >= 0.5", f"'snow'; did you mean '{SNOW}'"),
+        (f"accuracy[{SNOW}=3] >= 0.5", "level 3; did you mean 2.* 1, 2"),
+        (f"accuracy[{SNOW}=mean] >= 0.5", "level 'mean'; .* 1, 2"),
+        ("accuracy[clean=1] >= 0.5", "clean .*level '1'; .* none"),
+        (f"accuracy[{SNOW}@best] >= 0.5", "'best'; known: worst"),
+        ("accuracy[clean] drop <= 0.5", "drop .*clean$"),
+        ("accuracy[clean] >= 85", r"\[0, 1\], .*limit is 85; .* as 5%"),
+        ("accuracy[all] drop <= 5", r"drop of accuracy .*\[-1, 1\], .*limit is 5;"),
+        ("negative_log_likelihood[all] <= -1", r"\[0, inf\], .*limit is -1$"),
+        ("accuracy[pgd] drop <= 5 points", "'5 points' .* 0.05 or 5%"),
     ],
 )
 def test_what_the_run_does_not_have_is_named_with_the_rule(run, rule, complaint):
@@ -443,9 +443,7 @@ def test_a_missing_row_is_no_pass(run, tmp_path):
         return scores[~gone]
 
     copy = replace_scores(run, tmp_path, cut)
-    with pytest.raises(
-        InputError, match=f"basic has no balanced_accuracy for {SNOW}=2; it is there for"
-    ):
+    with pytest.raises(InputError, match=f"basic .*balanced_accuracy for {SNOW}=2; .* for clean"):
         check(copy, "balanced_accuracy[*] >= 0")
     assert len(check(copy, "balanced_accuracy[clean] >= 0")) == 2
 
@@ -461,9 +459,7 @@ def test_what_is_not_a_number_is_no_pass(run, tmp_path, column, on, fails):
 
     copy = replace_scores(run, tmp_path, blank)
     if fails:
-        with pytest.raises(
-            InputError, match=f"balanced_accuracy of basic is not a number for {SNOW}=2"
-        ):
+        with pytest.raises(InputError, match=f"balanced_accuracy of basic .*{SNOW}=2"):
             check(copy, "balanced_accuracy[*] >= 0", on=on)
     else:
         assert check(copy, "balanced_accuracy[*] >= 0", on=on)
@@ -474,20 +470,18 @@ def test_what_is_not_a_number_is_no_pass(run, tmp_path, column, on, fails):
     [
         (
             "confidence_auroc[clean] >= 0.5",
-            "confidence_auroc of basic for clean cannot be judged on its interval: it has too few "
-            "errors, 8 wrong of 120 images where 30 are needed; about 450 such images would do, or "
-            "judge the value with --on value",
+            "of basic for clean .* 8 wrong of 120 images.* 30 .* about 450 .*--on value",
         ),
-        # Nearly all are wrong: it is the right ones that are too few.
-        ("confidence_auroc[pgd] >= 0", "for pgd .* too few errors, 5 right of 120 images"),
-        ("negative_log_likelihood[*] <= 9", "8 wrong of 120 images where 20 are .* about 300 such"),
-        # On either side of a change.
+        # Nearly all are wrong, so there are too few right ones.
+        ("confidence_auroc[pgd] >= 0", "for pgd .* 5 right of 120 images"),
+        ("negative_log_likelihood[*] <= 9", "8 wrong of 120 images.* 20 .* about 300 such"),
+        # On both sides of a change.
         ("macro_auc[pgd] drop <= 1", "a drop of macro_auc of basic for pgd .* 8 wrong of 120"),
-        (f"confidence_auroc[{SNOW}] drop <= 1", "8 wrong of 120 images where 30"),
-        ("confidence_auroc[all@worst] drop <= 1", "8 wrong of 120 images where 30"),
+        (f"confidence_auroc[{SNOW}] drop <= 1", "8 wrong of 120 images.* 30"),
+        ("confidence_auroc[all@worst] drop <= 1", "8 wrong of 120 images.* 30"),
         (
             "maximum_calibration_error[clean] <= 1",
-            "a bin has fewer than the 30 images .* limit the",
+            "30 images.* RMS calibration error",
         ),
     ],
 )
@@ -510,7 +504,9 @@ def test_without_any_error_three_are_feared(run, tmp_path):
         return scores.assign(value=scores["value"].mask(none, 1.0))
 
     copy = replace_scores(run, tmp_path, perfect)
-    with pytest.raises(InputError, match=r"0 wrong of 120 images .* at least 1,200 such images"):
+    with pytest.raises(
+        InputError, match=r"0 wrong of 120 images.* 30 .* at least 1,200 .*--on value"
+    ):
         check(copy, "confidence_auroc[clean] >= 0")
 
 
@@ -520,13 +516,13 @@ def test_of_all_shifts_the_errors_are_not_counted(run, tmp_path):
         return scores.assign(low=scores["low"].mask(at), high=scores["high"].mask(at))
 
     copy = replace_scores(run, tmp_path, blank)
-    with pytest.raises(InputError, match=r"for all .* too few errors, fewer than 30; take"):
+    with pytest.raises(InputError, match=r"for all .* 30; .*more images.*--on value"):
         check(copy, "confidence_auroc[all] >= 0")
 
 
 def test_without_accuracy_the_errors_are_not_counted(run, tmp_path):
     copy = replace_scores(run, tmp_path, lambda scores: scores[scores["metric"] != "accuracy"])
-    with pytest.raises(InputError, match="it has too few errors, fewer than 30; take more images"):
+    with pytest.raises(InputError, match=r"for clean .* 30; .*more images.*--on value"):
         check(copy, "confidence_auroc[clean] >= 0")
 
 
@@ -563,7 +559,7 @@ def test_a_run_of_the_first_version_is_judged_alike(run, tmp_path):
 
 
 def test_an_attack_is_what_the_record_calls_one(run, tmp_path):
-    """In the mean over shifts counts what is a shift, whatever its parameters are called."""
+    """The mean over shifts contains what the record calls a shift, whatever its parameters are."""
     (apart,) = check(run, "basic: accuracy[all] drop <= 1")
     facts = run.record.model_dump()
     facts["sweeps"][-1]["kind"] = "shift"
@@ -591,17 +587,17 @@ def test_a_drop_of_what_predictions_do_not_give_is_no_pass(run, tmp_path):
     scores = copy.scores
     scores.loc[scores["metric"] == "brier_score", "metric"] = "flip_rate"
     write_scores(copy, scores)
-    with pytest.raises(InputError, match="do not give a drop of flip_rate for pgd"):
+    with pytest.raises(InputError, match="drop of flip_rate for pgd"):
         check(copy, "flip_rate[pgd] drop <= 1")
 
 
 def test_a_run_without_scores_is_named(tmp_path):
-    with pytest.raises(InputError, match="has no scores"):
+    with pytest.raises(InputError, match=r"no scores.csv"):
         check(RunFolder(tmp_path), "accuracy[clean] >= 0.5")
 
 
 def test_an_unknown_way_to_judge_is_named(run):
-    with pytest.raises(InputError, match="unknown number to judge on 'vale'; did you mean 'value'"):
+    with pytest.raises(InputError, match="'vale'; did you mean 'value'"):
         check(run, "accuracy[clean] >= 0.5", on="vale")
 
 
@@ -648,7 +644,7 @@ def test_junit_has_a_case_a_verdict_and_says_why_in_attribute_and_text():
     assert failure.tag == "failure"
     assert failure.get("message") == failure.text
     assert failure.text.startswith("0.4500 is not >= 50%: 0.5500 [0.4500, 0.6500], n = 1000")
-    # What the schema of Jenkins allows; it asks for more of none.
+    # The attributes that the schema of Jenkins allows; it requires no others.
     allowed = {
         "testsuites": {"name", "tests", "failures", "errors", "time"},
         "testsuite": {"name", "tests", "failures", "errors", "skipped", "time"},

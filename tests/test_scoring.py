@@ -1,4 +1,4 @@
-"""Scoring at speed: the shared sums equal the pure functions, whatever the order and threads."""
+"""Fast scoring: the shared sums equal the pure functions, for any order and number of threads."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ def decomposed(part):
     return lambda p, w: getattr(metrics.brier_decomposition(p.confidence, p.correct, w), part)
 
 
-# Each row of the table once more, by its pure function.
+# Each row of the table, computed by its pure function.
 PURE = {
     "accuracy": lambda p, w: metrics.accuracy(p.correct, w),
     "top5_accuracy": lambda p, w: metrics.top5_accuracy(p.top5_correct, w),
@@ -96,7 +96,7 @@ PURE = {
         metrics.atc_accuracy(p.confidence, FITTED.atc_threshold, w) - metrics.accuracy(p.correct, w)
     ),
 }
-# Beyond so many images or confidences, these replicates are approximations.
+# With more images or confidences than these, the replicates are approximations.
 APPROXIMATE = {
     "macro_auc",
     "classwise_calibration_error/10-equal-width",
@@ -160,7 +160,7 @@ def answered(part, threshold):
     return lambda p: reference.coverage_above(p.confidence.tolist(), threshold)
 
 
-# And by its slow reference.
+# Each row, computed by its slow reference.
 SLOW = {
     "accuracy": mean(lambda p: p.correct),
     "top5_accuracy": mean(lambda p: p.top5_correct),
@@ -229,7 +229,7 @@ def test_values_and_replicates_are_those_of_the_slow_reference(name, decimals):
     predictions, written, estimates = drawn_by_hand(decimals)
     found = [estimates[name].value, *estimates[name].replicates]
     expected = [SLOW[name](each) for each in (predictions, *written)]
-    # The root is steep at 0, so that of the debiased error the squares are compared.
+    # The square root is steep at 0, so the squares of the debiased error are compared.
     power = 2 if name.startswith("debiased") else 1
     np.testing.assert_allclose(
         np.sign(found) * np.abs(found) ** power,
@@ -240,7 +240,7 @@ def test_values_and_replicates_are_those_of_the_slow_reference(name, decimals):
 
 
 def test_shortcuts_do_not_move_the_replicates(monkeypatch):
-    """Images that count once each are the images as they are, however coarse the groups."""
+    """If each image counts once, the result is the value itself, however coarse the groups are."""
     predictions = simulated(3000)
     monkeypatch.setattr(intervals, "MOST_GROUPS", 50)
     monkeypatch.setattr(table, "MOST_IMAGES_OF_EXACT_AUC", 100)
@@ -271,7 +271,7 @@ def test_replicates_of_many_images_are_as_good_as_exact(name):
         for each in (estimate.replicates, exact)
     )
     width = expected.high - expected.low
-    assert np.ptp(estimate.replicates - exact) > 0  # it was approximated
+    assert np.ptp(estimate.replicates - exact) > 0  # the replicates are approximate
     assert abs(found.low - expected.low) < 0.02 * width
     assert abs(found.high - expected.high) < 0.02 * width
 
@@ -368,7 +368,7 @@ def test_memory_does_not_grow_with_the_resamples(monkeypatch):
         finally:
             tracemalloc.stop()
 
-    # Only the replicates themselves are more: 26 metrics, 380 resamples, a few copies.
+    # Only the replicates need more memory: 26 metrics, 380 resamples, a few copies.
     assert peak(400) - peak(20) < 4 * 26 * 380 * 8
 
 
@@ -428,7 +428,7 @@ def test_what_is_fitted_is_each_cells_own(cells):
     assert "atc_accuracy" not in table["m", "0", "clean", "none"]
     found = table["m", "1", "clean", "none"]["atc_accuracy"].value
     assert found == (predictions[cells[4]].confidence >= 0.5).mean()
-    # A mean is of what all have.
+    # A mean has only the metrics that all cells have.
     summary = with_means(table.items())
     assert "accuracy" in summary["m", "mean", "clean", "none"]
     assert "atc_accuracy" not in summary["m", "mean", "clean", "none"]
@@ -448,7 +448,7 @@ def test_some_metrics_are_estimated_as_all_are(cells):
     every = dict(estimate_cells(cells, predictions.__getitem__, 15, fitted=lambda _: FITTED))
     shared = metrics.Resamples.draw(predictions[cells[0]].labels, 15)
     keyed = zip(every, predictions.values(), strict=True)
-    # The alias is asked for, and not what it is an alias of.
+    # Only the alias is asked for, not the metric that it repeats.
     names = ("atc_accuracy", "rms_calibration_error", "flip_rate")
     some = dict(estimate_metrics(((key, each, FITTED) for key, each in keyed), shared, names))
     assert list(some) == list(every)
@@ -461,7 +461,7 @@ def test_some_metrics_are_estimated_as_all_are(cells):
 
 def test_resamples_are_of_images_with_these_labels():
     shared = metrics.Resamples.draw(np.zeros(30, dtype=np.int64), 5)
-    with pytest.raises(InputError, match="other images than the resamples"):
+    with pytest.raises(InputError, match=r"labels .*resamples"):
         list(estimate_metrics([(("m", "0", "clean", "none"), simulated(30), None)], shared))
 
 
@@ -537,7 +537,7 @@ def test_fit_on_keeps_the_risk_on_what_it_was_fitted_on():
         if isinstance(column, np.ndarray)
     }
     nothing = dataclasses.replace(validation, **columns)
-    with pytest.raises(InputError, match="nothing to fit on"):
+    with pytest.raises(InputError, match="validation predictions"):
         metrics.fit_on(nothing)
 
 

@@ -1,4 +1,4 @@
-"""Shifts and attacks by name: the same words mean the same in a study, on a line and in Python."""
+"""Shifts and attacks by name: the same in a study, on the command line and in Python."""
 
 import subprocess
 import sys
@@ -74,7 +74,7 @@ def test_an_evaluation_takes_clean_first_and_each_once():
     assert chosen[6].level == pytest.approx(8 / 255)
     assert len(chosen) == 7
     assert clean_and([]) == (CLEAN,)
-    with pytest.raises(fw.InputError, match="gaussian_blur at 1 stands twice"):
+    with pytest.raises(fw.InputError, match="gaussian_blur at 1"):
         clean_and(["gaussian_blur,sigma=1", "gaussian_blur,sigma=1,kernel_size=5"])
 
 
@@ -83,43 +83,43 @@ def test_pictures_take_shifts_alone_each_once():
     found = [shift.id for shift in chosen]
     assert found[:15] == ids("quick")
     assert found[15:] == ["imagenet_c/fog,severity=2", "imagenet_c/fog,severity=4", "hue,turn=0.25"]
-    with pytest.raises(fw.InputError, match="pgd is an attack, which needs a model"):
+    with pytest.raises(fw.InputError, match="pgd is an attack"):
         only_shifts(["gamma,exponent=2", PGD])
 
 
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        ("quick,x=1", "the suite quick takes no parameters, found 'quick,x=1'"),
-        ("clean,x=1", "the shift clean takes no parameters"),
-        ("quick,imagenet", "unknown suite, shift or attack 'imagenet'; did you mean 'imagenet_c'"),
-        ("gama,exponent=2", "unknown suite, shift or attack 'gama'; did you mean 'gamma'"),
+        ("quick,x=1", "suite quick .*'quick,x=1'"),
+        ("clean,x=1", "shift clean .*'clean,x=1'"),
+        ("quick,imagenet", "'imagenet'; did you mean 'imagenet_c'"),
+        ("gama,exponent=2", "'gama'; did you mean 'gamma'"),
         ("pdg,epsilon=1", "did you mean 'pgd'"),
-        ("exponent=2", r"are written NAME\[,parameter=value...\], found 'exponent=2'"),
-        ("gamma,2", r"are written NAME\[,parameter=value...\], found 'gamma,2'"),
-        ("gamma,=2", "are written NAME"),
-        ("gamma,", "are written NAME"),
-        ("", "are written NAME"),
+        ("exponent=2", r"NAME\[,parameter=value...\], found 'exponent=2'"),
+        ("gamma,2", r"NAME\[,parameter=value...\], found 'gamma,2'"),
+        ("gamma,=2", "NAME.*'gamma,=2'"),
+        ("gamma,", "NAME.*'gamma,'"),
+        ("", "NAME.*found ''"),
         ("gamma,exponnt=2", "did you mean 'exponent'"),
-        ("gamma,exponent=two", "exponent must be a finite number, found 'two'"),
-        ("gamma,exponent=nan", "must be a finite number"),
-        ("gamma,exponent=.nan", "must be a finite number"),
-        ("gamma,exponent=true", "must be a finite number"),
-        ("gamma,exponent=", "must be a finite number"),
-        ("gamma,exponent=2,exponent=3", "'gamma,exponent=2,exponent=3' names exponent twice"),
-        ("gamma,exponent=[1,2]", r"several levels are written 'NAME: \[LEVEL, LEVEL\]'"),
-        ("gamma", "gamma needs its level, exponent=NUMBER"),
-        ("pgd", "pgd needs its level, epsilon=NUMBER"),
-        ("pgd,epsilon=8/0", "divides by zero"),
-        ("imagenet_c/fog,severity=6", "severity must be 1, 2, 3, 4 or 5, found 6"),
-        ("- gamma: 2", "is not NAME: LEVELS"),
+        ("gamma,exponent=two", "exponent .*number, found 'two'"),
+        ("gamma,exponent=nan", "exponent .*'nan'"),
+        ("gamma,exponent=.nan", "exponent .*finite .*nan"),
+        ("gamma,exponent=true", "exponent .*number, found True"),
+        ("gamma,exponent=", "exponent .*number, found ''"),
+        ("gamma,exponent=2,exponent=3", "'gamma,exponent=2,exponent=3' .*exponent"),
+        ("gamma,exponent=[1,2]", r"'NAME: \[LEVEL, LEVEL\]'"),
+        ("gamma", "gamma .*exponent=NUMBER"),
+        ("pgd", "pgd .*epsilon=NUMBER"),
+        ("pgd,epsilon=8/0", "8/0"),
+        ("imagenet_c/fog,severity=6", "severity .*1, 2, 3, 4 or 5, found 6"),
+        ("- gamma: 2", "'- gamma: 2' .*NAME: LEVELS"),
         ("gamma: [", "is not YAML"),
-        ({"gamma": [1], "hue": [1]}, "key: each entry must be one NAME: LEVELS"),
-        ({"suite": ["quick"]}, "key: suite must be a name, found"),
-        ({"suite": "quik"}, "unknown suite 'quik'; did you mean 'quick'"),
-        ({"gama": [2]}, "unknown shift or attack 'gama'; did you mean 'gamma'"),
-        ({"gamma": None}, "exponent must be a number or a list of numbers, found None"),
-        ([2], "key: 2 is no text, no NAME: LEVELS, no shift and no attack"),
+        ({"gamma": [1], "hue": [1]}, "key: .*one NAME: LEVELS"),
+        ({"suite": ["quick"]}, "key: suite .*name"),
+        ({"suite": "quik"}, "'quik'; did you mean 'quick'"),
+        ({"gama": [2]}, "'gama'; did you mean 'gamma'"),
+        ({"gamma": None}, "exponent .*number .*found None"),
+        ([2], "key: .*NAME: LEVELS.*found 2"),
     ],
     ids=str,
 )
@@ -133,7 +133,7 @@ def test_mistakes_are_one_sentence(written, words):
     ("arguments", "words"),
     [
         (["preview"], "name some shifts: --suite NAME, or --shift NAME"),
-        (["preview", "--suite", "quik"], "unknown suite 'quik'; did you mean 'quick'"),
+        (["preview", "--suite", "quik"], "'quik'; did you mean 'quick'"),
         (["export", "mnist5k", "--out", "x", "--shift", PGD], "pgd is an attack"),
         (["evaluate", "timm:test_resnet", "mnist5k", "--shifts", "quick,x=1"], "no parameters"),
     ],

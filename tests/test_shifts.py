@@ -1,4 +1,4 @@
-"""Shifts: equal to the references they name, image by image, whatever the batch."""
+"""Shifts: equal to their references, image by image, in any batch."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ EXAMPLES = [
 
 
 def photos(n, height, width, seed=0):
-    """Noise, plus black, white, and stripes: the images where rounding and clipping show."""
+    """Noise, black, white and stripes: images on which rounding and clipping matter."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (n, 3, height, width), generator=generator, dtype=torch.uint8)
     images[0], images[1], images[2, :, ::2] = 0, 255, 255
@@ -173,7 +173,7 @@ def test_entries_can_be_swept_and_have_a_neutral_level(name):
     assert low.level == levels[0]
     assert high.id.startswith(f"{name},{kind.level}={levels[1]}")
     assert not torch.equal(low(images, torch.arange(5)), high(images, torch.arange(5)))
-    # A blur of 0 is none; JPEG's best and HSV keep black and white, but not quite every colour.
+    # A blur of 0 is not allowed; JPEG's best quality and HSV keep black and white, not all colours.
     near = make_shift(name, **{kind.level: 1e-3 if name == "gaussian_blur" else kind.neutral})
     kept = slice(2 if name in ("jpeg", "hue") else None)
     assert torch.equal(near(images, torch.arange(5))[kept], images[kept])
@@ -190,27 +190,36 @@ def test_suites_of_the_report_have_its_eight_cells(name):
     [
         (lambda: make_shift("gausian_blur", sigma=1), "did you mean 'gaussian_blur'"),
         (lambda: make_shift("gaussian_blur", sigm=1), "did you mean 'sigma'"),
-        (lambda: make_shift("gaussian_blur"), "needs its level"),
-        (lambda: make_shift("gaussian_blur", sigma=0), "must be > 0, found 0"),
-        (lambda: make_shift("gaussian_blur", sigma="0.3"), "finite number, found '0.3'"),
-        (lambda: make_shift("gaussian_blur", sigma=1, kernel_size=4), "must be odd"),
-        (lambda: make_shift("brightness_factor", factor=-1), "must be >= 0, found -1"),
-        (lambda: make_shift("brightness_factor", factor=float("nan")), "finite number"),
+        (lambda: make_shift("gaussian_blur"), "gaussian_blur .*sigma=NUMBER"),
+        (lambda: make_shift("gaussian_blur", sigma=0), "sigma .*> 0, found 0"),
+        (lambda: make_shift("gaussian_blur", sigma="0.3"), "sigma .*found '0.3'"),
+        (
+            lambda: make_shift("gaussian_blur", sigma=1, kernel_size=4),
+            "kernel_size .*odd .*found 4",
+        ),
+        (lambda: make_shift("brightness_factor", factor=-1), "factor .*>= 0, found -1"),
+        (
+            lambda: make_shift("brightness_factor", factor=float("nan")),
+            "factor .*finite .*found nan",
+        ),
         (lambda: make_shift("translate", fraction=1), "between -1 and 1, found 1"),
         (lambda: make_shift("downscale", factor=0.5), ">= 1, found 0.5"),
         (lambda: make_shift("hue", turn=0.6), "in .-0.5, 0.5., found 0.6"),
         (lambda: make_shift("gamma", exponent=0), "> 0, found 0"),
         (lambda: make_shift("jpeg", quality=0), "whole number from 1 to 100, found 0"),
         (lambda: sweep("brightness_factor", []), "a list of numbers, found \\[\\]"),
-        (lambda: sweep("brightness_factor", [1.5, 1.5]), "same level twice"),
-        (lambda: sweep("brightness_factor", "0.8"), "a list of numbers"),
+        (lambda: sweep("brightness_factor", [1.5, 1.5]), r"factor .*\[1.5, 1.5\]"),
+        (lambda: sweep("brightness_factor", "0.8"), "factor .*found '0.8'"),
         (lambda: suite("paper_pathmnst"), "did you mean 'paper_pathmnist'"),
         (
             lambda: make_shift("gaussian_blur", sigma=2)(photos(4, 8, 8), torch.arange(4)),
-            "needs images of more than 8 pixels a side, found 8x8",
+            "more than 8 pixels .*found 8x8",
         ),
-        (lambda: CLEAN(photos(4, 8, 8).float(), torch.arange(4)), "images must be uint8"),
-        (lambda: CLEAN(photos(4, 8, 8), torch.arange(3)), "one int64 key for each of 4"),
+        (lambda: CLEAN(photos(4, 8, 8).float(), torch.arange(4)), "uint8 .*float32"),
+        (
+            lambda: CLEAN(photos(4, 8, 8), torch.arange(3)),
+            r"key .*4 images, found torch.int64 \[3\]",
+        ),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(call, words):

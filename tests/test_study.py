@@ -830,7 +830,7 @@ def test_rectangles_go_all_the_way(study_file, tmp_path, size):
             "cannot take images of 16x16 .*input_size",
         ),
         (["models.mixup.backbone=torchvision:vgg11", "models.mixup.stem=small"], "not for VGG"),
-        (["shifts=[{gaussian_blur: [4]}]"], "needs images of more than 16 pixels a side"),
+        (["shifts=[{gaussian_blur: [4]}]"], "gaussian_blur.* 16 pixels .*found"),
         (["data.size=4"], "size must be at least 8"),
         (["models.mixup.backbone=torchvision:alexnet"], "cannot take images of 16x16"),
         (["models.mixup.backbone=torchvision:squeezenet1_1"], "cannot take images of 16x16"),

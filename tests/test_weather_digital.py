@@ -57,7 +57,7 @@ class Replayed:
 
 
 def corrupt(name, image, parameters, seed=0):
-    """Corrupt one image, `[H, W, 3]`, with replayed draws."""
+    """Corrupt one image, `[H, W, 3]`, with replayed random numbers."""
     batch = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
     function, _, is_random = CORRUPTIONS[name]
     drawn = [iter([Replayed(seed, image.shape[:2])])] if is_random else []
@@ -118,7 +118,7 @@ def test_is_the_slow_version_at_other_sizes(name, shape):
 @pytest.mark.parametrize("value", [0, 77, 255])
 @pytest.mark.parametrize("name", [*FIXED, *RANDOM])
 def test_flat_images_stay_in_range(name, value):
-    """No value may wrap around: what is added makes no image darker, black stays without noise."""
+    """No value may overflow: adding makes no image darker, and black stays without noise."""
     skip_without_photographs(name)
     image = np.full((16, 16, 3), value, np.uint8)
     found = corrupt(name, image, CONSTANTS[name].at(5, 16))
@@ -142,7 +142,7 @@ NEUTRAL = {
 
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_neutral_parameters_change_nothing(name):
-    """But for what the benchmark's cut to 8 bits makes of 1/255 and back."""
+    """Equal except for what the benchmark's conversion to 8 bits does to 1/255 and back."""
     skip_without_photographs(name)
     image = IMAGES["scene"](24, 40)
     difference = np.abs(corrupt(name, image, NEUTRAL[name]).astype(int) - image)

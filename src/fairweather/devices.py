@@ -1,4 +1,4 @@
-"""Where the arithmetic runs and in which precision: the one place that asks the hardware."""
+"""Choose the device and the precision; no other module asks what hardware there is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device that is really there.
+    """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device that this machine has.
 
     `auto` is the first CUDA device if there is one, else the CPU. Raises `InputError` for a device
     that this machine does not have.
@@ -38,15 +38,15 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def repeatable_kernels(*, tf32: bool = False) -> AbstractContextManager[None]:
-    """Ask cuDNN for the same kernels on every run while this is entered; nothing on CPUs.
+    """Make cuDNN use the same kernels on every run inside the `with` block; no effect on CPUs.
 
-    Without `tf32`, float32 means float32 in convolutions, as it does on a CPU.
+    Without `tf32`, convolutions of float32 are computed in full float32, as on a CPU.
 
     >>> with repeatable_kernels():
     ...     torch.backends.cudnn.deterministic
     True
     """
-    # `enabled` must be said: by default this function of torch switches cuDNN off altogether.
+    # `enabled` must be given: by default this function of torch switches cuDNN off.
     return torch.backends.cudnn.flags(
         enabled=torch.backends.cudnn.enabled,
         benchmark=False,
@@ -56,22 +56,22 @@ def repeatable_kernels(*, tf32: bool = False) -> AbstractContextManager[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory ran out, on a device or on the machine itself.
+    """Tell whether an error means out of memory, on a device or on the machine itself.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes do not match"))
     (True, False)
     """
-    # torch's CPU allocator and ONNX Runtime raise plain runtime errors, whose text must tell.
+    # torch's CPU allocator and ONNX Runtime raise plain RuntimeErrors: only their text says it.
     words = ("not enough memory", "can't allocate memory", "failed to allocate memory", "bad_alloc")
     text = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in text for w in words)
 
 
 def training_precision(name: str, device: torch.device) -> str:
-    """Choose `fp32` or `bf16` for training; `auto` is bf16 on CUDA devices that multiply in it.
+    """Choose `fp32` or `bf16` for training; `auto` is bf16 on CUDA devices that support it.
 
-    On CPUs `auto` stays fp32: with AVX512-BF16 a ResNet-18 trains no faster in bf16, and an
-    EfficientNet-Lite0 less than half as fast (benchmarks/README.md).
+    On CPUs `auto` is fp32: with AVX512-BF16, a ResNet-18 trains no faster in bf16, and an
+    EfficientNet-Lite0 trains at less than half the speed (benchmarks/README.md).
 
     >>> training_precision("auto", torch.device("cpu"))
     'fp32'

@@ -1,4 +1,4 @@
-"""Encoded images to 8-bit pixels, without torch: processes that only decode start quickly."""
+"""Decode images to 8-bit pixels, without torch, so that processes that only decode start fast."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Content = Path | bytes | Pixels
 
 
 class UnreadableImageError(InputError):
-    """One image cannot be decoded; the message is the reason, without the name of the image."""
+    """One image cannot be decoded; the message gives the reason, without the image's name."""
 
 
 class Square(NamedTuple):
-    """A `types.Preparation` with everything filled in, for processes that do not load torch.
+    """A `types.Preparation` without defaults, for processes that do not load torch.
 
     Attributes:
         size, resize: in pixels, `size <= resize`.
@@ -46,13 +46,13 @@ class Square(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The file that takes decoded images, and what they must be like.
+    """The file for decoded images, and what shape they must have.
 
     Attributes:
-        path: of a file in which each image has its place: `place * bytes of an image`.
+        path: the file. Image number `i` starts at byte `i * bytes per image`.
         shape: `(3, H, W)` of every image.
-        square: what `decode_image` is given.
-        most_pixels: Pillow's `MAX_IMAGE_PIXELS` in the process that asks.
+        square: the argument of `decode_image`.
+        most_pixels: Pillow's `MAX_IMAGE_PIXELS` in the main process.
     """
 
     path: Path
@@ -64,21 +64,22 @@ class Target(NamedTuple):
 def decode_image(content: Content, square: Square | None) -> Pixels:
     """Decode one image: uint8 `[3, H, W]`.
 
-    * EXIF orientation is applied; of an animation, the first frame is taken.
-    * Every mode becomes RGB. Transparency is dropped, as torchvision's `ImageFolder` does, so the
-      colour stored under a transparent pixel shows. 16-bit grayscale is scaled, `round(v / 257)`,
-      over its whole range and not over what one image uses: images stay comparable in brightness.
-      Floating-point images have no known range and are refused.
-    * The shorter side is resized to `square.resize` (Pillow's antialiased filter, aspect kept), or
-      with `squash` both sides are, and the center is cropped to `square.size`, as torchvision's
-      `Resize` and `CenterCrop` do. An image whose sides already have their lengths keeps every bit.
+    * The EXIF orientation is applied. From an animation, the first frame is taken.
+    * Every mode is converted to RGB. Transparency is dropped, as in torchvision's `ImageFolder`, so
+      transparent pixels show their stored colour. 16-bit grayscale is scaled as `round(v / 257)`:
+      over the whole 16-bit range and not over the range of one image, so that brightness stays
+      comparable between images. Floating-point images are refused, because their range is unknown.
+    * The shorter side is resized to `square.resize` with Pillow's antialiased filter, and the
+      aspect ratio is kept; with `squash`, both sides are resized to it. Then the center is cropped
+      to `square.size`, as with torchvision's `Resize` and `CenterCrop`. An image whose sides
+      already have the lengths after resizing is not resampled.
 
     Args:
         content: a file, encoded bytes, or pixels: uint8 `[H, W]` or `[H, W, 3]`.
-        square: None leaves the image as it is.
+        square: None does not resize or crop.
 
     Raises:
-        UnreadableImageError: it is no image, or is damaged, too large or of unknown range.
+        UnreadableImageError: not an image, damaged, too large, or pixels of an unknown range.
 
     >>> decode_image(np.full((9, 9), 7, dtype=np.uint8), Square(8, resize=8)).shape
     (3, 8, 8)
@@ -93,27 +94,30 @@ def decode_image(content: Content, square: Square | None) -> Pixels:
     # On damaged files Pillow's decoders raise anything from SyntaxError to struct.error.
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the system's word: a file that may not be opened, or too many open files
+            raise  # from the operating system: no permission, or too many open files
         raise UnreadableImageError(_reason(error)) from error
     return np.asarray(rgb).transpose(2, 0, 1).copy()
 
 
 @contextmanager
 def strict_pillow() -> Iterator[None]:
-    """Within, an image that Pillow warns of as too large is an error; filters are per process."""
+    """Turn Pillow's warning about too large images into an error inside the `with` block.
+
+    Warning filters belong to a process, so each process enters it.
+    """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # remarks on metadata change no pixel
+        warnings.filterwarnings("ignore", module="PIL")  # warnings about metadata change no pixel
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
 
 def most_pixels() -> int | None:
-    """Pillow's own limit, which its user may set: an image with more pixels is unreadable."""
+    """Return Pillow's limit, which users can change: an image with more pixels is unreadable."""
     return Image.MAX_IMAGE_PIXELS
 
 
 def decoder_facts() -> dict[str, object]:
-    """Everything besides its bytes and `square` that decides what an image becomes."""
+    """Return what decides the decoded pixels besides the image's bytes and `square`."""
     Image.init()  # Pillow loads most of its formats when they are first needed
     return {
         "pillow": PIL.__version__,
@@ -124,11 +128,12 @@ def decoder_facts() -> dict[str, object]:
 
 
 def write_decoded(target: Target, first: int, contents: Sequence[Content]) -> list[int]:
-    """Decode images in a worker process and write them where they belong; return what was left.
+    """Decode images in a worker process, write them to the file, and return which ones failed.
 
-    The places that it returns are those of images that could not be decoded, or have another shape:
-    the process that asks decodes them again, and what it finds counts. It may know formats that a
-    worker does not, since its user can register some with Pillow.
+    Returns:
+        The numbers of the images that could not be decoded or have another shape. The main process
+        decodes these again, and its result counts: users can register formats with Pillow that a
+        worker does not know.
     """
     Image.MAX_IMAGE_PIXELS = target.most_pixels
     left: list[int] = []
@@ -194,7 +199,7 @@ def _resized_sides(sides: tuple[int, int], square: Square) -> tuple[int, int]:
 
 
 def _reason(error: Exception) -> str:
-    # Pillow's sentence holds the address of a buffer, and the system's repeats the file name.
+    # Pillow's message contains the address of a buffer, and the system's repeats the file name.
     if isinstance(error, UnidentifiedImageError):
         return "it is not an image in a format that Pillow knows"
     if isinstance(error, OSError) and error.strerror:

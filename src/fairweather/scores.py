@@ -1,4 +1,4 @@
-"""From the predictions of a run's cells to the rows of scores.csv."""
+"""Compute the rows of scores.csv from the predictions of a run's cells."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HIGHER_IS_BETTER = {
     if metric.higher_is_better is not None
 }
 Estimates = Mapping[str, Estimate]
-# model, seed, shift, level: the key of a row of scores.csv but for the metric.
+# model, seed, shift, level: the key of a row of scores.csv, without the metric.
 Key = tuple[str, str, str, str]
 
 
@@ -45,15 +45,16 @@ def estimate_cells(
     """Estimate every metric of every cell of a run, on as many threads as torch has.
 
     Args:
-        cells: of the same images.
-        read: the predictions of a cell. It is called here, a cell at a time.
-        resamples: of the images.
-        seed: of the resampling.
-        fitted: what is fitted on the clean validation images of the cell's model and seed.
+        cells: all with the same images.
+        read: reads the predictions of a cell. It is called in this thread, for one cell at a time.
+        resamples: how many resamples of the images.
+        seed: seed of the resampling.
+        fitted: returns the thresholds that were fitted on the clean validation images of the
+            cell's model and seed, or None.
 
-    Raises `InputError` when two cells were not predicted on the same images in the same order.
+    Raises `InputError` if two cells were not predicted on the same images in the same order.
     """
-    import torch  # here, since what only reads runs starts in half the time without
+    import torch  # not at the top: programs that only read runs start twice as fast without torch
 
     if not cells:
         return
@@ -80,23 +81,24 @@ def estimate_metrics(
     *,
     threads: int = 1,
 ) -> Iterator[tuple[Key, Estimates]]:
-    """Estimate metrics of cells on the same resamples of the images: the one way to do it.
+    """Estimate metrics of cells on the same resamples of the images.
 
-    One more cell is worked on at once than there are threads, and no more than one beyond is held;
-    their number changes nothing in the results, which come in the order of the cells.
+    Every estimate of a cell is computed here. `threads + 1` cells are in work at once, and at most
+    one more is in memory. The number of threads does not change the results; they come in the order
+    of the cells.
 
     Args:
-        sets: the key of each cell, its predictions, and what is fitted on the clean validation
-            images of its model and seed. One is taken at a time.
-        shared: resamples of the images that all were predicted on, as often as the study says.
-        metrics: names of the metrics; None: all. Names that no metric has are left out.
+        sets: the key of each cell, its predictions, and the thresholds that were fitted on the
+            clean validation images of its model and seed. One cell is taken at a time.
+        shared: resamples of the images of all cells.
+        metrics: names of the metrics; None means all. Names of unknown metrics are ignored.
         threads: at least 1.
 
-    Raises `InputError` for predictions with other labels than the resamples.
+    Raises `InputError` if the labels of the predictions are not those of the resamples.
     """
     pending: deque[tuple[Key, Future[dict[str, Estimate]]]] = deque()
-    # A product that is itself spread over threads would wait for those of the other cells. One more
-    # cell than threads, because cells wait for each other wherever Python itself runs.
+    # BLAS gets one thread, because a product over several threads would wait for the threads of
+    # other cells. One cell more than threads, because cells wait for each other in Python code.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads + 1) as pool:
         for key, predictions, fitted in sets:
             task = pool.submit(evaluate_resamples, predictions, shared, fitted, metrics)
@@ -112,12 +114,13 @@ def estimate_metrics(
 def with_means(
     cells: Iterable[tuple[Key, Estimates]], apart: Collection[str] = ()
 ) -> dict[Key, Estimates]:
-    """Add the means: over a shift's levels, over shifts, and over seeds, each resampled jointly.
+    """Add the means over a shift's levels, over shifts, and over seeds, all resampled jointly.
 
-    A mean over seeds is an estimate of the recipe: its interval covers other seeds and images.
-    Every shift counts the same in the mean over shifts, whatever its number of levels; clean and
-    validation images, other class priors and other data sets count in neither. Shifts that stand
-    `apart`, such as attacks, have means over their levels and do not count in the mean over shifts.
+    A mean over seeds is an estimate of the recipe: its interval covers other seeds and other
+    images. In the mean over shifts, every shift has the same weight, however many levels it has.
+    Clean images, validation images, other class priors and other data sets are in neither of the
+    first two means. Shifts named in `apart`, such as attacks, have a mean over their levels but are
+    not in the mean over shifts.
     """
     table = dict(cells)
     table |= _combined(table, _of_levels(MEAN), _mean)
@@ -130,11 +133,12 @@ def with_means(
 
 
 def with_worst(table: Mapping[Key, Estimates], apart: Collection[str] = ()) -> dict[Key, Estimates]:
-    """Add what each metric is at the worst level of each shift and of all, as level `worst`.
+    """Add the worst value of each metric over the levels of each shift and over all shifts.
 
-    Each metric has its own worst level, as the images are and again in each resample. A metric for
-    which neither more nor less is better has none. What counts in no mean of `with_means` counts
-    here neither; over seeds, it is the mean of each seed's worst.
+    The level of these rows is `worst`. The worst level is found for each metric separately, on the
+    images and again on each resample. A metric without a better direction has no worst value. A
+    cell that is in no mean of `with_means` is not used here either. The worst value over seeds is
+    the mean of each seed's worst value.
 
     Args:
         table: from `with_means`, with the same `apart`.
@@ -155,10 +159,10 @@ def with_worst(table: Mapping[Key, Estimates], apart: Collection[str] = ()) -> d
 
 
 def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
-    """Standard deviation over seeds of each value of scores.csv, as rows of seed `sd`.
+    """Standard deviation over seeds of each value of scores.csv, as rows with the seed `sd`.
 
-    It is the sample standard deviation (n - 1), of the values and not of the images behind them, so
-    it has no interval. There is no row where there are fewer than two seeds.
+    This is the sample standard deviation (n - 1) of the values, and it has no interval. A model
+    with fewer than two seeds has no such row.
     """
     rows = frame[~frame["seed"].isin([MEAN, SPREAD, ENSEMBLE])]
     groups = rows.groupby(["model", "shift", "level", "metric"], sort=False)
@@ -168,7 +172,7 @@ def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def to_frame(table: Mapping[Key, Estimates]) -> pd.DataFrame:
-    """Write estimates as the tidy table of scores.csv, one row a metric."""
+    """Write estimates as the tidy table of scores.csv, one row per cell and metric."""
     bounds = {metric.name: metric.bounds for metric in METRICS}
     rows = [
         (*key, name, *to_score(estimate, bounds[name]))
@@ -179,7 +183,7 @@ def to_frame(table: Mapping[Key, Estimates]) -> pd.DataFrame:
 
 
 def to_csv(frame: pd.DataFrame) -> str:
-    """Write the text of scores.csv: eight significant digits, the same bytes for the same rows."""
+    """Write the text of scores.csv with eight significant digits; equal rows give equal bytes."""
     return str(frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
 
 

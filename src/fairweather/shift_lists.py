@@ -1,4 +1,4 @@
-"""Lists of shifts and attacks, from however they are written: in a study, on a line, as objects."""
+"""Read lists of shifts and attacks: from a study, from a line of text, or from objects."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ FORM = "NAME[,parameter=value...]"
 
 
 def expand(asked: ShiftLike | Iterable[ShiftLike], key: str = "shifts") -> list[Shift | Attack]:
-    """Give every level of all that is named, in order.
+    """Return all shifts and attacks that are asked for, one per level, in order.
 
     Args:
         asked: one or several of:
             a shift or an attack;
-            an entry as a study has it, of one name and its levels or parameters
+            an entry as in a study, with one name and its levels or parameters
             (`{"gamma": [0.5, 2]}`, `{"suite": "quick"}`, `{"pgd": {"epsilon": 0.1, "steps": 5}}`);
             the same entry as text (`gamma: [0.5, 2]`);
-            names with commas between them, of suites (`quick`), or of shifts and attacks with their
-            parameters (`gaussian_blur,sigma=0.7`, `pgd,epsilon=8/255`). What has severities,
-            named without one, stands for all five.
-        key: what an error calls the list.
+            names separated by commas: suites (`quick`), or shifts and attacks with their parameters
+            (`gaussian_blur,sigma=0.7`, `pgd,epsilon=8/255`). A shift that has severities and is
+            named without one stands for all five.
+        key: the name of the list in error messages.
 
     Raises:
-        InputError: a name or a parameter is not in the tables, or a value is none.
+        InputError: a name or a parameter is unknown, or a value is not allowed.
 
     >>> [each.id for each in expand([{"gamma": [0.5, 2]}, "pgd,epsilon=0.1,steps=5"])]
     ['gamma,exponent=0.5', 'gamma,exponent=2', 'pgd,epsilon=0.1,steps=5']
@@ -46,10 +46,10 @@ def expand(asked: ShiftLike | Iterable[ShiftLike], key: str = "shifts") -> list[
 
 
 def clean_and(asked: ShiftLike | Iterable[ShiftLike]) -> tuple[Shift | Attack, ...]:
-    """Give clean and then all that is named, each once; see `expand`.
+    """Return `clean` and then everything that is asked for, without duplicates; see `expand`.
 
     Raises:
-        InputError: as `expand`; or two differ in a parameter besides their level alone.
+        InputError: as `expand`; or two have the same name and level but differ in other parameters.
 
     >>> [each.id for each in clean_and(["gamma: [0.5]", "gamma,exponent=0.5"])]
     ['clean', 'gamma,exponent=0.5']
@@ -58,22 +58,26 @@ def clean_and(asked: ShiftLike | Iterable[ShiftLike]) -> tuple[Shift | Attack, .
     levels = [(each.name, each.level_name) for each in distinct]
     for name, level in levels:
         if levels.count((name, level)) > 1:
-            raise InputError(f"shifts: {name} at {level} stands twice")
+            raise InputError(
+                f"shifts: {name} at {level} is listed twice, with different other parameters"
+            )
     return tuple(distinct)
 
 
 def only_shifts(asked: ShiftLike | Iterable[ShiftLike]) -> list[Shift]:
-    """Give all that is named, each once, where nothing can be attacked; see `expand`.
+    """Return the shifts that are asked for, without duplicates, where no model is at hand.
+
+    Arguments as in `expand`.
 
     Raises:
-        InputError: as `expand`; or there is an attack.
+        InputError: as `expand`; or one of them is an attack.
 
     >>> [shift.id for shift in only_shifts(["gamma,exponent=0.5", "clean", "gamma: 0.5"])]
     ['gamma,exponent=0.5', 'clean']
     """
     distinct = _distinct(expand(asked))
     if found := [each.name for each in distinct if isinstance(each, Attack)]:
-        raise InputError(f"{found[0]} is an attack, which needs a model: only shifts do without")
+        raise InputError(f"{found[0]} is an attack and needs a model; only shifts are allowed here")
     return [each for each in distinct if isinstance(each, Shift)]
 
 
@@ -87,13 +91,15 @@ def _levels(entry: ShiftLike, key: str) -> list[Shift | Attack]:
             "clean",
             *SHIFTS,
             *ATTACKS,
-        ):  # a plan names shifts, and makes them again
+        ):  # a plan stores only names, and makes the shifts again from them
             raise unknown_name("shift or attack", entry.name, [*SHIFTS, *ATTACKS])
         return [entry]
     if isinstance(entry, Mapping):
         return _from_entry(entry, key)
     if not isinstance(entry, str):
-        raise InputError(f"{key}: {entry!r} is no text, no NAME: LEVELS, no shift and no attack")
+        raise InputError(
+            f"{key}: must be text, NAME: LEVELS, a shift or an attack, found {entry!r}"
+        )
     if ":" not in entry:
         return [each for words in _split(entry) for each in _from_words(words, entry)]
     parsed = parse_yaml(entry, f"{key}: {entry!r}")
@@ -110,7 +116,7 @@ def _from_entry(entry: Entry, key: str) -> list[Shift | Attack]:
         if not isinstance(levels, str):
             raise InputError(f"{key}: suite must be a name, found {levels!r}")
         return list(suite(levels))
-    swept = cast("Mapping[str, object]", levels)  # or a list, or a number: a sweep looks at it
+    swept = cast("Mapping[str, object]", levels)  # or a list, or a number: `sweep` checks it
     if name in ATTACKS:
         return list(attacks.sweep(name, swept))
     if name in SHIFTS:
@@ -119,8 +125,8 @@ def _from_entry(entry: Entry, key: str) -> list[Shift | Attack]:
 
 
 def _split(text: str) -> list[list[str]]:
-    """Split at commas: each name, which must be known, with the parameters behind it."""
-    if "[" in text or "{" in text:  # a comma in there is another
+    """Split at commas: each name, which must be known, with the parameters after it."""
+    if "[" in text or "{" in text:  # commas inside brackets separate levels, not names
         raise InputError(f"several levels are written 'NAME: [LEVEL, LEVEL]', found {text!r}")
     items: list[list[str]] = []
     for part in (part.strip() for part in text.split(",")):
@@ -171,8 +177,8 @@ def _parameters(pairs: list[str], text: str) -> dict[str, Parameter]:
 
 
 def _value(value: str, text: str) -> Parameter:
-    """A number where it is one; what may be text is for the shift to say."""
-    parsed = parse_yaml(value, repr(text))  # 8/255 is a number there
+    """Return a number if the text is one, else the text; the shift checks what it allows."""
+    parsed = parse_yaml(value, repr(text))  # it reads 8/255 as a number
     return parsed if isinstance(parsed, int | float) else value
 
 

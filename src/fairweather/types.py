@@ -1,4 +1,4 @@
-"""The nouns that every part speaks of: images, data sets, shifts, cells, predictions, scores."""
+"""The types that every part shares: images, data sets, shifts, cells, predictions, scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # reports, comparisons and rules start in half the time witho
     import torch
     from torch import nn
 
-SMALLEST_SIDE = 8  # pixels; below, nothing that is published means anything
+SMALLEST_SIDE = 8  # pixels; published shifts are not meaningful on smaller images
 Parameter = float | int | str
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
 AttackFunction: TypeAlias = (
@@ -32,8 +32,8 @@ class Images:
     Attributes:
         images: uint8 `[N, 3, H, W]`.
         labels: int64 `[N]`, each in `[0, len(classes))`.
-        keys: int64 `[N]`, an image's place in its source split: the same image always has the same
-            key, whatever subset it is met in.
+        keys: int64 `[N]`, the position of each image in its source split. An image keeps its key
+            in every subset.
         classes: class names in label order.
 
     >>> import torch
@@ -69,13 +69,13 @@ class Images:
 
 
 class Preparation(NamedTuple):
-    """How images become squares of one size before any shift: resized, then cropped at the center.
+    """How images are made square before any shift: they are resized, then cropped at the center.
 
     Attributes:
-        size: height and width of what a model is fed, in pixels, at least 8.
-        resize: the shorter side after resizing, in pixels; None: `size`.
-        interpolation: the filter of the resizing, antialiased, as Pillow does it.
-        fit: `crop` keeps the aspect ratio; `squash` makes both sides `resize`, whatever they were.
+        size: height and width of the model's input, in pixels, at least 8.
+        resize: length of the shorter side after resizing, in pixels; None means `size`.
+        interpolation: the resizing filter, with Pillow's antialiasing.
+        fit: `crop` keeps the aspect ratio; `squash` resizes both sides to `resize`.
 
     >>> Preparation(224, resize=256)
     Preparation(size=224, resize=256, interpolation='bilinear', fit='crop')
@@ -92,11 +92,11 @@ class Dataset:
     """The splits of one data set and the statistics of its training images.
 
     Attributes:
-        name: the specification it was loaded from.
-        train, val, test: `Images`; train and val may be absent.
-        mean, std: per-channel statistics of the training images in [0, 1] (of the test images where
-            there is no training split).
-        notes: facts for the provenance, such as the number of skipped files.
+        name: the specification that the data set was loaded from.
+        train, val, test: `Images`; train and val may be None.
+        mean, std: mean and standard deviation per channel of the training images in [0, 1], or of
+            the test images if there is no training split.
+        notes: facts for the record of the run, such as the number of skipped files.
     """
 
     name: str
@@ -118,9 +118,9 @@ class Shift:
     """A named change of the test images at one level: 8-bit images in, 8-bit images out.
 
     Attributes:
-        name: the entry in the table of shifts.
-        level: the one number that a sweep varies; None for `clean`.
-        parameters: what was asked for by name, in the order of the function's signature.
+        name: the name in the table of shifts.
+        level: the one parameter that a sweep varies; None for `clean`.
+        parameters: the parameters that were given, in the order of the function's signature.
         apply: `(images uint8 [B, 3, H, W], keys int64 [B], seed) -> uint8 [B, 3, H, W]`.
 
     >>> Shift("gaussian_blur", 0.7, {"sigma": 0.7, "kernel_size": 5}, lambda x, k, s: x).id
@@ -134,23 +134,23 @@ class Shift:
 
     @property
     def id(self) -> str:
-        """`name[,parameter=value...]`: what tells this shift from every other."""
+        """`name[,parameter=value...]`: no other shift has the same id."""
         return identify(self.name, self.parameters)
 
     @property
     def level_name(self) -> str:
-        """The level as scores.csv writes it: the shortest text of the number, or `none`."""
+        """The level as in scores.csv: the shortest text of the number, or `none`."""
         return "none" if self.level is None else shortest(self.level)
 
     def __call__(self, images: torch.Tensor, keys: torch.Tensor, seed: int = 0) -> torch.Tensor:
-        """Shift a batch: uint8 `[B, 3, H, W]` and int64 keys `[B]` in, uint8 `[B, 3, H, W]` out."""
+        """Shift a batch: uint8 `[B, 3, H, W]` and int64 keys `[B]` to uint8 `[B, 3, H, W]`."""
         import torch
 
         check_images(images)
         if self.level is not None and min(images.shape[2:]) < SMALLEST_SIDE:
             height, width = images.shape[2:]
             raise InputError(
-                f"{self.name} needs images of at least {SMALLEST_SIDE} pixels a side, "
+                f"{self.name} needs images of at least {SMALLEST_SIDE} pixels per side, "
                 f"found {height}x{width}"
             )
         if not isinstance(keys, torch.Tensor):
@@ -168,12 +168,13 @@ class Shift:
 
 
 class Attacked(NamedTuple):
-    """What became of a batch under attack.
+    """The result of an attack on a batch: the attacked images, and which of them were broken.
 
     Attributes:
         images: float32 `[B, 3, H, W]` in [0, 1], not rounded.
-        broken: by name, bool `[B]`, which images that part of the attack broke; `clean` are those
-            that the model gets wrong as they are. No image is in two of them.
+        broken: for each part of the attack, by name, bool `[B]`: the images that it broke. `clean`
+            are the images that the model gets wrong without an attack. An image is true in at most
+            one of them.
     """
 
     images: torch.Tensor
@@ -181,7 +182,7 @@ class Attacked(NamedTuple):
 
     @property
     def robust(self) -> torch.Tensor:
-        """bool `[B]`: does the model get the image right after all that was tried."""
+        """bool `[B]`: does the model still classify the image correctly after every part."""
         import torch
 
         return ~torch.stack(list(self.broken.values())).any(0)
@@ -189,12 +190,12 @@ class Attacked(NamedTuple):
 
 @dataclass(frozen=True)
 class Attack:
-    """A named change of the test images that is found with the model and the labels.
+    """A named change of the test images that is computed from the model and the labels.
 
     Attributes:
-        name: the entry in the table of attacks.
-        level: epsilon, the longest perturbation, in units of [0, 1] pixels.
-        parameters: what was asked for by name, in the order of the function's signature.
+        name: the name in the table of attacks.
+        level: epsilon, the largest norm of a perturbation of pixels in [0, 1].
+        parameters: the parameters that were given, in the order of the function's signature.
         apply: `(model, images, labels, keys, stream) -> Attacked`.
 
     >>> Attack("pgd", 0.1, {"epsilon": 0.1, "steps": 5}, lambda *batch: Attacked(batch[1], {})).id
@@ -208,12 +209,12 @@ class Attack:
 
     @property
     def id(self) -> str:
-        """`name[,parameter=value...]`: what tells this attack from every other."""
+        """`name[,parameter=value...]`: no other attack has the same id."""
         return identify(self.name, self.parameters)
 
     @property
     def level_name(self) -> str:
-        """The level as scores.csv writes it: the shortest text of the number."""
+        """The level as in scores.csv: the shortest text of the number."""
         return shortest(self.level)
 
     def outcome(
@@ -224,14 +225,14 @@ class Attack:
         keys: torch.Tensor,
         seed: int = 0,
     ) -> Attacked:
-        """Attack a batch, and say which part of the attack broke which image.
+        """Attack a batch, and tell which part of the attack broke which image.
 
         Args:
             model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`, on the images'
                 device.
             images: float32 `[B, 3, H, W]` in [0, 1].
             labels, keys: int64 `[B]`.
-            seed: random starts, targets and proposals depend on it, the id and the key alone.
+            seed: random starts, targets and proposals depend only on it, the id and the key.
         """
         return self.apply(model, images, labels, keys, f"{seed}/{self.id}")
 
@@ -249,9 +250,9 @@ class Attack:
 
 @dataclass(frozen=True)
 class Cell:
-    """One model, one seed, one shift or attack at one level.
+    """One set of test images for one model and seed: clean, or under one shift or attack.
 
-    The models of all seeds together have the seed `ensemble`.
+    The ensemble of a model's seeds has the seed `ensemble`.
 
     >>> clean = Shift("clean", None, {}, lambda x, k, s: x)
     >>> Cell("basic", 0, clean).id
@@ -270,7 +271,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Per-image columns of one cell: every metric is computed from these, without a model.
+    """Per-image columns of one cell. Every metric is computed from these, without a model.
 
     Attributes:
         keys, labels, predicted: int64 `[N]`.
@@ -278,7 +279,7 @@ class Predictions:
         top5_correct: bool `[N]`: are fewer than five logits greater than the label's.
         nll: float64 `[N]`, minus the log of the label's probability, in nats.
         brier: float64 `[N]`, squared distance of the probabilities to the one-hot label, in [0, 2].
-        logits: float32 `[N, classes]`, or None beyond 100 classes.
+        logits: float32 `[N, classes]`, or None for more than 100 classes.
         classes: class names in label order.
     """
 
@@ -302,9 +303,10 @@ class Predictions:
 
 
 class Score(NamedTuple):
-    """A number with its 95 % interval and the number of images behind it.
+    """A value with its 95 % interval and the number of images that it was computed from.
 
-    The ends are NaN where the value is, and where too few errors carry the value.
+    `low` and `high` are NaN if the value is NaN, or if the images have too few errors for an
+    interval.
     """
 
     value: float
@@ -314,7 +316,7 @@ class Score(NamedTuple):
 
     @property
     def too_few(self) -> bool:
-        """Say whether too few errors carry the value for an interval that would hold the truth.
+        """Tell whether there are too few errors for an interval that covers the true value.
 
         >>> Score(0.99, math.nan, math.nan, 200).too_few
         True
@@ -341,7 +343,7 @@ def shortest(value: Parameter) -> str:
 
 
 def in_255ths(value: float | str) -> str:
-    """Write a budget in steps of 8-bit images, as papers do; nothing where it has a short form.
+    """Write a budget as `N/255`, as papers do; "" if it is no such fraction or a short decimal.
 
     >>> in_255ths(8 / 255), in_255ths("0.00784313725490196"), in_255ths(0.1), in_255ths(0.2)
     ('8/255', '2/255', '', '')

@@ -1,6 +1,6 @@
-"""What vl-convert does for figures and page, in other processes where it is much.
+"""Draw SVGs as PNGs and bundle Vega's JavaScript with vl-convert; large work in other processes.
 
-This file imports nothing of the package, so that such a process is ready soon.
+This file imports nothing from the package, so that such a process starts fast.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import ParamSpec, TypeVar
 import vl_convert
 from PIL import Image
 
-SCALE = 2  # dots of the PNG for each pixel of the SVG
-# Letters of all figures together from which on other processes help: they need half a second to
-# start.
+SCALE = 2  # PNG pixels per SVG pixel, along each side
+# From this many characters of SVG on, other processes are used: they take half a second to start.
 MANY_LETTERS = 400_000
 
 P = ParamSpec("P")
@@ -23,12 +22,12 @@ T = TypeVar("T")
 
 
 def png_of(svg: str) -> bytes:
-    """Draw an SVG as a PNG, two dots for each of its pixels.
+    """Draw an SVG as a PNG with twice its width and height in pixels.
 
     >>> png_of('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')[1:4]
     b'PNG'
     """
-    # vl-convert is quick about compressing, and leaves a PNG several times as large.
+    # Pillow compresses again, because vl-convert's own PNG is several times as large.
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=SCALE))) as image:
         image.convert("RGB").save(buffer, "PNG")
@@ -37,7 +36,7 @@ def png_of(svg: str) -> bytes:
 
 @functools.cache
 def bundle() -> str:
-    """Give the JavaScript of Vega-Embed, Vega-Lite and Vega that the installed package holds.
+    """Return the JavaScript of Vega-Embed, Vega-Lite and Vega from the installed vl-convert.
 
     >>> "window.vegaEmbed" in bundle()
     True
@@ -47,10 +46,10 @@ def bundle() -> str:
 
 
 def begin(letters: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:
-    """Begin work in another process, if figures of so many letters are to be drawn.
+    """Start work in another process if the figures have at least `MANY_LETTERS` characters.
 
     Returns:
-        What waits for the result. Of few letters, the work is done when it is asked for.
+        A function that waits for the result. With fewer characters, it does the work itself.
 
     >>> begin(0, png_of, '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')()[1:4]
     b'PNG'

@@ -1,4 +1,4 @@
-"""Adversarial attacks: the worst change of each image within a budget, found with the model."""
+"""Adversarial attacks: small changes of each image, within a budget, that make the model fail."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from fairweather.types import Attack, Attacked, Parameter
 
 Sweep = Sequence[float] | Mapping[str, object]
 
-# What AutoAttack spends; with less, an ensemble finds less and flatters the model.
+# The published budget of AutoAttack; with less, an attack breaks fewer images and the model looks
+# too robust.
 STANDARD = {"steps": STEPS, "queries": QUERIES, "restarts": RESTARTS, "targets": TARGETS}
 
 
@@ -38,11 +39,11 @@ class AttackKind(NamedTuple):
     """A row of the table of attacks.
 
     Attributes:
-        build: keyword parameters in, the plan of the attack out.
+        build: makes the plan of the attack from keyword parameters.
         level: the parameter that a sweep varies.
-        title, level_title: for table heads and axes.
-        neutral: the level that changes nothing, where clean belongs on the axis of a figure.
-        note: what a reader must know about these parameters, or nothing.
+        title, level_title: texts for table heads and axes.
+        neutral: the level that changes nothing; clean images have this place on a figure's axis.
+        note: returns what a reader must know about these parameters, or "".
     """
 
     build: Callable[..., Plan]
@@ -94,10 +95,11 @@ ATTACKS: Mapping[str, AttackKind] = {
 def make_attack(name: str, **parameters: Parameter) -> Attack:
     """Make one attack with one budget, `epsilon`, in units of [0, 1] pixels.
 
-    Every attack takes `norm`, "linf" (the default) or "l2". FGSM takes nothing else; PGD takes
-    `steps`, `step_size` and `restarts`; APGD and FAB `steps`, `restarts` and, the targeted ones,
-    `targets`; Square `queries` and `restarts`; the ensembles all of these but `step_size`. Raises
-    `InputError` for a name, a parameter or a value that the table of attacks does not allow.
+    Every attack takes `norm`, "linf" (the default) or "l2". FGSM takes nothing else. PGD takes
+    `steps`, `step_size` and `restarts`. APGD and FAB take `steps` and `restarts`, and the targeted
+    ones also `targets`. Square takes `queries` and `restarts`. The ensembles take all of these
+    except `step_size`. Raises `InputError` for a name, a parameter or a value that the table of
+    attacks does not allow.
 
     >>> make_attack("pgd", epsilon=0.1, steps=5, norm="l2").id
     'pgd,epsilon=0.1,norm=l2,steps=5'
@@ -106,11 +108,11 @@ def make_attack(name: str, **parameters: Parameter) -> Attack:
 
 
 def make_training_attack(name: str, **parameters: Parameter) -> Attack:
-    """Make an attack for adversarial training: it moves every image, right or wrong.
+    """Make an attack for adversarial training: it changes every image, right or wrong.
 
-    As `make_attack`, but `make_attack` leaves an image as it is that the model gets wrong anyway,
-    which is right for a test and wrong for training (Madry et al. 2018, equation 2.1). Of an
-    attack with several runs or restarts only the first is made.
+    As `make_attack`, with two differences. `make_attack` does not change images that the model
+    already gets wrong, which is right for a test and wrong for training (Madry et al. 2018,
+    equation 2.1). And if an attack has several runs or restarts, only the first one is used.
 
     >>> make_training_attack("pgd", epsilon=0.1, steps=5).id
     'pgd,epsilon=0.1,steps=5'

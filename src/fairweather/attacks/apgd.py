@@ -1,4 +1,4 @@
-"""Auto-PGD: gradient ascent with momentum whose step size follows the progress it makes.
+"""Auto-PGD: gradient ascent with momentum, with a step size that adapts to its progress.
 
 Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
 parameter-free attacks", 2020, algorithm 1.
@@ -15,14 +15,14 @@ from fairweather.attacks.losses import Loss, slope
 from fairweather.attacks.norms import sphere, within
 from fairweather.attacks.plan import Problem
 
-MOMENTUM = 0.75  # α: the share of the new step; the rest repeats the last one
-LEAST_RISES = 0.75  # ρ: of the steps between two checkpoints, so many must raise the loss
+MOMENTUM = 0.75  # α: the weight of the new step; the previous step has the rest
+LEAST_RISES = 0.75  # ρ: the share of steps between two checkpoints that must raise the loss
 FIRST_STEP = 2.0  # times epsilon
 
 
 @dataclass(frozen=True)
 class _Climb:
-    """The state of each image that is still right; every attribute has one row an image."""
+    """The state of each image that is still right; every attribute has one row per image."""
 
     place: torch.Tensor
     images: torch.Tensor
@@ -46,9 +46,9 @@ class _Climb:
 
 
 def climb(problem: Problem, loss: Loss, targets: torch.Tensor, steps: int) -> torch.Tensor:
-    """Give each image the first point that the model gets wrong, else that of highest loss.
+    """Return, for each image, the first point that the model gets wrong, else that of highest loss.
 
-    The start is uniform on the sphere. An image is dropped as soon as it is broken.
+    The start is uniform on the sphere. An image is not attacked further once it is broken.
     """
     start = problem.images + problem.epsilon * sphere(
         problem.sequences(), problem.images, problem.norm
@@ -74,8 +74,8 @@ def climb(problem: Problem, loss: Loss, targets: torch.Tensor, steps: int) -> to
 
 
 def _periods(steps: int) -> Iterator[int]:
-    # Checkpoints lie 22 % of the steps apart, then each time 3 % less, but never less than 6 %;
-    # rounded as the authors' code does.
+    # Checkpoints are 22 % of the steps apart, then 3 % less each time, but never less than 6 %;
+    # rounded as in the authors' code.
     period = max(int(0.22 * steps), 1)
     while True:
         yield period
@@ -134,8 +134,8 @@ def _looked(problem: Problem, state: _Climb, loss: Loss) -> tuple[_Climb, torch.
 
 
 def _checked(state: _Climb, period: int) -> _Climb:
-    """Halve the steps of images whose loss does not rise enough, and take them back to the best."""
-    # The paper writes <; the authors' code, whose numbers everybody compares with, has <=.
+    """Halve the step of images whose loss rises too rarely, and go back to their best point."""
+    # The paper writes <; the authors' code, which published numbers come from, has <=.
     stalled = state.rises <= LEAST_RISES * period
     stuck = ~state.halved & (state.best_value <= state.checked_value)
     halve = stalled | stuck

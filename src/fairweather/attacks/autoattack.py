@@ -1,7 +1,7 @@
-"""AutoAttack's standard ensemble and its gradient parts, for any number of classes from two.
+"""AutoAttack's standard ensemble and its gradient parts, for two or more classes.
 
-The published code asks for nine targets whatever the model, and ends with an IndexError at eight or
-nine classes (fra31/auto-attack#110); here a model of C classes has at most C - 1 targets.
+The published code uses nine targets for every model, and fails with an IndexError for eight or nine
+classes (fra31/auto-attack#110). Here a model with C classes has at most C - 1 targets.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def autoattack(
 ) -> Plan:
     """Plan AutoAttack's standard ensemble: APGD-CE, targeted APGD-DLR, FAB-T, Square.
 
-    Below four classes the targeted DLR loss does not exist: the plan is refused, and
-    `auto_ensemble_without_dlr` is what to ask for.
+    The targeted DLR loss needs at least four classes. A model with fewer classes is refused; the
+    error names `auto_ensemble_without_dlr` instead.
     """
 
     def runs(classes: int) -> Sequence[Run]:
@@ -85,7 +85,7 @@ def auto_ensemble_without_dlr(
     targets: int = TARGETS,
     restarts: int = RESTARTS,
 ) -> Plan:
-    """Plan what is left of AutoAttack at two and three classes: APGD-CE, FAB-T, Square."""
+    """Plan the parts of AutoAttack that work with two or three classes: APGD-CE, FAB-T, Square."""
 
     def runs(classes: int) -> Sequence[Run]:
         return [
@@ -98,7 +98,7 @@ def auto_ensemble_without_dlr(
 
 
 def ensemble_name(classes: int) -> str:
-    """Name the ensemble that a model of so many classes can be attacked with.
+    """Return the name of the ensemble for a model with this number of classes.
 
     >>> ensemble_name(9), ensemble_name(2)
     ('autoattack', 'auto_ensemble_without_dlr')

@@ -1,9 +1,9 @@
-"""Random numbers of an image: whole batches at once, the same for any batch, order and device.
+"""Random numbers per image, for whole batches; they do not depend on batch, order or device.
 
-A Square attack asks five thousand times for a few numbers an image, so a generator object an image
-would cost more than the network. These are SplitMix64 sequences (Steele, Lea and Flood, "Fast
-splittable pseudorandom number generators", 2014) computed for all images together in integers,
-which wrap alike on every device.
+A Square attack needs a few numbers per image five thousand times, so one generator object per image
+would cost more time than the network. These are SplitMix64 sequences (Steele, Lea and Flood, "Fast
+splittable pseudorandom number generators", 2014), computed for all images at once. They use
+integers, which overflow in the same way on every device.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import torch
 _GAMMA = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed number
 _FIRST = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
 _SECOND = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
-_BITS = 24  # as many as a float32 holds
+_BITS = 24  # the precision of a float32
 
 
 def streams(keys: torch.Tensor, name: str) -> torch.Tensor:
-    """Give each image the state of a sequence that depends on its key and the name alone.
+    """Return, for each image, the state of a sequence that depends only on its key and the name.
 
     Args:
         keys: int64 `[B]`.
-        name: what the numbers are for: seed, attack, its part, restart.
+        name: the name of the sequence: seed, attack, its part, restart.
 
     >>> few, one = streams(torch.tensor([7, 8]), "0/pgd"), streams(torch.tensor([8]), "0/pgd")
     >>> bool(few[1] == one[0]), bool(few[0] == one[0])
@@ -36,7 +36,7 @@ def streams(keys: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def fork(states: torch.Tensor, number: int) -> torch.Tensor:
-    """Give each sequence's `number`-th offspring: the state of an independent sequence."""
+    """Return the state of an independent sequence, the `number`-th child of each sequence."""
     place = torch.full((), number + 1, dtype=torch.int64, device=states.device)
     return _mixed(_mixed(states + place * _SECOND) + _FIRST)
 
@@ -85,5 +85,5 @@ def _mixed(numbers: torch.Tensor) -> torch.Tensor:
 
 
 def _shifted(numbers: torch.Tensor, places: int) -> torch.Tensor:
-    # PyTorch shifts the sign in from the left, SplitMix64 shifts zeros.
+    # PyTorch fills with the sign bit from the left, SplitMix64 with zeros.
     return (numbers >> places) & ((1 << (64 - places)) - 1)

@@ -1,4 +1,4 @@
-"""FAB, targeted: walk to where the model's linearisation changes its mind, close to the image.
+"""Targeted FAB: step to the decision boundary of the linearised model, and stay near the image.
 
 Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack",
 2020, algorithm 1, towards one class at a time as in AutoAttack.
@@ -12,19 +12,19 @@ from fairweather.attacks.losses import lead, predicted, slope
 from fairweather.attacks.norms import sphere, to_hyperplane
 from fairweather.attacks.plan import Problem
 
-BIAS = 0.1  # α_max: at most so much of each step leads back towards the image
+BIAS = 0.1  # α_max: the largest weight of the step from the image itself
 OVERSHOOT = 1.05  # η
-BACKWARD = 0.9  # β: from a wrong point, keep so much of the perturbation
-START = 0.5  # a random start lies at half of epsilon
-_SHORTEST = 1e-8  # as the authors' code keeps both lengths from zero
+BACKWARD = 0.9  # β: after a wrong point, the perturbation is multiplied by this
+START = 0.5  # a random start has a perturbation of half of epsilon
+_SHORTEST = 1e-8  # the smallest length, as in the authors' code, to avoid division by zero
 
 
 def walk(problem: Problem, targets: torch.Tensor, steps: int, restart: int) -> torch.Tensor:
-    """Give each image the first point within the budget that the model gets wrong, else itself.
+    """Return, for each image, the first point in the budget that the model gets wrong, else itself.
 
-    The walk starts at the image, after a restart at half of epsilon in a random direction. The
-    published attack goes on to the least perturbation; whether one within epsilon exists is all
-    that counts here, so an image is dropped with the first.
+    The search starts at the image; after a restart, at half of epsilon in a random direction. The
+    published attack continues to the smallest perturbation. Here it only matters whether one within
+    epsilon exists, so the search stops at the first.
     """
     found = problem.images
     place = torch.arange(len(found), device=found.device)

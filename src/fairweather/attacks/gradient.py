@@ -9,8 +9,8 @@ from fairweather.attacks.losses import Slope, cross_entropy, slope
 from fairweather.attacks.norms import sphere, within
 from fairweather.attacks.plan import Plan, Problem, Run
 
-# Madry et al. ("MNIST adversarial examples challenge", 2017): so many times epsilon / steps lets
-# the iterate cross the ball from any start and still move along its border.
+# Madry et al. ("MNIST adversarial examples challenge", 2017): with 2.5 * epsilon / steps, the point
+# can cross the ball from any start and still move along its border.
 STEP_RATIO = 2.5
 
 
@@ -35,9 +35,9 @@ def pgd(
     * The start is uniform in the ball, then clipped to [0, 1].
     * Each step has the length `step_size`, by default `2.5 * epsilon / steps`, along the sign of
       the gradient (maximum norm) or the gradient (Euclidean norm).
-    * All steps are made; an image gets the point of highest cross-entropy among those that the
-      model gets wrong, or among all where it gets none wrong.
-    * A restart meets only the images that are still right.
+    * All steps are made. The result for an image is the point with the highest cross-entropy among
+      those that the model gets wrong; if there are none, among all points.
+    * A restart attacks only the images that are still right.
     """
     length = STEP_RATIO * epsilon / steps if step_size is None else step_size
 
@@ -75,7 +75,7 @@ def _climb(problem: Problem, steps: int, length: float) -> torch.Tensor:
 def _in_ball(problem: Problem) -> torch.Tensor:
     states, count = problem.sequences(), problem.images[0].numel()
     direction = sphere(states, problem.images, problem.norm)
-    # The share of a ball of n dimensions within radius r is r**n.
+    # In n dimensions, the ball of radius r has the share r**n of the volume of the unit ball.
     radius = draws.uniform(states, 1, first=count)[:, :, None, None] ** (1 / count)
     start = problem.images + problem.epsilon * radius * direction
     return within(problem.images, start, problem.epsilon, problem.norm)

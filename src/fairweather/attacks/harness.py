@@ -1,4 +1,4 @@
-"""The one way that every attack runs: it trusts neither what comes in nor what comes out."""
+"""Run attacks. Every attack runs through here; inputs and results are both checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fairweather.devices import repeatable_kernels
 from fairweather.errors import InputError, NotFiniteError
 from fairweather.types import Attacked
 
-# Pixels near 1 are multiples of 6e-8 in float32: moved by epsilon, they miss it by that much.
+# Pixels near 1 are multiples of 6e-8 in float32, so a perturbation may exceed epsilon by that much.
 ROUNDING = 1e-6
 
 
@@ -28,15 +28,16 @@ def run(
     keys: torch.Tensor,
     stream: str,
 ) -> Attacked:
-    """Attack the images that the model gets right, a run at a time on those still right.
+    """Attack the images that the model gets right; each run attacks those that are still right.
 
-    * The model is in evaluation mode meanwhile and then, module by module, in the mode it was in;
-      its parameters get no gradients.
-    * After each run, every point is checked to be finite, in [0, 1] and no farther than epsilon
-      (plus 1e-6 for rounding) from its image; if not, that is a bug and a `RuntimeError`.
-    * The arithmetic is float32, whatever autocast is on outside.
-    * An image that the model gets wrong anyway comes back as it is. One that no run breaks comes
-      back as the point that the first run found for it.
+    * The model is in evaluation mode during the attack. Afterwards every module is in its previous
+      mode again. The parameters get no gradients.
+    * After each run, every point is checked: it must be finite, in [0, 1], and at most epsilon
+      (plus 1e-6 for rounding) from its image. If not, there is a bug, and a `RuntimeError` is
+      raised.
+    * The arithmetic is float32, even inside an autocast.
+    * An image that the model already gets wrong is returned unchanged. For an image that no run
+      breaks, the point of the first run is returned.
     """
     with _posed(name, plan, model, images, labels, keys, stream) as problem:
         runs = plan.runs(problem.logits.shape[1]) if plan.epsilon else []
@@ -52,10 +53,10 @@ def run_on_every_image(
     keys: torch.Tensor,
     stream: str,
 ) -> Attacked:
-    """Let the first run of a plan move every image, those too that the model gets wrong anyway.
+    """Let the first run of a plan change every image, also those that the model already gets wrong.
 
-    That is what adversarial training trains on: were the images that are wrong left as they are, it
-    would train on clean images wherever it has most to learn. The rest is as in `run`.
+    Adversarial training needs this: if wrong images were not changed, it would train on clean
+    images exactly where the model has most to learn. The rest is as in `run`.
     """
     with _posed(name, plan, model, images, labels, keys, stream) as problem:
         clean = problem.logits.argmax(1) != problem.labels
@@ -79,7 +80,7 @@ def _posed(
     keys: torch.Tensor,
     stream: str,
 ) -> Iterator[Problem]:
-    """Check what comes in, and pose the problem with the model in evaluation mode."""
+    """Check the inputs, and yield the problem with the model in evaluation mode."""
     _check_inputs(name, model, images, labels, keys)
     _check_epsilon(name, plan, images)
     plain = torch.autocast(images.device.type, enabled=False)
@@ -124,7 +125,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        # Not model.train(): a part of it may be kept in evaluation mode, as frozen batch norm is.
+        # Not model.train(): some modules may stay in evaluation mode, such as frozen batch norm.
         for module, mode in modes:
             module.training = mode
 
@@ -136,7 +137,7 @@ def _check_inputs(
         found = f"{images.dtype} {list(images.shape)}"
         raise InputError(f"{name} needs float32 images [B, 3, H, W] in [0, 1], found {found}")
     if len(images) == 0:
-        raise InputError(f"there are no images for {name} to attack")
+        raise InputError(f"{name} needs at least one image, found none")
     low, high = (float(bound) for bound in images.aminmax())
     if not 0 <= low <= high <= 1:  # false for NaN too
         raise InputError(
@@ -159,8 +160,8 @@ def _check_epsilon(name: str, plan: Plan, images: torch.Tensor) -> None:
     if plan.epsilon > most:
         shape = list(images.shape[1:])
         raise InputError(
-            f"{name}: epsilon is {plan.epsilon}, but no two images {shape} are farther apart "
-            f"than {most:.4g} in the norm {plan.norm}"
+            f"{name}: epsilon must be at most {most:.4g}, the largest distance of two images "
+            f"{shape} in the norm {plan.norm}, found {plan.epsilon}"
         )
 
 
@@ -177,7 +178,8 @@ def _checked_logits(
     if classes < plan.least_classes:
         hint = f"; ask for {plan.instead}" if plan.instead else ""
         raise InputError(
-            f"{name} needs a model of at least {plan.least_classes} classes, found {classes}{hint}"
+            f"{name} needs a model with at least {plan.least_classes} classes, "
+            f"found {classes}{hint}"
         )
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         span = f"{int(labels.min())} to {int(labels.max())}"
@@ -196,4 +198,4 @@ def _check_outputs(
         raise RuntimeError(f"{name} left [0, 1]: its points go from {low} to {high}")
     length = float(norm.length(points - images).max())
     if not length <= epsilon * (1 + ROUNDING) + ROUNDING:
-        raise RuntimeError(f"{name} broke its budget: {length} > epsilon {epsilon}")
+        raise RuntimeError(f"{name} exceeded its budget: {length} > epsilon {epsilon}")

@@ -1,4 +1,4 @@
-"""What an attack raises: losses of logits, and their gradients with respect to the images."""
+"""The losses that attacks maximise, and their gradients with respect to the images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fairweather.errors import InputError
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
-# The least number of classes for which the targeted DLR loss has its four logits.
+# The targeted DLR loss uses four logits, so it needs this many classes.
 DLR_CLASSES = 4
 
 
 class Slope(NamedTuple):
-    """A loss at some points: is the model wrong there, bool `[B]`; value `[B]`; gradient."""
+    """A loss at some points: whether the model is wrong, bool `[B]`; value `[B]`; gradient."""
 
     wrong: torch.Tensor
     value: torch.Tensor
@@ -28,21 +28,22 @@ class Slope(NamedTuple):
 def cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Give the cross-entropy of the labels in nats, `[B]`; the targets do not matter."""
+    """Return the cross-entropy of the labels in nats, `[B]`; the targets are not used."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
 def lead(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Give the target's logit minus the label's, `[B]`: positive once the label is overtaken."""
+    """Return the target's logit minus the label's, `[B]`."""
     return _at(logits, targets) - _at(logits, labels)
 
 
 def targeted_dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Give the targeted difference-of-logits-ratio loss, `[B]`.
+    """Return the targeted difference-of-logits-ratio loss, `[B]`.
 
-    `-(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)` with the logits sorted downwards: it does not change
-    when all logits are scaled or moved together (Croce and Hein, "Reliable evaluation of
-    adversarial robustness", 2020, equation 7). It needs at least 4 classes.
+    `-(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)`, with the logits sorted in descending order. It does
+    not change if all logits are multiplied by a number or if a number is added to all (Croce and
+    Hein, "Reliable evaluation of adversarial robustness", 2020, equation 7). It needs at least 4
+    classes.
 
     >>> logits = torch.tensor([[5.0, 3.0, 1.0, 1.0]])
     >>> targeted_dlr(logits, torch.tensor([0]), torch.tensor([1]))
@@ -54,12 +55,12 @@ def targeted_dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tens
 
 
 def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Give the label's logit minus the largest of the others, `[B]`."""
+    """Return the label's logit minus the largest of the others, `[B]`."""
     return _at(logits, labels) - _others(logits, labels).amax(1)
 
 
 def likely_others(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Sort the classes but the label, the most likely first: int64 `[B, classes - 1]`.
+    """Sort the classes other than the label, the most likely first: int64 `[B, classes - 1]`.
 
     >>> likely_others(torch.tensor([[2.0, 9.0, 4.0]]), torch.tensor([1]))
     tensor([[2, 0]])
@@ -74,16 +75,17 @@ def slope(
     labels: torch.Tensor,
     targets: torch.Tensor,
 ) -> Slope:
-    """Evaluate a loss and its gradient with respect to the images; parameters get no gradients.
+    """Compute a loss and its gradient with respect to the images; parameters get no gradients.
 
-    Raises `InputError` for a model that passes no gradient, or one that is not finite, back.
+    Raises `InputError` if the model has no gradient with respect to its images, or a gradient that
+    is not finite.
     """
     leaf = points.detach().requires_grad_()
     with torch.enable_grad():
         try:
             logits = model(leaf).float()
         except RuntimeError as error:
-            if "requires grad" in str(error):  # a tensor on its way out of PyTorch
+            if "requires grad" in str(error):  # the model converts a tensor, to numpy for example
                 raise _no_gradient() from error
             raise
         value = loss(logits, labels, targets)
@@ -99,7 +101,7 @@ def slope(
 
 @torch.no_grad()
 def logits_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Give the model's float32 logits `[B, classes]`, without building gradients."""
+    """Return the model's float32 logits `[B, classes]`, without gradients."""
     logits = model(images)
     if not isinstance(logits, torch.Tensor):
         raise InputError(f"an attack needs a model that returns a tensor, found {type(logits)}")
@@ -107,14 +109,14 @@ def logits_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def predicted(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Give the model's classes, int64 `[B]`, without building gradients."""
+    """Return the predicted classes, int64 `[B]`, without gradients."""
     return logits_of(model, images).argmax(1)
 
 
 def _no_gradient() -> InputError:
     return InputError(
-        "this attack needs gradients, which the model does not pass back to its images; "
-        "the attack square needs none"
+        "this attack needs gradients with respect to the images, but the model does not give any; "
+        "the attack square needs no gradients"
     )
 
 

@@ -1,4 +1,4 @@
-"""Signs of gradient masking: an attack that fails because the gradient misleads it."""
+"""Signs of gradient masking: gradient attacks fail, although the model is not robust."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from collections.abc import Mapping
 from fairweather.types import in_255ths
 
 BLACK_BOX = "square"
-# One step along the gradient need not reach chance, and may overshoot: only a search is a sign.
+# One step along the gradient may overshoot or not reach chance, so it is not a sign of masking.
 ONE_STEP = ("fgsm",)
-# Random starts and squares move an accuracy this much without meaning.
+# Differences up to this can come from random starts and random squares.
 TOLERANCE = 0.01
 
 
 def masking_warning(
     accuracy: Mapping[str, Mapping[float, float]], chance: float, tolerance: float = TOLERANCE
 ) -> str:
-    """Say why a robust accuracy is not to be believed, or nothing.
+    """Return a warning if gradient masking probably makes a robust accuracy too high, or "".
 
-    Three signs (Athalye et al., "Obfuscated gradients give a false sense of security", 2018,
-    section 3.1; Carlini et al., "On evaluating adversarial robustness", 2019): an attack that may
-    change every pixel at will leaves more than chance; accuracy rises with epsilon; a black-box
-    attack does better than one that sees the gradient.
+    There are three signs (Athalye et al., "Obfuscated gradients give a false sense of security",
+    2018, section 3.1; Carlini et al., "On evaluating adversarial robustness", 2019):
+
+    * an attack that may change every pixel to any value leaves more accuracy than chance;
+    * accuracy rises with epsilon;
+    * a black-box attack breaks more images than an attack that uses the gradient.
 
     Args:
-        accuracy: of one model, in the maximum norm: attack to epsilon to accuracy in [0, 1].
+        accuracy: the accuracies of one model in the maximum norm, in [0, 1]: by attack, then by
+            epsilon.
         chance: accuracy of the best constant answer: the share of the most frequent class.
-        tolerance: differences up to this are put down to the attacks' random numbers.
+        tolerance: differences up to this are attributed to the attacks' random numbers.
 
-    A single step, FGSM, is a sign of nothing and is not looked at.
+    FGSM makes a single step and is ignored.
 
     >>> print(masking_warning({"pgd": {0.03: 0.6, 1.0: 0.4}}, chance=0.1))
     gradient masking is likely: pgd leaves an accuracy of 0.4 at epsilon 1, above chance (0.1)
@@ -74,8 +77,8 @@ def _rising(accuracy: Mapping[str, Mapping[float, float]], tolerance: float) -> 
 def _black_box(accuracy: Mapping[str, Mapping[float, float]], tolerance: float) -> list[str]:
     blind = accuracy.get(BLACK_BOX, {})
     return [
-        f"{BLACK_BOX} sees no gradient and leaves {blind[epsilon]:.3g} at epsilon "
-        f"{_budget(epsilon)}, {attack} leaves {value:.3g}"
+        f"{BLACK_BOX}, which uses no gradients, leaves {blind[epsilon]:.3g} at epsilon "
+        f"{_budget(epsilon)}, but {attack} leaves {value:.3g}"
         for attack, values in accuracy.items()
         for epsilon, value in sorted(values.items())
         if attack != BLACK_BOX and epsilon in blind and blind[epsilon] < value - tolerance

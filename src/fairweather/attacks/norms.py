@@ -1,4 +1,4 @@
-"""Balls, boxes and hyperplanes: what the two norms mean to an attack."""
+"""The two norms of attacks, and projections onto balls, the box [0, 1] and hyperplanes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _LEAST = torch.finfo(torch.float32).tiny
 
 
 class Norm(NamedTuple):
-    """What an attack asks of a norm; perturbations are float32 `[B, 3, H, W]`.
+    """The functions of a norm that attacks need; perturbations are float32 `[B, 3, H, W]`.
 
     Attributes:
         length: the norm of each perturbation, `[B, 1, 1, 1]`.
-        steepest: the perturbation of length 1 along which a gradient promises most.
-        fit: each perturbation moved to the nearest one no longer than a radius.
-        noise: from the states of sequences and a count, numbers `[B, count]` whose direction is
-            uniform on the sphere.
-        weight: of a hyperplane's normal in absolute values, how much each pixel moves on the
-            shortest way to it.
-        most: the greatest length that two images of so many numbers can be apart.
+        steepest: the perturbation of length 1 with the largest product with a gradient.
+        fit: the nearest perturbation whose length is at most a radius.
+        noise: numbers `[B, count]` with a uniform direction on the sphere, from the states of
+            sequences and a count.
+        weight: how much each pixel moves on the shortest way to a hyperplane, from the absolute
+            values of its normal.
+        most: the largest distance of two images with this many numbers.
     """
 
     length: Callable[[torch.Tensor], torch.Tensor]
@@ -44,7 +44,7 @@ def _euclidean(perturbation: torch.Tensor) -> torch.Tensor:
 
 
 def _unit(perturbation: torch.Tensor) -> torch.Tensor:
-    # Scaled first: the squares of a saturated model's gradients are zero in float32.
+    # Scaled first, because the squares of a saturated model's gradients are zero in float32.
     scaled = perturbation / _largest(perturbation).clamp_min(_LEAST)
     return scaled / _euclidean(scaled).clamp_min(_TINY)
 
@@ -80,9 +80,9 @@ NORMS: Mapping[str, Norm] = {
 def within(images: torch.Tensor, points: torch.Tensor, epsilon: float, norm: Norm) -> torch.Tensor:
     """Move points into the ball around their images, then into [0, 1].
 
-    The box holds the centre of the ball, so clipping to it never makes a perturbation longer. In
-    the maximum norm the result is the nearest point of the intersection; in the Euclidean norm it
-    is a point of it.
+    The box contains the centre of the ball, so clipping never makes a perturbation longer. In the
+    maximum norm the result is the nearest point of the intersection. In the Euclidean norm it is a
+    point of the intersection, but not always the nearest.
 
     >>> images, points = torch.zeros(1, 3, 1, 1), torch.tensor([3.0, -1, 0]).reshape(1, 3, 1, 1)
     >>> within(images, points, 0.5, NORMS["linf"]).flatten()
@@ -100,12 +100,13 @@ def sphere(states: torch.Tensor, images: torch.Tensor, norm: Norm) -> torch.Tens
 def to_hyperplane(
     points: torch.Tensor, normals: torch.Tensor, offsets: torch.Tensor, norm: Norm
 ) -> torch.Tensor:
-    """Give the shortest perturbations that move points onto hyperplanes without leaving [0, 1].
+    """Return the shortest perturbations that move points onto hyperplanes inside [0, 1].
 
-    Where the box does not reach the hyperplane, the point goes to the corner nearest to it. On the
-    way, pixel i moves by min(λ v_i, room_i): v is 1 in the maximum norm and |w_i| in the Euclidean;
-    λ follows from the sorted λ at which pixels meet their bounds (Croce and Hein, "Minimally
-    distorted adversarial examples with a fast adaptive boundary attack", 2020, section 2.2).
+    If the hyperplane does not cross the box, the point moves to the corner of the box nearest to
+    the hyperplane. Pixel i moves by min(λ v_i, room_i), where v_i is 1 in the maximum norm and
+    |w_i| in the Euclidean norm. λ is found from the sorted values at which pixels reach their
+    bounds (Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary
+    attack", 2020, section 2.2).
 
     Args:
         points: float32 `[B, 3, H, W]` in [0, 1].
@@ -117,7 +118,7 @@ def to_hyperplane(
     tensor([0.2000, 0.0000, 0.2000])
     """
     flat, w = points.flatten(1), normals.flatten(1)
-    scale = w.abs().amax(1).clamp_min(_LEAST)  # or the squares of small gradients would be zero
+    scale = w.abs().amax(1).clamp_min(_LEAST)  # else the squares of small gradients would be zero
     short = (offsets - (w * flat).sum(1)) / scale
     towards = w.sign() * short.sign()[:, None]
     size = w.abs() / scale[:, None]
@@ -127,11 +128,11 @@ def to_hyperplane(
     meets, order = meets.sort(dim=1)
     filled, slope = (size * room).gather(1, order), (size * move).gather(1, order)
     total = filled.cumsum(1)
-    steep = slope.flip(1).cumsum(1).flip(1)  # of this pixel and all that meet later
+    steep = slope.flip(1).cumsum(1).flip(1)  # of this pixel and all that reach their bound later
     reached = total + meets * (steep - slope)
     last = torch.searchsorted(reached, short.abs()[:, None]).clamp_max(w.shape[1] - 1)
     before = (total - filled).gather(1, last)
     rate = steep.gather(1, last).clamp_min(_LEAST)
-    # Beyond the last bound nothing moves: there the box does not reach the hyperplane.
+    # Beyond the last bound no pixel can move: the hyperplane does not cross the box.
     length = ((short.abs()[:, None] - before) / rate).clamp_min(0).minimum(meets[:, -1:])
     return (towards * torch.minimum(length * move, room)).reshape(points.shape)

@@ -1,4 +1,4 @@
-"""What an attack is to the harness: a plan of runs, each on the images that are still right."""
+"""The plan of an attack: runs in order, each on the images that are still right."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from fairweather.attacks.norms import NORMS, Norm
 
 @dataclass(frozen=True)
 class Problem:
-    """Images that a model gets right, and what an attack may do to them.
+    """Images that a model gets right, and the budget of an attack on them.
 
     Attributes:
         model: in evaluation mode.
         images: float32 `[B, 3, H, W]` in [0, 1].
         labels, keys: int64 `[B]`.
-        logits: float32 `[B, classes]` of the images as they are.
-        epsilon: the longest perturbation, in units of [0, 1] pixels.
-        norm: what length means.
-        stream: names the random sequences of this run.
+        logits: float32 `[B, classes]` on the unchanged images.
+        epsilon: the largest length of a perturbation, in units of [0, 1] pixels.
+        norm: the norm that measures length.
+        stream: the name of this run's random sequences.
     """
 
     model: nn.Module
@@ -43,15 +43,15 @@ class Problem:
         return replace(self, **{name: getattr(self, name)[index] for name in columns})
 
     def named(self, purpose: str) -> Problem:
-        """Give the run with this purpose random sequences of its own."""
+        """Return the problem with separate random sequences for the run with this purpose."""
         return replace(self, stream=f"{self.stream}/{purpose}")
 
     def sequences(self) -> torch.Tensor:
-        """Give the state of each image's random sequence, int64 `[B]`."""
+        """Return the state of each image's random sequence, int64 `[B]`."""
         return draws.streams(self.keys, self.stream)
 
     def targets(self, rank: int) -> torch.Tensor:
-        """Give the class but the label that is the `rank`-th most likely, from 0: int64 `[B]`."""
+        """Return the `rank`-th most likely class other than the label, from 0: int64 `[B]`."""
         return likely_others(self.logits, self.labels)[:, rank]
 
 
@@ -59,10 +59,10 @@ class Run(NamedTuple):
     """One pass of one attack.
 
     Attributes:
-        name: the attack that a broken image is put down to.
-        purpose: tells the random sequences of this run from those of every other.
-        attack: gives a point within the budget for each image, `[B, 3, H, W]`: one that the model
-            gets wrong where it found one.
+        name: the attack that is reported for the images that this run breaks.
+        purpose: the name of this run's random sequences; no other run has the same.
+        attack: returns a point within the budget for each image, `[B, 3, H, W]`: one that the model
+            gets wrong, if it found one.
     """
 
     name: str
@@ -71,13 +71,13 @@ class Run(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Runs in order; each meets only the images that all earlier ones left right.
+    """Runs in order; each attacks only the images that no earlier one has broken.
 
     Attributes:
-        epsilon, norm: the budget, `norm` a name in NORMS.
-        runs: for so many classes.
-        least_classes: fewer are refused.
-        instead: the attack to name in that refusal.
+        epsilon, norm: the budget; `norm` is a name in NORMS.
+        runs: returns the runs for a number of classes.
+        least_classes: models with fewer classes are refused.
+        instead: the attack that the error message then recommends.
     """
 
     epsilon: float
@@ -88,5 +88,5 @@ class Plan(NamedTuple):
 
     @property
     def ball(self) -> Norm:
-        """What length means."""
+        """The norm that measures length."""
         return NORMS[self.norm]

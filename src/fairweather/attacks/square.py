@@ -1,9 +1,10 @@
-"""The Square attack: random search with squares, by the model's answers alone.
+"""The Square attack: random search with squares that uses only the model's outputs.
 
 Andriushchenko et al., "Square attack: a query-efficient black-box adversarial attack via random
-search", 2020, algorithms 1 to 3, with each image's own squares: the authors' code places one square
-for the whole batch, which makes an image's fate depend on its neighbours. In the maximum norm it
-colours squares anew; in the Euclidean norm bumps move, whose energy wanders over the image.
+search", 2020, algorithms 1 to 3. Here each image has its own squares. The authors' code places one
+square for the whole batch, so the result of an image depends on the other images. In the maximum
+norm, the attack gives squares new colours; in the Euclidean norm, it moves the energy of the
+perturbation between windows.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from fairweather.attacks.losses import logits_of, margin
 from fairweather.attacks.plan import Plan, Problem, Run
 
 FIRST_SHARE = 0.8  # p: the share of the image that the first squares cover
-# After so many queries of AutoAttack's 5000 the share is halved; other budgets stretch this.
+# After each of these queries of AutoAttack's 5000 the share is halved; other budgets are scaled.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000)
 QUERIES = 5000
-_TILES = 5  # in the Euclidean norm the start covers the shorter side with so many bumps
+_TILES = 5  # the number of bumps along the shorter side at the start, in the Euclidean norm
 
 Start = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 Proposal = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, float], torch.Tensor]
 
 
 def square(epsilon: float, norm: str = "linf", queries: int = QUERIES, restarts: int = 1) -> Plan:
-    """Plan the black-box Square attack: so many queries an image, no gradients."""
+    """Plan the black-box Square attack, with `queries` queries per image and no gradients."""
     return Plan(epsilon, norm, lambda classes: square_runs(norm, queries, restarts))
 
 
 def square_runs(norm: str, queries: int, restarts: int) -> list[Run]:
-    """Give the runs of a Square attack; each restart begins anew."""
+    """Return the runs of a Square attack; each restart starts from a new random point."""
     begin, propose = _MOVES[norm]
 
     def search(problem: Problem) -> torch.Tensor:
@@ -44,7 +45,7 @@ def square_runs(norm: str, queries: int, restarts: int) -> list[Run]:
 
 
 def share(query: int, queries: int = QUERIES) -> float:
-    """Give the share of the image that the squares of one of so many queries cover.
+    """Return the share of the image that the square of query number `query` covers.
 
     >>> share(0), share(10), share(11), share(4999), share(2, queries=500)
     (0.8, 0.8, 0.4, 0.00625, 0.4)
@@ -53,7 +54,7 @@ def share(query: int, queries: int = QUERIES) -> float:
 
 
 def _search(problem: Problem, queries: int, begin: Start, propose: Proposal) -> torch.Tensor:
-    """Give each image the first point that the model gets wrong, else that of least margin."""
+    """Find, for each image, the first wrong point, else the point with the smallest margin."""
     states = problem.sequences()
     best = begin(problem.images, draws.fork(states, 0), problem.epsilon)
     found, place = best, torch.arange(len(best), device=best.device)
@@ -81,7 +82,7 @@ def _answer(problem: Problem, points: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def _stripes(images: torch.Tensor, states: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Start, in the maximum norm, from upright stripes of one pixel, each channel with its sign."""
+    """Start in the maximum norm: vertical stripes, one pixel wide, with a sign per channel."""
     count, channels, _, width = images.shape
     colors = draws.signs(draws.uniform(states, channels * width))
     return (images + epsilon * colors.reshape(count, channels, 1, width)).clamp(0, 1)
@@ -90,7 +91,7 @@ def _stripes(images: torch.Tensor, states: torch.Tensor, epsilon: float) -> torc
 def _recolored(
     images: torch.Tensor, best: torch.Tensor, states: torch.Tensor, epsilon: float, part: float
 ) -> torch.Tensor:
-    """Give one random square of each image new signs, a sign a channel."""
+    """Give one random square of each image new signs, one per channel."""
     count, channels, height, width = images.shape
     side = min(max(round(math.sqrt(part * height * width)), 1), height, width)
     numbers = draws.uniform(states, 2 + channels)
@@ -102,20 +103,20 @@ def _recolored(
 
 
 def _span(first: torch.Tensor, side: int, length: int) -> torch.Tensor:
-    """Mark the places `first` to `first + side` of each row: bool `[B, length]`."""
+    """Mark the positions `first` to `first + side` of each row: bool `[B, length]`."""
     past = torch.arange(length, device=first.device) - first[:, None]
     return (past >= 0) & (past < side)
 
 
 def bumps(images: torch.Tensor, states: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Start, in the Euclidean norm, from a grid of bumps, each channel with a sign of its own."""
+    """Start in the Euclidean norm: a grid of bumps, with a separate sign per channel."""
     count, channels, height, width = images.shape
     side = min(height, width) // _TILES
     rows, columns = height // side, width // side
     numbers = draws.uniform(states, rows * columns * (channels + 1))
     upright = numbers[:, : rows * columns].reshape(count, 1, rows, 1, columns, 1) < 0.5
     colors = draws.signs(numbers[:, rows * columns :]).reshape(count, channels, rows, 1, columns, 1)
-    one = bump(side).to(images.device)[:, None, :]  # [side, 1, side]: between rows and columns
+    one = bump(side).to(images.device)[:, None, :]  # [side, 1, side]: axis 1 is for the columns
     other = bump(side).T.to(images.device)[:, None, :]
     grid = torch.where(upright, one, other) * colors  # [B, C, rows, side, columns, side]
     grid = grid.reshape(count, channels, rows * side, columns * side)
@@ -128,7 +129,7 @@ def bumps(images: torch.Tensor, states: torch.Tensor, epsilon: float) -> torch.T
 def moved_bump(
     images: torch.Tensor, best: torch.Tensor, states: torch.Tensor, epsilon: float, part: float
 ) -> torch.Tensor:
-    """Empty one random window of the perturbation and put its energy, as a bump, into another."""
+    """Set one random window of the perturbation to zero and add its energy to another as a bump."""
     count, channels, height, width = images.shape
     side = _odd(max(round(math.sqrt(part * height * width)), 3), min(height, width))
     numbers = draws.uniform(states, 5 + channels)
@@ -155,7 +156,7 @@ def moved_bump(
 
 @cache
 def bump(side: int) -> torch.Tensor:
-    """Make the perturbation of one window: a hill above a valley, of length 1, `[side, side]`.
+    """Make the perturbation of one window, a hill above a valley, with length 1, `[side, side]`.
 
     >>> bump(4).sum(), bump(4).norm()
     (tensor(0.), tensor(1.0000))
@@ -166,7 +167,7 @@ def bump(side: int) -> torch.Tensor:
 
 
 def _hill(height: int, width: int) -> torch.Tensor:
-    """Stack ever larger rectangles around the middle, the k-th from inside 1 / k² high."""
+    """Sum nested rectangles around the middle; the k-th from the inside has the height 1 / k²."""
     if height == 0:
         return torch.zeros(0, width)
     rows = (torch.arange(height) - height // 2).abs()
@@ -188,7 +189,7 @@ def _odd(side: int, most: int) -> int:
 def _window(
     numbers: torch.Tensor, side: int, height: int, width: int
 ) -> tuple[torch.Tensor, slice, torch.Tensor, torch.Tensor]:
-    """Index a square window of each image, which gives `[B, side, side, C]`."""
+    """Return the index of a square window of each image; it selects `[B, side, side, C]`."""
     steps = torch.arange(side, device=numbers.device)
     rows = draws.whole(numbers[:, 0], height - side + 1)[:, None] + steps
     columns = draws.whole(numbers[:, 1], width - side + 1)[:, None] + steps

@@ -1,4 +1,4 @@
-"""A corrupted copy of a data set in files that other tools read, and the record of how it came."""
+"""Write corrupted copies of a data set as files for other tools, with a record of their origin."""
 
 from __future__ import annotations
 
@@ -36,30 +36,31 @@ def export(
     seed: int = 0,
     progress: Notify | None = None,
 ) -> Path:
-    """Write a part of a data set under each shift into files, without loss; return the manifest.
+    """Write a split of a data set under each shift to files, without loss; return the manifest.
 
-    `png` makes OUT/SHIFT/CLASS/KEY.png, which is read as `folder:OUT/SHIFT` and by whatever takes a
-    folder a class. `npz` makes OUT/SHIFT.npz with `images` uint8 `[N, H, W, 3]`, `labels` and
-    `keys` int64 `[N]`, and `classes`; it is read as `npz:OUT/SHIFT.npz`. SHIFT is the id of the
+    `png` writes OUT/SHIFT/CLASS/KEY.png. Read it as `folder:OUT/SHIFT`, or with any tool that reads
+    one folder per class. `npz` writes OUT/SHIFT.npz with `images` uint8 `[N, H, W, 3]`, `labels`
+    and `keys` int64 `[N]`, and `classes`; read it as `npz:OUT/SHIFT.npz`. SHIFT is the id of the
     shift with `__` for `/`.
 
-    The manifest says what data it is, and of each shift its parameters and published constants, how
-    many images and bytes there are, the SHA-256 of the pixels, the command and the versions. A
-    shift is there whole or not at all. The same call again does what is left; further shifts may
-    join as long as data, part, format and seed stay the same. Memory holds a batch at a time.
+    The manifest describes the data. For each shift it contains the parameters, the published
+    constants, the numbers of images and bytes, the SHA-256 of the pixels, the command and the
+    versions. A shift is written completely or not at all. The same call again continues an
+    interrupted export. Later calls can add shifts if data, split, format and seed are the same.
+    Only one batch at a time is in memory.
 
     Args:
-        dataset: such as `load_data` returns.
-        shifts: what to write; `make_shift("clean")` stands for the images as they are.
-        out: a new or empty folder, or one that this function began.
-        part: `train`, `val` or `test`.
+        dataset: a data set, for example from `load_data`.
+        shifts: the shifts to write; `make_shift("clean")` writes the unchanged images.
+        out: a new or empty folder, or a folder of an earlier export.
+        part: the split: `train`, `val` or `test`.
         format: `png` or `npz`.
-        seed: of the stochastic shifts; the pixels are those that `predict` sees with this seed.
-        progress: called with how many images are written, and how many there are to be.
+        seed: seed of the random shifts; `predict` with this seed uses the same pixels.
+        progress: called with the number of images written and the total.
 
     Raises:
-        InputError: the folder holds something else or is in use, there are no shifts, there is no
-            such part or format, two images have the same key, or a shift cannot be applied.
+        InputError: the folder contains something else or is in use, there are no shifts, the split
+            or the format is unknown, two images have the same key, or a shift cannot be applied.
 
     >>> import tempfile
     >>> from fairweather.data import load_data
@@ -73,7 +74,7 @@ def export(
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     if others := [shift for shift in shifts if not isinstance(shift, Shift)]:
-        raise InputError(f"only shifts can be written out, found {others[0]!r}")
+        raise InputError(f"only shifts can be exported, found {others[0]!r}")
     images = _part(dataset, part)
     distinct = list({shift.id: shift for shift in shifts}.values())
     _check(distinct, images, seed)
@@ -108,20 +109,20 @@ def _export(
 
 def _part(dataset: Dataset, part: str) -> Images:
     if part not in PARTS:
-        raise unknown_name("part", part, PARTS)
+        raise unknown_name("split", part, PARTS)
     images: Images | None = getattr(dataset, part)
     if images is None:
         there = [name for name in PARTS if getattr(dataset, name) is not None]
-        raise InputError(f"{dataset.name} has no part {part}; it has {' and '.join(there)}")
+        raise InputError(f"{dataset.name} has no split {part}; it has {' and '.join(there)}")
     return images
 
 
 def _check(shifts: Sequence[Shift], images: Images, seed: int) -> None:
-    """Show mistakes before anything is written."""
+    """Check everything before anything is written."""
     if not shifts:
-        raise InputError("there are no shifts to export")
+        raise InputError("an export needs at least one shift, found none")
     if len(images.keys.unique()) < len(images):
-        raise InputError("two images have the same key, which is what their files are named by")
+        raise InputError("two images have the same key, but keys are the names of their files")
     first = images[:1]
     for shift in shifts:
         shift(first.images, first.keys, seed)

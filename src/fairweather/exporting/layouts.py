@@ -1,4 +1,4 @@
-"""The files of an export: a tree of PNGs, or one array file; both keep every bit."""
+"""The files of an export: a tree of PNGs or one array file, both without loss."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from fairweather.data.source import SPLIT_NAMES
 from fairweather.record import Frozen
 from fairweather.types import Images
 
-LONGEST_NAME = 60  # letters; most file systems take 255 bytes, and a letter has up to four
+LONGEST_NAME = 60  # letters of up to 4 bytes; most file systems allow 255 bytes
 
 
 class Written(Frozen):
-    """What was written of a shift.
+    """The files that were written for a shift.
 
     Attributes:
-        images, bytes: how many.
-        sha256: of the file, where it is one.
-        pixels_sha256: of all pixels, `[N, H, W, 3]`.
+        images, bytes: the numbers of images and of bytes.
+        sha256: checksum of the file, if it is a single file.
+        pixels_sha256: checksum of all pixels, `[N, H, W, 3]`.
     """
 
     images: int
@@ -42,9 +42,9 @@ class Format(NamedTuple):
     """A row of the table of formats.
 
     Attributes:
-        suffix: of the name of a shift's file or folder.
-        write: `(path, all images, batches of the shifted ones)`: writes them to a new path.
-        intact: `(path, what was written)`: is it still there.
+        suffix: ending of the name of a shift's file or folder.
+        write: `(path, all images, batches of shifted images)`: writes the batches to a new path.
+        intact: `(path, what was written)`: tells whether the files are still unchanged.
     """
 
     suffix: str
@@ -53,11 +53,11 @@ class Format(NamedTuple):
 
 
 def class_folders(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Name a folder for each class, such that folders sorted by name are in label order.
+    """Choose a folder name for each class, so that sorted folder names are in label order.
 
-    Tools that read a folder a class number the classes by their sorted names. So where the names
-    are not sorted, two of them become the same name, or one is that of a split, the label stands in
-    front. What no file system or shell should meet becomes `_`.
+    Tools that read one folder per class number the classes by sorted folder name. So the label is
+    put in front if the names are not sorted, if two names would be equal, or if one is the name of
+    a split. Characters that file systems or shells may not accept become `_`.
 
     >>> class_folders(("cat", "dog"))
     ('cat', 'dog')
@@ -73,32 +73,32 @@ def class_folders(classes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def write_png_tree(path: Path, images: Images, batches: Iterable[Images]) -> Written:
-    """Write CLASS/KEY.png for each image, the keys with as many digits as the largest."""
+    """Write CLASS/KEY.png for each image; keys are padded to equal length."""
     folders = [path / name for name in class_folders(images.classes)]
     for folder in folders:
         folder.mkdir(parents=True)
     digits = len(str(int(images.keys.max())))
     pixels = hashlib.sha256()
-    with ThreadPoolExecutor() as pool:  # Pillow compresses without holding up other threads
+    with ThreadPoolExecutor() as pool:  # Pillow compresses without blocking other threads
         for batch in batches:
             arrays = _channels_last(batch)
             pixels.update(arrays.data)
             named = zip(batch.labels.tolist(), batch.keys.tolist(), strict=True)
             files = [folders[label] / f"{key:0{digits}d}.png" for label, key in named]
-            list(pool.map(_save_png, files, arrays))  # a list: it raises what a thread raised
+            list(pool.map(_save_png, files, arrays))  # `list` raises the errors of the threads
     count, size = _measure_tree(path)
     return Written(images=count, bytes=size, pixels_sha256=pixels.hexdigest())
 
 
 def png_tree_intact(path: Path, written: Written) -> bool:
-    """Say whether there are as many images and bytes as there were."""
+    """Tell whether the numbers of images and bytes are still the same."""
     return path.is_dir() and _measure_tree(path) == (written.images, written.bytes)
 
 
 def write_npz(path: Path, images: Images, batches: Iterable[Images]) -> Written:
     """Write `images`, `labels`, `keys` and `classes`, batch by batch, uncompressed.
 
-    The same images give the same bytes, whenever it is.
+    Equal images give equal bytes: the file contains no time.
     """
     shape = (len(images), *images.images.shape[2:], 3)
     pixels = hashlib.sha256()
@@ -125,7 +125,7 @@ def write_npz(path: Path, images: Images, batches: Iterable[Images]) -> Written:
 
 
 def npz_intact(path: Path, written: Written) -> bool:
-    """Say whether the file has the checksum that it had."""
+    """Tell whether the file still has the same checksum."""
     return path.is_file() and _checksum(path) == written.sha256
 
 
@@ -145,7 +145,7 @@ def _save_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
 
 
 def _measure_tree(path: Path) -> tuple[int, int]:
-    """How many images there are, and how many bytes."""
+    """Return the number of images and of bytes."""
     sizes = [file.stat().st_size for file in path.glob("*/*.png")]
     return len(sizes), sum(sizes)
 

@@ -1,4 +1,4 @@
-"""The manifest of an export: what is finished, and of what; it is what the same command reads."""
+"""The manifest of an export: its data and its finished shifts, from which a second call goes on."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fairweather.record import Frozen
 from fairweather.runs import LOCK, PARTIAL, inside, provenance, write_atomically
 
 MANIFEST = "manifest.json"
-# What a process leaves that is ended before it has written the first manifest; the second name is
-# that of earlier versions.
+# The files of a process that was ended before it wrote the first manifest. Earlier versions used
+# the second name.
 BEGINNINGS = {LOCK, f".{MANIFEST}.partial"}
 
 
 class ExportedClass(Frozen):
-    """A class, and the folder that its images are in where there are folders."""
+    """A class and, if there are folders, the folder of its images."""
 
     label: int
     name: str
@@ -33,15 +33,15 @@ class ExportedClass(Frozen):
 
 
 class ExportedData(Frozen):
-    """What is exported: a part of a data set.
+    """The exported split of a data set.
 
     Attributes:
-        name: of the data set.
-        part: `train`, `val` or `test`.
-        digest: of its images, labels and keys.
-        images: how many.
+        name: the name of the data set.
+        part: the split: `train`, `val` or `test`.
+        digest: digest of its images, labels and keys.
+        images: the number of images.
         size: height and width in pixels.
-        classes: in label order.
+        classes: the classes in label order.
     """
 
     name: str
@@ -53,7 +53,7 @@ class ExportedData(Frozen):
 
 
 class ExportInputs(Frozen):
-    """What all shifts of an export share."""
+    """The settings that all shifts of an export share."""
 
     kind: Literal["fairweather export"] = "fairweather export"
     version: Literal[1] = 1
@@ -63,7 +63,7 @@ class ExportInputs(Frozen):
 
 
 class Made(Frozen):
-    """When and with what a shift was written."""
+    """When a shift was written, and with which command and versions."""
 
     time: str
     command: str
@@ -71,7 +71,7 @@ class Made(Frozen):
 
 
 class ShiftFacts(Frozen):
-    """What a shift is, and in words the constants that it has at the size of the images."""
+    """A shift's name and parameters, and as text its constants for this image size."""
 
     name: str
     parameters: dict[str, float | int | str]
@@ -79,11 +79,11 @@ class ShiftFacts(Frozen):
 
 
 class ExportedShift(ShiftFacts, Written):
-    """A shift that is written.
+    """A shift that has been written.
 
     Attributes:
-        path: of its file or folder.
-        made: when and with what.
+        path: its file or folder.
+        made: when and with which versions.
     """
 
     path: str
@@ -91,13 +91,13 @@ class ExportedShift(ShiftFacts, Written):
 
 
 class ExportRecord(ExportInputs):
-    """What the manifest says: the shifts that are written, by id."""
+    """The content of the manifest: settings, and the shifts that have been written, by id."""
 
     shifts: dict[str, ExportedShift]
 
 
 class Manifest:
-    """The folder of an export and its manifest; every change is written at once."""
+    """The folder of an export and its manifest; every change is written immediately."""
 
     def __init__(self, folder: Path, record: ExportRecord) -> None:
         self._folder, self._record = folder, record
@@ -107,7 +107,7 @@ class Manifest:
         self._write()
 
     def is_done(self, shift: str, intact: Callable[[Path, Written], bool]) -> bool:
-        """Say whether this shift is finished, by the same versions, and its files intact."""
+        """Tell whether this shift was finished with the same versions and its files are intact."""
         found = self._shifts.get(shift)
         if found is None or found.made.versions != self._made.versions:
             return False
@@ -115,7 +115,7 @@ class Manifest:
 
     @contextmanager
     def replacing(self, shift: str, name: str) -> Iterator[Path]:
-        """Give the path to write a shift's files to; they get their name when all went well."""
+        """Yield a temporary path for a shift's files; without an error they get their real name."""
         path, partial = self._folder / name, self._folder / f".{secrets.token_hex(8)}.partial"
         try:
             yield partial
@@ -128,7 +128,7 @@ class Manifest:
         partial.rename(path)
 
     def finish(self, shift: str, name: str, facts: ShiftFacts, written: Written) -> None:
-        """Record a shift whose files have their names."""
+        """Record a shift whose files have their final names."""
         described = facts.model_dump() | written.model_dump()
         self._shifts[shift] = ExportedShift(**described, path=name, made=self._made)
         self._write()
@@ -145,11 +145,12 @@ def open_export(folder: Path, inputs: ExportInputs) -> Iterator[Manifest]:
     """Open the folder of an export, new or begun, and keep other processes out.
 
     Args:
-        folder: where it is or is to be.
-        inputs: what all its shifts share.
+        folder: the folder of the export, which may not exist yet.
+        inputs: the settings that all its shifts share.
 
     Raises:
-        InputError: it holds something else, an export of other inputs, or is in use.
+        InputError: the folder contains something else or an export with other settings, or it is in
+            use.
     """
     _read(folder, inputs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,16 +170,18 @@ def _read(folder: Path, inputs: ExportInputs) -> ExportRecord:
         return ExportRecord(**dict(inputs), shifts={})
     found = _parse(folder / MANIFEST)
     if found is None:
-        raise InputError(f"{folder} holds something else; name a new folder with --out")
+        raise InputError(
+            f"{folder} contains files that are not an export; name a new folder with --out"
+        )
     for what, had, asked in (
-        ("part", found.data.part, inputs.data.part),
+        ("split", found.data.part, inputs.data.part),
         ("format", found.format, inputs.format),
         ("seed", found.seed, inputs.seed),
-        ("data, by their SHA-256", found.data.digest, inputs.data.digest),
+        ("SHA-256 of the data", found.data.digest, inputs.data.digest),
     ):
         if had != asked:
             raise InputError(
-                f"{folder} holds an export of another {what}: {had} and not {asked}; "
+                f"{folder} contains an export with another {what}: {had}, not {asked}; "
                 "name a new folder with --out"
             )
     return found
@@ -189,7 +192,7 @@ def _is_beginning(path: Path) -> bool:
 
 
 def _parse(path: Path) -> ExportRecord | None:
-    """The manifest, or None where there is none of an export."""
+    """Read the manifest; return None if there is none, or if it is not of an export."""
     try:
         return ExportRecord.model_validate(json.loads(path.read_text()))
     except (OSError, ValueError):

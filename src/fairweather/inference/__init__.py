@@ -1,7 +1,7 @@
-"""From a model and images to predictions: as it stands, adapted, scaled, or several together.
+"""Compute predictions from a model and images: unchanged, adapted, scaled, or as an ensemble.
 
-A variant is a model plus something that is fitted or changed at test time; it has predictions of
-its own and no checkpoint, and is called `MODEL+VARIANT`.
+A variant is a model plus something that is fitted or changed at test time. It has its own
+predictions but no checkpoint, and its name is `MODEL+VARIANT`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fairweather.inference.temperature import fit_temperature as fit_temperature
 from fairweather.inference.temperature import scale as scale
 from fairweather.inference.together import mean_log_probability as mean_log_probability
 
-# What each is, as a report writes it behind the model's title.
+# The text for each variant that reports append to the model's title.
 VARIANTS: Mapping[str, str] = {
     "temperature": "temperature scaling",
     "batchnorm": "batch norm of the test batch",
@@ -29,9 +29,9 @@ VARIANTS: Mapping[str, str] = {
 
 
 def check_variant_names(variants: Sequence[str]) -> None:
-    """Raise `InputError` unless each is a name in `VARIANTS` and stands there once."""
+    """Raise `InputError` unless each is a name in `VARIANTS`, without duplicates."""
     for variant in variants:
         if variant not in VARIANTS:
             raise unknown_name("variant", variant, VARIANTS)
         if variants.count(variant) > 1:
-            raise InputError(f"variants: {variant} stands twice")
+            raise InputError(f"variants: {variant} is listed twice")

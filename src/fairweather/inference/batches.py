@@ -1,4 +1,4 @@
-"""The loop over batches: images to predictions, shifted before and attacked on the way."""
+"""The loop over batches, which applies shifts and attacks and computes predictions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import per_image
 from fairweather.types import Attack, Images, Predictions, Shift
 
-# Beyond this many classes, a cell's logits would outweigh everything else in a run folder.
+# With more classes than this, logits would need more space than everything else in a run folder.
 MOST_STORED_CLASSES = 100
 T = TypeVar("T")
 
@@ -34,23 +34,24 @@ def predict(
     temperature: float = 1.0,
     when_halved: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """Predict every image, shifted before it becomes a float tensor, or attacked after.
+    """Predict all images, clean, under a shift or under an attack.
 
-    The model is put into evaluation mode and back into the mode that it was in. When memory runs
-    out, the batch is halved, down to one image.
+    Shifts are applied to the 8-bit images, attacks to the float tensors. The model is in evaluation
+    mode during the call, and in its previous mode afterwards. When memory runs out, the batch size
+    is halved, down to one image.
 
     Args:
         model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`.
-        images: labelled 8-bit images, as many classes as the model has logits; they may be larger
-            than memory, and so may all logits together beyond 100 classes.
-        shift: None for the images as they are; an attack finds its change with the model and the
-            labels, and its images are not rounded.
-        batch_size: images in a forward pass.
+        images: labelled 8-bit images with as many classes as the model has logits. They may be
+            larger than memory; with more than 100 classes, logits are not kept either.
+        shift: a shift or an attack; None for clean images. An attack uses the model and the labels,
+            and its images are not rounded.
+        batch_size: images per forward pass.
         device: `auto`, `cpu`, `cuda`, ...
         precision: `fp32` or `bf16` (autocast).
-        seed: of stochastic shifts and attacks, the same for all models.
-        temperature: what the logits are divided by; an attack meets the model without it.
-        when_halved: called with the new size when memory has run out.
+        seed: seed of random shifts and attacks; use the same for all models.
+        temperature: the logits are divided by it; attacks use the model without it.
+        when_halved: called with the new batch size when memory has run out.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     >>> pixels, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
@@ -63,7 +64,7 @@ def predict(
     if batch_size < 1:
         raise InputError(f"batch_size must be >= 1, found {batch_size}")
     if len(images) == 0:
-        raise InputError("there are no images to predict")
+        raise InputError("prediction needs at least one image, found none")
     device = resolve_device(device) if isinstance(device, str) else device
 
     def columns(part: Images) -> Predictions:
@@ -83,7 +84,7 @@ def predict_logits(
     device: str | torch.device = "auto",
     precision: str = "fp32",
 ) -> npt.NDArray[np.float32]:
-    """Predict clean images and keep their logits, float32 `[N, classes]`, however many classes.
+    """Predict clean images and return their logits, float32 `[N, classes]`, for any classes.
 
     Arguments as in `predict`.
     """
@@ -108,7 +109,7 @@ def from_logits(
     """
     if logits.shape[1] != len(classes):
         raise InputError(
-            f"the model has {logits.shape[1]} outputs, the data {len(classes)} classes"
+            f"the model has {logits.shape[1]} outputs, but the data have {len(classes)} classes"
         )
     return Predictions(
         keys=keys,
@@ -120,12 +121,12 @@ def from_logits(
 
 
 def join(parts: Sequence[Predictions]) -> Predictions:
-    """Join the predictions of a model on consecutive groups of images into one."""
+    """Join the predictions of a model on consecutive groups of images."""
     return _each_column(np.concatenate, parts)
 
 
 def select(predictions: Predictions, index: npt.NDArray[np.integer]) -> Predictions:
-    """Take the rows of some images, int `[M]`, in that order."""
+    """Select the rows with the given indices, int `[M]`, in that order."""
     return _each_column(lambda columns: columns[0][index], [predictions])
 
 
@@ -164,13 +165,13 @@ def _by_batches(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            part = None  # out here, where the error and all that it holds on to are gone
+            part = None  # go on outside `except`, where the error has freed its tensors
         if part is not None:
             start += size
             yield part
             continue
         if size == 1:
-            raise InputError("memory does not suffice for a single image: use a smaller model")
+            raise InputError("a single image does not fit into memory: use a smaller model")
         size //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -187,9 +188,9 @@ def shifted_logits(
     precision: str,
     seed: int,
 ) -> torch.Tensor:
-    """Give the logits of one batch, float32 `[B, classes]` on the CPU, shifted or attacked.
+    """Return the logits of one batch, float32 `[B, classes]` on the CPU, shifted or attacked.
 
-    Here a shift meets test images: 8-bit, on the CPU, before they become a float tensor.
+    Shifts are applied here: to 8-bit images on the CPU, before they become a float tensor.
     """
     images = part.images
     if isinstance(shift, Shift):

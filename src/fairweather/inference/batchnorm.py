@@ -1,4 +1,4 @@
-"""Batch norm that takes its statistics from the test batch: adaptation without any label."""
+"""Batch norm with the statistics of the test batch: adaptation without labels."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _NORMS = nn.modules.batchnorm._BatchNorm
 
 
 def adapt_batchnorm(model: nn.Module) -> nn.Module:
-    """Copy a model so that its batch norm uses the mean and variance of the batch at hand.
+    """Copy a model so that its batch norm uses the mean and variance of the current batch.
 
-    The model that is given stays as it is. What the copy says of an image depends on the images
-    beside it, so it is transductive: name the batch size with every number.
+    The given model is not changed. The copy is transductive: its prediction for an image depends on
+    the other images in the batch. So report the batch size with every number.
 
     Source: Nado et al. 2020, Evaluating Prediction-Time Batch Normalization for Robustness under
     Covariate Shift; Schneider et al. 2020, Improving Robustness against Common Corruptions by
     Covariate Shift Adaptation (with no weight on the training statistics).
 
     Raises:
-        InputError: there is no batch norm in the model, or it cannot be copied.
+        InputError: the model has no batch norm.
 
     >>> copy = adapt_batchnorm(nn.Sequential(nn.BatchNorm2d(3)).eval())
     >>> copy(torch.rand(4, 3, 8, 8) + 5).mean().abs().item() < 1e-5
@@ -38,7 +38,7 @@ def adapt_batchnorm(model: nn.Module) -> nn.Module:
     if not norms:
         raise InputError(f"{type(model).__name__} has no batch norm that could be adapted")
     for norm in norms:
-        # Without running statistics, torch and timm take the batch's in evaluation mode too.
+        # Without running statistics, torch and timm use the batch's, in evaluation mode too.
         norm.track_running_stats = False
         norm.running_mean = None
         norm.running_var = None
@@ -46,7 +46,7 @@ def adapt_batchnorm(model: nn.Module) -> nn.Module:
 
 
 def even_batches(images: int, batch_size: int) -> int:
-    """The batch size, at most the one asked for, that leaves no small batch at the end.
+    """Return a batch size, at most the given one, without a small batch at the end.
 
     >>> even_batches(1000, 256)
     250
@@ -64,14 +64,14 @@ def predict_adapted(
     precision: str = "fp32",
     seed: int = 0,
 ) -> Predictions:
-    """Predict in batches of mixed order and nearly equal size; rows come back in their own order.
+    """Predict in shuffled batches of nearly equal size; the result has the order of the images.
 
-    A data set sorted by class would give batches of one class, whose statistics are not those of
-    the data; the order is drawn with a fixed seed. Arguments as in `fairweather.predict`.
+    Images are shuffled with a fixed seed, because a data set sorted by class would give batches of
+    one class, with other statistics than the data. Arguments as in `fairweather.predict`.
 
     Raises:
-        InputError: there are fewer than two images, or memory runs out: smaller batches would be
-            another model.
+        InputError: there are fewer than two images or the batch size is below two; or memory runs
+            out, because smaller batches would change the adapted model.
     """
     if len(images) < 2 or batch_size < 2:
         raise InputError("batch norm needs at least two images in a batch")
@@ -95,6 +95,6 @@ def predict_adapted(
 
 def _refuse_smaller(_: int) -> None:
     raise InputError(
-        "memory ran out, and smaller batches would make another model of batch-norm adaptation: "
+        "memory ran out, and smaller batches would change the result of batch-norm adaptation: "
         "choose a smaller batch size"
     )

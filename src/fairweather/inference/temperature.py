@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, fitted on clean validation images, then put to the test."""
+"""Temperature scaling: one number, fitted on clean validation images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fairweather.errors import InputError
 from fairweather.metrics import per_image
 from fairweather.types import Predictions
 
-# Beyond these a probability is 0, 1 or 1 / classes for every image, and nothing is left to fit.
+# Outside this range the probabilities of all images are 0, 1 or 1 / classes.
 COLDEST, HOTTEST = 1 / 32, 32.0
 
 
@@ -22,8 +22,8 @@ class Temperature(NamedTuple):
     """A fitted temperature.
 
     Attributes:
-        value: what logits are divided by; above 1 the model was overconfident.
-        images: how many it was fitted on.
+        value: logits are divided by it; above 1 the model was overconfident.
+        images: the number of images that it was fitted on.
         nll_before, nll_after: mean negative log-likelihood of these images in nats.
     """
 
@@ -36,11 +36,12 @@ class Temperature(NamedTuple):
 def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Temperature:
     """Fit the temperature that makes the labels most likely, between 1/32 and 32.
 
-    The negative log-likelihood is convex in 1 / temperature, so there is one minimum, and the fit
-    never ends above where it began. It changes no prediction, only the confidence.
+    The negative log-likelihood is convex in 1 / temperature, so there is one minimum, and the
+    result is never worse than a temperature of 1. The temperature changes only the confidence, not
+    the predicted classes.
 
     Args:
-        logits: float `[n, classes]`, finite, of images that did not train the model.
+        logits: float `[n, classes]`, finite, of images that the model was not trained on.
         labels: int `[n]`, each in `[0, classes)`.
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
@@ -70,9 +71,10 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Temperature
 def scale(predictions: Predictions, temperature: float) -> Predictions:
     """Divide stored logits by a temperature, as `predict(..., temperature=...)` does.
 
-    Raises `InputError` for predictions without logits, which are not stored beyond 100 classes.
+    Raises `InputError` for predictions without logits; they are not stored for more than 100
+    classes.
     """
     if predictions.logits is None:
-        raise InputError("these predictions have no logits, which a temperature needs")
+        raise InputError("a temperature needs logits, but these predictions have none")
     logits = predictions.logits / np.float32(temperature)
     return replace(predictions, logits=logits, **per_image(logits, predictions.labels)._asdict())

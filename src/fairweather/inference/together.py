@@ -1,4 +1,4 @@
-"""Several models as one: the mean of their probabilities, from stored logits."""
+"""Ensembles of models: the mean of their probabilities, from stored logits."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import scipy.special
 def mean_log_probability(
     logits: Iterable[npt.NDArray[np.float32] | None],
 ) -> npt.NDArray[np.float32]:
-    """Give the logarithm of the mean of the members' probabilities.
+    """Return the logarithm of the mean of the members' probabilities.
 
     Args:
-        logits: of each member, float32 `[N, classes]`.
+        logits: float32 `[N, classes]` per member.
 
     Returns:
         float32 `[N, classes]`.
 
-    Raises `ValueError` where the logits of a member are not stored.
+    Raises `ValueError` if the logits of a member are not stored.
 
     Source: Lakshminarayanan et al. 2017, section 2.4.
 
-    >>> sure, torn = np.float32([[9, 0]]), np.float32([[0, 0]])
-    >>> np.exp(mean_log_probability([sure, torn])).round(3).tolist()
+    >>> sure, unsure = np.float32([[9, 0]]), np.float32([[0, 0]])
+    >>> np.exp(mean_log_probability([sure, unsure])).round(3).tolist()
     [[0.75, 0.25]]
     """
     logs = []

@@ -1,7 +1,8 @@
 """Pure functions of per-image columns, the table of metrics, and bootstrap intervals.
 
-Every metric takes `weights`, how often each image counts: `[n]` returns a float, `[B, n]` returns
-`[B]`, equal to the metric on the columns with each image repeated that often.
+Every metric takes `weights`, which say how often each image counts: weights `[n]` return a float,
+weights `[B, n]` return `[B]`. The result equals the metric on columns in which each image is
+repeated that often.
 """
 
 from __future__ import annotations

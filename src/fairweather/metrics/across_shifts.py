@@ -1,4 +1,4 @@
-"""Numbers that several shifts or levels have together: corruption errors, robustness, stability."""
+"""Metrics over several shifts or levels: corruption errors, effective robustness, flip rate."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fairweather.metrics.columns import FloatArray, Result, weighted_mean
 Errors = Mapping[str, npt.ArrayLike]
 
 # AlexNet's error on the published ImageNet-C at 224 pixels, the mean over severities 1 to 5.
-# Source: `ALEXNET_ERR` in imagenet.py of google-research/augmix; they are the means of the 75
-# numbers that the authors of ImageNet-C give in hendrycks/robustness, issue 10.
+# Source: `ALEXNET_ERR` in imagenet.py of google-research/augmix. They are the means of the 75
+# numbers by the authors of ImageNet-C in hendrycks/robustness, issue 10.
 ALEXNET: Mapping[str, float] = MappingProxyType(
     {
         "gaussian_noise": 0.886428,
@@ -40,26 +40,25 @@ SEVERITIES = 5
 
 
 def mean_corruption_error(errors: Errors, reference: Errors | None = None) -> Result:
-    """Mean over corruptions of the error, each in units of a reference model's where there is one.
+    """Mean error over corruptions, each divided by the error of a reference model if one is given.
 
     Args:
-        errors: for each corruption the share of wrong answers at each severity, `[severities]` in
+        errors: for each corruption, the share of wrong answers at each severity, `[severities]` in
             [0, 1]; `[severities, B]` for B resamples of the images returns `[B]`.
-        reference: the same of the reference model, with the same corruptions and severities.
+        reference: the same for the reference model, with the same corruptions and severities.
 
     Returns:
-        Without a reference the plain mean, over severities first and then over corruptions, in
-        [0, 1]. With one, the mean of the ratios of the sums over severities: 1 is the reference,
-        smaller is better.
+        Without a reference, the plain mean, over severities first and then over corruptions, in
+        [0, 1]. With a reference, the mean over corruptions of the ratio of the two sums over
+        severities: 1 means equal to the reference, smaller is better.
 
     Raises:
         InputError: nothing to average, an error outside [0, 1], corruptions or severities that only
             one of the two has, or a reference that makes no errors.
 
     Source: Hendrycks and Dietterich 2019, Benchmarking Neural Network Robustness to Common
-    Corruptions and Perturbations, section 4.1. With AlexNet as the reference it is their mCE, for
-    which see `mce_alexnet`; the numbers that papers give for CIFAR-10-C under the same name mostly
-    have no reference.
+    Corruptions and Perturbations, section 4.1. With AlexNet as the reference it is their mCE; see
+    `mce_alexnet`. Papers also report an "mCE" for CIFAR-10-C, mostly without a reference.
 
     >>> ours = {"fog": [0.1, 0.3], "snow": [0.2, 0.4]}
     >>> theirs = {"fog": [0.4, 0.4], "snow": [0.5, 0.7]}
@@ -77,7 +76,7 @@ def mean_corruption_error(errors: Errors, reference: Errors | None = None) -> Re
 def relative_mean_corruption_error(
     errors: Errors, clean: npt.ArrayLike, reference: Errors, reference_clean: npt.ArrayLike
 ) -> Result:
-    """Mean over corruptions of the rise of the error above clean, in units of a reference's rise.
+    """Mean over corruptions of how much the error rises above clean, divided by a reference's rise.
 
     Args:
         errors, reference: as in `mean_corruption_error`.
@@ -85,11 +84,13 @@ def relative_mean_corruption_error(
             `[B]`.
 
     Returns:
-        1 is the reference; below 1 the model loses less to the corruptions than the reference does,
-        however good it is on clean images. A model that is bad on both can be below 1.
+        1 means equal to the reference. Below 1, the corruptions cost the model less accuracy than
+        they cost the reference, whatever its clean accuracy. So a model that is bad on clean and
+        on corrupted images can be below 1.
 
     Raises:
-        InputError: as in `mean_corruption_error`, or a reference that a corruption does not hurt.
+        InputError: as in `mean_corruption_error`, or a corruption does not raise the reference's
+            error.
 
     Source: Hendrycks and Dietterich 2019, section 4.1, relative mCE.
 
@@ -103,21 +104,21 @@ def relative_mean_corruption_error(
 
 
 def mce_alexnet(errors: Errors) -> Result:
-    """The mCE of ImageNet-C: the mean corruption error in units of AlexNet's published errors.
+    """The mCE of ImageNet-C: the mean corruption error divided by AlexNet's published errors.
 
-    It means what it does in papers only for 1,000-class ImageNet at 224 pixels; corruptions made in
-    memory are not to the bit those of the published files, whose JPEG compression is missing.
+    The value is comparable to papers only for 1,000-class ImageNet at 224 pixels. Corruptions
+    computed in memory differ slightly from the published files, which are JPEG-compressed.
 
     Args:
-        errors: of exactly the 15 corruptions in `ALEXNET`, by these names or with `imagenet_c/`
-            before them; `[5]` each, or `[5, B]`. The other four of ImageNet-C (speckle_noise,
+        errors: of exactly the 15 corruptions in `ALEXNET`, under these names or with the prefix
+            `imagenet_c/`; `[5]` each, or `[5, B]`. The other four of ImageNet-C (speckle_noise,
             gaussian_blur, spatter, saturate) are for validation and are not in the mCE.
 
     Returns:
-        A fraction: papers print 100 times as much.
+        A fraction; papers print it times 100.
 
     Raises:
-        InputError: a corruption too many or missing, or not five severities.
+        InputError: a missing or an extra corruption, or a number of severities other than five.
 
     Source: Hendrycks and Dietterich 2019, section 4.1.
 
@@ -129,15 +130,15 @@ def mce_alexnet(errors: Errors) -> Result:
     extra = [name for name, short in zip(errors, bare, strict=True) if short not in ALEXNET]
     if missing or extra or len(set(bare)) < len(bare):
         said = (
-            f"missing {', '.join(missing) or 'none'}; too many {', '.join(extra) or 'none'}"
+            f"missing: {', '.join(missing) or 'none'}; not in the mCE: {', '.join(extra) or 'none'}"
             if missing or extra
-            else "some are there twice, with and without imagenet_c/"
+            else "some are given twice, with and without imagenet_c/"
         )
-        raise InputError(f"the mCE is of exactly 15 corruptions of ImageNet-C: {said}")
+        raise InputError(f"the mCE needs exactly the 15 corruptions of ImageNet-C; {said}")
     means = dict(zip(bare, _mean_errors(errors).values(), strict=True))
     for name, column in errors.items():
         if (found := np.shape(column)[0]) != SEVERITIES:
-            raise InputError(f"the mCE is of {SEVERITIES} severities each, {name} has {found}")
+            raise InputError(f"the mCE needs {SEVERITIES} severities each, but {name} has {found}")
     return _mean([means[name] / error for name, error in ALEXNET.items()])
 
 
@@ -172,7 +173,7 @@ def _check_accuracy(name: str, share: npt.ArrayLike) -> FloatArray:
 
 
 def _outside(share: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """The shares in float64, and those of them that are none."""
+    """Return all shares in float64, and those that are not in [0, 1]."""
     values = np.asarray(share, dtype=np.float64)
     inside = (values >= 0) & (values <= 1)  # NaN fails the comparison too
     return values, values[~inside]
@@ -189,13 +190,13 @@ def _check_alike(errors: Errors, reference: Errors) -> None:
     for name in errors:
         ours, theirs = (np.shape(column)[0] for column in (errors[name], reference[name]))
         if ours != theirs:
-            raise InputError(f"{name} has {ours} severities, those of the reference are {theirs}")
+            raise InputError(f"{name} has {ours} severities, but {theirs} in the reference")
 
 
 def _ratio(name: str, value: FloatArray, unit: FloatArray) -> FloatArray:
     if not (unit > 0).all():
         raise InputError(
-            f"the reference loses nothing under {name}, so nothing can be divided by it"
+            f"{name} does not raise the error of the reference, so it cannot be divided by it"
         )
     return value / unit
 
@@ -213,32 +214,33 @@ def effective_robustness(
     *,
     images: int | None = None,
 ) -> Result:
-    """Accuracy under shift minus what reference models of the same clean accuracy would have.
+    """Accuracy under shift minus the accuracy that reference models predict from clean accuracy.
 
-    The prediction is a straight line through the reference models on the logit scale of both
-    accuracies, fitted by least squares. Positive: more robust than the reference models' trend.
+    The prediction is a straight line through the reference models, fitted by least squares on the
+    logit scale of both accuracies. A positive value means: more robust than the trend of the
+    reference models.
 
     Args:
-        clean, shifted: the model's accuracies, numbers in [0, 1], or `[B]` for B resamples of the
-            images, which return `[B]`.
-        reference_clean, reference_shifted: of the reference models, `[models]`, or `[models, B]`.
-            Two different clean accuracies are needed; with fewer than three, the line is taken
-            through two points and nothing says whether it is one.
-        images: how many images are behind an accuracy; accuracies of 0 and 1, which have no logit,
-            are then taken to be half an image inside.
+        clean, shifted: the model's accuracies, numbers in [0, 1]; `[B]` for B resamples of the
+            images returns `[B]`.
+        reference_clean, reference_shifted: accuracies of the reference models, `[models]` or
+            `[models, B]`. At least two different clean accuracies are needed. With only two models,
+            the line goes through both points, and nothing shows whether a line fits.
+        images: how many images an accuracy was computed on. It is needed for accuracies of exactly
+            0 and 1, which have no logit: they are moved inwards by half an image.
 
     Returns:
-        A difference of accuracies in [-1, 1]. NaN for a resample in which the reference models all
-        have the same clean accuracy.
+        A difference of accuracies in [-1, 1]. NaN for a resample in which all reference models have
+        the same clean accuracy.
 
     Raises:
-        InputError: an accuracy outside [0, 1], or of exactly 0 or 1 without `images`; reference
-            models that are fewer than two, or all equally accurate on clean images.
+        InputError: an accuracy outside [0, 1], or exactly 0 or 1 without `images`; fewer than two
+            reference models, or all of them with the same clean accuracy.
 
-    The line says what is usual among the reference models, not why: outside the range of their
+    The line describes the reference models and does not explain them. Outside the range of their
     clean accuracies it is an extrapolation. Source: Taori et al. 2020, Measuring Robustness to
-    Natural Distribution Shifts in Image Classification, effective robustness, on the logit axes
-    that its figures have.
+    Natural Distribution Shifts in Image Classification, effective robustness, on the logit axes of
+    its figures.
 
     >>> round(effective_robustness(0.8, 0.6, [0.7, 0.9], [0.3, 0.5]), 3)
     0.225
@@ -258,7 +260,7 @@ def effective_robustness(
     x, y = _logit(x, images), _logit(y, images)
     if not np.ptp(x, axis=0).any():
         raise InputError(
-            "effective robustness needs reference models of different clean accuracy, found "
+            "effective robustness needs reference models with different clean accuracies, found "
             f"{len(x)} with the same"
         )
     slope, intercept = _line(x, y)
@@ -278,17 +280,17 @@ def _check_models(name: str, accuracy: npt.ArrayLike) -> FloatArray:
 def _logit(accuracy: FloatArray, images: int | None) -> FloatArray:
     if images is None and ((accuracy == 0) | (accuracy == 1)).any():
         raise InputError(
-            "an accuracy of exactly 0 or 1 has no logit: give `images`, how many are behind it"
+            "an accuracy of exactly 0 or 1 has no logit: give `images`, the number of test images"
         )
     edge = 0.0 if images is None else 0.5 / images
     return np.asarray(scipy.special.logit(np.clip(accuracy, edge, 1 - edge)))
 
 
 def _line(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Slope and intercept of least squares over the first axis; NaN where all x are the same."""
+    """Slope and intercept by least squares over the first axis; NaN where all x are the same."""
     centred = x - x.mean(axis=0)
     spread = np.square(centred).sum(axis=0)
-    # Of equal x, rounding can leave a spread above 0, but never a range.
+    # If all x are equal, rounding can make the spread larger than 0, but never the range.
     differ = np.ptp(x, axis=0) > 0
     slope = np.divide(
         (centred * y).sum(axis=0), spread, out=np.full_like(spread, np.nan), where=differ
@@ -301,20 +303,20 @@ def flip_rate(predicted: npt.ArrayLike, weights: npt.ArrayLike | None = None) ->
 
     It is the mean over the pairs of neighbouring levels.
 
-    No label is needed: a model that is wrong in the same way at every level has a rate of 0. The
-    rate depends on how far the levels are apart, so it compares models, not shifts.
+    It needs no labels: a model that is wrong in the same way at every level has a rate of 0. The
+    rate depends on the distance between levels, so it compares models, not shifts.
 
     Args:
-        predicted: int `[levels, n]`, the predicted classes of the same images in the same order,
-            the levels in theirs, with the clean images where the level changes nothing: before the
-            first severity, or between darker and brighter.
+        predicted: int `[levels, n]`, the predicted classes of the same images in the same order.
+            The levels are in order. The clean images have their place where the level changes
+            nothing: before the first severity, or between darker and brighter.
         weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
 
     Raises:
         InputError: fewer than two levels, or no images.
 
-    Source: Hendrycks and Dietterich 2019, section 4.2, the flip probability, there along the frames
-    of ImageNet-P and here along levels.
+    Source: Hendrycks and Dietterich 2019, section 4.2, the flip probability; there it is computed
+    along the frames of ImageNet-P, here along levels.
 
     >>> flip_rate([[3, 5], [3, 4], [3, 5]])
     0.5

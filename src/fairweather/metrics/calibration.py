@@ -1,4 +1,4 @@
-"""Does the model know when it is wrong: calibration errors over bins, and what is made of them."""
+"""Calibration errors over bins of confidence, reliability diagrams and the Brier decomposition."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ Binning = Literal["equal-width", "equal-mass"]
 
 
 class BinSums(NamedTuple):
-    """Sums over the images of each bin, float64 `[B, bins]`: ones, confidence, ones if right.
+    """Sums over the images of each bin, float64 `[B, bins]`: count, confidence, correct answers.
 
-    What is computed from bins is computed here, for the functions of columns below and for the
-    bootstrap of all metrics alike.
+    The functions of columns below and the bootstrap of all metrics both use these formulas.
     """
 
     images: FloatArray
@@ -46,7 +45,7 @@ class BinSums(NamedTuple):
 
     @staticmethod
     def between(below: FloatArray) -> BinSums:
-        """Subtract sums below the edges of the bins, `[3, B, bins + 1]`: ones, wrong, confidence.
+        """Make bins from sums below their edges, `[3, B, bins + 1]`: count, wrong, confidence.
 
         >>> BinSums.between(np.array([[[0.0, 2.0]], [[0.0, 1.0]], [[0.0, 1.5]]])).correct
         array([[1.]])
@@ -56,7 +55,7 @@ class BinSums(NamedTuple):
 
     @property
     def accuracy(self) -> FloatArray:
-        """Share of each bin that is right, `[B, bins]`; 0 for an empty bin."""
+        """Share of correct answers in each bin, `[B, bins]`; 0 for an empty bin."""
         return self.mean(self.correct)
 
     @property
@@ -66,12 +65,12 @@ class BinSums(NamedTuple):
 
     @property
     def share(self) -> FloatArray:
-        """Share of the images that each bin holds, `[B, bins]`."""
+        """Share of all images that are in each bin, `[B, bins]`."""
         return self.images / self.images.sum(axis=1, keepdims=True)
 
     @property
     def overall(self) -> FloatArray:
-        """Share of all images that is right, `[B]`."""
+        """Share of correct answers among all images, `[B]`."""
         return np.asarray(self.correct.sum(axis=1) / self.images.sum(axis=1))
 
     @property
@@ -92,7 +91,7 @@ class BinSums(NamedTuple):
     @property
     def debiased_error(self) -> FloatArray:
         """`debiased_calibration_error` of these bins, `[B]`."""
-        # a (1 - a) / (m - 1) of m images, with a the accuracy.
+        # a (1 - a) / (m - 1) for m images with accuracy a.
         enough = self.images >= 2
         noise = np.divide(
             self.correct * (self.images - self.correct),
@@ -115,28 +114,28 @@ class BinSums(NamedTuple):
 
     @property
     def uncertainty(self) -> FloatArray:
-        """Variance of being right, `[B]`."""
+        """Variance of `correct` over all images, `[B]`."""
         return self.overall * (1 - self.overall)
 
     def mean(self, sums: FloatArray) -> FloatArray:
-        """Mean over the images of each bin of what sums up to `[B, bins]`; 0 for an empty bin."""
+        """Divide sums `[B, bins]` by the number of images in each bin; 0 for an empty bin."""
         return np.divide(sums, self.images, out=np.zeros_like(sums), where=self.images > 0)
 
     def over_bins(self, values: FloatArray) -> FloatArray:
-        """Mean over images of a number of their bin, `[B, bins]` to `[B]`."""
+        """Mean over images of the value of their bin, `[B, bins]` to `[B]`."""
         return np.asarray((self.share * values).sum(axis=1))
 
 
 class ReliabilityBins(NamedTuple):
-    """A reliability diagram, one entry a bin, float64 `[bins]`; an empty bin's means are NaN.
+    """A reliability diagram, one entry per bin, float64 `[bins]`; an empty bin's means are NaN.
 
     Attributes:
-        lower, upper: the bin's edges for equal-width bins (lower excluded, upper included); the
-            smallest and largest confidence it holds for equal-mass bins.
-        images: how many the bin holds.
+        lower, upper: for equal-width bins, the edges of the bin (lower excluded, upper included);
+            for equal-mass bins, the smallest and the largest confidence in the bin.
+        images: the number of images in the bin.
         confidence: their mean confidence.
-        accuracy: the share of them that is right.
-        accuracy_low, accuracy_high: its 95 % Wilson interval.
+        accuracy: the share of them that is classified correctly.
+        accuracy_low, accuracy_high: the 95 % Wilson interval of `accuracy`.
     """
 
     lower: FloatArray
@@ -149,16 +148,16 @@ class ReliabilityBins(NamedTuple):
 
 
 class BrierDecomposition(NamedTuple):
-    """The parts of the Brier score of being right; each a float, or float64 `[B]`.
+    """The parts of the Brier score of (confidence, correct); each a float, or float64 `[B]`.
 
     Attributes:
         reliability: mean squared gap between a bin's accuracy and confidence, in [0, 1]; the square
             of `rms_calibration_error`. Lower is better.
-        resolution: mean squared distance of a bin's accuracy from the overall one, in [0, 0.25].
-            Higher is better: confidence tells right from wrong.
-        uncertainty: variance of being right, accuracy times one minus accuracy, in [0, 0.25].
+        resolution: mean squared distance of a bin's accuracy from the overall accuracy, in
+            [0, 0.25]. Higher is better: confidence separates right answers from wrong ones.
+        uncertainty: variance of `correct`, accuracy times (1 - accuracy), in [0, 0.25].
         within_bin_variance: mean variance of confidence within the bins, in [0, 0.25].
-        within_bin_covariance: twice the mean covariance of confidence and being right within the
+        within_bin_covariance: twice the mean covariance of confidence and `correct` within the
             bins, in [-0.5, 0.5].
     """
 
@@ -170,12 +169,12 @@ class BrierDecomposition(NamedTuple):
 
     @property
     def remainder(self) -> Result:
-        """What the bins hide; 0 if the images of each bin share one confidence."""
+        """The part within bins; 0 if all images of each bin have the same confidence."""
         return self.within_bin_variance - self.within_bin_covariance
 
     @property
     def score(self) -> Result:
-        """The Brier score of being right, mean squared distance of confidence to 0 or 1."""
+        """The mean squared distance of confidence to 1 if correct and to 0 if wrong."""
         return self.reliability - self.resolution + self.uncertainty + self.remainder
 
 
@@ -213,11 +212,11 @@ def expected_calibration_error(
         weights: how often each image counts, whole numbers `[n]` or `[B, n]`; 2-D weights return
             `[B]`.
         bins: how many bins, at least 1.
-        binning: "equal-width": bin k is (k/bins, (k+1)/bins], and 0 is in the first. "equal-mass":
-            the images in order of confidence are cut as by `numpy.array_split`; images of equal
-            confidence share their accuracy, so that no order among them matters.
+        binning: "equal-width": bin k is (k/bins, (k+1)/bins], and 0 is in the first bin.
+            "equal-mass": the images in order of confidence are cut as by `numpy.array_split`;
+            images with equal confidence share their accuracy, so their order does not matter.
 
-    The value is biased upwards by about the noise of the bins: the fewer images, the more.
+    The value is biased upwards by about the noise of the bins; fewer images give more bias.
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3.
 
     >>> round(expected_calibration_error([0.95, 0.95, 0.55, 0.55], [True, True, True, False]), 3)
@@ -237,8 +236,8 @@ def maximum_calibration_error(
 ) -> Result:
     """Largest absolute gap between accuracy and mean confidence of a non-empty bin, in [0, 1].
 
-    Arguments as in `expected_calibration_error`. A bin of one image counts as much as any other, so
-    the value is very noisy. Source: Guo et al. 2017, equation 5.
+    Arguments as in `expected_calibration_error`. A bin with one image counts as much as any other,
+    so the value is very noisy. Source: Guo et al. 2017, equation 5.
 
     >>> round(maximum_calibration_error([0.95, 0.95, 0.55, 0.65], [True, True, True, False]), 3)
     0.65
@@ -257,9 +256,9 @@ def rms_calibration_error(
 ) -> Result:
     """Root of the mean over images of the squared gap of their bin, in [0, 1].
 
-    Arguments as in `expected_calibration_error`; never smaller than that error.
-    Source: Hendrycks et al. 2019, Deep Anomaly Detection with Outlier Exposure, where the bins hold
-    100 images each.
+    Arguments as in `expected_calibration_error`; the value is never smaller than that error.
+    Source: Hendrycks et al. 2019, Deep Anomaly Detection with Outlier Exposure, where each bin has
+    100 images.
 
     >>> round(rms_calibration_error([0.95, 0.95, 0.55, 0.55], [True, True, True, False]), 3)
     0.05
@@ -277,27 +276,27 @@ def adaptive_rms_calibration_error(
 ) -> Result:
     """Root of the mean over images of the squared gap of their bin of 100 images, in [0, 1].
 
-    The images in order of confidence are cut after every `per_bin`-th; what remains at the most
-    confident end joins the last bin, which so holds `per_bin` to `2 * per_bin - 1` images. Fewer
-    than `per_bin` images are one bin. Images of equal confidence share their accuracy, so that no
-    order among them matters.
+    The images in order of confidence are cut after every `per_bin`-th image. The remaining, most
+    confident images join the last bin, which then has `per_bin` to `2 * per_bin - 1` images. Fewer
+    than `per_bin` images form one bin. Images with equal confidence share their accuracy, so their
+    order does not matter.
 
-    The cuts are those of the code published with the source, whose loop then leaves out the last
-    bin, the most confident one: its values are lower (all of the error, where n is below 200), and
-    it fails below 100 images (natural-adv-examples pull request 16, open, mends the loop). Every
-    bin counts here, so the number is not the one in those papers' tables.
+    The cuts are those of the code published with the source. The loop in that code leaves out the
+    last, most confident bin: its values are too low (they are 0 for n below 200), and it fails
+    below 100 images (natural-adv-examples pull request 16, open, fixes the loop). Here every bin
+    counts, so the value differs from those in the tables of these papers.
 
     Args:
         confidence: float `[n]` in [0, 1], the probability of the predicted class.
         correct: bool `[n]`.
         weights: how often each image counts, whole numbers `[n]` or `[B, n]`; 2-D weights return
             `[B]`.
-        per_bin: images a bin, at least 1.
+        per_bin: images per bin, at least 1.
 
-    The value is biased upwards: a calibrated model scores about `sqrt(mean of p(1 - p) / per_bin)`
-    however many images there are, since a bin never holds more of them.
-    The number of bins follows from the number of images: values at different n have different
-    biases, and no mean should mix them with those of a fixed number of bins.
+    The value is biased upwards: a calibrated model gets about `sqrt(mean of p(1 - p) / per_bin)`,
+    however many images there are, because the bins do not grow with n.
+    The number of bins depends on the number of images, so values at different n have different
+    biases. Do not average them with errors over a fixed number of bins.
     Source: Hendrycks et al. 2019, Deep Anomaly Detection with Outlier Exposure, and `calib_err` in
     its repository.
 
@@ -321,30 +320,30 @@ def debiased_calibration_error(
     bins: int = 10,
     binning: Binning = "equal-width",
 ) -> Result:
-    """RMS calibration error less its sampling noise, in [-0.5, 1]: near 0 if calibrated.
+    """RMS calibration error minus its sampling noise, in [-0.5, 1]: near 0 if calibrated.
 
-    From the squared gap of each bin of `m` images with accuracy `a`, its sampling variance
-    `a (1 - a) / (m - 1)` is taken off; the mean over images of what is left estimates the true
-    squared error of the bins without bias, whatever n. A bin of fewer than two images says nothing
-    of its variance and counts as 0. Without bias is the square: a root of something noisy lies on
-    average below the truth (a gap of 0.05 everywhere gives 0.039 at n = 500, 0.048 at 2,000).
+    For each bin of `m` images with accuracy `a`, the sampling variance `a (1 - a) / (m - 1)` is
+    subtracted from the squared gap. The mean of the result over images is an unbiased estimate of
+    the true squared error of the bins, for any n. A bin with fewer than two images has no variance
+    estimate and counts as 0. Only the square is unbiased: the root of a noisy number is too low on
+    average (a gap of 0.05 everywhere gives 0.039 at n = 500, 0.048 at 2,000).
 
-    The value is the root of that mean with the mean's sign. Below 0 means: the gaps are smaller
-    than the noise of calibrated predictions would make them. It is not clipped at 0 (as the root in
-    the source's code is), because clipping would bring the bias back where it matters most: of a
-    calibrated model, half of the values are negative. Compare it with `rms_calibration_error` of
+    The value is the root of that mean, with the sign of the mean. A value below 0 means: the gaps
+    are smaller than the noise of calibrated predictions would make them. It is not clipped at 0 (as
+    in the source's code), because clipping would bring the bias back where it matters most: for a
+    calibrated model, half of the values are negative. Compare it with `rms_calibration_error` over
     the same bins, not with the expected calibration error, which averages absolute gaps.
 
     Args:
         confidence: float `[n]` in [0, 1], the probability of the predicted class.
         correct: bool `[n]`.
         weights: how often each image counts, whole numbers `[n]` or `[B, n]`; 2-D weights return
-            `[B]`. A resample's duplicates are not independent images: the replicates of a bootstrap
-            carry the noise that this value is free of.
-        bins: how many bins, at least 1. Images in a bin are taken as draws with one probability;
-            wide bins make the correction slightly too large.
-        binning: as in `expected_calibration_error`; equal-mass has the smaller error of the two
-            in Roelofs et al. 2022, Mitigating Bias in Calibration Error Estimation.
+            `[B]`. The duplicates in a resample are not independent images, so bootstrap replicates
+            contain the noise that is subtracted from this value.
+        bins: how many bins, at least 1. The correction assumes that all images in a bin have the
+            same probability of being right; in wide bins it is slightly too large.
+        binning: as in `expected_calibration_error`; in Roelofs et al. 2022, Mitigating Bias in
+            Calibration Error Estimation, equal-mass has the smaller error of the two.
 
     Source: Kumar et al. 2019, Verified Uncertainty Calibration, section 4 (the debiased estimator);
     the variance is that of Bröcker 2012 and of Ferro and Fricker 2012 for the reliability term.
@@ -366,9 +365,9 @@ def brier_decomposition(
 ) -> BrierDecomposition:
     """Split the Brier score of (confidence, correct) into parts that add up to it exactly.
 
-    That score is about the predicted class alone, in [0, 1]; `brier_score` is about all classes. As
-    estimates of what many images would give, reliability is too high, resolution mostly so too, and
-    uncertainty too low, each by the noise of the bins.
+    This score uses only the predicted class and is in [0, 1]; `brier_score` uses all classes.
+    Compared with the values on very many images, reliability is too high, resolution mostly too
+    high, and uncertainty too low, each by about the noise of the bins.
 
     Args:
         confidence: float `[n]` in [0, 1], the probability of the predicted class.
@@ -440,7 +439,7 @@ def reliability_bins(
 def check_confidence(
     confidence: npt.ArrayLike, correct: npt.ArrayLike
 ) -> tuple[FloatArray, FloatArray]:
-    """Return both columns as float64, or raise `InputError` where one is not what it says.
+    """Return both columns as float64, or raise `InputError` if a value is not allowed.
 
     >>> check_confidence([1], [True])
     (array([1.]), array([1.]))
@@ -482,7 +481,7 @@ def _in_order(
 def _bin_edges(
     order: ConfidenceOrder, totals: FloatArray, bins: int, binning: str
 ) -> tuple[IntArray, FloatArray | None]:
-    """Give the edges of the bins as `sums_below` takes them: places in the order, or else cuts.
+    """Return the edges of the bins for `sums_below`: places in the order, or cuts.
 
     Raises `InputError` for fewer than one bin and for an unknown binning.
     """

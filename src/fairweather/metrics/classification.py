@@ -1,4 +1,4 @@
-"""How good the predictions are: accuracy in three forms, two proper scoring rules, and ranking."""
+"""Accuracy in three forms, two proper scoring rules, and the area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def top5_accuracy(top5_correct: npt.ArrayLike, weights: npt.ArrayLike | None = N
 def balanced_accuracy(
     correct: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
 ) -> Result:
-    """Mean over the classes present of the share of their images that are right, in [0, 1].
+    """Mean of the accuracy of each class that has images, in [0, 1].
 
-    A resample that misses a class is averaged over the classes it has.
+    A resample without images of a class is averaged over its other classes.
 
     Args:
         correct: bool `[n]`.
@@ -70,7 +70,7 @@ def balanced_accuracy(
 
 
 def mean_recall(right: FloatArray, images: FloatArray) -> FloatArray:
-    """`balanced_accuracy` from the images of each class and those that are right, `[k, B]` each.
+    """`balanced_accuracy` from the counts of right images and all images per class, `[k, B]`.
 
     >>> mean_recall(np.array([[3.0], [0.0], [0.0]]), np.array([[3.0], [1.0], [0.0]]))
     array([0.5])
@@ -96,7 +96,8 @@ def negative_log_likelihood(nll: npt.ArrayLike, weights: npt.ArrayLike | None = 
 def brier_score(brier: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:
     """Mean squared distance of the probabilities to the one-hot label, in [0, 2].
 
-    This is the sum over all classes of Brier (1950), twice the common two-class form.
+    This is the form of Brier (1950), a sum over all classes; for two classes it is twice the common
+    form.
 
     Args:
         brier: float `[n]`, per image; see `per_image`.
@@ -113,7 +114,7 @@ def macro_auc(
 ) -> Result:
     """Mean over classes of the one-vs-rest area under the ROC curve, in [0, 1]; ties count half.
 
-    Only classes with both positive and negative images count; the value is NaN without any.
+    Only classes with both positive and negative images count; the value is NaN if there are none.
 
     Args:
         probabilities: float `[n, classes]`, any score that ranks within a class; no NaN.
@@ -135,7 +136,7 @@ def macro_auc(
         span = f"{truth.min()} to {truth.max()}"
         raise InputError(f"labels go from {span}, but there are {scores.shape[1]} classes")
     rows = as_rows(weights, n)
-    columns = np.ascontiguousarray(rows.T)  # [n, B]: the layout in which sparse products stream
+    columns = np.ascontiguousarray(rows.T)  # [n, B]: sparse products read this layout in order
     total, classes = np.zeros(len(rows)), np.zeros(len(rows))
     for label in np.unique(truth):
         wins, pairs = _wins_and_pairs(scores[:, label], truth == label, columns)
@@ -146,13 +147,14 @@ def macro_auc(
 
 
 def placements(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArray:
-    """Share of the other group that each image is ranked rightly against, `[n]`; ties count half.
+    """For each image, the share of the other group that it is ranked correctly against, `[n]`.
 
-    The mean over the positive images, and that over the others, is the area under the ROC curve.
+    Ties count half. The mean over the positive images is the area under the ROC curve, and so is
+    the mean over the others.
 
     Args:
         scores: float64 `[n]`, no NaN.
-        positive: bool `[n]`, some and not all.
+        positive: bool `[n]`, neither all true nor all false.
 
     Source: DeLong, DeLong and Clarke-Pearson 1988, equations 4 and 5 (there "components").
 
@@ -166,7 +168,7 @@ def placements(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArra
     level = np.cumsum(is_new) - 1
     edges = np.append(starts, len(scores))
     positives = np.concatenate([[0], np.cumsum(positive[order])])[edges]
-    # How many positives, and how many of the others, lie below the middle of each level.
+    # How many positives, and how many others, are below the middle of each level.
     below = (positives[:-1] + positives[1:]) / 2
     others_below = (edges[:-1] + edges[1:]) / 2 - below
     above = positives[-1] - below
@@ -179,19 +181,20 @@ def placements(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArra
 
 
 def linear_macro_auc(sums: FloatArray, images: FloatArray, areas: FloatArray) -> FloatArray:
-    """`macro_auc` to first order in how often the images of either side count, `[B]`.
+    """`macro_auc` as a linear approximation in how often each image counts, `[B]`.
 
-    The area of a class is the mean over pairs of a positive and a negative image; with counts, a
-    ratio of sums over pairs. To first order it is the mean placement of the positives plus that of
-    the negatives minus the area, each weighted by counts (DeLong et al. 1988). What is left out
-    shrinks with the root of the product of both sides' sizes, against the root of the smaller for
-    the interval. It is exact where all images count the same, and many times as fast.
+    The area of a class is a mean over pairs of a positive and a negative image; with counts, it is
+    a ratio of sums over pairs. To first order it is the mean placement of the positives, plus the
+    mean placement of the negatives, minus the area; both means are weighted by the counts (DeLong
+    et al. 1988). The error is of the order 1 / sqrt(positives * negatives), while the width of the
+    interval is of the order 1 / sqrt(the smaller of the two numbers). The approximation is exact if
+    all images count the same, and many times as fast.
 
     Args:
-        sums: of `placements` among the scores of each class that is there, over the images of each
-            of these classes, `[k, B, k]`.
-        images: of each of these classes, `[k, B]`.
-        areas: of each of these classes with all images counted once, `[k]`.
+        sums: sums of `placements` for each class present, over the images of each of these classes,
+            `[k, B, k]`.
+        images: the number of images of each of these classes, `[k, B]`.
+        areas: the area of each of these classes with all images counted once, `[k]`.
 
     >>> sums = np.array([[[2.0, 2.0]], [[1.0, 1.0]]])
     >>> linear_macro_auc(sums, np.array([[2.0], [1.0]]), np.array([1.0, 1.0]))
@@ -209,12 +212,12 @@ def linear_macro_auc(sums: FloatArray, images: FloatArray, areas: FloatArray) ->
 def _wins_and_pairs(
     scores: FloatArray, positive: npt.NDArray[np.bool_], columns: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Count the positive-negative pairs that are ranked rightly, and all pairs; each `[B]`.
+    """Count the positive-negative pairs that are ranked correctly, and all pairs; each `[B]`.
 
-    Only the order among the distinct scores of the positives matters. A negative below level k of
-    them is beaten from level k on; one that ties with level k is beaten half by k and fully by
-    k + 1. So each negative puts half its weight on either side (left and right) of its place, and a
-    running sum over the levels says what each of them beats.
+    The levels are the distinct scores of the positives. A negative below level k loses to level k
+    and all higher ones. A negative that ties with level k loses half to level k, and fully to level
+    k + 1. So each negative adds half its weight at its left insertion point and half at its right
+    one. A running sum over the levels then says how much weight each level beats.
     """
     levels, level = np.unique(scores[positive], return_inverse=True)
     negatives, positives = columns[~positive], columns[positive]

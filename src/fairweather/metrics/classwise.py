@@ -1,4 +1,4 @@
-"""Is every class's probability right, not only that of the predicted class."""
+"""Calibration of the probabilities of all classes, not only of the predicted class."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from fairweather.metrics.columns import (
     sum_by_label,
 )
 
-# float16 probabilities of a thousand classes still add up to 1 within this; logits do not.
+# float16 probabilities of 1,000 classes still add up to 1 within this tolerance; logits do not.
 SUM_TOLERANCE = 0.01
 
 
 class ClassBins(NamedTuple):
-    """Where the probability of a class that is not the label lies above the lowest bin.
+    """The probabilities above the lowest bin of classes that are not the label.
 
     Attributes:
-        images: int64 `[entries]`, whose; by class and bin.
-        probability: float64 `[entries]`, or float32 where that will do.
-        starts: int64 `[bins that hold any]`, where the entries of each begin.
-        bins: int64 `[bins that hold any]`, which: bins - 1 times the class plus the number above
-            the lowest.
+        images: int64 `[entries]`, the image of each entry; entries are sorted by class and bin.
+        probability: float64 `[entries]`, or float32 where that is precise enough.
+        starts: int64 `[non-empty bins]`, where the entries of each bin begin.
+        bins: int64 `[non-empty bins]`, the number of each bin: class * (bins - 1) + the bin's
+            number, counted from the bin above the lowest.
     """
 
     images: IntArray
@@ -49,10 +49,10 @@ def classwise_calibration_error(
 ) -> Result:
     """Mean over classes of the expected calibration error of that class's probability, in [0, 1].
 
-    For each class, its probability is the confidence and "this is the label" is being right; all
-    images count, so with many classes nearly all of them lie in the lowest bin and the value is
-    small: it cannot be compared between data sets with different numbers of classes. Classes that
-    no image has count too, as in the source.
+    For each class, its probability is the confidence, and an image is right if this class is its
+    label. All images count for each class, so with many classes nearly all are in the lowest bin
+    and the value is small. It cannot be compared between data sets with different numbers of
+    classes. Classes without images count too, as in the source.
 
     Args:
         probabilities: float `[n, classes]`, each in [0, 1]; each row adds up to 1 within 0.01.
@@ -83,14 +83,15 @@ def classwise_calibration_error(
 def excess_columns(
     probabilities: FloatArray, labels: npt.NDArray[np.integer], bins: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Give what `mean_class_error` sums by label: probability minus being right, by its bin.
+    """Return the columns that `mean_class_error` sums by label: probability minus 1 if right.
 
-    A bin's share times its gap is the sum of that over its images. Most probabilities lie in the
-    lowest bin or are the label's, and are columns here; the few others are in `class_bins`.
+    A bin's share times its gap is the sum of these over its images, divided by all images. Most
+    probabilities are in the lowest bin or belong to the label, and are columns here; `class_bins`
+    has the few others.
 
     Returns:
-        float64 `[n, classes]`, of the probabilities in the lowest bin, and 0 for the others; and
-        float64 `[n, bins - 1]`, of the label's probability, by its bin above the lowest.
+        float64 `[n, classes]` for the probabilities in the lowest bin, and 0 for the others; and
+        float64 `[n, bins - 1]` for the label's probability, by its bin above the lowest.
 
     >>> lowest, own = excess_columns(np.array([[0.75, 0.25]]), np.array([0]), bins=2)
     >>> lowest.tolist(), own.tolist()
@@ -104,7 +105,7 @@ def excess_columns(
 
 
 def class_bins(probabilities: FloatArray, labels: npt.NDArray[np.integer], bins: int) -> ClassBins:
-    """Find the few probabilities that `excess_columns` leaves out.
+    """Find the few probabilities that `excess_columns` does not contain.
 
     >>> class_bins(np.array([[0.25, 0.75]]), np.array([0]), bins=2).probability
     array([0.75])
@@ -132,9 +133,9 @@ def mean_class_error(
 
     Args:
         weights: how often each image counts, `[B, n]`.
-        above: from `class_bins`, of the images in the same order.
+        above: from `class_bins`, with the images in the same order.
         totals: float64 `[B]`, the sums of the weights.
-        present: int `[labels]`, the labels that are there, ascending.
+        present: int `[labels]`, the labels that have images, ascending.
         lowest, own: sums of `excess_columns` over the images of each of these labels, `[labels, B,
             columns]`.
     """
@@ -153,7 +154,7 @@ def mean_class_error(
 
 
 def _bins_above_lowest(probability: FloatArray, bins: int) -> IntArray:
-    """Number the equal-width bins but the lowest: 0 for (0.1, 0.2], -1 for the lowest."""
+    """Number the equal-width bins; with 10 bins, 0 is (0.1, 0.2] and -1 the lowest."""
     edges = np.arange(1, bins + 1) / bins
     return np.searchsorted(edges, probability, side="left") - 1
 

@@ -1,4 +1,4 @@
-"""Columns of images: what is kept of their logits, how often each counts, and shares of them."""
+"""Per-image columns: how they are made from logits, checked, weighted and summed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_counts(rows: npt.NDArray[Any]) -> None:
 
 
 def as_result(values: FloatArray, weights: npt.ArrayLike | None) -> Result:
-    """Return `[B]` values as they are for 2-D weights, and the only one as a float otherwise."""
+    """Return `[B]` values unchanged for 2-D weights; otherwise return the only value as a float."""
     return values if np.ndim(weights) == 2 else float(values[0])  # type: ignore[arg-type]
 
 
@@ -82,7 +82,7 @@ def weighted_mean(
     Args:
         column: `[n]`, bool or a number without NaN.
         weights: `[n]` or `[B, n]`; all ones by default.
-        name: what an error calls the column.
+        name: the name of the column in error messages.
 
     >>> weighted_mean([1.0, 4.0], [2, 1])
     2.0
@@ -96,13 +96,13 @@ def weighted_mean(
 
 
 def sum_groups(group: npt.NDArray[np.integer], columns: FloatArray, groups: int) -> FloatArray:
-    """Sum the images' rows of `columns` `[n, B]` by group number `[n]`: float64 `[groups, B]`.
+    """Sum the rows of `columns` `[n, B]` by group number `[n]`: float64 `[groups, B]`.
 
     >>> sum_groups(np.array([0, 2, 0]), np.array([[1.0], [2.0], [3.0]]), 3).ravel()
     array([4., 0., 2.])
     """
     n = len(group)
-    # A sparse product takes one pass over the columns, whatever the number of groups.
+    # A sparse product needs one pass over the columns, for any number of groups.
     member = scipy.sparse.csr_array((np.ones(n), (group, np.arange(n))), shape=(groups, n))
     return np.asarray(member @ columns)
 
@@ -110,11 +110,11 @@ def sum_groups(group: npt.NDArray[np.integer], columns: FloatArray, groups: int)
 def order_by_label(
     labels: npt.NDArray[np.integer],
 ) -> tuple[IntArray, IntArray]:
-    """Put the images of a class together, so that sums by class are sums of slices.
+    """Sort the images by label, so that a sum over a class is a sum over a slice.
 
     Returns:
-        The place of each image in the columns, int64 `[n]`, and where the images of each label that
-        is there begin and end in this order, int64 `[labels + 1]`.
+        The position of each image in the columns, int64 `[n]`; and where the images of each label
+        present begin and end in this order, int64 `[labels + 1]`.
 
     >>> order, bounds = order_by_label(np.array([4, 1, 4]))
     >>> order.tolist(), bounds.tolist()
@@ -128,12 +128,12 @@ def order_by_label(
 def sum_by_label(
     weights: npt.NDArray[Any], matrix: npt.NDArray[np.floating], bounds: IntArray
 ) -> FloatArray:
-    """Sum the columns over the images of each label that is there: float64 `[labels, B, columns]`.
+    """Sum the columns over the images of each label present: float64 `[labels, B, columns]`.
 
     Args:
-        weights: how often each image counts, `[B, n]`.
-        matrix: `[n, columns]`, whose dtype is that of the sums.
-        bounds: from `order_by_label`, in whose order weights and matrix are.
+        weights: how often each image counts, `[B, n]`, in the order of `order_by_label`.
+        matrix: `[n, columns]` in the same order; its dtype is that of the arithmetic.
+        bounds: from `order_by_label`.
 
     >>> sum_by_label(np.array([[1, 1, 2]]), np.array([[1.0], [2.0], [3.0]]), np.array([0, 1, 3]))
     array([[[1.]],
@@ -156,7 +156,7 @@ def ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
 
 
 def nanmean(values: FloatArray) -> FloatArray:
-    """Mean over the last axis of what is a number; NaN where nothing is.
+    """Mean over the last axis without NaN; NaN if all values are NaN.
 
     >>> nanmean(np.array([[1.0, np.nan], [np.nan, np.nan]]))
     array([ 1., nan])
@@ -166,10 +166,10 @@ def nanmean(values: FloatArray) -> FloatArray:
 
 
 class PerImage(NamedTuple):
-    """What is kept of each image's logits.
+    """The columns that are computed from each image's logits.
 
     Attributes:
-        predicted: int64 `[n]`, the class with the largest logit (the first of equals).
+        predicted: int64 `[n]`, the class with the largest logit (the first one if there are ties).
         confidence: float64 `[n]`, the largest probability.
         top5_correct: bool `[n]`: are fewer than five logits greater than the label's.
         nll: float64 `[n]`, minus the log of the label's probability, in nats.
@@ -218,7 +218,7 @@ def per_image(logits: npt.ArrayLike, labels: npt.ArrayLike) -> PerImage:
         predicted=scores.argmax(axis=1).astype(np.int64),
         confidence=probabilities.max(axis=1),
         top5_correct=(scores > scores[one_hot][:, None]).sum(axis=1) < 5,
-        # `0.0 -`, because `-` would make minus zero of a certain and right prediction.
+        # `0.0 -`, because `-` alone would give -0.0 for a right prediction with probability 1.
         nll=0.0 - log_probabilities[one_hot],
         brier=np.square(probabilities - one_hot).sum(axis=1),
     )
@@ -230,16 +230,16 @@ def _log_softmax(logits: npt.ArrayLike) -> FloatArray:
         raise InputError(f"logits must be [n, classes] and not empty, found {list(rows.shape)}")
     if not np.isfinite(rows).all():
         bad = int((~np.isfinite(rows).all(axis=1)).sum())
-        raise InputError(f"logits must be finite, but those of {bad} images are not")
+        raise InputError(f"logits must be finite, found {bad} images with NaN or infinite logits")
     return np.asarray(scipy.special.log_softmax(rows, axis=1))
 
 
 def wilson_interval(share: npt.ArrayLike, count: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Give the 95 % Wilson interval of shares of so many images each; NaN where there are none.
+    """Return the 95 % Wilson interval of shares of `count` images each; NaN where count is 0.
 
     Args:
         share: in [0, 1].
-        count: images, of a shape that broadcasts with `share`.
+        count: numbers of images, with a shape that broadcasts with `share`.
 
     Source: Wilson 1927, Probable Inference, the Law of Succession, and Statistical Inference.
 
@@ -251,5 +251,5 @@ def wilson_interval(share: npt.ArrayLike, count: npt.ArrayLike) -> tuple[FloatAr
     shrink = 1 + Z95**2 / n
     centre = (p + Z95**2 / (2 * n)) / shrink
     half = Z95 / shrink * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
-    # At shares of 0 and 1 the ends are exactly 0 and 1; rounding would miss them by an ulp.
+    # At shares of 0 and 1 the ends are exactly 0 and 1; the formula would miss them by rounding.
     return np.where(p == 0, 0.0, centre - half), np.where(p == 1, 1.0, centre + half)

@@ -1,4 +1,4 @@
-"""Does the model's confidence tell images it knows from those of another data set."""
+"""Does the model's confidence separate images of its own data set from those of another one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fairweather.metrics.intervals import Estimate, to_score
 from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
 from fairweather.types import Score
 
-# Distinct confidences beyond these are binned before they are resampled; see `detection_score`.
+# More distinct confidences than this are binned before they are resampled; see `detection_score`.
 BINS = 2000
 RECALL = 0.95
 
@@ -22,15 +22,17 @@ def detection_auroc(
     weights_in: npt.ArrayLike | None = None,
     weights_out: npt.ArrayLike | None = None,
 ) -> Result:
-    """Probability that a known image is more confident than another one, in [0, 1]; ties half.
+    """Probability that the model is more confident on a known image than on one of another set.
 
-    It is 0.5 where the confidence does not tell the two sets apart.
+    It is in [0, 1]; ties count half. It is 0.5 if the confidence does not separate the two sets.
 
     Args:
-        confidence_in: float `[n]`, of images of the known data set; larger for surer; no NaN.
-        confidence_out: float `[m]`, of images of the other data set.
+        confidence_in: float `[n]`, on images of the known data set; larger means more confident;
+            no NaN.
+        confidence_out: float `[m]`, on images of the other data set.
         weights_in: how often each known image counts, `[n]` or `[B, n]`.
-        weights_out: the same of the others, `[m]` or `[B, m]`; if either is 2-D, returns `[B]`.
+        weights_out: the same for the other images, `[m]` or `[B, m]`. If either is 2-D, the result
+            is `[B]`.
 
     Source: Hendrycks and Gimpel 2017, A Baseline for Detecting Misclassified and
     Out-of-Distribution Examples in Neural Networks, section 3.
@@ -50,18 +52,21 @@ def false_positive_rate_at(
     *,
     recall: float = RECALL,
 ) -> Result:
-    """Share of the other images that pass for known where `recall` of the known do, in [0, 1].
+    """Share of the other images that are accepted when `recall` of the known ones are, in [0, 1].
 
-    The threshold is the largest confidence at or above which lies at least that share of the known
-    images. Lower is better; it is about `recall` where the confidence does not tell the sets apart.
+    An image is accepted if its confidence is at or above a threshold. The threshold is the largest
+    confidence that accepts at least the share `recall` of the known images. Lower is better; the
+    value is about `recall` if the confidence does not separate the two sets.
 
     Args:
-        confidence_in: float `[n]`, of images of the known data set; larger for surer; no NaN.
-        confidence_out: float `[m]`, of images of the other data set.
-        weights_in: how often each known image counts, `[n]` or `[B, n]`. Of whole numbers, the
+        confidence_in: float `[n]`, on images of the known data set; larger means more confident;
+            no NaN.
+        confidence_out: float `[m]`, on images of the other data set.
+        weights_in: how often each known image counts, `[n]` or `[B, n]`. With whole numbers, the
             recall is compared exactly: 19 of 20 is a recall of at least 0.95.
-        weights_out: the same of the others, `[m]` or `[B, m]`; if either is 2-D, returns `[B]`.
-        recall: the share of the known images to keep, in (0, 1].
+        weights_out: the same for the other images, `[m]` or `[B, m]`. If either is 2-D, the result
+            is `[B]`.
+        recall: the share of the known images to accept, in (0, 1].
 
     Source: Liang et al. 2018, Enhancing the Reliability of Out-of-distribution Image Detection in
     Neural Networks, section 4.3.
@@ -81,25 +86,25 @@ def detection_score(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Score]:
-    """Compute both measures of detection, with 95 % bootstrap intervals over both sets of images.
+    """Compute both detection metrics, with 95 % bootstrap intervals over both sets of images.
 
     Both sets are resampled, independently of each other and of every other score. The values are
-    exact. The resamples are of 2,000 bins that hold equal shares of the two sets, unless there are
-    no more distinct confidences than that: pairs in one bin count as ties, which moves a
-    replicate's AUROC by less than 0.001 and its false positive rate up by less than 0.003.
-    Where no resample
-    differs, as at an AUROC of exactly 1, the interval of the AUROC has no width, and that of the
-    rate is Wilson's.
+    exact. With more than 2,000 distinct confidences, the resamples use 2,000 bins with equal shares
+    of the two sets. Pairs in one bin then count as ties: this changes a replicate's AUROC by less
+    than 0.001, and raises its false positive rate by less than 0.003. If all resamples are the
+    same, as at an AUROC of exactly 1, the interval of the AUROC has no width, and the interval of
+    the rate is Wilson's.
 
     Args:
-        confidence_in: float `[n]`, of images of the known data set; larger for surer; no NaN.
-        confidence_out: float `[m]`, of images of the other data set.
+        confidence_in: float `[n]`, on images of the known data set; larger means more confident;
+            no NaN.
+        confidence_out: float `[m]`, on images of the other data set.
         resamples: how many resamples, at least 1.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Returns:
-        `detection_auroc` and `false_positive_rate_at_recall/0.95`, each with n, the images of both
-        sets together.
+        `detection_auroc` and `false_positive_rate_at_recall/0.95`; `n` of each is the number of
+        images of both sets together.
 
     >>> scores = detection_score([0.9, 0.8, 0.7, 0.5], [0.6, 0.5])
     >>> scores["detection_auroc"].value, scores["detection_auroc"].n
@@ -110,7 +115,7 @@ def detection_score(
     exact = _both(confidence_in, confidence_out)
     drawn = _resampled(_binned(exact), resamples, seed)
     known, others = np.size(confidence_in), np.size(confidence_out)
-    # The Wilson interval of the rate is that of a share of the other images.
+    # The rate is a share of the other images, so they are the n of its Wilson interval.
     estimates = {
         "detection_auroc": Estimate(
             float(rank_area(exact)[0]), rank_area(drawn), known + others, "percentile"
@@ -138,7 +143,7 @@ def _both(
     resamples = max(len(rows_in), len(rows_out))
     if {len(rows_in), len(rows_out)} - {1, resamples}:
         raise InputError(
-            "weights_in and weights_out must have as many rows, "
+            "weights_in and weights_out must have the same number of rows, "
             f"found {len(rows_in)} and {len(rows_out)}"
         )
     rows = np.concatenate(
@@ -160,25 +165,28 @@ def _as_result(
 
 
 def _passing(levels: LevelSums, recall: float) -> FloatArray:
-    """Share of the wrong at or above the highest level with so many of the right, `[B]`."""
+    """Share of the wrong images at or above a level, `[B]`.
+
+    The level is the highest one at or above which at least `recall` of the right images are.
+    """
     # NaN fails the comparison too.
     if not 0 < recall <= 1:
         raise InputError(f"recall must be a share of images in (0, 1], found {recall}")
     wrong = levels.wrong[:, -1:] - levels.wrong[:, :-1]
     right = levels.answered - wrong
-    # All of the right are at or above the lowest level, and never more at a higher one.
+    # All right images are at or above the lowest level, and never more at or above a higher one.
     highest = (right / right[:, :1] >= recall).sum(axis=1, keepdims=True) - 1
     return np.take_along_axis(wrong / wrong[:, :1], highest, axis=1)[:, 0]
 
 
 def _counts(levels: LevelSums) -> tuple[FloatArray, FloatArray]:
-    """The wrong and the right images of each level, the surest first, `[levels]` each."""
+    """The wrong and the right images of each level, the most confident first, `[levels]` each."""
     images, wrong = (np.diff(column[0])[::-1] for column in (levels.images, levels.wrong))
     return wrong, images - wrong
 
 
 def _binned(levels: LevelSums) -> LevelSums:
-    """Join neighbouring levels into `BINS` bins of equal shares, half a share from either set."""
+    """Join neighbouring levels into `BINS` bins with equal shares; each set counts half."""
     wrong, right = _counts(levels)
     if len(wrong) <= BINS:
         return levels
@@ -190,7 +198,7 @@ def _binned(levels: LevelSums) -> LevelSums:
 
 
 def _resampled(levels: LevelSums, resamples: int, seed: int) -> LevelSums:
-    # Drawing n images and counting them by level is drawing the counts, which is far cheaper.
+    # Drawing the counts of each level is the same as drawing n images, and far cheaper.
     generator = np.random.default_rng(seed)
     wrong, right = (
         generator.multinomial(int(counts.sum()), counts / counts.sum(), resamples)[:, ::-1]

@@ -19,39 +19,41 @@ from fairweather.metrics.selective import Fitted
 from fairweather.metrics.table import METRICS, Interval, Metric
 from fairweather.types import Predictions, Score
 
-# Counts that are summed at once. It bounds the memory of what is made of them.
+# How many counts (resamples times images) are summed at once. It limits the memory.
 BLOCK = 4_800_000
-# Groups of neighbours in confidence that the replicates of some metrics are made from: exact for
-# cells of up to so many confidences; `benchmarks/scoring.py` measures the error beyond.
+# The replicates of some metrics use at most this many groups of neighbouring confidences. They are
+# exact for cells with no more distinct confidences; `benchmarks/scoring.py` measures the error.
 MOST_GROUPS = 2000
-# Beyond so many images, the replicates' sums by class are made in float32.
+# With more images than this, the replicates' sums by class are computed in float32.
 MOST_IMAGES_OF_FLOAT64 = 10_000
 TAILS = (0.025, 0.975)
-# Replicates less skewed than this are symmetric to more digits than there are of an interval.
+# Replicates with a smaller skewness are treated as symmetric: no printed digit would change.
 SYMMETRIC = 1e-4
-# A share nearer to 0 or 1 is of no image at all, however many there are.
+# A share closer to 0 or 1 than this differs from it only by rounding.
 ROUNDING = 1e-12
-# With so many images on either side, the percentiles of a share hold the truth as often as they
-# should (benchmarks/coverage.py).
+# With at least this many images on both sides (right and wrong), the percentile interval of a share
+# covers the true value as often as it should (benchmarks/coverage.py).
 FEW = 30
-# With fewer on the rarer side, Wilson's interval ends too near to 0 or 1 (Clopper and Pearson do
-# not): with one wrong image of many it misses a truth of a fifth of an image in 16 of 100.
+# With fewer images on the rarer side, Wilson's interval ends too close to 0 or 1; Clopper and
+# Pearson's does not. Example: if 0.17 wrong images among many are expected, Wilson's interval
+# misses that number whenever one image is wrong, which happens in 16 of 100 cases.
 VERY_FEW = 10
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, what it would have been on each resample of the images, and how to read the two.
+    """A value of a metric, its value on each resample of the images, and its kind of interval.
 
     Attributes:
-        value: on the images as they are.
+        value: on the original images.
         replicates: float64 `[B]`, on each resample.
         n: the number of images.
-        interval: which interval `to_score` makes of it.
-        of_seeds: of a mean over the seeds of a recipe, the estimate of each.
-        errors: how many images carry it, for one cell as `Metric.carried_by` says; of a mean over
-            cells, their harmonic mean.
-        fewest: with fewer errors than this it gets no interval, since none would hold.
+        interval: which interval `to_score` computes.
+        of_seeds: for a mean over the seeds of a recipe, the estimate of each seed.
+        errors: the number of images that determine the value, for one cell as in
+            `Metric.carried_by`; for a mean over cells, their harmonic mean.
+        fewest: with fewer `errors` than this there is no interval, because no interval would be
+            reliable.
     """
 
     value: float
@@ -64,7 +66,7 @@ class Estimate:
 
     @property
     def recipes(self) -> list[SeedVariance]:
-        """How far it depends on the seeds; empty for a single training."""
+        """How much the value depends on the seeds; empty for a single training."""
         if len(self.of_seeds) < 2:
             return []
         values, replicates = zip(
@@ -74,16 +76,16 @@ class Estimate:
 
     @property
     def too_few(self) -> bool:
-        """Say whether too few errors carry the number for an interval that holds the truth."""
+        """Tell whether there are too few errors for an interval that covers the true value."""
         return self.errors < self.fewest
 
 
 class ImageInterval(NamedTuple):
-    """Where a number may lie on other images.
+    """An interval over images for a value.
 
     Attributes:
         low, high: the ends.
-        centre: the number without what is known of its bias.
+        centre: the value minus its known bias.
     """
 
     low: float
@@ -94,22 +96,23 @@ class ImageInterval(NamedTuple):
 def evaluate_metrics(
     predictions: Predictions, weights: npt.ArrayLike, fitted: Fitted | None = None
 ) -> dict[str, Estimate]:
-    """Compute every metric that applies, on the images as they are and on each resample.
+    """Compute every metric that applies, on the original images and on each resample.
 
     Args:
-        predictions: the columns of one cell. Resampling is joint across cells only where their rows
-            are the same images in the same order.
+        predictions: the columns of one cell. Cells are resampled jointly only if their rows are the
+            same images in the same order.
         weights: how often each image counts, `[B, n]`, from `bootstrap_weights`.
-        fitted: on clean validation images of the same model and seed; None: rows that need it are
-            left out.
+        fitted: thresholds from clean validation images of the same model and seed; None leaves out
+            the metrics that need them.
 
     Returns:
-        One estimate a row of `METRICS`, by name and in its order, without rows that do not apply.
-        Values are exact. Replicates are too, to rounding, except beyond 10,000 images those of the
-        macro AUC and (in the seventh digit) of the class-wise calibration error, and beyond 2,000
-        distinct confidences those of `area_under_risk_coverage`, `coverage_at_risk` and
-        `confidence_auroc`, which then tell 2,000 groups of confidences apart and are moved by the
-        difference that this makes to the value.
+        One estimate per row of `METRICS`, by name and in its order, without rows that do not apply.
+        Values are exact. Replicates are exact up to rounding, with two exceptions. With more than
+        10,000 images, the replicates of the macro AUC and of the class-wise calibration error are
+        approximate (the latter in the seventh digit). With more than 2,000 distinct confidences,
+        those of `area_under_risk_coverage`, `coverage_at_risk` and `confidence_auroc` use 2,000
+        groups of confidences; they are then shifted by the difference that the groups make to the
+        value.
     """
     return evaluate_resamples(predictions, Resamples.of(predictions.labels, weights), fitted)
 
@@ -123,9 +126,9 @@ def evaluate_resamples(
     """Do the same as `evaluate_metrics` with resamples that many cells share.
 
     Args:
-        predictions, fitted: as there.
-        resamples: of the same images.
-        names: of the metrics to compute; None: all. Names that no metric has are left out.
+        predictions, fitted: as in `evaluate_metrics`.
+        resamples: resamples of the same images.
+        names: names of the metrics to compute; None means all. Unknown names are ignored.
     """
     n = len(predictions)
     metrics = [
@@ -141,7 +144,7 @@ def evaluate_resamples(
     values = evaluate_sample(computed, Sample(prepared, prepared.order, ones))
     quick = prepared if n <= MOST_IMAGES_OF_FLOAT64 else prepared.narrow
     moved = evaluate_sample(computed, Sample(quick, coarse, ones))
-    # Blocks are the same whatever else runs, so that sums come out the same to the last bit.
+    # The blocks depend only on n, so that sums are the same to the last bit on every run.
     step = max(1, BLOCK // n)
     blocks = [
         evaluate_sample(computed, Sample(quick, coarse, resamples.counts[at : at + step]))
@@ -167,13 +170,13 @@ def estimate_means(
 ) -> list[Estimate]:
     """Estimate the mean of each column on the same resamples of the images as all cells.
 
-    For numbers of an image that are no metric of one cell, such as the share of several cells in
-    which it is right.
+    It is for per-image numbers that are not a metric of one cell, such as the share of several
+    cells in which an image is right.
 
     Args:
-        columns: float64 `[n, columns]`, the images in the order of the predictions.
-        intervals: of each column, how its interval is made; see `to_score`.
-        resamples, seed: as of `bootstrap_weights`.
+        columns: float64 `[n, columns]`, with the images in the order of the predictions.
+        intervals: the kind of interval of each column; see `to_score`.
+        resamples, seed: as in `bootstrap_weights`.
 
     >>> [estimate.value for estimate in estimate_means(np.eye(4)[:, :2], ["share"] * 2, 3)]
     [0.25, 0.25]
@@ -200,8 +203,8 @@ def evaluate_sample(metrics: Sequence[Metric], sample: Sample) -> dict[str, Floa
 def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     """Plain mean over cells (levels, shifts, seeds) that were resampled jointly.
 
-    Raises `InputError` unless all have the same number of images and of resamples, and one kind of
-    interval: without that their resamples are not of the same images.
+    Raises `InputError` unless all have the same number of images, the same number of resamples and
+    the same kind of interval: otherwise they cannot come from the same resamples.
 
     >>> low, high = (Estimate(value, np.array([value, value]), n=10) for value in (0.5, 0.75))
     >>> mean_estimate([low, high]).value
@@ -218,13 +221,13 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def _mean_errors(errors: Sequence[float]) -> float:
-    """The harmonic mean: the variances of the cells' numbers add up, and go with its inverse."""
+    """The harmonic mean, because the cells' variances add up and are proportional to 1 / errors."""
     inverse = float(np.mean([1 / each if each else np.inf for each in errors]))
     return 1 / inverse if inverse else np.inf
 
 
 def recipe_estimate(seeds: Sequence[Estimate]) -> Estimate:
-    """Mean over the seeds of a recipe, whose interval covers other seeds as well.
+    """Mean over the seeds of a recipe; its interval covers other seeds as well.
 
     Raises `InputError` as `mean_estimate` does.
 
@@ -236,10 +239,11 @@ def recipe_estimate(seeds: Sequence[Estimate]) -> Estimate:
 
 
 def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> Estimate:
-    """The worst of cells (levels, shifts) that were resampled jointly, as they are and in each one.
+    """The worst of cells (levels, shifts) that were resampled jointly.
 
-    What is not a number, such as the risk where nothing is answered, is not the worst. Of noisy
-    numbers that are much alike, the worst is worse than any of them truly is.
+    It is found on the original images, and again on each resample. NaN is never the worst; for
+    example, the risk is NaN if no image is answered. If the cells are nearly equal and noisy, the
+    worst observed value is biased: on average it is worse than the worst true value.
 
     Raises `InputError` as `mean_estimate` does.
 
@@ -248,7 +252,7 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
     0.5
     """
     _check_joint(estimates, "a worst case")
-    # Of a number and none, these two return the number.
+    # If one of two values is NaN, these return the other one.
     worst = np.fmin if higher_is_better else np.fmax
     value = float(worst.reduce([each.value for each in estimates]))
     return replace(
@@ -272,47 +276,49 @@ def _check_joint(estimates: Sequence[Estimate], what: str) -> None:
 
 
 def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Score:
-    """Read the 95 % interval off the replicates; of a mean over seeds, it covers these too.
+    """Compute the 95 % interval from the replicates; for a mean over seeds it covers other seeds.
 
-    Over images alone it is, by the kind of the estimate:
+    The kind of the estimate decides how the interval over images is computed:
 
-    "percentile" is the span of the middle 95 % of the replicates.
+    "percentile" spans the middle 95 % of the replicates.
 
-    "skewed" is for numbers to which a few images add most, such as a mean loss or the area under a
-    curve: see `skewed_interval`.
+    "skewed" is for values that depend most on a few images, such as a mean loss or the area under a
+    curve; see `skewed_interval`.
 
-    "share" is the percentile one where images enough are on both sides. Where fewer than `FEW` are
-    wrong, or right, the percentiles are too narrow, and where all agree they have no width: there
-    it is the Wilson interval of as many images as would give a share the variance of the
-    replicates, which for a single cell are its own and for a mean over cells those that its cells
-    are worth together. With fewer than `VERY_FEW`, the end next to 0 or 1 is that of Clopper and
-    Pearson where that lies nearer to 0 or 1.
+    "share" is the percentile interval if enough images are right and enough are wrong. With fewer
+    than `FEW` on one side, percentiles are too narrow, and if all images agree they have no width.
+    Then it is a Wilson interval. Its number of images is the one for which a share of this size has
+    the variance of the replicates: for a single cell about its own number of images, for a mean
+    over cells usually more. With fewer than `VERY_FEW`, the end next to 0 or 1 is that of Clopper
+    and Pearson, if that is closer to 0 or 1.
 
-    "difference" is for one share minus another of the same images: percentiles, or the interval of
-    Bonett and Price where they differ on fewer than `FEW` images.
+    "difference" is for one share minus another on the same images: percentiles, or the interval of
+    Bonett and Price if the two differ on fewer than `FEW` images.
 
-    "bounded" is for other means of shares: percentiles, but where all images agree, as at exactly
-    1, the other end is that of the Wilson interval.
+    "bounded" is for other means of shares: percentiles. If all images agree, as at a value of
+    exactly 1, the other end is that of the Wilson interval.
 
-    "basic" is for a value v that is biased by the noise of its bins and whose replicates r are
-    biased once more by about as much: from 2v - mean(r) downwards and from v upwards, the longer of
-    the tails of r. Both ends take the longer one, since the spread grows with the number: one that
-    is small by luck has replicates that spread too little. The upper end keeps the bias, since it
-    is less in the value than in the replicates where accuracy lies far from confidence.
+    "basic" is for a value v that is biased by the noise of its bins, and whose replicates r have
+    about the same bias once more. The interval reaches from 2v - mean(r) downwards and from v
+    upwards, each time by the longer tail of r. Both ends use the longer tail, because the spread
+    grows with the value: if the value is small by chance, its replicates spread too little. The
+    upper end keeps the bias, because the value has less bias than the replicates if accuracy is far
+    from confidence.
 
-    "bias-corrected" is for binned calibration errors: the same on squares, because there the bias
-    adds up: the expected square of a bin's gap is its true square plus its variance. The root is
-    taken at the end. `benchmarks/coverage.py` compares it with the percentile interval.
+    "bias-corrected" is for binned calibration errors. It does the same with squares and takes the
+    root at the end, because for squares the bias is a sum: the expected square of a bin's gap is
+    its true square plus its variance. `benchmarks/coverage.py` compares it with the percentile
+    interval.
 
-    "centred" is for the debiased calibration error, whose value is free of that bias while its
-    replicates have it once: squares (with their sign) lie within the longer tail of the replicates'
-    on either side of v²; the root is taken at the end.
+    "centred" is for the debiased calibration error: its value does not have this bias, and its
+    replicates have it once. The interval of the signed square reaches from v² (with its sign) to
+    both sides by the longer tail of the replicates' signed squares; the root is taken at the end.
 
-    Of a mean over the seeds of a recipe, `widen` adds what other seeds would bring, and where the
-    number has no binning bias `stretch` its skewness next to a bound. Each is clipped
-    to the bounds and then, where needed, widened (never narrowed) to hold the value.
-    Replicates that are NaN (a resample with no class to rank) are left out. There is no interval
-    (NaN) where too few errors carry the number.
+    For a mean over the seeds of a recipe, `widen` adds the variation of other seeds. If the value
+    has no binning bias, `stretch` adds the skewness next to a bound. Then the interval is clipped
+    to the bounds and, if needed, widened (never narrowed) to contain the value. NaN replicates
+    (resamples without a class to rank) are ignored. With too few errors there is no interval: its
+    ends are NaN.
 
     Args:
         estimate: value and replicates.
@@ -321,8 +327,8 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     Source: Davison and Hinkley 1997, Bootstrap Methods and their Application, sections 5.2 and 5.3;
     Kumar et al. 2019, Verified Uncertainty Calibration, section 4, for the bias of the plug-in;
     Korn and Graubard 1998, Confidence Intervals for Proportions with Small Expected Number of
-    Positive Counts, for the number of images that a variance is worth, and for Clopper and
-    Pearson's interval of such a number.
+    Positive Counts, for the number of images that corresponds to a variance, and for Clopper and
+    Pearson's interval with such a number.
 
     >>> to_score(Estimate(0.5, np.linspace(0.4, 0.6, 101), n=100))
     Score(value=0.5, low=0.405, high=0.595, n=100)
@@ -339,9 +345,9 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
 
 
 def image_interval(estimate: Estimate) -> ImageInterval:
-    """The 95 % interval over images as `to_score` makes it, before it is clipped or widened.
+    """The 95 % interval over images of `to_score`, before it is clipped or widened.
 
-    NaN where there is no value, or no replicate that is a number, or too few errors carry it.
+    NaN if the value or all replicates are NaN, or if there are too few errors.
 
     >>> image_interval(Estimate(0.5, np.linspace(0.4, 0.6, 101), n=100))
     ImageInterval(low=0.405, centre=0.5, high=0.595)
@@ -374,30 +380,31 @@ def image_interval(estimate: Estimate) -> ImageInterval:
 
 
 def skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]:
-    """The 95 % interval of a number whose error is skewed: Student's t, with the skewness undone.
+    """The 95 % interval of a value whose error is skewed: Student's t, corrected for skewness.
 
-    Where a few images add most to a number, a sample that has by luck few of them has both a number
-    that is too good and a spread that is too small, so that the middle 95 % of the replicates end
-    too early on the far side. The error in units of its estimated spread is made symmetric by a
-    cubic polynomial, as the skewness γ of the replicates asks for, and solved for the ends. The
-    spread is itself uncertain: the deviate is Student's with 4 / (3γ²) degrees of freedom, those of
-    a spread estimated from numbers with a gamma distribution, whose kurtosis is 3/2 of the squared
-    skewness.
+    Suppose that a value depends most on a few images. A sample that by chance has few of them gives
+    a value that is too good, and also a spread that is too small. Then the middle 95 % of the
+    replicates end too early on the far side. The correction works as follows. The error, in units
+    of its estimated spread, is made symmetric by a cubic polynomial that depends on the skewness γ
+    of the replicates; this is solved for the ends. The spread is uncertain too, so the quantile is
+    Student's with 4 / (3γ²) degrees of freedom. That is the number for a spread estimated from
+    numbers with a gamma distribution, whose kurtosis is 3/2 of the squared skewness.
 
     Args:
-        value: on the images as they are.
+        value: on the original images.
         replicates: float64 `[B]`, without NaN.
 
-    Source: Hall 1992, On the Removal of Skewness by Transformation, the cubic one with its
-    inverse, section 2; Satterthwaite 1946, An Approximate Distribution of Estimates of Variance
-    Components, for the degrees of freedom. Spread and skewness are those of the replicates.
+    Source: Hall 1992, On the Removal of Skewness by Transformation, section 2, the cubic
+    transformation and its inverse; Satterthwaite 1946, An Approximate Distribution of Estimates of
+    Variance Components, for the degrees of freedom. Spread and skewness are those of the
+    replicates.
 
     >>> draws = np.random.default_rng(0).exponential(size=(4000, 30)).mean(axis=1)
     >>> [round(end, 2) for end in skewed_interval(1.0, draws)]
     [0.67, 1.89]
     """
     spread = float(replicates.std())
-    # Where no replicate differs by more than rounding, there is no skewness either.
+    # If the replicates differ only by rounding, they have no skewness.
     if spread <= ROUNDING * abs(value):
         return value, value
     skewness = float(np.mean(((replicates - replicates.mean()) / spread) ** 3))
@@ -412,14 +419,15 @@ def skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]
 
 
 def difference_ends(value: float, replicates: FloatArray, n: int) -> tuple[float, float]:
-    """The 95 % interval of the difference of two shares of the same images.
+    """The 95 % interval of the difference of two shares on the same images.
 
-    Percentiles of the replicates; where the two differ on fewer than `FEW` images, or no replicate
-    differs, the interval of Bonett and Price, which counts one more image for either side.
+    It uses the percentiles of the replicates. If the two shares differ on fewer than `FEW` images,
+    or all replicates are equal, it is the interval of Bonett and Price, which adds one image for
+    each side.
 
     Args:
-        value: of the difference.
-        replicates: float64 `[B]`, of the difference, without NaN.
+        value: the difference on the original images.
+        replicates: float64 `[B]`, the difference on each resample, without NaN.
         n: the number of images.
 
     Source: Bonett and Price 2012, Adjusted Wald Confidence Interval for a Difference of Binomial
@@ -428,7 +436,7 @@ def difference_ends(value: float, replicates: FloatArray, n: int) -> tuple[float
     >>> [round(end, 3) for end in difference_ends(0.0, np.zeros(5), n=100)]
     [-0.027, 0.027]
     """
-    # A difference of shares has the variance (d - value²) / n where a share d of the images differ.
+    # If the two differ on a share d of the images, the variance is (d - value²) / n.
     differing = n * (n * float(replicates.var()) + value**2)
     if differing >= FEW and np.ptp(replicates) > 0:
         low, high = np.quantile(replicates, TAILS)
@@ -452,13 +460,13 @@ def _share_ends(value: float, replicates: FloatArray, n: int) -> tuple[float, fl
 
 
 def _clopper_pearson_end(share: float, count: float) -> float:
-    """The lower end of Clopper and Pearson's 95 % interval of a share of so many images."""
+    """The lower end of Clopper and Pearson's 95 % interval of a share of `count` images."""
     of = share * count
     return float(scipy.special.betaincinv(of, count - of + 1, TAILS[0])) if of > ROUNDING else 0.0
 
 
 def _unbiased(value: float, replicates: FloatArray) -> FloatArray:
-    """Low, centre and high of a number that has the bias that resampling adds once more."""
+    """Low, centre and high for a value with a bias, if resampling adds the same bias once more."""
     mean = float(replicates.mean())
     tail = _longer_tail(replicates)
     centre = 2 * value - mean
@@ -471,9 +479,9 @@ def _longer_tail(replicates: FloatArray) -> float:
 
 
 def _images_worth(value: float, replicates: FloatArray, n: int) -> float:
-    """How many independent images would give a share of this size the replicates' variance."""
+    """The number of independent images whose share would have the variance of the replicates."""
     own = value * (1 - value)
-    # Where all images agree, value and replicates differ from 0 or 1 by rounding alone.
+    # If all images agree, value and replicates differ from 0 or 1 only by rounding.
     return own / float(replicates.var()) if own > ROUNDING and np.ptp(replicates) > 0 else float(n)
 
 
@@ -482,17 +490,17 @@ def score(
 ) -> dict[str, Score]:
     """Compute every metric that applies, with its 95 % bootstrap interval over images.
 
-    What too few errors carry has a value and no interval: its ends are NaN; see `Score.too_few`.
+    If there are too few errors for an interval, its ends are NaN; see `Score.too_few`.
 
     Args:
         predictions: the columns of one cell.
         resamples: how many resamples of the images, at least 1.
-        seed: of the resampling.
-        fitted: from `fit_on` clean validation predictions of the same model; None: metrics that
-            need it are left out.
+        seed: seed of the resampling.
+        fitted: `fit_on(...)` of clean validation predictions of the same model; None leaves out the
+            metrics that need it.
 
     Returns:
-        One score a row of `METRICS`, by name and in its order, without rows that do not apply.
+        One score per row of `METRICS`, by name and in its order, without rows that do not apply.
     """
     if not len(predictions):
         raise InputError("there is nothing to score: the predictions are empty")

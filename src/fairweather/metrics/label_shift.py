@@ -1,9 +1,9 @@
-"""Label shift: what the stored predictions would score if the classes were otherwise common.
+"""Label shift: the scores of the stored predictions if the class frequencies were different.
 
-The images of a class stay what they are, and only how common the classes are changes (Saerens,
-Latinne and Decaestecker 2002; Lipton, Wang and Smola 2018): then a score under other priors is the
-score on the same images, each weighted by how much more common its class has become. That holds of
-no shift in which the images of a class change too.
+Label shift means that only the class frequencies change and the images of each class stay the same
+(Saerens, Latinne and Decaestecker 2002; Lipton, Wang and Smola 2018). Then a score under other
+priors is the score on the same images, each weighted by how much more common its class has become.
+This does not hold for a shift that also changes the images of a class.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from fairweather.metrics.sample import Resamples, Sample
 from fairweather.metrics.table import METRICS, Metric
 from fairweather.types import Predictions, Score
 
-# How far from 1 a sum of priors that a person has written down may be.
+# How far from 1 the sum of given priors may be, since people round them.
 ROUNDING = 1e-3
-# Weights held in float64 at once: 32 MB, and a few times that in what metrics make of them.
+# Weights in float64 at once: 32 MB, and a few times as much for the metrics' own arrays.
 BLOCK = 2**22
 
 
-# Rows of the table that fractional weights make sense of. Bins of so many images (equal-mass, 100 a
-# bin) need whole images, and balanced accuracy is the same under all priors: neither is here.
+# The metrics that are meaningful with fractional weights. Bins with a fixed number of images
+# (equal-mass, 100 per bin) need whole images, and balanced accuracy is the same under all priors.
 _NAMES = (
     "accuracy",
     "top5_accuracy",
@@ -57,19 +57,19 @@ PRIOR_METRICS: Mapping[str, Metric] = MappingProxyType({name: _ROWS[name] for na
 def prior_weights(
     labels: npt.ArrayLike, priors: npt.ArrayLike, weights: npt.ArrayLike | None = None
 ) -> FloatArray:
-    """Weigh the images so that each class counts as often as its prior says.
+    """Weight the images so that each class counts as often as its prior says.
 
     Args:
         labels: int `[n]`, each in `[0, classes)`.
-        priors: `[classes]`, one probability a class; their sum may be off 1 by 0.001, and they are
-            divided by it. A class of a prior above 0 needs an image.
-        weights: how often each image counts, `[n]` or `[B, n]`, as in a resample. A class of which
-            a row counts no image is left out of that row, and the others keep their proportions; a
-            row that counts none of the classes asked for is all 0.
+        priors: `[classes]`, one probability per class. Their sum may differ from 1 by 0.001; they
+            are divided by it. A class with a prior above 0 needs at least one image.
+        weights: how often each image counts, `[n]` or `[B, n]`, as in a resample. If a row counts
+            no image of a class, that class is left out of the row and the others keep their
+            proportions. A row without any class that has a prior is all 0.
 
     Returns:
-        float64 `[n]`, or `[B, n]` for 2-D weights; the weights of a row add up to what it counts,
-        unless it lacks a class.
+        float64 `[n]`, or `[B, n]` for 2-D weights. The sum of a row equals the sum of its given
+        weights, unless a class is missing.
 
     >>> prior_weights([0, 0, 0, 1], [0.5, 0.5]).round(3).tolist()
     [0.667, 0.667, 0.667, 2.0]
@@ -90,7 +90,7 @@ def prior_weights(
 
 
 def effective_images(weights: npt.ArrayLike) -> Result:
-    """How many equally weighted images would say as much about a mean, in (0, n].
+    """Effective sample size: how many equally weighted images give a mean as precise, in (0, n].
 
     Args:
         weights: `[n]`, or `[B, n]` for `[B]`.
@@ -107,15 +107,16 @@ def effective_images(weights: npt.ArrayLike) -> Result:
 def peaked_priors(
     labels: npt.ArrayLike, classes: Sequence[str], factor: float = 10.0
 ) -> dict[str, FloatArray]:
-    """Build the stated set of priors: each class in turn `factor` times as common as it is.
+    """Build one set of priors per class, in which that class is `factor` times as common.
 
     Args:
-        labels: int `[n]`, each in `[0, len(classes))`: what is common among them.
+        labels: int `[n]`, each in `[0, len(classes))`; their frequencies are the starting point.
         classes: class names in label order.
-        factor: what the odds of the class are multiplied by, above 0; below 1 makes it rare.
+        factor: the odds of the class are multiplied by it; above 0, and below 1 for a rarer class.
 
     Returns:
-        float64 `[classes]`, adding up to 1, by "CLASS x FACTOR"; none for a class without images.
+        float64 `[classes]`, adding up to 1, by the name "CLASS x FACTOR"; none for a class without
+        images.
 
     >>> peaked_priors([0, 0, 0, 1], ("cat", "dog"), factor=3)["dog x 3"].tolist()
     [0.5, 0.5]
@@ -148,7 +149,7 @@ def _check_priors(priors: npt.ArrayLike) -> FloatArray:
     # NaN fails the comparisons too.
     if wanted.ndim != 1 or not (wanted >= 0).all() or not abs(wanted.sum() - 1) <= ROUNDING:
         raise InputError(
-            "priors must be one probability a class, none negative, that add up to 1; "
+            "priors must be one probability per class, none negative, and add up to 1; "
             f"found {list(wanted.shape)} adding up to {wanted.sum():g}"
         )
     return wanted / wanted.sum()
@@ -157,22 +158,23 @@ def _check_priors(priors: npt.ArrayLike) -> FloatArray:
 def under_priors(
     predictions: Predictions, priors: npt.ArrayLike, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Score]:
-    """Compute the scores that these predictions have under other class priors, with intervals.
+    """Compute the scores of these predictions under other class priors, with intervals.
 
-    The images are resampled and then weighted, so that the priors hold in every resample; one that
-    counts no image of any class with a prior is left out. A prior far from the images' own rests on
-    few images: the intervals say so, and so does `effective_images(prior_weights(labels, priors))`.
+    The images are resampled and then weighted, so that the priors hold in every resample. A
+    resample without any class that has a prior is left out. If the priors are far from the images'
+    own class frequencies, the scores depend on few images: the intervals show it, and
+    `effective_images(prior_weights(labels, priors))` gives their number.
 
     Args:
         predictions: the columns of one cell, with the images' own class frequencies.
-        priors: `[classes]`, one probability a class; see `prior_weights`.
+        priors: `[classes]`, one probability per class; see `prior_weights`.
         resamples: how many resamples of the images, at least 1.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Returns:
-        One score a row of `PRIOR_METRICS` that applies, by name; n is the number of images,
-        whatever they weigh. Balanced accuracy is not among them, since no prior changes it, nor are
-        errors over bins of so many images.
+        One score per row of `PRIOR_METRICS` that applies, by name; n is the number of images,
+        unweighted. Balanced accuracy is not included, because priors do not change it. Errors over
+        bins with a fixed number of images are not included either.
 
     >>> labels, predicted = np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0])
     >>> ones = np.ones(4)
@@ -194,14 +196,14 @@ def worst_prior(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[str, Score]:
-    """Find the priors of a stated set under which the metric is worst: their name and the score.
+    """Find the priors of a given set under which the metric is worst: their name and the score.
 
-    The interval is that of the score under these priors, as if they had been named beforehand.
+    The interval is that of the score under these priors, as if they had been chosen in advance.
 
     Args:
         predictions: the columns of one cell.
-        priors: `[classes]` by name, at least one; see `peaked_priors` for a set.
-        metric: a row of `PRIOR_METRICS` that has a better end.
+        priors: `[classes]` by name, at least one; `peaked_priors` makes such a set.
+        metric: a row of `PRIOR_METRICS` with a better direction.
         resamples, seed: see `under_priors`.
 
     >>> labels, predicted = np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0])
@@ -216,20 +218,20 @@ def worst_prior(
         raise unknown_name("metric", metric, PRIOR_METRICS)
     row = PRIOR_METRICS[metric]
     if row.higher_is_better is None:
-        raise InputError(f"{metric} has no worse end, so no priors are the worst for it")
+        raise InputError(f"{metric} has no better or worse direction, so no priors are the worst")
     if len(predictions.classes) < row.min_classes:
         raise InputError(
             f"{metric} needs at least {row.min_classes} classes, found {len(predictions.classes)}"
         )
     if not priors:
-        raise InputError("the worst of a set of priors needs at least one, found none")
+        raise InputError("priors must have at least one entry, found none")
     for each in priors.values():
         _check_shape(predictions, each)
     once = Resamples.of(predictions.labels, np.ones((1, len(predictions)), dtype=np.uint8))
     prepared = once.prepare(predictions)
     rows = [prior_weights(prepared.predictions.labels, each) for each in priors.values()]
     values = evaluate_sample([row], Sample(prepared, prepared.order, np.stack(rows)))[metric]
-    # A value that is not defined (no wrong answer to rank) is not the worst.
+    # NaN (no wrong answer to rank) is never the worst.
     badness = np.nan_to_num(-values if row.higher_is_better else values, nan=-np.inf)
     worst = list(priors)[int(badness.argmax())]
     return worst, _scores(predictions, priors[worst], [row], resamples, seed)[metric]
@@ -264,7 +266,7 @@ def _scores(
             of = evaluate_sample(metrics, Sample(prepared, prepared.order, counting))
             for name, replicates in of.items():
                 drawn[name].append(replicates)
-    # Wilson's interval, where all agree, is of as many images as the weights are worth.
+    # If all images agree, Wilson's interval uses the effective number of images.
     worth = max(1, int(effective_images(weights)))
     scores = {}
     for metric in metrics:

@@ -1,8 +1,8 @@
-"""Running sums over the images in order of confidence: all that most metrics need of a resample.
+"""Running sums over the images in order of confidence, from which most metrics are computed.
 
-Metrics that look at (confidence, correct) alone are sums between cuts of the images in order of
-confidence. The order is that of the images and not of the resample, so it is found once; a resample
-then takes one pass over its counts.
+Metrics of (confidence, correct) are sums between cuts of the images in order of confidence. The
+order depends on the images and not on the resample, so it is computed once; each resample then
+needs one pass over its counts.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from fairweather.errors import InputError
 from fairweather.metrics.columns import FloatArray, IntArray, as_rows, check_columns, ratio
 
 Column = npt.NDArray[np.bool_ | np.float64]
-# Counts that are added up at once: of few images several resamples, within the cache.
+# How many counts are added up at once, to stay within the CPU's cache: with few images, these are
+# several resamples.
 TOGETHER = 2**14
-# No sums over a given number of images, or none at given places.
+# For callers of `sums_below` that want sums only at cuts.
 NO_PLACES: IntArray = np.empty(0, dtype=np.int64)
 
 
@@ -27,12 +28,12 @@ class ConfidenceOrder(NamedTuple):
     """Images in order of confidence, the least confident first.
 
     Attributes:
-        images: int64 `[n]`, the place of each in the columns.
-        confidence: float64 `[n]`, rising.
+        images: int64 `[n]`, the position of each image in the columns.
+        confidence: float64 `[n]`, ascending.
         wrong: bool `[n]`.
-        start, stop: int64 `[n]`, where the images of the same confidence begin and end.
-        groups: int64 `[groups + 1]`, where groups of neighbouring confidences begin and end. No
-            confidence is parted by them.
+        start, stop: int64 `[n]`, where the images with the same confidence begin and end.
+        groups: int64 `[groups + 1]`, where groups of neighbouring confidences begin and end. Images
+            with equal confidence are always in one group.
     """
 
     images: IntArray
@@ -44,9 +45,9 @@ class ConfidenceOrder(NamedTuple):
 
 
 class LevelSums(NamedTuple):
-    """Images below each level of confidence, and at last all of them; a row a resample.
+    """Counts of images below each level of confidence, and of all images; one row per resample.
 
-    A level is a confidence, or a group of neighbouring ones; they rise.
+    A level is a confidence, or a group of neighbouring ones; levels are ascending.
 
     Attributes:
         images, wrong: float64 `[B, levels + 1]`.
@@ -62,21 +63,21 @@ class LevelSums(NamedTuple):
 
     @property
     def risk(self) -> FloatArray:
-        """Share of these that is wrong, `[B, levels]`; NaN where there are none."""
+        """Share of the answered images that is wrong, `[B, levels]`; NaN if none is answered."""
         return ratio(self.wrong[:, -1:] - self.wrong[:, :-1], self.answered)
 
 
 def order_by_confidence(
     confidence: FloatArray, correct: npt.NDArray[np.bool_ | np.float64]
 ) -> ConfidenceOrder:
-    """Find the order of the images, every confidence a group of its own.
+    """Sort the images by confidence; each distinct confidence is one group.
 
     >>> order = order_by_confidence(np.array([0.9, 0.3, 0.9]), np.array([True, False, True]))
     >>> order.images.tolist(), order.groups.tolist()
     ([1, 0, 2], [0, 1, 3])
     """
     n = len(confidence)
-    images = np.argsort(confidence)  # unstable and fast: no order of equals shows
+    images = np.argsort(confidence)  # unstable and fast: the order of ties changes no result
     sure = confidence[images]
     levels = np.append(np.flatnonzero(np.append(True, sure[1:] != sure[:-1])), n)
     sizes = np.diff(levels)
@@ -97,14 +98,14 @@ def width_places(order: ConfidenceOrder, bins: int) -> IntArray:
     >>> width_places(order, 2).tolist()
     [0, 2, 3]
     """
-    # Against the float64 edges k/bins, because 0.3 * 10 and the like round across an edge. Upper
-    # edges are included: a confidence of exactly 1, which saturated logits do give, is in the last.
+    # Compare with the float64 edges k/bins, because products such as 0.3 * 10 round across an edge.
+    # Upper edges are included: a confidence of exactly 1 (saturated logits) is in the last bin.
     edges = np.arange(1, bins + 1) / bins
     return np.append(0, np.searchsorted(order.confidence, edges, side="right"))
 
 
 def mass_cuts(total: FloatArray, bins: int) -> FloatArray:
-    """Where `numpy.array_split` cuts so many images, larger bins first: `[B, bins + 1]`.
+    """Where `numpy.array_split` cuts `total` images, larger bins first: `[B, bins + 1]`.
 
     >>> mass_cuts(np.array([7.0]), 3)
     array([[0., 3., 5., 7.]])
@@ -115,9 +116,9 @@ def mass_cuts(total: FloatArray, bins: int) -> FloatArray:
 
 
 def size_cuts(total: FloatArray, per_bin: int) -> FloatArray:
-    """Where so many images are cut after every `per_bin`-th, `[B, most bins + 1]`.
+    """Where `total` images are cut after every `per_bin`-th image, `[B, most bins + 1]`.
 
-    The rest stays with the last bin; a row of fewer bins ends in empty ones.
+    The rest belongs to the last bin; a row with fewer bins ends with empty ones.
 
     >>> size_cuts(np.array([250.0, 99.0]), 100)
     array([[  0., 100., 250.],
@@ -129,7 +130,7 @@ def size_cuts(total: FloatArray, per_bin: int) -> FloatArray:
 
 
 def merge_groups(order: ConfidenceOrder, most: int, bins: int) -> ConfidenceOrder:
-    """Merge neighbouring confidences into at most so many groups, but none across equal-width bins.
+    """Merge neighbouring confidences into at most `most` groups, none across equal-width bins.
 
     >>> order = order_by_confidence(np.arange(90) / 100, np.ones(90, dtype=bool))
     >>> len(merge_groups(order, 30, 10).groups) - 1
@@ -138,7 +139,7 @@ def merge_groups(order: ConfidenceOrder, most: int, bins: int) -> ConfidenceOrde
     levels = order.groups
     if len(levels) - 1 <= most:
         return order
-    # Groups of the surest images are smaller: a small coverage at a risk is decided among few.
+    # Groups at high confidence are smaller: a small coverage at a risk depends on few images.
     targets = levels[-1] * (1 - np.linspace(1, 0, most - bins + 1) ** 1.5)
     edges = levels[np.searchsorted(levels, targets)]
     return order._replace(groups=np.union1d(edges, width_places(order, bins)))
@@ -152,22 +153,25 @@ def sums_below(
     places: IntArray = NO_PLACES,
     cuts: FloatArray | None = None,
 ) -> FloatArray:
-    """Add up the less confident images of each resample: how many, and some of their columns.
+    """Count the images below given confidences in each resample, and sum columns over them.
 
     Args:
-        order: of the images.
+        order: the images in order of confidence.
         weights: how often each image counts, `[B, n]`.
-        totals: float64 `[B]`, their sums.
-        columns: `[n]` each, in that order: bool, or float64 in [0, 1].
-        places: int64 `[places]`, so many images of the order are below; no confidence is parted.
-        cuts: float64 `[B, cuts]`, so many counted images are below. Those of equal confidence count
-            in equal parts, so that no order among them shows.
+        totals: float64 `[B]`, the sums of the weights.
+        columns: `[n]` each, in order of confidence: bool, or float64 in [0, 1].
+        places: int64 `[places]`, each a number of images of the order to sum over. A place must not
+            separate images with equal confidence.
+        cuts: float64 `[B, cuts]`, each a number of counted images to sum over. If a cut separates
+            images with equal confidence, all of these count in equal parts, so that their order
+            does not matter.
 
     Returns:
         float64 `[1 + columns, B, places + cuts]`.
 
-    Whole counts are added in 64-bit integers, float columns too (rounded to less than 1e-12 for up
-    to a million images), so that no order of adding shows in the last bits.
+    Whole counts are added in 64-bit integers, so that the order of adding does not change the last
+    bits. Float columns are added in the same way; for up to a million images, their rounding error
+    is below 1e-12.
 
     >>> order = order_by_confidence(np.array([0.5, 0.9, 0.5]), np.array([True, True, False]))
     >>> sums_below(order, np.array([[1, 1, 2]]), np.array([4.0]), [order.wrong], order.groups)[:, 0]
@@ -191,10 +195,13 @@ def level_and_bin_sums(
     places: IntArray,
     cuts: FloatArray,
 ) -> tuple[LevelSums, FloatArray]:
-    """Add up in one pass what `sums_below` does of being wrong at the groups of the order.
+    """Compute in one pass the sums at the groups of the order and those at places and cuts.
+
+    Arguments as in `sums_below`.
 
     Returns:
-        These, and float64 `[3, B, places + cuts]` of ones, wrong and confidence at the others.
+        The sums of ones and `wrong` at the groups; and float64 `[3, B, places + cuts]`, the sums of
+        ones, `wrong` and `confidence` at the places and cuts.
 
     >>> order = order_by_confidence(np.array([0.5, 0.75]), np.array([True, False]))
     >>> ones, cut = np.ones((1, 2)), np.array([[1.0]])
@@ -216,7 +223,7 @@ def _run(
     totals: FloatArray,
     columns: Sequence[Column],
 ) -> Iterator[tuple[slice, _Running]]:
-    """Take up a few resamples after others: which, and their running sums until the next."""
+    """Yield the running sums of a few resamples at a time; the next step overwrites them."""
     step = max(1, TOGETHER // len(order.images))
     running = _Running(order, columns, weights.dtype, totals.max(), min(step, len(weights)))
     for start in range(0, len(weights), step):
@@ -226,7 +233,7 @@ def _run(
 
 
 class _Running:
-    """Running sums of ones and of columns, for a few resamples at once, in the same memory."""
+    """Running sums of ones and of columns for a few resamples at once; the memory is reused."""
 
     def __init__(
         self,
@@ -239,10 +246,10 @@ class _Running:
         n = len(order.images)
         self.order = order
         whole = np.issubdtype(dtype, np.integer)
-        # As many binary places as leave room for the sum of `most` numbers of up to 1.
+        # As many binary digits as leave room for the sum of `most` numbers of at most 1.
         unit = 2.0 ** (62 - int(most).bit_length()) if whole else 1.0
         exact: np.dtype[Any] = np.dtype(np.int64 if whole else np.float64)
-        # Half the memory is half the time, where caches are small.
+        # Half the memory takes half the time on CPUs with small caches.
         narrow = np.dtype(np.int32) if whole and most < 2**31 else exact
         self.counts = np.empty((rows, n), dtype)
         self.columns: list[npt.NDArray[Any]] = []
@@ -257,11 +264,11 @@ class _Running:
         self.products = [np.empty((rows, n), column.dtype) for column in self.columns]
 
     def add_up(self, weights: npt.NDArray[Any]) -> None:
-        """Take up the next resamples, at most so many as there are rows."""
+        """Compute the running sums of the next resamples; `weights` has at most `rows` rows."""
         rows = len(weights)
         counts = self.counts[:rows]
-        # A copy is read in order, and lies in the cache when it is read in another. No mode of
-        # taking is faster than "wrap"; no place lies outside.
+        # Copying reads the weights in order, and `take` then reads the copy from the cache. "wrap"
+        # is the fastest mode of `take`; no index is out of range.
         np.take(weights.copy(), self.order.images, axis=1, out=counts, mode="wrap")
         np.cumsum(counts, axis=1, out=self.sums[0][:rows, 1:])
         for column, product, sums in zip(self.columns, self.products, self.sums[1:], strict=True):
@@ -269,9 +276,9 @@ class _Running:
             np.cumsum(product[:rows], axis=1, out=sums[:rows, 1:])
 
     def put(self, places: IntArray, target: FloatArray) -> None:
-        """Put sums over the images before these places into `[sums, rows, places]`.
+        """Write sums over the images before these places into `[sums, rows, places]`.
 
-        There may be fewer of them than columns: it is the first that are put.
+        `target` may have fewer sums than there are columns: the first ones are written.
         """
         for sums, unit, into in zip(self.sums, self.units, target, strict=False):
             into[:] = np.take(sums[: len(into)], places, axis=1)
@@ -279,12 +286,12 @@ class _Running:
                 into /= unit
 
     def put_with_cuts(self, places: IntArray, cuts: FloatArray, target: FloatArray) -> None:
-        """Put these too, and then sums over so many images, into `[sums, rows, places + cuts]`."""
+        """Write sums at places and then sums at cuts into `[sums, rows, places + cuts]`."""
         last, few, many = len(self.order.images) - 1, len(places), cuts.shape[1]
         for row, wanted in enumerate(cuts):
             ends = self.sums[0][row, 1:]
             place = np.minimum(np.searchsorted(ends, wanted.astype(ends.dtype)), last)
-            # The images of the confidence that is cut lie between these.
+            # The images whose confidence is cut are between these.
             start, stop = self.order.start[place], self.order.stop[place]
             around = np.concatenate([places, start, stop])
             sums = zip(self.sums, self.units, strict=True)
@@ -302,7 +309,7 @@ def level_sums(
     """Count the images and the wrong ones below each distinct confidence.
 
     Args:
-        confidence: float `[n]`, larger for a surer answer; no NaN.
+        confidence: float `[n]`, larger means more confident; no NaN.
         correct: bool `[n]`.
         weights: how often each image counts, `[n]` or `[B, n]`; all ones by default.
 
@@ -316,15 +323,15 @@ def level_sums(
 
 
 def rank_area(levels: LevelSums) -> FloatArray:
-    """Share of the pairs of a right and a wrong image that have the right one above, `[B]`.
+    """Share of (right, wrong) pairs of images in which the right one is more confident, `[B]`.
 
-    Ties count half; NaN without a pair. Source: Hand and Till 2001, section 2.
+    Ties count half; NaN if there is no pair. Source: Hand and Till 2001, section 2.
 
     >>> rank_area(level_sums([0.5, 0.9, 0.5], [True, True, False]))
     array([0.75])
     """
     wrong, right = levels.wrong, levels.images - levels.wrong
-    middle = (wrong[:, 1:] + wrong[:, :-1]) / 2  # wrong images below, and half of those beside
+    middle = (wrong[:, 1:] + wrong[:, :-1]) / 2  # wrong images below, and half of the ties
     wins = (np.diff(right) * middle).sum(axis=1)
     return ratio(wins, right[:, -1] * wrong[:, -1])
 

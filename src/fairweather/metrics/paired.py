@@ -1,4 +1,4 @@
-"""Two models on the same images: is one better, or did it have the luckier images."""
+"""Compare two models on the same images: tests and intervals of the difference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class McNemar(NamedTuple):
     Attributes:
         b: images that only the first model gets right.
         c: images that only the second gets right.
-        p: how often equally accurate models differ at least that much, in (0, 1].
+        p: the probability that equally accurate models differ at least that much, in (0, 1].
     """
 
     b: int
@@ -31,7 +31,7 @@ class McNemar(NamedTuple):
 
 
 class SeedSummary(NamedTuple):
-    """A number over trainings that differ in their seed alone: mean, standard deviation, count."""
+    """Mean, standard deviation and count over trainings that differ only in their seed."""
 
     mean: float
     sd: float
@@ -39,11 +39,12 @@ class SeedSummary(NamedTuple):
 
 
 def mcnemar_exact(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> McNemar:
-    """Test whether two models are equally accurate, on images that both have answered.
+    """Test whether two models are equally accurate, on images that both were predicted on.
 
-    Images that both get right, or both wrong, say nothing about which is better; among the others,
-    equally accurate models are each right half of the time. The p-value is the two-sided one of the
-    binomial distribution: exact, also for few images, and rather too large than too small.
+    Images that both get right, or both get wrong, do not show which model is better. On the other
+    images, each of two equally accurate models is right half of the time. The p-value is two-sided,
+    from the binomial distribution: it is valid for few images too, and too large rather than too
+    small.
 
     Args:
         correct_a, correct_b: bool `[n]`, the same images in the same order.
@@ -62,16 +63,17 @@ def mcnemar_exact(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> McNemar
 
 
 def holm(p_values: npt.ArrayLike) -> FloatArray:
-    """Adjust p-values for their number, so that rejecting those below 5 % errs at all in 5 %.
+    """Adjust p-values for the number of tests, by Holm's method.
 
-    Whatever hypotheses are true and however the tests depend on each other (as they do when they
-    share images), the chance of one or more false rejections is at most the level.
+    If all tests with an adjusted p-value below 5 % are rejected, the probability of one or more
+    false rejections is at most 5 %. This holds for any set of true hypotheses, and for dependent
+    tests, such as tests on the same images.
 
     Args:
         p_values: float `[tests]` in [0, 1].
 
     Returns:
-        `[tests]`, in the same order, none smaller than before, in [0, 1].
+        `[tests]` in [0, 1], in the same order, none smaller than before.
 
     Source: Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
 
@@ -92,36 +94,37 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     """Second minus first, with its 95 % interval.
 
     Both must have been computed with the same weights (`bootstrap_weights`) on the same images in
-    the same order: what makes an image hard for both then cancels, and the interval is narrower
-    than those of the two numbers suggest. It is the span of the middle 95 % of the differences of
-    the replicates, widened where needed to hold the difference. There is none (NaN) where too few
-    errors carry one of the two numbers.
+    the same order. Images that are hard for both models then cancel, and the interval is narrower
+    than the two separate intervals suggest. It spans the middle 95 % of the differences of the
+    replicates, and is widened if needed to contain the difference. It is NaN if one of the two
+    values has too few errors for an interval.
 
-    Where an estimate is the mean over the seeds of a recipe, the interval covers other seeds too;
-    those of two recipes have nothing to do with each other, whatever their numbers. What is the
-    only seed of its side is taken as that one trained network. Two numbers of the same trained
-    networks are for `paired_change`.
+    If an estimate is the mean over the seeds of a recipe, the interval covers other seeds too.
+    Seeds of two recipes are treated as independent, even if their numbers are equal. A single seed
+    is treated as one fixed trained network. For two values of the same trained networks, use
+    `paired_change`.
 
-    Where the models differ on fewer than `FEW` images, the percentiles of an accuracy's difference
-    are too narrow, and where they differ on none they have no width: there it is the interval of
-    Bonett and Price, which counts one more image for either side. Where a few images add most to
-    a number, the skewness of the differences is undone (`skewed_interval`).
+    If the models differ on fewer than `FEW` images, the percentiles of a difference of accuracies
+    are too narrow, and if they differ on none they have no width. Then the interval is that of
+    Bonett and Price, which adds one image for each side. For values that depend most on a few
+    images, the skewness of the differences is corrected (`skewed_interval`).
 
     The noise of the bins inflates binned calibration errors, and resampling inflates them once
-    more. Between two models this cancels only in part: not at all where one is calibrated and the
-    other far from it. So the replicates of each are first corrected as `to_score` corrects those of
-    a single number (for a value v and a replicate r of a root mean square, to
-    sqrt(max(2v² − r², 0)) among others), and the differences are taken of these; each end is the
-    outermost of these ways. The difference itself is of the
-    values as they are, so it may lie near an end. Of calibration errors do not conclude that two
-    models are calibrated alike because the interval holds 0: with few images it holds much else.
+    more. Between two models this cancels only in part, and not at all if one is calibrated and the
+    other far from it. So the replicates of each model are first corrected, in the same ways as in
+    `to_score`. For example, a replicate r of a root mean square with the value v becomes
+    sqrt(max(2v² − r², 0)). Then the differences are taken, and each end is the outermost of all
+    ways. The difference itself is that of the uncorrected values, so it may be near an end. For
+    calibration errors, an interval that contains 0 does not mean that two models are equally
+    calibrated: with few images it contains many other values too.
 
     Raises:
-        InputError: estimates with other numbers of images or resamples, or another interval.
+        InputError: the estimates differ in their number of images or of resamples, or in their kind
+            of interval.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13, for the
-    percentile interval; `difference_ends` and `skewed_interval` name theirs, and
-    `metrics.recipes` that of seeds.
+    percentile interval; `difference_ends` and `skewed_interval` name their own sources, and
+    `metrics.recipes` the source for seeds.
 
     >>> low, high = (Estimate(v, v + np.linspace(-0.1, 0.1, 41), n=50) for v in (0.5, 0.7))
     >>> paired_difference(low, high).value.__round__(3)
@@ -131,13 +134,13 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
 
 
 def paired_change(first: Estimate, second: Estimate) -> Score:
-    """Second minus first of the same trained networks, as from clean to shifted images.
+    """Second minus first for the same trained networks, for example from clean to shifted images.
 
-    As `paired_difference`, but of several seeds the change of each is taken, so that what a seed
-    brings to both cancels.
+    As `paired_difference`, but with several seeds the change is computed for each seed, so that
+    what a seed contributes to both values cancels.
 
     Raises:
-        InputError: as there, or other numbers of seeds.
+        InputError: as in `paired_difference`, or different numbers of seeds.
 
     >>> low, high = (Estimate(v, v + np.linspace(-0.1, 0.1, 41), n=50) for v in (0.5, 0.7))
     >>> paired_change(low, high) == paired_difference(low, high)
@@ -145,7 +148,7 @@ def paired_change(first: Estimate, second: Estimate) -> Score:
     """
     if len(first.of_seeds) != len(second.of_seeds):
         raise InputError(
-            "a change is of the same trained networks, found "
+            "a change needs the same trained networks on both sides, found "
             f"{max(1, len(first.of_seeds))} and {max(1, len(second.of_seeds))} seeds"
         )
     pairs = list(zip(first.of_seeds, second.of_seeds, strict=True))
@@ -183,7 +186,7 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
             low, high, centre = float(lows.min()), float(highs.max()), float(differences.mean())
     low, high = widen((low, high), centre, first.n, recipes)
     if first.interval in ("share", "bounded", "basic", "bias-corrected"):
-        low, high = max(low, -1.0), min(high, 1.0)  # both numbers lie in [0, 1]
+        low, high = max(low, -1.0), min(high, 1.0)  # both values are in [0, 1]
     return Score(value, min(low, value), max(high, value), first.n)
 
 
@@ -201,9 +204,9 @@ def seed_summary(values: npt.ArrayLike) -> SeedSummary:
 
 
 def _comparable(estimate: Estimate) -> FloatArray:
-    """The replicates without the bias of the metric, `[ways, B]`, in one way or in several.
+    """The replicates corrected for the bias of the metric, in one or several ways, `[ways, B]`.
 
-    Their outermost quantiles are the interval of a single number.
+    Their outermost quantiles are the interval of a single value.
     """
     value, replicates = estimate.value, estimate.replicates
     match estimate.interval:
@@ -221,7 +224,7 @@ def _comparable(estimate: Estimate) -> FloatArray:
 
 
 def _ways(value: float, replicates: FloatArray) -> FloatArray:
-    """Replicates about the value with its bias and without, mirrored and not, `[4, B]`."""
+    """Replicates around the value with and without its bias, each mirrored and not, `[4, B]`."""
     spread = replicates - replicates.mean()
     unbiased = 2 * value - replicates.mean()
     centres = (unbiased, max(unbiased, value))

@@ -1,16 +1,16 @@
-"""Several seeds of a recipe: what other trainings of it would give, on other images.
+"""Intervals over several seeds of a recipe: they cover other trainings of it and other images.
 
-All seeds see the same test images, so seeds and images are crossed. Of the mean over S seeds and n
-images the variance is
+All seeds see the same test images, so seeds and images are crossed. The mean over S seeds and n
+images has the variance
 
     s²/S + V − r/(nS)
 
-with s² the variance between the seeds' means, V that of the images of the seed-averaged value, and
-r the residual mean square of seeds by images: what a seed makes of single images beside the two is
-in s² and again in V, so it is taken off once. Source: Searle, Casella and McCulloch 1992, Variance
+Here s² is the variance between the means of the seeds; V is the variance over images of the
+seed-averaged value; and r is the residual mean square of seeds by images. The residual is contained
+in s² and again in V, so it is subtracted once. Source: Searle, Casella and McCulloch 1992, Variance
 Components, section 4.7, the two-way crossed model without replication.
 
-It covers other trainings on the same training images, from the same pre-trained weights.
+The intervals cover other trainings on the same training images, from the same pre-trained weights.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from fairweather.errors import InputError
 from fairweather.metrics.columns import Z95, FloatArray
 
 TAIL = 0.975
-# A study for more than this is another study.
+# If a test would need more than this, `needed` returns None.
 MOST_SEEDS, MOST_IMAGES = 1_000, 10**9
 # With so many degrees of freedom, Student's t is the normal distribution.
 MANY = 1e9
-# Variances below it are the rounding of equal numbers.
+# Smaller variances are rounding errors of equal numbers.
 ROUNDING = 1e-24
-# The chance to find a difference that is as large as the one that was found.
+# The power of a test that `needed` plans for: the chance to detect a difference of the size found.
 POWER = 0.8
 
 
 class SeedVariance(NamedTuple):
-    """How far the mean over the seeds of a recipe depends on which seeds they are.
+    """How much the mean over the seeds of a recipe depends on the choice of seeds.
 
     Attributes:
-        seeds: how many, at least 2.
-        between: s²/S, the variance between the seeds' values over their number.
-        shared: r/(nS), the part of it that is noise of the images.
+        seeds: the number of seeds, at least 2.
+        between: s²/S, the variance between the seeds' values divided by their number.
+        shared: r/(nS), the part of `between` that is noise of the images.
     """
 
     seeds: int
@@ -51,24 +51,24 @@ class SeedVariance(NamedTuple):
 
 
 class Error(NamedTuple):
-    """A variance that is estimated, and how well: by its degrees of freedom."""
+    """An estimated variance and its degrees of freedom."""
 
     variance: float
     freedom: float
 
     def reach(self, share: float) -> float:
-        """How far Student's quantile of that share lies from 0."""
+        """Student's quantile of `share`, times the standard deviation."""
         return float(scipy.special.stdtrit(min(self.freedom, MANY), share)) * self.variance**0.5
 
 
 class Crossed(NamedTuple):
-    """A number, or the difference of two, over images and over the seeds of recipes.
+    """A value, or the difference of two, with its variances over images and over seeds.
 
     Attributes:
         value: the mean.
-        images: V, the variance that the images bring, with the seeds as they are.
+        images: V, the variance over images, with these seeds.
         n: the number of images.
-        recipes: what the seeds of each recipe bring; empty where no side has several seeds.
+        recipes: the variance over the seeds of each recipe; empty if no side has several seeds.
     """
 
     value: float
@@ -78,13 +78,13 @@ class Crossed(NamedTuple):
 
     @property
     def variance(self) -> float:
-        """Of the value; never below that of the seeds alone or of the images alone."""
+        """The variance of the value; never below that of the seeds or of the images alone."""
         between, shared = self._between, sum(each.shared for each in self.recipes)
         return max(between + self.images - shared, between, self.images)
 
     @property
     def freedom(self) -> float:
-        """Satterthwaite's degrees of freedom of the variance, infinite where it is 0.
+        """Satterthwaite's degrees of freedom of the variance; infinite if the variance is 0.
 
         Source: Satterthwaite 1946, An Approximate Distribution of Estimates of Variance Components;
         for two recipes, Welch 1947.
@@ -98,12 +98,12 @@ class Crossed(NamedTuple):
 
     @property
     def errors(self) -> list[Error]:
-        """What the interval reaches over: all that varies, and the seeds alone.
+        """The errors that the interval must cover: that of seeds and images, and of seeds alone.
 
-        Where three seeds bring most of the variance and are by luck near each other, Satterthwaite
-        takes the images for the larger part, with many degrees of freedom, and 92 % of the
-        intervals hold the truth. No narrower than that of the seeds alone, they hold it in 94 % or
-        more (benchmarks/recipes.py).
+        If three seeds cause most of the variance but are close together by chance, Satterthwaite's
+        formula attributes most of it to the images, with many degrees of freedom. Then only 92 % of
+        the intervals cover the true value. If the interval is never narrower than that of the seeds
+        alone, 94 % or more do (benchmarks/recipes.py).
         """
         pieces = sum(each.between**2 / (each.seeds - 1) for each in self.recipes)
         of_seeds = self._between**2 / pieces if pieces > 0 else np.inf
@@ -122,10 +122,10 @@ class Crossed(NamedTuple):
 
     @property
     def p(self) -> float:
-        """The two-sided p-value of the value 0.
+        """The two-sided p-value of the hypothesis that the true value is 0.
 
-        Where nothing varies, it is 1 for the value 0, and else that of a sign test: all images
-        agree.
+        If nothing varies, it is 1 for a value of 0, and otherwise that of a sign test in which all
+        images agree.
         """
         if not self.errors:
             return 1.0 if self.value == 0 else min(1.0, 2 * 0.5**self.n)
@@ -141,12 +141,12 @@ class Crossed(NamedTuple):
 
 
 class Needed(NamedTuple):
-    """What a test would need to tell a difference from 0.
+    """How many seeds or images a test would need to find that a difference is not 0.
 
     Attributes:
-        seeds: of each recipe, with the images as they are; None where 1,000 would not do, or where
-            no recipe has several.
-        images: with the seeds as they are; None where 1e9 would not do.
+        seeds: number of seeds per recipe, with the same images; None if 1,000 are not enough, or if
+            no recipe has several seeds.
+        images: number of images, with the same seeds; None if 1e9 are not enough.
     """
 
     seeds: int | None
@@ -154,12 +154,12 @@ class Needed(NamedTuple):
 
 
 def seed_variance(values: npt.ArrayLike, replicates: npt.ArrayLike) -> SeedVariance:
-    """Find how far a mean over seeds depends on the seeds, for any metric.
+    """Estimate how much a mean over seeds depends on the seeds, for any metric.
 
     Args:
-        values: float `[S]`, the metric of each seed on the images as they are; at least 2.
-        replicates: float `[S, B]`, on resamples of the images that the seeds share. How the seeds
-            deviate from their mean, resample by resample, stands for the residual mean square.
+        values: float `[S]`, the metric of each seed on the original images; at least 2 seeds.
+        replicates: float `[S, B]`, on resamples of the images that the seeds share. The deviations
+            of the seeds from their mean on each resample estimate the residual mean square.
 
     >>> seed_variance([0.25, 0.75], [[0.0, 0.5], [0.5, 1.0]])
     SeedVariance(seeds=2, between=0.0625, shared=0.0)
@@ -167,7 +167,7 @@ def seed_variance(values: npt.ArrayLike, replicates: npt.ArrayLike) -> SeedVaria
     numbers, rows = np.asarray(values, dtype=np.float64), np.asarray(replicates, dtype=np.float64)
     if numbers.ndim != 1 or len(numbers) < 2 or rows.shape[:-1] != numbers.shape:
         raise InputError(
-            "a variance over seeds needs values [seeds] of at least two and replicates "
+            "a variance over seeds needs values [seeds] with at least two seeds and replicates "
             f"[seeds, resamples], found {list(numbers.shape)} and {list(rows.shape)}"
         )
     seeds = len(numbers)
@@ -179,10 +179,10 @@ def seed_variance(values: npt.ArrayLike, replicates: npt.ArrayLike) -> SeedVaria
 
 
 def cross(columns: FloatArray) -> Crossed:
-    """Estimate the mean over images and seeds, for a number of each image and seed.
+    """Estimate the mean over images and seeds of a number per image and seed.
 
     Args:
-        columns: float `[n, S]`; of one seed, its interval is over images alone.
+        columns: float `[n, S]`; with one seed, the interval is over images only.
 
     >>> found = cross(np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]))
     >>> found.value, round(found.variance, 4)
@@ -193,14 +193,14 @@ def cross(columns: FloatArray) -> Crossed:
 
 
 def cross_difference(first: FloatArray, second: FloatArray) -> Crossed:
-    """Estimate second minus first of two recipes whose trainings know nothing of each other.
+    """Estimate second minus first for two recipes with independent trainings.
 
-    Images are paired and seeds are not: seed 0 of one recipe has nothing to do with seed 0 of the
-    other. For two numbers of the same trained networks, give `cross` the difference.
+    Images are paired, and seeds are not: seed 0 of one recipe is unrelated to seed 0 of the other.
+    For two values of the same trained networks, call `cross` with the difference.
 
     Args:
         first, second: float `[n, S]` each, on the same images; the numbers of seeds may differ. A
-            side with one seed is taken as that one trained network.
+            side with one seed is treated as one fixed trained network.
 
     >>> cross_difference(np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[1.0], [1.0]])).value
     0.5
@@ -220,14 +220,14 @@ def widen(
 ) -> tuple[float, float]:
     """Widen a 95 % interval over images to one over images and seeds.
 
-    Each end is as far from the centre as a variance of the images would put it, so an interval that
-    is not symmetric stays so.
+    Each end gets its own variance over images, from its distance to the centre, so an asymmetric
+    interval stays asymmetric.
 
     Args:
-        ends: of the interval over images, of the mean over the seeds.
-        centre: the number without what is known of its bias.
+        ends: the interval over images of the mean over the seeds.
+        centre: the value minus its known bias.
         n: the number of images.
-        recipes: of each recipe that has several seeds; none changes nothing.
+        recipes: one entry per recipe with several seeds; without entries nothing changes.
 
     >>> [round(end, 2) for end in widen((0.4, 0.6), 0.5, 1000, [SeedVariance(3, 0.0026, 0.0)])]
     [0.28, 0.72]
@@ -250,20 +250,21 @@ def widen(
 def stretch(
     ends: tuple[float, float], centre: float, bounds: tuple[float, float]
 ) -> tuple[float, float]:
-    """Stretch an interval over seeds towards the side on which the bounds leave room.
+    """Stretch an interval over seeds away from a bound that is close.
 
-    Near a bound the seeds' numbers are skewed: of networks that are right on 89 %, with a standard
-    deviation of 7 points, the bad ones lie farther from the mean than the good ones. Few seeds
-    hardly ever show that, and 92 % of the symmetric intervals hold the truth. So the variance is
-    taken to go with the number, as that of a share does: with x (1 − x) between two bounds, and
-    with x above one. Each end is the farther one of that interval, which is Wilson's with another
-    variance, and of the symmetric one; then 94 to 96 % hold it (benchmarks/recipes.py).
+    Near a bound the seeds' values are skewed. For example, if networks are right on 89 % of images
+    with a standard deviation of 7 points, bad ones are farther from the mean than good ones. A few
+    seeds rarely show this skewness, and only 92 % of the symmetric intervals cover the true value.
+    So the variance is assumed to depend on the value x as for a share: proportional to x (1 − x)
+    between two bounds, and to x above a single bound. That gives Wilson's interval with another
+    variance. Each end is the outer one of this and of the symmetric interval; then 94 to 96 % cover
+    the true value (benchmarks/recipes.py).
 
     Args:
-        ends: of the interval.
-        centre: within it.
-        bounds: the smallest and largest possible number; unchanged where the lower is infinite or
-            the centre lies on one.
+        ends: the ends of the interval.
+        centre: a value inside the interval.
+        bounds: the smallest and largest possible value. The interval is not changed if the lower
+            bound is infinite or if the centre is at a bound.
 
     Source: Wilson 1927, Probable Inference, the Law of Succession, and Statistical Inference.
 
@@ -286,14 +287,14 @@ def stretch(
 
 
 def needed(difference: Crossed, tests: int = 1) -> Needed:
-    """Say how many seeds or images would tell a difference as large as this one from 0.
+    """Estimate how many seeds or images are needed to find a difference of this size.
 
-    In four of five such studies, if the variances are as they were found here; both are known from
-    few seeds, so that the numbers are orders of magnitude.
+    With so many, 80 % of such studies would find it, if the variances are those found here. The
+    variances are estimated from few seeds, so the results are only orders of magnitude.
 
     Args:
-        difference: as it was found.
-        tests: how many differences are tested beside it, itself among them, at 5 % in all.
+        difference: the difference that was found.
+        tests: how many differences are tested together, including this one, at 5 % in total.
 
     >>> needed(Crossed(0.01, 2e-6, 1000, [SeedVariance(3, 5e-5, 0.0)] * 2))
     Needed(seeds=29, images=None)
@@ -308,7 +309,7 @@ def needed(difference: Crossed, tests: int = 1) -> Needed:
 
 
 def _with_seeds(found: Crossed, seeds: int) -> Crossed:
-    """The same with so many seeds of each recipe."""
+    """The same difference with `seeds` seeds per recipe."""
     own = [(each, each.shared * each.seeds / seeds) for each in found.recipes]
     common = max(found.images - sum(each.shared for each in found.recipes), 0.0)
     recipes = [
@@ -319,7 +320,7 @@ def _with_seeds(found: Crossed, seeds: int) -> Crossed:
 
 
 def _with_images(found: Crossed, images: int) -> Crossed:
-    """The same with so many images."""
+    """The same difference with `images` images."""
     scale = found.n / images
     recipes = [
         SeedVariance(each.seeds, _of_seeds_alone(each) + scale * each.shared, scale * each.shared)
@@ -333,7 +334,7 @@ def _of_seeds_alone(variance: SeedVariance) -> float:
 
 
 def _least(most: int, is_enough: Callable[[int], bool]) -> int | None:
-    """The smallest number from 2 to `most` that is enough, where all beyond are; else None."""
+    """The smallest number from 2 to `most` that is enough, if all larger ones are; else None."""
     if not is_enough(most):
         return None
     few, enough = 1, most
@@ -350,12 +351,12 @@ def _is_told(found: Crossed, tail: float) -> bool:
 
 
 def _of_images(column: FloatArray) -> float:
-    """The variance of the mean of one number an image."""
+    """The variance of the mean of a per-image column."""
     return _rounded(float(column.var(ddof=1))) / len(column) if len(column) > 1 else 0.0
 
 
 def _seeds_of(columns: FloatArray) -> SeedVariance | None:
-    """What the seeds of a recipe bring, `[n, S]`; None for one seed."""
+    """The variance over the seeds of a recipe, from columns `[n, S]`; None for one seed."""
     n, seeds = columns.shape
     if seeds < 2:
         return None
@@ -367,5 +368,5 @@ def _seeds_of(columns: FloatArray) -> SeedVariance | None:
 
 
 def _rounded(variance: float) -> float:
-    """A variance; 0 where it is the rounding of numbers of about 1 that are the same."""
+    """The variance, or 0 if it is only the rounding error of equal numbers of about 1."""
     return variance if variance > ROUNDING else 0.0

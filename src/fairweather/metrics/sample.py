@@ -1,4 +1,4 @@
-"""A cell's columns and its resamples: what is worked out once, and the sums that metrics share."""
+"""A cell's columns and its resamples, with the sums that several metrics share, computed once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from fairweather.metrics.ordered import (
 from fairweather.metrics.selective import Fitted, at_or_above
 from fairweather.types import Predictions
 
-# Of the calibration errors that are computed for every cell.
+# Bins and images per bin of the calibration errors that are computed for every cell.
 BINS = 10
 PER_BIN = 100
 
@@ -43,15 +43,16 @@ PER_BIN = 100
 def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> npt.NDArray[np.uint8]:
     """Draw how often each image counts in each resample: multinomial counts, `[resamples, n]`.
 
-    The draws depend on the arguments alone, so all cells of a run share them and their images are
-    resampled jointly. They are kept in 8 bits (50 MB for 50,000 images and 1,000 resamples, against
-    400 MB in float64) and become wider numbers block by block in `evaluate_metrics`. 8 bits are
-    enough: a count is nearly Poisson with mean 1, so beyond 255 with a probability below 1e-500.
+    The counts depend only on the arguments, so all cells of a run share them and their images are
+    resampled jointly. They are stored in 8 bits (50 MB for 50,000 images and 1,000 resamples,
+    instead of 400 MB in float64); `evaluate_metrics` converts them block by block. 8 bits are
+    enough: a count is nearly Poisson with mean 1, so it exceeds 255 with a probability below
+    1e-500.
 
     Args:
-        n: images, at least 1.
-        resamples: rows, at least 1.
-        seed: of a generator of its own; no global random state is read or moved.
+        n: number of images, at least 1.
+        resamples: number of rows, at least 1.
+        seed: seed of a local generator; the global random state is neither used nor changed.
 
     >>> bootstrap_weights(5, resamples=3).sum(axis=1).tolist()
     [5, 5, 5]
@@ -60,7 +61,8 @@ def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> npt.NDArr
         raise InputError(f"cannot resample {n} images {resamples} times: both must be at least 1")
     generator = np.random.default_rng(seed)
     weights = np.empty((resamples, n), dtype=np.uint8)
-    # Counting drawn places is ten times as fast as Generator.multinomial's n binomials a row.
+    # Counting random positions is ten times as fast as Generator.multinomial, which draws n
+    # binomial numbers per row.
     for row in weights:
         row[:] = np.bincount(generator.integers(n, size=n), minlength=n)
     return weights
@@ -68,15 +70,15 @@ def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> npt.NDArr
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each image counts in each resample, the images in order of their labels.
+    """How often each image counts in each resample, with the images sorted by label.
 
-    In that order the images of a class lie together, so that sums by class are sums of slices. All
-    cells of a run have the same images and share this.
+    In that order the images of a class are adjacent, so that sums by class are sums of slices. All
+    cells of a run have the same images and share one such object.
 
     Attributes:
-        labels: int `[n]`, as the cells have them.
-        order: int64 `[n]`, the place of each image in the cells' columns.
-        counts: `[B, n]`, in this order.
+        labels: int `[n]`, in the order of the cells.
+        order: int64 `[n]`, the position of each image in the cells' columns.
+        counts: `[B, n]`, sorted by label.
         bounds: int64 `[classes present + 1]`, where the images of each label begin and end.
     """
 
@@ -87,7 +89,7 @@ class Resamples:
 
     @staticmethod
     def of(labels: npt.NDArray[np.integer], weights: npt.ArrayLike) -> Resamples:
-        """Put weights `[B, n]` into order; raises `InputError` where they count nothing sensible.
+        """Sort weights `[B, n]` by label; raise `InputError` if they are not valid counts.
 
         >>> Resamples.of(np.array([1, 0, 1]), [[5, 6, 7]]).counts
         array([[6, 5, 7]])
@@ -104,7 +106,7 @@ class Resamples:
 
     @staticmethod
     def draw(labels: npt.NDArray[np.integer], resamples: int, seed: int = 0) -> Resamples:
-        """Draw them as `bootstrap_weights` does.
+        """Draw resamples as `bootstrap_weights` does.
 
         >>> Resamples.draw(np.array([1, 0, 1]), 2).counts.sum(axis=1).tolist()
         [3, 3]
@@ -112,12 +114,15 @@ class Resamples:
         return Resamples.of(labels, bootstrap_weights(len(labels), resamples, seed))
 
     def prepare(self, predictions: Predictions, fitted: Fitted | None = None) -> Prepared:
-        """Put one cell's columns into the same order.
+        """Sort one cell's columns in the same order.
 
-        Raises `InputError` where the labels are not those of the resamples.
+        Raises `InputError` if the labels are not those of the resamples.
         """
         if not np.array_equal(predictions.labels, self.labels):
-            raise InputError("the predictions are of other images than the resamples")
+            raise InputError(
+                "the labels of the predictions differ from those of the resamples: both must be "
+                "of the same images in the same order"
+            )
         columns: dict[str, Any] = {
             name: column[self.order]
             for name, column in vars(predictions).items()
@@ -127,11 +132,11 @@ class Resamples:
 
 
 class Columns(NamedTuple):
-    """Columns whose sums by label are metrics, or nearly, side by side.
+    """Columns from whose sums by label metrics are computed, in one matrix.
 
     Attributes:
-        matrix: float64 `[n, all]`, or float32 where that will do.
-        places: where each column `[n]` or `[n, k]` lies in it.
+        matrix: float64 `[n, all]`, or float32 where that is precise enough.
+        places: the slice of the matrix that each column `[n]` or `[n, k]` occupies.
     """
 
     matrix: npt.NDArray[np.floating]
@@ -139,7 +144,7 @@ class Columns(NamedTuple):
 
     @staticmethod
     def of(columns: Mapping[str, npt.NDArray[Any]]) -> Columns:
-        """Put them side by side, in float64."""
+        """Join the columns into one matrix, in float64."""
         blocks = [column.reshape(len(column), -1) for column in columns.values()]
         ends = np.cumsum([0, *(block.shape[1] for block in blocks)]).tolist()
         matrix = np.concatenate(blocks, axis=1, dtype=np.float64)
@@ -148,12 +153,12 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """One cell's columns in order of the labels, and what every resample of them needs.
+    """One cell's columns sorted by label, and what every resample of them needs.
 
     Attributes:
         predictions: the columns.
-        bounds: where the images of each label that is there begin and end.
-        fitted: on validation images, if anything is.
+        bounds: where the images of each label present begin and end.
+        fitted: thresholds from validation images, or None.
     """
 
     predictions: Predictions
@@ -168,26 +173,26 @@ class Prepared:
 
     @cached_property
     def present(self) -> IntArray:
-        """The labels that are there, `[classes present]`."""
+        """The labels that have images, `[classes present]`."""
         return self.predictions.labels[self.bounds[:-1]]
 
     @cached_property
     def order(self) -> ConfidenceOrder:
-        """The images' order of confidence."""
+        """The images in order of confidence."""
         return order_by_confidence(self.predictions.confidence, self.predictions.correct)
 
     @cached_property
     def probabilities(self) -> FloatArray:
-        """float64 `[n, classes]`; only where there are logits."""
+        """float64 `[n, classes]`; only if there are logits."""
         if self.predictions.logits is None:
             raise ValueError("there are no logits; ask `Metric.applies` first")
         return softmax(self.predictions.logits)
 
     @cached_property
     def placements(self) -> FloatArray:
-        """For each class that is there, how each image is ranked by its probability, `[n, k]`.
+        """`placements` of each image by the probability of each class present, `[n, k]`.
 
-        NaN where an image has none on the other side, as when there is a single class.
+        NaN if only one class is present, because the other group is empty then.
         """
         columns = np.full((len(self.predictions), len(self.present)), np.nan)
         if len(self.present) > 1:
@@ -198,18 +203,18 @@ class Prepared:
 
     @cached_property
     def areas(self) -> FloatArray:
-        """The area under the ROC curve of each class that is there, `[k]`; NaN for a single one."""
+        """The area under the ROC curve of each class present, `[k]`; NaN if there is only one."""
         is_label = self.predictions.labels[:, None] == self.present
         return np.asarray(np.mean(self.placements, axis=0, where=is_label))
 
     @cached_property
     def class_bins(self) -> ClassBins:
-        """Of 10 bins of equal width."""
+        """The class-wise entries for 10 bins of equal width."""
         return class_bins(self.probabilities, self.predictions.labels, BINS)
 
     @cached_property
     def means(self) -> Columns:
-        """One number an image, whose mean is a metric."""
+        """Columns with one number per image, whose means are metrics."""
         p = self.predictions
         columns = {
             "images": np.ones(len(p)),
@@ -228,7 +233,7 @@ class Prepared:
 
     @cached_property
     def by_class(self) -> Columns:
-        """A number an image and class, or bin; only where there are logits."""
+        """Columns with one number per image and class, or bin; only if there are logits."""
         lowest, own = excess_columns(self.probabilities, self.predictions.labels, BINS)
         return Columns.of(
             {"placements": self.placements, "lowest_excess": lowest, "own_excess": own}
@@ -236,14 +241,14 @@ class Prepared:
 
     @cached_property
     def narrow(self) -> Prepared:
-        """The same with `by_class` and `class_bins` in float32: half the time, and nearly as good.
+        """The same with `by_class` and `class_bins` in float32: twice as fast, almost as precise.
 
-        Means stay in float64, where float32 would move the last of seven digits.
+        `means` stay in float64, because float32 would change their seventh digit.
         """
         if self.predictions.logits is None:
             return self
         columns, bins = self.by_class, self.class_bins
-        same = copy(self)  # with all that has been worked out
+        same = copy(self)  # with everything that is already cached
         vars(same).update(
             by_class=columns._replace(matrix=columns.matrix.astype(np.float32)),
             class_bins=bins._replace(probability=bins.probability.astype(np.float32)),
@@ -255,9 +260,9 @@ class OrderedSums(NamedTuple):
     """Sums over the images of each resample in order of confidence.
 
     Attributes:
-        levels: below each group of confidences.
-        equal_width, equal_mass: of 10 bins.
-        hundreds: of bins of 100 images, the last with up to 199.
+        levels: counts below each group of confidences.
+        equal_width, equal_mass: sums of 10 bins.
+        hundreds: sums of bins of 100 images; the last bin has up to 199.
     """
 
     levels: LevelSums
@@ -268,14 +273,14 @@ class OrderedSums(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """Some resamples of one cell's images; what metrics share is added up when one asks for it.
+    """Some resamples of one cell's images; sums that metrics share are computed at first use.
 
-    A metric may also hand `predictions` and `weights`, which are in the same order, to a function
-    of columns: that is right, and slower.
+    A metric may also call a function of columns with `predictions` and `weights`, which are in the
+    same order. The result is the same, but it is slower.
 
     Attributes:
-        prepared: the cell.
-        order: its images in order of confidence.
+        prepared: the columns of the cell.
+        order: the images in order of confidence.
         weights: how often each image counts, `[B, n]`, in the order of `predictions`.
     """
 
@@ -297,11 +302,11 @@ class Sample:
         return sum_by_label(self.weights, self.prepared.by_class.matrix, self.prepared.bounds)
 
     def by_label(self, column: str) -> FloatArray:
-        """Sums of a column of `Prepared.means` over the images of each label there is, `[k, B]`."""
+        """Sums of a column of `Prepared.means` over the images of each label, `[k, B]`."""
         return self._means[:, :, self.prepared.means.places[column].start]
 
     def by_label_and_class(self, column: str) -> FloatArray:
-        """Sums of `Prepared.by_class` over the images of each label there is, `[k, B, columns]`."""
+        """Sums of `Prepared.by_class` over the images of each label, `[k, B, columns]`."""
         return self._by_class[:, :, self.prepared.by_class.places[column]]
 
     def total(self, column: str) -> FloatArray:

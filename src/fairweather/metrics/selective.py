@@ -1,7 +1,7 @@
-"""Thresholds of confidence: which images are answered, and how accurate is the model unseen.
+"""Thresholds of confidence, for deferral and for estimating accuracy without labels.
 
-Selective prediction answers the most confident images and hands the others to a person; the same
-threshold, chosen otherwise, estimates an accuracy without labels.
+Selective prediction answers the images with the highest confidence and defers the others to a
+person. Average thresholded confidence (ATC) uses a threshold on confidence to estimate accuracy.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from fairweather.metrics.columns import (
 from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
 from fairweather.types import Predictions, Score
 
-# The share of wrong answers that a threshold is chosen to keep.
+# The largest share of wrong answers that the threshold from validation images allows.
 RISK = 0.05
 
 
 class RiskCoverage(NamedTuple):
-    """What is risked by answering so much, one point a distinct confidence, the largest first.
+    """The risk at each coverage, one point per distinct confidence, the largest first.
 
     Attributes:
-        threshold: float64 `[points]`, the smallest confidence that is answered; falls.
-        coverage: float64 `[points]`, the share of the images that is answered, in (0, 1]; rises
-            to 1.
+        threshold: float64 `[points]`, the smallest confidence that is answered; descending.
+        coverage: float64 `[points]`, the share of the images that is answered, in (0, 1];
+            ascending to 1.
         risk: float64 `[points]`, the share of the answers that is wrong, in [0, 1].
     """
 
@@ -46,12 +46,12 @@ class RiskCoverage(NamedTuple):
 
 
 def risk_coverage_curve(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCoverage:
-    """Say, for every confidence, what is risked by answering all images at least as confident.
+    """Compute, for every confidence, the risk of answering all images at or above it.
 
-    Images of equal confidence cannot be told apart by it, so they are answered together.
+    A threshold cannot separate images with equal confidence, so they are answered together.
 
     Args:
-        confidence: float `[n]`, larger for a surer answer; no NaN.
+        confidence: float `[n]`, larger means more confident; no NaN.
         correct: bool `[n]`.
 
     Source: El-Yaniv and Wiener 2010, On the Foundations of Noise-free Selective Classification,
@@ -69,21 +69,22 @@ def risk_coverage_curve(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> Ri
 def area_under_risk_coverage(
     confidence: npt.ArrayLike, correct: npt.ArrayLike, weights: npt.ArrayLike | None = None
 ) -> Result:
-    """Mean over images of the risk among those at least as confident, in [0, 1]; lower is better.
+    """Mean over images of the risk among images at least as confident, in [0, 1]; lower is better.
 
-    This is the area under the step function of `risk_coverage_curve`. Images of equal confidence
-    are among each other's "at least as confident", so no order among them matters, and an image
-    that counts twice is two images. A model that is as often wrong at every confidence has its
-    error rate for an area; one that is surest where it is right has less.
+    This is the area under the step function of `risk_coverage_curve`. Images with equal confidence
+    are all included in each other's risk, so their order does not matter. An image that counts
+    twice is two images. If a model is wrong equally often at every confidence, the area is its
+    error rate; if it is more confident where it is right, the area is smaller.
 
     Args:
-        confidence: float `[n]`, larger for a surer answer; no NaN.
+        confidence: float `[n]`, larger means more confident; no NaN.
         correct: bool `[n]`.
         weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
 
     Without ties it is the mean of the running error rates of Geifman, Uziel and El-Yaniv 2019,
-    Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers, section 2. Libraries that join
-    the points by straight lines differ: by less than 1/(n - 1) without ties, and more with them.
+    Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers, section 2. Libraries that
+    connect the points by straight lines get other values: they differ by less than 1/(n - 1)
+    without ties, and by more with ties.
 
     >>> area_under_risk_coverage([0.9, 0.8, 0.7, 0.6], [True, True, False, False])
     0.20833333333333331
@@ -100,15 +101,15 @@ def coverage_at_risk(
 ) -> Result:
     """Largest share of images that can be answered at a risk of at most `risk`, in [0, 1].
 
-    It is 0 where even the surest images are wrong more often. The threshold is chosen on the very
-    images that are judged: an upper bound of what a threshold chosen beforehand reaches, for which
-    see `threshold_at_risk` and `coverage_above`.
+    It is 0 if even the most confident images are wrong more often. The threshold is chosen on the
+    same images that it is evaluated on, so the value is an upper bound for a threshold chosen in
+    advance; for that, see `threshold_at_risk` and `coverage_above`.
 
     Args:
-        confidence: float `[n]`, larger for a surer answer; no NaN.
+        confidence: float `[n]`, larger means more confident; no NaN.
         correct: bool `[n]`.
-        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`. Of whole
-            numbers, the risk is compared exactly: 1 wrong of 20 is a risk of at most 0.05.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`. With
+            whole numbers, the risk is compared exactly: 1 wrong of 20 is a risk of at most 0.05.
         risk: the largest share of wrong answers, in [0, 1].
 
     Source: Geifman and El-Yaniv 2017, Selective Classification for Deep Neural Networks, section 2.
@@ -122,14 +123,14 @@ def coverage_at_risk(
 def confidence_auroc(
     confidence: npt.ArrayLike, correct: npt.ArrayLike, weights: npt.ArrayLike | None = None
 ) -> Result:
-    """Probability that a right answer is more confident than a wrong one, in [0, 1]; ties half.
+    """Probability that a right answer is more confident than a wrong one, in [0, 1].
 
-    It is 0.5 for a confidence that says nothing and NaN when all images, or none, are right. It
-    says nothing of how many are: a better model is left with the wrong answers that are harder to
-    tell.
+    Ties count half. It is 0.5 for an uninformative confidence, and NaN if all images are right or
+    all are wrong. It does not measure accuracy: the few wrong answers of a better model can be
+    harder to detect.
 
     Args:
-        confidence: float `[n]`, larger for a surer answer; no NaN.
+        confidence: float `[n]`, larger means more confident; no NaN.
         correct: bool `[n]`.
         weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
 
@@ -145,18 +146,18 @@ def confidence_auroc(
 def threshold_at_risk(
     confidence: npt.ArrayLike, correct: npt.ArrayLike, *, risk: float = 0.05
 ) -> float:
-    """Smallest confidence such that answering all images at or above it risks at most `risk`.
+    """Smallest confidence such that answering all images at or above it has at most this risk.
 
-    It is meant for clean validation images; `risk_above` and `coverage_above` then tell what it
-    keeps elsewhere. On the images it was chosen on, the share answered is `coverage_at_risk`. It is
-    infinite, so that nothing is answered, where even the surest images are wrong more often.
+    It is meant for clean validation images; `risk_above` and `coverage_above` then measure the
+    threshold on other images. On the images it was chosen on, the coverage is `coverage_at_risk`.
+    If even the most confident images are wrong more often, it is infinite, and nothing is answered.
 
     Args:
-        confidence: float `[n]`, larger for a surer answer; no NaN.
+        confidence: float `[n]`, larger means more confident; no NaN.
         correct: bool `[n]`.
-        risk: the largest share of wrong answers, in [0, 1]. It is kept on these images; on others
-            of the same kind it is often exceeded a little. Geifman and El-Yaniv 2017, algorithm 1,
-            give a bound that holds with a chosen probability instead.
+        risk: the largest share of wrong answers, in [0, 1]. On other images of the same kind, the
+            risk is often slightly higher. Geifman and El-Yaniv 2017, algorithm 1, give a bound that
+            holds with a chosen probability instead.
 
     >>> threshold_at_risk([0.9, 0.8, 0.7, 0.6], [True, True, False, False], risk=0.4)
     0.7
@@ -174,10 +175,12 @@ def risk_above(
     threshold: float,
     weights: npt.ArrayLike | None = None,
 ) -> Result:
-    """Share of wrong answers among the images at or above the threshold, in [0, 1]; NaN if none is.
+    """Share of wrong answers among the images at or above the threshold, in [0, 1].
+
+    NaN if no image is at or above it.
 
     Args:
-        confidence: float `[n]`, larger for a surer answer; no NaN.
+        confidence: float `[n]`, larger means more confident; no NaN.
         correct: bool `[n]`.
         threshold: the smallest confidence that is answered; may be infinite.
         weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
@@ -198,7 +201,7 @@ def coverage_above(
     """Share of the images at or above the threshold, in [0, 1].
 
     Args:
-        confidence: float `[n]`, larger for a surer answer; no NaN.
+        confidence: float `[n]`, larger means more confident; no NaN.
         threshold: the smallest confidence that is answered; may be infinite.
         weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
 
@@ -221,29 +224,29 @@ def at_or_above(confidence: npt.ArrayLike, threshold: float) -> npt.NDArray[np.b
 
 
 def risk_area(levels: LevelSums) -> FloatArray:
-    """`area_under_risk_coverage` of images that are answered level by level, `[B]`.
+    """`area_under_risk_coverage` from the sums of each level, `[B]`.
 
     >>> risk_area(level_sums([0.9, 0.8, 0.7, 0.6], [True, True, False, False])).round(3)
     array([0.208])
     """
-    # Where a resample has answered nothing yet, its level holds no image either.
+    # The risk is NaN only if no image is at or above a level; then the level has no image either.
     risked = np.diff(levels.images) * np.nan_to_num(levels.risk)
     return np.asarray(risked.sum(axis=1) / levels.images[:, -1])
 
 
 def largest_coverage(levels: LevelSums, risk: float) -> FloatArray:
-    """`coverage_at_risk` of images that are answered level by level, `[B]`.
+    """`coverage_at_risk` from the sums of each level, `[B]`.
 
     >>> largest_coverage(level_sums([0.9, 0.8, 0.7, 0.6], [True, True, False, False]), 0.4)
     array([0.75])
     """
-    # A level that counts no image in a resample repeats the coverage before it, so it may stay.
+    # A level without images in a resample has the coverage of the next level: it changes nothing.
     share = levels.answered / levels.images[:, -1:]
     return np.asarray(np.where(_keeps(levels, risk), share, 0.0).max(axis=1))
 
 
 def _keeps(levels: LevelSums, risk: float) -> npt.NDArray[np.bool_]:
-    """At which levels is the risk at most so large, `[B, levels]`; never where none is answered."""
+    """At which levels the risk is at most `risk`, `[B, levels]`; false if no image is answered."""
     # NaN fails the comparison too.
     if not 0 <= risk <= 1:
         raise InputError(f"risk must be a share of wrong answers in [0, 1], found {risk}")
@@ -251,20 +254,20 @@ def _keeps(levels: LevelSums, risk: float) -> npt.NDArray[np.bool_]:
 
 
 def share_to_hand_over(curve: RiskCoverage, images: int, risks: Sequence[float]) -> list[Score]:
-    """Smallest share of images to hand over, the least confident first, one score a risk.
+    """Smallest share of images to defer to a person, the least confident first, for each risk.
 
-    The value is 1 − `coverage_at_risk`: at most `risk` of the answers to the other images are
-    wrong. Its interval holds every share at which that risk lies within the 95 % Wilson interval of
-    the share of wrong answers: what these images cannot rule out as the share that is needed. It is
-    1 where even the surest images are wrong more often.
+    The value is 1 − `coverage_at_risk`: at most the share `risk` of the answers to the other images
+    is wrong. It is 1 if even the most confident images are wrong more often. The interval contains
+    every share to defer for which `risk` is within the 95 % Wilson interval of the share of wrong
+    answers. These are the shares that these images cannot rule out.
 
     Args:
-        curve: of `risk_coverage_curve`.
-        images: how many it is of.
+        curve: from `risk_coverage_curve`.
+        images: the number of images of the curve.
         risks: the largest shares of wrong answers, each in [0, 1].
 
     Source: Geifman and El-Yaniv 2017, Selective Classification for Deep Neural Networks, section 2;
-    of the interval, Wilson 1927, inverted at every threshold.
+    for the interval, Wilson 1927, inverted at every threshold.
 
     >>> curve = risk_coverage_curve(np.linspace(1, 0, 200), np.arange(200) < 150)
     >>> [[round(number, 2) for number in score] for score in share_to_hand_over(curve, 200, [0.1])]
@@ -307,20 +310,20 @@ def average_confidence(confidence: npt.ArrayLike, weights: npt.ArrayLike | None 
 
 
 def atc_threshold(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> float:
-    """Confidence below which lies as large a share of the validation images as is wrong.
+    """Threshold of ATC: as many validation images have a lower confidence as are wrong.
 
-    The threshold is one of these confidences: the (k + 1)-th smallest if k images are wrong, or
-    infinite if all are. Equal confidences cannot be parted: then it is the one (or infinity) that
-    parts the images most nearly so, and the smaller of two that are as near. So the estimate on
-    these very images is their accuracy where the confidences differ, and off by at most half the
-    share of the images that are tied there.
+    If k images are wrong, the threshold is the (k + 1)-th smallest confidence, or infinite if all
+    are wrong. A threshold cannot separate equal confidences. With ties, it is the confidence (or
+    infinity) below which the number of images is closest to k; of two equally close ones it is the
+    smaller. So the ATC estimate on these same images is their accuracy if all confidences differ;
+    with ties, the error is at most half the share of the tied images.
 
     Args:
-        confidence: float `[n]`, of clean validation images; larger for a surer answer; no NaN.
+        confidence: float `[n]`, on clean validation images; larger means more confident; no NaN.
         correct: bool `[n]`.
 
-    Source: Garg et al. 2022, equation 1, with the maximum confidence as the score. The
-    authors' code takes the image before, which makes its estimate larger by one image.
+    Source: Garg et al. 2022, equation 1, with the maximum confidence as the score. The authors'
+    code uses the next smaller confidence, so its estimate is higher by one image.
 
     >>> atc_threshold([0.6, 0.9, 0.7, 0.8], [True, True, False, True])
     0.7
@@ -339,7 +342,7 @@ def atc_accuracy(
     """Estimate the accuracy without labels: the share of images at or above the threshold.
 
     Args:
-        confidence: float `[n]`, of images without labels; larger for a surer answer; no NaN.
+        confidence: float `[n]`, on images without labels; larger means more confident; no NaN.
         threshold: from `atc_threshold` on labelled validation images of the same model.
         weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
 
@@ -357,9 +360,9 @@ class Fitted(NamedTuple):
 
     Attributes:
         threshold: the smallest confidence that is answered, so that at most 5 % of the answers on
-            the validation images are wrong; infinite where none keeps that.
-        atc_threshold: the confidence below which lies as large a share of the validation images as
-            is wrong.
+            the validation images are wrong; infinite if no threshold achieves that.
+        atc_threshold: as many validation images have a lower confidence as are wrong; see
+            `atc_threshold`.
     """
 
     threshold: float
@@ -367,7 +370,7 @@ class Fitted(NamedTuple):
 
 
 def fit_on(predictions: Predictions) -> Fitted:
-    """Fit on the clean validation predictions of a model and seed.
+    """Fit the thresholds on the clean validation predictions of a model and seed.
 
     Raises `InputError` without predictions.
 
@@ -380,7 +383,7 @@ def fit_on(predictions: Predictions) -> Fitted:
     0.881
     """
     if not len(predictions):
-        raise InputError("there is nothing to fit on: the validation predictions are empty")
+        raise InputError("thresholds need validation predictions, found none")
     confidence, correct = predictions.confidence, predictions.correct
     return Fitted(
         threshold_at_risk(confidence, correct, risk=RISK), atc_threshold(confidence, correct)

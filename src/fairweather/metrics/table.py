@@ -1,4 +1,4 @@
-"""The table of metrics: what is computed for every cell, and how it is to be read."""
+"""The table of metrics: what is computed for every cell, its direction, bounds and interval."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ Interval = Literal[
     "centred",
 ]
 Evaluate = Callable[[Sample], Result]
-# Up to so many images the replicates of the macro AUC are exact; beyond, the linear form is some
-# tens of times as fast and off by far less than an interval's width.
+# With more images than this, the macro AUC of resamples is computed in its linear form: it is tens
+# of times as fast, and its error is much smaller than the width of an interval.
 MOST_IMAGES_OF_EXACT_AUC = 10_000
-# With fewer errors, no interval holds the truth as often as it should (benchmarks/good_models.py):
-# of what each error adds at most 2 to; of what a single one may add much to; of what depends on
-# where the errors stand among all images. The last is images, in each bin whose gap counts alone.
+# With fewer errors than these, no interval covers the true value as often as it should
+# (benchmarks/good_models.py). In order: for metrics to which one error adds at most 2; for metrics
+# to which one error may add much more; for metrics of the rank of the errors among all images. The
+# last number counts images, in each bin of a metric that depends on a single bin.
 FEWEST, FEWEST_OF_LOSSES, FEWEST_OF_RANKS, FEWEST_IN_A_BIN = 5, 20, 30, 30
 
 
@@ -43,20 +44,20 @@ class Metric:
     """One row of the table of metrics.
 
     Attributes:
-        name: as scores.csv writes it; it says everything that the number depends on.
-        label: as a table's header writes it.
-        evaluate: a `Sample` of B resamples to `[B]`.
-        higher_is_better: None where the best value lies inside the bounds, or none is better.
+        name: the name in scores.csv; it contains all settings that the value depends on.
+        label: the name in the headers of tables.
+        evaluate: computes `[B]` values from a `Sample` of B resamples.
+        higher_is_better: None if the best value is inside the bounds, or if no value is better.
         bounds: the smallest and largest possible value.
         unit: "" for a share or a plain number.
-        interval: how its 95 % interval is made; see `to_score`.
-        needs_logits: is it computed from logits, which are not stored beyond 100 classes.
-        needs_fitted: does it try out what is fitted on validation images; see `fit_on`.
-        min_classes: the fewest classes for which it says anything.
+        interval: the kind of its 95 % interval; see `to_score`.
+        needs_logits: is it computed from logits, which are not stored for more than 100 classes.
+        needs_fitted: does it use thresholds from validation images; see `fit_on`.
+        min_classes: the smallest number of classes for which it is meaningful.
         alias_of: the name of the row that this row repeats.
-        carried_by: which images carry the number: the wrong ones, the rarer of right and wrong, or
-            those in the emptiest of the bins that hold any.
-        fewest: with fewer of these it gets no interval; see `Estimate`.
+        carried_by: which images determine how precise the value is: the wrong ones, the rarer of
+            right and wrong ones, or those in the non-empty bin with the fewest images.
+        fewest: with fewer such images there is no interval; see `Estimate`.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Metric:
     fewest: int = 0
 
     def errors(self, predictions: Predictions) -> float:
-        """Count the images that carry the number."""
+        """Count the images that determine how precise the value is; see `carried_by`."""
         wrong, n = int((~predictions.correct).sum()), len(predictions)
         match self.carried_by:
             case "wrong":
@@ -86,7 +87,7 @@ class Metric:
                 return float(images[images > 0].min())
 
     def absence(self, predictions: Predictions, fitted: Fitted | None = None) -> str | None:
-        """Say why these predictions do not have what the metric needs; None where they have."""
+        """Return why the metric cannot be computed from these predictions; None if it can."""
         classes = len(predictions.classes)
         if classes < self.min_classes:
             return f"it needs at least {self.min_classes} classes, and there are {classes}"
@@ -97,12 +98,12 @@ class Metric:
         return None
 
     def applies(self, predictions: Predictions, fitted: Fitted | None = None) -> bool:
-        """Tell whether these predictions have what the metric needs."""
+        """Tell whether the metric can be computed from these predictions."""
         return self.absence(predictions, fitted) is None
 
 
 def absent_metrics(predictions: Predictions, fitted: Fitted | None = None) -> list[tuple[str, str]]:
-    """List the metrics that do not apply, by name and with the reason, in the table's order."""
+    """List the metrics that do not apply, each with its name and the reason, in table order."""
     reasons = ((metric.name, metric.absence(predictions, fitted)) for metric in METRICS)
     return [(name, reason) for name, reason in reasons if reason is not None]
 
@@ -123,9 +124,9 @@ def _classwise_calibration_error(s: Sample) -> FloatArray:
 def _calibration_rows(
     error: Callable[[BinSums], FloatArray], name: str, label: str, fewest_in_a_bin: int = 0
 ) -> tuple[Metric, ...]:
-    """One row for each binning, and one for the bare name, the alias of the default.
+    """One row for each binning, and one for the name without a binning, an alias of equal-width.
 
-    Bins of equal width may hold few images; with fewer than so many, there is no interval.
+    Bins of equal width may have few images: with fewer than `fewest_in_a_bin` there is no interval.
     """
     bins: dict[str, Callable[[Sample], BinSums]] = {
         "equal-width": lambda s: s.ordered.equal_width,
@@ -228,7 +229,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "rms_calibration_error/100-per-bin",
-        "RMS calibration error (100 images a bin)",
+        "RMS calibration error (100 images per bin)",
         lambda s: s.ordered.hundreds.rms_error,
         higher_is_better=False,
         interval="bias-corrected",

@@ -1,4 +1,4 @@
-"""Rules that a run must keep, such as `accuracy[clean] >= 0.85`: read, judged, and written out."""
+"""Rules for the scores of a run, such as `accuracy[clean] >= 0.85`: reading, checking, writing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a run keep the rules: a verdict for every rule, model and cell."""
+"""Check the rules on a run: one verdict per rule, model and cell."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ On = Literal["interval", "value"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a rule for one model and one cell.
+    """The result of a rule for one model and one cell.
 
     Attributes:
-        rule: as it was read.
-        model, cell: what it was judged for.
-        value, low, high, n: of the metric, or of its drop or rise, with the 95 % interval.
-        on: which of these was held against the limit: the interval's bad end, or the value.
-        left_out: cells of the rule that a variant has not, by variant; it was not judged there.
+        rule: the rule as it was read.
+        model, cell: the model and the cell that the rule was checked for.
+        value, low, high, n: the metric, or its drop or rise, with the 95 % interval and the number
+            of images.
+        on: what was compared with the limit: the worse end of the interval, or the value.
+        left_out: by variant, the cells of the rule that the variant does not have; the rule was not
+            checked there.
     """
 
     rule: Rule
@@ -57,57 +59,57 @@ class Verdict:
 
     @property
     def name(self) -> str:
-        """The rule for this model and cell alone, ready to be copied."""
+        """The rule for this model and cell only, as text that can be copied."""
         return str(replace(self.rule, model=self.model, cell=self.cell))
 
     @property
     def too_few(self) -> bool:
-        """Say whether too few errors carry the number for an interval."""
+        """Tell whether there are too few errors for an interval."""
         return Score(self.value, self.low, self.high, self.n).too_few
 
     @property
     def judged(self) -> float:
-        """The number that was held against the limit: low for >= and >, high for <= and <."""
+        """The number that was compared with the limit: low for >= and >, high for <= and <."""
         if self.on == "value":
             return self.value
         return self.low if self.rule.operator.startswith(">") else self.high
 
     @property
     def passed(self) -> bool:
-        """Say whether the rule is kept; a number that is none keeps no rule."""
+        """Tell whether the rule is satisfied; NaN satisfies no rule."""
         return self.rule.allows(self.judged)
 
     @property
     def margin(self) -> float:
-        """How far the judged number is on the right side of the limit; negative on the wrong."""
+        """Distance of the judged number to the limit; negative on the wrong side."""
         distance = self.judged - self.rule.limit
         return distance if self.rule.operator.startswith(">") else -distance
 
 
 def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list[Verdict]:
-    """Judge every rule for its models and cells, in the order of the rules.
+    """Check every rule for its models and cells, in the order of the rules.
 
-    Numbers come from scores.csv. Drops and rises are computed from the stored predictions: clean
-    and shifted images are resampled jointly, as often as the study says, so that the interval is
-    that of the difference. A rule without a model is for every model and every variant; a variant
-    is left out where it has no such images and another model has.
+    Values come from scores.csv. Drops and rises are computed from the stored predictions: clean and
+    shifted images are resampled jointly, with as many resamples as in the study, so the interval is
+    that of the difference. A rule without a model applies to every model and every variant. If a
+    variant does not have a cell that another model has, the variant is left out there.
 
     Args:
-        run: with scores.csv; for a drop or a rise also with the record and the predictions.
+        run: a run with scores.csv; for a drop or a rise also with its record and predictions.
         rules: from `read_rules`.
-        on: `interval` judges on the end of the 95 % interval that is worse for the rule, `value`
-            on the value.
+        on: `interval` compares the end of the 95 % interval that is worse for the rule with the
+            limit; `value` compares the value.
 
     Raises:
-        InputError: a model, metric, shift or level that the run does not have, a number that is
-            not a number, a limit that the metric can never cross, or no rule; scores or
-            predictions that are not those that the run wrote; judged on the interval, a number that
-            has none since too few errors carry it.
+        InputError: the run does not have the model, metric, shift or level; the value is NaN; the
+            limit is outside the metric's bounds; there is no rule; scores or predictions were
+            changed after the run wrote them; or there are too few errors for an interval and `on`
+            is `interval`.
     """
     if on not in get_args(On):
-        raise unknown_name("number to judge on", on, get_args(On))
+        raise unknown_name("value of on", on, get_args(On))
     if not rules:
-        raise InputError("there is no rule to check: a check of nothing would pass")
+        raise InputError("a check needs at least one rule, found none")
     models = read_rows(run)
     left_out = {rule: left_out_of(rule, models) for rule in rules}
     asked = [each for rule in rules for each in _resolve(rule, models, left_out[rule])]
@@ -120,7 +122,7 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
                 _refuse_few(run, rule, model, condition, models[model])
             verdict = Verdict(rule, model, cell_of(condition), *score, on, left_out[rule])
             if math.isnan(verdict.judged):
-                raise InputError(f"{rule.metric} of {model} is not a number for {verdict.cell}")
+                raise InputError(f"{rule.metric} of {model} for {verdict.cell} is not a number")
         except InputError as error:
             raise _in_rule(rule, error) from None
         verdicts.append(verdict)
@@ -147,7 +149,7 @@ def _resolve(
 
 
 def _check_limit(rule: Rule) -> None:
-    """Refuse 5 where 5% was meant: a rule that nothing can break would always pass."""
+    """Refuse a limit outside the metric's bounds, such as 5 for 5%: no value could cross it."""
     bounds = {metric.name: metric.bounds for metric in METRICS}
     low, high = bounds.get(rule.metric, (-math.inf, math.inf))
     if rule.change:
@@ -156,7 +158,7 @@ def _check_limit(rule: Rule) -> None:
         what = f"a {rule.change} of {rule.metric}" if rule.change else rule.metric
         hint = "; a share may be written as 5%" if rule.limit > high else ""
         raise InputError(
-            f"{what} lies in [{low:g}, {high:g}], and the limit {rule.number} does not{hint}"
+            f"{what} is always in [{low:g}, {high:g}], but the limit is {rule.number}{hint}"
         )
 
 
@@ -182,7 +184,7 @@ def _score(rule: Rule, model: str, condition: Condition, rows: Rows, estimated: 
 
 
 def _refuse_few(run: RunFolder, rule: Rule, model: str, condition: Condition, rows: Rows) -> None:
-    """Refuse a number that too few errors carry, and say how many images would do at their rate."""
+    """Refuse a value with too few errors, and estimate how many images would be enough."""
     metric = next((each for each in METRICS if each.name == rule.metric), None)
     if metric is None or not metric.fewest:
         return
@@ -202,22 +204,27 @@ def _refuse_few(run: RunFolder, rule: Rule, model: str, condition: Condition, ro
                 f"{end}"
             )
         images, n = least.errors, least.n
-        few = f"{images:.3g} for each cell and seed, by their harmonic mean, of {n:,} images"
-    # None of n says that about 3 are to be feared among so many, at the most.
+        few = f"{images:.3g} errors per cell and seed (harmonic mean) of {n:,} images"
+    # If 0 of n images are wrong, up to about 3 of n may be expected (the rule of three).
     enough = math.ceil(metric.fewest * n / (images or 3.0))
-    would_do = f"{'about' if images else 'at least'} {enough:,} such images would do, {end}"
+    needed = (
+        f"about {enough:,} such images are enough"
+        if images
+        else f"at least {enough:,} such images are needed"
+    )
     if metric.carried_by == "emptiest bin":
         raise InputError(
-            f"{begin}: a bin has fewer than the {metric.fewest} images that its gap needs, "
-            f"{images:.3g} of {n:,}; limit the RMS calibration error, or {would_do}"
+            f"{begin}: every bin needs at least {metric.fewest} images, found {images:.3g} of "
+            f"{n:,} in one; use the RMS calibration error, or {needed}, {end}"
         )
     raise InputError(
-        f"{begin}: it has too few errors, {few} where {metric.fewest} are needed; {would_do}"
+        f"{begin}: there are too few errors, {few}, and at least {metric.fewest} are needed; "
+        f"{needed}, {end}"
     )
 
 
 def _estimated(run: RunFolder, rule: Rule, model: str, condition: Condition) -> Estimated:
-    """Estimate a number again for what carries it; nothing where predictions are missing."""
+    """Estimate a value again to count its errors; return {} if predictions are missing."""
     try:
         return estimate_again(run, read_contents(run), model, {condition}, {rule.metric})
     except InputError:

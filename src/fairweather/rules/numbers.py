@@ -1,4 +1,4 @@
-"""The numbers that a rule speaks of: rows of scores.csv, and changes from clean images."""
+"""Find the values for a rule: rows of scores.csv, and changes from clean images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fairweather.scores import Key, estimate_metrics, with_means, with_worst
 from fairweather.types import Predictions, Score
 
 EVERY = "*"  # the cell of a rule for all shifted images, and clean ones
-# The scores of one model: by the images, then by metric.
+# The scores of one model: by condition (shift and level), then by metric.
 Rows = Mapping[Condition, Mapping[str, Score]]
 Estimated = Mapping[Condition, Mapping[str, Estimate]]
 _CLEAN = Condition(CLEAN, NO_LEVEL)
@@ -41,7 +41,7 @@ _METRIC = {metric.name: metric for metric in METRICS}
 
 
 def cell_of(condition: Condition) -> str:
-    """Write the images of a row as a rule does.
+    """Write the shift and level of a row as in a rule.
 
     >>> [cell_of(Condition("snow", level)) for level in ("3", "mean", "worst")]
     ['snow=3', 'snow', 'snow@worst']
@@ -53,15 +53,15 @@ def cell_of(condition: Condition) -> str:
 
 
 def read_rows(run: RunFolder) -> dict[str, Rows]:
-    """Read scores.csv by model; of several seeds, the means over seeds, and ensembles beside.
+    """Read scores.csv by model: with several seeds, the means over seeds; ensembles are models.
 
-    Raises `InputError` when the run has no scores yet, or others than it wrote.
+    Raises `InputError` if the run has no scores yet, or if they were changed after it wrote them.
     """
     if not run.holds(SCORES):
         raise InputError(f"{run.path} has no {SCORES}: it has not been scored yet")
     scores = ensembles_as_models(run.scores)
     if scores.empty:
-        raise InputError(f"{run.path / SCORES} has no rows: there is nothing to check")
+        raise InputError(f"{run.path / SCORES} has no rows, so nothing can be checked")
     if MEAN in set(scores["seed"]):
         scores = scores[scores["seed"] == MEAN]
     models: dict[str, dict[Condition, dict[str, Score]]] = {}
@@ -76,7 +76,7 @@ def read_rows(run: RunFolder) -> dict[str, Rows]:
 
 
 def models_of(rule: Rule, models: Iterable[str]) -> list[str]:
-    """Name the models that a rule is for, in the order of scores.csv."""
+    """Return the names of the models that a rule applies to, in the order of scores.csv."""
     names = list(models)
     if rule.model is None:
         return names
@@ -86,10 +86,11 @@ def models_of(rule: Rule, models: Iterable[str]) -> list[str]:
 
 
 def left_out_of(rule: Rule, models: Mapping[str, Rows]) -> dict[str, list[str]]:
-    """Name the cells that a rule for all models speaks of and a variant has not, by variant.
+    """Return, by variant, the cells of a rule for all models that the variant does not have.
 
-    Variants need not have every shift of their models: what is attacked is a model, not what is
-    made of it. Where no model has the cell, nothing is left out, for it is probably misspelt.
+    Variants may lack some shifts of their models; attacks, for example, are run on models and not
+    on variants. If no model has the cell, nothing is left out, because the cell is probably a
+    typing error.
     """
     if rule.model is not None:
         return {}
@@ -104,16 +105,16 @@ def left_out_of(rule: Rule, models: Mapping[str, Rows]) -> dict[str, list[str]]:
 
 
 def conditions_of(rule: Rule, rows: Rows) -> list[Condition]:
-    """Find the images that a rule's cell names; nothing changes on clean ones.
+    """Find the conditions that a rule's cell names; for a drop or a rise, without clean images.
 
-    Raises `InputError` with the near name for a shift or a level that has no rows.
+    Raises `InputError` with the closest name for a shift or a level that has no rows.
     """
     if rule.cell == EVERY:
         single = [each for each in rows if _is_single(each)]
         if rule.change:
             single = [each for each in single if each.shift != CLEAN]
         if not single:
-            raise InputError(f"there are no shifted images to measure a {rule.change} on")
+            raise InputError(f"a {rule.change} needs shifted images, but the run has none")
         return single
     shift, sign, level = _split(rule.cell)
     known = list(dict.fromkeys(each.shift for each in rows))
@@ -122,7 +123,7 @@ def conditions_of(rule: Rule, rows: Rows) -> list[Condition]:
     levels = [each.level for each in rows if each.shift == shift]
     if rule.change and shift in (CLEAN, VALIDATION):
         raise InputError(
-            f"a {rule.change} is measured from clean to shifted images, not on {shift}"
+            f"a {rule.change} compares clean with shifted images, so the cell cannot be {shift}"
         )
     if not sign:
         return [Condition(shift, NO_LEVEL if NO_LEVEL in levels else MEAN)]
@@ -130,9 +131,9 @@ def conditions_of(rule: Rule, rows: Rows) -> list[Condition]:
 
 
 def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
-    """Find the row that a rule speaks of.
+    """Find the row for a rule, a model and a condition.
 
-    Raises `InputError`, with the near name or with the cells that do have one, when it is missing.
+    Raises `InputError` if it is missing, with the closest name or with the cells that have it.
     """
     found = rows.get(condition, {}).get(rule.metric)
     if found is not None:
@@ -143,12 +144,15 @@ def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
         raise unknown_name("metric", rule.metric, known)
     few = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "")
     raise InputError(
-        f"{model} has no {rule.metric} for {cell_of(condition)}; it is there for {few}"
+        f"{model} has no {rule.metric} for {cell_of(condition)}; it is available for {few}"
     )
 
 
 class Errors(NamedTuple):
-    """How many images carry a number, which of how many they are, and the fewest that would do."""
+    """The images that determine how precise a value is: number and kind, n, and how many suffice.
+
+    They are the wrong ones, or the rarer of right and wrong ones; see `Metric.carried_by`.
+    """
 
     images: float
     which: str
@@ -157,9 +161,10 @@ class Errors(NamedTuple):
 
 
 def errors_behind(rule: Rule, condition: Condition, rows: Rows) -> Errors | None:
-    """Count what carries the number of a rule where it is too little; None where rows do not say.
+    """Count the errors behind the value of a rule, if there are too few; else None.
 
-    Of a change, a mean or the worst of several levels it is the cell that has least.
+    None also if the rows do not contain the count. For a change, a mean or the worst of several
+    levels, the cell with the fewest errors is used.
     """
     metric = _METRIC[rule.metric]
     if metric.carried_by == "emptiest bin":
@@ -177,7 +182,7 @@ def errors_behind(rule: Rule, condition: Condition, rows: Rows) -> Errors | None
 
 
 def least_carried(rule: Rule, condition: Condition, estimated: Estimated) -> Estimate | None:
-    """The number behind a rule that the fewest images carry; None where none has too few."""
+    """Return the estimate behind a rule that has the fewest errors; None if all have enough."""
     sides = [_CLEAN, condition] if rule.change else [condition]
     found = [estimated.get(each, {}).get(rule.metric) for each in sides]
     few = [each for each in found if each is not None and each.too_few]
@@ -185,9 +190,10 @@ def least_carried(rule: Rule, condition: Condition, estimated: Estimated) -> Est
 
 
 def _cells_of(condition: Condition, rows: Rows) -> list[Condition]:
-    """The single cells that a number is of: itself, or the levels of a mean or of the worst.
+    """The single cells behind a condition: itself, or the levels of a mean or of the worst.
 
-    Of all shifts there are none: the rows do not say which of them are attacks, which are apart.
+    For `all` there are none, because the rows do not say which shifts are attacks, and attacks are
+    not part of `all`.
     """
     if condition.level not in SUMMARY_LEVELS:
         return [condition]
@@ -195,7 +201,7 @@ def _cells_of(condition: Condition, rows: Rows) -> list[Condition]:
 
 
 def known_conditions(rule: Rule, rows: Rows) -> list[Condition]:
-    """Find those images that a rule's cell names and the model has; maybe none."""
+    """Find the conditions that a rule's cell names and the model has; possibly none."""
     try:
         return [each for each in conditions_of(rule, rows) if each in rows]
     except InputError:
@@ -203,7 +209,7 @@ def known_conditions(rule: Rule, rows: Rows) -> list[Condition]:
 
 
 def _is_single(condition: Condition) -> bool:
-    """Say whether this is one state of the test images: no mean, other images or other priors."""
+    """Tell whether this is a single cell of the test images: no mean, other images or priors."""
     shift, level = condition
     images = shift == CLEAN or (is_shifted(shift) and shift != ALL)
     return images and level not in SUMMARY_LEVELS
@@ -244,17 +250,17 @@ def estimate_again(
     wanted: Collection[Condition],
     metrics: Collection[str],
 ) -> Estimated:
-    """Estimate clean images and the wanted ones again, on the same resamples as scores.csv.
+    """Estimate the clean and the wanted conditions again, on the same resamples as scores.csv.
 
-    Of several seeds, these are the means over seeds. Raises `InputError` where predictions are
-    missing, are not those that the run wrote, or were made of other images.
+    With several seeds, the results are means over seeds. Raises `InputError` if predictions are
+    missing, were changed after the run wrote them, or are of other images.
     """
     seeds = [seed for seed in contents.seeds_of(model) if seed != SPREAD]
     clean = _read(run, run.predictions(model, seeds[0], CLEAN))
     shared = Resamples.draw(clean.labels, contents.bootstrap)
     sets = _sets(run, contents, model, seeds, wanted, clean.keys)
     cells = estimate_metrics(sets, shared, metrics)
-    # As in scores.csv, attacks are apart from the mean over shifts.
+    # As in scores.csv, attacks are not part of the mean over shifts.
     apart = [sweep.name for sweep in contents.sweeps if sweep.is_attack]
     table = with_worst(with_means(cells, apart), apart)
     shown = MEAN if len(seeds) > 1 else seeds[0]
@@ -262,13 +268,13 @@ def estimate_again(
 
 
 def change_at(rule: Rule, model: str, condition: Condition, estimated: Estimated) -> Score:
-    """Subtract shifted from clean, or clean from shifted for a rise, by image and by seed."""
+    """Compute a drop (clean minus shifted) or a rise (shifted minus clean), by image and seed."""
     found = [estimated.get(each, {}).get(rule.metric) for each in (_CLEAN, condition)]
     clean, shifted = found
     if clean is None or shifted is None:
         raise InputError(
-            f"the predictions of {model} do not give a {rule.change} of {rule.metric} for "
-            f"{cell_of(condition)}: it is not a metric of one set of predictions"
+            f"a {rule.change} of {rule.metric} for {cell_of(condition)} cannot be computed for "
+            f"{model}: it is not a metric of a single cell"
         )
     if rule.change == "drop":
         return paired_change(shifted, clean)
@@ -296,7 +302,7 @@ def _sets(
 
 def _read(run: RunFolder, name: str) -> Predictions:
     if not run.holds(name):
-        raise InputError(f"{run.path} has no {name}: let the run finish first")
+        raise InputError(f"{run.path} has no {name}: finish the run first")
     return run.read_predictions(name)
 
 
@@ -305,7 +311,7 @@ def _fitted(run: RunFolder, name: str) -> Fitted | None:
 
 
 def _ids(contents: Contents, wanted: Collection[Condition]) -> dict[Condition, str]:
-    """The ids of the shifts behind the wanted images and means, clean first."""
+    """The ids of the shifts behind the wanted conditions and means, clean first."""
     summed = {each.shift for each in wanted if each.level in SUMMARY_LEVELS}
     return {
         _CLEAN: CLEAN,

@@ -1,4 +1,4 @@
-"""From text to rules: `[MODEL:] METRIC[CELL] [drop|rise] OPERATOR NUMBER`."""
+"""Read rules from text: `[MODEL:] METRIC[CELL] [drop|rise] OPERATOR NUMBER`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLE = "accuracy[brightness_factor] drop <= 5%"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _LEVEL = re.compile(rf"({_NUMBER})(?:/(\d+))?")
 _LIMIT = re.compile(rf"({_NUMBER})\s*(%?)")
-# What stands between the closing bracket and the number is checked word by word, to be named.
+# The words between the closing bracket and the number are checked later, so that errors name them.
 _RULE = re.compile(
     r"(?:(?P<model>[^\s:\[\]]+)\s*:\s*)?(?P<metric>[^\s:\[\]]+)\s*\[(?P<cell>[^\[\]]+)\]\s*"
     r"(?P<change>[a-z]*)\s*(?P<operator>[<>=!≤≥]+)\s*(?P<number>.+)"
@@ -32,15 +32,15 @@ _RULE = re.compile(
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule; as text it can be copied and read again.
+    """One rule. `str(rule)` can be read again by `read_rules`.
 
     Attributes:
-        model: None for every model of a run.
-        metric: as scores.csv writes it.
-        cell: which images: `clean`, a shift, `SHIFT=LEVEL`, `SHIFT@worst`, `all` or `*`.
-        change: `drop` is clean minus shifted, `rise` shifted minus clean, "" the number itself.
+        model: the model; None for every model of a run.
+        metric: the metric's name in scores.csv.
+        cell: the images: `clean`, a shift, `SHIFT=LEVEL`, `SHIFT@worst`, `all` or `*`.
+        change: `drop` is clean minus shifted, `rise` is shifted minus clean, "" is the value.
         operator: one of `OPERATORS`.
-        number: the limit as it was written, maybe with a percent sign.
+        number: the limit as it was written, possibly with a percent sign.
 
     >>> print(Rule(None, "accuracy", "brightness_factor", "drop", "<=", "5%"))
     accuracy[brightness_factor] drop <= 5%
@@ -60,38 +60,37 @@ class Rule:
 
     @property
     def limit(self) -> float:
-        """The number: 0.05 for 5%."""
+        """The limit as a number: 0.05 for 5%."""
         match = _LIMIT.fullmatch(self.number)
         if match is None:
             raise InputError(f"the limit {self.number!r} is not a number such as 0.05 or 5%")
         return float(match[1]) / (100 if match[2] else 1)
 
     def allows(self, number: float) -> bool:
-        """Say whether a number keeps the rule."""
+        """Tell whether a number satisfies the rule."""
         return OPERATORS[self.operator](number, self.limit)
 
 
 def read_rules(texts: Sequence[str]) -> list[Rule]:
-    """Read rules, each text being one, or the path of a YAML file of them.
+    """Read rules; each text is a rule or the path of a YAML file with rules.
 
-    The file holds a list of texts, or a mapping with such a list under `rules`. A rule that stands
-    twice is read once.
+    The file contains a list of texts, or a mapping with such a list under `rules`. Duplicate rules
+    are read once.
 
     Raises:
-        InputError: a text is neither a rule nor a file, or there is no rule at all: a check of
-            nothing would pass.
+        InputError: a text is neither a rule nor a file, or there is no rule.
 
     >>> [str(rule) for rule in read_rules(["basic:accuracy[clean]>=85 %"])]
     ['basic: accuracy[clean] >= 85 %']
     """
     rules = [rule for text in texts for rule in _read(text)]
     if not rules:
-        raise InputError(f"there is no rule to check; write one such as {EXAMPLE}")
+        raise InputError(f"a check needs at least one rule, such as {EXAMPLE}")
     return list(dict.fromkeys(rules))
 
 
 def level_number(text: str) -> float | None:
-    """Read a level, also as a fraction; None for what is no number.
+    """Read a level, also as a fraction; return None for text that is not a number.
 
     >>> level_number("0.50"), level_number("8/255") == 8 / 255, level_number("worst")
     (0.5, True, None)
@@ -103,7 +102,7 @@ def level_number(text: str) -> float | None:
 
 
 def _read(text: str) -> Iterator[Rule]:
-    if any(sign in text for sign in "[<>≤≥"):  # hardly ever in a path
+    if any(sign in text for sign in "[<>≤≥"):  # paths rarely contain these
         yield _parse(text)
     elif Path(text).is_file():
         yield from map(_parse, _texts_of(Path(text)))
@@ -119,7 +118,7 @@ def _texts_of(path: Path) -> list[str]:
                 raise unknown_name(f"key in {path}", key, ["rules"])
         content = content.get("rules")
     if not isinstance(content, list) or not content:
-        raise InputError(f"{path} must hold a list of rules, such as - {EXAMPLE}")
+        raise InputError(f"{path} must contain a list of rules, such as - {EXAMPLE}")
     return [_text_of(entry, path) for entry in content]
 
 
@@ -137,7 +136,7 @@ def _text_of(entry: object, path: Path) -> str:
 def _parse(text: str) -> Rule:
     match = _RULE.fullmatch(text.strip())
     if match is None:
-        raise InputError(f"the rule {text!r} is not {FORM}, as in {EXAMPLE}")
+        raise InputError(f"the rule {text!r} must have the form {FORM}, such as {EXAMPLE}")
     change, sign = match["change"], match["operator"]
     if change not in ("", *CHANGES):
         raise _in_rule(text, unknown_name("change", change, CHANGES))

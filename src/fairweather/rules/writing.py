@@ -1,4 +1,4 @@
-"""Verdicts as text: a table for people, JUnit's XML for the services that run pipelines."""
+"""Write verdicts as text: a table for people, and JUnit XML for continuous integration."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fairweather.report.tables import TOO_FEW
 from fairweather.rules.judging import Verdict
 
 LAYOUT = Layout(("", "rule", "value", "low", "high", "n", "margin"), words=2)
-# In the columns of the ends, where too few errors carry the number.
+# The text in the columns low and high if there are too few errors for an interval.
 MARKED = TOO_FEW.rsplit(" ", 1)
-SHOWN = 5  # cells of a variant that was left out
+SHOWN = 5  # how many cells of a left-out variant are named
 JUDGED = {
     "interval": "judged on the end of the 95 % interval that is worse for the rule",
     "value": "judged on the value",
@@ -20,27 +20,27 @@ JUDGED = {
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """Write one line a verdict, what failed first, and a sentence on the whole.
+    """Write one line per verdict, failures first, and a sentence that sums up.
 
-    Every rule in it can be copied; `margin` is how far the judged number is on the right side of
-    the limit.
+    Every rule in the table can be copied. `margin` is the distance of the judged number to the
+    limit; it is negative on the wrong side.
     """
     ordered = sorted(verdicts, key=lambda verdict: verdict.passed)
     return f"{aligned(LAYOUT, list(map(_line, ordered)))}\n\n{summary(verdicts)}"
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
-    """Say how many failed, on what they were judged, and which variants were left out."""
+    """Write how many checks failed, which number was judged, and which variants were left out."""
     failed = sum(not verdict.passed for verdict in verdicts)
     judged = "; ".join(dict.fromkeys(JUDGED[verdict.on] for verdict in verdicts))
     return f"{failed} of {len(verdicts)} checks failed, {judged}{_left_out(verdicts)}"
 
 
 def junit(verdicts: Sequence[Verdict]) -> str:
-    """Write one JUnit test case a verdict; the class is the model.
+    """Write one JUnit test case per verdict; the class is the model.
 
-    The attributes are those that the schema of Jenkins asks for. GitLab tells test cases apart by
-    class and name, and shows the text of a failure instead of its message, so both say the same.
+    The attributes are those that the schema of Jenkins requires. GitLab identifies test cases by
+    class and name, and shows the text of a failure instead of its message, so both are the same.
 
     Source: junit-10.xsd of Jenkins' xunit plugin; GitLab, Unit test reports.
     """
@@ -66,7 +66,7 @@ def _left_out(verdicts: Sequence[Verdict]) -> str:
         for variant, names in verdict.left_out.items():
             cells.setdefault(variant, {}).update(dict.fromkeys(names))
     some = ", ".join(f"{variant} ({_few(list(names))})" for variant, names in cells.items())
-    return f"; left out, having no such images: {some}" if some else ""
+    return f"; left out because they do not have these images: {some}" if some else ""
 
 
 def _few(names: Sequence[str]) -> str:

@@ -32,13 +32,13 @@ class ShiftKind(NamedTuple):
     """A row of the table of shifts.
 
     Attributes:
-        build: keyword parameters in, the function of 8-bit images out.
+        build: makes the function of 8-bit images from keyword parameters.
         level: the parameter that a sweep varies.
-        title, level_title: for table heads and axes.
-        neutral: the level that changes nothing, where clean belongs on the axis of a figure.
-        note: what a reader must know about these parameters, or nothing.
-        parameters: the names of the keywords, where the signature of `build` does not say them.
-        texts: those of them that are text; all others are numbers.
+        title, level_title: texts for table heads and axes.
+        neutral: the level that changes nothing; clean images have this place on a figure's axis.
+        note: returns what a reader must know about these parameters, or "".
+        parameters: the names of the keywords, if the signature of `build` does not contain them.
+        texts: the parameters that are text; all others are numbers.
     """
 
     build: Callable[..., ShiftFunction]
@@ -64,7 +64,7 @@ def _blur_note(parameters: Mapping[str, Parameter]) -> str:
     if "kernel_size" not in parameters:
         return ""
     sigma, size = float(parameters["sigma"]), int(parameters["kernel_size"])
-    return f"a {size}x{size} kernel leaves an effective σ of {effective_sigma(sigma, size):.2f}"
+    return f"with a {size}x{size} kernel, the effective σ is {effective_sigma(sigma, size):.2f}"
 
 
 def _corruption_kind(name: str) -> ShiftKind:
@@ -176,12 +176,12 @@ def sweep(name: str, levels: Sweep) -> list[Shift]:
 
 
 def suite(name: str, image_size: int | None = None) -> list[Shift]:
-    """Give the shifts of a named suite.
+    """Return the shifts of a named suite.
 
     Args:
-        name: of `SUITES`.
-        image_size: a side in pixels, for the shifts whose parameters depend on it; by default they
-            take the smaller side of the images that they are given.
+        name: a name in `SUITES`.
+        image_size: the image side in pixels, for shifts whose parameters depend on it. By default,
+            these use the smaller side of the images.
 
     >>> len(suite("imagenet_c")), len(suite("imagenet_c_extra")), len(suite("paper_pathmnist"))
     (75, 20, 8)

@@ -14,15 +14,15 @@ from fairweather.errors import InputError
 from fairweather.shifts.imagenet_c.digital import jpeg_compression
 from fairweather.types import ShiftFunction
 
-MOST_SIGMA = 1000  # pixels; a kernel of 8,001 is beyond any image that a classifier takes
+MOST_SIGMA = 1000  # pixels; its kernel of 8,001 pixels is larger than any classifier's images
 
 
 def brightness_factor(*, factor: float) -> ShiftFunction:
     """Multiply every channel by `factor`, clip to [0, 255] and drop the fraction.
 
     Equal to `torchvision.transforms.functional.adjust_brightness` on PIL images to the last bit:
-    PIL multiplies in 32-bit floats and truncates. Not ImageNet-C's brightness, which adds to V in
-    HSV.
+    PIL multiplies in 32-bit floats and truncates. This is not ImageNet-C's brightness, which adds
+    to V in HSV.
 
     Args:
         factor: 0 is black, 1 changes nothing, 2 is twice as bright; any number >= 0.
@@ -49,9 +49,9 @@ def gaussian_blur(*, sigma: float, kernel_size: int | None = None) -> ShiftFunct
 
     Args:
         sigma: standard deviation in pixels, > 0.
-        kernel_size: odd side of the square kernel; by default `2 * ceil(4 * sigma) + 1`, which
-            cuts nothing off that 8 bits could show. A smaller kernel blurs less than `sigma` says:
-            see `effective_sigma`.
+        kernel_size: odd side of the square kernel in pixels; by default `2 * ceil(4 * sigma) + 1`,
+            so that what is cut off is too small for 8 bits. A smaller kernel blurs less than
+            `sigma` does; see `effective_sigma`.
 
     >>> images = torch.zeros(1, 3, 5, 5, dtype=torch.uint8)
     >>> images[:, :, 2, 2] = 255
@@ -74,10 +74,10 @@ def gaussian_blur(*, sigma: float, kernel_size: int | None = None) -> ShiftFunct
         if min(height, width) <= reach:
             raise InputError(
                 f"gaussian_blur: a kernel of {kernel.shape[0]} needs images of more than {reach} "
-                f"pixels a side, found {height}x{width}"
+                f"pixels per side, found {height}x{width}"
             )
-        # One image of many channels instead of many images of three: the same sums in the same
-        # order, but oneDNN's depthwise convolution fills its vectors (benchmarks/README.md).
+        # One image with many channels instead of many images with three. The sums and their order
+        # are the same, but oneDNN's depthwise convolution is faster (benchmarks/README.md).
         planes = images.reshape(1, n * channels, height, width).float()
         padded = F.pad(planes, (reach, reach, reach, reach), mode="reflect")
         weight = kernel.to(images.device).expand(n * channels, 1, *kernel.shape)
@@ -88,7 +88,7 @@ def gaussian_blur(*, sigma: float, kernel_size: int | None = None) -> ShiftFunct
 
 
 def effective_sigma(sigma: float, kernel_size: int) -> float:
-    """Give the standard deviation, in pixels, of the Gaussian that is left inside the kernel.
+    """Return the standard deviation, in pixels, of the part of the Gaussian inside the kernel.
 
     >>> round(effective_sigma(0.9, kernel_size=5), 2), round(effective_sigma(3.0, kernel_size=5), 2)
     (0.88, 1.36)
@@ -106,10 +106,10 @@ def _profile(sigma: float, size: int) -> torch.Tensor:
 
 
 def hue(*, turn: float) -> ShiftFunction:
-    """Turn the hue, an 8-bit H of HSV, around the colour circle.
+    """Rotate the hue, an 8-bit H of HSV, around the colour circle.
 
-    Equal to `torchvision.transforms.functional.adjust_hue` on PIL images: no turn is not quite the
-    image itself, as 8 bits of HSV are fewer colours than 8 bits of RGB.
+    Equal to `torchvision.transforms.functional.adjust_hue` on PIL images. Even a turn of 0 changes
+    the image slightly, because 8-bit HSV has fewer colours than 8-bit RGB.
 
     Args:
         turn: share of the circle, in [-0.5, 0.5].
@@ -133,7 +133,7 @@ def hue(*, turn: float) -> ShiftFunction:
 
 
 def gamma(*, exponent: float) -> ShiftFunction:
-    """Raise values in [0, 1] to a power: above 1 darker, below 1 brighter.
+    """Raise values in [0, 1] to a power: above 1 makes images darker, below 1 brighter.
 
     Equal to `torchvision.transforms.functional.adjust_gamma` on PIL images.
 
@@ -146,7 +146,7 @@ def gamma(*, exponent: float) -> ShiftFunction:
     """
     if exponent <= 0:
         raise InputError(f"gamma: exponent must be > 0, found {exponent}")
-    # Just below 256, as in torchvision: all 256 outputs are as wide, and 1 is still 255.
+    # Just below 256, as in torchvision: all 256 outputs have equal width, and 1 becomes 255.
     values = (256 - 1e-3) * (np.arange(256) / 255) ** exponent
     table = torch.from_numpy(values.astype(np.uint8))
 
@@ -157,10 +157,10 @@ def gamma(*, exponent: float) -> ShiftFunction:
 
 
 def jpeg(*, quality: float) -> ShiftFunction:
-    """Encode as JPEG and decode again, as `imagenet_c/jpeg_compression` at any quality.
+    """Encode as JPEG and decode again, as `imagenet_c/jpeg_compression` but at any quality.
 
     Args:
-        quality: libjpeg's, a whole number from 1 to 100; 100 is not quite lossless.
+        quality: libjpeg's quality, a whole number from 1 to 100; 100 is not lossless.
 
     >>> grey = torch.full((1, 3, 8, 8), 128, dtype=torch.uint8)
     >>> jpeg(quality=50)(grey, torch.arange(1), 0).unique().tolist()
@@ -177,7 +177,7 @@ def jpeg(*, quality: float) -> ShiftFunction:
 
 
 def rotation(*, degrees: float) -> ShiftFunction:
-    """Turn counter-clockwise around the centre, interpolating linearly; what comes in is black.
+    """Rotate counter-clockwise around the centre, with linear interpolation and black corners.
 
     Equal to `torchvision.transforms.functional.rotate(BILINEAR)` on PIL images.
 
@@ -198,7 +198,7 @@ def rotation(*, degrees: float) -> ShiftFunction:
 
 
 def translate(*, fraction: float) -> ShiftFunction:
-    """Move to the right by a share of the width, to whole pixels; what comes in is black.
+    """Move to the right by a share of the width, in whole pixels; uncovered pixels are black.
 
     Equal to `torchvision.transforms.functional.affine(translate=[pixels, 0])`.
 
@@ -225,10 +225,10 @@ def translate(*, fraction: float) -> ShiftFunction:
 
 
 def downscale(*, factor: float) -> ShiftFunction:
-    """Shrink by a factor and grow again, both with Pillow's linear filter.
+    """Shrink by a factor and enlarge again, both with Pillow's linear filter.
 
     Args:
-        factor: >= 1; the sides in between are rounded to whole pixels, at least one.
+        factor: >= 1; the smaller sides are rounded to whole pixels, at least one.
 
     >>> images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     >>> images[..., 4:] = 200
@@ -250,7 +250,7 @@ def downscale(*, factor: float) -> ShiftFunction:
 
 
 def _by_pillow(images: torch.Tensor, change: Callable[[Image.Image], Image.Image]) -> torch.Tensor:
-    """Change uint8 `[B, 3, H, W]` picture by picture; sizes stay.
+    """Change uint8 `[B, 3, H, W]` image by image; the size must not change.
 
     >>> images = torch.zeros(2, 3, 8, 9, dtype=torch.uint8)
     >>> _by_pillow(images, lambda picture: picture.point(lambda value: value + 3)).unique()

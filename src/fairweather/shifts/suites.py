@@ -52,14 +52,14 @@ SUITES: Mapping[str, Mapping[str, Sweep]] = {
         "brightness_factor": (0.6, 0.8, 1.2, 1.4),
         "gaussian_blur": {"sigma": (0.3, 0.5, 0.7, 0.9), "kernel_size": 5},
     },
-    # Hendrycks and Dietterich (2019): the fifteen that the benchmark's means are over, in its
-    # order, and the four that are for validation.
+    # Hendrycks and Dietterich (2019): the fifteen corruptions that the benchmark averages, in its
+    # order, and the four for validation.
     "imagenet_c": {f"imagenet_c/{name}": _SEVERITIES for name in _BENCHMARK},
     "imagenet_c_extra": {f"imagenet_c/{name}": _SEVERITIES for name in _EXTRA},
-    # Di Salvo, Doerrich and Ledig (2024): the family of PathMNIST, and that of each 2-D set.
+    # Di Salvo, Doerrich and Ledig (2024): the corruptions of PathMNIST, and of each other 2-D set.
     "medmnist_c": _PATHMNIST,
     **{f"medmnist_c/{dataset}": _medmnist_c(dataset) for dataset in FAMILIES if dataset != DEFAULT},
     f"medmnist_c/{DEFAULT}": _PATHMNIST,
-    # One or two of each family - noise, blur, weather, digital - and none that is dear.
+    # One or two of each family (noise, blur, weather, digital), without the slow ones.
     "quick": {f"imagenet_c/{name}": (1, 3, 5) for name in _QUICK},
 }

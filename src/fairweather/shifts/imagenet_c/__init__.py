@@ -1,21 +1,20 @@
-"""The common corruptions of ImageNet-C, CIFAR-10-C and Tiny-ImageNet-C, of whole batches.
+"""The common corruptions of ImageNet-C, CIFAR-10-C and Tiny-ImageNet-C, for whole batches.
 
 A corruption is a plain function in one of this package's modules, and a row of `CORRUPTIONS`. Its
-keyword-only parameters are those of its row in constants.py. There are two forms, told apart by
-the row's `random`:
+keyword-only parameters are those of its row in constants.py. There are two forms; the row's
+`random` says which one a function has:
 
     fixed:   `brightness(images, *, amount) -> images`
     random:  `fog(images, generators, *, amount, decay) -> images`
 
-`images` are C-contiguous uint8 arrays `[B, 3, H, W]` of numpy, with H and W >= 8, square
-or not; the result is a new array of the same kind (the input is never written to).
-`generators` is an iterator of one `numpy.random.Generator` for each image, in order
-(`shifts.generators`): it must be asked for exactly one generator an image, and an image's
-result must depend on its own pixels and generator alone, to the last bit, whatever the batch.
-Parameters come as int or float; a function raises `InputError` for values that it cannot take
-(NaN and infinity are sorted out before).
+`images` are C-contiguous numpy arrays, uint8 `[B, 3, H, W]`, with H and W >= 8, square or not. The
+result is a new array of the same kind; the input is never changed. `generators` is an iterator of
+one `numpy.random.Generator` per image, in order (`shifts.generators`). A function must take exactly
+one generator per image. The result of an image must depend only on its own pixels and generator, to
+the last bit, for any batch. Parameters are int or float. A function raises `InputError` for values
+that are not allowed (NaN and infinity are refused before).
 
-Values are quantised as the benchmark does, `uint8(clip(x, 0, 1) * 255)`: the fraction is dropped.
+Values are quantised as in the benchmark, `uint8(clip(x, 0, 1) * 255)`: the fraction is dropped.
 """
 
 from __future__ import annotations
@@ -60,8 +59,8 @@ class Corruption(NamedTuple):
 
     Attributes:
         function: see this module's docstring.
-        title: for table heads.
-        random: does it draw.
+        title: text for table heads.
+        random: does it need random numbers.
     """
 
     function: Callable[..., npt.NDArray[np.uint8]]
@@ -70,8 +69,8 @@ class Corruption(NamedTuple):
 
 
 SMALLEST = 8  # side in pixels
-FARTHEST = 20  # times beyond what is published, a constant may be
-# The fifteen of the benchmark in its order, then the four that it keeps for validation.
+FARTHEST = 20  # a constant may differ from the published ones by this factor
+# The fifteen corruptions of the benchmark in its order, then its four for validation.
 CORRUPTIONS: Mapping[str, Corruption] = {
     "gaussian_noise": Corruption(gaussian_noise, "Gaussian noise", random=True),
     "shot_noise": Corruption(shot_noise, "Shot noise", random=True),
@@ -100,16 +99,16 @@ def corruption(
 ) -> ShiftFunction:
     """Make a corruption of `CORRUPTIONS` at a severity.
 
-    The numbers that it draws depend on name, severity, seed and the image's key, and not on
-    `image_size` or the constants: an image size that is stated draws what the same size found in
-    the batch does, and a sweep of a constant changes nothing else.
+    The random numbers depend on name, severity, seed and the image's key, and not on `image_size`
+    or the constants. So giving the image size explicitly does not change the random numbers, and
+    neither does a sweep of a constant.
 
     Args:
-        name: of the corruption, such as `fog`.
+        name: the name of the corruption, such as `fog`.
         severity: 1, 2, 3, 4 or 5.
         image_size: chooses the published set of constants (`Constants.at`); by default, the smaller
-            side of the images that it is given.
-        constants: instead of the published ones.
+            side of the images.
+        constants: values that replace the published ones.
     """
     if severity not in (1, 2, 3, 4, 5):
         raise InputError(
@@ -130,7 +129,7 @@ def corruption(
         if side < SMALLEST:
             height, width = images.shape[2:]
             raise InputError(
-                f"imagenet_c/{name} needs images of at least {SMALLEST} pixels a side, "
+                f"imagenet_c/{name} needs images of at least {SMALLEST} pixels per side, "
                 f"found {height}x{width}"
             )
         if len(images) == 0:
@@ -141,14 +140,14 @@ def corruption(
         drawn = (image_generators(keys, seed, stream),) if row.random else ()
         return torch.from_numpy(row.function(pixels, *drawn, **parameters)).to(images.device)
 
-    if constants:  # what they may be, the corruption itself knows
+    if constants:  # only the corruption itself knows which values are allowed
         trial = torch.zeros(1, 3, SMALLEST, SMALLEST, dtype=torch.uint8)
         apply(trial, torch.zeros(1, dtype=torch.int64), 0)
     return apply
 
 
 def _check_constant(name: str, key: str, value: float) -> None:
-    """Refuse what is far from anything published: it would take all memory, or the whole day."""
+    """Refuse constants far from the published ones, which could take all memory, or hours."""
     place = CONSTANTS[name].names.index(key)
     sizes = (8, 64, 224)  # one for each published set
     published = [
@@ -160,13 +159,13 @@ def _check_constant(name: str, key: str, value: float) -> None:
     least = min((each for each in published if each), default=0.0) / FARTHEST
     if abs(value) > most or 0 < abs(value) < least:
         raise InputError(
-            f"imagenet_c/{name}: {key} must be between {least:g} and {most:g}, {FARTHEST} times "
-            f"beyond what is published, found {shortest(value)}"
+            f"imagenet_c/{name}: {key} must be between {least:g} and {most:g} (within a factor of "
+            f"{FARTHEST} of the published values), found {shortest(value)}"
         )
 
 
 def parameter_names(name: str) -> tuple[str, ...]:
-    """Give the keyword parameters of a corruption's shift, the level first.
+    """Return the names of the keyword parameters of a corruption's shift, the level first.
 
     >>> parameter_names("fog")
     ('severity', 'image_size', 'amount', 'decay')
@@ -175,7 +174,7 @@ def parameter_names(name: str) -> tuple[str, ...]:
 
 
 def severity_note(name: str, parameters: Mapping[str, Parameter]) -> str:
-    """Write out the constants of a corruption whose `image_size` is stated.
+    """Return the constants of a corruption as text, if its `image_size` is given, else "".
 
     >>> severity_note("fog", {"severity": 2, "image_size": 32, "decay": 2.5})
     'amount 0.5, decay 2.5'

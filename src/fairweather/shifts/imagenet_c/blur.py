@@ -1,7 +1,7 @@
 """Blurs: Gaussian, defocus, glass, motion and zoom.
 
-Convolutions are OpenCV's, an image at a time: the same sums in the same order whatever the batch,
-and faster than torch's of whole batches, which small and sparse kernels leave idle.
+OpenCV convolves one image at a time: the sums have the same order in any batch, and with small and
+sparse kernels this is faster than torch on whole batches.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from fairweather.shifts.imagenet_c.imagewise import (
 Pixels = npt.NDArray[np.uint8]
 Generators = Iterator[np.random.Generator]
 
-# Kernels of fewer taps than this are summed tap by tap by OpenCV, larger ones by Fourier transform.
+# OpenCV sums kernels with fewer taps than this directly, and larger ones by Fourier transform.
 _DIRECT_BELOW = 130
 
 
 def gaussian_blur(images: Pixels, *, sigma: float) -> Pixels:
-    """Convolve with a Gaussian of `sigma` pixels, > 0, cut off at 4 sigma, edges repeated.
+    """Convolve with a Gaussian of `sigma` pixels, > 0, cut off at 4 sigma; edges are repeated.
 
-    As `skimage.filters.gaussian`; not the shift `gaussian_blur`, which reflects and rounds.
+    As `skimage.filters.gaussian`. The shift `gaussian_blur` differs: it reflects and rounds.
 
     >>> images = np.zeros((1, 3, 9, 9), np.uint8)
     >>> images[..., 4, 4] = 255
@@ -46,11 +46,11 @@ def gaussian_blur(images: Pixels, *, sigma: float) -> Pixels:
 
 
 def defocus_blur(images: Pixels, *, radius: float, alias_blur: float) -> Pixels:
-    """Convolve with a disk of `radius` pixels whose edge is softened, borders reflected.
+    """Convolve with a disk of `radius` pixels with a softened edge; borders are reflected.
 
     Args:
         images: see the package.
-        radius: > 0; the disk is made of whole pixels, so that any radius below 1 is one pixel.
+        radius: > 0; the disk consists of whole pixels, so any radius below 1 is one pixel.
         alias_blur: standard deviation of the softening in pixels, > 0.
     """
     check_positive("defocus_blur", "radius", radius)
@@ -62,8 +62,9 @@ def defocus_blur(images: Pixels, *, radius: float, alias_blur: float) -> Pixels:
 def disk(radius: float, alias_blur: float) -> Floats:
     """Make the kernel of `defocus_blur`, float32 `[2k + 1, 2k + 1]`, without an empty rim.
 
-    Disks of radius 8 and more touch the rim of the benchmark's kernel, where its softening
-    reflects: they sum to 1.01 and brighten a little. Kept, as its images were made that way.
+    Disks with a radius of 8 or more touch the rim of the benchmark's kernel, where its softening
+    reflects. So they sum to 1.01 and make images slightly brighter. This is kept, because the
+    benchmark's images were made that way.
 
     >>> disk(1, 0.2).round(2)[1]
     array([0.2, 0.2, 0.2], dtype=float32)
@@ -73,15 +74,15 @@ def disk(radius: float, alias_blur: float) -> Floats:
     inside = offsets[:, None] ** 2 + offsets[None, :] ** 2 <= radius**2
     kernel = inside.astype(np.float32) / np.float32(inside.sum())
     kernel = np.asarray(cv2.GaussianBlur(kernel, (size, size), alias_blur), np.float32)
-    # Taps of 1e-6 and less cannot show in 8 bits; without them small disks are summed directly.
+    # Taps of at most 1e-6 are too small for 8 bits; without them small disks are summed directly.
     rim = min(int(side.any(axis=1).argmax()) for side in (kernel > 1e-6, kernel.T > 1e-6))
     return np.ascontiguousarray(kernel[rim : len(kernel) - rim, rim : len(kernel) - rim])
 
 
 def motion_blur(images: Pixels, generators: Generators, *, radius: float, sigma: float) -> Pixels:
-    """Smear along a line of random slope, -45 to 45 degrees, to one side; edges repeated.
+    """Smear to one side along a line with a random angle of -45 to 45 degrees; edges are repeated.
 
-    The benchmark's own, ImageMagick's; not that of the package imagecorruptions.
+    This is the benchmark's motion blur, from ImageMagick; the package imagecorruptions has another.
 
     Args:
         images: see the package.
@@ -99,10 +100,10 @@ def motion_blur(images: Pixels, generators: Generators, *, radius: float, sigma:
 
 
 def motion_filter(image: Floats, radius: float, sigma: float, angle: float) -> Floats:
-    """Filter float32 `[H, W]` or `[H, W, C]` as ImageMagick's MotionBlurImage; edges repeated.
+    """Filter float32 `[H, W]` or `[H, W, C]` as ImageMagick's MotionBlurImage; edges are repeated.
 
-    A tap i = 0, 1, ... 2 ceil(radius) weighs exp(-i^2 / 2 sigma^2) and lies i pixels away at
-    `angle` degrees (y downwards), rounded to whole pixels with halves down.
+    Tap i = 0, 1, ... 2 ceil(radius) has the weight exp(-i^2 / 2 sigma^2). It is i pixels away at
+    `angle` degrees (y downwards), rounded to whole pixels; halves are rounded down.
 
     Source: ImageMagick 6, magick/effect.c, MotionBlurImageChannel and GetMotionBlurKernel.
 
@@ -134,7 +135,7 @@ def motion_filter(image: Floats, radius: float, sigma: float, angle: float) -> F
 
 
 def _pieces(rows: list[int], columns: list[int]) -> Iterator[slice]:
-    """Cut a line of taps so that each piece's rectangle is small enough for direct summation."""
+    """Cut a line of taps so that the rectangle of each piece is small enough to sum directly."""
     start = 0
     for at in range(1, len(rows)):
         area = (abs(rows[at] - rows[start]) + 1) * (abs(columns[at] - columns[start]) + 1)
@@ -145,7 +146,7 @@ def _pieces(rows: list[int], columns: list[int]) -> Iterator[slice]:
 
 
 def _kernel(rows: list[int], columns: list[int], weights: Floats) -> tuple[Floats, int, int]:
-    """Lay taps into the smallest kernel; it stands at the returned row and column."""
+    """Put taps into the smallest kernel; return it with its row and column."""
     top, left = min(rows[0], rows[-1]), min(columns[0], columns[-1])
     shape = (abs(rows[-1] - rows[0]) + 1, abs(columns[-1] - columns[0]) + 1)
     kernel = np.zeros(shape, np.float32)
@@ -155,15 +156,15 @@ def _kernel(rows: list[int], columns: list[int], weights: Floats) -> tuple[Float
 
 
 def zoom_blur(images: Pixels, *, stop: float, step: float) -> Pixels:
-    """Average the image with itself zoomed by 1, 1 + step, ... up to `stop`, as `numpy.arange`.
+    """Average the image with its zooms by 1, 1 + step, ... up to `stop`, as in `numpy.arange`.
 
-    Zooming is `scipy.ndimage.zoom(order=1)` of the central part, whose first and last pixels stay
-    where they are; what is too much is cut off. Images of 8 pixels are too small for a zoom by less
-    than 1.07 to change them.
+    A zoom is `scipy.ndimage.zoom(order=1)` of the central part, whose first and last pixels keep
+    their places; surplus pixels are cut off. A zoom by less than 1.07 does not change an image of 8
+    pixels.
 
     Args:
         images: see the package.
-        stop: > 1, excluded but for rounding errors, which are numpy's and the benchmark's.
+        stop: > 1; excluded, except for rounding errors, which are the same as in the benchmark.
         step: > 0.
     """
     check_positive("zoom_blur", "step", step)
@@ -174,7 +175,7 @@ def zoom_blur(images: Pixels, *, stop: float, step: float) -> Pixels:
     to_columns, to_rows = _zooms(width, factors), _averaged(height, factors)
 
     def zoom(image: Floats) -> Floats:
-        """Every zoom of the columns, then of the rows and their mean: linear maps, mostly zeros."""
+        """Zoom the columns, then zoom and average the rows: both are sparse linear maps."""
         transposed = cv2.transpose(image).reshape(width, height * 3)
         wide = (to_columns @ transposed).reshape(-1, height, 3)
         wide = cv2.transpose(wide).reshape(height * len(factors), width * 3)
@@ -185,7 +186,7 @@ def zoom_blur(images: Pixels, *, stop: float, step: float) -> Pixels:
 
 @lru_cache(maxsize=64)
 def _zooms(side: int, factors: tuple[float, ...]) -> sparse.csr_array:
-    """Stack the maps of a line of pixels to its zoomed self, `[factors * side, side]`."""
+    """Stack the maps that zoom a line of pixels by each factor, `[factors * side, side]`."""
     return sparse.vstack([_zoom(side, factor) for factor in factors], format="csr")
 
 
@@ -204,7 +205,7 @@ def _zoom(side: int, factor: float) -> sparse.csr_array:
 
 @lru_cache(maxsize=64)
 def _averaged(side: int, factors: tuple[float, ...]) -> sparse.csr_array:
-    """The mean of the image and all of its zooms, of which the first, by 1, is the image again.
+    """The mean of the image and all its zooms; the first zoom, by 1, is the image again.
 
     `[side, side * factors]`: the columns are ordered by pixel, then by factor.
     """
@@ -219,18 +220,18 @@ def _averaged(side: int, factors: tuple[float, ...]) -> sparse.csr_array:
 def glass_blur(
     images: Pixels, generators: Generators, *, sigma: float, reach: float, passes: float
 ) -> Pixels:
-    """Blur, let each pixel take the value of a near one, in place, and blur again.
+    """Blur, give each pixel the value of a nearby one, in place, and blur again.
 
-    The benchmark means to swap two pixels, but its swap of two views of one array makes both equal
-    to the second: kept, as its images were made that way. The offsets go from -reach to reach - 1,
-    as there.
+    The benchmark's code tries to swap two pixels, but it swaps two views of one array, so both get
+    the value of the second. This is kept, because the benchmark's images were made that way. The
+    offsets are from -reach to reach - 1, as in the benchmark.
 
     Args:
         images: see the package.
         generators: see the package; each gives the offsets.
-        sigma: of the Gaussian, pixels, > 0.
-        reach: farthest pixel on each axis, a whole number, 1 to 15.
-        passes: over the image, a whole number >= 1.
+        sigma: standard deviation of the Gaussian in pixels, > 0.
+        reach: largest offset on each axis in pixels, a whole number from 1 to 15.
+        passes: number of passes over the image, a whole number from 1 to 100.
     """
     check_positive("glass_blur", "sigma", sigma)
     for parameter, value, most in (("reach", reach, 15), ("passes", passes, 100)):
@@ -255,16 +256,16 @@ def glass_blur(
 def _origins(
     height: int, width: int, reach: int, generator: np.random.Generator
 ) -> npt.NDArray[np.int_]:
-    """Say for each pixel of `[H * W]` where its value comes from after one pass.
+    """Return, for each pixel of `[H * W]`, where its value comes from after one pass.
 
     The benchmark goes from the lower right to the upper left and overwrites each pixel with one at
-    a random offset. If that one lies ahead, its value is as it was before the pass; if it lies
-    behind, it has been overwritten already, so its origin is looked up, and so on: the chains are
-    short, and all are followed at once.
+    a random offset. If that pixel comes later in the pass, it still has its old value. If it came
+    earlier, it has already been overwritten, so its own origin is looked up, and so on. These
+    chains are short, and all are followed at once.
     """
     places = np.arange(height * width)
     grid = places.reshape(height, width).copy()
-    # The scan's limits are the benchmark's; images too small for it stay as they are.
+    # The limits of the scan are the benchmark's; images that are too small do not change.
     rows, columns = (slice(reach + 1, max(0, side - reach + 1)) for side in (height, width))
     scanned = grid[rows, columns]  # a view
     down, right = generator.integers(-reach, reach, size=(2, *scanned.shape), dtype=np.int8)

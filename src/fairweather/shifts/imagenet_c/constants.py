@@ -1,4 +1,4 @@
-"""The published constants of the common corruptions, in the one table that everything reads.
+"""The table of the published constants of the common corruptions.
 
 Source: D. Hendrycks and T. Dietterich, "Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations" (ICLR 2019), as in github.com/hendrycks/robustness,
@@ -16,12 +16,12 @@ Row = tuple[float, ...]
 
 
 class Constants(NamedTuple):
-    """What a corruption's parameters are at the five severities of each published set.
+    """A corruption's parameters at the five severities of each published set.
 
     Attributes:
-        names: of the parameters, in the order of the rows.
-        cifar10, tiny_imagenet, imagenet: five rows each, severity 1 first; made for images of 32,
-            64 and 224 pixels.
+        names: the names of the parameters, in the order of the rows.
+        cifar10, tiny_imagenet, imagenet: five rows each, severity 1 first, for images of 32, 64 and
+            224 pixels.
     """
 
     names: tuple[str, ...]
@@ -30,7 +30,7 @@ class Constants(NamedTuple):
     imagenet: tuple[Row, ...]
 
     def at(self, severity: int, image_size: int) -> dict[str, float]:
-        """Give the parameters at a severity, 1 to 5, of the set nearest to a side in pixels.
+        """Return the parameters at a severity, 1 to 5, from the set for this side in pixels.
 
         >>> CONSTANTS["defocus_blur"].at(severity=2, image_size=28)
         {'radius': 0.4, 'alias_blur': 0.5}
@@ -41,7 +41,7 @@ class Constants(NamedTuple):
         return dict(zip(self.names, rows[severity - 1], strict=True))
 
 
-# Half-way, roughly, between 32, 64 and 224 pixels.
+# Roughly half-way between 32, 64 and 224 pixels.
 CIFAR10_BELOW = 48
 TINY_IMAGENET_BELOW = 128
 
@@ -52,11 +52,11 @@ def _one(name: str, cifar10: Row, tiny_imagenet: Row, imagenet: Row) -> Constant
     return Constants((name,), *sets)
 
 
-# 244 is the benchmark's slip of the pen for 224, kept by it and so here.
+# 244 is a typing error for 224 in the benchmark's code. Its images were made with it, so it stays.
 _E = 244 / 224
 
 CONSTANTS: Mapping[str, Constants] = {
-    # standard deviation, of values in [0, 1]
+    # standard deviation, for values in [0, 1]
     "gaussian_noise": _one(
         "scale",
         (0.04, 0.06, 0.08, 0.09, 0.10),
@@ -98,14 +98,14 @@ CONSTANTS: Mapping[str, Constants] = {
         ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
         ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
     ),
-    # half the kernel, pixels; standard deviation along it, pixels
+    # half the length of the kernel, pixels; standard deviation along it, pixels
     "motion_blur": Constants(
         ("radius", "sigma"),
         ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
         ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
         ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
     ),
-    # zoom factors from 1 up to here (as numpy.arange ends), in steps of
+    # the end of the zoom factors, which start at 1 (as in numpy.arange); their step
     "zoom_blur": Constants(
         ("stop", "step"),
         ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
@@ -119,8 +119,8 @@ CONSTANTS: Mapping[str, Constants] = {
         (0.5, 0.75, 1, 1.25, 1.5),
         (1, 2, 3, 4, 6),
     ),
-    # flakes: mean, standard deviation, zoom, least value shown; their motion blur: radius, sigma
-    # (pixels); the image's own weight against its whitened self
+    # flakes: mean, standard deviation, zoom, smallest value shown; their motion blur: radius, sigma
+    # (pixels); weight of the image in its mean with the whitened image
     "snow": Constants(
         ("mean", "scale", "zoom", "threshold", "radius", "sigma", "image_weight"),
         (
@@ -145,14 +145,14 @@ CONSTANTS: Mapping[str, Constants] = {
             (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
         ),
     ),
-    # weights of the image and of the photograph of frost; what the photograph is scaled by
+    # weights of the image and of the photograph of frost; scale factor of the photograph
     "frost": Constants(
         ("image_weight", "frost_weight", "frost_zoom"),
         ((1, 0.2, 0.2), (1, 0.3, 0.2), (0.9, 0.4, 0.2), (0.85, 0.4, 0.2), (0.75, 0.45, 0.2)),
         ((1, 0.3, 0.3), (0.9, 0.4, 0.3), (0.8, 0.45, 0.3), (0.75, 0.5, 0.3), (0.7, 0.55, 0.3)),
         ((1, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)),
     ),
-    # of values in [0, 1]; by what the fractal's roughness falls from scale to scale
+    # amount added to values in [0, 1]; factor by which the fractal's roughness falls per scale
     "fog": Constants(
         ("amount", "decay"),
         ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
@@ -166,7 +166,7 @@ CONSTANTS: Mapping[str, Constants] = {
         (0.1, 0.2, 0.3, 0.4, 0.5),
         (0.1, 0.2, 0.3, 0.4, 0.5),
     ),
-    # of the distance to the channel's mean
+    # factor on the distance to the channel's mean
     "contrast": _one(
         "factor",
         (0.75, 0.5, 0.4, 0.3, 0.15),
@@ -186,22 +186,22 @@ CONSTANTS: Mapping[str, Constants] = {
             (0.12 * _E, 0.01 * _E, 0.02 * _E),
         ),
     ),
-    # of the side
+    # factor on the side
     "pixelate": _one(
         "factor",
         (0.95, 0.9, 0.85, 0.75, 0.65),
         (0.9, 0.8, 0.7, 0.6, 0.5),
         (0.6, 0.5, 0.4, 0.3, 0.25),
     ),
-    # libjpeg's, 1 to 100
+    # quality of libjpeg, 1 to 100
     "jpeg_compression": _one(
         "quality",
         (80, 65, 58, 50, 40),
         (65, 58, 50, 40, 25),
         (25, 18, 15, 10, 7),
     ),
-    # liquid: mean, standard deviation, smoothness (pixels), least value shown; strength (of mud:
-    # smoothness, pixels); 0 for water, 1 for mud
+    # liquid: mean, standard deviation, smoothness (pixels), smallest value shown; strength (for
+    # mud: smoothness, pixels); 0 for water, 1 for mud
     "spatter": Constants(
         ("mean", "scale", "sigma", "threshold", "strength", "mud"),
         (

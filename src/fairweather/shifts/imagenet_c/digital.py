@@ -1,7 +1,7 @@
 """Digital corruptions: brightness, contrast, saturation, pixelation, JPEG and elastic distortion.
 
-Source of the formulae: hendrycks/robustness, ImageNet-C/create_c/make_imagenet_c.py; of elastic
-distortion there, P. Simard, D. Steinkraus and J. Platt, "Best Practices for Convolutional Neural
+Source of the formulae: hendrycks/robustness, ImageNet-C/create_c/make_imagenet_c.py. Its elastic
+distortion is from P. Simard, D. Steinkraus and J. Platt, "Best Practices for Convolutional Neural
 Networks Applied to Visual Document Analysis" (ICDAR 2003).
 """
 
@@ -23,18 +23,19 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Generators = Iterator[np.random.Generator]
 
-# Pixels worked on at a time: float32 intermediates of this many stay in a core's cache.
+# Pixels per block: float32 arrays of this size stay in a core's cache.
 _PIXELS_AT_ONCE = 1 << 15
-# Twenty-fold what float32 loses on 255: a value that is a whole number in exact arithmetic, as
-# most are when saturation is doubled, is not to be truncated to the next lower one.
+# Twenty times the rounding error of float32 at 255. It is added so that a value that is a whole
+# number in exact arithmetic (most are, if saturation is doubled) is not truncated to the next lower
+# one.
 _NUDGE = np.float32(1e-4)
 
 
 def brightness(images: Pixels, *, amount: float) -> Pixels:
     """Add `amount` to V in HSV, clip V to [0, 1], and keep hue and saturation.
 
-    With these kept, every channel grows by the same factor V'/V. Within 1/255 of the benchmark,
-    whose way through hue rounds a few values to the other side of a whole number.
+    So every channel is multiplied by the same factor V'/V. The result is within 1/255 of the
+    benchmark, whose conversion to hue and back rounds a few values differently.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
@@ -56,7 +57,7 @@ def brightness(images: Pixels, *, amount: float) -> Pixels:
 
 @lru_cache(maxsize=8)
 def _brightened(amount: float) -> npt.NDArray[np.uint8]:
-    """Tabulate a channel's new value by the pixel's largest channel and its own, `[256 * 256]`."""
+    """Table of a channel's new value, by the pixel's largest channel and its own, `[256 * 256]`."""
     own = np.arange(256) / 255.0
     largest = own[:, None]
     value = np.clip(largest + amount, 0, 1)
@@ -68,8 +69,9 @@ def _brightened(amount: float) -> npt.NDArray[np.uint8]:
 def saturate(images: Pixels, *, factor: float, offset: float) -> Pixels:
     """Multiply S in HSV by `factor`, add `offset`, clip S to [0, 1], and keep hue and value.
 
-    With these kept, a channel's distance to the largest one grows by the factor S'/S. Grey has no
-    hue and counts as red, as in the benchmark: an `offset` tints it. Within 1/255 of the benchmark.
+    So a channel's distance to the largest one is multiplied by S'/S. Grey has no hue and counts as
+    red, as in the benchmark: an `offset` makes it reddish. The result is within 1/255 of the
+    benchmark.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
@@ -108,11 +110,11 @@ def saturate(images: Pixels, *, factor: float, offset: float) -> Pixels:
 
 
 def contrast(images: Pixels, *, factor: float) -> Pixels:
-    """Bring every channel `factor` times as far from its mean over the image.
+    """Multiply every channel's distance to its mean over the image by `factor`.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
-        factor: >= 0; 1 changes nothing but what the benchmark's arithmetic cuts off, the last bit.
+        factor: >= 0; with 1, only the last bit changes, as in the benchmark, which truncates.
 
     >>> images = np.repeat(np.array([0, 100], dtype=np.uint8), 3).reshape(2, 3).T[None, :, :, None]
     >>> contrast(np.ascontiguousarray(images), factor=0.5)[0, 0].ravel().tolist()
@@ -123,7 +125,7 @@ def contrast(images: Pixels, *, factor: float) -> Pixels:
     result = np.empty_like(images)
     values = np.arange(256) / 255.0
     for part, out in _blocks(images, result):
-        # Sums of whole numbers: the same in any order and for any batch.
+        # Sums of whole numbers are the same in any order and for any batch.
         sums = part.sum(axis=(2, 3), dtype=np.int64)[..., None]
         means = sums / (part.shape[2] * part.shape[3]) / 255.0
         tables = (np.clip((values - means) * factor + means, 0, 1) * 255).astype(np.uint8)
@@ -175,12 +177,12 @@ def pixelate(images: Pixels, *, factor: float) -> Pixels:
     batch, channels, height, width = images.shape
     low, narrow = max(1, int(factor * height)), max(1, int(factor * width))
     planes = batch * channels
-    # Pillow filters rows, rounds to 8 bits, then columns. The planes of the batch are stacked for
-    # the one and laid side by side for the other, so that each is a single call.
+    # Pillow filters rows, rounds to 8 bits, and filters columns. The planes of the batch are
+    # stacked for the rows and put side by side for the columns, so that each needs a single call.
     small = _box(images.reshape(planes * height, width), narrow, planes * height)
     small = small.reshape(planes, height, narrow).transpose(1, 0, 2).reshape(height, -1)
     small = _box(small, planes * narrow, low).reshape(low, planes, narrow)
-    # A box narrower than a pixel takes the nearest one.
+    # Enlarging with a box filter takes the nearest pixel.
     wide = small.transpose(1, 0, 2).take(_nearest(narrow, width), axis=2)
     return wide.take(_nearest(low, height), axis=1).reshape(images.shape)
 
@@ -190,12 +192,12 @@ def _box(plane: Pixels, width: int, height: int) -> Pixels:
 
 
 def _nearest(small: int, large: int) -> npt.NDArray[np.intp]:
-    """Give the small pixel that holds the centre of each large one."""
+    """Return the small pixel that contains the centre of each large one."""
     return ((np.arange(large) + 0.5) * (small / large)).astype(np.intp)
 
 
 def _blocks(images: Pixels, result: Pixels) -> Iterator[tuple[Pixels, Pixels]]:
-    """Walk through a batch and its result, `_PIXELS_AT_ONCE` pixels or one image at a time."""
+    """Yield blocks of a batch and its result, `_PIXELS_AT_ONCE` pixels or one image at a time."""
     step = max(1, _PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
     for start in range(0, len(images), step):
         yield images[start : start + step], result[start : start + step]
@@ -212,17 +214,18 @@ def elastic_transform(
     """Move three corners of a central square at random, then every pixel by smoothed noise.
 
     All three parameters are shares of the smaller side of the image. Both steps interpolate
-    linearly: the first from places rounded to 1/32 of a pixel, in an image mirrored without its
-    outermost pixels, the second from places as they are, in an image mirrored with them. (OpenCV
-    before version 5 rounds the second as well.) The package imagecorruptions has no affine part.
+    linearly. In the first step, positions are rounded to 1/32 of a pixel, and the image is mirrored
+    without repeating its outermost pixels. In the second step, positions are exact, and the
+    outermost pixels are repeated. (OpenCV before version 5 rounds the second as well.) The package
+    imagecorruptions has no affine part.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
-        generators: one an image.
-        alpha: factor on the smoothed noise, which is uniform in [-1, 1] before; >= 0; 0 leaves the
-            affine map alone.
-        sigma: standard deviation of the smoothing, cut off at three of them; >= 0.
-        shift: how far a corner moves at most, along each axis; >= 0.
+        generators: one per image.
+        alpha: factor on the smoothed noise, which is uniform in [-1, 1] before smoothing; >= 0.
+            With 0, only the affine map is applied.
+        sigma: standard deviation of the smoothing, cut off at 3 sigma; >= 0.
+        shift: the largest movement of a corner along each axis; >= 0.
 
     >>> images = np.random.default_rng(0).integers(256, size=(1, 3, 16, 16), dtype=np.uint8)
     >>> still = elastic_transform(images, iter([np.random.default_rng(0)]), alpha=0, sigma=0,
@@ -247,7 +250,7 @@ def elastic_transform(
                 np.float32(alpha * side)
             )
             moved = cv2.remap(moved, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        # The linear interpolation of values in [0, 255] stays there.
+        # Linear interpolation of values in [0, 255] stays in [0, 255].
         np.copyto(out, moved.transpose(2, 0, 1), casting="unsafe")
     return result
 
@@ -255,11 +258,11 @@ def elastic_transform(
 def _affine_places(
     generator: np.random.Generator, shape: tuple[int, int], shift: float
 ) -> tuple[Floats, Floats]:
-    """Draw an affine map that moves three corners: the x and the y that each pixel comes from.
+    """Draw an affine map that moves three corners; return the x and y that each pixel comes from.
 
-    Rounded as by `cv2.warpAffine` until version 4.
+    They are rounded as in `cv2.warpAffine` up to version 4.
     """
-    # Half the height stands first, for x, in the benchmark.
+    # The benchmark uses half the height for x.
     centre = np.array([shape[0] // 2, shape[1] // 2], np.float32)
     reach = min(shape) // 3
     corners = centre + np.array([[reach, reach], [reach, -reach], [-reach, -reach]], np.float32)
@@ -294,7 +297,7 @@ def _displacement(generator: np.random.Generator, shape: tuple[int, int], sigma:
 
 
 def _weights(sigma: float) -> npt.NDArray[np.float64]:
-    """Give a Gaussian's weights, cut off at three standard deviations as the benchmark's are."""
+    """Return a Gaussian's weights, cut off at three standard deviations as in the benchmark."""
     radius = int(3 * sigma + 0.5)
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     return np.asarray(weights / weights.sum())
@@ -303,8 +306,9 @@ def _weights(sigma: float) -> npt.NDArray[np.float64]:
 def _smooth_widely(noise: Floats, sigma: float) -> Floats:
     """Smooth `[2, H, W]` with a Gaussian wider than the image.
 
-    With mirrored edges it scales the waves of the discrete cosine transform, and leaves few. einsum
-    without its optimiser, since a matrix product's last bits depend on the number of threads.
+    With mirrored edges, the Gaussian multiplies each wave of the discrete cosine transform, and few
+    waves remain. einsum is used without its optimiser, because the last bits of a matrix product
+    depend on the number of threads.
     """
     down, across = (_waves(side, sigma) for side in noise.shape[1:])
     amplitudes = np.einsum("ckj,lj->ckl", np.einsum("ki,cij->ckj", down, noise), across)
@@ -313,9 +317,11 @@ def _smooth_widely(noise: Floats, sigma: float) -> Floats:
 
 @lru_cache(maxsize=8)
 def _waves(size: int, sigma: float) -> Floats:
-    """Give the waves, `[waves, size]`, that a Gaussian leaves 1e-4 of, times the root of how much.
+    """Return the waves, `[waves, size]`, of which a Gaussian leaves more than 1e-4, scaled.
 
-    The cut-off at 3 sigma leaves others too, to less than 0.004 pixels at the benchmark's levels.
+    Each wave is multiplied by the root of the share that the Gaussian leaves. Because of the
+    cut-off at 3 sigma, other waves remain too: they change a position by less than 0.004 pixels at
+    the benchmark's levels.
     """
     weights = _weights(sigma)
     offsets = np.arange(len(weights)) - len(weights) // 2

@@ -1,4 +1,4 @@
-"""What the corruptions that go image by image share."""
+"""Functions that several corruptions of single images share."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fairweather.errors import InputError
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-# Sums of float32 weights end a little below the whole number that they stand for in even areas:
-# a thousandth of a grey level keeps the fraction's removal from taking a whole one.
+# In uniform areas, sums of float32 weights can end slightly below the exact whole number. A
+# thousandth of a grey level is added, so that dropping the fraction does not take a whole level.
 _NUDGE = np.float32(1e-3)
 
 
@@ -23,7 +23,7 @@ def each(images: Pixels, change: Callable[[Floats], Floats]) -> Pixels:
 
     Args:
         images: uint8.
-        change: float32 `[H, W, 3]` in [0, 255] in and out; it may write to what it is given.
+        change: float32 `[H, W, 3]` in [0, 255] to the same; it may change its input.
 
     >>> each(np.full((1, 3, 1, 1), 100, np.uint8), lambda image: image * np.float32(1.258)).ravel()
     array([125, 125, 125], dtype=uint8)
@@ -36,7 +36,7 @@ def each(images: Pixels, change: Callable[[Floats], Floats]) -> Pixels:
 
 
 def quantised(image: Floats) -> Pixels:
-    """Drop the fraction of values >= 0, and let none beyond 255.
+    """Drop the fraction of values >= 0, and clip them to 255.
 
     >>> quantised(np.array([0.7, 41.99999, 255.4], np.float32)).tolist()
     [0, 42, 255]
@@ -48,7 +48,7 @@ def quantised(image: Floats) -> Pixels:
 def gaussian_filter(image: Floats, sigma: float) -> Floats:
     """Convolve float32 `[H, W]` or `[H, W, C]` with a Gaussian, as `skimage.filters.gaussian` does.
 
-    It is cut off at 4 sigma, so that a sigma below 1/8 pixel leaves nothing of it; edges repeated.
+    It is cut off at 4 sigma, so a sigma below 1/8 pixel changes nothing; edges are repeated.
 
     >>> line = np.array([[0, 0, 100, 0, 0]], np.float32)
     >>> gaussian_filter(line, 0.4).round(1)

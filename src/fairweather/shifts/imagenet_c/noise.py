@@ -1,9 +1,9 @@
 """Noise of single values: Gaussian, shot, impulse and speckle.
 
-Each is a channel from 8 bits to 8 bits: what a value becomes depends on that value and chance
-alone. So the 256 x 256 probabilities say everything, and one draw of 16 bits and one look-up a
-value replace the sampling of a distribution, its scaling, clipping and rounding. Probabilities
-are right to 2^-16 each: a chi-squared test would need the pixels of thousands of images to tell.
+Each noise maps an 8-bit value to an 8-bit value, depending only on that value and on chance. So it
+is described by 256 x 256 probabilities, and needs only 16 random bits and one look-up per value
+instead of sampling, scaling, clipping and rounding. Each probability is exact to 2^-16: a
+chi-squared test would need the pixels of thousands of images to detect the difference.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from fairweather.shifts.imagenet_c.imagewise import check_positive
 Pixels = npt.NDArray[np.uint8]
 Generators = Iterator[np.random.Generator]
 
-# Values worked on at a time: about as much as stays in a core's own cache.
+# Values per block: about as many as stay in a core's own cache.
 _VALUES_AT_ONCE = 1 << 17
 
 
 def gaussian_noise(images: Pixels, generators: Generators, *, scale: float) -> Pixels:
-    """Add normal noise of standard deviation `scale`, of values in [0, 1], > 0.
+    """Add normal noise with the standard deviation `scale` > 0 to values in [0, 1].
 
     >>> grey = np.full((1, 3, 64, 64), 127, np.uint8)
     >>> noisy = gaussian_noise(grey, iter([np.random.default_rng(0)]), scale=0.1)
@@ -38,7 +38,7 @@ def gaussian_noise(images: Pixels, generators: Generators, *, scale: float) -> P
 
 
 def shot_noise(images: Pixels, generators: Generators, *, photons: float) -> Pixels:
-    """Count photons: a white pixel's are Poisson with mean `photons` > 0, a grey one's fewer.
+    """Replace each value v by a Poisson count with mean `photons` * v, divided by `photons` > 0.
 
     >>> grey = np.full((1, 3, 64, 64), 127, np.uint8)
     >>> noisy = shot_noise(grey, iter([np.random.default_rng(0)]), photons=50)
@@ -50,7 +50,7 @@ def shot_noise(images: Pixels, generators: Generators, *, photons: float) -> Pix
 
 
 def impulse_noise(images: Pixels, generators: Generators, *, amount: float) -> Pixels:
-    """Set a share `amount` of the values, in (0, 1], to 0 or 255: each channel for itself.
+    """Set the share `amount`, in (0, 1], of the values to 0 or 255; channels are independent.
 
     >>> grey = np.full((1, 3, 64, 64), 127, np.uint8)
     >>> noisy = impulse_noise(grey, iter([np.random.default_rng(0)]), amount=0.25)
@@ -63,7 +63,7 @@ def impulse_noise(images: Pixels, generators: Generators, *, amount: float) -> P
 
 
 def speckle_noise(images: Pixels, generators: Generators, *, scale: float) -> Pixels:
-    """Add normal noise of a standard deviation of `scale` > 0 times the value.
+    """Add normal noise with a standard deviation of `scale` > 0 times the value.
 
     >>> grey = np.full((1, 3, 64, 64), 127, np.uint8)
     >>> noisy = speckle_noise(grey, iter([np.random.default_rng(0)]), scale=0.2)
@@ -74,8 +74,8 @@ def speckle_noise(images: Pixels, generators: Generators, *, scale: float) -> Pi
     return _sample(images, generators, _table(_speckle, scale))
 
 
-# The chance that a value v, a row, becomes less than j = 1 to 255, a column. `uint8(255 x)` drops
-# the fraction, so an output is less than j exactly where 255 x is.
+# The functions below return the probability that a value v (row) becomes less than j = 1 to 255
+# (column). `uint8(255 x)` drops the fraction, so an output is less than j exactly if 255 x is.
 _V = np.arange(256.0)[:, None]
 _J = np.arange(1.0, 256.0)[None, :]
 
@@ -87,7 +87,7 @@ def _gaussian(scale: float) -> npt.NDArray[np.float64]:
 def _poisson(photons: float) -> npt.NDArray[np.float64]:
     counts = np.arange(np.ceil(photons) + 1)
     outputs = np.minimum(counts / photons, 1) * 255
-    least = np.searchsorted(outputs, _J[0])  # the smallest count that shows as j or more
+    least = np.searchsorted(outputs, _J[0])  # the smallest count whose output is j or more
     return np.asarray(special.pdtr(least[None, :] - 1, _V / 255 * photons))
 
 
@@ -96,7 +96,7 @@ def _impulse(amount: float) -> npt.NDArray[np.float64]:
 
 
 def _speckle(scale: float) -> npt.NDArray[np.float64]:
-    # Black stays black: a subnormal deviation instead of a division by zero.
+    # Black stays black: a tiny standard deviation instead of a division by zero.
     return special.ndtr((_J - _V) / np.maximum(scale * _V, 1e-300))
 
 
@@ -104,11 +104,11 @@ def _speckle(scale: float) -> npt.NDArray[np.float64]:
 def _table(
     below: Callable[[float], npt.NDArray[np.float64]], parameter: float
 ) -> npt.NDArray[np.uint16]:
-    """The alias table of a channel, flat `[256 * 256]`: an entry is `threshold << 8 | alias`.
+    """The alias table of a noise, flat `[256 * 256]`: an entry is `threshold << 8 | alias`.
 
     A. J. Walker, "An efficient method for generating discrete random variables with general
-    distributions" (1977): of the 256 equal cells of a row, cell k gives k if 8 random bits are
-    below its threshold, else its alias. Each step fills up the emptiest cell from the fullest.
+    distributions" (1977). A row has 256 equal slots; slot k gives k if 8 random bits are below its
+    threshold, else its alias. Each step fills up the emptiest slot from the fullest.
     """
     steps = np.rint(below(parameter) * 65536).astype(np.int64)
     counts = np.diff(steps, axis=1, prepend=0, append=65536)
@@ -123,7 +123,8 @@ def _table(
         alias[rows, least] = most
         counts[rows, most] -= 256 - counts[rows, least]
         done[rows, least] = True
-    # A full cell's threshold, 256, would not fit; it is its own alias, so that 255 does as well.
+    # The threshold of a full slot, 256, does not fit into 8 bits; such a slot is its own alias, so
+    # 255 has the same effect.
     alias[threshold == 256] = np.nonzero(threshold == 256)[1]
     return (np.minimum(threshold, 255) << 8 | alias).astype(np.uint16).ravel()
 
@@ -146,9 +147,10 @@ def _sample(images: Pixels, generators: Generators, table: npt.NDArray[np.uint16
 def _look_up(
     values: Pixels, random: npt.NDArray[np.uint16], table: npt.NDArray[np.uint16]
 ) -> npt.NDArray[np.uint16]:
-    """Pass values `[n, m]` through a channel, with 16 random bits each.
+    """Look up the noisy values for values `[n, m]`, with 16 random bits each.
 
-    Bits instead of `numpy.where`: a branch on noise is mispredicted every other time.
+    Bit operations instead of `numpy.where`, because the CPU mispredicts half of the branches on
+    random data.
     """
     cell = random >> 8
     index = values.astype(np.uint16)
@@ -157,5 +159,5 @@ def _look_up(
     entry = table.take(index)
     beyond = np.negative(((random & 255) >= entry >> 8).view(np.int8)).view(np.uint8)
     entry ^= cell
-    entry &= beyond  # 255 or 0: the alias' or the cell's own bits
+    entry &= beyond  # 255 selects the alias, 0 the slot itself
     return np.bitwise_xor(cell, entry, dtype=np.uint16)

@@ -25,23 +25,23 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Generators = Iterator[np.random.Generator]
 
-# Map points worked on at a time: about as much as stays in a core's own cache.
+# Map points per block: about as many as stay in a core's own cache.
 _POINTS_AT_ONCE = 1 << 15
 _PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
-# Of spatter: pale turquoise and brown, RGB.
+# Colours of spatter: pale turquoise and brown, RGB.
 _WATER, _MUD = np.array([(175, 238, 238), (63, 42, 20)], np.float32)[:, :, None, None]
-# Its light falls from the lower right.
+# A relief filter for spatter, with light from the lower right.
 _RELIEF = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], np.float32)
 
 
 def fog(images: Pixels, generators: Generators, *, amount: float, decay: float) -> Pixels:
-    """Add a plasma fractal, and darken so that the image's brightest value stays the limit.
+    """Add a plasma fractal, and darken so that the image's largest value is not exceeded.
 
     Args:
         images: see the package.
         generators: see the package; each gives the fractal.
-        amount: of fog where it is thickest, of values in [0, 1], > 0.
-        decay: by what the fractal's roughness falls from scale to scale, > 0.
+        amount: the largest amount of fog, added to values in [0, 1], > 0.
+        decay: the factor by which the fractal's roughness falls from scale to scale, > 0.
     """
     check_positive("fog", "amount", amount)
     check_positive("fog", "decay", decay)
@@ -55,20 +55,20 @@ def fog(images: Pixels, generators: Generators, *, amount: float, decay: float) 
         brightest = chunk.max(axis=(1, 2, 3), keepdims=True) / np.float32(255)
         clouds *= np.float32(255 * amount)
         foggy = (chunk + clouds) * (brightest / (brightest + np.float32(amount)))
-        # At most 255 times the brightest: nothing to clip.
+        # The result is at most 255 times the brightest value, so nothing has to be clipped.
         np.copyto(result[start : start + at_once], foggy, casting="unsafe")
     return result
 
 
 def plasma(generators: Generators, count: int, size: int, decay: float) -> Floats:
-    """Draw plasma fractals, float32 `[count, size, size]` in [0, 1], by diamond and square.
+    """Draw plasma fractals, float32 `[count, size, size]` in [0, 1], by the diamond-square method.
 
-    The map is a torus. From scale to scale a square's centre, then the two kinds of diamonds'
-    centres, become the mean of their four neighbours plus noise that is uniform in
-    +-wibble^2, where wibble, 100 at first, is divided by `decay` after each scale.
+    The map is a torus. On each scale, the centres of squares and then the two kinds of centres of
+    diamonds become the mean of their four neighbours plus noise. The noise is uniform in
+    +-wibble^2; wibble is 100 at first and is divided by `decay` after each scale.
 
     Args:
-        generators: one a map, asked for `count`.
+        generators: one per map; `count` of them are taken.
         size: a power of two.
         decay: > 0.
     """
@@ -110,16 +110,16 @@ def frost(
 ) -> Pixels:
     """Add a random part of a photograph of frost.
 
-    The photographs are those of the package imagecorruptions. Of its six the benchmark draws the
-    first five only, and so does this. A photograph that `frost_zoom` would leave too small for the
-    image is scaled to be one pixel larger instead.
+    The photographs are those of the package imagecorruptions. As in the benchmark, only the first
+    five of its six are used. If `frost_zoom` would make a photograph too small for the image, the
+    photograph is scaled to be one pixel larger than the image instead.
 
     Args:
         images: see the package.
         generators: see the package; each gives the photograph, the row and the column.
         image_weight: >= 0.
         frost_weight: >= 0.
-        frost_zoom: what the photograph is scaled by, > 0.
+        frost_zoom: the scale factor of the photograph, > 0.
 
     Raises:
         InputError: if imagecorruptions is not installed.
@@ -137,7 +137,8 @@ def frost(
         row = int(generator.integers(photograph.shape[1] - height))
         column = int(generator.integers(photograph.shape[2] - width))
         part = photograph[:, row : row + height, column : column + width]
-        # In 64 bits, as there: decimal weights often make whole numbers, but for the last bit.
+        # In 64 bits, as in the benchmark: with decimal weights, many results are whole numbers
+        # except for the last bit.
         frosted = image * float(image_weight) + part * float(frost_weight)
         np.copyto(out, np.minimum(frosted, 255, out=frosted), casting="unsafe")
     return result
@@ -145,7 +146,7 @@ def frost(
 
 @lru_cache(maxsize=32)
 def _scaled(number: int, zoom: float, height: int, width: int) -> Pixels:
-    """Give a photograph, 8-bit `[3, rows, columns]`, larger than height and width."""
+    """Return a photograph, 8-bit `[3, rows, columns]`, larger than height and width."""
     photograph = _photograph(number)
     rows, columns = photograph.shape[:2]
     zoom = max(zoom, (height + 1) / rows, (width + 1) / columns)
@@ -156,7 +157,8 @@ def _scaled(number: int, zoom: float, height: int, width: int) -> Pixels:
 
 @lru_cache(maxsize=len(_PHOTOGRAPHS))
 def _photograph(number: int) -> Pixels:
-    # Found, not imported: the package's import needs pkg_resources, which setuptools has dropped.
+    # The package is found but not imported: importing it needs pkg_resources, which setuptools
+    # has removed.
     spec = importlib.util.find_spec("imagecorruptions")
     if spec is None or spec.origin is None:
         raise missing_pictures("imagecorruptions", "the photographs of frost")
@@ -181,19 +183,19 @@ def snow(
     sigma: float,
     image_weight: float,
 ) -> Pixels:
-    """Whiten the image, and add flakes that a wind smears, and the same flakes turned half round.
+    """Whiten the image, and add flakes with motion blur and the same flakes rotated by 180 degrees.
 
-    Flakes are normal noise, zoomed into and cut off below a threshold; the wind is the motion blur
-    of ImageMagick, not that of the package imagecorruptions.
+    Flakes are normal noise that is enlarged and set to 0 below a threshold. The motion blur is
+    ImageMagick's, not that of the package imagecorruptions.
 
     Args:
         images: see the package.
         generators: see the package; each gives the noise, then the angle, -135 to -45 degrees.
-        mean, scale: of the noise, in values of [0, 1]; scale > 0.
-        zoom: >= 1.
-        threshold: least value of a flake.
-        radius, sigma: of the motion blur in pixels, > 0.
-        image_weight: of the image against its whitened self, 0 to 1.
+        mean, scale: mean and standard deviation of the noise, for values in [0, 1]; scale > 0.
+        zoom: how much the noise is enlarged, >= 1.
+        threshold: smallest value of a flake.
+        radius, sigma: size of the motion blur in pixels, > 0.
+        image_weight: weight of the image in its mean with the whitened image, 0 to 1.
     """
     for name, value in (("scale", scale), ("radius", radius), ("sigma", sigma)):
         check_positive("snow", name, value)
@@ -210,7 +212,7 @@ def snow(
         flakes[flakes < threshold] = 0
         flakes = np.floor(np.clip(flakes, 0, 1) * np.float32(255))
         angle = generator.uniform(-135, -45)
-        # ImageMagick rounds to 16 bits, and drops what 8 of them cannot hold.
+        # ImageMagick rounds to 16 bits, and then drops the lower 8 bits.
         flakes = np.floor(motion_filter(flakes, radius, sigma, angle) + np.float32(0.5 / 257))
         flakes += flakes[::-1, ::-1].copy()
         pixels = image.astype(np.float32)
@@ -227,10 +229,10 @@ def snow(
 def _flakes(
     generator: np.random.Generator, size: tuple[int, int], mean: float, scale: float, zoom: float
 ) -> Floats:
-    """Draw normal noise and zoom into its middle, the only part of it that is drawn.
+    """Draw the middle part of normal noise and enlarge it.
 
-    As `scipy.ndimage.zoom(order=1)`: the first and the last points stay where they are, and what
-    is too much is cut off.
+    As in `scipy.ndimage.zoom(order=1)`, the first and last points keep their places, and surplus
+    points are cut off.
     """
     crop = [math.ceil(side / zoom) for side in size]
     noise = generator.standard_normal(crop, dtype=np.float32)
@@ -257,19 +259,19 @@ def spatter(
     strength: float,
     mud: float,
 ) -> Pixels:
-    """Add drops of water that catch the light, or cover parts with mud.
+    """Add drops of water that reflect light, or cover parts with mud.
 
-    The liquid is normal noise, smoothed, where it is above a threshold. An image of which nothing
-    is above stays as it is; the benchmark divides zero by zero there.
+    Liquid is where smoothed normal noise is above a threshold. If it is above nowhere, the image
+    does not change; the benchmark divides zero by zero then.
 
     Args:
         images: see the package.
         generators: see the package; each gives the noise.
-        mean, scale: of the noise; scale > 0.
+        mean, scale: mean and standard deviation of the noise; scale > 0.
         sigma: standard deviation of the smoothing, pixels, > 0.
-        threshold: least value of liquid.
-        strength: of water: weight of its colour where it is brightest; of mud: standard deviation
-            of the smoothing of its edge, pixels; > 0.
+        threshold: smallest value of liquid.
+        strength: for water, the weight of its colour where it is brightest; for mud, the standard
+            deviation in pixels of the smoothing of its edge; > 0.
         mud: 0 for water, 1 for mud.
     """
     for name, value in (("scale", scale), ("sigma", sigma), ("strength", strength)):
@@ -289,15 +291,15 @@ def spatter(
         else:
             liquid[liquid < threshold] = 0
             changed = image + _wetness(liquid) * np.float32(strength) * _WATER
-        # Weights of mud and image add up to 1 only nearly.
+        # The weights of mud and image add up to 1 only up to rounding.
         changed += np.float32(1e-4)
         np.copyto(out, np.minimum(changed, 255, out=changed), casting="unsafe")
     return result
 
 
 def _wetness(liquid: Floats) -> Floats:
-    """Light and shade of drops, float32 `[H, W]`, 1 where brightest, from how high they stand."""
-    # A height beyond 1 overflows and starts again at 0, as there.
+    """Light and shade of drops, float32 `[H, W]`, 1 where brightest, from the liquid's height."""
+    # A height above 1 overflows and starts again at 0, as in the benchmark.
     levels = (liquid * np.float32(255)).astype(np.int32).astype(np.uint8)
     away = cv2.distanceTransform(255 - cv2.Canny(levels, 50, 150), cv2.DIST_L2, 5)
     away = cv2.blur(np.minimum(away, 20), (3, 3)).astype(np.uint8)

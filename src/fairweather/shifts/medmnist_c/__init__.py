@@ -1,24 +1,26 @@
-"""The corruptions of MedMNIST-C, the families of the twelve 2-D MedMNIST sets, of whole batches.
+"""The corruptions of MedMNIST-C, one family per 2-D MedMNIST set (twelve), for whole batches.
 
-Functions have the two forms, and images and generators the contract, of `shifts.imagenet_c`; where
-the operation is the same, the function is. Names, parameters and their five values per data set
-are in constants.py.
+The functions have the same two forms as in `shifts.imagenet_c`, with the same rules for images and
+generators; if the operation is the same, the function is the same too. Names, parameters and their
+five values per data set are in constants.py.
 
-Size. The published constants are for images of 224 px. At any other size a corruption is that
-which a 224 px image would have got, seen at the size at hand: every length in pixels (kernels,
-bubbles, drawings of ink, margins, letters) is multiplied by `min(H, W) / 224`, and not rounded to
-whole pixels but shared between them: the taps of a kernel linearly, what is laid over the image
-by area. So at 224 px it is exactly the published operation, no length is rounded to nothing or to
-its neighbour's, and 28 px images change as their 224 px originals would before they are shrunk.
-Shares of the side (pixelate, zoom_blur, black_corner), factors, amplitudes of noise and JPEG's
-quality have no length in them and stay as published; the small side of pixelate is a whole number,
-so that its severities 4 and 5 for PathMNIST are the same at 8 px.
+Size. The published constants are for images of 224 px. For other sizes, a corruption looks as on a
+224 px image that is then resized: every length in pixels (kernels, bubbles, drawings of ink,
+margins, letters) is multiplied by `min(H, W) / 224`. Lengths are not rounded to whole pixels: the
+taps of a kernel are shared linearly between pixels, and layers over the image are resized by area.
+So at 224 px it is exactly the published operation; no length is rounded to 0 or to another
+severity's length; and images of 28 px change as if their 224 px originals had been corrupted and
+then shrunk. Shares of the side (pixelate, zoom_blur, black_corner), factors, amplitudes of noise
+and JPEG's quality contain no length and are used as published. The small side of pixelate is a
+whole number, so its severities 4 and 5 for PathMNIST are the same at 8 px.
 
-Grey sets. medmnistc corrupts grey images as RGB and converts the result to grey; so here, with the
-three channels equal again: noise of three channels is averaged. Colour images become grey too.
+Grey sets. As in medmnistc, grey images are corrupted as RGB and the result is converted to grey:
+the three channels are equal again, and the noise of three channels is averaged. Colour images
+become grey too.
 
 Kept as in medmnistc 0.1.0: the severity of stain_deposit chooses between drawings of 24 and 32 px,
-and BloodMNIST's 3 and 4 are the same; black_corner's severities 4 and 5 are in the wrong order.
+and severities 3 and 4 for BloodMNIST are the same; severities 4 and 5 of black_corner are in the
+wrong order.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from fairweather.shifts.medmnist_c.constants import FAMILIES, PARAMETERS, publis
 from fairweather.shifts.medmnist_c.layers import black_corner, bubble, characters, stain_deposit
 from fairweather.types import Parameter, ShiftFunction, shortest
 
-DEFAULT = "pathmnist"  # the data set whose constants hold where none is named
+DEFAULT = "pathmnist"  # the data set whose constants are used if none is named
 CORRUPTIONS: Mapping[str, Corruption] = {
     "pixelate": Corruption(pixelate, "Pixelate", random=False),
     "jpeg_compression": Corruption(jpeg_compression, "JPEG compression", random=False),
@@ -76,14 +78,14 @@ def corruption(
 ) -> ShiftFunction:
     """Make a corruption of `CORRUPTIONS` at a severity.
 
-    The numbers that it draws depend on name, severity, seed and the image's key, and not on the
-    data set or the constants.
+    The random numbers depend on name, severity, seed and the image's key, and not on the data set
+    or the constants.
 
     Args:
-        name: of the corruption, such as `bubble`.
+        name: the name of the corruption, such as `bubble`.
         severity: 1, 2, 3, 4 or 5.
-        dataset: whose published constants, a key of `FAMILIES`.
-        constants: instead of the published ones.
+        dataset: the data set whose published constants are used, a key of `FAMILIES`.
+        constants: values that replace the published ones.
     """
     if severity not in (1, 2, 3, 4, 5):
         raise InputError(
@@ -97,7 +99,7 @@ def corruption(
         height, width = images.shape[2:]
         if min(height, width) < SMALLEST:
             raise InputError(
-                f"medmnist_c/{name} needs images of at least {SMALLEST} pixels a side, "
+                f"medmnist_c/{name} needs images of at least {SMALLEST} pixels per side, "
                 f"found {height}x{width}"
             )
         if len(images) == 0:
@@ -110,14 +112,14 @@ def corruption(
             changed = grey(changed)
         return torch.from_numpy(changed).to(images.device)
 
-    if constants:  # what they may be, the corruption itself knows
+    if constants:  # only the corruption itself knows which values are allowed
         trial = torch.zeros(1, 3, SMALLEST, SMALLEST, dtype=torch.uint8)
         apply(trial, torch.zeros(1, dtype=torch.int64), 0)
     return apply
 
 
 def parameter_names(name: str) -> tuple[str, ...]:
-    """Give the keyword parameters of a corruption's shift, the level first.
+    """Return the names of the keyword parameters of a corruption's shift, the level first.
 
     >>> parameter_names("bubble")
     ('severity', 'dataset', 'max_radius', 'max_bubbles')
@@ -126,7 +128,7 @@ def parameter_names(name: str) -> tuple[str, ...]:
 
 
 def severity_note(name: str, parameters: Mapping[str, Parameter]) -> str:
-    """Write out whose constants a corruption has, and what they are.
+    """Return a corruption's data set and constants as text.
 
     >>> severity_note("bubble", {"severity": 2, "max_radius": 8})
     'pathmnist: max_radius 8, max_bubbles 15'

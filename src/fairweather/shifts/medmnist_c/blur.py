@@ -1,6 +1,6 @@
-"""Blurs whose lengths go with the size of the image: defocus, motion, and torchvision's Gaussian.
+"""Blurs with lengths that scale with the image: defocus, motion, and torchvision's Gaussian.
 
-Every kernel is the published one, brought to the image's scale by `scaling.spread`.
+Every kernel is the published one, scaled to the image by `scaling.spread`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Generators = Iterator[np.random.Generator]
 
 
 def defocus_blur(images: Pixels, *, radius: float, alias_blur: float) -> Pixels:
-    """Convolve with ImageNet-C's disk, borders reflected.
+    """Convolve with ImageNet-C's disk; borders are reflected.
 
     Args:
         images: see the package.
@@ -40,7 +40,7 @@ def defocus_blur(images: Pixels, *, radius: float, alias_blur: float) -> Pixels:
 
 
 def motion_blur(images: Pixels, generators: Generators, *, radius: float, sigma: float) -> Pixels:
-    """Smear along a line of random slope, -45 to 45 degrees, to one side; edges repeated.
+    """Smear to one side along a line with a random angle of -45 to 45 degrees; edges are repeated.
 
     Args:
         images: see the package.
@@ -56,7 +56,7 @@ def motion_blur(images: Pixels, generators: Generators, *, radius: float, sigma:
 
     def smear(image: Floats) -> Floats:
         angle = next(generators).uniform(-45, 45)
-        # What a filter makes of a bright point is its kernel, turned half round.
+        # Filtering a single bright point gives the kernel, rotated by 180 degrees.
         line = imagenet_c.motion_filter(point, radius, sigma, angle)[::-1, ::-1]
         kernel = _scaled(line, scale)
         blurred = cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REPLICATE)
@@ -66,10 +66,10 @@ def motion_blur(images: Pixels, generators: Generators, *, radius: float, sigma:
 
 
 def gaussian_blur(images: Pixels, *, kernel_size: float) -> Pixels:
-    """Convolve with a Gaussian of `kernel_size` taps, borders reflected, and round.
+    """Convolve with a Gaussian of `kernel_size` taps, with reflected borders, and round.
 
-    Its standard deviation is torchvision's default, 0.15 kernel_size + 0.35; its values are within
-    1/255 of `torchvision.transforms.functional.gaussian_blur` on PIL images of 224 px.
+    Its standard deviation is torchvision's default, 0.15 kernel_size + 0.35. At 224 px the values
+    are within 1/255 of `torchvision.transforms.functional.gaussian_blur` on PIL images.
 
     Args:
         images: see the package.
@@ -89,7 +89,7 @@ def gaussian_blur(images: Pixels, *, kernel_size: float) -> Pixels:
     weights = np.exp(-((places / (0.15 * size + 0.35)) ** 2) / 2)
     weights = (weights / weights.sum()).astype(np.float32)
     line = spread(size, scale_of(*images.shape[2:])) @ weights
-    # `each` drops the fraction; half a grey level more makes that a rounding.
+    # `each` drops the fraction; adding half a grey level turns this into rounding.
     return each(images, lambda image: cv2.sepFilter2D(image, -1, line, line) + np.float32(0.5))
 
 
@@ -100,6 +100,6 @@ def _point(reach: int) -> Floats:
 
 
 def _scaled(kernel: Floats, scale: float) -> Floats:
-    """Bring a square kernel to another scale."""
+    """Scale a square kernel."""
     ways = spread(len(kernel), scale)
     return np.ascontiguousarray(ways @ kernel @ ways.T)

@@ -1,4 +1,4 @@
-"""Brightness and contrast as Pillow enhances them, gamma, saturation, and the way back to grey."""
+"""Brightness and contrast as in Pillow, gamma, saturation, and conversion to grey."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gamma(images: Pixels, *, exponent: float) -> Pixels:
 
 
 def saturate(images: Pixels, *, offset: float) -> Pixels:
-    """Add `offset`, in [-1, 1], to S in HSV; grey turns reddish, as in medmnistc.
+    """Add `offset`, in [-1, 1], to S in HSV; grey becomes reddish, as in medmnistc.
 
     >>> images = np.array([200, 100, 150], dtype=np.uint8).reshape(1, 3, 1, 1)
     >>> saturate(images, offset=0.25).ravel().tolist()
@@ -44,10 +44,10 @@ def saturate(images: Pixels, *, offset: float) -> Pixels:
 
 
 def contrast(images: Pixels, *, factor: float) -> Pixels:
-    """Bring every value `factor` times as far from the image's mean grey, and drop the fraction.
+    """Multiply every value's distance to the image's mean grey by `factor`, and drop the fraction.
 
-    Equal to `PIL.ImageEnhance.Contrast` to the last bit: one grey for all channels, rounded to a
-    whole number; not ImageNet-C's contrast.
+    Equal to `PIL.ImageEnhance.Contrast` to the last bit: one mean grey for all channels, rounded to
+    a whole number. ImageNet-C's contrast is different.
 
     Args:
         images: see the package.
@@ -60,7 +60,7 @@ def contrast(images: Pixels, *, factor: float) -> Pixels:
     if factor < 0:
         raise InputError(f"contrast: factor must be >= 0, found {factor}")
     pixels = images.shape[2] * images.shape[3]
-    # Sums of whole numbers: the same in any order and for any batch.
+    # Sums of whole numbers are the same in any order and for any batch.
     means = luminance(images).sum(axis=(1, 2), dtype=np.int64) / pixels
     greys = np.floor(means + 0.5).astype(np.float32)[:, None]
     values = np.arange(256, dtype=np.float32)
@@ -72,7 +72,7 @@ def contrast(images: Pixels, *, factor: float) -> Pixels:
 
 
 def grey(images: Pixels) -> Pixels:
-    """Give all three channels the luminance.
+    """Set all three channels to the luminance.
 
     >>> grey(np.array([200, 100, 150], dtype=np.uint8).reshape(1, 3, 1, 1)).ravel().tolist()
     [136, 136, 136]
@@ -81,7 +81,7 @@ def grey(images: Pixels) -> Pixels:
 
 
 def luminance(images: Pixels) -> Pixels:
-    """Weigh the channels of `[B, 3, H, W]` to `[B, H, W]`, as Pillow converts RGB to L.
+    """Convert `[B, 3, H, W]` to the luminance `[B, H, W]`, as Pillow converts RGB to L.
 
     Source: Pillow, libImaging/Convert.c, L24 (ITU-R 601-2 in 16-bit fixed point).
     """

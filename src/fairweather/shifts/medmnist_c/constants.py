@@ -1,10 +1,10 @@
-"""The published constants of MedMNIST-C, per data set, in the one table that everything reads.
+"""The table of the published constants of MedMNIST-C, per data set.
 
 Source: F. Di Salvo, S. Doerrich and C. Ledig, "MedMNIST-C: Comprehensive benchmark and improved
 classifier robustness by simulating realistic image corruptions" (2024), as in the package medmnistc
-0.1.0, medmnistc/corruptions/registry.py: CORRUPTIONS_DS, in its order, and DATASET_RGB. Where six
-values stand there, the first five are what its severities use. The names of the parameters are
-this project's. Lengths are in pixels of 224 px images.
+0.1.0, medmnistc/corruptions/registry.py: CORRUPTIONS_DS, in its order, and DATASET_RGB. If it lists
+six values, its severities use the first five. The names of the parameters are this project's.
+Lengths are in pixels of 224 px images.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ class Family(NamedTuple):
     """The corruptions of a data set.
 
     Attributes:
-        grey: are its images grey, so that a corrupted one is turned back to grey.
-        rows: by corruption, the parameters at severities 1 to 5; a number where there is only one.
+        grey: are its images grey; then corrupted images are converted back to grey.
+        rows: for each corruption, the parameters at severities 1 to 5; a number if there is only
+            one.
     """
 
     grey: bool
@@ -36,27 +37,27 @@ class Family(NamedTuple):
 
 
 PARAMETERS: Mapping[str, tuple[str, ...]] = {
-    "pixelate": ("factor",),  # of the side
-    "jpeg_compression": ("quality",),  # libjpeg's, 1 to 100
-    "gaussian_noise": ("scale",),  # standard deviation, of values in [0, 1]
+    "pixelate": ("factor",),  # factor on the side
+    "jpeg_compression": ("quality",),  # quality of libjpeg, 1 to 100
+    "gaussian_noise": ("scale",),  # standard deviation, for values in [0, 1]
     "speckle_noise": ("scale",),  # standard deviation relative to the value
     "impulse_noise": ("amount",),  # share of the values that become 0 or 255
-    "shot_noise": ("photons",),  # expected of a white pixel
-    "gaussian_blur": ("kernel_size",),  # pixels; the standard deviation follows
+    "shot_noise": ("photons",),  # expected photons of a white pixel
+    "gaussian_blur": ("kernel_size",),  # pixels; the standard deviation is computed from it
     "defocus_blur": ("radius", "alias_blur"),  # pixels; softening of the disk's edge, pixels
     "motion_blur": ("radius", "sigma"),  # half the kernel; standard deviation; both pixels
-    "zoom_blur": ("stop", "step"),  # zoom factors from 1 up to here, in steps of
-    "brightness_up": ("factor",),  # of the values
+    "zoom_blur": ("stop", "step"),  # the end of the zoom factors, which start at 1; their step
+    "brightness_up": ("factor",),  # factor on the values
     "brightness_down": ("factor",),
-    "contrast_up": ("factor",),  # of the distance to the mean grey
+    "contrast_up": ("factor",),  # factor on the distance to the mean grey
     "contrast_down": ("factor",),
     "saturate": ("offset",),  # added to S in HSV
-    "stain_deposit": ("marks", "size"),  # at most so many; side of a drawing, pixels
-    "bubble": ("max_radius", "max_bubbles"),  # pixels; at most so many
-    "gamma_corr_up": ("exponent",),  # of values in [0, 1]
+    "stain_deposit": ("marks", "size"),  # largest number; side of a drawing, pixels
+    "bubble": ("max_radius", "max_bubbles"),  # pixels; largest number
+    "gamma_corr_up": ("exponent",),  # for values in [0, 1]
     "gamma_corr_down": ("exponent",),
-    "black_corner": ("radius",),  # of the circle that stays, share of half the smaller side
-    "characters": ("words", "letters", "font_scale"),  # at most each; OpenCV's scale of the font
+    "black_corner": ("radius",),  # of the visible circle, share of half the smaller side
+    "characters": ("words", "letters", "font_scale"),  # the largest of each; OpenCV's font scale
 }
 
 _UP = (1.1, 1.2, 1.3, 1.4, 1.5)
@@ -102,7 +103,7 @@ FAMILIES: Mapping[str, Family] = {
             "contrast_up": _CONTRAST_UP,
             "contrast_down": (0.8, 0.7, 0.6, 0.55, 0.5),
             "saturate": (0.05, 0.1, 0.15, 0.2, 0.25),
-            # The size is not in the registry: severity 5 alone has the larger drawings.
+            # The size is not in the registry: only severity 5 has the larger drawings.
             "stain_deposit": ((1, 24), (2, 24), (3, 24), (4, 24), (5, 32)),
             "bubble": ((7, 15), (10, 15), (12, 15), (15, 20), (17, 25)),
         },
@@ -235,10 +236,10 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def published(name: str, dataset: str, severity: int) -> dict[str, float]:
-    """Give a corruption's parameters for a data set at a severity, 1 to 5.
+    """Return a corruption's parameters for a data set at a severity, 1 to 5.
 
     Raises:
-        InputError: the data set is not one of the twelve, or its family lacks the corruption.
+        InputError: the data set is not one of the twelve, or it does not have the corruption.
 
     >>> published("bubble", "pathmnist", severity=1)
     {'max_radius': 7, 'max_bubbles': 15}
@@ -248,7 +249,7 @@ def published(name: str, dataset: str, severity: int) -> dict[str, float]:
     family = FAMILIES[dataset]
     if name not in family.rows:
         raise InputError(
-            f"medmnist_c/{name}: the family of {dataset} does not have it; "
+            f"medmnist_c/{name}: {dataset} does not have this corruption; "
             f"it has {', '.join(family.corruptions)}"
         )
     row = family.rows[name][severity - 1]

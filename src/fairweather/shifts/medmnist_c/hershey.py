@@ -1,10 +1,10 @@
-"""Small letters of the Hershey duplex font, which OpenCV had until version 4.
+"""Small letters of the Hershey duplex font, which OpenCV had up to version 4.
 
 A. V. Hershey made the fonts at the U.S. National Bureau of Standards (A. V. Hershey, "Calligraphy
 for computers", 1967; N. M. Wolcott and J. Hilsenrath, NBS Special Publication 424, 1976; numbers
 2601 to 2626); the encoding of the coordinates is that of James Hurt, Cognition, Inc. The fonts are
-free to use with this acknowledgement. OpenCV 5 draws another font under the same name, a third as
-visible at the size at hand.
+free to use with this acknowledgement. OpenCV 5 draws another font under the same name, which is
+only a third as visible at these sizes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-# A letter: its left and right end, then points x y, a space lifting the pen; each coordinate is
-# the distance of its character from R, y downwards.
+# A letter: its left and right end, then points x y; a space ends a stroke. Each coordinate is the
+# distance of its character from R, with y downwards.
 _LETTERS = {
     "a": "H\\WMW[X[ WMXMX[ WPUNSMPMNNLPKSKULXNZP[S[UZWX WPSNPNNOMPLSLUMXNYPZSZWX",
     "b": "H\\LFL[M[ LFMFM[ MPONQMTMVNXPYSYUXXVZT[Q[OZMX MPQNTNVOWPXSXUWXVYTZQZMX",
@@ -60,14 +60,14 @@ def write(
 ) -> None:
     """Write a word into a layer, `[H, W]` or `[H, W, 3]`, as OpenCV 4's `putText` does.
 
-    Thin antialiased lines, each drawn over those before it.
+    The lines are thin and antialiased, and each is drawn over the earlier ones.
 
     Args:
-        layer: is written to.
-        word: of a to z.
-        at: column and row of the lower left end, pixels.
-        scale: pixels of a unit of the font, in which small letters are 14 high.
-        colour: a value a channel.
+        layer: the layer; it is changed in place.
+        word: letters from a to z.
+        at: column and row of the lower left end, in pixels.
+        scale: pixels per unit of the font; small letters are 14 units high.
+        colour: one value per channel.
 
     >>> layer = np.zeros((20, 20), np.uint8)
     >>> write(layer, "l", (2, 19), 0.5, (200,))
@@ -87,7 +87,7 @@ def write(
 
 @lru_cache(maxsize=len(_LETTERS))
 def _letter(letter: str) -> tuple[tuple[int, int], list[npt.NDArray[np.int64]]]:
-    """Read a letter's left and right end and its strokes, `[points, 2]` each."""
+    """Return a letter's left and right end and its strokes, `[points, 2]` each."""
     strokes = [
         np.array([ord(character) - ord("R") for character in text], np.int64).reshape(-1, 2)
         for text in _LETTERS[letter][2:].split(" ")

@@ -1,7 +1,8 @@
-"""What lies over the image: stains, bubbles, dark corners and letters.
+"""Layers over the image: stains, bubbles, dark corners and letters.
 
-Each is laid out on a canvas of 224 px, where medmnistc's lengths mean what they say, and brought
-to the image's size (`scaling.fitted`): what covers a quarter of a pixel takes a quarter of it.
+Each layer is drawn on a canvas of 224 px, the size that medmnistc's lengths are for, and resized to
+the image (`scaling.fitted`): something that covers a quarter of a pixel has a quarter of the weight
+there.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ from fairweather.shifts.medmnist_c.scaling import Floats, canvas_of, fitted
 Pixels = npt.NDArray[np.uint8]
 Generators = Iterator[np.random.Generator]
 
-_MARGIN = 10  # of stains and letters, canvas pixels
+_MARGIN = 10  # around stains and letters, in canvas pixels
 _FEWEST_BUBBLES, _SMALLEST_BUBBLE, _RIM = 7, 3, 2  # the last two in canvas pixels
-_INSIDE, _ON_THE_RIM = 100, 130  # opacity of a bubble, of 255
-_FEWEST_LETTERS, _LETTER = 3, 8  # the width that is left for a letter, canvas pixels
+_INSIDE, _ON_THE_RIM = 100, 130  # opacity of a bubble, from 0 to 255
+_FEWEST_LETTERS, _LETTER = 3, 8  # the second: the width reserved per letter, in canvas pixels
 _SMALLEST_FONT = 14  # in hundredths of OpenCV's scale
 # Folders of the drawings in medmnistc/assets/inks.npz, by their side in pixels.
 _DRAWINGS = {12: "1", 16: "2", 24: "3", 32: "4", 42: "5"}
 
 
 def stain_deposit(images: Pixels, generators: Generators, *, marks: float, size: float) -> Pixels:
-    """Put black marks on the image, drawings of ink that the package medmnistc ships.
+    """Put black marks on the image: drawings of ink from the package medmnistc.
 
     Args:
         images: see the package.
         generators: see the package; each gives the number of marks, then drawing, column, row.
-        marks: at most so many, a whole number >= 1; at least one.
+        marks: the largest number of marks, a whole number >= 1; the smallest is 1.
         size: side of a drawing in pixels of a 224 px image: 12, 16, 24, 32 or 42.
 
     Raises:
@@ -67,8 +68,8 @@ def stain_deposit(images: Pixels, generators: Generators, *, marks: float, size:
 
 @lru_cache(maxsize=len(_DRAWINGS))
 def _drawings(size: int) -> Floats:
-    """Read drawings, float32 `[10, size, size]`, 1 where ink is."""
-    # Found, not imported: the package's import needs Wand and ImageMagick.
+    """Read drawings, float32 `[10, size, size]`, 1 for ink."""
+    # The package is found but not imported: importing it needs Wand and ImageMagick.
     spec = importlib.util.find_spec("medmnistc")
     if spec is None or spec.origin is None:
         raise missing_pictures("medmnistc", "the ink drawings of stain_deposit")
@@ -85,13 +86,14 @@ def _drawings(size: int) -> Floats:
 def bubble(
     images: Pixels, generators: Generators, *, max_radius: float, max_bubbles: float
 ) -> Pixels:
-    """Lay pale round bubbles with a paler rim over the image; a later one hides those before it.
+    """Draw pale round bubbles with a paler rim over the image; later bubbles hide earlier ones.
 
     Args:
         images: see the package.
         generators: see the package; each gives the number, then radius, column, row of a bubble.
-        max_radius: pixels of a 224 px image, a whole number from 3 to 112; at least 3.
-        max_bubbles: a whole number >= 7; at least 7.
+        max_radius: the largest radius in pixels of a 224 px image, a whole number from 3 to 112;
+            the smallest is 3.
+        max_bubbles: the largest number of bubbles, a whole number >= 7; the smallest is 7.
     """
     _check_whole("bubble", "max_radius", max_radius, least=_SMALLEST_BUBBLE)
     _check_whole("bubble", "max_bubbles", max_bubbles, least=_FEWEST_BUBBLES)
@@ -115,7 +117,7 @@ def bubble(
 
 
 def black_corner(images: Pixels, *, radius: float) -> Pixels:
-    """Blacken all but a circle in the middle, as a dermatoscope's tube does.
+    """Make everything black except a circle in the middle, as with a dermatoscope.
 
     Args:
         images: see the package.
@@ -142,15 +144,17 @@ def characters(
 ) -> Pixels:
     """Write words of random small letters in random colours over the image.
 
-    The font is the Hershey duplex of OpenCV 4, with any version of OpenCV (`hershey`).
+    The font is the Hershey duplex of OpenCV 4, with every version of OpenCV (`hershey`).
 
     Args:
         images: see the package.
-        generators: see the package; each gives the number of words, then a word's number of
-            letters, font, letters, column, row, red, green, blue.
-        words: at most so many, a whole number >= 1; at least one.
-        letters: of a word at most, a whole number from 3 to 26; at least 3.
-        font_scale: OpenCV's at most, for 224 px images, >= 0.14; at least 0.14.
+        generators: see the package; each gives the number of words, then for each word its number
+            of letters, font scale, letters, column, row, red, green, blue.
+        words: the largest number of words, a whole number >= 1; the smallest is 1.
+        letters: the largest number of letters per word, a whole number from 3 to 26; the smallest
+            is 3.
+        font_scale: the largest font scale of OpenCV, for 224 px images, >= 0.14; the smallest is
+            0.14.
     """
     _check_whole("characters", "words", words, least=1)
     _check_whole("characters", "letters", letters, least=_FEWEST_LETTERS)
@@ -164,7 +168,7 @@ def characters(
     result = np.empty_like(images)
     for image, out in zip(images, result, strict=True):
         generator = next(generators)
-        # On the image itself: letters have edges of half ink, rounded stroke by stroke.
+        # Written on the image itself, because edges of letters are blended stroke by stroke.
         under = cv2.resize(cv2.merge(tuple(image)), (width, height), interpolation=how)
         written = under.copy()
         for _ in range(_between(generator, 1, int(words))):
@@ -183,7 +187,7 @@ def characters(
 
 
 def _between(generator: np.random.Generator, low: int, high: int) -> int:
-    """Draw a whole number from low to high, both included."""
+    """Return a random whole number from low to high, both included."""
     return int(generator.integers(low, high + 1))
 
 

@@ -1,6 +1,6 @@
-"""Lengths that were chosen for images of 224 pixels, at other sizes: the rule of this package.
+"""Scale lengths that are meant for images of 224 pixels to other image sizes.
 
-See the package's docstring. `CANVAS` is the size that all of medmnistc's lengths are meant for.
+See the package's docstring for the rule. `CANVAS` is the size that medmnistc's lengths are for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CANVAS = 224
 
 
 def scale_of(height: int, width: int) -> float:
-    """Give the length in this image of one pixel of a 224 px image.
+    """Return the length, in pixels of this image, of one pixel of a 224 px image.
 
     >>> scale_of(28, 40)
     0.125
@@ -24,7 +24,7 @@ def scale_of(height: int, width: int) -> float:
 
 
 def canvas_of(height: int, width: int) -> tuple[int, int]:
-    """Give height and width of the canvas, with the image's shape and 224 px on its smaller side.
+    """Return height and width of a canvas with the image's aspect ratio and a smaller side of 224.
 
     >>> canvas_of(28, 40)
     (224, 320)
@@ -34,7 +34,7 @@ def canvas_of(height: int, width: int) -> tuple[int, int]:
 
 
 def fitted(layer: Floats, height: int, width: int) -> Floats:
-    """Bring a float32 canvas `[h, w]` or `[h, w, 3]` to an image's size: means of areas if smaller.
+    """Resize a float32 canvas `[h, w]` or `[h, w, 3]` to an image's size; shrink by area means.
 
     >>> fitted(np.eye(2, dtype=np.float32), 1, 1)
     array([[0.5]], dtype=float32)
@@ -45,11 +45,11 @@ def fitted(layer: Floats, height: int, width: int) -> Floats:
 
 
 def spread(taps: int, scale: float) -> Floats:
-    """Map an odd number of taps around a centre to those at other distances, `[odd, taps]`.
+    """Return the matrix that scales an odd number of taps around a centre, `[odd, taps]`.
 
-    A tap k pixels from the centre goes to k * scale, shared linearly between the pixels there;
-    where they are farther apart than before, what lies between is interpolated. Weights keep
-    their sum.
+    A tap k pixels from the centre moves to k * scale, and its weight is shared linearly between the
+    pixels there. With a scale above 1, pixels between taps are interpolated. The sum of the weights
+    does not change.
 
     >>> spread(3, 1.0)
     array([[1., 0., 0.],
