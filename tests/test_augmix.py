@@ -167,11 +167,11 @@ def test_small_and_empty_batches():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"severity": 0.0}, "severity must be from 0.1 to 10, found 0.0"),
-        ({"severity": 10.5}, "severity must be from 0.1 to 10, found 10.5"),
-        ({"width": 0}, "width must be at least 1 and depth at least 0, found 0 and 0"),
-        ({"depth": -1}, "found 3 and -1"),
-        ({"alpha": 0.0}, "alpha must be > 0, found 0.0"),
+        ({"severity": 0.0}, r"severity .*0\.1 .*10.* 0\.0$"),
+        ({"severity": 10.5}, r"severity .*0\.1 .*10.* 10\.5$"),
+        ({"width": 0}, "width .*1 .*depth .*0.* 0 .*0$"),
+        ({"depth": -1}, "depth .*3 .*-1$"),
+        ({"alpha": 0.0}, r"alpha .*> 0.* 0\.0$"),
     ],
 )
 def test_bad_settings_are_refused(settings, sentence):
@@ -180,7 +180,7 @@ def test_bad_settings_are_refused(settings, sentence):
 
 
 def test_float_images_are_refused():
-    with pytest.raises(InputError, match="images must be uint8"):
+    with pytest.raises(InputError, match="uint8"):
         augmix(torch.rand(2, 3, 8, 8), np.random.default_rng(0))
 
 

@@ -86,7 +86,7 @@ def test_a_box_has_the_pixels_between_its_ends():
 
 
 def test_cut_mix_refuses_an_alpha_of_zero():
-    with pytest.raises(InputError, match="alpha must be > 0, found 0"):
+    with pytest.raises(InputError, match=r"alpha .*> 0.* 0"):
         cut_mix(torch.rand(2, 3, 8, 8), torch.arange(2), 2, 0.0, np.random.default_rng(0))
 
 
@@ -218,16 +218,16 @@ def test_empty_batches_stay_empty():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda x, r: random_erase(x, r, probability=1.5), "probability must be from 0 to 1"),
-        (lambda x, r: add_gaussian_noise(x, r, std=0.1, probability=-1), "from 0 to 1, found -1"),
-        (lambda x, r: add_gaussian_noise(x, r, std=0, probability=1), "std must be > 0, found 0"),
+        (lambda x, r: random_erase(x, r, probability=1.5), "probability .*0 .*1.* 1.5$"),
+        (lambda x, r: add_gaussian_noise(x, r, std=0.1, probability=-1), "probability .*0 .*1.*-1"),
+        (lambda x, r: add_gaussian_noise(x, r, std=0, probability=1), "std .*> 0.* 0$"),
         (
             lambda x, r: random_erase(x, r, probability=1, area=(0.5, 0.1)),
-            "area must go from low to high",
+            r"area .*low, high.*above 0 .*1.*\[0.5, 0.1\]",
         ),
         (
             lambda x, r: random_erase(x, r, probability=1, aspect=(0.0, 1.0)),
-            "aspect must go from low to high",
+            r"aspect .*low, high.*above 0, .*\[0.0, 1.0\]",
         ),
     ],
 )

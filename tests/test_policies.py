@@ -137,9 +137,9 @@ def test_an_image_without_content_and_an_empty_batch():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"operations": 0}, "operations must be at least 1, found 0"),
-        ({"magnitude": 31}, "magnitude must be from 0 to 30, found 31"),
-        ({"magnitude": -1}, "magnitude must be from 0 to 30, found -1"),
+        ({"operations": 0}, "operations .*1.* 0$"),
+        ({"magnitude": 31}, "magnitude .*0 .*30.* 31$"),
+        ({"magnitude": -1}, "magnitude .*0 .*30.* -1$"),
     ],
 )
 def test_bad_settings_are_refused(settings, sentence):
@@ -149,5 +149,5 @@ def test_bad_settings_are_refused(settings, sentence):
 
 def test_float_images_are_refused():
     for policy in (policies.trivial_augment, policies.rand_augment):
-        with pytest.raises(InputError, match="images must be uint8"):
+        with pytest.raises(InputError, match="uint8"):
             policy(torch.rand(2, 3, 8, 8), np.random.default_rng(0))

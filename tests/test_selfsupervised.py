@@ -85,9 +85,7 @@ def test_published_rates_belong_to_their_optimizer():
     assert Pretraining("simclr", learning_rate=0.7).bias_learning_rate == 0.7
     adamw = Pretraining("barlow_twins", optimizer="adamw", learning_rate=1e-3)
     assert adamw.bias_learning_rate == 1e-3
-    with pytest.raises(
-        InputError, match="learning_rate is needed, since barlow_twins is published"
-    ):
+    with pytest.raises(InputError, match=r"learning_rate .*barlow_twins .*lars .*adamw"):
         Pretraining("barlow_twins", optimizer="adamw")
     assert Pretraining("barlow_twins", epochs=20).warmup_epochs == 2
     assert Pretraining("barlow_twins", epochs=20, warmup_epochs=5).warmup_epochs == 5
@@ -108,17 +106,17 @@ def test_a_recipe_is_read_strictly_and_written_whole(method):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method": "barlow"}, "unknown pre-training method 'barlow'; did you mean 'barlow_twins'"),
-        ({"epochs": 0}, "pretraining: epochs must be >= 1, found 0"),
-        ({"batch_size": 1}, "batch_size must be >= 2"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
-        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
-        ({"warmup_epochs": 1000}, "warmup_epochs must be below epochs, found 1000 of 1000"),
-        ({"projector": ()}, "the projector of barlow_twins takes at least one width, found"),
-        ({"projector": (8, 0)}, "a width of the projector must be >= 1, found 0"),
-        ({"redundancy_weight": -1.0}, "redundancy_weight must be >= 0"),
-        ({"clip_gradient_norm": 0.0}, "clip_gradient_norm must be > 0"),
-        ({"method": "rotation", "projector": (8,)}, "the projector of rotation takes no widths"),
+        ({"method": "barlow"}, "'barlow'.*'barlow_twins'"),
+        ({"epochs": 0}, "pretraining: epochs .*>= 1.* 0$"),
+        ({"batch_size": 1}, "batch_size .*>= 2"),
+        ({"learning_rate": 0.0}, "learning_rate .*> 0"),
+        ({"momentum": 1.0}, r"momentum .*\[0, 1\)"),
+        ({"warmup_epochs": 1000}, r"warmup_epochs .*epochs \(1000\).* 1000$"),
+        ({"projector": ()}, r"projector .*barlow_twins .*at least one width.*\[\]"),
+        ({"projector": (8, 0)}, "projector .*>= 1.* 0$"),
+        ({"redundancy_weight": -1.0}, "redundancy_weight .*>= 0"),
+        ({"clip_gradient_norm": 0.0}, "clip_gradient_norm .*> 0"),
+        ({"method": "rotation", "projector": (8,)}, r"projector .*rotation .*no widths.*\[8\]"),
     ],
 )
 def test_a_recipe_checks_its_values(changes, words):
@@ -129,15 +127,15 @@ def test_a_recipe_checks_its_values(changes, words):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"crop_scale": (0.0, 1.0)}, "views: crop_scale must be > 0, found 0"),
-        ({"crop_scale": (0.5, 0.2)}, r"crop_scale must be in \[0.5, 1.0\], found 0.2"),
-        ({"crop_scale": (0.5, 1.2)}, "crop_scale must be in"),
-        ({"blur": (1.0,)}, r"blur needs two numbers, found \[1.0\]"),
-        ({"solarize": (0.0, 1.1)}, "solarize must be in"),
-        ({"hue": 0.6}, "hue must be in"),
-        ({"contrast": -0.1}, "contrast must be >= 0"),
-        ({"horizontal_flip": 2.0}, "horizontal_flip must be in"),
-        ({"blur_sigma": (2.0, 1.0)}, "blur_sigma must be >= 2.0, found 1.0"),
+        ({"crop_scale": (0.0, 1.0)}, "views: crop_scale .*> 0.* 0"),
+        ({"crop_scale": (0.5, 0.2)}, r"crop_scale .*\[0\.5, 1\.0\].* 0\.2$"),
+        ({"crop_scale": (0.5, 1.2)}, r"crop_scale .*1\.0\].* 1\.2$"),
+        ({"blur": (1.0,)}, r"blur .*two numbers.* \[1\.0\]"),
+        ({"solarize": (0.0, 1.1)}, r"solarize .*\[0, 1\].* 1\.1$"),
+        ({"hue": 0.6}, r"hue .*\[0, 0\.5\].* 0\.6$"),
+        ({"contrast": -0.1}, "contrast .*>= 0"),
+        ({"horizontal_flip": 2.0}, r"horizontal_flip .*\[0, 1\]"),
+        ({"blur_sigma": (2.0, 1.0)}, r"blur_sigma .*>= 2\.0.* 1\.0$"),
     ],
 )
 def test_views_check_their_values(changes, words):
@@ -293,7 +291,7 @@ class Blind(nn.Module):
 
 @pytest.mark.parametrize("method", ["barlow_twins", "simclr", "vicreg", "simsiam"])
 def test_a_collapsed_embedding_stops(toy_images, method):
-    words = rf"the embedding of {method} has collapsed in epoch 1: its spread is 0, where 1 is"
+    words = rf"{method} .*epoch 1: .* 0 .*learning_rate.*batch_size"
     with pytest.raises(CollapsedError, match=words):
         next(pretrain(Blind(), toy_images, tiny(method), features=32))
 
@@ -319,7 +317,7 @@ def test_vicreg_without_its_variance_term_really_collapses(toy_images, weight):
         seen.extend(epochs)
         assert len(seen) == 40
     else:
-        with pytest.raises(CollapsedError, match=r"has collapsed in epoch \d+"):
+        with pytest.raises(CollapsedError, match=r"vicreg .*epoch \d+"):
             seen.extend(epochs)
         assert seen  # it was not collapsed from the start
 
@@ -429,7 +427,7 @@ def test_losses_are_looked_at_now_and_then_on_a_gpu():
 
 
 def test_one_image_is_not_enough(toy_images):
-    with pytest.raises(InputError, match="at least 2 images, found 1"):
+    with pytest.raises(InputError, match=r"at least 2 images.* 1$"):
         next(pretrain(small_encoder(), toy_images[:1], tiny("simsiam"), features=32))
 
 

@@ -151,7 +151,7 @@ def test_quarter_turns_are_those_of_numpy(dtype):
         assert np.array_equal(np.rot90(image.numpy(), int(turn), (1, 2)), turned.numpy())
     back = rotate_quarter(found, (4 - turns) % 4)
     assert torch.equal(back, images)
-    with pytest.raises(InputError, match="square images, found 6x7"):
+    with pytest.raises(InputError, match=r"square images.* 6x7"):
         rotate_quarter(torch.zeros(1, 3, 6, 7), turns[:1])
 
 

@@ -332,12 +332,12 @@ def test_the_selected_epoch_is_the_first_best(rows):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"epochs": 0}, "epochs must be >= 1, found 0"),
-        ({"horizontal_flip": 1.5}, r"horizontal_flip must be in \[0, 1\]"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
-        ({"warmup_epochs": 20}, "warmup_epochs must be below epochs, found 20 of 20"),
-        ({"mixup": -1.0}, "mixup must be >= 0"),
-        ({"clip_gradient_norm": 0.0}, "clip_gradient_norm must be > 0"),
+        ({"epochs": 0}, "epochs .*>= 1.* 0$"),
+        ({"horizontal_flip": 1.5}, r"horizontal_flip .*\[0, 1\].* 1.5$"),
+        ({"learning_rate": 0.0}, "learning_rate .*> 0.* 0.0$"),
+        ({"warmup_epochs": 20}, r"warmup_epochs .*epochs \(20\).* 20$"),
+        ({"mixup": -1.0}, "mixup .*>= 0.* -1.0$"),
+        ({"clip_gradient_norm": 0.0}, "clip_gradient_norm .*> 0.* 0.0$"),
     ],
 )
 def test_a_recipe_checks_its_values(changes, words):
