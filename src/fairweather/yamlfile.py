@@ -28,7 +28,7 @@ class _Loader(yaml.SafeLoader):
         own = [self.construct_object(key, deep=True) for key, _ in node.value if not _is_merge(key)]
         for key in own:
             if own.count(key) > 1:
-                raise InputError(f"the key {key!r} stands twice{_place(node.start_mark)}")
+                raise InputError(f"the key {key!r} is given twice{_place(node.start_mark)}")
         return super().construct_mapping(node, deep)
 
     def construct_fraction(self, node: yaml.ScalarNode) -> float:
