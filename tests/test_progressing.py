@@ -108,9 +108,9 @@ def test_what_was_made_of_files_that_are_gone_is_missing(run):
 @pytest.mark.parametrize(
     ("steps", "words"),
     [
-        ([step("b", "a.csv"), step("a")], "no step before b leaves a.csv"),
-        ([step("b", "x.csv")], "no step before b leaves x.csv"),
-        ([step("a"), step("a")], "a and a both leave a.csv"),
+        ([step("b", "a.csv"), step("a")], r"no step before b .*a\.csv"),
+        ([step("b", "x.csv")], r"no step before b .*x\.csv"),
+        ([step("a"), step("a")], r"a and a .*a\.csv"),
     ],
 )
 def test_a_plan_that_cannot_be_done_is_a_mistake_of_whoever_made_it(steps, words):
@@ -119,7 +119,7 @@ def test_a_plan_that_cannot_be_done_is_a_mistake_of_whoever_made_it(steps, words
 
 
 def test_a_step_that_does_not_leave_what_it_says_is_not_done(tmp_path):
-    with pytest.raises(RuntimeError, match=r"a did not leave a\.csv"):
+    with pytest.raises(RuntimeError, match=r"^a .*a\.csv"):
         left_by(step("a"), Done(), RunFolder(tmp_path))
 
 
