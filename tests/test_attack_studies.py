@@ -79,8 +79,8 @@ def test_the_stored_predictions_are_those_of_the_attacked_images(attacked, colou
     images = fw.load_data(f"folder:{colour_folder}", size=16).test
     attack = make_attack("pgd", epsilon=0.1, steps=3)
     stored = attacked.folder.read_predictions(predictions_file("basic", 0, attack.id))
-    # In the layout of predictions: other kernels round otherwise, and the sign of a gradient near
-    # zero, which is what the attack goes by, would be another one.
+    # In the memory layout of predictions: other kernels round differently, and the attack uses the
+    # sign of gradients, which may then differ near zero.
     layout = torch.channels_last
     inputs = images.images.to(memory_format=layout).float() / 255
     model.to(memory_format=layout)

@@ -45,7 +45,7 @@ def noise(n, height=20, width=28):
 
 
 def their_operation(image, name, magnitude):
-    """Do torchvision's operation; it adds 1 to what our factors already contain."""
+    """Apply torchvision's operation; it adds 1, which our factors already contain."""
     offset = 1 if name in ("brightness", "colour", "contrast", "sharpness") else 0
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     changed = _apply_op(picture, THEIRS[name], magnitude - offset, InterpolationMode.NEAREST, None)
@@ -58,7 +58,7 @@ def same_spans(ours, theirs):
         values, signed = theirs[THEIRS[name]]
         expected = values.double().expand(BINS).numpy()
         if name.startswith("translate"):
-            expected = np.trunc(expected)  # torchvision does so where it applies them
+            expected = np.trunc(expected)  # torchvision does this when it applies them
         assert np.array_equal(span.values, expected), name
         assert span.signed == signed
         assert span.neutral == (name in ("brightness", "colour", "contrast", "sharpness"))

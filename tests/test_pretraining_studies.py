@@ -1,4 +1,4 @@
-"""Studies that pre-train: what models start from, their labels, and what is measured of them."""
+"""Studies with pre-training: initial weights of models, their labels, and measurements."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def run_of(study, path, **options):
 
 
 def notes_of(study, path, **options):
-    """The last word on every task of a run."""
+    """The last note of every task of a run."""
     notes = {}
     run_of(study, path, progress=lambda e: notes.update({e.task: e.note}), **options)
     return notes
@@ -139,7 +139,7 @@ def test_its_file_is_a_start_for_any_other_study(probed, colour_folder, tmp_path
 
 
 class KilledError(Exception):
-    """Stands for a signal."""
+    """Simulates a signal."""
 
 
 def killed_in(study, path, task, done):
@@ -237,7 +237,7 @@ def test_models_get_as_many_labels_as_they_may_have(colour_folder, tmp_path):
 
 
 def several(colour_folder, shares=(0.25,), **changes):
-    """Two seeds, an ensemble, a way from probed to fine-tuned weights, an attack, a variant."""
+    """Two seeds, an ensemble, an interpolation of weights, an attack, a variant."""
     turns = SHORT | {"probe_epochs": 1}
     entry = model(weights="pretraining:barlow", recipe=turns, interpolations=list(shares))
     settings = {

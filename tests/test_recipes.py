@@ -1,4 +1,4 @@
-"""The newer recipes: each trains, resumes to the same bits, and moves only what it may."""
+"""The newer recipes: each trains, resumes to the same bits, and changes only allowed weights."""
 
 import io
 import math
@@ -315,7 +315,7 @@ def test_an_attack_while_training_moves_no_batchnorm_statistics(toy_images):
     )
     assert len(seen) == 6
     assert all(still and training for still, training, _ in seen)
-    assert len({stream for *_, stream in seen}) == 6  # every batch starts elsewhere
+    assert len({stream for *_, stream in seen}) == 6  # every batch starts from other points
 
 
 def test_an_adversarial_recipe_and_an_attack_go_together(toy_images):
@@ -343,7 +343,7 @@ def test_the_rotation_task_reads_what_the_head_reads(toy_images):
     features = model.network[:6]((turned - model.mean) / model.std)
     expected = F.cross_entropy(task.linear(features), turns)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
-    assert not model.network[6]._forward_pre_hooks  # nothing stays behind
+    assert not model.network[6]._forward_pre_hooks  # no hook is left
     with pytest.raises(InputError, match=r"rotation_prediction .*linear layer.* ReLU"):
         RotationTask(nn.ReLU())
 

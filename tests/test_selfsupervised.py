@@ -159,7 +159,7 @@ def test_every_method_trains_and_says_how_it_went(toy_images, method):
     assert [row["epoch"] for row in last.history] == [1, 2]
     assert all(math.isfinite(value) for row in last.history for value in row.values())
     asked = len(probe.val.labels)
-    assert last.history[-1]["knn_accuracy"] * asked > most(asked, 1 / 3)  # of three classes alike
+    assert last.history[-1]["knn_accuracy"] * asked > most(asked, 1 / 3)  # three equal classes
     matrices = (last.correlation, last.correlation_before)
     assert [each is not None for each in matrices] == [method == "barlow_twins"] * 2
     start = small_encoder().state_dict()
@@ -167,7 +167,7 @@ def test_every_method_trains_and_says_how_it_went(toy_images, method):
 
 
 def losses_of_one_batch(method, images, **changes):
-    """Losses of epochs that each take all images, in views that leave them as they are."""
+    """Losses of epochs of one batch with all images, whose views do not change them."""
     wide = PUBLISHED[method].projector and (16,)
     recipe = tiny(
         method, batch_size=len(images.labels), views=NOTHING, projector=wide, warmup_epochs=0.0
@@ -186,11 +186,11 @@ def test_every_small_step_downhill_lowers_the_loss(toy_images, method):
 
 
 def test_the_loss_of_rotation_falls(toy_images):
-    """Every epoch draws its turns anew, so that the loss goes down but not at every step."""
-    toy_images.images[:, :, :4] //= 4  # dark above: that the images are turned can be seen
+    """Every epoch has new random rotations, so the loss goes down, but not at every step."""
+    toy_images.images[:, :, :4] //= 4  # dark at the top, so that rotations can be seen
     losses = losses_of_one_batch("rotation", toy_images, epochs=20)
     trend = stats.kendalltau(range(20), losses, alternative="less")
-    assert trend.pvalue < FALSE_ALARM  # a loss that goes nowhere passes as rarely as that
+    assert trend.pvalue < FALSE_ALARM  # a loss that does not fall passes this rarely
 
 
 def same_state(a, b):
@@ -216,7 +216,7 @@ def test_resumed_pretraining_ends_with_the_same_bits(
         part = next(epochs)
     buffer = io.BytesIO()
     torch.save(part.state, buffer)
-    torch.manual_seed(99)  # the world has moved on
+    torch.manual_seed(99)  # other random numbers were used in between
     state = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
     encoder = small_encoder(seed=7)
     *_, resumed = pretrain(encoder, toy_images, recipe, features=32, seed=3, state=state)
@@ -241,7 +241,7 @@ def test_another_seed_ends_elsewhere_and_the_callers_random_state_stays(toy_imag
 
 
 def test_every_epoch_draws_anew(toy_images):
-    """With weights that stay, only other orders and other views change the loss."""
+    """The weights stay the same, so only the order and the views change the loss."""
     still = tiny("barlow_twins", optimizer="sgd", learning_rate=1e-30, weight_decay=0.0)
     losses = {row["train_loss"] for row in train(still, toy_images).history}
     assert len(losses) == 3
@@ -261,7 +261,7 @@ def test_probing_and_looking_change_nothing(toy_images):
     probed = train(recipe, toy_images, probe=Probe(toy_images, toy_images))
     plain = train(recipe, toy_images)
     assert same_state(probed.state["encoder"], plain.state["encoder"])
-    # A step for each of two views, and three batches an epoch.
+    # One step for each of two views, and three batches per epoch.
     assert int(plain.state["encoder"]["1.num_batches_tracked"]) == 2 * 2 * 3
 
 
@@ -279,7 +279,7 @@ def test_a_loss_that_is_not_finite_stops(toy_images):
 
 
 class Blind(nn.Module):
-    """An encoder that says the same of every image."""
+    """An encoder with the same output for every image."""
 
     def __init__(self):
         super().__init__()
@@ -298,7 +298,7 @@ def test_a_collapsed_embedding_stops(toy_images, method):
 
 @pytest.mark.parametrize("weight", [0.0, 25.0])
 def test_vicreg_without_its_variance_term_really_collapses(toy_images, weight):
-    """With the term the same run does not."""
+    """With the term, the same run does not collapse."""
     recipe = tiny(
         "vicreg",
         epochs=40,
@@ -432,7 +432,7 @@ def test_one_image_is_not_enough(toy_images):
 
 
 def striped(n, seed):
-    """Images whose class is the direction of faint stripes, under a colour that says nothing."""
+    """Images whose class is the direction of faint stripes; their colour is random."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 4
     y, x = np.mgrid[:16, :16]
@@ -446,7 +446,7 @@ def striped(n, seed):
 
 
 def test_barlow_twins_finds_what_its_views_have_in_common():
-    """Random weights see little but the colour; all views of an image share its stripes."""
+    """Random weights detect mostly the colour; all views of an image have the same stripes."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         encoder = nn.Sequential(

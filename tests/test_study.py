@@ -1,4 +1,4 @@
-"""Studies: what a file may say, and a whole run that survives being killed anywhere."""
+"""Studies: the content of their files, and a whole run that can be killed at any moment."""
 
 import json
 import os
@@ -229,12 +229,12 @@ RESULTS = ("scores.csv", "models/*/*/model.safetensors", "predictions/**/*.parqu
 
 
 class StoppedError(Exception):
-    """Stands for a signal, a full disk, the end of the power."""
+    """Simulates a signal, a full disk or a power failure."""
 
 
 @contextmanager
 def watched_writes(stop_at=None):
-    """Name the files of a run folder as they are written; the one to stop at is not."""
+    """Name the files of a run folder as they are written, without the one to stop at."""
     written = []
 
     def write(run, name, content):
@@ -249,7 +249,7 @@ def watched_writes(stop_at=None):
 
 
 class Whole(NamedTuple):
-    """An uninterrupted run, what it told, and the files in the order of their writing."""
+    """An uninterrupted run, its events, and its files in the order of writing."""
 
     run: Run
     events: list
@@ -286,7 +286,7 @@ def test_a_run_makes_the_folder_of_the_contract(whole):
     assert expected <= names
     assert not [name for name in names if "resume" in name or "partial" in name]
     assert {f"steps/models/{name}/seed-0.json" for name in ("basic", "mixup")} <= names
-    # Every file is one that a step left, or says what the run is.
+    # Every file was written by a step or describes the run.
     left = {name for step in run.folder.steps() for name in step.files}
     described = {"study.yaml", "record.json", ".lock"}
     assert {name for name in names if not name.startswith("steps/")} == left | described
@@ -413,7 +413,7 @@ def test_a_step_whose_file_or_record_is_damaged_is_done_again(
     with watched_writes() as writes:
         fw.run(study_file(), out=out, device="cpu")
     redone = [name.removeprefix("steps/") for name in writes if name.startswith("steps/")]
-    # What is made of it in moments went first; what is made of the same bytes stays.
+    # Scores and report were removed first; steps that read the same bytes stay done.
     expected = again if again[-1] == "report" else [*again, "samples", "scores", "report"]
     assert redone == [f"{step}.json" for step in expected]
     assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
@@ -457,7 +457,7 @@ def test_a_killed_process_is_taken_up_by_the_same_command(whole, study_file, tmp
     done = subprocess.run(
         [*command, "--device", "cpu"], env=environment, capture_output=True, text=True, check=True
     )
-    said = done.stderr.splitlines()  # nothing but what was done, to the end
+    said = done.stderr.splitlines()  # only finished steps, to the end
     assert all(line.startswith("done  ") for line in said)
     assert said[-1].startswith("done  report")
     assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
@@ -520,7 +520,7 @@ def test_what_is_dropped_with_a_word_is_out_of_the_scores(whole, study_file, tmp
     assert set(run.scores["shift"]) == {"clean", "brightness_factor", "all"}
     redone = [name for name in writes if name.startswith("steps/")]
     assert redone == [f"steps/{step}.json" for step in ("samples", "scores", "report")]
-    # What was measured stays on the disk, and asking for it again measures nothing again.
+    # Predictions stay on the disk, and asking for them again predicts nothing again.
     with watched_writes() as writes:
         fw.run(study_file(), out=out, device="cpu")
     assert not [name for name in writes if name.startswith(("models", "predictions"))]

@@ -238,7 +238,7 @@ def test_resumed_training_ends_with_the_same_bits(toy_images, interrupted_after)
         part = next(epochs)
     buffer = io.BytesIO()
     torch.save(part.state, buffer)
-    torch.manual_seed(99)  # the world has moved on
+    torch.manual_seed(99)  # other random numbers were used in between
     state = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
     *_, resumed = fit(small_network(seed=7), train, val, FULL, seed=3, state=state)
     assert same_state(resumed.state["model"], whole.state["model"])
@@ -274,7 +274,7 @@ def test_frozen_batchnorm_is_the_same_to_the_bit_after_training(toy_images):
 
 
 def test_evaluation_moves_no_batchnorm_statistics(toy_images):
-    """One epoch updates the statistics once a step, not once more for the training accuracy."""
+    """One epoch updates the statistics once per step, and not again for the training accuracy."""
     model = small_network()
     list(fit(model, toy_images[:64], toy_images[64:], Recipe(epochs=1, batch_size=16)))
     assert int(model.network[1].num_batches_tracked) == 4

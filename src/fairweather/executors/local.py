@@ -27,8 +27,8 @@ def execute(
     """Run the steps of a plan that are not done yet, and record them.
 
     Args:
-        plan: its steps come after the steps that they need. Needs that are no steps of the plan are
-            done, and have records in the folder.
+        plan: a plan whose steps come after the steps that they need. A needed step that is not in
+            the plan must be done, with its record in the folder.
         run: a folder that is open for writing and contains its record.
         worker: opens data and models.
         progress: called for every step, and for events within long ones.

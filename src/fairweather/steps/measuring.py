@@ -70,7 +70,7 @@ class DataFacts:
         images: number of images in each split.
         digests: digest of each split, if known.
         side: height and width in pixels, if known.
-        natural_shift: whether the test images have another origin than all others.
+        natural_shift: whether the test images have a different origin from the other images.
     """
 
     name: str

@@ -225,7 +225,7 @@ class Step(Frozen):
 
     @property
     def label(self) -> str:
-        """What it does, in words that no other step of its plan has."""
+        """What it does; no other step of its plan has the same label."""
         return self.task
 
     def depends(self) -> dict[str, JsonValue]:
@@ -398,7 +398,7 @@ class FitStep(Step):
 
 
 class Forward(Frozen):
-    """Predict with a network; `temperature` is a file with a number that divides the logits."""
+    """Predict with a network; `temperature`, if given, is a file with the divisor of the logits."""
 
     way: Literal["forward"] = "forward"
     network: Network
@@ -484,7 +484,7 @@ class ScoreStep(Step):
         rows: models, variants and shifts to score, in the order of the table.
         titles: titles of the models, by name.
         validation: whether there are predictions of clean validation images, to fit thresholds on.
-        natural_shift: whether these are scored too, since the test images have another origin.
+        natural_shift: whether these are scored too, since the test images have a different origin.
         others: other data sets that confidence should separate from the test images.
         priors: class probabilities in label order, by name.
         in_units_of_alexnet: whether the images are those of the published mCE.

@@ -80,7 +80,7 @@ class Ledger:
         return fingerprint_of(step, checksums)
 
     def remaining(self, plan: Plan) -> dict[str, Step]:
-        """The steps of a plan that are not done by the records alone, by id; no file is checked."""
+        """The steps of a plan that are not done according to the records, by id; checks no file."""
         found: dict[str, Step] = {}
         for step in plan.steps:
             record = self.record(step.id)

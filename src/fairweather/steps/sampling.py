@@ -40,7 +40,7 @@ Models = Mapping[str, tuple[str, int | str]]
 
 
 def do_sample(step: SampleStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
-    """Choose pictures by the predictions, and store them with the same shifts as predicted."""
+    """Choose pictures by the predictions, and store them under the shifts of the predictions."""
     shifts = [shift for text in step.shifts if isinstance(shift := shift_of(text), Shift)]
     dataset = worker.dataset(step.images.data)
     choice = choose(folder, dataset.test, shifts, step.models)

@@ -39,7 +39,7 @@ from fairweather.types import Attack, Dataset, Images
 
 SELECTED = ("epoch", "val_accuracy", "val_loss")
 RESUME = "resume"  # the folder of an unfinished training's state
-DECIMALS = 4  # of a correlation that is only drawn
+DECIMALS = 4  # of correlations, which are only plotted
 State = dict[str, Any]  # tensors, numbers and lists, as torch.save takes them
 
 
@@ -48,8 +48,8 @@ def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notif
     recipe = _recipe(step, folder)
     if step.tries:
         _take_over(step, folder, recipe)
-        progress(Event(step.task, 1, 1, "as the sweep trained it"))
-        return Done("as the sweep trained it")
+        progress(Event(step.task, 1, 1, "copied from a try of the sweep"))
+        return Done("copied from a try of the sweep")
     try:
         return _train(step, recipe, worker, folder, progress)
     except TrainingDivergedError as error:
@@ -130,7 +130,7 @@ def training_images(step: TrainStep, train: Images) -> Images:
 
 
 def training_attack(recipe: Recipe) -> Attack | None:
-    """The attack that makes the training images of an adversarial recipe."""
+    """The attack on the training images of an adversarial recipe; None for other recipes."""
     if (settings := recipe.adversarial) is None:
         return None
     given = {key: value for key, value in asdict(settings).items() if value is not None}
@@ -268,7 +268,7 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
 def _pretraining_note(row: Mapping[str, float]) -> str:
     return (
         f"k-NN accuracy {row['knn_accuracy']:.1%}, loss {row['train_loss']:.3g}, "
-        f"embedding's deviation {row['embedding_std']:.2f}"
+        f"embedding spread {row['embedding_std']:.2f}"
     )
 
 

@@ -126,7 +126,7 @@ def using_threads(threads: int) -> Iterator[None]:
     1
     """
     before = torch.get_num_threads()
-    if threads != before:  # asking for the same number would still start a new pool
+    if threads != before:  # setting the same number would still start a new thread pool
         torch.set_num_threads(threads)
     try:
         yield

@@ -357,7 +357,7 @@ class _Planner:
         return models.weights_digest(spec, offline=self.offline)
 
     def _label(self, name: str, seed: int) -> str:
-        """Name a model, and its seed where there are several."""
+        """Name a model, with its seed if there are several."""
         title = self.study.models[name].title
         return f"{title}, seed {seed}" if len(self.study.seeds) > 1 else title
 

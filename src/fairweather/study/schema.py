@@ -287,7 +287,7 @@ class Study(Strict):
                 raise InputError(f"shifts: {shift.name} is given twice with different parameters")
 
     def _check_starts(self) -> None:
-        """A model that starts from a pre-training must be of the same design."""
+        """Raise `InputError` unless models have the same design as their pre-trainings."""
         for name, entry in self.models.items():
             if entry.pretraining is None:
                 continue

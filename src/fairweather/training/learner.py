@@ -144,7 +144,7 @@ class Learner:
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         if self.recipe.clip_gradient_norm is not None:
-            # If the norm is not finite, so is a loss, and the check of the losses reports it.
+            # A norm that is not finite comes with a loss that is not finite, which is reported.
             self.fabric.clip_gradients(
                 self.forward,
                 self.optimizer,

@@ -25,11 +25,11 @@ TEMPERATURE = 0.07  # Wu et al. 2018, section 3.4, as is the weight exp(s / 0.07
 BATCH_SIZE = 256
 LAST_STEPS = 5  # steps at the end of an epoch; the spread of the embedding is averaged over them
 COLLAPSED_BELOW = 0.05
-MOST_IMAGES, MOST_DIMENSIONS = 1024, 64  # of a matrix of correlations
+MOST_IMAGES, MOST_DIMENSIONS = 1024, 64  # limits of a correlation matrix
 
 
 class Probe(NamedTuple):
-    """Labelled images for k-NN classification: those of `train` vote on the class of each `val`."""
+    """Labelled images for k-NN: images of `train` vote on the class of each image of `val`."""
 
     train: Images
     val: Images

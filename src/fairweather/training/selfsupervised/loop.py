@@ -61,7 +61,7 @@ class PretrainingEpoch(NamedTuple):
 
 
 class Learner(nn.Module):
-    """An encoder and the objective behind it, as one module for the optimiser and for Fabric."""
+    """An encoder and the objective after it, as one module for the optimiser and for Fabric."""
 
     def __init__(self, encoder: nn.Module, objective: nn.Module) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from fairweather.errors import InputError, missing_extra
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
 
 EPSILON = 1e-5  # that of batch norm, with which the published code normalises
-TURNS = 4  # rotations by right angles, none included
+TURNS = 4  # rotations by 0, 90, 180 and 270 degrees
 
 
 def barlow_twins_loss(
@@ -156,7 +156,7 @@ class Method(NamedTuple):
 
     Attributes:
         title: its name for people, with its paper.
-        views: number of views: 2, or 1, which is the second kind.
+        views: number of views: 2, or 1, which is then of the second kind.
         may_collapse: whether training must check that not all images have the same embedding.
         build: `(features, recipe, classes)` to the module `(encoder, views, labels) -> Outcome`.
     """
@@ -202,7 +202,7 @@ class TwoViews(nn.Module):
 
 
 class SimSiam(nn.Module):
-    """Each view predicts the other's embedding, through which no gradient flows."""
+    """Each view predicts the embedding of the other, and no gradient flows through the latter."""
 
     def __init__(self, features: int, recipe: Pretraining, classes: int) -> None:
         super().__init__()
