@@ -1,6 +1,7 @@
 """Runs with different seeds are joined into one, as if one run had had all seeds."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def halves(make):
 
 @pytest.fixture(scope="module")
 def joined(halves, tmp_path_factory):
-    """The two of them, named in the other order."""
+    """The two runs, given in the other order."""
     out = tmp_path_factory.mktemp("joined") / "both"
     return fw.join_seeds(halves[::-1], out=out).folder
 
@@ -127,7 +128,7 @@ def change_steps(run, prefix, change):
 
 
 def try_to_join(*runs):
-    """All that joining does before it writes anything."""
+    """Everything that joining does before it writes a file."""
     parts = [open_part(run) for run in runs]
     held = check_fit(parts)
     record = describe(parts)
@@ -152,7 +153,7 @@ def test_trainings_go_along_without_weights(whole, joined):
     trained = {
         name: each
         for name, each in files_of(whole, "models", "pretraining").items()
-        if not name.endswith("history.csv")  # it tells how fast it was
+        if not name.endswith("history.csv")  # it has the speed of training
     }
     assert trained.keys() == {
         name for name in files_of(joined, "models", "pretraining") if "history" not in name
@@ -179,7 +180,7 @@ def test_joined_again_nothing_is_done_again(joined, halves):
 
 
 def test_an_interrupted_joining_has_no_scores_and_goes_on(joined, halves, tmp_path):
-    """Before it goes on, what was copied is damaged, and there is what no run has any more."""
+    """Before it continues, a copied file is damaged, and there is a step that no run has."""
 
     def stop(event):
         if event.done == 9:
@@ -210,7 +211,7 @@ def test_every_reader_takes_a_joined_run_as_a_run(joined, tmp_path):
     assert told.exit_code == 0, told.output
     assert "(sd" in told.output
     uses = {use.kind: use for use in cleaning.disk_use(other)}
-    assert uses["models"].files  # and no weights, which are not there
+    assert uses["models"].files  # and no weights, since the runs have none
     assert all(other.file(name).is_file() for name in uses["models"].files)
     cleaning.remove(other.path, ["left-over"])
     assert files_of(other, "predictions") == files_of(joined, "predictions")
@@ -218,7 +219,7 @@ def test_every_reader_takes_a_joined_run_as_a_run(joined, tmp_path):
 
 
 def test_nothing_is_trained_in_a_joined_run(joined):
-    words = r"was joined of several runs and trains nothing itself; run another seed in a folder"
+    words = r"several runs .*fairweather report --as-seeds"
     for attempt in (run, plan):
         with pytest.raises(InputError, match=words):
             attempt(joined.path / STUDY, out=joined.path, device="cpu")
@@ -251,7 +252,7 @@ def _build(name, facts):
 
 
 def test_models_of_different_runs_are_one_study(copies, whole, tmp_path):
-    """Each model and seed in a run of its own, as hours allowed."""
+    """Each model and seed in a run of its own."""
     single = {}
     for half in copies:
         for model in ("started", "swept"):
@@ -270,13 +271,13 @@ def test_models_of_different_runs_are_one_study(copies, whole, tmp_path):
     first = [single[name] for name in ("started-0", "swept-1")]
     with pytest.raises(
         InputError,
-        match="models started, swept with the seeds 0, 1, but no run has seed 1 of started, nor 1",
+        match=r"started, swept .*seeds 0, 1, .*seed 1 of started \(1 more",
     ):
         try_to_join(*first)
 
 
 def test_pictures_of_several_runs_are_put_together(whole, halves, tmp_path):
-    """Here of two runs that show the mistakes of some models each, under the same shifts."""
+    """Two runs show the mistakes of some models each, under the same shifts."""
     models = whole.step("samples").depends["models"]
     parts = []
     for number, model in enumerate(("started", "swept")):
@@ -330,33 +331,28 @@ def set_in(*keys, value):
             "models/swept/seed",
             ["recipe"],
             {"epochs": 9},
-            r"recipe.* of swept is None in .* and .*9",
+            r"recipe.* of swept .*None .*9",
         ),
         (
             "models/started",
             ["recipe", "epochs"],
             9,
-            r"recipe.epochs of started is 2 in .* and 9 in",
+            r"recipe.epochs of started .*2 .* 9 ",
         ),
-        ("models/started", ["spec", "width"], 0.5, r"spec.width of started is .* and 0.5 in"),
-        ("models/started", ["weights"], "none", "weights of started is pretraining:views in"),
-        ("models/started", ["precision"], "bf16", "precision of started is fp32 in .* and bf16"),
-        ("models/started", ["label_fraction"], 0.5, "label_fraction of started is 1.0 in"),
-        ("models/swept/sweep/", ["version"], 2, "version of the steps that train is 1 in .* and 2"),
-        ("models/swept/sweep", ["metric"], "nll", "metric of swept is accuracy in .* and nll in"),
-        (
-            "pretraining/views",
-            ["recipe", "epochs"],
-            9,
-            "recipe.epochs of views is 1 in .* and 9 in",
-        ),
-        ("predictions/", ["version"], 9, "version of the steps that predict is 1 in .* and 9"),
-        ("predictions/", ["batch_size"], 9, "batch_size of started is 256 in .* and 9 in"),
+        ("models/started", ["spec", "width"], 0.5, r"spec.width of started .* 0\.5 "),
+        ("models/started", ["weights"], "none", "weights of started .*pretraining:views .*none "),
+        ("models/started", ["precision"], "bf16", "precision of started .*fp32 .*bf16 "),
+        ("models/started", ["label_fraction"], 0.5, r"label_fraction of started .*1\.0 .* 0\.5 "),
+        ("models/swept/sweep/", ["version"], 2, "version of the steps that train .*1 .* 2 "),
+        ("models/swept/sweep", ["metric"], "nll", "metric of swept .*accuracy .* nll "),
+        ("pretraining/views", ["recipe", "epochs"], 9, "recipe.epochs of views .*1 .* 9 "),
+        ("predictions/", ["version"], 9, "version of the steps that predict .*1 .* 9 "),
+        ("predictions/", ["batch_size"], 9, "batch_size of started .*256 .* 9 "),
         (
             "predictions/started/seed-1/test/brightness",
             ["libraries", "opencv"],
             "3.1",
-            r"version of opencv is .* in .* and 3.1 in",
+            r"version of opencv .* 3\.1 ",
         ),
     ],
 )
@@ -373,9 +369,8 @@ def test_other_recipes_and_versions_are_refused(prefix, keys, value, words, copi
     change_steps(other, prefix, change)
     assert changed
     for runs in ((one.path, other.path), (other.path, one.path)):
-        with pytest.raises(InputError, match="cannot be joined: ") as caught:
+        with pytest.raises(InputError, match=re.escape(str(other.path))):
             try_to_join(*runs)
-    assert str(other.path) in str(caught.value)
     with pytest.raises(InputError, match=words):
         try_to_join(one.path, other.path)
 
@@ -383,27 +378,24 @@ def test_other_recipes_and_versions_are_refused(prefix, keys, value, words, copi
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (set_in("data", "digests", "test", value="0" * 64), "digest of the test images is "),
-        (set_in("data", "digests", "train", value="0" * 64), "digest of the training images is"),
-        (
-            set_in("data", "classes", value=["a", "b", "c"]),
-            "classes is blue, green, red in .* a, b",
-        ),
-        (set_in("settings", "shift_seed", value=7), "shift_seed is 0 in .* and 7 in"),
-        (set_in("settings", "bootstrap", value=7), "bootstrap is 100 in .* and 7 in"),
-        (set_in("settings", "batch_size", value=7), "prediction_batch_size is 256 in .* and 7 in"),
-        (set_in("settings", "variants", value=["batchnorm"]), "variants is temperature, batchnorm"),
+        (set_in("data", "digests", "test", value="0" * 64), "digest of the test images .*0{12}"),
+        (set_in("data", "digests", "train", value="0" * 64), "digest of the training .*0{12}"),
+        (set_in("data", "classes", value=["a", "b", "c"]), "classes .*blue, green, red .* a, b"),
+        (set_in("settings", "shift_seed", value=7), "shift_seed .*0 .* 7 "),
+        (set_in("settings", "bootstrap", value=7), "bootstrap .*100 .* 7 "),
+        (set_in("settings", "batch_size", value=7), "prediction_batch_size .*256 .* 7 "),
+        (set_in("settings", "variants", value=["batchnorm"]), "variants .*temperature, batchnorm"),
         (
             set_in("provenance", "versions", "fairweather", value="9.9"),
-            "version of fairweather is .* in .* and 9.9 in",
+            r"version of fairweather .* 9\.9 ",
         ),
         (
             lambda facts: facts["sweeps"].pop(0),
-            "brightness_factor,factor=0.3 is tested in .*seed-0",
+            "brightness_factor,factor=0.3 .*seed-0",
         ),
         (
             lambda facts: facts["variants"].pop("started+interpolated-0.5"),
-            "what is measured beside started is started",
+            "variants of started ",
         ),
     ],
 )
@@ -412,7 +404,7 @@ def test_other_data_and_settings_are_refused(change, words, copies):
     change_record(other, change)
     with pytest.raises(InputError, match=words):
         try_to_join(one.path, other.path)
-    with pytest.raises(InputError, match="cannot be joined: "):
+    with pytest.raises(InputError, match=re.escape(str(other.path))):
         try_to_join(other.path, one.path)
 
 
@@ -421,10 +413,10 @@ def test_sweeps_that_chose_otherwise_are_refused(copies):
     chosen = "models/swept/chosen.json"
     recipe = json.loads(other.file(chosen).read_text()) | {"learning_rate": 7.0}
     other.write(chosen, json.dumps(recipe))
-    with pytest.raises(InputError, match=r"chosen.json is damaged or was changed"):
+    with pytest.raises(InputError, match=r"chosen\.json .*checksum"):
         try_to_join(one.path, other.path)
     change_steps(other, "models/swept/sweep", lambda facts: _checksum_anew(other, facts, chosen))
-    words = r"learning_rate that the sweep of swept has chosen is 0\.0\d+ in .* and 7.0 in"
+    words = r"learning_rate .*sweep of swept .*0\.0\d+ .* 7\.0 "
     with pytest.raises(InputError, match=words):
         try_to_join(one.path, other.path)
 
@@ -435,7 +427,7 @@ def _checksum_anew(run, facts, name):
 
 
 def test_a_pretraining_for_all_seeds_is_one(copies):
-    """Two machines made it anew, and of the same seed came other weights."""
+    """Two machines made it, and the same seed gave different weights."""
     one, other = copies
     for each in copies:
         step = each.step("pretraining/views/seed-0") or each.step("pretraining/views/seed-1")
@@ -450,16 +442,16 @@ def test_a_pretraining_for_all_seeds_is_one(copies):
         "pretraining/views/seed-5",
         set_in("files", "pretraining/views/seed-5/model.safetensors", value="1" * 64),
     )
-    with pytest.raises(InputError, match="each made pretraining/views/seed-5 anew and they came"):
+    with pytest.raises(InputError, match=r"views/seed-5 .*same file.*leave out its seed"):
         try_to_join(one.path, other.path)
 
 
 def test_a_seed_counts_once(copies, tmp_path):
     again = copy_run(copies[0], tmp_path / "again")
-    words = r"seed 0 of started is in .*seed-0 and in .*again: each seed counts once"
+    words = r"seed 0 of started .*seed-0 and .*again: leave one"
     with pytest.raises(InputError, match=words):
         try_to_join(copies[0].path, again.path, copies[1].path)
-    with pytest.raises(InputError, match="is named twice"):
+    with pytest.raises(InputError, match=r"again.* twice"):
         fw.join_seeds([again, again], out=tmp_path / "out")
 
 
@@ -468,10 +460,10 @@ def test_predictions_that_are_missing_or_damaged_are_refused(copies, tmp_path):
     prediction = "predictions/swept+batchnorm/seed-1/test/clean.parquet"
     content = other.file(prediction).read_bytes()
     other.write(prediction, b"other")
-    with pytest.raises(InputError, match="is damaged or was changed"):
+    with pytest.raises(InputError, match=re.escape(prediction)):
         fw.join_seeds([one, other], out=tmp_path / "out")
     other.file(prediction).unlink()
-    words = r"seed-1 has no predictions/swept\+batchnorm/seed-1/test/clean.parquet: let the run fin"
+    words = rf"seed-1 has no {re.escape(prediction)}: .*finish"
     with pytest.raises(InputError, match=words):
         fw.join_seeds([one, other], out=tmp_path / "out")
     other.write(prediction, content)
@@ -483,16 +475,16 @@ def test_predictions_that_are_missing_or_damaged_are_refused(copies, tmp_path):
 
 def test_what_has_no_seeds_to_join_is_refused(copies, tmp_path):
     one, other = copies
-    with pytest.raises(InputError, match="joining seeds takes at least two runs, found 1"):
+    with pytest.raises(InputError, match=r"at least two runs.* 1$"):
         fw.join_seeds([one], out=tmp_path / "out")
     now = write_run(tmp_path / "now", run_record({"a": "A"}))
     first = as_first_version(now, tmp_path / "first")
-    with pytest.raises(InputError, match="holds a run of an earlier version of fairweather"):
+    with pytest.raises(InputError, match=r"first .*earlier version of fairweather"):
         fw.join_seeds([one, first], out=tmp_path / "out")
     change_record(other, set_in("kind", value="evaluation"))
-    with pytest.raises(InputError, match="is the evaluation of a model that is there already"):
+    with pytest.raises(InputError, match=r"evaluation .*without --as-seeds"):
         fw.join_seeds([one, other], out=tmp_path / "out")
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match=r"no run: .*record\.json"):
         fw.join_seeds([one, tmp_path], out=tmp_path / "out")
 
 
@@ -503,9 +495,9 @@ def test_no_other_folder_is_written_over(copies, joined, tmp_path):
     thesis.write_text("years of work")
     for place, words in (
         (thesis, "is a file"),
-        (thesis.parent, "holds something else than joined runs"),
+        (thesis.parent, "joined runs; .*--out"),
         (other.path, "is one of the runs"),
-        (joined.path.parent, "holds something else than joined runs"),
+        (joined.path.parent, "joined runs; .*--out"),
     ):
         before = files_of(RunFolder(place), "") if place.is_dir() else {}
         with pytest.raises(InputError, match=words):
@@ -531,7 +523,7 @@ def test_the_command_joins_and_says_where(halves, joined, tmp_path, monkeypatch)
     assert compared.exit_code == 0, compared.output
     assert f"joined  {place}" in compared.stderr
     assert "compare_started_seed-0+seed-1_swept.csv" in compared.output
-    with pytest.raises(InputError, match="takes at least two runs"):
+    with pytest.raises(InputError, match="at least two runs"):
         CliRunner().invoke(app, ["report", folders[0], "--as-seeds"], catch_exceptions=False)
 
 
@@ -542,7 +534,7 @@ def test_a_joined_folder_is_not_overwritten_by_a_joining_of_other_runs(joined, c
         record = json.loads((half.path / "record.json").read_text())
         record["provenance"]["time"] = "2001-01-01T00:00:00+00:00"
         (half.path / "record.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match=r"was joined of other runs, such as .*; name another"):
+    with pytest.raises(InputError, match=r"place .*other runs, .*; .*--out"):
         fw.join_seeds([half.path for half in copies], out=place)
     assert files_of(RunFolder(place)) == files_of(joined)
 

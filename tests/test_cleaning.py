@@ -1,4 +1,4 @@
-"""What a run takes on disk, and what of it goes without being missed."""
+"""The disk use of a run, and which files can be removed."""
 
 import pytest
 from typer.testing import CliRunner
@@ -12,7 +12,7 @@ from fairweather.runs import RunFolder, open_run
 from .run_folders import finish, run_record, sweep_record
 
 FOG = "imagenet_c/fog,severity=1"
-# Steps of the run as it is described: id, kind, and the files that it left.
+# Steps that belong to the run: id, kind, and the files that each wrote.
 OWN = {
     "pretraining/start/seed-5": ("pretrain", ["pretraining/start/seed-5/model.safetensors"]),
     "models/a/seed-0": ("train", ["models/a/seed-0/model.safetensors"]),
@@ -37,7 +37,7 @@ OWN = {
     "samples": ("sample", ["samples/index.json", "samples/pictures.parquet"]),
     "report": ("report", ["report.html", "summary.csv", "tables/accuracy.csv"]),
 }
-# What it no longer is: another model, seed, try of a sweep, pre-training, shift, data set, variant.
+# Steps that no longer belong to it: other model, seed, try, pre-training, shift, data, variant.
 LEFT = {
     "pretraining/start/seed-0": ("pretrain", ["pretraining/start/seed-0/model.safetensors"]),
     "pretraining/other/seed-5": ("pretrain", ["pretraining/other/seed-5/model.safetensors"]),
@@ -150,23 +150,23 @@ def test_no_link_is_followed(run, tmp_path):
 @pytest.mark.parametrize("kind", ["models", "scores", "reprot"])
 def test_what_cannot_be_made_again_in_a_run_is_not_removed(run, kind):
     before = files_of(run)
-    with pytest.raises(InputError, match=f"unknown kind of files '{kind}'"):
+    with pytest.raises(InputError, match=f"'{kind}'.*left-over"):
         remove(run.path, [kind])
     assert files_of(run) == before
 
 
 def test_a_run_that_is_worked_on_is_left_alone(run):
     before = files_of(run)
-    with open_run(run.path), pytest.raises(InputError, match="another process is working in"):
+    with open_run(run.path), pytest.raises(InputError, match=f"process .*{run.path.name}"):
         remove(run.path, ["report"])
     assert files_of(run) == before
 
 
 def test_a_folder_that_holds_no_run_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match=r"no run: .*record\.json"):
         remove(tmp_path, ["left-over"])
-    with pytest.raises(InputError, match="nowhere holds no run"):
+    with pytest.raises(InputError, match=r"nowhere .*no run: .*record\.json"):
         remove(tmp_path / "nowhere", ["left-over"])
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

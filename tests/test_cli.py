@@ -25,7 +25,10 @@ def fairweather(*arguments, **options):
         (["run", "quickstart", "--only", "basik"], "did you mean 'basic'?"),
         (["run", "quickstart", "--set", "recipe.epoch=2"], "did you mean 'epochs'?"),
         (["run", "quickstart", "--set", "epochs"], "--set takes KEY=VALUE"),
-        (["run", "quickstart", "--seeds", "two"], "seeds: must be how many there are"),
+        (
+            ["run", "quickstart", "--seeds", "two"],
+            "seeds: must be the number of seeds, from 1 to 100",
+        ),
         (["run", "quickstart", "--seeds", "3,3"], "seeds must be different"),
         (["run", "quickstart", "--device", "tpu9"], "unknown device 'tpu9'"),
         (["list", "everything"], "unknown list 'everything'"),

@@ -62,7 +62,7 @@ def test_flips_are_counted_from_level_to_level_with_clean_in_its_place(run):
     assert row(run, "imagenet_c/fog", "flip_rate")["value"] == pytest.approx(
         np.mean(rates), abs=1e-7
     )
-    # Attacks have a rate of their own, and no part in the mean over shifts.
+    # Attacks have their own rate, and do not count in the mean over shifts.
     assert row(run, "fgsm", "flip_rate")["value"] >= 0
     both = (brightness + np.mean(rates)) / 2
     assert row(run, "all", "flip_rate")["value"] == pytest.approx(both, abs=1e-7)

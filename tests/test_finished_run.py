@@ -1,4 +1,4 @@
-"""What `run` and `evaluate` give back: a folder, its scores, its report, and an overview."""
+"""The result of `run` and `evaluate`: a folder, its scores, its report, and an overview."""
 
 import shutil
 
@@ -89,7 +89,7 @@ def test_a_run_without_scores_says_what_it_is(tmp_path):
 
 
 def test_a_folder_that_holds_no_run_is_one_sentence(tmp_path):
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match=r"no run: .*record\.json"):
         _ = fw.Run(tmp_path).record
 
 

@@ -1,4 +1,4 @@
-"""Damaged runs: `check` and `compare` read nothing that is not what the run wrote."""
+"""Damaged runs: `check` and `compare` read only files that the run wrote and nobody changed."""
 
 import subprocess
 import sys
@@ -121,7 +121,7 @@ def test_what_a_check_does_not_read_may_be_gone(run):
 
 def test_what_no_step_wrote_is_not_read(run):
     (run.path / step_file("scores")).unlink()
-    words = "was not left by any step of the run"
+    words = "by any step of the run"
     refused(lambda: judge(run, read_rules([RULE])), run.path / "scores.csv", words)
 
 

@@ -486,7 +486,7 @@ def test_a_runs_model_brings_classes_and_size(tmp_path):
         open_model(f"run:{folder}")
     (tmp_path / "record.json").unlink()
     write_run(tmp_path, run_record({"m": "M"}, notes={"size": [9, 9], "preparation": {"side": 9}}))
-    with pytest.raises(InputError, match="the record states no preparation of images: "):
+    with pytest.raises(InputError, match=r"the record .*preparation of images"):
         open_model(f"run:{folder}")
     safetensors.torch.save_file({"a": torch.ones(1)}, folder / "model.safetensors")
     with pytest.raises(InputError, match=r"are not its model\.json's"):

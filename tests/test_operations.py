@@ -41,7 +41,7 @@ def enhanced(kind):
     return lambda picture, factor, _: kind(picture).enhance(factor)
 
 
-# What each operation must equal, and magnitudes to try, with their ends and beyond.
+# The reference of each operation, and magnitudes to try, up to and beyond its range.
 REFERENCES = {
     "autocontrast": (lambda picture, _m, _r: ImageOps.autocontrast(picture), [0.0]),
     "equalize": (lambda picture, _m, _r: ImageOps.equalize(picture), [0.0]),
@@ -173,7 +173,7 @@ def test_an_image_does_not_depend_on_its_batch(name, table):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_stays_on_the_device_of_its_images(name):
-    # Tensors on `meta` have no values, but as on a GPU they do not mix with those on the CPU.
+    # Tensors on `meta` have no values, but like those on a GPU they do not mix with the CPU's.
     images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8, device="meta")
     for table in (OPERATIONS, SMOOTH_OPERATIONS):
         changed = table[name](images, torch.ones(4))

@@ -45,7 +45,7 @@ models:
     recipe: {{probe_epochs: 1, mixup: 0.3}}
     interpolations: [0.5]
 """
-# What a process that knows nothing but its arguments does: the plan, a step, a folder.
+# The program of a process that gets only its arguments: the plan, a step, a folder.
 WORKER = """
 import sys
 from pathlib import Path
@@ -92,7 +92,7 @@ def finished(study, tmp_path_factory):
 
 
 def do_alone(plan_file, plan, step, run, folder):
-    """Do a step in a process and a folder of its own, and bring home what it leaves."""
+    """Run a step in a process and a folder of its own, and copy its files back."""
     alone = RunFolder(folder)
     shutil.copy(run.path / RECORD, _parent(folder / RECORD))
     for need in step.needs:
@@ -124,7 +124,7 @@ def _parent(path):
 
 
 def one_of_each_kind(plan):
-    """One step of each kind and way, as late as possible, so that the others are short of it."""
+    """One step of each kind and way, the latest, so that its input is as complete as possible."""
     found = {}
     for step in plan.steps:
         way = getattr(getattr(step, "how", None), "way", "")
@@ -133,7 +133,7 @@ def one_of_each_kind(plan):
 
 
 def without_times(files):
-    """All but the history of a training, which tells how many images it did in a second."""
+    """All files except the history of a training, which has its speed."""
     return {name: each for name, each in files.items() if not name.endswith("history.csv")}
 
 
@@ -155,7 +155,7 @@ def test_a_record_holds_whatever_a_step_depends_on(study_file):
 
 
 def test_a_longer_sweep_leaves_finished_seeds_as_they_are(study_file):
-    """Seeds depend on the chosen recipe alone, whatever else was tried."""
+    """Seeds depend only on the chosen recipe, not on other tries."""
     short, longer = (
         plan_of(load_study(study_file, [f"models.swept.sweep={{learning_rate: {rates}}}"]))
         for rates in ("[0.01, 0.001]", "[0.01, 0.001, 0.0001]")
@@ -168,7 +168,7 @@ def test_a_longer_sweep_leaves_finished_seeds_as_they_are(study_file):
 
 
 def test_a_report_is_made_again_when_a_step_was_done_on_another_machine(planned, finished):
-    """It needs every other step, so that it can tell of all machines wherever it is made."""
+    """It needs every other step, so that it can list all machines wherever it runs."""
     plan, _ = planned
     report = plan.steps[-1]
     assert set(report.needs) == {step.id for step in plan.steps[:-1]}
@@ -226,7 +226,7 @@ def test_every_step_in_a_process_of_its_own(order, planned, finished, tmp_path):
             do_alone(file, plan, step, folder, alone)
             shutil.rmtree(alone)
         assert {each.state for each in standings(plan, folder)} == {"done"}
-    # The page also tells when the run was begun and how fast it trained.
+    # The page also has the start time of the run and the speed of training.
     scores = (each.path / "scores.csv" for each in (folder, finished))
     assert len({path.read_bytes() for path in scores}) == 1
 

@@ -45,7 +45,7 @@ def noise(n, height=20, width=28):
 
 
 def their_operation(image, name, magnitude):
-    """Do torchvision's operation; it adds 1 to what our factors already contain."""
+    """Apply torchvision's operation; it adds 1, which our factors already contain."""
     offset = 1 if name in ("brightness", "colour", "contrast", "sharpness") else 0
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     changed = _apply_op(picture, THEIRS[name], magnitude - offset, InterpolationMode.NEAREST, None)
@@ -58,7 +58,7 @@ def same_spans(ours, theirs):
         values, signed = theirs[THEIRS[name]]
         expected = values.double().expand(BINS).numpy()
         if name.startswith("translate"):
-            expected = np.trunc(expected)  # torchvision does so where it applies them
+            expected = np.trunc(expected)  # torchvision does this when it applies them
         assert np.array_equal(span.values, expected), name
         assert span.signed == signed
         assert span.neutral == (name in ("brightness", "colour", "contrast", "sharpness"))
@@ -137,9 +137,9 @@ def test_an_image_without_content_and_an_empty_batch():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"operations": 0}, "operations must be at least 1, found 0"),
-        ({"magnitude": 31}, "magnitude must be from 0 to 30, found 31"),
-        ({"magnitude": -1}, "magnitude must be from 0 to 30, found -1"),
+        ({"operations": 0}, "operations .*1.* 0$"),
+        ({"magnitude": 31}, "magnitude .*0 .*30.* 31$"),
+        ({"magnitude": -1}, "magnitude .*0 .*30.* -1$"),
     ],
 )
 def test_bad_settings_are_refused(settings, sentence):
@@ -149,5 +149,5 @@ def test_bad_settings_are_refused(settings, sentence):
 
 def test_float_images_are_refused():
     for policy in (policies.trivial_augment, policies.rand_augment):
-        with pytest.raises(InputError, match="images must be uint8"):
+        with pytest.raises(InputError, match="uint8"):
             policy(torch.rand(2, 3, 8, 8), np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""Studies that pre-train: what models start from, their labels, and what is measured of them."""
+"""Studies with pre-training: initial weights of models, their labels, and measurements."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def run_of(study, path, **options):
 
 
 def notes_of(study, path, **options):
-    """The last word on every task of a run."""
+    """The last note of every task of a run."""
     notes = {}
     run_of(study, path, progress=lambda e: notes.update({e.task: e.note}), **options)
     return notes
@@ -139,7 +139,7 @@ def test_its_file_is_a_start_for_any_other_study(probed, colour_folder, tmp_path
 
 
 class KilledError(Exception):
-    """Stands for a signal."""
+    """Simulates a signal."""
 
 
 def killed_in(study, path, task, done):
@@ -175,9 +175,7 @@ def test_nothing_is_done_twice_and_another_recipe_does_all_of_it(colour_folder, 
     assert set(notes.values()) == {"done before"}
     recipe = BARLOW["recipe"] | {"redundancy_weight": 0.5}
     other = raw(colour_folder, pretraining={"barlow": BARLOW | {"recipe": recipe}})
-    words = (
-        r"pretraining/barlow/seed-0 \(recipe\.redundancy_weight: .*, now 0\.5\), with what is made"
-    )
+    words = r"pretraining/barlow/seed-0 \(recipe\.redundancy_weight: .*, now 0\.5\).*--replace"
     with pytest.raises(InputError, match=words):
         run_of(other, tmp_path / "run")
     notes = notes_of(other, tmp_path / "run", replace=True)
@@ -239,7 +237,7 @@ def test_models_get_as_many_labels_as_they_may_have(colour_folder, tmp_path):
 
 
 def several(colour_folder, shares=(0.25,), **changes):
-    """Two seeds, an ensemble, a way from probed to fine-tuned weights, an attack, a variant."""
+    """Two seeds, an ensemble, an interpolation of weights, an attack, a variant."""
     turns = SHORT | {"probe_epochs": 1}
     entry = model(weights="pretraining:barlow", recipe=turns, interpolations=list(shares))
     settings = {
@@ -277,7 +275,7 @@ def test_what_is_measured_beside_the_models_is_not_dropped_without_a_word(
     together, colour_folder, changes, words
 ):
     before = (together.path / "scores.csv").read_bytes()
-    with pytest.raises(InputError, match=f"what was not asked for this time: {words}"):
+    with pytest.raises(InputError, match=f": {words}.*--replace"):
         run_of(several(colour_folder, **changes), together.path)
     assert (together.path / "scores.csv").read_bytes() == before
 
@@ -362,19 +360,19 @@ def test_a_quarter_of_the_way_is_measured_as_such(together, colour_folder):
     [
         (
             {"models": {"a": model(weights="pretraining:barlo")}},
-            "models.a: unknown pre-training 'barlo'; did you mean 'barlow'",
+            "models.a: .*pre-training 'barlo'.*'barlow'",
         ),
         (
             {"models": {"a": model(weights="pretraining:barlow", stem="small")}},
-            "models.a: its stem is small, but that of pretraining.barlow is imagenet",
+            "models.a: .*stem .*small.*pretraining.barlow .*imagenet",
         ),
         (
             {"pretraining": {"barlow": BARLOW | {"recipe": {"method": "barlow"}}}},
-            "pretraining.barlow.recipe.method: input should be 'barlow_twins'",
+            "pretraining.barlow.recipe.method: .*'barlow_twins'.* 'barlow'",
         ),
         (
             {"pretraining": {"barlow": BARLOW | {"recipe": BARLOW["recipe"] | {"epoch": 1}}}},
-            "pretraining.barlow.recipe: unknown key 'epoch'; did you mean 'epochs'",
+            "pretraining.barlow.recipe: .*'epoch'.*'epochs'",
         ),
         (
             {
@@ -382,77 +380,77 @@ def test_a_quarter_of_the_way_is_measured_as_such(together, colour_folder):
                     "barlow": BARLOW | {"recipe": BARLOW["recipe"] | {"views": {"blurr": [0, 0]}}}
                 }
             },
-            "views: unknown key 'blurr'; did you mean 'blur'",
+            "views: .*'blurr'.*'blur'",
         ),
         (
             {"pretraining": {"barlow": BARLOW | {"weights": "pretraining:barlow"}}},
-            "it cannot start from another pre-training",
+            "pretraining.barlow: .*another pre-training",
         ),
-        ({"pretraining": {"a/b": BARLOW}}, "pre-training name 'a/b' must be letters"),
+        ({"pretraining": {"a/b": BARLOW}}, "pre-training name 'a/b' .*letters, digits"),
         (
             {"pretraining": {"barlow": BARLOW, "b": BARLOW}},
-            "pretraining: two have the title 'Barlow Twins'",
+            "pretraining: .*'Barlow Twins'",
         ),
         (
             {"models": {"a": model(weights="pretraining:barlow", weights_sha256="0" * 64)}},
-            "weights_sha256 is that of a file, not of a pre-training",
+            "weights_sha256 .*file",
         ),
         (
             {
                 "pretraining": {"all": BARLOW | {"recipe": {"method": "supervised"}}},
                 "models": {"a": model(weights="pretraining:all", label_fraction=0.1)},
             },
-            "learns from all labels of the study, so it cannot have fewer",
+            "models.a: .*pretraining.all.* label_fraction .*1 .*label_noise 0",
         ),
         (
             {
                 "data": {"source": "mnist5k"},
                 "pretraining": {"barlow": BARLOW | {"data": {"source": "mnist5k", "seed": 1}}},
             },
-            "pretraining.barlow: its data is that of the study, whose test images it might take",
+            "pretraining.barlow: .*leave data out",
         ),
         ({"models": {"a": model(sweep={"augmix": [3]})}}, "models.a: sweep: augmix: "),
-        ({"ensemble": True}, "ensemble needs the models of at least two seeds"),
+        ({"ensemble": True}, "ensemble .*at least two seeds"),
         (
             {"models": {"a": model(interpolations=[0.5])}},
-            "set recipe.probe_epochs between 1 and 1, found 0",
+            "recipe.probe_epochs .*1 .*1.* 0$",
         ),
         (
             {"models": {"a": model(interpolations=[0.5, 1.5], recipe=SHORT | {"probe_epochs": 1})}},
-            r"interpolations must be different and in \(0, 1\)",
+            r"interpolations .*\(0, 1\).*\[0\.5, 1\.5\]",
         ),
         ({"models": {"a": model(label_fraction=0.0)}}, "label_fraction: .*greater than 0"),
         (
             {"models": {"a": model(recipe={"augmix": {"severitty": 1}})}},
-            "unknown key 'severitty'; did you mean 'severity'",
+            "'severitty'.*'severity'",
         ),
         (
             {
                 "models": {"a": model(recipe={"gaussian_noise": {"std": 0.1}})},
                 "shifts": [{"imagenet_c/gaussian_noise": [1]}],
             },
-            "train on gaussian_noise .recipe.gaussian_noise., which tests it too",
+            r"gaussian_noise \(recipe.gaussian_noise\) .*imagenet_c/gaussian_noise; .*allow_seen",
         ),
         (
             {
                 "models": {"a": model(recipe={"rand_augment": {}})},
                 "shifts": [{"brightness_factor": [0.3]}],
             },
-            "train on brightness .recipe.rand_augment., which tests it too as brightness_factor",
+            r"models.a: .*brightness \(recipe.rand_augment\) .*brightness_factor; .*allow_seen_sh",
         ),
         (
             {
                 "models": {"a": model(recipe={"rotation": {"degrees": 9}})},
                 "shifts": [{"rotation": [10]}],
             },
-            "train on rotation .recipe.rotation., which tests it too",
+            r"models.a: .*rotation \(recipe.rotation\) .*allow_seen_shifts: true",
         ),
         (
             {
                 "models": {"a": model(recipe={"augmix": {"all_operations": True}})},
                 "shifts": [{"imagenet_c/saturate": [1]}],
             },
-            "train on saturate .recipe.augmix., which tests it too as imagenet_c/saturate",
+            r"models.a: .*saturate \(recipe.augmix\) .*imagenet_c/saturate; .*allow_seen_shifts",
         ),
     ],
 )
@@ -522,7 +520,7 @@ def test_pretrainings_that_no_model_needs_are_left_out(tmp_path, colour_folder):
     assert not load_study(path, only=["b"]).pretraining
     changed = load_study(path, ["pretraining.barlow.recipe.epochs=7", "models.b.width=0.5"])
     assert changed.pretraining["barlow"].recipe.epochs == 7
-    with pytest.raises(InputError, match="unknown pre-training 'barlo'"):
+    with pytest.raises(InputError, match=r"pre-training 'barlo'.*'barlow'"):
         load_study(path, ["pretraining.barlo.recipe.epochs=7"])
 
 
@@ -559,10 +557,10 @@ def test_a_square_is_asked_for_before_anything_is_written(tmp_path, colour_folde
     data = {"source": f"npz:{tmp_path / 'wide.npz'}"}
     rotation = {"method": "rotation", "epochs": 1}
     study = raw(colour_folder, data=data, pretraining={"barlow": BARLOW | {"recipe": rotation}})
-    with pytest.raises(InputError, match=r"pretraining\.barlow: rotation turns squares"):
+    with pytest.raises(InputError, match=r"pretraining\.barlow: rotation .*square.* 8x16"):
         run_of(study, tmp_path / "run")
     models = {"a": model(recipe=SHORT | {"rotation_prediction": 0.5})}
-    with pytest.raises(InputError, match=r"models\.a: recipe: rotation_prediction turns images"):
+    with pytest.raises(InputError, match=r"models\.a: .*rotation_prediction .*square.* 8x16"):
         run_of(raw(colour_folder, data=data, models=models, pretraining={}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -650,15 +648,15 @@ def test_weights_of_a_pretraining_are_marked_wherever_they_come_from(probed, col
     [
         (
             {"train_shifts": [{"gaussian_blur": {"sigma": [1.0], "kernel_size": 99}}]},
-            "models.a: gaussian_blur: a kernel of 99 needs",
+            "models.a: gaussian_blur: .* 99 ",
         ),
         (
             {"recipe": SHORT | {"rotation_prediction": 0.5}, "backbone": SQUEEZENET},
-            "needs a classifier whose head is a linear layer, found Conv2d",
+            "models.a: .*rotation_prediction .*linear layer.* Conv2d",
         ),
         (
             {"recipe": SHORT | {"adversarial": {"epsilon": 1000, "norm": "l2"}}},
-            "models.a: pgd: epsilon is 1000",
+            "models.a: pgd: epsilon .*1000",
         ),
     ],
 )
@@ -688,7 +686,7 @@ def test_overrides_reach_pretrainings_where_they_share_a_network(tmp_path, colou
     assert changed.pretraining["barlow"].data.size == 16
     small = load_study(path, ["pretraining.barlow.recipe.views=small"])
     assert small.pretraining["barlow"].recipe.views == NAMED_VIEWS["small"]
-    with pytest.raises(InputError, match="unknown views 'smal'; did you mean 'small'"):
+    with pytest.raises(InputError, match=r"views 'smal'.*'small'"):
         load_study(path, ["pretraining.barlow.recipe.views=smal"])
 
 

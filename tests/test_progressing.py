@@ -1,4 +1,4 @@
-"""How far a run is: which steps are done, what would be replaced, and how long the rest takes."""
+"""The progress of a run: done steps, steps to be replaced, and the time for the rest."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def step(name, *reads, digest="one"):
 
 
 def chain(**settings):
-    """`a`, `b` made of `a`, `c` made of `b`, and `d` by itself."""
+    """Steps `a`, `b` that reads `a`, `c` that reads `b`, and `d` alone."""
     reads = {"a": (), "b": ("a.csv",), "c": ("b.csv",), "d": ()}
     steps = [
         step(name, *files, **({"digest": settings[name]} if name in settings else {}))
@@ -94,7 +94,7 @@ def test_what_is_damaged_is_missing_and_what_is_made_of_it_waits(run, what, how)
         path.unlink()
     expected = {"a": "done", "b": "missing", "c": "missing", "d": "done"}
     assert states(run, chain()) == expected
-    # What stands there all the same would be replaced by other settings.
+    # If its settings change, its existing files would be replaced.
     assert states(run, chain(c="other")) == expected | {"c": "stale"}
 
 
@@ -108,9 +108,9 @@ def test_what_was_made_of_files_that_are_gone_is_missing(run):
 @pytest.mark.parametrize(
     ("steps", "words"),
     [
-        ([step("b", "a.csv"), step("a")], "no step before b leaves a.csv"),
-        ([step("b", "x.csv")], "no step before b leaves x.csv"),
-        ([step("a"), step("a")], "a and a both leave a.csv"),
+        ([step("b", "a.csv"), step("a")], r"no step before b .*a\.csv"),
+        ([step("b", "x.csv")], r"no step before b .*x\.csv"),
+        ([step("a"), step("a")], r"a and a .*a\.csv"),
     ],
 )
 def test_a_plan_that_cannot_be_done_is_a_mistake_of_whoever_made_it(steps, words):
@@ -119,7 +119,7 @@ def test_a_plan_that_cannot_be_done_is_a_mistake_of_whoever_made_it(steps, words
 
 
 def test_a_step_that_does_not_leave_what_it_says_is_not_done(tmp_path):
-    with pytest.raises(RuntimeError, match=r"a did not leave a\.csv"):
+    with pytest.raises(RuntimeError, match=r"^a .*a\.csv"):
         left_by(step("a"), Done(), RunFolder(tmp_path))
 
 
@@ -278,7 +278,7 @@ def test_planning_decodes_nothing_writes_nothing_and_says_what_it_cannot_know(
         assert "unknown until decoded" in str(found).splitlines()[1]
         first = json.loads(found.to_json())["steps"][0]
         assert (first["state"], first["depends"]["train"]) == (*unknown, None)
-    # How many images there are, and how fast it went the last time, is known all the same.
+    # The number of images and the last speed are still known.
     assert list(found.table["work"][:3]) == [162, 9, 60]
     assert found.seconds > 0
     assert not (tmp_path / "nowhere").exists()
@@ -338,7 +338,7 @@ def test_a_dry_run_of_an_evaluation_prints_its_plan_and_writes_nothing(colour_fo
 
 
 def said(*words):
-    """What a command says on stderr, which is not a terminal."""
+    """The output of a command on stderr, which is not a terminal."""
     done = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
     assert done.exit_code == 0
     return done.stderr.splitlines()
@@ -351,13 +351,13 @@ def test_where_there_is_no_terminal_each_finished_step_is_a_line_with_its_time(s
     steps = RunFolder(tmp_path / "run").steps()
     assert len(lines) == len(steps) == 9
     assert re.fullmatch(rf"done  train Basic  {time}  \(1 of 9\)", lines[0])
-    # Nothing was predicted before the first of these lines, so that nobody knew how long it takes.
+    # Nothing was predicted before the first of these lines, so its duration was unknown.
     clean, dark = "val/clean", "test/brightness_factor,factor=0.3"
     left = rf", about {time} to go"
     assert re.fullmatch(rf"done  predict Basic, {clean}  {time}  \(2 of 9{left}\)", lines[1])
     assert re.fullmatch(rf"done  predict Basic, {dark}  {time}  \(4 of 9{left}\)", lines[3])
     assert re.fullmatch(rf"done  report  {time}  \(9 of 9\)", lines[-1])
-    # What was done before is counted and has no line.
+    # Steps that were done before are counted but have no line.
     assert said(*words) == []
     more = said(*words, "--set", "shifts=[{brightness_factor: [0.3, 2]}, {gamma: [2, 3]}]")
     assert [line.split("  ")[1] for line in more] == [

@@ -1,4 +1,4 @@
-"""The newer recipes: each trains, resumes to the same bits, and moves only what it may."""
+"""The newer recipes: each trains, resumes to the same bits, and changes only allowed weights."""
 
 import io
 import math
@@ -164,14 +164,20 @@ def test_phases_cut_the_epochs_and_each_has_its_own_schedule():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"probe_epochs": 21}, r"probe_epochs must be in \[0, 20\], found 21"),
-        ({"probe_epochs": 18, "warmup_epochs": 2}, "less probe_epochs, found 2 of 2"),
-        ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\)"),
-        ({"cutmix": -1.0}, "cutmix must be >= 0"),
-        ({"augmix": AugMix(), "mixup": 0.1}, "augmix and mixup exclude each other"),
-        ({"adversarial": Adversarial(0.1), "cutmix": 1.0}, "adversarial and cutmix exclude"),
-        ({"adversarial": Adversarial(0.1), "augmix": AugMix()}, "adversarial and augmix exclude"),
-        ({"rand_augment": RandAugment(), "trivial_augment": True}, "exclude each other"),
+        ({"probe_epochs": 21}, r"probe_epochs .*\[0, 20\].* 21$"),
+        (
+            {"probe_epochs": 18, "warmup_epochs": 2},
+            r"warmup_epochs .*epochs - probe_epochs \(2\).* 2$",
+        ),
+        ({"ema_decay": 1.0}, r"ema_decay .*\[0, 1\)"),
+        ({"cutmix": -1.0}, "cutmix .*>= 0"),
+        ({"augmix": AugMix(), "mixup": 0.1}, "augmix .*mixup"),
+        ({"adversarial": Adversarial(0.1), "cutmix": 1.0}, "adversarial .*cutmix"),
+        ({"adversarial": Adversarial(0.1), "augmix": AugMix()}, "adversarial .*augmix"),
+        (
+            {"rand_augment": RandAugment(), "trivial_augment": True},
+            "rand_augment .*trivial_augment",
+        ),
     ],
 )
 def test_a_recipe_refuses_what_has_no_meaning(changes, words):
@@ -182,14 +188,14 @@ def test_a_recipe_refuses_what_has_no_meaning(changes, words):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: AugMix(severity=11), "augmix.severity must be in"),
-        (lambda: AugMix(alpha=0), "augmix.alpha must be > 0"),
-        (lambda: RandAugment(magnitude=31), "rand_augment.magnitude must be in"),
-        (lambda: RandomErasing(area=(0.5, 0.1)), "random_erasing.area must go from low to high"),
-        (lambda: RandomErasing(area=(0, 0.1)), "above 0, to at most 1, found"),
-        (lambda: GaussianNoise(0), "gaussian_noise.std must be > 0"),
-        (lambda: Adversarial(0.1, norm="l1"), "adversarial.norm must be linf or l2"),
-        (lambda: Adversarial(0.1, steps=0), "adversarial.steps must be in|>="),
+        (lambda: AugMix(severity=11), r"augmix\.severity .*\[0\.1, 10\].* 11$"),
+        (lambda: AugMix(alpha=0), r"augmix\.alpha .*> 0.* 0$"),
+        (lambda: RandAugment(magnitude=31), r"rand_augment\.magnitude .*\[0, 30\].* 31$"),
+        (lambda: RandomErasing(area=(0.5, 0.1)), r"random_erasing\.area .*low, high.*\[0.5, 0.1\]"),
+        (lambda: RandomErasing(area=(0, 0.1)), r"random_erasing\.area .*above 0 .*1.*\[0, 0\.1\]"),
+        (lambda: GaussianNoise(0), r"gaussian_noise\.std .*> 0.* 0$"),
+        (lambda: Adversarial(0.1, norm="l1"), r"adversarial\.norm .*linf or l2.* 'l1'"),
+        (lambda: Adversarial(0.1, steps=0), r"adversarial\.steps .*\[1, 1000\].* 0$"),
     ],
 )
 def test_options_check_their_values(make, words):
@@ -309,21 +315,21 @@ def test_an_attack_while_training_moves_no_batchnorm_statistics(toy_images):
     )
     assert len(seen) == 6
     assert all(still and training for still, training, _ in seen)
-    assert len({stream for *_, stream in seen}) == 6  # every batch starts elsewhere
+    assert len({stream for *_, stream in seen}) == 6  # every batch starts from other points
 
 
 def test_an_adversarial_recipe_and_an_attack_go_together(toy_images):
     model = small_network()
-    with pytest.raises(InputError, match="go together"):
+    with pytest.raises(InputError, match=r"adversarial .*attack .*both or neither"):
         next(fit(model, toy_images[:64], toy_images[64:], RECIPES["adversarial"]))
     attack = make_attack("pgd", epsilon=0.1)
-    with pytest.raises(InputError, match="go together"):
+    with pytest.raises(InputError, match=r"adversarial .*attack .*both or neither"):
         next(fit(model, toy_images[:64], toy_images[64:], Recipe(), attack=attack))
 
 
 @pytest.mark.parametrize("name", ["probe", "rotation prediction"])
 def test_what_needs_the_head_says_so(toy_images, name):
-    with pytest.raises(InputError, match="needs to know the head"):
+    with pytest.raises(InputError, match=f"{name.partition(' ')[0]}.* head of the model"):
         next(fit(small_network(), toy_images[:64], toy_images[64:], RECIPES[name]))
 
 
@@ -337,8 +343,8 @@ def test_the_rotation_task_reads_what_the_head_reads(toy_images):
     features = model.network[:6]((turned - model.mean) / model.std)
     expected = F.cross_entropy(task.linear(features), turns)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
-    assert not model.network[6]._forward_pre_hooks  # nothing stays behind
-    with pytest.raises(InputError, match="linear layer, found ReLU"):
+    assert not model.network[6]._forward_pre_hooks  # no hook is left
+    with pytest.raises(InputError, match=r"rotation_prediction .*linear layer.* ReLU"):
         RotationTask(nn.ReLU())
 
 
@@ -354,7 +360,7 @@ def test_the_second_head_learns_and_is_not_in_the_checkpoint(toy_images):
 def test_turning_needs_squares(toy_images):
     wide = replace(toy_images, images=toy_images.images[:, :, :6])
     model = small_network()
-    with pytest.raises(InputError, match="needs squares, found 6x8"):
+    with pytest.raises(InputError, match=r"rotation_prediction .*square.* 6x8"):
         next(
             fit(
                 model,

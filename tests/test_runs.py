@@ -1,4 +1,4 @@
-"""The run folder: whole files or none, steps done once, one process at a time."""
+"""The run folder: files are complete or missing, steps run once, one process at a time."""
 
 import json
 import multiprocessing
@@ -33,7 +33,7 @@ def predictions_of(images, seed=0, noise=1.0):
 
 
 def recorded(run, step, *files):
-    """Record a step that left files of these names."""
+    """Record a step that wrote files with these names."""
     record = StepRecord(
         id=step,
         kind="predict",
@@ -80,7 +80,7 @@ def test_a_damaged_record_of_a_step_is_none(tmp_path, damage):
     path = tmp_path / step_file("step")
     path.write_bytes(damage(path.read_text()).encode(errors="surrogateescape"))
     assert run.step("step") is None
-    with pytest.raises(InputError, match=r"step\.json (is not the record|was written by a newer)"):
+    with pytest.raises(InputError, match=r"step\.json .*(the record of a step|newer)"):
         run.steps()
 
 
@@ -101,7 +101,7 @@ def test_what_is_forgotten_takes_its_files_along(tmp_path):
     run.forget("report")
     assert [path.name for path in tmp_path.glob("*.txt")] == ["other.txt"]
     assert run.step("report") is None
-    run.forget("report")  # and once more is nothing
+    run.forget("report")  # doing it again changes nothing
 
 
 def test_records_are_held_against_their_checksums(tmp_path):
@@ -113,7 +113,7 @@ def test_records_are_held_against_their_checksums(tmp_path):
     (tmp_path / "cell.parquet").unlink()
     assert run.check_files(bool) == ["cell.parquet"]
     run.write("scores.csv", "cut")
-    with pytest.raises(InputError, match=r"scores\.csv is damaged or was changed"):
+    with pytest.raises(InputError, match=r"scores\.csv .*checksum"):
         run.check_files(bool)
     assert run.check_files(lambda name: name != "scores.csv") == ["cell.parquet"]
 
@@ -193,19 +193,19 @@ def test_one_process_at_a_time(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="is not empty and holds no run"), open_run(tmp_path):
+    with pytest.raises(InputError, match=r"not empty .*no run; .*--out"), open_run(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(InputError, match="is a file"), open_run(tmp_path / "thesis.tex"):
         pass
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match=r"no run: .*record\.json"):
         open_finished_run(tmp_path)
 
 
 def test_a_folder_of_an_earlier_version_is_read_and_not_taken_up(tmp_path):
     (tmp_path / FIRST_FACTS).write_text("{}")
     with (
-        pytest.raises(InputError, match="an earlier version of fairweather, which can be reported"),
+        pytest.raises(InputError, match=r"earlier version of fairweather.*--out"),
         open_run(tmp_path),
     ):
         pass
@@ -215,10 +215,10 @@ def test_a_folder_of_an_earlier_version_is_read_and_not_taken_up(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "is not the record of a fairweather run"),
-        ("[1]", "is not the record of a fairweather run"),
-        ('{"version": 3}', r"was written by a newer fairweather \(version 3\)"),
-        ('{"version": 2}', "is not the record of a fairweather run: kind: "),
+        ("{", r"record\.json .*the record of a fairweather run"),
+        ("[1]", r"record\.json .*the record of a fairweather run"),
+        ('{"version": 3}', r"record\.json .*newer fairweather \(version 3\)"),
+        ('{"version": 2}', r"record\.json .*the record of a fairweather run: kind: "),
     ],
 )
 def test_a_damaged_description_is_one_sentence_and_stops_what_would_write(tmp_path, text, words):
@@ -294,7 +294,7 @@ def test_one_seed_needs_no_mean_over_seeds(cells, toy_images):
 
 
 def test_scores_come_back_as_they_were_written(tmp_path, toy_images):
-    """Models may be called NA, and levels may be close."""
+    """Models may be called NA, and levels may be very close."""
     shifts = sweep("brightness_factor", [0.33333333, 0.33333334])
     cells = [Cell("NA", 0, shift) for shift in shifts]
     frame = to_frame(with_means(estimate_cells(cells, lambda _: predictions_of(toy_images), 100)))

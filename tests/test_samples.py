@@ -84,7 +84,7 @@ def slow_lost(keys, levels, neutral, right, wrong, confidence, most):
 
 
 def slow_mistakes(keys, wrong, confidence, most):
-    """All wrong answers, the surest first; then no image twice."""
+    """All wrong predictions, highest confidence first; then no image twice."""
     answers = sorted(
         (-confidence[at][image], at, key)
         for image, key in enumerate(keys)
@@ -131,7 +131,7 @@ def test_the_choice_does_not_depend_on_the_order_of_images_or_on_the_side():
     shuffled = (keys[order], right[order], wrong[:, order], confidence[:, order])
     again = lost_first(shuffled[0], levels - 1.0, *shuffled[1:])
     assert as_pairs(again) == as_pairs(chosen)
-    # 0.2 and 1.8 would be as near; of these levels no two are.
+    # 0.2 and 1.8 would be equally far from 1; no two of these levels are.
     assert as_pairs(lost_first(keys, 1.0 - levels, right, wrong, confidence)) == as_pairs(chosen)
     surest = confident_mistakes(keys, wrong, confidence)
     assert as_pairs(confident_mistakes(shuffled[0], *shuffled[2:])) == as_pairs(surest)
@@ -165,7 +165,7 @@ def test_levels_are_as_near_whatever_floats_make_of_their_difference():
         offsets = np.array(levels) - 1.0
         both = lost_first(np.arange(2), offsets, right, np.ones((2, 2), bool), sure)
         assert as_pairs(both) == [(0, 0), (1, 0)]
-        # Each image is lost on one side alone: the more confident of the two comes first.
+        # Each image is lost on one side only: the one with higher confidence comes first.
         for wrong in (np.eye(2, dtype=bool), ~np.eye(2, dtype=bool)):
             chosen = lost_first(np.arange(2), offsets, right, wrong, sure)
             assert chosen.levels.tolist() == [0, 1]
@@ -264,7 +264,7 @@ def make_test_images(n, size=(12, 12), classes=CLASSES, seed=0):
 
 
 def make_predictions(images, rng, hardness, skill):
-    """Wrong where an image is harder than the model is skilled; confidences with ties."""
+    """Wrong if an image is harder than the model's skill; confidences with ties."""
     n = len(images)
     right = hardness + rng.normal(0, 0.05, n) <= skill
     return outcomes(
@@ -290,7 +290,7 @@ class Made(NamedTuple):
     step: SampleStep
 
 
-# Name and seed of each model; the first seed of a name stands for it.
+# Name and seed of each model; pictures are those of the first seed of a name.
 BASIC = (("basic", 1),)
 EVERY = tuple((name, seed) for name in ("basic", "other") for seed in (1, 0, "ensemble"))
 
@@ -341,7 +341,7 @@ def predict(made, seed=0):
 
 
 def store(made, step, predictions):
-    """Store predictions as the step that makes them leaves them."""
+    """Store predictions like the step that predicts."""
     [file] = step.leaves
     made.run.write_predictions(file, predictions)
     finish(made.run, step.id, [file], kind="predict", fingerprint=fingerprint_of(step, {}))
@@ -369,7 +369,7 @@ def contents(run):
 
 
 def expected_choice(made, models):
-    """What the index has to say, from the stored predictions and the slow references."""
+    """The expected index, from the stored predictions and the slow references."""
     test, run = made.dataset.test, made.run
     keys = test.keys.tolist()
     sweeps = {

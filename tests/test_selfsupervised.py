@@ -85,9 +85,7 @@ def test_published_rates_belong_to_their_optimizer():
     assert Pretraining("simclr", learning_rate=0.7).bias_learning_rate == 0.7
     adamw = Pretraining("barlow_twins", optimizer="adamw", learning_rate=1e-3)
     assert adamw.bias_learning_rate == 1e-3
-    with pytest.raises(
-        InputError, match="learning_rate is needed, since barlow_twins is published"
-    ):
+    with pytest.raises(InputError, match=r"learning_rate .*barlow_twins .*lars .*adamw"):
         Pretraining("barlow_twins", optimizer="adamw")
     assert Pretraining("barlow_twins", epochs=20).warmup_epochs == 2
     assert Pretraining("barlow_twins", epochs=20, warmup_epochs=5).warmup_epochs == 5
@@ -108,17 +106,17 @@ def test_a_recipe_is_read_strictly_and_written_whole(method):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method": "barlow"}, "unknown pre-training method 'barlow'; did you mean 'barlow_twins'"),
-        ({"epochs": 0}, "pretraining: epochs must be >= 1, found 0"),
-        ({"batch_size": 1}, "batch_size must be >= 2"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
-        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
-        ({"warmup_epochs": 1000}, "warmup_epochs must be below epochs, found 1000 of 1000"),
-        ({"projector": ()}, "the projector of barlow_twins takes at least one width, found"),
-        ({"projector": (8, 0)}, "a width of the projector must be >= 1, found 0"),
-        ({"redundancy_weight": -1.0}, "redundancy_weight must be >= 0"),
-        ({"clip_gradient_norm": 0.0}, "clip_gradient_norm must be > 0"),
-        ({"method": "rotation", "projector": (8,)}, "the projector of rotation takes no widths"),
+        ({"method": "barlow"}, "'barlow'.*'barlow_twins'"),
+        ({"epochs": 0}, "pretraining: epochs .*>= 1.* 0$"),
+        ({"batch_size": 1}, "batch_size .*>= 2"),
+        ({"learning_rate": 0.0}, "learning_rate .*> 0"),
+        ({"momentum": 1.0}, r"momentum .*\[0, 1\)"),
+        ({"warmup_epochs": 1000}, r"warmup_epochs .*epochs \(1000\).* 1000$"),
+        ({"projector": ()}, r"projector .*barlow_twins .*at least one width.*\[\]"),
+        ({"projector": (8, 0)}, "projector .*>= 1.* 0$"),
+        ({"redundancy_weight": -1.0}, "redundancy_weight .*>= 0"),
+        ({"clip_gradient_norm": 0.0}, "clip_gradient_norm .*> 0"),
+        ({"method": "rotation", "projector": (8,)}, r"projector .*rotation .*no widths.*\[8\]"),
     ],
 )
 def test_a_recipe_checks_its_values(changes, words):
@@ -129,15 +127,15 @@ def test_a_recipe_checks_its_values(changes, words):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"crop_scale": (0.0, 1.0)}, "views: crop_scale must be > 0, found 0"),
-        ({"crop_scale": (0.5, 0.2)}, r"crop_scale must be in \[0.5, 1.0\], found 0.2"),
-        ({"crop_scale": (0.5, 1.2)}, "crop_scale must be in"),
-        ({"blur": (1.0,)}, r"blur needs two numbers, found \[1.0\]"),
-        ({"solarize": (0.0, 1.1)}, "solarize must be in"),
-        ({"hue": 0.6}, "hue must be in"),
-        ({"contrast": -0.1}, "contrast must be >= 0"),
-        ({"horizontal_flip": 2.0}, "horizontal_flip must be in"),
-        ({"blur_sigma": (2.0, 1.0)}, "blur_sigma must be >= 2.0, found 1.0"),
+        ({"crop_scale": (0.0, 1.0)}, "views: crop_scale .*> 0.* 0"),
+        ({"crop_scale": (0.5, 0.2)}, r"crop_scale .*\[0\.5, 1\.0\].* 0\.2$"),
+        ({"crop_scale": (0.5, 1.2)}, r"crop_scale .*1\.0\].* 1\.2$"),
+        ({"blur": (1.0,)}, r"blur .*two numbers.* \[1\.0\]"),
+        ({"solarize": (0.0, 1.1)}, r"solarize .*\[0, 1\].* 1\.1$"),
+        ({"hue": 0.6}, r"hue .*\[0, 0\.5\].* 0\.6$"),
+        ({"contrast": -0.1}, "contrast .*>= 0"),
+        ({"horizontal_flip": 2.0}, r"horizontal_flip .*\[0, 1\]"),
+        ({"blur_sigma": (2.0, 1.0)}, r"blur_sigma .*>= 2\.0.* 1\.0$"),
     ],
 )
 def test_views_check_their_values(changes, words):
@@ -161,7 +159,7 @@ def test_every_method_trains_and_says_how_it_went(toy_images, method):
     assert [row["epoch"] for row in last.history] == [1, 2]
     assert all(math.isfinite(value) for row in last.history for value in row.values())
     asked = len(probe.val.labels)
-    assert last.history[-1]["knn_accuracy"] * asked > most(asked, 1 / 3)  # of three classes alike
+    assert last.history[-1]["knn_accuracy"] * asked > most(asked, 1 / 3)  # three equal classes
     matrices = (last.correlation, last.correlation_before)
     assert [each is not None for each in matrices] == [method == "barlow_twins"] * 2
     start = small_encoder().state_dict()
@@ -169,7 +167,7 @@ def test_every_method_trains_and_says_how_it_went(toy_images, method):
 
 
 def losses_of_one_batch(method, images, **changes):
-    """Losses of epochs that each take all images, in views that leave them as they are."""
+    """Losses of epochs of one batch with all images, whose views do not change them."""
     wide = PUBLISHED[method].projector and (16,)
     recipe = tiny(
         method, batch_size=len(images.labels), views=NOTHING, projector=wide, warmup_epochs=0.0
@@ -188,11 +186,11 @@ def test_every_small_step_downhill_lowers_the_loss(toy_images, method):
 
 
 def test_the_loss_of_rotation_falls(toy_images):
-    """Every epoch draws its turns anew, so that the loss goes down but not at every step."""
-    toy_images.images[:, :, :4] //= 4  # dark above: that the images are turned can be seen
+    """Every epoch has new random rotations, so the loss goes down, but not at every step."""
+    toy_images.images[:, :, :4] //= 4  # dark at the top, so that rotations can be seen
     losses = losses_of_one_batch("rotation", toy_images, epochs=20)
     trend = stats.kendalltau(range(20), losses, alternative="less")
-    assert trend.pvalue < FALSE_ALARM  # a loss that goes nowhere passes as rarely as that
+    assert trend.pvalue < FALSE_ALARM  # a loss that does not fall passes this rarely
 
 
 def same_state(a, b):
@@ -218,7 +216,7 @@ def test_resumed_pretraining_ends_with_the_same_bits(
         part = next(epochs)
     buffer = io.BytesIO()
     torch.save(part.state, buffer)
-    torch.manual_seed(99)  # the world has moved on
+    torch.manual_seed(99)  # other random numbers were used in between
     state = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
     encoder = small_encoder(seed=7)
     *_, resumed = pretrain(encoder, toy_images, recipe, features=32, seed=3, state=state)
@@ -243,7 +241,7 @@ def test_another_seed_ends_elsewhere_and_the_callers_random_state_stays(toy_imag
 
 
 def test_every_epoch_draws_anew(toy_images):
-    """With weights that stay, only other orders and other views change the loss."""
+    """The weights stay the same, so only the order and the views change the loss."""
     still = tiny("barlow_twins", optimizer="sgd", learning_rate=1e-30, weight_decay=0.0)
     losses = {row["train_loss"] for row in train(still, toy_images).history}
     assert len(losses) == 3
@@ -263,7 +261,7 @@ def test_probing_and_looking_change_nothing(toy_images):
     probed = train(recipe, toy_images, probe=Probe(toy_images, toy_images))
     plain = train(recipe, toy_images)
     assert same_state(probed.state["encoder"], plain.state["encoder"])
-    # A step for each of two views, and three batches an epoch.
+    # One step for each of two views, and three batches per epoch.
     assert int(plain.state["encoder"]["1.num_batches_tracked"]) == 2 * 2 * 3
 
 
@@ -281,7 +279,7 @@ def test_a_loss_that_is_not_finite_stops(toy_images):
 
 
 class Blind(nn.Module):
-    """An encoder that says the same of every image."""
+    """An encoder with the same output for every image."""
 
     def __init__(self):
         super().__init__()
@@ -293,14 +291,14 @@ class Blind(nn.Module):
 
 @pytest.mark.parametrize("method", ["barlow_twins", "simclr", "vicreg", "simsiam"])
 def test_a_collapsed_embedding_stops(toy_images, method):
-    words = rf"the embedding of {method} has collapsed in epoch 1: its spread is 0, where 1 is"
+    words = rf"{method} .*epoch 1: .* 0 .*learning_rate.*batch_size"
     with pytest.raises(CollapsedError, match=words):
         next(pretrain(Blind(), toy_images, tiny(method), features=32))
 
 
 @pytest.mark.parametrize("weight", [0.0, 25.0])
 def test_vicreg_without_its_variance_term_really_collapses(toy_images, weight):
-    """With the term the same run does not."""
+    """With the term, the same run does not collapse."""
     recipe = tiny(
         "vicreg",
         epochs=40,
@@ -319,7 +317,7 @@ def test_vicreg_without_its_variance_term_really_collapses(toy_images, weight):
         seen.extend(epochs)
         assert len(seen) == 40
     else:
-        with pytest.raises(CollapsedError, match=r"has collapsed in epoch \d+"):
+        with pytest.raises(CollapsedError, match=r"vicreg .*epoch \d+"):
             seen.extend(epochs)
         assert seen  # it was not collapsed from the start
 
@@ -429,12 +427,12 @@ def test_losses_are_looked_at_now_and_then_on_a_gpu():
 
 
 def test_one_image_is_not_enough(toy_images):
-    with pytest.raises(InputError, match="at least 2 images, found 1"):
+    with pytest.raises(InputError, match=r"at least 2 images.* 1$"):
         next(pretrain(small_encoder(), toy_images[:1], tiny("simsiam"), features=32))
 
 
 def striped(n, seed):
-    """Images whose class is the direction of faint stripes, under a colour that says nothing."""
+    """Images whose class is the direction of faint stripes; their colour is random."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 4
     y, x = np.mgrid[:16, :16]
@@ -448,7 +446,7 @@ def striped(n, seed):
 
 
 def test_barlow_twins_finds_what_its_views_have_in_common():
-    """Random weights see little but the colour; all views of an image share its stripes."""
+    """Random weights detect mostly the colour; all views of an image have the same stripes."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         encoder = nn.Sequential(

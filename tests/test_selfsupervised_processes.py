@@ -72,13 +72,13 @@ def work(rank, folder):
     torch.save(found, folder / f"{rank}.pt")
     while not (folder / f"{1 - rank}.pt").exists():
         time.sleep(0.01)
-    # Taking a process group down now and then waits for itself: leave without.
+    # Destroying a process group can hang: exit without it.
     os._exit(0)
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """What each of two processes found, by loss and by share."""
+    """The results of two processes, by loss and by share of the batch."""
     folder = tmp_path_factory.mktemp("processes")
     torch.multiprocessing.spawn(work, (folder,), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
@@ -111,7 +111,7 @@ def test_lightlys_other_losses_on_two_processes_are_those_on_one(together, name)
 
 
 def test_lightlys_barlow_twins_is_another_loss_on_two_processes(together):
-    """It normalises each process's share by itself, which is why it is not used."""
+    """It normalises each process's share on its own, which is why it is not used."""
     loss, gradients = alone("lightly's barlow_twins")
     assert loss == pytest.approx(alone("barlow_twins")[0], rel=1e-9)
     found = together[0]["lightly's barlow_twins", "equal"]
@@ -120,14 +120,14 @@ def test_lightlys_barlow_twins_is_another_loss_on_two_processes(together):
 
 
 def test_half_a_batch_alone_is_not_the_batch():
-    """What the tests above would find if nothing was added up over processes."""
+    """The results of the tests above if nothing were summed over processes."""
     first, second = batch()[:, :8]
     half = barlow_twins_loss(encoder()(first), encoder()(second), 0.0051)
     assert abs(half.item() - alone("barlow_twins")[0]) > 0.01 * half.item()
 
 
 def test_lightly_is_imported_late_without_network_or_warning():
-    """Nothing is fetched or warned of, and the package itself does not load it."""
+    """Nothing is downloaded, there is no warning, and the package itself does not load it."""
     script = """
 import socket, sys
 def refuse(*a, **k): raise AssertionError("the network was asked")

@@ -1,4 +1,4 @@
-"""Names that stand in files of a run: nothing outside the folder is read, written or removed."""
+"""Names in files of a run: nothing outside the folder is read, written or removed."""
 
 import json
 import os
@@ -53,9 +53,9 @@ def name_in_record(run, name):
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_name_that_is_none_inside_the_folder_is_refused(tmp_path, name):
-    with pytest.raises(InputError, match="leads outside the run folder"):
+    with pytest.raises(InputError, match="outside the run folder"):
         inside(tmp_path, name)
-    said = re.escape(f"{tmp_path / 'steps/a.json'} names a file outside the run folder: {name!r}")
+    said = f"{re.escape(str(tmp_path / 'steps/a.json'))} .*outside .*{re.escape(repr(name))}"
     with pytest.raises(InputError, match=said):
         inside(tmp_path, name, "steps/a.json")
 
@@ -93,7 +93,7 @@ def test_no_step_reads_or_removes_what_its_record_names_outside(tmp_path, run, v
         "link": "figures/victim.txt",
     }[kind]
     name_in_record(run, name)
-    said = f"{re.escape(str(run.path / step_file('step')))} names a file outside the run folder"
+    said = f"{re.escape(str(run.path / step_file('step')))} .*outside the run folder"
 
     def use(do):
         with pytest.raises(InputError, match=said) as caught, open_run(run.path) as opened:
@@ -106,7 +106,7 @@ def test_no_step_reads_or_removes_what_its_record_names_outside(tmp_path, run, v
     with pytest.raises(InputError, match="outside"), open_run(run.path) as opened:
         opened.holds(name)
     assert victim.read_text() == "mine"
-    assert (run.path / "a/result.txt").is_file()  # nor is half of it removed
+    assert (run.path / "a/result.txt").is_file()  # and nothing was removed before the error
     assert "victim" in (run.path / step_file("step")).read_text()
 
 
@@ -114,7 +114,7 @@ def test_a_manifest_of_the_first_version_leads_nowhere_else(tmp_path, run, victi
     first = as_first_version(run, tmp_path / "first")
     path = first.path / FIRST_MANIFEST
     path.write_text(path.read_text().replace("a/result.txt", "../victim.txt"))
-    said = f"{re.escape(str(path))} names a file outside the run folder"
+    said = f"{re.escape(str(path))} .*outside the run folder"
     with pytest.raises(InputError, match=said):
         RunFolder(first.path).check_files(lambda _: True)
 
@@ -136,7 +136,7 @@ def test_a_damaged_manifest_is_one_sentence(tmp_path, run, content):
     path = as_first_version(run, tmp_path / "first").path / FIRST_MANIFEST
     text = json.dumps(content) if isinstance(content, dict) else content
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    said = re.escape(f"{path} is not the manifest of a fairweather run")
+    said = f"{re.escape(str(path))} .*manifest of a fairweather run"
     with pytest.raises(InputError, match=said):
         RunFolder(path.parent).check_files(lambda _: True)
 
@@ -147,7 +147,7 @@ def test_a_damaged_record_of_a_step_is_one_sentence(run, content):
     if isinstance(content, dict):
         content = json.dumps(json.loads(path.read_text()) | content | {"kind": None})
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    said = re.escape(f"{path} is not the record of a step of a fairweather run")
+    said = f"{re.escape(str(path))} .*record of a step"
     with pytest.raises(InputError, match=said):
         RunFolder(run.path).check_files(lambda _: True)
 
@@ -260,7 +260,7 @@ def test_a_report_is_not_written_through_a_link(copy, tmp_path, name):
     with pytest.raises(InputError, match="outside the run folder through a symbolic link"):
         build_report(copy)
     assert list((tmp_path / "elsewhere").iterdir()) == []
-    assert not (copy.path / "report.html").exists()  # nor is half a report there
+    assert not (copy.path / "report.html").exists()  # and no part of a report was written
 
 
 def test_pictures_are_not_read_through_a_link(copy, tmp_path):
@@ -302,7 +302,7 @@ def test_a_joint_report_removes_nothing_through_a_link(copy, tmp_path, victim):
     listed = json.loads((out / "runs.json").read_text())
     listed["files"].append("tables/victim.txt")
     (out / "runs.json").write_text(json.dumps(listed))
-    with pytest.raises(InputError, match=r"runs\.json names a file outside the run folder"):
+    with pytest.raises(InputError, match=r"runs\.json .*outside the run folder"):
         build_joint_report([copy], out)
     assert victim.read_text() == "mine"
 
@@ -336,7 +336,7 @@ def test_an_export_reads_no_file_that_its_manifest_names_outside(tmp_path, victi
     (out / MANIFEST).write_text(json.dumps(stored))
     seen = []
     with (
-        pytest.raises(InputError, match=r"manifest\.json names a file outside"),
+        pytest.raises(InputError, match=r"manifest\.json .*outside"),
         open_export(out, EXPORTED) as manifest,
     ):
         manifest.is_done("clean", lambda path, facts: seen.append(path) or True)
@@ -356,7 +356,7 @@ def test_an_export_writes_and_removes_nothing_through_a_link(tmp_path, victim):
     assert [path.name for path in (out / "fog").iterdir()] == ["b.png"]
     assert not (out / "fog").is_symlink()
     assert (tmp_path / "elsewhere/a.png").read_text() == "not ours"
-    with open_export(out, EXPORTED):  # leftovers go, what they point at stays
+    with open_export(out, EXPORTED):  # links are removed, but not their targets
         assert not (out / ".fog.partial").is_symlink()
     assert victim.read_text() == "mine"
 

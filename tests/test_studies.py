@@ -34,7 +34,7 @@ def _own_folders(tmp_path, monkeypatch):
 
 
 def published_weights(path, backbone):
-    """A file as the makers of Barlow Twins publish theirs: torchvision's names, no head."""
+    """A file like the published one of Barlow Twins: torchvision's names, no head."""
     state = load_model(backbone, classes=2, seed=9, weights="none").network.state_dict()
     torch.save({k: v for k, v in state.items() if not k.startswith("fc.")}, path)
     return path

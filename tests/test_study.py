@@ -1,4 +1,4 @@
-"""Studies: what a file may say, and a whole run that survives being killed anywhere."""
+"""Studies: the content of their files, and a whole run that can be killed at any moment."""
 
 import json
 import os
@@ -92,10 +92,10 @@ def test_numbers_are_numbers_and_text_is_text(text, value):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a: 1\na: 2", r"the key 'a' stands twice \(line 1"),
-        ("{a: 1", "is not YAML"),
-        ("1/0", "divides by zero"),
-        ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),
+        ("a: 1\na: 2", r"'a' .*twice \(line 1"),
+        ("{a: 1", r"YAML.*\(line 1"),
+        ("1/0", r"1/0 .*zero \(line 1"),
+        ("!!python/object/apply:os.system ['true']", r"YAML.*os\.system.*\(line 1"),
     ],
 )
 def test_yaml_that_is_wrong_says_where(text, words):
@@ -116,42 +116,45 @@ def model(**keys):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"shfits": []}, "unknown key 'shfits'; did you mean 'shifts'"),
-        (
-            {"data": {"source": "mnist5k", "sice": 3}},
-            "data: unknown key 'sice'; did you mean 'size'",
-        ),
-        (model(recipe={"epoch": 3}), "models.a.recipe: unknown key 'epoch'; did you mean 'epochs'"),
-        (model(recipe={"learning_rate": "1e-3"}), "valid number, found '1e-3'"),
-        (model(recipe={"epochs": 2.5}), "recipe.epochs: .*integer.*found 2.5"),
-        (model(recipe={"epochs": 0}), "epochs must be >= 1, found 0"),
-        (model(recipe={"optimizer": "adam"}), "'adamw' or 'sgd', found 'adam'"),
-        (model(recipe={"rotation": {"degree": 2}}), "did you mean 'degrees'"),
-        (model(weights=None), "weights: .*string, found None"),
-        (model(sweep={"lr": [1]}), "unknown recipe key in sweep 'lr'"),
-        (model(sweep={"epochs": ["three"]}), "epochs: .*integer.*found 'three'"),
+        ({"shfits": []}, "'shfits'.*'shifts'"),
+        ({"data": {"source": "mnist5k", "sice": 3}}, "data: .*'sice'.*'size'"),
+        (model(recipe={"epoch": 3}), r"models\.a\.recipe: .*'epoch'.*'epochs'"),
+        (model(recipe={"learning_rate": "1e-3"}), "learning_rate: .*number.* '1e-3'"),
+        (model(recipe={"epochs": 2.5}), "recipe.epochs: .*integer.* 2.5"),
+        (model(recipe={"epochs": 0}), "epochs .*>= 1.* 0$"),
+        (model(recipe={"optimizer": "adam"}), "'adamw' or 'sgd'.* 'adam'"),
+        (model(recipe={"rotation": {"degree": 2}}), "'degree'.*'degrees'"),
+        (model(weights=None), "weights: .*string.* None"),
+        (model(sweep={"lr": [1]}), "sweep 'lr'.*learning_rate"),
+        (model(sweep={"epochs": ["three"]}), "epochs: .*integer.* 'three'"),
         ({"models": {}}, "models: .*at least 1"),
-        ({"models": {"../a": {"title": "A", "backbone": "x"}}}, "it names a folder"),
-        ({"models": {"a": {"title": "A"}}}, "models.a.backbone: field required"),
-        ({"models": {"a": 3}}, "models.a: "),
-        ({"seeds": [0, 0]}, "seeds must be different"),
-        ({"seeds": [-1]}, "seeds must be different and >= 0"),
-        ({"seeds": 0}, r"seeds: must be how many.* \(3 means \[0, 1, 2\]\), or a list.*found 0"),
-        ({"seeds": 1598}, "seeds: must be how many there are, from 1 to 100 .*found 1598"),
-        ({"seeds": True}, "seeds: must be how many .*found True"),
-        ({"seeds": []}, r"seeds: .* or a list of whole numbers.*found \[\]"),
-        ({"seeds": [0, 1.5]}, r"seeds: .* or a list of whole numbers.*found \[0, 1.5\]"),
-        ({"shifts": [{"gausian_blur": [1]}]}, "did you mean 'gaussian_blur'"),
-        ({"shifts": [{"gaussian_blur": [1], "x": 2}]}, "each entry must be one NAME: LEVELS"),
-        ({"shifts": [{"suite": "paper"}]}, "did you mean 'paper_pets'"),
-        ({"shifts": [{"gaussian_blur": [1]}, {"gaussian_blur": [1]}]}, "at 1 stands twice"),
+        ({"models": {"../a": {"title": "A", "backbone": "x"}}}, r"'\.\./a' .*letters, digits"),
+        ({"models": {"a": {"title": "A"}}}, r"models\.a\.backbone: .*required"),
+        ({"models": {"a": 3}}, r"models\.a: "),
+        ({"seeds": [0, 0]}, r"seeds .*different.* \[0, 0\]"),
+        ({"seeds": [-1]}, r"seeds .*>= 0.* \[-1\]"),
+        ({"seeds": 0}, r"seeds: .*1 to 100 \(3 means \[0, 1, 2\]\), or a list.* 0$"),
+        ({"seeds": 1598}, "seeds: .*1 to 100 .* 1598$"),
+        ({"seeds": True}, "seeds: .*1 to 100 .* True$"),
+        ({"seeds": []}, r"seeds: .*list of whole numbers.* \[\]$"),
+        ({"seeds": [0, 1.5]}, r"seeds: .*list of whole numbers.* \[0, 1.5\]$"),
+        ({"shifts": [{"gausian_blur": [1]}]}, "'gausian_blur'.*'gaussian_blur'"),
+        ({"shifts": [{"gaussian_blur": [1], "x": 2}]}, "NAME: LEVELS"),
+        ({"shifts": [{"suite": "paper"}]}, "'paper'.*'paper_pets'"),
+        (
+            {"shifts": [{"gaussian_blur": [1]}, {"gaussian_blur": [1]}]},
+            "gaussian_blur .* 1 .*twice",
+        ),
         (
             {"shifts": [{"gaussian_blur": [1]}, {"gaussian_blur": {"sigma": 2, "kernel_size": 5}}]},
-            "swept twice with different parameters",
+            "gaussian_blur .*twice with different parameters",
         ),
-        ({"shifts": [{"gaussian_blur": [2]}, {"gaussian_blur": [2.0]}]}, "at 2 stands twice"),
-        ({"bootstrap": 10}, "bootstrap: .*greater than or equal to 100"),
-        ({"threads": 0}, "threads: .*greater than or equal to 1"),
+        (
+            {"shifts": [{"gaussian_blur": [2]}, {"gaussian_blur": [2.0]}]},
+            "gaussian_blur at 2 .*twice",
+        ),
+        ({"bootstrap": 10}, "bootstrap: .* 100, .* 10$"),
+        ({"threads": 0}, "threads: .* 1, .* 0$"),
     ],
 )
 def test_a_study_that_is_wrong_gets_one_clear_sentence(changes, words):
@@ -226,12 +229,12 @@ RESULTS = ("scores.csv", "models/*/*/model.safetensors", "predictions/**/*.parqu
 
 
 class StoppedError(Exception):
-    """Stands for a signal, a full disk, the end of the power."""
+    """Simulates a signal, a full disk or a power failure."""
 
 
 @contextmanager
 def watched_writes(stop_at=None):
-    """Name the files of a run folder as they are written; the one to stop at is not."""
+    """Name the files of a run folder as they are written, without the one to stop at."""
     written = []
 
     def write(run, name, content):
@@ -246,7 +249,7 @@ def watched_writes(stop_at=None):
 
 
 class Whole(NamedTuple):
-    """An uninterrupted run, what it told, and the files in the order of their writing."""
+    """An uninterrupted run, its events, and its files in the order of writing."""
 
     run: Run
     events: list
@@ -283,7 +286,7 @@ def test_a_run_makes_the_folder_of_the_contract(whole):
     assert expected <= names
     assert not [name for name in names if "resume" in name or "partial" in name]
     assert {f"steps/models/{name}/seed-0.json" for name in ("basic", "mixup")} <= names
-    # Every file is one that a step left, or says what the run is.
+    # Every file was written by a step or describes the run.
     left = {name for step in run.folder.steps() for name in step.files}
     described = {"study.yaml", "record.json", ".lock"}
     assert {name for name in names if not name.startswith("steps/")} == left | described
@@ -410,7 +413,7 @@ def test_a_step_whose_file_or_record_is_damaged_is_done_again(
     with watched_writes() as writes:
         fw.run(study_file(), out=out, device="cpu")
     redone = [name.removeprefix("steps/") for name in writes if name.startswith("steps/")]
-    # What is made of it in moments went first; what is made of the same bytes stays.
+    # Scores and report were removed first; steps that read the same bytes stay done.
     expected = again if again[-1] == "report" else [*again, "samples", "scores", "report"]
     assert redone == [f"{step}.json" for step in expected]
     assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
@@ -454,7 +457,7 @@ def test_a_killed_process_is_taken_up_by_the_same_command(whole, study_file, tmp
     done = subprocess.run(
         [*command, "--device", "cpu"], env=environment, capture_output=True, text=True, check=True
     )
-    said = done.stderr.splitlines()  # nothing but what was done, to the end
+    said = done.stderr.splitlines()  # only finished steps, to the end
     assert all(line.startswith("done  ") for line in said)
     assert said[-1].startswith("done  report")
     assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
@@ -464,12 +467,7 @@ def test_a_changed_recipe_trains_again_and_an_unchanged_model_does_not(whole, st
     out = copy_of(whole, tmp_path / "run")
     changed = load_study(study_file(), ["models.mixup.recipe.mixup=0.5"])
     before = contents(out, "**/*")
-    words = (
-        r"run holds what other settings made and these would replace: "
-        r"models/mixup/seed-0 \(recipe\.mixup: 0\.3, now 0\.5\), "
-        r"with what is made of that: 6 steps; ask for that with --replace, or name another "
-        r"folder with --out$"
-    )
+    words = r"run .*models/mixup/seed-0 \(recipe\.mixup: 0\.3, now 0\.5\).* 6 .*--replace.*--out"
     with pytest.raises(InputError, match=words):
         fw.run(changed, out=out, device="cpu")
     assert contents(out, "**/*") == before
@@ -486,24 +484,20 @@ def test_a_changed_recipe_trains_again_and_an_unchanged_model_does_not(whole, st
 @pytest.mark.parametrize(
     ("overrides", "only", "words"),
     [
-        (["threads=2"], (), r"replace: models/basic/seed-0 \(threads: 1, now 2\), "),
-        (["recipe.epochs=4"], (), r"models/basic/seed-0 \(recipe\.epochs: 3, now 4\), "),
-        (["data.seed=1"], (), r"models/basic/seed-0 \(train: \w{12}\.\.\., now \w{12}\.\.\.\), "),
+        (["threads=2"], (), r": models/basic/seed-0 \(threads: 1, now 2\).*--replace.*--out"),
+        (["recipe.epochs=4"], (), r"models/basic/seed-0 \(recipe\.epochs: 3, now 4\)"),
+        (["data.seed=1"], (), r"models/basic/seed-0 \(train: \w{12}\.\.\., now \w{12}\.\.\.\)"),
         (["models.basic.norm=group"], (), r"models/basic/seed-0 \(spec\.norm: None, now group\)"),
-        (["prediction_batch_size=7"], (), r"replace: predictions/basic/seed-0/val/clean \(batch_s"),
+        (["prediction_batch_size=7"], (), r": predictions/basic/seed-0/val/clean \(batch_s"),
         (
             ["shifts=[{brightness_factor: [0.3]}]"],
             (),
-            r"run have what was not asked for this time: shift brightness_factor,factor=2, shift "
-            r"gaussian_blur,sigma=1,kernel_size=5, shift gaussian_blur,sigma=2,kernel_size=5; ask "
-            r"for it too, drop it with --replace, or name another folder with --out$",
+            r"run .*: shift brightness_factor,factor=2, shift "
+            r"gaussian_blur,sigma=1,kernel_size=5, shift gaussian_blur,sigma=2,kernel_size=5; "
+            r".*--replace.*--out",
         ),
-        ([], ("mixup",), "what was not asked for this time: model basic; ask"),
-        (
-            ["seeds=[1]"],
-            (),
-            "what was not asked for this time: seed 0 of basic, seed 0 of mixup; ask",
-        ),
+        ([], ("mixup",), ": model basic; .*--replace"),
+        (["seeds=[1]"], (), ": seed 0 of basic, seed 0 of mixup; .*--replace"),
     ],
 )
 def test_what_would_be_replaced_or_dropped_is_named_and_nothing_is_touched(
@@ -526,7 +520,7 @@ def test_what_is_dropped_with_a_word_is_out_of_the_scores(whole, study_file, tmp
     assert set(run.scores["shift"]) == {"clean", "brightness_factor", "all"}
     redone = [name for name in writes if name.startswith("steps/")]
     assert redone == [f"steps/{step}.json" for step in ("samples", "scores", "report")]
-    # What was measured stays on the disk, and asking for it again measures nothing again.
+    # Predictions stay on the disk, and asking for them again predicts nothing again.
     with watched_writes() as writes:
         fw.run(study_file(), out=out, device="cpu")
     assert not [name for name in writes if name.startswith(("models", "predictions"))]
@@ -595,7 +589,7 @@ def test_a_try_that_diverges_is_kept_and_never_chosen(study_file, tmp_path):
     table = pd.read_csv(run.path / "models/basic/sweep.csv")
     assert table.chosen.tolist() == [False, True]
     assert "learning rate" in table.diverged[0]
-    with pytest.raises(InputError, match="every try of Basic diverged"):
+    with pytest.raises(InputError, match=r"Basic .*learning rate"):
         fw.run(
             study_file(),
             out=tmp_path / "other",
@@ -623,7 +617,7 @@ def test_the_folder_of_another_study_is_left_alone(whole, study_file, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(whole.run.path, out)
     before = contents(out, "*.csv", "*.yaml", "*.json")
-    with pytest.raises(InputError, match="holds the run of 'colours', not of 'other'"):
+    with pytest.raises(InputError, match=r"run .*'colours'.*'other'.*--out"):
         fw.run(study_file(), out=out, device="cpu", overrides=["name=other"])
     assert contents(out, "*.csv", "*.yaml", "*.json") == before
 
@@ -824,22 +818,19 @@ def test_rectangles_go_all_the_way(study_file, tmp_path, size):
     ("overrides", "words"),
     [
         (["models.mixup.weights=nowhere.pth"], "models.mixup: weights: .*nowhere.pth"),
-        (["models.mixup.backbone=timm:resnet_8"], "models.mixup: unknown timm model"),
-        (
-            ["models.mixup.backbone=torchvision:vit_b_32"],
-            "cannot take images of 16x16 .*input_size",
-        ),
-        (["models.mixup.backbone=torchvision:vgg11", "models.mixup.stem=small"], "not for VGG"),
-        (["shifts=[{gaussian_blur: [4]}]"], "gaussian_blur.* 16 pixels .*found"),
-        (["data.size=4"], "size must be at least 8"),
-        (["models.mixup.backbone=torchvision:alexnet"], "cannot take images of 16x16"),
-        (["models.mixup.backbone=torchvision:squeezenet1_1"], "cannot take images of 16x16"),
-        (["models.mixup.mean=[0.5, 0.5, 0.5]"], "give both or neither"),
-        (["models.mixupp.recipe.epochs=1"], "unknown model 'mixupp'; did you mean 'mixup'"),
+        (["models.mixup.backbone=timm:resnet_8"], "models.mixup: .*timm .*resnet_8"),
+        (["models.mixup.backbone=torchvision:vit_b_32"], "vit_b_32 .*16x16 .*input_size"),
+        (["models.mixup.backbone=torchvision:vgg11", "models.mixup.stem=small"], "VGG"),
+        (["shifts=[{gaussian_blur: [4]}]"], "gaussian_blur.* 16 pixels"),
+        (["data.size=4"], "size .* 8"),
+        (["models.mixup.backbone=torchvision:alexnet"], "alexnet .*16x16 .*input_size"),
+        (["models.mixup.backbone=torchvision:squeezenet1_1"], "squeezenet1_1 .*16x16 .*input_size"),
+        (["models.mixup.mean=[0.5, 0.5, 0.5]"], "mean and std .*both or neither"),
+        (["models.mixupp.recipe.epochs=1"], "'mixupp'.*'mixup'"),
         (["models=3"], "models: "),
-        (["name=../elsewhere"], "the name '../elsewhere' must be"),
-        (["shifts=[{suite: [paper_pets]}]"], "suite must be a name"),
-        (["recipe.batch_size=1"], "batch_size must be >= 2"),
+        (["name=../elsewhere"], r"'\.\./elsewhere' .*letters, digits"),
+        (["shifts=[{suite: [paper_pets]}]"], "suite "),
+        (["recipe.batch_size=1"], "batch_size .*>= 2"),
     ],
 )
 def test_mistakes_show_before_anything_is_written(study_file, tmp_path, overrides, words):
@@ -871,7 +862,7 @@ def test_one_class_is_nothing_to_classify(study_file, colour_folder, tmp_path):
         (tmp_path / "one" / split).mkdir(parents=True)
         (tmp_path / "one" / split / "red").symlink_to(colour_folder / split / "red")
     overrides = [f"data.source='folder:{tmp_path / 'one'}'"]
-    with pytest.raises(InputError, match="has only the class 'red'"):
+    with pytest.raises(InputError, match="only the class 'red'"):
         fw.run(study_file(), out=tmp_path / "run", overrides=overrides)
     assert not (tmp_path / "run").exists()
 
@@ -880,5 +871,5 @@ def test_data_without_training_images_cannot_train(study_file, colour_folder, tm
     only_test = tmp_path / "only"
     only_test.mkdir()
     (only_test / "test").symlink_to(colour_folder / "test")
-    with pytest.raises(InputError, match="has no training images"):
+    with pytest.raises(InputError, match="no training images"):
         fw.run(study_file(), out=tmp_path / "run", overrides=[f"data.source='folder:{only_test}'"])

@@ -1,4 +1,4 @@
-"""Run folders in a tracker: the records are right, and a real MLflow server has them afterwards."""
+"""Run folders in a tracker: the records are right, and a real MLflow server receives them."""
 
 import csv
 import importlib.util
@@ -92,7 +92,7 @@ def record(digests=None, settings=None, **provenance):
 
 
 def score_rows():
-    """Rows like those of scores.csv: every value another one, some of them no numbers."""
+    """Rows like those of scores.csv: every value is different, and some are no numbers."""
     places = [("clean", "none"), ("all", "mean"), ("all", "worst"), (HOSTILE, "none")]
     places += list(product(SWEPT, ["0.5", "1", "mean", "worst"]))
     models = [*product(["basic", "basic+temperature"], ["0", "1", "mean", "sd"]), ("other", "0")]
@@ -106,7 +106,7 @@ def score_rows():
 
 
 def make_run(path, described=None, **where):
-    """A finished run folder with all that is sent, and some that is not."""
+    """A finished run folder with all files that are sent, and some that are not."""
     table = pd.DataFrame(score_rows(), columns=COLUMNS)
     run = write_folder(path, described or record())
     run.write("scores.csv", table.to_csv(index=False))
@@ -116,7 +116,7 @@ def make_run(path, described=None, **where):
     run.write("predictions/basic/seed-0/test/clean.parquet", b"large")
     for place in ("models/basic/seed-0", "models/basic/seed-1", "pretraining/barlow/seed-0"):
         run.write(f"{place}/history.csv", HISTORY)
-    tuned = RECIPE | {"learning_rate": 0.5}  # as a sweep leaves it
+    tuned = RECIPE | {"learning_rate": 0.5}  # as a sweep writes it
     run.write("models/basic/seed-1/model.json", json.dumps({"recipe": tuned}))
     finish(run, "models/basic/seed-0", ["models/basic/seed-0/history.csv"], **where)
     finish(run, "report", ["report.html"], kind="report", **where)
@@ -129,7 +129,7 @@ def small_run(tmp_path_factory):
 
 
 def expected(run, model, seed):
-    """What a run's scores must be, read from the text of scores.csv a row at a time."""
+    """The expected scores of a run, read from the text of scores.csv one row at a time."""
     found = {}
     with (run.path / "scores.csv").open() as file:
         for row in csv.DictReader(file):
@@ -208,7 +208,7 @@ def test_the_documentation_names_every_file_that_goes_along():
     assert set(re.findall("`(.+?)`", row)) == {*FILES, "figures/", "tables/"}
 
 
-# What the same command says anew on another day, another machine, with other versions.
+# Values that differ on another day, another machine, or with other versions.
 ELSEWHERE = {
     "time": "2026-11-26T02:09:41+00:00",
     "command": "fairweather run small --device cuda",
@@ -265,7 +265,7 @@ def test_a_run_ends_when_its_last_step_was_recorded(tmp_path):
     assert read_records(run).ended == 2000
     for path in (run.path / "steps").rglob("*.json"):
         path.unlink()
-    with pytest.raises(InputError, match="has no done step: only a finished run can be tracked"):
+    with pytest.raises(InputError, match=r"run .*only a finished run can be tracked"):
         read_records(run)
 
 
@@ -285,7 +285,7 @@ def test_a_model_that_the_run_has_not_is_named(tmp_path):
     run = make_run(tmp_path / "run")
     text = (run.path / "scores.csv").read_text()
     run.write("scores.csv", text.replace("other,0,", "../other,0,"))
-    with pytest.raises(InputError, match=r"scores.csv has rows of \.\./other, which .* has not"):
+    with pytest.raises(InputError, match=r"scores\.csv .*\.\./other, .*run"):
         read_records(run)
 
 
@@ -301,9 +301,9 @@ def test_the_order_of_rows_changes_no_number(small_run):
 @pytest.mark.parametrize(
     ("missing", "words"),
     [
-        ("scores.csv", "has no scores.csv: only a finished run can be tracked"),
-        ("report.html", "has no report.html: only a finished run can be tracked"),
-        ("record.json", "holds no run: there is no record.json"),
+        ("scores.csv", r"no scores\.csv: .*finished"),
+        ("report.html", r"no report\.html: .*finished"),
+        ("record.json", r"no run: .*record\.json"),
     ],
 )
 def test_an_unfinished_run_is_refused(missing, words, tmp_path, monkeypatch):
@@ -317,17 +317,17 @@ def test_an_unfinished_run_is_refused(missing, words, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("record.json", '{"time": "2026', "is not the record of a fairweather run"),
-        ("record.json", "[]", "is not the record of a fairweather run"),
-        ("steps/report.json", "[]", "is not the record of a step"),
-        ("models/basic/seed-1/model.json", '{"time": "2026', "is not JSON: Unterminated string"),
-        ("models/basic/seed-1/model.json", "[]", "must hold a mapping, found list"),
+        ("record.json", '{"time": "2026', "not the record of a fairweather run"),
+        ("record.json", "[]", "not the record of a fairweather run"),
+        ("steps/report.json", "[]", "not the record of a step"),
+        ("models/basic/seed-1/model.json", '{"time": "2026', "not JSON: Unterminated string"),
+        ("models/basic/seed-1/model.json", "[]", "mapping, .*list"),
     ],
 )
 def test_a_damaged_file_gets_one_sentence(name, content, words, tmp_path):
     run = RunFolder(make_run(tmp_path / "run").path)
     run.write(name, content)
-    with pytest.raises(InputError, match=f"{name} {words}") as caught:
+    with pytest.raises(InputError, match=f"{name} .*{words}") as caught:
         read_records(run)
     assert "\n" not in str(caught.value)
 
@@ -345,7 +345,7 @@ def test_names_stay_apart_and_inside():
 def test_a_long_name_leaves_room_for_what_stands_around_it():
     names = allowed_names([f"{'x' * 299}{end}" for end in "ab"]).values()
     assert len(set(names)) == 2
-    # The longest words of ours behind the name of a metric, and before that of a tag.
+    # Our longest suffix of a metric's name, and our prefix of a tag's.
     assert all(len(f"{name} high") <= 250 for name in names)
     assert all(len(f"fairweather.{name}") <= 250 for name in names)
 
@@ -376,8 +376,8 @@ def test_values_are_text_that_yaml_reads_back():
     assert float(flat["e"]) == 1e-05
 
 
-def test_an_unknown_tracker_has_a_near_name():
-    with pytest.raises(InputError, match="unknown tracker 'mlflwo'; did you mean 'mlflow'"):
+def test_an_unknown_tracker_names_the_closest():
+    with pytest.raises(InputError, match=r"'mlflwo'.*'mlflow'"):
         check_tracker("mlflwo")
 
 
@@ -421,7 +421,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A real MLflow server on SQLite, told by nobody, gone afterwards."""
+    """A real MLflow server on SQLite without telemetry, stopped afterwards."""
     folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
@@ -454,7 +454,7 @@ def wait_for(address, process, log, seconds=120):
 
 @pytest.fixture
 def client(server, monkeypatch, request):
-    """Reads what the server has; each test sends to an experiment of its own."""
+    """A client of the server; each test sends to an experiment of its own."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
@@ -512,7 +512,7 @@ def test_sending_again_changes_nothing_and_new_numbers_win(client, tmp_path):
     }
     place = "basic,0,clean,none,accuracy,"
     text = (run.path / "scores.csv").read_text()
-    run.write("scores.csv", text.replace(place, f"{place}-"))  # lower than what is there
+    run.write("scores.csv", text.replace(place, f"{place}-"))  # lower than the value on the server
     run.write("report.html", "another")
     assert track(run, "mlflow") == first
     after, count = runs_of(client)
@@ -539,7 +539,7 @@ def test_the_same_study_from_elsewhere_is_brought_up_to_date(client, tmp_path):
     start = "fairweather.provenance."
     found = {key: tag for key, tag in after["small"].data.tags.items() if key.startswith(start)}
     tags = {f"fairweather.{key}": tag for key, tag in read_records(there).study.tags.items()}
-    # The revision of the first has gone.
+    # The revision of the first is removed.
     assert found == {key: tag for key, tag in tags.items() if key.startswith(start)}
     assert found[f"{start}hardware.device"] == "NVIDIA H100"
     for own in ("fairweather.id", "fairweather.name", "mlflow.source.name", "mlflow.note.content"):
@@ -564,7 +564,7 @@ def test_what_was_interrupted_is_taken_up(client, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(type(client), "log_batch", breaks)
-        with pytest.raises(InputError, match=r"run is finished, but .* says: the cable"):
+        with pytest.raises(InputError, match=r"run .*the cable"):
             track(run, "mlflow")
     half, _ = runs_of(client)
     assert half["basic/seed-0"].info.status == "RUNNING"
@@ -600,7 +600,7 @@ def test_a_run_deleted_there_is_sent_anew(client, small_run):
 def test_a_deleted_experiment_is_refused(client, monkeypatch):
     name = os.environ["MLFLOW_EXPERIMENT_NAME"]
     client.delete_experiment(client.create_experiment(name))
-    with pytest.raises(InputError, match=f"experiment '{name}' is deleted"):
+    with pytest.raises(InputError, match=f"'{name}' .*MLFLOW_EXPERIMENT_NAME"):
         check_tracker("mlflow")
 
 
@@ -642,7 +642,7 @@ def test_mlflow_without_an_address_is_refused_and_makes_no_file(place, monkeypat
 @needs_mlflow
 def test_an_evaluation_asks_before_it_loads_anything(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(InputError, match="no MLflow server answers"):
+    with pytest.raises(InputError, match=r"127\.0\.0\.1.*MLFLOW_TRACKING_URI"):
         evaluating.evaluate("timm:nothing", "nowhere", out=tmp_path / "run", track="mlflow")
     assert not list(tmp_path.iterdir())
 
@@ -666,7 +666,7 @@ def test_a_database_needs_the_whole_package(monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *_: None if name == "sqlalchemy" else find(name)
     )
-    with pytest.raises(InputError, match="name a server by MLFLOW_TRACKING_URI"):
+    with pytest.raises(InputError, match=r"sqlite:.*MLFLOW_TRACKING_URI, or pip install mlflow"):
         check_tracker("mlflow")
 
 

@@ -238,7 +238,7 @@ def test_resumed_training_ends_with_the_same_bits(toy_images, interrupted_after)
         part = next(epochs)
     buffer = io.BytesIO()
     torch.save(part.state, buffer)
-    torch.manual_seed(99)  # the world has moved on
+    torch.manual_seed(99)  # other random numbers were used in between
     state = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
     *_, resumed = fit(small_network(seed=7), train, val, FULL, seed=3, state=state)
     assert same_state(resumed.state["model"], whole.state["model"])
@@ -274,7 +274,7 @@ def test_frozen_batchnorm_is_the_same_to_the_bit_after_training(toy_images):
 
 
 def test_evaluation_moves_no_batchnorm_statistics(toy_images):
-    """One epoch updates the statistics once a step, not once more for the training accuracy."""
+    """One epoch updates the statistics once per step, and not again for the training accuracy."""
     model = small_network()
     list(fit(model, toy_images[:64], toy_images[64:], Recipe(epochs=1, batch_size=16)))
     assert int(model.network[1].num_batches_tracked) == 4
@@ -332,12 +332,12 @@ def test_the_selected_epoch_is_the_first_best(rows):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"epochs": 0}, "epochs must be >= 1, found 0"),
-        ({"horizontal_flip": 1.5}, r"horizontal_flip must be in \[0, 1\]"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
-        ({"warmup_epochs": 20}, "warmup_epochs must be below epochs, found 20 of 20"),
-        ({"mixup": -1.0}, "mixup must be >= 0"),
-        ({"clip_gradient_norm": 0.0}, "clip_gradient_norm must be > 0"),
+        ({"epochs": 0}, "epochs .*>= 1.* 0$"),
+        ({"horizontal_flip": 1.5}, r"horizontal_flip .*\[0, 1\].* 1.5$"),
+        ({"learning_rate": 0.0}, "learning_rate .*> 0.* 0.0$"),
+        ({"warmup_epochs": 20}, r"warmup_epochs .*epochs \(20\).* 20$"),
+        ({"mixup": -1.0}, "mixup .*>= 0.* -1.0$"),
+        ({"clip_gradient_norm": 0.0}, "clip_gradient_norm .*> 0.* 0.0$"),
     ],
 )
 def test_a_recipe_checks_its_values(changes, words):

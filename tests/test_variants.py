@@ -1,4 +1,4 @@
-"""Variants: what is fitted or changed at test time, and their place in a run."""
+"""Variants, which are fitted or adapted at test time, and their rows in a run."""
 
 import json
 
@@ -28,7 +28,7 @@ from .conftest import TINY_RESNET
 
 
 def overconfident(n=3000, factor=3.0, classes=4, seed=0):
-    """Logits that are calibrated by construction, then multiplied."""
+    """Logits that are calibrated by construction, and then multiplied."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(n, classes)) * 1.5
     chances = scipy.special.softmax(logits, axis=1)
@@ -130,7 +130,7 @@ def test_rows_come_back_in_order_and_no_batch_is_of_one_class(toy_images):
     assert [channels.unique().tolist() for channels in brightest] == [[0, 1, 2]] * 3
     assert (predictions.keys == by_class.keys.numpy()).all()
     assert (predictions.labels == by_class.labels.numpy()).all()
-    # Brighter by a constant factor: batch norm removes that, in any order of images.
+    # Brighter by a constant factor: batch norm removes it, in any order of images.
     model = Shifted().eval()
     dim = make_shift("brightness_factor", factor=0.5)
     a, b = (

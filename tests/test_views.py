@@ -34,7 +34,7 @@ NOTHING = Views(
 
 
 def pictures(n, height, width, seed=0):
-    """Coloured noise, smoothed so that neighbours are alike, with pure and grey pixels in it."""
+    """Coloured noise, smoothed so that neighbours are similar, with pure and grey pixels."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(n, 3, 5, 5, generator=generator)
     size = (height, width)

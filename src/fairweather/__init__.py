@@ -1,7 +1,8 @@
 """Train image classifiers, change the weather, and say how much accuracy and honesty is left.
 
-Everything public is named here and loaded when it is first used, so that importing the package
-costs nothing (PEP 562).
+That is: measure the accuracy and the calibration of image classifiers under shifts of the test
+images. All public names are here; each is loaded when it is first used, so that importing the
+package is fast (PEP 562).
 
 >>> import fairweather as fw
 >>> fw.make_shift("brightness_factor", factor=0.8).id

@@ -1,4 +1,4 @@
-"""What a run takes on disk, and what of it nobody needs or the same command makes again."""
+"""The disk use of a run, and the removal of files that the same command can make again."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fairweather.record import (
 )
 from fairweather.runs import PARTIAL, RunFolder, inside, lock_run, open_finished_run
 
-# What may be removed, and what each is made of again.
+# The kinds of files that may be removed, each with how it can be made again.
 REMOVABLE: Mapping[str, str] = {
     "left-over": "of models, shifts and seeds that the run no longer has, and of interrupted steps",
-    "report": "made again of the scores and predictions in moments",
-    "samples": "made again of the data and predictions in moments",
-    "predictions": "made again of the models and the data, which may take long",
+    "report": "quickly made again from the scores and predictions",
+    "samples": "quickly made again from the data and predictions",
+    "predictions": "made again from the models and the data, which may take long",
 }
 _KINDS = {
     "pretrain": "models",
@@ -34,12 +34,12 @@ _KINDS = {
 
 
 class Use(NamedTuple):
-    """What one kind of files takes.
+    """The disk use of one kind of files.
 
     Attributes:
         kind: `models`, `predictions`, `scores`, `samples`, `report` or `left-over`.
         files: names in the run folder, or folders of interrupted trainings.
-        bytes: all of them together.
+        bytes: total size.
     """
 
     kind: str
@@ -48,18 +48,18 @@ class Use(NamedTuple):
 
 
 def check_current(path: Path) -> RunFolder:
-    """Open a run folder; raises `InputError` where there is none, or one of an earlier version."""
+    """Open a run folder; raises `InputError` if there is none, or one of an earlier version."""
     run = open_finished_run(path)
     if run.is_first_version:
         raise InputError(
-            f"{path} holds a run of an earlier version of fairweather, which does not say what "
-            "its files are of"
+            f"{path} holds a run of an earlier version of fairweather, which does not record which "
+            "step wrote each file"
         )
     return run
 
 
 def disk_use(run: RunFolder) -> list[Use]:
-    """Say what each kind of files in a run folder takes, the kinds in the order of their making."""
+    """Give the disk use of each kind of files in a run folder, in the order they are made."""
     found: dict[str, list[str]] = {
         kind: [] for kind in ("models", "predictions", "scores", "samples", "report", "left-over")
     }
@@ -78,10 +78,10 @@ def disk_use(run: RunFolder) -> list[Use]:
 
 
 def remove(path: Path, kinds: Sequence[str]) -> Use:
-    """Remove what can be made again; returns what was removed.
+    """Remove files of some kinds that can be made again; returns what was removed.
 
     Raises:
-        InputError: a kind that is not in `REMOVABLE`, no run, or a run that is being worked on.
+        InputError: a kind is not in `REMOVABLE`, or there is no run, or a process works in it.
     """
     for kind in kinds:
         if kind not in REMOVABLE:
@@ -107,7 +107,7 @@ def remove(path: Path, kinds: Sequence[str]) -> Use:
 
 
 def _interrupted(run: RunFolder) -> Iterator[str]:
-    """States of trainings that did not end, and files that were being written."""
+    """Names of the states of unfinished trainings, and of partially written files."""
     for path in sorted(run.path.rglob("*")):
         if path.is_symlink():
             continue
@@ -131,7 +131,7 @@ def _remove_empty_folders(path: Path) -> None:
 
 
 def as_table(uses: Sequence[Use]) -> str:
-    """Write what is on disk as lines for people.
+    """Write disk use as one line per kind.
 
     >>> print(as_table([Use("models", ("a", "b"), 3_000_000)]))
     models             2 files         3.0 MB

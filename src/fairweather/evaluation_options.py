@@ -27,64 +27,76 @@ def _option(
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """Everything that may be said of an evaluation besides model, data and shifts.
+    """All options of an evaluation besides model, data and shifts.
 
-    The descriptions are the help of the command line, whose options have these names with dashes
-    unless `flag` names another; what takes a mapping takes the path of a file there.
+    The descriptions are the help texts of the command line. Its options have these names with
+    dashes, unless `flag` gives another name; for a mapping, they take the path of a file.
     """
 
-    architecture: str | None = _option(None, "Of a checkpoint: timm:NAME or torchvision:NAME.")
-    weights: str | None = _option(
-        None, "Of a name: imagenet (the default), none, lite0, a file, an address."
+    architecture: str | None = _option(
+        None, "Architecture of a checkpoint: timm:NAME or torchvision:NAME."
     )
-    mean: Channels | None = _option(None, "Normalisation, R,G,B in [0, 1]; with std.")
-    std: Channels | None = _option(None, "Normalisation, R,G,B; with mean.")
-    input_size: int | None = _option(None, "Resize to this inside the model, after the shifts.")
+    weights: str | None = _option(
+        None,
+        "Weights of a timm: or torchvision: model: imagenet (the default), none, lite0, a file or "
+        "an address.",
+    )
+    mean: Channels | None = _option(None, "Normalisation: means R,G,B in [0, 1]; needs std.")
+    std: Channels | None = _option(None, "Normalisation: deviations R,G,B; needs mean.")
+    input_size: int | None = _option(
+        None, "Side in pixels that images are resized to inside the model, after the shifts."
+    )
     outputs: str = _option(
         "auto",
-        "Of onnx: and python: logits, or probabilities, whose logarithm is taken; auto looks at "
-        "those of the first images.",
+        "Outputs of an onnx: or python: model: logits, or probabilities, whose logarithm is taken; "
+        "auto looks at the outputs for the first images.",
     )
     labels: Mapping[str, object] | Path | None = _option(
-        None, "YAML, JSON or CSV: each class of the data, and the model's for it."
+        None, "Label mapping, in YAML, JSON or CSV: the model's class for each class of the data."
     )
     size: int | None = _option(
         None,
-        "Resize and crop images to this, not as the model is configured, and feed them so.",
+        "Side in pixels that images are resized and cropped to before the shifts, instead of the "
+        "model's own preprocessing.",
     )
     root: str | None = _option(None, "The folder of the data set.", flag="--data-root")
     limit: int | None = _option(None, "A stratified subset of this many test images.", least=1)
     validation_fraction: float = _option(
-        0.0, "Share to set apart for fitting, where there is no validation part."
+        0.0, "Share to split off for fitting, if the data have no validation split."
     )
     skip_unreadable: bool = _option(False, "Leave damaged files out and count them.")
     variants: tuple[str, ...] = _option(
-        (), "temperature or batchnorm: rows of their own; repeatable.", flag="--variant"
+        (),
+        "Add rows for the model with temperature scaling (temperature) or adapted batch norm "
+        "(batchnorm); repeatable.",
+        flag="--variant",
     )
     ood: tuple[str, ...] = _option(
-        (), "Another data source that confidence should tell apart; repeatable."
+        (),
+        "Another data source; measure how well confidence separates it from the test images; "
+        "repeatable.",
     )
     priors: Mapping[str, object] | Path | None = _option(
-        None, "YAML: by a name, the probability of some classes."
+        None, "YAML with changed class frequencies: by name, the probability of some classes."
     )
     batch_size: int = _option(256, "Images in a forward pass.", least=1)
-    bootstrap: int = _option(1000, "Resamples behind every interval.", least=100, most=100_000)
-    shift_seed: int = _option(0, "Of stochastic shifts and attacks.")
+    bootstrap: int = _option(1000, "Resamples for every interval.", least=100, most=100_000)
+    shift_seed: int = _option(0, "Random seed of stochastic shifts and attacks.")
     threads: int | None = _option(
-        None, "Of torch; by default as many as it takes.", least=1, most=1024
+        None, "Threads of torch; by default torch decides.", least=1, most=1024
     )
-    title: str | None = _option(None, "What tables call the model.")
+    title: str | None = _option(None, "Name of the model in tables.")
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps.")
-    offline: bool = _option(False, "Never touch the network.")
+    offline: bool = _option(False, "Never use the network.")
 
 
 def check_options(given: Mapping[str, object]) -> EvaluationOptions:
-    """Check options by name; raises `InputError` with one sentence for the first that is wrong.
+    """Check options by name; raises `InputError` with one sentence for the first wrong one.
 
     >>> check_options({"batch_size": 32}).batch_size
     32
     """
-    import pydantic  # the command line's help does without
+    import pydantic  # not needed for the help of the command line
 
     known = {option.name: option for option in fields(EvaluationOptions)}
     for name in given:

@@ -1,4 +1,4 @@
-"""A run that is done, as Python and notebooks hold it."""
+"""A finished run, for Python and notebooks."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Run:
 
     @property
     def folder(self) -> RunFolder:
-        """The run folder, for whoever reads more than the scores."""
+        """The run folder, to read more than the scores."""
         return open_finished_run(self.path)
 
     @property
     def record(self) -> RunRecord:
-        """What was measured, on what, how, and where."""
+        """The record of the run: models, data, shifts, settings and machine."""
         return self.folder.record
 
     @property
     def scores(self) -> pd.DataFrame:
         """The table of scores.csv, one row per model, seed, shift, level and metric.
 
-        Beside these its columns are `value`, `low` and `high`, the 95 % interval, and `n`.
+        The other columns are `value`, `low` and `high` (the 95 % interval), and `n`.
         """
         return self.folder.scores
 
@@ -45,7 +45,7 @@ class Run:
         return self.path / PAGE
 
     def __fspath__(self) -> str:
-        """The run folder: a run stands wherever a path may."""
+        """The run folder: a run can be used as a path."""
         return str(self.path)
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
-"""What a run is: its description, the words of scores.csv, and the paths inside its folder.
+"""The record of a run, the special values in scores.csv, and the paths inside a run folder.
 
-A run folder holds `record.json`, which is a `RunRecord`, and below `steps/` one `StepRecord` for
-each step that is done. Whoever reads or writes a run goes through these types and names.
+A run folder contains `record.json`, which is a `RunRecord`, and in `steps/` one `StepRecord` for
+each finished step. All code that reads or writes a run uses these types and names.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from fairweather.errors import InputError
 from fairweather.types import Preparation, shortest
 
 VERSION: Literal[2] = (
-    2  # of record.json and of the records of steps; 1 was study.yaml with provenance.json
+    2  # version of record.json and of the records of steps; 1 was study.yaml with provenance.json
 )
 
-# ---------------------------------------------------------------- the words of scores.csv
+# ---------------------------------------------------------------- special values in scores.csv
 
 COLUMNS = ["model", "seed", "shift", "level", "metric", "value", "low", "high", "n"]
 CLEAN = "clean"  # shift: the test images as they are
-# Shift: where test images differ from all others by their origin, the clean validation images stand
-# beside them; like clean, they count in no mean over shifts.
+# Shift: the clean validation images, if the test images have a different origin from the other
+# images. Like clean, they are in no mean over shifts.
 VALIDATION = "validation"
 ALL = "all"  # shift: the mean over all shifts
-PRIORS, OOD = "priors/", "ood/"  # what shifts begin with that change no image
+PRIORS, OOD = "priors/", "ood/"  # shift: prefixes of those that change no image
 WORST_PRIORS = f"{PRIORS}worst"
-NO_LEVEL = "none"  # level: where nothing is swept
+NO_LEVEL = "none"  # level: of a shift without levels
 MEAN, WORST = "mean", "worst"  # level: over the levels of a shift
 SPREAD = "sd"  # seed: the standard deviation over seeds; MEAN is their mean
-ENSEMBLE = "ensemble"  # seed: the models of all seeds answer together
+ENSEMBLE = "ensemble"  # seed: the models of all seeds predict together
 SUMMARY_SEEDS = (MEAN, SPREAD)
 SUMMARY_LEVELS = (MEAN, WORST)
 ENSEMBLE_SUFFIX = f"+{ENSEMBLE}"  # the ensemble as a model of its own, in tables and rules
 
 
 class Condition(NamedTuple):
-    """The images that a row of scores.csv is about: a shift, and its level."""
+    """The test images of a row of scores.csv: a shift and its level."""
 
     shift: str
     level: str
 
 
 def is_shifted(shift: str) -> bool:
-    """Say whether a word of the column `shift` names a change of the test images.
+    """Say whether a value of the column `shift` is a change of the test images.
 
     >>> [is_shifted(word) for word in ("gaussian_blur", "clean", "priors/foxes")]
     [True, False, False]
@@ -60,7 +60,7 @@ def is_shifted(shift: str) -> bool:
 
 
 def variant_name(model: str, variant: str) -> str:
-    """Name a variant of a model, as folders and scores.csv do.
+    """Name a variant of a model, as in folders and scores.csv.
 
     >>> variant_name("basic", "temperature")
     'basic+temperature'
@@ -69,7 +69,7 @@ def variant_name(model: str, variant: str) -> str:
 
 
 def base_model(name: str) -> str:
-    """Name the model that a variant is one of; a model is its own.
+    """Name the model of a variant; for a model, give its own name.
 
     >>> base_model("basic+temperature"), base_model("basic")
     ('basic', 'basic')
@@ -83,11 +83,11 @@ RECORD, STUDY, SCORES, SUMMARY = "record.json", "study.yaml", "scores.csv", "sum
 WARNINGS, ABSENT_METRICS = "warnings.json", "absent_metrics.json"
 PAGE, TABLES, FIGURES, SAMPLES = "report.html", "tables", "figures", "samples"
 STEPS = "steps"
-JOINED = "joined.json"  # only in a folder that was joined of runs with different seeds
+JOINED = "joined.json"  # only in a folder that was joined from runs with different seeds
 WEIGHTS, DESCRIPTION, HISTORY = "model.safetensors", "model.json", "history.csv"
-PROBED = "probed.safetensors"  # where an interpolation begins
+PROBED = "probed.safetensors"  # weights where an interpolation begins
 CORRELATION = "correlation.json"
-DIVERGED = "diverged.json"  # in the place of a model, where a try of a sweep found none
+DIVERGED = "diverged.json"  # instead of a model, if a try of a sweep diverged
 TEST, VAL, TRAIN = "test", "val", "train"
 
 
@@ -101,7 +101,7 @@ def escape(text: str) -> str:
 
 
 def part_folder(part: str) -> str:
-    """Name the folder of a part of the data; another data set is told by a digest of its source.
+    """Name the folder of a split; another data set is named by its source and a digest of it.
 
     >>> part_folder("test"), part_folder("folder:../digits")
     ('test', 'folder-..-digits-13d19f5b')
@@ -109,12 +109,12 @@ def part_folder(part: str) -> str:
     if part in (TEST, VAL, TRAIN):
         return part
     words = re.sub(r"[^A-Za-z0-9_.]+", "-", part).strip("-.")
-    mark = hashlib.sha256(part.encode()).hexdigest()[:8]  # two names may read the same
+    mark = hashlib.sha256(part.encode()).hexdigest()[:8]  # two sources may give the same words
     return f"{words}-{mark}"
 
 
 def model_folder(model: str, seed: int | str) -> str:
-    """Where the training of a model with a seed leaves its files.
+    """The folder for the training of a model with a seed.
 
     >>> model_folder("basic", 0)
     'models/basic/seed-0'
@@ -123,34 +123,34 @@ def model_folder(model: str, seed: int | str) -> str:
 
 
 def try_folder(model: str, number: int) -> str:
-    """Where a try of a model's sweep leaves its files; tries count from 1."""
+    """The folder for a try of a model's sweep; tries are counted from 1."""
     return f"models/{model}/sweep/try-{number}"
 
 
 def sweep_table(model: str) -> str:
-    """Where the table of a model's sweep stands."""
+    """The file with the table of a model's sweep."""
     return f"models/{model}/sweep.csv"
 
 
 def chosen_recipe(model: str) -> str:
-    """Where the recipe stands that a model's sweep has chosen."""
+    """The file with the recipe that a model's sweep has chosen."""
     return f"models/{model}/chosen.json"
 
 
 def pretraining_folder(name: str, seed: int) -> str:
-    """Where a pre-training leaves its files."""
+    """The folder for a pre-training with a seed."""
     return f"pretraining/{name}/seed-{seed}"
 
 
 def temperature_file(model: str, seed: int | str) -> str:
-    """Where the fitted temperature of a model stands."""
+    """The file with the fitted temperature of a model."""
     return f"variants/{variant_name(model, 'temperature')}/seed-{seed}/temperature.json"
 
 
 def predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) -> str:
-    """Where the predictions of a model under a shift, by its id, stand.
+    """The file with the predictions of a model under a shift, given by its id.
 
-    An ensemble may be named as tables do.
+    An ensemble may be named as in tables.
 
     >>> predictions_file("basic", 0, "imagenet_c/fog,severity=3")
     'predictions/basic/seed-0/test/imagenet_c__fog,severity=3.parquet'
@@ -162,7 +162,7 @@ def predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) 
 
 
 def first_predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) -> str:
-    """Where they stand in folders of version 1."""
+    """The file with these predictions in folders of version 1."""
     folder = f"predictions/{model.removesuffix(ENSEMBLE_SUFFIX)}/seed-{seed}"
     if part == TEST:
         return f"{folder}/{escape(shift)}.parquet"
@@ -170,7 +170,7 @@ def first_predictions_file(model: str, seed: int | str, shift: str, part: str = 
 
 
 def step_file(step: str) -> str:
-    """Where the record of a done step stands.
+    """The file with the record of a finished step.
 
     >>> step_file("models/basic/seed-0")
     'steps/models/basic/seed-0.json'
@@ -179,7 +179,7 @@ def step_file(step: str) -> str:
 
 
 class PredictionsOf(NamedTuple):
-    """What a file of predictions is of."""
+    """The model, seed, split and shift of a file of predictions, as in its path."""
 
     model: str
     seed: str
@@ -188,7 +188,7 @@ class PredictionsOf(NamedTuple):
 
 
 def place_of(file: str) -> PredictionsOf | None:
-    """Read a path back: what it is of as folders write it, or None for another file.
+    """Read model, seed, split and shift from a path; None if it is no file of predictions.
 
     >>> place_of("predictions/basic/seed-0/test/imagenet_c__fog,severity=3.parquet")
     PredictionsOf(model='basic', seed='0', part='test', shift='imagenet_c__fog,severity=3')
@@ -201,11 +201,11 @@ def place_of(file: str) -> PredictionsOf | None:
     )
 
 
-# ---------------------------------------------------------------- the description of a run
+# ---------------------------------------------------------------- the record of a run
 
 
 class Frozen(pydantic.BaseModel):
-    """A description: unknown keys are errors, and nothing is changed once it is made."""
+    """A record: unknown keys are errors, and values cannot be changed."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -217,13 +217,13 @@ class DataRecord(Frozen):
     """The data of a run.
 
     Attributes:
-        name: the specification it was loaded from, and at which size.
+        name: the specification it was loaded from, with the size.
         classes: names in label order.
-        digests: of each part that is used and of each other data set, by name.
+        digests: digest of each split that is used and of each other data set, by name.
         mean, std: per-channel statistics of the training images in [0, 1].
-        arguments: of `load_data`, which load them again.
-        notes: what the source says of itself, such as `source`, `size` and `skipped_files`; a new
-            source may say more, so its keys are not listed here.
+        arguments: arguments of `load_data` that load it again.
+        notes: further facts from the source, such as `source`, `size` and `skipped_files`; a new
+            source may have other keys, so they are not listed here.
     """
 
     name: str
@@ -236,7 +236,7 @@ class DataRecord(Frozen):
 
     @property
     def side(self) -> tuple[int, int] | None:
-        """Height and width of the images in pixels, where they were noted."""
+        """Height and width of the images in pixels, if the notes have them."""
         match self.notes.get("size"):
             case [int(height), int(width)]:
                 return height, width
@@ -244,18 +244,18 @@ class DataRecord(Frozen):
 
     @property
     def preparation(self) -> Preparation | None:
-        """How images were made squares of one size, where they were and that was noted."""
+        """How images were resized and cropped to squares, if the notes have it."""
         noted = self.notes.get("preparation")
         if noted is None:
             return None
         try:
             return pydantic.TypeAdapter(Preparation).validate_python(noted)
         except pydantic.ValidationError:
-            raise InputError(f"the record states no preparation of images: {noted}") from None
+            raise InputError(f"the record has a wrong preparation of images: {noted}") from None
 
     @property
     def source(self) -> str | None:
-        """The specification of the source, where it was noted."""
+        """The specification of the source, if the notes have it."""
         found = self.notes.get("source")
         return found if isinstance(found, str) else None
 
@@ -266,7 +266,7 @@ class CellRecord(Frozen):
     Attributes:
         id: `name[,parameter=value...]`.
         level: the number that the sweep varies.
-        constants: what the level stands for at the size of these images, where it depends on that.
+        constants: the constants of the level, if they depend on the size of the images.
     """
 
     id: str
@@ -280,10 +280,10 @@ class SweepRecord(Frozen):
     Attributes:
         name: the entry in the table of shifts or attacks.
         kind: which of the two.
-        title, level_title: as figures write them.
+        title, level_title: texts for figures.
         neutral: the level that changes nothing.
-        note: what a reader of its levels has to know; mostly nothing.
-        norm: in which an attack's budget is measured; None for shifts.
+        note: explanation of its levels for readers; mostly empty.
+        norm: norm of an attack's budget; None for shifts.
         cells: every level, in the study's order.
     """
 
@@ -301,11 +301,11 @@ class ModelRecord(Frozen):
     """A model of a run, or a pre-training.
 
     Attributes:
-        title: as tables and figures write it.
-        settings: what was chosen for it, in the words of the study file or of `evaluate`; the
-            schema of a study types them.
-        facts: what was found out about a model from elsewhere (`digest`, `labels`, `source`,
-            `normalisation`, ...); nothing of one that the run trains.
+        title: its name in tables and figures.
+        settings: its settings, with the keys of the study file or of `evaluate`; the schema of a
+            study has their types.
+        facts: facts of a model from elsewhere (`digest`, `labels`, `source`, `normalisation`, ...);
+            empty for a model that the run trains.
     """
 
     title: str
@@ -314,16 +314,16 @@ class ModelRecord(Frozen):
 
 
 class RunSettings(Frozen):
-    """What all measurements of a run share.
+    """The settings of all measurements of a run.
 
     Attributes:
-        shift_seed: of stochastic shifts and attacks.
-        bootstrap: resamples behind every interval.
+        shift_seed: random seed of stochastic shifts and attacks.
+        bootstrap: number of resamples for every interval.
         batch_size: images in a forward pass.
-        precision: of predictions.
-        training_precision: as asked for; None where nothing is trained.
-        variants: `temperature`, `batchnorm`: what is measured beside every model.
-        threads: of every step; None in runs of version 1.
+        precision: precision of predictions.
+        training_precision: precision of training as given; None if nothing is trained.
+        variants: variants that are measured for every model: `temperature`, `batchnorm`.
+        threads: threads of every step; None in runs of version 1.
     """
 
     shift_seed: int = 0
@@ -336,13 +336,13 @@ class RunSettings(Frozen):
 
 
 class Machine(Frozen):
-    """What of a machine can change a result.
+    """The properties of a machine that can change a result.
 
     Attributes:
         device: `cpu`, `cuda`, ...
-        model: of the device: the processor's or the GPU's name.
+        model: name of the processor or GPU.
         instructions: the widest vector instructions that torch uses on the processor.
-        threads: of torch.
+        threads: threads of torch.
     """
 
     device: str
@@ -355,11 +355,11 @@ class Machine(Frozen):
 
 
 class Provenance(Frozen):
-    """When, with what and on what a run was begun.
+    """The time, command, versions and machine with which a run was begun.
 
     Attributes:
         time: in UTC, ISO 8601.
-        git: revision and dirty flag of the working folder and of fairweather, where there are.
+        git: revision and dirty flag of the working folder and of fairweather, if they are in git.
         hardware: device, cpu, cores, threads.
     """
 
@@ -373,19 +373,20 @@ class Provenance(Frozen):
 
 
 class RunRecord(Frozen):
-    """The description of a run: what is measured, on what, how, and where it was begun.
+    """The record of a run: models, data, shifts, settings, and how it was begun.
 
     Attributes:
-        kind: `study` (it trains what it measures) or `evaluation` (of a model from elsewhere).
-        models: by name, in the study's order.
-        pretraining: by name.
-        seeds: that models are trained with; [0] for a model from elsewhere.
-        ensemble: are the models of all seeds also measured together.
+        kind: `study` (it trains its models) or `evaluation` (of a model from elsewhere).
+        models: models by name, in the order of the study.
+        pretraining: pre-trainings by name.
+        seeds: random seeds that models are trained with; [0] for a model from elsewhere.
+        ensemble: whether the models of all seeds are also measured together.
         sweeps: every shift and attack at its levels; the clean images are always measured.
-        variants: titles of what is measured beside the models, by name: `MODEL+...`.
-        seen_shifts: which tests a model has met before, and where, by model and shift.
+        variants: titles of variants and interpolations, by name: `MODEL+...`.
+        seen_shifts: test shifts that a model was trained with, and what made them, by model and
+            shift.
         priors: class probabilities in label order, by the name of each changed set of priors.
-        ood: other data sets that a model's confidence should tell from this one.
+        ood: other data sets that a model's confidence should separate from this one.
     """
 
     version: Literal[2] = VERSION
@@ -412,7 +413,7 @@ class RunRecord(Frozen):
             yield from sweep.cells
 
     def lasting(self) -> dict[str, Any]:
-        """What stays when the same run is taken up on another day: all but the circumstances."""
+        """The record without time, command and git revisions, which change if the run continues."""
         facts = self.model_dump(mode="json")
         circumstances = {"time", "command", "git"}
         facts["provenance"] = {
@@ -426,12 +427,12 @@ class RunRecord(Frozen):
 
 
 class JoinedRun(Frozen):
-    """One of the runs that a folder was joined of.
+    """One of the runs that a folder was joined from.
 
     Attributes:
-        path: of its folder, as it was named.
-        models, seeds: what of the joined run it brought.
-        provenance: when, with what and on what it was begun.
+        path: path of its folder, as it was given.
+        models, seeds: the models and seeds from this run.
+        provenance: the time, command, versions and machine with which it was begun.
     """
 
     path: str
@@ -441,10 +442,10 @@ class JoinedRun(Frozen):
 
 
 class JoinedRecord(Frozen):
-    """What a folder was joined of. It stands beside the record: earlier versions read that alone.
+    """The runs that a folder was joined from. It is a file of its own for earlier versions.
 
     Attributes:
-        runs: with one recipe for each model and different seeds, in the order of joining.
+        runs: the runs in the order of joining; each model has one recipe in all of them.
     """
 
     version: Literal[1] = 1
@@ -456,16 +457,16 @@ class JoinedRecord(Frozen):
 
 
 class StepRecord(Frozen):
-    """The record of a step that is done.
+    """The record of a finished step.
 
     Attributes:
-        id, kind: of the step.
-        fingerprint: of everything that it depended on.
-        depends: what was known of that before it ran, so that a change can be named.
-        files: what it left, with the SHA-256 of each.
-        machine: what it ran on.
-        seconds: how long it took.
-        work: images times passes, as planned; with `seconds`, a speed.
+        id, kind: id and kind of the step.
+        fingerprint: fingerprint of everything that it depended on.
+        depends: the settings among these, so that a change can be named.
+        files: the files that it wrote, with the SHA-256 of each.
+        machine: the machine that it ran on.
+        seconds: its duration.
+        work: images times passes, as planned; with `seconds` this gives its speed.
     """
 
     version: Literal[2] = VERSION
@@ -484,7 +485,7 @@ class StepRecord(Frozen):
 
 
 def is_part_of(record: RunRecord, step: StepRecord) -> bool:
-    """Say whether a done step still belongs to what the run is described as."""
+    """Say whether a finished step still belongs to the run that the record describes."""
     parts = step.id.split("/")
     if step.kind in ("score", "sample", "report"):
         return True
@@ -519,7 +520,7 @@ def _pretraining_seeds(record: RunRecord, name: str) -> set[str]:
 
 
 def _tries(model: ModelRecord) -> int:
-    """How many tries a model's sweep has; 0 without a sweep."""
+    """The number of tries of a model's sweep; 0 without a sweep."""
     sweep = model.settings.get("sweep")
     if not isinstance(sweep, dict) or not sweep:
         return 0
@@ -549,8 +550,8 @@ def _parsed(kind: type[Kind], text: str, place: str, what: str) -> Kind:
     if isinstance(version, int) and version > VERSION:
         raise InputError(f"{place} was written by a newer fairweather (version {version})")
     try:
-        # Not from the text: pydantic refuses what JSON makes of a file name that is no UTF-8, and
-        # such names stand among the notes on the data.
+        # Not from the text: the notes on the data may contain file names that are no UTF-8, which
+        # pydantic's JSON reader refuses.
         return kind.model_validate(raw)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
@@ -559,10 +560,10 @@ def _parsed(kind: type[Kind], text: str, place: str, what: str) -> Kind:
 
 
 def from_first_version(study: Mapping[str, Any], provenance: Mapping[str, Any]) -> RunRecord:
-    """Read what study.yaml and provenance.json said of a run before there was record.json.
+    """Make a record from study.yaml and provenance.json, the files of runs of version 1.
 
-    Such a run can be reported and compared, never taken up again. `[str, Any]`, since these files
-    had no type. Raises `KeyError`, `TypeError`, `ValueError` where they are damaged.
+    Such a run can be reported and compared, but not continued. The arguments are `[str, Any]`,
+    since these files had no type. Raises `KeyError`, `TypeError`, `ValueError` if they are damaged.
     """
     models, starts = study["models"], study.get("pretraining") or {}
     facts = dict(provenance.get("model") or {})
@@ -610,7 +611,7 @@ def _first_model(name: str, entry: Mapping[str, Any], facts: Mapping[str, Any]) 
 
 def _first_sweep(entry: Mapping[str, Any]) -> SweepRecord:
     cells: Sequence[Mapping[str, Any]] = entry["cells"]
-    # Then, only attacks had a budget.
+    # In version 1, only attacks had a budget.
     attack = all(",epsilon=" in cell["id"] for cell in cells)
     return SweepRecord(
         name=entry["name"],
@@ -624,6 +625,6 @@ def _first_sweep(entry: Mapping[str, Any]) -> SweepRecord:
 
 
 def levels_of(sweep: SweepRecord) -> dict[str, CellRecord]:
-    """The cells of a sweep by the level as scores.csv writes it, ascending."""
+    """The cells of a sweep by level, ascending, written as in scores.csv."""
     cells = sorted(sweep.cells, key=lambda cell: cell.level)
     return {shortest(cell.level): cell for cell in cells}

@@ -1,4 +1,4 @@
-"""The run folder: its files, the records of its done steps, their checksums, and a lock."""
+"""The run folder: its files, the records of its finished steps, their checksums, and a lock."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ from fairweather.yamlfile import read_yaml
 if TYPE_CHECKING:
     import torch
 
-# What folders of version 1 have in the place of record.json and steps/.
+# The files of folders of version 1, instead of record.json and steps/.
 FIRST_MANIFEST, FIRST_FACTS = "manifest.json", "provenance.json"
 LOCK = ".lock"
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
-ABANDONED = 3600.0  # seconds after which nobody writes it any more
+ABANDONED = 3600.0  # seconds without a write, after which its process must have died
 _COLUMNS = ("keys", "labels", "predicted", "confidence", "top5_correct", "nll", "brier")
 _UNLABELLED = ("keys", "predicted", "confidence")
 _VERSIONED = ("fairweather", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
-    """Condense inputs into 16 hexadecimal digits, whatever their order.
+    """Give 16 hexadecimal digits for inputs, the same for any order of their keys.
 
     >>> fingerprint({"seed": 0, "shift": "clean"}) == fingerprint({"shift": "clean", "seed": 0})
     True
@@ -79,14 +79,14 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
 def inside(folder: Path, name: str, named_by: str = "") -> Path:
     """Give the path of a file inside a folder by its name, such as `tables/accuracy.csv`.
 
-    Whatever opens, writes or removes a file by a name that stands in a file asks here first: a run
-    folder may come from anybody. The folder itself may be a link, and links within it may lead to
-    other places within it.
+    All code that opens, writes or removes a file by a name from a file must call this first, since
+    a run folder may come from anybody. The folder itself may be a link. Links inside it are allowed
+    if they stay inside.
 
     Args:
-        folder: it need not be there.
-        name: relative, with `/` between its parts.
-        named_by: the file of the folder in which the name stands; the error names it.
+        folder: a folder that need not exist.
+        name: relative path, with `/` between its parts.
+        named_by: the file of the folder that contains the name; the error names it.
 
     Raises:
         InputError: the name is absolute, has empty parts, `.`, `..`, backslashes or NUL, or passes
@@ -110,7 +110,7 @@ def inside(folder: Path, name: str, named_by: str = "") -> Path:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name cannot leave the folder that it is looked up in, on any system."""
+    """Whether a name is a relative path that stays in its folder, on every operating system."""
     beyond = PureWindowsPath(name).anchor or "\\" in name or "\0" in name
     return not beyond and not {"", ".", ".."} & set(name.split("/"))
 
@@ -123,13 +123,13 @@ def _leads_into(folder: Path, path: Path) -> bool:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that it is there whole or not at all, even if the power fails.
+    """Write a file completely or not at all, even if the power fails.
 
     A link at `path` is replaced, not followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
-    # Made here or not at all (O_EXCL): what somebody put there, a link above all, is not opened.
+    # Mode x (O_EXCL) creates the file or fails: an existing file or link is never opened.
     with partial.open("xb") as file:
         try:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -142,7 +142,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a mapping from a JSON file; raises `InputError` where it holds something else.
+    """Read a mapping from a JSON file; raises `InputError` if it contains anything else.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -160,10 +160,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class RunFolder:
-    """A folder with everything that a run produced, and the records of the steps that are done.
+    """A folder with all files of a run, and the records of its finished steps.
 
-    A step is done when its record stands below steps/ with the fingerprint of what it depends on,
-    and its files are there with the checksums that stand in the record.
+    A step is done if its record in steps/ has the fingerprint of everything that it depends on, and
+    its files exist and have the checksums in the record.
     """
 
     def __init__(self, path: Path) -> None:
@@ -175,13 +175,13 @@ class RunFolder:
     def __fspath__(self) -> str:
         return str(self.path)
 
-    # ---- the description
+    # ---- the record of the run
 
     @cached_property
     def record(self) -> RunRecord:
-        """What record.json says; of a folder of version 1, what study.yaml and others said.
+        """The record in record.json, or for a folder of version 1 that of its other files.
 
-        Raises `InputError` where there is neither, or they are damaged.
+        Raises `InputError` if there is none, or it is damaged.
         """
         path = self.file(RECORD)
         if path.is_file():
@@ -198,9 +198,9 @@ class RunFolder:
             raise InputError(f"{study} and {facts.name} do not describe a run") from None
 
     def describe(self, record: RunRecord) -> None:
-        """Write record.json, unless it says the same but for the time and the command.
+        """Write record.json, unless only time, command or git revisions differ.
 
-        What is taken up again on the same machine with the same versions keeps what began it.
+        A run that continues on the same machine with the same versions keeps its first record.
         """
         path = self.path / RECORD
         if path.is_file() and self.record.lasting() == record.lasting():
@@ -210,50 +210,50 @@ class RunFolder:
 
     @property
     def has_record(self) -> bool:
-        """Say whether the folder says what run it is of, in this version or the first."""
+        """Say whether the folder contains the record of a run, of this version or version 1."""
         return (self.path / RECORD).is_file() or self.is_first_version
 
     @property
     def is_first_version(self) -> bool:
-        """Say whether the folder holds a run of version 1."""
+        """Say whether the folder contains a run of version 1."""
         return not (self.path / RECORD).is_file() and (self.path / FIRST_FACTS).is_file()
 
     @property
     def is_joined(self) -> bool:
-        """Say whether the folder was joined of runs with different seeds."""
+        """Say whether the folder was joined from runs with different seeds."""
         return (self.path / JOINED).is_file()
 
     @property
     def joined(self) -> JoinedRecord:
-        """What the folder was joined of; raises `InputError` where its file does not say."""
+        """The runs that the folder was joined from; raises `InputError` if the file is damaged."""
         path = self.file(JOINED)
         try:
             return JoinedRecord.model_validate_json(path.read_bytes())
         except ValueError:
-            raise InputError(f"{path} does not say what the run was joined of") from None
+            raise InputError(f"{path} does not say which runs were joined") from None
 
     @property
     def is_read_only(self) -> bool:
-        """Say whether the run can be read but not taken up again."""
+        """Say whether the run can be read but not continued."""
         return self.is_first_version or self.is_joined
 
     # ---- the records of steps
 
     def step(self, step: str) -> StepRecord | None:
-        """The record of a step; None where it is not done, or its record is damaged."""
+        """The record of a step; None if it is not done, or its record is damaged."""
         path = self.file(step_file(step))
         if not path.is_file():
             return None
         try:
             found = parse_step_record(path.read_text(), str(path))
         except (InputError, UnicodeDecodeError):
-            return None  # the step is done again, and its record written anew
+            return None  # the step is done again, and writes a new record
         return found if found.id == step else None
 
     def steps(self) -> list[StepRecord]:
         """The records of all steps, in the order of their names.
 
-        Raises `InputError` where one of them is damaged.
+        Raises `InputError` if one of them is damaged.
         """
         folder = self.file(STEPS)
         return [
@@ -263,7 +263,7 @@ class RunFolder:
         ]
 
     def readable_steps(self) -> list[StepRecord]:
-        """The records of all steps but damaged ones, in the order of their names."""
+        """The records of all steps except damaged ones, in the order of their names."""
         return [record for step in self._step_ids() if (record := self.step(step)) is not None]
 
     def damaged_steps(self) -> list[str]:
@@ -276,21 +276,21 @@ class RunFolder:
         return [path.relative_to(folder).as_posix().removesuffix(".json") for path in paths]
 
     def has_left(self, record: StepRecord) -> bool:
-        """Say whether the files of a done step are all there and as it left them."""
+        """Say whether all files of a finished step exist and have the recorded checksums."""
         return all(
             (path := self._recorded(name, record.id)).is_file() and _checksum(path) == checksum
             for name, checksum in record.files.items()
         )
 
     def finish(self, record: StepRecord) -> None:
-        """Record a step as done; it is one file, written by renaming."""
+        """Record a step as done, in one file that is written by renaming."""
         self.write(step_file(record.id), record.to_json())
         self.__dict__.pop("_checksums", None)
 
     def forget(self, step: str) -> None:
-        """Forget that a step is done and remove what it left, since that is about to change.
+        """Remove the record and the files of a step, before they change.
 
-        A folder that is interrupted then has no numbers rather than those of something else.
+        If the run is then interrupted, the folder has no numbers rather than wrong ones.
         """
         found = self.step(step)
         left = [self._recorded(name, step) for name in (found.files if found else ())]
@@ -300,40 +300,40 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
     def check_files(self, wanted: Callable[[str], bool]) -> list[str]:
-        """Hold the wanted files of done steps against their checksums; name the missing ones.
+        """Compare the wanted files of finished steps with their checksums; name the missing ones.
 
         The records are read once.
 
-        Raises `InputError` where the content of a file is another than the one that was written.
+        Raises `InputError` if a file has changed since it was written.
         """
         return [name for name in self._checksums if wanted(name) and not self._is_there(name)]
 
     def holds(self, name: str) -> bool:
-        """Say whether a file that is about to be read is there, and that it is what was written.
+        """Say whether a file exists, and check before reading that it is the one that was written.
 
-        A folder without records, such as tables that were taken out of a run, has nothing to hold
-        its files against.
+        In a folder of version 1 without its manifest, there are no checksums, and nothing is
+        checked.
 
-        Raises `InputError` where a done step left this file and it is missing or another one, and
-        where it is there and no done step left it.
+        Raises `InputError` if a finished step wrote this file and it is missing or has changed, and
+        if it exists but no finished step wrote it.
         """
         path, recorded = self.file(name), name in self._checksums
         if recorded and not self._is_there(name):
             raise InputError(
-                f"{path} is missing, and a step of the run left it; the command that made the run "
-                "makes the file again"
+                f"{path} is missing, though a step of the run wrote it; the command that made the "
+                "run makes the file again"
             )
         keeps_records = not self.is_first_version or (self.path / FIRST_MANIFEST).is_file()
         if path.is_file() and not recorded and keeps_records:
             raise InputError(
-                f"{path} was not left by any step of the run, so that it may be anybody's; the "
-                "command that made the run makes the file again"
+                f"{path} was not written by any step of the run and cannot be trusted; the command "
+                "that made the run makes the file again"
             )
         return path.is_file()
 
     @cached_property
     def _checksums(self) -> dict[str, dict[str, str]]:
-        """The checksums of the files that steps left, by name, and which record says so."""
+        """The checksums of the files that steps wrote, by name, and the record of each checksum."""
         found: dict[str, dict[str, str]] = {}
         manifest = self.file(FIRST_MANIFEST)
         if self.is_first_version and manifest.is_file():
@@ -346,7 +346,7 @@ class RunFolder:
         return found
 
     def _is_there(self, name: str) -> bool:
-        """Whether a file is there; raises `InputError` where it has not all recorded checksums."""
+        """Whether a file exists; raises `InputError` if it does not match every record of it."""
         recorded = self._checksums[name]
         path = inside(self.path, name, next(iter(recorded.values())))
         if path.is_file() and set(recorded) != {_checksum(path)}:
@@ -376,7 +376,7 @@ class RunFolder:
     @property
     def scores(self) -> pd.DataFrame:
         """The table of scores.csv: one row per model, seed, shift, level and metric."""
-        # A model may be called NA, and a number must come back as the one that was written.
+        # A model may be called NA, and numbers must be read back exactly as written.
         names = dict.fromkeys(("model", "seed", "shift", "level", "metric"), str)
         numbers = dict.fromkeys(("value", "low", "high"), _number)
         path = self.file(SCORES)
@@ -386,7 +386,7 @@ class RunFolder:
             raise InputError(f"{path} is not a table of scores: {error}") from None
 
     def predictions(self, model: str, seed: int | str, shift: str, part: str = TEST) -> str:
-        """Name the file with the predictions of a model under a shift, by its id."""
+        """Name the file with the predictions of a model under a shift, given by its id."""
         name = first_predictions_file if self.is_first_version else predictions_file
         return name(model, seed, shift, part)
 
@@ -422,7 +422,7 @@ class RunFolder:
         self.write(name, sink.getvalue().to_pybytes())
 
     def write_unlabelled(self, name: str, predictions: Predictions) -> None:
-        """Write what a model says of images whose labels mean nothing to it, as parquet."""
+        """Write predictions without labels and metrics, of another data set, as parquet."""
         columns = {each: pa.array(getattr(predictions, each)) for each in _UNLABELLED}
         sink = pa.BufferOutputStream()
         pyarrow.parquet.write_table(pa.table(columns), sink)
@@ -431,10 +431,10 @@ class RunFolder:
 
 @contextlib.contextmanager
 def open_run(path: Path) -> Iterator[RunFolder]:
-    """Open a run folder for a run to begin or go on, made if it is not there; see `lock_run`.
+    """Open a run folder to begin or continue a run, and create it if needed; see `lock_run`.
 
-    Raises `InputError` for a folder that holds something else, a run of an earlier version or a
-    joined one, and for one that is in use.
+    Raises `InputError` for a folder that contains something else, a run of version 1 or a joined
+    one, and for one that is in use.
     """
     check_takeable(path)
     with lock_run(path) as run:
@@ -443,9 +443,9 @@ def open_run(path: Path) -> Iterator[RunFolder]:
 
 @contextlib.contextmanager
 def lock_run(path: Path) -> Iterator[RunFolder]:
-    """Open a folder for writing, made if it is not there, and keep other processes out.
+    """Open a folder for writing, create it if needed, and lock it for other processes.
 
-    Raises `InputError` where another process works in it.
+    Raises `InputError` if another process has locked it.
     """
     path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(inside(path, LOCK), timeout=0)
@@ -459,40 +459,40 @@ def lock_run(path: Path) -> Iterator[RunFolder]:
 
 
 def check_takeable(path: Path) -> None:
-    """Raise `InputError` unless a run can begin, or go on, in a folder of this path."""
+    """Raise `InputError` unless a run can begin or continue in a folder with this path."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, not a run folder")
     if not path.is_dir():
         return
     if RunFolder(path).is_first_version:
         raise InputError(
-            f"{path} holds a run of an earlier version of fairweather, which can be reported and "
-            "compared but not taken up again; name another folder with --out"
+            f"{path} holds a run of an earlier version of fairweather, which can be reported "
+            "and compared but not continued; name another folder with --out"
         )
     if RunFolder(path).is_joined:
         raise InputError(
-            f"{path} was joined of several runs and trains nothing itself; run another seed in a "
-            "folder of its own, and join again with fairweather report --as-seeds"
+            f"{path} was joined from several runs and cannot train; run another seed in a folder "
+            "of its own, and join again with fairweather report --as-seeds"
         )
     known = (path / RECORD).exists() or (path / LOCK).exists()
     if any(path.iterdir()) and not known:
         raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
     if (path / RECORD).exists():
-        _ = RunFolder(path).record  # says what is wrong with it
+        _ = RunFolder(path).record  # raises if it is damaged
 
 
 def open_finished_run(path: Path) -> RunFolder:
-    """Open a run folder for reading; raises `InputError` when there is none."""
+    """Open a run folder for reading; raises `InputError` if there is none."""
     run = RunFolder(path)
     if not run.has_record:
         raise InputError(f"{path} holds no run: there is no {RECORD}")
-    _ = run.record  # says what is wrong with it
+    _ = run.record  # raises if it is damaged
     return run
 
 
 def provenance(device: torch.device) -> Provenance:
-    """Say when, with what and on what something ran."""
-    import torch  # reading a run needs none
+    """Describe this process: time, command, versions and machine."""
+    import torch  # not needed to read a run
 
     return Provenance(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -514,12 +514,12 @@ def provenance(device: torch.device) -> Provenance:
 
 
 def command_line() -> str:
-    """The command that this process was started with, without the folders before its name."""
+    """The command that started this process, without the path of the program."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def this_machine(device: torch.device) -> Machine:
-    """Say what of this machine can change a result."""
+    """Describe the properties of this machine that can change a result."""
     import torch
 
     return Machine(
@@ -531,9 +531,9 @@ def this_machine(device: torch.device) -> Machine:
 
 
 def machines_of(run: RunFolder) -> list[Machine]:
-    """Name the machines that the steps of a run were done on, each once.
+    """List the machines that ran the steps of a run, each once.
 
-    Steps that the run no longer has do not count, nor does the report itself.
+    Steps that no longer belong to the run do not count, nor does the report.
     """
     if run.is_first_version:
         return []
@@ -542,14 +542,14 @@ def machines_of(run: RunFolder) -> list[Machine]:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes left that were killed while they wrote; who writes now keeps theirs."""
+    """Remove partial files of processes that were killed, but not those that are being written."""
     for path in folder.rglob(".*.partial"):
         if PARTIAL.fullmatch(path.name) and time.time() - path.lstat().st_mtime > ABANDONED:
             path.unlink(missing_ok=True)
 
 
 def _first_steps(path: Path) -> list[dict[str, str]]:
-    """The files of each done step and their checksums, from the manifest of version 1."""
+    """The files of each finished step and their checksums, from the manifest of version 1."""
     try:
         manifest = json.loads(path.read_text())
         files = [entry["files"] for entry in manifest["steps"].values()]

@@ -1,4 +1,4 @@
-"""YAML with numbers as people write them: `1e-3` and `8/255` are numbers, quoted text is text."""
+"""YAML in which `1e-3` and `8/255` are numbers, and quoted text is text."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _FRACTION_TAG = "tag:fairweather,2026:fraction"
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader with the scalars of YAML 1.2, fractions, and no key given twice."""
+    """A safe loader for the scalars of YAML 1.2 and fractions; a key given twice is an error."""
 
     # YAML 1.1 reads `no` as false, `1:30` as 90, `2024-01-01` as a date and `1e-3` as text.
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 - PyYAML's own protocol
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Build a mapping, after a look for a key that stands in it twice."""
+        """Build a mapping; raises `InputError` if it has a key twice."""
         own = [self.construct_object(key, deep=True) for key, _ in node.value if not _is_merge(key)]
         for key in own:
             if own.count(key) > 1:
-                raise InputError(f"the key {key!r} stands twice{_place(node.start_mark)}")
+                raise InputError(f"the key {key!r} is given twice{_place(node.start_mark)}")
         return super().construct_mapping(node, deep)
 
     def construct_fraction(self, node: yaml.ScalarNode) -> float:
@@ -57,7 +57,7 @@ for _tag, _pattern, _first in (
 
 
 def parse_yaml(text: str, name: str = "the study") -> Any:  # noqa: ANN401 - any YAML value
-    """Parse YAML text safely; raises `InputError` with line and column when it is not YAML.
+    """Parse YAML text safely; raises `InputError` with line and column if it is not YAML.
 
     >>> parse_yaml("{rate: 1e-3, epsilon: 8/255, quoted: '8/255', answer: no}")
     {'rate': 0.001, 'epsilon': 0.03137254901960784, 'quoted': '8/255', 'answer': 'no'}
@@ -81,12 +81,12 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401 - any YAML value
 
 
 def dump_yaml(value: object) -> str:
-    """Write plain values as YAML that `parse_yaml` reads back to the same values."""
+    """Write plain values as YAML; `parse_yaml` reads the same values back."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 class _Dumper(yaml.SafeDumper):
-    """A safe dumper that quotes what the loader above would read as something else."""
+    """A safe dumper that quotes text which the loader above would not read as text."""
 
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 

@@ -1,4 +1,4 @@
-"""Runs with different seeds, joined into one run, so that hours on several machines add up."""
+"""Joins runs with different seeds into one run, so that several machines can share the work."""
 
 from __future__ import annotations
 
@@ -30,28 +30,29 @@ def join_seeds(
 ) -> Run:
     """Join runs of one study with different seeds, or different models, into one run.
 
-    It is a run folder of its own with what the others left, but for weights, and with scores and
-    a report of all seeds together. Scores are computed from the predictions of single images, as if
-    one run had had all seeds. Ensembles are left out: they were of other seeds than these. The
-    folders may lack weights, and they stay as they are.
+    The result is a new run folder. It contains the files of the other folders except weights, and
+    scores and a report of all seeds together. Scores are computed from the predictions of single
+    images, as if one run had all seeds. Ensembles are left out, since each has the seeds of one run
+    only. The given folders may lack weights, and are not changed.
 
     Args:
-        runs: run folders of studies, two or more; in which order does not matter for seeds.
-        out: the folder of the joined run, by default `runs/RUN+RUN`; one that was joined before is
-            brought up to date.
+        runs: run folders of studies, two or more; their order does not matter for seeds.
+        out: the folder of the joined run, by default `runs/RUN+RUN`; an earlier joined run of the
+            same folders is updated.
         progress: called with every `Event`.
 
     Raises:
-        InputError: the runs differ in data, shifts, settings, versions or the recipe of a model,
-            and the first difference is named; a seed of a model stands in two of them; not every
-            model has every seed; predictions are missing or damaged; or `out` holds something else.
+        InputError: the runs differ in data, shifts, settings, versions or the recipe of a model
+            (the message names the first difference); two runs contain the same seed of a model; not
+            every model has every seed; predictions are missing or damaged; or `out` contains
+            something else.
     """
     if len(runs) < 2:
         raise InputError(f"joining seeds takes at least two runs, found {len(runs)}")
     paths = [Path(run) for run in runs]
-    names = short_names(paths)  # raises where one is named twice
+    names = short_names(paths)  # raises if one is named twice
     place = Path(out) if out is not None else Path("runs") / "+".join(names)
-    # The first seed of a study stands for all where only one can be shown.
+    # In order of their first seeds, since the first is shown where only one seed can be.
     parts = sorted((open_part(path) for path in paths), key=lambda part: min(part.record.seeds))
     _check_place(place, paths, parts)
     held = check_fit(parts)
@@ -59,7 +60,7 @@ def join_seeds(
     rest = plan_rest(record, parts, held)
     tell = progress or silent
     if any(part.record.ensemble for part in parts):
-        words = "ensembles are left out: they are of fewer seeds than are joined"
+        words = "ensembles are left out, since each has the seeds of one run only"
         tell(Event("join", 0, None, line=words))
     with lock_run(place) as folder:
         _begin(folder, record, parts, rest.taken)
@@ -71,9 +72,9 @@ def join_seeds(
 
 
 def _check_place(place: Path, runs: Sequence[Path], parts: Sequence[Part]) -> None:
-    """Raise `InputError` unless the folder is new, or holds what was joined of these runs before.
+    """Raise `InputError` unless the folder is new, or was joined from these runs before.
 
-    More runs may be given than it was joined of, wherever the folders lie today.
+    There may be more runs now than before, and their folders may have moved.
     """
     if place.is_file():
         raise InputError(f"{place} is a file, not a folder for the joined run")
@@ -82,14 +83,15 @@ def _check_place(place: Path, runs: Sequence[Path], parts: Sequence[Part]) -> No
     holds = {path.name for path in place.iterdir()} - {LOCK} if place.is_dir() else set()
     if holds and not RunFolder(place).is_joined:
         raise InputError(
-            f"{place} holds something else than joined runs; name another folder with --out"
+            f"{place} holds something other than joined runs; name another folder with --out"
         )
     given = [_joined_run(part) for part in parts]
     before = RunFolder(place).joined.runs if holds else ()
     others = [each.path for each in before if not any(_is_same(each, run) for run in given)]
     if others:
         raise InputError(
-            f"{place} was joined of other runs, such as {others[0]}; name another folder with --out"
+            f"{place} was joined from other runs, such as {others[0]}; name another folder with "
+            "--out"
         )
 
 
@@ -103,7 +105,7 @@ def _joined_run(part: Part) -> JoinedRun:
 
 
 def _is_same(first: JoinedRun, second: JoinedRun) -> bool:
-    """Say whether both are one run, which may have moved, or have got more seeds since."""
+    """Say whether both are the same run, which may have moved or have more seeds now."""
     moved = first.model_copy(update={"path": second.path}) == second
     return moved or Path(first.path).resolve() == Path(second.path).resolve()
 
@@ -111,13 +113,13 @@ def _is_same(first: JoinedRun, second: JoinedRun) -> bool:
 def _begin(
     folder: RunFolder, record: RunRecord, parts: Sequence[Part], taken: Mapping[str, Taken]
 ) -> None:
-    """Describe the joined run, and forget what it does not take over as it stands there.
+    """Write the record of the joined run, and remove its steps that differ from those of the runs.
 
-    What is made of all of it goes first: a folder that is interrupted has no numbers rather than
-    those of something else.
+    Scores and report are removed first: if joining is then interrupted, the folder has no numbers
+    rather than wrong ones.
     """
     joined = JoinedRecord(runs=tuple(map(_joined_run, parts)))
-    folder.write(JOINED, joined.to_json())  # before all else: it tells what the folder is
+    folder.write(JOINED, joined.to_json())  # first of all, since it marks the folder as joined
     made = ("report", "scores")
     wanted = {step: each.step for step, each in taken.items()}
     standing = {step.id: step for step in folder.readable_steps() if step.id not in made}
@@ -134,7 +136,7 @@ def _begin(
 
 
 def _whole_study(record: RunRecord) -> dict[str, object]:
-    """What the study that would train all of it says otherwise than that of the first run."""
+    """The keys in which the study of all models and seeds differs from that of the first run."""
     entries = {
         key: {name: {"title": each.title, **each.settings} for name, each in networks.items()}
         for key, networks in (("models", record.models), ("pretraining", record.pretraining))
@@ -143,7 +145,7 @@ def _whole_study(record: RunRecord) -> dict[str, object]:
 
 
 def _copy(taken: Taken, folder: RunFolder) -> None:
-    """Copy the files of a step and then its record, unless that is done."""
+    """Copy the files of a step and then its record, unless they are there already."""
     checksums = taken.step.files
     there = folder.step(taken.step.id) == taken.step and all(
         folder.file(name).is_file() and folder.checksum(name) == checksums[name]

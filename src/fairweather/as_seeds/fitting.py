@@ -1,4 +1,4 @@
-"""Do runs fit together, so that their seeds are seeds of one study: if not, what differs."""
+"""Checks that runs fit together as seeds of one study, and names the first difference if not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fairweather.record import (
 from fairweather.runs import RunFolder, open_finished_run
 from fairweather.steps.progressing import first_difference
 
-# What of a step may differ between machines; the page of a run names the machines.
+# The settings of a step that may differ between machines; the page of a run names the machines.
 OF_THE_MACHINE = ("device", "threads")
 
 
@@ -34,7 +34,7 @@ class Part:
     """One of the runs that are joined.
 
     Attributes:
-        name: its folder, as it was named.
+        name: its folder, as it was given.
         run: the folder.
     """
 
@@ -43,12 +43,12 @@ class Part:
 
     @property
     def record(self) -> RunRecord:
-        """What the run is."""
+        """The record of the run."""
         return self.run.record
 
     @cached_property
     def steps(self) -> Mapping[str, StepRecord]:
-        """What was done for each seed, by id: no ensembles, scores and report."""
+        """The steps of single seeds, by id: no ensembles, scores, samples and report."""
         described = self.record.model_copy(update={"ensemble": False})
         return {
             step.id: step
@@ -63,9 +63,9 @@ class Part:
 
 
 def open_part(path: str | Path) -> Part:
-    """Open a run whose seeds are joined with those of others.
+    """Open a run whose seeds are to be joined with those of others.
 
-    Raises `InputError` for no run, one of an earlier version, and one that trained nothing.
+    Raises `InputError` if there is no run, or one of an earlier version, or one without training.
     """
     run = open_finished_run(Path(path))
     if run.is_first_version:
@@ -75,8 +75,8 @@ def open_part(path: str | Path) -> Part:
         )
     if run.record.kind != "study":
         raise InputError(
-            f"{path} is the evaluation of a model that is there already, which has no seeds to "
-            "join; report it beside others without --as-seeds"
+            f"{path} is the evaluation of a model from elsewhere, which has no seeds to join; "
+            "report it beside others without --as-seeds"
         )
     return Part(str(path), run)
 
@@ -84,8 +84,8 @@ def open_part(path: str | Path) -> Part:
 def check_fit(parts: Sequence[Part]) -> dict[tuple[str, int], Part]:
     """Say which of the runs has each model with each seed.
 
-    Raises `InputError` with the first difference of data, shifts, settings, versions or recipes;
-    for a model and seed that stand in two runs; and for seeds that not every model has.
+    Raises `InputError` with the first difference in data, shifts, settings, versions or recipes; if
+    two runs contain the same seed of a model; and if not every model has every seed.
     """
     _check_shared(parts)
     held = _check_once(parts)
@@ -110,7 +110,7 @@ def _check_shared(parts: Sequence[Part]) -> None:
 
 
 def _shared(part: Part) -> Iterator[tuple[str, JsonValue]]:
-    """What must be equal in all runs, in words."""
+    """The values that must be equal in all runs, with their names."""
     record, settings, every = part.record, part.record.settings, part.steps.values()
     yield "classes", list(record.data.classes)
     for name, words in ((TEST, "test"), (VAL, "validation"), (TRAIN, "training")):
@@ -123,7 +123,7 @@ def _shared(part: Part) -> Iterator[tuple[str, JsonValue]]:
     libraries = [record.provenance.versions, *(s.depends.get("libraries") for s in every)]
     for versions in libraries:
         for name, version in versions.items() if isinstance(versions, dict) else ():
-            # Behind a plus sign stands for what machine it was built: 2.6.0+cpu.
+            # After a plus sign is the kind of machine that it was built for: 2.6.0+cpu.
             yield f"version of {name}", str(version).partition("+")[0]
     for step in every:
         yield f"version of the steps that {step.kind}", step.depends.get("version")
@@ -148,8 +148,8 @@ def _check_once(parts: Sequence[Part]) -> dict[tuple[str, int], Part]:
         for model, seed in part.held:
             if other := held.get((model, seed)):
                 raise InputError(
-                    f"seed {seed} of {model} is in {other.name} and in {part.name}: each seed "
-                    "counts once, so leave one of the two runs out"
+                    f"seed {seed} of {model} is in both {other.name} and {part.name}: leave one of "
+                    "the two runs out"
                 )
             held[model, seed] = part
     return held
@@ -161,11 +161,11 @@ def _check_complete(held: Mapping[tuple[str, int], Part]) -> None:
     missing = [(m, s) for m in models for s in seeds if (m, s) not in held]
     if missing:
         model, seed = missing[0]
-        more = f", nor {len(missing) - 1} more of these" if len(missing) > 1 else ""
+        more = f" ({len(missing) - 1} more are missing)" if len(missing) > 1 else ""
         raise InputError(
-            f"together these are the models {', '.join(models)} with the seeds "
-            f"{', '.join(map(str, seeds))}, but no run has seed {seed} of {model}{more}; name the "
-            "run that has it too, or join the runs of each model on their own"
+            f"the runs have the models {', '.join(models)} and the seeds "
+            f"{', '.join(map(str, seeds))}, but none has seed {seed} of {model}{more}; add the run "
+            "that has it, or join the runs of each model separately"
         )
 
 
@@ -173,7 +173,7 @@ def _check_complete(held: Mapping[tuple[str, int], Part]) -> None:
 
 
 def _check_recipes(parts: Sequence[Part]) -> None:
-    """Hold each model, and each pre-training, against that of the first run that has it."""
+    """Compare each model and each pre-training with those of the first run that has them."""
     models: dict[str, Part] = {}
     starts: dict[str, Part] = {}
     for part in parts:
@@ -190,16 +190,16 @@ def _check_model(name: str, one: Part, other: Part) -> None:
     _check_alike(name, one, other)
     kinds = [[v for v in p.record.variants if base_model(v) == name] for p in (one, other)]
     if kinds[0] != kinds[1]:
-        raise _differ(f"what is measured beside {name}", (one, kinds[0]), (other, kinds[1]))
+        raise _differ(f"the list of variants of {name}", (one, kinds[0]), (other, kinds[1]))
     if chosen_recipe(name) in _files(one) | _files(other):
         recipes = [_chosen(part, name) for part in (one, other)]
         if found := first_difference(*recipes):
-            what = f"{found.key} that the sweep of {name} has chosen"
+            what = f"{found.key} chosen by the sweep of {name}"
             raise _differ(what, (one, found.one), (other, found.other))
 
 
 def _check_alike(name: str, one: Part, other: Part) -> None:
-    """Raise `InputError` unless the same steps of two runs depended on the same, but for seeds."""
+    """Raise `InputError` unless the steps of two runs had the same settings, except for seeds."""
     ours, theirs = _without_seeds(name, one), _without_seeds(name, other)
     for step in ours:
         if step in theirs and (found := first_difference(ours[step], theirs[step])):
@@ -207,7 +207,7 @@ def _check_alike(name: str, one: Part, other: Part) -> None:
 
 
 def _without_seeds(name: str, part: Part) -> dict[str, dict[str, JsonValue]]:
-    """What the steps of a model or a pre-training depended on, the first seed for all."""
+    """The settings of the steps of a model or a pre-training, for the first seed."""
     found: dict[str, dict[str, JsonValue]] = {}
     for step in part.steps.values():
         where, model, *rest = step.id.split("/")
@@ -218,7 +218,7 @@ def _without_seeds(name: str, part: Part) -> dict[str, dict[str, JsonValue]]:
 
 
 def _facts(step: StepRecord) -> dict[str, JsonValue]:
-    # Libraries are held against each other on their own.
+    # Versions of libraries are compared separately.
     left_out = {*OF_THE_MACHINE, "libraries", *(["seed"] if step.kind != "predict" else [])}
     facts = {key: value for key, value in step.depends.items() if key not in left_out}
     network = facts.get("network")
@@ -228,7 +228,7 @@ def _facts(step: StepRecord) -> dict[str, JsonValue]:
 
 
 def _check_one_start(name: str, one: Part, other: Part) -> None:
-    """A pre-training with a seed of its own is one for all seeds of a study."""
+    """Raise `InputError` if a pre-training for all seeds has other weights in the two runs."""
     for step in one.steps.values():
         twin = other.steps.get(step.id)
         if step.kind != "pretrain" or step.id.split("/")[1] != name or twin is None:
@@ -236,9 +236,9 @@ def _check_one_start(name: str, one: Part, other: Part) -> None:
         weights = f"{step.id}/{WEIGHTS}"
         if step.files.get(weights) != twin.files.get(weights):
             raise InputError(
-                f"{one.name} and {other.name} cannot be joined: each made {step.id} anew and "
-                "they came out with other weights, though it is one for all seeds; start both "
-                "from the same file, or leave its seed out, so that each seed has its own"
+                f"{one.name} and {other.name} cannot be joined: {step.id} is one pre-training for "
+                "all seeds, but its weights differ between the two runs; start both from the same "
+                "file, or leave out its seed, so that each seed has its own pre-training"
             )
 
 

@@ -1,4 +1,4 @@
-"""The run that several make together: its record, what it takes over, and what is left to do."""
+"""The joined run: its record, the steps to copy, and the plan of the remaining steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Value = TypeVar("Value")
 
 
 def describe(parts: Sequence[Part]) -> RunRecord:
-    """Say what the joined run is; of what is only told, such as titles, the first run's words."""
+    """Make the record of the joined run; texts such as titles are those of the first run."""
     records = [part.record for part in parts]
     first, *_ = records
     threads = {record.settings.threads for record in records}
@@ -38,7 +38,7 @@ def describe(parts: Sequence[Part]) -> RunRecord:
             "models": _united(record.models for record in records),
             "pretraining": _united(record.pretraining for record in records),
             "seeds": tuple(sorted({seed for record in records for seed in record.seeds})),
-            "ensemble": False,  # of other seeds than these
+            "ensemble": False,  # since each ensemble has the seeds of one run only
             "variants": _united(record.variants for record in records),
             "seen_shifts": _united(record.seen_shifts for record in records),
             "settings": first.settings.model_copy(update=settings),
@@ -48,7 +48,7 @@ def describe(parts: Sequence[Part]) -> RunRecord:
 
 
 def _provenance(every: Sequence[Provenance]) -> Provenance:
-    """Of the first run; but of the code what all agree on, and how and when they were joined."""
+    """The first run's, with this command, the latest time, and git revisions if all agree."""
     git = {
         name: revision
         for name, revision in every[0].git.items()
@@ -66,7 +66,7 @@ def _united(mappings: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
 
 
 class Rest(NamedTuple):
-    """What a joined run takes over, by id, and the plan of what is made of that."""
+    """The steps to copy into a joined run, by id, and the plan of the steps after these."""
 
     taken: Mapping[str, Taken]
     plan: Plan
@@ -77,7 +77,7 @@ def plan_rest(
 ) -> Rest:
     """Plan the scores and the report of all seeds together, as a study plans its own.
 
-    Raises `InputError` where a run has no predictions that it should have, or not its own.
+    Raises `InputError` if predictions of a run are missing, or are not those that it wrote.
     """
     taken = take_over(parts)
     sample, score, report = conclude(_measurement(record, taken), list(_measured(record)))
@@ -100,7 +100,7 @@ def _needing(step: Step, makers: Mapping[str, str]) -> Step:
 
 def _unfinished(name: str, held: Mapping[tuple[str, int], Part]) -> InputError:
     place = place_of(name)
-    assert place is not None  # scores are made of predictions alone
+    assert place is not None  # scores read only predictions
     part = held[base_model(place.model), int(place.seed)]
     return InputError(f"{part.name} has no {name}: let the run finish first")
 
@@ -112,7 +112,7 @@ def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
         data=DataFacts(
             name=data.name,
             classes=data.classes,
-            images=dict.fromkeys(data.digests, 0),  # how many tells only how long a step takes
+            images=dict.fromkeys(data.digests, 0),  # used only to estimate durations
             digests=data.digests,
             side=data.side,
             natural_shift="natural_shift" in data.notes,
@@ -131,7 +131,7 @@ def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
 
 
 def _measured(record: RunRecord) -> Iterator[Measured]:
-    """What was measured, in the order of a study: each model, then each of its interpolations."""
+    """The measured models in the order of a study: each model, then each of its interpolations."""
     for model, described in record.models.items():
         titles = {model: described.title}
         titles |= {n: t for n, t in record.variants.items() if _is_network_of(model, n, record)}
@@ -142,6 +142,6 @@ def _measured(record: RunRecord) -> Iterator[Measured]:
 
 
 def _is_network_of(model: str, name: str, record: RunRecord) -> bool:
-    """Whether a name is that of other weights of a model, not of another use of the same."""
+    """Whether a name is that of a model's interpolation, and not of one of its variants."""
     uses = tuple(f"+{variant}" for variant in record.settings.variants)
     return base_model(name) == model and not name.endswith(uses)

@@ -1,4 +1,4 @@
-"""What a joined run takes over from the runs that it is joined of, step by step."""
+"""The finished steps that a joined run copies from the given runs."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Taken(NamedTuple):
 
     Attributes:
         step: its record.
-        files: which of its files go along: all but weights, as far as they are there.
-        read: the content of each of these.
+        files: the files to copy: all that exist, except weights.
+        read: gives the content of each of these.
     """
 
     step: StepRecord
@@ -41,11 +41,11 @@ class Taken(NamedTuple):
 
 
 def take_over(parts: Sequence[Part]) -> dict[str, Taken]:
-    """What was done for the models in any of the runs, by id.
+    """The finished steps of the models in all runs, by id.
 
-    A sweep, and a pre-training that is one for all seeds, are those of the first run that has them.
+    A sweep, or a pre-training for all seeds, comes from the first run that has it.
 
-    Raises `InputError` where a file is there that is not what a step left.
+    Raises `InputError` if a file has changed since its step wrote it.
     """
     found: dict[str, Taken] = {}
     for part in parts:
@@ -66,7 +66,7 @@ def _taken(step: StepRecord, run: RunFolder) -> Taken:
 
 
 class _Shown(NamedTuple):
-    """The pictures of a run, and the models whose mistakes are shown by them."""
+    """The pictures of a run, and the models whose mistakes they show."""
 
     taken: Taken
     samples: Samples
@@ -75,10 +75,11 @@ class _Shown(NamedTuple):
 
 
 def take_samples(planned: SampleStep, parts: Sequence[Part]) -> Taken | None:
-    """The pictures of the first seed of every model; None where no run has any.
+    """The pictures for the first seed of every model; None if no run has any.
 
-    They are those of one run, as they are, if it has the first seed of all; else they are put
-    together. Which images all models lose is then unknown: making that anew would need the images.
+    If one run has the first seed of all models, its pictures are used unchanged. Otherwise pictures
+    of several runs are put together. The images that all models get wrong are then unknown, since
+    choosing them would need the test images.
     """
     found = list(_shown(planned, parts))
     for each in found:
@@ -138,7 +139,7 @@ def _put_together(planned: SampleStep, found: Sequence[_Shown]) -> Taken:
 
 
 def _pictures(planned: SampleStep, found: Sequence[_Shown]) -> bytes:
-    """Those of the strip, and those of the mistakes, by shift and then by key."""
+    """The pictures of the strip and of the mistakes, sorted by shift and then by key."""
     every = {at: image for each in reversed(found) for at, image in each.samples.pictures.items()}
     strip = {(shift, key) for shift in planned.shifts for key in found[0].samples.strip}
     shown = {

@@ -1,4 +1,4 @@
-"""How the steps of a plan get done: each executor does the same steps in its own way."""
+"""Executors run the steps of a plan, each in its own way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of a plan, one after the other, in the run folder itself."""
+"""Runs the steps of a plan one after the other, in the run folder itself."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def execute(
     *,
     until: str | None = None,
 ) -> None:
-    """Do what of a plan is not done yet, and record it.
+    """Run the steps of a plan that are not done yet, and record them.
 
     Args:
-        plan: its steps are in an order that respects their needs; needs that are no steps of it are
-            done, as their records in the folder say.
-        run: a folder that is open for writing, with its description.
+        plan: a plan whose steps come after the steps that they need. A needed step that is not in
+            the plan must be done, with its record in the folder.
+        run: a folder that is open for writing and contains its record.
         worker: opens data and models.
-        progress: is told of every step, and of what happens within long ones.
-        until: id of a step: do no more than it needs.
+        progress: called for every step, and for events within long ones.
+        until: id of a step; only this and the steps that it needs are run.
     """
     tell = progress or silent
     ledger, own = Ledger(run), {step.id for step in plan.steps}
@@ -50,10 +50,10 @@ def execute(
         counts[step.task] += 1
         note = "done before"
         if standing.state == "done":
-            drop_resume(step, run)  # of a run that was killed just after the training
+            drop_resume(step, run)  # left if the run was killed just after the training
         else:
-            # What is made of this step in moments goes first: a folder that is interrupted has no
-            # numbers rather than those of something else.
+            # First remove samples, scores and report that need this step: if the run is then
+            # interrupted, its folder has no numbers rather than wrong ones.
             for each in dependants[step.id]:
                 if ledger.record(each) is not None:
                     ledger.forget(each)
@@ -89,7 +89,7 @@ def _do(step: Step, ledger: Ledger, run: RunFolder, worker: Worker, tell: Notify
 
 
 def _finished(step: Step, plan: Plan, ledger: Ledger, remaining: Sequence[Step]) -> Event:
-    """Tell of a step that has just been done."""
+    """Make the event of a step that has just been done."""
     records = [record for each in plan.steps if (record := ledger.record(each.id)) is not None]
     own = ledger.record(step.id)
     assert own is not None, f"{step.id} is not recorded"
@@ -99,20 +99,20 @@ def _finished(step: Step, plan: Plan, ledger: Ledger, remaining: Sequence[Step])
 
 
 def _remove_unrecorded(step: Step, run: RunFolder) -> None:
-    """Remove what the step left when it was stopped before it was recorded."""
+    """Remove the files of a step that was stopped before it was recorded."""
     for name in (*step.leaves, *step.may_leave):
         if not name.endswith("/"):
             run.file(name).unlink(missing_ok=True)
 
 
 def left_by(step: Step, done: Done, run: RunFolder) -> list[str]:
-    """Name the files that a step left; raises `RuntimeError` where one is not there."""
+    """Name the files that a step wrote; raises `RuntimeError` if one is missing."""
     always = [name for name in step.leaves if not name.endswith("/")]
     some = [name for name in step.may_leave if run.file(name).is_file()]
     inside = [name for name in done.files if name.startswith(_folders(step))]
     for name in (*always, *inside):
         if not run.file(name).is_file():
-            raise RuntimeError(f"{step.id} did not leave {name}")
+            raise RuntimeError(f"{step.id} did not write {name}")
     return [*always, *some, *inside]
 
 
@@ -121,7 +121,7 @@ def _folders(step: Step) -> tuple[str, ...]:
 
 
 def _dependants(plan: Plan) -> Mapping[str, list[str]]:
-    """What is made in moments of the predictions, by each step that it needs, however far."""
+    """The disposable steps (scores, report, ...) that need a step, directly or not, by its id."""
     found: dict[str, list[str]] = {step.id: [] for step in plan.steps}
     for step in reversed(plan.steps):
         own = [*found[step.id], *([step.id] if step.disposable else [])]

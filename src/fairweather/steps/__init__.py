@@ -1,4 +1,4 @@
-"""The steps of a run as plain data, and what does each kind of them."""
+"""The steps of a run as plain data, and the functions that run each kind of step."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ DO: Mapping[str, Do] = {
 
 
 def perform(step: Step, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
-    """Do a step in a folder that holds `record.json` and the files of the steps that it needs.
+    """Run a step in a folder that contains `record.json` and the files of the steps it needs.
 
-    The step leaves its files there and records nothing. A training also leaves `resume/` while it
-    is not finished, and goes on from it.
+    The step writes its files there and records nothing. An unfinished training also writes
+    `resume/`, and continues from it.
     """
     with using_threads(step.threads):
         return DO[step.kind](step, worker, folder, progress)

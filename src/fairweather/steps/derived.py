@@ -1,4 +1,7 @@
-"""Numbers of several cells together: flips along levels, errors over a family of corruptions."""
+"""Metrics of several cells together: flips along levels, errors over a family of corruptions.
+
+A cell is one set of test images: clean, or one shift or attack at one level.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,11 @@ from fairweather.types import Attack, Cell, Shift
 
 @dataclass(frozen=True)
 class Derived:
-    """A metric that one cell alone does not have; it stands in the rows of level `mean`.
+    """A metric that needs several cells; scores.csv has it in the rows of level `mean`.
 
     Attributes:
-        name: as scores.csv writes it.
-        label: as a table's header writes it.
+        name: its name in scores.csv.
+        label: its name in the header of a table.
         bounds: smallest and largest possible value.
     """
 
@@ -60,11 +63,11 @@ def derived_rows(
     """Make the rows of scores.csv that need several cells.
 
     Args:
-        cells: all that are scored.
-        table: the estimates of each, with the metric `accuracy`.
+        cells: all cells that are scored.
+        table: the estimates of each cell, with the metric `accuracy`.
         predicted: reads the predicted classes of a cell, int64 `[n]`.
-        bootstrap: resamples behind every interval.
-        in_units_of_alexnet: these are the images for which that is the published mCE.
+        bootstrap: number of resamples for every interval.
+        in_units_of_alexnet: whether the images are those of the published mCE.
     """
     found: dict[Key, dict[str, Estimate]] = {}
     for key, estimate in _flips(cells, predicted, bootstrap):
@@ -88,7 +91,7 @@ def _names(cells: Sequence[Cell]) -> set[str]:
 def _flips(
     cells: Sequence[Cell], predicted: Callable[[Cell], npt.NDArray[np.int64]], bootstrap: int
 ) -> Iterator[tuple[Key, Estimate]]:
-    """How often the answer changes along the levels of each shift, clean in its place."""
+    """How often the predicted class changes along the levels of each shift, clean included."""
     keys: list[Key] = []
     columns: list[npt.NDArray[np.float64]] = []
     for clean, levels in _sweeps(cells):
@@ -115,7 +118,7 @@ def _sweeps(cells: Sequence[Cell]) -> Iterator[tuple[Cell, list[Cell]]]:
 
 
 def _in_order(clean: Cell, levels: Sequence[Cell]) -> list[Cell]:
-    """The cells by level; clean stands at the level that changes nothing."""
+    """The cells sorted by level; clean has the level that changes nothing."""
     neutral = kind_of(levels[0].shift.name).neutral
 
     def level(cell: Cell) -> float:
@@ -153,7 +156,7 @@ def _corruption_errors(
 
 @dataclass(frozen=True)
 class _Errors:
-    """The errors of one corruption: `[severities]`, and `[severities, B]` on the resamples."""
+    """The errors of one corruption: `[severities]`, and `[severities, B]` for the resamples."""
 
     values: npt.NDArray[np.float64]
     replicates: npt.NDArray[np.float64]
@@ -174,7 +177,9 @@ def _combine(metric: Callable[..., object], errors: Mapping[str, _Errors]) -> Es
 
 
 def is_imagenet_at_224(classes: Sequence[str], side: tuple[int, int] | None) -> bool:
-    """Tell the one data set for which errors in units of AlexNet's are the published mCE.
+    """Say whether errors in units of AlexNet's are the published mCE on this data set.
+
+    This is so only for the 1000 classes of ImageNet, at 224x224 pixels.
 
     >>> is_imagenet_at_224(["cat", "dog"], (224, 224))
     False

@@ -1,4 +1,4 @@
-"""What the record says of shifts, attacks and variants."""
+"""The description of shifts, attacks and variants for the record of a run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from fairweather.types import Attack, Shift, in_255ths
 
 
 def kind_of(name: str) -> ShiftKind | AttackKind:
-    """The row of a shift's or an attack's table."""
+    """The entry of a shift or an attack in `SHIFTS` or `ATTACKS`."""
     return ATTACKS[name] if name in ATTACKS else SHIFTS[name]
 
 
 def describe_shifts(
     shifts: Sequence[Shift | Attack], image_size: int | None = None
 ) -> tuple[SweepRecord, ...]:
-    """Say what a report needs to know of each sweep: titles, the neutral level, ids and levels.
+    """Describe each sweep for reports: titles, the neutral level, ids and levels.
 
-    With the image size, which chooses the constants of some shifts, these stand with each cell.
+    Some shifts have constants that depend on the image size. If it is given, each cell contains
+    them.
     """
     sweeps: dict[str, list[Shift | Attack]] = {}
     for shift in shifts:
@@ -64,7 +65,7 @@ def _describe_cell(shift: Shift | Attack, image_size: int | None) -> CellRecord:
 
 
 def variant_phrase(variant: str, images: int, batch_size: int) -> str:
-    """Say what a variant is; what adaptation does depends on how many images it sees together."""
+    """Describe a variant; for `batchnorm` with the size of the batches, on which it depends."""
     if variant != "batchnorm":
         return VARIANTS[variant]
     return f"{VARIANTS[variant]} ({even_batches(images, batch_size)} images)"
@@ -77,14 +78,14 @@ def variant_titles(
     images: int,
     batch_size: int,
 ) -> dict[str, str]:
-    """Titles of all that is measured beside the models, each before its variants.
+    """Give the titles of interpolations and variants, each interpolation before its variants.
 
     Args:
-        titles: of the models, by name.
+        titles: titles of the models, by name.
         interpolated: titles of interpolations between weights, by name.
         variants: names in `VARIANTS`.
-        images: how many test images there are.
-        batch_size: in a forward pass.
+        images: number of test images.
+        batch_size: images in a forward pass.
     """
     found = {}
     for name, title in {**titles, **interpolated}.items():

@@ -1,4 +1,4 @@
-"""From models that are there, or will be, to the steps that predict, score, sample and report."""
+"""From the models of a run to the steps that predict, score, sample and report."""
 
 from __future__ import annotations
 
@@ -57,20 +57,20 @@ from fairweather.steps.sampling import MIXUP
 from fairweather.steps.worker import digests_of, open_data
 from fairweather.types import Attack, Dataset, Shift
 
-OOD_DATA = "ood:"  # what the names of other data sets in a plan begin with
+OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a plan needs to know of a data set; its pixels may never have been decoded.
+    """The facts of a data set that a plan needs; the images may never have been decoded.
 
     Attributes:
-        name: the specification, and at which size.
+        name: the specification, with the size.
         classes: names in label order.
-        images: how many each part has.
-        digests: of each part, where it is known.
-        side: height and width in pixels, where they are known.
-        natural_shift: do the test images differ from all others by their origin.
+        images: number of images in each split.
+        digests: digest of each split, if known.
+        side: height and width in pixels, if known.
+        natural_shift: whether the test images have a different origin from the other images.
     """
 
     name: str
@@ -81,17 +81,17 @@ class DataFacts:
     natural_shift: bool = False
 
     def bytes_of(self, part: str) -> int:
-        """The size of a part's 8-bit images; 0 where their sides are not known."""
+        """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
         height, width = self.side or (0, 0)
         return self.images.get(part, 0) * 3 * height * width
 
     def reference(self, part: str, data: str = DATA) -> ImagesReference:
-        """How a step calls a part."""
+        """The reference to a split for a step."""
         return ImagesReference(data=data, part=part, digest=self.digests.get(part))
 
 
 def facts_of(dataset: Dataset, digests: Mapping[str, str]) -> DataFacts:
-    """What a plan needs to know of a data set that is open."""
+    """The facts of an open data set that a plan needs."""
     parts = {TRAIN: dataset.train, VAL: dataset.val, TEST: dataset.test}
     height, width = dataset.test.images.shape[2:]
     return DataFacts(
@@ -107,7 +107,7 @@ def facts_of(dataset: Dataset, digests: Mapping[str, str]) -> DataFacts:
 def survey(
     sources: Mapping[str, DataSource], *, offline: bool = False, progress: Notify | None = None
 ) -> dict[str, DataFacts]:
-    """What a plan needs to know of data sets, without decoding an image that never was decoded."""
+    """The facts of data sets that a plan needs; images that were never decoded stay so."""
     found = {}
     for name, source in sources.items():
         surveyed = survey_data(**source.arguments(), offline=offline, progress=progress)
@@ -125,7 +125,7 @@ def survey(
 def data_record(
     dataset: Dataset, source: DataSource, others: Mapping[str, DataFacts]
 ) -> DataRecord:
-    """What the record says of a data set, with the digests of all that is predicted."""
+    """Describe a data set for the record, with the digests of everything that is predicted."""
     digests = dict(source.digests) | {name: each.digests[TEST] for name, each in others.items()}
     return DataRecord(
         name=dataset.name,
@@ -143,12 +143,12 @@ class Measured:
     """A model that is measured.
 
     Attributes:
-        name: in the run; it names folders.
-        seed: that it was trained with; 0 for a model from elsewhere, `ensemble` for several.
-        title: of the model.
-        label: what progress calls it: the title, and the seed where there are several.
-        network: what predicts.
-        members: of an ensemble; they are measured before it.
+        name: its name in the run, also for folders.
+        seed: random seed of its training; 0 for a model from elsewhere, `ensemble` for an ensemble.
+        title: title of the model.
+        label: its name in progress messages: the title, with the seed if there are several.
+        network: the network that predicts.
+        members: members of an ensemble; they are measured before it.
     """
 
     name: str
@@ -161,15 +161,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What all models of a run are measured on, and how.
+    """The data, shifts and settings that all models of a run are measured with.
 
     Attributes:
-        data: the run's own.
-        others: other data sets that confidence should tell from it, by their sources.
+        data: the run's own data set.
+        others: other data sets that confidence should separate from it, by their sources.
         shifts: clean first, then every shift and attack at every level.
-        threads, device: of every step.
-        reports: further files that the report reads: of trainings.
-        mixup: was MixUp used, so that the samples show it.
+        threads, device: threads and device of every step.
+        reports: further files that the report reads, which trainings wrote.
+        mixup: whether MixUp was used; then the samples show an example.
     """
 
     data: DataFacts
@@ -187,12 +187,13 @@ class Measurement:
 
     @property
     def stored(self) -> bool:
-        """Are the logits of labelled images stored."""
+        """Whether the logits of labelled images are stored."""
         return len(self.data.classes) <= MOST_STORED_CLASSES
 
     def cells(self) -> Iterator[tuple[str, Shift | Attack]]:
-        """Every part of the data that is predicted, and under which shift: the validation images
-        as they are, the test images under every shift, other data sets as they are.
+        """Every cell to predict: a split, or another data set, and the shift or attack on it.
+
+        Test images get every shift and attack; validation images and other data sets stay clean.
         """
         clean = self.shifts[0]
         if VAL in self.data.images:
@@ -203,14 +204,14 @@ class Measurement:
             yield other, clean
 
     def images(self, part: str) -> ImagesReference:
-        """How a step calls a part of the run's own data, or another data set."""
+        """The reference to a split of the run's own data, or to another data set, for a step."""
         if part in self.others:
             return self.others[part].reference(TEST, f"{OOD_DATA}{part}")
         return self.data.reference(part)
 
 
 def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]:
-    """Plan what is made of the predictions of all models: samples, scores and report."""
+    """Plan the steps after the predictions of all models: samples, scores and report."""
     score = _score(measurement, models)
     fitted = [
         temperature_file(model.name, model.seed)
@@ -228,7 +229,7 @@ def predict_model(measurement: Measurement, model: Measured) -> Iterator[Step]:
 
 
 def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
-    """The model as it stands; an ensemble averages what its members' logits say, if stored."""
+    """The model itself; an ensemble averages its members' probabilities if logits are stored."""
     for part, shift in measurement.cells():
         how: Forward | Averaged = Forward(network=model.network)
         stored = measurement.stored and part not in measurement.others
@@ -239,9 +240,9 @@ def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
 
 
 def _scaled(measurement: Measurement, model: Measured) -> Iterator[Step]:
-    """The model's logits divided by what was fitted on the clean validation images.
+    """The model with its logits divided by a temperature, fitted on clean validation images.
 
-    Under attack these are the images that were found against the model as it stands.
+    Under attack, the images are those of the attack on the unscaled model.
     """
     name, fitted = variant_name(model.name, "temperature"), temperature_file(model.name, model.seed)
     label = _variant_label(measurement, model, "temperature")
@@ -270,9 +271,9 @@ def _scaled(measurement: Measurement, model: Measured) -> Iterator[Step]:
 
 
 def _adapted(measurement: Measurement, model: Measured) -> Iterator[Step]:
-    """The model with its batch norm adapted to each batch; there is no such thing under attack.
+    """The model with its batch norm adapted to each batch, not under attack.
 
-    An attack looks at images one by one, and here what becomes of one depends on the others.
+    An attack treats each image alone, but here the output for an image depends on the others.
     """
     name = variant_name(model.name, "batchnorm")
     label = _variant_label(measurement, model, "batchnorm")
@@ -333,7 +334,7 @@ def _predict(
 
 
 def _passes(shift: Shift | Attack, how: Forward | Adapted | Scaled | Averaged) -> int:
-    """How often each image goes through the network, about; what is stored is only read."""
+    """About how often each image goes through the network; 0 if stored logits are only read."""
     if isinstance(how, Scaled | Averaged):
         return 0
     if not isinstance(shift, Attack):
@@ -342,7 +343,7 @@ def _passes(shift: Shift | Attack, how: Forward | Adapted | Scaled | Averaged) -
     passes = 1
     for count in counts:
         passes *= int(count)
-    return 2 + 2 * passes  # forwards and backwards; the images found are predicted once more
+    return 2 + 2 * passes  # forward and backward passes; the attacked images are predicted again
 
 
 def _rows(measurement: Measurement, models: Sequence[Measured]) -> Iterator[Row]:
@@ -380,7 +381,7 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
 
 
 def _sample(measurement: Measurement, models: Sequence[Measured]) -> SampleStep:
-    """Pictures by the predictions of the first seed of a model, and by those of its ensemble."""
+    """Pictures chosen by the predictions of a model's first seed, and of its ensemble."""
     shown: dict[str, tuple[str, int | str]] = {}
     for model in models:
         suffix = ENSEMBLE_SUFFIX if model.seed == ENSEMBLE else ""

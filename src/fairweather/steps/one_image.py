@@ -1,4 +1,4 @@
-"""A trial before anything is written: whatever is asked for is tried on one image."""
+"""A trial before anything is written: every shift and attack is tried on one image."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fairweather.types import Attack, Images, Shift
 
 
 def try_shifts(shifts: Sequence[Shift | Attack], image: Images, seed: int) -> None:
-    """Shift one image every way; raises `InputError` for what cannot be."""
+    """Apply every shift to one image; raises `InputError` for the first that does not work."""
     for shift in shifts:
         if isinstance(shift, Shift):
             shift(image.images, image.keys, seed)
 
 
 def try_attacks(attacks: Sequence[Attack], model: nn.Module, image: Images, seed: int) -> None:
-    """Ask every attack for an image that is wrong anyway: it checks all, and searches nothing.
+    """Attack an image that the model gets wrong: attacks check their settings and do not search.
 
-    Raises `InputError` for what cannot be; a model that gives no gradients says so.
+    Raises `InputError` for an attack that does not work, also if the model gives no gradients.
     """
     if not attacks:
         return
@@ -37,13 +37,13 @@ def try_attacks(attacks: Sequence[Attack], model: nn.Module, image: Images, seed
 
 @contextmanager
 def explained(place: str, backbone: str, images: Images) -> Iterator[None]:
-    """Say of whatever goes wrong where in the study it is."""
+    """Put the place in the study before every error."""
     try:
         yield
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
-    # What a network does with images that it was not made for is its own: an assertion of a
-    # transformer, an empty feature map of a deep stack of poolings.
+    # Networks fail in different ways with images that they were not made for: transformers with an
+    # assertion, many poolings with an empty feature map.
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         height, width = images.images.shape[2:]
         raise InputError(

@@ -1,9 +1,9 @@
-"""A plan: everything that has to be done for a run, as plain data.
+"""A plan: all steps of a run, as plain data.
 
-A step says what it needs, what it depends on, what files it leaves and what it wants of a machine.
-It holds no closure, so it can be written as JSON and done in another process. It reads only
-`record.json`, and the files of the steps that it needs with their records, from a folder that may
-hold nothing else, and records nothing: that is for whoever runs the plan.
+A step says what it needs, what it depends on, which files it writes and what it needs of a machine.
+It contains no closure, so that it can be written as JSON and run in another process. It reads only
+`record.json` and the files and records of the steps that it needs; its folder may contain nothing
+else. It records nothing: the executor of the plan does this.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import Preparation
 
 DATA = "data"  # the run's own data set; others are called `pretraining:NAME` and `ood:SOURCE`
-PRECISION = "fp32"  # of predictions
-# Raised when a step of the kind makes something else of the same inputs.
+PRECISION = "fp32"  # precision of predictions
+# To be raised when a step of this kind gives another result for the same inputs.
 VERSIONS = {
     "pretrain": 1,
     "train": 1,
@@ -48,24 +48,24 @@ VERSIONS = {
     "sample": 3,
     "report": 5,
 }
-# Other versions of these make other shifted images of the same images.
+# With other versions of these, shifts may change the same images differently.
 LIBRARIES: dict[str, JsonValue] = {
-    "opencv": cv2.__version__,  # whichever distribution brought it
+    "opencv": cv2.__version__,  # of whichever distribution is installed
     **{
         name: importlib.metadata.version(name)
         for name in ("numpy", "pillow", "torch", "torchvision")
     },
 }
 
-# ---------------------------------------------------------------- what steps are done on
+# ---------------------------------------------------------------- data and networks of steps
 
 
 class DataSource(Frozen):
     """A data set as a worker opens it: the arguments of `load_data`.
 
     Attributes:
-        labelled: False for another data set, whose labels mean nothing to the models.
-        digests: of each part, where it is known; whoever opens the data holds them against these.
+        labelled: False for another data set, whose labels are not classes of the models.
+        digests: digest of each split, if known; the data are compared with these when opened.
     """
 
     source: str
@@ -85,7 +85,7 @@ class DataSource(Frozen):
     digests: dict[str, str] = pydantic.Field(default_factory=dict)
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `load_data`, whose types differ (hence `Any`)."""
+        """Keyword arguments of `load_data`; their types differ, hence `Any`."""
         given = {name: getattr(self, name) for name in type(self).model_fields}
         del given["labelled"], given["digests"]
         if self.preparation is None:
@@ -97,12 +97,12 @@ class ModelSource(Frozen):
     """A model from elsewhere as a worker opens it: the arguments of `open_model`, and more.
 
     Attributes:
-        outputs: what they were said to be: `auto`, `logits` or `probabilities`.
-        taken_for: what its outputs are taken for: `logits` or `probabilities`.
-        size: what images are prepared at in place of the model's own configuration.
-        answers: how many outputs it has.
-        columns: for each class of the data, the outputs that mean it.
-        digest: of everything that was decided about the model.
+        outputs: the kind of its outputs as given: `auto`, `logits` or `probabilities`.
+        taken_for: the kind that is used: `logits` or `probabilities`.
+        size: size that images are resized and cropped to, if not that of the model's configuration.
+        answers: number of its outputs.
+        columns: for each class of the data, the indices of its outputs.
+        digest: digest of the weights and all settings of the model.
     """
 
     source: str
@@ -120,7 +120,7 @@ class ModelSource(Frozen):
 
 
 class ImagesReference(Frozen):
-    """A part of a data set of the plan; the digest is None until its images were decoded."""
+    """A split of a data set of the plan; the digest is None until its images are decoded."""
 
     data: str = DATA
     part: str = TEST
@@ -162,7 +162,7 @@ Network = Annotated[
 
 
 def network_files(network: Trained | Interpolated | Together | OpenedNetwork) -> list[str]:
-    """The files of a run that a network is made of."""
+    """The files of a run that a network is loaded from."""
     match network:
         case Trained(folder=folder):
             return [f"{folder}/{WEIGHTS}", f"{folder}/{DESCRIPTION}"]
@@ -178,12 +178,12 @@ def network_files(network: Trained | Interpolated | Together | OpenedNetwork) ->
 
 
 class Done(NamedTuple):
-    """What a step has to say when it is done.
+    """The result of a step, besides its files.
 
     Attributes:
-        note: a word on how it went.
-        files: that it left in a folder in which it chose the names.
-        share: how much of its work was done now, the rest before it was interrupted.
+        note: a short text on the result.
+        files: files that it wrote into a folder of `leaves`, where it chooses the names.
+        share: share of its work that was done now; the rest was done before an interruption.
     """
 
     note: str = ""
@@ -192,20 +192,20 @@ class Done(NamedTuple):
 
 
 class Step(Frozen):
-    """What every step has; the kinds add what they are made of.
+    """The attributes of every step; each kind of step adds its own.
 
     Attributes:
-        id: its name, a relative path that tells it from every other.
-        task: what progress calls it; steps of one task are counted together.
+        id: its unique name, a relative path.
+        task: its name in progress messages; steps of one task are counted together.
         needs: ids of the steps whose files it reads.
         reads: these files.
-        leaves, may_leave: the files that it writes always, and only in some cases; a name that ends
-            with a slash is a folder, in which it chooses the names.
-        threads: of torch while it is done.
-        device: the type of the device that it wants: `cpu`, `cuda`, ...
-        work: images times passes, for telling how long it may take.
-        memory: bytes of the 8-bit images that it reads, as far as these are known; networks and
-            their batches come on top.
+        leaves, may_leave: the files that it always writes, and those that it writes in some cases
+            only; a name that ends with a slash is a folder, in which it chooses the names.
+        threads: threads of torch while it runs.
+        device: the type of the device that it needs: `cpu`, `cuda`, ...
+        work: images times passes, to estimate its duration.
+        memory: bytes of the 8-bit images that it reads, as far as known, without networks and
+            batches.
     """
 
     id: str
@@ -220,46 +220,46 @@ class Step(Frozen):
     memory: int = 0
 
     kind: str
-    tells_progress: ClassVar[bool] = False  # while it is done; else it is one of several
-    disposable: ClassVar[bool] = False  # made again in moments, and wrong once its needs change
+    tells_progress: ClassVar[bool] = False  # it sends events while it runs
+    disposable: ClassVar[bool] = False  # quick to make again, and wrong once its needs change
 
     @property
     def label(self) -> str:
-        """What it does, told apart from every other step of its plan."""
+        """What it does; no other step of its plan has the same label."""
         return self.task
 
     def depends(self) -> dict[str, JsonValue]:
-        """What it depends on besides the files that it reads; None for what is not known yet."""
-        # As JSON has it: what a record says is compared with this.
+        """What it depends on besides the files that it reads; None for values not known yet."""
+        # Through JSON, since it is compared with the record, which is JSON.
         plain: dict[str, JsonValue] = json.loads(
             json.dumps({"version": VERSIONS[self.kind], **self.inputs()})
         )
         return plain
 
     def inputs(self) -> Mapping[str, object]:
-        """The part of `depends` that each kind has of its own."""
+        """The part of `depends` that is special to each kind of step."""
         raise NotImplementedError
 
     @property
     def is_known(self) -> bool:
-        """Is everything known that it depends on besides files: images decoded, weights fetched."""
+        """Whether `depends` is fully known: all images are decoded and weights downloaded."""
         values = [getattr(self, name) for name in type(self).model_fields]
         decoded = all(v.digest is not None for v in values if isinstance(v, ImagesReference))
         return decoded and getattr(self, "weights", "") is not None
 
     def machine(self) -> dict[str, JsonValue]:
-        """What it wants of a machine that can change its result."""
+        """The properties of the machine that can change its result."""
         return {"device": self.device, "threads": self.threads}
 
 
 class PretrainStep(Step):
-    """Train a backbone before it is given a task.
+    """Pre-train a backbone.
 
     Attributes:
-        images: what it learns from.
-        train, val: the run's own images, which tell how good the features are for them.
-        spec: of the network, with its statistics as in `TrainStep`.
-        weights: digest of what it starts from; None until that was fetched.
+        images: the images that it is trained on.
+        train, val: the run's own images, for the k-NN accuracy of the features.
+        spec: specification of the network, with its statistics as in `TrainStep`.
+        weights: digest of the weights that it starts from; None until these are downloaded.
     """
 
     kind: Literal["pretrain"] = "pretrain"
@@ -291,20 +291,21 @@ class PretrainStep(Step):
 
 
 class TrainStep(Step):
-    """Train a classifier, or take over the try of a sweep that was trained with the same seed.
+    """Train a classifier, or copy the try of a sweep that was trained with the same seed.
 
     Attributes:
         train, val: the images.
-        spec: of the network; without its normalisation where this is that of the images.
+        spec: specification of the network; without normalisation if `own_statistics`.
         own_statistics: normalise by the statistics of the training images.
-        start: the file of a pre-training of the run that it starts from; its statistics go along.
-        weights: digest of other weights that it starts from; None until these were fetched.
-        recipe: how it is trained; None where `choice` says that.
+        start: weights file of a pre-training of the run that it starts from, with its statistics.
+        weights: digest of other weights that it starts from; None until these are downloaded.
+        recipe: how it is trained; None if `choice` is given.
         choice: the file with the recipe that a sweep has chosen.
-        tries: folders of the sweep's tries, of which the one with this recipe is taken over.
+        tries: folders of the sweep's tries; the one with this recipe is copied.
         train_shifts: ids of the shifts of the training images.
-        label_seed: of the labels that are left out or wrong.
-        may_diverge: leave a word in the place of a model, since there are other tries.
+        label_seed: random seed of the labels that are left out or wrong.
+        may_diverge: if the training diverges, write a note instead of a model, since there are
+            other tries.
     """
 
     kind: Literal["train"] = "train"
@@ -329,8 +330,8 @@ class TrainStep(Step):
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         changes_labels = self.label_fraction < 1 or self.label_noise > 0
-        # A key of a recipe or of a network that came later stands here only where it does
-        # something, so that what was finished before it came stays finished.
+        # Keys of recipes and networks that were added later are here only if not at their default,
+        # so that trainings that were finished before stay finished.
         return {
             "train": self.train.digest,
             "val": self.val.digest,
@@ -349,13 +350,13 @@ class TrainStep(Step):
 
 
 class ChooseStep(Step):
-    """Choose among the tries of a sweep, by validation; leaves their table and the chosen recipe.
+    """Choose among the tries of a sweep by validation; writes their table and the chosen recipe.
 
     Attributes:
-        title: of the model.
-        values: of each try, what it varied.
-        folders: of the tries.
-        metric: that decides.
+        title: title of the model.
+        values: the swept values of each try.
+        folders: folders of the tries.
+        metric: the metric to choose by.
     """
 
     kind: Literal["choose"] = "choose"
@@ -374,7 +375,7 @@ class FitStep(Step):
 
     Attributes:
         validation: the file of these predictions.
-        network, val: predict the logits again, where they are not stored.
+        network, val: used to predict the logits again if they are not stored.
     """
 
     kind: Literal["fit"] = "fit"
@@ -397,7 +398,7 @@ class FitStep(Step):
 
 
 class Forward(Frozen):
-    """Predict with a network; its logits are divided by the temperature in a file, if there is."""
+    """Predict with a network; `temperature`, if given, is a file with the divisor of the logits."""
 
     way: Literal["forward"] = "forward"
     network: Network
@@ -427,14 +428,14 @@ class Averaged(Frozen):
 
 
 class PredictStep(Step):
-    """Predict one part of the data under one shift or attack.
+    """Predict one split of the data under one shift or attack.
 
     Attributes:
-        model, seed: whose predictions they are; a variant is a model of its own.
+        model, seed: the model that predicts; a variant counts as a model.
         images: which images.
         shift: id of the shift or attack.
-        labelled: False for another data set: only answers and confidences are kept.
-        how: with what.
+        labelled: False for another data set: only predicted classes and confidences are kept.
+        how: the way to predict, with the network or the stored logits.
     """
 
     kind: Literal["predict"] = "predict"
@@ -480,13 +481,13 @@ class ScoreStep(Step):
     """Compute scores.csv from the predictions, without any model.
 
     Attributes:
-        rows: whose scores, in the order of the table.
-        titles: of the models, by name.
-        validation: there are predictions of clean validation images, to fit thresholds on.
-        natural_shift: these are scored too, since the test images differ by their origin.
-        others: other data sets that confidence should tell from the test images.
+        rows: models, variants and shifts to score, in the order of the table.
+        titles: titles of the models, by name.
+        validation: whether there are predictions of clean validation images, to fit thresholds on.
+        natural_shift: whether these are scored too, since the test images have a different origin.
+        others: other data sets that confidence should separate from the test images.
         priors: class probabilities in label order, by name.
-        in_units_of_alexnet: these are the images for which that is a published number.
+        in_units_of_alexnet: whether the images are those of the published mCE.
     """
 
     kind: Literal["score"] = "score"
@@ -515,12 +516,12 @@ class ScoreStep(Step):
 
 
 class SampleStep(Step):
-    """Store the few pictures that the report shows, so that it never needs the data again.
+    """Store the pictures of the report, so that the report never needs the data.
 
     Attributes:
-        models: whose mistakes are shown, by the name in the report: model and seed.
-        shifts: ids, clean first; no attacks, since what they do depends on the model.
-        mixup: also store an example of MixUp, of the training images.
+        models: model and seed whose mistakes are shown, by the name in the report.
+        shifts: ids, clean first; no attacks, since their images depend on the model.
+        mixup: also store an example of MixUp from the training images.
     """
 
     kind: Literal["sample"] = "sample"
@@ -568,12 +569,12 @@ AnyStep = Annotated[
 
 
 class Plan(Frozen):
-    """Steps in an order in which each comes after those that it needs, and what they are done on.
+    """All steps of a run, each after those that it needs, and their data sets and model.
 
     Attributes:
-        data: the data sets, by the names that steps call them.
+        data: the data sets, by their names in the steps.
         model: the model from elsewhere, if there is one.
-        steps: everything that has to be done for the run.
+        steps: all steps of the run, in order.
     """
 
     data: dict[str, DataSource]
@@ -581,14 +582,14 @@ class Plan(Frozen):
     steps: tuple[AnyStep, ...]
 
     def step(self, step: str) -> Step:
-        """The step of an id; raises `KeyError` where there is none."""
+        """The step with this id; raises `KeyError` if there is none."""
         for each in self.steps:
             if each.id == step:
                 return each
         raise KeyError(step)
 
     def needed_for(self, step: str) -> set[str]:
-        """The ids of a step and of all that it needs, however far."""
+        """The ids of a step and of all steps that it needs, directly or not."""
         wanted = {step}
         for each in reversed(self.steps):
             if each.id in wanted:
@@ -599,10 +600,10 @@ class Plan(Frozen):
 def in_order(
     data: Mapping[str, DataSource], model: ModelSource | None, steps: Sequence[Step]
 ) -> Plan:
-    """Make a plan of steps that come after what they read; what they need is told by their files.
+    """Make a plan of steps in order; `needs` of each follows from the files that it reads.
 
-    Raises `ValueError` for an id or a file that two steps have, and for a file that no earlier step
-    leaves: a mistake of whoever planned.
+    Raises `ValueError` if two steps have the same id or write the same file, and if no earlier step
+    writes a file that is read: these are mistakes in the code that plans.
     """
     makers: dict[str, str] = {}
     linked = []
@@ -611,49 +612,49 @@ def in_order(
             # In the order of the files, each once.
             needs = tuple(dict.fromkeys(makers[file] for file in step.reads if file != RECORD))
         except KeyError as error:
-            raise ValueError(f"no step before {step.id} leaves {error.args[0]}") from None
+            raise ValueError(f"no step before {step.id} writes {error.args[0]}") from None
         linked.append(step.model_copy(update={"needs": needs}))
         for file in (*step.leaves, *step.may_leave):
             if file in makers:
-                raise ValueError(f"{makers[file]} and {step.id} both leave {file}")
+                raise ValueError(f"{makers[file]} and {step.id} both write {file}")
             makers[file] = step.id
     twice = [name for name, count in Counter(step.id for step in steps).items() if count > 1]
     if twice:
-        raise ValueError(f"two steps are called {twice[0]}")
+        raise ValueError(f"two steps have the id {twice[0]}")
     return Plan.model_construct(data=dict(data), model=model, steps=tuple(linked))
 
 
 def fingerprint_of(step: Step, checksums: Mapping[str, str]) -> str:
-    """Condense everything that a step depends on: what it is, and the files that it reads.
+    """Make the fingerprint of a step: of its kind, of `depends`, and of the files that it reads.
 
     Args:
-        step: whose digests are all known.
-        checksums: SHA-256 of the files that it reads, by name; those that were not left are not
-            there.
+        step: a step whose digests are all known.
+        checksums: SHA-256 of the files that it reads, by name; files that were not written are
+            left out.
     """
     files = {name: checksums[name] for name in step.reads if name in checksums}
     return fingerprint({"kind": step.kind, "depends": step.depends(), "files": files})
 
 
 def training_files(folder: str, *, probed: bool) -> list[str]:
-    """What a training leaves in its folder."""
+    """The files that a training writes into its folder."""
     names = [WEIGHTS, DESCRIPTION, HISTORY, *([PROBED] if probed else [])]
     return [f"{folder}/{name}" for name in names]
 
 
 def pretraining_files(folder: str, recipe: Pretraining) -> list[str]:
-    """What a pre-training leaves in its folder."""
+    """The files that a pre-training writes into its folder."""
     names = [WEIGHTS, DESCRIPTION, HISTORY]
     names += [CORRELATION] if recipe.method == "barlow_twins" else []
     return [f"{folder}/{name}" for name in names]
 
 
 def _network_facts(network: Trained | Interpolated | Together | OpenedNetwork) -> JsonValue:
-    """What a network is besides its files; which members there are, these tell."""
+    """The facts of a network besides its files; those tell the members of an ensemble."""
     return "together" if isinstance(network, Together) else _plain(network)
 
 
 def _plain(value: object) -> JsonValue:
-    """A typed description as JSON has it."""
+    """A typed value as plain JSON values."""
     plain: JsonValue = pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
     return plain

@@ -1,4 +1,4 @@
-"""Steps that predict: every part of the data under every shift, and what is fitted for that."""
+"""Steps that predict a split of the data under a shift, and the step that fits a temperature."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from fairweather.types import Attack, Predictions, Shift
 
 
 def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
-    """Fit a temperature, and store it with what it did."""
+    """Fit a temperature, and store it with its effect."""
     stored = folder.read_predictions(step.validation)
     logits = stored.logits
     if logits is None:
@@ -52,7 +52,7 @@ def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -
 
 
 def do_predict(step: PredictStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
-    """Predict one part of the data under one shift or attack."""
+    """Predict one split of the data under one shift or attack."""
     predictions = _predictions(step, worker, folder, progress)
     if step.labelled:
         folder.write_predictions(step.leaves[0], predictions)
@@ -112,12 +112,12 @@ def _forward(
 
 
 def read_temperature(folder: RunFolder, file: str) -> float:
-    """The temperature that a step fitted."""
+    """Read the temperature that a step fitted."""
     return float(json.loads(folder.file(file).read_text())["value"])
 
 
 def shift_of(text: str) -> Shift | Attack:
-    """The one shift or attack that an id names.
+    """The shift or attack with this id.
 
     >>> shift_of("gaussian_blur,sigma=0.7").level
     0.7

@@ -1,4 +1,4 @@
-"""How far a run is: which steps of its plan are done, and what would be replaced."""
+"""The progress of a run: which steps of its plan are done, and which would be replaced."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ State = Literal["done", "stale", "missing"]
 
 
 class Standing(NamedTuple):
-    """Where a step stands.
+    """The state of a step.
 
     Attributes:
         step: the step.
-        state: `done`; `stale`: done with other settings, or of what was done so; `missing`: never
-            done, its files are gone or damaged, or what it was made of has been made anew since.
-        record: of when it was done, whatever with.
+        state: `done`; `stale`: done with other settings, or from files that were made with other
+            settings; `missing`: never done, its files are gone or damaged, or the files that it
+            read have changed since.
+        record: its record, if it was ever done, with whatever settings.
     """
 
     step: Step
@@ -44,7 +45,7 @@ class Standing(NamedTuple):
 
 
 class Ledger:
-    """The records of a run folder, read once, and held against a plan step by step."""
+    """The records of a run folder, read once, and compared with a plan step by step."""
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
@@ -62,16 +63,16 @@ class Ledger:
         self._records[record.id] = record
 
     def forget(self, step: str) -> None:
-        """Forget that a step is done, and remove what it left."""
+        """Forget that a step is done, and remove its files."""
         self.run.forget(step)
         self._records[step] = None
 
     def fingerprint(self, step: Step) -> str:
-        """What a step depends on, the steps that it needs being done."""
+        """The fingerprint of a step; the steps that it needs must be done."""
         needs = [record for need in step.needs if (record := self.record(need)) is not None]
         assert len(needs) == len(step.needs), f"{step.id} needs steps that are not done"
         checksums = {name: checksum for record in needs for name, checksum in record.files.items()}
-        # The page tells what a run is, and on what machines it was made.
+        # The page shows the record of the run and the machines that it was made on.
         if isinstance(step, ReportStep) and (self.run.path / RECORD).is_file():
             machines = [str(record.machine) for record in needs if record.machine]
             told = {"record": self.run.checksum(RECORD), "machines": list(dict.fromkeys(machines))}
@@ -79,7 +80,7 @@ class Ledger:
         return fingerprint_of(step, checksums)
 
     def remaining(self, plan: Plan) -> dict[str, Step]:
-        """What of a plan is not done as far as the records say, without a look at files; by id."""
+        """The steps of a plan that are not done according to the records, by id; checks no file."""
         found: dict[str, Step] = {}
         for step in plan.steps:
             record = self.record(step.id)
@@ -89,7 +90,7 @@ class Ledger:
         return found
 
     def standing(self, step: Step, before: Mapping[str, State]) -> Standing:
-        """Where a step stands, those that it needs being `before`."""
+        """The state of a step, given in `before` the states of the steps that it needs."""
         record = self.record(step.id)
         if record is None:
             return Standing(step, "missing", None)
@@ -101,18 +102,18 @@ class Ledger:
             stale = changed or "stale" in waits_for
             return Standing(step, "stale" if stale else "missing", record)
         if record.fingerprint != self.fingerprint(step):
-            # What was made of files that are no longer there is worth nothing to anybody.
+            # With the same settings, only the files that it read differ: the old result is useless.
             return Standing(step, "stale" if changed else "missing", record)
         return Standing(step, "done" if self.run.has_left(record) else "missing", record)
 
 
 def standings(plan: Plan, run: RunFolder) -> list[Standing]:
-    """Where every step of a plan stands in a run folder."""
+    """The state of every step of a plan in a run folder."""
     ledger, found = Ledger(run), []
     before: dict[str, State] = {}
     for step in plan.steps:
         standing = ledger.standing(step, before)
-        # Another sweep may well choose the same recipe: what is trained by it need not change.
+        # Another sweep may choose the same recipe; then the trainings with it need not change.
         hidden = isinstance(step, ChooseStep) and standing.state == "stale"
         before[step.id] = "missing" if hidden else standing.state
         found.append(standing)
@@ -120,7 +121,7 @@ def standings(plan: Plan, run: RunFolder) -> list[Standing]:
 
 
 def dropped(plan: Plan, run: RunFolder) -> list[str]:
-    """Name what the scores of a run have now and would not have by another plan."""
+    """Name the parts of a run's scores that a new plan would leave out."""
     scored = run.step("scores")
     new = [_Scored.model_validate(s.depends()) for s in plan.steps if isinstance(s, ScoreStep)]
     if scored is None or not new:
@@ -140,7 +141,7 @@ def dropped(plan: Plan, run: RunFolder) -> list[str]:
 
 
 class _Scored(pydantic.BaseModel):
-    """What scores are of, out of what their step depends on."""
+    """The models, shifts and data of scores, read from what their step depends on."""
 
     rows: tuple[Row, ...]
     others: tuple[str, ...]
@@ -148,37 +149,37 @@ class _Scored(pydantic.BaseModel):
 
 
 def check_replaced(plan: Plan, run: RunFolder) -> None:
-    """Raise `InputError` with what a plan would replace or drop of what stands in a run folder."""
+    """Raise `InputError` if a plan would replace or drop finished work in a run folder."""
     stale = [s for s in standings(plan, run) if s.state == "stale" and not s.step.disposable]
     told = [f"{each.step.id} ({words})" for each in stale if (words := difference(each))]
     if stale:
         rest = len(stale) - len(told)
-        made = f", with what is made of that: {rest} step{'s' * (rest > 1)}" if rest else ""
+        made = f", and {rest} step{'s' * (rest > 1)} made from them" if rest else ""
         raise InputError(
-            f"{run.path} holds what other settings made and these would replace: {_few(told)}"
-            f"{made}; ask for that with --replace, or name another folder with --out"
+            f"{run.path} contains steps that were made with other settings: {_few(told)}"
+            f"{made}; replace them with --replace, or name another folder with --out"
         )
     if lost := dropped(plan, run):
         raise InputError(
-            f"the scores in {run.path} have what was not asked for this time: {_few(lost)}; ask "
-            "for it too, drop it with --replace, or name another folder with --out"
+            f"the scores in {run.path} contain more than you ask for now: {_few(lost)}; ask for "
+            "this too, drop it with --replace, or name another folder with --out"
         )
 
 
 def begin(plan: Plan, run: RunFolder, record: RunRecord, *, replace: bool) -> None:
-    """Describe a run in its folder before its plan is executed.
+    """Write the record of a run into its folder before its plan is executed.
 
-    Where the description changes, scores and report go: a folder that is interrupted has no numbers
-    rather than those of something else.
+    If the record changes, samples, scores and report are removed: if the run is then interrupted,
+    its folder has no numbers rather than wrong ones.
 
     Raises:
-        InputError: the folder holds a run of another name; or, unless `replace` is set, finished
-            steps that the plan would replace, or scores of what it leaves out.
+        InputError: the folder contains a run of another name; or, unless `replace` is set, finished
+            steps that the plan would replace, or scores that it would drop.
     """
     if (run.path / RECORD).is_file():
         if run.record.name != record.name:
             raise InputError(
-                f"{run.path} holds the run of {run.record.name!r}, not of {record.name!r}; name "
+                f"{run.path} contains the run {run.record.name!r}, not {record.name!r}; name "
                 "another folder with --out"
             )
         if not replace:
@@ -189,15 +190,15 @@ def begin(plan: Plan, run: RunFolder, record: RunRecord, *, replace: bool) -> No
                     run.forget(step.id)
     known = {step.id for step in plan.steps}
     for damaged in run.damaged_steps():
-        if damaged not in known:  # nothing would write it again, and readers of the run stumble
+        if damaged not in known:  # no step would write it again, and reading the run would fail
             run.forget(damaged)
     run.describe(record)
 
 
 def difference(standing: Standing) -> str:
-    """Say in what a step differs from what was done: the first key, before and now.
+    """Say how the settings of a step differ from those it was done with: the first key and values.
 
-    Nothing where only the files differ that it is made of.
+    Empty if only the files that it reads differ.
     """
     record = standing.record
     assert record is not None
@@ -206,7 +207,7 @@ def difference(standing: Standing) -> str:
 
 
 class Difference(NamedTuple):
-    """The first key, dotted, by which two descriptions differ, and both values in short."""
+    """The first key, dotted, at which two descriptions differ, and both values, shortened."""
 
     key: str
     one: str
@@ -214,7 +215,7 @@ class Difference(NamedTuple):
 
 
 def first_difference(one: Mapping[str, object], other: Mapping[str, object]) -> Difference | None:
-    """Find in what two descriptions differ; None where they say the same.
+    """Find the first difference of two descriptions; None if they are equal.
 
     >>> first_difference({"recipe": {"epochs": 2}}, {"recipe": {"epochs": 3}})
     Difference(key='recipe.epochs', one='2', other='3')
@@ -248,7 +249,7 @@ def _few(words: Sequence[str], most: int = 3) -> str:
 
 @dataclass(frozen=True)
 class Speeds:
-    """How long steps took per image and pass, by what is alike.
+    """Seconds per image and pass of finished steps, by similar steps and by kind.
 
     >>> Speeds.of([]).seconds_for([]) is None
     True
@@ -259,7 +260,7 @@ class Speeds:
 
     @classmethod
     def of(cls, records: Sequence[StepRecord]) -> Speeds:
-        """Measure the steps that are done."""
+        """Compute the speeds of finished steps."""
         tasks: dict[tuple[str, str], list[tuple[float, int]]] = {}
         kinds: dict[str, list[tuple[float, int]]] = {}
         for record in records:
@@ -274,7 +275,7 @@ class Speeds:
         )
 
     def seconds_for(self, steps: Sequence[Step]) -> float | None:
-        """How long steps will take; None where nothing like one of them was ever done."""
+        """How long steps will take; None if no similar step to one of them was ever done."""
         total = 0.0
         for step in steps:
             if not step.work:
@@ -288,7 +289,7 @@ class Speeds:
 
 
 def _alike(kind: str, step: str) -> tuple[str, str]:
-    """Predictions under the same shift are alike, whatever its level; trainings of a model too."""
+    """The group of a step: predictions under one shift at all levels, trainings of one model."""
     name = step.rpartition("/")[2].partition(",")[0] if kind == "predict" else step.split("/")[1]
     return kind, name
 
@@ -297,20 +298,20 @@ def _rate(pairs: Sequence[tuple[float, int]]) -> float:
     return sum(seconds for seconds, _ in pairs) / sum(work for _, work in pairs)
 
 
-# What a reader of the table is told of a step beside its being done or not.
+# The words in the table for the state of a step, beside the number of done steps.
 _WORDS = {"done": "", "missing": "", "stale": "done with other settings"}
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """A plan and how far it is.
+    """A plan and its progress.
 
     Attributes:
-        name: of the run.
-        path: its folder, which need not be there.
-        plan: everything that has to be done.
-        standings: where each step stands.
-        seconds: what remains, by the speeds of what is done; None where these are not known.
+        name: name of the run.
+        path: its folder, which need not exist.
+        plan: all steps of the run.
+        standings: the state of each step.
+        seconds: estimated time for the rest, by the speeds of finished steps; None if unknown.
     """
 
     name: str
@@ -321,7 +322,7 @@ class Outlook:
 
     @classmethod
     def of(cls, name: str, path: Path, plan: Plan) -> Outlook:
-        """Hold a plan against a run folder; nothing is written."""
+        """Compare a plan with a run folder; nothing is written."""
         run = RunFolder(path)
         found = standings(plan, run)
         rest = [each.step for each in found if each.state != "done"]
@@ -344,7 +345,7 @@ class Outlook:
         return "unknown until decoded" if fetched else "unknown until fetched"
 
     def to_json(self) -> str:
-        """The plan with all that its steps say, for programs."""
+        """The plan with all facts of its steps, for programs."""
         steps = [
             {
                 **each.step.model_dump(mode="json"),
@@ -364,7 +365,7 @@ class Outlook:
         return json.dumps(facts, indent=1)
 
     def __str__(self) -> str:
-        """A line for each task: how many steps, how many of them done, and what remains."""
+        """One line per task: done and all steps, and the remaining work."""
         tasks: dict[str, list[Standing]] = {}
         for each in self.standings:
             tasks.setdefault(each.step.task, []).append(each)

@@ -1,4 +1,4 @@
-"""The step that stores the few pictures that the report shows: it never needs the data again."""
+"""The step that stores the pictures of the report, so that the report never needs the data."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from fairweather.steps.thumbnails import thumbnails
 from fairweather.steps.worker import Worker
 from fairweather.types import Dataset, Images, Shift
 
-# Of a kind, and of all models' mistakes under all shifts together: a page has to hold them.
+# Pictures of one kind, and mistakes of all models under all shifts: they must fit into a page.
 MOST_PICTURES, MOST_MISTAKES = 6, 240
 MIXUP_WEIGHT = 0.5
 MIXUP = "samples/mixup.png"
-# The name and the seed of the predictions that stand for a model, by its name in the report.
+# The name and the seed of the predictions that are shown for a model, by its name in the report.
 Models = Mapping[str, tuple[str, int | str]]
 
 
 def do_sample(step: SampleStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
-    """Choose pictures from the predictions, and store them shifted as they were predicted."""
+    """Choose pictures by the predictions, and store them under the shifts of the predictions."""
     shifts = [shift for text in step.shifts if isinstance(shift := shift_of(text), Shift)]
     dataset = worker.dataset(step.images.data)
     choice = choose(folder, dataset.test, shifts, step.models)
@@ -49,18 +49,18 @@ def do_sample(step: SampleStep, worker: Worker, folder: RunFolder, progress: Not
 
 
 class Choice(NamedTuple):
-    """The images whose mistakes are shown, as `fairweather.report.samples.Samples` says it."""
+    """The images to show; the fields are those of `fairweather.report.samples.Samples`."""
 
     lost: Mapping[str, tuple[CellImage, ...]]
     mistakes: Mapping[str, Mapping[str, tuple[CellImage, ...]]]
 
 
 class Chosen(NamedTuple):
-    """Images and where to look at them, the most telling first.
+    """Chosen images and the level of each, the most important first.
 
     Attributes:
         keys: int64 `[K]`, each once.
-        levels: int64 `[K]`, which of the levels, counted from 0.
+        levels: int64 `[K]`, the index of the level, from 0.
     """
 
     keys: npt.NDArray[np.int64]
@@ -75,19 +75,20 @@ def lost_first(
     confidence: npt.NDArray[np.float64],
     most: int = MOST_PICTURES,
 ) -> Chosen:
-    """Choose the images that are lost at the level nearest to neutral, and stay lost beyond it.
+    """Choose the images that become wrong closest to the neutral level, and stay wrong beyond it.
 
     An image is lost from a level on if it is wrong there and at every level further from neutral on
-    the same side. Where both sides lose it, the nearer level counts, and of two as near the one
-    that comes first. Sooner lost come first, then the more confident, then the smaller key.
+    the same side. If it is lost on both sides, the closer level counts, or the first of two equally
+    close ones. Images lost at closer levels come first, then those with higher confidence, then
+    those with smaller keys.
 
     Args:
         keys: int64 `[N]`, each once.
-        offsets: float64 `[L]`, each level minus the neutral one; a level at 0 loses nothing.
-        right: bool `[N]`, is the image right while nothing is changed; no other can be lost.
-        lost: bool `[L, N]`, is it wrong at this level, for all who are asked.
-        confidence: float64 `[L, N]`, how sure they are there.
-        most: how many images at most.
+        offsets: float64 `[L]`, each level minus the neutral one; a level at 0 is skipped.
+        right: bool `[N]`, whether the clean image is classified correctly; only such images count.
+        lost: bool `[L, N]`, whether all models are wrong at this level.
+        confidence: float64 `[L, N]`, their confidence at this level.
+        most: largest number of images.
 
     >>> right = np.array([True, True, True, False])
     >>> lost = np.array([[False, True, True, True], [True, False, True, True]])
@@ -99,7 +100,7 @@ def lost_first(
         places = np.flatnonzero(np.sign(offsets) == side)
         inwards = places[np.argsort(-np.abs(offsets[places]), kind="stable")]
         stays[inwards] = np.logical_and.accumulate(lost[inwards], axis=0)
-    # Of 0.6 and 1.4, as floats, one would be nearer to 1.
+    # As floats, 0.6 and 1.4 are not exactly as far from 1.
     near = np.round(np.abs(offsets), 9)
     distances = np.where(stays & right, near[:, None], np.inf)
     found = np.flatnonzero(np.isfinite(distances).any(axis=0))
@@ -114,16 +115,16 @@ def confident_mistakes(
     confidence: npt.NDArray[np.float64],
     most: int = MOST_PICTURES,
 ) -> Chosen:
-    """Choose the wrong answers that a model is surest of, each image where it is surest.
+    """Choose the wrong predictions with the highest confidence, each image once.
 
-    An image that is as surely wrong at two levels counts at the first; of images as surely wrong
-    the smaller key comes first.
+    An image is chosen at the level where it is wrong with the highest confidence, or at the first
+    of several such levels. With equal confidence, the smaller key comes first.
 
     Args:
         keys: int64 `[N]`, each once.
-        wrong: bool `[L, N]`, is the answer wrong at this level.
+        wrong: bool `[L, N]`, whether the prediction is wrong at this level.
         confidence: float64 `[L, N]`, in [0, 1].
-        most: how many images at most.
+        most: largest number of images.
 
     >>> wrong = np.array([[True, True, False], [True, False, False]])
     >>> confidence = np.array([[0.6, 0.7, 0.9], [0.8, 0.9, 0.9]])
@@ -138,9 +139,9 @@ def confident_mistakes(
 
 
 def mistakes_each(models: int, shifts: int) -> int:
-    """Say how many mistakes of each model under each shift are kept, and of it on clean images.
+    """Say how many mistakes are kept of each model under each shift and on clean images.
 
-    Six, or as many as keep those of all together at 240, but at least one.
+    It is six, or fewer so that there are at most 240 in all, but at least one.
 
     >>> mistakes_each(models=6, shifts=2), mistakes_each(5, 20), mistakes_each(40, 80)
     (6, 2, 1)
@@ -149,7 +150,7 @@ def mistakes_each(models: int, shifts: int) -> int:
 
 
 class _Answers(NamedTuple):
-    """What a model says of the test images in some cells: both `[cells, N]`."""
+    """The predictions of a model on the test images in some cells: both `[cells, N]`."""
 
     wrong: npt.NDArray[np.bool_]
     confidence: npt.NDArray[np.float64]
@@ -159,10 +160,10 @@ def choose(run: RunFolder, test: Images, shifts: Sequence[Shift], models: Models
     """Choose which mistakes are shown, from the predictions of all models in every cell.
 
     Args:
-        run: where the predictions lie, their rows in the order of the test images.
+        run: the folder with the predictions, whose rows have the order of the test images.
         test: the test images.
         shifts: clean first.
-        models: the model, variant or ensemble by its name in the report.
+        models: model or variant and seed of the predictions, by the name in the report.
     """
     keys, sweeps = test.keys.numpy(), _sweeps(shifts)
     most = mistakes_each(len(models), len(sweeps))
@@ -195,9 +196,10 @@ def write_samples(
     choice: Choice,
     mixup: bool,
 ) -> list[str]:
-    """Store thumbnails of what was chosen and of a strip in every cell, and a MixUp example.
+    """Store thumbnails of the chosen images and of a strip of images in every cell.
 
-    The strip is of up to six test images of different classes. Returns the names of the files.
+    The strip has up to six test images of different classes. With `mixup`, an example of MixUp is
+    stored too. Returns the names of the files.
     """
     strip = pick_pictures(dataset.test, MOST_PICTURES)
     index: dict[str, Any] = {
@@ -221,7 +223,7 @@ def write_samples(
 
 
 def pick_pictures(images: Images, most: int, seed: int = 0) -> Images:
-    """Pick pictures of as many different classes as there are, seeded, in the order of classes."""
+    """Pick at most `most` images of different classes, by the seed, in the order of the classes."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(images))
     labels = images.labels.numpy()[order]
@@ -240,7 +242,7 @@ def _sweeps(shifts: Sequence[Shift]) -> dict[str, list[Shift]]:
 
 
 def _offset(shift: Shift) -> float:
-    """How far a level is from the one that changes nothing, and on which side."""
+    """The signed distance of a level from the neutral one, which changes nothing."""
     assert shift.level is not None
     return shift.level - kind_of(shift.name).neutral
 
@@ -276,7 +278,7 @@ def _all_shown(choice: Choice) -> Iterator[CellImage]:
 def _pictures(
     test: Images, shifts: Sequence[Shift], seed: int, wanted: Mapping[str, set[int]]
 ) -> bytes:
-    """Shift what is wanted of each cell at full size, and only then make it small."""
+    """Shift the wanted images of each cell at full size, and only then make thumbnails."""
     by_key = np.argsort(test.keys.numpy())
     sorted_keys = test.keys.numpy()[by_key]
     columns: dict[str, list[Any]] = {name: [] for name in PICTURE_COLUMNS.names}

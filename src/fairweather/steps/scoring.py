@@ -1,4 +1,4 @@
-"""The step that scores: from the stored predictions of a run to scores.csv, without any model."""
+"""The step that scores: from the stored predictions of a run to scores.csv, without a model."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ from fairweather.steps.predicting import shift_of
 from fairweather.steps.worker import Worker
 from fairweather.types import Attack, Cell, Predictions, Score, Shift
 
-# Accuracy stands for the others: which priors are worst depends on what one asks for.
+# The metric by which the worst priors are found: which priors are worst depends on the metric.
 WORST_BY = "accuracy"
 
 
@@ -71,7 +71,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
 
     fitted = _fit(step, folder)
     estimated: list[tuple[Key, Estimates]] = []
-    # Two calls: validation images are other images, and are resampled on their own.
+    # Two calls: validation images are different images, and are resampled separately.
     for part in (cells, validation):
         for estimate in estimate_cells(
             part, read, step.bootstrap, fitted=lambda cell: fitted.get((cell.model, cell.seed))
@@ -92,7 +92,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
 
 
 def file_of(cell: Cell) -> str:
-    """The file with the predictions of a cell; `validation` is the clean validation images."""
+    """The file with the predictions of a cell; `validation` means the clean validation images."""
     if cell.shift.name == VALIDATION:
         return predictions_file(cell.model, cell.seed, CLEAN, VAL)
     return predictions_file(cell.model, cell.seed, cell.shift.id)
@@ -124,7 +124,7 @@ def _frame(
 
 
 def _fit(step: ScoreStep, folder: RunFolder) -> dict[tuple[str, int | str], Fitted | None]:
-    """What is fitted on the clean validation images of each model or variant and seed."""
+    """The values fitted on the clean validation images, by model or variant, and seed."""
     if not step.validation:
         return {}
     return {
@@ -143,7 +143,7 @@ def _validation_cells(step: ScoreStep) -> list[Cell]:
 
 
 def _prior_rows(step: ScoreStep, folder: RunFolder) -> pd.DataFrame:
-    """The scores of the clean test images under each changed set of class priors, and the worst."""
+    """The scores of the clean test images under each set of class priors, and under the worst."""
 
     def scores(row: Row) -> Iterator[tuple[str, Mapping[str, Score]]]:
         if not step.priors:
@@ -159,7 +159,7 @@ def _prior_rows(step: ScoreStep, folder: RunFolder) -> pd.DataFrame:
 
 
 def _detection_rows(step: ScoreStep, folder: RunFolder) -> pd.DataFrame:
-    """How well confidence tells each other data set from the clean test images."""
+    """How well confidence separates each other data set from the clean test images."""
 
     def scores(row: Row) -> Iterator[tuple[str, Mapping[str, Score]]]:
         for other in step.others:
@@ -187,15 +187,15 @@ def _as_frame(
 def attack_warnings(
     scores: pd.DataFrame, titles: Mapping[str, str], shifts: Sequence[Shift | Attack], chance: float
 ) -> dict[str, str]:
-    """Give the warning about gradient masking for each model that deserves one, by its title.
+    """Give the warnings about gradient masking, by the title of the model.
 
-    Attacks that fail where they should not have give robust accuracies that are not to be believed.
-    Of several seeds, the mean of their accuracies is looked at; an ensemble is looked at by itself.
+    If attacks fail where they should succeed, the robust accuracy cannot be trusted. With several
+    seeds, the mean of their accuracies is checked; an ensemble is checked separately.
 
     Args:
         scores: the table of scores.csv.
-        titles: of the models, by name.
-        shifts: whose attacks in the maximum norm are looked at.
+        titles: titles of the models, by name.
+        shifts: shifts and attacks; only attacks in the maximum norm are checked.
         chance: the share of the most frequent class among the test images.
     """
     attacks = [

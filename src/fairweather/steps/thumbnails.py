@@ -11,19 +11,19 @@ import torch
 from PIL import Image
 
 LONGEST = 112  # pixels of the longer side
-# Up to this many, pixels are seen one by one, and none may change.
+# Up to this side in pixels, single pixels can be seen, so none may change.
 LOSSLESS = 32
-# A thousand photographs of 112 pixels then take 2.6 MB: a page has to hold them.
+# A thousand photographs of 112 pixels then take 2.6 MB, which fits into a page.
 QUALITY = 75
-# The slowest and smallest that WebP has.
+# WebP's slowest setting, with the smallest files.
 _EFFORT = 6
 
 
 def thumbnails(images: torch.Tensor) -> list[bytes]:
-    """Encode images as small pictures: WebP, without loss where the longer side is up to 32 pixels.
+    """Encode images as small WebP pictures, lossless if the longer side is at most 32 pixels.
 
-    A longer side beyond 112 pixels becomes 112, each pixel the mean of the area that it covers;
-    nothing is enlarged. The same images give the same bytes.
+    If the longer side has more than 112 pixels, it becomes 112, and each pixel is the mean of the
+    area that it covers. Nothing is enlarged. The same images give the same bytes.
 
     Args:
         images: uint8 `[N, 3, H, W]`.

@@ -39,17 +39,17 @@ from fairweather.types import Attack, Dataset, Images
 
 SELECTED = ("epoch", "val_accuracy", "val_loss")
 RESUME = "resume"  # the folder of an unfinished training's state
-DECIMALS = 4  # of a correlation that is only drawn
+DECIMALS = 4  # of correlations, which are only plotted
 State = dict[str, Any]  # tensors, numbers and lists, as torch.save takes them
 
 
 def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
-    """Train a model from where it stands, and store what its recipe selects."""
+    """Train a model, or continue its training, and store the weights that its recipe selects."""
     recipe = _recipe(step, folder)
     if step.tries:
         _take_over(step, folder, recipe)
-        progress(Event(step.task, 1, 1, "as the sweep trained it"))
-        return Done("as the sweep trained it")
+        progress(Event(step.task, 1, 1, "copied from a try of the sweep"))
+        return Done("copied from a try of the sweep")
     try:
         return _train(step, recipe, worker, folder, progress)
     except TrainingDivergedError as error:
@@ -61,7 +61,7 @@ def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notif
 
 
 def _recipe(step: TrainStep, folder: RunFolder) -> Recipe:
-    """How a model is trained: as its step says, or as the sweep has chosen."""
+    """The recipe of a training: that of its step, or the one that the sweep has chosen."""
     if step.recipe is not None:
         return step.recipe
     assert step.choice is not None
@@ -69,8 +69,8 @@ def _recipe(step: TrainStep, folder: RunFolder) -> Recipe:
 
 
 def _take_over(step: TrainStep, folder: RunFolder, recipe: Recipe) -> None:
-    """Take over what a try of a sweep has trained already with the same recipe and seed."""
-    # As JSON has them, since a tuple is a list there.
+    """Copy the files of the sweep's try that had the same recipe and seed."""
+    # Through JSON, where tuples become lists.
     wanted = json.loads(json.dumps(asdict(recipe)))
     for source in step.tries:
         described = folder.file(f"{source}/{DESCRIPTION}")
@@ -122,7 +122,7 @@ def _train(
 
 def training_images(step: TrainStep, train: Images) -> Images:
     """The training images with the labels that this model gets."""
-    # Which images stay is decided by their true labels, and is the same whatever becomes of these.
+    # The true labels decide which images stay, so that these are the same for any label noise.
     noisy = with_wrong_labels(train, step.label_noise, step.label_seed)
     if step.label_fraction == 1:
         return noisy  # not a copy: the pixels may be larger than memory
@@ -130,7 +130,7 @@ def training_images(step: TrainStep, train: Images) -> Images:
 
 
 def training_attack(recipe: Recipe) -> Attack | None:
-    """The attack that makes the training images of an adversarial recipe."""
+    """The attack on the training images of an adversarial recipe; None for other recipes."""
     if (settings := recipe.adversarial) is None:
         return None
     given = {key: value for key, value in asdict(settings).items() if value is not None}
@@ -139,7 +139,7 @@ def training_attack(recipe: Recipe) -> Attack | None:
 
 def with_statistics(spec: models.ModelSpec, dataset: Dataset) -> models.ModelSpec:
     """A network that is normalised by the statistics of the training images."""
-    # A channel without any contrast has no deviation to divide by.
+    # A channel without contrast has standard deviation 0.
     std = [max(deviation, 1 / 255) for deviation in dataset.std]
     return replace(
         spec, mean=models.channels("mean", dataset.mean), std=models.channels("std", std)
@@ -147,19 +147,19 @@ def with_statistics(spec: models.ModelSpec, dataset: Dataset) -> models.ModelSpe
 
 
 def _loaded_spec(step: TrainStep, dataset: Dataset, folder: RunFolder) -> models.ModelSpec:
-    """The network with its normalisation, and with a file where a pre-training of the run is."""
+    """The network with its normalisation, and with the weights file of a pre-training, if any."""
     spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
     if step.start is None:
         return spec
     file = folder.file(step.start)
-    if step.spec.mean is None:  # its weights come with the statistics that they were made with
+    if step.spec.mean is None:  # weights come with the statistics that they were trained with
         made = json.loads(file.with_name(DESCRIPTION).read_text())["spec"]
         spec = replace(spec, mean=tuple(made["mean"]), std=tuple(made["std"]))
     return replace(spec, weights=str(file))
 
 
 def _start_note(weights: Mapping[str, Any]) -> str:
-    """Say what a training starts from; nothing where that is nothing."""
+    """Say what weights a training starts from; empty if none."""
     if weights["weights"] == "none":
         return ""
     left_out = weights.get("left_out")
@@ -169,7 +169,7 @@ def _start_note(weights: Mapping[str, Any]) -> str:
 
 def _weights_facts(step: TrainStep, spec: models.ModelSpec, offline: bool) -> dict[str, Any]:
     facts = models.weights_facts(spec, offline=offline)
-    if step.start is not None:  # told by its place in the run, wherever the run lies
+    if step.start is not None:  # its path within the run, which is the same if the run is moved
         facts |= {"file": step.start, "weights": step.spec.weights}
     return facts
 
@@ -211,7 +211,7 @@ def _store_training(
 
 
 def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
-    """Choose the try of a sweep that validation prefers, and keep the table of all."""
+    """Choose the best try of a sweep by validation, and write the table of all tries."""
     rows: list[dict[str, Any]] = []
     for number, (values, source) in enumerate(zip(step.values, step.folders, strict=True), 1):
         diverged = folder.file(f"{source}/{DIVERGED}")
@@ -235,7 +235,7 @@ def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Not
 
 
 def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
-    """Train a backbone without a task, from where it stands."""
+    """Pre-train a backbone, or continue its pre-training."""
     dataset, images = worker.dataset(step.images.data), worker.images(step.images)
     spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
     resume = Resumption(step.folder, _fingerprint(step, folder), worker.device)
@@ -250,7 +250,7 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
         images,
         step.recipe,
         features=encoder.features,
-        # The run's own images tell how good the features are for them, whatever made these.
+        # Features are judged on the run's own images, also if others were used for pre-training.
         probe=Probe(worker.images(step.train), worker.images(step.val)),
         seed=step.seed,
         device=worker.device,
@@ -268,7 +268,7 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
 def _pretraining_note(row: Mapping[str, float]) -> str:
     return (
         f"k-NN accuracy {row['knn_accuracy']:.1%}, loss {row['train_loss']:.3g}, "
-        f"embedding's deviation {row['embedding_std']:.2f}"
+        f"embedding spread {row['embedding_std']:.2f}"
     )
 
 
@@ -311,7 +311,7 @@ def _rows(matrix: npt.NDArray[Any]) -> list[list[float]]:
 
 
 def as_safetensors(weights: Mapping[str, torch.Tensor]) -> bytes:
-    """Write weights as safetensors, which stores plain memory; training leaves channels last."""
+    """Write weights as safetensors, which needs contiguous memory; training has channels last."""
     return safetensors.torch.save({name: each.contiguous() for name, each in weights.items()})
 
 
@@ -321,20 +321,20 @@ def _fingerprint(step: TrainStep | PretrainStep, folder: RunFolder) -> str:
 
 
 class Resumption(NamedTuple):
-    """What an unfinished training goes on from: `resume/state.pt` in its folder."""
+    """The state that an unfinished training continues from: `resume/state.pt` in its folder."""
 
     folder: str
     fingerprint: str
     device: torch.device
 
     def write(self, run: RunFolder, state: State) -> None:
-        """Store what the next epoch needs, with the fingerprint of what it was made of."""
+        """Store what the next epoch needs, with the fingerprint of the training."""
         buffer = io.BytesIO()
         torch.save({"inputs": self.fingerprint, "state": state}, buffer)
         run.write(f"{self.folder}/{RESUME}/state.pt", buffer.getvalue())
 
     def read(self, run: RunFolder) -> State | None:
-        """Read the state that an interrupted training left, if it was this training."""
+        """Read the state of an interrupted training; None if there is none of this training."""
         path = run.file(f"{self.folder}/{RESUME}/state.pt")
         if not path.is_file():
             return None
@@ -346,11 +346,11 @@ class Resumption(NamedTuple):
             return None
 
     def drop(self, run: RunFolder) -> None:
-        """Remove what only an unfinished training needs."""
+        """Remove the state, which only an unfinished training needs."""
         shutil.rmtree(run.file(f"{self.folder}/{RESUME}"), ignore_errors=True)
 
 
 def drop_resume(step: Step, run: RunFolder) -> None:
-    """Remove what a training that is done leaves when it is killed in its last moment."""
+    """Remove the state of a finished training that was killed before it could remove it."""
     if isinstance(step, TrainStep | PretrainStep):
         shutil.rmtree(run.file(f"{step.folder}/{RESUME}"), ignore_errors=True)

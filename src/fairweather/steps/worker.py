@@ -1,4 +1,4 @@
-"""What a worker opens once and keeps: data sets and networks, as a plan names them."""
+"""A worker opens data sets and networks by their names in a plan, once, and keeps them."""
 
 from __future__ import annotations
 
@@ -38,15 +38,16 @@ AnyNetwork = Trained | Interpolated | Together | OpenedNetwork
 
 
 class Worker:
-    """Does steps: it opens what a plan names when a step first asks for it.
+    """Gives steps their data sets and networks: each is opened when a step first asks for it.
 
     Args:
-        plan: whose data sets and model are opened.
+        plan: the plan that names the data sets and the model.
         device: `auto`, `cpu`, `cuda`, ...
-        offline: never touch the network.
-        progress: is told what happens while data are loaded.
-        datasets: what is open already, by its name in the plan; it is what the plan says.
-        model: the model from elsewhere, to logits of the data's classes, if that is open already.
+        offline: never use the network.
+        progress: called with what happens while data are loaded.
+        datasets: data sets that are open already, by their names in the plan; they are not checked.
+        model: the model from elsewhere, if it is open already; it returns logits of the data's
+            classes.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Worker:
         self._largest_batch: int | None = None
 
     def dataset(self, name: str = DATA) -> Dataset:
-        """A data set of the plan; raises `InputError` where it is not what the plan says."""
+        """A data set of the plan; raises `InputError` if its digests are not those of the plan."""
         if name not in self._datasets:
             source = self.sources[name]
             self._datasets[name] = open_data(source, offline=self.offline, progress=self.progress)
@@ -76,7 +77,10 @@ class Worker:
         return self._datasets[name]
 
     def images(self, reference: ImagesReference) -> Images:
-        """A part of a data set, which must have it; of another set, with the run's own classes."""
+        """A split of a data set; images of another data set get the classes of the run.
+
+        Raises `InputError` if the data set does not have this split.
+        """
         dataset = self.dataset(reference.data)
         part: Images | None = getattr(dataset, reference.part)
         if part is None:
@@ -87,11 +91,11 @@ class Worker:
         return unlabelled(part, self.dataset().classes)
 
     def network(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
-        """A network of a run, to logits of the data's classes; the last one is kept."""
+        """A network of a run, which returns logits of the data's classes; the last one is kept."""
         if isinstance(network, OpenedNetwork):
             return self._opened
-        # Steps leave files by renaming: another one has another inode or time. Checksums would read
-        # large weights again for every cell.
+        # Steps write files by renaming, so that a new file has another inode or time. Checksums
+        # would read large weights again for every cell.
         files = tuple(_version(folder.file(name)) for name in _weights(network))
         if self._network is None or self._network[:2] != (network, files):
             self._network = (network, files, _load(network, folder))
@@ -105,24 +109,24 @@ class Worker:
         return open_source(self.model_source, offline=self.offline)
 
     def batch_size(self, asked: int) -> int:
-        """The batch size that is asked for, or the largest one that memory had room for."""
+        """The batch size that is asked for, or the largest one that fits into memory."""
         return min(asked, self._largest_batch or asked)
 
     def halve(self, size: int) -> None:
-        """Keep in mind that memory ran out, and what fits."""
+        """Remember that memory ran out, and that batches of `size` fit."""
         self._largest_batch = size
 
 
 @contextmanager
 def using_threads(threads: int) -> Iterator[None]:
-    """Let torch use so many threads, and afterwards as many as before.
+    """Let torch use this number of threads, and afterwards the number from before.
 
     >>> with using_threads(1):
     ...     torch.get_num_threads()
     1
     """
     before = torch.get_num_threads()
-    if threads != before:  # asking for the same number would still start a new pool
+    if threads != before:  # setting the same number would still start a new thread pool
         torch.set_num_threads(threads)
     try:
         yield
@@ -139,20 +143,20 @@ def open_data(
 
 
 def digests_of(dataset: Dataset) -> dict[str, str]:
-    """The digest of each part of a data set."""
+    """The digest of each split of a data set."""
     parts = {TRAIN: dataset.train, VAL: dataset.val, TEST: dataset.test}
     return {name: digest(part) for name, part in parts.items() if part is not None}
 
 
 def unlabelled(images: Images, classes: tuple[str, ...]) -> Images:
-    """Images of another data set, whose labels mean nothing, for a model of these classes."""
+    """Images of another data set for a model with these classes; all labels become 0."""
     return Images(images.images, torch.zeros_like(images.labels), images.keys, classes)
 
 
 def open_source(source: ModelSource, *, offline: bool = False) -> nn.Module:
-    """Open the model of a plan as it was decided there, to logits of the data's classes.
+    """Open the model of a plan with the settings of the plan; it returns logits of its classes.
 
-    Raises `InputError` where it is another one by now.
+    Raises `InputError` if the model has changed since the plan was made.
     """
     opened = models.open_model(
         source.source,
@@ -167,7 +171,7 @@ def open_source(source: ModelSource, *, offline: bool = False) -> nn.Module:
     if source.size is not None:
         opened = models.prepared_at(opened, source.size, keep=source.input_size is not None)
     if model_digest(opened, source.taken_for, source.columns) != source.digest:
-        raise InputError(f"{source.source} is not the model that the plan was made for")
+        raise InputError(f"{source.source} has changed since the plan was made")
     model = as_logits(opened, source.taken_for)
     return relabel(model, LabelMap(source.columns, "", source.answers))
 
@@ -175,7 +179,7 @@ def open_source(source: ModelSource, *, offline: bool = False) -> nn.Module:
 def model_digest(
     opened: models.Opened, taken_for: str, columns: tuple[tuple[int, ...], ...]
 ) -> str:
-    """The digest of everything that was decided about a model from elsewhere."""
+    """The digest of the weights and settings of a model from elsewhere."""
     return fingerprint(
         {
             "weights": opened.digest,
@@ -188,7 +192,7 @@ def model_digest(
 
 
 def as_logits(opened: models.Opened, taken_for: str) -> nn.Module:
-    """A model that gives logits: of probabilities, unless it was opened as one of logits."""
+    """A model that returns logits: of probabilities, the logarithms, unless opening took these."""
     if opened.outputs is None and taken_for == "probabilities":
         return LogProbabilities(opened.model).eval()
     return opened.model
@@ -199,7 +203,7 @@ def _check_digests(source: DataSource, dataset: Dataset) -> None:
     for part, expected in source.digests.items():
         if found.get(part) != expected:
             raise InputError(
-                f"the {part} images of {source.source} are not those that the plan was made for: "
+                f"the {part} images of {source.source} have changed since the plan was made: "
                 "their digests differ"
             )
 

@@ -1,4 +1,4 @@
-"""Studies: train models by recipes, and measure them under shifts."""
+"""Studies: train models with recipes, and measure them under shifts."""
 
 from __future__ import annotations
 
@@ -39,21 +39,23 @@ def run(
     replace: bool = False,
     progress: Notify | None = None,
 ) -> Run:
-    """Run a study, or what is left of it: train, predict every cell, score, report.
+    """Run a study: train, predict every cell, score, report; finished steps are not repeated.
+
+    A cell is one set of test images: clean, or one shift or attack at one level.
 
     Args:
         study: the name of a packaged study, the path of a study file, or a checked `Study`.
-        out: the run folder, by default `runs/NAME`; a folder with the same run is taken up again.
-        overrides: such as `recipe.epochs=2`; only for a study that is read from a name or path.
+        out: the run folder, by default `runs/NAME`; if it holds the same run, the run continues.
+        overrides: such as `recipe.epochs=2`; only for a study that is given by name or path.
         only: names of the models to run.
         device: `auto`, `cpu`, `cuda`, ...
-        offline: never touch the network.
-        replace: do again what stands in the folder and was made with other settings; without it,
-            that is refused.
+        offline: never use the network.
+        replace: redo finished steps that were made with other settings; without it, these raise an
+            error.
         progress: called with every `Event`.
 
     Raises:
-        InputError: data, models or the folder are not as the study says.
+        InputError: the data, a model or the folder does not fit the study.
     """
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
     path = place_of_run(checked, out)
@@ -85,13 +87,13 @@ def plan(
     offline: bool = False,
     progress: Notify | None = None,
 ) -> Outlook:
-    """Plan a study and say how far it is; nothing is written, and no image is decoded.
+    """Plan a study and say which steps are done; nothing is written, and no image is decoded.
 
-    Arguments as `run`. Files are listed and the cache is read; where images were never decoded,
-    what depends on them is not known yet.
+    The arguments are those of `run`. Files are listed and the cache is read. If images were never
+    decoded, the state of the steps that need them is unknown.
 
     >>> found = plan("quickstart", out="runs/nowhere", only=["basic"], device="cpu")
-    >>> found.table["kind"].value_counts()["train"]  # one of each seed
+    >>> found.table["kind"].value_counts()["train"]  # one per seed
     np.int64(3)
     """
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
@@ -104,12 +106,12 @@ def plan(
 
 
 def place_of_run(study: Study, out: str | Path | None) -> Path:
-    """The folder of a run: the one that is named, or `runs/NAME`."""
+    """The folder of a run: `out`, or by default `runs/NAME`."""
     return Path(out) if out is not None else Path("runs") / study.name
 
 
 def _load(study: Study, offline: bool, progress: Notify) -> dict[str, Dataset]:
-    """The data sets of a study, decoded; a data set that two ask for is loaded once."""
+    """The data sets of a study, decoded, by their names in the plan."""
     progress(Event("load data", 0, 1))
     return {
         name: open_data(source, offline=offline, progress=progress)

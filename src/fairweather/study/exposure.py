@@ -1,6 +1,7 @@
-"""Which of the shifts that test a model it has met before, in training or in pre-training.
+"""Which test shifts a model was already trained or pre-trained with.
 
-A test shows how a model takes a shift that it has not seen; where it has, that must be said.
+A test shows how a model handles a shift that it has not seen. If it has seen the shift, the report
+must say so.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fairweather.training.operations import OPERATIONS, TESTED_AS
 from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import Shift
 
-# One operation under the names that families of shifts have for it.
+# Families of shifts have different names for one operation: these become the same name.
 _SAME = {
     "jpeg": "jpeg_compression",
     "brightness_factor": "brightness",
@@ -29,7 +30,7 @@ _SAME = {
 
 
 def operation(shift: str) -> str:
-    """Name what a shift does, whichever family it is of.
+    """Name the operation of a shift; the name is the same for all families of shifts.
 
     >>> operation("imagenet_c/brightness"), operation("brightness_factor")
     ('brightness', 'brightness')
@@ -39,9 +40,9 @@ def operation(shift: str) -> str:
 
 
 def in_training(shifts: Iterable[Shift], recipes: Iterable[Recipe]) -> Mapping[str, str]:
-    """What a model is trained on of the operations that tests make, with what makes them.
+    """The operations of test shifts that a model is trained with, and what makes each of them.
 
-    Flips are no test, and what a sweep tries counts.
+    Flips do not count, since no test shift flips. All recipes that a sweep tries count.
     """
     found = {operation(shift.name): shift.name for shift in shifts}
     for recipe in recipes:
@@ -63,14 +64,14 @@ def _of_recipe(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _tested(operations: Iterable[str]) -> list[str]:
-    """Name what some operations do as shifts do it."""
+    """The names of the test shifts' operations that do the same as these."""
     return [operation(shift) for name in operations for shift in TESTED_AS.get(name, ())]
 
 
 def in_weights(weights: str) -> Mapping[str, str]:
-    """What the pre-training behind published weights, or behind a file of a run, made of the tests.
+    """The operations of test shifts in the pre-training of published weights or of a run's file.
 
-    Of a file without a run's model.json beside it nothing is known, and so of supervised weights.
+    None are known for supervised weights, nor for a file without a run's model.json next to it.
     """
     if weights in PUBLISHED_WEIGHTS:
         return in_pretraining(Pretraining("barlow_twins"))  # VICReg's views are the same
@@ -80,12 +81,12 @@ def in_weights(weights: str) -> Mapping[str, str]:
     try:
         recipe = json.dumps(json.loads(described.read_text())["recipe"])
         return in_pretraining(pydantic.TypeAdapter(Pretraining).validate_json(recipe))
-    except (ValueError, KeyError, TypeError):  # a model's, or no file of ours
+    except (ValueError, KeyError, TypeError):  # it describes a classifier, or is no file of a run
         return {}
 
 
 def in_pretraining(recipe: Pretraining) -> Mapping[str, str]:
-    """What a pre-training's views make of the operations that tests make."""
+    """The operations of test shifts that the views of a pre-training contain."""
     views = recipe.views
     if recipe.method == "rotation":
         return {"rotation": "the task"}

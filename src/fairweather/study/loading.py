@@ -1,4 +1,4 @@
-"""From a study file, a packaged name and overrides to a checked study."""
+"""From a study file, or the name of a packaged study, and overrides to a checked study."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from fairweather.yamlfile import parse_yaml, read_yaml
 
 # Pydantic's names for an unknown key, of a model and of a dataclass.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-# What a pre-training takes from `defaults`: its network, not what is made of it.
+# A pre-training takes only the keys of its network from `defaults`, and of those not these.
 _OWN = ("title", "weights", "weights_sha256", "mean", "std")
 _SHARED = tuple(key for key in NetworkEntry.model_fields if key not in _OWN)
 _OPTIONS = {
@@ -51,7 +51,7 @@ _OPTIONS = {
 
 
 def load_study(study: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Study:
-    """Read a study by the name of a packaged one or by path, apply overrides, and check it.
+    """Read a study by path, or a packaged one by name, apply overrides, and check it.
 
     Args:
         study: such as `quickstart` or `my/study.yaml`.
@@ -84,7 +84,7 @@ def _needed(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def packaged_studies() -> dict[str, str]:
-    """Give the texts of the studies that the package ships, by name."""
+    """Give the texts of the studies in this package, by name."""
     folder = resources.files("fairweather") / "studies"
     files = sorted(folder.iterdir(), key=lambda file: file.name)
     return {
@@ -95,7 +95,7 @@ def packaged_studies() -> dict[str, str]:
 
 
 def study_facts(text: str) -> dict[str, str]:
-    """Read what the header of a packaged study says of `time` and `hardware`.
+    """Read `time` and `hardware` from the header of a packaged study.
 
     >>> study_facts("# Digits.\\n#\\n# time       a minute\\n# hardware   2 cores\\nname: digits")
     {'time': 'a minute', 'hardware': '2 cores'}
@@ -104,14 +104,15 @@ def study_facts(text: str) -> dict[str, str]:
 
 
 def check_study(raw: object) -> Study:
-    """Check the content of a study file; raises `InputError` with the first thing that is wrong."""
+    """Check the content of a study file; raises `InputError` with the first mistake."""
     if not isinstance(raw, Mapping):
         raise InputError(f"a study must be a mapping of keys, found {type(raw).__name__}")
     try:
-        # As JSON: there, strict means that text is no number, but a mapping may become a recipe.
+        # As JSON: strict mode then refuses text for a number, and still takes a mapping for a
+        # recipe.
         return Study.model_validate_json(json.dumps(raw))
     except (TypeError, RecursionError):
-        raise InputError("a study may hold only text, numbers, lists and mappings") from None
+        raise InputError("a study may contain only text, numbers, lists and mappings") from None
     except pydantic.ValidationError as error:
         raise _first_error(error) from None
 
@@ -148,7 +149,7 @@ def _merge_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _titled(below: Mapping[str, Any], name: object, entry: object) -> object:
-    """Lay an entry over the defaults; without a title it is called by its name."""
+    """Merge an entry with the defaults, which it overrides; its default title is its name."""
     if entry is not None and not isinstance(entry, Mapping):
         return entry
     merged = _merged(below, {"title": str(name), **(entry or {})})
@@ -163,7 +164,7 @@ def _titled(below: Mapping[str, Any], name: object, entry: object) -> object:
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one mapping over another; `recipe` is merged key by key, the rest replaced."""
+    """Merge two mappings: `above` wins. `recipe` is merged key by key, other keys are replaced."""
     merged = {**deepcopy(dict(below)), **deepcopy(dict(above))}
     lower, upper = below.get("recipe"), above.get("recipe")
     if isinstance(lower, Mapping) and isinstance(upper, Mapping):
@@ -209,7 +210,7 @@ def _override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
 
 
 def _first_error(error: pydantic.ValidationError) -> InputError:
-    """The sentence for one of the errors: an unknown key explains what may be missing beside it."""
+    """Tell one of the errors: first an unknown key, which may be why another key is missing."""
     errors = error.errors()
     unknown = [each for each in errors if each["type"] in _UNKNOWN]
     first = (unknown or errors)[0]

@@ -1,4 +1,4 @@
-"""From a study to its plan: pre-trainings, trainings, and what is measured of each model."""
+"""From a study to its plan: pre-trainings, trainings, and the measurements of each model."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ from fairweather.types import Dataset, shortest
 def plan_study(
     study: Study, facts: Mapping[str, DataFacts], device: torch.device, *, offline: bool = False
 ) -> Plan:
-    """Plan everything that a study asks for.
+    """Plan all steps of a study.
 
     Args:
-        study: checked.
-        facts: of its data sets, by the names that `data_sources` gives them.
-        device: where steps are done.
+        study: a checked study.
+        facts: facts of its data sets, by their names in `data_sources`.
+        device: where the steps run.
         offline: do not look for weights outside the cache.
     """
     planner = _Planner(study, facts, device, offline)
@@ -91,7 +91,7 @@ def _source(entry: DataEntry) -> DataSource:
 
 
 def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.device) -> RunRecord:
-    """Say what a run of a study is."""
+    """Make the record of a run of a study."""
     titles = {name: entry.title for name, entry in study.models.items()}
     interpolated = {
         interpolated_name(name, share): f"{entry.title}, {_way(share)}"
@@ -136,7 +136,7 @@ def _described(entry: NetworkEntry) -> ModelRecord:
 
 
 def model_spec(entry: NetworkEntry, classes: int) -> models.ModelSpec:
-    """The network of an entry; without a normalisation where this is that of the images."""
+    """The network of an entry; `mean` and `std` are None unless the entry gives them."""
     return models.ModelSpec(
         backbone=entry.backbone,
         classes=classes,
@@ -155,13 +155,13 @@ def model_spec(entry: NetworkEntry, classes: int) -> models.ModelSpec:
 def has_own_statistics(entry: NetworkEntry) -> bool:
     """Say whether a network is normalised by the statistics of the training images.
 
-    From scratch it is; weights come with those that they were made with.
+    A network without weights is; weights come with the statistics that they were trained with.
     """
     return entry.mean is None and entry.weights == "none"
 
 
 def interpolated_name(name: str, share: float | None) -> str:
-    """Name a model, or the one so far on its way from probed to fine-tuned weights."""
+    """Name a model, or its interpolation: `share` of the way from probed to fine-tuned weights."""
     return name if share is None else f"{name}+interpolated-{shortest(share)}"
 
 
@@ -170,7 +170,7 @@ def _way(share: float) -> str:
 
 
 class _Planner:
-    """What the steps of one study share."""
+    """Makes the steps of one study."""
 
     def __init__(
         self, study: Study, facts: Mapping[str, DataFacts], device: torch.device, offline: bool
@@ -212,7 +212,7 @@ class _Planner:
         )
 
     def _reported(self) -> Iterator[str]:
-        """What of the trainings the report draws on; of tries only on what machines they ran."""
+        """The files of trainings that the report needs; tries only tell which machines ran them."""
         for name, start in self.study.pretraining.items():
             for seed in self._pretraining_seeds(name):
                 files = pretraining_files(pretraining_folder(name, seed), start.recipe)
@@ -348,7 +348,7 @@ class _Planner:
         return seed if own is None else own
 
     def _weights(self, spec: models.ModelSpec) -> str | None:
-        """The digest of published weights or of a file; None until they were fetched."""
+        """The digest of published weights or of a file; None until they are downloaded."""
         fetched = spec.weights.startswith(("http://", "https://"))
         if fetched or spec.weights in ("lite0", *models.PUBLISHED_WEIGHTS):
             with suppress(InputError):
@@ -357,15 +357,15 @@ class _Planner:
         return models.weights_digest(spec, offline=self.offline)
 
     def _label(self, name: str, seed: int) -> str:
-        """Name a model, and its seed where there are several."""
+        """Name a model, with its seed if there are several."""
         title = self.study.models[name].title
         return f"{title}, seed {seed}" if len(self.study.seeds) > 1 else title
 
     def _measured(self, name: str, entry: ModelEntry) -> list[Measured]:
-        """Everything that is measured of a model.
+        """All measurements of a model: first those of the model itself, then of each interpolation.
 
-        For each seed the model itself, then each interpolation; then, of each of these, the
-        ensemble of all seeds, if the study asks for it.
+        Each of these comes with every seed, then with the ensemble of all seeds if the study asks
+        for it.
         """
         found: list[Measured] = []
         for share in (None, *entry.interpolations):

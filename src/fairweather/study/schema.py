@@ -1,4 +1,4 @@
-"""What a study may say: its data, its networks, their recipes, the shifts, and what must fit."""
+"""The schema of a study: data, networks, recipes and shifts, and what must fit together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fairweather.training import RECIPE_KEYS, Recipe
 from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import Attack, Shift
 
-# What `weights:` begins with where they are those of a pre-training of the same study.
+# Prefix of `weights:` for the weights of a pre-training of the same study.
 PRETRAINING = "pretraining:"
 
 
@@ -57,8 +57,8 @@ class Try(NamedTuple):
 class NetworkEntry(Strict):
     """A network by name, its design, and the weights that it starts from.
 
-    `mean` and `std` are for weights from a file whose training statistics were not those of the
-    backbone's published weights; `weights_sha256` is what that file must have.
+    `mean` and `std` are for weights from a file that were trained with other statistics than the
+    backbone's published weights. `weights_sha256` is the SHA-256 that this file must have.
     """
 
     title: str
@@ -81,13 +81,14 @@ class NetworkEntry(Strict):
 
 
 class PretrainingEntry(NetworkEntry):
-    """A pre-training: a network, images, and its recipe; models start from it by its name.
+    """A pre-training: a network, images, and its recipe; models refer to it by its name.
 
     Attributes:
-        data: whose training images it takes; None: those of the study. Labels are used by
-            `supervised` alone.
-        seed: of this pre-training, for models of all seeds; None: each seed has its own.
-        recipe: how it is done.
+        data: data set whose training images are used; None means that of the study. Only
+            `supervised` uses labels.
+        seed: random seed of one pre-training for the models of all seeds; None means that each seed
+            has its own pre-training.
+        recipe: its settings.
     """
 
     data: DataEntry | None = None
@@ -98,18 +99,19 @@ class PretrainingEntry(NetworkEntry):
 class ModelEntry(NetworkEntry):
     """A model of a study: a network and its recipe.
 
-    `weights: pretraining:NAME` starts from what a pre-training of the study made.
+    `weights: pretraining:NAME` starts from a pre-training of the study.
 
-    `train_shifts`, written like a study's `shifts`, are changes of the training images: each image
-    of a batch is left as it is or gets one of them, all with the same chance.
+    `train_shifts`, written like a study's `shifts`, change the training images: each image of a
+    batch is left as it is or gets one of them, all with the same probability.
 
-    `label_fraction` of the training images are used, each class in proportion, those of a smaller
-    share among those of a larger; the label of each is drawn anew with probability `label_noise`.
+    `label_fraction` is the share of the training images that is used, the same for each class; the
+    images of a smaller share are a subset of those of a larger one. With probability `label_noise`,
+    the label of an image is drawn anew from all classes.
 
-    `interpolations` are shares in (0, 1): for each, the model whose weights lie so far on the way
-    from the probed pre-trained network to the fine-tuned one is measured too.
+    `interpolations` are shares in (0, 1). For each, a model with interpolated weights is measured
+    too: 0 would be the probed pre-trained network, 1 the fine-tuned one.
 
-    `sweep` lists values of recipe keys; every combination is tried with the first seed, and the one
+    `sweep` lists values of recipe keys. Every combination is tried with the first seed; the one
     with the best validation `sweep_metric` is trained with all seeds.
     """
 
@@ -129,7 +131,9 @@ class ModelEntry(NetworkEntry):
             if not values:
                 raise InputError(f"sweep: {key} has no values")
         if self.pretraining is not None and self.weights_sha256 is not None:
-            raise InputError("weights_sha256 is that of a file, not of a pre-training of the study")
+            raise InputError(
+                "weights_sha256 is for weights from a file, not for a pre-training of the study"
+            )
         for each in self._checked_tries():
             self._check_interpolations(each.recipe)
         self.training_shifts()
@@ -152,14 +156,14 @@ class ModelEntry(NetworkEntry):
             raise InputError(f"interpolations must be different and in (0, 1), found {shares}")
         if shares and not 0 < recipe.probe_epochs < recipe.epochs:
             raise InputError(
-                "interpolations lead from a probed network to a fine-tuned one: set "
+                "interpolations need a probed network and a fine-tuned one: set "
                 f"recipe.probe_epochs between 1 and {recipe.epochs - 1}, found "
                 f"{recipe.probe_epochs}"
             )
 
     @property
     def pretraining(self) -> str | None:
-        """The name of the study's pre-training that it starts from, if it does."""
+        """The name of the study's pre-training that it starts from, or None."""
         if not self.weights.startswith(PRETRAINING):
             return None
         return self.weights.removeprefix(PRETRAINING)
@@ -169,13 +173,13 @@ class ModelEntry(NetworkEntry):
         expanded = expand(self.train_shifts, "train_shifts")
         if found := [each.name for each in expanded if isinstance(each, Attack)]:
             raise InputError(
-                f"train_shifts: {found[0]} is an attack; training takes shifts only here, and "
-                "attacks as recipe.adversarial"
+                f"train_shifts: {found[0]} is an attack; give only shifts here, and an attack as "
+                "recipe.adversarial"
             )
         return [each for each in expanded if isinstance(each, Shift)]
 
     def trained_on(self) -> Mapping[str, str]:
-        """What it is trained on of the operations that tests make, with what makes them."""
+        """The operations of test shifts that it is trained with, and what makes each of them."""
         return in_training(self.training_shifts(), [each.recipe for each in self.tries()])
 
     def tries(self) -> list[Try]:
@@ -191,20 +195,21 @@ class ModelEntry(NetworkEntry):
 
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
-# As many trainings of one model as anybody means; a larger number is a seed, not how many.
+_ALLOWED = "letters, digits, '_', '-' and '.', and begin with a letter or digit"
+# The largest number of seeds; a larger number was probably meant as a seed.
 _MOST_SEEDS = 100
-# What a model and the pre-training that it starts from must have in common.
+# The keys that a model and the pre-training that it starts from must have in common.
 _DESIGN = ("backbone", "stem", "norm", "pooling", "width", "input_size")
 
 
 def _listed(seeds: object) -> list[int]:
-    """The seeds of a study, of which a number says how many."""
+    """The list of seeds; a number N stands for 0 to N - 1."""
     if type(seeds) is int and 1 <= seeds <= _MOST_SEEDS:
         return list(range(seeds))
     if isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds):
         return seeds
     raise InputError(
-        f"must be how many there are, from 1 to {_MOST_SEEDS} (3 means [0, 1, 2]), or a list of "
+        f"must be the number of seeds, from 1 to {_MOST_SEEDS} (3 means [0, 1, 2]), or a list of "
         f"whole numbers, such as [3, 4] (on the command line --seeds 3,4 or --seeds 3,), found "
         f"{seeds!r}"
     )
@@ -214,18 +219,21 @@ class Study(Strict):
     """A study: a data set, models with their recipes, shifts, seeds.
 
     Attributes:
-        seeds: that every model is trained with: a list, or how many, so that 3 is [0, 1, 2].
-        pretraining: networks that are trained first, for models to start from, by name.
+        seeds: random seeds that every model is trained with: a list, or a number (3 means
+            [0, 1, 2]).
+        pretraining: networks that are trained first and that models start from, by name.
         shifts: sweeps and suites as written; `all_shifts` gives the shifts themselves.
-        allow_seen_shifts: let models train on what tests them; the report says which do.
-        shift_seed: of stochastic shifts, shared by all models and seeds.
+        allow_seen_shifts: allow models to be trained with shifts that test them; the report marks
+            them.
+        shift_seed: random seed of stochastic shifts, the same for all models and seeds.
         ensemble: also measure the models of all seeds together, as seed `ensemble`.
         prediction_batch_size: images in a forward pass of the evaluation.
-        precision: of training: `auto`, `fp32` or `bf16`; predictions are fp32.
-        threads: of torch in every step; None: as many as torch takes where the study is planned.
-        bootstrap: resamples behind every interval.
-        variants: each a row of its own beside every model: `temperature` scaling, fitted on the
-            clean validation images, and `batchnorm` adapted to each batch of test images.
+        precision: precision of training: `auto`, `fp32` or `bf16`; predictions are fp32.
+        threads: threads of torch in every step; None means torch's default on the machine that
+            plans the study.
+        bootstrap: number of resamples for every interval.
+        variants: further rows for every model: `temperature` scaling, fitted on the clean
+            validation images, and `batchnorm` adapted to each batch of test images.
     """
 
     name: str
@@ -248,13 +256,13 @@ class Study(Strict):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if not _NAME.match(self.name):
-            raise InputError(f"the name {self.name!r} must be letters, digits, '_', '-' and '.'")
+            raise InputError(f"the name {self.name!r} must consist of {_ALLOWED}")
         for what, names in (("model", self.models), ("pre-training", self.pretraining)):
             for name in names:
                 if not _NAME.match(name):
                     raise InputError(
-                        f"the {what} name {name!r} must be letters, digits, '_', '-' and '.': "
-                        "it names a folder; the title may be anything"
+                        f"the {what} name {name!r} must consist of {_ALLOWED}, since it names a "
+                        "folder; the title may be anything"
                     )
         for seed in self.seeds:
             if not 0 <= seed < 2**63 or self.seeds.count(seed) > 1:
@@ -273,13 +281,13 @@ class Study(Strict):
         levels = [(shift.name, shift.level_name) for shift in shifts]
         for shift, level in zip(shifts, levels, strict=True):
             if levels.count(level) > 1:
-                raise InputError(f"shifts: {shift.name} at {shift.level_name} stands twice")
+                raise InputError(f"shifts: {shift.name} at {shift.level_name} is given twice")
             others = [other for other in shifts if other.name == shift.name]
             if len({tuple(_fixed(other)) for other in others}) > 1:
-                raise InputError(f"shifts: {shift.name} is swept twice with different parameters")
+                raise InputError(f"shifts: {shift.name} is given twice with different parameters")
 
     def _check_starts(self) -> None:
-        """A model that starts from a pre-training must be of the same design."""
+        """Raise `InputError` unless models have the same design as their pre-trainings."""
         for name, entry in self.models.items():
             if entry.pretraining is None:
                 continue
@@ -296,7 +304,7 @@ class Study(Strict):
                     )
         titles = [start.title for start in self.pretraining.values()]
         if twice := [title for title in titles if titles.count(title) > 1]:
-            raise InputError(f"pretraining: two have the title {twice[0]!r}")
+            raise InputError(f"pretraining: two entries have the title {twice[0]!r}")
         for name, start in self.pretraining.items():
             if start.weights.startswith(PRETRAINING):
                 raise InputError(f"pretraining.{name}: it cannot start from another pre-training")
@@ -305,8 +313,8 @@ class Study(Strict):
         for name, start in self.pretraining.items():
             if start.data is not None and _same_source(start.data, self.data):
                 raise InputError(
-                    f"pretraining.{name}: its data is that of the study, whose test images it "
-                    "might take: leave data out for the study's own training images"
+                    f"pretraining.{name}: its data is that of the study, so it might train on test "
+                    "images of the study; leave data out to use the study's training images"
                 )
         for name, entry in self.models.items():
             hidden = entry.label_fraction < 1 or entry.label_noise > 0
@@ -315,10 +323,13 @@ class Study(Strict):
                 if start.data is None and start.recipe.method == "supervised":
                     raise InputError(
                         f"models.{name}: it starts from pretraining.{entry.pretraining}, which "
-                        "learns from all labels of the study, so it cannot have fewer or wrong ones"
+                        "uses all labels of the study; then label_fraction must be 1 and "
+                        "label_noise 0"
                     )
             if entry.label_noise and self.data.label_noise:
-                raise InputError(f"models.{name}: label_noise is also set for the data: give one")
+                raise InputError(
+                    f"models.{name}: label_noise is set both here and in data; set only one"
+                )
 
     def _check_seen(self) -> None:
         if self.allow_seen_shifts:
@@ -329,9 +340,9 @@ class Study(Strict):
                 if test := tested.get(seen):
                     same = "" if test == how else f" as {test}"
                     raise InputError(
-                        f"models.{name}: it would train on {how}, which tests it too{same}; a test "
-                        "shows how a model takes a shift that it has not seen: leave it out, or "
-                        "set allow_seen_shifts: true to have it marked"
+                        f"models.{name}: it would be trained with {how} and also tested with "
+                        f"it{same}; leave out one of the two, or set allow_seen_shifts: true, and "
+                        "the report marks it"
                     )
 
     def all_shifts(self) -> list[Shift | Attack]:
@@ -339,22 +350,22 @@ class Study(Strict):
         return [CLEAN, *expand(self.shifts)]
 
     def seen_shifts(self) -> dict[str, dict[str, str]]:
-        """Which of the tests each model has met before, and where; often nothing.
+        """The test shifts that each model was trained with, and what made them; often none.
 
-        Attacks count where training makes any: they are all looked for with the same model.
+        If a recipe is adversarial, all test attacks count as seen.
         """
         every = self.all_shifts()
         names = dict.fromkeys(each.name for each in every if isinstance(each, Shift))
         attacks = dict.fromkeys(each.name for each in every if isinstance(each, Attack))
         found = {}
         for model, entry in self.models.items():
-            met = dict(entry.trained_on())
+            seen = dict(entry.trained_on())
             if entry.pretraining is not None:
                 before = in_pretraining(self.pretraining[entry.pretraining].recipe)
             else:
                 before = in_weights(entry.weights)
-            met = {name: f"{how} of its pre-training" for name, how in before.items()} | met
-            found[model] = {n: met[operation(n)] for n in names if operation(n) in met}
+            seen = {name: f"{how} of its pre-training" for name, how in before.items()} | seen
+            found[model] = {n: seen[operation(n)] for n in names if operation(n) in seen}
             if any(each.recipe.adversarial for each in entry.tries()):
                 found[model] |= dict.fromkeys(attacks, "recipe.adversarial")
         return {model: shifts for model, shifts in found.items() if shifts}

@@ -1,4 +1,4 @@
-"""A trial of a study before anything is written: every model built, every shift on one image."""
+"""A trial of a study before anything is written: build every model, try shifts on one image."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from fairweather.types import Attack, Dataset
 
 
 def try_out(study: Study, dataset: Dataset, starts: Mapping[str, Dataset], offline: bool) -> None:
-    """Raise `InputError` for what of a study would fail later.
+    """Raise `InputError` for anything in a study that would fail later.
 
     Args:
-        study: checked by itself.
-        dataset: its data.
+        study: a study that is valid in itself.
+        dataset: the data of the study.
         starts: the data of its pre-trainings, by their names.
-        offline: never touch the network.
+        offline: never use the network.
     """
     for part, images in (("training", dataset.train), ("validation", dataset.val)):
         if images is None:
             raise InputError(
-                f"{dataset.name} has no {part} images: training needs both, and test images choose "
-                "nothing"
+                f"{dataset.name} has no {part} images: a study needs training and validation "
+                "images, since test images must not choose a checkpoint"
             )
     if len(dataset.classes) < 2:
-        raise InputError(f"{dataset.name} has only the class {dataset.classes[0]!r}: needs two")
+        raise InputError(
+            f"{dataset.name} has only the class {dataset.classes[0]!r}: a study needs at least two"
+        )
     image = dataset.test[:1]
     try_shifts(study.all_shifts(), image, study.shift_seed)
     for name, start in study.pretraining.items():
@@ -44,7 +46,7 @@ def try_out(study: Study, dataset: Dataset, starts: Mapping[str, Dataset], offli
     tried: set[models.ModelSpec] = set()
     for name, entry in study.models.items():
         spec = _spec(entry, dataset)
-        if entry.pretraining is not None:  # what it starts from has yet to be made
+        if entry.pretraining is not None:  # the weights that it starts from do not exist yet
             spec = with_statistics(replace(spec, weights="none"), dataset)
         with explained(f"models.{name}", entry.backbone, image):
             if spec not in tried:
@@ -65,10 +67,10 @@ def _try_pretraining(start: PretrainingEntry, dataset: Dataset, offline: bool) -
         raise InputError(f"{dataset.name} has no training images")
     height, width = dataset.test.images.shape[2:]
     if start.recipe.method == "rotation" and height != width:
-        raise InputError(f"rotation turns squares by 90 degrees, found {height}x{width}")
+        raise InputError(f"rotation needs square images, found {height}x{width}")
     model = models.build(_spec(start, dataset), offline=offline)
     encoder = models.encoder_of(model, start.backbone)
-    with torch.random.fork_rng(devices=[]):  # a projector and dropout draw
+    with torch.random.fork_rng(devices=[]):  # a projector and dropout use random numbers
         METHODS[start.recipe.method].build(encoder.features, start.recipe, len(dataset.classes))
         encoder.module.train()(dataset.train[:2].images.float() / 255)
 
@@ -83,10 +85,10 @@ def _try_model(study: Study, spec: models.ModelSpec, dataset: Dataset, offline: 
     predict(model, image, device="cpu")
     attacks = [each for each in study.all_shifts() if isinstance(each, Attack)]
     try_attacks(attacks, model.eval(), image, study.shift_seed)
-    with torch.random.fork_rng(devices=[]):  # dropout draws
+    with torch.random.fork_rng(devices=[]):  # dropout uses random numbers
         logits = model.train()(train[:2].images.float() / 255)
     if not isinstance(logits, torch.Tensor):
-        raise InputError(f"{spec.backbone} does not return plain logits while it trains")
+        raise InputError(f"{spec.backbone} does not return plain logits in training mode")
 
 
 def _try_recipe(recipe: Recipe, spec: models.ModelSpec, dataset: Dataset) -> None:

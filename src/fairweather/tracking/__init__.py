@@ -1,4 +1,4 @@
-"""A finished run in a tracker that people already have."""
+"""Sends a finished run to a tracker, such as MLflow."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from fairweather.tracking.records import Records, read_records
 
 
 class Tracker(NamedTuple):
-    """How to reach a tracker.
+    """How to use a tracker.
 
     Attributes:
-        check: raises `InputError` when it is not installed, was not told where, or does not
-            answer; sends nothing.
-        send: `(records, folder) -> where they are now`; what is there already is brought up to
-            date. Raises `InputError`.
+        check: raises `InputError` if it is not installed, has no address set, or does not answer;
+            sends nothing.
+        send: `(records, folder) -> address`; what was sent before is updated. Raises `InputError`.
     """
 
     check: Callable[[], None]
@@ -31,7 +30,7 @@ TRACKERS: Mapping[str, Tracker] = {"mlflow": Tracker(to_mlflow.check, to_mlflow.
 
 
 def check_tracker(name: str) -> None:
-    """Raise `InputError` unless this tracker is known, installed, told where, and answers.
+    """Raise `InputError` unless this tracker is known, installed, has an address and answers.
 
     >>> check_tracker("mlfow")
     Traceback (most recent call last):
@@ -43,19 +42,19 @@ def check_tracker(name: str) -> None:
 
 
 def track(run: str | os.PathLike[str], tracker: str) -> str:
-    """Send a finished run to a tracker; what was sent before is brought up to date.
+    """Send a finished run to a tracker; what was sent before is updated.
 
     Args:
-        run: what `fairweather.run` returned, or the run folder; it is only read.
-        tracker: a name in `TRACKERS`. Which server, and which experiment there, is said by the
-            environment, as the tracker's own documentation has it; the server has to be said.
+        run: the result of `fairweather.run`, or the run folder; it is only read.
+        tracker: a name in `TRACKERS`. Environment variables of the tracker's own documentation give
+            the server, which must be set, and the experiment.
 
     Returns:
-        Where it is now: an address that a browser opens, if there is one.
+        The address of the run in the tracker, for a browser if possible.
 
     Raises:
-        InputError: the run is not finished or damaged, or the tracker is unknown, not installed,
-            was not told where, or does not take it.
+        InputError: the run is not finished or is damaged; or the tracker is unknown, not installed,
+            has no address set, or refuses the run.
     """
     folder = open_finished_run(Path(run))
     records = read_records(folder)

@@ -1,6 +1,6 @@
 """A finished run folder as records for a tracker: parameters, epochs and scores.
 
-Names and values are as trackers take them: dotted keys, plain text, and no other characters.
+Names and values are such that trackers accept them: dotted keys of plain characters, and text.
 """
 
 from __future__ import annotations
@@ -53,19 +53,20 @@ from fairweather.runs import (
 NEEDED = (PAGE, SCORES)
 FILES = (PAGE, RECORD, JOINED, STUDY, FIRST_FACTS, SCORES, SUMMARY, WARNINGS, ABSENT_METRICS)
 FOLDERS = (FIGURES, TABLES)
-# What the report follows over levels. Of all other metrics, a tracker's table gets what sums shifts
-# up, since it shows every name that it has as a column: scores.csv goes along as a file.
+# The metrics that the report shows over levels. A tracker's table has one column per name, so of
+# all other metrics it gets only means over shifts; all of them are in scores.csv, which is sent as
+# a file.
 FOLLOWED = ("accuracy", "rms_calibration_error")
 _BOUNDS = ("low", "high")
-# MLflow's rule for names (mlflow.utils.validation) without colons, which servers on Windows refuse,
-# and without spaces, so that what follows one is always a word of ours.
+# MLflow's rule for names (mlflow.utils.validation), without colons, which servers on Windows
+# refuse, and without spaces, which only separate ` low`, ` high` and ` sd`.
 _OTHERS = re.compile(r"[^\w.\-/]")
-# MLflow takes 250 characters, and `fairweather.` before a name and its digits behind need room.
+# MLflow allows 250 characters, which must include `fairweather.` before a name and digits after it.
 _LONGEST = 250 - len("fairweather.") - len("-46d7eb")
 
 
 class Metric(NamedTuple):
-    """A number under a name; the step is the epoch, or 0."""
+    """A named number; the step is the epoch, or 0."""
 
     key: str
     value: float
@@ -73,12 +74,12 @@ class Metric(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What a tracker shows as one row.
+    """One row in a tracker.
 
     Attributes:
-        name: `MODEL/seed-SEED`, `pretraining/NAME/seed-SEED`, or that of the study.
-        parameters: what was chosen, as dotted keys and text.
-        tags: facts beside it.
+        name: `MODEL/seed-SEED`, `pretraining/NAME/seed-SEED`, or the name of the study.
+        parameters: settings, as dotted keys and text.
+        tags: further facts, as dotted keys and text.
         metrics: finite numbers, each key and step once; epochs first.
     """
 
@@ -89,16 +90,16 @@ class Record(NamedTuple):
 
 
 class Records(NamedTuple):
-    """A run folder: the study, and a row for each pre-training, model and seed.
+    """A run folder: the study, and one row for each pre-training, model and seed.
 
     Attributes:
-        id: 16 hexadecimal digits: the same for the same parameters, data and shifts, wherever the
-            folder lies, and whenever, on what and with what versions it was made.
-        description: the study's own.
+        id: 16 hexadecimal digits of the parameters, data and shifts; they do not depend on folder,
+            time, machine and versions.
+        description: that of the study.
         started, ended: when it began and when its last step was done, in milliseconds since 1970.
         study: settings of all models, and the provenance as tags.
         parts: pre-trainings, then models in the order of scores.csv.
-        files: what goes along, relative to the folder.
+        files: files to send, relative to the folder.
     """
 
     id: str
@@ -111,10 +112,10 @@ class Records(NamedTuple):
 
 
 def read_records(run: RunFolder) -> Records:
-    """Read what a tracker gets of a run folder: the same records for the same files.
+    """Read the records for a tracker from a run folder; the same files give the same records.
 
     Raises:
-        InputError: the run is not finished, or a file of it is damaged.
+        InputError: the run is not finished, or one of its files is damaged.
     """
     for name in NEEDED:
         if not run.file(name).is_file():
@@ -134,7 +135,7 @@ def read_records(run: RunFolder) -> Records:
 
 
 def _settings(record: RunRecord) -> dict[str, object]:
-    """What was chosen for all models together; how many threads is a matter of the machine."""
+    """The settings of all models together, without the threads, which belong to the machine."""
     ids = {
         kind: [cell.id for sweep in record.sweeps if sweep.kind == kind for cell in sweep.cells]
         for kind in ("shift", "attack")
@@ -150,7 +151,7 @@ def _settings(record: RunRecord) -> dict[str, object]:
 
 
 def _circumstances(run: RunFolder) -> dict[str, object]:
-    """When, with what, on what and on which images the run was made."""
+    """The time, versions, machines and images of the run."""
     record = run.record
     machines = "; ".join(map(str, machines_of(run)))
     return {
@@ -162,9 +163,10 @@ def _circumstances(run: RunFolder) -> dict[str, object]:
 
 
 def _identity(record: RunRecord, described: Sequence[Record]) -> str:
-    """Condense what was chosen, of which data and models; titles of shifts are words of a version.
+    """Make the fingerprint of settings, data and models, without titles of shifts.
 
-    All parameters belong to it: a tracker does not let them change once they are sent.
+    Those may change between versions. All parameters belong to it, since trackers do not allow to
+    change them once they are sent.
     """
     return fingerprint(
         {
@@ -183,17 +185,17 @@ def _ended(run: RunFolder) -> int:
         written = list(run.file(STEPS).rglob("*.json"))
     times = [path.stat().st_mtime_ns for path in written if path.is_file()]
     if not times:
-        raise InputError(f"{run.path} has no done step: only a finished run can be tracked")
+        raise InputError(f"{run.path} has no finished step: only a finished run can be tracked")
     return max(times) // 10**6
 
 
 def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
-    """Name the scores that a tracker gets: model, seed, key and value, one row a number.
+    """Name the scores for a tracker: model, seed, key and value, one row per number.
 
-    A key is `METRIC/SHIFT`, with `/LEVEL` where there is one; ` low` and ` high` behind it are the
-    bounds of the 95 % interval, and ` sd` the standard deviation over seeds, which stands with the
-    seed `mean`. Metrics that are not in `FOLLOWED` are left out for single shifts, and numbers that
-    are not finite always.
+    A key is `METRIC/SHIFT`, with `/LEVEL` if there is one. With ` low` and ` high` after it, it is
+    a bound of the 95 % interval; with ` sd`, the standard deviation over seeds, which has the seed
+    `mean`. Single shifts have only the metrics in `FOLLOWED`. Numbers that are not finite are left
+    out.
 
     Args:
         scores: the table of scores.csv.
@@ -217,7 +219,7 @@ def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
         *(kept[~spread].assign(value=kept[end], key=kept["key"] + f" {end}") for end in _BOUNDS),
         of_seeds,
     ]
-    # A stable sort by the rows' own numbers: what belongs together stands together.
+    # A stable sort by the rows' index puts a value next to its bounds.
     numbers = pd.concat(parts).sort_index(kind="stable")[["model", "seed", "key", "value"]]
     return numbers[np.isfinite(numbers["value"])]
 
@@ -229,11 +231,13 @@ def _models(run: RunFolder) -> Iterator[Record]:
         model, seed = map(str, row)
         base, _, variant = model.partition("+")
         if base not in record.models:
-            raise InputError(f"{run.path / SCORES} has rows of {model}, which {run.path} has not")
+            raise InputError(
+                f"{run.path / SCORES} has rows of {model}, but {run.path} has no such model"
+            )
         own: dict[str, JsonValue] = {"model": model, "seed": seed}
         if variant:
             own["variant"] = variant
-        # All seeds together have the recipe of the first, as in the report.
+        # The rows for all seeds together have the recipe of the first seed, as in the report.
         trained = model_folder(base, seed if seed.isdigit() else record.seeds[0])
         entry = _entry(record.models[base]) | _trained_recipe(run, trained) | own
         epochs = () if variant else _epochs(run, model_folder(base, seed))
@@ -259,14 +263,14 @@ def _entry(model: ModelRecord) -> dict[str, JsonValue]:
 
 
 def _trained_recipe(run: RunFolder, folder: str) -> dict[str, JsonValue]:
-    """The recipe that a model was trained with: a sweep may have changed the study's."""
+    """The recipe that a model was trained with; with a sweep, it may differ from the study's."""
     path = run.file(f"{folder}/{DESCRIPTION}")
     described = read_json(path) if path.is_file() else {}
     return {"recipe": described["recipe"]} if "recipe" in described else {}
 
 
 def _epochs(run: RunFolder, folder: str) -> tuple[Metric, ...]:
-    """The numbers of each epoch, as history.csv names them; none where nothing was trained."""
+    """The numbers of each epoch, named as in history.csv; none if nothing was trained."""
     path = run.file(f"{folder}/{HISTORY}")
     if not path.is_file():
         return ()
@@ -293,7 +297,7 @@ def _files(run: RunFolder) -> tuple[str, ...]:
 
 
 def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Write nested mappings as dotted keys and the text of each value, as YAML would write it.
+    """Write nested mappings as dotted keys, with the text of each value as in YAML.
 
     >>> list(flatten({"recipe": {"epochs": 2, "mixup": None}, "seeds": [0, 1], "title": "Basic"}))
     [('recipe.epochs', '2'), ('recipe.mixup', 'null'), ('seeds', '[0, 1]'), ('title', 'Basic')]
@@ -308,9 +312,9 @@ def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def allowed_names(names: Iterable[str]) -> dict[str, str]:
-    """Say how each name is written where only letters, digits and `_ - . /` may stand.
+    """Write each name with letters, digits and `_ - . /` only.
 
-    Where two would be written alike, the one that had to change gets six digits of its own.
+    If two would become the same, the one that was changed gets six digits of its own.
 
     >>> allowed_names(["accuracy/clean", "accuracy/priors/a,b", "accuracy//clean"])
     {'accuracy/clean': 'accuracy/clean', 'accuracy/priors/a,b': 'accuracy/priors/a_b',
@@ -325,7 +329,7 @@ def allowed_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _allowed(name: str) -> str:
-    # A name is also a path below the run, and must be the shortest of its kind.
+    # A name is also a path below the run, and must be in its shortest form.
     return posixpath.normpath("/" + _OTHERS.sub("_", name)[:_LONGEST]).lstrip("/") or "_"
 
 

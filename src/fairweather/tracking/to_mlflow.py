@@ -1,11 +1,11 @@
-"""Records to MLflow: one run for the study, and a nested run for each of its parts.
+"""Sends records to MLflow: one run for the study, and a nested run for each of its parts.
 
-Which server and which experiment is said by MLFLOW_TRACKING_URI, which has to be set, by
-MLFLOW_EXPERIMENT_NAME and the other variables of https://mlflow.org/docs/latest/ml/tracking; what
-the user sets there always wins.
+MLFLOW_TRACKING_URI, which must be set, names the server, and MLFLOW_EXPERIMENT_NAME the experiment;
+see https://mlflow.org/docs/latest/ml/tracking for other variables. Variables that the user has set
+are never changed.
 
-A run that is sent again is found by the tag ID. Each run gets the tag SENT last of all: a digest of
-what it was sent, so that what is there is not sent again, and what was interrupted is.
+The tag ID finds a run that is sent again. Each run gets the tag SENT last: a digest of everything
+that was sent. So complete runs are not sent again, and interrupted ones are.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 _OURS = "fairweather."
 ID, NAME, SENT = f"{_OURS}id", f"{_OURS}name", f"{_OURS}sent"
-# MLflow's own (mlflow.utils.mlflow_tags); the default experiment always has the id 0.
+# Tags of MLflow itself (mlflow.utils.mlflow_tags); the default experiment always has the id 0.
 _PARENT, _NOTE = "mlflow.parentRunId", "mlflow.note.content"
 _SOURCE = {"mlflow.source.name": "fairweather", "mlflow.source.type": "LOCAL"}
 _DEFAULT = "0"
-# What every version of MLflow takes (mlflow.utils.validation); later ones take more.
+# Limits that every version of MLflow accepts (mlflow.utils.validation); later ones allow more.
 _LONGEST_PARAMETER, _LONGEST_TAG, _BATCH = 500, 5000, 1000
 _MOST_RUNS = 50_000
-# Defaults of ours that hold where the user's environment says nothing else. MLflow's own retries
-# take minutes, which is too long to learn that a server is not there.
+# Our defaults, unless the user's environment sets other values. MLflow's own retries take minutes,
+# which is too long to find out that there is no server.
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -51,30 +51,30 @@ HURRIED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 _LOGGERS = ("mlflow", "alembic", "urllib3.connectionpool")
 _DATABASES = ("sqlite", "mysql", "mssql", "postgresql")
-_LONGEST_SENTENCE = 600  # of what MLflow says: it may be the page of another server
+_LONGEST_SENTENCE = 600  # characters of an error of MLflow, which may be a page of another server
 
 
 def check() -> None:
-    """Raise `InputError` unless MLflow is installed, and the server that is named takes new runs.
+    """Raise `InputError` unless MLflow is installed, and its server accepts new runs.
 
-    A server is given half a minute at most to answer, and nothing is written to it. A database that
-    is named in its place is made by MLflow where there is none.
+    The server must answer within half a minute, and nothing is written to it. If a database is
+    named instead of a server, MLflow creates it if needed.
     """
     with session(HURRIED) as mlflow:
         client = mlflow.MlflowClient()
-        if _experiment(client) is None:  # it will be made; does the server know anybody at all
+        if _experiment(client) is None:  # it will be created; check that the server answers
             client.search_experiments(max_results=1)
 
 
 def send(records: Records, folder: Path) -> str:
-    """Bring MLflow's runs up to date with these records; returns their address there.
+    """Create or update MLflow's runs from these records; returns their address.
 
     Args:
-        records: of the run folder.
-        folder: the run folder, whose files go along.
+        records: the records of the run folder.
+        folder: the run folder, whose files are sent too.
 
     Raises:
-        InputError: MLflow does not take them. What was sent stays, and is taken up again.
+        InputError: MLflow refuses them. What was sent stays, and the next call continues from it.
     """
     with session(PATIENT) as mlflow:
         client = mlflow.MlflowClient()
@@ -94,7 +94,7 @@ def _experiment_name() -> str:
 
 
 def _experiment(client: MlflowClient) -> str | None:
-    """The id of the experiment that the environment names, None if it has yet to be made."""
+    """The id of the experiment that the environment names; None if it does not exist yet."""
     name, number = _experiment_name(), os.environ.get("MLFLOW_EXPERIMENT_ID")
     found = (
         client.get_experiment(number or _DEFAULT)
@@ -112,7 +112,7 @@ def _experiment(client: MlflowClient) -> str | None:
 
 
 def _sent_before(client: MlflowClient, experiment: str, identity: str) -> dict[str, Run]:
-    """The runs that an earlier sending of the same run folder made, by their name."""
+    """The runs in MLflow that were sent before from the same run folder, by their names."""
     runs = client.search_runs(
         [experiment],
         filter_string=f"tags.`{ID}` = '{identity}'",
@@ -138,7 +138,7 @@ def _open(
 def _update(
     client: MlflowClient, run: Run, record: Record, ended: int, tags: Mapping[str, str]
 ) -> None:
-    """Send what this run does not have yet, and say that it is complete."""
+    """Send what this run does not have yet, and mark it as complete."""
     seal = fingerprint({"record": record, "tags": tags})
     if run.data.tags.get(SENT) == seal:
         return
@@ -177,7 +177,7 @@ def _log(client: MlflowClient, run: Run, record: Record, tags: Mapping[str, str]
     labels = [entities.RunTag(key, _cut(value, _LONGEST_TAG)) for key, value in facts.items()]
     client.log_batch(run.info.run_id, params=parameters, tags=labels)
     for key in run.data.tags.keys() - facts.keys() - {ID, NAME, SENT}:
-        if key.startswith(_OURS):  # of an earlier sending, and no longer so
+        if key.startswith(_OURS):  # sent before, and no longer true
             client.delete_tag(run.info.run_id, key)
     for start in range(0, len(metrics), _BATCH):
         client.log_batch(run.info.run_id, metrics=metrics[start : start + _BATCH])
@@ -186,7 +186,7 @@ def _log(client: MlflowClient, run: Run, record: Record, tags: Mapping[str, str]
 def _known(
     client: MlflowClient, run: Run, metrics: Sequence[Metric]
 ) -> dict[tuple[str, int], float]:
-    """The numbers that a run has, by name and step; only the last step of each comes with it."""
+    """The numbers of a run, by name and step; the run itself has only the last step of each."""
     known = {(key, 0): value for key, value in run.data.metrics.items()}
     for key in {metric.key for metric in metrics if metric.step} & run.data.metrics.keys():
         history = client.get_metric_history(run.info.run_id, key)
@@ -212,13 +212,13 @@ def _address(place: str, experiment: str, run: Run) -> str:
 
 @contextlib.contextmanager
 def session(pace: Mapping[str, str]) -> Iterator[ModuleType]:
-    """Give MLflow for a while: it prints nothing, and what it raises becomes an `InputError`.
+    """Give the MLflow module: meanwhile it prints nothing, and its errors become `InputError`s.
 
     Args:
         pace: `HURRIED` or `PATIENT`.
 
     Raises:
-        InputError: MLflow is not installed, was not told which server, or raises something.
+        InputError: MLflow is not installed, has no server set, or raises an error.
     """
     with _defaults({**_QUIET, **pace}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -226,14 +226,14 @@ def session(pace: Mapping[str, str]) -> Iterator[ModuleType]:
             import mlflow
         except ImportError:
             raise missing_extra("mlflow", "track", "runs that are sent to MLflow") from None
-        if not mlflow.is_tracking_uri_set():  # it would make a database in the working folder
+        if not mlflow.is_tracking_uri_set():  # it would create a database in the working folder
             raise InputError(
                 "MLflow needs the address of a server: set MLFLOW_TRACKING_URI, as in "
                 "MLFLOW_TRACKING_URI=http://127.0.0.1:5000"
             )
         place = mlflow.get_tracking_uri()
         _check_databases(place)
-        # MLflow, the databases and the stores behind it all raise errors of their own.
+        # MLflow, its databases and its stores all raise different errors.
         try:
             with _silence():
                 yield mlflow
@@ -257,8 +257,8 @@ def _check_databases(place: str) -> None:
     scheme = urlsplit(place).scheme.partition("+")[0]
     if scheme in _DATABASES and importlib.util.find_spec("sqlalchemy") is None:
         raise InputError(
-            f"the tracker {without_password(place)} is a database, which the light client cannot "
-            "write: name a server by MLFLOW_TRACKING_URI, or pip install mlflow"
+            f"the tracker {without_password(place)} is a database, which mlflow-skinny cannot "
+            "write: name a server in MLFLOW_TRACKING_URI, or pip install mlflow"
         )
 
 
@@ -278,7 +278,7 @@ def _sentence(place: str, error: Exception) -> str:
 
 @contextlib.contextmanager
 def _defaults(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of the environment that are not set, for a while."""
+    """Set environment variables that are not set, and remove them afterwards."""
     added = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(added)
     try:

@@ -21,11 +21,11 @@ from fairweather.training.recipe import Recipe
 from fairweather.types import Images, Shift
 
 Integers = npt.NDArray[np.int64]
-_TRIES = 10  # of a box to be erased, as in torchvision; where none fits, nothing is
+_TRIES = 10  # random boxes per image, as in torchvision; if none fits, nothing is erased
 
 
 class Geometry(NamedTuple):
-    """What is done to each image: bool flips `[B]` and rotations in degrees `[B]`, float64."""
+    """The changes of each image: flips, bool `[B]`, and rotations in degrees, float64 `[B]`."""
 
     horizontal: torch.Tensor
     vertical: torch.Tensor
@@ -50,8 +50,8 @@ def draw_geometry(n: int, recipe: Recipe, rng: np.random.Generator) -> Geometry:
 def apply_geometry(images: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """Flip, then rotate about the centre: uint8 `[B, 3, H, W]` in and out.
 
-    Both are one look-up of the nearest source pixel, black outside, as PIL's `transpose` and
-    `rotate` do it; positive degrees turn counter-clockwise.
+    Both are one look-up of the nearest source pixel, black outside the image, like `transpose` and
+    `rotate` of PIL. Positive degrees rotate counter-clockwise.
 
     >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
     >>> flip = Geometry(torch.tensor([True]), torch.tensor([False]), torch.zeros(1))
@@ -78,10 +78,9 @@ def apply_geometry(images: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 def apply_train_shifts(
     batch: Images, train_shifts: Sequence[Shift], rng: np.random.Generator
 ) -> Images:
-    """Leave each image of a batch as it is or give it one of several shifts, all equally likely.
+    """Apply one of several shifts, or none, to each image of a batch, all equally likely.
 
-    The shifts draw with a seed of their own for every batch: an image that is met again gets other
-    noise.
+    Every batch has its own seed for the shifts: in the next epoch the same image gets other noise.
 
     >>> from fairweather.types import Shift
     >>> black = Shift("black", 1.0, {}, lambda images, keys, seed: images * 0)
@@ -102,9 +101,9 @@ def apply_train_shifts(
 
 
 class Boxes(NamedTuple):
-    """Rows from `top` up to `bottom` and columns from `left` up to `right`, all int64 `[B]`.
+    """Rows from `top` to `bottom` and columns from `left` to `right`, all int64 `[B]`.
 
-    The ends are not in the box: one of equal ends is empty.
+    `bottom` and `right` are exclusive: a box with equal ends is empty.
     """
 
     top: Integers
@@ -143,17 +142,18 @@ def random_erase(
     area: tuple[float, float] = (0.02, 0.33),
     aspect: tuple[float, float] = (0.3, 3.3),
 ) -> torch.Tensor:
-    """Fill a rectangle of an image with uniform noise in [0, 1], a value for every pixel.
+    """Fill a rectangle of an image with uniform noise in [0, 1], a new value for every pixel.
 
     Source: Zhong et al. 2020, Random Erasing Data Augmentation, algorithm 1: area and aspect are
-    uniform. The place is uniform among those where the box fits, as in the authors' code.
+    uniform. The position is uniform among those where the box fits, as in the authors' code.
 
     Args:
         images: float `[B, 3, H, W]` in [0, 1].
-        rng: source of boxes, and of the seed of the noise, which is drawn on the images' device.
-        probability: of an image to be changed; published: 0.5.
-        area: least and largest share of the image; the defaults are torchvision's.
-        aspect: least and largest ratio of height to width.
+        rng: random source of the boxes and of the seed for the noise, which is made on the images'
+            device.
+        probability: probability that an image is changed; published: 0.5.
+        area: smallest and largest share of the image; the defaults are torchvision's.
+        aspect: smallest and largest ratio of height to width.
 
     >>> images = torch.zeros(4, 3, 8, 8)
     >>> erased = random_erase(images, np.random.default_rng(0), probability=1)
@@ -179,7 +179,7 @@ def draw_erased_boxes(
     aspect: tuple[float, float],
     rng: np.random.Generator,
 ) -> Boxes:
-    """Draw boxes inside images: up to ten times each until it fits, and else an empty one.
+    """Draw a box inside each image: the first of ten random boxes that fits, or an empty one.
 
     >>> rng = np.random.default_rng(0)
     >>> [int(end[0]) for end in draw_erased_boxes(1, 8, 8, (0.25, 0.25), (1, 1), rng)]
@@ -199,17 +199,17 @@ def draw_erased_boxes(
 def add_gaussian_noise(
     images: torch.Tensor, rng: np.random.Generator, *, std: float, probability: float
 ) -> torch.Tensor:
-    """Add Gaussian noise, of a deviation of its own for each image, and clip to [0, 1].
+    """Add Gaussian noise with a random standard deviation per image, and clip to [0, 1].
 
-    Deviations are uniform up to the largest, as in Lopes et al. 2019, Improving Robustness Without
-    Sacrificing Accuracy with Patch Gaussian Augmentation, for noise on the whole image.
+    Standard deviations are uniform in (0, std], as in Lopes et al. 2019, Improving Robustness
+    Without Sacrificing Accuracy with Patch Gaussian Augmentation, for noise on the whole image.
 
     Args:
         images: float `[B, 3, H, W]` in [0, 1].
-        rng: source of deviations, and of the seed of the noise, which is drawn on the images'
-            device.
-        std: the largest deviation, in units of [0, 1] pixels; none is zero.
-        probability: of an image to be changed.
+        rng: random source of the standard deviations and of the seed for the noise, which is made
+            on the images' device.
+        std: the largest standard deviation, in units of [0, 1] pixels.
+        probability: probability that an image is changed.
 
     >>> images = torch.full((4, 3, 8, 8), 0.5)
     >>> noisy = add_gaussian_noise(images, np.random.default_rng(1), std=0.1, probability=0.5)
@@ -237,8 +237,8 @@ def _check_share(name: str, value: float) -> None:
 
 def _check_span(name: str, span: tuple[float, float], most: float) -> None:
     if not 0 < span[0] <= span[1] <= most:
-        allowed = "above 0" if most == math.inf else f"above 0, to at most {most:g}"
-        raise InputError(f"{name} must go from low to high {allowed}, found {list(span)}")
+        allowed = "above 0" if most == math.inf else f"above 0 and at most {most:g}"
+        raise InputError(f"{name} must be [low, high], {allowed}, found {list(span)}")
 
 
 class Mixed(NamedTuple):
@@ -260,9 +260,9 @@ def mix(
     Args:
         images: float `[B, 3, H, W]`.
         labels: int64 `[B]`.
-        classes: width of the soft labels.
+        classes: number of classes, the width of the soft labels.
         alpha: each image's own weight is drawn from Beta(alpha, alpha).
-        rng: source of weights and partners.
+        rng: random source of weights and partners.
 
     >>> mixed = mix(torch.rand(4, 3, 8, 8), torch.arange(4), 4, 0.3, np.random.default_rng(0))
     >>> bool(torch.isclose(mixed.targets.sum(1), torch.ones(4)).all())
@@ -287,16 +287,16 @@ def cut_mix(
 ) -> Mixed:
     """Paste a rectangle of a partner from the batch into every image: CutMix.
 
-    Source: Yun et al. 2019, CutMix, section 3 and algorithm A1. A box whose area is drawn from
-    Beta(alpha, alpha) lies about a pixel drawn uniformly, and is cut off at the image's edges; the
-    labels are mixed by the area that was really pasted. Here each image has a box of its own.
+    Source: Yun et al. 2019, CutMix, section 3 and algorithm A1. The share of the image outside the
+    box is drawn from Beta(alpha, alpha), its centre uniformly. The box is cut off at the image's
+    edges, and labels are mixed by the area that was really pasted. Here each image has its own box.
 
     Args:
         images: float `[B, 3, H, W]`.
         labels: int64 `[B]`.
-        classes: width of the soft labels.
-        alpha: published: 1.
-        rng: source of boxes and partners.
+        classes: number of classes, the width of the soft labels.
+        alpha: parameter of the Beta distribution; published: 1.
+        rng: random source of boxes and partners.
 
     >>> images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
     >>> mixed = cut_mix(images, labels, 4, 1.0, np.random.default_rng(0))
@@ -323,10 +323,10 @@ def draw_pasted_boxes(
     width: int,
     rng: np.random.Generator,
 ) -> Boxes:
-    """Draw boxes that would leave a share `kept` `[B]` of an image, about uniform centres.
+    """Draw boxes that leave a share `kept` `[B]` of an image uncovered, with uniform centres.
 
-    Sides are rounded down to even numbers of pixels, as in the published code; what lies outside
-    the image is cut off.
+    Sides are rounded down to even numbers of pixels, as in the published code. The part of a box
+    outside the image is cut off.
 
     >>> boxes = draw_pasted_boxes(np.zeros(1), 4, 4, np.random.default_rng(0))
     >>> [int(end) for end in np.ravel(boxes)]

@@ -20,14 +20,15 @@ from fairweather.types import check_images
 
 Floats = npt.NDArray[np.float64]
 
-# In this order; the rest of the operations overlap with common test corruptions.
+# The order is fixed, since random numbers index it. The operations that are not here overlap with
+# common test corruptions.
 PUBLISHED = (
     *("autocontrast", "equalize", "posterize", "rotate", "solarize"),
     *("shear_x", "shear_y", "translate_x", "translate_y"),
 )
 ALL = (*PUBLISHED, "colour", "contrast", "brightness", "sharpness")
-_DEEPEST = 3  # of a chain whose depth is drawn
-# So small that a class which every view rules out has a finite divergence.
+_DEEPEST = 3  # the longest chain, if the depth is random
+# Keeps the divergence finite for a class that every view rules out.
 _LEAST_PROBABILITY = 1e-7
 
 
@@ -40,7 +41,7 @@ class Strength(NamedTuple):
     width: int
 
 
-# An int() in the published code is a floor here, as nothing under it is negative.
+# The published code has int() where this has floor: the same, since no value is negative.
 _MAGNITUDES: Mapping[str, Callable[[Strength], Floats]] = {
     "autocontrast": lambda drawn: drawn.level,
     "equalize": lambda drawn: drawn.level,
@@ -59,12 +60,12 @@ _MAGNITUDES: Mapping[str, Callable[[Strength], Floats]] = {
 
 
 class Chains(NamedTuple):
-    """What is drawn for a batch of B images with W chains of at most D operations.
+    """The random chains of a batch: B images, W chains for each, at most D operations in a chain.
 
     Attributes:
-        chosen: `[D, B, W]`, places in `ALL`, or -1 beyond the end of a chain.
+        chosen: `[D, B, W]`, indices into `ALL`, or -1 after the end of a chain.
         magnitudes: `[D, B, W]`, in the units of each operation.
-        weights: `[B, W + 1]`, of the chains and, last, of the image itself; they sum to one.
+        weights: `[B, W + 1]`, the weights of the chains and, last, of the image; they sum to one.
     """
 
     chosen: npt.NDArray[np.int64]
@@ -84,18 +85,19 @@ def augmix(
 ) -> torch.Tensor:
     """Mix every image with chains of random operations on it.
 
-    The constants are those published for CIFAR; ImageNet: severity 1. Where the published code
-    normalises and then mixes, this mixes in [0, 1], which is the same, as the weights sum to one.
+    The constants are those published for CIFAR; ImageNet has severity 1. The published code
+    normalises and then mixes; this function mixes in [0, 1]. Both are the same, since the weights
+    sum to one.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
-        rng: source of operations, strengths and weights.
-        severity: operations get a level uniform in [0.1, severity], at most 10.
-        width: how many chains are mixed.
-        depth: operations in a chain; 0: one to three, drawn for each.
-        alpha: of the Dirichlet distribution of the chains' weights, and of the Beta distribution of
-            the weight of all of them beside the image.
-        all_operations: also colour, contrast, brightness and sharpness.
+        rng: random source of operations, strengths and weights.
+        severity: the level of each operation is uniform in [0.1, severity]; at most 10.
+        width: number of chains that are mixed.
+        depth: number of operations in a chain; 0 draws one to three for each chain.
+        alpha: parameter of the Dirichlet distribution of the chains' weights, and of the Beta
+            distribution of their total weight against the image.
+        all_operations: whether to use colour, contrast, brightness and sharpness too.
 
     Returns:
         float32 `[B, 3, H, W]` in [0, 1], channels last in memory.
@@ -136,7 +138,7 @@ def draw_chains(
     alpha: float,
     names: tuple[str, ...] = PUBLISHED,
 ) -> Chains:
-    """Draw chains of operations, `depths` `[B, W]` long, for images of (height, width) pixels.
+    """Draw chains of operations of lengths `depths` `[B, W]`, for images of (height, width) pixels.
 
     >>> depths = np.array([[1, 3, 2]])
     >>> chains = draw_chains(depths, (8, 8), np.random.default_rng(0), severity=3.0, alpha=1.0)
@@ -161,11 +163,11 @@ def draw_chains(
 
 
 def mix_chains(images: torch.Tensor, chains: Chains) -> torch.Tensor:
-    """Walk all chains of all images, step by step, and mix where they end.
+    """Apply all chains to all images, step by step, and mix the results.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
-        chains: of these images.
+        chains: the chains of these images.
 
     Returns:
         float32 `[B, 3, H, W]` in [0, 1], channels last in memory.
@@ -192,8 +194,8 @@ def mix_chains(images: torch.Tensor, chains: Chains) -> torch.Tensor:
 def jensen_shannon(clean: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Measure how much the predictions for three views differ: a scalar in [0, log 3] nats.
 
-    The mean over the batch of the mean divergence from each view's probabilities to their mixture,
-    which is held at 1e-7 or above. The published weight of it in the loss is 12.
+    This is the divergence from each view's probabilities to their mixture, averaged over views and
+    batch. The mixture is clipped at 1e-7 from below. The published weight in the loss is 12.
 
     Source: Hendrycks et al. 2020, equation 2.
 

@@ -1,4 +1,4 @@
-"""From 8-bit training images to what a step is fed: augmented, as floats, with their targets."""
+"""From 8-bit training images to the input of a training step: augmented floats and targets."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from fairweather.types import Images, Shift
 
 
 class Batch(NamedTuple):
-    """What one step is fed.
+    """The input of one training step.
 
     Attributes:
-        views: of the same images, each float `[B, 3, H, W]` in [0, 1]; the first is the one that
-            the targets are for.
+        views: views of the same images, each float `[B, 3, H, W]` in [0, 1]; the targets belong to
+            the first.
         targets: classes int64 `[B]`, or soft labels float `[B, classes]` that sum to one.
     """
 
@@ -44,9 +44,9 @@ def make_batch(
     device: torch.device,
     train_shifts: Sequence[Shift] = (),
 ) -> Batch:
-    """Augment a batch as its recipe says, every image with parameters of its own.
+    """Augment a batch as its recipe says; each image has its own random parameters.
 
-    In this order: training shifts, flips and rotation, policies (all on 8-bit images), AugMix,
+    The order is: training shifts, flips and rotation, policies (all on 8-bit images), AugMix,
     noise, erasing, MixUp or CutMix.
 
     >>> pixels, column = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4)
@@ -82,7 +82,7 @@ def make_batch(
 def _mixtures(
     images: torch.Tensor, options: AugMix, rng: np.random.Generator
 ) -> tuple[torch.Tensor, ...]:
-    """The images and two mixtures of each; one mixture alone if they need not be consistent."""
+    """The images and two mixtures of each; only one mixture if there is no consistency loss."""
 
     def mixture() -> torch.Tensor:
         return augmix(

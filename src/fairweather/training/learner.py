@@ -1,4 +1,4 @@
-"""What an epoch of supervised training works on, and how it goes on from a stored state."""
+"""The state of supervised training, and how training continues from a stored state."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 def average_of(model: nn.Module, decay: float) -> AveragedModel:
     """Make an exponential moving average of a model, its batch-norm statistics included.
 
-    Each `update_parameters(model)` moves it: average = d * average + (1 - d) * model, where d is
-    `decay`, but in the first steps no more than (1 + step) / (10 + step), so that the random
-    initialisation is soon forgotten (Tarvainen & Valpola 2017 raise it in steps for the same end).
+    Each `update_parameters(model)` sets average = d * average + (1 - d) * model. Here d is the
+    smaller of `decay` and (1 + step) / (10 + step), so that the average soon forgets the random
+    initialisation (Tarvainen & Valpola 2017 raise the decay in steps for the same reason).
 
     >>> model = nn.Linear(1, 1)
     >>> average = average_of(model, 0.9)
@@ -45,7 +45,7 @@ def average_of(model: nn.Module, decay: float) -> AveragedModel:
 
 
 class Learner:
-    """What an epoch works on: the model and what is trained beside it, and their optimiser."""
+    """A model in training, with its optimiser, its average and its second head, if it has them."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Learner:
         device: torch.device,
         precision: str,
     ) -> Learner:
-        """Bring the model to the device, with a second head where the recipe asks for one."""
+        """Move the model to the device, with a second head if the recipe asks for one."""
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         task = None
         if recipe.rotation_prediction and head is not None:
@@ -83,7 +83,7 @@ class Learner:
         return cls(model, recipe, head, task, fabric_on(device, precision))
 
     def enter(self, phase: Phase, stored: State | None = None) -> None:
-        """Begin a phase, or go on with it: each has its optimiser, for other parameters."""
+        """Begin or continue a phase: each has its own optimiser and trainable parameters."""
         self.probe = phase.probe
         in_head = {id(each) for each in self.head.parameters()} if self.head is not None else set()
         for each in self.trainable:
@@ -100,7 +100,7 @@ class Learner:
         self.optimizer = self.fabric.setup_optimizers(self._plain)
 
     def load(self, state: State, epochs: int) -> None:
-        """Take up the state that so many epochs left."""
+        """Load the state that was stored after this number of epochs."""
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -118,7 +118,7 @@ class Learner:
         }
 
     def train_mode(self) -> None:
-        """Training mode; while the head is probed, its backbone stays in evaluation mode."""
+        """Set training mode; if only the head is trained, the backbone stays in evaluation mode."""
         if self.probe and self.head is not None:
             self.model.eval()
             self.head.train()
@@ -127,11 +127,11 @@ class Learner:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The model whose accuracy is told and whose weights are kept."""
+        """The model whose accuracy is reported and whose weights are stored."""
         return self.model if self.average is None else self.average.module
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:
-        """Float32 logits of the model that is evaluated, in the precision of training."""
+        """Float32 logits of the evaluated model, computed in the precision of training."""
         if self.average is None:
             logits: torch.Tensor = self.forward(images)
         else:
@@ -140,11 +140,11 @@ class Learner:
         return logits.float()
 
     def step(self, loss: torch.Tensor) -> None:
-        """Move the weights by one step, and their average after them."""
+        """Update the weights by one step, and then their average."""
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         if self.recipe.clip_gradient_norm is not None:
-            # A norm that is not finite comes with a loss that is told with epoch, step and rate.
+            # A norm that is not finite comes with a loss that is not finite, which is reported.
             self.fabric.clip_gradients(
                 self.forward,
                 self.optimizer,

@@ -1,4 +1,4 @@
-"""What every training loop does alike: its precision, its random state, its check of the losses."""
+"""Shared parts of the training loops: precision, random state, and the check of the losses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fairweather.devices import repeatable_kernels
 from fairweather.errors import NotFiniteError, TrainingDivergedError
 
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
-# Looking at a loss waits for the device: now and then is enough.
+# Reading a loss waits for the device, so it is not done after every step.
 STEPS_BETWEEN_LOOKS = 50
 
 
@@ -27,7 +27,7 @@ def fabric_on(device: torch.device, precision: str) -> lightning_fabric.Fabric:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the CPU and the one device that trains, and put both back afterwards.
+    """Seed the CPU and the device that trains, and restore both random states afterwards.
 
     >>> before = torch.random.get_rng_state()
     >>> with seeded(0, torch.device("cpu")):
@@ -51,7 +51,7 @@ def to_input(images: torch.Tensor) -> torch.Tensor:
 
 
 def is_time_to_look(step: int, steps: int, device: torch.device) -> bool:
-    """Tell whether the losses so far should be looked at: always on a CPU, else now and then.
+    """Say whether to check the losses now: always on a CPU, else every 50 steps and at the end.
 
     >>> [is_time_to_look(step, 60, torch.device("cuda")) for step in (0, 49, 59)]
     [False, True, True]
@@ -61,12 +61,12 @@ def is_time_to_look(step: int, steps: int, device: torch.device) -> bool:
 
 
 def stop_unless_finite(losses: Sequence[torch.Tensor], epoch: int, rate: float) -> None:
-    """Raise `TrainingDivergedError` when one of the latest losses is not finite.
+    """Raise `TrainingDivergedError` if one of the latest losses is not finite.
 
     Args:
-        losses: scalars, one a step of this epoch; the latest 50 are looked at.
+        losses: one scalar per step of this epoch; the latest 50 are checked.
         epoch: counted from 0; the message counts from 1.
-        rate: the learning rate now, for the message.
+        rate: the current learning rate, for the message.
 
     >>> stop_unless_finite([torch.tensor(0.5)], 0, 0.1)
     """
@@ -83,7 +83,7 @@ def stop_unless_finite(losses: Sequence[torch.Tensor], epoch: int, rate: float) 
 def stop_where_outputs_are_not_finite(epoch: int, step: int, rate: float) -> Iterator[None]:
     """Turn `NotFiniteError` into `TrainingDivergedError`.
 
-    An attack needs finite logits, so under adversarial training it is the first to notice.
+    An attack needs finite logits, so in adversarial training it raises the first error.
 
     >>> with stop_where_outputs_are_not_finite(0, 0, 0.1):
     ...     pass

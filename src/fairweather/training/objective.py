@@ -1,4 +1,4 @@
-"""What a supervised step makes small: cross-entropy, and what newer recipes add to it."""
+"""The loss of a supervised step: cross-entropy, and the terms that some recipes add to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 def supervised_loss(forward: Forward, batch: Batch, recipe: Recipe) -> torch.Tensor:
-    """Cross-entropy of the first view, and the consistency of AugMix's views with it.
+    """Cross-entropy of the first view, plus the consistency loss of AugMix's other views.
 
     All views go through the network in one forward pass, so that batch norm sees them together, as
     in the published code (Hendrycks et al. 2020).
@@ -45,10 +45,10 @@ def attacked(
     attack: Attack,
     rng: np.random.Generator,
 ) -> Batch:
-    """Exchange the images of a batch for those that an attack makes of them (Madry et al. 2018).
+    """Replace the images of a batch by attacked ones (Madry et al. 2018).
 
-    The attack looks at the model in evaluation mode, so that it moves no statistics, and starts
-    elsewhere in every batch.
+    The attack uses the model in evaluation mode, so that it changes no statistics of batch norm. It
+    starts from other random points in every batch.
     """
     (images,) = batch.views
     seed = int(rng.integers(2**31))
@@ -56,16 +56,16 @@ def attacked(
 
 
 class RotationTask(nn.Module):
-    """A second head that tells by how many quarter turns an image was rotated.
+    """A second head that predicts by how many quarter turns an image was rotated.
 
-    It reads what the head of the classifier reads. Each image of a batch is met once more, turned
-    by 0 to 3 quarters; published is all four turns of each, at twice the cost.
+    It reads the same features as the head of the classifier. Each image of a batch is used once
+    more, rotated by 0 to 3 quarter turns; the paper uses all four turns, at twice the cost.
 
     Source: Hendrycks et al. 2019, Using Self-Supervised Learning Can Improve Model Robustness and
     Uncertainty, section 3.
 
     Args:
-        head: the classifier's, a layer with `in_features`, which receives float `[B, features]`.
+        head: the classifier's head, a layer with `in_features` that takes float `[B, features]`.
     """
 
     def __init__(self, head: nn.Module) -> None:
@@ -83,7 +83,7 @@ class RotationTask(nn.Module):
     def loss(
         self, forward: Forward, images: torch.Tensor, rng: np.random.Generator
     ) -> torch.Tensor:
-        """Cross-entropy of the turns of float images `[B, 3, S, S]`."""
+        """Cross-entropy of the predicted turns of float images `[B, 3, S, S]`."""
         turns = torch.from_numpy(rng.integers(4, size=len(images))).to(images.device)
         with self._watching():
             forward(rotate_quarter(images, turns))
@@ -102,10 +102,10 @@ class RotationTask(nn.Module):
 
 
 def check_square(images: Images, recipe: Recipe) -> None:
-    """Raise `InputError` where a recipe turns images that are not square."""
+    """Raise `InputError` if a recipe rotates by quarter turns and the images are not square."""
     height, width = images.images.shape[2:]
     if recipe.rotation_prediction and height != width:
         raise InputError(
-            f"recipe: rotation_prediction turns images by 90 degrees and needs squares, found "
-            f"{height}x{width}"
+            f"recipe: rotation_prediction rotates images by 90 degrees and needs square images, "
+            f"found {height}x{width}"
         )

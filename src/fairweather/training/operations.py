@@ -1,10 +1,10 @@
-"""The operations that random policies draw from, by name: Pillow's, on whole batches of images.
+"""The image operations of random policies, by name: those of Pillow, on whole batches of images.
 
-Pillow is the reference of all of them, since the published policies were made with it. Images are
-uint8 `[B, 3, H, W]`; magnitudes are `[B]`, of any real dtype and best on the CPU. Affine changes
-look up the nearest source pixel, or interpolate between them, with a matrix for each image. Changes
-of values equal their operation of Pillow image by image to the last bit; `autocontrast` on MPS
-devices, which have no float64, may be off by one.
+Pillow is the reference for all of them, since the published policies were made with it. Images are
+uint8 `[B, 3, H, W]`; magnitudes are `[B]`, of any real dtype and best on the CPU. Affine operations
+take the nearest source pixel, or interpolate between pixels, with one matrix per image. Operations
+on pixel values equal Pillow's to the last bit for each image. On MPS devices, which have no
+float64, `autocontrast` may be off by one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import torch
 
 Lookup = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-# Bits behind the point of a source coordinate. Pillow rounds those of its nearest neighbours to
-# 16; for linear interpolation it computes in float64, which not every device has.
+# Fraction bits of a source coordinate. Pillow has 16 for nearest neighbours. For linear
+# interpolation it computes in float64, which not every device has.
 _NEAREST_BITS, _LINEAR_BITS = 16, 32
 
 
@@ -50,8 +50,8 @@ def nearest(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
 def bilinear(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """Interpolate linearly between source pixels and drop the fraction, black outside the image.
 
-    Equal to `PIL.Image.transform(AFFINE, BILINEAR)`, but that values are interpolated in float32:
-    about one in 100,000 falls on the other side of a whole number, and is off by one.
+    Equal to `PIL.Image.transform(AFFINE, BILINEAR)`, except that values are interpolated in
+    float32: about one value in 100,000 is off by one.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
@@ -75,7 +75,7 @@ def bilinear(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
 
 
 def rotate(images: torch.Tensor, degrees: torch.Tensor, lookup: Lookup = nearest) -> torch.Tensor:
-    """Turn counter-clockwise about the centre; what comes in is black.
+    """Rotate counter-clockwise about the centre; pixels from outside the image are black.
 
     Equal to `PIL.Image.rotate`.
 
@@ -119,7 +119,7 @@ def shear_y(images: torch.Tensor, slope: torch.Tensor, lookup: Lookup = nearest)
 def translate_x(
     images: torch.Tensor, pixels: torch.Tensor, lookup: Lookup = nearest
 ) -> torch.Tensor:
-    """Move to the right by so many pixels, to the left by a negative number; black comes in.
+    """Move right by `pixels`, or left if negative; pixels from outside the image are black.
 
     Equal to `PIL.Image.transform(AFFINE, (1, 0, -pixels, 0, 1, 0))`.
 
@@ -133,7 +133,7 @@ def translate_x(
 def translate_y(
     images: torch.Tensor, pixels: torch.Tensor, lookup: Lookup = nearest
 ) -> torch.Tensor:
-    """Move down by so many pixels, up by a negative number; black comes in.
+    """Move down by `pixels`, or up if negative; pixels from outside the image are black.
 
     Equal to `PIL.Image.transform(AFFINE, (1, 0, 0, 0, 1, -pixels))`.
 
@@ -159,7 +159,7 @@ def _sources(
 
 
 def _neighbours(place: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The two pixels beside a place, and how far it is from the first to the second, in [0, 1]."""
+    """The two pixels around a coordinate, and its distance from the first, in [0, 1]."""
     place = place - (1 << (_LINEAR_BITS - 1))
     first = place >> _LINEAR_BITS
     share = (place & ((1 << _LINEAR_BITS) - 1)).float().mul_(2.0**-_LINEAR_BITS)
@@ -173,12 +173,12 @@ def _pick(images: torch.Tensor, column: torch.Tensor, row: torch.Tensor) -> torc
 
 
 def _between(first: torch.Tensor, second: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    # As Pillow writes it; `torch.lerp` rounds otherwise. In place, since memory is what takes time.
+    # Pillow's formula; `torch.lerp` rounds differently. In place, since memory takes most time.
     return second.sub_(first).mul_(share).add_(first)
 
 
 def _matrices(values: torch.Tensor, column: int) -> torch.Tensor:
-    """Matrices that change nothing but for one of their six numbers, float64 `[B, 6]`."""
+    """Identity matrices in which one of the six numbers is replaced, float64 `[B, 6]`."""
     matrices = torch.tensor([1.0, 0, 0, 0, 1, 0], dtype=torch.float64).repeat(len(values), 1)
     matrices[:, column] = values.cpu().double()
     return matrices
@@ -187,13 +187,12 @@ def _matrices(values: torch.Tensor, column: int) -> torch.Tensor:
 def autocontrast(images: torch.Tensor) -> torch.Tensor:
     """Stretch each channel until its darkest value is 0 and its brightest 255.
 
-    Equal to `PIL.ImageOps.autocontrast`, which drops fractions, and so makes some of them 254.
+    Equal to `PIL.ImageOps.autocontrast`, which drops fractions: the brightest may become 254.
 
     >>> autocontrast(torch.tensor([10, 15, 20] * 3, dtype=torch.uint8).reshape(1, 3, 1, 3))[0, 0]
     tensor([[  0, 127, 255]], dtype=torch.uint8)
     """
-    # As Pillow computes it: with fewer bits, or times a reciprocal, other whole numbers come out
-    # one too low.
+    # As Pillow computes it: with fewer bits, or with a reciprocal, some results are one too low.
     exact = torch.float32 if images.device.type == "mps" else torch.float64
     low, high = (end.to(exact)[..., None] for end in images.flatten(2).aminmax(dim=2))
     scale = torch.full_like(low, 255) / (high - low).clamp(min=1)
@@ -223,7 +222,7 @@ def equalize(images: torch.Tensor) -> torch.Tensor:
 
 
 def posterize(images: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
-    """Keep the highest `bits` of each value, 1 to 8.
+    """Keep the `bits` highest bits of each value, 1 to 8.
 
     Equal to `PIL.ImageOps.posterize`.
 
@@ -288,8 +287,8 @@ def brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 def sharpness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Change the distance to a smoothed image: 0 is smooth, 1 the image itself, above 1 sharper.
 
-    Equal to `PIL.ImageEnhance.Sharpness`, which smooths with the 3x3 weights 1 and, in the middle,
-    5, and leaves the outermost pixels as they are.
+    Equal to `PIL.ImageEnhance.Sharpness`, which smooths with 3x3 weights of 1 (5 in the middle) and
+    leaves the outermost pixels as they are.
 
     >>> image = torch.zeros(1, 3, 3, 3, dtype=torch.uint8)
     >>> image[..., 1, 1] = 130
@@ -320,13 +319,13 @@ def _grey(images: torch.Tensor) -> torch.Tensor:
 
 
 def _enhance(without: torch.Tensor, images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Go from an image that lacks something to the image, and beyond it, as `PIL.Image.blend`."""
+    """Blend from `without` (factor 0) to the image (factor 1) or beyond, as `PIL.Image.blend`."""
     without = without.to(torch.int16)
     share = _per_image(factor.to(images.device, torch.float32))
     return (share * (images - without)).add_(without).clamp_(0, 255).to(torch.uint8)
 
 
-# Images uint8 `[B, 3, H, W]` and a magnitude for each `[B]` in, changed images out.
+# Takes images, uint8 `[B, 3, H, W]`, and their magnitudes, `[B]`; returns the changed images.
 Operation = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -353,7 +352,7 @@ def _table(lookup: Lookup) -> dict[str, Operation]:
 OPERATIONS: Mapping[str, Operation] = _table(nearest)
 SMOOTH_OPERATIONS: Mapping[str, Operation] = _table(bilinear)
 
-# Which tests do the same: the last parts of names in `fairweather.shifts.SHIFTS`.
+# The test shifts that do the same, by the last part of their names in `fairweather.shifts.SHIFTS`.
 TESTED_AS: Mapping[str, tuple[str, ...]] = {
     "rotate": ("rotation",),
     "translate_x": ("translate",),
@@ -371,12 +370,12 @@ def apply_each(
     magnitudes: npt.NDArray[np.float64],
     operations: Mapping[str, Operation],
 ) -> torch.Tensor:
-    """Do to every image the operation that was chosen for it; images of one operation together.
+    """Apply to each image the operation chosen for it; images with the same one go together.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
-        names: what `chosen` counts; a name that is not in `operations` leaves an image as it is.
-        chosen: `[B]`, places in `names`.
+        names: the names that `chosen` indexes; one that is not in `operations` changes nothing.
+        chosen: `[B]`, indices into `names`.
         magnitudes: `[B]`, in the units of each image's operation.
         operations: `OPERATIONS` or `SMOOTH_OPERATIONS`.
 

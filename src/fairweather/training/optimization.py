@@ -13,11 +13,11 @@ from fairweather.training.recipe import Recipe
 
 
 class Phase(NamedTuple):
-    """Epochs that are trained with one optimiser and one course of the learning rate.
+    """Consecutive epochs with one optimiser and one schedule of the learning rate.
 
     Attributes:
-        start: its first epoch, from 0.
-        epochs: how many there are.
+        start: its first epoch, counted from 0.
+        epochs: number of its epochs.
         probe: whether only the head is trained.
     """
 
@@ -43,7 +43,7 @@ def parameter_groups(
     recipe: Recipe,
     learning_rate: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Split the trainable parameters into backbone and head, decayed and not.
+    """Split the trainable parameters into backbone and head, with and without weight decay.
 
     Each group has `params`, `weight_decay`, its full learning rate `base_lr`, and `part`, which is
     `head` or `backbone` (without a head, everything is `head`). Empty groups are left out. The
@@ -81,10 +81,10 @@ def build_optimizer(
     """Build the optimiser of a recipe, in PyTorch's fused implementation.
 
     Args:
-        model: whose trainable parameters are optimised.
-        head: its head.
-        recipe: its recipe.
-        learning_rate: of the head; None: the recipe's.
+        model: the model whose trainable parameters are optimised.
+        head: the head of the model.
+        recipe: the recipe of the model.
+        learning_rate: learning rate of the head; None means the recipe's.
         beside: another module that is trained like the head, such as a second head.
     """
     groups = parameter_groups(model, head, recipe, learning_rate)
@@ -97,7 +97,7 @@ def build_optimizer(
 
 
 def learning_rate_scale(recipe: Recipe, epoch: float) -> float:
-    """Give the factor on the learning rate after `epoch` epochs, a fraction within an epoch.
+    """Give the factor on the learning rate after `epoch` epochs, which may be a fraction.
 
     >>> recipe = Recipe(epochs=11, schedule="cosine", warmup_epochs=1)
     >>> [round(learning_rate_scale(recipe, epoch), 3) for epoch in (0, 0.5, 1, 6, 11)]
@@ -132,8 +132,8 @@ def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
 def batches(order: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
     """Cut an order of images into nearly equal batches.
 
-    No image is dropped, and no batch has a single image, on which batch norm cannot train: where
-    the cut would make one, there is a batch less, of up to three images.
+    No image is dropped. No batch has a single image, since batch norm cannot train on one: if the
+    cut would make such a batch, there is one batch less, and a batch may have three images.
 
     >>> [len(batch) for batch in batches(torch.arange(129), 128)]
     [65, 64]

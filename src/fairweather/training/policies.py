@@ -1,4 +1,4 @@
-"""Random policies: TrivialAugment and RandAugment, with an operation of its own for each image."""
+"""Random policies: TrivialAugment and RandAugment; each image has its own random operation."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Span(NamedTuple):
 
     Attributes:
         values: float64 `[BINS]`.
-        signed: whether the opposite is as likely.
-        neutral: what they are added to.
+        signed: whether the negative value is equally likely.
+        neutral: the value that they are added to.
     """
 
     values: Floats
@@ -37,7 +37,7 @@ class Span(NamedTuple):
 def wide_space() -> Mapping[str, Span]:
     """Give the magnitudes of the "wide" space (Müller & Hutter 2021, table 1).
 
-    In the numbers of `torchvision.transforms.TrivialAugmentWide`.
+    The numbers are those of `torchvision.transforms.TrivialAugmentWide`.
 
     >>> wide_space()["rotate"].values[[0, -1]].tolist()
     [0.0, 135.0]
@@ -46,9 +46,9 @@ def wide_space() -> Mapping[str, Span]:
 
 
 def rand_augment_space(height: int, width: int) -> Mapping[str, Span]:
-    """Give the magnitudes of RandAugment (Cubuk et al. 2020, section 3) for a size of images.
+    """Give the magnitudes of RandAugment (Cubuk et al. 2020, section 3) for images of this size.
 
-    In the numbers of `torchvision.transforms.RandAugment`.
+    The numbers are those of `torchvision.transforms.RandAugment`.
 
     >>> rand_augment_space(32, 32)["translate_x"].values[[0, -1]].tolist()
     [0.0, 14.0]
@@ -58,10 +58,11 @@ def rand_augment_space(height: int, width: int) -> Mapping[str, Span]:
 
 
 def trivial_augment(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Do one operation of one strength to each image, both drawn uniformly.
+    """Apply one operation with one strength to each image, both drawn uniformly.
 
-    Equal to `torchvision.transforms.TrivialAugmentWide` on PIL images, for the same draws: uint8
-    `[B, 3, H, W]` in and out; nearest source pixels, and what comes in is black.
+    Equal to `torchvision.transforms.TrivialAugmentWide` on PIL images, for the same random numbers.
+    Images are uint8 `[B, 3, H, W]`, in and out. Moved pixels are the nearest source pixels; pixels
+    from outside the image are black.
 
     Source: Müller & Hutter 2021, TrivialAugment: Tuning-free Yet State-of-the-Art Data
     Augmentation, algorithm 1.
@@ -78,18 +79,18 @@ def trivial_augment(images: torch.Tensor, rng: np.random.Generator) -> torch.Ten
 def rand_augment(
     images: torch.Tensor, rng: np.random.Generator, *, operations: int = 2, magnitude: int = 9
 ) -> torch.Tensor:
-    """Do several operations of one strength to each image, one after the other.
+    """Apply several operations with one strength to each image, one after the other.
 
-    Equal to `torchvision.transforms.RandAugment` on PIL images, for the same draws: nearest source
-    pixels, and what comes in is black.
+    Equal to `torchvision.transforms.RandAugment` on PIL images, for the same random numbers. Moved
+    pixels are the nearest source pixels; pixels from outside the image are black.
 
     Source: Cubuk et al. 2020, RandAugment: Practical automated data augmentation with a reduced
     search space.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
-        rng: source of operations and signs.
-        operations: how many an image gets; the same may come twice.
+        rng: random source of operations and signs.
+        operations: number of operations per image; the same one may come twice.
         magnitude: the strength of all of them, from 0 to 30.
 
     >>> images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
@@ -109,7 +110,7 @@ def rand_augment(
 
 
 class Draws(NamedTuple):
-    """One operation for each image: places in `NAMES` and magnitudes in its units, both `[B]`."""
+    """One operation per image: indices into `NAMES`, and magnitudes in its units, both `[B]`."""
 
     chosen: npt.NDArray[np.int64]
     magnitudes: Floats
@@ -118,7 +119,7 @@ class Draws(NamedTuple):
 def draw_operations(
     strengths: npt.NDArray[np.int64], space: Mapping[str, Span], rng: np.random.Generator
 ) -> Draws:
-    """Draw an operation and a sign for each strength, which counts the magnitudes of a space.
+    """Draw an operation and a sign for each strength, an index into the magnitudes of a space.
 
     >>> draws = draw_operations(np.array([0, 30]), wide_space(), np.random.default_rng(2))
     >>> [NAMES[place] for place in draws.chosen], draws.magnitudes.tolist()
@@ -146,7 +147,7 @@ def _one_each(
 def _space(
     shear: float, moved: tuple[float, float], degrees: float, enhanced: float, bits: int
 ) -> Mapping[str, Span]:
-    """Build a space from its strongest magnitudes; `bits` is how many posterize takes away."""
+    """Build a space from its strongest magnitudes; `bits` is how many bits posterize removes."""
     nothing = Span(np.zeros(BINS), signed=False)
     sheared = Span(_up_to(shear), signed=True)
     enhancing = Span(_up_to(enhanced), signed=True, neutral=1.0)
@@ -170,5 +171,5 @@ def _space(
 
 
 def _up_to(strongest: float) -> Floats:
-    # In float32, as torchvision: a magnitude just below a whole number stays there.
+    # In float32 like torchvision: a magnitude just below a whole number must stay below it.
     return torch.linspace(0.0, strongest, BINS).double().numpy()

@@ -1,4 +1,4 @@
-"""The recipe: every knob of supervised training, in one place."""
+"""The recipe: all settings of supervised training, in one place."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def require_positive(recipe: str, name: str, value: float) -> None:
         raise InputError(f"{recipe}: {name} must be > 0, found {value}")
 
 
-# For whoever reads a recipe with pydantic: no unknown keys, and quoted text is not a number.
+# For pydantic when it reads a recipe: unknown keys are errors, and quoted text is not a number.
 STRICT = {"extra": "forbid", "strict": True}
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Rotate by an angle uniform in +-`degrees`, with `probability` (nearest pixel, black fill)."""
+    """With `probability`, rotate by an angle uniform in +-`degrees` (nearest pixel, black fill)."""
 
     __pydantic_config__ = STRICT
 
@@ -52,11 +52,12 @@ class AugMix:
 
     Attributes:
         severity: how strong an operation may be, up to 10; published: 3 for CIFAR, 1 for ImageNet.
-        width: chains of operations that are mixed.
-        depth: operations in a chain; 0 draws 1 to 3 for each.
-        alpha: of the Dirichlet distribution over chains and the Beta distribution of the image.
-        all_operations: also colour, contrast, brightness and sharpness, which common test
-            corruptions contain too.
+        width: number of chains of operations that are mixed.
+        depth: number of operations in a chain; 0 draws 1 to 3 at random for each chain.
+        alpha: parameter of the Dirichlet distribution of the chains' weights and of the Beta
+            distribution of the image's weight.
+        all_operations: whether to use colour, contrast, brightness and sharpness too, which overlap
+            with common test corruptions.
         consistency: weight of the Jensen-Shannon divergence between the predictions for the image
             and for two mixtures of it; 0 trains on one mixture instead.
     """
@@ -80,7 +81,10 @@ class AugMix:
 
 @dataclass(frozen=True)
 class RandAugment:
-    """RandAugment (Cubuk et al. 2020): so many operations an image, all of one magnitude of 30."""
+    """RandAugment (Cubuk et al. 2020): random operations per image, all of one magnitude, 0 to 30.
+
+    `operations` is how many each image gets.
+    """
 
     __pydantic_config__ = STRICT
 
@@ -96,7 +100,8 @@ class RandAugment:
 class RandomErasing:
     """Fill a rectangle with random pixels, with `probability` (Zhong et al. 2020).
 
-    `area` is the least and the largest share of the image, `aspect` of height to width.
+    `area` is the smallest and the largest share of the image, `aspect` the smallest and the largest
+    ratio of height to width.
     """
 
     __pydantic_config__ = STRICT
@@ -113,7 +118,10 @@ class RandomErasing:
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """Add Gaussian noise with `probability`, its deviation uniform up to `std` of [0, 1] pixels."""
+    """With `probability`, add Gaussian noise whose standard deviation is uniform up to `std`.
+
+    `std` is in units of [0, 1] pixels.
+    """
 
     __pydantic_config__ = STRICT
 
@@ -131,9 +139,9 @@ class Adversarial:
 
     Attributes:
         epsilon: the budget in units of [0, 1] pixels.
-        steps: of PGD, from a random start; one step costs as much as a training step.
+        steps: number of PGD steps from a random start; one costs as much as a training step.
         norm: `linf` or `l2`.
-        step_size: of each step; None: 2.5 epsilon / steps.
+        step_size: size of each step; None means 2.5 epsilon / steps.
     """
 
     __pydantic_config__ = STRICT
@@ -153,10 +161,10 @@ class Adversarial:
 
 
 def _ordered(name: str, pair: tuple[float, float], most: float) -> None:
-    """Raise `InputError` unless the two ends of a span are in order and in [low, high]."""
+    """Raise `InputError` unless 0 < low <= high <= `most`."""
     if not 0 < pair[0] <= pair[1] <= most:
-        allowed = "above 0" if most == math.inf else f"above 0, to at most {most:g}"
-        raise InputError(f"recipe: {name} must go from low to high {allowed}, found {list(pair)}")
+        allowed = "above 0" if most == math.inf else f"above 0 and at most {most:g}"
+        raise InputError(f"recipe: {name} must be [low, high], {allowed}, found {list(pair)}")
 
 
 @dataclass(frozen=True)
@@ -165,45 +173,48 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: the most images in a step; an epoch is cut into nearly equal batches.
+        batch_size: largest number of images in a step; an epoch is cut into nearly equal batches.
         optimizer: `adamw` or `sgd` (Nesterov momentum).
-        learning_rate: of the head, and of the backbone times `backbone_learning_rate_scale`.
-        backbone_learning_rate_scale: below 1 for fine-tuning.
-        momentum: of SGD.
+        learning_rate: learning rate of the head; the backbone has this times
+            `backbone_learning_rate_scale`.
+        backbone_learning_rate_scale: see `learning_rate`; below 1 for fine-tuning.
+        momentum: momentum of SGD.
         weight_decay: decoupled for AdamW, an L2 term for SGD.
         decay_norms_and_biases: whether `weight_decay` also acts on one-dimensional parameters.
-        schedule: of the learning rate after warm-up: `none`, `cosine` (to zero at the end),
-            `exponential` (times `schedule_gamma` an epoch) or `step` (times `schedule_gamma` every
-            `schedule_step` epochs). It begins anew when the backbone joins the head.
+        schedule: how the learning rate changes after warm-up: `none`, `cosine` (to zero at the
+            end), `exponential` (times `schedule_gamma` per epoch) or `step` (times `schedule_gamma`
+            every `schedule_step` epochs). It starts again after `probe_epochs`.
         schedule_gamma, schedule_step: see `schedule`.
-        warmup_epochs: the learning rate rises linearly from zero over these epochs; not while only
-            the head is trained.
+        warmup_epochs: the learning rate rises linearly from zero over these epochs; there is no
+            warm-up while only the head is trained.
         freeze_batchnorm: keep running statistics and affine parameters of batch norm as they are.
-        probe_epochs: in so many of the first epochs only the head is trained, the backbone frozen
-            and in evaluation mode: as many as `epochs` is a linear probe, fewer train the head
-            first and then everything (Kumar et al. 2022).
-        probe_learning_rate: of the head meanwhile; None: `learning_rate`.
-        horizontal_flip, vertical_flip: probabilities.
+        probe_epochs: number of epochs at the start in which only the head is trained; the backbone
+            is frozen and in evaluation mode. With as many as `epochs` this is a linear probe; with
+            fewer, the head is trained first and then everything (Kumar et al. 2022).
+        probe_learning_rate: learning rate of the head in `probe_epochs`; None means
+            `learning_rate`.
+        horizontal_flip, vertical_flip: probabilities of a flip.
         rotation: `Rotation` or None.
-        trivial_augment: one random operation of random strength an image (Müller & Hutter 2021).
+        trivial_augment: one random operation of random strength per image (Müller & Hutter 2021).
         rand_augment: `RandAugment` or None.
         augmix: `AugMix` or None.
         gaussian_noise: `GaussianNoise` or None.
         random_erasing: `RandomErasing` or None.
         mixup: alpha of the Beta distribution of MixUp (Zhang et al. 2018), 0 for none.
-        cutmix: alpha of the Beta distribution of CutMix (Yun et al. 2019), 0 for none. With MixUp
-            too, every batch gets the one or the other with equal chance.
+        cutmix: alpha of the Beta distribution of CutMix (Yun et al. 2019), 0 for none. If MixUp is
+            on too, each batch gets one of the two with equal probability.
         adversarial: `Adversarial` or None.
-        rotation_prediction: weight of the loss of a second head that tells by which quarter turns
-            images were rotated (Hendrycks et al. 2019, "Using Self-Supervised Learning..."), 0 for
-            none; published: 0.5.
+        rotation_prediction: weight of the loss of a second head that predicts by how many quarter
+            turns images were rotated (Hendrycks et al. 2019, "Using Self-Supervised Learning..."),
+            0 for none; published: 0.5.
         label_smoothing: weight of the uniform distribution in the targets, in [0, 1).
-        clip_gradient_norm: the largest norm of the whole gradient; None for no limit.
-        ema_decay: keep a moving average of the weights with this decay, which is what is evaluated
-            and stored; 0 for none. The first steps decay faster: (1 + step) / (10 + step).
+        clip_gradient_norm: largest allowed norm of the whole gradient; None for no limit.
+        ema_decay: decay of a moving average of the weights; the average is then evaluated and
+            stored instead of the weights; 0 for none. The first steps have at most
+            (1 + step) / (10 + step).
         select: the checkpoint that is kept: highest validation `accuracy` (ties: lower loss),
-            lowest validation `nll`, or the `last`; only epochs that train the backbone count, where
-            there are some.
+            lowest validation `nll`, or the `last`. If any epochs train the backbone, only these
+            count.
 
     >>> Recipe(epochs=20, learning_rate=5e-4, mixup=0.3, rotation=Rotation(20, 0.4)).optimizer
     'adamw'
@@ -268,14 +279,14 @@ class Recipe:
     def _check_warmup(self) -> None:
         after = self.epochs - self.probe_epochs
         if self.warmup_epochs >= after and self.warmup_epochs > 0:
-            less = " less probe_epochs" if self.probe_epochs else ""
+            less = " - probe_epochs" if self.probe_epochs else ""
             raise InputError(
-                f"recipe: warmup_epochs must be below epochs{less}, found {self.warmup_epochs} of "
-                f"{after}"
+                f"recipe: warmup_epochs must be below epochs{less} ({after}), found "
+                f"{self.warmup_epochs}"
             )
 
     def _check_together(self) -> None:
-        """Refuse what has no agreed meaning together, rather than do something of the kind."""
+        """Refuse settings whose combination has no agreed meaning."""
         if self.rand_augment and self.trivial_augment:
             raise InputError("recipe: rand_augment and trivial_augment exclude each other")
         mixes = [name for name in ("mixup", "cutmix") if getattr(self, name)]
@@ -286,18 +297,18 @@ class Recipe:
             if others:
                 raise InputError(
                     f"recipe: adversarial and {others[0]} exclude each other: the attack needs one "
-                    "label an image"
+                    "label per image"
                 )
 
 
 RECIPE_KEYS = tuple(field.name for field in fields(Recipe))
-# What recipes had before others joined them: earlier runs name just these, and are still what they
-# were.
+# The keys of the first version of recipes. Fingerprints of earlier runs contain exactly these, and
+# must stay the same.
 _FIRST_KEYS = RECIPE_KEYS[: RECIPE_KEYS.index("probe_epochs")]
 
 
 def recipe_facts(recipe: Recipe) -> dict[str, Any]:
-    """Write a recipe as plain values for a fingerprint: later keys only where they do something.
+    """Write a recipe as plain values for a fingerprint; later keys only if not at their default.
 
     >>> "cutmix" in recipe_facts(Recipe()), recipe_facts(Recipe(cutmix=1.0))["cutmix"]
     (False, 1.0)

@@ -44,13 +44,13 @@ class Evaluation(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What one epoch left behind.
+    """The result of one epoch.
 
     Attributes:
-        history: the rows of history.csv so far, this epoch's last.
-        state: everything that training needs to go on from here, `best`, the weights that the
-            recipe selects so far, and, where a probe came before the rest, `probed`, those that it
-            ended with.
+        history: the rows of history.csv so far; the last is this epoch's.
+        state: everything that training needs to continue. `best` holds the weights that the recipe
+            selects so far. `probed` holds the weights at the end of the `probe_epochs`, if other
+            epochs follow them.
     """
 
     history: list[dict[str, float]]
@@ -71,29 +71,29 @@ def fit(
     train_shifts: Sequence[Shift] = (),
     attack: Attack | None = None,
 ) -> Iterator[Epoch]:
-    """Train a classifier, an epoch at a time.
+    """Train a classifier, one epoch at a time.
 
-    Everything random is drawn from (seed, epoch), so that training which goes on from a `state`
-    ends with the same weights as training that was never interrupted; the caller's random state
-    stays as it is.
+    All random numbers depend on (seed, epoch) only. Training that continues from a `state` thus
+    ends with the same weights as training without interruption. The caller's random state stays as
+    it is.
 
     Args:
         model: float images in [0, 1] to logits; trained in place.
-        train, val: `Images`; val chooses the checkpoint.
-        recipe: every knob.
-        head: the part that has the full learning rate, and that a probe trains alone.
-        seed: of order, augmentation and dropout.
+        train, val: training images, and validation images, which select the checkpoint.
+        recipe: all settings.
+        head: the part that has the full learning rate; in `probe_epochs` only this is trained.
+        seed: random seed of the order, augmentation and dropout.
         device: where to train; by default the CPU.
         precision: `fp32` or `bf16` (mixed).
-        state: an earlier `Epoch.state` to go on from.
-        train_shifts: each training image is left as it is or gets one of them, all with the same
-            chance.
-        attack: what changes the training images where the recipe is `adversarial`.
+        state: an earlier `Epoch.state` to continue from.
+        train_shifts: each training image is left as it is or gets one of these shifts, all with the
+            same probability.
+        attack: the attack on the training images, if the recipe has `adversarial`.
 
     Raises:
         InputError: there are too few images, or the recipe needs a head or an attack that is not
             given.
-        TrainingDivergedError: with epoch, step and learning rate when a loss is not finite.
+        TrainingDivergedError: a loss is not finite; the message has epoch, step and learning rate.
     """
     _check(train, recipe, head, attack)
     device = device or torch.device("cpu")
@@ -121,7 +121,7 @@ def fit(
             probed = _copied(weights)
         yield Epoch(
             history,
-            # Live, not copied: whoever keeps a state saves it before asking for the next epoch.
+            # Not a copy: a caller that keeps a state must save it before the next epoch.
             {
                 **learner.state(),
                 "history": history,
@@ -136,7 +136,7 @@ def _check(train: Images, recipe: Recipe, head: nn.Module | None, attack: Attack
         raise InputError(f"training needs at least 2 images, found {len(train)}")
     for name in ("probe_epochs", "rotation_prediction"):
         if getattr(recipe, name) and head is None:
-            raise InputError(f"recipe: {name} needs to know the head of the model")
+            raise InputError(f"recipe: {name} needs the head of the model")
     if (recipe.adversarial is None) != (attack is None):
         raise InputError("recipe: adversarial and an attack go together: give both or neither")
     check_square(train, recipe)
@@ -215,9 +215,9 @@ def _evaluate(learner: Learner, images: Images) -> Evaluation:
 
 
 def selected_epoch(history: list[dict[str, float]], recipe: Recipe) -> int:
-    """Give the place in the history of the epoch whose weights the recipe selects.
+    """Give the index in the history of the epoch whose weights the recipe selects.
 
-    Epochs that only probed the head do not count once the backbone is trained too.
+    Epochs that trained only the head do not count if later ones trained the backbone too.
 
     >>> rows = [{"val_accuracy": 0.5, "val_loss": 1.0}, {"val_accuracy": 0.7, "val_loss": 0.9}]
     >>> selected_epoch(rows, Recipe(select="accuracy"))

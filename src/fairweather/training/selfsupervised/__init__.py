@@ -1,4 +1,4 @@
-"""Pre-training: views, losses, methods, and the loop; without labels, or with them to compare."""
+"""Pre-training without labels, or with labels as a comparison: views, losses, methods, loop."""
 
 from __future__ import annotations
 

@@ -20,27 +20,27 @@ from fairweather.training.selfsupervised.pretraining_recipe import Views
 from fairweather.training.selfsupervised.views import two_views
 from fairweather.types import Images
 
-MOST_TRAIN, MOST_VAL, NEIGHBOURS = 5_000, 2_000, 20  # of the probe
+MOST_TRAIN, MOST_VAL, NEIGHBOURS = 5_000, 2_000, 20  # limits of the k-NN probe
 TEMPERATURE = 0.07  # Wu et al. 2018, section 3.4, as is the weight exp(s / 0.07)
 BATCH_SIZE = 256
-LAST_STEPS = 5  # of an epoch, over which the spread of the embedding is averaged
+LAST_STEPS = 5  # steps at the end of an epoch; the spread of the embedding is averaged over them
 COLLAPSED_BELOW = 0.05
-MOST_IMAGES, MOST_DIMENSIONS = 1024, 64  # of a matrix of correlations
+MOST_IMAGES, MOST_DIMENSIONS = 1024, 64  # limits of a correlation matrix
 
 
 class Probe(NamedTuple):
-    """Labelled images whose features vote, and labelled images that are voted on."""
+    """Labelled images for k-NN: images of `train` vote on the class of each image of `val`."""
 
     train: Images
     val: Images
 
 
 def knn_accuracy(encoder: nn.Module, probe: Probe, device: torch.device) -> float:
-    """Give the share of validation images that the 20 nearest training images label rightly.
+    """Give the share of validation images that their 20 nearest training images classify correctly.
 
-    Nearest by the cosine s of the features; each votes with the weight exp(s / 0.07) (Wu et al.
-    2018, section 3.4). At most 5,000 training and 2,000 validation images, evenly spread, are
-    looked at. Nothing is random; the encoder is used in evaluation mode and left in its own.
+    Neighbours are nearest by the cosine s of the features; each votes with the weight exp(s / 0.07)
+    (Wu et al. 2018, section 3.4). At most 5,000 training and 2,000 validation images, evenly
+    spread, are used. Nothing is random. The encoder runs in evaluation mode and is set back.
 
     Args:
         encoder: float `[B, 3, H, W]` in [0, 1] to `[B, features]`, on `device`.
@@ -60,7 +60,8 @@ def knn_accuracy(encoder: nn.Module, probe: Probe, device: torch.device) -> floa
     asked = F.normalize(encode(encoder, val, device), dim=1)
     labels = train.labels.to(device)
     nearest = (asked @ known.T).topk(min(NEIGHBOURS, len(train)), dim=1)
-    # Less the nearest's, so that nothing overflows: a common factor changes no vote.
+    # The cosine of the nearest is subtracted, so that nothing overflows: a common factor of all
+    # weights does not change the vote.
     weights = ((nearest.values - nearest.values[:, :1]) / TEMPERATURE).exp()
     votes = torch.zeros(len(val), len(train.classes), device=device, dtype=weights.dtype)
     votes.scatter_add_(1, labels[nearest.indices], weights)
@@ -68,7 +69,7 @@ def knn_accuracy(encoder: nn.Module, probe: Probe, device: torch.device) -> floa
 
 
 def evenly_spread(images: Images, most: int) -> Images:
-    """Take at most so many images, evenly spread."""
+    """Take at most `most` images, evenly spread."""
     return images[:: -(-len(images) // most)] if len(images) else images
 
 
@@ -91,7 +92,7 @@ def in_batches(images: Images, size: int) -> Iterator[Images]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and afterwards each of its parts into the mode it had.
+    """Set a module to evaluation mode, and afterwards each of its parts back to its own mode.
 
     >>> layer = nn.Dropout()
     >>> with evaluating(layer):
@@ -108,10 +109,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def embedding_std(embedding: torch.Tensor) -> float:
-    """Measure how far embeddings spread over the sphere: 1 in all directions alike, 0 collapsed.
+    """Measure how far embeddings spread over the sphere: 1 is evenly, 0 is collapsed.
 
-    The standard deviation of each dimension of the embeddings, each divided by its length; the mean
-    over the d dimensions, times the square root of d (Chen and He 2021, section 4.1).
+    Each embedding is divided by its length. The result is the standard deviation of each dimension,
+    averaged over the d dimensions, times the square root of d (Chen and He 2021, section 4.1).
 
     Args:
         embedding: float `[B, d]`, at least two images.
@@ -124,18 +125,18 @@ def embedding_std(embedding: torch.Tensor) -> float:
 
 
 def stop_if_collapsed(spread: float, epoch: int, method: str) -> None:
-    """Raise `CollapsedError` when an `embedding_std` is below 0.05.
+    """Raise `CollapsedError` if an `embedding_std` is below 0.05.
 
-    There, the cosine of two images is above 0.997 on average. Embeddings that work have some tenths
-    or more from the first epoch on.
+    Below this, the cosine of two images is above 0.997 on average. Useful embeddings have a few
+    tenths or more from the first epoch on.
 
     >>> stop_if_collapsed(0.5, 0, "simsiam")
     """
     if spread < COLLAPSED_BELOW:
         raise CollapsedError(
             f"the embedding of {method} has collapsed in epoch {epoch + 1}: its spread is "
-            f"{spread:.2g}, where 1 is spread evenly and below {COLLAPSED_BELOW:g} is the same for "
-            "all images; try a smaller learning_rate, a larger batch_size or another method"
+            f"{spread:.2g} (1 means evenly spread, below {COLLAPSED_BELOW:g} means the same for "
+            "all images); try a smaller learning_rate, a larger batch_size or another method"
         )
 
 
@@ -144,14 +145,14 @@ def correlation_of_views(
 ) -> npt.NDArray[np.float64]:
     """Correlate the embeddings of two views of up to 1,024 images, evenly spread.
 
-    The same seed makes the same views, so that the matrix before training and the one after differ
-    by the training alone. In evaluation mode: looking changes nothing.
+    The same seed makes the same views, so that the matrices before and after training differ only
+    by the training. `embed` runs in evaluation mode and is not changed.
 
     Args:
         embed: float `[B, 3, H, W]` in [0, 1] to `[B, d]`, on `device`: encoder and projector.
-        images: what is looked at; at least two.
+        images: the images to embed; at least two.
         views: how views are made.
-        seed: of the views.
+        seed: random seed of the views.
         device: where `embed` is.
 
     Returns float64 `[d, d]` in [-1, 1] on the CPU, of the first 64 dimensions if there are more.

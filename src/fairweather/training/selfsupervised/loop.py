@@ -42,13 +42,15 @@ Matrix = npt.NDArray[np.float64]
 
 
 class PretrainingEpoch(NamedTuple):
-    """What one epoch left behind.
+    """The result of one epoch.
 
     Attributes:
-        history: a row an epoch so far, this epoch's last: `epoch`, `train_loss`, `embedding_std`,
-            `knn_accuracy` (with a probe), `learning_rate`, `images_per_second`.
-        state: everything that pre-training needs to go on from here; `encoder` are the weights.
-        correlation: float64 `[d, d]`, the cross-correlation now; None but for Barlow Twins.
+        history: one row per epoch so far; the last is this epoch's. Its keys are `epoch`,
+            `train_loss`, `embedding_std`, `knn_accuracy` (with a probe), `learning_rate` and
+            `images_per_second`.
+        state: everything that pre-training needs to continue; `encoder` holds the weights.
+        correlation: float64 `[d, d]`, the cross-correlation after this epoch; None for all methods
+            but Barlow Twins.
         correlation_before: the same before the first epoch.
     """
 
@@ -59,7 +61,7 @@ class PretrainingEpoch(NamedTuple):
 
 
 class Learner(nn.Module):
-    """An encoder and the objective behind it, as one module for the optimiser and for Fabric."""
+    """An encoder and the objective after it, as one module for the optimiser and for Fabric."""
 
     def __init__(self, encoder: nn.Module, objective: nn.Module) -> None:
         super().__init__()
@@ -83,28 +85,28 @@ def pretrain(
     precision: str = "fp32",
     state: State | None = None,
 ) -> Iterator[PretrainingEpoch]:
-    """Train an encoder before it is given a task, an epoch at a time.
+    """Pre-train an encoder, one epoch at a time.
 
-    From the state of the last epoch it yields that epoch again.
+    If `state` is that of the last epoch, this epoch is yielded again.
 
-    Everything random is drawn from (seed, epoch), so that pre-training which goes on from a `state`
-    ends with the same weights as one that was never interrupted; the caller's random state stays as
-    it is.
+    All random numbers depend on (seed, epoch) only. Pre-training that continues from a `state` thus
+    ends with the same weights as pre-training without interruption. The caller's random state stays
+    as it is.
 
     Args:
         encoder: float `[B, 3, H, W]` in [0, 1] to `[B, features]`; trained in place.
-        images: what it learns from; only `supervised` looks at the labels.
-        recipe: every knob.
-        features: width of what the encoder returns.
+        images: training images; only `supervised` uses their labels.
+        recipe: all settings.
+        features: number of features that the encoder returns.
         probe: labelled images for the k-NN accuracy after every epoch; None for no such column.
-        seed: of the projector's weights, of order, views and dropout.
+        seed: random seed of the projector's weights, the order, views and dropout.
         device: where to train; by default the CPU.
         precision: `fp32` or `bf16` (mixed).
-        state: an earlier `PretrainingEpoch.state` to go on from.
+        state: an earlier `PretrainingEpoch.state` to continue from.
 
-    Raises `TrainingDivergedError` with epoch, step and learning rate when a loss is not finite, and
-    `CollapsedError` after an epoch at whose end the embedding was the same for all images. Of
-    `rotation` and `supervised` that is not asked: their loss would tell.
+    Raises `TrainingDivergedError` with epoch, step and learning rate if a loss is not finite, and
+    `CollapsedError` if the embedding is the same for all images at the end of an epoch. `rotation`
+    and `supervised` are not checked for collapse, since their loss would show it.
     """
     if len(images) < 2:
         raise InputError(f"pre-training needs at least 2 images, found {len(images)}")
@@ -125,7 +127,7 @@ def pretrain(
 
     def so_far() -> PretrainingEpoch:
         state = {
-            # Live, not copied: whoever keeps a state saves it before asking for the next epoch.
+            # Not a copy: a caller that keeps a state must save it before the next epoch.
             "encoder": learner.encoder.state_dict(),
             "objective": learner.objective.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -135,7 +137,7 @@ def pretrain(
         now = _correlation(learner, images, recipe, seed, device)
         return PretrainingEpoch(history, state, now, before)
 
-    if len(history) >= recipe.epochs:  # stopped before what it made was stored
+    if len(history) >= recipe.epochs:  # it was stopped before the result was stored
         yield so_far()
         return
     fabric = fabric_on(device, precision)
@@ -174,7 +176,7 @@ def _train_epoch(
         optimizer.zero_grad()
         fabric.backward(outcome.loss)
         if recipe.clip_gradient_norm is not None:
-            # A norm that is not finite is told below, with epoch, step and rate.
+            # A norm that is not finite is reported below, with epoch, step and rate.
             fabric.clip_gradients(
                 learner,
                 optimizer,
@@ -230,7 +232,7 @@ def _to_numpy(matrix: torch.Tensor | None) -> Matrix | None:
 
 
 def parameter_groups(model: nn.Module, recipe: Pretraining) -> list[dict[str, Any]]:
-    """Split the trainable parameters into weights and one-dimensional ones: biases and norms.
+    """Split the trainable parameters into weights and one-dimensional ones (biases and norms).
 
     Each group has `params`, `weight_decay`, its full learning rate `base_lr` for the recipe's batch
     size, and `part`, which is `weights` or `biases`. Empty groups are left out.
@@ -259,10 +261,10 @@ def parameter_groups(model: nn.Module, recipe: Pretraining) -> list[dict[str, An
 def build_optimizer(model: nn.Module, recipe: Pretraining) -> torch.optim.Optimizer:
     """Build the optimiser of a recipe.
 
-    LARS (You et al. 2017) is timm's. Only weights take steps of a length relative to their own;
-    biases and norm parameters take those of SGD. timm divides by the norm of the gradient plus the
-    decayed norm of the weights, Barlow Twins' code by the norm of the sum of the two: at a weight
-    decay of 1e-6 these differ in the sixth digit.
+    LARS (You et al. 2017) is timm's. Only weights take steps whose length is relative to their own
+    norm; biases and norm parameters take steps of SGD. timm divides by the norm of the gradient
+    plus the decayed norm of the weights, the code of Barlow Twins by the norm of the sum of the
+    two. At a weight decay of 1e-6 these differ in the sixth digit.
     """
     groups = parameter_groups(model, recipe)
     if recipe.optimizer == "lars":
@@ -274,7 +276,7 @@ def build_optimizer(model: nn.Module, recipe: Pretraining) -> torch.optim.Optimi
 
 
 def learning_rate_scale(recipe: Pretraining, epoch: float) -> float:
-    """Give the factor on the learning rate after `epoch` epochs, a fraction within an epoch.
+    """Give the factor on the learning rate after `epoch` epochs, which may be a fraction.
 
     >>> recipe = Pretraining("barlow_twins", epochs=110, warmup_epochs=10)
     >>> [round(learning_rate_scale(recipe, epoch), 4) for epoch in (0, 5, 10, 60, 110)]

@@ -1,4 +1,4 @@
-"""The methods of pre-training: what is put behind the encoder, and the loss."""
+"""The methods of pre-training: the module after the encoder, and the loss."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import nn
 from fairweather.errors import InputError, missing_extra
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
 
-EPSILON = 1e-5  # batch norm's, as the published code normalises with it
-TURNS = 4  # by right angles
+EPSILON = 1e-5  # that of batch norm, with which the published code normalises
+TURNS = 4  # rotations by 0, 90, 180 and 270 degrees
 
 
 def barlow_twins_loss(
     first: torch.Tensor, second: torch.Tensor, redundancy_weight: float
 ) -> torch.Tensor:
-    """Pull the cross-correlation of two embeddings towards the identity matrix.
+    """Measure how far the cross-correlation of two embeddings is from the identity matrix.
 
     The sum of (1 - C_ii)^2 over the diagonal, plus `redundancy_weight` times the sum of C_ij^2 off
-    it (Zbontar et al. 2021, equation 1). With `torch.distributed`, C is that of the batch of all
-    processes, whatever the share of each: every process gets the same loss, and gradients that are
-    averaged over processes, as `DistributedDataParallel` does, are those of one process.
+    it (Zbontar et al. 2021, equation 1). With `torch.distributed`, C is that of the global batch,
+    however it is divided among processes. Every process gets the same loss. Gradients averaged over
+    processes, as `DistributedDataParallel` does, equal those of one process.
 
     Args:
         first, second: float `[B, d]`, the embeddings of two views of the same images; at least two
@@ -47,8 +47,8 @@ def barlow_twins_loss(
 def cross_correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Correlate every dimension of one embedding with every one of another, over all processes.
 
-    Each dimension is normalised by its mean and population variance, to which 1e-5 is added as in
-    batch norm: a dimension without variance correlates with nothing.
+    Each dimension is normalised by its mean and population variance. As in batch norm, 1e-5 is
+    added to the variance, so that a constant dimension has correlation 0 with all.
 
     Args:
         first, second: float `[B, d]`.
@@ -59,7 +59,7 @@ def cross_correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor
     tensor([[-1.]])
     """
     wide = torch.promote_types(first.dtype, torch.float32)
-    # A mean over thousands of images is not for the 8 bits of a bfloat16's fraction.
+    # The 8 bits of a bfloat16's fraction are too few for a mean over thousands of images.
     with torch.autocast(first.device.type, enabled=False):
         count = _sum_over_processes(torch.tensor(len(first), dtype=wide, device=first.device))
         standard = [_standardise(embedding.to(wide), count) for embedding in (first, second)]
@@ -97,7 +97,7 @@ def _sum_over_processes(values: torch.Tensor) -> torch.Tensor:
 
 
 def rotate_quarter(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Turn each image counter-clockwise by 90 degrees times its own number of turns.
+    """Rotate each image counter-clockwise by 90 degrees times its own number of turns.
 
     Args:
         images: `[B, C, H, H]` of any type; `InputError` unless they are square.
@@ -122,17 +122,17 @@ def rotation_loss(
     head: Callable[[torch.Tensor], torch.Tensor],
     images: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn images and score the guess by how much: mean cross-entropy in nats.
+    """Rotate images and measure how well the angles are predicted: mean cross-entropy in nats.
 
-    Images are turned by their place in the batch, each angle equally often, so the batch must be in
-    random order. (Gidaris et al. feed all four turns of each image in one step.)
+    An image's angle depends on its index in the batch, each angle equally often, so the batch must
+    be in random order. (Gidaris et al. use all four rotations of each image in one step.)
 
     Args:
         encoder: float `[B, 3, H, H]` to features `[B, f]`.
         head: features to four logits.
         images: float `[B, 3, H, H]`.
 
-    Returns the loss, a scalar, and the features of the turned images.
+    Returns the loss, a scalar, and the features of the rotated images.
 
     >>> images = torch.rand(8, 3, 8, 8)
     >>> loss, _ = rotation_loss(lambda x: x.flatten(1), lambda x: x[:, :4] * 0, images)
@@ -155,9 +155,9 @@ class Method(NamedTuple):
     """A way to train an encoder.
 
     Attributes:
-        title: for people, with its paper.
-        views: 2, or 1: the second kind alone.
-        may_collapse: whether an embedding that is the same for all images is a failure to look for.
+        title: its name for people, with its paper.
+        views: number of views: 2, or 1, which is then of the second kind.
+        may_collapse: whether training must check that not all images have the same embedding.
         build: `(features, recipe, classes)` to the module `(encoder, views, labels) -> Outcome`.
     """
 
@@ -172,8 +172,8 @@ def projector(features: int, widths: Sequence[int], last: nn.Module | None = Non
 
     Args:
         features: width of the input.
-        widths: of the layers, in order; the last is the embedding's.
-        last: what follows the last layer, if anything does.
+        widths: widths of the layers, in order; the last is that of the embedding.
+        last: module after the last layer, if any.
 
     >>> [type(layer).__name__ for layer in projector(512, (8, 8))]
     ['Linear', 'BatchNorm1d', 'ReLU', 'Linear']
@@ -196,13 +196,13 @@ class TwoViews(nn.Module):
     def forward(
         self, encoder: nn.Module, views: Sequence[torch.Tensor], labels: torch.Tensor
     ) -> Outcome:
-        """Embed both views and compare them; labels are not looked at."""
+        """Embed both views and compare them; labels are not used."""
         first, second = (self.project(encoder(view)) for view in views)
         return Outcome(self.loss(first, second), first)
 
 
 class SimSiam(nn.Module):
-    """Each view predicts the other's embedding, through which no gradient flows."""
+    """Each view predicts the embedding of the other, and no gradient flows through the latter."""
 
     def __init__(self, features: int, recipe: Pretraining, classes: int) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class SimSiam(nn.Module):
     def forward(
         self, encoder: nn.Module, views: Sequence[torch.Tensor], labels: torch.Tensor
     ) -> Outcome:
-        """Chen and He 2021, algorithm 1; labels are not looked at."""
+        """Chen and He 2021, algorithm 1; labels are not used."""
         first, second = (self.project(encoder(view)) for view in views)
         forth = self.loss(self.predict(first), second.detach())
         back = self.loss(self.predict(second), first.detach())
@@ -228,7 +228,7 @@ class SimSiam(nn.Module):
 
 
 class Rotation(nn.Module):
-    """One linear layer guesses by which right angle an image was turned."""
+    """One linear layer predicts by which right angle an image was rotated."""
 
     def __init__(self, features: int, recipe: Pretraining, classes: int) -> None:
         super().__init__()
@@ -237,12 +237,12 @@ class Rotation(nn.Module):
     def forward(
         self, encoder: nn.Module, views: Sequence[torch.Tensor], labels: torch.Tensor
     ) -> Outcome:
-        """Labels are not looked at."""
+        """Labels are not used."""
         return Outcome(*rotation_loss(encoder, self.head, views[0]))
 
 
 class Supervised(nn.Module):
-    """One linear layer tells the labels."""
+    """One linear layer predicts the labels."""
 
     def __init__(self, features: int, recipe: Pretraining, classes: int) -> None:
         super().__init__()
@@ -281,12 +281,12 @@ def _vicreg(features: int, recipe: Pretraining, classes: int) -> nn.Module:
     return TwoViews(projector(features, recipe.projector), loss)
 
 
-def _lightly() -> Any:  # noqa: ANN401 - a module whose types nobody has written down
+def _lightly() -> Any:  # noqa: ANN401 - a module without type annotations
     """The losses of lightly.
 
-    With several processes that have equal shares of a batch, gradients averaged over processes are
-    those of one process for all three that are used here. Its fourth, that of Barlow Twins,
-    normalises the share of each process by itself, which is another loss: hence our own.
+    If several processes have equal shares of a batch, gradients averaged over processes equal those
+    of one process for the three losses that are used here. lightly's loss of Barlow Twins
+    normalises each process's share on its own, which is a different loss: we have our own.
     """
     try:
         import lightly.loss

@@ -1,4 +1,4 @@
-"""The recipe of a pre-training: every knob, and what was published for each method."""
+"""The recipe of a pre-training: all settings, and the published values of each method."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.training.recipe import STRICT, require_positive, require_within
 
 MethodName = Literal["barlow_twins", "simclr", "vicreg", "simsiam", "rotation", "supervised"]
-PER_IMAGES = 256  # learning rates are given per so many images of a batch, as they are published
-MOST_WARMUP = 0.1  # of all epochs, where nobody asks for another warm-up
+PER_IMAGES = 256  # learning rates are given per 256 images of a batch, as they are published
+MOST_WARMUP = 0.1  # share of all epochs, unless `warmup_epochs` is given
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,18 @@ class Views:
     Attributes:
         crop_scale: the share of the image's area that a crop covers is uniform in this range; the
             crop is resized back to the size of the image.
-        horizontal_flip: probability.
-        jitter_probability: of changing brightness, contrast, saturation and hue, in random order.
+        horizontal_flip: probability of a flip.
+        jitter_probability: probability of changing brightness, contrast, saturation and hue, in
+            random order.
         brightness, contrast, saturation: factors are uniform in [1 - x, 1 + x].
         hue: the turn of the hue is uniform in +-x, where 0.5 is half the circle.
-        grayscale: probability.
-        blur: probabilities of a Gaussian blur, of the first and of the second view.
+        grayscale: probability of making the view grey.
+        blur: probabilities of a Gaussian blur, in the first and in the second view.
         blur_sigma: the blur's standard deviation in pixels is uniform in this range.
-        solarize: probabilities of inverting what is 0.5 or brighter, of the first and second view.
+        solarize: probabilities of inverting values of 0.5 or more, in the first and second view.
 
-    Source: Zbontar et al. 2021, section 2.2, whose blur was that of 224 pixels. For digits and
-    other images with a handedness, set `horizontal_flip` to 0.
+    Source: Zbontar et al. 2021, section 2.2, where the blur was for images of 224 pixels. Set
+    `horizontal_flip` to 0 for digits and other images that mean something else when mirrored.
 
     >>> Views(horizontal_flip=0.0).crop_scale
     (0.08, 1.0)
@@ -71,20 +72,20 @@ class Views:
             require_within("views", name, high, low, most)
 
 
-# For images of about 32 pixels: no blur and no tiny crops, as Chen and He 2021 have it for CIFAR-10
-# (appendix D). solo-learn, also without blur, keeps crops of 0.08.
+# For images of about 32 pixels: no blur and no tiny crops, as in Chen and He 2021 for CIFAR-10
+# (appendix D). solo-learn has no blur there either, but crops from 0.08 on.
 SMALL_VIEWS = Views(crop_scale=(0.2, 1.0), blur=(0.0, 0.0))
-NAMED_VIEWS: Mapping[str, Views] = {"small": SMALL_VIEWS}  # as studies may call them
+NAMED_VIEWS: Mapping[str, Views] = {"small": SMALL_VIEWS}  # names that a study may give as `views`
 
 
 class Published(NamedTuple):
-    """What a method was published with; learning rates are per 256 images."""
+    """The published settings of a method; learning rates are per 256 images."""
 
     epochs: int
     batch_size: int
     optimizer: str
     learning_rate: float
-    bias_learning_rate: float | None  # None: that of the weights
+    bias_learning_rate: float | None  # None means that of the weights
     weight_decay: float
     warmup_epochs: float
     final_learning_rate_scale: float
@@ -108,55 +109,57 @@ PUBLISHED: Mapping[str, Published] = {
     "simclr": Published(100, 4096, "lars", 0.3, None, 1e-6, 10, 0.0, (2048, 128), _STRONG),
     # Bardes et al. 2022, section 4.2; the final rate is that of the authors' main_vicreg.py.
     "vicreg": Published(1000, 2048, "lars", 0.2, None, 1e-6, 10, 1e-3, _WIDE, _BARLOW),
-    # Chen and He 2021, section 3, and the authors' main_simsiam.py, whose predictor may keep its
-    # rate; here it follows the others.
+    # Chen and He 2021, section 3, and the authors' main_simsiam.py. There the predictor can have a
+    # constant learning rate; here it has the same schedule as the rest.
     "simsiam": Published(100, 512, "sgd", 0.05, None, 1e-4, 0, 0.0, (2048, 2048, 2048), _MOCO),
-    # Gidaris et al. 2018, section 3.1, CIFAR-10: 0.1 for 128 images, there in all four turns; their
-    # rate falls in steps, and their crops are of a padded image.
+    # Gidaris et al. 2018, section 3.1, CIFAR-10: 0.1 for 128 images, each in all four rotations.
+    # Their learning rate falls in steps, and they crop from a padded image.
     "rotation": Published(100, 128, "sgd", 0.2, None, 5e-4, 0, 0.0, (), _FLIPPED),
-    # Goyal et al. 2017, section 5.1; their rate falls in steps, and norms do not decay.
+    # Goyal et al. 2017, section 5.1; their learning rate falls in steps, and norms do not decay.
     "supervised": Published(90, 256, "sgd", 0.1, None, 1e-4, 5, 0.0, (), _PLAIN),
 }
 
 
 def _published() -> Any:  # noqa: ANN401 - a value of whatever type its field has
-    """Make a field whose value is the published one of the method, unless it is given."""
+    """Make a field that takes the method's published value unless one is given."""
     return field(default=None)
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How an encoder is trained before it is given a task.
+    """How an encoder is pre-trained.
 
-    What stands in `PUBLISHED` and is left out here takes the method's published value; the object
-    always holds the values that are used. Two exceptions: a published learning rate belongs to its
-    optimiser, so with another optimiser `learning_rate` must be given; and a warm-up that is left
-    out lasts for a tenth of the epochs at most.
+    A setting that is left out takes the method's published value from `PUBLISHED`; the object
+    always holds the values that are used. There are two exceptions. A published learning rate
+    belongs to its optimiser: with another one, `learning_rate` must be given. A warm-up that is
+    left out lasts at most a tenth of the epochs.
 
     Attributes:
-        method: `barlow_twins`, `simclr`, `vicreg` and `simsiam` need no labels, nor does `rotation`
-            (which right angle an image was turned by); `supervised` is the same loop with labels.
+        method: `barlow_twins`, `simclr`, `vicreg`, `simsiam` and `rotation` (predict by which right
+            angle an image was rotated) need no labels; `supervised` is the same loop with labels.
         epochs: passes over the images.
-        batch_size: the most images in a step; an epoch is cut into nearly equal batches.
-        optimizer: `lars` (no Nesterov momentum), `sgd` (neither) or `adamw`.
-        learning_rate: of the weights, per 256 images: what is used is it times `batch_size` / 256.
-        bias_learning_rate: of biases and norm parameters, also per 256 images; left out, it is that
-            of the weights, but 0.0048 for Barlow Twins with LARS, as published.
-        weight_decay: an L2 term, for AdamW decoupled; with `lars` it spares biases and norms.
-        momentum: of LARS and SGD.
-        trust_coefficient: of LARS: the length of a step relative to the weights (You et al. 2017).
+        batch_size: largest number of images in a step; an epoch is cut into nearly equal batches.
+        optimizer: `lars` or `sgd` (both without Nesterov momentum), or `adamw`.
+        learning_rate: learning rate of the weights per 256 images; it is multiplied by
+            `batch_size` / 256.
+        bias_learning_rate: the same for biases and norm parameters. By default it is that of the
+            weights, except 0.0048 for Barlow Twins with LARS, as published.
+        weight_decay: an L2 term, decoupled for AdamW; with `lars` not on biases and norms.
+        momentum: momentum of LARS and SGD.
+        trust_coefficient: for LARS, the length of a step relative to the weights (You et al. 2017).
         warmup_epochs: the learning rate rises linearly from zero over these epochs.
-        final_learning_rate_scale: after warm-up the rate falls on a cosine to this share of it.
-        clip_gradient_norm: the largest norm of the whole gradient; None for no limit.
+        final_learning_rate_scale: after warm-up, the learning rate falls along a cosine to this
+            share of its full value.
+        clip_gradient_norm: largest allowed norm of the whole gradient; None for no limit.
         projector: widths of the layers between features and loss; none for `rotation` and
             `supervised`, which have one linear layer.
-        views: how views are made; `rotation` and `supervised` see the second kind of view alone.
-            Left out, they are the method's; of views that are given in part, the rest is Barlow
-            Twins'.
+        views: how views are made; `rotation` and `supervised` use only the second kind of view. By
+            default these are the method's views. If only some keys are given, the others are those
+            of Barlow Twins.
         redundancy_weight: lambda of Barlow Twins.
-        temperature: of SimCLR; 0.1 is the published best on ImageNet, 0.5 on CIFAR-10.
-        invariance_weight, variance_weight, covariance_weight: of VICReg.
-        predictor_width: of the hidden layer of SimSiam's predictor.
+        temperature: temperature of SimCLR; the best published is 0.1 on ImageNet, 0.5 on CIFAR-10.
+        invariance_weight, variance_weight, covariance_weight: weights of the terms of VICReg.
+        predictor_width: width of the hidden layer of SimSiam's predictor.
 
     Raises `InputError` for values out of range.
 
@@ -197,7 +200,7 @@ class Pretraining:
 
 
 def _left_out(given: Pretraining) -> dict[str, Any]:
-    """Give the values of what was left out."""
+    """Give the values of the settings that were left out."""
     values = PUBLISHED[given.method]._asdict()
     as_published = given.optimizer in (None, values["optimizer"])
     if not as_published and given.learning_rate is None:
@@ -236,8 +239,8 @@ def _check(recipe: Pretraining) -> None:
         require_positive("pretraining", "clip_gradient_norm", recipe.clip_gradient_norm)
     if recipe.warmup_epochs >= recipe.epochs:
         raise InputError(
-            f"pretraining: warmup_epochs must be below epochs, found {recipe.warmup_epochs} of "
-            f"{recipe.epochs}"
+            f"pretraining: warmup_epochs must be below epochs ({recipe.epochs}), found "
+            f"{recipe.warmup_epochs}"
         )
     _check_projector(recipe)
 

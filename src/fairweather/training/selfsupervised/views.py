@@ -18,9 +18,9 @@ import torch.nn.functional as F
 
 from fairweather.training.selfsupervised.pretraining_recipe import Views
 
-RATIO = (3 / 4, 4 / 3)  # of width to height, as torchvision draws it
-TRIES = 10  # boxes that are drawn for an image before it gets the largest in its middle
-SHARPNESS = -0.5  # of the bicubic filter: that of Pillow, and of torch when it antialiases
+RATIO = (3 / 4, 4 / 3)  # range of width to height, as in torchvision
+TRIES = 10  # random boxes per image; if none fits, the largest central one is used
+SHARPNESS = -0.5  # of the bicubic filter: the value of Pillow, and of torch when it antialiases
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's rounding of ITU-R BT.601
 KERNEL_SHARE = 10  # a blur's kernel is about a tenth of the image (Chen et al. 2020, appendix A)
 SOLARIZE_FROM = 0.5
@@ -29,7 +29,7 @@ Kind = Literal[0, 1]  # the first or the second view: they differ in blur and so
 
 
 class Boxes(NamedTuple):
-    """What is cut out of each image: float64 `[n]` of whole pixels, and bool `[n]` flips."""
+    """The crop of each image in whole pixels, float64 `[n]`, and whether to flip it, bool `[n]`."""
 
     top: npt.NDArray[np.float64]
     left: npt.NDArray[np.float64]
@@ -47,8 +47,9 @@ def draw_boxes(
 ) -> Boxes:
     """Draw a box for each of `n` images of `size` (height, width), as `RandomResizedCrop` does.
 
-    The area is uniform in `scale`, the logarithm of the aspect ratio in that of 3/4 to 4/3. An
-    image for which none of ten boxes fits gets the largest of an allowed ratio, in its middle.
+    The area is uniform in `scale`; the logarithm of the aspect ratio is uniform between those of
+    3/4 and 4/3. If none of ten boxes fits, an image gets the largest central box of an allowed
+    ratio.
 
     >>> draw_boxes(3, (28, 28), (0.2, 1.0), 0.0, np.random.default_rng(0)).height.tolist()
     [22.0, 19.0, 15.0]
@@ -75,12 +76,13 @@ def draw_boxes(
 def crop(images: torch.Tensor, boxes: Boxes) -> torch.Tensor:
     """Cut a box out of each image, resize it to the size of the image, and flip some.
 
-    Both directions are one product with a matrix for each image: whole batches at once, with the
-    antialiased bicubic filter of Pillow. Results are clipped to [0, 1], as Pillow clips to 8 bits.
+    The resize is a product with one matrix per image and direction, which does whole batches at
+    once. The filter is Pillow's antialiased bicubic one. Results are clipped to [0, 1], as Pillow
+    clips to 8 bits.
 
     Args:
         images: float `[B, 3, H, W]` in [0, 1].
-        boxes: one for each image, within it.
+        boxes: one box per image, inside the image.
 
     >>> whole = Boxes(*np.array([[0.0], [0.0], [8.0], [8.0]]), np.array([False]))
     >>> images = torch.rand(1, 3, 8, 8)
@@ -97,12 +99,12 @@ def crop(images: torch.Tensor, boxes: Boxes) -> torch.Tensor:
 
 
 def _filters(start: torch.Tensor, length: torch.Tensor, size: int) -> torch.Tensor:
-    """Give the matrices `[B, size, size]` that resize a stretch of a line to the whole line."""
+    """Give the matrices `[B, size, size]` that resize a part of a line to the whole line."""
     places = torch.arange(size, device=start.device, dtype=start.dtype) + 0.5
     start, length = start.reshape(-1, 1, 1), length.reshape(-1, 1, 1)
     step = length / size
     centres = start + places[:, None] * step
-    # A stretch that shrinks is smoothed over as many pixels as become one: no aliases.
+    # If a part shrinks, the filter is as wide as the pixels that become one, against aliasing.
     distance = (places - centres).abs() / step.clamp(min=1)
     weights = _bicubic(distance) * ((places > start) & (places < start + length))
     return weights / weights.sum(2, keepdim=True)
@@ -136,7 +138,7 @@ def saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
-    """Turn the hue by a share of the whole circle, leaving HSV's saturation and value.
+    """Turn the hue by a share of the whole circle; saturation and value of HSV stay the same.
 
     >>> red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1)
     >>> hue(red, torch.tensor([1 / 3])).flatten().tolist()
@@ -149,8 +151,8 @@ def hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     across = torch.stack([green - blue, blue - red, red - green], 1).gather(1, which[:, None])[:, 0]
     sextant = across / chroma.clamp(min=torch.finfo(images.dtype).tiny) + 2 * which
     sextant = sextant + 6 * turn.reshape(-1, 1, 1)
-    # In sextants of the circle: a channel has the value up to one away from its own hue, the least
-    # from two away, and is linear between.
+    # In sextants of the circle: a channel is `value` up to one sextant from its own hue, `least`
+    # from two sextants on, and linear between.
     own = torch.tensor([0.0, 2.0, 4.0], device=images.device, dtype=images.dtype)
     away = ((sextant[:, None] - own.reshape(1, 3, 1, 1) + 3) % 6 - 3).abs()
     return (least[:, None] + chroma[:, None] * (2 - away).clamp_(0, 1)).clamp_(0, 1)
@@ -165,7 +167,7 @@ def grey(images: torch.Tensor) -> torch.Tensor:
 def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """Blur with a Gaussian of `sigma` pixels, cut off at a tenth of the image, at least 3 pixels.
 
-    The kernel is odd, and borders are reflected.
+    The kernel has an odd size, and borders are reflected.
 
     >>> blur(torch.ones(1, 3, 28, 28), torch.tensor([2.0])).mean().round(decimals=4)
     tensor(1.)
@@ -176,7 +178,7 @@ def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def blur_radius(size: int) -> int:
-    """Give how many pixels on either side of the middle a blur's kernel has.
+    """Give the number of pixels on each side of the middle of a blur's kernel.
 
     >>> [2 * blur_radius(size) + 1 for size in (28, 32, 224)]
     [3, 3, 23]
@@ -185,7 +187,7 @@ def blur_radius(size: int) -> int:
 
 
 def solarize(images: torch.Tensor) -> torch.Tensor:
-    """Invert what is 0.5 or brighter."""
+    """Invert values of 0.5 or more."""
     return torch.where(images >= SOLARIZE_FROM, 1 - images, images)
 
 
@@ -196,7 +198,7 @@ def _blur_along(images: torch.Tensor, dimension: int, sigma: torch.Tensor) -> to
     weights = torch.softmax(-0.5 * (taps / sigma[:, None]).square(), 1)
     pad = (radius, radius, 0, 0) if dimension == 3 else (0, 0, radius, radius)
     padded = F.pad(images, pad, mode="reflect")
-    # A sum over few taps: a convolution with a kernel of its own for each image is slower.
+    # A sum over few taps is faster than a convolution with one kernel per image.
     parts = (
         padded.narrow(dimension, tap, size) * _wide(weight) for tap, weight in enumerate(weights.T)
     )
@@ -220,14 +222,14 @@ JITTERS: Mapping[str, Change] = {
 
 
 class View(NamedTuple):
-    """What is done to each of `n` images; arrays on the CPU.
+    """The random changes of `n` images; arrays on the CPU.
 
     Attributes:
         boxes: crop and flip.
         jittered, greyed, blurred, solarized: bool `[n]`.
-        order: int64 `[n, 4]`, places in `JITTERS`, first to last.
+        order: int64 `[n, 4]`, indices into `JITTERS`, first to last.
         amounts: float64 `[4, n]`, the parameter of each of `JITTERS`.
-        sigma: float64 `[n]`, of the blur, in pixels.
+        sigma: float64 `[n]`, standard deviation of the blur in pixels.
     """
 
     boxes: Boxes
@@ -248,10 +250,10 @@ def two_views(
     Args:
         images: uint8 `[B, 3, H, W]`.
         views: ranges and probabilities.
-        rng: source of everything random.
+        rng: the only random source.
 
-    Returns two float32 tensors `[B, 3, H, W]` in [0, 1], channels last in memory. Nothing is
-    rounded to 8 bits on the way, as it is where every step is an image of Pillow.
+    Returns two float32 tensors `[B, 3, H, W]` in [0, 1], channels last in memory. Unlike in Pillow,
+    values are not rounded to 8 bits after each change.
 
     >>> images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
     >>> first, second = two_views(images, Views(), np.random.default_rng(0))
@@ -272,7 +274,7 @@ def one_view(
 def draw_view(
     n: int, size: tuple[int, int], views: Views, kind: Kind, rng: np.random.Generator
 ) -> View:
-    """Draw what is done to each of `n` images of `size` (height, width).
+    """Draw the random changes of `n` images of `size` (height, width).
 
     >>> draw_view(2, (28, 28), Views(), 0, np.random.default_rng(0)).blurred.tolist()
     [True, True]
@@ -319,7 +321,7 @@ def _change(
     change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     amounts: npt.NDArray[np.float64] | None = None,
 ) -> None:
-    """Change the chosen images in place; which these are is known without asking the device."""
+    """Change the chosen images in place; `chosen` is on the CPU, so no wait for the device."""
     places = np.flatnonzero(chosen)
     if len(places):
         index = torch.from_numpy(places).to(images.device)
