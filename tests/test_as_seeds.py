@@ -5,6 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -18,9 +20,11 @@ from fairweather.cli import app
 from fairweather.cli.comparing import _with_seeds_joined
 from fairweather.errors import InputError
 from fairweather.executors import execute
+from fairweather.inference import from_logits
+from fairweather.metrics import METRICS
 from fairweather.record import JOINED, SCORES, STUDY
 from fairweather.report.samples import INDEX, PICTURES, read_samples
-from fairweather.runs import RunFolder, open_run
+from fairweather.runs import RunFolder, open_run, small_predictions
 from fairweather.steps import Worker
 from fairweather.steps.measuring import facts_of
 from fairweather.steps.plan import DATA, ImagesReference, SampleStep
@@ -552,3 +556,96 @@ def test_both_sides_of_a_comparison_are_told_apart(monkeypatch, tmp_path):
     assert sides == ["runs/a-s0+a-s1:basic", "runs/b-s0+b-s1"]
     assert joined == [(["a/s0", "a/s1"], "runs/a-s0+a-s1"), (["b/s0", "b/s1"], "runs/b-s0+b-s1")]
     assert _with_seeds_joined("a", "paper", quiet=True) == ["a", "paper"]
+
+
+# ---------------------------------------------------------------- small copies
+
+
+def test_seeds_of_small_copies_are_joined_as_those_of_their_runs(halves, joined, tmp_path):
+    packed = [fw.pack_run(half, tmp_path / f"packed-{n}") for n, half in enumerate(halves)]
+    both = fw.join_seeds([each.path for each in packed], out=tmp_path / "both")
+    assert not list(tmp_path.rglob("*.safetensors"))
+    at = ["model", "seed", "shift", "level", "metric"]
+    small, large = (run.scores.set_index(at) for run in (both, fw.Run(joined)))
+    lost = {metric for *_, metric in large.index.difference(small.index)}
+    needing = {metric.name for metric in METRICS if metric.needs_logits}
+    assert lost == needing & set(large.index.get_level_values("metric"))
+    assert small.index.isin(large.index).all()
+    # Rounded columns: 6e-8 of each value, less where bins or ties decide.
+    columns = ["value", "low", "high"]
+    pd.testing.assert_frame_equal(
+        small[columns], large.loc[small.index, columns], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_small_copy_keeps_what_is_named(halves, tmp_path):
+    packed = fw.pack_run(
+        halves[0], tmp_path / "out", models=["swept"], shifts=["brightness_factor"], variants=()
+    )
+    assert set(packed.scores["model"]) == {"swept"}
+    assert set(packed.scores["shift"]) == {"clean", "brightness_factor", "all"}
+    stored = sorted(path.name for path in (tmp_path / "out/predictions").rglob("*.parquet"))
+    assert stored == ["brightness_factor,factor=0.3.parquet", "clean.parquet", "clean.parquet"]
+    again = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
+    fw.pack_run(
+        halves[0], tmp_path / "out", models=["swept"], shifts=["brightness_factor"], variants=()
+    )
+    assert again == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.parquet")}
+
+
+def test_small_predictions_are_small_and_read_as_before(tmp_path, many_predictions):
+    whole, small = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "small")
+    whole.write_predictions("a.parquet", many_predictions)
+    small.write("a.parquet", small_predictions(whole.file("a.parquet").read_bytes()))
+    assert small.file("a.parquet").stat().st_size < 13 * len(many_predictions)
+    found = small.read_predictions("a.parquet")
+    assert found.logits is None
+    assert found.classes == many_predictions.classes
+    for name in ("keys", "labels", "predicted", "top5_correct"):
+        before, after = getattr(many_predictions, name), getattr(found, name)
+        assert after.dtype == before.dtype
+        assert (after == before).all()
+    pairs = [(getattr(many_predictions, n), getattr(found, n)) for n in ("nll", "brier")]
+    pairs.append((1 - many_predictions.confidence, 1 - found.confidence))
+    for before, after in pairs:
+        assert after.dtype == np.float64
+        # Single precision has 24 bits; 1 - x of doubles adds half a unit in the last place of 1.
+        np.testing.assert_allclose(after, before, rtol=2.0**-24, atol=2.0**-52)
+    in_order = found.confidence[np.argsort(many_predictions.confidence)]
+    assert (np.diff(in_order) >= 0).all()
+    assert (small.read_column("a.parquet", "nll") == found.nll).all()
+
+
+@pytest.fixture
+def many_predictions():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 3, (2000, 9)).astype(np.float32)
+    labels = generator.integers(0, 9, 2000)
+    return from_logits(logits, labels, np.arange(2000), tuple("abcdefghi"))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ({"models": ["swpt"]}, "swpt.*swept"),
+        ({"shifts": ["brightness"]}, "brightness.*brightness_factor"),
+        ({"variants": ["temprature"]}, "temprature.*temperature"),
+        ({"models": []}, "name a model"),
+    ],
+)
+def test_an_unknown_name_in_a_small_copy_is_refused(chosen, words, halves, tmp_path):
+    with pytest.raises(InputError, match=words):
+        fw.pack_run(halves[0], tmp_path / "out", **chosen)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_packs_and_says_how_much_it_is(halves, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["pack", str(halves[0].path), "--out", str(out), "--only", "swept", "--no-variants"]
+    result = CliRunner().invoke(app, [*arguments, "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert str(out) in result.output
+    assert "MB" in result.output
+    assert set(fw.Run(out).scores["model"]) == {"swept"}
+    refused = CliRunner().invoke(app, ["pack", str(halves[0].path), "--out", str(halves[1].path)])
+    assert isinstance(refused.exception, InputError)

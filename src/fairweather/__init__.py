@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fairweather import metrics as metrics
     from fairweather.as_seeds import join_seeds as join_seeds
+    from fairweather.as_seeds import pack_run as pack_run
     from fairweather.attacks import make_attack as make_attack
     from fairweather.comparison import compare_runs as compare_runs
     from fairweather.comparison import compare_with_published as compare_with_published
@@ -56,6 +57,7 @@ _HOME = {
     "evaluate": "evaluation",
     "export": "exporting",
     "join_seeds": "as_seeds",
+    "pack_run": "as_seeds",
     "load_data": "data",
     "load_model": "models",
     "make_attack": "attacks",

@@ -36,15 +36,12 @@ class Part:
     Attributes:
         name: its folder, as it was given.
         run: the folder.
+        record: what the run is, or what is taken of it.
     """
 
     name: str
     run: RunFolder
-
-    @property
-    def record(self) -> RunRecord:
-        """The record of the run."""
-        return self.run.record
+    record: RunRecord
 
     @cached_property
     def steps(self) -> Mapping[str, StepRecord]:
@@ -55,6 +52,10 @@ class Part:
             for step in self.run.steps()
             if step.kind not in ("score", "sample", "report") and is_part_of(described, step)
         }
+
+    def of(self, record: RunRecord) -> Part:
+        """As much of the run as another record describes."""
+        return Part(self.name, self.run, record)
 
     @property
     def held(self) -> list[tuple[str, int]]:
@@ -78,7 +79,7 @@ def open_part(path: str | Path) -> Part:
             f"{path} is the evaluation of a model from elsewhere, which has no seeds to join; "
             "report it beside others without --as-seeds"
         )
-    return Part(str(path), run)
+    return Part(str(path), run, run.record)
 
 
 def check_fit(parts: Sequence[Part]) -> dict[tuple[str, int], Part]:

@@ -13,7 +13,7 @@ from fairweather.cli.comparing import check, compare
 from fairweather.cli.evaluating import evaluate
 from fairweather.cli.exporting import export, preview
 from fairweather.cli.listing import list_names
-from fairweather.cli.running import clean, plan, report, run
+from fairweather.cli.running import clean, pack, plan, report, run
 from fairweather.errors import InputError
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "preview": preview,
     "export": export,
     "clean": clean,
+    "pack": pack,
     "list": list_names,
 }
 

@@ -192,6 +192,33 @@ def join(runs: Sequence[str | Path], out: Path | None = None, *, quiet: bool = F
         return join_seeds(runs, out=out, progress=show).path
 
 
+def pack(
+    run: Annotated[Path, typer.Argument(help="A run folder of a study.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The folder of the small copy.", show_default=False)],
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Keep only this model; repeatable.", show_default="all"),
+    ] = None,
+    shift: Annotated[
+        list[str] | None,
+        typer.Option(help="Keep only this shift or attack; repeatable.", show_default="all"),
+    ] = None,
+    no_variants: Annotated[
+        bool, typer.Option("--no-variants", help="Leave out temperature scaling and the like.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a small copy of a run, to commit or to send: enough to join its seeds with others."""
+    from fairweather.as_seeds import pack_run
+
+    with resumable(), progress(quiet=quiet) as show:
+        kept = () if no_variants else None
+        packed = pack_run(run, out, models=only, shifts=shift, variants=kept, progress=show)
+    files = [each for each in packed.path.rglob("*") if each.is_file()]
+    size = sum(each.stat().st_size for each in files)
+    typer.echo(f"{packed.path}: {len(files)} files, {size / 1e6:.1f} MB")
+
+
 def _missing_files(runs: Sequence[Path]) -> dict[Path, list[str]]:
     """What the report of each run needs and has not; a file that was changed is an error."""
     from fairweather.report.intact import check_intact

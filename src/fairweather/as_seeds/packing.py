@@ -1,0 +1,123 @@
+"""A small copy of a run, to commit or to send: enough to join its seeds with those of others."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from fairweather.as_seeds.fitting import check_fit, open_part
+from fairweather.as_seeds.folder import begin, check_place, copy
+from fairweather.as_seeds.planning import describe, plan_rest
+from fairweather.as_seeds.taken import Taken
+from fairweather.errors import InputError, unknown_name
+from fairweather.executors import execute
+from fairweather.finished_run import Run
+from fairweather.progress import Event, Notify, silent
+from fairweather.record import STUDY, RunRecord, base_model
+from fairweather.runs import lock_run, small_predictions
+from fairweather.steps import Plan, Worker
+
+
+def pack_run(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    models: Sequence[str] | None = None,
+    shifts: Sequence[str] | None = None,
+    variants: Sequence[str] | None = None,
+    progress: Notify | None = None,
+) -> Run:
+    """Make a small copy of a run, from which its seeds can be joined with those of others.
+
+    It contains the records, the training histories, scores.csv, and the predictions in single
+    precision without logits: about 10 bytes per image and cell. It contains no weights, no pictures
+    and no ensembles, and it has no numbers that need logits, such as classwise errors. `join_seeds`
+    and `fairweather compare` take it like any run; no study continues it.
+
+    Args:
+        run: the run folder of a study.
+        out: the folder of the copy; it is new, or was packed from this run before.
+        models: which models to keep; by default all.
+        shifts: which shifts and attacks to keep, by the names in scores.csv; by default all.
+        variants: which of the run's variants to keep; by default all, `()` for none.
+        progress: called with every `Event`.
+
+    Raises:
+        InputError: a name is unknown, the run is no study or is unfinished, a file is damaged, or
+            `out` contains something else.
+
+    >>> import fairweather as fw
+    >>> fw.pack_run("runs/missing", "packed")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    fairweather.errors.InputError: runs/missing ...
+    """
+    whole, place, tell = open_part(Path(run)), Path(out), progress or silent
+    record = _chosen(whole.record, models, shifts, variants)
+    part = whole.of(record)
+    check_place(place, [Path(run)], [part])
+    record = describe([part])
+    rest = plan_rest(record, [part], check_fit([part]))
+    pictures = [step for step, each in rest.taken.items() if each.step.kind == "sample"]
+    small = {step: _small(each) for step, each in rest.taken.items() if step not in pictures}
+    score = Plan.model_construct(data={}, model=None, steps=rest.plan.steps[:1])
+    with lock_run(place) as folder:
+        begin(folder, record, [part], small)
+        if (study := part.run.file(STUDY)).is_file():
+            folder.write(STUDY, study.read_bytes())
+        for number, (step, taken) in enumerate(small.items(), start=1):
+            copy(taken, folder)
+            tell(Event("pack", number, len(small), step))
+        execute(score, folder, Worker(score, device="cpu", progress=tell), tell)
+    return Run(place)
+
+
+def _chosen(
+    record: RunRecord,
+    models: Sequence[str] | None,
+    shifts: Sequence[str] | None,
+    variants: Sequence[str] | None,
+) -> RunRecord:
+    """The record of what is kept, in the order of the run."""
+    kept = _names("model", models, list(record.models))
+    names = _names("shift", shifts, [sweep.name for sweep in record.sweeps])
+    uses = _names("variant", variants, list(record.settings.variants))
+    if not kept:
+        raise InputError("a copy without models has nothing to join: name a model, or none for all")
+    dropped = tuple(f"+{each}" for each in record.settings.variants if each not in uses)
+    return record.model_copy(
+        update={
+            "models": {name: each for name, each in record.models.items() if name in kept},
+            "sweeps": tuple(sweep for sweep in record.sweeps if sweep.name in names),
+            "variants": {
+                name: title
+                for name, title in record.variants.items()
+                if base_model(name) in kept and not (dropped and name.endswith(dropped))
+            },
+            "seen_shifts": {
+                name: each for name, each in record.seen_shifts.items() if base_model(name) in kept
+            },
+            "settings": record.settings.model_copy(update={"variants": tuple(uses)}),
+        }
+    )
+
+
+def _names(kind: str, asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    """The known names that were asked for, in their own order."""
+    for name in asked or ():
+        if name not in known:
+            raise unknown_name(kind, name, known)
+    return [name for name in known if asked is None or name in asked]
+
+
+def _small(taken: Taken) -> Taken:
+    """The same step, with small files of predictions and their checksums."""
+    if taken.step.kind != "predict":
+        return taken
+
+    def read(name: str) -> bytes:
+        return small_predictions(taken.read(name))
+
+    files = {name: hashlib.sha256(read(name)).hexdigest() for name in taken.files}
+    return Taken(taken.step.model_copy(update={"files": files}), taken.files, read)
