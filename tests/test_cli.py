@@ -1,6 +1,7 @@
 """The command line and the façade: fast, quiet, and clear about mistakes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -143,6 +144,24 @@ def test_a_terminal_shows_every_task_with_its_numbers(monkeypatch, capsys):
     shown = capsys.readouterr().err
     for words in ("download digits.npz, MB", "3/?", "decode test", "7/40", "halfway"):
         assert words in shown
+
+
+@pytest.mark.parametrize("columns", [40, 60, 66, 80, 109, 110, 150])
+def test_numbers_are_whole_on_a_terminal_of_any_width(columns, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with progress() as show:
+        note = "gaussian_blur,sigma=2.5: accuracy 87.5%"
+        show(Event("predict MobileNet with AugMix + temperature scaling, seed 2", 8, 15, note))
+        show(Event("decode test", 12_000, 100_000))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    lines = [line.split() for line in re.split(r"[\r\n]+", shown) if line.strip()]
+    named = [line for line in lines if line[0] == "predict"]
+    assert all("8/15" in line or "0/15" in line for line in named)
+    assert any("8/15" in line for line in named)
+    decoded = "".join(next(reversed([line for line in lines if line[0] == "decode"])))
+    assert "12000/100000" in decoded
 
 
 TOLD = [

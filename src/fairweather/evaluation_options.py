@@ -27,55 +27,73 @@ def _option(
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """Everything that may be said of an evaluation besides model, data and shifts.
+    """All options of an evaluation besides model, data and shifts.
 
-    The descriptions are the help of the command line, whose options have these names with dashes
-    unless `flag` names another; what takes a mapping takes the path of a file there.
+    The descriptions are the help of the command line. Its options have these names with dashes,
+    unless `flag` names another. Where Python takes a mapping, the command line takes a file.
     """
 
-    architecture: str | None = _option(None, "Of a checkpoint: timm:NAME or torchvision:NAME.")
-    weights: str | None = _option(
-        None, "Of a name: imagenet (the default), none, lite0, a file, an address."
+    architecture: str | None = _option(
+        None, "The architecture of a checkpoint: timm:NAME or torchvision:NAME."
     )
-    mean: Channels | None = _option(None, "Normalisation, R,G,B in [0, 1]; with std.")
-    std: Channels | None = _option(None, "Normalisation, R,G,B; with mean.")
-    input_size: int | None = _option(None, "Resize to this inside the model, after the shifts.")
+    weights: str | None = _option(
+        None, "Weights of a model by name: imagenet (default), none, lite0, a file or an address."
+    )
+    mean: Channels | None = _option(
+        None, "Mean of the normalisation as R,G,B, for images in [0, 1]; needs std."
+    )
+    std: Channels | None = _option(
+        None, "Standard deviation of the normalisation as R,G,B; needs mean."
+    )
+    input_size: int | None = _option(
+        None, "Resize images to this many pixels inside the model, after the shifts."
+    )
     outputs: str = _option(
         "auto",
-        "Of onnx: and python: logits, or probabilities, whose logarithm is taken; auto looks at "
-        "those of the first images.",
+        "What an onnx: or python: model gives: logits, or probabilities, of which the logarithm is "
+        "taken; auto finds out from the first images.",
     )
     labels: Mapping[str, object] | Path | None = _option(
-        None, "YAML, JSON or CSV: each class of the data, and the model's for it."
+        None,
+        "Label mapping: a YAML, JSON or CSV file with each class of the data and the model's name "
+        "for it.",
     )
     size: int | None = _option(
         None,
-        "Resize and crop images to this, not as the model is configured, and feed them so.",
+        "Resize and crop images to this many pixels, instead of as the model is configured.",
     )
-    root: str | None = _option(None, "The folder of the data set.", flag="--data-root")
-    limit: int | None = _option(None, "A stratified subset of this many test images.", least=1)
+    root: str | None = _option(
+        None, "The folder with the files of the data set.", flag="--data-root"
+    )
+    limit: int | None = _option(None, "Use a stratified subset of this many test images.", least=1)
     validation_fraction: float = _option(
-        0.0, "Share to set apart for fitting, where there is no validation part."
+        0.0, "Share of the images that becomes the validation split, if the data have none."
     )
-    skip_unreadable: bool = _option(False, "Leave damaged files out and count them.")
+    skip_unreadable: bool = _option(False, "Leave out damaged files, and count them.")
     variants: tuple[str, ...] = _option(
-        (), "temperature or batchnorm: rows of their own; repeatable.", flag="--variant"
+        (),
+        "Also measure a variant of the model: temperature or batchnorm. Repeatable.",
+        flag="--variant",
     )
     ood: tuple[str, ...] = _option(
-        (), "Another data source that confidence should tell apart; repeatable."
+        (),
+        "A data source of other images (out of distribution), on which the model should be less "
+        "confident. Repeatable.",
     )
     priors: Mapping[str, object] | Path | None = _option(
-        None, "YAML: by a name, the probability of some classes."
+        None, "A YAML file of class priors to evaluate for, NAME: {CLASS: probability}."
     )
-    batch_size: int = _option(256, "Images in a forward pass.", least=1)
-    bootstrap: int = _option(1000, "Resamples behind every interval.", least=100, most=100_000)
-    shift_seed: int = _option(0, "Of stochastic shifts and attacks.")
+    batch_size: int = _option(256, "Images per forward pass.", least=1)
+    bootstrap: int = _option(
+        1000, "How many resamples every interval is made from.", least=100, most=100_000
+    )
+    shift_seed: int = _option(0, "Random seed of stochastic shifts and attacks.")
     threads: int | None = _option(
-        None, "Of torch; by default as many as it takes.", least=1, most=1024
+        None, "Threads that torch uses; by default its own choice.", least=1, most=1024
     )
-    title: str | None = _option(None, "What tables call the model.")
-    device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps.")
-    offline: bool = _option(False, "Never touch the network.")
+    title: str | None = _option(None, "The name of the model in tables and figures.")
+    device: str = _option("auto", "The device: auto, cpu, cuda, cuda:1 or mps.")
+    offline: bool = _option(False, "Never use the network.")
 
 
 def check_options(given: Mapping[str, object]) -> EvaluationOptions:

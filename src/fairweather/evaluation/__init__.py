@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from fairweather.devices import resolve_device
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_writable
 from fairweather.evaluation.inputs import EvaluationInputs, bring_together
 from fairweather.evaluation.planning import (
     SEED,
@@ -118,6 +118,7 @@ def run_request(
     tell, options = progress or silent, request.options
     check_variant_names(options.variants)
     resolve_device(options.device)
+    check_writable(out or Path("runs"))
     if out is not None:
         check_takeable(out)
     asked = asked_priors(options)
@@ -158,9 +159,11 @@ def outlook(request: Request, out: Path | None, progress: Notify | None = None) 
     """
     if out is not None and RunFolder(out).is_read_only:
         check_takeable(out)
+    check_variant_names(request.options.variants)
+    asked = asked_priors(request.options)
     inputs = bring_together(request, progress)
     try_out(request, inputs)
-    priors = complete_priors(asked_priors(request.options), inputs.dataset.test)
+    priors = complete_priors(asked, inputs.dataset.test)
     plan = plan_evaluation(request, inputs, measurement_of(request, all_facts(inputs), priors))
     name = run_name(inputs)
     return Outlook.of(name, out or Path("runs") / name, plan)

@@ -6,18 +6,24 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pydantic
 import torch
 from torch import nn
 
-from fairweather.data import list_source
+from fairweather.data import SOURCES, list_source
 from fairweather.data.source import WHOLE
 from fairweather.errors import InputError
 from fairweather.evaluation.request import Request
 from fairweather.evaluation_options import EvaluationOptions
-from fairweather.models import Opened, describe_preprocessing, open_model, prepared_at
+from fairweather.models import (
+    Opened,
+    check_model,
+    describe_preprocessing,
+    open_model,
+    prepared_at,
+)
 from fairweather.models.labels import LabelMap, match_labels, read_label_file, relabel
 from fairweather.models.outputs import (
     GIVEN,
@@ -93,8 +99,9 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
         InputError: something is wrong with the model, the data, or how they fit.
     """
     options = request.options
+    fractions = check_first(request, progress)
     opened = open_asked(request)
-    source = data_source(request, opened)
+    source = data_source(request, opened, fractions)
     dataset = request.dataset
     if isinstance(dataset, str):
         dataset = open_data(source, offline=options.offline, progress=progress)
@@ -120,6 +127,38 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
     )
 
 
+def check_first(request: Request, progress: Notify | None = None) -> dict[str, float]:
+    """Check what needs neither weights nor images, and say how the data are split.
+
+    The data of the run that a model comes from are split as they were there: then nothing is said.
+
+    Raises:
+        InputError: the model's name or file, a data source, or a file of options is wrong; or a
+            variant needs a validation split, and there is none.
+    """
+    options = request.options
+    if isinstance(request.model, str):
+        check_model(request.model, **_model_options(options))
+    read_labels(options)
+    for other in options.ood:
+        if other.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
+            list_source(other, offline=True)
+    if isinstance(request.dataset, Dataset):
+        _check_loaded(options)
+        check_variants(options, request.dataset.name, has_validation=bool(request.dataset.val))
+        return {}
+    return {} if _own_data(request) else _fractions(request, progress)
+
+
+def check_variants(options: EvaluationOptions, name: str, *, has_validation: bool) -> None:
+    """Raise `InputError` if a variant needs validation images and the data set has none."""
+    if "temperature" in options.variants and not has_validation:
+        raise InputError(
+            f"temperature is fitted on validation images, and {name} has none: set some aside "
+            "with validation_fraction (--validation-fraction), such as 0.2"
+        )
+
+
 def read_labels(options: EvaluationOptions) -> Mapping[str, object] | None:
     """The labels that were given, in the file that holds them or as they are."""
     given = options.labels
@@ -135,19 +174,15 @@ def open_asked(request: Request) -> Opened:
         digest = _module_digest(request.model)
         opened = Opened(request.model.eval(), kind, digest, None, None, facts, outputs=None)
     else:
-        opened = open_model(
-            request.model,
-            architecture=options.architecture,
-            weights=options.weights,
-            mean=options.mean,
-            std=options.std,
-            input_size=options.input_size,
-            outputs=options.outputs,
-            offline=options.offline,
-        )
+        opened = open_model(request.model, **_model_options(options), offline=options.offline)
     if options.size is None:
         return opened
     return prepared_at(opened, options.size, keep=options.input_size is not None)
+
+
+def _model_options(options: EvaluationOptions) -> dict[str, Any]:
+    names = ("architecture", "weights", "mean", "std", "input_size", "outputs")
+    return {name: getattr(options, name) for name in names}
 
 
 def model_source(request: Request, inputs: EvaluationInputs) -> ModelSource:
@@ -179,18 +214,10 @@ def _module_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def data_source(request: Request, opened: Opened) -> DataSource:
-    """How the data are loaded: cut into parts, and prepared as the model wants them.
-
-    Raises `InputError` for options that do not go together.
-    """
+def data_source(request: Request, opened: Opened, fractions: Mapping[str, float]) -> DataSource:
+    """How the data are loaded: split, and prepared as the model's configuration says."""
     options = request.options
     if isinstance(request.dataset, Dataset):
-        if options.size or options.limit or options.root or options.validation_fraction:
-            raise InputError(
-                "size, root, limit and validation_fraction go with the name of a data set; this "
-                "one is loaded already"
-            )
         return DataSource(source=request.dataset.name, parts=("val", "test"))
     source = _own_data(request)
     if source is None:
@@ -198,7 +225,7 @@ def data_source(request: Request, opened: Opened) -> DataSource:
         source = DataSource(source=request.dataset, root=root, size=options.size)
         if options.size is None:
             source = source.model_copy(update={"preparation": opened.preparation})
-        source = source.model_copy(update=_fractions(request))
+        source = source.model_copy(update=fractions)
     return source.model_copy(
         update={
             "parts": ("val", "test"),
@@ -208,15 +235,25 @@ def data_source(request: Request, opened: Opened) -> DataSource:
     )
 
 
-def _fractions(request: Request) -> dict[str, float]:
-    """How a set is cut: all that is not tested is there to fit something on."""
+def _check_loaded(options: EvaluationOptions) -> None:
+    """Raise `InputError` for options that only a data set by name can have."""
+    if options.size or options.limit or options.root or options.validation_fraction:
+        raise InputError(
+            "size, root, limit and validation_fraction go with the name of a data set; this one "
+            "is loaded already"
+        )
+
+
+def _fractions(request: Request, progress: Notify | None) -> dict[str, float]:
+    """How a set is split: nothing is trained, so what is not tested is for fitting."""
     options, share = request.options, request.options.validation_fraction
     if not 0 <= share < 1:
         raise InputError(f"validation_fraction must be in [0, 1), found {share}")
-    listed = list_source(str(request.dataset), options.root, offline=options.offline)
+    name = str(request.dataset)
+    listed = list_source(name, options.root, offline=options.offline, progress=progress)
+    check_variants(options, name, has_validation=bool(share) or "val" in listed.splits)
     if WHOLE not in listed.splits:
         return {"validation_fraction": share}
-    # Nothing is trained.
     return {"test_fraction": 1 - share, "validation_fraction": 1.0 if share else 0.0}
 
 

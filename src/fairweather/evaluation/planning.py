@@ -12,9 +12,9 @@ from pydantic import JsonValue
 
 from fairweather.devices import resolve_device
 from fairweather.errors import InputError
-from fairweather.evaluation.inputs import EvaluationInputs, model_source
+from fairweather.evaluation.inputs import EvaluationInputs, check_variants, model_source
 from fairweather.evaluation.request import Request
-from fairweather.inference import adapt_batchnorm, check_variant_names
+from fairweather.inference import adapt_batchnorm
 from fairweather.models import describe_preprocessing
 from fairweather.record import TEST, VAL, ModelRecord, RunRecord, RunSettings
 from fairweather.runs import provenance
@@ -42,12 +42,7 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
     dataset, options = inputs.dataset, request.options
     if len(dataset.classes) < 2:
         raise InputError(f"{dataset.name} has only one class: an evaluation needs two")
-    check_variant_names(options.variants)
-    if "temperature" in options.variants and dataset.val is None:
-        raise InputError(
-            f"temperature is fitted on validation images, and {dataset.name} has none: set some "
-            "aside with validation_fraction, such as 0.2"
-        )
+    check_variants(options, dataset.name, has_validation=dataset.val is not None)
     if "batchnorm" in options.variants:
         adapt_batchnorm(inputs.model)
     image = dataset.test[:1]
