@@ -1,16 +1,25 @@
 """The command line and the façade: fast, quiet, and clear about mistakes."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import pytest
 
 import fairweather as fw
+from fairweather.cli import main
+from fairweather.cli.evaluating import evaluate
+from fairweather.cli.running import run
 from fairweather.cli.terminal import progress
+from fairweather.errors import InputError, check_writable
 from fairweather.progress import Event, Finished
+from fairweather.rules import read_rules
+from fairweather.shift_lists import clean_and
+from fairweather.study import load_study
 
 
 def fairweather(*arguments, **options):
@@ -43,6 +52,63 @@ def test_mistakes_end_with_status_2_and_one_sentence(arguments, words, tmp_path)
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistyped_study_is_told_before_anything_heavy_is_imported(tmp_path):
+    command = [sys.executable, "-X", "importtime", "-m", "fairweather", "run", "quickstrat"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean 'quickstart'" in done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"torch", "pandas", "numpy", "timm", "pydantic_core", "scipy"}
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [("studies", run), ("study", run), ("weights", evaluate)]
+)
+def test_where_nothing_can_be_written_is_told_first(name, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("a file")
+    arguments = ("timm:resnet18", "mnist5k") if command is evaluate else ("quickstart",)
+    with pytest.raises(InputError, match=f"'{name}/run'.* is not a folder; name another folder"):
+        command(*arguments, out=Path(name, "run"))
+
+
+def test_a_folder_without_permission_is_told_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(InputError, match=f"'{tmp_path}/runs/a': permission denied for {tmp_path}"):
+        check_writable(tmp_path / "runs" / "a")
+
+
+def test_what_the_system_refuses_is_one_sentence(monkeypatch, capsys):
+    def refused():
+        raise PermissionError(13, "Permission denied", "runs/a/tables/.0f1e2d.partial")
+
+    monkeypatch.setattr("fairweather.cli.app", refused)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "'runs/a/tables': permission denied" in said
+    assert "Errno" not in said
+    assert ".partial" not in said
+
+
+def helped(command):
+    """The help of a command, its boxes taken off and its lines joined."""
+    done = fairweather(command, "--help", env={**os.environ, "COLUMNS": "160"})
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stdout).split())
+
+
+def test_every_example_in_the_help_is_accepted():
+    (rule,) = re.findall(r"'(.*?)'", helped("check").split("such as")[1])
+    assert [str(each) for each in read_rules([rule])] == [rule]
+    (shift,) = re.findall(r"are written '(.*?)'", helped("evaluate"))
+    assert len(clean_and(shift)) == 3
+    overrides = re.findall(r"\S+=\S+?(?=[. ]+(?:or|Repeatable))", helped("run"))
+    assert len(overrides) == 2
+    assert load_study("quickstart", overrides).models["basic"].recipe.epochs == 2
+    assert "[,parameter=value...]" in helped("preview")
 
 
 def test_missing_data_leaves_no_run_behind(tmp_path):

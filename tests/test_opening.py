@@ -8,6 +8,7 @@ import pickle
 import struct
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -717,34 +718,34 @@ def test_layers_of_a_network_are_not_taken_for_one(module):
 @pytest.mark.parametrize(
     ("source", "options", "words"),
     [
-        ("resnet18", {}, "unknown model source 'resnet18'; did you mean 'torchvision:resnet18'?"),
-        ("test_resnet", {}, "did you mean 'timm:test_resnet'"),
-        ("tim:resnet18", {}, "did you mean 'timm:resnet18'"),
-        ("Torchvision:resnet18", {}, "did you mean 'torchvision:resnet18'"),
-        ("model.onnx", {}, "did you mean 'onnx:model.onnx'"),
-        ("net.py", {}, "did you mean 'python:net.py:FUNCTION'"),
+        ("resnet18", {}, "'resnet18'.*'torchvision:resnet18'"),
+        ("test_resnet", {}, "'timm:test_resnet'"),
+        ("tim:resnet18", {}, "'timm:resnet18'"),
+        ("Torchvision:resnet18", {}, "'torchvision:resnet18'"),
+        ("model.onnx", {}, "'onnx:model.onnx'"),
+        ("net.py", {}, "'python:net.py:FUNCTION'"),
         (
             "nonsense",
             {},
-            r"unknown model source 'nonsense'; known: torchvision:NAME, timm:NAME, hf",
+            r"'nonsense'.*torchvision:NAME, timm:NAME, hf",
         ),
-        ("file:x", {}, "unknown model source"),
-        ("w.pth", {}, "w.pth holds weights alone: say of what, with the architecture timm:NAME"),
-        ("w.pth", {"architecture": TINY_RESNET}, "there is no file w.pth"),
-        ("w.pth", {"architecture": "resnet18"}, "unknown model source 'resnet18'"),
-        (TINY_RESNET, {"architecture": TINY_RESNET}, "architecture cannot be given for timm:test"),
-        ("run:x", {"classes": 3, "mean": MEAN}, "classes and mean cannot be given for run:x: it"),
-        ("python:x.py:f", {"classes": 3}, "classes cannot be given .*: only mean, std, input_size"),
-        ("run:x", {"outputs": "logits"}, "outputs cannot be given for run:x: it says everything"),
-        ("hf:x", {"mean": MEAN, "std": STD}, "mean and std cannot be given for hf:x: it says"),
-        ("onnx:x.onnx", {"classes": 3}, "classes cannot be given for onnx:x.onnx: only mean, std"),
-        ("onnx:x.onnx", {}, "there is no such file"),
-        ("python:x.py", {}, "needs a file and a function, FILE.py:FUNCTION, found 'x.py'"),
-        ("python:x.py:f", {}, "there is no file x.py"),
-        (TINY_RESNET, {"input_size": 7}, "input_size must be at least 8, found 7"),
-        (TINY_RESNET, {"classes": 0}, "classes must be at least 1, found 0"),
+        ("file:x", {}, "'file:x'.*python:FILE.py:FUNCTION"),
+        ("w.pth", {}, "w.pth.* architecture timm:NAME"),
+        ("w.pth", {"architecture": TINY_RESNET}, "no file w.pth"),
+        ("w.pth", {"architecture": "resnet18"}, "'resnet18'.*timm:NAME"),
+        (TINY_RESNET, {"architecture": TINY_RESNET}, "architecture .* timm:test"),
+        ("run:x", {"classes": 3, "mean": MEAN}, "classes and mean .* run:x"),
+        ("python:x.py:f", {"classes": 3}, "classes .* python:x.py:f.* mean, std, input_size"),
+        ("run:x", {"outputs": "logits"}, "outputs .* run:x"),
+        ("hf:x", {"mean": MEAN, "std": STD}, "mean and std .* hf:x"),
+        ("onnx:x.onnx", {"classes": 3}, "classes .* onnx:x.onnx.* mean, std"),
+        ("onnx:x.onnx", {}, "onnx:x.onnx.*no such file"),
+        ("python:x.py", {}, "FILE.py:FUNCTION.*'x.py'"),
+        ("python:x.py:f", {}, "no file x.py"),
+        (TINY_RESNET, {"input_size": 7}, "input_size .*8.* 7"),
+        (TINY_RESNET, {"classes": 0}, "classes .*1.* 0"),
         (TINY_RESNET, {"mean": MEAN}, "give both or neither"),
-        (TINY_RESNET, {"weights": "lite0"}, "the lite0 weights belong to"),
+        (TINY_RESNET, {"weights": "lite0"}, "lite0.*tf_efficientnet_lite0"),
     ],
 )
 def test_bad_sources_get_one_clear_sentence(source, options, words):
@@ -756,21 +757,50 @@ def test_bad_sources_get_one_clear_sentence(source, options, words):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("torchvision:resnet19", "unknown torchvision model 'resnet19'; did you mean 'resnet18'"),
-        ("timm:resnet19", "unknown timm model 'resnet19'; did you mean 'resnet18'"),
+        ("torchvision:resnet19", "'resnet19'.*'resnet18'"),
+        ("timm:resnet19", "'resnet19'.*'resnet18'"),
         (
             "timm:resnet50.a1_in1",
-            "unknown timm model .*; did you mean 'resnet50.a1_in1k'. known: r",
+            "did you mean 'resnet50.a1_in1k'.*timm.list_pretrained",
         ),
-        ("timm:resnet19.a1_in1k", "unknown timm model 'resnet19'; did you mean 'resnet18'"),
-        ("torchvision:fasterrcnn_resnet50_fpn", "unknown torchvision model 'fasterrcnn"),
-        ("timm:", "unknown timm model ''"),
+        ("timm:resnet19.a1_in1k", "'resnet19'.*'resnet18'"),
+        ("torchvision:fasterrcnn_resnet50_fpn", "'fasterrcnn"),
+        ("timm:", "timm.*''"),
     ],
 )
 def test_a_network_that_there_is_not_is_one_sentence(source, options, words):
     with pytest.raises(InputError, match=words) as caught:
         open_model(source, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["m.tflite", "a/m.h5", "m.keras", "m/saved_model.pb", "m.mlmodel", "m.mlpackage", "m.engine"],
+)
+@pytest.mark.parametrize("form", ["{}", "onnx:{}"])
+def test_files_of_other_programs_say_how_they_become_onnx(file, form):
+    with pytest.raises(InputError) as caught:
+        open_model(form.format(file))
+    said = str(caught.value)
+    assert file in said
+    assert f"onnx:{Path(file).with_suffix('.onnx')}" in said
+    assert ("tf2onnx" in said) == (not file.endswith((".mlmodel", ".mlpackage", ".engine")))
+
+
+def test_a_long_table_shows_the_closest_names_and_what_lists_them_all():
+    with pytest.raises(InputError) as caught:
+        open_model("timm:resnet5")
+    said = str(caught.value)
+    for words in ("resnet50", "resnet51q", "timm.list_models()", f"{len(timm.list_models()):,}"):
+        assert words in said
+    assert len(said) < 250
+
+
+def test_a_missing_file_names_the_closest_one(tmp_path):
+    (tmp_path / "network.onnx").write_bytes(b"")
+    with pytest.raises(InputError, match=r"did you mean '.*network\.onnx'"):
+        open_model(f"onnx:{tmp_path}/netwrk.onnx")
 
 
 def test_a_folder_is_known_by_what_is_in_it(tmp_path):
@@ -787,7 +817,7 @@ def test_load_model_takes_every_source(tmp_path, network, expected):
     model = load_model(str(tmp_path / "w.pth"), architecture=TINY_RESNET)
     with torch.inference_mode():
         assert torch.equal(model(IMAGES), expected)
-    with pytest.raises(InputError, match="only torchvision: and timm: take weights, not onnx:x"):
+    with pytest.raises(InputError, match=r"weights.* onnx:x"):
         load_model("onnx:x.onnx", weights="imagenet")
-    with pytest.raises(InputError, match="architecture goes with a checkpoint's file"):
+    with pytest.raises(InputError, match=f"architecture.*{TINY_RESNET}"):
         load_model(TINY_RESNET, architecture=TINY_RESNET)

@@ -22,6 +22,7 @@ LISTED_BY: Mapping[str, str] = {
     "data source": "fairweather list data",
     "pre-training method": "fairweather list pretraining",
     "timm model": "timm.list_models() in Python",
+    "pretrained timm model": "timm.list_pretrained() in Python",
     "torchvision model": "torchvision.models.list_models() in Python",
 }
 

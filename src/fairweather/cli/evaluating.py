@@ -83,8 +83,8 @@ def evaluate(
     shifts: Annotated[
         list[str] | None,
         typer.Option(
-            help="A suite, or a shift or attack as NAME[,parameter=value...]; several are separated "
-            "by commas. Several levels are written 'gamma: [0.5, 2]'. Repeatable.",
+            help="A suite, or a shift or attack as NAME[,parameter=value...]; several are "
+            "separated by commas. Several levels are written 'gamma: [0.5, 2]'. Repeatable.",
             show_default="quick",
         ),
     ] = None,

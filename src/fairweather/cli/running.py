@@ -75,6 +75,8 @@ def run(
     check_study_name(study)
     check_writable(out or Path("runs"))
     from fairweather import study as studies
+    from fairweather.evaluation.inputs import checksum_note
+    from fairweather.runs import open_finished_run
 
     checked = _read(study, set_, seeds, only, data_root, offline)
     check_first(track)
@@ -82,6 +84,8 @@ def run(
         finished = studies.run(
             checked, out=out, device=device, offline=offline, replace=replace, progress=show
         )
+    if checksums := checksum_note(open_finished_run(finished.path).record.data.notes):
+        typer.echo(f"data    {checksums}")
     print_places(finished.path)
     send(finished.path, track)
 

@@ -1,4 +1,4 @@
-"""The model and the data of an evaluation, made to fit each other."""
+"""Open the model and the data of an evaluation, and make them fit each other."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from fairweather.steps.plan import DATA, DataSource, ModelSource
 from fairweather.steps.worker import as_logits, model_digest, open_data
 from fairweather.types import Dataset, Images
 
-LOOKED_AT = 64  # test images, where outputs may be probabilities
+LOOKED_AT = 64  # test images that show whether outputs are probabilities
 
 
 class EvaluationInputs(NamedTuple):
@@ -50,12 +50,12 @@ class EvaluationInputs(NamedTuple):
 
     Attributes:
         opened: the model as it was opened.
-        outputs: what its outputs are taken for.
-        model: to logits of the data's classes.
-        labels: how the model's outputs became the data's classes.
-        digest: of the weights and of everything else that was decided about the model.
-        sources: of the data sets, by their names in a plan.
-        datasets: these, open; the first is what the model is evaluated on.
+        outputs: whether its outputs are logits or probabilities, and why.
+        model: gives logits for the data's classes.
+        labels: the label mapping, from the model's outputs to the data's classes.
+        digest: of the weights and everything else that decides what the model gives.
+        sources: how each data set is loaded, by its name in a plan.
+        datasets: the loaded data sets; the model is evaluated on the first.
     """
 
     opened: Opened
@@ -68,11 +68,11 @@ class EvaluationInputs(NamedTuple):
 
     @property
     def dataset(self) -> Dataset:
-        """What the model is evaluated on."""
+        """The data set that the model is evaluated on."""
         return self.datasets[DATA]
 
     def lines(self) -> list[str]:
-        """Say what is evaluated, in lines of their own."""
+        """Describe what is evaluated, one fact per line."""
         test, notes = self.dataset.test, self.dataset.notes
         height, width = test.images.shape[2:]
         some = f" of {notes['limit_of']:,}, a stratified subset" if "limit_of" in notes else ""
@@ -87,13 +87,29 @@ class EvaluationInputs(NamedTuple):
             lines.insert(2, f"outputs        {self.outputs}")
         if code := self.opened.facts.get("runs_code"):
             lines.insert(1, f"note           {code}")
+        if checksums := checksum_note(notes):
+            lines.append(f"checksums      {checksums}")
         if fitting := notes.get("fitting"):
             lines.append(f"fitting        {fitting}")
         return lines
 
 
+def checksum_note(notes: Mapping[str, object]) -> str | None:
+    """Say whether the files of a data set were verified; None for data that nobody published.
+
+    >>> checksum_note({"verified": True})
+    'the files are the published ones (MD5)'
+    """
+    if "verified" not in notes:
+        return None
+    if notes["verified"]:
+        return "the files are the published ones (MD5)"
+    reason = notes.get("verification")
+    return f"the files were not verified{f': {reason}' if reason else ''}"
+
+
 def bring_together(request: Request, progress: Notify | None = None) -> EvaluationInputs:
-    """Open the model, load the data the way it wants them, and match their classes.
+    """Open the model, load the data with its preprocessing, and match their classes.
 
     Raises:
         InputError: something is wrong with the model, the data, or how they fit.
@@ -110,7 +126,7 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
     outputs = opened.outputs or asked_for(options.outputs) or _seen(opened, first, request, dataset)
     labels = match_labels(opened.classes, first.shape[1], dataset.classes, read_labels(options))
     if opened.outputs is None and outputs.kind == "probabilities":
-        logarithms(first)  # negative numbers show here
+        logarithms(first)  # raises for negative numbers
     sources, datasets = {DATA: source}, {DATA: dataset}
     for other in options.ood:
         name = f"{OOD_DATA}{other}"
@@ -128,9 +144,10 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
 
 
 def check_first(request: Request, progress: Notify | None = None) -> dict[str, float]:
-    """Check what needs neither weights nor images, and say how the data are split.
+    """Check everything that needs neither weights nor images, and give the fractions of the split.
 
-    The data of the run that a model comes from are split as they were there: then nothing is said.
+    They are empty for data that are loaded already, and for the data of the run that trained the
+    model, which are split as they were there.
 
     Raises:
         InputError: the model's name or file, a data source, or a file of options is wrong; or a
@@ -160,13 +177,13 @@ def check_variants(options: EvaluationOptions, name: str, *, has_validation: boo
 
 
 def read_labels(options: EvaluationOptions) -> Mapping[str, object] | None:
-    """The labels that were given, in the file that holds them or as they are."""
+    """The label mapping that was given, read from its file if it is in one."""
     given = options.labels
     return read_label_file(given) if isinstance(given, Path) else given
 
 
 def open_asked(request: Request) -> Opened:
-    """Open the model, to be fed at the size that was asked for."""
+    """Open the model, for images of the size that was asked for."""
     options = request.options
     if not isinstance(request.model, str):
         kind = type(request.model).__name__
@@ -186,7 +203,7 @@ def _model_options(options: EvaluationOptions) -> dict[str, Any]:
 
 
 def model_source(request: Request, inputs: EvaluationInputs) -> ModelSource:
-    """The model as a plan names it."""
+    """The model, described for a plan."""
     options, labels = request.options, inputs.labels
     return ModelSource(
         source=str(inputs.opened.facts.get("source", inputs.opened.name)),
@@ -205,7 +222,7 @@ def model_source(request: Request, inputs: EvaluationInputs) -> ModelSource:
 
 
 def _module_digest(model: nn.Module) -> str:
-    """What tells one module in memory from another: its structure as text, and its tensors."""
+    """A digest of a module in memory: of its structure as text, and of its tensors."""
     digest = hashlib.sha256(repr(model).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -258,9 +275,9 @@ def _fractions(request: Request, progress: Notify | None) -> dict[str, float]:
 
 
 def _own_data(request: Request) -> DataSource | None:
-    """The data of the run that a model comes from, if these are asked for.
+    """The data of the run that trained the model, if these are asked for; else None.
 
-    They are cut as they were for its training, so that no training image is tested.
+    They are split as they were for the training, so that no training image is tested.
     """
     source, options = str(request.model), request.options
     folder = Path(source.removeprefix("run:")).parent.parent.parent
@@ -279,17 +296,17 @@ def _own_data(request: Request) -> DataSource | None:
 
 def _fitting_note(dataset: Dataset, request: Request) -> dict[str, str]:
     if _own_data(request) is not None:
-        return {"fitting": "test and validation images are those that the run set apart itself"}
+        return {"fitting": "test and validation splits are those of the run that trained the model"}
     if dataset.val is None:
         return {}
     return {
-        "fitting": "what is fitted on the data's validation images is right only for a model that "
-        "did not train on them"
+        "fitting": "what is fitted on the validation images is valid only if the model was not "
+        "trained on them"
     }
 
 
 def _other_source(request: Request, opened: Opened, dataset: Dataset, source: str) -> DataSource:
-    """Another data set at the same size; its labels mean nothing to the model."""
+    """Another data set at the same size, whose labels are not used."""
     options = request.options
     given = options.size is not None or opened.preparation is None
     return DataSource(
@@ -305,7 +322,7 @@ def _other_source(request: Request, opened: Opened, dataset: Dataset, source: st
 
 
 def _seen(opened: Opened, first: torch.Tensor, request: Request, dataset: Dataset) -> Outputs:
-    """What the outputs look like, where nobody says it: one image alone shows most logits."""
+    """Find out what the outputs are from how they look; one image is enough to see most logits."""
     if kind_of(first) == "logits":
         return LOGITS
     images = dataset.test[: min(LOOKED_AT, request.options.batch_size)]
@@ -314,16 +331,16 @@ def _seen(opened: Opened, first: torch.Tensor, request: Request, dataset: Datase
         return LOGITS
     if kind == "sigmoids":
         raise like_sigmoids(f"{opened.name} gives numbers in [0, 1] that do not sum to one")
-    return Outputs(kind, f"of {len(images)} test images, they are >= 0 and sum to one")
+    return Outputs(kind, f"for {len(images)} test images they are >= 0 and sum to one")
 
 
 def _outputs(opened: Opened, test: Images) -> torch.Tensor:
-    """A model's outputs `[B, outputs]`; what goes wrong there is one sentence."""
+    """A model's outputs `[B, outputs]`; an error in the model becomes one sentence."""
     height, width = test.images.shape[2:]
     try:
         with torch.inference_mode():
             logits = opened.model.cpu()(test.images.float() / 255)
-    # What a network does with images that it was not made for is its own.
+    # A network may raise any of these for images of another size than its own.
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
@@ -335,7 +352,9 @@ def _outputs(opened: Opened, test: Images) -> torch.Tensor:
         raise single_output(opened.name)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         kind = type(logits).__name__
-        raise InputError(f"a classifier must return logits [B, classes]; {opened.name}: {kind}")
+        raise InputError(
+            f"a classifier must return logits [B, classes]; {opened.name} returned a {kind}"
+        )
     if not torch.isfinite(logits).all():
         raise InputError(
             f"the logits of {opened.name} are not finite: {logits[0, :3].tolist()} ..."
