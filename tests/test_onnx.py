@@ -273,7 +273,9 @@ def test_a_normalisation_in_an_exported_graph_is_found(tmp_path):
     assert found["mean"] == pytest.approx(MEAN, abs=1e-6)
     assert found["std"] == pytest.approx(STD, abs=1e-6)
     assert found["from"] == "the graph itself"
-    with pytest.raises(InputError, match=r"holds its own normalisation \(mean 0.485 0.456 0.406"):
+    with pytest.raises(
+        InputError, match=r"m.onnx .*\(mean 0.485 0.456 0.406.* leave mean and std out"
+    ):
         open_onnx(path, mean=MEAN, std=STD)
 
 
@@ -347,7 +349,7 @@ def test_affine_steps_before_the_first_layer_are_a_normalisation(case, tmp_path)
     images = torch.rand(2, 3, SIZE, SIZE)
     expected = (images.mean((2, 3)) - torch.tensor(mean)) / torch.tensor(std)
     assert torch.allclose(opened.model(images), expected.float(), rtol=1e-4, atol=1e-4)
-    with pytest.raises(InputError, match="holds its own normalisation"):
+    with pytest.raises(InputError, match=r"m\.onnx .* leave mean and std out"):
         open_onnx(tmp_path / "m.onnx", mean=MEAN, std=STD)
 
 
@@ -365,7 +367,7 @@ def test_a_division_by_255_is_no_normalisation_but_tells_the_range(tmp_path):
 def test_without_any_normalisation_the_facts_say_what_the_model_is_fed(exported):
     normalisation = open_onnx(exported).facts["normalisation"]
     assert normalisation["mean"] is None
-    assert normalisation["from"].endswith("it is fed images in [0, 1]")
+    assert normalisation["from"].endswith("images are in [0, 1]")
 
 
 LAYOUTS = {
@@ -474,7 +476,7 @@ def test_an_attack_by_gradients_says_that_there_are_none_and_square_works(export
     images, keys = torch.rand(4, 3, SIZE, SIZE), torch.arange(4)
     labels = model(images).argmax(1)
     for name in ("pgd", "fgsm"):
-        with pytest.raises(InputError, match="an ONNX model gives no gradients; square needs none"):
+        with pytest.raises(InputError, match=r"ONNX .*square"):
             make_attack(name, epsilon=0.1)(model, images, labels, keys)
     found = make_attack("square", epsilon=0.3, queries=30)(model, images, labels, keys)
     assert found.shape == images.shape

@@ -163,7 +163,7 @@ def test_the_same_model_gets_the_same_numbers(answer, data, expected, tmp_path):
         assert lines == []
         assert facts["kind"] == "logits"
     else:
-        says = "of 60 test images, they are >= 0 and sum to one"
+        says = "for 60 test images they are >= 0 and sum to one"
         assert lines == [f"outputs        probabilities ({says}): their logarithm is taken"]
         assert facts == {"kind": "probabilities", "from": says}
 
