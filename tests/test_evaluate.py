@@ -360,7 +360,7 @@ def test_a_module_and_a_data_set_in_memory(colour_folder, tmp_path):
     assert accuracy(table) == pytest.approx(expected, abs=1e-7)
     with torch.no_grad():
         module.linear.bias[0] += 5
-    with pytest.raises(InputError, match="holds the evaluation of another model called 'Linear'"):
+    with pytest.raises(InputError, match=r"another model called 'Linear'.*--replace"):
         fw.evaluate(module, dataset, [attack], out=tmp_path, bootstrap=100, device="cpu")
     again = fw.evaluate(module, dataset, [attack], bootstrap=100, device="cpu").scores
     expected = fw.predict(module, dataset.test, device="cpu").correct.mean()
@@ -459,9 +459,9 @@ def test_the_signature_names_every_option_with_its_default():
     assert list(parameters)[:6] == ["model", "dataset", "shifts", "out", "replace", "progress"]
     for option in dataclasses.fields(EvaluationOptions):
         assert parameters[option.name].default == option.default
-    with pytest.raises(InputError, match="unknown option 'batchsize'; did you mean 'batch_size'"):
+    with pytest.raises(InputError, match=r"'batchsize'.*'batch_size'"):
         fw.evaluate("x", "y", batchsize=3)
-    with pytest.raises(InputError, match="bootstrap must be at least 100, found 3"):
+    with pytest.raises(InputError, match=r"bootstrap .*100.* 3"):
         fw.evaluate("x", "y", bootstrap=3)
 
 
@@ -586,7 +586,7 @@ def test_a_lack_of_memory_is_told(colour_folder):
 def test_logits_that_are_no_numbers_are_said_before_anything_is_written(colour_folder, tmp_path):
     module = Linear()
     torch.nn.init.constant_(module.linear.bias, float("nan"))
-    with pytest.raises(InputError, match="the logits of Linear are not finite"):
+    with pytest.raises(InputError, match=r"Linear .*not finite"):
         fw.evaluate(module, fw.load_data(f"folder:{colour_folder}"), "clean", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -763,7 +763,7 @@ def test_a_wrong_number_of_outputs_or_pixels_is_one_sentence(colour_folder):
     with pytest.raises(InputError, match="4"):
         fw.evaluate(Linear(4), fw.load_data(f"folder:{colour_folder}"), "clean", device="cpu")
     narrow = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
-    with pytest.raises(InputError, match="cannot take images of 16x16"):
+    with pytest.raises(InputError, match=r"16x16.* size or input_size"):
         fw.evaluate(narrow, fw.load_data(f"folder:{colour_folder}"), "clean", device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""Checks of names and folders that need no import of torch, so that a typo is told at once."""
+"""Checks that need no import of torch, so that a typo is reported at once."""
 
 from __future__ import annotations
 

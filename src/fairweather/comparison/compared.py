@@ -99,7 +99,7 @@ class SharedShifts(NamedTuple):
 
     @property
     def means(self) -> list[Condition]:
-        """The mean over shifts, where there are several, and those over the levels of each."""
+        """The mean over shifts, if there are several, and the means over the levels of each."""
         several = sum(sweep.kind == "shift" for sweep in self.sweeps) > 1
         of_each = [Condition(sweep.name, MEAN) for sweep in self.sweeps]
         return [Condition(ALL, MEAN), *of_each] if several else of_each

@@ -211,7 +211,7 @@ def find_library(backbone: str) -> tuple[Library, str]:
 
 
 def _stage_channels(name: str, width: float) -> tuple[int, ...]:
-    """The channels of a ResNet's stages, before what its blocks expand them by, made wider.
+    """The channels of a ResNet's stages, multiplied by a width, before its blocks expand them.
 
     The stem keeps its own, as that of wide residual networks (Zagoruyko & Komodakis 2016, table 1).
     """

@@ -107,7 +107,7 @@ def _read_pickle(path: Path) -> object:
         text = str(error)
         if not _needs_more(path, text):
             kind = type(error).__name__
-            told = f"weights: {path} is damaged or no PyTorch checkpoint ({kind})"
+            told = f"weights: {path} is damaged or not a PyTorch checkpoint ({kind})"
             raise InputError(told) from error
         held = re.search(r"GLOBAL ([\w.]+)|(TorchScript)", text)
         because = f", since it holds {held.group(1) or held.group(2)}" if held else ""

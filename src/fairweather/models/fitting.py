@@ -10,7 +10,7 @@ import torch
 from fairweather.errors import InputError
 from fairweather.models.checkpoints import AVERAGED, Checkpoint, State
 
-# Attributes in which wrappers keep the network itself; torch.compile's is nobody else's. Encoders
+# Attributes in which wrappers keep the network itself; only torch.compile has its own. Encoders
 # are those of pre-training: SimSiam, MoCo, MoCo v3.
 ENCODERS = {"encoder", "encoder_q", "base_encoder"}
 WRAPPERS = {"module", "model", "backbone", "network", "net", *ENCODERS, *AVERAGED}
@@ -19,7 +19,7 @@ COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 
 
 class Fitted(NamedTuple):
-    """A state dict with an architecture's names; what was taken off them, and what was left out.
+    """A state dict with an architecture's names, the removed prefix, and the tensors left out.
 
     `left_out` are moving averages beside the weights, `pretraining` the tensors that only
     pre-training needs.
@@ -39,7 +39,7 @@ class Prefix(NamedTuple):
 
 
 def common_prefix(keys: Collection[str], names: Collection[str]) -> Prefix:
-    """Find the leading path of wrappers that makes most keys names of an architecture.
+    """Find the prefix of wrappers whose removal gives most keys a name of the architecture.
 
     >>> common_prefix(["module.encoder.w", "module.encoder.b", "module.queue"], {"w", "b"})
     Prefix(prefix='module.encoder.', names=2)
@@ -50,7 +50,7 @@ def common_prefix(keys: Collection[str], names: Collection[str]) -> Prefix:
 
 
 def parts(keys: Collection[str]) -> list[str]:
-    """Name the parts that keys belong to, up to the first attribute that is no wrapper's.
+    """Name the parts that keys belong to, up to the first attribute that is not a wrapper's.
 
     >>> parts(["module.projector.0.weight", "module.projector.1.weight", "module.queue"])
     ['module.projector', 'module.queue']
@@ -59,7 +59,7 @@ def parts(keys: Collection[str]) -> list[str]:
 
 
 def attribute(key: str) -> str:
-    """Give the first attribute of a name that is no wrapper's.
+    """Give the first attribute of a name that is not a wrapper's.
 
     >>> attribute("module.projector.0.weight")
     'projector'

@@ -33,7 +33,7 @@ MOST_KEYS = 5  # of one kind in a message
 
 
 class Logits(nn.Module):
-    """A classifier of transformers that returns its logits alone, `[B, outputs]`."""
+    """A classifier of transformers that returns only its logits, `[B, outputs]`."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -134,7 +134,7 @@ def _square(kind: str, key: str, settings: Mapping[str, Any]) -> int:
     if set(known.values()) != {known.get("height"), known.get("width")} or len(known) != 2:
         raise _unsupported(kind, f"{key} {known}")
     if known["height"] != known["width"]:
-        raise _unsupported(kind, f"{key} {known['height']}x{known['width']}, which is no square")
+        raise _unsupported(kind, f"{key} {known['height']}x{known['width']}, which is not a square")
     return int(known["height"])
 
 

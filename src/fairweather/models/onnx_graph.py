@@ -97,7 +97,9 @@ def external_files(model: Model, path: Path) -> list[Path]:
     files = [path.parent / name for name in sorted(names)]
     for file in files:
         if not file.is_file():
-            raise InputError(f"onnx:{path} keeps weights in {file.name}, which is not beside it")
+            raise InputError(
+                f"onnx:{path} has weights in {file.name}, which is not in the same folder"
+            )
     return files
 
 
@@ -174,13 +176,13 @@ def first_steps(model: Model, path: Path, images: ImageInput) -> Steps:
 
 
 def parameters(model: Model) -> int:
-    """Count the numbers in weights, whole numbers such as shapes left out."""
+    """Count the numbers in weights, without whole numbers such as shapes."""
     weights = [tensor for tensor in model.graph.initializer if tensor.data_type not in WHOLE]
     return sum(int(np.prod(tensor.dims, dtype=np.int64)) for tensor in weights)
 
 
 def class_names(model: Model) -> tuple[str, ...] | None:
-    """Read class names from the metadata: a list, or a mapping from number to name, or neither."""
+    """Read class names from the metadata, a list or a mapping from number to name; None without."""
     metadata = {entry.key.lower(): entry.value for entry in model.metadata_props}
     for key in NAMES:
         if (names := _names(metadata.get(key, ""))) is not None:
@@ -210,7 +212,7 @@ def _names(text: str) -> tuple[str, ...] | None:
 
 
 def _constants(model: Model, path: Path) -> Mapping[str, Array]:
-    """Collect the constants of one or three values; the rest is no normalisation of RGB."""
+    """Collect the constants of one or three values; others cannot normalise RGB images."""
     from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
