@@ -80,18 +80,28 @@ def test_a_folder_without_permission_is_told_first(tmp_path, monkeypatch):
         check_writable(tmp_path / "runs" / "a")
 
 
-def test_what_the_system_refuses_is_one_sentence(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("file", "folder", "way_out"),
+    [
+        ("runs/a/tables/.0f1e2d.partial", "runs/a/tables", ""),
+        ("/cache/weights/0f/w.pth.part", "/cache/weights/0f", "FAIRWEATHER_CACHE"),
+        ("/cache/weights", "/cache/weights", "FAIRWEATHER_CACHE"),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(file, folder, way_out, monkeypatch, capsys):
     def refused():
-        raise PermissionError(13, "Permission denied", "runs/a/tables/.0f1e2d.partial")
+        raise PermissionError(13, "Permission denied", file)
 
+    monkeypatch.setenv("FAIRWEATHER_CACHE", "/cache")
     monkeypatch.setattr("fairweather.cli.app", refused)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert "'runs/a/tables': permission denied" in said
+    assert f"'{folder}': permission denied" in said
+    assert ("FAIRWEATHER_CACHE" in said) == bool(way_out)
     assert "Errno" not in said
-    assert ".partial" not in said
+    assert ".part" not in said
 
 
 def helped(command):

@@ -467,7 +467,7 @@ def test_other_shift_seeds_are_said(one_seed, tmp_path):
     a, b, _, second = one_seed
     assert "shift seeds" not in str(read_run_comparison(a, b))
     other = make_run(tmp_path / "c", {"net": {0: second}}, shift_seed=7)
-    assert "The runs have other shift seeds (0 and 7)" in str(read_run_comparison(a, other))
+    assert "different shift seeds (0 and 7)" in str(read_run_comparison(a, other))
 
 
 def logit(share):
@@ -504,7 +504,7 @@ def test_effective_robustness_is_against_the_line_of_the_other_runs_models(one_s
     assert (frame["high"] - frame["low"] < 0.3).all()
     text = str(comparison)
     assert re.search(r"net +All shifts +90\.0 +60\.0 +\d\d\.\d +−\d\.\d \[", text)
-    assert "against 4 trained models of reference" in text
+    assert "4 trained models of reference" in text
     files = comparison.files()
     assert len(files) == 6
     assert "tables/compare_reference_m0_effective_robustness.csv" in files
@@ -660,7 +660,8 @@ def test_identical_predictions_are_no_ties(tmp_path):
     # The accuracy of the means is not among the lines that may differ.
     excluding = (comparison.table["verdict"] == UNCORRECTED).sum()
     assert excluding >= 7
-    assert f"'{UNCORRECTED}' is said of {excluding} of the 14 lines" in last
+    assert last.startswith(f"{excluding} of the 14 lines")
+    assert UNCORRECTED in last
     text = str(comparison)
     assert "tie" not in text
     assert "the accuracy differs" not in text

@@ -255,7 +255,7 @@ def test_a_small_batch_size_is_kept(data, tmp_path):
             return images.mean((2, 3)).softmax(1)
 
     _, lines = evaluated(Watched(), data, "clean", batch_size=8)
-    assert "of 8 test images" in lines[0]
+    assert "8 test images" in lines[0]
     assert max(seen) == 8
 
 

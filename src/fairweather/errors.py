@@ -88,7 +88,7 @@ def os_error_sentence(error: OSError) -> str:
         return str(error)
     path = Path(error.filename)
     reason = error.strerror[:1].lower() + error.strerror[1:]
-    if path.name.endswith((".partial", ".lock")):
+    if path.name.endswith((".partial", ".part", ".lock")):
         return f"cannot write in the folder {str(path.parent)!r}: {reason}"
     return f"{str(path)!r}: {reason}"
 

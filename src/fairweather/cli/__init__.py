@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +17,7 @@ from fairweather.cli.exporting import export, preview
 from fairweather.cli.listing import list_names
 from fairweather.cli.running import clean, plan, report, run
 from fairweather.errors import InputError, os_error_sentence
+from fairweather.folders import cache_folder
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "run": run,
@@ -56,6 +59,14 @@ for _name, _command in COMMANDS.items():
     app.command(name=_name)(_command)
 
 
+def _way_out(error: OSError) -> str:
+    """Say how the folder of the cache is changed, if the system refused something there."""
+    named = isinstance(error.filename, str | os.PathLike)
+    if not named or not Path(error.filename).absolute().is_relative_to(cache_folder().absolute()):
+        return ""
+    return "; the environment variable FAIRWEATHER_CACHE names another folder for the cache"
+
+
 def main() -> None:
     """Run the command line.
 
@@ -69,7 +80,7 @@ def main() -> None:
         typer.echo(f"fairweather: {error}", err=True)
         sys.exit(2)
     except OSError as error:
-        typer.echo(f"fairweather: {os_error_sentence(error)}", err=True)
+        typer.echo(f"fairweather: {os_error_sentence(error)}{_way_out(error)}", err=True)
         sys.exit(2)
     except Exception:
         traceback.print_exc()

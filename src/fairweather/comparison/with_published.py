@@ -317,8 +317,8 @@ def _count(measured: Sequence[Pair], missing: int) -> str:
         parts.append(f"{sum(inside)} of {len(inside)} for {describe_metric(metric)}")
     total = sum(pair.inside for pair in measured)
     return (
-        f"The run measured {len(measured)} of the published numbers; {total} of these are in its "
-        f"95 % intervals: {', '.join(parts)}. {missing} were not measured."
+        f"{total} of the {len(measured)} published numbers that the run measured are in its 95 % "
+        f"intervals: {', '.join(parts)}. {missing} were not measured."
     )
 
 
