@@ -76,9 +76,7 @@ def evaluate(
     ],
     data: Annotated[
         str,
-        typer.Argument(
-            help="A data source, such as folder:PATH; `fairweather list data` names them."
-        ),
+        typer.Argument(help="A data source, such as folder:PATH (see: fairweather list data)."),
     ],
     shifts: Annotated[
         list[str] | None,

@@ -16,17 +16,16 @@ if TYPE_CHECKING:
 
 def preview(
     data: Annotated[
-        str, typer.Argument(help="A data source; `fairweather list data` names them.")
+        str, typer.Argument(help="A data source, such as folder:PATH (see: fairweather list data).")
     ] = "mnist5k",
     suite: Annotated[
         list[str] | None,
-        typer.Option(help="A suite of shifts; `fairweather list suites` names them. Repeatable."),
+        typer.Option(help="A suite of shifts (see: fairweather list suites). Repeatable."),
     ] = None,
     shift: Annotated[
         list[str] | None,
         typer.Option(
-            help="A shift, NAME[,parameter=value...]; `fairweather list shifts` names them. "
-            "Repeatable."
+            help="A shift, NAME[,parameter=value...] (see: fairweather list shifts). Repeatable."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("preview.png"),
@@ -67,17 +66,18 @@ def preview(
 
 
 def export(
-    data: Annotated[str, typer.Argument(help="A data source; `fairweather list data` names them.")],
+    data: Annotated[
+        str, typer.Argument(help="A data source, such as folder:PATH (see: fairweather list data).")
+    ],
     out: Annotated[Path, typer.Option(help="A new folder, or one with an unfinished export.")],
     suite: Annotated[
         list[str] | None,
-        typer.Option(help="A suite of shifts; `fairweather list suites` names them. Repeatable."),
+        typer.Option(help="A suite of shifts (see: fairweather list suites). Repeatable."),
     ] = None,
     shift: Annotated[
         list[str] | None,
         typer.Option(
-            help="A shift, NAME[,parameter=value...]; `fairweather list shifts` names them. "
-            "Repeatable."
+            help="A shift, NAME[,parameter=value...] (see: fairweather list shifts). Repeatable."
         ),
     ] = None,
     format_: Annotated[

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 StudyName = Annotated[
     str,
-    typer.Argument(
-        help="A packaged study, which `fairweather list studies` names, or a study file."
-    ),
+    typer.Argument(help="A packaged study (see: fairweather list studies), or a study file."),
 ]
 Out = Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/NAME")]
 Set = Annotated[
