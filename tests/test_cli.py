@@ -1,15 +1,28 @@
 """The command line and the façade: fast, quiet, and clear about mistakes."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
 
 import fairweather as fw
+from fairweather.cli import main
+from fairweather.cli.evaluating import evaluate
+from fairweather.cli.running import run
 from fairweather.cli.terminal import progress
+from fairweather.errors import InputError, check_writable
 from fairweather.progress import Event, Finished
+from fairweather.rules import read_rules
+from fairweather.shift_lists import clean_and
+from fairweather.study import load_study
+
+from .run_folders import run_record, write_run
 
 
 def fairweather(*arguments, **options):
@@ -45,6 +58,81 @@ def test_mistakes_end_with_status_2_and_one_sentence(arguments, words, tmp_path)
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistyped_study_is_told_before_anything_heavy_is_imported(tmp_path):
+    command = [sys.executable, "-X", "importtime", "-m", "fairweather", "run", "quickstrat"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean 'quickstart'" in done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"torch", "pandas", "numpy", "timm", "scipy"}
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [("studies", run), ("study", run), ("weights", evaluate)]
+)
+def test_where_nothing_can_be_written_is_told_first(name, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("a file")
+    arguments = ("timm:resnet18", "mnist5k") if command is evaluate else ("quickstart",)
+    with pytest.raises(InputError, match=f"'{name}/run'.* is not a folder; name another folder"):
+        command(*arguments, out=Path(name, "run"))
+
+
+def test_a_folder_without_permission_is_told_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(InputError, match=f"'{tmp_path}/runs/a': permission denied for {tmp_path}"):
+        check_writable(tmp_path / "runs" / "a")
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "way_out"),
+    [
+        ("runs/a/tables/.0f1e2d.partial", "runs/a/tables", ""),
+        ("/cache/weights/0f/w.pth.part", "/cache/weights/0f", "FAIRWEATHER_CACHE"),
+        ("/cache/weights", "/cache/weights", "FAIRWEATHER_CACHE"),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(file, folder, way_out, monkeypatch, capsys):
+    def refused():
+        raise PermissionError(13, "Permission denied", file)
+
+    monkeypatch.setenv("FAIRWEATHER_CACHE", "/cache")
+    monkeypatch.setattr("fairweather.cli.app", refused)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"'{folder}': permission denied" in said
+    assert ("FAIRWEATHER_CACHE" in said) == bool(way_out)
+    assert "Errno" not in said
+    assert ".part" not in said
+
+
+def test_a_run_tells_whether_its_files_were_verified(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path / "a", run_record({"m": "M"}, notes={"verified": True}))
+    monkeypatch.setattr("fairweather.study.run", lambda *_, **__: SimpleNamespace(path=path))
+    path = tmp_path / "a"
+    run("quickstart", out=path)
+    assert "published ones" in capsys.readouterr().out
+
+
+def helped(command):
+    """The help of a command, its boxes taken off and its lines joined."""
+    done = fairweather(command, "--help", env={**os.environ, "COLUMNS": "160"})
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stdout).split())
+
+
+def test_every_example_in_the_help_is_accepted():
+    (rule,) = re.findall(r"'(.*?)'", helped("check").split("such as")[1])
+    assert [str(each) for each in read_rules([rule])] == [rule]
+    (shift,) = re.findall(r"are written '(.*?)'", helped("evaluate"))
+    assert len(clean_and(shift)) == 3
+    overrides = re.findall(r"\S+=\S+?(?=[. ]+(?:or|Repeatable))", helped("run"))
+    assert len(overrides) == 2
+    assert load_study("quickstart", overrides).models["basic"].recipe.epochs == 2
+    assert "[,parameter=value...]" in helped("preview")
 
 
 def test_missing_data_leaves_no_run_behind(tmp_path):
@@ -146,6 +234,24 @@ def test_a_terminal_shows_every_task_with_its_numbers(monkeypatch, capsys):
     shown = capsys.readouterr().err
     for words in ("download digits.npz, MB", "3/?", "decode test", "7/40", "halfway"):
         assert words in shown
+
+
+@pytest.mark.parametrize("columns", [40, 60, 66, 80, 109, 110, 150])
+def test_numbers_are_whole_on_a_terminal_of_any_width(columns, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with progress() as show:
+        note = "gaussian_blur,sigma=2.5: accuracy 87.5%"
+        show(Event("predict MobileNet with AugMix + temperature scaling, seed 2", 8, 15, note))
+        show(Event("decode test", 12_000, 100_000))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    lines = [line.split() for line in re.split(r"[\r\n]+", shown) if line.strip()]
+    named = [line for line in lines if line[0] == "predict"]
+    assert all("8/15" in line or "0/15" in line for line in named)
+    assert any("8/15" in line for line in named)
+    decoded = "".join(next(reversed([line for line in lines if line[0] == "decode"])))
+    assert "12000/100000" in decoded
 
 
 TOLD = [

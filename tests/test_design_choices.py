@@ -306,21 +306,20 @@ def test_what_is_chosen_stands_in_the_facts_and_a_digest_does_not():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"norm": "layer"}, "unknown norm 'layer'; known: batch, group"),
+        ({"norm": "layer"}, "'layer'.* batch, group"),
         ({"norm": "groups"}, "did you mean 'group'"),
-        ({"pooling": "avg"}, "unknown pooling 'avg'; did you mean 'average'"),
-        ({"stem": "tiny"}, "unknown stem 'tiny'"),
-        ({"width": 0.0}, "width multiplies channels and must be > 0, found 0.0"),
-        ({"width": -1.0}, "must be > 0, found -1.0"),
-        ({"width": math.inf}, "must be > 0, found inf"),
-        ({"width": math.nan}, "must be > 0, found nan"),
-        ({"weights_sha256": "0" * 64}, "weights_sha256 is that of a file, and weights is none"),
+        ({"pooling": "avg"}, "pooling 'avg'.* 'average'"),
+        ({"stem": "tiny"}, "stem 'tiny'"),
+        ({"width": 0.0}, "width .*> 0, found 0.0"),
+        ({"width": -1.0}, "width .*> 0, found -1.0"),
+        ({"width": math.inf}, "width .*> 0, found inf"),
+        ({"width": math.nan}, "width .*> 0, found nan"),
+        ({"weights_sha256": "0" * 64}, "weights_sha256 .* none: give a local file"),
         (
             {"weights": "imagenet", "norm": "group"},
-            "the imagenet weights belong to timm:test_resnet as it was published, not to one with "
-            "norm: group: give weights none, or a file of such a network",
+            "imagenet weights .* timm:test_resnet .*norm: group: .* none, or a file",
         ),
-        ({"weights": "imagenet", "norm": "group", "width": 2.0}, "norm: group and width: 2: give"),
+        ({"weights": "imagenet", "norm": "group", "width": 2.0}, "norm: group and width: 2: "),
     ],
 )
 def test_choices_that_cannot_be_made_are_told_in_one_sentence(options, words):
@@ -360,7 +359,7 @@ def test_a_grid_is_no_global_pooling():
 
 
 def test_batch_norm_that_is_not_of_images_is_told():
-    with pytest.raises(InputError, match=r"takes the place of BatchNorm2d, BatchNormAct2d, and Se"):
+    with pytest.raises(InputError, match=r"BatchNorm2d, BatchNormAct2d, .*Se"):
         make_choices(nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm2d(4)), norm="group")
 
 

@@ -221,7 +221,7 @@ def test_numbered_labels_are_no_class_names(tmp_path):
 def test_a_head_that_is_not_in_the_weights_is_an_error(tmp_path):
     backbone = transformers.ViTModel(vit().config, add_pooling_layer=False)
     folder = save(tmp_path / "m", backbone, vit_processor())
-    with pytest.raises(InputError, match=r"do not fit .*: missing classifier\.bias, classifier\.w"):
+    with pytest.raises(InputError, match=r"missing classifier\.bias, classifier\.w"):
         open_hf(str(folder))
 
 
@@ -254,7 +254,7 @@ def test_a_folder_with_a_weights_only_file_loads_and_one_with_code_does_not(save
     assert torch.allclose(opened.model(images), expected, atol=1e-6)
     marker = saved / "ran"
     torch.save({"x": Code(str(marker))}, saved / "pytorch_model.bin")
-    with pytest.raises(InputError, match="cannot be loaded as data alone"):
+    with pytest.raises(InputError, match="without executing code"):
         open_hf(str(saved))
     assert not marker.exists()
 
@@ -269,7 +269,7 @@ class Code:
 
 def test_a_pickle_named_as_weights_is_refused(saved):
     (saved / "model.safetensors").write_bytes(pickle.dumps({"x": 1}))
-    with pytest.raises(InputError, match="cannot be loaded as data alone"):
+    with pytest.raises(InputError, match="without executing code"):
         open_hf(str(saved))
 
 
@@ -278,7 +278,7 @@ def test_code_beside_the_weights_never_runs(saved):
     (saved / "modelling.py").write_text(f"open({str(marker)!r}, 'w')\nclass Config: ...\n")
     names = {"AutoConfig": "modelling.Config", "AutoModelForImageClassification": "modelling.Net"}
     edit(saved / "config.json", auto_map=names, model_type="homemade")
-    with pytest.raises(InputError, match="cannot be loaded as data alone"):
+    with pytest.raises(InputError, match="without executing code"):
         open_hf(str(saved))
     assert not marker.exists()
 
@@ -297,7 +297,7 @@ def test_the_digest_covers_every_shard_and_the_settings(tmp_path):
     shards[-1].write_bytes(content)
     assert len({first.digest, settings, open_hf(str(folder)).digest}) == 3
     shards[-1].unlink()
-    with pytest.raises(InputError, match="names files that are not there"):
+    with pytest.raises(InputError, match=r"index\.json"):
         open_hf(str(folder))
 
 
@@ -351,7 +351,7 @@ def test_a_processor_that_does_not_do_what_its_settings_say_is_refused():
 
 def test_a_folder_that_does_not_say_how_images_are_prepared_is_refused(saved):
     (saved / "preprocessor_config.json").unlink()
-    with pytest.raises(InputError, match=r"add its preprocessor_config\.json"):
+    with pytest.raises(InputError, match=r"preprocessor_config\.json.*python:FILE\.py:FUNCTION"):
         open_hf(str(saved))
 
 
@@ -369,12 +369,12 @@ def test_what_tells_no_classes_apart_is_refused(tmp_path, settings, message):
 
 
 def test_folders_without_a_model_are_told_apart(tmp_path, saved):
-    with pytest.raises(InputError, match=r"there is no config\.json"):
+    with pytest.raises(InputError, match=r"config\.json"):
         open_hf(str(tmp_path))
     (saved / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="holds no weights"):
+    with pytest.raises(InputError, match=r"model\.safetensors"):
         open_hf(str(saved))
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match=r"hf:.*no such folder"):
         open_hf(str(tmp_path / "nowhere" / "else"))
 
 
@@ -410,7 +410,7 @@ def test_offline_a_cached_model_is_opened_at_its_revision(cached, saved):
     assert opened.facts["revision"] == "a" * 40
     assert opened.digest == open_hf(str(saved)).digest
     assert opened.facts["source"] == "hf:someone/tiny"
-    with pytest.raises(InputError, match="offline, and hf:someone/else is not in the local cache"):
+    with pytest.raises(InputError, match=r"offline.* hf:someone/else"):
         open_hf("someone/else", offline=True)
 
 
@@ -434,7 +434,7 @@ def test_a_file_that_the_hub_does_not_have_is_told_from_a_hub_out_of_reach(monke
         raise hub.errors.EntryNotFoundError("404: no such file")
 
     monkeypatch.setattr(hub, "hf_hub_download", absent)
-    with pytest.raises(InputError, match="holds no model"):
+    with pytest.raises(InputError, match=r"config\.json"):
         open_hf("someone/tiny")
 
 
@@ -451,7 +451,7 @@ def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, error, reason):
         raise error
 
     monkeypatch.setattr(hub, "hf_hub_download", unreachable)
-    with pytest.raises(InputError, match=rf"hf:someone/tiny could not be fetched \({reason}\):"):
+    with pytest.raises(InputError, match=rf"hf:someone/tiny .*\({reason}\)"):
         open_hf("someone/tiny")
 
 

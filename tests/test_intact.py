@@ -183,7 +183,7 @@ def test_a_reader_that_stops_early_changes_no_verdict(run):
 
 def test_the_help_says_what_the_status_means():
     done = CliRunner().invoke(cli.app, ["check", "--help"], env={"COLUMNS": "200"})
-    for words in ("status 1", "Status 2", "70"):
+    for words in ("status 1", "status is 2", "70"):
         assert words in done.output
 
 

@@ -108,7 +108,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=2))
     torch.save({"model": nn.Linear(1, 1)}, tmp_path / "whole.pth")
     for name in ("evil.pth", "whole.pth"):
-        with pytest.raises(InputError, match=r"weights alone, since it holds .*; save it with"):
+        with pytest.raises(InputError, match=r"save it with"):
             load_model("torchvision:resnet18", classes=5, weights=tmp_path / name)
     assert not (tmp_path / "owned").exists()
 

@@ -180,7 +180,7 @@ def test_a_graph_of_one_size_resizes_inside_and_refuses_another(exported):
     images = torch.rand(2, 3, 40, 40)
     expected = logits(Classifier(network(), (0, 0, 0), (1, 1, 1), SIZE), images)
     assert torch.allclose(open_onnx(exported).model(images), expected, atol=1e-5)
-    with pytest.raises(InputError, match="takes images of 16 pixels, not of 32"):
+    with pytest.raises(InputError, match=r"16 pixels.* 32"):
         open_onnx(exported, input_size=32)
 
 
@@ -250,7 +250,7 @@ def test_a_softmax_is_found_behind_a_quantisation_though_its_sums_are_rounded(tm
 def test_outputs_that_are_each_a_yes_or_no_are_refused_unless_one_says_how_to_take_them(tmp_path):
     nodes = [*POOLED, node("Sigmoid", "flat", "each"), node("Identity", "each", "logits")]
     path = graph(tmp_path / "m.onnx", nodes)
-    with pytest.raises(InputError, match=r"ends in Sigmoid: .*set outputs \(--outputs\) to prob"):
+    with pytest.raises(InputError, match=r"Sigmoid.* outputs \(--outputs\)"):
         open_onnx(path)
     images = torch.rand(2, 3, SIZE, SIZE)
     each = images.mean((2, 3)).sigmoid()
@@ -273,7 +273,9 @@ def test_a_normalisation_in_an_exported_graph_is_found(tmp_path):
     assert found["mean"] == pytest.approx(MEAN, abs=1e-6)
     assert found["std"] == pytest.approx(STD, abs=1e-6)
     assert found["from"] == "the graph itself"
-    with pytest.raises(InputError, match=r"holds its own normalisation \(mean 0.485 0.456 0.406"):
+    with pytest.raises(
+        InputError, match=r"m.onnx .*\(mean 0.485 0.456 0.406.* leave mean and std out"
+    ):
         open_onnx(path, mean=MEAN, std=STD)
 
 
@@ -347,7 +349,7 @@ def test_affine_steps_before_the_first_layer_are_a_normalisation(case, tmp_path)
     images = torch.rand(2, 3, SIZE, SIZE)
     expected = (images.mean((2, 3)) - torch.tensor(mean)) / torch.tensor(std)
     assert torch.allclose(opened.model(images), expected.float(), rtol=1e-4, atol=1e-4)
-    with pytest.raises(InputError, match="holds its own normalisation"):
+    with pytest.raises(InputError, match=r"m\.onnx .* leave mean and std out"):
         open_onnx(tmp_path / "m.onnx", mean=MEAN, std=STD)
 
 
@@ -365,7 +367,7 @@ def test_a_division_by_255_is_no_normalisation_but_tells_the_range(tmp_path):
 def test_without_any_normalisation_the_facts_say_what_the_model_is_fed(exported):
     normalisation = open_onnx(exported).facts["normalisation"]
     assert normalisation["mean"] is None
-    assert normalisation["from"].endswith("it is fed images in [0, 1]")
+    assert normalisation["from"].endswith("images are in [0, 1]")
 
 
 LAYOUTS = {
@@ -402,7 +404,7 @@ def test_other_layouts_and_types_are_converted_to(case, tmp_path):
     assert opened.model(images).dtype == torch.float32
     if kind == "bytes":
         assert torch.allclose(opened.model(images), images.mean((2, 3)), atol=1e-6)
-        with pytest.raises(InputError, match="takes 8-bit images as they are"):
+        with pytest.raises(InputError, match=r"8-bit .*leave mean and std out"):
             open_onnx(tmp_path / "m.onnx", mean=MEAN, std=STD)
 
 
@@ -460,7 +462,7 @@ def test_weights_beside_the_file_are_loaded_counted_and_in_the_digest(exported, 
     weights.write_bytes(content)
     assert open_onnx(path).digest != opened.digest
     weights.unlink()
-    with pytest.raises(InputError, match=r"keeps weights in m\.weights, which is not beside it"):
+    with pytest.raises(InputError, match=r"m\.onnx .*m\.weights"):
         open_onnx(path)
 
 
@@ -474,7 +476,7 @@ def test_an_attack_by_gradients_says_that_there_are_none_and_square_works(export
     images, keys = torch.rand(4, 3, SIZE, SIZE), torch.arange(4)
     labels = model(images).argmax(1)
     for name in ("pgd", "fgsm"):
-        with pytest.raises(InputError, match="an ONNX model gives no gradients; square needs none"):
+        with pytest.raises(InputError, match=r"ONNX .*square"):
             make_attack(name, epsilon=0.1)(model, images, labels, keys)
     found = make_attack("square", epsilon=0.3, queries=30)(model, images, labels, keys)
     assert found.shape == images.shape
@@ -523,7 +525,7 @@ def test_memory_that_runs_out_is_told_apart_from_images_that_do_not_fit(exported
         def run(self, *args):
             raise RuntimeError("Failed to allocate memory for requested buffer of size 7")
 
-    with pytest.raises(InputError, match=r"cannot be run on float32 \[2, 3, 8, 8\] \("):
+    with pytest.raises(InputError, match=r"onnx:.* float32 \[2, 3, 8, 8\] \("):
         model.network(torch.rand(2, 3, 8, 8))
     monkeypatch.setattr(sessions, "_session", lambda device: Full())
     with pytest.raises(MemoryError):
@@ -550,9 +552,7 @@ def test_an_output_of_another_shape_is_refused(tmp_path):
     model = onnx.load(path)
     model.graph.output[0].type.tensor_type.shape.dim.add().dim_value = 1
     onnx.save(model, path)
-    with pytest.raises(
-        InputError, match=r"no output \[batch, classes\] of numbers, found logits with 3"
-    ):
+    with pytest.raises(InputError, match=r"\[batch, classes\].* logits with 3"):
         open_onnx(path)
     model.graph.output[0].type.tensor_type.ClearField("shape")
     onnx.save(model, path)
@@ -573,9 +573,9 @@ def test_files_that_are_no_models(exported, tmp_path):
         broken.write_bytes(content)
         with pytest.raises(InputError, match=r"broken\.onnx"):
             open_onnx(broken)
-    with pytest.raises(InputError, match="there is no such file"):
+    with pytest.raises(InputError, match=r"onnx:.*no such file"):
         open_onnx(tmp_path / "nowhere.onnx")
-    with pytest.raises(InputError, match="there is no such file"):
+    with pytest.raises(InputError, match=r"onnx:.*no such file"):
         open_onnx(tmp_path)
 
 
@@ -599,7 +599,7 @@ def test_a_network_that_needs_a_size_which_its_graph_does_not_tell_asks_for_it(t
     weight = np.random.default_rng(0).normal(size=(3 * SIZE * SIZE, 3)).astype(np.float32)
     shape = ["n", 3, "h", "w"]
     path = graph(tmp_path / "m.onnx", nodes, {"weight": weight}, ("float", shape))
-    with pytest.raises(InputError, match="if it needs another size, give input_size"):
+    with pytest.raises(InputError, match="input_size"):
         open_onnx(path)
     assert open_onnx(path, input_size=SIZE).model(torch.rand(2, 3, 20, 20)).shape == (2, 3)
 
@@ -608,7 +608,7 @@ def test_nothing_is_printed(exported, tmp_path, capfd):
     capfd.readouterr()
     open_onnx(exported)
     path = graph(tmp_path / "m.onnx", [node("Unheard", "images", "b")])
-    with pytest.raises(InputError, match="cannot be run"):
+    with pytest.raises(InputError, match="onnx:"):
         open_onnx(path)
     assert capfd.readouterr() == ("", "")
 

@@ -8,6 +8,7 @@ import pickle
 import struct
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_a_backbone_and_a_head_beside_it_are_put_together(tmp_path, network, exp
     held = {("" if k.startswith("fc.") else "backbone.") + k: tensor for k, tensor in state.items()}
     assert torch.equal(logits(opened_from(tmp_path, held)), expected)
     twice = held | {"backbone.fc.weight": state["fc.weight"]}
-    with pytest.raises(InputError, match=r"two tensors could be fc\.weight"):
+    with pytest.raises(InputError, match=r"fc\.weight"):
         opened_from(tmp_path, twice)
 
 
@@ -184,7 +185,7 @@ def test_own_model_files_bring_their_normalisation(tmp_path, network):
     opened = open_model(str(path), architecture=TINY_RESNET)
     assert torch.equal(logits(opened), model(IMAGES))
     assert opened.facts["normalisation"]["from"] == "the checkpoint itself"
-    with pytest.raises(InputError, match=r"normalisation of its own, mean 0\.1 0\.2 0\.3 and std"):
+    with pytest.raises(InputError, match=r"mean 0\.1 0\.2 0\.3 and std .*leave mean and std out"):
         open_model(str(path), architecture=TINY_RESNET, mean=MEAN, std=STD)
     again = open_model(str(path), architecture=TINY_RESNET, mean=spec.mean, std=spec.std)
     assert torch.equal(logits(again), model(IMAGES))
@@ -270,7 +271,7 @@ def test_nothing_that_a_file_holds_is_run(tmp_path, network):
         with pytest.raises(InputError, match=words):
             load_model(TINY_RESNET, weights=tmp_path / name)
     assert not (tmp_path / "owned").exists()
-    with pytest.raises(InputError, match=r"cannot be read as weights alone; save it with torch\."):
+    with pytest.raises(InputError, match=r"save it with torch\."):
         open_model(str(tmp_path / "dumped.pt"), architecture=TINY_RESNET)
     torch.load(tmp_path / "zip.pth", weights_only=False)  # the trap works
     assert (tmp_path / "owned").exists()
@@ -285,7 +286,7 @@ def test_a_damaged_file_is_called_damaged(tmp_path, network, name):
         path.write_bytes(path.read_bytes()[:-1000])
     else:
         path.write_text("no weights at all" if name.startswith("text") else "")
-    with pytest.raises(InputError, match="is damaged or no"):
+    with pytest.raises(InputError, match="damaged"):
         open_model(str(path), architecture=TINY_RESNET)
 
 
@@ -401,7 +402,7 @@ def test_given_numbers_win_and_are_said(tmp_path, network):
 
 
 def test_a_size_that_a_network_cannot_take_is_told():
-    with pytest.raises(InputError, match="input_size: timm:test_vit takes no images of 100 x 100"):
+    with pytest.raises(InputError, match=r"input_size: timm:test_vit .*100 x 100"):
         open_model("timm:test_vit", weights="none", input_size=100)
 
 
@@ -448,7 +449,7 @@ def test_a_network_without_a_head_is_no_classifier(monkeypatch):
     state = timm.create_model("test_vit", num_classes=0).state_dict()
     monkeypatch.setattr(Timm, "build", lambda *_: timm.create_model("test_vit", num_classes=0))
     monkeypatch.setattr(Timm, "imagenet", lambda self, name, offline: state)
-    with pytest.raises(InputError, match="has no head: its published weights give features"):
+    with pytest.raises(InputError, match="no head"):
         open_model("timm:test_vit")
 
 
@@ -489,7 +490,7 @@ def test_a_runs_model_brings_classes_and_size(tmp_path):
     with pytest.raises(InputError, match=r"the record .*preparation of images"):
         open_model(f"run:{folder}")
     safetensors.torch.save_file({"a": torch.ones(1)}, folder / "model.safetensors")
-    with pytest.raises(InputError, match=r"are not its model\.json's"):
+    with pytest.raises(InputError, match=r"seed-2 .*model\.json"):
         open_model(f"run:{folder}")
 
 
@@ -557,7 +558,7 @@ def test_a_function_of_the_users_file_gives_the_model(mine):
     assert torch.equal(logits(opened), opened.model.linear(IMAGES.mean((2, 3))))
     assert "the file was run" in opened.facts["runs_code"]
     assert describe_preprocessing(opened) == (
-        "images as they are, no normalisation: the model is fed images in [0, 1]"
+        "images as they are, no normalisation: the model gets images in [0, 1]"
     )
     assert json.dumps(opened.facts)
     assert torch.equal(load_model(f"python:{mine}:Net")(IMAGES), logits(opened))
@@ -580,7 +581,7 @@ def test_nothing_is_normalised_twice(mine):
     assert "the model's own normalisation: 0 (Normalize) with mean 0.5" in describe_preprocessing(
         opened
     )
-    words = r"holds its own normalisation already: 0 \(Normalize\) with mean .*; leave mean and std"
+    words = r"0 \(Normalize\) with mean .*; leave mean and std out"
     with pytest.raises(InputError, match=words):
         open_model(f"python:{mine}:make_normalised", mean=MEAN, std=STD)
 
@@ -717,34 +718,34 @@ def test_layers_of_a_network_are_not_taken_for_one(module):
 @pytest.mark.parametrize(
     ("source", "options", "words"),
     [
-        ("resnet18", {}, "unknown model source 'resnet18'; did you mean 'torchvision:resnet18'?"),
-        ("test_resnet", {}, "did you mean 'timm:test_resnet'"),
-        ("tim:resnet18", {}, "did you mean 'timm:resnet18'"),
-        ("Torchvision:resnet18", {}, "did you mean 'torchvision:resnet18'"),
-        ("model.onnx", {}, "did you mean 'onnx:model.onnx'"),
-        ("net.py", {}, "did you mean 'python:net.py:FUNCTION'"),
+        ("resnet18", {}, "'resnet18'.*'torchvision:resnet18'"),
+        ("test_resnet", {}, "'timm:test_resnet'"),
+        ("tim:resnet18", {}, "'timm:resnet18'"),
+        ("Torchvision:resnet18", {}, "'torchvision:resnet18'"),
+        ("model.onnx", {}, "'onnx:model.onnx'"),
+        ("net.py", {}, "'python:net.py:FUNCTION'"),
         (
             "nonsense",
             {},
-            r"unknown model source 'nonsense'; known: torchvision:NAME, timm:NAME, hf",
+            r"'nonsense'.*torchvision:NAME, timm:NAME, hf",
         ),
-        ("file:x", {}, "unknown model source"),
-        ("w.pth", {}, "w.pth holds weights alone: say of what, with the architecture timm:NAME"),
-        ("w.pth", {"architecture": TINY_RESNET}, "there is no file w.pth"),
-        ("w.pth", {"architecture": "resnet18"}, "unknown model source 'resnet18'"),
-        (TINY_RESNET, {"architecture": TINY_RESNET}, "architecture cannot be given for timm:test"),
-        ("run:x", {"classes": 3, "mean": MEAN}, "classes and mean cannot be given for run:x: it"),
-        ("python:x.py:f", {"classes": 3}, "classes cannot be given .*: only mean, std, input_size"),
-        ("run:x", {"outputs": "logits"}, "outputs cannot be given for run:x: it says everything"),
-        ("hf:x", {"mean": MEAN, "std": STD}, "mean and std cannot be given for hf:x: it says"),
-        ("onnx:x.onnx", {"classes": 3}, "classes cannot be given for onnx:x.onnx: only mean, std"),
-        ("onnx:x.onnx", {}, "there is no such file"),
-        ("python:x.py", {}, "needs a file and a function, FILE.py:FUNCTION, found 'x.py'"),
-        ("python:x.py:f", {}, "there is no file x.py"),
-        (TINY_RESNET, {"input_size": 7}, "input_size must be at least 8, found 7"),
-        (TINY_RESNET, {"classes": 0}, "classes must be at least 1, found 0"),
+        ("file:x", {}, "'file:x'.*python:FILE.py:FUNCTION"),
+        ("w.pth", {}, "w.pth.* architecture timm:NAME"),
+        ("w.pth", {"architecture": TINY_RESNET}, "no file w.pth"),
+        ("w.pth", {"architecture": "resnet18"}, "'resnet18'.*timm:NAME"),
+        (TINY_RESNET, {"architecture": TINY_RESNET}, "architecture .* timm:test"),
+        ("run:x", {"classes": 3, "mean": MEAN}, "classes and mean .* run:x"),
+        ("python:x.py:f", {"classes": 3}, "classes .* python:x.py:f.* mean, std, input_size"),
+        ("run:x", {"outputs": "logits"}, "outputs .* run:x"),
+        ("hf:x", {"mean": MEAN, "std": STD}, "mean and std .* hf:x"),
+        ("onnx:x.onnx", {"classes": 3}, "classes .* onnx:x.onnx.* mean, std"),
+        ("onnx:x.onnx", {}, "onnx:x.onnx.*no such file"),
+        ("python:x.py", {}, "FILE.py:FUNCTION.*'x.py'"),
+        ("python:x.py:f", {}, "no file x.py"),
+        (TINY_RESNET, {"input_size": 7}, "input_size .*8.* 7"),
+        (TINY_RESNET, {"classes": 0}, "classes .*1.* 0"),
         (TINY_RESNET, {"mean": MEAN}, "give both or neither"),
-        (TINY_RESNET, {"weights": "lite0"}, "the lite0 weights belong to"),
+        (TINY_RESNET, {"weights": "lite0"}, "lite0.*tf_efficientnet_lite0"),
     ],
 )
 def test_bad_sources_get_one_clear_sentence(source, options, words):
@@ -756,21 +757,50 @@ def test_bad_sources_get_one_clear_sentence(source, options, words):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("torchvision:resnet19", "unknown torchvision model 'resnet19'; did you mean 'resnet18'"),
-        ("timm:resnet19", "unknown timm model 'resnet19'; did you mean 'resnet18'"),
+        ("torchvision:resnet19", "'resnet19'.*'resnet18'"),
+        ("timm:resnet19", "'resnet19'.*'resnet18'"),
         (
             "timm:resnet50.a1_in1",
-            "unknown timm model .*; did you mean 'resnet50.a1_in1k'. known: r",
+            "did you mean 'resnet50.a1_in1k'.*timm.list_pretrained",
         ),
-        ("timm:resnet19.a1_in1k", "unknown timm model 'resnet19'; did you mean 'resnet18'"),
-        ("torchvision:fasterrcnn_resnet50_fpn", "unknown torchvision model 'fasterrcnn"),
-        ("timm:", "unknown timm model ''"),
+        ("timm:resnet19.a1_in1k", "'resnet19'.*'resnet18'"),
+        ("torchvision:fasterrcnn_resnet50_fpn", "'fasterrcnn"),
+        ("timm:", "timm.*''"),
     ],
 )
 def test_a_network_that_there_is_not_is_one_sentence(source, options, words):
     with pytest.raises(InputError, match=words) as caught:
         open_model(source, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["m.tflite", "a/m.h5", "m.keras", "m/saved_model.pb", "m.mlmodel", "m.mlpackage", "m.engine"],
+)
+@pytest.mark.parametrize("form", ["{}", "onnx:{}"])
+def test_files_of_other_programs_say_how_they_become_onnx(file, form):
+    with pytest.raises(InputError) as caught:
+        open_model(form.format(file))
+    said = str(caught.value)
+    assert file in said
+    assert f"onnx:{Path(file).with_suffix('.onnx')}" in said
+    assert ("tf2onnx" in said) == (not file.endswith((".mlmodel", ".mlpackage", ".engine")))
+
+
+def test_a_long_table_shows_the_closest_names_and_what_lists_them_all():
+    with pytest.raises(InputError) as caught:
+        open_model("timm:resnet5")
+    said = str(caught.value)
+    for words in ("resnet50", "resnet51q", "timm.list_models()", f"{len(timm.list_models()):,}"):
+        assert words in said
+    assert len(said) < 250
+
+
+def test_a_missing_file_names_the_closest_one(tmp_path):
+    (tmp_path / "network.onnx").write_bytes(b"")
+    with pytest.raises(InputError, match=r"did you mean '.*network\.onnx'"):
+        open_model(f"onnx:{tmp_path}/netwrk.onnx")
 
 
 def test_a_folder_is_known_by_what_is_in_it(tmp_path):
@@ -787,7 +817,7 @@ def test_load_model_takes_every_source(tmp_path, network, expected):
     model = load_model(str(tmp_path / "w.pth"), architecture=TINY_RESNET)
     with torch.inference_mode():
         assert torch.equal(model(IMAGES), expected)
-    with pytest.raises(InputError, match="only torchvision: and timm: take weights, not onnx:x"):
+    with pytest.raises(InputError, match=r"weights.* onnx:x"):
         load_model("onnx:x.onnx", weights="imagenet")
-    with pytest.raises(InputError, match="architecture goes with a checkpoint's file"):
+    with pytest.raises(InputError, match=f"architecture.*{TINY_RESNET}"):
         load_model(TINY_RESNET, architecture=TINY_RESNET)

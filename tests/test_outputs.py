@@ -145,7 +145,7 @@ def test_a_probability_of_zero_is_the_smallest_normal_number_and_pulls_nothing()
 
 def test_half_precision_becomes_float32_and_negative_numbers_are_told():
     assert logarithms(torch.tensor([[0.5, 0.5]], dtype=torch.bfloat16)).dtype == torch.float32
-    with pytest.raises(InputError, match=r">= 0, found -0\.5; set outputs \(--outputs\) to logits"):
+    with pytest.raises(InputError, match=r"-0\.5.* outputs \(--outputs\) to logits"):
         logarithms(torch.tensor([[1.5, -0.5]]))
 
 
@@ -163,7 +163,7 @@ def test_the_same_model_gets_the_same_numbers(answer, data, expected, tmp_path):
         assert lines == []
         assert facts["kind"] == "logits"
     else:
-        says = "of 60 test images, they are >= 0 and sum to one"
+        says = "for 60 test images they are >= 0 and sum to one"
         assert lines == [f"outputs        probabilities ({says}): their logarithm is taken"]
         assert facts == {"kind": "probabilities", "from": says}
 
@@ -203,7 +203,7 @@ def test_what_is_said_wins_over_what_is_seen(data, expected, tmp_path):
         evaluated(module, data, outputs="logits")[0].drop(columns="model"),
         table.drop(columns="model"),
     )
-    with pytest.raises(InputError, match="must be >= 0, found -"):
+    with pytest.raises(InputError, match=r">= 0.* -.*--outputs"):
         fw.evaluate(Minus(), data, "clean", outputs="probabilities", out=tmp_path / "x", **OPTIONS)
     assert not (tmp_path / "x").exists()
 
@@ -225,7 +225,7 @@ def test_predictions_are_not_those_of_another_way_to_take_the_outputs(data, tmp_
 
 def test_sigmoids_are_refused_with_the_ways_out(data, tmp_path):
     model = write(tmp_path, "sigmoids")
-    with pytest.raises(InputError, match="do not sum to one: each output is a yes or no") as told:
+    with pytest.raises(InputError, match=r"outputs \(--outputs\)") as told:
         fw.evaluate(model, data, "clean", out=tmp_path / "run", **OPTIONS)
     assert "--outputs" in str(told.value)
     assert "\n" not in str(told.value)
@@ -255,7 +255,7 @@ def test_a_small_batch_size_is_kept(data, tmp_path):
             return images.mean((2, 3)).softmax(1)
 
     _, lines = evaluated(Watched(), data, "clean", batch_size=8)
-    assert "of 8 test images" in lines[0]
+    assert "8 test images" in lines[0]
     assert max(seen) == 8
 
 
@@ -280,7 +280,7 @@ class OneNumber(nn.Module):
 
 @pytest.mark.parametrize("keepdim", [True, False])
 def test_one_number_an_image_is_one_sentence_that_helps(keepdim, data):
-    with pytest.raises(InputError, match=r"OneNumber gives one number .* return \[0, z\] for a"):
+    with pytest.raises(InputError, match=r"OneNumber .*\[0, z\]"):
         fw.evaluate(OneNumber(keepdim), data, "clean", **OPTIONS)
 
 
@@ -304,7 +304,7 @@ def test_load_model_makes_logits_of_what_are_said_to_be_probabilities(data, tmp_
 @pytest.mark.parametrize("source", ["timm:test_resnet", "torchvision:resnet18"])
 def test_networks_by_name_give_logits_and_say_so(source, data):
     for call in (open_model, fw.load_model):
-        with pytest.raises(InputError, match=r"outputs .*given for|outputs goes with onnx: and py"):
+        with pytest.raises(InputError, match=f"outputs .*{source}"):
             call(source, weights="none", outputs="logits")
-    with pytest.raises(InputError, match="unknown outputs 'logit'; did you mean 'logits'"):
+    with pytest.raises(InputError, match=r"'logit'.*'logits'"):
         fw.evaluate(Minus(), data, "clean", outputs="logit", **OPTIONS)

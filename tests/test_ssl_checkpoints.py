@@ -256,7 +256,7 @@ def test_a_function_in_the_optimisers_state_is_not_run_and_no_obstacle(tmp_path,
             return (main_function, (torch.ones(1),))
 
     torch.save({"model": resnet().state_dict(), "optimizer": Call()}, path)
-    with pytest.raises(InputError, match="is damaged or no PyTorch checkpoint"):
+    with pytest.raises(InputError, match="damaged"):
         load_model(RESNET18, classes=7, weights=path)
 
 
@@ -283,11 +283,11 @@ def test_a_published_backbone_of_a_resnet50_is_loaded_by_name(tmp_path, monkeypa
         assert model.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
         assert weights_digest(spec, offline=True) == file_digest(path, "sha256")
         path.unlink()
-    with pytest.raises(InputError, match="the vicreg weights belong to torchvision:resnet50, not"):
+    with pytest.raises(InputError, match=r"vicreg .*torchvision:resnet50"):
         load_model(RESNET18, classes=3, weights="vicreg")
-    with pytest.raises(InputError, match=r"not to one with norm: group"):
+    with pytest.raises(InputError, match=r"norm: group"):
         load_model("torchvision:resnet50", classes=3, weights="barlow_twins", norm="group")
-    with pytest.raises(InputError, match="did you mean 'barlow_twins'"):
+    with pytest.raises(InputError, match="'barlow_twins'"):
         load_model("torchvision:resnet50", classes=3, weights="barlow_twin")
 
 
@@ -309,13 +309,13 @@ def test_what_is_not_of_pretraining_stays_an_error(tmp_path):
     with pytest.raises(InputError, match=r"ResNet: missing bn1\.weight$"):
         load_model(RESNET18, classes=7, weights=path)
     torch.save(barlow_twins(), path)
-    with pytest.raises(InputError, match=r"the head of .* is not in its weights: give classes"):
+    with pytest.raises(InputError, match=r"head of torchvision:resnet18 .*classes"):
         load_model(RESNET18, weights=path)
 
 
 def test_opening_one_as_a_classifier_says_that_it_has_no_head(tmp_path):
     torch.save(moco(nn.Linear(512, 128)), tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"the head of .* is not in the weights .*trained as a cl"):
+    with pytest.raises(InputError, match=r"head of torchvision:resnet18 .*trained classifier"):
         open_model(str(tmp_path / "w.pth"), architecture=RESNET18)
 
 
@@ -460,9 +460,7 @@ def test_heads_inside_a_part_are_left_out_alone(tmp_path, backbone):
 
 def test_features_that_are_maps_are_told():
     model = build(ModelSpec("torchvision:squeezenet1_1", 5))
-    with pytest.raises(
-        InputError, match=r"needs features \[B, D\] before the head, found those th"
-    ):
+    with pytest.raises(InputError, match=r"\[B, D\].*found those"):
         encoder_of(model, "torchvision:squeezenet1_1")
 
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2), nn.Linear(36, 5))
@@ -546,11 +544,11 @@ def test_the_digest_of_a_local_file_is_checked(tmp_path):
     digest, wrong = hashlib.sha256(path.read_bytes()).hexdigest(), "ab" * 32
     for good in (digest, digest.upper()):
         load_model(TINY_RESNET, classes=5, weights=path, weights_sha256=good)
-    with pytest.raises(InputError, match=rf"w\.pth has the SHA-256 {digest} and not {wrong}$"):
+    with pytest.raises(InputError, match=rf"w\.pth .*{digest} .*{wrong}$"):
         load_model(TINY_RESNET, classes=5, weights=path, weights_sha256=wrong)
     for malformed in (digest[:-1], digest + "0", "g" * 64, "", f" {digest}"):
-        with pytest.raises(InputError, match="weights_sha256 must be 64 hexadecimal digits, found"):
+        with pytest.raises(InputError, match=r"weights_sha256 .*64 hexadecimal"):
             load_model(TINY_RESNET, classes=5, weights=path, weights_sha256=malformed)
     lite0 = "timm:tf_efficientnet_lite0"
-    with pytest.raises(InputError, match=f"and not {wrong}"):
+    with pytest.raises(InputError, match=wrong):
         load_model(lite0, classes=5, weights="lite0", weights_sha256=wrong)

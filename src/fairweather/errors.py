@@ -1,12 +1,30 @@
-"""What can go wrong, and how it is said: one clear sentence that names the near miss."""
+"""What can go wrong, and how it is said: one clear sentence with the closest name."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-# Names beyond these would bury the sentence: timm alone knows more than a thousand.
-MOST_SHOWN = 60
+# A longer list would bury the sentence: timm alone knows more than a thousand names.
+MOST_SHOWN = 12
+CLOSEST_SHOWN = 5
+# What lists all the names of a kind where they are too many for a sentence.
+LISTED_BY: Mapping[str, str] = {
+    "study": "fairweather list studies",
+    "shift": "fairweather list shifts",
+    "attack": "fairweather list attacks",
+    "suite": "fairweather list suites",
+    "shift or attack": "fairweather list",
+    "suite, shift or attack": "fairweather list",
+    "metric": "fairweather list metrics",
+    "data source": "fairweather list data",
+    "pre-training method": "fairweather list pretraining",
+    "timm model": "timm.list_models() in Python",
+    "pretrained timm model": "timm.list_pretrained() in Python",
+    "torchvision model": "torchvision.models.list_models() in Python",
+}
 
 
 class InputError(ValueError):
@@ -14,7 +32,7 @@ class InputError(ValueError):
 
 
 class NotFiniteError(InputError):
-    """What a model says is no number."""
+    """A model gives numbers that are not finite."""
 
 
 class TrainingDivergedError(InputError):
@@ -26,17 +44,72 @@ class CollapsedError(InputError):
 
 
 def unknown_name(kind: str, asked: object, allowed: Iterable[str]) -> InputError:
-    """Build the error for a name that is not in a table: what was asked, the near name, the known.
+    """Build the error for a name that is not in a table.
+
+    The message has the name that was asked for and the closest known one. A short table is shown
+    whole; of a long one only the closest names, how many there are, and what lists them all.
 
     >>> print(unknown_name("shift", "gausian_blur", ["gaussian_blur", "clean"]))
     unknown shift 'gausian_blur'; did you mean 'gaussian_blur'? known: clean, gaussian_blur
+    >>> print(unknown_name("suite", "set", [f"set{number}" for number in range(60)]))
+    unknown suite 'set'; did you mean 'set9'? closest of 60: set9, set8, set7, set6, set5; all of
+    them: fairweather list suites
     """
     names = sorted({str(name) for name in allowed})
-    near = [name for name in names if name.rpartition("/")[2] == str(asked)]
-    near = near or difflib.get_close_matches(str(asked), names, n=1, cutoff=0.6)
+    same_end = [name for name in names if name.rpartition("/")[2] == str(asked)]
+    near = same_end or difflib.get_close_matches(str(asked), names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    few = names if len(names) <= MOST_SHOWN else [*names[:MOST_SHOWN], "..."]
-    return InputError(f"unknown {kind} {asked!r}{hint} known: {', '.join(few) or 'none'}")
+    return InputError(f"unknown {kind} {asked!r}{hint} {_known(kind, str(asked), names, near)}")
+
+
+def _known(kind: str, asked: str, names: list[str], near: list[str]) -> str:
+    if len(names) <= MOST_SHOWN:
+        return f"known: {', '.join(names) or 'none'}"
+    similar = difflib.get_close_matches(asked, names, n=CLOSEST_SHOWN, cutoff=0.4)
+    closest = list(dict.fromkeys([*near, *similar]))[:CLOSEST_SHOWN]
+    few = closest or names[:CLOSEST_SHOWN]
+    which = f"closest of {len(names):,}" if closest else f"known, {len(names):,} of them"
+    shown = f"{which}: {', '.join(few)}{'' if closest else ', ...'}"
+    return f"{shown}; all of them: {LISTED_BY[kind]}" if kind in LISTED_BY else shown
+
+
+def os_error_sentence(error: OSError) -> str:
+    """Say in words what the system refused, and for which file or folder.
+
+    A file that is written goes by another, hidden name until it is whole; the sentence names its
+    folder, which is what a person knows.
+
+    >>> print(os_error_sentence(PermissionError(13, "Permission denied", "runs/a/.0f.partial")))
+    cannot write in the folder 'runs/a': permission denied
+    >>> print(os_error_sentence(FileNotFoundError(2, "No such file or directory", "rules.yaml")))
+    'rules.yaml': no such file or directory
+    """
+    if not isinstance(error.filename, str | os.PathLike) or not error.strerror:
+        return str(error)
+    path = Path(error.filename)
+    reason = error.strerror[:1].lower() + error.strerror[1:]
+    if path.name.endswith((".partial", ".part", ".lock")):
+        return f"cannot write in the folder {str(path.parent)!r}: {reason}"
+    return f"{str(path)!r}: {reason}"
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `InputError` unless files can be written in a folder, or the folder can be made.
+
+    >>> check_writable(Path("/dev/null/run"))
+    Traceback (most recent call last):
+    fairweather.errors.InputError: cannot write in '/dev/null/run': /dev/null is not a folder; name
+    another folder
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(
+            f"cannot write in {str(folder)!r}: {there} is not a folder; name another folder"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(
+            f"cannot write in {str(folder)!r}: permission denied for {there}; name another folder"
+        )
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> InputError:
@@ -49,10 +122,10 @@ def missing_extra(package: str, extra: str, purpose: str) -> InputError:
 
 
 def missing_pictures(package: str, purpose: str) -> InputError:
-    """Build the error for pictures that only lie in a package whose code and pins nobody needs.
+    """Build the error for pictures that come in a package whose code and pins nobody needs.
 
     >>> print(missing_pictures("imagecorruptions", "the photographs of frost"))
-    the photographs of frost lie in the package imagecorruptions: pip install --no-deps
+    the photographs of frost come in the package imagecorruptions: pip install --no-deps
     imagecorruptions
     """
-    return InputError(f"{purpose} lie in the package {package}: pip install --no-deps {package}")
+    return InputError(f"{purpose} come in the package {package}: pip install --no-deps {package}")

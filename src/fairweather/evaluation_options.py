@@ -29,64 +29,70 @@ def _option(
 class EvaluationOptions:
     """All options of an evaluation besides model, data and shifts.
 
-    The descriptions are the help texts of the command line. Its options have these names with
-    dashes, unless `flag` gives another name; for a mapping, they take the path of a file.
+    The descriptions are the help of the command line. Its options have these names with dashes,
+    unless `flag` names another. Where Python takes a mapping, the command line takes a file.
     """
 
     architecture: str | None = _option(
-        None, "Architecture of a checkpoint: timm:NAME or torchvision:NAME."
+        None, "The architecture of a checkpoint: timm:NAME or torchvision:NAME."
     )
     weights: str | None = _option(
-        None,
-        "Weights of a timm: or torchvision: model: imagenet (the default), none, lite0, a file or "
-        "an address.",
+        None, "Weights of a model by name: imagenet (default), none, lite0, a file or an address."
     )
-    mean: Channels | None = _option(None, "Normalisation: means R,G,B in [0, 1]; needs std.")
-    std: Channels | None = _option(None, "Normalisation: deviations R,G,B; needs mean.")
+    mean: Channels | None = _option(
+        None, "Mean of the normalisation as R,G,B, for images in [0, 1]; needs std."
+    )
+    std: Channels | None = _option(
+        None, "Standard deviation of the normalisation as R,G,B; needs mean."
+    )
     input_size: int | None = _option(
-        None, "Side in pixels that images are resized to inside the model, after the shifts."
+        None, "Resize images to this many pixels inside the model, after the shifts."
     )
     outputs: str = _option(
         "auto",
-        "Outputs of an onnx: or python: model: logits, or probabilities, whose logarithm is taken; "
-        "auto looks at the outputs for the first images.",
+        "What an onnx: or python: model gives: logits, or probabilities, of which the logarithm is "
+        "taken; auto finds out from the first images.",
     )
     labels: Mapping[str, object] | Path | None = _option(
-        None, "Label mapping, in YAML, JSON or CSV: the model's class for each class of the data."
+        None,
+        "Label mapping: a YAML, JSON or CSV file with each class of the data and the model's name "
+        "for it.",
     )
     size: int | None = _option(
         None,
-        "Side in pixels that images are resized and cropped to before the shifts, instead of the "
-        "model's own preprocessing.",
+        "Resize and crop images to this many pixels, instead of as the model is configured.",
     )
-    root: str | None = _option(None, "The folder of the data set.", flag="--data-root")
-    limit: int | None = _option(None, "A stratified subset of this many test images.", least=1)
+    root: str | None = _option(
+        None, "The folder with the files of the data set.", flag="--data-root"
+    )
+    limit: int | None = _option(None, "Use a stratified subset of this many test images.", least=1)
     validation_fraction: float = _option(
-        0.0, "Share to split off for fitting, if the data have no validation split."
+        0.0, "Share of the images that becomes the validation split, if the data have none."
     )
-    skip_unreadable: bool = _option(False, "Leave damaged files out and count them.")
+    skip_unreadable: bool = _option(False, "Leave out damaged files, and count them.")
     variants: tuple[str, ...] = _option(
         (),
-        "Add rows for the model with temperature scaling (temperature) or adapted batch norm "
-        "(batchnorm); repeatable.",
+        "Also measure a variant of the model: temperature or batchnorm. Repeatable.",
         flag="--variant",
     )
     ood: tuple[str, ...] = _option(
         (),
-        "Another data source; measure how well confidence separates it from the test images; "
-        "repeatable.",
+        "A data source of other images (out of distribution), on which the model should be less "
+        "confident. Repeatable.",
     )
     priors: Mapping[str, object] | Path | None = _option(
-        None, "YAML with changed class frequencies: by name, the probability of some classes."
+        None, "A YAML file of class priors to evaluate for, NAME: {CLASS: probability}."
     )
-    batch_size: int = _option(256, "Images in a forward pass.", least=1)
-    bootstrap: int = _option(1000, "Resamples for every interval.", least=100, most=100_000)
+    batch_size: int = _option(256, "Images per forward pass.", least=1)
+    bootstrap: int = _option(
+        1000, "How many resamples every interval is made from.", least=100, most=100_000
+    )
     shift_seed: int = _option(0, "Random seed of stochastic shifts and attacks.")
     threads: int | None = _option(
-        None, "Threads of torch; by default torch decides.", least=1, most=1024
+        None, "Threads that torch uses; by default its own choice.", least=1, most=1024
     )
-    title: str | None = _option(None, "Name of the model in tables.")
-    device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps.")
+    title: str | None = _option(None, "The name of the model in tables and figures.")
+    device: str = _option("auto", "The device: auto, cpu, cuda, cuda:1 or mps.")
     offline: bool = _option(False, "Never use the network.")
 
 

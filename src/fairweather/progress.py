@@ -1,4 +1,4 @@
-"""Progress: how far a task is, and a word on how it goes."""
+"""Progress: how far a task is, and a short note about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Finished(NamedTuple):
     Attributes:
         label: what was done.
         seconds: how long that took.
-        left: seconds that the steps after it may take; None where nobody knows.
+        left: seconds that the remaining steps may take; None where that is not known.
     """
 
     label: str
@@ -21,14 +21,14 @@ class Finished(NamedTuple):
 
 
 class Event(NamedTuple):
-    """How much of a task is done, and a word on how it goes.
+    """How much of a task is done, and a short note about it.
 
     Attributes:
         task: what is being done; events of the same task belong together.
         done: how much of it is done: images, cells, epochs, or megabytes of a download.
-        total: how much there is to do; None where nobody knows.
-        note: a word on how it goes.
-        line: what a person should read even when nothing is drawn, in a line of its own.
+        total: how much there is to do; None where that is not known.
+        note: such as the accuracy so far.
+        line: text for a person, printed on its own line even where no progress is shown.
         finished: the step that has just been done; `done` and `total` then count the run's steps.
     """
 
@@ -44,7 +44,7 @@ Notify = Callable[[Event], None]
 
 
 def duration(seconds: float) -> str:
-    """Write a time as people say it.
+    """Write a duration in words.
 
     >>> duration(45), duration(600), duration(9000)
     ('45 s', '10 min', '2 h 30 min')
@@ -56,4 +56,4 @@ def duration(seconds: float) -> str:
 
 
 def silent(_: Event) -> None:
-    """Tell nobody."""
+    """Ignore an event."""

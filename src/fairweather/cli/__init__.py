@@ -1,10 +1,12 @@
-"""The command line: thin, plain when piped, and with one sentence for whatever goes wrong."""
+"""The command line: thin, plain when piped, and one sentence for every mistake."""
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +16,8 @@ from fairweather.cli.evaluating import evaluate
 from fairweather.cli.exporting import export, preview
 from fairweather.cli.listing import list_names
 from fairweather.cli.running import clean, pack, plan, report, run
-from fairweather.errors import InputError
+from fairweather.errors import InputError, os_error_sentence
+from fairweather.folders import cache_folder
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "run": run,
@@ -37,6 +40,7 @@ app = typer.Typer(
     help="Train image classifiers, change the weather, and see how accurate and honest they stay.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",  # in the default one, [clean] would be a style and not be shown
     pretty_exceptions_enable=False,
 )
 
@@ -56,16 +60,28 @@ for _name, _command in COMMANDS.items():
     app.command(name=_name)(_command)
 
 
+def _way_out(error: OSError) -> str:
+    """Say how the folder of the cache is changed, if the system refused something there."""
+    named = isinstance(error.filename, str | os.PathLike)
+    if not named or not Path(error.filename).absolute().is_relative_to(cache_folder().absolute()):
+        return ""
+    return "; the environment variable FAIRWEATHER_CACHE names another folder for the cache"
+
+
 def main() -> None:
     """Run the command line.
 
-    Status 2 and one sentence on bad input, 130 when interrupted, 70 and a traceback when the
-    program is at fault: Python's own 1 says that a rule is broken.
+    It ends with status 2 and one sentence on bad input, with 130 when it was interrupted, and with
+    70 and a traceback when the program itself is at fault. Status 1, which Python would use, says
+    that a rule is broken.
     """
     try:
         app()
-    except (InputError, OSError) as error:
+    except InputError as error:
         typer.echo(f"fairweather: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        typer.echo(f"fairweather: {os_error_sentence(error)}{_way_out(error)}", err=True)
         sys.exit(2)
     except Exception:
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""Hold a run against another one, against published numbers, and against rules."""
+"""Compare a run with another one and with published numbers, and check it against rules."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ def compare(
         str,
         typer.Argument(
             metavar="RUN",
-            help="A run folder, or FOLDER:MODEL for one model; FOLDER,FOLDER joins their seeds.",
+            help="A run folder, or FOLDER:MODEL for one of its models. FOLDER,FOLDER joins runs "
+            "with different seeds.",
         ),
     ],
     other: Annotated[
         str,
         typer.Argument(
             metavar="REFERENCE",
-            help="Another run, written like the first, on the same images; or paper, the "
-            "published report.",
+            help="Another run on the same images, written like the first; or paper, for the "
+            "numbers of the published report.",
         ),
     ],
     quiet: Quiet = False,
 ) -> None:
-    """Say what differs between two runs and whether it is real, or hold a run against a report."""
+    """Compare two runs, or a run with published numbers, and say which differences are real."""
     from fairweather.comparison import REFERENCES, read_comparison, read_run_comparison
     from fairweather.runs import open_finished_run
 
@@ -51,10 +52,10 @@ def compare(
 
 
 def _with_seeds_joined(*asked: str, quiet: bool) -> list[str]:
-    """Join the runs of each RUN,RUN or RUN,RUN:MODEL as seeds, and name the joined one instead.
+    """Join the runs of each RUN,RUN or RUN,RUN:MODEL as seeds; return the joined runs' names.
 
-    A folder with a comma in its name stands for itself. Runs of both sides are named so that they
-    are told apart, and one side never takes the folder of the other.
+    A folder whose own name has a comma is taken as it is. The joined folders get different names
+    on both sides, so that one side never overwrites the other.
     """
     from fairweather.comparison.compared import split_name
     from fairweather.report.joining import short_names
@@ -83,23 +84,31 @@ def check(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     rules: Annotated[
         list[str],
-        typer.Argument(help="Such as 'accuracy[clean] >= 0.85', or a YAML file with a list."),
+        typer.Argument(
+            help="Rules such as 'accuracy[clean] >= 0.85', or a YAML file with a list of them."
+        ),
     ],
     on: Annotated[
-        str, typer.Option(help="interval: judge its bad end; value: judge the number itself.")
+        str,
+        typer.Option(
+            help="interval: a rule must hold at the worse end of the 95 % interval; value: for the "
+            "measured value alone."
+        ),
     ] = "interval",
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML for a pipeline.")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="Also write the result as JUnit XML to this file.")
+    ] = None,
 ) -> None:
-    """Hold a run against rules: status 1 and a table if one is broken.
+    """Check a run against rules, print a table, and end with status 1 if a rule is broken.
 
-    Status 2 and a sentence if one cannot be judged, as where the scores or predictions are not
-    those that the run wrote; 70 if the program itself fails.
+    The status is 2, with one sentence, if a rule cannot be judged, for example because the scores
+    are not those that the run wrote. It is 70 if the program itself fails.
     """
     from fairweather import rules as ruling
     from fairweather.runs import open_finished_run, write_atomically
 
     if on not in ("interval", "value"):
-        raise unknown_name("way to judge", on, ["interval", "value"])
+        raise unknown_name("choice for --on", on, ["interval", "value"])
     judged: Literal["interval", "value"] = "value" if on == "value" else "interval"
     if junit is not None and not junit.parent.is_dir():
         raise InputError(f"--junit: there is no folder {junit.parent}")
@@ -112,7 +121,7 @@ def check(
 
 
 def _print(table: str) -> None:
-    """Print to whoever reads: that a pipe was closed early says nothing of the rules."""
+    """Print; a reader that closes the pipe early changes nothing about the verdict."""
     try:
         typer.echo(table)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Measure a model that is there already, on whatever images."""
+"""Measure an existing model on any images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import typer
 from fairweather.cli.running import JSON, print_places, show_outlook
 from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_writable
 from fairweather.evaluation_options import Channels, EvaluationOptions, check_options
 
 Command = Callable[..., None]
 
 
 def _with_options(command: Command) -> Command:
-    """Give a command an option for each that an evaluation has, with its help and default."""
+    """Give a command every option that an evaluation has, with its help and default."""
     own = inspect.signature(command, eval_str=True)
     parameters = [each for each in own.parameters.values() if each.kind != each.VAR_KEYWORD]
     kinds = typing.get_type_hints(EvaluationOptions)
@@ -46,9 +46,9 @@ def _with_options(command: Command) -> Command:
 
 
 def _on_the_line(kind: Any) -> Any:  # noqa: ANN401 - a type
-    """The type of an option as the command line has it.
+    """The type that an option has on the command line.
 
-    What takes a mapping takes a file, a tuple of texts is repeated, and three numbers are R,G,B.
+    A mapping is given as a file, a tuple of texts by repeating the option, three numbers as R,G,B.
     """
     choices = set(typing.get_args(kind)) - {types.NoneType} if _is_union(kind) else {kind}
     if Channels in choices:
@@ -69,16 +69,20 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="timm:NAME, torchvision:NAME, hf:REPO, onnx:FILE, run:FOLDER/models/NAME/seed-S, "
-            "python:FILE.py:FUNCTION, or a checkpoint FILE with --architecture."
+            help="The model: timm:NAME, torchvision:NAME, hf:REPO, onnx:FILE, "
+            "run:FOLDER/models/NAME/seed-S, python:FILE.py:FUNCTION, or the FILE of a checkpoint "
+            "with --architecture."
         ),
     ],
-    data: Annotated[str, typer.Argument(help="A data source (see `list data`).")],
+    data: Annotated[
+        str,
+        typer.Argument(help="A data source, such as folder:PATH (see: fairweather list data)."),
+    ],
     shifts: Annotated[
         list[str] | None,
         typer.Option(
-            help="A suite, NAME[,parameter=value...] of a shift or an attack, several of them with "
-            "commas between, or an entry as in a study, 'gamma: [0.5, 2]'; repeatable.",
+            help="A suite, or a shift or attack as NAME[,parameter=value...]; several are "
+            "separated by commas. Several levels are written 'gamma: [0.5, 2]'. Repeatable.",
             show_default="quick",
         ),
     ] = None,
@@ -87,17 +91,20 @@ def evaluate(
     ] = None,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Do again what stands there with other settings."),
+        typer.Option("--replace", help="Replace what the folder contains from other settings."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and how far it is, and stop.")
+        bool, typer.Option("--dry-run", help="Print the plan and how far it is; write nothing.")
     ] = False,
     json: JSON = False,
     quiet: Quiet = False,
     track: Track = None,
     **options: object,
 ) -> None:
-    """Measure any model on any images, without training. Run again to go on."""
+    """Measure any model on any images, without training.
+
+    The same command continues an evaluation that was interrupted.
+    """
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("mean", "std"):
         if name in given:
@@ -105,12 +112,14 @@ def evaluate(
     if given.get("offline"):
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     checked = check_options(given)
+    if json and not dry_run:
+        raise InputError("--json goes with --dry-run")
+    if not dry_run:
+        check_writable(out or Path("runs"))
     from fairweather.evaluation import Request, outlook, run_request
     from fairweather.shift_lists import clean_and
 
     request = Request(model, data, clean_and(shifts or ["quick"]), checked)
-    if json and not dry_run:
-        raise InputError("--json goes with --dry-run")
     check_first(track)
     with resumable(), progress(quiet=quiet) as show:
         if dry_run:

@@ -1,4 +1,4 @@
-"""Pictures of what shifts do, and corrupted copies of data sets."""
+"""Pictures of shifted images, and shifted copies of data sets."""
 
 from __future__ import annotations
 
@@ -8,30 +8,43 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fairweather.cli.terminal import Quiet, progress, resumable
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_writable
 
 if TYPE_CHECKING:
     from fairweather.types import Shift
 
 
 def preview(
-    data: Annotated[str, typer.Argument(help="A data source (see `list data`).")] = "mnist5k",
+    data: Annotated[
+        str, typer.Argument(help="A data source, such as folder:PATH (see: fairweather list data).")
+    ] = "mnist5k",
     suite: Annotated[
-        list[str] | None, typer.Option(help="A suite (see `list suites`); repeatable.")
+        list[str] | None,
+        typer.Option(help="A suite of shifts (see: fairweather list suites). Repeatable."),
     ] = None,
     shift: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[,parameter=value...] (see `list shifts`); repeatable."),
+        typer.Option(
+            help="A shift, NAME[,parameter=value...] (see: fairweather list shifts). Repeatable."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The PNG.")] = Path("preview.png"),
-    size: Annotated[int | None, typer.Option(help="Resize and crop images to this.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="Pictures, each of another class.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the pictures and of the shifts.")] = 0,
-    data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("preview.png"),
+    size: Annotated[
+        int | None, typer.Option(help="Resize and crop the images to this many pixels.")
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=1, help="How many pictures, each of another class.")
+    ] = 1,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the choice of pictures and of the shifts.")
+    ] = 0,
+    data_root: Annotated[
+        str | None, typer.Option(help="The folder with the files of the data set.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw a contact sheet of test images: a row a shift, a column a level."""
+    """Draw a contact sheet of test images: one row per shift, one column per level."""
     from fairweather import contact_sheet
     from fairweather.data import load_data
     from fairweather.runs import write_atomically
@@ -39,6 +52,7 @@ def preview(
 
     if out.suffix.lower() != ".png":
         raise InputError(f"a contact sheet is a PNG: --out must end with .png, found {out}")
+    check_writable(out.parent)
     shifts = _chosen(suite or [], shift or [])
     with progress(quiet=quiet) as show:
         dataset = load_data(
@@ -52,26 +66,36 @@ def preview(
 
 
 def export(
-    data: Annotated[str, typer.Argument(help="A data source (see `list data`).")],
-    out: Annotated[Path, typer.Option(help="A new folder, or one to go on with.")],
+    data: Annotated[
+        str, typer.Argument(help="A data source, such as folder:PATH (see: fairweather list data).")
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder, or one with an unfinished export.")],
     suite: Annotated[
-        list[str] | None, typer.Option(help="A suite (see `list suites`); repeatable.")
+        list[str] | None,
+        typer.Option(help="A suite of shifts (see: fairweather list suites). Repeatable."),
     ] = None,
     shift: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[,parameter=value...] (see `list shifts`); repeatable."),
+        typer.Option(
+            help="A shift, NAME[,parameter=value...] (see: fairweather list shifts). Repeatable."
+        ),
     ] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="png (a folder a class) or npz.")
+        str, typer.Option("--format", help="png (one folder per class) or npz.")
     ] = "png",
-    part: Annotated[str, typer.Option(help="test, val or train.")] = "test",
-    size: Annotated[int | None, typer.Option(help="Resize and crop images to this.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the split and of the shifts.")] = 0,
-    data_root: Annotated[str | None, typer.Option(help="The folder of the data set.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    part: Annotated[str, typer.Option(help="Which split: test, val or train.")] = "test",
+    size: Annotated[
+        int | None, typer.Option(help="Resize and crop the images to this many pixels.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the split and of the shifts.")] = 0,
+    data_root: Annotated[
+        str | None, typer.Option(help="The folder with the files of the data set.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a corrupted copy of a data set, without loss. Run again to go on."""
+    """Write a shifted copy of a data set, without loss. The same command continues it."""
+    check_writable(out)
     from fairweather import exporting
     from fairweather.data import load_data
 
@@ -91,5 +115,7 @@ def _chosen(suites: list[str], shifts: list[str]) -> list[Shift]:
     from fairweather.shift_lists import only_shifts
 
     if not suites and not shifts:
-        raise InputError("name some shifts: --suite NAME, or --shift NAME[,parameter=value...]")
+        raise InputError(
+            "name at least one shift: --suite NAME, or --shift NAME[,parameter=value...]"
+        )
     return only_shifts([*({"suite": name} for text in suites for name in text.split(",")), *shifts])

@@ -1,4 +1,4 @@
-"""What there is by name."""
+"""The names of everything that the command line takes by name."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ from typing import Annotated
 
 import typer
 
+from fairweather.errors import unknown_name
+
+SECTIONS = ("studies", "shifts", "attacks", "suites", "metrics", "data", "pretraining")
+
 
 def list_names(
     what: Annotated[
-        str, typer.Argument(help="studies, shifts, attacks, suites, metrics, data or pretraining.")
+        str,
+        typer.Argument(
+            help="studies, shifts, attacks, suites, metrics, data or pretraining; all by default."
+        ),
     ] = "all",
 ) -> None:
-    """List what there is by name: studies, shifts, metrics, data sources, pre-training methods."""
-    from fairweather.errors import unknown_name
-
-    sections = _sections()
-    if what != "all" and what not in sections:
-        raise unknown_name("list", what, ["all", *sections])
-    for title, entries in sections.items():
+    """List all studies, shifts, attacks, suites, metrics, data sources and pre-training methods."""
+    if what not in ("all", *SECTIONS):
+        raise unknown_name("list", what, ["all", *SECTIONS])
+    for title, entries in zip(SECTIONS, _sections(), strict=True):
         if what in ("all", title):
             typer.echo(f"{title}:")
             for name, description in entries:
                 typer.echo(f"  {name:<42}{description}")
 
 
-def _sections() -> dict[str, list[tuple[str, str]]]:
+def _sections() -> list[list[tuple[str, str]]]:
+    """Names with descriptions, in the order of `SECTIONS`."""
     from fairweather.attacks import ATTACKS
     from fairweather.data import SOURCES
     from fairweather.metrics import METRICS
@@ -34,18 +39,18 @@ def _sections() -> dict[str, list[tuple[str, str]]]:
     from fairweather.steps.derived import DERIVED
     from fairweather.training.selfsupervised import METHODS
 
-    return {
-        "studies": list(_study_entries()),
-        "shifts": [(name, f"{kind.title}: {kind.level_title}") for name, kind in SHIFTS.items()],
-        "attacks": [(name, f"{kind.title}: {kind.level_title}") for name, kind in ATTACKS.items()],
-        "suites": [(name, _few(sweeps)) for name, sweeps in SUITES.items()],
-        "metrics": [
+    return [
+        list(_study_entries()),
+        [(name, f"{kind.title}: {kind.level_title}") for name, kind in SHIFTS.items()],
+        [(name, f"{kind.title}: {kind.level_title}") for name, kind in ATTACKS.items()],
+        [(name, _few(sweeps)) for name, sweeps in SUITES.items()],
+        [
             *((metric.name, metric.label) for metric in METRICS),
             *((metric.name, metric.label) for metric in DERIVED),
         ],
-        "data": [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in SOURCES.items()],
-        "pretraining": [(name, method.title) for name, method in METHODS.items()],
-    }
+        [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in SOURCES.items()],
+        [(name, method.title) for name, method in METHODS.items()],
+    ]
 
 
 def _few(sweeps: Iterable[str], most: int = 4) -> str:

@@ -1,4 +1,4 @@
-"""Run a study, and report on what it left."""
+"""Run a study, and make the report of finished runs."""
 
 from __future__ import annotations
 
@@ -11,34 +11,43 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fairweather.cli.first_checks import check_study_name
 from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_writable
 
 if TYPE_CHECKING:
     from fairweather.steps.progressing import Outlook
     from fairweather.study import Study
 
-StudyName = Annotated[str, typer.Argument(help="A packaged study (see `list`) or a study file.")]
+StudyName = Annotated[
+    str,
+    typer.Argument(help="A packaged study (see: fairweather list studies), or a study file."),
+]
 Out = Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/NAME")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a key: recipe.epochs=2, models.basic.weights=none."),
+    typer.Option(
+        "--set",
+        help="Change a key of the study, such as recipe.epochs=2 or models.basic.weights=none. "
+        "Repeatable.",
+    ),
 ]
 Seeds = Annotated[
     str | None,
     typer.Option(
-        help="How many trainings of every model (3: seeds 0, 1 and 2), or which: 3,4 (3, for one).",
+        help="How many seeds to train every model with (3 means the seeds 0, 1 and 2), or a list "
+        "of seeds (3,4, or 3, for a single one).",
         show_default="as in the study, else 3",
     ),
 ]
 Only = Annotated[
-    list[str] | None, typer.Option(help="Run, score and report only this model; repeatable.")
+    list[str] | None, typer.Option(help="Run, score and report only this model. Repeatable.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-DataRoot = Annotated[str | None, typer.Option(help="The folder of the data set.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
-JSON = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Device = Annotated[str, typer.Option(help="The device: auto, cpu, cuda, cuda:1 or mps.")]
+DataRoot = Annotated[str | None, typer.Option(help="The folder with the files of the data set.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def run(
@@ -52,13 +61,20 @@ def run(
     offline: Offline = False,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Do again what stands there with other settings."),
+        typer.Option("--replace", help="Replace what the folder contains from other settings."),
     ] = False,
     quiet: Quiet = False,
     track: Track = None,
 ) -> None:
-    """Run a study: train, predict under every shift, score, report. Run again to go on."""
+    """Run a study: train, predict under every shift, score and report.
+
+    The same command continues a run that was interrupted.
+    """
+    check_study_name(study)
+    check_writable(out or Path("runs"))
     from fairweather import study as studies
+    from fairweather.evaluation.inputs import checksum_note
+    from fairweather.runs import open_finished_run
 
     checked = _read(study, set_, seeds, only, data_root, offline)
     check_first(track)
@@ -66,6 +82,8 @@ def run(
         finished = studies.run(
             checked, out=out, device=device, offline=offline, replace=replace, progress=show
         )
+    if checksums := checksum_note(open_finished_run(finished.path).record.data.notes):
+        typer.echo(f"data    {checksums}")
     print_places(finished.path)
     send(finished.path, track)
 
@@ -82,7 +100,8 @@ def plan(
     json: JSON = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print what a study needs, what of it is done, and how long the rest may take."""
+    """Print the steps of a study, which of them are done, and how long the rest may take."""
+    check_study_name(study)
     from fairweather import study as studies
 
     checked = _read(study, set_, seeds, only, data_root, offline)
@@ -92,7 +111,7 @@ def plan(
 
 
 def show_outlook(found: Outlook, *, as_json: bool) -> None:
-    """Print a plan and how far it is, as a table or for programs."""
+    """Print a plan and how far it is, as a table or as JSON."""
     typer.echo(found.to_json() if as_json else str(found))
 
 
@@ -101,13 +120,13 @@ def clean(
     remove: Annotated[
         list[str] | None,
         typer.Option(
-            help="left-over (of models that the study no longer has, and of interrupted steps), "
-            "report, samples or predictions; repeatable.",
-            show_default="only show",
+            help="What to remove: left-over (files of models that the study no longer has, and of "
+            "interrupted steps), report, samples or predictions. Repeatable.",
+            show_default="nothing",
         ),
     ] = None,
 ) -> None:
-    """Show what a run takes on disk, and remove what nobody needs or what can be made again."""
+    """Show how much disk space a run takes, and remove files that can be made again."""
     from fairweather import cleaning
 
     opened = cleaning.check_current(run)
@@ -125,7 +144,7 @@ def _read(
     data_root: str | None,
     offline: bool,
 ) -> Study:
-    """Read and check a study as the command line names it."""
+    """Read and check the study that the command line asks for."""
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     from fairweather.study import load_study
@@ -147,7 +166,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where the report of several runs goes; that of one goes into the run.",
+            help="The folder for the report of several runs; that of one run goes into its own.",
             show_default="reports/RUN+RUN; with --as-seeds runs/RUN+RUN",
         ),
     ] = None,
@@ -155,37 +174,39 @@ def report(
         bool,
         typer.Option(
             "--as-seeds",
-            help="Join runs of one study with different seeds, or models, into one run folder.",
+            help="Join runs of one study with different seeds or models into one run folder.",
         ),
     ] = False,
     track: Track = None,
     quiet: Quiet = False,
 ) -> None:
-    """Build tables, figures and page again from run folders alone."""
+    """Make tables, figures and page again from the files of one or several runs."""
     if as_seeds:
         check_first(track)
         place = join(runs, out, quiet=quiet)
         missing = _missing_files([place])
     else:
         if len(runs) == 1 and out is not None:
-            words = "the report of one run goes into its folder; --out is for several runs"
+            words = "the report of one run goes into its own folder; --out is for several runs"
             raise InputError(words)
         if len(runs) > 1 and track is not None:
-            raise InputError("--track sends one run, found several; send them one by one")
+            raise InputError("--track sends one run, found several: send them one by one")
         missing = _missing_files(runs)
         check_first(track)
         place = _build(runs, out)
     for path, names in missing.items():
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            words = f"fairweather: {path} has no {names[0]}{more}; what needs it is left out"
+            words = (
+                f"fairweather: {path} has no {names[0]}{more}; the report leaves out what needs it"
+            )
             typer.echo(words, err=True)
     print_places(place)
     send(place, track)
 
 
 def join(runs: Sequence[str | Path], out: Path | None = None, *, quiet: bool = False) -> Path:
-    """Join runs as seeds of one, and return its folder; done again, it goes on."""
+    """Join runs as seeds of one run, and return its folder; a second call continues."""
     from fairweather.as_seeds import join_seeds
 
     with resumable(), progress(quiet=quiet) as show:
@@ -220,7 +241,7 @@ def pack(
 
 
 def _missing_files(runs: Sequence[Path]) -> dict[Path, list[str]]:
-    """What the report of each run needs and has not; a file that was changed is an error."""
+    """Name the files that the report of each run misses; a changed file is an error."""
     from fairweather.report.intact import check_intact
     from fairweather.runs import open_finished_run
 
@@ -229,7 +250,7 @@ def _missing_files(runs: Sequence[Path]) -> dict[Path, list[str]]:
 
 
 def _build(runs: Sequence[Path], out: Path | None) -> Path:
-    """Report one run in its folder, or several beside each other; returns where that is."""
+    """Report one run in its folder, or several side by side; return the folder of the report."""
     from fairweather.report import build_joint_report, build_report
     from fairweather.report.joining import short_names
     from fairweather.runs import open_finished_run
@@ -244,6 +265,6 @@ def _build(runs: Sequence[Path], out: Path | None) -> Path:
 
 
 def print_places(folder: Path) -> None:
-    """Say where tables, figures and page are."""
+    """Print where tables, figures and page are."""
     for what, name in (("tables", "tables"), ("figures", "figures"), ("page", "report.html")):
         typer.echo(f"{what:<8}{folder / name}")

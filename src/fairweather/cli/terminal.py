@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, a line a step elsewhere, and how an interrupted command ends."""
+"""Progress bars on a terminal, one line per step elsewhere, and how interrupted commands end."""
 
 from __future__ import annotations
 
@@ -11,57 +11,44 @@ import typer
 from fairweather.progress import duration
 
 if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
     from fairweather.progress import Event, Finished, Notify
 
+# Characters of a terminal: from WIDE on there is room for a bar, from NARROW on for times.
+WIDE, NARROW = 110, 66
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """End with status 130 and a word when the user interrupts what can be taken up again."""
+    """End with status 130 and one line when the user interrupts what can be continued."""
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
+        typer.echo("interrupted; the same command continues from here", err=True)
         raise typer.Exit(130) from None
 
 
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Notify]:
-    """Show a bar with ETA for every task on a terminal; elsewhere, a line for every finished step.
+    """Show a bar for every task on a terminal; elsewhere print one line for every finished step.
 
-    Both are on stderr. Lines for people are said on stdout in any case, and alone with `quiet`.
+    Both go to stderr. The lines that a person should read go to stdout in any case; with `quiet`
+    nothing else is printed.
     """
     if quiet:
         yield _say
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.table import Column
+    from rich.progress import Progress
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _log
         return
-    one_line = Column(no_wrap=True, overflow="ellipsis")
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=5)),
-        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
-        TextColumn("left", table_column=Column(no_wrap=True, min_width=4)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
-        TextColumn("{task.fields[note]}", markup=False, table_column=one_line),
-    )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*_columns(console.width), console=console, expand=True) as bars:
         tasks: dict[str, int] = {}
 
         def show(event: Event) -> None:
@@ -75,6 +62,42 @@ def progress(*, quiet: bool = False) -> Iterator[Notify]:
         yield show
 
 
+def _columns(width: int) -> list[ProgressColumn]:
+    """The columns of the progress display on a terminal of so many characters.
+
+    Numbers are never cut: 8 of 15 must not read 8/1. Names and notes are cut instead, and a narrow
+    terminal has no bar and no times.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+
+    name = Column(no_wrap=True, overflow="ellipsis", max_width=max(width * 2 // 5, 1))
+    rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # what the other columns leave
+
+    def whole() -> Column:
+        return Column(no_wrap=True)
+
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", markup=False, table_column=name)
+    ]
+    if width >= WIDE:
+        columns.append(BarColumn(bar_width=20))
+    columns.append(MofNCompleteColumn(table_column=whole()))
+    if width >= NARROW:
+        columns += [
+            TimeElapsedColumn(table_column=whole()),
+            TextColumn("left", table_column=whole()),
+            TimeRemainingColumn(table_column=whole()),
+        ]
+    return [*columns, TextColumn("{task.fields[note]}", markup=False, table_column=rest)]
+
+
 def _log(event: Event) -> None:
     _say(event)
     if event.finished is not None:
@@ -82,7 +105,7 @@ def _log(event: Event) -> None:
 
 
 def finished_line(step: Finished, done: int, total: int | None) -> str:
-    """Tell of a finished step in one plain line.
+    """Describe a finished step in one plain line.
 
     >>> from fairweather.progress import Finished
     >>> finished_line(Finished("train Basic, seed 0", 41.2, 720.0), 3, 24)

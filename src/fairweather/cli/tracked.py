@@ -1,4 +1,4 @@
-"""The option --track: asked before anything runs, sent when everything is there."""
+"""The option --track: it is checked first, and the finished run is sent at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Track = Annotated[
 
 
 def check_first(tracker: str | None) -> None:
-    """Raise `InputError` now, and not after hours, if this tracker cannot be reached."""
+    """Raise `InputError` before the work, and not after it, if the tracker cannot be reached."""
     if tracker is not None:
         from fairweather.tracking import check_tracker
 
@@ -24,7 +24,7 @@ def check_first(tracker: str | None) -> None:
 
 
 def send(folder: Path, tracker: str | None) -> None:
-    """Send a finished run and say where it went; None sends nothing."""
+    """Send a finished run and print where it went; None sends nothing."""
     if tracker is not None:
         from fairweather.runs import open_finished_run
         from fairweather.tracking import track

@@ -1,4 +1,4 @@
-"""A run beside a published report, or beside another run: differences, intervals, verdicts."""
+"""Compare a run with a published report or with another run: differences, intervals, verdicts."""
 
 from __future__ import annotations
 

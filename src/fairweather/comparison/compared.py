@@ -1,4 +1,4 @@
-"""The two runs of a comparison: which models, seeds and shifts, and what is measured of them."""
+"""The two runs of a comparison: their models, seeds and shifts, and the estimates of each."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class ComparedRun:
     """One of the two runs of a comparison, or some of its models.
 
     Attributes:
-        name: as it was asked for, the folder or FOLDER:MODEL.
+        name: the folder or FOLDER:MODEL, as the user wrote it.
         run: the folder.
-        models: the seeds of each model that is compared, ascending, in the order of the record; an
-            ensemble is a model of its own, `NAME+ensemble`, with one seed of that name.
-        every_model: the same of each model of the run.
+        models: the ascending seeds of each compared model, in the order of the record. An ensemble
+            is a model of its own, `NAME+ensemble`, with the one seed `ensemble`.
+        every_model: the same for all models of the run.
     """
 
     name: str
@@ -58,13 +58,13 @@ class ComparedRun:
 
     @property
     def record(self) -> RunRecord:
-        """What the run is."""
+        """The description of the run."""
         return self.run.record
 
     def read(self, model: str, seed: int | str, shift: str) -> Predictions:
-        """Read the predictions of a model under a shift, by its id.
+        """Read the predictions of a model under a shift, which is given by its id.
 
-        Raises `InputError` where they are missing or not those that the run wrote.
+        Raises `InputError` if they are missing or not those that the run wrote.
         """
         name = self.run.predictions(model, seed, shift)
         if not self.run.holds(name):
@@ -76,11 +76,11 @@ class ComparedRun:
 
 
 class SharedShifts(NamedTuple):
-    """What both runs changed alike.
+    """The shifts that both runs have.
 
     Attributes:
         sweeps: each shift and attack, at the levels that both have.
-        only_a, only_b: ids of the shifted sets of images that one run alone has.
+        only_a, only_b: ids of the cells (shifted test images) that only one run has.
     """
 
     sweeps: tuple[SweepRecord, ...]
@@ -89,7 +89,7 @@ class SharedShifts(NamedTuple):
 
     @property
     def conditions(self) -> dict[Condition, str]:
-        """The id of the shift of every set of images that both have, clean first."""
+        """The id of the shift of every cell that both runs have, clean first."""
         shifted = {
             Condition(sweep.name, level): cell.id
             for sweep in self.sweeps
@@ -99,14 +99,14 @@ class SharedShifts(NamedTuple):
 
     @property
     def means(self) -> list[Condition]:
-        """The mean over shifts, where there are several, and those over the levels of each."""
+        """The mean over shifts, if there are several, and the means over the levels of each."""
         several = sum(sweep.kind == "shift" for sweep in self.sweeps) > 1
         of_each = [Condition(sweep.name, MEAN) for sweep in self.sweeps]
         return [Condition(ALL, MEAN), *of_each] if several else of_each
 
     @property
     def attacks(self) -> list[str]:
-        """The names of the attacks, which count in no mean over shifts."""
+        """The names of the attacks, which do not count in the mean over shifts."""
         return [sweep.name for sweep in self.sweeps if sweep.kind == "attack"]
 
 
@@ -124,7 +124,7 @@ def split_name(asked: str | os.PathLike[str]) -> tuple[str, str]:
 def open_compared(asked: str | os.PathLike[str]) -> ComparedRun:
     """Open a run folder, or one model of it as FOLDER:MODEL.
 
-    Raises `InputError` where there is no run, nothing is predicted yet, or no such model, and where
+    Raises `InputError` if there is no run or no such model, if nothing is predicted yet, or if the
     clean predictions of a model are not those that the run wrote.
     """
     folder, model = split_name(asked)
@@ -141,7 +141,7 @@ def open_compared(asked: str | os.PathLike[str]) -> ComparedRun:
 def pair_models(a: ComparedRun, b: ComparedRun) -> list[tuple[str, str]]:
     """Pair one model with one, or all by their names.
 
-    Raises `InputError` where neither is possible, and for a model beside itself.
+    Raises `InputError` if neither is possible, and for a model that is compared with itself.
     """
     if len(a.models) == len(b.models) == 1:
         pairs = [(next(iter(a.models)), next(iter(b.models)))]
@@ -161,26 +161,26 @@ def pair_models(a: ComparedRun, b: ComparedRun) -> list[tuple[str, str]]:
 
 
 def are_one_run(a: ComparedRun, b: ComparedRun) -> bool:
-    """Say whether both are of one run folder."""
+    """Say whether both are in one run folder."""
     return a.run.path.resolve() == b.run.path.resolve()
 
 
 def prepared_otherwise(a: ComparedRun, b: ComparedRun) -> bool:
-    """Say whether both are of one source, and the pixels differ by their size or its making.
+    """Say whether both have the same source, but images of another size or preprocessing.
 
-    Each model of a comparison may be fed as its own configuration says; that the images are the
-    same ones their keys and labels tell.
+    Each model of a comparison may have its own preprocessing. Keys and labels show that the images
+    are the same.
     """
     ours, theirs = a.record.data, b.record.data
     if ours.digests.get(TEST) == theirs.digests.get(TEST):
-        return False  # whatever is said of their making, the pixels are the same
+        return False  # the pixels are the same, whatever their descriptions say
     one_source = ours.source is not None and ours.source == theirs.source
     made = [(each.side, each.notes.get("preparation")) for each in (ours, theirs)]
     return one_source and ours.classes == theirs.classes and made[0] != made[1]
 
 
 def check_same_data(a: ComparedRun, b: ComparedRun) -> None:
-    """Raise `InputError` unless both runs are on the same test images, each fed in its own way."""
+    """Raise `InputError` unless both runs have the same test images, perhaps preprocessed apart."""
     data = [each.record.data for each in (a, b)]
     digests = [each.digests.get(TEST) for each in data]
     if digests[0] == digests[1] or prepared_otherwise(a, b):
@@ -191,12 +191,12 @@ def check_same_data(a: ComparedRun, b: ComparedRun) -> None:
     else:
         short = [str(digest)[:12] for digest in digests]
         differ = f"both are on {what[0]}, but the digests of the test images differ, {short[0]} "
-        differ += f"and {short[1]}: other files, another part of them, or prepared otherwise"
+        differ += f"and {short[1]}: other files, another split, or other preprocessing"
     raise InputError(f"the runs are not on the same test images: {differ}")
 
 
 def share_shifts(a: ComparedRun, b: ComparedRun) -> SharedShifts:
-    """Find the shifted images of both runs, by the id of the shift with all its parameters."""
+    """Find the shifts that both runs have; they are compared by their ids with all parameters."""
     ours, theirs = ({cell.id for cell in each.record.cells()} for each in (a, b))
     sweeps = [
         sweep.model_copy(update={"cells": tuple(cell for cell in sweep.cells if cell.id in theirs)})
@@ -210,7 +210,7 @@ def share_shifts(a: ComparedRun, b: ComparedRun) -> SharedShifts:
 
 
 def _predicted_models(run: RunFolder) -> dict[str, tuple[int | str, ...]]:
-    """Find the models with predictions of clean images, in the record's order, variants beside."""
+    """Find the models with predictions of clean images, each followed by its variants."""
     record = run.record
     found: dict[str, tuple[int | str, ...]] = {}
     for name in [*record.models, *record.variants]:
@@ -225,7 +225,7 @@ def _predicted_models(run: RunFolder) -> dict[str, tuple[int | str, ...]]:
 
 
 def _is_predicted(run: RunFolder, model: str, seed: int | str) -> bool:
-    """Say whether there are clean predictions; where some are gone, no model goes unnoticed."""
+    """Say whether there are clean predictions; raises `InputError` if they are lost."""
     return run.holds(run.predictions(model, seed, CLEAN))
 
 
@@ -234,11 +234,11 @@ def _describe_data(data: DataRecord) -> str:
     return f"{data.name} ({len(data.classes)} classes{pixels})"
 
 
-# ---------------------------------------------------------------- what is measured of them
+# ---------------------------------------------------------------- their estimates
 
 
 class Resampled:
-    """The images that both runs were predicted on, and how often each counts in each resample."""
+    """The test images of both runs, and how often each counts in each resample."""
 
     def __init__(self, first: Predictions, name: str, resamples: int) -> None:
         self.name, self.resamples = name, resamples
@@ -254,23 +254,26 @@ class Resampled:
             if not np.array_equal(ours, theirs):
                 raise InputError(
                     f"{name} has {len(theirs):,} {what}, {self.name} has {len(ours):,}, and they "
-                    "are not the same: models are compared on the same images in the same order"
+                    "are not the same: models can only be compared on the same images, in one order"
                 )
 
 
 class ModelEstimates(NamedTuple):
-    """A model's estimates by model, seed, shift and level, and which images it gets right.
+    """A model's estimates, and which images it classifies correctly.
 
     Attributes:
+        table: estimates by model, seed, shift and level.
         correct: bool `[n, S]` by condition, in the order of `seeds`.
-        answers: a digest of the predicted classes, of every seed and condition.
+        classes: a digest of the predicted classes of every seed and condition.
+        confidences: likewise, of the confidences and the losses.
     """
 
     model: str
     seeds: tuple[int | str, ...]
     table: Mapping[Key, Estimates]
     correct: Mapping[Condition, npt.NDArray[np.bool_]]
-    answers: str
+    classes: str
+    confidences: str
 
     def shown(self, condition: Condition, metric: str) -> Estimate:
         """The estimate of the only seed, or of the mean over seeds."""
@@ -287,7 +290,7 @@ class ModelEstimates(NamedTuple):
 
 
 def weights_of_means(shared: SharedShifts) -> dict[Condition, dict[Condition, float]]:
-    """The weight of each cell in the mean over each shift's levels, and in that over shifts."""
+    """The weight of each cell in the mean over the levels of its shift, and over all shifts."""
     levels = {
         sweep.name: [Condition(sweep.name, level) for level in levels_of(sweep)]
         for sweep in shared.sweeps
@@ -304,7 +307,7 @@ def weights_of_means(shared: SharedShifts) -> dict[Condition, dict[Condition, fl
 
 
 def resample(a: ComparedRun, b: ComparedRun) -> Resampled:
-    """Take the images of a's first model, as often as the run that resamples them more often."""
+    """Resample the images of a's first model, with the larger number of resamples of both runs."""
     resamples = max(each.record.settings.bootstrap for each in (a, b))
     model, seeds = next(iter(a.models.items()))
     return Resampled(a.read(model, seeds[0], CLEAN), a.name, resamples)
@@ -317,9 +320,9 @@ def estimate_model(
     images: Resampled,
     metrics: Collection[str] = COMPARED,
 ) -> ModelEstimates:
-    """Compute metrics of a model under every shift and their means, over levels, shifts, seeds."""
+    """Compute metrics of a model under every shift, with means over levels, shifts and seeds."""
     correct: dict[Condition, list[npt.NDArray[np.bool_]]] = {}
-    answers = hashlib.sha256()
+    classes, confidences = hashlib.sha256(), hashlib.sha256()
     seeds = compared.every_model[model]
 
     def sets() -> Iterator[tuple[Key, Predictions, None]]:
@@ -328,9 +331,13 @@ def estimate_model(
                 predictions = compared.read(model, seed, shift)
                 images.check(predictions, compared.name)
                 correct.setdefault(condition, []).append(predictions.correct)
-                answers.update(predictions.predicted.astype("<i8").tobytes())
+                classes.update(predictions.predicted.astype("<i8").tobytes())
+                for column in (predictions.confidence, predictions.nll):
+                    confidences.update(column.astype("<f8").tobytes())
                 yield (model, str(seed), *condition), predictions, None
 
     table = with_means(estimate_metrics(sets(), images.shared, metrics), shared.attacks)
     by_seed = {condition: np.stack(each, axis=1) for condition, each in correct.items()}
-    return ModelEstimates(model, seeds, table, by_seed, answers.hexdigest())
+    return ModelEstimates(
+        model, seeds, table, by_seed, classes.hexdigest(), confidences.hexdigest()
+    )

@@ -1,4 +1,4 @@
-"""Two models cell by cell on the same images: differences, intervals, tests, verdicts."""
+"""Compare two models cell by cell on the same images: differences, intervals, tests, verdicts."""
 
 from __future__ import annotations
 
@@ -34,41 +34,42 @@ from fairweather.report.tables import TOO_FEW
 from fairweather.types import Score
 
 LEVEL = 0.05  # of the tests, and what the 95 % intervals leave out
-# Real is only what a test says that was corrected for the number of tests. Of an interval that
-# cannot be said: from the usual 1,000 resamples no p-value is below 0.002, and Holm's correction
-# over the dozens of rows of a usual table would undo every one.
+# A difference is called real only if a test says so that is corrected for the number of tests. An
+# interval cannot be corrected like this: 1,000 resamples give no p-value below 0.002, which Holm's
+# correction over the dozens of rows of a usual table would always undo.
 REAL, NOT_FOUND = "real", "no difference found"
 EXCLUDES = "interval excludes 0 (uncorrected)"
-# The same network in another program differs by this much: its sums are rounded otherwise.
+# The same network in another program differs by this much: its sums are rounded differently.
 ROUNDING = 1e-5
 
 
 class Pair(NamedTuple):
-    """A model of one side beside a model of the other."""
+    """A model of one side and a model of the other."""
 
     a: str
     b: str
 
     @property
     def title(self) -> str:
-        """The name that both have, or both names."""
+        """The common name of both, or both names."""
         return self.a if self.a == self.b else f"{self.a} / {self.b}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A number of two models, and whether they differ in it.
+    """One metric of two models under one shift, and whether they differ.
 
     Attributes:
         pair: the models.
-        shift, level, metric: in the words of scores.csv.
-        a, b: the number of each side, over its seeds.
-        difference: b − a, with its 95 % interval; for a side with several seeds, over these too.
-        crossed: of accuracy, b − a over images and seeds, with its variances.
-        test: McNemar's exact test, of the accuracy in one cell of one seed on each side.
-        p: of the accuracy in one cell, by that test or by the t-test of `crossed`, after Holm's
-            correction over all tests of the comparison; else NaN.
-        same_answers: the models predict the same class of every image in every cell and seed.
+        shift, level, metric: as in scores.csv.
+        a, b: the value of each side, over its seeds.
+        difference: b − a, with its 95 % interval; it also covers the seeds of a side with several.
+        crossed: only for accuracy: b − a over images and seeds, with its variances.
+        test: McNemar's exact test, for the accuracy in one cell with one seed on each side.
+        p: for the accuracy in one cell, from that test or from the t-test of `crossed`, after
+            Holm's correction over all tests of the comparison; else NaN.
+        same_classes: the models predict the same class for every image, in every cell and seed.
+        same_confidences: likewise, with the same confidence and loss.
     """
 
     pair: Pair
@@ -81,23 +82,24 @@ class Row:
     crossed: Crossed | None = None
     test: McNemar | None = None
     p: float = math.nan
-    same_answers: bool = False
+    same_classes: bool = False
+    same_confidences: bool = False
 
     @property
     def is_tested(self) -> bool:
-        """Say whether it has a p-value: the accuracy in one cell has."""
+        """Say whether it has a p-value: only the accuracy in one cell has."""
         return self.metric == "accuracy" and self.is_cell
 
     @property
     def p_alone(self) -> float:
-        """The p-value of the only test there is; NaN where there is none."""
+        """The p-value of its test before the correction; NaN if there is no test."""
         if not self.is_tested or self.crossed is None:
             return math.nan
         return self.test.p if self.test else self.crossed.p
 
     @property
     def is_cell(self) -> bool:
-        """Say whether it is of one set of images, and not a mean over several."""
+        """Say whether it belongs to one cell, and is not a mean over several."""
         return self.level != MEAN
 
     @property
@@ -107,7 +109,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Say whether the models differ: by the test where there is one, else by the interval."""
+        """Say whether the models differ: by the test if there is one, else by the interval."""
         if self.is_tested:
             return REAL if self.p < LEVEL else NOT_FOUND
         if self.difference.too_few:
@@ -123,7 +125,7 @@ def compare_models(
     first, second = (
         estimate_model(run, model, shared, images) for run, model in zip((a, b), pair, strict=True)
     )
-    # What is made of the same trained networks is paired seed by seed.
+    # Variants of the same trained networks are paired seed by seed.
     same = are_one_run(a, b) and base_model(pair.a) == base_model(pair.b)
     same = same and first.seeds == second.seeds
     subtract = paired_change if same else paired_difference
@@ -138,7 +140,8 @@ def compare_models(
                 first.summary(condition, metric),
                 second.summary(condition, metric),
                 subtract(first.shown(condition, metric), second.shown(condition, metric)),
-                same_answers=first.answers == second.answers,
+                same_classes=first.classes == second.classes,
+                same_confidences=first.confidences == second.confidences,
             )
             if metric == "accuracy":
                 cells = weights.get(condition, {condition: 1.0})
@@ -152,12 +155,12 @@ def compare_models(
 
 
 def _mean_correct(estimates: ModelEstimates, cells: Mapping[Condition, float]) -> FloatArray:
-    """How often each image is right over some cells, float64 `[n, S]`."""
+    """How often each image is classified correctly over some cells, float64 `[n, S]`."""
     shares = [weight * estimates.correct[cell] for cell, weight in cells.items()]
     return np.sum(shares, axis=0, dtype=np.float64)
 
 
 def correct_for_number(rows: Sequence[Row]) -> list[Row]:
-    """Put Holm's correction over all tests into the rows that have one."""
+    """Correct the p-values of all tests together by Holm's method."""
     adjusted = iter(holm([row.p_alone for row in rows if row.is_tested]))
     return [replace(row, p=float(next(adjusted))) if row.is_tested else row for row in rows]

@@ -1,4 +1,4 @@
-"""The published numbers that the package ships, and which of them a run can be held against."""
+"""The published numbers in this package that a run can be compared with."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class PublishedModel(Frozen):
 
     Attributes:
         title: as published.
-        run: its run file, without the suffix, where there is one.
-        note: what a reader has to know about it, maybe nothing.
-        training: the published settings, in the words of a study's model and its recipe.
+        run: its run file, without the suffix, if there is one.
+        note: what a reader has to know about it; may be empty.
+        training: the published settings, with the keys of a study's model and its recipe.
     """
 
     title: str
@@ -36,7 +36,7 @@ class PublishedModel(Frozen):
 
 
 class _StudyFacts(Frozen):
-    """What NAME.yaml says of a study; its training is that of every model."""
+    """What NAME.yaml says about a study; its training is that of every model."""
 
     title: str
     data: str
@@ -49,7 +49,7 @@ class _StudyFacts(Frozen):
 
 
 class _Facts(Frozen):
-    """What stands in NAME.yaml."""
+    """The content of NAME.yaml."""
 
     title: str
     shifts: dict[str, str]
@@ -57,7 +57,7 @@ class _Facts(Frozen):
 
 
 class PublishedNumber(NamedTuple):
-    """A published number: the first four fields, in the words of scores.csv, say what it is of."""
+    """A published number; its first four fields are as in scores.csv."""
 
     model: str
     shift: str
@@ -75,13 +75,13 @@ class PublishedStudy:
         name, title: of the study.
         data: the data set's name, without resolution.
         classes: how many classes it has.
-        size: height and width of the images; None where it was not published.
-        test_images: how many; None where it was not published.
+        size: height and width of the images; None if they were not published.
+        test_images: their number; None if it was not published.
         note: what a reader has to know.
-        models: by the keys of this package's study.
+        models: by their keys in this package's study.
         shifts: the title of each shift, clean first.
-        numbers: model, shift, level, cell, metric, value, decimals, source; several rows where a
-            number stands both in a run file and in a table.
+        numbers: model, shift, level, cell, metric, value, decimals, source; several rows for a
+            number that is both in a run file and in a table.
     """
 
     name: str
@@ -122,8 +122,7 @@ def read_published(reference: str) -> list[PublishedStudy]:
 def best_numbers(study: PublishedStudy) -> list[PublishedNumber]:
     """Give each published number once and as precisely as it is known.
 
-    A number of a run file stands for the printed one, and the mean of a run file's levels for the
-    printed mean.
+    A number of a run file replaces the printed one, and the mean of its levels the printed mean.
 
     >>> study, _ = read_published("paper")
     >>> best_numbers(study)[0]

@@ -1,4 +1,4 @@
-"""Effective robustness of one run's models against those of another."""
+"""Effective robustness of the models of one run, relative to those of another."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from fairweather.report.table_formats import Layout, signed
 from fairweather.types import Score
 
 METRIC = "accuracy"
-FEWEST = 3  # reference models of different clean accuracy: two would lie on any line
+FEWEST = 3  # reference models with different clean accuracies: a line fits any two
 LAYOUT = Layout(("Model", "Shift", "Clean", "Shifted", "Expected", "Effective robustness"), words=2)
 UNSHIFTED = Condition(CLEAN, NO_LEVEL)
 
 
 class Row(NamedTuple):
-    """A model's accuracy under a shift beside what its clean accuracy makes one expect.
+    """A model's accuracy under a shift, and the accuracy that its clean accuracy predicts.
 
     Attributes:
         model: of the first side.
-        shift: in the words of scores.csv; the accuracy is the mean over its levels.
+        shift: as in scores.csv; the accuracy is the mean over its levels.
         clean, shifted: accuracies, the mean over seeds.
-        effective: shifted minus expected, with its interval; over seeds too where A has several.
+        effective: shifted minus expected, with its interval, which covers seeds if A has several.
     """
 
     model: str
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
     @property
     def expected(self) -> float:
-        """What the reference models' line gives for the clean accuracy."""
+        """The accuracy that the line through the reference models predicts."""
         return self.shifted - self.effective.value
 
 
@@ -65,10 +65,10 @@ def effective_table(
     images: Resampled,
     titles: Mapping[str, str],
 ) -> Table | None:
-    """Hold each model of a against the line through all trained models of b.
+    """Compare each model of a with the line through all trained models of b.
 
-    None where b has fewer than `FEWEST` models of different clean accuracy, a model counting once
-    for each seed. Variants (NAME+VARIANT) are no models of their own and count not at all.
+    None if b has fewer than `FEWEST` models with different clean accuracies; each seed of a model
+    counts as one. Variants (NAME+VARIANT) do not count.
     """
     names = [name for name in b.every_model if base_model(name) == name]
     if are_one_run(a, b):
@@ -126,15 +126,15 @@ def _table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str
 
 
 def _caption(b: ComparedRun, rows: Sequence[Row], models: int, several: bool) -> str:
-    """Say what the numbers are and how far they go; `several`: the models have several seeds."""
+    """Describe the numbers and their limits; `several`: the models have several seeds."""
     return (
-        f"Effective robustness against {models} trained models of {b.run.path.name} (Taori et al. "
-        "2020), in percentage points: accuracy under the shift, the mean over its levels, minus "
-        "what the line through those models' clean and shifted accuracies, on the logit scale, "
-        "gives for the clean accuracy. In brackets: 95 % intervals over images "
-        f"{'and over the seeds of its models ' if several else ''}(n = {rows[0].effective.n:,}); "
-        "that other reference models would give another line is not in them, and beyond their "
-        "clean accuracies the line is a guess."
+        f"Effective robustness relative to {models} trained models of {b.run.path.name} (Taori et "
+        "al. 2020), in percentage points. It is the accuracy under the shift (mean over its "
+        "levels) minus the accuracy that a line predicts from the clean accuracy. The line is "
+        "fitted to those models' clean and shifted accuracies on the logit scale. In brackets: "
+        f"95 % intervals over images{' and over the seeds of the models' if several else ''} "
+        f"(n = {rows[0].effective.n:,}). They do not cover the choice of reference models, and "
+        "outside the range of these models' clean accuracies the line is a guess."
     )
 
 

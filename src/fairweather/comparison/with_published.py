@@ -1,4 +1,4 @@
-"""A run beside published numbers, matched by data set, model, shifted images and metric."""
+"""Compare a run with published numbers, by data set, model, shift and metric."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LAYOUT = Layout(
     ),
     words=4,
 )
-# Settings that no published run had, with the values at which they do nothing.
+# Settings that no published run had, with the values at which they have no effect.
 NOTHING: tuple[object, ...] = (None, False, 0, [], {})
 LATER_KEYS: Mapping[str, tuple[object, ...]] = {
     **dict.fromkeys(
@@ -59,14 +59,14 @@ LATER_KEYS: Mapping[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run beside a reference.
+    """The comparison of a run with a reference.
 
     Attributes:
         name: of its files, without the suffix.
-        table: one row a published number; see `compare_with_published`.
+        table: one row per published number; see `compare_with_published`.
         body: the table as text, in the order of `LAYOUT`.
         caption: what the numbers are.
-        notes: how many agree, how far that goes, and what is missing; a sentence or two each.
+        notes: how many numbers agree, what that means, and what is missing; short texts.
     """
 
     name: str
@@ -85,22 +85,22 @@ class Comparison:
 
 
 def compare_with_published(run: str | os.PathLike[str], reference: str = "paper") -> pd.DataFrame:
-    """Put a run's numbers beside those of a published report.
+    """Compare a run's numbers with those of a published report.
 
-    Models are matched by the key in the study, shifted images by the shift with all of its
-    parameters, and the run's data set by name and number of classes. With several seeds, the mean
-    over seeds is compared.
+    Models are matched by their keys in the study, shifts by their ids with all parameters, and data
+    sets by name and number of classes. If the run has several seeds, the mean over them is
+    compared.
 
     Args:
         run: a finished run, or its folder.
         reference: `paper`, the report "Evaluating the Robustness of Deep Learning Models".
 
     Returns:
-        One row a published number, clean images and means over levels first: model, shift, level
-        and metric as in scores.csv; measured with low, high and n, missing where the run did not
-        measure it; published, its binomial standard_error where it is a share of a known number of
-        images, and its source; difference, measured − published; and inside, whether the published
-        number lies in [low, high]. Accuracies are fractions.
+        One row per published number, clean images and means over levels first. Columns: model,
+        shift, level and metric as in scores.csv; measured with low, high and n, missing if the run
+        did not measure it; published, its source, and its binomial standard_error if it is a share
+        of a known number of images; difference, measured − published; and inside, whether the
+        published number is in [low, high]. Accuracies are fractions.
 
     Raises:
         InputError: an unknown reference, no finished run, scores that are not those that the run
@@ -110,10 +110,10 @@ def compare_with_published(run: str | os.PathLike[str], reference: str = "paper"
 
 
 def read_comparison(run: str | os.PathLike[str], reference: str = "paper") -> Comparison:
-    """Compare a run as `compare_with_published` does, with the tables' text and notes."""
+    """Compare a run as `compare_with_published` does, and add the text of the table and notes."""
     studies = read_published(reference)
     folder = open_finished_run(Path(run))
-    folder.holds(SCORES)  # raises where they are others than the run wrote
+    folder.holds(SCORES)  # raises if they are not those that the run wrote
     contents = read_contents(folder)
     study = match_study(contents, studies)
     pairs = match_numbers(contents, study)
@@ -131,12 +131,12 @@ def read_comparison(run: str | os.PathLike[str], reference: str = "paper") -> Co
 
 @dataclass(frozen=True)
 class Pair:
-    """A published number and the run's.
+    """A published number and the number of the run.
 
     Attributes:
-        published: the number, what it is of and where it stands.
-        standard_error: binomial, of a published share of a known number of images; else NaN.
-        measured: None where the run did not measure it.
+        published: the number, what was measured, and its source.
+        standard_error: binomial, for a published share of a known number of images; else NaN.
+        measured: None if the run did not measure it.
     """
 
     published: PublishedNumber
@@ -145,12 +145,12 @@ class Pair:
 
     @property
     def difference(self) -> float:
-        """Measured − published; NaN where the run did not measure it."""
+        """Measured − published; NaN if the run did not measure it."""
         return self.measured.value - self.published.value if self.measured else math.nan
 
     @property
     def inside(self) -> bool:
-        """Say whether the published number lies in the run's interval, its ends included."""
+        """Say whether the published number is in the run's interval, ends included."""
         measured = self.measured
         return measured is not None and measured.low <= self.published.value <= measured.high
 
@@ -158,8 +158,8 @@ class Pair:
 def match_study(contents: Contents, studies: Sequence[PublishedStudy]) -> PublishedStudy:
     """Find the published study on a run's data set that shares a model with the run.
 
-    The data sets are the same if their names are, up to a resolution behind `@`, and they have as
-    many classes. Raises `InputError` when there is no such study.
+    Data sets are the same if they have the same name, without the resolution behind `@`, and the
+    same number of classes. Raises `InputError` if there is no such study.
     """
     data = contents.data
     classes = len(data.classes)
@@ -178,7 +178,7 @@ def match_study(contents: Contents, studies: Sequence[PublishedStudy]) -> Publis
 
 
 def match_numbers(contents: Contents, study: PublishedStudy) -> list[Pair]:
-    """Put every published number beside the run's: clean and means first, then level by level."""
+    """Pair every published number with the run's: clean and means first, then each level."""
     numbers = [number for number in best_numbers(study) if number.metric in METRIC]
     return [
         Pair(
@@ -191,7 +191,7 @@ def match_numbers(contents: Contents, study: PublishedStudy) -> list[Pair]:
 
 
 def as_frame(pairs: Sequence[Pair]) -> pd.DataFrame:
-    """Write pairs as a tidy table; what the run did not measure is missing."""
+    """Write pairs as a tidy table; numbers that the run did not measure are missing."""
     columns = {
         **{
             name: [getattr(pair.published, name) for pair in pairs]
@@ -211,9 +211,9 @@ def as_frame(pairs: Sequence[Pair]) -> pd.DataFrame:
 
 
 def same_images(contents: Contents, study: PublishedStudy, shift: str, level: str) -> bool:
-    """Say whether the run changed its images as the published number's were changed.
+    """Say whether the run has the same shift as the published number.
 
-    A mean is over the same images if all of its levels are, and no other.
+    A mean is the same if all of its levels are the same, and there is no other level.
     """
     if shift == CLEAN:
         return True
@@ -242,7 +242,7 @@ def _measured(contents: Contents, study: PublishedStudy, number: PublishedNumber
 
 
 def _standard_error(number: PublishedNumber, n: int | None) -> float:
-    """Binomial, for a share of n images; the levels of a mean share images, so it has none."""
+    """Binomial, for a share of n images; NaN for a mean, whose levels share their images."""
     if number.metric != "accuracy" or number.level == MEAN or n is None:
         return math.nan
     return math.sqrt(number.value * (1 - number.value) / n)
@@ -267,12 +267,12 @@ def table_body(pairs: Sequence[Pair], contents: Contents, study: PublishedStudy)
 
 
 def caption(pairs: Sequence[Pair], study: PublishedStudy, contents: Contents) -> str:
-    """Say what the numbers are."""
+    """Describe the numbers."""
     metrics = dict.fromkeys(describe_metric(pair.published.metric) for pair in pairs)
     return (
-        f"{study.title}: measured beside published. {'; '.join(metrics)}. Mean: over the levels of "
-        f"a shift. In brackets: the run's {contents.intervals}. In the interval: "
-        "does the published number lie in it. Difference: measured − published."
+        f"{study.title}: measured and published numbers. {'; '.join(metrics)}. Mean: over the "
+        f"levels of a shift. In brackets: the run's {contents.intervals}. In the interval: "
+        "whether the published number is in it. Difference: measured − published."
     )
 
 
@@ -291,14 +291,14 @@ def _numbers(pair: Pair) -> list[str]:
 
 
 def notes(pairs: Sequence[Pair], contents: Contents, study: PublishedStudy) -> list[str]:
-    """Say how many published numbers lie in the run's intervals, and what that does not mean."""
+    """Say how many published numbers are in the run's intervals, and what that does not mean."""
     measured = [pair for pair in pairs if pair.measured]
     return [
         _count(measured, missing=len(pairs) - len(measured)),
         _uncertainty(measured, contents, study),
-        f"The intervals of calibration errors are {CORRECTED}; the values themselves, "
-        "measured and published, are not corrected, so a small published error lies above the "
-        "interval more often than below it.",
+        f"The intervals of calibration errors are {CORRECTED}. The values themselves, measured and "
+        "published, are not corrected. So a small published error is more often above the interval "
+        "than below it, and a measured one may equal the end of its interval.",
         study.note,
         *_model_notes(contents, study),
         *_other_training(contents, study),
@@ -317,28 +317,28 @@ def _count(measured: Sequence[Pair], missing: int) -> str:
         parts.append(f"{sum(inside)} of {len(inside)} for {describe_metric(metric)}")
     total = sum(pair.inside for pair in measured)
     return (
-        f"{total} of the {len(measured)} published numbers that the run measured too lie in its "
-        f"95 % intervals: {', '.join(parts)}; {missing} were not measured."
+        f"{total} of the {len(measured)} published numbers that the run measured are in its 95 % "
+        f"intervals: {', '.join(parts)}. {missing} were not measured."
     )
 
 
 def _uncertainty(measured: Sequence[Pair], contents: Contents, study: PublishedStudy) -> str:
     errors = [100 * p.standard_error for p in measured if p.standard_error == p.standard_error]
-    theirs = "The published numbers have an uncertainty of their own"
+    theirs = "The published numbers are uncertain too"
     if errors:
         theirs += (
-            f": the accuracies at one level a binomial standard error of {min(errors):.1f} to "
+            f": an accuracy at one level has a binomial standard error of {min(errors):.1f} to "
             f"{max(errors):.1f} percentage points (n = {study.test_images:,})"
         )
-    ours = "other seeds and other test images would have done to the run's numbers"
+    ours = "other seeds and other test images"
     if not contents.of_recipes:
-        ours = "other test images would have done to the run's numbers, not what other seeds would"
+        ours = "other test images, but not other seeds"
     return (
-        f"The intervals say what {ours} ({contents.sample()}). {theirs}, and that of its one "
-        "training is not known. So a "
-        "published number outside an interval is no proof of another method, and one inside no "
-        "proof of the same; and since all cells share images and a model, they are no independent "
-        "trials."
+        f"The intervals cover {ours} ({contents.sample()}). {theirs}. How much other seeds would "
+        "change them is not known, since each model was trained once. So a published number "
+        "outside an interval does not prove that the method differs, and one inside does not prove "
+        "that it is the same. All cells share the images and the model, so they are not "
+        "independent trials."
     )
 
 
@@ -353,7 +353,7 @@ def _other_training(contents: Contents, study: PublishedStudy) -> Iterator[str]:
         if name in contents.titles:
             ours = _training(contents.models[name])
             if ours is None:
-                yield f"Other training: {name} came from elsewhere, and its training is unknown."
+                yield f"Other training: the run did not train {name}; its training is not known."
                 continue
             others = [
                 f"{key} {_plain(ours.get(key))} instead of {_plain(theirs)}"
@@ -365,7 +365,7 @@ def _other_training(contents: Contents, study: PublishedStudy) -> Iterator[str]:
 
 
 def _own_training(contents: Contents, study: PublishedStudy) -> Iterator[str]:
-    """What of a model's training the published runs had no key for, where it does something."""
+    """Settings of a model's training with an effect that the published runs did not have."""
     for name, model in study.models.items():
         ours = _training(contents.models[name]) if name in contents.titles else None
         if ours is None:
@@ -376,11 +376,11 @@ def _own_training(contents: Contents, study: PublishedStudy) -> Iterator[str]:
             if key in ours and key not in model.training and ours[key] not in nothing
         ]
         if others:
-            yield f"Other training: {name} has {', '.join(others)}; the published runs had not."
+            yield f"Other training: {name} has {', '.join(others)}; the published runs did not."
 
 
 def _training(model: ModelRecord) -> dict[str, JsonValue] | None:
-    """The settings of a model and of its recipe; None of a model that the run did not train."""
+    """The settings of a model and of its recipe; None for a model that the run did not train."""
     recipe = model.settings.get("recipe")
     return {**model.settings, **recipe} if isinstance(recipe, dict) else None
 
@@ -400,7 +400,7 @@ def _other_labels(contents: Contents) -> Iterator[str]:
             f"{_plain(imbalance)}; the published runs had neither."
         )
     if notes.get("verified") is False:
-        yield "The run's files were not verified against the published checksum."
+        yield "The run's files were not verified against the published checksums."
 
 
 def _other_images(
@@ -412,7 +412,7 @@ def _other_images(
         yield f"Other images: the published numbers are on {theirs} pixels, the run's on {ours}."
     _, at, made_from = contents.data.name.partition("@")
     if study.size and at and made_from != str(study.size[0]):
-        yield f"Other images: the run's were made from {made_from} pixels a side."
+        yield f"Other images: the run's were made from images of {made_from} pixels per side."
     counts = sorted({pair.measured.n for pair in measured if pair.measured})
     if study.test_images and counts != [study.test_images]:
         found = " or ".join(f"{count:,}" for count in counts)
@@ -436,8 +436,8 @@ def _other_shifts(contents: Contents, study: PublishedStudy) -> Iterator[str]:
             theirs = "; ".join(study.cells(shift).values())
             ours = "; ".join(sweeps[shift].cells.values()) if shift in sweeps else "none"
             yield (
-                f"{title}: published for {theirs}; the run has {ours}. Only the same are compared, "
-                "and the mean only where all are the same."
+                f"{title}: published for {theirs}; the run has {ours}. Only equal levels are "
+                "compared, and the mean only if all levels are equal."
             )
     if others := [sweep.title for sweep in contents.sweeps if sweep.name not in study.shifts]:
         yield f"In the run, not published: the shifts {', '.join(others)}."

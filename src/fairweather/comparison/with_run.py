@@ -1,4 +1,4 @@
-"""Two runs on the same images: which of their differences are real, or may be."""
+"""Compare two runs on the same images: which of their differences are real, or may be."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from fairweather.report.tables import (
 from fairweather.types import in_255ths
 
 OVER_SEEDS = (
-    ", and over the seeds of each side that has several; (sd): the standard deviation of one seed"
+    ", and over the seeds of each side with several; (sd): the standard deviation over seeds"
 )
 LAYOUT = Layout(
     ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
@@ -59,16 +59,16 @@ LAYOUT = Layout(
 
 @dataclass(frozen=True)
 class RunComparison:
-    """A run beside another.
+    """The comparison of two runs.
 
     Attributes:
         name: of its files, without the suffix.
-        scope: whether it is about recipes or about trained networks alone.
+        scope: whether it is about recipes or only about trained networks.
         table: one row for each pair of models, shift, level and metric; see `read_run_comparison`.
         body: the table as text, in the order of `LAYOUT`.
         caption: what the numbers are.
-        notes: what they do not show; last, how many cells differ and in which direction.
-        robustness: effective robustness of A's models against B's; None where B has too few.
+        notes: what they do not show; at the end, how many cells differ and in which direction.
+        robustness: effective robustness of A's models relative to B's; None if B has too few.
     """
 
     name: str
@@ -104,14 +104,14 @@ class RunComparison:
 def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> pd.DataFrame:
     """Say which differences between two runs on the same images are real.
 
-    The columns and what they mean are those of `read_run_comparison`, whose table this is.
+    The result is the table of `read_run_comparison`, which describes its columns.
 
     Args:
         a, b: a run folder, or one model of it as FOLDER:MODEL.
 
     Raises:
-        InputError: no run, models that cannot be paired, or predictions of other images or not
-            those that a run wrote.
+        InputError: no run, models that cannot be paired, or predictions that are of other images
+            or not those that a run wrote.
     """
     return read_run_comparison(a, b).table
 
@@ -119,27 +119,26 @@ def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> pd.Dat
 def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> RunComparison:
     """Compare the models of two runs on the same test images, from their stored predictions.
 
-    Models are paired by name, or the only one of each side with the other; shifted images by the
-    id of the shift with all its parameters.
+    Models are paired by name; if each side has only one, these two. Shifts are paired by their ids
+    with all parameters.
 
     Args:
-        a, b: a run folder, or one model of it as FOLDER:MODEL; two models of one run can be
-            compared.
+        a, b: a run folder, or one model of it as FOLDER:MODEL; both may be models of one run.
 
     Returns:
-        Its table has one row for each pair of models, shift, level and metric (accuracy,
-        rms_calibration_error, negative_log_likelihood): a and b, the means over seeds, with sd_a,
-        sd_b (missing for one seed), seeds_a and seeds_b; difference, b − a, with low and high of
-        its 95 % interval over n paired images, and over the seeds of a side that has several;
-        for the accuracy in one cell p and p_holm, corrected over all cells of the table: of
-        McNemar's exact test where each side has one seed (with only_a_right and only_b_right),
-        else of Student's t over seeds and images; and the verdict. That is `real` where p_holm
-        says so; for rows without a test `interval excludes 0 (uncorrected)`; else `no difference
-        found`. Accuracies are fractions.
+        The comparison. Its table has one row for each pair of models, shift, level and metric
+        (accuracy, rms_calibration_error, negative_log_likelihood). Columns: a and b, the means over
+        seeds, with sd_a, sd_b (missing for one seed), seeds_a and seeds_b; difference, b − a, with
+        low and high of its 95 % interval over n paired images, and over the seeds of a side with
+        several; p and p_holm, only for the accuracy in one cell, the latter corrected over all
+        cells of the table; and verdict. The p-value comes from McNemar's exact test if each side
+        has one seed (with only_a_right and only_b_right), else from Student's t over seeds and
+        images. The verdict is `real` if p_holm says so; for rows without a test it may be `interval
+        excludes 0 (uncorrected)`; else it is `no difference found`. Accuracies are fractions.
 
     Raises:
-        InputError: no run, an unknown model, models that cannot be paired, a model beside itself,
-            or predictions of other images or not those that a run wrote.
+        InputError: no run, an unknown model, models that cannot be paired, a model compared with
+            itself, or predictions that are of other images or not those that a run wrote.
     """
     if not Path(split_name(b)[0]).exists():
         raise unknown_name("run folder or reference", os.fspath(b), REFERENCES)
@@ -164,12 +163,12 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
 
 
 def _file_name(a: ComparedRun, b: ComparedRun) -> str:
-    """Name the files after the other run, and the models where they were asked for by name."""
+    """Name the files after the other run, and after models that were asked for by name."""
     asked = [next(iter(a.models))] if a.models != a.every_model else []
     asked += [b.run.path.resolve().name]
     asked += [next(iter(b.models))] if b.models != b.every_model else []
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "_".join(asked))
-    # Files of a comparison with published numbers have the names of these.
+    # The files of a comparison with published numbers have this name.
     return f"compare_{name}_run" if name in REFERENCES else f"compare_{name}"
 
 
@@ -177,7 +176,7 @@ def _file_name(a: ComparedRun, b: ComparedRun) -> str:
 
 
 def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """Write rows as a tidy table; what a row does not have is missing."""
+    """Write rows as a tidy table; missing values are NaN or NA."""
     tests = [row.test for row in rows]
     return pd.DataFrame(
         {
@@ -222,7 +221,7 @@ def table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str]
 
 
 def _level(level: str) -> str:
-    """Write a level as text: budgets of attacks in steps of 8-bit images.
+    """Write a level as text; budgets of attacks are in steps of 8-bit images.
 
     >>> _level("0.03137254901960784"), _level("0.8"), _level("worst"), _level("none")
     ('8/255', '0.8', 'worst', '–')
@@ -239,7 +238,7 @@ def shift_titles(shared: SharedShifts) -> dict[str, str]:
 
 
 def caption(rows: Sequence[Row], a: ComparedRun, b: ComparedRun, resamples: int) -> str:
-    """Say what the numbers are, when a difference is called real, and when only excluded."""
+    """Describe the numbers, and when a difference is called real."""
     metrics = "; ".join(dict.fromkeys(describe_metric(row.metric) for row in rows))
     tested = [row for row in rows if row.is_tested]
     tests = {MCNEMAR if row.test else RECIPES: None for row in tested}
@@ -250,36 +249,37 @@ def caption(rows: Sequence[Row], a: ComparedRun, b: ComparedRun, resamples: int)
         "means, without attacks. In brackets: the 95 % interval of B − A over images, paired "
         f"({resamples:,} resamples, the same for both)"
         f"{OVER_SEEDS if several else ''}. A difference "
-        f"is called {REAL} only where {' or '.join(tests)} of the accuracy in one cell says so "
+        f"is called {REAL} only if {' or '.join(tests)} of the accuracy in one cell says so "
         f"after Holm's correction over the {len(tested)} cells of this table (p < {LEVEL:g}). "
-        f"Lines without a p-value have their interval alone, and '{EXCLUDES}' is said by chance of "
-        "about one in twenty in which nothing differs."
+        f"Lines without a p-value have only their interval: if nothing differs, about one in "
+        f"twenty of them still gets '{EXCLUDES}' by chance."
     )
 
 
 def scope(rows: Sequence[Row], kinds: Collection[str] = ("study",)) -> str:
-    """Say whether the rows are about recipes or about trained networks alone.
+    """Say whether the rows are about recipes or only about trained networks.
 
-    An ensemble is one model of all seeds, and tells of no recipe; `kinds` are those of the runs.
+    An ensemble is one model of all seeds and says nothing about a recipe; `kinds` are those of the
+    runs.
     """
     if "study" not in kinds:
-        return "This is about these trained networks, on other images like these."
+        return "This is about these trained networks, on other test images like these."
     alone = [row for row in rows if any(each.endswith(ENSEMBLE_SUFFIX) for each in row.pair)]
     trained = [row for row in rows if row not in alone]
     if trained and all(row.is_of_recipes for row in trained):
-        of_ensembles = " Those of ensembles cover other images alone." if alone else ""
+        of_ensembles = " Those of ensembles cover only other test images." if alone else ""
         return (
             "This is about the recipes: the intervals cover training again with other seeds on the "
             f"same training images, and other test images like these.{of_ensembles}"
         )
     if not trained:
-        return "This is about these ensembles and networks, on other images like these."
-    one = "One training stands for each side"
+        return "This is about these ensembles and networks, on other test images like these."
+    one = "Each side has only one training"
     if any(max(row.a.n, row.b.n) > 1 for row in trained):
-        one = "One training alone stands for a side"
+        one = "One side has only one training"
     return (
-        f"{one}, so this is about these trained networks, and a difference between them is not yet "
-        "one between the recipes that made them: train each with several seeds to learn that."
+        f"{one}, so this is about these trained networks. A difference between them need not be "
+        "one between their recipes: train each recipe with several seeds to find out."
     )
 
 
@@ -290,15 +290,16 @@ def notes(
     shared: SharedShifts,
     titles: Mapping[str, str],
 ) -> list[str]:
-    """Say what the numbers do not show, and last how many cells differ, and in which direction."""
+    """Say what the numbers do not show, and at the end how many cells differ, and how."""
     return [
         *_left_out(a, b, shared),
         *_other_shift_seeds(a, b, shared),
         *_other_preparation(a, b),
-        "An RMS calibration error is inflated by the noise of its bins, in both models but not to "
-        "the same amount; the interval of the difference takes it off, so the difference may lie "
-        "near an end of it. With few images that interval is wide: that it holds 0 does not say "
-        "that the two are calibrated alike.",
+        "An RMS calibration error is inflated by the noise of its bins, in both models but not by "
+        "the same amount. The interval of a difference is corrected for this noise and the "
+        "difference is not, so the difference may be near an end of its interval, or equal to it. "
+        "With few images that interval is wide: if it contains 0, the two may still be calibrated "
+        "differently.",
         *([TOO_FEW_NOTE] if any(row.difference.too_few for row in rows) else []),
         *_needs(rows, titles),
         *_counts(rows),
@@ -327,8 +328,8 @@ def _left_out(a: ComparedRun, b: ComparedRun, shared: SharedShifts) -> Iterator[
         if shifts:
             few = ", ".join(shifts[:3]) + (", ..." if len(shifts) > 3 else "")
             yield (
-                f"Only in {each.name}, and in no mean here: {len(shifts)} shifted sets of images "
-                f"({few})."
+                f"Only in {each.name}, and not in the means here: {len(shifts)} shifted sets of "
+                f"images ({few})."
             )
 
 
@@ -336,8 +337,8 @@ def _other_shift_seeds(a: ComparedRun, b: ComparedRun, shared: SharedShifts) -> 
     seeds = [each.record.settings.shift_seed for each in (a, b)]
     if shared.sweeps and seeds[0] != seeds[1]:
         yield (
-            f"The runs have other shift seeds ({seeds[0]} and {seeds[1]}): stochastic shifts drew "
-            "other noise for the same images, and the difference includes that."
+            f"The runs have different shift seeds ({seeds[0]} and {seeds[1]}): stochastic shifts "
+            "have different noise for the same images, and the difference includes that."
         )
 
 
@@ -346,42 +347,48 @@ def _other_preparation(a: ComparedRun, b: ComparedRun) -> Iterator[str]:
         sizes = [each.record.data.side for each in (a, b)]
         ours, theirs = (" x ".join(map(str, size or ["?"])) for size in sizes)
         yield (
-            "The same images, by source, keys and labels, were prepared as each model wants them "
-            f"({ours} and {theirs} pixels): the difference is of the models with their "
-            "preparation, and a shift of so many pixels is another one at another size."
+            "The images are the same by source, keys and labels, but each model has its own "
+            f"preprocessing ({ours} and {theirs} pixels). The difference is between the models "
+            "with their preprocessing, and a shift that is given in pixels is not the same at "
+            "another size."
         )
 
 
 def _needs(rows: Sequence[Row], titles: Mapping[str, str]) -> Iterator[str]:
-    """Say what would tell the models of each pair apart, on clean images and under all shifts."""
+    """Say how much data would show a difference, on clean images and under all shifts."""
     tests = sum(row.is_tested for row in rows)
     for row in rows:
         is_summary = (row.shift, row.level) in ((CLEAN, NO_LEVEL), (ALL, MEAN))
-        is_open = row.verdict == NOT_FOUND and not row.same_answers
-        # Of a recipe with one seed nobody knows how far others would lie from it.
+        is_open = row.verdict == NOT_FOUND and not row.same_classes
+        # For a recipe with one seed, the spread over seeds is not known.
         is_known = row.is_of_recipes or max(row.a.n, row.b.n) == 1
         if row.crossed is None or not (is_summary and is_open and is_known):
             continue
         if words := needed_in_words(row.crossed, tests if row.is_tested else 1):
             yield (
-                f"{row.pair.title}, accuracy, {titles[row.shift].lower()}: if they differ as here, "
-                f"to find it with a power of 80 % takes {words}."
+                f"{row.pair.title}, accuracy, {titles[row.shift].lower()}: if the true difference "
+                f"is the one seen here, finding it with a power of 80 % takes {words}."
             )
 
 
 def _counts(rows: Sequence[Row]) -> Iterator[str]:
-    """Count cells of accuracy, tested ones and those that only have an interval apart."""
-    same = list(dict.fromkeys(row.pair.title for row in rows if row.same_answers))
-    if same:
-        yield f"{', '.join(same)}: the predictions of both are identical in all cells."
-    open_rows = [row for row in rows if not (row.same_answers and row.metric == "accuracy")]
+    """Count the cells that differ in accuracy, with a test and with only an interval."""
+    same = {row.pair.title: row.same_confidences for row in rows if row.same_classes}
+    if whole := [title for title, confidences in same.items() if confidences]:
+        yield f"{', '.join(whole)}: the predictions of both are identical in all cells."
+    if classes := [title for title, confidences in same.items() if not confidences]:
+        yield (
+            f"{', '.join(classes)}: both predict the same class for every image in all cells, so "
+            "their accuracies are equal; their probabilities differ."
+        )
+    open_rows = [row for row in rows if not (row.same_classes and row.metric == "accuracy")]
     if cells := [row for row in open_rows if row.is_tested]:
         yield f"After Holm's correction, the accuracy differs in {_directions(cells)}"
     untested = [row for row in open_rows if not row.is_tested]
     excluding = sum(row.verdict == EXCLUDES for row in untested)
     yield (
-        f"'{EXCLUDES}' is said of {excluding} of the {len(untested)} lines without a test: of "
-        "those in which nothing differs, about one in twenty is such by chance."
+        f"{excluding} of the {len(untested)} lines without a test say '{EXCLUDES}': if nothing "
+        "differs, about one in twenty does so by chance."
     )
 
 
@@ -399,6 +406,6 @@ def _directions(cells: Sequence[Row]) -> str:
     if ties:
         sentences.append(
             f"{ties} {'is a tie' if ties == 1 else 'are ties'}: these {what} show no difference, "
-            "which proves no equality."
+            "which does not prove that there is none."
         )
     return " ".join(sentences)

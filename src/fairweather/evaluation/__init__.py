@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from fairweather.devices import resolve_device
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_writable
 from fairweather.evaluation.inputs import EvaluationInputs, bring_together
 from fairweather.evaluation.planning import (
     SEED,
@@ -33,7 +33,7 @@ from fairweather.evaluation_options import EvaluationOptions, check_options
 from fairweather.executors import execute
 from fairweather.finished_run import Run
 from fairweather.inference import check_variant_names
-from fairweather.metrics.columns import wilson_interval
+from fairweather.metrics import Resamples, evaluate_resamples, to_score
 from fairweather.progress import Event, Notify, silent
 from fairweather.record import CLEAN, RECORD, RunRecord, predictions_file
 from fairweather.runs import RunFolder, check_takeable, open_run
@@ -57,23 +57,23 @@ def evaluate(
 
     Args:
         model: a module from images in [0, 1], float `[B, 3, H, W]`, to logits or probabilities, or
-            anything that `load_model` takes by name.
-        dataset: a `Dataset`, or a source that `load_data` takes by name. Of a source that is one
-            set, all images are tested; of one with parts, the test part.
+            any source that `load_model` takes.
+        dataset: a `Dataset`, or any source that `load_data` takes. The test split is used, or all
+            images if the source has no splits.
         shifts: suites, shifts and attacks, as objects or texts; see `fairweather.shift_lists`.
-        out: the run folder. What stands there is not computed again, so that a second call goes on
-            where the first was interrupted. Without it the folder lasts as long as the result.
-        replace: do again what stands in the folder and was made with other settings; without it,
-            that is refused.
-        progress: called with every `Event`; its `line` is what a person should read:
-            preprocessing, labels, clean accuracy, and a warning if that is no better than chance.
-        options: see `EvaluationOptions`, which describes each; `help(fw.evaluate)` names them.
+        out: the run folder. Finished work in it is not computed again, so that a second call
+            continues an interrupted one. Without it, a temporary folder is removed with the result.
+        replace: replace finished work in the folder that was made with other settings; without it,
+            such a call is refused.
+        progress: called with every `Event`. Its `line` is for a person to read: preprocessing,
+            label mapping, clean accuracy, and a warning if that is not better than chance.
+        options: `EvaluationOptions` describes each; `help(fw.evaluate)` names them.
 
     Returns:
         The run: `.scores` is the table, `.report()` makes the page.
 
     Raises:
-        InputError: something that was asked for cannot be; the message is one sentence.
+        InputError: something is wrong with what was asked for; the message is one sentence.
 
     >>> import torch, fairweather as fw
     >>> digits = fw.load_data("mnist5k", size=8)
@@ -93,7 +93,7 @@ def evaluate(
         except BaseException:
             shutil.rmtree(passing, ignore_errors=True)
             raise
-        # Not a TemporaryDirectory: that warns when nobody closes it.
+        # Not a TemporaryDirectory: that warns if it is not closed.
         weakref.finalize(run, shutil.rmtree, passing, ignore_errors=True)
         return run
 
@@ -114,10 +114,11 @@ evaluate.__signature__ = _with_options(inspect.signature(evaluate))  # type: ign
 def run_request(
     request: Request, out: Path | None, *, replace: bool = False, progress: Notify | None = None
 ) -> Run:
-    """Do what is left of an evaluation; without `out`, in `runs/MODEL-on-DATA`."""
+    """Run the rest of an evaluation; without `out`, in `runs/MODEL-on-DATA`."""
     tell, options = progress or silent, request.options
     check_variant_names(options.variants)
     resolve_device(options.device)
+    check_writable(out or Path("runs"))
     if out is not None:
         check_takeable(out)
     asked = asked_priors(options)
@@ -143,7 +144,7 @@ def run_request(
             model=inputs.model,
         )
         file = predictions_file(measured_model(request, inputs).name, SEED, CLEAN)
-        # The clean accuracy first: a person sees within moments whether all is as it should be.
+        # The clean accuracy first: it shows within moments whether the model is used correctly.
         execute(plan, folder, worker, tell, until=file.removesuffix(".parquet"))
         for line in clean_lines(folder, file):
             tell(Event("evaluate", 0, None, line=line))
@@ -154,29 +155,31 @@ def run_request(
 def outlook(request: Request, out: Path | None, progress: Notify | None = None) -> Outlook:
     """Plan an evaluation and say how far it is; nothing is written.
 
-    The model is opened and the data are loaded, since each decides about the other.
+    The model is opened and the data are loaded, since each depends on the other.
     """
     if out is not None and RunFolder(out).is_read_only:
         check_takeable(out)
+    check_variant_names(request.options.variants)
+    asked = asked_priors(request.options)
     inputs = bring_together(request, progress)
     try_out(request, inputs)
-    priors = complete_priors(asked_priors(request.options), inputs.dataset.test)
+    priors = complete_priors(asked, inputs.dataset.test)
     plan = plan_evaluation(request, inputs, measurement_of(request, all_facts(inputs), priors))
     name = run_name(inputs)
     return Outlook.of(name, out or Path("runs") / name, plan)
 
 
 def asked_priors(options: EvaluationOptions) -> dict[str, dict[str, float]]:
-    """The priors that were asked for, in the file that holds them or as they are."""
+    """The priors that were asked for, read from their file if they are in one."""
     if isinstance(options.priors, Path):
         return read_priors(options.priors)
     return check_priors(options.priors, "priors") if options.priors else {}
 
 
 def _check_same(folder: RunFolder, record: RunRecord, inputs: EvaluationInputs) -> None:
-    """Refuse a folder with the numbers of another model or of other data under the same names."""
+    """Refuse a folder with results of another model or other data of the same name."""
     if not (folder.path / RECORD).is_file() or folder.record.name != record.name:
-        return  # a run of another name is refused where it would be overwritten
+        return  # a run of another name is refused before it would be overwritten
     name = inputs.opened.name
     before = folder.record.models.get(name)
     if before is not None and before.facts.get("digest") != inputs.opened.digest:
@@ -186,31 +189,39 @@ def _check_same(folder: RunFolder, record: RunRecord, inputs: EvaluationInputs) 
     else:
         return
     raise InputError(
-        f"{folder.path} holds the evaluation of {what}; replace it with --replace, "
+        f"{folder.path} contains the evaluation of {what}; replace it with --replace, "
         "or name another folder with --out"
     )
 
 
 def clean_lines(folder: RunFolder, file: str) -> list[str]:
-    """Say how accurate the model is on the images as they are, and warn where it knows nothing."""
+    """Say how accurate the model is on clean images, and warn if it is not better than chance.
+
+    The interval is the one of scores.csv: from the same resamples of the images.
+    """
     predictions = folder.read_predictions(file)
-    accuracy, n = predictions.correct.mean(), len(predictions)
-    low, high = map(float, wilson_interval(accuracy, n))
-    lines = [f"clean          accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}], n = {n:,}"]
+    shared = Resamples.draw(predictions.labels, folder.record.settings.bootstrap)
+    found = evaluate_resamples(predictions, shared, names=["accuracy"])["accuracy"]
+    accuracy, low, high, n = to_score(found, (0.0, 1.0))
+    edges = {0.0: "; every image is wrong", 1.0: "; no image is wrong"}
+    lines = [
+        f"clean          accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}], n = {n:,}"
+        f"{edges.get(accuracy, '')}"
+    ]
     counts = np.bincount(predictions.labels)
     share, largest = counts.max() / n, predictions.classes[counts.argmax()]
     if low <= share:
         lines.append(
             f"warning        that is not above chance ({share:.1%}, what a model that always says "
-            f"{largest} gets): the preprocessing or the labels are probably wrong; see --size, "
-            "--mean with --std, and --labels"
+            f"{largest} gets): the preprocessing or the label mapping is probably wrong; see "
+            "--size, --mean with --std, and --labels"
         )
     return lines
 
 
 @contextmanager
 def _mode_kept(model: str | nn.Module) -> Iterator[None]:
-    """Leave a module of the caller's in the mode that it was in."""
+    """Restore the mode of a module that belongs to the caller."""
     was_training = isinstance(model, nn.Module) and model.training
     try:
         yield

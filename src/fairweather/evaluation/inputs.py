@@ -1,4 +1,4 @@
-"""The model and the data of an evaluation, made to fit each other."""
+"""Open the model and the data of an evaluation, and make them fit each other."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pydantic
 import torch
 from torch import nn
 
-from fairweather.data import list_source
+from fairweather.data import SOURCES, list_source
 from fairweather.data.source import WHOLE
 from fairweather.errors import InputError
 from fairweather.evaluation.request import Request
 from fairweather.evaluation_options import EvaluationOptions
-from fairweather.models import Opened, describe_preprocessing, open_model, prepared_at
+from fairweather.models import (
+    Opened,
+    check_model,
+    describe_preprocessing,
+    open_model,
+    prepared_at,
+)
 from fairweather.models.labels import LabelMap, match_labels, read_label_file, relabel
 from fairweather.models.outputs import (
     GIVEN,
@@ -36,7 +42,7 @@ from fairweather.steps.plan import DATA, DataSource, ModelSource
 from fairweather.steps.worker import as_logits, model_digest, open_data
 from fairweather.types import Dataset, Images
 
-LOOKED_AT = 64  # test images, where outputs may be probabilities
+LOOKED_AT = 64  # test images that show whether outputs are probabilities
 
 
 class EvaluationInputs(NamedTuple):
@@ -44,12 +50,12 @@ class EvaluationInputs(NamedTuple):
 
     Attributes:
         opened: the model as it was opened.
-        outputs: what its outputs are taken for.
-        model: to logits of the data's classes.
-        labels: how the model's outputs became the data's classes.
-        digest: of the weights and of everything else that was decided about the model.
-        sources: of the data sets, by their names in a plan.
-        datasets: these, open; the first is what the model is evaluated on.
+        outputs: whether its outputs are logits or probabilities, and why.
+        model: gives logits for the data's classes.
+        labels: the label mapping, from the model's outputs to the data's classes.
+        digest: of the weights and everything else that decides what the model gives.
+        sources: how each data set is loaded, by its name in a plan.
+        datasets: the loaded data sets; the model is evaluated on the first.
     """
 
     opened: Opened
@@ -62,11 +68,11 @@ class EvaluationInputs(NamedTuple):
 
     @property
     def dataset(self) -> Dataset:
-        """What the model is evaluated on."""
+        """The data set that the model is evaluated on."""
         return self.datasets[DATA]
 
     def lines(self) -> list[str]:
-        """Say what is evaluated, in lines of their own."""
+        """Describe what is evaluated, one fact per line."""
         test, notes = self.dataset.test, self.dataset.notes
         height, width = test.images.shape[2:]
         some = f" of {notes['limit_of']:,}, a stratified subset" if "limit_of" in notes else ""
@@ -81,20 +87,37 @@ class EvaluationInputs(NamedTuple):
             lines.insert(2, f"outputs        {self.outputs}")
         if code := self.opened.facts.get("runs_code"):
             lines.insert(1, f"note           {code}")
+        if checksums := checksum_note(notes):
+            lines.append(f"checksums      {checksums}")
         if fitting := notes.get("fitting"):
             lines.append(f"fitting        {fitting}")
         return lines
 
 
+def checksum_note(notes: Mapping[str, object]) -> str | None:
+    """Say whether the files of a data set were verified; None for data that nobody published.
+
+    >>> checksum_note({"verified": True})
+    'the files are the published ones (MD5)'
+    """
+    if "verified" not in notes:
+        return None
+    if notes["verified"]:
+        return "the files are the published ones (MD5)"
+    reason = notes.get("verification")
+    return f"the files were not verified{f': {reason}' if reason else ''}"
+
+
 def bring_together(request: Request, progress: Notify | None = None) -> EvaluationInputs:
-    """Open the model, load the data the way it wants them, and match their classes.
+    """Open the model, load the data with its preprocessing, and match their classes.
 
     Raises:
         InputError: something is wrong with the model, the data, or how they fit.
     """
     options = request.options
+    fractions = check_first(request, progress)
     opened = open_asked(request)
-    source = data_source(request, opened)
+    source = data_source(request, opened, fractions)
     dataset = request.dataset
     if isinstance(dataset, str):
         dataset = open_data(source, offline=options.offline, progress=progress)
@@ -103,7 +126,7 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
     outputs = opened.outputs or asked_for(options.outputs) or _seen(opened, first, request, dataset)
     labels = match_labels(opened.classes, first.shape[1], dataset.classes, read_labels(options))
     if opened.outputs is None and outputs.kind == "probabilities":
-        logarithms(first)  # negative numbers show here
+        logarithms(first)  # raises for negative numbers
     sources, datasets = {DATA: source}, {DATA: dataset}
     for other in options.ood:
         name = f"{OOD_DATA}{other}"
@@ -120,14 +143,47 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
     )
 
 
+def check_first(request: Request, progress: Notify | None = None) -> dict[str, float]:
+    """Check everything that needs neither weights nor images, and give the fractions of the split.
+
+    They are empty for data that are loaded already, and for the data of the run that trained the
+    model, which are split as they were there.
+
+    Raises:
+        InputError: the model's name or file, a data source, or a file of options is wrong; or a
+            variant needs a validation split, and there is none.
+    """
+    options = request.options
+    if isinstance(request.model, str):
+        check_model(request.model, **_model_options(options))
+    read_labels(options)
+    for other in options.ood:
+        if other.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
+            list_source(other, offline=True)
+    if isinstance(request.dataset, Dataset):
+        _check_loaded(options)
+        check_variants(options, request.dataset.name, has_validation=bool(request.dataset.val))
+        return {}
+    return {} if _own_data(request) else _fractions(request, progress)
+
+
+def check_variants(options: EvaluationOptions, name: str, *, has_validation: bool) -> None:
+    """Raise `InputError` if a variant needs validation images and the data set has none."""
+    if "temperature" in options.variants and not has_validation:
+        raise InputError(
+            f"temperature is fitted on validation images, and {name} has none: set some aside "
+            "with validation_fraction (--validation-fraction), such as 0.2"
+        )
+
+
 def read_labels(options: EvaluationOptions) -> Mapping[str, object] | None:
-    """The labels that were given, in the file that holds them or as they are."""
+    """The label mapping that was given, read from its file if it is in one."""
     given = options.labels
     return read_label_file(given) if isinstance(given, Path) else given
 
 
 def open_asked(request: Request) -> Opened:
-    """Open the model, to be fed at the size that was asked for."""
+    """Open the model, for images of the size that was asked for."""
     options = request.options
     if not isinstance(request.model, str):
         kind = type(request.model).__name__
@@ -135,23 +191,19 @@ def open_asked(request: Request) -> Opened:
         digest = _module_digest(request.model)
         opened = Opened(request.model.eval(), kind, digest, None, None, facts, outputs=None)
     else:
-        opened = open_model(
-            request.model,
-            architecture=options.architecture,
-            weights=options.weights,
-            mean=options.mean,
-            std=options.std,
-            input_size=options.input_size,
-            outputs=options.outputs,
-            offline=options.offline,
-        )
+        opened = open_model(request.model, **_model_options(options), offline=options.offline)
     if options.size is None:
         return opened
     return prepared_at(opened, options.size, keep=options.input_size is not None)
 
 
+def _model_options(options: EvaluationOptions) -> dict[str, Any]:
+    names = ("architecture", "weights", "mean", "std", "input_size", "outputs")
+    return {name: getattr(options, name) for name in names}
+
+
 def model_source(request: Request, inputs: EvaluationInputs) -> ModelSource:
-    """The model as a plan names it."""
+    """The model, described for a plan."""
     options, labels = request.options, inputs.labels
     return ModelSource(
         source=str(inputs.opened.facts.get("source", inputs.opened.name)),
@@ -170,7 +222,7 @@ def model_source(request: Request, inputs: EvaluationInputs) -> ModelSource:
 
 
 def _module_digest(model: nn.Module) -> str:
-    """What tells one module in memory from another: its structure as text, and its tensors."""
+    """A digest of a module in memory: of its structure as text, and of its tensors."""
     digest = hashlib.sha256(repr(model).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -179,18 +231,10 @@ def _module_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def data_source(request: Request, opened: Opened) -> DataSource:
-    """How the data are loaded: cut into parts, and prepared as the model wants them.
-
-    Raises `InputError` for options that do not go together.
-    """
+def data_source(request: Request, opened: Opened, fractions: Mapping[str, float]) -> DataSource:
+    """How the data are loaded: split, and prepared as the model's configuration says."""
     options = request.options
     if isinstance(request.dataset, Dataset):
-        if options.size or options.limit or options.root or options.validation_fraction:
-            raise InputError(
-                "size, root, limit and validation_fraction go with the name of a data set; this "
-                "one is loaded already"
-            )
         return DataSource(source=request.dataset.name, parts=("val", "test"))
     source = _own_data(request)
     if source is None:
@@ -198,7 +242,7 @@ def data_source(request: Request, opened: Opened) -> DataSource:
         source = DataSource(source=request.dataset, root=root, size=options.size)
         if options.size is None:
             source = source.model_copy(update={"preparation": opened.preparation})
-        source = source.model_copy(update=_fractions(request))
+        source = source.model_copy(update=fractions)
     return source.model_copy(
         update={
             "parts": ("val", "test"),
@@ -208,22 +252,32 @@ def data_source(request: Request, opened: Opened) -> DataSource:
     )
 
 
-def _fractions(request: Request) -> dict[str, float]:
-    """How a set is cut: all that is not tested is there to fit something on."""
+def _check_loaded(options: EvaluationOptions) -> None:
+    """Raise `InputError` for options that only a data set by name can have."""
+    if options.size or options.limit or options.root or options.validation_fraction:
+        raise InputError(
+            "size, root, limit and validation_fraction go with the name of a data set; this one "
+            "is loaded already"
+        )
+
+
+def _fractions(request: Request, progress: Notify | None) -> dict[str, float]:
+    """How a set is split: nothing is trained, so what is not tested is for fitting."""
     options, share = request.options, request.options.validation_fraction
     if not 0 <= share < 1:
         raise InputError(f"validation_fraction must be in [0, 1), found {share}")
-    listed = list_source(str(request.dataset), options.root, offline=options.offline)
+    name = str(request.dataset)
+    listed = list_source(name, options.root, offline=options.offline, progress=progress)
+    check_variants(options, name, has_validation=bool(share) or "val" in listed.splits)
     if WHOLE not in listed.splits:
         return {"validation_fraction": share}
-    # Nothing is trained.
     return {"test_fraction": 1 - share, "validation_fraction": 1.0 if share else 0.0}
 
 
 def _own_data(request: Request) -> DataSource | None:
-    """The data of the run that a model comes from, if these are asked for.
+    """The data of the run that trained the model, if these are asked for; else None.
 
-    They are cut as they were for its training, so that no training image is tested.
+    They are split as they were for the training, so that no training image is tested.
     """
     source, options = str(request.model), request.options
     folder = Path(source.removeprefix("run:")).parent.parent.parent
@@ -242,17 +296,17 @@ def _own_data(request: Request) -> DataSource | None:
 
 def _fitting_note(dataset: Dataset, request: Request) -> dict[str, str]:
     if _own_data(request) is not None:
-        return {"fitting": "test and validation images are those that the run set apart itself"}
+        return {"fitting": "test and validation splits are those of the run that trained the model"}
     if dataset.val is None:
         return {}
     return {
-        "fitting": "what is fitted on the data's validation images is right only for a model that "
-        "did not train on them"
+        "fitting": "what is fitted on the validation images is valid only if the model was not "
+        "trained on them"
     }
 
 
 def _other_source(request: Request, opened: Opened, dataset: Dataset, source: str) -> DataSource:
-    """Another data set at the same size; its labels mean nothing to the model."""
+    """Another data set at the same size, whose labels are not used."""
     options = request.options
     given = options.size is not None or opened.preparation is None
     return DataSource(
@@ -268,7 +322,7 @@ def _other_source(request: Request, opened: Opened, dataset: Dataset, source: st
 
 
 def _seen(opened: Opened, first: torch.Tensor, request: Request, dataset: Dataset) -> Outputs:
-    """What the outputs look like, where nobody says it: one image alone shows most logits."""
+    """Find out what the outputs are from how they look; one image is enough to see most logits."""
     if kind_of(first) == "logits":
         return LOGITS
     images = dataset.test[: min(LOOKED_AT, request.options.batch_size)]
@@ -277,16 +331,16 @@ def _seen(opened: Opened, first: torch.Tensor, request: Request, dataset: Datase
         return LOGITS
     if kind == "sigmoids":
         raise like_sigmoids(f"{opened.name} gives numbers in [0, 1] that do not sum to one")
-    return Outputs(kind, f"of {len(images)} test images, they are >= 0 and sum to one")
+    return Outputs(kind, f"for {len(images)} test images they are >= 0 and sum to one")
 
 
 def _outputs(opened: Opened, test: Images) -> torch.Tensor:
-    """A model's outputs `[B, outputs]`; what goes wrong there is one sentence."""
+    """A model's outputs `[B, outputs]`; an error in the model becomes one sentence."""
     height, width = test.images.shape[2:]
     try:
         with torch.inference_mode():
             logits = opened.model.cpu()(test.images.float() / 255)
-    # What a network does with images that it was not made for is its own.
+    # A network may raise any of these for images of another size than its own.
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
@@ -298,7 +352,9 @@ def _outputs(opened: Opened, test: Images) -> torch.Tensor:
         raise single_output(opened.name)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         kind = type(logits).__name__
-        raise InputError(f"a classifier must return logits [B, classes]; {opened.name}: {kind}")
+        raise InputError(
+            f"a classifier must return logits [B, classes]; {opened.name} returned a {kind}"
+        )
     if not torch.isfinite(logits).all():
         raise InputError(
             f"the logits of {opened.name} are not finite: {logits[0, :3].tolist()} ..."

@@ -1,4 +1,4 @@
-"""From an evaluation to its plan, and to what the record says of it."""
+"""The plan and the record of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pydantic import JsonValue
 
 from fairweather.devices import resolve_device
 from fairweather.errors import InputError
-from fairweather.evaluation.inputs import EvaluationInputs, model_source
+from fairweather.evaluation.inputs import EvaluationInputs, check_variants, model_source
 from fairweather.evaluation.request import Request
-from fairweather.inference import adapt_batchnorm, check_variant_names
+from fairweather.inference import adapt_batchnorm
 from fairweather.models import describe_preprocessing
 from fairweather.record import TEST, VAL, ModelRecord, RunRecord, RunSettings
 from fairweather.runs import provenance
@@ -34,20 +34,15 @@ from fairweather.steps.plan import DATA, PRECISION, OpenedNetwork, Plan, in_orde
 from fairweather.steps.worker import digests_of
 from fairweather.types import Attack
 
-SEED = 0  # of a model from elsewhere
+SEED = 0  # of a model that no study trained
 
 
 def try_out(request: Request, inputs: EvaluationInputs) -> None:
-    """Raise `InputError` for what of an evaluation would fail later."""
+    """Raise `InputError` for anything that would make the evaluation fail later."""
     dataset, options = inputs.dataset, request.options
     if len(dataset.classes) < 2:
-        raise InputError(f"{dataset.name} has only one class: an evaluation needs two")
-    check_variant_names(options.variants)
-    if "temperature" in options.variants and dataset.val is None:
-        raise InputError(
-            f"temperature is fitted on validation images, and {dataset.name} has none: set some "
-            "aside with validation_fraction, such as 0.2"
-        )
+        raise InputError(f"{dataset.name} has only one class: an evaluation needs at least two")
+    check_variants(options, dataset.name, has_validation=dataset.val is not None)
     if "batchnorm" in options.variants:
         adapt_batchnorm(inputs.model)
     image = dataset.test[:1]
@@ -76,7 +71,7 @@ def measurement_of(
 
 
 def all_facts(inputs: EvaluationInputs) -> dict[str, DataFacts]:
-    """What a plan needs to know of the data sets, with the digests of what is predicted."""
+    """What a plan needs to know about the data sets, with the digests of their images."""
     found = {}
     for name, dataset in inputs.datasets.items():
         own = digests_of(dataset)
@@ -113,7 +108,7 @@ def plan_evaluation(request: Request, inputs: EvaluationInputs, measurement: Mea
 def describe_evaluation(
     request: Request, inputs: EvaluationInputs, measurement: Measurement, plan: Plan
 ) -> RunRecord:
-    """Say what a run of an evaluation is."""
+    """Make the record of an evaluation."""
     options, dataset = request.options, inputs.dataset
     model = measured_model(request, inputs)
     asked = {
@@ -168,6 +163,6 @@ def _plain(value: object) -> JsonValue:
 
 
 def run_name(inputs: EvaluationInputs) -> str:
-    """`MODEL-on-DATA`, as a folder can be called."""
+    """`MODEL-on-DATA`, as a name for a folder."""
     data = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(inputs.dataset.name).name).strip("-.")
     return f"{inputs.opened.name}-on-{data or 'data'}"

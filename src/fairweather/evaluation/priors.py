@@ -1,4 +1,4 @@
-"""Class priors as people write them: some classes named, the others as they are in the data."""
+"""Class priors: some classes are named, the others share the rest as they do in the data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.types import Images
 from fairweather.yamlfile import read_yaml
 
-WORST = "worst"  # names the row of the worst of a set
+WORST = "worst"  # the row for the worst of a set of priors has this name
 
 
 def read_priors(path: Path) -> dict[str, dict[str, float]]:
-    """Read a YAML file of priors: by a name of one's own, the probabilities of some classes.
+    """Read a YAML file of priors: under any name, the probabilities of some classes.
 
-    Raises `InputError` when it is not there or holds something else.
+    Raises `InputError` if the file is missing or has another form.
     """
     if not path.is_file():
         raise InputError(f"priors: there is no file {path}")
@@ -25,7 +25,7 @@ def read_priors(path: Path) -> dict[str, dict[str, float]]:
 
 
 def check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
-    """Check the form of priors; raises `InputError` with what they should look like."""
+    """Check the form of priors; raises `InputError` with the right form."""
     form = f"{place} must be like NAME: {{CLASS: 0.9}}"
     if not isinstance(raw, Mapping) or not raw:
         raise InputError(f"{form}, found {raw!r}")
@@ -37,7 +37,9 @@ def check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
             if isinstance(prior, bool) or not isinstance(prior, int | float):
                 raise InputError(f"{form}, found {prior!r} for {known!r} in {name!r}")
         if str(name) == WORST:
-            raise InputError(f"{place}: {WORST!r} names the worst of the set; choose another name")
+            raise InputError(
+                f"{place}: the name {WORST!r} is reserved for the worst of a set; choose another"
+            )
         checked[str(name)] = {str(known): float(prior) for known, prior in some.items()}
     return checked
 
@@ -45,16 +47,16 @@ def check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
 def complete_priors(
     asked: Mapping[str, Mapping[str, float]], images: Images
 ) -> dict[str, tuple[float, ...]]:
-    """Give every class a probability; classes that were not named share what is left.
+    """Give every class a probability; classes that were not named share the rest.
 
-    They share it in the proportions that they have among the images.
+    They share it in proportion to their numbers of images.
 
     Args:
-        asked: by the name of each set of priors, a probability for each class that it names.
-        images: with at least one image of every class.
+        asked: for the name of each set of priors, the probability of each class that it names.
+        images: at least one of every class.
 
     Raises:
-        InputError: an unknown class, a number that is no probability, or probabilities of all
+        InputError: an unknown class, a number that is not a probability, or probabilities of all
             classes that do not add up to 1.
 
     >>> import torch
@@ -78,7 +80,7 @@ def _complete(
     total = priors.sum()
     whole = np.isclose(total, 1)
     if not np.isfinite(priors).all() or (priors < 0).any() or (total > 1 and not whole):
-        raise InputError(f"the priors {name!r} must be probabilities, at most 1 together")
+        raise InputError(f"the priors {name!r} must be probabilities that add up to at most 1")
     if named.all() and not whole:
         raise InputError(f"the priors {name!r} name every class and add up to {total:g}, not 1")
     rest = np.where(named, 0, counts)

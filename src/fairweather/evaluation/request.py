@@ -1,4 +1,4 @@
-"""What an evaluation is asked for."""
+"""The request for an evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fairweather.types import Attack, Dataset, Shift
 
 @dataclass(frozen=True)
 class Request:
-    """A model, its data, the shifts, and how they are brought together; see `evaluate`."""
+    """A model, its data, the shifts and the options; see `evaluate`."""
 
     model: str | nn.Module
     dataset: str | Dataset

@@ -1,4 +1,4 @@
-"""Classifiers by name, from files and from other libraries, with the normalisation that fits."""
+"""Classifiers by name, from files and from other libraries, each with its normalisation."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from fairweather.models.encoders import state_without_head as state_without_head
 from fairweather.models.ensemble import Ensemble as Ensemble
 from fairweather.models.interpolation import interpolate as interpolate
 from fairweather.models.opened import Opened as Opened
+from fairweather.models.opening import check_model as check_model
 from fairweather.models.opening import open_model as open_model
 from fairweather.models.prepared import prepared_at as prepared_at
 from fairweather.models.preprocessing import describe_preprocessing as describe_preprocessing
@@ -54,33 +55,34 @@ def load_model(
     outputs: str = "auto",
     seed: int = 0,
 ) -> nn.Module:
-    """Build a classifier in evaluation mode, or load one that anybody made.
+    """Build a classifier by name, or load an existing one, in evaluation mode.
 
     Args:
-        source: `torchvision:NAME`, `timm:NAME`, `run:FOLDER/models/NAME/seed-S` for a checkpoint
-            with everything that belongs to it, or anything else that `open_model` takes: `hf:REPO`,
-            `onnx:FILE`, `python:FILE.py:FUNCTION`, or a checkpoint's file with its architecture.
-        architecture: of a checkpoint's file: `torchvision:NAME` or `timm:NAME`.
-        classes: number of outputs; None keeps the head that the backbone comes with. A backbone by
-            name gets a new head where that of the weights has another width.
-        weights: of a backbone by name: `imagenet` by default, `none` for random ones, `lite0`,
-            `barlow_twins` or `vicreg` (of their authors, without a head, for
-            `torchvision:resnet50`: look at their licence before you use them), a local file, or an
-            https address that is downloaded once. A checkpoint of self-supervised pre-training may
-            hold projectors and the like: they are left out.
+        source: `torchvision:NAME`, `timm:NAME`, `run:FOLDER/models/NAME/seed-S` for a model of a
+            run, or any other source of `open_model`: `hf:REPO`, `onnx:FILE`,
+            `python:FILE.py:FUNCTION`, or a checkpoint's file with its architecture.
+        architecture: only for a checkpoint's file: `torchvision:NAME` or `timm:NAME`.
+        classes: number of outputs; None keeps the head of the backbone. A backbone by name gets a
+            new head if the head of the weights has another number of outputs.
+        weights: only for a backbone by name: `imagenet` (default), `none` for random weights,
+            `lite0`, `barlow_twins` or `vicreg` (published by their authors without a head, for
+            `torchvision:resnet50`; check their licence before you use them), a local file, or an
+            https address that is downloaded once. Projectors and other parts that only
+            self-supervised pre-training needs are left out.
         stem: `imagenet`, or `small` for small images.
-        input_size: resize to this square inside the classifier.
+        input_size: resize images to this square inside the classifier.
         mean, std: normalisation; by default that of the weights (for a local file its own, or that
-            of the backbone's published weights), and none for `weights="none"`.
-        norm: `batch`, or `group` norm in its place; with published weights only `batch`.
+            of the backbone's published weights), and no normalisation for `weights="none"`.
+        norm: `batch` or `group`; with published weights only `batch`.
         pooling: of the last feature maps: `average`, `max`, or `average+max`, the mean of both.
-        width: of timm's ResNets: multiplies the channels of every stage, to multiples of 8.
-        weights_sha256: what the file of the weights must have, as hexadecimal digits.
-        outputs: of `onnx:` and `python:`, see `open_model`.
-        seed: of the random initialisation; the caller's random state stays as it is.
+        width: only for timm's ResNets: multiplies the channels of every stage, rounded to
+            multiples of 8.
+        weights_sha256: the SHA-256 that the file of weights must have, as hexadecimal digits.
+        outputs: only for `onnx:` and `python:`; see `open_model`.
+        seed: random seed of the initialisation; the caller's random state does not change.
 
     Raises:
-        InputError: one sentence that says what does not fit.
+        InputError: something cannot be built or loaded; the message is one sentence.
 
     >>> import torch
     >>> model = load_model("timm:resnet18", classes=10, weights="none")

@@ -29,26 +29,26 @@ HALVES = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class Library(Protocol):
-    """What a source of named networks can do."""
+    """A library of networks that are built by name."""
 
     def knows(self, name: str) -> bool:
-        """Tell whether there is a network of this name."""
+        """Say whether there is a network of this name."""
 
     def check(self, name: str) -> None:
-        """Raise `InputError`, with the nearest name, unless there is a network of this name."""
+        """Raise `InputError`, with the closest name, unless there is a network of this name."""
 
     def build(self, name: str, classes: int | None, width: float = 1.0) -> nn.Module:
         """Build a network with random weights and `classes` outputs (None: its own number).
 
-        The channels of its stages are multiplied by `width`; raises `InputError` for another than
-        1 where that is not known.
+        The channels of its stages are multiplied by `width`. Raises `InputError` for a width that
+        is not 1 if the network cannot change it.
         """
 
     def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
-        """Fetch the published ImageNet weights, from the local cache when they are there."""
+        """Fetch the published ImageNet weights, or take them from the local cache."""
 
     def preprocessing(self, name: str) -> Preprocessing:
-        """Give what the published weights expect of their images."""
+        """Give the preprocessing that the published weights expect."""
 
     def head(self, network: nn.Module) -> str:
         """Name the module that is the head."""
@@ -58,11 +58,11 @@ class Torchvision:
     """Networks of `torchvision.models`, such as `torchvision:resnet18`."""
 
     def knows(self, name: str) -> bool:
-        """Tell whether there is a network of this name."""
+        """Say whether there is a network of this name."""
         return name in self._names()
 
     def check(self, name: str) -> None:
-        """Raise `InputError`, with the nearest name, unless there is a network of this name."""
+        """Raise `InputError`, with the closest name, unless there is a network of this name."""
         if not self.knows(name):
             raise unknown_name("torchvision model", name, self._names())
 
@@ -77,7 +77,7 @@ class Torchvision:
         return torchvision.models.get_model(name, weights=None, **options)
 
     def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
-        """Fetch the published ImageNet weights, from the local cache when they are there."""
+        """Fetch the published ImageNet weights, or take them from the local cache."""
         weights = self._weights(name)
         cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         if offline and not cached.is_file():
@@ -88,12 +88,12 @@ class Torchvision:
             raise _unreachable(f"torchvision:{name}", error) from error
 
     def preprocessing(self, name: str) -> Preprocessing:
-        """Give what the published weights expect of their images."""
+        """Give the preprocessing that the published weights expect."""
         published = from_torchvision(self._weights(name).transforms(), name)
         return published._replace(statistics=HALVES) if name in INCEPTIONS else published
 
     def head(self, network: nn.Module) -> str:
-        """Name the module that is the head: the last linear layer, in SqueezeNets a convolution."""
+        """Name the head: the last linear layer, or the last convolution in a SqueezeNet."""
         for kind in (nn.Linear, nn.Conv2d):
             found = [key for key, module in network.named_modules() if isinstance(module, kind)]
             if found:
@@ -113,8 +113,8 @@ class Timm:
     """Networks of `timm`, such as `timm:tf_efficientnet_lite0`."""
 
     def knows(self, name: str) -> bool:
-        """Tell whether there is a network of this name."""
-        if not timm.is_model(name):  # which does not look at what stands behind the dot
+        """Say whether there is a network of this name."""
+        if not timm.is_model(name):  # this ignores the tag behind the dot
             return False
         try:
             timm.get_pretrained_cfg(name)
@@ -123,13 +123,14 @@ class Timm:
         return True
 
     def check(self, name: str) -> None:
-        """Raise `InputError`, with the nearest name, unless there is a network of this name."""
+        """Raise `InputError`, with the closest name, unless there is a network of this name."""
         if self.knows(name):
             return
         network, dot, _ = name.partition(".")
         if not dot or not timm.is_model(network):
             raise unknown_name("timm model", network, timm.list_models())
-        raise unknown_name("timm model", name, [network, *timm.list_pretrained(f"{network}.*")])
+        tagged = timm.list_pretrained(f"{network}.*")
+        raise unknown_name("pretrained timm model", name, [network, *tagged])
 
     def build(self, name: str, classes: int | None, width: float = 1.0) -> nn.Module:
         """Build a network with random weights and `classes` outputs (None: its own number)."""
@@ -152,7 +153,7 @@ class Timm:
         return network
 
     def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
-        """Fetch the published ImageNet weights, from the local cache when they are there."""
+        """Fetch the published ImageNet weights, or take them from the local cache."""
         if offline and not huggingface_hub.constants.HF_HUB_OFFLINE:
             raise InputError(
                 f"offline, the weights of timm:{name} must come from the Hugging Face cache: set "
@@ -164,7 +165,7 @@ class Timm:
             raise _unreachable(f"timm:{name}", error) from error
 
     def preprocessing(self, name: str) -> Preprocessing:
-        """Give what the published weights expect of their images."""
+        """Give the preprocessing that the published weights expect."""
         configuration = timm.get_pretrained_cfg(name)
         if configuration is None:
             raise InputError(
@@ -173,7 +174,7 @@ class Timm:
         return from_timm(configuration, name)
 
     def head(self, network: nn.Module) -> str:
-        """Name the module that is the head, as timm knows it."""
+        """Name the head, as timm defines it."""
         classifier = cast("Any", network).get_classifier()
         named = network.named_modules()
         found = next((key for key, module in named if module is classifier), None)
@@ -197,7 +198,7 @@ LIBRARIES: Mapping[str, Library] = {"torchvision": Torchvision(), "timm": Timm()
 def find_library(backbone: str) -> tuple[Library, str]:
     """Split `LIBRARY:NAME` and look both up.
 
-    Raises `InputError`, with the nearest name, where there is no such library or no such network.
+    Raises `InputError`, with the closest name, if there is no such library or network.
 
     >>> find_library("timm:resnet18")[1]
     'resnet18'
@@ -210,7 +211,7 @@ def find_library(backbone: str) -> tuple[Library, str]:
 
 
 def _stage_channels(name: str, width: float) -> tuple[int, ...]:
-    """The channels of a ResNet's stages, before what its blocks expand them by, made wider.
+    """The channels of a ResNet's stages, multiplied by a width, before its blocks expand them.
 
     The stem keeps its own, as that of wide residual networks (Zagoruyko & Komodakis 2016, table 1).
     """

@@ -26,13 +26,13 @@ from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS, fit_state
 from fairweather.models.specification import PUBLISHED, ModelSpec, check_spec, spec_facts
 from fairweather.models.weights import LITE0, load_into, rename_in_order, weights_file
 
-# The published weights that are files, and whose they are.
+# The published weights that are files, and the backbone of each.
 BACKBONES = {"lite0": LITE0, **{name: row.backbone for name, row in PUBLISHED_WEIGHTS.items()}}
 NEW_HEAD = "newly initialised"
 
 
 class Built(NamedTuple):
-    """A classifier, and how the file of its weights was understood: None for random weights."""
+    """A classifier, and how the file of its weights was read; None for random weights."""
 
     model: Classifier
     checkpoint: Checkpoint | None
@@ -41,15 +41,15 @@ class Built(NamedTuple):
 
 
 def build(spec: ModelSpec, seed: int = 0, *, offline: bool = False) -> Classifier:
-    """Build the classifier of a specification, its weights loaded, its head new if it has to be.
+    """Build the classifier of a specification with its weights, and a new head if one is needed.
 
-    With `offline`, published weights must lie in the local cache.
+    With `offline`, published weights must be in the local cache.
     """
     return assemble(spec, seed, offline=offline).model
 
 
 def assemble(spec: ModelSpec, seed: int = 0, *, offline: bool = False) -> Built:
-    """Build a classifier as `build` does, and say what became of its weights."""
+    """Build a classifier as `build` does, and say how its weights were used."""
     check_spec(spec)
     library, name = find_library(spec.backbone)
     with torch.random.fork_rng(devices=[]):
@@ -63,19 +63,21 @@ def assemble(spec: ModelSpec, seed: int = 0, *, offline: bool = False) -> Built:
         fitted = fit_state(checkpoint.state, network, head)
         head_loaded = load_into(network, fitted.state, head).head_loaded
         if spec.classes is None and not head_loaded:
-            raise InputError(f"the head of {spec.backbone} is not in its weights: give classes")
+            raise InputError(
+                f"the head of {spec.backbone} is not in its weights: give the number of classes"
+            )
     mean, std = _statistics(spec, checkpoint.statistics if checkpoint else None)
     return Built(Classifier(network, mean, std, spec.input_size), checkpoint, fitted, head_loaded)
 
 
 def weights_facts(spec: ModelSpec, *, offline: bool = False) -> dict[str, object]:
-    """Say, fit for JSON, which weights a classifier starts from and what of them it takes.
+    """Describe, for JSON, the weights that a classifier starts from and how they were used.
 
-    `weights` is as in the specification, and `head` says whether it is `newly initialised` or `from
-    the weights`. Of a file there are its name, `file`, and its `sha256`, and how it was
-    understood: `nesting`, `prefix`, and in `left_out` the parts that only pre-training needs.
+    `weights` is as in the specification, and `head` is `newly initialised` or `from the weights`.
+    For a file there are also its name `file`, its `sha256`, and how it was read: `nesting`,
+    `prefix`, and `left_out`, the parts that only pre-training needs.
 
-    Raises `InputError` as `build` does, whose work it does once more.
+    It builds the classifier once more, and raises `InputError` as `build` does.
 
     >>> weights_facts(ModelSpec("timm:test_resnet", classes=3))
     {'weights': 'none', 'head': 'newly initialised'}
@@ -91,10 +93,10 @@ def weights_facts(spec: ModelSpec, *, offline: bool = False) -> dict[str, object
 
 
 def resolve_statistics(spec: ModelSpec) -> ModelSpec:
-    """Fill in the normalisation: the given one, else the weights' own, else none at all."""
+    """Fill in the normalisation: the given one, else that of the weights, else none."""
     held = None
     if spec.mean is None and spec.weights not in ("none", *PUBLISHED):
-        # A training may outlive the file that it began with.
+        # The file that a training started from may be gone.
         with contextlib.suppress(InputError):
             held = read_checkpoint(weights_file(spec.weights, offline=True)).statistics
     mean, std = _statistics(spec, held)
@@ -111,13 +113,13 @@ def _statistics(spec: ModelSpec, held: Statistics | None) -> Statistics:
 
 
 def head_of(model: Classifier, backbone: str) -> nn.Module:
-    """Give the head of a classifier, the part that a smaller backbone learning rate spares."""
+    """Give the head of a classifier, which a smaller backbone learning rate does not concern."""
     library, _ = find_library(backbone)
     return model.network.get_submodule(library.head(model.network))
 
 
 def weights_digest(spec: ModelSpec, *, offline: bool = False) -> str:
-    """Say which weights a specification starts from: by content for files, by name if published."""
+    """Identify the weights of a specification: files by their SHA-256, published ones by name."""
     if spec.weights in ("none", "imagenet"):
         return spec.weights
     file = weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
@@ -130,15 +132,17 @@ def model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
 
 
 def load_checkpoint(folder: Path) -> Classifier:
-    """Load model.safetensors by model.json, in evaluation mode.
+    """Load the model of model.json and model.safetensors, in evaluation mode.
 
-    Raises `InputError` when the folder is not that of a finished model.
+    Raises `InputError` if the folder does not hold a finished model.
     """
     try:
         spec = ModelSpec(**json.loads((folder / "model.json").read_text())["spec"])
         state = safetensors.torch.load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
-        raise InputError(f"{folder} holds no finished model: {error.filename} is missing") from None
+        raise InputError(
+            f"{folder} does not hold a finished model: {error.filename} is missing"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise InputError(f"{folder} holds a damaged model ({type(error).__name__})") from None
     model = build(replace(spec, weights="none", weights_sha256=None))
@@ -150,12 +154,12 @@ def load_checkpoint(folder: Path) -> Classifier:
                 f"{folder} holds a pre-training, which has no head: give its model.safetensors as "
                 "weights"
             ) from error
-        raise InputError(f"{folder} holds weights that are not its model.json's") from error
+        raise InputError(f"the weights in {folder} do not fit its model.json") from error
     return model.eval()
 
 
 def _is_headless(model: Classifier, state: Mapping[str, torch.Tensor]) -> bool:
-    """Tell a pre-training: all but a layer at the end, and nothing else."""
+    """Say whether only a layer at the end is missing, as in a pre-training."""
     own = model.state_dict()
     missing = own.keys() - state.keys()
     return (
@@ -187,12 +191,14 @@ def pretrained(spec: ModelSpec, offline: bool) -> Checkpoint:
 
 
 def channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:
-    """Check that there is one number a channel; raises `InputError` otherwise."""
+    """Check that there is one number per channel; raises `InputError` otherwise."""
     if len(values) != 3:
-        raise InputError(f"{name} needs one number a channel, three in all, found {list(values)}")
+        raise InputError(f"{name} needs three numbers, one per channel, found {list(values)}")
     red, green, blue = map(float, values)
     if name == "mean" and not 0 <= min(red, green, blue) <= max(red, green, blue) <= 1:
-        raise InputError(f"mean is that of images in [0, 1], found {list(values)}")
+        raise InputError(
+            f"mean must be in [0, 1], as it is for images in [0, 1], found {list(values)}"
+        )
     if name == "std" and min(red, green, blue) <= 0:
         raise InputError(f"std must be > 0, found {list(values)}")
     return red, green, blue
@@ -201,7 +207,7 @@ def channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:
 def given_statistics(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Statistics | None:
-    """Check a normalisation that a user may have given; raises `InputError` for half of one."""
+    """Check the normalisation that a user gave; raises `InputError` for one of the two alone."""
     if (mean is None) != (std is None):
         raise InputError("mean and std go together: give both or neither")
     if mean is None or std is None:

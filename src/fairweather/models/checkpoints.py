@@ -1,4 +1,4 @@
-"""State dicts as other programs write them: nested, prefixed, with averages beside them."""
+"""Read state dicts that other programs wrote: nested, with prefixes, or with averages."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ SAFE = (argparse.Namespace, (argparse.Namespace, "__main__.exclude_bias_and_norm
 
 
 class Checkpoint(NamedTuple):
-    """A file's tensors, the normalisation that lies among them, and where they were."""
+    """The tensors of a file, the normalisation found among them, and where they were."""
 
     state: State
     statistics: Statistics | None
     nesting: str  # `model.state_dict`, or empty
-    beside: tuple[str, ...]  # other state dicts of the file, not taken
+    beside: tuple[str, ...]  # other state dicts of the file, which are not used
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read the weights in a safetensors file or a weights-only PyTorch checkpoint.
 
-    A state dict may be nested under the keys that training programs use; of a plain one and its
-    moving average, the plain one is taken. `argparse.Namespace`, in which they keep their options,
-    is the only class besides torch's own that is made, and no function is called.
+    Loading never executes code. A state dict may be nested under the keys that training programs
+    use. If there is also a moving average of it, the plain one is used. `argparse.Namespace`, in
+    which these programs keep their options, is the only class that is made besides torch's own.
 
     Raises `InputError` for a file that is damaged, that holds no state dict, or that would have to
     run code to be read.
@@ -70,7 +70,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def split_statistics(state: State) -> tuple[State, Statistics | None]:
-    """Take a mean and a std of three channels out of a state dict: a wrapper's normalisation.
+    """Separate a mean and a std of three channels from a state dict: a wrapper's normalisation.
 
     >>> state = {"mean": torch.zeros(1, 3, 1, 1), "std": torch.ones(3), "network.w": torch.ones(1)}
     >>> rest, statistics = split_statistics(state)
@@ -107,7 +107,7 @@ def _read_pickle(path: Path) -> object:
         text = str(error)
         if not _needs_more(path, text):
             kind = type(error).__name__
-            told = f"weights: {path} is damaged or no PyTorch checkpoint ({kind})"
+            told = f"weights: {path} is damaged or not a PyTorch checkpoint ({kind})"
             raise InputError(told) from error
         held = re.search(r"GLOBAL ([\w.]+)|(TorchScript)", text)
         because = f", since it holds {held.group(1) or held.group(2)}" if held else ""
@@ -118,7 +118,7 @@ def _read_pickle(path: Path) -> object:
 
 
 def _needs_more(path: Path, text: str) -> bool:
-    """Tell a pickle that would have to run from a file that is none, by torch.load's words."""
+    """Say from torch.load's message whether a file is a pickle that would execute code."""
     if "Unsupported operand" in text:
         return _begins(path, b"\x80")  # of every pickle since protocol 2
     told = r"(?i)unsupported|can only|only persistent|torchscript|legacy \.tar|must be imported"

@@ -17,8 +17,7 @@ class Classifier(nn.Module):
     Args:
         network: normalised images to logits.
         mean, std: per-channel statistics that the network was trained with, stored as buffers.
-        input_size: resize images to this square first (bilinear, antialiased); None: take them as
-            they are.
+        input_size: resize images to this square first (bilinear, antialiased); None: no resizing.
 
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
     >>> model = Classifier(network, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -51,10 +50,10 @@ class Classifier(nn.Module):
         return self.network((images - self.mean) / self.std)
 
     def freeze_batchnorm(self) -> None:
-        """Keep batch norm as it is for good: running statistics and affine parameters.
+        """Never change batch norm again: neither its running statistics nor its parameters.
 
-        The statistics stay in evaluation mode through every later `train()`: setting it once is not
-        enough, since the next call to `train()` would let them move again.
+        These layers stay in evaluation mode through every later `train()`, which would otherwise
+        change their statistics again.
         """
         self.batchnorm_frozen = True
         for module in self.modules():
@@ -63,7 +62,7 @@ class Classifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Classifier:
-        """Switch the mode of every layer but frozen batch norm."""
+        """Switch the mode of every layer except frozen batch norm."""
         super().train(mode)
         if self.batchnorm_frozen:
             for module in self.modules():

@@ -1,4 +1,4 @@
-"""Choices about how a network is built: its stem, its norm, its global pooling."""
+"""Choices about the architecture of a network: its stem, its norm, its global pooling."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Norm = Literal["batch", "group"]
 Pooling = Literal["average", "max", "average+max"]
 
 MOST_GROUPS = 32  # Wu & He 2018, table 3
-# With one channel a group there would be nothing left of an image that is one pixel by then.
+# With one channel per group, nothing would be left of feature maps of one pixel.
 SMALLEST_GROUP = 2
 
 
 def make_choices(network: nn.Module, **choices: str) -> None:
-    """Change a network as its specification says, in place; the published choice changes nothing.
+    """Change a network in place as its specification says; the published choice changes nothing.
 
     Args:
         network: as its library builds it.
-        choices: by key of `CHOICES`, the value chosen.
+        choices: the chosen value for each key of `CHOICES`.
 
     Raises:
-        InputError: a value that is not in the table, or a network that cannot be changed so.
+        InputError: a value that is not in the table, or a network that cannot be changed like this.
 
     >>> from torchvision.models import resnet18
     >>> network = resnet18()
@@ -46,10 +46,10 @@ def make_choices(network: nn.Module, **choices: str) -> None:
 def small_stem(network: nn.Module) -> None:
     """Keep the resolution in the first layers, for images of about 28 to 64 pixels.
 
-    ResNets get a 3x3 convolution of stride 1 and no max-pooling (He et al. 2016, section 4.2);
-    deep stems of several 3x3 convolutions, EfficientNets and MobileNets keep theirs and take the
-    first one's stride away, so that published weights still fit. Raises `InputError` for other
-    networks.
+    ResNets get a 3x3 convolution of stride 1 and no max-pooling (He et al. 2016, section 4.2).
+    Deep stems of several 3x3 convolutions, EfficientNets and MobileNets keep their layers; only the
+    stride of the first one becomes 1, so that published weights still fit. Raises `InputError` for
+    other networks.
     """
     layers: Any = network
     first = getattr(network, "conv1", None)
@@ -63,15 +63,17 @@ def small_stem(network: nn.Module) -> None:
         layers.conv_stem.stride = (1, 1)
     else:
         kind = type(network).__name__
-        raise InputError(f"stem: small is known for ResNets and EfficientNets, not for {kind}")
+        raise InputError(
+            f"stem: small is possible for ResNets, EfficientNets and MobileNets, not for {kind}"
+        )
 
 
 def group_norm(network: nn.Module) -> None:
-    """Put group norm in the place of every batch norm (Wu & He 2018), in place.
+    """Replace every batch norm by group norm (Wu & He 2018), in place.
 
-    Scale, shift, epsilon and what a norm is fused with stay; tensors keep their names, and what a
-    network says of an image no longer depends on the images beside it. Raises `InputError` for a
-    network without batch norm, or with one that is not of images.
+    Scale, shift, epsilon, fused activations and the names of tensors stay. In training, the output
+    for an image no longer depends on the other images of its batch. Raises `InputError` for a
+    network without batch norm, or with a batch norm that is not for images.
 
     >>> network = nn.Sequential(nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24))
     >>> group_norm(network)
@@ -85,18 +87,16 @@ def group_norm(network: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
     }
     if not norms:
-        raise InputError(f"norm: group takes the place of batch norm, and {kind} has none")
+        raise InputError(f"norm: group replaces batch norm, and {kind} has none")
     if found := {type(norm).__name__ for norm in norms.values() if type(norm) not in _GROUPED}:
         known = ", ".join(each.__name__ for each in _GROUPED)
-        raise InputError(
-            f"norm: group takes the place of {known}, and {kind} has {', '.join(sorted(found))}"
-        )
+        raise InputError(f"norm: group replaces {known}, but {kind} has {', '.join(sorted(found))}")
     for name, norm in norms.items():
         network.set_submodule(name, _GROUPED[type(norm)](norm))
 
 
 def group_count(channels: int) -> int:
-    """Count the groups of so many channels: the most that divide them evenly.
+    """Give the number of groups for some channels: the largest that divides them evenly.
 
     At most 32, the published number, with at least two channels each.
 
@@ -108,12 +108,12 @@ def group_count(channels: int) -> int:
 
 
 def pool(kind: str, network: nn.Module) -> None:
-    """Pool the last feature maps otherwise than by their average, in place.
+    """Change how the last feature maps are pooled, in place.
 
     Args:
         kind: timm's name: `max`, or `avgmax` for half the sum of the average and the maximum.
-        network: with one layer that averages whole feature maps. There is none in torchvision's
-            VGG, DenseNet and MobileNetV2, which pool to a grid or in their `forward`.
+        network: with one layer that averages whole feature maps. Torchvision's VGG, DenseNet and
+            MobileNetV2 have none: they pool to a grid or in their `forward`.
 
     Raises:
         InputError: there is no such layer.
@@ -127,9 +127,9 @@ def pool(kind: str, network: nn.Module) -> None:
     found = {name: layer for name, layer in network.named_modules() if _averages(name, layer)}
     if len(found) != 1:
         raise InputError(
-            "pooling: another than average is known for networks with one layer that does it, such "
-            "as ResNets, EfficientNets, MobileNetV3 and ConvNeXt of torchvision and timm, not for "
-            f"{type(network).__name__}"
+            "pooling: only average is possible for "
+            f"{type(network).__name__}; others need one pooling layer, as ResNets, EfficientNets, "
+            "MobileNetV3 and ConvNeXt of torchvision and timm have"
         )
     ((name, layer),) = found.items()
     flatten = isinstance(getattr(layer, "flatten", None), nn.Flatten)

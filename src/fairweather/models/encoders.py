@@ -14,40 +14,40 @@ from fairweather.models.classifier import Classifier
 
 
 class Encoder(NamedTuple):
-    """Float images `[B, 3, H, W]` in [0, 1] to features `[B, D]`, and what D is."""
+    """A module from float images `[B, 3, H, W]` in [0, 1] to features `[B, D]`, and D."""
 
     module: nn.Module
     features: int
 
 
 class Features(nn.Module):
-    """Stands in the place of a head and gives what that would get, if it is `[B, D]`.
+    """Replaces a head and returns its input, which must be `[B, D]`.
 
     >>> Features()(torch.ones(2, 5)).shape
     torch.Size([2, 5])
     """
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Give the features as they are; raises `InputError` for others than `[B, D]`."""
+        """Give the features as they are; raises `InputError` if they are not `[B, D]`."""
         if features.ndim != 2:
             raise _no_features(f"one of shape {list(features.shape)}")
         return features
 
 
 def encoder_of(model: Classifier, backbone: str) -> Encoder:
-    """Give a classifier without its head, normalisation and resizing inside.
+    """Give a classifier without its head, but with its normalisation and resizing.
 
-    The two share all parameters, buffers and layers besides the head: training one trains the
-    other. Each has its own mode (`train`, `eval`) only at its top, so set the mode of the one that
-    is used next, and freeze batch norm before.
+    The two share all parameters, buffers and layers except the head: training one trains the
+    other. They also share the mode (`train`, `eval`) of these layers, so set the mode of the one
+    that is used next, and freeze batch norm before.
 
     Args:
-        model: as `build` and `load_model` give it.
+        model: from `build` or `load_model`.
         backbone: `torchvision:NAME` or `timm:NAME`.
 
     Raises:
-        InputError: the head does not get features `[B, D]`; where its layer does not say so, the
-            first batch will.
+        InputError: the input of the head is not `[B, D]`. If its layer does not show that, the
+            error comes with the first batch.
 
     >>> from fairweather.models import load_model
     >>> model = load_model("timm:test_resnet", classes=3, weights="none")
@@ -63,11 +63,10 @@ def encoder_of(model: Classifier, backbone: str) -> Encoder:
 
 
 def state_without_head(model: Classifier, backbone: str) -> dict[str, torch.Tensor]:
-    """Give the tensors of a classifier but those of its head, for a file of weights.
+    """Give all tensors of a classifier except those of its head, for a file of weights.
 
-    They lie on the CPU, contiguous as safetensors wants them, and `mean` and `std` are among them:
-    such a file as `weights` makes a classifier of the same backbone with a new head, normalised in
-    the same way.
+    They are on the CPU and contiguous, as safetensors needs them, and include `mean` and `std`. A
+    model with this file as `weights` has the same backbone and normalisation and a new head.
 
     >>> from fairweather.models import load_model
     >>> model = load_model("timm:test_resnet", classes=3, weights="none")
@@ -88,10 +87,10 @@ def _head_name(model: Classifier, backbone: str) -> str:
 
 
 def _replaced(module: nn.Module, path: list[str], part: nn.Module) -> nn.Module:
-    """A copy of a module, all of it shared but the one part that is put at a path."""
+    """A copy of a module that shares everything except the one part at a path."""
     first, *rest = path
     shallow: Any = copy.copy(module)
-    # The tables of parameters and buffers stay shared: what moves one of the two moves both.
+    # The tables of parameters and buffers stay shared, so that moving one module moves both.
     shallow._modules = dict(module._modules)
     shallow._modules[first] = _replaced(shallow._modules[first], rest, part) if rest else part
     return shallow

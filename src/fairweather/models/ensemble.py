@@ -1,4 +1,4 @@
-"""Several classifiers that answer together: a deep ensemble."""
+"""Several classifiers as one: a deep ensemble."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Ensemble(nn.Module):
-    """Average the probabilities of classifiers of the same classes; gives their logarithms.
+    """Average the probabilities of classifiers of the same classes, and give the logarithms.
 
     Source: Lakshminarayanan et al. 2017, Simple and Scalable Predictive Uncertainty Estimation
     using Deep Ensembles, section 2.4.

@@ -1,4 +1,4 @@
-"""A file's tensors under the names of an architecture: what stands before them is taken off."""
+"""Give the tensors of a file the names of an architecture, without prefixes of wrappers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from fairweather.errors import InputError
 from fairweather.models.checkpoints import AVERAGED, Checkpoint, State
 
-# Attributes in which wrappers keep the network itself; torch.compile's is nobody else's. Encoders
+# Attributes in which wrappers keep the network itself; only torch.compile has its own. Encoders
 # are those of pre-training: SimSiam, MoCo, MoCo v3.
 ENCODERS = {"encoder", "encoder_q", "base_encoder"}
 WRAPPERS = {"module", "model", "backbone", "network", "net", *ENCODERS, *AVERAGED}
@@ -19,7 +19,7 @@ COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 
 
 class Fitted(NamedTuple):
-    """A state dict with an architecture's names; what was taken off them, and what was left out.
+    """A state dict with an architecture's names, the removed prefix, and the tensors left out.
 
     `left_out` are moving averages beside the weights, `pretraining` the tensors that only
     pre-training needs.
@@ -32,14 +32,14 @@ class Fitted(NamedTuple):
 
 
 class Prefix(NamedTuple):
-    """What stands before most of an architecture's names, and before how many of them."""
+    """The prefix that most of an architecture's names have, and how many have it."""
 
     prefix: str
     names: int
 
 
 def common_prefix(keys: Collection[str], names: Collection[str]) -> Prefix:
-    """Find the leading path of wrappers that makes most keys names of an architecture.
+    """Find the prefix of wrappers whose removal gives most keys a name of the architecture.
 
     >>> common_prefix(["module.encoder.w", "module.encoder.b", "module.queue"], {"w", "b"})
     Prefix(prefix='module.encoder.', names=2)
@@ -50,7 +50,7 @@ def common_prefix(keys: Collection[str], names: Collection[str]) -> Prefix:
 
 
 def parts(keys: Collection[str]) -> list[str]:
-    """Name the parts that keys belong to, up to the first attribute that is no wrapper's.
+    """Name the parts that keys belong to, up to the first attribute that is not a wrapper's.
 
     >>> parts(["module.projector.0.weight", "module.projector.1.weight", "module.queue"])
     ['module.projector', 'module.queue']
@@ -59,7 +59,7 @@ def parts(keys: Collection[str]) -> list[str]:
 
 
 def attribute(key: str) -> str:
-    """Give the first attribute of a name that is no wrapper's.
+    """Give the first attribute of a name that is not a wrapper's.
 
     >>> attribute("module.projector.0.weight")
     'projector'
@@ -68,10 +68,10 @@ def attribute(key: str) -> str:
 
 
 def fit_names(state: Mapping[str, torch.Tensor], names: Collection[str]) -> Fitted:
-    """Take off what wrappers put before the names of an architecture's tensors.
+    """Remove the prefixes that wrappers put before the names of an architecture's tensors.
 
-    Of all leading paths of wrappers' attributes (`module.`, `model.backbone.`, `1.`, ...) the one
-    is taken off that makes most names those of the architecture, and only where it does.
+    Wrappers add paths of attributes, such as `module.`, `model.backbone.` or `1.`. The one is
+    removed that turns most names into those of the architecture, and only where it does.
 
     >>> state = {"module._orig_mod.encoder.w": torch.ones(1), "module._orig_mod.b": torch.ones(1)}
     >>> fitted = fit_names(state, ["encoder.w", "b"])
@@ -102,7 +102,7 @@ def _part(key: str) -> str:
 
 
 def _wrappings(key: str) -> Iterator[str]:
-    """All leading paths that may be wrappers: none, `module.`, `module.model.`, `1.`, ..."""
+    """All prefixes that may be those of wrappers: none, `module.`, `module.model.`, `1.`, ..."""
     prefix = ""
     yield prefix
     for part in key.split(".")[:-1]:
@@ -126,13 +126,13 @@ def _count(keys: Collection[str], prefix: str, names: Collection[str]) -> int:
 
 
 def describe_checkpoint(checkpoint: Checkpoint, fitted: Fitted) -> dict[str, object]:
-    """Give, fit for JSON, how a file was understood."""
+    """Describe how a file was understood, for JSON."""
     averages = [key for key in checkpoint.beside if key.rpartition(".")[2] in AVERAGED]
     facts: dict[str, object] = {"nesting": checkpoint.nesting, "prefix": fitted.prefix}
     if averages or fitted.left_out:
-        facts["averaged"] = "a moving average of the weights lies beside them and is not used"
+        facts["averaged"] = "the file also has a moving average of the weights, which is not used"
     elif any(part in AVERAGED for part in _path(checkpoint, fitted)):
-        facts["averaged"] = "the weights are a moving average: nothing else was there"
+        facts["averaged"] = "the weights are a moving average: the file has no others"
     if fitted.pretraining:
         facts["left_out"] = parts(fitted.pretraining)
     others = [key for key in checkpoint.beside if key not in averages]

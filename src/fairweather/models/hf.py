@@ -1,4 +1,4 @@
-"""Image classifiers of Hugging Face transformers, from a hub or a folder: data, never code."""
+"""Image classifiers of Hugging Face transformers, from a hub or a folder, without their code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MOST_KEYS = 5  # of one kind in a message
 
 
 class Logits(nn.Module):
-    """A classifier of transformers that returns its logits alone, `[B, outputs]`."""
+    """A classifier of transformers that returns only its logits, `[B, outputs]`."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -45,18 +45,19 @@ class Logits(nn.Module):
 
 
 def open_hf(repo: str, *, offline: bool = False) -> Opened:
-    """Open an image classifier of transformers with its image processor's settings.
+    """Open an image classifier of transformers with the settings of its image processor.
 
-    Code that lies beside the weights never runs, and weights are read as safetensors or, if there
-    is nothing else, from a weights-only PyTorch file. Everything is computed in float32.
+    Loading never executes code: files of code in the repository are ignored, and weights are read
+    from safetensors or, if there are none, from a weights-only PyTorch file. Everything is computed
+    in float32.
 
     Args:
         repo: a folder that `save_pretrained` wrote, or `OWNER/NAME` on the hub.
-        offline: take a hub's model from the local cache or not at all.
+        offline: take a model of the hub only from the local cache.
 
     Raises:
-        InputError: there is no such model, a weight is missing (such as the head), left over or of
-            another shape, it is no classifier, or it prepares images in a way of its own.
+        InputError: there is no such model; a weight is missing (such as the head), not used or of
+            another shape; it is not a classifier; or its preprocessing is not supported.
 
     >>> open_hf("./nowhere")
     Traceback (most recent call last):
@@ -70,7 +71,7 @@ def open_hf(repo: str, *, offline: bool = False) -> Opened:
     find: Find = _in_folder(folder) if folder.is_dir() else _on_hub(repo, offline)
     config_file = find("config.json")
     if config_file is None:
-        raise InputError(f"hf:{repo} holds no model: there is no config.json")
+        raise InputError(f"hf:{repo} is not a model: there is no config.json")
     weights = _weights(repo, find)
     settings = next((path for name in PROCESSORS if (path := find(name))), None)
     place = config_file.parent
@@ -79,8 +80,8 @@ def open_hf(repo: str, *, offline: bool = False) -> Opened:
         classes = _classes(repo, network.config)
         if settings is None and network.config.model_type != "timm_wrapper":
             raise InputError(
-                f"hf:{repo} does not say how its images are prepared: add its "
-                "preprocessor_config.json, or load it with python:FILE.py:FUNCTION"
+                f"hf:{repo} does not describe its preprocessing: add its preprocessor_config.json, "
+                "or load it with python:FILE.py:FUNCTION"
             )
         processor = _load_processor(transformers, repo, place)
         processing = read_processor(processor)
@@ -108,7 +109,7 @@ def _in_folder(folder: Path) -> Find:
 
 
 def _on_hub(repo: str, offline: bool) -> Find:
-    """Find files of one revision, whichever is current when the first of them is asked for."""
+    """Find files of one revision: the one that is current when the first file is asked for."""
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -164,7 +165,7 @@ def _weights(repo: str, find: Find) -> list[Path]:
                 raise InputError(f"hf:{repo}: {index.name} names files that are not there")
             return [index, *[shard for shard in shards if shard]]
     raise InputError(
-        f"hf:{repo} holds no weights that could be read as data: expected one of "
+        f"hf:{repo} has no weights that can be loaded without executing code: expected one of "
         f"{', '.join(WEIGHTS)}; save_pretrained writes the first"
     )
 
@@ -187,9 +188,11 @@ def _load_network(transformers: ModuleType, repo: str, place: Path, weights: lis
             ignore_mismatched_sizes=True,  # they are listed, and refused below
             output_loading_info=True,
         )
-    # Whatever a configuration or a damaged file makes the library stumble over.
+    # A configuration or a damaged file can raise any error in the library.
     except Exception as error:
-        raise InputError(f"hf:{repo} cannot be loaded as data alone ({_reason(error)})") from error
+        raise InputError(
+            f"hf:{repo} cannot be loaded without executing code ({_reason(error)})"
+        ) from error
     misfits = {
         "missing": [k for k in found["missing_keys"] if not k.endswith("num_batches_tracked")],
         "unexpected": found["unexpected_keys"],
@@ -222,7 +225,7 @@ def _classes(repo: str, config: Config) -> tuple[str, ...] | None:
     kind = config.problem_type
     if kind not in (None, "single_label_classification") or config.num_labels < 2:
         found = f"{kind or 'a model'} with {config.num_labels} outputs"
-        raise InputError(f"hf:{repo} tells no two or more classes from each other: it is {found}")
+        raise InputError(f"hf:{repo} is not a classifier of two or more classes: it is {found}")
     names = [str(config.id2label[number]) for number in range(config.num_labels)]
     if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
         return None
@@ -230,7 +233,7 @@ def _classes(repo: str, config: Config) -> tuple[str, ...] | None:
 
 
 def _size(network: Network, processing: Processing) -> int | None:
-    """Give the size that the network is bound to, if it is bound to one."""
+    """Give the fixed size of the network, if it has one."""
     configured = getattr(network.config, "image_size", None)
     timm = getattr(network.config, "pretrained_cfg", None) or {}
     if configured is None and not timm.get("fixed_input_size"):
@@ -261,7 +264,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _quietly(logging: ModuleType) -> Iterator[None]:
-    """Keep transformers from printing and warning; afterwards its settings are as before."""
+    """Stop transformers from printing and warning; its settings are restored afterwards."""
     hub = logging.hf_hub_utils  # whose bars transformers switches with its own
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     hub_bars = not hub.are_progress_bars_disabled()

@@ -1,4 +1,4 @@
-"""What a Hugging Face image processor does, said as a preparation and a normalisation."""
+"""Translate a Hugging Face image processor into a preparation and a normalisation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Processor = Any  # transformers.BaseImageProcessor, of an extra
 Channels = tuple[float, float, float]
 
-# Steps that are read here, and do_convert_rgb and do_reduce_labels, which change no RGB image.
+# The supported steps; do_convert_rgb and do_reduce_labels change no RGB image.
 KNOWN_STEPS = {
     "do_resize",
     "do_center_crop",
@@ -33,11 +33,11 @@ LEVIT_MARGIN = 256 / 224
 
 
 class Processing(NamedTuple):
-    """What is done to 8-bit images before the network: squares of one size, then `(x - m) / s`.
+    """The preprocessing of 8-bit images: squares of one size, then `(x - mean) / std`.
 
     Attributes:
-        preparation: None: images are taken at the size that they have.
-        mean, std: per channel, of images in [0, 1].
+        preparation: None if images keep their size.
+        mean, std: per channel, for images in [0, 1].
     """
 
     preparation: Preparation | None
@@ -46,9 +46,9 @@ class Processing(NamedTuple):
 
 
 def read_processor(processor: Processor) -> Processing:
-    """Read an image processor of transformers, and check the reading against what it does.
+    """Read an image processor of transformers, and check the result against the processor itself.
 
-    Raises `InputError` naming the step for a processor that does something else than to resize,
+    Raises `InputError` with the name of the step if a processor does something else than resize,
     crop at the center, divide by 255 and normalise.
     """
     kind = type(processor).__name__
@@ -134,7 +134,7 @@ def _square(kind: str, key: str, settings: Mapping[str, Any]) -> int:
     if set(known.values()) != {known.get("height"), known.get("width")} or len(known) != 2:
         raise _unsupported(kind, f"{key} {known}")
     if known["height"] != known["width"]:
-        raise _unsupported(kind, f"{key} {known['height']}x{known['width']}, which is no square")
+        raise _unsupported(kind, f"{key} {known['height']}x{known['width']}, which is not a square")
     return int(known["height"])
 
 
@@ -145,13 +145,13 @@ def _channels(values: float | Sequence[float]) -> Channels:
 
 def _unsupported(kind: str, what: str) -> InputError:
     return InputError(
-        f"{kind} prepares images in a way that is not supported ({what}): change "
+        f"the preprocessing of {kind} is not supported ({what}): change "
         "preprocessor_config.json, or load the model with python:FILE.py:FUNCTION"
     )
 
 
 def _check_against(processor: Processor, processing: Processing) -> None:
-    """Compare with the processor itself on a picture so smooth that filters hardly matter."""
+    """Compare with the processor on a picture that is so smooth that filters hardly matter."""
     side = processing.preparation.size if processing.preparation else 64
     blobs = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     resize = processing.preparation.resize if processing.preparation else None

@@ -1,4 +1,4 @@
-"""Weights between two sets of weights of one network."""
+"""Interpolation between two sets of weights of one network."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def interpolate(
 ) -> dict[str, torch.Tensor]:
     """Mix two state dicts of one network: `(1 - share) * start + share * end`.
 
-    Between a pre-trained network and what fine-tuning made of it there often lies one that is more
-    robust than both. The running statistics of batch norm are mixed like weights; whole numbers,
-    its counters, are those of the end unless the share is 0.
+    A mixture of a pre-trained network and its fine-tuned version is often more robust than both.
+    The running statistics of batch norm are mixed like weights. Whole numbers, such as its
+    counters, are those of `end` unless the share is 0.
 
     Args:
-        start, end: the same names and shapes; the result has the types and devices of the end.
-        share: of the end, in [0, 1]; 0 and 1 give the ends, bit for bit.
+        start, end: with the same names and shapes; the result has the types and devices of `end`.
+        share: of `end`, in [0, 1]; 0 gives `start` and 1 gives `end`, bit for bit.
 
     Raises:
-        InputError: a share outside of [0, 1], or names and shapes that differ.
+        InputError: a share outside [0, 1], or names or shapes that differ.
 
     Source: Wortsman et al. 2022, Robust Fine-Tuning of Zero-Shot Models, equation 1.
 
@@ -32,7 +32,7 @@ def interpolate(
     {'w': tensor([0.2500, 2.5000])}
     """
     if not 0 <= share <= 1:
-        raise InputError(f"the share of an interpolation is in [0, 1], found {share}")
+        raise InputError(f"the share of an interpolation must be in [0, 1], found {share}")
     _check_same(start, end)
     return {name: _between(start[name], tensor, share) for name, tensor in end.items()}
 
@@ -44,16 +44,18 @@ def _between(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tens
         return start.clone()
     if share == 1 or not end.is_floating_point():
         return end.clone()
-    return torch.lerp(start, end, share)  # what is the same at both ends stays so, to the bit
+    return torch.lerp(start, end, share)  # equal ends give the same bits
 
 
 def _check_same(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tensor]) -> None:
     if lone := sorted(start.keys() ^ end.keys()):
         raise InputError(
-            f"weights are mixed with weights of the same network, but {len(lone)} tensors are only "
-            f"on one side, such as {lone[0]}"
+            f"weights can only be mixed with weights of the same network, but {len(lone)} tensors "
+            f"are only on one side, such as {lone[0]}"
         )
     for name, tensor in end.items():
         if start[name].shape != tensor.shape:
             shapes = f"{list(start[name].shape)} and {list(tensor.shape)}"
-            raise InputError(f"weights are mixed shape by shape, but {name} has {shapes}")
+            raise InputError(
+                f"weights can only be mixed if their shapes are equal, but {name} has {shapes}"
+            )

@@ -1,4 +1,4 @@
-"""The file behind `--labels`: for each class of the data, what a model calls it."""
+"""The file for `--labels`: for each class of the data, the model's name for it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ HEADER = ("data", "model")  # of a CSV that has one
 
 
 def read_label_file(path: Path) -> dict[str, object]:
-    """Read which class of a model each class of the data is, as YAML, JSON or CSV by the suffix.
+    """Read a label mapping from a YAML, JSON or CSV file: data classes to classes of the model.
 
     A YAML or JSON file is one mapping from data classes to a class name, a wnid, an output number,
-    or a list of these. A CSV has two columns, with the header `data,model` or without. It is only
-    data: nothing in it is run.
+    or a list of these. A CSV file has two columns, with or without the header `data,model`. Loading
+    never executes code.
 
     Raises:
-        InputError: the file is not there or not laid out like this, or has a class twice.
+        InputError: the file is missing, has another form, or has a class twice.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -47,10 +47,10 @@ def read_label_file(path: Path) -> dict[str, object]:
 
 
 def check_labels(labels: object, name: str) -> dict[str, object]:
-    """Check that these are labels by data class; a class that is a whole number becomes text.
+    """Check a label mapping; a data class that is a whole number becomes text.
 
     Raises:
-        InputError: they are not; names the class.
+        InputError: it is not one; the message names the class.
     """
     if not isinstance(labels, Mapping) or not labels:
         raise InputError(

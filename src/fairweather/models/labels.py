@@ -1,4 +1,4 @@
-"""Which outputs of a model are the classes of the data."""
+"""Label mapping: which outputs of a model are the classes of the data."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Columns = tuple[tuple[int, ...], ...]
 
 
 class LabelMap(NamedTuple):
-    """How the classes of a data set lie among a model's outputs.
+    """Which of a model's outputs belong to each class of a data set.
 
     Attributes:
-        columns: for each data class, in label order, the outputs that mean it; the probabilities of
-            several add up.
+        columns: for each data class, in label order, its outputs; the probabilities of several
+            outputs are added.
         note: one sentence for people.
-        outputs: how many there are.
+        outputs: the number of outputs.
     """
 
     columns: Columns
@@ -43,22 +43,22 @@ def match_labels(
 ) -> LabelMap:
     """Find the outputs of a model for each class of the data.
 
-    A class is found by its exact name; by its name whatever the case, underscores and hyphens; by
-    one of the names of a class such as `tench, Tinca tinca`; by its WordNet number or a name that
-    ImageNet has for it. So a folder `n01440764` meets an output called `tench`, and the data may
-    have some of a model's classes. Where either side names no classes but only numbers them, those
-    numbers, or the order, must do; the note says so.
+    A class is found by its exact name; by its name without regard to case, underscores and
+    hyphens; by one of several names, as in `tench, Tinca tinca`; or by its WordNet number (wnid) or
+    a name that ImageNet has for it. So a folder `n01440764` fits an output called `tench`. The data
+    may have only some of the model's classes. If one side has no names but only numbers, classes
+    are matched by number or by order, and the note says so.
 
     Args:
-        model_classes: in the order of the outputs; None where the model names none.
-        outputs: their number.
-        data_classes: in label order.
+        model_classes: names in the order of the outputs; None if the model has no names.
+        outputs: the number of outputs.
+        data_classes: names in label order.
         given: for each data class a class name, wnid, synonym or output number, or a list of these
-            (`read_label_file`); nothing is matched by itself then.
+            (`read_label_file`). Then no class is matched automatically.
 
     Raises:
-        InputError: a class has no output, may be several, or shares one with another class; or
-            `given` is wrong.
+        InputError: a class has no output, could be one of several, or shares one with another
+            class; or `given` is wrong.
 
     >>> match_labels(["dog", "cat"], 2, ["Cat", "Dog"])
     LabelMap(columns=((1,), (0,)), note="the model's 2 classes, matched by name", outputs=2)
@@ -80,7 +80,7 @@ def match_labels(
 
 
 def relabel(model: nn.Module, labels: LabelMap) -> nn.Module:
-    """Make a model answer in the data's classes; one that already does is returned as it is."""
+    """Map a model's outputs to the data's classes; a model that has them is returned as it is."""
     if labels.columns == tuple((place,) for place in range(labels.outputs)):
         return model
     return Relabelled(model, labels.columns)
@@ -95,7 +95,7 @@ def _by_name(names: OutputNames, data_classes: Sequence[str]) -> LabelMap:
             return _in_order(outputs, data_classes)
         numbers = _numbers(data_classes)
         if numbers is not None and sorted(numbers) == list(range(outputs)):
-            note = "the data numbers its classes, taken for the numbers of the model's outputs"
+            note = "the data's class names are numbers, used as the numbers of the model's outputs"
             return LabelMap(tuple((number,) for number in numbers), note, outputs)
     if None in found:
         missing = [name for name, hit in zip(data_classes, found, strict=True) if hit is None]
@@ -117,7 +117,7 @@ def _described(columns: Sequence[tuple[int, ...]], outputs: int, by: Sequence[st
 def _in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:
     if outputs == CLASSES and set(data_classes) <= set(imagenet().wnids):
         place = {wnid: output for output, wnid in enumerate(imagenet().wnids)}
-        note = "the model names no classes: its 1,000 outputs are taken for ImageNet's, by wnid"
+        note = "the model names no classes: its 1,000 outputs are taken to be ImageNet's, by wnid"
         return LabelMap(tuple((place[name],) for name in data_classes), note, outputs)
     if len(data_classes) != outputs:
         raise InputError(
@@ -194,7 +194,7 @@ def _check_apart(columns: Sequence[tuple[int, ...]], data_classes: Sequence[str]
             if output in owner:
                 both = f"{owner[output]!r} and {name!r}"
                 twice = f"twice for {name!r}" if owner[output] == name else f"for {both}"
-                raise InputError(f"output {output:,} of the model stands {twice}")
+                raise InputError(f"output {output:,} of the model is used {twice}")
             owner[output] = name
 
 
@@ -203,16 +203,16 @@ def _no_partner(
 ) -> InputError:
     known = names.known()
     near = difflib.get_close_matches(missing[0], known, n=1, cutoff=0.7)
-    hint = f" (nearest to {missing[0]!r} is {near[0]!r})" if near else ""
+    hint = f" (closest to {missing[0]!r} is {near[0]!r})" if near else ""
     return InputError(
         f"the model has no class for {len(missing):,} of the data's {len(data_classes):,}: "
         f"{show(missing)}{hint}; the data has {show(data_classes)}, and the model has "
-        f"{show(names.names)}; say which is which with --labels FILE"
+        f"{show(names.names)}; map them with --labels FILE"
     )
 
 
 def _are_numbers(names: Sequence[str]) -> bool:
-    """Tell whether names only count, as those of transformers do where nobody gave any."""
+    """Say whether names are only numbers, such as the default names of transformers."""
     return any(
         all(name == f"{prefix}{place}" for place, name in enumerate(names))
         for prefix in ("", "LABEL_")

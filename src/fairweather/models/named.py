@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm with published weights, or with those of a checkpoint's file."""
+"""Networks of torchvision and timm, with published weights or those of a checkpoint's file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_named(
     offline: bool = False,
     seed: int = 0,
 ) -> Opened:
-    """Open a network by name, every one of its tensors from its weights; see `open_model`."""
+    """Open a network by name, with all its tensors from its weights; see `open_model`."""
     weights = weights or "imagenet"
     given = given_statistics(mean, std)
     library, name = find_library(architecture)
@@ -47,7 +47,7 @@ def open_named(
     preparation = published.preparation if published else None
     prepared_by = published.origin if published else UNKNOWN
     if input_size is not None:
-        # What published weights crop off is theirs; a file says nothing of how it was trained.
+        # How much is cropped away is known for published weights only, not for a file.
         own = preparation if weights in ("none", "imagenet", "lite0") else None
         preparation = at_size(own, input_size)
         prepared_by = "the size given" + (f", otherwise {prepared_by}" if own else "")
@@ -107,14 +107,16 @@ def _check_head(
     library: Library, network: nn.Module, architecture: str, state: dict[str, torch.Tensor]
 ) -> None:
     if _outputs(library, network) == 0:
-        raise InputError(f"{architecture} has no head: its published weights give features")
+        raise InputError(
+            f"{architecture} has no head: its published weights give features, not classes"
+        )
     head = _head(library, network)
     missing = {key for key in network.state_dict() if key not in state}
     if head and missing and all(key.startswith(f"{head}.") for key in missing):
         raise InputError(
             f"the head of {architecture} is not in the weights (missing "
-            f"{', '.join(sorted(missing))}), and a random head would only guess: give weights that "
-            "were trained as a classifier"
+            f"{', '.join(sorted(missing))}), and a random head would only guess: give the weights "
+            "of a trained classifier"
         )
 
 
@@ -142,8 +144,8 @@ def _statistics(
     held = checkpoint.statistics if checkpoint else None
     if given and held and not _close(given, held):
         raise InputError(
-            f"{weights} holds a normalisation of its own, mean {_words(held.mean)} and std "
-            f"{_words(held.std)}, and nothing is normalised twice: leave mean and std out"
+            f"{weights} contains its own normalisation, mean {_words(held.mean)} and std "
+            f"{_words(held.std)}, and images must not be normalised twice: leave mean and std out"
         )
     if given:
         return given, "given"
@@ -157,7 +159,7 @@ def _statistics(
 def _check_size(model: Classifier, architecture: str, size: int) -> None:
     try:
         model(torch.zeros(1, 3, size, size))
-    # Networks say in ways of their own that their size is fixed.
+    # Every network raises another error if its size is fixed.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -178,7 +180,7 @@ def _head(library: Library, network: nn.Module) -> str | None:
     try:
         return library.head(network)
     except InputError:
-        return None  # such as two heads: then every tensor must be there all the more
+        return None  # for example two heads: then all tensors must be there anyway
 
 
 def _head_width(library: Library, network: nn.Module, state: dict[str, torch.Tensor]) -> int | None:

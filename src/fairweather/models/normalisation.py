@@ -1,4 +1,4 @@
-"""See whether a module normalises its images itself, so that nothing is normalised twice."""
+"""Find out whether a module normalises its images itself, so that they are not normalised twice."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fairweather.errors import InputError
 
 MEANS = re.compile(r"(^|_)(means?|mu)$")
 DEVIATIONS = re.compile(r"(^|_)(stds?|sigma)$")
-RUNNING = re.compile(r"running_")  # batch norm's, which are no statistics of images
+RUNNING = re.compile(r"running_")  # those of batch norm, which are not statistics of images
 CALLED = re.compile(r"(^|[a-z_])Normali[sz](e|er|ation)|^normali[sz]", re.ASCII)
 
 
 def held_normalisation(module: nn.Module) -> str | None:
-    """Say where a module already normalises its images, or None where nothing like it is seen.
+    """Say where a module already normalises its images; None if nothing like that is found.
 
-    Seen are: any part with a mean and a std of three numbers that change something, as those of
-    torchvision, kornia and this package have (or of one number, if it is called Normalize); a first
-    layer, or one right below the top, whose class is called Normalize or the like; a torchvision
-    transform kept as an attribute. Arithmetic in a `forward` cannot be seen.
+    Found are: any part with a mean and a std of three numbers that change something, as in
+    torchvision, kornia and this package (or of one number, if its class is called Normalize); a
+    first layer, or one directly below the top, whose class is called Normalize or similar; and a
+    torchvision transform in an attribute. Arithmetic in a `forward` cannot be found.
 
     >>> held_normalisation(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))) is None
     True
@@ -45,11 +45,11 @@ def held_normalisation(module: nn.Module) -> str | None:
 
 
 def check_not_normalised_twice(module: nn.Module, what: str) -> None:
-    """Raise `InputError` when mean and std are given for a module that normalises by itself."""
+    """Raise `InputError` if a module that gets a mean and std already normalises by itself."""
     if seen := held_normalisation(module):
         raise InputError(
-            f"{what} holds its own normalisation already: {seen}; leave mean and std out, or take "
-            "it out of the model"
+            f"{what} already contains its own normalisation: {seen}; leave mean and std out, or "
+            "remove it from the model"
         )
 
 

@@ -41,7 +41,7 @@ from fairweather.types import SMALLEST_SIDE, Preparation
 Statistics = tuple[Sequence[float], Sequence[float]]
 
 NOTHING: Statistics = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-USUAL_SIZE = 224  # pixels: what a graph that takes any size is tried on
+USUAL_SIZE = 224  # pixels: a graph that takes any size is tried on these
 
 
 def open_onnx(
@@ -52,21 +52,21 @@ def open_onnx(
     input_size: int | None = None,
     outputs: str = "auto",
 ) -> Opened:
-    """Open an ONNX file as a classifier, with all that its graph tells.
+    """Open an ONNX file as a classifier, with everything that its graph says about it.
 
-    Of probabilities the logarithm is taken (`LogProbabilities`): they are what a Softmax at the end
-    gives, and, however a softmax is written, rows that are >= 0 and sum to one. On tensors on a GPU
-    it runs there if ONNX Runtime can; in any case with as many threads as torch.
+    If the outputs are probabilities, their logarithm is taken (`LogProbabilities`). They are
+    probabilities if the graph ends in a Softmax, or if every row is >= 0 and sums to one. The model
+    runs on a GPU if its images are there and ONNX Runtime can, and with as many threads as torch.
 
     Args:
-        path: the file; weights may lie in other files beside it.
-        mean, std: per-channel normalisation of images in [0, 1] that the graph does not hold.
-        input_size: resize to this square first, where the graph takes any size.
-        outputs: `auto`, or what they are whatever the graph says: `logits` or `probabilities`.
+        path: the file; weights may be in other files in the same folder.
+        mean, std: per-channel normalisation of images in [0, 1], if it is not part of the graph.
+        input_size: resize images to this square first, if the graph takes any size.
+        outputs: `auto`, or `logits` or `probabilities`, whatever the graph says.
 
     Raises:
-        InputError: it is no ONNX file, takes no RGB images, gives no logits or probabilities of
-            classes, needs another size, or holds a normalisation already.
+        InputError: it is not an ONNX file, does not take RGB images, does not give logits or
+            probabilities of classes, needs another size, or is already normalised.
 
     >>> open_onnx("nowhere.onnx")
     Traceback (most recent call last):
@@ -132,7 +132,7 @@ def _given_statistics(
         raise InputError(f"mean and std need three numbers each, std > 0, found {found}")
     if steps.normalise:
         raise InputError(
-            f"onnx:{path} holds its own normalisation (mean {_rounded(steps.mean)}, std "
+            f"onnx:{path} contains its own normalisation (mean {_rounded(steps.mean)}, std "
             f"{_rounded(steps.std)}): leave mean and std out"
         )
     if images.dtype is np.uint8:
@@ -149,7 +149,7 @@ def _size(path: Path, images: ImageInput, input_size: int | None) -> int | None:
 
 
 def _stated(last: str, path: Path) -> Outputs | None:
-    """What the graph's last operator says that the outputs are, if it does."""
+    """What the outputs are, if the last operator of the graph says it."""
     if last == "Sigmoid":
         raise like_sigmoids(f"onnx:{path} ends in Sigmoid")
     if last in ("Softmax", "LogSoftmax"):
@@ -158,7 +158,7 @@ def _stated(last: str, path: Path) -> Outputs | None:
 
 
 def _seen(outputs: torch.Tensor) -> Outputs | None:
-    """What they look like; None where two pictures of noise are too few to tell."""
+    """What the outputs look like; None if two pictures of noise are too few to say."""
     kind = kind_of(outputs)
     if kind == "probabilities":
         return Outputs(kind, "rows are >= 0 and sum to one")
@@ -166,7 +166,7 @@ def _seen(outputs: torch.Tensor) -> Outputs | None:
 
 
 def _try(network: OnnxNetwork, given: Statistics, size: int | None) -> torch.Tensor:
-    """Run two pictures of noise: give the outputs."""
+    """Run the network on two pictures of noise and give the outputs."""
     side = size or USUAL_SIZE
     pictures = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
@@ -185,7 +185,10 @@ def _normalisation_facts(given: Statistics, steps: Steps) -> dict[str, object]:
         return {"mean": steps.mean, "std": steps.std, "from": "the graph itself"}
     if given != NOTHING:
         return {"mean": tuple(given[0]), "std": tuple(given[1]), "from": "given"}
-    origin = f"its graph holds none and none was given: it is fed images in [0, {steps.scale}]"
+    origin = (
+        "no normalisation: the graph has none, and mean and std were not given; images are in "
+        f"[0, {steps.scale}]"
+    )
     return {"mean": None, "std": None, "from": origin}
 
 

@@ -1,4 +1,4 @@
-"""What an ONNX graph says of itself: its input and output, normalisation, and class names."""
+"""What an ONNX graph says about itself: input, output, normalisation and class names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = npt.NDArray[np.float64]
 Model = Any
 Node = Any
 
-# onnx.TensorProto.DataType: what images may be fed as.
+# onnx.TensorProto.DataType: the types that images may have.
 IMAGE_TYPES: Mapping[int, type[np.generic]] = {
     1: np.float32,
     2: np.uint8,
@@ -29,11 +29,11 @@ FLOATS = (1, 10, 11)
 WHOLE = (6, 7)  # int32 and int64
 EXTERNAL = 1  # onnx.TensorProto.DataLocation
 
-# Steps that leave what a channel's values mean, and steps that only reshape a constant.
+# Steps that keep the meaning of a channel's values, and steps that only reshape a constant.
 PASSING = {"Identity", "Cast", "Transpose", "Resize", "Upsample", "Dropout"}
 REQUANTISING = {"QuantizeLinear", "DequantizeLinear"}
 RESHAPING = {"Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand"}
-# Steps between the last layer and the output that leave what its values mean.
+# Steps between the last layer and the output that keep the meaning of its values.
 TRAILING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Dropout"} | REQUANTISING
 # Beyond what a mean or deviation of images in [0, 1] can be, those of images in [0, 255] begin.
 LARGEST = 2.0
@@ -68,28 +68,28 @@ class Steps(NamedTuple):
 
     @property
     def normalise(self) -> bool:
-        """Do they change an image in [0, 1] at all."""
+        """Whether they change an image in [0, 1] at all."""
         return not (np.allclose(self.mean, 0, atol=1e-4) and np.allclose(self.std, 1, atol=1e-4))
 
 
 def read_graph(path: Path) -> Model:
-    """Read a model without the weights that lie beside it; raises `InputError` if it is none."""
+    """Read a model without weights in other files; raises `InputError` if it is not one."""
     import onnx
 
     try:
         model = onnx.load(str(path), load_external_data=False)
     except OSError as error:
         raise InputError(f"onnx:{path} cannot be read: {error.strerror or error}") from error
-    # protobuf raises an error of its own, which lies elsewhere in each of its versions.
+    # protobuf raises its own error, which every version keeps in another module.
     except Exception as error:
-        raise InputError(f"onnx:{path} is damaged, or no ONNX file") from error
+        raise InputError(f"onnx:{path} is damaged, or not an ONNX file") from error
     if not model.graph.node or not model.graph.output:
-        raise InputError(f"onnx:{path} is damaged, or no ONNX file: it holds no graph")
+        raise InputError(f"onnx:{path} is damaged, or not an ONNX file: it has no graph")
     return model
 
 
 def external_files(model: Model, path: Path) -> list[Path]:
-    """List the files beside it that hold weights, in order; raises `InputError` if one is gone."""
+    """List the other files with weights, in order; raises `InputError` if one is missing."""
     names = set()
     for tensor in model.graph.initializer:
         if tensor.data_location == EXTERNAL:
@@ -97,7 +97,9 @@ def external_files(model: Model, path: Path) -> list[Path]:
     files = [path.parent / name for name in sorted(names)]
     for file in files:
         if not file.is_file():
-            raise InputError(f"onnx:{path} keeps weights in {file.name}, which is not beside it")
+            raise InputError(
+                f"onnx:{path} has weights in {file.name}, which is not in the same folder"
+            )
     return files
 
 
@@ -128,7 +130,7 @@ def image_input(model: Model, path: Path) -> ImageInput:
 
 
 def logits_output(model: Model, path: Path) -> str:
-    """Name the output: the first of floating-point numbers that may have two dimensions."""
+    """Name the output: the first one of floating-point numbers that may have two dimensions."""
     ranks: dict[str, int | None] = {}
     for value in model.graph.output:
         tensor = value.type.tensor_type
@@ -142,7 +144,7 @@ def logits_output(model: Model, path: Path) -> str:
 
 
 def ends_in(model: Model, output: str) -> str:
-    """Give the operator that makes the output, before steps that leave what its values mean."""
+    """Give the operator that makes the output; steps that keep its meaning are skipped."""
     producers = {name: node for node in model.graph.node for name in node.output}
     while (node := producers.get(output)) is not None and node.op_type in TRAILING:
         output = node.input[0]
@@ -150,10 +152,10 @@ def ends_in(model: Model, output: str) -> str:
 
 
 def first_steps(model: Model, path: Path, images: ImageInput) -> Steps:
-    """Follow the images to the first layer, through all that is affine and alike in every pixel.
+    """Follow the images to the first layer, through all affine steps that treat pixels alike.
 
-    A graph that divides by 255, or subtracts means such as 123.7, was made for images in [0, 255];
-    so was one that takes 8-bit integers.
+    A graph that divides by 255, or subtracts means such as 123.7, was made for images in [0, 255].
+    So was a graph that takes 8-bit integers.
     """
     constants = _constants(model, path)
     consumers: dict[str, list[Node]] = {}
@@ -174,13 +176,13 @@ def first_steps(model: Model, path: Path, images: ImageInput) -> Steps:
 
 
 def parameters(model: Model) -> int:
-    """Count the numbers in weights, whole numbers such as shapes left out."""
+    """Count the numbers in weights, without whole numbers such as shapes."""
     weights = [tensor for tensor in model.graph.initializer if tensor.data_type not in WHOLE]
     return sum(int(np.prod(tensor.dims, dtype=np.int64)) for tensor in weights)
 
 
 def class_names(model: Model) -> tuple[str, ...] | None:
-    """Read class names from the metadata: a list, or a mapping from number to name, or neither."""
+    """Read class names from the metadata, a list or a mapping from number to name; None without."""
     metadata = {entry.key.lower(): entry.value for entry in model.metadata_props}
     for key in NAMES:
         if (names := _names(metadata.get(key, ""))) is not None:
@@ -210,7 +212,7 @@ def _names(text: str) -> tuple[str, ...] | None:
 
 
 def _constants(model: Model, path: Path) -> Mapping[str, Array]:
-    """Collect the constants of one or three values; the rest is no normalisation of RGB."""
+    """Collect the constants of one or three values; others cannot normalise RGB images."""
     from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}

@@ -1,4 +1,4 @@
-"""A graph in ONNX Runtime as a module: float images in, its outputs out, and no gradients."""
+"""A graph in ONNX Runtime as a module: float images in, outputs out, without gradients."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fairweather.models.onnx_graph import ImageInput
 
 Session = Any  # onnxruntime.InferenceSession, of an extra
 
-SILENT = 4  # ONNX Runtime's level for fatal errors; what it says otherwise is in its exceptions
+SILENT = 4  # ONNX Runtime's level for fatal errors; its exceptions say the rest
 
 
 class Sessions:
-    """A file in ONNX Runtime; a copy shares what is open, and a pickle opens the file again."""
+    """A file in ONNX Runtime; a copy shares its sessions, and a pickle opens the file again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,8 +67,8 @@ class OnnxNetwork(nn.Module):
 
     Args:
         sessions: the file.
-        images: its input; other layouts and types are converted to, and a batch of another size is
-            run in parts.
+        images: its input; images are converted to its layout and type, and a batch of another
+            size is run in parts.
         output: the name of its output.
         scale: what images in [0, 1] are multiplied by.
     """
@@ -79,9 +79,9 @@ class OnnxNetwork(nn.Module):
         self.output, self.scale = output, scale
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give the outputs; raises `InputError` where a gradient would have to come back."""
+        """Give the outputs; raises `InputError` if gradients are needed."""
         if images.requires_grad and torch.is_grad_enabled():
-            raise InputError("an ONNX model gives no gradients; square needs none")
+            raise InputError("an ONNX model gives no gradients; the attack square needs none")
         return torch.from_numpy(self._run(images)).to(images.device)
 
     def _run(self, images: torch.Tensor) -> np.ndarray:

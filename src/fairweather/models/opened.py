@@ -1,4 +1,4 @@
-"""What is known of a classifier that came from somewhere else."""
+"""A classifier that was opened, and what is known about it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from fairweather.types import Preparation
 
 @dataclass(frozen=True)
 class Opened:
-    """A classifier from anywhere, with everything that is known of it.
+    """A classifier from any source, with everything that is known about it.
 
     Attributes:
         model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, outputs]`, in evaluation mode;
-            its normalisation is inside, and so is resizing where its size is fixed.
-        name: names a folder: letters, digits, `_`, `-` and `.`, beginning with a letter or digit.
-        digest: SHA-256, in hexadecimal, of what decides its outputs: the weights file, or the
-            tensors of the state dict.
-        classes: names in the order of the outputs; None where the model names none.
-        preparation: how the model's own configuration prepares images; None where that is unknown
+            its normalisation is inside, and so is resizing if its size is fixed.
+        name: also the name of a folder: letters, digits, `_`, `-` and `.`, first a letter or digit.
+        digest: SHA-256, in hexadecimal, of the weights: of their file, or of the tensors of the
+            state dict.
+        classes: names in the order of the outputs; None if the model has no names.
+        preparation: how the model's own configuration prepares images; None if that is unknown
             and images stay as they are.
-        facts: for people and provenance, all of it fit for JSON: `source`, `architecture`,
-            `parameters`, `outputs`, `normalisation` (`mean`, `std`, and where they are `from`; both
-            None where there is none), `preparation` (the fields, and where they are `from`), ...
-        outputs: what the network's own outputs were taken for, before `model` made logits of them;
-            None where only images can tell, and `model` gives them as they are.
+        facts: for people and the record, as JSON: `source`, `architecture`, `parameters`,
+            `outputs`, `normalisation` (`mean` and `std`, both None if there is none, and where they
+            are `from`), `preparation` (its fields, and where they are `from`), ...
+        outputs: what the network's own outputs are, before `model` turns them into logits; None if
+            only images can show it, and `model` gives the outputs as they are.
     """
 
     model: nn.Module
@@ -42,7 +42,7 @@ class Opened:
 
 
 def folder_name(text: str) -> str:
-    """Turn any text into the name of a model, which must be able to name a folder.
+    """Turn any text into a name for a model, which can also be the name of a folder.
 
     >>> folder_name("hf-hub:timm/resnet18 (mine)"), folder_name("../..")
     ('hf-hub-timm-resnet18-mine', 'model')

@@ -1,4 +1,4 @@
-"""A classifier from anywhere, its normalisation inside, and everything that is known of it."""
+"""Open a classifier from any source, with its preprocessing and class names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fairweather.errors import InputError
-from fairweather.models.backbones import LIBRARIES
+from fairweather.models.backbones import LIBRARIES, find_library
 from fairweather.models.named import open_named
 from fairweather.models.opened import Opened
 from fairweather.models.python_file import open_python
@@ -26,7 +26,19 @@ FORMS: Mapping[str, str] = {
     "python": "python:FILE.py:FUNCTION",
     "file": f"FILE ({', '.join(SUFFIXES)}) with an architecture",
 }
-# What may be given beside each, besides `offline` and `seed`.
+# Formats of other programs: what they are, and how an ONNX file is made of them.
+_TF2ONNX = "pip install tf2onnx; python -m tf2onnx.convert"
+CONVERTERS: Mapping[str, tuple[str, str]] = {
+    ".tflite": ("a TensorFlow Lite model", f"{_TF2ONNX} --tflite {{path}} --output {{onnx}}"),
+    ".h5": ("a Keras model", f"{_TF2ONNX} --keras {{path}} --output {{onnx}}"),
+    ".keras": ("a Keras model", f"{_TF2ONNX} --keras {{path}} --output {{onnx}}"),
+    ".pb": ("a TensorFlow model", f"{_TF2ONNX} --saved-model {{folder}} --output {{onnx}}"),
+    ".mlmodel": ("a Core ML model", "torch.onnx.export of the network that it was made from"),
+    ".mlpackage": ("a Core ML model", "torch.onnx.export of the network that it was made from"),
+    ".engine": ("a TensorRT engine", "or take the ONNX file that it was built from"),
+    ".trt": ("a TensorRT engine", "or take the ONNX file that it was built from"),
+}
+# The options that each source takes, besides `offline` and `seed`.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "torchvision": ("weights", "classes", "mean", "std", "input_size"),
     "timm": ("weights", "classes", "mean", "std", "input_size"),
@@ -51,25 +63,26 @@ def open_model(
     offline: bool = False,
     seed: int = 0,
 ) -> Opened:
-    """Open a classifier from anywhere, with the preprocessing of its own configuration.
+    """Open a classifier from any source, with the preprocessing of its own configuration.
 
-    Files are read as weights alone and run nothing; `python:` runs the file that it names, and
+    Loading never executes code, with one exception: `python:` runs the file that it names, and
     `facts["runs_code"]` says so. A head that is not in the weights is an error, not a random head.
 
     Args:
         source: `torchvision:NAME`, `timm:NAME`, `hf:REPO_OR_FOLDER`, `onnx:FILE`,
             `run:FOLDER/models/NAME/seed-S`, `python:FILE.py:FUNCTION`, or a checkpoint's file
             (.safetensors, .pt, .pth, .bin, .ckpt) with an architecture.
-        architecture: of a checkpoint's file: `torchvision:NAME` or `timm:NAME`.
-        weights: of a network by name: `imagenet` by default, `none`, `lite0`, a local file, or an
-            https address.
+        architecture: only for a checkpoint's file: `torchvision:NAME` or `timm:NAME`.
+        weights: only for a network by name: `imagenet` (default), `none`, `lite0`, a local file, or
+            an https address.
         classes: number of outputs; by default that of the weights' head.
         mean, std: normalisation, where the model has none of its own or another one.
-        input_size: the square, in pixels, that the model is fed.
-        outputs: of `onnx:` and `python:`, `logits` or `probabilities`, whose logarithm is taken;
-            `auto` believes an ONNX graph, and a function's model to give logits.
-        offline: what is not there is not downloaded.
-        seed: of random weights, where there are such.
+        input_size: side, in pixels, of the square images that the model gets.
+        outputs: only for `onnx:` and `python:`: `logits`, or `probabilities`, of which the
+            logarithm is taken. With `auto`, an ONNX graph says which, and a function's model gives
+            logits.
+        offline: download nothing.
+        seed: random seed of weights `none`.
 
     Raises:
         InputError: one sentence that says what was asked, what was found and what is allowed.
@@ -79,6 +92,7 @@ def open_model(
     >>> opened.model(torch.rand(1, 3, 160, 160)).shape, opened.preparation.size
     (torch.Size([1, 1000]), 160)
     """
+    kind, rest = _kind(source)
     given: dict[str, Any] = {
         "architecture": architecture,
         "weights": None if weights is None else str(weights),
@@ -88,13 +102,7 @@ def open_model(
         "input_size": input_size,
         "outputs": outputs,
     }
-    kind, rest = _kind(source)
-    for name, value, least in (("classes", classes, 1), ("input_size", input_size, SMALLEST_SIDE)):
-        if value is not None and value < least:
-            raise InputError(f"{name} must be at least {least}, found {value}")
-    _check_options(
-        kind, source, {name for name, value in given.items() if value not in (None, "auto")}
-    )
+    check_model(source, **given)
     given = {name: given[name] for name in OPTIONS[kind]}
     if kind == "hf":
         from fairweather.models.hf import open_hf  # imported where it is needed: an extra
@@ -109,23 +117,64 @@ def open_model(
     if kind == "python":
         return open_python(rest, **given, seed=seed)
     if kind == "file":
-        if architecture is None:
-            raise InputError(
-                f"{source} holds weights alone: say of what, with the architecture timm:NAME or "
-                "torchvision:NAME"
-            )
         del given["architecture"]
+        assert architecture is not None, "check_model has seen to it"
         opened = open_named(architecture, weights=source, **given, offline=offline, seed=seed)
         return replace(opened, facts={**opened.facts, "source": source})
     return open_named(source, **given, offline=offline, seed=seed)
 
 
+def check_model(source: str, **options: Any) -> None:  # noqa: ANN401 - those of `open_model`
+    """Raise `InputError` for what is wrong with a model and can be known without opening it.
+
+    It looks at the form of the source, at the options, and at whether there is such a network or
+    file. Nothing is downloaded and no weights are read.
+
+    >>> check_model("timm:resnet5")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: unknown timm model 'resnet5'; did you mean 'resnet50'? ...
+    """
+    kind, rest = _kind(source)
+    for name, least in (("classes", 1), ("input_size", SMALLEST_SIDE)):
+        if (value := options.get(name)) is not None and value < least:
+            raise InputError(f"{name} must be at least {least}, found {value}")
+    _check_options(
+        kind, source, {name for name, value in options.items() if value not in (None, "auto")}
+    )
+    if kind in LIBRARIES:
+        LIBRARIES[kind].check(rest)
+    elif kind == "onnx" and not Path(rest).expanduser().is_file():
+        raise InputError(f"onnx:{rest}: there is no such file{_closest_file(Path(rest))}")
+    elif kind == "run" and not Path(rest).expanduser().is_dir():
+        raise InputError(f"run:{rest}: there is no such folder{_closest_file(Path(rest))}")
+    elif kind == "file":
+        if options.get("architecture") is None:
+            raise InputError(
+                f"{source} holds only weights: name the network that they belong to with the "
+                "architecture timm:NAME or torchvision:NAME"
+            )
+        find_library(options["architecture"])
+        if not Path(rest).expanduser().is_file():
+            raise InputError(f"weights: there is no file {rest}{_closest_file(Path(rest))}")
+
+
+def _closest_file(path: Path) -> str:
+    folder = path.expanduser().parent
+    names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
+
+
 def _kind(source: str) -> tuple[str, str]:
     kind, colon, rest = source.partition(":")
-    if colon and kind in FORMS and kind != "file":
+    is_kind = bool(colon) and kind in FORMS and kind != "file"
+    path = Path(rest if kind == "onnx" else source)
+    if (not is_kind or kind == "onnx") and path.suffix.lower() in CONVERTERS:
+        raise _other_format(path)
+    if is_kind:
         return kind, rest
-    if source.endswith(SUFFIXES) or Path(source).expanduser().is_file():
-        if near := _near_file(Path(source)):
+    if source.endswith(SUFFIXES) or path.expanduser().is_file():
+        if near := _near_file(path):
             raise _unknown(source, near)
         return "file", source
     raise _unknown(source, _near(source))
@@ -134,8 +183,18 @@ def _kind(source: str) -> tuple[str, str]:
 def _check_options(kind: str, source: str, given: set[str]) -> None:
     allowed = OPTIONS[kind]
     if wrong := sorted(given - set(allowed)):
-        may = f"only {', '.join(allowed)} may be given" if allowed else "it says everything itself"
+        may = f"it takes only {', '.join(allowed)}" if allowed else "it takes no options"
         raise InputError(f"{' and '.join(wrong)} cannot be given for {source}: {may}")
+
+
+def _other_format(path: Path) -> InputError:
+    what, how = CONVERTERS[path.suffix.lower()]
+    onnx = path.with_suffix(".onnx")
+    told = how.format(path=path, folder=path.parent, onnx=onnx)
+    return InputError(
+        f"{path} is {what}, which cannot be opened: convert it to ONNX ({told}), then give "
+        f"onnx:{onnx}"
+    )
 
 
 def _unknown(source: str, near: str | None) -> InputError:
@@ -150,7 +209,7 @@ def _near_file(path: Path) -> str | None:
 
 
 def _near(source: str) -> str | None:
-    """Guess what was meant: a kind misspelt, a name or a folder without its kind."""
+    """Guess what was meant: a misspelt kind, or a name or folder without its kind."""
     kind, colon, rest = source.partition(":")
     if colon:
         close = difflib.get_close_matches(kind.lower(), [k for k in FORMS if k != "file"], n=1)

@@ -1,4 +1,4 @@
-"""Which output of a model a name stands for: by the name itself, its synonyms, or its wnid."""
+"""Find the output of a model for a class name: by the name, its synonyms, or its wnid."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ MOST_SHOWN = 5
 
 
 class Found(NamedTuple):
-    """The output that a name stands for, and what told so: `name`, `synonym`, `wnid`, ..."""
+    """The output for a name, and how it was found: by `name`, `synonym`, `wnid`, ..."""
 
     output: int
     by: str
 
 
 class OutputNames:
-    """The class names of a model, to be looked up."""
+    """The class names of a model, for look-ups."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
@@ -36,15 +36,15 @@ class OutputNames:
         )
 
     def find(self, name: str, wnids: frozenset[str]) -> Found | None:
-        """Find the output of a class; None where there is none.
+        """Find the output of a class; None if there is none.
 
         Args:
-            name: matched exactly, then whatever its case, underscores and hyphens, then against
+            name: matched exactly, then without regard to case, underscores and hyphens, then with
                 the parts of names such as `tench, Tinca tinca`.
-            wnids: WordNet numbers that the name may stand for (`class_wnids`).
+            wnids: WordNet numbers that the name may mean (`class_wnids`).
 
         Raises:
-            InputError: it may be several outputs.
+            InputError: it may be one of several outputs.
         """
         stages = (
             (self._exact.get(name, []), "name"),
@@ -63,7 +63,7 @@ class OutputNames:
         return None
 
     def known(self) -> list[str]:
-        """List what the outputs can be called, for the near name in an error."""
+        """List the names that outputs have, for the closest name in an error."""
         synonyms = dict(zip(imagenet().wnids, imagenet().synonyms, strict=True))
         numbers = [name for name in self.names if WNID.fullmatch(name)]
         usual = [synonyms[number][0] for number in numbers if number in synonyms]
@@ -82,7 +82,7 @@ class OutputNames:
 
 
 def show(names: Sequence[object]) -> str:
-    """Join names for a message, the first five of them if there are more.
+    """Join names for a message; of more than five, only the first five.
 
     >>> show("abcdefg")
     "'a', 'b', 'c', 'd', 'e' and 2 more"

@@ -1,4 +1,4 @@
-"""What a classifier's outputs are: logits, or probabilities, whose logarithms are logits."""
+"""The outputs of a classifier: logits, or probabilities, whose logarithms are logits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from fairweather.errors import InputError, unknown_name
 
-# What may be asked for; `auto` finds out.
+# The choices of the option; `auto` finds out.
 OUTPUTS = ("auto", "logits", "probabilities")
 GIVEN = "given"
 # Half-precision probabilities of a thousand classes add up to one no better than this.
@@ -19,13 +19,13 @@ SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class Outputs(NamedTuple):
-    """What the outputs of a model are taken for, and who says so."""
+    """Whether outputs are treated as logits or as probabilities, and why."""
 
     kind: Literal["logits", "probabilities"]
     origin: str
 
     def __str__(self) -> str:
-        """Say it in a line, and what is done about it."""
+        """One line for people, with what is done about it."""
         taken = ": their logarithm is taken" if self.kind == "probabilities" else ""
         return f"{self.kind} ({self.origin}){taken}"
 
@@ -34,7 +34,7 @@ LOGITS = Outputs("logits", "the network's own")
 
 
 class LogProbabilities(nn.Module):
-    """A classifier whose outputs are probabilities, made to give logits: see `logarithms`.
+    """A classifier whose probabilities are turned into logits; see `logarithms`.
 
     >>> model = LogProbabilities(nn.Sequential(nn.Flatten(), nn.Softmax(1)))
     >>> model(torch.rand(2, 3, 8, 8)).exp().sum(1).allclose(torch.ones(2))
@@ -51,11 +51,11 @@ class LogProbabilities(nn.Module):
 
 
 def logarithms(probabilities: torch.Tensor) -> torch.Tensor:
-    """Make logits of probabilities: float `[B, classes]` to float32 `[B, classes]`.
+    """Turn probabilities into logits: float `[B, classes]` to float32 `[B, classes]`.
 
-    The softmax of a logarithm is the probability again; a row that does not sum to one is divided
-    by its sum in this way. A probability below the smallest normal float32 counts as that, so that
-    its logarithm is -87.3, and passes no gradient back.
+    The softmax of the logarithms gives the probabilities again; a row that does not sum to one is
+    divided by its sum in this way. A probability below the smallest normal float32 is raised to it,
+    so that its logarithm is -87.3, and passes no gradient back.
 
     Raises:
         InputError: a number is negative.
@@ -67,14 +67,14 @@ def logarithms(probabilities: torch.Tensor) -> torch.Tensor:
     values = probabilities.float()
     if (values < 0).any():
         raise InputError(
-            "outputs that are taken for probabilities must be >= 0, found "
+            "outputs that are treated as probabilities must be >= 0, found "
             f"{float(values.min()):.4g}; set outputs (--outputs) to logits"
         )
     return values.clamp_min(SMALLEST).log()
 
 
 def asked_for(outputs: str) -> Outputs | None:
-    """Give what outputs are to be taken for; None for `auto`.
+    """Say what the outputs are if the option says it; None for `auto`.
 
     Raises `InputError` for another word.
 
@@ -89,11 +89,11 @@ def asked_for(outputs: str) -> Outputs | None:
 
 
 def kind_of(outputs: torch.Tensor) -> Literal["logits", "probabilities", "sigmoids"]:
-    """Tell what numbers look like: `[B, classes]`, two classes or more.
+    """Say what outputs `[B, classes]` look like, for two or more classes.
 
-    `probabilities` are >= 0 and sum to one in every row. `sigmoids`, each a yes or no of its own,
-    lie in [0, 1] and do not; all zeros do not count, since a network with a new head may give
-    these. Everything else is `logits`, logarithms of probabilities too.
+    `probabilities` are >= 0 and sum to one in every row. `sigmoids` are in [0, 1] and do not sum to
+    one: each is a yes or no of its own. Only zeros do not count as these, since a network with a
+    new head may give them. Everything else is `logits`, including logarithms of probabilities.
 
     >>> rows = torch.tensor([[1.0, 3.0, 0.0], [0.5, 0.2, 0.1]])
     >>> kind_of(rows), kind_of(rows.softmax(1)), kind_of(rows.sigmoid())
@@ -110,17 +110,18 @@ def kind_of(outputs: torch.Tensor) -> Literal["logits", "probabilities", "sigmoi
 
 
 def like_sigmoids(what: str) -> InputError:
-    """Build the error for a model whose outputs are each a yes or no: it says the ways out."""
+    """Build the error for a model whose outputs are each a yes or no, with the ways out."""
     return InputError(
         f"{what}: each output is a yes or no of its own, and a softmax over them would give a "
-        "wrong confidence; let the model give logits, or set outputs (--outputs) to probabilities, "
-        "which divides each row by its sum, or to logits, which takes the numbers as they are"
+        "wrong confidence; change the model to give logits, or set outputs (--outputs) to "
+        "probabilities, which divides each row by its sum, or to logits, which uses the numbers "
+        "as they are"
     )
 
 
 def single_output(what: str) -> InputError:
-    """Build the error for a model that gives one number an image."""
+    """Build the error for a model that gives one number per image."""
     return InputError(
         f"{what} gives one number for each image, and a classifier must give one for each class: "
-        "of two classes return [0, z] for a logit z, or [1 - p, p] for a probability p"
+        "for two classes return [0, z] for a logit z, or [1 - p, p] for a probability p"
     )

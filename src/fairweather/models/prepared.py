@@ -1,4 +1,4 @@
-"""A model from elsewhere, fed at another size than its own configuration says."""
+"""A model that gets images of another size than its own configuration says."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fairweather.types import Preparation
 
 
 def prepared_at(opened: Opened, size: int, *, keep: bool) -> Opened:
-    """Take the size that was asked for in place of the model's own configuration.
+    """Use the size that was asked for instead of the one in the model's configuration.
 
-    A network that takes any size is fed the images as they are then, unless the size that it is to
-    be fed was asked for too and is kept.
+    A network that takes any size then gets the images at this size. With `keep`, or if the network
+    takes only its own size, the images are resized once more inside the model.
     """
     model = opened.model
     origin = "the size given"
@@ -34,6 +34,6 @@ def prepared_at(opened: Opened, size: int, *, keep: bool) -> Opened:
 def _takes(network: nn.Module, size: int) -> bool:
     try:
         network(torch.zeros(1, 3, size, size))
-    except Exception:  # networks say in ways of their own that their size is fixed
+    except Exception:  # every network raises another error if its size is fixed
         return False
     return True

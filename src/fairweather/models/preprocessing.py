@@ -1,4 +1,4 @@
-"""What published weights expect of their images: size, filter, crop, mean and std."""
+"""The preprocessing that published weights expect: size, filter, crop, mean and std."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torchvision.transforms._presets import ImageClassification
 from fairweather.models.opened import Opened
 from fairweather.types import Preparation
 
-# What timm takes where a configuration says nothing (timm.data.config, timm.data.constants).
+# The defaults of timm where a configuration says nothing (timm.data.config, timm.data.constants).
 TIMM_FILTER = "bicubic"
 TIMM_CROP = 0.875
-UNKNOWN = "unknown"  # where the preparation of images is from, when nobody says how
+UNKNOWN = "unknown"  # the origin of the preparation if no configuration describes it
 
 
 class Statistics(NamedTuple):
@@ -27,7 +27,7 @@ class Statistics(NamedTuple):
 
 
 class Preprocessing(NamedTuple):
-    """What a model's own configuration says; `origin` and `remark` are words for people."""
+    """The preprocessing of a model's own configuration; `origin` and `remark` are for people."""
 
     statistics: Statistics
     preparation: Preparation | None
@@ -55,7 +55,7 @@ def from_timm(configuration: PretrainedCfg, name: str) -> Preprocessing:
 
 
 def from_torchvision(transform: ImageClassification, name: str) -> Preprocessing:
-    """Read the transform that torchvision publishes beside its weights."""
+    """Read the transform that torchvision publishes with its weights."""
     statistics = Statistics(three(transform.mean), three(transform.std))
     (resize,), (size,) = transform.resize_size, transform.crop_size
     preparation = Preparation(size, resize, transform.interpolation.value)
@@ -64,7 +64,7 @@ def from_torchvision(transform: ImageClassification, name: str) -> Preprocessing
 
 
 def at_size(preparation: Preparation | None, size: int) -> Preparation:
-    """Prepare images at another size, with as much cropped off as before.
+    """Prepare images at another size; the same share of the image is cropped away.
 
     >>> at_size(Preparation(224, resize=256), 448)
     Preparation(size=448, resize=512, interpolation='bilinear', fit='crop')
@@ -78,7 +78,7 @@ def at_size(preparation: Preparation | None, size: int) -> Preparation:
 
 
 def describe_preprocessing(opened: Opened) -> str:
-    """Say in one line what happens to an image before the network sees it, and who says so.
+    """Describe in one line the preprocessing of a model, and where it comes from.
 
     >>> from torch import nn
     >>> normalisation = {"mean": [0.5] * 3, "std": [0.25] * 3, "from": "the file"}
@@ -103,7 +103,7 @@ def three(values: Iterable[float | torch.Tensor]) -> tuple[float, float, float]:
 
 
 def _without_padding(published: Preprocessing) -> Preprocessing:
-    """Where a library would pad images that it makes smaller than its crop, do not."""
+    """Do not resize images to less than the crop, where the library would pad them."""
     preparation = published.preparation
     if preparation is None or preparation.resize is None or preparation.resize >= preparation.size:
         return published

@@ -1,4 +1,4 @@
-"""A model that a function of the user's own Python file makes: the one source that runs code."""
+"""A model that a function in the user's Python file returns: the one source that runs code."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from fairweather.types import Preparation
 T = TypeVar("T")
 
 NOTHING = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-NONE = "no normalisation: the model is fed images in [0, 1]"
+NONE = "no normalisation: the model gets images in [0, 1]"
 
 
 class FromFile(NamedTuple):
-    """What a file's function made: the module, its class names if any, the file's SHA-256."""
+    """What the function of a file returned: the module, its class names, the file's SHA-256."""
 
     module: nn.Module
     classes: tuple[str, ...] | None
@@ -39,14 +39,14 @@ class FromFile(NamedTuple):
 
 
 def module_from_file(path: Path, function: str, seed: int) -> FromFile:
-    """Run a file, call a function of it, and give the module that it returns.
+    """Run a Python file, call a function of it, and give the module that it returns.
 
-    While the file runs, its folder is the first place that it imports from, as if it had been
-    started. Random weights are drawn from `seed`; the caller's random state stays as it is. Class
-    names are the module's or the file's `classes` or `class_names`, where there are such. What
-    `function` names may also be a class of modules, or a module.
+    While the file runs, Python imports from its folder first, as if the file had been started as a
+    script. Random weights come from `seed`; the caller's random state does not change. Class names
+    are the attribute `classes` or `class_names` of the module or of the file. `function` may also
+    name a class of modules, or a module.
 
-    Raises `InputError` when the file raises anything (with file and line, and the original error as
+    Raises `InputError` if the file raises an error (with file and line, and the original error as
     its cause), has no such function, or returns something else than a module.
     """
     if not path.is_file():
@@ -79,7 +79,7 @@ def open_python(
     outputs: str = "auto",
     seed: int = 0,
 ) -> Opened:
-    """Open `FILE.py:FUNCTION`, what follows `python:`; see `open_model` and `module_from_file`."""
+    """Open `FILE.py:FUNCTION`; see `open_model` and `module_from_file`."""
     file, colon, function = rest.rpartition(":")
     if not colon or not file or not function:
         raise InputError(f"python: needs a file and a function, FILE.py:FUNCTION, found {rest!r}")
@@ -114,7 +114,7 @@ def open_python(
             **(preparation._asdict() if preparation else {}),
             "from": "the size given" if preparation else UNKNOWN,
         },
-        "runs_code": f"{what} is the user's own: the file was run to make it",
+        "runs_code": f"{what} is the user's own code: the file was run to make it",
     }
     name = folder_name(f"{path.stem}-{function}")
     model = (framed or network).eval()
@@ -132,7 +132,7 @@ def _run(path: Path, code: bytes, digest: str) -> ModuleType:
 
 
 def _telling(path: Path, call: Callable[[], T]) -> T:
-    """Call, and say in one sentence where in the user's file something went wrong."""
+    """Call a function; an error becomes one sentence with the line of the user's file."""
     try:
         return call()
     except (Exception, SystemExit) as error:

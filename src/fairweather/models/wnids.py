@@ -32,7 +32,7 @@ class ImageNet(NamedTuple):
 
 
 def normalised(name: str) -> str:
-    """Reduce a name to what people mean by it, whatever its case, underscores and hyphens.
+    """Normalise a name: case, underscores, hyphens and surrounding spaces do not matter.
 
     >>> normalised(" Golden_Retriever "), normalised("T-shirt/top")
     ('golden retriever', 't shirt/top')
@@ -41,13 +41,13 @@ def normalised(name: str) -> str:
 
 
 def split_synonyms(name: str) -> tuple[str, ...]:
-    """Take a name such as `tench, Tinca tinca` apart; the parts are normalised."""
+    """Split a name such as `tench, Tinca tinca` into normalised parts."""
     return tuple(filter(None, map(normalised, name.split(","))))
 
 
 @cache
 def imagenet() -> ImageNet:
-    """Read the names that timm and torchvision ship; nothing is downloaded.
+    """Read the class names that timm and torchvision contain; nothing is downloaded.
 
     >>> imagenet().wnids[0], imagenet().synonyms[0]
     ('n01440764', ('tench', 'tinca tinca'))
@@ -71,10 +71,10 @@ def imagenet() -> ImageNet:
 
 
 def wnids_of(name: str) -> frozenset[str]:
-    """Give the WordNet numbers that a class name may stand for.
+    """Give the WordNet numbers that a class name may mean.
 
-    A number stands for itself, all names of a class together for the class. Any other name stands
-    for the classes that are usually called so, or else for those that it is a synonym of.
+    A number means itself, and all names of a class together mean the class. Any other name means
+    the classes that are usually called so, or else those that it is a synonym of.
 
     >>> sorted(wnids_of("crane")), sorted(wnids_of("Tinca_tinca")), wnids_of("airliner, or so")
     (['n02012849', 'n03126707'], ['n01440764'], frozenset())
@@ -88,8 +88,8 @@ def wnids_of(name: str) -> frozenset[str]:
 def class_wnids(names: Sequence[str]) -> list[frozenset[str]]:
     """Give the WordNet numbers of each class of a model or a data set.
 
-    Where the names are those of ImageNet in its order, perhaps with a background class before or
-    behind them, the place decides which of two classes called crane is meant.
+    If the names are those of ImageNet in its order, perhaps with a background class before or
+    after them, the position decides which of the two classes called crane is meant.
     """
     found = [wnids_of(name) for name in names]
     if len(names) not in (CLASSES, CLASSES + 1):
