@@ -17,7 +17,7 @@ from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, wi
 from fairweather.metrics.sample import BINS, Resamples, Sample, bootstrap_weights
 from fairweather.metrics.selective import Fitted
 from fairweather.metrics.table import METRICS, Interval, Metric
-from fairweather.types import Predictions, Score
+from fairweather.types import Predictions, Score, Scores
 
 # Counts that are summed at once. It bounds the memory of what is made of them.
 BLOCK = 4_800_000
@@ -479,7 +479,7 @@ def _images_worth(value: float, replicates: FloatArray, n: int) -> float:
 
 def score(
     predictions: Predictions, resamples: int = 1000, seed: int = 0, fitted: Fitted | None = None
-) -> dict[str, Score]:
+) -> Scores:
     """Compute every metric that applies, with its 95 % bootstrap interval over images.
 
     What too few errors carry has a value and no interval: its ends are NaN; see `Score.too_few`.
@@ -499,7 +499,7 @@ def score(
     weights = bootstrap_weights(len(predictions), resamples, seed)
     estimates = evaluate_metrics(predictions, weights, fitted)
     bounds = {metric.name: metric.bounds for metric in METRICS}
-    return {name: to_score(estimate, bounds[name]) for name, estimate in estimates.items()}
+    return Scores({name: to_score(estimate, bounds[name]) for name, estimate in estimates.items()})
 
 
 def _signed_square(values: FloatArray) -> FloatArray:
