@@ -2,7 +2,7 @@
 # # Evaluate my model
 #
 # You have a PyTorch model and labelled test images. This notebook measures the accuracy of the
-# model on images that are darker or more blurred than those it was trained with, and whether its
+# model on images that are darker or turned, unlike those it was trained with, and whether its
 # confidence falls with its accuracy.
 
 # %% [markdown]
@@ -47,7 +47,7 @@ print(f"loss of the last batch: {loss.item():.2f}")
 run = fw.evaluate(
     model,
     digits,
-    ["brightness_factor: [0.2, 0.4, 0.6, 0.8]", "gaussian_blur: [0.8, 1.6]"],
+    ["brightness_factor: [0.2, 0.6]", "rotation: [15, 30, 45]"],
     out="runs/mine",
     bootstrap=200,
     variants=["temperature"],
@@ -61,9 +61,9 @@ run
 # errors of every level.
 
 # %%
-scores = run.scores
+scores = run.scores[run.scores["model"] == "Sequential"]  # the name of the module's class
 shown = scores[scores["metric"].isin(["accuracy", "rms_calibration_error"])]
-shown[(shown["model"] == "model") & ~shown["level"].isin(["mean", "worst"])][
+shown[~shown["level"].isin(["mean", "worst"])][
     ["shift", "level", "metric", "value", "low", "high", "n"]
 ]
 
@@ -73,8 +73,8 @@ shown[(shown["model"] == "model") & ~shown["level"].isin(["mean", "worst"])][
 # `confidence_gap` is mean confidence minus accuracy. A positive number is an overconfident model.
 
 # %%
-gap = scores[(scores["metric"] == "confidence_gap") & (scores["shift"] == "brightness_factor")]
-gap[gap["model"] == "model"][["level", "value", "low", "high"]]
+gap = scores[(scores["metric"] == "confidence_gap") & (scores["shift"] == "rotation")]
+gap[["level", "value", "low", "high"]]
 
 # %% [markdown]
 # ## The report
