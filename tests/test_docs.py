@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 import typer.main
 import yaml
 
@@ -25,6 +26,8 @@ from fairweather.runs import RunFolder
 from fairweather.steps.derived import DERIVED
 from fairweather.study import load_study
 from fairweather.study.planning import interpolated_name
+from fairweather.training.selfsupervised import Pretraining, pretrain
+from fairweather.training.selfsupervised.diagnostics import Probe
 from fairweather.types import Predictions
 from fairweather.yamlfile import dump_yaml, parse_yaml
 
@@ -133,6 +136,20 @@ def test_the_columns_of_the_predictions_are_defined(tmp_path):
     assert re.findall("`(.*?)`", last) == pq.read_schema(tmp_path / "other.parquet").names
 
 
+def columns_of_history(kind):
+    table = section(FORMATS, "models/NAME/seed-S/history.csv")
+    rows = re.findall(r"^\| `(\w+)` \| ([\w-]+) \|", table, flags=re.MULTILINE)
+    return {name for name, of in rows if of in (kind, "both")}
+
+
+def test_the_columns_of_the_history_of_a_pretraining_are_defined(toy_images):
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 16))
+    recipe = Pretraining("rotation", epochs=1, batch_size=32, optimizer="adamw", learning_rate=1e-3)
+    probe = Probe(toy_images, toy_images)
+    (done,) = pretrain(encoder, toy_images, recipe, features=16, probe=probe)
+    assert set(done.history[0]) == columns_of_history("pre-training")
+
+
 def test_the_classes_of_the_record_are_shown():
     shown = re.findall(r"^```{keys} fairweather.record\n(.*?)^```", FORMATS, re.DOTALL | re.M)
     names = {name for each in shown for name in each.split()}
@@ -237,8 +254,6 @@ def test_the_metric_of_the_manual_is_one():
 def test_the_model_of_the_manual_can_be_evaluated(tmp_path):
     (tmp_path / "model.py").write_text(blocks(page("extend"), "python")[2])
     model = fw.load_model(f"python:{tmp_path}/model.py:build")
-    import torch
-
     batch = torch.zeros(2, 3, 8, 8)
     batch[0, 1], batch[1, 2] = 0.5, 0.1
     assert model(batch).argmax(1).tolist() == [1, 2]
@@ -272,6 +287,9 @@ def test_the_notebook_that_evaluates_a_model_shows_its_fall(notebook, tmp_path):
 
 def test_the_notebook_that_compares_recipes_trains_six_networks(notebook, tmp_path):
     text, html = shown_by(notebook, "compare_two_recipes", tmp_path)
+    histories = list((tmp_path / "runs").rglob("history.csv"))
+    assert len(histories) == 6
+    assert set(pd.read_csv(histories[0]).columns) == columns_of_history("training")
     assert re.search(r"train +6\b", text)
     assert "no difference found" in html
     assert "<strong>mixup</strong>" in html

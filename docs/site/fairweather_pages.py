@@ -104,6 +104,18 @@ class CommandLine(Sections):
         return made
 
 
+BINS = {
+    "/10-equal-width": "The ten bins are confidence 0 to 0.1, 0.1 to 0.2, and so on to 1.",
+    "/10-equal-mass": (
+        "The images are sorted by confidence, and each of the ten bins holds a tenth of them."
+    ),
+    "/100-per-bin": (
+        "The images are sorted by confidence, and each bin holds 100 of them, the last one up to "
+        "199."
+    ),
+}
+
+
 class Metrics(Sections):
     """Every metric of scores.csv with its formula, its bounds and what carries it."""
 
@@ -136,6 +148,9 @@ class Metrics(Sections):
             }
             facts.append(f"no interval below {metric.fewest} {carriers[metric.carried_by]}")
         made += paragraph(f"{metric.label}: {formula}.")
+        for ending, words in BINS.items():
+            if (metric.alias_of or metric.name).endswith(ending):
+                made += paragraph(words)
         if metric.alias_of:
             made += paragraph(f"The same number as `{metric.alias_of}`, under a short name.")
         facts_line = "; ".join(facts)
