@@ -59,7 +59,7 @@ run
 compared = fw.compare_runs(f"{run.path}:plain", f"{run.path}:mixup")
 compared[compared["metric"] == "accuracy"][
     ["shift", "level", "a", "b", "difference", "low", "high", "verdict"]
-]
+].round(3)
 
 # %% [markdown]
 # "No difference found" does not mean that the recipes are equal: with three seeds the intervals
@@ -73,4 +73,4 @@ compared[compared["metric"] == "accuracy"][
 # %%
 scores = run.scores
 clean = scores[(scores["metric"] == "accuracy") & (scores["shift"] == "clean")]
-clean[["model", "seed", "value", "low", "high"]]
+clean[["model", "seed", "value", "low", "high"]].round(3)

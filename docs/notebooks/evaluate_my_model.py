@@ -65,7 +65,7 @@ scores = run.scores[run.scores["model"] == "Sequential"]  # the name of the modu
 shown = scores[scores["metric"].isin(["accuracy", "rms_calibration_error"])]
 shown[~shown["level"].isin(["mean", "worst"])][
     ["shift", "level", "metric", "value", "low", "high", "n"]
-]
+].round(3)
 
 # %% [markdown]
 # ## Is it overconfident?
@@ -74,7 +74,7 @@ shown[~shown["level"].isin(["mean", "worst"])][
 
 # %%
 gap = scores[(scores["metric"] == "confidence_gap") & (scores["shift"] == "rotation")]
-gap[["level", "value", "low", "high"]]
+gap[["level", "value", "low", "high"]].round(3)
 
 # %% [markdown]
 # ## The report
