@@ -33,7 +33,7 @@ check: $(VENV)/.installed-dev
 
 # The site, from an empty folder so that nothing old remains; a warning is an error. It runs the notebooks.
 docs: $(VENV)/.installed-docs
-	rm -rf build/docs
+	rm -rf build/docs build/doctrees
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --quiet --fail-on-warning --nitpicky -c docs -b html -d build/doctrees . build/docs
 	@echo 'open build/docs/index.html'
 
