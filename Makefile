@@ -1,9 +1,9 @@
-# Three commands: `make demo` shows what fairweather does, `make test` and `make check` keep it right.
+# `make demo` shows what fairweather does; `make test`, `make check` and `make docs` keep it right.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test nightly check format bench coverage clean
+.PHONY: demo test nightly check docs format bench coverage clean
 
 # Pictures that corruptions need, and second opinions; what these packages pin is not installed.
 REFERENCES := imagecorruptions==1.1.2 medmnistc==0.1.0 netcal==1.4.0 torchattacks==3.5.1
@@ -30,6 +30,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
+
+# The site, from an empty folder so that nothing old remains; a warning is an error. It runs the notebooks.
+docs: $(VENV)/.installed-docs
+	rm -rf build/docs build/doctrees
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --quiet --fail-on-warning --nitpicky -c docs -b html -d build/doctrees . build/docs
+	@echo 'open build/docs/index.html'
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "tracking": LEAVES | {"runs"},
     "cleaning": LEAVES | {"runs"},
     "finished_run": LEAVES | {"report", "runs"},
+    "pytest_plugin": LEAVES | {"rules", "runs"},
     "contact_sheet": LEAVES | {"report", "shifts"},
     "exporting": LEAVES | {"data", "runs", "shifts"},
     "steps": LEAVES

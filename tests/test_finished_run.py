@@ -1,11 +1,14 @@
 """The result of `run` and `evaluate`: a folder, its scores, its report, and an overview."""
 
+import math
+import re
 import shutil
 
 import pytest
 
 import fairweather as fw
 from fairweather.errors import InputError
+from fairweather.types import Scores, shortest
 
 from .run_folders import run_record, sweep_record, write_run
 
@@ -73,19 +76,60 @@ def test_of_several_seeds_their_mean_is_shown(tmp_path):
 
 
 def test_a_notebook_gets_a_table_in_which_names_are_text(tmp_path):
-    run = run_of(tmp_path, rows("<b>", "0", 0.9, 0.6, 0.1))
+    run = run_of(tmp_path, rows("<b>", "0", 0.9, 0.6, 0.1), title="<i> digits")
     html = run._repr_html_()
-    assert html.startswith("<table")
+    assert "<table" in html
     assert "0.900" in html
-    assert "&lt;b&gt;" in html
+    assert str(tmp_path) in html
+    assert html.count("&lt;b&gt;") == html.count("&lt;i&gt; digits") == 1
     assert "<b>" not in html
+    assert "<i>" not in html
+
+
+def test_a_notebook_shows_scores_and_says_where_there_is_no_interval():
+    scores = Scores(accuracy=fw.Score(0.98765, 0.9, 1.0, 40), macro_auc=few(0.9))
+    assert few(0.9).too_few
+    assert scores == {"accuracy": fw.Score(0.98765, 0.9, 1.0, 40), "macro_auc": scores["macro_auc"]}
+    rows = re.findall("<tr>(.*?)</tr>", scores._repr_html_())
+    cells = [re.findall("<t[hd]>(.*?)</t[hd]>", row) for row in rows]
+    assert cells == [
+        ["metric", "value", "low", "high", "n"],
+        ["accuracy", "0.9877", "0.9", "1", "40"],
+        ["macro_auc", "0.9", "too few", "errors", "40"],
+    ]
+
+
+def few(value):
+    return fw.Score(value, math.nan, math.nan, 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (fw.make_shift("gaussian_blur", sigma=2.0, kernel_size=5), "shift"),
+        (fw.make_attack("pgd", epsilon=8 / 255, steps=5), "attack"),
+    ],
+)
+def test_a_notebook_shows_shifts_and_attacks_with_their_parameters(change, kind):
+    html = change._repr_html_()
+    assert f"<th>{kind}</th><th>{change.name}</th>" in html
+    for name, value in change.parameters.items():
+        assert f"<td>{name}</td><td>{shortest(value)}</td>" in html
+
+
+def test_what_a_shift_shows_is_text():
+    strange = fw.Shift("<b>", 1.0, {"<i>": "<u>"}, lambda images, keys, seed: images)
+    html = strange._repr_html_()
+    assert not re.search("<[biu]>", html)
+    assert "&lt;u&gt;" in html
 
 
 def test_a_run_without_scores_says_what_it_is(tmp_path):
     write_run(tmp_path, run_record({"basic": "Basic"}))
     run = fw.Run(tmp_path)
     assert repr(run) == f"Run({str(tmp_path)!r}): synthetic; models: basic"
-    assert run._repr_html_() == ""
+    assert "synthetic" in run._repr_html_()
+    assert "<table" not in run._repr_html_()
 
 
 def test_a_folder_that_holds_no_run_is_one_sentence(tmp_path):

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from fairweather.types import Score as Score
     from fairweather.types import Shift as Shift
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Attack": "types",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 import pandas as pd
@@ -57,11 +58,13 @@ class Run:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """The overview as a table, for notebooks; pandas escapes the names."""
+        """The title, the folder and the overview, for notebooks; all names are escaped."""
+        record = self.record
+        title = html.escape(record.title or record.name)
+        line = f"<p><strong>{title}</strong> in <code>{html.escape(str(self.path))}</code></p>"
         if not (self.path / SCORES).is_file():
-            return ""
-        html: str = _overview(self.scores).to_html(float_format="{:.3f}".format)
-        return html
+            return line
+        return line + str(_overview(self.scores).to_html(float_format="{:.3f}".format))
 
 
 def _overview(scores: pd.DataFrame) -> pd.DataFrame:

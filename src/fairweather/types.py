@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
@@ -142,6 +143,9 @@ class Shift:
         """The level as in scores.csv: the shortest text of the number, or `none`."""
         return "none" if self.level is None else shortest(self.level)
 
+    def _repr_html_(self) -> str:
+        return _change_as_html(self)
+
     def __call__(self, images: torch.Tensor, keys: torch.Tensor, seed: int = 0) -> torch.Tensor:
         """Shift a batch: uint8 `[B, 3, H, W]` and int64 keys `[B]` to uint8 `[B, 3, H, W]`."""
         import torch
@@ -216,6 +220,9 @@ class Attack:
     def level_name(self) -> str:
         """The level as in scores.csv: the shortest text of the number."""
         return shortest(self.level)
+
+    def _repr_html_(self) -> str:
+        return _change_as_html(self)
 
     def outcome(
         self,
@@ -322,6 +329,48 @@ class Score(NamedTuple):
         True
         """
         return math.isnan(self.low) and not math.isnan(self.value)
+
+
+class Scores(dict[str, Score]):
+    """Scores by the name of the metric, which show themselves as a table in a notebook.
+
+    >>> scores = Scores(accuracy=Score(0.9, 0.85, 0.94, 200))
+    >>> scores["accuracy"].value
+    0.9
+    >>> "<td>0.9</td><td>0.85</td><td>0.94</td><td>200</td>" in scores._repr_html_()
+    True
+    """
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, score in self.items():
+            ends = ["too few", "errors"] if score.too_few else map(_rounded, score[1:3])
+            rows.append([name, _rounded(score.value), *ends, str(score.n)])
+        return html_table(["metric", "value", "low", "high", "n"], rows)
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table for a notebook, whatever the texts contain.
+
+    >>> html_table(["a"], [["<b>"]])
+    '<table><thead><tr><th>a</th></tr></thead><tbody><tr><td>&lt;b&gt;</td></tr></tbody></table>'
+    """
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    body = "".join(row(cells, "td") for cells in rows)
+    return f"<table><thead>{row(head, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+def _change_as_html(change: Shift | Attack) -> str:
+    """A shift or an attack with its parameters, for a notebook."""
+    parameters = [[name, shortest(value)] for name, value in change.parameters.items()]
+    return html_table([type(change).__name__.lower(), change.name], parameters)
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.4g}"
 
 
 def identify(name: str, parameters: Mapping[str, Parameter]) -> str:

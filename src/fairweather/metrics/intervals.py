@@ -17,7 +17,7 @@ from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, wi
 from fairweather.metrics.sample import BINS, Resamples, Sample, bootstrap_weights
 from fairweather.metrics.selective import Fitted
 from fairweather.metrics.table import METRICS, Interval, Metric
-from fairweather.types import Predictions, Score
+from fairweather.types import Predictions, Score, Scores
 
 # How many counts (resamples times images) are summed at once. It limits the memory.
 BLOCK = 4_800_000
@@ -487,7 +487,7 @@ def _images_worth(value: float, replicates: FloatArray, n: int) -> float:
 
 def score(
     predictions: Predictions, resamples: int = 1000, seed: int = 0, fitted: Fitted | None = None
-) -> dict[str, Score]:
+) -> Scores:
     """Compute every metric that applies, with its 95 % bootstrap interval over images.
 
     If there are too few errors for an interval, its ends are NaN; see `Score.too_few`.
@@ -507,7 +507,7 @@ def score(
     weights = bootstrap_weights(len(predictions), resamples, seed)
     estimates = evaluate_metrics(predictions, weights, fitted)
     bounds = {metric.name: metric.bounds for metric in METRICS}
-    return {name: to_score(estimate, bounds[name]) for name, estimate in estimates.items()}
+    return Scores({name: to_score(estimate, bounds[name]) for name, estimate in estimates.items()})
 
 
 def _signed_square(values: FloatArray) -> FloatArray:

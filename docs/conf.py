@@ -1,0 +1,71 @@
+"""How the documentation site is built: `make docs`.
+
+The source folder of Sphinx is the repository itself, so that a link between two pages, such as
+`../benchmarks/README.md`, is right both here and in the viewer of a code host.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+sys.path.insert(0, str(HERE / "site"))
+
+about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+project = about["name"]
+author = about["authors"][0]["name"]
+project_copyright = author
+release = version = about["version"]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "fairweather_pages"]
+root_doc = "docs/index"
+include_patterns = [
+    "docs/**.md",
+    "benchmarks/*.md",
+    "results/*/README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CODE_OF_CONDUCT.md",
+]
+exclude_patterns = [".*", "build", "dist", "runs", "src", "tests"]  # nothing to look for in there
+
+nitpicky = True
+# What the signatures of public objects mention and other projects describe. It is not looked up, so
+# that the site builds without a network.
+FOREIGN = (
+    r"(collections|enum|nn|np|npt|numpy|os|pandas|pathlib|pd|pydantic|torch|typing)\..*"
+    r"|Any|Path|bool|bytes|float|int|object|str"
+)
+# What they mention and we describe in words: names of types, and parts that may change.
+INTERNAL = (
+    r"AttackFunction|FloatArray|IntArray|Parameter|Result|ShiftFunction|State|Step|StepRecord"
+    r"|fairweather\.metrics\.ordered\.ConfidenceOrder"
+    r"|fairweather\.metrics\.recipes\.SeedVariance"
+    r"|fairweather\.metrics\.sample\.(OrderedSums|Prepared)"
+    r"|fairweather\.record\.(RunRecord|StepRecord)"
+    r"|fairweather\.report\.figures\.Figure"
+    r"|fairweather\.runs\.RunFolder"
+    r"|fairweather\.study\.schema\.Study"
+    r"|fairweather\.steps\.plan\.(Plan|Step)"
+)
+nitpick_ignore_regex = [("py:.*", FOREIGN), ("py:.*", INTERNAL)]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+default_role = "code"  # a single backtick in a docstring is code
+python_use_unqualified_type_names = True
+autodoc_member_order = "bysource"
+
+html_theme = "furo"
+html_title = f"fairweather {release}"
+html_static_path = ["site/static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_show_search_summary = False  # it fetches pages, which a browser refuses to pages on a disk
+html_permalinks_icon = "#"

@@ -1,0 +1,342 @@
+"""The manual says what the code does: names, columns, words, commands, examples, notebooks."""
+
+import doctest
+import importlib
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+import typer.main
+import yaml
+
+import fairweather as fw
+from fairweather import metrics, record
+from fairweather.cli import app
+from fairweather.inference import VARIANTS
+from fairweather.rules import read_rules
+from fairweather.runs import RunFolder
+from fairweather.steps.derived import DERIVED
+from fairweather.study import load_study
+from fairweather.study.planning import interpolated_name
+from fairweather.training.selfsupervised import Pretraining, pretrain
+from fairweather.training.selfsupervised.diagnostics import Probe
+from fairweather.types import Predictions
+from fairweather.yamlfile import dump_yaml, parse_yaml
+
+from .run_folders import outcomes
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+SITE = DOCS / "site"
+
+
+def page(name):
+    return (DOCS / f"{name}.md").read_text()
+
+
+def blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def section(text, title):
+    """The text below a heading, up to the next heading of any depth, without code blocks."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert found, f"there is no section {title!r}"
+    return found[1]
+
+
+def first_cells(text):
+    """The code in the first cell of each row of a table, in order."""
+    cells = re.findall(r"^\| (`[^|]+?) \|", text, flags=re.MULTILINE)
+    return [word for cell in cells for word in re.findall("`([^`]+)`", cell)]
+
+
+# ---- the Python API
+
+
+def objects_of(module):
+    found = re.findall(rf"^```{{objects}} {module}\n(.*?)^```", page("api"), re.DOTALL | re.M)
+    return [name for names in found for name in names.split()]
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [("fairweather", set(fw.__all__) - {"metrics"}), ("fairweather.metrics", set(metrics.__all__))],
+)
+def test_every_public_object_has_one_entry(module, names):
+    described = objects_of(re.escape(module))
+    assert len(described) == len(set(described))
+    assert set(described) == names
+
+
+# ---- the file formats
+
+FORMATS = page("formats")
+
+
+def test_the_columns_of_scores_csv_are_defined():
+    assert first_cells(section(FORMATS, "scores.csv")) == record.COLUMNS
+
+
+def test_the_words_of_scores_csv_are_defined():
+    def words(column):
+        return set(first_cells(section(FORMATS, f"Words in the column {column}")))
+
+    variants = {record.variant_name("NAME", name) for name in VARIANTS}
+    together = f"NAME{record.ENSEMBLE_SUFFIX}"
+    assert words("model") == {"NAME", together, interpolated_name("NAME", 0.5)} | variants
+    assert words("seed") == {"0", "1", record.ENSEMBLE, *record.SUMMARY_SEEDS}
+    kinds = {f"{record.PRIORS}NAME", record.WORST_PRIORS, f"{record.OOD}SOURCE"}
+    families = {"imagenet_c", "medmnist_c"}
+    plain = {record.CLEAN, "NAME", record.ALL, record.VALIDATION}
+    assert words("shift") == plain | kinds | families
+    assert words("level") == {"0.4", "3", record.NO_LEVEL, *record.SUMMARY_LEVELS}
+
+
+def test_no_word_of_the_record_is_left_out():
+    """Each constant of record.py that is a word of scores.csv stands somewhere on the page."""
+    source = (Path(record.__file__)).read_text()
+    words = source[source.index("the words of scores.csv") : source.index("class Condition")]
+    constants = re.findall(r'= "([a-z/]+)"', words) + re.findall(r'"([a-z]+/)"', words)
+    assert len(constants) >= 7
+    for word in constants:
+        assert f"`{word}" in FORMATS, word
+
+
+def test_the_metrics_of_several_cells_are_defined():
+    both = metrics.detection_score([0.9, 0.8], [0.1, 0.2], resamples=5)
+    expected = [*(each.name for each in DERIVED), *both]
+    assert first_cells(section(FORMATS, "Metrics of several cells")) == expected
+
+
+def test_the_columns_of_the_predictions_are_defined(tmp_path):
+    run = RunFolder(tmp_path)
+    logits = np.zeros((8, 4), dtype=np.float32)
+    run.write_predictions("all.parquet", outcomes([True] * 8, logits=logits))
+    run.write_unlabelled("other.parquet", outcomes([True] * 8))
+    schema = pq.read_schema(tmp_path / "all.parquet")
+    table = section(FORMATS, "predictions/NAME/seed-S/PART/SHIFT.parquet")
+    assert first_cells(table) == schema.names
+    assert schema.metadata.keys() == {b"fairweather"}
+    types = dict(re.findall(r"^\| `(\w+)` \| ([\w ]+) \|", table, flags=re.MULTILINE))
+    shown = {"double": "float64", "fixed_size_list<element: float>[4]": "list of float32"}
+    for field in schema:
+        assert types[field.name] == shown.get(str(field.type), str(field.type))
+    (last,) = re.findall(r"there are only (.*)\.", table)
+    assert re.findall("`(.*?)`", last) == pq.read_schema(tmp_path / "other.parquet").names
+
+
+def columns_of_history(kind):
+    table = section(FORMATS, "models/NAME/seed-S/history.csv")
+    rows = re.findall(r"^\| `(\w+)` \| ([\w-]+) \|", table, flags=re.MULTILINE)
+    return {name for name, of in rows if of in (kind, "both")}
+
+
+def test_the_columns_of_the_history_of_a_pretraining_are_defined(toy_images):
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 16))
+    recipe = Pretraining("rotation", epochs=1, batch_size=32, optimizer="adamw", learning_rate=1e-3)
+    probe = Probe(toy_images, toy_images)
+    (done,) = pretrain(encoder, toy_images, recipe, features=16, probe=probe)
+    assert set(done.history[0]) == columns_of_history("pre-training")
+
+
+def test_the_classes_of_the_record_are_shown():
+    shown = re.findall(r"^```{keys} fairweather.record\n(.*?)^```", FORMATS, re.DOTALL | re.M)
+    names = {name for each in shown for name in each.split()}
+    classes = {
+        name
+        for name, each in vars(record).items()
+        if isinstance(each, type) and issubclass(each, record.Frozen) and each is not record.Frozen
+    }
+    assert names == classes
+
+
+# ---- the command line, rules and studies
+
+
+def commands():
+    for path in PAGES:
+        for block in blocks(path.read_text(), "sh"):
+            for line in re.sub(r"\\\n\s*", "", block).splitlines():
+                if line.startswith("fairweather "):
+                    yield pytest.param(line, id=f"{path.stem}: {line[12:60]}")
+
+
+@pytest.mark.parametrize("line", list(commands()))
+def test_every_command_of_the_manual_exists_with_its_options(line):
+    name, *arguments = shlex.split(line, comments=True)[1:]
+    program = typer.main.get_command(app)
+    if name.startswith("-"):
+        assert name in [option for each in program.params for option in each.opts]
+        return
+    with program.commands[name].make_context(name, arguments):  # parses, and runs nothing
+        pass
+
+
+def test_the_rules_of_the_manual_can_be_read():
+    lines = [each for each in blocks(page("check"), "sh") if "check" in each]
+    quoted = [rule for block in lines for rule in re.findall("'([^']+)'", block)]
+    written = yaml.safe_load(blocks(page("check"), "yaml")[0])["rules"]
+    texts = [next(f"{k}: {v}" for k, v in r.items()) if isinstance(r, dict) else r for r in written]
+    assert len(read_rules(quoted + texts)) >= 5
+
+
+def test_the_workflow_of_the_manual_uses_inputs_that_the_action_has():
+    (workflow,) = [each for each in blocks(page("check"), "yaml") if "jobs:" in each]
+    steps = yaml.safe_load(workflow)["jobs"]["gate"]["steps"]
+    inputs = yaml.safe_load((ROOT / "action.yml").read_text())["inputs"]
+    (gate,) = [step for step in steps if step.get("uses") == "./fairweather"]
+    assert set(gate["with"]) <= set(inputs)
+    assert {name for name, each in inputs.items() if each.get("required")} <= set(gate["with"])
+    assert read_rules(gate["with"]["rules"].strip().splitlines())
+    assert set(first_cells(section(page("check"), "On GitHub"))) >= set(inputs)
+    (measure,) = [step["run"] for step in steps if "run" in step]
+    line = measure.strip().splitlines()[-1]
+    test_every_command_of_the_manual_exists_with_its_options(line)
+
+
+def test_the_study_of_the_manual_is_valid(tmp_path):
+    (text,), (more,) = blocks(page("study"), "yaml"), blocks(page("study"), "yml")
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    study = load_study(path, ["recipe.epochs=2"], only=["pretrained"])
+    assert study.models["pretrained"].recipe.epochs == 2
+    assert len(study.all_shifts()) == 9 + 15 + 2
+    path.write_text(dump_yaml({**parse_yaml(text), **parse_yaml(more)}))
+    checked = load_study(path)
+    assert checked.models["from_barlow"].pretraining == "barlow"
+    assert checked.models["from_barlow"].recipe.augmix.severity == 3
+
+
+# ---- examples and notebooks
+
+
+def test_the_example_of_the_quickstart_runs_and_shows_the_fall(tmp_path):
+    (example,) = blocks(page("quickstart"), "python")
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    day, night = re.findall(r"\w+: accuracy ([\d.]+)% \[([\d.]+)%, ([\d.]+)%\]", done.stdout)
+    assert float(day[0]) > 90
+    assert float(night[2]) < float(day[1])  # the intervals lie apart
+    assert float(night[0]) < float(day[0]) - 20
+
+
+def test_the_metric_of_the_manual_is_one():
+    function, row = blocks(page("extend"), "python")[:2]
+    names = {}
+    exec(function + row, names)
+    found = names["confidence_when_wrong"]
+    confidence, correct = np.array([0.9, 0.8, 0.4, 0.7]), np.array([True, False, False, True])
+    assert found(confidence, correct) == pytest.approx(0.6)
+    weights = np.array([[1, 2, 1, 0], [0, 0, 3, 1]])
+    repeated = [found(np.repeat(confidence, row), np.repeat(correct, row)) for row in weights]
+    assert found(confidence, correct, weights).tolist() == pytest.approx(repeated)
+    labels = np.zeros(4, dtype=int)
+    cell = outcomes(correct, labels, confidence)
+    assert isinstance(cell, Predictions)
+    sample = metrics.Resamples.of(labels, weights).prepare(cell)
+    assert names["row"].evaluate(
+        metrics.Sample(sample, sample.order, weights)
+    ).tolist() == pytest.approx(repeated)
+
+
+def test_the_model_of_the_manual_can_be_evaluated(tmp_path):
+    (tmp_path / "model.py").write_text(blocks(page("extend"), "python")[2])
+    model = fw.load_model(f"python:{tmp_path}/model.py:build")
+    batch = torch.zeros(2, 3, 8, 8)
+    batch[0, 1], batch[1, 2] = 0.5, 0.1
+    assert model(batch).argmax(1).tolist() == [1, 2]
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    monkeypatch.syspath_prepend(str(SITE))
+    return importlib.import_module("notebook")
+
+
+def shown_by(notebook, name, folder):
+    script = (DOCS / "notebooks" / f"{name}.py").read_text()
+    cells = list(notebook.run_cells(notebook.split_cells(script), folder))
+    texts = "".join(output.text for _, output in cells)
+    return texts, "".join(output.html for _, output in cells)
+
+
+def test_the_notebook_that_evaluates_a_model_shows_its_fall(notebook, tmp_path):
+    text, html = shown_by(notebook, "evaluate_my_model", tmp_path)
+    assert "report.html" in text
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+    scores = pd.read_csv(tmp_path / "runs" / "mine" / "scores.csv")
+    accuracy = scores[(scores["metric"] == "accuracy") & (scores["model"] == "Sequential")]
+    by_level = accuracy.set_index(["shift", "level"])["value"]
+    assert by_level["clean", "none"] > 0.9
+    assert by_level["rotation", "45"] < by_level["clean", "none"] - 0.2
+    assert f"{by_level['clean', 'none']:.3f}" in html
+    assert "<td>rotation</td>" in html
+
+
+def test_the_notebook_that_compares_recipes_trains_six_networks(notebook, tmp_path):
+    text, html = shown_by(notebook, "compare_two_recipes", tmp_path)
+    histories = list((tmp_path / "runs").rglob("history.csv"))
+    assert len(histories) == 6
+    assert set(pd.read_csv(histories[0]).columns) == columns_of_history("training")
+    assert re.search(r"train +6\b", text)
+    assert "no difference found" in html
+    assert "<strong>mixup</strong>" in html
+
+
+def test_the_notebook_that_defers_shows_a_threshold_that_does_not_carry_over(notebook, tmp_path):
+    text, html = shown_by(notebook, "defer_to_a_person", tmp_path)
+    risks = [float(found) for found in re.findall(r"of which ([\d.]+)% are wrong", text)]
+    assert risks[0] < 10 < 20 < risks[1]
+    assert "risk_above_validation_threshold/0.05" in html
+    assert "<th>shift</th><th>rotation</th>" in html
+
+
+def test_a_notebook_shows_what_it_prints_and_its_last_expression(notebook, tmp_path):
+    script = "# %% [markdown]\n# Text\n# %%\nprint('a')\n'b'\n# %%\nx = 1\n# %%\nx / 0\n"
+    cells = notebook.run_cells(notebook.split_cells(script), tmp_path)
+    assert next(cells) == (notebook.Markdown("Text"), notebook.Output())
+    assert next(cells)[1] == notebook.Output("a\n'b'\n")
+    assert next(cells)[1] == notebook.Output()
+    with pytest.raises(ZeroDivisionError) as failed:
+        next(cells)
+    assert failed.traceback[-1].lineno == 9 - 1  # counted from 0: the line of the script
+
+
+# ---- the site
+
+
+@pytest.mark.parametrize("name", ["notebook", "fairweather_pages"])
+def test_the_examples_in_the_site_s_own_code_hold(monkeypatch, name):
+    if importlib.util.find_spec("sphinx") is None:
+        pytest.skip("the extra docs is not installed")
+    monkeypatch.syspath_prepend(str(SITE))
+    done = doctest.testmod(importlib.import_module(name))
+    assert done.attempted
+    assert not done.failed
+
+
+def test_every_page_can_be_reached_from_the_index():
+    trees = blocks(page("index"), r"\{toctree\}")
+    listed = {
+        re.sub(r".*<(.*)>", r"\1", line)
+        for tree in trees
+        for line in tree.splitlines()
+        if line and not line.startswith(":")
+    }
+    own = {path.stem for path in DOCS.glob("*.md")} - {"index"}
+    notebooks = {f"notebooks/{path.stem}" for path in (DOCS / "notebooks").glob("*.py")}
+    assert own | notebooks <= listed
+    for name in listed:
+        assert (DOCS / f"{name}.md").is_file(), name
