@@ -32,8 +32,11 @@ def rows(model, seed, clean, fog, pgd):
         ("priors/even", "none"): 0.5,
     }
     for (shift, level), value in cells.items():
-        yield model, seed, shift, level, "accuracy", value, value - 0.01, value + 0.01, 100
+        ends = (math.nan, math.nan) if shift == "pgd" else (value - 0.01, value + 0.01)
+        yield model, seed, shift, level, "accuracy", value, *ends, 100
         yield model, seed, shift, level, "brier_score", 0.123, 0.1, 0.2, 100
+    yield model, seed, "clean", "none", "confidence_gap", 0.05, 0.04, 0.06, 100
+    yield model, seed, "fog", "mean", "confidence_gap", -0.01, -0.02, 0, 100
 
 
 def run_of(path, *scores, **facts):
@@ -43,23 +46,34 @@ def run_of(path, *scores, **facts):
 
 
 def shown(run):
-    """The overview's numbers by model, and its columns."""
-    lines = repr(run).splitlines()
-    return lines[1].split(), {words[0]: words[1:] for words in map(str.split, lines[3:])}
+    """The cells of the overview's lines, the header first."""
+    return [re.split(r"\s{2,}", line.strip()) for line in run.overview().splitlines()]
 
 
-def test_the_overview_is_accuracy_clean_and_as_a_mean_over_levels(tmp_path):
+def test_the_overview_is_of_clean_images_and_of_means_over_levels(tmp_path):
     run = run_of(
         tmp_path, rows("basic", "0", 0.9, 0.6, 0.1), rows("mixup", "0", 0.85, 0.7123456, 0.2)
     )
     first = f"Run({str(tmp_path)!r}): synthetic; models: basic, mixup"
-    assert repr(run).splitlines()[0] == first
-    columns, numbers = shown(run)
-    assert columns == ["clean", "fog", "pgd", "all"]
-    assert numbers == {
-        "basic": ["0.90", "0.600", "0.1", "0.600"],
-        "mixup": ["0.85", "0.712", "0.2", "0.712"],
-    }
+    assert repr(run).splitlines() == [first, *run.overview().splitlines()]
+    assert shown(run) == [
+        ["model", "images", "accuracy (%)", "confidence − accuracy"],
+        ["basic", "clean", "90.0 [89.0, 91.0]", "+5.0 [+4.0, +6.0]"],
+        ["fog", "60.0 [59.0, 61.0]", "−1.0 [−2.0, +0.0]"],
+        ["pgd", "10.0 (too few errors)", "–"],
+        ["all", "60.0 [59.0, 61.0]", "–"],
+        ["mixup", "clean", "85.0 [84.0, 86.0]", "+5.0 [+4.0, +6.0]"],
+        ["fog", "71.2 [70.2, 72.2]", "−1.0 [−2.0, +0.0]"],
+        ["pgd", "20.0 (too few errors)", "–"],
+        ["all", "71.2 [70.2, 72.2]", "–"],
+    ]
+
+
+def test_a_long_overview_leaves_out_the_single_shifts(tmp_path):
+    models = [f"m{number}" for number in range(11)]  # of four lines each: 44
+    run = run_of(tmp_path, *(rows(model, "0", 0.9, 0.6, 0.1) for model in models))
+    lines = shown(run)[1:]
+    assert [line[-3] for line in lines] == ["clean", "all"] * 11
 
 
 def test_of_several_seeds_their_mean_is_shown(tmp_path):
@@ -72,14 +86,19 @@ def test_of_several_seeds_their_mean_is_shown(tmp_path):
         title="Two seeds",
     )
     assert ": Two seeds; models: basic, mixup" in repr(run)
-    assert shown(run)[1] == {"basic": ["0.6"] * 4}
+    assert [line[-2][:4] for line in shown(run)[1:]] == ["60.0"] * 4
+
+
+def test_an_overview_of_scores_without_accuracy_has_no_lines(tmp_path):
+    run = run_of(tmp_path, [("basic", "0", "clean", "none", "brier_score", 0.1, 0.1, 0.2, 9)])
+    assert len(shown(run)) == 1
 
 
 def test_a_notebook_gets_a_table_in_which_names_are_text(tmp_path):
     run = run_of(tmp_path, rows("<b>", "0", 0.9, 0.6, 0.1), title="<i> digits")
     html = run._repr_html_()
     assert "<table" in html
-    assert "0.900" in html
+    assert "<td>90.0 [89.0, 91.0]</td>" in html
     assert str(tmp_path) in html
     assert html.count("&lt;b&gt;") == html.count("&lt;i&gt; digits") == 1
     assert "<b>" not in html

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import html
+import math
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from fairweather.record import CLEAN, MEAN, PAGE, SCORES, SPREAD, RunRecord, is_shifted
+from fairweather.record import ALL, CLEAN, MEAN, PAGE, SCORES, RunRecord, is_shifted
 from fairweather.report import build_report
+from fairweather.report.table_formats import Layout, aligned
 from fairweather.runs import RunFolder, open_finished_run
+
+_COLUMNS = ("model", "images", "accuracy (%)", "confidence − accuracy")
+_MOST_LINES = 40  # of an overview
 
 
 class Run:
@@ -52,10 +59,18 @@ class Run:
     def __repr__(self) -> str:
         record = self.record
         models = ", ".join(record.models)
-        lines = [f"Run({str(self.path)!r}): {record.title or record.name}; models: {models}"]
-        if (self.path / SCORES).is_file():
-            lines.append(_overview(self.scores).to_string())
-        return "\n".join(lines)
+        first = f"Run({str(self.path)!r}): {record.title or record.name}; models: {models}"
+        return "\n".join([first, *([self.overview()] if (self.path / SCORES).is_file() else [])])
+
+    def overview(self) -> str:
+        """Accuracy, and confidence minus accuracy, of each model on clean and on shifted images.
+
+        In percent and percentage points, with 95 % intervals, as a table for a terminal. A number
+        under a shift is the mean over its levels; that under `all` is the mean over the shifts,
+        without attacks. Of several seeds it is their mean. Where that would be more than 40 lines,
+        the single shifts are left out.
+        """
+        return aligned(Layout(_COLUMNS, words=2), _overview(self.scores))
 
     def _repr_html_(self) -> str:
         """The title, the folder and the overview, for notebooks; all names are escaped."""
@@ -64,16 +79,39 @@ class Run:
         line = f"<p><strong>{title}</strong> in <code>{html.escape(str(self.path))}</code></p>"
         if not (self.path / SCORES).is_file():
             return line
-        return line + str(_overview(self.scores).to_html(float_format="{:.3f}".format))
+        table = pd.DataFrame(_overview(self.scores), columns=list(_COLUMNS))
+        return line + str(table.to_html(index=False))
 
 
-def _overview(scores: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each model on clean images and, as a mean over levels, under each shift."""
-    rows = scores[(scores["metric"] == "accuracy") & (scores["seed"] != SPREAD)]
-    if (rows["seed"] == MEAN).any():
-        rows = rows[rows["seed"] == MEAN]
-    clean = rows["shift"] == CLEAN
-    shifted = rows["shift"].map(is_shifted) & (rows["level"] == MEAN)
-    shown = rows[clean | shifted]
-    table = shown.pivot_table("value", "model", "shift", sort=False)
-    return table.rename_axis(index="accuracy", columns=None).round(3)
+def _overview(scores: pd.DataFrame) -> list[list[str]]:
+    """One line per model and state of the images, as text."""
+    rows = scores[scores["metric"].isin(["accuracy", "confidence_gap"])]
+    first = MEAN if (rows["seed"] == MEAN).any() else next(iter(rows["seed"]), None)
+    rows = rows[rows["seed"] == first]
+    names = zip(rows["model"], rows["shift"], rows["level"], rows["metric"], strict=True)
+    ends = rows[["value", "low", "high"]].to_numpy(dtype=float)
+    numbers = {
+        (str(model), str(shift), str(metric)): each
+        for (model, shift, level, metric), each in zip(names, ends, strict=True)
+        if shift == CLEAN or (is_shifted(shift) and level == MEAN)
+    }
+    models = dict.fromkeys(model for model, *_ in numbers)
+    shifts = dict.fromkeys(shift for _, shift, _ in numbers)
+    known = {(model, shift) for model, shift, _ in numbers}
+    states = [(model, shift) for model in models for shift in shifts if (model, shift) in known]
+    if len(states) > _MOST_LINES:
+        states = [(model, shift) for model, shift in states if shift in (CLEAN, ALL)]
+    lines, before = [], ""
+    for model, shift in states:
+        accuracy = _percent(numbers.get((model, shift, "accuracy")), "z.1f")
+        gap = _percent(numbers.get((model, shift, "confidence_gap")), "+z.1f")
+        lines.append(["" if model == before else model, shift, accuracy, gap])
+        before = model
+    return lines
+
+
+def _percent(ends: npt.NDArray[np.float64] | None, form: str) -> str:
+    if ends is None:
+        return "–"
+    value, low, high = (f"{100 * number:{form}}".replace("-", "−") for number in ends)
+    return f"{value} (too few errors)" if math.isnan(ends[1]) else f"{value} [{low}, {high}]"

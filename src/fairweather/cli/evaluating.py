@@ -125,13 +125,13 @@ def evaluate(
         if dry_run:
             found = outlook(request, out, progress=show)
         else:
-            place = run_request(request, out, replace=replace, progress=show).path
+            finished = run_request(request, out, replace=replace, progress=show)
     if dry_run:
         show_outlook(found, as_json=json)
         return
-    typer.echo()
-    print_places(place)
-    send(place, track)
+    typer.echo("\n" + finished.overview() + "\n")
+    print_places(finished.path)
+    send(finished.path, track)
 
 
 def _channels(option: str, text: str) -> list[float]:

@@ -84,6 +84,7 @@ def run(
         )
     if checksums := checksum_note(open_finished_run(finished.path).record.data.notes):
         typer.echo(f"data    {checksums}")
+    typer.echo(finished.overview() + "\n")
     print_places(finished.path)
     send(finished.path, track)
 
