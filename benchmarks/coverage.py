@@ -189,9 +189,13 @@ def tables_of_gaps():
 @functools.cache
 def true_errors(model, binning):
     confidence = draw_confidence(np.random.default_rng(9), 2_000_000)
-    # With the probability of being right in place of the outcome, the bins have no noise.
+    # Each image counts as right and as wrong, with its probabilities as weights: the bins have no
+    # noise of outcomes.
+    right = MODELS[model](confidence)
+    weights = np.stack([right, 1 - right], axis=1).ravel()
+    columns = np.repeat(confidence, 2), np.tile([True, False], len(confidence))
     return {
-        name: error(confidence, MODELS[model](confidence), binning=binning)
+        name: float(error(*columns, weights, binning=binning))
         for name, (error, _) in ERRORS.items()
     }
 
