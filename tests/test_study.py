@@ -840,6 +840,13 @@ def test_mistakes_show_before_anything_is_written(study_file, tmp_path, override
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_the_data_are_loaded(study_file, tmp_path):
+    (tmp_path / "file").touch()
+    overrides = ["data.source=folder:nowhere"]
+    with pytest.raises(InputError, match=r"file/run.*another folder"):
+        fw.run(study_file(), out=tmp_path / "file/run", overrides=overrides)
+
+
 def test_a_state_left_behind_by_a_kill_is_cleared(whole, study_file, tmp_path):
     out = copy_of(whole, tmp_path / "run")
     left = out / "models/basic/seed-0/resume/state.pt"

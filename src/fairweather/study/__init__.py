@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairweather.devices import resolve_device
+from fairweather.errors import check_writable
 from fairweather.executors import execute
 from fairweather.finished_run import Run
 from fairweather.progress import Event, Notify, silent
@@ -61,6 +62,7 @@ def run(
     path = place_of_run(checked, out)
     target, tell = resolve_device(device), progress or silent
     check_takeable(path)
+    check_writable(path)
     datasets = _load(checked, offline, tell)
     own = datasets[DATA]
     starts = {name: datasets.get(f"{PRETRAINING}{name}", own) for name in checked.pretraining}
