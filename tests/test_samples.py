@@ -568,7 +568,7 @@ def test_the_strips_of_an_earlier_version_are_read(tmp_path):
         assert np.array_equal(np.asarray(found), picture)
     assert stored.mixup.labels == ("cat", "dog")
     run.write("samples/clean.png", strip_of([pictures[0][:, :5]]))
-    with pytest.raises(InputError, match=r"must hold 2 pictures, found 5 pixels"):
+    with pytest.raises(InputError, match=r"2 pictures side by side, found 5 pixels"):
         read_samples(run)
 
 
@@ -659,6 +659,6 @@ def test_every_picture_has_to_be_a_webp(made, tmp_path, of_strip, damage):
     with pytest.raises(InputError) as caught:
         read_samples(run)
     assert str(caught.value) == (
-        f"{run.path / PICTURES} must hold WebP pictures, and that of image {keys[at]} under "
-        f"{cells[at]!r} is none"
+        f"{run.path / PICTURES} must contain WebP pictures, but that of image {keys[at]} under "
+        f"{cells[at]!r} is not one"
     )

@@ -46,7 +46,7 @@ VERSIONS = {
     "predict": 1,
     "score": 4,
     "sample": 3,
-    "report": 5,
+    "report": 6,
 }
 # Other versions of these make other shifted images of the same images.
 LIBRARIES: dict[str, JsonValue] = {
@@ -521,6 +521,8 @@ class SampleStep(Step):
         models: whose mistakes are shown, by the name in the report: model and seed.
         shifts: ids, clean first; no attacks, since what they do depends on the model.
         mixup: also store an example of MixUp, of the training images.
+        attacks: ids of the attacks whose images are shown too.
+        networks: that are attacked, by the model's name in the report.
     """
 
     kind: Literal["sample"] = "sample"
@@ -531,9 +533,18 @@ class SampleStep(Step):
     shifts: tuple[str, ...]
     shift_seed: int
     mixup: bool
+    attacks: tuple[str, ...] = ()
+    networks: dict[str, Network] = pydantic.Field(default_factory=dict)
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+        # Only where there are attacks, so that the samples of other runs stay finished.
+        attacked = {
+            "attacks": list(self.attacks),
+            "networks": {name: _network_facts(each) for name, each in self.networks.items()},
+            **self.machine(),
+        }
         return {
+            **(attacked if self.attacks else {}),
             "data": self.images.digest,
             "train": self.train.digest if self.train else None,
             "models": {name: list(model) for name, model in self.models.items()},
