@@ -311,7 +311,8 @@ class Contents:
         """Say what the numbers are about: recipes, or the networks that were trained."""
         studies = [record for record in self.records.values() if record.kind == "study"]
         if not studies:
-            return "This is about these trained networks, on other images like these."
+            which = "this trained network" if len(self.models) == 1 else "these trained networks"
+            return f"This is about {which}, on other images like these."
         if len(self.of_recipes) < len(self._of_several_seeds):
             return (
                 "An earlier version of fairweather made these scores: their intervals cover other "
