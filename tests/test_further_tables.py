@@ -156,7 +156,7 @@ def test_priors_stand_beside_clean_and_end_with_the_worst():
     assert cells["rare: RMS"] == "0.070 [0.060, 0.090]"
     assert cells["Worst of these priors: accuracy (%)"] == "79.0 [78.0, 81.0]"
     for words in (
-        "reweigh the images of each class and take them as they are",
+        "Priors give the images of each class another weight",
         "10 equal-width bins, L2 norm",
         "bias-corrected",
         "n = 200 test images, 1,000 resamples; seed 0",
@@ -238,8 +238,8 @@ def test_several_seeds_show_their_mean():
     assert found["other_data"].cells() == [
         ["Model A", "0.670 [0.660, 0.690]", "0.940 [0.930, 0.960]"]
     ]
-    assert all("mean of seeds 0, 1" in table.caption for table in found.values())
-    assert "resample and seed" in found["worst_accuracy"].caption
+    assert all("mean of 2 seeds" in table.caption for table in found.values())
+    assert "in each resample and for each seed" in found["worst_accuracy"].caption
 
 
 def test_what_has_no_mean_over_seeds_shows_each_seed():
@@ -301,7 +301,7 @@ def test_the_page_of_a_run_without_such_rows_has_no_such_headings(tmp_path):
     run = write_run(tmp_path / "run", RECORD, rows(PLAIN))
     assert not [name for name in build_report(run) if "worst" in name or "priors" in name]
     page = (run.path / "report.html").read_text()
-    assert "worst level" not in page
+    assert "<h3>At the worst level</h3>" not in page
     assert "Under other class priors" not in page
     assert "flip_rate" not in page
 
