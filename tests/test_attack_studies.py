@@ -1,11 +1,13 @@
 """Studies with attacks, and with training under shifts that are not tested."""
 
+import io
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import fairweather as fw
 from fairweather.attacks import make_attack
@@ -13,7 +15,9 @@ from fairweather.errors import InputError
 from fairweather.inference import predict
 from fairweather.models import load_model
 from fairweather.record import predictions_file
+from fairweather.report.samples import read_samples
 from fairweather.shifts import make_shift
+from fairweather.steps.plan import ImagesReference, SampleStep
 from fairweather.steps.scoring import attack_warnings
 from fairweather.study import check_study
 from fairweather.training.augment import apply_train_shifts
@@ -89,6 +93,48 @@ def test_the_stored_predictions_are_those_of_the_attacked_images(attacked, colou
         logits = model(adversarial)
     assert np.array_equal(stored.logits, logits.numpy())
     assert (adversarial - inputs).abs().max() <= 0.1 + 1e-6
+
+
+def test_the_pictures_under_attack_are_what_each_model_saw(attacked, colour_folder):
+    model = load_model(f"run:{attacked.path}/models/basic/seed-0")
+    images = fw.load_data(f"folder:{colour_folder}", size=16).test
+    samples = read_samples(attacked.folder)
+    keys = images.keys.tolist()
+    for attack in (
+        make_attack("pgd", epsilon=0.02, steps=3),
+        make_attack("pgd", epsilon=0.1, steps=3),
+        make_attack("fgsm", epsilon=0.1),
+    ):
+        inputs = images.images.float() / 255
+        seen = attack(model, inputs, images.labels, images.keys).mul(255).round()
+        for key in samples.strip:
+            stored = samples.attacked["basic", attack.id, key]
+            with Image.open(io.BytesIO(stored)) as picture:
+                shown = np.asarray(picture.convert("RGB")).astype(int).transpose(2, 0, 1)
+            at = keys.index(key)
+            # Rounding in a batch of another size may move a pixel by one step.
+            assert np.abs(shown - seen[at].numpy()).max() <= 1
+            assert np.abs(shown - images.images[at].numpy().astype(int)).max() <= 255 * 0.1 + 1
+    assert len(samples.attacked) == 3 * len(samples.strip)
+
+
+def test_a_run_without_attacks_has_no_pictures_of_them(attacked):
+    samples = SampleStep(
+        id="samples",
+        task="samples",
+        leaves=(),
+        images=ImagesReference(digest="d"),
+        train=None,
+        models={},
+        shifts=("clean",),
+        shift_seed=0,
+        mixup=False,
+    )
+    assert "attacks" not in samples.inputs()
+    hit = samples.model_copy(update={"attacks": ("pgd,epsilon=0.1",)})
+    assert hit.inputs()["attacks"] == ["pgd,epsilon=0.1"]
+    recorded = json.loads((attacked.path / "steps/samples.json").read_text())
+    assert len(recorded["depends"]["attacks"]) == 3
 
 
 def test_a_finished_run_is_not_attacked_again(attacked, colour_folder, monkeypatch):

@@ -7,13 +7,23 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from fairweather.report import build_joint_report, build_report
+from fairweather.report.samples import ATTACKED, ATTACKED_COLUMNS, read_samples
 from fairweather.runs import RunFolder
 from tests.browser import browser, missing, opened
-from tests.run_folders import change_record
-from tests.test_report import HOSTILE, HOSTILE_CLASS, MODELS, make_run
+from tests.run_folders import change_record, write_scores
+from tests.test_report import (
+    HOSTILE,
+    HOSTILE_CLASS,
+    MODELS,
+    crowded,
+    make_run,
+    split_sentences,
+)
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -71,12 +81,101 @@ def test_every_chart_has_drawn_marks(page):
     names = set(drawn)
     assert len([name for name in names if name.startswith("accuracy-")]) == shifts
     assert len([name for name in names if name.startswith("rms_calibration_error-")]) == shifts
+    assert {"overview-accuracy", "overview-gap"} <= names
     assert {"heat-accuracy", "heat-rms_calibration_error", "scatter"} <= names
     assert {"training-accuracy", "training-loss", "training-learning-rate"} <= names
     assert {"reliability", "counts", "confidence", "risk-coverage", "hand-over"} <= names
     assert {"classes", "confusion"} <= names
     lines = {"risk-coverage": 2}  # a line is one mark
     assert {name for name, marks in drawn.items() if marks < lines.get(name, 3)} == set()
+
+
+def test_the_answer_is_on_the_first_screen(page):
+    bottoms = page.all(
+        """['.verdict', '[data-chart=overview-accuracy]', '[data-chart=overview-gap]'].map(place =>
+            document.querySelector(place).getBoundingClientRect().bottom + scrollY)"""
+    )
+    assert max(bottoms) < 900
+
+
+def test_the_rows_of_the_first_two_charts_are_at_the_same_height(page):
+    heights = page.all(
+        """['overview-accuracy', 'overview-gap'].map(name => [...document.querySelectorAll(
+            `[data-chart=${name}] .mark-symbol.role-mark path`)].map(mark => {
+            const {top, bottom} = mark.getBoundingClientRect();
+            return Math.round((top + bottom) / 2);
+        }))"""
+    )
+    assert len(heights[0]) == 3 * len(MODELS)
+    assert all(abs(a - b) <= 1 for a, b in zip(*heights, strict=True))
+
+
+def test_a_row_has_its_title_beside_it_also_where_charts_stand_below_each_other(chromium, report):
+    for width, named in ((1280, 1), (390, 2)):
+        with opened(chromium, report, width=width) as page:
+            texts = page.tab.locator("[data-chart^=overview-] .role-axis-label text")
+            assert sum(text == "Basic" for text in texts.all_text_contents()) == named
+
+
+def test_no_two_ticks_of_an_axis_read_the_same(page):
+    axes = page.all(
+        """[...document.querySelectorAll('[data-chart] .role-axis-label')].map(axis =>
+            [axis.closest('[data-chart]').dataset.chart,
+             [...axis.querySelectorAll('text')].filter(text => text.style.opacity !== '0'
+                && text.getAttribute('opacity') !== '0').map(text => text.textContent)])"""
+    )
+    assert len(axes) > 20
+    # In the histogram of confidence, wrong answers are counted downwards from 0.
+    numbers = [
+        (name, [text for text in texts if re.search(r"\d", text)])
+        for name, texts in axes
+        if name != "confidence"
+    ]
+    assert [(name, texts) for name, texts in numbers if len(set(texts)) < len(texts)] == []
+
+
+def test_small_errors_have_ticks_that_differ(chromium, tmp_path):
+    run = make_run(tmp_path / "run", models={"basic": "Basic"}, n=60, size=None)
+    scores = run.scores
+    small = scores["metric"].str.startswith("rms_calibration_error")
+    scores.loc[small, ["value", "low", "high"]] *= 0.2
+    write_scores(run, scores)
+    build_report(run)
+    with opened(chromium, run.path / "report.html") as page:
+        labels = page.tab.locator(
+            "[data-chart=rms_calibration_error-brightness_factor] .role-axis-label text"
+        )
+        texts = labels.all_text_contents()
+    assert len(set(texts)) == len(texts)
+
+
+def test_no_sentence_that_the_script_writes_has_more_than_three_numbers(page):
+    said = page.all(
+        """['#chosen', '#lost > p', '#mistakes > p', '#attacked'].flatMap(place =>
+            [...document.querySelectorAll(place)].map(each => each.textContent))"""
+    )
+    assert len(said) > 1
+    assert crowded([each for text in said for each in split_sentences(text)]) == []
+
+
+def test_a_limit_is_chosen_without_the_script(chromium, report):
+    place = chromium.new_context(java_script_enabled=False)
+    tab = place.new_page()
+    tab.goto(report.as_uri())
+    tables = tab.locator(".limits > .wide")
+    for at in (0, 3, 5):
+        tab.locator(f"#limit-{at}").check()
+        assert [tables.nth(each).is_visible() for each in range(6)] == [
+            each == at for each in range(6)
+        ]
+    place.close()
+
+
+def test_a_limit_is_chosen_by_keyboard(fresh):
+    fresh.tab.locator("#limit-0").focus()
+    fresh.tab.keyboard.press("ArrowRight")
+    assert fresh.tab.locator(".limit-1").is_visible()
+    assert not fresh.tab.locator(".limit-0").is_visible()
 
 
 def test_charts_do_not_lie_over_their_frame(page):
@@ -281,7 +380,7 @@ def test_what_was_not_measured_shows_nothing_of_another(chromium, tmp_path):
         gone = page.tab.locator("#level option:disabled")
         assert gone.all_inner_texts() == ["σ = 0.9"]
         page.tab.wait_for_timeout(300)
-        assert ", σ = 0.3: accuracy " in page.all(CELL).replace("\xa0", " ")
+        assert ", σ = 0.3. Accuracy " in page.all(CELL).replace("\xa0", " ")
         assert page.tab.locator("#confusions").is_visible()
         blur = page.tab.locator("#hand-over-rows tr", has_text="σ = 0.9")
         assert blur.locator("td").first.inner_text() == "not measured"
@@ -301,8 +400,8 @@ def test_of_several_runs_only_what_was_measured_can_be_chosen(chromium, tmp_path
             page.tab.locator("#model").select_option(model)
             page.tab.wait_for_timeout(300)
             assert page.tab.locator("#shift option:disabled").all_inner_texts() == [gone]
-            assert "accuracy" in page.all(CELL)
-            assert "not looked for among the models" in page.tab.locator("#lost").inner_text()
+            assert "Accuracy" in page.all(CELL)
+            assert "not searched among the models" in page.tab.locator("#lost").inner_text()
         assert page.said == []
 
 
@@ -314,7 +413,7 @@ def test_a_run_without_pictures_is_not_said_to_make_no_mistakes(chromium, tmp_pa
     ]
     build_joint_report(runs, tmp_path / "joint")
     with opened(chromium, tmp_path / "joint/report.html") as page:
-        for model, words in (("0", ""), ("1", "The run of this model keeps no pictures.")):
+        for model, words in (("0", ""), ("1", "The run of this model has no pictures.")):
             page.tab.locator("#model").select_option(model)
             page.tab.wait_for_timeout(300)
             assert page.tab.locator("#mistakes > p").all_inner_texts() == [words] * bool(words)
@@ -330,9 +429,43 @@ def test_of_attacks_there_are_no_pictures_and_it_says_so(chromium, tmp_path):
         assert page.tab.locator("#level option").all_inner_texts() == ["ε = 2/255", "ε = 8/255"]
         for place in ("lost", "mistakes"):
             words = page.tab.locator(f"#{place}").inner_text()
-            assert words.startswith("No pictures are kept of attacks")
+            assert words.startswith("Chosen for shifts only: under attack")
         labels = page.tab.locator("[data-chart=accuracy-pgd] .role-axis-label text")
         assert "8/255" in labels.all_text_contents()
+
+
+def test_under_attack_the_images_that_the_chosen_model_saw_are_shown(chromium, tmp_path):
+    shifts = [{"pgd": {"epsilon": [2 / 255, 8 / 255], "steps": 2}}]
+    run = make_run(tmp_path / "run", shifts=shifts, n=60)
+    samples = read_samples(run)
+    cells = [cell.id for cell in run.record.sweeps[0].cells]
+    shown = {"basic": 3, "mixup_aug": 1}  # how many of the strip, in the place of what was attacked
+    rows = [
+        (model, cell, key, samples.pictures["clean", key])
+        for model, count in shown.items()
+        for cell in cells
+        for key in samples.strip[:count]
+    ]
+    columns = [
+        pa.array(column, field.type)
+        for column, field in zip(zip(*rows, strict=True), ATTACKED_COLUMNS, strict=True)
+    ]
+    pa.parquet.write_table(
+        pa.Table.from_arrays(columns, schema=ATTACKED_COLUMNS), run.path / ATTACKED
+    )
+    build_report(run)
+    with opened(chromium, run.path / "report.html") as page:
+        page.tab.locator("#shift").select_option(label="PGD")
+        for model, count in (("0", 3), ("1", 1), ("2", 0)):
+            page.tab.locator("#model").select_option(model)
+            page.tab.wait_for_timeout(300)
+            strip = page.tab.locator("#strip .row")
+            pictures = [strip.nth(at).locator("img").count() for at in range(strip.count())]
+            assert pictures == [len(samples.strip), *([count] * 2 if count else [])]
+            assert page.tab.locator("#attacked").is_visible() == bool(count)
+            answers = strip.nth(1).locator("figcaption li") if count else None
+            assert answers is None or answers.count() == count
+        assert page.said == []
 
 
 def test_the_risk_has_its_band_and_the_diamond_says_its_numbers(fresh):
@@ -454,7 +587,7 @@ def test_a_run_without_shifts_and_pictures_has_a_page_that_works(chromium, tmp_p
     with opened(chromium, run.path / "report.html") as page:
         assert page.all("document.documentElement.dataset.ready") == "yes"
         assert page.said == []
-        assert page.all(CELL).startswith("Basic, Clean images: accuracy ")
+        assert page.all(CELL).startswith("Basic, Clean images. Accuracy ")
 
 
 def test_a_browser_that_cannot_unpack_says_so(chromium, report):

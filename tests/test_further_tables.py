@@ -156,10 +156,10 @@ def test_priors_stand_beside_clean_and_end_with_the_worst():
     assert cells["rare: RMS"] == "0.070 [0.060, 0.090]"
     assert cells["Worst of these priors: accuracy (%)"] == "79.0 [78.0, 81.0]"
     for words in (
-        "reweigh the images of each class and take them as they are",
+        "Priors give the images of each class another weight",
         "10 equal-width bins, L2 norm",
         "bias-corrected",
-        "n = 200 test images, whatever they weigh, 1,000 resamples, seed 0",
+        "n = 200 test images, 1,000 resamples; seed 0",
     ):
         assert words in found.caption
 
@@ -169,7 +169,7 @@ def test_other_data_shows_auroc_and_false_positives():
     assert found.header == ("Model", "cats: AUROC", "cats: FPR at 95 % recall")
     assert found.keys == ("model", "ood/cats detection_auroc", f"ood/cats {FPR}")
     assert found.cells()[0][1:] == ["0.660 [0.650, 0.680]", "0.930 [0.920, 0.950]"]
-    assert "n = 1,500 images of both sets together, 1,000 resamples, seed 0" in found.caption
+    assert "n = 1,500 images of both sets together, 1,000 resamples; seed 0" in found.caption
 
 
 def test_stability_shows_flips_a_shift_and_errors_a_family():
@@ -184,7 +184,7 @@ def test_stability_shows_flips_a_shift_and_errors_a_family():
     }
     assert "not normalised" in found.caption
     assert "AlexNet" in found.caption
-    assert "n = 200 test images, 1,000 resamples, seed 0" in found.caption
+    assert "n = 200 test images, 1,000 resamples; seed 0" in found.caption
 
 
 def test_the_caption_explains_only_errors_that_are_shown():
@@ -238,8 +238,8 @@ def test_several_seeds_show_their_mean():
     assert found["other_data"].cells() == [
         ["Model A", "0.670 [0.660, 0.690]", "0.940 [0.930, 0.960]"]
     ]
-    assert all("mean of seeds 0, 1" in table.caption for table in found.values())
-    assert "resample and seed" in found["worst_accuracy"].caption
+    assert all("mean of 2 seeds" in table.caption for table in found.values())
+    assert "in each resample and for each seed" in found["worst_accuracy"].caption
 
 
 def test_what_has_no_mean_over_seeds_shows_each_seed():
@@ -253,7 +253,7 @@ def test_what_has_no_mean_over_seeds_shows_each_seed():
         "92.0 [91.0, 94.0]",
     ]
     for name in ("other_data", "class_priors"):
-        assert "1,000 resamples, each seed on its own" in found[name].caption
+        assert "1,000 resamples; each seed has its own row" in found[name].caption
     assert found["stability"].cells()[0][0] == "Model A"
 
 
@@ -285,8 +285,8 @@ def test_tables_are_written_and_stand_on_the_page_once(tmp_path):
         "At the worst level",
         "Answers that change from level to level",
         "Under other class priors",
-        "Beside other data sets",
-        "At the threshold of the validation images",
+        "On other data sets",
+        "Coverage and risk at the threshold of the validation images",
     ):
         assert page.count(f"<h3>{heading}</h3>") == 1
     captions = page.split("<caption>")[1:]
@@ -301,7 +301,7 @@ def test_the_page_of_a_run_without_such_rows_has_no_such_headings(tmp_path):
     run = write_run(tmp_path / "run", RECORD, rows(PLAIN))
     assert not [name for name in build_report(run) if "worst" in name or "priors" in name]
     page = (run.path / "report.html").read_text()
-    assert "worst level" not in page
+    assert "<h3>At the worst level</h3>" not in page
     assert "Under other class priors" not in page
     assert "flip_rate" not in page
 

@@ -276,10 +276,10 @@ def test_summaries_are_the_numbers_of_scores(tmp_path):
     [row] = scores.loc[(scores[list(wanted)] == list(wanted.values())).all(axis=1)].to_dict(
         "records"
     )
-    words = f"accuracy {100 * row['value']:.1f}\N{NO-BREAK SPACE}% [{100 * row['low']:.1f}, "
+    words = f"Accuracy {100 * row['value']:.1f}\N{NO-BREAK SPACE}% [{100 * row['low']:.1f}, "
     summary = carried(run)["summaries"]["basic"]["clean"]
     assert summary.startswith(words)
-    assert summary.endswith("n = 60, seed 0")
+    assert "The charts below show 60 images of seed 0." in summary
 
 
 # Figures of many shifts.
@@ -450,7 +450,7 @@ def test_a_joint_report_is_the_same_each_time(pair, tmp_path):
 def test_runs_of_other_images_are_refused(pair, tmp_path):
     other = copy_run(pair[0], tmp_path / "other")
     other = change_record(other, lambda facts: facts["data"]["digests"].update(test="beef"))
-    with pytest.raises(InputError, match=r"same test images, but one has 80 of digits .* other"):
+    with pytest.raises(InputError, match=r"same test images: one has 80 of digits .* other"):
         build_joint_report([pair[0], other], tmp_path / "joint")
     assert not (tmp_path / "joint").exists()
 

@@ -121,7 +121,7 @@ def test_a_pretraining_leaves_everything_that_one_needs_of_it(probed):
         assert (probed.path / f"figures/{figure}.svg").is_file()
     page = (probed.path / "report.html").read_text()
     assert "<h3>Pre-training</h3>" in page
-    assert "Brightness by the views of its pre-training" in page
+    assert "Brightness, by the views of its pre-training" in page
 
 
 def test_its_file_is_a_start_for_any_other_study(probed, colour_folder, tmp_path):
@@ -487,7 +487,8 @@ def test_what_is_allowed_to_be_seen_is_marked(colour_folder, tmp_path):
     }
     page = (run.path / "report.html").read_text()
     cards = re.findall(r'<li class="m\d">(.*?)</li>', page, flags=re.DOTALL)
-    met = {re.search(r"(\w+)</h3>", card)[1]: "It has met what tests it" in card for card in cards}
+    said = "It was trained with some of the test shifts"
+    met = {re.search(r"(\w+)</h4>", card)[1]: said in card for card in cards}
     assert met == {"Seen": True, "Fresh": False, "Hard": True}
 
 

@@ -26,6 +26,7 @@ from PIL import Image
 from fairweather.errors import InputError
 from fairweather.metrics import METRICS, per_image
 from fairweather.record import (
+    COLUMNS,
     DESCRIPTION,
     HISTORY,
     ModelRecord,
@@ -35,10 +36,12 @@ from fairweather.record import (
     sweep_table,
 )
 from fairweather.report import build_report
-from fairweather.report.contents import read_contents
+from fairweather.report.contents import Contents, read_contents
 from fairweather.report.figures import COLORS, Figure, model_color, model_shape, render
 from fairweather.report.further_tables import build_further_tables
 from fairweather.report.joining import read_runs
+from fairweather.report.limits import LIMITS, smallest_levels
+from fairweather.report.overview import in_order, readings
 from fairweather.report.page.charts import level_charts, scatter, training_charts
 from fairweather.report.page.drawing import PAPER, drawn_order
 from fairweather.report.page.explanations import FORMULAS, flatten
@@ -323,9 +326,11 @@ def test_every_file_that_is_named_is_there_and_no_other(run, names):
         for shift in SHIFT_NAMES
     }
     summaries = {"summary_accuracy", "summary_rms_calibration_error"}
-    assert tables == per_shift | summaries | {"clean_metrics", "ranking"}
+    others = {"clean_metrics", "ranking", "overview", "smallest_levels"}
+    assert tables == per_shift | summaries | others
     figures = {path.stem for path in (run.path / "figures").iterdir()}
     assert figures == {
+        "overview",
         "accuracy",
         "rms_calibration_error",
         "reliability",
@@ -381,11 +386,11 @@ def test_a_mark_is_explained_where_it_stands(run, names, page):
     for suffix in ("md", "tex"):
         text = (run.path / f"tables/clean_metrics.{suffix}").read_text()
         assert "[too few errors]" in text
-        assert "Too few errors: no interval would hold the truth" in text
+        assert "Too few errors: the number depends on the wrong images" in text
         other = (run.path / f"tables/summary_accuracy.{suffix}").read_text()
         assert "too few errors" not in other.lower()
     assert "[too few errors]" in page.text
-    assert "Too few errors: no interval would hold the truth" in page.text
+    assert "Too few errors: the number depends on the wrong images" in page.text
 
 
 def test_summary_rows_are_rows_of_scores(run, names):
@@ -448,13 +453,13 @@ def test_caption_says_bins_norm_images_resamples_and_seeds(run, bare, names):
         "10 equal-width bins, L2 norm",
         "standard deviation σ (pixels)",
         "0.9: with a 5x5 kernel, the effective σ is 0.88",
-        "95 % bootstrap intervals over images, bias-corrected: binning noise inflates the value",
-        "n = 200 test images, 100 resamples, seed 0",
+        "95 % bootstrap intervals over images, bias-corrected: noise in the bins inflates",
+        "n = 200 test images, 100 resamples; seed 0",
     ):
         assert words in caption
     accuracy = (bare.path / "tables/summary_accuracy.md").read_text()
-    assert "95 % intervals over seeds and images (n = 60 test images" in accuracy
-    assert "100 resamples, mean of seeds 0, 1)" in accuracy
+    assert "95 % intervals over seeds and images. n = 60 test images" in accuracy
+    assert "100 resamples; mean of 2 seeds." in accuracy
     assert "bias-corrected" not in accuracy
 
 
@@ -878,20 +883,21 @@ def test_page_answers_first_and_says_how(run, page):
     text = " ".join(page.text.split())
     parts = [
         "A synthetic study",
-        "Under the shifts, ",
+        " at its worst",
+        "How far does accuracy fall?",
+        "Does confidence follow?",
+        "Ranking Models by mean accuracy",
         "Basic Accuracy falls from ",
-        "Summary Accuracy (%)",
+        "Under each shift ●",
+        "Summary tables Accuracy (%)",
+        "Look closer Choose",
     ]
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
     place = {"model": "basic", "metric": "accuracy"}
-    clean = expected(run, shift="clean", level="none", **place).replace(
-        " [", "\N{NO-BREAK SPACE}% ["
-    )
-    assert f"Accuracy falls from {clean} on clean images".replace("\xa0", " ") in text.replace(
-        "\xa0", " "
-    )
-    assert "RMS calibration error (10 equal-width bins, L2 norm): 0 means" in text
+    clean = expected(run, shift="clean", level="none", **place).partition(" ")[0]
+    assert f"Accuracy falls from {clean} % on clean images" in text.replace("\xa0", " ")
+    assert "RMS calibration error (10 equal-width bins, L2 norm) on the clean" in text
     for words in ("fairweather run synthetic", "0123abc", "feed", "hardware.cpu", "σ of 0.88"):
         assert words in text
 
@@ -907,7 +913,188 @@ def test_page_says_what_levels_stand_for(run, tmp_path):
     build_report(copy)
     text = " ".join(Page((copy.path / "report.html").read_text()).text.split())
     for rank, cell in enumerate(copy.record.sweeps[1].cells):
-        assert f"= {cell.level:g}, for images of 28 pixels: amount {rank}" in text
+        assert re.search(rf"= {cell.level:g}\s*for images of 28 pixels: amount {rank}", text)
+
+
+def test_the_first_chart_has_a_row_for_each_model_and_the_numbers_of_the_scores(run, names):
+    charts = carried(run)["charts"]
+    states = {"Clean": "clean", "Mean over shifts": "all", "Worst level": "worst"}
+    for name, metric in (("accuracy", "accuracy"), ("gap", "confidence_gap")):
+        spec = charts[f"overview-{name}"]
+        (rows,) = [each for each in values_of(spec) if "state" in each[0]]
+        assert {(row["title"], row["state"]) for row in rows} == {
+            (title, state) for title in MODELS.values() for state in states
+        }
+        for row in rows:
+            [model] = [each for each, title in MODELS.items() if title == row["title"]]
+            found = [
+                each
+                for each in read_scores(run)
+                if (each["model"], each["metric"]) == (model, metric)
+                and each["shift"] in (*SHIFT_NAMES, "clean", "all")
+                and each["level"] not in ("worst",)
+            ]
+            numbers = {
+                tuple(float(each[column] or "nan") for column in ("value", "low", "high"))
+                for each in found
+            }
+            shown = [np.nan if row[c] is None else row[c] for c in ("value", "low", "high")]
+            assert any(np.allclose(shown, each, atol=1e-7, equal_nan=True) for each in numbers)
+
+
+def values_of(spec):
+    """The rows of every data set in a specification, wherever they are."""
+    found = list(spec.get("datasets", {}).values())
+    for layer in [spec, *spec.get("layer", [])]:
+        found += [layer["data"]["values"]] if "values" in layer.get("data", {}) else []
+    return found
+
+
+def test_the_worst_level_of_the_first_chart_is_that_of_the_lowest_accuracy(run):
+    contents = read_contents(run)
+    for model in MODELS:
+        lows = {
+            (sweep.at(level)): contents.score("accuracy", model, sweep.name, level).value
+            for sweep in contents.sweeps
+            for level in sweep.cells
+        }
+        [worst] = [each for each in readings(contents, model) if each.state == "Worst level"]
+        assert worst.performance.accuracy.value == min(lows.values())
+        assert lows[worst.place] == min(lows.values())
+
+
+def test_variants_stand_below_their_own_model_in_the_order_of_the_ranking():
+    titles = dict.fromkeys(("a", "a+temperature", "b", "b+temperature", "c"), "")
+    contents = Contents({}, titles, (), pd.DataFrame())
+    assert in_order(contents, ["b", "c", "a"]) == ["b", "b+temperature", "c", "a", "a+temperature"]
+    assert in_order(contents, []) == list(titles)
+
+
+LEVELS = {"0.5": 0.6, "0.8": 0.85, "1.2": 0.89, "1.5": 0.7, "2": 0.95}
+
+
+def made_of_levels(levels, clean=0.9, half=0.02, neutral=1.0):
+    sweep = Sweep("b", "B", "factor f", neutral, "", {level: level for level in levels})
+    rows = [("clean", "none", clean), *(("b", level, value) for level, value in levels.items())]
+    scores = pd.DataFrame(
+        [
+            ("a", "0", *at, "accuracy", value, value - half, value + half, 100)
+            for *at, value in rows
+        ],
+        columns=COLUMNS,
+    )
+    return Contents({}, {"a": "A"}, (sweep,), scores)
+
+
+def test_the_smallest_level_is_the_nearest_on_each_side_that_is_below_the_limit():
+    found = smallest_levels(made_of_levels(LEVELS))
+    # At 1.5 the model is below 80 %, and at 2, farther away, it is not any more.
+    assert dict(zip(found.header[2:], found.cells()[0][2:], strict=True)) == {
+        "5 points below clean": "f = 0.5; f = 1.5",
+        "95 %": "f = 0.8; f = 1.2",
+        "90 %": "f = 0.8; f = 1.2 *",
+        "80 %": "f = 0.5; f = 1.5",
+        "70 %": "f = 0.5",
+        "50 %": "none",
+    }
+
+
+def test_a_level_is_marked_where_its_interval_reaches_the_limit():
+    for half, mark in ((0.04, ""), (0.06, " *")):
+        found = smallest_levels(made_of_levels({"2": 0.65}, half=half))
+        assert found.cells()[0][6] == f"f = 2{mark}"
+
+
+def test_exactly_five_points_below_clean_is_not_below_the_limit():
+    assert smallest_levels(made_of_levels({"2": 0.919}, clean=0.969)).cells()[0][2] == "none"
+    assert smallest_levels(made_of_levels({"2": 0.918}, clean=0.969)).cells()[0][2] == "f = 2 *"
+
+
+def test_smallest_levels_are_written_for_programs(run, names):
+    rows = read_scores(run, "tables/smallest_levels.csv")
+    contents = read_contents(run)
+    limits = {"80 %": 0.8, "50 %": 0.5}
+    assert {row["limit"] for row in rows} <= {limit.title for limit in LIMITS}
+    for row in rows:
+        score = contents.score("accuracy", row["model"], row["shift"], row["level"])
+        assert float(row["value"]) == pytest.approx(score.value, abs=1e-7)
+        assert score.value < limits.get(row["limit"], 1)
+    text = (run.path / "report.html").read_text()
+    assert text.count('type="radio"') == len(LIMITS)
+    assert text.count('type="radio" name="limit" id="limit-0" checked') == 1
+
+
+def test_a_run_without_shifts_has_no_smallest_levels():
+    assert smallest_levels(replace(made_of_levels({}), sweeps=())) is None
+
+
+# A number, with its interval where it has one.
+NUMBER = re.compile(r"(?<![\w.,])\d[\d.,]*")
+INTERVAL = re.compile(r"\[[^\]]*\]")
+IN_SENTENCES = {"span", "bdi", "strong", "i", "a"}
+NO_TEXT = {"script", "style", "code", "pre", "td", "option"}
+
+
+class Sentences(html.parser.HTMLParser):
+    """Every sentence of a page, those of its alternative texts too."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._current, self._skipped = "", 0
+        self.feed(text)
+        self._end()
+
+    def _end(self) -> None:
+        self.found += split_sentences(self._current)
+        self._current = ""
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self._skipped += tag in NO_TEXT
+        if tag not in IN_SENTENCES:
+            self._end()
+        for name, words in attrs:
+            if name in ("aria-label", "alt"):
+                self.found += split_sentences(words or "")
+
+    def handle_endtag(self, tag) -> None:
+        self._skipped -= tag in NO_TEXT
+        if tag not in IN_SENTENCES:
+            self._end()
+
+    def handle_data(self, data) -> None:
+        self._current += "" if self._skipped else data
+
+
+def split_sentences(text: str) -> list[str]:
+    words = " ".join(text.split())
+    return [each for each in re.split(r"(?<=[.!?])\s+(?=[A-Zn“\d])", words) if each]
+
+
+def crowded(sentences: Sequence[str]) -> list[str]:
+    """The sentences with more than three numbers, where an interval is a part of its number."""
+    return [each for each in sentences if len(NUMBER.findall(INTERVAL.sub("", each))) > 3]
+
+
+def test_a_crowded_sentence_is_found():
+    fine = "It falls from 90.1 % [89, 91] to 20 % [1, 2] at f = 0.2. L2 norm."
+    assert crowded(Sentences(f"<p>{fine}</p><td>1 2 3 4</td>").found) == []
+    assert crowded(Sentences("<p>One. n = 1, 2, 3 and 4.</p>").found) == ["n = 1, 2, 3 and 4."]
+
+
+def test_no_sentence_of_a_page_has_more_than_three_numbers(run, bare, names, tmp_path):
+    shifts = [*SHIFTS, {"suite": "quick"}, {"pgd": {"epsilon": [2 / 255, 8 / 255], "steps": 2}}]
+    titles = {f"model{at}": f"Model {'ABCDEFGH'[at]}" for at in range(8)}
+    many = make_run(tmp_path / "many", models=titles, shifts=shifts, n=40, size=None)
+    for model in titles:
+        clean = many.read_predictions(many.predictions(model, 0, "clean"))
+        many.write_predictions(many.predictions(model, 0, "clean", "val"), clean)
+    build_report(many)
+    for made in (run, bare, many):
+        found = Sentences((made.path / "report.html").read_text()).found
+        assert len(found) > 100
+        # A name has as many digits as its owner likes.
+        assert crowded([each.replace(HOSTILE, "“…”") for each in found]) == []
 
 
 def test_page_says_how_to_cite_and_shows_the_whole_record(run, page):
@@ -1074,7 +1261,7 @@ def test_a_run_that_mixes_machines_says_so(run, page, tmp_path):
     build_report(copy)
     text = Page((copy.path / "report.html").read_text()).text
     assert f"Beware: {told}" in text
-    assert f"on {contents.hardware}." in text
+    assert f"Hardware: {contents.hardware}." in text
     joint = read_runs([run, copy])
     assert list(joint.mixed_machines) == ["copy"]
     assert "run copy mixes 2 machines" in joint.hardware

@@ -320,7 +320,14 @@ def make(
         for each in predict_model(measurement, model)
         if isinstance(each, PredictStep) and each.leaves[0] in step.reads
     ]
-    step = step.model_copy(update={"needs": tuple(each.id for each in predicted)})
+    # What is attacked are networks, once each: no temperature, and no other seeds.
+    ensembles = {f"{name}+ensemble" for name, seed in models if seed == "ensemble"}
+    assert set(step.networks) == (
+        {name for name, _ in models} | ensembles if step.attacks else set()
+    )
+    reads = tuple(file for file in step.reads if not file.startswith("models/"))
+    unattacked = {"attacks": (), "networks": {}, "reads": reads}
+    step = step.model_copy(update={"needs": tuple(each.id for each in predicted), **unattacked})
     made = Made(RunFolder(path), dataset, shifts, predicted, step)
     predict(made)
     return made
@@ -568,7 +575,7 @@ def test_the_strips_of_an_earlier_version_are_read(tmp_path):
         assert np.array_equal(np.asarray(found), picture)
     assert stored.mixup.labels == ("cat", "dog")
     run.write("samples/clean.png", strip_of([pictures[0][:, :5]]))
-    with pytest.raises(InputError, match=r"must hold 2 pictures, found 5 pixels"):
+    with pytest.raises(InputError, match=r"2 pictures side by side, found 5 pixels"):
         read_samples(run)
 
 
@@ -585,17 +592,17 @@ def test_the_strips_of_an_earlier_version_are_read(tmp_path):
         ({"lost": {"blur": [{"key": 0}]}}, r"lost\.blur\.0\.cell: "),
         (
             {"lost": {"blur": [{"key": 10**6, "cell": "clean"}]}},
-            "hold the picture of image 1000000",
+            "the picture of image 1000000",
         ),
         ({"mistakes": {"m": {"blur": [{"key": 0, "cell": "/etc"}]}}}, "image 0 under '/etc'"),
-        ({"strip": [0, 1, 2, 3, 4, 10**9]}, "hold the picture of image"),
+        ({"strip": [0, 1, 2, 3, 4, 10**9]}, "the picture of image"),
         ({"mixup": {"file": "x", "labels": ["a"], "weight": 1}}, r"mixup\.labels"),
         ({"mixup": {"file": "x", "labels": ["a", "b"], "weight": math.inf}}, r"mixup\.weight"),
         ({"mixup": {"file": "../../x", "labels": ["a", "b"], "weight": 1}}, "outside the run"),
         ({"mixup": {"file": "/etc/passwd", "labels": ["a", "b"], "weight": 1}}, "outside the run"),
         ({"mixup": {"file": "samples/link", "labels": ["a", "b"], "weight": 1}}, "outside the run"),
         ({"mixup": {"file": "samples/no.png", "labels": ["a", "b"], "weight": 1}}, "No such file"),
-        ({"mixup": {"file": INDEX, "labels": ["a", "b"], "weight": 1}}, "what is no picture"),
+        ({"mixup": {"file": INDEX, "labels": ["a", "b"], "weight": 1}}, "is not a picture"),
     ],
 )
 def test_an_index_that_is_wrong_gets_one_sentence(made, tmp_path, change, words):
@@ -631,7 +638,7 @@ def test_a_run_that_lost_its_pictures_says_how_to_get_a_report(made, tmp_path):
     with pytest.raises(InputError) as caught:
         read_samples(run)
     assert str(caught.value) == (
-        f"{run.path} has no samples/pictures.parquet, which samples/index.json says is there: the "
+        f"{run.path} has no samples/pictures.parquet, which belongs to samples/index.json: the "
         "command that made the run makes it again, and without samples/index.json the report has "
         "no pictures"
     )
@@ -659,6 +666,6 @@ def test_every_picture_has_to_be_a_webp(made, tmp_path, of_strip, damage):
     with pytest.raises(InputError) as caught:
         read_samples(run)
     assert str(caught.value) == (
-        f"{run.path / PICTURES} must hold WebP pictures, and that of image {keys[at]} under "
-        f"{cells[at]!r} is none"
+        f"{run.path / PICTURES} must contain WebP pictures, but that of image {keys[at]} under "
+        f"{cells[at]!r} is not one"
     )

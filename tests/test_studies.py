@@ -64,7 +64,7 @@ def test_pathmnist_runs_on_an_npz_in_the_official_layout(tmp_path):
     page = (run.path / "report.html").read_text()
     assert "A natural shift" in page
     assert "test images. Train and val images come from" in page
-    assert "centre. Validation images chose" in page
+    assert "centre. The validation images chose" in page
     notes = " ".join(read_comparison(run.folder).notes)
     assert "Other training: basic has epochs 1 instead of 80." in notes
     assert "mixup_aug has epochs 1 instead of 60." in notes

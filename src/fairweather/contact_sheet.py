@@ -1,4 +1,4 @@
-"""The contact sheet: the same pictures under every shift, before any model sees them."""
+"""The contact sheet: the same pictures under every shift, without any model."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class Row(NamedTuple):
 def preview(
     images: Images, shifts: Sequence[Shift], *, seed: int = 0, subtitle: str = ""
 ) -> Figure:
-    """Draw pictures clean and at every level of each shift: a row a shift, a column a level.
+    """Draw pictures clean and at every level of each shift, one row per shift.
 
-    Small pictures are enlarged by a whole factor, pixel by pixel; the PNG shows every one of their
-    pixels as it is. Those with a side of more than 256 pixels are made smaller.
+    Small pictures are enlarged by a whole factor, so that the PNG shows each of their pixels
+    unchanged. Pictures with a side of more than 256 pixels are made smaller.
 
     Args:
-        images: at most 12; each makes a line of its own in every row.
-        shifts: shifts of one name and different levels share a row, in the order that they are in.
-        seed: of the stochastic shifts.
+        images: at most 12; each has its own line in every row.
+        shifts: those with one name and different levels share a row, in the given order.
+        seed: random seed of the stochastic shifts.
         subtitle: below the title.
 
     Returns:
@@ -91,7 +91,7 @@ def preview(
 
 
 def _sweeps(shifts: Sequence[Shift]) -> list[list[Shift]]:
-    """Shifts that differ in their level alone, together."""
+    """Group the shifts that differ only in their level."""
     sweeps: dict[tuple[str, ...], list[Shift]] = {}
     for shift in {shift.id: shift for shift in shifts}.values():
         if shift.level is not None:
@@ -154,7 +154,7 @@ def _resize(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _has_heads(rows: Sequence[Row], index: int) -> bool:
-    """The level labels stand above a row where they are not those of the row above."""
+    """Say whether a row needs level labels: where the row above has others."""
     return index == 0 or rows[index].heads != rows[index - 1].heads
 
 

@@ -17,6 +17,8 @@ from fairweather.report.curves import level_figure
 from fairweather.report.figures import Figure
 from fairweather.report.further_tables import build_further_tables
 from fairweather.report.joining import join_samples, read_runs
+from fairweather.report.limits import smallest_levels
+from fairweather.report.overview import in_order, overview_figure, overview_table
 from fairweather.report.page.rendering import PageParts, render_page
 from fairweather.report.picture_figures import mixup_figure, shifts_figure
 from fairweather.report.ranking import ranking
@@ -30,6 +32,7 @@ from fairweather.report.training_figures import (
     pretraining_figure,
     training_figure,
 )
+from fairweather.report.variants import variants_table
 from fairweather.runs import RunFolder, inside, read_json
 from fairweather.vega import begin, bundle, png_of
 
@@ -41,8 +44,8 @@ __all__ = ["build_joint_report", "build_report"]
 def build_report(run: RunFolder) -> list[str]:
     """Write summary.csv, tables/, figures/ and report.html; return the names of what was written.
 
-    Raises `InputError` when the run has no scores yet. A part that the run holds nothing for is
-    left out: no training curves without histories, no pictures without samples.
+    Raises `InputError` when the run has no scores yet. A part that the run has no files
+    for is left out: no training curves without histories, no pictures without samples.
     """
     return _build([run], run)
 
@@ -50,7 +53,7 @@ def build_report(run: RunFolder) -> list[str]:
 def build_joint_report(runs: Sequence[RunFolder], out: Path) -> list[str]:
     """Write the same of several runs on the same test images, beside each other, into a folder.
 
-    What an earlier report of several runs left in the folder is replaced.
+    An earlier report of several runs in that folder is replaced.
 
     Raises `InputError` for a run without scores, a run named twice, runs of different test images,
     and for a folder that holds something else.
@@ -91,19 +94,23 @@ def _is_ours(name: str) -> bool:
 
 def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     contents = read_runs(runs)
-    tables = [*build_tables(contents), *build_further_tables(contents)]
+    ranks, limits = ranking(contents), smallest_levels(contents)
+    order = in_order(contents, [row.model for row in ranks.rows] if ranks else [])
+    first = (overview_table(contents, order), variants_table(contents))
+    tables = [table for table in first if table is not None]
+    tables += [*build_tables(contents), *build_further_tables(contents)]
     samples = join_samples({label: read_samples(run) for label, run in contents.runs.items()})
-    figures = _build_figures(contents, samples)
+    figures = _build_figures(contents, order, samples)
     files: dict[str, bytes | str] = {SUMMARY: rows_as_csv(summary_rows(contents))}
     for table in tables:
         files |= {f"{TABLES}/{table.name}.{suffix}": text for suffix, text in table.texts().items()}
-    ranks = ranking(contents)
-    if ranks is not None:
-        files |= {f"{TABLES}/ranking.{suffix}": text for suffix, text in ranks.texts().items()}
+    for name, written in (("ranking", ranks), ("smallest_levels", limits)):
+        if written is not None:
+            files |= {f"{TABLES}/{name}.{suffix}": t for suffix, t in written.texts().items()}
     letters = sum(len(figure.svg) for figure in figures)
     library = begin(letters, bundle)
     drawn = [begin(letters, png_of, figure.svg) for figure in figures]
-    page = PageParts(contents, tables, ranks, figures, samples)
+    page = PageParts(contents, order, tables, ranks, limits, figures, samples)
     files[PAGE] = render_page(page, library)
     for figure, png in zip(figures, drawn, strict=True):
         files[f"{FIGURES}/{figure.name}.svg"] = figure.svg
@@ -115,8 +122,11 @@ def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     return list(files)
 
 
-def _build_figures(contents: Contents, samples: Samples | None) -> list[Figure]:
+def _build_figures(
+    contents: Contents, order: Sequence[str], samples: Samples | None
+) -> list[Figure]:
     figures = [
+        overview_figure(contents, order),
         level_figure(contents, "accuracy"),
         level_figure(contents, "rms_calibration_error"),
         reliability_figure(contents),

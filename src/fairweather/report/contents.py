@@ -1,4 +1,4 @@
-"""What tables, figures and page draw on: the scores of one run or of several, and the shifts."""
+"""What tables, figures and page are made from: the scores of one run or several, and the shifts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SCORED, WITH_SEEDS = "scores", 4
 
 
 class Home(NamedTuple):
-    """Where what belongs to a model, or to a pre-training, lies: the run, and its name there."""
+    """Where the files of a model or of a pre-training are: the run, and its name in that run."""
 
     run: RunFolder
     name: str
@@ -50,7 +50,7 @@ class Home(NamedTuple):
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything that tables, figures and page draw on.
+    """Everything that tables, figures and page are made from.
 
     Attributes:
         records: the description of each run, by what stands before the colon in the names of its
@@ -59,7 +59,7 @@ class Contents:
         sweeps: the shifts and attacks, in the study's order.
         scores: scores.csv, its level and seed as text.
         runs: the folders, by the same.
-        caution: what a reader of means has to know beside; mostly nothing.
+        caution: what a reader of means must know besides; mostly nothing.
     """
 
     records: Mapping[str, RunRecord]
@@ -128,7 +128,7 @@ class Contents:
 
     @property
     def seen_shifts(self) -> dict[str, dict[str, str]]:
-        """What a model has met before that tests it, by the model's title: shift to how."""
+        """Which of its test shifts a model was trained with, by its title: the shift, and how."""
         return {
             self.titles[name]: {self.shift_title(shift): how for shift, how in shifts.items()}
             for label, record in self.records.items()
@@ -169,12 +169,12 @@ class Contents:
         return Home(self.runs[label], inner)
 
     def training_file(self, model: str, seed: str, name: str) -> Path:
-        """Where the training of a model with a seed left a file, if it was trained."""
+        """Return the path of a file of a training; a model that was not trained has none."""
         run, inner = self.home(model)
         return run.file(f"{model_folder(inner, seed)}/{name}")
 
     def sweep_file(self, model: str) -> Path:
-        """Where the table of a model's hyperparameter sweep stands, if it had one."""
+        """Return the path of the table of a model's hyperparameter sweep; there may be none."""
         run, inner = self.home(model)
         return run.file(sweep_table(inner))
 
@@ -260,7 +260,7 @@ class Contents:
 
     @cached_property
     def _rows(self) -> Mapping[tuple[str, str, str], list[int]]:
-        """Where the rows of each metric, shift and seed stand."""
+        """The numbers of the rows of each metric, shift and seed."""
         found: dict[tuple[str, str, str], list[int]] = {}
         columns = (self.scores[name].tolist() for name in ("metric", "shift", "seed"))
         for at, key in enumerate(zip(*columns, strict=True)):
@@ -289,7 +289,7 @@ class Contents:
 
     @cached_property
     def of_recipes(self) -> list[str]:
-        """The models whose numbers are of recipes: means over seeds, with these in the interval."""
+        """The models whose numbers are about recipes: means over seeds, with intervals for both."""
         before = {label for label, run in self.runs.items() if _leaves_seeds_out(run)}
         return [name for name in self._of_several_seeds if name.rpartition(":")[0] not in before]
 
@@ -311,37 +311,38 @@ class Contents:
         """Say what the numbers are about: recipes, or the networks that were trained."""
         studies = [record for record in self.records.values() if record.kind == "study"]
         if not studies:
-            return "This is about these trained networks, on other images like these."
+            which = "this trained network" if len(self.models) == 1 else "these trained networks"
+            return f"This is about {which}, on other images like these."
         if len(self.of_recipes) < len(self._of_several_seeds):
             return (
-                "Scored by an earlier version of fairweather, whose intervals cover other images "
-                "and not other seeds. The command that made a run scores it again, but for folders "
-                "of version 1."
+                "An earlier version of fairweather made these scores: their intervals cover other "
+                "images and not other seeds. The command that made the run scores it again, unless "
+                "its folder is of version 1."
             )
         if not self.of_recipes:
             return (
-                "Each recipe was trained once, so this is about these trained networks alone: with "
-                "another seed, the same recipes may well come out otherwise. Several seeds "
-                "(`seeds: 3`) tell."
+                "Each recipe was trained once, so this is about these trained networks alone. With "
+                "another seed, the same recipe may give other numbers; `seeds: 3` in the study "
+                "shows by how much."
             )
         said = [
             "This is about the recipes: the intervals cover training again with other seeds on the "
             "same training images, and other test images like these."
         ]
         if any(record.ensemble for record in studies):
-            said.append("Those of ensembles cover other images alone.")
+            said.append("The intervals of ensembles cover other images alone.")
         ensembles = [name for name in self.titles if name.endswith(ENSEMBLE_SUFFIX)]
         if len(self.of_recipes) + len(ensembles) < len(self.titles):
-            said.append("Those of models with one seed are about that trained network alone.")
+            said.append("The numbers of models with one seed are about that trained network alone.")
         if self.scores["shift"].str.startswith((PRIORS, OOD)).any():
-            said.append("Those of class priors and of other data sets cover images alone.")
+            said.append("The intervals of class priors and of other data sets cover images alone.")
         fixed = [
             each.title
             for each in self.pretraining.values()
             if each.settings.get("seed") is not None
         ]
         if fixed:
-            said.append(f"Pre-trained once, with a seed that is not varied: {', '.join(fixed)}.")
+            said.append(f"Pre-trained once, with one fixed seed: {', '.join(fixed)}.")
         weights = [model.settings.get("weights", "none") for model in self.models.values()]
         if any(each != "none" and not str(each).startswith("pretraining:") for each in weights):
             said.append("Pre-trained weights from elsewhere are the same for all seeds.")
@@ -352,15 +353,18 @@ class Contents:
         others = self.scores["shift"].str.startswith((PRIORS, OOD, VALIDATION))
         counts = sorted(self.scores["n"][~others].unique())
         images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-        seeds = f"seed {self.seeds[0]}: of these trained networks alone"
+        seeds = [f"seed {self.seeds[0]}"]
         if len(self.seeds) > 1:
-            each = "over the seeds of each model, of" if self._unequal else "of seeds"
-            seeds = f"mean {each} {', '.join(self.seeds)}"
+            seeds = [f"mean of {len(self.seeds)} seeds"]
+            if self._unequal:
+                seeds = ["mean over the seeds of each model"]
+        elif all(record.kind == "evaluation" for record in self.records.values()):
+            seeds = []  # nothing was trained here
         if any(name.endswith(ENSEMBLE_SUFFIX) for name in self.titles):
-            seeds += "; an ensemble is one model of all seeds"
+            seeds.append("an ensemble is one model of all seeds")
         if self.caution:
-            seeds += f"; {self.caution}"
-        return f"n = {images} test images, {self.bootstrap:,} resamples, {seeds}"
+            seeds.append(self.caution)
+        return "; ".join([f"n = {images} test images, {self.bootstrap:,} resamples", *seeds])
 
 
 def _leaves_seeds_out(run: RunFolder) -> bool:
@@ -388,12 +392,12 @@ def read_contents(run: RunFolder) -> Contents:
     if scores.empty:
         raise InputError(f"{run.path / SCORES} has no rows: there is nothing to report")
     titles = _titles(record, set(scores["model"]))
-    sweeps = _told_apart(as_sweep(each) for each in record.sweeps)
+    sweeps = _distinct(as_sweep(each) for each in record.sweeps)
     return Contents({"": record}, titles, sweeps, scores, {"": run})
 
 
 def ensembles_as_models(scores: pd.DataFrame) -> pd.DataFrame:
-    """Make a model of its own of the rows of seed `ensemble`; it stands beside the mean of seeds.
+    """Make the rows of seed `ensemble` a model of its own, beside the mean over seeds.
 
     >>> rows = pd.DataFrame({"model": ["a", "a"], "seed": ["mean", "ensemble"]})
     >>> ensembles_as_models(rows).to_numpy().tolist()
@@ -429,8 +433,8 @@ def _with_ensembles(record: RunRecord) -> dict[str, str]:
     return variants
 
 
-def _told_apart(sweeps: Iterable[Sweep]) -> tuple[Sweep, ...]:
-    """Add the name to titles that two shifts share, since they would be drawn as one."""
+def _distinct(sweeps: Iterable[Sweep]) -> tuple[Sweep, ...]:
+    """Add the name to a title that two shifts share: else both would be drawn as one."""
     every = tuple(sweeps)
     uses = Counter(sweep.title for sweep in every)
     return tuple(

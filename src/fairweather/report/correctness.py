@@ -1,4 +1,4 @@
-"""Which images each model gets right, image by image, and whether two differ by more than luck."""
+"""Which images each model gets right, and whether two models differ by more than chance."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PairTests(NamedTuple):
 
 
 class Images(NamedTuple):
-    """What tells test images apart: int64 `[n]` each, in the order of the predictions."""
+    """What identifies test images: int64 `[n]` each, in the order of the predictions."""
 
     keys: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
@@ -129,7 +129,7 @@ def compare_pairs(
 ) -> PairTests:
     """Test for each pair of columns whether they are equally often right on the same images.
 
-    If nothing but chance tells two columns apart, each image's two numbers could as well have been
+    If two columns differ by chance alone, each image's two numbers could as well have been
     swapped. Where every number is 0 or 1, how many swaps differ at least as much is counted
     exactly: that is McNemar's test. Otherwise (shares over cells or seeds) it is counted among
     random swaps, with the one that was found among them, so that p is never too small by chance of

@@ -45,7 +45,7 @@ MOST_LARGE = 6  # panels
 
 
 def level_figure(contents: Contents, metric: str) -> Figure | None:
-    """Draw a metric against the level, one panel a shift; None where no shift has the metric."""
+    """Draw a metric against the level, one panel for each shift; None where none has it."""
     drawn = [(sweep, contents.by_level(metric, sweep)) for sweep in contents.sweeps]
     drawn = [(sweep, frame) for sweep, frame in drawn if len(frame)]
     if not drawn:
@@ -65,11 +65,11 @@ def level_figure(contents: Contents, metric: str) -> Figure | None:
             subtitle=[
                 *textwrap.wrap(
                     f"{described}. Bands: {contents.intervals} at each level, joined"
-                    f"{interval_note(metric)}; {contents.sample()}.",
+                    f"{interval_note(metric)}. {contents.sample()}.",
                     SUBTITLE,
                     break_on_hyphens=False,
                 ),
-                "Dashed line: the level at which nothing changes, where the clean images stand.",
+                "Dashed line: the level that changes nothing; the clean images are drawn there.",
             ],
         ),
         f"{described} with 95 % intervals{interval_note(metric)}, against "
@@ -86,7 +86,9 @@ def _panel(contents: Contents, metric: str, top: float, layout: Layout) -> Spec:
     columns = 1 if max(map(len, titles)) > LONG_TITLE else 4
     legend = alt.Legend(title=None, orient="top", columns=columns)
     x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap="greedy", grid=False))
-    shares = alt.Axis(format=".0%" if metric == "accuracy" else ".2~f", tickCount=6)
+    shares = alt.Axis(
+        format=".0%" if metric == "accuracy" else ".2~f", tickCount=6, tickMinStep=0.01
+    )
     base = alt.Chart(alt.NamedData(name="rows")).encode(
         x=x.scale(zero=False, padding=14), color=model_color(titles, legend, positions)
     )

@@ -16,7 +16,7 @@ from fairweather.report.sweeps import Sweep
 from fairweather.types import shortest
 from fairweather.vega import SCALE, png_of
 
-# Okabe and Ito 2008, Color Universal Design, without its yellow, which is too faint on white.
+# Okabe and Ito 2008, Color Universal Design; without its yellow, which is too faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # One fewer than colours, so that no pair of colour and shape comes twice among 42 models.
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
@@ -76,7 +76,7 @@ class Figure:
 
     Attributes:
         name: of its files, without the suffix.
-        alt: what somebody who does not see it has to know.
+        alt: what somebody who does not see it must know.
     """
 
     name: str
@@ -93,10 +93,10 @@ def render(name: str, chart: alt.TopLevelMixin | Spec, title: alt.Title, alt_tex
     """Dress a chart and convert it."""
     drawn = chart if isinstance(chart, dict) else chart.to_dict(validate=False)
     spec = drawn | {"config": CONFIG, "title": title.to_dict()}
-    return Figure(name, alt_text, _numbered_anew(vl_convert.vegalite_to_svg(spec)))
+    return Figure(name, alt_text, _numbered(vl_convert.vegalite_to_svg(spec)))
 
 
-def _numbered_anew(svg: str) -> str:
+def _numbered(svg: str) -> str:
     """Number clip paths and gradients from 0: Vega counts them through the life of the process."""
     numbers: dict[str, str] = {}
     return re.sub(
@@ -113,7 +113,7 @@ def model_color(
 ) -> alt.Color:
     """Colour by the field `title`: a model has the same colour in every figure.
 
-    `positions` gives those titles one colour that share a position; without, each has its own.
+    With `positions`, titles that share a position share a colour; without, each has its own.
     """
     return alt.Color("title:N", scale=_scale(titles, COLORS, positions), legend=legend)
 
@@ -121,7 +121,7 @@ def model_color(
 def model_shape(
     titles: Sequence[str], legend: alt.Legend | None = None, positions: Sequence[int] | None = None
 ) -> alt.Shape:
-    """Shape by the field `title`, for those who cannot tell the colours apart."""
+    """Shape by the field `title`, for those who cannot distinguish the colours."""
     return alt.Shape("title:N", scale=_scale(titles, SHAPES, positions), legend=legend)
 
 

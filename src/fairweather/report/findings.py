@@ -1,4 +1,4 @@
-"""What is found of each model, in a few sentences as strong as the intervals of their numbers."""
+"""What is found of each model, in a few sentences that say no more than the intervals allow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fairweather.metrics import (
 from fairweather.metrics.recipes import cross
 from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
-from fairweather.report import sentences
+from fairweather.report import sentences as words
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import (
     FloatArray,
@@ -27,136 +27,127 @@ from fairweather.report.correctness import (
     read_correct,
     read_images,
 )
-from fairweather.report.further_tables import COVERAGE, RISK
-from fairweather.report.performance import PairedChange, Performance, WorstLevel
-
-# Of more models than that, no more than so many sentences are said of each.
-MANY_MODELS, FEW_SENTENCES = 6, 3
+from fairweather.report.performance import (
+    Outcome,
+    PairedChange,
+    WorstLevels,
+    accuracy_direction,
+    performance_at,
+    sign,
+    widened,
+    worst_levels,
+)
+from fairweather.report.ranking import Ranking, ranked_models
 
 
 class ModelFindings(NamedTuple):
-    """What the report says first about a model.
+    """What the report says of a model in words, as plain text that is to be escaped.
 
     Attributes:
         model, title: its names.
-        sentences: plain text, to be escaped: of accuracy, then of confidence, then of the rest.
+        sentences: at most three: of accuracy, of confidence, and of what is deferred to a person.
+        more: what a reader may want to know besides.
+        outcome: the numbers behind the sentences.
     """
 
     model: str
     title: str
     sentences: tuple[str, ...]
-
-
-class _WorstLevels(NamedTuple):
-    """A model's lowest accuracy under each shift and each attack, and which of these to tell of."""
-
-    shifts: Sequence[WorstLevel]
-    attacks: Sequence[WorstLevel]
-
-    @property
-    def focus(self) -> WorstLevel | None:
-        """The lowest accuracy of all shifts, or of all attacks where there is no shift."""
-        lows = self.shifts or self.attacks
-        return min(lows, key=lambda low: low.performance.accuracy.value, default=None)
-
-    @property
-    def searched(self) -> int:
-        """How many sets of images the focus is the lowest of."""
-        return sum(low.levels for low in self.shifts or self.attacks)
+    more: tuple[str, ...]
+    outcome: Outcome
 
 
 def model_findings(contents: Contents) -> list[ModelFindings]:
-    """Say of each model what is left of its accuracy and of its confidence when images change.
+    """Say of each model how far its accuracy falls and whether its confidence follows.
 
     Accuracy "falls" only where the 95 % interval of the paired difference to clean images excludes
     0, and where that is not to be expected of the worst of so many shifted sets (Bonferroni's
-    correction of McNemar's test, or of that of `cross` where there are several seeds). Confidence
-    is called too high where the interval of mean confidence − accuracy is above 0, widened by the
-    same correction. Where there are no predictions
-    to pair, two numbers differ where their intervals do not overlap. Of a variant that answers as
-    its base model only the confidence is told, and of more than six models three sentences each.
+    correction of McNemar's test, or of that of `cross` where there are several seeds). A model is
+    called overconfident where the interval of mean confidence − accuracy is above 0, widened by the
+    same correction. Where there are no predictions to pair, two numbers differ where their
+    intervals do not overlap. Of a variant that gives the answers of its base model only the
+    confidence is told.
 
     Returns:
-        One a model that was tested on clean images, in the study's order.
+        One for each model that was tested on clean images, in the study's order.
     """
     found = {
-        model: _worst_levels(contents, model)
+        model: worst_levels(contents, model)
         for model in contents.titles
         if contents.score("accuracy", model, CLEAN, NO_LEVEL)
     }
     images = read_images(contents)
     changes = _changes(contents, found, images) if images else {}
     chance = np.bincount(images.labels).max() / len(images.labels) if images else None
-    most = FEW_SENTENCES if len(found) > MANY_MODELS else None
     told = []
     for model, of in found.items():
         change, base = changes.get(model, PairedChange()), base_model(model)
+        title = contents.titles[model]
+        detail: Iterator[str]
         if base in found and base != model and answer_alike(contents, model, base):
-            each = _sentences_of_variant(contents, model, base, of, change)
+            first, detail = _alike(contents, base, of), iter(())
         else:
-            each = _sentences(contents, model, of, change, chance)
-        told.append(ModelFindings(model, contents.titles[model], tuple(islice(each, most))))
+            first, detail = _accuracy(contents, model, of, change, chance)
+        clean = performance_at(contents, model, CLEAN, NO_LEVEL)
+        assert clean is not None
+        there = of.focus.performance if of.focus else None
+        sentences = (
+            first,
+            *words.confidence(clean, there, change, of.searched),
+            *words.deferral(clean, there),
+        )
+        more = (
+            *detail,
+            *words.confidence_in_detail(clean, there, change, of.searched),
+            *words.deferral_in_detail(clean, there),
+        )
+        way = accuracy_direction(clean, there, change, of.searched) if there else 0
+        gap = widened(there.gap, of.searched) if there and there.gap else clean.gap
+        outcome = Outcome(title, clean, there, way, sign(gap) if gap else 0)
+        told.append(ModelFindings(model, title, sentences, more, outcome))
     return told
 
 
-def _worst_levels(contents: Contents, model: str) -> _WorstLevels:
-    lows: dict[str, list[WorstLevel]] = {"shift": [], "attack": []}
-    for sweep in contents.sweeps:
-        levels = [
-            (level, performance)
-            for level in sweep.cells
-            if (performance := _performance(contents, model, sweep.name, level))
-        ]
-        if levels:
-            level, worst = min(levels, key=lambda each: each[1].accuracy.value)
-            mean = contents.score("accuracy", model, sweep.name, MEAN)
-            lows[sweep.kind].append(WorstLevel(sweep, level, worst, mean, len(levels)))
-    return _WorstLevels(lows["shift"], lows["attack"])
+def answer(found: Sequence[ModelFindings], ranks: Ranking | None) -> str:
+    """Say in one sentence which model is best, how far it falls, and whether confidence follows.
+
+    Where several share the first place it is about all of these; without ranks it is about the
+    models, not about their variants. Empty where no model was tested on clean images.
+    """
+    models = (
+        [row.model for row in ranks.rows] if ranks else ranked_models(each.model for each in found)
+    )
+    leaders = [models[at] for at in ranks.leaders] if ranks else models
+    outcomes = {each.model: each.outcome for each in found}
+    told = [outcomes[model] for model in leaders if model in outcomes]
+    return words.answer(told, len(models)) if told else ""
 
 
-def _performance(contents: Contents, model: str, shift: str, level: str) -> Performance | None:
-    accuracy = contents.score("accuracy", model, shift, level)
-    if accuracy is None:
-        return None
-    names = ("confidence_gap", "rms_calibration_error", COVERAGE, RISK)
-    return Performance(accuracy, *(contents.score(name, model, shift, level) for name in names))
+def _alike(contents: Contents, base: str, found: WorstLevels) -> str:
+    return words.alike(contents.titles[base], found.focus)
 
 
-def _sentences(
-    contents: Contents, model: str, found: _WorstLevels, change: PairedChange, chance: float | None
-) -> Iterator[str]:
-    clean = _performance(contents, model, CLEAN, NO_LEVEL)
+def _accuracy(
+    contents: Contents, model: str, found: WorstLevels, change: PairedChange, chance: float | None
+) -> tuple[str, Iterator[str]]:
+    """The sentence on the accuracy of a model, and those behind it."""
+    clean = performance_at(contents, model, CLEAN, NO_LEVEL)
     assert clean is not None
     lows = found.shifts or found.attacks
-    if lows:
-        yield sentences.accuracy(clean, lows, found.searched, change, chance)
-    else:
-        yield sentences.unshifted(clean, chance)
-    yield from _on_confidence(clean, found, change)
+    if not lows:
+        return words.unshifted(clean, chance), iter(())
+    of = (clean, lows, found.searched, change, chance)
+    more = [*words.accuracy_in_detail(*of)]
     if found.shifts:
-        yield from sentences.overview(found.shifts, contents.score("accuracy", model, ALL, MEAN))
-        yield from sentences.attacked(found.attacks)
-
-
-def _sentences_of_variant(
-    contents: Contents, model: str, base: str, found: _WorstLevels, change: PairedChange
-) -> Iterator[str]:
-    clean = _performance(contents, model, CLEAN, NO_LEVEL)
-    assert clean is not None
-    yield sentences.alike(contents.titles[base], found.focus)
-    yield from _on_confidence(clean, found, change)
-
-
-def _on_confidence(clean: Performance, found: _WorstLevels, change: PairedChange) -> Iterator[str]:
-    there = found.focus.performance if found.focus else None
-    yield from sentences.confidence(clean, there, change, found.searched)
-    yield from sentences.hand_over(clean, there)
+        more += words.overview(found.shifts, contents.score("accuracy", model, ALL, MEAN))
+        more += words.attacked(found.attacks)
+    return words.accuracy(*of), iter(more)
 
 
 def _changes(
-    contents: Contents, found: Mapping[str, _WorstLevels], images: Images
+    contents: Contents, found: Mapping[str, WorstLevels], images: Images
 ) -> dict[str, PairedChange]:
-    """What the same images tell of the change from clean to the lowest accuracy of each model."""
+    """The change from clean to the lowest accuracy of each model, on the same images."""
     read: dict[str, list[FloatArray]] = {}
     for model, of in found.items():
         if of.focus is not None:
@@ -194,7 +185,7 @@ def _p_of_change(clean: FloatArray, there: FloatArray) -> float:
 def _columns(
     contents: Contents, model: str, cell: str, images: Images
 ) -> tuple[FloatArray, FloatArray] | None:
-    """How often each image is right, and how much surer than that the model is: `[n, S]` each."""
+    """How often each image is right, and confidence − that: `[n, S]` each."""
     right = read_correct(contents, model, {cell: 1.0}, images)
     sure = read_by_seed(contents, model, cell, "confidence")
     return None if right is None or sure is None else (right, sure - right)

@@ -1,4 +1,4 @@
-"""Tables of what is no mean over levels: worst levels, other images and priors, handing over."""
+"""Tables besides levels and means: worst levels, other images, class priors, deferral."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fairweather.record import (
     WORST_PRIORS,
 )
 from fairweather.report.contents import Contents
+from fairweather.report.performance import COVERAGE, RISK
 from fairweather.report.tables import (
     METRIC,
     TABULATED,
@@ -33,14 +34,12 @@ from fairweather.types import Score
 
 AUROC, FALSE_POSITIVES = "detection_auroc", "false_positive_rate_at_recall/0.95"
 FLIPS, MEAN_ERROR, MCE = "flip_rate", "mean_corruption_error", "mce_alexnet/in-memory"
-COVERAGE = "coverage_above_validation_threshold/0.05"
-RISK = "risk_above_validation_threshold/0.05"
 # Of the metrics that METRICS has not, because a cell of predictions alone does not have them.
 LABELS: Mapping[str, str] = {
     FLIPS: "Predictions that change from level to level",
     MEAN_ERROR: "Mean error over a family, not normalised",
     MCE: "mCE in units of AlexNet's errors",
-    AUROC: "AUROC of confidence for telling another data set apart",
+    AUROC: "AUROC of confidence for detecting another data set",
     FALSE_POSITIVES: "False positive rate at 95 % recall, for another data set",
 }
 # By what stands in scores.csv; priors have no rows of aliases.
@@ -53,7 +52,7 @@ INTERVALS = "In brackets: 95 % bootstrap intervals over images"
 
 
 class _Column(NamedTuple):
-    """A column of a table with a row a model: one metric under a shift at a level."""
+    """A column of a table with one row per model: one metric under a shift at a level."""
 
     title: str
     key: str
@@ -67,11 +66,11 @@ _Views = Mapping[str, Contents]
 
 
 def build_further_tables(contents: Contents) -> list[Table]:
-    """Build the tables of what is no level and no mean of a metric, each where the run has it.
+    """Build the tables besides levels and means of a metric, each where the run has its numbers.
 
-    They are validation beside test where the test images come from elsewhere, the worst level of
-    each shift (a table a metric each), other class priors, other data sets, stability along levels,
-    and coverage and risk above the threshold of the validation images.
+    They are: validation beside test where the test images come from another source, the worst level
+    of each shift (one table per metric), class priors, other data sets, stability along levels, and
+    coverage and risk above the threshold of the validation images.
     """
     tables = [
         *_natural_shift(contents),
@@ -102,9 +101,9 @@ def difference(first: Score, second: Score) -> Score:
 
 
 def _natural_shift(contents: Contents) -> list[Table]:
-    """Build a table a metric: validation, test, and their difference, with a row a model.
+    """Build one table per metric: validation, test, and their difference, one row per model.
 
-    There is none for data whose test images come from where the others come from.
+    There is none for data whose test images come from the same source as the others.
     """
     origin = contents.data.notes.get("natural_shift")
     return (
@@ -116,11 +115,11 @@ def _natural_shift(contents: Contents) -> list[Table]:
 
 def _natural_shift_table(contents: Contents, metric: str, origin: str) -> Table:
     caption = (
-        f"{describe_metric(metric)} on the validation and on the test images. {origin} Validation "
-        "images chose the checkpoint, so their number is slightly flattered. In brackets: 95 % "
-        f"intervals{interval_note(metric)}; they take images as independent, so where many come "
-        "from one patient they are too narrow. Classes may be more or less frequent in one of the "
-        "two sets, which is a part of the difference."
+        f"{describe_metric(metric)} on the validation and on the test images. {origin} The "
+        "validation images chose the checkpoint, so their number is slightly too good. In "
+        f"brackets: 95 % intervals{interval_note(metric)}. They take images as independent: where "
+        "several come from one patient, they are too narrow. A part of the difference may come "
+        "from classes that are more frequent in one of the two sets."
     )
     return Table(
         name=f"natural_shift_{metric}",
@@ -148,12 +147,11 @@ def _worst(contents: Contents, metric: str) -> Table | None:
     titled = [(sweep.title, sweep.name) for sweep in contents.sweeps] + [("All shifts", ALL)]
     columns = [_Column(title, f"{s} {WORST}", metric, s, WORST) for title, s in titled]
     caption = (
-        f"{describe_metric(metric)} at the level of each shift, and of all but attacks, that is "
-        "worst by this metric. The worst level is sought anew in each resample"
-        f"{' and seed' if len(contents.seeds) > 1 else ''}. Of noisy numbers that are much alike, "
-        f"the worst is worse than any of them truly is. In brackets: {contents.intervals}"
-        f"{interval_note(metric)} "
-        f"({contents.sample()})."
+        f"{describe_metric(metric)} at the worst level of each shift by this metric, and at the "
+        "worst of all shifts without attacks. The worst level is chosen again in each resample"
+        f"{' and for each seed' if len(contents.seeds) > 1 else ''}, so the intervals differ from "
+        "those of one fixed level. The worst of several noisy numbers exaggerates. In "
+        f"brackets: {contents.intervals}{interval_note(metric)}. {contents.sample()}."
     )
     return _table(f"worst_{metric}", caption, columns, {"": contents}, contents)
 
@@ -173,12 +171,12 @@ def _class_priors(contents: Contents) -> Table | None:
     views = _views(contents, PRIORS)
     *_, rms = PRIOR_METRICS
     caption = (
-        "Clean test images under changed class priors, beside the classes as frequent as they are. "
-        "Priors reweigh the images of each class and take them as they are: what else would change "
-        "with the frequencies is not in these numbers. The worst is the lowest accuracy under any "
-        "of these priors. NLL: negative log-likelihood. RMS: "
-        f"{describe_metric(rms)}. {INTERVALS}; of RMS, {interval_note(rms).removeprefix(', ')} "
-        f"({_sample(contents, PRIORS, 'test images, whatever they weigh', views)})."
+        "Clean test images under other class priors, beside the frequencies of the test set. "
+        "Priors give the images of each class another weight; the images themselves stay the same. "
+        "Worst: the lowest accuracy under any of these priors. NLL: negative log-likelihood. RMS: "
+        f"{describe_metric(rms)}. {INTERVALS}; those of RMS are "
+        f"{interval_note(rms).removeprefix(', ')}. "
+        f"{_sample(contents, PRIORS, 'test images', views)}."
     )
     return _table("class_priors", caption, columns, views, contents)
 
@@ -192,12 +190,12 @@ def _other_data(contents: Contents) -> Table | None:
     ]
     views = _views(contents, OOD)
     caption = (
-        "How well confidence tells the clean test images from those of another data set. AUROC: "
-        "the chance that a test image is more confident than one of the other data set; 0.5 is "
-        "guessing, more is better. FPR at 95 % recall: the share of the other data set's images "
-        "that are at or above the confidence that 95 % of the test images reach; less is better. "
-        f"{INTERVALS} of both sets "
-        f"({_sample(contents, OOD, 'images of both sets together', views)})."
+        "How well confidence separates the clean test images from those of another data set. "
+        "AUROC: the probability that a test image has a higher confidence than an image of the "
+        "other data set; 0.5 is guessing, more is better. FPR at 95 % recall: the share of the "
+        "other data set's images with at least the confidence that 95 % of the test images reach; "
+        f"less is better. {INTERVALS} of both sets. "
+        f"{_sample(contents, OOD, 'images of both sets together', views)}."
     )
     return _table("other_data", caption, columns, views, contents)
 
@@ -211,24 +209,24 @@ def _stability(contents: Contents) -> Table | None:
     found = contents.scores
     parts = [
         "Flip rate: the share of the images whose predicted class changes from one level to the "
-        "next, clean in its place, mean over neighbouring levels. It needs no labels and grows "
-        "with the levels' distance, so it compares models, not shifts. All shifts: their mean, "
-        "without attacks"
+        "next, where clean counts as a level; the mean over neighbouring levels. It needs no "
+        "labels. It grows with the distance of the levels, so compare models by it, not shifts. "
+        "All shifts: their mean, without attacks"
     ]
     for metric, label, note in (
         (
             MEAN_ERROR,
             "mean corruption error",
             "Mean corruption error: the share of wrong answers, mean over the severities of each "
-            "corruption of a family and then over corruptions; it is not normalised by another "
-            "model's errors",
+            "corruption of a family and then over corruptions. It is not normalised by the errors "
+            "of another model",
         ),
         (
             MCE,
             "mCE",
-            "mCE: the errors in units of AlexNet's published ones, 1 for as many as AlexNet makes "
-            "(papers print 100 times as much), on corruptions made in memory, which are not to the "
-            "bit those of the published files",
+            "mCE: the errors divided by the published errors of AlexNet; 1 means as many errors as "
+            "AlexNet makes (papers print 100 times that). The corruptions are made in memory, and "
+            "are not bit for bit those of the published files",
         ),
     ):
         families = found["shift"][found["metric"] == metric].unique()
@@ -237,7 +235,7 @@ def _stability(contents: Contents) -> Table | None:
             for family in families
         ]
         parts += [note] if len(families) else []
-    caption = f"{'. '.join(parts)}. In brackets: {contents.intervals} ({contents.sample()})."
+    caption = f"{'. '.join(parts)}. In brackets: {contents.intervals}. {contents.sample()}."
     return _table("stability", caption, columns, {"": contents}, contents)
 
 
@@ -250,13 +248,13 @@ def _hand_over(contents: Contents) -> Table | None:
         for metric, label in ((COVERAGE, "coverage"), (RISK, "risk"))
     ]
     caption = (
-        "Answering what is confident and handing over the rest. Coverage: the share of the images "
-        "at or above a confidence threshold. Risk: the share of wrong answers among them; there is "
-        "none where no image is. The threshold was fitted on clean validation images, so that at "
-        "most 5 % of the answers on them are wrong, and is the same for every number of a model "
-        "and seed. For each shift, the mean over its levels. "
-        f"In brackets: {contents.intervals}, which take the threshold as given "
-        f"({contents.sample()})."
+        "The model answers confident images and defers the rest to a person. Coverage: the share "
+        "of the images that it answers, those at or above a confidence threshold. Risk: the share "
+        "of its answers that is wrong; there is none where it answers no image. The threshold was "
+        "fitted on clean validation images, so that at most 5 % of the answers on them are wrong. "
+        "All numbers of a model and seed have the same threshold. For each shift, the mean over "
+        f"its levels. In brackets: {contents.intervals} for this fixed threshold. "
+        f"{contents.sample()}."
     )
     return _table("hand_over", caption, columns, {"": contents}, contents)
 
@@ -264,7 +262,7 @@ def _hand_over(contents: Contents) -> Table | None:
 def _table(
     name: str, caption: str, columns: Sequence[_Column], views: _Views, contents: Contents
 ) -> Table | None:
-    """Lay out the columns that hold a number, a row a model and view; None without any."""
+    """Lay out the columns that have a number, one row per model and view; None without any."""
     rows = list(_lines(columns, views, contents))
     kept = [at for at in range(len(columns)) if any(row.entries[at] for row in rows)]
     if not kept:
@@ -313,11 +311,12 @@ def _views(contents: Contents, beginning: str) -> _Views:
 
 
 def _sample(contents: Contents, beginning: str, images: str, views: _Views) -> str:
-    """Say what is behind numbers of other images, or of images that count otherwise."""
+    """Say how many images, resamples and seeds are behind numbers of other images or priors."""
     scores = contents.scores
     counts = sorted(scores["n"][scores["shift"].str.startswith(beginning)].unique())
     seen = " to ".join(f"{count:,}" for count in dict.fromkeys((*counts[:1], *counts[-1:])))
     resamples = f"{contents.bootstrap:,} resamples"
     if len(views) > 1:
-        return f"n = {seen} {images}, {resamples}, each seed on its own"
-    return f"n = {seen} {images}, {resamples}, {contents.sample().partition(' resamples, ')[2]}"
+        return f"n = {seen} {images}, {resamples}; each seed has its own row"
+    seeds = contents.sample().partition(" resamples")[2]
+    return f"n = {seen} {images}, {resamples}{seeds}"

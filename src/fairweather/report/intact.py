@@ -1,4 +1,4 @@
-"""Are the files that a report is made of those that the run wrote?"""
+"""Check that a report is made from the files that the run wrote."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ OF_A_MODEL = (".parquet", ".csv", ".json")
 def check_intact(run: RunFolder) -> list[str]:
     """Name the files of a run that its report would need and that are missing.
 
-    These are the scores, the predictions, the samples, and what tells of trainings and
-    pre-trainings. What a model left that is no longer part of the run is not looked at.
+    These are the scores, the predictions, the samples, and the files about trainings and
+    pre-trainings. Files of models that are no longer part of the run are not checked.
 
-    Raises `InputError` where a file is there and not what was written.
+    Raises `InputError` where a file is not what the run wrote.
     """
     missing = run.check_files(_is_of_all)
     if not run.file(SCORES).is_file():

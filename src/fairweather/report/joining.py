@@ -18,7 +18,7 @@ from fairweather.report.samples import Samples
 from fairweather.report.sweeps import Sweep
 from fairweather.runs import RunFolder
 
-UNEQUAL = "not every run has every shift and level, and each mean is over a run's own"
+UNEQUAL = "not every run has every shift and level; each mean is over those of its own run"
 # Rows that a run of several seeds has for each seed alone.
 BY_SEED = (PRIORS, OOD)
 
@@ -53,8 +53,8 @@ def read_runs(runs: Sequence[RunFolder]) -> Contents:
 def join_samples(samples: Mapping[str, Samples | None]) -> Samples | None:
     """Put the pictures of several runs together, by what stands before the colon of their models.
 
-    Strip and mixture are those of the first run that has any. What all models of one run lose first
-    is not what all models of several do: of several it is unknown.
+    Strip and mixture are those of the first run that has any. Which images are wrong first for all
+    models of several runs is unknown.
     """
     found = {label: each for label, each in samples.items() if each is not None}
     if len(samples) == 1 or not found:
@@ -63,6 +63,11 @@ def join_samples(samples: Mapping[str, Samples | None]) -> Samples | None:
     return first._replace(
         pictures={
             shown: image for each in found.values() for shown, image in each.pictures.items()
+        },
+        attacked={
+            (joined_name(label, model), cell, key): image
+            for label, each in found.items()
+            for (model, cell, key), image in each.attacked.items()
         },
         lost=None,
         mistakes={
@@ -74,7 +79,7 @@ def join_samples(samples: Mapping[str, Samples | None]) -> Samples | None:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Name folders by as little of the end of their paths as tells them apart, without colons.
+    """Name folders by the shortest ends of their paths that are all different, without colons.
 
     >>> short_names([Path("/a/one"), Path("/a/two"), Path("/b/two")])
     ['one', 'a-two', 'b-two']
@@ -104,7 +109,7 @@ def _plain(part: str) -> str:
 
 
 class _TestImages(NamedTuple):
-    """What tells test images apart: the data's name, the digest of its test part, and how many."""
+    """What identifies test images: the data's name, the digest of its test split, and how many."""
 
     name: str
     digest: str | None
@@ -120,15 +125,15 @@ def _check_same_images(parts: Mapping[str, Contents]) -> None:
     for label, theirs in others:
         if theirs[1:] != images[1:]:
             raise InputError(
-                f"one report is for runs on the same test images, but {first} has {images} and "
+                f"a report of several runs needs the same test images: {first} has {images}, and "
                 f"{label} {theirs}; report them one by one"
             )
     seeds = {label: part.shift_seed for label, part in parts.items()}
     if len(set(seeds.values())) > 1:
         told = ", ".join(f"{seed} in {label}" for label, seed in seeds.items())
         raise InputError(
-            f"one report is for runs on the same shifted images, but shift_seed is {told}: noise "
-            "and the like are other noise; report them one by one"
+            f"a report of several runs needs the same shifted images, but shift_seed is {told}, so "
+            "that random shifts differ; report them one by one"
         )
 
 

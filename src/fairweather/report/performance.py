@@ -1,16 +1,21 @@
-"""How a model performs on clean images and where it is worst, and which numbers are told apart."""
+"""How a model performs on clean images and at its worst, and which numbers are found to differ."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import scipy.special  # scipy.stats takes half a second to import
 
 from fairweather.metrics.columns import Z95
+from fairweather.record import MEAN
+from fairweather.report.contents import Contents
 from fairweather.report.sweeps import Sweep
 from fairweather.types import Score
 
 LEVEL = 0.05  # of the tests
+COVERAGE = "coverage_above_validation_threshold/0.05"
+RISK = "risk_above_validation_threshold/0.05"
 
 
 class Performance(NamedTuple):
@@ -40,6 +45,59 @@ class WorstLevel(NamedTuple):
     levels: int
 
 
+class WorstLevels(NamedTuple):
+    """A model's lowest accuracy under each shift and under each attack."""
+
+    shifts: Sequence[WorstLevel]
+    attacks: Sequence[WorstLevel]
+
+    @property
+    def focus(self) -> WorstLevel | None:
+        """The lowest accuracy of all shifts, or of all attacks where there is no shift."""
+        return lowest(self.shifts or self.attacks)
+
+    @property
+    def searched(self) -> int:
+        """Count the sets of images among which the focus is the lowest."""
+        return sum(low.levels for low in self.shifts or self.attacks)
+
+
+def lowest(lows: Sequence[WorstLevel]) -> WorstLevel | None:
+    """Return the level with the lowest accuracy of all, None where there is none."""
+    return min(lows, key=lambda low: low.performance.accuracy.value, default=None)
+
+
+def worst_levels(contents: Contents, model: str) -> WorstLevels:
+    """Find the level of each shift and of each attack at which a model's accuracy is lowest."""
+    lows: dict[str, list[WorstLevel]] = {"shift": [], "attack": []}
+    for sweep in contents.sweeps:
+        levels = [
+            (level, performance)
+            for level in sweep.cells
+            if (performance := performance_at(contents, model, sweep.name, level))
+        ]
+        if levels:
+            level, worst = min(levels, key=lambda each: each[1].accuracy.value)
+            mean = contents.score("accuracy", model, sweep.name, MEAN)
+            lows[sweep.kind].append(WorstLevel(sweep, level, worst, mean, len(levels)))
+    return WorstLevels(lows["shift"], lows["attack"])
+
+
+def performance_at(
+    contents: Contents, model: str, shift: str, level: str, seed: str | None = None
+) -> Performance | None:
+    """Read what the scores say of a model at one level of a shift; None without an accuracy.
+
+    They are those of the shown seed, unless another one is asked for.
+    """
+    accuracy = contents.score("accuracy", model, shift, level, seed)
+    if accuracy is None:
+        return None
+    names = ("confidence_gap", "rms_calibration_error", COVERAGE, RISK)
+    others = (contents.score(name, model, shift, level, seed) for name in names)
+    return Performance(accuracy, *others)
+
+
 class PairedChange(NamedTuple):
     """From clean images to the lowest accuracy, on the same images; without fields, not known.
 
@@ -53,10 +111,28 @@ class PairedChange(NamedTuple):
     p: float = 1.0
 
 
+class Outcome(NamedTuple):
+    """What becomes of a model from clean images to its lowest accuracy.
+
+    Attributes:
+        title: of the model.
+        clean: on clean images.
+        there: where accuracy is lowest; None where no shift was tested.
+        way: −1 where accuracy is found to fall, else 1 or 0.
+        side: 1 where the model is found overconfident there, −1 where underconfident, else 0.
+    """
+
+    title: str
+    clean: Performance
+    there: Performance | None
+    way: int
+    side: int
+
+
 def accuracy_direction(
     clean: Performance, there: Performance, change: PairedChange, searched: int
 ) -> int:
-    """Say whether accuracy is higher (1), lower (−1), or not told apart (0) where it is lowest.
+    """Say whether the lowest accuracy is higher (1), lower (−1), or not found to differ (0).
 
     Of one set of images the interval of the difference decides. The lowest of several is lower by
     luck alone: there the test, corrected for their number, must find a loss too.
@@ -89,7 +165,7 @@ def widened(score: Score, searched: int) -> Score:
 
 
 def direction(first: Score, second: Score, difference: Score | None) -> int:
-    """Say whether the second number is larger (1), smaller (−1), or not told apart (0).
+    """Say whether the second number is larger (1), smaller (−1), or not found to differ (0).
 
     By the interval of the paired difference where there is one, else by whether theirs overlap.
 
@@ -103,7 +179,7 @@ def direction(first: Score, second: Score, difference: Score | None) -> int:
 
 
 def sign(score: Score) -> int:
-    """Say whether a number is above 0 (1), below (−1), or not told from it (0), by its interval.
+    """Say whether a number is above 0 (1), below (−1), or neither is found (0), by its interval.
 
     >>> sign(Score(0.1, 0.05, 0.2, 100)), sign(Score(0.1, -0.05, 0.2, 100))
     (1, 0)

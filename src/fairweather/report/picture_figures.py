@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 def shifts_figure(contents: Contents, samples: Samples) -> Figure | None:
-    """Lay out the same pictures clean and at every level of every shift, one row a level."""
+    """Lay out the same pictures clean and at every level of every shift, one row for each level."""
     rows = list(_rows(contents, samples))
     if not rows or not samples.labels:
         return None
@@ -85,7 +85,7 @@ def shifts_figure(contents: Contents, samples: Samples) -> Figure | None:
         chart.properties(width=LABEL_WIDTH + count * (column + GAP), height=bottom),
         alt.Title(
             "The same pictures under each shift",
-            subtitle="Columns: test images, named by their class. Rows: levels of each shift.",
+            subtitle="Columns: test images with their class. Rows: levels of each shift.",
         ),
         f"Contact sheet: {count} test images ({'; '.join(samples.labels)}), clean and at "
         f"levels of: {'; '.join(sweep.title for sweep in contents.sweeps)}.",
@@ -122,11 +122,11 @@ def mixup_figure(samples: Samples) -> Figure | None:
         "mixup",
         chart.properties(width=2 * step + LARGE, height=height + 26 + LINE),
         alt.Title(
-            "MixUp: a training image that is a bit of both",
-            subtitle=f"Pixels and labels are mixed alike, here with weight {weight:.2f}.",
+            "MixUp: a training image that is mixed from two",
+            subtitle=f"Pixels and labels are mixed with the same weight, here {weight:.2f}.",
         ),
-        f"MixUp example: a picture of class {first}, one of class {second}, and their mixture: "
-        f"{' '.join(parts)}.",
+        f"MixUp example: two training images and their mixture. Weight and class of the first: "
+        f"{parts[0]}. Of the second: {parts[1].removeprefix('+ ')}.",
     )
 
 

@@ -1,9 +1,10 @@
-"""The ranking: which model is ahead, and where the images are too few to tell."""
+"""The ranking: which model is best, and where no difference was found."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations, compress, islice, pairwise
 from typing import NamedTuple
 
@@ -12,9 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.metrics import estimate_means, holm, recipe_estimate, to_score
-from fairweather.metrics.recipes import Crossed, cross, cross_difference
+from fairweather.metrics.recipes import cross_difference
 from fairweather.metrics.table import Interval
-from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, WORST, base_model
+from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import (
     FloatArray,
@@ -23,7 +24,7 @@ from fairweather.report.correctness import (
     read_correct,
     read_images,
 )
-from fairweather.report.sentences import listed, needed_in_words, share
+from fairweather.report.sentences import needed_in_words
 from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
 from fairweather.report.tables import ABSENT, Entry
 from fairweather.types import Score
@@ -32,8 +33,6 @@ LEVEL = 0.05  # of the tests, after Holm's correction
 MCNEMAR = "McNemar's exact test"
 SWAPS = "random swaps of the two numbers of each image"
 RECIPES = "Student's t over seeds and images"
-# Leaders beyond these are counted instead of named.
-MOST_NAMED = 4
 
 
 class Ranked(NamedTuple):
@@ -89,15 +88,14 @@ class Ranking(NamedTuple):
     Attributes:
         rows: one a model.
         shifted: whether they are ranked by the mean over shifts, not by clean images.
-        verdict: who leads, in one sentence or two.
-        caption: what is ranked, and what a shared rank means.
-        leaders: the rows of those that no model beats, one of those right on the same images.
-        needs: of neighbours that are not told apart, what would tell them; a sentence each.
+        caption: what is ranked, and what a range of ranks means.
+        leaders: the rows of the models that none is found better than.
+        needs: for neighbours that were not found to differ, how many seeds or images would be
+            needed to find a difference; a sentence each.
     """
 
     rows: tuple[Ranked, ...]
     shifted: bool
-    verdict: str
     caption: str
     leaders: tuple[int, ...]
     needs: tuple[str, ...]
@@ -137,30 +135,11 @@ class Ranking(NamedTuple):
         return rows_as_csv(pd.DataFrame(lines, columns=columns))
 
 
-class Leader(NamedTuple):
-    """A model that none is found better than.
-
-    Attributes:
-        titles: its own, and those of the models that are right on the same images.
-        alone: whether it is found better than all others.
-
-    >>> str(Leader(("Basic", "Basic + temperature scaling"), True))
-    '“Basic” (and, right on the same images, “Basic + temperature scaling”)'
-    """
-
-    titles: tuple[str, ...]
-    alone: bool
-
-    def __str__(self) -> str:
-        first, *others = (f"“{title}”" for title in self.titles)
-        return f"{first} (and, right on the same images, {listed(others)})" if others else first
-
-
 class _Order(NamedTuple):
     """What the tests say: the range of ranks of each model, and p for each two of them.
 
-    `bound` tells which p are only known to be at most that, `tests` names what they are of, and
-    models with the same number in `alike` are right on the same images.
+    `bound` says which p are only known to be at most that, `tests` names the tests, and models
+    with the same number in `alike` are right on the same images.
     """
 
     best: npt.NDArray[np.int64]
@@ -171,21 +150,34 @@ class _Order(NamedTuple):
     alike: npt.NDArray[np.int64]
 
 
+def ranked_models(models: Iterable[str]) -> list[str]:
+    """Leave out the variants of models that are there themselves.
+
+    >>> ranked_models(["basic", "basic+temperature", "other+ensemble"])
+    ['basic', 'other+ensemble']
+    """
+    every = list(models)
+    return [model for model in every if base_model(model) not in set(every) - {model}]
+
+
 def ranking(contents: Contents) -> Ranking | None:
-    """Rank the models by mean accuracy over shifts; those that the tests do not part share ranks.
+    """Rank the models by mean accuracy over shifts; those not found to differ share their ranks.
+
+    Variants are left out: a model is no rival of itself, so they stand in a table of their own.
 
     The mean is over the levels of each shift and then over shifts, attacks left out, of the cells
     that all models have; where there are none, it is the accuracy on clean images. Two models are
-    told apart where a test on the same images is below 5 % after Holm's correction over all pairs
-    of models that do not answer alike. Where one of the two has several seeds it is the t-test of
-    `cross_difference`, which is about the recipes; else that of `compare_pairs`, which is about
-    these trained networks.
+    found to differ where a test on the same images is below 5 % after Holm's correction over all
+    pairs of models that do not give the same answers. Where one of the two has several seeds it is
+    the t-test of `cross_difference`, which is about the recipes. Else it is the test of
+    `compare_pairs`, which is about these trained networks.
 
     Returns:
         None where there are fewer than two models, where predictions are missing, or where the
         models were not tested on the same images in the same order.
     """
-    models = list(contents.titles)
+    models = ranked_models(contents.titles)
+    contents = replace(contents, titles={model: contents.titles[model] for model in models})
     images = read_images(contents) if len(models) > 1 else None
     cells, tested = _shared_cells(contents)
     clean = _columns(contents, {CLEAN: 1.0}, images)
@@ -197,7 +189,7 @@ def ranking(contents: Contents) -> Ranking | None:
     if cells:
         known = len(cells) == tested and _scores(contents, shifted, ALL, MEAN)
         scores = known or _means(contents, shifted)
-    order, on_clean = _order(models, shifted), _order(models, clean)
+    order, on_clean = _order(shifted), _order(clean)
     in_order = np.argsort([-columns.mean() for columns in shifted], kind="stable")
     rows = tuple(
         Ranked(
@@ -219,23 +211,21 @@ def ranking(contents: Contents) -> Ranking | None:
     if on_clean.tests != tests:
         tests = f"{on_clean.tests} on clean images, and {tests} for means"
     if any(row.p_in_words.startswith("≤") for row in rows):
-        tests += "; “≤” stands where no swap was as far"
+        tests += ". “≤”: no random swap gave as large a difference"
     caption = _caption(contents, what, tests)
-    titles = [contents.titles[models[at]] for at in in_order]
-    leading, on_top = (_leaders(titles, each, in_order) for each in (order, on_clean))
-    leaders = tuple(titles.index(each.titles[0]) for each in leading)
-    words = verdict(leading if cells else None, on_top, len(models))
+    leaders = tuple(at for at, row in enumerate(rows) if row.best_rank == 1)
     pairs = math.comb(len(set(order.alike)), 2)
     needs = tuple(
-        f"To tell “{contents.titles[models[above]]}” from “{contents.titles[models[below]]}”, if "
-        f"they differ as here, with a power of 80 %: {in_words}."
+        f"To find a difference as large as the one here between "
+        f"“{contents.titles[models[above]]}” and “{contents.titles[models[below]]}” with a power "
+        f"of 80 %, it would take {in_words}."
         for above, below in pairwise(in_order)
         if order.p[above, below] >= LEVEL and order.alike[above] != order.alike[below]
         # Of a recipe with one seed nobody knows how far others would lie from it.
         if len({shifted[at].shape[1] > 1 for at in (above, below)}) == 1
-        if (in_words := needed_in_words(_difference(models, shifted, (above, below)), pairs))
+        if (in_words := needed_in_words(cross_difference(shifted[below], shifted[above]), pairs))
     )
-    return Ranking(rows, bool(cells), words, caption, leaders, needs)
+    return Ranking(rows, bool(cells), caption, leaders, needs)
 
 
 def _columns(
@@ -286,12 +276,12 @@ def _means(contents: Contents, columns: Sequence[FloatArray]) -> list[Score]:
     ]
 
 
-def _order(models: Sequence[str], columns: Sequence[FloatArray]) -> _Order:
+def _order(columns: Sequence[FloatArray]) -> _Order:
     """Test all pairs of models that do not answer alike, `[n, S]` each."""
     shares = np.stack([each.mean(axis=1) for each in columns], axis=1)
     _, first, which = np.unique(shares, axis=1, return_index=True, return_inverse=True)
     pairs = list(combinations(range(len(first)), 2))
-    p, is_bound, tests = _test(models, columns, [(first[a], first[b]) for a, b in pairs])
+    p, is_bound, tests = _test(columns, [(first[a], first[b]) for a, b in pairs])
     adjusted = np.ones((len(first),) * 2)
     bound = np.zeros(adjusted.shape, dtype=bool)
     for at, corrected, only_bound in zip(pairs, holm(p), is_bound, strict=True):
@@ -306,7 +296,7 @@ def _order(models: Sequence[str], columns: Sequence[FloatArray]) -> _Order:
 
 
 def _test(
-    models: Sequence[str], columns: Sequence[FloatArray], pairs: Sequence[tuple[int, int]]
+    columns: Sequence[FloatArray], pairs: Sequence[tuple[int, int]]
 ) -> tuple[FloatArray, npt.NDArray[np.bool_], str]:
     """Test pairs of models: p, whether it is only a bound, and the names of the tests."""
     p, bound = np.ones(len(pairs)), np.zeros(len(pairs), dtype=bool)
@@ -323,32 +313,11 @@ def _test(
         names.append(MCNEMAR if found.exact else SWAPS)
     for at, pair in enumerate(pairs):
         if not single[at]:
-            p[at] = _difference(models, columns, pair).p
+            first, second = (columns[which] for which in pair)
+            p[at] = cross_difference(second, first).p
     if not all(single):
         names.append(RECIPES)
     return p, bound, " or ".join(names) or MCNEMAR
-
-
-def _difference(
-    models: Sequence[str], columns: Sequence[FloatArray], pair: tuple[int, int]
-) -> Crossed:
-    """How much more often the first is right; what is made of the same trainings is paired."""
-    first, second = (columns[at] for at in pair)
-    same_model = len({base_model(models[at]) for at in pair}) == 1
-    if same_model and first.shape == second.shape:
-        return cross(first - second)
-    return cross_difference(second, first)
-
-
-def _leaders(titles: Sequence[str], order: _Order, in_order: npt.NDArray[np.int64]) -> list[Leader]:
-    """Name those that no model is found better than, best first."""
-    groups: dict[int, list[str]] = {}
-    worst = {}
-    for title, at in zip(titles, in_order, strict=True):
-        if order.best[at] == 1:
-            groups.setdefault(int(order.alike[at]), []).append(title)
-            worst[int(order.alike[at])] = order.worst[at]
-    return [Leader(tuple(each), bool(worst[key] == len(each))) for key, each in groups.items()]
 
 
 def _what(cells: int, tested: int) -> str:
@@ -356,7 +325,9 @@ def _what(cells: int, tested: int) -> str:
     if not tested:
         return "accuracy on clean images"
     if not cells:
-        return f"accuracy on clean images: none of the {tested} shifted sets was put to every model"
+        return (
+            f"accuracy on clean images: none of the {tested} shifted sets was tested on every model"
+        )
     if cells == tested:
         return (
             "mean accuracy under the shifts, over the levels of each and then over shifts, "
@@ -370,59 +341,10 @@ def _what(cells: int, tested: int) -> str:
 
 def _caption(contents: Contents, what: str, tests: str) -> str:
     return (
-        f"Models by {what}. In brackets: {contents.intervals} ({contents.sample()}). A range of "
-        "ranks is all that the tests leave open: from 1 + the number of models found better to the "
-        "number of models − that of those found worse. Two models are told apart where a test on "
+        f"Models by {what}. In brackets: {contents.intervals}. {contents.sample()}. A range of "
+        "ranks holds all places that the tests leave possible. Two models differ where a test on "
         f"the same images has p < {LEVEL:g} after Holm's correction over all pairs: {tests}."
     )
-
-
-def verdict(leading: Sequence[Leader] | None, on_clean: Sequence[Leader], models: int) -> str:
-    """Say who leads under the shifts, where there are any, and on clean images.
-
-    Args:
-        leading: those in the first place under the shifts; None without shifts.
-        on_clean: those on clean images.
-        models: how many there are in all.
-
-    >>> verdict(None, [Leader(("Old",), alone=True)], 3)
-    'On clean images, “Old” is right more often than every other model.'
-    """
-    clean = _who_leads(on_clean, models)
-    if leading is None:
-        return f"On clean images, {clean}."
-    if leading == on_clean:
-        return f"Under the shifts and on clean images alike, {clean}."
-    return f"Under the shifts, {_who_leads(leading, models)}. On clean images, {clean}."
-
-
-def how_low(contents: Contents, leaders: Sequence[Ranked]) -> str:
-    """Say how far one may rely on those in the first place, which being first does not tell.
-
-    Nothing where there are too many, no shift, or not the same ones for all.
-    """
-    if contents.caution:
-        return ""
-    worst = [contents.score("accuracy", row.model, ALL, WORST) for row in leaders]
-    known = [share(score) for score in worst if score is not None]
-    if len(known) < len(leaders) or not 0 < len(leaders) <= MOST_NAMED:
-        return ""
-    told = [f"“{row.title}” in {words}" for row, words in zip(leaders, known, strict=True)]
-    told[0] = f"“{leaders[0].title}” is right in {known[0]}"
-    apart = " but attacks" if any(sweep.is_attack for sweep in contents.sweeps) else ""
-    return f"At the worst level of any shift{apart}, {listed(told)} of the images."
-
-
-def _who_leads(leading: Sequence[Leader], models: int) -> str:
-    count = sum(len(each.titles) for each in leading)
-    if count == models:
-        return "the tests find no difference between the models"
-    if len(leading) == 1:
-        others = "than every other model" if leading[0].alone else "than some of the others"
-        return f"{leading[0]} is right more often {others}"
-    if len(leading) <= MOST_NAMED:
-        return f"the first place is open between {listed([str(each) for each in leading])}"
-    return f"the first place is open between {count} of the {models} models"
 
 
 def _span(best: int, worst: int) -> str:

@@ -1,4 +1,4 @@
-"""Reliability diagrams: when a model says 80 %, is it right eight times out of ten?"""
+"""Reliability diagrams: is a model that is 80 % confident right in 80 % of these images?"""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Condition(NamedTuple):
 
 
 def reliability_figure(contents: Contents) -> Figure | None:
-    """Draw one diagram a model on clean images and at the worst level of each shift.
+    """Draw one diagram for each model on clean images and at the worst level of each shift.
 
     With several seeds it shows the first, because bins of different models cannot be averaged.
     """
@@ -66,14 +66,14 @@ def reliability_figure(contents: Contents) -> Figure | None:
     return render(
         "reliability",
         chart,
-        alt.Title("Is the confidence deserved?", subtitle=subtitle),
+        alt.Title("Is the confidence right?", subtitle=subtitle),
         f"Reliability diagrams: accuracy against confidence in {BINS} bins with 95 % intervals, "
         f"on clean images and at {WORST}: {'; '.join(shown)}. Models: {'; '.join(titles)}.",
     )
 
 
 def panels(contents: Contents, conditions: list[Condition]) -> pd.DataFrame:
-    """Bins that hold images, one a row, of every model (row) under every condition (column).
+    """Bins that hold images, one in each row, of every model under every condition.
 
     A pair without predictions has one row, without a bin: Vega lays the panels of a facet one
     after the other, so a pair that had none would shift those that follow it under other titles.
@@ -128,7 +128,7 @@ def _some(contents: Contents, conditions: list[Condition]) -> str:
 def _diagram(
     contents: Contents, name: str, condition: Condition, predictions: Predictions
 ) -> pd.DataFrame:
-    """Bins that hold images, one a row; the first carries the note that stands in the panel."""
+    """Bins that hold images, one in each row; the first has the note of the panel."""
     bins = reliability_bins(predictions.confidence, predictions.correct, bins=BINS)
     frame = pd.DataFrame(bins._asdict()).query("images > 0").reset_index(drop=True)
     seed = None if name.endswith(ENSEMBLE_SUFFIX) else contents.seeds_of(name)[0]
@@ -147,7 +147,7 @@ def _diagram(
 
 
 def _header(titles: list[str], padding: int) -> alt.Header:
-    """Title the panels by their number, so that two of one title stay apart, and wrap titles."""
+    """Title the panels by their number, so that two with the same title stay two; wrap titles."""
     lines = json.dumps([textwrap.wrap(title, LINE) or [""] for title in titles])
     # Vega-Lite puts its own code wherever it reads datum.label or datum.value, in strings too.
     lines = lines.replace(".", r"\u002e")

@@ -1,11 +1,12 @@
-"""The few pictures that a run keeps, and what each of them is shown for."""
+"""The few pictures that a run stores, and what each of them is shown for."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -18,6 +19,7 @@ from fairweather.runs import RunFolder, inside
 
 INDEX_VERSION = 2
 INDEX, PICTURES = f"{SAMPLES}/index.json", f"{SAMPLES}/pictures.parquet"
+ATTACKED = f"{SAMPLES}/attacked.parquet"  # only where a run has attacks
 PICTURE_COLUMNS = pa.schema(
     [
         pa.field("cell", pa.string(), nullable=False),
@@ -25,6 +27,8 @@ PICTURE_COLUMNS = pa.schema(
         pa.field("image", pa.binary(), nullable=False),
     ]
 )
+# Under attack, each model sees other images.
+ATTACKED_COLUMNS = pa.schema([pa.field("model", pa.string(), nullable=False), *PICTURE_COLUMNS])
 _Labels = Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
 
 
@@ -37,7 +41,7 @@ class Mixup(NamedTuple):
 
 
 class CellImage(NamedTuple):
-    """A test image under a shift: the image by its key, the shift by its id."""
+    """A test image under a shift: the key of the image, and the id of the shift."""
 
     key: int
     cell: str
@@ -47,17 +51,19 @@ class Samples(NamedTuple):
     """The few pictures of a run.
 
     Attributes:
-        strip: keys of test images of different classes, which there are pictures of in every cell;
-            none in a run of an earlier version, which does not say them.
+        strip: keys of test images of different classes, with a picture in every cell; none in a run
+            of an earlier version, which does not store them.
         labels: the names of their classes.
         strips: those pictures by the id of the shift, in the order of `labels`.
         pictures: WebP by the id of the shift and the image's key.
         lost: for each shift, by its name in scores.csv, the images that are right for every model
-            and variant on clean images, and wrong for all from the cell told on; soonest first.
-            None of several runs, whose models nobody has looked at together.
-        mistakes: for each model and variant, and then for each shift or `clean`, its wrong answers
-            that are the most confident, each image in the cell where it is that; surest first.
+            and variant on clean images, and wrong for all from the given cell on; soonest first.
+            None for several runs, whose models were not looked at together.
+        mistakes: for each model and variant, and then for each shift or `clean`, its most confident
+            wrong answers, each image in the cell with the highest confidence; that one first.
         mixup: two training images and their mixture, where the run mixed any.
+        attacked: WebP of the strip as each model saw it under attack, by the model, the id of the
+            attack and the image's key.
     """
 
     strip: tuple[int, ...]
@@ -67,6 +73,7 @@ class Samples(NamedTuple):
     lost: Mapping[str, tuple[CellImage, ...]] | None
     mistakes: Mapping[str, Mapping[str, tuple[CellImage, ...]]]
     mixup: Mixup | None
+    attacked: Mapping[tuple[str, str, int], bytes] = MappingProxyType({})
 
 
 class _Mixture(pydantic.BaseModel):
@@ -90,7 +97,7 @@ class _Strips(_Stated):
 
 
 class _Keys(_Stated):
-    """Version 2: keys; the pictures themselves lie in one file."""
+    """Version 2: keys; the pictures themselves are in one file."""
 
     strip: tuple[int, ...]
     lost: dict[str, tuple[CellImage, ...]] | None
@@ -105,8 +112,8 @@ class _Keys(_Stated):
 def read_samples(run: RunFolder) -> Samples | None:
     """Read the pictures, or None where the run has none.
 
-    Of a run of an earlier version there are the strips alone. Raises `InputError` where the index
-    or a picture is not as it has to be, or the file of pictures that the index is of is not there.
+    A run of an earlier version has the strips alone. Raises `InputError` where the index or a
+    picture is damaged, or the file with the pictures of the index is missing.
     """
     path = run.file(INDEX)
     if not path.is_file():
@@ -141,7 +148,7 @@ def _read_keys(run: RunFolder, index: _Keys) -> Samples:
     for key, cell in [*index.shown(), *in_strip]:
         if (cell, key) not in pictures:
             what = f"the picture of image {key} under {cell!r}"
-            raise InputError(f"{run.path / PICTURES} does not hold {what}")
+            raise InputError(f"{run.path / PICTURES} does not contain {what}")
     strips = {
         cell: tuple(_decode(run.path / PICTURES, pictures[cell, key]) for key in index.strip)
         for cell in cells
@@ -154,31 +161,51 @@ def _read_keys(run: RunFolder, index: _Keys) -> Samples:
         lost=index.lost,
         mistakes=index.mistakes,
         mixup=_read_mixup(run, index),
+        attacked=_read_attacked(run),
     )
+
+
+def _read_attacked(run: RunFolder) -> dict[tuple[str, str, int], bytes]:
+    path = run.file(ATTACKED)
+    if not path.is_file():
+        return {}
+    models, cells, keys, images = _read_columns(path, ATTACKED_COLUMNS)
+    pictures = dict(zip(zip(models, cells, keys, strict=True), images, strict=True))
+    for (model, cell, key), content in pictures.items():
+        _check_webp(path, content, f"image {key} under {cell!r} of {model!r}")
+    return pictures
 
 
 def _read_pictures(run: RunFolder) -> dict[tuple[str, int], bytes]:
     path = run.file(PICTURES)
     if not path.is_file():
         raise InputError(
-            f"{run.path} has no {PICTURES}, which {INDEX} says is there: the command that made the "
+            f"{run.path} has no {PICTURES}, which belongs to {INDEX}: the command that made the "
             f"run makes it again, and without {INDEX} the report has no pictures"
         )
+    cells, keys, images = _read_columns(path, PICTURE_COLUMNS)
+    pictures = dict(zip(zip(cells, keys, strict=True), images, strict=True))
+    for (cell, key), content in pictures.items():
+        _check_webp(path, content, f"image {key} under {cell!r}")
+    return pictures
+
+
+def _read_columns(path: Path, schema: pa.Schema) -> list[list[Any]]:
+    """Read the columns of a file of pictures, which must be those of the schema."""
     try:
         table = pyarrow.parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    if not table.schema.equals(PICTURE_COLUMNS):
-        wanted = ", ".join(f"{field.name} ({field.type})" for field in PICTURE_COLUMNS)
+    if not table.schema.equals(schema):
+        wanted = ", ".join(f"{field.name} ({field.type})" for field in schema)
         found = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
         raise InputError(f"{path} must have the columns {wanted}, found {found}")
-    cells, keys, images = (table[name].to_pylist() for name in PICTURE_COLUMNS.names)
-    pictures = dict(zip(zip(cells, keys, strict=True), images, strict=True))
-    for (cell, key), content in pictures.items():
-        if not _is_webp(content):
-            what = f"that of image {key} under {cell!r} is none"
-            raise InputError(f"{path} must hold WebP pictures, and {what}")
-    return pictures
+    return [table[name].to_pylist() for name in schema.names]
+
+
+def _check_webp(path: Path, content: bytes, which: str) -> None:
+    if not _is_webp(content):
+        raise InputError(f"{path} must contain WebP pictures, but that of {which} is not one")
 
 
 def _is_webp(content: bytes) -> bool:
@@ -207,7 +234,9 @@ def _read_side_by_side(run: RunFolder, name: str, count: int) -> tuple[Image.Ima
     strip = _decode(path, content)
     width, rest = divmod(strip.width, count)
     if rest or not width:
-        raise InputError(f"{path} must hold {count} pictures, found {strip.width} pixels")
+        raise InputError(
+            f"{path} must contain {count} pictures side by side, found {strip.width} pixels"
+        )
     lefts = range(0, strip.width, width)
     return tuple(strip.crop((left, 0, left + width, strip.height)) for left in lefts)
 
@@ -217,4 +246,4 @@ def _decode(path: Path, content: bytes) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=("PNG", "WEBP")) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} holds what is no picture: {error}") from None
+        raise InputError(f"{path} is not a picture: {error}") from None

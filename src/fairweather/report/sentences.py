@@ -1,4 +1,7 @@
-"""The sentences of the report's findings, from numbers; none is stronger than their intervals."""
+"""The sentences of the report, made from numbers; none says more than the intervals allow.
+
+No sentence has more than three numbers, so intervals are left to charts and tables.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ from collections.abc import Iterator, Sequence
 
 from fairweather.metrics.recipes import MOST_SEEDS, Crossed, needed
 from fairweather.report.performance import (
+    Outcome,
     PairedChange,
     Performance,
     WorstLevel,
     accuracy_direction,
     direction,
+    lowest,
     sign,
     widened,
 )
@@ -21,13 +26,14 @@ PERCENT = "\N{NO-BREAK SPACE}%"
 NOTHING = 0.0005  # what reads as 0.0 %
 # Nothing is said to be left only where the interval ends below this.
 NEXT_TO_NOTHING = 0.01
-# Shifts that cannot be told from the lowest are named up to so many, and counted beyond.
+# Shifts that are not found to differ from the lowest are named up to so many, and counted beyond.
 MOST_NAMED = 2
 # Up to so many shifts the mean of each is told, beyond that their common one.
 FEW_SHIFTS = 2
 # Of fewer answers, the share of wrong ones says nothing that a sentence should repeat.
 FEW_ANSWERS = 30
 RISK = 0.05  # that the threshold keeps on clean images
+COMMON = "always giving the most common answer"
 
 # ---- words and numbers
 
@@ -42,18 +48,27 @@ def listed(words: Sequence[str], joint: str = "and") -> str:
     return f"{', '.join(first)} {joint} {last}" if first else last
 
 
+def percent(score: Score) -> str:
+    """Write a share of the images.
+
+    >>> percent(Score(0.8234, 0.801, 0.845, 200)).replace(PERCENT, " %")
+    '82.3 %'
+    """
+    return f"{100 * score.value:.1f}{PERCENT}"
+
+
 def share(score: Score) -> str:
     """Write a share of the images with its interval.
 
     >>> share(Score(0.8234, 0.801, 0.845, 200)).replace(PERCENT, " %")
     '82.3 % [80.1, 84.5]'
     """
-    value, low, high = (f"{100 * number:.1f}" for number in score[:3])
-    return f"{value}{PERCENT} [{low}, {high}]"
+    low, high = (f"{100 * number:.1f}" for number in score[1:3])
+    return f"{percent(score)} [{low}, {high}]"
 
 
 def points(score: Score) -> str:
-    """Write a difference of two shares in percentage points, with its sign.
+    """Write a difference of two shares in percentage points, with its sign and interval.
 
     >>> points(Score(-0.004, -0.011, 0.003, 200))
     '−0.4 points [−1.1, 0.3]'
@@ -62,15 +77,28 @@ def points(score: Score) -> str:
     return f"{value} points [{'too few errors' if score.too_few else f'{low}, {high}'}]"
 
 
+def calibrated(gap: Score) -> str:
+    """Say how far mean confidence is from accuracy.
+
+    >>> calibrated(Score(-0.052, -0.06, -0.043, 200))
+    'underconfident by 5.2 points'
+    """
+    return f"{'under' if gap.value < 0 else 'over'}confident by {_off(gap)}"
+
+
+def _off(gap: Score) -> str:
+    return f"{_number(100 * abs(gap.value), 1)} points"
+
+
 def needed_in_words(difference: Crossed, tests: int = 1) -> str:
-    """Say what it would take to tell a difference of two shares from 0; see `metrics.recipes`.
+    """Say how many seeds or images would be needed to find a difference; see `metrics.recipes`.
 
     >>> needed_in_words(Crossed(0.01, 2e-5, 1000, [])).replace("\N{NO-BREAK SPACE}", " ")
     'about 1,600 images'
     >>> from fairweather.metrics.recipes import SeedVariance
     >>> few = [SeedVariance(3, 5e-5, 0.0)] * 2
     >>> needed_in_words(Crossed(0.01, 2e-6, 1000, few))
-    'about 29 seeds of each on these images; no number of images with these seeds would do'
+    'about 29 seeds of each on these images; with these seeds, no number of images is enough'
     """
     found = needed(difference, tests)
     if not difference.value:
@@ -82,35 +110,34 @@ def needed_in_words(difference: Crossed, tests: int = 1) -> str:
     if seeds and images:
         return f"{seeds} on these images, or {images} with these seeds"
     if seeds:
-        return f"{seeds} on these images; no number of images with these seeds would do"
+        return f"{seeds} on these images; with these seeds, no number of images is enough"
     if images:
-        return f"{images} with these seeds; {MOST_SEEDS:,} seeds on these images would not do"
+        return f"{images} with these seeds; on these images, {MOST_SEEDS:,} seeds are not enough"
     return "both more seeds and more images"
 
 
 def _about(number: int) -> str:
-    """Write a number with two digits, rounded up, since it is known no better."""
+    """Write a number with two digits, rounded up: it is not known more exactly."""
     unit = 10 ** max(0, len(str(number)) - 2)
     return f"{math.ceil(number / unit) * unit:,}"
 
 
 def error(score: Score) -> str:
-    """Write a calibration error with its interval.
+    """Write a calibration error.
 
     >>> error(Score(0.2345, 0.2, 0.25, 200))
-    '0.23 [0.20, 0.25]'
+    '0.23'
     """
-    value, low, high = (_number(number, 2) for number in score[:3])
-    return f"{value} [{'too few errors' if score.too_few else f'{low}, {high}'}]"
+    return _number(score.value, 2)
 
 
-def by_luck(searched: int) -> str:
-    """Say of a difference that so many sets of images were looked at to find it.
+def by_luck(searched: int, what: str) -> str:
+    """Say that a difference may be there only because so many sets of images were searched.
 
-    >>> by_luck(20)
-    ', no more than the worst of 20 may show by chance'
+    >>> by_luck(20, "accuracy")
+    'The lowest accuracy of 20 sets of images may differ by as much by chance.'
     """
-    return f", no more than the worst of {searched} may show by chance"
+    return f"The lowest {what} of {searched} sets of images may differ by as much by chance."
 
 
 def opposite(score: Score) -> Score:
@@ -127,6 +154,86 @@ def _number(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
+# ---- the answer
+
+
+def answer(leaders: Sequence[Outcome], models: int) -> str:
+    """Say who is best, how far accuracy falls, and whether confidence follows, in one sentence.
+
+    Args:
+        leaders: the models that none is found better than, best first.
+        models: how many there are in all.
+
+    >>> clean, there = (Performance(Score(v, v - 0.01, v + 0.01, 200)) for v in (0.9, 0.5))
+    >>> answer([Outcome("Old", clean, there, -1, 0)], 2).replace(PERCENT, " %")
+    '“Old” is best over the shifts, but falls from 90.0 % on clean images to 50.0 % at its worst.'
+    """
+    first = leaders[0]
+    shifted = first.there is not None
+    if len(leaders) > 1:
+        return f"{_shared(leaders, models)}: {_together(leaders)}."
+    if not shifted:
+        best = " is best:" if models > 1 else " is"
+        right = f"right in {percent(first.clean.accuracy)} of the clean images"
+        return f"“{first.title}”{best} {right}{_confident(first)}; no shift was tested."
+    return f"“{first.title}” {_alone(first, models)}{_confident(first)}."
+
+
+def _alone(first: Outcome, models: int) -> str:
+    assert first.there is not None
+    before, after = percent(first.clean.accuracy), percent(first.there.accuracy)
+    best = "is best over the shifts" if models > 1 else ""
+    if first.way < 0:
+        falls = f"falls from {before} on clean images to {after} at its worst"
+        return f"{best}, but {falls}" if best else falls
+    keeps = f"is right in {before} of the clean images and in {after} at its worst"
+    return f"{best}: it {keeps}" if best else keeps
+
+
+def _confident(first: Outcome) -> str:
+    """Add whether confidence follows there; on clean images where there is nothing else."""
+    gap = (first.there or first.clean).gap
+    if gap is None:
+        return ""
+    if not first.side:
+        return ", where no error of its confidence was found" if first.there else ""
+    return f", where it is {calibrated(gap)}" if first.there else f" and {calibrated(gap)}"
+
+
+def _shared(leaders: Sequence[Outcome], models: int) -> str:
+    if len(leaders) == models:
+        return "No difference between the models was found"
+    if len(leaders) <= MOST_NAMED:
+        return f"{listed([f'“{each.title}”' for each in leaders])} share the first place"
+    return "Several models share the first place"
+
+
+def _together(leaders: Sequence[Outcome]) -> str:
+    """Say the same of several models at once."""
+    found = [(each.there or each.clean).accuracy for each in leaders]
+    least, most = (pick(found, key=lambda each: each.value) for pick in (min, max))
+    span = f"{100 * least.value:.1f} to {percent(most)}"
+    if any(each.there is None for each in leaders):
+        return f"they are right in {span} of the clean images; no shift was tested"
+    span = f"between {100 * least.value:.1f} and {percent(most)} accuracy at the worst level"
+    if all(each.way < 0 for each in leaders):
+        return f"all fall to {span}{_sides(leaders)}"
+    if any(each.way < 0 for each in leaders):
+        return f"some fall, to {span}{_sides(leaders)}"
+    return f"no loss was found, with {span}{_sides(leaders)}"
+
+
+def _sides(leaders: Sequence[Outcome]) -> str:
+    if any(each.there is None or each.there.gap is None for each in leaders):
+        return ""
+    sides = {each.side for each in leaders}
+    every = "all" if len(sides) == 1 else "some"
+    for side, word in ((1, "overconfident"), (-1, "underconfident")):
+        if side in sides:
+            return f", and {every} are {word} there"
+    return ", and no error of their confidence was found there"
+
+
 # ---- accuracy
 
 
@@ -137,19 +244,19 @@ def unshifted(clean: Performance, chance: float | None) -> str:
         clean: on clean images.
         chance: the share of the most frequent class, None where it is not known.
     """
-    right = f"It is right in {share(clean.accuracy)} of the clean images"
+    right = f"It is right in {percent(clean.accuracy)} of the clean images"
     return f"{right}{_against_chance(clean.accuracy, chance)}; no shift was tested."
 
 
-def alike(base: str, lowest: WorstLevel | None) -> str:
-    """Say of a variant that it answers as its base model, and where that is right least often.
+def alike(base: str, low: WorstLevel | None) -> str:
+    """Say that a variant gives the answers of its base model, and where their accuracy is lowest.
 
     Args:
         base: the title of the base model.
-        lowest: the lowest accuracy of both; None without shifts.
+        low: the lowest accuracy of both; None without shifts.
     """
-    also = f", also {_under(lowest)}" if lowest else ""
-    return f"It answers as “{base}” does{also}; only its confidence differs."
+    also = f", also {_under(low)}" if low else ""
+    return f"It gives the same answers as “{base}”{also}; only its confidence differs."
 
 
 def accuracy(
@@ -159,7 +266,7 @@ def accuracy(
     change: PairedChange,
     chance: float | None,
 ) -> str:
-    """Say what is left of the accuracy where it is lowest.
+    """Say how far the accuracy falls where it is lowest.
 
     Args:
         clean: on clean images.
@@ -168,31 +275,46 @@ def accuracy(
         change: from clean to the lowest of all.
         chance: the share of the most frequent class, None where it is not known.
     """
-    lowest = min(lows, key=lambda low: low.performance.accuracy.value)
-    before, after = clean.accuracy, lowest.performance.accuracy
-    already = _already(before, chance)
-    where = f"{_under(lowest)}{_as_low(lows, lowest)}"
+    low = _lowest(lows)
+    before, after = percent(clean.accuracy), percent(low.performance.accuracy)
+    where = _under(low)
     at_worst = " at worst," if searched > 1 else ""
-    way = accuracy_direction(clean, lowest.performance, change, searched)
+    way = accuracy_direction(clean, low.performance, change, searched)
     if way > 0:
-        return (
-            f"No accuracy is lost: {share(before)} on clean images,"
-            f"{' at least' if searched > 1 else ''} {share(after)} {where}{already}."
-        )
+        least = " at least" if searched > 1 else ""
+        return f"No accuracy is lost: {before} on clean images,{least} {after} {where}."
     if way < 0:
-        left = _left(after, None if already else chance)
-        return (
-            f"Accuracy falls from {share(before)} on clean images to {share(after)}{at_worst} "
-            f"{where}{left}{already}."
-        )
-    found = "the intervals overlap"
-    if change.accuracy is not None:
-        found = f"difference {points(change.accuracy)}"
-    luck = by_luck(searched) if direction(before, after, change.accuracy) else ""
-    return (
-        f"No loss of accuracy found: {share(before)} on clean images, {share(after)}{at_worst} "
-        f"{where} ({found}{luck}){already}."
-    )
+        already = chance is not None and clean.accuracy.low <= chance
+        left = _left(low.performance.accuracy, None if already else chance)
+        return f"Accuracy falls from {before} on clean images to {after}{at_worst} {where}{left}."
+    return f"No loss of accuracy was found: {before} on clean images, {after}{at_worst} {where}."
+
+
+def accuracy_in_detail(
+    clean: Performance,
+    lows: Sequence[WorstLevel],
+    searched: int,
+    change: PairedChange,
+    chance: float | None,
+) -> Iterator[str]:
+    """Say what a reader of `accuracy`, which has the same arguments, may want to know besides."""
+    low = _lowest(lows)
+    after = low.performance.accuracy
+    if accuracy_direction(clean, low.performance, change, searched) == 0:
+        if change.accuracy is None:
+            yield "The intervals of the two accuracies overlap."
+        else:
+            yield f"The difference is {points(change.accuracy)}."
+        if direction(clean.accuracy, after, change.accuracy):
+            yield by_luck(searched, "accuracy")
+    others = [o for o in lows if o is not low and o.performance.accuracy.low <= after.high]
+    if others:
+        yield f"Its lowest accuracy {_others(others)} has an interval that overlaps with this one."
+    if chance is not None and clean.accuracy.low <= chance:
+        yield f"Already on clean images it is {_no_better(clean.accuracy, chance)}."
+        return
+    if chance is not None and after.low <= chance:
+        yield f"The most common answer is right in {100 * chance:.1f}{PERCENT} of the images."
 
 
 def overview(lows: Sequence[WorstLevel], mean: Score | None) -> Iterator[str]:
@@ -205,59 +327,53 @@ def overview(lows: Sequence[WorstLevel], mean: Score | None) -> Iterator[str]:
     averaged = [(low, low.mean) for low in lows if low.mean is not None]
     if len(lows) <= FEW_SHIFTS:
         if averaged and any(low.levels > 1 for low in lows):
-            told = [f"{share(score)} under {low.sweep.in_sentence}" for low, score in averaged]
-            yield f"On average over the levels it is right in {listed(told)}."
+            told = [f"{percent(score)} under {low.sweep.in_sentence}" for low, score in averaged]
+            yield f"Its mean accuracy over the levels is {listed(told)}."
         return
-    over = f"over all {len(lows)} shifts, on average, it is right in {share(mean)}" if mean else ""
-    both = "; ".join(part for part in (_keeps_most(lows), over) if part)
-    if both:
-        yield f"{both[0].upper()}{both[1:]}."
+    yield from _keeps_most(lows)
+    if mean is not None:
+        yield f"Its mean accuracy over all {len(lows)} shifts is {percent(mean)}."
 
 
 def attacked(attacks: Sequence[WorstLevel]) -> Iterator[str]:
     """Say what the strongest attack leaves; nothing where there is none."""
-    if attacks:
-        lowest = min(attacks, key=lambda low: low.performance.accuracy.value)
+    low = lowest(attacks)
+    if low is not None:
         which = f"The strongest of {len(attacks)} attacks" if len(attacks) > 1 else "An attack"
-        left = lowest.performance.accuracy
-        what = "nothing:" if _is_nothing(left) else "it right in"
-        yield f"{which} ({lowest.sweep.at(lowest.level)}) leaves {what} {share(left)}."
+        left = low.performance.accuracy
+        nothing = ": nothing is left" if _is_nothing(left) else ""
+        at = low.sweep.at(low.level)
+        yield f"{which} ({at}) leaves an accuracy of {percent(left)}{nothing}."
+
+
+def _lowest(lows: Sequence[WorstLevel]) -> WorstLevel:
+    found = lowest(lows)
+    assert found is not None
+    return found
 
 
 def _under(low: WorstLevel) -> str:
     return f"{'under attack by' if low.sweep.is_attack else 'under'} {low.sweep.at(low.level)}"
 
 
-def _as_low(lows: Sequence[WorstLevel], lowest: WorstLevel) -> str:
-    """Name the other shifts under which accuracy may be as low, by their intervals."""
-    top = lowest.performance.accuracy.high
-    others = [low for low in lows if low is not lowest and low.performance.accuracy.low <= top]
-    return _others("as low", others)
-
-
-def _keeps_most(lows: Sequence[WorstLevel]) -> str:
-    """Name the shift that costs least, where it is told from the one that costs most."""
+def _keeps_most(lows: Sequence[WorstLevel]) -> Iterator[str]:
+    """Name the shift that costs least, where it is found to differ from the one that costs most."""
     best = max(lows, key=lambda low: low.performance.accuracy.value)
     bottom = best.performance.accuracy.low
-    if (
-        bottom
-        <= min(lows, key=lambda low: low.performance.accuracy.value).performance.accuracy.high
-    ):
-        return ""
+    if bottom <= _lowest(lows).performance.accuracy.high:
+        return
+    kept = percent(best.performance.accuracy)
+    shift = best.sweep.in_sentence
+    yield f"It keeps most accuracy under {shift}: {kept} at the worst level of that shift."
     others = [low for low in lows if low is not best and low.performance.accuracy.high >= bottom]
-    kept = share(best.performance.accuracy)
-    return (
-        f"it keeps most under {best.sweep.in_sentence}: {kept} at the worst level of that shift"
-        f"{_others('as much', others)}"
-    )
+    if others:
+        yield f"The interval of that overlaps with the one {_others(others)}."
 
 
-def _others(how: str, others: Sequence[WorstLevel]) -> str:
-    if not others:
-        return ""
-    named = listed([low.sweep.in_sentence for low in others])
-    which = named if len(others) <= MOST_NAMED else f"{len(others)} other shifts"
-    return f" (within the intervals, {how} under {which})"
+def _others(others: Sequence[WorstLevel]) -> str:
+    if len(others) > MOST_NAMED:
+        return f"under {len(others)} other shifts"
+    return f"under {listed([low.sweep.in_sentence for low in others])}"
 
 
 def _is_nothing(accuracy: Score) -> bool:
@@ -271,22 +387,20 @@ def _left(accuracy: Score, chance: float | None) -> str:
 
 def _against_chance(accuracy: Score, chance: float | None) -> str:
     """Add that an accuracy is no better than an answer that is always the same, where that is."""
-    return "" if chance is None or accuracy.low > chance else f", {_no_better(accuracy, chance)}"
-
-
-def _already(clean: Score, chance: float | None) -> str:
-    """Add the same of an accuracy on clean images that has been told before another one."""
-    if chance is None or clean.low > chance:
+    if chance is None or accuracy.low > chance:
         return ""
-    return f"; already on clean images it is {_no_better(clean, chance)}"
+    return f", {_better(accuracy, chance)} {COMMON}"
 
 
 def _no_better(accuracy: Score, chance: float) -> str:
-    shown = "no better than" if accuracy.value <= chance else "not shown to be better than"
-    return f"{shown} always giving the most common answer ({100 * chance:.1f}{PERCENT})"
+    return f"{_better(accuracy, chance)} {COMMON} ({100 * chance:.1f}{PERCENT})"
 
 
-# ---- confidence: does it follow the accuracy, and what would it hand over
+def _better(accuracy: Score, chance: float) -> str:
+    return "no better than" if accuracy.value <= chance else "not shown to be better than"
+
+
+# ---- confidence: does it follow the accuracy, and what would be deferred to a person
 
 
 def confidence(
@@ -295,7 +409,7 @@ def confidence(
     """Say whether the confidence is right on average, on clean images and at the lowest accuracy.
 
     What is said of the lowest of several sets of images holds by intervals that are widened for
-    their number; those that are written are not.
+    their number.
 
     Args:
         clean: on clean images.
@@ -306,50 +420,77 @@ def confidence(
     if clean.gap is None or clean.rms is None:
         return
     if there is None or there.gap is None or there.rms is None:
-        yield f"{_on_clean(clean.gap)}; RMS calibration error {error(clean.rms)}."
+        yield f"{_on_clean(clean.gap)}."
         return
     wide = widened(there.gap, searched)
     way = direction(clean.gap, wide, change.gap and widened(change.gap, searched))
-    errors = direction(clean.rms, widened(there.rms, searched), None)
     if way:
         falls = accuracy_direction(clean, there, change, searched) < 0
-        told = _changed(clean.gap, there.gap, way, sign(wide), falls)
-        hidden = not sign(wide) and sign(there.gap)
+        yield f"{_changed(clean.gap, there.gap, way, sign(wide), falls)}."
     else:
-        told = _unchanged(clean.gap, there.gap, errors)
+        yield f"{_unchanged(clean.gap, there.gap)}."
+
+
+def confidence_in_detail(
+    clean: Performance, there: Performance | None, change: PairedChange, searched: int
+) -> Iterator[str]:
+    """Say what a reader of `confidence`, which has the same arguments, may want to know besides."""
+    if clean.gap is None or clean.rms is None:
+        return
+    if there is None or there.gap is None or there.rms is None:
+        yield f"Its RMS calibration error is {error(clean.rms)}."
+        return
+    wide = widened(there.gap, searched)
+    way = direction(clean.gap, wide, change.gap and widened(change.gap, searched))
+    hidden = not sign(wide) and sign(there.gap)
+    if not way:
         hidden = direction(clean.gap, there.gap, change.gap)
-    luck = by_luck(searched) if hidden else ""
-    yield f"{told}{luck}; {_errors(clean.rms, there.rms, errors)}."
+    if hidden:
+        yield f"At the lowest of {searched} sets of images, so large a gap may arise by chance."
+    errors = direction(clean.rms, widened(there.rms, searched), None)
+    numbers = f"from {error(clean.rms)} on clean images to {error(there.rms)} there"
+    if errors:
+        yield f"Its RMS calibration error {'rises' if errors > 0 else 'falls'} {numbers}."
+    else:
+        yield (
+            f"Its RMS calibration error is {error(clean.rms)} on clean images and "
+            f"{error(there.rms)} there; no difference was found."
+        )
 
 
-def hand_over(clean: Performance, there: Performance | None) -> Iterator[str]:
-    """Say what is left to a person if the model answers only where it is sure enough.
+def deferral(clean: Performance, there: Performance | None) -> Iterator[str]:
+    """Say what a model defers to a person if it answers only where it is confident enough.
 
     The threshold is the one that keeps 5 % wrong answers on clean validation images.
     """
     if clean.coverage is None:
         return
-    rule = (
-        f"Answering only where its confidence kept errors to 5{PERCENT} on validation images, it "
-        f"would hand over to a person {_handed(clean)}"
-    )
+    rule = f"With the threshold that keeps errors to 5{PERCENT} on validation images, it defers"
     if there is None or there.coverage is None or there.risk is None:
-        yield f"{rule}."
-    elif there.coverage.value == 0:
-        yield f"{rule} and every image there."
+        yield f"{rule} {_deferred(clean, 'of the clean images')}."
     else:
-        own = _own(there.coverage, there.risk)
-        yield f"{rule} and {share(_rest(there.coverage))} there, {own}."
+        yield f"{rule} {_deferred(there, 'of these images to a person')}."
 
 
-def _handed(clean: Performance) -> str:
-    """What goes to a person on clean images, and how wrong the rest is, which the risk promised."""
-    if clean.coverage is None or clean.coverage.value == 0:
-        return "every clean image"
-    handed = f"{share(_rest(clean.coverage))} of the clean images"
-    if clean.risk is None or _few(clean.coverage, clean.risk):
-        return handed
-    return f"{handed} ({share(clean.risk)} of the rest wrong)"
+def deferral_in_detail(clean: Performance, there: Performance | None) -> Iterator[str]:
+    """Say what the same threshold defers of the clean images, where `deferral` does not."""
+    if clean.coverage is None or there is None or there.coverage is None or there.risk is None:
+        return
+    yield f"On clean images, that threshold defers {_deferred(clean, 'to a person')}."
+
+
+def _deferred(found: Performance, which: str) -> str:
+    """Say what is deferred, and how wrong the answers are that the model still gives."""
+    assert found.coverage is not None
+    if found.coverage.value == 0:
+        return "every image"
+    deferred = f"{percent(_rest(found.coverage))} {which}"
+    if found.risk is None:
+        return deferred
+    if _few(found.coverage, found.risk):
+        return f"{deferred}, which leaves too few answers to judge"
+    still = " still" if found.risk.low > RISK else ""
+    return f"{deferred}, and {percent(found.risk)} of its answers are{still} wrong"
 
 
 def _few(coverage: Score, risk: Score) -> bool:
@@ -358,71 +499,50 @@ def _few(coverage: Score, risk: Score) -> bool:
     return math.isnan(risk.value) or coverage.value * coverage.n < FEW_ANSWERS
 
 
-def _own(coverage: Score, risk: Score) -> str:
-    """What becomes of the answers that the model would give itself."""
-    if _few(coverage, risk):
-        return "which leaves too few of its own answers to judge"
-    still = " still" if risk.low > RISK else ""
-    return f"where {share(risk)} of its own answers would{still} be wrong"
-
-
-def _sure(gap: Score) -> str:
-    """How far confidence is off on average, in words."""
-    if gap.value < 0:
-        return f"{points(opposite(gap))} not sure enough"
-    return f"{points(gap)} too sure"
-
-
 def _on_clean(gap: Score) -> str:
     if sign(gap) or gap.too_few:
-        return f"On average it is {_sure(gap)}"
-    return f"No error of its confidence found on average with {gap.n:,} images ({_sure(gap)})"
+        return f"On average it is {calibrated(gap)}"
+    return f"No error of its confidence was found on average: it is {calibrated(gap)}"
 
 
-def _unchanged(before: Score, after: Score, errors: int) -> str:
-    """Say that the gap is not told from that on clean images; nor, maybe, is the binned error."""
-    clean = f"{_sure(before)} on clean images"
+def _unchanged(before: Score, after: Score) -> str:
+    """Say that no difference was found between the gap there and the one on clean images."""
+    both = f"it is {calibrated(after)} there and {_compared(before, after)} on clean images"
     if before.too_few or after.too_few:
-        return f"On average it is {_sure(after)} there and {clean}"
-    if errors:
-        return f"On average it is {_sure(after)} there, no change found from {clean}"
-    return (
-        f"No change of calibration found with {after.n:,} images: on average it is {_sure(after)} "
-        f"there and {clean}"
-    )
+        return f"On average {both}"
+    return f"No change of its confidence was found: {both}"
 
 
 def _changed(before: Score, after: Score, way: int, side: int, falls: bool) -> str:
-    """Say how confidence and accuracy go together where the gap is told from that on clean images.
+    """Say how confidence and accuracy go together where the gap differs from that on clean images.
 
     Args:
         before, after: the gap on clean images, and where accuracy is lowest.
         way: 1 for a larger gap, −1 for a smaller one.
-        side: 1 where it is too sure there, −1 where it is not sure enough, 0 if not told.
+        side: 1 where it is overconfident there, −1 where underconfident, 0 where neither is found.
         falls: whether accuracy is lower there.
     """
-    clean = f"{_sure(before)} on clean images"
     if side == 0:
         return (
-            f"No error of its confidence found there on average with {after.n:,} images: "
-            f"{_sure(after)}, against {clean}"
+            "No error of its confidence was found there on average; on clean images it is "
+            f"{calibrated(before)}"
         )
     if way != side:
         return (
-            f"On average it is {_sure(after)} there, closer than on clean images ({_sure(before)})"
+            f"It is {calibrated(after)} there, which is less than on clean images ({_off(before)})"
         )
     if sign(before) == -side and direction(opposite(before), after, None) != side:
-        return f"On average it turns from {clean} to {_sure(after)} there"
-    lag = "does not follow" if side > 0 else "falls behind"
+        return f"It turns from {calibrated(before)} on clean images to {calibrated(after)} there"
+    lag = "does not follow" if side > 0 else "falls further than its accuracy"
     apart = lag if falls else "changes"
-    return f"Its confidence {apart}: on average it is {_sure(after)} there, against {clean}"
+    there, clean = calibrated(after), _compared(before, after)
+    return f"Its confidence {apart}: it is {there} there, and {clean} on clean images"
 
 
-def _errors(before: Score, after: Score, errors: int) -> str:
-    numbers = f"from {error(before)} to {error(after)}"
-    if errors:
-        return f"RMS calibration error {'rises' if errors > 0 else 'falls'} {numbers}"
-    return f"RMS calibration error {error(before)} and {error(after)}, not told apart"
+def _compared(gap: Score, told: Score) -> str:
+    """Write a second gap after a first one, with no word twice."""
+    same = (gap.value < 0) == (told.value < 0)
+    return f"by {_off(gap)}" if same else calibrated(gap)
 
 
 def _rest(score: Score) -> Score:

@@ -28,8 +28,8 @@ class Sweep:
     Attributes:
         name: as scores.csv writes it.
         title, level_title: for table heads and axes.
-        neutral: the level that changes nothing, where clean stands on the axis.
-        note: what a reader has to know about the levels; maybe empty.
+        neutral: the level that changes nothing; clean images are drawn there.
+        note: what a reader must know about the levels; may be empty.
         cells: the id of each shifted test set by its level as scores.csv writes it, ascending.
         constants: what a level stands for in numbers, where it is a mere rank.
         kind: shift or attack.
@@ -45,6 +45,16 @@ class Sweep:
     kind: Literal["shift", "attack"] = "shift"
 
     @property
+    def notes(self) -> list[str]:
+        """The note, one statement after the other, each ready to be a sentence.
+
+        >>> Sweep("", "", "", 0.0, "0.3: weak; not a blur", {}).notes
+        ['0.3: weak', 'Not a blur']
+        """
+        parts = [part for part in self.note.split("; ") if part]
+        return [f"{part[0].upper()}{part[1:]}" for part in parts]
+
+    @property
     def file_name(self) -> str:
         """The name as part of a file's name."""
         return escape(self.name)
@@ -56,12 +66,12 @@ class Sweep:
 
     @property
     def is_attack(self) -> bool:
-        """Say whether a model is needed to change images; no mean over shifts has attacks."""
+        """Say whether a model is needed to change images; means over shifts leave attacks out."""
         return self.kind == "attack"
 
     @property
     def in_sentence(self) -> str:
-        """The title as inside a sentence: names and abbreviations stay capital.
+        """The title as inside a sentence: names and abbreviations keep their capitals.
 
         Attacks are all named by names.
 
@@ -134,7 +144,7 @@ class Sweep:
 
 
 def as_sweep(record: SweepRecord) -> Sweep:
-    """Read what the record of a run says of a shift or an attack."""
+    """Make it from the record of a shift or an attack."""
     levels = levels_of(record)
     return Sweep(
         name=record.name,

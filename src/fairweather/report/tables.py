@@ -23,10 +23,10 @@ NORMS = {"expected": "L1 norm", "rms": "L2 norm", "maximum": "maximum norm"}
 ABSENT = "–"
 TOO_FEW = "too few errors"
 TOO_FEW_NOTE = (
-    "Too few errors: no interval would hold the truth as often as it says, since the wrong images, "
-    "or those of a single bin, carry the number and there are hardly any."
+    "Too few errors: the number depends on the wrong images, or on those of a single bin, and "
+    "there are so few of them that no interval would be valid."
 )
-CORRECTED = "bias-corrected: binning noise inflates the value, so it lies near the upper end"
+CORRECTED = "bias-corrected: noise in the bins inflates the value, so it is near the upper end"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Table:
 
     Attributes:
         name: of its files, without the suffix.
-        caption: what the numbers are and what is behind them.
+        caption: what the numbers are and how they were made.
         header: the first entry names the column of row titles.
         keys: the header for programs, in the words of scores.csv.
         rows: with an entry for each further column.
@@ -78,7 +78,7 @@ class Table:
 
     @property
     def full_caption(self) -> str:
-        """The caption, with what the mark of too few errors means where the table has one."""
+        """The caption; where too few errors are marked, with what the mark means."""
         entries = (entry for row in self.rows for entry in row.entries if entry)
         marked = any(entry.score.too_few for entry in entries)
         return f"{self.caption} {TOO_FEW_NOTE}" if marked else self.caption
@@ -177,12 +177,12 @@ def describe_metric(name: str) -> str:
 
 
 def interval_note(metric: str) -> str:
-    """Say what a reader has to know about a metric's intervals, to be added to their mention."""
+    """Say what a reader must know about a metric's intervals, to be added to their name."""
     return f", {CORRECTED}" if METRIC[metric].interval == "bias-corrected" else ""
 
 
 class Column(NamedTuple):
-    """A column of a table with a row a model: one state of the test images."""
+    """A column of a table with one row per model: one state of the test images."""
 
     title: str
     shift: str
@@ -208,7 +208,7 @@ def _summary(contents: Contents, metric: str) -> Table:
 
 def _by_level(contents: Contents, metric: str, sweep: Sweep) -> Table:
     columns = [Column(sweep.heading(level), sweep.name, level) for level in sweep.cells]
-    note = f" ({sweep.note})" if sweep.note else ""
+    note = "".join(f". {each}" for each in sweep.notes)
     subject = f"{sweep.title}: {describe_metric(metric)} by {sweep.level_title}{note}"
     return _by_model(contents, f"{metric}_{sweep.file_name}", metric, columns, subject)
 
@@ -216,7 +216,7 @@ def _by_level(contents: Contents, metric: str, sweep: Sweep) -> Table:
 def _by_model(
     contents: Contents, name: str, metric: str, columns: Sequence[Column], subject: str
 ) -> Table:
-    """Lay out a metric with a row a model."""
+    """Lay out a metric with one row per model."""
     return Table(
         name=name,
         caption=_caption(contents, subject, interval_note(metric)),
@@ -235,7 +235,7 @@ def _by_model(
 
 
 def _clean_metrics(contents: Contents) -> Table:
-    """Lay out every metric on clean images, a row a metric, without aliases."""
+    """Lay out every metric on clean images, one row per metric, without aliases."""
     found = set(contents.scores["metric"])
     names = [m.name for m in METRICS if m.alias_of is None and m.name in found]
     note = (
@@ -260,7 +260,7 @@ def _clean_metrics(contents: Contents) -> Table:
 
 
 def _caption(contents: Contents, subject: str, note: str) -> str:
-    return f"{subject}. In brackets: {contents.intervals}{note} ({contents.sample()})."
+    return f"{subject}. In brackets: {contents.intervals}{note}. {contents.sample()}."
 
 
 def _numbers(entry: Entry | None) -> tuple[float, float, float]:

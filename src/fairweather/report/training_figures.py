@@ -23,7 +23,7 @@ from fairweather.report.training_files import (
 PRETRAINING_WIDTH, PRETRAINING_HEIGHT = 370, 210
 LABELS_WIDTH, LABELS_HEIGHT = 240, 220
 MATRIX = 170
-MOST_DIMENSIONS = 32  # of a matrix that is drawn: more could not be told apart
+MOST_DIMENSIONS = 32  # of a matrix that is drawn: more could not be seen
 TRACES = {
     "knn_accuracy": "k-NN accuracy on validation images",
     "embedding_std": "Deviation of the embedding (0: collapsed)",
@@ -51,7 +51,9 @@ def training_figure(contents: Contents) -> Figure | None:
         .mark_line(strokeWidth=1.1 if several else 2)
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
-            y=alt.Y("value:Q", title="Accuracy", axis=alt.Axis(format=".0%")).scale(zero=False),
+            y=alt.Y(
+                "value:Q", title="Accuracy", axis=alt.Axis(format=".0%", tickMinStep=0.01)
+            ).scale(zero=False),
             color=model_color(list(contents.titles.values()), None, contents.positions),
             strokeDash=part,
             detail="seed:N",
@@ -98,8 +100,8 @@ def pretraining_figure(contents: Contents) -> Figure | None:
         for column, label in TRACES.items()
     ]
     note = (
-        "k-NN: the share of validation images whose nearest training images, in the features of "
-        "the backbone alone, have their class."
+        "k-NN: the share of validation images for which the nearest training images, by the "
+        "features of the backbone, have the same class."
     )
     return render(
         "pretraining",
@@ -123,9 +125,9 @@ def correlation_figure(contents: Contents) -> Figure | None:
         alt.Title(
             "Barlow Twins: cross-correlation of two views",
             subtitle=[
-                "Of up to 1,024 images of the pre-training, two random views each;",
-                "the loss pulls this matrix to the identity.",
-                f"The first {MOST_DIMENSIONS} dimensions of the embedding at most.",
+                "Two random views of each of up to 1,024 images of the pre-training.",
+                "The loss makes this matrix more like the identity.",
+                f"At most the first {MOST_DIMENSIONS} dimensions of the embedding are shown.",
             ],
         ),
         "Cross-correlation matrices of the embeddings of two views, before and after pre-training: "
@@ -165,17 +167,17 @@ def labels_figure(contents: Contents) -> Figure | None:
         "labels",
         alt.concat(*panels, columns=COLUMNS, spacing=26),
         alt.Title(
-            "How far the labels go",
+            "Accuracy by the labels used in training",
             subtitle=textwrap.wrap(
-                "Accuracy by the labels that the models had, and by the weights that they started "
-                "from; for each shift the mean over its levels. "
-                f"Bars: {contents.intervals}; {contents.sample()}.",
+                "Accuracy by the labels that the models were trained with, and by the weights that "
+                "they started from. For each shift: the mean over its levels. "
+                f"Bars: {contents.intervals}. {contents.sample()}.",
                 SUBTITLE,
                 break_on_hyphens=False,
             ),
         ),
-        "Accuracy against the labels at hand, on clean images and under each shift. Started from: "
-        f"{'; '.join(titles)}. The summary table holds the same numbers.",
+        "Accuracy against the labels used in training, on clean images and under each shift. "
+        f"Started from: {'; '.join(titles)}. The summary table holds the same numbers.",
     )
 
 
@@ -216,7 +218,7 @@ def _labels_panel(
         xOffset=shift,
         color=model_color(titles, legend),
     )
-    shares = alt.Axis(format=".0%", tickCount=6)
+    shares = alt.Axis(format=".0%", tickCount=6, tickMinStep=0.01)
     value = alt.Y("value:Q", title="Accuracy", axis=shares).scale(zero=False)
     bars = base.mark_rule(strokeWidth=1.5).encode(
         y=alt.Y("low:Q", title="Accuracy", axis=shares).scale(zero=False), y2="high:Q"
@@ -233,7 +235,9 @@ def _labels_panel(
 
 
 def _axis(column: str) -> alt.Axis:
-    return alt.Axis(format=".0%" if column == "knn_accuracy" else ".2f", tickCount=6)
+    return alt.Axis(
+        format=".0%" if column == "knn_accuracy" else ".2f", tickCount=6, tickMinStep=0.01
+    )
 
 
 def _matrices(each: Correlation) -> Iterator[alt.Chart]:

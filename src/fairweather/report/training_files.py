@@ -1,4 +1,4 @@
-"""What the trainings of a run left: histories, recipes, what they started from, what was tried."""
+"""What the trainings of a run stored: histories, recipes, starting weights, and tries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STARTED_FROM = ("file", "sha256", "left_out", "head")  # what is told of weights
 
 
 class History(NamedTuple):
-    """What one training wrote down after each epoch, a column a number."""
+    """What one training wrote after each epoch, one column for each number."""
 
     title: str
     seed: str
@@ -35,7 +35,7 @@ class History(NamedTuple):
 
 
 def read_histories(contents: Contents) -> pd.DataFrame:
-    """Read what each epoch came to: title, seed, epoch, what, part and value, one number a row.
+    """Read the numbers of each epoch: title, seed, epoch, what, part and value, one in each row.
 
     `what` is accuracy, loss or learning rate, and `part` training or validation. It has no rows
     when nothing was trained.
@@ -60,7 +60,7 @@ class Time(NamedTuple):
 
 
 def read_times(contents: Contents) -> list[Time]:
-    """Read how long each training took; of trainings that did not write it down, only the speed."""
+    """Read how long each training took; where that was not stored, only the speed."""
     found = []
     for title, seed, epochs in _model_histories(contents):
         speed = epochs.get("images_per_second", pd.Series(dtype=float)).median()
@@ -93,7 +93,7 @@ def read_recipes(contents: Contents) -> dict[str, Mapping[str, JsonValue]]:
 
 
 def read_starts(contents: Contents) -> dict[str, Mapping[str, JsonValue]]:
-    """Read what weights each model started from, by its name, where it did not start from none.
+    """Read what weights each model started from, by its name; of random ones nothing is said.
 
     The first seed stands for all.
     """
@@ -120,7 +120,7 @@ def read_tries(contents: Contents) -> dict[str, pd.DataFrame]:
 
 
 def read_warnings(contents: Contents) -> dict[str, str]:
-    """Read what is wrong with a model's numbers under attack, by its title; often nothing."""
+    """Read the warnings about a model's numbers under attack, by its title; often there is none."""
     found: dict[str, str] = {}
     for label, run in contents.runs.items():
         path = run.file(WARNINGS)
@@ -160,7 +160,7 @@ def read_correlations(contents: Contents) -> list[Correlation]:
 
 
 def _pretraining_files(contents: Contents, file: str) -> Iterator[tuple[str, str, Path]]:
-    """Title, seed and path of a file of each pre-training that left it."""
+    """Title, seed and path of a file of each pre-training that has it."""
     for name, entry in contents.pretraining.items():
         run, inner = contents.home(name)
         own = entry.settings.get("seed")

@@ -29,7 +29,7 @@ from fairweather.record import (
     temperature_file,
     variant_name,
 )
-from fairweather.report.samples import INDEX, PICTURES
+from fairweather.report.samples import ATTACKED, INDEX, PICTURES
 from fairweather.steps.derived import is_imagenet_at_224
 from fairweather.steps.describing import variant_phrase
 from fairweather.steps.plan import (
@@ -389,12 +389,26 @@ def _sample(measurement: Measurement, models: Sequence[Measured]) -> SampleStep:
         for name in names:
             shown.setdefault(name + suffix, (name, model.seed))
     shifts = tuple(shift.id for shift in measurement.shifts if isinstance(shift, Shift))
+    attacks = [attack for attack in measurement.shifts if isinstance(attack, Attack)]
+    networks = {
+        name: model.network
+        for name, of in shown.items()
+        for model in models
+        if attacks and of == (model.name, model.seed)
+    }
+    files = (file for network in networks.values() for file in network_files(network))
     return SampleStep(
         id="samples",
         task="samples",
-        reads=tuple(predictions_file(*of, text) for of in shown.values() for text in shifts),
+        reads=(
+            *(predictions_file(*of, text) for of in shown.values() for text in shifts),
+            *dict.fromkeys(files),
+        ),
         leaves=(INDEX, PICTURES),
-        may_leave=(MIXUP,),
+        may_leave=(MIXUP, ATTACKED),
+        attacks=tuple(attack.id for attack in attacks),
+        networks=networks,
+        device=measurement.device if attacks else "cpu",
         images=measurement.data.reference(TEST),
         train=measurement.data.reference("train") if measurement.mixup else None,
         models=shown,
@@ -406,7 +420,7 @@ def _sample(measurement: Measurement, models: Sequence[Measured]) -> SampleStep:
 
 
 def _report(measurement: Measurement, predictions: Sequence[str]) -> ReportStep:
-    own = (RECORD, SCORES, WARNINGS, ABSENT_METRICS, INDEX, PICTURES, MIXUP)
+    own = (RECORD, SCORES, WARNINGS, ABSENT_METRICS, INDEX, PICTURES, MIXUP, ATTACKED)
     return ReportStep(
         id="report",
         task="report",

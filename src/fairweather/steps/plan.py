@@ -46,7 +46,7 @@ VERSIONS = {
     "predict": 1,
     "score": 4,
     "sample": 3,
-    "report": 5,
+    "report": 6,
 }
 # With other versions of these, shifts may change the same images differently.
 LIBRARIES: dict[str, JsonValue] = {
@@ -520,8 +520,10 @@ class SampleStep(Step):
 
     Attributes:
         models: model and seed whose mistakes are shown, by the name in the report.
-        shifts: ids, clean first; no attacks, since their images depend on the model.
+        shifts: ids, clean first, without attacks, since their images depend on the model.
         mixup: also store an example of MixUp from the training images.
+        attacks: ids of the attacks whose images are shown too.
+        networks: the networks that are attacked, by the name in the report.
     """
 
     kind: Literal["sample"] = "sample"
@@ -532,9 +534,18 @@ class SampleStep(Step):
     shifts: tuple[str, ...]
     shift_seed: int
     mixup: bool
+    attacks: tuple[str, ...] = ()
+    networks: dict[str, Network] = pydantic.Field(default_factory=dict)
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+        # Only where there are attacks, so that the samples of other runs stay finished.
+        attacked = {
+            "attacks": list(self.attacks),
+            "networks": {name: _network_facts(each) for name, each in self.networks.items()},
+            **self.machine(),
+        }
         return {
+            **(attacked if self.attacks else {}),
             "data": self.images.digest,
             "train": self.train.digest if self.train else None,
             "models": {name: list(model) for name, model in self.models.items()},

@@ -13,10 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 from PIL import Image
+from torch import nn
 
 from fairweather.progress import Notify
 from fairweather.record import predictions_file
 from fairweather.report.samples import (
+    ATTACKED,
+    ATTACKED_COLUMNS,
     INDEX,
     INDEX_VERSION,
     PICTURE_COLUMNS,
@@ -29,7 +32,7 @@ from fairweather.steps.plan import Done, SampleStep
 from fairweather.steps.predicting import shift_of
 from fairweather.steps.thumbnails import thumbnails
 from fairweather.steps.worker import Worker
-from fairweather.types import Dataset, Images, Shift
+from fairweather.types import Attack, Dataset, Images, Shift
 
 # Pictures of one kind, and mistakes of all models under all shifts: they must fit into a page.
 MOST_PICTURES, MOST_MISTAKES = 6, 240
@@ -45,7 +48,44 @@ def do_sample(step: SampleStep, worker: Worker, folder: RunFolder, progress: Not
     dataset = worker.dataset(step.images.data)
     choice = choose(folder, dataset.test, shifts, step.models)
     write_samples(folder, dataset, shifts, step.shift_seed, choice, step.mixup)
+    if step.attacks:
+        folder.write(ATTACKED, _attacked(step, worker, folder))
     return Done()
+
+
+def _attacked(step: SampleStep, worker: Worker, folder: RunFolder) -> bytes:
+    """Attack the strip with each network again, as it was when it was predicted.
+
+    An attack draws its random numbers by image, so it finds the same change, up to what rounding in
+    a batch of another size may do to it.
+    """
+    strip = pick_pictures(worker.dataset(step.images.data).test, MOST_PICTURES)
+    attacks = [attack for text in step.attacks if isinstance(attack := shift_of(text), Attack)]
+    columns: dict[str, list[Any]] = {name: [] for name in ATTACKED_COLUMNS.names}
+    for name, network in step.networks.items():
+        model = worker.network(network, folder)
+        for attack in attacks:
+            found = attacked(model, strip, attack, worker.device, step.shift_seed)
+            columns["model"] += [name] * len(strip)
+            columns["cell"] += [attack.id] * len(strip)
+            columns["key"] += strip.keys.tolist()
+            columns["image"] += thumbnails(found)
+    return _as_parquet(columns, ATTACKED_COLUMNS)
+
+
+@torch.no_grad()
+def attacked(
+    model: nn.Module, images: Images, attack: Attack, device: torch.device, seed: int
+) -> torch.Tensor:
+    """Attack images as `fairweather.inference.predict` does, rounded to 8 bits.
+
+    Returns:
+        uint8 `[N, 3, H, W]`, on the CPU.
+    """
+    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    inputs = images.images.to(device, memory_format=torch.channels_last).float().div_(255)
+    labels, keys = images.labels.to(device), images.keys.to(device)
+    return attack(model, inputs, labels, keys, seed).mul(255).round().to("cpu", torch.uint8)
 
 
 class Choice(NamedTuple):
@@ -288,8 +328,12 @@ def _pictures(
         columns["cell"] += [shift.id] * len(keys)
         columns["key"] += keys.tolist()
         columns["image"] += thumbnails(shift(images.images, images.keys, seed))
+    return _as_parquet(columns, PICTURE_COLUMNS)
+
+
+def _as_parquet(columns: Mapping[str, Sequence[Any]], schema: pa.Schema) -> bytes:
     sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(pa.table(columns, schema=PICTURE_COLUMNS), sink)
+    pyarrow.parquet.write_table(pa.table(dict(columns), schema=schema), sink)
     return bytes(sink.getvalue().to_pybytes())
 
 

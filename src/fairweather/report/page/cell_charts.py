@@ -26,11 +26,11 @@ EXTENT = 40  # of vertical axes that stand above each other
 
 
 def cell_charts(classes: Sequence[str], conditions: int) -> list[Chart]:
-    """Build the charts of a cell; the confusion matrix only where it can be read.
+    """Build the charts of a cell; the confusion matrix only where it is small enough to be read.
 
     Args:
         classes: their names.
-        conditions: rows of the chart of what is handed over: clean images, and one a shift.
+        conditions: rows of the chart of what is deferred: clean images, and one for each shift.
     """
     bars = min(len(classes), MOST_CLASSES if len(classes) <= MOST_CLASSES else WORST_CLASSES)
     charts = [
@@ -105,7 +105,7 @@ def _counts() -> Chart:
             y=alt.Y(
                 "images:Q",
                 title="Images",
-                axis=alt.Axis(tickCount=3, minExtent=EXTENT, maxExtent=EXTENT),
+                axis=alt.Axis(tickCount=3, tickMinStep=1, minExtent=EXTENT, maxExtent=EXTENT),
             ),
             y2=alt.datum(0),
             tooltip=tooltip(("bin", "Confidence"), ("images", "Images")),
@@ -130,7 +130,9 @@ def _confidence() -> Chart:
             y=alt.Y(
                 "from:Q",
                 title="Images: right above, wrong below",
-                axis=alt.Axis(format=",d", labelExpr="replace(datum.label, '−', '')"),
+                axis=alt.Axis(
+                    format=",d", tickMinStep=1, labelExpr="replace(datum.label, '−', '')"
+                ),
             ),
             y2="to:Q",
             color=alt.Color(
@@ -161,7 +163,7 @@ def _risk_coverage() -> Chart:
     y = alt.Y(
         "risk:Q",
         title=wrong,
-        axis=alt.Axis(format=".0%", tickCount=5),
+        axis=alt.Axis(format=".0%", tickCount=5, tickMinStep=0.01),
     )
     which = ["chosen images", "clean images"]
     legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3)
@@ -217,7 +219,7 @@ def _hand_over(conditions: int) -> Chart:
     scale = alt.Scale(domain=[-0.03, 1.05], nice=False)
     x = alt.X(
         "needed:Q",
-        title="Share that goes to a person",
+        title="Share deferred to a person",
         axis=_confidence_axis(),
         scale=scale,
     )
@@ -226,7 +228,7 @@ def _hand_over(conditions: int) -> Chart:
         tooltip=tooltip(
             ("place", "Images"),
             ("needed_text", "To keep the risk"),
-            ("over_text", "Handed over at the threshold"),
+            ("over_text", "Deferred at the threshold"),
             ("risk_text", "Wrong among the answers"),
         ),
     )
@@ -234,19 +236,19 @@ def _hand_over(conditions: int) -> Chart:
         x=x,
     )
     ends = base.mark_rule(strokeWidth=2, color=INK).encode(
-        x=alt.X("low:Q", title="Share that goes to a person", scale=scale), x2="high:Q"
+        x=alt.X("low:Q", title="Share deferred to a person", scale=scale), x2="high:Q"
     )
     kept = (
         base.transform_filter("isValid(datum.over)")
         .mark_point(shape="diamond", size=90, filled=True, color=WRONG, stroke=PAPER, opacity=1)
-        .encode(x=alt.X("over:Q", title="Share that goes to a person", scale=scale))
+        .encode(x=alt.X("over:Q", title="Share deferred to a person", scale=scale))
     )
     chart = alt.layer(bars, ends, kept).properties(width="container", height=26 * conditions)
     return Chart(
         "hand-over",
-        "For clean images and the worst level of each shift: the share of the images that has to "
-        "go to a person to keep the risk asked for, with its 95 % interval, and the share that a "
-        "threshold fitted on clean validation images sends. The table beside it has the numbers.",
+        "For clean images and the worst level of each shift: the share of the images that must be "
+        "deferred to a person to keep the chosen risk, with its 95 % interval, and the share that "
+        "a threshold fitted on clean validation images defers. The table below has the numbers.",
         spec_of(chart),
     )
 

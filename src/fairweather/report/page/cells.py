@@ -1,4 +1,4 @@
-"""What the page shows of one model under one shift at one level, in as few numbers as will do."""
+"""What the page shows of one model under one shift at one level, in few numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fairweather.report.contents import Contents
 BINS = 10  # of the reliability diagram
 BARS = 20  # of the histogram of confidence
 POINTS = 60  # of the risk-coverage curve
-FEWEST = 10  # images that its first point is of: the risk of fewer is a matter of luck
+FEWEST = 10  # images of its first point: the risk of fewer images is mostly chance
 # Up to so many classes a confusion matrix can be read; beyond, the page lists the worst.
 MOST_CLASSES = 40
 WORST_CLASSES = 20
@@ -66,8 +66,8 @@ class CellNumbers(TypedDict):
         bins: of the reliability diagram: which, mean confidence, accuracy, its interval, images.
         bars: images of each bar of the histogram, of right answers and of wrong ones.
         curve: coverage, risk and its interval of each point of the risk-coverage curve.
-        hand: share to hand over and its interval, for each of `RISKS`.
-        kept: for each threshold, what it hands over and how wrong the rest is, with intervals.
+        hand: share to defer and its interval, for each of `RISKS`.
+        kept: for each threshold, the share deferred and the share of wrong answers, with intervals.
         classes: class, images, accuracy and its interval.
         confused: label, prediction and images, one after the other.
     """
@@ -150,7 +150,7 @@ def _thinned(coverage: FloatArray, risk: FloatArray, images: int) -> list[Row]:
 
 
 def _kept(confidence: FloatArray, correct: npt.NDArray[np.bool_], threshold: float) -> Row:
-    """What a threshold hands over and how wrong the rest is, each with its Wilson interval."""
+    """What a threshold defers and how wrong the answers are, each with its Wilson interval."""
     n = len(confidence)
     coverage = float(coverage_above(confidence, threshold))
     over = 1 - coverage
@@ -186,9 +186,9 @@ def _confused(cell: Columns, classes: int, *, all_of_them: bool) -> list[int]:
 
 
 def read_cells(contents: Contents) -> Iterator[Read]:
-    """Read every cell of every model that was predicted, one after the other, clean first.
+    """Read every predicted cell of every model, clean first.
 
-    With several seeds it is the first, because bins of different trainings cannot be averaged.
+    With several seeds it is the first: bins of different trainings cannot be averaged.
     """
     ids = [CLEAN, *(cell for sweep in contents.sweeps for cell in sweep.cells.values())]
     for model in contents.titles:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
+from collections.abc import Sequence
 from typing import TypedDict
 
 import altair as alt
@@ -14,6 +15,7 @@ from fairweather.record import CLEAN, MEAN, NO_LEVEL
 from fairweather.report import figures
 from fairweather.report.contents import Contents
 from fairweather.report.figures import Spec
+from fairweather.report.overview import TITLES, Inks, Measure, alt_text, forest, readings
 from fairweather.report.page.drawing import (
     FOCUS,
     INK,
@@ -24,6 +26,7 @@ from fairweather.report.page.drawing import (
     Chart,
     drawn_order,
     in_words,
+    looks,
     model_color,
     model_paint,
     model_shape,
@@ -39,8 +42,41 @@ from fairweather.types import Score
 # Shifts from which on the page draws a heat map: fewer are read off the small charts.
 MANY_SHIFTS = 5
 HEIGHT = 165
+NARROW = 720  # pixels of the window below which charts stand below each other, as in the style
 LONGEST = 200  # pixels of a model's title above a heat map
 EXTENT = 36  # of vertical axes, so that charts above each other line up
+
+
+def overview_charts(contents: Contents, order: Sequence[str]) -> dict[Measure, Chart]:
+    """Draw accuracy, and confidence − accuracy, of each model in each state, in this order."""
+    read = [each for model in order for each in readings(contents, model)]
+    look = looks(contents.positions)
+    inks = Inks(
+        models=[f"var(--m{each.color})" for each in look],
+        fills=[PAPER if each.variant else f"var(--m{each.color})" for each in look],
+        ink=INK,
+        rule=RULE,
+    )
+    found: dict[Measure, Chart] = {}
+    for measure in TITLES:
+        # Beside each other, the two charts share the titles of their rows.
+        beside = f"windowSize()[0] >= {NARROW}"
+        chart = forest(
+            contents,
+            read,
+            measure,
+            inks,
+            None,
+            emphasis=FOCUS,
+            loud=LOUD,
+            named="true" if measure == "accuracy" else f"!({beside})",
+            numbered="true" if measure == "accuracy" else beside,
+        )
+        if chart is not None:
+            spec = spec_of(chart.properties(width="container"))
+            words = alt_text(contents, read, measure)
+            found[measure] = Chart(f"overview-{measure}", words, spec)
+    return found
 
 
 def level_charts(contents: Contents) -> dict[str, dict[str, Chart]]:
@@ -118,15 +154,17 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
 
 
 def scatter(contents: Contents) -> Chart | None:
-    """Draw accuracy against calibration error, one point a model, shift and level."""
+    """Draw accuracy against calibration error, one point for each model, shift and level."""
     order = drawn_order(contents)
     rows = sorted(_points(contents), key=lambda row: order.index(row["title"]))
     if not rows:
         return None
     base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X("accuracy:Q", title="Accuracy", axis=alt.Axis(format=".0%", tickCount=6)).scale(
-            zero=False
-        ),
+        x=alt.X(
+            "accuracy:Q",
+            title="Accuracy",
+            axis=alt.Axis(format=".0%", tickCount=6, tickMinStep=0.01),
+        ).scale(zero=False),
         y=alt.Y("error:Q", title="RMS calibration error", axis=alt.Axis(tickCount=6)),
         tooltip=tooltip(
             ("title", "Model"),
@@ -146,8 +184,8 @@ def scatter(contents: Contents) -> Chart | None:
     chart = alt.layer(points, clean).properties(width="container", height=330)
     return Chart(
         "scatter",
-        "Scatter of accuracy against RMS calibration error, one point a model, shift and level; "
-        "clean images are circled. The tables hold the same numbers.",
+        "Scatter of accuracy against RMS calibration error, one point for each model, shift and "
+        "level; clean images are circled. The tables hold the same numbers.",
         spec_of(chart.add_params(FOCUS)),
     )
 
@@ -161,7 +199,7 @@ def training_charts(contents: Contents) -> dict[str, Chart]:
         "accuracy": _training_chart(contents, history, "accuracy", "Accuracy", ".0%"),
         "loss": _training_chart(contents, history, "loss", "Loss", ".3~g"),
         "rate": _training_chart(
-            contents, history, "learning rate", "Learning rate of the head", ".0e"
+            contents, history, "learning rate", "Learning rate of the head", ".1~e"
         ),
     }
 
@@ -169,8 +207,9 @@ def training_charts(contents: Contents) -> dict[str, Chart]:
 def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
     """Build the chart of any shift: its numbers, and what its axis says, are put in later."""
     shares = alt.Axis(
-        format=".0%" if is_percent(metric) else ".1~f",
+        format=".0%" if is_percent(metric) else ".2~f",
         tickCount=4,
+        tickMinStep=0.01,  # as fine as the labels are, so that no two read the same
         minExtent=EXTENT,
         maxExtent=EXTENT,
     )
@@ -218,8 +257,8 @@ def _of_shift(template: Spec, metric: str, sweep: Sweep, frame: pd.DataFrame) ->
     )
     return Chart(
         f"{metric}-{sweep.file_name}",
-        f"{SHORT[metric]} against {sweep.level_title}, one curve a model with its 95 % interval. "
-        "The table below holds the same numbers.",
+        f"{SHORT[metric]} against {sweep.level_title}, one curve for each model with its 95 % "
+        "interval. The table below holds the same numbers.",
         spec | {"datasets": {"rows": records(rows), "clean": [{"level": sweep.neutral}]}},
     )
 
@@ -266,6 +305,9 @@ def _training_chart(
     last = int(rows["epoch"].max())
     epochs = list(range(1, last + 1, max(1, last // 8)))
     log = what == "learning rate" and bool((rows["value"] > 0).all())
+    axis = alt.Axis(format=form, tickCount=5)
+    if what == "accuracy":
+        axis.tickMinStep = 0.01
     scale = alt.Scale(type="log") if log else alt.Scale(zero=what == "learning rate")
     dash = figures.WHOLE if what == "learning rate" else figures.DASHED
     line = (
@@ -273,7 +315,7 @@ def _training_chart(
         .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14))
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=epochs, format="d")),
-            y=alt.Y("value:Q", title=title, axis=alt.Axis(format=form, tickCount=5), scale=scale),
+            y=alt.Y("value:Q", title=title, axis=axis, scale=scale),
             color=model_color(contents),
             strokeDash=alt.StrokeDash(
                 "part:N",
@@ -286,14 +328,14 @@ def _training_chart(
                 ("title", "Model"),
                 ("seed", "Seed"),
                 ("epoch", "Epoch"),
-                ("part", "Part"),
+                ("part", "Split"),
                 ("text", title),
             ),
         )
         .properties(width="container", height=230)
         .add_params(FOCUS)
     )
-    seeds = "one line a model, seed and part"
+    seeds = "one line for each model, seed and split"
     return Chart(
         f"training-{what.replace(' ', '-')}",
         f"{title} against the epoch, {seeds}. models/*/history.csv holds the same numbers.",

@@ -51,7 +51,7 @@ CONFIG: Spec = {
 # The shapes of figures.SHAPES as letters, filled for models and hollow for their variants.
 GLYPHS, HOLLOW = "●■▲◆▼✚", "○□△◇▽✛"
 SHORT = {"accuracy": "Accuracy", "rms_calibration_error": "RMS calibration error"}
-# The chart of a model is loud, and the others quiet, while the pointer or a button asks for it.
+# A model stands out, and the others are faint, while the pointer or a button asks for it.
 FOCUS = alt.Parameter(name="focus", param=alt.VariableParameter("focus", value=""))
 LOUD = "focus === '' || datum.title === focus"
 
@@ -85,7 +85,7 @@ class Chart(NamedTuple):
 
     Attributes:
         name: of its place in the page.
-        alt: what somebody who does not see it has to know.
+        alt: what somebody who does not see it must know.
         spec: Vega-Lite, without data that a chooser brings.
     """
 
@@ -119,7 +119,7 @@ def model_paint(contents: Contents) -> dict[str, alt.Fill | alt.Stroke]:
 
 
 def model_shape(contents: Contents) -> alt.Shape:
-    """Shape by the field `title`, for those who cannot tell the colours apart."""
+    """Shape by the field `title`, for those who cannot distinguish the colours."""
     return figures.model_shape(list(contents.titles.values()), None, contents.positions)
 
 

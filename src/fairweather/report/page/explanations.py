@@ -1,4 +1,4 @@
-"""What the page says of how its numbers were made: settings, formulas, and how to cite them."""
+"""What the page says about how its numbers were made: settings, formulas, and citation."""
 
 from __future__ import annotations
 
@@ -46,10 +46,12 @@ FORMULAS: Mapping[str, str] = {
         "mean over the images of the share of wrong answers among those at least as confident"
     ),
     "coverage_at_risk": (
-        "largest share of the images, the most confident first, with at most this risk of a wrong "
-        "answer"
+        "largest share of the images, the most confident first, of which at most this share is "
+        "wrong"
     ),
-    "confidence_auroc": "chance that a right answer is more confident than a wrong one; ties half",
+    "confidence_auroc": (
+        "probability that a right answer is more confident than a wrong one; ties count half"
+    ),
     "average_confidence": "mean confidence, an estimate of the accuracy that needs no labels",
     "risk_above_validation_threshold": (
         "share of wrong answers among the images at or above the confidence that keeps the risk on "
@@ -57,16 +59,16 @@ FORMULAS: Mapping[str, str] = {
     ),
     "coverage_above_validation_threshold": "share of the images at or above that confidence",
     "atc_accuracy": (
-        "share of the images above the confidence below which as many validation images lie as are "
-        "wrong; needs no labels (Garg et al. 2022)"
+        "share of the images above a confidence threshold, chosen so that on validation images the "
+        "share below it equals the error rate; needs no labels (Garg et al. 2022)"
     ),
     "atc_accuracy_error": "that estimate − accuracy",
 }
-# The same of what takes more than one cell of predictions.
+# The same for numbers that need more than one cell of predictions.
 FORMULAS_OF_SEVERAL: Mapping[str, str] = {
     "flip_rate": (
-        "share of the images whose most probable class changes from one level to the next, clean "
-        "in its place; mean over neighbouring levels"
+        "share of the images whose most probable class changes from one level to the next, where "
+        "clean counts as a level; mean over neighbouring levels"
     ),
     "mean_corruption_error": (
         "mean over the corruptions of a family of the mean over severities of 1 − accuracy; not "
@@ -77,11 +79,12 @@ FORMULAS_OF_SEVERAL: Mapping[str, str] = {
         "by the same sum of AlexNet's published errors; corrupted in memory, not from files"
     ),
     "detection_auroc": (
-        "chance that a clean test image is more confident than one of the other data set; ties half"
+        "probability that a clean test image is more confident than one of the other data set; "
+        "ties count half"
     ),
     "false_positive_rate_at_recall": (
-        "share of the other data set's images at or above the largest confidence that this share "
-        "of the clean test images reaches"
+        "share of the other data set's images at or above the confidence that this share of the "
+        "clean test images reaches"
     ),
 }
 
@@ -136,7 +139,7 @@ def _plain(value: object) -> str:
 
 
 def settings(contents: Contents) -> Iterator[tuple[str, list[str]]]:
-    """Name each setting that does something for some model, with its value for every model."""
+    """Name each setting that has an effect for some model, with its value for every model."""
     recipes, starts = read_recipes(contents), read_starts(contents)
     models = []
     for name in contents.titles:
@@ -148,14 +151,14 @@ def settings(contents: Contents) -> Iterator[tuple[str, list[str]]]:
         described = entry | start | {"recipe": recipe} | (tuning if tuning["sweep"] else {})
         models.append(dict(flatten(described)))
     keys = dict.fromkeys(key for model in models for key in model)
-    # Where some models have parts of a setting, that others have none of it is told by these.
+    # Where some models have parts of a setting, these parts show that the others have none of it.
     parents = {key.rpartition(".")[0] for key in keys}
     for key in (key for key in keys if key not in parents):
         yield key, [model.get(key, ABSENT) for model in models]
 
 
 def _effective(recipe: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Leave out the knobs that do nothing beside the others, and write rotation as one."""
+    """Leave out settings that have no effect beside the others, and write rotation as one."""
     schedule = recipe.get("schedule")
     idle = {
         "momentum": recipe.get("optimizer") != "sgd",

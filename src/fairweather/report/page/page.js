@@ -36,12 +36,12 @@
     result.view.addEventListener("pointerout", () => focusOn(pinned));
   }
 
-  // A finger never moves over a mark, which is what Vega waits for before it says its numbers.
+  // Vega shows the numbers of a mark when a pointer moves over it; a finger taps, and never moves.
   function sayUnderFinger({ target, clientX, clientY }) {
     target.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX, clientY }));
   }
 
-  // Linked hover: the model under the pointer is loud in every chart that is in sight.
+  // Linked hover: the model under the pointer stands out in every chart that is in sight.
   let pinned = "", focused = "";
   function focusOn(title) {
     focused = title;
@@ -142,7 +142,7 @@
     else offerLevels();
   }
 
-  // The charts of a cell come to be with its numbers, and take those of the next.
+  // The charts of a cell are drawn with the first numbers, and then take those of each next cell.
   async function show(name, rows) {
     const place = document.querySelector(`[data-chart="${name}"]`);
     if (!place) return;
@@ -156,8 +156,8 @@
   async function showCell() {
     const { model, shift, place, cell } = chosen();
     const where = place.heading ? `${shift.title}, ${place.heading}` : shift.title;
-    const words = cell ? data.summaries[model.name][place.id] : "not measured";
-    $("chosen").replaceChildren(make("strong", { textContent: `${model.title}, ${where}: ` }), words);
+    const words = cell ? data.summaries[model.name][place.id] : "Not measured.";
+    $("chosen").replaceChildren(make("strong", { textContent: `${model.title}, ${where}. ` }), words);
     for (const part of document.querySelectorAll(".of-cell")) part.hidden = !cell;
     if (cell) {
       await showConfidence(cell, data.cells[model.name].clean);
@@ -253,22 +253,26 @@
 
   function showPictures(model, shift) {
     if (!data.gallery) return;
-    const { strip, lost, mistakes } = data.gallery;
-    const only = data.models.length > data.most_models ? model : null;
+    const { lost, mistakes } = data.gallery;
+    // Under attack each model sees other images: those of the chosen one stand beside the clean ones.
+    const attacked = shift.attack ? data.gallery.attacked[model.name] ?? {} : {};
+    const strip = { ...data.gallery.strip, ...attacked };
+    const only = shift.attack || data.models.length > data.most_models ? model : null;
     const cells = [...new Set(["clean", ...shift.cells.map(({ id }) => id)])].filter((id) => id in strip);
+    $("attacked").hidden = !Object.keys(attacked).length;
     cells.sort((a, b) => strength(shift, a) - strength(shift, b));
     $("strip").replaceChildren(...cells.map((id) => make("div", { className: "row" },
       make("h4", { textContent: headings.get(id) }),
       make("div", { className: "pictures" }, ...strip[id].map((index) => picture(index, only))))));
-    const unseen = shift.attack ? "No pictures are kept of attacks: they are other images for each model." : "";
+    const unseen = shift.attack ? "Chosen for shifts only: under attack, each model sees other images." : "";
     grid("lost", lost?.[shift.name], only, unseen
       || (shift.name === "clean" ? "Choose a shift to see them." : "")
-      || (lost ? "No image is right for all models when clean and wrong for all from some level on."
-        : "They are not looked for among the models of several runs; the page of each run shows its own."));
+      || (lost ? "There is none: no image that all models get right when clean is then wrong for all of them."
+        : "They are not searched among the models of several runs; the page of each run shows its own."));
     const mine = mistakes[model.name]?.[shift.name];
     const seen = Object.keys(mistakes[model.name] ?? {}).length > 0;
-    grid("mistakes", mine, model, unseen || (!seen ? "The run of this model keeps no pictures."
-      : mine ? "There is none." : "This model was not tested on them."));
+    grid("mistakes", mine, model, unseen || (!seen ? "The run of this model has no pictures."
+      : mine ? "There is none." : "This model was not tested under this shift."));
   }
   function strength(shift, id) {
     const at = shift.cells.findIndex((cell) => cell.id === id);

@@ -26,9 +26,11 @@ from fairweather.report.page.cells import (
     thresholds_of,
 )
 from fairweather.report.page.drawing import CONFIG, Chart, looks
+from fairweather.report.performance import performance_at
 from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import CellImage, Samples
-from fairweather.report.tables import Entry
+from fairweather.report.sentences import RISK
+from fairweather.report.tables import CORRECTED, Entry
 
 # Up to so many, every picture says what each of them sees; beyond, what the chosen one does.
 MOST_MODELS = 6
@@ -60,12 +62,14 @@ class Gallery(TypedDict):
         strip: by cell.
         lost: by shift; None where nobody looked.
         mistakes: by model, and then by shift.
+        attacked: the strip as a model saw it, by model and then by cell.
     """
 
     pictures: list[Picture]
     strip: dict[str, list[int]]
     lost: dict[str, list[int]] | None
     mistakes: dict[str, dict[str, list[int]]]
+    attacked: dict[str, dict[str, list[int]]]
 
 
 class Payload(TypedDict):
@@ -140,10 +144,12 @@ def _look(
 ) -> tuple[dict[str, dict[str, CellNumbers]], dict[CellImage, dict[str, ShownPrediction]]]:
     """Read each cell once: describe it, and look up what it says of the pictures."""
     thresholds, classes = thresholds_of(contents), len(contents.classes)
+    levels = _levels(contents)
     cells: dict[str, dict[str, CellNumbers]] = {model: {} for model in contents.titles}
     predictions: dict[CellImage, dict[str, ShownPrediction]] = {}
     for model, cell, columns in read_cells(contents):
-        cells[model][cell] = describe_cell(columns, classes, thresholds[model])
+        numbers = describe_cell(columns, classes, thresholds[model])
+        cells[model][cell] = _as_scored(contents, model, levels[cell], numbers)
         for shown, each in predictions_at(columns, cell, pictures.get(cell, ())).items():
             predictions.setdefault(shown, {})[model] = each
     return cells, predictions
@@ -175,13 +181,40 @@ def _hardest_for(contents: Contents, model: str) -> str:
     return min(means, key=lambda name: means[name], default=CLEAN)
 
 
+def _levels(contents: Contents) -> dict[str, tuple[str, str]]:
+    """The shift and the level of each cell, by its id."""
+    levels = {CLEAN: (CLEAN, NO_LEVEL)}
+    for sweep in contents.sweeps:
+        levels |= {cell: (sweep.name, level) for level, cell in sweep.cells.items()}
+    return levels
+
+
+def _seed(contents: Contents, model: str) -> str:
+    """The seed that the charts of a cell show: the first one; an ensemble has the scores of all."""
+    seed = contents.seeds_of(model)[0]
+    return seed if seed in contents.seeds else contents.shown_seed
+
+
+def _as_scored(
+    contents: Contents, model: str, at: tuple[str, str], numbers: CellNumbers
+) -> CellNumbers:
+    """Give what scores.csv has too the interval that it has there: one number, one interval."""
+    found = performance_at(contents, model, *at, _seed(contents, model))
+    if not numbers["kept"] or found is None or found.coverage is None or found.risk is None:
+        return numbers
+    _, low, high, _ = found.coverage
+    ends = rounded([1 - high, 1 - low, *found.risk[1:3]])
+    kept = [*numbers["kept"]]
+    over, _, _, risk, *_ = kept[RISKS.index(RISK)]
+    kept[RISKS.index(RISK)] = [over, *ends[:2], risk, *ends[2:]]
+    return {**numbers, "kept": kept}
+
+
 def _summaries(
     contents: Contents, cells: Mapping[str, Mapping[str, CellNumbers]]
 ) -> dict[str, dict[str, str]]:
     """Accuracy and calibration of each cell in words, of the seed that its charts show."""
-    levels = {CLEAN: (CLEAN, NO_LEVEL)}
-    for sweep in contents.sweeps:
-        levels |= {cell: (sweep.name, level) for level, cell in sweep.cells.items()}
+    levels = _levels(contents)
     return {
         model: {cell: _in_words(contents, model, *levels[cell]) for cell in described}
         for model, described in cells.items()
@@ -189,17 +222,17 @@ def _summaries(
 
 
 def _in_words(contents: Contents, model: str, shift: str, level: str) -> str:
-    seed = contents.seeds_of(model)[0]
-    shown = contents.shown_seed if seed not in contents.seeds else seed
+    shown = _seed(contents, model)
     accuracy, error = (
         contents.score(metric, model, shift, level, shown)
         for metric in ("accuracy", "rms_calibration_error")
     )
-    parts = [f"accuracy {Entry(accuracy, percent=True).in_words}"] if accuracy else []
+    parts = [f"Accuracy {Entry(accuracy, percent=True).in_words}"] if accuracy else []
     parts += [f"RMS calibration error {Entry(error, percent=False).in_words}"] if error else []
-    seeds = f", seed {seed}" if len(contents.seeds) > 1 else ""
-    n = f"n = {accuracy.n:,}{seeds}" if accuracy else ""
-    return ", ".join([*parts, n])
+    seed = f" of seed {contents.seeds_of(model)[0]}" if len(contents.seeds) > 1 else ""
+    n = [f"The charts below show {accuracy.n:,} images{seed}."] if accuracy else []
+    note = [f"The interval of the error is {CORRECTED}."] if error and not error.too_few else []
+    return " ".join([f"{'; '.join(parts)}.", *n, *note])
 
 
 # ---- pictures
@@ -223,7 +256,8 @@ def predictions_at(
 def keys_by_cell(samples: Samples | None) -> dict[str, list[int]]:
     """List the images that there are pictures of, by the id of the shift."""
     found: dict[str, list[int]] = {}
-    for cell, key in samples.pictures if samples else ():
+    shown = (*samples.pictures, *(at[1:] for at in samples.attacked)) if samples else ()
+    for cell, key in dict.fromkeys(shown):
         found.setdefault(cell, []).append(key)
     return found
 
@@ -249,11 +283,21 @@ def gallery(
     cells = dict.fromkeys(shown.cell for shown in every)
     strips = {cell: chosen(CellImage(key, cell) for key in samples.strip) for cell in cells}
     lost = samples.lost
+    pictures = [
+        _picture(cell, image, models, predictions.get(CellImage(key, cell), {}))
+        for (cell, key), image in samples.pictures.items()
+    ]
+    attacked: dict[str, dict[str, list[int]]] = {}
+    for (attacks_on, cell, key), image in samples.attacked.items():
+        said = predictions.get(CellImage(key, cell), {})
+        # A temperature changes no answer: it is tested on the images found against its model.
+        seen_by = [each for each in models if untempered(each) == attacks_on and each in said]
+        for model in seen_by:
+            attacked.setdefault(model, {}).setdefault(cell, []).append(len(pictures))
+        own = {model: said[model] for model in seen_by}
+        pictures.append(_picture(cell, image, models, own))
     return Gallery(
-        pictures=[
-            _picture(cell, image, models, predictions.get(CellImage(key, cell), {}))
-            for (cell, key), image in samples.pictures.items()
-        ],
+        pictures=pictures,
         strip={cell: strip for cell, strip in strips.items() if strip},
         lost=None if lost is None else {shift: chosen(wanted) for shift, wanted in lost.items()},
         mistakes={
@@ -261,7 +305,18 @@ def gallery(
             for model, shifts in samples.mistakes.items()
             if model in models
         },
+        attacked=attacked,
     )
+
+
+def untempered(name: str) -> str:
+    """Name the model whose images a model is tested on under attack.
+
+    >>> untempered("basic+temperature"), untempered("basic+ensemble")
+    ('basic', 'basic+ensemble')
+    """
+    base, *added = name.split("+")
+    return "+".join([base, *(each for each in added if each != "temperature")])
 
 
 def _picture(

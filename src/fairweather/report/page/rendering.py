@@ -1,4 +1,4 @@
-"""The one HTML page: it loads nothing, runs its own script alone, and takes every name as text."""
+"""The one HTML page: it loads nothing, runs only its own script, and shows every name as text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from markupsafe import Markup
 from fairweather.record import RunRecord
 from fairweather.report.contents import Contents
 from fairweather.report.figures import Figure
-from fairweather.report.findings import ModelFindings, model_findings
+from fairweather.report.findings import answer, model_findings
+from fairweather.report.limits import LIMITS, Limits
+from fairweather.report.overview import STATES, Measure, readings
 from fairweather.report.page.cell_charts import cell_charts
 from fairweather.report.page.cells import BINS, MOST_CLASSES
-from fairweather.report.page.charts import heat_map, level_charts, scatter, training_charts
+from fairweather.report.page.charts import (
+    heat_map,
+    level_charts,
+    overview_charts,
+    scatter,
+    training_charts,
+)
 from fairweather.report.page.drawing import SHORT, Chart, looks
 from fairweather.report.page.explanations import citation, flatten, formulas, settings
 from fairweather.report.page.payload import (
@@ -26,7 +34,7 @@ from fairweather.report.page.payload import (
     payload,
     script,
 )
-from fairweather.report.ranking import Ranking, how_low
+from fairweather.report.ranking import Ranking
 from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import Samples
 from fairweather.report.tables import ABSENT, CORRECTED, TABULATED, Table, describe_metric
@@ -34,8 +42,8 @@ from fairweather.report.training_files import read_times, read_tries, read_warni
 
 SECTIONS = (
     ("answer", "The answer"),
-    ("summary", "Summary"),
     ("shifts", "Under each shift"),
+    ("summary", "Summary tables"),
     ("closer", "Look closer"),
     ("pictures", "Pictures"),
     ("training", "Training"),
@@ -52,11 +60,13 @@ class HeatMap(NamedTuple):
 
 
 class PageParts(NamedTuple):
-    """What a page is made of."""
+    """What a page is made of; `order` is that of the models in the first chart."""
 
     contents: Contents
+    order: Sequence[str]
     tables: Sequence[Table]
     ranks: Ranking | None
+    limits: Limits | None
     figures: Sequence[Figure]
     samples: Samples | None
 
@@ -64,6 +74,7 @@ class PageParts(NamedTuple):
 class _Charts(NamedTuple):
     """The charts of a page, by the names that the template has for them."""
 
+    overview: Mapping[Measure, Chart]
     levels: Mapping[str, Mapping[str, Chart]]
     heat_maps: Sequence[HeatMap]
     scatter: Chart | None
@@ -73,6 +84,7 @@ class _Charts(NamedTuple):
     def every(self) -> list[Chart]:
         """All of them."""
         return [
+            *self.overview.values(),
             *(chart for metrics in self.levels.values() for chart in metrics.values()),
             *(each.chart for each in self.heat_maps),
             *([self.scatter] if self.scatter else []),
@@ -84,13 +96,16 @@ class _Charts(NamedTuple):
 def render_page(parts: PageParts, library: Callable[[], str]) -> str:
     """Fill the template; everything from the run is escaped, and figures are inlined.
 
-    `library` gives the JavaScript that draws charts, which may take its time.
+    `library` returns the JavaScript that draws charts; it is asked last, since it may take long.
     """
-    contents, tables, ranks, figures, samples = parts
-    drawn = _charts(contents)
+    contents, order, tables, ranks, limits, figures, samples = parts
+    drawn = _charts(contents, order)
     texts = {table.name: table.texts() for table in tables}
     texts |= {"ranking": ranks.texts()} if ranks else {}
+    texts |= {"smallest_levels": limits.texts()} if limits else {}
     first = ranks.rows[0].model if ranks else next(iter(contents.titles))
+    findings = model_findings(contents)
+    seen = {each.state for model in order for each in readings(contents, model)}
     carried = payload(contents, drawn.every(), texts, samples, first)
     if not any(carried["cells"].values()):
         for name in drawn.closer:
@@ -106,8 +121,11 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
             **drawn._asdict(),
             **_facts(contents),
             ranking=ranks,
-            how_low=how_low(contents, [ranks.rows[at] for at in ranks.leaders]) if ranks else "",
-            findings=_ordered(model_findings(contents), ranks),
+            answer=answer(findings, ranks),
+            states=[(glyph, state) for state, (_, glyph) in STATES.items() if state in seen],
+            findings=sorted(findings, key=lambda each: order.index(each.model)),
+            limits=limits,
+            choices=LIMITS,
             tables=tables,
             named={table.name: table for table in tables},
             figures={figure.name: figure for figure in figures},
@@ -124,16 +142,11 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
     )
 
 
-def _ordered(findings: Sequence[ModelFindings], ranks: Ranking | None) -> list[ModelFindings]:
-    """Put what is found of the models in the order of the ranking, where there is one."""
-    order = [row.model for row in ranks.rows] if ranks else [each.model for each in findings]
-    return sorted(findings, key=lambda each: order.index(each.model))
-
-
-def _charts(contents: Contents) -> _Charts:
+def _charts(contents: Contents, order: Sequence[str]) -> _Charts:
     maps = ((SHORT[metric], heat_map(contents, metric)) for metric in TABULATED)
     conditions = len(worst_conditions(contents))
     return _Charts(
+        overview=overview_charts(contents, order),
         levels=level_charts(contents),
         heat_maps=[HeatMap(heading, chart) for heading, chart in maps if chart is not None],
         scatter=scatter(contents) if contents.sweeps else None,
@@ -143,7 +156,7 @@ def _charts(contents: Contents) -> _Charts:
 
 
 def _facts(contents: Contents) -> dict[str, object]:
-    """What the template tells in words."""
+    """What the template says in words."""
     return {
         "contents": contents,
         "calibration": describe_metric("rms_calibration_error"),
@@ -172,7 +185,7 @@ def _facts(contents: Contents) -> dict[str, object]:
 def _by_run(
     contents: Contents, facts: Callable[[RunRecord], Mapping[str, object]]
 ) -> Mapping[str, object]:
-    """What is told of each run, by its label; of a single run without one."""
+    """What is said of each run, by its label; of a single run without one."""
     told = {label: facts(record) for label, record in contents.records.items()}
     return told.get("", told)
 
@@ -183,7 +196,7 @@ def _provenance(record: RunRecord) -> Mapping[str, object]:
 
 
 def _description(record: RunRecord) -> Mapping[str, object]:
-    """All that the record says besides; the shifts stand in a list of their own."""
+    """Everything else in the record; the shifts have a list of their own."""
     return record.model_dump(mode="json", exclude={"version", "provenance", "data", "sweeps"})
 
 

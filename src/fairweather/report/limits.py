@@ -1,0 +1,172 @@
+"""The smallest level of each shift at which the accuracy of a model falls below a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from fairweather.record import CLEAN, NO_LEVEL
+from fairweather.report.contents import Contents
+from fairweather.report.sweeps import Sweep
+from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
+from fairweather.report.tables import ABSENT
+from fairweather.types import Score
+
+POINTS = 0.05  # below clean images: the limit of the first column
+SHARES = (0.95, 0.9, 0.8, 0.7, 0.5)
+NONE = "none"
+OPEN = "*"  # marks a level whose interval still reaches the limit
+
+
+class Limit(NamedTuple):
+    """An accuracy that a model should not fall below.
+
+    Attributes:
+        title: for a column or a choice.
+        share: the accuracy itself; None for so many points below the one on clean images.
+    """
+
+    title: str
+    share: float | None
+
+    def of(self, clean: float) -> float:
+        """Return the accuracy that is meant, for a model with this one on clean images."""
+        # Rounded, since 0.969 − 0.05 is a little more than 0.919 as a float.
+        return round(clean - POINTS, 9) if self.share is None else self.share
+
+
+LIMITS = (
+    Limit("5 points below clean", None),
+    *(Limit(f"{100 * share:.0f} %", share) for share in SHARES),
+)
+
+
+class Below(NamedTuple):
+    """The level nearest to clean images, on one side, at which a model is below a limit.
+
+    Attributes:
+        level: as scores.csv writes it.
+        accuracy: there.
+        is_open: whether the interval still reaches the limit.
+    """
+
+    level: str
+    accuracy: Score
+    is_open: bool
+
+
+class Smallest(NamedTuple):
+    """What is found for one model and one shift.
+
+    Attributes:
+        model, title, sweep: of what.
+        below: for each of `LIMITS`, the levels that were found; none on a side that stays above.
+    """
+
+    model: str
+    title: str
+    sweep: Sweep
+    below: tuple[tuple[Below, ...], ...]
+
+    def texts(self) -> list[str]:
+        """Write what is found for each limit: `σ = 1.2`, `f = 0.7 *; f = 1.3` or `none`."""
+        return [
+            "; ".join(
+                f"{self.sweep.heading(each.level)}{f' {OPEN}' if each.is_open else ''}"
+                for each in found
+            )
+            or NONE
+            for found in self.below
+        ]
+
+
+class Limits(NamedTuple):
+    """The smallest levels of all models and shifts."""
+
+    rows: tuple[Smallest, ...]
+    caption: str
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The titles of the columns of `cells`."""
+        return ("Model", "Shift", *(limit.title for limit in LIMITS))
+
+    def cells(self) -> list[list[str]]:
+        """The body as plain text, ready to be escaped."""
+        return [[row.title, row.sweep.title, *row.texts()] for row in self.rows]
+
+    def texts(self) -> dict[str, str]:
+        """Write the table out, by the suffix of the file."""
+        layout, body = Layout(self.header, words=2), self.cells()
+        return {
+            "md": markdown(layout, body, [self.caption]),
+            "csv": self._csv(),
+            "tex": latex(layout, body, "smallest_levels", self.caption),
+        }
+
+    def text(self, model: str, sweep: Sweep, at: int) -> str:
+        """Write what is found for a model, a shift and the limit of this number."""
+        for row in self.rows:
+            if (row.model, row.sweep.name) == (model, sweep.name):
+                return row.texts()[at]
+        return ABSENT
+
+    def _csv(self) -> str:
+        lines = [
+            (row.model, row.title, row.sweep.name, limit.title, each.level, *each.accuracy)
+            for row in self.rows
+            for limit, found in zip(LIMITS, row.below, strict=True)
+            for each in found
+        ]
+        columns = ["model", "title", "shift", "limit", "level", *Score._fields]
+        return rows_as_csv(pd.DataFrame(lines, columns=columns))
+
+
+def smallest_levels(contents: Contents) -> Limits | None:
+    """Find for each model, shift and limit the smallest level with an accuracy below the limit.
+
+    Only levels that were tested are looked at, and nothing is interpolated between them. A level is
+    below a limit where the accuracy itself is, whatever its interval; it is marked where its
+    interval still reaches the limit. The smallest level is the one nearest to what changes
+    nothing; where levels lie on both sides of that, each side has its own.
+
+    Returns:
+        None where no model was tested under a shift.
+    """
+    rows = tuple(_rows(contents))
+    if not rows:
+        return None
+    caption = (
+        "The smallest level tested at which accuracy is below the limit; “none”: it is at or above "
+        "the limit at all levels tested. Accuracy itself decides, and nothing is interpolated. "
+        f"“{OPEN}”: the 95 % interval at that level still reaches the limit."
+    )
+    return Limits(rows, caption)
+
+
+def _rows(contents: Contents) -> Iterator[Smallest]:
+    for model, title in contents.titles.items():
+        clean = contents.score("accuracy", model, CLEAN, NO_LEVEL)
+        for sweep in contents.sweeps:
+            scores = [
+                (level, score)
+                for level in sweep.cells
+                if (score := contents.score("accuracy", model, sweep.name, level)) is not None
+            ]
+            if clean is not None and scores:
+                limits = [limit.of(clean.value) for limit in LIMITS]
+                found = tuple(tuple(_below(sweep, scores, limit)) for limit in limits)
+                yield Smallest(model, title, sweep, found)
+
+
+def _below(sweep: Sweep, scores: Sequence[tuple[str, Score]], limit: float) -> Iterator[Below]:
+    """The nearest level below the limit on each side of the neutral one, the lower side first."""
+    for side in (-1, 1):
+        away = {level: side * (float(level) - sweep.neutral) for level, _ in scores}
+        lower = [(away[level], level, score) for level, score in scores if score.value < limit]
+        nearest = min((each for each in lower if each[0] > 0), default=None)
+        if nearest is not None:
+            _, level, score = nearest
+            yield Below(level, score, score.high >= limit)

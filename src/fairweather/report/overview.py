@@ -1,0 +1,392 @@
+"""The first picture of a report: how far accuracy falls, and whether confidence follows."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypedDict
+
+import altair as alt
+
+from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
+from fairweather.report.contents import Contents
+from fairweather.report.figures import COLORS, INK, RULE, Figure, render
+from fairweather.report.performance import Performance, lowest, performance_at, worst_levels
+from fairweather.report.sentences import points, share
+from fairweather.report.tables import Entry, Row, Table
+from fairweather.types import Score
+
+# In the order in which they are drawn, each with its shape and that shape as a letter.
+STATES: dict[str, tuple[str, str]] = {
+    "Clean": ("circle", "●"),
+    "Mean over shifts": ("diamond", "◆"),
+    "Worst level": ("triangle-down", "▼"),
+    "Strongest attack": ("square", "■"),
+}
+# Pixels of a state in the row of a model, by how many rows there are at most; and of the gap.
+STEPS, STEP, GAP = ((6, 15), (14, 11)), 8, 12
+LINE = 26  # letters of a title in one line beside the chart
+LINES = 3
+MOST_NUMBERED = 14  # rows that have room for their numbers
+LABELS = 190  # pixels of these titles at most
+WIDTHS = (340, 300)  # pixels of the two panels of the figure
+TENTH = 0.05  # the axis of confidence − accuracy ends at a multiple of it
+ROOM = 0.12  # of that axis on either side, for the numbers
+LEAST = 0.1  # and reaches so far on either side, so that a small gap looks small
+SUBTITLE = 120
+
+Measure = Literal["accuracy", "gap"]
+TITLES: dict[Measure, str | list[str]] = {
+    "accuracy": "Accuracy",
+    "gap": ["confidence − accuracy (points)", "← underconfident · overconfident →"],
+}
+SHORT: dict[Measure, str] = {"accuracy": "Accuracy", "gap": "Confidence − accuracy"}
+
+
+class Reading(NamedTuple):
+    """What one model does in one state of the test images.
+
+    Attributes:
+        model, title: its names.
+        state: one of `STATES`.
+        place: which images, in words.
+        performance: there.
+    """
+
+    model: str
+    title: str
+    state: str
+    place: str
+    performance: Performance
+
+
+class Inks(NamedTuple):
+    """The colours of a chart: fixed ones in a file, names of the style sheet on the page.
+
+    Attributes:
+        models: of each title, in the order of the titles.
+        fills: the same of the points; those of variants are as the paper.
+        ink, rule: of axes and of the line at 0.
+    """
+
+    models: Sequence[str]
+    fills: Sequence[str]
+    ink: str
+    rule: str
+
+
+def readings(contents: Contents, model: str) -> list[Reading]:
+    """Read accuracy and confidence of a model in each state: clean, mean, worst level, attacked.
+
+    The worst level is that of the lowest accuracy, and the strongest attack likewise. There is no
+    mean where only one set of shifted images was tested.
+    """
+    found = worst_levels(contents, model)
+    states: list[tuple[str, str, Performance | None]] = [
+        ("Clean", "clean images", performance_at(contents, model, CLEAN, NO_LEVEL))
+    ]
+    if sum(low.levels for low in found.shifts) > 1:
+        mean = performance_at(contents, model, ALL, MEAN)
+        states.append(("Mean over shifts", "mean over all shifts", mean))
+    for state, lows in (("Worst level", found.shifts), ("Strongest attack", found.attacks)):
+        if (low := lowest(lows)) is not None:
+            states.append((state, low.sweep.at(low.level), low.performance))
+    return [
+        Reading(model, contents.titles[model], state, place, performance)
+        for state, place, performance in states
+        if performance is not None
+    ]
+
+
+def in_order(contents: Contents, ranked: Sequence[str]) -> list[str]:
+    """Order the models as they are ranked, each before its variants; without ranks as they are.
+
+    Args:
+        contents: of the run.
+        ranked: the models in the order of the ranking; variants are not among them.
+    """
+    place = {model: at for at, model in enumerate(ranked)}
+    return sorted(contents.titles, key=lambda model: place.get(base_model(model), len(place)))
+
+
+def overview_figure(contents: Contents, order: Sequence[str]) -> Figure | None:
+    """Draw a row for each model: accuracy, and beside it confidence − accuracy, in each state.
+
+    None where no model was tested on clean images.
+    """
+    read = [each for model in order for each in readings(contents, model)]
+    if not read:
+        return None
+    inks = _inks_of_files(contents)
+    panels = []
+    legend = alt.Legend(title=None, orient="top", symbolFillColor=INK, symbolStrokeColor=INK)
+    for measure, width in zip(TITLES, WIDTHS, strict=True):
+        chart = forest(contents, read, measure, inks, legend)
+        if chart is not None:
+            heading = alt.Title(_HEADINGS[measure], fontSize=13, anchor="start", offset=10)
+            panels.append(chart.properties(width=width, title=heading))
+    alone = len({each.state for each in read}) == 1
+    title = "Accuracy and confidence on clean images" if alone else "What the shifts cost"
+    subtitle = f"Lines: {contents.intervals}. {contents.sample()}."
+    return render(
+        "overview",
+        alt.hconcat(*panels, spacing=24),
+        alt.Title(title, subtitle=textwrap.wrap(subtitle, SUBTITLE, break_on_hyphens=False)),
+        alt_text(contents, read),
+    )
+
+
+_HEADINGS: dict[Measure, str] = {
+    "accuracy": "How far does accuracy fall?",
+    "gap": "Does confidence follow?",
+}
+
+
+def alt_text(contents: Contents, read: Sequence[Reading], measure: Measure | None = None) -> str:
+    """Say what somebody who does not see the chart has to know."""
+    what = {"accuracy": "accuracy", "gap": "confidence minus accuracy"}
+    drawn = what[measure] if measure else " and ".join(what.values())
+    states = ", ".join(state.lower() for state in STATES if state in {r.state for r in read})
+    models = "; ".join(dict.fromkeys(each.title for each in read))
+    return (
+        f"One row for each model: {drawn} with its interval, for {states}. "
+        f"Models: {models}. The table below the chart has the same numbers."
+    )
+
+
+class _Point(TypedDict):
+    """A point of the chart with its interval; no ends where too few errors carry the number."""
+
+    at: int
+    title: str
+    state: str
+    step: int
+    place: str
+    value: float
+    low: float | None
+    high: float | None
+    text: str
+
+
+def forest(
+    contents: Contents,
+    read: Sequence[Reading],
+    measure: Measure,
+    inks: Inks,
+    legend: alt.Legend | None,
+    *,
+    emphasis: alt.Parameter | None = None,
+    loud: str = "true",
+    named: str = "true",
+    numbered: str = "true",
+) -> alt.LayerChart | None:
+    """Build the chart of one measure, a row for each model; None where nothing was measured.
+
+    Args:
+        contents: of the run.
+        read: in the order of the rows.
+        measure: what is drawn.
+        inks: its colours.
+        legend: of the states.
+        emphasis: a parameter to add, for the expressions to read.
+        loud: the expression that says whether a row stands out.
+        named: the expression that says whether the rows have their titles.
+        numbered: the expression that says whether there is room for the numbers.
+    """
+    titles = list(dict.fromkeys(each.title for each in read))
+    states = [state for state in STATES if state in {each.state for each in read}]
+    rows = [row for each in read if (row := _point(each, measure, titles, states)) is not None]
+    if not rows:
+        return None
+    lines = [textwrap.wrap(title, LINE)[:LINES] or [""] for title in titles]
+    step = next((pixels for most, pixels in STEPS if len(titles) <= most), STEP)
+    height = max(step * len(states), 14 * max(map(len, lines))) + GAP
+    axis = alt.Axis(
+        labelExpr=f"({named}) ? {_names(lines)}[datum.value] : ''",
+        labelLimit=LABELS,
+        labelLineHeight=13,
+        labelFontSize=12,
+        tickBand="extent",
+        grid=True,
+        ticks=False,
+        domain=False,
+    )
+    inner = GAP / height
+    y = alt.Y(
+        "at:O",
+        title=None,
+        axis=axis,
+        scale=alt.Scale(
+            domain=list(range(len(titles))), paddingInner=inner, paddingOuter=inner / 2
+        ),
+    )
+    offset = alt.YOffset("state:N", scale=alt.Scale(domain=states, padding=0))
+    every = list(contents.titles.values())
+    painted = {
+        "fill": alt.Fill("title:N", scale=alt.Scale(domain=every, range=inks.fills), legend=None),
+        "stroke": alt.Stroke(
+            "title:N", scale=alt.Scale(domain=every, range=inks.models), legend=None
+        ),
+    }
+    scale, ticks = _axis(rows, measure)
+    x = alt.X("value:Q", title=TITLES[measure], scale=scale, axis=ticks)
+    base = alt.Chart().encode(y=y, yOffset=offset)
+    seen = alt.condition(loud, alt.value(1), alt.value(0.15))
+    path = base.mark_line(strokeWidth=1, strokeDash=[2, 3]).encode(
+        x=x,
+        stroke=painted["stroke"],
+        detail="at:O",
+        order="step:Q",
+        opacity=alt.condition(loud, alt.value(0.7), alt.value(0.1)),
+    )
+    ends = (
+        base.transform_filter("isValid(datum.low)")
+        .mark_rule(strokeWidth=2)
+        .encode(
+            x=alt.X("low:Q", title=TITLES[measure], scale=scale, axis=ticks),
+            x2="high:Q",
+            stroke=painted["stroke"],
+            opacity=seen,
+        )
+    )
+    shapes = [STATES[state][0] for state in states]
+    spots = base.mark_point(size=62, strokeWidth=1.5).encode(
+        x=x,
+        **painted,
+        shape=alt.Shape(
+            "state:N",
+            scale=alt.Scale(domain=states, range=shapes),
+            legend=legend,
+        ),
+        opacity=seen,
+        tooltip=[
+            alt.Tooltip("title:N", title="Model"),
+            alt.Tooltip("place:N", title="Images"),
+            alt.Tooltip("text:N", title=SHORT[measure]),
+        ],
+    )
+    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=inks.rule, strokeWidth=1.5)
+    numbers = (
+        _numbers(base, measure, inks.ink, scale, numbered) if len(titles) <= MOST_NUMBERED else []
+    )
+    at_zero = zero.encode(x=alt.X("zero:Q", title=TITLES[measure], scale=scale, axis=ticks))
+    line = [at_zero] if measure == "gap" else []
+    spots = spots.add_params(emphasis) if emphasis else spots
+    return alt.LayerChart(
+        layer=[*line, path, ends, *numbers, spots],
+        data=alt.Data(values=rows),
+        height=height * len(titles),
+    )
+
+
+def _numbers(
+    base: alt.Chart, measure: Measure, ink: str, scale: alt.Scale, shown: str
+) -> list[alt.Chart]:
+    """Write each number beside its interval: inside the axis, and away from the line at 0."""
+    number = "format(100 * datum.value, '.1f')"
+    beside = base.transform_calculate(
+        number=number if measure == "accuracy" else f"(datum.value > 0 ? '+' : '') + {number}",
+        left="datum.value > 0.5" if measure == "accuracy" else "datum.value < 0",
+        end="isValid(datum.low) ? (datum.left ? datum.low : datum.high) : datum.value",
+    )
+    found = []
+    sides: tuple[tuple[str, Literal["left", "right"], int], ...]
+    sides = (("datum.left", "right", -8), ("!datum.left", "left", 8))
+    for side, align, dx in sides:
+        text = beside.transform_filter(side).mark_text(
+            align=align, dx=dx, baseline="middle", fontSize=11, color=ink
+        )
+        at = alt.X("end:Q", title=TITLES[measure], scale=scale)
+        seen = alt.condition(shown, alt.value(1), alt.value(0))
+        found.append(text.encode(x=at, text="number:N", opacity=seen))
+    return found
+
+
+def _point(
+    each: Reading, measure: Measure, titles: Sequence[str], states: Sequence[str]
+) -> _Point | None:
+    score = getattr(each.performance, measure)
+    if score is None or math.isnan(score.value):
+        return None
+    return _Point(
+        at=titles.index(each.title),
+        title=each.title,
+        state=each.state,
+        step=states.index(each.state),
+        place=each.place,
+        value=score.value,
+        low=None if math.isnan(score.low) else score.low,
+        high=None if math.isnan(score.high) else score.high,
+        text=share(score) if measure == "accuracy" else points(score),
+    )
+
+
+def _axis(rows: Sequence[_Point], measure: Measure) -> tuple[alt.Scale, alt.Axis]:
+    if measure == "accuracy":
+        values = [0, 0.25, 0.5, 0.75, 1]
+        return alt.Scale(domain=[0, 1]), alt.Axis(format=".0%", values=values)
+    ends = [end for row in rows for end in (row["low"], row["value"], row["high"])]
+    known = [end for end in ends if end is not None]
+    low, high = min(*known, -LEAST), max(*known, LEAST)
+    room = ROOM * (high - low)
+    low = math.floor((low - room) / TENTH) * TENTH
+    high = math.ceil((high + room) / TENTH) * TENTH
+    sign = "(datum.value > 0.001 ? '+' : '') + format(100 * datum.value, '.0f')"
+    axis = alt.Axis(tickCount=5, labelExpr=sign)
+    return alt.Scale(domain=[round(low, 2), round(high, 2)], nice=False), axis
+
+
+def _names(lines: Sequence[Sequence[str]]) -> str:
+    # Vega-Lite puts its own code wherever it reads datum.label or datum.value, in strings too.
+    return json.dumps(lines).replace(".", r"\u002e")
+
+
+def _inks_of_files(contents: Contents) -> Inks:
+    models = [COLORS[at % len(COLORS)] for at in contents.positions]
+    first = [at not in contents.positions[:place] for place, at in enumerate(contents.positions)]
+    fills = [color if own else "#ffffff" for color, own in zip(models, first, strict=True)]
+    return Inks(models, fills, INK, RULE)
+
+
+def overview_table(contents: Contents, order: Sequence[str]) -> Table | None:
+    """Lay out what the overview draws, one row per model; None where there is nothing."""
+    read = {(each.model, each.state): each for model in order for each in readings(contents, model)}
+    states = [state for state in STATES if state in {state for _, state in read}]
+    if not read:
+        return None
+
+    def entry(model: str, state: str, measure: Measure) -> Entry | None:
+        reading = read.get((model, state))
+        score: Score | None = getattr(reading.performance, measure) if reading else None
+        return None if score is None or math.isnan(score.value) else Entry(score, percent=True)
+
+    columns = [(state, measure) for measure in TITLES for state in states]
+    heads = {"accuracy": "accuracy (%)", "gap": "confidence − accuracy (points)"}
+    keys = {"accuracy": "accuracy", "gap": "confidence_gap"}
+    worst = (
+        " Worst level: the one with the model's lowest accuracy; accuracy and confidence are "
+        "those of that level."
+        if "Worst level" in states
+        else ""
+    )
+    return Table(
+        name="overview",
+        caption=(
+            "Accuracy, and mean confidence − accuracy: above 0 a model is overconfident, below 0 "
+            f"underconfident.{worst} In brackets: {contents.intervals}. {contents.sample()}."
+        ),
+        header=("Model", *(f"{state}: {heads[measure]}" for state, measure in columns)),
+        keys=("model", *(f"{state.lower()} {keys[measure]}" for state, measure in columns)),
+        rows=tuple(
+            Row(
+                model,
+                contents.titles[model],
+                contents.titles[model],
+                tuple(entry(model, state, measure) for state, measure in columns),
+            )
+            for model in order
+            if any((model, state) in read for state in states)
+        ),
+    )
