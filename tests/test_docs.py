@@ -48,7 +48,7 @@ def blocks(text, language):
 
 
 def section(text, title):
-    """The text below a heading, up to the next heading of any depth, without code blocks."""
+    """The text below a heading, up against the next heading of any depth, without code blocks."""
     text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text, re.DOTALL | re.MULTILINE)
     assert found, f"there is no section {title!r}"

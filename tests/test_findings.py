@@ -195,7 +195,8 @@ def test_a_run_without_shifts_says_so():
     assert more(lines) == ["Its RMS calibration error is 0.06."]
     lines[1] = ("clean", "none", GAP, around(-0.005))
     assert sentences(lines)[1] == (
-        "No error of its confidence was found on average: it is underconfident by 0.5 points."
+        "Its mean confidence was not found to differ from its accuracy (underconfident by "
+        "0.5 points)."
     )
 
 
@@ -316,8 +317,8 @@ RISES = "Its RMS calibration error rises from 0.03 on clean images to 0.30 there
         (
             0.05,
             0.06,
-            "No change of its confidence was found: it is overconfident by 6.0 points there and by "
-            "5.0 points on clean images.",
+            "Its over- or underconfidence was not found to change: it is overconfident by "
+            "6.0 points there and by 5.0 points on clean images.",
         ),
         (
             0.15,
@@ -334,13 +335,13 @@ RISES = "Its RMS calibration error rises from 0.03 on clean images to 0.30 there
         (
             0.0,
             -0.005,
-            "No change of its confidence was found: it is underconfident by 0.5 points there and "
-            "overconfident by 0.0 points on clean images.",
+            "Its over- or underconfidence was not found to change: it is underconfident by "
+            "0.5 points there and overconfident by 0.0 points on clean images.",
         ),
         (
             0.1,
             -0.005,
-            "No error of its confidence was found there on average; on clean images it is "
+            "No over- or underconfidence was found there; on clean images it is "
             "overconfident by 10.0 points.",
         ),
         (
@@ -408,8 +409,8 @@ def test_of_the_lowest_of_many_confidence_is_told_by_wider_intervals():
     ]
     # Apart by their own intervals, but not by those of one of 80, which are 1.74 times as wide.
     assert sentences(lines, [sweep])[1] == (
-        "No change of its confidence was found: it is overconfident by 2.5 points there and by 0.0 "
-        "points on clean images."
+        "Its over- or underconfidence was not found to change: it is overconfident by 2.5 points "
+        "there and by 0.0 points on clean images."
     )
     assert more(lines, [sweep]) == [
         "At the lowest of 80 sets of images, so large a gap may arise by chance.",
@@ -431,7 +432,9 @@ def test_widened_intervals_are_those_of_bonferroni():
 
 def test_calibration_without_a_difference_is_not_called_the_same():
     lines = calibration_lines(around(0.0), around(0.005), rms_there=(0.05, 0.03, 0.06))
-    assert sentences(lines, [DARK])[1].startswith("No change of its confidence was found: ")
+    assert sentences(lines, [DARK])[1].startswith(
+        "Its over- or underconfidence was not found to change: "
+    )
     assert more(lines, [DARK]) == [
         "Its RMS calibration error is 0.03 on clean images and 0.05 there; no difference was found."
     ]
@@ -457,15 +460,23 @@ RULE = "With the threshold that keeps errors to 5 % on validation images, it def
         (
             around(0.4),
             around(0.2),
-            "60.0 % of these images to a person, and 20.0 % of its answers ",
+            "60.0 % of the images there to a person, and 20.0 % of its answers ",
         ),
         (
             around(0.4),
             around(0.05),
-            "60.0 % of these images to a person, and 5.0 % of its answers ",
+            "60.0 % of the images there to a person, and 5.0 % of its answers ",
         ),
-        (around(0.01), around(0.2), "99.0 % of these images to a person, which leaves too few "),
-        (around(0.4), (math.nan,) * 3, "60.0 % of these images to a person, which leaves too few "),
+        (
+            around(0.01),
+            around(0.2),
+            "99.0 % of the images there to a person, which leaves too few ",
+        ),
+        (
+            around(0.4),
+            (math.nan,) * 3,
+            "60.0 % of the images there to a person, which leaves too few ",
+        ),
         ((0.0, 0.0, 0.004), (math.nan,) * 3, "every image."),
     ],
 )
@@ -667,7 +678,7 @@ def test_a_seed_that_answers_nothing_leaves_no_risk_to_tell(tmp_path):
     assert math.isnan(found.score(RISK, "a", "dark", "0.2").value)
     assert found.score(COVERAGE, "a", "dark", "0.2").value == 0.5
     told = model_findings(found)[0].sentences[-1]
-    assert told.endswith("of these images to a person, which leaves too few answers to judge.")
+    assert told.endswith("of the images there to a person, which leaves too few answers to judge.")
     assert "nan" not in told
 
 
@@ -871,7 +882,7 @@ def test_p_to_the_next_is_of_mcnemars_test_and_corrected_for_all_pairs(tmp_path)
     assert found.rows[1].p_next == pytest.approx(max(2 * raw[0], raw[1]))
     assert math.isnan(found.rows[2].p_next)
     assert not found.shifted
-    assert found.header == ("Model", "Rank on clean images", "Clean (%)", "p to the next")
+    assert found.header == ("Model", "Rank on clean images", "Clean (%)", "p against the next")
     assert "McNemar's exact test" in found.caption
     assert "swaps" not in found.caption
 
@@ -1036,13 +1047,13 @@ def test_the_answer_says_where_no_difference_was_found(tmp_path):
     alike = four_models(shares=(0.6, 0.6, 0.6, 0.6))
     right = {key: column for key, column in alike.items() if key[0] in "ab"}
     made = make(tmp_path / "shifts", right, [DARK, FOG])
-    assert told_first(made).startswith("No difference between the models was found: ")
+    assert told_first(made).startswith("No difference in accuracy between the models was found: ")
     clean = {key: column for key, column in right.items() if key[2] == "clean"}
     made = make(tmp_path / "clean", clean)
     shares = sorted(100 * column.mean() for column in clean.values())
     assert told_first(made) == (
-        f"No difference between the models was found: they are right in {shares[0]:.1f} to "
-        f"{shares[1]:.1f} % of the clean images; no shift was tested."
+        "No difference in accuracy between the models was found: they are right in "
+        f"{shares[0]:.1f} to {shares[1]:.1f} % of the clean images; no shift was tested."
     )
 
 

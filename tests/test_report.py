@@ -885,7 +885,7 @@ def test_page_answers_first_and_says_how(run, page):
         "A synthetic study",
         " at its worst",
         "How far does accuracy fall?",
-        "Does confidence follow?",
+        "Does confidence fall with accuracy?",
         "Ranking Models by mean accuracy",
         "Basic Accuracy falls from ",
         "Under each shift ●",

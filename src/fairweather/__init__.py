@@ -1,4 +1,4 @@
-"""Train image classifiers, change the weather, and say how much accuracy and honesty is left.
+"""Train image classifiers, and measure their accuracy and calibration under shifts.
 
 That is: measure the accuracy and the calibration of image classifiers under shifts of the test
 images. All public names are here; each is loaded when it is first used, so that importing the

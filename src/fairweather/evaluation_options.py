@@ -50,7 +50,7 @@ class EvaluationOptions:
     )
     outputs: str = _option(
         "auto",
-        "What an onnx: or python: model gives: logits, or probabilities, of which the logarithm is "
+        "What an onnx: or python: model gives: logits, or probabilities, whose logarithm is "
         "taken; auto finds out from the first images.",
     )
     labels: Mapping[str, object] | Path | None = _option(

@@ -35,7 +35,7 @@ def join_seeds(
     only. The given folders may lack weights, and are not changed.
 
     Args:
-        runs: run folders of studies, two or more; their order does not matter for seeds.
+        runs: run folders of studies, two or more, in any order.
         out: the folder of the joined run, by default `runs/RUN+RUN`; an earlier joined run of the
             same folders is updated.
         progress: called with every `Event`.

@@ -34,7 +34,7 @@ def pack_run(
     It contains the records, the training histories, scores.csv, and the predictions in single
     precision without logits: about 10 bytes per image and cell. It contains no weights, no pictures
     and no ensembles, and it has no numbers that need logits, such as classwise errors. `join_seeds`
-    and `fairweather compare` take it like any run; no study continues it.
+    and `fairweather compare` take it like any run; it cannot be continued.
 
     Args:
         run: the run folder of a study.

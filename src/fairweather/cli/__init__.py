@@ -37,7 +37,7 @@ OUR_FAULT = 70  # EX_SOFTWARE of sysexits.h, which Python has on Unix alone
 
 app = typer.Typer(
     name="fairweather",
-    help="Train image classifiers, change the weather, and see how accurate and honest they stay.",
+    help="Train image classifiers, and measure their accuracy and calibration under shifts.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",  # in the default one, [clean] would be a style and not be shown

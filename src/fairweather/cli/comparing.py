@@ -28,12 +28,15 @@ def compare(
         typer.Argument(
             metavar="REFERENCE",
             help="Another run on the same images, written like the first; or paper, for the "
-            "numbers of the published report.",
+            "published numbers of the paper.",
         ),
     ],
     quiet: Quiet = False,
 ) -> None:
-    """Compare two runs, or a run with published numbers, and say which differences are real."""
+    """Compare two runs, or a run with published numbers.
+
+    It says which differences are statistically significant.
+    """
     from fairweather.comparison import REFERENCES, read_comparison, read_run_comparison
     from fairweather.runs import open_finished_run
 
@@ -102,7 +105,7 @@ def check(
     """Check a run against rules, print a table, and end with status 1 if a rule is broken.
 
     The status is 2, with one sentence, if a rule cannot be judged, for example because the scores
-    are not those that the run wrote. It is 70 if the program itself fails.
+    were changed after the run. It is 70 if the program itself fails.
     """
     from fairweather import rules as ruling
     from fairweather.runs import open_finished_run, write_atomically

@@ -91,7 +91,9 @@ def evaluate(
     ] = None,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Replace what the folder contains from other settings."),
+        typer.Option(
+            "--replace", help="Overwrite results in the folder that were made with other settings."
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and how far it is; write nothing.")

@@ -61,7 +61,9 @@ def run(
     offline: Offline = False,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Replace what the folder contains from other settings."),
+        typer.Option(
+            "--replace", help="Overwrite results in the folder that were made with other settings."
+        ),
     ] = False,
     quiet: Quiet = False,
     track: Track = None,

@@ -87,7 +87,7 @@ def load_data(
     `test_fraction` of its images become test. If it has no val, `validation_fraction` of the
     training images become val. If it has only test images, there is neither train nor val. Both
     choices are random and stratified; they depend only on the labels, the fraction and the seed.
-    Every split must have an image of every class. With a fraction of 1 there is no train: use it to
+    Every split must have an image of every class. A fraction of 1 leaves no train: use it to
     evaluate a model on all images of a set.
 
     Args:

@@ -62,7 +62,8 @@ def evaluate(
             images if the source has no splits.
         shifts: suites, shifts and attacks, as objects or texts; see `fairweather.shift_lists`.
         out: the run folder. Finished work in it is not computed again, so that a second call
-            continues an interrupted one. Without it, a temporary folder is removed with the result.
+            continues an interrupted one. Without it, a temporary folder is used, and deleted
+            with the returned `Run`.
         replace: replace finished work in the folder that was made with other settings; without it,
             such a call is refused.
         progress: called with every `Event`. Its `line` is for a person to read: preprocessing,

@@ -43,7 +43,7 @@ def predict(
     Args:
         model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`.
         images: labelled 8-bit images with as many classes as the model has logits. They may be
-            larger than memory; with more than 100 classes, logits are not kept either.
+            larger than memory; with more than 100 classes, logits are not stored.
         shift: a shift or an attack; None for clean images. An attack uses the model and the labels,
             and its images are not rounded.
         batch_size: images per forward pass.

@@ -316,8 +316,8 @@ class Contents:
         if len(self.of_recipes) < len(self._of_several_seeds):
             return (
                 "An earlier version of fairweather made these scores: their intervals cover other "
-                "images and not other seeds. The command that made the run scores it again, unless "
-                "its folder is of version 1."
+                "images and not other seeds. Run the same command again to compute them anew, "
+                "unless the folder is of version 1."
             )
         if not self.of_recipes:
             return (

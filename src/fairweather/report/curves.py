@@ -69,7 +69,8 @@ def level_figure(contents: Contents, metric: str) -> Figure | None:
                     SUBTITLE,
                     break_on_hyphens=False,
                 ),
-                "Dashed line: the level that changes nothing; the clean images are drawn there.",
+                "Dashed line: the level that leaves images unchanged; clean results are drawn "
+                "there.",
             ],
         ),
         f"{described} with 95 % intervals{interval_note(metric)}, against "

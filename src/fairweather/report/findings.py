@@ -58,7 +58,7 @@ class ModelFindings(NamedTuple):
 
 
 def model_findings(contents: Contents) -> list[ModelFindings]:
-    """Say of each model how far its accuracy falls and whether its confidence follows.
+    """Say of each model how far its accuracy falls and whether its confidence falls with it.
 
     Accuracy "falls" only where the 95 % interval of the paired difference to clean images excludes
     0, and where that is not to be expected of the worst of so many shifted sets (Bonferroni's
@@ -109,7 +109,7 @@ def model_findings(contents: Contents) -> list[ModelFindings]:
 
 
 def answer(found: Sequence[ModelFindings], ranks: Ranking | None) -> str:
-    """Say in one sentence which model is best, how far it falls, and whether confidence follows.
+    """Say in one sentence which model is best, how far it falls, and if confidence falls too.
 
     Where several share the first place it is about all of these; without ranks it is about the
     models, not about their variants. Empty where no model was tested on clean images.

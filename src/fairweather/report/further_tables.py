@@ -150,8 +150,8 @@ def _worst(contents: Contents, metric: str) -> Table | None:
         f"{describe_metric(metric)} at the worst level of each shift by this metric, and at the "
         "worst of all shifts without attacks. The worst level is chosen again in each resample"
         f"{' and for each seed' if len(contents.seeds) > 1 else ''}, so the intervals differ from "
-        "those of one fixed level. The worst of several noisy numbers exaggerates. In "
-        f"brackets: {contents.intervals}{interval_note(metric)}. {contents.sample()}."
+        "those of one fixed level. The worst of several noisy values looks worse than the true "
+        f"worst. In brackets: {contents.intervals}{interval_note(metric)}. {contents.sample()}."
     )
     return _table(f"worst_{metric}", caption, columns, {"": contents}, contents)
 

@@ -140,7 +140,8 @@ def smallest_levels(contents: Contents) -> Limits | None:
         return None
     caption = (
         "The smallest level tested at which accuracy is below the limit; “none”: it is at or above "
-        "the limit at all levels tested. Accuracy itself decides, and nothing is interpolated. "
+        "the limit at all levels tested. The measured accuracy is compared with the limit, not its "
+        "interval, and nothing is interpolated. "
         f"“{OPEN}”: the 95 % interval at that level still reaches the limit."
     )
     return Limits(rows, caption)

@@ -1,4 +1,4 @@
-"""The first picture of a report: how far accuracy falls, and whether confidence follows."""
+"""The first picture of a report: how far accuracy falls, and whether confidence falls with it."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def overview_figure(contents: Contents, order: Sequence[str]) -> Figure | None:
 
 _HEADINGS: dict[Measure, str] = {
     "accuracy": "How far does accuracy fall?",
-    "gap": "Does confidence follow?",
+    "gap": "Does confidence fall with accuracy?",
 }
 
 

@@ -105,8 +105,8 @@ class Ranking(NamedTuple):
         """The titles of the columns of `cells`."""
         clean = ("Rank on clean images", "Clean (%)")
         if self.shifted:
-            return ("Model", "Rank", "Mean over shifts (%)", "p to the next", *clean)
-        return ("Model", *clean, "p to the next")
+            return ("Model", "Rank", "Mean over shifts (%)", "p against the next", *clean)
+        return ("Model", *clean, "p against the next")
 
     def cells(self) -> list[list[str]]:
         """The body as plain text, ready to be escaped."""
@@ -335,14 +335,14 @@ def _what(cells: int, tested: int) -> str:
         )
     return (
         f"mean accuracy on the {cells} of {tested} shifted sets of images that every model was "
-        "tested on, which is not the mean of other tables"
+        "tested on, so this mean can differ from those in other tables"
     )
 
 
 def _caption(contents: Contents, what: str, tests: str) -> str:
     return (
         f"Models by {what}. In brackets: {contents.intervals}. {contents.sample()}. A range of "
-        "ranks holds all places that the tests leave possible. Two models differ where a test on "
+        "ranks lists every rank that the tests do not rule out. Two models differ where a test on "
         f"the same images has p < {LEVEL:g} after Holm's correction over all pairs: {tests}."
     )
 

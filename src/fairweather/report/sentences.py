@@ -135,9 +135,9 @@ def by_luck(searched: int, what: str) -> str:
     """Say that a difference may be there only because so many sets of images were searched.
 
     >>> by_luck(20, "accuracy")
-    'The lowest accuracy of 20 sets of images may differ by as much by chance.'
+    'With 20 sets of images tested, so large a difference in accuracy can be chance.'
     """
-    return f"The lowest {what} of {searched} sets of images may differ by as much by chance."
+    return f"With {searched} sets of images tested, so large a difference in {what} can be chance."
 
 
 def opposite(score: Score) -> Score:
@@ -158,7 +158,7 @@ def _number(value: float, digits: int) -> str:
 
 
 def answer(leaders: Sequence[Outcome], models: int) -> str:
-    """Say who is best, how far accuracy falls, and whether confidence follows, in one sentence.
+    """Say in one sentence who is best, how far accuracy falls, and if confidence falls with it.
 
     Args:
         leaders: the models that none is found better than, best first.
@@ -191,18 +191,18 @@ def _alone(first: Outcome, models: int) -> str:
 
 
 def _confident(first: Outcome) -> str:
-    """Add whether confidence follows there; on clean images where there is nothing else."""
+    """Add whether confidence falls with it there; on clean images where there is nothing else."""
     gap = (first.there or first.clean).gap
     if gap is None:
         return ""
     if not first.side:
-        return ", where no error of its confidence was found" if first.there else ""
+        return ", where no over- or underconfidence was found" if first.there else ""
     return f", where it is {calibrated(gap)}" if first.there else f" and {calibrated(gap)}"
 
 
 def _shared(leaders: Sequence[Outcome], models: int) -> str:
     if len(leaders) == models:
-        return "No difference between the models was found"
+        return "No difference in accuracy between the models was found"
     if len(leaders) <= MOST_NAMED:
         return f"{listed([f'“{each.title}”' for each in leaders])} share the first place"
     return "Several models share the first place"
@@ -231,7 +231,7 @@ def _sides(leaders: Sequence[Outcome]) -> str:
     for side, word in ((1, "overconfident"), (-1, "underconfident")):
         if side in sides:
             return f", and {every} are {word} there"
-    return ", and no error of their confidence was found there"
+    return ", and no over- or underconfidence was found there"
 
 
 # ---- accuracy
@@ -309,7 +309,7 @@ def accuracy_in_detail(
             yield by_luck(searched, "accuracy")
     others = [o for o in lows if o is not low and o.performance.accuracy.low <= after.high]
     if others:
-        yield f"Its lowest accuracy {_others(others)} has an interval that overlaps with this one."
+        yield f"Its lowest accuracy {_others(others)} may be as low: the intervals overlap."
     if chance is not None and clean.accuracy.low <= chance:
         yield f"Already on clean images it is {_no_better(clean.accuracy, chance)}."
         return
@@ -367,7 +367,7 @@ def _keeps_most(lows: Sequence[WorstLevel]) -> Iterator[str]:
     yield f"It keeps most accuracy under {shift}: {kept} at the worst level of that shift."
     others = [low for low in lows if low is not best and low.performance.accuracy.high >= bottom]
     if others:
-        yield f"The interval of that overlaps with the one {_others(others)}."
+        yield f"It may keep as much {_others(others)}: the intervals overlap."
 
 
 def _others(others: Sequence[WorstLevel]) -> str:
@@ -446,7 +446,7 @@ def confidence_in_detail(
     if not way:
         hidden = direction(clean.gap, there.gap, change.gap)
     if hidden:
-        yield f"At the lowest of {searched} sets of images, so large a gap may arise by chance."
+        yield f"With {searched} sets of images tested, so large a gap can be chance."
     errors = direction(clean.rms, widened(there.rms, searched), None)
     numbers = f"from {error(clean.rms)} on clean images to {error(there.rms)} there"
     if errors:
@@ -469,7 +469,7 @@ def deferral(clean: Performance, there: Performance | None) -> Iterator[str]:
     if there is None or there.coverage is None or there.risk is None:
         yield f"{rule} {_deferred(clean, 'of the clean images')}."
     else:
-        yield f"{rule} {_deferred(there, 'of these images to a person')}."
+        yield f"{rule} {_deferred(there, 'of the images there to a person')}."
 
 
 def deferral_in_detail(clean: Performance, there: Performance | None) -> Iterator[str]:
@@ -502,7 +502,7 @@ def _few(coverage: Score, risk: Score) -> bool:
 def _on_clean(gap: Score) -> str:
     if sign(gap) or gap.too_few:
         return f"On average it is {calibrated(gap)}"
-    return f"No error of its confidence was found on average: it is {calibrated(gap)}"
+    return f"Its mean confidence was not found to differ from its accuracy ({calibrated(gap)})"
 
 
 def _unchanged(before: Score, after: Score) -> str:
@@ -510,7 +510,7 @@ def _unchanged(before: Score, after: Score) -> str:
     both = f"it is {calibrated(after)} there and {_compared(before, after)} on clean images"
     if before.too_few or after.too_few:
         return f"On average {both}"
-    return f"No change of its confidence was found: {both}"
+    return f"Its over- or underconfidence was not found to change: {both}"
 
 
 def _changed(before: Score, after: Score, way: int, side: int, falls: bool) -> str:
@@ -524,7 +524,7 @@ def _changed(before: Score, after: Score, way: int, side: int, falls: bool) -> s
     """
     if side == 0:
         return (
-            "No error of its confidence was found there on average; on clean images it is "
+            "No over- or underconfidence was found there; on clean images it is "
             f"{calibrated(before)}"
         )
     if way != side:
@@ -534,7 +534,7 @@ def _changed(before: Score, after: Score, way: int, side: int, falls: bool) -> s
     if sign(before) == -side and direction(opposite(before), after, None) != side:
         return f"It turns from {calibrated(before)} on clean images to {calibrated(after)} there"
     lag = "does not follow" if side > 0 else "falls further than its accuracy"
-    apart = lag if falls else "changes"
+    apart = lag if falls else "changes otherwise than its accuracy"
     there, clean = calibrated(after), _compared(before, after)
     return f"Its confidence {apart}: it is {there} there, and {clean} on clean images"
 
