@@ -310,6 +310,8 @@ def test_pictures_of_several_runs_are_put_together(whole, halves, tmp_path):
     assert (found.strip, found.labels) == (expected.strip, expected.labels)
     assert found.pictures.items() <= expected.pictures.items()
     assert found.lost is None
+    assert {model for model, *_ in expected.attacked} > {"started", "swept"}
+    assert found.attacked == expected.attacked
     alone = take_samples(planned, [*parts, open_part(halves[0].path)])
     assert alone.step == halves[0].step("samples")
 
@@ -576,6 +578,13 @@ def test_seeds_of_small_copies_are_joined_as_those_of_their_runs(halves, joined,
     pd.testing.assert_frame_equal(
         small[columns], large.loc[small.index, columns], rtol=1e-5, atol=1e-6
     )
+
+
+def test_a_small_copy_needs_no_pictures(copies, tmp_path):
+    part = copies[0]
+    part.file(PICTURES).write_bytes(b"damaged")
+    packed = fw.pack_run(part.path, tmp_path / "out", models=["swept"], variants=())
+    assert not (packed.path / "samples").exists()
 
 
 def test_a_small_copy_keeps_what_is_named(halves, tmp_path):

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -21,8 +20,6 @@ from fairweather.progress import Event, Finished
 from fairweather.rules import read_rules
 from fairweather.shift_lists import clean_and
 from fairweather.study import load_study
-
-from .run_folders import run_record, write_run
 
 
 def fairweather(*arguments, **options):
@@ -108,14 +105,6 @@ def test_what_the_system_refuses_is_one_sentence(file, folder, way_out, monkeypa
     assert ("FAIRWEATHER_CACHE" in said) == bool(way_out)
     assert "Errno" not in said
     assert ".part" not in said
-
-
-def test_a_run_tells_whether_its_files_were_verified(tmp_path, monkeypatch, capsys):
-    write_run(tmp_path / "a", run_record({"m": "M"}, notes={"verified": True}))
-    monkeypatch.setattr("fairweather.study.run", lambda *_, **__: SimpleNamespace(path=path))
-    path = tmp_path / "a"
-    run("quickstart", out=path)
-    assert "published ones" in capsys.readouterr().out
 
 
 def helped(command):

@@ -20,10 +20,18 @@ from fairweather.attacks import ATTACKS
 from fairweather.metrics import Fitted
 from fairweather.metrics.recipes import cross_difference
 from fairweather.record import COLUMNS, StepRecord
+from fairweather.report import sentences as words
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import ENOUGH, MOST_SWAPS, compare_pairs
 from fairweather.report.findings import answer, model_findings
-from fairweather.report.performance import COVERAGE, RISK, PairedChange, Performance, widened
+from fairweather.report.performance import (
+    COVERAGE,
+    RISK,
+    Outcome,
+    PairedChange,
+    Performance,
+    widened,
+)
 from fairweather.report.ranking import _means, ranking
 from fairweather.report.sentences import confidence, confidence_in_detail, points
 from fairweather.report.sweeps import Sweep, as_sweep
@@ -144,7 +152,7 @@ def test_shifts_whose_intervals_overlap_with_the_lowest_are_told(others, words):
     sweeps = [Sweep(title, title, "severity", 0.0, "", {"3": title}) for title in names]
     lines = [acc(title, "3", value) for title, value in zip(names, values, strict=True)]
     assert sentences([CLEAN, *lines], sweeps)[0].endswith("under frost at severity 3.")
-    told = f"Its lowest accuracy {words} has an interval that overlaps with this one."
+    told = f"Its lowest accuracy {words} may be as low: the intervals overlap."
     assert more([CLEAN, *lines], sweeps)[0] == told
 
 
@@ -182,7 +190,7 @@ def test_a_best_shift_is_named_only_where_it_differs_from_the_lowest(values, wor
         assert last == "Its mean accuracy over all 3 shifts is 50.0 %."
     else:
         assert told[0].startswith("It keeps most accuracy under s2: ")
-        overlaps = f"The interval of that overlaps with the one {words}."
+        overlaps = f"It may keep as much {words}: the intervals overlap."
         assert told[1:] == ([overlaps] if words else [])
 
 
@@ -392,7 +400,8 @@ def test_confidence_is_not_said_to_lag_where_no_accuracy_is_lost():
         ("dark", "0.2", RMS, around(0.3)),
     ]
     assert sentences(lines, [DARK])[1].startswith(
-        "Its confidence changes: it is underconfident by 30.0 points there"
+        "Its confidence changes otherwise than its accuracy: it is underconfident by 30.0 points "
+        "there"
     )
 
 
@@ -413,7 +422,7 @@ def test_of_the_lowest_of_many_confidence_is_told_by_wider_intervals():
         "there and by 0.0 points on clean images."
     )
     assert more(lines, [sweep]) == [
-        "At the lowest of 80 sets of images, so large a gap may arise by chance.",
+        "With 80 sets of images tested, so large a gap can be chance.",
         "Its RMS calibration error is 0.03 on clean images and 0.06 there; no difference was "
         "found.",
     ]
@@ -591,9 +600,9 @@ def test_the_worst_of_many_that_are_alike_is_rarely_called_a_fall(tmp_path):
         (found,) = model_findings(make(tmp_path / str(seed), right, [sweep]))
         first, second = found.sentences[:2]
         falls += first.startswith("Accuracy falls")
-        excluding += any("lowest accuracy of 20 sets" in text for text in found.more)
-        claims += not second.startswith("No change of its confidence was found")
-        lucky += any("At the lowest of 20 sets" in text for text in found.more)
+        excluding += any("a difference in accuracy can be chance" in text for text in found.more)
+        claims += "was not found to change" not in second
+        lucky += any("so large a gap can be chance" in text for text in found.more)
     assert max(falls, claims) <= most(16, 0.05)
     assert min(excluding, lucky) > 0  # so the intervals alone would have said more than they may
 
@@ -1055,6 +1064,22 @@ def test_the_answer_says_where_no_difference_was_found(tmp_path):
         "No difference in accuracy between the models was found: they are right in "
         f"{shares[0]:.1f} to {shares[1]:.1f} % of the clean images; no shift was tested."
     )
+
+
+def test_models_that_were_not_compared_are_not_said_to_be_alike(tmp_path):
+    made = make(tmp_path, four_models(), [DARK, FOG])
+    (told,) = plain([answer(model_findings(made), None)])
+    assert told.startswith("The models were not compared")
+    assert "difference" not in told
+
+
+def test_the_best_on_clean_images_is_not_called_best_over_shifts():
+    clean, there = (Performance(Score(v, v - 0.01, v + 0.01, 200)) for v in (0.9, 0.5))
+    outcome = Outcome("Old", clean, there, -1, 0)
+    (told,) = plain([words.answer([outcome], 2, "clean")])
+    assert told.startswith("“Old” is best on clean images, but falls from 90.0 %")
+    (told,) = plain([words.answer([outcome], 2, None)])
+    assert "best" not in told
 
 
 def test_a_variant_is_no_rival_of_its_own_model(tmp_path):

@@ -18,7 +18,7 @@ from fairweather.runs import PARTIAL, RunFolder, inside, lock_run, open_finished
 REMOVABLE: Mapping[str, str] = {
     "left-over": "of models, shifts and seeds that the run no longer has, and of interrupted steps",
     "report": "quickly made again from the scores and predictions",
-    "samples": "quickly made again from the data and predictions",
+    "samples": "made again from the data and predictions, and from the models if there are attacks",
     "predictions": "made again from the models and the data, which may take long",
 }
 _KINDS = {

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fairweather.errors import InputError
 from fairweather.record import ALL, CLEAN, MEAN, PAGE, SCORES, RunRecord, is_shifted
 from fairweather.report import build_report
 from fairweather.report.table_formats import Layout, aligned
@@ -57,10 +58,14 @@ class Run:
         return str(self.path)
 
     def __repr__(self) -> str:
-        record = self.record
+        name = f"Run({str(self.path)!r})"
+        try:
+            record = self.record
+            overview = [self.overview()] if (self.path / SCORES).is_file() else []
+        except InputError:  # a damaged folder has a name too
+            return name
         models = ", ".join(record.models)
-        first = f"Run({str(self.path)!r}): {record.title or record.name}; models: {models}"
-        return "\n".join([first, *([self.overview()] if (self.path / SCORES).is_file() else [])])
+        return "\n".join([f"{name}: {record.title or record.name}; models: {models}", *overview])
 
     def overview(self) -> str:
         """Accuracy, and confidence minus accuracy, of each model on clean and on shifted images.
@@ -111,7 +116,7 @@ def _overview(scores: pd.DataFrame) -> list[list[str]]:
 
 
 def _percent(ends: npt.NDArray[np.float64] | None, form: str) -> str:
-    if ends is None:
+    if ends is None or math.isnan(ends[0]):
         return "–"
     value, low, high = (f"{100 * number:{form}}".replace("-", "−") for number in ends)
     return f"{value} (too few errors)" if math.isnan(ends[1]) else f"{value} [{low}, {high}]"

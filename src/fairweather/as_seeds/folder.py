@@ -19,13 +19,14 @@ def check_place(place: Path, runs: Sequence[Path], parts: Sequence[Part]) -> Non
     There may be more runs now than before, and their folders may have moved.
     """
     if place.is_file():
-        raise InputError(f"{place} is a file, not a folder for the joined run")
+        raise InputError(f"{place} is a file, not a folder for a run")
     if place.resolve() in [run.resolve() for run in runs]:
         raise InputError(f"{place} is one of the runs; name another folder for the joined run")
     holds = {path.name for path in place.iterdir()} - {LOCK} if place.is_dir() else set()
     if holds and not RunFolder(place).is_joined:
         raise InputError(
-            f"{place} holds something other than joined runs; name another folder with --out"
+            f"{place} contains something other than runs that were joined or packed; name another "
+            "folder with --out"
         )
     given = [_joined_run(part) for part in parts]
     before = RunFolder(place).joined.runs if holds else ()

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from fairweather.as_seeds.fitting import check_fit, open_part
 from fairweather.as_seeds.folder import begin, check_place, copy
-from fairweather.as_seeds.planning import describe, plan_rest
+from fairweather.as_seeds.planning import describe, plan_scores
 from fairweather.as_seeds.taken import Taken
 from fairweather.errors import InputError, unknown_name
 from fairweather.executors import execute
 from fairweather.finished_run import Run
 from fairweather.progress import Event, Notify, silent
-from fairweather.record import STUDY, RunRecord, base_model
+from fairweather.record import RunRecord, base_model
 from fairweather.runs import lock_run, small_predictions
-from fairweather.steps import Plan, Worker
+from fairweather.steps import Worker
 
 
 def pack_run(
@@ -58,18 +58,14 @@ def pack_run(
     part = whole.of(record)
     check_place(place, [Path(run)], [part])
     record = describe([part])
-    rest = plan_rest(record, [part], check_fit([part]))
-    pictures = [step for step, each in rest.taken.items() if each.step.kind == "sample"]
-    small = {step: _small(each) for step, each in rest.taken.items() if step not in pictures}
-    score = Plan.model_construct(data={}, model=None, steps=rest.plan.steps[:1])
+    rest = plan_scores(record, [part], check_fit([part]))
+    small = {step: _small(each) for step, each in rest.taken.items()}
     with lock_run(place) as folder:
         begin(folder, record, [part], small)
-        if (study := part.run.file(STUDY)).is_file():
-            folder.write(STUDY, study.read_bytes())
         for number, (step, taken) in enumerate(small.items(), start=1):
             copy(taken, folder)
             tell(Event("pack", number, len(small), step))
-        execute(score, folder, Worker(score, device="cpu", progress=tell), tell)
+        execute(rest.plan, folder, Worker(rest.plan, device="cpu", progress=tell), tell)
     return Run(place)
 
 
@@ -115,9 +111,7 @@ def _small(taken: Taken) -> Taken:
     """The same step, with small files of predictions and their checksums."""
     if taken.step.kind != "predict":
         return taken
-
-    def read(name: str) -> bytes:
-        return small_predictions(taken.read(name))
-
-    files = {name: hashlib.sha256(read(name)).hexdigest() for name in taken.files}
-    return Taken(taken.step.model_copy(update={"files": files}), taken.files, read)
+    content = {name: small_predictions(taken.read(name)) for name in taken.files}
+    files = {name: hashlib.sha256(each).hexdigest() for name, each in content.items()}
+    step = taken.step.model_copy(update={"files": files})
+    return Taken(step, taken.files, content.__getitem__)

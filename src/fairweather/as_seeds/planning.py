@@ -80,17 +80,34 @@ def plan_rest(
     Raises `InputError` if predictions of a run are missing, or are not those that it wrote.
     """
     taken = take_over(parts)
-    sample, score, report = conclude(_measurement(record, taken), list(_measured(record)))
+    sample, *rest = conclude(_measurement(record, taken), list(_measured(record)))
     assert isinstance(sample, SampleStep)
     if pictures := take_samples(sample, parts):
         taken[sample.id] = pictures
+    return Rest(taken, _linked(rest, taken, held))
+
+
+def plan_scores(
+    record: RunRecord, parts: Sequence[Part], held: Mapping[tuple[str, int], Part]
+) -> Rest:
+    """Plan the scores alone, without pictures and report; raises as `plan_rest` does."""
+    taken = take_over(parts)
+    _, score, _ = conclude(_measurement(record, taken), list(_measured(record)))
+    return Rest(taken, _linked([score], taken, held))
+
+
+def _linked(
+    steps: Sequence[Step], taken: Mapping[str, Taken], held: Mapping[tuple[str, int], Part]
+) -> Plan:
+    """A plan of steps, the scores first, that read what was taken from the runs."""
+    score, *_ = steps
     makers = {name: step for step, each in taken.items() for name in each.files}
     for name in score.reads:
         if name not in makers:
             raise _unfinished(name, held)
     makers |= dict.fromkeys(score.leaves, score.id)
-    linked = [_needing(step, makers) for step in (score, report)]
-    return Rest(taken, Plan.model_construct(data={}, model=None, steps=tuple(linked)))
+    needing = tuple(_needing(step, makers) for step in steps)
+    return Plan.model_construct(data={}, model=None, steps=needing)
 
 
 def _needing(step: Step, makers: Mapping[str, str]) -> Step:

@@ -13,6 +13,8 @@ import pyarrow.parquet
 from fairweather.as_seeds.fitting import Part
 from fairweather.record import StepRecord
 from fairweather.report.samples import (
+    ATTACKED,
+    ATTACKED_COLUMNS,
     INDEX,
     INDEX_VERSION,
     PICTURE_COLUMNS,
@@ -123,9 +125,10 @@ def _put_together(planned: SampleStep, found: Sequence[_Shown]) -> Taken:
         **({"mixup": first.mixup} if first.mixup else {}),
     }
     content = {
-        **{name: first.taken.read(name) for name in first.taken.files},
+        **{name: first.taken.read(name) for name in first.taken.files if name != ATTACKED},
         INDEX: (json.dumps(index, indent=1) + "\n").encode(),
         PICTURES: _pictures(planned, found),
+        **_attacked(found),
     }
     made_of = {"joined": [each.taken.step.fingerprint for each in found]}
     step = first.taken.step.model_copy(
@@ -151,8 +154,24 @@ def _pictures(planned: SampleStep, found: Sequence[_Shown]) -> bytes:
     }
     order = {shift: place for place, shift in enumerate(planned.shifts)}
     kept = sorted((strip | shown) & every.keys(), key=lambda at: (order[at[0]], at[1]))
-    columns = [[cell for cell, _ in kept], [key for _, key in kept], [every[at] for at in kept]]
-    arrays = [pa.array(c, f.type) for c, f in zip(columns, PICTURE_COLUMNS, strict=True)]
+    return _as_parquet([(*at, every[at]) for at in kept], PICTURE_COLUMNS)
+
+
+def _attacked(found: Sequence[_Shown]) -> dict[str, bytes]:
+    """The file with what each model saw under attack; none where no run has such pictures."""
+    strip = found[0].samples.strip
+    kept = [
+        (*at, image)
+        for each in found
+        for at, image in each.samples.attacked.items()
+        if at[0] in each.models and at[2] in strip
+    ]
+    return {ATTACKED: _as_parquet(kept, ATTACKED_COLUMNS)} if kept else {}
+
+
+def _as_parquet(rows: Sequence[Sequence[object]], schema: pa.Schema) -> bytes:
+    columns = [[row[at] for row in rows] for at in range(len(schema))]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
     sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(pa.Table.from_arrays(arrays, schema=PICTURE_COLUMNS), sink)
+    pyarrow.parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), sink)
     return bytes(sink.getvalue().to_pybytes())

@@ -116,8 +116,8 @@ def evaluate(
     checked = check_options(given)
     if json and not dry_run:
         raise InputError("--json goes with --dry-run")
-    if not dry_run:
-        check_writable(out or Path("runs"))
+    if not dry_run and out is not None:
+        check_writable(out)
     from fairweather.evaluation import Request, outlook, run_request
     from fairweather.shift_lists import clean_and
 

@@ -73,10 +73,9 @@ def run(
     The same command continues a run that was interrupted.
     """
     check_study_name(study)
-    check_writable(out or Path("runs"))
+    if out is not None:
+        check_writable(out)
     from fairweather import study as studies
-    from fairweather.evaluation.inputs import checksum_note
-    from fairweather.runs import open_finished_run
 
     checked = _read(study, set_, seeds, only, data_root, offline)
     check_first(track)
@@ -84,8 +83,6 @@ def run(
         finished = studies.run(
             checked, out=out, device=device, offline=offline, replace=replace, progress=show
         )
-    if checksums := checksum_note(open_finished_run(finished.path).record.data.notes):
-        typer.echo(f"data    {checksums}")
     typer.echo(finished.overview() + "\n")
     print_places(finished.path)
     send(finished.path, track)

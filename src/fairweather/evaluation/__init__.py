@@ -119,9 +119,11 @@ def run_request(
     tell, options = progress or silent, request.options
     check_variant_names(options.variants)
     resolve_device(options.device)
-    check_writable(out or Path("runs"))
     if out is not None:
+        check_writable(out)
         check_takeable(out)
+    elif not Path("runs").exists():  # a folder in it may be writable where it is not
+        check_writable(Path("runs"))
     asked = asked_priors(options)
     inputs = bring_together(request, tell)
     try_out(request, inputs)
@@ -132,6 +134,7 @@ def run_request(
     plan = plan_evaluation(request, inputs, measurement)
     record = describe_evaluation(request, inputs, measurement, plan)
     path = out or Path("runs") / run_name(inputs)
+    check_writable(path)
     with open_run(path) as folder:
         if not replace:
             _check_same(folder, record, inputs)

@@ -120,7 +120,7 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
     source = data_source(request, opened, fractions)
     dataset = request.dataset
     if isinstance(dataset, str):
-        dataset = open_data(source, offline=options.offline, progress=progress)
+        dataset = open_data(source, offline=options.offline, progress=_untold(progress))
         dataset = replace(dataset, notes={**dataset.notes, **_fitting_note(dataset, request)})
     first = _outputs(opened, dataset.test[:1])
     outputs = opened.outputs or asked_for(options.outputs) or _seen(opened, first, request, dataset)
@@ -261,13 +261,20 @@ def _check_loaded(options: EvaluationOptions) -> None:
         )
 
 
+def _untold(progress: Notify | None) -> Notify | None:
+    """Leave out what loading says of checksums, since `EvaluationInputs.lines` says it too."""
+    if progress is None:
+        return None
+    return lambda event: None if event.task == "verify" else progress(event)
+
+
 def _fractions(request: Request, progress: Notify | None) -> dict[str, float]:
     """How a set is split: nothing is trained, so what is not tested is for fitting."""
     options, share = request.options, request.options.validation_fraction
     if not 0 <= share < 1:
         raise InputError(f"validation_fraction must be in [0, 1), found {share}")
     name = str(request.dataset)
-    listed = list_source(name, options.root, offline=options.offline, progress=progress)
+    listed = list_source(name, options.root, offline=options.offline, progress=_untold(progress))
     check_variants(options, name, has_validation=bool(share) or "val" in listed.splits)
     if WHOLE not in listed.splits:
         return {"validation_fraction": share}

@@ -169,7 +169,9 @@ def _kind(source: str) -> tuple[str, str]:
     kind, colon, rest = source.partition(":")
     is_kind = bool(colon) and kind in FORMS and kind != "file"
     path = Path(rest if kind == "onnx" else source)
-    if (not is_kind or kind == "onnx") and path.suffix.lower() in CONVERTERS:
+    # Some programs write ONNX files as .pb: who says onnx: is believed.
+    refused = CONVERTERS.keys() - ({".pb"} if kind == "onnx" else set())
+    if (not is_kind or kind == "onnx") and path.suffix.lower() in refused:
         raise _other_format(path)
     if is_kind:
         return kind, rest

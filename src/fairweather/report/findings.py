@@ -120,7 +120,8 @@ def answer(found: Sequence[ModelFindings], ranks: Ranking | None) -> str:
     leaders = [models[at] for at in ranks.leaders] if ranks else models
     outcomes = {each.model: each.outcome for each in found}
     told = [outcomes[model] for model in leaders if model in outcomes]
-    return words.answer(told, len(models)) if told else ""
+    ranked: words.Ranked = None if ranks is None else "shifts" if ranks.shifted else "clean"
+    return words.answer(told, len(models), ranked) if told else ""
 
 
 def _alike(contents: Contents, base: str, found: WorstLevels) -> str:

@@ -11,7 +11,6 @@ from fairweather.record import CLEAN, NO_LEVEL
 from fairweather.report.contents import Contents
 from fairweather.report.sweeps import Sweep
 from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
-from fairweather.report.tables import ABSENT
 from fairweather.types import Score
 
 POINTS = 0.05  # below clean images: the limit of the first column
@@ -106,12 +105,9 @@ class Limits(NamedTuple):
             "tex": latex(layout, body, "smallest_levels", self.caption),
         }
 
-    def text(self, model: str, sweep: Sweep, at: int) -> str:
-        """Write what is found for a model, a shift and the limit of this number."""
-        for row in self.rows:
-            if (row.model, row.sweep.name) == (model, sweep.name):
-                return row.texts()[at]
-        return ABSENT
+    def by_shift(self) -> dict[tuple[str, str], list[str]]:
+        """Write what is found for each limit, by the names of the model and the shift."""
+        return {(row.model, row.sweep.name): row.texts() for row in self.rows}
 
     def _csv(self) -> str:
         lines = [

@@ -6,7 +6,8 @@ No sentence has more than three numbers, so intervals are left to charts and tab
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from fairweather.metrics.recipes import MOST_SEEDS, Crossed, needed
 from fairweather.report.performance import (
@@ -34,6 +35,12 @@ FEW_SHIFTS = 2
 FEW_ANSWERS = 30
 RISK = 0.05  # that the threshold keeps on clean images
 COMMON = "always giving the most common answer"
+# On what models are compared; None where they cannot be.
+Ranked = Literal["shifts", "clean"] | None
+_BEST: Mapping[str, str] = {
+    "shifts": "is best over the shifts",
+    "clean": "is best on clean images",
+}
 
 # ---- words and numbers
 
@@ -64,7 +71,7 @@ def share(score: Score) -> str:
     '82.3 % [80.1, 84.5]'
     """
     low, high = (f"{100 * number:.1f}" for number in score[1:3])
-    return f"{percent(score)} [{low}, {high}]"
+    return f"{percent(score)} [{'too few errors' if score.too_few else f'{low}, {high}'}]"
 
 
 def points(score: Score) -> str:
@@ -157,12 +164,13 @@ def _number(value: float, digits: int) -> str:
 # ---- the answer
 
 
-def answer(leaders: Sequence[Outcome], models: int) -> str:
+def answer(leaders: Sequence[Outcome], models: int, ranked: Ranked = "shifts") -> str:
     """Say in one sentence who is best, how far accuracy falls, and if confidence falls with it.
 
     Args:
         leaders: the models that none is found better than, best first.
         models: how many there are in all.
+        ranked: by the accuracy on what the models are compared; None where they are not compared.
 
     >>> clean, there = (Performance(Score(v, v - 0.01, v + 0.01, 200)) for v in (0.9, 0.5))
     >>> answer([Outcome("Old", clean, there, -1, 0)], 2).replace(PERCENT, " %")
@@ -171,18 +179,18 @@ def answer(leaders: Sequence[Outcome], models: int) -> str:
     first = leaders[0]
     shifted = first.there is not None
     if len(leaders) > 1:
-        return f"{_shared(leaders, models)}: {_together(leaders)}."
+        return f"{_shared(leaders, models, ranked)}: {_together(leaders)}."
     if not shifted:
         best = " is best:" if models > 1 else " is"
         right = f"right in {percent(first.clean.accuracy)} of the clean images"
         return f"“{first.title}”{best} {right}{_confident(first)}; no shift was tested."
-    return f"“{first.title}” {_alone(first, models)}{_confident(first)}."
+    best = _BEST[ranked] if models > 1 and ranked else ""
+    return f"“{first.title}” {_alone(first, best)}{_confident(first)}."
 
 
-def _alone(first: Outcome, models: int) -> str:
+def _alone(first: Outcome, best: str) -> str:
     assert first.there is not None
     before, after = percent(first.clean.accuracy), percent(first.there.accuracy)
-    best = "is best over the shifts" if models > 1 else ""
     if first.way < 0:
         falls = f"falls from {before} on clean images to {after} at its worst"
         return f"{best}, but {falls}" if best else falls
@@ -200,7 +208,9 @@ def _confident(first: Outcome) -> str:
     return f", where it is {calibrated(gap)}" if first.there else f" and {calibrated(gap)}"
 
 
-def _shared(leaders: Sequence[Outcome], models: int) -> str:
+def _shared(leaders: Sequence[Outcome], models: int, ranked: Ranked) -> str:
+    if ranked is None:
+        return "The models were not compared, for want of predictions on the same images"
     if len(leaders) == models:
         return "No difference in accuracy between the models was found"
     if len(leaders) <= MOST_NAMED:

@@ -79,13 +79,19 @@ def attacked(
 ) -> torch.Tensor:
     """Attack images as `fairweather.inference.predict` does, rounded to 8 bits.
 
+    They are attacked one by one: that needs less memory than any batch of the predictions.
+
     Returns:
         uint8 `[N, 3, H, W]`, on the CPU.
     """
     model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    inputs = images.images.to(device, memory_format=torch.channels_last).float().div_(255)
-    labels, keys = images.labels.to(device), images.keys.to(device)
-    return attack(model, inputs, labels, keys, seed).mul(255).round().to("cpu", torch.uint8)
+    found = []
+    for at in range(len(images)):
+        one = images[at : at + 1]
+        inputs = one.images.to(device, memory_format=torch.channels_last).float().div_(255)
+        labels, keys = one.labels.to(device), one.keys.to(device)
+        found.append(attack(model, inputs, labels, keys, seed).mul(255).round().to("cpu"))
+    return torch.cat(found).to(torch.uint8)
 
 
 class Choice(NamedTuple):
