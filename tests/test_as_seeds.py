@@ -501,9 +501,9 @@ def test_no_other_folder_is_written_over(copies, joined, tmp_path):
     thesis.write_text("years of work")
     for place, words in (
         (thesis, "is a file"),
-        (thesis.parent, "joined runs; .*--out"),
+        (thesis.parent, "something other than .*--out"),
         (other.path, "is one of the runs"),
-        (joined.path.parent, "joined runs; .*--out"),
+        (joined.path.parent, "something other than .*--out"),
     ):
         before = files_of(RunFolder(place), "") if place.is_dir() else {}
         with pytest.raises(InputError, match=words):

@@ -586,7 +586,7 @@ def test_the_command_names_what_is_damaged_and_what_is_missing(pair, tmp_path):
     (run.path / cell).unlink()
     done = run_app(run.path)
     assert done.exit_code == 0, done.output
-    assert f"{run.path} has no {cell}; what needs it is left out" in done.output
+    assert f"{run.path} has no {cell}; the report leaves out what needs it" in done.output
     run.write("scores.csv", (run.path / "scores.csv").read_text()[:2000])
     before = (run.path / "report.html").read_bytes()
     done = run_app(run.path)
