@@ -15,6 +15,7 @@ from fairweather.errors import InputError
 from fairweather.metrics import bootstrap_weights, intervals, score
 from fairweather.metrics.recipes import cross_difference, widen
 from fairweather.record import DataRecord, RunSettings
+from fairweather.report.tables import TOO_FEW_NOTE
 from fairweather.runs import RunFolder
 
 from .reference import paired_ends
@@ -585,7 +586,7 @@ def test_a_difference_that_seeds_could_undo_is_not_called_real(tmp_path):
     (needed,) = [note for note in read_run_comparison(a, noisy).notes if "clean" in note]
     assert re.search(
         r"m, accuracy, clean: .* power of 80 % takes about "
-        r"([4-9]|1\d) seeds of each on these images; no number of images with these seeds would do",
+        r"([4-9]|1\d) seeds of each on these images; .*no number of images",
         needed,
     )
     # With one seed on a side nothing is known about seeds, which is said first.
@@ -789,7 +790,7 @@ def test_what_too_few_errors_carry_is_not_compared(tmp_path):
     assert pd.isna(clean["high"])
     assert clean["difference"] > 0
     assert " [too few errors]" in str(comparison)
-    assert any(note.startswith("Too few errors: no interval") for note in comparison.notes)
+    assert TOO_FEW_NOTE in comparison.notes
     assert row(comparison.table, "clean")["verdict"] == "real"
     fog = row(comparison.table, "fog", "1", "negative_log_likelihood")
     assert fog["low"] < fog["high"]

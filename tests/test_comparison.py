@@ -359,7 +359,7 @@ def test_with_several_seeds_their_mean_is_compared(tmp_path):
     table = fw.compare_with_published(run).dropna(subset="measured")
     assert len(table) == 12
     assert table["difference"].abs().max() < 1e-8
-    assert "mean of seeds 0, 1" in str(read_comparison(run))
+    assert "mean of 2 seeds" in str(read_comparison(run))
 
 
 def test_the_pets_are_compared_with_the_printed_tables(tmp_path):

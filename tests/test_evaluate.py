@@ -486,9 +486,7 @@ def test_other_options_replace_what_depends_on_them_only_when_told(
     out = tmp_path / "run"
     evaluated(model, colour_folder, out)
     before = (out / "scores.csv").read_bytes()
-    words = (
-        rf"would replace: predictions/by_colour-make/seed-0/test/clean \({words}\);.*--replace, or"
-    )
+    words = rf"predictions/by_colour-make/seed-0/test/clean \({words}\);.*--replace, or"
     with pytest.raises(InputError, match=words):
         evaluated(model, colour_folder, out, **options)
     assert (out / "scores.csv").read_bytes() == before

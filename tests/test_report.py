@@ -898,7 +898,7 @@ def test_page_answers_first_and_says_how(run, page):
     clean = expected(run, shift="clean", level="none", **place).partition(" ")[0]
     assert f"Accuracy falls from {clean} % on clean images" in text.replace("\xa0", " ")
     assert "RMS calibration error (10 equal-width bins, L2 norm) on the clean" in text
-    for words in ("fairweather run synthetic", "0123abc", "feed", "hardware.cpu", "σ of 0.88"):
+    for words in ("fairweather run synthetic", "0123abc", "feed", "hardware.cpu", "σ is 0.88"):
         assert words in text
 
 
