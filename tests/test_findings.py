@@ -313,8 +313,8 @@ RISES = "Its RMS calibration error rises from 0.03 on clean images to 0.30 there
         (
             0.01,
             0.25,
-            "Its confidence does not follow: it is overconfident by 25.0 points there, and by 1.0 "
-            "points on clean images.",
+            "Its confidence does not fall with it: it is overconfident by 25.0 points there, and "
+            "by 1.0 points on clean images.",
         ),
         (
             -0.05,
@@ -367,7 +367,7 @@ RISES = "Its RMS calibration error rises from 0.03 on clean images to 0.30 there
         (
             -0.05,
             0.2,
-            "Its confidence does not follow: it is overconfident by 20.0 points there, and "
+            "Its confidence does not fall with it: it is overconfident by 20.0 points there, and "
             "underconfident by 5.0 points on clean images.",
         ),
     ],
@@ -427,7 +427,7 @@ def test_of_the_lowest_of_many_confidence_is_told_by_wider_intervals():
         "found.",
     ]
     one = replace(FOG, cells={"1": "c/fog,s=1"})
-    assert sentences(lines, [one])[1].startswith("Its confidence does not follow")
+    assert sentences(lines, [one])[1].startswith("Its confidence does not fall with it")
     assert more(lines, [one])[0].startswith("Its RMS calibration error rises from")
 
 
@@ -643,7 +643,7 @@ def test_a_collapse_is_told_also_where_clean_images_are_hardly_better_than_chanc
     first, second = plain(found.sentences)
     assert first.startswith("Accuracy falls from 88.3 % on clean images to ")
     assert first.endswith(" under brightness at f = 0.2.")
-    assert second.startswith("Its confidence does not follow")
+    assert second.startswith("Its confidence does not fall with it")
     already, *_, attack, _ = plain(found.more)
     assert already.startswith("Already on clean images it is no better than always giving the most")
     assert attack.startswith("An attack (PGD at ε = 8/255) leaves")
@@ -665,7 +665,7 @@ def test_confidence_is_paired_too(tmp_path):
     right = {("a", 0, "clean"): draw(rng, 400, 0.7), ("a", 0, "dark,f=0.2"): draw(rng, 400, 0.3)}
     (found,) = model_findings(make(tmp_path, right, [DARK]))
     assert found.sentences[1].startswith(
-        "Its confidence does not follow: it is overconfident by 39.8 points"
+        "Its confidence does not fall with it: it is overconfident by 39.8 points"
     )
 
 

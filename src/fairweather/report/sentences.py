@@ -543,7 +543,7 @@ def _changed(before: Score, after: Score, way: int, side: int, falls: bool) -> s
         )
     if sign(before) == -side and direction(opposite(before), after, None) != side:
         return f"It turns from {calibrated(before)} on clean images to {calibrated(after)} there"
-    lag = "does not follow" if side > 0 else "falls further than its accuracy"
+    lag = "does not fall with it" if side > 0 else "falls further than its accuracy"
     apart = lag if falls else "changes otherwise than its accuracy"
     there, clean = calibrated(after), _compared(before, after)
     return f"Its confidence {apart}: it is {there} there, and {clean} on clean images"
