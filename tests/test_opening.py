@@ -26,6 +26,7 @@ from fairweather.errors import InputError
 from fairweather.models import (
     ModelSpec,
     build,
+    check_model,
     describe_preprocessing,
     load_model,
     model_json,
@@ -786,6 +787,13 @@ def test_files_of_other_programs_say_how_they_become_onnx(file, form):
     assert file in said
     assert f"onnx:{Path(file).with_suffix('.onnx')}" in said
     assert ("tf2onnx" in said) == (not file.endswith((".mlmodel", ".mlpackage", ".engine")))
+
+
+def test_an_onnx_file_may_be_named_pb(tmp_path):
+    (tmp_path / "network.pb").write_bytes(b"")
+    check_model(f"onnx:{tmp_path}/network.pb")
+    with pytest.raises(InputError, match="TensorFlow"):
+        check_model(f"{tmp_path}/network.pb")
 
 
 def test_a_long_table_shows_the_closest_names_and_what_lists_them_all():

@@ -169,9 +169,10 @@ def _kind(source: str) -> tuple[str, str]:
     kind, colon, rest = source.partition(":")
     is_kind = bool(colon) and kind in FORMS and kind != "file"
     path = Path(rest if kind == "onnx" else source)
-    # Some programs write ONNX files as .pb: who says onnx: is believed.
-    refused = CONVERTERS.keys() - ({".pb"} if kind == "onnx" else set())
-    if (not is_kind or kind == "onnx") and path.suffix.lower() in refused:
+    foreign = path.suffix.lower() in CONVERTERS
+    if kind == "onnx" and path.suffix.lower() == ".pb":  # some programs write ONNX files so
+        foreign = path.name == "saved_model.pb"  # TensorFlow's own name
+    if foreign and (not is_kind or kind == "onnx"):
         raise _other_format(path)
     if is_kind:
         return kind, rest
