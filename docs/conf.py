@@ -57,6 +57,8 @@ nitpick_ignore_regex = [("py:.*", FOREIGN), ("py:.*", INTERNAL)]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
+smartquotes = False  # options and rules must be copied as they are
+highlight_language = "text"  # of blocks that name no language: what a command prints
 default_role = "code"  # a single backtick in a docstring is code
 python_use_unqualified_type_names = True
 autodoc_member_order = "bysource"

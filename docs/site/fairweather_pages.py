@@ -134,6 +134,7 @@ class Metrics(Sections):
         low, high = (f"{bound:g}".replace("inf", "∞") for bound in metric.bounds)
         unit = f" {metric.unit}" if metric.unit else ""
         facts = [better[metric.higher_is_better], f"from {low} to {high}{unit}"]
+        facts.append(f"interval: {metric.interval}")
         if metric.min_classes > 1:
             facts.append(f"needs at least {metric.min_classes} classes")
         if metric.needs_logits:
@@ -284,7 +285,12 @@ def as_markdown(cells: Iterable[tuple[Markdown | Code, Output]]) -> str:
     return "\n\n".join(blocks)
 
 
-SECTION = {"Args:": "Arguments:", "Attributes:": "Attributes:", "Returns:": "Returns:"}
+SECTION = {
+    "Args:": "Arguments:",
+    "Attributes:": "Attributes:",
+    "Raises:": "Raises:",
+    "Returns:": "Returns:",
+}
 ENTRY = re.compile(r"    (?P<names>[\w*]+(?:, [\w*]+)*): (?P<text>.*)")
 
 
@@ -320,6 +326,13 @@ def rewrite_docstring(
     lines[:] = as_lists(lines)
 
 
+def skip_alias(
+    app: Sphinx, what: str, name: str, of: object, skip: bool, options: object
+) -> bool | None:
+    """Leave out the fields of named tuples: the docstring of the class describes them."""
+    return True if (getattr(of, "__doc__", None) or "").startswith("Alias for field") else None
+
+
 def public_names() -> set[str]:
     """Everything that users may rely on, by its full name."""
     names = {f"fairweather.{name}" for name in fairweather.__all__ if name != "metrics"}
@@ -351,6 +364,7 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.add_directive("keys", Keys)
     app.add_directive("notebook", Notebook)
     app.connect("autodoc-process-docstring", rewrite_docstring)
+    app.connect("autodoc-skip-member", skip_alias)
     app.connect("env-check-consistency", check_entries)
     app.connect("build-finished", write_front_door)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
