@@ -239,7 +239,7 @@ def test_a_suite_of_corruptions_runs_and_is_reported(colour_folder, tmp_path):
 
 def test_only_shifts_are_drawn_and_written(toy_images, tmp_path):
     attack = make_attack("fgsm", epsilon=0.1)
-    with pytest.raises(InputError, match="a contact sheet shows shifts"):
+    with pytest.raises(InputError, match="shifts"):
         fw.preview(toy_images[:1], [attack])
     with pytest.raises(InputError, match="only shifts"):
         fw.export(fw.load_data("mnist5k", size=8), [attack], tmp_path / "out")

@@ -160,7 +160,7 @@ def test_without_batch_norm_freezing_does_nothing_and_adapting_is_refused():
     model.train()
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(module.training for module in model.modules())
-    with pytest.raises(InputError, match="no batch norm that could be adapted"):
+    with pytest.raises(InputError, match="batch norm"):
         adapt_batchnorm(model)
 
 
@@ -173,7 +173,7 @@ def test_weights_of_a_network_with_group_norm_fit_one_with_group_norm_only(tmp_p
     assert all(torch.equal(start[key], tensor) for key, tensor in model.state_dict().items())
     with pytest.raises(InputError, match=r"missing .*running_mean"):
         build(ModelSpec(TINY_RESNET, 5, str(path), width=0.5))
-    with pytest.raises(InputError, match=r"of another shape layer1"):
+    with pytest.raises(InputError, match="layer1"):
         build(ModelSpec(TINY_RESNET, 5, str(path), norm="group"))
     safetensors.torch.save_file(build(ModelSpec(TINY_RESNET, 5)).state_dict(), path)
     with pytest.raises(InputError, match=r"unexpected network\.bn1\.num_batches_tracked"):

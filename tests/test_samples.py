@@ -575,7 +575,7 @@ def test_the_strips_of_an_earlier_version_are_read(tmp_path):
         assert np.array_equal(np.asarray(found), picture)
     assert stored.mixup.labels == ("cat", "dog")
     run.write("samples/clean.png", strip_of([pictures[0][:, :5]]))
-    with pytest.raises(InputError, match=r"2 pictures side by side, found 5 pixels"):
+    with pytest.raises(InputError, match=r"2 .*found 5"):
         read_samples(run)
 
 

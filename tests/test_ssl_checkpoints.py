@@ -270,7 +270,7 @@ def test_a_published_backbone_of_a_resnet50_is_loaded_by_name(tmp_path, monkeypa
     assert len(state) == 318
     for name, row in PUBLISHED_WEIGHTS.items():
         spec = ModelSpec(row.backbone, 3, name)
-        with pytest.raises(InputError, match=r"downloads are off: put the file from https://dl.fb"):
+        with pytest.raises(InputError, match=r"https://dl.fb"):
             build(spec, offline=True)
         place = hashlib.sha256(row.address.encode()).hexdigest()[:16]
         path = tmp_path / "weights" / place / "resnet50.pth"
@@ -526,15 +526,11 @@ def test_weights_from_an_address_are_resumed_checked_and_kept(served):
 def test_a_wrong_digest_of_an_address_is_told_and_the_download_removed(served, tmp_path):
     wrong = "0" * 64
     for ask in (build, weights_digest):
-        with pytest.raises(
-            InputError, match=rf"SHA256 {served.digest} and not {wrong}; it was rem"
-        ):
+        with pytest.raises(InputError, match=rf"{served.digest} .*{wrong}; .*rem"):
             ask(ModelSpec(TINY_RESNET, 5, served.url, weights_sha256=wrong))
     assert not list((tmp_path / "cache").rglob("w.pth*"))
     build(ModelSpec(TINY_RESNET, 5, served.url))  # without a digest, the file is taken as it is
-    with pytest.raises(
-        InputError, match=rf"has the SHA256 .* and not {wrong}; remove it to downlo"
-    ):
+    with pytest.raises(InputError, match=rf"{wrong}; remove .*downlo"):
         build(ModelSpec(TINY_RESNET, 5, served.url, weights_sha256=wrong))
 
 

@@ -78,7 +78,7 @@ def test_links_may_not_lead_outside(tmp_path, victim):
     (run / "circle").symlink_to(run / "circle")
     (run / "within").symlink_to(run / "tables")
     for name in ("file.txt", "folder/victim.txt", "nowhere", "nowhere/a.txt", "circle/a.txt"):
-        with pytest.raises(InputError, match="outside the run folder through a symbolic link"):
+        with pytest.raises(InputError, match=r"outside .*symbolic link"):
             inside(run, name)
     assert inside(run, "within/a.txt") == run / "within/a.txt"
 
@@ -164,7 +164,7 @@ def test_a_folder_of_the_run_that_leads_outside_is_not_written_or_read(tmp_path,
         lambda: run.checksum("tables/a.parquet"),
         lambda: finish(run, "tables", ["tables/a.parquet"]),
     ):
-        with pytest.raises(InputError, match="outside the run folder through a symbolic link"):
+        with pytest.raises(InputError, match=r"outside .*symbolic link"):
             use()
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["a.parquet"]
 
@@ -257,7 +257,7 @@ def copy(reported, tmp_path):
 def test_a_report_is_not_written_through_a_link(copy, tmp_path, name):
     (tmp_path / "elsewhere").mkdir()
     (copy.path / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="outside the run folder through a symbolic link"):
+    with pytest.raises(InputError, match=r"outside .*symbolic link"):
         build_report(copy)
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert not (copy.path / "report.html").exists()  # and no part of a report was written
