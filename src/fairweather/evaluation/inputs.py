@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fairweather.data import SOURCES, list_source
+from fairweather.data.known import verification
 from fairweather.data.source import WHOLE
 from fairweather.errors import InputError
 from fairweather.evaluation.request import Request
@@ -87,25 +88,11 @@ class EvaluationInputs(NamedTuple):
             lines.insert(2, f"outputs        {self.outputs}")
         if code := self.opened.facts.get("runs_code"):
             lines.insert(1, f"note           {code}")
-        if checksums := checksum_note(notes):
-            lines.append(f"checksums      {checksums}")
+        if verified := verification(self.dataset.name, notes):
+            lines.append(verified)
         if fitting := notes.get("fitting"):
             lines.append(f"fitting        {fitting}")
         return lines
-
-
-def checksum_note(notes: Mapping[str, object]) -> str | None:
-    """Say whether the files of a data set were verified; None for data that nobody published.
-
-    >>> checksum_note({"verified": True})
-    'the files are the published ones (MD5)'
-    """
-    if "verified" not in notes:
-        return None
-    if notes["verified"]:
-        return "the files are the published ones (MD5)"
-    reason = notes.get("verification")
-    return f"the files were not verified{f': {reason}' if reason else ''}"
 
 
 def bring_together(request: Request, progress: Notify | None = None) -> EvaluationInputs:
