@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -23,7 +24,7 @@ from fairweather.executors import execute
 from fairweather.inference import from_logits
 from fairweather.metrics import METRICS
 from fairweather.record import JOINED, SCORES, STUDY
-from fairweather.report.samples import INDEX, PICTURES, read_samples
+from fairweather.report.samples import ATTACKED, INDEX, PICTURES, read_samples
 from fairweather.runs import RunFolder, open_run, small_predictions
 from fairweather.steps import Worker
 from fairweather.steps.measuring import facts_of
@@ -287,7 +288,12 @@ def test_pictures_of_several_runs_are_put_together(whole, halves, tmp_path):
     for number, model in enumerate(("started", "swept")):
         part = copy_run(RunFolder(halves[0].path), tmp_path / str(number))
         own = {name: each for name, each in models.items() if name.startswith(model)}
+        table = pyarrow.parquet.read_table(part.file(ATTACKED))
+        pyarrow.parquet.write_table(
+            table.filter([name in own for name in table["model"].to_pylist()]), part.file(ATTACKED)
+        )
         change_steps(part, "samples", set_in("depends", "models", value=own))
+        change_steps(part, "samples", set_in("files", ATTACKED, value=part.checksum(ATTACKED)))
         parts.append(open_part(part.path))
     planned = SampleStep(
         id="samples",

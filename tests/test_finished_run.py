@@ -89,6 +89,18 @@ def test_of_several_seeds_their_mean_is_shown(tmp_path):
     assert [line[-2][:4] for line in shown(run)[1:]] == ["60.0"] * 4
 
 
+def test_a_number_that_is_none_is_shown_as_missing(tmp_path):
+    ends = (math.nan,) * 3
+    run = run_of(tmp_path, [("basic", "0", "clean", "none", "accuracy", *ends, 9)])
+    assert shown(run)[1] == ["basic", "clean", "–", "–"]
+
+
+def test_a_damaged_run_has_a_name_too(tmp_path):
+    run = run_of(tmp_path, rows("basic", "0", 0.9, 0.6, 0.1))
+    (tmp_path / "record.json").write_text("half a rec")
+    assert repr(run) == f"Run({str(tmp_path)!r})"
+
+
 def test_an_overview_of_scores_without_accuracy_has_no_lines(tmp_path):
     run = run_of(tmp_path, [("basic", "0", "clean", "none", "brier_score", 0.1, 0.1, 0.2, 9)])
     assert len(shown(run)) == 1
