@@ -16,6 +16,7 @@ LEAVES = {
     "folders",
     "download",
     "pixels",
+    "streams",
     "vega",
 }
 MAY_IMPORT = {
@@ -29,6 +30,7 @@ MAY_IMPORT = {
     "folders": {"errors"},
     "download": {"errors", "folders", "progress"},
     "pixels": {"errors"},
+    "streams": {"types"},
     "vega": set(),
     "data": LEAVES,
     "models": LEAVES | {"runs"},

@@ -263,6 +263,19 @@ def test_where_there_is_no_terminal_lines_for_people_and_finished_steps_are_said
     ]
 
 
+def test_a_step_that_takes_long_is_told_about_once_a_minute(monkeypatch, capsys):
+    clock = iter([0.0, 0.0, 30.0, 61.0, 90.0, 122.0])
+    monkeypatch.setattr("fairweather.cli.terminal.time.monotonic", lambda: next(clock))
+    with progress() as show:
+        for part in (0.0, 0.25, 0.5, 0.75, 0.875):
+            show(Event("train Basic, seed 0", 2, 8, "validation accuracy 93.1%", part=part))
+    # After 61 s half an epoch is done, and 5.5 are left; after 122 s 0.875 are done.
+    assert capsys.readouterr().err.splitlines() == [
+        "...   train Basic, seed 0  2.5 of 8, about 11 min to go  validation accuracy 93.1%",
+        "...   train Basic, seed 0  2.9 of 8, about 12 min to go  validation accuracy 93.1%",
+    ]
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_quiet_shows_no_progress(terminal, monkeypatch, capsys):
     if terminal:

@@ -301,7 +301,7 @@ def test_a_number_that_moved_is_outside_and_no_other(tmp_path):
 )
 def test_an_interval_holds_its_ends(low, high, inside):
     number = PublishedNumber("basic", "clean", "none", "accuracy", 0.5, "table 1")
-    pair = Pair(number, 0.01, Score(0.55, low, high, 100))
+    pair = Pair(number, "basic", 0.01, Score(0.55, low, high, 100))
     assert pair.inside is inside
     assert pair.difference == pytest.approx(0.05)
 
@@ -394,6 +394,70 @@ def test_the_pets_are_compared_with_the_printed_tables(tmp_path):
     assert "Published, not in the run: the models no_pretraining, self_supervised." in text
     assert "Other images" not in text
     assert "binomial" not in text
+
+
+def test_a_published_row_is_compared_with_a_model_of_another_name(run):
+    plain = fw.compare_with_published(run)
+    comparison = read_comparison(run, rows={"mixup_aug_pt": "basic"})
+    table = comparison.table
+    assert (plain["published_model"] == plain["model"]).all()
+    assert list(table["published_model"]) == list(plain["model"])
+    mine = table[table["published_model"] == "mixup_aug_pt"].reset_index(drop=True)
+    basic = plain[plain["model"] == "basic"].reset_index(drop=True)
+    theirs = plain[plain["model"] == "mixup_aug_pt"].reset_index(drop=True)
+    assert (mine["model"] == "basic").all()
+    assert (mine[["shift", "level", "metric"]] == basic[["shift", "level", "metric"]]).all(
+        axis=None
+    )
+    np.testing.assert_array_equal(mine["measured"], basic["measured"])
+    np.testing.assert_array_equal(mine["published"], theirs["published"])
+    text = str(comparison)
+    assert "(basic) is compared with the published MixUp + Aug + PT (mixup_aug_pt), as" in text
+    assert "In the run, not published: the models mixup_aug_pt." in text
+    assert "Published, not in the run: the models basic_1, " in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({"mixup_aug_ptt": "basic"}, "mixup_aug_ptt.*mixup_aug_pt"),
+        ({"mixup_aug_pt": "basics"}, "basics.*basic"),
+    ],
+)
+def test_unknown_names_of_rows_are_refused_with_the_closest(run, rows, words):
+    with pytest.raises(InputError, match=words):
+        fw.compare_with_published(run, rows=rows)
+
+
+def end_of(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["fairweather", "compare", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["mixup_aug_pt"], "--as takes PUBLISHED=MODEL, found mixup_aug_pt"),
+        (["mixup_aug_pt="], "--as takes PUBLISHED=MODEL, found mixup_aug_pt="),
+        (["basic=a", "basic=b"], "--as basic=... is given twice"),
+    ],
+)
+def test_other_forms_of_as_are_refused(run, asked, words, monkeypatch, capsys):
+    options = [part for each in asked for part in ("--as", each)]
+    assert end_of(monkeypatch, run.path, "paper", *options) == 2
+    assert capsys.readouterr().err.strip().endswith(words)
+
+
+def test_as_is_for_published_numbers_only(run, monkeypatch, capsys):
+    assert end_of(monkeypatch, run.path, run.path, "--as", "basic=basic") == 2
+    assert "is a run" in capsys.readouterr().err
+
+
+def test_the_command_compares_rows_of_other_names(copy, monkeypatch, capsys):
+    assert end_of(monkeypatch, copy.path, "paper", "--as", "mixup_aug_pt=basic") in (0, None)
+    assert "as asked" in capsys.readouterr().out
 
 
 def test_what_a_reader_has_to_know_is_said(run, copy):

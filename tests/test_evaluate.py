@@ -23,8 +23,8 @@ from fairweather.errors import InputError
 from fairweather.evaluation import Request, outlook, read_priors
 from fairweather.evaluation.priors import complete_priors
 from fairweather.evaluation_options import EvaluationOptions, check_options
-from fairweather.executors.local import left_by
-from fairweather.inference import predict
+from fairweather.executors.schedule import left_by
+from fairweather.inference import predict_shared
 from fairweather.progress import silent
 from fairweather.record import predictions_file
 from fairweather.runs import RunFolder
@@ -192,7 +192,7 @@ def test_a_finished_evaluation_is_not_done_again(model, colour_folder, tmp_path,
 
     first = run().scores
     bytes_before = (tmp_path / "run/scores.csv").read_bytes()
-    monkeypatch.setattr("fairweather.steps.predicting.predict", None)
+    monkeypatch.setattr("fairweather.steps.predicting.predict_shared", None)
     monkeypatch.setattr("fairweather.steps.predicting.scale", None)
     pd.testing.assert_frame_equal(run().scores, first)
     assert (tmp_path / "run/scores.csv").read_bytes() == bytes_before
@@ -205,13 +205,13 @@ def dying_after(monkeypatch, count):
     """Let the process be interrupted once so many shifts were predicted; counts them."""
     done = []
 
-    def dying(model, images, shift, **options):
+    def dying(readers, adapted, images, shift, **options):
         if len(done) == count:
             raise KeyboardInterrupt
         done.append(shift.id)
-        return predict(model, images, shift, **options)
+        return predict_shared(readers, adapted, images, shift, **options)
 
-    monkeypatch.setattr("fairweather.steps.predicting.predict", dying)
+    monkeypatch.setattr("fairweather.steps.predicting.predict_shared", dying)
     return done
 
 
@@ -578,7 +578,8 @@ def test_a_lack_of_memory_is_told(colour_folder):
     dataset = fw.load_data(f"folder:{colour_folder}")
     fw.evaluate(Small(), dataset, "clean", bootstrap=100, device="cpu", progress=keep_lines(said))
     halved = [line for line in said if "memory ran out" in line]
-    assert [line.split()[-1] for line in halved] == ["128", "64", "32", "16"]
+    assert len(dataset.test) == 60
+    assert [line.split()[-1] for line in halved] == ["30", "15"]
 
 
 def test_logits_that_are_no_numbers_are_said_before_anything_is_written(colour_folder, tmp_path):

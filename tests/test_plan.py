@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from fairweather.executors.local import left_by
+from fairweather.executors.schedule import left_by
 from fairweather.record import RECORD, StepRecord, parse_step_record
 from fairweather.runs import RunFolder, open_run, this_machine
 from fairweather.steps import Done, Plan

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import fairweather as fw
 from fairweather.cli import app
 from fairweather.data import decode
-from fairweather.executors.local import left_by
+from fairweather.executors.schedule import left_by
 from fairweather.record import StepRecord, step_file
 from fairweather.runs import RunFolder
 from fairweather.steps.plan import Done, FitStep, ImagesReference, OpenedNetwork, in_order

@@ -83,6 +83,13 @@ def test_flips_and_rotations_are_those_of_pil(size):
     assert same > 0.999
 
 
+def test_each_step_but_the_last_of_an_epoch_is_told(toy_images):
+    parts, recipe = [], Recipe(epochs=2, batch_size=16)
+    train, val = toy_images[:64], toy_images[64:]
+    list(fit(small_network(), train, val, recipe, after_step=parts.append))
+    assert parts == 2 * [0.25, 0.5, 0.75]
+
+
 def test_no_rotation_moves_no_pixel():
     images, none = noise(8, 11, 14), torch.zeros(8, dtype=torch.bool)
     still = Geometry(none, none, torch.zeros(8, dtype=torch.float64))

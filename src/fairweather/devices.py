@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
 
 import torch
 
 from fairweather.errors import InputError, unknown_name
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16")  # of training
+PREDICTION_PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -37,10 +41,110 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
-def repeatable_kernels(*, tf32: bool = False) -> AbstractContextManager[None]:
+def cores() -> int:
+    """The number of processor cores that this process may use.
+
+    >>> cores() >= 1
+    True
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers_for(device: torch.device, asked: int | None) -> int:
+    """Choose how many threads make shifted batches ahead: as asked, or what fits the device.
+
+    On a CPU, threads beside the network only take its cores: 0. Beside a GPU, all cores but one,
+    and at most 8.
+
+    >>> workers_for(torch.device("cpu"), None), workers_for(torch.device("cpu"), 2)
+    (0, 2)
+    """
+    if asked is not None:
+        return asked
+    return 0 if device.type == "cpu" else max(min(cores() - 1, 8), 0)
+
+
+def check_jobs(jobs: int, threads: int) -> None:
+    """Raise `InputError` if this machine has fewer cores than so many jobs of so many threads.
+
+    >>> check_jobs(1, 1)
+    """
+    most = max(cores() // threads, 1)
+    if jobs > most:
+        fewer = ", or fewer threads (--set threads=1; other threads are other results)"
+        raise InputError(
+            f"{jobs} jobs of {threads} threads need {jobs * threads} cores, and this machine has "
+            f"{cores()}: use --jobs {most}{fewer if threads > 1 else ''}"
+        )
+
+
+def memory_for_networks(device: torch.device) -> int:
+    """Bytes that networks may take: a quarter of a machine's memory, or half of a GPU's.
+
+    The rest is for images, activations and everything else.
+
+    >>> memory_for_networks(torch.device("cpu")) > 0
+    True
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1]) // 2
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+
+
+def has_room_for(device: torch.device, size: int) -> bool:
+    """Say whether so many bytes of images can stay on a GPU: they take half of what is free.
+
+    On a CPU, images are where they are.
+
+    >>> has_room_for(torch.device("cpu"), 1)
+    False
+    """
+    return device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] // 2
+
+
+class Arithmetic(NamedTuple):
+    """How predictions are computed; other arithmetic gives slightly other numbers.
+
+    Attributes:
+        precision: `fp32`; `tf32`, in which a GPU rounds the factors of products to 10 bits; or
+            `bf16`, autocast to 16 bits.
+        cudnn_benchmark: let cuDNN try several kernels and take the fastest; it may take another one
+            the next time.
+    """
+
+    precision: str = "fp32"
+    cudnn_benchmark: bool = False
+
+    def check(self, device: torch.device) -> None:
+        """Raise `InputError` for an unknown precision, or one that the device does not have."""
+        if self.precision not in PREDICTION_PRECISIONS:
+            raise unknown_name("precision", self.precision, PREDICTION_PRECISIONS)
+        if self.precision == "tf32" and device.type != "cuda":
+            raise InputError(f"precision tf32 is for CUDA devices; this device is {device.type}")
+
+    @contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        """Compute in this way inside the `with` block."""
+        tf32, before = self.precision == "tf32", torch.backends.cuda.matmul.allow_tf32
+        bf16 = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        try:
+            with repeatable_kernels(tf32=tf32, benchmark=self.cudnn_benchmark), bf16:
+                yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = before
+
+
+FP32 = Arithmetic()
+
+
+def repeatable_kernels(
+    *, tf32: bool = False, benchmark: bool = False
+) -> AbstractContextManager[None]:
     """Make cuDNN use the same kernels on every run inside the `with` block; no effect on CPUs.
 
-    Without `tf32`, convolutions of float32 are computed in full float32, as on a CPU.
+    Without `tf32`, convolutions of float32 are computed in full float32, as on a CPU. With
+    `benchmark`, cuDNN chooses among these kernels by their speed.
 
     >>> with repeatable_kernels():
     ...     torch.backends.cudnn.deterministic
@@ -49,7 +153,7 @@ def repeatable_kernels(*, tf32: bool = False) -> AbstractContextManager[None]:
     # `enabled` must be given: by default this function of torch switches cuDNN off.
     return torch.backends.cudnn.flags(
         enabled=torch.backends.cudnn.enabled,
-        benchmark=False,
+        benchmark=benchmark,
         deterministic=True,
         allow_tf32=tf32,
     )

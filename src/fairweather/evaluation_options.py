@@ -84,12 +84,29 @@ class EvaluationOptions:
         None, "A YAML file of class priors to evaluate for, NAME: {CLASS: probability}."
     )
     batch_size: int = _option(256, "Images per forward pass.", least=1)
+    precision: str = _option(
+        "fp32", "fp32; tf32, faster products on CUDA devices; or bf16 (autocast)."
+    )
+    cudnn_benchmark: bool = _option(
+        False, "Let cuDNN choose its kernels by speed; another run may differ in the last digits."
+    )
     bootstrap: int = _option(
         1000, "How many resamples every interval is made from.", least=100, most=100_000
     )
     shift_seed: int = _option(0, "Random seed of stochastic shifts and attacks.")
     threads: int | None = _option(
         None, "Threads that torch uses; by default its own choice.", least=1, most=1024
+    )
+    jobs: int = _option(
+        1,
+        "How many processes predict side by side. There must be a core for each thread of each.",
+        least=1,
+    )
+    workers: int | None = _option(
+        None,
+        "Threads that make shifted images ahead of the model; by default none on a CPU, and up to "
+        "8 beside a GPU.",
+        least=0,
     )
     title: str | None = _option(None, "The name of the model in tables and figures.")
     device: str = _option("auto", "The device: auto, cpu, cuda, cuda:1 or mps.")

@@ -30,6 +30,7 @@ class Event(NamedTuple):
         note: such as the accuracy so far.
         line: text for a person, printed on its own line even where no progress is shown.
         finished: the step that has just been done; `done` and `total` then count the run's steps.
+        part: share of the next unit that is done too, in [0, 1): of an epoch that takes minutes.
     """
 
     task: str
@@ -38,6 +39,7 @@ class Event(NamedTuple):
     note: str = ""
     line: str = ""
     finished: Finished | None = None
+    part: float = 0.0
 
 
 Notify = Callable[[Event], None]

@@ -321,6 +321,7 @@ class RunSettings(Frozen):
         bootstrap: number of resamples for every interval.
         batch_size: images in a forward pass.
         precision: precision of predictions.
+        cudnn_benchmark: whether cuDNN chose its kernels by speed.
         training_precision: precision of training as given; None if nothing is trained.
         variants: variants that are measured for every model: `temperature`, `batchnorm`.
         threads: threads of every step; None in runs of version 1.
@@ -330,6 +331,7 @@ class RunSettings(Frozen):
     bootstrap: int = 1000
     batch_size: int = 256
     precision: str = "fp32"
+    cudnn_benchmark: bool = False
     training_precision: str | None = None
     variants: tuple[str, ...] = ()
     threads: int | None = None
@@ -467,6 +469,8 @@ class StepRecord(Frozen):
         machine: the machine that it ran on.
         seconds: its duration.
         work: images times passes, as planned; with `seconds` this gives its speed.
+        halved_to: the batch size at which it went on after memory ran out, which may change the
+            last digits of its results; None if memory was sufficient.
     """
 
     version: Literal[2] = VERSION
@@ -478,6 +482,7 @@ class StepRecord(Frozen):
     machine: Machine | None = None
     seconds: float = 0.0
     work: int = 0
+    halved_to: int | None = None
 
     def to_json(self) -> str:
         """Write the text of its file."""

@@ -31,6 +31,15 @@ def compare(
             "published numbers of the paper.",
         ),
     ],
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--as",
+            metavar="PUBLISHED=MODEL",
+            help="With paper: compare this published model with this model of the run, for "
+            "example mixup_aug_pt=my_model. May be repeated.",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare two runs, or a run with published numbers.
@@ -40,10 +49,15 @@ def compare(
     from fairweather.comparison import REFERENCES, read_comparison, read_run_comparison
     from fairweather.runs import open_finished_run
 
+    models = _published_rows(rows or [])
+    if models and other not in REFERENCES:
+        raise InputError(f"--as is for {' and '.join(REFERENCES)}: {other} is a run")
     run, other = _with_seeds_joined(run, other, quiet=quiet)
     folder = Path(run if Path(run).is_dir() else run.rpartition(":")[0] or run)
     comparison = (
-        read_comparison(folder, other) if other in REFERENCES else read_run_comparison(run, other)
+        read_comparison(folder, other, models)
+        if other in REFERENCES
+        else read_run_comparison(run, other)
     )
     files = comparison.files()
     opened = open_finished_run(folder)
@@ -52,6 +66,19 @@ def compare(
     typer.echo(f"{comparison}\n")
     for name in files:
         typer.echo(f"table   {folder / name}")
+
+
+def _published_rows(asked: list[str]) -> dict[str, str]:
+    """Read PUBLISHED=MODEL pairs; raises `InputError` for another form or a name given twice."""
+    found: dict[str, str] = {}
+    for each in asked:
+        published, equals, model = each.partition("=")
+        if not (published and equals and model):
+            raise InputError(f"--as takes PUBLISHED=MODEL, found {each}")
+        if published in found:
+            raise InputError(f"--as {published}=... is given twice")
+        found[published] = model
+    return found
 
 
 def _with_seeds_joined(*asked: str, quiet: bool) -> list[str]:

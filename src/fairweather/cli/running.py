@@ -47,6 +47,30 @@ Only = Annotated[
 Device = Annotated[str, typer.Option(help="The device: auto, cpu, cuda, cuda:1 or mps.")]
 DataRoot = Annotated[str | None, typer.Option(help="The folder with the files of the data set.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="How many processes do independent steps side by side. There must be a core for each "
+        "thread of each.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Threads that make shifted images ahead of a network.",
+        show_default="0 on a CPU, up to 8 beside a GPU",
+    ),
+]
+Networks = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Keep at most so many networks in memory to predict the same shifted images.",
+        show_default="as many as fit",
+    ),
+]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -65,6 +89,9 @@ def run(
             "--replace", help="Overwrite results in the folder that were made with other settings."
         ),
     ] = False,
+    jobs: Jobs = 1,
+    workers: Workers = None,
+    networks: Networks = None,
     quiet: Quiet = False,
     track: Track = None,
 ) -> None:
@@ -81,7 +108,15 @@ def run(
     check_first(track)
     with resumable(), progress(quiet=quiet) as show:
         finished = studies.run(
-            checked, out=out, device=device, offline=offline, replace=replace, progress=show
+            checked,
+            out=out,
+            device=device,
+            offline=offline,
+            replace=replace,
+            jobs=jobs,
+            workers=workers,
+            networks=networks,
+            progress=show,
         )
     typer.echo(finished.overview() + "\n")
     print_places(finished.path)

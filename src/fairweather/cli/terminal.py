@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Characters of a terminal: from WIDE on there is room for a bar, from NARROW on for times.
 WIDE, NARROW = 110, 66
+# Seconds between two plain lines about a step that takes long, where there is no terminal.
+BETWEEN_LINES = 60.0
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
@@ -33,10 +36,11 @@ def resumable() -> Iterator[None]:
 
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Notify]:
-    """Show a bar for every task on a terminal; elsewhere print one line for every finished step.
+    """Show a bar for every task on a terminal; elsewhere print plain lines.
 
-    Both go to stderr. The lines that a person should read go to stdout in any case; with `quiet`
-    nothing else is printed.
+    These are one for every finished step, and one a minute about a step that takes longer. Both go
+    to stderr. The lines that a person should read go to stdout in any case; with `quiet` nothing
+    else is printed.
     """
     if quiet:
         yield _say
@@ -46,7 +50,7 @@ def progress(*, quiet: bool = False) -> Iterator[Notify]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _log
+        yield _Lines()
         return
     with Progress(*_columns(console.width), console=console, expand=True) as bars:
         tasks: dict[str, int] = {}
@@ -57,7 +61,8 @@ def progress(*, quiet: bool = False) -> Iterator[Notify]:
                 return
             if event.task not in tasks:
                 tasks[event.task] = bars.add_task(event.task, total=event.total, note="")
-            bars.update(tasks[event.task], completed=event.done, total=event.total, note=event.note)  # type: ignore[arg-type]
+            completed = event.done + event.part  # the display counts whole units
+            bars.update(tasks[event.task], completed=completed, total=event.total, note=event.note)  # type: ignore[arg-type]
 
         yield show
 
@@ -98,10 +103,40 @@ def _columns(width: int) -> list[ProgressColumn]:
     return [*columns, TextColumn("{task.fields[note]}", markup=False, table_column=rest)]
 
 
-def _log(event: Event) -> None:
-    _say(event)
-    if event.finished is not None:
-        typer.echo(finished_line(event.finished, event.done, event.total), err=True)
+class _Lines:
+    """Print a line for every finished step, and one a minute about a step that takes longer."""
+
+    def __init__(self) -> None:
+        self.printed = time.monotonic()
+        self.began: dict[str, tuple[float, float]] = {}  # by task: when, and what was done then
+
+    def __call__(self, event: Event) -> None:
+        _say(event)
+        now = time.monotonic()
+        if event.finished is not None:
+            line = finished_line(event.finished, event.done, event.total)
+        elif event.line or event.total is None:
+            return
+        else:
+            since, before = self.began.setdefault(event.task, (now, event.done + event.part))
+            if now - self.printed < BETWEEN_LINES:
+                return
+            line = working_line(event, now - since, event.done + event.part - before)
+        self.printed = now
+        typer.echo(line, err=True)
+
+
+def working_line(event: Event, seconds: float, units: float) -> str:
+    """Describe a task that goes on in one plain line, from how long its last units took.
+
+    >>> from fairweather.progress import Event
+    >>> working_line(Event("train Basic, seed 0", 2, 8, "validation accuracy 93.1%"), 460.0, 2.0)
+    '...   train Basic, seed 0  2 of 8, about 23 min to go  validation accuracy 93.1%'
+    """
+    done, total = event.done + event.part, event.total or 0
+    exact = f"{done:.1f}" if event.part else f"{event.done}"
+    left = f", about {duration((total - done) * seconds / units)} to go" if units else ""
+    return f"...   {event.task}  {exact} of {total}{left}  {event.note}".rstrip()
 
 
 def finished_line(step: Finished, done: int, total: int | None) -> str:

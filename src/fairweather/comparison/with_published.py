@@ -17,7 +17,7 @@ from fairweather.comparison.published import (
     best_numbers,
     read_published,
 )
-from fairweather.errors import InputError
+from fairweather.errors import InputError, unknown_name
 from fairweather.record import CLEAN, MEAN, NO_LEVEL, SCORES, ModelRecord
 from fairweather.report.contents import Contents, read_contents
 from fairweather.report.table_formats import Layout, aligned, signed, table_files
@@ -84,7 +84,11 @@ class Comparison:
         return table_files(self.name, LAYOUT, self.body, below, self.table)
 
 
-def compare_with_published(run: str | os.PathLike[str], reference: str = "paper") -> pd.DataFrame:
+def compare_with_published(
+    run: str | os.PathLike[str],
+    reference: str = "paper",
+    rows: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
     """Compare a run's numbers with those of a published report.
 
     Models are matched by their keys in the study, shifts by their ids with all parameters, and data
@@ -94,35 +98,43 @@ def compare_with_published(run: str | os.PathLike[str], reference: str = "paper"
     Args:
         run: a finished run, or its folder.
         reference: `paper`, the report "Evaluating the Robustness of Deep Learning Models".
+        rows: for published models that have another name in the run: the run's name of each, such
+            as `{"mixup_aug_pt": "lite0_mixup_aug_pt"}`.
 
     Returns:
         One row per published number, clean images and means over levels first. Columns: model,
-        shift, level and metric as in scores.csv; measured with low, high and n, missing if the run
-        did not measure it; published, its source, and its binomial standard_error if it is a share
-        of a known number of images; difference, measured − published; and inside, whether the
-        published number is in [low, high]. Accuracies are fractions.
+        shift, level and metric as in scores.csv; published_model; measured with low, high and n,
+        missing if the run did not measure it; published, its source, and its binomial
+        standard_error if it is a share of a known number of images; difference, measured −
+        published; and inside, whether the published number is in [low, high]. Accuracies are
+        fractions.
 
     Raises:
         InputError: an unknown reference, no finished run, scores that are not those that the run
-            wrote, or a run with nothing to compare.
+            wrote, a run with nothing to compare, or rows with an unknown name.
     """
-    return read_comparison(run, reference).table
+    return read_comparison(run, reference, rows).table
 
 
-def read_comparison(run: str | os.PathLike[str], reference: str = "paper") -> Comparison:
+def read_comparison(
+    run: str | os.PathLike[str],
+    reference: str = "paper",
+    rows: Mapping[str, str] | None = None,
+) -> Comparison:
     """Compare a run as `compare_with_published` does, and add the text of the table and notes."""
     studies = read_published(reference)
     folder = open_finished_run(Path(run))
     folder.holds(SCORES)  # raises if they are not those that the run wrote
     contents = read_contents(folder)
     study = match_study(contents, studies)
-    pairs = match_numbers(contents, study)
+    names = match_models(contents, study, rows or {})
+    pairs = match_numbers(contents, study, names)
     return Comparison(
         name=f"compare_{reference}",
         table=as_frame(pairs),
         body=table_body(pairs, contents, study),
         caption=caption(pairs, study, contents),
-        notes=notes(pairs, contents, study),
+        notes=notes(pairs, contents, study, names),
     )
 
 
@@ -135,11 +147,13 @@ class Pair:
 
     Attributes:
         published: the number, what was measured, and its source.
+        model: the run's name of the published model.
         standard_error: binomial, for a published share of a known number of images; else NaN.
         measured: None if the run did not measure it.
     """
 
     published: PublishedNumber
+    model: str
     standard_error: float
     measured: Score | None
 
@@ -156,7 +170,7 @@ class Pair:
 
 
 def match_study(contents: Contents, studies: Sequence[PublishedStudy]) -> PublishedStudy:
-    """Find the published study on a run's data set that shares a model with the run.
+    """Find the published study on a run's data set.
 
     Data sets are the same if they have the same name, without the resolution behind `@`, and the
     same number of classes. Raises `InputError` if there is no such study.
@@ -165,11 +179,6 @@ def match_study(contents: Contents, studies: Sequence[PublishedStudy]) -> Publis
     classes = len(data.classes)
     for study in studies:
         if study.data == data.name.partition("@")[0] and study.classes == classes:
-            if not set(study.models) & set(contents.titles):
-                raise InputError(
-                    f"the run has the models {', '.join(contents.titles)}; on {study.title} the "
-                    f"paper has {', '.join(study.models)}: there is nothing to compare"
-                )
             return study
     known = " and ".join(f"{study.data} ({study.classes} classes)" for study in studies)
     raise InputError(
@@ -177,14 +186,43 @@ def match_study(contents: Contents, studies: Sequence[PublishedStudy]) -> Publis
     )
 
 
-def match_numbers(contents: Contents, study: PublishedStudy) -> list[Pair]:
-    """Pair every published number with the run's: clean and means first, then each level."""
+def match_models(
+    contents: Contents, study: PublishedStudy, rows: Mapping[str, str]
+) -> dict[str, str]:
+    """Give the run's name of each published model that the run has; `rows` before equal names.
+
+    Raises `InputError` for an unknown name, or if the run has no published model.
+    """
+    for published, ours in rows.items():
+        if published not in study.models:
+            raise unknown_name("published model", published, study.models)
+        if ours not in contents.titles:
+            raise unknown_name("model of the run", ours, contents.titles)
+    names = {name: rows.get(name, name) for name in study.models}
+    found = {published: ours for published, ours in names.items() if ours in contents.titles}
+    if not found:
+        published, ours = next(iter(study.models)), next(iter(contents.titles))
+        raise InputError(
+            f"the run has the models {', '.join(contents.titles)}; on {study.title} the paper has "
+            f"{', '.join(study.models)}: name a pair to compare, such as --as {published}={ours}"
+        )
+    return found
+
+
+def match_numbers(
+    contents: Contents, study: PublishedStudy, names: Mapping[str, str]
+) -> list[Pair]:
+    """Pair every published number with the run's: clean and means first, then each level.
+
+    `names` gives the run's name of each published model that it has.
+    """
     numbers = [number for number in best_numbers(study) if number.metric in METRIC]
     return [
         Pair(
             number,
+            names.get(number.model, number.model),
             _standard_error(number, study.test_images),
-            _measured(contents, study, number),
+            _measured(contents, study, number, names),
         )
         for number in sorted(numbers, key=lambda number: _place(study, number))
     ]
@@ -193,10 +231,12 @@ def match_numbers(contents: Contents, study: PublishedStudy) -> list[Pair]:
 def as_frame(pairs: Sequence[Pair]) -> pd.DataFrame:
     """Write pairs as a tidy table; numbers that the run did not measure are missing."""
     columns = {
+        "model": [pair.model for pair in pairs],
         **{
             name: [getattr(pair.published, name) for pair in pairs]
-            for name in ("model", "shift", "level", "metric")
+            for name in ("shift", "level", "metric")
         },
+        "published_model": [pair.published.model for pair in pairs],
         "measured": [pair.measured.value if pair.measured else math.nan for pair in pairs],
         "low": [pair.measured.low if pair.measured else math.nan for pair in pairs],
         "high": [pair.measured.high if pair.measured else math.nan for pair in pairs],
@@ -235,10 +275,14 @@ def _place(study: PublishedStudy, number: PublishedNumber) -> tuple[object, ...]
     )
 
 
-def _measured(contents: Contents, study: PublishedStudy, number: PublishedNumber) -> Score | None:
+def _measured(
+    contents: Contents, study: PublishedStudy, number: PublishedNumber, names: Mapping[str, str]
+) -> Score | None:
+    if number.model not in names:
+        return None
     if not same_images(contents, study, number.shift, number.level):
         return None
-    return contents.score(number.metric, number.model, number.shift, number.level)
+    return contents.score(number.metric, names[number.model], number.shift, number.level)
 
 
 def _standard_error(number: PublishedNumber, n: int | None) -> float:
@@ -255,7 +299,7 @@ def table_body(pairs: Sequence[Pair], contents: Contents, study: PublishedStudy)
     """Write pairs as text, in the order of `LAYOUT`."""
     return [
         [
-            contents.titles.get(number.model, study.models[number.model].title),
+            contents.titles.get(pair.model, study.models[number.model].title),
             study.shifts[number.shift],
             ABSENT if number.level == NO_LEVEL else number.level,
             METRIC[number.metric].label,
@@ -290,7 +334,9 @@ def _numbers(pair: Pair) -> list[str]:
 # ---------------------------------------------------------------- what it shows
 
 
-def notes(pairs: Sequence[Pair], contents: Contents, study: PublishedStudy) -> list[str]:
+def notes(
+    pairs: Sequence[Pair], contents: Contents, study: PublishedStudy, names: Mapping[str, str]
+) -> list[str]:
     """Say how many published numbers are in the run's intervals, and what that does not mean."""
     measured = [pair for pair in pairs if pair.measured]
     return [
@@ -300,12 +346,13 @@ def notes(pairs: Sequence[Pair], contents: Contents, study: PublishedStudy) -> l
         "published, are not corrected. So a small published error is more often above the interval "
         "than below it, and a measured one may equal the end of its interval.",
         study.note,
-        *_model_notes(contents, study),
-        *_other_training(contents, study),
-        *_own_training(contents, study),
+        *_other_names(contents, study, names),
+        *_model_notes(study, names),
+        *_other_training(contents, study, names),
+        *_own_training(contents, study, names),
         *_other_labels(contents),
         *_other_images(measured, contents, study),
-        *_other_models(contents, study),
+        *_other_models(contents, study, names),
         *_other_shifts(contents, study),
     ]
 
@@ -342,32 +389,46 @@ def _uncertainty(measured: Sequence[Pair], contents: Contents, study: PublishedS
     )
 
 
-def _model_notes(contents: Contents, study: PublishedStudy) -> Iterator[str]:
-    for name, model in study.models.items():
-        if model.note and name in contents.titles:
-            yield model.note
+def _other_names(
+    contents: Contents, study: PublishedStudy, names: Mapping[str, str]
+) -> Iterator[str]:
+    for published, name in names.items():
+        if published != name:
+            yield (
+                f"{contents.titles[name]} ({name}) is compared with the published "
+                f"{study.models[published].title} ({published}), as asked."
+            )
 
 
-def _other_training(contents: Contents, study: PublishedStudy) -> Iterator[str]:
-    for name, model in study.models.items():
-        if name in contents.titles:
-            ours = _training(contents.models[name])
-            if ours is None:
-                yield f"Other training: the run did not train {name}; its training is not known."
-                continue
-            others = [
-                f"{key} {_plain(ours.get(key))} instead of {_plain(theirs)}"
-                for key, theirs in model.training.items()
-                if ours.get(key) != theirs
-            ]
-            if others:
-                yield f"Other training: {name} has {', '.join(others)}."
+def _model_notes(study: PublishedStudy, names: Mapping[str, str]) -> Iterator[str]:
+    for published in names:
+        if note := study.models[published].note:
+            yield note
 
 
-def _own_training(contents: Contents, study: PublishedStudy) -> Iterator[str]:
+def _other_training(
+    contents: Contents, study: PublishedStudy, names: Mapping[str, str]
+) -> Iterator[str]:
+    for published, name in names.items():
+        ours = _training(contents.models[name])
+        if ours is None:
+            yield f"Other training: the run did not train {name}; its training is not known."
+            continue
+        others = [
+            f"{key} {_plain(ours.get(key))} instead of {_plain(theirs)}"
+            for key, theirs in study.models[published].training.items()
+            if ours.get(key) != theirs
+        ]
+        if others:
+            yield f"Other training: {name} has {', '.join(others)}."
+
+
+def _own_training(
+    contents: Contents, study: PublishedStudy, names: Mapping[str, str]
+) -> Iterator[str]:
     """Settings of a model's training with an effect that the published runs did not have."""
-    for name, model in study.models.items():
-        ours = _training(contents.models[name]) if name in contents.titles else None
+    for published, name in names.items():
+        model, ours = study.models[published], _training(contents.models[name])
         if ours is None:
             continue
         others = [
@@ -422,10 +483,12 @@ def _other_images(
         )
 
 
-def _other_models(contents: Contents, study: PublishedStudy) -> Iterator[str]:
-    if absent := [name for name in study.models if name not in contents.titles]:
+def _other_models(
+    contents: Contents, study: PublishedStudy, names: Mapping[str, str]
+) -> Iterator[str]:
+    if absent := [name for name in study.models if name not in names]:
         yield f"Published, not in the run: the models {', '.join(absent)}."
-    if extra := [name for name in contents.titles if name not in study.models]:
+    if extra := [name for name in contents.titles if name not in names.values()]:
         yield f"In the run, not published: the models {', '.join(extra)}."
 
 

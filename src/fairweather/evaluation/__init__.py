@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from fairweather.devices import resolve_device
+from fairweather.devices import Arithmetic, check_jobs, resolve_device, workers_for
 from fairweather.errors import InputError, check_writable
 from fairweather.evaluation.inputs import EvaluationInputs, bring_together
 from fairweather.evaluation.planning import (
@@ -30,7 +30,7 @@ from fairweather.evaluation.planning import (
 from fairweather.evaluation.priors import check_priors, complete_priors, read_priors
 from fairweather.evaluation.request import Request as Request
 from fairweather.evaluation_options import EvaluationOptions, check_options
-from fairweather.executors import execute
+from fairweather.executors import execute, execute_side_by_side
 from fairweather.finished_run import Run
 from fairweather.inference import check_variant_names
 from fairweather.metrics import Resamples, evaluate_resamples, to_score
@@ -118,7 +118,14 @@ def run_request(
     """Run the rest of an evaluation; without `out`, in `runs/MODEL-on-DATA`."""
     tell, options = progress or silent, request.options
     check_variant_names(options.variants)
-    resolve_device(options.device)
+    device = resolve_device(options.device)
+    Arithmetic(options.precision, options.cudnn_benchmark).check(device)
+    if options.jobs > 1 and not (
+        isinstance(request.model, str) and isinstance(request.dataset, str)
+    ):
+        raise InputError(
+            "jobs: other processes open the model and the data by name, not as objects"
+        )
     if out is not None:
         check_writable(out)
         check_takeable(out)
@@ -132,6 +139,7 @@ def run_request(
         tell(Event("evaluate", 0, None, line=line))
     measurement = measurement_of(request, all_facts(inputs), priors)
     plan = plan_evaluation(request, inputs, measurement)
+    check_jobs(options.jobs, measurement.threads)
     record = describe_evaluation(request, inputs, measurement, plan)
     path = out or Path("runs") / run_name(inputs)
     check_writable(path)
@@ -146,13 +154,18 @@ def run_request(
             progress=tell,
             datasets=inputs.datasets,
             model=inputs.model,
+            workers=workers_for(device, options.workers),
+            jobs=options.jobs,
         )
         file = predictions_file(measured_model(request, inputs).name, SEED, CLEAN)
         # The clean accuracy first: it shows within moments whether the model is used correctly.
         execute(plan, folder, worker, tell, until=file.removesuffix(".parquet"))
         for line in clean_lines(folder, file):
             tell(Event("evaluate", 0, None, line=line))
-        execute(plan, folder, worker, tell)
+        if options.jobs == 1:
+            execute(plan, folder, worker, tell)
+        else:
+            execute_side_by_side(plan, folder, worker, tell, jobs=options.jobs)
     return Run(path)
 
 

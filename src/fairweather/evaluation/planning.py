@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import JsonValue
 
-from fairweather.devices import resolve_device
+from fairweather.devices import Arithmetic, resolve_device
 from fairweather.errors import InputError
 from fairweather.evaluation.inputs import EvaluationInputs, check_variants, model_source
 from fairweather.evaluation.request import Request
@@ -27,10 +27,10 @@ from fairweather.steps.measuring import (
     conclude,
     data_record,
     facts_of,
-    predict_model,
+    predict_models,
 )
 from fairweather.steps.one_image import try_attacks, try_shifts
-from fairweather.steps.plan import DATA, PRECISION, OpenedNetwork, Plan, in_order
+from fairweather.steps.plan import DATA, OpenedNetwork, Plan, in_order
 from fairweather.steps.worker import digests_of
 from fairweather.types import Attack
 
@@ -63,6 +63,7 @@ def measurement_of(
         device=resolve_device(options.device).type,
         shift_seed=options.shift_seed,
         batch_size=options.batch_size,
+        arithmetic=Arithmetic(options.precision, options.cudnn_benchmark),
         bootstrap=options.bootstrap,
         variants=options.variants,
         others={name: facts[f"{OOD_DATA}{name}"] for name in options.ood},
@@ -101,7 +102,7 @@ def plan_evaluation(request: Request, inputs: EvaluationInputs, measurement: Mea
         name: source.model_copy(update={"digests": dict(facts[name].digests)})
         for name, source in inputs.sources.items()
     }
-    steps = [*predict_model(measurement, model), *conclude(measurement, [model])]
+    steps = [*predict_models(measurement, [model]), *conclude(measurement, [model])]
     return in_order(sources, model_source(request, inputs), steps)
 
 
@@ -149,7 +150,8 @@ def describe_evaluation(
             shift_seed=options.shift_seed,
             bootstrap=options.bootstrap,
             batch_size=options.batch_size,
-            precision=PRECISION,
+            precision=options.precision,
+            cudnn_benchmark=options.cudnn_benchmark,
             variants=options.variants,
             threads=measurement.threads,
         ),

@@ -3,3 +3,4 @@
 from __future__ import annotations
 
 from fairweather.executors.local import execute as execute
+from fairweather.executors.local import execute_side_by_side as execute_side_by_side

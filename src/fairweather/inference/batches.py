@@ -1,25 +1,35 @@
-"""The loop over batches, which applies shifts and attacks and computes predictions."""
+"""The loop over batches, in which models predict shifted or attacked images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from fairweather.devices import is_out_of_memory, repeatable_kernels, resolve_device
-from fairweather.errors import InputError, unknown_name
+from fairweather.devices import FP32, Arithmetic, is_out_of_memory, resolve_device
+from fairweather.errors import InputError
 from fairweather.metrics import per_image
-from fairweather.types import Attack, Images, Predictions, Shift
+from fairweather.streams import shifted_batches, slices
+from fairweather.types import Attack, Images, Index, Predictions, Shift
 
 # With more classes than this, logits would need more space than everything else in a run folder.
 MOST_STORED_CLASSES = 100
 T = TypeVar("T")
+WhenHalved = Callable[[int], None]
+
+
+class Reader(NamedTuple):
+    """A model that predicts, and the temperature by which its logits are divided."""
+
+    model: nn.Module
+    temperature: float = 1.0
 
 
 def predict(
@@ -30,9 +40,11 @@ def predict(
     batch_size: int = 256,
     device: str | torch.device = "auto",
     precision: str = "fp32",
+    cudnn_benchmark: bool = False,
     seed: int = 0,
     temperature: float = 1.0,
-    when_halved: Callable[[int], None] | None = None,
+    workers: int = 0,
+    when_halved: WhenHalved | None = None,
 ) -> Predictions:
     """Predict all images, clean, under a shift or under an attack.
 
@@ -48,9 +60,12 @@ def predict(
             and its images are not rounded.
         batch_size: images per forward pass.
         device: `auto`, `cpu`, `cuda`, ...
-        precision: `fp32` or `bf16` (autocast).
+        precision: `fp32`; `tf32`, faster products on CUDA devices; or `bf16` (autocast).
+        cudnn_benchmark: let cuDNN choose its kernels by speed, which may differ between calls.
         seed: seed of random shifts and attacks; use the same for all models.
         temperature: the logits are divided by it; attacks use the model without it.
+        workers: threads that make shifted batches ahead, while the model predicts earlier ones; the
+            result does not depend on them.
         when_halved: called with the new batch size when memory has run out.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
@@ -59,21 +74,77 @@ def predict(
     >>> len(predict(model, images, device="cpu"))
     4
     """
-    if precision not in ("fp32", "bf16"):
-        raise unknown_name("precision", precision, ["fp32", "bf16"])
     if batch_size < 1:
         raise InputError(f"batch_size must be >= 1, found {batch_size}")
+    (predictions,) = predict_each(
+        [Reader(model, temperature)],
+        images,
+        shift,
+        batches=slices(len(images), batch_size),
+        device=device,
+        arithmetic=Arithmetic(precision, cudnn_benchmark),
+        seed=seed,
+        workers=workers,
+        when_halved=when_halved,
+    )
+    return predictions
+
+
+def predict_each(
+    readers: Sequence[Reader],
+    images: Images,
+    shift: Shift | Attack | None = None,
+    *,
+    batches: Sequence[Index],
+    device: str | torch.device = "auto",
+    arithmetic: Arithmetic = FP32,
+    seed: int = 0,
+    workers: int = 0,
+    keep: torch.Tensor | None = None,
+    when_halved: WhenHalved | None = None,
+) -> list[Predictions]:
+    """Predict with several models, each as `predict` does; every batch is shifted once for all.
+
+    Under attack, every model sees the images that were made for it.
+
+    Args:
+        readers: the models.
+        images, shift, device, seed, workers, when_halved: as in `predict`.
+        arithmetic: how the logits are computed.
+        batches: index of each batch.
+        keep: uint8, like the pixels of `images`; it receives the shifted pixels.
+
+    Returns:
+        The predictions of each model, in the order of the batches.
+    """
     if len(images) == 0:
         raise InputError("prediction needs at least one image, found none")
     device = resolve_device(device) if isinstance(device, str) else device
+    arithmetic.check(device)
+    attack = shift if isinstance(shift, Attack) else None
 
-    def columns(part: Images) -> Predictions:
-        logits = shifted_logits(model, part, shift, device, precision, seed)
+    def columns(reader: Reader, part: Images) -> Predictions:
+        logits = logits_of(reader.model, part, attack, device, arithmetic, seed)
         labels, keys = part.labels.numpy(), part.keys.numpy()
-        return from_logits((logits / temperature).numpy(), labels, keys, part.classes)
+        return from_logits((logits / reader.temperature).numpy(), labels, keys, part.classes)
 
-    with _evaluating(model, device):
-        return join(list(_by_batches(columns, images, batch_size, when_halved)))
+    whole = Fitting(len(images), when_halved)
+    found: list[list[Predictions]] = [[] for _ in readers]
+    with ExitStack() as evaluating:
+        for reader in readers:
+            evaluating.enter_context(_evaluating(reader.model, device))
+        for batch in shifted_batches(
+            images,
+            None if isinstance(shift, Attack) else shift,
+            seed,
+            batches,
+            workers=workers,
+            pinned=device.type == "cuda",
+            keep=keep,
+        ):
+            for reader, parts in zip(readers, found, strict=True):
+                parts.extend(whole.parts(batch, partial(columns, reader)))
+    return [join(parts) for parts in found]
 
 
 def predict_logits(
@@ -82,19 +153,19 @@ def predict_logits(
     *,
     batch_size: int = 256,
     device: str | torch.device = "auto",
-    precision: str = "fp32",
+    arithmetic: Arithmetic = FP32,
 ) -> npt.NDArray[np.float32]:
     """Predict clean images and return their logits, float32 `[N, classes]`, for any classes.
 
-    Arguments as in `predict`.
+    Arguments as in `predict_each`.
     """
     device = resolve_device(device) if isinstance(device, str) else device
 
     def logits(part: Images) -> np.ndarray:
-        return shifted_logits(model, part, None, device, precision, 0).numpy()
+        return logits_of(model, part, None, device, arithmetic, 0).numpy()
 
     with _evaluating(model, device):
-        return np.concatenate(list(_by_batches(logits, images, batch_size, None)))
+        return np.concatenate(list(Fitting(batch_size).parts(images, logits)))
 
 
 def from_logits(
@@ -152,56 +223,66 @@ def _evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
         model.train(was_training)
 
 
-def _by_batches(
-    columns: Callable[[Images], T],
-    images: Images,
-    size: int,
-    when_halved: Callable[[int], None] | None,
-) -> Iterator[T]:
-    start = 0
-    while start < len(images):
-        try:
-            part: T | None = columns(images[start : start + size])
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            part = None  # go on outside `except`, where the error has freed its tensors
-        if part is not None:
-            start += size
-            yield part
-            continue
-        if size == 1:
+class Fitting:
+    """Cuts images into parts that fit into memory: at most `size` images, halved when it runs out.
+
+    Args:
+        size: images in a part as long as memory is sufficient.
+        when_halved: called with the new size when memory has run out.
+    """
+
+    def __init__(self, size: int, when_halved: WhenHalved | None = None) -> None:
+        self.size, self.when_halved = size, when_halved
+
+    def parts(self, images: Images, compute: Callable[[Images], T]) -> Iterator[T]:
+        """Compute something of every part, in order.
+
+        Raises `InputError` if a single image does not fit.
+        """
+        start = 0
+        while start < len(images):
+            part: T | None
+            try:
+                part = compute(images[start : start + self.size])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                part = None  # go on outside `except`, where the error has freed its tensors
+            if part is None:
+                self._halve(min(self.size, len(images) - start))
+            else:
+                yield part
+                start += self.size
+
+    def _halve(self, tried: int) -> None:
+        if tried == 1:
             raise InputError("a single image does not fit into memory: use a smaller model")
-        size //= 2
+        self.size = tried // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if when_halved is not None:
-            when_halved(size)
+        if self.when_halved is not None:
+            self.when_halved(self.size)
 
 
 @torch.inference_mode()
-def shifted_logits(
+def logits_of(
     model: nn.Module,
     part: Images,
-    shift: Shift | Attack | None,
+    attack: Attack | None,
     device: torch.device,
-    precision: str,
+    arithmetic: Arithmetic,
     seed: int,
 ) -> torch.Tensor:
-    """Return the logits of one batch, float32 `[B, classes]` on the CPU, shifted or attacked.
+    """Return the logits of one batch of 8-bit images, float32 `[B, classes]` on the CPU.
 
-    Shifts are applied here: to 8-bit images on the CPU, before they become a float tensor.
+    An attack changes the images after they became a float tensor, on the device.
     """
-    images = part.images
-    if isinstance(shift, Shift):
-        images = shift(images, part.keys, seed)  # on the CPU: the same images on every device
-    images = images.to(device)
+    images = part.images.to(device, non_blocking=True)
     inputs = images.to(memory_format=torch.channels_last).float().div_(255)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-    if isinstance(shift, Attack):
+    if attack is not None:
         labels, keys = part.labels.to(device), part.keys.to(device)
-        inputs = shift(model, inputs, labels, keys, seed)
-    with repeatable_kernels(), autocast:
+        inputs = attack(model, inputs, labels, keys, seed)
+    with arithmetic.on(device):
         logits = model(inputs)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         raise InputError(f"a classifier must return logits [B, classes], found {type(logits)}")

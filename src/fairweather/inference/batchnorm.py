@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
+from fairweather.devices import FP32, Arithmetic
 from fairweather.errors import InputError
-from fairweather.inference.batches import join, predict, select
+from fairweather.inference.batches import Reader, predict_each, select
 from fairweather.types import Images, Predictions, Shift
 
 _NORMS = nn.modules.batchnorm._BatchNorm
@@ -61,36 +63,61 @@ def predict_adapted(
     *,
     batch_size: int = 256,
     device: str | torch.device = "auto",
-    precision: str = "fp32",
+    arithmetic: Arithmetic = FP32,
     seed: int = 0,
+    workers: int = 0,
 ) -> Predictions:
     """Predict in shuffled batches of nearly equal size; the result has the order of the images.
 
     Images are shuffled with a fixed seed, because a data set sorted by class would give batches of
-    one class, with other statistics than the data. Arguments as in `fairweather.predict`.
+    one class, with other statistics than the data. Arguments as in `predict_each`.
 
     Raises:
         InputError: there are fewer than two images or the batch size is below two; or memory runs
             out, because smaller batches would change the adapted model.
     """
+    (predictions,) = predict_each_adapted(
+        [adapted],
+        images,
+        shift,
+        batch_size=batch_size,
+        device=device,
+        arithmetic=arithmetic,
+        seed=seed,
+        workers=workers,
+    )
+    return predictions
+
+
+def predict_each_adapted(
+    adapted: Sequence[nn.Module],
+    images: Images,
+    shift: Shift | None = None,
+    *,
+    batch_size: int = 256,
+    device: str | torch.device = "auto",
+    arithmetic: Arithmetic = FP32,
+    seed: int = 0,
+    workers: int = 0,
+) -> list[Predictions]:
+    """Predict with several models, each as `predict_adapted` does; batches are shifted once."""
     if len(images) < 2 or batch_size < 2:
         raise InputError("batch norm needs at least two images in a batch")
     order = np.random.default_rng(0).permutation(len(images))
     chunks = np.array_split(order, math.ceil(len(images) / batch_size))
-    parts = [
-        predict(
-            adapted,
-            images[torch.from_numpy(chunk)],
-            shift,
-            batch_size=len(chunk),
-            device=device,
-            precision=precision,
-            seed=seed,
-            when_halved=_refuse_smaller,
-        )
-        for chunk in chunks
-    ]
-    return select(join(parts), np.argsort(order))
+    found = predict_each(
+        [Reader(model) for model in adapted],
+        images,
+        shift,
+        batches=[torch.from_numpy(chunk) for chunk in chunks],
+        device=device,
+        arithmetic=arithmetic,
+        seed=seed,
+        workers=workers,
+        when_halved=_refuse_smaller,
+    )
+    back = np.argsort(order)
+    return [select(predictions, back) for predictions in found]
 
 
 def _refuse_smaller(_: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fairweather.progress import Notify
@@ -10,11 +10,13 @@ from fairweather.report import build_report
 from fairweather.runs import RunFolder
 from fairweather.steps.plan import Done as Done
 from fairweather.steps.plan import Plan as Plan
+from fairweather.steps.plan import PredictStep as PredictStep
 from fairweather.steps.plan import ReportStep
 from fairweather.steps.plan import Step as Step
 from fairweather.steps.plan import fingerprint_of as fingerprint_of
 from fairweather.steps.plan import in_order as in_order
-from fairweather.steps.predicting import do_fit, do_predict
+from fairweather.steps.predicting import do_fit, do_predict, do_predictions
+from fairweather.steps.predicting import pixels_of as pixels_of
 from fairweather.steps.sampling import do_sample
 from fairweather.steps.scoring import do_score
 from fairweather.steps.training import do_choose, do_pretrain, do_train
@@ -50,3 +52,11 @@ def perform(step: Step, worker: Worker, folder: RunFolder, progress: Notify) -> 
     """
     with using_threads(step.threads):
         return DO[step.kind](step, worker, folder, progress)
+
+
+def perform_together(
+    steps: Sequence[PredictStep], worker: Worker, folder: RunFolder, progress: Notify
+) -> list[Done]:
+    """Run predictions that share their shifted images (`pixels_of`); otherwise as `perform`."""
+    with using_threads(steps[0].threads):
+        return do_predictions(steps, worker, folder, progress)

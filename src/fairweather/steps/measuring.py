@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fairweather.data import survey_data
+from fairweather.devices import FP32, Arithmetic
 from fairweather.inference import MOST_STORED_CLASSES
 from fairweather.progress import Notify
 from fairweather.record import (
@@ -168,6 +169,7 @@ class Measurement:
         others: other data sets that confidence should separate from it, by their sources.
         shifts: clean first, then every shift and attack at every level.
         threads, device: threads and device of every step.
+        arithmetic: how networks are computed.
         reports: further files that the report reads, which trainings wrote.
         mixup: whether MixUp was used; then the samples show an example.
     """
@@ -178,6 +180,7 @@ class Measurement:
     device: str
     shift_seed: int = 0
     batch_size: int = 256
+    arithmetic: Arithmetic = FP32
     bootstrap: int = 1000
     variants: tuple[str, ...] = ()
     others: Mapping[str, DataFacts] = field(default_factory=dict)
@@ -221,6 +224,19 @@ def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]
     return [_sample(measurement, models), score, _report(measurement, (*score.reads, *fitted))]
 
 
+def predict_models(measurement: Measurement, models: Sequence[Measured]) -> list[Step]:
+    """Plan the predictions of all models; first what temperatures are fitted on, and these.
+
+    With all networks and temperatures at hand, models that see the same shifted images can predict
+    them together.
+    """
+    steps = [step for model in models for step in predict_model(measurement, model)]
+    fits = [step for step in steps if isinstance(step, FitStep)]
+    early = {fit.leaves for fit in fits} | {(fit.validation,) for fit in fits}
+    first = [step for step in steps if step.leaves in early]
+    return [*first, *(step for step in steps if step.leaves not in early)]
+
+
 def predict_model(measurement: Measurement, model: Measured) -> Iterator[Step]:
     """Plan the predictions of a model, and then those of each of its variants."""
     yield from _plain(measurement, model)
@@ -258,6 +274,7 @@ def _scaled(measurement: Measurement, model: Measured) -> Iterator[Step]:
         val=measurement.data.reference(VAL),
         stored=measurement.stored,
         batch_size=measurement.batch_size,
+        arithmetic=measurement.arithmetic,
         threads=measurement.threads,
         device=measurement.device,
         work=measurement.data.images.get(VAL, 0),
@@ -325,6 +342,7 @@ def _predict(
         shift_seed=measurement.shift_seed,
         labelled=part not in measurement.others,
         batch_size=measurement.batch_size,
+        arithmetic=measurement.arithmetic,
         how=how,
         threads=measurement.threads,
         device=measurement.device,

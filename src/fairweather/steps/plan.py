@@ -18,6 +18,7 @@ import cv2
 import pydantic
 from pydantic import JsonValue
 
+from fairweather.devices import FP32, Arithmetic
 from fairweather.metrics import METRICS
 from fairweather.models import ModelSpec, spec_facts
 from fairweather.record import (
@@ -36,7 +37,6 @@ from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import Preparation
 
 DATA = "data"  # the run's own data set; others are called `pretraining:NAME` and `ood:SOURCE`
-PRECISION = "fp32"  # precision of predictions
 # To be raised when a step of this kind gives another result for the same inputs.
 VERSIONS = {
     "pretrain": 1,
@@ -184,11 +184,13 @@ class Done(NamedTuple):
         note: a short text on the result.
         files: files that it wrote into a folder of `leaves`, where it chooses the names.
         share: share of its work that was done now; the rest was done before an interruption.
+        halved_to: the batch size at which it went on after memory ran out; None if it did not.
     """
 
     note: str = ""
     files: Sequence[str] = ()
     share: float = 1.0
+    halved_to: int | None = None
 
 
 class Step(Frozen):
@@ -375,7 +377,8 @@ class FitStep(Step):
 
     Attributes:
         validation: the file of these predictions.
-        network, val: used to predict the logits again if they are not stored.
+        network, val, batch_size, arithmetic: used to predict the logits again if they are not
+            stored.
     """
 
     kind: Literal["fit"] = "fit"
@@ -384,6 +387,7 @@ class FitStep(Step):
     val: ImagesReference
     stored: bool
     batch_size: int
+    arithmetic: Arithmetic = FP32
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         if self.stored:
@@ -392,7 +396,7 @@ class FitStep(Step):
             "data": self.val.digest,
             "network": _network_facts(self.network),
             "batch_size": self.batch_size,
-            "precision": PRECISION,
+            **_arithmetic_facts(self.arithmetic),
             **self.machine(),
         }
 
@@ -435,6 +439,7 @@ class PredictStep(Step):
         images: which images.
         shift: id of the shift or attack.
         labelled: False for another data set: only predicted classes and confidences are kept.
+        arithmetic: how the network is computed.
         how: the way to predict, with the network or the stored logits.
     """
 
@@ -446,6 +451,7 @@ class PredictStep(Step):
     shift_seed: int
     labelled: bool = True
     batch_size: int
+    arithmetic: Arithmetic = FP32
     how: Annotated[Forward | Adapted | Scaled | Averaged, pydantic.Field(discriminator="way")]
 
     @property
@@ -463,7 +469,7 @@ class PredictStep(Step):
             "shift": self.shift,
             "seed": self.shift_seed,
             "batch_size": self.batch_size,
-            "precision": PRECISION,
+            **_arithmetic_facts(self.arithmetic),
             **({} if self.shift == "clean" else {"libraries": LIBRARIES}),
             **self.machine(),
         }
@@ -663,6 +669,12 @@ def pretraining_files(folder: str, recipe: Pretraining) -> list[str]:
 def _network_facts(network: Trained | Interpolated | Together | OpenedNetwork) -> JsonValue:
     """The facts of a network besides its files; those tell the members of an ensemble."""
     return "together" if isinstance(network, Together) else _plain(network)
+
+
+def _arithmetic_facts(arithmetic: Arithmetic) -> dict[str, JsonValue]:
+    """The facts of the arithmetic; cuDNN's choice only if asked for, since it was added later."""
+    chosen: dict[str, JsonValue] = {"cudnn_benchmark": True} if arithmetic.cudnn_benchmark else {}
+    return {"precision": arithmetic.precision, **chosen}
 
 
 def _plain(value: object) -> JsonValue:

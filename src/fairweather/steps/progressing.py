@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -247,55 +248,70 @@ def _few(words: Sequence[str], most: int = 3) -> str:
     return ", ".join(words[:most]) + more
 
 
-@dataclass(frozen=True)
+@dataclass
 class Speeds:
-    """Seconds per image and pass of finished steps, by similar steps and by kind.
+    """Seconds and work of finished steps, by similar steps and by kind.
 
     >>> Speeds.of([]).seconds_for([]) is None
     True
     """
 
-    by_task: Mapping[tuple[str, str], float]
-    by_kind: Mapping[str, float]
+    by_task: dict[tuple[str, str], _Pace] = field(default_factory=dict)
+    by_kind: dict[str, _Pace] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, records: Sequence[StepRecord]) -> Speeds:
-        """Compute the speeds of finished steps."""
-        tasks: dict[tuple[str, str], list[tuple[float, int]]] = {}
-        kinds: dict[str, list[tuple[float, int]]] = {}
+    def of(cls, records: Iterable[StepRecord]) -> Speeds:
+        """Sum up finished steps."""
+        speeds = cls()
         for record in records:
-            if record.work:
-                tasks.setdefault(_alike(record.kind, record.id), []).append(
-                    (record.seconds, record.work)
-                )
-                kinds.setdefault(record.kind, []).append((record.seconds, record.work))
-        return cls(
-            {key: _rate(pairs) for key, pairs in tasks.items()},
-            {key: _rate(pairs) for key, pairs in kinds.items()},
-        )
+            speeds.add(record)
+        return speeds
 
-    def seconds_for(self, steps: Sequence[Step]) -> float | None:
+    def add(self, record: StepRecord) -> None:
+        """Count one more finished step."""
+        if record.work:
+            alike = _alike(record.kind, record.id)
+            for pace in (
+                self.by_task.setdefault(alike, _Pace()),
+                self.by_kind.setdefault(record.kind, _Pace()),
+            ):
+                pace.seconds += record.seconds
+                pace.work += record.work
+
+    def seconds_for(self, steps: Iterable[Step]) -> float | None:
         """How long steps will take; None if no similar step to one of them was ever done."""
+        return self.seconds_of(work_of(steps))
+
+    def seconds_of(self, work: Mapping[tuple[str, str], int]) -> float | None:
+        """How long this work (`work_of` steps) will take; None where `seconds_for` gives None."""
         total = 0.0
-        for step in steps:
-            if not step.work:
-                continue
-            key = _alike(step.kind, step.id)
-            rate = self.by_task.get(key, self.by_kind.get(step.kind))
-            if rate is None:
+        for (kind, name), amount in work.items():
+            pace = self.by_task.get((kind, name), self.by_kind.get(kind))
+            if pace is None:
                 return None
-            total += rate * step.work
-        return total if any(step.work for step in steps) else None
+            total += amount * pace.seconds / pace.work
+        return total if work else None
+
+
+@dataclass
+class _Pace:
+    seconds: float = 0.0
+    work: int = 0
+
+
+def work_of(steps: Iterable[Step]) -> Counter[tuple[str, str]]:
+    """The work of steps that have some, summed over similar ones."""
+    work = Counter[tuple[str, str]]()
+    for step in steps:
+        if step.work:
+            work[_alike(step.kind, step.id)] += step.work
+    return work
 
 
 def _alike(kind: str, step: str) -> tuple[str, str]:
     """The group of a step: predictions under one shift at all levels, trainings of one model."""
     name = step.rpartition("/")[2].partition(",")[0] if kind == "predict" else step.split("/")[1]
     return kind, name
-
-
-def _rate(pairs: Sequence[tuple[float, int]]) -> float:
-    return sum(seconds for seconds, _ in pairs) / sum(work for _, work in pairs)
 
 
 # The words in the table for the state of a step, beside the number of done steps.

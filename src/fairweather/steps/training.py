@@ -7,7 +7,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -91,11 +91,11 @@ def _train(
     resume = Resumption(step.folder, _fingerprint(step, folder), worker.device)
     state = resume.read(folder)
     done = len(state["history"]) if state else 0
-    progress(Event(step.task, done, recipe.epochs, _start_note(weights)))
+    told = _Told(progress, step.task, recipe.epochs, done)
+    told.say(_start_note(weights))
     model = models.build(spec, step.seed, offline=worker.offline)
     if recipe.freeze_batchnorm:
         model.freeze_batchnorm()
-    note = ""
     for epoch in fit(
         model,
         train,
@@ -108,16 +108,38 @@ def _train(
         state=state,
         train_shifts=only_shifts(step.train_shifts) if step.train_shifts else (),
         attack=training_attack(recipe),
+        after_step=told.within,
     ):
         state = epoch.state
         resume.write(folder, state)
         row = state["history"][-1]
         note = f"validation accuracy {row['val_accuracy']:.1%}, loss {row['val_loss']:.3f}"
-        progress(Event(step.task, len(state["history"]), recipe.epochs, note))
+        told.epoch(len(state["history"]), note)
     assert state is not None
     _store_training(step, recipe, spec, dataset, len(train), weights, state, folder)
     resume.drop(folder)
-    return Done(note, share=1 - done / recipe.epochs)
+    return Done(told.note, share=1 - done / recipe.epochs)
+
+
+@dataclass
+class _Told:
+    """Tells how far a training is: how many of its epochs are done, and what the last one gave."""
+
+    progress: Notify
+    task: str
+    epochs: int
+    done: int
+    note: str = ""
+
+    def say(self, note: str) -> None:
+        self.progress(Event(self.task, self.done, self.epochs, note))
+
+    def within(self, part: float) -> None:
+        self.progress(Event(self.task, self.done, self.epochs, self.note, part=part))
+
+    def epoch(self, done: int, note: str) -> None:
+        self.done, self.note = done, note
+        self.say(note)
 
 
 def training_images(step: TrainStep, train: Images) -> Images:
@@ -241,7 +263,8 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
     resume = Resumption(step.folder, _fingerprint(step, folder), worker.device)
     state = resume.read(folder)
     epochs, done = step.recipe.epochs, len(state["history"]) if state else 0
-    progress(Event(step.task, done, epochs))
+    told = _Told(progress, step.task, epochs, done)
+    told.say("")
     classifier = models.build(spec, step.seed, offline=worker.offline)
     encoder = models.encoder_of(classifier, spec.backbone)
     last: PretrainingEpoch | None = None
@@ -256,13 +279,14 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
         device=worker.device,
         precision=step.precision,
         state=state,
+        after_step=told.within,
     ):
         resume.write(folder, last.state)
-        progress(Event(step.task, len(last.history), epochs, _pretraining_note(last.history[-1])))
+        told.epoch(len(last.history), _pretraining_note(last.history[-1]))
     assert last is not None
     _store_pretraining(step, spec, dataset, last, classifier, worker.offline, folder)
     resume.drop(folder)
-    return Done(_pretraining_note(last.history[-1]), share=1 - done / epochs)
+    return Done(told.note, share=1 - done / epochs)
 
 
 def _pretraining_note(row: Mapping[str, float]) -> str:

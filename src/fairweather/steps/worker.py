@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors.torch
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 from fairweather import models
 from fairweather.data import digest, load_data
-from fairweather.devices import resolve_device
+from fairweather.devices import memory_for_networks, resolve_device
 from fairweather.errors import InputError
 from fairweather.models.labels import LabelMap, relabel
 from fairweather.models.outputs import LogProbabilities
@@ -37,6 +38,13 @@ Version = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, byte
 AnyNetwork = Trained | Interpolated | Together | OpenedNetwork
 
 
+class _Loaded(NamedTuple):
+    """A network in memory, and the version of the files that it was loaded from."""
+
+    files: tuple[Version, ...]
+    model: nn.Module
+
+
 class Worker:
     """Gives steps their data sets and networks: each is opened when a step first asks for it.
 
@@ -48,6 +56,9 @@ class Worker:
         datasets: data sets that are open already, by their names in the plan; they are not checked.
         model: the model from elsewhere, if it is open already; it returns logits of the data's
             classes.
+        workers: threads that make shifted batches ahead.
+        networks: at most so many networks are kept in memory; None for as many as fit.
+        jobs: number of workers on this machine, which share its memory.
     """
 
     def __init__(
@@ -59,13 +70,18 @@ class Worker:
         progress: Notify | None = None,
         datasets: Mapping[str, Dataset] | None = None,
         model: nn.Module | None = None,
+        workers: int = 0,
+        networks: int | None = None,
+        jobs: int = 1,
     ) -> None:
         self.sources, self.model_source = dict(plan.data), plan.model
         self.device = resolve_device(device)
         self.offline, self.progress = offline, progress
         self._datasets = dict(datasets or {})
         self._model = model
-        self._network: tuple[AnyNetwork, tuple[Version, ...], nn.Module] | None = None
+        self.workers, self.most_networks = workers, networks
+        self._room = memory_for_networks(self.device) // jobs
+        self._networks: dict[AnyNetwork, _Loaded] = {}  # the latest last
         self._largest_batch: int | None = None
 
     def dataset(self, name: str = DATA) -> Dataset:
@@ -91,15 +107,36 @@ class Worker:
         return unlabelled(part, self.dataset().classes)
 
     def network(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
-        """A network of a run, which returns logits of the data's classes; the last one is kept."""
+        """A network that returns logits of the data's classes; as many as fit are kept."""
         if isinstance(network, OpenedNetwork):
             return self._opened
         # Steps write files by renaming, so that a new file has another inode or time. Checksums
         # would read large weights again for every cell.
         files = tuple(_version(folder.file(name)) for name in _weights(network))
-        if self._network is None or self._network[:2] != (network, files):
-            self._network = (network, files, _load(network, folder))
-        return self._network[2]
+        loaded = self._networks.pop(network, None)
+        if loaded is None or loaded.files != files:
+            while self._networks and not self._fit([*self._networks.values(), files]):
+                self._networks.pop(next(iter(self._networks)))
+            loaded = _Loaded(files, _load(network, folder))
+        self._networks[network] = loaded
+        return loaded.model
+
+    def how_many_fit(self, networks: Sequence[AnyNetwork], folder: RunFolder) -> int:
+        """How many of these networks, from the first on, can be in memory together; at least 1."""
+        every: list[tuple[Version, ...]] = []
+        for network in networks:
+            if not isinstance(network, OpenedNetwork):
+                every.append(tuple(_version(folder.file(name)) for name in _weights(network)))
+            if every and not self._fit(every):
+                return max(len(every) - 1, 1)
+        return len(networks)
+
+    def _fit(self, networks: Sequence[_Loaded | tuple[Version, ...]]) -> bool:
+        if self.most_networks is not None and len(networks) > self.most_networks:
+            return False
+        files = [each.files if isinstance(each, _Loaded) else each for each in networks]
+        # Twice: an adapted model is a copy of its network.
+        return 2 * sum(size for each in files for *_, size in each) <= self._room
 
     @cached_property
     def _opened(self) -> nn.Module:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairweather.devices import resolve_device
-from fairweather.errors import check_writable
-from fairweather.executors import execute
+from fairweather.devices import check_jobs, resolve_device, workers_for
+from fairweather.errors import InputError, check_writable
+from fairweather.executors import execute, execute_side_by_side
 from fairweather.finished_run import Run
 from fairweather.progress import Event, Notify, silent
 from fairweather.record import STUDY
@@ -38,6 +38,9 @@ def run(
     device: str = "auto",
     offline: bool = False,
     replace: bool = False,
+    jobs: int = 1,
+    workers: int | None = None,
+    networks: int | None = None,
     progress: Notify | None = None,
 ) -> Run:
     """Run a study: train, predict every cell, score, report; finished steps are not repeated.
@@ -53,11 +56,22 @@ def run(
         offline: never use the network.
         replace: redo finished steps that were made with other settings; without it, these raise an
             error.
+        jobs: how many processes do independent steps side by side; the results do not depend on
+            it. There must be a core for each thread of each job.
+        workers: threads that make shifted images ahead of a network; by default none on a CPU, and
+            up to 8 beside a GPU. The results do not depend on it.
+        networks: at most so many networks are kept in memory to predict the same shifted images;
+            by default as many as fit.
         progress: called with every `Event`.
 
     Raises:
-        InputError: the data, a model or the folder does not fit the study.
+        InputError: the data, a model or the folder does not fit the study, or the machine has too
+            few cores for the jobs.
     """
+    counts = (("jobs", jobs, 1), ("workers", workers, 0), ("networks", networks, 1))
+    for name, number, least in counts:
+        if number is not None and number < least:
+            raise InputError(f"{name} must be at least {least}, found {number}")
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
     path = place_of_run(checked, out)
     target, tell = resolve_device(device), progress or silent
@@ -70,12 +84,25 @@ def run(
     tell(Event("load data", 1, 1, f"{len(own.test)} test images"))
     facts = {name: facts_of(dataset, digests_of(dataset)) for name, dataset in datasets.items()}
     plan = plan_study(checked, facts, target, offline=offline)
+    check_jobs(jobs, plan.steps[0].threads)
     record = describe_study(checked, plan, own, target)
     with open_run(path) as folder:
         begin(plan, folder, record, replace=replace)
         folder.write(STUDY, dump_yaml(checked.model_dump(mode="json")))
-        worker = Worker(plan, device=device, offline=offline, progress=tell, datasets=datasets)
-        execute(plan, folder, worker, tell)
+        worker = Worker(
+            plan,
+            device=device,
+            offline=offline,
+            progress=tell,
+            datasets=datasets,
+            workers=workers_for(target, workers),
+            networks=networks,
+            jobs=jobs,
+        )
+        if jobs == 1:
+            execute(plan, folder, worker, tell)
+        else:
+            execute_side_by_side(plan, folder, worker, tell, jobs=jobs)
     return Run(path)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from fairweather import models
-from fairweather.devices import training_precision
+from fairweather.devices import Arithmetic, training_precision
 from fairweather.errors import InputError
 from fairweather.record import (
     DESCRIPTION,
@@ -35,11 +35,10 @@ from fairweather.steps.measuring import (
     Measurement,
     conclude,
     data_record,
-    predict_model,
+    predict_models,
 )
 from fairweather.steps.plan import (
     DATA,
-    PRECISION,
     ChooseStep,
     DataSource,
     Interpolated,
@@ -121,7 +120,8 @@ def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.dev
             shift_seed=study.shift_seed,
             bootstrap=study.bootstrap,
             batch_size=study.prediction_batch_size,
-            precision=PRECISION,
+            precision=study.prediction_precision,
+            cudnn_benchmark=study.cudnn_benchmark,
             training_precision=study.precision,
             variants=tuple(study.variants),
             threads=plan.steps[0].threads,
@@ -180,6 +180,8 @@ class _Planner:
         self.device = device
         self.threads = study.threads or torch.get_num_threads()
         self.precision = training_precision(study.precision, device)
+        self.arithmetic = Arithmetic(study.prediction_precision, study.cudnn_benchmark)
+        self.arithmetic.check(device)
 
     def steps(self) -> Iterator[Step]:
         """Every step, each after those that it needs."""
@@ -189,10 +191,8 @@ class _Planner:
             yield from self._pretrainings(name)
         for name, entry in self.study.models.items():
             yield from self._trainings(name, entry)
-            measured = self._measured(name, entry)
-            every += measured
-            for each in measured:
-                yield from predict_model(measurement, each)
+            every += self._measured(name, entry)
+        yield from predict_models(measurement, every)
         yield from conclude(measurement, every)
 
     def _measurement(self) -> Measurement:
@@ -205,6 +205,7 @@ class _Planner:
             device=self.device.type,
             shift_seed=study.shift_seed,
             batch_size=study.prediction_batch_size,
+            arithmetic=self.arithmetic,
             bootstrap=study.bootstrap,
             variants=tuple(study.variants),
             reports=tuple(self._reported()),

@@ -228,7 +228,10 @@ class Study(Strict):
         shift_seed: random seed of stochastic shifts, the same for all models and seeds.
         ensemble: also measure the models of all seeds together, as seed `ensemble`.
         prediction_batch_size: images in a forward pass of the evaluation.
-        precision: precision of training: `auto`, `fp32` or `bf16`; predictions are fp32.
+        prediction_precision: `fp32`; `tf32`, faster products on CUDA devices; or `bf16`.
+        cudnn_benchmark: let cuDNN choose the kernels of predictions by speed; another run may then
+            differ in the last digits.
+        precision: precision of training: `auto`, `fp32` or `bf16`.
         threads: threads of torch in every step; None means torch's default on the machine that
             plans the study.
         bootstrap: number of resamples for every interval.
@@ -248,6 +251,8 @@ class Study(Strict):
     models: dict[str, ModelEntry] = pydantic.Field(min_length=1)
     ensemble: bool = False
     prediction_batch_size: int = pydantic.Field(256, ge=1)
+    prediction_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    cudnn_benchmark: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = pydantic.Field(None, ge=1, le=1024)
     bootstrap: int = pydantic.Field(1000, ge=100, le=100_000)

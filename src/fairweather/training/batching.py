@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from fairweather.devices import has_room_for
+from fairweather.streams import shifted_batches
 from fairweather.training.augment import (
     add_gaussian_noise,
     apply_geometry,
@@ -22,6 +25,39 @@ from fairweather.training.loop_parts import to_input
 from fairweather.training.policies import rand_augment, trivial_augment
 from fairweather.training.recipe import AugMix, Recipe
 from fairweather.types import Images, Shift
+
+
+def near(
+    images: Images, device: torch.device, room: Callable[[torch.device, int], bool] = has_room_for
+) -> Images:
+    """Copy the pixels of training images to the device if they can stay there; else keep them.
+
+    Labels and keys stay where they are: reading them must not wait for the device.
+    """
+    if not room(device, images.images.nbytes):
+        return images
+    return replace(images, images=images.images.to(device))
+
+
+def training_batches(
+    images: Images, indices: Sequence[torch.Tensor], device: torch.device
+) -> Iterator[Images]:
+    """Yield batches of training images in order.
+
+    For a GPU that does not have the images itself (`near`), a thread gathers the next batch in
+    page-locked memory while the current one is trained on.
+
+    Args:
+        images: the training images.
+        indices: int64, those of each batch.
+        device: where training takes place.
+    """
+    if device.type == "cuda" and images.images.device.type == "cpu":
+        yield from shifted_batches(images, None, 0, indices, workers=1, pinned=True)
+        return
+    for index in indices:
+        pixels = images.images[index.to(images.images.device)]
+        yield Images(pixels, images.labels[index], images.keys[index], images.classes)
 
 
 class Batch(NamedTuple):
@@ -61,7 +97,8 @@ def make_batch(
     """
     if train_shifts:
         batch = apply_train_shifts(batch, train_shifts, rng)
-    images, labels = batch.images.to(device), batch.labels.to(device)
+    images = batch.images.to(device, non_blocking=True)
+    labels = batch.labels.to(device, non_blocking=True)
     if recipe.horizontal_flip or recipe.vertical_flip or recipe.rotation:
         images = apply_geometry(images, draw_geometry(len(images), recipe, rng))
     if recipe.trivial_augment:

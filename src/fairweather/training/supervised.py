@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fairweather.errors import InputError
-from fairweather.training.batching import make_batch
+from fairweather.training.batching import make_batch, near, training_batches
 from fairweather.training.learner import Learner, State
 from fairweather.training.loop_parts import (
     is_time_to_look,
@@ -70,6 +70,7 @@ def fit(
     state: State | None = None,
     train_shifts: Sequence[Shift] = (),
     attack: Attack | None = None,
+    after_step: Callable[[float], None] | None = None,
 ) -> Iterator[Epoch]:
     """Train a classifier, one epoch at a time.
 
@@ -89,6 +90,8 @@ def fit(
         train_shifts: each training image is left as it is or gets one of these shifts, all with the
             same probability.
         attack: the attack on the training images, if the recipe has `adversarial`.
+        after_step: called after each step but an epoch's last, with the share of the epoch's steps
+            that are done.
 
     Raises:
         InputError: there are too few images, or the recipe needs a head or an attack that is not
@@ -98,6 +101,8 @@ def fit(
     _check(train, recipe, head, attack)
     device = device or torch.device("cpu")
     learner = Learner.of(model, recipe, head, seed, device, precision)
+    if not train_shifts:  # these need the pixels on the CPU
+        train = near(train, learner.device)
     history: list[dict[str, float]] = []
     best: dict[str, torch.Tensor] = {}
     probed: dict[str, torch.Tensor] = {}
@@ -111,7 +116,7 @@ def fit(
             learner.enter(phase)
         rng = np.random.default_rng([seed, epoch])
         with seeded(int(rng.integers(2**63)), learner.device):
-            row = _train_epoch(learner, train, epoch, rng, train_shifts, attack)
+            row = _train_epoch(learner, train, epoch, rng, train_shifts, attack, after_step)
         row |= _evaluate_epoch(learner, train, val)
         history = [*history, row]
         weights = learner.evaluated.state_dict()
@@ -153,6 +158,7 @@ def _train_epoch(
     rng: np.random.Generator,
     train_shifts: Sequence[Shift],
     attack: Attack | None,
+    after_step: Callable[[float], None] | None,
 ) -> dict[str, float]:
     learner.train_mode()
     recipe = learner.recipe
@@ -160,10 +166,9 @@ def _train_epoch(
     steps = list(batches(order, recipe.batch_size))
     losses: list[torch.Tensor] = []
     start = time.perf_counter()
-    for step, index in enumerate(steps):
+    for step, images in enumerate(training_batches(train, steps, learner.device)):
         set_learning_rate(learner.optimizer, learning_rate_scale(recipe, epoch + step / len(steps)))
         rate = learning_rates(learner.optimizer)["head"]
-        images = train[index]
         batch = make_batch(images, recipe, rng, learner.device, train_shifts)
         if attack is not None:
             keys = images.keys.to(learner.device)
@@ -177,6 +182,8 @@ def _train_epoch(
         losses.append(loss.detach())
         if is_time_to_look(step, len(steps), learner.device):
             stop_unless_finite(losses, epoch, rate)
+        if after_step is not None and len(losses) < len(steps):
+            after_step(len(losses) / len(steps))
     seconds = time.perf_counter() - start
     rates = learning_rates(learner.optimizer)
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import lightning_fabric
@@ -16,6 +16,7 @@ from timm.optim.lars import Lars
 from torch import nn
 
 from fairweather.errors import InputError
+from fairweather.training.batching import near, training_batches
 from fairweather.training.loop_parts import (
     fabric_on,
     is_time_to_look,
@@ -84,6 +85,7 @@ def pretrain(
     device: torch.device | None = None,
     precision: str = "fp32",
     state: State | None = None,
+    after_step: Callable[[float], None] | None = None,
 ) -> Iterator[PretrainingEpoch]:
     """Pre-train an encoder, one epoch at a time.
 
@@ -103,6 +105,8 @@ def pretrain(
         device: where to train; by default the CPU.
         precision: `fp32` or `bf16` (mixed).
         state: an earlier `PretrainingEpoch.state` to continue from.
+        after_step: called after each step but an epoch's last, with the share of the epoch's steps
+            that are done.
 
     Raises `TrainingDivergedError` with epoch, step and learning rate if a loss is not finite, and
     `CollapsedError` if the embedding is the same for all images at the end of an epoch. `rotation`
@@ -141,11 +145,14 @@ def pretrain(
         yield so_far()
         return
     fabric = fabric_on(device, precision)
+    images = near(images, device)
     wrapped, wrapped_optimizer = fabric.setup(learner, optimizer)
     for epoch in range(len(history), recipe.epochs):
         rng = np.random.default_rng([seed, epoch])
         with seeded(int(rng.integers(2**63)), device):
-            row = _train_epoch(fabric, wrapped, wrapped_optimizer, images, recipe, epoch, rng)
+            row = _train_epoch(
+                fabric, wrapped, wrapped_optimizer, images, recipe, epoch, rng, after_step
+            )
         if method.may_collapse:
             stop_if_collapsed(row["embedding_std"], epoch, recipe.method)
         if probe is not None:
@@ -162,16 +169,16 @@ def _train_epoch(
     recipe: Pretraining,
     epoch: int,
     rng: np.random.Generator,
+    after_step: Callable[[float], None] | None,
 ) -> dict[str, float]:
     learner.train()
     steps = list(batches(torch.from_numpy(rng.permutation(len(images))), recipe.batch_size))
     losses: list[torch.Tensor] = []
     embeddings: deque[torch.Tensor] = deque(maxlen=LAST_STEPS)
     start = time.perf_counter()
-    for step, index in enumerate(steps):
+    for step, batch in enumerate(training_batches(images, steps, fabric.device)):
         set_learning_rate(optimizer, learning_rate_scale(recipe, epoch + step / len(steps)))
-        batch = images[index]
-        views = _views(batch.images.to(fabric.device), recipe, rng)
+        views = _views(batch.images.to(fabric.device, non_blocking=True), recipe, rng)
         outcome = learner(views, batch.labels.to(fabric.device))
         optimizer.zero_grad()
         fabric.backward(outcome.loss)
@@ -188,6 +195,8 @@ def _train_epoch(
         embeddings.append(outcome.embedding.detach())
         if is_time_to_look(step, len(steps), fabric.device):
             stop_unless_finite(losses, epoch, _rate(optimizer))
+        if after_step is not None and len(losses) < len(steps):
+            after_step(len(losses) / len(steps))
     seconds = time.perf_counter() - start
     return {
         "epoch": epoch + 1,

@@ -1,0 +1,308 @@
+"""What is gained when models share shifted images, when these are made ahead, and by jobs.
+
+    python benchmarks/sharing.py                   # all parts, on an otherwise idle machine
+    python benchmarks/sharing.py --only overlap    # one part: study, overlap, threads or jobs
+
+Prints markdown tables of ratios, each measured in one process.
+
+- study: 6 models under the 19 corruptions of ImageNet-C at severity 3. Before: one network at a
+  time, so that each corrupts the images again; after: all together. Also the share of the time
+  after that is neither corruption nor network.
+- overlap: a stand-in for a model on a device, which sleeps as long as a device would take and uses
+  no processor. Aim: the whole takes at most 1.1 times the longer of device and shifts / workers.
+- threads: how much faster two threads, and two processes, make shifted batches than one.
+- jobs: two jobs of one thread beside one job of two threads, for a study with trainings.
+"""
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+import fairweather as fw
+from fairweather.devices import FP32
+from fairweather.executors import execute
+from fairweather.inference import Reader
+from fairweather.inference.batches import logits_of, predict_each
+from fairweather.runs import RunFolder
+from fairweather.shifts import make_shift, suite
+from fairweather.steps import Worker
+from fairweather.steps.worker import using_threads
+from fairweather.streams import shifted_batches, slices
+from fairweather.study import load_study, plan
+from fairweather.types import Images
+
+FAMILY = (*suite("imagenet_c"), *suite("imagenet_c_extra"))
+CORRUPTIONS = [shift for shift in FAMILY if shift.level == 3]
+CPU = torch.device("cpu")
+CLASSES = 10
+
+
+def pictures(count, side, seed=0):
+    """Coloured clouds with grain."""
+    rng = np.random.default_rng(seed)
+    clouds = torch.from_numpy(rng.random((count, 3, 8, 8), dtype=np.float32))
+    clouds = nn.functional.interpolate(clouds, size=(side, side), mode="bicubic")
+    grain = torch.from_numpy(rng.normal(0, 6, clouds.shape).astype(np.float32))
+    pixels = (255 * clouds + grain).clamp(0, 255).to(torch.uint8)
+    labels = torch.from_numpy(rng.integers(CLASSES, size=count))
+    return Images(pixels, labels, torch.arange(count), tuple(map(str, range(CLASSES))))
+
+
+def archive(path, side, **counts):
+    """Write pictures as an archive in the layout of MedMNIST."""
+    arrays = {}
+    for part, count in counts.items():
+        images = pictures(count, side, seed=len(arrays))
+        arrays[f"{part}_images"] = images.images.permute(0, 2, 3, 1).numpy()
+        arrays[f"{part}_labels"] = images.labels.numpy()
+    np.savez(path, **arrays)
+
+
+STUDY = """
+name: bench
+data: {{source: "npz:{archive}"}}
+seeds: {seeds}
+threads: {threads}
+shifts: [{shifts}]
+defaults:
+  backbone: {backbone}
+  recipe: {{epochs: {epochs}, batch_size: 64, select: last}}
+models: {{{models}}}
+"""
+
+
+def study_file(folder, *, side, models, epochs=1, threads=1, seeds="[0]", shifts, **counts):
+    archive(folder / "data.npz", side, **counts)
+    path = folder / "study.yaml"
+    path.write_text(
+        STUDY.format(
+            archive=folder / "data.npz",
+            seeds=seeds,
+            threads=threads,
+            backbone="torchvision:resnet18",
+            epochs=epochs,
+            shifts=", ".join(f'"{shift.name}": [3]' for shift in shifts).join("{}"),
+            models=", ".join(f"m{number}: {{}}" for number in range(models)),
+        )
+    )
+    return path
+
+
+def seconds(function, *arguments, **settings):
+    began = time.perf_counter()
+    function(*arguments, **settings)
+    return time.perf_counter() - began
+
+
+# ---------------------------------------------------------------- 6 models x 19 corruptions
+
+
+def bench_study():
+    print("| images | before, s | after, s | before / after | neither corruption nor network |")
+    print("|---|---|---|---|---|")
+    for side, count in ((32, 1000), (224, 32)):
+        with tempfile.TemporaryDirectory() as name:
+            measure_study(Path(name), side, count)
+
+
+def measure_study(folder, side, count):
+    path = study_file(folder, side=side, models=6, shifts=CORRUPTIONS, train=64, val=64, test=count)
+    run = fw.run(path, out=folder / "run", device="cpu")
+    whole = plan(path, out=run.path, device="cpu").plan
+    cells = [step.id for step in whole.steps if step.kind == "predict" and "/test/" in step.id]
+    only = whole.model_copy(
+        update={"steps": tuple(step for step in whole.steps if step.id in set(cells))}
+    )
+    times = {1: [], None: []}
+    for _ in range(3):
+        for networks in times:
+            for cell in cells:
+                run.folder.forget(cell)
+            worker = Worker(whole, device="cpu", networks=networks)
+            worker.images(only.steps[0].images)  # loaded once, like the networks of a long run
+            times[networks].append(seconds(execute, only, RunFolder(run.path), worker))
+    before, after = (statistics.median(times[networks]) for networks in times)
+    images = worker.images(only.steps[0].images)
+    network = worker.network(only.steps[0].how.network, run.folder)
+    with using_threads(1):
+        corrupting = sum(seconds(list, batches_of(images, shift)) for shift in CORRUPTIONS)
+        clean = [images[index] for index in slices(len(images), 256)]
+        with torch.inference_mode():
+            one = statistics.median(
+                seconds(lambda: [logits_of(network, b, None, CPU, FP32, 0) for b in clean])
+                for _ in range(3)
+            )
+    arithmetic = corrupting + 6 * (len(CORRUPTIONS) + 1) * one
+    print(
+        f"| {count} of {side} px | {before:.1f} | {after:.1f} | {before / after:.2f} | "
+        f"{100 * max(after - arithmetic, 0) / after:.0f} % |",
+        flush=True,
+    )
+
+
+def batches_of(images, shift, workers=0):
+    return shifted_batches(images, shift, 0, slices(len(images), 32), workers=workers)
+
+
+# ---------------------------------------------------------------- a device that uses no processor
+
+
+class Sleeping(nn.Module):
+    """A model on a device: it takes its time and uses no processor."""
+
+    def __init__(self, seconds_an_image):
+        super().__init__()
+        self.seconds_an_image = seconds_an_image
+
+    def forward(self, images):
+        time.sleep(len(images) * self.seconds_an_image)
+        return torch.zeros(len(images), CLASSES)
+
+
+def bench_overlap():
+    print("| shift | device over shifts | workers | device, s | shifts, s | whole, s | of longer |")
+    print("|---|---|---|---|---|---|---|")
+    images = pictures(384, 224)
+    with using_threads(1):
+        for name in ("imagenet_c/fog", "imagenet_c/motion_blur", "imagenet_c/gaussian_noise"):
+            shift = make_shift(name, severity=3)
+            alone = min(seconds(list, batches_of(images, shift)) for _ in range(2))
+            for share in (0.5, 1.0, 2.0):
+                for workers in (0, 1, 2):
+                    measure_overlap(images, shift, alone, share, workers)
+
+
+def measure_overlap(images, shift, alone, share, workers):
+    model = Sleeping(share * alone / len(images))
+    whole = min(
+        seconds(
+            predict_each,
+            [Reader(model)],
+            images,
+            shift,
+            batches=slices(len(images), 32),
+            device=CPU,
+            workers=workers,
+        )
+        for _ in range(3)
+    )
+    longer = share * alone + alone if workers == 0 else max(share * alone, alone / workers)
+    told = "their sum" if workers == 0 else f"{whole / longer:.2f}"
+    print(
+        f"| {shift.name} | {share:g} | {workers} | {share * alone:.2f} | {alone:.2f} | "
+        f"{whole:.2f} | {told} |",
+        flush=True,
+    )
+
+
+# ---------------------------------------------------------------- threads or processes
+
+
+def bench_threads():
+    print("| shift at 224 px | one thread, images/s | two threads | two processes |")
+    print("|---|---|---|---|")
+    images, gains = pictures(128, 224), []
+    with using_threads(1):
+        for shift in CORRUPTIONS:
+            one = min(seconds(list, batches_of(images, shift, 1)) for _ in range(3))
+            two = min(seconds(list, batches_of(images, shift, 2)) for _ in range(3))
+            processes = two_processes(images, shift)
+            gains.append((one / two, one / processes))
+            print(
+                f"| {shift.name} | {len(images) / one:.0f} | {one / two:.2f} | "
+                f"{one / processes:.2f} |",
+                flush=True,
+            )
+    for place, words in enumerate(("threads", "processes")):
+        mean = statistics.geometric_mean(gain[place] for gain in gains)
+        print(f"\nGeometric mean of two {words} over one: {mean:.2f}")
+
+
+def two_processes(images, shift):
+    """Time of two processes that each shift half of the images, and keep the result for themselves.
+
+    So it is a lower bound: a real pipeline would also have to bring the pixels back.
+    """
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    half = len(images) // 2
+
+    def work(part, found):
+        with using_threads(1):
+            found.put(min(seconds(list, batches_of(part, shift)) for _ in range(3)))
+
+    found = context.SimpleQueue()
+    each = [context.Process(target=work, args=(p, found)) for p in (images[:half], images[half:])]
+    for process in each:
+        process.start()
+    slowest = max(found.get() for _ in each)
+    for process in each:
+        process.join()
+    return slowest
+
+
+# ---------------------------------------------------------------- jobs
+
+
+def bench_jobs():
+    print("| study | threads | jobs | wall, s |")
+    print("|---|---|---|---|")
+    shifts = CORRUPTIONS[:6]
+    for threads, jobs in ((2, 1), (1, 1), (1, 2)):
+        with tempfile.TemporaryDirectory() as name:
+            path = study_file(
+                Path(name),
+                side=32,
+                models=4,
+                epochs=3,
+                threads=threads,
+                shifts=shifts,
+                train=4000,
+                val=500,
+                test=2000,
+            )
+            study = load_study(path)
+            whole = plan(study, out=Path(name) / "run", device="cpu")
+            del whole
+            took = seconds(run_until_scores, study, Path(name) / "run", jobs)
+            print(f"| 4 trainings and 28 cells | {threads} | {jobs} | {took:.1f} |", flush=True)
+
+
+def run_until_scores(study, out, jobs):
+    fw.run(study, out=out, device="cpu", jobs=jobs)
+
+
+PARTS = {
+    "study": bench_study,
+    "overlap": bench_overlap,
+    "threads": bench_threads,
+    "jobs": bench_jobs,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=PARTS, action="append")
+    asked = parser.parse_args().only or list(PARTS)
+    cv2.setNumThreads(1)
+    print(
+        f"{platform.processor() or platform.machine()}, "
+        f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, "
+        f"OpenCV {cv2.__version__}"
+    )
+    for name in asked:
+        print(f"\n## {name}\n")
+        PARTS[name]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Which steps of a plan come next: those whose needs are done, and that share shifted images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fairweather.progress import Event, Finished, Notify
+from fairweather.record import Machine, StepRecord
+from fairweather.runs import RunFolder
+from fairweather.steps import Plan, PredictStep, Step, Worker, pixels_of
+from fairweather.steps.plan import Adapted, Done, Forward
+from fairweather.steps.progressing import Ledger, Speeds, State, work_of
+from fairweather.steps.training import drop_resume
+from fairweather.steps.worker import AnyNetwork
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of steps that were done together.
+
+    Attributes:
+        done: the result of each.
+        machine: where they were done.
+        seconds: how long all of them took.
+    """
+
+    done: Sequence[Done]
+    machine: Machine
+    seconds: float
+
+
+class Schedule:
+    """Hands out the steps of a plan that are to be done now, and records them once they are.
+
+    Args:
+        plan: a plan whose steps come after the steps that they need. A needed step that is not in
+            the plan must be done, with its record in the folder.
+        run: a folder that is open for writing and contains its record.
+        tell: called for every step.
+        until: id of a step; only this and the steps that it needs are handed out.
+    """
+
+    def __init__(self, plan: Plan, run: RunFolder, tell: Notify, until: str | None = None) -> None:
+        self.plan, self.run, self.tell = plan, run, tell
+        self.ledger, own = Ledger(run), {step.id for step in plan.steps}
+        self._states: dict[str, State] = {
+            need: "done" for step in plan.steps for need in step.needs if need not in own
+        }
+        wanted = plan.needed_for(until) if until else own
+        self._waiting = {step.id: step for step in plan.steps if step.id in wanted}
+        self._totals, self._counts = Counter(step.task for step in plan.steps), Counter[str]()
+        self._dependants = _dependants(plan)
+        self._remaining = self.ledger.remaining(plan)
+        self._work = work_of(self._remaining.values())
+        records = (self.ledger.record(step.id) for step in plan.steps)
+        self._speeds = Speeds.of(record for record in records if record is not None)
+        self._alike = _by_pixels(self._waiting.values())
+
+    def take(self, worker: Worker) -> list[Step] | None:
+        """Give steps to be done together, or None if all others wait for steps on their way.
+
+        Args:
+            worker: tells how many networks fit into memory.
+        """
+        while True:
+            step = next((each for each in self._waiting.values() if self._is_ready(each)), None)
+            if step is None:
+                return None
+            if self._is_done(step):
+                continue
+            group = [step, *self._companions(step, worker)]
+            for each in group:
+                del self._waiting[each.id]
+                self._clear(each)
+            return group
+
+    def finish(self, steps: Sequence[Step], outcome: Outcome) -> None:
+        """Record steps that were handed out, and tell of them."""
+        work = sum(step.work for step in steps)
+        for step, done in zip(steps, outcome.done, strict=True):
+            share = step.work / work if work else 1 / len(steps)
+            record = StepRecord(
+                id=step.id,
+                kind=step.kind,
+                fingerprint=self.ledger.fingerprint(step),
+                depends=step.depends(),
+                files={name: self.run.checksum(name) for name in left_by(step, done, self.run)},
+                machine=outcome.machine,
+                seconds=round(outcome.seconds * share, 3),
+                work=round(step.work * done.share),
+                halved_to=done.halved_to,
+            )
+            self.ledger.finish(record)
+            self._speeds.add(record)
+            self._pass(step, "" if step.tells_progress else done.note)
+            self.tell(self._finished(step, record))
+
+    def _is_ready(self, step: Step) -> bool:
+        return all(need in self._states for need in step.needs)
+
+    def _is_done(self, step: Step) -> bool:
+        """Say whether a ready step was done before; if so, pass over it."""
+        if self.ledger.standing(step, self._states).state != "done":
+            return False
+        del self._waiting[step.id]
+        drop_resume(step, self.run)  # left if the run was killed just after the training
+        self._pass(step, "done before")
+        return True
+
+    def _companions(self, step: Step, worker: Worker) -> list[Step]:
+        """Other steps that predict the same shifted images and can be done now.
+
+        As many as their networks fit into memory; the others come later, together.
+        """
+        pixels = pixels_of(step)
+        if pixels is None:
+            return []
+        group = [step]
+        for each in self._alike[pixels]:
+            other = each.id != step.id and each.id in self._waiting
+            if other and self._is_ready(each) and not self._is_done(each):
+                group.append(each)
+        networks = list(dict.fromkeys(network_of(each) for each in group))
+        fitting = set(networks[: worker.how_many_fit(networks, self.run)])
+        return [each for each in group[1:] if network_of(each) in fitting]
+
+    def _clear(self, step: Step) -> None:
+        """Remove what a step left before, and what was made from it."""
+        # First samples, scores and report that need this step: if the run is then interrupted,
+        # its folder has no numbers rather than wrong ones.
+        for each in self._dependants[step.id]:
+            if self.ledger.record(each) is not None:
+                self.ledger.forget(each)
+        self.ledger.forget(step.id)
+        for name in (*step.leaves, *step.may_leave):  # of a step stopped before it was recorded
+            if not name.endswith("/"):
+                self.run.file(name).unlink(missing_ok=True)
+
+    def _pass(self, step: Step, note: str) -> None:
+        self._states[step.id] = "done"
+        if self._remaining.pop(step.id, None) is not None:
+            self._work -= work_of([step])
+        self._counts[step.task] += 1
+        if note or not step.tells_progress:
+            self.tell(Event(step.task, self._counts[step.task], self._totals[step.task], note))
+
+    def _finished(self, step: Step, record: StepRecord) -> Event:
+        steps = len(self.plan.steps)
+        left = self._speeds.seconds_of(self._work)
+        finished = Finished(step.label, record.seconds, left)
+        return Event("steps", steps - len(self._remaining), steps, finished=finished)
+
+
+def left_by(step: Step, done: Done, run: RunFolder) -> list[str]:
+    """Name the files that a step wrote; raises `RuntimeError` if one is missing."""
+    always = [name for name in step.leaves if not name.endswith("/")]
+    some = [name for name in step.may_leave if run.file(name).is_file()]
+    inside = [name for name in done.files if name.startswith(_folders(step))]
+    for name in (*always, *inside):
+        if not run.file(name).is_file():
+            raise RuntimeError(f"{step.id} did not write {name}")
+    return [*always, *some, *inside]
+
+
+def network_of(step: Step) -> AnyNetwork:
+    """The network that a prediction is made with."""
+    assert isinstance(step, PredictStep)
+    assert isinstance(step.how, Forward | Adapted)
+    return step.how.network
+
+
+def _folders(step: Step) -> tuple[str, ...]:
+    return tuple(name for name in step.leaves if name.endswith("/"))
+
+
+def _by_pixels(steps: Iterable[Step]) -> Mapping[Hashable, list[Step]]:
+    found: dict[Hashable, list[Step]] = {}
+    for step in steps:
+        if (pixels := pixels_of(step)) is not None:
+            found.setdefault(pixels, []).append(step)
+    return found
+
+
+def _dependants(plan: Plan) -> Mapping[str, list[str]]:
+    """The disposable steps (scores, report, ...) that need a step, directly or not, by its id."""
+    found: dict[str, list[str]] = {step.id: [] for step in plan.steps}
+    for step in reversed(plan.steps):
+        own = [*found[step.id], *([step.id] if step.disposable else [])]
+        for need in step.needs:
+            before = found.setdefault(need, [])
+            before += [each for each in own if each not in before]
+    return found

@@ -1,0 +1,85 @@
+"""Several models, plain and adapted, predict the same shifted images: each is shifted once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from fairweather.devices import FP32, Arithmetic
+from fairweather.inference.batches import Reader, WhenHalved, predict_each
+from fairweather.inference.batchnorm import predict_each_adapted
+from fairweather.streams import slices
+from fairweather.types import Images, Predictions, Shift
+
+# Bytes. Plain and adapted models need different batches of the same shifted images, so these are
+# kept, if they are not larger than this; else they are made once for each of the two.
+MOST_KEPT = 2**29
+
+
+class Shared(NamedTuple):
+    """The predictions of plain and of adapted models, each in the order of its models."""
+
+    plain: list[Predictions]
+    adapted: list[Predictions]
+
+
+def predict_shared(
+    readers: Sequence[Reader],
+    adapted: Sequence[nn.Module],
+    images: Images,
+    shift: Shift,
+    *,
+    batch_size: int,
+    adapted_batch_size: int,
+    device: torch.device,
+    arithmetic: Arithmetic = FP32,
+    seed: int = 0,
+    workers: int = 0,
+    when_halved: WhenHalved | None = None,
+) -> Shared:
+    """Predict with plain and adapted models as `predict` and `predict_adapted` do one by one.
+
+    Args:
+        readers: models that predict unchanged.
+        adapted: models whose batch norm uses the statistics of its batch (`adapt_batchnorm`).
+        images, shift, device, arithmetic, seed, workers, when_halved: as in `predict_each`.
+        batch_size, adapted_batch_size: images per forward pass of each kind; the first is halved
+            when memory runs out.
+    """
+    keep = None
+    if readers and adapted and images.images.nbytes <= MOST_KEPT:
+        keep = torch.empty_like(images.images)
+    plain: list[Predictions] = []
+    if readers:
+        plain = predict_each(
+            readers,
+            images,
+            shift,
+            batches=slices(len(images), batch_size),
+            device=device,
+            arithmetic=arithmetic,
+            seed=seed,
+            workers=workers,
+            keep=keep,
+            when_halved=when_halved,
+        )
+    if not adapted:
+        return Shared(plain, [])
+    seen = images if keep is None else replace(images, images=keep)
+    return Shared(
+        plain,
+        predict_each_adapted(
+            adapted,
+            seen,
+            shift if keep is None else None,
+            batch_size=adapted_batch_size,
+            device=device,
+            arithmetic=arithmetic,
+            seed=seed,
+            workers=workers,
+        ),
+    )

@@ -1,0 +1,255 @@
+"""Several processes do the steps of one plan side by side, with the same results."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+
+import fairweather as fw
+from fairweather.devices import check_jobs
+from fairweather.errors import InputError
+from fairweather.executors.jobs import JobFailedError, Jobs
+from fairweather.executors.schedule import Outcome, Schedule
+from fairweather.progress import silent
+from fairweather.runs import RunFolder
+from fairweather.steps import DO, Worker
+from fairweather.steps.plan import Done
+from fairweather.study import load_study, plan
+
+from .conftest import TINY_RESNET
+
+STUDY = """
+name: colours
+data: {{source: "folder:{folder}", size: 16}}
+seeds: 2
+threads: 1
+ensemble: true
+variants: [temperature, batchnorm]
+shifts:
+  - gaussian_blur: {{sigma: [1, 2], kernel_size: 5}}
+  - imagenet_c/gaussian_noise: [3]
+  - fgsm: {{epsilon: 4/255}}
+bootstrap: 200
+defaults:
+  backbone: {backbone}
+  recipe: {{epochs: 2, batch_size: 16, learning_rate: 1e-2}}
+models:
+  basic: {{title: Basic}}
+  mixup: {{title: MixUp, recipe: {{mixup: 0.3}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, colour_folder):
+    path = tmp_path_factory.mktemp("study") / "colours.yaml"
+    path.write_text(STUDY.format(folder=colour_folder, backbone=TINY_RESNET))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(study):
+    return fw.run(study, out=study.parent / "alone", device="cpu")
+
+
+def write_nothing(step, worker, folder, progress):
+    for name in step.leaves:
+        if not name.endswith("/"):
+            folder.write(name, "")
+    return Done()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cores_and_no_pages():
+    """The tests need neither a machine with several cores nor the pages of their runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fairweather.devices.cores", lambda: 8)
+        patch.setattr(
+            "fairweather.steps.DO", {**DO, **dict.fromkeys(("sample", "report"), write_nothing)}
+        )
+        yield
+
+
+def files(run):
+    return {
+        path.relative_to(run.path).as_posix(): path.read_bytes()
+        for pattern in ("scores.csv", "models/**/*.safetensors", "predictions/**/*.parquet")
+        for path in sorted(run.path.glob(pattern))
+    }
+
+
+def same(one, other):
+    ours, theirs = files(one), files(other)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_the_results_do_not_depend_on_the_number_of_jobs(study, alone, tmp_path):
+    events = []
+    run = fw.run(study, out=tmp_path / "run", device="cpu", jobs=3, progress=events.append)
+    same(run, alone)
+    last = {event.task: event for event in events}
+    assert all(event.done == event.total for event in last.values() if event.finished is None)
+    assert last["train MixUp, seed 1"].note.startswith("validation accuracy")
+
+
+@pytest.mark.parametrize(("networks", "workers"), [(1, 0), (2, 1)])
+def test_the_results_do_not_depend_on_how_many_share(study, alone, tmp_path, networks, workers):
+    run = fw.run(study, out=tmp_path / "run", device="cpu", networks=networks, workers=workers)
+    same(run, alone)
+
+
+def test_models_with_the_same_shifted_images_are_handed_out_together(alone, tmp_path, study):
+    whole = plan(study, out=alone.path, device="cpu").plan
+    ids = taken(whole, alone, tmp_path / "all")
+    noise = [group for group in ids if "gaussian_noise" in group[0]]
+    shared = next(group for group in noise if len(group) > 1)
+    # Models, seeds, and each with and without adapted batch norm; and adapted ensembles, while
+    # plain ones average stored logits.
+    assert len(shared) == 2 * 2 * 2 + 2
+    assert sum(len(group) for group in noise if len(group) > 1) == len(shared)
+    assert all(len(group) == 1 for group in ids if "fgsm" in group[0] or "models/" in group[0])
+    few = taken(whole, alone, tmp_path / "few", networks=2)
+    noise = [group for group in few if "gaussian_noise" in group[0] and len(group) > 1]
+    assert [len(group) for group in noise] == [4, 3, 3]
+    # All cells of the first two networks come before those of the others: none is loaded twice.
+    first = [group for group in few if group[0].startswith("predictions/mixup/seed-0/test")]
+    assert few.index(noise[0]) < few.index(first[0])
+    assert sorted(chain.from_iterable(ids)) == sorted(chain.from_iterable(few))
+
+
+def taken(plan, alone, folder, **settings):
+    """The ids of the steps that are handed out together for a run without predictions."""
+    shutil.copytree(alone.path, folder)
+    run, whole = RunFolder(folder), RunFolder(alone.path)
+    for step in plan.steps:
+        if step.kind == "predict":
+            run.forget(step.id)
+    schedule, found = Schedule(plan, run, silent), []
+    worker = Worker(plan, device="cpu", **settings)
+    while steps := schedule.take(worker):
+        found.append([step.id for step in steps])
+        done = []
+        for step in steps:  # done as in the whole run
+            names = list(whole.step(step.id).files)
+            for name in names:
+                run.write(name, (alone.path / name).read_bytes())
+            done.append(Done(files=names))
+        schedule.finish(steps, Outcome(done, whole.step(step.id).machine, 1.0))
+    return found
+
+
+def test_an_error_of_a_job_is_that_of_the_run(study, tmp_path):
+    diverging = load_study(study, ["recipe.learning_rate=1e30", "recipe.optimizer=sgd"])
+    with pytest.raises(InputError, match=r"the (loss|logits)"):
+        fw.run(diverging, out=tmp_path / "run", device="cpu", jobs=2)
+
+
+def test_a_job_that_is_killed_is_named_and_the_run_goes_on_later(
+    study, alone, tmp_path, monkeypatch
+):
+    start, started = Jobs.start, []
+
+    def killing(self, steps):
+        start(self, steps)
+        started.append(steps)
+        if len(started) == 7:
+            (job, *_) = self.busy
+            os.kill(job.process.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(Jobs, "start", killing)
+    with pytest.raises(JobFailedError, match=r"ended with signal 9; .*continues"):
+        fw.run(study, out=tmp_path / "run", device="cpu", jobs=2)
+    monkeypatch.undo()
+    same(fw.run(study, out=tmp_path / "run", device="cpu"), alone)  # with another number of jobs
+
+
+RUN = """
+import sys
+import fairweather as fw
+import fairweather.devices
+fairweather.devices.cores = lambda: 8
+
+def told(event):
+    if event.finished is not None:
+        print("finished", flush=True)
+
+fw.run(sys.argv[1], out=sys.argv[2], device="cpu", jobs=2, progress=told)
+"""
+
+
+def children_of(pid):
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(status.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize(
+    "how",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.nightly),
+        pytest.param(signal.SIGINT, marks=pytest.mark.nightly),
+    ],
+)
+def test_no_job_outlives_the_process_that_started_it(study, alone, tmp_path, how):
+    command = [sys.executable, "-c", RUN, str(study), str(tmp_path / "run")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout.readline() == "finished\n"
+        jobs = children_of(process.pid)
+        assert len(jobs) == 2
+        process.send_signal(how)
+        process.wait(timeout=30)
+    end = time.monotonic() + 10
+    while any(Path(f"/proc/{job}").exists() for job in jobs) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not [job for job in jobs if Path(f"/proc/{job}").exists()]
+    same(fw.run(study, out=tmp_path / "run", device="cpu"), alone)
+
+
+def test_more_jobs_than_cores_are_refused_with_a_way_out(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("fairweather.devices.cores", lambda: 4)
+    with pytest.raises(InputError, match=r"5 jobs of 1 threads need 5 cores.* has 4.*--jobs 4"):
+        fw.run(study, out=tmp_path / "run", device="cpu", jobs=5)
+    with pytest.raises(InputError, match=r"3 jobs of 2 threads.*--jobs 2.*--set threads=1"):
+        check_jobs(3, 2)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("jobs", 0), ("workers", -1), ("networks", 0)])
+def test_impossible_numbers_are_refused(study, tmp_path, option, value):
+    with pytest.raises(InputError, match=f"{option} must be at least"):
+        fw.run(study, out=tmp_path / "run", device="cpu", **{option: value})
+
+
+def test_jobs_open_models_by_name_only(toy_images):
+    dataset = fw.Dataset("toys", None, None, toy_images, (0.5,) * 3, (0.2,) * 3)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    with pytest.raises(InputError, match="jobs: other processes open"):
+        fw.evaluate(model, dataset, "gaussian_blur: [1]", device="cpu", jobs=2, threads=1)
+
+
+def test_an_evaluation_does_not_depend_on_jobs_either(alone, colour_folder, tmp_path):
+    model = f"run:{alone.path}/models/basic/seed-0"
+    asked = (model, f"folder:{colour_folder}", ["gaussian_blur: [1, 2]", "imagenet_c/fog: [2]"])
+    options = {"device": "cpu", "threads": 1, "size": 16, "bootstrap": 200}
+    options["variants"] = ("batchnorm",)
+    one = fw.evaluate(*asked, out=tmp_path / "one", **options)
+    two = fw.evaluate(*asked, out=tmp_path / "two", jobs=2, workers=1, **options)
+    same(one, two)
+    assert files(one)
