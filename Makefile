@@ -45,6 +45,7 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/augmentation.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sharing.py
 	$(BIN)/python benchmarks/corruptions.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/reporting.py

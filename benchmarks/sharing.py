@@ -7,10 +7,10 @@ Prints markdown tables of ratios, each measured in one process.
 
 - study: 6 models under the 19 corruptions of ImageNet-C at severity 3. Before: one network at a
   time, so that each corrupts the images again; after: all together. Also the share of the time
-  after that is neither corruption nor network.
+  after that is neither corruption nor network. timm:test_resnet stands for a fast device.
 - overlap: a stand-in for a model on a device, which sleeps as long as a device would take and uses
   no processor. Aim: the whole takes at most 1.1 times the longer of device and shifts / workers.
-- threads: how much faster two threads, and two processes, make shifted batches than one.
+- threads: how much faster two threads, and two processes, shift images than one thread.
 - jobs: two jobs of one thread beside one job of two threads, for a study with trainings.
 """
 
@@ -19,6 +19,7 @@ import platform
 import statistics
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -34,6 +35,7 @@ from fairweather.inference.batches import logits_of, predict_each
 from fairweather.runs import RunFolder
 from fairweather.shifts import make_shift, suite
 from fairweather.steps import Worker
+from fairweather.steps.shifters import Shifters
 from fairweather.steps.worker import using_threads
 from fairweather.streams import shifted_batches, slices
 from fairweather.study import load_study, plan
@@ -42,6 +44,7 @@ from fairweather.types import Images
 FAMILY = (*suite("imagenet_c"), *suite("imagenet_c_extra"))
 CORRUPTIONS = [shift for shift in FAMILY if shift.level == 3]
 CPU = torch.device("cpu")
+NOWHERE = torch.device("meta")  # images on it take no processor, as on a GPU
 CLASSES = 10
 
 
@@ -52,7 +55,7 @@ def pictures(count, side, seed=0):
     clouds = nn.functional.interpolate(clouds, size=(side, side), mode="bicubic")
     grain = torch.from_numpy(rng.normal(0, 6, clouds.shape).astype(np.float32))
     pixels = (255 * clouds + grain).clamp(0, 255).to(torch.uint8)
-    labels = torch.from_numpy(rng.integers(CLASSES, size=count))
+    labels = torch.arange(count) % CLASSES
     return Images(pixels, labels, torch.arange(count), tuple(map(str, range(CLASSES))))
 
 
@@ -79,7 +82,18 @@ models: {{{models}}}
 """
 
 
-def study_file(folder, *, side, models, epochs=1, threads=1, seeds="[0]", shifts, **counts):
+def study_file(
+    folder,
+    *,
+    side,
+    backbone="torchvision:resnet18",
+    models,
+    epochs=1,
+    threads=1,
+    seeds="[0]",
+    shifts,
+    **counts,
+):
     archive(folder / "data.npz", side, **counts)
     path = folder / "study.yaml"
     path.write_text(
@@ -87,10 +101,10 @@ def study_file(folder, *, side, models, epochs=1, threads=1, seeds="[0]", shifts
             archive=folder / "data.npz",
             seeds=seeds,
             threads=threads,
-            backbone="torchvision:resnet18",
+            backbone=backbone,
             epochs=epochs,
-            shifts=", ".join(f'"{shift.name}": [3]' for shift in shifts).join("{}"),
-            models=", ".join(f"m{number}: {{}}" for number in range(models)),
+            shifts=", ".join(f'{{"{shift.name}": [3]}}' for shift in shifts),
+            models=", ".join(f"m{number}: {{title: M{number}}}" for number in range(models)),
         )
     )
     return path
@@ -106,23 +120,32 @@ def seconds(function, *arguments, **settings):
 
 
 def bench_study():
-    print("| images | before, s | after, s | before / after | neither corruption nor network |")
-    print("|---|---|---|---|---|")
-    for side, count in ((32, 1000), (224, 32)):
+    print(
+        "| network | images | before, s | after, s | before / after | of it corruption, s | "
+        "after, neither corruption nor network |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for side, count, backbone in (
+        (32, 500, "torchvision:resnet18"),
+        (32, 1000, "timm:test_resnet"),
+        (224, 40, "timm:test_resnet"),
+    ):
         with tempfile.TemporaryDirectory() as name:
-            measure_study(Path(name), side, count)
+            measure_study(Path(name), side, count, backbone)
 
 
-def measure_study(folder, side, count):
-    path = study_file(folder, side=side, models=6, shifts=CORRUPTIONS, train=64, val=64, test=count)
-    run = fw.run(path, out=folder / "run", device="cpu")
+def measure_study(folder, side, count, backbone):
+    settings = {"side": side, "backbone": backbone, "models": 6, "train": 20, "val": 20}
+    few = study_file(folder, shifts=CORRUPTIONS[:1], test=count, **settings)
+    run = fw.run(few, out=folder / "run", device="cpu")
+    path = study_file(folder, shifts=CORRUPTIONS, test=count, **settings)
     whole = plan(path, out=run.path, device="cpu").plan
     cells = [step.id for step in whole.steps if step.kind == "predict" and "/test/" in step.id]
     only = whole.model_copy(
         update={"steps": tuple(step for step in whole.steps if step.id in set(cells))}
     )
     times = {1: [], None: []}
-    for _ in range(3):
+    for _ in range(2):
         for networks in times:
             for cell in cells:
                 run.folder.forget(cell)
@@ -142,14 +165,16 @@ def measure_study(folder, side, count):
             )
     arithmetic = corrupting + 6 * (len(CORRUPTIONS) + 1) * one
     print(
-        f"| {count} of {side} px | {before:.1f} | {after:.1f} | {before / after:.2f} | "
+        f"| {backbone} | {count} of {side} px | {before:.1f} | {after:.1f} | "
+        f"{before / after:.2f} | "
+        f"{6 * corrupting:.1f}, then {corrupting:.1f} | "
         f"{100 * max(after - arithmetic, 0) / after:.0f} % |",
         flush=True,
     )
 
 
-def batches_of(images, shift, workers=0):
-    return shifted_batches(images, shift, 0, slices(len(images), 32), workers=workers)
+def batches_of(images, shift, makers=None):
+    return shifted_batches(images, shift, 0, slices(len(images), 32), makers=makers)
 
 
 # ---------------------------------------------------------------- a device that uses no processor
@@ -170,37 +195,35 @@ class Sleeping(nn.Module):
 def bench_overlap():
     print("| shift | device over shifts | workers | device, s | shifts, s | whole, s | of longer |")
     print("|---|---|---|---|---|---|---|")
-    images = pictures(384, 224)
+    images = pictures(1024, 224)
     with using_threads(1):
-        for name in ("imagenet_c/fog", "imagenet_c/motion_blur", "imagenet_c/gaussian_noise"):
+        for name in ("imagenet_c/fog", "imagenet_c/gaussian_noise"):
             shift = make_shift(name, severity=3)
             alone = min(seconds(list, batches_of(images, shift)) for _ in range(2))
             for share in (0.5, 1.0, 2.0):
+                model = Sleeping(share * alone / len(images))
+                # With the images as they are.
+                device = min(seconds(predict_all, model, images, None, None) for _ in range(2))
                 for workers in (0, 1, 2):
-                    measure_overlap(images, shift, alone, share, workers)
+                    makers = Shifters(workers) if workers else None
+                    predict_all(model, images[:64], shift, makers)  # the processes start
+                    whole = min(
+                        seconds(predict_all, model, images, shift, makers) for _ in range(2)
+                    )
+                    if makers:
+                        makers.end()
+                    longer = max(device, alone / max(workers, 1))
+                    told = f"{whole / longer:.2f}" if workers else "one after the other"
+                    print(
+                        f"| {name} | {share:g} | {workers} | {device:.2f} | {alone:.2f} | "
+                        f"{whole:.2f} | {told} |",
+                        flush=True,
+                    )
 
 
-def measure_overlap(images, shift, alone, share, workers):
-    model = Sleeping(share * alone / len(images))
-    whole = min(
-        seconds(
-            predict_each,
-            [Reader(model)],
-            images,
-            shift,
-            batches=slices(len(images), 32),
-            device=CPU,
-            workers=workers,
-        )
-        for _ in range(3)
-    )
-    longer = share * alone + alone if workers == 0 else max(share * alone, alone / workers)
-    told = "their sum" if workers == 0 else f"{whole / longer:.2f}"
-    print(
-        f"| {shift.name} | {share:g} | {workers} | {share * alone:.2f} | {alone:.2f} | "
-        f"{whole:.2f} | {told} |",
-        flush=True,
-    )
+def predict_all(model, images, shift, makers):
+    readers, batches = [Reader(model)], slices(len(images), 32)
+    predict_each(readers, images, shift, batches=batches, device=NOWHERE, makers=makers)
 
 
 # ---------------------------------------------------------------- threads or processes
@@ -209,45 +232,29 @@ def measure_overlap(images, shift, alone, share, workers):
 def bench_threads():
     print("| shift at 224 px | one thread, images/s | two threads | two processes |")
     print("|---|---|---|---|")
-    images, gains = pictures(128, 224), []
+    images, gains, makers = pictures(256, 224), [], Shifters(2)
+    list(batches_of(images[:64], CORRUPTIONS[0], makers))  # the processes start
     with using_threads(1):
         for shift in CORRUPTIONS:
-            one = min(seconds(list, batches_of(images, shift, 1)) for _ in range(3))
-            two = min(seconds(list, batches_of(images, shift, 2)) for _ in range(3))
-            processes = two_processes(images, shift)
+            one = min(seconds(list, batches_of(images, shift)) for _ in range(3))
+            two = min(seconds(in_two_threads, images, shift) for _ in range(3))
+            processes = min(seconds(list, batches_of(images, shift, makers)) for _ in range(3))
             gains.append((one / two, one / processes))
             print(
                 f"| {shift.name} | {len(images) / one:.0f} | {one / two:.2f} | "
                 f"{one / processes:.2f} |",
                 flush=True,
             )
+    makers.end()
     for place, words in enumerate(("threads", "processes")):
         mean = statistics.geometric_mean(gain[place] for gain in gains)
         print(f"\nGeometric mean of two {words} over one: {mean:.2f}")
 
 
-def two_processes(images, shift):
-    """Time of two processes that each shift half of the images, and keep the result for themselves.
-
-    So it is a lower bound: a real pipeline would also have to bring the pixels back.
-    """
-    import multiprocessing
-
-    context = multiprocessing.get_context("fork")
-    half = len(images) // 2
-
-    def work(part, found):
-        with using_threads(1):
-            found.put(min(seconds(list, batches_of(part, shift)) for _ in range(3)))
-
-    found = context.SimpleQueue()
-    each = [context.Process(target=work, args=(p, found)) for p in (images[:half], images[half:])]
-    for process in each:
-        process.start()
-    slowest = max(found.get() for _ in each)
-    for process in each:
-        process.join()
-    return slowest
+def in_two_threads(images, shift):
+    with ThreadPoolExecutor(2) as pool:
+        halves = slices(len(images), len(images) // 2)
+        list(pool.map(lambda half: list(batches_of(images[half], shift)), halves))
 
 
 # ---------------------------------------------------------------- jobs
@@ -271,8 +278,6 @@ def bench_jobs():
                 test=2000,
             )
             study = load_study(path)
-            whole = plan(study, out=Path(name) / "run", device="cpu")
-            del whole
             took = seconds(run_until_scores, study, Path(name) / "run", jobs)
             print(f"| 4 trainings and 28 cells | {threads} | {jobs} | {took:.1f} |", flush=True)
 

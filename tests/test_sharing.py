@@ -1,21 +1,23 @@
 """Each batch is shifted once for all models that see it, ahead of them, with the same results."""
 
+import os
+import signal
 import threading
-import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-import fairweather as fw
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError
 from fairweather.inference import Reader, adapt_batchnorm, predict, predict_adapted, predict_shared
 from fairweather.inference import shared as sharing
 from fairweather.shifts import make_shift
 from fairweather.steps.plan import Forward, ImagesReference, OpenedNetwork, PredictStep
-from fairweather.streams import shifted_batches, slices
+from fairweather.steps.shifters import Shifters
+from fairweather.streams import gathered_batches, shifted_batches, slices
 from fairweather.training.batching import near, training_batches
 from fairweather.types import Images, Shift
 
@@ -55,9 +57,20 @@ def same(one, other):
 SHIFTS = [make_shift("clean"), make_shift("gaussian_blur", sigma=1), make_shift(NOISE, severity=3)]
 
 
+@pytest.fixture(scope="module")
+def shifters():
+    """As many processes as asked for; started once."""
+    every = {number: Shifters(number) for number in (1, 3)}
+    yield lambda number: every.get(number)
+    for each in every.values():
+        each.end()
+
+
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("shift", SHIFTS, ids=lambda shift: shift.name)
-def test_together_is_as_one_by_one_for_any_number_of_workers(networks, toy_images, shift, workers):
+def test_together_is_as_one_by_one_for_any_number_of_workers(
+    networks, toy_images, shift, workers, shifters
+):
     adapted = [adapt_batchnorm(each) for each in networks[:2]]
     found = predict_shared(
         [Reader(networks[0]), Reader(networks[1], 2.0), Reader(networks[2])],
@@ -68,7 +81,7 @@ def test_together_is_as_one_by_one_for_any_number_of_workers(networks, toy_image
         adapted_batch_size=20,
         device=CPU,
         seed=5,
-        workers=workers,
+        makers=shifters(workers),
     )
     for at, temperature in enumerate((1.0, 2.0, 1.0)):
         alone = predict(
@@ -88,8 +101,7 @@ def test_together_is_as_one_by_one_for_any_number_of_workers(networks, toy_image
         )
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_each_image_is_shifted_once(networks, toy_images, workers):
+def test_each_image_is_shifted_once(networks, toy_images):
     shift, seen = counted(SHIFTS[2])
     predict_shared(
         [Reader(each) for each in networks],
@@ -99,7 +111,6 @@ def test_each_image_is_shifted_once(networks, toy_images, workers):
         batch_size=20,
         adapted_batch_size=20,
         device=CPU,
-        workers=workers,
     )
     assert sorted(seen) == toy_images.keys.tolist()
 
@@ -116,42 +127,88 @@ def test_images_too_large_to_keep_are_shifted_once_for_each_kind(networks, toy_i
     same(found.adapted[0], kept.adapted[0])
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_batches_come_in_order_and_never_more_than_allowed_exist(toy_images, workers):
-    made, used, most = [], [], []
+class Late:
+    """Makers whose batches are made when they are waited for; they count those on their way."""
 
-    def apply(images, keys, seed):
-        made.append(int(keys[0]))
-        most.append(len(made) - len(used))
-        time.sleep(0.01 * (int(keys[0]) % 3))  # so that later batches are often ready first
-        return images
+    def __init__(self, most):
+        self.most, self.waiting, self.largest, self.order = most, 0, 0, []
 
-    slow = Shift("slow", None, {}, apply)
-    for batch in shifted_batches(toy_images, slow, 0, slices(len(toy_images), 4), workers=workers):
-        used.append(int(batch.keys[0]))
-        time.sleep(0.005)
-    assert used == sorted(used) == list(range(0, len(toy_images), 4))
-    assert max(most) <= workers + 2
+    def start(self, batch, shift, seed):
+        self.waiting += 1
+        self.largest = max(self.largest, self.waiting)
 
+        def result():
+            self.waiting -= 1
+            self.order.append(int(batch.keys[0]))
+            return replace(batch, images=shift(batch.images, batch.keys, seed))
 
-def test_an_error_in_a_worker_is_raised_and_no_thread_is_left(toy_images):
-    def apply(images, keys, seed):
-        raise InputError("no such picture")
-
-    before = threading.active_count()
-    with pytest.raises(InputError, match="no such picture"):
-        list(
-            shifted_batches(toy_images, Shift("bad", None, {}, apply), 0, slices(96, 8), workers=2)
-        )
-    assert threading.active_count() == before
+        return result
 
 
-def test_who_stops_early_leaves_no_thread(toy_images):
-    before = threading.active_count()
-    batches = shifted_batches(toy_images, SHIFTS[1], 0, slices(96, 8), workers=2)
+@pytest.mark.parametrize("most", [1, 2, 6])
+def test_batches_come_in_order_and_never_more_than_allowed_are_on_their_way(toy_images, most):
+    late = Late(most)
+    batches = list(
+        shifted_batches(toy_images, SHIFTS[2], 0, slices(len(toy_images), 4), makers=late)
+    )
+    assert [int(batch.keys[0]) for batch in batches] == late.order == list(range(0, 96, 4))
+    assert (late.largest, late.waiting) == (most, 0)
+
+
+def test_who_stops_early_leaves_nothing_on_its_way(toy_images):
+    late = Late(3)
+    batches = shifted_batches(toy_images, SHIFTS[1], 0, slices(96, 8), makers=late)
     next(batches)
     batches.close()
-    assert threading.active_count() == before
+    assert late.waiting == 0
+
+
+def test_the_next_images_may_be_larger_or_fewer(shifters):
+    for side, count in ((16, 5), (32, 3), (16, 9)):
+        pixels = torch.randint(256, (count, 3, side, side), dtype=torch.uint8)
+        images = Images(pixels, torch.zeros(count).long(), torch.arange(count), ("a",))
+        found = list(shifted_batches(images, SHIFTS[2], 1, slices(count, 2), makers=shifters(3)))
+        assert torch.equal(
+            torch.cat([batch.images for batch in found]), SHIFTS[2](pixels, images.keys, 1)
+        )
+
+
+def test_an_error_of_the_input_in_a_shifter_is_raised_and_it_goes_on(shifters, toy_images):
+    small = Images(toy_images.images[:, :, :4, :4], *columns_of(toy_images))
+    with pytest.raises(InputError, match="at least 8 pixels"):
+        list(shifted_batches(small, SHIFTS[1], 0, slices(96, 8), makers=shifters(1)))
+    batches = list(shifted_batches(toy_images, SHIFTS[1], 0, slices(96, 96), makers=shifters(1)))
+    assert torch.equal(batches[0].images, SHIFTS[1](toy_images.images, toy_images.keys, 0))
+
+
+def columns_of(images):
+    return images.labels, images.keys, images.classes
+
+
+def test_an_error_of_the_code_in_a_shifter_has_its_traceback(shifters, toy_images):
+    unknown = Shift("no_such_shift", 1, {"level": 1}, lambda images, keys, seed: images)
+    with pytest.raises((InputError, RuntimeError), match="no_such_shift"):
+        list(shifted_batches(toy_images, unknown, 0, slices(96, 8), makers=shifters(1)))
+
+
+def test_a_shifter_that_was_killed_is_told(toy_images):
+    makers = Shifters(1)
+    batches = shifted_batches(toy_images, SHIFTS[1], 0, slices(96, 8), makers=makers)
+    next(batches)
+    (shifter,) = makers._processes
+    os.kill(shifter._process.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"shifts images ended with status -9"):
+        list(batches)
+    makers.end()
+
+
+def test_shifters_end_with_the_worker(networks, toy_images):
+    makers = Shifters(2)
+    list(shifted_batches(toy_images, SHIFTS[1], 0, slices(96, 8), makers=makers))
+    processes = [each._process for each in makers._processes]
+    assert [process.poll() for process in processes] == [None, None]
+    makers.end()
+    assert [process.poll() for process in processes] == [0, 0]
 
 
 class Greedy(nn.Module):
@@ -208,11 +265,6 @@ def test_pixels_travel_to_every_model_unchanged(networks, toy_images):
     same(found.plain[1], predict(networks[1], toy_images, SHIFTS[1], batch_size=20, device="cpu"))
 
 
-def test_workers_are_an_argument_of_predict(networks, toy_images):
-    one = fw.predict(networks[0], toy_images, SHIFTS[2], batch_size=16, device="cpu", workers=2)
-    same(one, fw.predict(networks[0], toy_images, SHIFTS[2], batch_size=16, device="cpu"))
-
-
 def test_images_are_those_of_the_index():
     pixels, column = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4)
     images = Images(pixels, column, column, tuple("abcd"))
@@ -226,11 +278,12 @@ def test_images_are_those_of_the_index():
 # ---------------------------------------------------------------- training batches
 
 
-def test_training_batches_are_the_same_from_the_images_and_from_a_thread(toy_images):
+def test_training_batches_are_the_same_from_the_images_and_from_a_thread(toy_images, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)  # there may be no GPU
     order = torch.from_numpy(np.random.default_rng(0).permutation(96))
     indices = list(order.split(20))
     plain = list(training_batches(toy_images, indices, CPU))
-    ahead = list(shifted_batches(toy_images, None, 0, indices, workers=1))
+    ahead = list(gathered_batches(toy_images, indices))
     assert [len(batch) for batch in plain] == [20, 20, 20, 20, 16]
     for one, other, index in zip(plain, ahead, indices, strict=True):
         for column in ("images", "labels", "keys"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -51,9 +51,9 @@ def cores() -> int:
 
 
 def workers_for(device: torch.device, asked: int | None) -> int:
-    """Choose how many threads make shifted batches ahead: as asked, or what fits the device.
+    """Choose how many processes shift batches ahead: as asked, or what fits the device.
 
-    On a CPU, threads beside the network only take its cores: 0. Beside a GPU, all cores but one,
+    On a CPU, processes beside the network only take its cores: 0. Beside a GPU, all cores but one,
     and at most 8.
 
     >>> workers_for(torch.device("cpu"), None), workers_for(torch.device("cpu"), 2)
@@ -126,7 +126,9 @@ class Arithmetic(NamedTuple):
     def on(self, device: torch.device) -> Iterator[None]:
         """Compute in this way inside the `with` block."""
         tf32, before = self.precision == "tf32", torch.backends.cuda.matmul.allow_tf32
-        bf16 = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        bf16: AbstractContextManager[None] = nullcontext()
+        if self.precision == "bf16":
+            bf16 = torch.autocast(device.type, torch.bfloat16)
         torch.backends.cuda.matmul.allow_tf32 = tf32
         try:
             with repeatable_kernels(tf32=tf32, benchmark=self.cudnn_benchmark), bf16:

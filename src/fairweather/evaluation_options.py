@@ -104,7 +104,7 @@ class EvaluationOptions:
     )
     workers: int | None = _option(
         None,
-        "Threads that make shifted images ahead of the model; by default none on a CPU, and up to "
+        "Processes that shift images ahead of the model; by default none on a CPU, and up to "
         "8 beside a GPU.",
         least=0,
     )

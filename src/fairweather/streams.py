@@ -1,15 +1,31 @@
-"""Batches of shifted images, made by threads while a device predicts earlier ones."""
+"""Batches of images, shifted or gathered ahead of the network that reads them."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 
 from fairweather.types import Images, Index, Shift
+
+
+class Makers(Protocol):
+    """What shifts batches elsewhere while others are predicted.
+
+    Attributes:
+        most: how many batches may be on their way.
+    """
+
+    most: int
+
+    def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
+        """Begin to shift a batch; the result waits for it and must be called in this order."""
+        ...
 
 
 def slices(images: int, batch_size: int) -> list[slice]:
@@ -28,51 +44,77 @@ def shifted_batches(
     seed: int,
     batches: Iterable[Index],
     *,
-    workers: int = 0,
+    makers: Makers | None = None,
     pinned: bool = False,
     keep: torch.Tensor | None = None,
 ) -> Iterator[Images]:
     """Yield the shifted batches in order.
 
-    An image gets the same pixels in any batch and from any number of workers, since random shifts
-    are keyed by image. NumPy, OpenCV and torch release Python's lock while they work, so threads
-    work side by side, and no pixels are copied between processes.
+    An image gets the same pixels in any batch and from any maker, since random shifts are keyed by
+    image.
 
     Args:
         images: 8-bit images, which may be larger than memory.
         shift: None for clean images.
         seed: seed of random shifts.
         batches: index of each batch.
-        workers: threads that make batches ahead; with 0, a batch is made when it is asked for. At
-            most `workers + 2` batches exist at a time.
+        makers: shift batches ahead; None to shift a batch when it is asked for.
         pinned: put the pixels in page-locked memory, from which a GPU copies without waiting.
         keep: uint8, like the pixels of `images`; it receives the shifted pixels.
 
     >>> pixels, column = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4)
     >>> images = Images(pixels, column, column, tuple("abcd"))
-    >>> [batch.keys.tolist() for batch in shifted_batches(images, None, 0, slices(4, 3), workers=2)]
+    >>> [batch.keys.tolist() for batch in shifted_batches(images, None, 0, slices(4, 3))]
     [[0, 1, 2], [3]]
     """
-
-    def make(index: Index) -> Images:
-        batch = images[index]
-        if shift is not None:
-            batch = replace(batch, images=shift(batch.images, batch.keys, seed))
+    for index, batch in _made(images, shift, seed, batches, makers):
         if keep is not None:
             keep[index] = batch.images
-        return replace(batch, images=batch.images.pin_memory()) if pinned else batch
+        yield replace(batch, images=batch.images.pin_memory()) if pinned else batch
 
-    if workers == 0:
-        yield from map(make, batches)
+
+def _made(
+    images: Images,
+    shift: Shift | None,
+    seed: int,
+    batches: Iterable[Index],
+    makers: Makers | None,
+) -> Iterator[tuple[Index, Images]]:
+    if shift is None or shift.level is None or makers is None:
+        for index in batches:
+            batch = images[index]
+            if shift is not None:
+                batch = replace(batch, images=shift(batch.images, batch.keys, seed))
+            yield index, batch
         return
-    waiting: deque[Future[Images]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="shifted-batches")
+    waiting: deque[tuple[Index, Callable[[], Images]]] = deque()
     try:
         for index in batches:
-            waiting.append(pool.submit(make, index))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
+            if len(waiting) == makers.most:
+                first, result = waiting.popleft()
+                yield first, result()
+            waiting.append((index, makers.start(images[index], shift, seed)))
         while waiting:
-            yield waiting.popleft().result()
+            first, result = waiting.popleft()
+            yield first, result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for _, result in waiting:  # so that the makers are free for the next batches
+            with suppress(Exception):
+                result()
+
+
+def gathered_batches(images: Images, indices: Sequence[torch.Tensor]) -> Iterator[Images]:
+    """Yield batches in order, in page-locked memory; a thread gathers each one ahead."""
+
+    def gather(index: torch.Tensor) -> Images:
+        batch = images[index]
+        return replace(batch, images=batch.images.pin_memory())
+
+    with ThreadPoolExecutor(1, thread_name_prefix="gathered-batches") as pool:
+        ahead = None
+        for index in indices:
+            ahead, ready = pool.submit(gather, index), ahead
+            if ready is not None:
+                yield ready.result()
+        if ahead is not None:
+            yield ahead.result()

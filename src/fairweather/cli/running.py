@@ -59,7 +59,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Threads that make shifted images ahead of a network.",
+        help="Processes that shift images ahead of the networks.",
         show_default="0 on a CPU, up to 8 beside a GPU",
     ),
 ]

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -157,15 +157,16 @@ def run_request(
             workers=workers_for(device, options.workers),
             jobs=options.jobs,
         )
-        file = predictions_file(measured_model(request, inputs).name, SEED, CLEAN)
-        # The clean accuracy first: it shows within moments whether the model is used correctly.
-        execute(plan, folder, worker, tell, until=file.removesuffix(".parquet"))
-        for line in clean_lines(folder, file):
-            tell(Event("evaluate", 0, None, line=line))
-        if options.jobs == 1:
-            execute(plan, folder, worker, tell)
-        else:
-            execute_side_by_side(plan, folder, worker, tell, jobs=options.jobs)
+        with closing(worker):
+            file = predictions_file(measured_model(request, inputs).name, SEED, CLEAN)
+            # The clean accuracy first: it shows within moments whether the model is used correctly.
+            execute(plan, folder, worker, tell, until=file.removesuffix(".parquet"))
+            for line in clean_lines(folder, file):
+                tell(Event("evaluate", 0, None, line=line))
+            if options.jobs == 1:
+                execute(plan, folder, worker, tell)
+            else:
+                execute_side_by_side(plan, folder, worker, tell, jobs=options.jobs)
     return Run(path)
 
 

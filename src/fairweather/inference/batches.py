@@ -16,7 +16,7 @@ from torch import nn
 from fairweather.devices import FP32, Arithmetic, is_out_of_memory, resolve_device
 from fairweather.errors import InputError
 from fairweather.metrics import per_image
-from fairweather.streams import shifted_batches, slices
+from fairweather.streams import Makers, shifted_batches, slices
 from fairweather.types import Attack, Images, Index, Predictions, Shift
 
 # With more classes than this, logits would need more space than everything else in a run folder.
@@ -43,7 +43,6 @@ def predict(
     cudnn_benchmark: bool = False,
     seed: int = 0,
     temperature: float = 1.0,
-    workers: int = 0,
     when_halved: WhenHalved | None = None,
 ) -> Predictions:
     """Predict all images, clean, under a shift or under an attack.
@@ -64,8 +63,6 @@ def predict(
         cudnn_benchmark: let cuDNN choose its kernels by speed, which may differ between calls.
         seed: seed of random shifts and attacks; use the same for all models.
         temperature: the logits are divided by it; attacks use the model without it.
-        workers: threads that make shifted batches ahead, while the model predicts earlier ones; the
-            result does not depend on them.
         when_halved: called with the new batch size when memory has run out.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
@@ -84,7 +81,6 @@ def predict(
         device=device,
         arithmetic=Arithmetic(precision, cudnn_benchmark),
         seed=seed,
-        workers=workers,
         when_halved=when_halved,
     )
     return predictions
@@ -99,7 +95,7 @@ def predict_each(
     device: str | torch.device = "auto",
     arithmetic: Arithmetic = FP32,
     seed: int = 0,
-    workers: int = 0,
+    makers: Makers | None = None,
     keep: torch.Tensor | None = None,
     when_halved: WhenHalved | None = None,
 ) -> list[Predictions]:
@@ -109,9 +105,11 @@ def predict_each(
 
     Args:
         readers: the models.
-        images, shift, device, seed, workers, when_halved: as in `predict`.
+        images, shift, device, seed, when_halved: as in `predict`.
         arithmetic: how the logits are computed.
         batches: index of each batch.
+        makers: shift batches ahead, while the models predict earlier ones; the result does not
+            depend on them.
         keep: uint8, like the pixels of `images`; it receives the shifted pixels.
 
     Returns:
@@ -138,7 +136,7 @@ def predict_each(
             None if isinstance(shift, Attack) else shift,
             seed,
             batches,
-            workers=workers,
+            makers=makers,
             pinned=device.type == "cuda",
             keep=keep,
         ):

@@ -13,6 +13,7 @@ from torch import nn
 from fairweather.devices import FP32, Arithmetic
 from fairweather.errors import InputError
 from fairweather.inference.batches import Reader, predict_each, select
+from fairweather.streams import Makers
 from fairweather.types import Images, Predictions, Shift
 
 _NORMS = nn.modules.batchnorm._BatchNorm
@@ -65,7 +66,6 @@ def predict_adapted(
     device: str | torch.device = "auto",
     arithmetic: Arithmetic = FP32,
     seed: int = 0,
-    workers: int = 0,
 ) -> Predictions:
     """Predict in shuffled batches of nearly equal size; the result has the order of the images.
 
@@ -84,7 +84,6 @@ def predict_adapted(
         device=device,
         arithmetic=arithmetic,
         seed=seed,
-        workers=workers,
     )
     return predictions
 
@@ -98,7 +97,7 @@ def predict_each_adapted(
     device: str | torch.device = "auto",
     arithmetic: Arithmetic = FP32,
     seed: int = 0,
-    workers: int = 0,
+    makers: Makers | None = None,
 ) -> list[Predictions]:
     """Predict with several models, each as `predict_adapted` does; batches are shifted once."""
     if len(images) < 2 or batch_size < 2:
@@ -113,7 +112,7 @@ def predict_each_adapted(
         device=device,
         arithmetic=arithmetic,
         seed=seed,
-        workers=workers,
+        makers=makers,
         when_halved=_refuse_smaller,
     )
     back = np.argsort(order)

@@ -12,7 +12,7 @@ from torch import nn
 from fairweather.devices import FP32, Arithmetic
 from fairweather.inference.batches import Reader, WhenHalved, predict_each
 from fairweather.inference.batchnorm import predict_each_adapted
-from fairweather.streams import slices
+from fairweather.streams import Makers, slices
 from fairweather.types import Images, Predictions, Shift
 
 # Bytes. Plain and adapted models need different batches of the same shifted images, so these are
@@ -38,7 +38,7 @@ def predict_shared(
     device: torch.device,
     arithmetic: Arithmetic = FP32,
     seed: int = 0,
-    workers: int = 0,
+    makers: Makers | None = None,
     when_halved: WhenHalved | None = None,
 ) -> Shared:
     """Predict with plain and adapted models as `predict` and `predict_adapted` do one by one.
@@ -46,7 +46,7 @@ def predict_shared(
     Args:
         readers: models that predict unchanged.
         adapted: models whose batch norm uses the statistics of its batch (`adapt_batchnorm`).
-        images, shift, device, arithmetic, seed, workers, when_halved: as in `predict_each`.
+        images, shift, device, arithmetic, seed, makers, when_halved: as in `predict_each`.
         batch_size, adapted_batch_size: images per forward pass of each kind; the first is halved
             when memory runs out.
     """
@@ -63,7 +63,7 @@ def predict_shared(
             device=device,
             arithmetic=arithmetic,
             seed=seed,
-            workers=workers,
+            makers=makers,
             keep=keep,
             when_halved=when_halved,
         )
@@ -80,6 +80,6 @@ def predict_shared(
             device=device,
             arithmetic=arithmetic,
             seed=seed,
-            workers=workers,
+            makers=makers,
         ),
     )

@@ -123,7 +123,7 @@ def do_predictions(
         device=worker.device,
         arithmetic=first.arithmetic,
         seed=first.shift_seed,
-        workers=worker.workers,
+        makers=worker.shifters,
         when_halved=_halve(worker, progress),
     )
     predicted = {

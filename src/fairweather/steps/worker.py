@@ -32,6 +32,7 @@ from fairweather.steps.plan import (
     Together,
     Trained,
 )
+from fairweather.steps.shifters import Shifters
 from fairweather.types import Dataset, Images
 
 Version = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes
@@ -56,7 +57,7 @@ class Worker:
         datasets: data sets that are open already, by their names in the plan; they are not checked.
         model: the model from elsewhere, if it is open already; it returns logits of the data's
             classes.
-        workers: threads that make shifted batches ahead.
+        workers: processes that make shifted batches ahead.
         networks: at most so many networks are kept in memory; None for as many as fit.
         jobs: number of workers on this machine, which share its memory.
     """
@@ -80,6 +81,7 @@ class Worker:
         self._datasets = dict(datasets or {})
         self._model = model
         self.workers, self.most_networks = workers, networks
+        self.shifters = Shifters(workers) if workers else None
         self._room = memory_for_networks(self.device) // jobs
         self._networks: dict[AnyNetwork, _Loaded] = {}  # the latest last
         self._largest_batch: int | None = None
@@ -144,6 +146,11 @@ class Worker:
             return self._model
         assert self.model_source is not None
         return open_source(self.model_source, offline=self.offline)
+
+    def close(self) -> None:
+        """End the processes that it has started."""
+        if self.shifters is not None:
+            self.shifters.end()
 
     def batch_size(self, asked: int) -> int:
         """The batch size that is asked for, or the largest one that fits into memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from fairweather.devices import check_jobs, resolve_device, workers_for
@@ -58,7 +59,7 @@ def run(
             error.
         jobs: how many processes do independent steps side by side; the results do not depend on
             it. There must be a core for each thread of each job.
-        workers: threads that make shifted images ahead of a network; by default none on a CPU, and
+        workers: processes that shift images ahead of the networks; by default none on a CPU, and
             up to 8 beside a GPU. The results do not depend on it.
         networks: at most so many networks are kept in memory to predict the same shifted images;
             by default as many as fit.
@@ -99,10 +100,11 @@ def run(
             networks=networks,
             jobs=jobs,
         )
-        if jobs == 1:
-            execute(plan, folder, worker, tell)
-        else:
-            execute_side_by_side(plan, folder, worker, tell, jobs=jobs)
+        with closing(worker):
+            if jobs == 1:
+                execute(plan, folder, worker, tell)
+            else:
+                execute_side_by_side(plan, folder, worker, tell, jobs=jobs)
     return Run(path)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fairweather.devices import has_room_for
-from fairweather.streams import shifted_batches
+from fairweather.streams import gathered_batches
 from fairweather.training.augment import (
     add_gaussian_noise,
     apply_geometry,
@@ -53,7 +53,7 @@ def training_batches(
         device: where training takes place.
     """
     if device.type == "cuda" and images.images.device.type == "cpu":
-        yield from shifted_batches(images, None, 0, indices, workers=1, pinned=True)
+        yield from gathered_batches(images, indices)
         return
     for index in indices:
         pixels = images.images[index.to(images.images.device)]

@@ -1,0 +1,59 @@
+"""A process that shifts batches for another one; see `fairweather.steps.shifters`."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import sys
+import traceback
+from functools import cache
+
+import cv2
+import numpy as np
+import torch
+
+from fairweather.errors import InputError
+from fairweather.shift_lists import expand
+from fairweather.steps.shifters import ShiftAnswer, ShiftOrder
+from fairweather.types import Attack, Shift
+
+
+def main() -> None:
+    """Shift the batches that standard input orders, in the memory of an open file."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first decides
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever else is printed goes to standard error
+    file, memory = int(sys.argv[1]), None
+    for line in sys.stdin:
+        order = ShiftOrder.model_validate_json(line)
+        if memory is None or len(memory) < order.offset + order.size:
+            memory = mmap.mmap(file, os.fstat(file).st_size)
+        answers.write(_shift(order, memory).model_dump_json() + "\n")
+        answers.flush()
+
+
+def _shift(order: ShiftOrder, memory: mmap.mmap) -> ShiftAnswer:
+    view = np.frombuffer(memory, np.uint8, order.size, order.offset).reshape(order.shape)
+    try:
+        shift = _shift_of(order.shift)
+        shifted = shift(torch.from_numpy(view.copy()), torch.tensor(order.keys), order.seed)
+        view[...] = shifted.numpy()
+    except InputError as error:
+        return ShiftAnswer(error=str(error), is_input=True)
+    except Exception:
+        return ShiftAnswer(error=traceback.format_exc())
+    return ShiftAnswer()
+
+
+@cache
+def _shift_of(text: str) -> Shift:
+    (found,) = expand(text)
+    assert not isinstance(found, Attack)
+    return found
+
+
+if __name__ == "__main__":
+    main()

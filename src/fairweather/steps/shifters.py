@@ -1,0 +1,162 @@
+"""Processes that shift batches of images ahead: the side of the process that starts them.
+
+A shifter reads lines of JSON and answers each with a line. Pixels do not travel in them: they lie
+in memory that both processes have mapped, where the shifter replaces them by the shifted ones.
+Processes, since two threads shift only 1.3 times as fast as one (benchmarks/README.md): many small
+steps of NumPy hold Python's lock. A shifter ends as soon as its input ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from fairweather.errors import InputError
+from fairweather.record import Frozen
+from fairweather.types import Images, Shift
+
+SLOTS = 2  # batches of each shifter: one that it shifts, and one that waits before or after it
+
+
+class ShiftOrder(Frozen):
+    """A batch to be shifted.
+
+    Attributes:
+        offset: where its pixels are in the shared memory, in bytes.
+        shape: of the pixels, `[B, 3, H, W]`.
+        keys: key of each image.
+        shift: id of the shift.
+        seed: seed of random shifts.
+    """
+
+    offset: int
+    shape: tuple[int, int, int, int]
+    keys: tuple[int, ...]
+    shift: str
+    seed: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the pixels."""
+        return int(np.prod(self.shape))
+
+
+class ShiftAnswer(Frozen):
+    """What came of an order: nothing to say, or an error and whether it is one of the input."""
+
+    error: str = ""
+    is_input: bool = False
+
+
+class Shifters:
+    """Several processes that shift batches, in turn; they start with the first batch.
+
+    Args:
+        number: of processes.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number, self.most = number, SLOTS * number
+        self._processes: list[_Shifter] = []
+        self._started = 0
+
+    def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
+        """Begin to shift a batch; results must be asked for in the order of the starts."""
+        if not self._processes:
+            self._processes = [_Shifter() for _ in range(self.number)]
+        turn, self._started = self._started, self._started + 1
+        process = self._processes[turn % self.number]
+        slot = turn // self.number % SLOTS
+        view = process.put(slot, batch, shift.id, seed)
+
+        def result() -> Images:
+            process.wait()
+            return replace(batch, images=torch.from_numpy(view.copy()))
+
+        return result
+
+    def end(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            process.end()
+        self._processes = []
+
+
+class _Shifter:
+    def __init__(self) -> None:
+        # Memory without a name in any folder: it is free again when both processes have ended. Not
+        # in /dev/shm, which has 64 MB in containers.
+        if hasattr(os, "memfd_create"):
+            self._file = os.memfd_create("fairweather-shifter")
+        else:
+            self._file = os.dup(tempfile.TemporaryFile().fileno())  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "fairweather.steps.shifter", str(self._file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            pass_fds=[self._file],
+        )
+        self._memory: mmap.mmap | None = None
+        self._slot = self._waiting = 0
+
+    def put(self, slot: int, batch: Images, shift: str, seed: int) -> np.ndarray:
+        """Copy the pixels of a batch into a slot and order the shift; give the slot's pixels."""
+        pixels = batch.images.numpy()
+        memory = self._memory_for(pixels.nbytes)
+        offset = slot * self._slot
+        view = np.frombuffer(memory, np.uint8, pixels.nbytes, offset).reshape(pixels.shape)
+        view[...] = pixels
+        order = ShiftOrder(
+            offset=offset,
+            shape=pixels.shape,
+            keys=tuple(batch.keys.tolist()),
+            shift=shift,
+            seed=seed,
+        )
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # `wait` tells that it has ended
+            self._process.stdin.write(order.model_dump_json() + "\n")
+            self._process.stdin.flush()
+        self._waiting += 1
+        return view
+
+    def _memory_for(self, size: int) -> mmap.mmap:
+        """The memory, large enough for two batches of this size; views of the former one last."""
+        if self._memory is None or size > self._slot:
+            assert self._waiting == 0, "the first batch of images must be the largest"
+            self._slot = size
+            os.ftruncate(self._file, SLOTS * size)
+            self._memory = mmap.mmap(self._file, SLOTS * size)
+        return self._memory
+
+    def wait(self) -> None:
+        """Wait for the answer to the oldest order."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        self._waiting -= 1
+        if not line:
+            status = self._process.wait()
+            raise RuntimeError(f"a process that shifts images ended with status {status}")
+        answer = ShiftAnswer.model_validate_json(line)
+        if answer.error:
+            raise InputError(answer.error) if answer.is_input else RuntimeError(answer.error)
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+        os.close(self._file)
