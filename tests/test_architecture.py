@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "folders": {"errors"},
     "download": {"errors", "folders", "progress"},
     "pixels": {"errors"},
-    "streams": {"types"},
+    "streams": {"devices", "types"},
     "vega": set(),
     "data": LEAVES,
     "models": LEAVES | {"runs"},

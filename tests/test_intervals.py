@@ -102,7 +102,7 @@ def test_intervals_shrink_with_the_root_of_n():
             FITTED,
             dict.fromkeys(
                 ["macro_auc", "classwise_calibration_error/10-equal-width"],
-                "logits, which are not stored for 7 classes",
+                "logits, which this run does not store",
             ),
         ),
         (

@@ -1,5 +1,6 @@
 """Several processes do the steps of one plan side by side, with the same results."""
 
+import errno
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import torch
 import fairweather as fw
 from fairweather.devices import check_jobs
 from fairweather.errors import InputError
-from fairweather.executors.jobs import JobFailedError, Jobs
+from fairweather.executors.jobs import Failed, JobFailedError, Jobs
 from fairweather.executors.schedule import Outcome, Schedule
 from fairweather.progress import silent
 from fairweather.runs import RunFolder
@@ -90,9 +91,15 @@ def same(one, other):
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
-def test_the_results_do_not_depend_on_the_number_of_jobs(study, alone, tmp_path):
-    events = []
-    run = fw.run(study, out=tmp_path / "run", device="cpu", jobs=3, progress=events.append)
+def test_the_results_do_not_depend_on_the_number_of_jobs(study, alone, tmp_path, monkeypatch):
+    events, here = [], tmp_path / "läufe"
+    here.mkdir()
+    # What a user has in the folder is not imported, and names are UTF-8 whatever the locale says.
+    for name in ("cv2", "queue", "torch"):
+        (here / f"{name}.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    run = fw.run(study, out=here / "run", device="cpu", jobs=3, progress=events.append)
     same(run, alone)
     last = {event.task: event for event in events}
     assert all(event.done == event.total for event in last.values() if event.finished is None)
@@ -143,6 +150,14 @@ def taken(plan, alone, folder, **settings):
             done.append(Done(files=names))
         schedule.finish(steps, Outcome(done, whole.step(step.id).machine, 1.0))
     return found
+
+
+def test_an_error_of_the_system_stays_one():
+    with pytest.raises(OSError, match="No such file") as raised:
+        Path("/no/such/läufe").stat()
+    failed = Failed.of(raised.value)
+    packed = Failed.model_validate_json(failed.model_dump_json())
+    assert packed.system == (errno.ENOENT, "/no/such/läufe")
 
 
 def test_an_error_of_a_job_is_that_of_the_run(study, tmp_path):
@@ -224,9 +239,11 @@ def test_no_job_outlives_the_process_that_started_it(study, alone, tmp_path, how
 
 def test_more_jobs_than_cores_are_refused_with_a_way_out(study, tmp_path, monkeypatch):
     monkeypatch.setattr("fairweather.devices.cores", lambda: 4)
-    with pytest.raises(InputError, match=r"5 jobs of 1 threads need 5 cores.* has 4.*--jobs 4"):
+    with pytest.raises(
+        InputError, match=r"5 jobs of 1 threads need 5 cores.* has 4: at most 4 jobs$"
+    ):
         fw.run(study, out=tmp_path / "run", device="cpu", jobs=5)
-    with pytest.raises(InputError, match=r"3 jobs of 2 threads.*--jobs 2.*--set threads=1"):
+    with pytest.raises(InputError, match=r"3 jobs of 2 threads.*at most 2 jobs; with threads 1"):
         check_jobs(3, 2)
     assert not (tmp_path / "run").exists()
 

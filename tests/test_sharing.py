@@ -14,12 +14,23 @@ from fairweather.devices import Arithmetic
 from fairweather.errors import InputError
 from fairweather.inference import Reader, adapt_batchnorm, predict, predict_adapted, predict_shared
 from fairweather.inference import shared as sharing
+from fairweather.progress import silent
+from fairweather.runs import RunFolder
 from fairweather.shifts import make_shift
-from fairweather.steps.plan import Forward, ImagesReference, OpenedNetwork, PredictStep
+from fairweather.steps import Plan, Worker
+from fairweather.steps.plan import (
+    DATA,
+    DataSource,
+    Forward,
+    ImagesReference,
+    OpenedNetwork,
+    PredictStep,
+)
+from fairweather.steps.predicting import do_predict
 from fairweather.steps.shifters import Shifters
-from fairweather.streams import gathered_batches, shifted_batches, slices
+from fairweather.streams import gathered_batches, shift_pixels, shifted_batches, slices
 from fairweather.training.batching import near, training_batches
-from fairweather.types import Images, Shift
+from fairweather.types import Dataset, Images, Shift
 
 CPU = torch.device("cpu")
 NOISE = "imagenet_c/gaussian_noise"
@@ -202,12 +213,13 @@ def test_a_shifter_that_was_killed_is_told(toy_images):
     makers.end()
 
 
-def test_shifters_end_with_the_worker(networks, toy_images):
-    makers = Shifters(2)
+def test_a_worker_ends_its_shifters(toy_images):
+    worker = Worker(Plan(data={}, steps=()), device="cpu", workers=2)
+    makers = worker.shifters
     list(shifted_batches(toy_images, SHIFTS[1], 0, slices(96, 8), makers=makers))
     processes = [each._process for each in makers._processes]
     assert [process.poll() for process in processes] == [None, None]
-    makers.end()
+    worker.close()
     assert [process.poll() for process in processes] == [0, 0]
 
 
@@ -243,6 +255,71 @@ def test_memory_that_runs_out_halves_the_batches_of_all_that_follow(networks, to
     np.testing.assert_allclose(found.plain[1].logits, whole.logits, atol=1e-5)
 
 
+def test_memory_that_runs_out_while_images_are_shifted_is_no_error(networks, toy_images):
+    noise = SHIFTS[2]
+
+    def apply(images, keys, seed):
+        if len(images) > 3:
+            raise MemoryError
+        return noise.apply(images, keys, seed)
+
+    greedy = Shift(noise.name, noise.level, noise.parameters, apply)
+    found = predict(networks[0], toy_images, greedy, batch_size=20, device="cpu")
+    same(found, predict(networks[0], toy_images, noise, batch_size=20, device="cpu"))
+    with pytest.raises(MemoryError):
+        shift_pixels(toy_images.images, toy_images.keys, always_greedy, 0)
+
+
+def never(images, keys, seed):
+    raise MemoryError
+
+
+always_greedy = Shift("greedy", 1.0, {}, never)
+
+
+def test_a_stream_that_was_interrupted_does_not_spoil_the_next(shifters, toy_images):
+    makers = shifters(1)
+    batches = shifted_batches(toy_images, SHIFTS[2], 0, slices(96, 8), makers=makers)
+    next(batches)
+    del batches  # a batch is on its way
+    started = [makers.start(toy_images[:8], SHIFTS[2], 0) for _ in range(2)]
+    del started  # nobody waits for these
+    found = list(shifted_batches(toy_images, SHIFTS[2], 1, slices(96, 8), makers=makers))
+    expected = SHIFTS[2](toy_images.images, toy_images.keys, 1)
+    assert torch.equal(torch.cat([batch.images for batch in found]), expected)
+
+
+def test_a_step_says_that_its_batches_were_halved(networks, toy_images, tmp_path):
+    dataset = Dataset("toys", None, toy_images, toy_images, (0.5,) * 3, (0.2,) * 3)
+    plan = Plan(data={DATA: DataSource(source="toys")}, steps=())
+    network = OpenedNetwork(digest="d")
+    worker = Worker(plan, device="cpu", datasets={DATA: dataset}, model=Greedy(networks[0], 20))
+    folder = RunFolder(tmp_path)
+
+    def step(shift, how):
+        return PredictStep(
+            id=f"p{shift}{how.way}",
+            task="t",
+            leaves=(f"predictions/{shift}{how.way}.parquet",),
+            model="m",
+            seed=0,
+            images=ImagesReference(),
+            shift=shift,
+            shift_seed=0,
+            batch_size=64,
+            how=how,
+        )
+
+    assert do_predict(step("clean", Forward(network=network)), worker, folder, silent)[2:] == (
+        1.0,
+        16,
+    )
+    blurred = step("gaussian_blur,sigma=1,kernel_size=5", Forward(network=network))
+    assert do_predict(blurred, worker, folder, silent).halved_to == 16
+    other = Worker(plan, device="cpu", datasets={DATA: dataset}, model=networks[0])
+    assert do_predict(blurred, other, folder, silent).halved_to is None
+
+
 def test_pixels_travel_to_every_model_unchanged(networks, toy_images):
     class Spoils(nn.Module):
         def __init__(self, inner):
@@ -266,13 +343,13 @@ def test_pixels_travel_to_every_model_unchanged(networks, toy_images):
 
 
 def test_images_are_those_of_the_index():
-    pixels, column = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4)
+    pixels, column = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8), torch.arange(4)
     images = Images(pixels, column, column, tuple("abcd"))
     order = [torch.tensor([3, 1]), torch.tensor([0, 2])]
-    keep = torch.ones_like(pixels)
+    keep = torch.empty_like(pixels)
     found = list(shifted_batches(images, None, 0, order, keep=keep))
     assert [batch.keys.tolist() for batch in found] == [[3, 1], [0, 2]]
-    assert not keep.any()
+    assert torch.equal(keep, pixels)
 
 
 # ---------------------------------------------------------------- training batches

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -50,18 +51,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def workers_for(device: torch.device, asked: int | None) -> int:
-    """Choose how many processes shift batches ahead: as asked, or what fits the device.
+def workers_for(device: torch.device, asked: int | None, jobs: int = 1) -> int:
+    """Choose how many processes shift batches ahead of each job: as asked, or what fits the device.
 
-    On a CPU, processes beside the network only take its cores: 0. Beside a GPU, all cores but one,
-    and at most 8.
+    On a CPU, processes beside the network only take its cores: 0. Beside a GPU, the jobs share all
+    cores but one each, and each has at most 8.
 
     >>> workers_for(torch.device("cpu"), None), workers_for(torch.device("cpu"), 2)
     (0, 2)
     """
     if asked is not None:
         return asked
-    return 0 if device.type == "cpu" else max(min(cores() - 1, 8), 0)
+    return 0 if device.type == "cpu" else max(min(cores() // jobs - 1, 8), 0)
 
 
 def check_jobs(jobs: int, threads: int) -> None:
@@ -71,10 +72,10 @@ def check_jobs(jobs: int, threads: int) -> None:
     """
     most = max(cores() // threads, 1)
     if jobs > most:
-        fewer = ", or fewer threads (--set threads=1; other threads are other results)"
+        fewer = "; with threads 1 there can be more, but other threads are other results"
         raise InputError(
             f"{jobs} jobs of {threads} threads need {jobs * threads} cores, and this machine has "
-            f"{cores()}: use --jobs {most}{fewer if threads > 1 else ''}"
+            f"{cores()}: at most {most} jobs{fewer if threads > 1 else ''}"
         )
 
 
@@ -88,18 +89,26 @@ def memory_for_networks(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1]) // 2
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    if not hasattr(os, "sysconf"):  # Windows
+        return 2**31
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # the limit of a container; without one it is "max"
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return memory // 4
 
 
 def has_room_for(device: torch.device, size: int) -> bool:
-    """Say whether so many bytes of images can stay on a GPU: they take half of what is free.
+    """Say whether so many bytes of images can stay on a GPU: they take a quarter of what is free.
 
     On a CPU, images are where they are.
 
     >>> has_room_for(torch.device("cpu"), 1)
     False
     """
-    return device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] // 2
+    if device.type != "cuda":
+        return False
+    torch.cuda.empty_cache()  # what torch keeps for later counts as taken
+    return size <= torch.cuda.mem_get_info(device)[0] // 4
 
 
 class Arithmetic(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from fairweather.devices import is_out_of_memory
 from fairweather.types import Images, Index, Shift
 
 
@@ -84,7 +85,8 @@ def _made(
         for index in batches:
             batch = images[index]
             if shift is not None:
-                batch = replace(batch, images=shift(batch.images, batch.keys, seed))
+                pixels = shift_pixels(batch.images, batch.keys, shift, seed)
+                batch = replace(batch, images=pixels)
             yield index, batch
         return
     waiting: deque[tuple[Index, Callable[[], Images]]] = deque()
@@ -101,6 +103,25 @@ def _made(
         for _, result in waiting:  # so that the makers are free for the next batches
             with suppress(Exception):
                 result()
+
+
+def shift_pixels(pixels: torch.Tensor, keys: torch.Tensor, shift: Shift, seed: int) -> torch.Tensor:
+    """Shift 8-bit images; when memory runs out, in halves, down to one image.
+
+    Args:
+        pixels: uint8 `[B, 3, H, W]`.
+        keys: int64 `[B]`.
+        shift: what to apply.
+        seed: seed of random shifts.
+    """
+    try:
+        return shift(pixels, keys, seed)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or len(pixels) == 1:
+            raise
+    middle = len(pixels) // 2  # go on outside `except`, where the error has freed its arrays
+    halves = (slice(middle), slice(middle, None))
+    return torch.cat([shift_pixels(pixels[half], keys[half], shift, seed) for half in halves])
 
 
 def gathered_batches(images: Images, indices: Sequence[torch.Tensor]) -> Iterator[Images]:

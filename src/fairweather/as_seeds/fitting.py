@@ -120,6 +120,7 @@ def _shared(part: Part) -> Iterator[tuple[str, JsonValue]]:
     yield "bootstrap", settings.bootstrap
     yield "prediction_batch_size", settings.batch_size
     yield "precision of predictions", settings.precision
+    yield "cudnn_benchmark", settings.cudnn_benchmark
     yield "variants", list(settings.variants)
     libraries = [record.provenance.versions, *(s.depends.get("libraries") for s in every)]
     for versions in libraries:

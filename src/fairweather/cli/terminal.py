@@ -38,8 +38,8 @@ def resumable() -> Iterator[None]:
 def progress(*, quiet: bool = False) -> Iterator[Notify]:
     """Show a bar for every task on a terminal; elsewhere print plain lines.
 
-    These are one for every finished step, and one a minute about a step that takes longer. Both go
-    to stderr. The lines that a person should read go to stdout in any case; with `quiet` nothing
+    These are one for every finished step, and one a minute about a training that takes longer. Both
+    go to stderr. The lines that a person should read go to stdout in any case; with `quiet` nothing
     else is printed.
     """
     if quiet:
@@ -104,7 +104,7 @@ def _columns(width: int) -> list[ProgressColumn]:
 
 
 class _Lines:
-    """Print a line for every finished step, and one a minute about a step that takes longer."""
+    """Print a line for every finished step, and one a minute about what takes longer."""
 
     def __init__(self) -> None:
         self.printed = time.monotonic()
@@ -115,7 +115,7 @@ class _Lines:
         now = time.monotonic()
         if event.finished is not None:
             line = finished_line(event.finished, event.done, event.total)
-        elif event.line or event.total is None:
+        elif event.line or event.total is None or event.done >= event.total:
             return
         else:
             since, before = self.began.setdefault(event.task, (now, event.done + event.part))

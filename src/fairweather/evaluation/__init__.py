@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from fairweather.devices import Arithmetic, check_jobs, resolve_device, workers_for
@@ -120,6 +121,7 @@ def run_request(
     check_variant_names(options.variants)
     device = resolve_device(options.device)
     Arithmetic(options.precision, options.cudnn_benchmark).check(device)
+    check_jobs(options.jobs, options.threads or torch.get_num_threads())
     if options.jobs > 1 and not (
         isinstance(request.model, str) and isinstance(request.dataset, str)
     ):
@@ -139,7 +141,6 @@ def run_request(
         tell(Event("evaluate", 0, None, line=line))
     measurement = measurement_of(request, all_facts(inputs), priors)
     plan = plan_evaluation(request, inputs, measurement)
-    check_jobs(options.jobs, measurement.threads)
     record = describe_evaluation(request, inputs, measurement, plan)
     path = out or Path("runs") / run_name(inputs)
     check_writable(path)
@@ -154,7 +155,7 @@ def run_request(
             progress=tell,
             datasets=inputs.datasets,
             model=inputs.model,
-            workers=workers_for(device, options.workers),
+            workers=workers_for(device, options.workers, options.jobs),
             jobs=options.jobs,
         )
         with closing(worker):

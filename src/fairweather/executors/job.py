@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import sys
 import threading
-import traceback
 from pathlib import Path
 from typing import TextIO
+
+import cv2
 
 from fairweather.executors.jobs import Did, Failed, JobSettings, Order, Told
 from fairweather.executors.local import perform_here
@@ -20,12 +20,12 @@ from fairweather.steps import Worker
 
 def main() -> None:
     """Read settings and then orders from standard input; write answers to standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first decides
     answers = _own_standard_output()
     orders: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     settings = JobSettings.model_validate_json(orders.get())
     steps = {step.id: step for step in settings.plan.steps}
+    cv2.setNumThreads(settings.plan.steps[0].threads)  # jobs share the cores
     run = RunFolder(Path(settings.folder))
 
     def answer(message: Told | Did | Failed) -> None:
@@ -39,7 +39,6 @@ def main() -> None:
         settings.plan,
         device=settings.device,
         offline=settings.offline,
-        progress=tell,
         workers=settings.workers,
         networks=settings.networks,
         jobs=settings.jobs,
@@ -49,8 +48,7 @@ def main() -> None:
         try:
             outcome = perform_here(asked, worker, run, tell)
         except Exception as error:  # raised again where the order came from
-            told = traceback.format_exc()
-            answer(Failed(type=type(error).__name__, text=str(error), traceback=told))
+            answer(Failed.of(error))
         else:
             done = tuple(outcome.done)
             answer(Did(done=done, machine=outcome.machine, seconds=outcome.seconds))
@@ -65,9 +63,11 @@ def _own_standard_output() -> TextIO:
 
 def _listen(orders: queue.SimpleQueue[str]) -> None:
     """Pass on orders; at the end of the input, end the process, whatever it does."""
-    for line in sys.stdin:
-        orders.put(line)
-    os._exit(0)
+    try:
+        for line in sys.stdin:
+            orders.put(line)
+    finally:
+        os._exit(0)
 
 
 if __name__ == "__main__":

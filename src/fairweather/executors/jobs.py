@@ -8,10 +8,10 @@ process that started it.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
-import subprocess
-import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from typing import Literal, NoReturn
 
@@ -23,6 +23,7 @@ from fairweather.executors.schedule import Outcome
 from fairweather.progress import Event, Notify
 from fairweather.record import Frozen, Machine
 from fairweather.steps import Done, Plan, Step
+from fairweather.steps.children import start_module
 
 
 class JobSettings(Frozen):
@@ -66,12 +67,34 @@ class Did(Frozen):
 
 
 class Failed(Frozen):
-    """The error that ended an order: the name of its type, its text and its traceback."""
+    """The error that ended an order.
+
+    Attributes:
+        type: the name of its type, if it is one of `fairweather.errors`; else empty.
+        text: the error in words.
+        traceback: where it came from.
+        system: number and file of an error of the system, such as a full disk.
+    """
 
     kind: Literal["failed"] = "failed"
     type: str
     text: str
     traceback: str
+    system: tuple[int, str | None] | None = None
+
+    @classmethod
+    def of(cls, error: Exception) -> Failed:
+        """Pack an error that is being handled."""
+        system = None
+        if isinstance(error, OSError) and error.errno is not None:
+            name = error.filename
+            system = (error.errno, None if name is None else os.fsdecode(name))
+        return cls(
+            type=type(error).__name__,
+            text=str(error),
+            traceback=traceback.format_exc(),
+            system=system,
+        )
 
 
 Answer: pydantic.TypeAdapter[Told | Did | Failed] = pydantic.TypeAdapter(Told | Did | Failed)
@@ -85,13 +108,7 @@ class Job:
     """A process that does steps, one order at a time."""
 
     def __init__(self, settings: JobSettings, answers: queue.SimpleQueue[tuple[Job, str]]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fairweather.executors.job"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-        )
+        self.process = start_module("fairweather.executors.job")
         self._listener = threading.Thread(target=self._listen, args=(answers,), daemon=True)
         self._listener.start()
         self._write(settings.model_dump_json())
@@ -149,16 +166,23 @@ class Jobs:
         """
         while True:
             job, line = self.answers.get()
+            if not line and job in self.idle:  # it is not needed: another is started instead
+                self.idle.remove(job)
+                job.end()
+                continue
             if not line:
                 self._raise_ended(job)
             match Answer.validate_json(line):
                 case Told(event=event):
                     tell(event)
-                case Failed(type=name, text=text, traceback=traceback):
-                    known = getattr(errors, name, None)
+                case Failed() as failed:
+                    known = getattr(errors, failed.type, None)
                     if isinstance(known, type) and issubclass(known, InputError):
-                        raise known(text)
-                    raise JobFailedError(f"{self._doing(job)} failed:\n{traceback}")
+                        raise known(failed.text)
+                    if failed.system is not None:
+                        number, name = failed.system
+                        raise OSError(number, os.strerror(number), name)
+                    raise JobFailedError(f"{self._doing(job)} failed:\n{failed.traceback}")
                 case Did(done=done, machine=machine, seconds=seconds):
                     self.idle.append(job)
                     return self.busy.pop(job), Outcome(done, machine, seconds)

@@ -34,9 +34,10 @@ def execute(
         until: id of a step; only this and the steps that it needs are executed.
     """
     tell = progress or silent
-    schedule = Schedule(plan, run, tell, until)
+    schedule = Schedule(plan, run, tell, until=until)
     while steps := schedule.take(worker):
         schedule.finish(steps, perform_here(steps, worker, run, tell))
+    schedule.check_finished()
 
 
 def execute_side_by_side(
@@ -58,7 +59,7 @@ def execute_side_by_side(
         jobs: the number of processes.
     """
     tell = progress or silent
-    schedule = Schedule(plan, run, tell)
+    schedule = Schedule(plan, run, tell, jobs=jobs)
     running = Jobs(
         JobSettings(
             plan=plan,
@@ -74,11 +75,12 @@ def execute_side_by_side(
         while True:
             while not running.are_all_busy and (steps := schedule.take(worker)):
                 if not running.busy and steps[0].disposable:
-                    # Scores, samples and report: nothing is left to do beside them.
+                    # Samples, scores and report are short, and need no process of their own.
                     schedule.finish(steps, perform_here(steps, worker, run, tell))
                 else:
                     running.start(steps)
             if not running.busy:
+                schedule.check_finished()
                 return
             schedule.finish(*running.wait(tell))
     finally:

@@ -40,9 +40,13 @@ class Schedule:
         run: a folder that is open for writing and contains its record.
         tell: called for every step.
         until: id of a step; only this and the steps that it needs are handed out.
+        jobs: how many steps are done side by side, for the remaining time.
     """
 
-    def __init__(self, plan: Plan, run: RunFolder, tell: Notify, until: str | None = None) -> None:
+    def __init__(
+        self, plan: Plan, run: RunFolder, tell: Notify, *, until: str | None = None, jobs: int = 1
+    ) -> None:
+        self._jobs = jobs
         self.plan, self.run, self.tell = plan, run, tell
         self.ledger, own = Ledger(run), {step.id for step in plan.steps}
         self._states: dict[str, State] = {
@@ -75,6 +79,11 @@ class Schedule:
                 del self._waiting[each.id]
                 self._clear(each)
             return group
+
+    def check_finished(self) -> None:
+        """Raise `RuntimeError` if a step was never handed out: its plan is not in order."""
+        if self._waiting:
+            raise RuntimeError(f"{next(iter(self._waiting))} waits for a step that is never done")
 
     def finish(self, steps: Sequence[Step], outcome: Outcome) -> None:
         """Record steps that were handed out, and tell of them."""
@@ -149,7 +158,7 @@ class Schedule:
     def _finished(self, step: Step, record: StepRecord) -> Event:
         steps = len(self.plan.steps)
         left = self._speeds.seconds_of(self._work)
-        finished = Finished(step.label, record.seconds, left)
+        finished = Finished(step.label, record.seconds, None if left is None else left / self._jobs)
         return Event("steps", steps - len(self._remaining), steps, finished=finished)
 
 

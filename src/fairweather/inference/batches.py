@@ -152,6 +152,7 @@ def predict_logits(
     batch_size: int = 256,
     device: str | torch.device = "auto",
     arithmetic: Arithmetic = FP32,
+    when_halved: WhenHalved | None = None,
 ) -> npt.NDArray[np.float32]:
     """Predict clean images and return their logits, float32 `[N, classes]`, for any classes.
 
@@ -163,7 +164,7 @@ def predict_logits(
         return logits_of(model, part, None, device, arithmetic, 0).numpy()
 
     with _evaluating(model, device):
-        return np.concatenate(list(Fitting(batch_size).parts(images, logits)))
+        return np.concatenate(list(Fitting(batch_size, when_halved).parts(images, logits)))
 
 
 def from_logits(
@@ -275,7 +276,8 @@ def logits_of(
 
     An attack changes the images after they became a float tensor, on the device.
     """
-    images = part.images.to(device, non_blocking=True)
+    # Without waiting only from page-locked memory, which is that of the batches for CUDA devices.
+    images = part.images.to(device, non_blocking=device.type == "cuda")
     inputs = images.to(memory_format=torch.channels_last).float().div_(255)
     if attack is not None:
         labels, keys = part.labels.to(device), part.keys.to(device)

@@ -50,8 +50,8 @@ def predict_shared(
         batch_size, adapted_batch_size: images per forward pass of each kind; the first is halved
             when memory runs out.
     """
-    keep = None
-    if readers and adapted and images.images.nbytes <= MOST_KEPT:
+    keep, changes = None, shift.level is not None
+    if changes and readers and adapted and images.images.nbytes <= MOST_KEPT:
         keep = torch.empty_like(images.images)
     plain: list[Predictions] = []
     if readers:

@@ -92,7 +92,7 @@ class Metric:
         if classes < self.min_classes:
             return f"it needs at least {self.min_classes} classes, and there are {classes}"
         if self.needs_logits and predictions.logits is None:
-            return f"it needs logits, which are not stored for {classes} classes"
+            return "it needs logits, which this run does not store"
         if self.needs_fitted and fitted is None:
             return "it needs clean validation images to fit a threshold on"
         return None

@@ -40,7 +40,7 @@ from fairweather.types import Attack, Predictions, Shift
 def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
     """Fit a temperature, and store it with its effect."""
     stored = folder.read_predictions(step.validation)
-    logits = stored.logits
+    logits, halved = stored.logits, None
     if logits is None:
         logits = predict_logits(
             worker.network(step.network, folder),
@@ -48,10 +48,12 @@ def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -
             batch_size=worker.batch_size(step.batch_size),
             device=worker.device,
             arithmetic=step.arithmetic,
+            when_halved=_halve(worker, progress),
         )
+        halved = _halved_to(step, worker)
     fitted = fit_temperature(logits, stored.labels)
     folder.write(step.leaves[0], json.dumps(fitted._asdict(), indent=1) + "\n")
-    return Done(f"temperature {fitted.value:.3g}")
+    return Done(f"temperature {fitted.value:.3g}", halved_to=halved)
 
 
 def pixels_of(step: Step) -> tuple[Hashable, ...] | None:
@@ -138,8 +140,8 @@ def _store(
     step: PredictStep, predictions: Predictions, folder: RunFolder, worker: Worker | None = None
 ) -> Done:
     """Write predictions; `worker` made them with a network, so memory may have run out."""
-    used = step.batch_size if worker is None else worker.batch_size(step.batch_size)
-    halved = used if used < step.batch_size and not isinstance(step.how, Adapted) else None
+    made = worker is not None and not isinstance(step.how, Adapted)
+    halved = _halved_to(step, worker) if made else None
     if step.labelled:
         folder.write_predictions(step.leaves[0], predictions)
         note = f"{step.shift}: accuracy {np.mean(predictions.correct):.1%}"
@@ -147,6 +149,12 @@ def _store(
         folder.write_unlabelled(step.leaves[0], predictions)
         note = f"{step.images.data}: confidence {np.mean(predictions.confidence):.1%}"
     return Done(note, halved_to=halved)
+
+
+def _halved_to(step: PredictStep | FitStep, worker: Worker | None) -> int | None:
+    """The batch size that was used, if memory has run out before or during the step."""
+    used = step.batch_size if worker is None else worker.batch_size(step.batch_size)
+    return used if used < step.batch_size else None
 
 
 def _temperature(how: Forward, folder: RunFolder) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import signal
 import sys
 import traceback
 from functools import cache
@@ -16,12 +15,12 @@ import torch
 from fairweather.errors import InputError
 from fairweather.shift_lists import expand
 from fairweather.steps.shifters import ShiftAnswer, ShiftOrder
+from fairweather.streams import shift_pixels
 from fairweather.types import Attack, Shift
 
 
 def main() -> None:
     """Shift the batches that standard input orders, in the memory of an open file."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first decides
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -38,14 +37,13 @@ def main() -> None:
 def _shift(order: ShiftOrder, memory: mmap.mmap) -> ShiftAnswer:
     view = np.frombuffer(memory, np.uint8, order.size, order.offset).reshape(order.shape)
     try:
-        shift = _shift_of(order.shift)
-        shifted = shift(torch.from_numpy(view.copy()), torch.tensor(order.keys), order.seed)
-        view[...] = shifted.numpy()
+        shift, keys = _shift_of(order.shift), torch.tensor(order.keys)
+        view[...] = shift_pixels(torch.from_numpy(view.copy()), keys, shift, order.seed).numpy()
     except InputError as error:
-        return ShiftAnswer(error=str(error), is_input=True)
+        return ShiftAnswer(number=order.number, error=str(error), is_input=True)
     except Exception:
-        return ShiftAnswer(error=traceback.format_exc())
-    return ShiftAnswer()
+        return ShiftAnswer(number=order.number, error=traceback.format_exc())
+    return ShiftAnswer(number=order.number)
 
 
 @cache

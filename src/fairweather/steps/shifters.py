@@ -2,7 +2,7 @@
 
 A shifter reads lines of JSON and answers each with a line. Pixels do not travel in them: they lie
 in memory that both processes have mapped, where the shifter replaces them by the shifted ones.
-Processes, since two threads shift only 1.3 times as fast as one (benchmarks/README.md): many small
+Processes, since two threads shift only 1.4 times as fast as one (benchmarks/README.md): many small
 steps of NumPy hold Python's lock. A shifter ends as soon as its input ends.
 """
 
@@ -11,17 +11,15 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from fairweather.errors import InputError
 from fairweather.record import Frozen
+from fairweather.steps.children import start_module
 from fairweather.types import Images, Shift
 
 SLOTS = 2  # batches of each shifter: one that it shifts, and one that waits before or after it
@@ -36,8 +34,10 @@ class ShiftOrder(Frozen):
         keys: key of each image.
         shift: id of the shift.
         seed: seed of random shifts.
+        number: the answer has the same.
     """
 
+    number: int
     offset: int
     shape: tuple[int, int, int, int]
     keys: tuple[int, ...]
@@ -53,6 +53,7 @@ class ShiftOrder(Frozen):
 class ShiftAnswer(Frozen):
     """What came of an order: nothing to say, or an error and whether it is one of the input."""
 
+    number: int
     error: str = ""
     is_input: bool = False
 
@@ -75,12 +76,12 @@ class Shifters:
             self._processes = [_Shifter() for _ in range(self.number)]
         turn, self._started = self._started, self._started + 1
         process = self._processes[turn % self.number]
-        slot = turn // self.number % SLOTS
-        view = process.put(slot, batch, shift.id, seed)
+        number, view = process.put(batch, shift.id, seed)
+        labels, keys, classes = batch.labels, batch.keys, batch.classes
 
         def result() -> Images:
-            process.wait()
-            return replace(batch, images=torch.from_numpy(view.copy()))
+            process.wait(number)
+            return Images(torch.from_numpy(view.copy()), labels, keys, classes)
 
         return result
 
@@ -99,25 +100,25 @@ class _Shifter:
             self._file = os.memfd_create("fairweather-shifter")
         else:
             self._file = os.dup(tempfile.TemporaryFile().fileno())  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "fairweather.steps.shifter", str(self._file)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            pass_fds=[self._file],
+        self._process = start_module(
+            "fairweather.steps.shifter", str(self._file), pass_fds=[self._file]
         )
         self._memory: mmap.mmap | None = None
-        self._slot = self._waiting = 0
+        self._slot = self._ordered = self._answered = 0
 
-    def put(self, slot: int, batch: Images, shift: str, seed: int) -> np.ndarray:
-        """Copy the pixels of a batch into a slot and order the shift; give the slot's pixels."""
+    def put(self, batch: Images, shift: str, seed: int) -> tuple[int, np.ndarray]:
+        """Copy the pixels of a batch into the next slot and order the shift.
+
+        Returns the number of the order, and the pixels in the slot.
+        """
         pixels = batch.images.numpy()
+        self._wait_until(self._ordered - SLOTS + 1)  # the slot may belong to an abandoned order
         memory = self._memory_for(pixels.nbytes)
-        offset = slot * self._slot
+        offset = self._ordered % SLOTS * self._slot
         view = np.frombuffer(memory, np.uint8, pixels.nbytes, offset).reshape(pixels.shape)
         view[...] = pixels
         order = ShiftOrder(
+            number=self._ordered,
             offset=offset,
             shape=pixels.shape,
             keys=tuple(batch.keys.tolist()),
@@ -128,29 +129,36 @@ class _Shifter:
         with contextlib.suppress(BrokenPipeError):  # `wait` tells that it has ended
             self._process.stdin.write(order.model_dump_json() + "\n")
             self._process.stdin.flush()
-        self._waiting += 1
-        return view
+        self._ordered += 1
+        return order.number, view
 
     def _memory_for(self, size: int) -> mmap.mmap:
         """The memory, large enough for two batches of this size; views of the former one last."""
         if self._memory is None or size > self._slot:
-            assert self._waiting == 0, "the first batch of images must be the largest"
+            self._wait_until(self._ordered)  # slots change their places
             self._slot = size
             os.ftruncate(self._file, SLOTS * size)
             self._memory = mmap.mmap(self._file, SLOTS * size)
         return self._memory
 
-    def wait(self) -> None:
-        """Wait for the answer to the oldest order."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        self._waiting -= 1
-        if not line:
-            status = self._process.wait()
-            raise RuntimeError(f"a process that shifts images ended with status {status}")
-        answer = ShiftAnswer.model_validate_json(line)
-        if answer.error:
+    def wait(self, number: int) -> None:
+        """Wait for the answer to an order, and pass over those to earlier ones."""
+        answer = self._wait_until(number + 1)
+        if answer is not None and answer.error:
             raise InputError(answer.error) if answer.is_input else RuntimeError(answer.error)
+
+    def _wait_until(self, answered: int) -> ShiftAnswer | None:
+        """Read answers until there are so many; give the last one that was read."""
+        answer = None
+        assert self._process.stdout is not None
+        while self._answered < answered:
+            line = self._process.stdout.readline()
+            if not line:
+                status = self._process.wait()
+                raise RuntimeError(f"a process that shifts images ended with status {status}")
+            answer = ShiftAnswer.model_validate_json(line)
+            self._answered = answer.number + 1
+        return answer
 
     def end(self) -> None:
         assert self._process.stdin is not None

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+import torch
+
 from fairweather.devices import check_jobs, resolve_device, workers_for
 from fairweather.errors import InputError, check_writable
 from fairweather.executors import execute, execute_side_by_side
@@ -74,6 +76,7 @@ def run(
         if number is not None and number < least:
             raise InputError(f"{name} must be at least {least}, found {number}")
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
+    check_jobs(jobs, checked.threads or torch.get_num_threads())
     path = place_of_run(checked, out)
     target, tell = resolve_device(device), progress or silent
     check_takeable(path)
@@ -85,7 +88,6 @@ def run(
     tell(Event("load data", 1, 1, f"{len(own.test)} test images"))
     facts = {name: facts_of(dataset, digests_of(dataset)) for name, dataset in datasets.items()}
     plan = plan_study(checked, facts, target, offline=offline)
-    check_jobs(jobs, plan.steps[0].threads)
     record = describe_study(checked, plan, own, target)
     with open_run(path) as folder:
         begin(plan, folder, record, replace=replace)
@@ -96,7 +98,7 @@ def run(
             offline=offline,
             progress=tell,
             datasets=datasets,
-            workers=workers_for(target, workers),
+            workers=workers_for(target, workers, jobs),
             networks=networks,
             jobs=jobs,
         )

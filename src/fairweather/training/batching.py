@@ -97,8 +97,8 @@ def make_batch(
     """
     if train_shifts:
         batch = apply_train_shifts(batch, train_shifts, rng)
-    images = batch.images.to(device, non_blocking=True)
-    labels = batch.labels.to(device, non_blocking=True)
+    images = batch.images.to(device, non_blocking=device.type == "cuda")
+    labels = batch.labels.to(device)
     if recipe.horizontal_flip or recipe.vertical_flip or recipe.rotation:
         images = apply_geometry(images, draw_geometry(len(images), recipe, rng))
     if recipe.trivial_augment:

@@ -178,7 +178,7 @@ def _train_epoch(
     start = time.perf_counter()
     for step, batch in enumerate(training_batches(images, steps, fabric.device)):
         set_learning_rate(optimizer, learning_rate_scale(recipe, epoch + step / len(steps)))
-        views = _views(batch.images.to(fabric.device, non_blocking=True), recipe, rng)
+        views = _views(batch.images.to(fabric.device), recipe, rng)
         outcome = learner(views, batch.labels.to(fabric.device))
         optimizer.zero_grad()
         fabric.backward(outcome.loss)

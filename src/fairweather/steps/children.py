@@ -1,0 +1,35 @@
+"""Processes of this package that do a part of the work of another one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+
+def start_module(
+    module: str, *arguments: str, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[str]:
+    """Start a module of this package that reads and writes lines of text in UTF-8.
+
+    It finds the same packages as this process: Python's own `-m` would look in the current folder
+    first, where a file of the user may have the name of a package (`-P`). It is in a process group
+    of its own, so that Ctrl-C reaches only this process, which then ends the others.
+
+    Args:
+        module: name of the module.
+        arguments: of its command line.
+        pass_fds: open files that it inherits.
+    """
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
+        pass_fds=pass_fds,
+        process_group=0,
+    )
