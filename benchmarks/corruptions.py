@@ -204,7 +204,7 @@ def summary(case, of_names):
     by_name = {name: ratios(*rates) for name, rates in of_names.items()}
     means = [statistics.geometric_mean(pair) for pair in zip(*by_name.values(), strict=True)]
     worst = min(by_name, key=lambda name: statistics.median(by_name[name]))
-    bar = f">= {case.bar}, >= 0.9" if case.bar else ""
+    bar = f">= {case.bar}, >= 1" if case.bar else ""
     return f"| {case.title} | {shown(means)} | {shown(by_name[worst], 2)}: {worst} | {bar} |"
 
 

@@ -608,6 +608,19 @@ def test_a_small_copy_keeps_what_is_named(halves, tmp_path):
     assert again == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.parquet")}
 
 
+def test_a_small_copy_names_no_folder_of_the_machine(halves, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr("sys.argv", ["fairweather", "pack", str(halves[0].path), f"--out={out}"])
+    fw.pack_run(halves[0].path, out)
+    record = RunFolder(out).record
+    told = {**record.model_dump(mode="json"), "models": None, "pretraining": None}
+    words = json.dumps([told, json.loads((out / JOINED).read_text())])
+    assert str(tmp_path.parent) not in words
+    assert record.data.arguments["source"].startswith("folder:")
+    assert record.provenance.command == "fairweather pack seed-0 --out=out"
+    assert fw.pack_run(halves[0].path, out).folder.record == record
+
+
 def test_small_predictions_are_small_and_read_as_before(tmp_path, many_predictions):
     whole, small = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "small")
     whole.write_predictions("a.parquet", many_predictions)

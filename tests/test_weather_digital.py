@@ -8,9 +8,10 @@ import importlib.util
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from fairweather.errors import InputError
-from fairweather.shifts.imagenet_c import CORRUPTIONS, weather
+from fairweather.shifts.imagenet_c import CORRUPTIONS, digital, weather
 from fairweather.shifts.imagenet_c.constants import CONSTANTS
 from tests import golden, reference_corruptions
 from tests.golden.images import IMAGES
@@ -148,6 +149,36 @@ def test_neutral_parameters_change_nothing(name):
     difference = np.abs(corrupt(name, image, NEUTRAL[name]).astype(int) - image)
     assert difference.max() <= (1 if name in ("brightness", "contrast", "saturate") else 0)
     assert difference.mean() < 0.1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (28, 28), (33, 47), (224, 200), (600, 5)])
+def test_pixelate_is_pillow_to_the_last_bit_where_centres_lie_on_edges_too(shape):
+    # Fractions that end blocks on the centre of a pixel (6 of 11, 20 of 21), and one block of 600.
+    sizes = sorted({*range(1, 23), *shape})
+    images = np.random.default_rng(0).integers(0, 256, (5, *shape, 3), dtype=np.uint8)
+    for factor in sorted({small / large for large in sizes for small in sizes if small <= large}):
+        low, narrow = (max(1, int(factor * side)) for side in shape)
+        for image, found in zip(images, pixelated(images, factor), strict=True):
+            # One side after the other: new versions of Pillow begin with a height that is large.
+            thin = Image.fromarray(image).resize((narrow, shape[0]), Image.Resampling.BOX)
+            blocks = thin.resize((narrow, low), Image.Resampling.BOX)
+            expected = np.asarray(blocks.resize(shape[::-1], Image.Resampling.BOX))
+            np.testing.assert_array_equal(found, expected, err_msg=f"{factor}")
+
+
+def pixelated(images, factor):
+    planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return digital.pixelate(planes, factor=factor).transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (33, 47), (224, 200)])
+@pytest.mark.parametrize("quality", [1, 7, 25, 50, 90, 100])
+def test_jpeg_is_pillow_to_the_last_bit_at_every_size(shape, quality):
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape, 3), dtype=np.uint8)
+    planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    found = digital.jpeg_compression(planes, quality=quality).transpose(0, 2, 3, 1)
+    expected = [reference_corruptions.jpeg_compression(image, quality) for image in images]
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("mud", [0, 1])

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fairweather.as_seeds.fitting import check_fit, open_part
+from pydantic import JsonValue
+
+from fairweather.as_seeds.fitting import Part, check_fit, open_part
 from fairweather.as_seeds.folder import begin, check_place, copy
 from fairweather.as_seeds.planning import describe, plan_scores
 from fairweather.as_seeds.taken import Taken
@@ -34,7 +38,8 @@ def pack_run(
     It contains the records, the training histories, scores.csv, and the predictions in single
     precision without logits: about 10 bytes per image and cell. It contains no weights, no pictures
     and no ensembles, and it has no numbers that need logits, such as classwise errors. `join_seeds`
-    and `fairweather compare` take it like any run; it cannot be continued.
+    and `fairweather compare` take it like any run; it cannot be continued. Of absolute paths in the
+    commands and in the description of the data, only the last part remains.
 
     Args:
         run: the run folder of a study.
@@ -55,9 +60,9 @@ def pack_run(
     """
     whole, place, tell = open_part(Path(run)), Path(out), progress or silent
     record = _chosen(whole.record, models, shifts, variants)
-    part = whole.of(record)
+    part = Part(_last(whole.name), whole.run, _without_folders(record))
     check_place(place, [Path(run)], [part])
-    record = describe([part])
+    record = _without_folders(describe([part]))
     rest = plan_scores(record, [part], check_fit([part]))
     small = {step: _small(each) for step, each in rest.taken.items()}
     with lock_run(place) as folder:
@@ -105,6 +110,39 @@ def _names(kind: str, asked: Sequence[str] | None, known: Sequence[str]) -> list
         if name not in known:
             raise unknown_name(kind, name, known)
     return [name for name in known if asked is None or name in asked]
+
+
+def _without_folders(record: RunRecord) -> RunRecord:
+    """The record without the folders of this machine, which often contain a person's name."""
+    data, provenance = record.data, record.provenance
+    command = shlex.join(map(_last, shlex.split(provenance.command)))
+    return record.model_copy(
+        update={
+            "data": data.model_copy(
+                update={
+                    "name": _last(data.name),
+                    "arguments": _last_parts(data.arguments),
+                    "notes": _last_parts(data.notes),
+                }
+            ),
+            "provenance": provenance.model_copy(update={"command": command}),
+        }
+    )
+
+
+def _last_parts(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    return {key: _last(each) if isinstance(each, str) else each for key, each in values.items()}
+
+
+def _last(word: str) -> str:
+    """The word, with only the last part of an absolute path in it.
+
+    >>> _last("/home/ann/data"), _last("--out=/home/ann/a"), _last("folder:/home/ann/pets@64")
+    ('data', '--out=a', 'folder:pets@64')
+    >>> _last("runs/a"), _last("https://example.org/a/b")
+    ('runs/a', 'https://example.org/a/b')
+    """
+    return re.sub(r"(^|[=:])/(?!/)(?:[^/]*/)*", r"\1", word)
 
 
 def _small(taken: Taken) -> Taken:

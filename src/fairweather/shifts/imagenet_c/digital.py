@@ -13,9 +13,6 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
-from PIL import Image
-from torchvision.io import decode_jpeg, encode_jpeg
 
 from fairweather.errors import InputError
 
@@ -138,7 +135,7 @@ def contrast(images: Pixels, *, factor: float) -> Pixels:
 def jpeg_compression(images: Pixels, *, quality: float) -> Pixels:
     """Encode as JPEG and decode again.
 
-    libjpeg-turbo through torchvision, equal to the last bit to Pillow's `save(quality=...)`: 4:2:0
+    libjpeg-turbo through OpenCV, equal to the last bit to Pillow's `save(quality=...)`: 4:2:0
     subsampling and the standard tables.
 
     Args:
@@ -153,16 +150,19 @@ def jpeg_compression(images: Pixels, *, quality: float) -> Pixels:
         raise InputError(
             f"jpeg_compression: quality must be a whole number from 1 to 100, found {quality}"
         )
-    if not len(images):
-        return images.copy()
-    encoded = encode_jpeg(list(torch.from_numpy(images)), quality=int(quality))
-    return torch.stack(decode_jpeg(encoded)).numpy()
+    result = np.empty_like(images)
+    parameters = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
+    for image, out in zip(images, result, strict=True):
+        _, encoded = cv2.imencode(".jpg", cv2.merge(image[::-1]), parameters)
+        cv2.split(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)), out[::-1])
+    return result
 
 
 def pixelate(images: Pixels, *, factor: float) -> Pixels:
     """Shrink by `factor` with a box filter, and enlarge again: Pillow's `resize(BOX)` twice.
 
-    Equal to Pillow to the last bit. The small side is `int(factor * side)`, at least 1.
+    Equal to Pillow to the last bit, the width first. The small side is `int(factor * side)`, at
+    least 1.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
@@ -174,21 +174,51 @@ def pixelate(images: Pixels, *, factor: float) -> Pixels:
     """
     if not 0 < factor <= 1:
         raise InputError(f"pixelate: factor must be > 0 and <= 1, found {factor}")
-    batch, channels, height, width = images.shape
+    height, width = images.shape[2:]
     low, narrow = max(1, int(factor * height)), max(1, int(factor * width))
-    planes = batch * channels
-    # Pillow filters rows, rounds to 8 bits, and filters columns. The planes of the batch are
-    # stacked for the rows and put side by side for the columns, so that each needs a single call.
-    small = _box(images.reshape(planes * height, width), narrow, planes * height)
-    small = small.reshape(planes, height, narrow).transpose(1, 0, 2).reshape(height, -1)
-    small = _box(small, planes * narrow, low).reshape(low, planes, narrow)
-    # Enlarging with a box filter takes the nearest pixel.
-    wide = small.transpose(1, 0, 2).take(_nearest(narrow, width), axis=2)
-    return wide.take(_nearest(low, height), axis=1).reshape(images.shape)
+    rows, columns = _nearest(low, height), _nearest(narrow, width)
+    result = np.empty_like(images)
+    for part, out in _blocks(images, result, 4 * _PIXELS_AT_ONCE):
+        # The axis that is worked on stands first, so that whole rows are added and copied.
+        planes = part.shape[0] * part.shape[1]
+        small = _box(_transposed(part.reshape(planes * height, width)), narrow)
+        small = _box(_transposed(small.reshape(narrow * planes, height)), low)
+        # Enlarging with a box filter takes the nearest pixel.
+        high = _transposed(small[rows]).reshape(narrow, planes * height)
+        cv2.transpose(high[columns], dst=out.reshape(planes * height, width))
+    return result
 
 
-def _box(plane: Pixels, width: int, height: int) -> Pixels:
-    return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BOX))
+def _transposed(plane: Pixels) -> Pixels:
+    return np.asarray(cv2.transpose(plane), np.uint8)
+
+
+def _box(lines: Pixels, small: int) -> Pixels:
+    """Shrink the first axis of uint8 `[large, N]` to `small` by means of neighbours, as Pillow.
+
+    Pillow's filter takes the pixels with centres in (j, j + 1] times large / small, as doubles tell
+    it, and divides in whole numbers with 22 bits after the point: `precompute_coeffs` in its
+    Resample.c. Both are repeated here, so that no bit differs.
+    """
+    scale = len(lines) / small
+    centres = (np.arange(small) + 0.5) * scale
+    first = (centres - 0.5 * scale + 0.5).astype(np.intp)
+    last = (centres + 0.5 * scale + 0.5).astype(np.intp) - 1
+    first += (first - centres + 0.5) * (1 / scale) <= -0.5
+    last -= (last - centres + 0.5) * (1 / scale) > 0.5
+    counts = last - first + 1
+    kind = np.uint16 if counts.max() <= 257 else np.uint32  # 257 * 255 < 2^16
+    sums: npt.NDArray[np.unsignedinteger] = lines[first].astype(kind)
+    for step in range(1, counts.max()):
+        longer = counts > step
+        if longer.all():
+            sums += lines[first + step]
+        else:
+            sums[longer] += lines[(first + step)[longer]]
+    totals = sums * (2.0**22 / counts + 0.5).astype(np.uint32)[:, None]
+    totals += np.uint32(1 << 21)
+    totals >>= np.uint32(22)
+    return totals.astype(np.uint8)
 
 
 def _nearest(small: int, large: int) -> npt.NDArray[np.intp]:
@@ -196,9 +226,11 @@ def _nearest(small: int, large: int) -> npt.NDArray[np.intp]:
     return ((np.arange(large) + 0.5) * (small / large)).astype(np.intp)
 
 
-def _blocks(images: Pixels, result: Pixels) -> Iterator[tuple[Pixels, Pixels]]:
-    """Yield blocks of a batch and its result, `_PIXELS_AT_ONCE` pixels or one image at a time."""
-    step = max(1, _PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
+def _blocks(
+    images: Pixels, result: Pixels, pixels: int = _PIXELS_AT_ONCE
+) -> Iterator[tuple[Pixels, Pixels]]:
+    """Yield blocks of a batch and its result, with so many pixels or one image at a time."""
+    step = max(1, pixels // (images.shape[2] * images.shape[3]))
     for start in range(0, len(images), step):
         yield images[start : start + step], result[start : start + step]
 
