@@ -269,17 +269,17 @@ def bench_jobs():
             path = study_file(
                 Path(name),
                 side=32,
-                models=4,
-                epochs=3,
+                models=2,
+                epochs=2,
                 threads=threads,
                 shifts=shifts,
-                train=4000,
-                val=500,
-                test=2000,
+                train=2000,
+                val=200,
+                test=1000,
             )
             study = load_study(path)
             took = seconds(run_until_scores, study, Path(name) / "run", jobs)
-            print(f"| 4 trainings and 28 cells | {threads} | {jobs} | {took:.1f} |", flush=True)
+            print(f"| 2 trainings and 14 cells | {threads} | {jobs} | {took:.1f} |", flush=True)
 
 
 def run_until_scores(study, out, jobs):

@@ -282,6 +282,22 @@ def test_summaries_are_the_numbers_of_scores(tmp_path):
     assert "The charts below show 60 images of seed 0." in summary
 
 
+def test_a_page_of_many_cells_has_the_hardest_level_of_each_shift(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", n=60, size=None)
+    build_report(run)
+    every, words = carried(run)["cells"], "so many numbers"
+    assert words not in run.file("report.html").read_text()
+    hardest_levels = [condition.cell for condition in worst_conditions(read_contents(run))]
+    monkeypatch.setattr("fairweather.report.page.cells.MOST_CELLS", len(MODELS) * 2)
+    build_report(run)
+    kept = carried(run)["cells"]
+    assert words in run.file("report.html").read_text()
+    for model in MODELS:
+        assert list(kept[model]) == [cell for cell in hardest_levels if cell in every[model]]
+        assert len(kept[model]) < len(every[model])
+        assert all(kept[model][cell] == every[model][cell] for cell in kept[model])
+
+
 # Figures of many shifts.
 
 

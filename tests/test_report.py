@@ -26,9 +26,11 @@ from PIL import Image
 from fairweather.errors import InputError
 from fairweather.metrics import METRICS, per_image
 from fairweather.record import (
+    ALL,
     COLUMNS,
     DESCRIPTION,
     HISTORY,
+    MEAN,
     ModelRecord,
     RunRecord,
     RunSettings,
@@ -47,7 +49,9 @@ from fairweather.report.page.drawing import PAPER, drawn_order
 from fairweather.report.page.explanations import FORMULAS, flatten
 from fairweather.report.picture_figures import mixup_figure, shifts_figure
 from fairweather.report.reliability import (
+    MOST_MODELS,
     NOT_MEASURED,
+    most_accurate,
     panels,
     reliability_figure,
     worst_conditions,
@@ -748,6 +752,22 @@ def test_reliability_wraps_long_titles(partial):
     lines = [[part.text for part in element] for element, _, _ in svg_places(figure)]
     assert ["Basic + batch norm of the", "datum.value batch (150", "images)"] in lines
     assert "…" not in figure.svg
+
+
+def test_of_many_models_reliability_draws_the_most_accurate(tmp_path):
+    models = {f"m{number}": f"Model {number}" for number in range(MOST_MODELS + 2)}
+    contents = read_contents(make_run(tmp_path / "run", models=models, n=40))
+    accuracy = {name: contents.score("accuracy", name, ALL, MEAN).value for name in models}
+    lowest = sorted(accuracy.values())[1]
+    kept = list(most_accurate(contents).titles)
+    assert len(kept) == MOST_MODELS
+    assert all(accuracy[name] >= lowest for name in kept)
+    assert kept == [name for name in models if name in kept]
+    svg = reliability_figure(contents).svg
+    assert f"The {MOST_MODELS} models of {MOST_MODELS + 2} with the highest accuracy." in svg
+    few = read_contents(make_run(tmp_path / "few", n=40))
+    assert most_accurate(few) is few
+    assert "with the highest accuracy" not in reliability_figure(few).svg
 
 
 def test_nothing_measured_draws_no_reliability(partial, tmp_path):

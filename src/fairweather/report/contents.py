@@ -203,10 +203,7 @@ class Contents:
 
     def seeds_of(self, model: str) -> tuple[str, ...]:
         """The seeds that a model was trained with; an ensemble is one model of all of them."""
-        if model.endswith(ENSEMBLE_SUFFIX):
-            return (ENSEMBLE,)
-        mine = self.scores["seed"][self.scores["model"] == model]
-        return tuple(seed for seed in mine.unique() if seed not in SUMMARY_SEEDS)
+        return (ENSEMBLE,) if model.endswith(ENSEMBLE_SUFFIX) else self._trained.get(model, ())
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -257,6 +254,15 @@ class Contents:
         clean = self.pick(metric, CLEAN).assign(level=sweep.neutral)
         rows = pd.concat([shifted.assign(level=shifted["level"].astype(float)), clean])
         return rows.assign(title=rows["model"].map(self.titles))[columns]
+
+    @cached_property
+    def _trained(self) -> Mapping[str, tuple[str, ...]]:
+        """The seeds of each model, as scores.csv orders them."""
+        found: dict[str, dict[str, None]] = {}
+        for model, seed in zip(self.scores["model"], self.scores["seed"], strict=True):
+            if seed not in SUMMARY_SEEDS:
+                found.setdefault(model, {})[seed] = None
+        return {model: tuple(seeds) for model, seeds in found.items()}
 
     @cached_property
     def _rows(self) -> Mapping[tuple[str, str, str], list[int]]:

@@ -6,6 +6,7 @@ import json
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import altair as alt
 import pandas as pd
 
 from fairweather.metrics import reliability_bins
-from fairweather.record import CLEAN, ENSEMBLE_SUFFIX, NO_LEVEL, SUMMARY_LEVELS
+from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NO_LEVEL, SUMMARY_LEVELS
 from fairweather.report.contents import Contents
 from fairweather.report.figures import FAINT, GRID, INK, RULE, Figure, model_color, render
 from fairweather.types import Predictions
@@ -26,6 +27,7 @@ BINS = 10
 WORST = "the level of each shift at which the models' mean accuracy is lowest"
 OUTLINE = 0.8
 MOST_SHIFTS = 5  # beside clean images: a page holds no more columns
+MOST_MODELS = 20  # rows that someone may still look through; the page's charts show any model
 
 
 class Condition(NamedTuple):
@@ -40,9 +42,11 @@ class Condition(NamedTuple):
 def reliability_figure(contents: Contents) -> Figure | None:
     """Draw one diagram for each model on clean images and at the worst level of each shift.
 
-    With several seeds it shows the first, because bins of different models cannot be averaged.
+    With several seeds it shows the first, because bins of different models cannot be averaged. Of
+    many models it shows the most accurate.
     """
     conditions = hardest(contents, worst_conditions(contents))
+    every, contents = len(contents.titles), most_accurate(contents)
     bins = panels(contents, conditions)
     if bins["confidence"].isna().all():
         return None
@@ -62,6 +66,7 @@ def reliability_figure(contents: Contents) -> Figure | None:
         "Lines: 95 % Wilson intervals. Shaded: the gap to the diagonal. Area: share of the images.",
         f"Columns: clean images, and {WORST}{_some(contents, conditions)}. "
         "RMS: RMS calibration error.",
+        *_chosen(len(contents.titles), every),
     ]
     return render(
         "reliability",
@@ -118,6 +123,25 @@ def hardest(contents: Contents, conditions: list[Condition]) -> list[Condition]:
     ]
     kept = sorted(range(len(others)), key=lambda at: means[at])[:MOST_SHIFTS]
     return [clean, *(others[at] for at in sorted(kept))]
+
+
+def most_accurate(contents: Contents) -> Contents:
+    """Keep the `MOST_MODELS` models with the highest accuracy over all shifts, in their order."""
+    if len(contents.titles) <= MOST_MODELS:
+        return contents
+
+    def accuracy(name: str) -> float:
+        places = ((ALL, MEAN), (CLEAN, NO_LEVEL))
+        found = (contents.score("accuracy", name, *place) for place in places)
+        return next((score.value for score in found if score), -math.inf)
+
+    kept = sorted(contents.titles, key=accuracy, reverse=True)[:MOST_MODELS]
+    titles = {name: title for name, title in contents.titles.items() if name in kept}
+    return replace(contents, titles=titles)
+
+
+def _chosen(shown: int, every: int) -> list[str]:
+    return [f"The {shown} models of {every} with the highest accuracy."] if shown < every else []
 
 
 def _some(contents: Contents, conditions: list[Condition]) -> str:

@@ -19,6 +19,7 @@ from fairweather.metrics.selective import (
 )
 from fairweather.record import CLEAN, TEST, VAL
 from fairweather.report.contents import Contents
+from fairweather.report.reliability import worst_conditions
 
 BINS = 10  # of the reliability diagram
 BARS = 20  # of the histogram of confidence
@@ -28,6 +29,7 @@ FEWEST = 10  # images of its first point: the risk of fewer images is mostly cha
 MOST_CLASSES = 40
 WORST_CLASSES = 20
 CONFUSIONS = 12
+MOST_CELLS = 2000  # of all models together; a page with more would be larger than 6 MB
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 FloatArray = npt.NDArray[np.float64]
@@ -185,12 +187,22 @@ def _confused(cell: Columns, classes: int, *, all_of_them: bool) -> list[int]:
     return [int(number) for number in flat.ravel()]
 
 
-def read_cells(contents: Contents) -> Iterator[Read]:
-    """Read every predicted cell of every model, clean first.
+def shows_every_level(contents: Contents) -> bool:
+    """Say whether the page has every level of every shift, which is too much of many models."""
+    cells = 1 + sum(len(sweep.cells) for sweep in contents.sweeps)
+    return cells * len(contents.titles) <= MOST_CELLS
 
-    With several seeds it is the first: bins of different trainings cannot be averaged.
+
+def read_cells(contents: Contents) -> Iterator[Read]:
+    """Read the predicted cells of every model, clean first.
+
+    With several seeds it is the first: bins of different trainings cannot be averaged. If all would
+    be too many, it is the level of each shift with the lowest mean accuracy of the models.
     """
-    ids = [CLEAN, *(cell for sweep in contents.sweeps for cell in sweep.cells.values())]
+    if shows_every_level(contents):
+        ids = [CLEAN, *(cell for sweep in contents.sweeps for cell in sweep.cells.values())]
+    else:
+        ids = [condition.cell for condition in worst_conditions(contents)]
     for model in contents.titles:
         seed = contents.seeds_of(model)[0]
         for cell in ids:

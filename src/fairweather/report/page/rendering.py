@@ -17,7 +17,7 @@ from fairweather.report.findings import answer, model_findings
 from fairweather.report.limits import LIMITS, Limits
 from fairweather.report.overview import STATES, Measure, readings
 from fairweather.report.page.cell_charts import cell_charts
-from fairweather.report.page.cells import BINS, MOST_CLASSES
+from fairweather.report.page.cells import BINS, MOST_CLASSES, shows_every_level
 from fairweather.report.page.charts import (
     heat_map,
     level_charts,
@@ -167,6 +167,7 @@ def _facts(contents: Contents) -> dict[str, object]:
         "variants": len(set(contents.positions)) < len(contents.positions),
         "bins": BINS,
         "every_class": len(contents.classes) <= MOST_CLASSES,
+        "every_level": shows_every_level(contents),
         "many_models": len(contents.titles) > MOST_MODELS,
         "settings": list(settings(contents)),
         "tries": read_tries(contents),
