@@ -184,16 +184,16 @@ class ModelEntry(NetworkEntry):
 
     def tries(self) -> list[Try]:
         """Every combination of the swept values, as a recipe; one if nothing is swept."""
-        adapter = pydantic.TypeAdapter(Recipe)
         return [
             Try(
                 values := dict(zip(self.sweep, combination, strict=True)),
-                adapter.validate_json(json.dumps({**asdict(self.recipe), **values})),
+                _RECIPE.validate_json(json.dumps({**asdict(self.recipe), **values})),
             )
             for combination in itertools.product(*self.sweep.values())
         ]
 
 
+_RECIPE = pydantic.TypeAdapter(Recipe)
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _ALLOWED = "letters, digits, '_', '-' and '.', and begin with a letter or digit"
 # The largest number of seeds; a larger number was probably meant as a seed.

@@ -1,0 +1,265 @@
+"""Does it stay usable when it is large? Times of long plans, and memory of large sets of images.
+
+    python benchmarks/large.py                   # both parts
+    python benchmarks/large.py --only plan       # one part: plan or memory
+    python benchmarks/large.py --cells 10        # with fewer shifts than the 95 of ImageNet-C
+
+- plan: a study of 200 models under 75 cells on images of 1,000 classes: to check it, to plan it, to
+  list it, and to hand out and record every step, without the work of the steps.
+- memory: 5,000 photographs in a folder are decoded, trained on and evaluated at 224 pixels, and
+  50,000 images of 224 pixels that lie in one file are evaluated, each in a process of its own. The
+  peak is counted every tenth of a second over this process and those that it starts: its own pages
+  and shared ones, without files that are mapped, since the system can drop these at any time.
+
+Prints markdown tables.
+"""
+
+import argparse
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+import fairweather as fw
+from fairweather.executors.schedule import Outcome, Schedule
+from fairweather.progress import silent
+from fairweather.runs import open_run, this_machine
+from fairweather.shifts import suite
+from fairweather.steps import Worker
+from fairweather.steps.plan import DATA, Done
+from fairweather.steps.progressing import begin
+from fairweather.steps.worker import open_data
+from fairweather.study import load_study, plan
+from fairweather.study.planning import data_sources, describe_study
+from fairweather.types import Dataset, Images
+
+CPU = torch.device("cpu")
+MODELS, CLASSES = 200, 1000
+PHOTOGRAPHS, MAPPED, SIDE = 5000, 50_000, 224
+
+
+def seconds(function, *arguments, **settings):
+    began = time.perf_counter()
+    result = function(*arguments, **settings)
+    return result, time.perf_counter() - began
+
+
+# ---------------------------------------------------------------- plan
+
+
+def bench_plan(_):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        study = long_study(folder)
+        loaded, checked = seconds(load_study, study)
+        planned, planning = seconds(plan, study, out=folder / "run", device="cpu")
+        command = [str(Path(sys.executable).parent / "fairweather"), "plan", str(study)]
+        listing = seconds(
+            subprocess.run, [*command, "--out", name + "/none"], check=True, capture_output=True
+        )[1]
+        steps = len(planned.plan.steps)
+        scheduling, doing = hand_out(loaded, planned.plan, folder / "run")
+    print("| models | classes | steps | check, s | plan, s | list, s | schedule, s | a step, ms |")
+    print("|---|---|---|---|---|---|---|---|")
+    print(
+        f"| {len(loaded.models)} | {CLASSES:,} | {steps:,} | {checked:.1f} | {planning:.1f} | "
+        f"{listing:.1f} | {scheduling:.1f} | {1000 * doing / steps:.1f} |"
+    )
+
+
+def long_study(folder):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part in ("train", "val", "test"):
+        arrays[f"{part}_images"] = rng.integers(0, 256, (CLASSES, 32, 32, 3), dtype=np.uint8)
+        arrays[f"{part}_labels"] = np.arange(CLASSES)
+    np.savez(folder / "data.npz", **arrays)
+    path = folder / "study.yaml"
+    models = ", ".join(f"m{number}: {{title: M{number}}}" for number in range(MODELS))
+    path.write_text(
+        f"name: long\ndata: {{source: 'npz:{folder / 'data.npz'}'}}\nseeds: [0]\nthreads: 1\n"
+        "shifts: [{suite: imagenet_c}]\n"
+        "defaults: {backbone: 'timm:test_resnet', recipe: {epochs: 1}}\n"
+        f"models: {{{models}}}\n"
+    )
+    return path
+
+
+def hand_out(study, planned, folder):
+    """Seconds to begin, and to hand out and record every step as if another had done it."""
+    machine, worker = this_machine(CPU), Worker(planned, device="cpu")
+    dataset = open_data(data_sources(study)[DATA])
+    with open_run(folder) as run:
+        begin(planned, run, describe_study(study, planned, dataset, CPU), replace=False)
+        schedule, begun = seconds(Schedule, planned, run, silent)
+        began = time.perf_counter()
+        while steps := schedule.take(worker):
+            for name in (name for step in steps for name in step.leaves):
+                run.write(name if not name.endswith("/") else f"{name}nothing", b"x")
+            schedule.finish(steps, Outcome([Done()] * len(steps), machine, 0.1))
+        schedule.check_finished()
+        return begun, time.perf_counter() - began
+
+
+# ---------------------------------------------------------------- memory
+
+
+def bench_memory(cells):
+    print("| set | images | what is done | cells | peak, GiB | with mapped files, GiB | wall, s |")
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        folder = Path(name)
+        photographs(folder / "photographs")
+        file = one_file(folder / "images.npy")
+        for title, images, what, count, work in (
+            ("folder", PHOTOGRAPHS, "decode, and evaluate clean", 1, evaluate_folder),
+            ("folder", PHOTOGRAPHS, "evaluate", cells, evaluate_folder),
+            ("folder", PHOTOGRAPHS, "train 1 epoch", 1, train_folder),
+            ("one file", MAPPED, "evaluate", 3, evaluate_file),
+        ):
+            place = file if work is evaluate_file else folder / "photographs"
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                found = pool.submit(measured, work, place, folder, count).result()
+            own, mapped, wall = found
+            print(
+                f"| {title} | {images:,} | {what} | {count} | {own:.2f} | {mapped:.2f} | "
+                f"{wall:.0f} |",
+                flush=True,
+            )
+
+
+def photographs(folder):
+    """Write JPEG files of 320 x 256 pixels in folders of ten classes."""
+    rng = np.random.default_rng(0)
+    for number in range(PHOTOGRAPHS):
+        coarse = rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize((320, 256), Image.Resampling.BICUBIC))
+        grain = rng.integers(-8, 9, smooth.shape)
+        path = folder / f"class-{number % 10}" / f"{number:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+def one_file(path):
+    rng = np.random.default_rng(0)
+    pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (MAPPED, 3, SIDE, SIDE))
+    for start in range(0, MAPPED, 500):
+        pixels[start : start + 500] = rng.integers(0, 256, (500, 3, SIDE, SIDE), dtype=np.uint8)
+    pixels.flush()
+    return path
+
+
+def small_network():
+    """Cheap, so that the time goes into shifts: the memory of a network is its own."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 10))
+
+
+def some_shifts(cells):
+    family = [*suite("imagenet_c", image_size=SIDE), *suite("imagenet_c_extra", image_size=SIDE)]
+    return family[: cells - 1] if cells > 1 else []
+
+
+def evaluate_folder(place, folder, cells):
+    fw.evaluate(
+        small_network(),
+        f"folder:{place}",
+        some_shifts(cells),
+        out=folder / f"evaluated-{cells}",
+        device="cpu",
+        size=SIDE,
+    )
+
+
+def train_folder(place, folder, _):
+    path = folder / "train.yaml"
+    path.write_text(
+        f"name: train\ndata: {{source: 'folder:{place}', size: {SIDE}}}\nseeds: [0]\nthreads: 1\n"
+        "shifts: []\ndefaults:\n  backbone: timm:test_resnet\n"
+        "  recipe: {epochs: 1, batch_size: 64, horizontal_flip: 0.5, mixup: 0.3}\n"
+        "models: {basic: {title: Basic}}\n"
+    )
+    fw.run(path, out=folder / "trained", device="cpu")
+
+
+def evaluate_file(place, folder, cells):
+    pixels = torch.from_numpy(np.load(place, mmap_mode="c"))
+    names = tuple(f"class-{number}" for number in range(10))
+    images = Images(pixels, torch.arange(MAPPED) % 10, torch.arange(MAPPED), names)
+    dataset = Dataset("large", None, None, images, (0.5,) * 3, (0.3,) * 3)
+    out = folder / "evaluated-file"
+    fw.evaluate(small_network(), dataset, some_shifts(cells), out=out, device="cpu")
+
+
+def measured(work, place, folder, cells):
+    """GiB of own and of all resident pages at the peak, and seconds."""
+    torch.set_num_threads(1)
+    os.environ["FAIRWEATHER_CACHE"] = str(folder / "cache")
+    peak, done = [0, 0], threading.Event()
+
+    def watch():
+        while not done.wait(0.1):
+            own, mapped = memory()
+            peak[:] = max(peak[0], own), max(peak[1], own + mapped)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        wall = seconds(work, place, folder, cells)[1]
+    finally:
+        done.set()
+        watcher.join()
+    return peak[0] / 2**20, peak[1] / 2**20, wall
+
+
+def memory():
+    """KiB of pages of their own, and of mapped files, of this process and all below it."""
+    own = mapped = 0
+    for process in family_of("self"):
+        try:
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        except OSError:
+            continue  # it has ended
+        sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
+        own += int(sizes.get("RssAnon", 0)) + int(sizes.get("RssShmem", 0))
+        mapped += int(sizes.get("RssFile", 0))
+    return own, mapped
+
+
+def family_of(process):
+    yield process
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        try:
+            found = children.read_text().split()
+        except OSError:
+            continue
+        for child in found:
+            yield from family_of(child)
+
+
+PARTS = {"plan": bench_plan, "memory": bench_memory}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", choices=PARTS, action="append")
+    parser.add_argument("--cells", type=int, default=95, help="of the folder")
+    options = parser.parse_args()
+    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}")
+    for name in options.only or PARTS:
+        print(f"\n## {name}\n", flush=True)
+        PARTS[name](options.cells)
+
+
+if __name__ == "__main__":
+    main()
