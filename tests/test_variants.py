@@ -108,7 +108,8 @@ def test_adapted_batch_norm_uses_the_batch_and_leaves_the_model_alone(toy_images
 def test_timms_batch_norm_is_adapted_too(toy_images):
     model = load_model(TINY_RESNET, classes=3, weights="none")
     plain = predict(model, toy_images, device="cpu").logits
-    adapted = predict_adapted(adapt_batchnorm(model), toy_images, device="cpu").logits
+    [found] = predict_adapted([adapt_batchnorm(model)], toy_images, device="cpu")
+    adapted = found.logits
     assert np.abs(plain - adapted).max() > 1e-3
 
 
@@ -124,7 +125,7 @@ def test_rows_come_back_in_order_and_no_batch_is_of_one_class(toy_images):
     order = torch.argsort(toy_images.labels, stable=True)
     by_class = toy_images[order]
     adapted = adapt_batchnorm(Watching().eval())
-    predictions = predict_adapted(adapted, by_class, batch_size=40, device="cpu")
+    [predictions] = predict_adapted([adapted], by_class, batch_size=40, device="cpu")
     assert seen == [32, 32, 32]
     # The classes are blue, green and red.
     assert [channels.unique().tolist() for channels in brightest] == [[0, 1, 2]] * 3
@@ -133,8 +134,8 @@ def test_rows_come_back_in_order_and_no_batch_is_of_one_class(toy_images):
     # Brighter by a constant factor: batch norm removes it, in any order of images.
     model = Shifted().eval()
     dim = make_shift("brightness_factor", factor=0.5)
-    a, b = (
-        predict_adapted(adapt_batchnorm(model), by_class, *shift, batch_size=96, device="cpu")
+    [a], [b] = (
+        predict_adapted([adapt_batchnorm(model)], by_class, *shift, batch_size=96, device="cpu")
         for shift in ((), (dim,))
     )
     # Dimmed pixels are cut to 8 bits: by less than 1 / 255, where batch norm then divides by half
@@ -152,7 +153,7 @@ def test_smaller_batches_would_be_another_model(toy_images):
             raise MemoryError
 
     with pytest.raises(InputError, match="choose a smaller batch size"):
-        predict_adapted(adapt_batchnorm(Full().eval()), toy_images, device="cpu")
+        predict_adapted([adapt_batchnorm(Full().eval())], toy_images, device="cpu")
 
 
 def test_a_model_without_batch_norm_is_one_sentence():

@@ -58,37 +58,6 @@ def even_batches(images: int, batch_size: int) -> int:
 
 
 def predict_adapted(
-    adapted: nn.Module,
-    images: Images,
-    shift: Shift | None = None,
-    *,
-    batch_size: int = 256,
-    device: str | torch.device = "auto",
-    arithmetic: Arithmetic = FP32,
-    seed: int = 0,
-) -> Predictions:
-    """Predict in shuffled batches of nearly equal size; the result has the order of the images.
-
-    Images are shuffled with a fixed seed, because a data set sorted by class would give batches of
-    one class, with other statistics than the data. Arguments as in `predict_each`.
-
-    Raises:
-        InputError: there are fewer than two images or the batch size is below two; or memory runs
-            out, because smaller batches would change the adapted model.
-    """
-    (predictions,) = predict_each_adapted(
-        [adapted],
-        images,
-        shift,
-        batch_size=batch_size,
-        device=device,
-        arithmetic=arithmetic,
-        seed=seed,
-    )
-    return predictions
-
-
-def predict_each_adapted(
     adapted: Sequence[nn.Module],
     images: Images,
     shift: Shift | None = None,
@@ -99,7 +68,16 @@ def predict_each_adapted(
     seed: int = 0,
     makers: Makers | None = None,
 ) -> list[Predictions]:
-    """Predict with several models, each as `predict_adapted` does; batches are shifted once."""
+    """Predict with each model in shuffled batches of nearly equal size, which are shifted once.
+
+    Images are shuffled with a fixed seed, because a data set sorted by class would give batches of
+    one class, with other statistics than the data. The results have the order of the images.
+    Arguments as in `predict_each`.
+
+    Raises:
+        InputError: there are fewer than two images or the batch size is below two; or memory runs
+            out, because smaller batches would change the adapted models.
+    """
     if len(images) < 2 or batch_size < 2:
         raise InputError("batch norm needs at least two images in a batch")
     order = np.random.default_rng(0).permutation(len(images))

@@ -11,7 +11,7 @@ from torch import nn
 
 from fairweather.devices import FP32, Arithmetic
 from fairweather.inference.batches import Reader, WhenHalved, predict_each
-from fairweather.inference.batchnorm import predict_each_adapted
+from fairweather.inference.batchnorm import predict_adapted
 from fairweather.streams import Makers, slices
 from fairweather.types import Images, Predictions, Shift
 
@@ -72,7 +72,7 @@ def predict_shared(
     seen = images if keep is None else replace(images, images=keep)
     return Shared(
         plain,
-        predict_each_adapted(
+        predict_adapted(
             adapted,
             seen,
             shift if keep is None else None,
