@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+import fairweather as fw
 from fairweather.attacks import make_attack
+from fairweather.devices import Arithmetic
 from fairweather.errors import InputError
 from fairweather.models.classifier import Classifier
 from fairweather.models.onnx import open_onnx
@@ -24,6 +26,7 @@ helper, numpy_helper = onnx.helper, onnx.numpy_helper
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE = 16
+CUDA = "CUDAExecutionProvider"
 
 
 def network(outputs=5):
@@ -515,6 +518,27 @@ def test_threads_are_those_of_torch(exported, monkeypatch):
     torch.set_num_threads(2)
     model(torch.rand(1, 3, SIZE, SIZE))
     assert seen == [(1, ["CPUExecutionProvider"]), (2, ["CPUExecutionProvider"])]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_on_a_gpu_tf32_is_used_only_if_asked_for(exported, precision, monkeypatch):
+    seen = []
+    sessions = open_onnx(exported).model.network.sessions
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, "AnyProvider"])
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda path, options, providers: seen.append(providers)
+    )
+    with Arithmetic(precision).on(torch.device("cpu")):
+        sessions._session("cuda")
+    used = {"fp32": "0", "tf32": "1"}[precision]
+    assert seen == [[(CUDA, {"use_tf32": used}), "CPUExecutionProvider"]]
+
+
+def test_bf16_is_refused(toy_images, tmp_path):
+    file = export(network(outputs=3), tmp_path / "three.onnx")
+    data = fw.Dataset("toy", None, None, toy_images, (0.5,) * 3, (0.3,) * 3)
+    with pytest.raises(InputError, match="precision bf16 is for PyTorch models"):
+        fw.evaluate(f"onnx:{file}", data, "brightness_factor: [0.5]", precision="bf16")
 
 
 def test_memory_that_runs_out_is_told_apart_from_images_that_do_not_fit(exported, monkeypatch):

@@ -16,6 +16,7 @@ from fairweather.evaluation.inputs import EvaluationInputs, check_variants, mode
 from fairweather.evaluation.request import Request
 from fairweather.inference import adapt_batchnorm
 from fairweather.models import describe_preprocessing
+from fairweather.models.onnx_network import OnnxNetwork
 from fairweather.record import TEST, VAL, ModelRecord, RunRecord, RunSettings
 from fairweather.runs import provenance
 from fairweather.steps.describing import describe_shifts, variant_titles
@@ -45,6 +46,13 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
     check_variants(options, dataset.name, has_validation=dataset.val is not None)
     if "batchnorm" in options.variants:
         adapt_batchnorm(inputs.model)
+    if options.precision == "bf16" and any(
+        isinstance(module, OnnxNetwork) for module in inputs.model.modules()
+    ):
+        raise InputError(
+            "precision bf16 is for PyTorch models; an ONNX file says itself which of its numbers "
+            "have 16 bits"
+        )
     image = dataset.test[:1]
     try_shifts(request.shifts, image, options.shift_seed)
     attacks = [each for each in request.shifts if isinstance(each, Attack)]

@@ -23,7 +23,7 @@ class Sessions:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._open: dict[tuple[str, int], Session] = {}
+        self._open: dict[tuple[str, int, bool], Session] = {}
 
     def run(self, output: str, inputs: dict[str, np.ndarray], device: str) -> np.ndarray:
         """Compute one output of one batch."""
@@ -42,14 +42,17 @@ class Sessions:
     def _session(self, device: str) -> Session:
         import onnxruntime
 
-        key = (device, torch.get_num_threads())
+        tf32 = device == "cuda" and torch.backends.cuda.matmul.allow_tf32
+        key = (device, torch.get_num_threads(), tf32)
         if key not in self._open:
             options = onnxruntime.SessionOptions()
             options.log_severity_level = SILENT
             options.intra_op_num_threads = torch.get_num_threads()
             there = onnxruntime.get_available_providers()
-            cuda = ["CUDAExecutionProvider"] if device == "cuda" else []
-            providers = [name for name in [*cuda, "CPUExecutionProvider"] if name in there]
+            providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+            if device == "cuda" and "CUDAExecutionProvider" in there:
+                # ONNX Runtime's own default is TF32.
+                providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": str(int(tf32))}))
             self._open[key] = onnxruntime.InferenceSession(
                 str(self.path), options, providers=providers
             )
