@@ -50,6 +50,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/corruptions.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/reporting.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large.py
 
 # How often the 95 % intervals hold the truth: about an hour.
 coverage: $(VENV)/.installed-dev

@@ -90,6 +90,7 @@ def simulate(folder, models, images, side, cells):
     dataset = Dataset("clouds", None, None, test, (0.5,) * 3, (0.3,) * 3)
     choice = choose(run, test, shifts, {name: (name, 0) for name in names})
     write_samples(run, dataset, shifts, 0, choice, mixup=False)
+    return len(shifts)
 
 
 def measure(folder):
@@ -117,12 +118,12 @@ def main():
     )
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        simulate(run, options.models, options.images, options.side, options.cells)
+        cells = simulate(run, options.models, options.images, options.side, options.cells)
         tries = [measure(run) for _ in range(3)]
     wall, cpu, size = (sorted(each)[1] for each in zip(*tries, strict=True))
     print("| models | cells each | images | pixels | wall, s | CPU, s | page, MB |")
     print("|---|---|---|---|---|---|---|")
-    shape = f"{options.models} | {options.cells} | {options.images:,} | {options.side}"
+    shape = f"{options.models} | {cells} | {options.images:,} | {options.side}"
     print(f"| {shape} | {wall:.1f} | {cpu:.1f} | {size:.1f} |")
 
 

@@ -610,15 +610,33 @@ def test_a_small_copy_keeps_what_is_named(halves, tmp_path):
 
 def test_a_small_copy_names_no_folder_of_the_machine(halves, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    monkeypatch.setattr("sys.argv", ["fairweather", "pack", str(halves[0].path), f"--out={out}"])
-    fw.pack_run(halves[0].path, out)
+    arguments = ["fairweather", "pack", f"{halves[0].path}/", f"--out={out}"]
+    monkeypatch.setattr("sys.argv", arguments)
+    fw.pack_run(f"{halves[0].path}/", out)
     record = RunFolder(out).record
-    told = {**record.model_dump(mode="json"), "models": None, "pretraining": None}
-    words = json.dumps([told, json.loads((out / JOINED).read_text())])
-    assert str(tmp_path.parent) not in words
-    assert record.data.arguments["source"].startswith("folder:")
-    assert record.provenance.command == "fairweather pack seed-0 --out=out"
+    source = halves[0].record.data.arguments["source"]
+    assert record.data.arguments["source"] == f"folder:.../{Path(source).name}"
+    assert record.provenance.command == "fairweather pack .../seed-0 --out=.../out"
+    # Recipes stay as they are: this one names the file of its network.
+    for path in out.rglob("*.json"):
+        told = path.read_text().replace(json.dumps(TINY_RESNET), "")
+        assert str(tmp_path.parent) not in told, path
     assert fw.pack_run(halves[0].path, out).folder.record == record
+
+
+def test_a_small_copy_of_another_run_of_the_same_name_is_refused(halves, tmp_path):
+    for name, half in zip("ab", halves, strict=True):
+        shutil.copytree(half.path, tmp_path / name / "run")
+    change_record(
+        RunFolder(tmp_path / "b/run"),
+        lambda facts: facts["provenance"].update(time="2026-01-01T00:00:00+00:00"),
+    )
+    fw.pack_run(tmp_path / "a/run", tmp_path / "out")
+    with pytest.raises(InputError, match=r"joined from other runs, such as \.\.\./run"):
+        fw.pack_run(tmp_path / "b/run", tmp_path / "out")
+    # The run may move, and a copy of an earlier version has its whole path.
+    (tmp_path / "a").rename(tmp_path / "c")
+    fw.pack_run(tmp_path / "c/run", tmp_path / "out")
 
 
 def test_small_predictions_are_small_and_read_as_before(tmp_path, many_predictions):

@@ -27,6 +27,11 @@ helper, numpy_helper = onnx.helper, onnx.numpy_helper
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE = 16
 CUDA = "CUDAExecutionProvider"
+CHOSEN = (
+    {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
+    {"use_tf32": "1", "cudnn_conv_algo_search": "HEURISTIC"},
+    {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"},
+)
 
 
 def network(outputs=5):
@@ -520,18 +525,18 @@ def test_threads_are_those_of_torch(exported, monkeypatch):
     assert seen == [(1, ["CPUExecutionProvider"]), (2, ["CPUExecutionProvider"])]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32"])
-def test_on_a_gpu_tf32_is_used_only_if_asked_for(exported, precision, monkeypatch):
+def test_on_a_gpu_fast_arithmetic_is_used_only_if_asked_for(exported, monkeypatch):
     seen = []
     sessions = open_onnx(exported).model.network.sessions
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, "AnyProvider"])
     monkeypatch.setattr(
         onnxruntime, "InferenceSession", lambda path, options, providers: seen.append(providers)
     )
-    with Arithmetic(precision).on(torch.device("cpu")):
-        sessions._session("cuda")
-    used = {"fp32": "0", "tf32": "1"}[precision]
-    assert seen == [[(CUDA, {"use_tf32": used}), "CPUExecutionProvider"]]
+    for arithmetic in (Arithmetic(), Arithmetic("tf32"), Arithmetic(cudnn_benchmark=True)) * 2:
+        with arithmetic.on(torch.device("cpu")):
+            sessions._session("cuda")
+    exact, tf32, by_speed = ([(CUDA, each), "CPUExecutionProvider"] for each in CHOSEN)
+    assert seen == [exact, tf32, by_speed]  # one session for each, however often it is asked for
 
 
 def test_bf16_is_refused(toy_images, tmp_path):

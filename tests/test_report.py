@@ -51,6 +51,7 @@ from fairweather.report.picture_figures import mixup_figure, shifts_figure
 from fairweather.report.reliability import (
     MOST_MODELS,
     NOT_MEASURED,
+    _layers,
     most_accurate,
     panels,
     reliability_figure,
@@ -693,7 +694,7 @@ def partial(run, tmp_path_factory) -> RunFolder:
 def test_reliability_has_a_panel_for_what_was_not_measured(partial):
     contents = read_contents(partial)
     conditions = worst_conditions(contents)
-    bins = panels(contents, conditions)
+    bins = panels(contents, conditions, list(contents.titles))
     for row, model in enumerate(MODELS):
         for column, condition in enumerate(conditions):
             mine = bins[(bins["row"] == row) & (bins["column"] == column)]
@@ -731,7 +732,7 @@ def test_reliability_draws_each_pair_under_its_own_titles(partial):
         if element.get("fill") in COLORS
     ]
     colors = dict(zip(MODELS, COLORS, strict=False))
-    bins = panels(contents, conditions)
+    bins = panels(contents, conditions, list(contents.titles))
     for row, model in enumerate(MODELS):
         for column, condition in enumerate(conditions):
             pair = (model, condition.shift)
@@ -754,20 +755,26 @@ def test_reliability_wraps_long_titles(partial):
     assert "…" not in figure.svg
 
 
-def test_of_many_models_reliability_draws_the_most_accurate(tmp_path):
+def test_of_many_models_reliability_draws_the_most_accurate(tmp_path, monkeypatch):
     models = {f"m{number}": f"Model {number}" for number in range(MOST_MODELS + 2)}
     contents = read_contents(make_run(tmp_path / "run", models=models, n=40))
     accuracy = {name: contents.score("accuracy", name, ALL, MEAN).value for name in models}
-    lowest = sorted(accuracy.values())[1]
-    kept = list(most_accurate(contents).titles)
+    lowest = sorted(accuracy.values())[-MOST_MODELS]
+    kept = most_accurate(contents)
     assert len(kept) == MOST_MODELS
     assert all(accuracy[name] >= lowest for name in kept)
     assert kept == [name for name in models if name in kept]
-    svg = reliability_figure(contents).svg
-    assert f"The {MOST_MODELS} models of {MOST_MODELS + 2} with the highest accuracy." in svg
+    words = f"The {MOST_MODELS} models of {MOST_MODELS + 2} with the highest mean accuracy"
+    looks = []
+    monkeypatch.setattr(
+        "fairweather.report.reliability._layers",
+        lambda titles, positions, bins: looks.extend(positions) or _layers(titles, positions, bins),
+    )
+    assert words in reliability_figure(contents).svg
+    assert looks == [list(models).index(name) for name in kept]  # each keeps its colour
     few = read_contents(make_run(tmp_path / "few", n=40))
-    assert most_accurate(few) is few
-    assert "with the highest accuracy" not in reliability_figure(few).svg
+    assert most_accurate(few) == list(few.titles)
+    assert "with the highest mean accuracy" not in reliability_figure(few).svg
 
 
 def test_nothing_measured_draws_no_reliability(partial, tmp_path):

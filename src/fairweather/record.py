@@ -221,7 +221,7 @@ class DataRecord(Frozen):
         classes: names in label order.
         digests: digest of each split that is used and of each other data set, by name.
         mean, std: per-channel statistics of the training images in [0, 1].
-        arguments: arguments of `load_data` that load it again.
+        arguments: arguments of `load_data` that load it again; a small copy cuts absolute paths.
         notes: further facts from the source, such as `source`, `size` and `skipped_files`; a new
             source may have other keys, so they are not listed here.
     """
@@ -432,7 +432,7 @@ class JoinedRun(Frozen):
     """One of the runs that a folder was joined from.
 
     Attributes:
-        path: path of its folder, as it was given.
+        path: path of its folder, as it was given; a small copy cuts absolute ones to the last part.
         models, seeds: the models and seeds from this run.
         provenance: the time, command, versions and machine with which it was begun.
     """

@@ -567,7 +567,9 @@ def provenance(device: torch.device) -> Provenance:
 
 def command_line() -> str:
     """The command that started this process, without the path of the program."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    program = ["python", "-m", "fairweather"] if name == "__main__.py" else [name]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def this_machine(device: torch.device) -> Machine:

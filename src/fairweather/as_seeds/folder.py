@@ -48,8 +48,13 @@ def _joined_run(part: Part) -> JoinedRun:
 
 
 def _is_same(first: JoinedRun, second: JoinedRun) -> bool:
-    """Say whether both are the same run, which may have moved or have more seeds now."""
-    moved = first.model_copy(update={"path": second.path}) == second
+    """Say whether both are the same run, which may have moved or have more seeds now.
+
+    A small copy has no absolute paths in its command, so that commands are not compared.
+    """
+    command = {"command": second.provenance.command}
+    provenance = first.provenance.model_copy(update=command)
+    moved = first.model_copy(update={"path": second.path, "provenance": provenance}) == second
     return moved or Path(first.path).resolve() == Path(second.path).resolve()
 
 

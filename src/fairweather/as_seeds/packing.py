@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from pydantic import JsonValue
 
@@ -19,7 +20,7 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.executors import execute
 from fairweather.finished_run import Run
 from fairweather.progress import Event, Notify, silent
-from fairweather.record import RunRecord, base_model
+from fairweather.record import DESCRIPTION, RunRecord, base_model
 from fairweather.runs import lock_run, small_predictions
 from fairweather.steps import Worker
 
@@ -38,8 +39,9 @@ def pack_run(
     It contains the records, the training histories, scores.csv, and the predictions in single
     precision without logits: about 10 bytes per image and cell. It contains no weights, no pictures
     and no ensembles, and it has no numbers that need logits, such as classwise errors. `join_seeds`
-    and `fairweather compare` take it like any run; it cannot be continued. Of absolute paths in the
-    commands and in the description of the data, only the last part remains.
+    and `fairweather compare` take it like any run; it cannot be continued. Absolute paths in the
+    commands and in the description of the data are cut to their last part. Those in recipes stay,
+    such as that of a file of weights: they are part of what a result depends on.
 
     Args:
         run: the run folder of a study.
@@ -60,13 +62,14 @@ def pack_run(
     """
     whole, place, tell = open_part(Path(run)), Path(out), progress or silent
     record = _chosen(whole.record, models, shifts, variants)
-    part = Part(_last(whole.name), whole.run, _without_folders(record))
+    part = whole.of(record)
     check_place(place, [Path(run)], [part])
     record = _without_folders(describe([part]))
     rest = plan_scores(record, [part], check_fit([part]))
     small = {step: _small(each) for step, each in rest.taken.items()}
     with lock_run(place) as folder:
-        begin(folder, record, [part], small)
+        named = Part(_cut(part.name), part.run, _without_folders(part.record))
+        begin(folder, record, [named], small)
         for number, (step, taken) in enumerate(small.items(), start=1):
             copy(taken, folder)
             tell(Event("pack", number, len(small), step))
@@ -115,14 +118,17 @@ def _names(kind: str, asked: Sequence[str] | None, known: Sequence[str]) -> list
 def _without_folders(record: RunRecord) -> RunRecord:
     """The record without the folders of this machine, which often contain a person's name."""
     data, provenance = record.data, record.provenance
-    command = shlex.join(map(_last, shlex.split(provenance.command)))
+    try:
+        command = shlex.join(map(_cut, shlex.split(provenance.command)))
+    except ValueError:  # not written by a shell: a quotation mark is missing
+        command = " ".join(map(_cut, provenance.command.split()))
     return record.model_copy(
         update={
             "data": data.model_copy(
                 update={
-                    "name": _last(data.name),
-                    "arguments": _last_parts(data.arguments),
-                    "notes": _last_parts(data.notes),
+                    "name": _cut(data.name),
+                    "arguments": {key: _cut_all(each) for key, each in data.arguments.items()},
+                    "notes": {key: _cut_all(each) for key, each in data.notes.items()},
                 }
             ),
             "provenance": provenance.model_copy(update={"command": command}),
@@ -130,26 +136,41 @@ def _without_folders(record: RunRecord) -> RunRecord:
     )
 
 
-def _last_parts(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    return {key: _last(each) if isinstance(each, str) else each for key, each in values.items()}
+def _cut_all(value: JsonValue) -> JsonValue:
+    match value:
+        case str():
+            return _cut(value)
+        case list():
+            return [_cut_all(each) for each in value]
+        case dict():
+            return {key: _cut_all(each) for key, each in value.items()}
+    return value
 
 
-def _last(word: str) -> str:
-    """The word, with only the last part of an absolute path in it.
+def _cut(word: str) -> str:
+    """The word, with only the last part of each absolute path in it.
 
-    >>> _last("/home/ann/data"), _last("--out=/home/ann/a"), _last("folder:/home/ann/pets@64")
-    ('data', '--out=a', 'folder:pets@64')
-    >>> _last("runs/a"), _last("https://example.org/a/b")
-    ('runs/a', 'https://example.org/a/b')
+    >>> _cut("/home/ann/my data/"), _cut("--out=/home/ann/a"), _cut("folder:/home/ann/pets@64")
+    ('.../my data', '--out=.../a', 'folder:.../pets@64')
+    >>> _cut("runs/a"), _cut("https://example.org/a/b"), _cut("1/255")
+    ('runs/a', 'https://example.org/a/b', '1/255')
     """
-    return re.sub(r"(^|[=:])/(?!/)(?:[^/]*/)*", r"\1", word)
+    if word.startswith("/"):
+        return f".../{PurePosixPath(word).name}"
+    return re.sub(r"(?<=[=:\s\[,])/(?!/)[^\s,\]]*", lambda found: _cut(found.group()), word)
 
 
 def _small(taken: Taken) -> Taken:
-    """The same step, with small files of predictions and their checksums."""
-    if taken.step.kind != "predict":
-        return taken
-    content = {name: small_predictions(taken.read(name)) for name in taken.files}
+    """The same step, with small files of predictions, no folders in descriptions, and checksums."""
+    content = {name: _smaller(name, taken.read(name)) for name in taken.files}
     files = {name: hashlib.sha256(each).hexdigest() for name, each in content.items()}
-    step = taken.step.model_copy(update={"files": files})
+    step = taken.step.model_copy(update={"files": {**taken.step.files, **files}})
     return Taken(step, taken.files, content.__getitem__)
+
+
+def _smaller(name: str, content: bytes) -> bytes:
+    if name.endswith(".parquet"):
+        return small_predictions(content)
+    if PurePosixPath(name).name == DESCRIPTION:
+        return json.dumps(_cut_all(json.loads(content)), indent=2).encode()
+    return content

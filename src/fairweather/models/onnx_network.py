@@ -23,7 +23,7 @@ class Sessions:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._open: dict[tuple[str, int, bool], Session] = {}
+        self._open: dict[tuple[str, int, bool, bool], Session] = {}
 
     def run(self, output: str, inputs: dict[str, np.ndarray], device: str) -> np.ndarray:
         """Compute one output of one batch."""
@@ -43,7 +43,8 @@ class Sessions:
         import onnxruntime
 
         tf32 = device == "cuda" and torch.backends.cuda.matmul.allow_tf32
-        key = (device, torch.get_num_threads(), tf32)
+        by_speed = device == "cuda" and torch.backends.cudnn.benchmark
+        key = (device, torch.get_num_threads(), tf32, by_speed)
         if key not in self._open:
             options = onnxruntime.SessionOptions()
             options.log_severity_level = SILENT
@@ -51,8 +52,10 @@ class Sessions:
             there = onnxruntime.get_available_providers()
             providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
             if device == "cuda" and "CUDAExecutionProvider" in there:
-                # ONNX Runtime's own default is TF32.
-                providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": str(int(tf32))}))
+                # ONNX Runtime's own defaults are TF32, and to try all algorithms by their speed.
+                search = "EXHAUSTIVE" if by_speed else "HEURISTIC"
+                chosen = {"use_tf32": str(int(tf32)), "cudnn_conv_algo_search": search}
+                providers.insert(0, ("CUDAExecutionProvider", chosen))
             self._open[key] = onnxruntime.InferenceSession(
                 str(self.path), options, providers=providers
             )

@@ -183,6 +183,11 @@ class Contents:
         run, file = self._file(model, seed, cell, TEST)
         return run.read_predictions(file) if run.file(file).is_file() else None
 
+    def has(self, model: str, seed: str, cell: str) -> bool:
+        """Say whether there are predictions of a cell, by the id of its shift."""
+        run, file = self._file(model, seed, cell, TEST)
+        return run.file(file).is_file()
+
     def read_columns(
         self, model: str, seed: str, cell: str, columns: Sequence[str], part: str = TEST
     ) -> list[npt.NDArray[Any]] | None:

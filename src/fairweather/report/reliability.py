@@ -6,7 +6,6 @@ import json
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -46,19 +45,20 @@ def reliability_figure(contents: Contents) -> Figure | None:
     many models it shows the most accurate.
     """
     conditions = hardest(contents, worst_conditions(contents))
-    every, contents = len(contents.titles), most_accurate(contents)
-    bins = panels(contents, conditions)
+    kept = most_accurate(contents)
+    bins = panels(contents, conditions, kept)
     if bins["confidence"].isna().all():
         return None
-    titles = list(contents.titles.values())
+    titles = [contents.titles[name] for name in kept]
+    looks = dict(zip(contents.titles, contents.positions, strict=True))
     shown = [condition.title for condition in conditions]
-    chart = _layers(titles, contents.positions, bins).facet(
+    chart = _layers(titles, [looks[name] for name in kept], bins).facet(
         row=alt.Row("row:O", header=_header(titles, padding=10)),
         column=alt.Column("column:O", header=_header(shown, padding=22)),
         spacing={"row": ROW_GAP, "column": COLUMN_GAP},
     )
     seed = f", seed {contents.seeds[0]} (ensembles: all)" if len(contents.seeds) > 1 else ""
-    if not any(name.endswith(ENSEMBLE_SUFFIX) for name in contents.titles):
+    if not any(name.endswith(ENSEMBLE_SUFFIX) for name in kept):
         seed = seed.removesuffix(" (ensembles: all)")
     subtitle = [
         f"On the dashed diagonal, confidence equals accuracy; below it, a model is overconfident. "
@@ -66,7 +66,7 @@ def reliability_figure(contents: Contents) -> Figure | None:
         "Lines: 95 % Wilson intervals. Shaded: the gap to the diagonal. Area: share of the images.",
         f"Columns: clean images, and {WORST}{_some(contents, conditions)}. "
         "RMS: RMS calibration error.",
-        *_chosen(len(contents.titles), every),
+        *_chosen(len(kept), len(contents.titles)),
     ]
     return render(
         "reliability",
@@ -77,16 +77,14 @@ def reliability_figure(contents: Contents) -> Figure | None:
     )
 
 
-def panels(contents: Contents, conditions: list[Condition]) -> pd.DataFrame:
+def panels(contents: Contents, conditions: list[Condition], models: Sequence[str]) -> pd.DataFrame:
     """Bins that hold images, one in each row, of every model under every condition.
 
     A pair without predictions has one row, without a bin: Vega lays the panels of a facet one
     after the other, so a pair that had none would shift those that follow it under other titles.
     """
     frames = []
-    for (row, name), (column, condition) in product(
-        enumerate(contents.titles), enumerate(conditions)
-    ):
+    for (row, name), (column, condition) in product(enumerate(models), enumerate(conditions)):
         predictions = contents.read_predictions(name, contents.seeds_of(name)[0], condition.cell)
         if predictions is not None:
             frame = _diagram(contents, name, condition, predictions)
@@ -125,23 +123,28 @@ def hardest(contents: Contents, conditions: list[Condition]) -> list[Condition]:
     return [clean, *(others[at] for at in sorted(kept))]
 
 
-def most_accurate(contents: Contents) -> Contents:
-    """Keep the `MOST_MODELS` models with the highest accuracy over all shifts, in their order."""
-    if len(contents.titles) <= MOST_MODELS:
-        return contents
+def most_accurate(contents: Contents) -> list[str]:
+    """The `MOST_MODELS` models with the highest mean accuracy over all shifts, in their order.
 
-    def accuracy(name: str) -> float:
+    Those without that mean come last, and are compared on clean images.
+    """
+    names = list(contents.titles)
+    if len(names) <= MOST_MODELS:
+        return names
+
+    def accuracy(name: str) -> list[float]:
         places = ((ALL, MEAN), (CLEAN, NO_LEVEL))
-        found = (contents.score("accuracy", name, *place) for place in places)
-        return next((score.value for score in found if score), -math.inf)
+        found = [contents.score("accuracy", name, *place) for place in places]
+        return [-math.inf if score is None else score.value for score in found]
 
-    kept = sorted(contents.titles, key=accuracy, reverse=True)[:MOST_MODELS]
-    titles = {name: title for name, title in contents.titles.items() if name in kept}
-    return replace(contents, titles=titles)
+    best = sorted(names, key=accuracy, reverse=True)[:MOST_MODELS]
+    return [name for name in names if name in best]
 
 
 def _chosen(shown: int, every: int) -> list[str]:
-    return [f"The {shown} models of {every} with the highest accuracy."] if shown < every else []
+    if shown == every:
+        return []
+    return [f"The {shown} models of {every} with the highest mean accuracy over all shifts."]
 
 
 def _some(contents: Contents, conditions: list[Condition]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -29,7 +29,7 @@ FEWEST = 10  # images of its first point: the risk of fewer images is mostly cha
 MOST_CLASSES = 40
 WORST_CLASSES = 20
 CONFUSIONS = 12
-MOST_CELLS = 2000  # of all models together; a page with more would be larger than 6 MB
+MOST_CELLS = 2000  # of all models together; with more, a page has one level of each shift
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 FloatArray = npt.NDArray[np.float64]
@@ -50,11 +50,19 @@ class Columns(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A cell of a model as it was read: the model's name and the id of the shift."""
+    """A cell of a model as it was read.
+
+    Attributes:
+        model: its name.
+        cell: the id of the shift.
+        columns: what was read.
+        shown: whether it can be looked at.
+    """
 
     model: str
     cell: str
     columns: Columns
+    shown: bool
 
 
 Row = list[float | None]  # numbers that belong together, rounded; None for what is no number
@@ -188,27 +196,39 @@ def _confused(cell: Columns, classes: int, *, all_of_them: bool) -> list[int]:
 
 
 def shows_every_level(contents: Contents) -> bool:
-    """Say whether the page has every level of every shift, which is too much of many models."""
+    """Say whether every level of every shift can be looked at; of many models that is too much."""
     cells = 1 + sum(len(sweep.cells) for sweep in contents.sweeps)
-    return cells * len(contents.titles) <= MOST_CELLS
+    several = any(len(sweep.cells) > 1 for sweep in contents.sweeps)
+    return not several or cells * len(contents.titles) <= MOST_CELLS
 
 
-def read_cells(contents: Contents) -> Iterator[Read]:
-    """Read the predicted cells of every model, clean first.
+def shown_cells(contents: Contents, model: str) -> list[str]:
+    """The cells of a model that can be looked at, clean first.
 
-    With several seeds it is the first: bins of different trainings cannot be averaged. If all would
-    be too many, it is the level of each shift with the lowest mean accuracy of the models.
+    If all would be too many, it is the level of each shift with the lowest mean accuracy of all
+    models, or the first one that this model has.
     """
-    if shows_every_level(contents):
-        ids = [CLEAN, *(cell for sweep in contents.sweeps for cell in sweep.cells.values())]
-    else:
-        ids = [condition.cell for condition in worst_conditions(contents)]
-    for model in contents.titles:
+    every = [[CLEAN], *(list(sweep.cells.values()) for sweep in contents.sweeps)]
+    if not shows_every_level(contents):
+        worst = {condition.cell for condition in worst_conditions(contents)}
+        levels = [sorted(cells, key=lambda cell: cell not in worst) for cells in every]
         seed = contents.seeds_of(model)[0]
-        for cell in ids:
+        found = ([cell for cell in cells if contents.has(model, seed, cell)] for cells in levels)
+        every = [cells[:1] for cells in found]
+    return [cell for cells in every for cell in cells]
+
+
+def read_cells(contents: Contents, further: Collection[str]) -> Iterator[Read]:
+    """Read the cells of every model that can be looked at, and then some further ones.
+
+    With several seeds it is the first: bins of different trainings cannot be averaged.
+    """
+    for model in contents.titles:
+        seed, shown = contents.seeds_of(model)[0], shown_cells(contents, model)
+        for cell in dict.fromkeys([*shown, *further]):
             columns = read_cell(contents, model, seed, cell)
             if columns is not None:
-                yield Read(model, cell, columns)
+                yield Read(model, cell, columns, shown=cell in shown)
 
 
 def thresholds_of(contents: Contents) -> dict[str, list[float]]:

@@ -114,7 +114,7 @@
     select.value = start;
     select.disabled = names.length < 2;
   }
-  // What a model was not tested on, in a report of several runs, cannot be chosen.
+  // What a model was not tested on, or what a page of many models leaves out, cannot be chosen.
   const measured = (id) => id in data.cells[data.models[chooser.model.value].name];
   function offer(select, isThere) {
     const options = [...select.options], at = Number(select.value);

@@ -142,14 +142,15 @@ def payload(
 def _look(
     contents: Contents, pictures: Mapping[str, Iterable[int]]
 ) -> tuple[dict[str, dict[str, CellNumbers]], dict[CellImage, dict[str, ShownPrediction]]]:
-    """Read each cell once: describe it, and look up what it says of the pictures."""
+    """Read each cell once: describe it if it is shown, and look up what it says of pictures."""
     thresholds, classes = thresholds_of(contents), len(contents.classes)
     levels = _levels(contents)
     cells: dict[str, dict[str, CellNumbers]] = {model: {} for model in contents.titles}
     predictions: dict[CellImage, dict[str, ShownPrediction]] = {}
-    for model, cell, columns in read_cells(contents):
-        numbers = describe_cell(columns, classes, thresholds[model])
-        cells[model][cell] = _as_scored(contents, model, levels[cell], numbers)
+    for model, cell, columns, shown_closer in read_cells(contents, pictures):
+        if shown_closer:
+            numbers = describe_cell(columns, classes, thresholds[model])
+            cells[model][cell] = _as_scored(contents, model, levels[cell], numbers)
         for shown, each in predictions_at(columns, cell, pictures.get(cell, ())).items():
             predictions.setdefault(shown, {})[model] = each
     return cells, predictions

@@ -150,10 +150,14 @@ def jpeg_compression(images: Pixels, *, quality: float) -> Pixels:
         raise InputError(
             f"jpeg_compression: quality must be a whole number from 1 to 100, found {quality}"
         )
-    result = np.empty_like(images)
+    result = np.empty(images.shape, np.uint8)
     parameters = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
-    for image, out in zip(images, result, strict=True):
-        _, encoded = cv2.imencode(".jpg", cv2.merge(image[::-1]), parameters)
+    for image, out in zip(np.ascontiguousarray(images), result, strict=True):
+        done, encoded = cv2.imencode(".jpg", cv2.merge(image[::-1]), parameters)
+        if not done:
+            raise InputError(
+                f"jpeg_compression: JPEG has at most 65,500 pixels a side, found {image.shape[1:]}"
+            )
         cv2.split(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)), out[::-1])
     return result
 
@@ -161,8 +165,9 @@ def jpeg_compression(images: Pixels, *, quality: float) -> Pixels:
 def pixelate(images: Pixels, *, factor: float) -> Pixels:
     """Shrink by `factor` with a box filter, and enlarge again: Pillow's `resize(BOX)` twice.
 
-    Equal to Pillow to the last bit, the width first. The small side is `int(factor * side)`, at
-    least 1.
+    Equal to the last bit to Pillow's `resize` of the width and then of the height, which is also
+    its order for both at once unless an image is very high. The small side is
+    `int(factor * side)`, at least 1.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
@@ -177,7 +182,7 @@ def pixelate(images: Pixels, *, factor: float) -> Pixels:
     height, width = images.shape[2:]
     low, narrow = max(1, int(factor * height)), max(1, int(factor * width))
     rows, columns = _nearest(low, height), _nearest(narrow, width)
-    result = np.empty_like(images)
+    result = np.empty(images.shape, np.uint8)
     for part, out in _blocks(images, result, 4 * _PIXELS_AT_ONCE):
         # The axis that is worked on stands first, so that whole rows are added and copied.
         planes = part.shape[0] * part.shape[1]
@@ -207,18 +212,24 @@ def _box(lines: Pixels, small: int) -> Pixels:
     first += (first - centres + 0.5) * (1 / scale) <= -0.5
     last -= (last - centres + 0.5) * (1 / scale) > 0.5
     counts = last - first + 1
+    weights = (2.0**22 / counts + 0.5).astype(np.uint32)[:, None]
     kind = np.uint16 if counts.max() <= 257 else np.uint32  # 257 * 255 < 2^16
-    sums: npt.NDArray[np.unsignedinteger] = lines[first].astype(kind)
-    for step in range(1, counts.max()):
-        longer = counts > step
-        if longer.all():
-            sums += lines[first + step]
-        else:
-            sums[longer] += lines[(first + step)[longer]]
-    totals = sums * (2.0**22 / counts + 0.5).astype(np.uint32)[:, None]
-    totals += np.uint32(1 << 21)
-    totals >>= np.uint32(22)
-    return totals.astype(np.uint8)
+    result = np.empty((small, lines.shape[1]), np.uint8)
+    strip = max(1, 12 * _PIXELS_AT_ONCE // len(lines))
+    for start in range(0, lines.shape[1], strip):
+        part = lines[:, start : start + strip]
+        sums: npt.NDArray[np.unsignedinteger] = part[first].astype(kind)
+        for step in range(1, counts.max()):
+            longer = counts > step
+            if longer.all():
+                sums += part[first + step]
+            else:
+                sums[longer] += part[(first + step)[longer]]
+        totals = sums * weights
+        totals += np.uint32(1 << 21)
+        totals >>= np.uint32(22)
+        result[:, start : start + strip] = totals
+    return result
 
 
 def _nearest(small: int, large: int) -> npt.NDArray[np.intp]:
