@@ -634,7 +634,7 @@ def test_a_small_copy_of_another_run_of_the_same_name_is_refused(halves, tmp_pat
     fw.pack_run(tmp_path / "a/run", tmp_path / "out")
     with pytest.raises(InputError, match=r"joined from other runs, such as \.\.\./run"):
         fw.pack_run(tmp_path / "b/run", tmp_path / "out")
-    # The run may move, and a copy of an earlier version has its whole path.
+    # The run itself may move.
     (tmp_path / "a").rename(tmp_path / "c")
     fw.pack_run(tmp_path / "c/run", tmp_path / "out")
 

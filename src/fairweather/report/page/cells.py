@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple, TypedDict
 
@@ -202,20 +203,24 @@ def shows_every_level(contents: Contents) -> bool:
     return not several or cells * len(contents.titles) <= MOST_CELLS
 
 
-def shown_cells(contents: Contents, model: str) -> list[str]:
-    """The cells of a model that can be looked at, clean first.
+def shown_cells(contents: Contents) -> Iterator[tuple[str, list[str]]]:
+    """Give each model with its cells that can be looked at, clean first.
 
     If all would be too many, it is the level of each shift with the lowest mean accuracy of all
     models, or the first one that this model has.
     """
     every = [[CLEAN], *(list(sweep.cells.values()) for sweep in contents.sweeps)]
-    if not shows_every_level(contents):
-        worst = {condition.cell for condition in worst_conditions(contents)}
-        levels = [sorted(cells, key=lambda cell: cell not in worst) for cells in every]
+    if shows_every_level(contents):
+        yield from (
+            (model, [cell for cells in every for cell in cells]) for model in contents.titles
+        )
+        return
+    worst = {condition.cell for condition in worst_conditions(contents)}
+    levels = [sorted(cells, key=lambda cell: cell not in worst) for cells in every]
+    for model in contents.titles:
         seed = contents.seeds_of(model)[0]
-        found = ([cell for cell in cells if contents.has(model, seed, cell)] for cells in levels)
-        every = [cells[:1] for cells in found]
-    return [cell for cells in every for cell in cells]
+        there = ((cell for cell in cells if contents.has(model, seed, cell)) for cells in levels)
+        yield model, [cell for cells in there for cell in itertools.islice(cells, 1)]
 
 
 def read_cells(contents: Contents, further: Collection[str]) -> Iterator[Read]:
@@ -223,8 +228,8 @@ def read_cells(contents: Contents, further: Collection[str]) -> Iterator[Read]:
 
     With several seeds it is the first: bins of different trainings cannot be averaged.
     """
-    for model in contents.titles:
-        seed, shown = contents.seeds_of(model)[0], shown_cells(contents, model)
+    for model, shown in shown_cells(contents):
+        seed = contents.seeds_of(model)[0]
         for cell in dict.fromkeys([*shown, *further]):
             columns = read_cell(contents, model, seed, cell)
             if columns is not None:
