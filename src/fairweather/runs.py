@@ -405,10 +405,12 @@ class RunFolder:
 
     def read_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Read some columns of a file of predictions, `[N]` each."""
-        file = pyarrow.parquet.ParquetFile(self.file(name))
-        small = DOUBT in file.schema_arrow.names
-        stored = [DOUBT if small and column == "confidence" else column for column in columns]
-        table = file.read(columns=stored)
+        # Threads and reading ahead take longer than what they speed up: a page reads few columns
+        # of thousands of files.
+        with pyarrow.parquet.ParquetFile(self.file(name), pre_buffer=False) as file:
+            small = DOUBT in file.schema_arrow.names
+            stored = [DOUBT if small and column == "confidence" else column for column in columns]
+            table = file.read(columns=stored, use_threads=False)
         return [_column(table, column) for column in columns]
 
     def read_predictions(self, name: str) -> Predictions:

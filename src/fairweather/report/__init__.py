@@ -101,16 +101,16 @@ def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     tables += [*build_tables(contents), *build_further_tables(contents)]
     samples = join_samples({label: read_samples(run) for label, run in contents.runs.items()})
     figures = _build_figures(contents, order, samples)
+    texts = {table.name: table.texts() for table in tables}
+    texts |= {"ranking": ranks.texts()} if ranks else {}
+    texts |= {"smallest_levels": limits.texts()} if limits else {}
     files: dict[str, bytes | str] = {SUMMARY: rows_as_csv(summary_rows(contents))}
-    for table in tables:
-        files |= {f"{TABLES}/{table.name}.{suffix}": text for suffix, text in table.texts().items()}
-    for name, written in (("ranking", ranks), ("smallest_levels", limits)):
-        if written is not None:
-            files |= {f"{TABLES}/{name}.{suffix}": t for suffix, t in written.texts().items()}
+    for name, formats in texts.items():
+        files |= {f"{TABLES}/{name}.{suffix}": text for suffix, text in formats.items()}
     letters = sum(len(figure.svg) for figure in figures)
     library = begin(letters, bundle)
     drawn = [begin(letters, png_of, figure.svg) for figure in figures]
-    page = PageParts(contents, order, tables, ranks, limits, figures, samples)
+    page = PageParts(contents, order, tables, ranks, limits, texts, figures, samples)
     files[PAGE] = render_page(page, library)
     for figure, png in zip(figures, drawn, strict=True):
         files[f"{FIGURES}/{figure.name}.svg"] = figure.svg

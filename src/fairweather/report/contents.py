@@ -193,7 +193,10 @@ class Contents:
     ) -> list[npt.NDArray[Any]] | None:
         """Read some columns of them, `[N]` each, of whatever type each has."""
         run, file = self._file(model, seed, cell, part)
-        return run.read_columns(file, columns) if run.file(file).is_file() else None
+        try:
+            return run.read_columns(file, columns)
+        except FileNotFoundError:
+            return None
 
     def _file(self, model: str, seed: str, cell: str, part: str) -> tuple[RunFolder, str]:
         run, name = self.home(model)
@@ -235,16 +238,20 @@ class Contents:
         at = self._rows.get((metric, shift, seed or self.shown_seed), [])
         return self.scores.iloc[at]
 
-    def find(self, metric: str, model: str, shift: str, level: str) -> pd.DataFrame:
-        """Return the one row of scores.csv of the shown seed; no row where there is none."""
-        rows = self.pick(metric, shift)
-        return rows[(rows["model"] == model) & (rows["level"] == level)]
+    def find(self, wanted: Iterable[tuple[str, str, str, str]]) -> pd.DataFrame:
+        """Return the rows of scores.csv of the shown seed for metric, model, shift and level.
+
+        They come in the order that is asked for; where there is none, it is left out.
+        """
+        numbers = (self._numbers.get((*key, self.shown_seed)) for key in wanted)
+        return self.scores.iloc[[at for at in numbers if at is not None]].reset_index(drop=True)
 
     def score(
         self, metric: str, model: str, shift: str, level: str, seed: str | None = None
     ) -> Score | None:
         """Return a number, of the shown seed by default, or None where there is none."""
-        return self._scores.get((metric, model, shift, level, seed or self.shown_seed))
+        at = self._numbers.get((metric, model, shift, level, seed or self.shown_seed))
+        return None if at is None else self._scores[at]
 
     def by_level(self, metric: str, sweep: Sweep) -> pd.DataFrame:
         """Return a metric under a shift: title, level as a number, value, low, high.
@@ -279,18 +286,19 @@ class Contents:
         return found
 
     @cached_property
-    def _scores(self) -> Mapping[tuple[str, ...], Score]:
-        """Every row by metric, model, shift, level and seed: tables ask for thousands of them."""
-        names, numbers = (
-            ["metric", "model", "shift", "level", "seed"],
-            ["value", "low", "high", "n"],
-        )
-        keys = self.scores[names].itertuples(index=False, name=None)
-        rows = self.scores[numbers].to_numpy(dtype=float).tolist()
-        return {
-            key: Score(value, low, high, int(n))
-            for key, (value, low, high, n) in zip(keys, rows, strict=True)
-        }
+    def _numbers(self) -> Mapping[tuple[str, ...], int]:
+        """The number of each row, by metric, model, shift, level and seed."""
+        names = ("metric", "model", "shift", "level", "seed")
+        columns = (self.scores[name].tolist() for name in names)
+        return {key: at for at, key in enumerate(zip(*columns, strict=True))}
+
+    @cached_property
+    def _scores(self) -> Sequence[Score]:
+        """The score of every row: tables ask for thousands of them."""
+        columns = (self.scores[name].tolist() for name in ("value", "low", "high", "n"))
+        return [
+            Score(value, low, high, int(n)) for value, low, high, n in zip(*columns, strict=True)
+        ]
 
     @property
     def _unequal(self) -> bool:

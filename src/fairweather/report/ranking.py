@@ -177,7 +177,8 @@ def ranking(contents: Contents) -> Ranking | None:
         models were not tested on the same images in the same order.
     """
     models = ranked_models(contents.titles)
-    contents = replace(contents, titles={model: contents.titles[model] for model in models})
+    if len(models) < len(contents.titles):
+        contents = replace(contents, titles={model: contents.titles[model] for model in models})
     images = read_images(contents) if len(models) > 1 else None
     cells, tested = _shared_cells(contents)
     clean = _columns(contents, {CLEAN: 1.0}, images)

@@ -140,13 +140,13 @@ def build_tables(contents: Contents) -> list[Table]:
 
 def summary_rows(contents: Contents) -> pd.DataFrame:
     """Return the rows of scores.csv that the summary tables show."""
-    shown = [
-        contents.find(metric, model, column.shift, column.level)
+    columns = _summary_columns(contents)
+    return contents.find(
+        (metric, model, column.shift, column.level)
         for metric in TABULATED
         for model in contents.titles
-        for column in _summary_columns(contents)
-    ]
-    return pd.concat(shown, ignore_index=True)
+        for column in columns
+    )
 
 
 def find_entry(contents: Contents, metric: str, model: str, shift: str, level: str) -> Entry | None:

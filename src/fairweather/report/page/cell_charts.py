@@ -11,10 +11,8 @@ from collections.abc import Sequence
 import altair as alt
 
 from fairweather.report.page.cells import BARS, MOST_CLASSES, WORST_CLASSES
-from fairweather.report.page.drawing import FAINT, INK, PAPER, RULE, Chart, spec_of, tooltip
+from fairweather.report.page.drawing import FAINT, INK, PAPER, ROWS, RULE, Chart, spec_of, tooltip
 
-# The page's script puts the numbers of the chosen cell under this name.
-ROWS = alt.NamedData(name="rows")
 # Right and wrong, apart by lightness too.
 RIGHT, WRONG = "var(--right)", "var(--wrong)"
 # Where cividis begins: a pair of classes that is not among the rows has no image.

@@ -21,6 +21,7 @@ from fairweather.report.page.drawing import (
     INK,
     LOUD,
     PAPER,
+    ROWS,
     RULE,
     SHORT,
     Chart,
@@ -120,7 +121,7 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
     # cividis: even steps of lightness, for every kind of colour vision (Nuñez et al. 2018).
     scale = alt.Scale(scheme="cividis", reverse=not share, domain=[min(values), max(values)])
     middle = (min(values) + max(values)) / 2
-    base = alt.Chart(alt.Data(values=rows)).encode(
+    base = alt.Chart(ROWS).encode(
         x=alt.X(
             "model:N",
             sort=list(contents.titles.values()),
@@ -145,7 +146,8 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
         text=alt.Text("value:Q", format=".0%" if share else ".2f"),
         color=alt.condition(bright, alt.value("#000000"), alt.value("#ffffff")),
     )
-    spec = spec_of(alt.layer(cells, words).properties(width="container", height=25 * len(shifts)))
+    chart = alt.layer(cells, words).properties(width="container", height=25 * len(shifts))
+    spec = spec_of(chart) | {"datasets": {"rows": rows}}
     # The last of the slanted titles reaches beyond its column: 6 pixels a letter, at 50 degrees.
     beyond = 0.64 * min(6 * max(map(len, contents.titles.values())), LONGEST)
     spec |= {"padding": {"left": 2, "top": 2, "right": 8 + round(beyond), "bottom": 2}}
@@ -159,7 +161,7 @@ def scatter(contents: Contents) -> Chart | None:
     rows = sorted(_points(contents), key=lambda row: order.index(row["title"]))
     if not rows:
         return None
-    base = alt.Chart(alt.Data(values=rows)).encode(
+    base = alt.Chart(ROWS).encode(
         x=alt.X(
             "accuracy:Q",
             title="Accuracy",
@@ -186,7 +188,7 @@ def scatter(contents: Contents) -> Chart | None:
         "scatter",
         "Scatter of accuracy against RMS calibration error, one point for each model, shift and "
         "level; clean images are circled. The tables hold the same numbers.",
-        spec_of(chart.add_params(FOCUS)),
+        spec_of(chart.add_params(FOCUS)) | {"datasets": {"rows": rows}},
     )
 
 
@@ -214,7 +216,7 @@ def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
         maxExtent=EXTENT,
     )
     x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap="greedy", grid=False))
-    bare = alt.Chart(alt.NamedData(name="rows")).encode(x=x.scale(zero=False, padding=10))
+    bare = alt.Chart(ROWS).encode(x=x.scale(zero=False, padding=10))
     base = bare.encode(color=model_color(contents))
     # A layer that has no title of its own would take the field's and add it to the axis.
     y = alt.Y("value:Q", title=None, axis=shares).scale(domain=(0, top), nice=False)
@@ -311,7 +313,7 @@ def _training_chart(
     scale = alt.Scale(type="log") if log else alt.Scale(zero=what == "learning rate")
     dash = figures.WHOLE if what == "learning rate" else figures.DASHED
     line = (
-        alt.Chart(alt.Data(values=records(rows)))
+        alt.Chart(ROWS)
         .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14))
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=epochs, format="d")),
@@ -339,7 +341,7 @@ def _training_chart(
     return Chart(
         f"training-{what.replace(' ', '-')}",
         f"{title} against the epoch, {seeds}. models/*/history.csv holds the same numbers.",
-        spec_of(line),
+        spec_of(line) | {"datasets": {"rows": records(rows)}},
     )
 
 

@@ -53,6 +53,8 @@ GLYPHS, HOLLOW = "●■▲◆▼✚", "○□△◇▽✛"
 SHORT = {"accuracy": "Accuracy", "rms_calibration_error": "RMS calibration error"}
 # A model stands out, and the others are faint, while the pointer or a button asks for it.
 FOCUS = alt.Parameter(name="focus", param=alt.VariableParameter("focus", value=""))
+# The numbers of a chart: put in when it is built, or by the page's script for a chosen cell.
+ROWS = alt.NamedData(name="rows")
 LOUD = "focus === '' || datum.title === focus"
 
 

@@ -60,13 +60,19 @@ class HeatMap(NamedTuple):
 
 
 class PageParts(NamedTuple):
-    """What a page is made of; `order` is that of the models in the first chart."""
+    """What a page is made of.
+
+    Attributes:
+        order: of the models in the first chart.
+        texts: of each table, by its name and then by format.
+    """
 
     contents: Contents
     order: Sequence[str]
     tables: Sequence[Table]
     ranks: Ranking | None
     limits: Limits | None
+    texts: Mapping[str, Mapping[str, str]]
     figures: Sequence[Figure]
     samples: Samples | None
 
@@ -98,11 +104,8 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
 
     `library` returns the JavaScript that draws charts; it is asked last, since it may take long.
     """
-    contents, order, tables, ranks, limits, figures, samples = parts
+    contents, order, tables, ranks, limits, texts, figures, samples = parts
     drawn = _charts(contents, order)
-    texts = {table.name: table.texts() for table in tables}
-    texts |= {"ranking": ranks.texts()} if ranks else {}
-    texts |= {"smallest_levels": limits.texts()} if limits else {}
     first = ranks.rows[0].model if ranks else next(iter(contents.titles))
     findings = model_findings(contents)
     seen = {each.state for model in order for each in readings(contents, model)}
