@@ -18,6 +18,7 @@ LEAVES = {
     "pixels",
     "streams",
     "vega",
+    "claims",
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -32,6 +33,7 @@ MAY_IMPORT = {
     "pixels": {"errors"},
     "streams": {"devices", "types"},
     "vega": set(),
+    "claims": set(),
     "data": LEAVES,
     "models": LEAVES | {"runs"},
     "shifts": LEAVES,

@@ -43,6 +43,10 @@ class CollapsedError(InputError):
     """Pre-training has made all images look the same; the message names epoch and spread."""
 
 
+class NeedsMissingError(RuntimeError):
+    """Steps could not be done, since other processes have not done yet what these need."""
+
+
 def unknown_name(kind: str, asked: object, allowed: Iterable[str]) -> InputError:
     """Build the error for a name that is not in a table.
 

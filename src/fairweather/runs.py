@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -11,6 +12,7 @@ import platform
 import re
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import filelock
 import numpy as np
@@ -29,6 +31,7 @@ import pyarrow.parquet
 import pydantic
 from pydantic import JsonValue
 
+from fairweather.claims import CLAIMS, Claims, claiming, present
 from fairweather.errors import InputError
 from fairweather.record import (
     JOINED,
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
 FIRST_MANIFEST, FIRST_FACTS = "manifest.json", "provenance.json"
 LOCK = ".lock"
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
+PREPARED = 60.0  # seconds within which a process that shares a folder has prepared it
 ABANDONED = 3600.0  # seconds without a write, after which its process must have died
 _COLUMNS: Mapping[str, type[np.generic]] = {
     "keys": np.int64,
@@ -168,6 +172,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+class Shared(NamedTuple):
+    """A run folder that several processes write to, and the claims of this one."""
+
+    run: RunFolder
+    claims: Claims
+
+
 class RunFolder:
     """A folder with all files of a run, and the records of its finished steps.
 
@@ -273,13 +284,14 @@ class RunFolder:
 
     def readable_steps(self) -> list[StepRecord]:
         """The records of all steps except damaged ones, in the order of their names."""
-        return [record for step in self._step_ids() if (record := self.step(step)) is not None]
+        return [record for step in self.step_ids() if (record := self.step(step)) is not None]
 
     def damaged_steps(self) -> list[str]:
         """The ids of steps whose records cannot be read."""
-        return [step for step in self._step_ids() if self.step(step) is None]
+        return [step for step in self.step_ids() if self.step(step) is None]
 
-    def _step_ids(self) -> list[str]:
+    def step_ids(self) -> list[str]:
+        """The ids of all steps with a record, damaged or not."""
         folder = self.path / STEPS
         paths = sorted(folder.rglob("*.json"))
         return [path.relative_to(folder).as_posix().removesuffix(".json") for path in paths]
@@ -499,17 +511,79 @@ def open_run(path: Path) -> Iterator[RunFolder]:
 def lock_run(path: Path) -> Iterator[RunFolder]:
     """Open a folder for writing, create it if needed, and lock it for other processes.
 
-    Raises `InputError` if another process has locked it.
+    Raises `InputError` if another process has locked it, or workers share it.
     """
+    with _locked(path):
+        run = RunFolder(path)
+        if workers := list(present(run.file)):
+            are = "1 worker is" if len(workers) == 1 else f"{len(workers)} workers are"
+            raise InputError(
+                f"{are} working in {path}, such as {workers[0]}, or killed less than three minutes "
+                "ago; wait until they end, or join them with --worker"
+            )
+        _remove_abandoned(path)
+        if (left := run.file(CLAIMS)).is_dir():  # of workers that were killed
+            shutil.rmtree(left, ignore_errors=True)
+        yield run
+
+
+@contextlib.contextmanager
+def share_run(
+    path: Path, mark: Mapping[str, str], prepare: Callable[[RunFolder, bool], None]
+) -> Iterator[Shared]:
+    """Open a run folder that other processes work in too, each with claims on its steps.
+
+    Args:
+        path: the folder; it is created if needed.
+        mark: what must be the same in all these processes, by its names in a sentence.
+        prepare: called with the folder, and with whether other processes work in it, while no other
+            process prepares it.
+
+    Raises `InputError` as `open_run` does, if a process that shares nothing is working in it, and
+    if the others have another mark.
+    """
+    check_takeable(path)
     path.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(inside(path, LOCK), timeout=0)
+    run = RunFolder(path)
+    with claiming(run.file, json.dumps(mark)) as claims:
+        with _locked(path, timeout=PREPARED, needed=False):
+            others = {name: each for name, each in present(run.file).items() if name != claims.name}
+            for name, each in others.items():
+                _check_mark(mark, each, name, path)
+            prepare(run, bool(others))
+        yield Shared(run, claims)
+
+
+def _check_mark(ours: Mapping[str, str], mark: str, name: str, path: Path) -> None:
     try:
-        held = lock.acquire()
+        theirs = dict(json.loads(mark))
+    except (ValueError, TypeError):
+        return  # just being written, or removed
+    for what in ours:
+        if ours[what] != theirs.get(what):
+            raise InputError(
+                f"the worker {name} in {path} has another {what} than this one: "
+                f"{theirs.get(what)}, here {ours[what]}; all workers in a folder must have the "
+                "same, or name another folder with --out"
+            )
+
+
+@contextlib.contextmanager
+def _locked(path: Path, timeout: float = 0, *, needed: bool = True) -> Iterator[None]:
+    """Lock a folder; where it is not `needed`, go on if the file system has no locks."""
+    path.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(inside(path, LOCK), timeout=timeout)
+    try:
+        held: contextlib.AbstractContextManager[object] = lock.acquire()
     except filelock.Timeout:
         raise InputError(f"another process is working in {path}") from None
+    except (OSError, NotImplementedError) as error:
+        known = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+        if needed or (isinstance(error, OSError) and error.errno not in known):
+            raise
+        held = contextlib.nullcontext()
     with held:
-        _remove_abandoned(path)
-        yield RunFolder(path)
+        yield
 
 
 def check_takeable(path: Path) -> None:
@@ -528,8 +602,9 @@ def check_takeable(path: Path) -> None:
             f"{path} was joined from several runs and cannot train; run another seed in a folder "
             "of its own, and join again with fairweather report --as-seeds"
         )
-    known = (path / RECORD).exists() or (path / LOCK).exists()
-    if any(path.iterdir()) and not known:
+    foreign = any(each.name not in (LOCK, CLAIMS) for each in path.iterdir())
+    known = (path / RECORD).exists() or (path / LOCK).exists()  # also of a run begun just now
+    if foreign and not known:
         raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
     if (path / RECORD).exists():
         _ = RunFolder(path).record  # raises if it is damaged

@@ -92,6 +92,22 @@ def run(
     jobs: Jobs = 1,
     workers: Workers = None,
     networks: Networks = None,
+    worker: Annotated[
+        bool,
+        typer.Option(
+            "--worker",
+            help="Work in the run folder together with others who give the same command, in other "
+            "shells or on other machines that see the folder.",
+        ),
+    ] = False,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/K",
+            help="Do only part I of K of the steps, such as 2/3; others do the other parts.",
+            show_default="all",
+        ),
+    ] = None,
     quiet: Quiet = False,
     track: Track = None,
 ) -> None:
@@ -103,6 +119,7 @@ def run(
     if out is not None:
         check_writable(out)
     from fairweather import study as studies
+    from fairweather.record import PAGE
 
     checked = _read(study, set_, seeds, only, data_root, offline)
     check_first(track)
@@ -116,8 +133,13 @@ def run(
             jobs=jobs,
             workers=workers,
             networks=networks,
+            worker=worker,
+            steps=steps,
             progress=show,
         )
+    if steps is not None and not (finished.path / PAGE).is_file():
+        typer.echo(f"part {steps} is done; another part makes the report in {finished.path}")
+        return
     typer.echo(finished.overview() + "\n")
     print_places(finished.path)
     send(finished.path, track)

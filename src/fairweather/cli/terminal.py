@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fairweather.errors import NeedsMissingError
 from fairweather.progress import duration
 
 if TYPE_CHECKING:
@@ -26,12 +31,47 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """End with status 130 and one line when the user interrupts what can be continued."""
+    """End with one line if the work stops before its end but can be continued.
+
+    The status is 130 if the user interrupts it, 143 and 129 if the system ends it (SIGTERM, as
+    batch systems do, and SIGHUP), and 3 if it needs what others have not done yet.
+    """
     try:
-        yield
+        with _ended_in_order():
+            yield
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command continues from here", err=True)
         raise typer.Exit(130) from None
+    except NeedsMissingError as error:
+        typer.echo(f"fairweather: {error}", err=True)
+        raise typer.Exit(3) from None
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the work as Ctrl-C does: children end, claims are given back."""
+    if threading.current_thread() is not threading.main_thread():  # only that may set handlers
+        yield
+        return
+
+    def end(number: int, _: FrameType | None) -> None:
+        # Not by a stream, which may be just writing.
+        os.write(
+            2, f"ended by {signal.Signals(number).name}; the same command continues\n".encode()
+        )
+        raise SystemExit(128 + number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
+    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    try:
+        for name, handler in before.items():
+            if handler == signal.SIG_DFL:  # nohup ignores SIGHUP, and that is to stay
+                signal.signal(getattr(signal, name), end)
+        yield
+    finally:
+        for name, handler in before.items():
+            if handler == signal.SIG_DFL:
+                signal.signal(getattr(signal, name), handler)
 
 
 @contextmanager

@@ -4,3 +4,5 @@ from __future__ import annotations
 
 from fairweather.executors.local import execute as execute
 from fairweather.executors.local import execute_side_by_side as execute_side_by_side
+from fairweather.executors.shared import Share as Share
+from fairweather.executors.shared import execute_shared as execute_shared

@@ -68,17 +68,24 @@ class Schedule:
         Args:
             worker: tells how many networks fit into memory.
         """
-        while True:
-            step = next((each for each in self._waiting.values() if self._is_ready(each)), None)
-            if step is None:
-                return None
-            if self._is_done(step):
+        for step in list(self._waiting.values()):
+            if not self._is_ready(step) or self._is_done(step) or not self.is_free(step):
                 continue
             group = [step, *self._companions(step, worker)]
             for each in group:
                 del self._waiting[each.id]
-                self._clear(each)
+                self.clear(each)
             return group
+        return None
+
+    def is_free(self, step: Step) -> bool:
+        """Say whether a ready step that is not done is to be done here."""
+        return True
+
+    @property
+    def waiting(self) -> list[Step]:
+        """The steps that are not done and were not handed out."""
+        return list(self._waiting.values())
 
     def check_finished(self) -> None:
         """Raise `RuntimeError` if a step was never handed out: its plan is not in order."""
@@ -133,9 +140,9 @@ class Schedule:
                 group.append(each)
         networks = list(dict.fromkeys(network_of(each) for each in group))
         fitting = set(networks[: worker.how_many_fit(networks, self.run)])
-        return [each for each in group[1:] if network_of(each) in fitting]
+        return [each for each in group[1:] if network_of(each) in fitting and self.is_free(each)]
 
-    def _clear(self, step: Step) -> None:
+    def clear(self, step: Step) -> None:
         """Remove what a step left before, and what was made from it."""
         # First samples, scores and report that need this step: if the run is then interrupted,
         # its folder has no numbers rather than wrong ones.

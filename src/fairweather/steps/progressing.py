@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -57,6 +57,18 @@ class Ledger:
         if step not in self._records:
             self._records[step] = self.run.step(step)
         return self._records[step]
+
+    def look_again(self, steps: Iterable[str], there: Collection[str] | None = None) -> None:
+        """Read the records of steps again, since other processes do steps too.
+
+        `there` has the ids of all steps with a record, if they have just been listed: then nothing
+        is read of the others.
+        """
+        for step in steps:
+            if there is None or step in there:
+                self._records.pop(step, None)
+            else:
+                self._records[step] = None
 
     def finish(self, record: StepRecord) -> None:
         """Record a step as done."""

@@ -10,12 +10,12 @@ import torch
 
 from fairweather.devices import check_jobs, resolve_device, workers_for
 from fairweather.errors import InputError, check_writable
-from fairweather.executors import execute, execute_side_by_side
+from fairweather.executors import Share, execute, execute_shared, execute_side_by_side
 from fairweather.finished_run import Run
 from fairweather.progress import Event, Notify, silent
-from fairweather.record import STUDY
-from fairweather.runs import RunFolder, check_takeable, open_run
-from fairweather.steps import Worker
+from fairweather.record import STUDY, RunRecord
+from fairweather.runs import RunFolder, check_takeable, fingerprint, open_run, share_run
+from fairweather.steps import Plan, Worker
 from fairweather.steps.measuring import facts_of, survey
 from fairweather.steps.plan import DATA
 from fairweather.steps.progressing import Outlook, begin
@@ -44,6 +44,8 @@ def run(
     jobs: int = 1,
     workers: int | None = None,
     networks: int | None = None,
+    worker: bool = False,
+    steps: str | None = None,
     progress: Notify | None = None,
 ) -> Run:
     """Run a study: train, predict every cell, score, report; finished steps are not repeated.
@@ -65,16 +67,23 @@ def run(
             up to 8 beside a GPU. The results do not depend on it.
         networks: at most so many networks are kept in memory to predict the same shifted images;
             by default as many as fit.
+        worker: work in the folder together with other processes, on this or on other machines that
+            see the folder, each started with `worker`.
+        steps: do only a part of the steps, such as `2/3`; the other parts are for others.
         progress: called with every `Event`.
 
     Raises:
         InputError: the data, a model or the folder does not fit the study, or the machine has too
             few cores for the jobs.
+        NeedsMissingError: steps of the part need steps of other parts that are not done.
     """
     counts = (("jobs", jobs, 1), ("workers", workers, 0), ("networks", networks, 1))
     for name, number, least in counts:
         if number is not None and number < least:
             raise InputError(f"{name} must be at least {least}, found {number}")
+    if worker + (steps is not None) + (jobs > 1) > 1:
+        raise InputError("worker, steps and jobs are three ways to share the work: choose one")
+    share = None if steps is None else Share.parse(steps)
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
     check_jobs(jobs, checked.threads or torch.get_num_threads())
     path = place_of_run(checked, out)
@@ -89,25 +98,48 @@ def run(
     facts = {name: facts_of(dataset, digests_of(dataset)) for name, dataset in datasets.items()}
     plan = plan_study(checked, facts, target, offline=offline)
     record = describe_study(checked, plan, own, target)
-    with open_run(path) as folder:
-        begin(plan, folder, record, replace=replace)
-        folder.write(STUDY, dump_yaml(checked.model_dump(mode="json")))
-        worker = Worker(
-            plan,
-            device=device,
-            offline=offline,
-            progress=tell,
-            datasets=datasets,
-            workers=workers_for(target, workers, jobs),
-            networks=networks,
-            jobs=jobs,
-        )
-        with closing(worker):
+    worker_here = Worker(
+        plan,
+        device=device,
+        offline=offline,
+        progress=tell,
+        datasets=datasets,
+        workers=workers_for(target, workers, jobs),
+        networks=networks,
+        jobs=jobs,
+    )
+
+    def prepare(folder: RunFolder, others: bool) -> None:
+        kept, known = record, others and folder.has_record
+        if known:  # where and when the run was begun stays as it is
+            kept = record.model_copy(update={"provenance": folder.record.provenance})
+        if not known or kept != folder.record:
+            begin(plan, folder, kept, replace=replace)
+            folder.write(STUDY, dump_yaml(checked.model_dump(mode="json")))
+
+    with closing(worker_here):
+        if worker or share is not None:
+            mark = what_workers_share(plan, record)
+            with share_run(path, mark, prepare) as shared:
+                execute_shared(plan, shared, worker_here, tell, share=share)
+            return Run(path)
+        with open_run(path) as folder:
+            prepare(folder, others=False)
             if jobs == 1:
-                execute(plan, folder, worker, tell)
+                execute(plan, folder, worker_here, tell)
             else:
-                execute_side_by_side(plan, folder, worker, tell, jobs=jobs)
+                execute_side_by_side(plan, folder, worker_here, tell, jobs=jobs)
     return Run(path)
+
+
+def what_workers_share(plan: Plan, record: RunRecord) -> dict[str, str]:
+    """What must be the same in all processes that work in one run folder, by its names."""
+    machine = {name: getattr(plan.steps[0], name) for name in ("device", "threads")}
+    return {
+        **{name: str(each) for name, each in machine.items()},
+        **{f"version of {name}": each for name, each in record.provenance.versions.items()},
+        "study or settings": fingerprint({step.id: step.depends() for step in plan.steps}),
+    }
 
 
 def plan(

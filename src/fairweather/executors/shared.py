@@ -1,0 +1,251 @@
+"""Executes a plan, or a part of it, in a run folder that other processes work in too."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from fairweather.claims import Claims
+from fairweather.errors import InputError, NeedsMissingError
+from fairweather.executors.local import perform_here
+from fairweather.executors.schedule import Outcome, Schedule
+from fairweather.progress import Event, Notify, silent
+from fairweather.record import RECORD, parse_record, step_file
+from fairweather.runs import RunFolder, Shared
+from fairweather.steps import Plan, Step, Worker
+
+LOOKED_AGAIN = 1.0  # seconds between two looks at what other processes have done
+WAITED = 10.0  # seconds, the longest time between two looks while there is nothing to do
+REMINDED = 60.0  # seconds between two lines that say what is waited for
+TRIED = 3  # how often files that others replace may be missing, one time after the other
+
+
+class Share(NamedTuple):
+    """One of several parts of a plan, divided by the ids of its steps, whatever is done.
+
+    Attributes:
+        number: which part, from 1.
+        of: how many parts there are.
+    """
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """Read a part such as 2/3.
+
+        >>> Share.parse("2/3")
+        Share(number=2, of=3)
+        >>> Share.parse("4/3")
+        Traceback (most recent call last):
+        fairweather.errors.InputError: steps must be a part such as 2/3, from 1/3 to 3/3, found
+        '4/3'
+        """
+        found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
+        number, of = map(int, found.groups()) if found else (1, 0)
+        if number > of:
+            most = of or 3
+            raise InputError(
+                f"steps must be a part such as 2/3, from 1/{most} to {most}/{most}, found {text!r}"
+            )
+        return cls(number, of)
+
+    def has(self, step: str) -> bool:
+        """Say whether a step belongs to this part."""
+        return self.part_of(step) == self.number
+
+    def part_of(self, step: str) -> int:
+        """The part that a step belongs to, by its id."""
+        digest = hashlib.sha256(step.encode()).digest()
+        return int.from_bytes(digest[:8], "big") % self.of + 1
+
+
+class SharedSchedule(Schedule):
+    """Hands out steps that this process could claim, and records them if the claim is still its.
+
+    Args:
+        plan, run, tell: as in `Schedule`.
+        claims: the claims of this process.
+        share: hand out only the steps of this part of the plan.
+    """
+
+    def __init__(
+        self, plan: Plan, run: RunFolder, tell: Notify, claims: Claims, share: Share | None = None
+    ) -> None:
+        super().__init__(plan, run, tell)
+        self.claims, self.share = claims, share
+        self._steps = {step.id: step for step in plan.steps}
+        self._begun: dict[str, str] = {}  # the fingerprint of each step that was handed out
+        self._looked = time.monotonic()
+        self._record = run.file(RECORD).read_bytes()
+        self.owners = claims.owners()
+
+    def take(self, worker: Worker) -> list[Step] | None:
+        """Give steps to be done together; None if others do all that could be done now."""
+        self._check_record()
+        if time.monotonic() - self._looked >= LOOKED_AGAIN:
+            self.ledger.look_again(self._waiting, set(self.run.step_ids()))
+            self.owners = self.claims.owners()
+            self._looked = time.monotonic()
+        return super().take(worker)
+
+    def is_free(self, step: Step) -> bool:
+        """Claim a ready step, unless it is of another part or another process is doing it."""
+        if self.share is not None and not self.share.has(step.id):
+            return False
+        if step.id in self.owners or not self.claims.take(step.id):
+            return False
+        # Another process may have done it just before. Listing a folder makes NFS ask its server.
+        with suppress(FileNotFoundError):
+            list(self.run.file(step_file(step.id)).parent.iterdir())
+        self.ledger.look_again([step.id])
+        if self._is_done(step):
+            self.claims.release(step.id)
+            return False
+        return True
+
+    def clear(self, step: Step) -> None:
+        """Remove what was made from a step.
+
+        What it left itself is replaced file by file: a process that was believed dead, or one that
+        sees files late, may read it just now.
+        """
+        self.ledger.look_again(self._dependants[step.id])
+        for each in self._dependants[step.id]:
+            if self.ledger.record(each) is not None:
+                self.ledger.forget(each)
+        self._begun[step.id] = self.ledger.fingerprint(step)
+
+    def finish(self, steps: Sequence[Step], outcome: Outcome) -> None:
+        """Record steps, or wait for others to do so if they have taken them over meanwhile."""
+        if self._are_still_mine(steps):
+            super().finish(steps, outcome)
+        else:
+            self.put_back(steps)
+        for step in steps:
+            self.claims.release(step.id)
+
+    def put_back(self, steps: Sequence[Step]) -> None:
+        """Let steps wait again, and what they need, as far as it is not done any more."""
+        for step in steps:
+            self.claims.release(step.id)
+            self._waiting[step.id] = self._steps[step.id]
+            self.ledger.look_again(step.needs)
+            for need in step.needs:
+                if self.ledger.record(need) is None and need in self._steps:
+                    self._states.pop(need, None)
+                    self._waiting[need] = self._steps[need]
+
+    @property
+    def held_up(self) -> bool:
+        """Whether a step of this part could be done, if another process had not claimed it."""
+        assert self.share is not None
+        return any(self.share.has(step.id) and self._is_ready(step) for step in self.waiting)
+
+    def missing(self) -> Iterator[tuple[str, int]]:
+        """The steps of other parts that steps of this part wait for, and their parts."""
+        assert self.share is not None
+        mine = [step for step in self.waiting if self.share.has(step.id)]
+        needs = dict.fromkeys(need for step in mine for need in step.needs)
+        for need in needs:
+            if need in self._waiting and not self.share.has(need):
+                yield need, self.share.part_of(need)
+
+    def _check_record(self) -> None:
+        """Raise `InputError` if the run is another one now.
+
+        That can be where this process was stopped for so long that it was believed dead.
+        """
+        now = self.run.file(RECORD).read_bytes()
+        if now != self._record:
+            before, after = (parse_record(each.decode(), RECORD) for each in (self._record, now))
+            if before.lasting() != after.lasting():
+                raise InputError(
+                    f"the run in {self.run.path} was begun anew with other settings while this "
+                    "worker was in it; give the command again to join"
+                )
+            self._record = now
+
+    def _are_still_mine(self, steps: Sequence[Step]) -> bool:
+        self._check_record()
+        self.ledger.look_again({need for step in steps for need in step.needs})
+        return all(
+            # A claim that is gone, and that nobody else has, is taken again.
+            (self.claims.holds(step.id) or self.claims.take(step.id))
+            and all(self.ledger.record(need) is not None for need in step.needs)
+            and self.ledger.fingerprint(step) == self._begun[step.id]
+            for step in steps
+        )
+
+
+def execute_shared(
+    plan: Plan,
+    shared: Shared,
+    worker: Worker,
+    progress: Notify | None = None,
+    *,
+    share: Share | None = None,
+) -> None:
+    """Execute the steps of a plan together with other processes that call this in the same folder.
+
+    Returns when all steps are done, by whichever process. Ready steps are claimed first; a claim
+    that nobody renews, because its process was killed, is given up after some minutes.
+
+    Args:
+        plan, worker, progress: as in `executors.local.execute`.
+        shared: the folder, which contains its record, and the claims of this process.
+        share: do only this part of the plan, and do not wait for the others.
+
+    Raises:
+        NeedsMissingError: steps of the part need steps of other parts that are not done.
+    """
+    tell = progress or silent
+    run, claims = shared
+    schedule = SharedSchedule(plan, run, tell, claims, share)
+    failed, wait, reminded = 0, LOOKED_AGAIN, float("-inf")
+    while schedule.waiting:
+        if steps := schedule.take(worker):
+            try:
+                schedule.finish(steps, perform_here(steps, worker, run, tell))
+                failed = 0
+            except FileNotFoundError:  # another process is replacing what was to be read
+                schedule.put_back(steps)
+                failed += 1
+                if failed == TRIED:
+                    raise
+                time.sleep(LOOKED_AGAIN)
+            wait = LOOKED_AGAIN
+            continue
+        if share is not None and not schedule.held_up:
+            _check_needs(schedule, share, run)
+            return
+        if time.monotonic() - reminded > REMINDED:
+            tell(Event("wait", 0, None, line=_waits_for(schedule)))
+            reminded = time.monotonic()
+        time.sleep(wait)
+        wait = min(2 * wait, WAITED)
+
+
+def _check_needs(schedule: SharedSchedule, share: Share, run: RunFolder) -> None:
+    missing = list(schedule.missing())
+    if missing:
+        step, part = missing[0]
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise NeedsMissingError(
+            f"part {share.number}/{share.of} is done as far as it could be; the rest needs {step} "
+            f"(part {part}/{share.of}){more}, not done in {run.path}: do the other parts in this "
+            "folder, or copy their files into it, and then give this command again"
+        )
+
+
+def _waits_for(schedule: SharedSchedule) -> str:
+    if not schedule.owners:
+        return f"{'waiting':14} for a process that has ended: its claims expire in some minutes"
+    step, owner = next(iter(schedule.owners.items()))
+    more = f" and {len(schedule.owners) - 1} more" if len(schedule.owners) > 1 else ""
+    return f"{'waiting':14} for {step}, by {owner}{more}"

@@ -1,0 +1,320 @@
+"""Several processes work in one run folder, with the same results as one."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+import fairweather as fw
+from fairweather import steps
+from fairweather.cli import app
+from fairweather.errors import InputError, NeedsMissingError
+from fairweather.executors import Share
+from fairweather.runs import RunFolder
+
+from .conftest import TINY_RESNET
+
+STUDY = """
+name: colours
+data: {{source: "folder:{folder}", size: 16}}
+seeds: 2
+threads: 1
+ensemble: true
+variants: [temperature, batchnorm]
+shifts:
+  - gaussian_blur: {{sigma: [1, 2], kernel_size: 5}}
+  - fgsm: {{epsilon: 4/255}}
+bootstrap: 100
+defaults:
+  backbone: {backbone}
+  recipe: {{epochs: 2, batch_size: 16, learning_rate: 1e-2}}
+models:
+  basic: {{title: Basic}}
+  mixup: {{title: MixUp, recipe: {{mixup: 0.3}}}}
+"""
+# A worker whose claims expire soon. {before} is run first.
+WORKER = """
+import sys, time
+from fairweather import claims
+from fairweather.executors import shared
+claims.RENEWED, claims.EXPIRES = 0.5, 6.0
+shared.LOOKED_AGAIN, shared.WAITED = 0.1, 0.5
+{before}
+import fairweather as fw
+def tell(event):
+    if event.finished:
+        print(event.finished.label, flush=True)
+fw.run(sys.argv[1], out=sys.argv[2], device="cpu", worker=True, progress=tell)
+"""
+# It says so when it begins its first training, and ends it once it may.
+HELD = """
+from pathlib import Path
+from fairweather import steps
+claims.EXPIRES = 600.0
+train = steps.DO["train"]
+def held(step, *others):
+    if not Path(sys.argv[2]).with_suffix(".go").exists():
+        print(step.id, flush=True)
+    while not Path(sys.argv[2]).with_suffix(".go").exists():
+        time.sleep(0.05)
+    return train(step, *others)
+steps.DO = {**steps.DO, "train": held}
+"""
+# It says so when it begins a step of a kind, and never ends it.
+STUCK = """
+from fairweather import steps
+def stuck(step, *_):
+    print(step.id if hasattr(step, "id") else " ".join(each.id for each in step), flush=True)
+    time.sleep(3600)
+steps.DO = {{**steps.DO, {kind!r}: stuck}}
+if {kind!r} == "predict":
+    steps.do_predictions = stuck
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, colour_folder):
+    path = tmp_path_factory.mktemp("study") / "colours.yaml"
+    path.write_text(STUDY.format(folder=colour_folder, backbone=TINY_RESNET))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(study):
+    return fw.run(study, out=study.parent / "alone", device="cpu")
+
+
+@pytest.fixture
+def start(study):
+    """Start workers in a folder; whatever is left of them is killed at the end."""
+    running = []
+
+    def worker(folder, before=""):
+        command = [sys.executable, "-c", WORKER.format(before=before), str(study), str(folder)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, **pipes))
+        return running[-1]
+
+    yield worker
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def files(run):
+    return {
+        path.relative_to(run.path).as_posix(): path.read_bytes()
+        for pattern in ("scores.csv", "models/**/*.safetensors", "predictions/**/*.parquet")
+        for path in sorted(run.path.glob(pattern))
+    }
+
+
+def same(folder, alone):
+    ours, theirs = files(RunFolder(folder)), files(alone)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+@pytest.mark.parametrize(  # what the killed one was doing
+    "kind", ["predict", pytest.param("train", marks=pytest.mark.nightly)]
+)
+def test_three_workers_of_which_one_is_killed_do_what_one_process_does(
+    kind, start, alone, tmp_path
+):
+    folder = tmp_path / "run"
+    if kind == "predict":  # all trainings are done already
+        shutil.copytree(alone.path, folder)
+        for step in RunFolder(folder).steps():
+            if step.kind not in ("train", "pretrain"):
+                RunFolder(folder).forget(step.id)
+    killed = start(folder, STUCK.format(kind=kind))
+    claimed = killed.stdout.readline().split()
+    assert claimed, killed.communicate()
+    assert (len(claimed) > 1) == (kind == "predict")  # several networks see the same images
+    others = [start(folder) for _ in range(2)]
+    assert all((folder / "claims" / "steps" / f"{step}.claim").exists() for step in claimed)
+    killed.send_signal(signal.SIGKILL)
+    for process in others:
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors
+    same(folder, alone)
+    assert (folder / "report.html").is_file()
+    assert not (folder / "claims").exists()
+
+
+def test_two_workers_divide_the_steps_and_do_none_twice(start, alone, tmp_path):
+    folder = tmp_path / "run"
+    held = start(folder, HELD)
+    assert held.stdout.readline().strip() == "models/basic/seed-0"
+    other = start(folder, "claims.EXPIRES = 600.0")
+    assert other.stdout.readline()  # it has done a step
+    folder.with_suffix(".go").touch()
+    done = [1]
+    for process in (held, other):
+        labels, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors
+        done.append(len(labels.splitlines()))
+    assert sum(done) == len(alone.folder.steps())
+    same(folder, alone)
+
+
+def test_workers_that_start_at_the_same_moment_all_join(study, tmp_path):
+    script = """
+import sys, threading, time
+from pathlib import Path
+from fairweather.runs import share_run
+def prepare(folder, others): prepared.append(others)
+prepared = []
+print(flush=True)
+for line in sys.stdin:
+    while time.time() < float(line.split()[0]): pass
+    with share_run(Path(line.split()[1]), {"device": "cpu"}, prepare): pass
+    print(len(prepared), flush=True)
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([sys.executable, "-c", script], **pipes) for _ in range(3)]
+    try:
+        assert [process.stdout.readline() for process in processes] == ["\n"] * 3
+        for turn in range(1, 11):
+            at = time.time() + 0.2
+            for process in processes:
+                process.stdin.write(f"{at} {tmp_path / str(turn)}\n")
+                process.stdin.flush()
+            assert [process.stdout.readline() for process in processes] == [f"{turn}\n"] * 3
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_a_worker_that_the_system_ends_gives_its_claims_back(study, tmp_path):
+    folder = tmp_path / "run"
+    stuck = f"import sys, time{STUCK.format(kind='train')}"
+    command = f"{stuck}from fairweather.cli import main\nmain()"
+    arguments = ["run", str(study), "--out", str(folder), "--device", "cpu", "--worker"]
+    with subprocess.Popen(
+        [sys.executable, "-c", command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline().strip() == "models/basic/seed-0"
+        assert (folder / "claims" / "steps" / "models" / "basic" / "seed-0.claim").is_file()
+        process.terminate()
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode == 143
+    assert "ended by SIGTERM; the same command continues" in errors
+    assert "Traceback" not in errors
+    assert not (folder / "claims").exists()
+
+
+def test_a_worker_that_fails_gives_its_claims_back(study, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr("fairweather.steps.DO", {**steps.DO, "train": broken})
+    with pytest.raises(RuntimeError, match="no such luck"):
+        fw.run(study, out=tmp_path / "run", device="cpu", worker=True)
+    assert not (tmp_path / "run" / "claims").exists()
+
+
+def test_files_that_another_worker_replaces_are_read_later(study, alone, tmp_path, monkeypatch):
+    folder, scored = tmp_path / "run", steps.DO["score"]
+    missed = []
+
+    def too_early(*arguments):
+        if len(missed) < 2:
+            missed.append(None)
+            raise FileNotFoundError("predictions that are just being replaced")
+        return scored(*arguments)
+
+    monkeypatch.setattr("fairweather.steps.DO", {**steps.DO, "score": too_early})
+    fw.run(study, out=folder, device="cpu", worker=True)
+    assert len(missed) == 2
+    same(folder, alone)
+
+
+def test_a_worker_and_another_command_do_not_meet(start, study, tmp_path):
+    folder = tmp_path / "run"
+    working = start(folder, STUCK.format(kind="train"))
+    assert working.stdout.readline().strip() == "models/basic/seed-0"
+    with pytest.raises(InputError, match="1 worker is working in"):
+        fw.run(study, out=folder, device="cpu")
+    with pytest.raises(InputError, match="has another study or settings than this one"):
+        fw.run(study, out=folder, device="cpu", only=["basic"], worker=True)
+
+
+def test_parts_are_done_in_any_order_and_say_what_they_wait_for(study, alone, tmp_path):
+    folder, missing = tmp_path / "run", 0
+    arguments = ["run", str(study), "--out", str(folder), "--device", "cpu", "--quiet"]
+    done = []
+    for part in ("3/3", "1/3", "2/3") * 6:
+        result = CliRunner().invoke(app, [*arguments, "--steps", part])
+        assert result.exit_code in (0, 3), result.output
+        missing += result.exit_code == 3
+        if result.exit_code == 3:
+            assert f"part {part} is done as far as it could be; the rest needs" in result.stderr
+        done.append(len(RunFolder(folder).steps()))
+        if (folder / "report.html").is_file():
+            break
+    assert missing
+    assert done == sorted(done)
+    same(folder, alone)
+
+
+def test_a_part_waits_for_its_own_steps_that_another_process_has_claimed(
+    study, alone, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("fairweather.claims.EXPIRES", 4.0)
+    folder = tmp_path / "run"
+    (folder / "claims" / "steps" / "models" / "basic").mkdir(parents=True)
+    (folder / "claims" / "steps" / "models" / "basic" / "seed-0.claim").write_text("killed")
+    fw.run(study, out=folder, device="cpu", steps="1/1")
+    same(folder, alone)
+
+
+def test_a_worker_stops_if_the_run_is_begun_anew_meanwhile(study, tmp_path, monkeypatch):
+    folder, train = tmp_path / "run", steps.DO["train"]
+
+    def train_long(*arguments):
+        record = (folder / "record.json").read_text()
+        (folder / "record.json").write_text(record.replace('"basic"', '"plain"'))
+        return train(*arguments)
+
+    monkeypatch.setattr("fairweather.steps.DO", {**steps.DO, "train": train_long})
+    with pytest.raises(InputError, match="was begun anew with other settings"):
+        fw.run(study, out=folder, device="cpu", worker=True)
+    assert RunFolder(folder).steps() == []
+
+
+def test_every_step_is_in_one_part(alone):
+    steps = [step.id for step in alone.folder.steps()]
+    for of in (1, 2, 3, 7):
+        parts = [[step for step in steps if Share(n, of).has(step)] for n in range(1, of + 1)]
+        assert sorted(step for part in parts for step in part) == sorted(steps)
+    # By the id alone, so that machines agree.
+    assert [n for n in (1, 2, 3) if Share(n, 3).has("models/basic/seed-0")] == [3]
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "a/b", "1/3/5", "-1/3", ""])
+def test_a_part_that_is_none_is_one_sentence(text, study, tmp_path):
+    with pytest.raises(InputError, match="steps must be a part such as 2/3"):
+        fw.run(study, out=tmp_path / "run", steps=text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_ways_to_share_exclude_each_other(study, tmp_path):
+    with pytest.raises(InputError, match="choose one"):
+        fw.run(study, out=tmp_path / "run", steps="1/2", worker=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_needs_that_are_missing_are_named(study, tmp_path):
+    share = Share(1, 3).part_of("scores")
+    others = "|".join(str(each) for each in {1, 2, 3} - {share})
+    with pytest.raises(NeedsMissingError, match=rf"needs \S+ \(part [{others}]/3\)"):
+        fw.run(study, out=tmp_path / "run", steps=f"{share}/3", device="cpu")
