@@ -518,8 +518,8 @@ def lock_run(path: Path) -> Iterator[RunFolder]:
         if workers := list(present(run.file)):
             are = "1 worker is" if len(workers) == 1 else f"{len(workers)} workers are"
             raise InputError(
-                f"{are} working in {path}, such as {workers[0]}, or killed less than three minutes "
-                "ago; wait until they end, or join them with --worker"
+                f"{are} working in {path}, such as {workers[0]}, or were killed less than three "
+                "minutes ago; wait until they end, or join them with --worker"
             )
         _remove_abandoned(path)
         if (left := run.file(CLAIMS)).is_dir():  # of workers that were killed

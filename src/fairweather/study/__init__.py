@@ -134,9 +134,10 @@ def run(
 
 def what_workers_share(plan: Plan, record: RunRecord) -> dict[str, str]:
     """What must be the same in all processes that work in one run folder, by its names."""
-    machine = {name: getattr(plan.steps[0], name) for name in ("device", "threads")}
+    first = plan.steps[0]
     return {
-        **{name: str(each) for name, each in machine.items()},
+        "device": first.device,
+        "number of threads": str(first.threads),
         **{f"version of {name}": each for name, each in record.provenance.versions.items()},
         "study or settings": fingerprint({step.id: step.depends() for step in plan.steps}),
     }
