@@ -25,6 +25,7 @@ from fairweather.steps.plan import Done
 from fairweather.study import load_study, plan
 
 from .conftest import TINY_RESNET
+from .same_bytes import files, same
 
 STUDY = """
 name: colours
@@ -75,20 +76,6 @@ def _cores_and_no_pages():
             "fairweather.steps.DO", {**DO, **dict.fromkeys(("sample", "report"), write_nothing)}
         )
         yield
-
-
-def files(run):
-    return {
-        path.relative_to(run.path).as_posix(): path.read_bytes()
-        for pattern in ("scores.csv", "models/**/*.safetensors", "predictions/**/*.parquet")
-        for path in sorted(run.path.glob(pattern))
-    }
-
-
-def same(one, other):
-    ours, theirs = files(one), files(other)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
 def test_the_results_do_not_depend_on_the_number_of_jobs(study, alone, tmp_path, monkeypatch):

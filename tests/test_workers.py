@@ -17,6 +17,7 @@ from fairweather.executors import Share
 from fairweather.runs import RunFolder
 
 from .conftest import TINY_RESNET
+from .same_bytes import same
 
 STUDY = """
 name: colours
@@ -103,20 +104,6 @@ def start(study):
     for process in running:
         process.kill()
         process.communicate()
-
-
-def files(run):
-    return {
-        path.relative_to(run.path).as_posix(): path.read_bytes()
-        for pattern in ("scores.csv", "models/**/*.safetensors", "predictions/**/*.parquet")
-        for path in sorted(run.path.glob(pattern))
-    }
-
-
-def same(folder, alone):
-    ours, theirs = files(RunFolder(folder)), files(alone)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
 @pytest.mark.parametrize(  # what the killed one was doing

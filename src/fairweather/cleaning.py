@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from fairweather.claims import remove_empty
 from fairweather.errors import InputError, unknown_name
 from fairweather.record import (
     is_part_of,
@@ -101,7 +102,7 @@ def remove(path: Path, kinds: Sequence[str]) -> Use:
                 shutil.rmtree(place)
             else:
                 place.unlink(missing_ok=True)
-        _remove_empty_folders(run.path)
+        remove_empty(run.path)
     files = tuple(name for use in uses for name in use.files)
     return Use("removed", files, sum(use.bytes for use in uses))
 
@@ -121,13 +122,6 @@ def _size(path: Path) -> int:
     if path.is_dir():
         return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
     return path.stat().st_size if path.is_file() else 0
-
-
-def _remove_empty_folders(path: Path) -> None:
-    folders = [each for each in path.rglob("*") if each.is_dir() and not each.is_symlink()]
-    for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
-        if not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def as_table(uses: Sequence[Use]) -> str:
