@@ -19,6 +19,7 @@ LEAVES = {
     "streams",
     "vega",
     "claims",
+    "group",
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -34,6 +35,7 @@ MAY_IMPORT = {
     "streams": {"devices", "types"},
     "vega": set(),
     "claims": set(),
+    "group": {"errors"},
     "data": LEAVES,
     "models": LEAVES | {"runs"},
     "shifts": LEAVES,

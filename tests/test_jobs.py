@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import fairweather as fw
-from fairweather.devices import check_jobs
+from fairweather.devices import check_cores
 from fairweather.errors import InputError
 from fairweather.executors.jobs import Failed, JobFailedError, Jobs
 from fairweather.executors.schedule import Outcome, Schedule
@@ -231,7 +231,7 @@ def test_more_jobs_than_cores_are_refused_with_a_way_out(study, tmp_path, monkey
     ):
         fw.run(study, out=tmp_path / "run", device="cpu", jobs=5)
     with pytest.raises(InputError, match=r"3 jobs of 2 threads.*at most 2 jobs; with threads 1"):
-        check_jobs(3, 2)
+        check_cores(3, 2)
     assert not (tmp_path / "run").exists()
 
 

@@ -163,10 +163,11 @@ def test_the_rotation_loss_knows_the_turns():
     def corners(turned):
         return turned[:, 0, [0, 3, 3, 0], [0, 0, 3, 3]]
 
-    right, features = rotation_loss(corners, lambda seen: 100 * seen, images)
+    turns = torch.arange(8) % 4
+    right, features = rotation_loss(corners, lambda seen: 100 * seen, images, turns)
     assert float(right) == pytest.approx(0, abs=1e-6)
     assert features.shape == (8, 4)
-    wrong, _ = rotation_loss(corners, lambda seen: 100 * seen.roll(1, 1), images)
+    wrong, _ = rotation_loss(corners, lambda seen: 100 * seen.roll(1, 1), images, turns)
     assert float(wrong) == pytest.approx(100, rel=1e-3)
 
 

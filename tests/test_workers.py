@@ -94,8 +94,8 @@ def start(study):
     """Start workers in a folder; whatever is left of them is killed at the end."""
     running = []
 
-    def worker(folder, before=""):
-        command = [sys.executable, "-c", WORKER.format(before=before), str(study), str(folder)]
+    def worker(folder, before="", of=study):
+        command = [sys.executable, "-c", WORKER.format(before=before), str(of), str(folder)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running.append(subprocess.Popen(command, **pipes))
         return running[-1]
@@ -130,6 +130,38 @@ def test_three_workers_of_which_one_is_killed_do_what_one_process_does(
         assert process.returncode == 0, errors
     same(folder, alone)
     assert (folder / "report.html").is_file()
+    assert not (folder / "claims").exists()
+
+
+# What each of ten workers was doing when it was killed; the next one takes its step over.
+KINDS = ("pretrain", "train", "train", "predict", "predict", "predict", "fit", "sample", "score")
+IDS = {"sample": "samples", "score": "scores", "report": "report"}
+PRETRAINED = """
+pretraining:
+  views:
+    title: Barlow Twins
+    backbone: {backbone}
+    recipe: {{method: barlow_twins, epochs: 1, batch_size: 16, projector: [8, 8]}}
+"""
+
+
+@pytest.mark.nightly
+def test_ten_workers_are_killed_at_different_steps_and_the_bytes_are_the_same(
+    start, study, tmp_path
+):
+    path, folder = tmp_path / "colours.yaml", tmp_path / "run"
+    text = study.read_text() + PRETRAINED.format(backbone=TINY_RESNET)
+    path.write_text(text.replace("{title: Basic}", "{title: Basic, weights: pretraining:views}"))
+    alone = fw.run(path, out=tmp_path / "alone", device="cpu")
+    for kind in (*KINDS, "report"):
+        worker = start(folder, STUCK.format(kind=kind), path)
+        begun = IDS.get(kind, ("pretraining/", "models/", "predictions/"))
+        assert any(line.startswith(begun) for line in worker.stdout), worker.communicate()
+        worker.send_signal(signal.SIGKILL)
+        worker.communicate()
+    _, errors = start(folder, "", path).communicate(timeout=600)
+    assert not errors
+    same(folder, alone)
     assert not (folder / "claims").exists()
 
 

@@ -65,17 +65,17 @@ def workers_for(device: torch.device, asked: int | None, jobs: int = 1) -> int:
     return 0 if device.type == "cpu" else max(min(cores() // jobs - 1, 8), 0)
 
 
-def check_jobs(jobs: int, threads: int) -> None:
+def check_cores(count: int, threads: int, named: str = "jobs") -> None:
     """Raise `InputError` if this machine has fewer cores than so many jobs of so many threads.
 
-    >>> check_jobs(1, 1)
+    >>> check_cores(1, 1)
     """
     most = max(cores() // threads, 1)
-    if jobs > most:
+    if count > most:
         fewer = "; with threads 1 there can be more, but other threads are other results"
         raise InputError(
-            f"{jobs} jobs of {threads} threads need {jobs * threads} cores, and this machine has "
-            f"{cores()}: at most {most} jobs{fewer if threads > 1 else ''}"
+            f"{count} {named} of {threads} threads need {count * threads} cores, and this machine "
+            f"has {cores()}: at most {most} {named}{fewer if threads > 1 else ''}"
         )
 
 

@@ -108,6 +108,23 @@ def run(
             show_default="all",
         ),
     ] = None,
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="How many processes of each machine train a network together, each with a device "
+            "of its own.",
+            show_default="1, or processes of the study",
+        ),
+    ] = 1,
+    nodes: Annotated[
+        int,
+        typer.Option(min=1, help="How many machines do so; start the command by torchrun or srun."),
+    ] = 1,
+    strategy: Annotated[
+        str,
+        typer.Option(help="How they work together: ddp, torch's DistributedDataParallel."),
+    ] = "ddp",
     quiet: Quiet = False,
     track: Track = None,
 ) -> None:
@@ -123,7 +140,8 @@ def run(
 
     checked = _read(study, set_, seeds, only, data_root, offline)
     check_first(track)
-    with resumable(), progress(quiet=quiet) as show:
+    helps = studies.helps_another(checked, devices, nodes)
+    with resumable(), progress(quiet=quiet or helps) as show:
         finished = studies.run(
             checked,
             out=out,
@@ -135,8 +153,13 @@ def run(
             networks=networks,
             worker=worker,
             steps=steps,
+            devices=devices,
+            nodes=nodes,
+            strategy=strategy,
             progress=show,
         )
+    if helps:
+        return
     if steps is not None and not (finished.path / PAGE).is_file():
         typer.echo(f"part {steps} is done; another part makes the report in {finished.path}")
         return

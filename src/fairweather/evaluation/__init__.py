@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fairweather.devices import Arithmetic, check_jobs, resolve_device, workers_for
+from fairweather.devices import Arithmetic, check_cores, resolve_device, workers_for
 from fairweather.errors import InputError, check_writable
 from fairweather.evaluation.inputs import EvaluationInputs, bring_together
 from fairweather.evaluation.planning import (
@@ -121,7 +121,7 @@ def run_request(
     check_variant_names(options.variants)
     device = resolve_device(options.device)
     Arithmetic(options.precision, options.cudnn_benchmark).check(device)
-    check_jobs(options.jobs, options.threads or torch.get_num_threads())
+    check_cores(options.jobs, options.threads or torch.get_num_threads())
     if options.jobs > 1 and not (
         isinstance(request.model, str) and isinstance(request.dataset, str)
     ):

@@ -104,6 +104,15 @@ class JobFailedError(RuntimeError):
     """A process that did steps failed or ended; the text says which steps, and why."""
 
 
+def how_it_ended(status: int) -> str:
+    """Say by which signal or with which status a process ended.
+
+    >>> how_it_ended(-9), how_it_ended(2)
+    ('signal 9', 'status 2')
+    """
+    return f"signal {-status}" if status < 0 else f"status {status}"
+
+
 class Job:
     """A process that does steps, one order at a time."""
 
@@ -193,8 +202,7 @@ class Jobs:
             job.end()
 
     def _raise_ended(self, job: Job) -> NoReturn:
-        status = job.process.wait()
-        how = f"signal {-status}" if status < 0 else f"status {status}"
+        how = how_it_ended(job.process.wait())
         raise JobFailedError(
             f"the process that did {self._doing(job)} ended with {how}; the same command continues "
             "from what is finished"

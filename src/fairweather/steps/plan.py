@@ -254,7 +254,31 @@ class Step(Frozen):
         return {"device": self.device, "threads": self.threads}
 
 
-class PretrainStep(Step):
+class TrainingStep(Step):
+    """What all steps that train have in common: several processes may do them together.
+
+    Attributes:
+        processes: how many processes train the network, each with its part of every batch.
+        sync_batchnorm: whether batch norm has the statistics of the whole batch, not of each
+            process's part.
+    """
+
+    processes: int = 1
+    sync_batchnorm: bool = False
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes are needed."""
+        return self.processes > 1
+
+    def machine(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+        several: dict[str, JsonValue] = {}
+        if self.processes > 1:
+            several = {"processes": self.processes, "sync_batchnorm": self.sync_batchnorm}
+        return {**super().machine(), **several}
+
+
+class PretrainStep(TrainingStep):
     """Pre-train a backbone.
 
     Attributes:
@@ -292,7 +316,7 @@ class PretrainStep(Step):
         }
 
 
-class TrainStep(Step):
+class TrainStep(TrainingStep):
     """Train a classifier, or copy the try of a sweep that was trained with the same seed.
 
     Attributes:
@@ -329,6 +353,10 @@ class TrainStep(Step):
     label_seed: int = 0
     precision: str
     may_diverge: bool = False
+
+    @property
+    def is_shared(self) -> bool:  # noqa: D102 - as its base says
+        return super().is_shared and not self.tries  # the files of a try are only copied
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         changes_labels = self.label_fraction < 1 or self.label_noise > 0

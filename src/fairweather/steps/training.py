@@ -8,6 +8,7 @@ import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from fairweather import models
 from fairweather.attacks import make_training_attack
 from fairweather.data import fewer_labels, with_wrong_labels
 from fairweather.errors import TrainingDivergedError
+from fairweather.group import ALONE, Group, synchronise_batchnorm
 from fairweather.progress import Event, Notify
 from fairweather.record import CORRELATION, DESCRIPTION, DIVERGED, HISTORY, PROBED, WEIGHTS
 from fairweather.runs import RunFolder
@@ -55,6 +57,8 @@ def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notif
     except TrainingDivergedError as error:
         if not step.may_diverge:
             raise
+        if not worker.group.is_first:
+            return Done(str(error))
         words = {"diverged": str(error)}
         folder.write(f"{step.folder}/{DIVERGED}", json.dumps(words) + "\n")
         return Done(str(error))
@@ -84,22 +88,25 @@ def _take_over(step: TrainStep, folder: RunFolder, recipe: Recipe) -> None:
 def _train(
     step: TrainStep, recipe: Recipe, worker: Worker, folder: RunFolder, progress: Notify
 ) -> Done:
-    dataset = worker.dataset(step.train.data)
-    spec = _loaded_spec(step, dataset, folder)
-    weights = _weights_facts(step, spec, worker.offline)
-    train = training_images(step, worker.images(step.train))
-    resume = Resumption(step.folder, _fingerprint(step, folder), worker.device)
+    with worker.group.agreeing():
+        dataset = worker.dataset(step.train.data)
+        spec = _loaded_spec(step, dataset, folder)
+        weights = _weights_facts(step, spec, worker.offline)
+        train, val = training_images(step, worker.images(step.train)), worker.images(step.val)
+        resume = Resumption(step.folder, _fingerprint(step, folder), worker.device, worker.group)
+        model = models.build(spec, step.seed, offline=worker.offline)
     state = resume.read(folder)
     done = len(state["history"]) if state else 0
     told = _Told(progress, step.task, recipe.epochs, done)
     told.say(_start_note(weights))
-    model = models.build(spec, step.seed, offline=worker.offline)
     if recipe.freeze_batchnorm:
         model.freeze_batchnorm()
+    if step.sync_batchnorm:
+        synchronise_batchnorm(model)
     for epoch in fit(
         model,
         train,
-        worker.images(step.val),
+        val,
         recipe,
         head=models.head_of(model, spec.backbone),
         seed=step.seed,
@@ -109,6 +116,7 @@ def _train(
         train_shifts=only_shifts(step.train_shifts) if step.train_shifts else (),
         attack=training_attack(recipe),
         after_step=told.within,
+        group=worker.group,
     ):
         state = epoch.state
         resume.write(folder, state)
@@ -116,8 +124,9 @@ def _train(
         note = f"validation accuracy {row['val_accuracy']:.1%}, loss {row['val_loss']:.3f}"
         told.epoch(len(state["history"]), note)
     assert state is not None
-    _store_training(step, recipe, spec, dataset, len(train), weights, state, folder)
-    resume.drop(folder)
+    if worker.group.is_first:
+        _store_training(step, recipe, spec, dataset, len(train), weights, state, folder)
+        resume.drop(folder)
     return Done(told.note, share=1 - done / recipe.epochs)
 
 
@@ -258,14 +267,19 @@ def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Not
 
 def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
     """Pre-train a backbone, or continue its pre-training."""
-    dataset, images = worker.dataset(step.images.data), worker.images(step.images)
-    spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
-    resume = Resumption(step.folder, _fingerprint(step, folder), worker.device)
+    with worker.group.agreeing():
+        dataset, images = worker.dataset(step.images.data), worker.images(step.images)
+        # Features are judged on the run's own images, also if others were used for pre-training.
+        probe = Probe(worker.images(step.train), worker.images(step.val))
+        spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
+        resume = Resumption(step.folder, _fingerprint(step, folder), worker.device, worker.group)
+        classifier = models.build(spec, step.seed, offline=worker.offline)
     state = resume.read(folder)
     epochs, done = step.recipe.epochs, len(state["history"]) if state else 0
     told = _Told(progress, step.task, epochs, done)
     told.say("")
-    classifier = models.build(spec, step.seed, offline=worker.offline)
+    if step.sync_batchnorm:
+        synchronise_batchnorm(classifier)
     encoder = models.encoder_of(classifier, spec.backbone)
     last: PretrainingEpoch | None = None
     for last in pretrain(
@@ -273,19 +287,20 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
         images,
         step.recipe,
         features=encoder.features,
-        # Features are judged on the run's own images, also if others were used for pre-training.
-        probe=Probe(worker.images(step.train), worker.images(step.val)),
+        probe=probe,
         seed=step.seed,
         device=worker.device,
         precision=step.precision,
         state=state,
         after_step=told.within,
+        group=worker.group,
     ):
         resume.write(folder, last.state)
         told.epoch(len(last.history), _pretraining_note(last.history[-1]))
     assert last is not None
-    _store_pretraining(step, spec, dataset, last, classifier, worker.offline, folder)
-    resume.drop(folder)
+    if worker.group.is_first:
+        _store_pretraining(step, spec, dataset, last, classifier, worker.offline, folder)
+        resume.drop(folder)
     return Done(told.note, share=1 - done / epochs)
 
 
@@ -345,14 +360,20 @@ def _fingerprint(step: TrainStep | PretrainStep, folder: RunFolder) -> str:
 
 
 class Resumption(NamedTuple):
-    """The state that an unfinished training continues from: `resume/state.pt` in its folder."""
+    """The state that an unfinished training continues from: `resume/state.pt` in its folder.
+
+    The first process of a group reads and writes it, and sends the others what it has read.
+    """
 
     folder: str
     fingerprint: str
     device: torch.device
+    group: Group = ALONE
 
     def write(self, run: RunFolder, state: State) -> None:
         """Store what the next epoch needs, with the fingerprint of the training."""
+        if not self.group.is_first:
+            return
         buffer = io.BytesIO()
         torch.save({"inputs": self.fingerprint, "state": state}, buffer)
         run.write(f"{self.folder}/{RESUME}/state.pt", buffer.getvalue())
@@ -360,14 +381,18 @@ class Resumption(NamedTuple):
     def read(self, run: RunFolder) -> State | None:
         """Read the state of an interrupted training; None if there is none of this training."""
         path = run.file(f"{self.folder}/{RESUME}/state.pt")
-        if not path.is_file():
+        content = self.group.from_first(path.read_bytes() if self._is_there(path) else b"")
+        if not content:
             return None
         try:
-            stored = torch.load(path, map_location=self.device, weights_only=True)
+            stored = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
             state: State = stored["state"]
             return state if stored["inputs"] == self.fingerprint else None
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError):
             return None
+
+    def _is_there(self, path: Path) -> bool:
+        return self.group.is_first and path.is_file()
 
     def drop(self, run: RunFolder) -> None:
         """Remove the state, which only an unfinished training needs."""

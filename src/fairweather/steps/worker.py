@@ -16,6 +16,7 @@ from fairweather import models
 from fairweather.data import digest, load_data
 from fairweather.devices import memory_for_networks, resolve_device
 from fairweather.errors import InputError
+from fairweather.group import ALONE, Group
 from fairweather.models.labels import LabelMap, relabel
 from fairweather.models.outputs import LogProbabilities
 from fairweather.progress import Notify
@@ -60,6 +61,7 @@ class Worker:
         workers: processes that make shifted batches ahead.
         networks: at most so many networks are kept in memory; None for as many as fit.
         jobs: number of workers on this machine, which share its memory.
+        group: the processes that train together with this one.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class Worker:
         workers: int = 0,
         networks: int | None = None,
         jobs: int = 1,
+        group: Group = ALONE,
     ) -> None:
+        self.group = group
         self.sources, self.model_source = dict(plan.data), plan.model
         self.device = resolve_device(device)
         self.offline, self.progress = offline, progress

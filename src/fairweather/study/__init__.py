@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import torch
 
-from fairweather.devices import check_jobs, resolve_device, workers_for
-from fairweather.errors import InputError, check_writable
-from fairweather.executors import Share, execute, execute_shared, execute_side_by_side
+from fairweather.devices import check_cores, resolve_device, workers_for
+from fairweather.errors import InputError, check_writable, unknown_name
+from fairweather.executors import (
+    Share,
+    assist,
+    execute,
+    execute_shared,
+    execute_side_by_side,
+    execute_together,
+    started,
+)
 from fairweather.finished_run import Run
+from fairweather.group import check_launched, joined, launched
 from fairweather.progress import Event, Notify, silent
 from fairweather.record import STUDY, RunRecord
 from fairweather.runs import RunFolder, check_takeable, fingerprint, open_run, share_run
@@ -46,6 +55,9 @@ def run(
     networks: int | None = None,
     worker: bool = False,
     steps: str | None = None,
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: str = "ddp",
     progress: Notify | None = None,
 ) -> Run:
     """Run a study: train, predict every cell, score, report; finished steps are not repeated.
@@ -70,6 +82,11 @@ def run(
         worker: work in the folder together with other processes, on this or on other machines that
             see the folder, each started with `worker`.
         steps: do only a part of the steps, such as `2/3`; the other parts are for others.
+        devices: how many processes of each machine train a network together, each with a device of
+            its own; by default what the study's `processes` says. On one machine they are started
+            here, otherwise by torchrun or srun, and all of them call this.
+        nodes: how many machines do so; all must see the run folder.
+        strategy: how they work together: `ddp`, torch's DistributedDataParallel.
         progress: called with every `Event`.
 
     Raises:
@@ -85,9 +102,20 @@ def run(
         raise InputError("worker, steps and jobs are three ways to share the work: choose one")
     share = None if steps is None else Share.parse(steps)
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
-    check_jobs(jobs, checked.threads or torch.get_num_threads())
+    threads = checked.threads or torch.get_num_threads()
+    checked, devices = _for_processes(checked, devices, nodes, strategy)
+    if checked.processes > 1 and (worker or steps is not None or jobs > 1):
+        raise InputError(
+            f"{checked.processes} processes train each network together; that goes without "
+            "worker, steps and jobs"
+        )
+    check_cores(jobs, threads)
+    if not worker and steps is None:
+        check_launched(launched(), devices, nodes)
     path = place_of_run(checked, out)
     target, tell = resolve_device(device), progress or silent
+    if checked.processes > 1:
+        target = _own_device(target, devices, threads, checked.sync_batchnorm)
     check_takeable(path)
     check_writable(path)
     datasets = _load(checked, offline, tell)
@@ -100,7 +128,7 @@ def run(
     record = describe_study(checked, plan, own, target)
     worker_here = Worker(
         plan,
-        device=device,
+        device=str(target),
         offline=offline,
         progress=tell,
         datasets=datasets,
@@ -118,18 +146,89 @@ def run(
             folder.write(STUDY, dump_yaml(checked.model_dump(mode="json")))
 
     with closing(worker_here):
+        if checked.processes > 1:
+            _run_together(plan, RunFolder(path), worker_here, prepare, tell, (devices, nodes))
+            return Run(path)
         if worker or share is not None:
             mark = what_workers_share(plan, record)
             with share_run(path, mark, prepare) as shared:
                 execute_shared(plan, shared, worker_here, tell, share=share)
             return Run(path)
         with open_run(path) as folder:
-            prepare(folder, others=False)
+            prepare(folder, False)
             if jobs == 1:
                 execute(plan, folder, worker_here, tell)
             else:
                 execute_side_by_side(plan, folder, worker_here, tell, jobs=jobs)
     return Run(path)
+
+
+def helps_another(study: Study, devices: int, nodes: int) -> bool:
+    """Say whether this process only helps the first of several to train; it has nothing to show."""
+    if max(study.processes, devices * nodes) == 1:
+        return False
+    environment = launched()
+    return environment is not None and environment.global_rank() > 0
+
+
+def _for_processes(study: Study, devices: int, nodes: int, strategy: str) -> tuple[Study, int]:
+    """The study with so many processes, and how many are on each machine."""
+    if strategy != "ddp":
+        raise unknown_name("strategy", strategy, ["ddp"])
+    if devices < 1 or nodes < 1:
+        raise InputError(f"devices and nodes must be at least 1, found {devices} and {nodes}")
+    asked = devices * nodes
+    if asked == 1:
+        return study, study.processes
+    if study.processes not in (1, asked):
+        raise InputError(
+            f"the study says processes: {study.processes}, but {devices} devices on {nodes} nodes "
+            f"are {asked}"
+        )
+    shared = study.model_copy(update={"processes": asked})
+    shared.check_together()
+    return shared, devices
+
+
+def _own_device(
+    device: torch.device, devices: int, threads: int, sync_batchnorm: bool
+) -> torch.device:
+    """The device of this one of several processes that train together."""
+    if device.type == "cuda":
+        environment = launched()
+        resolve_device(f"cuda:{devices - 1}")  # this machine must have all of them
+        return torch.device("cuda", environment.local_rank() if environment else 0)
+    if device.type != "cpu":
+        raise InputError(f"several processes train on cuda or cpu devices, found {device.type}")
+    if sync_batchnorm:
+        raise InputError("sync_batchnorm needs cuda devices; this device is cpu")
+    check_cores(devices, threads, "processes")
+    return device
+
+
+def _run_together(
+    plan: Plan,
+    folder: RunFolder,
+    worker: Worker,
+    prepare: Callable[[RunFolder, bool], None],
+    tell: Notify,
+    places: tuple[int, int],
+) -> None:
+    """Run a plan in this and other processes, which train together; the first one does the rest."""
+    environment = launched()
+    devices, nodes = places
+    if environment is not None and environment.global_rank() > 0:
+        with joined(environment, devices, nodes, worker.device) as worker.group:
+            assist(plan, folder, worker)
+        return
+    with open_run(folder.path) as opened:
+        prepare(opened, False)
+        if environment is None:
+            with started(plan, opened, worker, devices) as worker.group:
+                execute_together(plan, opened, worker, tell)
+        else:
+            with joined(environment, devices, nodes, worker.device) as worker.group:
+                execute_together(plan, opened, worker, tell)
 
 
 def what_workers_share(plan: Plan, record: RunRecord) -> dict[str, str]:

@@ -259,6 +259,8 @@ class _Planner:
                 weights=self._weights(spec),
                 recipe=entry.recipe,
                 precision=self.precision,
+                processes=self.study.processes,
+                sync_batchnorm=self.study.sync_batchnorm,
             )
 
     def _trainings(self, name: str, entry: ModelEntry) -> Iterator[Step]:
@@ -342,6 +344,8 @@ class _Planner:
             label_noise=entry.label_noise,
             label_seed=self.study.data.seed,
             precision=self.precision,
+            processes=self.study.processes,
+            sync_batchnorm=self.study.sync_batchnorm,
         )
 
     def _started(self, pretraining: str, seed: int) -> int:

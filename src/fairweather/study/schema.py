@@ -234,6 +234,9 @@ class Study(Strict):
         precision: precision of training: `auto`, `fp32` or `bf16`.
         threads: threads of torch in every step; None means torch's default on the machine that
             plans the study.
+        processes: number of processes that train each network together, each with a part of every
+            batch. Another number gives other networks: batch norm has the statistics of each part.
+        sync_batchnorm: batch norm has the statistics of the whole batch instead; for GPUs only.
         bootstrap: number of resamples for every interval.
         variants: further rows for every model: `temperature` scaling, fitted on the clean
             validation images, and `batchnorm` adapted to each batch of test images.
@@ -255,6 +258,8 @@ class Study(Strict):
     cudnn_benchmark: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = pydantic.Field(None, ge=1, le=1024)
+    processes: int = pydantic.Field(1, ge=1, le=4096)
+    sync_batchnorm: bool = False
     bootstrap: int = pydantic.Field(1000, ge=100, le=100_000)
     variants: list[str] = pydantic.Field([])
 
@@ -274,12 +279,25 @@ class Study(Strict):
                 raise InputError(f"seeds must be different and >= 0, found {self.seeds}")
         if self.ensemble and len(self.seeds) < 2:
             raise InputError("ensemble needs the models of at least two seeds")
+        if self.processes > 1:
+            self.check_together()
+        elif self.sync_batchnorm:
+            raise InputError("sync_batchnorm is for several processes, found processes 1")
         check_variant_names(self.variants)
         self._check_levels()
         self._check_starts()
         self._check_labels()
         self._check_seen()
         return self
+
+    def check_together(self) -> None:
+        """Raise `InputError` if a recipe cannot be trained by several processes together."""
+        for name, entry in self.models.items():
+            if any(each.recipe.rotation_prediction for each in entry.tries()):
+                raise InputError(
+                    f"models.{name}: rotation_prediction trains in one process, found processes "
+                    f"{self.processes}"
+                )
 
     def _check_levels(self) -> None:
         shifts = self.all_shifts()

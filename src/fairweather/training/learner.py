@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from fairweather.training.loop_parts import fabric_on, seeded
+from fairweather.group import ALONE, Group
+from fairweather.training.loop_parts import seeded
 from fairweather.training.objective import RotationTask
 from fairweather.training.optimization import Phase, build_optimizer, phase_of
 from fairweather.training.recipe import Recipe
@@ -58,7 +59,7 @@ class Learner:
         self.model, self.recipe, self.head, self.task = model, recipe, head, task
         self.fabric, self.device = fabric, fabric.device
         self.average = average_of(model, recipe.ema_decay) if recipe.ema_decay else None
-        self.forward = fabric.setup_module(model)
+        self.forward: nn.Module
         self.trainable = [each for each in model.parameters() if each.requires_grad]
         self.probe = False
         self._plain: torch.optim.Optimizer
@@ -73,6 +74,7 @@ class Learner:
         seed: int,
         device: torch.device,
         precision: str,
+        group: Group = ALONE,
     ) -> Learner:
         """Move the model to the device, with a second head if the recipe asks for one."""
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -80,7 +82,7 @@ class Learner:
         if recipe.rotation_prediction and head is not None:
             with seeded(seed, device):
                 task = RotationTask(head).to(device)
-        return cls(model, recipe, head, task, fabric_on(device, precision))
+        return cls(model, recipe, head, task, group.fabric(device, precision))
 
     def enter(self, phase: Phase, stored: State | None = None) -> None:
         """Begin or continue a phase: each has its own optimiser and trainable parameters."""
@@ -88,6 +90,8 @@ class Learner:
         in_head = {id(each) for each in self.head.parameters()} if self.head is not None else set()
         for each in self.trainable:
             each.requires_grad_(not phase.probe or id(each) in in_head)
+        # Again in each phase: only what is trained is shared with other processes.
+        self.forward = self.fabric.setup_module(self.model)
         self._plain = build_optimizer(
             self.model,
             self.head,
@@ -132,11 +136,8 @@ class Learner:
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:
         """Float32 logits of the evaluated model, computed in the precision of training."""
-        if self.average is None:
-            logits: torch.Tensor = self.forward(images)
-        else:
-            with self.fabric.autocast():
-                logits = self.average.module(images)
+        with self.fabric.autocast():
+            logits: torch.Tensor = self.evaluated(images)
         return logits.float()
 
     def step(self, loss: torch.Tensor) -> None:

@@ -1,28 +1,17 @@
-"""Shared parts of the training loops: precision, random state, and the check of the losses."""
+"""Shared parts of the training loops: random state, input, and the check of the losses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import lightning_fabric
 import torch
 
 from fairweather.devices import repeatable_kernels
 from fairweather.errors import NotFiniteError, TrainingDivergedError
 
-_FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 # Reading a loss waits for the device, so it is not done after every step.
 STEPS_BETWEEN_LOOKS = 50
-
-
-def fabric_on(device: torch.device, precision: str) -> lightning_fabric.Fabric:
-    """Set up Fabric on one device, in `fp32` or `bf16` (mixed) precision."""
-    return lightning_fabric.Fabric(
-        accelerator=device.type,
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-        precision=_FABRIC_PRECISION[precision],  # type: ignore[arg-type]
-    )
 
 
 @contextmanager

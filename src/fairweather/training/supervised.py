@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fairweather.errors import InputError
-from fairweather.training.batching import make_batch, near, training_batches
+from fairweather.group import ALONE, Group
+from fairweather.training.batching import Batch, make_batch, near, training_batches
 from fairweather.training.learner import Learner, State
 from fairweather.training.loop_parts import (
     is_time_to_look,
@@ -71,6 +72,7 @@ def fit(
     train_shifts: Sequence[Shift] = (),
     attack: Attack | None = None,
     after_step: Callable[[float], None] | None = None,
+    group: Group = ALONE,
 ) -> Iterator[Epoch]:
     """Train a classifier, one epoch at a time.
 
@@ -92,15 +94,17 @@ def fit(
         attack: the attack on the training images, if the recipe has `adversarial`.
         after_step: called after each step but an epoch's last, with the share of the epoch's steps
             that are done.
+        group: the processes that train together; each must call this with the same arguments, and
+            gets the same epochs.
 
     Raises:
         InputError: there are too few images, or the recipe needs a head or an attack that is not
             given.
         TrainingDivergedError: a loss is not finite; the message has epoch, step and learning rate.
     """
-    _check(train, recipe, head, attack)
+    _check(train, recipe, head, attack, group)
     device = device or torch.device("cpu")
-    learner = Learner.of(model, recipe, head, seed, device, precision)
+    learner = Learner.of(model, recipe, head, seed, device, precision, group)
     if not train_shifts:  # these need the pixels on the CPU
         train = near(train, learner.device)
     history: list[dict[str, float]] = []
@@ -115,9 +119,10 @@ def fit(
         if epoch == phase.start:
             learner.enter(phase)
         rng = np.random.default_rng([seed, epoch])
-        with seeded(int(rng.integers(2**63)), learner.device):
-            row = _train_epoch(learner, train, epoch, rng, train_shifts, attack, after_step)
-        row |= _evaluate_epoch(learner, train, val)
+        # Dropout has other random numbers in each process.
+        with seeded(int(rng.integers(2**63)) ^ group.rank, learner.device):
+            row = _train_epoch(learner, train, epoch, rng, train_shifts, attack, after_step, group)
+        row |= _evaluate_epoch(learner, train, val, group)
         history = [*history, row]
         weights = learner.evaluated.state_dict()
         if selected_epoch(history, recipe) == epoch:
@@ -136,9 +141,17 @@ def fit(
         )
 
 
-def _check(train: Images, recipe: Recipe, head: nn.Module | None, attack: Attack | None) -> None:
+def _check(
+    train: Images, recipe: Recipe, head: nn.Module | None, attack: Attack | None, group: Group
+) -> None:
     if len(train) < 2:
         raise InputError(f"training needs at least 2 images, found {len(train)}")
+    group.check_batches(list(batches(torch.arange(len(train)), recipe.batch_size)))
+    if recipe.rotation_prediction and group.size > 1:
+        # It runs the network twice before a backward pass, which DDP does not support.
+        raise InputError(
+            f"recipe: rotation_prediction trains in one process, found {group.size} processes"
+        )
     for name in ("probe_epochs", "rotation_prediction"):
         if getattr(recipe, name) and head is None:
             raise InputError(f"recipe: {name} needs the head of the model")
@@ -159,6 +172,7 @@ def _train_epoch(
     train_shifts: Sequence[Shift],
     attack: Attack | None,
     after_step: Callable[[float], None] | None,
+    group: Group,
 ) -> dict[str, float]:
     learner.train_mode()
     recipe = learner.recipe
@@ -170,16 +184,19 @@ def _train_epoch(
         set_learning_rate(learner.optimizer, learning_rate_scale(recipe, epoch + step / len(steps)))
         rate = learning_rates(learner.optimizer)["head"]
         batch = make_batch(images, recipe, rng, learner.device, train_shifts)
+        part = group.part(len(images))
+        batch = Batch(tuple(view[part] for view in batch.views), batch.targets[part])
         if attack is not None:
-            keys = images.keys.to(learner.device)
+            keys = images.keys[part].to(learner.device)
             with stop_where_outputs_are_not_finite(epoch, step, rate):
                 batch = attacked(batch, keys, learner.model, attack, rng)
         loss = supervised_loss(learner.forward, batch, recipe)
         if learner.task is not None:
             turned = learner.task.loss(learner.forward, batch.views[0], rng)
             loss = loss + recipe.rotation_prediction * turned
+        loss = group.weighted(loss, len(batch.targets), len(images))
         learner.step(loss)
-        losses.append(loss.detach())
+        losses.append(group.mean(loss.detach()))
         if is_time_to_look(step, len(steps), learner.device):
             stop_unless_finite(losses, epoch, rate)
         if after_step is not None and len(losses) < len(steps):
@@ -196,11 +213,12 @@ def _train_epoch(
     }
 
 
-def _evaluate_epoch(learner: Learner, train: Images, val: Images) -> dict[str, float]:
+def _evaluate_epoch(learner: Learner, train: Images, val: Images, group: Group) -> dict[str, float]:
+    group.copy_statistics(learner.evaluated)
     # A fixed, evenly spread subset: no second pass in training mode, no extra randomness.
     stride = -(-len(train) // MOST_CLEAN_TRAINING_IMAGES)
-    on_train = _evaluate(learner, train[::stride])
-    on_val = _evaluate(learner, val)
+    on_train = _evaluate(learner, train[::stride], group)
+    on_val = _evaluate(learner, val, group)
     return {
         "train_accuracy": on_train.accuracy,
         "val_loss": on_val.loss,
@@ -209,16 +227,18 @@ def _evaluate_epoch(learner: Learner, train: Images, val: Images) -> dict[str, f
 
 
 @torch.inference_mode()
-def _evaluate(learner: Learner, images: Images) -> Evaluation:
+def _evaluate(learner: Learner, images: Images, group: Group) -> Evaluation:
     learner.evaluated.eval()
     loss, correct = 0.0, 0
-    for index in batches(torch.arange(len(images)), 2 * learner.recipe.batch_size):
+    every = list(batches(torch.arange(len(images)), 2 * learner.recipe.batch_size))
+    for index in every[group.rank :: group.size]:
         batch = images[slice(int(index[0]), int(index[-1]) + 1)]
         logits = learner.predict(to_input(batch.images.to(learner.device)))
         labels = batch.labels.to(learner.device)
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         correct += int((logits.argmax(1) == labels).sum())
-    return Evaluation(loss / len(images), correct / len(images))
+    losses, hits = zip(*group.gather((loss, correct)), strict=True)
+    return Evaluation(sum(losses) / len(images), sum(hits) / len(images))
 
 
 def selected_epoch(history: list[dict[str, float]], recipe: Recipe) -> int:

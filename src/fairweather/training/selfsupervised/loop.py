@@ -16,9 +16,9 @@ from timm.optim.lars import Lars
 from torch import nn
 
 from fairweather.errors import InputError
+from fairweather.group import ALONE, Group
 from fairweather.training.batching import near, training_batches
 from fairweather.training.loop_parts import (
-    fabric_on,
     is_time_to_look,
     mean_loss,
     seeded,
@@ -68,9 +68,9 @@ class Learner(nn.Module):
         super().__init__()
         self.encoder, self.objective = encoder, objective
 
-    def forward(self, views: Sequence[torch.Tensor], labels: torch.Tensor) -> Outcome:
+    def forward(self, views: Sequence[torch.Tensor], targets: torch.Tensor) -> Outcome:
         """Give the loss and the embedding of a batch."""
-        outcome: Outcome = self.objective(self.encoder, views, labels)
+        outcome: Outcome = self.objective(self.encoder, views, targets)
         return outcome
 
 
@@ -86,6 +86,7 @@ def pretrain(
     precision: str = "fp32",
     state: State | None = None,
     after_step: Callable[[float], None] | None = None,
+    group: Group = ALONE,
 ) -> Iterator[PretrainingEpoch]:
     """Pre-train an encoder, one epoch at a time.
 
@@ -107,6 +108,9 @@ def pretrain(
         state: an earlier `PretrainingEpoch.state` to continue from.
         after_step: called after each step but an epoch's last, with the share of the epoch's steps
             that are done.
+        group: the processes that train together; each must call this with the same arguments, and
+            gets the same epochs. All have equal parts of each batch, so up to one image less than
+            there are processes is left out of it.
 
     Raises `TrainingDivergedError` with epoch, step and learning rate if a loss is not finite, and
     `CollapsedError` if the embedding is the same for all images at the end of an epoch. `rotation`
@@ -114,6 +118,7 @@ def pretrain(
     """
     if len(images) < 2:
         raise InputError(f"pre-training needs at least 2 images, found {len(images)}")
+    group.check_batches(list(batches(torch.arange(len(images)), recipe.batch_size)))
     device = device or torch.device("cpu")
     method = METHODS[recipe.method]
     with seeded(_stream(seed, 1), torch.device("cpu")):
@@ -144,15 +149,17 @@ def pretrain(
     if len(history) >= recipe.epochs:  # it was stopped before the result was stored
         yield so_far()
         return
-    fabric = fabric_on(device, precision)
+    fabric = group.fabric(device, precision)
     images = near(images, device)
     wrapped, wrapped_optimizer = fabric.setup(learner, optimizer)
     for epoch in range(len(history), recipe.epochs):
         rng = np.random.default_rng([seed, epoch])
-        with seeded(int(rng.integers(2**63)), device):
+        # Dropout has other random numbers in each process.
+        with seeded(int(rng.integers(2**63)) ^ group.rank, device):
             row = _train_epoch(
-                fabric, wrapped, wrapped_optimizer, images, recipe, epoch, rng, after_step
+                fabric, wrapped, wrapped_optimizer, images, recipe, epoch, rng, after_step, group
             )
+        group.copy_statistics(learner)
         if method.may_collapse:
             stop_if_collapsed(row["embedding_std"], epoch, recipe.method)
         if probe is not None:
@@ -170,16 +177,24 @@ def _train_epoch(
     epoch: int,
     rng: np.random.Generator,
     after_step: Callable[[float], None] | None,
+    group: Group,
 ) -> dict[str, float]:
     learner.train()
-    steps = list(batches(torch.from_numpy(rng.permutation(len(images))), recipe.batch_size))
+    order = torch.from_numpy(rng.permutation(len(images)))
+    # The losses of several processes need equal parts.
+    steps = [
+        index[: len(index) // group.size * group.size]
+        for index in batches(order, recipe.batch_size)
+    ]
     losses: list[torch.Tensor] = []
     embeddings: deque[torch.Tensor] = deque(maxlen=LAST_STEPS)
     start = time.perf_counter()
     for step, batch in enumerate(training_batches(images, steps, fabric.device)):
         set_learning_rate(optimizer, learning_rate_scale(recipe, epoch + step / len(steps)))
-        views = _views(batch.images.to(fabric.device), recipe, rng)
-        outcome = learner(views, batch.labels.to(fabric.device))
+        part = group.part(len(batch))
+        views = [view[part] for view in _views(batch.images.to(fabric.device), recipe, rng)]
+        targets = METHODS[recipe.method].targets(batch.labels)[part]
+        outcome = learner(views, targets.to(fabric.device))
         optimizer.zero_grad()
         fabric.backward(outcome.loss)
         if recipe.clip_gradient_norm is not None:
@@ -191,20 +206,28 @@ def _train_epoch(
                 error_if_nonfinite=False,
             )
         optimizer.step()
-        losses.append(outcome.loss.detach())
+        losses.append(group.mean(outcome.loss.detach()))
         embeddings.append(outcome.embedding.detach())
         if is_time_to_look(step, len(steps), fabric.device):
             stop_unless_finite(losses, epoch, _rate(optimizer))
         if after_step is not None and len(losses) < len(steps):
             after_step(len(losses) / len(steps))
     seconds = time.perf_counter() - start
+    spreads = [embedding_std(_whole(each, group)) for each in embeddings]
     return {
         "epoch": epoch + 1,
         "train_loss": mean_loss(losses, [len(index) for index in steps]),
-        "embedding_std": float(np.mean([embedding_std(each) for each in embeddings])),
+        "embedding_std": float(np.mean(spreads)),
         "learning_rate": _rate(optimizer),
         "images_per_second": len(images) / seconds,
     }
+
+
+def _whole(embedding: torch.Tensor, group: Group) -> torch.Tensor:
+    """The embedding of a whole batch, from those of all processes."""
+    if group.size == 1:
+        return embedding
+    return torch.cat(group.gather(embedding.cpu()))
 
 
 def _views(

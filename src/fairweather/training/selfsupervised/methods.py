@@ -121,25 +121,25 @@ def rotation_loss(
     encoder: Callable[[torch.Tensor], torch.Tensor],
     head: Callable[[torch.Tensor], torch.Tensor],
     images: torch.Tensor,
+    turns: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotate images and measure how well the angles are predicted: mean cross-entropy in nats.
 
-    An image's angle depends on its index in the batch, each angle equally often, so the batch must
-    be in random order. (Gidaris et al. use all four rotations of each image in one step.)
+    (Gidaris et al. use all four rotations of each image in one step.)
 
     Args:
         encoder: float `[B, 3, H, H]` to features `[B, f]`.
         head: features to four logits.
         images: float `[B, 3, H, H]`.
+        turns: int64 `[B]`, the number of right angles that each image is rotated by, from 0 to 3.
 
     Returns the loss, a scalar, and the features of the rotated images.
 
-    >>> images = torch.rand(8, 3, 8, 8)
-    >>> loss, _ = rotation_loss(lambda x: x.flatten(1), lambda x: x[:, :4] * 0, images)
+    >>> images, turns = torch.rand(8, 3, 8, 8), torch.arange(8) % 4
+    >>> loss, _ = rotation_loss(lambda x: x.flatten(1), lambda x: x[:, :4] * 0, images, turns)
     >>> round(float(loss.exp()), 4)
     4.0
     """
-    turns = torch.arange(len(images), device=images.device) % TURNS
     features = encoder(rotate_quarter(images, turns))
     return F.cross_entropy(head(features), turns), features
 
@@ -158,13 +158,21 @@ class Method(NamedTuple):
         title: its name for people, with its paper.
         views: number of views: 2, or 1, which is then of the second kind.
         may_collapse: whether training must check that not all images have the same embedding.
-        build: `(features, recipe, classes)` to the module `(encoder, views, labels) -> Outcome`.
+        build: `(features, recipe, classes)` to the module `(encoder, views, targets) -> Outcome`.
+        targets: from the labels of a batch, int64 `[B]`, to what its images are to predict, int64
+            `[B]`; two views need none.
     """
 
     title: str
     views: int
     may_collapse: bool
     build: Callable[[int, Pretraining, int], nn.Module]
+    targets: Callable[[torch.Tensor], torch.Tensor] = lambda labels: labels
+
+
+def _equally_often(labels: torch.Tensor) -> torch.Tensor:
+    """Each number of right angles equally often; the order of a batch is random."""
+    return torch.arange(len(labels)) % TURNS
 
 
 def projector(features: int, widths: Sequence[int], last: nn.Module | None = None) -> nn.Sequential:
@@ -194,9 +202,9 @@ class TwoViews(nn.Module):
         self.project, self.loss = project, loss
 
     def forward(
-        self, encoder: nn.Module, views: Sequence[torch.Tensor], labels: torch.Tensor
+        self, encoder: nn.Module, views: Sequence[torch.Tensor], targets: torch.Tensor
     ) -> Outcome:
-        """Embed both views and compare them; labels are not used."""
+        """Embed both views and compare them; there are no targets."""
         first, second = (self.project(encoder(view)) for view in views)
         return Outcome(self.loss(first, second), first)
 
@@ -218,9 +226,9 @@ class SimSiam(nn.Module):
         self.loss = _lightly().NegativeCosineSimilarity()
 
     def forward(
-        self, encoder: nn.Module, views: Sequence[torch.Tensor], labels: torch.Tensor
+        self, encoder: nn.Module, views: Sequence[torch.Tensor], targets: torch.Tensor
     ) -> Outcome:
-        """Chen and He 2021, algorithm 1; labels are not used."""
+        """Chen and He 2021, algorithm 1; there are no targets."""
         first, second = (self.project(encoder(view)) for view in views)
         forth = self.loss(self.predict(first), second.detach())
         back = self.loss(self.predict(second), first.detach())
@@ -235,10 +243,10 @@ class Rotation(nn.Module):
         self.head = nn.Linear(features, TURNS)
 
     def forward(
-        self, encoder: nn.Module, views: Sequence[torch.Tensor], labels: torch.Tensor
+        self, encoder: nn.Module, views: Sequence[torch.Tensor], targets: torch.Tensor
     ) -> Outcome:
-        """Labels are not used."""
-        return Outcome(*rotation_loss(encoder, self.head, views[0]))
+        """The targets are the numbers of right angles."""
+        return Outcome(*rotation_loss(encoder, self.head, views[0], targets))
 
 
 class Supervised(nn.Module):
@@ -249,11 +257,11 @@ class Supervised(nn.Module):
         self.head = nn.Linear(features, classes)
 
     def forward(
-        self, encoder: nn.Module, views: Sequence[torch.Tensor], labels: torch.Tensor
+        self, encoder: nn.Module, views: Sequence[torch.Tensor], targets: torch.Tensor
     ) -> Outcome:
-        """Mean cross-entropy in nats."""
+        """Mean cross-entropy in nats of the labels."""
         features = encoder(views[0])
-        return Outcome(F.cross_entropy(self.head(features), labels), features)
+        return Outcome(F.cross_entropy(self.head(features), targets), features)
 
 
 def _barlow_twins(features: int, recipe: Pretraining, classes: int) -> nn.Module:
@@ -302,6 +310,8 @@ METHODS: Mapping[str, Method] = {
     "simclr": Method("SimCLR (Chen et al. 2020)", 2, True, _simclr),
     "vicreg": Method("VICReg (Bardes et al. 2022)", 2, True, _vicreg),
     "simsiam": Method("SimSiam (Chen and He 2021)", 2, True, SimSiam),
-    "rotation": Method("rotation prediction (Gidaris et al. 2018)", 1, False, Rotation),
+    "rotation": Method(
+        "rotation prediction (Gidaris et al. 2018)", 1, False, Rotation, _equally_often
+    ),
     "supervised": Method("supervised", 1, False, Supervised),
 }

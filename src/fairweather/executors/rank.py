@@ -1,0 +1,43 @@
+"""A process that trains together with the one that started it; see `executors.together`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import torch
+
+from fairweather.errors import InputError
+from fairweather.executors.together import RankSettings, assist
+from fairweather.group import Local, joined
+from fairweather.runs import RunFolder
+from fairweather.steps import Worker
+
+
+def main() -> None:
+    """Read settings from standard input, and help until the first process ends."""
+    settings = RankSettings.model_validate_json(sys.stdin.readline())
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    os.dup2(2, 1)  # nobody reads its standard output
+    threading.Thread(target=_end_with_the_input, daemon=True).start()
+    cv2.setNumThreads(settings.plan.steps[0].threads)  # the processes share the cores
+    numbered = f"{settings.device}:{settings.rank}" if settings.device == "cuda" else "cpu"
+    environment = Local(settings.rank, settings.size, settings.port)
+    told = suppress(InputError)  # the first process tells of it
+    with told, joined(environment, settings.size, 1, torch.device(numbered)) as group:
+        worker = Worker(settings.plan, device=numbered, offline=settings.offline, group=group)
+        assist(settings.plan, RunFolder(Path(settings.folder)), worker)
+
+
+def _end_with_the_input() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

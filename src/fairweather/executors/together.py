@@ -1,0 +1,164 @@
+"""Executes a plan whose networks are trained by several processes together.
+
+The first process does what `executors.local.execute` does. Before each training it tells the others
+which one comes next; between trainings they wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Iterator
+
+from fairweather.errors import InputError
+from fairweather.executors.jobs import JobFailedError, how_it_ended
+from fairweather.executors.local import perform_here
+from fairweather.executors.schedule import Schedule
+from fairweather.group import Group, Local, joined
+from fairweather.progress import Notify, silent
+from fairweather.record import Frozen
+from fairweather.runs import RunFolder, fingerprint
+from fairweather.steps import Plan, Step, Worker, perform
+from fairweather.steps.children import start_module
+from fairweather.steps.plan import TrainingStep
+
+ENDS_WITHIN = 5.0  # seconds after which a process has ended that has closed its connections
+
+
+class RankSettings(Frozen):
+    """What a further process of this machine is started with.
+
+    Attributes:
+        plan: the plan whose trainings it helps with.
+        folder: the run folder.
+        device: the type of its device.
+        offline: as in `Worker`.
+        rank, size, port: as in `fairweather.group.Local`.
+    """
+
+    plan: Plan
+    folder: str
+    device: str
+    offline: bool
+    rank: int
+    size: int
+    port: int
+
+
+def execute_together(
+    plan: Plan, run: RunFolder, worker: Worker, progress: Notify | None = None
+) -> None:
+    """Execute the steps of a plan as `execute` does; all processes of the group do its trainings.
+
+    The others call `assist` meanwhile, in the same folder.
+
+    Args:
+        plan, run, progress: as in `execute`.
+        worker: that of the first process of its group.
+    """
+    tell, group = progress or silent, worker.group
+    schedule = Schedule(plan, run, tell)
+    _check_plans(plan, group)
+    waiting = True  # the others, for the name of a step
+    try:
+        while steps := schedule.take(worker):
+            if _is_shared(steps[0]):
+                group.from_first(steps[0].id)
+                waiting = False
+            outcome = perform_here(steps, worker, run, tell)
+            waiting = True
+            schedule.finish(steps, outcome)
+        schedule.check_finished()
+    except InputError:  # which all processes have met
+        waiting = True
+        raise
+    finally:
+        if waiting:
+            group.from_first("")
+
+
+def assist(plan: Plan, run: RunFolder, worker: Worker) -> None:
+    """Help the first process of a group with all trainings of a plan, until it says that it ends.
+
+    Args:
+        plan: the same plan.
+        run: the same folder; this process only reads it.
+        worker: that of this process.
+    """
+    steps = {step.id: step for step in plan.steps}
+    _check_plans(plan, worker.group)
+    while name := worker.group.from_first(""):
+        with contextlib.suppress(InputError):  # the first one tells of it
+            perform(steps[name], worker, run, silent)
+
+
+@contextlib.contextmanager
+def started(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterator[Group]:
+    """Start further processes of this machine; give the group as this one, the first, sees it.
+
+    They end when this process ends, whatever ended it.
+
+    Args:
+        plan: its trainings are shared.
+        run: the run folder.
+        worker: its settings are those of all processes.
+        size: how many processes there are with this one.
+    """
+    port = free_port()
+    children = list[subprocess.Popen[str]]()
+    try:
+        for rank in range(1, size):
+            settings = RankSettings(
+                plan=plan,
+                folder=str(run.path.resolve()),
+                device=worker.device.type,
+                offline=worker.offline,
+                rank=rank,
+                size=size,
+                port=port,
+            )
+            child = start_module("fairweather.executors.rank")
+            children.append(child)
+            assert child.stdin is not None
+            child.stdin.write(settings.model_dump_json() + "\n")
+            child.stdin.flush()
+        with joined(Local(0, size, port), size, 1, worker.device) as group:
+            yield group
+    except RuntimeError as error:  # torch's, of a connection that another process has closed
+        for rank, child in enumerate(children, start=1):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                how = how_it_ended(child.wait(ENDS_WITHIN / len(children)))
+                raise JobFailedError(
+                    f"process {rank} of {size}, which trained together, ended with {how}; the same "
+                    "command continues from what is finished"
+                ) from error
+        raise
+    finally:
+        for child in children:
+            # Its input ends, which ends it, whatever it does.
+            with contextlib.suppress(BrokenPipeError), child:
+                pass
+
+
+def _is_shared(step: Step) -> bool:
+    return isinstance(step, TrainingStep) and step.is_shared
+
+
+def _check_plans(plan: Plan, group: Group) -> None:
+    """Raise `InputError` unless all processes have the same plan, such as of the same images."""
+    plans = group.gather(fingerprint({step.id: step.depends() for step in plan.steps}))
+    for rank, other in enumerate(plans):
+        if other != plans[0]:
+            raise InputError(
+                f"process {rank} of {group.size} has another plan than the first: the command, "
+                "the data and the versions of all packages must be the same for all"
+            )
+
+
+def free_port() -> int:
+    """Find a port of this machine that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port

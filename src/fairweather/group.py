@@ -1,0 +1,274 @@
+"""The processes that train one network together: each has the same share of every batch.
+
+Every process draws the random numbers of the whole batch and takes its own part, so that a training
+is the same for any number of processes, up to the order of floating-point sums, as long as its
+network treats each image by itself. Batch norm does not: its statistics are those of a process's
+part, unless `sync_batchnorm` is on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import nn
+
+from fairweather.errors import InputError
+
+Value = TypeVar("Value")
+# The first process measures, writes and reports for hours while the others wait for a training.
+WAITS = timedelta(days=365)
+_FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that train together, as one of them sees them.
+
+    Attributes:
+        rank: its own number; the process with 0 is the first, which writes.
+        devices: processes on each machine, each with a device of its own.
+        nodes: machines.
+        environment: how the processes find each other; None for a single process.
+        talk: the connection over which they send Python objects; None for a single process.
+    """
+
+    rank: int = 0
+    devices: int = 1
+    nodes: int = 1
+    environment: ClusterEnvironment | None = None
+    talk: dist.ProcessGroup | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of processes."""
+        return self.devices * self.nodes
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what all have trained."""
+        return self.rank == 0
+
+    def fabric(self, device: torch.device, precision: str) -> Fabric:
+        """Set up Fabric in `fp32` or `bf16` (mixed) precision, on one device for each process."""
+        kind: Any = _FABRIC_PRECISION[precision]
+        if self.size == 1:
+            devices = [device.index or 0] if device.type == "cuda" else 1
+            return Fabric(accelerator=device.type, devices=devices, precision=kind)
+        assert self.environment is not None
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=self.devices,
+            num_nodes=self.nodes,
+            strategy=DDPStrategy(),
+            plugins=[self.environment],
+            precision=kind,
+        )
+        fabric.launch()
+        return fabric
+
+    def part(self, count: int) -> slice:
+        """This process's part of a batch of so many images; the parts are nearly equal.
+
+        >>> [Group(rank, devices=2).part(5) for rank in (0, 1)]
+        [slice(0, 3, None), slice(3, 5, None)]
+        """
+        least, more = divmod(count, self.size)
+        start = self.rank * least + min(self.rank, more)
+        return slice(start, start + least + (self.rank < more))
+
+    def check_batches(self, batches: list[torch.Tensor]) -> None:
+        """Raise `InputError` if a batch has fewer images than there are processes."""
+        smallest = min(len(batch) for batch in batches)
+        if smallest < self.size:
+            raise InputError(
+                f"{self.size} processes cannot share a batch of {smallest} images; train in fewer "
+                "processes or with a larger batch_size"
+            )
+
+    def weighted(self, loss: torch.Tensor, part: int, whole: int) -> torch.Tensor:
+        """Weight the mean loss of this process's part of a batch.
+
+        The mean of the gradients of all processes, which DDP takes, is then the gradient of the
+        mean over the whole batch, also where the parts are not equal.
+        """
+        return loss if self.size == 1 else loss * (self.size * part / whole)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of a tensor over all processes."""
+        if self.size == 1:
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def gather(self, value: Value) -> list[Value]:
+        """The values of all processes, in their order; all must call this."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.talk)
+        return values
+
+    def from_first(self, value: Value) -> Value:
+        """The value of the first process; all must call this."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.talk)
+        return values[0]
+
+    @contextmanager
+    def agreeing(self) -> Iterator[None]:
+        """Raise in all processes the `InputError` or `OSError` that one of them meets inside.
+
+        Else the others would wait for it. All must come here; nothing inside may wait for others.
+        """
+        if self.size == 1:
+            yield
+            return
+        problem = ""
+        try:
+            yield
+        except (InputError, OSError) as error:
+            problem = str(error)
+        for rank, found in enumerate(self.gather(problem)):
+            if found:
+                raise InputError(f"process {rank} of {self.size}: {found}")
+
+    def copy_statistics(self, model: nn.Module) -> None:
+        """Give all processes the first one's running statistics of batch norm."""
+        if self.size > 1:
+            for each in model.buffers():
+                dist.broadcast(each, src=0)
+
+
+ALONE = Group()
+
+
+def synchronise_batchnorm(model: nn.Module) -> None:
+    """Let each batch norm of a network use the statistics of the whole batch, of all processes.
+
+    Its modules are replaced in place, also those that a wrapper has as attributes. torch has this
+    for GPUs only.
+    """
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+class Local(ClusterEnvironment):
+    """Processes of this machine that one of them has started.
+
+    Args:
+        rank: the number of this process.
+        size: how many they are.
+        port: where the first one listens, on this machine only.
+    """
+
+    def __init__(self, rank: int, size: int, port: int) -> None:
+        self._rank, self._size, self._port = rank, size, port
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """True: Fabric is not to start any."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """The address of this machine for itself."""
+        return "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        """The port of the first process."""
+        return self._port
+
+    @staticmethod
+    def detect() -> bool:
+        """False: it is made where the processes are started."""
+        return False
+
+    def world_size(self) -> int:
+        """How many processes there are."""
+        return self._size
+
+    def set_world_size(self, size: int) -> None:
+        """It is fixed."""
+
+    def global_rank(self) -> int:
+        """The number of this process."""
+        return self._rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """It is fixed."""
+
+    def local_rank(self) -> int:
+        """The number of this process on its machine."""
+        return self._rank
+
+    def node_rank(self) -> int:
+        """The number of this machine."""
+        return 0
+
+
+def launched() -> ClusterEnvironment | None:
+    """How this process finds the others that torchrun or srun has started with it, if so."""
+    if TorchElasticEnvironment.detect() and int(os.environ["WORLD_SIZE"]) > 1:
+        return TorchElasticEnvironment()
+    # A batch script itself is no step of srun, and runs only once.
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and SLURMEnvironment.detect():
+        try:
+            return SLURMEnvironment()
+        except RuntimeError as error:  # srun's options do not fit; its text names the right one
+            raise InputError(f"srun: {error}") from None
+    return None
+
+
+def check_launched(environment: ClusterEnvironment | None, devices: int, nodes: int) -> None:
+    """Raise `InputError` unless as many processes were started as are to train together."""
+    asked = f"--devices {devices} --nodes {nodes}"
+    if environment is None:
+        if nodes > 1:
+            raise InputError(
+                f"{nodes} nodes: start the command on each of them, such as by torchrun --nnodes "
+                f"{nodes} --nproc-per-node {devices} --rdzv-backend c10d --rdzv-endpoint HOST:PORT "
+                f"-m fairweather run ... {asked}, or by srun"
+            )
+        return
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", devices))  # torchrun says it
+    if environment.world_size() != devices * nodes or here != devices:
+        raise InputError(
+            f"{environment.world_size()} processes were started, {here} of them on this machine, "
+            f"but {asked} needs {devices * nodes}, {devices} on each"
+        )
+
+
+@contextmanager
+def joined(
+    environment: ClusterEnvironment, devices: int, nodes: int, device: torch.device
+) -> Iterator[Group]:
+    """Connect the processes that train together; all must do so.
+
+    Args:
+        environment: how they find each other.
+        devices: processes on each machine.
+        nodes: machines.
+        device: of which type the devices are.
+    """
+    group = Group(environment.global_rank(), devices, nodes, environment)
+    group.fabric(device, "fp32")
+    talk = dist.new_group(backend="gloo", timeout=WAITS)
+    try:
+        yield replace(group, talk=talk)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,314 @@
+"""Several real processes train one network together, as one process would."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.multiprocessing
+from torch import nn
+
+import fairweather as fw
+from fairweather import group
+from fairweather.attacks import make_training_attack
+from fairweather.errors import InputError
+from fairweather.executors.jobs import JobFailedError
+from fairweather.executors.together import free_port
+from fairweather.group import ALONE, Group, Local, joined
+from fairweather.runs import RunFolder
+from fairweather.shifts import make_shift
+from fairweather.training import Recipe, fit
+from fairweather.training.recipe import Adversarial, AugMix, GaussianNoise, Rotation
+from fairweather.training.selfsupervised import Pretraining, Probe, pretrain
+from fairweather.types import Images
+
+from .same_bytes import same
+
+CPU = torch.device("cpu")
+# 23 images are cut into batches of 8, 8 and 7: the last is shared unequally.
+PLAIN = Recipe(epochs=2, batch_size=8, optimizer="sgd", learning_rate=0.05)
+RECIPES = {
+    "plain": PLAIN,
+    "mixup": replace(PLAIN, mixup=0.3, horizontal_flip=0.5, rotation=Rotation(20, 0.5)),
+    "cutmix": replace(PLAIN, cutmix=1.0, label_smoothing=0.1, trivial_augment=True),
+    "augmix": replace(PLAIN, augmix=AugMix(), gaussian_noise=GaussianNoise(0.1, 0.5)),
+    "averaged": replace(PLAIN, ema_decay=0.9, clip_gradient_norm=0.1, probe_epochs=1),
+    "adversarial": replace(PLAIN, adversarial=Adversarial(epsilon=4 / 255, steps=2)),
+}
+METHODS = ("barlow_twins", "vicreg", "rotation", "supervised")
+
+
+def images(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    pixels = torch.randint(0, 120, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    pixels[torch.arange(count), labels] += 100
+    return Images(pixels, labels, torch.arange(count), ("red", "green", "blue"))
+
+
+def network():
+    """Without batch norm: each image is treated by itself."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, head = nn.Conv2d(3, 8, 3, stride=2), nn.Linear(8, 3)
+        pooled = (nn.GroupNorm(2, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return nn.Sequential(first, *pooled, head), head
+
+
+def trained(recipe, members):
+    model, head = network()
+    with_attack = recipe.adversarial is not None
+    attack = make_training_attack("pgd", epsilon=4 / 255, steps=2) if with_attack else None
+    shifts = [make_shift("gamma", exponent=2.0)] if recipe is PLAIN else []
+    epochs = fit(
+        model,
+        images(23, 1),
+        images(20, 2),
+        recipe,
+        head=head,
+        train_shifts=shifts,
+        attack=attack,
+        group=members,
+    )
+    *_, last = epochs
+    measured = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    return [[row[key] for key in measured] for row in last.history], last.state["best"]
+
+
+def pretrained(method, members):
+    model, _ = network()
+    widths = {} if method in ("rotation", "supervised") else {"projector": (6,)}
+    rates = {"optimizer": "sgd", "learning_rate": 0.1, "bias_learning_rate": 0.1}
+    recipe = Pretraining(method, epochs=2, batch_size=8, weight_decay=0, **widths, **rates)
+    probe = Probe(images(23, 1), images(20, 2))
+    epochs = pretrain(model[:-1], images(24, 1), recipe, features=8, probe=probe, group=members)
+    *_, last = epochs
+    measured = ("train_loss", "embedding_std", "knn_accuracy")
+    return [[row[key] for key in measured] for row in last.history], last.state["encoder"]
+
+
+def everything(members):
+    found = {name: trained(recipe, members) for name, recipe in RECIPES.items()}
+    return found | {method: pretrained(method, members) for method in METHODS}
+
+
+def look_for_images(members):
+    with members.agreeing():
+        if members.rank == 1:
+            raise InputError("no images here")
+
+
+def work(rank, port, folder):
+    torch.set_num_threads(1)
+    with joined(Local(rank, 2, port), 2, 1, CPU) as members:
+        found = everything(members)
+        with pytest.raises(InputError, match=r"process 1 of 2: no images here"):
+            look_for_images(members)
+        norm = nn.BatchNorm1d(1)
+        norm(torch.full((2, 1), float(1 + rank)))
+        members.copy_statistics(norm)
+        found["statistics"] = norm.running_mean
+    torch.save(found, folder / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The results of two processes."""
+    folder = tmp_path_factory.mktemp("processes")
+    torch.multiprocessing.spawn(work, (free_port(), folder), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return everything(ALONE)
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *METHODS])
+def test_two_processes_train_what_one_trains(together, alone, name):
+    """Up to the order of sums: here each has at most a thousand terms of about one, in float32.
+
+    So a sum is wrong by less than 1000 x 6e-8, and six small steps add their errors. A part that is
+    weighted wrongly changes the loss by a percent.
+    """
+    history, weights = alone[name]
+    for found in together:
+        assert torch.allclose(torch.tensor(found[name][0]), torch.tensor(history), rtol=1e-3)
+        for key, expected in weights.items():
+            assert torch.allclose(found[name][1][key], expected, rtol=1e-3, atol=4e-4), key
+    assert together[0][name][0] == together[1][name][0]  # so both choose the same epoch
+
+
+def test_the_first_process_has_the_statistics_of_batch_norm(together):
+    assert [float(found["statistics"]) for found in together] == pytest.approx([0.1, 0.1])
+
+
+@pytest.mark.parametrize("count", [2, 5, 12])
+@pytest.mark.parametrize("places", [(1, 1), (2, 1), (3, 1), (2, 2)])
+def test_the_parts_of_a_batch_are_the_batch(places, count):
+    size = places[0] * places[1]
+    parts = [Group(rank, *places).part(count) for rank in range(size)]
+    assert [index for part in parts for index in range(count)[part]] == list(range(count))
+    lengths = [len(range(count)[part]) for part in parts]
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_a_batch_must_have_an_image_for_each_process():
+    Group(devices=4).check_batches([torch.arange(4)])
+    with pytest.raises(InputError, match="4 processes cannot share a batch of 3 images"):
+        Group(devices=4).check_batches([torch.arange(8), torch.arange(3)])
+
+
+# ---------------------------------------------------------------- whole runs
+
+STUDY = """
+name: colours
+data: {{source: "folder:{folder}", size: 16}}
+seeds: 1
+threads: 1
+shifts: [{{gaussian_blur: {{sigma: [1], kernel_size: 5}}}}]
+bootstrap: 100
+pretraining:
+  views:
+    title: Barlow Twins
+    backbone: timm:test_resnet
+    recipe: {{method: barlow_twins, epochs: 2, batch_size: 16, projector: [8, 8]}}
+models:
+  basic:
+    title: Basic
+    backbone: timm:test_resnet
+    weights: pretraining:views
+    recipe: {{epochs: 2, batch_size: 16, learning_rate: 1e-2}}
+"""
+# The first process of a group is killed in the second epoch of a training.
+KILLED = """
+import os, signal, sys
+import fairweather as fw
+def tell(event):
+    if event.task == "train Basic" and event.done == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+fw.run(sys.argv[1], out=sys.argv[2], device="cpu", devices=2, progress=tell)
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, colour_folder):
+    path = tmp_path_factory.mktemp("study") / "colours.yaml"
+    path.write_text(STUDY.format(folder=colour_folder))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_together(study):
+    return fw.run(study, out=study.parent / "together", device="cpu", devices=2)
+
+
+def helpers():
+    """The processes that train with another one on this machine, by their parents."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    return {int(pid): int(parent) for pid, parent, args in rows if "executors.rank" in args}
+
+
+def test_two_processes_do_a_run_and_end(run_together):
+    trained = RunFolder(run_together.path).step("models/basic/seed-0")
+    assert trained.depends["processes"] == 2
+    assert os.getpid() not in helpers().values()
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_run_whose_second_process_is_killed_continues(study, run_together, tmp_path):
+    def tell(event):
+        if event.task == "train Basic" and event.done == 1:
+            (second,) = (pid for pid, parent in helpers().items() if parent == os.getpid())
+            os.kill(second, signal.SIGKILL)
+
+    with pytest.raises(JobFailedError, match=r"process 1 of 2.*signal 9; the same command"):
+        fw.run(study, out=tmp_path / "run", device="cpu", devices=2, progress=tell)
+    assert not torch.distributed.is_initialized()
+    fw.run(study, out=tmp_path / "run", device="cpu", devices=2)
+    same(run_together.path, tmp_path / "run")
+
+
+@pytest.mark.nightly
+def test_no_process_outlives_the_first_and_the_run_continues(study, run_together, tmp_path):
+    command = [sys.executable, "-c", KILLED, str(study), str(tmp_path / "run")]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    ended = time.monotonic() + 60
+    while 1 in helpers().values():
+        assert time.monotonic() < ended
+        time.sleep(0.1)
+    fw.run(study, out=tmp_path / "run", device="cpu", devices=2)
+    same(run_together.path, tmp_path / "run")
+
+
+@pytest.mark.nightly
+def test_torchrun_starts_the_same_run(study, run_together, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = ["-m", "fairweather", "run", str(study), f"--out={tmp_path / 'run'}", "--device=cpu"]
+    done = subprocess.run(
+        [*launch, *command, "--devices=2", "--strategy=ddp"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report.html") == 1  # only the first process shows the result
+    same(run_together.path, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"devices": 2, "jobs": 2}, "2 processes train each network together; that goes without"),
+        ({"devices": 2, "worker": True}, "2 processes train each network together; that goes"),
+        ({"devices": 0}, "devices and nodes must be at least 1, found 0 and 1"),
+        ({"devices": 2, "nodes": 2}, r"2 nodes: start the command on each .* torchrun"),
+        ({"devices": 2, "strategy": "fsdp"}, "unknown strategy 'fsdp'"),
+        ({"devices": 4096}, r"4096 processes of 1 threads need 4096 cores"),
+        ({"devices": 2, "overrides": ["processes=3"]}, "the study says processes: 3, but 2"),
+        ({"overrides": ["sync_batchnorm=true"]}, "sync_batchnorm is for several processes"),
+        ({"devices": 2, "overrides": ["processes=2", "sync_batchnorm=true"]}, "needs cuda devices"),
+        (
+            {"devices": 2, "overrides": ["models.basic.recipe.rotation_prediction=0.5"]},
+            "rotation_prediction trains in one process, found processes 2",
+        ),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(study, tmp_path, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        fw.run(study, out=tmp_path / "run", device="cpu", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_were_started_must_be_asked_for(study, tmp_path, monkeypatch):
+    told = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**told, "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    sentence = r"4 processes were started, 2 of them on this machine, but --devices 1 --nodes 1"
+    with pytest.raises(InputError, match=sentence):
+        fw.run(study, out=tmp_path / "run", device="cpu")
+    with pytest.raises(InputError, match="--devices 4 --nodes 1 needs 4, 4 on each"):
+        fw.run(study, out=tmp_path / "run", device="cpu", devices=4)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert group.launched() is None
+
+
+def test_a_step_of_srun_is_known_and_a_batch_script_is_not(monkeypatch):
+    for name in ("NTASKS", "PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "2")
+    assert group.launched() is None
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(InputError, match="--ntasks-per-node=2"):
+        group.launched()
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
+    assert group.launched().global_rank() == 2
