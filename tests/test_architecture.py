@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "record": {"errors", "types"},
     "progress": set(),
     "evaluation_options": {"errors"},
+    "executor_options": {"errors"},
     "devices": {"errors"},
     "yamlfile": {"errors"},
     "folders": {"errors"},
@@ -58,7 +59,7 @@ MAY_IMPORT = {
     "steps": LEAVES
     | {"attacks", "data", "inference", "metrics", "models", "report", "runs", "scores"}
     | {"shift_lists", "shifts", "training"},
-    "executors": LEAVES | {"runs", "steps"},
+    "executors": LEAVES | {"executor_options", "runs", "steps"},
     "as_seeds": LEAVES | {"executors", "finished_run", "report", "runs", "shifts", "steps"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)

@@ -1,5 +1,7 @@
 """Several processes work in one run folder, with the same results as one."""
 
+import json
+import os
 import shutil
 import signal
 import subprocess
@@ -7,13 +9,15 @@ import sys
 import time
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import fairweather as fw
-from fairweather import steps
+from fairweather import claims, steps
 from fairweather.cli import app
 from fairweather.errors import InputError, NeedsMissingError
 from fairweather.executors import Share
+from fairweather.executors.shared import what_workers_share
 from fairweather.runs import RunFolder
 
 from .conftest import TINY_RESNET
@@ -283,6 +287,31 @@ def test_parts_are_done_in_any_order_and_say_what_they_wait_for(study, alone, tm
     assert missing
     assert done == sorted(done)
     same(folder, alone)
+
+
+def test_a_worker_that_joins_removes_what_killed_ones_were_writing(study, alone, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(alone.path, folder)
+    new, old = (folder / "models" / f".{digit * 16}.partial" for digit in "01")
+    for partial in (new, old):
+        partial.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+    fw.run(study, out=folder, device="cpu", worker=True)
+    assert new.exists()  # another worker may be writing it
+    assert not old.exists()
+
+
+def test_a_worker_on_another_kind_of_processor_joins_with_a_warning(study, alone, tmp_path):
+    folder, said = tmp_path / "run", []
+    shutil.copytree(alone.path, folder)
+    RunFolder(folder).forget("report")
+    mark = what_workers_share(fw.plan(study, out=folder, device="cpu").plan, torch.device("cpu"))
+    other = json.dumps({**mark, "kind of processor": "Another, AVX512"})
+    with claims.claiming(RunFolder(folder).file, other):
+        fw.run(study, out=folder, device="cpu", worker=True, progress=said.append)
+    warnings = [event.line for event in said if "kind of processor" in event.line]
+    assert len(warnings) == 1
+    assert "(Another, AVX512) than this one" in warnings[0]
 
 
 def test_a_part_waits_for_its_own_steps_that_another_process_has_claimed(

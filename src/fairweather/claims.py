@@ -164,6 +164,15 @@ def present(file: File) -> Mapping[str, str]:
         clock.unlink(missing_ok=True)
 
 
+def host_of(owner: str) -> str:
+    """The machine of a process that claims steps, by its name.
+
+    >>> host_of("node-3-4711-0f0f0f0f")
+    'node-3'
+    """
+    return owner.rsplit("-", 2)[0]
+
+
 def remove_empty(folder: Path) -> None:
     """Remove folders without files."""
     for path, _, _ in os.walk(folder, topdown=False):

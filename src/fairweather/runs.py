@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 # The files of folders of version 1, instead of record.json and steps/.
 FIRST_MANIFEST, FIRST_FACTS = "manifest.json", "provenance.json"
 LOCK = ".lock"
+PROCESSOR = "kind of processor"  # may differ between workers, but then their bytes may too
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
 PREPARED = 60.0  # seconds within which a process that shares a folder has prepared it
 ABANDONED = 3600.0  # seconds without a write, after which its process must have died
@@ -173,10 +174,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Shared(NamedTuple):
-    """A run folder that several processes write to, and the claims of this one."""
+    """A run folder that several processes write to, and the claims of this one.
+
+    Attributes:
+        run, claims: the folder and the claims.
+        warnings: sentences about the other processes.
+    """
 
     run: RunFolder
     claims: Claims
+    warnings: tuple[str, ...] = ()
 
 
 class RunFolder:
@@ -513,7 +520,7 @@ def lock_run(path: Path) -> Iterator[RunFolder]:
 
     Raises `InputError` if another process has locked it, or workers share it.
     """
-    with _locked(path):
+    with locked(path):
         run = RunFolder(path)
         if workers := list(present(run.file)):
             are = "1 worker is" if len(workers) == 1 else f"{len(workers)} workers are"
@@ -535,7 +542,8 @@ def share_run(
 
     Args:
         path: the folder; it is created if needed.
-        mark: what must be the same in all these processes, by its names in a sentence.
+        mark: what must be the same in all these processes, by its names in a sentence; another
+            `PROCESSOR` is a warning only, since its results are as valid.
         prepare: called with the folder, and with whether other processes work in it, while no other
             process prepares it.
 
@@ -546,33 +554,43 @@ def share_run(
     path.mkdir(parents=True, exist_ok=True)
     run = RunFolder(path)
     with claiming(run.file, json.dumps(mark)) as claims:
-        with _locked(path, timeout=PREPARED, needed=False):
+        with locked(path, timeout=PREPARED, needed=False):
             others = {name: each for name, each in present(run.file).items() if name != claims.name}
-            for name, each in others.items():
-                _check_mark(mark, each, name, path)
+            found = [_check_mark(mark, each, name, path) for name, each in others.items()]
             prepare(run, bool(others))
-        yield Shared(run, claims)
+            _remove_abandoned(path)
+        yield Shared(run, claims, tuple(filter(None, found)))
 
 
-def _check_mark(ours: Mapping[str, str], mark: str, name: str, path: Path) -> None:
+def _check_mark(ours: Mapping[str, str], mark: str, name: str, path: Path) -> str:
+    """Compare the mark of another process; returns a warning, or nothing."""
     try:
         theirs = dict(json.loads(mark))
     except (ValueError, TypeError):
-        return  # just being written, or removed
+        return ""  # just being written, or removed
     for what in ours:
-        if ours[what] != theirs.get(what):
+        if what != PROCESSOR and ours[what] != theirs.get(what):
             raise InputError(
                 f"the worker {name} in {path} has another {what} than this one: "
                 f"{theirs.get(what)}, here {ours[what]}; all workers in a folder must have the "
                 "same, or name another folder with --out"
             )
+    one, other = ours.get(PROCESSOR), theirs.get(PROCESSOR)
+    if one is None or other is None or one == other:
+        return ""
+    return (
+        f"the worker {name} has another {PROCESSOR} ({other}) than this one ({one}): "
+        "results may differ in their last digits from those of one machine"
+    )
 
 
 @contextlib.contextmanager
-def _locked(path: Path, timeout: float = 0, *, needed: bool = True) -> Iterator[None]:
-    """Lock a folder; where it is not `needed`, go on if the file system has no locks."""
+def locked(
+    path: Path, timeout: float = 0, *, needed: bool = True, name: str = LOCK
+) -> Iterator[None]:
+    """Lock a file of a folder; where it is not `needed`, go on if the file system has no locks."""
     path.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(inside(path, LOCK), timeout=timeout)
+    lock = filelock.FileLock(inside(path, name), timeout=timeout)
     try:
         held: contextlib.AbstractContextManager[object] = lock.acquire()
     except filelock.Timeout:
@@ -632,7 +650,7 @@ def provenance(device: torch.device) -> Provenance:
         },
         python=platform.python_version(),
         platform=platform.platform(),
-        versions={name: importlib.metadata.version(name) for name in _VERSIONED},
+        versions=versions(),
         hardware={
             "device": _device_name(device),
             "cpu": _cpu_name(),
@@ -640,6 +658,11 @@ def provenance(device: torch.device) -> Provenance:
             "threads": torch.get_num_threads(),
         },
     )
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages whose code can change a result."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
 def command_line() -> str:
@@ -674,9 +697,12 @@ def machines_of(run: RunFolder) -> list[Machine]:
 
 def _remove_abandoned(folder: Path) -> None:
     """Remove partial files of processes that were killed, but not those that are being written."""
-    for path in folder.rglob(".*.partial"):
-        if PARTIAL.fullmatch(path.name) and time.time() - path.lstat().st_mtime > ABANDONED:
-            path.unlink(missing_ok=True)
+    # Others may remove files and folders meanwhile: `walk` passes over what is gone.
+    files = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            if PARTIAL.fullmatch(path.name) and time.time() - path.lstat().st_mtime > ABANDONED:
+                path.unlink(missing_ok=True)
 
 
 def _first_steps(path: Path) -> list[dict[str, str]]:
@@ -712,7 +738,9 @@ def _git_revision(folder: Path) -> JsonValue:
 def _device_name(device: torch.device) -> str:
     import torch
 
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    # The machine that plans may have no GPU, unlike those that do the steps.
+    there = device.type == "cuda" and torch.cuda.is_available()
+    return torch.cuda.get_device_name(device) if there else device.type
 
 
 def _cpu_name() -> str:

@@ -15,7 +15,7 @@ from fairweather.cli.comparing import check, compare
 from fairweather.cli.evaluating import evaluate
 from fairweather.cli.exporting import export, preview
 from fairweather.cli.listing import list_names
-from fairweather.cli.running import clean, pack, plan, report, run
+from fairweather.cli.running import cancel, clean, pack, plan, report, run
 from fairweather.errors import InputError, os_error_sentence
 from fairweather.folders import cache_folder
 
@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "report": report,
     "preview": preview,
     "export": export,
+    "cancel": cancel,
     "clean": clean,
     "pack": pack,
     "list": list_names,

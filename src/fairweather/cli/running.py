@@ -15,6 +15,7 @@ from fairweather.cli.first_checks import check_study_name
 from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError, check_writable
+from fairweather.executor_options import DEFAULT_TIME, LOCAL, check_executor
 
 if TYPE_CHECKING:
     from fairweather.steps.progressing import Outlook
@@ -48,11 +49,12 @@ Device = Annotated[str, typer.Option(help="The device: auto, cpu, cuda, cuda:1 o
 DataRoot = Annotated[str | None, typer.Option(help="The folder with the files of the data set.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Jobs = Annotated[
-    int,
+    int | None,
     typer.Option(
         min=1,
-        help="How many processes do independent steps side by side. There must be a core for each "
-        "thread of each.",
+        help="How many processes do independent steps side by side, with a core for each thread of "
+        "each. With --executor slurm, how many jobs there are at a time.",
+        show_default="1; of SLURM jobs one for each step that can be done, at most 8",
     ),
 ]
 Workers = Annotated[
@@ -89,9 +91,40 @@ def run(
             "--replace", help="Overwrite results in the folder that were made with other settings."
         ),
     ] = False,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     workers: Workers = None,
     networks: Networks = None,
+    executor: Annotated[
+        str,
+        typer.Option(
+            help="Who does the steps: local (this machine), slurm (array jobs, which are submitted "
+            "and followed), or slurm-local (the same jobs on this machine, to try them out)."
+        ),
+    ] = LOCAL,
+    partition: Annotated[
+        str | None,
+        typer.Option(help="The partition of SLURM jobs.", show_default="SLURM's own"),
+    ] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(help="The GPU of each SLURM job: 1, or TYPE:1.", show_default="none"),
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            help="The time limit of SLURM jobs, as sbatch writes it. A job that reaches it is "
+            "submitted again and goes on.",
+            show_default=DEFAULT_TIME,
+        ),
+    ] = None,
+    setup: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A shell command at the beginning of each SLURM job, such as 'module load cuda'. "
+            "Repeatable.",
+            show_default="none",
+        ),
+    ] = None,
     worker: Annotated[
         bool,
         typer.Option(
@@ -135,6 +168,7 @@ def run(
     check_study_name(study)
     if out is not None:
         check_writable(out)
+    check_executor(executor, partition=partition, gpus=gpus, time=time, setup=setup or ())
     from fairweather import study as studies
     from fairweather.record import PAGE
 
@@ -156,6 +190,11 @@ def run(
             devices=devices,
             nodes=nodes,
             strategy=strategy,
+            executor=executor,
+            partition=partition,
+            gpus=gpus,
+            time=time,
+            setup=setup or (),
             progress=show,
         )
     if helps:
@@ -193,6 +232,19 @@ def plan(
 def show_outlook(found: Outlook, *, as_json: bool) -> None:
     """Print a plan and how far it is, as a table or as JSON."""
     typer.echo(found.to_json() if as_json else str(found))
+
+
+def cancel(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """End the jobs that `run --executor slurm` has submitted; what is finished stays."""
+    from fairweather.executors import submitted
+    from fairweather.runs import open_finished_run
+
+    open_finished_run(run)
+    ended = submitted.cancel(run)
+    if ended:
+        typer.echo(f"ended {ended} job{'s' * (ended > 1)} of {run}")
+    else:
+        typer.echo(f"no jobs of {run} are waiting or running")
 
 
 def clean(

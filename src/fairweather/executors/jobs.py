@@ -96,6 +96,16 @@ class Failed(Frozen):
             system=system,
         )
 
+    def error(self, doing: str) -> Exception:
+        """The error again: an `InputError` as it was, any other as `JobFailedError`."""
+        known = getattr(errors, self.type, None)
+        if isinstance(known, type) and issubclass(known, InputError):
+            return known(self.text)
+        if self.system is not None:
+            number, name = self.system
+            return OSError(number, os.strerror(number), name)
+        return JobFailedError(f"{doing} failed:\n{self.traceback}")
+
 
 Answer: pydantic.TypeAdapter[Told | Did | Failed] = pydantic.TypeAdapter(Told | Did | Failed)
 
@@ -171,7 +181,7 @@ class Jobs:
     def wait(self, tell: Notify) -> tuple[Sequence[Step], Outcome]:
         """Wait until a job has done its steps; give these and their outcome.
 
-        Raises the error of a job: an `InputError` as it was, any other as `JobFailedError`.
+        Raises the error of a job; see `Failed.error`.
         """
         while True:
             job, line = self.answers.get()
@@ -185,13 +195,7 @@ class Jobs:
                 case Told(event=event):
                     tell(event)
                 case Failed() as failed:
-                    known = getattr(errors, failed.type, None)
-                    if isinstance(known, type) and issubclass(known, InputError):
-                        raise known(failed.text)
-                    if failed.system is not None:
-                        number, name = failed.system
-                        raise OSError(number, os.strerror(number), name)
-                    raise JobFailedError(f"{self._doing(job)} failed:\n{failed.traceback}")
+                    raise failed.error(self._doing(job))
                 case Did(done=done, machine=machine, seconds=seconds):
                     self.idle.append(job)
                     return self.busy.pop(job), Outcome(done, machine, seconds)

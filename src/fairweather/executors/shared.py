@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
+
+import torch
 
 from fairweather.claims import Claims
 from fairweather.errors import InputError, NeedsMissingError
@@ -15,12 +17,20 @@ from fairweather.executors.local import perform_here
 from fairweather.executors.schedule import Outcome, Schedule
 from fairweather.progress import Event, Notify, silent
 from fairweather.record import RECORD, parse_record, step_file
-from fairweather.runs import RunFolder, Shared
+from fairweather.runs import (
+    PROCESSOR,
+    RunFolder,
+    Shared,
+    fingerprint,
+    this_machine,
+    versions,
+)
 from fairweather.steps import Plan, Step, Worker
 
 LOOKED_AGAIN = 1.0  # seconds between two looks at what other processes have done
 WAITED = 10.0  # seconds, the longest time between two looks while there is nothing to do
 REMINDED = 60.0  # seconds between two lines that say what is waited for
+Perform = Callable[[Sequence[Step], Worker, RunFolder, Notify], Outcome]
 TRIED = 3  # how often files that others replace may be missing, one time after the other
 
 
@@ -183,6 +193,26 @@ class SharedSchedule(Schedule):
         )
 
 
+def what_workers_share(plan: Plan, device: torch.device | None) -> dict[str, str]:
+    """What must be the same in all processes that work in one run folder, by its names.
+
+    Args:
+        plan: the plan that they do.
+        device: the device of this process, whose kind should be the same; None if it does no steps.
+    """
+    first = plan.steps[0]
+    mark = {
+        "device": first.device,
+        "number of threads": str(first.threads),
+        **{f"version of {name}": each for name, each in versions().items()},
+        "study or settings": fingerprint({step.id: step.depends() for step in plan.steps}),
+    }
+    if device is not None:
+        machine = this_machine(device)
+        mark[PROCESSOR] = f"{machine.model}, {machine.instructions}"
+    return mark
+
+
 def execute_shared(
     plan: Plan,
     shared: Shared,
@@ -190,6 +220,8 @@ def execute_shared(
     progress: Notify | None = None,
     *,
     share: Share | None = None,
+    perform: Perform = perform_here,
+    patience: float | None = None,
 ) -> None:
     """Execute the steps of a plan together with other processes that call this in the same folder.
 
@@ -200,18 +232,23 @@ def execute_shared(
         plan, worker, progress: as in `executors.local.execute`.
         shared: the folder, which contains its record, and the claims of this process.
         share: do only this part of the plan, and do not wait for the others.
+        perform: does steps that were handed out.
+        patience: seconds after which to leave the rest to the others, if these do all that can be
+            done now; by default, wait until all is done.
 
     Raises:
         NeedsMissingError: steps of the part need steps of other parts that are not done.
     """
     tell = progress or silent
-    run, claims = shared
+    run, claims, warnings = shared
+    for words in warnings:
+        tell(Event("wait", 0, None, line=f"{'warning':14} {words}"))
     schedule = SharedSchedule(plan, run, tell, claims, share)
-    failed, wait, reminded = 0, LOOKED_AGAIN, float("-inf")
+    failed, wait, reminded, busy = 0, LOOKED_AGAIN, float("-inf"), time.monotonic()
     while schedule.waiting:
         if steps := schedule.take(worker):
             try:
-                schedule.finish(steps, perform_here(steps, worker, run, tell))
+                schedule.finish(steps, perform(steps, worker, run, tell))
                 failed = 0
             except FileNotFoundError:  # another process is replacing what was to be read
                 schedule.put_back(steps)
@@ -219,10 +256,12 @@ def execute_shared(
                 if failed == TRIED:
                     raise
                 time.sleep(LOOKED_AGAIN)
-            wait = LOOKED_AGAIN
+            wait, busy = LOOKED_AGAIN, time.monotonic()
             continue
         if share is not None and not schedule.held_up:
             _check_needs(schedule, share, run)
+            return
+        if patience is not None and schedule.owners and time.monotonic() - busy > patience:
             return
         if time.monotonic() - reminded > REMINDED:
             tell(Event("wait", 0, None, line=_waits_for(schedule)))

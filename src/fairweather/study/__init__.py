@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import torch
 
 from fairweather.devices import check_cores, resolve_device, workers_for
-from fairweather.errors import InputError, check_writable, unknown_name
-from fairweather.executors import (
-    Share,
-    assist,
-    execute,
-    execute_shared,
-    execute_side_by_side,
-    execute_together,
-    started,
+from fairweather.errors import InputError, check_writable
+from fairweather.executor_options import check_executor
+from fairweather.executors import Share, execute, execute_shared, execute_side_by_side
+from fairweather.executors.shared import what_workers_share
+from fairweather.executors.slurm import (
+    Assigned,
+    check_fixed,
+    device_of_jobs,
+    execute_on_slurm,
+    jobs_at_a_time,
+    workers_in_job,
 )
 from fairweather.finished_run import Run
-from fairweather.group import check_launched, joined, launched
+from fairweather.group import check_launched, launched
 from fairweather.progress import Event, Notify, silent
-from fairweather.record import STUDY, RunRecord
-from fairweather.runs import RunFolder, check_takeable, fingerprint, open_run, share_run
-from fairweather.steps import Plan, Worker
+from fairweather.record import STUDY
+from fairweather.runs import RunFolder, check_takeable, open_run, share_run
+from fairweather.steps import Worker
 from fairweather.steps.measuring import facts_of, survey
 from fairweather.steps.plan import DATA
 from fairweather.steps.progressing import Outlook, begin
@@ -34,6 +36,8 @@ from fairweather.study.loading import load_study as load_study
 from fairweather.study.loading import packaged_studies as packaged_studies
 from fairweather.study.loading import study_facts as study_facts
 from fairweather.study.planning import data_sources, describe_study, plan_study
+from fairweather.study.processes import for_processes, own_device, run_together
+from fairweather.study.processes import helps_another as helps_another
 from fairweather.study.schema import PRETRAINING
 from fairweather.study.schema import Study as Study
 from fairweather.study.trial import try_out
@@ -50,7 +54,7 @@ def run(
     device: str = "auto",
     offline: bool = False,
     replace: bool = False,
-    jobs: int = 1,
+    jobs: int | None = None,
     workers: int | None = None,
     networks: int | None = None,
     worker: bool = False,
@@ -58,6 +62,11 @@ def run(
     devices: int = 1,
     nodes: int = 1,
     strategy: str = "ddp",
+    executor: str = "local",
+    partition: str | None = None,
+    gpus: str | None = None,
+    time: str | None = None,
+    setup: Sequence[str] = (),
     progress: Notify | None = None,
 ) -> Run:
     """Run a study: train, predict every cell, score, report; finished steps are not repeated.
@@ -73,8 +82,10 @@ def run(
         offline: never use the network.
         replace: redo finished steps that were made with other settings; without it, these raise an
             error.
-        jobs: how many processes do independent steps side by side; the results do not depend on
-            it. There must be a core for each thread of each job.
+        jobs: how many processes do independent steps side by side, by default 1; the results do
+            not depend on it. There must be a core for each thread of each job. Of jobs on a
+            cluster, how many are there at a time: by default one for each step that can be done
+            now, at most 8.
         workers: processes that shift images ahead of the networks; by default none on a CPU, and
             up to 8 beside a GPU. The results do not depend on it.
         networks: at most so many networks are kept in memory to predict the same shifted images;
@@ -87,35 +98,48 @@ def run(
             here, otherwise by torchrun or srun, and all of them call this.
         nodes: how many machines do so; all must see the run folder.
         strategy: how they work together: `ddp`, torch's DistributedDataParallel.
+        executor: `local`; `slurm`, which submits array jobs and follows them; or `slurm-local`, the
+            same jobs on this machine.
+        partition, gpus, time, setup: what each job of a cluster asks for: a partition; a GPU as
+            `1` or `TYPE:1`, by default none; a time limit such as `2:00:00`, by default 4 hours,
+            after which a job is submitted again and goes on; shell commands that come first.
         progress: called with every `Event`.
 
     Raises:
-        InputError: the data, a model or the folder does not fit the study, or the machine has too
-            few cores for the jobs.
-        NeedsMissingError: steps of the part need steps of other parts that are not done.
+        InputError: the data, a model or the folder does not fit the study, the machine has too few
+            cores for the jobs, or jobs of a cluster were killed.
+        NeedsMissingError: steps of the part need steps of other parts that are not done, or jobs of
+            a cluster were cancelled.
     """
     counts = (("jobs", jobs, 1), ("workers", workers, 0), ("networks", networks, 1))
     for name, number, least in counts:
         if number is not None and number < least:
             raise InputError(f"{name} must be at least {least}, found {number}")
-    if worker + (steps is not None) + (jobs > 1) > 1:
-        raise InputError("worker, steps and jobs are three ways to share the work: choose one")
+    request = check_executor(executor, partition=partition, gpus=gpus, time=time, setup=setup)
+    if worker + (steps is not None) + (request is not None or (jobs or 1) > 1) > 1:
+        ways = "worker, steps and jobs" if request is None else f"worker, steps and {executor}"
+        raise InputError(f"{ways} are three ways to share the work: choose one")
     share = None if steps is None else Share.parse(steps)
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
     threads = checked.threads or torch.get_num_threads()
-    checked, devices = _for_processes(checked, devices, nodes, strategy)
-    if checked.processes > 1 and (worker or steps is not None or jobs > 1):
+    checked, devices = for_processes(checked, devices, nodes, strategy)
+    together = worker or steps is not None or (jobs or 1) > 1 or request is not None
+    if checked.processes > 1 and together:
         raise InputError(
             f"{checked.processes} processes train each network together; that goes without "
-            "worker, steps and jobs"
+            "worker, steps, jobs and executor"
         )
-    check_cores(jobs, threads)
-    if not worker and steps is None:
-        check_launched(launched(), devices, nodes)
-    path = place_of_run(checked, out)
-    target, tell = resolve_device(device), progress or silent
-    if checked.processes > 1:
-        target = _own_device(target, devices, threads, checked.sync_batchnorm)
+    if request is not None:
+        target = device_of_jobs(request, device)
+        check_fixed(request, threads=checked.threads, precision=checked.precision)
+    else:
+        target = resolve_device(device)
+        check_cores(jobs or 1, threads)
+        if not worker and steps is None:
+            check_launched(launched(), devices, nodes)
+        if checked.processes > 1:
+            target = own_device(target, devices, threads, checked.sync_batchnorm)
+    path, tell = place_of_run(checked, out), progress or silent
     check_takeable(path)
     check_writable(path)
     datasets = _load(checked, offline, tell)
@@ -126,6 +150,30 @@ def run(
     facts = {name: facts_of(dataset, digests_of(dataset)) for name, dataset in datasets.items()}
     plan = plan_study(checked, facts, target, offline=offline)
     record = describe_study(checked, plan, own, target)
+
+    def prepare(folder: RunFolder, others: bool) -> None:
+        kept, known = record, others and folder.has_record
+        if known:  # where and when the run was begun stays as it is
+            kept = record.model_copy(update={"provenance": folder.record.provenance})
+        if not known or kept != folder.record:
+            begin(plan, folder, kept, replace=replace)
+            folder.write(STUDY, dump_yaml(checked.model_dump(mode="json")))
+
+    if request is not None:
+        most = jobs_at_a_time(request, jobs, plan.steps[0].threads)
+        assigned = Assigned(
+            plan=plan,
+            record=record,
+            folder=str(path.absolute()),
+            device=target.type,
+            offline=offline,
+            workers=workers_in_job(request, target, workers, most),
+            networks=networks,
+            jobs=most if request.is_here else 1,
+        )
+        execute_on_slurm(assigned, request, prepare, tell, jobs=most)
+        return Run(path)
+    jobs = jobs or 1
     worker_here = Worker(
         plan,
         device=str(target),
@@ -137,20 +185,12 @@ def run(
         jobs=jobs,
     )
 
-    def prepare(folder: RunFolder, others: bool) -> None:
-        kept, known = record, others and folder.has_record
-        if known:  # where and when the run was begun stays as it is
-            kept = record.model_copy(update={"provenance": folder.record.provenance})
-        if not known or kept != folder.record:
-            begin(plan, folder, kept, replace=replace)
-            folder.write(STUDY, dump_yaml(checked.model_dump(mode="json")))
-
     with closing(worker_here):
         if checked.processes > 1:
-            _run_together(plan, RunFolder(path), worker_here, prepare, tell, (devices, nodes))
+            run_together(plan, RunFolder(path), worker_here, prepare, tell, (devices, nodes))
             return Run(path)
         if worker or share is not None:
-            mark = what_workers_share(plan, record)
+            mark = what_workers_share(plan, target)
             with share_run(path, mark, prepare) as shared:
                 execute_shared(plan, shared, worker_here, tell, share=share)
             return Run(path)
@@ -161,85 +201,6 @@ def run(
             else:
                 execute_side_by_side(plan, folder, worker_here, tell, jobs=jobs)
     return Run(path)
-
-
-def helps_another(study: Study, devices: int, nodes: int) -> bool:
-    """Say whether this process only helps the first of several to train; it has nothing to show."""
-    if max(study.processes, devices * nodes) == 1:
-        return False
-    environment = launched()
-    return environment is not None and environment.global_rank() > 0
-
-
-def _for_processes(study: Study, devices: int, nodes: int, strategy: str) -> tuple[Study, int]:
-    """The study with so many processes, and how many are on each machine."""
-    if strategy != "ddp":
-        raise unknown_name("strategy", strategy, ["ddp"])
-    if devices < 1 or nodes < 1:
-        raise InputError(f"devices and nodes must be at least 1, found {devices} and {nodes}")
-    asked = devices * nodes
-    if asked == 1:
-        return study, study.processes
-    if study.processes not in (1, asked):
-        raise InputError(
-            f"the study says processes: {study.processes}, but {devices} devices on {nodes} nodes "
-            f"are {asked}"
-        )
-    shared = study.model_copy(update={"processes": asked})
-    shared.check_together()
-    return shared, devices
-
-
-def _own_device(
-    device: torch.device, devices: int, threads: int, sync_batchnorm: bool
-) -> torch.device:
-    """The device of this one of several processes that train together."""
-    if device.type == "cuda":
-        environment = launched()
-        resolve_device(f"cuda:{devices - 1}")  # this machine must have all of them
-        return torch.device("cuda", environment.local_rank() if environment else 0)
-    if device.type != "cpu":
-        raise InputError(f"several processes train on cuda or cpu devices, found {device.type}")
-    if sync_batchnorm:
-        raise InputError("sync_batchnorm needs cuda devices; this device is cpu")
-    check_cores(devices, threads, "processes")
-    return device
-
-
-def _run_together(
-    plan: Plan,
-    folder: RunFolder,
-    worker: Worker,
-    prepare: Callable[[RunFolder, bool], None],
-    tell: Notify,
-    places: tuple[int, int],
-) -> None:
-    """Run a plan in this and other processes, which train together; the first one does the rest."""
-    environment = launched()
-    devices, nodes = places
-    if environment is not None and environment.global_rank() > 0:
-        with joined(environment, devices, nodes, worker.device) as worker.group:
-            assist(plan, folder, worker)
-        return
-    with open_run(folder.path) as opened:
-        prepare(opened, False)
-        if environment is None:
-            with started(plan, opened, worker, devices) as worker.group:
-                execute_together(plan, opened, worker, tell)
-        else:
-            with joined(environment, devices, nodes, worker.device) as worker.group:
-                execute_together(plan, opened, worker, tell)
-
-
-def what_workers_share(plan: Plan, record: RunRecord) -> dict[str, str]:
-    """What must be the same in all processes that work in one run folder, by its names."""
-    first = plan.steps[0]
-    return {
-        "device": first.device,
-        "number of threads": str(first.threads),
-        **{f"version of {name}": each for name, each in record.provenance.versions.items()},
-        "study or settings": fingerprint({step.id: step.depends() for step in plan.steps}),
-    }
 
 
 def plan(

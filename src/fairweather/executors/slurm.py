@@ -1,0 +1,578 @@
+"""Executes a plan by array jobs of a SLURM cluster, each a worker in the run folder.
+
+The process that submits them does no steps. It follows what the workers do in the folder, and may
+be left and started again: which jobs there are stands in a note in the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+import cv2
+import pydantic
+import torch
+
+from fairweather import claims
+from fairweather.devices import cores, resolve_device, workers_for
+from fairweather.errors import InputError, NeedsMissingError, unknown_name
+from fairweather.executor_options import JobRequest
+from fairweather.executors.followed import Followed
+from fairweather.executors.jobs import Failed, JobSettings
+from fairweather.executors.logs import last_lines, logging_steps
+from fairweather.executors.shared import execute_shared, what_workers_share
+from fairweather.executors.submitted import (
+    JOB_LOGS,
+    Submitted,
+    answer_of,
+    end_jobs,
+    forget,
+    log_of,
+    note_locked,
+    read_note,
+    states,
+    write_note,
+)
+from fairweather.progress import Event, Notify, duration
+from fairweather.record import Frozen, RunRecord
+from fairweather.runs import RunFolder, Shared, fingerprint, share_run
+from fairweather.steps import Plan, Worker
+
+if TYPE_CHECKING:
+    from submitit import Executor
+    from submitit.helpers import DelayedSubmission
+
+MOST_JOBS = 8  # at a time, unless asked otherwise
+MOST_WORKERS = 8  # processes that shift images beside a GPU, unless asked otherwise
+LOST = 3  # so many jobs that ended before their work did are replaced
+RESUMED = 1000  # how often a job that meets its time limit is submitted again
+WARNED = 90  # seconds before the time limit at which a job is told of it
+LOOKED, ASKED = 3.0, 30.0  # seconds between two looks at the folder, and two questions to SLURM
+MORE = 60.0  # seconds that a step waits before another job is submitted for it, beside others
+REMINDED = 60.0  # seconds between two times of saying which jobs do what
+LISTED = 120.0  # seconds after which a job that does not stand in the note must have been cancelled
+LEFT = 60.0  # seconds that a job waits longer for others than a claim lasts
+ENDED = 30.0  # seconds that jobs have to end once nothing is left to do
+
+
+class Assigned(JobSettings):
+    """What every job is given: all settings of a worker.
+
+    Attributes:
+        record: the record that the run must have.
+    """
+
+    record: RunRecord
+
+
+class Ended(Frozen):
+    """A job has ended since nothing was left to do, or others do all that can be done now."""
+
+    kind: Literal["ended"] = "ended"
+
+
+Answer: pydantic.TypeAdapter[Ended | Failed] = pydantic.TypeAdapter(Ended | Failed)
+
+
+class ArrayJob:
+    """What a job does; submitit stores it, calls it, and submits it again if it is interrupted."""
+
+    def __init__(self, assigned: Assigned) -> None:
+        self.assigned = assigned
+
+    def __call__(self) -> None:
+        """Work in the run folder until nothing is left to do, and write an answer."""
+        import submitit
+
+        job = submitit.JobEnvironment().job_id
+        run = RunFolder(Path(self.assigned.folder))
+        with _ended_if_cancelled(run, job):
+            if not _is_listed(run, job):
+                return
+            try:
+                _work(self.assigned, job)
+            except Exception as error:
+                run.write(answer_of(job), Failed.of(error).model_dump_json())
+                raise
+            run.write(answer_of(job), Ended().model_dump_json())
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Say what to submit again: the same, since all that is done is in the run folder."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def device_of_jobs(request: JobRequest, device: str) -> torch.device:
+    """The device of every job, which this machine need not have.
+
+    Raises `InputError` for a device that jobs do not have.
+    """
+    if device == "auto":
+        device = "cuda" if request.gpu else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise unknown_name("device of a job", device, ["auto", "cpu", "cuda"])
+    if device == "cuda" and not request.gpu:
+        raise InputError("device cuda needs a GPU in each job: add --gpus 1")
+    return resolve_device(device) if request.is_here else torch.device(device)
+
+
+def check_fixed(request: JobRequest, *, threads: int | None, precision: str) -> None:
+    """Raise `InputError` if a study takes from this machine what is another on that of a job."""
+    fixes = ["--set threads=8"] if threads is None else []
+    fixes += ["--set precision=bf16"] if precision == "auto" and request.gpu else []
+    if fixes and not request.is_here:
+        raise InputError(
+            "the jobs run on other machines than this one, and the results depend on "
+            f"{' and '.join(each.split()[1].partition('=')[0] for each in fixes)}: say which, such "
+            f"as {' '.join(fixes)}; each job asks for so many cores as it has threads"
+        )
+
+
+def jobs_at_a_time(request: JobRequest, asked: int | None, threads: int) -> int:
+    """How many jobs there are at most: as asked, or as many as fit, on this machine its cores."""
+    if asked is not None:
+        return asked
+    return min(MOST_JOBS, max(cores() // threads, 1)) if request.is_here else MOST_JOBS
+
+
+def workers_in_job(request: JobRequest, device: torch.device, asked: int | None, jobs: int) -> int:
+    """How many processes of a job shift images ahead; for each, a job asks for a core."""
+    if request.is_here:
+        return workers_for(device, asked, jobs)
+    return asked if asked is not None else MOST_WORKERS * (device.type == "cuda")
+
+
+def execute_on_slurm(
+    assigned: Assigned,
+    request: JobRequest,
+    prepare: Callable[[RunFolder, bool], None],
+    tell: Notify,
+    *,
+    jobs: int,
+) -> None:
+    """Execute the steps of a plan by jobs, and return when all are done and the jobs have ended.
+
+    Args:
+        assigned: what every job is given.
+        request: what each job asks for.
+        prepare: as in `runs.share_run`.
+        tell: called for every step that a job has done.
+        jobs: at most so many are there at a time; no more than there are steps to be done.
+
+    Raises:
+        InputError: a job has raised it, more than `LOST` jobs were killed, or jobs for another plan
+            are there.
+        JobFailedError: jobs failed otherwise.
+        NeedsMissingError: `fairweather cancel` has ended the jobs.
+    """
+    run = RunFolder(Path(assigned.folder))
+    there = run.path.is_dir() and _are_there(run, assigned.plan, request)
+    mark = what_workers_share(assigned.plan, None)
+    with share_run(
+        run.path, mark, lambda folder, others: prepare(folder, others or there)
+    ) as shared:
+        driver = _Driver(assigned, shared, request, tell, jobs)
+        try:
+            driver.follow()
+        except KeyboardInterrupt:
+            driver.say_left()
+            raise
+
+
+def _are_there(run: RunFolder, plan: Plan, request: JobRequest) -> bool:
+    """Say whether jobs for a plan are there; raises `InputError` if they are for another one."""
+    note = read_note(run)
+    alive = None if note is None else states(run, note)
+    if note is None or not alive:
+        return False
+    if (note.executor, note.study) != (request.executor, _digest_of(plan)):
+        raise InputError(
+            f"{_count(len(alive))} of another study or other settings work in {run.path}, or wait "
+            f"to do so: end them with `fairweather cancel {run.path}`, or name another folder with "
+            "--out"
+        )
+    return True
+
+
+def _digest_of(plan: Plan) -> str:
+    return fingerprint({step.id: step.depends() for step in plan.steps})
+
+
+class _Driver:
+    """Submits jobs, as many as there is work for, and tells what they do.
+
+    Attributes:
+        ended: jobs that are known to have ended.
+        lost: how many of them ended before their work did.
+    """
+
+    def __init__(
+        self, assigned: Assigned, shared: Shared, request: JobRequest, tell: Notify, most: int
+    ) -> None:
+        self.assigned, self.request, self.tell, self.most = assigned, request, tell, most
+        self.run, self.claims = shared.run, shared.claims
+        self.followed = Followed(assigned.plan, shared.run, tell)
+        self.ended: set[str] = set()
+        self.lost = 0
+        self.error: Exception | None = None  # the last one of a job
+        self.running: Mapping[str, bool] = {}  # jobs that have not ended: whether they run
+        self.asked = self.reminded = float("-inf")
+        self.enough = time.monotonic()  # when there last were jobs for all that could be begun
+        self.said = ""
+
+    def follow(self) -> None:
+        """Submit jobs and follow them until all steps are done."""
+        if self.followed.waiting:
+            self._begin()
+        while self.followed.waiting:
+            self._look_after_jobs()
+            owners = self.claims.owners()
+            if self.followed.look(len(set(owners.values()))):
+                continue
+            self._submit(owners)
+            self._say_who_does_what(owners)
+            time.sleep(LOOKED)
+        self._end()
+
+    def say_left(self) -> None:
+        """Say that the jobs go on."""
+        note = read_note(self.run)
+        alive = [] if note is None else [job for job in note.jobs if job not in self.ended]
+        if alive:
+            go = "goes" if len(alive) == 1 else "go"
+            words = f"{_count(len(alive))} of {self.run.path} {go} on without this command"
+            way = f"`fairweather cancel {self.run.path}` ends them"
+            self.tell(Event("jobs", 0, None, line=f"{words}; {way}"))
+
+    def _begin(self) -> None:
+        """Begin a note, unless there is one with jobs for this plan."""
+        with note_locked(self.run):
+            note = read_note(self.run)
+            if note is not None:
+                if states(self.run, note) != {}:
+                    words = f"taking up {_count(len(note.jobs))} that were submitted before"
+                    self.tell(Event("jobs", 0, None, line=f"{'jobs':14} {words}"))
+                    return
+                forget(self.run, note)
+            study = _digest_of(self.assigned.plan)
+            executor = self.request.executor
+            write_note(
+                self.run, Submitted(executor=executor, host=socket.gethostname(), study=study)
+            )
+
+    def _note(self) -> Submitted:
+        note = read_note(self.run)
+        if note is None:
+            raise NeedsMissingError(
+                f"the jobs of {self.run.path} were ended by `fairweather cancel`; the same command "
+                "submits jobs for what is left"
+            )
+        return note
+
+    def _look_after_jobs(self) -> None:
+        """Find out which jobs have ended, and why."""
+        note = self._note()
+        for job in self._alive(note):
+            self._read_answer(job)
+        if time.monotonic() - self.asked < ASKED:
+            return
+        self.asked = time.monotonic()
+        found = states(self.run, note)
+        if found is None:
+            return
+        self.running = found
+        for job in self._alive(note):
+            if job not in found and not self._read_answer(job):
+                self._lose(job, "ended without an answer, as a killed one does")
+
+    def _alive(self, note: Submitted) -> list[str]:
+        return [job for job in note.jobs if job not in self.ended]
+
+    def _read_answer(self, job: str) -> bool:
+        """Read why a job has ended, if it has said so."""
+        path = self.run.file(answer_of(job))
+        try:
+            answer = Answer.validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return False
+        except ValueError:
+            raise InputError(f"{path} is not the answer of a job; remove it") from None
+        self.ended.add(job)
+        if isinstance(answer, Failed):
+            self.error = answer.error(f"job {job}")
+            if isinstance(self.error, InputError):  # it would not help to try again
+                self._give_up()
+            self._lose(job, f"failed ({answer.type}: {answer.text})")
+        return True
+
+    def _lose(self, job: str, how: str) -> None:
+        self.ended.add(job)
+        self.lost += 1
+        lines = last_lines(self.run, log_of(job))
+        where = f"; the end of {self.run.path / log_of(job)}:\n{lines}" if lines else ""
+        self.tell(Event("jobs", 0, None, line=f"{'failed':14} job {job} {how}{where}".rstrip()))
+
+    def _submit(self, owners: Mapping[str, str]) -> None:
+        """Submit as many jobs as could begin a step now, beside those that are there."""
+        note = self._note()
+        alive, busy = self._alive(note), set(owners.values())
+        idle = max(len(alive) - len(busy), 0)
+        room = self.most - max(self.lost - LOST, 0) - len(alive)
+        wanted = min(self.followed.free(owners) - idle, room)
+        now = time.monotonic()
+        if wanted <= 0:
+            self.enough = now
+        if wanted > 0 and not (alive and now - self.enough < MORE):
+            with note_locked(self.run):
+                note = self._note()
+                array = ArrayJob(self.assigned)
+                try:
+                    new = _submit_array(self.request, self.run, array, wanted)
+                except InputError:
+                    if not note.jobs:
+                        forget(self.run, note)
+                    raise
+                for job in new:  # of a process that had this number before
+                    self.run.file(answer_of(job)).unlink(missing_ok=True)
+                write_note(self.run, note.model_copy(update={"jobs": (*note.jobs, *new)}))
+            self.asked = self.enough = time.monotonic()
+            words = f"{_count(len(new))} submitted: {', '.join(new)}"
+            self.tell(Event("jobs", 0, None, line=f"{'jobs':14} {words}"))
+        elif not alive and room <= 0:
+            self._give_up()
+
+    def _give_up(self) -> NoReturn:
+        """End all jobs, and raise what made that necessary."""
+        self._end_all()
+        if self.error is not None:
+            raise self.error
+        raise InputError(
+            f"{self.lost} jobs for {self.run.path} were killed before they had done their work: "
+            f"their logs in {self.run.path / JOB_LOGS} may say why; the same command goes on from "
+            "what is finished"
+        )
+
+    def _end(self) -> None:
+        """Let the jobs end, now that all is done: those that wait in the queue at once."""
+        note, until = read_note(self.run), time.monotonic() + ENDED
+        if note is None:
+            return
+        found = states(self.run, note)
+        if found is not None:
+            running = {job for job, runs in found.items() if runs}
+            end_jobs(self.run, note, found.keys() - running)
+            self.ended.update(set(note.jobs) - running)
+        while alive := self._alive(note):
+            self.ended.update(job for job in alive if self.run.file(answer_of(job)).is_file())
+            if time.monotonic() > until:
+                break
+            time.sleep(min(LOOKED, 0.5))
+        self._end_all()
+
+    def _end_all(self) -> None:
+        with note_locked(self.run):
+            note = read_note(self.run)
+            if note is not None:
+                forget(self.run, note)
+                end_jobs(self.run, note, [job for job in note.jobs if job not in self.ended])
+
+    def _say_who_does_what(self, owners: Mapping[str, str]) -> None:
+        """Say once a minute which steps are being done where, if that has changed."""
+        if time.monotonic() - self.reminded < REMINDED:
+            return
+        by: dict[str, list[str]] = {}
+        for step, owner in owners.items():
+            by.setdefault(owner, []).append(step)
+        lines = []
+        for owner, steps in by.items():
+            more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
+            lines.append(
+                f"{'running':14} {self.followed.label(steps[0])}{more}, on {claims.host_of(owner)}"
+            )
+        queued = sum(not runs for runs in self.running.values())
+        if queued:
+            lines.append(f"{'queued':14} {_count(queued)}")
+        text = "\n".join(lines)
+        if text and text != self.said:
+            self.tell(Event("jobs", 0, None, line=text))
+            self.said, self.reminded = text, time.monotonic()
+
+
+def _count(jobs: int) -> str:
+    return f"{jobs} job{'s' * (jobs != 1)}"
+
+
+def _submit_array(request: JobRequest, run: RunFolder, job: ArrayJob, number: int) -> list[str]:
+    """Submit an array of jobs; returns their numbers."""
+    from submitit.core.utils import FailedJobError
+
+    folder = run.file(JOB_LOGS).resolve()
+    if request.is_here:
+        executor = _executor_here(request, folder)
+    else:
+        needed = job.assigned.plan.steps[0].threads + job.assigned.workers
+        executor = _executor_on_slurm(request, folder, needed)
+    try:
+        with _undisturbed(apart=request.is_here):
+            submitted = executor.submit_array([job] * number)
+    except FailedJobError as error:
+        words = "; ".join(str(error).split("\n"))
+        raise InputError(f"SLURM did not take the jobs: {words}") from None
+    for link in folder.glob(".submission_file_*.sh"):  # nobody needs it once sbatch has read it
+        link.unlink(missing_ok=True)
+    return [each.job_id for each in submitted]
+
+
+def _executor_on_slurm(request: JobRequest, folder: Path, needed: int) -> Executor:
+    from submitit import SlurmExecutor
+
+    python = f"{shlex.quote(sys.executable)} -P"  # modules of the current folder are not ours
+    executor = SlurmExecutor(folder, max_num_timeout=RESUMED, python=python)
+    asked = {"partition": request.partition, "gpus_per_node": request.gpu}
+    executor.update_parameters(
+        **{name: value for name, value in asked.items() if value},
+        job_name="fairweather",
+        time=request.minutes,
+        cpus_per_task=needed,
+        setup=list(request.setup),
+        signal_delay_s=WARNED,
+        stderr_to_stdout=True,
+        # SLURM no longer passes the cores of a job on to what it runs.
+        srun_args=[f"--cpus-per-task={needed}"],
+        additional_parameters={"requeue": True},
+    )
+    return executor
+
+
+def _executor_here(request: JobRequest, folder: Path) -> Executor:
+    from submitit import LocalExecutor
+
+    # submitit would put the commands before its own process, which then gets no signals.
+    script = "\n".join([*request.setup, 'exec "$0" "$@"'])
+    python = shlex.join(["bash", "-c", script, sys.executable, "-P"])
+    executor = LocalExecutor(folder, max_num_timeout=RESUMED, python=python)
+    executor.update_parameters(
+        timeout_min=request.minutes,
+        gpus_per_node=int(bool(request.gpu)),
+        signal_delay_s=WARNED,
+        stderr_to_stdout=True,
+    )
+    return executor
+
+
+@contextmanager
+def _undisturbed(*, apart: bool) -> Iterator[None]:
+    """Let Ctrl-C and the end of the terminal pass by while jobs are submitted.
+
+    What is started meanwhile never notices them. If it is to be `apart`, it does not hold the
+    terminal either, or a pipe, whose reader would wait for its end.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+    main = threading.current_thread() is threading.main_thread()  # only that may set handlers
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in numbers} if main else {}
+    own = [os.dup(number) for number in (0, 1, 2)] if apart else []
+    try:
+        if apart:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for number in (0, 1, 2):
+                os.dup2(nothing, number)
+            os.close(nothing)
+        yield
+    finally:
+        for number, kept in enumerate(own):
+            os.dup2(kept, number)
+            os.close(kept)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+# ---- in a job
+
+
+@contextmanager
+def _ended_if_cancelled(run: RunFolder, job: str) -> Iterator[None]:
+    """End the job in order at SIGTERM, if it does not stand in the note any more.
+
+    SLURM sends the same signal to a job that it interrupts, and then submits it again itself.
+    """
+
+    def end(number: int, _: FrameType | None) -> None:
+        if not _stands_in_note(run, job):
+            raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _is_listed(run: RunFolder, job: str) -> bool:
+    """Wait until the job stands in the note; False if it was cancelled before."""
+    until = time.monotonic() + LISTED
+    while not _stands_in_note(run, job):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _stands_in_note(run: RunFolder, job: str) -> bool:
+    note = read_note(run)
+    return note is not None and job in note.jobs
+
+
+def _work(assigned: Assigned, job: str) -> None:
+    """Work in the run folder together with other jobs."""
+    device = resolve_device(assigned.device)
+    plan, path = assigned.plan, Path(assigned.folder)
+    cv2.setNumThreads(plan.steps[0].threads)
+
+    def check(folder: RunFolder, others: bool) -> None:
+        if not folder.has_record or _facts(folder.record) != _facts(assigned.record):
+            raise InputError(
+                f"the run in {path} is not the one that job {job} was submitted for: it was begun "
+                "anew with other settings"
+            )
+
+    worker = Worker(
+        plan,
+        device=assigned.device,
+        offline=assigned.offline,
+        progress=_print,
+        workers=assigned.workers,
+        networks=assigned.networks,
+        jobs=assigned.jobs,
+    )
+    with closing(worker), share_run(path, what_workers_share(plan, device), check) as shared:
+        execute_shared(
+            plan,
+            shared,
+            worker,
+            _print,
+            perform=logging_steps(f"job {job} on {socket.gethostname()}"),
+            patience=claims.EXPIRES + LEFT,
+        )
+
+
+def _facts(record: RunRecord) -> dict[str, object]:
+    return {name: fact for name, fact in record.lasting().items() if name != "provenance"}
+
+
+def _print(event: Event) -> None:
+    """Write what a person may look for into the log of the job."""
+    if event.line:
+        print(event.line, flush=True)
+    if event.finished:
+        print(f"done  {event.finished.label}  {duration(event.finished.seconds)}", flush=True)

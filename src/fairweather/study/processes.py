@@ -1,0 +1,84 @@
+"""Studies whose networks are trained by several processes together: which, where, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from fairweather.devices import check_cores, resolve_device
+from fairweather.errors import InputError, unknown_name
+from fairweather.executors import assist, execute_together, started
+from fairweather.group import joined, launched
+from fairweather.progress import Notify
+from fairweather.runs import RunFolder, open_run
+from fairweather.steps import Plan, Worker
+from fairweather.study.schema import Study
+
+
+def helps_another(study: Study, devices: int, nodes: int) -> bool:
+    """Say whether this process only helps the first of several to train; it has nothing to show."""
+    if max(study.processes, devices * nodes) == 1:
+        return False
+    environment = launched()
+    return environment is not None and environment.global_rank() > 0
+
+
+def for_processes(study: Study, devices: int, nodes: int, strategy: str) -> tuple[Study, int]:
+    """The study with so many processes, and how many are on each machine."""
+    if strategy != "ddp":
+        raise unknown_name("strategy", strategy, ["ddp"])
+    if devices < 1 or nodes < 1:
+        raise InputError(f"devices and nodes must be at least 1, found {devices} and {nodes}")
+    asked = devices * nodes
+    if asked == 1:
+        return study, study.processes
+    if study.processes not in (1, asked):
+        raise InputError(
+            f"the study says processes: {study.processes}, but {devices} devices on {nodes} nodes "
+            f"are {asked}"
+        )
+    shared = study.model_copy(update={"processes": asked})
+    shared.check_together()
+    return shared, devices
+
+
+def own_device(
+    device: torch.device, devices: int, threads: int, sync_batchnorm: bool
+) -> torch.device:
+    """The device of this one of several processes that train together."""
+    if device.type == "cuda":
+        environment = launched()
+        resolve_device(f"cuda:{devices - 1}")  # this machine must have all of them
+        return torch.device("cuda", environment.local_rank() if environment else 0)
+    if device.type != "cpu":
+        raise InputError(f"several processes train on cuda or cpu devices, found {device.type}")
+    if sync_batchnorm:
+        raise InputError("sync_batchnorm needs cuda devices; this device is cpu")
+    check_cores(devices, threads, "processes")
+    return device
+
+
+def run_together(
+    plan: Plan,
+    folder: RunFolder,
+    worker: Worker,
+    prepare: Callable[[RunFolder, bool], None],
+    tell: Notify,
+    places: tuple[int, int],
+) -> None:
+    """Run a plan in this and other processes, which train together; the first one does the rest."""
+    environment = launched()
+    devices, nodes = places
+    if environment is not None and environment.global_rank() > 0:
+        with joined(environment, devices, nodes, worker.device) as worker.group:
+            assist(plan, folder, worker)
+        return
+    with open_run(folder.path) as opened:
+        prepare(opened, False)
+        if environment is None:
+            with started(plan, opened, worker, devices) as worker.group:
+                execute_together(plan, opened, worker, tell)
+        else:
+            with joined(environment, devices, nodes, worker.device) as worker.group:
+                execute_together(plan, opened, worker, tell)

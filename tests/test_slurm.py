@@ -1,0 +1,427 @@
+"""A study is done by jobs of SLURM, here of programs that behave like it, or by submitit's own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+import fairweather as fw
+from fairweather import executor_options
+from fairweather.cli import app
+from fairweather.errors import InputError, NeedsMissingError, TrainingDivergedError
+from fairweather.executor_options import minutes_of
+from fairweather.executors import slurm, submitted
+from fairweather.executors.jobs import Failed, JobFailedError
+from fairweather.executors.logs import last_lines
+from fairweather.runs import RunFolder
+
+from . import fake_slurm
+from .conftest import TINY_RESNET
+from .same_bytes import same
+
+STUDY = """
+name: colours
+data: {{source: "folder:{folder}", size: 16}}
+seeds: 2
+threads: 1
+shifts:
+  - brightness_factor: {{factor: [0.5]}}
+bootstrap: 100
+models:
+  basic:
+    title: Basic
+    backbone: {backbone}
+    recipe: {{epochs: 2, batch_size: 16, learning_rate: 1e-2}}
+"""
+# The command, which asks often.
+COMMAND = """
+from fairweather.executors import slurm
+slurm.LOOKED, slurm.ASKED = 0.1, 0.3
+from fairweather.cli import main
+main()
+"""
+# What a job does first. {patch} changes how it does its steps.
+CUSTOM = """
+import os, pathlib, sys, time
+if "submitit.core._submit" in pathlib.Path("/proc/self/cmdline").read_text():
+    from fairweather import errors, steps
+    from fairweather.executors import shared
+    shared.LOOKED_AGAIN, shared.WAITED = 0.1, 0.5
+    here, train = pathlib.Path(__file__).parent, steps.DO["train"]
+{patch}
+"""
+# A training tells that it has begun, and ends once it may.
+HELD = """
+    def held(step, *others):
+        (here / "begun").mkdir(exist_ok=True)
+        (here / "begun" / str(os.getpid())).touch()
+        while not (here / "go").exists():
+            time.sleep(0.05)
+        return train(step, *others)
+    steps.DO = {**steps.DO, "train": held}
+"""
+DIVERGED = """
+    def diverged(step, *others):
+        raise errors.TrainingDivergedError("the loss is not finite")
+    steps.DO = {**steps.DO, "train": diverged}
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, colour_folder):
+    path = tmp_path_factory.mktemp("study") / "colours.yaml"
+    path.write_text(STUDY.format(folder=colour_folder, backbone=TINY_RESNET))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(study):
+    return fw.run(study, out=study.parent / "alone", device="cpu")
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    """The state of SLURM, whose programs are on PATH; what it started is ended."""
+    fake_slurm.install(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    place = tmp_path / "slurm"
+    place.mkdir()
+    monkeypatch.setenv("FAKE_SLURM", str(place))
+    yield place
+    for pid in [path.read_text() for path in place.glob("*.step")]:
+        if fake_slurm.is_there(pid):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.fixture
+def setup(tmp_path, monkeypatch):
+    """Give the command that patches the steps of jobs."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+
+    def write(patch=""):
+        custom = tmp_path / "custom"
+        custom.mkdir(exist_ok=True)
+        (custom / "sitecustomize.py").write_text(CUSTOM.format(patch=patch))
+        return f'export PYTHONPATH="{custom}:$PYTHONPATH"'
+
+    return write
+
+
+@pytest.fixture
+def start(study, setup, tmp_path):
+    """Give the command, with `patch` in its jobs; what is left of it is killed at the end."""
+    running = []
+
+    def run(*options, patch=""):
+        own = ["run", str(study), "--out", str(tmp_path / "run"), "--setup", setup(patch)]
+        command = [sys.executable, "-c", COMMAND, *own, *options]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, **pipes))
+        return running[-1]
+
+    yield run
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Look and ask often."""
+    for name in ("LOOKED", "ASKED", "REMINDED"):
+        monkeypatch.setattr(slurm, name, 0.2)
+
+
+def wait_for(what, seconds=120):
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.05)
+    return found
+
+
+def begun(folder):
+    """The processes of jobs that have begun a training."""
+    return {path.name for path in (folder / "custom" / "begun").glob("*")}
+
+
+def ended(process, status=0):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == status, (output, errors)
+    return output, errors
+
+
+# submitit does not wait for the processes that it starts
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_jobs_do_what_one_process_does_and_leave_only_logs(often, setup, study, alone, tmp_path):
+    folder, said = tmp_path / "run", []
+    options = {"executor": "slurm-local", "jobs": 2, "setup": [setup()]}
+    fw.run(study, out=folder, **options, progress=said.append)
+    same(folder, alone)
+    assert (folder / "report.html").is_file()
+    assert any("2 jobs submitted" in event.line for event in said)
+    assert any(
+        "running" in event.line and "train Basic, seed 0, on" in event.line for event in said
+    )
+    finished = [event for event in said if event.finished]
+    assert [event.done for event in finished] == list(range(1, len(alone.folder.steps()) + 1))
+    assert "train Basic, seed 0" in [event.finished.label for event in finished]
+    assert not (folder / "jobs.json").exists()
+    assert not (folder / "claims").exists()
+    assert {path.suffix for path in (folder / "logs/jobs").iterdir()} <= {".out", ".lock", ""}
+    log = (folder / "logs/steps/models/basic/seed-1.log").read_text()
+    assert "begun by job" in log
+    assert "done in" in log
+    for step in alone.folder.step_ids():
+        assert (folder / f"logs/steps/{step}.log").is_file()
+
+
+def test_the_command_can_be_left_and_taken_up_again(often, setup, study, state, alone, tmp_path):
+    (state / "hold").touch()
+    folder, said, command = tmp_path / "run", [], setup()
+    options = {"executor": "slurm", "partition": "long,short", "gpus": "a100:1", "jobs": 2}
+    options |= {"time": "1:30:00", "device": "cpu", "workers": 2, "setup": [command]}
+    options |= {"overrides": ["precision=fp32"], "out": folder}
+
+    def leave(event):
+        said.append(event.line)
+        if "2 jobs submitted" in event.line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fw.run(study, **options, progress=leave)
+    assert said[-1] == (
+        f"2 jobs of {folder} go on without this command; `fairweather cancel {folder}` ends them"
+    )
+    (script,) = state.glob("*.sh")
+    lines = script.read_text().splitlines()
+    for line in ("partition=long,short", "gpus-per-node=a100:1", "time=90", "cpus-per-task=3"):
+        assert f"#SBATCH --{line}" in lines
+    assert {"#SBATCH --requeue", "#SBATCH --signal=USR2@90", "#SBATCH --array=0-1%2"} <= set(lines)
+    assert command in lines
+    assert any(line.startswith("srun ") and "--cpus-per-task=3" in line for line in lines)
+    with pytest.raises(InputError, match="2 jobs of another study or other settings"):
+        fw.run(study, out=folder, executor="slurm", overrides=["seeds=1"])
+    (state / "hold").unlink()
+    fw.run(study, **options, progress=leave)
+    assert any("taking up 2 jobs" in line for line in said)
+    assert len(list(state.glob("*.sh"))) == 1
+    same(folder, alone)
+
+
+def test_cancel_ends_the_jobs_and_gives_their_claims_back(often, setup, study, state, tmp_path):
+    folder, said = tmp_path / "run", []
+    cancel = ["cancel", str(folder)]
+
+    def end(event):
+        if "running" in event.line and not said:
+            (pid,) = wait_for(lambda: begun(tmp_path))
+            said.extend([pid, CliRunner().invoke(app, cancel).stdout])
+
+    options = {"executor": "slurm", "jobs": 1, "setup": [setup(HELD)]}
+    with pytest.raises(NeedsMissingError, match="were ended by `fairweather cancel`"):
+        fw.run(study, out=folder, **options, progress=end)
+    pid, answer = said
+    assert answer == f"ended 1 job of {folder}\n"
+    wait_for(lambda: not fake_slurm.is_there(pid))
+    assert not (folder / "jobs.json").exists()
+    assert not (folder / "claims").exists()
+    result = CliRunner().invoke(app, cancel)
+    assert (result.exit_code, result.stdout) == (0, f"no jobs of {folder} are waiting or running\n")
+
+
+@pytest.mark.nightly
+def test_a_job_that_is_interrupted_or_killed_is_submitted_again(start, state, alone, tmp_path):
+    process = start("--executor", "slurm", "--jobs", "1", patch=HELD)
+    (pid,) = wait_for(lambda: begun(tmp_path))
+    os.kill(int(pid), signal.SIGUSR2)  # SLURM: the time is over, or others need the machine
+    wait_for(lambda: len(begun(tmp_path)) == 2)
+    assert "scontrol requeue 100" in (state / "asked.log").read_text()
+    (pid,) = begun(tmp_path) - {pid}
+    os.kill(int(pid), signal.SIGTERM)  # comes before an interruption too, and ends nothing
+    os.kill(int(pid), signal.SIGKILL)
+    claim = tmp_path / "run/claims/steps/models/basic/seed-0.claim"
+    old = time.time() - 1000
+    os.utime(claim, (old, old))  # as if minutes had passed
+    wait_for(lambda: len(begun(tmp_path)) == 3)
+    (tmp_path / "custom" / "go").touch()
+    output, _ = ended(process)
+    assert "job 100 ended without an answer" in output
+    assert "1 job submitted: 200" in output
+    same(tmp_path / "run", alone)
+
+
+@pytest.mark.nightly
+def test_jobs_of_this_machine_outlive_the_command_until_they_are_cancelled(start, tmp_path):
+    folder = tmp_path / "run"
+    process = start("--executor", "slurm-local", "--jobs", "1", patch=HELD)
+    (pid,) = wait_for(lambda: begun(tmp_path))
+    process.send_signal(signal.SIGINT)
+    output, errors = ended(process, 130)
+    assert f"1 job of {folder} goes on" in output
+    assert "the same command continues" in errors
+    assert fake_slurm.is_there(pid)
+    process = start("--executor", "slurm-local", "--jobs", "1", patch=HELD)
+    assert "taking up 1 job" in process.stdout.readline()
+    assert begun(tmp_path) == {pid}
+    result = CliRunner().invoke(app, ["cancel", str(folder)])
+    assert (result.exit_code, result.stdout) == (0, f"ended 1 job of {folder}\n")
+    assert not fake_slurm.is_there(pid)
+    _, errors = ended(process, 3)
+    assert "were ended by `fairweather cancel`" in errors
+    assert not (folder / "claims").exists()
+
+
+@pytest.mark.nightly
+def test_what_a_job_refuses_ends_the_command_with_its_sentence(start, state, tmp_path):
+    _, errors = ended(start("--executor", "slurm", patch=DIVERGED), 2)
+    assert "fairweather: the loss is not finite\n" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "run" / "jobs.json").exists()
+    assert "TrainingDivergedError" in last_lines(
+        RunFolder(tmp_path / "run"), "logs/steps/models/basic/seed-0.log"
+    )
+
+
+# ---- without jobs
+
+
+@pytest.fixture
+def never(monkeypatch, state):
+    """Jobs are submitted, and each has ended without its work at once; gives what they answer."""
+    answers, numbers, write = [], iter(range(1, 1000)), submitted.write_note
+
+    def submit(request, run, job, number):
+        return [str(next(numbers)) for _ in range(number)]
+
+    def end(run, note):
+        write(run, note)
+        for job in note.jobs:
+            (run.path / submitted.log_of(job)).write_text("first\nlast\n")
+            for answer in answers:
+                (run.path / submitted.answer_of(job)).write_text(answer.model_dump_json())
+
+    monkeypatch.setattr(slurm, "_submit_array", submit)
+    monkeypatch.setattr(slurm, "write_note", end)
+    monkeypatch.setattr(slurm, "LOOKED", 0.0)
+    monkeypatch.setattr(slurm, "ASKED", 0.0)
+    return answers
+
+
+def test_jobs_that_are_killed_are_replaced_three_times(never, study, tmp_path):
+    said = []
+    with pytest.raises(InputError, match=r"5 jobs .* were killed before they"):
+        fw.run(study, out=tmp_path / "run", executor="slurm", jobs=2, progress=said.append)
+    assert sum("ended without an answer" in event.line for event in said) == 5
+    assert sum("submitted: " in event.line for event in said) == 3  # of 2, 2 and 1
+    assert not (tmp_path / "run" / "jobs.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "raised", "words", "times"),
+    [
+        ("RuntimeError", JobFailedError, "job 4 failed:\nTraceback: luck", 4),
+        ("TrainingDivergedError", TrainingDivergedError, "no such luck", 0),  # once is enough
+    ],
+)
+def test_the_error_of_a_job_is_told(name, raised, words, times, never, study, tmp_path):
+    never.append(Failed(type=name, text="no such luck", traceback="Traceback: luck"))
+    said = []
+    with pytest.raises(raised, match=words):
+        fw.run(study, out=tmp_path / "run", executor="slurm", jobs=1, progress=said.append)
+    lines = [event.line for event in said if "failed" in event.line]
+    assert len(lines) == times
+    for number, line in enumerate(lines, 1):
+        assert f"job {number} failed (RuntimeError: no such luck); the end of" in line
+        assert "    last" in line
+    assert not (tmp_path / "run" / "jobs.json").exists()
+
+
+def test_a_damaged_note_is_one_sentence(study, alone, tmp_path, state):
+    folder = shutil.copytree(alone.path, tmp_path / "run")
+    (folder / "jobs.json").write_text('{"executor": "slurm", "jobs": ["1; rm -r ."]}')
+    result = CliRunner().invoke(app, ["cancel", str(folder)])
+    assert isinstance(result.exception, InputError)
+    assert "does not say which jobs were submitted" in str(result.exception)
+
+
+def test_a_note_of_another_machine_is_not_taken_for_processes_of_this_one(alone, tmp_path):
+    folder = shutil.copytree(alone.path, tmp_path / "run")
+    note = submitted.Submitted(executor="slurm-local", host="elsewhere", study="", jobs=("1",))
+    submitted.write_note(RunFolder(folder), note)
+    with pytest.raises(InputError, match="processes of the machine elsewhere"):
+        submitted.cancel(folder)
+
+
+def test_a_process_that_is_no_job_is_not_ended(alone, tmp_path):
+    folder = shutil.copytree(alone.path, tmp_path / "run")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        note = submitted.Submitted(
+            executor="slurm-local",
+            host=submitted.socket.gethostname(),
+            study="",
+            jobs=(str(other.pid),),
+        )
+        submitted.write_note(RunFolder(folder), note)
+        assert submitted.cancel(folder) == 0
+        assert other.poll() is None
+        other.communicate(b"\n")
+
+
+def test_a_finished_run_submits_nothing(study, alone, state):
+    assert fw.run(study, out=alone.path, executor="slurm").path == alone.path
+    assert not list(state.glob("*.sh"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"executor": "slrum"}, "unknown executor 'slrum'; did you mean 'slurm'"),
+        ({"partition": "gpu"}, "partition is for the jobs of a cluster"),
+        ({"time": "1:00:00"}, "time is for the jobs of a cluster"),
+        ({"executor": "slurm", "partition": "a b"}, "partition must be a name"),
+        ({"executor": "slurm", "gpus": "4"}, "a job uses one GPU.*--jobs 4"),
+        ({"executor": "slurm", "gpus": "two"}, "gpus must be 0, 1 or TYPE:1"),
+        ({"executor": "slurm", "time": "soon"}, "time must be minutes"),
+        ({"executor": "slurm", "time": "2:00"}, "two hours are 2:00:00"),
+        ({"executor": "slurm", "setup": ["a\nb"]}, "setup must be one line"),
+        ({"executor": "slurm", "worker": True}, "three ways to share the work"),
+        ({"executor": "slurm", "steps": "1/2"}, "three ways to share the work"),
+        ({"executor": "slurm", "device": "cuda"}, "add --gpus 1"),
+        ({"executor": "slurm", "device": "mps"}, "unknown device of a job 'mps'"),
+        (
+            {"executor": "slurm", "gpus": "1", "overrides": ["threads=null"]},
+            "threads and precision: say which, such as --set threads=8 --set precision=bf16",
+        ),
+        ({"executor": "slurm", "partition": "nowhere"}, "SLURM did not take the jobs: .*nowhere"),
+    ],
+)
+def test_what_jobs_cannot_have_is_one_sentence(options, words, study, tmp_path, state):
+    with pytest.raises(InputError, match=words):
+        fw.run(study, out=tmp_path / "run", **options)
+    assert not RunFolder(tmp_path / "run").step_ids()
+    assert not (tmp_path / "run" / "jobs.json").exists()
+
+
+def test_without_slurm_or_the_extra_it_is_one_sentence(study, tmp_path, monkeypatch):
+    arguments = ["run", str(study), "--out", str(tmp_path / "run"), "--executor", "slurm"]
+    monkeypatch.setattr(executor_options.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match=r"this machine has no sbatch.*--executor slurm-local"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    monkeypatch.setattr(executor_options.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'fairweather\[slurm\]'"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [("5", 5), ("90:30", 91), ("1:00:00", 60), ("0:05:01", 6), ("2-0", 2880), ("1-2:3:4", 1564)],
+)
+def test_a_time_limit_is_read_as_sbatch_reads_it(time, minutes):
+    assert minutes_of(time) == minutes
