@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "steps": LEAVES
     | {"attacks", "data", "inference", "metrics", "models", "report", "runs", "scores"}
     | {"shift_lists", "shifts", "training"},
-    "executors": LEAVES | {"executor_options", "runs", "steps"},
+    "executors": LEAVES | {"data", "executor_options", "runs", "steps"},
     "as_seeds": LEAVES | {"executors", "finished_run", "report", "runs", "shifts", "steps"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)

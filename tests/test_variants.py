@@ -221,7 +221,7 @@ def test_validation_images_are_adapted_and_scaled_like_the_test_images(with_vari
 
 def test_a_finished_run_makes_no_variant_again(with_variants, monkeypatch):
     before = (with_variants.path / "scores.csv").read_bytes()
-    for name in ("scale", "adapt_batchnorm", "fit_temperature", "predict"):
+    for name in ("scale", "adapt_batchnorm", "fit_temperature", "predict_each"):
         monkeypatch.setattr(f"fairweather.steps.predicting.{name}", None)
     source = with_variants.record.data.source
     study = check_study(STUDY | {"data": {"source": source, "size": 16}})

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 from fairweather.errors import InputError, missing_extra, unknown_name
 
-LOCAL, SLURM, SLURM_LOCAL = "local", "slurm", "slurm-local"
+LOCAL, SLURM, SLURM_LOCAL, RAY = "local", "slurm", "slurm-local", "ray"
 EXECUTORS: Mapping[str, str] = {
     LOCAL: "this machine",
     SLURM: "jobs of a SLURM cluster",
     SLURM_LOCAL: "the same jobs on this machine, to try them out",
+    RAY: "a Ray cluster on this machine",
+    f"{RAY}://ADDRESS": "the Ray cluster at this address",
 }
 PROGRAMS = ("sbatch", "squeue", "scancel", "srun")
 LEAST_MINUTES = 5
@@ -46,6 +48,17 @@ class JobRequest:
         return self.executor == SLURM_LOCAL
 
 
+@dataclass(frozen=True)
+class RayRequest:
+    """A Ray cluster.
+
+    Attributes:
+        address: such as `head:10001`; None for one on this machine.
+    """
+
+    address: str | None
+
+
 def check_executor(
     executor: str,
     *,
@@ -53,7 +66,7 @@ def check_executor(
     gpus: str | None = None,
     time: str | None = None,
     setup: Sequence[str] = (),
-) -> JobRequest | None:
+) -> JobRequest | RayRequest | None:
     """Check the name of an executor and what its jobs ask for; None for this machine.
 
     Raises `InputError` for values that SLURM would refuse, and where SLURM or the extra is missing.
@@ -62,18 +75,25 @@ def check_executor(
     True
     >>> check_executor("slurm-local", gpus="1", time="1-12").minutes
     2160
+    >>> check_executor("ray://head:10001")
+    RayRequest(address='head:10001')
     >>> check_executor("slrum")
     Traceback (most recent call last):
     fairweather.errors.InputError: unknown executor 'slrum'; did you mean 'slurm'? known: local, ...
     """
-    if executor not in EXECUTORS:
+    kind, colon, address = executor.partition("://")
+    if kind not in EXECUTORS or (colon and (kind != RAY or not address)):
         raise unknown_name("executor", executor, EXECUTORS)
-    asked = {"partition": partition, "gpus": gpus, "time": time, "setup": setup or None}
-    if executor == LOCAL:
+    if kind in (LOCAL, RAY):
+        asked = {"partition": partition, "gpus": gpus, "time": time, "setup": setup or None}
         for name, value in asked.items():
             if value is not None:
-                raise InputError(f"{name} is for the jobs of a cluster: it needs executor slurm")
-        return None
+                raise InputError(f"{name} is for the jobs of SLURM: it needs executor slurm")
+        if kind == LOCAL:
+            return None
+        if importlib.util.find_spec("ray") is None:
+            raise missing_extra("ray", "ray", "runs on a Ray cluster")
+        return RayRequest(address or None)
     request = JobRequest(
         executor,
         "" if partition is None else _partition(partition),

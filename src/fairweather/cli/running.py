@@ -53,8 +53,8 @@ Jobs = Annotated[
     typer.Option(
         min=1,
         help="How many processes do independent steps side by side, with a core for each thread of "
-        "each. With --executor slurm, how many jobs there are at a time.",
-        show_default="1; of SLURM jobs one for each step that can be done, at most 8",
+        "each; of a cluster, at most so many jobs or places at a time.",
+        show_default="1; of SLURM one for each step that can be done, at most 8; of Ray all",
     ),
 ]
 Workers = Annotated[
@@ -97,8 +97,10 @@ def run(
     executor: Annotated[
         str,
         typer.Option(
-            help="Who does the steps: local (this machine), slurm (array jobs, which are submitted "
-            "and followed), or slurm-local (the same jobs on this machine, to try them out)."
+            metavar="local|slurm|slurm-local|ray[://HOST:PORT]",
+            help="Who does the steps: this machine; array jobs of SLURM, which are submitted and "
+            "followed; the same jobs on this machine, to try them out; a Ray cluster on this "
+            "machine, or the one at this address.",
         ),
     ] = LOCAL,
     partition: Annotated[

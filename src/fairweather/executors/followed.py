@@ -55,4 +55,4 @@ class Followed(Schedule):
         record = self.ledger.record(step.id)
         if not self._before and record is not None:
             self._speeds.add(record)
-            self.tell(self._finished(step, record))
+            self.tell(self._finished(step, record, ""))

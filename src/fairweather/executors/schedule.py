@@ -24,11 +24,13 @@ class Outcome:
         done: the result of each.
         machine: where they were done.
         seconds: how long all of them took.
+        where: name of the other computer that did them; empty for this one.
     """
 
     done: Sequence[Done]
     machine: Machine
     seconds: float
+    where: str = ""
 
 
 class Schedule:
@@ -46,7 +48,7 @@ class Schedule:
     def __init__(
         self, plan: Plan, run: RunFolder, tell: Notify, *, until: str | None = None, jobs: int = 1
     ) -> None:
-        self._jobs = jobs
+        self.jobs = jobs
         self.plan, self.run, self.tell = plan, run, tell
         self.ledger, own = Ledger(run), {step.id for step in plan.steps}
         self._states: dict[str, State] = {
@@ -111,7 +113,7 @@ class Schedule:
             self.ledger.finish(record)
             self._speeds.add(record)
             self._pass(step, "" if step.tells_progress else done.note)
-            self.tell(self._finished(step, record))
+            self.tell(self._finished(step, record, outcome.where))
 
     def _is_ready(self, step: Step) -> bool:
         return all(need in self._states for need in step.needs)
@@ -162,10 +164,11 @@ class Schedule:
         if note or not step.tells_progress:
             self.tell(Event(step.task, self._counts[step.task], self._totals[step.task], note))
 
-    def _finished(self, step: Step, record: StepRecord) -> Event:
+    def _finished(self, step: Step, record: StepRecord, where: str) -> Event:
         steps = len(self.plan.steps)
         left = self._speeds.seconds_of(self._work)
-        finished = Finished(step.label, record.seconds, None if left is None else left / self._jobs)
+        label = f"{step.label} on {where}" if where else step.label
+        finished = Finished(label, record.seconds, None if left is None else left / self.jobs)
         return Event("steps", steps - len(self._remaining), steps, finished=finished)
 
 

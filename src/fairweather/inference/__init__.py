@@ -12,10 +12,13 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.inference.batches import MOST_STORED_CLASSES as MOST_STORED_CLASSES
 from fairweather.inference.batches import Reader as Reader
 from fairweather.inference.batches import from_logits as from_logits
+from fairweather.inference.batches import join as join
 from fairweather.inference.batches import predict as predict
+from fairweather.inference.batches import predict_each as predict_each
 from fairweather.inference.batches import predict_logits as predict_logits
 from fairweather.inference.batchnorm import adapt_batchnorm as adapt_batchnorm
 from fairweather.inference.batchnorm import even_batches as even_batches
+from fairweather.inference.batchnorm import join_adapted as join_adapted
 from fairweather.inference.batchnorm import predict_adapted as predict_adapted
 from fairweather.inference.shared import predict_shared as predict_shared
 from fairweather.inference.temperature import Temperature as Temperature

@@ -7,13 +7,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from fairweather.devices import FP32, Arithmetic
 from fairweather.errors import InputError
-from fairweather.inference.batches import Reader, predict_each, select
-from fairweather.streams import Makers
+from fairweather.inference.batches import Reader, join, predict_each, select
+from fairweather.streams import WHOLE, Makers, Shard
 from fairweather.types import Images, Predictions, Shift
 
 _NORMS = nn.modules.batchnorm._BatchNorm
@@ -78,23 +79,60 @@ def predict_adapted(
         InputError: there are fewer than two images or the batch size is below two; or memory runs
             out, because smaller batches would change the adapted models.
     """
+    found = predict_adapted_shard(
+        adapted,
+        images,
+        shift,
+        WHOLE,
+        batch_size=batch_size,
+        device=device,
+        arithmetic=arithmetic,
+        seed=seed,
+        makers=makers,
+    )
+    return [join_adapted([predictions]) for predictions in found]
+
+
+def predict_adapted_shard(
+    adapted: Sequence[nn.Module],
+    images: Images,
+    shift: Shift | None,
+    shard: Shard,
+    *,
+    batch_size: int,
+    device: str | torch.device,
+    arithmetic: Arithmetic,
+    seed: int,
+    makers: Makers | None,
+) -> list[Predictions]:
+    """Predict one shard of the batches of `predict_adapted`, with the same arguments.
+
+    The results have the order of the batches; `join_adapted` joins those of all shards.
+    """
     if len(images) < 2 or batch_size < 2:
         raise InputError("batch norm needs at least two images in a batch")
-    order = np.random.default_rng(0).permutation(len(images))
-    chunks = np.array_split(order, math.ceil(len(images) / batch_size))
-    found = predict_each(
+    chunks = np.array_split(_order(len(images)), math.ceil(len(images) / batch_size))
+    return predict_each(
         [Reader(model) for model in adapted],
         images,
         shift,
-        batches=[torch.from_numpy(chunk) for chunk in chunks],
+        batches=[torch.from_numpy(chunk) for chunk in shard.share(chunks)],
         device=device,
         arithmetic=arithmetic,
         seed=seed,
         makers=makers,
         when_halved=_refuse_smaller,
     )
-    back = np.argsort(order)
-    return [select(predictions, back) for predictions in found]
+
+
+def join_adapted(shards: Sequence[Predictions]) -> Predictions:
+    """Join the predictions of an adapted model on all shards, and bring them in image order."""
+    joined = join(shards)
+    return select(joined, np.argsort(_order(len(joined))))
+
+
+def _order(images: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(0).permutation(images)
 
 
 def _refuse_smaller(_: int) -> None:

@@ -11,8 +11,8 @@ from torch import nn
 
 from fairweather.devices import FP32, Arithmetic
 from fairweather.inference.batches import Reader, WhenHalved, predict_each
-from fairweather.inference.batchnorm import predict_adapted
-from fairweather.streams import Makers, slices
+from fairweather.inference.batchnorm import join_adapted, predict_adapted_shard
+from fairweather.streams import WHOLE, Makers, Shard
 from fairweather.types import Images, Predictions, Shift
 
 # Bytes. Plain and adapted models need different batches of the same shifted images, so these are
@@ -40,6 +40,7 @@ def predict_shared(
     seed: int = 0,
     makers: Makers | None = None,
     when_halved: WhenHalved | None = None,
+    shard: Shard = WHOLE,
 ) -> Shared:
     """Predict with plain and adapted models as `predict` and `predict_adapted` do one by one.
 
@@ -49,9 +50,12 @@ def predict_shared(
         images, shift, device, arithmetic, seed, makers, when_halved: as in `predict_each`.
         batch_size, adapted_batch_size: images per forward pass of each kind; the first is halved
             when memory runs out.
+        shard: predict only these batches; the predictions of adapted models are then in the order
+            of their batches, for `join_adapted`.
     """
+    whole = shard.of == 1
     keep, changes = None, shift.level is not None
-    if changes and readers and adapted and images.images.nbytes <= MOST_KEPT:
+    if whole and changes and readers and adapted and images.images.nbytes <= MOST_KEPT:
         keep = torch.empty_like(images.images)
     plain: list[Predictions] = []
     if readers:
@@ -59,7 +63,7 @@ def predict_shared(
             readers,
             images,
             shift,
-            batches=slices(len(images), batch_size),
+            batches=shard.slices(len(images), adapted_batch_size, batch_size),
             device=device,
             arithmetic=arithmetic,
             seed=seed,
@@ -70,16 +74,15 @@ def predict_shared(
     if not adapted:
         return Shared(plain, [])
     seen = images if keep is None else replace(images, images=keep)
-    return Shared(
-        plain,
-        predict_adapted(
-            adapted,
-            seen,
-            shift if keep is None else None,
-            batch_size=adapted_batch_size,
-            device=device,
-            arithmetic=arithmetic,
-            seed=seed,
-            makers=makers,
-        ),
+    found = predict_adapted_shard(
+        adapted,
+        seen,
+        shift if keep is None else None,
+        shard,
+        batch_size=adapted_batch_size,
+        device=device,
+        arithmetic=arithmetic,
+        seed=seed,
+        makers=makers,
     )
+    return Shared(plain, [join_adapted([each]) for each in found] if whole else found)

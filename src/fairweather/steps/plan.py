@@ -230,6 +230,14 @@ class Step(Frozen):
         """What it does; no other step of its plan has the same label."""
         return self.task
 
+    @property
+    def data(self) -> list[str]:
+        """The names of the data sets of the plan whose images it reads."""
+        values = [getattr(self, name) for name in type(self).model_fields]
+        named = dict.fromkeys(v.data for v in values if isinstance(v, ImagesReference))
+        # Images of another data set get the classes of the run's own.
+        return list(dict.fromkeys([*([DATA] if named else []), *named]))
+
     def depends(self) -> dict[str, JsonValue]:
         """What it depends on besides the files that it reads; None for values not known yet."""
         # Through JSON, since it is compared with the record, which is JSON.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -14,8 +15,10 @@ from fairweather.inference import (
     adapt_batchnorm,
     fit_temperature,
     from_logits,
+    join,
+    join_adapted,
     mean_log_probability,
-    predict,
+    predict_each,
     predict_logits,
     predict_shared,
     scale,
@@ -34,6 +37,7 @@ from fairweather.steps.plan import (
     Step,
 )
 from fairweather.steps.worker import Worker
+from fairweather.streams import WHOLE, Shard
 from fairweather.types import Attack, Predictions, Shift
 
 
@@ -82,20 +86,6 @@ def do_predict(step: PredictStep, worker: Worker, folder: RunFolder, progress: N
         case Scaled(of=of, temperature=temperature):
             found = scale(folder.read_predictions(of), read_temperature(folder, temperature))
             return _store(step, found, folder)
-        case Forward(network=network) if _is_attack(step.shift):
-            found = predict(
-                worker.network(network, folder),
-                worker.images(step.images),
-                shift_of(step.shift),
-                batch_size=worker.batch_size(step.batch_size),
-                device=worker.device,
-                precision=step.arithmetic.precision,
-                cudnn_benchmark=step.arithmetic.cudnn_benchmark,
-                seed=step.shift_seed,
-                temperature=_temperature(step.how, folder),
-                when_halved=_halve(worker, progress),
-            )
-            return _store(step, found, folder, worker)
     (done,) = do_predictions([step], worker, folder, progress)
     return done
 
@@ -104,8 +94,49 @@ def do_predictions(
     steps: Sequence[PredictStep], worker: Worker, folder: RunFolder, progress: Notify
 ) -> list[Done]:
     """Predict the same shifted images with several networks; `pixels_of` all steps is the same."""
+    found = predict_shard(steps, worker, folder, progress, WHOLE)
+    return [store_shards(step, [part], folder) for step, part in zip(steps, found, strict=True)]
+
+
+class Predicted(NamedTuple):
+    """The predictions of a step on one shard of its batches.
+
+    Attributes:
+        predictions: as `predict_shared` gives them.
+        halved_to: the batch size that was used, if memory has run out; else None.
+    """
+
+    predictions: Predictions
+    halved_to: int | None
+
+
+def predict_shard(
+    steps: Sequence[PredictStep],
+    worker: Worker,
+    folder: RunFolder,
+    progress: Notify,
+    shard: Shard,
+) -> list[Predicted]:
+    """Predict a shard of the batches: with several networks, or those of one attack.
+
+    A batch has the same images as without shards, so that its predictions are the same.
+    """
     first, shift = steps[0], shift_of(steps[0].shift)
-    assert isinstance(shift, Shift)
+    if isinstance(shift, Attack):
+        (step,) = steps
+        assert isinstance(step.how, Forward)
+        images, fitting = worker.images(step.images), worker.batch_size(step.batch_size)
+        attacked = predict_each(
+            [Reader(worker.network(step.how.network, folder), _temperature(step.how, folder))],
+            images,
+            shift,
+            batches=shard.slices(len(images), step.batch_size, fitting),
+            device=worker.device,
+            arithmetic=step.arithmetic,
+            seed=step.shift_seed,
+            when_halved=_halve(worker, progress),
+        )
+        return [Predicted(attacked[0], _halved_to(step, worker))]
     plain: list[tuple[PredictStep, Reader]] = []
     adapted: list[tuple[PredictStep, nn.Module]] = []
     for step in steps:
@@ -127,21 +158,36 @@ def do_predictions(
         seed=first.shift_seed,
         makers=worker.shifters,
         when_halved=_halve(worker, progress),
+        shard=shard,
     )
     predicted = {
         step.id: predictions
         for members, predicted in ((plain, found.plain), (adapted, found.adapted))
         for (step, _), predictions in zip(members, predicted, strict=True)
     }
-    return [_store(step, predicted[step.id], folder, worker) for step in steps]
+    return [
+        # Batches of adapted networks are never halved.
+        Predicted(
+            predicted[step.id],
+            None if isinstance(step.how, Adapted) else _halved_to(step, worker),
+        )
+        for step in steps
+    ]
+
+
+def store_shards(step: PredictStep, shards: Sequence[Predicted], folder: RunFolder) -> Done:
+    """Join the predictions of all shards of a step, in their order, and store them."""
+    parts = [each.predictions for each in shards]
+    in_batches = isinstance(step.how, Adapted) and len(parts) > 1
+    sizes = [each.halved_to for each in shards if each.halved_to is not None]
+    joined = join_adapted(parts) if in_batches else join(parts)
+    return _store(step, joined, folder, min(sizes, default=None))
 
 
 def _store(
-    step: PredictStep, predictions: Predictions, folder: RunFolder, worker: Worker | None = None
+    step: PredictStep, predictions: Predictions, folder: RunFolder, halved: int | None = None
 ) -> Done:
-    """Write predictions; `worker` made them with a network, so memory may have run out."""
-    made = worker is not None and not isinstance(step.how, Adapted)
-    halved = _halved_to(step, worker) if made else None
+    """Write predictions; `halved` is the batch size that was used, if memory has run out."""
     if step.labelled:
         folder.write_predictions(step.leaves[0], predictions)
         note = f"{step.shift}: accuracy {np.mean(predictions.correct):.1%}"
@@ -151,9 +197,9 @@ def _store(
     return Done(note, halved_to=halved)
 
 
-def _halved_to(step: PredictStep | FitStep, worker: Worker | None) -> int | None:
+def _halved_to(step: PredictStep | FitStep, worker: Worker) -> int | None:
     """The batch size that was used, if memory has run out before or during the step."""
-    used = step.batch_size if worker is None else worker.batch_size(step.batch_size)
+    used = worker.batch_size(step.batch_size)
     return used if used < step.batch_size else None
 
 

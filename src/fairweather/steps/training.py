@@ -41,6 +41,7 @@ from fairweather.types import Attack, Dataset, Images
 
 SELECTED = ("epoch", "val_accuracy", "val_loss")
 RESUME = "resume"  # the folder of an unfinished training's state
+STATE = f"{RESUME}/state.pt"
 DECIMALS = 4  # of correlations, which are only plotted
 State = dict[str, Any]  # tensors, numbers and lists, as torch.save takes them
 
@@ -376,11 +377,11 @@ class Resumption(NamedTuple):
             return
         buffer = io.BytesIO()
         torch.save({"inputs": self.fingerprint, "state": state}, buffer)
-        run.write(f"{self.folder}/{RESUME}/state.pt", buffer.getvalue())
+        run.write(f"{self.folder}/{STATE}", buffer.getvalue())
 
     def read(self, run: RunFolder) -> State | None:
         """Read the state of an interrupted training; None if there is none of this training."""
-        path = run.file(f"{self.folder}/{RESUME}/state.pt")
+        path = run.file(f"{self.folder}/{STATE}")
         content = self.group.from_first(path.read_bytes() if self._is_there(path) else b"")
         if not content:
             return None

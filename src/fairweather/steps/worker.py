@@ -62,6 +62,9 @@ class Worker:
         networks: at most so many networks are kept in memory; None for as many as fit.
         jobs: number of workers on this machine, which share its memory.
         group: the processes that train together with this one.
+
+    Attributes:
+        room: bytes that networks may take.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class Worker:
         self._model = model
         self.workers, self.most_networks = workers, networks
         self.shifters = Shifters(workers) if workers else None
-        self._room = memory_for_networks(self.device) // jobs
+        self.room = memory_for_networks(self.device) // jobs
         self._networks: dict[AnyNetwork, _Loaded] = {}  # the latest last
         self._largest_batch: int | None = None
 
@@ -97,6 +100,11 @@ class Worker:
             self._datasets[name] = open_data(source, offline=self.offline, progress=self.progress)
             _check_digests(source, self._datasets[name])
         return self._datasets[name]
+
+    def take_data(self, name: str, dataset: Dataset) -> None:
+        """Take a data set of the plan that was opened elsewhere; raises as `dataset` does."""
+        _check_digests(self.sources[name], dataset)
+        self._datasets[name] = dataset
 
     def images(self, reference: ImagesReference) -> Images:
         """A split of a data set; images of another data set get the classes of the run.
@@ -142,7 +150,7 @@ class Worker:
             return False
         files = [each.files if isinstance(each, _Loaded) else each for each in networks]
         # Twice: an adapted model is a copy of its network.
-        return 2 * sum(size for each in files for *_, size in each) <= self._room
+        return 2 * sum(size for each in files for *_, size in each) <= self.room
 
     @cached_property
     def _opened(self) -> nn.Module:

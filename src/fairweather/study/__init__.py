@@ -10,7 +10,7 @@ import torch
 
 from fairweather.devices import check_cores, resolve_device, workers_for
 from fairweather.errors import InputError, check_writable
-from fairweather.executor_options import check_executor
+from fairweather.executor_options import JobRequest, RayRequest, check_executor
 from fairweather.executors import Share, execute, execute_shared, execute_side_by_side
 from fairweather.executors.shared import what_workers_share
 from fairweather.executors.slurm import (
@@ -83,9 +83,9 @@ def run(
         replace: redo finished steps that were made with other settings; without it, these raise an
             error.
         jobs: how many processes do independent steps side by side, by default 1; the results do
-            not depend on it. There must be a core for each thread of each job. Of jobs on a
-            cluster, how many are there at a time: by default one for each step that can be done
-            now, at most 8.
+            not depend on it. There must be a core for each thread of each job. Of a cluster, at
+            most so many jobs or places at a time: by default one for each step that can be done
+            now, of SLURM at most 8, of Ray as many as it has room for.
         workers: processes that shift images ahead of the networks; by default none on a CPU, and
             up to 8 beside a GPU. The results do not depend on it.
         networks: at most so many networks are kept in memory to predict the same shifted images;
@@ -98,16 +98,18 @@ def run(
             here, otherwise by torchrun or srun, and all of them call this.
         nodes: how many machines do so; all must see the run folder.
         strategy: how they work together: `ddp`, torch's DistributedDataParallel.
-        executor: `local`; `slurm`, which submits array jobs and follows them; or `slurm-local`, the
-            same jobs on this machine.
-        partition, gpus, time, setup: what each job of a cluster asks for: a partition; a GPU as
-            `1` or `TYPE:1`, by default none; a time limit such as `2:00:00`, by default 4 hours,
-            after which a job is submitted again and goes on; shell commands that come first.
+        executor: `local`; `slurm`, which submits array jobs and follows them; `slurm-local`, the
+            same jobs on this machine; `ray` for a Ray cluster on this machine, or the one that this
+            process is connected to; or `ray://HOST:PORT` for another one.
+        partition, gpus, time, setup: what each job of SLURM asks for: a partition; a GPU as `1` or
+            `TYPE:1`, by default none; a time limit such as `2:00:00`, by default 4 hours, after
+            which a job is submitted again and goes on; shell commands that come first.
         progress: called with every `Event`.
 
     Raises:
-        InputError: the data, a model or the folder does not fit the study, the machine has too few
-            cores for the jobs, or jobs of a cluster were killed.
+        InputError: the data, a model, the folder or the cluster does not fit the study, the machine
+            has too few cores for the jobs, or jobs of a cluster were killed.
+        JobFailedError: a process that did steps failed or ended.
         NeedsMissingError: steps of the part need steps of other parts that are not done, or jobs of
             a cluster were cancelled.
     """
@@ -120,6 +122,10 @@ def run(
         ways = "worker, steps and jobs" if request is None else f"worker, steps and {executor}"
         raise InputError(f"{ways} are three ways to share the work: choose one")
     share = None if steps is None else Share.parse(steps)
+    if isinstance(request, RayRequest):
+        from fairweather.executors.ray_cluster import check_address
+
+        check_address(request.address)
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
     threads = checked.threads or torch.get_num_threads()
     checked, devices = for_processes(checked, devices, nodes, strategy)
@@ -129,11 +135,12 @@ def run(
             f"{checked.processes} processes train each network together; that goes without "
             "worker, steps, jobs and executor"
         )
-    if request is not None:
+    if isinstance(request, JobRequest):
         target = device_of_jobs(request, device)
         check_fixed(request, threads=checked.threads, precision=checked.precision)
     else:
         target = resolve_device(device)
+    if request is None:
         check_cores(jobs or 1, threads)
         if not worker and steps is None:
             check_launched(launched(), devices, nodes)
@@ -159,7 +166,7 @@ def run(
             begin(plan, folder, kept, replace=replace)
             folder.write(STUDY, dump_yaml(checked.model_dump(mode="json")))
 
-    if request is not None:
+    if isinstance(request, JobRequest):
         most = jobs_at_a_time(request, jobs, plan.steps[0].threads)
         assigned = Assigned(
             plan=plan,
@@ -173,16 +180,16 @@ def run(
         )
         execute_on_slurm(assigned, request, prepare, tell, jobs=most)
         return Run(path)
-    jobs = jobs or 1
+    here = jobs or 1
     worker_here = Worker(
         plan,
         device=str(target),
         offline=offline,
         progress=tell,
         datasets=datasets,
-        workers=workers_for(target, workers, jobs),
+        workers=workers_for(target, workers, here) if request is None else 0,
         networks=networks,
-        jobs=jobs,
+        jobs=here,
     )
 
     with closing(worker_here):
@@ -194,12 +201,21 @@ def run(
             with share_run(path, mark, prepare) as shared:
                 execute_shared(plan, shared, worker_here, tell, share=share)
             return Run(path)
+        if request is not None:
+            from fairweather.executors import ray_cluster
+
+            with ray_cluster.connected(request.address) as cluster, open_run(path) as folder:
+                prepare(folder, False)
+                ray_cluster.execute_on_ray(
+                    plan, folder, worker_here, cluster, tell, jobs=jobs, workers=workers
+                )
+            return Run(path)
         with open_run(path) as folder:
             prepare(folder, False)
-            if jobs == 1:
+            if here == 1:
                 execute(plan, folder, worker_here, tell)
             else:
-                execute_side_by_side(plan, folder, worker_here, tell, jobs=jobs)
+                execute_side_by_side(plan, folder, worker_here, tell, jobs=here)
     return Run(path)
 
 

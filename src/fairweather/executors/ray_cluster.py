@@ -1,0 +1,690 @@
+"""Executes the steps of a plan on a Ray cluster; what travels is in `fairweather.executors.remote`.
+
+A seat is an actor of Ray, a process with the CPUs or the GPU of one step. It does one order after
+the other and keeps data and networks open. A second thread of it tells what is new meanwhile. Only
+this process writes the run folder. Ray repeats nothing by itself: the order of a seat that died is
+given to another one, with the last state of its training.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+import warnings
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fairweather.data.sent import SentData, describe, pieces, receive, splits_of
+from fairweather.devices import cores
+from fairweather.errors import InputError, missing_extra
+from fairweather.executors import remote
+from fairweather.executors.jobs import Failed, JobFailedError
+from fairweather.executors.local import perform_here
+from fairweather.executors.remote import (
+    Answer,
+    Broken,
+    Joining,
+    Lacking,
+    NewsItem,
+    Order,
+    Product,
+    SentState,
+    Site,
+    SiteSettings,
+    StepLog,
+)
+from fairweather.executors.schedule import Outcome, Schedule
+from fairweather.progress import Event, Notify, silent
+from fairweather.record import Machine
+from fairweather.runs import RunFolder
+from fairweather.steps import Plan, PredictStep, Worker
+from fairweather.steps.training import drop_resume
+from fairweather.steps.worker import digests_of
+
+try:
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+except ImportError:
+    raise missing_extra("ray", "ray", "runs on a Ray cluster") from None
+
+Reference = Any  # Ray's handle of a result; of another class where a client is connected
+Said = Any  # what a method of a seat returns
+PORT = 10001  # of Ray's clients on the head of a cluster
+ANSWERED = 10.0  # seconds within which a cluster must answer
+TRIED = 3  # how often an order is given to a seat if seats die
+WAITED = 10.0  # seconds, the longest time without a look at the cluster
+COUNTED = 5.0  # seconds between two looks at what the cluster has
+REMINDED = 60.0  # seconds between two lines that say what is waited for
+NEWS_WAIT, NEWS_GATHERED = 20.0, 0.2  # seconds until a seat answers that nothing is new; after news
+CLEARED = 10.0  # seconds for what seats leave behind to be removed or read
+SMALL = 2**16  # bytes; smaller files travel with the order
+KEPT = 2**31  # bytes of files that are kept for the next orders in Ray's memory
+
+
+# ---------------------------------------------------------------- the far side
+
+
+class Hello(NamedTuple):
+    """What a seat says first.
+
+    Attributes:
+        host, node, process: where it is: name of the machine, Ray's id of the node, process.
+        folder: its own folder there.
+        versions: of what results depend on.
+    """
+
+    host: str
+    node: str
+    process: int
+    folder: str
+    versions: dict[str, str]
+
+
+class Ready(NamedTuple):
+    """What a seat says once it can do orders: its machine, and bytes that networks may take."""
+
+    machine: Machine
+    room: int
+
+
+class Seat:
+    """A process of Ray that does orders; its methods are called from far away.
+
+    Args:
+        parent: the folder that its own folder is made in; None for that of temporary files.
+    """
+
+    def __init__(self, parent: str | None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="fairweather-", dir=parent))
+
+    def hello(self) -> Hello:
+        """Say where this is, and with which versions."""
+        node = ray.get_runtime_context().get_node_id()
+        versions = remote.versions()
+        return Hello(socket.gethostname(), node, os.getpid(), str(self.folder), versions)
+
+    def begin(self, settings: SiteSettings, working_folder: str) -> Ready | Failed:
+        """Get ready for orders."""
+        try:
+            with suppress(OSError):  # relative paths mean the same if the folder is there
+                os.chdir(working_folder)
+            log = self.folder / "log"
+            descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            for own in (1, 2):
+                os.dup2(descriptor, own)
+            self.site = Site(settings, self.folder / "run", log)
+            return Ready(self.site.machine, self.site.worker.room)
+        except Exception as error:  # raised again where this was asked from
+            return Failed.of(error)
+
+    def news(self) -> list[NewsItem]:
+        """Wait for what is new."""
+        return self.site.news.take(NEWS_WAIT, NEWS_GATHERED)
+
+    def do(
+        self, order: Order, files: Mapping[str, tuple[str, bytes | Reference]]
+    ) -> tuple[Answer, list[NewsItem]]:
+        """Do an order; gives the rest of the news too.
+
+        Args:
+            order: what to do.
+            files: version and content, or a reference to it, of each file.
+        """
+
+        def fetch(name: str) -> bytes:
+            content = files[name][1]
+            if isinstance(content, bytes):
+                return content
+            fetched: Any = ray.get(content)
+            return bytes(fetched)
+
+        versions = {name: version for name, (version, _) in files.items()}
+        answer = self.site.do(order, versions, fetch)
+        return answer, self.site.news.take()
+
+    def give(self, name: str, sent: SentData, references: Mapping[str, list[Any]]) -> None:
+        """Take a data set; the pixels are fetched by the first seat of a machine."""
+        dataset = receive(sent, lambda part: (ray.get(each) for each in references[part]))
+        self.site.give(name, dataset)
+
+    def clear(self) -> None:
+        """Remove its own folder, just before the process is ended."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- the near side
+
+
+class Cluster(NamedTuple):
+    """A Ray cluster that this process is connected to.
+
+    Attributes:
+        name: what it is called in a sentence.
+        folder: for what seats write, if all of it is on this machine and removed at the end.
+    """
+
+    name: str
+    folder: str | None = None
+
+    def places(self, threads: int, device: str) -> int:
+        """How many steps the nodes have room for, side by side."""
+        return sum(self.places_of_nodes(threads, device))
+
+    def places_of_nodes(self, threads: int, device: str) -> list[int]:
+        """How many steps each node has room for; [0] if there is none."""
+        found = [0]
+        for node in ray.nodes():
+            if node["Alive"]:
+                most = int(node["Resources"].get("CPU", 0)) // threads
+                gpus = int(node["Resources"].get("GPU", 0))
+                found.append(min(most, gpus) if device == "cuda" else most)
+        return found
+
+    def without_package(self, reason: str) -> InputError:
+        """Build the error for a node without this package, or with another version of it."""
+        return InputError(
+            f"{self.name} cannot load what it needs ({reason}): install the same version of "
+            "fairweather[ray] on every node, and on its head"
+        )
+
+    def check(self, threads: int, device: str) -> None:
+        """Raise `InputError` unless a node has the CPUs, and the GPU, that each step needs."""
+        if self.places(threads, device):
+            return
+        if device == "cuda" and self.places(threads, "cpu"):
+            raise InputError(
+                f"the steps need a GPU, and no node of {self.name} has one: name another device "
+                "with --device, or start Ray on a machine with a GPU"
+            )
+        most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        raise InputError(
+            f"each step needs {threads} threads, and no node of {self.name} has more than {most} "
+            "CPUs: set fewer threads in the study (the results depend on their number)"
+        )
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Cluster]:
+    """Connect to a Ray cluster, or start one on this machine that ends with the `with` block.
+
+    If this process is connected to a cluster already, that one is used and goes on.
+
+    Args:
+        address: `HOST:PORT` of the cluster's head, where Ray's clients connect; `auto` for the
+            cluster that this machine belongs to; None to start one here.
+
+    Raises `InputError` if no cluster answers, or if it has other versions of Python or Ray.
+    """
+    if ray.is_initialized():
+        yield Cluster("the Ray cluster that this process has connected to")
+        return
+    folder = None
+    try:
+        if address is None:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            # Short, since a path of a socket has at most 107 characters.
+            short = "/tmp" if Path("/tmp").is_dir() else None
+            folder = tempfile.mkdtemp(prefix="fw-ray-", dir=short)
+            _connect("a Ray cluster on this machine", _temp_dir=folder, num_cpus=cores())
+            yield Cluster("the Ray cluster on this machine", folder)
+        elif address == "auto":
+            _connect("the Ray cluster of this machine", address="auto")
+            yield Cluster("the Ray cluster of this machine")
+        else:
+            place = check_address(address)
+            _connect(f"the Ray cluster at {place}", address=f"ray://{place}")
+            yield Cluster(f"the Ray cluster at {place}")
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_address(address: str | None) -> str | None:
+    """Complete an address with the port; raises `InputError` if nothing answers there."""
+    if address is None or address == "auto":
+        return address
+    host, _, port = address.partition(":")
+    if not port:
+        port = str(PORT)
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWERED).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"no Ray cluster answers at {address!r} ({reason}): the address is that of the head "
+            f"of a cluster and its port for clients, such as ray://head:{PORT}"
+        ) from None
+    return f"{host}:{port}"
+
+
+def _connect(name: str, **arguments: str | int) -> None:
+    """Connect to Ray, and keep this process's own way to end."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    given: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", **arguments}
+    with suppress(Exception):  # Ray would print a paragraph about each worker that ends
+        logs = importlib.import_module("ray._private.ray_logging")
+        logs.global_worker_stdstream_dispatcher.emit = lambda _: None
+    if "num_cpus" in arguments:
+        given |= {"address": "local", "include_dashboard": False}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error says it
+            ray.init(**given)
+    except (RayError, RuntimeError, ConnectionError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        hint = ""
+        if "timeout" in reason:
+            hint = (
+                "; is this the port for clients, and does the cluster ask for a token (then set "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)?"
+            )
+        raise InputError(f"cannot connect to {name}: {reason}{hint}") from error
+    finally:
+        if main:  # Ray has set its own handler, which would end this process at once
+            signal.signal(signal.SIGTERM, before)
+
+
+@dataclass(eq=False)
+class _Seated:
+    """A seat as this process sees it.
+
+    Attributes:
+        number: from 1.
+        actor: Ray's handle.
+        hello, ready: what it has said.
+        order: what it is doing.
+        given: names of the data sets that were sent to it.
+        orders: how many orders it has begun.
+    """
+
+    number: int
+    actor: Any
+    hello: Hello | None = None
+    ready: Ready | None = None
+    order: Order | None = None
+    given: set[str] = field(default_factory=set)
+    orders: int = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return self.ready is not None and self.order is None
+
+    @property
+    def host(self) -> str:
+        return self.hello.host if self.hello is not None else "a node"
+
+
+def execute_on_ray(
+    plan: Plan,
+    run: RunFolder,
+    worker: Worker,
+    cluster: Cluster,
+    progress: Notify | None = None,
+    *,
+    jobs: int | None = None,
+    workers: int | None = None,
+) -> None:
+    """Execute the steps of a plan as `execute` does, on a Ray cluster.
+
+    The results are the same to the byte on equal processors or GPUs with equal versions. Short
+    steps are done by this process. Predictions of many images are divided among seats that have
+    nothing else to do, at multiples of the batch size.
+
+    Args:
+        plan, run, progress: as in `executors.local.execute`.
+        worker: has the data, and does the short steps.
+        cluster: where the other steps are done.
+        jobs: at most so many orders side by side; by default as many as there is room for.
+        workers: processes beside each step that shift images ahead; by default as `workers_for`.
+
+    Raises:
+        InputError: the cluster cannot do the steps, or has other versions.
+        JobFailedError: a step failed, or the processes that did it died several times.
+    """
+    driver = _Driver(plan, run, worker, cluster, progress or silent, jobs, workers)
+    try:
+        driver.work()
+    finally:
+        driver.end()
+
+
+class _Driver:
+    """Hands out orders to seats, and takes in what comes of them."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: RunFolder,
+        worker: Worker,
+        cluster: Cluster,
+        tell: Notify,
+        jobs: int | None,
+        workers: int | None,
+    ) -> None:
+        self.run, self.worker, self.cluster, self.tell = run, worker, cluster, tell
+        self.jobs = jobs
+        self.schedule = Schedule(plan, run, tell)
+        first = plan.steps[0]
+        self.device, self.threads = worker.device.type, first.threads
+        cluster.check(self.threads, self.device)
+        self.settings = SiteSettings(
+            plan=Plan.model_construct(data=plan.data, model=plan.model, steps=()),
+            threads=self.threads,
+            device=self.device,
+            offline=worker.offline,
+            workers=workers,
+            networks=worker.most_networks,
+            jobs=max(cluster.places_of_nodes(self.threads, self.device)),
+            state_sent=remote.STATE_SENT,
+        )
+        self.ready: deque[Order] = deque()
+        self.seats: list[_Seated] = []
+        self.awaited: dict[Any, tuple[_Seated, str]] = {}
+        self.joining = Joining()
+        self.died = Counter[str]()
+        self.files: OrderedDict[str, tuple[int, Any]] = OrderedDict()
+        self.sent: dict[str, tuple[SentData, dict[str, list[Any]]]] = {}
+        self.told: set[tuple[str, str]] = set()
+        self.started, self.places, self.counted = 0, 0, float("-inf")
+        self.reminded = time.monotonic()
+
+    # ---- handing out
+
+    def work(self) -> None:
+        """Do all steps."""
+        while True:
+            self._count_places()
+            self._take_orders()
+            if not self.ready and not self._busy():
+                self.schedule.check_finished()
+                return
+            self._divide_orders()
+            self._hand_out()
+            self._start_seats()
+            self._wait()
+
+    def _busy(self) -> list[_Seated]:
+        return [seat for seat in self.seats if seat.order is not None]
+
+    def _count_places(self) -> None:
+        if time.monotonic() - self.counted > COUNTED:
+            there = self.cluster.places(self.threads, self.device)
+            self.places = there if self.jobs is None else min(self.jobs, there)
+            self.counted = time.monotonic()
+        self.schedule.jobs = max(sum(seat.ready is not None for seat in self.seats), 1)
+
+    def _take_orders(self) -> None:
+        """Take what can be done now, as far as there are places for it, and do what is short."""
+        while len(self.ready) < max(self.places - len(self._busy()), 1):
+            steps = self.schedule.take(self.worker)
+            if steps is None:
+                return
+            if all(remote.is_light(step) for step in steps):
+                self.schedule.finish(steps, perform_here(steps, self.worker, self.run, self.tell))
+            else:
+                self.ready.append(Order(tuple(steps)))
+
+    def _divide_orders(self) -> None:
+        """Divide predictions if there are more places than orders."""
+        free = self.places - len(self._busy())
+        machines = {seat.ready.machine for seat in self.seats if seat.ready is not None}
+        if not self.ready or len(self.ready) >= free or len(machines) > 1:
+            return  # of different machines, the bytes of one file could differ
+        each, more = divmod(free, len(self.ready))
+        divided: list[Order] = []
+        for number, order in enumerate(self.ready):
+            first = order.steps[0]
+            images = len(self.worker.images(first.images)) if isinstance(first, PredictStep) else 0
+            divided += remote.shards_of(order, each + (number < more), images)
+        self.ready = deque(divided)
+
+    def _hand_out(self) -> None:
+        for seat in self.seats:
+            if seat.is_idle and self.ready:
+                self._send(seat, self.ready.popleft())
+
+    def _send(self, seat: _Seated, order: Order) -> None:
+        seat.order = order
+        seat.orders += 1
+        versions = remote.files_for(order, self.run)
+        files = {
+            name: (version, self._content(name, version)) for name, version in versions.items()
+        }
+        self._log(order).begin(f"{seat.host} (process {seat.hello and seat.hello.process})")
+        self._await(seat, "do", seat.actor.do.remote(order, files))
+        self.tell(Event(f"worker {seat.number} on {seat.host}", seat.orders, None, order.title))
+
+    def _content(self, name: str, version: str) -> bytes | Reference:
+        """The content of a file of the run, or Ray's reference to it."""
+        path = self.run.file(name)
+        if path.stat().st_size < SMALL:
+            return path.read_bytes()
+        if version not in self.files:
+            content = path.read_bytes()
+            self.files[version] = (len(content), ray.put(content))
+            while len(self.files) > 1 and sum(size for size, _ in self.files.values()) > KEPT:
+                self.files.popitem(last=False)
+        self.files.move_to_end(version)
+        return self.files[version][1]
+
+    def _log(self, order: Order) -> StepLog:
+        return StepLog(order, self.run)
+
+    def _start_seats(self) -> None:
+        wanted = min(self.places, len(self._busy()) + len(self.ready))
+        while len(self.seats) < wanted:
+            self.started += 1
+            options: dict[str, Any] = {"num_cpus": self.threads, "max_concurrency": 3}
+            if self.device == "cuda":
+                options["num_gpus"] = 1
+            try:
+                actor: Any = ray.remote(Seat).options(**options).remote(self.cluster.folder)
+            except ModuleNotFoundError as error:  # on the head, if this is a client
+                raise self.cluster.without_package(str(error)) from None
+            seat = _Seated(self.started, actor)
+            self.seats.append(seat)
+            self._await(seat, "hello", actor.hello.remote())
+
+    def _await(self, seat: _Seated, what: str, reference: Reference) -> None:
+        self.awaited[reference] = (seat, what)
+
+    # ---- taking in
+
+    def _wait(self) -> None:
+        """Wait until a seat says something, and take it in."""
+        if not self._busy() and time.monotonic() - self.reminded > REMINDED:
+            line = f"{'waiting':14} for {self.cluster.name} to have room for {self.ready[0].title}"
+            self.tell(Event("wait", 0, None, line=line))
+            self.reminded = time.monotonic()
+        if not self.awaited:
+            time.sleep(COUNTED)
+            return
+        ray.wait(list(self.awaited), num_returns=1, timeout=WAITED)
+        every = list(self.awaited)
+        found, _ = ray.wait(every, num_returns=len(every), timeout=0)
+        # News first: they are older than the end of the order.
+        for reference in sorted(found, key=lambda each: self.awaited[each][1] != "news"):
+            if reference not in self.awaited:
+                continue  # of a seat that has died
+            seat, what = self.awaited.pop(reference)
+            try:
+                said = ray.get(reference)
+            except RayError as error:
+                self._lose(seat, error)
+                continue
+            self._take_in(seat, what, said)
+
+    def _take_in(self, seat: _Seated, what: str, said: Said) -> None:
+        match what:
+            case "hello":
+                self._greet(seat, said)
+            case "begin":
+                if isinstance(said, Failed):
+                    raise said.error(f"beginning on {seat.host}")
+                seat.ready = said
+                self.worker.room = min(self.worker.room, seat.ready.room)
+                self._await(seat, "news", seat.actor.news.remote())
+            case "news":
+                for item in said:
+                    self._hear(seat, item)
+                self._await(seat, "news", seat.actor.news.remote())
+            case "give":
+                assert seat.order is not None
+                self._send(seat, seat.order)
+            case "do":
+                answer, rest = said
+                for item in rest:
+                    self._hear(seat, item)
+                self._answered(seat, answer)
+
+    def _greet(self, seat: _Seated, hello: Hello) -> None:
+        seat.hello = hello
+        remote.check_versions(hello.versions, f"{hello.host}, of {self.cluster.name},")
+        self._await(seat, "begin", seat.actor.begin.remote(self.settings, str(Path.cwd())))
+
+    def _hear(self, seat: _Seated, item: NewsItem) -> None:
+        if seat.order is None:
+            return
+        if isinstance(item, SentState):
+            if item.name in map(remote.state_of, seat.order.steps):
+                self.run.write(item.name, item.content)
+            return
+        if item.note and not item.part:
+            self._log(seat.order).add(f"{item.task}: {item.done} of {item.total}, {item.note}")
+        where = f"on {seat.host}"
+        self.tell(item._replace(note=f"{where}; {item.note}" if item.note else where))
+
+    def _answered(self, seat: _Seated, answer: Answer) -> None:
+        order = seat.order
+        assert order is not None
+        log = self._log(order)
+        match answer:
+            case Lacking(data=name, why=why):
+                self._give(seat, name, why)
+                return
+            case Broken(error=error, printed=printed):
+                log.add(printed)
+                log.add(error.traceback)
+                raise error.error(f"{order.title} on {seat.host} (its log is {log.path})")
+            case Product(printed=printed):
+                log.add(printed)
+                log.add(f"done in {answer.seconds:.1f} s")
+        seat.order = None
+        products = self.joining.add(order, answer)
+        if products is None:
+            return
+        machines = {product.machine for product in products}
+        if len(machines) > 1:  # a seat has died, and another machine took its place
+            self.ready.append(Order(order.steps))
+            return
+        done = remote.store(order, products, self.run)
+        seconds = sum(product.seconds for product in products)
+        where = seat.host if len(products) == 1 else f"{len(products)} workers"
+        self.schedule.finish(order.steps, Outcome(done, machines.pop(), seconds, where))
+        for step in order.steps:
+            drop_resume(step, self.run)
+
+    def _give(self, seat: _Seated, name: str, why: str) -> None:
+        """Send a data set to a seat that can neither find nor fetch it."""
+        assert seat.hello is not None
+        if name in seat.given:
+            raise InputError(f"{seat.host}: {why}")
+        dataset = self.worker.dataset(name)
+        if name not in self.sent:
+            described = describe(dataset, digests_of(dataset))
+            references = {
+                part: [ray.put(piece) for piece in pieces(images)]
+                for part, images in splits_of(dataset).items()
+            }
+            self.sent[name] = (described, references)
+        described, references = self.sent[name]
+        if (name, seat.hello.node) not in self.told:
+            size = f"{described.bytes / 1e6:,.1f} MB of pixels"
+            line = f"{'note':14} {dataset.name} is not on {seat.host}: {size} are sent there"
+            self.tell(Event("send data", 1, 1, line=line))
+            self.told.add((name, seat.hello.node))
+        seat.given.add(name)
+        self._await(seat, "give", seat.actor.give.remote(name, described, references))
+
+    # ---- seats that end
+
+    def _lose(self, seat: _Seated, error: RayError) -> None:
+        """Take leave of a seat that died; what it was doing is done again by another one."""
+        self._forget(seat)
+        with suppress(Exception):
+            ray.kill(seat.actor)
+        reason = " ".join(str(error).split())
+        if missing := re.search(r"No module named '[^']*'", reason):
+            raise self.cluster.without_package(missing[0])
+        printed = self._remains(seat)
+        what = "start" if seat.order is None else f"{seat.order.steps[0].id} {seat.order.shard}"
+        self.died[what] += 1
+        if seat.order is None:
+            if self.died[what] >= TRIED * max(self.places, 1):
+                raise JobFailedError(f"processes of {self.cluster.name} end at once: {reason}")
+            return
+        log = self._log(seat.order)
+        log.add(printed)
+        log.add(f"the process ended: {reason}")
+        if self.died[what] >= TRIED:
+            raise JobFailedError(
+                f"the process that did {seat.order.title} ended {TRIED} times, the last time on "
+                f"{seat.host}; the same command continues; the last lines of {log.path}:\n"
+                f"{log.last_lines}"
+            )
+        line = f"{'note':14} the process on {seat.host} ended that did {seat.order.title}: "
+        self.tell(Event("lost", 1, 1, line=f"{line}it is done again"))
+        self.ready.appendleft(seat.order)
+        self.counted = float("-inf")
+
+    def _forget(self, seat: _Seated) -> None:
+        self.seats.remove(seat)
+        self.awaited = {ref: each for ref, each in self.awaited.items() if each[0] is not seat}
+
+    def _remains(self, seat: _Seated) -> str:
+        """What the process of a seat that died had printed; its folder is removed."""
+        if seat.hello is None:
+            return ""
+
+        # Inside, so that it travels as it is: a fresh process need not import this package.
+        def remains(folder: str, most: int) -> str:
+            import pathlib
+            import shutil
+
+            log = pathlib.Path(folder, "log")
+            text = log.read_text(errors="replace") if log.is_file() else ""
+            shutil.rmtree(folder, ignore_errors=True)
+            return text[-most:]
+
+        there = NodeAffinitySchedulingStrategy(seat.hello.node, soft=False)
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
+        with suppress(RayError):  # the whole node may be gone
+            task = ray.remote(remains).options(**options)
+            text: str = ray.get(task.remote(seat.hello.folder, remote.LOG_KEPT), timeout=CLEARED)
+            return text
+        return ""
+
+    def end(self) -> None:
+        """End all seats, whatever they do."""
+        clearing = [seat.actor.clear.remote() for seat in self.seats if seat.hello is not None]
+        with suppress(Exception):
+            if clearing and self.cluster.folder is None:
+                ray.wait(clearing, num_returns=len(clearing), timeout=CLEARED)
+        for seat in self.seats:
+            with suppress(Exception):
+                ray.kill(seat.actor)

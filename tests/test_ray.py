@@ -1,0 +1,509 @@
+"""Steps done elsewhere: by a site with a scratch folder, and by the workers of a Ray cluster."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fairweather as fw
+from fairweather.cli import main
+from fairweather.data.sent import describe, pieces, receive, splits_of
+from fairweather.errors import InputError
+from fairweather.executors import remote
+from fairweather.executors.jobs import JobFailedError
+from fairweather.executors.remote import (
+    Broken,
+    Joining,
+    Lacking,
+    Order,
+    Product,
+    SentState,
+    Site,
+    SiteSettings,
+    files_for,
+    shards_of,
+    store,
+)
+from fairweather.runs import RunFolder
+from fairweather.steps import Plan, PredictStep, pixels_of
+from fairweather.steps.plan import DATA
+from fairweather.steps.worker import digests_of, open_data
+from fairweather.streams import WHOLE, Shard
+from fairweather.study import plan
+
+from .conftest import TINY_RESNET
+from .same_bytes import same
+
+ray = pytest.importorskip("ray")
+from fairweather.executors import ray_cluster  # noqa: E402 - it needs Ray
+
+STUDY = """
+name: colours
+data: {{source: "folder:{folder}", size: 16}}
+seeds: 2
+threads: 1
+ensemble: true
+prediction_batch_size: 16
+variants: [temperature, batchnorm]
+shifts:
+  - imagenet_c/gaussian_noise: [3]
+  - fgsm: {{epsilon: 4/255}}
+bootstrap: 100
+defaults:
+  backbone: {backbone}
+  recipe: {{epochs: 2, batch_size: 16, learning_rate: 1e-2}}
+models:
+  basic: {{title: Basic}}
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, colour_folder):
+    folder = tmp_path_factory.mktemp("study")
+    shutil.copytree(colour_folder, folder / "colours")
+    path = folder / "colours.yaml"
+    path.write_text(STUDY.format(folder=folder / "colours", backbone=TINY_RESNET))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(study):
+    torch.set_num_threads(1)
+    return fw.run(study, out=study.parent / "alone", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def planned(study, alone):
+    return plan(study, out=alone.path, device="cpu").plan
+
+
+# ---------------------------------------------------------------- a site, without Ray
+
+
+def site(planned, folder, seconds=0.0):
+    bare = Plan.model_construct(data=planned.data, model=None, steps=())
+    settings = SiteSettings(bare, 1, "cpu", True, None, None, 1, seconds)
+    return Site(settings, folder)
+
+
+def do(there, order, run):
+    files = files_for(order, run)
+    return there.do(order, files, lambda name: run.file(name).read_bytes())
+
+
+def test_a_site_writes_what_the_run_contains(planned, alone, tmp_path):
+    there, back = site(planned, tmp_path / "site"), RunFolder(tmp_path / "back")
+    for step in planned.steps:
+        if remote.is_light(step):
+            continue
+        order = Order((step,))
+        product = do(there, order, alone.folder)
+        assert isinstance(product, Product), product
+        store(order, [product], back)
+        for name in alone.folder.step(step.id).files:
+            if name.endswith("history.csv"):  # it has times
+                continue
+            assert back.file(name).read_bytes() == alone.folder.file(name).read_bytes(), name
+        read = {*step.reads, *step.leaves}
+        left = {p.relative_to(there.scratch.path).as_posix() for p in tmp_path.glob("site/**/*.*")}
+        assert {name for name in left if not name.startswith("steps/")} <= read | {"record.json"}
+
+
+@pytest.mark.parametrize("most", [2, 3])
+def test_shards_joined_are_the_whole_to_the_byte(planned, alone, tmp_path, most, monkeypatch):
+    monkeypatch.setattr(remote, "SHARD_WORK", 1)
+    there, back, joining = site(planned, tmp_path / "site"), RunFolder(tmp_path), Joining()
+    groups = {}
+    for step in planned.steps:
+        if isinstance(step, PredictStep) and not remote.is_light(step):
+            groups.setdefault(pixels_of(step) or step.id, []).append(step)
+    assert max(map(len, groups.values())) > 2  # plain and adapted networks together
+    for steps in groups.values():
+        images, joined = len(there.worker.images(steps[0].images)), None
+        shards = shards_of(Order(tuple(steps)), most, images)
+        assert len(shards) == min(most, -(-images // 16))
+        for shard in reversed(shards):
+            assert joined is None
+            product = do(there, shard, alone.folder)
+            assert isinstance(product, Product), product
+            joined = joining.add(shard, product)
+        store(shards[0], joined, back)
+        for step in steps:
+            file = step.leaves[0]
+            assert back.file(file).read_bytes() == alone.folder.file(file).read_bytes(), file
+    assert not joining.parts
+
+
+def test_a_training_sends_its_state_and_another_site_goes_on_from_it(planned, alone, tmp_path):
+    step = planned.step("models/basic/seed-0")
+    there, run = site(planned, tmp_path / "one"), RunFolder(tmp_path / "run")
+    shutil.copytree(alone.path, run.path)
+    do(there, Order((step,)), run)
+    states = [item for item in there.news.take() if isinstance(item, SentState)]
+    assert len(states) == 2  # one for each epoch
+    assert {state.name for state in states} == {remote.state_of(step)}
+    run.write(states[0].name, states[0].content)
+    product = do(site(planned, tmp_path / "other"), Order((step,)), run)
+    assert product.done[0].share == 0.5
+    for name in (each for each in product.files if each.endswith(".safetensors")):
+        assert product.files[name] == alone.folder.file(name).read_bytes()
+    rare = site(planned, tmp_path / "rare", seconds=3600)
+    do(rare, Order((step,)), alone.folder)
+    assert not [item for item in rare.news.take() if isinstance(item, SentState)]
+
+
+def test_a_site_without_the_data_says_so_and_takes_them(
+    planned, alone, study, tmp_path, monkeypatch
+):
+    dataset = open_data(planned.data[DATA])
+    sent, digests = describe(dataset, digests_of(dataset)), digests_of(dataset)
+    monkeypatch.setenv("FAIRWEATHER_CACHE", str(tmp_path / "cache"))
+    hidden = study.parent / "colours"
+    hidden.rename(study.parent / "hidden")
+    try:
+        there = site(planned, tmp_path / "site")
+        order = Order((planned.step("predictions/basic/seed-0/test/clean"),))
+        lacking = do(there, order, alone.folder)
+        assert isinstance(lacking, Lacking)
+        assert (lacking.data, "colours" in lacking.why) == (DATA, True)
+        asked = []
+
+        def pieces_of(part):
+            asked.append(part)
+            return pieces(splits_of(dataset)[part])
+
+        received = [receive(sent, pieces_of) for _ in range(2)]
+        assert asked == ["train", "val", "test"]  # once for all processes of a machine
+        assert [digests_of(each) for each in received] == [digests] * 2
+        there.give(DATA, received[0])
+        product = do(there, order, alone.folder)
+        name = order.steps[0].leaves[0]
+        assert product.files[name] == alone.folder.file(name).read_bytes()
+    finally:
+        (study.parent / "hidden").rename(hidden)
+
+
+def test_data_that_are_not_those_of_the_plan_are_not_taken(planned, tmp_path, toy_images):
+    other = fw.Dataset("toys", None, None, toy_images, (0.5,) * 3, (0.2,) * 3)
+    with pytest.raises(InputError, match="have changed since the plan was made"):
+        site(planned, tmp_path / "site").give(DATA, other)
+
+
+def test_large_pixels_travel_in_pieces(toy_images, monkeypatch):
+    monkeypatch.setattr("fairweather.data.sent.PIECE", 10 * toy_images.images[:1].nbytes)
+    found = list(pieces(toy_images))
+    assert [len(piece) for piece in found] == [10] * 9 + [6]
+    assert (np.concatenate(found) == toy_images.images.numpy()).all()
+
+
+def test_a_site_packs_an_error(planned, alone, tmp_path):
+    step = planned.step("predictions/basic/seed-0/test/clean")
+    step = step.model_copy(update={"shift": "gausian_blur"})
+    broken = do(site(planned, tmp_path / "site"), Order((step,)), alone.folder)
+    assert isinstance(broken, Broken)
+    with pytest.raises(InputError, match="did you mean 'gaussian_blur'"):
+        raise broken.error.error("training")
+
+
+def test_predictions_are_divided_only_if_there_is_enough_to_do(planned):
+    train = Order((planned.step("models/basic/seed-0"),))
+    small = planned.step("predictions/basic/seed-0/test/clean")
+    large = small.model_copy(update={"work": 3 * remote.SHARD_WORK, "batch_size": 256})
+    assert shards_of(train, 4, 0) == [train]
+    assert shards_of(Order((small,)), 4, 60) == [Order((small,))]
+    found = shards_of(Order((large,)), 4, 3 * remote.SHARD_WORK)
+    assert [order.shard for order in found] == [Shard(number, 3) for number in range(3)]
+    assert len(shards_of(Order((large,)), 4, 300)) == 2  # no more than there are batches
+    assert [order.shard for order in shards_of(Order((large,)), 1, 9999)] == [WHOLE]
+
+
+# ---------------------------------------------------------------- Ray
+
+
+class Prepared(ray_cluster.Seat):
+    """A seat that does what files beside the data say: it dies once, or has no data."""
+
+    def begin(self, settings, working_folder):
+        source = Path(settings.plan.data[DATA].source.partition(":")[2])
+        self.die = source.with_name("die")
+        if source.with_name("blind").exists():
+            import fairweather.steps.worker as opening
+
+            def blind(*_, **__):
+                raise InputError("no such folder")
+
+            opening.open_data = blind
+        return super().begin(settings, working_folder)
+
+    def do(self, order, files):
+        import fairweather.inference.batches as predicting
+        import fairweather.steps.training as training
+
+        logits_of, write, seen = predicting.logits_of, training.Resumption.write, []
+
+        def die():
+            print("the last words")
+            sys.stdout.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def dying(*arguments):
+            seen.append(None)
+            if len(seen) == 2 and self.taken("predict"):
+                die()
+            return logits_of(*arguments)
+
+        def dying_training(resumption, run, state):
+            write(resumption, run, state)
+            if wanted := self.taken("train"):
+                kept = Path(wanted, resumption.folder, "resume", "state.pt")
+                while not kept.is_file():  # the driver has it
+                    time.sleep(0.1)
+                die()
+
+        predicting.logits_of, training.Resumption.write = dying, dying_training
+        try:
+            return super().do(order, files)
+        finally:
+            predicting.logits_of, training.Resumption.write = logits_of, write
+
+    def taken(self, kind):
+        """What the file says, if it says so; only one process can take it."""
+        try:
+            word, folder = self.die.read_text().split("\n")[:2]
+            if word != kind:
+                return None
+            if word != "predict" or "always" not in folder:
+                self.die.rename(self.die.with_name(f"died-{os.getpid()}"))
+        except (OSError, ValueError):
+            return None
+        return folder or word
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A Ray cluster of this machine with two CPUs, which all tests use one after the other."""
+    folder = Path("/tmp") / f"fw-test-{os.getpid()}"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _temp_dir=str(folder),
+    )
+    yield ray
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def seats(cluster, study, monkeypatch):
+    """Say beside the data what the seats shall do."""
+    monkeypatch.setattr(ray_cluster, "Seat", Prepared)
+    monkeypatch.setattr(remote, "SHARD_WORK", 1)
+    monkeypatch.setattr(remote, "STATE_SENT", 0.0)
+
+    def say(name, text=""):
+        (study.parent / name).write_text(text)
+
+    yield say
+    for name in ("die", "blind", *(each.name for each in study.parent.glob("died-*"))):
+        (study.parent / name).unlink(missing_ok=True)
+
+
+def without_predictions(alone, folder):
+    """A copy of a run that still has to predict."""
+    shutil.copytree(alone.path, folder)
+    for step in RunFolder(folder).steps():
+        if step.kind != "train":
+            RunFolder(folder).forget(step.id)
+
+
+def lines_and_labels(events):
+    return [event.line for event in events if event.line], [
+        event.finished.label for event in events if event.finished
+    ]
+
+
+def test_two_workers_of_which_one_is_killed_while_it_predicts_do_what_one_process_does(
+    seats, study, alone, tmp_path
+):
+    events, folder = [], tmp_path / "run"
+    without_predictions(alone, folder)
+    seats("die", "predict\n")
+    fw.run(study, out=folder, device="cpu", executor="ray", progress=events.append)
+    same(folder, alone)
+    lines, labels = lines_and_labels(events)
+    assert len([line for line in lines if "ended that did predict" in line]) == 1, lines
+    assert any(label.endswith(" on 2 workers") for label in labels), labels  # in shards
+    logs = "".join(path.read_text() for path in folder.glob("logs/**/*.log"))
+    assert "the last words" in logs
+    assert "the process ended" in logs
+
+
+@pytest.mark.nightly
+def test_a_training_whose_worker_is_killed_goes_on_from_the_state_that_the_driver_has(
+    seats, study, alone, tmp_path
+):
+    events, folder = [], tmp_path / "run"
+    seats("die", f"train\n{folder}")
+    fw.run(study, out=folder, device="cpu", executor="ray", progress=events.append)
+    same(folder, alone)
+    lines, _ = lines_and_labels(events)
+    assert len([line for line in lines if "ended that did train" in line]) == 1
+    works = [step.work for step in RunFolder(folder).steps() if step.kind == "train"]
+    assert min(works) * 2 == max(works)  # one epoch of two was done twice by nobody
+    assert not list(folder.glob("models/**/resume"))
+
+
+@pytest.mark.nightly
+def test_the_number_of_workers_changes_half_way_and_data_are_sent(seats, study, alone, tmp_path):
+    folder, events = tmp_path / "run", []
+
+    def stop(event):
+        events.append(event)
+        if event.finished and "predict" in event.finished.label:
+            raise KeyboardInterrupt
+
+    seats("blind")
+    with pytest.raises(KeyboardInterrupt):
+        fw.run(study, out=folder, device="cpu", executor="ray", progress=stop)
+    assert not (folder / "scores.csv").exists()
+    lines, _ = lines_and_labels(events)
+    assert len([line for line in lines if "MB of pixels are sent there" in line]) == 1  # a node
+    fw.run(study, out=folder, device="cpu", executor="ray", jobs=1)
+    same(folder, alone)
+
+
+@pytest.mark.nightly
+def test_a_step_whose_workers_die_again_and_again_is_an_error(seats, study, alone, tmp_path):
+    folder = tmp_path / "run"
+    without_predictions(alone, folder)
+    seats("die", "predict\nalways")
+    with pytest.raises(JobFailedError, match=r"ended 3 times, (?s:.*)the last words"):
+        fw.run(study, out=folder, device="cpu", executor="ray", jobs=1)
+    assert len([step for step in RunFolder(folder).steps() if step.kind == "train"]) == 2
+
+
+def test_other_versions_are_refused():
+    remote.check_versions(remote.versions(), "node-7")
+    older = remote.versions() | {"torch": "0.0.1"}
+    with pytest.raises(InputError, match=r"node-7 has another version of torch .*: 0\.0\.1, here"):
+        remote.check_versions(older, "node-7")
+    with pytest.raises(InputError, match=r"another version of fairweather .*: none, here"):
+        remote.check_versions({"Python": older["Python"], "opencv": older["opencv"]}, "node-7")
+
+
+def test_a_cluster_without_what_the_steps_need_is_refused(cluster):
+    there = ray_cluster.Cluster("the Ray cluster")
+    assert there.places(1, "cpu") == 2
+    with pytest.raises(InputError, match="need a GPU, and no node of the Ray cluster has one"):
+        there.check(1, "cuda")
+    with pytest.raises(InputError, match=r"needs 3 threads, and no node .* more than 2 CPUs"):
+        there.check(3, "cpu")
+
+
+# ---------------------------------------------------------------- the command line
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Give a command that must end with status 2, and return what it says."""
+
+    def give(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fairweather", "run", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    return give
+
+
+def test_without_ray_one_line_installs_it(refused, study, tmp_path, monkeypatch):
+    found = "fairweather.executor_options.importlib.util.find_spec"
+    monkeypatch.setattr(found, lambda name: None)
+    said = refused(study, "--out", tmp_path / "run", "--executor", "ray")
+    assert "pip install 'fairweather[ray]'" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("executor", "words"),
+    [
+        ("ray://127.0.0.1:1", "no Ray cluster answers at '127.0.0.1:1'"),
+        ("ray://127.0.0.1:port", "no Ray cluster answers"),
+        ("ray://", "unknown executor 'ray://'"),
+        ("ry", "did you mean 'ray'"),
+    ],
+)
+def test_a_bad_address_is_one_sentence(refused, study, tmp_path, executor, words):
+    said = refused(study, "--out", tmp_path / "run", "--executor", executor)
+    assert words in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_executor_is_one_way_to_share_the_work(refused, study, tmp_path):
+    said = refused(study, "--out", tmp_path / "run", "--executor", "ray", "--worker")
+    assert "choose one" in said
+
+
+def processes_with(mark):
+    """The processes that have inherited a variable of the environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:  # of another user, or it has just ended
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at /proc")
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)]
+)
+def test_an_interrupted_run_leaves_no_process_and_can_go_on(study, alone, tmp_path, number):
+    folder, mark = tmp_path / "run", f"FAIRWEATHER_TEST={os.getpid()}-{number}"
+    name, value = mark.split("=")
+    words = ["run", str(study), "--out", str(folder), "--device", "cpu", "--executor", "ray"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "fairweather", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, name: value},
+        process_group=0,
+    ) as process:
+        printed = []
+        for line in process.stdout:
+            printed.append(line)
+            if line.startswith("done"):
+                break
+        assert len(processes_with(mark)) > 3  # Ray's
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.send_signal(number)
+        rest, _ = process.communicate(timeout=120)
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], (printed, rest)
+    assert "the same command continues" in rest
+    assert "Traceback" not in rest
+    deadline = time.monotonic() + 60
+    while left := processes_with(mark):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+    assert not (folder / "scores.csv").exists()
+    fw.run(study, out=folder, device="cpu")
+    same(folder, alone)
