@@ -30,6 +30,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
 
 # The site, from an empty folder so that nothing old remains; a warning is an error. It runs the notebooks.

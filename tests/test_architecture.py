@@ -20,6 +20,7 @@ LEAVES = {
     "vega",
     "claims",
     "group",
+    "pool",
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -34,7 +35,8 @@ MAY_IMPORT = {
     "download": {"errors", "folders", "progress"},
     "pixels": {"errors"},
     "streams": {"devices", "types"},
-    "vega": set(),
+    "pool": {"errors"},
+    "vega": {"pool"},
     "claims": set(),
     "group": {"errors"},
     "data": LEAVES,

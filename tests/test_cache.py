@@ -23,7 +23,10 @@ from fairweather.data.source import Item, Listing
 from fairweather.data.split import Part
 from fairweather.errors import InputError
 from fairweather.pixels import Square, decode_image
+from fairweather.pool import submit
 from fairweather.progress import Event
+
+from .conftest import keep_lines
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +166,7 @@ def test_what_changes_the_images_makes_another_entry(folder, decoded, monkeypatc
         lambda: load_data(f"folder:{folder / 'test'}", seed=1),
         lambda: monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000),
         lambda: monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True),
-        lambda: monkeypatch.setitem(Image.OPEN, "ANOTHER", None),
+        lambda: monkeypatch.setitem(Image.OPEN, "ANOTHER", (Image.new, None)),
         lambda: monkeypatch.setattr("PIL.__version__", "another"),
         lambda: monkeypatch.setattr("fairweather.data.cache.VERSION", 0),
     ):
@@ -268,8 +271,8 @@ def test_several_processes_make_the_same_pixels(folder, decoded, monkeypatch):
     assert digests(together) == digests(alone)
     assert together.notes == alone.notes
     assert together.notes["skipped_files"] == 2
-    executor = get_reusable_executor(2, env=decode.WORKER_ENVIRONMENT)
-    assert not executor.submit(eval, "'torch' in __import__('sys').modules").result()
+    loaded = "'torch' in __import__('sys').modules"
+    assert not submit(2, decode.WORKER_ENVIRONMENT, eval, loaded).result()
 
 
 def test_several_processes_take_bytes_and_arrays_and_report_the_first_problem(two_processes, cache):
@@ -356,7 +359,7 @@ def test_pixels_are_the_same_with_and_without_pillow(shape, square):
 
 
 def test_no_process_is_started_for_pixels_that_have_their_size(monkeypatch, two_processes):
-    monkeypatch.setattr(decode, "get_reusable_executor", None)
+    monkeypatch.setattr(decode, "submit", None)
     for size in (None, 8):
         images = cached(squares(*range(50)), size=size, content=str(size)).images
         assert images[:, 1, 2, 3].tolist() == list(range(50))
@@ -401,6 +404,31 @@ def test_what_a_killed_process_left_is_not_trusted(tmp_path, cache):
     assert files_of(cache) == [".lock", ".pixels"]
 
 
+def test_what_killed_processes_left_of_other_sets_is_removed_after_an_hour(cache):
+    cached(squares(1))
+    old, new = cache / f"{'a' * 64}.0000.partial", cache / f"{'b' * 64}.0000.partial"
+    for each in (old, new):
+        each.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    cached(squares(2), content="another")
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_damaged_pixels_in_the_cache_change_no_digest_and_are_told(folder, cache):
+    before = digests(load(folder))
+    for path in cache.glob("*.pixels"):
+        content = bytearray(path.read_bytes())
+        content[100] ^= 1
+        path.write_bytes(content)
+    lines = []
+    assert digests(load(folder, progress=keep_lines(lines))) == before
+    assert len(lines) == len(list(cache.glob("*.pixels")))
+    assert all("damaged" in line and "decoded again" in line for line in lines)
+    assert digests(load(folder, progress=keep_lines(lines))) == before
+    assert len(lines) == len(list(cache.glob("*.pixels")))
+
+
 def test_of_two_processes_one_decodes(tmp_path, decoded):
     results = []
 
@@ -430,6 +458,9 @@ def test_of_two_processes_one_decodes(tmp_path, decoded):
         lambda content: bytes(len(content)),
         lambda content: content[:-20] + b"\xff" + content[-19:],
         lambda content: b"",
+        lambda content: bytes([content[0] ^ 1]) + content[1:],
+        lambda content: content[:999] + bytes([content[999] ^ 128]) + content[1000:],
+        lambda content: content.replace(b'"sha256"', b'"sha512"'),
     ],
 )
 def test_a_damaged_entry_is_decoded_again(damage, cache, decoded):
@@ -477,18 +508,22 @@ def test_a_disk_that_cannot_reserve_is_used_all_the_same(monkeypatch):
 def test_a_disk_that_fills_up_while_a_process_writes(two_processes, cache, monkeypatch):
     """The space was not reserved, and a file may not grow beyond 4 kB in the other processes."""
     limit = "__import__('resource').setrlimit(__import__('resource').RLIMIT_FSIZE, (4096, 4096))"
-    executor = get_reusable_executor(2, env=decode.WORKER_ENVIRONMENT)
     try:
         ignore = "__import__('signal').signal(__import__('signal').SIGXFSZ, 1)"
         for _ in range(8):
-            executor.submit(eval, f"({ignore}, {limit}, __import__('time').sleep(0.02))[:0]")
+            submit(
+                2,
+                decode.WORKER_ENVIRONMENT,
+                eval,
+                f"({ignore}, {limit}, __import__('time').sleep(0.02))[:0]",
+            )
         monkeypatch.setattr(decode, "reserve", lambda file, folder, needed: None)
         words = "File too large.*FAIRWEATHER_CACHE"
         with pytest.raises(InputError, match=words):
             cached(pngs(*range(100)))
         assert files_of(cache) == [".lock"]
     finally:
-        executor.shutdown()
+        get_reusable_executor(reuse=True).shutdown()
 
 
 def test_a_cache_folder_that_cannot_be_one_is_named(tmp_path, monkeypatch):

@@ -288,6 +288,47 @@ def test_a_redirect_keeps_the_range(server, path):
     assert server.requests[-1]["Range"] == f"bytes={HALF}-"
 
 
+@pytest.mark.parametrize(
+    ("address", "words", "checked"),
+    [
+        ("ftp://127.0.0.1:9/digits.npz", "not an http or https address", False),
+        ("ftp://127.0.0.1:9/digits.npz", "not an http or https address", True),
+        ("file:///etc/passwd", "not allowed", True),
+        ("https://me:secret@127.0.0.1:9/digits.npz", "password", True),
+        ("http://example.org/digits.npz", "plain http", False),
+    ],
+)
+def test_a_redirect_leads_only_to_what_could_have_been_given(server, path, address, words, checked):
+    server.plan = [fail(302, Location=address)]
+    with pytest.raises(InputError, match=words) as caught:
+        fetch(server.url, path, sha256=SHA256 if checked else None)
+    assert "secret" not in str(caught.value)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/digits.npz",
+        "http://192.0.2.1/digits.npz",
+        "http://localhost.example.org/digits.npz",
+    ],
+)
+def test_plain_http_without_a_checksum_is_refused(path, url):
+    with pytest.raises(InputError, match=r"plain http.*checksum"):
+        fetch(url, path)
+    with pytest.raises(InputError, match="downloads are off"):
+        fetch(url, path, sha256=SHA256, offline=True)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_password_in_an_address_is_refused_and_not_repeated(path, scheme):
+    for user in ("me:secret", ":secret", "secret"):
+        with pytest.raises(InputError, match="password") as caught:
+            fetch(f"{scheme}://{user}@127.0.0.1/digits.npz", path, sha256=SHA256)
+        assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_one_sentence_and_the_part_stays(server, path, monkeypatch, code):
     def full(_):

@@ -210,6 +210,10 @@ def cut_a_file(entry):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def change_a_byte_of_one(entry):
+    change_a_byte(sorted(entry.rglob("*.png"))[1])
+
+
 def change_a_byte(entry):
     content = bytearray(entry.read_bytes())
     content[200] ^= 1
@@ -223,6 +227,7 @@ def change_a_byte(entry):
         ("png", cut_a_file),
         ("png", shutil.rmtree),
         ("npz", change_a_byte),
+        ("png", change_a_byte_of_one),
         ("npz", lambda path: path.unlink()),
     ],
 )

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.multiprocessing
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from torch import nn
 
 import fairweather as fw
@@ -17,7 +18,6 @@ from fairweather import group
 from fairweather.attacks import make_training_attack
 from fairweather.errors import InputError
 from fairweather.executors.jobs import JobFailedError
-from fairweather.executors.together import free_port
 from fairweather.group import ALONE, Group, Local, joined
 from fairweather.runs import RunFolder
 from fairweather.shifts import make_shift
@@ -119,7 +119,7 @@ def work(rank, port, folder):
 def together(tmp_path_factory):
     """The results of two processes."""
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(work, (free_port(), folder), nprocs=2)
+    torch.multiprocessing.spawn(work, (find_free_network_port(), folder), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -154,7 +154,7 @@ def make_record(study: Study, classes: Sequence[str], n: int) -> RunRecord:
         models,
         describe_shifts(study.all_shifts()),
         classes=classes,
-        notes={"images": {"test": n}, "skipped_names": ["<broken>.jpg"]},
+        notes={"images": {"test": n}, "skipped_names": ["<broken>.jpg", "no-utf8-\udcff.jpg"]},
         name=study.name,
         title=study.title,
         description=study.description,
@@ -882,6 +882,7 @@ def test_page_shows_hostile_names_as_text(page):
     assert HOSTILE in page.text
     assert HOSTILE_CLASS in page.text
     assert "<broken>.jpg" in page.text
+    assert r"no-utf8-\udcff.jpg" in page.text
     assert "<i>NaN</i>" in page.text
 
 

@@ -9,6 +9,7 @@ import errno
 import functools
 import hashlib
 import http.client
+import ipaddress
 import json
 import os
 import re
@@ -19,12 +20,12 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from email.message import Message
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 from urllib.parse import urlsplit
 
 import filelock
 
-from fairweather.errors import InputError
+from fairweather.errors import DISK_FULL, InputError
 from fairweather.folders import cannot_store
 from fairweather.progress import Event, Notify
 
@@ -34,8 +35,7 @@ TIMEOUT = 60.0  # seconds without a byte, after which a connection counts as dro
 ATTEMPTS = 4  # attempts in a row without a new byte, after which a download fails
 PAUSE = 1.0  # seconds before the next attempt, doubled after each attempt without a new byte
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # status codes that are worth another attempt
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, *DISK_FULL}
 CONTENT_RANGE = re.compile(r"bytes (?:(?P<start>\d+)-\d+|\*)/(?P<total>\d+|\*)")
 
 
@@ -69,7 +69,7 @@ def fetch(
     file, the second one waits for the first and uses its file.
 
     Args:
-        url: http or https.
+        url: https; or http, if there is a checksum or the server is this machine.
         path: of the file; its folder is created.
         md5: of the file, as hexadecimal digits. Without md5 and sha256, an existing file is not
             checked.
@@ -78,7 +78,8 @@ def fetch(
         progress: called with the megabytes so far, and with their total if the server sends it.
 
     Raises:
-        InputError: the URL is of another kind, a checksum is wrong (a new download is removed, an
+        InputError: the URL, or one that it leads to, is of another kind, has a password, or is
+            plain http and there is no checksum; a checksum is wrong (a new download is removed, an
             existing file is not), the server does not send the file, the folder cannot be written,
             or the disk is full.
 
@@ -87,15 +88,65 @@ def fetch(
     fairweather.errors.InputError: 'digits.npz' does not exist and downloads are off: put the file
     from https://example.org/digits.npz there, or allow downloads
     """
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise InputError(f"{url!r} cannot be downloaded: it is not an http or https address")
     wanted = {"md5": md5, "sha256": sha256}
+    _check_address(url, checked=any(wanted.values()))
     try:
         return _fetch(url, path, wanted, offline, progress)
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
         raise cannot_store(path.name, path.parent, error) from error
+
+
+def _check_address(url: str, *, checked: bool) -> None:
+    """Raise `InputError` for an address that nobody vouches for, or that holds a password."""
+    try:
+        address = urlsplit(url)
+        host = address.hostname or ""
+    except ValueError:
+        raise InputError(f"{url!r} cannot be downloaded: it is no address") from None
+    if address.username is not None or address.password is not None:
+        raise InputError(
+            f"an address at {host} has a user name or a password in it, which would be stored with "
+            "the results: download the file yourself, and give its path"
+        )
+    if address.scheme not in ("http", "https"):
+        raise InputError(f"{url!r} cannot be downloaded: it is not an http or https address")
+    if address.scheme == "http" and not checked and not _is_this_machine(host):
+        raise InputError(
+            f"{url!r} cannot be downloaded: over plain http anybody on the way can change the "
+            "file; give an https address, or the checksum of the file (weights_sha256)"
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects only to addresses that could have been given."""
+
+    def __init__(self, checked: bool) -> None:
+        self.checked = checked
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        try:
+            _check_address(newurl, checked=self.checked)
+        except InputError as error:
+            fp.close()
+            raise InputError(f"{req.full_url} leads to another address: {error}") from None
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _fetch(
@@ -177,7 +228,7 @@ def _attempt(url: str, part: Path, checked_later: bool, progress: Notify | None)
     usable = mark.url == url and (mark.validator or checked_later)
     done = _size(part) if usable else 0
     try:
-        response = _open(url, done, mark.validator)
+        response = _open(url, done, mark.validator, checked_later)
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and done and _content_range(error.headers)[1] == done:
@@ -207,14 +258,14 @@ def _attempt(url: str, part: Path, checked_later: bool, progress: Notify | None)
         raise _DroppedError(f"the connection ended after {_size(part)} of {total} bytes")
 
 
-def _open(url: str, done: int, validator: str) -> http.client.HTTPResponse:
+def _open(url: str, done: int, validator: str, checked_later: bool) -> http.client.HTTPResponse:
     headers = {"Accept-Encoding": "identity", "User-Agent": "fairweather"}
     if done:
         headers["Range"] = f"bytes={done}-"
         if validator:
             headers["If-Range"] = validator
     # A new opener: urlopen reads the proxies once and keeps them for the whole process.
-    opener = urllib.request.build_opener()
+    opener = urllib.request.build_opener(_Redirects(checked_later))
     try:
         return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError:

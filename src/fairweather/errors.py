@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 # A longer list would bury the sentence: timm alone knows more than a thousand names.
 MOST_SHOWN = 12
 CLOSEST_SHOWN = 5
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What lists all the names of a kind where they are too many for a sentence.
 LISTED_BY: Mapping[str, str] = {
     "study": "fairweather list studies",
@@ -25,6 +29,10 @@ LISTED_BY: Mapping[str, str] = {
     "pretrained timm model": "timm.list_pretrained() in Python",
     "torchvision model": "torchvision.models.list_models() in Python",
 }
+
+
+# What neither UTF-8 nor XML can hold, and what steers a terminal instead of being shown on it.
+_UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class InputError(ValueError):
@@ -77,6 +85,29 @@ def _known(kind: str, asked: str, names: list[str], near: list[str]) -> str:
     return f"{shown}; all of them: {LISTED_BY[kind]}" if kind in LISTED_BY else shown
 
 
+def check_text(text: str, what: str) -> str:
+    """Return a name or title if it can be stored and shown everywhere; else raise `InputError`.
+
+    Args:
+        text: what somebody wrote, or what a file holds.
+        what: says where it stands, for the message.
+
+    >>> check_text("Möwe", "the title")
+    'Möwe'
+    >>> check_text("seal\\0", "the title")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: the title 'seal\\x00' has the character U+0000, which cannot be
+    shown; control characters and what is no UTF-8 are not allowed in names
+    """
+    if found := _UNSHOWABLE.search(text):
+        shown = ascii(text if len(text) <= 100 else f"{text[:97]}...")
+        raise InputError(
+            f"{what} {shown} has the character U+{ord(found[0]):04X}, which cannot be shown; "
+            "control characters and what is no UTF-8 are not allowed in names"
+        )
+    return text
+
+
 def os_error_sentence(error: OSError) -> str:
     """Say in words what the system refused, and for which file or folder.
 
@@ -92,9 +123,31 @@ def os_error_sentence(error: OSError) -> str:
         return str(error)
     path = Path(error.filename)
     reason = error.strerror[:1].lower() + error.strerror[1:]
-    if path.name.endswith((".partial", ".part", ".lock")):
+    if error.errno in DISK_FULL:
+        reason += "; make room there, or name another folder; the same command continues"
+    if path.name.endswith((".partial", ".part", ".lock")) or error.errno in DISK_FULL:
         return f"cannot write in the folder {str(path.parent)!r}: {reason}"
     return f"{str(path)!r}: {reason}"
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add the file that is being written to an error of the system that names none.
+
+    A full disk is noticed when something is written to an open file, of which the system knows no
+    name.
+
+    >>> with naming(Path("runs/a/.0f.partial")):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    OSError: [Errno 28] No space left on device: 'runs/a/.0f.partial'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def check_writable(folder: Path) -> None:
@@ -105,6 +158,7 @@ def check_writable(folder: Path) -> None:
     fairweather.errors.InputError: cannot write in '/dev/null/run': /dev/null is not a folder; name
     another folder
     """
+    check_text(str(folder), "the folder")
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise InputError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, check_text, unknown_name
 
 Channels = tuple[float, float, float]
 
@@ -125,6 +125,9 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
     for name in given:
         if name not in known:
             raise unknown_name("option", name, known)
+    for name, value in given.items():
+        if isinstance(value, str):
+            check_text(value, name)
     plain = {name: str(v) if name == "root" and v is not None else v for name, v in given.items()}
     try:
         checked = pydantic.TypeAdapter(EvaluationOptions).validate_python(plain)

@@ -23,6 +23,12 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+# The formats that are decoded, whatever a file is called, and those that the user has registered
+# with Pillow. Pillow knows more, and for some of them it starts other programs.
+FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "SGI", "TGA"),
+    *("TIFF", "WEBP"),
+)
 Pixels = npt.NDArray[np.uint8]
 Content = Path | bytes | Pixels
 
@@ -154,12 +160,21 @@ def write_decoded(target: Target, first: int, contents: Sequence[Content]) -> li
 
 def _open(content: Content) -> Image.Image:
     if isinstance(content, Path):
-        return Image.open(content)
+        return Image.open(content, formats=_formats())
     if isinstance(content, bytes):
         if not content:
             raise ValueError("it has no bytes")
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=_formats())
     return Image.fromarray(content)
+
+
+def _formats() -> list[str]:
+    Image.init()  # Pillow loads most of its formats when they are first needed
+    return [
+        name
+        for name, (factory, _) in Image.OPEN.items()
+        if name in FORMATS or not factory.__module__.startswith("PIL.")
+    ]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -201,7 +216,7 @@ def _resized_sides(sides: tuple[int, int], square: Square) -> tuple[int, int]:
 def _reason(error: Exception) -> str:
     # Pillow's message contains the address of a buffer, and the system's repeats the file name.
     if isinstance(error, UnidentifiedImageError):
-        return "it is not an image in a format that Pillow knows"
+        return f"it is not an image in a format that is read: {', '.join(FORMATS)}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

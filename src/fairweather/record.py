@@ -12,12 +12,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import pydantic
 from pydantic import JsonValue
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_text
 from fairweather.types import Preparation, shortest
 
 VERSION: Literal[2] = (
@@ -211,6 +211,9 @@ class Frozen(pydantic.BaseModel):
 
 
 Kind = TypeVar("Kind", bound=Frozen)
+# A text that is shown. A record may come from anybody: what draws figures aborts the whole process
+# at a control character.
+Shown = Annotated[str, pydantic.AfterValidator(lambda text: check_text(text, "the text"))]
 
 
 class DataRecord(Frozen):
@@ -226,8 +229,8 @@ class DataRecord(Frozen):
             source may have other keys, so they are not listed here.
     """
 
-    name: str
-    classes: tuple[str, ...]
+    name: Shown
+    classes: tuple[Shown, ...]
     digests: dict[str, str] = {}
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -269,9 +272,9 @@ class CellRecord(Frozen):
         constants: the constants of the level, if they depend on the size of the images.
     """
 
-    id: str
+    id: Shown
     level: float
-    constants: str | None = None
+    constants: Shown | None = None
 
 
 class SweepRecord(Frozen):
@@ -287,13 +290,13 @@ class SweepRecord(Frozen):
         cells: every level, in the study's order.
     """
 
-    name: str
+    name: Shown
     kind: Literal["shift", "attack"]
-    title: str
-    level_title: str
+    title: Shown
+    level_title: Shown
     neutral: float
-    note: str = ""
-    norm: str | None = None
+    note: Shown = ""
+    norm: Shown | None = None
     cells: tuple[CellRecord, ...]
 
 
@@ -308,7 +311,7 @@ class ModelRecord(Frozen):
             empty for a model that the run trains.
     """
 
-    title: str
+    title: Shown
     settings: dict[str, JsonValue] = {}
     facts: dict[str, JsonValue] = {}
 
@@ -393,19 +396,19 @@ class RunRecord(Frozen):
 
     version: Literal[2] = VERSION
     kind: Literal["study", "evaluation"]
-    name: str
-    title: str = ""
-    description: str = ""
+    name: Shown
+    title: Shown = ""
+    description: Shown = ""
     data: DataRecord
-    models: dict[str, ModelRecord]
-    pretraining: dict[str, ModelRecord] = {}
+    models: dict[Shown, ModelRecord]
+    pretraining: dict[Shown, ModelRecord] = {}
     seeds: tuple[int, ...] = (0,)
     ensemble: bool = False
     sweeps: tuple[SweepRecord, ...] = ()
-    variants: dict[str, str] = {}
-    seen_shifts: dict[str, dict[str, str]] = {}
-    priors: dict[str, tuple[float, ...]] = {}
-    ood: tuple[str, ...] = ()
+    variants: dict[Shown, Shown] = {}
+    seen_shifts: dict[Shown, dict[Shown, Shown]] = {}
+    priors: dict[Shown, tuple[float, ...]] = {}
+    ood: tuple[Shown, ...] = ()
     settings: RunSettings = RunSettings()
     provenance: Provenance
 

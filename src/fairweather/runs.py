@@ -13,7 +13,7 @@ import re
 import secrets
 import shlex
 import shutil
-import subprocess
+import subprocess  # nosec B404 # for git, without a shell
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,8 +32,9 @@ import pydantic
 from pydantic import JsonValue
 
 from fairweather.claims import CLAIMS, Claims, claiming, present
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_text, naming
 from fairweather.record import (
+    COLUMNS,
     JOINED,
     RECORD,
     SCORES,
@@ -114,7 +115,7 @@ def inside(folder: Path, name: str, named_by: str = "") -> Path:
     '../thesis.tex'
     """
     path = folder / name
-    plain = _is_plain(name)
+    plain = stays_inside(name)
     if plain and _leads_into(folder, path):
         return path
     if named_by:
@@ -123,8 +124,12 @@ def inside(folder: Path, name: str, named_by: str = "") -> Path:
     raise InputError(f"{str(path)!r} leads outside the run folder{how}")
 
 
-def _is_plain(name: str) -> bool:
-    """Whether a name is a relative path that stays in its folder, on every operating system."""
+def stays_inside(name: str) -> bool:
+    """Say whether a name is a relative path that stays in its folder, on every operating system.
+
+    >>> stays_inside("tables/accuracy.csv"), stays_inside("../accuracy.csv")
+    (True, False)
+    """
     beyond = PureWindowsPath(name).anchor or "\\" in name or "\0" in name
     return not beyond and not {"", ".", ".."} & set(name.split("/"))
 
@@ -144,7 +149,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     # Mode x (O_EXCL) creates the file or fails: an existing file or link is never opened.
-    with partial.open("xb") as file:
+    with naming(partial), partial.open("xb") as file:
         try:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
@@ -194,6 +199,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path) -> None:
+        check_text(str(path), "the run folder")
         self.path = path
 
     def __repr__(self) -> str:
@@ -212,7 +218,7 @@ class RunFolder:
         """
         path = self.file(RECORD)
         if path.is_file():
-            return parse_record(path.read_text(), str(path))
+            return parse_record(path.read_text(errors="replace"), str(path))
         study, facts = self.file(STUDY), self.file(FIRST_FACTS)
         for needed in (study, facts):
             if not needed.is_file():
@@ -409,9 +415,15 @@ class RunFolder:
         numbers = dict.fromkeys(("value", "low", "high"), _number)
         path = self.file(SCORES)
         try:
-            return pd.read_csv(path, dtype=names, converters=numbers, keep_default_na=False)
-        except (ValueError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not a table of scores: {error}") from None
+            found = pd.read_csv(path, dtype=names, converters=numbers, keep_default_na=False)
+        except ValueError as error:  # also for what is no text
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{path} is not a table of scores: {reason}") from None
+        if missing := [name for name in COLUMNS if name not in found]:
+            raise InputError(f"{path} is not a table of scores: it has no column {missing[0]}")
+        if len(found) and not pd.api.types.is_integer_dtype(found["n"]):
+            raise InputError(f"{path} is not a table of scores: a row has no whole number in n")
+        return found
 
     def predictions(self, model: str, seed: int | str, shift: str, part: str = TEST) -> str:
         """Name the file with the predictions of a model under a shift, given by its id."""
@@ -424,24 +436,27 @@ class RunFolder:
 
     def read_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Read some columns of a file of predictions, `[N]` each."""
+        path = self.file(name)
         # Threads and reading ahead take longer than what they speed up: a page reads few columns
         # of thousands of files.
-        with pyarrow.parquet.ParquetFile(self.file(name), pre_buffer=False) as file:
+        with _reading(path), pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
             small = DOUBT in file.schema_arrow.names
             stored = [DOUBT if small and column == "confidence" else column for column in columns]
             table = file.read(columns=stored, use_threads=False)
-        return [_column(table, column) for column in columns]
+            return [_column(table, column) for column in columns]
 
     def read_predictions(self, name: str) -> Predictions:
         """Read the per-image columns of a cell."""
-        table = pyarrow.parquet.read_table(self.file(name))
-        described = json.loads(table.schema.metadata[b"fairweather"])
-        logits = None
-        if "logits" in table.column_names:
-            lists = table["logits"].combine_chunks()
-            logits = lists.flatten().to_numpy().reshape(len(table), -1)
-        columns = {column: _column(table, column) for column in _COLUMNS}
-        return Predictions(**columns, logits=logits, classes=tuple(described["classes"]))
+        path = self.file(name)
+        with _reading(path):
+            table = pyarrow.parquet.read_table(path)
+            described = json.loads(table.schema.metadata[b"fairweather"])
+            logits = None
+            if "logits" in table.column_names:
+                lists = table["logits"].combine_chunks()
+                logits = lists.flatten().to_numpy().reshape(len(table), -1)
+            columns = {column: _column(table, column) for column in _COLUMNS}
+            return Predictions(**columns, logits=logits, classes=tuple(described["classes"]))
 
     def write_predictions(self, name: str, predictions: Predictions) -> None:
         """Write the per-image columns of a cell as parquet, the class names in its metadata."""
@@ -460,6 +475,18 @@ class RunFolder:
         sink = pa.BufferOutputStream()
         pyarrow.parquet.write_table(pa.table(columns), sink)
         self.write(name, sink.getvalue().to_pybytes())
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn an error with a file that is none of predictions into an `InputError`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is not a file of predictions: {reason}") from None
 
 
 def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
@@ -606,16 +633,17 @@ def locked(
 
 def check_takeable(path: Path) -> None:
     """Raise `InputError` unless a run can begin or continue in a folder with this path."""
+    run = RunFolder(path)
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, not a run folder")
     if not path.is_dir():
         return
-    if RunFolder(path).is_first_version:
+    if run.is_first_version:
         raise InputError(
             f"{path} holds a run of an earlier version of fairweather, which can be reported "
             "and compared but not continued; name another folder with --out"
         )
-    if RunFolder(path).is_joined:
+    if run.is_joined:
         raise InputError(
             f"{path} was joined from several runs and cannot train; run another seed in a folder "
             "of its own, and join again with fairweather report --as-seeds"
@@ -625,7 +653,12 @@ def check_takeable(path: Path) -> None:
     if foreign and not known:
         raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
     if (path / RECORD).exists():
-        _ = RunFolder(path).record  # raises if it is damaged
+        try:
+            _ = run.record
+        except InputError as error:
+            raise InputError(
+                f"{error}; if it was damaged, remove it, and the same command writes it again"
+            ) from None
 
 
 def open_finished_run(path: Path) -> RunFolder:
@@ -711,7 +744,7 @@ def _first_steps(path: Path) -> list[dict[str, str]]:
         manifest = json.loads(path.read_text())
         files = [entry["files"] for entry in manifest["steps"].values()]
         return pydantic.TypeAdapter(list[dict[str, str]]).validate_python(files)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path} is not the manifest of a fairweather run") from None
 
 
@@ -726,8 +759,10 @@ def _checksum(path: Path) -> str:
 
 def _git_revision(folder: Path) -> JsonValue:
     def ask(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        # The repository may come from anybody, and may name a program that watches its files.
+        command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *words]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)  # nosec B603
+        return found.stdout.strip()
 
     try:
         return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_text
 
 if TYPE_CHECKING:  # reports, comparisons and rules start in half the time without torch
     import torch
     from torch import nn
 
+LARGEST_SIDE = 4096  # pixels; no classifier takes more
 SMALLEST_SIDE = 8  # pixels; published shifts are not meaningful on smaller images
 Parameter = float | int | str
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
@@ -24,6 +26,60 @@ AttackFunction: TypeAlias = (
     "Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str], Attacked]"
 )
 Index: TypeAlias = "slice | torch.Tensor | npt.NDArray[np.integer]"
+
+
+def class_names(found: Sequence[object], what: str) -> tuple[str, ...]:
+    """Return class names as a file has them; whole numbers become text.
+
+    Args:
+        found: the names in label order.
+        what: says whose names they are, for the message.
+
+    Raises:
+        InputError: a name is no text.
+
+    >>> class_names(["cat", 7], "the file")
+    ('cat', '7')
+    >>> class_names(["cat", None], "the file")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: the file has the class name None, which is no text
+    """
+    for name in found:
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            raise InputError(f"{what} has the class name {name!r:.60}, which is no text")
+    return tuple(str(name) for name in found)
+
+
+def special_kind(tensor: torch.Tensor) -> str | None:
+    """Say what makes a tensor other than plain real numbers in memory; None if nothing does.
+
+    >>> import torch
+    >>> special_kind(torch.eye(2)), special_kind(torch.eye(2).to_sparse())
+    (None, 'sparse')
+    """
+    import torch
+
+    if tensor.is_nested:
+        return "nested"
+    if tensor.is_meta:
+        return "meta"
+    if tensor.is_quantized:
+        return "quantised"
+    if tensor.is_complex():
+        return "complex"
+    return None if tensor.layout == torch.strided else "sparse"
+
+
+def is_finite(value: object) -> bool:
+    """Say whether a value is a number that a 64-bit float can hold.
+
+    >>> is_finite(10**300), is_finite(10**400), is_finite(float("nan")), is_finite(True)
+    (True, False, False, False)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    # Comparing a whole number with a float cannot fail; converting it can.
+    return abs(value) <= sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -107,6 +163,11 @@ class Dataset:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     notes: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_text(self.name, "the name of the data set")
+        for name in self.classes:
+            check_text(name, "the class")
 
     @property
     def classes(self) -> tuple[str, ...]:

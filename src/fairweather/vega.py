@@ -1,6 +1,6 @@
 """Draw SVGs as PNGs and bundle Vega's JavaScript with vl-convert; large work in other processes.
 
-This file imports nothing from the package, so that such a process starts fast.
+This file imports nothing heavy from the package, so that such a process starts fast.
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ def begin(letters: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     """
     if letters < MANY_LETTERS:
         return functools.partial(work, *args, **kwargs)
-    from loky import get_reusable_executor
+    from fairweather.pool import result_of, submit
 
-    waited: Callable[[], T] = (
-        get_reusable_executor(max_workers=2).submit(work, *args, **kwargs).result
-    )
-    return waited
+    future = submit(2, {}, work, *args, **kwargs)
+    return functools.partial(result_of, future, "drew figures", "the same command draws them again")

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_text
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _FLOAT = re.compile(rf"^(?:[-+]?(?:\d+\.\d*|\.\d+)|{_NUMBER}[eE][-+]?\d+|[-+]?\.inf|\.nan)$")
-_FRACTION = re.compile(rf"^{_NUMBER}/\d+$")
-_FRACTION_TAG = "tag:fairweather,2026:fraction"
+_TAGS = "tag:yaml.org,2002:"
+_FRACTION_TAG, _MERGE_TAG = "tag:fairweather,2026:fraction", f"{_TAGS}merge"
+# What is data: the scalars that plain text may be, by their tags, and with these their first
+# letters; then text, and what contains others. A file can name any tag; another one is refused.
+_SCALARS: Mapping[str, tuple[re.Pattern[str], list[str]]] = {
+    f"{_TAGS}null": (re.compile(r"^(?:~|null|)$"), ["~", "n", ""]),
+    f"{_TAGS}bool": (re.compile(r"^(?:true|false)$"), list("tf")),
+    f"{_TAGS}int": (re.compile(r"^[-+]?(?:0|[1-9]\d*)$"), list("-+0123456789")),
+    f"{_TAGS}float": (_FLOAT, list("-+.0123456789")),
+    _FRACTION_TAG: (re.compile(rf"^{_NUMBER}/\d+$"), list("-+.0123456789")),
+    _MERGE_TAG: (re.compile(r"^<<$"), ["<"]),
+}
+_KINDS: Mapping[str, type[yaml.Node]] = {
+    f"{_TAGS}str": yaml.ScalarNode,
+    f"{_TAGS}seq": yaml.SequenceNode,
+    f"{_TAGS}map": yaml.MappingNode,
+}
+# A few lines of anchors can stand for billions of values, and a thousand brackets for more calls
+# than Python makes.
+MOST_VALUES, DEEPEST = 1_000_000, 50
+MOST_DIGITS = 400  # of a fraction's numbers; Python refuses to read 4,300
+MOST_LETTERS = 200  # of the name of a text in a message
+LARGEST = 2**63  # of whole numbers, which become those of 64 bits
 
 
 class _Loader(yaml.SafeLoader):
@@ -23,36 +45,56 @@ class _Loader(yaml.SafeLoader):
     # YAML 1.1 reads `no` as false, `1:30` as 90, `2024-01-01` as a date and `1e-3` as text.
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 - PyYAML's own protocol
 
+    def get_single_node(self) -> yaml.Node | None:
+        """Compose the one document, and refuse what is more than plain data."""
+        node = super().get_single_node()
+        if node is not None:
+            _count(node, {}, 1)
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping; raises `InputError` if it has a key twice."""
-        own = [self.construct_object(key, deep=True) for key, _ in node.value if not _is_merge(key)]
-        for key in own:
-            if own.count(key) > 1:
-                raise InputError(f"the key {key!r} is given twice{_place(node.start_mark)}")
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == _MERGE_TAG:
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):  # another one is refused below
+                if key in seen:
+                    raise InputError(f"the key {key!r} is given twice{_place(node.start_mark)}")
+                seen.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_fraction(self, node: yaml.ScalarNode) -> float:
         """Read `8/255`."""
         above, below = node.value.split("/")
+        if max(len(above), len(below)) > MOST_DIGITS:
+            raise _too_large(node)
         if int(below) == 0:
             raise InputError(f"{node.value} divides by zero{_place(node.start_mark)}")
-        return float(above) / int(below)
+        try:
+            return _finite(float(above) / int(below), node)
+        except OverflowError:
+            raise _too_large(node) from None
+
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        """Read `12`."""
+        if len(node.value) > MOST_DIGITS or not -LARGEST <= int(node.value) < LARGEST:
+            raise _too_large(node)
+        return int(node.value)
 
     def construct_float(self, node: yaml.ScalarNode) -> float:
         """Read `1e-3` as well as `0.001`."""
-        return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        text = node.value.lower()
+        if text.endswith((".inf", ".nan")):
+            return float(text.replace(".", ""))
+        return _finite(float(text), node)
 
 
 _Loader.add_constructor(_FRACTION_TAG, _Loader.construct_fraction)
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_float)
-for _tag, _pattern, _first in (
-    ("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|)$"), ["~", "n", ""]),
-    ("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf")),
-    ("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9]\d*)$"), list("-+0123456789")),
-    ("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789")),
-    (_FRACTION_TAG, _FRACTION, list("-+.0123456789")),
-    ("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"]),
-):
+_Loader.add_constructor(f"{_TAGS}int", _Loader.construct_int)
+_Loader.add_constructor(f"{_TAGS}float", _Loader.construct_float)
+for _tag, (_pattern, _first) in _SCALARS.items():
     _Loader.add_implicit_resolver(_tag, _pattern, _first)
 
 
@@ -62,14 +104,19 @@ def parse_yaml(text: str, name: str = "the study") -> Any:  # noqa: ANN401 - any
     >>> parse_yaml("{rate: 1e-3, epsilon: 8/255, quoted: '8/255', answer: no}")
     {'rate': 0.001, 'epsilon': 0.03137254901960784, 'quoted': '8/255', 'answer': 'no'}
     """
+    name = name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 3]}..."
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)  # nosec B506 # a SafeLoader, stricter still
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
     except yaml.MarkedYAMLError as error:
         raise InputError(
             f"{name} is not YAML: {error.problem}{_place(error.problem_mark)}"
         ) from None
     except yaml.YAMLError as error:
         raise InputError(f"{name} is not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise InputError(f"{name} is nested too deeply") from None
 
 
 def read_yaml(path: Path) -> Any:  # noqa: ANN401 - any YAML value
@@ -91,8 +138,60 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
-def _is_merge(node: yaml.Node) -> bool:
-    return node.tag == "tag:yaml.org,2002:merge"
+def _count(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
+    """Count the values that a node stands for, each alias as all that it repeats.
+
+    Raises `InputError` for anything but plain data: too many values, values too deep, one that
+    contains itself, or a tag of another kind.
+    """
+    if depth > DEEPEST:
+        raise InputError(f"it is nested too deeply{_place(node.start_mark)}")
+    _check_tag(node)
+    if isinstance(node, yaml.ScalarNode):
+        check_text(node.value, f"the text{_place(node.start_mark)}")
+        return 1
+    if id(node) in counted:
+        if not counted[id(node)]:
+            raise InputError(f"a value contains itself{_place(node.start_mark)}")
+        return counted[id(node)]
+    counted[id(node)] = 0  # begun
+    pairs = isinstance(node, yaml.MappingNode)
+    inner = [each for pair in node.value for each in pair] if pairs else node.value
+    total = 1 + sum(_count(each, counted, depth + 1) for each in inner)
+    if total > MOST_VALUES:
+        raise InputError(f"it has more than {MOST_VALUES:,} values{_place(node.start_mark)}")
+    counted[id(node)] = total
+    return total
+
+
+def _check_tag(node: yaml.Node) -> None:
+    tag = node.tag
+    if tag in _KINDS:
+        fits = isinstance(node, _KINDS[tag])
+    elif tag in _SCALARS:
+        pattern, _ = _SCALARS[tag]
+        whole, _ = _SCALARS[f"{_TAGS}int"]
+        fits = isinstance(node, yaml.ScalarNode) and bool(
+            pattern.match(node.value) or (tag == f"{_TAGS}float" and whole.match(node.value))
+        )
+    else:
+        fits = False
+    if not fits:
+        shown = tag.replace(_TAGS, "!!") if tag.startswith(_TAGS) else tag
+        known = tag in _KINDS or tag in _SCALARS
+        problem = f"a value {'does not fit' if known else 'has'} the tag {shown}"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _finite(value: float, node: yaml.ScalarNode) -> float:
+    if math.isinf(value):
+        raise _too_large(node)
+    return value
+
+
+def _too_large(node: yaml.ScalarNode) -> InputError:
+    text = node.value if len(node.value) <= 20 else f"{node.value[:20]}..."
+    return InputError(f"the number {text} is too large{_place(node.start_mark)}")
 
 
 def _place(mark: yaml.Mark | None) -> str:

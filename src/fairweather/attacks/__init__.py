@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -26,13 +25,15 @@ from fairweather.attacks.norms import NORMS
 from fairweather.attacks.plan import Plan
 from fairweather.attacks.square import QUERIES, square
 from fairweather.errors import InputError, unknown_name
-from fairweather.types import Attack, Attacked, Parameter
+from fairweather.types import LARGEST_SIDE, Attack, Attacked, Parameter, is_finite
 
 Sweep = Sequence[float] | Mapping[str, object]
 
 # The published budget of AutoAttack; with less, an attack breaks fewer images and the model looks
 # too robust.
 STANDARD = {"steps": STEPS, "queries": QUERIES, "restarts": RESTARTS, "targets": TARGETS}
+# What is larger was not meant: no two images are further apart, and no attack ends.
+MOST_EPSILON, MOST_STEPS = 3 * LARGEST_SIDE, 1_000_000
 
 
 class AttackKind(NamedTuple):
@@ -163,23 +164,27 @@ def sweep(name: str, levels: Sweep) -> list[Attack]:
     return attacks
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _check_epsilon(name: str, key: str, value: Parameter) -> None:
-    if not _is_number(value) or float(value) < 0:
-        raise InputError(f"{name}: {key} must be a finite number >= 0, found {value!r}")
+    if not is_finite(value) or float(value) < 0:
+        raise InputError(f"{name}: {key} must be a finite number >= 0, found {value!r:.60}")
+    _check_most(name, key, float(value), MOST_EPSILON)
 
 
 def _check_step_size(name: str, key: str, value: Parameter) -> None:
-    if not _is_number(value) or float(value) <= 0:
-        raise InputError(f"{name}: {key} must be a finite number > 0, found {value!r}")
+    if not is_finite(value) or float(value) <= 0:
+        raise InputError(f"{name}: {key} must be a finite number > 0, found {value!r:.60}")
+    _check_most(name, key, float(value), MOST_EPSILON)
 
 
 def _check_count(name: str, key: str, value: Parameter) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name}: {key} must be a whole number >= 1, found {value!r}")
+        raise InputError(f"{name}: {key} must be a whole number >= 1, found {value!r:.60}")
+    _check_most(name, key, value, MOST_STEPS)
+
+
+def _check_most(name: str, key: str, value: float, most: int) -> None:
+    if value > most:
+        raise InputError(f"{name}: {key} must be at most {most:,}, found {value!r:.60}")
 
 
 def _check_norm(name: str, key: str, value: Parameter) -> None:

@@ -36,10 +36,10 @@ from fairweather.data.training_labels import (
     imbalanced,
     with_wrong_labels,
 )
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, check_text, unknown_name
 from fairweather.pixels import Square
 from fairweather.progress import Event, Notify
-from fairweather.types import SMALLEST_SIDE, Dataset, Images, Preparation
+from fairweather.types import LARGEST_SIDE, SMALLEST_SIDE, Dataset, Images, Preparation
 
 __all__ = ["SOURCES", "digest", "fewer_labels", "list_source", "load_data", "with_wrong_labels"]
 
@@ -301,7 +301,7 @@ def list_source(
     Raises:
         InputError: there is no such source, or its files are missing or wrong.
     """
-    name, colon, path = source.partition(":")
+    name, colon, path = check_text(source, "the data source").partition(":")
     entry, at, resolution = (f"{name}:PATH", "", "") if colon else name.partition("@")
     if entry in REFUSED:
         raise InputError(f"{entry} cannot be used: {REFUSED[entry]}")
@@ -317,6 +317,8 @@ def list_source(
     asked = int(resolution) if at else None
     with explained_reading():
         listed = SOURCES[entry](Request(place, asked, offline, verify, progress))
+    for each in listed.classes:
+        check_text(each, f"{source} has a class with a name that cannot be used:")
     if progress is not None and (line := verification(listed.name or source, listed.notes)):
         progress(Event("verify", 1, 1, line=line))
     return listed
@@ -428,6 +430,10 @@ def _make_square(size: int | None, preparation: Preparation | None) -> Square | 
     resize = size if resize is None else resize
     if size < SMALLEST_SIDE:
         raise InputError(f"size must be at least {SMALLEST_SIDE}, found {size}")
+    if max(size, resize) > LARGEST_SIDE:
+        raise InputError(
+            f"size and resize must be at most {LARGEST_SIDE}, found {max(size, resize)}"
+        )
     if resize < size:
         raise InputError(f"resize must be at least the size of the crop, {size}, found {resize}")
     for name, value in (("interpolation", interpolation), ("fit", fit)):

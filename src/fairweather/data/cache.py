@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +27,7 @@ from fairweather.progress import Event, Notify
 
 VERSION = 1  # raise it if the same files give other pixels, or if the layout of a file changes
 FILES_PER_TASK = 64
+ABANDONED = 3600.0  # seconds without a write, after which its process must have died
 STRIDE = 256  # images between two reports of progress
 
 
@@ -72,6 +75,9 @@ def cached_images(
     with explained(folder):
         stored = open_sealed(path, len(part.keys))
     if stored is None:
+        if progress is not None and path.is_file():
+            line = f"the decoded {name} images in the cache are damaged, or of an earlier version"
+            progress(Event(f"decode {name}", 0, None, line=f"{line}: they are decoded again"))
         items = _items(part, name, progress)
         stored = _decode_once(items, len(part.keys), path, square, skip_unreadable)
     readable = np.ones(len(part.keys), dtype=np.bool_)
@@ -171,8 +177,11 @@ def _decode(
 ) -> PixelFile:
     partial = path.with_suffix(f".{secrets.token_hex(4)}.partial")
     with explained(path.parent):
-        for leftover in path.parent.glob(f"{path.stem}.*.partial"):
-            leftover.unlink(missing_ok=True)  # of a killed process: this one holds the lock
+        for leftover in path.parent.glob("*.partial"):  # of killed processes
+            ours = leftover.name.startswith(f"{path.stem}.")  # this process holds the lock
+            with contextlib.suppress(FileNotFoundError):
+                if ours or time.time() - leftover.lstat().st_mtime > ABANDONED:
+                    leftover.unlink()
         partial.touch(exist_ok=False)
     try:
         decoded = decode_images(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import pickle
+import pickle  # nosec B403 # its unpickler here makes nothing but arrays
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -6,13 +6,12 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from loky import cpu_count, get_reusable_executor
+from loky import cpu_count
 
 from fairweather.data.pixelfile import explained, remove_places, reserve
 from fairweather.data.source import Item
@@ -28,6 +27,7 @@ from fairweather.pixels import (
     strict_pillow,
     write_decoded,
 )
+from fairweather.pool import result_of, submit
 
 CHUNK = 16  # images per task: decoding one small image costs less than sending it to a process
 SECONDS_ALONE = 1.0  # before other processes help: they need half a second to start
@@ -189,11 +189,6 @@ def _decode_together(filling: _Filling, numbered: Iterator[Numbered], workers: i
                 _collect(filling, *running.popleft())
         while running:
             _collect(filling, *running.popleft())
-    except BrokenProcessPool as error:
-        raise InputError(
-            "a process that decoded images was killed, perhaps because memory ran out; set "
-            "LOKY_MAX_CPU_COUNT=1 in the environment to decode in one process"
-        ) from error
     finally:
         for _, future in running:
             future.cancel()
@@ -203,15 +198,13 @@ def _submit(filling: _Filling, chunk: list[Numbered], workers: int) -> Future[li
     assert filling.shape is not None  # known since `_decode_alone`
     target = Target(filling.path, filling.shape, filling.square, most_pixels())
     contents = [item.content for _, item in chunk]
-    # The same processes serve the next split; idle ones end by themselves. Unlike processes of the
-    # standard library, they do not import the user's script, which may lack the guard for that.
-    executor = get_reusable_executor(workers, env=WORKER_ENVIRONMENT)
-    return executor.submit(write_decoded, target, chunk[0][0], contents)
+    return submit(workers, WORKER_ENVIRONMENT, write_decoded, target, chunk[0][0], contents)
 
 
 def _collect(filling: _Filling, chunk: list[Numbered], future: Future[list[int]]) -> None:
     with explained(filling.path.parent):
-        left = set(future.result())
+        alone = "set LOKY_MAX_CPU_COUNT=1 in the environment to decode in one process"
+        left = result_of(future, "decoded images", alone)
     for place, item in chunk:
         if place in left:
             filling.add(place, item)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fairweather.data.source import (
     Source,
     check_exists,
     check_same_classes,
+    neither_file_nor_folder,
     required_path,
 )
 from fairweather.errors import InputError
@@ -102,8 +104,17 @@ def _visible_folders(folder: Path) -> list[Path]:
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
-    for entry in _visible(folder):
-        if entry.is_dir():
-            yield from _visible_files(entry)
-        else:
+    """Yield the files in a folder and in the folders in it, in the order of their names."""
+    left = [iter(_visible(folder))]  # no recursion: folders may be nested deeper than calls may
+    while left:
+        entry = next(left[-1], None)
+        if entry is None:
+            left.pop()
+        elif stat.S_ISDIR(mode := entry.stat().st_mode):
+            if entry.is_symlink() and entry.parent.resolve().is_relative_to(entry.resolve()):
+                raise InputError(f"{str(entry)!r} is a link to a folder that contains it")
+            left.append(iter(_visible(entry)))
+        elif stat.S_ISREG(mode):
             yield entry
+        else:
+            raise neither_file_nor_folder(entry)

@@ -27,6 +27,7 @@ from fairweather.data.source import (
     required_path,
 )
 from fairweather.errors import InputError
+from fairweather.types import class_names
 
 ROWS_PER_BATCH = 256
 # train.parquet or train-00000-of-00002.parquet, the latter once with a hash at its end
@@ -129,6 +130,7 @@ def _in_order(files: list[re.Match[str]], split: str, place: Path) -> list[str]:
 
 
 def _open_table(path: Path) -> Table:
+    check_exists(path)
     with _reading(path):
         schema = pq.read_schema(path)
     features = _features(schema)
@@ -137,14 +139,16 @@ def _open_table(path: Path) -> Table:
     declared = [name for name in labels if features.get(name, {}).get("_type") == "ClassLabel"]
     label = _pick(path, schema, "label", declared or labels)
     names = features.get(label, {}).get("names")
-    return Table(path, image, label, tuple(names) if names else None)
+    if not isinstance(names, list | None):
+        raise InputError(f"{str(path)!r} must have a list of class names, found {names!r:.60}")
+    return Table(path, image, label, class_names(names, repr(str(path))) if names else None)
 
 
 def _features(schema: pa.Schema) -> Mapping[str, Any]:
     # Metadata is optional and may have any content.
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"].items()
-    except (TypeError, KeyError, ValueError, AttributeError):
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError):
         return {}
     return {name: feature for name, feature in features if isinstance(feature, dict)}
 

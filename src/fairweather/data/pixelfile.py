@@ -1,13 +1,15 @@
 """A file of 8-bit pixels: reserved, filled, sealed by a record at its end, then memory-mapped.
 
 The pixels come first, so that the memory map starts with them. Then come a JSON object (the shape,
-and which images could not be read), the length of this object, and a mark. A file without the mark
-at its very end is not used, nor is a file of another size than its record implies.
+which images could not be read, and the SHA-256 of the pixels), the length of this object, and a
+mark. A file without the mark at its very end is not used, nor is a file of another size than its
+record implies, or with other pixels.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import mmap
@@ -23,12 +25,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import torch
 
-from fairweather.errors import InputError
+from fairweather.errors import DISK_FULL, InputError
 from fairweather.folders import cannot_store
 
 END = struct.Struct("<Q8s")
 MARK = b"fwpixels"
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+CHUNK = 1 << 24  # bytes of pixels that are hashed at a time
 CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL)
 # Python 3.11 lacks the name; the value is that of <asm-generic/mman-common.h>.
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
@@ -70,7 +72,7 @@ def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
     except OSError as error:
         if error.errno in CANNOT_RESERVE:
             return  # some network file systems cannot; writing reports a full disk too, but later
-        if error.errno not in NO_SPACE:
+        if error.errno not in DISK_FULL:
             raise
         raise InputError(
             f"decoded images need {_size(needed)} in {str(folder)!r}, where {_size(free)} are "
@@ -94,9 +96,10 @@ def remove_places(file: BinaryIO, places: Container[int], count: int, bytes_per_
 
 def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> None:
     """Cut a file after its pixels, append the record, and wait until everything is on the disk."""
-    record = json.dumps({"shape": shape, "unreadable": unreadable}).encode()
     with path.open("r+b") as file:
         file.truncate(math.prod(shape))
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        record = json.dumps({"shape": shape, "unreadable": unreadable, "sha256": found}).encode()
         file.seek(0, os.SEEK_END)
         file.write(record + END.pack(len(record), MARK))
         file.flush()
@@ -104,7 +107,7 @@ def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> N
 
 
 def open_sealed(path: Path, count: int) -> PixelFile | None:
-    """Map the file at `path`, made of `count` images; None if it is missing or incomplete.
+    """Map the file at `path`, made of `count` images; None if it is missing, cut or damaged.
 
     The map is private and reserves no memory: writing to it changes memory alone, and it may be
     larger than memory, since the system drops unchanged pages and reads them again.
@@ -123,8 +126,20 @@ def open_sealed(path: Path, count: int) -> PixelFile | None:
             flags=mmap.MAP_PRIVATE | NO_RESERVE,
             prot=mmap.PROT_READ | mmap.PROT_WRITE,
         )
+    # Without this, a disk that changed one bit would change scores, and nobody would know.
+    if _digest(pixels, math.prod(record["shape"])) != record.get("sha256"):
+        return None
     images = torch.from_numpy(np.ndarray(record["shape"], np.uint8, buffer=pixels))
     return PixelFile(images, {int(place): why for place, why in record["unreadable"].items()})
+
+
+def _digest(pixels: mmap.mmap, count: int) -> str:
+    """SHA-256 of the first `count` bytes, in hexadecimal."""
+    hasher = hashlib.sha256()
+    with memoryview(pixels) as view:
+        for start in range(0, count, CHUNK):
+            hasher.update(view[start : min(start + CHUNK, count)])
+    return hasher.hexdigest()
 
 
 def _read_record(file: BinaryIO) -> dict | None:

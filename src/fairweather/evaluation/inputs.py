@@ -18,6 +18,7 @@ from fairweather.data.source import WHOLE
 from fairweather.errors import InputError
 from fairweather.evaluation.request import Request
 from fairweather.evaluation_options import EvaluationOptions
+from fairweather.inference import check_logits
 from fairweather.models import (
     Opened,
     check_model,
@@ -342,13 +343,15 @@ def _outputs(opened: Opened, test: Images) -> torch.Tensor:
             f"{opened.name} cannot take images of {height}x{width} "
             f"({str(error).splitlines()[0]}); set size or input_size"
         ) from error
-    if isinstance(logits, torch.Tensor) and logits.shape[1:] in ((), (1,)):
+    plain = isinstance(logits, torch.Tensor) and not logits.is_nested
+    if plain and logits.shape[1:] in ((), (1,)):
         raise single_output(opened.name)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        kind = type(logits).__name__
-        raise InputError(
-            f"a classifier must return logits [B, classes]; {opened.name} returned a {kind}"
-        )
+    try:
+        check_logits(logits)
+    except InputError as error:
+        raise InputError(f"{opened.name}: {error}") from None
+    if len(logits) != len(test):
+        raise InputError(f"{opened.name} gave {len(logits)} rows for {len(test)} images")
     if not torch.isfinite(logits).all():
         raise InputError(
             f"the logits of {opened.name} are not finite: {logits[0, :3].tolist()} ..."

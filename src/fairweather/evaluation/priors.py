@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, check_text, unknown_name
 from fairweather.types import Images
 from fairweather.yamlfile import read_yaml
 
@@ -40,7 +40,9 @@ def check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
             raise InputError(
                 f"{place}: the name {WORST!r} is reserved for the worst of a set; choose another"
             )
-        checked[str(name)] = {str(known): float(prior) for known, prior in some.items()}
+        checked[check_text(str(name), f"{place}: the name")] = {
+            str(known): float(prior) for known, prior in some.items()
+        }
     return checked
 
 

@@ -236,7 +236,7 @@ def connected(address: str | None) -> Iterator[Cluster]:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
             # Short, since a path of a socket has at most 107 characters.
-            short = "/tmp" if Path("/tmp").is_dir() else None
+            short = "/tmp" if Path("/tmp").is_dir() else None  # nosec B108 # mkdtemp makes it ours
             folder = tempfile.mkdtemp(prefix="fw-ray-", dir=short)
             _connect("a Ray cluster on this machine", _temp_dir=folder, num_cpus=cores())
             yield Cluster("the Ray cluster on this machine", folder)

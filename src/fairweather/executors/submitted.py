@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
+import subprocess  # nosec B404 # for the programs of SLURM, without a shell
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -154,7 +154,7 @@ def _in_queue(jobs: Collection[str]) -> Mapping[str, bool] | None:
 def _ask(*command: str) -> str | None:
     """The answer of a program of SLURM; None if it has none."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # nosec B603
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout

@@ -7,9 +7,10 @@ which one comes next; between trainings they wait.
 from __future__ import annotations
 
 import contextlib
-import socket
-import subprocess
+import subprocess  # nosec B404 # for its types: children.start_module starts them
 from collections.abc import Iterator
+
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
 from fairweather.errors import InputError
 from fairweather.executors.jobs import JobFailedError, how_it_ended
@@ -105,7 +106,7 @@ def started(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterator[G
         worker: its settings are those of all processes.
         size: how many processes there are with this one.
     """
-    port = free_port()
+    port = find_free_network_port()
     children = list[subprocess.Popen[str]]()
     try:
         for rank in range(1, size):
@@ -154,11 +155,3 @@ def _check_plans(plan: Plan, group: Group) -> None:
                 f"process {rank} of {group.size} has another plan than the first: the command, "
                 "the data and the versions of all packages must be the same for all"
             )
-
-
-def free_port() -> int:
-    """Find a port of this machine that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port

@@ -28,7 +28,7 @@ class Written(Frozen):
 
     Attributes:
         images, bytes: the numbers of images and of bytes.
-        sha256: checksum of the file, if it is a single file.
+        sha256: checksum of the file; of a tree, of the names and checksums of its files.
         pixels_sha256: checksum of all pixels, `[N, H, W, 3]`.
     """
 
@@ -86,13 +86,18 @@ def write_png_tree(path: Path, images: Images, batches: Iterable[Images]) -> Wri
             named = zip(batch.labels.tolist(), batch.keys.tolist(), strict=True)
             files = [folders[label] / f"{key:0{digits}d}.png" for label, key in named]
             list(pool.map(_save_png, files, arrays))  # `list` raises the errors of the threads
-    count, size = _measure_tree(path)
-    return Written(images=count, bytes=size, pixels_sha256=pixels.hexdigest())
+    files = _images_in(path)
+    return Written(
+        images=len(files),
+        bytes=sum(file.stat().st_size for file in files),
+        sha256=_checksum_of_tree(path),
+        pixels_sha256=pixels.hexdigest(),
+    )
 
 
 def png_tree_intact(path: Path, written: Written) -> bool:
-    """Tell whether the numbers of images and bytes are still the same."""
-    return path.is_dir() and _measure_tree(path) == (written.images, written.bytes)
+    """Tell whether the images still have the same names and checksums."""
+    return path.is_dir() and _checksum_of_tree(path) == written.sha256
 
 
 def write_npz(path: Path, images: Images, batches: Iterable[Images]) -> Written:
@@ -144,10 +149,19 @@ def _save_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
     Image.fromarray(pixels).save(path, "PNG")
 
 
-def _measure_tree(path: Path) -> tuple[int, int]:
-    """Return the number of images and of bytes."""
-    sizes = [file.stat().st_size for file in path.glob("*/*.png")]
-    return len(sizes), sum(sizes)
+def _images_in(path: Path) -> list[Path]:
+    return sorted(path.glob("*/*.png"))
+
+
+def _checksum_of_tree(path: Path) -> str:
+    files = _images_in(path)
+    with ThreadPoolExecutor() as pool:  # hashing and reading release Python's lock
+        sums = pool.map(_checksum, files)
+        lines = [
+            f"{each}  {file.relative_to(path).as_posix()}\n"
+            for file, each in zip(files, sums, strict=True)
+        ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _columns(images: Images) -> Iterator[tuple[str, npt.NDArray[Any]]]:

@@ -13,7 +13,7 @@ from typing import Literal
 import filelock
 import torch
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, naming
 from fairweather.exporting.layouts import Written
 from fairweather.record import Frozen
 from fairweather.runs import LOCK, PARTIAL, inside, provenance, write_atomically
@@ -118,7 +118,8 @@ class Manifest:
         """Yield a temporary path for a shift's files; without an error they get their real name."""
         path, partial = self._folder / name, self._folder / f".{secrets.token_hex(8)}.partial"
         try:
-            yield partial
+            with naming(partial):
+                yield partial
         except BaseException:
             _remove(partial)
             raise
@@ -195,7 +196,7 @@ def _parse(path: Path) -> ExportRecord | None:
     """Read the manifest; return None if there is none, or if it is not of an export."""
     try:
         return ExportRecord.model_validate(json.loads(path.read_text()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from fairweather.errors import InputError, unknown_name
 from fairweather.inference.batches import MOST_STORED_CLASSES as MOST_STORED_CLASSES
 from fairweather.inference.batches import Reader as Reader
+from fairweather.inference.batches import check_logits as check_logits
 from fairweather.inference.batches import from_logits as from_logits
 from fairweather.inference.batches import join as join
 from fairweather.inference.batches import predict as predict

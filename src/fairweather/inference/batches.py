@@ -17,7 +17,7 @@ from fairweather.devices import FP32, Arithmetic, is_out_of_memory, resolve_devi
 from fairweather.errors import InputError
 from fairweather.metrics import per_image
 from fairweather.streams import Makers, shifted_batches, slices
-from fairweather.types import Attack, Images, Index, Predictions, Shift
+from fairweather.types import Attack, Images, Index, Predictions, Shift, special_kind
 
 # With more classes than this, logits would need more space than everything else in a run folder.
 MOST_STORED_CLASSES = 100
@@ -284,6 +284,24 @@ def logits_of(
         inputs = attack(model, inputs, labels, keys, seed)
     with arithmetic.on(device):
         logits = model(inputs)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        raise InputError(f"a classifier must return logits [B, classes], found {type(logits)}")
+    check_logits(logits)
     return logits.float().cpu()
+
+
+def check_logits(logits: object) -> None:
+    """Raise `InputError` unless these are plain real numbers `[B, classes]`.
+
+    >>> check_logits(torch.zeros(2, 3, dtype=torch.bool))
+    Traceback (most recent call last):
+    fairweather.errors.InputError: a classifier must return logits, real numbers [B, classes], found
+    a tensor of torch.bool
+    """
+    must = "a classifier must return logits, real numbers [B, classes], found"
+    if not isinstance(logits, torch.Tensor):
+        raise InputError(f"{must} a {type(logits).__name__}")
+    if kind := special_kind(logits):
+        raise InputError(f"{must} a {kind} tensor")
+    if logits.dtype == torch.bool:
+        raise InputError(f"{must} a tensor of {logits.dtype}")
+    if logits.ndim != 2:
+        raise InputError(f"{must} a tensor {list(logits.shape)}")

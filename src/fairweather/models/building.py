@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -199,7 +200,7 @@ def channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:
         raise InputError(
             f"mean must be in [0, 1], as it is for images in [0, 1], found {list(values)}"
         )
-    if name == "std" and min(red, green, blue) <= 0:
+    if name == "std" and not all(0 < each < math.inf for each in (red, green, blue)):
         raise InputError(f"std must be > 0, found {list(values)}")
     return red, green, blue
 

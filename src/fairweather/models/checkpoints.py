@@ -16,6 +16,7 @@ import torch
 from fairweather.errors import InputError
 from fairweather.models.normalisation import DEVIATIONS, MEANS, RUNNING
 from fairweather.models.preprocessing import Statistics, three
+from fairweather.types import special_kind
 
 State = dict[str, torch.Tensor]
 
@@ -65,6 +66,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         beside += [".".join([*nesting, key]) for key in inside[1:]]
         nesting.append(inside[0])
         held = held[inside[0]]
+    for key, tensor in held.items():
+        if kind := special_kind(tensor):
+            raise InputError(f"weights: {key} in {path} is a {kind} tensor, not plain numbers")
     state, statistics = split_statistics({key: tensor.detach() for key, tensor in held.items()})
     return Checkpoint(state, statistics, ".".join(nesting), tuple(beside))
 

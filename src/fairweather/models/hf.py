@@ -20,6 +20,7 @@ from fairweather.errors import InputError, missing_extra
 from fairweather.models.classifier import Classifier
 from fairweather.models.hf_processor import Processing, Processor, read_processor
 from fairweather.models.opened import Opened, folder_name
+from fairweather.types import class_names
 
 Find = Callable[[str], Path | None]
 # Of transformers, which is an extra: PreTrainedModel and its configuration.
@@ -84,7 +85,7 @@ def open_hf(repo: str, *, offline: bool = False) -> Opened:
                 "or load it with python:FILE.py:FUNCTION"
             )
         processor = _load_processor(transformers, repo, place)
-        processing = read_processor(processor)
+        processing = _read_settings(repo, processor)
     model = Classifier(Logits(network), processing.mean, processing.std, _size(network, processing))
     files = [config_file, *([settings] if settings else []), *weights]
     facts = {
@@ -179,7 +180,7 @@ def _shards(repo: str, index: Path) -> list[str]:
 
 def _load_network(transformers: ModuleType, repo: str, place: Path, weights: list[Path]) -> Network:
     try:
-        network, found = transformers.AutoModelForImageClassification.from_pretrained(
+        network, found = transformers.AutoModelForImageClassification.from_pretrained(  # nosec B615
             str(place),
             local_files_only=True,
             trust_remote_code=False,
@@ -212,7 +213,7 @@ def _few(keys: Iterable[str]) -> str:
 
 def _load_processor(transformers: ModuleType, repo: str, place: Path) -> Processor:
     try:
-        return transformers.AutoImageProcessor.from_pretrained(
+        return transformers.AutoImageProcessor.from_pretrained(  # nosec B615 # a local folder
             str(place), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:
@@ -221,15 +222,30 @@ def _load_processor(transformers: ModuleType, repo: str, place: Path) -> Process
         ) from error
 
 
+def _read_settings(repo: str, processor: Processor) -> Processing:
+    try:
+        return read_processor(processor)
+    except InputError:
+        raise
+    # It is tried on an image: wrong settings raise whatever the library or numpy stumble over.
+    except Exception as error:
+        raise InputError(
+            f"the image processor of hf:{repo} cannot be used ({_reason(error)})"
+        ) from error
+
+
 def _classes(repo: str, config: Config) -> tuple[str, ...] | None:
     kind = config.problem_type
     if kind not in (None, "single_label_classification") or config.num_labels < 2:
         found = f"{kind or 'a model'} with {config.num_labels} outputs"
         raise InputError(f"hf:{repo} is not a classifier of two or more classes: it is {found}")
-    names = [str(config.id2label[number]) for number in range(config.num_labels)]
+    if set(config.id2label) != set(range(config.num_labels)):
+        raise InputError(f"hf:{repo}: id2label must name the outputs 0 to {config.num_labels - 1}")
+    written = [config.id2label[number] for number in range(config.num_labels)]
+    names = class_names(written, f"hf:{repo}")
     if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
         return None
-    return tuple(names)
+    return names
 
 
 def _size(network: Network, processing: Processing) -> int | None:

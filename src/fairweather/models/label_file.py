@@ -87,7 +87,9 @@ def _parse_json(text: str, name: str) -> object:
 
     try:
         return json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
+    except InputError:
+        raise
+    except ValueError as error:  # also for a number of more digits than Python reads
         raise InputError(f"{name} is not JSON: {error}") from None
 
 

@@ -36,7 +36,7 @@ from fairweather.models.outputs import (
     like_sigmoids,
     single_output,
 )
-from fairweather.types import SMALLEST_SIDE, Preparation
+from fairweather.types import SMALLEST_SIDE, Preparation, is_finite
 
 Statistics = tuple[Sequence[float], Sequence[float]]
 
@@ -79,11 +79,13 @@ def open_onnx(
     model = read_graph(path)
     files = [path, *external_files(model, path)]
     images, output = image_input(model, path), logits_output(model, path)
+    sessions = Sessions(path.absolute())
+    sessions.open()  # raises for a damaged graph, before its nodes are looked at
     taken = asked_for(outputs) or _stated(ends_in(model, output), path)
     steps = first_steps(model, path, images)
     given = _given_statistics(path, mean, std, images, steps)
     size = _size(path, images, input_size)
-    graph = OnnxNetwork(Sessions(path.absolute()), images, output, steps.scale)
+    graph = OnnxNetwork(sessions, images, output, steps.scale)
     tried = _try(graph, given, size)
     width, taken = tried.shape[1], taken or _seen(tried)
     logarithm = taken is not None and taken.kind == "probabilities"
@@ -127,7 +129,8 @@ def _given_statistics(
         raise InputError("mean and std go together: give both or neither")
     if mean is None or std is None:
         return NOTHING
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+    finite = all(map(is_finite, [*mean, *std]))
+    if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
         found = f"mean {list(mean)} and std {list(std)}"
         raise InputError(f"mean and std need three numbers each, std > 0, found {found}")
     if steps.normalise:

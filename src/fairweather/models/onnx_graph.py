@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
+from fairweather.runs import stays_inside
+from fairweather.types import LARGEST_SIDE
+from fairweather.types import class_names as as_text
 
 Array = npt.NDArray[np.float64]
 # Of onnx, which is an extra: ModelProto and NodeProto.
@@ -35,6 +38,7 @@ REQUANTISING = {"QuantizeLinear", "DequantizeLinear"}
 RESHAPING = {"Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand"}
 # Steps between the last layer and the output that keep the meaning of its values.
 TRAILING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Dropout"} | REQUANTISING
+MOST_IMAGES = 65_536  # in a batch
 # Beyond what a mean or deviation of images in [0, 1] can be, those of images in [0, 255] begin.
 LARGEST = 2.0
 # Where exporters keep class names.
@@ -91,9 +95,13 @@ def read_graph(path: Path) -> Model:
 def external_files(model: Model, path: Path) -> list[Path]:
     """List the other files with weights, in order; raises `InputError` if one is missing."""
     names = set()
-    for tensor in model.graph.initializer:
+    held = [each.t for node in model.graph.node for each in node.attribute if each.HasField("t")]
+    for tensor in [*model.graph.initializer, *held]:
         if tensor.data_location == EXTERNAL:
             names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
+    for name in names:
+        if not stays_inside(name.removeprefix("./")):
+            raise InputError(f"onnx:{path} has weights outside its folder, in {name!r:.100}")
     files = [path.parent / name for name in sorted(names)]
     for file in files:
         if not file.is_file():
@@ -116,6 +124,9 @@ def image_input(model: Model, path: Path) -> ImageInput:
     if tensor.elem_type not in IMAGE_TYPES:
         allowed = ", ".join(kind.__name__ for kind in IMAGE_TYPES.values())
         raise InputError(f"onnx:{path}: its input {shown} must be one of {allowed}")
+    limits = (MOST_IMAGES, LARGEST_SIDE, LARGEST_SIDE, LARGEST_SIDE)
+    if any(side and not 0 < side <= most for side, most in zip(shape, limits, strict=False)):
+        raise InputError(f"onnx:{path}: no images have the dimensions of its input {shown}")
     if len(shape) != 4 or 3 not in (shape[1], shape[3]):
         raise InputError(
             f"onnx:{path} must take images [batch, 3, height, width] or [batch, height, width, 3], "
@@ -146,7 +157,8 @@ def logits_output(model: Model, path: Path) -> str:
 def ends_in(model: Model, output: str) -> str:
     """Give the operator that makes the output; steps that keep its meaning are skipped."""
     producers = {name: node for node in model.graph.node for name in node.output}
-    while (node := producers.get(output)) is not None and node.op_type in TRAILING:
+    # A node once: a damaged graph may have a circle.
+    while (node := producers.pop(output, None)) is not None and node.op_type in TRAILING:
         output = node.input[0]
     return "" if node is None else str(node.op_type)
 
@@ -163,8 +175,8 @@ def first_steps(model: Model, path: Path, images: ImageInput) -> Steps:
         for name in set(node.input) if node.op_type != "Shape" else ():
             consumers.setdefault(name, []).append(node)
     slope, offset, name = np.ones(3), np.zeros(3), images.name
-    while len(consumers.get(name, [])) == 1:
-        node = consumers[name][0]
+    while len(found := consumers.pop(name, [])) == 1:  # likewise
+        node = found[0]
         step = _affine(node, name, constants)
         if step is None or not step[0].all():
             break
@@ -186,13 +198,15 @@ def class_names(model: Model) -> tuple[str, ...] | None:
     metadata = {entry.key.lower(): entry.value for entry in model.metadata_props}
     for key in NAMES:
         if (names := _names(metadata.get(key, ""))) is not None:
-            return names
+            return as_text(names, f"{key} in the metadata of the ONNX file")
     return None
 
 
-def _names(text: str) -> tuple[str, ...] | None:
+def _names(text: str) -> Sequence[object] | None:
     try:
         found = json.loads(text)
+    except RecursionError:
+        return None
     except ValueError:
         try:
             found = ast.literal_eval(text)  # Ultralytics writes {0: 'tench', ...}
@@ -208,7 +222,7 @@ def _names(text: str) -> tuple[str, ...] | None:
         found = [numbered[number] for number in range(len(numbered))]
     if not isinstance(found, list | tuple) or not found:
         return None
-    return tuple(map(str, found))
+    return found
 
 
 def _constants(model: Model, path: Path) -> Mapping[str, Array]:

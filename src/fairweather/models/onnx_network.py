@@ -25,6 +25,15 @@ class Sessions:
         self.path = path
         self._open: dict[tuple[str, int, bool, bool], Session] = {}
 
+    def open(self) -> None:
+        """Raise `InputError` unless ONNX Runtime can open the file."""
+        try:
+            self._session("cpu")
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise MemoryError(str(error)) from error
+            raise InputError(f"onnx:{self.path} cannot be opened ({_reason(error)})") from error
+
     def run(self, output: str, inputs: dict[str, np.ndarray], device: str) -> np.ndarray:
         """Compute one output of one batch."""
         images = next(iter(inputs.values()))

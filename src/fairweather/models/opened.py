@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from fairweather.errors import check_text
 from fairweather.models.outputs import LOGITS, Outputs
 from fairweather.types import Preparation
 
@@ -39,6 +40,10 @@ class Opened:
     preparation: Preparation | None
     facts: Mapping[str, object]
     outputs: Outputs | None = LOGITS
+
+    def __post_init__(self) -> None:
+        for each in self.classes or ():
+            check_text(each, f"the model {self.name} has a class with a name that cannot be used:")
 
 
 def folder_name(text: str) -> str:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_text
 from fairweather.models.backbones import LIBRARIES, find_library
 from fairweather.models.named import open_named
 from fairweather.models.opened import Opened
 from fairweather.models.python_file import open_python
 from fairweather.models.run_folder import open_run
-from fairweather.types import SMALLEST_SIDE
+from fairweather.models.specification import check_counts
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 FORMS: Mapping[str, str] = {
@@ -134,10 +134,8 @@ def check_model(source: str, **options: Any) -> None:  # noqa: ANN401 - those of
     Traceback (most recent call last):
     fairweather.errors.InputError: unknown timm model 'resnet5'; did you mean 'resnet50'? ...
     """
-    kind, rest = _kind(source)
-    for name, least in (("classes", 1), ("input_size", SMALLEST_SIDE)):
-        if (value := options.get(name)) is not None and value < least:
-            raise InputError(f"{name} must be at least {least}, found {value}")
+    kind, rest = _kind(check_text(source, "the model"))
+    check_counts(options.get("classes"), options.get("input_size"))
     _check_options(
         kind, source, {name for name, value in options.items() if value not in (None, "auto")}
     )

@@ -9,11 +9,15 @@ from typing import Any
 from fairweather.errors import InputError
 from fairweather.models.design import Norm, Pooling, Stem
 from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS
+from fairweather.types import LARGEST_SIDE, SMALLEST_SIDE
 
 PUBLISHED = ("imagenet", "lite0", *PUBLISHED_WEIGHTS)
 # Keys that the first model.json did not have: left out where they have the default, so that the
 # fingerprints of older runs stay the same.
 LATER = ("norm", "pooling", "width")
+# Channels grow with the width, and weights with its square: no published ResNet is wider than 4.
+MOST_WIDTH = 10
+MOST_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,28 @@ def spec_facts(spec: ModelSpec) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value != defaults.get(key, ...)}
 
 
+def check_counts(classes: int | None, input_size: int | None) -> None:
+    """Raise `InputError` for a number of classes, or a side in pixels, that no classifier has.
+
+    >>> check_counts(10, 224)
+    """
+    for name, value, least, most in (
+        ("classes", classes, 1, MOST_CLASSES),
+        ("input_size", input_size, SMALLEST_SIDE, LARGEST_SIDE),
+    ):
+        if value is not None and value < least:
+            raise InputError(f"{name} must be at least {least}, found {value}")
+        if value is not None and value > most:
+            raise InputError(f"{name} must be at most {most:,}, found {value:.4g}")
+
+
 def check_spec(spec: ModelSpec) -> None:
     """Raise `InputError` for an impossible width or for settings that do not fit together."""
+    check_counts(spec.classes, spec.input_size)
     if not 0 < spec.width < math.inf:
         raise InputError(f"width multiplies channels and must be > 0, found {spec.width}")
+    if spec.width > MOST_WIDTH:
+        raise InputError(f"width must be at most {MOST_WIDTH}, found {spec.width:g}")
     if spec.weights in ("none", "imagenet") and spec.weights_sha256 is not None:
         raise InputError(
             f"weights_sha256 is the checksum of a file, but weights is {spec.weights}: give a "

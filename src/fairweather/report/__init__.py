@@ -111,7 +111,8 @@ def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     library = begin(letters, bundle)
     drawn = [begin(letters, png_of, figure.svg) for figure in figures]
     page = PageParts(contents, order, tables, ranks, limits, texts, figures, samples)
-    files[PAGE] = render_page(page, library)
+    # The name of a skipped file may be no UTF-8.
+    files[PAGE] = render_page(page, library).encode(errors="backslashreplace")
     for figure, png in zip(figures, drawn, strict=True):
         files[f"{FIGURES}/{figure.name}.svg"] = figure.svg
         files[f"{FIGURES}/{figure.name}.png"] = png()

@@ -9,6 +9,7 @@ import altair as alt
 import pandas as pd
 import pydantic
 
+from fairweather.errors import InputError
 from fairweather.record import CLEAN, MEAN, NO_LEVEL, ModelRecord
 from fairweather.report.contents import Contents
 from fairweather.report.figures import ROW_WIDTH, Figure, model_color, model_shape, render
@@ -195,7 +196,14 @@ class _Labels(pydantic.BaseModel):
 
 
 def _labels(model: ModelRecord) -> _Labels:
-    return _Labels.model_validate(model.settings)
+    try:
+        return _Labels.model_validate(model.settings)
+    except pydantic.ValidationError as error:
+        key = error.errors()[0]["loc"][0]
+        raise InputError(
+            f"the record of the run must have a number for the {key} of {model.title}, found "
+            f"{model.settings[str(key)]!r:.60}"
+        ) from None
 
 
 def _start(contents: Contents, model: ModelRecord) -> str:

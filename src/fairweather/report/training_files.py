@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
+import pydantic
 from pydantic import JsonValue
 
-from fairweather.record import CORRELATION, DESCRIPTION, HISTORY, WARNINGS, pretraining_folder
+from fairweather.errors import InputError
+from fairweather.record import (
+    CORRELATION,
+    DESCRIPTION,
+    HISTORY,
+    WARNINGS,
+    Frozen,
+    pretraining_folder,
+)
 from fairweather.report.contents import Contents
 from fairweather.runs import read_json
 
@@ -23,6 +31,7 @@ TRACED = {
     "val_loss": ("loss", "validation"),
     "learning_rate": ("learning rate", "training"),
 }
+PRETRAINED = ("epoch", "knn_accuracy", "embedding_std")  # columns of a pre-training's history.csv
 STARTED_FROM = ("file", "sha256", "left_out", "head")  # what is told of weights
 
 
@@ -113,7 +122,7 @@ def read_tries(contents: Contents) -> dict[str, pd.DataFrame]:
         if name in contents.titles and model.settings.get("sweep")
     }
     return {
-        title: pd.read_csv(path, dtype=str, keep_default_na=False)
+        title: _table(path, dtype=str, keep_default_na=False)
         for title, path in paths.items()
         if path.is_file()
     }
@@ -125,6 +134,8 @@ def read_warnings(contents: Contents) -> dict[str, str]:
     for label, run in contents.runs.items():
         path = run.file(WARNINGS)
         told = read_json(path) if path.is_file() else {}
+        if not all(isinstance(words, str) for words in told.values()):
+            raise InputError(f"{path} must hold a sentence for each model")
         prefix = f"{label}: " if label else ""
         found |= {f"{prefix}{title}": words for title, words in told.items()}
     return found
@@ -133,7 +144,7 @@ def read_warnings(contents: Contents) -> dict[str, str]:
 def read_pretraining_histories(contents: Contents) -> list[History]:
     """Read what each pre-training wrote down, of each of its seeds."""
     return [
-        History(title, seed, _table(path.read_text()))
+        History(title, seed, _history(path, PRETRAINED))
         for title, seed, path in _pretraining_files(contents, HISTORY)
     ]
 
@@ -146,6 +157,13 @@ class Correlation(NamedTuple):
     after: list[list[float]]
 
 
+class _Matrices(Frozen):
+    """The content of correlation.json."""
+
+    before: list[list[float]]
+    after: list[list[float]]
+
+
 def read_correlations(contents: Contents) -> list[Correlation]:
     """Read the cross-correlation of each pre-training that has one.
 
@@ -154,8 +172,11 @@ def read_correlations(contents: Contents) -> list[Correlation]:
     found: dict[str, Correlation] = {}
     for title, _, path in _pretraining_files(contents, CORRELATION):
         if title not in found:
-            matrices = read_json(path)
-            found[title] = Correlation(title, matrices["before"], matrices["after"])
+            try:
+                matrices = _Matrices.model_validate(read_json(path))
+            except pydantic.ValidationError:
+                raise InputError(f"{path} does not hold two matrices, before and after") from None
+            found[title] = Correlation(title, matrices.before, matrices.after)
     return list(found.values())
 
 
@@ -175,11 +196,24 @@ def _model_histories(contents: Contents) -> Iterator[History]:
         for seed in contents.seeds_of(name):
             path = contents.training_file(name, seed, HISTORY)
             if path.is_file():
-                yield History(title, seed, _table(path.read_text()))
+                yield History(title, seed, _history(path, ("epoch",)))
 
 
-def _table(text: str) -> pd.DataFrame:
-    return pd.read_csv(io.StringIO(text))
+def _history(path: Path, needed: Sequence[str]) -> pd.DataFrame:
+    """Read the numbers of each epoch; raises `InputError` unless these columns are numbers."""
+    table = _table(path)
+    for name in needed:
+        if name not in table or not pd.api.types.is_numeric_dtype(table[name]):
+            raise InputError(f"{path} is not the table of a training: it has no numbers {name}")
+    return table
+
+
+def _table(path: Path, **how: Any) -> pd.DataFrame:  # noqa: ANN401 - of pandas
+    try:
+        return pd.read_csv(path, **how)
+    except ValueError as error:  # also for what is no text, or empty
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is not the table of a training: {reason}") from None
 
 
 def _described(contents: Contents, name: str) -> Mapping[str, JsonValue]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
+import xml.etree.ElementTree as ET  # nosec B405 # written, never read
 from collections.abc import Sequence
 
 from fairweather.report.table_formats import Layout, aligned

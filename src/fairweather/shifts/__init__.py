@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -25,7 +24,7 @@ from fairweather.shifts.basic import (
 from fairweather.shifts.basic import effective_sigma as effective_sigma
 from fairweather.shifts.suites import SUITES as SUITES
 from fairweather.shifts.suites import Sweep
-from fairweather.types import Parameter, Shift, ShiftFunction
+from fairweather.types import Parameter, Shift, ShiftFunction, is_finite
 
 
 class ShiftKind(NamedTuple):
@@ -151,8 +150,8 @@ def _check_parameter(kind: ShiftKind, title: str, key: str, value: Parameter) ->
     if key in kind.texts:
         if not isinstance(value, str):
             raise InputError(f"{title} must be text, found {value!r}")
-    elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{title} must be a finite number, found {value!r}")
+    elif not is_finite(value):
+        raise InputError(f"{title} must be a finite number, found {value!r:.60}")
 
 
 def sweep(name: str, levels: Sweep) -> list[Shift]:

@@ -14,7 +14,10 @@ from fairweather.errors import InputError
 from fairweather.shifts.imagenet_c.digital import jpeg_compression
 from fairweather.types import ShiftFunction
 
-MOST_SIGMA = 1000  # pixels; its kernel of 8,001 pixels is larger than any classifier's images
+MOST_SIGMA = 1000  # pixels
+MOST_KERNEL = (
+    8 * MOST_SIGMA + 1
+)  # pixels, of the largest sigma; larger than any classifier's images
 
 
 def brightness_factor(*, factor: float) -> ShiftFunction:
@@ -65,17 +68,20 @@ def gaussian_blur(*, sigma: float, kernel_size: int | None = None) -> ShiftFunct
     size = 2 * math.ceil(4 * sigma) + 1 if kernel_size is None else kernel_size
     if size != int(size) or size < 1 or size % 2 == 0:
         raise InputError(f"gaussian_blur: kernel_size must be odd and >= 1, found {size}")
+    if size > MOST_KERNEL:
+        raise InputError(f"gaussian_blur: kernel_size must be <= {MOST_KERNEL}, found {size}")
     profile = _profile(sigma, int(size))
-    kernel = torch.mm(profile[:, None], profile[None, :])
 
     def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
         n, channels, height, width = images.shape
-        reach = kernel.shape[0] // 2
+        reach = len(profile) // 2
         if min(height, width) <= reach:
             raise InputError(
-                f"gaussian_blur: a kernel of {kernel.shape[0]} needs images of more than {reach} "
+                f"gaussian_blur: a kernel of {len(profile)} needs images of more than {reach} "
                 f"pixels per side, found {height}x{width}"
             )
+        # Made here, since the largest ones need much memory.
+        kernel = torch.mm(profile[:, None], profile[None, :])
         # One image with many channels instead of many images with three. The sums and their order
         # are the same, but oneDNN's depthwise convolution is faster (benchmarks/README.md).
         planes = images.reshape(1, n * channels, height, width).float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import subprocess  # nosec B404 # for Python itself, without a shell
 import sys
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def start_module(
         pass_fds: open files that it inherits.
     """
     paths = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.Popen(
+    return subprocess.Popen(  # nosec B603 # our own module
         [sys.executable, "-P", "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
+from fairweather.errors import InputError
 from fairweather.inference import (
     Reader,
     adapt_batchnorm,
@@ -24,7 +25,7 @@ from fairweather.inference import (
     scale,
 )
 from fairweather.progress import Event, Notify
-from fairweather.runs import RunFolder
+from fairweather.runs import RunFolder, read_json
 from fairweather.shift_lists import expand
 from fairweather.steps.plan import (
     Adapted,
@@ -38,7 +39,7 @@ from fairweather.steps.plan import (
 )
 from fairweather.steps.worker import Worker
 from fairweather.streams import WHOLE, Shard
-from fairweather.types import Attack, Predictions, Shift
+from fairweather.types import Attack, Predictions, Shift, is_finite
 
 
 def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
@@ -217,8 +218,11 @@ def _halve(worker: Worker, progress: Notify) -> Callable[[int], None]:
 
 
 def read_temperature(folder: RunFolder, file: str) -> float:
-    """Read the temperature that a step fitted."""
-    return float(json.loads(folder.file(file).read_text())["value"])
+    """Read the temperature that a step fitted; raises `InputError` for another file."""
+    value = read_json(folder.file(file)).get("value")
+    if not isinstance(value, int | float) or not is_finite(value) or value <= 0:
+        raise InputError(f"{folder.file(file)} does not hold a temperature")
+    return float(value)
 
 
 def shift_of(text: str) -> Shift | Attack:

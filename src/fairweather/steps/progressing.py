@@ -139,7 +139,10 @@ def dropped(plan: Plan, run: RunFolder) -> list[str]:
     new = [_Scored.model_validate(s.depends()) for s in plan.steps if isinstance(s, ScoreStep)]
     if scored is None or not new:
         return []
-    old = _Scored.model_validate(scored.depends)
+    try:
+        old = _Scored.model_validate(scored.depends)
+    except pydantic.ValidationError:  # damaged: the scores are made again
+        return []
     models = {row.model for row in new[0].rows}
     rows = {(row.model, row.seed): set(row.shifts) for row in new[0].rows}
     found = [f"model {row.model}" for row in old.rows if row.model not in models]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +20,7 @@ import torch
 from fairweather import models
 from fairweather.attacks import make_training_attack
 from fairweather.data import fewer_labels, with_wrong_labels
+from fairweather.devices import is_out_of_memory
 from fairweather.errors import TrainingDivergedError
 from fairweather.group import ALONE, Group, synchronise_batchnorm
 from fairweather.progress import Event, Notify
@@ -42,6 +43,8 @@ from fairweather.types import Attack, Dataset, Images
 SELECTED = ("epoch", "val_accuracy", "val_loss")
 RESUME = "resume"  # the folder of an unfinished training's state
 STATE = f"{RESUME}/state.pt"
+# The end of its file, after its SHA-256; files of earlier versions have neither.
+SEALED = b"fwstate1"
 DECIMALS = 4  # of correlations, which are only plotted
 State = dict[str, Any]  # tensors, numbers and lists, as torch.save takes them
 
@@ -96,7 +99,7 @@ def _train(
         train, val = training_images(step, worker.images(step.train)), worker.images(step.val)
         resume = Resumption(step.folder, _fingerprint(step, folder), worker.device, worker.group)
         model = models.build(spec, step.seed, offline=worker.offline)
-    state = resume.read(folder)
+    state = resume.read(folder, step.task, progress)
     done = len(state["history"]) if state else 0
     told = _Told(progress, step.task, recipe.epochs, done)
     told.say(_start_note(weights))
@@ -275,7 +278,7 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
         spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
         resume = Resumption(step.folder, _fingerprint(step, folder), worker.device, worker.group)
         classifier = models.build(spec, step.seed, offline=worker.offline)
-    state = resume.read(folder)
+    state = resume.read(folder, step.task, progress)
     epochs, done = step.recipe.epochs, len(state["history"]) if state else 0
     told = _Told(progress, step.task, epochs, done)
     told.say("")
@@ -377,23 +380,41 @@ class Resumption(NamedTuple):
             return
         buffer = io.BytesIO()
         torch.save({"inputs": self.fingerprint, "state": state}, buffer)
-        run.write(f"{self.folder}/{STATE}", buffer.getvalue())
+        content = buffer.getvalue()
+        seal = hashlib.sha256(content).digest() + SEALED
+        run.write(f"{self.folder}/{STATE}", content + seal)
 
-    def read(self, run: RunFolder) -> State | None:
-        """Read the state of an interrupted training; None if there is none of this training."""
+    def read(self, run: RunFolder, task: str, progress: Notify) -> State | None:
+        """Read the state of an interrupted training; None if there is none of this training.
+
+        A damaged state is not used, and a line says so: the training starts over.
+        """
         path = run.file(f"{self.folder}/{STATE}")
-        content = self.group.from_first(path.read_bytes() if self._is_there(path) else b"")
-        if not content:
+        content = self.group.from_first(path.read_bytes() if self._is_there(path) else None)
+        if content is None:
             return None
         try:
-            stored = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+            stored = self._unsealed(content)
             state: State = stored["state"]
             return state if stored["inputs"] == self.fingerprint else None
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError):
+        # On damaged files, torch.load raises whatever its unpickler stumbles over.
+        except Exception as error:
+            if isinstance(error, OSError) or is_out_of_memory(error):
+                raise
+            line = f"the state of the unfinished training ({task}) is damaged; it starts over"
+            progress(Event(task, 0, None, line=line))
             return None
 
     def _is_there(self, path: Path) -> bool:
         return self.group.is_first and path.is_file()
+
+    def _unsealed(self, content: bytes) -> State:
+        if content.endswith(SEALED):
+            sealed, content = content[-len(SEALED) - 32 :], content[: -len(SEALED) - 32]
+            if hashlib.sha256(content).digest() != sealed[:32]:
+                raise ValueError("the checksum is another one")
+        found: State = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+        return found
 
     def drop(self, run: RunFolder) -> None:
         """Remove the state, which only an unfinished training needs."""

@@ -81,7 +81,8 @@ def in_weights(weights: str) -> Mapping[str, str]:
     try:
         recipe = json.dumps(json.loads(described.read_text())["recipe"])
         return in_pretraining(pydantic.TypeAdapter(Pretraining).validate_json(recipe))
-    except (ValueError, KeyError, TypeError):  # it describes a classifier, or is no file of a run
+    # It describes a classifier, or is no file of a run.
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

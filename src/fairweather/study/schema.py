@@ -10,17 +10,18 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import pydantic
-from pydantic import PositiveFloat
+from pydantic import FiniteFloat
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.inference import check_variant_names
+from fairweather.models.specification import MOST_WIDTH
 from fairweather.shift_lists import expand
 from fairweather.shifts import CLEAN
 from fairweather.steps.describing import kind_of
 from fairweather.study.exposure import in_pretraining, in_training, in_weights, operation
 from fairweather.training import RECIPE_KEYS, Recipe
 from fairweather.training.selfsupervised import Pretraining
-from fairweather.types import Attack, Shift
+from fairweather.types import LARGEST_SIDE, Attack, Shift
 
 # Prefix of `weights:` for the weights of a pre-training of the same study.
 PRETRAINING = "pretraining:"
@@ -47,6 +48,9 @@ class DataEntry(Strict):
     verify: bool = True
 
 
+_Above0 = Annotated[FiniteFloat, pydantic.Field(gt=0)]
+
+
 class Try(NamedTuple):
     """One try of a sweep: the values that it varies and the whole recipe."""
 
@@ -68,10 +72,10 @@ class NetworkEntry(Strict):
     stem: Literal["imagenet", "small"] = "imagenet"
     norm: Literal["batch", "group"] = "batch"
     pooling: Literal["average", "max", "average+max"] = "average"
-    width: float = pydantic.Field(1.0, gt=0, allow_inf_nan=False)
-    input_size: int | None = pydantic.Field(None, ge=8, le=4096)
-    mean: list[float] | None = pydantic.Field(None, min_length=3, max_length=3)
-    std: list[PositiveFloat] | None = pydantic.Field(None, min_length=3, max_length=3)
+    width: float = pydantic.Field(1.0, gt=0, le=MOST_WIDTH)
+    input_size: int | None = pydantic.Field(None, ge=8, le=LARGEST_SIDE)
+    mean: list[FiniteFloat] | None = pydantic.Field(None, min_length=3, max_length=3)
+    std: list[_Above0] | None = pydantic.Field(None, min_length=3, max_length=3)
 
     @pydantic.model_validator(mode="after")
     def _check_statistics(self) -> Self:

@@ -28,6 +28,32 @@ def require_positive(recipe: str, name: str, value: float) -> None:
         raise InputError(f"{recipe}: {name} must be > 0, found {value}")
 
 
+# Larger numbers were not meant: a training does not end, the draws of a distribution are no numbers
+# any more, and 32 bits do not hold them.
+MOST_EPOCHS = 1_000_000  # also images in a batch
+MOST_ALPHA = 1000.0
+LEAST_ALPHA = 0.001
+MOST_EPSILON = 10_000.0
+MOST_ASPECT = 1000.0
+
+
+def require_at_most(recipe: str, name: str, value: float, most: float) -> None:
+    """Raise `InputError` for a number above `most`.
+
+    >>> require_at_most("recipe", "epochs", 20, 1_000_000)
+    """
+    if value > most:
+        raise InputError(f"{recipe}: {name} must be at most {most:,}, found {value!r:.60}")
+
+
+def require_alpha(recipe: str, name: str, alpha: float) -> None:
+    """Raise `InputError` unless a Beta or Dirichlet distribution can be drawn from.
+
+    >>> require_alpha("recipe", "mixup", 0.2)
+    """
+    require_within(recipe, name, alpha, LEAST_ALPHA, MOST_ALPHA)
+
+
 # For pydantic when it reads a recipe: unknown keys are errors, and quoted text is not a number.
 STRICT = {"extra": "forbid", "strict": True}
 
@@ -76,7 +102,7 @@ class AugMix:
         require_within("recipe", "augmix.width", self.width, 1, 10)
         require_within("recipe", "augmix.depth", self.depth, 0, 10)
         require_within("recipe", "augmix.consistency", self.consistency, 0, math.inf)
-        require_positive("recipe", "augmix.alpha", self.alpha)
+        require_alpha("recipe", "augmix.alpha", self.alpha)
 
 
 @dataclass(frozen=True)
@@ -114,6 +140,8 @@ class RandomErasing:
         require_within("recipe", "random_erasing.probability", self.probability, 0, 1)
         _ordered("random_erasing.area", self.area, 1)
         _ordered("random_erasing.aspect", self.aspect, math.inf)
+        for aspect in self.aspect:
+            require_within("recipe", "random_erasing.aspect", aspect, 1 / MOST_ASPECT, MOST_ASPECT)
 
 
 @dataclass(frozen=True)
@@ -130,6 +158,7 @@ class GaussianNoise:
 
     def __post_init__(self) -> None:
         require_positive("recipe", "gaussian_noise.std", self.std)
+        require_at_most("recipe", "gaussian_noise.std", self.std, 1)
         require_within("recipe", "gaussian_noise.probability", self.probability, 0, 1)
 
 
@@ -153,11 +182,13 @@ class Adversarial:
 
     def __post_init__(self) -> None:
         require_positive("recipe", "adversarial.epsilon", self.epsilon)
+        require_at_most("recipe", "adversarial.epsilon", self.epsilon, MOST_EPSILON)
         require_within("recipe", "adversarial.steps", self.steps, 1, 1000)
         if self.norm not in ("linf", "l2"):
             raise InputError(f"recipe: adversarial.norm must be linf or l2, found {self.norm!r}")
         if self.step_size is not None:
             require_positive("recipe", "adversarial.step_size", self.step_size)
+            require_at_most("recipe", "adversarial.step_size", self.step_size, MOST_EPSILON)
 
 
 def _ordered(name: str, pair: tuple[float, float], most: float) -> None:
@@ -262,11 +293,15 @@ class Recipe:
             require_within("recipe", name, getattr(self, name), 0, 1)
         for name, least in (("epochs", 1), ("batch_size", 2), ("schedule_step", 1)):
             require_within("recipe", name, getattr(self, name), least, float("inf"))
+            require_at_most("recipe", name, getattr(self, name), MOST_EPOCHS)
         for name in (
             *("weight_decay", "backbone_learning_rate_scale", "mixup", "cutmix", "warmup_epochs"),
             "rotation_prediction",
         ):
             require_within("recipe", name, getattr(self, name), 0, float("inf"))
+        for name in ("mixup", "cutmix"):
+            if alpha := getattr(self, name):
+                require_alpha("recipe", name, alpha)
         for name in (
             *("learning_rate", "schedule_gamma", "clip_gradient_norm", "probe_learning_rate"),
         ):

@@ -8,10 +8,17 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, cast
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.training.recipe import STRICT, require_positive, require_within
+from fairweather.training.recipe import (
+    MOST_EPOCHS,
+    STRICT,
+    require_at_most,
+    require_positive,
+    require_within,
+)
 
 MethodName = Literal["barlow_twins", "simclr", "vicreg", "simsiam", "rotation", "supervised"]
 PER_IMAGES = 256  # learning rates are given per 256 images of a batch, as they are published
+MOST_PROJECTED = 65_536  # width of a projector; the published ones have up to 8,192
 MOST_WARMUP = 0.1  # share of all epochs, unless `warmup_epochs` is given
 
 
@@ -219,6 +226,9 @@ def _left_out(given: Pretraining) -> dict[str, Any]:
 def _check(recipe: Pretraining) -> None:
     for name, least in (("epochs", 1), ("batch_size", 2), ("predictor_width", 1)):
         require_within("pretraining", name, getattr(recipe, name), least, math.inf)
+    for name in ("epochs", "batch_size"):
+        require_at_most("pretraining", name, getattr(recipe, name), MOST_EPOCHS)
+    require_at_most("pretraining", "predictor_width", recipe.predictor_width, MOST_PROJECTED)
     for name in (
         "weight_decay",
         "warmup_epochs",
@@ -248,6 +258,7 @@ def _check(recipe: Pretraining) -> None:
 def _check_projector(recipe: Pretraining) -> None:
     for width in recipe.projector:
         require_within("pretraining", "a width of the projector", width, 1, math.inf)
+        require_at_most("pretraining", "a width of the projector", width, MOST_PROJECTED)
     needed = bool(PUBLISHED[recipe.method].projector)
     if needed != bool(recipe.projector):
         allowed = "at least one width" if needed else "no widths"

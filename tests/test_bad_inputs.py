@@ -1,0 +1,481 @@
+"""Bad inputs, one table for each door: one sentence, and nothing is written."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fairweather as fw
+from fairweather import cli
+from fairweather.errors import DISK_FULL, InputError, os_error_sentence
+from fairweather.models.building import ModelSpec, build, channels
+from fairweather.record import RECORD
+from fairweather.runs import open_finished_run, write_atomically
+from fairweather.study import check_study
+from fairweather.training import Recipe
+from fairweather.training.recipe import AugMix, GaussianNoise, RandomErasing
+from fairweather.yamlfile import parse_yaml
+
+from .run_folders import run_record, write_run
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{depth}: &a{depth} [{', '.join([f'*a{depth - 1}'] * 10)}]\n" for depth in range(1, 10)
+)
+MERGED_LAUGHS = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{depth}: &a{depth}\n  <<: [{', '.join([f'*a{depth - 1}'] * 10)}]\n" for depth in range(1, 9)
+)
+
+
+def sentence(do):
+    """The one sentence with which an input is refused."""
+    with pytest.raises(InputError) as caught:
+        do()
+    told = str(caught.value)
+    assert told
+    assert len(told.splitlines()) == 1
+    return told
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LAUGHS, "more than 1,000,000 values"),
+        (MERGED_LAUGHS, "more than 1,000,000 values"),
+        ("[" * 900 + "]" * 900, "nested too deeply"),
+        ("{a: " * 90 + "1" + "}" * 90, "nested too deeply"),
+        ("- " * 90 + "1", "nested too deeply"),
+        ("&a [*a]", "contains itself"),
+        ("x: &a {y: *a}", "contains itself"),
+        ("&a {*a : 1}", "contains itself"),
+        ("x: " + "9" * 5000, "is too large"),
+        ("x: " + "9" * 400, "is too large"),
+        ("x: -9223372036854775809", "is too large"),
+        ("x: 1/" + "9" * 400, "is too large"),
+        ("x: " + "9" * 400 + "/3", "is too large"),
+        ("x: 1e999", "is too large"),
+        ("x: " + "9" * 400 + ".5", "is too large"),
+        ("x: 1/0", "divides by zero"),
+        ("x: !!int y", "!!int"),
+        ("x: !!int 1.5", "!!int"),
+        ("x: !!float y", "!!float"),
+        ("x: !!bool y", "!!bool"),
+        ("x: !!null y", "!!null"),
+        ("x: !!str [y]", "!!str"),
+        ("x: !!seq y", "!!seq"),
+        ("x: !!map y", "!!map"),
+        ("x: !!timestamp y", "!!timestamp"),
+        ("x: !!set [1]", "!!set"),
+        ("x: !!omap y", "!!omap"),
+        ("x: !!binary y", "!!binary"),
+        ("x: !mine y", "!mine"),
+        ("x: !!python/object/apply:os.system [echo]", "!!python"),
+        ("[1, 2]: 3", "unhashable key"),
+        ("x: 1\nx: 2", "'x' is given twice"),
+        ("<<: 1", "mapping"),
+    ],
+)
+def test_yaml_that_is_no_plain_data_is_refused_with_its_place(text, words):
+    told = sentence(lambda: parse_yaml(text))
+    assert words in told
+    assert len(told) < 300
+    assert "line" in told or words == "nested too deeply"
+
+
+def test_plain_yaml_with_anchors_and_tags_is_read():
+    text = "a: &a {x: !!int 1, y: !!float 2, z: !!str 3}\nb: {<<: *a, y: !!float 1e-3}\nc: [*a, *a]"
+    a, b = {"x": 1, "y": 2.0, "z": "3"}, {"x": 1, "y": 0.001, "z": "3"}
+    assert parse_yaml(text) == {"a": a, "b": b, "c": [a, a]}
+    assert parse_yaml(f"x: {2**63 - 1}\ny: '{10**400}'") == {"x": 2**63 - 1, "y": str(10**400)}
+    assert parse_yaml("x: [.inf, -.inf]") == {"x": [float("inf"), float("-inf")]}
+
+
+# ---------------------------------------------------------------- names
+
+UNSHOWABLE = [
+    "a\0b",
+    "a\x01b",
+    "a\x1b[2Jb",
+    "a\x9bb",
+    "a\ufffeb",
+    "a\uffffb",
+    "a\ud800b",
+    "a\udcffb",
+]
+BY_COLOUR = """
+import torch
+class ByColour(torch.nn.Module):
+    classes = {classes!r}
+    def forward(self, images):
+        return images.mean((2, 3))
+def make():
+    return ByColour()
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder to work in, with the small files that commands name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text(BY_COLOUR.format(classes=None))
+    for number, name in enumerate("abc"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for each in range(3):
+            pixels = np.full((16, 16, 3), 40 * number + each, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{each}.png")
+    (tmp_path / "study.yaml").write_text(
+        "name: s\ndata: folder:data\nmodels: {a: {backbone: timm:test_resnet}}\n"
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def refused(place, monkeypatch, capfd):
+    """Give the sentence with which a command is refused, with status 2 and nothing written."""
+
+    def run(*arguments):
+        def tree():
+            return sorted(str(each.relative_to(place)) for each in place.rglob("*"))
+
+        before = tree()
+        monkeypatch.setattr(sys, "argv", ["fairweather", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capfd.readouterr().err
+        assert ended.value.code == 2, told
+        assert told.startswith("fairweather: "), told
+        assert len(told.splitlines()) == 1, told
+        assert tree() == before
+        return told
+
+    return run
+
+
+EVALUATE = ("evaluate", "python:model.py:make", "folder:data", "--shifts", "gamma: 2", "--quiet")
+
+
+@pytest.mark.parametrize("name", UNSHOWABLE)
+def test_a_title_that_cannot_be_shown_is_refused(refused, place, name):
+    if not {"\0", "\ud800"} & set(name):  # no program is given these
+        assert "title" in refused(*EVALUATE, "--title", name)
+        assert "folder" in refused(*EVALUATE, "--out", name)
+    study = place / "study.yaml"
+    study.write_text(f"{study.read_text()}title: {json.dumps(name)}\n")
+    for command in ("run", "plan"):
+        told = refused(command, "study.yaml")
+        assert "study.yaml" in told
+        assert "line 4" in told
+
+
+@pytest.mark.parametrize("name", [name for name in UNSHOWABLE if "\0" not in name])
+def test_a_class_folder_whose_name_cannot_be_shown_is_refused(refused, place, name):
+    try:
+        shutil.copytree(place / "data" / "a", place / "data" / name)
+    except UnicodeEncodeError:
+        pytest.skip("no folder can have this name")
+    assert "class" in refused(*EVALUATE)
+    assert "class" in refused("run", "study.yaml")
+
+
+@pytest.mark.parametrize("name", UNSHOWABLE)
+def test_class_names_that_cannot_be_shown_are_refused_from_every_source(refused, place, name):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pixels = np.zeros((3, 16, 16), np.uint8)
+    encoded = (place / "data" / "a" / "0.png").read_bytes()
+    features = {"label": {"_type": "ClassLabel", "names": [name, "b", "c"]}}
+    table = pa.table(
+        {"image": [{"bytes": encoded, "path": ""}] * 3, "label": [0, 1, 2]},
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    pq.write_table(table, place / "set.parquet")
+    assert "class" in refused(*EVALUATE[:2], "parquet:set.parquet", *EVALUATE[3:])
+    if "\ud800" not in name and "\udcff" not in name and not name.endswith("\0"):
+        np.savez(place / "set.npz", images=pixels, labels=[0, 1, 2], classes=[name, "b", "c"])
+        assert "class" in refused(*EVALUATE[:2], "npz:set.npz", *EVALUATE[3:])
+    (place / "model.py").write_text(BY_COLOUR.format(classes=[name, "b", "c"]))
+    assert "class" in refused(*EVALUATE)
+
+
+@pytest.mark.parametrize("name", UNSHOWABLE)
+def test_python_objects_have_names_that_can_be_shown(name):
+    column = torch.arange(2)
+    pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+
+    def dataset(called="set", classes=("a", "b")):
+        images = fw.Images(pixels, column, column, classes)
+        return fw.Dataset(called, None, None, images, (0.5,) * 3, (0.2,) * 3)
+
+    assert "class" in sentence(lambda: dataset(classes=(name, "b")))
+    assert "data set" in sentence(lambda: dataset(called=name))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
+    assert "title" in sentence(lambda: fw.evaluate(model, dataset(), "gamma: 2", title=name))
+
+
+@pytest.mark.parametrize("name", UNSHOWABLE)
+def test_a_record_from_elsewhere_has_names_that_can_be_shown(tmp_path, name):
+    """Else the process that draws its report would be aborted."""
+    write_run(tmp_path, run_record({"a": "Model A"}))
+    record = tmp_path / RECORD
+    record.write_text(record.read_text().replace("Model A", json.dumps(name)[1:-1]))
+    told = sentence(lambda: open_finished_run(tmp_path))
+    assert str(record) in told
+    assert "models.a.title" in told
+
+
+# ---------------------------------------------------------------- numbers
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: fw.make_shift("gamma", exponent=HUGE), "exponent"),
+        (lambda: fw.make_shift("jpeg", quality=HUGE), "quality"),
+        (lambda: fw.make_shift("gaussian_blur", sigma=1.0, kernel_size=10**9 + 1), "kernel_size"),
+        (lambda: fw.make_shift("gaussian_blur", sigma=1.0, kernel_size=100_001), "kernel_size"),
+        (lambda: fw.make_attack("pgd", epsilon=HUGE), "epsilon"),
+        (lambda: fw.make_attack("pgd", epsilon=1e308, norm="l2"), "epsilon"),
+        (lambda: fw.make_attack("pgd", epsilon=0.1, step_size=1e308), "step_size"),
+        (lambda: fw.make_attack("pgd", epsilon=0.1, steps=HUGE), "steps"),
+        (lambda: fw.make_attack("square", epsilon=0.1, queries=10**30), "queries"),
+        (lambda: Recipe(mixup=1e308), "mixup"),
+        (lambda: Recipe(cutmix=1e-320), "cutmix"),
+        (lambda: Recipe(epochs=HUGE), "epochs"),
+        (lambda: Recipe(batch_size=10**18), "batch_size"),
+        (lambda: Recipe(schedule_step=10**18), "schedule_step"),
+        (lambda: AugMix(alpha=1e308), "alpha"),
+        (lambda: RandomErasing(aspect=(1e-320, 1e308)), "aspect"),
+        (lambda: GaussianNoise(std=1e308), "std"),
+        (lambda: channels("std", (1.0, float("inf"), 1.0)), "std"),
+        (lambda: channels("std", (float("nan"), 1.0, 1.0)), "std"),
+        (lambda: build(ModelSpec("timm:test_resnet", 3, width=1e6)), "width"),
+        (lambda: fw.load_model("timm:test_resnet", weights="none", input_size=10**9), "input_size"),
+        (lambda: fw.load_model("timm:test_resnet", weights="none", classes=10**9), "classes"),
+        (lambda: fw.load_data("mnist5k", size=10**9), "size"),
+    ],
+)
+def test_numbers_beyond_all_use_are_refused_before_anything_is_allocated(make, words):
+    told = sentence(make)
+    assert words in told
+    assert len(told) < 300
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"width": 1e6}, "width"),
+        ({"mean": [0.5] * 3, "std": [float("inf"), 1.0, 1.0]}, "std"),
+        ({"mean": [float("nan"), 0.5, 0.5], "std": [1.0] * 3}, "mean"),
+        ({"input_size": 10**9}, "input_size"),
+        ({"recipe": {"mixup": 1e308}}, "mixup"),
+    ],
+)
+def test_a_study_with_numbers_beyond_all_use_is_refused(keys, words):
+    model = {"title": "A", "backbone": "timm:test_resnet", **keys}
+    study = {"name": "s", "data": {"source": "mnist5k"}, "models": {"a": model}}
+    assert words in sentence(lambda: check_study(study))
+
+
+ANSWERS = {
+    "complex": lambda images: torch.zeros(len(images), 3, dtype=torch.complex64),
+    "bool": lambda images: torch.zeros(len(images), 3, dtype=torch.bool),
+    "sparse": lambda images: torch.eye(len(images), 3).to_sparse(),
+    "meta": lambda images: torch.zeros(len(images), 3, device="meta"),
+    "quantised": lambda images: torch.quantize_per_tensor(
+        torch.zeros(len(images), 3), 0.1, 0, torch.quint8
+    ),
+    "nested": lambda images: torch.nested.nested_tensor([torch.rand(3) for _ in images]),
+    "NoneType": lambda images: None,
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns that some of these are new, and some old
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_answers_that_are_no_real_numbers_are_refused(kind, tmp_path):
+    class Model(torch.nn.Module):
+        def forward(self, images):
+            return ANSWERS[kind](images)
+
+    column = torch.arange(6)
+    images = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+    test = fw.Images(images, column % 3, column, ("a", "b", "c"))
+    dataset = fw.Dataset("set", None, None, test, (0.5,) * 3, (0.2,) * 3)
+    for do in (
+        lambda: fw.evaluate(Model(), dataset, "gamma: 2", out=tmp_path / "run"),
+        lambda: fw.predict(Model(), test, device="cpu"),
+    ):
+        assert kind in sentence(do)
+    assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------- files of a data set
+
+GHOSTSCRIPT = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 16 16
+%%EndComments
+0 0 16 16 rectfill
+showpage
+%%EOF
+"""
+
+
+def test_an_image_of_a_format_that_starts_another_program_is_not_read(refused, place, monkeypatch):
+    import PIL.EpsImagePlugin
+
+    def start(*_, **__):
+        raise AssertionError("another program was started")
+
+    monkeypatch.setattr(PIL.EpsImagePlugin, "Ghostscript", start)
+    (place / "data" / "a" / "9.png").write_bytes(GHOSTSCRIPT)
+    told = refused(*EVALUATE)
+    assert "9.png" in told
+    assert "PNG" in told
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def endless(path):
+    path.symlink_to("/dev/zero")
+
+
+def circle(path):
+    path.symlink_to(path.parent)
+
+
+def itself(path):
+    path.symlink_to(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes and devices")
+@pytest.mark.parametrize("make", [pipe, endless, circle, itself])
+def test_what_is_no_image_file_is_refused_and_not_read(refused, place, make):
+    make(place / "data" / "a" / "9.png")
+    assert "9.png" in refused(*EVALUATE)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes and devices")
+@pytest.mark.parametrize("make", [pipe, endless])
+@pytest.mark.parametrize("source", ["parquet:set.parquet", "npz:set.npz", "parquet:sets"])
+def test_a_data_file_that_is_a_pipe_is_refused_and_not_read(refused, place, make, source):
+    (place / "sets").mkdir()
+    name = source.partition(":")[2]
+    make(place / (f"{name}/test.parquet" if name == "sets" else name))
+    assert "neither a file nor a folder" in refused(*EVALUATE[:2], source, *EVALUATE[3:])
+
+
+def test_folders_may_be_nested_deeper_than_calls_may(place):
+    deep = place / "data" / "a"
+    folders = [f"{deep}{'/d' * (depth + 1)}" for depth in range(1200)]
+    for folder in folders:  # Python's own function for all of them is recursive
+        os.mkdir(folder)  # noqa: PTH102
+    os.rename(deep / "0.png", f"{folders[-1]}/0.png")  # noqa: PTH104
+    dataset = fw.load_data(f"folder:{place / 'data'}", test_fraction=1.0, parts=("test",))
+    assert len(dataset.test) == 9
+    os.remove(f"{folders[-1]}/0.png")  # noqa: PTH107
+    for folder in reversed(folders):  # and so is its function that removes them
+        os.rmdir(folder)  # noqa: PTH106
+
+
+# ---------------------------------------------------------------- the system
+
+
+@pytest.mark.parametrize("code", DISK_FULL)
+def test_a_full_disk_names_the_folder_and_the_remedy(tmp_path, monkeypatch, code):
+    def full(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(OSError, match=re.escape(os.strerror(code))) as caught:
+        write_atomically(tmp_path / "run" / "scores.csv", "model")
+    told = os_error_sentence(caught.value)
+    assert repr(str(tmp_path / "run")) in told
+    assert "make room" in told
+    assert list((tmp_path / "run").iterdir()) == []  # what is useless would keep the disk full
+
+
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_a_full_disk_during_an_export_leaves_nothing_half_written(tmp_path, monkeypatch, format):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    column = torch.arange(6)
+    images = fw.Images(torch.zeros(6, 3, 8, 8, dtype=torch.uint8), column % 2, column, ("a", "b"))
+    dataset = fw.Dataset("set", None, None, images, (0.5,) * 3, (0.2,) * 3)
+    place = "PIL.Image.Image.save" if format == "png" else "zipfile.ZipFile.open"
+    monkeypatch.setattr(place, full)
+    with pytest.raises(OSError, match="No space") as caught:
+        fw.export(dataset, [fw.make_shift("gamma", exponent=2)], tmp_path / "out", format=format)
+    assert repr(str(tmp_path / "out")) in os_error_sentence(caught.value)
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left in (["manifest.json"], [".lock", "manifest.json"])
+
+
+# ---------------------------------------------------------------- commands
+
+FROM_SCRATCH = ("evaluate", "timm:test_resnet", "folder:data", "--weights", "none", "--quiet")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("evaluate", "torchvision:resnet19", "folder:data"), "resnet18"),
+        (("evaluate", "onnx:text.onnx", "folder:data"), "not an ONNX file"),
+        (("evaluate", "text.pt", "folder:data", "--architecture", "timm:test_resnet"), "damaged"),
+        (("evaluate", "text.safetensors", "folder:data", "--architecture", "timm:x"), "'x'"),
+        (("evaluate", "hf:data", "folder:data"), "config.json"),
+        (("evaluate", "run:data/models/a/seed-0", "folder:data"), "no such folder"),
+        (("evaluate", "python:model.py:other", "folder:data"), "other"),
+        ((*FROM_SCRATCH, "--mean", "0.5,0.5,0.5", "--std", "inf,1,1"), "std"),
+        ((*FROM_SCRATCH, "--mean", "nan,0.5,0.5", "--std", "1,1,1"), "mean"),
+        ((*FROM_SCRATCH, "--input-size", "1000000000"), "input_size"),
+        ((*FROM_SCRATCH, "--size", "1000000000"), "size"),
+        ((*FROM_SCRATCH, "--labels", "laughs.yaml"), "1,000,000 values"),
+        ((*FROM_SCRATCH, "--labels", "deep.json"), "nested too deeply"),
+        ((*FROM_SCRATCH, "--labels", "digits.json"), "JSON"),
+        ((*FROM_SCRATCH, "--priors", "laughs.yaml"), "1,000,000 values"),
+        ((*FROM_SCRATCH, "--shifts", "quick,x=1"), "no parameters"),
+        ((*FROM_SCRATCH, "--shifts", "gamma,exponent=1e999"), "too large"),
+        ((*FROM_SCRATCH, "--shifts", "gamma,exponent=" + "9" * 5000), "too large"),
+        ((*FROM_SCRATCH, "--shifts", "gaussian_blur,sigma=1,kernel_size=1000000001"), "8001"),
+        ((*FROM_SCRATCH, "--shifts", "pgd,epsilon=0.1,steps=1000000000"), "steps"),
+        ((*FROM_SCRATCH[:3], "--weights", "https://me:secret@example.org/a.pt"), "password"),
+        ((*FROM_SCRATCH[:3], "--weights", "http://example.org/a.pt"), "plain http"),
+        (("run", "laughs.yaml"), "1,000,000 values"),
+        (("run", "study.yaml", "--set", "recipe.epochs=1000000000000"), "epochs"),
+        (("run", "study.yaml", "--set", "recipe.mixup=1e308"), "mixup"),
+        (("run", "study.yaml", "--set", "models.a.width=1e6"), "width"),
+        (("run", "study.yaml", "--set", "data.size=1000000000"), "size"),
+        (("plan", "study.yaml", "--set", "recipe.epochs=!!int x"), "!!int"),
+        (("check", "data", "accuracy > 0"), "no run"),
+        (("check", "damaged", "accuracy > 0"), "record.json"),
+        (("report", "damaged"), "record.json"),
+        (("report", "data"), "no run"),
+        (("compare", "damaged", "paper"), "record.json"),
+        (("clean", "damaged"), "record.json"),
+    ],
+)
+def test_a_bad_command_ends_with_one_line_and_writes_nothing(refused, place, command, words):
+    for name in ("text.onnx", "text.pt", "text.safetensors"):
+        (place / name).write_text("no weights")
+    (place / "laughs.yaml").write_text(LAUGHS)
+    (place / "deep.json").write_text("[" * 5000)
+    (place / "digits.json").write_text('{"a": ' + "9" * 5000 + "}")
+    (place / "damaged").mkdir()
+    (place / "damaged" / RECORD).write_text("[" * 5000)
+    told = refused(*command)
+    assert words in told
+    assert "secret" not in told
+    assert len(told) < 600

@@ -1,0 +1,87 @@
+"""How processes end: interrupted, killed, or with the process that started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fairweather import cli
+from fairweather.errors import InputError
+from fairweather.pool import result_of, submit
+from fairweather.vega import begin
+
+INTERRUPTED_WHILE_LOADING = """
+import sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "typer":  # one of the first modules of the command line
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["fairweather", "list"]
+from fairweather.__main__ import main
+main()
+"""
+# It prints the number of the process that works for it, which would sleep for ten minutes.
+STARTS_A_WORKER = """
+import os, time
+from fairweather.pool import submit
+print(submit(1, {}, os.getpid).result(), flush=True)
+submit(1, {}, time.sleep, 600)
+time.sleep(600)
+"""
+
+
+def test_an_interruption_while_the_program_is_loaded_is_one_line():
+    command = [sys.executable, "-c", INTERRUPTED_WHILE_LOADING]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_an_interruption_of_a_command_is_no_broken_rule(monkeypatch, capsys, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fairweather.rules.read_rules", interrupt)
+    monkeypatch.setattr("fairweather.runs.open_finished_run", lambda path: path)
+    monkeypatch.setattr(sys, "argv", ["fairweather", "check", str(tmp_path), "accuracy >= 0.5"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_figure_whose_process_was_killed_is_told():
+    with pytest.raises(InputError, match="drew figures was killed"):
+        begin(10**9, os._exit, 1)()
+    assert begin(10**9, divmod, 7, 2)() == (3, 1)  # the next one works
+
+
+def test_what_a_process_raises_is_raised_here():
+    with pytest.raises(ZeroDivisionError):
+        result_of(submit(1, {}, divmod, 1, 0), "divided", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_worker_ends_soon_after_the_process_that_started_it_was_killed():
+    command = [sys.executable, "-c", STARTS_A_WORKER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        worker = int(parent.stdout.readline())
+        assert is_running(worker)
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 120
+    while is_running(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(worker)
+
+
+def is_running(number):
+    try:
+        with open(f"/proc/{number}/stat") as file:  # noqa: PTH123
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
