@@ -16,11 +16,13 @@ from torch import nn
 import fairweather as fw
 from fairweather import group
 from fairweather.attacks import make_training_attack
-from fairweather.errors import InputError
+from fairweather.errors import InputError, TrainingDivergedError
 from fairweather.executors.jobs import JobFailedError
-from fairweather.group import ALONE, Group, Local, joined
+from fairweather.group import ALONE, Group, Local, joined, synchronise_batchnorm
+from fairweather.models import ModelSpec, build
 from fairweather.runs import RunFolder
 from fairweather.shifts import make_shift
+from fairweather.steps.children import start_module
 from fairweather.training import Recipe, fit
 from fairweather.training.recipe import Adversarial, AugMix, GaussianNoise, Rotation
 from fairweather.training.selfsupervised import Pretraining, Probe, pretrain
@@ -102,12 +104,34 @@ def look_for_images(members):
             raise InputError("no images here")
 
 
+class Explodes(nn.Module):
+    """Its logits are not finite for one image, which one process has."""
+
+    def __init__(self):
+        super().__init__()
+        self.network, _ = network()
+
+    def forward(self, pixels):
+        is_marked = (pixels[:, :, 0, 0] > 0.99).all(1, keepdim=True)
+        return torch.where(is_marked, torch.inf, self.network(pixels))
+
+
+def explode(members):
+    marked = images(23, 1)
+    marked.images[0, :, 0, 0] = 255
+    attack = make_training_attack("pgd", epsilon=1 / 255, steps=1)
+    recipe = replace(PLAIN, adversarial=Adversarial(epsilon=1 / 255, steps=1))
+    list(fit(Explodes(), marked, marked, recipe, attack=attack, group=members))
+
+
 def work(rank, port, folder):
     torch.set_num_threads(1)
     with joined(Local(rank, 2, port), 2, 1, CPU) as members:
         found = everything(members)
         with pytest.raises(InputError, match=r"process 1 of 2: no images here"):
             look_for_images(members)
+        with pytest.raises(TrainingDivergedError, match=r"process \d of 2: the logits are not"):
+            explode(members)
         norm = nn.BatchNorm1d(1)
         norm(torch.full((2, 1), float(1 + rank)))
         members.copy_statistics(norm)
@@ -157,10 +181,24 @@ def test_the_parts_of_a_batch_are_the_batch(places, count):
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_a_batch_must_have_an_image_for_each_process():
-    Group(devices=4).check_batches([torch.arange(4)])
-    with pytest.raises(InputError, match="4 processes cannot share a batch of 3 images"):
-        Group(devices=4).check_batches([torch.arange(8), torch.arange(3)])
+def test_a_batch_must_have_two_images_for_each_process():
+    Group(devices=4).check_batches([torch.arange(8)])
+    ALONE.check_batches([torch.arange(1)])
+    with pytest.raises(InputError, match="4 processes need batches of at least 8 images, found 7"):
+        Group(devices=4).check_batches([torch.arange(8), torch.arange(7)])
+
+
+@pytest.mark.parametrize("backbone", ["timm:test_resnet", "timm:test_efficientnet"])
+def test_synchronised_batch_norm_keeps_what_a_network_gives(backbone):
+    """torch's own conversion would lose the activations of timm's layers."""
+    model = build(ModelSpec(backbone, 3), seed=0).eval()
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = model(pixels)
+        synchronise_batchnorm(model)
+        assert torch.equal(model(pixels), before)
+    assert any(isinstance(each, nn.SyncBatchNorm) for each in model.modules())
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in model.modules())
 
 
 # ---------------------------------------------------------------- whole runs
@@ -234,6 +272,15 @@ def test_a_run_whose_second_process_is_killed_continues(study, run_together, tmp
     assert not torch.distributed.is_initialized()
     fw.run(study, out=tmp_path / "run", device="cpu", devices=2)
     same(run_together.path, tmp_path / "run")
+
+
+def test_a_process_that_ends_before_it_joins_is_told(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "fairweather.executors.together.start_module",
+        lambda module: start_module("fairweather.executors.no_such_module"),
+    )
+    with pytest.raises(JobFailedError, match=r"process 1 of 2, .* ended with status 1"):
+        fw.run(study, out=tmp_path / "run", device="cpu", devices=2)
 
 
 @pytest.mark.nightly

@@ -22,9 +22,10 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, os_error_sentence
 
 Value = TypeVar("Value")
 # The first process measures, writes and reports for hours while the others wait for a training.
@@ -89,12 +90,15 @@ class Group:
         return slice(start, start + least + (self.rank < more))
 
     def check_batches(self, batches: list[torch.Tensor]) -> None:
-        """Raise `InputError` if a batch has fewer images than there are processes."""
+        """Raise `InputError` unless each process gets two images of every batch.
+
+        Batch norm cannot train on a single one.
+        """
         smallest = min(len(batch) for batch in batches)
-        if smallest < self.size:
+        if self.size > 1 and smallest < 2 * self.size:
             raise InputError(
-                f"{self.size} processes cannot share a batch of {smallest} images; train in fewer "
-                "processes or with a larger batch_size"
+                f"{self.size} processes need batches of at least {2 * self.size} images, found "
+                f"{smallest}; train in fewer processes or with a larger batch_size"
             )
 
     def weighted(self, loss: torch.Tensor, part: int, whole: int) -> torch.Tensor:
@@ -138,14 +142,17 @@ class Group:
         if self.size == 1:
             yield
             return
-        problem = ""
+        problem: tuple[type[InputError], str] | None = None
         try:
             yield
-        except (InputError, OSError) as error:
-            problem = str(error)
+        except InputError as error:
+            problem = type(error), str(error)
+        except OSError as error:
+            problem = InputError, os_error_sentence(error)
         for rank, found in enumerate(self.gather(problem)):
-            if found:
-                raise InputError(f"process {rank} of {self.size}: {found}")
+            if found is not None:
+                kind, text = found
+                raise kind(f"process {rank} of {self.size}: {text}")
 
     def copy_statistics(self, model: nn.Module) -> None:
         """Give all processes the first one's running statistics of batch norm."""
@@ -160,10 +167,10 @@ ALONE = Group()
 def synchronise_batchnorm(model: nn.Module) -> None:
     """Let each batch norm of a network use the statistics of the whole batch, of all processes.
 
-    Its modules are replaced in place, also those that a wrapper has as attributes. torch has this
-    for GPUs only.
+    The layers are replaced in place. timm's function knows its own layers, which also have an
+    activation; torch's would lose it. torch has this for GPUs only.
     """
-    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    convert_sync_batchnorm(model)
 
 
 class Local(ClusterEnvironment):
@@ -172,7 +179,7 @@ class Local(ClusterEnvironment):
     Args:
         rank: the number of this process.
         size: how many they are.
-        port: where the first one listens, on this machine only.
+        port: where the first one listens.
     """
 
     def __init__(self, rank: int, size: int, port: int) -> None:

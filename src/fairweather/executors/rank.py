@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -23,15 +24,30 @@ def main() -> None:
     """Read settings from standard input, and help until the first process ends."""
     settings = RankSettings.model_validate_json(sys.stdin.readline())
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    os.dup2(2, 1)  # nobody reads its standard output
+    print("ready", flush=True)
+    os.dup2(2, 1)  # nobody reads more of its standard output
     threading.Thread(target=_end_with_the_input, daemon=True).start()
     cv2.setNumThreads(settings.plan.steps[0].threads)  # the processes share the cores
     numbered = f"{settings.device}:{settings.rank}" if settings.device == "cuda" else "cpu"
     environment = Local(settings.rank, settings.size, settings.port)
-    told = suppress(InputError)  # the first process tells of it
-    with told, joined(environment, settings.size, 1, torch.device(numbered)) as group:
+    with (
+        suppress(InputError),
+        _unless_cut_off(),
+        joined(environment, settings.size, 1, torch.device(numbered)) as group,
+    ):
         worker = Worker(settings.plan, device=numbered, offline=settings.offline, group=group)
         assist(settings.plan, RunFolder(Path(settings.folder)), worker)
+
+
+@contextmanager
+def _unless_cut_off() -> Iterator[None]:
+    """End quietly where the first process has ended: it tells why."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "onnection" not in str(error):  # torch has no type of its own for this
+            raise
+        sys.exit(1)
 
 
 def _end_with_the_input() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess  # nosec B404 # for its types: children.start_module starts them
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
@@ -76,7 +76,9 @@ def execute_together(
         raise
     finally:
         if waiting:
-            group.from_first("")
+            # One that was killed since the last training does not matter any more.
+            with contextlib.suppress(RuntimeError):
+                group.from_first("")
 
 
 def assist(plan: Plan, run: RunFolder, worker: Worker) -> None:
@@ -124,8 +126,15 @@ def started(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterator[G
             assert child.stdin is not None
             child.stdin.write(settings.model_dump_json() + "\n")
             child.stdin.flush()
+        for child in children:
+            assert child.stdout is not None
+            if not child.stdout.readline():  # it would be waited for
+                raise RuntimeError("a process ended before it could join")
         with joined(Local(0, size, port), size, 1, worker.device) as group:
-            yield group
+            try:
+                yield group
+            finally:
+                _end(children)
     except RuntimeError as error:  # torch's, of a connection that another process has closed
         for rank, child in enumerate(children, start=1):
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -136,10 +145,14 @@ def started(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterator[G
                 ) from error
         raise
     finally:
-        for child in children:
-            # Its input ends, which ends it, whatever it does.
-            with contextlib.suppress(BrokenPipeError), child:
-                pass
+        _end(children)
+
+
+def _end(children: Sequence[subprocess.Popen[str]]) -> None:
+    """End processes, whatever they do: their input ends."""
+    for child in children:
+        with contextlib.suppress(BrokenPipeError), child:
+            pass
 
 
 def _is_shared(step: Step) -> bool:

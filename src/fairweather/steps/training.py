@@ -51,7 +51,8 @@ State = dict[str, Any]  # tensors, numbers and lists, as torch.save takes them
 
 def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
     """Train a model, or continue its training, and store the weights that its recipe selects."""
-    recipe = _recipe(step, folder)
+    with worker.group.agreeing():
+        recipe = _recipe(step, folder)
     if step.tries:
         _take_over(step, folder, recipe)
         progress(Event(step.task, 1, 1, "copied from a try of the sweep"))
@@ -282,8 +283,6 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
     epochs, done = step.recipe.epochs, len(state["history"]) if state else 0
     told = _Told(progress, step.task, epochs, done)
     told.say("")
-    if step.sync_batchnorm:
-        synchronise_batchnorm(classifier)
     encoder = models.encoder_of(classifier, spec.backbone)
     last: PretrainingEpoch | None = None
     for last in pretrain(
@@ -298,6 +297,7 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
         state=state,
         after_step=told.within,
         group=worker.group,
+        sync_batchnorm=step.sync_batchnorm,
     ):
         resume.write(folder, last.state)
         told.epoch(len(last.history), _pretraining_note(last.history[-1]))

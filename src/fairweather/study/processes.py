@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 
@@ -70,15 +71,19 @@ def run_together(
     """Run a plan in this and other processes, which train together; the first one does the rest."""
     environment = launched()
     devices, nodes = places
-    if environment is not None and environment.global_rank() > 0:
-        with joined(environment, devices, nodes, worker.device) as worker.group:
-            assist(plan, folder, worker)
-        return
-    with open_run(folder.path) as opened:
-        prepare(opened, False)
-        if environment is None:
+    if environment is None:
+        with open_run(folder.path) as opened:
+            prepare(opened, False)
             with started(plan, opened, worker, devices) as worker.group:
                 execute_together(plan, opened, worker, tell)
+        return
+    # First they join, so that the others hear of it if the folder cannot be opened.
+    with joined(environment, devices, nodes, worker.device) as worker.group, ExitStack() as stack:
+        with worker.group.agreeing():
+            if worker.group.is_first:
+                opened = stack.enter_context(open_run(folder.path))
+                prepare(opened, False)
+        if worker.group.is_first:
+            execute_together(plan, opened, worker, tell)
         else:
-            with joined(environment, devices, nodes, worker.device) as worker.group:
-                execute_together(plan, opened, worker, tell)
+            assist(plan, folder, worker)

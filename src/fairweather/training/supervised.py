@@ -188,7 +188,7 @@ def _train_epoch(
         batch = Batch(tuple(view[part] for view in batch.views), batch.targets[part])
         if attack is not None:
             keys = images.keys[part].to(learner.device)
-            with stop_where_outputs_are_not_finite(epoch, step, rate):
+            with group.agreeing(), stop_where_outputs_are_not_finite(epoch, step, rate):
                 batch = attacked(batch, keys, learner.model, attack, rng)
         loss = supervised_loss(learner.forward, batch, recipe)
         if learner.task is not None:
@@ -214,7 +214,8 @@ def _train_epoch(
 
 
 def _evaluate_epoch(learner: Learner, train: Images, val: Images, group: Group) -> dict[str, float]:
-    group.copy_statistics(learner.evaluated)
+    for model in (learner.model, learner.evaluated):
+        group.copy_statistics(model)
     # A fixed, evenly spread subset: no second pass in training mode, no extra randomness.
     stride = -(-len(train) // MOST_CLEAN_TRAINING_IMAGES)
     on_train = _evaluate(learner, train[::stride], group)

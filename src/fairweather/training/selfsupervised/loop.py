@@ -16,7 +16,7 @@ from timm.optim.lars import Lars
 from torch import nn
 
 from fairweather.errors import InputError
-from fairweather.group import ALONE, Group
+from fairweather.group import ALONE, Group, synchronise_batchnorm
 from fairweather.training.batching import near, training_batches
 from fairweather.training.loop_parts import (
     is_time_to_look,
@@ -87,6 +87,7 @@ def pretrain(
     state: State | None = None,
     after_step: Callable[[float], None] | None = None,
     group: Group = ALONE,
+    sync_batchnorm: bool = False,
 ) -> Iterator[PretrainingEpoch]:
     """Pre-train an encoder, one epoch at a time.
 
@@ -111,6 +112,8 @@ def pretrain(
         group: the processes that train together; each must call this with the same arguments, and
             gets the same epochs. All have equal parts of each batch, so up to one image less than
             there are processes is left out of it.
+        sync_batchnorm: batch norm, also that of the projector, has the statistics of the whole
+            batch, of all processes; for GPUs only.
 
     Raises `TrainingDivergedError` with epoch, step and learning rate if a loss is not finite, and
     `CollapsedError` if the embedding is the same for all images at the end of an epoch. `rotation`
@@ -123,6 +126,8 @@ def pretrain(
     method = METHODS[recipe.method]
     with seeded(_stream(seed, 1), torch.device("cpu")):
         learner = Learner(encoder, method.build(features, recipe, len(images.classes)))
+    if sync_batchnorm:
+        synchronise_batchnorm(learner)
     learner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(learner, recipe)
     history: list[dict[str, float]] = []
