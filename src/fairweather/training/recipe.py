@@ -102,6 +102,7 @@ class AugMix:
         require_within("recipe", "augmix.width", self.width, 1, 10)
         require_within("recipe", "augmix.depth", self.depth, 0, 10)
         require_within("recipe", "augmix.consistency", self.consistency, 0, math.inf)
+        require_positive("recipe", "augmix.alpha", self.alpha)
         require_alpha("recipe", "augmix.alpha", self.alpha)
 
 
