@@ -293,10 +293,10 @@ def check_logits(logits: object) -> None:
 
     >>> check_logits(torch.zeros(2, 3, dtype=torch.bool))
     Traceback (most recent call last):
-    fairweather.errors.InputError: a classifier must return logits, real numbers [B, classes], found
-    a tensor of torch.bool
+    fairweather.errors.InputError: a classifier must return logits as real numbers [B, classes],
+    found a tensor of torch.bool
     """
-    must = "a classifier must return logits, real numbers [B, classes], found"
+    must = "a classifier must return logits as real numbers [B, classes], found"
     if not isinstance(logits, torch.Tensor):
         raise InputError(f"{must} a {type(logits).__name__}")
     if kind := special_kind(logits):
