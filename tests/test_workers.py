@@ -159,7 +159,7 @@ def test_ten_workers_are_killed_at_different_steps_and_the_bytes_are_the_same(
     alone = fw.run(path, out=tmp_path / "alone", device="cpu")
     for kind in (*KINDS, "report"):
         worker = start(folder, STUCK.format(kind=kind), path)
-        begun = IDS.get(kind, ("pretraining/", "models/", "predictions/"))
+        begun = IDS.get(kind, ("pretraining/", "models/", "predictions/", "variants/"))
         assert any(line.startswith(begun) for line in worker.stdout), worker.communicate()
         worker.send_signal(signal.SIGKILL)
         worker.communicate()
