@@ -2,7 +2,7 @@
 
 Under the name of a program on PATH, it does what that program does. Its state is in FAKE_SLURM: a
 file for each job (PENDING, or the number of its process), the script of each array, and what was
-asked. While the file `hold` exists, jobs wait in the queue.
+asked. While the file `hold` exists, jobs wait in the queue; while `no-PROGRAM` does, it fails.
 """
 
 import os
@@ -68,12 +68,15 @@ def sbatch(state, arguments):
 
 
 def squeue(state, arguments):
+    assert arguments[-1] == "--format=%i %T %j"
     for name, pid in jobs(state).items():
+        script = (state / f"{name.partition('_')[0]}.sh").read_text()
+        called = re.search(r"--job-name=(.*)", script)[1]
         if pid == "PENDING" and not (state / "hold").exists():
             begin(state, name)
-            print(name, "RUNNING")
+            print(name, "RUNNING", called)
         elif pid == "PENDING" or is_there(pid):
-            print(name, "PENDING" if pid == "PENDING" else "RUNNING")
+            print(name, "PENDING" if pid == "PENDING" else "RUNNING", called)
 
 
 def scancel(state, arguments):
@@ -107,4 +110,6 @@ if __name__ == "__main__":
     state = pathlib.Path(os.environ["FAKE_SLURM"])
     with (state / "asked.log").open("a") as file:
         file.write(f"{name} {' '.join(rest)}\n")
+    if (state / f"no-{name}").exists():
+        sys.exit(f"{name}: error: Unable to contact slurm controller")
     globals()[name](state, rest)

@@ -345,7 +345,7 @@ def test_two_workers_of_which_one_is_killed_while_it_predicts_do_what_one_proces
     lines, labels = lines_and_labels(events)
     assert len([line for line in lines if "ended that did predict" in line]) == 1, lines
     assert any(label.endswith(" on 2 workers") for label in labels), labels  # in shards
-    logs = "".join(path.read_text() for path in folder.glob("logs/**/*.log"))
+    logs = "".join(path.read_text() for path in folder.glob("logs/steps/**/*.log"))
     assert "the last words" in logs
     assert "the process ended" in logs
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -16,9 +17,12 @@ from fairweather.cli import app
 from fairweather.errors import InputError, NeedsMissingError, TrainingDivergedError
 from fairweather.executor_options import minutes_of
 from fairweather.executors import slurm, submitted
+from fairweather.executors.followed import Followed
 from fairweather.executors.jobs import Failed, JobFailedError
 from fairweather.executors.logs import last_lines
+from fairweather.record import RECORD
 from fairweather.runs import RunFolder
+from fairweather.study import plan
 
 from . import fake_slurm
 from .conftest import TINY_RESNET
@@ -41,7 +45,7 @@ models:
 # The command, which asks often.
 COMMAND = """
 from fairweather.executors import slurm
-slurm.LOOKED, slurm.ASKED = 0.1, 0.3
+slurm.LOOKED, slurm.ASKED, slurm.SEEN = 0.1, 0.3, 0.5
 from fairweather.cli import main
 main()
 """
@@ -173,7 +177,7 @@ def test_jobs_do_what_one_process_does_and_leave_only_logs(often, setup, study, 
     assert "train Basic, seed 0" in [event.finished.label for event in finished]
     assert not (folder / "jobs.json").exists()
     assert not (folder / "claims").exists()
-    assert {path.suffix for path in (folder / "logs/jobs").iterdir()} <= {".out", ".lock", ""}
+    assert {path.suffix for path in (folder / "logs/jobs").rglob("*")} <= {".out", ".lock", ""}
     log = (folder / "logs/steps/models/basic/seed-1.log").read_text()
     assert "begun by job" in log
     assert "done in" in log
@@ -302,14 +306,14 @@ def never(monkeypatch, state):
     def end(run, note):
         write(run, note)
         for job in note.jobs:
-            (run.path / submitted.log_of(job)).write_text("first\nlast\n")
+            (run.path / note.log_of(job)).write_text("first\nlast\n")
             for answer in answers:
-                (run.path / submitted.answer_of(job)).write_text(answer.model_dump_json())
+                (run.path / note.answer_of(job)).write_text(answer.model_dump_json())
 
     monkeypatch.setattr(slurm, "_submit_array", submit)
     monkeypatch.setattr(slurm, "write_note", end)
-    monkeypatch.setattr(slurm, "LOOKED", 0.0)
-    monkeypatch.setattr(slurm, "ASKED", 0.0)
+    for name in ("LOOKED", "ASKED", "SEEN"):
+        monkeypatch.setattr(slurm, name, 0.0)
     return answers
 
 
@@ -350,10 +354,41 @@ def test_a_damaged_note_is_one_sentence(study, alone, tmp_path, state):
     assert "does not say which jobs were submitted" in str(result.exception)
 
 
+PLACE = "0123456789abcdef"
+
+
+def noted(folder, *jobs, **facts):
+    """Write a note of jobs into a run folder."""
+    facts = {"executor": "slurm", "host": submitted.socket.gethostname(), "study": ""} | facts
+    note = submitted.Submitted(
+        folder=str(folder.resolve()), jobs=dict.fromkeys(jobs, PLACE), **facts
+    )
+    submitted.write_note(RunFolder(folder), note)
+    return note
+
+
+def queued(state, job, name):
+    """Put a job into the queue."""
+    (state / "hold").touch()
+    (state / f"{job}.sh").write_text(f"#SBATCH --job-name={name}\n")
+    (state / job).write_text("PENDING")
+
+
+def unfinished(alone, folder):
+    """A copy of a run without one of its predictions; also what does it."""
+    run = RunFolder(shutil.copytree(alone.path, folder))
+    step = next(step for step in alone.folder.step_ids() if step.startswith("predictions/"))
+    run.forget(step)
+
+    def finish():
+        shutil.copytree(alone.path, folder, dirs_exist_ok=True)
+
+    return run, finish
+
+
 def test_a_note_of_another_machine_is_not_taken_for_processes_of_this_one(alone, tmp_path):
     folder = shutil.copytree(alone.path, tmp_path / "run")
-    note = submitted.Submitted(executor="slurm-local", host="elsewhere", study="", jobs=("1",))
-    submitted.write_note(RunFolder(folder), note)
+    noted(folder, "1", executor="slurm-local", host="elsewhere")
     with pytest.raises(InputError, match="processes of the machine elsewhere"):
         submitted.cancel(folder)
 
@@ -361,16 +396,199 @@ def test_a_note_of_another_machine_is_not_taken_for_processes_of_this_one(alone,
 def test_a_process_that_is_no_job_is_not_ended(alone, tmp_path):
     folder = shutil.copytree(alone.path, tmp_path / "run")
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        note = submitted.Submitted(
-            executor="slurm-local",
-            host=submitted.socket.gethostname(),
-            study="",
-            jobs=(str(other.pid),),
-        )
-        submitted.write_note(RunFolder(folder), note)
+        noted(folder, str(other.pid), executor="slurm-local")
         assert submitted.cancel(folder) == 0
         assert other.poll() is None
         other.communicate(b"\n")
+
+
+def test_jobs_that_were_not_ended_can_be_cancelled_again(alone, state, tmp_path):
+    folder = shutil.copytree(alone.path, tmp_path / "run")
+    noted(folder, "100")
+    queued(state, "100", submitted.job_name(RunFolder(folder)))
+    (state / "no-scancel").touch()
+    with pytest.raises(InputError, match="SLURM did not end all jobs"):
+        submitted.cancel(folder)
+    (state / "no-scancel").unlink()
+    (state / "no-squeue").touch()
+    with pytest.raises(InputError, match="SLURM does not answer"):
+        submitted.cancel(folder)
+    (state / "no-squeue").unlink()
+    assert submitted.cancel(folder) == 1
+    assert not (state / "100").exists()
+    assert not (folder / "jobs.json").exists()
+
+
+def test_jobs_of_another_folder_are_not_ended(alone, state, tmp_path):
+    folder = shutil.copytree(alone.path, tmp_path / "run")
+    noted(folder, "100", "200")
+    queued(state, "100", submitted.job_name(RunFolder(folder)))
+    queued(state, "200", "mine")  # a note can have any number
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    with pytest.raises(InputError, match=f"work in {folder}, and this is {copy}"):
+        submitted.cancel(copy)
+    assert (state / "100").exists()
+    assert submitted.cancel(folder) == 1
+    assert not (state / "100").exists()
+    assert (state / "200").exists()
+
+
+def test_no_answer_of_slurm_does_not_mean_that_no_jobs_are_there(alone, state, study, tmp_path):
+    folder = shutil.copytree(alone.path, tmp_path / "run")
+    noted(folder, "100")
+    queued(state, "100", submitted.job_name(RunFolder(folder)))
+    (state / "no-squeue").touch()
+    before = (folder / RECORD).read_bytes()
+    with pytest.raises(InputError, match="SLURM does not answer"):
+        fw.run(study, out=folder, executor="slurm", overrides=["seeds=1"])
+    assert (folder / RECORD).read_bytes() == before
+
+
+def test_what_was_planted_for_jobs_is_not_used(alone, state, study, tmp_path):
+    run, _ = unfinished(alone, tmp_path / "run")
+    (state / "hold").touch()
+    planted = run.path / "logs/jobs/100_submitted.pkl"
+    planted.parent.mkdir(parents=True)
+    planted.write_bytes(b"harm")
+
+    def leave(event):
+        if "submitted" in event.line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fw.run(study, out=run.path, executor="slurm", progress=leave)
+    note = submitted.read_note(run)
+    (place,) = (run.file(submitted.place_name(each)) for each in note.jobs.values())
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert (place / "100_submitted.pkl").is_file()
+    assert f"submitit.core._submit {place}\n" in (state / "100.sh").read_text()
+    assert planted.read_bytes() == b"harm"
+
+
+def test_a_folder_for_jobs_is_never_one_that_was_there(alone, monkeypatch, tmp_path):
+    run = RunFolder(shutil.copytree(alone.path, tmp_path / "run"))
+    monkeypatch.setattr(submitted.secrets, "token_hex", lambda size: PLACE)
+    (run.path / "other").mkdir()
+    (run.path / "logs/jobs").mkdir(parents=True)
+    (run.path / "logs/jobs" / PLACE).symlink_to(run.path / "other")
+    with pytest.raises(FileExistsError):
+        submitted.new_place(run)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_jobs_of_this_machine_run_nothing_of_the_current_folder(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    (tmp_path / "shlex.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    job = SimpleNamespace(place=submitted.new_place(run))  # which fails, since it is no function
+    request = executor_options.check_executor("slurm-local")
+    (number,) = slurm._submit_array(request, run, job, 1)
+    note = submitted.Submitted(
+        executor="slurm-local", host="", folder="", study="", jobs={number: job.place}
+    )
+    log = run.file(note.log_of(number))
+    wait_for(
+        lambda: (tmp_path / "harm").exists() or (log.exists() and "not callable" in log.read_text())
+    )
+    assert not (tmp_path / "harm").exists()
+    assert "PYTHONSAFEPATH" not in os.environ
+
+
+def test_another_command_that_has_seen_the_end_first_is_no_cancel(
+    alone, never, study, monkeypatch, tmp_path
+):
+    run, finish = unfinished(alone, tmp_path / "run")
+    write = submitted.write_note
+
+    def end(run, note):
+        write(run, note)
+        if note.jobs:  # the jobs do all, and the other command removes the note
+            finish()
+            (run.path / "jobs.json").unlink()
+
+    monkeypatch.setattr(slurm, "write_note", end)
+    fw.run(study, out=run.path, executor="slurm")
+    same(run.path, alone)
+
+
+def test_what_had_failed_before_the_jobs_are_taken_up_ends_nothing(
+    alone, often, state, study, tmp_path
+):
+    run, finish = unfinished(alone, tmp_path / "run")
+    digest = slurm._digest_of(plan(study, out=run.path, device="cpu").plan)
+    note = noted(run.path, "100", "200", study=digest)
+    queued(state, "200", submitted.job_name(run))
+    failed = Failed(type="TrainingDivergedError", text="no such luck", traceback="")
+    (run.path / note.answer_of("100")).parent.mkdir(parents=True)
+    (run.path / note.answer_of("100")).write_text(failed.model_dump_json())
+    said = []
+
+    def tell(event):
+        said.append(event.line)
+        if "queued" in event.line:
+            finish()
+
+    fw.run(study, out=run.path, executor="slurm", jobs=1, progress=tell)
+    assert f"{'jobs':14} taking up 1 job that were submitted before" in said
+    assert not any("failed" in line for line in said)
+    same(run.path, alone)
+    assert not (state / "200").exists()  # nothing was left to do
+
+
+def test_a_command_that_cannot_end_its_jobs_says_so_and_ends_them_when_given_again(
+    alone, often, state, study, tmp_path
+):
+    run, finish = unfinished(alone, tmp_path / "run")
+    (state / "hold").touch()
+
+    def tell(event):
+        if "queued" in event.line:
+            finish()
+            (state / "no-scancel").touch()
+
+    with pytest.raises(InputError, match="SLURM did not end all jobs"):
+        fw.run(study, out=run.path, executor="slurm", progress=tell)
+    assert (state / "100").exists()
+    assert submitted.read_note(run).jobs.keys() == {"100"}
+    (state / "no-scancel").unlink()
+    fw.run(study, out=run.path, executor="slurm")
+    assert not (state / "100").exists()
+    assert submitted.read_note(run) is None
+
+
+def test_a_job_whose_answer_is_seen_late_is_not_lost(alone, never, study, monkeypatch, tmp_path):
+    run, finish = unfinished(alone, tmp_path / "run")
+    asked, said = [], []
+
+    def states(folder, note):
+        asked.append(note)
+        if len(asked) > 1:
+            finish()
+        return {}
+
+    monkeypatch.setattr(slurm, "SEEN", 90.0)
+    monkeypatch.setattr(slurm, "states", states)
+    fw.run(study, out=run.path, executor="slurm", progress=said.append)
+    assert len(asked) > 1
+    assert not any("ended without an answer" in event.line for event in said)
+
+
+def test_the_time_that_remains_is_divided_among_the_jobs(study, alone, tmp_path):
+    whole, left = plan(study, out=alone.path, device="cpu").plan, {}
+    first, second, *_ = (step.id for step in whole.steps if step.kind == "predict")
+    for busy in (1, 8):
+        run = RunFolder(shutil.copytree(alone.path, tmp_path / str(busy)))
+        run.forget(first)
+        run.forget(second)
+        said = []
+        followed = Followed(whole, run, said.append)
+        for name in (record := alone.folder.step(first)).files:
+            shutil.copyfile(alone.folder.file(name), run.file(name))
+        run.finish(record)
+        assert followed.look(busy) == 1
+        (left[busy],) = (event.finished.left for event in said if event.finished)
+    assert left[8] == pytest.approx(left[1] / 8)
 
 
 def test_a_finished_run_submits_nothing(study, alone, state):
@@ -382,8 +600,8 @@ def test_a_finished_run_submits_nothing(study, alone, state):
     ("options", "words"),
     [
         ({"executor": "slrum"}, "unknown executor 'slrum'; did you mean 'slurm'"),
-        ({"partition": "gpu"}, "partition is for the jobs of a cluster"),
-        ({"time": "1:00:00"}, "time is for the jobs of a cluster"),
+        ({"partition": "gpu"}, "partition is for the jobs of SLURM"),
+        ({"time": "1:00:00"}, "time is for the jobs of SLURM"),
         ({"executor": "slurm", "partition": "a b"}, "partition must be a name"),
         ({"executor": "slurm", "gpus": "4"}, "a job uses one GPU.*--jobs 4"),
         ({"executor": "slurm", "gpus": "two"}, "gpus must be 0, 1 or TYPE:1"),

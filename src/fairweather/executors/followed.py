@@ -29,7 +29,7 @@ class Followed(Schedule):
         Args:
             busy: how many processes do steps now, for the remaining time.
         """
-        self._jobs = max(busy, 1)
+        self.jobs = max(busy, 1)
         waiting = len(self._waiting)
         self.ledger.look_again(self._waiting, set(self.run.step_ids()))
         for step in self.waiting:  # in the order of the plan: what a step needs comes first

@@ -18,6 +18,15 @@ STEP_LOGS = "logs/steps"  # folder in the run folder
 BETWEEN_LINES = 10.0  # seconds between two lines about how far a step is
 
 
+def log_of(step: str) -> str:
+    """The name of the log of a step in the run folder.
+
+    >>> log_of("scores")
+    'logs/steps/scores.log'
+    """
+    return f"{STEP_LOGS}/{step}.log"
+
+
 def logging_steps(by: str) -> Perform:
     """Do steps, and write how far they are to `logs/steps/ID.log` in the run folder.
 
@@ -29,7 +38,7 @@ def logging_steps(by: str) -> Perform:
         with ExitStack() as stack:
             files = []
             for step in steps:
-                path = run.file(f"{STEP_LOGS}/{step.id}.log")
+                path = run.file(log_of(step.id))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.append(stack.enter_context(path.open("a", encoding="utf-8")))
 
@@ -66,7 +75,7 @@ def last_lines(run: RunFolder, name: str, lines: int = 10) -> str:
     """The last lines of a log in a run folder, indented; empty if there is none.
 
     >>> from pathlib import Path
-    >>> last_lines(RunFolder(Path("runs/nowhere")), "logs/steps/scores.log")
+    >>> last_lines(RunFolder(Path("runs/nowhere")), log_of("scores"))
     ''
     """
     path = run.file(name)

@@ -31,6 +31,7 @@ from fairweather.errors import InputError, missing_extra
 from fairweather.executors import remote
 from fairweather.executors.jobs import Failed, JobFailedError
 from fairweather.executors.local import perform_here
+from fairweather.executors.logs import last_lines
 from fairweather.executors.remote import (
     Answer,
     Broken,
@@ -645,7 +646,7 @@ class _Driver:
             raise JobFailedError(
                 f"the process that did {seat.order.title} ended {TRIED} times, the last time on "
                 f"{seat.host}; the same command continues; the last lines of {log.path}:\n"
-                f"{log.last_lines}"
+                f"{last_lines(self.run, log.name).rstrip()}"
             )
         line = f"{'note':14} the process on {seat.host} ended that did {seat.order.title}: "
         self.tell(Event("lost", 1, 1, line=f"{line}it is done again"))

@@ -23,6 +23,7 @@ from fairweather.devices import cores, workers_for
 from fairweather.errors import InputError
 from fairweather.executors.jobs import Failed
 from fairweather.executors.local import perform_here
+from fairweather.executors.logs import log_of
 from fairweather.executors.schedule import left_by
 from fairweather.progress import Event
 from fairweather.record import RECORD, Machine, step_file
@@ -46,7 +47,6 @@ from fairweather.types import Dataset
 STATE_SENT = 180.0  # seconds between two states of a training that travel to the driver
 SHARD_WORK = 4000  # images times passes; less is not worth a shard of its own
 LOG_KEPT = 2**20  # characters of what a step printed, the last ones
-LAST_LINES = 15  # of a log, in an error
 # Other versions of these give other numbers, or other bytes in a file.
 VERSIONED = (
     "fairweather",
@@ -414,16 +414,12 @@ def store(order: Order, products: Sequence[Product], run: RunFolder) -> list[Don
     ]
 
 
-def log_of(step: str) -> str:
-    """The name of the log of a step that was done elsewhere."""
-    return f"logs/{step}.log"
-
-
 class StepLog:
     """The log of an order in the run folder: where it was tried, and what was printed."""
 
     def __init__(self, order: Order, run: RunFolder) -> None:
-        self.path = run.file(log_of(order.steps[0].id))
+        self.name = log_of(order.steps[0].id)
+        self.path = run.file(self.name)
         self.title = order.title
         self.steps = [step.id for step in order.steps]
 
@@ -439,12 +435,6 @@ class StepLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as log:
             log.write(text.rstrip() + "\n")
-
-    @property
-    def last_lines(self) -> str:
-        """The last lines, indented."""
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(f"  {line}" for line in lines[-LAST_LINES:])
 
 
 def check_versions(theirs: Mapping[str, str], host: str) -> None:

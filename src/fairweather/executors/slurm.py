@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -33,12 +34,17 @@ from fairweather.executors.logs import last_lines, logging_steps
 from fairweather.executors.shared import execute_shared, what_workers_share
 from fairweather.executors.submitted import (
     JOB_LOGS,
+    Place,
     Submitted,
+    alive,
     answer_of,
+    end_all,
     end_jobs,
     forget,
-    log_of,
+    job_name,
+    new_place,
     note_locked,
+    place_name,
     read_note,
     states,
     write_note,
@@ -60,6 +66,7 @@ WARNED = 90  # seconds before the time limit at which a job is told of it
 LOOKED, ASKED = 3.0, 30.0  # seconds between two looks at the folder, and two questions to SLURM
 MORE = 60.0  # seconds that a step waits before another job is submitted for it, beside others
 REMINDED = 60.0  # seconds between two times of saying which jobs do what
+SEEN = 90.0  # seconds after which a file of another machine is seen, on a slow file system too
 LISTED = 120.0  # seconds after which a job that does not stand in the note must have been cancelled
 LEFT = 60.0  # seconds that a job waits longer for others than a claim lasts
 ENDED = 30.0  # seconds that jobs have to end once nothing is left to do
@@ -87,8 +94,8 @@ Answer: pydantic.TypeAdapter[Ended | Failed] = pydantic.TypeAdapter(Ended | Fail
 class ArrayJob:
     """What a job does; submitit stores it, calls it, and submits it again if it is interrupted."""
 
-    def __init__(self, assigned: Assigned) -> None:
-        self.assigned = assigned
+    def __init__(self, assigned: Assigned, place: Place) -> None:
+        self.assigned, self.place = assigned, place
 
     def __call__(self) -> None:
         """Work in the run folder until nothing is left to do, and write an answer."""
@@ -96,15 +103,16 @@ class ArrayJob:
 
         job = submitit.JobEnvironment().job_id
         run = RunFolder(Path(self.assigned.folder))
+        answer = answer_of(self.place, job)
         with _ended_if_cancelled(run, job):
             if not _is_listed(run, job):
                 return
             try:
                 _work(self.assigned, job)
             except Exception as error:
-                run.write(answer_of(job), Failed.of(error).model_dump_json())
+                run.write(answer, Failed.of(error).model_dump_json())
                 raise
-            run.write(answer_of(job), Ended().model_dump_json())
+            run.write(answer, Ended().model_dump_json())
 
     def checkpoint(self) -> DelayedSubmission:
         """Say what to submit again: the same, since all that is done is in the run folder."""
@@ -193,12 +201,12 @@ def execute_on_slurm(
 def _are_there(run: RunFolder, plan: Plan, request: JobRequest) -> bool:
     """Say whether jobs for a plan are there; raises `InputError` if they are for another one."""
     note = read_note(run)
-    alive = None if note is None else states(run, note)
-    if note is None or not alive:
+    there = {} if note is None else alive(run, note)
+    if note is None or not there:
         return False
     if (note.executor, note.study) != (request.executor, _digest_of(plan)):
         raise InputError(
-            f"{_count(len(alive))} of another study or other settings work in {run.path}, or wait "
+            f"{_count(len(there))} of another study or other settings work in {run.path}, or wait "
             f"to do so: end them with `fairweather cancel {run.path}`, or name another folder with "
             "--out"
         )
@@ -224,6 +232,7 @@ class _Driver:
         self.run, self.claims = shared.run, shared.claims
         self.followed = Followed(assigned.plan, shared.run, tell)
         self.ended: set[str] = set()
+        self.missing: dict[str, float] = {}  # jobs that SLURM does not have: since when
         self.lost = 0
         self.error: Exception | None = None  # the last one of a job
         self.running: Mapping[str, bool] = {}  # jobs that have not ended: whether they run
@@ -236,11 +245,17 @@ class _Driver:
         if self.followed.waiting:
             self._begin()
         while self.followed.waiting:
-            self._look_after_jobs()
             owners = self.claims.owners()
+            note = read_note(self.run)  # before the look: who removes it may have done the rest
             if self.followed.look(len(set(owners.values()))):
                 continue
-            self._submit(owners)
+            if note is None:
+                raise NeedsMissingError(
+                    f"the jobs of {self.run.path} were ended by `fairweather cancel`; the same "
+                    "command submits jobs for what is left"
+                )
+            self._look_after_jobs(note)
+            self._submit(note, owners)
             self._say_who_does_what(owners)
             time.sleep(LOOKED)
         self._end()
@@ -260,48 +275,52 @@ class _Driver:
         with note_locked(self.run):
             note = read_note(self.run)
             if note is not None:
-                if states(self.run, note) != {}:
-                    words = f"taking up {_count(len(note.jobs))} that were submitted before"
+                if there := alive(self.run, note):
+                    # What had failed before may have been mended since.
+                    self.ended = {
+                        job
+                        for job in note.jobs
+                        if job not in there or self.run.file(note.answer_of(job)).is_file()
+                    }
+                    words = f"taking up {_count(len(there))} that were submitted before"
                     self.tell(Event("jobs", 0, None, line=f"{'jobs':14} {words}"))
                     return
                 forget(self.run, note)
-            study = _digest_of(self.assigned.plan)
-            executor = self.request.executor
-            write_note(
-                self.run, Submitted(executor=executor, host=socket.gethostname(), study=study)
+            note = Submitted(
+                executor=self.request.executor,
+                host=socket.gethostname(),
+                folder=str(self.run.path.resolve()),
+                study=_digest_of(self.assigned.plan),
             )
+            write_note(self.run, note)
 
-    def _note(self) -> Submitted:
-        note = read_note(self.run)
-        if note is None:
-            raise NeedsMissingError(
-                f"the jobs of {self.run.path} were ended by `fairweather cancel`; the same command "
-                "submits jobs for what is left"
-            )
-        return note
-
-    def _look_after_jobs(self) -> None:
+    def _look_after_jobs(self, note: Submitted) -> None:
         """Find out which jobs have ended, and why."""
-        note = self._note()
+        for place in {note.jobs[job] for job in self._alive(note)}:
+            with suppress(FileNotFoundError):  # listing a folder makes NFS ask its server
+                list(self.run.file(place_name(place)).iterdir())
         for job in self._alive(note):
-            self._read_answer(job)
+            self._read_answer(note, job)
         if time.monotonic() - self.asked < ASKED:
             return
-        self.asked = time.monotonic()
+        self.asked = now = time.monotonic()
         found = states(self.run, note)
         if found is None:
             return
         self.running = found
-        for job in self._alive(note):
-            if job not in found and not self._read_answer(job):
-                self._lose(job, "ended without an answer, as a killed one does")
+        self.missing = {
+            job: self.missing.get(job, now) for job in self._alive(note) if job not in found
+        }
+        for job, since in self.missing.items():
+            if now - since >= SEEN and not self._read_answer(note, job):
+                self._lose(note, job, "ended without an answer, as a killed one does")
 
     def _alive(self, note: Submitted) -> list[str]:
         return [job for job in note.jobs if job not in self.ended]
 
-    def _read_answer(self, job: str) -> bool:
+    def _read_answer(self, note: Submitted, job: str) -> bool:
         """Read why a job has ended, if it has said so."""
-        path = self.run.file(answer_of(job))
+        path = self.run.file(note.answer_of(job))
         try:
             answer = Answer.validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -313,48 +332,56 @@ class _Driver:
             self.error = answer.error(f"job {job}")
             if isinstance(self.error, InputError):  # it would not help to try again
                 self._give_up()
-            self._lose(job, f"failed ({answer.type}: {answer.text})")
+            self._lose(note, job, f"failed ({answer.type}: {answer.text})")
         return True
 
-    def _lose(self, job: str, how: str) -> None:
+    def _lose(self, note: Submitted, job: str, how: str) -> None:
         self.ended.add(job)
         self.lost += 1
-        lines = last_lines(self.run, log_of(job))
-        where = f"; the end of {self.run.path / log_of(job)}:\n{lines}" if lines else ""
+        log = note.log_of(job)
+        lines = last_lines(self.run, log)
+        where = f"; the end of {self.run.path / log}:\n{lines}" if lines else ""
         self.tell(Event("jobs", 0, None, line=f"{'failed':14} job {job} {how}{where}".rstrip()))
 
-    def _submit(self, owners: Mapping[str, str]) -> None:
+    def _submit(self, note: Submitted, owners: Mapping[str, str]) -> None:
         """Submit as many jobs as could begin a step now, beside those that are there."""
-        note = self._note()
-        alive, busy = self._alive(note), set(owners.values())
-        idle = max(len(alive) - len(busy), 0)
-        room = self.most - max(self.lost - LOST, 0) - len(alive)
+        there, busy = self._alive(note), set(owners.values())
+        idle = max(len(there) - len(busy), 0)
+        room = self.most - max(self.lost - LOST, 0) - len(there)
         wanted = min(self.followed.free(owners) - idle, room)
         now = time.monotonic()
         if wanted <= 0:
             self.enough = now
-        if wanted > 0 and not (alive and now - self.enough < MORE):
+        if wanted > 0 and not (there and now - self.enough < MORE):
             with note_locked(self.run):
-                note = self._note()
-                array = ArrayJob(self.assigned)
+                latest = read_note(self.run)
+                if latest is None:  # the next look says why
+                    return
+                place = new_place(self.run)
+                array = ArrayJob(self.assigned, place)
                 try:
                     new = _submit_array(self.request, self.run, array, wanted)
                 except InputError:
-                    if not note.jobs:
-                        forget(self.run, note)
+                    shutil.rmtree(self.run.file(place_name(place)))
+                    if not latest.jobs:
+                        forget(self.run, latest)
                     raise
-                for job in new:  # of a process that had this number before
-                    self.run.file(answer_of(job)).unlink(missing_ok=True)
-                write_note(self.run, note.model_copy(update={"jobs": (*note.jobs, *new)}))
+                jobs = {**latest.jobs, **dict.fromkeys(new, place)}
+                write_note(self.run, latest.model_copy(update={"jobs": jobs}))
+            # A process may have the number of one that ended before.
+            self.ended.difference_update(new)
             self.asked = self.enough = time.monotonic()
             words = f"{_count(len(new))} submitted: {', '.join(new)}"
             self.tell(Event("jobs", 0, None, line=f"{'jobs':14} {words}"))
-        elif not alive and room <= 0:
+        elif not there and room <= 0:
             self._give_up()
 
     def _give_up(self) -> NoReturn:
         """End all jobs, and raise what made that necessary."""
-        self._end_all()
+        try:
+            self._end_all()
+        except InputError as failed:
+            self.tell(Event("jobs", 0, None, line=f"{'note':14} {failed}"))
         if self.error is not None:
             raise self.error
         raise InputError(
@@ -374,7 +401,7 @@ class _Driver:
             end_jobs(self.run, note, found.keys() - running)
             self.ended.update(set(note.jobs) - running)
         while alive := self._alive(note):
-            self.ended.update(job for job in alive if self.run.file(answer_of(job)).is_file())
+            self.ended.update(job for job in alive if self.run.file(note.answer_of(job)).is_file())
             if time.monotonic() > until:
                 break
             time.sleep(min(LOOKED, 0.5))
@@ -384,8 +411,8 @@ class _Driver:
         with note_locked(self.run):
             note = read_note(self.run)
             if note is not None:
-                forget(self.run, note)
-                end_jobs(self.run, note, [job for job in note.jobs if job not in self.ended])
+                left = set(self._alive(note))
+                end_all(self.run, note, left & alive(self.run, note).keys() if left else ())
 
     def _say_who_does_what(self, owners: Mapping[str, str]) -> None:
         """Say once a minute which steps are being done where, if that has changed."""
@@ -417,12 +444,12 @@ def _submit_array(request: JobRequest, run: RunFolder, job: ArrayJob, number: in
     """Submit an array of jobs; returns their numbers."""
     from submitit.core.utils import FailedJobError
 
-    folder = run.file(JOB_LOGS).resolve()
+    folder = run.file(place_name(job.place)).resolve()
     if request.is_here:
         executor = _executor_here(request, folder)
     else:
         needed = job.assigned.plan.steps[0].threads + job.assigned.workers
-        executor = _executor_on_slurm(request, folder, needed)
+        executor = _executor_on_slurm(request, folder, needed, job_name(run))
     try:
         with _undisturbed(apart=request.is_here):
             submitted = executor.submit_array([job] * number)
@@ -434,15 +461,15 @@ def _submit_array(request: JobRequest, run: RunFolder, job: ArrayJob, number: in
     return [each.job_id for each in submitted]
 
 
-def _executor_on_slurm(request: JobRequest, folder: Path, needed: int) -> Executor:
+def _executor_on_slurm(request: JobRequest, folder: Path, needed: int, name: str) -> Executor:
     from submitit import SlurmExecutor
 
     python = f"{shlex.quote(sys.executable)} -P"  # modules of the current folder are not ours
     executor = SlurmExecutor(folder, max_num_timeout=RESUMED, python=python)
     asked = {"partition": request.partition, "gpus_per_node": request.gpu}
     executor.update_parameters(
-        **{name: value for name, value in asked.items() if value},
-        job_name="fairweather",
+        **{key: value for key, value in asked.items() if value},
+        job_name=name,
         time=request.minutes,
         cpus_per_task=needed,
         setup=list(request.setup),
@@ -482,14 +509,21 @@ def _undisturbed(*, apart: bool) -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()  # only that may set handlers
     before = {each: signal.signal(each, signal.SIG_IGN) for each in numbers} if main else {}
     own = [os.dup(number) for number in (0, 1, 2)] if apart else []
+    safe = os.environ.get("PYTHONSAFEPATH")
     try:
         if apart:
+            # submitit starts a Python of its own, which would run modules of the current folder.
+            os.environ["PYTHONSAFEPATH"] = "1"
             nothing = os.open(os.devnull, os.O_RDWR)
             for number in (0, 1, 2):
                 os.dup2(nothing, number)
             os.close(nothing)
         yield
     finally:
+        if apart and safe is None:
+            del os.environ["PYTHONSAFEPATH"]
+        elif safe is not None:
+            os.environ["PYTHONSAFEPATH"] = safe
         for number, kept in enumerate(own):
             os.dup2(kept, number)
             os.close(kept)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 import signal
 import socket
 import subprocess  # nosec B404 # for the programs of SLURM, without a shell
@@ -27,6 +29,7 @@ ENDING = 10.0  # seconds within which jobs of this machine end once they are tol
 
 # It becomes a part of the names of files, and of the command that ends the job.
 JobId = Annotated[str, pydantic.StringConstraints(pattern=r"^\d{1,18}(_\d{1,9})?$")]
+Place = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 
 
 class Submitted(Frozen):
@@ -35,15 +38,26 @@ class Submitted(Frozen):
     Attributes:
         executor: `slurm` or `slurm-local`.
         host: the machine that they were submitted from.
+        folder: the path of the run folder there. A copy of the folder has the note, but no jobs.
         study: the digest of their plan.
-        jobs: their numbers, also of those that have ended.
+        jobs: their numbers, also of those that have ended, each with the name of the folder in
+            `logs/jobs` that has its files.
     """
 
     version: Literal[1] = 1
     executor: str
     host: str
+    folder: str
     study: str
-    jobs: tuple[JobId, ...] = ()
+    jobs: dict[JobId, Place] = pydantic.Field(default_factory=dict)
+
+    def log_of(self, job: str) -> str:
+        """The name of the log of a job in the run folder."""
+        return f"{place_name(self.jobs[job])}/{job}_0_log.out"
+
+    def answer_of(self, job: str) -> str:
+        """The name of the file in which a job says why it has ended."""
+        return answer_of(self.jobs[job], job)
 
 
 def read_note(run: RunFolder) -> Submitted | None:
@@ -75,55 +89,110 @@ def write_note(run: RunFolder, note: Submitted) -> None:
 def forget(run: RunFolder, note: Submitted) -> None:
     """Remove the note, and the files of its jobs but their logs."""
     run.file(NOTE).unlink(missing_ok=True)
-    for job in note.jobs:
-        pickles = (f"{JOB_LOGS}/{job}_submitted.pkl", f"{JOB_LOGS}/{job}_0_result.pkl")
-        for name in (*pickles, answer_of(job)):
+    for job, place in note.jobs.items():
+        pickles = (f"{job}_submitted.pkl", f"{job}_0_result.pkl")
+        for name in (*(f"{place_name(place)}/{each}" for each in pickles), answer_of(place, job)):
             run.file(name).unlink(missing_ok=True)
 
 
-def log_of(job: str) -> str:
-    """The name of the log of a job in the run folder."""
-    return f"{JOB_LOGS}/{job}_0_log.out"
+def new_place(run: RunFolder) -> Place:
+    """Make a folder for the files of new jobs, which nobody else can have put anything into."""
+    place = secrets.token_hex(8)
+    run.file(JOB_LOGS).mkdir(parents=True, exist_ok=True)
+    run.file(place_name(place)).mkdir(mode=0o700)
+    return place
 
 
-def answer_of(job: str) -> str:
+def place_name(place: Place) -> str:
+    """The name of such a folder in the run folder."""
+    return f"{JOB_LOGS}/{place}"
+
+
+def answer_of(place: Place, job: str) -> str:
     """The name of the file in which a job says why it has ended."""
-    return f"{JOB_LOGS}/{job}_answer.json"
+    return f"{place_name(place)}/{job}_answer.json"
+
+
+def job_name(run: RunFolder) -> str:
+    """The name that SLURM shows of the jobs of a run folder, and of no other one."""
+    digest = hashlib.sha256(str(run.path.resolve()).encode(errors="surrogateescape")).hexdigest()
+    return f"fairweather-{digest[:16]}"
+
+
+def alive(run: RunFolder, note: Submitted) -> Mapping[str, bool]:
+    """As `states`; raises `InputError` if SLURM does not answer."""
+    found = states(run, note)
+    if found is None:
+        raise InputError(
+            f"SLURM does not answer (squeue), so the jobs of {run.path} are not known; give the "
+            "command again later"
+        )
+    return found
 
 
 def states(run: RunFolder, note: Submitted) -> Mapping[str, bool] | None:
     """The jobs that have not ended, each with whether it runs; None if SLURM does not answer.
 
-    Raises `InputError` for processes of another machine.
+    Raises `InputError` for jobs of another folder, and for processes of another machine.
     """
+    if note.folder != (here := str(run.path.resolve())):
+        raise InputError(
+            f"the jobs in {run.file(NOTE)} work in {note.folder}, and this is {here}: if it is a "
+            "copy of that folder, remove this file; else give the command with that path"
+        )
     if note.executor == SLURM:
-        return _in_queue(note.jobs)
+        return _in_queue(run, note.jobs)
     if note.host != socket.gethostname():
         raise InputError(
             f"the jobs of {run.path} are processes of the machine {note.host}, and this is "
             f"{socket.gethostname()}: give the command there"
         )
-    return {job: True for job in note.jobs if _is_process(run, job)}
+    return {job: True for job, place in note.jobs.items() if _is_process(run, place, job)}
+
+
+def end_all(run: RunFolder, note: Submitted, jobs: Collection[str]) -> None:
+    """End those jobs that are left, and remove the note; raises `InputError` as `end_jobs`.
+
+    If they could not be ended, the note is there again.
+    """
+    # First the note: without it, a job that is told to end does not wait to be resumed.
+    run.file(NOTE).unlink(missing_ok=True)
+    try:
+        end_jobs(run, note, jobs)
+    except BaseException:
+        write_note(run, note)
+        raise
+    forget(run, note)
 
 
 def end_jobs(run: RunFolder, note: Submitted, jobs: Collection[str]) -> None:
-    """End jobs; those of this machine have ended when this returns."""
+    """End jobs that `states` has found; those of this machine have ended when this returns.
+
+    Raises `InputError` if SLURM did not end them.
+    """
     if note.executor == SLURM:
-        if jobs:
-            _ask("scancel", *jobs)
+        # It also fails for jobs that have ended since squeue was asked.
+        if jobs and _ask("scancel", *jobs) is None:
+            found = _in_queue(run, jobs)
+            if found is None or found:
+                raise InputError(
+                    f"SLURM did not end all jobs of {run.path} (scancel failed): they may still "
+                    f"hold their machines; give `fairweather cancel {run.path}` again later"
+                )
         return
-    for job in filter(partial(_is_process, run), jobs):
+    is_process = {job: partial(_is_process, run, note.jobs[job], job) for job in jobs}
+    for job in [job for job, there in is_process.items() if there()]:
         with suppress(ProcessLookupError):
             os.kill(int(job), signal.SIGTERM)  # passed on to the worker
     until = time.monotonic() + ENDING
-    while time.monotonic() < until and any(_is_process(run, job) for job in jobs):
+    while time.monotonic() < until and any(there() for there in is_process.values()):
         time.sleep(0.1)
 
 
 def cancel(path: Path) -> int:
     """End all jobs that were submitted for a run; returns how many had not ended yet.
 
-    Raises `InputError` if SLURM does not answer.
+    Raises `InputError` if SLURM does not answer, or does not end them.
     """
     run = RunFolder(path)
     if read_note(run) is None:
@@ -132,22 +201,21 @@ def cancel(path: Path) -> int:
         note = read_note(run)
         if note is None:  # another process has just ended them
             return 0
-        alive = states(run, note)
-        if alive is None:
-            raise InputError("SLURM does not answer (squeue); give the command again later")
-        # First the note: without it, a job that is told to end does not wait to be resumed.
-        forget(run, note)
-        end_jobs(run, note, alive)
-    return len(alive)
+        jobs = alive(run, note)
+        end_all(run, note, jobs)
+    return len(jobs)
 
 
-def _in_queue(jobs: Collection[str]) -> Mapping[str, bool] | None:
-    # Not by their numbers: squeue fails for those that ended long ago.
-    asked = ("--noheader", "--array", f"--user={os.getuid()}", "--format=%i %T")
+def _in_queue(run: RunFolder, jobs: Collection[str]) -> Mapping[str, bool] | None:
+    # Not by their numbers: squeue fails for those that ended long ago. A number alone proves
+    # nothing: who can write the note can write those of other jobs.
+    asked = ("--noheader", "--array", f"--user={os.getuid()}", "--format=%i %T %j")
     answer = _ask("squeue", *asked)
     if answer is None:
         return None
-    found = dict(line.split()[:2] for line in answer.splitlines() if len(line.split()) > 1)
+    lines = [line.split() for line in answer.splitlines()]
+    name = job_name(run)
+    found = {line[0]: line[1] for line in lines if len(line) == 3 and line[2] == name}
     return {job: found[job] != "PENDING" for job in jobs if job in found}
 
 
@@ -160,7 +228,7 @@ def _ask(*command: str) -> str | None:
     return done.stdout
 
 
-def _is_process(run: RunFolder, job: str) -> bool:
+def _is_process(run: RunFolder, place: Place, job: str) -> bool:
     """Whether a process of this machine is this job: a later one may have its number."""
     try:
         command = Path(f"/proc/{job}/cmdline").read_bytes().decode(errors="replace")
@@ -168,4 +236,5 @@ def _is_process(run: RunFolder, job: str) -> bool:
         if Path("/proc/self/cmdline").exists():
             return False
         command = _ask("ps", "-o", "args=", "-p", job) or ""
-    return "submitit.local._local" in command and str(run.file(JOB_LOGS).resolve()) in command
+    folder = str(run.file(place_name(place)).resolve())
+    return "submitit.local._local" in command and folder in command
