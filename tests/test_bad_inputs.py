@@ -51,6 +51,13 @@ def sentence(do):
         ("[" * 900 + "]" * 900, "nested too deeply"),
         ("{a: " * 90 + "1" + "}" * 90, "nested too deeply"),
         ("- " * 90 + "1", "nested too deeply"),
+        (
+            "\n".join(
+                [f"a0: &a0 {'[' * 30}1{']' * 30}"]
+                + [f"a{i}: &a{i} {'[' * 30}*a{i - 1}{']' * 30}" for i in range(1, 4)]
+            ),
+            "nested too deeply",
+        ),
         ("&a [*a]", "contains itself"),
         ("x: &a {y: *a}", "contains itself"),
         ("&a {*a : 1}", "contains itself"),

@@ -19,6 +19,7 @@ from PIL import Image, ImageFile
 
 from fairweather.data import decode, digest, load_data
 from fairweather.data.cache import cached_images, content_digests
+from fairweather.data.pixelfile import open_sealed, seal
 from fairweather.data.source import Item, Listing
 from fairweather.data.split import Part
 from fairweather.errors import InputError
@@ -427,6 +428,21 @@ def test_damaged_pixels_in_the_cache_change_no_digest_and_are_told(folder, cache
     assert all("damaged" in line and "decoded again" in line for line in lines)
     assert digests(load(folder, progress=keep_lines(lines))) == before
     assert len(lines) == len(list(cache.glob("*.pixels")))
+
+
+def test_no_flipped_bit_of_the_record_moves_an_image(tmp_path):
+    """The record says which images are missing: another place would shift the labels."""
+    path = tmp_path / "a.pixels"
+    path.write_bytes(bytes(8 * 3 * 4 * 4))
+    seal(path, (8, 3, 4, 4), {3: "it is no image"})
+    content = path.read_bytes()
+    assert open_sealed(path, 9).unreadable == {3: "it is no image"}
+    for place in range(8 * 3 * 4 * 4, len(content)):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            assert open_sealed(path, 9) is None
 
 
 def test_of_two_processes_one_decodes(tmp_path, decoded):

@@ -77,6 +77,11 @@ def file(tmp_path):
     return write
 
 
+def test_a_side_of_any_length_may_be_written_as_minus_one(file):
+    opened = open_model(file(graph(*POOL, shape=(-1, 3, 32, 32))))
+    assert opened.model(torch.rand(4, 3, 32, 32)).shape == (4, 3)
+
+
 @pytest.mark.parametrize(
     "model",
     [

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -68,6 +69,9 @@ def test_git_starts_no_program_that_the_folder_names(tmp_path, monkeypatch):
         subprocess.run(["git", "-C", tmp_path, *words], check=True)
     settings = ["git", "-C", tmp_path, "config", "core.fsmonitor", str(watcher)]
     subprocess.run(settings, check=True)
+    for hook in ("post-index-change", "pre-commit"):
+        shutil.copy(watcher, tmp_path / ".git" / "hooks" / hook)
+    (tmp_path / "file").touch()  # so that git would like to write its index
     monkeypatch.chdir(tmp_path)
     found = provenance(torch.device("cpu")).git["working_folder"]
     assert found["dirty"]  # it was asked

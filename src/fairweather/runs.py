@@ -759,8 +759,10 @@ def _checksum(path: Path) -> str:
 
 def _git_revision(folder: Path) -> JsonValue:
     def ask(*words: str) -> str:
-        # The repository may come from anybody, and may name a program that watches its files.
-        command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *words]
+        # The repository may come from anybody, and may name programs: one that watches its files,
+        # and hooks, such as one after git has written its index.
+        off = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+        command = ["git", "--no-optional-locks", *off, "-C", str(folder), *words]
         found = subprocess.run(command, capture_output=True, text=True, check=True)  # nosec B603
         return found.stdout.strip()
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
         """Compose the one document, and refuse what is more than plain data."""
         node = super().get_single_node()
         if node is not None:
-            _count(node, {}, 1)
+            _count(node, {})
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -138,7 +138,17 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
-def _count(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
+class _Size(NamedTuple):
+    """How many values a node stands for, and how deep they are nested."""
+
+    values: int
+    height: int
+
+
+_BEGUN = _Size(0, 0)  # a node that is being counted
+
+
+def _count(node: yaml.Node, counted: dict[int, _Size], depth: int = 1) -> _Size:
     """Count the values that a node stands for, each alias as all that it repeats.
 
     Raises `InputError` for anything but plain data: too many values, values too deep, one that
@@ -149,19 +159,24 @@ def _count(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
     _check_tag(node)
     if isinstance(node, yaml.ScalarNode):
         check_text(node.value, f"the text{_place(node.start_mark)}")
-        return 1
+        return _Size(1, 1)
     if id(node) in counted:
-        if not counted[id(node)]:
+        if counted[id(node)] is _BEGUN:
             raise InputError(f"a value contains itself{_place(node.start_mark)}")
         return counted[id(node)]
-    counted[id(node)] = 0  # begun
+    counted[id(node)] = _BEGUN
     pairs = isinstance(node, yaml.MappingNode)
     inner = [each for pair in node.value for each in pair] if pairs else node.value
-    total = 1 + sum(_count(each, counted, depth + 1) for each in inner)
-    if total > MOST_VALUES:
+    sizes = [_count(each, counted, depth + 1) for each in inner]
+    size = _Size(
+        1 + sum(each.values for each in sizes), 1 + max((s.height for s in sizes), default=0)
+    )
+    if size.values > MOST_VALUES:
         raise InputError(f"it has more than {MOST_VALUES:,} values{_place(node.start_mark)}")
-    counted[id(node)] = total
-    return total
+    if size.height > DEEPEST:  # aliases bring their own height
+        raise InputError(f"it is nested too deeply{_place(node.start_mark)}")
+    counted[id(node)] = size
+    return size
 
 
 def _check_tag(node: yaml.Node) -> None:

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -96,12 +96,15 @@ def remove_places(file: BinaryIO, places: Container[int], count: int, bytes_per_
 
 def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> None:
     """Cut a file after its pixels, append the record, and wait until everything is on the disk."""
+    places = {str(place): why for place, why in unreadable.items()}
+    record: dict[str, Any] = {"shape": list(shape), "unreadable": places}
     with path.open("r+b") as file:
         file.truncate(math.prod(shape))
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        record = json.dumps({"shape": shape, "unreadable": unreadable, "sha256": found}).encode()
+        hasher = hashlib.file_digest(file, "sha256")
+        hasher.update(json.dumps(record).encode())
+        text = json.dumps({**record, "sha256": hasher.hexdigest()}).encode()
         file.seek(0, os.SEEK_END)
-        file.write(record + END.pack(len(record), MARK))
+        file.write(text + END.pack(len(text), MARK))
         file.flush()
         os.fsync(file.fileno())
 
@@ -118,8 +121,9 @@ def open_sealed(path: Path, count: int) -> PixelFile | None:
         return None
     with file:
         record = _read_record(file)
-        if record is None or record["shape"][0] + len(record["unreadable"]) != count:
+        if record is None:
             return None
+        expected = record.pop("sha256")
         pixels = mmap.mmap(
             file.fileno(),
             0,
@@ -127,19 +131,21 @@ def open_sealed(path: Path, count: int) -> PixelFile | None:
             prot=mmap.PROT_READ | mmap.PROT_WRITE,
         )
     # Without this, a disk that changed one bit would change scores, and nobody would know.
-    if _digest(pixels, math.prod(record["shape"])) != record.get("sha256"):
+    hasher = _hasher_of(pixels, math.prod(record["shape"]))
+    hasher.update(json.dumps(record).encode())
+    if hasher.hexdigest() != expected or record["shape"][0] + len(record["unreadable"]) != count:
         return None
     images = torch.from_numpy(np.ndarray(record["shape"], np.uint8, buffer=pixels))
     return PixelFile(images, {int(place): why for place, why in record["unreadable"].items()})
 
 
-def _digest(pixels: mmap.mmap, count: int) -> str:
-    """SHA-256 of the first `count` bytes, in hexadecimal."""
+def _hasher_of(pixels: mmap.mmap, count: int) -> hashlib._Hash:
+    """SHA-256 of the first `count` bytes."""
     hasher = hashlib.sha256()
     with memoryview(pixels) as view:
         for start in range(0, count, CHUNK):
             hasher.update(view[start : min(start + CHUNK, count)])
-    return hasher.hexdigest()
+    return hasher
 
 
 def _read_record(file: BinaryIO) -> dict | None:
@@ -156,7 +162,11 @@ def _read_record(file: BinaryIO) -> dict | None:
         record = json.loads(file.read(length))
     except ValueError:
         return None
-    whole = isinstance(record, dict) and math.prod(record.get("shape", ())) == start
+    if not isinstance(record, dict) or record.keys() != {"shape", "unreadable", "sha256"}:
+        return None
+    shape = record["shape"]
+    plain = isinstance(shape, list) and all(type(side) is int for side in shape)
+    whole = plain and math.prod(shape) == start and isinstance(record["unreadable"], dict)
     return record if whole else None
 
 

@@ -119,7 +119,9 @@ def image_input(model: Model, path: Path) -> ImageInput:
         found = ", ".join(value.name for value in inputs) or "none"
         raise InputError(f"onnx:{path} must have one input, the images, found {found}")
     tensor = inputs[0].type.tensor_type
-    shape = [dimension.dim_value or None for dimension in tensor.shape.dim]
+    # Some programs write -1 for a side of any length.
+    sides = [each.dim_value for each in tensor.shape.dim]
+    shape = [None if side in (0, -1) else side for side in sides]
     shown = f"{inputs[0].name} {['any' if side is None else side for side in shape]}"
     if tensor.elem_type not in IMAGE_TYPES:
         allowed = ", ".join(kind.__name__ for kind in IMAGE_TYPES.values())

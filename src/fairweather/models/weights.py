@@ -54,7 +54,7 @@ def weights_file(weights: str, *, sha256: str | None = None, offline: bool = Fal
         raise InputError(f"weights_sha256 must be 64 hexadecimal digits, found {sha256!r}")
     published = PUBLISHED_WEIGHTS.get(weights)
     address = published.address if published else weights
-    if address.startswith(("https://", "http://")):
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", address):
         # The path depends on the address: two servers may call different weights resnet50.pth.
         place = hashlib.sha256(address.encode()).hexdigest()[:16]
         name = PurePosixPath(urlsplit(address).path).name or "weights"
