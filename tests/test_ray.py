@@ -507,3 +507,30 @@ def test_an_interrupted_run_leaves_no_process_and_can_go_on(study, alone, tmp_pa
     assert not (folder / "scores.csv").exists()
     fw.run(study, out=folder, device="cpu")
     same(folder, alone)
+
+
+@pytest.mark.nightly
+def test_a_cluster_of_this_machine_that_ends_ends_the_run_and_it_can_go_on(study, alone, tmp_path):
+    """Nothing would ever have room for its steps again."""
+    folder, mark = tmp_path / "run", f"FAIRWEATHER_TEST={os.getpid()}-node"
+    name, value = mark.split("=")
+    words = ["run", str(study), "--out", str(folder), "--device", "cpu", "--executor", "ray"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "fairweather", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, name: value},
+        process_group=0,
+    ) as process:
+        assert any(line.startswith("done") for line in process.stdout)
+        (node,) = (
+            pid
+            for pid in processes_with(mark)
+            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].endswith(b"/raylet")
+        )
+        os.kill(int(node), signal.SIGKILL)
+        process.communicate(timeout=200)
+    assert process.returncode  # either our error, or Ray ends its driver first
+    fw.run(study, out=folder, device="cpu")
+    same(folder, alone)

@@ -508,6 +508,12 @@ class _Driver:
 
     def _wait(self) -> None:
         """Wait until a seat says something, and take it in."""
+        own = self.cluster.folder is not None  # no other node will join
+        if own and not self._busy() and not self.cluster.places(self.threads, self.device):
+            raise JobFailedError(
+                "Ray's processes on this machine have ended; the same command continues from what "
+                "is finished"
+            )
         if not self._busy() and time.monotonic() - self.reminded > REMINDED:
             line = f"{'waiting':14} for {self.cluster.name} to have room for {self.ready[0].title}"
             self.tell(Event("wait", 0, None, line=line))
