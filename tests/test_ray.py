@@ -470,22 +470,26 @@ def processes_with(mark):
     return found
 
 
+def command_on_ray(study, folder, mark):
+    """Start the command line on a cluster of its own, whose processes have a mark."""
+    words = ["run", str(study), "--out", str(folder), "--device", "cpu", "--executor", "ray"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "fairweather", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **dict([mark.split("=")])},
+        process_group=0,
+    )
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at /proc")
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)]
 )
 def test_an_interrupted_run_leaves_no_process_and_can_go_on(study, alone, tmp_path, number):
     folder, mark = tmp_path / "run", f"FAIRWEATHER_TEST={os.getpid()}-{number}"
-    name, value = mark.split("=")
-    words = ["run", str(study), "--out", str(folder), "--device", "cpu", "--executor", "ray"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "fairweather", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, name: value},
-        process_group=0,
-    ) as process:
+    with command_on_ray(study, folder, mark) as process:
         printed = []
         for line in process.stdout:
             printed.append(line)
@@ -509,20 +513,12 @@ def test_an_interrupted_run_leaves_no_process_and_can_go_on(study, alone, tmp_pa
     same(folder, alone)
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at /proc")
 @pytest.mark.nightly
 def test_a_cluster_of_this_machine_that_ends_ends_the_run_and_it_can_go_on(study, alone, tmp_path):
     """Nothing would ever have room for its steps again."""
     folder, mark = tmp_path / "run", f"FAIRWEATHER_TEST={os.getpid()}-node"
-    name, value = mark.split("=")
-    words = ["run", str(study), "--out", str(folder), "--device", "cpu", "--executor", "ray"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "fairweather", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, name: value},
-        process_group=0,
-    ) as process:
+    with command_on_ray(study, folder, mark) as process:
         assert any(line.startswith("done") for line in process.stdout)
         (node,) = (
             pid

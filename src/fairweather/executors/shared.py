@@ -30,8 +30,9 @@ from fairweather.steps import Plan, Step, Worker
 LOOKED_AGAIN = 1.0  # seconds between two looks at what other processes have done
 WAITED = 10.0  # seconds, the longest time between two looks while there is nothing to do
 REMINDED = 60.0  # seconds between two lines that say what is waited for
-Perform = Callable[[Sequence[Step], Worker, RunFolder, Notify], Outcome]
 TRIED = 3  # how often files that others replace may be missing, one time after the other
+
+Perform = Callable[[Sequence[Step], Worker, RunFolder, Notify], Outcome]
 
 
 class Share(NamedTuple):
