@@ -286,7 +286,10 @@ class Study(Strict):
         if self.processes > 1:
             self.check_together()
         elif self.sync_batchnorm:
-            raise InputError("sync_batchnorm is for several processes, found processes 1")
+            raise InputError(
+                "sync_batchnorm is for several processes, found processes 1: say in the study how "
+                "many there are, such as processes: 2"
+            )
         check_variant_names(self.variants)
         self._check_levels()
         self._check_starts()
