@@ -11,10 +11,11 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import Z95, FloatArray, wilson_interval
 from fairweather.metrics.ordered import merge_groups
 from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, widen
-from fairweather.metrics.sample import BINS, Resamples, Sample, bootstrap_weights
+from fairweather.metrics.sample import BINS, Resamples, Sample, draw_counts
 from fairweather.metrics.selective import Fitted
 from fairweather.metrics.table import METRICS, Interval, Metric
 from fairweather.types import Predictions, Score, Scores
@@ -54,6 +55,8 @@ class Estimate:
             `Metric.carried_by`; for a mean over cells, their harmonic mean.
         fewest: with fewer `errors` than this there is no interval, because no interval would be
             reliable.
+        clusters: the number of clusters of the images, if whole clusters were resampled; with fewer
+            than two there is no interval.
     """
 
     value: float
@@ -63,6 +66,17 @@ class Estimate:
     of_seeds: tuple[Estimate, ...] = ()
     errors: float = np.inf
     fewest: int = 0
+    clusters: int | None = None
+
+    @property
+    def units(self) -> int:
+        """The number of independent units: of clusters, or of images."""
+        return self.n if self.clusters is None else self.clusters
+
+    def spread(self, factor: float) -> Estimate:
+        """The same with replicates that lie `factor` times as far from their mean."""
+        mean = np.nanmean(self.replicates) if not np.isnan(self.replicates).all() else np.nan
+        return replace(self, replicates=mean + factor * (self.replicates - mean))
 
     @property
     def recipes(self) -> list[SeedVariance]:
@@ -77,7 +91,7 @@ class Estimate:
     @property
     def too_few(self) -> bool:
         """Tell whether there are too few errors for an interval that covers the true value."""
-        return self.errors < self.fewest
+        return self.errors < self.fewest or self.clusters == 1
 
 
 class ImageInterval(NamedTuple):
@@ -101,7 +115,7 @@ def evaluate_metrics(
     Args:
         predictions: the columns of one cell. Cells are resampled jointly only if their rows are the
             same images in the same order.
-        weights: how often each image counts, `[B, n]`, from `bootstrap_weights`.
+        weights: how often each image counts, `[B, n]`, from `draw_counts`.
         fitted: thresholds from clean validation images of the same model and seed; None leaves out
             the metrics that need them.
 
@@ -157,16 +171,43 @@ def evaluate_resamples(
             replicates=replicates[metric.name] + (values[metric.name] - moved[metric.name]),
             n=n,
             interval=metric.interval,
-            errors=metric.errors(predictions),
+            errors=metric.errors(predictions, resamples.clusters),
             fewest=metric.fewest,
         )
         for metric in computed
     }
+    if resamples.clusters is not None:
+        estimates = {
+            name: of_clusters(estimate, resamples.clusters) for name, estimate in estimates.items()
+        }
     return {metric.name: estimates[metric.alias_of or metric.name] for metric in metrics}
 
 
+def of_clusters(estimate: Estimate, clusters: Clusters) -> Estimate:
+    """An estimate whose interval covers other clusters, from replicates on resampled clusters.
+
+    The replicates keep their mean, so that the bias of the metric stays, and are spread farther by
+    `Clusters.widening`.
+
+    >>> drawn = Estimate(0.5, np.array([0.4, 0.6]), n=100)
+    >>> of_clusters(drawn, Clusters(np.arange(20))).replicates.round(4).tolist()
+    [0.3904, 0.6096]
+    """
+    known = replace(estimate, clusters=clusters.count)
+    if clusters.count < 2:
+        return known
+    wider = known.spread(clusters.widening())
+    if estimate.interval == "bias-corrected":  # whose squares are used
+        wider = replace(wider, replicates=np.maximum(wider.replicates, 0))
+    return wider
+
+
 def estimate_means(
-    columns: FloatArray, intervals: Sequence[Interval], resamples: int, seed: int = 0
+    columns: FloatArray,
+    intervals: Sequence[Interval],
+    resamples: int,
+    seed: int = 0,
+    clusters: Clusters | None = None,
 ) -> list[Estimate]:
     """Estimate the mean of each column on the same resamples of the images as all cells.
 
@@ -176,23 +217,25 @@ def estimate_means(
     Args:
         columns: float64 `[n, columns]`, with the images in the order of the predictions.
         intervals: the kind of interval of each column; see `to_score`.
-        resamples, seed: as in `bootstrap_weights`.
+        resamples, seed, clusters: as in `draw_counts`.
 
     >>> [estimate.value for estimate in estimate_means(np.eye(4)[:, :2], ["share"] * 2, 3)]
     [0.25, 0.25]
     """
     n = len(columns)
-    weights = bootstrap_weights(n, resamples, seed)
+    weights = draw_counts(n, resamples, seed, clusters)
     step = max(1, BLOCK // n)
     blocks = [
         weights[at : at + step].astype(np.float64) @ columns for at in range(0, resamples, step)
     ]
-    return [
+    images = n if clusters is None else weights.sum(axis=1, dtype=np.float64)
+    estimates = [
         Estimate(float(value), replicates, n, interval)
         for value, replicates, interval in zip(
-            columns.mean(axis=0), np.concatenate(blocks).T / n, intervals, strict=True
+            columns.mean(axis=0), np.concatenate(blocks).T / images, intervals, strict=True
         )
     ]
+    return estimates if clusters is None else [of_clusters(each, clusters) for each in estimates]
 
 
 def evaluate_sample(metrics: Sequence[Metric], sample: Sample) -> dict[str, FloatArray]:
@@ -310,6 +353,10 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     its true square plus its variance. `benchmarks/coverage.py` compares it with the percentile
     interval.
 
+    If whole clusters were resampled, a "share" reaches to the outer one of these ends and of
+    `bent_ends`, because the spread of clusters is too small where the share is good by chance; and
+    "difference" is `skewed_interval`, because few clusters may have all images that differ.
+
     "centred" is for the debiased calibration error: its value does not have this bias, and its
     replicates have it once. The interval of the signed square reaches from v² (with its sign) to
     both sides by the longer tail of the replicates' signed squares; the root is taken at the end.
@@ -352,7 +399,7 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     >>> image_interval(Estimate(0.5, np.linspace(0.4, 0.6, 101), n=100))
     ImageInterval(low=0.405, centre=0.5, high=0.595)
     """
-    value, n = estimate.value, estimate.n
+    value, n = estimate.value, estimate.units
     replicates = estimate.replicates[~np.isnan(estimate.replicates)]
     if np.isnan(value) or not len(replicates) or estimate.too_few:
         return ImageInterval(np.nan, np.nan, np.nan)
@@ -360,8 +407,13 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     match estimate.interval:
         case "skewed":
             low, high = skewed_interval(value, replicates)
+        case "share" if estimate.clusters is not None:
+            ends = _share_ends(value, replicates, n), bent_ends(value, replicates)
+            low, high = min(ends[0][0], ends[1][0]), max(ends[0][1], ends[1][1])
         case "share":
             low, high = _share_ends(value, replicates, n)
+        case "difference" if estimate.clusters is not None and np.ptp(replicates) > 0:
+            low, high = skewed_interval(value, replicates)
         case "difference":
             low, high = difference_ends(value, replicates, n)
         case "bounded" if value in (0, 1) and np.all(replicates == value):
@@ -403,14 +455,37 @@ def skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]
     >>> [round(end, 2) for end in skewed_interval(1.0, draws)]
     [0.67, 1.89]
     """
+    spread, skewness = _spread_and_skewness(value, replicates)
+    deviate = Z95
+    if abs(skewness) >= SYMMETRIC:
+        deviate = float(scipy.special.stdtrit(4 / (3 * skewness**2), TAILS[1]))
+    return _bent(value, spread, skewness, deviate)
+
+
+def bent_ends(value: float, replicates: FloatArray) -> tuple[float, float]:
+    """The 95 % interval of a value whose error is skewed and whose spread is known.
+
+    As `skewed_interval`, with the quantile of the normal distribution instead of Student's.
+
+    >>> draws = np.random.default_rng(0).exponential(size=(4000, 30)).mean(axis=1)
+    >>> [round(end, 2) for end in bent_ends(1.0, draws)]
+    [0.71, 1.6]
+    """
+    return _bent(value, *_spread_and_skewness(value, replicates), Z95)
+
+
+def _spread_and_skewness(value: float, replicates: FloatArray) -> tuple[float, float]:
     spread = float(replicates.std())
     # If the replicates differ only by rounding, they have no skewness.
     if spread <= ROUNDING * abs(value):
-        return value, value
-    skewness = float(np.mean(((replicates - replicates.mean()) / spread) ** 3))
+        return 0.0, 0.0
+    return spread, float(np.mean(((replicates - replicates.mean()) / spread) ** 3))
+
+
+def _bent(value: float, spread: float, skewness: float, deviate: float) -> tuple[float, float]:
+    """The interval of Hall's cubic transformation, with a quantile of the transformed error."""
     if abs(skewness) < SYMMETRIC:
-        return value - Z95 * spread, value + Z95 * spread
-    deviate = float(scipy.special.stdtrit(4 / (3 * skewness**2), TAILS[1]))
+        return value - deviate * spread, value + deviate * spread
     low, high = (
         value - spread * 3 / skewness * (np.cbrt(1 + skewness * (end - skewness / 6)) - 1)
         for end in (deviate, -deviate)
@@ -486,7 +561,11 @@ def _images_worth(value: float, replicates: FloatArray, n: int) -> float:
 
 
 def score(
-    predictions: Predictions, resamples: int = 1000, seed: int = 0, fitted: Fitted | None = None
+    predictions: Predictions,
+    resamples: int = 1000,
+    seed: int = 0,
+    fitted: Fitted | None = None,
+    clusters: Clusters | None = None,
 ) -> Scores:
     """Compute every metric that applies, with its 95 % bootstrap interval over images.
 
@@ -498,14 +577,16 @@ def score(
         seed: seed of the resampling.
         fitted: `fit_on(...)` of clean validation predictions of the same model; None leaves out the
             metrics that need it.
+        clusters: which images belong together, such as those of one patient; they are resampled
+            together, and the intervals cover other clusters.
 
     Returns:
         One score per row of `METRICS`, by name and in its order, without rows that do not apply.
     """
     if not len(predictions):
         raise InputError("there is nothing to score: the predictions are empty")
-    weights = bootstrap_weights(len(predictions), resamples, seed)
-    estimates = evaluate_metrics(predictions, weights, fitted)
+    shared = Resamples.draw(predictions.labels, resamples, seed, clusters)
+    estimates = evaluate_resamples(predictions, shared, fitted)
     bounds = {metric.name: metric.bounds for metric in METRICS}
     return Scores({name: to_score(estimate, bounds[name]) for name, estimate in estimates.items()})
 

@@ -175,10 +175,12 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
     match first.interval:
         case "skewed":
             low, high = skewed_interval(value, differences[0])
+        case "share" | "difference" if first.clusters is not None and np.ptp(differences) > 0:
+            low, high = skewed_interval(value, differences[0])
         case "share":
-            low, high = difference_ends(value, differences[0], first.n)
+            low, high = difference_ends(value, differences[0], first.units)
         case "bounded" if np.ptp(differences) == 0:
-            low, high = difference_ends(value, differences[0], first.n)
+            low, high = difference_ends(value, differences[0], first.units)
         case "percentile" | "bounded" | "difference":
             low, high = map(float, np.quantile(differences[0], TAILS))
         case _:

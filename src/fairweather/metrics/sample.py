@@ -15,6 +15,7 @@ from fairweather.errors import InputError
 from fairweather.metrics.calibration import BinSums, check_confidence
 from fairweather.metrics.classification import brier_score, negative_log_likelihood, placements
 from fairweather.metrics.classwise import ClassBins, class_bins, excess_columns
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import (
     FloatArray,
     IntArray,
@@ -68,6 +69,27 @@ def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> npt.NDArr
     return weights
 
 
+def draw_counts(
+    n: int, resamples: int, seed: int = 0, clusters: Clusters | None = None
+) -> npt.NDArray[np.uint8]:
+    """Draw how often each image counts in each resample, `[resamples, n]`: images, or clusters.
+
+    Args:
+        n, resamples, seed: as in `bootstrap_weights`.
+        clusters: if given, whole clusters are drawn, and each image counts as often as its cluster.
+            A resample then has as many clusters as there are, and not always as many images.
+
+    >>> counts = draw_counts(3, 2, clusters=Clusters(np.array([0, 1, 0])))
+    >>> (counts[:, 0] == counts[:, 2]).all(), (counts[:, 0] + counts[:, 1]).tolist()
+    (np.True_, [2, 2])
+    """
+    if clusters is None:
+        return bootstrap_weights(n, resamples, seed)
+    if len(clusters.of) != n:
+        raise InputError(f"there are {n} images and clusters for {len(clusters.of)}")
+    return bootstrap_weights(clusters.count, resamples, seed)[:, clusters.of]
+
+
 @dataclass(frozen=True)
 class Resamples:
     """How often each image counts in each resample, with the images sorted by label.
@@ -80,15 +102,19 @@ class Resamples:
         order: int64 `[n]`, the position of each image in the cells' columns.
         counts: `[B, n]`, sorted by label.
         bounds: int64 `[classes present + 1]`, where the images of each label begin and end.
+        clusters: of the images, in the order of `labels`, if whole clusters were resampled.
     """
 
     labels: npt.NDArray[np.integer]
     order: IntArray
     counts: npt.NDArray[Any]
     bounds: IntArray
+    clusters: Clusters | None = None
 
     @staticmethod
-    def of(labels: npt.NDArray[np.integer], weights: npt.ArrayLike) -> Resamples:
+    def of(
+        labels: npt.NDArray[np.integer], weights: npt.ArrayLike, clusters: Clusters | None = None
+    ) -> Resamples:
         """Sort weights `[B, n]` by label; raise `InputError` if they are not valid counts.
 
         >>> Resamples.of(np.array([1, 0, 1]), [[5, 6, 7]]).counts
@@ -102,16 +128,22 @@ class Resamples:
         counts = np.empty_like(rows)
         for row, target in zip(rows, counts, strict=True):
             np.take(row, order, out=target, mode="clip")
-        return Resamples(labels, order, counts, bounds)
+        return Resamples(labels, order, counts, bounds, clusters)
 
     @staticmethod
-    def draw(labels: npt.NDArray[np.integer], resamples: int, seed: int = 0) -> Resamples:
-        """Draw resamples as `bootstrap_weights` does.
+    def draw(
+        labels: npt.NDArray[np.integer],
+        resamples: int,
+        seed: int = 0,
+        clusters: Clusters | None = None,
+    ) -> Resamples:
+        """Draw resamples as `draw_counts` does.
 
         >>> Resamples.draw(np.array([1, 0, 1]), 2).counts.sum(axis=1).tolist()
         [3, 3]
         """
-        return Resamples.of(labels, bootstrap_weights(len(labels), resamples, seed))
+        weights = draw_counts(len(labels), resamples, seed, clusters)
+        return Resamples.of(labels, weights, clusters)
 
     def prepare(self, predictions: Predictions, fitted: Fitted | None = None) -> Prepared:
         """Sort one cell's columns in the same order.

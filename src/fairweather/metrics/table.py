@@ -12,6 +12,7 @@ import numpy as np
 from fairweather.metrics.calibration import BinSums, reliability_bins
 from fairweather.metrics.classification import linear_macro_auc, macro_auc, mean_recall
 from fairweather.metrics.classwise import mean_class_error
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray, Result, ratio
 from fairweather.metrics.ordered import rank_area
 from fairweather.metrics.sample import Sample
@@ -74,17 +75,19 @@ class Metric:
     carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
     fewest: int = 0
 
-    def errors(self, predictions: Predictions) -> float:
-        """Count the images that determine how precise the value is; see `carried_by`."""
-        wrong, n = int((~predictions.correct).sum()), len(predictions)
-        match self.carried_by:
-            case "wrong":
-                return wrong
-            case "rarer":
-                return min(wrong, n - wrong)
-            case "emptiest bin":
-                images = reliability_bins(predictions.confidence, predictions.correct).images
-                return float(images[images > 0].min())
+    def errors(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
+        """Count the images that determine how precise the value is; see `carried_by`.
+
+        If they are in fewer clusters than the other images, they count for less.
+        """
+        if self.carried_by == "emptiest bin":
+            images = reliability_bins(predictions.confidence, predictions.correct).images
+            return float(images[images > 0].min())
+        counted = ~predictions.correct
+        if self.carried_by == "rarer" and 2 * counted.sum() > len(counted):
+            counted = predictions.correct
+        evenness = 1.0 if clusters is None else clusters.evenness(counted)
+        return float(counted.sum()) * evenness
 
     def absence(self, predictions: Predictions, fitted: Fitted | None = None) -> str | None:
         """Return why the metric cannot be computed from these predictions; None if it can."""

@@ -1,0 +1,127 @@
+"""How often do the 95 % intervals hold the truth if images come in clusters, such as patients?
+
+    python benchmarks/clusters.py    # about a quarter of an hour on one core; prints markdown
+
+Simulated, with 10 images a cluster on average: all the same, or of gamma-distributed sizes (their
+standard deviation is about 0.9 of the mean, the smallest is 1). Accuracy: each cluster has a
+probability of being right from a Beta distribution, so that right and wrong have exactly the
+intra-class correlation. NLL and Brier score: the logit of an image is 2 + 2 z, where z is standard
+normal with this correlation; the probability of the label is 1 / (1 + exp(-logit)). The difference
+is that of the accuracies of two models with the same probabilities, so that the truth is 0; its
+test is the t-test over clusters of `cross_difference`. The truth of the others is an integral, or
+the parameter itself.
+"""
+
+import numpy as np
+import scipy.special
+from coverage import percent, print_table  # the script beside this one
+
+from fairweather import metrics
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.intervals import of_clusters
+from fairweather.metrics.recipes import cross_difference
+
+TRIALS, RESAMPLES = 1000, 500
+OF_IMAGES = 250  # trials in which images are resampled too, which takes longer
+CLUSTERS, CORRELATIONS, MEAN_SIZE = (8, 20, 50, 200), (0.0, 0.1, 0.3), 10
+SIZES = ("equal", "unequal")
+SHARES = (0.8, 0.95)
+MARGIN, SPREAD = 2.0, 2.0
+COLUMNS = ("accuracy", "negative_log_likelihood", "brier_score")
+ROW = {metric.name: metric for metric in metrics.METRICS}
+
+
+def losses_of(logits):
+    """NLL and Brier score, `[..., 2]`."""
+    wrong = scipy.special.expit(-logits)
+    return np.stack([np.logaddexp(0, -logits), 2 * wrong**2], axis=-1)
+
+
+def draw_clusters(generator, count, sizes):
+    images = np.full(count, MEAN_SIZE)
+    if sizes == "unequal":
+        shape = 1.5
+        images = np.maximum(1, generator.poisson(generator.gamma(shape, MEAN_SIZE / shape, count)))
+    return Clusters(np.repeat(np.arange(count), images))
+
+
+def draw_columns(generator, clusters, share, correlation):
+    """Right, NLL, Brier score and whether another model is right: float64 `[n, 4]`."""
+    n, of = len(clusters.of), clusters.of
+    chance = np.full(clusters.count, share)
+    if correlation:
+        both = 1 / correlation - 1
+        chance = generator.beta(share * both, (1 - share) * both, clusters.count)
+    right = generator.random((n, 2)) < chance[of, None]
+    of_cluster, of_image = generator.normal(size=clusters.count), generator.normal(size=n)
+    z = np.sqrt(correlation) * of_cluster[of] + np.sqrt(1 - correlation) * of_image
+    columns = [right[:, :1], losses_of(MARGIN + SPREAD * z), right[:, 1:]]
+    return np.concatenate(columns, axis=1).astype(np.float64)
+
+
+def resample_clusters(generator, clusters, columns):
+    """Replicates of the means on resampled clusters, `[4, B]`."""
+    sums = np.column_stack([clusters.sizes, clusters.sums(columns)])
+    counts = generator.multinomial(
+        clusters.count, np.full(clusters.count, 1 / clusters.count), RESAMPLES
+    )
+    totals = counts @ sums
+    return (totals[:, 1:] / totals[:, :1]).T
+
+
+def resample_images(generator, columns):
+    """Replicates of the means on resampled images, `[4, B]`."""
+    n = len(columns)
+    weights = [np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(RESAMPLES)]
+    return (np.array(weights, dtype=np.float64) @ columns / n).T
+
+
+def coverage(count, sizes, share, correlation):
+    """Share held by cluster and by image intervals of each column, and of the difference."""
+    z = scipy.special.ndtri((np.arange(400_000) + 0.5) / 400_000)
+    truth = [share, *losses_of(MARGIN + SPREAD * z).mean(axis=0)]
+    held = {name: [] for name in (*COLUMNS, *(f"images {each}" for each in COLUMNS), "difference")}
+    rejected = []
+    for trial in range(TRIALS):
+        generator = np.random.default_rng([count, trial, round(100 * correlation), len(sizes)])
+        clusters = draw_clusters(generator, count, sizes)
+        columns = draw_columns(generator, clusters, share, correlation)
+        replicates = resample_clusters(generator, clusters, columns)
+        of_images = resample_images(generator, columns) if trial < OF_IMAGES else None
+        n, values = len(columns), columns.mean(axis=0)
+        estimates = []
+        for at, name in enumerate((*COLUMNS, "accuracy")):
+            kind, bounds = ROW[name].interval, ROW[name].bounds
+            drawn = metrics.Estimate(float(values[at]), replicates[at], n, kind)
+            estimates.append(of_clusters(drawn, clusters))
+            if at < len(COLUMNS):
+                score = metrics.to_score(estimates[-1], bounds)
+                held[name].append(score.low <= truth[at] <= score.high)
+            if at < len(COLUMNS) and of_images is not None:
+                images = metrics.Estimate(float(values[at]), of_images[at], n, kind)
+                score = metrics.to_score(images, bounds)
+                held[f"images {name}"].append(score.low <= truth[at] <= score.high)
+        gap = metrics.paired_difference(estimates[0], estimates[-1])
+        held["difference"].append(gap.low <= 0 <= gap.high)
+        sides = (clusters.influences(columns[:, [at]]) for at in (0, 3))
+        rejected.append(cross_difference(*sides).p < 0.05)
+    return [*map(percent, held.values()), percent(rejected)]
+
+
+def main():
+    header = ["Accuracy", "Sizes", "Clusters", "Correlation", "Accuracy held", "NLL", "Brier"]
+    header += ["over images: accuracy", "NLL", "Brier", "Difference", "t-test rejects"]
+    print_table(
+        header,
+        (
+            [share, sizes, count, correlation, *coverage(count, sizes, share, correlation)]
+            for share in SHARES
+            for sizes in SIZES
+            for count in CLUSTERS
+            for correlation in CORRELATIONS
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Images of one patient: resampled together, tested together, with intervals that hold."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairweather import metrics
+from fairweather.errors import InputError
+from fairweather.metrics import METRICS, Estimate, Resamples, paired_difference, to_score
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.intervals import evaluate_resamples, of_clusters
+from fairweather.metrics.recipes import cross, cross_difference
+from fairweather.metrics.sample import bootstrap_weights, draw_counts
+from fairweather.types import Predictions
+from tests.chance import fewest, most, share_p
+
+ROW = {metric.name: metric for metric in METRICS}
+
+
+def some_predictions(n, seed=0, classes=3):
+    generator = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    logits = (2 * np.eye(classes)[labels] + generator.normal(size=(n, classes))).astype(np.float32)
+    found = metrics.per_image(logits, labels)
+    names = tuple("abc"[:classes])
+    return Predictions(np.arange(n), labels, *found, logits=logits, classes=names)
+
+
+def test_all_images_of_a_cluster_count_alike_and_clusters_as_in_a_bootstrap_of_clusters():
+    clusters = Clusters.of_names(["b", "a", "b", "c", "a", "b"])
+    counts = draw_counts(6, 50, seed=4, clusters=clusters)
+    assert clusters.of.tolist() == [0, 1, 0, 2, 1, 0]
+    assert np.array_equal(counts[:, [0, 1, 3]], bootstrap_weights(3, 50, seed=4))
+    for same in ([0, 2, 5], [1, 4]):
+        assert (counts[:, same] == counts[:, same[:1]]).all()
+
+
+@pytest.mark.parametrize("wrong", [[], [0, 2], [-1, 0], [[0]]])
+def test_cluster_numbers_are_checked(wrong):
+    with pytest.raises(InputError, match="clusters must be"):
+        Clusters(np.array(wrong, dtype=np.int64))
+
+
+def test_clusters_for_other_images_are_refused():
+    with pytest.raises(InputError, match="5 images and clusters for 2"):
+        draw_counts(5, 3, clusters=Clusters(np.array([0, 1])))
+
+
+def test_clusters_of_one_image_each_give_the_same_values_and_nearly_the_same_intervals():
+    """All that differs is Student's t for the normal distribution, and n / (n - 1)."""
+    n = 300
+    predictions = some_predictions(n)
+    alone = Resamples.draw(predictions.labels, 200)
+    single = Resamples.draw(predictions.labels, 200, clusters=Clusters(np.arange(n)))
+    assert np.array_equal(alone.counts, single.counts)
+    plain = evaluate_resamples(predictions, alone)
+    found = evaluate_resamples(predictions, single)
+    widening = single.clusters.widening()
+    assert 1 < widening < 1 + 2 / n * (1 + 1.96**2)
+    for name, estimate in plain.items():
+        assert found[name].value == estimate.value
+        centred, wider = (
+            each.replicates - np.nanmean(each.replicates) for each in (estimate, found[name])
+        )
+        np.testing.assert_allclose(wider, widening * centred, rtol=1e-9, atol=1e-12)
+        assert found[name].clusters == n
+        assert estimate.clusters is None
+        assert found[name].errors == pytest.approx(estimate.errors)
+
+
+def test_replicates_are_the_metric_on_the_drawn_clusters():
+    predictions = some_predictions(60)
+    clusters = Clusters(np.arange(60) // 4)
+    shared = Resamples.draw(predictions.labels, 20, clusters=clusters)
+    found = evaluate_resamples(predictions, shared)["negative_log_likelihood"]
+    drawn = bootstrap_weights(15, 20)
+    slow = []
+    for times in drawn:
+        patients = [predictions.nll[4 * g : 4 * g + 4] for g in np.repeat(range(15), times)]
+        slow.append(np.mean(np.concatenate(patients)))
+    slow = np.array(slow)
+    wider = slow.mean() + clusters.widening() * (slow - slow.mean())
+    np.testing.assert_allclose(found.replicates, wider, rtol=1e-12)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=2, max_size=8),
+    seed=st.integers(0, 1000),
+)
+def test_influences_give_the_mean_and_the_variance_of_the_ratio(sizes, seed):
+    """Cochran's formula for a ratio of two sums over clusters, written out."""
+    clusters = Clusters(np.repeat(np.arange(len(sizes)), sizes))
+    column = np.random.default_rng(seed).normal(size=sum(sizes))
+    count, n, mean = len(sizes), len(column), column.mean()
+    totals = [column[clusters.of == g].sum() for g in range(count)]
+    squares = sum((t - mean * m) ** 2 for t, m in zip(totals, sizes, strict=True))
+    expected = count / (count - 1) * squares / n**2
+    found = cross(clusters.influences(column[:, None]))
+    assert found.value == pytest.approx(mean, abs=1e-12)
+    assert found.images == pytest.approx(expected, rel=1e-9, abs=1e-18)
+    assert found.n == count
+
+
+def test_repeating_every_image_of_a_cluster_changes_nothing():
+    """Ten copies of each image tell no more than one: the trap that clusters are for."""
+    predictions = some_predictions(160)
+    ten = np.repeat(np.arange(160), 10)
+    columns = {
+        name: column[ten]
+        for name, column in vars(predictions).items()
+        if isinstance(column, np.ndarray)
+    }
+    copies = Predictions(**columns, classes=predictions.classes)
+    once = Resamples.draw(predictions.labels, 300, clusters=Clusters(np.arange(160)))
+    often = Resamples.draw(copies.labels, 300, clusters=Clusters(ten))
+    for name in ("accuracy", "brier_score", "rms_calibration_error"):
+        one, other = (
+            to_score(evaluate_resamples(*each)[name], ROW[name].bounds)
+            for each in ((predictions, once), (copies, often))
+        )
+        assert other[:3] == pytest.approx(one[:3])
+    assert one.n == 160
+    assert other.n == 1600
+
+
+def test_errors_of_one_cluster_count_for_less():
+    clusters = Clusters(np.arange(1000) // 10)
+    assert clusters.evenness(np.arange(1000) % 10 == 0) == 1
+    assert clusters.evenness(np.arange(1000) == 7) == 1
+    assert clusters.evenness(np.zeros(1000, dtype=bool)) == 1
+    # Ten images of one cluster are worth about one.
+    assert 0.1 < clusters.evenness(np.arange(1000) < 10) < 0.11
+
+
+def test_one_cluster_has_no_interval():
+    predictions = some_predictions(30)
+    shared = Resamples.draw(predictions.labels, 20, clusters=Clusters(np.zeros(30, dtype=np.int64)))
+    score = to_score(evaluate_resamples(predictions, shared)["accuracy"], (0, 1))
+    assert score.too_few
+    assert score.value > 0
+
+
+def test_all_right_is_as_sure_as_the_number_of_clusters():
+    """100 images of 10 patients, all right: the interval of 10 images, not of 100."""
+    drawn = Estimate(1.0, np.ones(50), n=100, interval="share")
+    wide = to_score(of_clusters(drawn, Clusters(np.repeat(np.arange(10), 10))), (0, 1))
+    assert wide[:3] == pytest.approx(to_score(Estimate(1.0, np.ones(50), 10, "share"), (0, 1))[:3])
+    assert wide.n == 100
+
+
+# ---------------------------------------------------------------- coverage
+
+
+def draw_trial(generator, clusters, correlation):
+    """Right or wrong of two models with equal chances, with this intra-class correlation."""
+    both = 1 / correlation - 1
+    chance = generator.beta(0.8 * both, 0.2 * both, clusters.count)
+    return (generator.random((len(clusters.of), 2)) < chance[clusters.of, None]).astype(float)
+
+
+def test_intervals_hold_with_20_patients_where_those_over_images_do_not():
+    """10 images a patient, a correlation of 0.3: benchmarks/clusters.py in short."""
+    trials, clusters = 200, Clusters(np.repeat(np.arange(20), 10))
+    held, over_images, paired, rejected = [], [], [], []
+    for trial in range(trials):
+        generator = np.random.default_rng(trial)
+        columns = draw_trial(generator, clusters, 0.3)
+        counts = draw_counts(200, 200, seed=trial, clusters=clusters).astype(float)
+        replicates = (counts @ columns / counts.sum(axis=1, keepdims=True)).T
+        estimates = [
+            of_clusters(Estimate(value, drawn, 200, "share"), clusters)
+            for value, drawn in zip(columns.mean(axis=0), replicates, strict=True)
+        ]
+        score = to_score(estimates[0], (0, 1))
+        held.append(score.low <= 0.8 <= score.high)
+        plain = bootstrap_weights(200, 200, seed=trial).astype(float) @ columns[:, 0] / 200
+        score = to_score(Estimate(columns[:, 0].mean(), plain, 200, "share"), (0, 1))
+        over_images.append(score.low <= 0.8 <= score.high)
+        gap = paired_difference(*estimates)
+        paired.append(gap.low <= 0 <= gap.high)
+        sides = (clusters.influences(columns[:, [at]]) for at in (0, 1))
+        rejected.append(cross_difference(*sides).p < 0.05)
+    assert np.sum(held) >= fewest(trials, 0.93)
+    assert np.sum(paired) >= fewest(trials, 0.93)
+    assert np.sum(over_images) <= most(trials, 0.8)
+    assert share_p(rejected, 0.05) > 1e-4
