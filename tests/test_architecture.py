@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "shift_lists": LEAVES | {"attacks", "shifts"},
     "inference": LEAVES | {"metrics"},
     "runs": LEAVES,
-    "scores": LEAVES | {"metrics"},
+    "scores": LEAVES | {"metrics", "runs"},
     "report": LEAVES | {"metrics", "runs", "scores"},
     "comparison": LEAVES | {"metrics", "runs", "scores", "report"},
     "rules": LEAVES | {"metrics", "runs", "scores", "report"},

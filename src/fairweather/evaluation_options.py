@@ -70,6 +70,25 @@ class EvaluationOptions:
         0.0, "Share of the images that becomes the validation split, if the data have none."
     )
     skip_unreadable: bool = _option(False, "Leave out damaged files, and say how many and which.")
+    metadata: Path | None = _option(
+        None,
+        "A CSV or parquet file with a row for each image: the column file (or key), and columns "
+        "such as patient and site.",
+    )
+    cluster: str | None = _option(
+        None,
+        "The column of the metadata that says which images belong together, such as patient: "
+        "intervals then cover other patients.",
+    )
+    slices: tuple[str, ...] = _option(
+        (),
+        "A column of the metadata whose values are subgroups that are scored alone, such as site; "
+        "crossed ones as site*sex. Repeatable.",
+        flag="--slice",
+    )
+    allow_shared_clusters: bool = _option(
+        False, "Allow images of one cluster among the validation and the test images."
+    )
     variants: tuple[str, ...] = _option(
         (),
         "Also measure a variant of the model: temperature or batchnorm. Repeatable.",

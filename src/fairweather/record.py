@@ -27,6 +27,7 @@ VERSION: Literal[2] = (
 # ---------------------------------------------------------------- special values in scores.csv
 
 COLUMNS = ["model", "seed", "shift", "level", "metric", "value", "low", "high", "n"]
+SLICE_COLUMNS = [*COLUMNS[:4], "slice", *COLUMNS[4:]]  # of slices.csv
 CLEAN = "clean"  # shift: the test images as they are
 # Shift: the clean validation images, if the test images have a different origin from the other
 # images. Like clean, they are in no mean over shifts.
@@ -59,6 +60,24 @@ def is_shifted(shift: str) -> bool:
     return shift not in (CLEAN, VALIDATION) and not shift.startswith((PRIORS, OOD))
 
 
+def slice_of(column: str, value: str) -> str:
+    """Name the images with a value in a column, as in slices.csv and in rules.
+
+    >>> slice_of("site", "B")
+    'site=B'
+    """
+    return f"{column}={value}"
+
+
+def worst_slice(column: str) -> str:
+    """Name the worst of all values of a column, as in slices.csv and in rules.
+
+    >>> worst_slice("site")
+    'worst site'
+    """
+    return f"worst {column}"
+
+
 def variant_name(model: str, variant: str) -> str:
     """Name a variant of a model, as in folders and scores.csv.
 
@@ -80,9 +99,10 @@ def base_model(name: str) -> str:
 # ---------------------------------------------------------------- the paths inside a run folder
 
 RECORD, STUDY, SCORES, SUMMARY = "record.json", "study.yaml", "scores.csv", "summary.csv"
+SLICES = "slices.csv"  # scores of subgroups, only if they were asked for
 WARNINGS, ABSENT_METRICS = "warnings.json", "absent_metrics.json"
 PAGE, TABLES, FIGURES, SAMPLES = "report.html", "tables", "figures", "samples"
-STEPS = "steps"
+STEPS, GROUPS = "steps", "groups"
 JOINED = "joined.json"  # only in a folder that was joined from runs with different seeds
 WEIGHTS, DESCRIPTION, HISTORY = "model.safetensors", "model.json", "history.csv"
 PROBED = "probed.safetensors"  # weights where an interpolation begins
@@ -159,6 +179,15 @@ def predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) 
     """
     folder = f"predictions/{model.removesuffix(ENSEMBLE_SUFFIX)}/seed-{seed}"
     return f"{folder}/{part_folder(part)}/{escape(shift)}.parquet"
+
+
+def groups_file(part: str) -> str:
+    """The file with the clusters and slices of the images of a part.
+
+    >>> groups_file("test")
+    'groups/test.parquet'
+    """
+    return f"{GROUPS}/{part_folder(part)}.parquet"
 
 
 def image_list(part: str) -> str:

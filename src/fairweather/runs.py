@@ -38,6 +38,8 @@ from fairweather.record import (
     JOINED,
     RECORD,
     SCORES,
+    SLICE_COLUMNS,
+    SLICES,
     STEPS,
     STUDY,
     TEST,
@@ -48,6 +50,7 @@ from fairweather.record import (
     StepRecord,
     first_predictions_file,
     from_first_version,
+    groups_file,
     is_part_of,
     parse_record,
     parse_step_record,
@@ -189,6 +192,22 @@ class Shared(NamedTuple):
     run: RunFolder
     claims: Claims
     warnings: tuple[str, ...] = ()
+
+
+class StoredGroups(NamedTuple):
+    """Which images of a part belong together, and their subgroups, as a run folder has them.
+
+    Attributes:
+        keys: int64 `[N]`, the keys of the images in the order of the predictions.
+        cluster: what images that belong together share, such as `patient`; None if not known.
+        clusters: int64 `[N]`, the number of each image's cluster.
+        slices: by the name of the column, the value of each image, `[N]` texts.
+    """
+
+    keys: npt.NDArray[np.int64]
+    cluster: str | None
+    clusters: npt.NDArray[np.int64] | None
+    slices: Mapping[str, npt.NDArray[np.object_]]
 
 
 class RunFolder:
@@ -410,20 +429,12 @@ class RunFolder:
     @property
     def scores(self) -> pd.DataFrame:
         """The table of scores.csv: one row per model, seed, shift, level and metric."""
-        # A model may be called NA, and numbers must be read back exactly as written.
-        names = dict.fromkeys(("model", "seed", "shift", "level", "metric"), str)
-        numbers = dict.fromkeys(("value", "low", "high"), _number)
-        path = self.file(SCORES)
-        try:
-            found = pd.read_csv(path, dtype=names, converters=numbers, keep_default_na=False)
-        except ValueError as error:  # also for what is no text
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{path} is not a table of scores: {reason}") from None
-        if missing := [name for name in COLUMNS if name not in found]:
-            raise InputError(f"{path} is not a table of scores: it has no column {missing[0]}")
-        if len(found) and not pd.api.types.is_integer_dtype(found["n"]):
-            raise InputError(f"{path} is not a table of scores: a row has no whole number in n")
-        return found
+        return _read_scores(self.file(SCORES), COLUMNS)
+
+    @property
+    def slice_scores(self) -> pd.DataFrame:
+        """The table of slices.csv: one row per model, seed, shift, level, slice and metric."""
+        return _read_scores(self.file(SLICES), SLICE_COLUMNS)
 
     def predictions(self, model: str, seed: int | str, shift: str, part: str = TEST) -> str:
         """Name the file with the predictions of a model under a shift, given by its id."""
@@ -469,12 +480,68 @@ class RunFolder:
         pyarrow.parquet.write_table(pa.table(columns, metadata=metadata), sink)
         self.write(name, sink.getvalue().to_pybytes())
 
+    def write_groups(self, name: str, groups: StoredGroups) -> None:
+        """Write which images belong together as parquet, with numbers for the clusters."""
+        columns = {"keys": pa.array(groups.keys)}
+        if groups.clusters is not None:
+            columns["cluster"] = pa.array(groups.clusters)
+        columns |= {
+            f"slice/{slice_}": pa.array(list(values)).dictionary_encode()
+            for slice_, values in groups.slices.items()
+        }
+        metadata = {"fairweather": json.dumps({"version": 1, "cluster": groups.cluster})}
+        sink = pa.BufferOutputStream()
+        pyarrow.parquet.write_table(pa.table(columns, metadata=metadata), sink)
+        self.write(name, sink.getvalue().to_pybytes())
+
+    def groups(self, part: str = TEST) -> StoredGroups | None:
+        """Read which images of a part belong together; None if the run was not told.
+
+        Raises `InputError` if the file was changed after a step wrote it.
+        """
+        name = groups_file(part)
+        if not self.holds(name):
+            return None
+        path = self.file(name)
+        with _reading(path):
+            table = pyarrow.parquet.read_table(path)
+            described = json.loads(table.schema.metadata[b"fairweather"])
+            slices = [each for each in table.column_names if each.startswith("slice/")]
+            return StoredGroups(
+                table["keys"].to_numpy(),
+                described["cluster"],
+                table["cluster"].to_numpy() if "cluster" in table.column_names else None,
+                {
+                    each.removeprefix("slice/"): np.array(table[each].to_pylist(), dtype=np.object_)
+                    for each in slices
+                },
+            )
+
     def write_unlabelled(self, name: str, predictions: Predictions) -> None:
         """Write predictions without labels and metrics, of another data set, as parquet."""
         columns = {each: pa.array(getattr(predictions, each)) for each in _UNLABELLED}
         sink = pa.BufferOutputStream()
         pyarrow.parquet.write_table(pa.table(columns), sink)
         self.write(name, sink.getvalue().to_pybytes())
+
+
+def _read_scores(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a table of scores; raises `InputError` if it has not these columns."""
+    # A model may be called NA, and numbers must be read back exactly as written.
+    numbers = dict.fromkeys(("value", "low", "high"), _number)
+    names = {name: str for name in columns if name not in (*numbers, "n")}
+    try:
+        found = pd.read_csv(path, dtype=names, converters=numbers, keep_default_na=False)
+    except ValueError as error:  # also for what is no text
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is not a table of scores: {reason}") from None
+    if missing := [name for name in columns if name not in found]:
+        raise InputError(f"{path} is not a table of scores: it has no column {missing[0]}")
+    if len(found) and not pd.api.types.is_integer_dtype(found["n"]):
+        raise InputError(f"{path} is not a table of scores: a row has no whole number in n")
+    if "clusters" in found:  # of the worst slice there is none
+        found["clusters"] = pd.to_numeric(found["clusters"], errors="coerce").astype("Int64")
+    return found
 
 
 @contextlib.contextmanager

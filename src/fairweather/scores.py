@@ -22,7 +22,20 @@ from fairweather.metrics import (
     to_score,
     worst_estimate,
 )
-from fairweather.record import ALL, COLUMNS, ENSEMBLE, MEAN, SPREAD, WORST, is_shifted
+from fairweather.metrics.clusters import Clusters
+from fairweather.record import (
+    ALL,
+    COLUMNS,
+    ENSEMBLE,
+    MEAN,
+    SLICE_COLUMNS,
+    SPREAD,
+    TEST,
+    WORST,
+    is_shifted,
+    worst_slice,
+)
+from fairweather.runs import RunFolder
 from fairweather.types import Cell, Predictions
 
 HIGHER_IS_BETTER = {
@@ -35,12 +48,19 @@ Estimates = Mapping[str, Estimate]
 Key = tuple[str, str, str, str]
 
 
+def read_clusters(folder: RunFolder, part: str = TEST) -> Clusters | None:
+    """Read which images of a part belong together; None if the run was not told."""
+    groups = folder.groups(part)
+    return None if groups is None or groups.clusters is None else Clusters(groups.clusters)
+
+
 def estimate_cells(
     cells: Sequence[Cell],
     read: Callable[[Cell], Predictions],
     resamples: int,
     seed: int = 0,
     fitted: Callable[[Cell], Fitted | None] = lambda _: None,
+    clusters: Clusters | None = None,
 ) -> Iterator[tuple[Key, Estimates]]:
     """Estimate every metric of every cell of a run, on as many threads as torch has.
 
@@ -51,6 +71,7 @@ def estimate_cells(
         seed: seed of the resampling.
         fitted: returns the thresholds that were fitted on the clean validation images of the
             cell's model and seed, or None.
+        clusters: which images belong together, if whole clusters are to be resampled.
 
     Raises `InputError` if two cells were not predicted on the same images in the same order.
     """
@@ -70,7 +91,7 @@ def estimate_cells(
             key = (cell.model, str(cell.seed), cell.shift.name, cell.shift.level_name)
             yield key, predictions, fitted(cell)
 
-    shared = Resamples.draw(first.labels, resamples, seed)
+    shared = Resamples.draw(first.labels, resamples, seed, clusters)
     yield from estimate_metrics(sets(), shared, threads=torch.get_num_threads())
 
 
@@ -158,6 +179,40 @@ def with_worst(table: Mapping[Key, Estimates], apart: Collection[str] = ()) -> d
     return {**table, **worst, **_over_seeds(worst)}
 
 
+def worst_slices(slices: Mapping[str, Mapping[Key, Estimates]], column: str) -> pd.DataFrame:
+    """Find the worst value of each metric over the slices of a column, as rows of slices.csv.
+
+    The smallest of many noisy numbers is smaller than the smallest true value. So its interval
+    covers the worst true value: all slices' intervals hold together with 95 % (Bonferroni), and it
+    reaches from the worst of their worse ends to the worst of their better ends. A metric without a
+    better direction has no worst value, and slices without an interval are left out.
+
+    Args:
+        slices: from `with_worst`, for each slice of the column by its name.
+        column: such as `site`.
+    """
+    bounds = {metric.name: metric.bounds for metric in METRICS}
+    rows = []
+    first = next(iter(slices.values()))
+    for key in first:
+        for name in first[key]:
+            if name not in HIGHER_IS_BETTER:
+                continue
+            found = [table[key][name] for table in slices.values() if name in table.get(key, {})]
+            scores = [
+                score
+                for each in found
+                if not (score := to_score(each.together(len(found)), bounds[name])).too_few
+                and not np.isnan(score.value)
+            ]
+            if scores:
+                worst = min if HIGHER_IS_BETTER[name] else max
+                value, low, high = (worst(each) for each in list(zip(*scores, strict=True))[:3])
+                n = next(each.n for each in scores if each.value == value)
+                rows.append((*key, worst_slice(column), name, value, low, high, n))
+    return pd.DataFrame(rows, columns=SLICE_COLUMNS)
+
+
 def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
     """Standard deviation over seeds of each value of scores.csv, as rows with the seed `sd`.
 
@@ -180,6 +235,12 @@ def to_frame(table: Mapping[Key, Estimates]) -> pd.DataFrame:
         for name, estimate in estimates.items()
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def slice_frame(table: Mapping[Key, Estimates], slice_: str) -> pd.DataFrame:
+    """Write estimates of one slice as rows of slices.csv."""
+    frame = to_frame(table)
+    return frame.assign(slice=slice_)[SLICE_COLUMNS]
 
 
 def to_csv(frame: pd.DataFrame) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # reports, comparisons and rules start in half the time witho
 
 LARGEST_SIDE = 4096  # pixels; no classifier takes more
 SMALLEST_SIDE = 8  # pixels; published shifts are not meaningful on smaller images
+CROSSED = "*"  # between the columns of a slice, and between their values
 Parameter = float | int | str
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
 AttackFunction: TypeAlias = (
@@ -82,6 +83,68 @@ def is_finite(value: object) -> bool:
     return abs(value) <= sys.float_info.max
 
 
+class GroupColumns(NamedTuple):
+    """Which columns of a table say what belongs together; see `fairweather.load_data`.
+
+    Attributes:
+        metadata: the path of the table: a CSV or parquet file with one row for each image.
+        cluster: the column that says which images belong together, such as `patient`.
+        slices: columns whose values are subgroups, such as `site`; crossed ones as `site*sex`.
+        allow_shared: allow images of one cluster in several splits.
+
+    >>> GroupColumns("patients.csv", cluster="patient", slices=("site", "site*sex")).columns
+    ['patient', 'site', 'sex']
+    """
+
+    metadata: str
+    cluster: str | None = None
+    slices: tuple[str, ...] = ()
+    allow_shared: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read, each once."""
+        crossed = [name for each in self.slices for name in columns_of_slice(each)]
+        return list(dict.fromkeys([*([self.cluster] if self.cluster else []), *crossed]))
+
+
+def columns_of_slice(slice_: str) -> list[str]:
+    """The columns of a slice: one, or several that are crossed.
+
+    >>> columns_of_slice("site * sex")
+    ['site', 'sex']
+    """
+    return [name.strip() for name in slice_.split(CROSSED)]
+
+
+def slice_name(slice_: str) -> str:
+    """Write a slice in one form.
+
+    >>> slice_name("site * sex")
+    'site*sex'
+    """
+    return CROSSED.join(columns_of_slice(slice_))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which images belong together, and to which subgroups they belong; `[N]` texts each.
+
+    Attributes:
+        cluster: what images that belong together share, such as `patient`; None if not known.
+        clusters: its value for each image.
+        slices: subgroups by the name of the column, such as `site`, with the value of each image.
+    """
+
+    cluster: str | None = None
+    clusters: npt.NDArray[np.object_] | None = None
+    slices: Mapping[str, npt.NDArray[np.object_]] = field(default_factory=dict)
+
+    def __getitem__(self, index: npt.NDArray[np.integer] | slice) -> Groups:
+        clusters = None if self.clusters is None else self.clusters[index]
+        return Groups(self.cluster, clusters, {k: v[index] for k, v in self.slices.items()})
+
+
 @dataclass(frozen=True)
 class Images:
     """Labelled 8-bit images; slicing keeps each image's key.
@@ -94,6 +157,7 @@ class Images:
         classes: class names in label order.
         names: `[N]` texts, the path of each image's file from the folder of its source on, with
             `/` between folders; None if images have no files of their own.
+        groups: which images belong together, and their subgroups; None if nothing is known.
 
     >>> import torch
     >>> images = Images(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]),
@@ -107,6 +171,7 @@ class Images:
     keys: torch.Tensor
     classes: tuple[str, ...]
     names: npt.NDArray[np.object_] | None = None
+    groups: Groups | None = None
 
     def __post_init__(self) -> None:
         import torch
@@ -127,10 +192,15 @@ class Images:
         return len(self.images)
 
     def __getitem__(self, index: Index) -> Images:
-        names = self.names
-        if names is not None:
-            names = names[index if isinstance(index, slice) else np.asarray(index)]
-        return Images(self.images[index], self.labels[index], self.keys[index], self.classes, names)
+        of = index if isinstance(index, slice) else np.asarray(index)
+        return Images(
+            self.images[index],
+            self.labels[index],
+            self.keys[index],
+            self.classes,
+            None if self.names is None else self.names[of],
+            None if self.groups is None else self.groups[of],
+        )
 
 
 class Preparation(NamedTuple):

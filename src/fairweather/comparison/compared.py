@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import Estimate, Resamples
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.paired import SeedSummary, seed_summary
 from fairweather.record import (
     ALL,
@@ -31,7 +32,7 @@ from fairweather.record import (
     levels_of,
 )
 from fairweather.runs import RunFolder, open_finished_run
-from fairweather.scores import Estimates, Key, estimate_metrics, with_means
+from fairweather.scores import Estimates, Key, estimate_metrics, read_clusters, with_means
 from fairweather.types import Predictions
 
 COMPARED = ("accuracy", "rms_calibration_error", "negative_log_likelihood")
@@ -238,12 +239,17 @@ def _describe_data(data: DataRecord) -> str:
 
 
 class Resampled:
-    """The test images of both runs, and how often each counts in each resample."""
+    """The test images of both runs, and how often each counts in each resample.
 
-    def __init__(self, first: Predictions, name: str, resamples: int) -> None:
-        self.name, self.resamples = name, resamples
+    If a run knows which images belong together, whole clusters are resampled.
+    """
+
+    def __init__(
+        self, first: Predictions, name: str, resamples: int, clusters: Clusters | None
+    ) -> None:
+        self.name, self.resamples, self.clusters = name, resamples, clusters
         self.keys, self.labels = first.keys, first.labels
-        self.shared = Resamples.draw(first.labels, resamples)
+        self.shared = Resamples.draw(first.labels, resamples, clusters=clusters)
 
     def check(self, predictions: Predictions, name: str) -> None:
         """Raise `InputError` unless these are predictions of the same images, in their order."""
@@ -310,7 +316,8 @@ def resample(a: ComparedRun, b: ComparedRun) -> Resampled:
     """Resample the images of a's first model, with the larger number of resamples of both runs."""
     resamples = max(each.record.settings.bootstrap for each in (a, b))
     model, seeds = next(iter(a.models.items()))
-    return Resampled(a.read(model, seeds[0], CLEAN), a.name, resamples)
+    clusters = read_clusters(a.run) or read_clusters(b.run)
+    return Resampled(a.read(model, seeds[0], CLEAN), a.name, resamples, clusters)
 
 
 def estimate_model(

@@ -19,6 +19,7 @@ from fairweather.comparison.compared import (
     estimate_model,
     weights_of_means,
 )
+from fairweather.metrics.clusters import influences
 from fairweather.metrics.columns import FloatArray
 from fairweather.metrics.paired import (
     McNemar,
@@ -65,7 +66,8 @@ class Row:
         a, b: the value of each side, over its seeds.
         difference: b − a, with its 95 % interval; it also covers the seeds of a side with several.
         crossed: only for accuracy: b − a over images and seeds, with its variances.
-        test: McNemar's exact test, for the accuracy in one cell with one seed on each side.
+        test: McNemar's exact test, for the accuracy in one cell with one seed on each side; None if
+            images come in clusters.
         p: for the accuracy in one cell, from that test or from the t-test of `crossed`, after
             Holm's correction over all tests of the comparison; else NaN.
         same_classes: the models predict the same class for every image, in every cell and seed.
@@ -145,10 +147,13 @@ def compare_models(
             )
             if metric == "accuracy":
                 cells = weights.get(condition, {condition: 1.0})
-                right = [_mean_correct(each, cells) for each in (first, second)]
+                right = [
+                    influences(_mean_correct(each, cells), images.clusters)
+                    for each in (first, second)
+                ]
                 crossed = cross(right[1] - right[0]) if same else cross_difference(*right)
                 row = replace(row, crossed=crossed)
-                if row.is_cell and row.a.n == row.b.n == 1:
+                if row.is_cell and row.a.n == row.b.n == 1 and images.clusters is None:
                     columns = (each.correct[condition][:, 0] for each in (first, second))
                     row = replace(row, test=mcnemar_exact(*columns))
             yield row

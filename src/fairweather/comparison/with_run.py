@@ -13,6 +13,7 @@ import pandas as pd
 from fairweather.comparison import robustness
 from fairweather.comparison.compared import (
     ComparedRun,
+    Resampled,
     SharedShifts,
     check_same_data,
     open_compared,
@@ -36,7 +37,8 @@ from fairweather.comparison.published import REFERENCES
 from fairweather.errors import unknown_name
 from fairweather.metrics.paired import SeedSummary
 from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NO_LEVEL, SUMMARY_LEVELS
-from fairweather.report.ranking import MCNEMAR, RECIPES
+from fairweather.report.contents import in_clusters
+from fairweather.report.ranking import CLUSTERS, MCNEMAR, RECIPES
 from fairweather.report.sentences import needed_in_words
 from fairweather.report.table_formats import Body, Layout, aligned, signed, table_files
 from fairweather.report.tables import (
@@ -156,7 +158,7 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         scope=scope(rows, {first.record.kind, second.record.kind}),
         table=as_frame(rows),
         body=table_body(rows, titles),
-        caption=caption(rows, first, second, images.resamples),
+        caption=caption(rows, first, second, images),
         notes=notes(rows, first, second, shared, titles),
         robustness=robustness.effective_table(first, second, shared, images, titles),
     )
@@ -237,17 +239,20 @@ def shift_titles(shared: SharedShifts) -> dict[str, str]:
     return {CLEAN: "Clean", ALL: "All shifts", **sweeps}
 
 
-def caption(rows: Sequence[Row], a: ComparedRun, b: ComparedRun, resamples: int) -> str:
+def caption(rows: Sequence[Row], a: ComparedRun, b: ComparedRun, images: Resampled) -> str:
     """Describe the numbers, and when a difference is called real."""
     metrics = "; ".join(dict.fromkeys(describe_metric(row.metric) for row in rows))
     tested = [row for row in rows if row.is_tested]
-    tests = {MCNEMAR if row.test else RECIPES: None for row in tested}
+    over = RECIPES if images.clusters is None else CLUSTERS
+    tests = {MCNEMAR if row.test else over: None for row in tested}
     several = any(max(row.a.n, row.b.n) > 1 for row in rows)
     return (
-        f"A is {a.name}, B is {b.name}, on the same {rows[0].difference.n:,} test images. "
+        f"A is {a.name}, B is {b.name}, on the same {rows[0].difference.n:,} test images"
+        f"{in_clusters(images.clusters)}. "
         f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these "
-        "means, without attacks. In brackets: the 95 % interval of B − A over images, paired "
-        f"({resamples:,} resamples, the same for both)"
+        "means, without attacks. In brackets: the 95 % interval of B − A over "
+        f"{'images' if images.clusters is None else 'clusters'}, paired "
+        f"({images.resamples:,} resamples, the same for both)"
         f"{OVER_SEEDS if several else ''}. A difference "
         f"is called {REAL} only if {' or '.join(tests)} of the accuracy in one cell says so "
         f"after Holm's correction over the {len(tested)} cells of this table (p < {LEVEL:g}). "

@@ -18,6 +18,7 @@ from fairweather.data.folder import list_folder
 from fairweather.data.known import first_names, verification
 from fairweather.data.medmnist import MEDMNIST
 from fairweather.data.medmnist_facts import REFUSED
+from fairweather.data.metadata import check_apart, read_groups
 from fairweather.data.mnist5k import list_mnist5k
 from fairweather.data.npz import list_npz
 from fairweather.data.oxford_pets import list_oxford_pets
@@ -25,6 +26,7 @@ from fairweather.data.parquet import has_parquet_files, list_parquet
 from fairweather.data.scanning import channel_statistics, digest
 from fairweather.data.source import (
     SPLITS,
+    WHOLE,
     Request,
     Source,
     check_no_empty_class,
@@ -40,7 +42,14 @@ from fairweather.data.training_labels import (
 from fairweather.errors import InputError, check_text, unknown_name
 from fairweather.pixels import Square
 from fairweather.progress import Event, Notify
-from fairweather.types import LARGEST_SIDE, SMALLEST_SIDE, Dataset, Images, Preparation
+from fairweather.types import (
+    LARGEST_SIDE,
+    SMALLEST_SIDE,
+    Dataset,
+    GroupColumns,
+    Images,
+    Preparation,
+)
 
 __all__ = ["SOURCES", "digest", "fewer_labels", "list_source", "load_data", "with_wrong_labels"]
 
@@ -75,6 +84,7 @@ def load_data(
     label_noise: float = 0.0,
     imbalance: float = 1.0,
     verify: bool = True,
+    groups: GroupColumns | None = None,
     offline: bool = False,
     progress: Notify | None = None,
 ) -> Dataset:
@@ -117,6 +127,9 @@ def load_data(
             keep exponentially more, the first class keeps all. Validation and test keep all images.
         verify: the files of a named set must have the published checksums; if false, their own
             checksums are recorded.
+        groups: a table that says of each image which patient it shows, or to which subgroups it
+            belongs. Images of one cluster then stay in one split: a set without splits is split by
+            clusters, and one whose splits share clusters is refused unless `groups.allow_shared`.
         offline: do not download missing files.
         progress: called with the name of a task (`decode train`), how much of it is done, and how
             much there is (None if that is not known). A line says whether the files of a named set
@@ -144,6 +157,7 @@ def load_data(
         label_noise=label_noise,
         imbalance=imbalance,
         verify=verify,
+        groups=groups,
     )
     listed, square, divided, whole_test = _divided(asked, offline, progress)
     splits: dict[str, Images] = {}
@@ -249,6 +263,7 @@ class _Asked:
     label_noise: float = 0.0
     imbalance: float = 1.0
     verify: bool = True
+    groups: GroupColumns | None = None
 
 
 class _Divided(NamedTuple):
@@ -270,8 +285,12 @@ def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
     )
     square = _square_for(listed, asked.source, asked.size, square)
     check_tested(listed, asked.source)
+    if asked.groups is not None:
+        listed = _grouped(listed, asked.groups, asked.parts)
     every = divide(listed, asked.seed, asked.validation_fraction, asked.test_fraction)
     parts = {name: part for name, part in every.items() if name in asked.parts}
+    if asked.groups is not None and not asked.groups.allow_shared:
+        _check_clusters_apart(parts, asked.groups)
     whole_test = parts["test"]
     if asked.limit is not None:
         parts["test"] = limited(whole_test, listed.classes, asked.limit, asked.seed)
@@ -396,9 +415,36 @@ def _labelled(cached: CachedImages, part: Part, classes: tuple[str, ...], name: 
     keys = part.keys[cached.readable]
     labels = part.listing.labels[keys]
     check_no_empty_class(labels, classes, name)
-    named = part.listing.names
-    names = None if named is None else np.array([named[key] for key in keys], dtype=np.object_)
-    return Images(cached.images, torch.from_numpy(labels), torch.from_numpy(keys), classes, names)
+    named, groups = part.listing.names, part.listing.groups
+    return Images(
+        cached.images,
+        torch.from_numpy(labels),
+        torch.from_numpy(keys),
+        classes,
+        None if named is None else np.array([named[key] for key in keys], dtype=np.object_),
+        None if groups is None else groups[keys],
+    )
+
+
+def _grouped(listed: Source, groups: GroupColumns, parts: Collection[str]) -> Source:
+    """Read what a table says of the images that are needed for some parts."""
+    needed = {WHOLE, *parts, *(["train"] if "val" in parts and "val" not in listed.splits else [])}
+    splits = {name: listing for name, listing in listed.splits.items() if name in needed}
+    path = Path(groups.metadata).expanduser()
+    with explained_reading():
+        found = read_groups(splits, groups, path)
+    known = {name: listing._replace(groups=found[name]) for name, listing in splits.items()}
+    return listed._replace(splits={**listed.splits, **known})
+
+
+def _check_clusters_apart(parts: Mapping[str, Part], groups: GroupColumns) -> None:
+    clusters = {
+        name: of[part.keys]
+        for name, part in parts.items()
+        if (of := part.listing.clusters) is not None
+    }
+    if groups.cluster is not None:
+        check_apart(clusters, groups.cluster)
 
 
 def _left_out(cached: CachedImages, part: Part, name: str) -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError
 from fairweather.progress import Notify
+from fairweather.types import Groups
 
 SPLITS = ("train", "val", "test")
 WHOLE = "all"  # instead of these: one set that is not split yet
@@ -73,6 +74,7 @@ class Listing(NamedTuple):
             files.
         names: the path of each image's file from the folder of the source on, by key; None if
             images have no files of their own.
+        groups: what a table says of each image, by key; None if there is none.
     """
 
     labels: npt.NDArray[np.int64]
@@ -81,6 +83,12 @@ class Listing(NamedTuple):
     stretch: str = ""
     file_per_image: bool = False
     names: tuple[str, ...] | None = None
+    groups: Groups | None = None
+
+    @property
+    def clusters(self) -> npt.NDArray[np.object_] | None:
+        """Which images belong together, `[N]`; None if that is not known."""
+        return None if self.groups is None else self.groups.clusters
 
 
 class Source(NamedTuple):

@@ -66,6 +66,59 @@ def set_apart(
     return chosen
 
 
+def set_clusters_apart(
+    labels: npt.NDArray[np.int64],
+    clusters: npt.NDArray[np.object_],
+    classes: tuple[str, ...],
+    fraction: float,
+    seed: int,
+    purpose: Purpose,
+) -> npt.NDArray[np.bool_]:
+    """Choose whole clusters of images with about a share of each class: bool `[N]`.
+
+    The clusters are looked at in a random order. One is chosen if the counts of the classes come
+    closer to the wanted ones by it. Then single clusters change sides until both sides have images
+    of every class. The choice depends only on the arguments.
+
+    Args:
+        labels, classes, fraction, seed, purpose: as in `set_apart`.
+        clusters: `[N]`, equal for images that must stay together.
+
+    Raises:
+        InputError: all images of a class are of one cluster.
+
+    >>> labels, patients = np.array([0, 0, 1, 1, 0, 1]), np.array(list("aabbcd"), dtype=object)
+    >>> set_clusters_apart(labels, patients, ("cat", "dog"), 0.3, 0, Purpose.TEST).tolist()
+    [False, False, False, False, True, True]
+    """
+    _, of = np.unique(clusters, return_inverse=True)
+    counts = np.zeros((of.max() + 1, len(classes)), dtype=np.int64)
+    np.add.at(counts, (of, labels), 1)
+    totals = counts.sum(axis=0)
+    for name, holders in zip(classes, (counts > 0).sum(axis=0), strict=True):
+        if holders < 2:
+            raise InputError(
+                f"all images of class {name!r} belong together, so they cannot be split into "
+                f"{purpose.name.lower()} and other images"
+            )
+    generator = np.random.default_rng([seed, purpose])
+    order = generator.permutation(len(counts))
+    lacking = fraction * totals
+    chosen = np.zeros(len(counts), dtype=np.bool_)
+    for cluster in order:
+        with_it = lacking - counts[cluster]
+        # Rare classes count as much as common ones.
+        if (np.square(with_it) / totals).sum() < (np.square(lacking) / totals).sum():
+            chosen[cluster], lacking = True, with_it
+    for label in np.argsort(totals, kind="stable"):
+        for side in (True, False):
+            if not counts[chosen == side, label].any():
+                # The smallest one; the class has at least one other cluster on its side.
+                others = order[(chosen[order] != side) & (counts[order, label] > 0)]
+                chosen[others[np.argmin(counts[others].sum(axis=1))]] = side
+    return chosen[of]
+
+
 class Part(NamedTuple):
     """Some images of a source split, as keys into its listing (int64, ascending)."""
 
@@ -83,7 +136,7 @@ def divide(
     there is no `val`, `validation_fraction` of the training images become `val` and keep their
     keys. The test images are chosen first, so they do not depend on `validation_fraction`. With a
     fraction of 1 there is no `train`. If the source also has a `val`, its training images are not
-    used then.
+    used then. If the listing says which images belong together, these stay together.
 
     Raises:
         InputError: a class has none or too few images.
@@ -171,8 +224,13 @@ def _cut(
     """Move a fraction of the images to the split `other`; a split without images is left out."""
     if fraction in (0, 1):
         return {other if fraction else rest: part}
-    labels = part.listing.labels[part.keys]
-    chosen = set_apart(labels, classes, fraction, seed, PURPOSES[other])
+    labels, clusters = part.listing.labels[part.keys], part.listing.clusters
+    if clusters is None:
+        chosen = set_apart(labels, classes, fraction, seed, PURPOSES[other])
+    else:
+        chosen = set_clusters_apart(
+            labels, clusters[part.keys], classes, fraction, seed, PURPOSES[other]
+        )
     return {
         rest: part._replace(keys=part.keys[~chosen]),
         other: part._replace(keys=part.keys[chosen]),

@@ -35,6 +35,7 @@ from fairweather.executors import execute, execute_side_by_side
 from fairweather.finished_run import Run
 from fairweather.inference import check_variant_names
 from fairweather.metrics import Resamples, evaluate_resamples, to_score
+from fairweather.metrics.clusters import Clusters, clusters_of
 from fairweather.progress import Event, Notify, silent
 from fairweather.record import CLEAN, RECORD, RunRecord, predictions_file
 from fairweather.runs import RunFolder, check_takeable, open_run
@@ -164,7 +165,7 @@ def run_request(
             file = predictions_file(measured_model(request, inputs).name, SEED, CLEAN)
             # The clean accuracy first: it shows within moments whether the model is used correctly.
             execute(plan, folder, worker, tell, until=file.removesuffix(".parquet"))
-            for line in clean_lines(folder, file):
+            for line in clean_lines(folder, file, clusters_of(inputs.dataset.test.groups)):
                 tell(Event("evaluate", 0, None, line=line))
             if options.jobs == 1:
                 execute(plan, folder, worker, tell)
@@ -215,18 +216,20 @@ def _check_same(folder: RunFolder, record: RunRecord, inputs: EvaluationInputs) 
     )
 
 
-def clean_lines(folder: RunFolder, file: str) -> list[str]:
+def clean_lines(folder: RunFolder, file: str, clusters: Clusters | None = None) -> list[str]:
     """Say how accurate the model is on clean images, and warn if it is not better than chance.
 
     The interval is the one of scores.csv: from the same resamples of the images.
     """
     predictions = folder.read_predictions(file)
-    shared = Resamples.draw(predictions.labels, folder.record.settings.bootstrap)
+    resamples = folder.record.settings.bootstrap
+    shared = Resamples.draw(predictions.labels, resamples, clusters=clusters)
     found = evaluate_resamples(predictions, shared, names=["accuracy"])["accuracy"]
     accuracy, low, high, n = to_score(found, (0.0, 1.0))
     edges = {0.0: "; every image is wrong", 1.0: "; no image is wrong"}
     lines = [
         f"clean          accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}], n = {n:,}"
+        f"{f' in {clusters.count:,} clusters' if clusters else ''}"
         f"{edges.get(accuracy, '')}"
     ]
     counts = np.bincount(predictions.labels)

@@ -19,6 +19,7 @@ from fairweather.errors import InputError
 from fairweather.evaluation.request import Request
 from fairweather.evaluation_options import EvaluationOptions
 from fairweather.inference import check_logits
+from fairweather.metrics.clusters import clusters_of
 from fairweather.models import (
     Opened,
     check_model,
@@ -42,9 +43,27 @@ from fairweather.runs import open_finished_run
 from fairweather.steps.measuring import OOD_DATA
 from fairweather.steps.plan import DATA, DataSource, ModelSource
 from fairweather.steps.worker import as_logits, model_digest, open_data
-from fairweather.types import Dataset, Images
+from fairweather.types import Dataset, GroupColumns, Groups, Images, slice_name
 
 LOOKED_AT = 64  # test images that show whether outputs are probabilities
+
+
+def in_words(groups: Groups | None) -> str:
+    """Say how many clusters and subgroups there are.
+
+    >>> in_words(Groups("patient", np.array(["a", "b", "a"], dtype=object)))
+    '2 by patient, 1 to 2 images each'
+    """
+    if groups is None:
+        return ""
+    told = []
+    if (clusters := clusters_of(groups)) is not None:
+        few, most = clusters.sizes.min(), clusters.sizes.max()
+        images = f"{few:,}" if few == most else f"{few:,} to {most:,}"
+        told.append(f"{clusters.count:,} by {groups.cluster}, {images} images each")
+    for name, values in groups.slices.items():
+        told.append(f"{len(set(values)):,} by {name}")
+    return "; ".join(told)
 
 
 class EvaluationInputs(NamedTuple):
@@ -87,6 +106,8 @@ class EvaluationInputs(NamedTuple):
         ]
         if self.outputs.kind == "probabilities" or self.outputs.origin == GIVEN:
             lines.insert(2, f"outputs        {self.outputs}")
+        if groups := in_words(test.groups):
+            lines.append(f"groups         {groups}")
         if code := self.opened.facts.get("runs_code"):
             lines.insert(1, f"note           {code}")
         if verified := verification(self.dataset.name, notes):
@@ -145,6 +166,7 @@ def check_first(request: Request, progress: Notify | None = None) -> dict[str, f
     if isinstance(request.model, str):
         check_model(request.model, **_model_options(options))
     read_labels(options)
+    asked_groups(options)
     for other in options.ood:
         if other.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
             list_source(other, offline=True)
@@ -231,8 +253,10 @@ def data_source(request: Request, opened: Opened, fractions: Mapping[str, float]
         if options.size is None:
             source = source.model_copy(update={"preparation": opened.preparation})
         source = source.model_copy(update=fractions)
+    groups = asked_groups(options)
     return source.model_copy(
         update={
+            **({} if groups is None else {"groups": groups}),
             "parts": ("val", "test"),
             "limit": options.limit,
             "skip_unreadable": options.skip_unreadable,
@@ -240,8 +264,30 @@ def data_source(request: Request, opened: Opened, fractions: Mapping[str, float]
     )
 
 
+def asked_groups(options: EvaluationOptions) -> GroupColumns | None:
+    """Which columns of which table say what belongs together; None if no table is given.
+
+    Raises `InputError` if columns are asked for without a table.
+    """
+    if options.metadata is None:
+        for name in ("cluster", "slices", "allow_shared_clusters"):
+            if getattr(options, name):
+                raise InputError(
+                    f"{name} is about columns of a table: give its path as metadata (--metadata)"
+                )
+        return None
+    slices = tuple(map(slice_name, options.slices))
+    shared = options.allow_shared_clusters
+    return GroupColumns(str(options.metadata), options.cluster, slices, shared)
+
+
 def _check_loaded(options: EvaluationOptions) -> None:
     """Raise `InputError` for options that only a data set by name can have."""
+    if options.metadata is not None:
+        raise InputError(
+            "metadata goes with the name of a data set; this one is loaded already: give "
+            "load_data the table, as groups=GroupColumns(...)"
+        )
     if options.size or options.limit or options.root or options.validation_fraction:
         raise InputError(
             "size, root, limit and validation_fraction go with the name of a data set; this one "

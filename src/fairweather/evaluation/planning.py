@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -87,9 +88,7 @@ def all_facts(inputs: EvaluationInputs) -> dict[str, DataFacts]:
         digests = {part: own[part] for part in (VAL, TEST) if part in own}
         facts = facts_of(dataset, digests)
         images = {part: n for part, n in facts.images.items() if part in (VAL, TEST)}
-        found[name] = DataFacts(
-            facts.name, facts.classes, images, digests, facts.side, facts.natural_shift
-        )
+        found[name] = replace(facts, images=images)
     return found
 
 

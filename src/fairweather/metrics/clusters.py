@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ import scipy.special
 
 from fairweather.errors import InputError
 from fairweather.metrics.columns import Z95, FloatArray, IntArray
+from fairweather.types import Groups
 
 TAIL = 0.025
 # With fewer clusters, 95 % intervals are marked: see benchmarks/clusters.py for what they cover.
@@ -84,15 +86,12 @@ class Clusters:
         totals = (np.bincount(self.of, column, self.count) for column in columns.T)
         return np.stack(list(totals), axis=1)
 
-    def widening(self, tests: int = 1) -> float:
+    def widening(self) -> float:
         """How much farther replicates must spread for a 95 % interval that holds; infinite for one.
 
         The variance of resampled clusters is too small by (count - 1) / count, and it has only
         count - 1 degrees of freedom, so that Student's t takes the place of the normal
         distribution. For a share this equals the effective number of images of Korn and Graubard.
-
-        Args:
-            tests: for how many intervals the 95 % are to hold together, by Bonferroni's correction.
 
         Source: Cameron, Gelbach and Miller 2008, Bootstrap-Based Improvements for Inference with
         Clustered Errors, section 2, for both; Korn and Graubard 1998, Confidence Intervals for
@@ -103,9 +102,7 @@ class Clusters:
         """
         if self.count < 2:
             return np.inf
-        free = self.count - 1
-        deviate = float(scipy.special.stdtrit(free, 1 - TAIL / tests))
-        return deviate / Z95 * float(np.sqrt(self.count / free))
+        return student(self.count) / Z95 * float(np.sqrt(self.count / (self.count - 1)))
 
     def evenness(self, chosen: npt.NDArray[np.bool_]) -> float:
         """Say how evenly some images are spread over the clusters, in (0, 1].
@@ -151,6 +148,65 @@ class Clusters:
         means = columns.mean(axis=0)
         excess = self.sums(np.asarray(columns - means, dtype=np.float64))
         return np.asarray(means + excess * self.count / len(self.of))
+
+
+class Contrast(NamedTuple):
+    """The mean of some images minus that of the others.
+
+    Attributes:
+        columns: float64 `[clusters or images, k]`, whose mean, and its variance, are those of the
+            difference.
+        fewest: the number of clusters, or of images, on the side that has fewer.
+    """
+
+    columns: FloatArray
+    fewest: int
+
+
+def contrast(
+    columns: FloatArray, inside: npt.NDArray[np.bool_], clusters: Clusters | None
+) -> Contrast:
+    """Compare the mean of some images with that of the others; a cluster may have images of both.
+
+    Args:
+        columns: float `[n, k]`.
+        inside: bool `[n]`, with images on both sides.
+        clusters: of the images; None if each image is one of its own.
+
+    >>> columns = np.array([[1.0], [1.0], [0.0], [1.0]])
+    >>> found = contrast(columns, np.array([True, True, False, False]), None)
+    >>> float(found.columns.mean()), found.fewest
+    (0.5, 2)
+    """
+    means = columns[inside].mean(axis=0), columns[~inside].mean(axis=0)
+    first = (columns - means[0]) / inside.sum()
+    excess = np.where(inside[:, None], first, (means[1] - columns) / (~inside).sum())
+    sums = excess if clusters is None else clusters.sums(excess)
+    sides = (inside, ~inside)
+    counts = [
+        int(side.sum()) if clusters is None else len(np.unique(clusters.of[side])) for side in sides
+    ]
+    return Contrast(means[0] - means[1] + sums * len(sums), min(counts))
+
+
+def clusters_of(groups: Groups | None) -> Clusters | None:
+    """Number the clusters of images in the order in which they first occur; None if unknown."""
+    if groups is None or groups.clusters is None:
+        return None
+    return Clusters.of_names(groups.clusters)
+
+
+def student(count: int, tests: int = 1) -> float:
+    """Student's quantile for a 95 % interval from so many clusters.
+
+    Args:
+        count: at least 2.
+        tests: for how many intervals the 95 % hold together, by Bonferroni's correction.
+
+    >>> round(student(20), 3), round(student(20, tests=5), 3)
+    (2.093, 2.861)
+    """
+    return float(scipy.special.stdtrit(count - 1, 1 - TAIL / tests))
 
 
 def influences(columns: FloatArray, clusters: Clusters | None) -> FloatArray:

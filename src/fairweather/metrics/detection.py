@@ -6,9 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray, Result, as_rows, check_columns
-from fairweather.metrics.intervals import Estimate, to_score
+from fairweather.metrics.intervals import BLOCK, Estimate, of_clusters, to_score
 from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
+from fairweather.metrics.sample import draw_counts
 from fairweather.types import Score
 
 # More distinct confidences than this are binned before they are resampled; see `detection_score`.
@@ -85,6 +87,7 @@ def detection_score(
     confidence_out: npt.ArrayLike,
     resamples: int = 1000,
     seed: int = 0,
+    clusters: Clusters | None = None,
 ) -> dict[str, Score]:
     """Compute both detection metrics, with 95 % bootstrap intervals over both sets of images.
 
@@ -101,6 +104,7 @@ def detection_score(
         confidence_out: float `[m]`, on images of the other data set.
         resamples: how many resamples, at least 1.
         seed: seed of the resampling.
+        clusters: which of the known images belong together; these are resampled together.
 
     Returns:
         `detection_auroc` and `false_positive_rate_at_recall/0.95`; `n` of each is the number of
@@ -113,17 +117,24 @@ def detection_score(
     if resamples < 1:
         raise InputError(f"cannot resample {resamples} times: it must be at least 1")
     exact = _both(confidence_in, confidence_out)
-    drawn = _resampled(_binned(exact), resamples, seed)
     known, others = np.size(confidence_in), np.size(confidence_out)
+    if clusters is None:
+        drawn = _resampled(_binned(exact), resamples, seed)
+        areas, rates = rank_area(drawn), _passing(drawn, RECALL)
+    else:
+        of = np.asarray(confidence_in), np.asarray(confidence_out)
+        areas, rates = _of_resampled_clusters(*of, clusters, resamples, seed)
     # The rate is a share of the other images, so they are the n of its Wilson interval.
     estimates = {
         "detection_auroc": Estimate(
-            float(rank_area(exact)[0]), rank_area(drawn), known + others, "percentile"
+            float(rank_area(exact)[0]), areas, known + others, "percentile"
         ),
         f"false_positive_rate_at_recall/{RECALL}": Estimate(
-            float(_passing(exact, RECALL)[0]), _passing(drawn, RECALL), others, "bounded"
+            float(_passing(exact, RECALL)[0]), rates, others, "bounded"
         ),
     }
+    if clusters is not None:
+        estimates = {name: of_clusters(each, clusters) for name, each in estimates.items()}
     return {
         name: to_score(estimate, (0.0, 1.0))._replace(n=known + others)
         for name, estimate in estimates.items()
@@ -195,6 +206,22 @@ def _binned(levels: LevelSums) -> LevelSums:
     _, starts = np.unique(np.minimum((middle * BINS).astype(int), BINS - 1), return_index=True)
     edges = np.append(0, len(wrong) - starts[::-1])
     return LevelSums(levels.images[:, edges], levels.wrong[:, edges])
+
+
+def _of_resampled_clusters(
+    known: FloatArray, others: FloatArray, clusters: Clusters, resamples: int, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """Both metrics on resampled clusters of the known images and on resampled other images."""
+    of_known = draw_counts(len(known), resamples, seed, clusters)
+    of_others = draw_counts(len(others), resamples, seed + 1)
+    step = max(1, BLOCK // (len(known) + len(others)))
+    areas, rates = [], []
+    for at in range(0, resamples, step):
+        rows = slice(at, at + step)
+        levels = _both(known, others, of_known[rows], of_others[rows])
+        areas.append(rank_area(levels))
+        rates.append(_passing(levels, RECALL))
+    return np.concatenate(areas), np.concatenate(rates)
 
 
 def _resampled(levels: LevelSums, resamples: int, seed: int) -> LevelSums:

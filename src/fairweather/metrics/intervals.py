@@ -11,7 +11,7 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.clusters import Clusters, student
 from fairweather.metrics.columns import Z95, FloatArray, wilson_interval
 from fairweather.metrics.ordered import merge_groups
 from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, widen
@@ -77,6 +77,14 @@ class Estimate:
         """The same with replicates that lie `factor` times as far from their mean."""
         mean = np.nanmean(self.replicates) if not np.isnan(self.replicates).all() else np.nan
         return replace(self, replicates=mean + factor * (self.replicates - mean))
+
+    def together(self, tests: int) -> Estimate:
+        """The same with an interval that is one of `tests`, which hold together with 95 %."""
+        if self.clusters is None:
+            return self.spread(float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95)
+        if self.clusters < 2:
+            return self
+        return self.spread(student(self.clusters, tests) / student(self.clusters))
 
     @property
     def recipes(self) -> list[SeedVariance]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import (
     FloatArray,
     Result,
@@ -23,7 +24,7 @@ from fairweather.metrics.columns import (
     check_columns,
     sum_groups,
 )
-from fairweather.metrics.intervals import Estimate, evaluate_sample, to_score
+from fairweather.metrics.intervals import Estimate, evaluate_sample, of_clusters, to_score
 from fairweather.metrics.sample import Resamples, Sample
 from fairweather.metrics.table import METRICS, Metric
 from fairweather.types import Predictions, Score
@@ -156,7 +157,12 @@ def _check_priors(priors: npt.ArrayLike) -> FloatArray:
 
 
 def under_priors(
-    predictions: Predictions, priors: npt.ArrayLike, *, resamples: int = 1000, seed: int = 0
+    predictions: Predictions,
+    priors: npt.ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    clusters: Clusters | None = None,
 ) -> dict[str, Score]:
     """Compute the scores of these predictions under other class priors, with intervals.
 
@@ -170,6 +176,7 @@ def under_priors(
         priors: `[classes]`, one probability per class; see `prior_weights`.
         resamples: how many resamples of the images, at least 1.
         seed: seed of the resampling.
+        clusters: which images belong together; they are resampled together.
 
     Returns:
         One score per row of `PRIOR_METRICS` that applies, by name; n is the number of images,
@@ -185,7 +192,7 @@ def under_priors(
     """
     _check_shape(predictions, priors)
     rows = [row for row in PRIOR_METRICS.values() if row.applies(predictions)]
-    return _scores(predictions, priors, rows, resamples, seed)
+    return _scores(predictions, priors, rows, resamples, seed, clusters)
 
 
 def worst_prior(
@@ -195,6 +202,7 @@ def worst_prior(
     *,
     resamples: int = 1000,
     seed: int = 0,
+    clusters: Clusters | None = None,
 ) -> tuple[str, Score]:
     """Find the priors of a given set under which the metric is worst: their name and the score.
 
@@ -204,7 +212,7 @@ def worst_prior(
         predictions: the columns of one cell.
         priors: `[classes]` by name, at least one; `peaked_priors` makes such a set.
         metric: a row of `PRIOR_METRICS` with a better direction.
-        resamples, seed: see `under_priors`.
+        resamples, seed, clusters: see `under_priors`.
 
     >>> labels, predicted = np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0])
     >>> ones = np.ones(4)
@@ -234,7 +242,8 @@ def worst_prior(
     # NaN (no wrong answer to rank) is never the worst.
     badness = np.nan_to_num(-values if row.higher_is_better else values, nan=-np.inf)
     worst = list(priors)[int(badness.argmax())]
-    return worst, _scores(predictions, priors[worst], [row], resamples, seed)[metric]
+    found = _scores(predictions, priors[worst], [row], resamples, seed, clusters)
+    return worst, found[metric]
 
 
 def _check_shape(predictions: Predictions, priors: npt.ArrayLike) -> None:
@@ -251,8 +260,9 @@ def _scores(
     metrics: Sequence[Metric],
     resamples: int,
     seed: int,
+    clusters: Clusters | None,
 ) -> dict[str, Score]:
-    shared = Resamples.draw(predictions.labels, resamples, seed)
+    shared = Resamples.draw(predictions.labels, resamples, seed, clusters)
     prepared = shared.prepare(predictions)
     labels = prepared.predictions.labels
     weights = prior_weights(labels, priors)
@@ -271,9 +281,11 @@ def _scores(
     scores = {}
     for metric in metrics:
         value, replicates = float(values[metric.name][0]), np.concatenate(drawn[metric.name])
-        errors = metric.errors(predictions) * worth / len(predictions)
+        errors = metric.errors(predictions, clusters) * worth / len(predictions)
         estimate = Estimate(
             value, replicates, worth, metric.interval, errors=errors, fewest=metric.fewest
         )
+        if clusters is not None:
+            estimate = of_clusters(estimate, clusters)
         scores[metric.name] = to_score(estimate, metric.bounds)._replace(n=len(predictions))
     return scores

@@ -24,6 +24,7 @@ from fairweather.report.picture_figures import mixup_figure, shifts_figure
 from fairweather.report.ranking import ranking
 from fairweather.report.reliability import reliability_figure
 from fairweather.report.samples import Samples, read_samples
+from fairweather.report.slices import slice_tables
 from fairweather.report.table_formats import rows_as_csv
 from fairweather.report.tables import build_tables, summary_rows
 from fairweather.report.training_figures import (
@@ -102,6 +103,8 @@ def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     samples = join_samples({label: read_samples(run) for label, run in contents.runs.items()})
     figures = _build_figures(contents, order, samples)
     texts = {table.name: table.texts() for table in tables}
+    slices = slice_tables(contents)
+    texts |= {table.name: table.texts() for table in slices}
     texts |= {"ranking": ranks.texts()} if ranks else {}
     texts |= {"smallest_levels": limits.texts()} if limits else {}
     files: dict[str, bytes | str] = {SUMMARY: rows_as_csv(summary_rows(contents))}
@@ -110,7 +113,7 @@ def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     letters = sum(len(figure.svg) for figure in figures)
     library = begin(letters, bundle)
     drawn = [begin(letters, png_of, figure.svg) for figure in figures]
-    page = PageParts(contents, order, tables, ranks, limits, texts, figures, samples)
+    page = PageParts(contents, order, tables, ranks, limits, slices, texts, figures, samples)
     # The name of a skipped file may be no UTF-8.
     files[PAGE] = render_page(page, library).encode(errors="backslashreplace")
     for figure, png in zip(figures, drawn, strict=True):

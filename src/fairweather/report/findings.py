@@ -14,6 +14,7 @@ from fairweather.metrics import (
     paired_change,
     recipe_estimate,
 )
+from fairweather.metrics.clusters import Clusters, influences
 from fairweather.metrics.recipes import cross
 from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
@@ -163,7 +164,8 @@ def _changes(
     every = [(kind, each) for of in read.values() for kind, each in zip(kinds, of, strict=True)]
     intervals = [kind for kind, each in every for _ in range(each.shape[1])]
     columns = np.concatenate([each for _, each in every], axis=1)
-    by_seed = iter(estimate_means(columns, intervals, contents.bootstrap))
+    clusters = contents.clusters
+    by_seed = iter(estimate_means(columns, intervals, contents.bootstrap, clusters=clusters))
     estimated = iter([recipe_estimate(list(islice(by_seed, each.shape[1]))) for _, each in every])
     changes = {}
     for model, (right, _, right_there, _) in read.items():
@@ -171,15 +173,15 @@ def _changes(
         changes[model] = PairedChange(
             paired_change(of_right, of_right_there),
             paired_change(of_gap, of_gap_there),
-            min(1.0, _p_of_change(right, right_there) * found[model].searched),
+            min(1.0, _p_of_change(right, right_there, clusters) * found[model].searched),
         )
     return changes
 
 
-def _p_of_change(clean: FloatArray, there: FloatArray) -> float:
+def _p_of_change(clean: FloatArray, there: FloatArray, clusters: Clusters | None) -> float:
     """Test whether the same trained networks are as often right here and there, `[n, S]` each."""
-    if clean.shape[1] > 1:
-        return cross(there - clean).p
+    if clean.shape[1] > 1 or clusters is not None:
+        return cross(influences(there - clean, clusters)).p
     return mcnemar_exact(clean[:, 0] > 0, there[:, 0] > 0).p
 
 

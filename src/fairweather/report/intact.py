@@ -6,14 +6,16 @@ from pathlib import PurePosixPath
 
 from fairweather.record import (
     ABSENT_METRICS,
+    GROUPS,
     SAMPLES,
     SCORES,
+    SLICES,
     WARNINGS,
     base_model,
 )
 from fairweather.runs import RunFolder
 
-OF_ALL = (SCORES, WARNINGS, ABSENT_METRICS)
+OF_ALL = (SCORES, SLICES, WARNINGS, ABSENT_METRICS)
 OF_A_MODEL = (".parquet", ".csv", ".json")
 
 
@@ -40,4 +42,4 @@ def check_intact(run: RunFolder) -> list[str]:
 
 
 def _is_of_all(name: str) -> bool:
-    return name in OF_ALL or name.startswith(f"{SAMPLES}/")
+    return name in OF_ALL or name.startswith((f"{SAMPLES}/", f"{GROUPS}/"))

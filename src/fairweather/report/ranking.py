@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.metrics import estimate_means, holm, recipe_estimate, to_score
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.recipes import cross_difference
 from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
@@ -33,6 +34,7 @@ LEVEL = 0.05  # of the tests, after Holm's correction
 MCNEMAR = "McNemar's exact test"
 SWAPS = "random swaps of the two numbers of each image"
 RECIPES = "Student's t over seeds and images"
+CLUSTERS = "Student's t over clusters of images"
 
 
 class Ranked(NamedTuple):
@@ -190,7 +192,7 @@ def ranking(contents: Contents) -> Ranking | None:
     if cells:
         known = len(cells) == tested and _scores(contents, shifted, ALL, MEAN)
         scores = known or _means(contents, shifted)
-    order, on_clean = _order(shifted), _order(clean)
+    order, on_clean = (_order(columns, contents.clusters) for columns in (shifted, clean))
     in_order = np.argsort([-columns.mean() for columns in shifted], kind="stable")
     rows = tuple(
         Ranked(
@@ -224,6 +226,7 @@ def ranking(contents: Contents) -> Ranking | None:
         if order.p[above, below] >= LEVEL and order.alike[above] != order.alike[below]
         # Of a recipe with one seed nobody knows how far others would lie from it.
         if len({shifted[at].shape[1] > 1 for at in (above, below)}) == 1
+        if contents.clusters is None
         if (in_words := needed_in_words(cross_difference(shifted[below], shifted[above]), pairs))
     )
     return Ranking(rows, bool(cells), caption, leaders, needs)
@@ -270,19 +273,23 @@ def _scores(
 def _means(contents: Contents, columns: Sequence[FloatArray]) -> list[Score]:
     every = np.concatenate(columns, axis=1)
     shares: list[Interval] = ["share"] * every.shape[1]
-    by_seed = iter(estimate_means(every, shares, contents.bootstrap))
+    by_seed = iter(estimate_means(every, shares, contents.bootstrap, clusters=contents.clusters))
     return [
         to_score(recipe_estimate(list(islice(by_seed, each.shape[1]))), (0.0, 1.0))
         for each in columns
     ]
 
 
-def _order(columns: Sequence[FloatArray]) -> _Order:
+def _order(columns: Sequence[FloatArray], clusters: Clusters | None) -> _Order:
     """Test all pairs of models that do not answer alike, `[n, S]` each."""
     shares = np.stack([each.mean(axis=1) for each in columns], axis=1)
     _, first, which = np.unique(shares, axis=1, return_index=True, return_inverse=True)
     pairs = list(combinations(range(len(first)), 2))
-    p, is_bound, tests = _test(columns, [(first[a], first[b]) for a, b in pairs])
+    tried = [(first[a], first[b]) for a, b in pairs]
+    if clusters is None:
+        p, is_bound, tests = _test(columns, tried)
+    else:
+        p, is_bound, tests = _test_clusters(columns, tried, clusters)
     adjusted = np.ones((len(first),) * 2)
     bound = np.zeros(adjusted.shape, dtype=bool)
     for at, corrected, only_bound in zip(pairs, holm(p), is_bound, strict=True):
@@ -319,6 +326,15 @@ def _test(
     if not all(single):
         names.append(RECIPES)
     return p, bound, " or ".join(names) or MCNEMAR
+
+
+def _test_clusters(
+    columns: Sequence[FloatArray], pairs: Sequence[tuple[int, int]], clusters: Clusters
+) -> tuple[FloatArray, npt.NDArray[np.bool_], str]:
+    """Test pairs of models as `_test` does, with clusters in the place of images."""
+    moved = [clusters.influences(each) for each in columns]
+    p = [cross_difference(moved[second], moved[first]).p for first, second in pairs]
+    return np.array(p), np.zeros(len(pairs), dtype=bool), CLUSTERS
 
 
 def _what(cells: int, tested: int) -> str:

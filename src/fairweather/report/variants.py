@@ -14,6 +14,7 @@ from fairweather.metrics import (
     paired_difference,
     recipe_estimate,
 )
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.report.contents import Contents
@@ -101,13 +102,15 @@ def _change(
     known = [each for each in columns if each is not None]
     if len(known) < len(columns):
         return None
-    first, second = _estimates(known, contents.bootstrap)
+    first, second = _estimates(known, contents.bootstrap, contents.clusters)
     alike = len(first.of_seeds) == len(second.of_seeds)
     return (paired_change if alike else paired_difference)(first, second)
 
 
-def _estimates(columns: list[FloatArray], resamples: int) -> list[Estimate]:
+def _estimates(
+    columns: list[FloatArray], resamples: int, clusters: Clusters | None
+) -> list[Estimate]:
     every = np.concatenate(columns, axis=1)
     shares: list[Interval] = ["share"] * every.shape[1]
-    by_seed = iter(estimate_means(every, shares, resamples))
+    by_seed = iter(estimate_means(every, shares, resamples, clusters=clusters))
     return [recipe_estimate(list(islice(by_seed, each.shape[1]))) for each in columns]

@@ -29,7 +29,7 @@ from fairweather.record import (
 from fairweather.report.contents import Contents, ensembles_as_models
 from fairweather.rules.parsing import Rule, level_number
 from fairweather.runs import RunFolder
-from fairweather.scores import Key, estimate_metrics, with_means, with_worst
+from fairweather.scores import Key, estimate_metrics, read_clusters, with_means, with_worst
 from fairweather.types import Predictions, Score
 
 EVERY = "*"  # the cell of a rule for all shifted images, and clean ones
@@ -257,7 +257,7 @@ def estimate_again(
     """
     seeds = [seed for seed in contents.seeds_of(model) if seed != SPREAD]
     clean = _read(run, run.predictions(model, seeds[0], CLEAN))
-    shared = Resamples.draw(clean.labels, contents.bootstrap)
+    shared = Resamples.draw(clean.labels, contents.bootstrap, clusters=read_clusters(run))
     sets = _sets(run, contents, model, seeds, wanted, clean.keys)
     cells = estimate_metrics(sets, shared, metrics)
     # As in scores.csv, attacks are not part of the mean over shifts.

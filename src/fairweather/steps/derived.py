@@ -22,6 +22,7 @@ from fairweather.metrics import (
     to_score,
 )
 from fairweather.metrics.across_shifts import ALEXNET
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.table import Interval
 from fairweather.record import COLUMNS, MEAN, SUMMARY_LEVELS
 from fairweather.scores import Estimates, Key, with_means
@@ -59,6 +60,7 @@ def derived_rows(
     *,
     bootstrap: int,
     in_units_of_alexnet: bool,
+    clusters: Clusters | None = None,
 ) -> pd.DataFrame:
     """Make the rows of scores.csv that need several cells.
 
@@ -68,9 +70,10 @@ def derived_rows(
         predicted: reads the predicted classes of a cell, int64 `[n]`.
         bootstrap: number of resamples for every interval.
         in_units_of_alexnet: whether the images are those of the published mCE.
+        clusters: which images belong together, if whole clusters were resampled for the table.
     """
     found: dict[Key, dict[str, Estimate]] = {}
-    for key, estimate in _flips(cells, predicted, bootstrap):
+    for key, estimate in _flips(cells, predicted, bootstrap, clusters):
         found.setdefault(key, {})["flip_rate"] = estimate
     for key, name, estimate in _corruption_errors(table, in_units_of_alexnet):
         found.setdefault(key, {})[name] = estimate
@@ -89,7 +92,10 @@ def _names(cells: Sequence[Cell]) -> set[str]:
 
 
 def _flips(
-    cells: Sequence[Cell], predicted: Callable[[Cell], npt.NDArray[np.int64]], bootstrap: int
+    cells: Sequence[Cell],
+    predicted: Callable[[Cell], npt.NDArray[np.int64]],
+    bootstrap: int,
+    clusters: Clusters | None,
 ) -> Iterator[tuple[Key, Estimate]]:
     """How often the predicted class changes along the levels of each shift, clean included."""
     keys: list[Key] = []
@@ -101,8 +107,9 @@ def _flips(
     if not keys:
         return
     intervals: list[Interval] = ["share"] * len(keys)
+    every = np.stack(columns, axis=1)
     yield from zip(
-        keys, estimate_means(np.stack(columns, axis=1), intervals, bootstrap), strict=True
+        keys, estimate_means(every, intervals, bootstrap, clusters=clusters), strict=True
     )
 
 
@@ -161,19 +168,22 @@ class _Errors:
     values: npt.NDArray[np.float64]
     replicates: npt.NDArray[np.float64]
     n: int
+    clusters: int | None
 
 
 def _errors(accuracies: Sequence[Estimate]) -> _Errors:
     values = 1 - np.array([each.value for each in accuracies])
     replicates = 1 - np.stack([each.replicates for each in accuracies])
-    return _Errors(values, np.clip(replicates, 0, 1), accuracies[0].n)
+    first = accuracies[0]
+    return _Errors(values, np.clip(replicates, 0, 1), first.n, first.clusters)
 
 
 def _combine(metric: Callable[..., object], errors: Mapping[str, _Errors]) -> Estimate:
     value = metric({name: each.values for name, each in errors.items()})
     replicates = metric({name: each.replicates for name, each in errors.items()})
-    n = next(iter(errors.values())).n
-    return Estimate(float(value), np.asarray(replicates, dtype=np.float64), n)  # type: ignore[arg-type]
+    first = next(iter(errors.values()))
+    drawn = np.asarray(replicates, dtype=np.float64)
+    return Estimate(float(value), drawn, first.n, clusters=first.clusters)  # type: ignore[arg-type]
 
 
 def is_imagenet_at_224(classes: Sequence[str], side: tuple[int, int] | None) -> bool:

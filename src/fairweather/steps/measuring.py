@@ -19,6 +19,7 @@ from fairweather.record import (
     PAGE,
     RECORD,
     SCORES,
+    SLICES,
     SUMMARY,
     TABLES,
     TEST,
@@ -26,6 +27,7 @@ from fairweather.record import (
     VAL,
     WARNINGS,
     DataRecord,
+    groups_file,
     predictions_file,
     temperature_file,
     variant_name,
@@ -33,6 +35,7 @@ from fairweather.record import (
 from fairweather.report.samples import ATTACKED, INDEX, PICTURES
 from fairweather.steps.derived import is_imagenet_at_224
 from fairweather.steps.describing import variant_phrase
+from fairweather.steps.grouping import groups_digest
 from fairweather.steps.plan import (
     DATA,
     Adapted,
@@ -40,6 +43,7 @@ from fairweather.steps.plan import (
     DataSource,
     FitStep,
     Forward,
+    GroupStep,
     ImagesReference,
     Interpolated,
     OpenedNetwork,
@@ -72,6 +76,9 @@ class DataFacts:
         digests: digest of each split, if known.
         side: height and width in pixels, if known.
         natural_shift: whether the test images have a different origin from the other images.
+        groups: the splits of which is known which images belong together, or their subgroups, with
+            a digest of that if known.
+        slices: the names of the columns of subgroups.
     """
 
     name: str
@@ -80,6 +87,8 @@ class DataFacts:
     digests: Mapping[str, str] = field(default_factory=dict)
     side: tuple[int, int] | None = None
     natural_shift: bool = False
+    groups: Mapping[str, str | None] = field(default_factory=dict)
+    slices: tuple[str, ...] = ()
 
     def bytes_of(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
@@ -95,6 +104,7 @@ def facts_of(dataset: Dataset, digests: Mapping[str, str]) -> DataFacts:
     """The facts of an open data set that a plan needs."""
     parts = {TRAIN: dataset.train, VAL: dataset.val, TEST: dataset.test}
     height, width = dataset.test.images.shape[2:]
+    groups = dataset.test.groups
     return DataFacts(
         name=dataset.name,
         classes=dataset.classes,
@@ -102,6 +112,12 @@ def facts_of(dataset: Dataset, digests: Mapping[str, str]) -> DataFacts:
         digests=dict(digests),
         side=(height, width),
         natural_shift="natural_shift" in dataset.notes,
+        groups={
+            name: groups_digest(part.groups)
+            for name, part in parts.items()
+            if name != TRAIN and part is not None and part.groups is not None
+        },
+        slices=tuple(groups.slices) if groups is not None else (),
     )
 
 
@@ -116,9 +132,14 @@ def survey(
             dataset = open_data(source, offline=offline, progress=progress)
             found[name] = facts_of(dataset, digests_of(dataset))
         else:
-            natural = "natural_shift" in surveyed.notes
+            asked = source.groups
             found[name] = DataFacts(
-                surveyed.name, surveyed.classes, surveyed.images, natural_shift=natural
+                surveyed.name,
+                surveyed.classes,
+                surveyed.images,
+                natural_shift="natural_shift" in surveyed.notes,
+                groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*surveyed.images}),
+                slices=() if asked is None else asked.slices,
             )
     return found
 
@@ -215,13 +236,31 @@ class Measurement:
 
 def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]:
     """Plan the steps after the predictions of all models: samples, scores and report."""
+    grouped = _group(measurement)
     score = _score(measurement, models)
     fitted = [
         temperature_file(model.name, model.seed)
         for model in models
         if "temperature" in measurement.variants
     ]
-    return [_sample(measurement, models), score, _report(measurement, (*score.reads, *fitted))]
+    report = _report(measurement, (*score.reads, *fitted))
+    return [*grouped, _sample(measurement, models), score, report]
+
+
+def _group(measurement: Measurement) -> list[GroupStep]:
+    """Plan to write which images belong together, if that is known."""
+    data = measurement.data
+    if not data.groups:
+        return []
+    return [
+        GroupStep(
+            id="groups",
+            task="group",
+            leaves=tuple(groups_file(part) for part in data.groups),
+            images=tuple(data.reference(part) for part in data.groups),
+            digests=tuple(data.groups.values()),
+        )
+    ]
 
 
 def predict_models(measurement: Measurement, models: Sequence[Measured]) -> list[Step]:
@@ -381,11 +420,13 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
     reads = [predictions_file(row.model, row.seed, text) for row in rows for text in row.shifts]
     for part in [*([VAL] if VAL in data.images else []), *measurement.others]:
         reads += [predictions_file(row.model, row.seed, CLEAN, part) for row in rows]
+    reads += [groups_file(part) for part in data.groups]
+    leaves = (SCORES, WARNINGS, ABSENT_METRICS, *([SLICES] if data.slices else []))
     return ScoreStep(
         id="scores",
         task="score",
         reads=tuple(reads),
-        leaves=(SCORES, WARNINGS, ABSENT_METRICS),
+        leaves=leaves,
         rows=rows,
         titles={model.name: model.title for model in models},
         validation=VAL in data.images,
@@ -394,6 +435,7 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
         priors=dict(measurement.priors),
         bootstrap=measurement.bootstrap,
         in_units_of_alexnet=is_imagenet_at_224(data.classes, data.side),
+        slices=data.slices,
         threads=measurement.threads,
     )
 
@@ -438,7 +480,8 @@ def _sample(measurement: Measurement, models: Sequence[Measured]) -> SampleStep:
 
 
 def _report(measurement: Measurement, predictions: Sequence[str]) -> ReportStep:
-    own = (RECORD, SCORES, WARNINGS, ABSENT_METRICS, INDEX, PICTURES, MIXUP, ATTACKED)
+    own = [RECORD, SCORES, WARNINGS, ABSENT_METRICS, INDEX, PICTURES, MIXUP, ATTACKED]
+    own += [SLICES] if measurement.data.slices else []
     return ReportStep(
         id="report",
         task="report",

@@ -34,7 +34,7 @@ from fairweather.record import (
 from fairweather.runs import fingerprint
 from fairweather.training import Recipe, recipe_facts
 from fairweather.training.selfsupervised import Pretraining
-from fairweather.types import Preparation
+from fairweather.types import GroupColumns, Preparation
 
 DATA = "data"  # the run's own data set; others are called `pretraining:NAME` and `ood:SOURCE`
 # To be raised when a step of this kind gives another result for the same inputs.
@@ -44,9 +44,10 @@ VERSIONS = {
     "choose": 1,
     "fit": 1,
     "predict": 1,
-    "score": 4,
+    "group": 1,
+    "score": 5,
     "sample": 3,
-    "report": 6,
+    "report": 7,
 }
 # With other versions of these, shifts may change the same images differently.
 LIBRARIES: dict[str, JsonValue] = {
@@ -81,6 +82,7 @@ class DataSource(Frozen):
     label_noise: float = 0.0
     imbalance: float = 1.0
     verify: bool = True
+    groups: GroupColumns | None = None
     labelled: bool = True
     digests: dict[str, str] = pydantic.Field(default_factory=dict)
 
@@ -88,8 +90,9 @@ class DataSource(Frozen):
         """Keyword arguments of `load_data`; their types differ, hence `Any`."""
         given = {name: getattr(self, name) for name in type(self).model_fields}
         del given["labelled"], given["digests"]
-        if self.preparation is None:
-            del given["preparation"]
+        for name in ("preparation", "groups"):
+            if given[name] is None:
+                del given[name]
         return given
 
 
@@ -511,6 +514,31 @@ class PredictStep(Step):
         }
 
 
+class GroupStep(Step):
+    """Write which images belong together, such as those of a patient, and their subgroups.
+
+    Attributes:
+        images: the splits, each with a file of `leaves`.
+        digests: of the clusters and subgroups of each; None until the data are loaded.
+    """
+
+    kind: Literal["group"] = "group"
+    disposable: ClassVar[bool] = True
+    images: tuple[ImagesReference, ...]
+    digests: tuple[str | None, ...]
+
+    @property
+    def data(self) -> list[str]:  # noqa: D102 - as its base says
+        return [DATA]
+
+    @property
+    def is_known(self) -> bool:  # noqa: D102 - as its base says
+        return None not in self.digests
+
+    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+        return {"digests": list(self.digests), "images": [each.digest for each in self.images]}
+
+
 class Row(Frozen):
     """A model or variant with a seed, and the shifts and attacks that it was predicted under."""
 
@@ -530,6 +558,7 @@ class ScoreStep(Step):
         others: other data sets that confidence should separate from the test images.
         priors: class probabilities in label order, by name.
         in_units_of_alexnet: whether the images are those of the published mCE.
+        slices: subgroups of the test images that are scored alone, by the name of the column.
     """
 
     kind: Literal["score"] = "score"
@@ -543,6 +572,7 @@ class ScoreStep(Step):
     priors: dict[str, tuple[float, ...]] = pydantic.Field(default_factory=dict)
     bootstrap: int
     in_units_of_alexnet: bool = False
+    slices: tuple[str, ...] = ()
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         return {
@@ -614,6 +644,7 @@ AnyStep = Annotated[
     | ChooseStep
     | FitStep
     | PredictStep
+    | GroupStep
     | ScoreStep
     | SampleStep
     | ReportStep,

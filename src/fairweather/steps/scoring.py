@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from fairweather.attacks import ATTACKS, masking_warning
@@ -18,6 +20,7 @@ from fairweather.metrics import (
     under_priors,
     worst_prior,
 )
+from fairweather.metrics.clusters import Clusters
 from fairweather.progress import Event, Notify
 from fairweather.record import (
     ABSENT_METRICS,
@@ -29,6 +32,7 @@ from fairweather.record import (
     OOD,
     PRIORS,
     SCORES,
+    SLICES,
     SPREAD,
     TEST,
     VAL,
@@ -36,17 +40,21 @@ from fairweather.record import (
     WARNINGS,
     WORST_PRIORS,
     predictions_file,
+    slice_of,
 )
 from fairweather.runs import RunFolder
 from fairweather.scores import (
     Estimates,
     Key,
     estimate_cells,
+    read_clusters,
     seed_spread,
+    slice_frame,
     to_csv,
     to_frame,
     with_means,
     with_worst,
+    worst_slices,
 )
 from fairweather.shifts import CLEAN as UNCHANGED
 from fairweather.steps.derived import derived_rows
@@ -71,15 +79,23 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
 
     fitted = _fit(step, folder)
     estimated: list[tuple[Key, Estimates]] = []
+    clusters = {part: read_clusters(folder, part) for part in (TEST, VAL)}
     # Two calls: validation images are different images, and are resampled separately.
-    for part in (cells, validation):
+    for part, of in ((cells, TEST), (validation, VAL)):
         for estimate in estimate_cells(
-            part, read, step.bootstrap, fitted=lambda cell: fitted.get((cell.model, cell.seed))
+            part,
+            read,
+            step.bootstrap,
+            fitted=lambda cell: fitted.get((cell.model, cell.seed)),
+            clusters=clusters[of],
         ):
             estimated.append(estimate)
             progress(Event(step.task, len(estimated), total))
-    frame = _frame(step, folder, cells, dict(estimated))
-    folder.write(SCORES, to_csv(frame))
+    frame = _frame(step, folder, cells, dict(estimated), clusters[TEST])
+    folder.write(SCORES, to_csv(_with_counts(frame, clusters)))
+    if step.slices:
+        found = _slices(step, folder, cells, fitted, progress)
+        folder.write(SLICES, to_csv(found))
     labels = read(cells[0]).labels
     chance = np.bincount(labels).max().item() / len(labels)
     warnings = attack_warnings(frame, step.titles, list(shifts.values()), chance)
@@ -103,6 +119,7 @@ def _frame(
     folder: RunFolder,
     cells: Sequence[Cell],
     estimated: Mapping[Key, Estimates],
+    clusters: Clusters | None,
 ) -> pd.DataFrame:
     apart = list(ATTACKS)
     table = with_worst(with_means(estimated.items(), apart), apart)
@@ -114,13 +131,76 @@ def _frame(
             lambda cell: folder.read_column(file_of(cell), "predicted"),
             bootstrap=step.bootstrap,
             in_units_of_alexnet=step.in_units_of_alexnet,
+            clusters=clusters,
         ),
-        _prior_rows(step, folder),
-        _detection_rows(step, folder),
+        _prior_rows(step, folder, clusters),
+        _detection_rows(step, folder, clusters),
     ]
     frame = pd.concat([part for part in parts if len(part)], ignore_index=True)
     spread = seed_spread(frame)
     return pd.concat([frame, spread], ignore_index=True) if len(spread) else frame
+
+
+def _with_counts(frame: pd.DataFrame, clusters: Mapping[str, Clusters | None]) -> pd.DataFrame:
+    """Add the number of clusters behind each row, if there are any."""
+    test, val = clusters[TEST], clusters[VAL]
+    if test is None:
+        return frame
+    counts = np.where(frame["shift"] == VALIDATION, 0 if val is None else val.count, test.count)
+    return frame.assign(clusters=counts)
+
+
+def _slices(
+    step: ScoreStep,
+    folder: RunFolder,
+    cells: Sequence[Cell],
+    fitted: Mapping[tuple[str, int | str], Fitted | None],
+    progress: Notify,
+) -> pd.DataFrame:
+    """The rows of slices.csv: each slice alone, then the worst of each column."""
+    groups = folder.groups()
+    assert groups is not None  # the step that wrote it comes first
+    every = None if groups.clusters is None else Clusters(groups.clusters)
+    apart, frames, done = list(ATTACKS), [], 0
+    total = sum(len(set(groups.slices[column])) for column in step.slices) * len(cells)
+    for column in step.slices:
+        tables: dict[str, Mapping[Key, Estimates]] = {}
+        for value in sorted(set(groups.slices[column])):
+            places = np.flatnonzero(groups.slices[column] == value)
+            clusters = None if every is None else every.select(places)
+            estimated = []
+            for estimate in estimate_cells(
+                cells,
+                lambda cell, places=places: select(  # type: ignore[misc]
+                    folder.read_predictions(file_of(cell)), places
+                ),
+                step.bootstrap,
+                fitted=lambda cell: fitted.get((cell.model, cell.seed)),
+                clusters=clusters,
+            ):
+                estimated.append(estimate)
+                done += 1
+                progress(Event("score slices", done, total))
+            table = with_worst(with_means(estimated, apart), apart)
+            name = slice_of(column, value)
+            tables[name] = table
+            frame = slice_frame(table, name)
+            frames.append(frame if clusters is None else frame.assign(clusters=clusters.count))
+        frames.append(worst_slices(tables, column))
+    found = pd.concat(frames, ignore_index=True)
+    if every is not None:
+        found["clusters"] = found["clusters"].astype("Int64")
+    return found
+
+
+def select(predictions: Predictions, places: npt.NDArray[np.integer]) -> Predictions:
+    """The columns of some images."""
+    columns: dict[str, Any] = {
+        name: column[places]
+        for name, column in vars(predictions).items()
+        if isinstance(column, np.ndarray)
+    }
+    return replace(predictions, **columns)
 
 
 def _fit(step: ScoreStep, folder: RunFolder) -> dict[tuple[str, int | str], Fitted | None]:
@@ -142,7 +222,7 @@ def _validation_cells(step: ScoreStep) -> list[Cell]:
     return [Cell(row.model, row.seed, shift) for row in step.rows]
 
 
-def _prior_rows(step: ScoreStep, folder: RunFolder) -> pd.DataFrame:
+def _prior_rows(step: ScoreStep, folder: RunFolder, clusters: Clusters | None) -> pd.DataFrame:
     """The scores of the clean test images under each set of class priors, and under the worst."""
 
     def scores(row: Row) -> Iterator[tuple[str, Mapping[str, Score]]]:
@@ -150,15 +230,18 @@ def _prior_rows(step: ScoreStep, folder: RunFolder) -> pd.DataFrame:
             return
         predictions = folder.read_predictions(predictions_file(row.model, row.seed, CLEAN))
         for name, priors in step.priors.items():
-            yield f"{PRIORS}{name}", under_priors(predictions, priors, resamples=step.bootstrap)
+            found = under_priors(predictions, priors, resamples=step.bootstrap, clusters=clusters)
+            yield f"{PRIORS}{name}", found
         arrays = {name: np.array(priors) for name, priors in step.priors.items()}
-        _, worst = worst_prior(predictions, arrays, WORST_BY, resamples=step.bootstrap)
+        _, worst = worst_prior(
+            predictions, arrays, WORST_BY, resamples=step.bootstrap, clusters=clusters
+        )
         yield WORST_PRIORS, {WORST_BY: worst}
 
     return _as_frame(step.rows, scores)
 
 
-def _detection_rows(step: ScoreStep, folder: RunFolder) -> pd.DataFrame:
+def _detection_rows(step: ScoreStep, folder: RunFolder, clusters: Clusters | None) -> pd.DataFrame:
     """How well confidence separates each other data set from the clean test images."""
 
     def scores(row: Row) -> Iterator[tuple[str, Mapping[str, Score]]]:
@@ -167,7 +250,10 @@ def _detection_rows(step: ScoreStep, folder: RunFolder) -> pd.DataFrame:
                 folder.read_column(predictions_file(row.model, row.seed, CLEAN, part), "confidence")
                 for part in (TEST, other)
             )
-            yield f"{OOD}{other}", detection_score(known, unknown, resamples=step.bootstrap)
+            yield (
+                f"{OOD}{other}",
+                detection_score(known, unknown, resamples=step.bootstrap, clusters=clusters),
+            )
 
     return _as_frame(step.rows, scores)
 

@@ -54,7 +54,7 @@ from fairweather.steps.plan import (
 )
 from fairweather.study.schema import PRETRAINING, DataEntry, ModelEntry, NetworkEntry, Study
 from fairweather.training import Recipe
-from fairweather.types import Dataset, shortest
+from fairweather.types import Dataset, GroupColumns, shortest, slice_name
 
 
 def plan_study(
@@ -86,7 +86,11 @@ def data_sources(study: Study) -> dict[str, DataSource]:
 
 
 def _source(entry: DataEntry) -> DataSource:
-    return DataSource(**entry.model_dump())
+    given = entry.model_dump(exclude={"groups"})
+    if entry.groups is not None:
+        asked = entry.groups.model_dump() | {"slices": tuple(map(slice_name, entry.groups.slices))}
+        given["groups"] = GroupColumns(**asked)
+    return DataSource(**given)
 
 
 def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.device) -> RunRecord:

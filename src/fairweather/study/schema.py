@@ -33,6 +33,20 @@ class Strict(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class GroupsEntry(Strict):
+    """A table with a row for each image, and which of its columns are used.
+
+    `metadata` is its path, `cluster` the column that says which images belong together, such as
+    `patient`, and `slices` columns with subgroups, such as `site` or `site*sex`. `allow_shared`
+    allows images of one cluster in several splits.
+    """
+
+    metadata: str
+    cluster: str | None = None
+    slices: list[str] = []
+    allow_shared: bool = False
+
+
 class DataEntry(Strict):
     """The data of a study; the keys are those of `fairweather.load_data`."""
 
@@ -46,6 +60,7 @@ class DataEntry(Strict):
     label_noise: float = 0.0
     imbalance: float = 1.0
     verify: bool = True
+    groups: GroupsEntry | None = None
 
 
 _Above0 = Annotated[FiniteFloat, pydantic.Field(gt=0)]

@@ -37,6 +37,7 @@ from fairweather.report.page.payload import (
 from fairweather.report.ranking import Ranking
 from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import Samples
+from fairweather.report.slices import SliceTable
 from fairweather.report.tables import ABSENT, CORRECTED, TABULATED, Table, describe_metric
 from fairweather.report.training_files import read_times, read_tries, read_warnings
 
@@ -72,6 +73,7 @@ class PageParts(NamedTuple):
     tables: Sequence[Table]
     ranks: Ranking | None
     limits: Limits | None
+    slices: Sequence[SliceTable]
     texts: Mapping[str, Mapping[str, str]]
     figures: Sequence[Figure]
     samples: Samples | None
@@ -104,7 +106,7 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
 
     `library` returns the JavaScript that draws charts; it is asked last, since it may take long.
     """
-    contents, order, tables, ranks, limits, texts, figures, samples = parts
+    contents, order, tables, ranks, limits, slices, texts, figures, samples = parts
     drawn = _charts(contents, order)
     first = ranks.rows[0].model if ranks else next(iter(contents.titles))
     findings = model_findings(contents)
@@ -128,6 +130,7 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
             states=[(glyph, state) for state, (_, glyph) in STATES.items() if state in seen],
             findings=sorted(findings, key=lambda each: order.index(each.model)),
             limits=limits,
+            slices=slices,
             choices=LIMITS,
             tables=tables,
             named={table.name: table for table in tables},

@@ -1,0 +1,238 @@
+"""A table with facts of each image, such as the patient and the hospital that it comes from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fairweather.data.known import first_names
+from fairweather.data.source import SPLIT_NAMES, WHOLE, Listing, check_exists
+from fairweather.errors import InputError, check_text, unknown_name
+from fairweather.types import CROSSED, GroupColumns, Groups, columns_of_slice, slice_name
+
+# The column that says which image a row is about; the first one that the table has.
+FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_id")
+KEY, SPLIT = "key", "split"
+MISSING = "missing"  # the slice of images whose row has no value
+Texts = npt.NDArray[np.object_]
+IntArray = npt.NDArray[np.int64]
+
+
+def read_groups(
+    splits: Mapping[str, Listing], asked: GroupColumns, path: Path
+) -> dict[str, Groups]:
+    """Read what a table says of every image of some splits of a source, by their names.
+
+    A row is about the image that its column `file` names (or `filename`, `path`, `image`, ...; see
+    `FILE_COLUMNS`): by the path from the folder of the source on, or only by the file's name, with
+    or without its ending, if no two images share it. Without such a column, it is about the image
+    with the number in the column `key`: its place in its split, from 0 on; the column `split` names
+    the split if there are several. Rows about other images are ignored.
+
+    Raises:
+        InputError: the file is no table; a column is missing; an image has no row, or two that say
+            different things; or an image has no cluster.
+    """
+    table = read_table(path)
+    place = f"the table {str(path)!r}"
+    _check_columns(table, asked, path)
+    by_file = next((name for name in FILE_COLUMNS if name in table), None)
+    if by_file is None and KEY not in table:
+        raise InputError(
+            f"{place} must have a column that says which image a row is about: file or {KEY}; "
+            f"found {', '.join(map(str, table.columns))}"
+        )
+    if by_file is not None and all(each.names is not None for each in splits.values()):
+        table = table.drop_duplicates([by_file, *asked.columns], ignore_index=True)
+        rows = _rows_by_file(splits, table[by_file], place)
+    elif KEY in table:
+        named = [KEY, *([SPLIT] if SPLIT in table else [])]
+        table = table.drop_duplicates([*named, *asked.columns], ignore_index=True)
+        rows = _rows_by_key(splits, table, place)
+    else:
+        raise InputError(
+            f"the images of this source have no files of their own, so {place} must have a column "
+            f"{KEY}: the place of each image in its split, from 0 on"
+        )
+    plain = table[asked.columns]
+    found = {}
+    for split, of in rows.items():
+        columns = {name: plain[name].to_numpy(dtype=np.object_)[of] for name in asked.columns}
+        found[split] = _groups(columns, asked, place, split)
+    return found
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV or parquet file as text; an empty field is an empty text.
+
+    Raises `InputError` if it is neither.
+    """
+    check_exists(path)
+    if path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
+        raise InputError(f"a table must be a .csv, .tsv or .parquet file, found {str(path)!r}")
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pd.read_parquet(path)
+            texts = [_as_texts(table[name]) for name in table]
+            table = pd.concat(texts, axis=1) if texts else table
+        else:
+            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            table = pd.read_csv(
+                path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig"
+            )
+    except (ValueError, OSError) as error:  # also what pyarrow raises
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{str(path)!r} cannot be read as a table: {reason}") from error
+    table.columns = table.columns.map(str)
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise InputError(f"{str(path)!r} has two columns with the name {twice[0]!r}")
+    return table
+
+
+def _as_texts(column: pd.Series) -> pd.Series:
+    return column.map(str).where(column.notna(), "")
+
+
+def _check_columns(table: pd.DataFrame, asked: GroupColumns, path: Path) -> None:
+    if not asked.columns:
+        raise InputError(
+            f"the table {str(path)!r} is given, but none of its columns is asked for: name the one "
+            "that says which images belong together (cluster), or one with subgroups (slice)"
+        )
+    for name in asked.columns:
+        if name not in table:
+            raise unknown_name(f"column of {path}", name, list(table.columns))
+    names = [slice_name(each) for each in asked.slices]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"the slice {name} is asked for twice")
+
+
+def _rows_by_file(
+    splits: Mapping[str, Listing], column: pd.Series, place: str
+) -> dict[str, IntArray]:
+    """The row of each image, by the first way of naming files in which every image has one."""
+    written = [str(PurePosixPath(name.replace("\\", "/"))) for name in column]
+    names = {split: listing.names or () for split, listing in splits.items()}
+    every = [name for of in names.values() for name in of]
+    lost: list[str] = []
+    for short in (_whole, _base, _stem):
+        images = list(map(short, every))
+        if short is not _whole and len(set(images)) < len(images):
+            break
+        row_of = {short(name): row for row, name in enumerate(written)}
+        lost = [name for name in every if short(name) not in row_of]
+        if not lost:
+            _check_once(set(images), map(short, written), place)
+            return {
+                split: np.array([row_of[short(name)] for name in of], dtype=np.int64)
+                for split, of in names.items()
+            }
+    raise InputError(
+        f"{place} has no row for {len(lost)} of {len(every)} images, such as {first_names(lost)}; "
+        f"it names {first_names(written)}"
+    )
+
+
+def _check_once(images: Collection[str], written: Iterable[str], place: str) -> None:
+    counts = Counter(written)
+    twice = [name for name in images if counts[name] > 1]
+    if twice:
+        raise InputError(
+            f"{place} has several rows that differ for {len(twice)} of {len(images)} images, such "
+            f"as {min(twice)}"
+        )
+
+
+def _whole(name: str) -> str:
+    return name
+
+
+def _base(name: str) -> str:
+    return PurePosixPath(name).name
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).stem
+
+
+def _rows_by_key(
+    splits: Mapping[str, Listing], table: pd.DataFrame, place: str
+) -> dict[str, IntArray]:
+    keys = pd.to_numeric(table[KEY], errors="coerce")
+    if keys.isna().any() or (keys % 1 != 0).any() or (keys < 0).any():
+        wrong = table[KEY][keys.isna() | (keys % 1 != 0) | (keys < 0)].iloc[0]
+        raise InputError(f"{place} has the {KEY} {wrong!r}; it must be a whole number from 0 on")
+    of_split: Callable[[str], npt.NDArray[np.bool_]]
+    if SPLIT in table:
+        known = table[SPLIT].str.lower().map(lambda name: SPLIT_NAMES.get(name, name))
+
+        def of_split(split: str) -> npt.NDArray[np.bool_]:
+            return (known == split).to_numpy()
+    elif len(splits) == 1:
+
+        def of_split(split: str) -> npt.NDArray[np.bool_]:
+            return np.ones(len(table), dtype=bool)
+    else:
+        raise InputError(
+            f"{place} must have a column {SPLIT}, because keys are places in {', '.join(splits)}"
+        )
+    found = {}
+    for split, listing in splits.items():
+        rows, n = np.flatnonzero(of_split(split)), len(listing.labels)
+        places = keys.to_numpy()[rows].astype(np.int64)
+        rows, places = rows[places < n], places[places < n]
+        _check_once({str(key) for key in places}, map(str, places), place)
+        of = np.full(n, -1, dtype=np.int64)
+        of[places] = rows
+        if (of < 0).any():
+            lost = np.flatnonzero(of < 0)
+            which = "the set" if split == WHOLE else split
+            raise InputError(
+                f"{place} has no row for {len(lost)} of {n} images of {which}, such as the one "
+                f"with the {KEY} {lost[0]}"
+            )
+        found[split] = of
+    return found
+
+
+def _groups(columns: Mapping[str, Texts], asked: GroupColumns, place: str, split: str) -> Groups:
+    clusters = columns[asked.cluster] if asked.cluster else None
+    if clusters is not None and (clusters == "").any():
+        count = int((clusters == "").sum())
+        raise InputError(
+            f"{place} has no {asked.cluster} for {count} of {len(clusters)} images; every image "
+            "must belong to one"
+        )
+    slices = {}
+    for each in asked.slices:
+        named = (columns[name] for name in columns_of_slice(each))
+        parts = [np.where(values == "", MISSING, values) for values in named]
+        values = parts[0]
+        for part in parts[1:]:
+            values = values + CROSSED + part
+        for value in set(values):
+            check_text(value, f"{place} has in {each} a value that cannot be used:")
+        slices[slice_name(each)] = values
+    return Groups(asked.cluster, clusters, slices)
+
+
+def check_apart(parts: Mapping[str, Texts], cluster: str) -> None:
+    """Raise `InputError` if images of one cluster are in two parts; it names no cluster."""
+    for (one, ours), (other, theirs) in combinations(parts.items(), 2):
+        shared = set(ours) & set(theirs)
+        if shared:
+            images = int(np.isin(theirs.astype(str), sorted(map(str, shared))).sum())
+            raise InputError(
+                f"{len(shared)} of {len(set(ours) | set(theirs))} values of {cluster} have images "
+                f"in {one} and in {other} ({images} of {len(theirs)} images of {other}), so "
+                f"{other} does not show how a model does on new ones; allow_shared "
+                "(--allow-shared-clusters) measures it nevertheless"
+            )

@@ -1,0 +1,272 @@
+"""Subgroups of the test images, such as the sites that they come from, each alone and compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fairweather.metrics import holm
+from fairweather.metrics.clusters import FEW_CLUSTERS, contrast
+from fairweather.metrics.recipes import Crossed, cross
+from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, SLICES, slice_of, worst_slice
+from fairweather.report.contents import Contents, ensembles_as_models, joined_name
+from fairweather.report.correctness import read_correct, read_images
+from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv, signed
+from fairweather.report.tables import ABSENT, TOO_FEW, TOO_FEW_NOTE, Entry, is_percent
+from fairweather.types import Score
+
+LEVEL = 0.05
+FEW_MARK = "*"
+# What a table of slices shows: the metric, and of which images.
+PLACES = (
+    ("accuracy", CLEAN, NO_LEVEL, "Clean: accuracy (%)"),
+    ("rms_calibration_error", CLEAN, NO_LEVEL, "Clean: RMS calibration error"),
+    ("accuracy", ALL, MEAN, "Mean over shifts: accuracy (%)"),
+)
+Key = tuple[str, str, str, str, str]  # model, shift, level, slice, metric
+
+
+class SliceRow(NamedTuple):
+    """One model on one slice.
+
+    Attributes:
+        model, title: its name and title.
+        slice: such as `site=B`, or `worst site`.
+        n: the number of images.
+        clusters: the number of clusters; None if that is not known.
+        scores: one for each of the table's places; None where there is none.
+        difference: clean accuracy minus that of all other images of the column; None if it was not
+            tested.
+        p: of the hypothesis that there is none, after Holm's correction over the table.
+    """
+
+    model: str
+    title: str
+    slice: str
+    n: int
+    clusters: int | None
+    scores: tuple[Score | None, ...]
+    difference: Score | None
+    p: float
+
+
+class SliceTable(NamedTuple):
+    """The slices of one column.
+
+    Attributes:
+        name: of its files, without the suffix.
+        column: such as `site`.
+        places: which numbers it shows, as in `PLACES`.
+        rows: of each model, its slices, the worst of them last.
+        caption: what the numbers are.
+    """
+
+    name: str
+    column: str
+    places: tuple[tuple[str, str, str, str], ...]
+    rows: tuple[SliceRow, ...]
+    caption: str
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The titles of the columns of `cells`."""
+        shown = [title for *_, title in self.places]
+        counts = ["Images", *(["Clusters"] if self._has_clusters else [])]
+        return ("Model", "Images with", *counts, *shown, "Against the others (points)", "p (Holm)")
+
+    @property
+    def _has_clusters(self) -> bool:
+        return any(row.clusters is not None for row in self.rows)
+
+    def cells(self) -> list[list[str]]:
+        """The body as plain text, ready to be escaped."""
+        return [self._cells(row) for row in self.rows]
+
+    def texts(self) -> dict[str, str]:
+        """Write the table out, by the suffix of the file."""
+        layout, body = Layout(self.header, words=2), self.cells()
+        return {
+            "md": markdown(layout, body, [self.caption]),
+            "csv": self._csv(),
+            "tex": latex(layout, body, self.name, self.caption),
+        }
+
+    def _cells(self, row: SliceRow) -> list[str]:
+        counts = [f"{row.n:,}"]
+        if self._has_clusters:
+            few = row.clusters is not None and row.clusters < FEW_CLUSTERS
+            known = ABSENT if row.clusters is None else f"{row.clusters:,}"
+            counts.append(f"{known}{FEW_MARK if few else ''}")
+        shown = [
+            ABSENT if score is None else str(Entry(score, is_percent(metric)))
+            for (metric, *_), score in zip(self.places, row.scores, strict=True)
+        ]
+        return [row.title, row.slice, *counts, *shown, _signed(row.difference), _p(row.p)]
+
+    def _csv(self) -> str:
+        names = [f"{shift} {metric}" for metric, shift, *_ in self.places]
+        columns = ["model", "title", "slice", "n", "clusters"]
+        columns += [f"{name}{part}" for name in [*names, "difference"] for part in PARTS]
+        lines = []
+        for row in self.rows:
+            scores = [each or NO_SCORE for each in (*row.scores, row.difference)]
+            numbers = [number for score in scores for number in score[:3]]
+            lines.append([*row[:4], row.clusters, *numbers, row.p])
+        return rows_as_csv(
+            pd.DataFrame(lines, columns=[*columns, "p_holm"]).astype({"clusters": "Int64"})
+        )
+
+
+PARTS = ("", " low", " high")
+NO_SCORE = Score(math.nan, math.nan, math.nan, 0)
+
+
+def slice_tables(contents: Contents) -> list[SliceTable]:
+    """Build one table for each column of slices that was asked for; none if there are none.
+
+    With several runs, only the slices of the first one that has some are shown.
+    """
+    for label, run in contents.runs.items():
+        groups = run.groups()
+        if groups is not None and groups.slices and run.holds(SLICES):
+            scores = _read(run.slice_scores, label)
+            return [
+                _table(contents, column, groups.slices[column], scores) for column in groups.slices
+            ]
+    return []
+
+
+class _Read(NamedTuple):
+    """The scores of slices.csv by what they are of, and the number of clusters of each slice."""
+
+    scores: Mapping[Key, Score]
+    clusters: Mapping[str, int | None]
+
+
+def _read(frame: pd.DataFrame, label: str) -> _Read:
+    rows = ensembles_as_models(frame)
+    if MEAN in set(rows["seed"]):
+        rows = rows[rows["seed"] == MEAN]
+    keys = zip(
+        (joined_name(label, model) for model in rows["model"]),
+        *(rows[name] for name in ("shift", "level", "slice", "metric")),
+        strict=True,
+    )
+    numbers = zip(*(rows[name] for name in ("value", "low", "high", "n")), strict=True)
+    scores = {
+        key: Score(float(value), float(low), float(high), int(n))
+        for key, (value, low, high, n) in zip(keys, numbers, strict=True)
+    }
+    clusters: dict[str, int | None] = dict.fromkeys(rows["slice"])
+    if "clusters" in rows:
+        known = rows.dropna(subset="clusters")
+        clusters |= dict(zip(known["slice"], known["clusters"].astype(int), strict=True))
+    return _Read(scores, clusters)
+
+
+def _table(
+    contents: Contents, column: str, values: npt.NDArray[np.object_], read: _Read
+) -> SliceTable:
+    names = [slice_of(column, value) for value in sorted(set(values))]
+    shifted = any(key[1] == ALL for key in read.scores)
+    places = PLACES if shifted else PLACES[:2]
+    first = (CLEAN, NO_LEVEL, names[0], "accuracy")
+    models = [model for model in contents.titles if (model, *first) in read.scores]
+    found = {model: list(_contrasts(contents, model, values)) for model in models}
+    tested = [each for of in found.values() for each in of if each is not None]
+    if len(names) == 2:  # both are the same test
+        tested = tested[::2]
+    adjusted = holm([each.p for each in tested]).tolist() if tested else []
+    p_of = {id(each): p for each, p in zip(tested, adjusted, strict=True)}
+    rows = []
+    for model in models:
+        differences = found[model]
+        for name, difference in zip(names, differences, strict=True):
+            mirrored = differences[0] if len(names) == 2 else difference
+            p = math.nan if mirrored is None else p_of[id(mirrored)]
+            rows.append(_row(contents, model, name, places, read, difference, p))
+        worst = worst_slice(column)
+        if (model, CLEAN, NO_LEVEL, worst, "accuracy") in read.scores:
+            rows.append(_row(contents, model, worst, places, read, None, math.nan))
+    return SliceTable(
+        f"slices_{column.replace('*', '_and_')}",
+        column,
+        places,
+        tuple(rows),
+        _caption(contents, column, len(tested), rows),
+    )
+
+
+def _row(
+    contents: Contents,
+    model: str,
+    name: str,
+    places: Sequence[tuple[str, str, str, str]],
+    read: _Read,
+    difference: Crossed | None,
+    p: float,
+) -> SliceRow:
+    scores = tuple(
+        read.scores.get((model, shift, level, name, metric)) for metric, shift, level, _ in places
+    )
+    first = scores[0]
+    assert first is not None
+    against = None
+    if difference is not None:
+        against = Score(difference.value, *difference.interval, first.n)
+    clusters = read.clusters[name]
+    return SliceRow(model, contents.titles[model], name, first.n, clusters, scores, against, p)
+
+
+def _contrasts(
+    contents: Contents, model: str, values: npt.NDArray[np.object_]
+) -> Iterator[Crossed | None]:
+    """For each slice, clean accuracy minus that of the other images; None if it is not tested."""
+    images = read_images(contents)
+    right = None if images is None else read_correct(contents, model, {CLEAN: 1.0}, images)
+    for value in sorted(set(values)):
+        inside = values == value
+        if right is None or inside.all() or len(right) != len(inside):
+            yield None
+            continue
+        found = contrast(right, inside, contents.clusters)
+        fewest = found.fewest
+        yield cross(found.columns)._replace(n=fewest) if fewest > 1 else None
+
+
+def _caption(contents: Contents, column: str, tests: int, rows: Sequence[SliceRow]) -> str:
+    words = [
+        f"The test images by {column}. In brackets: {contents.intervals}. Against the others: "
+        "clean accuracy minus that of all other images, with its 95 % interval"
+        f"{', over clusters' if contents.clusters is not None else ''}; p of Student's t after "
+        f"Holm's correction over the {tests} tests of this table. The worst of several noisy "
+        "numbers looks worse than the worst of the true ones: the interval beside it covers the "
+        "worst true value, and is wider for that."
+    ]
+    if any(row.clusters is not None and row.clusters < FEW_CLUSTERS for row in rows):
+        words.append(
+            f"{FEW_MARK} Fewer than {FEW_CLUSTERS} clusters: the interval is less reliable."
+        )
+    if any(score is not None and score.too_few for row in rows for score in row.scores):
+        words.append(TOO_FEW_NOTE)
+    return " ".join(words)
+
+
+def _signed(difference: Score | None) -> str:
+    if difference is None:
+        return ABSENT
+    if difference.too_few:
+        return f"{signed(difference.value, percent=True)} [{TOO_FEW}]"
+    value, low, high = (signed(each, percent=True) for each in difference[:3])
+    return f"{value} [{low}, {high}]"
+
+
+def _p(p: float) -> str:
+    if math.isnan(p):
+        return ABSENT
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,309 @@
+"""Patients, sites and subgroups: from a table of metadata to scores, slices, report and rules."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import fairweather as fw
+from fairweather.data.metadata import read_table
+from fairweather.data.split import Purpose, set_clusters_apart
+from fairweather.errors import InputError
+from fairweather.runs import RunFolder
+from fairweather.types import Dataset, GroupColumns, Groups, Images
+
+CLASSES = ("benign", "malignant")
+
+
+class Brightness(torch.nn.Module):
+    """Bright images are malignant: right for most images, and without any training."""
+
+    def forward(self, images):
+        excess = 8 * (images.mean(dim=(1, 2, 3)) - 0.5)
+        return torch.stack([-excess, excess], dim=1)
+
+
+def patients_dataset(patients=24, each=5, seed=0):
+    """Images of patients of three sites; at site C, images are darker than their class says."""
+    generator = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(patients), each)
+    labels = (patient // 3) % 2
+    site = np.array(list("ABC"), dtype=object)[patient % 3]
+    sex = np.array(["F", "M"], dtype=object)[(patient // 2) % 2]
+    mean = 128 + 30 * (2 * labels - 1) + generator.normal(0, 25, patients)[patient]
+    mean = mean - 35 * (site == "C") + generator.normal(0, 10, len(patient))
+    pixels = np.clip(mean, 0, 255)[:, None, None, None].repeat(3, 1).repeat(8, 2).repeat(8, 3)
+    keys = np.array([f"key-of-patient-{p}" for p in patient], dtype=object)
+    groups = Groups("patient", keys, {"site": site, "site*sex": site + "*" + sex})
+    test = Images(
+        torch.from_numpy(pixels.astype(np.uint8)),
+        torch.from_numpy(labels),
+        torch.arange(len(labels)),
+        CLASSES,
+        groups=groups,
+    )
+    return Dataset("patients", None, None, test, (0.5,) * 3, (0.2,) * 3)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("groups") / "run"
+    shifts = "brightness_factor: [0.8, 1.2]"
+    return fw.evaluate(
+        Brightness(), patients_dataset(), shifts, out=out, bootstrap=200, device="cpu", threads=1
+    )
+
+
+def test_scores_count_clusters_and_their_intervals_are_wider(run):
+    data = patients_dataset()
+    plain = Dataset(
+        "patients",
+        None,
+        None,
+        Images(*(getattr(data.test, f) for f in FIELDS)),
+        data.mean,
+        data.std,
+    )
+    alone = fw.evaluate(Brightness(), plain, "clean", bootstrap=200, device="cpu", threads=1)
+    with_clusters, without = (
+        each.scores.set_index(["shift", "metric"]).loc[("clean", "accuracy")]
+        for each in (run, alone)
+    )
+    assert with_clusters["value"] == without["value"]
+    assert with_clusters["clusters"] == 24
+    assert "clusters" not in alone.scores
+    widths = [each["high"] - each["low"] for each in (with_clusters, without)]
+    assert widths[0] > 1.3 * widths[1]
+
+
+FIELDS = ("images", "labels", "keys", "classes")
+
+
+def test_slices_are_the_metrics_of_their_images(run):
+    folder = RunFolder(run.path)
+    table = folder.slice_scores
+    data = patients_dataset().test
+    model = table["model"].iloc[0]
+    clean = folder.read_predictions(folder.predictions(model, 0, "clean"))
+    for column, values in data.groups.slices.items():
+        for value in set(values):
+            at = values == value
+            rows = table[(table["slice"] == f"{column}={value}") & (table["shift"] == "clean")]
+            found = rows.set_index("metric").loc["accuracy"]
+            assert found["value"] == pytest.approx(clean.correct[at].mean(), abs=1e-8)
+            assert found["n"] == at.sum()
+            assert found["clusters"] == len(set(data.groups.clusters[at]))
+    nll = clean.nll[data.groups.slices["site"] == "B"].mean()
+    rows = table[(table["slice"] == "site=B") & (table["metric"] == "negative_log_likelihood")]
+    assert rows[rows["shift"] == "clean"]["value"].item() == pytest.approx(nll, rel=1e-6)
+
+
+def test_the_worst_slice_has_the_worst_value_and_an_interval_for_the_worst_truth(run):
+    table = RunFolder(run.path).slice_scores
+    accuracy = table[(table["shift"] == "clean") & (table["metric"] == "accuracy")]
+    sites = accuracy[accuracy["slice"].str.startswith("site=")]
+    worst = accuracy[accuracy["slice"] == "worst site"].iloc[0]
+    assert worst["value"] == sites["value"].min()
+    # Wider than each by itself, since all hold together.
+    assert worst["low"] <= sites["low"].min()
+    assert worst["high"] > sites["high"].min()
+    error = table[(table["shift"] == "clean") & (table["metric"] == "rms_calibration_error")]
+    errors = error[error["slice"].str.startswith("site=")]
+    assert error[error["slice"] == "worst site"]["value"].item() == errors["value"].max()
+
+
+def test_the_table_of_slices_tests_each_against_the_others_and_corrects(run):
+    run.report()
+    table = pd.read_csv(run.path / "tables" / "slices_site.csv")
+    assert table["slice"].tolist() == ["site=A", "site=B", "site=C", "worst site"]
+    data, folder = patients_dataset().test, RunFolder(run.path)
+    clean = folder.read_predictions(folder.predictions(table["model"][0], 0, "clean"))
+    site = data.groups.slices["site"]
+    for _, row in table.iloc[:3].iterrows():
+        inside = site == row["slice"].removeprefix("site=")
+        gap = clean.correct[inside].mean() - clean.correct[~inside].mean()
+        assert row["difference"] == pytest.approx(gap, abs=1e-8)
+        assert row["difference low"] <= gap <= row["difference high"]
+    assert table["p_holm"].iloc[:3].between(0, 1).all()
+    assert np.isnan(table["p_holm"].iloc[3])
+    page = (run.path / "report.html").read_text()
+    assert "By site*sex" in page
+    assert "worst site" in page
+
+
+def test_no_file_of_a_run_has_the_key_of_a_patient(run):
+    run.report()
+    files = [path for path in run.path.rglob("*") if path.is_file()]
+    assert any(path.name == "test.parquet" for path in files)
+    for path in files:
+        assert b"key-of-patient" not in path.read_bytes(), path
+
+
+# ---------------------------------------------------------------- the table
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of 40 photographs of 10 patients, and what is known of them."""
+    folder = tmp_path_factory.mktemp("photos")
+    rows = []
+    for patient in range(10):
+        for number in range(4):
+            name = CLASSES[(patient + number) % 2]
+            file = folder / "all" / name / f"{patient}{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (patient * 20, number * 60, 90)).save(file)
+            rows.append((f"{name}/{file.name}", f"P{patient}", "AB"[patient % 2]))
+    return folder, pd.DataFrame(rows, columns=["file", "patient", "site"])
+
+
+def load(photos, table, tmp_path, name="table.csv", **options):
+    path = tmp_path / name
+    table.to_parquet(path) if path.suffix == ".parquet" else table.to_csv(path, index=False)
+    asked = {"cluster": "patient", "slices": ("site",)} | options.pop("asked", {})
+    columns = GroupColumns(str(path), **asked)
+    return fw.load_data(f"folder:{photos[0] / 'all'}", groups=columns, **options)
+
+
+def patients_of(images):
+    return set(images.groups.clusters)
+
+
+def test_a_set_without_splits_is_split_by_patients(photos, tmp_path):
+    data = load(photos, photos[1], tmp_path, test_fraction=0.3, validation_fraction=0.3)
+    parts = [data.train, data.val, data.test]
+    assert sum(map(len, parts)) == 40
+    assert sum(len(patients_of(part)) for part in parts) == 10
+    assert all(set(part.labels.tolist()) == {0, 1} for part in parts)
+    again = load(photos, photos[1], tmp_path, test_fraction=0.3, validation_fraction=0.3)
+    assert again.test.keys.tolist() == data.test.keys.tolist()
+    expected = dict(zip(photos[1]["file"], photos[1]["patient"], strict=True))
+    for name, patient in zip(data.test.names, data.test.groups.clusters, strict=True):
+        assert expected[name] == patient
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.tsv", "table.parquet"])
+def test_kinds_of_tables(photos, tmp_path, name):
+    if name.endswith("tsv"):
+        photos[1].to_csv(tmp_path / name, index=False, sep="\t")
+        assert read_table(tmp_path / name).equals(photos[1])
+        return
+    data = load(photos, photos[1], tmp_path, name)
+    assert len(patients_of(data.test)) == 2
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: name.rpartition("/")[2],
+        lambda name: name.rpartition("/")[2].removesuffix(".png"),
+        lambda name: name.replace("/", "\\"),
+    ],
+    ids=["name alone", "without ending", "backslashes"],
+)
+def test_files_may_be_named_shortly_if_that_is_unambiguous(photos, tmp_path, rename):
+    table = photos[1].assign(filename=photos[1]["file"].map(rename)).drop(columns="file")
+    data = load(photos, table, tmp_path, test_fraction=1)
+    assert len(patients_of(data.test)) == 10
+
+
+def test_rows_by_key(photos, tmp_path):
+    full = load(photos, photos[1], tmp_path, test_fraction=1).test
+    keyed = pd.DataFrame(
+        {"key": full.keys.numpy(), "patient": full.groups.clusters, "site": "A"}
+    ).sample(frac=1, random_state=0)
+    data = load(photos, keyed, tmp_path, "keys.csv", test_fraction=1)
+    assert data.test.groups.clusters.tolist() == full.groups.clusters.tolist()
+
+
+def test_crossed_slices_and_missing_values(photos, tmp_path):
+    table = photos[1].assign(sex=["F", ""] * 20)
+    asked = {"slices": ("site", "site * sex")}
+    data = load(photos, table, tmp_path, asked=asked, test_fraction=1)
+    crossed = data.test.groups.slices["site*sex"]
+    assert set(crossed) == {"A*F", "A*missing", "B*F", "B*missing"}
+
+
+def without(table, column, value):
+    return table[table[column] != value]
+
+
+@pytest.mark.parametrize(
+    ("change", "asked", "message"),
+    [
+        (lambda t: without(t, "patient", "P3"), {}, "no row for 4 of 40 images, such as "),
+        (lambda t: t.assign(patient=""), {}, "no patient for 40 of 40 images"),
+        (lambda t: pd.concat([t, t.assign(site="C")]), {}, "several rows that differ for 40 of 40"),
+        (lambda t: t.drop(columns="file"), {}, "says which image a row is about: file or key"),
+        (lambda t: t, {"cluster": "pateint"}, "did you mean 'patient'"),
+        (lambda t: t, {"slices": ("site", "site")}, "the slice site is asked for twice"),
+        (lambda t: t, {"cluster": None, "slices": ()}, "none of its columns is asked for"),
+        (lambda t: t.assign(site="a\x1bb"), {}, "value that cannot be used"),
+        (lambda t: t.drop(columns="file").assign(key="x"), {}, "must be a whole number from 0 on"),
+        (lambda t: t.drop(columns="file").assign(key=0), {}, "several rows that differ for 1 of 1"),
+    ],
+)
+def test_wrong_tables_are_refused_in_one_sentence(photos, tmp_path, change, asked, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load(photos, change(photos[1]), tmp_path, asked=asked)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_table_at_all(photos, tmp_path):
+    (tmp_path / "table.parquet").write_bytes(b"PAR1 no")
+    columns = GroupColumns(str(tmp_path / "table.parquet"), "patient")
+    with pytest.raises(InputError, match="cannot be read as a table"):
+        fw.load_data(f"folder:{photos[0] / 'all'}", groups=columns)
+    with pytest.raises(InputError, match="there is no file or folder"):
+        fw.load_data(f"folder:{photos[0] / 'all'}", groups=columns._replace(metadata="x.csv"))
+
+
+def test_patients_on_both_sides_are_refused_unless_allowed(photos, tmp_path):
+    root, rows = tmp_path / "split", []
+    for at, (file, patient, _) in enumerate(photos[1].itertuples(index=False)):
+        split = "test" if at % 4 > 1 else "train"
+        target = root / split / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((photos[0] / "all" / file).read_bytes())
+        rows.append((f"{split}/{file}", patient))
+    pd.DataFrame(rows, columns=["file", "patient"]).to_csv(tmp_path / "t.csv", index=False)
+    columns = GroupColumns(str(tmp_path / "t.csv"), "patient")
+    with pytest.raises(InputError) as caught:
+        fw.load_data(f"folder:{root}", groups=columns, validation_fraction=0)
+    assert "10 of 10 values of patient have images in" in str(caught.value)
+    assert "P0" not in str(caught.value)
+    allowed = columns._replace(allow_shared=True)
+    assert len(fw.load_data(f"folder:{root}", groups=allowed).test) == 20
+    # Nothing is trained: other images than those that are tested do not matter.
+    assert len(fw.load_data(f"folder:{root}", groups=columns, parts=("test",)).test) == 20
+
+
+# ---------------------------------------------------------------- splitting by clusters
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_clusters_are_set_apart_whole_with_about_the_share_of_each_class(seed):
+    generator = np.random.default_rng(seed)
+    clusters = generator.integers(0, 60, 600).astype(str).astype(object)
+    labels = generator.integers(0, 3, 600)
+    chosen = set_clusters_apart(labels, clusters, ("a", "b", "c"), 0.25, seed, Purpose.TEST)
+    assert not set(clusters[chosen]) & set(clusters[~chosen])
+    for label in range(3):
+        # No cluster has more than a few images of a class, so no sum is far off.
+        largest = max(np.bincount(labels[clusters == c], minlength=3).max() for c in set(clusters))
+        assert abs((labels[chosen] == label).sum() - 0.25 * (labels == label).sum()) <= 3 * largest
+
+
+def test_every_class_is_on_both_sides_however_rare():
+    labels = np.array([0] * 50 + [1, 1])
+    clusters = np.array([f"p{i // 5}" for i in range(50)] + ["p0", "p9"], dtype=object)
+    for seed in range(10):
+        chosen = set_clusters_apart(labels, clusters, ("common", "rare"), 0.2, seed, Purpose.TEST)
+        assert set(labels[chosen]) == set(labels[~chosen]) == {0, 1}
+
+
+def test_a_class_of_one_patient_cannot_be_split():
+    labels, clusters = np.array([0, 0, 1, 1]), np.array(list("abcc"), dtype=object)
+    with pytest.raises(InputError, match="all images of class 'rare' belong together"):
+        set_clusters_apart(labels, clusters, ("common", "rare"), 0.5, 0, Purpose.TEST)
