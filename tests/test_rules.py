@@ -111,6 +111,14 @@ def replace_scores(run, path, change):
             "m:coverage_at_risk/0.05[all] > 0",
             Rule("m", "coverage_at_risk/0.05", "all", "", ">", "0"),
         ),
+        (
+            "sensitivity[ clean | class=malignant ] >= 0.9",
+            Rule(None, "sensitivity", "clean", "", ">=", "0.9", "class=malignant"),
+        ),
+        (
+            "m: ppv[snow=3|class=basal cell (II) [x] | y@0.3] drop <= 5%",
+            Rule("m", "ppv", "snow=3", "drop", "<=", "5%", "class=basal cell (II) [x] | y@0.3"),
+        ),
     ],
 )
 def test_a_rule_is_read_and_written_again(text, rule):
@@ -126,7 +134,7 @@ def test_a_percent_sign_divides_by_a_hundred(number, limit):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("accuracy >= 0.85", r"accuracy >= 0.85' .*\[MODEL:\] METRIC\[CELL\]"),
+        ("accuracy >= 0.85", r"accuracy >= 0.85' .*\[MODEL:\] METRIC\[CELL.OF\]"),
         ("accuracy[clean]", "accuracy.clean.' .* such as accuracy"),
         ("accuracy[] >= 1", "accuracy.. >= 1' .* such as accuracy"),
         ("accuracy[clean] >= 1 for sure", "'1 for sure' .* 0.05 or 5%"),
@@ -134,6 +142,10 @@ def test_a_percent_sign_divides_by_a_hundred(number, limit):
         ("accuracy[clean] <= inf", "'inf'"),
         ("accuracy[clean] == 1", "'=='; known: <, <=, >, >="),
         ("accuracy[clean] drops <= 1", "'drops'; did you mean 'drop'"),
+        ("f1[clean|clas=a] > 0", "behind . in a rule 'clas='; did you mean 'class=NAME'"),
+        ("f1[clean|malignant] > 0", "behind . in a rule 'malignant'; known: class=NAME"),
+        ("f1[clean|class=] > 0", "behind . in a rule 'class='; did you mean 'class=NAME'"),
+        ("f1[clean|] > 0", r"f1\[clean.\] > 0' must have the form"),
         ("no-such-file.yaml", "'no-such-file.yaml' .* such as accuracy"),
     ],
 )

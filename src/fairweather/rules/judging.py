@@ -122,7 +122,7 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
                 _refuse_few(run, rule, model, condition, models[model])
             verdict = Verdict(rule, model, cell_of(condition), *score, on, left_out[rule])
             if math.isnan(verdict.judged):
-                raise InputError(f"{rule.metric} of {model} for {verdict.cell} is not a number")
+                raise InputError(f"{rule.scored} of {model} for {verdict.cell} is not a number")
         except InputError as error:
             raise _in_rule(rule, error) from None
         verdicts.append(verdict)
@@ -151,11 +151,11 @@ def _resolve(
 def _check_limit(rule: Rule) -> None:
     """Refuse a limit outside the metric's bounds, such as 5 for 5%: no value could cross it."""
     bounds = {metric.name: metric.bounds for metric in METRICS}
-    low, high = bounds.get(rule.metric, (-math.inf, math.inf))
+    low, high = bounds.get(rule.scored, (-math.inf, math.inf))
     if rule.change:
         low, high = low - high, high - low
     if not low <= rule.limit <= high:
-        what = f"a {rule.change} of {rule.metric}" if rule.change else rule.metric
+        what = f"a {rule.change} of {rule.scored}" if rule.change else rule.scored
         hint = "; a share may be written as 5%" if rule.limit > high else ""
         raise InputError(
             f"{what} is always in [{low:g}, {high:g}], but the limit is {rule.number}{hint}"
@@ -164,7 +164,7 @@ def _check_limit(rule: Rule) -> None:
 
 def _changes(run: RunFolder, asked: Sequence[tuple[Rule, str, Condition]]) -> dict[str, Estimated]:
     wanted: dict[str, set[Condition]] = {}
-    metrics = {rule.metric for rule, *_ in asked if rule.change}
+    metrics = {rule.scored for rule, *_ in asked if rule.change}
     for rule, model, condition in asked:
         if rule.change:
             wanted.setdefault(model, set()).add(condition)
@@ -185,10 +185,10 @@ def _score(rule: Rule, model: str, condition: Condition, rows: Rows, estimated: 
 
 def _refuse_few(run: RunFolder, rule: Rule, model: str, condition: Condition, rows: Rows) -> None:
     """Refuse a value with too few errors, and estimate how many images would be enough."""
-    metric = next((each for each in METRICS if each.name == rule.metric), None)
+    metric = next((each for each in METRICS if each.name == rule.scored), None)
     if metric is None or not metric.fewest:
         return
-    what = f"a {rule.change} of {rule.metric}" if rule.change else rule.metric
+    what = f"a {rule.change} of {rule.scored}" if rule.change else rule.scored
     begin = f"{what} of {model} for {cell_of(condition)} cannot be judged on its interval"
     end = "or judge the value with --on value"
     several = MEAN in set(run.scores["seed"])
@@ -226,7 +226,7 @@ def _refuse_few(run: RunFolder, rule: Rule, model: str, condition: Condition, ro
 def _estimated(run: RunFolder, rule: Rule, model: str, condition: Condition) -> Estimated:
     """Estimate a value again to count its errors; return {} if predictions are missing."""
     try:
-        return estimate_again(run, read_contents(run), model, {condition}, {rule.metric})
+        return estimate_again(run, read_contents(run), model, {condition}, {rule.scored})
     except InputError:
         return {}
 

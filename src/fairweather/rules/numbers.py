@@ -135,16 +135,16 @@ def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
 
     Raises `InputError` if it is missing, with the closest name or with the cells that have it.
     """
-    found = rows.get(condition, {}).get(rule.metric)
+    found = rows.get(condition, {}).get(rule.scored)
     if found is not None:
         return found
-    having = [cell_of(each) for each, scores in rows.items() if rule.metric in scores]
+    having = [cell_of(each) for each, scores in rows.items() if rule.scored in scores]
     if not having:
         known = dict.fromkeys(name for scores in rows.values() for name in scores)
-        raise unknown_name("metric", rule.metric, known)
+        raise unknown_name("metric", rule.scored, known)
     few = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "")
     raise InputError(
-        f"{model} has no {rule.metric} for {cell_of(condition)}; it is available for {few}"
+        f"{model} has no {rule.scored} for {cell_of(condition)}; it is available for {few}"
     )
 
 
@@ -166,7 +166,7 @@ def errors_behind(rule: Rule, condition: Condition, rows: Rows) -> Errors | None
     None also if the rows do not contain the count. For a change, a mean or the worst of several
     levels, the cell with the fewest errors is used.
     """
-    metric = _METRIC[rule.metric]
+    metric = _METRIC[rule.scored]
     if metric.carried_by == "emptiest bin":
         return None
     found = []
@@ -184,7 +184,7 @@ def errors_behind(rule: Rule, condition: Condition, rows: Rows) -> Errors | None
 def least_carried(rule: Rule, condition: Condition, estimated: Estimated) -> Estimate | None:
     """Return the estimate behind a rule that has the fewest errors; None if all have enough."""
     sides = [_CLEAN, condition] if rule.change else [condition]
-    found = [estimated.get(each, {}).get(rule.metric) for each in sides]
+    found = [estimated.get(each, {}).get(rule.scored) for each in sides]
     few = [each for each in found if each is not None and each.too_few]
     return min(few, key=lambda each: each.errors, default=None)
 
@@ -269,11 +269,11 @@ def estimate_again(
 
 def change_at(rule: Rule, model: str, condition: Condition, estimated: Estimated) -> Score:
     """Compute a drop (clean minus shifted) or a rise (shifted minus clean), by image and seed."""
-    found = [estimated.get(each, {}).get(rule.metric) for each in (_CLEAN, condition)]
+    found = [estimated.get(each, {}).get(rule.scored) for each in (_CLEAN, condition)]
     clean, shifted = found
     if clean is None or shifted is None:
         raise InputError(
-            f"a {rule.change} of {rule.metric} for {cell_of(condition)} cannot be computed for "
+            f"a {rule.change} of {rule.scored} for {cell_of(condition)} cannot be computed for "
             f"{model}: it is not a metric of a single cell"
         )
     if rule.change == "drop":

@@ -1,4 +1,4 @@
-"""Read rules from text: `[MODEL:] METRIC[CELL] [drop|rise] OPERATOR NUMBER`."""
+"""Read rules from text: `[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 CHANGES = ("drop", "rise")
-FORM = "[MODEL:] METRIC[CELL] [drop|rise] OPERATOR NUMBER"
+# What may be said behind the bar of METRIC[CELL|OF], each followed by its name.
+CLASS = "class="
+OF = (CLASS,)
+FORM = "[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER"
 EXAMPLE = "accuracy[brightness_factor] drop <= 5%"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _LEVEL = re.compile(rf"({_NUMBER})(?:/(\d+))?")
 _LIMIT = re.compile(rf"({_NUMBER})\s*(%?)")
 # The words between the closing bracket and the number are checked later, so that errors name them.
+# The name of a class may contain brackets; no text after the last bracket may.
 _RULE = re.compile(
-    r"(?:(?P<model>[^\s:\[\]]+)\s*:\s*)?(?P<metric>[^\s:\[\]]+)\s*\[(?P<cell>[^\[\]]+)\]\s*"
-    r"(?P<change>[a-z]*)\s*(?P<operator>[<>=!≤≥]+)\s*(?P<number>.+)"
+    r"(?:(?P<model>[^\s:\[\]]+)\s*:\s*)?(?P<metric>[^\s:\[\]]+)\s*\[(?P<cell>[^\[\]|]+)"
+    r"(?:\|(?P<of>.+))?\]\s*(?P<change>[a-z]*)\s*(?P<operator>[<>=!≤≥]+)\s*(?P<number>.+)"
 )
 
 
@@ -41,9 +45,12 @@ class Rule:
         change: `drop` is clean minus shifted, `rise` is shifted minus clean, "" is the value.
         operator: one of `OPERATORS`.
         number: the limit as it was written, possibly with a percent sign.
+        of: what the metric is of, such as `class=malignant`; "" for all that the cell has.
 
     >>> print(Rule(None, "accuracy", "brightness_factor", "drop", "<=", "5%"))
     accuracy[brightness_factor] drop <= 5%
+    >>> print(Rule("basic", "sensitivity", "clean", "", ">=", "0.9", "class=malignant"))
+    basic: sensitivity[clean|class=malignant] >= 0.9
     """
 
     model: str | None
@@ -52,11 +59,24 @@ class Rule:
     change: str
     operator: str
     number: str
+    of: str = ""
 
     def __str__(self) -> str:
         model = f"{self.model}: " if self.model else ""
         change = f"{self.change} " if self.change else ""
-        return f"{model}{self.metric}[{self.cell}] {change}{self.operator} {self.number}"
+        cell = f"{self.cell}|{self.of}" if self.of else self.cell
+        return f"{model}{self.metric}[{cell}] {change}{self.operator} {self.number}"
+
+    @property
+    def scored(self) -> str:
+        """The name of the metric in scores.csv, with the class in it.
+
+        >>> Rule(None, "ppv", "clean", "", ">=", "0.9", "class=malignant@0.3").scored
+        'ppv/malignant@0.3'
+        """
+        if self.of.startswith(CLASS):
+            return f"{self.metric}/{self.of.removeprefix(CLASS)}"
+        return self.metric
 
     @property
     def limit(self) -> float:
@@ -143,12 +163,22 @@ def _parse(text: str) -> Rule:
     if sign not in OPERATORS:
         raise _in_rule(text, unknown_name("operator", sign, OPERATORS))
     cell, number = match["cell"].strip(), match["number"].strip()
-    rule = Rule(match["model"], match["metric"], cell, change, sign, number)
+    of = (match["of"] or "").strip()
+    rule = Rule(match["model"], match["metric"], cell, change, sign, number, of)
     try:
+        _check_of(rule)
         _ = rule.limit
     except InputError as error:
         raise _in_rule(text, error) from None
     return rule
+
+
+def _check_of(rule: Rule) -> None:
+    """Refuse a text behind the bar that is not of a known kind, or has no name."""
+    if rule.of and not any(rule.of.startswith(kind) and rule.of != kind for kind in OF):
+        asked, sign, _ = rule.of.partition("=")
+        known = [f"{kind}NAME" for kind in OF]
+        raise unknown_name("text behind | in a rule", asked + sign, known)
 
 
 def _in_rule(text: str, error: InputError) -> InputError:
