@@ -88,7 +88,13 @@ def all_facts(inputs: EvaluationInputs) -> dict[str, DataFacts]:
         facts = facts_of(dataset, digests)
         images = {part: n for part, n in facts.images.items() if part in (VAL, TEST)}
         found[name] = DataFacts(
-            facts.name, facts.classes, images, digests, facts.side, facts.natural_shift
+            facts.name,
+            facts.classes,
+            images,
+            digests,
+            facts.side,
+            facts.natural_shift,
+            facts.ordered,
         )
     return found
 

@@ -72,6 +72,7 @@ class DataFacts:
         digests: digest of each split, if known.
         side: height and width in pixels, if known.
         natural_shift: whether the test images have a different origin from the other images.
+        ordered: whether the classes are in an order.
     """
 
     name: str
@@ -80,6 +81,7 @@ class DataFacts:
     digests: Mapping[str, str] = field(default_factory=dict)
     side: tuple[int, int] | None = None
     natural_shift: bool = False
+    ordered: bool = False
 
     def bytes_of(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
@@ -102,6 +104,7 @@ def facts_of(dataset: Dataset, digests: Mapping[str, str]) -> DataFacts:
         digests=dict(digests),
         side=(height, width),
         natural_shift="natural_shift" in dataset.notes,
+        ordered="ordered_classes" in dataset.notes,
     )
 
 
@@ -116,9 +119,12 @@ def survey(
             dataset = open_data(source, offline=offline, progress=progress)
             found[name] = facts_of(dataset, digests_of(dataset))
         else:
-            natural = "natural_shift" in surveyed.notes
             found[name] = DataFacts(
-                surveyed.name, surveyed.classes, surveyed.images, natural_shift=natural
+                surveyed.name,
+                surveyed.classes,
+                surveyed.images,
+                natural_shift="natural_shift" in surveyed.notes,
+                ordered="ordered_classes" in surveyed.notes,
             )
     return found
 
@@ -390,6 +396,7 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
         titles={model.name: model.title for model in models},
         validation=VAL in data.images,
         natural_shift=data.natural_shift,
+        ordered=data.ordered,
         others=tuple(measurement.others),
         priors=dict(measurement.priors),
         bootstrap=measurement.bootstrap,

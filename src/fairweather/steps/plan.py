@@ -44,7 +44,7 @@ VERSIONS = {
     "choose": 1,
     "fit": 1,
     "predict": 1,
-    "score": 4,
+    "score": 5,
     "sample": 3,
     "report": 6,
 }
@@ -527,6 +527,7 @@ class ScoreStep(Step):
         titles: titles of the models, by name.
         validation: whether there are predictions of clean validation images, to fit thresholds on.
         natural_shift: whether these are scored too, since the test images have a different origin.
+        ordered: whether the classes are in an order.
         others: other data sets that confidence should separate from the test images.
         priors: class probabilities in label order, by name.
         in_units_of_alexnet: whether the images are those of the published mCE.
@@ -539,6 +540,7 @@ class ScoreStep(Step):
     titles: dict[str, str]
     validation: bool
     natural_shift: bool
+    ordered: bool = False
     others: tuple[str, ...] = ()
     priors: dict[str, tuple[float, ...]] = pydantic.Field(default_factory=dict)
     bootstrap: int
@@ -551,6 +553,7 @@ class ScoreStep(Step):
             "titles": dict(self.titles),
             "bootstrap": self.bootstrap,
             "natural_shift": self.natural_shift,
+            "ordered": self.ordered,
             "others": list(self.others),
             "priors": {name: list(values) for name, values in self.priors.items()},
             "in_units_of_alexnet": self.in_units_of_alexnet,
