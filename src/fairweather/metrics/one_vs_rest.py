@@ -78,6 +78,11 @@ class ClassCounts(NamedTuple):
     def _neither(self) -> FloatArray:
         return self.total - self.images - self.called + self.hits
 
+    def only(self, label: int) -> ClassCounts:
+        """The same of one class, `[1, B]`."""
+        one = slice(label, label + 1)
+        return ClassCounts(self.hits[one], self.images[one], self.called[one], self.total)
+
     def macro(self, values: FloatArray) -> FloatArray:
         """Mean over the classes that have images or are called, without NaN: `[B]`."""
         there = self.images + self.called > 0

@@ -300,6 +300,21 @@ class OrderedSums(NamedTuple):
     hundreds: BinSums
 
 
+def calls_of(
+    predictions: Predictions, label: int, threshold: float | None
+) -> npt.NDArray[np.bool_]:
+    """Tell which images are called a class, bool `[n]`.
+
+    Args:
+        predictions: with logits, if there is a threshold.
+        label: the class.
+        threshold: the smallest probability of the class; None to call the most probable class.
+    """
+    if threshold is None or predictions.logits is None:
+        return predictions.predicted == label
+    return at_or_above(softmax(predictions.logits)[:, label], threshold)
+
+
 @dataclass(frozen=True)
 class Sample:
     """Some resamples of one cell's images; sums that metrics share are computed at first use.
@@ -351,6 +366,19 @@ class Sample:
         """Images of each class, those that are called so, and those that are both."""
         p = self.predictions
         return class_counts(p.predicted, p.labels, len(p.classes), self.weights)
+
+    def counts_at(self, label: int, threshold: float) -> ClassCounts:
+        """`counts` of one class, called where its probability is at least the threshold."""
+        if (label, threshold) not in self._points:
+            calls = calls_of(self.predictions, label, threshold)
+            truth = (self.predictions.labels == label).astype(np.int64)
+            counts = class_counts(calls.astype(np.int64), truth, 2, self.weights)
+            self._points[label, threshold] = counts.only(1)
+        return self._points[label, threshold]
+
+    @cached_property
+    def _points(self) -> dict[tuple[int, float], ClassCounts]:
+        return {}
 
     @cached_property
     def precisions(self) -> FloatArray:

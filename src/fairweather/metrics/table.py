@@ -28,6 +28,9 @@ Interval = Literal[
     "basic",
     "bias-corrected",
     "centred",
+    "conditional",
+    "overlap",
+    "ranks",
 ]
 Evaluate = Callable[[Sample], Result]
 # With fewer errors than these, no interval covers the true value as often as it should
@@ -73,6 +76,10 @@ class Metric:
     alias_of: str | None = None
     carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
     fewest: int = 0
+
+    def images(self, predictions: Predictions) -> int:
+        """Count the images that are given as n in scores.csv."""
+        return len(predictions)
 
     def errors(self, predictions: Predictions) -> float:
         """Count the images that determine how precise the value is; see `carried_by`."""

@@ -49,6 +49,7 @@ from fairweather.scores import (
     with_worst,
 )
 from fairweather.shifts import CLEAN as UNCHANGED
+from fairweather.steps.class_rows import class_rows
 from fairweather.steps.derived import derived_rows
 from fairweather.steps.plan import Done, Row, ScoreStep
 from fairweather.steps.predicting import shift_of
@@ -78,7 +79,11 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
         ):
             estimated.append(estimate)
             progress(Event(step.task, len(estimated), total))
-    frame = _frame(step, folder, cells, dict(estimated))
+    of_classes = [
+        class_rows(part, read, step.bootstrap, step.operating_points)
+        for part in (cells, validation)
+    ]
+    frame = _frame(step, folder, cells, dict(estimated), of_classes)
     folder.write(SCORES, to_csv(frame))
     labels = read(cells[0]).labels
     chance = np.bincount(labels).max().item() / len(labels)
@@ -103,6 +108,7 @@ def _frame(
     folder: RunFolder,
     cells: Sequence[Cell],
     estimated: Mapping[Key, Estimates],
+    of_classes: Sequence[pd.DataFrame],
 ) -> pd.DataFrame:
     apart = list(ATTACKS)
     table = with_worst(with_means(estimated.items(), apart), apart)
@@ -115,6 +121,7 @@ def _frame(
             bootstrap=step.bootstrap,
             in_units_of_alexnet=step.in_units_of_alexnet,
         ),
+        *of_classes,
         _prior_rows(step, folder),
         _detection_rows(step, folder),
     ]
