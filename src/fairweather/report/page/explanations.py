@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
+from fairweather.metrics.class_metrics import of_classes
 from fairweather.record import TEST, RunRecord, base_model
 from fairweather.report.contents import Contents
 from fairweather.report.further_tables import LABELS
@@ -132,8 +133,13 @@ class Formula(NamedTuple):
 
 def formulas(contents: Contents) -> Iterator[Formula]:
     """Give each metric that the run has numbers of, in the order of scores.csv."""
+    shown = set()
     for name in contents.scores["metric"].unique():
         base = name.partition("/")[0]
+        kind = of_classes(name)
+        if kind is not None and base not in shown:
+            shown.add(base)
+            yield Formula(f"{base}/CLASS", f"{kind.label} of a class", kind.formula)
         if name in METRIC:
             yield Formula(name, describe_metric(name), FORMULAS[base])
         elif name in LABELS:
