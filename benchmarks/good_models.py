@@ -34,15 +34,16 @@ def population(name: str) -> Predictions:
         logits, labels = stored["logits"].astype(np.float32), stored["labels"].astype(np.int64)
         classes = tuple(stored["classes"].tolist())
     columns = metrics.per_image(logits, labels)
-    return Predictions(np.arange(len(labels)), labels, *columns, logits, classes)
+    # They have no order; the quadratic kappa of their order in the file is a number like any other.
+    return Predictions(np.arange(len(labels)), labels, *columns, logits, classes, ordered=True)
 
 
 def take(predictions: Predictions, rows: np.ndarray) -> Predictions:
     """The predictions of some images, some maybe several times."""
     columns = {
-        field.name: getattr(predictions, field.name)[rows]
-        for field in dataclasses.fields(predictions)
-        if field.name != "classes"
+        name: column[rows]
+        for name, column in vars(predictions).items()
+        if isinstance(column, np.ndarray)
     }
     return dataclasses.replace(predictions, **columns)
 

@@ -46,6 +46,60 @@ def macro_auc(probabilities, labels):
     return sum(areas) / len(areas) if areas else math.nan
 
 
+def average_precision(scores, positive):
+    precisions = []
+    for score, is_positive in zip(scores, positive, strict=True):
+        if is_positive:
+            called = [
+                right for other, right in zip(scores, positive, strict=True) if other >= score
+            ]
+            precisions.append(sum(called) / len(called))
+    return sum(precisions) / len(precisions)
+
+
+def macro_pr_auc(probabilities, labels):
+    areas = [
+        average_precision([row[label] for row in probabilities], [of == label for of in labels])
+        for label in sorted(set(labels))
+    ]
+    return sum(areas) / len(areas)
+
+
+def one_vs_rest(name, predicted, labels, label):
+    """Sensitivity, specificity, PPV, NPV or F1 of a class; NaN if it is not defined."""
+    pairs = [(call == label, of == label) for call, of in zip(predicted, labels, strict=True)]
+    of = {
+        "sensitivity": [call for call, truth in pairs if truth],
+        "specificity": [not call for call, truth in pairs if not truth],
+        "ppv": [truth for call, truth in pairs if call],
+        "npv": [not truth for call, truth in pairs if not call],
+        "f1": [call and truth for pair in pairs for call, truth in [pair] * sum(pair)],
+    }[name]
+    return sum(of) / len(of) if of else math.nan
+
+
+def mean_over_classes(name, predicted, labels):
+    """`macro_ppv`, `weighted_f1` and so on, over the classes where it is defined."""
+    mean, _, of = name.partition("_")
+    found = []
+    for label in sorted({*predicted, *labels}):
+        value = one_vs_rest(of, predicted, labels, label)
+        if not math.isnan(value):
+            found.append((value, 1 if mean == "macro" else labels.count(label)))
+    return sum(value * weight for value, weight in found) / sum(weight for _, weight in found)
+
+
+def kappa(predicted, labels, power):
+    """Cohen's kappa with the weights |a - b|^power; power 0 counts every disagreement once."""
+
+    def distance(a, b):
+        return abs(a - b) ** power if a != b else 0
+
+    observed = [distance(a, b) for a, b in zip(predicted, labels, strict=True)]
+    chance = [distance(a, b) for a in predicted for b in labels]
+    return 1 - sum(observed) / len(observed) / (sum(chance) / len(chance))
+
+
 def equal_width_bins(confidence, correct, bins):
     members = [[] for _ in range(bins)]
     for sure, right in zip(confidence, correct, strict=True):

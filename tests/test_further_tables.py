@@ -9,6 +9,7 @@ import math
 import pandas as pd
 import pytest
 
+from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.metrics.table import METRICS
 from fairweather.record import COLUMNS
 from fairweather.report import build_report
@@ -162,6 +163,44 @@ def test_priors_stand_beside_clean_and_end_with_the_worst():
         "n = 200 test images, 1,000 resamples; seed 0",
     ):
         assert words in found.caption
+
+
+def test_classes_have_a_row_each_with_their_images_and_a_dash_where_a_number_is_undefined():
+    lines = [
+        ("clean", "none", f"{kind}/{name}", math.nan if kind == "ppv" else 0.5)
+        for name in (HOSTILE, "b@0.3")
+        for kind in CLASS_METRICS
+        if "@" not in name or "auc" not in kind
+    ]
+    found = tables(rows([*PLAIN, *lines]))["classes"]
+    assert found.header[:3] == ("Class", "Sensitivity", "Specificity")
+    assert found.cells() == [
+        [f"{HOSTILE} (n = 200)", *[number] * 2, "–", *[number] * 4]
+        if name == HOSTILE
+        else [f"{name} (n = 200)", *[number] * 2, "–", *[number] * 2, "–", "–"]
+        for name in (HOSTILE, "b@0.3")
+        for number in ["0.500 [0.490, 0.520]"]
+    ]
+    assert "<" not in found.texts()["md"]
+    two = [*rows([*PLAIN, *lines]), *rows([*PLAIN, *lines], model="b")]
+    both = tables(two, titles={"a": "A", "b": "B"})["classes"]
+    assert [row.label for row in both.rows] == [
+        *(f"A: {name}" for name in (HOSTILE, "b@0.3")),
+        *(f"B: {name}" for name in (HOSTILE, "b@0.3")),
+    ]
+    assert "n = 200 test images" in found.caption
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_classes_stand_on_the_page_with_one_formula_for_all(tmp_path):
+    lines = [("clean", "none", f"{kind}/{name}", 0.5) for name in "xy" for kind in CLASS_METRICS]
+    run = write_run(tmp_path / "run", RECORD, rows([*PLAIN, *lines]))
+    assert "tables/classes.csv" in build_report(run)
+    page = (run.path / "report.html").read_text()
+    assert page.count("<h3>Each class against all others</h3>") == 1
+    assert "x (n = 200)" in page
+    for kind in CLASS_METRICS:
+        assert page.count(f"<code>{kind}/CLASS</code>") == 1
 
 
 def test_other_data_shows_auroc_and_false_positives():

@@ -30,20 +30,21 @@ SPARSE = ("maximum_calibration_error", "maximum_calibration_error/10-equal-width
 FITTED = Fitted(threshold=0.6, atc_threshold=0.5)
 
 
-def simulated(n=300, classes=7, seed=0, logits=True):
+def simulated(n=300, classes=7, seed=0, logits=True, ordered=True):
     generator = np.random.default_rng(seed)
     labels = generator.integers(classes, size=n)
     scores = (generator.normal(size=(n, classes)) + 1.5 * np.eye(classes)[labels]).astype("f4")
     columns = metrics.per_image(scores, labels)
     names = tuple(map(str, range(classes)))
-    return Predictions(np.arange(n), labels, *columns, scores if logits else None, names)
+    kept = scores if logits else None
+    return Predictions(np.arange(n), labels, *columns, kept, names, ordered)
 
 
 def explode(predictions, row):
     columns = {
-        field.name: np.repeat(getattr(predictions, field.name), row, axis=0)
-        for field in dataclasses.fields(predictions)
-        if field.name != "classes"
+        name: np.repeat(column, row, axis=0)
+        for name, column in vars(predictions).items()
+        if isinstance(column, np.ndarray)
     }
     return dataclasses.replace(predictions, **columns)
 
@@ -96,12 +97,13 @@ def test_intervals_shrink_with_the_root_of_n():
     ("options", "fitted", "absent"),
     [
         ({}, FITTED, {}),
+        ({"ordered": False}, FITTED, {"quadratic_kappa": "classes in an order"}),
         ({"classes": 5}, FITTED, {"top5_accuracy": "at least 6 classes, and there are 5"}),
         (
             {"logits": False},
             FITTED,
             dict.fromkeys(
-                ["macro_auc", "classwise_calibration_error/10-equal-width"],
+                ["macro_auc", "macro_pr_auc", "classwise_calibration_error/10-equal-width"],
                 "logits, which this run does not store",
             ),
         ),
@@ -222,6 +224,11 @@ def test_equal_images_have_no_width_but_that_of_a_share():
     )
     assert math.isnan(scores.pop("macro_auc").value)
     assert math.isnan(scores.pop("confidence_auroc").value)
+    assert math.isnan(scores.pop("cohen_kappa").value)
+    # All images are called c, so nothing says how well the others are told from it.
+    for mean in ("macro", "weighted"):
+        assert math.isnan(scores.pop(f"{mean}_specificity").value)
+        assert math.isnan(scores.pop(f"{mean}_npv").value)
     # No image is wrong, so metrics that depend on the wrong ones have no interval.
     few = [metric.name for metric in METRICS if metric.fewest and metric.name in scores]
     few = [name for name in few if name not in SPARSE]
@@ -432,7 +439,7 @@ def test_the_errors_that_carry_a_metric_are_counted(margin):
     scores = np.random.default_rng(0).normal(size=(80, 7)) + margin * np.eye(7)[labels]
     columns = metrics.per_image(scores.astype("f4"), labels)
     predictions = Predictions(
-        np.arange(80), labels, *columns, scores.astype("f4"), tuple("abcdefg")
+        np.arange(80), labels, *columns, scores.astype("f4"), tuple("abcdefg"), ordered=True
     )
     right = sum(a == b for a, b in zip(predictions.predicted, labels, strict=True))
     estimates = metrics.evaluate_metrics(predictions, np.ones((2, 80)), FITTED)

@@ -65,6 +65,15 @@ def test_the_official_splits_and_class_names_with_facts_for_the_provenance(tmp_p
     json.dumps(dataset.notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "noted"), [("retinamnist", 5, True), ("bloodmnist", 8, None)]
+)
+def test_grades_are_classes_in_an_order(tmp_path, name, classes, noted):
+    write(tmp_path / f"{name}.npz", classes=classes)
+    notes = list_medmnist(name, Request(tmp_path, verify=False)).notes
+    assert notes.get("ordered_classes") is noted
+
+
 def test_only_pathmnist_is_known_for_a_natural_shift(tmp_path):
     write(tmp_path / "bloodmnist.npz", classes=8)
     notes = list_medmnist("bloodmnist", Request(tmp_path, verify=False)).notes

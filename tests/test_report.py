@@ -376,7 +376,9 @@ def test_shift_table_has_a_column_a_level(run, names, metric):
 
 def test_clean_metrics_has_a_row_a_metric_without_aliases(run, names):
     header, _, *rows = markdown_cells(run, "clean_metrics")
-    metrics = [m for m in METRICS if m.alias_of is None and not m.needs_fitted]
+    metrics = [
+        m for m in METRICS if m.alias_of is None and not m.needs_fitted and not m.needs_order
+    ]
     assert len(header) == 1 + len(MODELS)
     for row, metric in zip(rows, metrics, strict=True):
         assert metric.label.partition(" (")[0] in row[0]
@@ -444,7 +446,7 @@ def test_csv_has_a_row_a_model_and_the_numbers_of_scores(run, names, name, metri
 def test_csv_of_all_metrics_has_a_row_a_metric_like_the_table(run, names):
     rows = read_scores(run, "tables/clean_metrics.csv")
     assert [row["metric"] for row in rows] == [
-        m.name for m in METRICS if m.alias_of is None and not m.needs_fitted
+        m.name for m in METRICS if m.alias_of is None and not m.needs_fitted and not m.needs_order
     ]
     assert list(rows[0])[:6] == ["metric", "title", "basic", "basic low", "basic high", "mixup_aug"]
     # A fraction must not stand beside a per cent sign.

@@ -8,6 +8,7 @@ import pytest
 
 from fairweather import metrics
 from fairweather.errors import InputError
+from fairweather.metrics.class_metrics import class_metric_names
 from fairweather.metrics.recipes import seed_variance, widen
 from fairweather.rules import Rule, Verdict, judge, junit, read_rules, table
 from fairweather.runs import RunFolder
@@ -25,13 +26,17 @@ SHIFTS = {SNOW: {"1": 2.0, "2": 0.8}, "brightness_factor": {"0.5": 1.5}, "pgd": 
 CLEAN = 3.0
 
 
+NAMES = ("a", "b", "c (rare) [II]")
+OF_CLASSES = class_metric_names(NAMES, {"b": 0.3})
+
+
 def predictions(strength, seed):
     """An image has the same noise under every shift, so that cells are paired."""
     labels = np.random.default_rng(0).integers(CLASSES, size=N)  # the same images for all seeds
     noise = np.random.default_rng([1, seed]).normal(size=(N, CLASSES))
     logits = (noise + strength * np.eye(CLASSES)[labels]).astype("f4")
     columns = metrics.per_image(logits, labels)
-    return Predictions(np.arange(N), labels, *columns, logits, ("a", "b", "c"))
+    return Predictions(np.arange(N), labels, *columns, logits, NAMES)
 
 
 def cell_id(shift, level):
@@ -51,11 +56,16 @@ def write_run(path, models=("basic", "basic+temperature"), seeds=(0,), validatio
             for (shift, level), (strength, cell) in strengths.items():
                 found = predictions(strength - 0.2 * len(model) / 5, seed)
                 stored[model, seed, cell] = found
+                shared = metrics.Resamples.of(found.labels, weights)
                 key = (model, str(seed), shift, level)
                 cells[key] = metrics.evaluate_metrics(found, weights)
+                cells[key] |= metrics.evaluate_resamples(found, shared, None, OF_CLASSES)
             if validation is not None:
                 stored[model, seed, "clean", "val"] = validation
     frame = to_frame(with_worst(with_means(cells.items(), apart=["pgd"]), apart=["pgd"]))
+    # The numbers of single classes have no rows for single levels, as in a real run.
+    single = ~frame["level"].isin(["none", "mean"]) | (frame["shift"] == "all")
+    frame = frame[~(frame["metric"].isin(OF_CLASSES) & single)]
     sweeps = [
         sweep_record(
             shift,
@@ -67,7 +77,7 @@ def write_run(path, models=("basic", "basic+temperature"), seeds=(0,), validatio
     record = run_record(
         {"basic": "Basic"},
         sweeps,
-        classes=("a", "b", "c"),
+        classes=NAMES,
         bootstrap=RESAMPLES,
         seeds=seeds,
         variants={name: name for name in models if "+" in name},
@@ -203,6 +213,75 @@ def test_a_rule_without_a_model_is_for_all_and_variants_are_models(run):
     verdicts = check(run, "accuracy[clean] >= 0", "basic+temperature:accuracy[clean] >= 0")
     basic, scaled, alone = (each.model for each in verdicts)
     assert (basic, scaled, alone) == ("basic", "basic+temperature", "basic+temperature")
+
+
+@pytest.mark.parametrize(
+    ("text", "shift", "level", "metric"),
+    [
+        ("sensitivity[clean|class=a] >= 0", "clean", "none", "sensitivity/a"),
+        (f"f1[{SNOW}|class=c (rare) [II]] <= 1", SNOW, "mean", "f1/c (rare) [II]"),
+        ("ppv[clean|class=b@0.3] >= 0", "clean", "none", "ppv/b@0.3"),
+        ("sensitivity/a[clean] >= 0", "clean", "none", "sensitivity/a"),
+    ],
+)
+def test_a_rule_of_a_class_is_judged_on_the_row_of_the_class(run, text, shift, level, metric):
+    (verdict,) = check(run, f"basic: {text}")
+    expected = row(run, "basic", shift, level, metric)
+    assert (verdict.value, verdict.low, verdict.high, verdict.n) == (
+        *(expected.value, expected.low, expected.high),
+        *(expected.n,),
+    )
+    assert read_rules([verdict.name])[0].scored == metric
+
+
+def test_a_drop_of_a_class_is_that_of_its_rows(run):
+    (verdict,) = check(run, f"basic: sensitivity[{SNOW}|class=a] drop <= 100%")
+    clean, shifted = (
+        row(run, "basic", *place, "sensitivity/a") for place in (("clean", "none"), (SNOW, "mean"))
+    )
+    assert verdict.value == pytest.approx(clean.value - shifted.value, abs=1e-7)
+    assert -1 <= verdict.low < verdict.value < verdict.high <= 1
+    assert verdict.n == clean.n == (predictions(1, 0).labels == 0).sum()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "ppv[clean|class=aa] >= 0",
+            "unknown class 'aa'; did you mean 'a'. known: a, b, b@0.3, c ",
+        ),
+        ("ppv[clean|class=b@0.4] >= 0", "unknown class 'b@0.4'; did you mean 'b@0.3'"),
+        ("accuracy[clean|class=a] >= 0", "unknown metric of a class 'accuracy'"),
+        (f"ppv[{SNOW}=1|class=a] >= 0", "no ppv/a for .*=1; it is available for clean, "),
+        ("ppv[clean|class=a] >= 5", "always in .0, 1., but the limit is 5; a share"),
+        ("ppv[clean|class=a] drop <= 5%", "the cell cannot be clean"),
+    ],
+)
+def test_what_no_class_has_is_named(run, text, complaint):
+    with pytest.raises(InputError, match=complaint):
+        check(run, text)
+
+
+@pytest.mark.parametrize(
+    ("metric", "n", "value", "complaint"),
+    [
+        ("sensitivity", 0, np.nan, "sensitivity/a of basic .* not a number: there is no image of"),
+        ("ppv", 40, np.nan, "ppv/a of basic .* not a number: no image is called so"),
+        ("auc", 8, 0.9, "needs at least 30 images of the class and of the others, found 8 of"),
+    ],
+)
+def test_a_class_with_too_few_images_satisfies_no_rule(run, tmp_path, metric, n, value, complaint):
+    def cut(scores):
+        of_class = (scores["metric"] == f"{metric}/a") & (scores["shift"] == "clean")
+        scores.loc[of_class, ["value", "low", "high", "n"]] = [value, np.nan, np.nan, n]
+        return scores
+
+    changed = replace_scores(run, tmp_path / "few", cut)
+    with pytest.raises(InputError, match=complaint):
+        check(changed, f"basic: {metric}[clean|class=a] >= 0")
+    if metric == "auc":
+        assert check(changed, "basic: auc[clean|class=a] >= 0", on="value")[0].passed
 
 
 @pytest.fixture

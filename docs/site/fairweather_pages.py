@@ -123,10 +123,27 @@ class Metrics(Sections):
         """Make a section for each metric."""
         from fairweather.report.page.explanations import FORMULAS
 
+        of_classes = fairweather.metrics.class_metrics.CLASS_METRICS.items()
         return [
-            self._metric(metric, FORMULAS[metric.name.partition("/")[0]])
-            for metric in fairweather.metrics.METRICS
+            *(
+                self._metric(metric, FORMULAS[metric.name.partition("/")[0]])
+                for metric in fairweather.metrics.METRICS
+            ),
+            *(self._of_classes(name, metric) for name, metric in of_classes),
         ]
+
+    def _of_classes(
+        self, name: str, metric: fairweather.metrics.class_metrics.OfClasses
+    ) -> nodes.section:
+        made = self.section(f"{name}/CLASS", f"{name}/CLASS", code=True)
+        made += paragraph(f"{metric.label} of one class: {metric.formula}.")
+        facts = ["Higher is better", "from 0 to 1", f"interval: {metric.interval}", "needs logits"]
+        if metric.of_ranks:
+            facts.append(f"no interval below {metric.fewest} images of the class, or of the others")
+        else:
+            facts.append(f"with an operating point, `{name}/CLASS@THRESHOLD`")
+        made += paragraph(f"{'; '.join(facts)}.")
+        return made
 
     def _metric(self, metric: fairweather.metrics.Metric, formula: str) -> nodes.section:
         made = self.section(metric.name, metric.name, code=True)

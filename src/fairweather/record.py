@@ -295,6 +295,11 @@ class DataRecord(Frozen):
             raise InputError(f"the record has a wrong preparation of images: {noted}") from None
 
     @property
+    def ordered(self) -> bool:
+        """Whether the classes are in an order, such as grades of a disease."""
+        return self.notes.get("ordered_classes") is True
+
+    @property
     def source(self) -> str | None:
         """The specification of the source, if the notes have it."""
         found = self.notes.get("source")

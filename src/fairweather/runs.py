@@ -467,7 +467,12 @@ class RunFolder:
                 lists = table["logits"].combine_chunks()
                 logits = lists.flatten().to_numpy().reshape(len(table), -1)
             columns = {column: _column(table, column) for column in _COLUMNS}
-            return Predictions(**columns, logits=logits, classes=tuple(described["classes"]))
+            classes = tuple(described["classes"])
+            return Predictions(**columns, logits=logits, classes=classes, ordered=self._ordered)
+
+    @property
+    def _ordered(self) -> bool:
+        return self.has_record and self.record.data.ordered
 
     def write_predictions(self, name: str, predictions: Predictions) -> None:
         """Write the per-image columns of a cell as parquet, the class names in its metadata."""

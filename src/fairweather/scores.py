@@ -61,8 +61,9 @@ def estimate_cells(
     seed: int = 0,
     fitted: Callable[[Cell], Fitted | None] = lambda _: None,
     clusters: Clusters | None = None,
+    metrics: Sequence[str] | None = None,
 ) -> Iterator[tuple[Key, Estimates]]:
-    """Estimate every metric of every cell of a run, on as many threads as torch has.
+    """Estimate metrics of every cell of a run, on as many threads as torch has.
 
     Args:
         cells: all with the same images.
@@ -72,6 +73,7 @@ def estimate_cells(
         fitted: returns the thresholds that were fitted on the clean validation images of the
             cell's model and seed, or None.
         clusters: which images belong together, if whole clusters are to be resampled.
+        metrics: as in `estimate_metrics`.
 
     Raises `InputError` if two cells were not predicted on the same images in the same order.
     """
@@ -92,7 +94,7 @@ def estimate_cells(
             yield key, predictions, fitted(cell)
 
     shared = Resamples.draw(first.labels, resamples, seed, clusters)
-    yield from estimate_metrics(sets(), shared, threads=torch.get_num_threads())
+    yield from estimate_metrics(sets(), shared, metrics, threads=torch.get_num_threads())
 
 
 def estimate_metrics(
@@ -112,7 +114,8 @@ def estimate_metrics(
         sets: the key of each cell, its predictions, and the thresholds that were fitted on the
             clean validation images of its model and seed. One cell is taken at a time.
         shared: resamples of the images of all cells.
-        metrics: names of the metrics; None means all. Names of unknown metrics are ignored.
+        metrics: names of the metrics, those of classes too; None means all rows of `METRICS`. Names
+            of unknown metrics are ignored.
         threads: at least 1.
 
     Raises `InputError` if the labels of the predictions are not those of the resamples.
@@ -230,7 +233,8 @@ def to_frame(table: Mapping[Key, Estimates]) -> pd.DataFrame:
     """Write estimates as the tidy table of scores.csv, one row per cell and metric."""
     bounds = {metric.name: metric.bounds for metric in METRICS}
     rows = [
-        (*key, name, *to_score(estimate, bounds[name]))
+        # Every metric of a class is between 0 and 1.
+        (*key, name, *to_score(estimate, bounds.get(name, (0.0, 1.0))))
         for key, estimates in table.items()
         for name, estimate in estimates.items()
     ]

@@ -427,6 +427,7 @@ class Predictions:
         brier: float64 `[N]`, squared distance of the probabilities to the one-hot label, in [0, 2].
         logits: float32 `[N, classes]`, or None for more than 100 classes.
         classes: class names in label order.
+        ordered: whether the classes are in an order, such as grades of a disease.
     """
 
     keys: npt.NDArray[np.int64]
@@ -438,6 +439,7 @@ class Predictions:
     brier: npt.NDArray[np.float64]
     logits: npt.NDArray[np.float32] | None
     classes: tuple[str, ...]
+    ordered: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -133,6 +133,7 @@ def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
             digests=data.digests,
             side=data.side,
             natural_shift="natural_shift" in data.notes,
+            ordered=data.ordered,
         ),
         shifts=(CLEAN, *(shift_of(cell.id) for cell in record.cells())),
         threads=settings.threads or torch.get_num_threads(),

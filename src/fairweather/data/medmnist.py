@@ -40,6 +40,8 @@ def list_medmnist(name: str, request: Request) -> Source:
     notes = {"file": str(path), "md5": md5, "verified": md5 == facts.md5[resolution]}
     if name in NATURAL_SHIFT and set(listed.splits) == set(SPLITS):
         notes["natural_shift"] = NATURAL_SHIFT[name]
+    if facts.task == "ordinal-regression":
+        notes["ordered_classes"] = True
     return listed._replace(name=f"{name}@{resolution}", notes=notes)
 
 

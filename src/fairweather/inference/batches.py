@@ -206,7 +206,7 @@ def _each_column(
     changed: dict[str, Any] = {}
     for field in fields(Predictions):
         columns = [getattr(part, field.name) for part in parts]
-        plain = field.name == "classes" or columns[0] is None
+        plain = not isinstance(columns[0], np.ndarray)
         changed[field.name] = columns[0] if plain else change(columns)
     return Predictions(**changed)
 

@@ -55,6 +55,12 @@ from fairweather.metrics.label_shift import (
     under_priors,
     worst_prior,
 )
+from fairweather.metrics.one_vs_rest import (
+    ClassCounts,
+    class_counts,
+    macro_pr_auc,
+    quadratic_kappa,
+)
 from fairweather.metrics.paired import (
     McNemar,
     SeedSummary,
@@ -85,6 +91,7 @@ from fairweather.metrics.table import METRICS, Metric, absent_metrics
 __all__ = [
     "METRICS",
     "BrierDecomposition",
+    "ClassCounts",
     "Estimate",
     "Fitted",
     "McNemar",
@@ -106,6 +113,7 @@ __all__ = [
     "bootstrap_weights",
     "brier_decomposition",
     "brier_score",
+    "class_counts",
     "classwise_calibration_error",
     "confidence_auroc",
     "confidence_gap",
@@ -125,6 +133,7 @@ __all__ = [
     "flip_rate",
     "holm",
     "macro_auc",
+    "macro_pr_auc",
     "maximum_calibration_error",
     "mce_alexnet",
     "mcnemar_exact",
@@ -136,6 +145,7 @@ __all__ = [
     "peaked_priors",
     "per_image",
     "prior_weights",
+    "quadratic_kappa",
     "recipe_estimate",
     "relative_mean_corruption_error",
     "reliability_bins",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -126,6 +128,31 @@ def macro_auc(
     >>> macro_auc([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], [0, 0, 1])
     1.0
     """
+    scores, truth = check_probabilities(probabilities, labels)
+    return as_result(mean_area(class_areas(scores, truth, as_rows(weights, len(truth)))), weights)
+
+
+def mean_area(areas: FloatArray) -> FloatArray:
+    """`macro_auc` from the areas `[B, k]` of the labels present.
+
+    >>> mean_area(np.array([[0.5, 1.0, np.nan], [np.nan, np.nan, np.nan]]))
+    array([0.75,  nan])
+    """
+    total, classes = np.zeros(len(areas)), np.zeros(len(areas))
+    for area in areas.T:  # one class after the other, so that the sum never depends on B
+        total += np.where(np.isnan(area), 0, area)
+        classes += ~np.isnan(area)
+    return ratio(total, classes)
+
+
+def check_probabilities(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike
+) -> tuple[FloatArray, npt.NDArray[np.integer]]:
+    """Return scores `[n, classes]` and labels `[n]` as arrays; raise `InputError` if they are bad.
+
+    >>> check_probabilities([[1, 0]], [1])
+    (array([[1., 0.]]), array([1]))
+    """
     n = check_columns(labels=labels)
     scores, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if scores.ndim != 2 or len(scores) != n:
@@ -135,15 +162,29 @@ def macro_auc(
     if not 0 <= truth.min() <= truth.max() < scores.shape[1]:
         span = f"{truth.min()} to {truth.max()}"
         raise InputError(f"labels go from {span}, but there are {scores.shape[1]} classes")
-    rows = as_rows(weights, n)
-    columns = np.ascontiguousarray(rows.T)  # [n, B]: sparse products read this layout in order
-    total, classes = np.zeros(len(rows)), np.zeros(len(rows))
-    for label in np.unique(truth):
-        wins, pairs = _wins_and_pairs(scores[:, label], truth == label, columns)
-        total += np.divide(wins, pairs, out=np.zeros_like(wins), where=pairs > 0)
-        classes += pairs > 0
-    mean = np.divide(total, classes, out=np.full_like(total, np.nan), where=classes > 0)
-    return as_result(mean, weights)
+    return scores, truth
+
+
+def class_areas(
+    scores: FloatArray, labels: npt.NDArray[np.integer], rows: npt.NDArray[Any]
+) -> FloatArray:
+    """The area under the ROC curve of each label present, `[B, k]`; NaN without one of its sides.
+
+    Args:
+        scores: float64 `[n, classes]`.
+        labels: int `[n]`.
+        rows: how often each image counts, `[B, n]`.
+
+    >>> class_areas(np.array([[0.9], [0.2]]), np.array([0, 1]) * 0, np.ones((1, 2)))
+    array([[nan]])
+    """
+    # [n, B]: sparse products read this layout in order
+    columns = np.ascontiguousarray(rows.T, dtype=np.float64)
+    areas = [
+        ratio(*_wins_and_pairs(scores[:, label], labels == label, columns))
+        for label in np.unique(labels)
+    ]
+    return np.stack(areas, axis=1)
 
 
 def placements(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArray:
@@ -200,13 +241,18 @@ def linear_macro_auc(sums: FloatArray, images: FloatArray, areas: FloatArray) ->
     >>> linear_macro_auc(sums, np.array([[2.0], [1.0]]), np.array([1.0, 1.0]))
     array([1.])
     """
+    return nanmean(linear_areas(sums, images, areas))
+
+
+def linear_areas(sums: FloatArray, images: FloatArray, areas: FloatArray) -> FloatArray:
+    """`class_areas` in the linear approximation of `linear_macro_auc`, `[B, k]`."""
     if len(areas) < 2:
-        return np.full(images.shape[1], np.nan)
+        return np.full((images.shape[1], 1), np.nan)
     own = np.einsum("kbk->bk", sums)
     positives, all_images = images.T, images.sum(axis=0)
     negatives = all_images[:, None] - positives
     sides = ratio(own, positives), ratio(sums.sum(axis=0) - own, negatives)
-    return nanmean(sides[0] + sides[1] - areas)
+    return np.asarray(sides[0] + sides[1] - areas)
 
 
 def _wins_and_pairs(

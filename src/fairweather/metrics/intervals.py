@@ -11,6 +11,7 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
+from fairweather.metrics.class_metrics import class_metric
 from fairweather.metrics.clusters import Clusters, student
 from fairweather.metrics.columns import Z95, FloatArray, wilson_interval
 from fairweather.metrics.ordered import merge_groups
@@ -39,6 +40,8 @@ FEW = 30
 # Pearson's does not. Example: if 0.17 wrong images among many are expected, Wilson's interval
 # misses that number whenever one image is wrong, which happens in 16 of 100 cases.
 VERY_FEW = 10
+# The kinds of intervals over seeds that are skewed next to a bound, and nothing else.
+STRETCHED = ("share", "conditional", "overlap", "ranks", "skewed", "percentile", "bounded")
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ class Estimate:
         return [seed_variance(values, replicates)]
 
     @property
+    def counted(self) -> float:
+        """How many units a share of some images is a share of: `errors`, at most all clusters."""
+        return self.errors if self.clusters is None else min(self.errors, self.clusters)
+
+    @property
     def too_few(self) -> bool:
         """Tell whether there are too few errors for an interval that covers the true value."""
         return self.errors < self.fewest or self.clusters == 1
@@ -150,7 +158,8 @@ def evaluate_resamples(
     Args:
         predictions, fitted: as in `evaluate_metrics`.
         resamples: resamples of the same images.
-        names: names of the metrics to compute; None means all. Unknown names are ignored.
+        names: names of the metrics to compute, those of classes too (`class_metric`); None means
+            all rows of `METRICS`. Unknown names are ignored.
     """
     n = len(predictions)
     metrics = [
@@ -158,8 +167,10 @@ def evaluate_resamples(
         for metric in METRICS
         if metric.applies(predictions, fitted) and (names is None or metric.name in names)
     ]
+    found = (class_metric(name, predictions.classes) for name in names or ())
+    of_classes = [each for each in found if each and each.applies(predictions)]
     wanted = {metric.alias_of or metric.name for metric in metrics}
-    computed = [metric for metric in METRICS if metric.name in wanted]
+    computed = [*(metric for metric in METRICS if metric.name in wanted), *of_classes]
     prepared = resamples.prepare(predictions, fitted)
     ones = np.ones((1, n), dtype=resamples.counts.dtype)
     coarse = merge_groups(prepared.order, MOST_GROUPS, BINS)
@@ -177,7 +188,7 @@ def evaluate_resamples(
         metric.name: Estimate(
             value=float(values[metric.name][0]),
             replicates=replicates[metric.name] + (values[metric.name] - moved[metric.name]),
-            n=n,
+            n=metric.images(predictions),
             interval=metric.interval,
             errors=metric.errors(predictions, resamples.clusters),
             fewest=metric.fewest,
@@ -188,7 +199,9 @@ def evaluate_resamples(
         estimates = {
             name: of_clusters(estimate, resamples.clusters) for name, estimate in estimates.items()
         }
-    return {metric.name: estimates[metric.alias_of or metric.name] for metric in metrics}
+    return {
+        metric.name: estimates[metric.alias_of or metric.name] for metric in [*metrics, *of_classes]
+    }
 
 
 def of_clusters(estimate: Estimate, clusters: Clusters) -> Estimate:
@@ -343,6 +356,16 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     over cells usually more. With fewer than `VERY_FEW`, the end next to 0 or 1 is that of Clopper
     and Pearson, if that is closer to 0 or 1.
 
+    "conditional" is for a share of some of the images, such as those of one class: a share whose
+    number of images is the number of these (`Estimate.errors`).
+
+    "overlap" is for an F1 score, 2x / (1 + x) of the share x of right calls among the images that
+    are of a class or called so: the interval of that share, with its ends transformed.
+
+    "ranks" is for the area under a curve of one class. Each end is the outer one of "skewed", since
+    a few images that rank badly decide most, and of "conditional", which has a width even if all
+    images of the class rank above all others.
+
     "difference" is for one share minus another on the same images: percentiles, or the interval of
     Bonett and Price if the two differ on fewer than `FEW` images.
 
@@ -390,7 +413,7 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     """
     low, centre, high = image_interval(estimate)
     ends = widen((low, high), centre, estimate.n, estimate.recipes)
-    if estimate.recipes and estimate.interval in ("share", "skewed", "percentile", "bounded"):
+    if estimate.recipes and estimate.interval in STRETCHED:
         ends = stretch(ends, centre, bounds)
     low, high = np.clip(ends, *bounds)
     value = estimate.value
@@ -415,13 +438,19 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     match estimate.interval:
         case "skewed":
             low, high = skewed_interval(value, replicates)
-        case "share" if estimate.clusters is not None:
-            ends = _share_ends(value, replicates, n), bent_ends(value, replicates)
-            low, high = min(ends[0][0], ends[1][0]), max(ends[0][1], ends[1][1])
         case "share":
             low, high = _share_ends(value, replicates, n)
         case "difference" if estimate.clusters is not None and np.ptp(replicates) > 0:
             low, high = skewed_interval(value, replicates)
+        case "conditional":
+            low, high = _share_ends(value, replicates, estimate.counted)
+        case "overlap":
+            common = value / (2 - value), replicates / (2 - replicates)
+            low, high = (2 * x / (1 + x) for x in _share_ends(*common, estimate.counted))
+        case "ranks":
+            ends = _share_ends(value, replicates, estimate.counted)
+            other = skewed_interval(value, replicates)
+            low, high = min(ends[0], other[0]), max(ends[1], other[1])
         case "difference":
             low, high = difference_ends(value, replicates, n)
         case "bounded" if value in (0, 1) and np.all(replicates == value):
@@ -436,6 +465,9 @@ def image_interval(estimate: Estimate) -> ImageInterval:
         case "centred":
             tail = _longer_tail(_signed_square(replicates))
             low, high = _signed_root(_signed_square(np.asarray(value)) + np.array([-tail, tail]))
+    if estimate.clusters is not None and estimate.interval in ("share", "conditional", "overlap"):
+        bent = bent_ends(value, replicates)
+        low, high = min(low, bent[0]), max(high, bent[1])
     return ImageInterval(float(low), float(centre), float(high))
 
 
@@ -501,7 +533,7 @@ def _bent(value: float, spread: float, skewness: float, deviate: float) -> tuple
     return float(low), float(high)
 
 
-def difference_ends(value: float, replicates: FloatArray, n: int) -> tuple[float, float]:
+def difference_ends(value: float, replicates: FloatArray, n: float) -> tuple[float, float]:
     """The 95 % interval of the difference of two shares on the same images.
 
     It uses the percentiles of the replicates. If the two shares differ on fewer than `FEW` images,
@@ -529,7 +561,7 @@ def difference_ends(value: float, replicates: FloatArray, n: int) -> tuple[float
     return max(centre - half, -1.0), min(centre + half, 1.0)
 
 
-def _share_ends(value: float, replicates: FloatArray, n: int) -> tuple[float, float]:
+def _share_ends(value: float, replicates: FloatArray, n: float) -> tuple[float, float]:
     worth = _images_worth(value, replicates, n)
     rarer = min(value, 1 - value)
     if worth * rarer >= FEW:
@@ -561,7 +593,7 @@ def _longer_tail(replicates: FloatArray) -> float:
     return float(max(low, high))
 
 
-def _images_worth(value: float, replicates: FloatArray, n: int) -> float:
+def _images_worth(value: float, replicates: FloatArray, n: float) -> float:
     """The number of independent images whose share would have the variance of the replicates."""
     own = value * (1 - value)
     # If all images agree, value and replicates differ from 0 or 1 only by rounding.

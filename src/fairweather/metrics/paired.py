@@ -15,6 +15,9 @@ from fairweather.metrics.intervals import TAILS, Estimate, difference_ends, skew
 from fairweather.metrics.recipes import SeedVariance, seed_variance, widen
 from fairweather.types import Score
 
+# The kinds of intervals of values in [0, 1].
+SHARES = ("share", "conditional", "overlap", "ranks", "bounded", "basic", "bias-corrected")
+
 
 class McNemar(NamedTuple):
     """McNemar's exact test of equal accuracy.
@@ -173,12 +176,15 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
         return Score(value, np.nan, np.nan, first.n)
     centre = value
     match first.interval:
-        case "skewed":
+        case "skewed" | "ranks":
             low, high = skewed_interval(value, differences[0])
         case "share" | "difference" if first.clusters is not None and np.ptp(differences) > 0:
             low, high = skewed_interval(value, differences[0])
         case "share":
             low, high = difference_ends(value, differences[0], first.units)
+        case "conditional" | "overlap":
+            fewer = min(first.errors, second.errors)
+            low, high = difference_ends(value, differences[0], fewer)
         case "bounded" if np.ptp(differences) == 0:
             low, high = difference_ends(value, differences[0], first.units)
         case "percentile" | "bounded" | "difference":
@@ -187,7 +193,7 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
             lows, highs = np.quantile(differences, TAILS, axis=1)
             low, high, centre = float(lows.min()), float(highs.max()), float(differences.mean())
     low, high = widen((low, high), centre, first.n, recipes)
-    if first.interval in ("share", "bounded", "basic", "bias-corrected"):
+    if first.interval in SHARES:
         low, high = max(low, -1.0), min(high, 1.0)  # both values are in [0, 1]
     return Score(value, min(low, value), max(high, value), first.n)
 
@@ -212,8 +218,6 @@ def _comparable(estimate: Estimate) -> FloatArray:
     """
     value, replicates = estimate.value, estimate.replicates
     match estimate.interval:
-        case "percentile" | "skewed" | "share" | "difference" | "bounded":
-            return replicates[None]
         case "basic":
             return _ways(value, replicates)
         case "bias-corrected":
@@ -223,6 +227,8 @@ def _comparable(estimate: Estimate) -> FloatArray:
             spread = squares - np.nanmean(squares)
             corrected = value * np.abs(value) + np.stack([spread, -spread])
             return np.asarray(np.sign(corrected) * np.sqrt(np.abs(corrected)))
+        case _:
+            return replicates[None]
 
 
 def _ways(value: float, replicates: FloatArray) -> FloatArray:

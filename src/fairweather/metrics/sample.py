@@ -13,7 +13,13 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError
 from fairweather.metrics.calibration import BinSums, check_confidence
-from fairweather.metrics.classification import brier_score, negative_log_likelihood, placements
+from fairweather.metrics.classification import (
+    brier_score,
+    class_areas,
+    linear_areas,
+    negative_log_likelihood,
+    placements,
+)
 from fairweather.metrics.classwise import ClassBins, class_bins, excess_columns
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import (
@@ -23,6 +29,14 @@ from fairweather.metrics.columns import (
     order_by_label,
     softmax,
     sum_by_label,
+)
+from fairweather.metrics.one_vs_rest import (
+    ClassCounts,
+    class_counts,
+    class_precisions,
+    linear_average_precision,
+    order_columns,
+    precision_terms,
 )
 from fairweather.metrics.ordered import (
     ConfidenceOrder,
@@ -39,6 +53,9 @@ from fairweather.types import Predictions
 # Bins and images per bin of the calibration errors that are computed for every cell.
 BINS = 10
 PER_BIN = 100
+# With more images than this, the areas under curves of resamples are computed in their linear form:
+# it is tens of times as fast, and its error is much smaller than the width of an interval.
+MOST_IMAGES_OF_EXACT_AREAS = 10_000
 
 
 def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -272,6 +289,18 @@ class Prepared:
         )
 
     @cached_property
+    def precisions(self) -> Columns:
+        """`precision_terms` of each class present; only if there are logits."""
+        labels = self.predictions.labels
+        terms = [precision_terms(self.probabilities[:, k], labels == k) for k in self.present]
+        return Columns.of({"terms": np.stack(terms, axis=1)})
+
+    @cached_property
+    def distances(self) -> FloatArray:
+        """`order_columns` of each image."""
+        return order_columns(self.predictions.predicted, self.predictions.labels)
+
+    @cached_property
     def narrow(self) -> Prepared:
         """The same with `by_class` and `class_bins` in float32: twice as fast, almost as precise.
 
@@ -301,6 +330,21 @@ class OrderedSums(NamedTuple):
     equal_width: BinSums
     equal_mass: BinSums
     hundreds: BinSums
+
+
+def calls_of(
+    predictions: Predictions, label: int, threshold: float | None
+) -> npt.NDArray[np.bool_]:
+    """Tell which images are called a class, bool `[n]`.
+
+    Args:
+        predictions: with logits, if there is a threshold.
+        label: the class.
+        threshold: the smallest probability of the class; None to call the most probable class.
+    """
+    if threshold is None or predictions.logits is None:
+        return predictions.predicted == label
+    return at_or_above(softmax(predictions.logits)[:, label], threshold)
 
 
 @dataclass(frozen=True)
@@ -348,6 +392,43 @@ class Sample:
     def mean(self, column: str) -> FloatArray:
         """Mean of a column of `Prepared.means` over all images, `[B]`."""
         return self.total(column) / self.total("images")
+
+    @cached_property
+    def counts(self) -> ClassCounts:
+        """Images of each class, those that are called so, and those that are both."""
+        p = self.predictions
+        return class_counts(p.predicted, p.labels, len(p.classes), self.weights)
+
+    def counts_at(self, label: int, threshold: float) -> ClassCounts:
+        """`counts` of one class, called where its probability is at least the threshold."""
+        if (label, threshold) not in self._points:
+            calls = calls_of(self.predictions, label, threshold)
+            truth = (self.predictions.labels == label).astype(np.int64)
+            counts = class_counts(calls.astype(np.int64), truth, 2, self.weights)
+            self._points[label, threshold] = counts.only(1)
+        return self._points[label, threshold]
+
+    @cached_property
+    def _points(self) -> dict[tuple[int, float], ClassCounts]:
+        return {}
+
+    @cached_property
+    def precisions(self) -> FloatArray:
+        """The average precision of each class present, `[B, k]`."""
+        p = self.prepared
+        if len(p.predictions) > MOST_IMAGES_OF_EXACT_AREAS:
+            sums = sum_by_label(self.weights, p.precisions.matrix, p.bounds).sum(axis=0)
+            return linear_average_precision(sums, self.by_label("images"))
+        return class_precisions(p.probabilities, p.predictions.labels, self.weights)
+
+    @cached_property
+    def areas(self) -> FloatArray:
+        """The area under the ROC curve of each class present, `[B, k]`."""
+        p = self.prepared
+        if len(p.predictions) > MOST_IMAGES_OF_EXACT_AREAS:
+            sums = self.by_label_and_class("placements")
+            return linear_areas(sums, self.by_label("images"), p.areas)
+        return class_areas(p.probabilities, p.predictions.labels, self.weights)
 
     @cached_property
     def ordered(self) -> OrderedSums:

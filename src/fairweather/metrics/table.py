@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 
 from fairweather.metrics.calibration import BinSums, reliability_bins
-from fairweather.metrics.classification import linear_macro_auc, macro_auc, mean_recall
+from fairweather.metrics.classification import mean_area, mean_recall
 from fairweather.metrics.classwise import mean_class_error
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import FloatArray, Result, ratio
+from fairweather.metrics.columns import FloatArray, Result, nanmean, ratio
+from fairweather.metrics.one_vs_rest import kappa_of_sums
 from fairweather.metrics.ordered import rank_area
 from fairweather.metrics.sample import Sample
 from fairweather.metrics.selective import RISK, Fitted, largest_coverage, risk_area
@@ -28,11 +29,11 @@ Interval = Literal[
     "basic",
     "bias-corrected",
     "centred",
+    "conditional",
+    "overlap",
+    "ranks",
 ]
 Evaluate = Callable[[Sample], Result]
-# With more images than this, the macro AUC of resamples is computed in its linear form: it is tens
-# of times as fast, and its error is much smaller than the width of an interval.
-MOST_IMAGES_OF_EXACT_AUC = 10_000
 # With fewer errors than these, no interval covers the true value as often as it should
 # (benchmarks/good_models.py). In order: for metrics to which one error adds at most 2; for metrics
 # to which one error may add much more; for metrics of the rank of the errors among all images. The
@@ -54,6 +55,7 @@ class Metric:
         interval: the kind of its 95 % interval; see `to_score`.
         needs_logits: is it computed from logits, which are not stored for more than 100 classes.
         needs_fitted: does it use thresholds from validation images; see `fit_on`.
+        needs_order: is it only meaningful for classes that are in an order, such as grades.
         min_classes: the smallest number of classes for which it is meaningful.
         alias_of: the name of the row that this row repeats.
         carried_by: which images determine how precise the value is: the wrong ones, the rarer of
@@ -70,10 +72,15 @@ class Metric:
     interval: Interval = "percentile"
     needs_logits: bool = False
     needs_fitted: bool = False
+    needs_order: bool = False
     min_classes: int = 1
     alias_of: str | None = None
     carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
     fewest: int = 0
+
+    def images(self, predictions: Predictions) -> int:
+        """Count the images that are given as n in scores.csv."""
+        return len(predictions)
 
     def errors(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
         """Count the images that determine how precise the value is; see `carried_by`.
@@ -94,6 +101,8 @@ class Metric:
         classes = len(predictions.classes)
         if classes < self.min_classes:
             return f"it needs at least {self.min_classes} classes, and there are {classes}"
+        if self.needs_order and not predictions.ordered:
+            return "it needs classes in an order, such as grades, and the data say none"
         if self.needs_logits and predictions.logits is None:
             return "it needs logits, which this run does not store"
         if self.needs_fitted and fitted is None:
@@ -109,13 +118,6 @@ def absent_metrics(predictions: Predictions, fitted: Fitted | None = None) -> li
     """List the metrics that do not apply, each with its name and the reason, in table order."""
     reasons = ((metric.name, metric.absence(predictions, fitted)) for metric in METRICS)
     return [(name, reason) for name, reason in reasons if reason is not None]
-
-
-def _macro_auc(s: Sample) -> Result:
-    if len(s.predictions) > MOST_IMAGES_OF_EXACT_AUC:
-        sums, images = s.by_label_and_class("placements"), s.by_label("images")
-        return linear_macro_auc(sums, images, s.prepared.areas)
-    return macro_auc(s.prepared.probabilities, s.predictions.labels, s.weights)
 
 
 def _classwise_calibration_error(s: Sample) -> FloatArray:
@@ -155,6 +157,22 @@ def _calibration_rows(
     )
 
 
+def _means_over_classes(name: str, label: str) -> tuple[Metric, Metric]:
+    """The plain mean over classes of a property of `ClassCounts`, and the mean by images."""
+
+    def macro(s: Sample) -> FloatArray:
+        return s.counts.macro(getattr(s.counts, name))
+
+    def weighted(s: Sample) -> FloatArray:
+        return s.counts.weighted(getattr(s.counts, name))
+
+    row = partial(Metric, higher_is_better=True, interval="share", min_classes=2)
+    return (
+        row(f"macro_{name}", f"Macro {label}", macro),
+        row(f"weighted_{name}", f"Weighted {label}", weighted),
+    )
+
+
 METRICS: tuple[Metric, ...] = (
     Metric(
         "accuracy",
@@ -181,10 +199,45 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "macro_auc",
         "Macro AUC",
-        _macro_auc,
+        lambda s: mean_area(s.areas),
         higher_is_better=True,
         needs_logits=True,
         min_classes=2,
+        interval="skewed",
+        fewest=FEWEST_OF_LOSSES,
+    ),
+    Metric(
+        "macro_pr_auc",
+        "Macro PR-AUC",
+        lambda s: nanmean(s.precisions),
+        higher_is_better=True,
+        needs_logits=True,
+        min_classes=2,
+        interval="skewed",
+        fewest=FEWEST_OF_LOSSES,
+    ),
+    *_means_over_classes("specificity", "specificity"),
+    *_means_over_classes("ppv", "PPV"),
+    *_means_over_classes("npv", "NPV"),
+    *_means_over_classes("f1", "F1"),
+    Metric(
+        "cohen_kappa",
+        "Cohen's kappa",
+        lambda s: s.counts.kappa,
+        higher_is_better=True,
+        bounds=(-1.0, 1.0),
+        min_classes=2,
+        interval="skewed",
+        fewest=FEWEST,
+    ),
+    Metric(
+        "quadratic_kappa",
+        "Quadratic kappa",
+        lambda s: kappa_of_sums(s.weights @ s.prepared.distances),
+        higher_is_better=True,
+        bounds=(-1.0, 1.0),
+        min_classes=3,
+        needs_order=True,
         interval="skewed",
         fewest=FEWEST_OF_LOSSES,
     ),

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.errors import InputError
+from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.metrics.clusters import FEW_CLUSTERS, Clusters
 from fairweather.record import (
     CLEAN,
@@ -378,7 +379,9 @@ class Contents:
 
     def sample(self) -> str:
         """Say how many images, resamples and seeds are behind each number."""
+        of_classes = tuple(f"{name}/" for name in CLASS_METRICS)
         others = self.scores["shift"].str.startswith((PRIORS, OOD, VALIDATION))
+        others |= self.scores["metric"].str.startswith(of_classes)
         counts = sorted(self.scores["n"][~others].unique())
         images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         seeds = [f"seed {self.seeds[0]}"]

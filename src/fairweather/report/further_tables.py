@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.record import (
     ALL,
     CLEAN,
@@ -69,12 +70,13 @@ def build_further_tables(contents: Contents) -> list[Table]:
     """Build the tables besides levels and means of a metric, each where the run has its numbers.
 
     They are: validation beside test where the test images come from another source, the worst level
-    of each shift (one table per metric), class priors, other data sets, stability along levels, and
-    coverage and risk above the threshold of the validation images.
+    of each shift (one table per metric), single classes, class priors, other data sets, stability
+    along levels, and coverage and risk above the threshold of the validation images.
     """
     tables = [
         *_natural_shift(contents),
         *(_worst(contents, metric) for metric in TABULATED),
+        _classes(contents),
         _class_priors(contents),
         _other_data(contents),
         _stability(contents),
@@ -154,6 +156,44 @@ def _worst(contents: Contents, metric: str) -> Table | None:
         f"worst. In brackets: {contents.intervals}{interval_note(metric)}. {contents.sample()}."
     )
     return _table(f"worst_{metric}", caption, columns, {"": contents}, contents)
+
+
+def _classes(contents: Contents) -> Table | None:
+    """Build one table of all classes and operating points on clean images, or None."""
+    beginning = f"{next(iter(CLASS_METRICS))}/"
+    metrics = contents.scores["metric"][contents.scores["shift"] == CLEAN].unique()
+    named = [each.removeprefix(beginning) for each in metrics if each.startswith(beginning)]
+    if not named:
+        return None
+    caption = (
+        "Each class against all others on the clean test images; n: the images of the class. "
+        + " ".join(f"{kind.label}: {kind.formula}." for kind in CLASS_METRICS.values())
+        + " A class is called where it is the most probable one; behind @, where its probability "
+        f"is at least that. In brackets: {contents.intervals}, for as many images as the number is "
+        f"a share of. {contents.sample()}."
+    )
+    return Table(
+        name="classes",
+        caption=caption,
+        header=("Class", *(kind.label for kind in CLASS_METRICS.values())),
+        keys=("class", *CLASS_METRICS),
+        rows=tuple(
+            _class_row(contents, model, title, name)
+            for model, title in contents.titles.items()
+            for name in named
+        ),
+    )
+
+
+def _class_row(contents: Contents, model: str, title: str, name: str) -> Row:
+    entries = [
+        find_entry(contents, f"{kind}/{name}", model, CLEAN, NO_LEVEL) for kind in CLASS_METRICS
+    ]
+    whose = f"{title}: {name}" if len(contents.titles) > 1 else name
+    images = next((each.score.n for each in entries if each), 0)
+    # Undefined numbers, such as the PPV of a class that is never called, are absent from a table.
+    shown = (None if each and math.isnan(each.score.value) else each for each in entries)
+    return Row(f"{model}/{name}", whose, f"{whose} (n = {images:,})", tuple(shown))
 
 
 def _class_priors(contents: Contents) -> Table | None:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import METRICS
+from fairweather.metrics.class_metrics import OfClasses, of_classes
 from fairweather.record import MEAN, Condition
 from fairweather.report.contents import read_contents
 from fairweather.rules.numbers import (
@@ -25,6 +26,7 @@ from fairweather.rules.numbers import (
     models_of,
     read_rows,
     score_at,
+    why_undefined,
 )
 from fairweather.rules.parsing import Rule
 from fairweather.runs import RunFolder
@@ -122,7 +124,10 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
                 _refuse_few(run, rule, model, condition, models[model])
             verdict = Verdict(rule, model, cell_of(condition), *score, on, left_out[rule])
             if math.isnan(verdict.judged):
-                raise InputError(f"{rule.scored} of {model} for {verdict.cell} is not a number")
+                raise InputError(
+                    f"{rule.scored} of {model} for {verdict.cell} is not a number"
+                    f"{why_undefined(rule, score)}"
+                )
         except InputError as error:
             raise _in_rule(rule, error) from None
         verdicts.append(verdict)
@@ -151,7 +156,8 @@ def _resolve(
 def _check_limit(rule: Rule) -> None:
     """Refuse a limit outside the metric's bounds, such as 5 for 5%: no value could cross it."""
     bounds = {metric.name: metric.bounds for metric in METRICS}
-    low, high = bounds.get(rule.scored, (-math.inf, math.inf))
+    unknown = (0.0, 1.0) if of_classes(rule.scored) else (-math.inf, math.inf)
+    low, high = bounds.get(rule.scored, unknown)
     if rule.change:
         low, high = low - high, high - low
     if not low <= rule.limit <= high:
@@ -185,6 +191,9 @@ def _score(rule: Rule, model: str, condition: Condition, rows: Rows, estimated: 
 
 def _refuse_few(run: RunFolder, rule: Rule, model: str, condition: Condition, rows: Rows) -> None:
     """Refuse a value with too few errors, and estimate how many images would be enough."""
+    kind = of_classes(rule.scored)
+    if kind is not None:
+        _refuse_rare(rule, model, condition, kind, rows)
     metric = next((each for each in METRICS if each.name == rule.scored), None)
     if metric is None or not metric.fewest:
         return
@@ -220,6 +229,16 @@ def _refuse_few(run: RunFolder, rule: Rule, model: str, condition: Condition, ro
     raise InputError(
         f"{begin}: there are too few errors, {few}, and at least {metric.fewest} are needed; "
         f"{needed}, {end}"
+    )
+
+
+def _refuse_rare(rule: Rule, model: str, condition: Condition, kind: OfClasses, rows: Rows) -> None:
+    """Refuse a value of a class that has too few images for an interval."""
+    raise InputError(
+        f"{rule.scored} of {model} for {cell_of(condition)} cannot be judged on its interval: it "
+        f"needs at least {kind.fewest} images of the class and of the others, found "
+        f"{rows[condition][rule.scored].n:,} of the class; take more images, or judge the value "
+        "with --on value"
     )
 
 

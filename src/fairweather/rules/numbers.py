@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import METRICS, Estimate, Fitted, Resamples, fit_on, paired_change
+from fairweather.metrics.class_metrics import CLASS_METRICS, of_classes
 from fairweather.record import (
     ALL,
     CLEAN,
@@ -27,7 +28,7 @@ from fairweather.record import (
     is_shifted,
 )
 from fairweather.report.contents import Contents, ensembles_as_models
-from fairweather.rules.parsing import Rule, level_number
+from fairweather.rules.parsing import CLASS, Rule, level_number
 from fairweather.runs import RunFolder
 from fairweather.scores import Key, estimate_metrics, read_clusters, with_means, with_worst
 from fairweather.types import Predictions, Score
@@ -140,12 +141,37 @@ def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
         return found
     having = [cell_of(each) for each, scores in rows.items() if rule.scored in scores]
     if not having:
+        _check_class(rule, rows)
         known = dict.fromkeys(name for scores in rows.values() for name in scores)
         raise unknown_name("metric", rule.scored, known)
     few = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "")
     raise InputError(
         f"{model} has no {rule.scored} for {cell_of(condition)}; it is available for {few}"
     )
+
+
+def _check_class(rule: Rule, rows: Rows) -> None:
+    """Refuse a class that the run does not have, and a metric that no class has."""
+    if not rule.of.startswith(CLASS):
+        return
+    if rule.metric not in CLASS_METRICS:
+        raise unknown_name("metric of a class", rule.metric, CLASS_METRICS)
+    known = dict.fromkeys(
+        name.partition("/")[2]
+        for scores in rows.values()
+        for name in scores
+        if name.startswith(f"{rule.metric}/")
+    )
+    raise unknown_name("class", rule.of.removeprefix(CLASS), known)
+
+
+def why_undefined(rule: Rule, score: Score) -> str:
+    """Say why a number of a class is NaN, to be added to a message; "" for other numbers."""
+    if of_classes(rule.scored) is None:
+        return ""
+    if not score.n:
+        return ": there is no image of the class"
+    return ": no image is called so, or none is not"
 
 
 class Errors(NamedTuple):

@@ -79,6 +79,7 @@ class DataFacts:
         groups: the splits of which is known which images belong together, or their subgroups, with
             a digest of that if known.
         slices: the names of the columns of subgroups.
+        ordered: whether the classes are in an order.
     """
 
     name: str
@@ -89,6 +90,7 @@ class DataFacts:
     natural_shift: bool = False
     groups: Mapping[str, str | None] = field(default_factory=dict)
     slices: tuple[str, ...] = ()
+    ordered: bool = False
 
     def bytes_of(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
@@ -118,6 +120,7 @@ def facts_of(dataset: Dataset, digests: Mapping[str, str]) -> DataFacts:
             if name != TRAIN and part is not None and part.groups is not None
         },
         slices=tuple(groups.slices) if groups is not None else (),
+        ordered="ordered_classes" in dataset.notes,
     )
 
 
@@ -140,6 +143,7 @@ def survey(
                 natural_shift="natural_shift" in surveyed.notes,
                 groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*surveyed.images}),
                 slices=() if asked is None else asked.slices,
+                ordered="ordered_classes" in surveyed.notes,
             )
     return found
 
@@ -431,6 +435,7 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
         titles={model.name: model.title for model in models},
         validation=VAL in data.images,
         natural_shift=data.natural_shift,
+        ordered=data.ordered,
         others=tuple(measurement.others),
         priors=dict(measurement.priors),
         bootstrap=measurement.bootstrap,

@@ -20,6 +20,7 @@ from pydantic import JsonValue
 
 from fairweather.devices import FP32, Arithmetic
 from fairweather.metrics import METRICS
+from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.models import ModelSpec, spec_facts
 from fairweather.record import (
     CORRELATION,
@@ -555,8 +556,10 @@ class ScoreStep(Step):
         titles: titles of the models, by name.
         validation: whether there are predictions of clean validation images, to fit thresholds on.
         natural_shift: whether these are scored too, since the test images have a different origin.
+        ordered: whether the classes are in an order.
         others: other data sets that confidence should separate from the test images.
         priors: class probabilities in label order, by name.
+        operating_points: the probability from which on a class is called, by class.
         in_units_of_alexnet: whether the images are those of the published mCE.
         slices: subgroups of the test images that are scored alone, by the name of the column.
     """
@@ -568,21 +571,25 @@ class ScoreStep(Step):
     titles: dict[str, str]
     validation: bool
     natural_shift: bool
+    ordered: bool = False
     others: tuple[str, ...] = ()
     priors: dict[str, tuple[float, ...]] = pydantic.Field(default_factory=dict)
     bootstrap: int
+    operating_points: dict[str, float] = pydantic.Field(default_factory=dict)
     in_units_of_alexnet: bool = False
     slices: tuple[str, ...] = ()
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         return {
-            "metrics": [metric.name for metric in METRICS],
+            "metrics": [*(metric.name for metric in METRICS), *CLASS_METRICS],
             "rows": [_plain(row) for row in self.rows],
             "titles": dict(self.titles),
             "bootstrap": self.bootstrap,
             "natural_shift": self.natural_shift,
+            "ordered": self.ordered,
             "others": list(self.others),
             "priors": {name: list(values) for name, values in self.priors.items()},
+            "operating_points": dict(self.operating_points),
             "in_units_of_alexnet": self.in_units_of_alexnet,
         }
 

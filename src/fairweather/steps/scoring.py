@@ -57,6 +57,7 @@ from fairweather.scores import (
     worst_slices,
 )
 from fairweather.shifts import CLEAN as UNCHANGED
+from fairweather.steps.class_rows import class_rows
 from fairweather.steps.derived import derived_rows
 from fairweather.steps.plan import Done, Row, ScoreStep
 from fairweather.steps.predicting import shift_of
@@ -91,7 +92,11 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
         ):
             estimated.append(estimate)
             progress(Event(step.task, len(estimated), total))
-    frame = _frame(step, folder, cells, dict(estimated), clusters[TEST])
+    of_classes = [
+        class_rows(part, read, step.bootstrap, step.operating_points, clusters[of])
+        for part, of in ((cells, TEST), (validation, VAL))
+    ]
+    frame = _frame(step, folder, cells, dict(estimated), of_classes, clusters[TEST])
     folder.write(SCORES, to_csv(_with_counts(frame, clusters)))
     if step.slices:
         found = _slices(step, folder, cells, fitted, progress)
@@ -119,6 +124,7 @@ def _frame(
     folder: RunFolder,
     cells: Sequence[Cell],
     estimated: Mapping[Key, Estimates],
+    of_classes: Sequence[pd.DataFrame],
     clusters: Clusters | None,
 ) -> pd.DataFrame:
     apart = list(ATTACKS)
@@ -133,6 +139,7 @@ def _frame(
             in_units_of_alexnet=step.in_units_of_alexnet,
             clusters=clusters,
         ),
+        *of_classes,
         _prior_rows(step, folder, clusters),
         _detection_rows(step, folder, clusters),
     ]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
+from fairweather.metrics.class_metrics import of_classes
 from fairweather.record import TEST, RunRecord, base_model
 from fairweather.report.contents import Contents
 from fairweather.report.further_tables import LABELS
@@ -24,6 +25,36 @@ FORMULAS: Mapping[str, str] = {
     "top5_accuracy": "share of the images whose label is among the five most probable classes",
     "balanced_accuracy": "mean over the classes of the accuracy on their images",
     "macro_auc": "mean over the classes of the one-vs-rest area under the ROC curve",
+    "macro_pr_auc": (
+        "mean over the classes of the average precision: the mean over the images of the class of "
+        "the precision among all images with at least their probability"
+    ),
+    "macro_specificity": (
+        "mean over the classes of the share of the images of other classes that are not called so"
+    ),
+    "weighted_specificity": "the same, each class counted as often as it has images",
+    "macro_ppv": (
+        "mean over the classes that are called of the share of these calls that is right (positive "
+        "predictive value, precision)"
+    ),
+    "weighted_ppv": "the same, each class counted as often as it has images",
+    "macro_npv": (
+        "mean over the classes of the share of other classes among the images not called so "
+        "(negative predictive value)"
+    ),
+    "weighted_npv": "the same, each class counted as often as it has images",
+    "macro_f1": (
+        "mean over the classes of 2 × right calls / (images of the class + images called so)"
+    ),
+    "weighted_f1": "the same, each class counted as often as it has images",
+    "cohen_kappa": (
+        "1 − share of wrong answers / the share if label and answer were independent, with the "
+        "same classes as often"
+    ),
+    "quadratic_kappa": (
+        "1 − mean (answer − label)² / the same if label and answer were independent; classes in "
+        "their order are 0, 1, 2 and so on"
+    ),
     "negative_log_likelihood": "mean of −ln p(label), in nats",
     "brier_score": "mean of Σ over classes (p − [class is the label])², between 0 and 2",
     "confidence_gap": "mean confidence − accuracy; positive for an overconfident model",
@@ -102,8 +133,13 @@ class Formula(NamedTuple):
 
 def formulas(contents: Contents) -> Iterator[Formula]:
     """Give each metric that the run has numbers of, in the order of scores.csv."""
+    shown = set()
     for name in contents.scores["metric"].unique():
         base = name.partition("/")[0]
+        kind = of_classes(name)
+        if kind is not None and base not in shown:
+            shown.add(base)
+            yield Formula(f"{base}/CLASS", f"{kind.label} of a class", kind.formula)
         if name in METRIC:
             yield Formula(name, describe_metric(name), FORMULAS[base])
         elif name in LABELS:

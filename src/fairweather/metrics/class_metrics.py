@@ -1,0 +1,240 @@
+"""The metrics of one class against all others, such as `sensitivity/malignant`.
+
+They are no rows of `METRICS`, because a run has as many of each as there are classes. A class is
+called where it is the most probable one, or, with an operating point such as
+`sensitivity/malignant@0.3`, where its probability is at least that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.sample import Sample, calls_of
+from fairweather.metrics.table import Interval, Metric
+from fairweather.types import Predictions
+
+# With fewer images of the class, or of the other classes, no interval of an area under a curve
+# covers the true value as often as it should (benchmarks/classes.py).
+FEWEST_OF_AREAS = 30
+AT = "@"  # between the class and its operating point
+
+
+class Tally(NamedTuple):
+    """How many images of a cell are of a class, are called so, are both, and how many there are."""
+
+    images: int
+    called: int
+    hits: int
+    total: int
+
+
+@dataclass(frozen=True)
+class OfClasses:
+    """A metric that every class has.
+
+    Attributes:
+        label: the name in the headers of tables.
+        formula: what it is, for readers.
+        evaluate: from a `Sample` and a label to `[B]`; None if it is a property of `ClassCounts`.
+        counted: how many images its value is a share of, which makes it more or less precise.
+        interval: the kind of its 95 % interval; see `to_score`.
+        fewest: with fewer such images there is no interval.
+    """
+
+    label: str
+    formula: str
+    counted: Callable[[Tally], int]
+    evaluate: Callable[[Sample, int], FloatArray] | None = None
+    interval: Interval = "conditional"
+    fewest: int = 1
+
+    @property
+    def of_ranks(self) -> bool:
+        """Tell whether it is of the order of the images, and so of no operating point."""
+        return self.evaluate is not None
+
+
+CLASS_METRICS: Mapping[str, OfClasses] = {
+    "sensitivity": OfClasses(
+        "Sensitivity",
+        "share of the images of the class that are called so (recall)",
+        lambda tally: tally.images,
+    ),
+    "specificity": OfClasses(
+        "Specificity",
+        "share of the images of other classes that are not called so",
+        lambda tally: tally.total - tally.images,
+    ),
+    "ppv": OfClasses(
+        "PPV",
+        "share of the images called so that are of the class (positive predictive value, "
+        "precision); it depends on how frequent the class is among the images",
+        lambda tally: tally.called,
+    ),
+    "npv": OfClasses(
+        "NPV",
+        "share of the images not called so that are of other classes (negative predictive value); "
+        "it depends on how frequent the class is among the images",
+        lambda tally: tally.total - tally.called,
+    ),
+    "f1": OfClasses(
+        "F1",
+        "2 × right calls / (images of the class + images called so), the harmonic mean of "
+        "sensitivity and PPV",
+        lambda tally: tally.images + tally.called - tally.hits,
+        interval="overlap",
+    ),
+    "auc": OfClasses(
+        "AUC",
+        "probability that an image of the class has a higher probability of it than one of another "
+        "class; ties count half",
+        lambda tally: min(tally.images, tally.total - tally.images),
+        lambda s, label: _of_present("areas", s, label),
+        interval="ranks",
+        fewest=FEWEST_OF_AREAS,
+    ),
+    "pr_auc": OfClasses(
+        "PR-AUC",
+        "average precision: the mean over the images of the class of the precision among all "
+        "images with at least their probability",
+        lambda tally: min(tally.images, tally.total - tally.images),
+        lambda s, label: _of_present("precisions", s, label),
+        interval="ranks",
+        fewest=FEWEST_OF_AREAS,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMetric(Metric):
+    """A metric of one class.
+
+    Attributes:
+        kind: which metric.
+        class_label: the class, as its place in the list of classes.
+        threshold: the probability from which on the class is called; None if it is called where it
+            is the most probable class.
+    """
+
+    kind: OfClasses
+    class_label: int
+    threshold: float | None
+
+    def images(self, predictions: Predictions) -> int:
+        """Count the images of the class."""
+        return int((predictions.labels == self.class_label).sum())
+
+    def errors(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
+        """Count the images that the value is a share of.
+
+        If those of the class are in fewer clusters than the others, they count for less.
+        """
+        truth = predictions.labels == self.class_label
+        calls = calls_of(predictions, self.class_label, self.threshold)
+        images, called, hits = (int(each.sum()) for each in (truth, calls, truth & calls))
+        evenness = 1.0 if clusters is None else clusters.evenness(truth)
+        return self.kind.counted(Tally(images, called, hits, len(truth))) * evenness
+
+
+def of_classes(name: str) -> OfClasses | None:
+    """Find what kind of metric of a class has this name in scores.csv; None if none has.
+
+    >>> of_classes("ppv/malignant@0.3").label, of_classes("ppv"), of_classes("accuracy")
+    ('PPV', None, None)
+    """
+    kind, _, named = name.partition("/")
+    return CLASS_METRICS.get(kind) if named else None
+
+
+def class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
+    """Find a metric of one of these classes by its name in scores.csv; None if there is none.
+
+    >>> found = class_metric("ppv/malignant@0.3", ["benign", "malignant"])
+    >>> found.label, found.class_label, found.threshold
+    ('PPV of malignant at 0.3', 1, 0.3)
+    >>> class_metric("ppv/mole", ["benign", "malignant"]) is None
+    True
+    """
+    kind = of_classes(name)
+    if kind is None:
+        return None
+    named = name.partition("/")[2]
+    threshold = None
+    label = f"{kind.label} of {named}"
+    if named not in classes:  # the name of a class may contain the sign too
+        named, _, at = named.rpartition(AT)
+        threshold = read_threshold(at)
+        label = f"{kind.label} of {named} at {at}"
+        if named not in classes or threshold is None or kind.of_ranks:
+            return None
+    place = list(classes).index(named)
+    of_kind = kind.evaluate or partial(_counted, name.partition("/")[0], threshold)
+    return ClassMetric(
+        name=name,
+        label=label,
+        evaluate=lambda s: of_kind(s, place),
+        higher_is_better=True,
+        interval=kind.interval,
+        needs_logits=True,
+        fewest=kind.fewest,
+        kind=kind,
+        class_label=place,
+        threshold=threshold,
+    )
+
+
+def class_metric_names(
+    classes: Sequence[str], points: Mapping[str, float] = MappingProxyType({})
+) -> list[str]:
+    """The names in scores.csv of every metric of every class, and of each operating point.
+
+    Args:
+        classes: the names of the classes.
+        points: the probability from which on a class is called, by class.
+
+    >>> class_metric_names(["a"], {"a": 0.25})[-2:]
+    ['npv/a@0.25', 'f1/a@0.25']
+    """
+    names = [f"{kind}/{name}" for name in classes for kind in CLASS_METRICS]
+    names += [
+        f"{kind}/{name}{AT}{threshold:g}"
+        for name, threshold in points.items()
+        for kind, of in CLASS_METRICS.items()
+        if not of.of_ranks
+    ]
+    return names
+
+
+def read_threshold(text: str) -> float | None:
+    """Read a probability between 0 and 1; None for any other text.
+
+    >>> read_threshold("0.3"), read_threshold("0"), read_threshold("high")
+    (0.3, None, None)
+    """
+    try:
+        threshold = float(text)
+    except ValueError:
+        return None
+    return threshold if 0 < threshold < 1 else None
+
+
+def _counted(name: str, threshold: float | None, s: Sample, label: int) -> FloatArray:
+    if threshold is None:
+        return np.asarray(getattr(s.counts, name)[label])
+    return np.asarray(getattr(s.counts_at(label, threshold), name)[0])
+
+
+def _of_present(column: str, s: Sample, label: int) -> FloatArray:
+    """One class of a property of `Sample` that has only the labels present; NaN if it has none."""
+    at = np.flatnonzero(s.prepared.present == label)
+    if not len(at):
+        return np.full(len(s.weights), np.nan)
+    return np.asarray(getattr(s, column)[:, at[0]])

@@ -1,0 +1,279 @@
+"""Numbers of each class against all others, their means over classes, and Cohen's kappa."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.errors import InputError
+from fairweather.metrics.classification import check_probabilities
+from fairweather.metrics.columns import (
+    FloatArray,
+    Result,
+    as_result,
+    as_rows,
+    check_columns,
+    nanmean,
+    ratio,
+    sum_groups,
+)
+
+
+class ClassCounts(NamedTuple):
+    """How many images of each class there are, and how many are called so; one column per resample.
+
+    Every number is NaN where it would divide by 0: the sensitivity of a class without images, the
+    positive predictive value (PPV) of a class that is never called.
+
+    Attributes:
+        hits: images of the class that are called so, float64 `[classes, B]`.
+        images: images of the class, `[classes, B]`.
+        called: images that are called so, `[classes, B]`.
+        total: all images, `[B]`.
+
+    >>> counts = class_counts([0, 0, 1, 1], [0, 0, 0, 1], classes=3)
+    >>> counts.sensitivity.ravel().round(2), counts.ppv.ravel()
+    (array([0.67, 1.  ,  nan]), array([1. , 0.5, nan]))
+    """
+
+    hits: FloatArray
+    images: FloatArray
+    called: FloatArray
+    total: FloatArray
+
+    @property
+    def sensitivity(self) -> FloatArray:
+        """Share of the images of the class that are called so (recall), `[classes, B]`."""
+        return ratio(self.hits, self.images)
+
+    @property
+    def specificity(self) -> FloatArray:
+        """Share of the images of other classes that are not called so, `[classes, B]`."""
+        return ratio(self._neither, self.total - self.images)
+
+    @property
+    def ppv(self) -> FloatArray:
+        """Share of the images that are called so that are of the class (precision)."""
+        return ratio(self.hits, self.called)
+
+    @property
+    def npv(self) -> FloatArray:
+        """Share of the images that are not called so that are of other classes."""
+        return ratio(self._neither, self.total - self.called)
+
+    @property
+    def f1(self) -> FloatArray:
+        """Harmonic mean of sensitivity and PPV; NaN if the class has no images and no calls."""
+        return ratio(2 * self.hits, self.images + self.called)
+
+    @property
+    def kappa(self) -> FloatArray:
+        """Cohen's kappa, `[B]`; NaN if chance alone would agree everywhere."""
+        chance = np.square(self.total) - (self.images * self.called).sum(axis=0)
+        return chance_corrected((self.total - self.hits.sum(axis=0)) * self.total, chance)
+
+    @property
+    def _neither(self) -> FloatArray:
+        return self.total - self.images - self.called + self.hits
+
+    def only(self, label: int) -> ClassCounts:
+        """The same of one class, `[1, B]`."""
+        one = slice(label, label + 1)
+        return ClassCounts(self.hits[one], self.images[one], self.called[one], self.total)
+
+    def macro(self, values: FloatArray) -> FloatArray:
+        """Mean over the classes that have images or are called, without NaN: `[B]`."""
+        there = self.images + self.called > 0
+        return nanmean(np.where(there, values, np.nan).T)
+
+    def weighted(self, values: FloatArray) -> FloatArray:
+        """Mean over the classes, each counted as often as it has images, without NaN: `[B]`."""
+        defined = ~np.isnan(values)
+        share = np.where(defined, self.images, 0)
+        return ratio((share * np.where(defined, values, 0)).sum(axis=0), share.sum(axis=0))
+
+
+def class_counts(
+    predicted: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    classes: int,
+    weights: npt.ArrayLike | None = None,
+) -> ClassCounts:
+    """Count the images of each class, and those that are called so.
+
+    Args:
+        predicted, labels: int `[n]`, each in `[0, classes)`.
+        classes: how many classes there are.
+        weights: how often each image counts, `[n]` or `[B, n]`; B is 1 for `[n]`.
+
+    >>> class_counts([0, 1], [0, 0], classes=2, weights=[1, 3]).sensitivity
+    array([[0.25],
+           [ nan]])
+    """
+    n = check_columns(predicted=predicted, labels=labels)
+    calls, truth = np.asarray(predicted), np.asarray(labels)
+    for name, column in (("predicted", calls), ("labels", truth)):
+        if not 0 <= column.min() <= column.max() < classes:
+            span = f"{column.min()} to {column.max()}"
+            raise InputError(f"{name} go from {span}, but there are {classes} classes")
+    columns = np.ascontiguousarray(as_rows(weights, n).T)
+    right = calls == truth
+    return ClassCounts(
+        hits=sum_groups(truth[right], columns[right], classes),
+        images=sum_groups(truth, columns, classes),
+        called=sum_groups(calls, columns, classes),
+        total=columns.sum(axis=0),
+    )
+
+
+def quadratic_kappa(
+    predicted: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Result:
+    """Cohen's kappa of ordered classes with quadratic weights, in [-1, 1].
+
+    A prediction that is k classes away from the label counts k² times as much as one that is next
+    to it. The value is NaN if all labels and predictions are the same class.
+
+    Args:
+        predicted, labels: int `[n]`, the places of the classes in their order.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    Source: Cohen 1968, Weighted Kappa.
+
+    >>> round(quadratic_kappa([0, 1, 2, 2], [0, 1, 2, 1]), 3)
+    0.8
+    """
+    n = check_columns(predicted=predicted, labels=labels)
+    sums = as_rows(weights, n) @ order_columns(predicted, labels)
+    return as_result(kappa_of_sums(sums), weights)
+
+
+def order_columns(predicted: npt.ArrayLike, labels: npt.ArrayLike) -> FloatArray:
+    """What `kappa_of_sums` needs of each image, float64 `[n, 5]`.
+
+    >>> order_columns([3], [1])
+    array([[ 1.,  4., 10.,  3.,  1.]])
+    """
+    calls, truth = (np.asarray(each, dtype=np.float64) for each in (predicted, labels))
+    squares = np.square(calls - truth), np.square(calls) + np.square(truth)
+    return np.stack([np.ones(len(calls)), *squares, calls, truth], axis=1)
+
+
+def kappa_of_sums(sums: FloatArray) -> FloatArray:
+    """`quadratic_kappa` from the sums of `order_columns`, `[B, 5]` to `[B]`."""
+    total, distances, squares, calls, truth = sums.T
+    # By chance, label and prediction are independent: the mean of (a - b)² is that of a² + b², less
+    # twice the product of the means.
+    return chance_corrected(distances * total, squares * total - 2 * calls * truth)
+
+
+def chance_corrected(observed: FloatArray, chance: FloatArray) -> FloatArray:
+    """One less the disagreement in units of that of chance; NaN where chance has none.
+
+    >>> chance_corrected(np.array([0.1, 0.0]), np.array([0.5, 0.0]))
+    array([0.8, nan])
+    """
+    return 1 - ratio(observed, chance)
+
+
+def macro_pr_auc(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Result:
+    """Mean over the classes that have images of their average precision, in [0, 1].
+
+    Args:
+        probabilities: float `[n, classes]`, any score that ranks within a class; no NaN.
+        labels: int `[n]`, each in `[0, classes)`.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    >>> round(macro_pr_auc([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], [0, 1, 0]), 3)
+    0.667
+    """
+    scores, truth = check_probabilities(probabilities, labels)
+    rows = as_rows(weights, len(truth))
+    return as_result(nanmean(class_precisions(scores, truth, rows)), weights)
+
+
+def class_precisions(
+    scores: FloatArray, labels: npt.NDArray[np.integer], rows: npt.NDArray[Any]
+) -> FloatArray:
+    """The average precision of each label present, `[B, k]`; NaN in a resample without its images.
+
+    It is the area under the precision-recall curve as a sum of steps: the mean over the images of
+    the class of the precision among all images with at least their score. No line is drawn between
+    two points of the curve, because that would be too optimistic.
+
+    Args:
+        scores: float64 `[n, classes]`.
+        labels: int `[n]`.
+        rows: how often each image counts, `[B, n]`.
+
+    Source: Davis and Goadrich 2006, The Relationship Between Precision-Recall and ROC Curves,
+    section 4, on lines between points.
+
+    >>> scores = np.array([[0.9], [0.6], [0.2]])
+    >>> class_precisions(scores, np.array([0, 0, 0]), np.ones((1, 3)))
+    array([[1.]])
+    """
+    # [n, B]: sparse products read this layout in order
+    columns = np.ascontiguousarray(rows.T, dtype=np.float64)
+    found = [
+        _average_precision(scores[:, label], labels == label, columns)
+        for label in np.unique(labels)
+    ]
+    return np.stack(found, axis=1)
+
+
+def _average_precision(
+    scores: FloatArray, positive: npt.NDArray[np.bool_], columns: FloatArray
+) -> FloatArray:
+    levels, level = np.unique(scores[positive], return_inverse=True)
+    # A negative image is at or above this many levels.
+    above = np.searchsorted(levels, scores[~positive], side="right")
+    hits = sum_groups(level, columns[positive], len(levels))
+    false = sum_groups(above, columns[~positive], len(levels) + 1)[1:]
+    called, right = (each[::-1].cumsum(axis=0)[::-1] for each in (hits + false, hits))
+    precision = np.divide(right, called, out=np.zeros_like(called), where=called > 0)
+    return ratio((hits * precision).sum(axis=0), hits.sum(axis=0))
+
+
+def precision_terms(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArray:
+    """What each image adds to the number of positives times the average precision, `[n]`.
+
+    To first order in how often each image counts, the average precision of a resample is the sum of
+    these terms, divided by the number of positive images. A positive adds the precision at its
+    score, and raises the precision at all lower scores; a negative lowers it there. With every
+    image counted once, the sum is exact.
+
+    >>> score, positive = np.array([0.9, 0.6, 0.2]), np.array([True, False, True])
+    >>> round(float(precision_terms(score, positive).sum() / 2), 3)
+    0.833
+    """
+    levels, level = np.unique(scores[positive], return_inverse=True)
+    hits = np.bincount(level, minlength=len(levels))
+    above = np.searchsorted(levels, scores, side="right")
+    called = np.bincount(above, minlength=len(levels) + 1)[1:][::-1].cumsum()[::-1]
+    right = hits[::-1].cumsum()[::-1]
+    # The slopes of right / called at each level, times its positives; summed over lower levels.
+    of_positive, of_negative = (
+        np.append(0, np.cumsum(hits * slope))
+        for slope in ((called - right) / called**2, -right / called**2)
+    )
+    terms = of_negative[above]
+    terms[positive] = of_positive[above[positive]] + (right / called)[level]
+    return np.asarray(terms)
+
+
+def linear_average_precision(sums: FloatArray, images: FloatArray) -> FloatArray:
+    """The average precision of each class as a linear approximation, `[B, k]`.
+
+    Args:
+        sums: sums of `precision_terms` of each class present over all images, `[B, k]`.
+        images: how many images each of these classes has, `[k, B]`.
+
+    >>> linear_average_precision(np.array([[1.5]]), np.array([[2.0]]))
+    array([[0.75]])
+    """
+    return ratio(sums, images.T)

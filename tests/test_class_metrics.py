@@ -1,0 +1,200 @@
+"""Numbers of single classes in scores.csv: equal to scikit-learn, with intervals that hold."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from benchmarks import classes as simulated
+
+from fairweather import metrics
+from fairweather.metrics import Estimate, to_score
+from fairweather.metrics.class_metrics import CLASS_METRICS, class_metric, class_metric_names
+from fairweather.scores import to_frame, with_means
+from fairweather.steps.class_rows import class_rows
+from fairweather.types import Cell, Predictions, Shift
+
+from .chance import most
+
+NAMES = ("benign/a", "malignant", "none of these", "never called")
+POINT = 0.3
+
+
+def drawn(n=500, seed=0, images=(0, 1, 3), called=(0, 1, 2)):
+    """Predictions of four classes; one has no images, and one is never called."""
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(images, size=n)
+    logits = generator.normal(size=(n, 4)) + 1.2 * np.eye(4)[labels]
+    logits[:, [k for k in range(4) if k not in called]] -= 9
+    columns = metrics.per_image(logits.astype("f4"), labels)
+    return Predictions(np.arange(n), labels, *columns, logits.astype("f4"), NAMES)
+
+
+def names_of(predictions, points=None):
+    return class_metric_names(predictions.classes, points or {"malignant": POINT})
+
+
+def theirs(name, predictions, weights):
+    """The number by scikit-learn; NaN where it has no value."""
+    found = class_metric(name, predictions.classes)
+    label, kept = found.class_label, {"sample_weight": weights}
+    truth = predictions.labels == label
+    probability = metrics.softmax(predictions.logits)[:, label]
+    calls = predictions.predicted == label
+    if found.threshold is not None:
+        calls = probability >= found.threshold
+    if name.startswith("auc/"):
+        if not truth.any():
+            return math.nan
+        return sklearn.metrics.roc_auc_score(truth, probability, **kept)
+    if name.startswith("pr_auc/"):
+        if not truth.any():
+            return math.nan
+        return sklearn.metrics.average_precision_score(truth, probability, **kept)
+    kept["zero_division"] = np.nan
+    return {
+        "sensitivity": lambda: sklearn.metrics.recall_score(truth, calls, **kept),
+        "specificity": lambda: sklearn.metrics.recall_score(~truth, ~calls, **kept),
+        "ppv": lambda: sklearn.metrics.precision_score(truth, calls, **kept),
+        "npv": lambda: sklearn.metrics.precision_score(~truth, ~calls, **kept),
+        "f1": lambda: sklearn.metrics.f1_score(truth, calls, **kept),
+    }[name.partition("/")[0]]()
+
+
+def test_every_number_and_replicate_is_that_of_scikit_learn():
+    predictions = drawn()
+    weights = metrics.bootstrap_weights(500, 4)
+    shared = metrics.Resamples.of(predictions.labels, weights)
+    names = names_of(predictions)
+    assert len(names) == 4 * 7 + 5
+    found = metrics.evaluate_resamples(predictions, shared, None, names)
+    assert list(found) == names
+    for name, estimate in found.items():
+        rows = [np.ones(500), *weights.astype(float)]
+        expected = [theirs(name, predictions, row) for row in rows]
+        np.testing.assert_allclose([estimate.value, *estimate.replicates], expected, atol=1e-12)
+
+
+def test_numbers_that_do_not_exist_are_nan_and_the_images_are_counted():
+    predictions = drawn()
+    shared = metrics.Resamples.draw(predictions.labels, 50)
+    found = metrics.evaluate_resamples(predictions, shared, None, names_of(predictions))
+    scores = {name: to_score(estimate, (0.0, 1.0)) for name, estimate in found.items()}
+    undefined = {name for name, score in scores.items() if math.isnan(score.value)}
+    absent = {f"{kind}/none of these" for kind in ("sensitivity", "auc", "pr_auc")}
+    assert undefined == absent | {"ppv/never called"}
+    assert all(math.isnan(scores[name].low) for name in undefined)
+    assert scores["f1/never called"].value == 0  # it has images, and none is found
+    assert scores["f1/never called"].high > 0
+    for label, name in enumerate(NAMES):
+        images = (predictions.labels == label).sum()
+        assert {scores[f"{kind}/{name}"].n for kind in CLASS_METRICS} == {images}
+
+
+def test_the_images_that_a_value_is_a_share_of():
+    predictions = drawn()
+    truth, calls = predictions.labels == 1, predictions.predicted == 1
+    expected = {
+        "sensitivity": truth.sum(),
+        "specificity": (~truth).sum(),
+        "ppv": calls.sum(),
+        "npv": (~calls).sum(),
+        "f1": (truth | calls).sum(),
+        "auc": min(truth.sum(), (~truth).sum()),
+        "pr_auc": min(truth.sum(), (~truth).sum()),
+    }
+    for kind, images in expected.items():
+        assert class_metric(f"{kind}/malignant", NAMES).errors(predictions) == images
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("accuracy", "ppv", "ppv/", "ppv/mole", "ppb/malignant", "auc/malignant@0.3"),
+        *("ppv/mole@0.3", "ppv/malignant@", "ppv/malignant@1", "ppv/malignant@nan"),
+    ],
+)
+def test_other_names_are_of_no_class(name):
+    assert class_metric(name, NAMES) is None
+
+
+def test_a_class_with_the_sign_of_an_operating_point_in_its_name():
+    classes = ("a@0.5", "a")
+    assert class_metric("ppv/a@0.5", classes).class_label == 0
+    assert class_metric("ppv/a@0.5@0.5", classes).threshold == 0.5
+    assert class_metric("ppv/a@0.25", classes).class_label == 1
+
+
+def test_a_perfect_class_of_few_images_is_no_proof_of_perfection():
+    """The interval has the width of the images of the class, and not of all images."""
+    few = Estimate(1.0, np.ones(100), 20, "conditional", errors=20)
+    # Clopper and Pearson's lower end of 20 of 20 is that of a one-sided level of 2.5 %.
+    assert to_score(few, (0.0, 1.0)).low == pytest.approx(1 / (1 + 1.96**2 / 20), abs=1e-3)
+    overlap = to_score(dataclasses.replace(few, interval="overlap"), (0.0, 1.0))
+    low = to_score(few, (0.0, 1.0)).low
+    assert overlap.low == pytest.approx(2 * low / (1 + low))
+    ranks = to_score(dataclasses.replace(few, interval="ranks", errors=30, fewest=30), (0.0, 1.0))
+    assert 0.85 < ranks.low < 0.9
+    assert to_score(dataclasses.replace(few, interval="ranks", fewest=30)).too_few
+
+
+@pytest.mark.parametrize("sensitivity", [0.5, 0.99])
+def test_either_tail_misses_seldom_where_few_images_are_of_the_class(sensitivity):
+    """`benchmarks/classes.py` asks the same at length."""
+    trials = 40
+    for name, (below, above, none) in simulated.tails(30, sensitivity, trials).items():
+        assert trials * below <= most(trials, 0.05), name
+        assert trials * above <= most(trials, 0.05), name
+        # On average 30 images are of the class, and areas need at least 30.
+        assert (none > 0) == ("auc" in name), name
+
+
+def cells_and_reader(predictions):
+    """Clean images and two levels of a shift, for two seeds of a model."""
+    shifts = [Shift("clean", None, {}, lambda *_: None)]
+    shifts += [Shift("snow", level, {}, lambda *_: None) for level in (1, 2)]
+    cells = [Cell("m", seed, shift) for seed in (0, 1) for shift in shifts]
+    made = {cell: drawn(seed=0) for cell in cells}
+    return cells, made.__getitem__
+
+
+def test_clean_images_and_means_over_levels_have_rows_and_single_levels_have_none():
+    predictions = drawn()
+    cells, read = cells_and_reader(predictions)
+    rows = class_rows(cells, read, 100, {"malignant": POINT})
+    found = set(zip(rows["seed"], rows["shift"], rows["level"], strict=True))
+    conditions = {("clean", "none"), ("snow", "mean")}
+    assert found == {(seed, *each) for seed in ("0", "1", "mean") for each in conditions}
+    assert len(rows) == len(found) * len(names_of(predictions))
+    name = "ppv/malignant"
+    one = rows[(rows["metric"] == name) & (rows["seed"] == "0")]
+    values = [estimate.value for estimate in [_estimate(predictions, name)]]
+    np.testing.assert_allclose(one["value"], values * 2, atol=1e-8)
+
+
+def _estimate(predictions, name):
+    shared = metrics.Resamples.draw(predictions.labels, 100)
+    return metrics.evaluate_resamples(predictions, shared, None, [name])[name]
+
+
+def test_a_run_without_logits_has_no_rows_of_classes():
+    predictions = dataclasses.replace(drawn(), logits=None)
+    cells = [Cell("m", 0, Shift("clean", None, {}, lambda *_: None))]
+    assert not len(class_rows(cells, lambda _: predictions, 100, {}))
+
+
+def test_means_over_levels_take_the_harmonic_mean_of_what_the_values_are_shares_of():
+    """A level at which the class is called 10 times is as vague as these 10 images say."""
+    level = [
+        Estimate(value, np.full(50, value), 40, "conditional", errors=errors, fewest=1)
+        for value, errors in ((1.0, 10), (1.0, 30))
+    ]
+    table = with_means(
+        (("m", "0", "snow", str(k)), {"ppv/a": each}) for k, each in enumerate(level)
+    )
+    mean = table["m", "0", "snow", "mean"]["ppv/a"]
+    assert mean.errors == pytest.approx(15)
+    row = to_frame({("m", "0", "snow", "mean"): {"ppv/a": mean}}).iloc[0]
+    assert row["low"] == pytest.approx(1 / (1 + 1.96**2 / 15), abs=1e-3)
+    assert row["n"] == 40
