@@ -10,6 +10,7 @@ import fairweather as fw
 from fairweather.data.metadata import read_table
 from fairweather.data.split import Purpose, set_clusters_apart
 from fairweather.errors import InputError
+from fairweather.rules import judge, read_rules
 from fairweather.runs import RunFolder
 from fairweather.types import Dataset, GroupColumns, Groups, Images
 
@@ -307,3 +308,52 @@ def test_a_class_of_one_patient_cannot_be_split():
     labels, clusters = np.array([0, 0, 1, 1]), np.array(list("abcc"), dtype=object)
     with pytest.raises(InputError, match="all images of class 'rare' belong together"):
         set_clusters_apart(labels, clusters, ("common", "rare"), 0.5, 0, Purpose.TEST)
+
+
+# ---------------------------------------------------------------- rules
+
+
+def judged(run, *rules, **options):
+    return judge(RunFolder(run.path), read_rules(rules), **options)
+
+
+def test_rules_about_a_slice_and_about_the_worst(run):
+    table = RunFolder(run.path).slice_scores
+    accuracy = table[(table["shift"] == "clean") & (table["metric"] == "accuracy")]
+    expected = accuracy.set_index("slice")
+    for of in ("site=B", "worst site", "site*sex=A*F"):
+        (verdict,) = judged(run, f"accuracy[clean|{of}] >= 0.1", on="value")
+        assert verdict.value == pytest.approx(expected.loc[of]["value"])
+        assert verdict.low == pytest.approx(expected.loc[of]["low"], abs=1e-8)
+        assert f"accuracy[clean|{of}]" in verdict.name
+    (verdict,) = judged(run, "accuracy[brightness_factor|worst site] >= 0.99")
+    assert not verdict.passed
+
+
+def test_a_drop_in_a_slice_is_of_its_own_images(run):
+    folder, data = RunFolder(run.path), patients_dataset().test
+    (verdict,) = judged(run, "accuracy[brightness_factor=0.8|site=A] drop <= 100%")
+    at = data.groups.slices["site"] == "A"
+    names = ("clean", "brightness_factor,factor=0.8")
+    clean, dark = (
+        folder.read_predictions(folder.predictions(verdict.model, 0, name)).correct[at].mean()
+        for name in names
+    )
+    assert verdict.value == pytest.approx(clean - dark)
+    assert verdict.n == at.sum()
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("accuracy[clean|site=D] >= 0.1", "unknown slice 'site=D'"),
+        ("accuracy[clean|worst hospital] >= 0.1", "unknown slice 'worst hospital'"),
+        ("accuracy[clean|site] >= 0.1", "text behind |"),
+        ("accuracy[clean|site=] >= 0.1", "text behind |"),
+        ("accuracy[brightness_factor|worst site] drop <= 5%", "name one slice"),
+    ],
+)
+def test_wrong_rules_about_slices(run, rule, message):
+    with pytest.raises(InputError) as caught:
+        judged(run, rule)
+    assert message in str(caught.value)

@@ -6,8 +6,8 @@ import html
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -443,6 +443,15 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, places: npt.NDArray[np.integer]) -> Predictions:
+        """The columns of some images, by their places."""
+        columns: dict[str, Any] = {
+            name: column[places]
+            for name, column in vars(self).items()
+            if isinstance(column, np.ndarray)
+        }
+        return replace(self, **columns)
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:

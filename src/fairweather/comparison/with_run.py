@@ -159,7 +159,7 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         table=as_frame(rows),
         body=table_body(rows, titles),
         caption=caption(rows, first, second, images),
-        notes=notes(rows, first, second, shared, titles),
+        notes=notes(rows, first, second, shared, images),
         robustness=robustness.effective_table(first, second, shared, images, titles),
     )
 
@@ -293,9 +293,10 @@ def notes(
     a: ComparedRun,
     b: ComparedRun,
     shared: SharedShifts,
-    titles: Mapping[str, str],
+    images: Resampled,
 ) -> list[str]:
     """Say what the numbers do not show, and at the end how many cells differ, and how."""
+    titles = shift_titles(shared)
     return [
         *_left_out(a, b, shared),
         *_other_shift_seeds(a, b, shared),
@@ -306,7 +307,7 @@ def notes(
         "With few images that interval is wide: if it contains 0, the two may still be calibrated "
         "differently.",
         *([TOO_FEW_NOTE] if any(row.difference.too_few for row in rows) else []),
-        *_needs(rows, titles),
+        *(_needs(rows, titles) if images.clusters is None else []),
         *_counts(rows),
     ]
 

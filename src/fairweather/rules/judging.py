@@ -25,6 +25,7 @@ from fairweather.rules.numbers import (
     left_out_of,
     models_of,
     read_rows,
+    read_slice_rows,
     score_at,
     why_undefined,
 )
@@ -112,16 +113,21 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
         raise unknown_name("value of on", on, get_args(On))
     if not rules:
         raise InputError("a check needs at least one rule, found none")
-    models = read_rows(run)
-    left_out = {rule: left_out_of(rule, models) for rule in rules}
-    asked = [each for rule in rules for each in _resolve(rule, models, left_out[rule])]
+    tables = {"": read_rows(run)}
+    for rule in rules:
+        if rule.slice not in tables:
+            tables[rule.slice] = _slice_rows(run, rule)
+    left_out = {rule: left_out_of(rule, tables[rule.slice]) for rule in rules}
+    asked = [each for rule in rules for each in _resolve(rule, tables[rule.slice], left_out[rule])]
     changes = _changes(run, asked)
     verdicts = []
     for rule, model, condition in asked:
         try:
-            score = _score(rule, model, condition, models[model], changes.get(model, {}))
+            rows = tables[rule.slice][model]
+            changed = changes.get((rule.slice, model), {})
+            score = _score(rule, model, condition, rows, changed)
             if on == "interval" and score.too_few:
-                _refuse_few(run, rule, model, condition, models[model])
+                _refuse_few(run, rule, model, condition, rows)
             verdict = Verdict(rule, model, cell_of(condition), *score, on, left_out[rule])
             if math.isnan(verdict.judged):
                 raise InputError(
@@ -168,18 +174,28 @@ def _check_limit(rule: Rule) -> None:
         )
 
 
-def _changes(run: RunFolder, asked: Sequence[tuple[Rule, str, Condition]]) -> dict[str, Estimated]:
-    wanted: dict[str, set[Condition]] = {}
+def _slice_rows(run: RunFolder, rule: Rule) -> dict[str, Rows]:
+    try:
+        return read_slice_rows(run, rule.slice)
+    except InputError as error:
+        raise _in_rule(rule, error) from None
+
+
+def _changes(
+    run: RunFolder, asked: Sequence[tuple[Rule, str, Condition]]
+) -> dict[tuple[str, str], Estimated]:
+    """The estimates for drops and rises, by slice and model."""
+    wanted: dict[tuple[str, str], set[Condition]] = {}
     metrics = {rule.scored for rule, *_ in asked if rule.change}
     for rule, model, condition in asked:
         if rule.change:
-            wanted.setdefault(model, set()).add(condition)
+            wanted.setdefault((rule.slice, model), set()).add(condition)
     if not wanted:
         return {}
     contents = read_contents(run)
     return {
-        model: estimate_again(run, contents, model, conditions, metrics)
-        for model, conditions in wanted.items()
+        (of, model): estimate_again(run, contents, model, conditions, metrics, of)
+        for (of, model), conditions in wanted.items()
     }
 
 
@@ -245,7 +261,8 @@ def _refuse_rare(rule: Rule, model: str, condition: Condition, kind: OfClasses, 
 def _estimated(run: RunFolder, rule: Rule, model: str, condition: Condition) -> Estimated:
     """Estimate a value again to count its errors; return {} if predictions are missing."""
     try:
-        return estimate_again(run, read_contents(run), model, {condition}, {rule.scored})
+        found = read_contents(run)
+        return estimate_again(run, found, model, {condition}, {rule.scored}, rule.slice)
     except InputError:
         return {}
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import METRICS, Estimate, Fitted, Resamples, fit_on, paired_change
@@ -18,6 +19,7 @@ from fairweather.record import (
     MEAN,
     NO_LEVEL,
     SCORES,
+    SLICES,
     SPREAD,
     SUMMARY_LEVELS,
     VAL,
@@ -63,6 +65,27 @@ def read_rows(run: RunFolder) -> dict[str, Rows]:
     scores = ensembles_as_models(run.scores)
     if scores.empty:
         raise InputError(f"{run.path / SCORES} has no rows, so nothing can be checked")
+    return _by_model(scores)
+
+
+def read_slice_rows(run: RunFolder, slice_: str) -> dict[str, Rows]:
+    """Read the rows of a slice in slices.csv as `read_rows` does.
+
+    Raises `InputError` with the closest name if there is no such slice.
+    """
+    if not run.holds(SLICES):
+        raise InputError(
+            f"{run.path} has no scores of slices: measure it with a table of metadata, and name "
+            "its column as a slice (--metadata FILE --slice COLUMN)"
+        )
+    scores = ensembles_as_models(run.slice_scores)
+    known = list(dict.fromkeys(scores["slice"]))
+    if slice_ not in known:
+        raise unknown_name("slice", slice_, known)
+    return _by_model(scores[scores["slice"] == slice_])
+
+
+def _by_model(scores: pd.DataFrame) -> dict[str, Rows]:
     if MEAN in set(scores["seed"]):
         scores = scores[scores["seed"] == MEAN]
     models: dict[str, dict[Condition, dict[str, Score]]] = {}
@@ -275,22 +298,45 @@ def estimate_again(
     model: str,
     wanted: Collection[Condition],
     metrics: Collection[str],
+    slice_: str = "",
 ) -> Estimated:
     """Estimate the clean and the wanted conditions again, on the same resamples as scores.csv.
 
-    With several seeds, the results are means over seeds. Raises `InputError` if predictions are
-    missing, were changed after the run wrote them, or are of other images.
+    If a slice is named, only its images are used. With several seeds, the results are means over
+    seeds. Raises `InputError` if predictions are missing, were changed after the run wrote them, or
+    are of other images.
     """
     seeds = [seed for seed in contents.seeds_of(model) if seed != SPREAD]
     clean = _read(run, run.predictions(model, seeds[0], CLEAN))
-    shared = Resamples.draw(clean.labels, contents.bootstrap, clusters=read_clusters(run))
+    labels, clusters = clean.labels, read_clusters(run)
     sets = _sets(run, contents, model, seeds, wanted, clean.keys)
+    if slice_:
+        places = _places_of(run, slice_)
+        labels, clusters = labels[places], clusters.select(places) if clusters else None
+        sets = ((key, predictions.take(places), fitted) for key, predictions, fitted in sets)
+    shared = Resamples.draw(labels, contents.bootstrap, clusters=clusters)
     cells = estimate_metrics(sets, shared, metrics)
     # As in scores.csv, attacks are not part of the mean over shifts.
     apart = [sweep.name for sweep in contents.sweeps if sweep.is_attack]
     table = with_worst(with_means(cells, apart), apart)
     shown = MEAN if len(seeds) > 1 else seeds[0]
     return {Condition(*of): found for (_, seed, *of), found in table.items() if seed == shown}
+
+
+def _places_of(run: RunFolder, slice_: str) -> npt.NDArray[np.int64]:
+    """The places of the images of a slice.
+
+    Raises `InputError` for the worst slice, which is another one for each number.
+    """
+    column, sign, value = slice_.partition("=")
+    if not sign:
+        raise InputError(
+            f"a drop or a rise is of the same images, and the {slice_} has others under a shift "
+            "than clean: name one slice"
+        )
+    groups = run.groups()
+    assert groups is not None  # slices.csv was made with it
+    return np.flatnonzero(groups.slices[column] == value)
 
 
 def change_at(rule: Rule, model: str, condition: Condition, estimated: Estimated) -> Score:

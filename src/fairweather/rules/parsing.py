@@ -18,9 +18,9 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 CHANGES = ("drop", "rise")
-# What may be said behind the bar of METRIC[CELL|OF], each followed by its name.
-CLASS = "class="
-OF = (CLASS,)
+# What may be said behind the bar of METRIC[CELL|OF]: a class, a slice, or the worst slice.
+CLASS, WORST_SLICE = "class=", "worst "
+OF = ("class=NAME", "COLUMN=VALUE", "worst COLUMN")
 FORM = "[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER"
 EXAMPLE = "accuracy[brightness_factor] drop <= 5%"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -45,7 +45,8 @@ class Rule:
         change: `drop` is clean minus shifted, `rise` is shifted minus clean, "" is the value.
         operator: one of `OPERATORS`.
         number: the limit as it was written, possibly with a percent sign.
-        of: what the metric is of, such as `class=malignant`; "" for all that the cell has.
+        of: what the metric is of, such as `class=malignant`, `site=B` or `worst site`; "" for all
+            that the cell has.
 
     >>> print(Rule(None, "accuracy", "brightness_factor", "drop", "<=", "5%"))
     accuracy[brightness_factor] drop <= 5%
@@ -77,6 +78,15 @@ class Rule:
         if self.of.startswith(CLASS):
             return f"{self.metric}/{self.of.removeprefix(CLASS)}"
         return self.metric
+
+    @property
+    def slice(self) -> str:
+        """The subgroup of the images that it is about, as in slices.csv; "" for all of them.
+
+        >>> Rule(None, "accuracy", "clean", "", ">=", "0.8", "worst site").slice
+        'worst site'
+        """
+        return "" if self.of.startswith(CLASS) else self.of
 
     @property
     def limit(self) -> float:
@@ -174,11 +184,12 @@ def _parse(text: str) -> Rule:
 
 
 def _check_of(rule: Rule) -> None:
-    """Refuse a text behind the bar that is not of a known kind, or has no name."""
-    if rule.of and not any(rule.of.startswith(kind) and rule.of != kind for kind in OF):
-        asked, sign, _ = rule.of.partition("=")
-        known = [f"{kind}NAME" for kind in OF]
-        raise unknown_name("text behind | in a rule", asked + sign, known)
+    """Refuse a text behind the bar that is not of a known kind, or has no name or value."""
+    name, sign, value = rule.of.partition("=")
+    is_pair = bool(sign and name.strip() and value.strip())
+    is_worst = rule.of.startswith(WORST_SLICE) and not sign
+    if rule.of and not is_pair and not is_worst:
+        raise unknown_name("text behind | in a rule", rule.of, OF)
 
 
 def _in_rule(text: str, error: InputError) -> InputError:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from fairweather.attacks import ATTACKS, masking_warning
@@ -178,8 +176,8 @@ def _slices(
             estimated = []
             for estimate in estimate_cells(
                 cells,
-                lambda cell, places=places: select(  # type: ignore[misc]
-                    folder.read_predictions(file_of(cell)), places
+                lambda cell, places=places: (  # type: ignore[misc]
+                    folder.read_predictions(file_of(cell)).take(places)
                 ),
                 step.bootstrap,
                 fitted=lambda cell: fitted.get((cell.model, cell.seed)),
@@ -198,16 +196,6 @@ def _slices(
     if every is not None:
         found["clusters"] = found["clusters"].astype("Int64")
     return found
-
-
-def select(predictions: Predictions, places: npt.NDArray[np.integer]) -> Predictions:
-    """The columns of some images."""
-    columns: dict[str, Any] = {
-        name: column[places]
-        for name, column in vars(predictions).items()
-        if isinstance(column, np.ndarray)
-    }
-    return replace(predictions, **columns)
 
 
 def _fit(step: ScoreStep, folder: RunFolder) -> dict[tuple[str, int | str], Fitted | None]:
