@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fairweather.study import run as run
     from fairweather.types import Attack as Attack
     from fairweather.types import Dataset as Dataset
+    from fairweather.types import GroupColumns as GroupColumns
     from fairweather.types import Images as Images
     from fairweather.types import Predictions as Predictions
     from fairweather.types import Score as Score
@@ -46,6 +47,7 @@ __version__ = "0.2.0"
 _HOME = {
     "Attack": "types",
     "Dataset": "types",
+    "GroupColumns": "types",
     "Images": "types",
     "InputError": "errors",
     "Predictions": "types",

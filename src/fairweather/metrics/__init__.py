@@ -35,6 +35,7 @@ from fairweather.metrics.classification import (
     top5_accuracy,
 )
 from fairweather.metrics.classwise import classwise_calibration_error
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import PerImage, per_image, softmax, wilson_interval
 from fairweather.metrics.detection import detection_auroc, detection_score, false_positive_rate_at
 from fairweather.metrics.intervals import (
@@ -92,6 +93,7 @@ __all__ = [
     "METRICS",
     "BrierDecomposition",
     "ClassCounts",
+    "Clusters",
     "Estimate",
     "Fitted",
     "McNemar",

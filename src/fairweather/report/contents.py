@@ -398,7 +398,7 @@ class Contents:
         known = in_clusters(self.clusters)
         if self.clusters is not None and self.clusters.count < FEW_CLUSTERS:
             known += (
-                f", fewer than {FEW_CLUSTERS}: these intervals hold the truth in 93 to 99 % of "
+                f", fewer than {FEW_CLUSTERS}: these intervals hold the truth in 93 to 100 % of "
                 "simulated cases instead of 95 %"
             )
         return "; ".join([f"n = {images} test images{known}, {self.bootstrap:,} resamples", *seeds])

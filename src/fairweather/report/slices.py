@@ -240,13 +240,14 @@ def _contrasts(
 
 
 def _caption(contents: Contents, column: str, tests: int, rows: Sequence[SliceRow]) -> str:
+    of = "test" if tests == 1 else "tests"
+    units = "" if contents.clusters is None else ", over clusters"
     words = [
         f"The test images by {column}. In brackets: {contents.intervals}. Against the others: "
-        "clean accuracy minus that of all other images, with its 95 % interval"
-        f"{', over clusters' if contents.clusters is not None else ''}; p of Student's t after "
-        f"Holm's correction over the {tests} tests of this table. The worst of several noisy "
-        "numbers looks worse than the worst of the true ones: the interval beside it covers the "
-        "worst true value, and is wider for that."
+        f"clean accuracy minus that of all other images, with its 95 % interval{units}; p of "
+        f"Student's t after Holm's correction over the {tests} {of} of this table. The worst of "
+        "several noisy numbers looks worse than the worst of the true ones: the interval beside "
+        "it covers the worst true value, and is wider for that."
     ]
     if any(row.clusters is not None and row.clusters < FEW_CLUSTERS for row in rows):
         words.append(
