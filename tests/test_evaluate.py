@@ -25,8 +25,10 @@ from fairweather.evaluation.priors import complete_priors
 from fairweather.evaluation_options import EvaluationOptions, check_options
 from fairweather.executors.schedule import left_by
 from fairweather.inference import predict_shared
+from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.progress import silent
 from fairweather.record import predictions_file
+from fairweather.rules import judge, read_rules
 from fairweather.runs import RunFolder
 from fairweather.shift_lists import clean_and
 from fairweather.steps import Plan, Worker, perform
@@ -75,6 +77,13 @@ def accuracy(table, shift="clean", level="none", model=None, metric="accuracy"):
     return rows["value"].item()
 
 
+def images_of(table):
+    """How many images the numbers have that are of no single class."""
+    of_classes = table["metric"].str.startswith(tuple(f"{kind}/" for kind in CLASS_METRICS))
+    assert of_classes.any()
+    return table["n"][~of_classes]
+
+
 def test_a_model_from_a_file_is_measured_on_a_folder(model, colour_folder, tmp_path):
     said = []
     run = fw.evaluate(
@@ -89,7 +98,7 @@ def test_a_model_from_a_file_is_measured_on_a_folder(model, colour_folder, tmp_p
     table = run.scores
     assert accuracy(table) > 0.9
     assert len(table[table["metric"] == "accuracy"]) >= 4  # clean, two levels, their mean
-    assert (table["n"] == 60).all()
+    assert (images_of(table) == 60).all()
     images = fw.load_data(f"folder:{colour_folder}").test
     files = pd.read_csv(run.path / "images/test.csv")
     assert files["keys"].tolist() == images.keys.tolist()
@@ -253,14 +262,14 @@ def test_a_limit_is_a_stratified_subset_and_marks_every_number(model, colour_fol
         device="cpu",
         progress=keep_lines(said),
     ).scores
-    assert (table["n"] == 12).all()
+    assert (images_of(table) == 12).all()
     assert any("n = 12 of 60, a stratified subset" in line for line in said)
 
 
 def test_a_set_without_parts_is_tested_whole(model, colour_folder):
     test = colour_folder / "test"
     table = fw.evaluate(model, f"folder:{test}", "clean", bootstrap=100, device="cpu").scores
-    assert (table["n"] == 60).all()
+    assert (images_of(table) == 60).all()
     table = fw.evaluate(
         model,
         f"folder:{test}",
@@ -270,7 +279,7 @@ def test_a_set_without_parts_is_tested_whole(model, colour_folder):
         bootstrap=100,
         device="cpu",
     ).scores
-    assert (table["n"] == 45).all()
+    assert (images_of(table) == 45).all()
     assert set(table["model"]) == {"by_colour-make", "by_colour-make+temperature"}
 
 
@@ -290,13 +299,60 @@ def test_a_runs_own_data_are_cut_as_they_were_for_its_training(colour_folder, tm
     place, said = f"run:{run.path}/models/basic/seed-0", []
     options = {"bootstrap": 100, "device": "cpu", "progress": keep_lines(said)}
     table = fw.evaluate(place, source, "clean", **options).scores
-    assert (table["n"] == 18).all()  # a fifth of 90 was set apart as test images
+    assert (images_of(table) == 18).all()  # a fifth of 90 was set apart as test images
     assert any(line.startswith("fitting ") and "run that trained" in line for line in said)
     assert accuracy(table) == accuracy(run.scores)
     # Other data are whole, at the size that the model was trained on.
     table = fw.evaluate(place, f"folder:{colour_folder / 'test'}", "clean", **options).scores
-    assert (table["n"] == 60).all()
+    assert (images_of(table) == 60).all()
     assert any("16 x 16" in line for line in said)
+
+
+def test_each_class_is_measured_and_one_at_its_operating_point(model, colour_folder, tmp_path):
+    run = evaluated(
+        model,
+        colour_folder,
+        tmp_path / "run",
+        "brightness_factor: [0.1, 0.2]",
+        operating_points=("blue=0.2", "red=0.9"),
+        ordered_classes=True,
+    )
+    table = run.scores
+    clean = fw.predict(fw.load_model(model), fw.load_data(f"folder:{colour_folder}").test)
+    label = clean.classes.index("blue")
+    truth = clean.labels == label
+    calls = fw.metrics.softmax(clean.logits)[:, label] >= 0.2
+    sensitivity, recall = (calls & truth).sum() / truth.sum(), clean.correct[truth].mean()
+    assert accuracy(table, metric="sensitivity/blue@0.2") == pytest.approx(sensitivity, abs=1e-7)
+    assert accuracy(table, metric="sensitivity/blue") == pytest.approx(recall, abs=1e-7)
+    kappa = fw.metrics.quadratic_kappa(clean.predicted, clean.labels)
+    assert accuracy(table, metric="quadratic_kappa") == pytest.approx(kappa, abs=1e-7)
+    of_blue = table[table["metric"] == "ppv/blue@0.2"]
+    conditions = zip(of_blue["shift"], of_blue["level"], strict=True)
+    assert list(conditions) == [("clean", "none"), ("brightness_factor", "mean")]
+    assert (of_blue["n"] == truth.sum()).all()
+    assert run.record.settings.operating_points == {"blue": 0.2, "red": 0.9}
+    verdicts = judge(RunFolder(run.path), read_rules(["sensitivity[clean|class=blue@0.2] > 0"]))
+    assert verdicts[0].value == pytest.approx(sensitivity, abs=1e-7)
+    with pytest.raises(InputError, match=r"operating point blue, operating point red"):
+        evaluated(model, colour_folder, tmp_path / "run", "brightness_factor: [0.1, 0.2]")
+
+
+@pytest.mark.parametrize(
+    ("points", "complaint"),
+    [
+        (("blu=0.2",), "unknown class of an operating point 'blu'; did you mean 'blue'"),
+        (("blue",), "CLASS=PROBABILITY, such as malignant=0.3, found 'blue'"),
+        (("blue=1.5",), "CLASS=PROBABILITY, .* found 'blue=1.5'"),
+        (("blue=0.2", "blue=0.3"), "the class 'blue' has two operating points"),
+    ],
+)
+def test_operating_points_that_cannot_be_are_refused(
+    model, colour_folder, tmp_path, points, complaint
+):
+    with pytest.raises(InputError, match=complaint):
+        evaluated(model, colour_folder, tmp_path / "run", operating_points=points)
+    assert not (tmp_path / "run" / "record.json").exists()
 
 
 def test_priors_reweigh_the_clean_images(model, colour_folder, tmp_path):
@@ -495,7 +551,7 @@ def test_other_options_replace_what_depends_on_them_only_when_told(
         evaluated(model, colour_folder, out, **options)
     assert (out / "scores.csv").read_bytes() == before
     table = evaluated(model, colour_folder, out, replace=True, **options).scores
-    assert (table["n"] == options.get("limit", 60)).all()
+    assert (images_of(table) == options.get("limit", 60)).all()
     alone = evaluated(model, colour_folder, tmp_path / "alone", **options).scores
     pd.testing.assert_frame_equal(table, alone)
 
@@ -561,7 +617,7 @@ def test_numbers_of_what_is_about_to_change_do_not_stay(
     with pytest.raises(InputError, match="has not been scored yet"):
         fw_report(out)
     # What stands there is of the first settings still, but for what had to go.
-    assert (evaluated(model, colour_folder, out, "gamma: [2]").scores["n"] == 60).all()
+    assert (images_of(evaluated(model, colour_folder, out, "gamma: [2]").scores) == 60).all()
 
 
 def fw_report(folder):

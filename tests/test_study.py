@@ -695,11 +695,43 @@ def test_every_input_of_a_training_is_in_its_fingerprint(change, base):
         {"data": {"source": "mnist5k", "seed": 1}},
         {"models": {"b": {"title": "B", "backbone": TINY_RESNET}}, "name": "models/b/seed-0"},
         {"threads": torch.get_num_threads()},
+        {"operating_points": {"a": 0.3}},
+        {"ordered_classes": True},
     ],
     ids=str,
 )
 def test_what_a_training_does_not_depend_on_is_not_in_its_fingerprint(change):
     assert planned(**change) == planned()
+
+
+def scores_of(**changes):
+    """The plan of the scores of a small study with the classes a, b and c."""
+    study = check_study(minimal(**changes))
+    facts = DataFacts("mnist5k", ("a", "b", "c"), {"train": 30, "val": 30, "test": 30})
+    return plan_study(study, {DATA: facts}, torch.device("cpu")).step("scores")
+
+
+def test_scores_know_the_operating_points_and_the_order_of_the_classes():
+    plain = scores_of()
+    assert (plain.operating_points, plain.ordered) == ({}, False)
+    for changes in ({"operating_points": {"a": 0.3}}, {"ordered_classes": True}):
+        step = scores_of(**changes)
+        assert step.inputs() != plain.inputs()
+        assert step.operating_points == changes.get("operating_points", {})
+        assert step.ordered == changes.get("ordered_classes", False)
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        ({"d": 0.3}, "unknown class of an operating point 'd'"),
+        ({"a": 1}, "'a' must be a probability between 0 and 1, found 1"),
+        ({"a": "high"}, "operating_points"),
+    ],
+)
+def test_an_operating_point_that_cannot_be_is_refused(points, words):
+    with pytest.raises(InputError, match=words):
+        scores_of(operating_points=points)
 
 
 def test_threads_that_nobody_chose_are_those_of_torch(monkeypatch):

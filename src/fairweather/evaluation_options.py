@@ -102,6 +102,15 @@ class EvaluationOptions:
     priors: Mapping[str, object] | Path | None = _option(
         None, "A YAML file of class priors to evaluate for, NAME: {CLASS: probability}."
     )
+    operating_points: tuple[str, ...] = _option(
+        (),
+        "CLASS=PROBABILITY: also measure the class as called where its probability is at least "
+        "this. Repeatable.",
+        flag="--operating-point",
+    )
+    ordered_classes: bool = _option(
+        False, "The classes are in an order, such as grades: also compute the quadratic kappa."
+    )
     batch_size: int = _option(256, "Images per forward pass.", least=1)
     precision: str = _option(
         "fp32", "fp32; tf32, faster products on CUDA devices; or bf16 (autocast)."

@@ -371,6 +371,7 @@ class RunSettings(Frozen):
         training_precision: precision of training as given; None if nothing is trained.
         variants: variants that are measured for every model: `temperature`, `batchnorm`.
         threads: threads of every step; None in runs of version 1.
+        operating_points: the probability from which on a class is called, by class.
     """
 
     shift_seed: int = 0
@@ -381,6 +382,7 @@ class RunSettings(Frozen):
     training_precision: str | None = None
     variants: tuple[str, ...] = ()
     threads: int | None = None
+    operating_points: dict[Shown, float] = {}
 
 
 class Machine(Frozen):

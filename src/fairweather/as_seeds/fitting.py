@@ -122,6 +122,8 @@ def _shared(part: Part) -> Iterator[tuple[str, JsonValue]]:
     yield "precision of predictions", settings.precision
     yield "cudnn_benchmark", settings.cudnn_benchmark
     yield "variants", list(settings.variants)
+    yield "operating_points", dict(settings.operating_points)
+    yield "ordered_classes", record.data.ordered
     libraries = [record.provenance.versions, *(s.depends.get("libraries") for s in every)]
     for versions in libraries:
         for name, version in versions.items() if isinstance(versions, dict) else ():

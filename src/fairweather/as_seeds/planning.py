@@ -142,6 +142,7 @@ def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
         batch_size=settings.batch_size,
         bootstrap=settings.bootstrap,
         variants=settings.variants,
+        operating_points=settings.operating_points,
         reports=tuple(
             name for each in taken.values() if each.step.kind in trainings for name in each.files
         ),

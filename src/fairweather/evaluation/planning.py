@@ -16,6 +16,7 @@ from fairweather.errors import InputError
 from fairweather.evaluation.inputs import EvaluationInputs, check_variants, model_source
 from fairweather.evaluation.request import Request
 from fairweather.inference import adapt_batchnorm
+from fairweather.metrics.class_metrics import read_points
 from fairweather.models import describe_preprocessing
 from fairweather.models.onnx_network import OnnxNetwork
 from fairweather.record import TEST, VAL, ModelRecord, RunRecord, RunSettings
@@ -26,6 +27,7 @@ from fairweather.steps.measuring import (
     DataFacts,
     Measured,
     Measurement,
+    check_points,
     conclude,
     data_record,
     facts_of,
@@ -66,7 +68,7 @@ def measurement_of(
     """What the model is measured on, and how."""
     options = request.options
     return Measurement(
-        data=facts[DATA],
+        data=replace(facts[DATA], ordered=facts[DATA].ordered or options.ordered_classes),
         shifts=request.shifts,
         threads=options.threads or torch.get_num_threads(),
         device=resolve_device(options.device).type,
@@ -77,6 +79,7 @@ def measurement_of(
         variants=options.variants,
         others={name: facts[f"{OOD_DATA}{name}"] for name in options.ood},
         priors=priors,
+        operating_points=check_points(read_points(options.operating_points), facts[DATA].classes),
     )
 
 
@@ -140,7 +143,9 @@ def describe_evaluation(
         kind="evaluation",
         name=run_name(inputs),
         title=f"{model.title} on {dataset.name}",
-        data=data_record(dataset, plan.data[DATA], measurement.others),
+        data=data_record(
+            dataset, plan.data[DATA], measurement.others, ordered=options.ordered_classes
+        ),
         models={
             model.name: ModelRecord(
                 title=model.title, settings=settings, facts=json.loads(json.dumps(facts))
@@ -161,6 +166,7 @@ def describe_evaluation(
             cudnn_benchmark=options.cudnn_benchmark,
             variants=options.variants,
             threads=measurement.threads,
+            operating_points=dict(measurement.operating_points),
         ),
         provenance=provenance(resolve_device(options.device)),
     )

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fairweather.errors import InputError
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray
 from fairweather.metrics.sample import Sample, calls_of
 from fairweather.metrics.table import Interval, Metric
-from fairweather.types import Predictions
+from fairweather.types import Predictions, shortest
 
 # With fewer images of the class, or of the other classes, no interval of an area under a curve
 # covers the true value as often as it should (benchmarks/classes.py).
@@ -205,12 +206,33 @@ def class_metric_names(
     """
     names = [f"{kind}/{name}" for name in classes for kind in CLASS_METRICS]
     names += [
-        f"{kind}/{name}{AT}{threshold:g}"
+        f"{kind}/{name}{AT}{shortest(threshold)}"
         for name, threshold in points.items()
         for kind, of in CLASS_METRICS.items()
         if not of.of_ranks
     ]
     return names
+
+
+def read_points(texts: Sequence[str]) -> dict[str, float]:
+    """Read operating points of the form `CLASS=PROBABILITY`, at most one of each class.
+
+    >>> read_points(["malignant=0.3", "a=b=0.5"])
+    {'malignant': 0.3, 'a=b': 0.5}
+    """
+    points: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        threshold = read_threshold(number)
+        if not name or threshold is None:
+            raise InputError(
+                f"an operating point must have the form CLASS=PROBABILITY, such as malignant=0.3, "
+                f"found {text!r}"
+            )
+        if name in points:
+            raise InputError(f"the class {name!r} has two operating points; give it one")
+        points[name] = threshold
+    return points
 
 
 def read_threshold(text: str) -> float | None:

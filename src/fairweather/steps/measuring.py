@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from fairweather.data import survey_data
 from fairweather.devices import FP32, Arithmetic
+from fairweather.errors import InputError, unknown_name
 from fairweather.inference import MOST_STORED_CLASSES
 from fairweather.progress import Notify
 from fairweather.record import (
@@ -148,10 +149,36 @@ def survey(
     return found
 
 
+def check_points(points: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
+    """Check operating points, the probability from which on a class is called, by class.
+
+    Raises `InputError` for an unknown class, a number that is no probability, or too many classes
+    to have their probabilities stored.
+
+    >>> check_points({"malignant": 0.3}, ["benign", "malignant"])
+    {'malignant': 0.3}
+    """
+    if points and len(classes) > MOST_STORED_CLASSES:
+        raise InputError(
+            f"operating points need stored probabilities, which runs of more than "
+            f"{MOST_STORED_CLASSES} classes do not have, found {len(classes):,} classes"
+        )
+    for name, threshold in points.items():
+        if name not in classes:
+            raise unknown_name("class of an operating point", name, classes)
+        if not 0 < threshold < 1:
+            raise InputError(
+                f"the operating point of {name!r} must be a probability between 0 and 1, found "
+                f"{threshold:g}"
+            )
+    return dict(points)
+
+
 def data_record(
-    dataset: Dataset, source: DataSource, others: Mapping[str, DataFacts]
+    dataset: Dataset, source: DataSource, others: Mapping[str, DataFacts], *, ordered: bool
 ) -> DataRecord:
     """Describe a data set for the record, with the digests of everything that is predicted."""
+    notes = {**dataset.notes, **({"ordered_classes": True} if ordered else {})}
     digests = dict(source.digests) | {name: each.digests[TEST] for name, each in others.items()}
     return DataRecord(
         name=dataset.name,
@@ -160,7 +187,7 @@ def data_record(
         mean=dataset.mean,
         std=dataset.std,
         arguments=source.model_dump(mode="json", exclude={"digests", "labelled"}),
-        notes=json.loads(json.dumps(dict(dataset.notes))),
+        notes=json.loads(json.dumps(notes)),
     )
 
 
@@ -195,6 +222,7 @@ class Measurement:
         shifts: clean first, then every shift and attack at every level.
         threads, device: threads and device of every step.
         arithmetic: how networks are computed.
+        operating_points: the probability from which on a class is called, by class.
         reports: further files that the report reads, which trainings wrote.
         mixup: whether MixUp was used; then the samples show an example.
     """
@@ -210,6 +238,7 @@ class Measurement:
     variants: tuple[str, ...] = ()
     others: Mapping[str, DataFacts] = field(default_factory=dict)
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    operating_points: Mapping[str, float] = field(default_factory=dict)
     reports: tuple[str, ...] = ()
     mixup: bool = False
 
@@ -439,6 +468,7 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
         others=tuple(measurement.others),
         priors=dict(measurement.priors),
         bootstrap=measurement.bootstrap,
+        operating_points=dict(measurement.operating_points),
         in_units_of_alexnet=is_imagenet_at_224(data.classes, data.side),
         slices=data.slices,
         threads=measurement.threads,

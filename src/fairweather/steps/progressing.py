@@ -153,6 +153,10 @@ def dropped(plan: Plan, run: RunFolder) -> list[str]:
         found += [f"shift {shift}" for shift in row.shifts if shift not in kept]
     found += [f"ood {other}" for other in old.others if other not in new[0].others]
     found += [f"priors {n}" for n, each in old.priors.items() if new[0].priors.get(n) != each]
+    points = new[0].operating_points
+    found += [
+        f"operating point {n}" for n, at in old.operating_points.items() if points.get(n) != at
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -162,6 +166,7 @@ class _Scored(pydantic.BaseModel):
     rows: tuple[Row, ...]
     others: tuple[str, ...]
     priors: dict[str, tuple[float, ...]]
+    operating_points: dict[str, float] = {}
 
 
 def check_replaced(plan: Plan, run: RunFolder) -> None:

@@ -33,6 +33,7 @@ from fairweather.steps.measuring import (
     DataFacts,
     Measured,
     Measurement,
+    check_points,
     conclude,
     data_record,
     predict_models,
@@ -106,7 +107,7 @@ def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.dev
         name=study.name,
         title=study.title,
         description=study.description,
-        data=data_record(dataset, plan.data[DATA], {}),
+        data=data_record(dataset, plan.data[DATA], {}, ordered=study.ordered_classes),
         models={name: _described(entry) for name, entry in study.models.items()},
         pretraining={name: _described(entry) for name, entry in study.pretraining.items()},
         seeds=tuple(study.seeds),
@@ -129,6 +130,7 @@ def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.dev
             training_precision=study.precision,
             variants=tuple(study.variants),
             threads=plan.steps[0].threads,
+            operating_points=study.operating_points,
         ),
         provenance=provenance(device),
     )
@@ -203,7 +205,7 @@ class _Planner:
         study = self.study
         tries = [each for entry in study.models.values() for each in entry.tries()]
         return Measurement(
-            data=self.data,
+            data=replace(self.data, ordered=self.data.ordered or study.ordered_classes),
             shifts=tuple(study.all_shifts()),
             threads=self.threads,
             device=self.device.type,
@@ -212,6 +214,7 @@ class _Planner:
             arithmetic=self.arithmetic,
             bootstrap=study.bootstrap,
             variants=tuple(study.variants),
+            operating_points=check_points(study.operating_points, self.data.classes),
             reports=tuple(self._reported()),
             mixup=any(each.recipe.mixup > 0 for each in tries),
         )

@@ -257,6 +257,9 @@ class Study(Strict):
             batch. Another number gives other networks: batch norm has the statistics of each part.
         sync_batchnorm: batch norm has the statistics of the whole batch instead; for GPUs only.
         bootstrap: number of resamples for every interval.
+        ordered_classes: the classes are in an order, such as grades; adds the quadratic kappa.
+        operating_points: the probability from which on a class is called, by class; adds the
+            numbers of the class at that point.
         variants: further rows for every model: `temperature` scaling, fitted on the clean
             validation images, and `batchnorm` adapted to each batch of test images.
     """
@@ -280,6 +283,8 @@ class Study(Strict):
     processes: int = pydantic.Field(1, ge=1, le=4096)
     sync_batchnorm: bool = False
     bootstrap: int = pydantic.Field(1000, ge=100, le=100_000)
+    ordered_classes: bool = False
+    operating_points: dict[str, float] = pydantic.Field({})
     variants: list[str] = pydantic.Field([])
 
     @pydantic.model_validator(mode="after")
