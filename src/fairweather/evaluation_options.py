@@ -51,12 +51,27 @@ class EvaluationOptions:
     outputs: str = _option(
         "auto",
         "What an onnx: or python: model gives: logits, or probabilities, whose logarithm is "
-        "taken; auto finds out from the first images.",
+        "taken; auto finds out from the first images. Likewise what predictions: are; logarithms "
+        "of probabilities are logits.",
     )
     labels: Mapping[str, object] | Path | None = _option(
         None,
         "Label mapping: a YAML, JSON or CSV file with each class of the data and the model's name "
         "for it.",
+    )
+    label_column: str | None = _option(
+        None,
+        "The column of predictions: with the true labels; without a header its number, from 0.",
+    )
+    key_column: str | None = _option(
+        None,
+        "The column of predictions: with the keys or file names of the images; without a header "
+        "its number, from 0.",
+    )
+    classes: tuple[str, ...] = _option(
+        (),
+        "The class of each column of predictions:, in order, separated by commas; or a text file "
+        "with one class per line.",
     )
     size: int | None = _option(
         None,

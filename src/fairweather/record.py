@@ -89,6 +89,7 @@ PROBED = "probed.safetensors"  # weights where an interpolation begins
 CORRELATION = "correlation.json"
 DIVERGED = "diverged.json"  # instead of a model, if a try of a sweep diverged
 TEST, VAL, TRAIN = "test", "val", "train"
+NO_IMAGES = "without_images"  # note on the data of a run of predictions that came with labels alone
 
 
 def escape(text: str) -> str:

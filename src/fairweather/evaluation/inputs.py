@@ -142,6 +142,9 @@ def check_first(request: Request, progress: Notify | None = None) -> dict[str, f
             variant needs a validation split, and there is none.
     """
     options = request.options
+    for name in ("label_column", "key_column", "classes"):
+        if getattr(options, name):
+            raise InputError(f"{name} goes with predictions:, not with a model")
     if isinstance(request.model, str):
         check_model(request.model, **_model_options(options))
     read_labels(options)

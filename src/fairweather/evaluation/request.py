@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from fairweather.evaluation_options import EvaluationOptions
+from fairweather.prediction_files import PredictionsOf
+from fairweather.prediction_files.rows import Column
 from fairweather.types import Attack, Dataset, Shift
 
 
@@ -17,4 +19,25 @@ class Request:
     model: str | nn.Module
     dataset: str | Dataset
     shifts: tuple[Shift | Attack, ...]
+    options: EvaluationOptions
+
+
+@dataclass(frozen=True)
+class PredictionsRequest:
+    """Predictions that were made elsewhere, what they are of, and the options; see `evaluate`.
+
+    Attributes:
+        source: `predictions:PATH`, or that they are predictions of this process.
+        name: the name for a run folder.
+        predictions: of every model, seed and shift.
+        dataset: the images that they are of; None if the labels are with the predictions.
+        labels: the label of each row, whole numbers or text `[N]`; None if a file or the data set
+            has them.
+    """
+
+    source: str
+    name: str
+    predictions: tuple[PredictionsOf, ...]
+    dataset: str | Dataset | None
+    labels: Column | None
     options: EvaluationOptions

@@ -36,13 +36,13 @@ from fairweather.steps.describing import variant_phrase
 from fairweather.steps.plan import (
     DATA,
     Adapted,
+    AnyNetwork,
     Averaged,
     DataSource,
     FitStep,
     Forward,
+    Given,
     ImagesReference,
-    Interpolated,
-    OpenedNetwork,
     PredictStep,
     ReportStep,
     Row,
@@ -50,8 +50,6 @@ from fairweather.steps.plan import (
     Scaled,
     ScoreStep,
     Step,
-    Together,
-    Trained,
     network_files,
 )
 from fairweather.steps.sampling import MIXUP
@@ -148,16 +146,24 @@ class Measured:
         seed: random seed of its training; 0 for a model from elsewhere, `ensemble` for an ensemble.
         title: title of the model.
         label: its name in progress messages: the title, with the seed if there are several.
-        network: the network that predicts.
+        network: the network that predicts; None if its predictions were made elsewhere.
         members: members of an ensemble; they are measured before it.
+        given: the digests of predictions that were made elsewhere, by the file for each.
     """
 
     name: str
     seed: int | str
     title: str
     label: str
-    network: Trained | Interpolated | Together | OpenedNetwork
+    network: AnyNetwork | None
     members: tuple[Measured, ...] = ()
+    given: Mapping[str, str] = field(default_factory=dict)
+
+    def way(self, file: str, temperature: str | None = None) -> Forward | Given:
+        """How the predictions that are stored in a file are made without other predictions."""
+        if self.network is None:
+            return Given(digest=self.given[file])
+        return Forward(network=self.network, temperature=temperature)
 
 
 @dataclass(frozen=True)
@@ -172,6 +178,7 @@ class Measurement:
         arithmetic: how networks are computed.
         reports: further files that the report reads, which trainings wrote.
         mixup: whether MixUp was used; then the samples show an example.
+        pictured: the shifts whose images are shown; None for all, and none without images.
     """
 
     data: DataFacts
@@ -187,6 +194,7 @@ class Measurement:
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     reports: tuple[str, ...] = ()
     mixup: bool = False
+    pictured: tuple[Shift, ...] | None = None
 
     @property
     def stored(self) -> bool:
@@ -221,7 +229,10 @@ def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]
         for model in models
         if "temperature" in measurement.variants
     ]
-    return [_sample(measurement, models), score, _report(measurement, (*score.reads, *fitted))]
+    samples = [] if measurement.pictured == () else [_sample(measurement, models)]
+    pictures = [file for each in samples for file in (*each.leaves, *each.may_leave)]
+    report = _report(measurement, pictures, (*score.reads, *fitted))
+    return [*samples, score, report]
 
 
 def predict_models(measurement: Measurement, models: Sequence[Measured]) -> list[Step]:
@@ -247,7 +258,9 @@ def predict_model(measurement: Measurement, model: Measured) -> Iterator[Step]:
 def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
     """The model itself; an ensemble averages its members' probabilities if logits are stored."""
     for part, shift in measurement.cells():
-        how: Forward | Averaged = Forward(network=model.network)
+        how: Forward | Given | Averaged = model.way(
+            predictions_file(model.name, model.seed, shift.id, part)
+        )
         stored = measurement.stored and part not in measurement.others
         if model.members and stored and not isinstance(shift, Attack):
             files = (predictions_file(m.name, m.seed, shift.id, part) for m in model.members)
@@ -263,7 +276,9 @@ def _scaled(measurement: Measurement, model: Measured) -> Iterator[Step]:
     name, fitted = variant_name(model.name, "temperature"), temperature_file(model.name, model.seed)
     label = _variant_label(measurement, model, "temperature")
     validation = predictions_file(model.name, model.seed, CLEAN, VAL)
-    network = [] if measurement.stored else network_files(model.network)
+    network = []
+    if model.network is not None and not measurement.stored:
+        network = network_files(model.network)
     yield FitStep(
         id=fitted.removesuffix(".json"),
         task=f"fit {label}",
@@ -280,10 +295,10 @@ def _scaled(measurement: Measurement, model: Measured) -> Iterator[Step]:
         work=measurement.data.images.get(VAL, 0),
     )
     for part, shift in measurement.cells():
-        how: Forward | Scaled = Forward(network=model.network, temperature=fitted)
-        if measurement.stored and part not in measurement.others:
-            of = predictions_file(model.name, model.seed, shift.id, part)
-            how = Scaled(of=of, temperature=fitted)
+        of = predictions_file(model.name, model.seed, shift.id, part)
+        how: Forward | Given | Scaled = Scaled(of=of, temperature=fitted)
+        if not measurement.stored or part in measurement.others:
+            how = model.way(of, fitted)
         yield _predict(measurement, model, name, label, part, shift, how)
 
 
@@ -294,6 +309,7 @@ def _adapted(measurement: Measurement, model: Measured) -> Iterator[Step]:
     """
     name = variant_name(model.name, "batchnorm")
     label = _variant_label(measurement, model, "batchnorm")
+    assert model.network is not None, "given predictions cannot be adapted"
     for part, shift in measurement.cells():
         if not isinstance(shift, Attack):
             how = Adapted(network=model.network)
@@ -315,7 +331,7 @@ def _predict(
     label: str,
     part: str,
     shift: Shift | Attack,
-    how: Forward | Adapted | Scaled | Averaged,
+    how: Forward | Adapted | Scaled | Averaged | Given,
 ) -> PredictStep:
     file = predictions_file(name, model.seed, shift.id, part)
     match how:
@@ -327,6 +343,8 @@ def _predict(
             reads = [*network_files(network), *([fitted] if fitted else [])]
         case Adapted(network=network):
             reads = network_files(network)
+        case Given():
+            reads = []
     other = part in measurement.others
     facts, own = (measurement.others[part], TEST) if other else (measurement.data, part)
     images = facts.images[own]
@@ -347,13 +365,13 @@ def _predict(
         threads=measurement.threads,
         device=measurement.device,
         work=images * _passes(shift, how),
-        memory=0 if isinstance(how, Scaled | Averaged) else facts.bytes_of(own),
+        memory=0 if isinstance(how, Scaled | Averaged | Given) else facts.bytes_of(own),
     )
 
 
-def _passes(shift: Shift | Attack, how: Forward | Adapted | Scaled | Averaged) -> int:
-    """About how often each image goes through the network; 0 if stored logits are only read."""
-    if isinstance(how, Scaled | Averaged):
+def _passes(shift: Shift | Attack, how: Forward | Adapted | Scaled | Averaged | Given) -> int:
+    """About how often each image goes through the network; 0 if logits are only read."""
+    if isinstance(how, Scaled | Averaged | Given):
         return 0
     if not isinstance(shift, Attack):
         return 1
@@ -406,13 +424,14 @@ def _sample(measurement: Measurement, models: Sequence[Measured]) -> SampleStep:
         names = [model.name, *(variant_name(model.name, v) for v in measurement.variants)]
         for name in names:
             shown.setdefault(name + suffix, (name, model.seed))
-    shifts = tuple(shift.id for shift in measurement.shifts if isinstance(shift, Shift))
+    every = measurement.shifts if measurement.pictured is None else measurement.pictured
+    shifts = tuple(shift.id for shift in every if isinstance(shift, Shift))
     attacks = [attack for attack in measurement.shifts if isinstance(attack, Attack)]
     networks = {
         name: model.network
         for name, of in shown.items()
         for model in models
-        if attacks and of == (model.name, model.seed)
+        if attacks and model.network is not None and of == (model.name, model.seed)
     }
     files = (file for network in networks.values() for file in network_files(network))
     return SampleStep(
@@ -437,8 +456,10 @@ def _sample(measurement: Measurement, models: Sequence[Measured]) -> SampleStep:
     )
 
 
-def _report(measurement: Measurement, predictions: Sequence[str]) -> ReportStep:
-    own = (RECORD, SCORES, WARNINGS, ABSENT_METRICS, INDEX, PICTURES, MIXUP, ATTACKED)
+def _report(
+    measurement: Measurement, pictures: Sequence[str], predictions: Sequence[str]
+) -> ReportStep:
+    own = (RECORD, SCORES, WARNINGS, ABSENT_METRICS, *pictures)
     return ReportStep(
         id="report",
         task="report",

@@ -156,12 +156,11 @@ class OpenedNetwork(Frozen):
     digest: str
 
 
-Network = Annotated[
-    Trained | Interpolated | Together | OpenedNetwork, pydantic.Field(discriminator="kind")
-]
+AnyNetwork = Trained | Interpolated | Together | OpenedNetwork
+Network = Annotated[AnyNetwork, pydantic.Field(discriminator="kind")]
 
 
-def network_files(network: Trained | Interpolated | Together | OpenedNetwork) -> list[str]:
+def network_files(network: AnyNetwork) -> list[str]:
     """The files of a run that a network is loaded from."""
     match network:
         case Trained(folder=folder):
@@ -414,12 +413,12 @@ class FitStep(Step):
     Attributes:
         validation: the file of these predictions.
         network, val, batch_size, arithmetic: used to predict the logits again if they are not
-            stored.
+            stored; there is no network if the predictions are given.
     """
 
     kind: Literal["fit"] = "fit"
     validation: str
-    network: Network
+    network: Network | None
     val: ImagesReference
     stored: bool
     batch_size: int
@@ -430,7 +429,7 @@ class FitStep(Step):
             return {}
         return {
             "data": self.val.digest,
-            "network": _network_facts(self.network),
+            "network": self.network and _network_facts(self.network),
             "batch_size": self.batch_size,
             **_arithmetic_facts(self.arithmetic),
             **self.machine(),
@@ -467,6 +466,13 @@ class Averaged(Frozen):
     members: tuple[str, ...]
 
 
+class Given(Frozen):
+    """Take predictions that were made elsewhere, known by the digest of their content."""
+
+    way: Literal["given"] = "given"
+    digest: str
+
+
 class PredictStep(Step):
     """Predict one split of the data under one shift or attack.
 
@@ -476,7 +482,7 @@ class PredictStep(Step):
         shift: id of the shift or attack.
         labelled: False for another data set: only predicted classes and confidences are kept.
         arithmetic: how the network is computed.
-        how: the way to predict, with the network or the stored logits.
+        how: the way to predict, with the network, the stored logits, or what is given.
     """
 
     kind: Literal["predict"] = "predict"
@@ -488,7 +494,9 @@ class PredictStep(Step):
     labelled: bool = True
     batch_size: int
     arithmetic: Arithmetic = FP32
-    how: Annotated[Forward | Adapted | Scaled | Averaged, pydantic.Field(discriminator="way")]
+    how: Annotated[
+        Forward | Adapted | Scaled | Averaged | Given, pydantic.Field(discriminator="way")
+    ]
 
     @property
     def label(self) -> str:  # noqa: D102 - as its base says
@@ -498,6 +506,8 @@ class PredictStep(Step):
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         if isinstance(self.how, Scaled | Averaged):
             return {"way": self.how.way}
+        if isinstance(self.how, Given):
+            return {"data": self.images.digest, "way": self.how.way, "given": self.how.digest}
         return {
             "data": self.images.digest,
             "way": self.how.way,
@@ -702,7 +712,7 @@ def pretraining_files(folder: str, recipe: Pretraining) -> list[str]:
     return [f"{folder}/{name}" for name in names]
 
 
-def _network_facts(network: Trained | Interpolated | Together | OpenedNetwork) -> JsonValue:
+def _network_facts(network: AnyNetwork) -> JsonValue:
     """The facts of a network besides its files; those tell the members of an ensemble."""
     return "together" if isinstance(network, Together) else _plain(network)
 

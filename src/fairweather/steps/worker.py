@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 import torch
 from torch import nn
@@ -24,6 +28,7 @@ from fairweather.record import PROBED, TEST, TRAIN, VAL, WEIGHTS
 from fairweather.runs import RunFolder, fingerprint
 from fairweather.steps.plan import (
     DATA,
+    AnyNetwork,
     DataSource,
     ImagesReference,
     Interpolated,
@@ -34,10 +39,9 @@ from fairweather.steps.plan import (
     Trained,
 )
 from fairweather.steps.shifters import Shifters
-from fairweather.types import Dataset, Images
+from fairweather.types import Dataset, Images, Predictions
 
 Version = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes
-AnyNetwork = Trained | Interpolated | Together | OpenedNetwork
 
 
 class _Loaded(NamedTuple):
@@ -62,6 +66,7 @@ class Worker:
         networks: at most so many networks are kept in memory; None for as many as fit.
         jobs: number of workers on this machine, which share its memory.
         group: the processes that train together with this one.
+        given: reads predictions that were made elsewhere, by the file that they are stored in.
 
     Attributes:
         room: bytes that networks may take.
@@ -80,8 +85,10 @@ class Worker:
         networks: int | None = None,
         jobs: int = 1,
         group: Group = ALONE,
+        given: Callable[[str], Predictions] | None = None,
     ) -> None:
         self.group = group
+        self._given = given
         self.sources, self.model_source = dict(plan.data), plan.model
         self.device = resolve_device(device)
         self.offline, self.progress = offline, progress
@@ -134,6 +141,17 @@ class Worker:
             loaded = _Loaded(files, _load(network, folder))
         self._networks[network] = loaded
         return loaded.model
+
+    def given(self, file: str, digest: str) -> Predictions:
+        """Predictions that were made elsewhere, by the file that they are to be stored in.
+
+        Raises `InputError` if they have changed since the plan was made.
+        """
+        assert self._given is not None, "only the process that was given predictions stores them"
+        predictions = self._given(file)
+        if predictions_digest(predictions) != digest:
+            raise InputError(f"the predictions for {file} have changed since the plan was made")
+        return predictions
 
     def how_many_fit(self, networks: Sequence[AnyNetwork], folder: RunFolder) -> int:
         """How many of these networks, from the first on, can be in memory together; at least 1."""
@@ -202,6 +220,23 @@ def digests_of(dataset: Dataset) -> dict[str, str]:
     """The digest of each split of a data set."""
     parts = {TRAIN: dataset.train, VAL: dataset.val, TEST: dataset.test}
     return {name: digest(part) for name, part in parts.items() if part is not None}
+
+
+def predictions_digest(predictions: Predictions) -> str:
+    """The digest of the content of predictions: keys, labels, probabilities and classes.
+
+    Beyond 100 classes, where logits are not kept, that of the losses and confidences.
+    """
+    digest = hashlib.sha256(json.dumps(predictions.classes).encode())
+    columns: list[npt.NDArray[Any]] = [predictions.keys, predictions.labels]
+    if predictions.logits is None:
+        columns += [predictions.predicted, predictions.confidence, predictions.nll]
+    else:
+        columns.append(predictions.logits)
+    for column in columns:
+        little = np.ascontiguousarray(column.astype(column.dtype.newbyteorder("<")))
+        digest.update(f"{little.dtype.str} {little.shape}".encode() + little.tobytes())
+    return digest.hexdigest()
 
 
 def unlabelled(images: Images, classes: tuple[str, ...]) -> Images:
