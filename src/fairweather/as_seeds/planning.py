@@ -107,7 +107,7 @@ def _linked(
             raise _unfinished(name, held)
     makers |= dict.fromkeys(score.leaves, score.id)
     needing = tuple(_needing(step, makers) for step in steps)
-    return Plan.model_construct(data={}, model=None, steps=needing)
+    return Plan.model_construct(data={}, models=(), steps=needing)
 
 
 def _needing(step: Step, makers: Mapping[str, str]) -> Step:

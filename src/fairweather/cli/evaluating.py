@@ -82,6 +82,14 @@ def evaluate(
             "whose file has the labels need none."
         ),
     ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="A further model that is measured on the same images, in the same run. "
+            "Repeatable; with --size if the models need images of different sizes.",
+        ),
+    ] = None,
     shifts: Annotated[
         list[str] | None,
         typer.Option(
@@ -130,7 +138,8 @@ def evaluate(
         check_writable(out)
     from fairweather.evaluation import QUICK, make_request, outlook, run_request
 
-    request = make_request(model, data, shifts or QUICK, None, given)
+    models = [model, *more] if more else model
+    request = make_request(models, data, shifts or QUICK, None, given)
     check_first(track)
     with resumable(), progress(quiet=quiet) as show:
         if dry_run:

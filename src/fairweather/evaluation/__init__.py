@@ -6,7 +6,7 @@ import inspect
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -28,10 +28,9 @@ from fairweather.evaluation.given import (
 )
 from fairweather.evaluation.inputs import EvaluationInputs, bring_together
 from fairweather.evaluation.planning import (
-    SEED,
     all_facts,
     describe_evaluation,
-    measured_model,
+    measured_models,
     measurement_of,
     plan_evaluation,
     run_name,
@@ -71,10 +70,11 @@ OF_PREDICTIONS = (
     "--labels"
 )
 QUICK = "quick"
+Models = str | nn.Module | Sequence[str | nn.Module]
 
 
 def evaluate(
-    model: str | nn.Module | None = None,
+    model: Models | None = None,
     dataset: str | Dataset | None = None,
     shifts: ShiftLike | Iterable[ShiftLike] = QUICK,
     *,
@@ -88,8 +88,8 @@ def evaluate(
 
     Args:
         model: a module from images in [0, 1], float `[B, 3, H, W]`, to logits or probabilities, or
-            any source that `load_model` takes; or `predictions:PATH`, predictions that were made
-            elsewhere.
+            any source that `load_model` takes; or a list of several of these, which see the same
+            images; or `predictions:PATH`, predictions that were made elsewhere.
         dataset: a `Dataset`, or any source that `load_data` takes. The test split is used, or all
             images if the source has no splits. Predictions that come with their labels need none.
         shifts: suites, shifts and attacks, as objects or texts; see `fairweather.shift_lists`.
@@ -157,7 +157,7 @@ evaluate.__signature__ = _with_options(inspect.signature(evaluate))  # type: ign
 
 
 def make_request(
-    model: str | nn.Module | None,
+    model: Models | None,
     dataset: str | Dataset | None,
     shifts: ShiftLike | Iterable[ShiftLike],
     predictions: object,
@@ -166,10 +166,18 @@ def make_request(
     """Make the request of an evaluation; raises `InputError` for what does not go together."""
     given = isinstance(model, str) and model.startswith(PREFIX)
     if predictions is None and not given:
-        if model is None or dataset is None:
-            what = "model" if model is None else "data set"
+        models = _listed(model)
+        if not models or dataset is None:
+            what = "data set" if models else "model"
             raise InputError(f"an evaluation needs a {what}; only {PREFIX}FILE may have none")
-        return Request(model, dataset, clean_and(shifts), check_options(options))
+        if any(isinstance(each, str) and each.startswith(PREFIX) for each in models):
+            raise InputError(
+                f"{PREFIX} stands alone: several files of predictions are a folder or a mapping "
+                "file, and runs of predictions and of models can be compared"
+            )
+        return Request(
+            models[0], dataset, clean_and(shifts), check_options(options), tuple(models[1:])
+        )
     if predictions is not None and model is not None:
         raise InputError("an evaluation has a model or predictions, and both are given")
     if shifts != QUICK:
@@ -211,9 +219,8 @@ def run_request(
     device = resolve_device(options.device)
     Arithmetic(options.precision, options.cudnn_benchmark).check(device)
     check_cores(options.jobs, options.threads or torch.get_num_threads())
-    if options.jobs > 1 and not (
-        isinstance(request.model, str) and isinstance(request.dataset, str)
-    ):
+    by_name = all(isinstance(each, str) for each in (request.model, *request.more))
+    if options.jobs > 1 and not (by_name and isinstance(request.dataset, str)):
         raise InputError(
             "jobs: other processes open the model and the data by name, not as objects"
         )
@@ -239,16 +246,13 @@ def run_request(
             offline=options.offline,
             progress=tell,
             datasets=inputs.datasets,
-            model=inputs.model,
+            models={each.digest: each.model for each in inputs.models},
             workers=workers_for(device, options.workers, options.jobs),
             jobs=options.jobs,
         )
         with closing(worker):
-            file = predictions_file(measured_model(request, inputs).name, SEED, CLEAN)
             # The clean accuracy first: it shows within moments whether the model is used correctly.
-            execute(plan, folder, worker, tell, until=file.removesuffix(".parquet"))
-            for line in clean_lines(folder, file, OF_MODELS):
-                tell(Event("evaluate", 0, None, line=line))
+            _tell_clean(plan, folder, worker, tell, measured_models(request, inputs), OF_MODELS)
             if options.jobs == 1:
                 execute(plan, folder, worker, tell)
             else:
@@ -280,14 +284,26 @@ def _run_predictions(
             given=inputs.read,
         )
         with closing(worker):
-            for model in models:
-                file = predictions_file(model.name, model.seed, CLEAN)
-                execute(plan, folder, worker, tell, until=file.removesuffix(".parquet"))
-                of = model.label if len(models) > 1 else ""
-                for line in clean_lines(folder, file, OF_PREDICTIONS, of):
-                    tell(Event("evaluate", 0, None, line=line))
+            _tell_clean(plan, folder, worker, tell, models, OF_PREDICTIONS)
             execute(plan, folder, worker, tell)
     return Run(path)
+
+
+def _tell_clean(
+    plan: Plan,
+    folder: RunFolder,
+    worker: Worker,
+    tell: Notify,
+    models: Sequence[Measured],
+    advice: str,
+) -> None:
+    """Predict clean images with each model, and tell how accurate it is."""
+    for model in models:
+        file = predictions_file(model.name, model.seed, CLEAN)
+        execute(plan, folder, worker, tell, until=file.removesuffix(".parquet"))
+        of = model.label if len(models) > 1 else ""
+        for line in clean_lines(folder, file, advice, of):
+            tell(Event("evaluate", 0, None, line=line))
 
 
 class _Planned(NamedTuple):
@@ -348,10 +364,14 @@ def _check_same(folder: RunFolder, record: RunRecord, inputs: EvaluationInputs) 
     """Refuse a folder with results of another model or other data of the same name."""
     if not (folder.path / RECORD).is_file() or folder.record.name != record.name:
         return  # a run of another name is refused before it would be overwritten
-    name = inputs.opened.name
-    before = folder.record.models.get(name)
-    if before is not None and before.facts.get("digest") != inputs.opened.digest:
-        what = f"another model called {name!r}"
+    before = folder.record.models
+    changed = [
+        each.name
+        for each in inputs.models
+        if each.name in before and before[each.name].facts.get("digest") != each.opened.digest
+    ]
+    if changed:
+        what = f"another model called {changed[0]!r}"
     elif folder.record.data.source != record.data.source:
         what = f"another data set called {record.data.name!r}"
     else:
@@ -393,12 +413,20 @@ def clean_lines(folder: RunFolder, file: str, advice: str, of: str = "") -> list
     return lines
 
 
+def _listed(model: Models | None) -> list[str | nn.Module]:
+    if model is None:
+        return []
+    # Some modules are sequences of their parts.
+    return [model] if isinstance(model, str | nn.Module) else list(model)
+
+
 @contextmanager
-def _mode_kept(model: str | nn.Module | None) -> Iterator[None]:
-    """Restore the mode of a module that belongs to the caller."""
-    was_training = isinstance(model, nn.Module) and model.training
+def _mode_kept(model: Models | None) -> Iterator[None]:
+    """Restore the mode of modules that belong to the caller."""
+    modules = [each for each in _listed(model) if isinstance(each, nn.Module)]
+    before = [module.training for module in modules]
     try:
         yield
     finally:
-        if isinstance(model, nn.Module):
-            model.train(was_training)
+        for module, was_training in zip(modules, before, strict=True):
+            module.train(was_training)

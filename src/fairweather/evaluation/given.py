@@ -252,7 +252,7 @@ def measure_given(
 def plan_given(inputs: GivenInputs, measurement: Measurement, models: Sequence[Measured]) -> Plan:
     """Plan to store the predictions and everything after them."""
     steps = [*predict_models(measurement, models), *conclude(measurement, models)]
-    return in_order(inputs.sources, None, steps)
+    return in_order(inputs.sources, [], steps)
 
 
 def describe_given(

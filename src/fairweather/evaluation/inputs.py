@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,30 +47,57 @@ from fairweather.types import Dataset, Images
 LOOKED_AT = 64  # test images that show whether outputs are probabilities
 
 
-class EvaluationInputs(NamedTuple):
-    """A model and data that fit each other.
+class FittedModel(NamedTuple):
+    """A model whose outputs are those of the data's classes.
 
     Attributes:
+        name: no other model of the evaluation has it.
         opened: the model as it was opened.
         outputs: whether its outputs are logits or probabilities, and why.
         model: gives logits for the data's classes.
         labels: the label mapping, from the model's outputs to the data's classes.
         digest: of the weights and everything else that decides what the model gives.
-        sources: how each data set is loaded, by its name in a plan.
-        datasets: the loaded data sets; the model is evaluated on the first.
     """
 
+    name: str
     opened: Opened
     outputs: Outputs
     model: nn.Module
     labels: LabelMap
     digest: str
+
+    @property
+    def source(self) -> str:
+        """What was opened, for people and the record."""
+        return str(self.opened.facts.get("source", self.opened.name))
+
+    def lines(self) -> list[str]:
+        """Describe it, one fact per line."""
+        lines = [f"model          {self.source}"]
+        if code := self.opened.facts.get("runs_code"):
+            lines.append(f"note           {code}")
+        lines.append(f"preprocessing  {describe_preprocessing(self.opened)}")
+        if self.outputs.kind == "probabilities" or self.outputs.origin == GIVEN:
+            lines.append(f"outputs        {self.outputs}")
+        return lines
+
+
+class EvaluationInputs(NamedTuple):
+    """Models and data that fit each other.
+
+    Attributes:
+        models: at least one.
+        sources: how each data set is loaded, by its name in a plan.
+        datasets: the loaded data sets; the models are evaluated on the first.
+    """
+
+    models: tuple[FittedModel, ...]
     sources: Mapping[str, DataSource]
     datasets: Mapping[str, Dataset]
 
     @property
     def dataset(self) -> Dataset:
-        """The data set that the model is evaluated on."""
+        """The data set that the models are evaluated on."""
         return self.datasets[DATA]
 
     def lines(self) -> list[str]:
@@ -78,17 +105,14 @@ class EvaluationInputs(NamedTuple):
         test, notes = self.dataset.test, self.dataset.notes
         height, width = test.images.shape[2:]
         some = f" of {notes['limit_of']:,}, a stratified subset" if "limit_of" in notes else ""
-        lines = [
-            f"model          {self.opened.facts.get('source', self.opened.name)}",
-            f"preprocessing  {describe_preprocessing(self.opened)}",
+        lines = [line for model in self.models for line in model.lines()]
+        lines.append(
             f"data           {self.dataset.name}: n = {len(test):,}{some}, {width} x {height} "
-            f"pixels, {len(test.classes)} classes",
-            f"labels         {self.labels.note}",
-        ]
-        if self.outputs.kind == "probabilities" or self.outputs.origin == GIVEN:
-            lines.insert(2, f"outputs        {self.outputs}")
-        if code := self.opened.facts.get("runs_code"):
-            lines.insert(1, f"note           {code}")
+            f"pixels, {len(test.classes)} classes"
+        )
+        for model in self.models:
+            which = f"{model.name}: " if len(self.models) > 1 else ""
+            lines.append(f"labels         {which}{model.labels.note}")
         if verified := verification(self.dataset.name, notes):
             lines.append(verified)
         if fitting := notes.get("fitting"):
@@ -97,38 +121,78 @@ class EvaluationInputs(NamedTuple):
 
 
 def bring_together(request: Request, progress: Notify | None = None) -> EvaluationInputs:
-    """Open the model, load the data with its preprocessing, and match their classes.
+    """Open the models, load the data with their preprocessing, and match their classes.
 
     Raises:
-        InputError: something is wrong with the model, the data, or how they fit.
+        InputError: something is wrong with a model, the data, or how they fit; or the models need
+            images of different sizes.
     """
     options = request.options
     fractions = check_first(request, progress)
-    opened = open_asked(request)
-    source = data_source(request, opened, fractions)
+    opened = [open_asked(each) for each in request.each()]
+    source = _common_source(request, opened, fractions)
     dataset = request.dataset
     if isinstance(dataset, str):
         dataset = open_data(source, offline=options.offline, progress=_untold(progress))
         dataset = replace(dataset, notes={**dataset.notes, **_fitting_note(dataset, request)})
+    models: list[FittedModel] = []
+    for each in opened:
+        models.append(_fitted(request, each, dataset, [model.name for model in models]))
+    _check_different(models)
+    sources, datasets = {DATA: source}, {DATA: dataset}
+    for other in options.ood:
+        name = f"{OOD_DATA}{other}"
+        sources[name] = _other_source(request, opened[0], dataset, other)
+        datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
+    return EvaluationInputs(tuple(models), sources, datasets)
+
+
+def _fitted(
+    request: Request, opened: Opened, dataset: Dataset, taken: Sequence[str]
+) -> FittedModel:
+    """Find out what a model gives, and map it to the classes of the data."""
+    options = request.options
     first = _outputs(opened, dataset.test[:1])
     outputs = opened.outputs or asked_for(options.outputs) or _seen(opened, first, request, dataset)
     labels = match_labels(opened.classes, first.shape[1], dataset.classes, read_labels(options))
     if opened.outputs is None and outputs.kind == "probabilities":
         logarithms(first)  # raises for negative numbers
-    sources, datasets = {DATA: source}, {DATA: dataset}
-    for other in options.ood:
-        name = f"{OOD_DATA}{other}"
-        sources[name] = _other_source(request, opened, dataset, other)
-        datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
-    return EvaluationInputs(
+    names = (opened.name, *(f"{opened.name}-{number}" for number in range(2, len(taken) + 2)))
+    return FittedModel(
+        next(name for name in names if name not in taken),
         opened,
         outputs,
         relabel(as_logits(opened, outputs.kind), labels),
         labels,
         model_digest(opened, outputs.kind, labels.columns),
-        sources,
-        datasets,
     )
+
+
+def _check_different(models: Sequence[FittedModel]) -> None:
+    for at, model in enumerate(models):
+        for other in models[:at]:
+            if model.digest == other.digest:
+                raise InputError(f"{other.source} and {model.source} are the same model")
+
+
+def _common_source(
+    request: Request, opened: Sequence[Opened], fractions: Mapping[str, float]
+) -> DataSource:
+    """How the data are loaded for all models; they must take the same images."""
+    every = request.each()
+    sources = [
+        data_source(each, model, fractions) for each, model in zip(every, opened, strict=True)
+    ]
+    for model, source in zip(opened[1:], sources[1:], strict=True):
+        if source != sources[0]:
+            first, other = opened[0], model
+            raise InputError(
+                f"{first.name} and {other.name} are measured on different images "
+                f"({describe_preprocessing(first)}; {describe_preprocessing(other)}), and the "
+                "models of one evaluation see the same: give all of them images of one size with "
+                "--size, or evaluate them one by one and compare the runs"
+            )
+    return sources[0]
 
 
 def check_first(request: Request, progress: Notify | None = None) -> dict[str, float]:
@@ -145,8 +209,9 @@ def check_first(request: Request, progress: Notify | None = None) -> dict[str, f
     for name in ("label_column", "key_column", "classes"):
         if getattr(options, name):
             raise InputError(f"{name} goes with predictions:, not with a model")
-    if isinstance(request.model, str):
-        check_model(request.model, **_model_options(options))
+    for model in (request.model, *request.more):
+        if isinstance(model, str):
+            check_model(model, **_model_options(options))
     read_labels(options)
     for other in options.ood:
         if other.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
@@ -193,22 +258,22 @@ def _model_options(options: EvaluationOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def model_source(request: Request, inputs: EvaluationInputs) -> ModelSource:
-    """The model, described for a plan."""
-    options, labels = request.options, inputs.labels
+def model_source(request: Request, model: FittedModel) -> ModelSource:
+    """A model, described for a plan."""
+    options, labels = request.options, model.labels
     return ModelSource(
-        source=str(inputs.opened.facts.get("source", inputs.opened.name)),
+        source=model.source,
         architecture=options.architecture,
         weights=options.weights,
         mean=options.mean,
         std=options.std,
         input_size=options.input_size,
         outputs=options.outputs,
-        taken_for=inputs.outputs.kind,
+        taken_for=model.outputs.kind,
         size=options.size,
         answers=labels.outputs,
         columns=labels.columns,
-        digest=inputs.digest,
+        digest=model.digest,
     )
 
 

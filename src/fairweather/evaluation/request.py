@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -14,12 +14,21 @@ from fairweather.types import Attack, Dataset, Shift
 
 @dataclass(frozen=True)
 class Request:
-    """A model, its data, the shifts and the options; see `evaluate`."""
+    """A model, its data, the shifts and the options; see `evaluate`.
+
+    Attributes:
+        more: further models that are measured on the same images.
+    """
 
     model: str | nn.Module
     dataset: str | Dataset
     shifts: tuple[Shift | Attack, ...]
     options: EvaluationOptions
+    more: tuple[str | nn.Module, ...] = ()
+
+    def each(self) -> list[Request]:
+        """The same request for each model alone."""
+        return [replace(self, model=model, more=()) for model in (self.model, *self.more)]
 
 
 @dataclass(frozen=True)

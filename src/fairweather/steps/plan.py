@@ -632,16 +632,16 @@ AnyStep = Annotated[
 
 
 class Plan(Frozen):
-    """All steps of a run, each after those that it needs, and their data sets and model.
+    """All steps of a run, each after those that it needs, and their data sets and models.
 
     Attributes:
         data: the data sets, by their names in the steps.
-        model: the model from elsewhere, if there is one.
+        models: the models from elsewhere; steps know them by their digests.
         steps: all steps of the run, in order.
     """
 
     data: dict[str, DataSource]
-    model: ModelSource | None = None
+    models: tuple[ModelSource, ...] = ()
     steps: tuple[AnyStep, ...]
 
     def step(self, step: str) -> Step:
@@ -661,7 +661,7 @@ class Plan(Frozen):
 
 
 def in_order(
-    data: Mapping[str, DataSource], model: ModelSource | None, steps: Sequence[Step]
+    data: Mapping[str, DataSource], models: Sequence[ModelSource], steps: Sequence[Step]
 ) -> Plan:
     """Make a plan of steps in order; `needs` of each follows from the files that it reads.
 
@@ -684,7 +684,7 @@ def in_order(
     twice = [name for name, count in Counter(step.id for step in steps).items() if count > 1]
     if twice:
         raise ValueError(f"two steps have the id {twice[0]}")
-    return Plan.model_construct(data=dict(data), model=model, steps=tuple(linked))
+    return Plan.model_construct(data=dict(data), models=tuple(models), steps=tuple(linked))
 
 
 def fingerprint_of(step: Step, checksums: Mapping[str, str]) -> str:

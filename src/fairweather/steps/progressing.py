@@ -385,12 +385,14 @@ class Outlook:
             }
             for each in self.standings
         ]
+        models = [each.model_dump(mode="json") for each in self.plan.models]
         facts = {
             "name": self.name,
             "path": str(self.path),
             "seconds": self.seconds,
             "data": {n: each.model_dump(mode="json") for n, each in self.plan.data.items()},
-            "model": self.plan.model and self.plan.model.model_dump(mode="json"),
+            "model": models[0] if len(models) == 1 else None,
+            "models": models,
             "steps": steps,
         }
         return json.dumps(facts, indent=1)

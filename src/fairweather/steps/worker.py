@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,8 +59,8 @@ class Worker:
         offline: never use the network.
         progress: called with what happens while data are loaded.
         datasets: data sets that are open already, by their names in the plan; they are not checked.
-        model: the model from elsewhere, if it is open already; it returns logits of the data's
-            classes.
+        models: models from elsewhere that are open already, by their digests; each returns logits
+            of the data's classes.
         workers: processes that make shifted batches ahead.
         networks: at most so many networks are kept in memory; None for as many as fit.
         jobs: number of workers on this machine, which share its memory.
@@ -80,7 +79,7 @@ class Worker:
         offline: bool = False,
         progress: Notify | None = None,
         datasets: Mapping[str, Dataset] | None = None,
-        model: nn.Module | None = None,
+        models: Mapping[str, nn.Module] | None = None,
         workers: int = 0,
         networks: int | None = None,
         jobs: int = 1,
@@ -89,11 +88,12 @@ class Worker:
     ) -> None:
         self.group = group
         self._given = given
-        self.sources, self.model_source = dict(plan.data), plan.model
+        self.sources = dict(plan.data)
+        self.model_sources = {source.digest: source for source in plan.models}
         self.device = resolve_device(device)
         self.offline, self.progress = offline, progress
         self._datasets = dict(datasets or {})
-        self._model = model
+        self._opened = dict(models or {})
         self.workers, self.most_networks = workers, networks
         self.shifters = Shifters(workers) if workers else None
         self.room = memory_for_networks(self.device) // jobs
@@ -130,7 +130,7 @@ class Worker:
     def network(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
         """A network that returns logits of the data's classes; as many as fit are kept."""
         if isinstance(network, OpenedNetwork):
-            return self._opened
+            return self._open(network.digest)
         # Steps write files by renaming, so that a new file has another inode or time. Checksums
         # would read large weights again for every cell.
         files = tuple(_version(folder.file(name)) for name in _weights(network))
@@ -170,12 +170,11 @@ class Worker:
         # Twice: an adapted model is a copy of its network.
         return 2 * sum(size for each in files for *_, size in each) <= self.room
 
-    @cached_property
-    def _opened(self) -> nn.Module:
-        if self._model is not None:
-            return self._model
-        assert self.model_source is not None
-        return open_source(self.model_source, offline=self.offline)
+    def _open(self, digest: str) -> nn.Module:
+        if digest not in self._opened:
+            source = self.model_sources[digest]
+            self._opened[digest] = open_source(source, offline=self.offline)
+        return self._opened[digest]
 
     def close(self) -> None:
         """End the processes that it has started."""

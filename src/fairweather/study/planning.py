@@ -73,7 +73,7 @@ def plan_study(
         name: source.model_copy(update={"digests": dict(facts[name].digests)})
         for name, source in data_sources(study).items()
     }
-    return in_order(sources, None, list(planner.steps()))
+    return in_order(sources, [], list(planner.steps()))
 
 
 def data_sources(study: Study) -> dict[str, DataSource]:
