@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,11 @@ class EvaluationOptions:
         "A data source of other images (out of distribution), on which the model should be less "
         "confident. Repeatable.",
     )
+    natural: Mapping[str, str] | tuple[str, ...] = _option(
+        (),
+        "Other images of the same classes as NAME=SOURCE, such as another hospital: they are rows "
+        "natural/NAME. Repeatable.",
+    )
     priors: Mapping[str, object] | Path | None = _option(
         None, "A YAML file of class priors to evaluate for, NAME: {CLASS: probability}."
     )
@@ -153,6 +159,32 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
     for name, option in known.items():
         _check_limits(name, getattr(checked, name), **option.metadata)
     return checked
+
+
+def natural_sources(asked: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    """The sources of other images of the same classes, by name.
+
+    Raises `InputError` for what is not NAME=SOURCE, and for a name that is given twice.
+
+    >>> natural_sources(["b=folder:hospital_b"])
+    {'b': 'folder:hospital_b'}
+    """
+    if isinstance(asked, Mapping):
+        pairs = list(asked.items())
+    else:
+        parted = [each.partition("=") for each in asked]
+        pairs = [(name.strip(), source.strip()) for name, _, source in parted]
+    found: dict[str, str] = {}
+    for name, source in pairs:
+        if not source or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise InputError(
+                "natural must be NAME=SOURCE, with a name of letters, digits, _, . and -, found "
+                f"{name!r} with the source {source!r}"
+            )
+        if name in found:
+            raise InputError(f"natural: the name {name!r} is given twice")
+        found[name] = source
+    return found
 
 
 def _check_limits(

@@ -33,6 +33,8 @@ CLEAN = "clean"  # shift: the test images as they are
 VALIDATION = "validation"
 ALL = "all"  # shift: the mean over all shifts
 PRIORS, OOD = "priors/", "ood/"  # shift: prefixes of those that change no image
+# Shift: prefix of other images of the same classes. They are not paired with the test images.
+NATURAL = "natural/"
 WORST_PRIORS = f"{PRIORS}worst"
 NO_LEVEL = "none"  # level: of a shift without levels
 MEAN, WORST = "mean", "worst"  # level: over the levels of a shift
@@ -56,7 +58,7 @@ def is_shifted(shift: str) -> bool:
     >>> [is_shifted(word) for word in ("gaussian_blur", "clean", "priors/foxes")]
     [True, False, False]
     """
-    return shift not in (CLEAN, VALIDATION) and not shift.startswith((PRIORS, OOD))
+    return shift not in (CLEAN, VALIDATION) and not shift.startswith((PRIORS, OOD, NATURAL))
 
 
 def variant_name(model: str, variant: str) -> str:
@@ -393,6 +395,7 @@ class RunRecord(Frozen):
             shift.
         priors: class probabilities in label order, by the name of each changed set of priors.
         ood: other data sets that a model's confidence should separate from this one.
+        natural: the sources of other images of the same classes, by name.
     """
 
     version: Literal[2] = VERSION
@@ -410,6 +413,7 @@ class RunRecord(Frozen):
     seen_shifts: dict[Shown, dict[Shown, Shown]] = {}
     priors: dict[Shown, tuple[float, ...]] = {}
     ood: tuple[Shown, ...] = ()
+    natural: dict[Shown, Shown] = {}
     settings: RunSettings = RunSettings()
     provenance: Provenance
 
@@ -518,7 +522,8 @@ def is_part_of(record: RunRecord, step: StepRecord) -> bool:
     place = place_of(f"{step.id}.parquet")
     if place is None:
         return True
-    data = {TEST, VAL, *(part_folder(other) for other in record.ood)}
+    others = (*record.ood, *(f"{NATURAL}{name}" for name in record.natural))
+    data = {TEST, VAL, *(part_folder(other) for other in others)}
     shifts = {CLEAN, *(escape(cell.id) for cell in record.cells())}
     return place.part in data and place.shift in shifts
 

@@ -11,6 +11,8 @@ from fairweather.as_seeds.fitting import Part
 from fairweather.as_seeds.taken import Taken, take_over, take_samples
 from fairweather.errors import InputError
 from fairweather.record import (
+    NATURAL,
+    TEST,
     Provenance,
     RunRecord,
     base_model,
@@ -41,6 +43,11 @@ def describe(parts: Sequence[Part]) -> RunRecord:
             "ensemble": False,  # since each ensemble has the seeds of one run only
             "variants": _united(record.variants for record in records),
             "seen_shifts": _united(record.seen_shifts for record in records),
+            "natural": {
+                name: source
+                for name, source in first.natural.items()
+                if all(name in record.natural for record in records)
+            },
             "settings": first.settings.model_copy(update=settings),
             "provenance": _provenance([record.provenance for record in records]),
         }
@@ -141,6 +148,10 @@ def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
         batch_size=settings.batch_size,
         bootstrap=settings.bootstrap,
         variants=settings.variants,
+        natural={
+            name: DataFacts(name, data.classes, {TEST: 0}, {TEST: data.digests[name]})
+            for name in (f"{NATURAL}{each}" for each in record.natural)
+        },
         reports=tuple(
             name for each in taken.values() if each.step.kind in trainings for name in each.files
         ),

@@ -17,7 +17,7 @@ from fairweather.data.known import verification
 from fairweather.data.source import WHOLE
 from fairweather.errors import InputError
 from fairweather.evaluation.request import Request
-from fairweather.evaluation_options import EvaluationOptions
+from fairweather.evaluation_options import EvaluationOptions, natural_sources
 from fairweather.inference import check_logits
 from fairweather.models import (
     Opened,
@@ -40,8 +40,8 @@ from fairweather.models.outputs import (
 from fairweather.progress import Notify
 from fairweather.runs import open_finished_run
 from fairweather.steps.measuring import OOD_DATA
-from fairweather.steps.plan import DATA, DataSource, ModelSource
-from fairweather.steps.worker import as_logits, model_digest, open_data
+from fairweather.steps.plan import DATA, NATURAL_DATA, DataSource, ModelSource
+from fairweather.steps.worker import as_logits, check_natural, model_digest, open_data
 from fairweather.types import Dataset, Images
 
 LOOKED_AT = 64  # test images that show whether outputs are probabilities
@@ -113,6 +113,12 @@ class EvaluationInputs(NamedTuple):
         for model in self.models:
             which = f"{model.name}: " if len(self.models) > 1 else ""
             lines.append(f"labels         {which}{model.labels.note}")
+        for name, other in self.datasets.items():
+            if name.startswith(NATURAL_DATA):
+                lines.append(
+                    f"natural        {name.removeprefix(NATURAL_DATA)}: {other.name}, n = "
+                    f"{len(other.test):,}, {len(other.classes)} of these classes"
+                )
         if verified := verification(self.dataset.name, notes):
             lines.append(verified)
         if fitting := notes.get("fitting"):
@@ -144,6 +150,12 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
         name = f"{OOD_DATA}{other}"
         sources[name] = _other_source(request, opened[0], dataset, other)
         datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
+    for given, other in natural_sources(options.natural).items():
+        name = f"{NATURAL_DATA}{given}"
+        source = _other_source(request, opened[0], dataset, other)
+        sources[name] = source.model_copy(update={"labelled": True})
+        datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
+        check_natural(datasets[name], dataset)
     return EvaluationInputs(tuple(models), sources, datasets)
 
 
@@ -213,7 +225,7 @@ def check_first(request: Request, progress: Notify | None = None) -> dict[str, f
         if isinstance(model, str):
             check_model(model, **_model_options(options))
     read_labels(options)
-    for other in options.ood:
+    for other in (*options.ood, *natural_sources(options.natural).values()):
         if other.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
             list_source(other, offline=True)
     if isinstance(request.dataset, Dataset):

@@ -19,11 +19,11 @@ from fairweather.evaluation.inputs import (
     model_source,
 )
 from fairweather.evaluation.request import Request
-from fairweather.evaluation_options import EvaluationOptions
+from fairweather.evaluation_options import EvaluationOptions, natural_sources
 from fairweather.inference import adapt_batchnorm
 from fairweather.models import describe_preprocessing
 from fairweather.models.onnx_network import OnnxNetwork
-from fairweather.record import TEST, VAL, ModelRecord, RunRecord, RunSettings
+from fairweather.record import NATURAL, TEST, VAL, ModelRecord, RunRecord, RunSettings
 from fairweather.runs import provenance
 from fairweather.steps.describing import describe_shifts, variant_titles
 from fairweather.steps.measuring import (
@@ -37,7 +37,7 @@ from fairweather.steps.measuring import (
     predict_models,
 )
 from fairweather.steps.one_image import try_attacks, try_shifts
-from fairweather.steps.plan import DATA, OpenedNetwork, Plan, in_order
+from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, Plan, in_order
 from fairweather.steps.worker import digests_of
 from fairweather.types import Attack
 
@@ -85,6 +85,10 @@ def measurement_of(
         bootstrap=options.bootstrap,
         variants=options.variants,
         others={name: facts[f"{OOD_DATA}{name}"] for name in options.ood},
+        natural={
+            f"{NATURAL}{name}": facts[f"{NATURAL_DATA}{name}"]
+            for name in natural_sources(options.natural)
+        },
         priors=priors,
     )
 
@@ -118,6 +122,10 @@ def plan_evaluation(request: Request, inputs: EvaluationInputs, measurement: Mea
     facts = {
         DATA: measurement.data,
         **{f"{OOD_DATA}{name}": each for name, each in measurement.others.items()},
+        **{
+            f"{NATURAL_DATA}{name.removeprefix(NATURAL)}": each
+            for name, each in measurement.natural.items()
+        },
     }
     sources = {
         name: source.model_copy(update={"digests": dict(facts[name].digests)})
@@ -137,7 +145,14 @@ def describe_evaluation(
         kind="evaluation",
         name=run_name(inputs),
         title=f"{', '.join(titles.values())} on {dataset.name}",
-        data=data_record(dataset, plan.data[DATA], measurement.others),
+        data=data_record(
+            dataset,
+            plan.data[DATA],
+            {
+                name: each.digests[TEST]
+                for name, each in {**measurement.others, **measurement.natural}.items()
+            },
+        ),
         models={each.name: _described(each, titles[each.name], options) for each in inputs.models},
         seeds=(SEED,),
         sweeps=describe_shifts(request.shifts, min(dataset.test.images.shape[2:])),
@@ -146,6 +161,7 @@ def describe_evaluation(
         ),
         priors=dict(measurement.priors),
         ood=options.ood,
+        natural=natural_sources(options.natural),
         settings=RunSettings(
             shift_seed=options.shift_seed,
             bootstrap=options.bootstrap,

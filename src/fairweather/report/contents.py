@@ -18,6 +18,7 @@ from fairweather.record import (
     ENSEMBLE,
     ENSEMBLE_SUFFIX,
     MEAN,
+    NATURAL,
     NO_IMAGES,
     OOD,
     PRIORS,
@@ -375,7 +376,7 @@ class Contents:
 
     def sample(self) -> str:
         """Say how many images, resamples and seeds are behind each number."""
-        others = self.scores["shift"].str.startswith((PRIORS, OOD, VALIDATION))
+        others = self.scores["shift"].str.startswith((PRIORS, OOD, NATURAL, VALIDATION))
         counts = sorted(self.scores["n"][~others].unique())
         images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         seeds = [f"seed {self.seeds[0]}"]

@@ -16,6 +16,7 @@ from fairweather.record import (
     ENSEMBLE,
     ENSEMBLE_SUFFIX,
     FIGURES,
+    NATURAL,
     PAGE,
     RECORD,
     SCORES,
@@ -35,6 +36,7 @@ from fairweather.steps.derived import is_imagenet_at_224
 from fairweather.steps.describing import variant_phrase
 from fairweather.steps.plan import (
     DATA,
+    NATURAL_DATA,
     Adapted,
     AnyNetwork,
     Averaged,
@@ -121,11 +123,12 @@ def survey(
     return found
 
 
-def data_record(
-    dataset: Dataset, source: DataSource, others: Mapping[str, DataFacts]
-) -> DataRecord:
-    """Describe a data set for the record, with the digests of everything that is predicted."""
-    digests = dict(source.digests) | {name: each.digests[TEST] for name, each in others.items()}
+def data_record(dataset: Dataset, source: DataSource, others: Mapping[str, str]) -> DataRecord:
+    """Describe a data set for the record, with the digests of everything that is predicted.
+
+    `others` are the digests of other data sets.
+    """
+    digests = {**source.digests, **others}
     return DataRecord(
         name=dataset.name,
         classes=dataset.classes,
@@ -173,6 +176,7 @@ class Measurement:
     Attributes:
         data: the run's own data set.
         others: other data sets that confidence should separate from it, by their sources.
+        natural: other images of the same classes, by what is in the column shift.
         shifts: clean first, then every shift and attack at every level.
         threads, device: threads and device of every step.
         arithmetic: how networks are computed.
@@ -191,6 +195,7 @@ class Measurement:
     bootstrap: int = 1000
     variants: tuple[str, ...] = ()
     others: Mapping[str, DataFacts] = field(default_factory=dict)
+    natural: Mapping[str, DataFacts] = field(default_factory=dict)
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     reports: tuple[str, ...] = ()
     mixup: bool = False
@@ -204,20 +209,24 @@ class Measurement:
     def cells(self) -> Iterator[tuple[str, Shift | Attack]]:
         """Every cell to predict: a split, or another data set, and the shift or attack on it.
 
-        Test images get every shift and attack; validation images and other data sets stay clean.
+        Test images get every shift and attack; validation images and other data sets stay clean,
+        and so do other images of the same classes.
         """
         clean = self.shifts[0]
         if VAL in self.data.images:
             yield VAL, clean
         for shift in self.shifts:
             yield TEST, shift
-        for other in self.others:
+        for other in (*self.others, *self.natural):
             yield other, clean
 
     def images(self, part: str) -> ImagesReference:
         """The reference to a split of the run's own data, or to another data set, for a step."""
         if part in self.others:
             return self.others[part].reference(TEST, f"{OOD_DATA}{part}")
+        if part in self.natural:
+            name = part.removeprefix(NATURAL)
+            return self.natural[part].reference(TEST, f"{NATURAL_DATA}{name}")
         return self.data.reference(part)
 
 
@@ -345,8 +354,8 @@ def _predict(
             reads = network_files(network)
         case Given():
             reads = []
-    other = part in measurement.others
-    facts, own = (measurement.others[part], TEST) if other else (measurement.data, part)
+    elsewhere = {**measurement.others, **measurement.natural}
+    facts, own = (elsewhere[part], TEST) if part in elsewhere else (measurement.data, part)
     images = facts.images[own]
     return PredictStep(
         id=file.removesuffix(".parquet"),
@@ -397,7 +406,8 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
     rows = tuple(_rows(measurement, models))
     data = measurement.data
     reads = [predictions_file(row.model, row.seed, text) for row in rows for text in row.shifts]
-    for part in [*([VAL] if VAL in data.images else []), *measurement.others]:
+    own = [VAL] if VAL in data.images else []
+    for part in [*own, *measurement.others, *measurement.natural]:
         reads += [predictions_file(row.model, row.seed, CLEAN, part) for row in rows]
     return ScoreStep(
         id="scores",
@@ -409,6 +419,7 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
         validation=VAL in data.images,
         natural_shift=data.natural_shift,
         others=tuple(measurement.others),
+        natural=tuple(measurement.natural),
         priors=dict(measurement.priors),
         bootstrap=measurement.bootstrap,
         in_units_of_alexnet=is_imagenet_at_224(data.classes, data.side),

@@ -37,6 +37,7 @@ from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import Preparation
 
 DATA = "data"  # the run's own data set; others are called `pretraining:NAME` and `ood:SOURCE`
+NATURAL_DATA = "natural:"  # prefix of other images of the same classes
 # To be raised when a step of this kind gives another result for the same inputs.
 VERSIONS = {
     "pretrain": 1,
@@ -538,6 +539,7 @@ class ScoreStep(Step):
         validation: whether there are predictions of clean validation images, to fit thresholds on.
         natural_shift: whether these are scored too, since the test images have a different origin.
         others: other data sets that confidence should separate from the test images.
+        natural: other images of the same classes, which are scored by themselves.
         priors: class probabilities in label order, by name.
         in_units_of_alexnet: whether the images are those of the published mCE.
     """
@@ -550,6 +552,7 @@ class ScoreStep(Step):
     validation: bool
     natural_shift: bool
     others: tuple[str, ...] = ()
+    natural: tuple[str, ...] = ()
     priors: dict[str, tuple[float, ...]] = pydantic.Field(default_factory=dict)
     bootstrap: int
     in_units_of_alexnet: bool = False
@@ -564,6 +567,8 @@ class ScoreStep(Step):
             "others": list(self.others),
             "priors": {name: list(values) for name, values in self.priors.items()},
             "in_units_of_alexnet": self.in_units_of_alexnet,
+            # Only where there are some, so that the scores of other runs stay finished.
+            **({"natural": list(self.natural)} if self.natural else {}),
         }
 
 

@@ -152,6 +152,7 @@ def dropped(plan: Plan, run: RunFolder) -> list[str]:
         kept = rows.get((row.model, row.seed), set(row.shifts))
         found += [f"shift {shift}" for shift in row.shifts if shift not in kept]
     found += [f"ood {other}" for other in old.others if other not in new[0].others]
+    found += [other for other in old.natural if other not in new[0].natural]
     found += [f"priors {n}" for n, each in old.priors.items() if new[0].priors.get(n) != each]
     return list(dict.fromkeys(found))
 
@@ -161,6 +162,7 @@ class _Scored(pydantic.BaseModel):
 
     rows: tuple[Row, ...]
     others: tuple[str, ...]
+    natural: tuple[str, ...] = ()
     priors: dict[str, tuple[float, ...]]
 
 

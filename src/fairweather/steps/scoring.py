@@ -25,6 +25,7 @@ from fairweather.record import (
     COLUMNS,
     ENSEMBLE,
     MEAN,
+    NATURAL,
     NO_LEVEL,
     OOD,
     PRIORS,
@@ -63,16 +64,16 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     """Write scores.csv, warnings.json and absent_metrics.json."""
     shifts = {text: shift_of(text) for row in step.rows for text in row.shifts}
     cells = [Cell(row.model, row.seed, shifts[text]) for row in step.rows for text in row.shifts]
-    validation = _validation_cells(step)
-    total = len(cells) + len(validation)
+    # Images of other sets are resampled separately, each set by itself.
+    apart = [_cells_of(step, name) for name in _other_images(step)]
+    total = len(cells) + sum(map(len, apart))
 
     def read(cell: Cell) -> Predictions:
         return folder.read_predictions(file_of(cell))
 
     fitted = _fit(step, folder)
     estimated: list[tuple[Key, Estimates]] = []
-    # Two calls: validation images are different images, and are resampled separately.
-    for part in (cells, validation):
+    for part in (cells, *apart):
         for estimate in estimate_cells(
             part, read, step.bootstrap, fitted=lambda cell: fitted.get((cell.model, cell.seed))
         ):
@@ -92,7 +93,12 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
 
 
 def file_of(cell: Cell) -> str:
-    """The file with the predictions of a cell; `validation` means the clean validation images."""
+    """The file with the predictions of a cell; `validation` means the clean validation images.
+
+    `natural/NAME` means other images, which are clean too.
+    """
+    if cell.shift.name.startswith(NATURAL):
+        return predictions_file(cell.model, cell.seed, CLEAN, cell.shift.name)
     if cell.shift.name == VALIDATION:
         return predictions_file(cell.model, cell.seed, CLEAN, VAL)
     return predictions_file(cell.model, cell.seed, cell.shift.id)
@@ -110,7 +116,7 @@ def _frame(
         to_frame(table),
         derived_rows(
             cells,
-            estimated,
+            {key: each for key, each in estimated.items() if not key[2].startswith(NATURAL)},
             lambda cell: folder.read_column(file_of(cell), "predicted"),
             bootstrap=step.bootstrap,
             in_units_of_alexnet=step.in_units_of_alexnet,
@@ -135,10 +141,13 @@ def _fit(step: ScoreStep, folder: RunFolder) -> dict[tuple[str, int | str], Fitt
     }
 
 
-def _validation_cells(step: ScoreStep) -> list[Cell]:
-    if not (step.natural_shift and step.validation):
-        return []
-    shift = replace(UNCHANGED, name=VALIDATION)
+def _other_images(step: ScoreStep) -> list[str]:
+    """What is in the column shift for sets of images that are not the test images."""
+    return [*([VALIDATION] if step.natural_shift and step.validation else []), *step.natural]
+
+
+def _cells_of(step: ScoreStep, images: str) -> list[Cell]:
+    shift = replace(UNCHANGED, name=images)
     return [Cell(row.model, row.seed, shift) for row in step.rows]
 
 

@@ -20,13 +20,14 @@ from fairweather.data import digest, load_data
 from fairweather.devices import memory_for_networks, resolve_device
 from fairweather.errors import InputError
 from fairweather.group import ALONE, Group
-from fairweather.models.labels import LabelMap, relabel
+from fairweather.models.labels import LabelMap, match_labels, relabel
 from fairweather.models.outputs import LogProbabilities
 from fairweather.progress import Notify
 from fairweather.record import PROBED, TEST, TRAIN, VAL, WEIGHTS
 from fairweather.runs import RunFolder, fingerprint
 from fairweather.steps.plan import (
     DATA,
+    NATURAL_DATA,
     AnyNetwork,
     DataSource,
     ImagesReference,
@@ -116,12 +117,15 @@ class Worker:
     def images(self, reference: ImagesReference) -> Images:
         """A split of a data set; images of another data set get the classes of the run.
 
-        Raises `InputError` if the data set does not have this split.
+        Raises `InputError` if the data set does not have this split, or its labels are no classes
+        of the run.
         """
         dataset = self.dataset(reference.data)
         part: Images | None = getattr(dataset, reference.part)
         if part is None:
             raise InputError(f"{dataset.name} has no {reference.part} images")
+        if reference.data.startswith(NATURAL_DATA):
+            return relabelled(part, self.dataset().classes, dataset.name)
         source = self.sources.get(reference.data)
         if source is None or source.labelled:
             return part
@@ -241,6 +245,34 @@ def predictions_digest(predictions: Predictions) -> str:
 def unlabelled(images: Images, classes: tuple[str, ...]) -> Images:
     """Images of another data set for a model with these classes; all labels become 0."""
     return Images(images.images, torch.zeros_like(images.labels), images.keys, classes)
+
+
+def relabelled(images: Images, classes: tuple[str, ...], name: str) -> Images:
+    """Images whose labels are those of the run's classes; they may have only some of them.
+
+    Classes are matched as those of the data are with the outputs of a model.
+
+    Raises `InputError` if a class of the images is none of the run's.
+    """
+    try:
+        mapped = match_labels(classes, len(classes), images.classes)
+    except InputError as error:
+        raise InputError(
+            f"the classes of {name} are not those of the run (here called the model): {error}"
+        ) from None
+    places = torch.tensor([columns[0] for columns in mapped.columns], dtype=torch.int64)
+    return Images(images.images, places[images.labels], images.keys, classes)
+
+
+def check_natural(other: Dataset, own: Dataset) -> None:
+    """Raise `InputError` unless other images have the classes and the size of the run's own."""
+    relabelled(other.test[:1], own.classes, other.name)
+    sides = [" x ".join(map(str, each.test.images.shape[2:])) for each in (other, own)]
+    if sides[0] != sides[1]:
+        raise InputError(
+            f"the images of {other.name} have {sides[0]} pixels and those of {own.name} "
+            f"{sides[1]}: give both one size"
+        )
 
 
 def open_source(source: ModelSource, *, offline: bool = False) -> nn.Module:

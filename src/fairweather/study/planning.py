@@ -16,7 +16,9 @@ from fairweather.record import (
     DIVERGED,
     ENSEMBLE,
     HISTORY,
+    NATURAL,
     PROBED,
+    TEST,
     WEIGHTS,
     ModelRecord,
     RunRecord,
@@ -39,6 +41,7 @@ from fairweather.steps.measuring import (
 )
 from fairweather.steps.plan import (
     DATA,
+    NATURAL_DATA,
     ChooseStep,
     DataSource,
     Interpolated,
@@ -77,11 +80,18 @@ def plan_study(
 
 
 def data_sources(study: Study) -> dict[str, DataSource]:
-    """The data sets of a study: its own is `data`, that of a pre-training `pretraining:NAME`."""
+    """The data sets of a study: its own is `data`, that of a pre-training `pretraining:NAME`.
+
+    Other images of the same classes are `natural:NAME`.
+    """
     found = {DATA: _source(study.data)}
     for name, entry in study.pretraining.items():
         if entry.data is not None:
             found[f"{PRETRAINING}{name}"] = _source(entry.data)
+    for name, source in study.natural.items():
+        found[f"{NATURAL_DATA}{name}"] = DataSource(
+            source=source, size=study.data.size, parts=(TEST,), test_fraction=1.0
+        )
     return found
 
 
@@ -102,7 +112,14 @@ def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.dev
         name=study.name,
         title=study.title,
         description=study.description,
-        data=data_record(dataset, plan.data[DATA], {}),
+        data=data_record(
+            dataset,
+            plan.data[DATA],
+            {
+                f"{NATURAL}{name}": plan.data[f"{NATURAL_DATA}{name}"].digests[TEST]
+                for name in study.natural
+            },
+        ),
         models={name: _described(entry) for name, entry in study.models.items()},
         pretraining={name: _described(entry) for name, entry in study.pretraining.items()},
         seeds=tuple(study.seeds),
@@ -116,6 +133,7 @@ def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.dev
             study.prediction_batch_size,
         ),
         seen_shifts=study.seen_shifts(),
+        natural=dict(study.natural),
         settings=RunSettings(
             shift_seed=study.shift_seed,
             bootstrap=study.bootstrap,
@@ -208,6 +226,9 @@ class _Planner:
             arithmetic=self.arithmetic,
             bootstrap=study.bootstrap,
             variants=tuple(study.variants),
+            natural={
+                f"{NATURAL}{name}": self.facts[f"{NATURAL_DATA}{name}"] for name in study.natural
+            },
             reports=tuple(self._reported()),
             mixup=any(each.recipe.mixup > 0 for each in tries),
         )
