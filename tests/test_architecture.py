@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "metrics": LEAVES,
     "training": LEAVES,
     "shift_lists": LEAVES | {"attacks", "shifts"},
+    "prediction_files": LEAVES | {"models"},
     "inference": LEAVES | {"metrics"},
     "runs": LEAVES,
     "scores": LEAVES | {"metrics", "runs"},

@@ -124,6 +124,53 @@ def test_a_model_from_a_file_is_measured_on_a_folder(model, colour_folder, tmp_p
     assert len(facts["digest"]) == 64
 
 
+def test_several_models_see_the_same_images_in_one_run(colour_folder, tmp_path):
+    """Each has the numbers that it has alone, and both are on one page."""
+    right, folder = write_model(tmp_path), tmp_path / "other"
+    folder.mkdir()
+    wrong = write_model(folder, order=NAMES[1:] + NAMES[:1])  # of the same name
+    data, shifts = f"folder:{colour_folder}", ["brightness_factor: [0.5]"]
+    options = {"bootstrap": 100, "device": "cpu", "variants": ["temperature"]}
+    said = []
+    together = fw.evaluate(
+        [right, wrong],
+        data,
+        shifts,
+        out=tmp_path / "together",
+        progress=keep_lines(said),
+        validation_fraction=0.2,
+        **options,
+    )
+    assert list(together.record.models) == [NAME, f"{NAME}-2"]
+    assert {line.split(":")[0] for line in said if line.startswith("clean")} == {
+        f"clean          {NAME}",
+        f"clean          {NAME}-2",
+    }
+    for model, name in ((right, NAME), (wrong, f"{NAME}-2")):
+        alone = fw.evaluate(
+            model, data, shifts, out=tmp_path / name, validation_fraction=0.2, **options
+        )
+        rows = together.scores[together.scores["model"].str.replace("+temperature", "") == name]
+        expected = alone.scores.drop(columns="model").reset_index(drop=True)
+        pd.testing.assert_frame_equal(
+            rows.drop(columns="model").reset_index(drop=True), expected, check_exact=True
+        )
+    compared = fw.compare_runs(f"{together.path}:{NAME}", f"{together.path}:{NAME}-2")
+    assert compared["difference"].iloc[0] != 0
+    with pytest.raises(InputError, match="are the same model"):
+        fw.evaluate([right, right], data, bootstrap=100)
+    with pytest.raises(InputError, match="title names one model"):
+        fw.evaluate([right, wrong], data, title="Mine", bootstrap=100)
+
+
+def test_models_that_need_other_sizes_are_refused_until_a_size_is_given(colour_folder):
+    models, options = ["timm:test_resnet", "timm:resnet10t"], {"weights": "none", "offline": True}
+    with pytest.raises(InputError, match=r"crop 160.*crop 176.*--size"):
+        fw.evaluate(models, f"folder:{colour_folder}", **options)
+    with pytest.raises(InputError, match="has 1,000 outputs"):  # the sizes are no obstacle now
+        fw.evaluate(models, f"folder:{colour_folder}", size=32, **options)
+
+
 def test_the_clean_line_is_said_before_any_shift_runs(model, colour_folder, monkeypatch):
     order = []
 
@@ -516,7 +563,8 @@ def test_every_step_can_be_done_by_who_has_nothing_but_the_plan(
 
 def test_the_signature_names_every_option_with_its_default():
     parameters = inspect.signature(fw.evaluate).parameters
-    assert list(parameters)[:6] == ["model", "dataset", "shifts", "out", "replace", "progress"]
+    first = ["model", "dataset", "shifts", "predictions", "out", "replace", "progress"]
+    assert list(parameters)[:7] == first
     for option in dataclasses.fields(EvaluationOptions):
         assert parameters[option.name].default == option.default
     with pytest.raises(InputError, match=r"'batchsize'.*'batch_size'"):

@@ -81,11 +81,11 @@ def worker_of(model, images, **options):
     """A worker with open data and models, as in an evaluation of Python objects."""
     plan = Plan(
         data={DATA: DataSource(source="toys")},
-        model=ModelSource(source="toy", answers=3, columns=((0,), (1,), (2,)), digest="d"),
+        models=(ModelSource(source="toy", answers=3, columns=((0,), (1,), (2,)), digest="d"),),
         steps=(),
     )
     dataset = Dataset("toys", None, None, images, (0.5,) * 3, (0.2,) * 3)
-    return Worker(plan, device="cpu", datasets={DATA: dataset}, model=model, **options)
+    return Worker(plan, device="cpu", datasets={DATA: dataset}, models={"d": model}, **options)
 
 
 def predict_step(shift, **changes):

@@ -44,7 +44,7 @@ def chain(**settings):
         step(name, *files, **({"digest": settings[name]} if name in settings else {}))
         for name, files in reads.items()
     ]
-    return in_order({}, None, steps)
+    return in_order({}, [], steps)
 
 
 def do(run, plan, names="abcd", text=""):
@@ -115,7 +115,7 @@ def test_what_was_made_of_files_that_are_gone_is_missing(run):
 )
 def test_a_plan_that_cannot_be_done_is_a_mistake_of_whoever_made_it(steps, words):
     with pytest.raises(ValueError, match=words):
-        in_order({}, None, steps)
+        in_order({}, [], steps)
 
 
 def test_a_step_that_does_not_leave_what_it_says_is_not_done(tmp_path):

@@ -291,7 +291,8 @@ def test_a_step_says_that_its_batches_were_halved(networks, toy_images, tmp_path
     dataset = Dataset("toys", None, toy_images, toy_images, (0.5,) * 3, (0.2,) * 3)
     plan = Plan(data={DATA: DataSource(source="toys")}, steps=())
     network = OpenedNetwork(digest="d")
-    worker = Worker(plan, device="cpu", datasets={DATA: dataset}, model=Greedy(networks[0], 20))
+    greedy = Greedy(networks[0], 20)
+    worker = Worker(plan, device="cpu", datasets={DATA: dataset}, models={"d": greedy})
     folder = RunFolder(tmp_path)
 
     def step(shift, how):
@@ -314,7 +315,7 @@ def test_a_step_says_that_its_batches_were_halved(networks, toy_images, tmp_path
     )
     blurred = step("gaussian_blur,sigma=1,kernel_size=5", Forward(network=network))
     assert do_predict(blurred, worker, folder, silent).halved_to == 16
-    other = Worker(plan, device="cpu", datasets={DATA: dataset}, model=networks[0])
+    other = Worker(plan, device="cpu", datasets={DATA: dataset}, models={"d": networks[0]})
     assert do_predict(blurred, other, folder, silent).halved_to is None
 
 

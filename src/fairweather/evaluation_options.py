@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,27 @@ class EvaluationOptions:
     outputs: str = _option(
         "auto",
         "What an onnx: or python: model gives: logits, or probabilities, whose logarithm is "
-        "taken; auto finds out from the first images.",
+        "taken; auto finds out from the first images. Likewise what predictions: are; logarithms "
+        "of probabilities are logits.",
     )
     labels: Mapping[str, object] | Path | None = _option(
         None,
         "Label mapping: a YAML, JSON or CSV file with each class of the data and the model's name "
         "for it.",
+    )
+    label_column: str | None = _option(
+        None,
+        "The column of predictions: with the true labels; without a header its number, from 0.",
+    )
+    key_column: str | None = _option(
+        None,
+        "The column of predictions: with the keys or file names of the images; without a header "
+        "its number, from 0.",
+    )
+    classes: tuple[str, ...] = _option(
+        (),
+        "The class of each column of predictions:, in order, separated by commas; or a text file "
+        "with one class per line.",
     )
     size: int | None = _option(
         None,
@@ -98,6 +114,11 @@ class EvaluationOptions:
         (),
         "A data source of other images (out of distribution), on which the model should be less "
         "confident. Repeatable.",
+    )
+    natural: Mapping[str, str] | tuple[str, ...] = _option(
+        (),
+        "Other images of the same classes as NAME=SOURCE, such as another hospital: they are rows "
+        "natural/NAME. Repeatable.",
     )
     priors: Mapping[str, object] | Path | None = _option(
         None, "A YAML file of class priors to evaluate for, NAME: {CLASS: probability}."
@@ -166,6 +187,32 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
     for name, option in known.items():
         _check_limits(name, getattr(checked, name), **option.metadata)
     return checked
+
+
+def natural_sources(asked: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    """The sources of other images of the same classes, by name.
+
+    Raises `InputError` for what is not NAME=SOURCE, and for a name that is given twice.
+
+    >>> natural_sources(["b=folder:hospital_b"])
+    {'b': 'folder:hospital_b'}
+    """
+    if isinstance(asked, Mapping):
+        pairs = list(asked.items())
+    else:
+        parted = [each.partition("=") for each in asked]
+        pairs = [(name.strip(), source.strip()) for name, _, source in parted]
+    found: dict[str, str] = {}
+    for name, source in pairs:
+        if not source or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise InputError(
+                "natural must be NAME=SOURCE, with a name of letters, digits, _, . and -, found "
+                f"{name!r} with the source {source!r}"
+            )
+        if name in found:
+            raise InputError(f"natural: the name {name!r} is given twice")
+        found[name] = source
+    return found
 
 
 def _check_limits(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.errors import InputError
-from fairweather.record import ALL, CLEAN, MEAN, PAGE, SCORES, RunRecord, is_shifted
+from fairweather.record import ALL, CLEAN, MEAN, NATURAL, PAGE, SCORES, RunRecord, is_shifted
 from fairweather.report import build_report
 from fairweather.report.table_formats import Layout, aligned
 from fairweather.runs import RunFolder, open_finished_run
@@ -98,7 +98,7 @@ def _overview(scores: pd.DataFrame) -> list[list[str]]:
     numbers = {
         (str(model), str(shift), str(metric)): each
         for (model, shift, level, metric), each in zip(names, ends, strict=True)
-        if shift == CLEAN or (is_shifted(shift) and level == MEAN)
+        if shift == CLEAN or shift.startswith(NATURAL) or (is_shifted(shift) and level == MEAN)
     }
     models = dict.fromkeys(model for model, *_ in numbers)
     shifts = dict.fromkeys(shift for _, shift, _ in numbers)

@@ -34,6 +34,8 @@ CLEAN = "clean"  # shift: the test images as they are
 VALIDATION = "validation"
 ALL = "all"  # shift: the mean over all shifts
 PRIORS, OOD = "priors/", "ood/"  # shift: prefixes of those that change no image
+# Shift: prefix of other images of the same classes. They are not paired with the test images.
+NATURAL = "natural/"
 WORST_PRIORS = f"{PRIORS}worst"
 NO_LEVEL = "none"  # level: of a shift without levels
 MEAN, WORST = "mean", "worst"  # level: over the levels of a shift
@@ -57,7 +59,7 @@ def is_shifted(shift: str) -> bool:
     >>> [is_shifted(word) for word in ("gaussian_blur", "clean", "priors/foxes")]
     [True, False, False]
     """
-    return shift not in (CLEAN, VALIDATION) and not shift.startswith((PRIORS, OOD))
+    return shift not in (CLEAN, VALIDATION) and not shift.startswith((PRIORS, OOD, NATURAL))
 
 
 def slice_of(column: str, value: str) -> str:
@@ -109,6 +111,7 @@ PROBED = "probed.safetensors"  # weights where an interpolation begins
 CORRELATION = "correlation.json"
 DIVERGED = "diverged.json"  # instead of a model, if a try of a sweep diverged
 TEST, VAL, TRAIN = "test", "val", "train"
+NO_IMAGES = "without_images"  # note on the data of a run of predictions that came with labels alone
 
 
 def escape(text: str) -> str:
@@ -437,6 +440,7 @@ class RunRecord(Frozen):
             shift.
         priors: class probabilities in label order, by the name of each changed set of priors.
         ood: other data sets that a model's confidence should separate from this one.
+        natural: the sources of other images of the same classes, by name.
     """
 
     version: Literal[2] = VERSION
@@ -454,6 +458,7 @@ class RunRecord(Frozen):
     seen_shifts: dict[Shown, dict[Shown, Shown]] = {}
     priors: dict[Shown, tuple[float, ...]] = {}
     ood: tuple[Shown, ...] = ()
+    natural: dict[Shown, Shown] = {}
     settings: RunSettings = RunSettings()
     provenance: Provenance
 
@@ -562,7 +567,8 @@ def is_part_of(record: RunRecord, step: StepRecord) -> bool:
     place = place_of(f"{step.id}.parquet")
     if place is None:
         return True
-    data = {TEST, VAL, *(part_folder(other) for other in record.ood)}
+    others = (*record.ood, *(f"{NATURAL}{name}" for name in record.natural))
+    data = {TEST, VAL, *(part_folder(other) for other in others)}
     shifts = {CLEAN, *(escape(cell.id) for cell in record.cells())}
     return place.part in data and place.shift in shifts
 

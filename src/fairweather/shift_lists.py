@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import Any, cast
 
 from fairweather import attacks
 from fairweather.attacks import ATTACKS
 from fairweather.errors import InputError, unknown_name
+from fairweather.record import ALL, OOD, PRIORS, VALIDATION
 from fairweather.shifts import CLEAN, SHIFTS, SUITES, make_shift, suite, sweep
-from fairweather.types import Attack, Parameter, Shift
+from fairweather.types import Attack, Parameter, Shift, is_finite
 from fairweather.yamlfile import parse_yaml
 
 Entry = Mapping[str, object]
@@ -17,6 +19,8 @@ ShiftLike = Shift | Attack | Entry | str
 
 SEVERITIES = (1, 2, 3, 4, 5)
 FORM = "NAME[,parameter=value...]"
+NOT_SHIFTS = (PRIORS, OOD)  # rows of scores.csv that change no image begin so
+ELSEWHERE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./+-]*")
 
 
 def expand(asked: ShiftLike | Iterable[ShiftLike], key: str = "shifts") -> list[Shift | Attack]:
@@ -79,6 +83,57 @@ def only_shifts(asked: ShiftLike | Iterable[ShiftLike]) -> list[Shift]:
     if found := [each.name for each in distinct if isinstance(each, Attack)]:
         raise InputError(f"{found[0]} is an attack and needs a model; only shifts are allowed here")
     return [each for each in distinct if isinstance(each, Shift)]
+
+
+def elsewhere(name: str, level: float) -> Shift:
+    """Return the shift of images that were shifted elsewhere: it has a name and cannot be applied.
+
+    A name in the table of shifts, such as `imagenet_c/fog`, is that shift at that level. Any other
+    name is a shift of its own, with the parameter `level`, where 0 would be the clean images.
+
+    Raises:
+        InputError: a name or level that cannot be one.
+
+    >>> elsewhere("imagenet_c/fog", 3).id, elsewhere("scanner_b", 1).id
+    ('imagenet_c/fog,severity=3', 'scanner_b,level=1')
+    """
+    if name in SHIFTS:
+        (known,) = sweep(name, [level])
+        return known
+    reserved = name in (CLEAN.name, VALIDATION, ALL) or name.startswith(NOT_SHIFTS)
+    if not ELSEWHERE_NAME.fullmatch(name) or reserved:
+        raise InputError(
+            f"a shift cannot be called {name!r}: a name has letters, digits, and _ . / + - after "
+            f"the first letter, and is not {CLEAN.name}, {VALIDATION}, {ALL} or that of a row that "
+            f"begins with {', '.join(NOT_SHIFTS)}"
+        )
+    if name in (*ATTACKS, *SUITES):
+        what = "an attack" if name in ATTACKS else "a suite"
+        raise InputError(
+            f"{name} is {what} of fairweather, and it is not known how these images were made: "
+            f"give the shift another name, such as my_{name}"
+        )
+    if not is_finite(level) or level == 0:
+        raise InputError(
+            f"the level of {name} must be a number other than 0, which is that of the clean "
+            f"images, found {level!r}"
+        )
+    return Shift(name, float(level), {"level": float(level)}, not_at_hand)
+
+
+def read_elsewhere(text: str) -> Shift | None:
+    """Return the shift that `elsewhere` made, by its id; None for the id of any other shift.
+
+    >>> read_elsewhere("scanner_b,level=1").level, read_elsewhere("gamma,exponent=2")
+    (1.0, None)
+    """
+    name, _, level = text.partition(",level=")
+    return elsewhere(name, float(level)) if level and name not in SHIFTS else None
+
+
+def not_at_hand(*_: object, **__: object) -> Any:  # noqa: ANN401 - it never returns
+    """Raise `AssertionError`: nothing can shift images as it was done elsewhere."""
+    raise AssertionError("images that were shifted elsewhere are not at hand")
 
 
 def _distinct(found: Iterable[Shift | Attack]) -> list[Shift | Attack]:

@@ -11,6 +11,8 @@ from fairweather.as_seeds.fitting import Part
 from fairweather.as_seeds.taken import Taken, take_over, take_samples
 from fairweather.errors import InputError
 from fairweather.record import (
+    NATURAL,
+    TEST,
     Provenance,
     RunRecord,
     base_model,
@@ -41,6 +43,11 @@ def describe(parts: Sequence[Part]) -> RunRecord:
             "ensemble": False,  # since each ensemble has the seeds of one run only
             "variants": _united(record.variants for record in records),
             "seen_shifts": _united(record.seen_shifts for record in records),
+            "natural": {
+                name: source
+                for name, source in first.natural.items()
+                if all(name in record.natural for record in records)
+            },
             "settings": first.settings.model_copy(update=settings),
             "provenance": _provenance([record.provenance for record in records]),
         }
@@ -107,7 +114,7 @@ def _linked(
             raise _unfinished(name, held)
     makers |= dict.fromkeys(score.leaves, score.id)
     needing = tuple(_needing(step, makers) for step in steps)
-    return Plan.model_construct(data={}, model=None, steps=needing)
+    return Plan.model_construct(data={}, models=(), steps=needing)
 
 
 def _needing(step: Step, makers: Mapping[str, str]) -> Step:
@@ -143,6 +150,10 @@ def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
         bootstrap=settings.bootstrap,
         variants=settings.variants,
         operating_points=settings.operating_points,
+        natural={
+            name: DataFacts(name, data.classes, {TEST: 0}, {TEST: data.digests[name]})
+            for name in (f"{NATURAL}{each}" for each in record.natural)
+        },
         reports=tuple(
             name for each in taken.values() if each.step.kind in trainings for name in each.files
         ),

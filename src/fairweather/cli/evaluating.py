@@ -37,7 +37,7 @@ def _with_options(command: Command) -> Command:
                 option.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None if default == () else default,
-                annotation=Annotated[_on_the_line(kinds[option.name]), said],
+                annotation=Annotated[_on_the_line(option.name, kinds[option.name]), said],
             )
         )
     command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -45,15 +45,16 @@ def _with_options(command: Command) -> Command:
     return command
 
 
-def _on_the_line(kind: Any) -> Any:  # noqa: ANN401 - a type
+def _on_the_line(name: str, kind: Any) -> Any:  # noqa: ANN401 - a type
     """The type that an option has on the command line.
 
-    A mapping is given as a file, a tuple of texts by repeating the option, three numbers as R,G,B.
+    A mapping is given as a file, a tuple of texts by repeating the option, three numbers as R,G,B,
+    and classes with commas between them.
     """
     choices = set(typing.get_args(kind)) - {types.NoneType} if _is_union(kind) else {kind}
-    if Channels in choices:
+    if Channels in choices or name == "classes":
         return str | None
-    if kind == tuple[str, ...]:
+    if kind == tuple[str, ...] or name == "natural":
         return list[str] | None
     if any(typing.get_origin(each) is Mapping for each in choices):
         return Path | None
@@ -71,13 +72,24 @@ def evaluate(
         typer.Argument(
             help="The model: timm:NAME, torchvision:NAME, hf:REPO, onnx:FILE, "
             "run:FOLDER/models/NAME/seed-S, python:FILE.py:FUNCTION, or the FILE of a checkpoint "
-            "with --architecture."
+            "with --architecture; or predictions:FILE, predictions that were made elsewhere."
         ),
     ],
     data: Annotated[
-        str,
-        typer.Argument(help="A data source, such as folder:PATH (see: fairweather list data)."),
-    ],
+        str | None,
+        typer.Argument(
+            help="A data source, such as folder:PATH (see: fairweather list data). Predictions "
+            "whose file has the labels need none."
+        ),
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="A further model that is measured on the same images, in the same run. "
+            "Repeatable; with --size if the models need images of different sizes.",
+        ),
+    ] = None,
     shifts: Annotated[
         list[str] | None,
         typer.Option(
@@ -111,17 +123,23 @@ def evaluate(
     for name in ("mean", "std"):
         if name in given:
             given[name] = _channels(f"--{name}", str(given[name]))
+    if "classes" in given:
+        given["classes"] = _classes(str(given["classes"]))
     if given.get("offline"):
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
-    checked = check_options(given)
+    check_options(given)
+    if data is None and not model.startswith("predictions:"):
+        raise InputError(
+            f"name the data set that {model} is measured on; only predictions:FILE may have none"
+        )
     if json and not dry_run:
         raise InputError("--json goes with --dry-run")
     if not dry_run and out is not None:
         check_writable(out)
-    from fairweather.evaluation import Request, outlook, run_request
-    from fairweather.shift_lists import clean_and
+    from fairweather.evaluation import QUICK, make_request, outlook, run_request
 
-    request = Request(model, data, clean_and(shifts or ["quick"]), checked)
+    models = [model, *more] if more else model
+    request = make_request(models, data, shifts or QUICK, None, given)
     check_first(track)
     with resumable(), progress(quiet=quiet) as show:
         if dry_run:
@@ -134,6 +152,17 @@ def evaluate(
     typer.echo("\n" + finished.overview() + "\n")
     print_places(finished.path)
     send(finished.path, track)
+
+
+def _classes(text: str) -> list[str]:
+    """The names of classes: the lines of a file, or what stands between commas."""
+    file = Path(text)
+    if not file.is_file():
+        return [name.strip() for name in text.split(",")]
+    try:
+        return [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise InputError(f"--classes: {text} is not a text file in UTF-8") from None
 
 
 def _channels(option: str, text: str) -> list[float]:

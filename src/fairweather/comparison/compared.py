@@ -22,6 +22,7 @@ from fairweather.record import (
     ENSEMBLE,
     ENSEMBLE_SUFFIX,
     MEAN,
+    NATURAL,
     NO_LEVEL,
     TEST,
     Condition,
@@ -65,9 +66,12 @@ class ComparedRun:
     def read(self, model: str, seed: int | str, shift: str) -> Predictions:
         """Read the predictions of a model under a shift, which is given by its id.
 
-        Raises `InputError` if they are missing or not those that the run wrote.
+        `natural/NAME` stands for other images of the same classes, which are clean too. Raises
+        `InputError` if they are missing or not those that the run wrote.
         """
         name = self.run.predictions(model, seed, shift)
+        if shift.startswith(NATURAL):
+            name = self.run.predictions(model, seed, CLEAN, shift)
         if not self.run.holds(name):
             raise InputError(
                 f"{self.run.path} has no predictions of {model}, seed {seed}, under {shift}: "
@@ -82,11 +86,13 @@ class SharedShifts(NamedTuple):
     Attributes:
         sweeps: each shift and attack, at the levels that both have.
         only_a, only_b: ids of the cells (shifted test images) that only one run has.
+        images: `clean` for the test images; `natural/NAME` for other images, which have no shifts.
     """
 
     sweeps: tuple[SweepRecord, ...]
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
+    images: str = CLEAN
 
     @property
     def conditions(self) -> dict[Condition, str]:
@@ -96,7 +102,7 @@ class SharedShifts(NamedTuple):
             for sweep in self.sweeps
             for level, cell in levels_of(sweep).items()
         }
-        return {Condition(CLEAN, NO_LEVEL): CLEAN, **shifted}
+        return {Condition(self.images, NO_LEVEL): self.images, **shifted}
 
     @property
     def means(self) -> list[Condition]:
@@ -210,6 +216,21 @@ def share_shifts(a: ComparedRun, b: ComparedRun) -> SharedShifts:
     )
 
 
+class SharedImages(NamedTuple):
+    """The sets of other images that both runs name: those that are the same, and the others."""
+
+    same: tuple[str, ...]
+    different: tuple[str, ...]
+
+
+def share_natural(a: ComparedRun, b: ComparedRun) -> SharedImages:
+    """Find the sets of other images that both runs name, as `natural/NAME`."""
+    names = [f"{NATURAL}{name}" for name in a.record.natural if name in b.record.natural]
+    ours, theirs = a.record.data.digests, b.record.data.digests
+    same = tuple(name for name in names if ours.get(name) == theirs.get(name))
+    return SharedImages(same, tuple(name for name in names if name not in same))
+
+
 def _predicted_models(run: RunFolder) -> dict[str, tuple[int | str, ...]]:
     """Find the models with predictions of clean images, each followed by its variants."""
     record = run.record
@@ -312,12 +333,13 @@ def weights_of_means(shared: SharedShifts) -> dict[Condition, dict[Condition, fl
     return found
 
 
-def resample(a: ComparedRun, b: ComparedRun) -> Resampled:
+def resample(a: ComparedRun, b: ComparedRun, images: str = CLEAN) -> Resampled:
     """Resample the images of a's first model, with the larger number of resamples of both runs."""
     resamples = max(each.record.settings.bootstrap for each in (a, b))
     model, seeds = next(iter(a.models.items()))
-    clusters = read_clusters(a.run) or read_clusters(b.run)
-    return Resampled(a.read(model, seeds[0], CLEAN), a.name, resamples, clusters)
+    # Which images belong together is known of the test images, not of other sets.
+    known = read_clusters(a.run) or read_clusters(b.run) if images == CLEAN else None
+    return Resampled(a.read(model, seeds[0], images), a.name, resamples, known)
 
 
 def estimate_model(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +20,7 @@ from fairweather.comparison.compared import (
     pair_models,
     prepared_otherwise,
     resample,
+    share_natural,
     share_shifts,
     split_name,
 )
@@ -36,7 +37,7 @@ from fairweather.comparison.pairs import (
 from fairweather.comparison.published import REFERENCES
 from fairweather.errors import unknown_name
 from fairweather.metrics.paired import SeedSummary
-from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NO_LEVEL, SUMMARY_LEVELS
+from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NATURAL, NO_LEVEL, SUMMARY_LEVELS
 from fairweather.report.contents import in_clusters
 from fairweather.report.ranking import CLUSTERS, MCNEMAR, RECIPES
 from fairweather.report.sentences import needed_in_words
@@ -149,19 +150,42 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
     check_same_data(first, second)
     shared = share_shifts(first, second)
     images = resample(first, second)
+    natural = share_natural(first, second)
+    sets = [(shared, images)]
+    sets += [
+        (SharedShifts((), (), (), name), resample(first, second, name)) for name in natural.same
+    ]
     rows = correct_for_number(
-        [row for pair in pairs for row in compare_models(first, second, pair, shared, images)]
+        [
+            row
+            for pair in pairs
+            for row in _same_in_all(
+                row
+                for of, resampled in sets
+                for row in compare_models(first, second, pair, of, resampled)
+            )
+        ]
     )
-    titles = shift_titles(shared)
+    titles = shift_titles(shared) | {name: name for name in natural.same}
     return RunComparison(
         name=_file_name(first, second),
         scope=scope(rows, {first.record.kind, second.record.kind}),
         table=as_frame(rows),
         body=table_body(rows, titles),
         caption=caption(rows, first, second, images),
-        notes=notes(rows, first, second, shared, images),
+        notes=[*notes(rows, first, second, shared, images), *_not_compared(natural.different)],
         robustness=robustness.effective_table(first, second, shared, images, titles),
     )
+
+
+def _same_in_all(found: Iterable[Row]) -> Iterator[Row]:
+    """Rows of a pair, which has the same predictions only if it has them on all sets of images."""
+    rows = list(found)
+    classes, confidences = (
+        all(getattr(row, name) for row in rows) for name in ("same_classes", "same_confidences")
+    )
+    for row in rows:
+        yield replace(row, same_classes=classes, same_confidences=confidences)
 
 
 def _file_name(a: ComparedRun, b: ComparedRun) -> str:
@@ -267,7 +291,7 @@ def scope(rows: Sequence[Row], kinds: Collection[str] = ("study",)) -> str:
     An ensemble is one model of all seeds and says nothing about a recipe; `kinds` are those of the
     runs.
     """
-    if "study" not in kinds:
+    if "study" not in kinds and not any(row.is_of_recipes for row in rows):
         return "This is about these trained networks, on other test images like these."
     alone = [row for row in rows if any(each.endswith(ENSEMBLE_SUFFIX) for each in row.pair)]
     trained = [row for row in rows if row not in alone]
@@ -301,6 +325,7 @@ def notes(
         *_left_out(a, b, shared),
         *_other_shift_seeds(a, b, shared),
         *_other_preparation(a, b),
+        *_other_images(rows),
         "An RMS calibration error is inflated by the noise of its bins, in both models but not by "
         "the same amount. The interval of a difference is corrected for this noise and the "
         "difference is not, so the difference may be near an end of its interval, or equal to it. "
@@ -358,6 +383,22 @@ def _other_preparation(a: ComparedRun, b: ComparedRun) -> Iterator[str]:
             "with their preprocessing, and a shift that is given in pixels is not the same at "
             "another size."
         )
+
+
+def _other_images(rows: Sequence[Row]) -> Iterator[str]:
+    counts = {row.shift: row.difference.n for row in rows if row.shift.startswith(NATURAL)}
+    for name, n in counts.items():
+        yield (
+            f"{name}: other images than the test images, the same {n:,} for A and B; they are in "
+            "no mean."
+        )
+
+
+def _not_compared(names: Sequence[str]) -> list[str]:
+    return [
+        f"{name} is not compared: its images are others, or of another size, in the two runs."
+        for name in names
+    ]
 
 
 def _needs(rows: Sequence[Row], titles: Mapping[str, str]) -> Iterator[str]:

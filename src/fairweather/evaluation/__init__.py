@@ -6,10 +6,11 @@ import inspect
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,18 +18,31 @@ from torch import nn
 
 from fairweather.devices import Arithmetic, check_cores, resolve_device, workers_for
 from fairweather.errors import InputError, check_writable
+from fairweather.evaluation.given import (
+    GivenInputs,
+    describe_given,
+    measure_given,
+    plan_given,
+    predictions_request,
+    read_predictions,
+)
 from fairweather.evaluation.inputs import EvaluationInputs, bring_together
 from fairweather.evaluation.planning import (
-    SEED,
     all_facts,
     describe_evaluation,
-    measured_model,
+    measured_models,
     measurement_of,
     plan_evaluation,
     run_name,
     try_out,
 )
-from fairweather.evaluation.priors import check_priors, complete_priors, read_priors
+from fairweather.evaluation.priors import (
+    check_priors,
+    complete_by_labels,
+    complete_priors,
+    read_priors,
+)
+from fairweather.evaluation.request import PredictionsRequest as PredictionsRequest
 from fairweather.evaluation.request import Request as Request
 from fairweather.evaluation_options import EvaluationOptions, check_options
 from fairweather.executors import execute, execute_side_by_side
@@ -36,21 +50,38 @@ from fairweather.finished_run import Run
 from fairweather.inference import check_variant_names
 from fairweather.metrics import Resamples, evaluate_resamples, to_score
 from fairweather.metrics.clusters import Clusters, clusters_of
+from fairweather.prediction_files import PREFIX, in_memory, plain_column
+from fairweather.prediction_files.naming import PATTERN
 from fairweather.progress import Event, Notify, silent
 from fairweather.record import CLEAN, RECORD, RunRecord, predictions_file
 from fairweather.runs import RunFolder, check_takeable, open_run
 from fairweather.shift_lists import ShiftLike, clean_and
-from fairweather.steps import Worker
+from fairweather.steps import Plan, Worker
 from fairweather.steps.image_lists import write_image_lists
+from fairweather.steps.measuring import Measured, Measurement
+from fairweather.steps.plan import DATA
 from fairweather.steps.progressing import Outlook, begin
 from fairweather.types import Dataset
 
+# What is probably wrong if a model is no better than chance.
+OF_MODELS = (
+    "the preprocessing or the label mapping is probably wrong; see --size, --mean with --std, and "
+    "--labels"
+)
+OF_PREDICTIONS = (
+    "the order of the rows or of the classes is probably wrong; see --key-column, --classes and "
+    "--labels"
+)
+QUICK = "quick"
+Models = str | nn.Module | Sequence[str | nn.Module]
+
 
 def evaluate(
-    model: str | nn.Module,
-    dataset: str | Dataset,
-    shifts: ShiftLike | Iterable[ShiftLike] = "quick",
+    model: Models | None = None,
+    dataset: str | Dataset | None = None,
+    shifts: ShiftLike | Iterable[ShiftLike] = QUICK,
     *,
+    predictions: object = None,
     out: str | Path | None = None,
     replace: bool = False,
     progress: Notify | None = None,
@@ -60,10 +91,15 @@ def evaluate(
 
     Args:
         model: a module from images in [0, 1], float `[B, 3, H, W]`, to logits or probabilities, or
-            any source that `load_model` takes.
+            any source that `load_model` takes; or a list of several of these, which see the same
+            images; or `predictions:PATH`, predictions that were made elsewhere.
         dataset: a `Dataset`, or any source that `load_data` takes. The test split is used, or all
-            images if the source has no splits.
+            images if the source has no splits. Predictions that come with their labels need none.
         shifts: suites, shifts and attacks, as objects or texts; see `fairweather.shift_lists`.
+        predictions: instead of a model, its predictions: a DataFrame or an array
+            `[images, classes]` of probabilities, their logarithms or logits; or several by their
+            names, `MODEL[-seedN][-SHIFT,LEVEL]`. The option `labels` is then the true label of each
+            row, if neither a column nor a data set has them.
         out: the run folder. Finished work in it is not computed again, so that a second call
             continues an interrupted one. Without it, a temporary folder is used, and deleted
             with the returned `Run`.
@@ -86,8 +122,16 @@ def evaluate(
     >>> run = fw.evaluate(model, small, "brightness_factor: [0.5]", bootstrap=100, device="cpu")
     >>> run.scores[run.scores["metric"] == "accuracy"]["shift"].tolist()[:2]
     ['clean', 'brightness_factor']
+
+    Predictions that another program made need neither a model nor images:
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"cat": [0.9, 0.2, 0.6, 0.3], "dog": [0.1, 0.8, 0.4, 0.7]})
+    >>> run = fw.evaluate(predictions=table, labels=["cat", "dog", "dog", "dog"], bootstrap=100)
+    >>> run.scores.query("metric == 'accuracy'")["value"].tolist()
+    [0.75]
     """
-    request = Request(model, dataset, clean_and(shifts), check_options(options))
+    request = make_request(model, dataset, shifts, predictions, options)
     with _mode_kept(model):
         if out is not None:
             return run_request(request, Path(out), replace=replace, progress=progress)
@@ -115,26 +159,75 @@ def _with_options(signature: inspect.Signature) -> inspect.Signature:
 evaluate.__signature__ = _with_options(inspect.signature(evaluate))  # type: ignore[attr-defined]
 
 
+def make_request(
+    model: Models | None,
+    dataset: str | Dataset | None,
+    shifts: ShiftLike | Iterable[ShiftLike],
+    predictions: object,
+    options: Mapping[str, object],
+) -> Request | PredictionsRequest:
+    """Make the request of an evaluation; raises `InputError` for what does not go together."""
+    given = isinstance(model, str) and model.startswith(PREFIX)
+    if predictions is None and not given:
+        models = _listed(model)
+        if not models or dataset is None:
+            what = "data set" if models else "model"
+            raise InputError(f"an evaluation needs a {what}; only {PREFIX}FILE may have none")
+        if any(isinstance(each, str) and each.startswith(PREFIX) for each in models):
+            raise InputError(
+                f"{PREFIX} stands alone: several files of predictions are a folder or a mapping "
+                "file, and runs of predictions and of models can be compared"
+            )
+        return Request(
+            models[0], dataset, clean_and(shifts), check_options(options), tuple(models[1:])
+        )
+    if predictions is not None and model is not None:
+        raise InputError("an evaluation has a model or predictions, and both are given")
+    if shifts != QUICK:
+        raise InputError(
+            "shifts cannot be applied to predictions: give a file for each shift, called "
+            f"{PATTERN}, or a mapping file"
+        )
+    if given:
+        return predictions_request(str(model), dataset, check_options(options))
+    labels, rest = options.get("labels"), dict(options)
+    if labels is not None and not isinstance(labels, Mapping | Path):
+        del rest["labels"]
+    else:
+        labels = None
+    if isinstance(predictions, str | Path):
+        return predictions_request(f"{PREFIX}{predictions}", dataset, check_options(rest))
+    return PredictionsRequest(
+        "predictions of this process",
+        "predictions",
+        tuple(in_memory(predictions)),
+        dataset,
+        None if labels is None else plain_column(labels, "labels"),
+        check_options(rest),
+    )
+
+
 def run_request(
-    request: Request, out: Path | None, *, replace: bool = False, progress: Notify | None = None
+    request: Request | PredictionsRequest,
+    out: Path | None,
+    *,
+    replace: bool = False,
+    progress: Notify | None = None,
 ) -> Run:
     """Run the rest of an evaluation; without `out`, in `runs/MODEL-on-DATA`."""
+    if isinstance(request, PredictionsRequest):
+        return _run_predictions(request, out, replace=replace, progress=progress)
     tell, options = progress or silent, request.options
     check_variant_names(options.variants)
     device = resolve_device(options.device)
     Arithmetic(options.precision, options.cudnn_benchmark).check(device)
     check_cores(options.jobs, options.threads or torch.get_num_threads())
-    if options.jobs > 1 and not (
-        isinstance(request.model, str) and isinstance(request.dataset, str)
-    ):
+    by_name = all(isinstance(each, str) for each in (request.model, *request.more))
+    if options.jobs > 1 and not (by_name and isinstance(request.dataset, str)):
         raise InputError(
             "jobs: other processes open the model and the data by name, not as objects"
         )
-    if out is not None:
-        check_writable(out)
-        check_takeable(out)
-    elif not Path("runs").exists():  # a folder in it may be writable where it is not
-        check_writable(Path("runs"))
+    _check_out(out)
     asked = asked_priors(options)
     inputs = bring_together(request, tell)
     try_out(request, inputs)
@@ -157,16 +250,15 @@ def run_request(
             offline=options.offline,
             progress=tell,
             datasets=inputs.datasets,
-            model=inputs.model,
+            models={each.digest: each.model for each in inputs.models},
             workers=workers_for(device, options.workers, options.jobs),
             jobs=options.jobs,
         )
         with closing(worker):
-            file = predictions_file(measured_model(request, inputs).name, SEED, CLEAN)
             # The clean accuracy first: it shows within moments whether the model is used correctly.
-            execute(plan, folder, worker, tell, until=file.removesuffix(".parquet"))
-            for line in clean_lines(folder, file, clusters_of(inputs.dataset.test.groups)):
-                tell(Event("evaluate", 0, None, line=line))
+            clusters = clusters_of(inputs.dataset.test.groups)
+            told = _Clean(measured_models(request, inputs), OF_MODELS, clusters)
+            _tell_clean(plan, folder, worker, tell, told)
             if options.jobs == 1:
                 execute(plan, folder, worker, tell)
             else:
@@ -174,7 +266,87 @@ def run_request(
     return Run(path)
 
 
-def outlook(request: Request, out: Path | None, progress: Notify | None = None) -> Outlook:
+def _run_predictions(
+    request: PredictionsRequest, out: Path | None, *, replace: bool, progress: Notify | None
+) -> Run:
+    """Measure predictions that were made elsewhere; without `out`, in `runs/NAME`."""
+    tell = progress or silent
+    check_variant_names(request.options.variants)
+    _check_out(out)
+    inputs, measurement, models, plan = _planned(request, tell)
+    for line in inputs.lines(request.source):
+        tell(Event("evaluate", 0, None, line=line))
+    record = describe_given(request, inputs, measurement)
+    path = out or Path("runs") / inputs.name
+    check_writable(path)
+    with open_run(path) as folder:
+        begin(plan, folder, record, replace=replace)
+        worker = Worker(
+            plan,
+            device=request.options.device,
+            offline=request.options.offline,
+            progress=tell,
+            datasets=inputs.datasets,
+            given=inputs.read,
+        )
+        with closing(worker):
+            clusters = clusters_of(inputs.datasets[DATA].test.groups) if inputs.datasets else None
+            _tell_clean(plan, folder, worker, tell, _Clean(models, OF_PREDICTIONS, clusters))
+            execute(plan, folder, worker, tell)
+    return Run(path)
+
+
+class _Clean(NamedTuple):
+    """What is told of clean images: of which models, what may be wrong, and their clusters."""
+
+    models: Sequence[Measured]
+    advice: str
+    clusters: Clusters | None
+
+
+def _tell_clean(
+    plan: Plan,
+    folder: RunFolder,
+    worker: Worker,
+    tell: Notify,
+    clean: _Clean,
+) -> None:
+    """Predict clean images with each model, and tell how accurate it is."""
+    for model in clean.models:
+        file = predictions_file(model.name, model.seed, CLEAN)
+        execute(plan, folder, worker, tell, until=file.removesuffix(".parquet"))
+        of = model.label if len(clean.models) > 1 else ""
+        for line in clean_lines(folder, file, clean.advice, of, clean.clusters):
+            tell(Event("evaluate", 0, None, line=line))
+
+
+class _Planned(NamedTuple):
+    inputs: GivenInputs
+    measurement: Measurement
+    models: list[Measured]
+    plan: Plan
+
+
+def _planned(request: PredictionsRequest, progress: Notify | None) -> _Planned:
+    asked = asked_priors(request.options)
+    inputs = read_predictions(request, progress)
+    priors = complete_by_labels(asked, inputs.labels, inputs.facts.classes)
+    measurement, models = measure_given(request, inputs, priors)
+    return _Planned(inputs, measurement, models, plan_given(inputs, measurement, models))
+
+
+def _check_out(out: Path | None) -> None:
+    """Raise `InputError` if the run folder cannot be written or is not one to work in."""
+    if out is not None:
+        check_writable(out)
+        check_takeable(out)
+    elif not Path("runs").exists():  # a folder in it may be writable where it is not
+        check_writable(Path("runs"))
+
+
+def outlook(
+    request: Request | PredictionsRequest, out: Path | None, progress: Notify | None = None
+) -> Outlook:
     """Plan an evaluation and say how far it is; nothing is written.
 
     The model is opened and the data are loaded, since each depends on the other.
@@ -182,6 +354,10 @@ def outlook(request: Request, out: Path | None, progress: Notify | None = None) 
     if out is not None and RunFolder(out).is_read_only:
         check_takeable(out)
     check_variant_names(request.options.variants)
+    if isinstance(request, PredictionsRequest):
+        given = _planned(request, progress)
+        name = given.inputs.name
+        return Outlook.of(name, out or Path("runs") / name, given.plan)
     asked = asked_priors(request.options)
     inputs = bring_together(request, progress)
     try_out(request, inputs)
@@ -202,10 +378,14 @@ def _check_same(folder: RunFolder, record: RunRecord, inputs: EvaluationInputs) 
     """Refuse a folder with results of another model or other data of the same name."""
     if not (folder.path / RECORD).is_file() or folder.record.name != record.name:
         return  # a run of another name is refused before it would be overwritten
-    name = inputs.opened.name
-    before = folder.record.models.get(name)
-    if before is not None and before.facts.get("digest") != inputs.opened.digest:
-        what = f"another model called {name!r}"
+    before = folder.record.models
+    changed = [
+        each.name
+        for each in inputs.models
+        if each.name in before and before[each.name].facts.get("digest") != each.opened.digest
+    ]
+    if changed:
+        what = f"another model called {changed[0]!r}"
     elif folder.record.data.source != record.data.source:
         what = f"another data set called {record.data.name!r}"
     else:
@@ -216,10 +396,19 @@ def _check_same(folder: RunFolder, record: RunRecord, inputs: EvaluationInputs) 
     )
 
 
-def clean_lines(folder: RunFolder, file: str, clusters: Clusters | None = None) -> list[str]:
+def clean_lines(
+    folder: RunFolder, file: str, advice: str, of: str = "", clusters: Clusters | None = None
+) -> list[str]:
     """Say how accurate the model is on clean images, and warn if it is not better than chance.
 
     The interval is the one of scores.csv: from the same resamples of the images.
+
+    Args:
+        folder: the run.
+        file: the predictions of clean images.
+        advice: what is probably wrong, and how to settle it.
+        of: which model they are of, if there are several.
+        clusters: which images belong together, if that is known.
     """
     predictions = folder.read_predictions(file)
     resamples = folder.record.settings.bootstrap
@@ -227,8 +416,9 @@ def clean_lines(folder: RunFolder, file: str, clusters: Clusters | None = None) 
     found = evaluate_resamples(predictions, shared, names=["accuracy"])["accuracy"]
     accuracy, low, high, n = to_score(found, (0.0, 1.0))
     edges = {0.0: "; every image is wrong", 1.0: "; no image is wrong"}
+    which = f"{of}: " if of else ""
     lines = [
-        f"clean          accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}], n = {n:,}"
+        f"clean          {which}accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}], n = {n:,}"
         f"{f' in {clusters.count:,} clusters' if clusters else ''}"
         f"{edges.get(accuracy, '')}"
     ]
@@ -237,18 +427,25 @@ def clean_lines(folder: RunFolder, file: str, clusters: Clusters | None = None) 
     if low <= share:
         lines.append(
             f"warning        that is not above chance ({share:.1%}, what a model that always says "
-            f"{largest} gets): the preprocessing or the label mapping is probably wrong; see "
-            "--size, --mean with --std, and --labels"
+            f"{largest} gets): {advice}"
         )
     return lines
 
 
+def _listed(model: Models | None) -> list[str | nn.Module]:
+    if model is None:
+        return []
+    # Some modules are sequences of their parts.
+    return [model] if isinstance(model, str | nn.Module) else list(model)
+
+
 @contextmanager
-def _mode_kept(model: str | nn.Module) -> Iterator[None]:
-    """Restore the mode of a module that belongs to the caller."""
-    was_training = isinstance(model, nn.Module) and model.training
+def _mode_kept(model: Models | None) -> Iterator[None]:
+    """Restore the mode of modules that belong to the caller."""
+    modules = [each for each in _listed(model) if isinstance(each, nn.Module)]
+    before = [module.training for module in modules]
     try:
         yield
     finally:
-        if isinstance(model, nn.Module):
-            model.train(was_training)
+        for module, was_training in zip(modules, before, strict=True):
+            module.train(was_training)

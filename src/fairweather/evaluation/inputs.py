@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from fairweather.data.known import verification
 from fairweather.data.source import WHOLE
 from fairweather.errors import InputError
 from fairweather.evaluation.request import Request
-from fairweather.evaluation_options import EvaluationOptions
+from fairweather.evaluation_options import EvaluationOptions, natural_sources
 from fairweather.inference import check_logits
 from fairweather.metrics.clusters import clusters_of
 from fairweather.models import (
@@ -41,8 +41,8 @@ from fairweather.models.outputs import (
 from fairweather.progress import Notify
 from fairweather.runs import open_finished_run
 from fairweather.steps.measuring import OOD_DATA
-from fairweather.steps.plan import DATA, DataSource, ModelSource
-from fairweather.steps.worker import as_logits, model_digest, open_data
+from fairweather.steps.plan import DATA, NATURAL_DATA, DataSource, ModelSource
+from fairweather.steps.worker import as_logits, check_natural, model_digest, open_data
 from fairweather.types import Dataset, GroupColumns, Groups, Images, slice_name
 
 LOOKED_AT = 64  # test images that show whether outputs are probabilities
@@ -66,30 +66,57 @@ def in_words(groups: Groups | None) -> str:
     return "; ".join(told)
 
 
-class EvaluationInputs(NamedTuple):
-    """A model and data that fit each other.
+class FittedModel(NamedTuple):
+    """A model whose outputs are those of the data's classes.
 
     Attributes:
+        name: no other model of the evaluation has it.
         opened: the model as it was opened.
         outputs: whether its outputs are logits or probabilities, and why.
         model: gives logits for the data's classes.
         labels: the label mapping, from the model's outputs to the data's classes.
         digest: of the weights and everything else that decides what the model gives.
-        sources: how each data set is loaded, by its name in a plan.
-        datasets: the loaded data sets; the model is evaluated on the first.
     """
 
+    name: str
     opened: Opened
     outputs: Outputs
     model: nn.Module
     labels: LabelMap
     digest: str
+
+    @property
+    def source(self) -> str:
+        """What was opened, for people and the record."""
+        return str(self.opened.facts.get("source", self.opened.name))
+
+    def lines(self) -> list[str]:
+        """Describe it, one fact per line."""
+        lines = [f"model          {self.source}"]
+        if code := self.opened.facts.get("runs_code"):
+            lines.append(f"note           {code}")
+        lines.append(f"preprocessing  {describe_preprocessing(self.opened)}")
+        if self.outputs.kind == "probabilities" or self.outputs.origin == GIVEN:
+            lines.append(f"outputs        {self.outputs}")
+        return lines
+
+
+class EvaluationInputs(NamedTuple):
+    """Models and data that fit each other.
+
+    Attributes:
+        models: at least one.
+        sources: how each data set is loaded, by its name in a plan.
+        datasets: the loaded data sets; the models are evaluated on the first.
+    """
+
+    models: tuple[FittedModel, ...]
     sources: Mapping[str, DataSource]
     datasets: Mapping[str, Dataset]
 
     @property
     def dataset(self) -> Dataset:
-        """The data set that the model is evaluated on."""
+        """The data set that the models are evaluated on."""
         return self.datasets[DATA]
 
     def lines(self) -> list[str]:
@@ -97,19 +124,22 @@ class EvaluationInputs(NamedTuple):
         test, notes = self.dataset.test, self.dataset.notes
         height, width = test.images.shape[2:]
         some = f" of {notes['limit_of']:,}, a stratified subset" if "limit_of" in notes else ""
-        lines = [
-            f"model          {self.opened.facts.get('source', self.opened.name)}",
-            f"preprocessing  {describe_preprocessing(self.opened)}",
+        lines = [line for model in self.models for line in model.lines()]
+        lines.append(
             f"data           {self.dataset.name}: n = {len(test):,}{some}, {width} x {height} "
-            f"pixels, {len(test.classes)} classes",
-            f"labels         {self.labels.note}",
-        ]
-        if self.outputs.kind == "probabilities" or self.outputs.origin == GIVEN:
-            lines.insert(2, f"outputs        {self.outputs}")
+            f"pixels, {len(test.classes)} classes"
+        )
+        for model in self.models:
+            which = f"{model.name}: " if len(self.models) > 1 else ""
+            lines.append(f"labels         {which}{model.labels.note}")
         if groups := in_words(test.groups):
             lines.append(f"groups         {groups}")
-        if code := self.opened.facts.get("runs_code"):
-            lines.insert(1, f"note           {code}")
+        for name, other in self.datasets.items():
+            if name.startswith(NATURAL_DATA):
+                lines.append(
+                    f"natural        {name.removeprefix(NATURAL_DATA)}: {other.name}, n = "
+                    f"{len(other.test):,}, {len(other.classes)} of these classes"
+                )
         if verified := verification(self.dataset.name, notes):
             lines.append(verified)
         if fitting := notes.get("fitting"):
@@ -118,38 +148,84 @@ class EvaluationInputs(NamedTuple):
 
 
 def bring_together(request: Request, progress: Notify | None = None) -> EvaluationInputs:
-    """Open the model, load the data with its preprocessing, and match their classes.
+    """Open the models, load the data with their preprocessing, and match their classes.
 
     Raises:
-        InputError: something is wrong with the model, the data, or how they fit.
+        InputError: something is wrong with a model, the data, or how they fit; or the models need
+            images of different sizes.
     """
     options = request.options
     fractions = check_first(request, progress)
-    opened = open_asked(request)
-    source = data_source(request, opened, fractions)
+    opened = [open_asked(each) for each in request.each()]
+    source = _common_source(request, opened, fractions)
     dataset = request.dataset
     if isinstance(dataset, str):
         dataset = open_data(source, offline=options.offline, progress=_untold(progress))
         dataset = replace(dataset, notes={**dataset.notes, **_fitting_note(dataset, request)})
+    models: list[FittedModel] = []
+    for each in opened:
+        models.append(_fitted(request, each, dataset, [model.name for model in models]))
+    _check_different(models)
+    sources, datasets = {DATA: source}, {DATA: dataset}
+    for other in options.ood:
+        name = f"{OOD_DATA}{other}"
+        sources[name] = _other_source(request, opened[0], dataset, other)
+        datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
+    for given, other in natural_sources(options.natural).items():
+        name = f"{NATURAL_DATA}{given}"
+        source = _other_source(request, opened[0], dataset, other)
+        sources[name] = source.model_copy(update={"labelled": True})
+        datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
+        check_natural(datasets[name], dataset)
+    return EvaluationInputs(tuple(models), sources, datasets)
+
+
+def _fitted(
+    request: Request, opened: Opened, dataset: Dataset, taken: Sequence[str]
+) -> FittedModel:
+    """Find out what a model gives, and map it to the classes of the data."""
+    options = request.options
     first = _outputs(opened, dataset.test[:1])
     outputs = opened.outputs or asked_for(options.outputs) or _seen(opened, first, request, dataset)
     labels = match_labels(opened.classes, first.shape[1], dataset.classes, read_labels(options))
     if opened.outputs is None and outputs.kind == "probabilities":
         logarithms(first)  # raises for negative numbers
-    sources, datasets = {DATA: source}, {DATA: dataset}
-    for other in options.ood:
-        name = f"{OOD_DATA}{other}"
-        sources[name] = _other_source(request, opened, dataset, other)
-        datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
-    return EvaluationInputs(
+    names = (opened.name, *(f"{opened.name}-{number}" for number in range(2, len(taken) + 2)))
+    return FittedModel(
+        next(name for name in names if name not in taken),
         opened,
         outputs,
         relabel(as_logits(opened, outputs.kind), labels),
         labels,
         model_digest(opened, outputs.kind, labels.columns),
-        sources,
-        datasets,
     )
+
+
+def _check_different(models: Sequence[FittedModel]) -> None:
+    for at, model in enumerate(models):
+        for other in models[:at]:
+            if model.digest == other.digest:
+                raise InputError(f"{other.source} and {model.source} are the same model")
+
+
+def _common_source(
+    request: Request, opened: Sequence[Opened], fractions: Mapping[str, float]
+) -> DataSource:
+    """How the data are loaded for all models; they must take the same images."""
+    every = request.each()
+    sources = [
+        data_source(each, model, fractions) for each, model in zip(every, opened, strict=True)
+    ]
+    for model, source in zip(opened[1:], sources[1:], strict=True):
+        if source != sources[0]:
+            first, other = opened[0], model
+            raise InputError(
+                f"{first.name} and {other.name} are measured on different images "
+                f"({describe_preprocessing(first)}; {describe_preprocessing(other)}), and the "
+                "models of one evaluation see the same: give all of them images of one size with "
+                "--size, or evaluate them one by one and compare the runs"
+            )
+    return sources[0]
 
 
 def check_first(request: Request, progress: Notify | None = None) -> dict[str, float]:
@@ -163,11 +239,15 @@ def check_first(request: Request, progress: Notify | None = None) -> dict[str, f
             variant needs a validation split, and there is none.
     """
     options = request.options
-    if isinstance(request.model, str):
-        check_model(request.model, **_model_options(options))
+    for name in ("label_column", "key_column", "classes"):
+        if getattr(options, name):
+            raise InputError(f"{name} goes with predictions:, not with a model")
+    for model in (request.model, *request.more):
+        if isinstance(model, str):
+            check_model(model, **_model_options(options))
     read_labels(options)
     asked_groups(options)
-    for other in options.ood:
+    for other in (*options.ood, *natural_sources(options.natural).values()):
         if other.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
             list_source(other, offline=True)
     if isinstance(request.dataset, Dataset):
@@ -212,22 +292,22 @@ def _model_options(options: EvaluationOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def model_source(request: Request, inputs: EvaluationInputs) -> ModelSource:
-    """The model, described for a plan."""
-    options, labels = request.options, inputs.labels
+def model_source(request: Request, model: FittedModel) -> ModelSource:
+    """A model, described for a plan."""
+    options, labels = request.options, model.labels
     return ModelSource(
-        source=str(inputs.opened.facts.get("source", inputs.opened.name)),
+        source=model.source,
         architecture=options.architecture,
         weights=options.weights,
         mean=options.mean,
         std=options.std,
         input_size=options.input_size,
         outputs=options.outputs,
-        taken_for=inputs.outputs.kind,
+        taken_for=model.outputs.kind,
         size=options.size,
         answers=labels.outputs,
         columns=labels.columns,
-        digest=inputs.digest,
+        digest=model.digest,
     )
 
 
@@ -281,13 +361,18 @@ def asked_groups(options: EvaluationOptions) -> GroupColumns | None:
     return GroupColumns(str(options.metadata), options.cluster, slices, shared)
 
 
+def loaded_already() -> InputError:
+    """Build the error for metadata of a data set that is loaded already."""
+    return InputError(
+        "metadata goes with the name of a data set; this one is loaded already: give load_data the "
+        "table, as groups=GroupColumns(...)"
+    )
+
+
 def _check_loaded(options: EvaluationOptions) -> None:
     """Raise `InputError` for options that only a data set by name can have."""
     if options.metadata is not None:
-        raise InputError(
-            "metadata goes with the name of a data set; this one is loaded already: give "
-            "load_data the table, as groups=GroupColumns(...)"
-        )
+        raise loaded_already()
     if options.size or options.limit or options.root or options.validation_fraction:
         raise InputError(
             "size, root, limit and validation_fraction go with the name of a data set; this one "

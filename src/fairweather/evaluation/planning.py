@@ -13,13 +13,19 @@ from pydantic import JsonValue
 
 from fairweather.devices import Arithmetic, resolve_device
 from fairweather.errors import InputError
-from fairweather.evaluation.inputs import EvaluationInputs, check_variants, model_source
+from fairweather.evaluation.inputs import (
+    EvaluationInputs,
+    FittedModel,
+    check_variants,
+    model_source,
+)
 from fairweather.evaluation.request import Request
+from fairweather.evaluation_options import EvaluationOptions, natural_sources
 from fairweather.inference import adapt_batchnorm
 from fairweather.metrics.class_metrics import read_points
 from fairweather.models import describe_preprocessing
 from fairweather.models.onnx_network import OnnxNetwork
-from fairweather.record import TEST, VAL, ModelRecord, RunRecord, RunSettings
+from fairweather.record import NATURAL, TEST, VAL, ModelRecord, RunRecord, RunSettings
 from fairweather.runs import provenance
 from fairweather.steps.describing import describe_shifts, variant_titles
 from fairweather.steps.measuring import (
@@ -34,7 +40,7 @@ from fairweather.steps.measuring import (
     predict_models,
 )
 from fairweather.steps.one_image import try_attacks, try_shifts
-from fairweather.steps.plan import DATA, OpenedNetwork, Plan, in_order
+from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, Plan, in_order
 from fairweather.steps.worker import digests_of
 from fairweather.types import Attack
 
@@ -47,10 +53,13 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
     if len(dataset.classes) < 2:
         raise InputError(f"{dataset.name} has only one class: an evaluation needs at least two")
     check_variants(options, dataset.name, has_validation=dataset.val is not None)
+    if options.title is not None and len(inputs.models) > 1:
+        raise InputError(f"title names one model, and there are {len(inputs.models)}")
     if "batchnorm" in options.variants:
-        adapt_batchnorm(inputs.model)
+        for each in inputs.models:
+            adapt_batchnorm(each.model)
     if options.precision == "bf16" and any(
-        isinstance(module, OnnxNetwork) for module in inputs.model.modules()
+        isinstance(module, OnnxNetwork) for each in inputs.models for module in each.model.modules()
     ):
         raise InputError(
             "precision bf16 is for PyTorch models; an ONNX file says itself which of its numbers "
@@ -59,7 +68,8 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
     image = dataset.test[:1]
     try_shifts(request.shifts, image, options.shift_seed)
     attacks = [each for each in request.shifts if isinstance(each, Attack)]
-    try_attacks(attacks, inputs.model, image, options.shift_seed)
+    for each in inputs.models:
+        try_attacks(attacks, each.model, image, options.shift_seed)
 
 
 def measurement_of(
@@ -78,6 +88,10 @@ def measurement_of(
         bootstrap=options.bootstrap,
         variants=options.variants,
         others={name: facts[f"{OOD_DATA}{name}"] for name in options.ood},
+        natural={
+            f"{NATURAL}{name}": facts[f"{NATURAL_DATA}{name}"]
+            for name in natural_sources(options.natural)
+        },
         priors=priors,
         operating_points=check_points(read_points(options.operating_points), facts[DATA].classes),
     )
@@ -95,25 +109,32 @@ def all_facts(inputs: EvaluationInputs) -> dict[str, DataFacts]:
     return found
 
 
-def measured_model(request: Request, inputs: EvaluationInputs) -> Measured:
-    """The one model of an evaluation."""
-    title = request.options.title or inputs.opened.name
-    return Measured(inputs.opened.name, SEED, title, title, OpenedNetwork(digest=inputs.digest))
+def measured_models(request: Request, inputs: EvaluationInputs) -> list[Measured]:
+    """The models of an evaluation."""
+    titles = [request.options.title or each.name for each in inputs.models]
+    return [
+        Measured(each.name, SEED, title, title, OpenedNetwork(digest=each.digest))
+        for each, title in zip(inputs.models, titles, strict=True)
+    ]
 
 
 def plan_evaluation(request: Request, inputs: EvaluationInputs, measurement: Measurement) -> Plan:
     """Plan everything that an evaluation asks for."""
-    model = measured_model(request, inputs)
+    models = measured_models(request, inputs)
     facts = {
         DATA: measurement.data,
         **{f"{OOD_DATA}{name}": each for name, each in measurement.others.items()},
+        **{
+            f"{NATURAL_DATA}{name.removeprefix(NATURAL)}": each
+            for name, each in measurement.natural.items()
+        },
     }
     sources = {
         name: source.model_copy(update={"digests": dict(facts[name].digests)})
         for name, source in inputs.sources.items()
     }
-    steps = [*predict_models(measurement, [model]), *conclude(measurement, [model])]
-    return in_order(sources, model_source(request, inputs), steps)
+    steps = [*predict_models(measurement, models), *conclude(measurement, models)]
+    return in_order(sources, [model_source(request, each) for each in inputs.models], steps)
 
 
 def describe_evaluation(
@@ -121,43 +142,29 @@ def describe_evaluation(
 ) -> RunRecord:
     """Make the record of an evaluation."""
     options, dataset = request.options, inputs.dataset
-    model = measured_model(request, inputs)
-    asked = {
-        name: getattr(options, name)
-        for name in ("architecture", "weights", "mean", "std", "input_size")
-    }
-    if options.outputs != "auto":
-        asked["outputs"] = options.outputs
-    settings = {
-        "source": str(inputs.opened.facts.get("source", model.name)),
-        "preprocessing": describe_preprocessing(inputs.opened),
-        **{key: _plain(value) for key, value in asked.items() if value is not None},
-    }
-    facts = {
-        **inputs.opened.facts,
-        "digest": inputs.opened.digest,
-        "outputs_as": {"kind": inputs.outputs.kind, "from": inputs.outputs.origin},
-        "labels": inputs.labels.note,
-    }
+    titles = {each.name: each.title for each in measured_models(request, inputs)}
     return RunRecord(
         kind="evaluation",
         name=run_name(inputs),
-        title=f"{model.title} on {dataset.name}",
+        title=f"{', '.join(titles.values())} on {dataset.name}",
         data=data_record(
-            dataset, plan.data[DATA], measurement.others, ordered=options.ordered_classes
+            dataset,
+            plan.data[DATA],
+            {
+                name: each.digests[TEST]
+                for name, each in {**measurement.others, **measurement.natural}.items()
+            },
+            ordered=options.ordered_classes,
         ),
-        models={
-            model.name: ModelRecord(
-                title=model.title, settings=settings, facts=json.loads(json.dumps(facts))
-            )
-        },
+        models={each.name: _described(each, titles[each.name], options) for each in inputs.models},
         seeds=(SEED,),
         sweeps=describe_shifts(request.shifts, min(dataset.test.images.shape[2:])),
         variants=variant_titles(
-            {model.name: model.title}, {}, options.variants, len(dataset.test), options.batch_size
+            titles, {}, options.variants, len(dataset.test), options.batch_size
         ),
         priors=dict(measurement.priors),
         ood=options.ood,
+        natural=natural_sources(options.natural),
         settings=RunSettings(
             shift_seed=options.shift_seed,
             bootstrap=options.bootstrap,
@@ -172,12 +179,35 @@ def describe_evaluation(
     )
 
 
+def _described(model: FittedModel, title: str, options: EvaluationOptions) -> ModelRecord:
+    asked = {
+        name: getattr(options, name)
+        for name in ("architecture", "weights", "mean", "std", "input_size")
+    }
+    if options.outputs != "auto":
+        asked["outputs"] = options.outputs
+    settings = {
+        "source": model.source,
+        "preprocessing": describe_preprocessing(model.opened),
+        **{key: _plain(value) for key, value in asked.items() if value is not None},
+    }
+    facts = {
+        **model.opened.facts,
+        "digest": model.opened.digest,
+        "outputs_as": {"kind": model.outputs.kind, "from": model.outputs.origin},
+        "labels": model.labels.note,
+    }
+    return ModelRecord(title=title, settings=settings, facts=json.loads(json.dumps(facts)))
+
+
 def _plain(value: object) -> JsonValue:
     plain: JsonValue = json.loads(json.dumps(value))
     return plain
 
 
 def run_name(inputs: EvaluationInputs) -> str:
-    """`MODEL-on-DATA`, as a name for a folder."""
+    """`MODEL-on-DATA`, as a name for a folder; of several models, it has the first two."""
+    names = [each.name for each in inputs.models]
+    more = [f"{len(names) - 2}-more"] if len(names) > 2 else []
     data = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(inputs.dataset.name).name).strip("-.")
-    return f"{inputs.opened.name}-on-{data or 'data'}"
+    return f"{'-and-'.join([*names[:2], *more])}-on-{data or 'data'}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fairweather.errors import InputError, check_text, unknown_name
 from fairweather.types import Images
@@ -67,8 +68,17 @@ def complete_priors(
     >>> complete_priors({"foxes": {"fox": 0.7}}, images)
     {'foxes': (0.2, 0.1, 0.7)}
     """
-    counts = np.bincount(images.labels.numpy(), minlength=len(images.classes))
-    return {name: _complete(name, some, images.classes, counts) for name, some in asked.items()}
+    return complete_by_labels(asked, images.labels.numpy(), images.classes)
+
+
+def complete_by_labels(
+    asked: Mapping[str, Mapping[str, float]],
+    labels: npt.NDArray[np.int64],
+    classes: tuple[str, ...],
+) -> dict[str, tuple[float, ...]]:
+    """Do the same as `complete_priors`, where only the labels of the images are known."""
+    counts = np.bincount(labels, minlength=len(classes))
+    return {name: _complete(name, some, classes, counts) for name, some in asked.items()}
 
 
 def _complete(

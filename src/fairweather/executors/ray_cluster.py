@@ -384,7 +384,7 @@ class _Driver:
         self.device, self.threads = worker.device.type, first.threads
         cluster.check(self.threads, self.device)
         self.settings = SiteSettings(
-            plan=Plan.model_construct(data=plan.data, model=plan.model, steps=()),
+            plan=Plan.model_construct(data=plan.data, models=plan.models, steps=()),
             threads=self.threads,
             device=self.device,
             offline=worker.offline,

@@ -10,10 +10,9 @@ from fairweather.progress import Event, Finished, Notify
 from fairweather.record import Machine, StepRecord
 from fairweather.runs import RunFolder
 from fairweather.steps import Plan, PredictStep, Step, Worker, pixels_of
-from fairweather.steps.plan import Adapted, Done, Forward
+from fairweather.steps.plan import Adapted, AnyNetwork, Done, Forward
 from fairweather.steps.progressing import Ledger, Speeds, State, work_of
 from fairweather.steps.training import drop_resume
-from fairweather.steps.worker import AnyNetwork
 
 
 @dataclass(frozen=True)

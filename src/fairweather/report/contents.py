@@ -20,6 +20,8 @@ from fairweather.record import (
     ENSEMBLE,
     ENSEMBLE_SUFFIX,
     MEAN,
+    NATURAL,
+    NO_IMAGES,
     OOD,
     PRIORS,
     SCORES,
@@ -100,6 +102,11 @@ class Contents:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the labels."""
         return self.data.classes
+
+    @property
+    def has_images(self) -> bool:
+        """Say whether there were images: predictions from elsewhere may come with labels alone."""
+        return not any(record.data.notes.get(NO_IMAGES) for record in self.records.values())
 
     @property
     def models(self) -> Mapping[str, ModelRecord]:
@@ -339,7 +346,7 @@ class Contents:
     def scope(self) -> str:
         """Say what the numbers are about: recipes, or the networks that were trained."""
         studies = [record for record in self.records.values() if record.kind == "study"]
-        if not studies:
+        if not studies and not self._of_several_seeds:
             which = "this trained network" if len(self.models) == 1 else "these trained networks"
             return f"This is about {which}, on other images like these."
         if len(self.of_recipes) < len(self._of_several_seeds):
@@ -380,7 +387,7 @@ class Contents:
     def sample(self) -> str:
         """Say how many images, resamples and seeds are behind each number."""
         of_classes = tuple(f"{name}/" for name in CLASS_METRICS)
-        others = self.scores["shift"].str.startswith((PRIORS, OOD, VALIDATION))
+        others = self.scores["shift"].str.startswith((PRIORS, OOD, NATURAL, VALIDATION))
         others |= self.scores["metric"].str.startswith(of_classes)
         counts = sorted(self.scores["n"][~others].unique())
         images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"

@@ -12,6 +12,7 @@ from fairweather.record import (
     ALL,
     CLEAN,
     MEAN,
+    NATURAL,
     NO_LEVEL,
     OOD,
     PRIORS,
@@ -34,6 +35,11 @@ from fairweather.report.tables import (
 from fairweather.types import Score
 
 AUROC, FALSE_POSITIVES = "detection_auroc", "false_positive_rate_at_recall/0.95"
+# MOVER takes both numbers as independent; networks that are good on both sets make them alike.
+SAME_NETWORKS = (
+    "Both numbers are of the same networks, which the intervals of differences do not use: they "
+    "are rather too wide. "
+)
 FLIPS, MEAN_ERROR, MCE = "flip_rate", "mean_corruption_error", "mce_alexnet/in-memory"
 # Of the metrics that METRICS has not, because a cell of predictions alone does not have them.
 LABELS: Mapping[str, str] = {
@@ -69,12 +75,14 @@ _Views = Mapping[str, Contents]
 def build_further_tables(contents: Contents) -> list[Table]:
     """Build the tables besides levels and means of a metric, each where the run has its numbers.
 
-    They are: validation beside test where the test images come from another source, the worst level
-    of each shift (one table per metric), single classes, class priors, other data sets, stability
-    along levels, and coverage and risk above the threshold of the validation images.
+    They are: validation beside test where the test images come from another source, other images of
+    the same classes beside the test images, the worst level of each shift (one table per metric),
+    single classes, class priors, other data sets, stability along levels, and coverage and risk
+    above the threshold of the validation images.
     """
     tables = [
         *_natural_shift(contents),
+        *_natural_sets(contents),
         *(_worst(contents, metric) for metric in TABULATED),
         _classes(contents),
         _class_priors(contents),
@@ -143,6 +151,52 @@ def _validation_and_test(contents: Contents, metric: str, model: str) -> tuple[E
         return validation, test, None
     gap = difference(test.score, validation.score)
     return validation, test, Entry(gap, test.percent)
+
+
+def _natural_sets(contents: Contents) -> list[Table]:
+    """Build one table per metric: the test images, each set of other images, and the differences.
+
+    There is none without other images of the same classes.
+    """
+    sets = _shifts(contents, NATURAL)
+    return [_natural_sets_table(contents, metric, sets) for metric in TABULATED] if sets else []
+
+
+def _natural_sets_table(contents: Contents, metric: str, sets: Sequence[str]) -> Table:
+    names = [each.removeprefix(NATURAL) for each in sets]
+    caption = (
+        f"{describe_metric(metric)} on the clean test images and on other images of the same "
+        f"classes. In brackets: 95 % intervals{interval_note(metric)}. The images are others, so "
+        "the differences are not paired, and their intervals cover the images of both sets. They "
+        "take images as independent: where several come from one patient, they are too narrow. A "
+        "part of a difference may come from classes that are more frequent in one of the sets. "
+        f"{SAME_NETWORKS if len(contents.seeds) > 1 else ''}"
+        f"{_sample(contents, NATURAL, 'other images', {'': contents})}."
+    )
+    return Table(
+        name=f"other_images_{metric}",
+        caption=caption,
+        header=("Model", "Clean", *(part for n in names for part in (n, f"{n} − clean"))),
+        keys=("model", CLEAN, *(part for s in sets for part in (s, f"{s} difference"))),
+        rows=tuple(
+            Row(name, title, title, _clean_and_others(contents, metric, name, sets))
+            for name, title in contents.titles.items()
+        ),
+    )
+
+
+def _clean_and_others(
+    contents: Contents, metric: str, model: str, sets: Sequence[str]
+) -> tuple[Entry | None, ...]:
+    clean = find_entry(contents, metric, model, CLEAN, NO_LEVEL)
+    entries = [clean]
+    for each in sets:
+        other = find_entry(contents, metric, model, each, NO_LEVEL)
+        gap = None
+        if clean is not None and other is not None:
+            gap = Entry(difference(other.score, clean.score), clean.percent)
+        entries += [other, gap]
+    return tuple(entries)
 
 
 def _worst(contents: Contents, metric: str) -> Table | None:

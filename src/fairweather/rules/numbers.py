@@ -17,6 +17,7 @@ from fairweather.record import (
     ALL,
     CLEAN,
     MEAN,
+    NATURAL,
     NO_LEVEL,
     SCORES,
     SLICES,
@@ -145,6 +146,11 @@ def conditions_of(rule: Rule, rows: Rows) -> list[Condition]:
     if shift not in known:
         raise unknown_name("shift", shift, [*known, EVERY])
     levels = [each.level for each in rows if each.shift == shift]
+    if rule.change and shift.startswith(NATURAL):
+        raise InputError(
+            f"a {rule.change} compares the same images, and those of {shift} are others than the "
+            f"clean ones: use a rule for the number itself, such as {rule.metric}[{shift}]"
+        )
     if rule.change and shift in (CLEAN, VALIDATION):
         raise InputError(
             f"a {rule.change} compares clean with shifted images, so the cell cannot be {shift}"

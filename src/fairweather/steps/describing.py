@@ -7,13 +7,19 @@ from collections.abc import Mapping, Sequence
 from fairweather.attacks import ATTACKS, AttackKind
 from fairweather.inference import VARIANTS, even_batches
 from fairweather.record import CellRecord, SweepRecord, variant_name
+from fairweather.shift_lists import not_at_hand
 from fairweather.shifts import SHIFTS, ShiftKind
 from fairweather.types import Attack, Shift, in_255ths
 
 
 def kind_of(name: str) -> ShiftKind | AttackKind:
-    """The entry of a shift or an attack in `SHIFTS` or `ATTACKS`."""
-    return ATTACKS[name] if name in ATTACKS else SHIFTS[name]
+    """The entry of a shift or an attack in `SHIFTS` or `ATTACKS`.
+
+    Of images that were shifted elsewhere, all that is known is the name of the shift.
+    """
+    if name in ATTACKS:
+        return ATTACKS[name]
+    return SHIFTS.get(name) or ShiftKind(not_at_hand, "level", name, "level", 0.0, lambda _: "")
 
 
 def describe_shifts(
@@ -54,12 +60,10 @@ def _describe_sweep(
 
 
 def _describe_cell(shift: Shift | Attack, image_size: int | None) -> CellRecord:
-    constants = None
-    if isinstance(shift, Shift) and image_size and "image_size" in SHIFTS[shift.name].known:
+    constants, kind = None, SHIFTS.get(shift.name)
+    if kind is not None and image_size and "image_size" in kind.known:
         stated = {"image_size": image_size, **shift.parameters}
-        constants = (
-            f"for images of {stated['image_size']} pixels: {SHIFTS[shift.name].note(stated)}"
-        )
+        constants = f"for images of {stated['image_size']} pixels: {kind.note(stated)}"
     assert shift.level is not None
     return CellRecord(id=shift.id, level=shift.level, constants=constants)
 

@@ -17,6 +17,7 @@ from fairweather.record import (
     ENSEMBLE,
     ENSEMBLE_SUFFIX,
     FIGURES,
+    NATURAL,
     PAGE,
     RECORD,
     SCORES,
@@ -39,15 +40,16 @@ from fairweather.steps.describing import variant_phrase
 from fairweather.steps.grouping import groups_digest
 from fairweather.steps.plan import (
     DATA,
+    NATURAL_DATA,
     Adapted,
+    AnyNetwork,
     Averaged,
     DataSource,
     FitStep,
     Forward,
+    Given,
     GroupStep,
     ImagesReference,
-    Interpolated,
-    OpenedNetwork,
     PredictStep,
     ReportStep,
     Row,
@@ -55,8 +57,6 @@ from fairweather.steps.plan import (
     Scaled,
     ScoreStep,
     Step,
-    Together,
-    Trained,
     network_files,
 )
 from fairweather.steps.sampling import MIXUP
@@ -175,11 +175,14 @@ def check_points(points: Mapping[str, float], classes: Sequence[str]) -> dict[st
 
 
 def data_record(
-    dataset: Dataset, source: DataSource, others: Mapping[str, DataFacts], *, ordered: bool
+    dataset: Dataset, source: DataSource, others: Mapping[str, str], *, ordered: bool
 ) -> DataRecord:
-    """Describe a data set for the record, with the digests of everything that is predicted."""
+    """Describe a data set for the record, with the digests of everything that is predicted.
+
+    `others` are the digests of other data sets.
+    """
     notes = {**dataset.notes, **({"ordered_classes": True} if ordered else {})}
-    digests = dict(source.digests) | {name: each.digests[TEST] for name, each in others.items()}
+    digests = {**source.digests, **others}
     return DataRecord(
         name=dataset.name,
         classes=dataset.classes,
@@ -200,16 +203,24 @@ class Measured:
         seed: random seed of its training; 0 for a model from elsewhere, `ensemble` for an ensemble.
         title: title of the model.
         label: its name in progress messages: the title, with the seed if there are several.
-        network: the network that predicts.
+        network: the network that predicts; None if its predictions were made elsewhere.
         members: members of an ensemble; they are measured before it.
+        given: the digests of predictions that were made elsewhere, by the file for each.
     """
 
     name: str
     seed: int | str
     title: str
     label: str
-    network: Trained | Interpolated | Together | OpenedNetwork
+    network: AnyNetwork | None
     members: tuple[Measured, ...] = ()
+    given: Mapping[str, str] = field(default_factory=dict)
+
+    def way(self, file: str, temperature: str | None = None) -> Forward | Given:
+        """How the predictions that are stored in a file are made without other predictions."""
+        if self.network is None:
+            return Given(digest=self.given[file])
+        return Forward(network=self.network, temperature=temperature)
 
 
 @dataclass(frozen=True)
@@ -219,12 +230,14 @@ class Measurement:
     Attributes:
         data: the run's own data set.
         others: other data sets that confidence should separate from it, by their sources.
+        natural: other images of the same classes, by what is in the column shift.
         shifts: clean first, then every shift and attack at every level.
         threads, device: threads and device of every step.
         arithmetic: how networks are computed.
         operating_points: the probability from which on a class is called, by class.
         reports: further files that the report reads, which trainings wrote.
         mixup: whether MixUp was used; then the samples show an example.
+        pictured: the shifts whose images are shown; None for all, and none without images.
     """
 
     data: DataFacts
@@ -237,10 +250,12 @@ class Measurement:
     bootstrap: int = 1000
     variants: tuple[str, ...] = ()
     others: Mapping[str, DataFacts] = field(default_factory=dict)
+    natural: Mapping[str, DataFacts] = field(default_factory=dict)
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     operating_points: Mapping[str, float] = field(default_factory=dict)
     reports: tuple[str, ...] = ()
     mixup: bool = False
+    pictured: tuple[Shift, ...] | None = None
 
     @property
     def stored(self) -> bool:
@@ -250,20 +265,24 @@ class Measurement:
     def cells(self) -> Iterator[tuple[str, Shift | Attack]]:
         """Every cell to predict: a split, or another data set, and the shift or attack on it.
 
-        Test images get every shift and attack; validation images and other data sets stay clean.
+        Test images get every shift and attack; validation images and other data sets stay clean,
+        and so do other images of the same classes.
         """
         clean = self.shifts[0]
         if VAL in self.data.images:
             yield VAL, clean
         for shift in self.shifts:
             yield TEST, shift
-        for other in self.others:
+        for other in (*self.others, *self.natural):
             yield other, clean
 
     def images(self, part: str) -> ImagesReference:
         """The reference to a split of the run's own data, or to another data set, for a step."""
         if part in self.others:
             return self.others[part].reference(TEST, f"{OOD_DATA}{part}")
+        if part in self.natural:
+            name = part.removeprefix(NATURAL)
+            return self.natural[part].reference(TEST, f"{NATURAL_DATA}{name}")
         return self.data.reference(part)
 
 
@@ -276,8 +295,10 @@ def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]
         for model in models
         if "temperature" in measurement.variants
     ]
-    report = _report(measurement, (*score.reads, *fitted))
-    return [*grouped, _sample(measurement, models), score, report]
+    samples = [] if measurement.pictured == () else [_sample(measurement, models)]
+    pictures = [file for each in samples for file in (*each.leaves, *each.may_leave)]
+    report = _report(measurement, pictures, (*score.reads, *fitted))
+    return [*grouped, *samples, score, report]
 
 
 def _group(measurement: Measurement) -> list[GroupStep]:
@@ -319,7 +340,9 @@ def predict_model(measurement: Measurement, model: Measured) -> Iterator[Step]:
 def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
     """The model itself; an ensemble averages its members' probabilities if logits are stored."""
     for part, shift in measurement.cells():
-        how: Forward | Averaged = Forward(network=model.network)
+        how: Forward | Given | Averaged = model.way(
+            predictions_file(model.name, model.seed, shift.id, part)
+        )
         stored = measurement.stored and part not in measurement.others
         if model.members and stored and not isinstance(shift, Attack):
             files = (predictions_file(m.name, m.seed, shift.id, part) for m in model.members)
@@ -335,7 +358,9 @@ def _scaled(measurement: Measurement, model: Measured) -> Iterator[Step]:
     name, fitted = variant_name(model.name, "temperature"), temperature_file(model.name, model.seed)
     label = _variant_label(measurement, model, "temperature")
     validation = predictions_file(model.name, model.seed, CLEAN, VAL)
-    network = [] if measurement.stored else network_files(model.network)
+    network = []
+    if model.network is not None and not measurement.stored:
+        network = network_files(model.network)
     yield FitStep(
         id=fitted.removesuffix(".json"),
         task=f"fit {label}",
@@ -352,10 +377,10 @@ def _scaled(measurement: Measurement, model: Measured) -> Iterator[Step]:
         work=measurement.data.images.get(VAL, 0),
     )
     for part, shift in measurement.cells():
-        how: Forward | Scaled = Forward(network=model.network, temperature=fitted)
-        if measurement.stored and part not in measurement.others:
-            of = predictions_file(model.name, model.seed, shift.id, part)
-            how = Scaled(of=of, temperature=fitted)
+        of = predictions_file(model.name, model.seed, shift.id, part)
+        how: Forward | Given | Scaled = Scaled(of=of, temperature=fitted)
+        if not measurement.stored or part in measurement.others:
+            how = model.way(of, fitted)
         yield _predict(measurement, model, name, label, part, shift, how)
 
 
@@ -366,6 +391,7 @@ def _adapted(measurement: Measurement, model: Measured) -> Iterator[Step]:
     """
     name = variant_name(model.name, "batchnorm")
     label = _variant_label(measurement, model, "batchnorm")
+    assert model.network is not None, "given predictions cannot be adapted"
     for part, shift in measurement.cells():
         if not isinstance(shift, Attack):
             how = Adapted(network=model.network)
@@ -387,7 +413,7 @@ def _predict(
     label: str,
     part: str,
     shift: Shift | Attack,
-    how: Forward | Adapted | Scaled | Averaged,
+    how: Forward | Adapted | Scaled | Averaged | Given,
 ) -> PredictStep:
     file = predictions_file(name, model.seed, shift.id, part)
     match how:
@@ -399,8 +425,10 @@ def _predict(
             reads = [*network_files(network), *([fitted] if fitted else [])]
         case Adapted(network=network):
             reads = network_files(network)
-    other = part in measurement.others
-    facts, own = (measurement.others[part], TEST) if other else (measurement.data, part)
+        case Given():
+            reads = []
+    elsewhere = {**measurement.others, **measurement.natural}
+    facts, own = (elsewhere[part], TEST) if part in elsewhere else (measurement.data, part)
     images = facts.images[own]
     return PredictStep(
         id=file.removesuffix(".parquet"),
@@ -419,13 +447,13 @@ def _predict(
         threads=measurement.threads,
         device=measurement.device,
         work=images * _passes(shift, how),
-        memory=0 if isinstance(how, Scaled | Averaged) else facts.bytes_of(own),
+        memory=0 if isinstance(how, Scaled | Averaged | Given) else facts.bytes_of(own),
     )
 
 
-def _passes(shift: Shift | Attack, how: Forward | Adapted | Scaled | Averaged) -> int:
-    """About how often each image goes through the network; 0 if stored logits are only read."""
-    if isinstance(how, Scaled | Averaged):
+def _passes(shift: Shift | Attack, how: Forward | Adapted | Scaled | Averaged | Given) -> int:
+    """About how often each image goes through the network; 0 if logits are only read."""
+    if isinstance(how, Scaled | Averaged | Given):
         return 0
     if not isinstance(shift, Attack):
         return 1
@@ -451,7 +479,8 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
     rows = tuple(_rows(measurement, models))
     data = measurement.data
     reads = [predictions_file(row.model, row.seed, text) for row in rows for text in row.shifts]
-    for part in [*([VAL] if VAL in data.images else []), *measurement.others]:
+    own = [VAL] if VAL in data.images else []
+    for part in [*own, *measurement.others, *measurement.natural]:
         reads += [predictions_file(row.model, row.seed, CLEAN, part) for row in rows]
     reads += [groups_file(part) for part in data.groups]
     leaves = (SCORES, WARNINGS, ABSENT_METRICS, *([SLICES] if data.slices else []))
@@ -466,6 +495,7 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
         natural_shift=data.natural_shift,
         ordered=data.ordered,
         others=tuple(measurement.others),
+        natural=tuple(measurement.natural),
         priors=dict(measurement.priors),
         bootstrap=measurement.bootstrap,
         operating_points=dict(measurement.operating_points),
@@ -483,13 +513,14 @@ def _sample(measurement: Measurement, models: Sequence[Measured]) -> SampleStep:
         names = [model.name, *(variant_name(model.name, v) for v in measurement.variants)]
         for name in names:
             shown.setdefault(name + suffix, (name, model.seed))
-    shifts = tuple(shift.id for shift in measurement.shifts if isinstance(shift, Shift))
+    every = measurement.shifts if measurement.pictured is None else measurement.pictured
+    shifts = tuple(shift.id for shift in every if isinstance(shift, Shift))
     attacks = [attack for attack in measurement.shifts if isinstance(attack, Attack)]
     networks = {
         name: model.network
         for name, of in shown.items()
         for model in models
-        if attacks and of == (model.name, model.seed)
+        if attacks and model.network is not None and of == (model.name, model.seed)
     }
     files = (file for network in networks.values() for file in network_files(network))
     return SampleStep(
@@ -514,9 +545,11 @@ def _sample(measurement: Measurement, models: Sequence[Measured]) -> SampleStep:
     )
 
 
-def _report(measurement: Measurement, predictions: Sequence[str]) -> ReportStep:
-    own = [RECORD, SCORES, WARNINGS, ABSENT_METRICS, INDEX, PICTURES, MIXUP, ATTACKED]
-    own += [SLICES] if measurement.data.slices else []
+def _report(
+    measurement: Measurement, pictures: Sequence[str], predictions: Sequence[str]
+) -> ReportStep:
+    slices = [SLICES] if measurement.data.slices else []
+    own = (RECORD, SCORES, WARNINGS, ABSENT_METRICS, *slices, *pictures)
     return ReportStep(
         id="report",
         task="report",

@@ -38,6 +38,7 @@ from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import GroupColumns, Preparation
 
 DATA = "data"  # the run's own data set; others are called `pretraining:NAME` and `ood:SOURCE`
+NATURAL_DATA = "natural:"  # prefix of other images of the same classes
 # To be raised when a step of this kind gives another result for the same inputs.
 VERSIONS = {
     "pretrain": 1,
@@ -160,12 +161,11 @@ class OpenedNetwork(Frozen):
     digest: str
 
 
-Network = Annotated[
-    Trained | Interpolated | Together | OpenedNetwork, pydantic.Field(discriminator="kind")
-]
+AnyNetwork = Trained | Interpolated | Together | OpenedNetwork
+Network = Annotated[AnyNetwork, pydantic.Field(discriminator="kind")]
 
 
-def network_files(network: Trained | Interpolated | Together | OpenedNetwork) -> list[str]:
+def network_files(network: AnyNetwork) -> list[str]:
     """The files of a run that a network is loaded from."""
     match network:
         case Trained(folder=folder):
@@ -418,12 +418,12 @@ class FitStep(Step):
     Attributes:
         validation: the file of these predictions.
         network, val, batch_size, arithmetic: used to predict the logits again if they are not
-            stored.
+            stored; there is no network if the predictions are given.
     """
 
     kind: Literal["fit"] = "fit"
     validation: str
-    network: Network
+    network: Network | None
     val: ImagesReference
     stored: bool
     batch_size: int
@@ -434,7 +434,7 @@ class FitStep(Step):
             return {}
         return {
             "data": self.val.digest,
-            "network": _network_facts(self.network),
+            "network": self.network and _network_facts(self.network),
             "batch_size": self.batch_size,
             **_arithmetic_facts(self.arithmetic),
             **self.machine(),
@@ -471,6 +471,13 @@ class Averaged(Frozen):
     members: tuple[str, ...]
 
 
+class Given(Frozen):
+    """Take predictions that were made elsewhere, known by the digest of their content."""
+
+    way: Literal["given"] = "given"
+    digest: str
+
+
 class PredictStep(Step):
     """Predict one split of the data under one shift or attack.
 
@@ -480,7 +487,7 @@ class PredictStep(Step):
         shift: id of the shift or attack.
         labelled: False for another data set: only predicted classes and confidences are kept.
         arithmetic: how the network is computed.
-        how: the way to predict, with the network or the stored logits.
+        how: the way to predict, with the network, the stored logits, or what is given.
     """
 
     kind: Literal["predict"] = "predict"
@@ -492,7 +499,9 @@ class PredictStep(Step):
     labelled: bool = True
     batch_size: int
     arithmetic: Arithmetic = FP32
-    how: Annotated[Forward | Adapted | Scaled | Averaged, pydantic.Field(discriminator="way")]
+    how: Annotated[
+        Forward | Adapted | Scaled | Averaged | Given, pydantic.Field(discriminator="way")
+    ]
 
     @property
     def label(self) -> str:  # noqa: D102 - as its base says
@@ -502,6 +511,8 @@ class PredictStep(Step):
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         if isinstance(self.how, Scaled | Averaged):
             return {"way": self.how.way}
+        if isinstance(self.how, Given):
+            return {"data": self.images.digest, "way": self.how.way, "given": self.how.digest}
         return {
             "data": self.images.digest,
             "way": self.how.way,
@@ -558,6 +569,7 @@ class ScoreStep(Step):
         natural_shift: whether these are scored too, since the test images have a different origin.
         ordered: whether the classes are in an order.
         others: other data sets that confidence should separate from the test images.
+        natural: other images of the same classes, which are scored by themselves.
         priors: class probabilities in label order, by name.
         operating_points: the probability from which on a class is called, by class.
         in_units_of_alexnet: whether the images are those of the published mCE.
@@ -573,6 +585,7 @@ class ScoreStep(Step):
     natural_shift: bool
     ordered: bool = False
     others: tuple[str, ...] = ()
+    natural: tuple[str, ...] = ()
     priors: dict[str, tuple[float, ...]] = pydantic.Field(default_factory=dict)
     bootstrap: int
     operating_points: dict[str, float] = pydantic.Field(default_factory=dict)
@@ -591,6 +604,8 @@ class ScoreStep(Step):
             "priors": {name: list(values) for name, values in self.priors.items()},
             "operating_points": dict(self.operating_points),
             "in_units_of_alexnet": self.in_units_of_alexnet,
+            # Only where there are some, so that the scores of other runs stay finished.
+            **({"natural": list(self.natural)} if self.natural else {}),
         }
 
 
@@ -660,16 +675,16 @@ AnyStep = Annotated[
 
 
 class Plan(Frozen):
-    """All steps of a run, each after those that it needs, and their data sets and model.
+    """All steps of a run, each after those that it needs, and their data sets and models.
 
     Attributes:
         data: the data sets, by their names in the steps.
-        model: the model from elsewhere, if there is one.
+        models: the models from elsewhere; steps know them by their digests.
         steps: all steps of the run, in order.
     """
 
     data: dict[str, DataSource]
-    model: ModelSource | None = None
+    models: tuple[ModelSource, ...] = ()
     steps: tuple[AnyStep, ...]
 
     def step(self, step: str) -> Step:
@@ -689,7 +704,7 @@ class Plan(Frozen):
 
 
 def in_order(
-    data: Mapping[str, DataSource], model: ModelSource | None, steps: Sequence[Step]
+    data: Mapping[str, DataSource], models: Sequence[ModelSource], steps: Sequence[Step]
 ) -> Plan:
     """Make a plan of steps in order; `needs` of each follows from the files that it reads.
 
@@ -712,7 +727,7 @@ def in_order(
     twice = [name for name, count in Counter(step.id for step in steps).items() if count > 1]
     if twice:
         raise ValueError(f"two steps have the id {twice[0]}")
-    return Plan.model_construct(data=dict(data), model=model, steps=tuple(linked))
+    return Plan.model_construct(data=dict(data), models=tuple(models), steps=tuple(linked))
 
 
 def fingerprint_of(step: Step, checksums: Mapping[str, str]) -> str:
@@ -740,7 +755,7 @@ def pretraining_files(folder: str, recipe: Pretraining) -> list[str]:
     return [f"{folder}/{name}" for name in names]
 
 
-def _network_facts(network: Trained | Interpolated | Together | OpenedNetwork) -> JsonValue:
+def _network_facts(network: AnyNetwork) -> JsonValue:
     """The facts of a network besides its files; those tell the members of an ensemble."""
     return "together" if isinstance(network, Together) else _plain(network)
 

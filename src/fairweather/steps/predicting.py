@@ -26,13 +26,14 @@ from fairweather.inference import (
 )
 from fairweather.progress import Event, Notify
 from fairweather.runs import RunFolder, read_json
-from fairweather.shift_lists import expand
+from fairweather.shift_lists import expand, read_elsewhere
 from fairweather.steps.plan import (
     Adapted,
     Averaged,
     Done,
     FitStep,
     Forward,
+    Given,
     PredictStep,
     Scaled,
     Step,
@@ -47,6 +48,7 @@ def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -
     stored = folder.read_predictions(step.validation)
     logits, halved = stored.logits, None
     if logits is None:
+        assert step.network is not None, "what is given has its logits"
         logits = predict_logits(
             worker.network(step.network, folder),
             worker.images(step.val),
@@ -67,7 +69,7 @@ def pixels_of(step: Step) -> tuple[Hashable, ...] | None:
     Steps with the same answer can be done together, so that each image is shifted once. The images
     of an attack are made for one network, so they are shared with none.
     """
-    if not isinstance(step, PredictStep) or isinstance(step.how, Scaled | Averaged):
+    if not isinstance(step, PredictStep) or isinstance(step.how, Scaled | Averaged | Given):
         return None
     if _is_attack(step.shift):
         return None
@@ -87,6 +89,8 @@ def do_predict(step: PredictStep, worker: Worker, folder: RunFolder, progress: N
         case Scaled(of=of, temperature=temperature):
             found = scale(folder.read_predictions(of), read_temperature(folder, temperature))
             return _store(step, found, folder)
+        case Given(digest=digest):
+            return _store(step, worker.given(step.leaves[0], digest), folder)
     (done,) = do_predictions([step], worker, folder, progress)
     return done
 
@@ -231,8 +235,10 @@ def shift_of(text: str) -> Shift | Attack:
     >>> shift_of("gaussian_blur,sigma=0.7").level
     0.7
     """
-    (found,) = expand(text)
-    return found
+    if (found := read_elsewhere(text)) is not None:
+        return found
+    (one,) = expand(text)
+    return one
 
 
 @cache

@@ -152,6 +152,7 @@ def dropped(plan: Plan, run: RunFolder) -> list[str]:
         kept = rows.get((row.model, row.seed), set(row.shifts))
         found += [f"shift {shift}" for shift in row.shifts if shift not in kept]
     found += [f"ood {other}" for other in old.others if other not in new[0].others]
+    found += [other for other in old.natural if other not in new[0].natural]
     found += [f"priors {n}" for n, each in old.priors.items() if new[0].priors.get(n) != each]
     points = new[0].operating_points
     found += [
@@ -165,6 +166,7 @@ class _Scored(pydantic.BaseModel):
 
     rows: tuple[Row, ...]
     others: tuple[str, ...]
+    natural: tuple[str, ...] = ()
     priors: dict[str, tuple[float, ...]]
     operating_points: dict[str, float] = {}
 
@@ -390,12 +392,14 @@ class Outlook:
             }
             for each in self.standings
         ]
+        models = [each.model_dump(mode="json") for each in self.plan.models]
         facts = {
             "name": self.name,
             "path": str(self.path),
             "seconds": self.seconds,
             "data": {n: each.model_dump(mode="json") for n, each in self.plan.data.items()},
-            "model": self.plan.model and self.plan.model.model_dump(mode="json"),
+            "model": models[0] if len(models) == 1 else None,
+            "models": models,
             "steps": steps,
         }
         return json.dumps(facts, indent=1)

@@ -26,6 +26,7 @@ from fairweather.record import (
     COLUMNS,
     ENSEMBLE,
     MEAN,
+    NATURAL,
     NO_LEVEL,
     OOD,
     PRIORS,
@@ -70,8 +71,9 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     """Write scores.csv, warnings.json and absent_metrics.json."""
     shifts = {text: shift_of(text) for row in step.rows for text in row.shifts}
     cells = [Cell(row.model, row.seed, shifts[text]) for row in step.rows for text in row.shifts]
-    validation = _validation_cells(step)
-    total = len(cells) + len(validation)
+    # Images of other sets are resampled separately, each set by itself.
+    apart = [_cells_of(step, name) for name in _other_images(step)]
+    total = len(cells) + sum(map(len, apart))
 
     def read(cell: Cell) -> Predictions:
         return folder.read_predictions(file_of(cell))
@@ -79,20 +81,21 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     fitted = _fit(step, folder)
     estimated: list[tuple[Key, Estimates]] = []
     clusters = {part: read_clusters(folder, part) for part in (TEST, VAL)}
-    # Two calls: validation images are different images, and are resampled separately.
-    for part, of in ((cells, TEST), (validation, VAL)):
+    # Which images of other sets belong together is only known of validation images.
+    of_parts = [(cells, clusters[TEST])]
+    of_parts += [(each, clusters[VAL] if _are_validation(each) else None) for each in apart]
+    for part, of in of_parts:
         for estimate in estimate_cells(
             part,
             read,
             step.bootstrap,
             fitted=lambda cell: fitted.get((cell.model, cell.seed)),
-            clusters=clusters[of],
+            clusters=of,
         ):
             estimated.append(estimate)
             progress(Event(step.task, len(estimated), total))
     of_classes = [
-        class_rows(part, read, step.bootstrap, step.operating_points, clusters[of])
-        for part, of in ((cells, TEST), (validation, VAL))
+        class_rows(part, read, step.bootstrap, step.operating_points, of) for part, of in of_parts
     ]
     frame = _frame(step, folder, cells, dict(estimated), of_classes, clusters[TEST])
     folder.write(SCORES, to_csv(_with_counts(frame, clusters)))
@@ -110,8 +113,17 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     return Done()
 
 
+def _are_validation(cells: Sequence[Cell]) -> bool:
+    return bool(cells) and cells[0].shift.name == VALIDATION
+
+
 def file_of(cell: Cell) -> str:
-    """The file with the predictions of a cell; `validation` means the clean validation images."""
+    """The file with the predictions of a cell; `validation` means the clean validation images.
+
+    `natural/NAME` means other images, which are clean too.
+    """
+    if cell.shift.name.startswith(NATURAL):
+        return predictions_file(cell.model, cell.seed, CLEAN, cell.shift.name)
     if cell.shift.name == VALIDATION:
         return predictions_file(cell.model, cell.seed, CLEAN, VAL)
     return predictions_file(cell.model, cell.seed, cell.shift.id)
@@ -131,7 +143,7 @@ def _frame(
         to_frame(table),
         derived_rows(
             cells,
-            estimated,
+            {key: each for key, each in estimated.items() if not key[2].startswith(NATURAL)},
             lambda cell: folder.read_column(file_of(cell), "predicted"),
             bootstrap=step.bootstrap,
             in_units_of_alexnet=step.in_units_of_alexnet,
@@ -151,8 +163,10 @@ def _with_counts(frame: pd.DataFrame, clusters: Mapping[str, Clusters | None]) -
     test, val = clusters[TEST], clusters[VAL]
     if test is None:
         return frame
-    counts = np.where(frame["shift"] == VALIDATION, 0 if val is None else val.count, test.count)
-    return frame.assign(clusters=counts)
+    of_val = frame["shift"] == VALIDATION
+    unknown = frame["shift"].str.startswith((NATURAL, OOD)) | (of_val if val is None else False)
+    counts = np.where(of_val, 0 if val is None else val.count, test.count)
+    return frame.assign(clusters=pd.Series(counts, frame.index, dtype="Int64").mask(unknown))
 
 
 def _slices(
@@ -210,10 +224,13 @@ def _fit(step: ScoreStep, folder: RunFolder) -> dict[tuple[str, int | str], Fitt
     }
 
 
-def _validation_cells(step: ScoreStep) -> list[Cell]:
-    if not (step.natural_shift and step.validation):
-        return []
-    shift = replace(UNCHANGED, name=VALIDATION)
+def _other_images(step: ScoreStep) -> list[str]:
+    """What is in the column shift for sets of images that are not the test images."""
+    return [*([VALIDATION] if step.natural_shift and step.validation else []), *step.natural]
+
+
+def _cells_of(step: ScoreStep, images: str) -> list[Cell]:
+    shift = replace(UNCHANGED, name=images)
     return [Cell(row.model, row.seed, shift) for row in step.rows]
 
 

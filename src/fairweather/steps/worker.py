@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 import torch
 from torch import nn
@@ -17,13 +20,15 @@ from fairweather.data import digest, load_data
 from fairweather.devices import memory_for_networks, resolve_device
 from fairweather.errors import InputError
 from fairweather.group import ALONE, Group
-from fairweather.models.labels import LabelMap, relabel
+from fairweather.models.labels import LabelMap, match_labels, relabel
 from fairweather.models.outputs import LogProbabilities
 from fairweather.progress import Notify
 from fairweather.record import PROBED, TEST, TRAIN, VAL, WEIGHTS
 from fairweather.runs import RunFolder, fingerprint
 from fairweather.steps.plan import (
     DATA,
+    NATURAL_DATA,
+    AnyNetwork,
     DataSource,
     ImagesReference,
     Interpolated,
@@ -34,10 +39,9 @@ from fairweather.steps.plan import (
     Trained,
 )
 from fairweather.steps.shifters import Shifters
-from fairweather.types import Dataset, Images
+from fairweather.types import Dataset, Images, Predictions
 
 Version = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes
-AnyNetwork = Trained | Interpolated | Together | OpenedNetwork
 
 
 class _Loaded(NamedTuple):
@@ -56,12 +60,13 @@ class Worker:
         offline: never use the network.
         progress: called with what happens while data are loaded.
         datasets: data sets that are open already, by their names in the plan; they are not checked.
-        model: the model from elsewhere, if it is open already; it returns logits of the data's
-            classes.
+        models: models from elsewhere that are open already, by their digests; each returns logits
+            of the data's classes.
         workers: processes that make shifted batches ahead.
         networks: at most so many networks are kept in memory; None for as many as fit.
         jobs: number of workers on this machine, which share its memory.
         group: the processes that train together with this one.
+        given: reads predictions that were made elsewhere, by the file that they are stored in.
 
     Attributes:
         room: bytes that networks may take.
@@ -75,18 +80,21 @@ class Worker:
         offline: bool = False,
         progress: Notify | None = None,
         datasets: Mapping[str, Dataset] | None = None,
-        model: nn.Module | None = None,
+        models: Mapping[str, nn.Module] | None = None,
         workers: int = 0,
         networks: int | None = None,
         jobs: int = 1,
         group: Group = ALONE,
+        given: Callable[[str], Predictions] | None = None,
     ) -> None:
         self.group = group
-        self.sources, self.model_source = dict(plan.data), plan.model
+        self._given = given
+        self.sources = dict(plan.data)
+        self.model_sources = {source.digest: source for source in plan.models}
         self.device = resolve_device(device)
         self.offline, self.progress = offline, progress
         self._datasets = dict(datasets or {})
-        self._model = model
+        self._opened = dict(models or {})
         self.workers, self.most_networks = workers, networks
         self.shifters = Shifters(workers) if workers else None
         self.room = memory_for_networks(self.device) // jobs
@@ -109,12 +117,15 @@ class Worker:
     def images(self, reference: ImagesReference) -> Images:
         """A split of a data set; images of another data set get the classes of the run.
 
-        Raises `InputError` if the data set does not have this split.
+        Raises `InputError` if the data set does not have this split, or its labels are no classes
+        of the run.
         """
         dataset = self.dataset(reference.data)
         part: Images | None = getattr(dataset, reference.part)
         if part is None:
             raise InputError(f"{dataset.name} has no {reference.part} images")
+        if reference.data.startswith(NATURAL_DATA):
+            return relabelled(part, self.dataset().classes, dataset.name)
         source = self.sources.get(reference.data)
         if source is None or source.labelled:
             return part
@@ -123,7 +134,7 @@ class Worker:
     def network(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
         """A network that returns logits of the data's classes; as many as fit are kept."""
         if isinstance(network, OpenedNetwork):
-            return self._opened
+            return self._open(network.digest)
         # Steps write files by renaming, so that a new file has another inode or time. Checksums
         # would read large weights again for every cell.
         files = tuple(_version(folder.file(name)) for name in _weights(network))
@@ -134,6 +145,17 @@ class Worker:
             loaded = _Loaded(files, _load(network, folder))
         self._networks[network] = loaded
         return loaded.model
+
+    def given(self, file: str, digest: str) -> Predictions:
+        """Predictions that were made elsewhere, by the file that they are to be stored in.
+
+        Raises `InputError` if they have changed since the plan was made.
+        """
+        assert self._given is not None, "only the process that was given predictions stores them"
+        predictions = self._given(file)
+        if predictions_digest(predictions) != digest:
+            raise InputError(f"the predictions for {file} have changed since the plan was made")
+        return predictions
 
     def how_many_fit(self, networks: Sequence[AnyNetwork], folder: RunFolder) -> int:
         """How many of these networks, from the first on, can be in memory together; at least 1."""
@@ -152,12 +174,11 @@ class Worker:
         # Twice: an adapted model is a copy of its network.
         return 2 * sum(size for each in files for *_, size in each) <= self.room
 
-    @cached_property
-    def _opened(self) -> nn.Module:
-        if self._model is not None:
-            return self._model
-        assert self.model_source is not None
-        return open_source(self.model_source, offline=self.offline)
+    def _open(self, digest: str) -> nn.Module:
+        if digest not in self._opened:
+            source = self.model_sources[digest]
+            self._opened[digest] = open_source(source, offline=self.offline)
+        return self._opened[digest]
 
     def close(self) -> None:
         """End the processes that it has started."""
@@ -204,9 +225,54 @@ def digests_of(dataset: Dataset) -> dict[str, str]:
     return {name: digest(part) for name, part in parts.items() if part is not None}
 
 
+def predictions_digest(predictions: Predictions) -> str:
+    """The digest of the content of predictions: keys, labels, probabilities and classes.
+
+    Beyond 100 classes, where logits are not kept, that of the losses and confidences.
+    """
+    digest = hashlib.sha256(json.dumps(predictions.classes).encode())
+    columns: list[npt.NDArray[Any]] = [predictions.keys, predictions.labels]
+    if predictions.logits is None:
+        columns += [predictions.predicted, predictions.confidence, predictions.nll]
+    else:
+        columns.append(predictions.logits)
+    for column in columns:
+        little = np.ascontiguousarray(column.astype(column.dtype.newbyteorder("<")))
+        digest.update(f"{little.dtype.str} {little.shape}".encode() + little.tobytes())
+    return digest.hexdigest()
+
+
 def unlabelled(images: Images, classes: tuple[str, ...]) -> Images:
     """Images of another data set for a model with these classes; all labels become 0."""
     return Images(images.images, torch.zeros_like(images.labels), images.keys, classes)
+
+
+def relabelled(images: Images, classes: tuple[str, ...], name: str) -> Images:
+    """Images whose labels are those of the run's classes; they may have only some of them.
+
+    Classes are matched as those of the data are with the outputs of a model.
+
+    Raises `InputError` if a class of the images is none of the run's.
+    """
+    try:
+        mapped = match_labels(classes, len(classes), images.classes)
+    except InputError as error:
+        raise InputError(
+            f"the classes of {name} are not those of the run (here called the model): {error}"
+        ) from None
+    places = torch.tensor([columns[0] for columns in mapped.columns], dtype=torch.int64)
+    return Images(images.images, places[images.labels], images.keys, classes)
+
+
+def check_natural(other: Dataset, own: Dataset) -> None:
+    """Raise `InputError` unless other images have the classes and the size of the run's own."""
+    relabelled(other.test[:1], own.classes, other.name)
+    sides = [" x ".join(map(str, each.test.images.shape[2:])) for each in (other, own)]
+    if sides[0] != sides[1]:
+        raise InputError(
+            f"the images of {other.name} have {sides[0]} pixels and those of {own.name} "
+            f"{sides[1]}: give both one size"
+        )
 
 
 def open_source(source: ModelSource, *, offline: bool = False) -> nn.Module:

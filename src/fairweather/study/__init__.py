@@ -29,9 +29,9 @@ from fairweather.runs import RunFolder, check_takeable, open_run, share_run
 from fairweather.steps import Worker
 from fairweather.steps.image_lists import write_image_lists
 from fairweather.steps.measuring import facts_of, survey
-from fairweather.steps.plan import DATA
+from fairweather.steps.plan import DATA, NATURAL_DATA
 from fairweather.steps.progressing import Outlook, begin
-from fairweather.steps.worker import digests_of, open_data
+from fairweather.steps.worker import check_natural, digests_of, open_data
 from fairweather.study.loading import check_study as check_study
 from fairweather.study.loading import load_study as load_study
 from fairweather.study.loading import packaged_studies as packaged_studies
@@ -154,6 +154,8 @@ def run(
     own = datasets[DATA]
     starts = {name: datasets.get(f"{PRETRAINING}{name}", own) for name in checked.pretraining}
     try_out(checked, own, starts, offline)
+    for name in checked.natural:
+        check_natural(datasets[f"{NATURAL_DATA}{name}"], own)
     tell(Event("load data", 1, 1, f"{len(own.test)} test images"))
     facts = {name: facts_of(dataset, digests_of(dataset)) for name, dataset in datasets.items()}
     plan = plan_study(checked, facts, target, offline=offline)

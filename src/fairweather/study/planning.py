@@ -16,7 +16,9 @@ from fairweather.record import (
     DIVERGED,
     ENSEMBLE,
     HISTORY,
+    NATURAL,
     PROBED,
+    TEST,
     WEIGHTS,
     ModelRecord,
     RunRecord,
@@ -40,6 +42,7 @@ from fairweather.steps.measuring import (
 )
 from fairweather.steps.plan import (
     DATA,
+    NATURAL_DATA,
     ChooseStep,
     DataSource,
     Interpolated,
@@ -74,15 +77,22 @@ def plan_study(
         name: source.model_copy(update={"digests": dict(facts[name].digests)})
         for name, source in data_sources(study).items()
     }
-    return in_order(sources, None, list(planner.steps()))
+    return in_order(sources, [], list(planner.steps()))
 
 
 def data_sources(study: Study) -> dict[str, DataSource]:
-    """The data sets of a study: its own is `data`, that of a pre-training `pretraining:NAME`."""
+    """The data sets of a study: its own is `data`, that of a pre-training `pretraining:NAME`.
+
+    Other images of the same classes are `natural:NAME`.
+    """
     found = {DATA: _source(study.data)}
     for name, entry in study.pretraining.items():
         if entry.data is not None:
             found[f"{PRETRAINING}{name}"] = _source(entry.data)
+    for name, source in study.natural.items():
+        found[f"{NATURAL_DATA}{name}"] = DataSource(
+            source=source, size=study.data.size, parts=(TEST,), test_fraction=1.0
+        )
     return found
 
 
@@ -107,7 +117,15 @@ def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.dev
         name=study.name,
         title=study.title,
         description=study.description,
-        data=data_record(dataset, plan.data[DATA], {}, ordered=study.ordered_classes),
+        data=data_record(
+            dataset,
+            plan.data[DATA],
+            {
+                f"{NATURAL}{name}": plan.data[f"{NATURAL_DATA}{name}"].digests[TEST]
+                for name in study.natural
+            },
+            ordered=study.ordered_classes,
+        ),
         models={name: _described(entry) for name, entry in study.models.items()},
         pretraining={name: _described(entry) for name, entry in study.pretraining.items()},
         seeds=tuple(study.seeds),
@@ -121,6 +139,7 @@ def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.dev
             study.prediction_batch_size,
         ),
         seen_shifts=study.seen_shifts(),
+        natural=dict(study.natural),
         settings=RunSettings(
             shift_seed=study.shift_seed,
             bootstrap=study.bootstrap,
@@ -215,6 +234,9 @@ class _Planner:
             bootstrap=study.bootstrap,
             variants=tuple(study.variants),
             operating_points=check_points(study.operating_points, self.data.classes),
+            natural={
+                f"{NATURAL}{name}": self.facts[f"{NATURAL_DATA}{name}"] for name in study.natural
+            },
             reports=tuple(self._reported()),
             mixup=any(each.recipe.mixup > 0 for each in tries),
         )

@@ -13,6 +13,7 @@ import pydantic
 from pydantic import FiniteFloat
 
 from fairweather.errors import InputError, unknown_name
+from fairweather.evaluation_options import natural_sources
 from fairweather.inference import check_variant_names
 from fairweather.models.specification import MOST_WIDTH
 from fairweather.shift_lists import expand
@@ -244,6 +245,8 @@ class Study(Strict):
         shifts: sweeps and suites as written; `all_shifts` gives the shifts themselves.
         allow_seen_shifts: allow models to be trained with shifts that test them; the report marks
             them.
+        natural: other images of the same classes, by name, such as those of another hospital; each
+            is a source of data, and in tables `natural/NAME`.
         shift_seed: random seed of stochastic shifts, the same for all models and seeds.
         ensemble: also measure the models of all seeds together, as seed `ensemble`.
         prediction_batch_size: images in a forward pass of the evaluation.
@@ -271,6 +274,7 @@ class Study(Strict):
     seeds: Annotated[list[int], pydantic.BeforeValidator(_listed)] = [0, 1, 2]
     shift_seed: int = 0
     shifts: list[dict[str, Any]] = pydantic.Field([])
+    natural: dict[str, str] = pydantic.Field({})
     allow_seen_shifts: bool = False
     pretraining: dict[str, PretrainingEntry] = pydantic.Field({})
     models: dict[str, ModelEntry] = pydantic.Field(min_length=1)
@@ -298,6 +302,12 @@ class Study(Strict):
                         f"the {what} name {name!r} must consist of {_ALLOWED}, since it names a "
                         "folder; the title may be anything"
                     )
+        for name, source in natural_sources(self.natural).items():
+            if source == self.data.source:
+                raise InputError(
+                    f"natural.{name}: its images are those of the study's data, which models are "
+                    "trained on"
+                )
         for seed in self.seeds:
             if not 0 <= seed < 2**63 or self.seeds.count(seed) > 1:
                 raise InputError(f"seeds must be different and >= 0, found {self.seeds}")

@@ -136,6 +136,7 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
             named={table.name: table for table in tables},
             figures={figure.name: figure for figure in figures},
             pictures=pictures,
+            has_images=contents.has_images,
             sections=[(id, heading) for id, heading in SECTIONS if there.get(id, True)],
             thresholds=any(
                 cell["kept"] for model in carried["cells"].values() for cell in model.values()

@@ -1,0 +1,361 @@
+"""Match the rows of predictions with test images: their classes, their keys and their labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.errors import InputError, check_text
+from fairweather.models.labels import LabelMap, match_labels
+from fairweather.prediction_files.kinds import Kind, kind_of_rows, logits_of_rows
+from fairweather.prediction_files.rows import Asked, Column, Rows, listed
+
+SEPARATORS = "_-.: /"  # between a prefix such as `prob_` and the name of a class
+
+
+class KnownImages(NamedTuple):
+    """The images of one split that predictions must be of.
+
+    Attributes:
+        labels: int64 `[n]`.
+        keys: int64 `[n]`, each once.
+        names: the name of each: its file, or its key as text; None if images have no names.
+        place: what messages call them.
+        are_files: whether the names are paths of files.
+    """
+
+    labels: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.int64]
+    names: Sequence[str] | None
+    place: str
+    are_files: bool = False
+
+
+class Matched(NamedTuple):
+    """Predictions in the order of the images and of the classes.
+
+    Attributes:
+        logits: float32 `[n, C]`.
+        kind: what the outputs were taken for.
+        classes: how the columns were matched with the classes.
+        rows: how the rows were matched with the images.
+        notes: what else was assumed.
+    """
+
+    logits: npt.NDArray[np.float32]
+    kind: Kind
+    classes: str
+    rows: str
+    notes: tuple[str, ...]
+
+
+def match(
+    rows: Rows,
+    classes: tuple[str, ...],
+    images: KnownImages,
+    asked: Asked,
+    labels: Mapping[str, object] | None = None,
+) -> Matched:
+    """Bring predictions into the order of known images and classes.
+
+    Args:
+        rows: predictions as they were read.
+        classes: names in label order.
+        images: the images that the predictions must be of.
+        asked: what the options say.
+        labels: the label mapping, if one is given.
+
+    Raises:
+        InputError: classes, rows or labels do not fit; the message says what would settle it.
+
+    >>> rows = Rows("the table", np.array([[0.1, 0.9], [0.8, 0.2]]), ("dog", "cat"), None, None)
+    >>> images = KnownImages(np.array([0, 1]), np.array([0, 1]), None, "the data")
+    >>> found = match(rows, ("cat", "dog"), images, Asked())
+    >>> found.logits.argmax(1).tolist(), found.rows
+    ([0, 1], 'in the order of the data: there is no column of keys')
+    """
+    if rows.outputs.shape[1] == 1:
+        raise InputError(
+            f"{rows.place} has one column of outputs, and there must be one for each class: for "
+            "two classes write 1 - p beside p"
+        )
+    mapped = _match_classes(rows, classes, asked, labels)
+    outputs, kind, dropped = _chosen(rows, mapped, asked)
+    order, told = _order(rows, images)
+    notes = [*rows.notes, *dropped]
+    if rows.labels is not None:
+        _check_labels(rows, order, classes, images)
+    logits = logits_of_rows(outputs, kind)[order]
+    if kind.kind == "probabilities":
+        truth = outputs[order, images.labels]
+        if zeros := int((truth == 0).sum()):
+            notes.append(
+                f"{zeros:,} of {len(truth):,} labels have the probability 0, which counts as "
+                "1.2e-38 (87 nats of the negative log-likelihood): write more decimals if it was "
+                "rounded"
+            )
+    return Matched(logits, kind, mapped.note, told, tuple(notes))
+
+
+def class_names_of(rows: Rows, asked: Asked) -> tuple[str, ...]:
+    """The names of the classes, where no data set gives them: those of the columns.
+
+    >>> class_names_of(Rows("", np.ones((1, 2)), ("prob_a", "prob_b"), None, None), Asked())
+    ('a', 'b')
+    """
+    count = rows.outputs.shape[1]
+    if asked.classes:
+        _check_count(asked.classes, rows)
+        return asked.classes
+    if rows.names is None:
+        return tuple(map(str, range(count)))
+    names = without_affixes(rows.names)
+    return tuple(check_text(name, f"{rows.place}: the class") for name in names)
+
+
+def label_numbers(rows: Rows, classes: tuple[str, ...]) -> tuple[npt.NDArray[np.int64], str]:
+    """The labels of the rows as places in `classes`, int64 `[N]`, and how they were read.
+
+    Labels are names of classes, or whole numbers from 0 in the order of the classes.
+
+    Raises:
+        InputError: there are none, or one is neither.
+
+    >>> label_numbers(Rows("", np.ones((2, 2)), None, np.array(["b", "a"]), None), ("a", "b"))
+    (array([1, 0]), 'by name')
+    """
+    if rows.labels is None:
+        raise InputError(
+            f"{rows.place} has no labels: name their column with --label-column, or name the data "
+            "set that has them"
+        )
+    place = {name: at for at, name in enumerate(classes)}
+    texts = [str(each) for each in rows.labels.tolist()]
+    if all(text in place for text in texts):
+        return np.array([place[text] for text in texts], dtype=np.int64), "by name"
+    wrong = next(text for text in texts if text not in place)
+    if rows.labels.dtype.kind == "i" and not all(name.isdecimal() for name in classes):
+        numbers = rows.labels.astype(np.int64)
+        least, most = int(numbers.min()), int(numbers.max())
+        if least >= 0 and most < len(classes):
+            return numbers, f"by number, 0 is {classes[0]!r}"
+        raise InputError(
+            f"{rows.place} has labels from {least} to {most}, and as numbers they must be 0 to "
+            f"{len(classes) - 1}, in the order of the classes {listed(classes)}; write the names "
+            "of the classes instead, or give --classes"
+        )
+    raise InputError(
+        f"{rows.place} has the label {wrong!r}, and the classes are {listed(classes)}: name the "
+        "class of each column with --classes, or another column with --label-column"
+    )
+
+
+def without_affixes(names: Sequence[str]) -> tuple[str, ...]:
+    """Cut what all names begin or end with, such as `prob_`, up to a separator or a number.
+
+    >>> without_affixes(["prob_cat", "prob_dog"]), without_affixes(["p0", "p1"])
+    (('cat', 'dog'), ('0', '1'))
+    >>> without_affixes(["cat", "cow"])
+    ('cat', 'cow')
+    """
+    before = _common_start(names)
+    rests = [name[len(before) :] for name in names]
+    if not all(rest.isdecimal() for rest in rests):
+        before = before[: 1 + max(before.rfind(each) for each in SEPARATORS)]
+    cut = [name[len(before) :] for name in names]
+    after = _common_start([name[::-1] for name in cut])
+    after = after[: 1 + max(after.rfind(each) for each in SEPARATORS)]
+    cut = [name[: len(name) - len(after)] for name in cut]
+    return tuple(cut) if all(cut) and len(set(cut)) == len(cut) else tuple(names)
+
+
+def _common_start(names: Sequence[str]) -> str:
+    least, most = min(names), max(names)
+    same = (at for at, (one, other) in enumerate(zip(least, most, strict=False)) if one != other)
+    return least[: next(same, min(len(least), len(most)))]
+
+
+def _match_classes(
+    rows: Rows, classes: tuple[str, ...], asked: Asked, labels: Mapping[str, object] | None
+) -> LabelMap:
+    count = rows.outputs.shape[1]
+    if asked.classes:
+        _check_count(asked.classes, rows)
+        return match_labels(asked.classes, count, classes, labels)
+    if rows.names is None:
+        return match_labels(None, count, classes, labels)
+    first: InputError | None = None
+    for names in dict.fromkeys((rows.names, without_affixes(rows.names))):
+        try:
+            return match_labels(names, count, classes, labels)
+        except InputError as error:
+            first = error  # of the names without affixes, if there are some
+    assert first is not None
+    raise InputError(f"{rows.place}: {first}, or name the class of each column with --classes")
+
+
+def _check_count(classes: Sequence[str], rows: Rows) -> None:
+    if len(classes) != rows.outputs.shape[1]:
+        columns = "" if rows.names is None else f" ({listed(rows.names)})"
+        raise InputError(
+            f"--classes names {len(classes)} classes, and {rows.place} has "
+            f"{rows.outputs.shape[1]} columns of outputs{columns}"
+        )
+
+
+def _chosen(
+    rows: Rows, mapped: LabelMap, asked: Asked
+) -> tuple[npt.NDArray[np.float64], Kind, list[str]]:
+    """The outputs of the data's classes, what they are, and what is said of the other columns."""
+    used = [column for columns in mapped.columns for column in columns]
+    rest = [at for at in range(mapped.outputs) if at not in set(used)]
+    if not rest:
+        kind = kind_of_rows(rows.outputs, asked.outputs, rows.place)
+        return _joined(rows.outputs, mapped, kind), kind, []
+    names = rows.names or tuple(map(str, range(mapped.outputs)))
+    others = listed([names[at] for at in rest])
+    try:
+        kind = kind_of_rows(rows.outputs[:, used], asked.outputs, rows.place)
+        told = f"not used: {others}"
+    except InputError:
+        kind = kind_of_rows(rows.outputs, asked.outputs, rows.place)
+        told = f"the data have no images of {others}: the probabilities are those without them"
+    return _joined(rows.outputs, mapped, kind), kind, [told]
+
+
+def _joined(
+    outputs: npt.NDArray[np.float64], mapped: LabelMap, kind: Kind
+) -> npt.NDArray[np.float64]:
+    """The outputs of each class; the probabilities of several columns of a class are added."""
+    if kind.kind == "probabilities":
+        return np.stack([outputs[:, list(each)].sum(1) for each in mapped.columns], axis=1)
+    return np.stack(
+        [np.logaddexp.reduce(outputs[:, list(each)], axis=1) for each in mapped.columns], axis=1
+    )
+
+
+def _order(rows: Rows, images: KnownImages) -> tuple[npt.NDArray[np.int64], str]:
+    """Which row is that of each image, int64 `[n]`, and how that is known."""
+    count, n = len(rows.outputs), len(images.labels)
+    if rows.keys is None:
+        if count != n:
+            raise InputError(
+                f"{rows.place} has {count:,} rows, and {images.place} has {n:,} images: name the "
+                "column with the keys or file names of the images with --key-column, or give "
+                "predictions for exactly these images"
+            )
+        return np.arange(n), f"in the order of {images.place}: there is no column of keys"
+    found = [str(key) for key in rows.keys.tolist()]
+    twice = [key for key, uses in Counter(found).items() if uses > 1]
+    if twice:
+        raise InputError(f"{rows.place} has {len(twice):,} keys more than once: {listed(twice)}")
+    by = _naming(found, images)
+    wanted = [by.of_image(name) for name in by.images]
+    place = {by.of_key(key): at for at, key in enumerate(found)}
+    missing = [name for name, key in zip(by.images, wanted, strict=True) if key not in place]
+    known = set(wanted)
+    extra = [key for key in found if by.of_key(key) not in known]
+    if missing or extra:
+        told = [
+            f"{len(each):,} {what}: {listed(each)}"
+            for each, what in (
+                (missing, "images have no row"),
+                (extra, "rows have a key of no image"),
+            )
+            if each
+        ]
+        raise InputError(
+            f"the keys of {rows.place} are not those of {images.place}: {'; '.join(told)}; give "
+            "one row for each image, or name the column of the keys with --key-column"
+        )
+    return np.array([place[key] for key in wanted], dtype=np.int64), f"matched by {by.title}"
+
+
+class _Naming(NamedTuple):
+    """A way to name images: `of_image` of the right image is `of_key` of the key."""
+
+    title: str
+    images: Sequence[str]
+    of_image: Callable[[str], str]
+    of_key: Callable[[str], str]
+
+
+def _naming(found: Sequence[str], images: KnownImages) -> _Naming:
+    """The way of naming under which most keys are those of images; the strictest of equal ones."""
+    numbers = [str(key) for key in images.keys.tolist()]
+    ways = [_Naming("key", numbers, str, str)]
+    if images.names is not None:
+        names = [name.replace("\\", "/") for name in images.names]
+        ways.insert(0, _Naming("name", names, str, str))
+        if images.are_files:
+            ways += _of_files(names)
+    best, most = ways[0], -1
+    for way in ways:
+        known = {way.of_image(name) for name in way.images}
+        keys = {way.of_key(key) for key in found}
+        if len(known) < len(way.images) or len(keys) < len(found):
+            continue  # two images, or two rows, would have one name
+        if len(known & keys) > most:
+            best, most = way, len(known & keys)
+    return best
+
+
+def _of_files(names: Sequence[str]) -> list[_Naming]:
+    """By the last parts of the path, the most parts first; then the same without the suffix."""
+    deepest = max(len(PurePosixPath(name).parts) for name in names)
+    ways = []
+    for parts in range(deepest, 0, -1):
+        title = "file name" if parts == 1 else f"the last {parts} parts of the path"
+
+        def last(name: str, parts: int = parts) -> str:
+            return "/".join(PurePosixPath(name.replace("\\", "/")).parts[-parts:])
+
+        def stem(name: str, parts: int = parts) -> str:
+            path = PurePosixPath(name.replace("\\", "/"))
+            return "/".join((*path.parts[-parts:-1], path.stem))
+
+        def as_it_is(name: str, parts: int = parts) -> str:
+            return "/".join(PurePosixPath(name.replace("\\", "/")).parts[-parts:])
+
+        ways += [
+            _Naming(title, names, last, last),
+            _Naming(f"{title} without its suffix", names, stem, as_it_is),
+        ]
+    return ways
+
+
+def _check_labels(
+    rows: Rows, order: npt.NDArray[np.int64], classes: tuple[str, ...], images: KnownImages
+) -> None:
+    labels, _ = label_numbers(rows, classes)
+    differ = labels[order] != images.labels
+    if differ.any():
+        at = int(differ.argmax())
+        ours, theirs = classes[labels[order][at]], classes[images.labels[at]]
+        raise InputError(
+            f"{int(differ.sum()):,} of {len(differ):,} labels in {rows.place} are not those of "
+            f"{images.place}: the first is {ours!r} for an image of {theirs!r}; the rows are in "
+            "another order, or the images are others"
+        )
+
+
+def positions(keys: Column | None, count: int) -> tuple[npt.NDArray[np.int64], list[str] | None]:
+    """The keys of rows that no data set has, int64 `[N]`, and their names if they are text.
+
+    Rows without keys are counted; text is counted in its order, so that the same texts always have
+    the same keys.
+
+    >>> positions(np.array(["b", "a"]), 2), positions(None, 2)
+    ((array([1, 0]), ['b', 'a']), (array([0, 1]), None))
+    """
+    if keys is None:
+        return np.arange(count, dtype=np.int64), None
+    if keys.dtype.kind == "i":
+        return keys.astype(np.int64), None
+    ranks: npt.NDArray[Any] = np.unique(keys, return_inverse=True)[1]
+    return ranks.reshape(-1).astype(np.int64), [str(key) for key in keys.tolist()]

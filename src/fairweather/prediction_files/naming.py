@@ -1,0 +1,188 @@
+"""Which file has which predictions: one file, a folder with names, or a mapping file."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.models.opened import folder_name
+from fairweather.prediction_files.tables import READERS, Content, first_line
+from fairweather.record import CLEAN, VALIDATION
+from fairweather.types import is_finite
+from fairweather.yamlfile import read_yaml
+
+PREFIX = "predictions:"
+PATTERN = "MODEL[-seedN][-SHIFT,LEVEL]"
+COLUMNS = ("file", "model", "seed", "shift", "level")  # of a mapping file
+NAME = re.compile(
+    rf"(?P<model>.+?)(?:-seed(?P<seed>\d+))?"
+    rf"(?:-(?P<shift>{CLEAN}|{VALIDATION}|[A-Za-z][^-,]*,[^,]*))?"
+)
+
+
+class PredictionsOf(NamedTuple):
+    """The predictions of one model and seed under one shift.
+
+    Attributes:
+        model: the name of the model.
+        seed: the seed that it was trained with; 0 if that is not known.
+        shift: `clean`, `validation` for clean validation images, or the name of a shift.
+        level: of the shift; None for the others.
+        content: a file, a table or an array.
+        place: what messages call it.
+    """
+
+    model: str
+    seed: int
+    shift: str
+    level: float | None
+    content: Content
+    place: str
+
+
+def find_predictions(path: Path) -> list[PredictionsOf]:
+    """Find the predictions that a file, a folder of files or a mapping file stands for.
+
+    The files of a folder are called `MODEL[-seedN][-SHIFT,LEVEL]`, as `resnet-seed0-fog,3.csv` is;
+    without a shift they are clean, and `-validation` are clean validation images. A `/` in the name
+    of a shift is written `__`. A mapping file is YAML, a list of `{file, model, seed, shift,
+    level}`, or CSV with a header of these words.
+
+    Raises:
+        InputError: there is no such file, a name is not of this form, or two say the same.
+    """
+    if path.is_dir():
+        files = sorted(each for each in path.iterdir() if each.suffix.lower() in READERS)
+        if not files:
+            raise InputError(
+                f"{str(path)!r} has no files of predictions ({', '.join(READERS)}); they are "
+                f"called {PATTERN}, such as resnet-seed0-fog,3.csv"
+            )
+        return _distinct(named(each.stem, each, each.name) for each in files)
+    if not path.is_file():
+        raise InputError(f"predictions: there is no file or folder {str(path)!r}")
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _distinct(_from_mapping(read_yaml(path), path))
+    if path.suffix.lower() == ".csv" and _is_mapping(first_line(path)):
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            entries = list(csv.DictReader(file, skipinitialspace=True))
+        return _distinct(_from_mapping([_filled(entry) for entry in entries], path))
+    return [PredictionsOf(folder_name(path.stem), 0, CLEAN, None, path, path.name)]
+
+
+def in_memory(content: object) -> list[PredictionsOf]:
+    """Take a table or an array, or several by names of the form `MODEL[-seedN][-SHIFT,LEVEL]`."""
+    several = content if isinstance(content, Mapping) else {"predictions": content}
+    if not several:
+        raise InputError("predictions: there are none")
+    return _distinct(
+        named(str(name), each, f"predictions {name!r}" if len(several) > 1 else "predictions")
+        for name, each in several.items()
+    )
+
+
+def named(name: str, content: Any, place: str) -> PredictionsOf:  # noqa: ANN401 - as `Content`
+    """Read model, seed, shift and level from a name.
+
+    >>> named("resnet-50-seed1-imagenet_c__fog,3", Path(), "")[:4]
+    ('resnet-50', 1, 'imagenet_c/fog', 3.0)
+    >>> named("resnet-50", Path(), "")[:4], named("a-validation", Path(), "")[:4]
+    (('resnet-50', 0, 'clean', None), ('a', 0, 'validation', None))
+    """
+    found = NAME.fullmatch(name)
+    if found is None:
+        raise InputError(
+            f"{name!r} is not {PATTERN}, such as resnet-seed0-fog,3 (clean without SHIFT,LEVEL): "
+            "rename it, or write a mapping file"
+        )
+    shift, _, level = (found["shift"] or CLEAN).partition(",")
+    return _checked(
+        {"model": found["model"], "seed": found["seed"], "shift": shift, "level": level or None},
+        content,
+        place,
+    )
+
+
+def _from_mapping(entries: object, path: Path) -> Iterator[PredictionsOf]:
+    if not isinstance(entries, list) or not entries:
+        raise InputError(
+            f"{path} must be a list of {{{', '.join(COLUMNS)}}}, found {entries!r:.60}"
+        )
+    for number, entry in enumerate(entries, start=1):
+        place = f"{path}, entry {number}"
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("file"), str):
+            raise InputError(f"{place} must name a file, found {entry!r:.60}")
+        for key in entry:
+            if key not in COLUMNS:
+                raise unknown_name(f"key in {place}:", key, COLUMNS)
+        file = path.parent / Path(entry["file"]).expanduser()
+        model = entry.get("model", file.stem)
+        yield _checked({**entry, "model": model}, file, entry["file"], where=place)
+
+
+def _checked(
+    entry: Mapping[str, Any], content: Content, place: str, where: str = ""
+) -> PredictionsOf:
+    told = where or place
+    seed, level = _number(entry.get("seed")), _number(entry.get("level"))
+    if seed is None:
+        seed = 0
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"{told}: seed must be a whole number from 0 on, found {seed!r}")
+    shift = str(entry.get("shift") or CLEAN).replace("__", "/")
+    if shift in (CLEAN, VALIDATION):
+        if level is not None:
+            raise InputError(f"{told}: {shift} has no level, found {level!r}")
+        return PredictionsOf(_model(entry, told), seed, shift, None, content, place)
+    if level is None:
+        raise InputError(f"{told}: the shift {shift!r} needs a level, a number such as 1")
+    if not is_finite(level):
+        raise InputError(f"{told}: the level of {shift} must be a number, found {level!r}")
+    return PredictionsOf(_model(entry, told), seed, shift, float(level), content, place)
+
+
+def _model(entry: Mapping[str, Any], told: str) -> str:
+    model = str(entry["model"] or "")
+    if folder_name(model) != model:
+        raise InputError(
+            f"{told}: a model is named with letters, digits, _, - and ., found {model!r}; such as "
+            f"{folder_name(model)}"
+        )
+    return model
+
+
+def _number(value: Any) -> Any:  # noqa: ANN401 - of a YAML or CSV file
+    """A number that may be written as text; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _filled(entry: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in entry.items() if value}
+
+
+def _is_mapping(header: Iterable[str]) -> bool:
+    words = [word.strip() for word in header]
+    return "file" in words and len(words) > 1 and set(words) <= set(COLUMNS)
+
+
+def _distinct(found: Iterable[PredictionsOf]) -> list[PredictionsOf]:
+    every: dict[tuple[Any, ...], PredictionsOf] = {}
+    for each in found:
+        if (before := every.setdefault(each[:4], each)) is not each:
+            what = each.shift if each.level is None else f"{each.shift},{each.level:g}"
+            raise InputError(
+                f"{before.place} and {each.place} are both of the model {each.model}, seed "
+                f"{each.seed}, {what}"
+            )
+    return list(every.values())

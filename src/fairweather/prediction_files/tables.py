@@ -1,0 +1,274 @@
+"""Read predictions from CSV, parquet and npz files, tables of pandas, and arrays."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.prediction_files.rows import (
+    KEYS,
+    LABELS,
+    Asked,
+    Rows,
+    listed,
+    plain_column,
+    rows_of_frame,
+)
+
+Content: TypeAlias = "Path | pd.DataFrame | npt.NDArray[Any]"
+SEPARATORS = (",", ";", "\t")
+LOOKED_AT = 20  # lines that show the separator and whether there is a header
+# Usual names of arrays in npz files.
+OUTPUTS = (
+    *("probabilities", "probs", "prob", "proba", "logits", "log_probs", "log_probabilities"),
+    *("predictions", "preds", "scores", "outputs", "y_prob", "y_proba", "y_score", "y_pred"),
+)
+CLASSES = ("classes", "class_names", "label_names")
+
+
+def read_rows(content: Content, place: str, asked: Asked, classes: int | None = None) -> Rows:
+    """Read predictions from a file, a table or an array.
+
+    Args:
+        content: a .csv, .tsv, .txt, .parquet, .npz or .npy file, a DataFrame, or an array `[N, C]`.
+        place: what messages call it.
+        asked: what the options say.
+        classes: how many classes the data have, if that is known.
+
+    Raises:
+        InputError: the file cannot be read, or it is unclear what is in it.
+
+    >>> read_rows(np.array([[0.9, 0.1], [0.2, 0.8]]), "the array", Asked()).outputs.shape
+    (2, 2)
+    """
+    if isinstance(content, pd.DataFrame):
+        return _of_frame(content, place, asked, classes)
+    if isinstance(content, np.ndarray):
+        return _of_arrays({"": content}, place, asked)
+    suffix = content.suffix.lower()
+    if suffix not in READERS:
+        raise unknown_name(f"kind of file of predictions, {place},", content.suffix, READERS)
+    if not content.is_file():
+        raise InputError(f"predictions: there is no file {str(content)!r}")
+    return READERS[suffix](content, place, asked, classes)
+
+
+def first_line(path: Path) -> list[str]:
+    """The cells of the first line of a CSV file; raises `InputError` if it is no text."""
+    lines = _first_lines(path)
+    return _cells(lines[:1], _separator(lines))[0] if lines else []
+
+
+def _of_frame(frame: pd.DataFrame, place: str, asked: Asked, classes: int | None) -> Rows:
+    names = [str(name) for name in frame.columns]
+    _check_distinct(names, place)
+    headed = not isinstance(frame.columns, pd.RangeIndex)
+    plain = frame.set_axis(names, axis="columns")
+    if not frame.index.equals(pd.RangeIndex(len(frame))):  # that of a sorted table has the order
+        if "" in names or isinstance(frame.index, pd.MultiIndex):
+            raise InputError(f"{place} has an index besides: make it a column (reset_index)")
+        plain = plain.reset_index(drop=True)
+        index = frame.index.name
+        if index is None or str(index) in names:
+            index = ""
+        plain.insert(0, str(index), pd.Series(frame.index.to_numpy()))
+        if not headed:  # the first column is that index
+            rows = rows_of_frame(plain, place, asked, headed=True, classes=classes)
+            return Rows(place, rows.outputs, None, rows.labels, rows.keys, rows.notes)
+    return rows_of_frame(plain, place, asked, headed=headed, classes=classes)
+
+
+def _of_csv(path: Path, place: str, asked: Asked, classes: int | None) -> Rows:
+    lines = _first_lines(path)
+    if not lines:
+        raise InputError(f"{place} is empty")
+    separator = _separator(lines)
+    cells = _cells(lines, separator)
+    headed = _has_header(cells)
+    names = [cell.strip() for cell in cells[0]] if headed else list(map(str, range(len(cells[0]))))
+    _check_distinct(names, place)
+    texts = {asked.label_column, asked.key_column}
+    kept = {n: str for n in names if n in texts or (headed and n.lower() in (*LABELS, *KEYS))}
+    try:
+        frame = pd.read_csv(
+            path,
+            sep=separator,
+            header=None,
+            names=names,
+            skiprows=1 if headed else 0,
+            dtype=kept,
+            index_col=False,
+            keep_default_na=False,
+            skipinitialspace=True,
+            encoding="utf-8-sig",
+            on_bad_lines="error",
+        )
+    except (ValueError, OSError) as error:  # also the errors of pandas' parser, and of the text
+        raise InputError(f"{place} cannot be read: {str(error).splitlines()[0]}") from None
+    return rows_of_frame(frame, place, asked, headed=headed, classes=classes)
+
+
+def _of_parquet(path: Path, place: str, asked: Asked, classes: int | None) -> Rows:
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{place} cannot be read: {str(error).splitlines()[0]}") from None
+    _check_distinct(table.column_names, place)
+    lists = [field.name for field in table.schema if _is_list(field.type)]
+    if not lists:
+        frame = table.to_pandas(ignore_metadata=True)
+        return rows_of_frame(frame, place, asked, headed=True, classes=classes)
+    if len(lists) > 1:
+        raise InputError(f"{place} has lists in {listed(lists)}: leave one of them, the outputs")
+    arrays = {name: table[name].to_numpy() for name in table.column_names if name not in lists}
+    rows = table[lists[0]].to_pylist()
+    if not rows or any(row is None or len(row) != len(rows[0]) for row in rows):
+        raise InputError(f"the lists in {lists[0]!r} of {place} must all have one length")
+    arrays[lists[0]] = np.array(rows, dtype=np.float64)
+    return _of_arrays(arrays, place, asked)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _of_npz(path: Path, place: str, asked: Asked, classes: int | None) -> Rows:
+    try:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            arrays = {"": found} if isinstance(found, np.ndarray) else dict(found)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{place} cannot be read: {str(error).splitlines()[0]}") from None
+    return _of_arrays(arrays, place, asked)
+
+
+def _of_arrays(arrays: Mapping[str, npt.NDArray[Any]], place: str, asked: Asked) -> Rows:
+    """Find out which array has the outputs, the labels and the keys, by their names and shapes."""
+    wide = {name: each for name, each in arrays.items() if each.ndim == 2 and each.shape[1] > 1}
+    if len(wide) > 1:
+        wide = {name: each for name, each in wide.items() if name.lower() in OUTPUTS}
+    if len(wide) != 1:
+        shapes = [f"{name or 'array'} {list(each.shape)}" for name, each in arrays.items()]
+        raise InputError(
+            f"{place} must have one array of predictions [images, classes], perhaps beside others "
+            f"of other shapes, found {', '.join(shapes) or 'none'}; an array can be called "
+            f"{' or '.join(OUTPUTS[:4])}"
+        )
+    ((chosen, outputs),) = wide.items()
+    if outputs.dtype.kind not in "iuf":
+        raise InputError(f"{place} must have real numbers, found {outputs.dtype}")
+    if not len(outputs):
+        raise InputError(f"{place} has no rows")
+    names = _array(arrays, None, CLASSES, "class", place)
+    columns = None if names is None else tuple(str(each) for each in names.tolist())
+    if columns is not None and len(columns) != outputs.shape[1]:
+        raise InputError(
+            f"{place} names {len(columns)} classes and has {outputs.shape[1]} columns of outputs"
+        )
+    labels = _array(arrays, asked.label_column, LABELS, "label", place)
+    keys = _array(arrays, asked.key_column, KEYS, "key", place)
+    for each, what in ((labels, "labels"), (keys, "keys")):
+        if each is not None and len(each) != len(outputs):
+            raise InputError(f"{place} has {len(each):,} {what} for {len(outputs):,} predictions")
+    if not np.isfinite(plain := outputs.astype(np.float64)).all() and np.isnan(plain).any():
+        row = int(np.isnan(plain).any(1).argmax())
+        raise InputError(f"{place} has nan in row {row + 1}, where a number must be")
+    notes = [] if len(arrays) == 1 else [f"the outputs are {chosen!r}"]
+    return Rows(place, plain, columns, labels, keys, tuple(notes))
+
+
+def _array(
+    arrays: Mapping[str, npt.NDArray[Any]],
+    asked: str | None,
+    usual: Sequence[str],
+    what: str,
+    place: str,
+) -> npt.NDArray[Any] | None:
+    if asked is not None and asked not in arrays:
+        raise unknown_name(f"array of {place}", asked, arrays)
+    found = [asked] if asked else [name for name in arrays if name.lower() in usual]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise InputError(f"{place} has {listed(found)}, each of which may be the {what} array")
+    array = arrays[found[0]]
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    return plain_column(array, f"{place}, {found[0]!r}")
+
+
+def _first_lines(path: Path) -> list[str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [line for line in itertools.islice(file, LOOKED_AT) if line.strip()]
+    except UnicodeDecodeError:
+        raise InputError(f"{str(path)!r} is not a text file in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+
+
+def _separator(lines: Sequence[str]) -> str:
+    counts = {each: min(line.count(each) for line in lines) for each in SEPARATORS}
+    best = max(SEPARATORS, key=lambda each: counts[each])
+    return best if counts[best] else r"\s+"
+
+
+def _cells(lines: Sequence[str], separator: str) -> list[list[str]]:
+    if separator == r"\s+":
+        return [line.split() for line in lines]
+    return list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
+
+
+def _has_header(cells: Sequence[Sequence[str]]) -> bool:
+    """Whether the first line names the columns: a name is no number, or counts the classes."""
+    first, rest = cells[0], cells[1:]
+    numeric = [place for place, cell in enumerate(first) if _is_number(cell)]
+    if not numeric:
+        return True
+    whole = [first[place].strip() for place in numeric]
+    counted = any(whole == [str(at + start) for at in range(len(whole))] for start in (0, 1))
+    if counted and len(whole) > 1:
+        below = [row[place] for row in rest for place in numeric if place < len(row)]
+        return any(not cell.strip().lstrip("-").isdecimal() for cell in below)
+    # A key is text in every line; a name stands above numbers.
+    return any(
+        place not in numeric and rest and place < len(rest[0]) and _is_number(rest[0][place])
+        for place in range(len(first))
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_distinct(names: Sequence[str], place: str) -> None:
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise InputError(f"{place} has more than one column called {listed(twice)}")
+
+
+READERS: Mapping[str, Callable[[Path, str, Asked, int | None], Rows]] = {
+    ".csv": _of_csv,
+    ".tsv": _of_csv,
+    ".txt": _of_csv,
+    ".parquet": _of_parquet,
+    ".npz": _of_npz,
+    ".npy": _of_npz,
+}

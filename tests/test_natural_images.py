@@ -1,0 +1,141 @@
+"""Other images of the same classes: rows of their own, that are paired with no other images."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fairweather as fw
+from fairweather.data import digest
+from fairweather.errors import InputError
+from fairweather.evaluation_options import natural_sources
+from fairweather.record import NATURAL, predictions_file
+from fairweather.rules import judge, read_rules
+from fairweather.steps.worker import relabelled
+from fairweather.study import check_study
+
+from .conftest import COLOURS, TINY_RESNET, picture
+from .test_evaluate import write_model
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory):
+    """Darker pictures of two of the three classes, in another order of names."""
+    root, rng = tmp_path_factory.mktemp("hospital"), np.random.default_rng(7)
+    for name in ("Red", "blue"):
+        (root / name).mkdir()
+        for number in range(9 if name == "blue" else 14):
+            pixels = np.array(picture(COLOURS[name.lower()], rng)) // 3
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+def accuracies(run):
+    rows = run.scores[run.scores["metric"] == "accuracy"]
+    return {(row.model, row.seed, row.shift, row.level): row for row in rows.itertuples()}
+
+
+def test_other_images_are_rows_of_their_own(hospital, colour_folder, tmp_path):
+    model, data = write_model(tmp_path), f"folder:{colour_folder}"
+    options = {"bootstrap": 100, "device": "cpu", "variants": ["batchnorm"][:0]}
+    shifts = "brightness_factor: [0.5]"
+    plain = fw.evaluate(model, data, shifts, out=tmp_path / "plain", **options)
+    given = {"hospital_b": f"folder:{hospital}"}
+    run = fw.evaluate(model, data, shifts, natural=given, out=tmp_path / "run", **options)
+    # Nothing else changes.
+    rest = run.scores[~run.scores["shift"].str.startswith(NATURAL)].reset_index(drop=True)
+    assert rest.equals(plain.scores)
+    (name,) = run.record.models
+    found = accuracies(run)[name, "0", "natural/hospital_b", "none"]
+    images = fw.load_data(f"folder:{hospital}", test_fraction=1.0).test
+    assert images.classes == ("Red", "blue")
+    expected = fw.predict(fw.load_model(model), relabelled(images, ("blue", "green", "red"), "b"))
+    assert found.n == 23
+    assert found.value == pytest.approx(expected.correct.mean(), abs=1e-7)
+    stored = run.folder.read_predictions(predictions_file(name, 0, "clean", "natural/hospital_b"))
+    assert np.bincount(stored.labels, minlength=3).tolist() == [9, 0, 14]
+    assert run.record.natural == given
+    assert run.record.data.digests["natural/hospital_b"] == digest(images)
+    page = (run.path / "report.html").read_text()
+    assert "hospital_b − clean" in page
+    assert "not paired" in page
+    assert "natural/hospital_b" in run.overview()
+
+
+def test_rules_and_comparisons_of_other_images(hospital, colour_folder, tmp_path):
+    data, given = f"folder:{colour_folder}", [f"b=folder:{hospital}"]
+    other = tmp_path / "other"
+    other.mkdir()
+    models = [write_model(tmp_path), write_model(other, order=["green", "red", "blue"])]
+    runs = [
+        fw.evaluate(model, data, "clean", natural=given, out=path / "run", bootstrap=100)
+        for model, path in zip(models, (tmp_path, other), strict=True)
+    ]
+    (passed,) = judge(runs[0].folder, read_rules(["accuracy[natural/b] >= 0.1"]))
+    assert (
+        passed.value
+        == accuracies(runs[0])[next(iter(runs[0].record.models)), "0", "natural/b", "none"].value
+    )
+    with pytest.raises(InputError, match=r"compares the same images.*accuracy\[natural/b\]"):
+        judge(runs[0].folder, read_rules(["accuracy[natural/b] drop <= 0.1"]))
+    every = judge(runs[0].folder, read_rules(["accuracy[*] >= 0"]))
+    assert [each.cell for each in every] == ["clean"]
+    compared = fw.compare_runs(runs[0].path, runs[1].path)
+    rows = compared[(compared["metric"] == "accuracy")].set_index("shift")
+    assert rows.index.tolist() == ["clean", "natural/b"]
+    assert rows["n"].tolist() == [60, 23]
+    values = [
+        accuracies(run)[next(iter(run.record.models)), "0", "natural/b", "none"].value
+        for run in runs
+    ]
+    assert rows.loc["natural/b", "difference"] == pytest.approx(values[1] - values[0], abs=1e-7)
+
+
+def test_a_study_measures_other_images_with_every_seed(hospital, colour_folder, tmp_path):
+    study = {
+        "name": "toys",
+        "data": {"source": f"folder:{colour_folder}", "size": 16},
+        "natural": {"b": f"folder:{hospital}"},
+        "seeds": [0, 1],
+        "ensemble": True,
+        "variants": ["temperature"],
+        "bootstrap": 100,
+        "models": {
+            "m": {"title": "M", "backbone": TINY_RESNET, "stem": "small", "recipe": {"epochs": 1}}
+        },
+    }
+    run = fw.run(check_study(study), out=tmp_path / "run", device="cpu")
+    found = accuracies(run)
+    for model in ("m", "m+temperature"):
+        for seed in ("0", "1", "mean", "sd", "ensemble"):
+            assert found[model, seed, "natural/b", "none"].n == 23
+    assert not [key for key in found if key[2] == "natural/b" and key[3] != "none"]
+    with pytest.raises(InputError, match=r"natural\.b: its images are those of the study's data"):
+        check_study(study | {"natural": {"b": study["data"]["source"]}})
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [(["b"], "NAME=SOURCE"), (["a b=x"], "'a b'"), (["b=x", "b=y"], "'b' is given twice")],
+)
+def test_a_wrong_form_is_refused(asked, told):
+    with pytest.raises(InputError) as error:
+        natural_sources(asked)
+    assert told in str(error.value)
+
+
+def test_other_classes_and_sizes_are_refused(hospital, colour_folder, tmp_path):
+    model, data = write_model(tmp_path), f"folder:{colour_folder}"
+    (tmp_path / "c" / "zebra").mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(tmp_path / "c" / "zebra" / "1.png")
+    with pytest.raises(InputError, match=r"the classes of .* 'zebra'"):
+        fw.evaluate(model, data, "clean", natural={"c": f"folder:{tmp_path / 'c'}"})
+    (tmp_path / "d" / "red").mkdir(parents=True)
+    Image.new("RGB", (20, 20)).save(tmp_path / "d" / "red" / "1.png")
+    study = {
+        "name": "toys",
+        "data": {"source": data},
+        "natural": {"d": f"folder:{tmp_path / 'd'}"},
+        "models": {"m": {"title": "M", "backbone": TINY_RESNET, "recipe": {"epochs": 1}}},
+    }
+    with pytest.raises(InputError, match=r"20 x 20 pixels .* 16 x 16: give both one size"):
+        fw.run(check_study(study), out=tmp_path / "run", device="cpu")

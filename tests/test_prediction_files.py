@@ -1,0 +1,551 @@
+"""Predictions of other programs: what is read of them, what is assumed, what is refused."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+import fairweather as fw
+from fairweather.cli import app
+from fairweather.errors import InputError
+from fairweather.metrics import accuracy, negative_log_likelihood
+from fairweather.prediction_files import Asked, KnownImages, find_predictions, match, read_rows
+from fairweather.prediction_files.kinds import kind_of_rows
+from fairweather.record import predictions_file
+from fairweather.rules import judge, read_rules
+from fairweather.steps import fingerprint_of
+
+from .conftest import COLOURS, keep_lines
+
+CLASSES = ("cat", "dog", "fox")
+LABELS = np.array([0, 1, 2, 2, 1, 0, 0, 1])
+
+
+def shares(seed=0, n=8, labels=LABELS, strength=2.0):
+    """Probabilities that are mostly right: float64 `[n, 3]`."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, 3))
+    logits[np.arange(n), labels] += strength
+    exponentials = np.exp(logits)
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
+def table(values=None, names=CLASSES):
+    return pd.DataFrame(shares() if values is None else values, columns=list(names))
+
+
+def images(labels=LABELS, keys=None, names=None):
+    keys = np.arange(len(labels)) if keys is None else np.array(keys)
+    return KnownImages(labels, keys, names, "the test images", are_files=names is not None)
+
+
+def read(path, classes=CLASSES, known=None, **asked):
+    """What is found in a file of predictions of known images."""
+    chosen = Asked(**asked)
+    rows = read_rows(path, path.name, chosen, len(classes))
+    return match(rows, classes, known or images(), chosen)
+
+
+def found_shares(found):
+    return torch.from_numpy(found.logits).double().softmax(1).numpy()
+
+
+# ---- one file of each format
+
+
+def write(path, frame):
+    """A file of each kind, as other programs write them."""
+    match path.suffix:
+        case ".csv":
+            frame.to_csv(path, index=False)
+        case ".tsv":
+            frame.to_csv(path, index=False, sep="\t")
+        case ".parquet":
+            frame.to_parquet(path)
+        case ".npz":
+            np.savez(path, probs=frame[list(CLASSES)].to_numpy(), classes=np.array(CLASSES))
+        case ".npy":
+            np.save(path, frame[list(CLASSES)].to_numpy())
+        case ".txt":
+            np.savetxt(path, frame[list(CLASSES)].to_numpy())
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".npz", ".npy", ".txt"])
+def test_every_format_gives_the_same_predictions(tmp_path, suffix):
+    path = tmp_path / f"probs{suffix}"
+    write(path, table())
+    found = read(path)
+    assert np.allclose(found_shares(found), shares(), atol=1e-6)
+    assert found.kind.kind == "probabilities"
+
+
+def test_lists_in_a_parquet_file_are_the_outputs(tmp_path):
+    path = tmp_path / "probs.parquet"
+    columns = {"file": [f"{n}.png" for n in range(8)], "probs": shares().tolist()}
+    pq.write_table(pa.table(columns), path)
+    known = images(names=[f"/photos/{n}.png" for n in range(8)])
+    assert np.allclose(found_shares(read(path, known=known)), shares(), atol=1e-6)
+
+
+# ---- what the outputs are
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda p: p, "probabilities"),
+        (lambda p: 100 * p, "probabilities"),
+        (lambda p: p.round(2), "probabilities"),
+        (np.log, "logarithms of probabilities"),
+        (lambda p: np.log(p) + 3, "logits"),
+        (lambda p: np.log(p) - 3, "logits"),
+    ],
+)
+def test_the_kind_of_outputs_is_found_out(change, kind):
+    assert kind_of_rows(change(shares()), "auto", "x").kind == kind
+
+
+def test_numbers_that_could_be_two_things_are_refused_until_an_option_settles_it(tmp_path):
+    path = tmp_path / "sigmoids.csv"
+    table(1 / (1 + np.exp(-np.log(shares())))).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"rows sum to .*--outputs probabilities.*logits"):
+        read(path)
+    divided, as_they_are = read(path, outputs="probabilities"), read(path, outputs="logits")
+    assert not np.allclose(found_shares(divided), found_shares(as_they_are))
+    votes = np.array([[300, 100, 100], [0, 250, 250]])
+    with pytest.raises(InputError, match="all sum to 500, as votes do"):
+        kind_of_rows(votes.astype(float), "auto", "the forest")
+
+
+def test_rounding_is_allowed_as_far_as_it_explains_the_sums():
+    thirds = np.full((2, 3), 1 / 3)
+    assert "within 0.01; rounded to 2 decimals" in str(kind_of_rows(thirds.round(2), "auto", "x"))
+    with pytest.raises(InputError, match=r"0\.97 to 0\.97"):
+        kind_of_rows(np.full((2, 3), 0.97 / 3), "auto", "x")  # no rounding explains it
+
+
+def test_a_label_with_probability_zero_is_said(tmp_path):
+    path = tmp_path / "probs.csv"
+    table(np.eye(3)[[1, *LABELS[1:]]]).to_csv(path, index=False)
+    (note,) = read(path).notes
+    assert note.startswith("1 of 8 labels have the probability 0")
+
+
+# ---- columns
+
+
+def test_columns_are_matched_by_name_in_any_order_and_with_a_prefix(tmp_path):
+    path = tmp_path / "probs.csv"
+    order = ["fox", "cat", "dog"]
+    frame = table()[order].rename(columns=lambda name: f"prob_{name}")
+    frame.to_csv(path, index=False)
+    found = read(path)
+    assert np.allclose(found_shares(found), shares(), atol=1e-6)
+    assert found.classes == "the model's 3 classes, matched by name"
+
+
+def test_classes_are_named_by_an_option_where_the_file_does_not(tmp_path):
+    path = tmp_path / "probs.csv"
+    pd.DataFrame(shares()[:, [2, 0, 1]]).to_csv(path, index=False, header=False)
+    wrong, right = read(path), read(path, classes=CLASSES)
+    assert np.allclose(found_shares(wrong), found_shares(right))  # in order: it is all it can do
+    chosen = Asked(classes=("fox", "cat", "dog"))
+    named = match(read_rows(path, "x", chosen, 3), CLASSES, images(), chosen)
+    assert np.allclose(found_shares(named), shares(), atol=1e-6)
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_an_index_column_is_left_out_and_said(tmp_path, header):
+    path = tmp_path / "probs.csv"
+    pd.DataFrame(shares()).to_csv(path, header=header)
+    found = read(path)
+    assert np.allclose(found_shares(found), shares(), atol=1e-6)
+    assert found.notes == ("the first column counts the rows and is not used",)
+
+
+def test_an_index_that_does_not_count_is_the_keys(tmp_path):
+    path = tmp_path / "probs.csv"
+    table()[::-1].to_csv(path)  # a table that was sorted otherwise keeps its index
+    found = read(path)
+    assert np.allclose(found_shares(found), shares(), atol=1e-6)
+    assert found.rows == "matched by key"
+    in_memory = table()[::-1]
+    rows = read_rows(in_memory, "the table", Asked(), 3)
+    assert np.allclose(found_shares(match(rows, CLASSES, images(), Asked())), shares(), atol=1e-6)
+
+
+def test_columns_that_follow_from_the_outputs_and_other_numbers_are_left_out(tmp_path):
+    path = tmp_path / "probs.csv"
+    frame = table().assign(prediction=1, entropy=0.5)
+    frame.to_csv(path, index=False)
+    found = read(path)
+    assert np.allclose(found_shares(found), shares(), atol=1e-6)
+    assert found.notes == ("not used: 'prediction'", "not used: 'entropy'")
+
+
+# ---- rows
+
+
+FILES = [f"/data/photos/test/{CLASSES[label]}/{n}.png" for n, label in enumerate(LABELS)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        lambda file: file,
+        lambda file: file.removeprefix("/data/"),
+        lambda file: file.rpartition("/")[2],
+        lambda file: file.rpartition("/")[2].removesuffix(".png"),
+        lambda file: file.replace("/data", "D:\\elsewhere").replace("/", "\\"),
+    ],
+)
+def test_rows_are_matched_by_the_names_of_files(tmp_path, name):
+    path = tmp_path / "probs.csv"
+    table().assign(file=[name(file) for file in FILES]).sample(frac=1, random_state=0).to_csv(
+        path, index=False
+    )
+    found = read(path, known=images(names=FILES))
+    assert np.allclose(found_shares(found), shares(), atol=1e-6)
+
+
+def test_file_names_with_leading_zeros_stay_text(tmp_path):
+    path = tmp_path / "probs.csv"
+    names = [f"/photos/{n:03}.png" for n in range(8)]
+    table().assign(id=[f"{n:03}" for n in range(8)]).to_csv(path, index=False)
+    assert "file name" in read(path, known=images(names=names)).rows
+
+
+def test_one_file_name_in_two_folders_needs_the_folder(tmp_path):
+    path = tmp_path / "probs.csv"
+    names = [f"/photos/{CLASSES[label]}/{n // 3}.png" for n, label in enumerate(LABELS)]
+    assert len({name.rpartition("/")[2] for name in names}) < 8
+    short = ["/".join(name.split("/")[-2:]) for name in names]
+    table().assign(image=short)[::-1].to_csv(path, index=False)
+    found = read(path, known=images(names=names))
+    assert np.allclose(found_shares(found), shares(), atol=1e-6)
+    assert found.rows == "matched by the last 2 parts of the path"
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ([0, 1, 2, 3, 4, 5, 6, 6], "1 keys more than once: '6'"),
+        ([0, 1, 2, 3, 4, 5, 6, 9], "1 images have no row: '7'; 1 rows have a key of no image: '9'"),
+        ([0, 1, 2, 3], "4 images have no row: '4', '5', '6', '7'"),
+    ],
+)
+def test_rows_that_are_missing_extra_or_twice_are_counted_and_named(tmp_path, keys, told):
+    path = tmp_path / "probs.csv"
+    table()[: len(keys)].assign(key=keys).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"probs\.csv") as error:
+        read(path)
+    assert told in str(error.value)
+
+
+def test_another_number_of_rows_needs_keys(tmp_path):
+    path = tmp_path / "probs.csv"
+    table()[:7].to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"has 7 rows, and the test images has 8.*--key-column"):
+        read(path)
+
+
+def test_labels_beside_the_predictions_must_be_those_of_the_data(tmp_path):
+    path = tmp_path / "probs.csv"
+    names = np.array(CLASSES)[LABELS]
+    table().assign(label=names).to_csv(path, index=False)
+    assert read(path).logits.shape == (8, 3)
+    table().assign(label=np.roll(names, 1)).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"6 of 8 labels .* 'dog' for an image of 'cat'"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "is empty"),
+        ("cat,dog,fox\n", "has no rows"),
+        ("cat,dog,cat\n1,0,0\n", "more than one column called 'cat'"),
+        ("cat,dog,fox\n.5,.5,0\n.5,,.5\n", "has '' in row 2 of the column 'dog'"),
+        ("cat,dog,fox\n.5,.5,0\n.5,abc,.5\n.1,.1,.8\n", "has 'abc' in row 2"),
+        ("cat,dog,fox\n.5,.5,0\n.5,.5,0,0,7\n", "cannot be read"),
+        ("cat,dog,fox\n.5,nan,0\n", "where a number must be"),
+        ("cat,dog,fox,site\n.5,.5,0,a\n.5,.5,0,b\n", "text in the column 'site'"),
+        ("p\n0.5\n0.4\n", "one column of outputs"),
+        ("cat,dog,wolf\n.5,.5,0\n", "no class for 1 of the data's 3: 'fox'"),
+        ("cat,dog,fox\n1,2,inf\n", "not finite in row 1"),
+        ("a;b\n\xff;1\n".encode("latin-1"), "not a text file"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path, content, told):
+    path = tmp_path / "probs.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=r"probs\.csv") as error:
+        read(path, known=images(np.array([0, 1])))
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["damaged.npz", "damaged.npy", "damaged.parquet"])
+def test_a_damaged_file_is_one_sentence(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(InputError, match=f"{name} cannot be read"):
+        read(path)
+    np.savez(tmp_path / "objects.npz", probs=np.array([[None, {}]], dtype=object))
+    with pytest.raises(InputError, match=r"objects\.npz cannot be read"):
+        read(tmp_path / "objects.npz")
+
+
+# ---- which file has which predictions
+
+
+def test_a_folder_names_models_seeds_and_shifts(tmp_path):
+    for name in ("a-seed0", "a-seed0-fog,2", "a-seed1-imagenet_c__fog,3", "b-50", "a-validation"):
+        table().to_csv(tmp_path / f"{name}.csv", index=False)
+    (tmp_path / "README.md").write_text("not of predictions")
+    assert [each[:4] for each in find_predictions(tmp_path)] == [
+        ("a", 0, "fog", 2.0),
+        ("a", 0, "clean", None),
+        ("a", 1, "imagenet_c/fog", 3.0),
+        ("a", 0, "validation", None),
+        ("b-50", 0, "clean", None),
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".yaml"])
+def test_a_mapping_file_says_what_its_files_are(tmp_path, suffix):
+    entries = [
+        {"file": "one.csv", "model": "a", "seed": 3},
+        {"file": "two.csv", "model": "a", "seed": 3, "shift": "scanner", "level": 1.5},
+    ]
+    path = tmp_path / f"mapping{suffix}"
+    if suffix == ".yaml":
+        path.write_text(yaml.safe_dump(entries))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["file", "model", "seed", "shift", "level"])
+            writer.writeheader()
+            writer.writerows(entries)
+    found = find_predictions(path)
+    assert [each[:4] for each in found] == [("a", 3, "clean", None), ("a", 3, "scanner", 1.5)]
+    assert [each.content for each in found] == [tmp_path / "one.csv", tmp_path / "two.csv"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"model": "a"}, "must name a file"),
+        ({"file": "a.csv", "modell": "a"}, "did you mean 'model'"),
+        ({"file": "a.csv", "shift": "fog"}, "'fog' needs a level"),
+        ({"file": "a.csv", "shift": "clean", "level": 1}, "clean has no level"),
+        ({"file": "a.csv", "seed": -1}, "seed must be a whole number"),
+        ({"file": "a.csv", "model": "../a"}, "a model is named with letters"),
+        ({"file": "a.csv", "shift": "fog", "level": "strong"}, "level of fog must be a number"),
+    ],
+)
+def test_a_wrong_entry_of_a_mapping_is_named(tmp_path, entry, told):
+    path = tmp_path / "mapping.yaml"
+    path.write_text(yaml.safe_dump([entry]))
+    with pytest.raises(InputError, match=r"entry 1") as error:
+        find_predictions(path)
+    assert told in str(error.value)
+
+
+# ---- whole runs
+
+
+def labelled(seed=0, n=60, strength=2.0):
+    """A table with labels inside, of 60 images."""
+    labels = np.arange(n) % 3
+    return table(shares(seed, n, labels, strength)).assign(label=np.array(CLASSES)[labels])
+
+
+def test_a_file_with_labels_is_measured_without_model_and_images(tmp_path):
+    path = tmp_path / "vendor.csv"
+    labelled().round(4).to_csv(path)
+    said = []
+    run = fw.evaluate(
+        f"predictions:{path}", out=tmp_path / "run", bootstrap=100, progress=keep_lines(said)
+    )
+    scores = run.scores.set_index("metric")["value"]
+    logits, labels = np.log(shares(0, 60, np.arange(60) % 3).round(4)), np.arange(60) % 3
+    assert scores["accuracy"] == pytest.approx(accuracy(logits.argmax(1) == labels), abs=1e-7)
+    nll = -np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))[np.arange(60), labels]
+    assert scores["negative_log_likelihood"] == pytest.approx(
+        negative_log_likelihood(nll), abs=1e-5
+    )
+    text = "\n".join(said)
+    assert "rounded to 4 decimals" in text
+    assert "counts the rows" in text
+    assert "n = 60, without images" in text
+    record = run.record
+    assert record.kind == "evaluation"
+    assert "rounded to 4 decimals" in record.models["vendor"].settings["read: outputs"]
+    assert (run.path / "report.html").is_file()
+    assert not (run.path / "samples").exists()
+    assert "made elsewhere" in (run.path / "report.html").read_text()
+    assert all(each.passed for each in judge(run.folder, read_rules(["accuracy[clean] >= 0.5"])))
+
+
+def test_models_seeds_and_shifts_are_one_run(tmp_path):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    for model, strength in (("a", 2.0), ("b", 1.0)):
+        for seed in (0, 1):
+            name = f"{model}-seed{seed}"
+            labelled(seed, strength=strength).to_csv(folder / f"{name}.csv", index=False)
+            weaker = labelled(seed, strength=strength / 2).drop(columns="label")
+            weaker.to_csv(folder / f"{name}-scanner_b,1.csv", index=False)
+            weaker.to_csv(folder / f"{name}-imagenet_c__fog,3.csv", index=False)
+    run = fw.evaluate(f"predictions:{folder}", out=tmp_path / "run", bootstrap=100)
+    rows = run.scores[run.scores["metric"] == "accuracy"]
+    assert set(rows["model"]) == {"a", "b"}
+    assert set(rows["seed"]) == {"0", "1", "mean", "sd"}
+    assert {"clean", "scanner_b", "imagenet_c/fog", "all"} <= set(rows["shift"])
+    assert {sweep.title for sweep in run.record.sweeps} == {"scanner_b", "Fog"}
+    compared = fw.compare_runs(f"{run.path}:a", f"{run.path}:b")
+    assert {"clean", "scanner_b", "imagenet_c/fog"} <= set(compared["shift"])
+    (folder / "b-seed1-scanner_b,1.csv").unlink()
+    with pytest.raises(InputError, match="model b, seed 1, for scanner_b,level=1"):
+        fw.evaluate(f"predictions:{folder}", out=tmp_path / "other", bootstrap=100)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_predictions_of_a_run_give_its_scores_again(colour_folder, tmp_path):
+    """What was predicted here, written as a CSV and read again, has the same numbers."""
+    model = "timm:test_resnet"
+    data = dataclasses.replace(fw.load_data(f"folder:{colour_folder}"), val=None)
+    first = fw.evaluate(
+        fw.load_model(model, weights="none", classes=3, input_size=160),
+        data,
+        "brightness_factor: [0.5]",
+        out=tmp_path / "first",
+        bootstrap=100,
+        device="cpu",
+    )
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    name = next(iter(first.record.models))
+    for shift, file in (
+        ("clean", "m"),
+        ("brightness_factor,factor=0.5", "m-brightness_factor,0.5"),
+    ):
+        stored = first.folder.read_predictions(predictions_file(name, 0, shift))
+        frame = pd.DataFrame(stored.logits[:, ::-1], columns=sorted(COLOURS)[::-1])
+        frame.assign(key=stored.keys).sample(frac=1, random_state=1).to_csv(
+            folder / f"{file}.csv", index=False
+        )
+    said = []
+    again = fw.evaluate(
+        f"predictions:{folder}",
+        f"folder:{colour_folder}",
+        out=tmp_path / "again",
+        bootstrap=100,
+        progress=keep_lines(said),
+    )
+    ours, theirs = (run.scores.drop(columns="model") for run in (first, again))
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert (again.path / "samples" / "pictures.parquet").is_file()
+    assert "matched by key" in "\n".join(said)
+    # The images are the same, so the runs can be compared, image by image.
+    assert fw.compare_runs(first.path, again.path)["difference"].abs().max() < 1e-4
+
+
+def test_an_interrupted_evaluation_goes_on_and_changed_files_are_noticed(tmp_path):
+    path, out = tmp_path / "probs.csv", tmp_path / "run"
+    labelled().to_csv(path, index=False)
+    fw.evaluate(f"predictions:{path}", out=out, bootstrap=100)
+    step = out / "predictions" / "probs" / "seed-0" / "test" / "clean.parquet"
+    before = step.stat().st_mtime_ns
+    fw.evaluate(f"predictions:{path}", out=out, bootstrap=100)
+    assert step.stat().st_mtime_ns == before
+    labelled(seed=5).to_csv(path, index=False)
+    with pytest.raises(InputError, match="made with other settings: predictions/probs"):
+        fw.evaluate(f"predictions:{path}", out=out, bootstrap=100)
+    fw.evaluate(f"predictions:{path}", out=out, bootstrap=100, replace=True)
+    assert step.stat().st_mtime_ns != before
+
+
+def test_a_temperature_is_fitted_only_on_predictions_of_validation_images(tmp_path):
+    tables = {"m": labelled(), "m-validation": labelled(seed=1, n=90)}
+    run = fw.evaluate(
+        predictions=tables, variants=["temperature"], out=tmp_path / "run", bootstrap=100
+    )
+    assert set(run.scores["model"]) == {"m", "m+temperature"}
+    with pytest.raises(InputError, match=r"MODEL-validation\.csv"):
+        fw.evaluate(predictions=labelled(), variants=["temperature"])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"variants": ["batchnorm"]}, "batchnorm cannot be measured of predictions"),
+        ({"shifts": "pgd,epsilon=0.1"}, "shifts cannot be applied to predictions"),
+        ({"precision": "bf16"}, "precision cannot be given for predictions"),
+        ({"size": 32}, "size goes with a data set"),
+        ({"label_column": "truth"}, "unknown column of predictions 'truth'"),
+        ({"outputs": "probability"}, "did you mean 'probabilities'"),
+        ({"classes": ["a", "b"]}, "names 2 classes"),
+        ({"labels": [0, 1]}, "has labels, and labels are given too"),
+        ({"model": "timm:resnet18"}, "both are given"),
+    ],
+)
+def test_what_makes_no_sense_for_predictions_is_refused(options, told):
+    with pytest.raises(InputError) as error:
+        fw.evaluate(predictions=labelled(), **options)
+    assert told in str(error.value)
+
+
+def test_predictions_under_an_attack_have_a_name_of_their_own(tmp_path):
+    tables = {"m": labelled(), "m-pgd,0.1": labelled(seed=1)}
+    with pytest.raises(InputError, match=r"pgd is an attack of fairweather.*my_pgd"):
+        fw.evaluate(predictions=tables)
+
+
+def test_an_array_needs_labels_and_a_class_needs_images():
+    with pytest.raises(InputError, match="has no labels"):
+        fw.evaluate(predictions=shares())
+    with pytest.raises(InputError, match=r"label of 1 of the 3 classes \('2'\)"):
+        fw.evaluate(predictions=shares(), labels=LABELS % 2)
+    run = fw.evaluate(predictions=shares(), labels=LABELS, bootstrap=100)
+    assert run.record.data.classes == ("0", "1", "2")
+
+
+def test_the_command_line_says_what_it_assumes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frame = labelled().rename(columns={"label": "diagnosis"})
+    frame[["diagnosis", "fox", "dog", "cat"]].to_csv("probs.csv")
+    asked = ["evaluate", "predictions:probs.csv", "--bootstrap", "100"]
+    refused = CliRunner().invoke(app, asked)
+    assert isinstance(refused.exception, InputError)
+    assert "--label-column" in str(refused.exception)
+    assert not (tmp_path / "runs").exists()
+    done = CliRunner().invoke(app, [*asked, "--label-column", "diagnosis", "--quiet"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "runs" / "probs" / "scores.csv").is_file()
+    missing = CliRunner().invoke(app, ["evaluate", "timm:resnet18"])
+    assert "name the data set" in str(missing.exception)
+    named = CliRunner().invoke(app, ["evaluate", "timm:resnet18", "mnist5k", "--key-column", "id"])
+    assert "key_column goes with predictions:" in str(named.exception)
+
+
+def test_the_fingerprint_is_that_of_the_content(tmp_path):
+    """The same predictions from another file are the same step; others are another."""
+    from fairweather.evaluation import _planned, make_request
+
+    def prints(frame, name):
+        frame.to_csv(tmp_path / name, index=False)
+        request = make_request(f"predictions:{tmp_path / name}", None, "quick", None, {})
+        plan = _planned(request, None).plan
+        return [fingerprint_of(step, {}) for step in plan.steps if step.kind == "predict"]
+
+    one, shuffled = labelled(), labelled()[["label", "fox", "dog", "cat"]]
+    assert prints(one, "a.csv") == prints(one, "b.csv")
+    assert prints(one, "a.csv") != prints(labelled(seed=3), "c.csv")
+    assert prints(one, "a.csv") != prints(shuffled, "d.csv")  # the order of the classes is another
