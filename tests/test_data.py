@@ -388,15 +388,31 @@ def test_an_unreadable_file_is_named_or_skipped(damage, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=rf"cat/03\.png: .*{reason}"):
         load_data(f"folder:{tmp_path}", size=12)
     assert warnings.filters == filters
-    dataset = load_data(f"folder:{tmp_path}", size=12, skip_unreadable=True)
+    lines = []
+    dataset = load_data(
+        f"folder:{tmp_path}", size=12, skip_unreadable=True, progress=lambda e: lines.append(e.line)
+    )
     assert dataset.notes["skipped_files"] == 1
-    assert dataset.notes["skipped_names"] == [str(bad)]
+    assert dataset.notes["skipped_names"] == ["cat/03.png"]
+    (line,) = filter(None, lines)
+    assert re.fullmatch(r"left out       1 of \d+ \w+ images cannot be read: cat/03\.png", line)
     for name in ("train", "val", "test"):
         before, after = getattr(intact, name), getattr(dataset, name)
         kept = before.keys != 3
         assert torch.equal(after.keys, before.keys[kept])
         assert torch.equal(after.images, before.images[kept])
         assert torch.equal(after.labels, before.labels[kept])
+
+
+def test_images_carry_the_names_of_their_files_through_splits_and_subsets(tmp_path):
+    class_folders(tmp_path, 10)
+    dataset = load_data(f"folder:{tmp_path}", size=12)
+    for part in (dataset.train, dataset.val, dataset.test):
+        some = part[torch.tensor([len(part) - 1, 0])]
+        for images in (part, some, some[:1], part[part.labels == 1]):
+            named = [int(name[-6:-4]) + 10 * name.startswith("dog/") for name in images.names]
+            assert named == images.keys.tolist()
+    assert load_data("mnist5k", size=8).test.names is None
 
 
 def test_skipping_may_not_empty_a_class(tmp_path):

@@ -91,6 +91,10 @@ def test_a_model_from_a_file_is_measured_on_a_folder(model, colour_folder, tmp_p
     assert len(table[table["metric"] == "accuracy"]) >= 4  # clean, two levels, their mean
     assert (table["n"] == 60).all()
     images = fw.load_data(f"folder:{colour_folder}").test
+    files = pd.read_csv(run.path / "images/test.csv")
+    assert files["keys"].tolist() == images.keys.tolist()
+    assert all((colour_folder / file).is_file() for file in files["file"])
+    assert files["file"][0] == "test/blue/000.png"
     module = fw.load_model(model)
     expected = fw.predict(module, images, fw.make_shift("brightness_factor", factor=0.2))
     right = expected.correct.mean()

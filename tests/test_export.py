@@ -389,7 +389,11 @@ def command(tmp_path, monkeypatch, capsys):
 
 def test_the_command_exports_and_goes_on(command, colour_folder, tmp_path):
     arguments = ["export", f"folder:{colour_folder}", "--shift", "gamma,exponent=2", "--out", "out"]
-    assert command(*arguments) == (0, "export    out\nmanifest  out/manifest.json\n", "")
+    status, out, error = command(*arguments)
+    assert (status, error) == (0, "")
+    said, *places = out.splitlines()
+    assert said.startswith("images         60 of 150, the test split: test/blue/000.png, ")
+    assert places == ["export    out", "manifest  out/manifest.json"]
     first = manifest_of(tmp_path / "out")
     assert first["data"]["images"] == 60
     made = first["shifts"]["gamma,exponent=2"]["made"]
@@ -399,7 +403,7 @@ def test_the_command_exports_and_goes_on(command, colour_folder, tmp_path):
     assert np.array_equal(images, fw.make_shift("gamma", exponent=2)(clean.images, clean.keys))
     assert classes == clean.classes
     status, out, error = command(*arguments, "--seed", "1")
-    assert (status, out) == (2, "")
+    assert (status, out) == (2, f"{said}\n")
     assert "seed: 0, not 1; name a new folder with --out" in error
     assert manifest_of(tmp_path / "out") == first
 
@@ -415,6 +419,25 @@ def test_the_command_takes_suites_parts_sizes_and_formats(command, colour_folder
     with np.load("out/clean.npz") as stored:
         assert np.array_equal(stored["images"], expected.images.permute(0, 2, 3, 1))
         assert stored["keys"].tolist() == expected.keys.tolist()
+
+
+def test_the_command_exports_what_evaluate_tests_and_says_what(command, colour_folder, tmp_path):
+    folder = colour_folder / "test"  # one set without splits
+    arguments = ["export", f"folder:{folder}", "--shift", "clean", "--format", "npz"]
+    status, said, _ = command(*arguments, "--out", "all")
+    every = len(list(folder.glob("*/*")))
+    assert status == 0
+    assert f"{every} of {every}, the set has no splits, so all of it is tested: " in said
+    data = manifest_of(tmp_path / "all")["data"]
+    assert (data["part"], data["images"]) == ("test", every)
+    named = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*"))
+    assert sorted(data["files"].values()) == named
+    status, said, _ = command(*arguments, "--out", "fifth", "--part", "test")
+    drawn = fw.load_data(f"folder:{folder}").test
+    assert f"{len(drawn)} of {every}, the test split that a study draws with this seed" in said
+    data = manifest_of(tmp_path / "fifth")["data"]
+    assert list(data["files"].values()) == drawn.names.tolist()
+    assert list(data["files"]) == [str(key) for key in drawn.keys.tolist()]
 
 
 def test_png_files_are_rgb_without_loss(tmp_path):

@@ -69,7 +69,7 @@ class EvaluationOptions:
     validation_fraction: float = _option(
         0.0, "Share of the images that becomes the validation split, if the data have none."
     )
-    skip_unreadable: bool = _option(False, "Leave out damaged files, and count them.")
+    skip_unreadable: bool = _option(False, "Leave out damaged files, and say how many and which.")
     variants: tuple[str, ...] = _option(
         (),
         "Also measure a variant of the model: temperature or batchnorm. Repeatable.",

@@ -161,6 +161,15 @@ def predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) 
     return f"{folder}/{part_folder(part)}/{escape(shift)}.parquet"
 
 
+def image_list(part: str) -> str:
+    """The file that names the file of each image of a part; only if images have files of their own.
+
+    >>> image_list("test")
+    'images/test.csv'
+    """
+    return f"images/{part_folder(part)}.csv"
+
+
 def first_predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) -> str:
     """The file with these predictions in folders of version 1."""
     folder = f"predictions/{model.removesuffix(ENSEMBLE_SUFFIX)}/seed-{seed}"

@@ -92,6 +92,8 @@ class Images:
         keys: int64 `[N]`, the position of each image in its source split. An image keeps its key
             in every subset.
         classes: class names in label order.
+        names: `[N]` texts, the path of each image's file from the folder of its source on, with
+            `/` between folders; None if images have no files of their own.
 
     >>> import torch
     >>> images = Images(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]),
@@ -104,12 +106,15 @@ class Images:
     labels: torch.Tensor
     keys: torch.Tensor
     classes: tuple[str, ...]
+    names: npt.NDArray[np.object_] | None = None
 
     def __post_init__(self) -> None:
         import torch
 
         check_images(self.images)
         n = len(self.images)
+        if self.names is not None and self.names.shape != (n,):
+            raise InputError(f"names must have the shape [{n}], found {list(self.names.shape)}")
         for name, column in (("labels", self.labels), ("keys", self.keys)):
             if column.dtype != torch.int64 or column.shape != (n,):
                 found = f"{column.dtype} {list(column.shape)}"
@@ -122,7 +127,10 @@ class Images:
         return len(self.images)
 
     def __getitem__(self, index: Index) -> Images:
-        return Images(self.images[index], self.labels[index], self.keys[index], self.classes)
+        names = self.names
+        if names is not None:
+            names = names[index if isinstance(index, slice) else np.asarray(index)]
+        return Images(self.images[index], self.labels[index], self.keys[index], self.classes, names)
 
 
 class Preparation(NamedTuple):

@@ -9,9 +9,10 @@ import typer
 
 from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.errors import InputError, check_writable
+from fairweather.progress import Event
 
 if TYPE_CHECKING:
-    from fairweather.types import Shift
+    from fairweather.types import Images, Shift
 
 
 def preview(
@@ -83,7 +84,13 @@ def export(
     format_: Annotated[
         str, typer.Option("--format", help="png (one folder per class) or npz.")
     ] = "png",
-    part: Annotated[str, typer.Option(help="Which split: test, val or train.")] = "test",
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="Which split of a study: test, val or train. Without it, what evaluate tests: the "
+            "test split, or all images of a set without splits."
+        ),
+    ] = None,
     size: Annotated[
         int | None, typer.Option(help="Resize and crop the images to this many pixels.")
     ] = None,
@@ -91,24 +98,58 @@ def export(
     data_root: Annotated[
         str | None, typer.Option(help="The folder with the files of the data set.")
     ] = None,
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable", help="Leave out damaged files, and say how many and which."
+        ),
+    ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a shifted copy of a data set, without loss. The same command continues it."""
     check_writable(out)
     from fairweather import exporting
-    from fairweather.data import load_data
+    from fairweather.data import list_source, load_data
+    from fairweather.data.source import WHOLE
 
     shifts = _chosen(suite or [], shift or [])
     with resumable(), progress(quiet=quiet) as show:
+        listed = list_source(data, data_root, offline=offline)
+        undivided = WHOLE in listed.splits
         dataset = load_data(
-            data, size=size, root=data_root, seed=seed, offline=offline, progress=show
+            data,
+            size=size,
+            root=data_root,
+            seed=seed,
+            parts={"test", part or "test"},
+            test_fraction=1.0 if part is None and undivided else 0.2,
+            skip_unreadable=skip_unreadable,
+            offline=offline,
+            progress=show,
         )
+        images = exporting.part_of(dataset, part or "test")
+        every = sum(len(listing.labels) for listing in listed.splits.values())
+        show(Event("export", 0, None, line=_said(images, every, part, undivided=undivided)))
         manifest = exporting.export(
-            dataset, shifts, out, part=part, format=format_, seed=seed, progress=show
+            dataset, shifts, out, part=part or "test", format=format_, seed=seed, progress=show
         )
     typer.echo(f"{'export':<10}{out}")
     typer.echo(f"{'manifest':<10}{manifest}")
+
+
+def _said(images: Images, every: int, part: str | None, *, undivided: bool) -> str:
+    """Say which images are exported: how many of how many, why these, and the first files."""
+    from fairweather.data.known import first_names
+
+    if part is None and undivided:
+        why = "the set has no splits, so all of it is tested"
+    elif undivided:
+        why = f"the {part} split that a study draws with this seed"
+    else:
+        why = f"the {part or 'test'} split"
+    files = "" if images.names is None else f": {first_names(images.names.tolist())}"
+    return f"images         {len(images):,} of {every:,}, {why}{files}"
 
 
 def _chosen(suites: list[str], shifts: list[str]) -> list[Shift]:

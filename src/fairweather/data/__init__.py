@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
+import numpy as np
 import torch
 
 from fairweather.data.cache import CachedImages, cached_images, content_digests, is_decoded
@@ -14,7 +15,7 @@ from fairweather.data.cifar10 import list_cifar10
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
 from fairweather.data.fashion_mnist import list_fashion_mnist
 from fairweather.data.folder import list_folder
-from fairweather.data.known import verification
+from fairweather.data.known import first_names, verification
 from fairweather.data.medmnist import MEDMNIST
 from fairweather.data.medmnist_facts import REFUSED
 from fairweather.data.mnist5k import list_mnist5k
@@ -108,8 +109,8 @@ def load_data(
         validation_fraction: share of the images that are not test images; 0 for no val, 1 for no
             train.
         test_fraction: share of the images of a set without splits; 1 for neither train nor val.
-        skip_unreadable: leave damaged files out and count them in `notes`. No other image changes
-            its key or its split.
+        skip_unreadable: leave damaged files out, tell `progress` which, and count them in `notes`.
+            No other image changes its key or its split.
         label_noise: probability that a training image gets a random label, uniform over all
             classes. Validation and test labels stay right.
         imbalance: share of its training images that the last class keeps. The classes before it
@@ -160,6 +161,8 @@ def load_data(
         )
         splits[name] = _labelled(cached, part, listed.classes, name)
         skipped += cached.skipped
+        if progress is not None and cached.skipped:
+            progress(Event(f"decode {name}", 0, None, line=_left_out(cached, part, name)))
     height, width = _common_size(splits)
     if listed.side is not None and (height, width) != (listed.side, listed.side):
         raise InputError(
@@ -393,7 +396,15 @@ def _labelled(cached: CachedImages, part: Part, classes: tuple[str, ...], name: 
     keys = part.keys[cached.readable]
     labels = part.listing.labels[keys]
     check_no_empty_class(labels, classes, name)
-    return Images(cached.images, torch.from_numpy(labels), torch.from_numpy(keys), classes)
+    named = part.listing.names
+    names = None if named is None else np.array([named[key] for key in keys], dtype=np.object_)
+    return Images(cached.images, torch.from_numpy(labels), torch.from_numpy(keys), classes, names)
+
+
+def _left_out(cached: CachedImages, part: Part, name: str) -> str:
+    """Say how many images of a split cannot be read, and which are the first of them."""
+    count, names = len(cached.skipped), first_names(cached.skipped)
+    return f"left out       {count} of {len(part.keys)} {name} images cannot be read: {names}"
 
 
 def _common_size(splits: dict[str, Images]) -> tuple[int, int]:

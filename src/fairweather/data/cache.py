@@ -37,7 +37,7 @@ class CachedImages(NamedTuple):
     Attributes:
         images: uint8 `[readable, 3, H, W]`, memory-mapped; writing to it does not change the cache.
         readable: bool `[N]`, which keys of the split these images have.
-        skipped: names of the other images.
+        skipped: names of the other images, from the folder of the source on if they have files.
     """
 
     images: torch.Tensor
@@ -85,10 +85,13 @@ def cached_images(
     if not stored.unreadable:
         return CachedImages(stored.images, readable, [])
     # Names come from the listing: a file may have been renamed since it was decoded.
-    skipped = [item.name for item in part.listing.read(part.keys[~readable])]
+    lost, names = part.keys[~readable], part.listing.names
     if not skip_unreadable:
-        raise unreadable_error(skipped[0], stored.unreadable[min(stored.unreadable)])
-    return CachedImages(stored.images, readable, skipped)
+        first = next(iter(part.listing.read(lost[:1]))).name
+        raise unreadable_error(first, stored.unreadable[min(stored.unreadable)])
+    if names is not None:
+        return CachedImages(stored.images, readable, [names[key] for key in lost])
+    return CachedImages(stored.images, readable, [item.name for item in part.listing.read(lost)])
 
 
 def is_decoded(part: Part, name: str, content: str, square: Square | None) -> bool:

@@ -19,6 +19,7 @@ from fairweather.data.source import (
     Source,
     check_exists,
     check_same_classes,
+    names_below,
     neither_file_nor_folder,
     required_path,
 )
@@ -49,7 +50,8 @@ def list_folder(request: Request) -> Source:
         {split: tuple(folder.name for folder in below) for split, below in folders.items()}
     )
     names = {split: root.name for split, root in roots.items() if split != WHOLE}
-    return Source(classes, {split: _list_split(folders[split]) for split in folders}, parts=names)
+    splits = {split: _list_split(folders[split], path) for split in folders}
+    return Source(classes, splits, parts=names)
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
@@ -76,7 +78,7 @@ def _class_folders(root: Path) -> list[Path]:
     return folders
 
 
-def _list_split(folders: list[Path]) -> Listing:
+def _list_split(folders: list[Path], root: Path) -> Listing:
     paths: list[Path] = []
     counts: list[int] = []
     for folder in folders:
@@ -91,7 +93,8 @@ def _list_split(folders: list[Path]) -> Listing:
         for key in keys:
             yield Item(str(paths[key]), paths[key])
 
-    return Listing(labels, read, tuple(paths), file_per_image=True)
+    names = names_below(root, paths)
+    return Listing(labels, read, tuple(paths), file_per_image=True, names=names)
 
 
 def _visible(folder: Path) -> list[Path]:

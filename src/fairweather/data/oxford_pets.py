@@ -18,7 +18,14 @@ from fairweather.data.known import (
     own_folder,
     unpack,
 )
-from fairweather.data.source import Item, Listing, Request, Source, check_same_classes
+from fairweather.data.source import (
+    Item,
+    Listing,
+    Request,
+    Source,
+    check_same_classes,
+    names_below,
+)
 from fairweather.download import fetch
 from fairweather.errors import InputError
 
@@ -171,4 +178,5 @@ def _list_split(pets: list[_Pet], images: Path) -> Listing:
             yield Item(str(paths[key]), paths[key])
 
     labels = np.array([pet.label for pet in pets], dtype=np.int64)
-    return Listing(labels, read, paths, file_per_image=True)
+    names = names_below(images.parent, paths)
+    return Listing(labels, read, paths, file_per_image=True, names=names)

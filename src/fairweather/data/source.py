@@ -71,6 +71,8 @@ class Listing(NamedTuple):
             other images with the same keys.
         file_per_image: whether `files` has one file per image, by key. Then few images need few
             files.
+        names: the path of each image's file from the folder of the source on, by key; None if
+            images have no files of their own.
     """
 
     labels: npt.NDArray[np.int64]
@@ -78,6 +80,7 @@ class Listing(NamedTuple):
     files: tuple[Path, ...]
     stretch: str = ""
     file_per_image: bool = False
+    names: tuple[str, ...] | None = None
 
 
 class Source(NamedTuple):
@@ -109,6 +112,20 @@ def required_path(request: Request) -> Path:
     if request.path is None:
         raise InputError("this data source needs a path")
     return request.path
+
+
+def names_below(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
+    """Name files by their paths from a folder on, which tell nothing of the machine.
+
+    Bytes that are no UTF-8 are written as `\\udcff`, so that a name can stand in any file.
+
+    >>> names_below(Path("/home/ann/pets"), [Path("/home/ann/pets/cat/1.jpg")])
+    ('cat/1.jpg',)
+    """
+    # As text: a million calls of `Path.relative_to` take seconds. Path("a") is below Path(".").
+    prefix = "" if root == Path() else f"{str(root).rstrip('/')}/"
+    names = (str(path).removeprefix(prefix) for path in paths)
+    return tuple(name.encode(errors="backslashreplace").decode() for name in names)
 
 
 def check_exists(path: Path) -> None:

@@ -40,6 +40,7 @@ from fairweather.record import CLEAN, RECORD, RunRecord, predictions_file
 from fairweather.runs import RunFolder, check_takeable, open_run
 from fairweather.shift_lists import ShiftLike, clean_and
 from fairweather.steps import Worker
+from fairweather.steps.image_lists import write_image_lists
 from fairweather.steps.progressing import Outlook, begin
 from fairweather.types import Dataset
 
@@ -148,6 +149,7 @@ def run_request(
         if not replace:
             _check_same(folder, record, inputs)
         begin(plan, folder, record, replace=replace)
+        write_image_lists(folder, inputs.datasets)
         worker = Worker(
             plan,
             device=options.device,

@@ -43,11 +43,11 @@ def export(
     and `keys` int64 `[N]`, and `classes`; read it as `npz:OUT/SHIFT.npz`. SHIFT is the id of the
     shift with `__` for `/`.
 
-    The manifest describes the data. For each shift it contains the parameters, the published
-    constants, the numbers of images and bytes, the SHA-256 of the pixels, the command and the
-    versions. A shift is written completely or not at all. The same call again continues an
-    interrupted export. Later calls can add shifts if data, split, format and seed are the same.
-    Only one batch at a time is in memory.
+    The manifest describes the data and names the file of each image. For each shift it contains the
+    parameters, the published constants, the numbers of images and bytes, the SHA-256 of the pixels,
+    the command and the versions. A shift is written completely or not at all. The same call again
+    continues an interrupted export. Later calls can add shifts if data, split, format and seed are
+    the same. Only one batch at a time is in memory.
 
     Args:
         dataset: a data set, for example from `load_data`.
@@ -75,7 +75,7 @@ def export(
         raise unknown_name("format", format, FORMATS)
     if others := [shift for shift in shifts if not isinstance(shift, Shift)]:
         raise InputError(f"only shifts can be exported, found {others[0]!r}")
-    images = _part(dataset, part)
+    images = part_of(dataset, part)
     distinct = list({shift.id: shift for shift in shifts}.values())
     _check(distinct, images, seed)
     folder = Path(out)
@@ -107,7 +107,8 @@ def _export(
         manifest.finish(shift.id, name, _describe_shift(shift, images), written)
 
 
-def _part(dataset: Dataset, part: str) -> Images:
+def part_of(dataset: Dataset, part: str) -> Images:
+    """A split of a data set by its name; raises `InputError` if there is none."""
     if part not in PARTS:
         raise unknown_name("split", part, PARTS)
     images: Images | None = getattr(dataset, part)
@@ -131,6 +132,9 @@ def _check(shifts: Sequence[Shift], images: Images, seed: int) -> None:
 def _describe_data(dataset: Dataset, part: str, images: Images) -> ExportedData:
     named = zip(images.classes, class_folders(images.classes), strict=True)
     height, width = images.images.shape[2:]
+    files = None
+    if images.names is not None:
+        files = dict(zip(images.keys.tolist(), images.names.tolist(), strict=True))
     return ExportedData(
         name=dataset.name,
         part=part,
@@ -141,6 +145,7 @@ def _describe_data(dataset: Dataset, part: str, images: Images) -> ExportedData:
             ExportedClass(label=label, name=name, folder=folder)
             for label, (name, folder) in enumerate(named)
         ),
+        files=files,
     )
 
 

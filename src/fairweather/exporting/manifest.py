@@ -42,6 +42,8 @@ class ExportedData(Frozen):
         images: the number of images.
         size: height and width in pixels.
         classes: the classes in label order.
+        files: by key, the path of each image's file from the folder of the source on; None if
+            images have no files of their own.
     """
 
     name: str
@@ -50,6 +52,7 @@ class ExportedData(Frozen):
     images: int
     size: tuple[int, int]
     classes: tuple[ExportedClass, ...]
+    files: dict[int, str] | None = None
 
 
 class ExportInputs(Frozen):

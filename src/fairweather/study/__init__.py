@@ -27,6 +27,7 @@ from fairweather.progress import Event, Notify, silent
 from fairweather.record import STUDY
 from fairweather.runs import RunFolder, check_takeable, open_run, share_run
 from fairweather.steps import Worker
+from fairweather.steps.image_lists import write_image_lists
 from fairweather.steps.measuring import facts_of, survey
 from fairweather.steps.plan import DATA
 from fairweather.steps.progressing import Outlook, begin
@@ -165,6 +166,7 @@ def run(
         if not known or kept != folder.record:
             begin(plan, folder, kept, replace=replace)
             folder.write(STUDY, dump_yaml(checked.model_dump(mode="json")))
+            write_image_lists(folder, datasets)
 
     if isinstance(request, JobRequest):
         most = jobs_at_a_time(request, jobs, plan.steps[0].threads)
