@@ -70,6 +70,9 @@ class EvaluationOptions:
         0.0, "Share of the images that becomes the validation split, if the data have none."
     )
     skip_unreadable: bool = _option(False, "Leave out damaged files, and say how many and which.")
+    allow_duplicates: bool = _option(
+        False, "Use images that have the same pixels in two splits, and say how many."
+    )
     variants: tuple[str, ...] = _option(
         (),
         "Also measure a variant of the model: temperature or batchnorm. Repeatable.",

@@ -57,7 +57,13 @@ def preview(
     shifts = _chosen(suite or [], shift or [])
     with progress(quiet=quiet) as show:
         dataset = load_data(
-            data, size=size, root=data_root, seed=seed, offline=offline, progress=show
+            data,
+            size=size,
+            root=data_root,
+            seed=seed,
+            parts={"test"},
+            offline=offline,
+            progress=show,
         )
     picked = pick_pictures(dataset.test, images, seed)
     subtitle = f"Test images of {dataset.name}, seed {seed}."
@@ -125,6 +131,7 @@ def export(
             parts={"test", part or "test"},
             test_fraction=1.0 if part is None and undivided else 0.2,
             skip_unreadable=skip_unreadable,
+            allow_duplicates=True,  # a copy is no measurement, but a line tells
             offline=offline,
             progress=show,
         )

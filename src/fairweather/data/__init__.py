@@ -12,6 +12,7 @@ import torch
 
 from fairweather.data.cache import CachedImages, cached_images, content_digests, is_decoded
 from fairweather.data.cifar10 import list_cifar10
+from fairweather.data.copies import Copies, find_copies, name_of
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
 from fairweather.data.fashion_mnist import list_fashion_mnist
 from fairweather.data.folder import list_folder
@@ -75,6 +76,7 @@ def load_data(
     label_noise: float = 0.0,
     imbalance: float = 1.0,
     verify: bool = True,
+    allow_duplicates: bool = False,
     offline: bool = False,
     progress: Notify | None = None,
 ) -> Dataset:
@@ -117,6 +119,10 @@ def load_data(
             keep exponentially more, the first class keeps all. Validation and test keep all images.
         verify: the files of a named set must have the published checksums; if false, their own
             checksums are recorded.
+        allow_duplicates: images with the same pixels in two splits are an error that names them,
+            unless this is true or the set is a published one, named in `SOURCES`; then a line says
+            so. A line also warns of images in two splits that look the same, and of equal images
+            with different labels.
         offline: do not download missing files.
         progress: called with the name of a task (`decode train`), how much of it is done, and how
             much there is (None if that is not known). A line says whether the files of a named set
@@ -169,6 +175,9 @@ def load_data(
             f"the images of {source} must be {listed.side} x {listed.side}, as published; found "
             f"{height} x {width}"
         )
+    copies = find_copies(splits)
+    allowed = allow_duplicates or listed.name is not None
+    _judge(copies, splits, allowed=allowed, wrong_labels=label_noise > 0, progress=progress)
     test = splits["test"]
     mean, std = channel_statistics(splits.get("train", test))
     notes = {
@@ -181,6 +190,8 @@ def load_data(
         "imbalance": imbalance,
         **listed.notes,
     }
+    if allow_duplicates and copies.same:
+        notes["same_images"] = {f"{a} and {b}": len(places) for a, b, places in copies.same}
     if preparation is not None and square is not None:
         notes["preparation"] = square._asdict()
     if len(divided["test"].keys) < len(whole_test.keys):
@@ -211,6 +222,7 @@ def survey_data(
     source: str,
     *,
     skip_unreadable: bool = False,
+    allow_duplicates: bool = False,
     offline: bool = False,
     progress: Notify | None = None,
     **arguments: Any,  # noqa: ANN401 - the others of `load_data`
@@ -405,6 +417,36 @@ def _left_out(cached: CachedImages, part: Part, name: str) -> str:
     """Say how many images of a split cannot be read, and which are the first of them."""
     count, names = len(cached.skipped), first_names(cached.skipped)
     return f"left out       {count} of {len(part.keys)} {name} images cannot be read: {names}"
+
+
+def _judge(
+    copies: Copies,
+    splits: Mapping[str, Images],
+    *,
+    allowed: bool,
+    wrong_labels: bool,
+    progress: Notify | None,
+) -> None:
+    """Refuse images that stand in two splits, unless they are allowed; warn of look-alikes."""
+    same = [pairs.line(splits, "have the same pixels as") for pairs in copies.same]
+    if same and not allowed:
+        raise InputError(
+            f"{'; '.join(same)}; such images do not show how a model does on new ones: remove them "
+            "from one of the two, or set allow_duplicates (--allow-duplicates)"
+        )
+    alike = [pairs.line(splits, "look like") for pairs in copies.alike]
+    for name, places in copies.contrary.items():
+        if name == "train" and wrong_labels:
+            continue
+        a, b = places[0].tolist()
+        pair = f"{name_of(splits[name], b)} and {name_of(splits[name], a)}"
+        alike.append(
+            f"{len(places):,} {name} images have the same pixels as an earlier one with another "
+            f"label, such as {pair}"
+        )
+    if progress is not None:
+        for line in (*same, *alike):
+            progress(Event("compare images", 0, None, line=f"warning        {line}"))
 
 
 def _common_size(splits: dict[str, Images]) -> tuple[int, int]:

@@ -236,6 +236,7 @@ def data_source(request: Request, opened: Opened, fractions: Mapping[str, float]
             "parts": ("val", "test"),
             "limit": options.limit,
             "skip_unreadable": options.skip_unreadable,
+            "allow_duplicates": options.allow_duplicates or source.allow_duplicates,
         }
     )
 

@@ -48,6 +48,8 @@ VERSIONS = {
     "sample": 3,
     "report": 6,
 }
+# Arguments of `load_data` that were added later, with their defaults.
+LATER: dict[str, JsonValue] = {"allow_duplicates": False}
 # With other versions of these, shifts may change the same images differently.
 LIBRARIES: dict[str, JsonValue] = {
     "opencv": cv2.__version__,  # of whichever distribution is installed
@@ -81,6 +83,7 @@ class DataSource(Frozen):
     label_noise: float = 0.0
     imbalance: float = 1.0
     verify: bool = True
+    allow_duplicates: bool = False
     labelled: bool = True
     digests: dict[str, str] = pydantic.Field(default_factory=dict)
 
@@ -91,6 +94,15 @@ class DataSource(Frozen):
         if self.preparation is None:
             del given["preparation"]
         return given
+
+    def recorded(self) -> dict[str, JsonValue]:
+        """The arguments for the record of a run.
+
+        Those that were added later are left out at their default, so that a record stays the same.
+        """
+        left_out = {"digests", "labelled"}
+        left_out |= {name for name in LATER if getattr(self, name) == LATER[name]}
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 class ModelSource(Frozen):

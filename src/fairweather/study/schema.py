@@ -46,6 +46,7 @@ class DataEntry(Strict):
     label_noise: float = 0.0
     imbalance: float = 1.0
     verify: bool = True
+    allow_duplicates: bool = False
 
 
 _Above0 = Annotated[FiniteFloat, pydantic.Field(gt=0)]
