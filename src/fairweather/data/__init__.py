@@ -39,6 +39,7 @@ from fairweather.data.training_labels import (
     with_wrong_labels,
 )
 from fairweather.errors import InputError, check_text, unknown_name
+from fairweather.intensity import Scale
 from fairweather.pixels import Square
 from fairweather.progress import Event, Notify
 from fairweather.types import LARGEST_SIDE, SMALLEST_SIDE, Dataset, Images, Preparation
@@ -77,6 +78,7 @@ def load_data(
     imbalance: float = 1.0,
     verify: bool = True,
     allow_duplicates: bool = False,
+    scale: str | None = None,
     offline: bool = False,
     progress: Notify | None = None,
 ) -> Dataset:
@@ -123,6 +125,9 @@ def load_data(
             unless this is true or the set is a published one, named in `SOURCES`; then a line says
             so. A line also warns of images in two splits that look the same, and of equal images
             with different labels.
+        scale: which gray values become black and white, of images with one channel: `LOW..HIGH`,
+            or `percentile:LOW..HIGH` of each image. Colour images are an error then. By default,
+            16-bit images are scaled over all 16 bits, and DICOM files by their window.
         offline: do not download missing files.
         progress: called with the name of a task (`decode train`), how much of it is done, and how
             much there is (None if that is not known). A line says whether the files of a named set
@@ -150,8 +155,10 @@ def load_data(
         label_noise=label_noise,
         imbalance=imbalance,
         verify=verify,
+        scale=scale,
     )
     listed, square, divided, whole_test = _divided(asked, offline, progress)
+    values = None if scale is None else Scale.parse(scale)
     splits: dict[str, Images] = {}
     skipped: list[str] = []
     with explained_reading():
@@ -163,6 +170,7 @@ def load_data(
             contents[name],
             square=square,
             skip_unreadable=skip_unreadable,
+            scale=values,
             progress=progress,
         )
         splits[name] = _labelled(cached, part, listed.classes, name)
@@ -190,6 +198,8 @@ def load_data(
         "imbalance": imbalance,
         **listed.notes,
     }
+    if scale is not None:
+        notes["scale"] = scale
     if allow_duplicates and copies.same:
         notes["same_images"] = {f"{a} and {b}": len(places) for a, b, places in copies.same}
     if preparation is not None and square is not None:
@@ -234,6 +244,7 @@ def survey_data(
     """
     asked = _Asked(source=source, **arguments)
     listed, square, divided, _ = _divided(asked, offline, progress)
+    values = None if asked.scale is None else Scale.parse(asked.scale)
     with explained_reading():
         contents = content_digests(divided)
     return Survey(
@@ -241,7 +252,9 @@ def survey_data(
         listed.classes,
         {name: len(part.keys) for name, part in divided.items()},
         listed.notes,
-        all(is_decoded(part, name, contents[name], square) for name, part in divided.items()),
+        all(
+            is_decoded(part, name, contents[name], square, values) for name, part in divided.items()
+        ),
     )
 
 
@@ -261,6 +274,7 @@ class _Asked:
     label_noise: float = 0.0
     imbalance: float = 1.0
     verify: bool = True
+    scale: str | None = None
 
 
 class _Divided(NamedTuple):
@@ -277,6 +291,8 @@ def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
     square = _make_square(asked.size, asked.preparation)
     _check_options(asked.seed, asked.validation_fraction, asked.test_fraction, asked.parts)
     _check_training_labels(asked.label_noise, asked.imbalance)
+    if asked.scale is not None:
+        Scale.parse(asked.scale)
     listed = list_source(
         asked.source, asked.root, offline=offline, verify=asked.verify, progress=progress
     )

@@ -91,6 +91,8 @@ class EvaluationInputs(NamedTuple):
             lines.insert(1, f"note           {code}")
         if verified := verification(self.dataset.name, notes):
             lines.append(verified)
+        if scale := notes.get("scale"):
+            lines.append(f"scale          {scale} become black and white")
         if fitting := notes.get("fitting"):
             lines.append(f"fitting        {fitting}")
         return lines
@@ -237,6 +239,7 @@ def data_source(request: Request, opened: Opened, fractions: Mapping[str, float]
             "limit": options.limit,
             "skip_unreadable": options.skip_unreadable,
             "allow_duplicates": options.allow_duplicates or source.allow_duplicates,
+            "scale": options.scale or _scale_of_run(request),
         }
     )
 
@@ -275,19 +278,32 @@ def _own_data(request: Request) -> DataSource | None:
 
     They are split as they were for the training, so that no training image is tested.
     """
-    source, options = str(request.model), request.options
-    folder = Path(source.removeprefix("run:")).parent.parent.parent
-    if not source.startswith("run:"):
-        return None
-    try:
-        given = open_finished_run(folder).record.data.arguments
-        own = DataSource(**given)  # type: ignore[arg-type]
-    except (InputError, pydantic.ValidationError):
+    own, options = _data_of_run(request), request.options
+    if own is None:
         return None
     same_root = options.root is None or str(options.root) == own.root
     if options.size is not None or own.source != request.dataset or not same_root:
         return None
     return own
+
+
+def _data_of_run(request: Request) -> DataSource | None:
+    """How the run that trained the model loaded its data; None for a model from elsewhere."""
+    source = str(request.model)
+    folder = Path(source.removeprefix("run:")).parent.parent.parent
+    if not source.startswith("run:"):
+        return None
+    try:
+        given = open_finished_run(folder).record.data.arguments
+        return DataSource(**given)  # type: ignore[arg-type]
+    except (InputError, pydantic.ValidationError):
+        return None
+
+
+def _scale_of_run(request: Request) -> str | None:
+    """The scale that the model was trained with, so that it sees the same values again."""
+    own = _data_of_run(request)
+    return None if own is None else own.scale
 
 
 def _fitting_note(dataset: Dataset, request: Request) -> dict[str, str]:
@@ -311,6 +327,7 @@ def _other_source(request: Request, opened: Opened, dataset: Dataset, source: st
         test_fraction=1.0,
         limit=options.limit,
         skip_unreadable=options.skip_unreadable,
+        scale=options.scale or _scale_of_run(request),
         size=dataset.test.images.shape[-1] if given else None,
         preparation=None if given else opened.preparation,
         labelled=False,

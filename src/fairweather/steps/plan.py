@@ -49,7 +49,7 @@ VERSIONS = {
     "report": 6,
 }
 # Arguments of `load_data` that were added later, with their defaults.
-LATER: dict[str, JsonValue] = {"allow_duplicates": False}
+LATER: dict[str, JsonValue] = {"allow_duplicates": False, "scale": None}
 # With other versions of these, shifts may change the same images differently.
 LIBRARIES: dict[str, JsonValue] = {
     "opencv": cv2.__version__,  # of whichever distribution is installed
@@ -84,6 +84,7 @@ class DataSource(Frozen):
     imbalance: float = 1.0
     verify: bool = True
     allow_duplicates: bool = False
+    scale: str | None = None
     labelled: bool = True
     digests: dict[str, str] = pydantic.Field(default_factory=dict)
 

@@ -47,6 +47,7 @@ class DataEntry(Strict):
     imbalance: float = 1.0
     verify: bool = True
     allow_duplicates: bool = False
+    scale: str | None = None
 
 
 _Above0 = Annotated[FiniteFloat, pydantic.Field(gt=0)]
