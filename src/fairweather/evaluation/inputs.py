@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +89,11 @@ class EvaluationInputs(NamedTuple):
             lines.insert(2, f"outputs        {self.outputs}")
         if code := self.opened.facts.get("runs_code"):
             lines.insert(1, f"note           {code}")
+        if gray := self.opened.facts.get("gray"):
+            lines.insert(1, f"note           {gray}")
+        normalised = self.opened.facts.get("normalisation")
+        if odd := unlike_training(normalised, self.dataset.mean, self.dataset.std):
+            lines.append(f"warning        {odd}")
         if verified := verification(self.dataset.name, notes):
             lines.append(verified)
         if scale := notes.get("scale"):
@@ -96,6 +101,38 @@ class EvaluationInputs(NamedTuple):
         if fitting := notes.get("fitting"):
             lines.append(f"fitting        {fitting}")
         return lines
+
+
+def unlike_training(
+    normalisation: object, mean: Sequence[float], std: Sequence[float]
+) -> str | None:
+    """Say that images are far from what a normalisation is made for; None if they are not.
+
+    Images are far if their mean differs by more than 1.5 standard deviations in every channel and
+    they have less than half of the contrast, as nearly black images do; or by more than 3.
+
+    Args:
+        normalisation: the facts of a model, with `mean` and `std`.
+        mean, std: of the images, per channel, in [0, 1].
+
+    >>> facts = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    >>> unlike_training(facts, (0.02,) * 3, (0.01,) * 3)[:39]
+    'the images have the mean 0.02 0.02 0.02'
+    """
+    match normalisation:
+        case {"mean": [*made_for], "std": [*spread]} if len(made_for) == len(spread) == 3:
+            pass
+        case _:
+            return None
+    away = min(abs(m - n) / s for m, n, s in zip(mean, made_for, spread, strict=True))
+    contrast = max(found / s for found, s in zip(std, spread, strict=True))
+    if away <= 1.5 or (contrast >= 0.5 and away <= 3):
+        return None
+    found, meant = (" ".join(f"{each:.3g}" for each in some) for some in (mean, made_for))
+    return (
+        f"the images have the mean {found} (in [0, 1]), and the model is made for {meant}: they "
+        "may be nearly black or white because of their range of values; see --scale"
+    )
 
 
 def bring_together(request: Request, progress: Notify | None = None) -> EvaluationInputs:
