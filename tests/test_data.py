@@ -486,7 +486,7 @@ def test_a_path_without_its_kind_is_told_the_kind(tmp_path, monkeypatch):
         "tables": "'parquet:tables'",
         "one.parquet": "'parquet:one.parquet'",
         "set.NPZ": "'npz:set.NPZ'",
-        "notes.txt": "folder:PATH, npz:PATH or parquet:PATH",
+        "notes.txt": "folder:PATH, csv:PATH, npz:PATH or parquet:PATH",
         str(tmp_path / "images"): f"'folder:{tmp_path / 'images'}'",
     }
     for path, way_out in expected.items():

@@ -15,7 +15,7 @@ from fairweather.data.cifar10 import list_cifar10
 from fairweather.data.copies import Copies, find_copies, name_of
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
 from fairweather.data.fashion_mnist import list_fashion_mnist
-from fairweather.data.folder import list_folder
+from fairweather.data.folder import list_folder, list_images
 from fairweather.data.known import first_names, verification
 from fairweather.data.medmnist import MEDMNIST
 from fairweather.data.medmnist_facts import REFUSED
@@ -32,6 +32,7 @@ from fairweather.data.source import (
     explained_reading,
 )
 from fairweather.data.split import Part, check_tested, divide, limited
+from fairweather.data.table import list_csv
 from fairweather.data.training_labels import (
     add_label_noise,
     fewer_labels,
@@ -49,9 +50,11 @@ __all__ = ["SOURCES", "digest", "fewer_labels", "list_source", "load_data", "wit
 SOURCES: dict[str, Callable[[Request], Source]] = {
     "cifar-10-c:PATH": list_cifar10_c,
     "cifar10": list_cifar10,
+    "csv:PATH": list_csv,
     "fashion-mnist": list_fashion_mnist,
     "folder:PATH": list_folder,
     "imagenet-c:PATH": list_imagenet_c,
+    "images:PATH": list_images,
     "mnist5k": list_mnist5k,
     "npz:PATH": list_npz,
     "oxford-iiit-pet": list_oxford_pets,
@@ -385,7 +388,7 @@ def _unknown_source(source: str, entry: str, root: str | Path | None) -> InputEr
         )
     return InputError(
         f"unknown data source {source!r}: it is a file, but images are read from folder:PATH, "
-        "npz:PATH or parquet:PATH"
+        "csv:PATH, npz:PATH or parquet:PATH"
     )
 
 

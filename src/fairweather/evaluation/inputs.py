@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fairweather.data import SOURCES, list_source
+from fairweather.data.folder import UNLABELLED
 from fairweather.data.known import verification
 from fairweather.data.source import WHOLE
 from fairweather.errors import InputError
@@ -304,6 +305,10 @@ def _fractions(request: Request, progress: Notify | None) -> dict[str, float]:
         raise InputError(f"validation_fraction must be in [0, 1), found {share}")
     name = str(request.dataset)
     listed = list_source(name, options.root, offline=options.offline, progress=_untold(progress))
+    if listed.classes == (UNLABELLED,):
+        raise InputError(
+            f"{name} has no labels, and a model cannot be judged without: it may stand after --ood"
+        )
     check_variants(options, name, has_validation=bool(share) or "val" in listed.splits)
     if WHOLE not in listed.splits:
         return {"validation_fraction": share}
