@@ -609,7 +609,7 @@ LARGER = """
     # Linux counts a private map as data. What is left does not hold half a copy.
     pixels = COUNT * 3 * SIDE * SIDE
     resource.setrlimit(resource.RLIMIT_DATA, (used + pixels + pixels * 2 // 5,) * 2)
-    dataset = load_data("large")
+    dataset = load_data("large", allow_duplicates=True)
     assert dataset.train.images.nbytes == pixels
     use(dataset.train, dataset.val)
     try:

@@ -46,10 +46,10 @@ def pixels(image):
     return torch.from_numpy(np.array(image).transpose(2, 0, 1))
 
 
-def class_folders(root, count=10, classes=("cat", "dog")):
+def class_folders(root, count=10, classes=("cat", "dog"), first=0):
     for label, name in enumerate(classes):
         for place in range(count):
-            save(root / name / f"{place:02}.png", noise(100 * label + place))
+            save(root / name / f"{place:02}.png", noise(first + 100 * label + place))
     return root
 
 
@@ -149,8 +149,8 @@ def test_class_folders_are_listed_sorted_with_nested_files_and_without_hidden_on
 @pytest.mark.parametrize("name", ["val", "valid", "Validation"])
 def test_a_validation_folder_is_honoured(tmp_path, name):
     class_folders(tmp_path / "Train", 5)
-    class_folders(tmp_path / name, 3)
-    class_folders(tmp_path / "test", 2)
+    class_folders(tmp_path / name, 3, first=10)
+    class_folders(tmp_path / "test", 2, first=20)
     save(tmp_path / "masks/1.png")
     dataset = load_data(f"folder:{tmp_path}")
     assert dataset.notes["images"] == {"train": 10, "val": 6, "test": 4}
@@ -163,7 +163,7 @@ def test_a_class_may_be_called_train(tmp_path):
 
 def test_validation_is_carved_from_train_and_keeps_its_keys(tmp_path):
     class_folders(tmp_path / "train", 10)
-    class_folders(tmp_path / "test", 3)
+    class_folders(tmp_path / "test", 3, first=20)
     whole = load_data(f"folder:{tmp_path}", validation_fraction=0)
     carved = load_data(f"folder:{tmp_path}", validation_fraction=0.3)
     assert whole.val is None
@@ -197,7 +197,7 @@ def test_parquet_shards_continue_the_keys_and_name_the_classes(tmp_path):
         parquet(path, labels[rows], names=names, images=images[rows])
     parquet(tmp_path / "data/validation-00000-of-00001-0a1b.parquet", [0, 1], names=names)
     parquet(tmp_path / "data/test.parquet", [1, 0, 1], names=names)
-    dataset = load_data(f"parquet:{tmp_path.name}", root=tmp_path.parent)
+    dataset = load_data(f"parquet:{tmp_path.name}", root=tmp_path.parent, allow_duplicates=True)
     assert dataset.classes == ("cat", "dog")
     assert dataset.train.keys.tolist() == list(range(900))
     assert dataset.train.labels.tolist() == labels
@@ -486,7 +486,7 @@ def test_a_path_without_its_kind_is_told_the_kind(tmp_path, monkeypatch):
         "tables": "'parquet:tables'",
         "one.parquet": "'parquet:one.parquet'",
         "set.NPZ": "'npz:set.NPZ'",
-        "notes.txt": "folder:PATH, npz:PATH or parquet:PATH",
+        "notes.txt": "folder:PATH, csv:PATH, npz:PATH or parquet:PATH",
         str(tmp_path / "images"): f"'folder:{tmp_path / 'images'}'",
     }
     for path, way_out in expected.items():
@@ -570,7 +570,7 @@ def test_splits_with_different_classes_list_both_differences(tmp_path):
 )
 def test_a_class_with_too_few_images_to_be_split_is_named(count, options, words, tmp_path):
     class_folders(tmp_path, 10)
-    class_folders(tmp_path, count, ("rare",))
+    class_folders(tmp_path, count, ("rare",), first=500)
     with pytest.raises(InputError, match=words):
         load_data(f"folder:{tmp_path}", **options)
     if count == 2:

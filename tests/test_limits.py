@@ -36,11 +36,11 @@ def noise(seed, width=8, height=8):
     return Image.fromarray(pixels)
 
 
-def class_folders(root, counts, side=8):
+def class_folders(root, counts, side=8, first=0):
     for label, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True)
         for place in range(count):
-            noise(100 * label + place, side, side).save(root / name / f"{place:02}.png")
+            noise(first + 100 * label + place, side, side).save(root / name / f"{place:02}.png")
     return root
 
 
@@ -217,12 +217,12 @@ def test_some_images_can_be_set_aside_for_fitting_alone(tmp_path):
 
 def test_training_images_become_validation_images_with_their_keys(tmp_path):
     class_folders(tmp_path / "pictures/train", {"cat": 3, "rare": 1})
-    class_folders(tmp_path / "pictures/test", {"cat": 2, "rare": 1})
+    class_folders(tmp_path / "pictures/test", {"cat": 2, "rare": 1}, first=20)
     spec = f"folder:{tmp_path / 'pictures'}"
     dataset = load_data(spec, validation_fraction=1)
     assert dataset.train is None
     assert dataset.val.keys.tolist() == [0, 1, 2, 3]
-    class_folders(tmp_path / "pictures/val", {"cat": 2, "rare": 2})
+    class_folders(tmp_path / "pictures/val", {"cat": 2, "rare": 2}, first=40)
     own = load_data(spec, validation_fraction=1)
     assert own.notes["images"] == {"val": 4, "test": 3}
     assert digest(own.val) != digest(dataset.val)
@@ -323,7 +323,7 @@ def test_a_limit_moves_no_training_image_and_reads_no_file_that_it_leaves_out(
     tmp_path, monkeypatch
 ):
     class_folders(tmp_path / "pictures/train", {"cat": 6, "dog": 6})
-    class_folders(tmp_path / "pictures/test", {"cat": 30, "dog": 10})
+    class_folders(tmp_path / "pictures/test", {"cat": 30, "dog": 10}, first=1000)
     read = []
     original = cache._digest_file
     monkeypatch.setattr(cache, "_digest_file", lambda path: read.append(path) or original(path))

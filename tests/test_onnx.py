@@ -564,7 +564,7 @@ def test_memory_that_runs_out_is_told_apart_from_images_that_do_not_fit(exported
 @pytest.mark.parametrize(
     ("nodes", "images", "message"),
     [
-        ([], ("float", ["n", 1, SIZE, SIZE]), r"must take images .*found images \['any', 1, 16"),
+        ([], ("float", ["n", 2, SIZE, SIZE]), r"must take images .*found images \['any', 2, 16"),
         ([], ("float", ["n", 3, SIZE]), "must take images"),
         ([], ("float", ["n", 3, SIZE, 32]), "must take square images"),
         ([], ("int", ["n", 3, SIZE, SIZE]), "must be one of float32, uint8, float16, float64"),

@@ -105,6 +105,14 @@ class EvaluationOptions:
     allow_shared_clusters: bool = _option(
         False, "Allow images of one cluster among the validation and the test images."
     )
+    allow_duplicates: bool = _option(
+        False, "Use images that have the same pixels in two splits, and say how many."
+    )
+    scale: str | None = _option(
+        None,
+        "Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH of each "
+        "image. By default that of the run that trained the model.",
+    )
     variants: tuple[str, ...] = _option(
         (),
         "Also measure a variant of the model: temperature or batchnorm. Repeatable.",

@@ -15,7 +15,9 @@ import numpy.typing as npt
 import PIL
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from fairweather.dicom import is_dicom, read_dicom
 from fairweather.errors import InputError
+from fairweather.intensity import MOST_OF_14_BITS, Scale, UnsettledError, whole_range
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -59,22 +61,26 @@ class Target(NamedTuple):
         shape: `(3, H, W)` of every image.
         square: the argument of `decode_image`.
         most_pixels: Pillow's `MAX_IMAGE_PIXELS` in the main process.
+        scale: the argument of `decode_image`.
     """
 
     path: Path
     shape: tuple[int, ...]
     square: Square | None
     most_pixels: int | None
+    scale: Scale | None = None
 
 
-def decode_image(content: Content, square: Square | None) -> Pixels:
+def decode_image(content: Content, square: Square | None, scale: Scale | None = None) -> Pixels:
     """Decode one image: uint8 `[3, H, W]`.
 
     * The EXIF orientation is applied. From an animation, the first frame is taken.
     * Every mode is converted to RGB. Transparency is dropped, as in torchvision's `ImageFolder`, so
-      transparent pixels show their stored colour. 16-bit grayscale is scaled as `round(v / 257)`:
-      over the whole 16-bit range and not over the range of one image, so that brightness stays
-      comparable between images. Floating-point images are refused, because their range is unknown.
+      transparent pixels show their stored colour. Gray values become 8 bits by `scale`. Without it,
+      16-bit grayscale is scaled as `round(v / 257)`: over the whole 16-bit range and not over the
+      range of one image, so that brightness stays comparable between images. Values of at most 14
+      bits in 16, and floating-point values, are refused then, because their range is unknown.
+      DICOM files have a range of their own (`read_dicom`).
     * The shorter side is resized to `square.resize` with Pillow's antialiased filter, and the
       aspect ratio is kept; with `squash`, both sides are resized to it. Then the center is cropped
       to `square.size`, as with torchvision's `Resize` and `CenterCrop`. An image whose sides
@@ -83,19 +89,18 @@ def decode_image(content: Content, square: Square | None) -> Pixels:
     Args:
         content: a file, encoded bytes, or pixels: uint8 `[H, W]` or `[H, W, 3]`.
         square: None does not resize or crop.
+        scale: which gray values become black and white; colour images are refused then.
 
     Raises:
         UnreadableImageError: not an image, damaged, too large, or pixels of an unknown range.
+        UnsettledError: something must be said or installed first.
 
     >>> decode_image(np.full((9, 9), 7, dtype=np.uint8), Square(8, resize=8)).shape
     (3, 8, 8)
     """
     try:
-        with _open(content) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            rgb = _fit(_to_rgb(upright), square)
-    except MemoryError:
+        rgb = _fit(_decode(content, scale), square)
+    except (MemoryError, UnsettledError):
         raise
     # On damaged files Pillow's decoders raise anything from SyntaxError to struct.error.
     except Exception as error:
@@ -146,7 +151,7 @@ def write_decoded(target: Target, first: int, contents: Sequence[Content]) -> li
     with strict_pillow(), target.path.open("r+b") as file:
         for place, content in enumerate(contents, first):
             try:
-                pixels = decode_image(content, target.square)
+                pixels = decode_image(content, target.square, target.scale)
             except Exception:
                 left.append(place)
                 continue
@@ -156,6 +161,18 @@ def write_decoded(target: Target, first: int, contents: Sequence[Content]) -> li
             file.seek(place * pixels.nbytes)
             file.write(pixels.data)
     return left
+
+
+def _decode(content: Content, scale: Scale | None) -> Image.Image:
+    try:
+        with _open(content) as image:
+            stored = str(getattr(image, "tile", ""))  # the raw modes; loading forgets them
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image), scale, stored)
+    except UnidentifiedImageError:
+        if isinstance(content, np.ndarray) or not is_dicom(content):
+            raise
+        return read_dicom(content, scale).convert("RGB")
 
 
 def _open(content: Content) -> Image.Image:
@@ -177,17 +194,32 @@ def _formats() -> list[str]:
     ]
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, scale: Scale | None, stored: str) -> Image.Image:
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    upper_bits = not deep and ";16" in stored  # Pillow keeps the upper 8 of 16 bits
+    if scale is not None:
+        if upper_bits or (not deep and image.mode not in ("1", "L", "LA")):
+            raise UnsettledError(
+                "it has colours or transparency, and a scale is for plain gray images"
+            )
+        gray = image if deep else image.convert("L")
+        return Image.fromarray(scale.apply(np.asarray(gray))).convert("RGB")
     if image.mode == "F":
-        raise ValueError("it has floating-point pixels (mode F), whose range is unknown")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which turns a radiograph white.
-        values = np.asarray(image, dtype=np.int64)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            found = f"{values.min()} to {values.max()}"
-            raise ValueError(f"its pixels go from {found}, which is not a 16-bit range")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    return image.convert("RGB")
+        raise ValueError(
+            "it has floating-point pixels (mode F), whose range is unknown: say with scale which "
+            "values become black and white, such as scale 0..1"
+        )
+    if deep:  # Pillow's own conversion clips at 255, which turns a radiograph white.
+        image = Image.fromarray(whole_range(np.asarray(image, dtype=np.int64)))
+    rgb = image.convert("RGB")
+    if upper_bits:
+        brightest = int(np.asarray(rgb).max())
+        if brightest <= MOST_OF_14_BITS >> 8:
+            raise UnsettledError(
+                f"its colours have 16 bits, but go only to about {256 * brightest + 255}, so that "
+                "it would be nearly black: convert it to 8 bits"
+            )
+    return rgb
 
 
 def _fit(image: Image.Image, square: Square | None) -> Image.Image:

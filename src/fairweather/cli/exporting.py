@@ -42,6 +42,12 @@ def preview(
     data_root: Annotated[
         str | None, typer.Option(help="The folder with the files of the data set.")
     ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH."
+        ),
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -57,7 +63,14 @@ def preview(
     shifts = _chosen(suite or [], shift or [])
     with progress(quiet=quiet) as show:
         dataset = load_data(
-            data, size=size, root=data_root, seed=seed, offline=offline, progress=show
+            data,
+            size=size,
+            root=data_root,
+            seed=seed,
+            parts={"test"},
+            scale=scale,
+            offline=offline,
+            progress=show,
         )
     picked = pick_pictures(dataset.test, images, seed)
     subtitle = f"Test images of {dataset.name}, seed {seed}."
@@ -104,6 +117,12 @@ def export(
             "--skip-unreadable", help="Leave out damaged files, and say how many and which."
         ),
     ] = False,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH."
+        ),
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -125,6 +144,8 @@ def export(
             parts={"test", part or "test"},
             test_fraction=1.0 if part is None and undivided else 0.2,
             skip_unreadable=skip_unreadable,
+            allow_duplicates=True,  # a copy is no measurement, but a line tells
+            scale=scale,
             offline=offline,
             progress=show,
         )

@@ -12,9 +12,10 @@ import torch
 
 from fairweather.data.cache import CachedImages, cached_images, content_digests, is_decoded
 from fairweather.data.cifar10 import list_cifar10
+from fairweather.data.copies import Copies, find_copies, name_of
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
 from fairweather.data.fashion_mnist import list_fashion_mnist
-from fairweather.data.folder import list_folder
+from fairweather.data.folder import list_folder, list_images
 from fairweather.data.known import first_names, verification
 from fairweather.data.medmnist import MEDMNIST
 from fairweather.data.medmnist_facts import REFUSED
@@ -33,6 +34,7 @@ from fairweather.data.source import (
     explained_reading,
 )
 from fairweather.data.split import Part, check_tested, divide, limited
+from fairweather.data.table import list_csv
 from fairweather.data.training_labels import (
     add_label_noise,
     fewer_labels,
@@ -40,6 +42,7 @@ from fairweather.data.training_labels import (
     with_wrong_labels,
 )
 from fairweather.errors import InputError, check_text, unknown_name
+from fairweather.intensity import Scale
 from fairweather.pixels import Square
 from fairweather.progress import Event, Notify
 from fairweather.types import (
@@ -56,9 +59,11 @@ __all__ = ["SOURCES", "digest", "fewer_labels", "list_source", "load_data", "wit
 SOURCES: dict[str, Callable[[Request], Source]] = {
     "cifar-10-c:PATH": list_cifar10_c,
     "cifar10": list_cifar10,
+    "csv:PATH": list_csv,
     "fashion-mnist": list_fashion_mnist,
     "folder:PATH": list_folder,
     "imagenet-c:PATH": list_imagenet_c,
+    "images:PATH": list_images,
     "mnist5k": list_mnist5k,
     "npz:PATH": list_npz,
     "oxford-iiit-pet": list_oxford_pets,
@@ -85,6 +90,8 @@ def load_data(
     imbalance: float = 1.0,
     verify: bool = True,
     groups: GroupColumns | None = None,
+    allow_duplicates: bool = False,
+    scale: str | None = None,
     offline: bool = False,
     progress: Notify | None = None,
 ) -> Dataset:
@@ -130,6 +137,13 @@ def load_data(
         groups: a table that says of each image which patient it shows, or to which subgroups it
             belongs. Images of one cluster then stay in one split: a set without splits is split by
             clusters, and one whose splits share clusters is refused unless `groups.allow_shared`.
+        allow_duplicates: images with the same pixels in two splits are an error that names them,
+            unless this is true or the set is a published one, named in `SOURCES`; then a line says
+            so. A line also warns of images in two splits that look the same, and of equal images
+            with different labels.
+        scale: which gray values become black and white, of images with one channel: `LOW..HIGH`,
+            or `percentile:LOW..HIGH` of each image. Colour images are an error then. By default,
+            16-bit images are scaled over all 16 bits, and DICOM files by their window.
         offline: do not download missing files.
         progress: called with the name of a task (`decode train`), how much of it is done, and how
             much there is (None if that is not known). A line says whether the files of a named set
@@ -158,8 +172,10 @@ def load_data(
         imbalance=imbalance,
         verify=verify,
         groups=groups,
+        scale=scale,
     )
     listed, square, divided, whole_test = _divided(asked, offline, progress)
+    values = None if scale is None else Scale.parse(scale)
     splits: dict[str, Images] = {}
     skipped: list[str] = []
     with explained_reading():
@@ -171,6 +187,7 @@ def load_data(
             contents[name],
             square=square,
             skip_unreadable=skip_unreadable,
+            scale=values,
             progress=progress,
         )
         splits[name] = _labelled(cached, part, listed.classes, name)
@@ -183,6 +200,9 @@ def load_data(
             f"the images of {source} must be {listed.side} x {listed.side}, as published; found "
             f"{height} x {width}"
         )
+    copies = find_copies(splits)
+    allowed = allow_duplicates or listed.name is not None
+    _judge(copies, splits, allowed=allowed, wrong_labels=label_noise > 0, progress=progress)
     test = splits["test"]
     mean, std = channel_statistics(splits.get("train", test))
     notes = {
@@ -195,6 +215,10 @@ def load_data(
         "imbalance": imbalance,
         **listed.notes,
     }
+    if scale is not None:
+        notes["scale"] = scale
+    if allow_duplicates and copies.same:
+        notes["same_images"] = {f"{a} and {b}": len(places) for a, b, places in copies.same}
     if preparation is not None and square is not None:
         notes["preparation"] = square._asdict()
     if len(divided["test"].keys) < len(whole_test.keys):
@@ -225,6 +249,7 @@ def survey_data(
     source: str,
     *,
     skip_unreadable: bool = False,
+    allow_duplicates: bool = False,
     offline: bool = False,
     progress: Notify | None = None,
     **arguments: Any,  # noqa: ANN401 - the others of `load_data`
@@ -236,6 +261,7 @@ def survey_data(
     """
     asked = _Asked(source=source, **arguments)
     listed, square, divided, _ = _divided(asked, offline, progress)
+    values = None if asked.scale is None else Scale.parse(asked.scale)
     with explained_reading():
         contents = content_digests(divided)
     return Survey(
@@ -243,7 +269,9 @@ def survey_data(
         listed.classes,
         {name: len(part.keys) for name, part in divided.items()},
         listed.notes,
-        all(is_decoded(part, name, contents[name], square) for name, part in divided.items()),
+        all(
+            is_decoded(part, name, contents[name], square, values) for name, part in divided.items()
+        ),
     )
 
 
@@ -280,6 +308,7 @@ class _Asked:
     imbalance: float = 1.0
     verify: bool = True
     groups: GroupColumns | None = None
+    scale: str | None = None
 
 
 class _Divided(NamedTuple):
@@ -296,6 +325,8 @@ def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
     square = _make_square(asked.size, asked.preparation)
     _check_options(asked.seed, asked.validation_fraction, asked.test_fraction, asked.parts)
     _check_training_labels(asked.label_noise, asked.imbalance)
+    if asked.scale is not None:
+        Scale.parse(asked.scale)
     listed = list_source(
         asked.source, asked.root, offline=offline, verify=asked.verify, progress=progress
     )
@@ -392,7 +423,7 @@ def _unknown_source(source: str, entry: str, root: str | Path | None) -> InputEr
         )
     return InputError(
         f"unknown data source {source!r}: it is a file, but images are read from folder:PATH, "
-        "npz:PATH or parquet:PATH"
+        "csv:PATH, npz:PATH or parquet:PATH"
     )
 
 
@@ -467,6 +498,36 @@ def _left_out(cached: CachedImages, part: Part, name: str) -> str:
     """Say how many images of a split cannot be read, and which are the first of them."""
     count, names = len(cached.skipped), first_names(cached.skipped)
     return f"left out       {count} of {len(part.keys)} {name} images cannot be read: {names}"
+
+
+def _judge(
+    copies: Copies,
+    splits: Mapping[str, Images],
+    *,
+    allowed: bool,
+    wrong_labels: bool,
+    progress: Notify | None,
+) -> None:
+    """Refuse images that stand in two splits, unless they are allowed; warn of look-alikes."""
+    same = [pairs.line(splits, "have the same pixels as") for pairs in copies.same]
+    if same and not allowed:
+        raise InputError(
+            f"{'; '.join(same)}; such images do not show how a model does on new ones: remove them "
+            "from one of the two, or set allow_duplicates (--allow-duplicates)"
+        )
+    alike = [pairs.line(splits, "look like") for pairs in copies.alike]
+    for name, places in copies.contrary.items():
+        if name == "train" and wrong_labels:
+            continue
+        a, b = places[0].tolist()
+        pair = f"{name_of(splits[name], b)} and {name_of(splits[name], a)}"
+        alike.append(
+            f"{len(places):,} {name} images have the same pixels as an earlier one with another "
+            f"label, such as {pair}"
+        )
+    if progress is not None:
+        for line in (*same, *alike):
+            progress(Event("compare images", 0, None, line=f"warning        {line}"))
 
 
 def _common_size(splits: dict[str, Images]) -> tuple[int, int]:

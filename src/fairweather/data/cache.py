@@ -22,6 +22,7 @@ from fairweather.data.pixelfile import PixelFile, explained, open_sealed, seal
 from fairweather.data.source import Item
 from fairweather.data.split import Part
 from fairweather.folders import cache_folder
+from fairweather.intensity import Scale
 from fairweather.pixels import Square, decoder_facts
 from fairweather.progress import Event, Notify
 
@@ -52,6 +53,7 @@ def cached_images(
     *,
     square: Square | None,
     skip_unreadable: bool,
+    scale: Scale | None = None,
     progress: Notify | None = None,
 ) -> CachedImages:
     """Map the decoded images of a split, and decode them first if they are not in the cache.
@@ -63,14 +65,14 @@ def cached_images(
         part: a listing and keys into it.
         name: of the split. Splits of one file share its content, and may share their keys.
         content: digest of the listing's files (`content_digests`).
-        square: see `decode_image`.
+        square, scale: see `decode_image`.
         skip_unreadable: leave unreadable images out.
         progress: called with the number of decoded images and their total, every 256 images.
 
     Raises:
         InputError: see `decode_images`; or the cache folder cannot be read or written.
     """
-    path = _place(part, name, content, square)
+    path = _place(part, name, content, square, scale)
     folder = path.parent
     with explained(folder):
         stored = open_sealed(path, len(part.keys))
@@ -79,7 +81,7 @@ def cached_images(
             line = f"the decoded {name} images in the cache are damaged, or of an earlier version"
             progress(Event(f"decode {name}", 0, None, line=f"{line}: they are decoded again"))
         items = _items(part, name, progress)
-        stored = _decode_once(items, len(part.keys), path, square, skip_unreadable)
+        stored = _decode_once(items, len(part.keys), path, square, skip_unreadable, scale)
     readable = np.ones(len(part.keys), dtype=np.bool_)
     readable[list(stored.unreadable)] = False
     if not stored.unreadable:
@@ -94,13 +96,15 @@ def cached_images(
     return CachedImages(stored.images, readable, [item.name for item in part.listing.read(lost)])
 
 
-def is_decoded(part: Part, name: str, content: str, square: Square | None) -> bool:
+def is_decoded(
+    part: Part, name: str, content: str, square: Square | None, scale: Scale | None = None
+) -> bool:
     """Say whether the images of a split are decoded in the cache; arguments as `cached_images`."""
-    return _place(part, name, content, square).is_file()
+    return _place(part, name, content, square, scale).is_file()
 
 
-def _place(part: Part, name: str, content: str, square: Square | None) -> Path:
-    return cache_folder() / "images" / f"{_key(part, name, content, square)}.pixels"
+def _place(part: Part, name: str, content: str, square: Square | None, scale: Scale | None) -> Path:
+    return cache_folder() / "images" / f"{_key(part, name, content, square, scale)}.pixels"
 
 
 def content_digests(parts: Mapping[str, Part]) -> dict[str, str]:
@@ -131,13 +135,16 @@ def _digest_file(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _key(part: Part, name: str, content: str, square: Square | None) -> str:
+def _key(
+    part: Part, name: str, content: str, square: Square | None, scale: Scale | None = None
+) -> str:
     facts = {
         "version": VERSION,
         "part": name,
         "content": content,
         "keys": hashlib.sha256(part.keys.astype("<i8").tobytes()).hexdigest(),
         "size": _square_fact(square),
+        **({} if scale is None else {"scale": list(scale)}),
         **decoder_facts(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -161,7 +168,12 @@ def _items(part: Part, name: str, progress: Notify | None) -> Iterator[Item]:
 
 
 def _decode_once(
-    items: Iterable[Item], count: int, path: Path, square: Square | None, skip_unreadable: bool
+    items: Iterable[Item],
+    count: int,
+    path: Path,
+    square: Square | None,
+    skip_unreadable: bool,
+    scale: Scale | None,
 ) -> PixelFile:
     folder, lock = path.parent, FileLock(path.with_suffix(".lock"))
     with explained(folder):
@@ -170,13 +182,18 @@ def _decode_once(
     try:
         with explained(folder):  # another process may have decoded them while this one waited
             stored = open_sealed(path, count)
-        return stored or _decode(items, count, path, square, skip_unreadable)
+        return stored or _decode(items, count, path, square, skip_unreadable, scale)
     finally:
         lock.release()
 
 
 def _decode(
-    items: Iterable[Item], count: int, path: Path, square: Square | None, skip_unreadable: bool
+    items: Iterable[Item],
+    count: int,
+    path: Path,
+    square: Square | None,
+    skip_unreadable: bool,
+    scale: Scale | None,
 ) -> PixelFile:
     partial = path.with_suffix(f".{secrets.token_hex(4)}.partial")
     with explained(path.parent):
@@ -188,7 +205,7 @@ def _decode(
         partial.touch(exist_ok=False)
     try:
         decoded = decode_images(
-            items, count, partial, square=square, skip_unreadable=skip_unreadable
+            items, count, partial, square=square, skip_unreadable=skip_unreadable, scale=scale
         )
         with explained(path.parent):
             seal(partial, *decoded)

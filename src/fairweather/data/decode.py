@@ -16,6 +16,7 @@ from loky import cpu_count
 from fairweather.data.pixelfile import explained, remove_places, reserve
 from fairweather.data.source import Item
 from fairweather.errors import InputError
+from fairweather.intensity import Scale, UnsettledError
 from fairweather.pixels import (
     Content,
     Pixels,
@@ -56,6 +57,7 @@ def decode_images(
     *,
     square: Square | None,
     skip_unreadable: bool,
+    scale: Scale | None = None,
 ) -> Decoded:
     """Decode `count` items into the empty file at `path`: uint8 `[readable, 3, H, W]`.
 
@@ -78,7 +80,7 @@ def decode_images(
     """
     numbered, workers = enumerate(items), cpu_count()
     with strict_pillow(), path.open("r+b") as file:
-        filling = _Filling(file, path, count, square, skip_unreadable)
+        filling = _Filling(file, path, count, square, skip_unreadable, scale)
         _decode_alone(filling, numbered, workers)
         _decode_together(filling, numbered, workers)
         filling.close_gaps()
@@ -91,9 +93,16 @@ class _Filling:
     """A file that is being filled: the only place that checks the shape of each image."""
 
     def __init__(
-        self, file: BinaryIO, path: Path, count: int, square: Square | None, skip_unreadable: bool
+        self,
+        file: BinaryIO,
+        path: Path,
+        count: int,
+        square: Square | None,
+        skip_unreadable: bool,
+        scale: Scale | None,
     ) -> None:
         self.file, self.path, self.count, self.square = file, path, count, square
+        self.scale = scale
         self.skip_unreadable = skip_unreadable
         self.shape: tuple[int, ...] | None = None
         self.first = ""  # name of the image that has this shape
@@ -102,7 +111,9 @@ class _Filling:
 
     def add(self, place: int, item: Item) -> None:
         try:
-            pixels = to_pixels(item.content, self.square)
+            pixels = to_pixels(item.content, self.square, self.scale)
+        except UnsettledError as error:  # it is not damaged, so it is never left out
+            raise unreadable_error(item.name, str(error)) from error
         except UnreadableImageError as error:
             if not self.skip_unreadable:
                 raise unreadable_error(item.name, str(error)) from error
@@ -132,7 +143,7 @@ class _Filling:
                 remove_places(self.file, self.unreadable, self.count, 3 * height * width)
 
 
-def to_pixels(content: Content, square: Square | None) -> Pixels:
+def to_pixels(content: Content, square: Square | None, scale: Scale | None = None) -> Pixels:
     """Make one image uint8 `[3, H, W]`, as `decode_image` does.
 
     Pixels that already have their size only change their layout: Pillow would copy them several
@@ -141,8 +152,8 @@ def to_pixels(content: Content, square: Square | None) -> Pixels:
     >>> to_pixels(np.full((9, 9), 7, dtype=np.uint8), None).shape
     (3, 9, 9)
     """
-    if not has_its_size(content, square):
-        return decode_image(content, square)
+    if scale is not None or not has_its_size(content, square):
+        return decode_image(content, square, scale)
     assert isinstance(content, np.ndarray)
     if content.ndim == 2:
         return np.repeat(content[None], 3, axis=0)
@@ -172,7 +183,7 @@ def _decode_alone(filling: _Filling, numbered: Iterator[Numbered], workers: int)
     start = time.perf_counter()
     for place, item in numbered:
         filling.add(place, item)
-        if has_its_size(item.content, filling.square):
+        if filling.scale is None and has_its_size(item.content, filling.square):
             continue
         waited = time.perf_counter() - start >= SECONDS_ALONE
         if waited and workers > 1 and filling.shape is not None:
@@ -196,7 +207,7 @@ def _decode_together(filling: _Filling, numbered: Iterator[Numbered], workers: i
 
 def _submit(filling: _Filling, chunk: list[Numbered], workers: int) -> Future[list[int]]:
     assert filling.shape is not None  # known since `_decode_alone`
-    target = Target(filling.path, filling.shape, filling.square, most_pixels())
+    target = Target(filling.path, filling.shape, filling.square, most_pixels(), filling.scale)
     contents = [item.content for _, item in chunk]
     return submit(workers, WORKER_ENVIRONMENT, write_decoded, target, chunk[0][0], contents)
 

@@ -25,6 +25,8 @@ from fairweather.data.source import (
 )
 from fairweather.errors import InputError
 
+UNLABELLED = "unlabelled"  # the one class of images without labels
+
 
 def list_folder(request: Request) -> Source:
     """Image files in split folders (`train/cat/1.jpg`) or in class folders alone (`cat/1.jpg`).
@@ -54,6 +56,25 @@ def list_folder(request: Request) -> Source:
     return Source(classes, splits, parts=names)
 
 
+def list_images(request: Request) -> Source:
+    """Image files without labels, in a folder and the folders in it: for `--ood`.
+
+    Files are sorted by name. All images have the one class `unlabelled`, so that a model can be
+    asked about them but not judged by them. Hidden files are ignored.
+
+    Raises:
+        InputError: the folder is missing or has no files.
+    """
+    path = required_path(request)
+    check_exists(path)
+    if not path.is_dir():
+        raise InputError(f"{str(path)!r} is a file; images: needs a folder with image files")
+    paths = tuple(_visible_files(path))
+    if not paths:
+        raise InputError(f"{str(path)!r} has no files")
+    return Source((UNLABELLED,), {WHOLE: _listing(paths, np.zeros(len(paths), np.int64), path)})
+
+
 def _split_folders(path: Path) -> dict[str, Path]:
     folders = _visible_folders(path)
     named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
@@ -74,7 +95,10 @@ def _split_folders(path: Path) -> dict[str, Path]:
 def _class_folders(root: Path) -> list[Path]:
     folders = _visible_folders(root)
     if not folders:
-        raise InputError(f"{str(root)!r} has no class folders: it needs one folder per class")
+        raise InputError(
+            f"{str(root)!r} has no class folders: it needs one folder per class; a table with the "
+            "label of each file is csv:PATH, and images without labels are images:PATH"
+        )
     return folders
 
 
@@ -87,14 +111,16 @@ def _list_split(folders: list[Path], root: Path) -> Listing:
         counts.append(len(paths) - before)
         if not counts[-1]:
             raise InputError(f"class folder {str(folder)!r} is empty")
-    labels = np.repeat(np.arange(len(folders)), counts)
+    return _listing(tuple(paths), np.repeat(np.arange(len(folders)), counts), root)
 
+
+def _listing(paths: tuple[Path, ...], labels: npt.NDArray[np.int64], root: Path) -> Listing:
     def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
         for key in keys:
             yield Item(str(paths[key]), paths[key])
 
     names = names_below(root, paths)
-    return Listing(labels, read, tuple(paths), file_per_image=True, names=names)
+    return Listing(labels, read, paths, file_per_image=True, names=names)
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -249,7 +249,7 @@ REFUSED = {
     "adrenalmnist3d": VOLUMES,
     "chestmnist": (
         "each of its images has any number of 14 findings, and fairweather needs exactly one class "
-        "per image"
+        "per image; make a set of two classes from each finding, present or not"
     ),
     "fracturemnist3d": VOLUMES,
     "nodulemnist3d": VOLUMES,

@@ -172,7 +172,7 @@ def _check_label_shape(labels: Array, images: Array) -> None:
     if len(shape) == 2 and shape[1] > 1:
         raise InputError(
             f"{labels} has {shape[1]} labels per image (its shape is {shape}); it must have one "
-            "class per image, [N] or [N, 1]"
+            "class per image, [N] or [N, 1]: of several labels, make a set of two classes from each"
         )
     if len(shape) not in (1, 2):
         raise InputError(f"{labels} has the shape {shape}; allowed are [N] and [N, 1]")

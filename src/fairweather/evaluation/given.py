@@ -77,7 +77,7 @@ USABLE = (
     *("bootstrap", "threads", "title", "device", "offline"),
 )
 OF_DATA = (
-    *("labels", "size", "root", "skip_unreadable"),
+    *("labels", "size", "root", "skip_unreadable", "allow_duplicates", "scale"),
     *("metadata", "cluster", "slices", "allow_shared_clusters"),
 )
 MOST_KEPT = 2**30  # bytes of logits that are not read again when they are stored
@@ -515,6 +515,8 @@ def _open_dataset(
             parts=tuple(parts),
             validation_fraction=0.0,
             skip_unreadable=options.skip_unreadable,
+            allow_duplicates=options.allow_duplicates,
+            scale=options.scale,
             groups=groups,
         )
         if WHOLE in listed.splits:

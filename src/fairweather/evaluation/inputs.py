@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fairweather.data import SOURCES, list_source
+from fairweather.data.folder import UNLABELLED
 from fairweather.data.known import verification
 from fairweather.data.source import WHOLE
 from fairweather.errors import InputError
@@ -95,6 +96,8 @@ class FittedModel(NamedTuple):
         lines = [f"model          {self.source}"]
         if code := self.opened.facts.get("runs_code"):
             lines.append(f"note           {code}")
+        if gray := self.opened.facts.get("gray"):
+            lines.append(f"note           {gray}")
         lines.append(f"preprocessing  {describe_preprocessing(self.opened)}")
         if self.outputs.kind == "probabilities" or self.outputs.origin == GIVEN:
             lines.append(f"outputs        {self.outputs}")
@@ -132,6 +135,9 @@ class EvaluationInputs(NamedTuple):
         for model in self.models:
             which = f"{model.name}: " if len(self.models) > 1 else ""
             lines.append(f"labels         {which}{model.labels.note}")
+            normalised = model.opened.facts.get("normalisation")
+            if odd := unlike_training(normalised, self.dataset.mean, self.dataset.std):
+                lines.append(f"warning        {which}{odd}")
         if groups := in_words(test.groups):
             lines.append(f"groups         {groups}")
         for name, other in self.datasets.items():
@@ -142,9 +148,43 @@ class EvaluationInputs(NamedTuple):
                 )
         if verified := verification(self.dataset.name, notes):
             lines.append(verified)
+        if scale := notes.get("scale"):
+            lines.append(f"scale          {scale} become black and white")
         if fitting := notes.get("fitting"):
             lines.append(f"fitting        {fitting}")
         return lines
+
+
+def unlike_training(
+    normalisation: object, mean: Sequence[float], std: Sequence[float]
+) -> str | None:
+    """Say that images are far from what a normalisation is made for; None if they are not.
+
+    Images are far if their mean differs by more than 1.5 standard deviations in every channel and
+    they have less than half of the contrast, as nearly black images do; or by more than 3.
+
+    Args:
+        normalisation: the facts of a model, with `mean` and `std`.
+        mean, std: of the images, per channel, in [0, 1].
+
+    >>> facts = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    >>> unlike_training(facts, (0.02,) * 3, (0.01,) * 3)[:39]
+    'the images have the mean 0.02 0.02 0.02'
+    """
+    match normalisation:
+        case {"mean": [*made_for], "std": [*spread]} if len(made_for) == len(spread) == 3:
+            pass
+        case _:
+            return None
+    away = min(abs(m - n) / s for m, n, s in zip(mean, made_for, spread, strict=True))
+    contrast = max(found / s for found, s in zip(std, spread, strict=True))
+    if away <= 1.5 or (contrast >= 0.5 and away <= 3):
+        return None
+    found, meant = (" ".join(f"{each:.3g}" for each in some) for some in (mean, made_for))
+    return (
+        f"the images have the mean {found} (in [0, 1]), and the model is made for {meant}: they "
+        "may be nearly black or white because of their range of values; see --scale"
+    )
 
 
 def bring_together(request: Request, progress: Notify | None = None) -> EvaluationInputs:
@@ -340,6 +380,8 @@ def data_source(request: Request, opened: Opened, fractions: Mapping[str, float]
             "parts": ("val", "test"),
             "limit": options.limit,
             "skip_unreadable": options.skip_unreadable,
+            "allow_duplicates": options.allow_duplicates or source.allow_duplicates,
+            "scale": options.scale or _scale_of_run(request),
         }
     )
 
@@ -394,6 +436,10 @@ def _fractions(request: Request, progress: Notify | None) -> dict[str, float]:
         raise InputError(f"validation_fraction must be in [0, 1), found {share}")
     name = str(request.dataset)
     listed = list_source(name, options.root, offline=options.offline, progress=_untold(progress))
+    if listed.classes == (UNLABELLED,):
+        raise InputError(
+            f"{name} has no labels, and a model cannot be judged without: it may stand after --ood"
+        )
     check_variants(options, name, has_validation=bool(share) or "val" in listed.splits)
     if WHOLE not in listed.splits:
         return {"validation_fraction": share}
@@ -405,19 +451,32 @@ def _own_data(request: Request) -> DataSource | None:
 
     They are split as they were for the training, so that no training image is tested.
     """
-    source, options = str(request.model), request.options
-    folder = Path(source.removeprefix("run:")).parent.parent.parent
-    if not source.startswith("run:"):
-        return None
-    try:
-        given = open_finished_run(folder).record.data.arguments
-        own = DataSource(**given)  # type: ignore[arg-type]
-    except (InputError, pydantic.ValidationError):
+    own, options = _data_of_run(request), request.options
+    if own is None:
         return None
     same_root = options.root is None or str(options.root) == own.root
     if options.size is not None or own.source != request.dataset or not same_root:
         return None
     return own
+
+
+def _data_of_run(request: Request) -> DataSource | None:
+    """How the run that trained the model loaded its data; None for a model from elsewhere."""
+    source = str(request.model)
+    folder = Path(source.removeprefix("run:")).parent.parent.parent
+    if not source.startswith("run:"):
+        return None
+    try:
+        given = open_finished_run(folder).record.data.arguments
+        return DataSource(**given)  # type: ignore[arg-type]
+    except (InputError, pydantic.ValidationError):
+        return None
+
+
+def _scale_of_run(request: Request) -> str | None:
+    """The scale that the model was trained with, so that it sees the same values again."""
+    own = _data_of_run(request)
+    return None if own is None else own.scale
 
 
 def _fitting_note(dataset: Dataset, request: Request) -> dict[str, str]:
@@ -441,6 +500,7 @@ def _other_source(request: Request, opened: Opened, dataset: Dataset, source: st
         test_fraction=1.0,
         limit=options.limit,
         skip_unreadable=options.skip_unreadable,
+        scale=options.scale or _scale_of_run(request),
         size=dataset.test.images.shape[-1] if given else None,
         preparation=None if given else opened.preparation,
         labelled=False,

@@ -13,6 +13,7 @@ import torch
 from fairweather.download import file_digest
 from fairweather.errors import InputError, missing_extra
 from fairweather.models.classifier import Classifier
+from fairweather.models.gray import NOTE
 from fairweather.models.onnx_graph import (
     ImageInput,
     Steps,
@@ -65,8 +66,8 @@ def open_onnx(
         outputs: `auto`, or `logits` or `probabilities`, whatever the graph says.
 
     Raises:
-        InputError: it is not an ONNX file, does not take RGB images, does not give logits or
-            probabilities of classes, needs another size, or is already normalised.
+        InputError: it is not an ONNX file, takes neither RGB nor gray images, does not give logits
+            or probabilities of classes, needs another size, or is already normalised.
 
     >>> open_onnx("nowhere.onnx")
     Traceback (most recent call last):
@@ -95,18 +96,23 @@ def open_onnx(
     prepared = preparation and {**preparation._asdict(), "from": origin}
     names = class_names(model)
     fitting = names if names is not None and len(names) == width else None
-    facts = {
+    described = images._asdict()
+    if images.channels == 3:
+        del described["channels"]  # as records were before there were others
+    facts: dict[str, object] = {
         "source": f"onnx:{path}",
         "architecture": model.graph.name or "ONNX graph",
         "parameters": parameters(model),
         "outputs": width,
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "input": {**images._asdict(), "dtype": images.dtype.__name__, "fed_in": [0, steps.scale]},
+        "input": {**described, "dtype": images.dtype.__name__, "fed_in": [0, steps.scale]},
         "output": output,
         "class_names": None if names is None else f"{len(names)} for {width} outputs",
         "normalisation": _normalisation_facts(given, steps),
         "preparation": prepared,
     }
+    if images.channels == 1:
+        facts["gray"] = NOTE
     classifier = Classifier(network, *given, size).eval()
     name, digest = folder_name(path.stem), _digest(files)
     return Opened(classifier, name, digest, fitting, preparation, facts, taken)

@@ -49,6 +49,7 @@ class ImageInput(NamedTuple):
     """The one input: `[batch, 3, size, size]`, or `[batch, size, size, 3]` with `channels_last`.
 
     Attributes:
+        channels: 3, or 1 for gray images.
         batch, size: None where the graph takes any.
     """
 
@@ -57,6 +58,7 @@ class ImageInput(NamedTuple):
     channels_last: bool
     batch: int | None
     size: int | None
+    channels: int = 3
 
 
 class Steps(NamedTuple):
@@ -112,7 +114,7 @@ def external_files(model: Model, path: Path) -> list[Path]:
 
 
 def image_input(model: Model, path: Path) -> ImageInput:
-    """Find the input and check that it can take RGB images."""
+    """Find the input and check that it can take RGB or gray images."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
@@ -129,17 +131,19 @@ def image_input(model: Model, path: Path) -> ImageInput:
     limits = (MOST_IMAGES, LARGEST_SIDE, LARGEST_SIDE, LARGEST_SIDE)
     if any(side and not 0 < side <= most for side, most in zip(shape, limits, strict=False)):
         raise InputError(f"onnx:{path}: no images have the dimensions of its input {shown}")
-    if len(shape) != 4 or 3 not in (shape[1], shape[3]):
+    ends = (shape[1], shape[3]) if len(shape) == 4 else ()
+    if not {1, 3} & set(ends):
         raise InputError(
             f"onnx:{path} must take images [batch, 3, height, width] or [batch, height, width, 3], "
-            f"found {shown}"
+            f"or with 1 channel instead of 3, found {shown}"
         )
-    channels_last = shape[1] != 3
+    channels = 3 if 3 in ends else 1
+    channels_last = shape[1] != channels
     height, width = shape[1:3] if channels_last else shape[2:]
     if height != width:
         raise InputError(f"onnx:{path} must take square images, found {shown}")
     dtype = IMAGE_TYPES[tensor.elem_type]
-    return ImageInput(inputs[0].name, dtype, channels_last, shape[0], height)
+    return ImageInput(inputs[0].name, dtype, channels_last, shape[0], height, channels)
 
 
 def logits_output(model: Model, path: Path) -> str:

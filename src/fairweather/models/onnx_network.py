@@ -11,6 +11,7 @@ from torch import nn
 
 from fairweather.devices import is_out_of_memory
 from fairweather.errors import InputError
+from fairweather.models.gray import to_gray
 from fairweather.models.onnx_graph import ImageInput
 
 Session = Any  # onnxruntime.InferenceSession, of an extra
@@ -101,6 +102,8 @@ class OnnxNetwork(nn.Module):
 
     def _run(self, images: torch.Tensor) -> np.ndarray:
         values = images.detach().float() * self.scale
+        if self.images.channels == 1:
+            values = to_gray(values)
         if self.images.dtype is np.uint8:
             values = values.round().clamp(0, 255)
         if self.images.channels_last:

@@ -17,6 +17,7 @@ from torch import nn
 from fairweather.errors import InputError, unknown_name
 from fairweather.models.building import given_statistics
 from fairweather.models.classifier import Classifier
+from fairweather.models.gray import NOTE, GrayInput, takes_gray
 from fairweather.models.normalisation import check_not_normalised_twice, held_normalisation
 from fairweather.models.opened import Opened, folder_name
 from fairweather.models.outputs import LogProbabilities, asked_for
@@ -90,6 +91,7 @@ def open_python(
     what = f"the model that {function}() in {path} returns"
     if given:
         check_not_normalised_twice(made.module, what)
+    gray = takes_gray(made.module, input_size)
     framed = None
     if given or input_size is not None:
         framed = Classifier(made.module, *(given or NOTHING), input_size)
@@ -98,10 +100,11 @@ def open_python(
     state = state_digest((framed or made.module).state_dict())
     digest = hashlib.sha256(f"{made.digest} {function} {input_size} {state}".encode())
     logarithm = taken is not None and taken.kind == "probabilities"
-    network = LogProbabilities(made.module) if logarithm else made.module
+    taking = GrayInput(made.module) if gray else made.module
+    network = LogProbabilities(taking) if logarithm else taking
     if framed:
         framed.network = network
-    facts = {
+    facts: dict[str, object] = {
         "source": f"python:{rest}",
         "architecture": type(made.module).__name__,
         "parameters": sum(parameter.numel() for parameter in made.module.parameters()),
@@ -116,6 +119,8 @@ def open_python(
         },
         "runs_code": f"{what} is the user's own code: the file was run to make it",
     }
+    if gray:
+        facts["gray"] = NOTE
     name = folder_name(f"{path.stem}-{function}")
     model = (framed or network).eval()
     return Opened(model, name, digest.hexdigest(), made.classes, preparation, facts, taken)

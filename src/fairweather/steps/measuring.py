@@ -189,7 +189,7 @@ def data_record(
         digests=digests,
         mean=dataset.mean,
         std=dataset.std,
-        arguments=source.model_dump(mode="json", exclude={"digests", "labelled"}),
+        arguments=source.recorded(),
         notes=json.loads(json.dumps(notes)),
     )
 

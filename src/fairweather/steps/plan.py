@@ -51,6 +51,8 @@ VERSIONS = {
     "sample": 3,
     "report": 7,
 }
+# Arguments of `load_data` that were added later, with their defaults.
+LATER: dict[str, JsonValue] = {"allow_duplicates": False, "scale": None, "groups": None}
 # With other versions of these, shifts may change the same images differently.
 LIBRARIES: dict[str, JsonValue] = {
     "opencv": cv2.__version__,  # of whichever distribution is installed
@@ -85,6 +87,8 @@ class DataSource(Frozen):
     imbalance: float = 1.0
     verify: bool = True
     groups: GroupColumns | None = None
+    allow_duplicates: bool = False
+    scale: str | None = None
     labelled: bool = True
     digests: dict[str, str] = pydantic.Field(default_factory=dict)
 
@@ -96,6 +100,15 @@ class DataSource(Frozen):
             if given[name] is None:
                 del given[name]
         return given
+
+    def recorded(self) -> dict[str, JsonValue]:
+        """The arguments for the record of a run.
+
+        Those that were added later are left out at their default, so that a record stays the same.
+        """
+        left_out = {"digests", "labelled"}
+        left_out |= {name for name in LATER if getattr(self, name) == LATER[name]}
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 class ModelSource(Frozen):

@@ -62,6 +62,8 @@ class DataEntry(Strict):
     imbalance: float = 1.0
     verify: bool = True
     groups: GroupsEntry | None = None
+    allow_duplicates: bool = False
+    scale: str | None = None
 
 
 _Above0 = Annotated[FiniteFloat, pydantic.Field(gt=0)]
