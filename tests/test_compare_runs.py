@@ -794,3 +794,64 @@ def test_what_too_few_errors_carry_is_not_compared(tmp_path):
     assert row(comparison.table, "clean")["verdict"] == "real"
     fog = row(comparison.table, "fog", "1", "negative_log_likelihood")
     assert fog["low"] < fog["high"]
+
+
+def with_logits(shares, seed=0):
+    """Clean predictions by the share of the images of each class that is right, with logits."""
+    labels = np.arange(N) % 3
+    correct = np.zeros(N, dtype=bool)
+    for label, share in enumerate(shares):
+        of_class = np.flatnonzero(labels == label)
+        correct[of_class] = right(share, seed, len(of_class))
+    columns = predictions(correct)
+    logits = 3 * np.eye(3, dtype="f4")[columns.predicted]
+    return {"clean": replace(columns, logits=logits)}
+
+
+def classes_of(tmp_path, first, second):
+    a = make_run(tmp_path / "a", {"net": first}, shifts=())
+    b = make_run(tmp_path / "b", {"net": second}, shifts=())
+    return read_run_comparison(a, b)
+
+
+def test_the_classes_whose_sensitivities_differ_are_shown_and_the_file_has_all(tmp_path):
+    first, second = with_logits((0.9, 0.9, 0.5), seed=1), with_logits((0.9, 0.4, 0.52), seed=1)
+    found = classes_of(tmp_path, {0: first}, {0: second})
+    frame = found.classes.frame.set_index("class")
+    assert frame["verdict"].tolist() == ["no difference found", "real", "no difference found"]
+    assert frame["n"].tolist() == [67, 67, 66]
+    correct = [each["clean"].correct[np.arange(N) % 3 == 1] for each in (first, second)]
+    only_a, only_b = (correct[0] & ~correct[1]).sum(), (correct[1] & ~correct[0]).sum()
+    assert frame["p_holm"]["b"] == pytest.approx(3 * slow_p_value(only_a, only_b), rel=1e-9)
+    assert frame["difference"]["b"] == pytest.approx(correct[1].mean() - correct[0].mean())
+    assert -1 <= frame["low"]["b"] < frame["difference"]["b"] < frame["high"]["b"] < 0
+    # Nothing differs where the same images are right, and the interval still has a width.
+    assert frame["p_holm"]["a"] == 1
+    assert frame["low"]["a"] < 0 < frame["high"]["a"]
+    text = str(found)
+    assert "1 of 3 differ" in text
+    assert re.search(r"net +b +67 +\d", text)
+    assert not re.search(r"net +c +66", text)
+    files = found.files()
+    assert "| c |" in files["tables/compare_b_classes.md"]
+    assert len(list(csv.DictReader(io.StringIO(files["tables/compare_b_classes.csv"])))) == 3
+
+
+def test_classes_of_several_seeds_are_compared_over_seeds_and_images(tmp_path):
+    first = {seed: with_logits((0.9, 0.9, 0.5), seed) for seed in (0, 1, 2)}
+    second = {seed: with_logits((0.9, 0.3, 0.5), seed) for seed in (3, 4, 5)}
+    found = classes_of(tmp_path, first, second)
+    frame = found.classes.frame.set_index("class")
+    assert frame["verdict"].tolist() == ["no difference found", "real", "no difference found"]
+    of_b = np.arange(N) % 3 == 1
+    sides = (
+        np.stack([each["clean"].correct[of_b] for each in runs.values()], axis=1).astype(float)
+        for runs in (first, second)
+    )
+    assert frame["p_holm"]["b"] == pytest.approx(3 * cross_difference(*sides).p, rel=1e-9)
+
+
+def test_runs_without_logits_are_not_compared_by_class(one_seed):
+    found = read_run_comparison(*one_seed[:2])
+    assert found.classes is None
+    assert not [name for name in found.files() if name.endswith("_classes.csv")]

@@ -307,6 +307,10 @@ class ModelEstimates(NamedTuple):
         seed = MEAN if len(self.seeds) > 1 else str(self.seeds[0])
         return self.table[self.model, seed, *condition][metric]
 
+    def has(self, condition: Condition, metric: str) -> bool:
+        """Tell whether the metric could be computed from the predictions of every seed."""
+        return all(metric in self.table[self.model, str(seed), *condition] for seed in self.seeds)
+
     def of_seed(self, seed: int | str, condition: Condition, metric: str) -> Estimate:
         """The estimate of one seed."""
         return self.table[self.model, str(seed), *condition][metric]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fairweather.comparison import robustness
+from fairweather.comparison import classes, robustness
 from fairweather.comparison.compared import (
     ComparedRun,
     Resampled,
@@ -72,6 +72,7 @@ class RunComparison:
         caption: what the numbers are.
         notes: what they do not show; at the end, how many cells differ and in which direction.
         robustness: effective robustness of A's models relative to B's; None if B has too few.
+        classes: the sensitivity of each class; None where logits are not stored.
     """
 
     name: str
@@ -81,12 +82,16 @@ class RunComparison:
     caption: str
     notes: Sequence[str]
     robustness: robustness.Table | None
+    classes: classes.Table | None
 
     def __str__(self) -> str:
         parts = [self.scope, aligned(LAYOUT, self.body), self.caption]
         if self.robustness:
             below = self.robustness.caption
             parts += [aligned(robustness.LAYOUT, self.robustness.body), below]
+        if self.classes:
+            shown = [aligned(classes.LAYOUT, self.classes.body)] if self.classes.body else []
+            parts += [*shown, self.classes.caption]
         return "\n\n".join([*parts, *self.notes])
 
     def files(self) -> dict[str, str]:
@@ -100,6 +105,14 @@ class RunComparison:
                 self.robustness.body,
                 [self.robustness.caption],
                 self.robustness.frame,
+            )
+        if self.classes:
+            files |= table_files(
+                f"{self.name}_classes",
+                classes.LAYOUT,
+                self.classes.all_of_body,
+                [self.classes.caption],
+                self.classes.frame,
             )
         return files
 
@@ -175,6 +188,7 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         caption=caption(rows, first, second, images),
         notes=[*notes(rows, first, second, shared, images), *_not_compared(natural.different)],
         robustness=robustness.effective_table(first, second, shared, images, titles),
+        classes=classes.class_table(first, second, pairs, images),
     )
 
 

@@ -139,7 +139,7 @@ def mean_area(areas: FloatArray) -> FloatArray:
     array([0.75,  nan])
     """
     total, classes = np.zeros(len(areas)), np.zeros(len(areas))
-    for area in areas.T:  # one class after the other, so that the sum never depends on B
+    for area in areas.T:  # one class after the other, so that the last digit never depends on B
         total += np.where(np.isnan(area), 0, area)
         classes += ~np.isnan(area)
     return ratio(total, classes)

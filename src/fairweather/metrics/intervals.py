@@ -356,8 +356,8 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     over cells usually more. With fewer than `VERY_FEW`, the end next to 0 or 1 is that of Clopper
     and Pearson, if that is closer to 0 or 1.
 
-    "conditional" is for a share of some of the images, such as those of one class: a share whose
-    number of images is the number of these (`Estimate.errors`).
+    "conditional" is for a share of some of the images, such as those of one class: the interval of
+    "share" for few images, whose number is that of these images (`Estimate.errors`).
 
     "overlap" is for an F1 score, 2x / (1 + x) of the share x of right calls among the images that
     are of a class or called so: the interval of that share, with its ends transformed.
@@ -443,12 +443,12 @@ def image_interval(estimate: Estimate) -> ImageInterval:
         case "difference" if estimate.clusters is not None and np.ptp(replicates) > 0:
             low, high = skewed_interval(value, replicates)
         case "conditional":
-            low, high = _share_ends(value, replicates, estimate.counted)
+            low, high = _part_ends(value, replicates, estimate.counted)
         case "overlap":
             common = value / (2 - value), replicates / (2 - replicates)
-            low, high = (2 * x / (1 + x) for x in _share_ends(*common, estimate.counted))
+            low, high = (2 * x / (1 + x) for x in _part_ends(*common, estimate.counted))
         case "ranks":
-            ends = _share_ends(value, replicates, estimate.counted)
+            ends = _part_ends(value, replicates, estimate.counted)
             other = skewed_interval(value, replicates)
             low, high = min(ends[0], other[0]), max(ends[1], other[1])
         case "difference":
@@ -561,12 +561,23 @@ def difference_ends(value: float, replicates: FloatArray, n: float) -> tuple[flo
     return max(centre - half, -1.0), min(centre + half, 1.0)
 
 
-def _share_ends(value: float, replicates: FloatArray, n: float) -> tuple[float, float]:
+def _share_ends(value: float, replicates: FloatArray, n: int) -> tuple[float, float]:
     worth = _images_worth(value, replicates, n)
     rarer = min(value, 1 - value)
     if worth * rarer >= FEW:
         low, high = np.quantile(replicates, TAILS)
         return float(low), float(high)
+    return _counted_ends(value, worth)
+
+
+def _part_ends(value: float, replicates: FloatArray, part: float) -> tuple[float, float]:
+    """The interval of a share of `part` images: never percentiles, which miss more on one side."""
+    return _counted_ends(value, _images_worth(value, replicates, part))
+
+
+def _counted_ends(value: float, worth: float) -> tuple[float, float]:
+    """Wilson's interval of a share of so many images, with Clopper and Pearson's end if needed."""
+    rarer = min(value, 1 - value)
     low, high = map(float, wilson_interval(value, worth))
     if worth * rarer < VERY_FEW:
         end = _clopper_pearson_end(rarer, worth)

@@ -16,7 +16,7 @@ from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray, Result, nanmean, ratio
 from fairweather.metrics.one_vs_rest import kappa_of_sums
 from fairweather.metrics.ordered import rank_area
-from fairweather.metrics.sample import Sample
+from fairweather.metrics.sample import MOST_IMAGES_OF_EXACT_AREAS, Sample
 from fairweather.metrics.selective import RISK, Fitted, largest_coverage, risk_area
 from fairweather.types import Predictions
 
@@ -120,6 +120,12 @@ def absent_metrics(predictions: Predictions, fitted: Fitted | None = None) -> li
     return [(name, reason) for name, reason in reasons if reason is not None]
 
 
+def _macro_auc(s: Sample) -> FloatArray:
+    # The two forms add in different orders, and keep the last digit that they have always had.
+    exact = len(s.predictions) <= MOST_IMAGES_OF_EXACT_AREAS
+    return mean_area(s.areas) if exact else nanmean(s.areas)
+
+
 def _classwise_calibration_error(s: Sample) -> FloatArray:
     sums = (s.by_label_and_class(column) for column in ("lowest_excess", "own_excess"))
     above, present = s.prepared.class_bins, s.prepared.present
@@ -199,7 +205,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "macro_auc",
         "Macro AUC",
-        lambda s: mean_area(s.areas),
+        _macro_auc,
         higher_is_better=True,
         needs_logits=True,
         min_classes=2,
