@@ -97,6 +97,7 @@ def test_the_words_of_scores_csv_are_defined():
     assert words("model") == {"NAME", together, interpolated_name("NAME", 0.5)} | variants
     assert words("seed") == {"0", "1", record.ENSEMBLE, *record.SUMMARY_SEEDS}
     kinds = {f"{record.PRIORS}NAME", record.WORST_PRIORS, f"{record.OOD}SOURCE"}
+    kinds |= {f"{record.NATURAL}NAME"}
     families = {"imagenet_c", "medmnist_c"}
     plain = {record.CLEAN, "NAME", record.ALL, record.VALIDATION}
     assert words("shift") == plain | kinds | families

@@ -20,6 +20,7 @@ from fairweather.prediction_files import Asked, KnownImages, find_predictions, m
 from fairweather.prediction_files.kinds import kind_of_rows
 from fairweather.record import predictions_file
 from fairweather.rules import judge, read_rules
+from fairweather.shift_lists import elsewhere, read_elsewhere
 from fairweather.steps import fingerprint_of
 
 from .conftest import COLOURS, keep_lines
@@ -506,6 +507,24 @@ def test_predictions_under_an_attack_have_a_name_of_their_own(tmp_path):
     tables = {"m": labelled(), "m-pgd,0.1": labelled(seed=1)}
     with pytest.raises(InputError, match=r"pgd is an attack of fairweather.*my_pgd"):
         fw.evaluate(predictions=tables)
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "told"),
+    [
+        ("natural/b", 1, "cannot be called 'natural/b'"),
+        ("all", 1, "cannot be called 'all'"),
+        ("a=b", 1, "cannot be called 'a=b'"),
+        ("fog", 0, "a number other than 0"),
+        ("quick", 1, "quick is a suite"),
+        ("imagenet_c/fog", 9, "severity"),
+    ],
+)
+def test_a_shift_has_a_name_and_a_level_that_mean_one_thing(name, level, told):
+    with pytest.raises(InputError) as error:
+        elsewhere(name, level)
+    assert told in str(error.value)
+    assert read_elsewhere(elsewhere("scanner/b", 1.5).id) == elsewhere("scanner/b", 1.5)
 
 
 def test_an_array_needs_labels_and_a_class_needs_images():

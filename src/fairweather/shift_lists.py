@@ -9,7 +9,7 @@ from typing import Any, cast
 from fairweather import attacks
 from fairweather.attacks import ATTACKS
 from fairweather.errors import InputError, unknown_name
-from fairweather.record import ALL, OOD, PRIORS, VALIDATION
+from fairweather.record import ALL, NATURAL, OOD, PRIORS, VALIDATION
 from fairweather.shifts import CLEAN, SHIFTS, SUITES, make_shift, suite, sweep
 from fairweather.types import Attack, Parameter, Shift, is_finite
 from fairweather.yamlfile import parse_yaml
@@ -19,7 +19,7 @@ ShiftLike = Shift | Attack | Entry | str
 
 SEVERITIES = (1, 2, 3, 4, 5)
 FORM = "NAME[,parameter=value...]"
-NOT_SHIFTS = (PRIORS, OOD)  # rows of scores.csv that change no image begin so
+NOT_SHIFTS = (PRIORS, OOD, NATURAL)  # rows of scores.csv that change no image begin so
 ELSEWHERE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./+-]*")
 
 
