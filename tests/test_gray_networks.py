@@ -3,6 +3,7 @@
 import warnings
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -89,6 +90,21 @@ def test_an_onnx_file_with_one_channel_gets_one(code, tmp_path):
     images = torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(opened.model(images), network(to_gray(images)), atol=1e-4)
     assert opened.facts["input"]["channels"] == 1
+
+
+def test_a_checkpoint_with_one_channel_gets_one(code, tmp_path):
+    network = network_of(code, "timm_gray")
+    file = tmp_path / "gray.safetensors"
+    safetensors.torch.save_file(network.state_dict(), file)
+    own = {"architecture": "timm:test_resnet", "std": (0.25,) * 3}
+    opened = open_model(str(file), mean=(0.5,) * 3, **own)
+    images = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network((to_gray(images) - 0.5) / 0.25)
+        assert torch.allclose(opened.model(images), expected, atol=1e-4)
+    assert "one input channel" in opened.facts["gray"]
+    with pytest.raises(fw.InputError, match=r"one input channel.*same number three times"):
+        open_model(str(file), mean=(0.5, 0.4, 0.3), **own)
 
 
 def test_a_gray_network_is_evaluated_and_said(code, colour_folder):

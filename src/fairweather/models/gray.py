@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -44,13 +46,36 @@ def takes_gray(network: nn.Module, size: int | None = None) -> bool:
     >>> takes_gray(nn.Conv2d(1, 4, 3)), takes_gray(nn.Conv2d(3, 4, 3))
     (True, False)
     """
-    layers = (each for each in network.modules() if isinstance(each, nn.Conv2d))
-    first = next(layers, None)
-    if first is None or first.in_channels != 1:
+    if not has_one_channel(network):
         return False
     sides = SIDES if size is None else (size,)
     gray = any(_runs(network, 1, side) for side in sides)
     return gray and not any(_runs(network, 3, side) for side in sides)
+
+
+def has_one_channel(network: nn.Module) -> bool:
+    """Say whether the first convolution of a network has one input channel."""
+    layers = (each for each in network.modules() if isinstance(each, nn.Conv2d))
+    first = next(layers, None)
+    return first is not None and first.in_channels == 1
+
+
+def narrow_as(state: Mapping[str, torch.Tensor], network: nn.Module) -> None:
+    """Give the first convolution of a network one input channel if that of the weights has one.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    >>> narrow_as({"0.weight": torch.zeros(4, 1, 3, 3)}, network)
+    >>> has_one_channel(network)
+    True
+    """
+    layers = ((name, each) for name, each in network.named_modules() if isinstance(each, nn.Conv2d))
+    name, first = next(layers, ("", None))
+    stored = state.get(f"{name}.weight")
+    if first is None or stored is None or first.in_channels != 3 or first.groups != 1:
+        return
+    if stored.shape == (first.out_channels, 1, *first.weight.shape[2:]):
+        first.in_channels = 1
+        first.weight = nn.Parameter(first.weight.detach()[:, :1].clone())
 
 
 @torch.inference_mode()

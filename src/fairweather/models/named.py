@@ -15,6 +15,7 @@ from fairweather.models.building import given_statistics, pretrained
 from fairweather.models.checkpoints import Checkpoint
 from fairweather.models.classifier import Classifier
 from fairweather.models.fitting import describe_checkpoint
+from fairweather.models.gray import NOTE, GrayInput, has_one_channel, narrow_as
 from fairweather.models.opened import Opened, folder_name
 from fairweather.models.preprocessing import UNKNOWN, Preprocessing, Statistics, at_size
 from fairweather.models.selfsupervised import fit_state
@@ -52,7 +53,14 @@ def open_named(
         preparation = at_size(own, input_size)
         prepared_by = "the size given" + (f", otherwise {prepared_by}" if own else "")
     size = preparation.size if preparation else None
-    model = Classifier(network, statistics.mean, statistics.std, size).eval()
+    gray = has_one_channel(network)
+    if gray and len({*statistics.mean}) + len({*statistics.std}) > 2:
+        raise InputError(
+            f"{weights} has one input channel, and does not say how images were normalised: give "
+            "mean and std, each with the same number three times"
+        )
+    taking = GrayInput(network) if gray else network
+    model = Classifier(taking, statistics.mean, statistics.std, size).eval()
     if input_size is not None:
         _check_size(model, architecture, input_size)
     outputs = _outputs(library, network)
@@ -70,6 +78,8 @@ def open_named(
         },
         "checkpoint": understood,
     }
+    if gray:
+        facts["gray"] = NOTE
     wnids = imagenet().wnids if outputs == CLASSES and weights != "none" else None
     if wnids:
         facts["classes"] = "the 1,000 of ImageNet by wnid, since there are 1,000 outputs"
@@ -99,6 +109,7 @@ def _network(
         if classes is None and width not in (None, _outputs(library, network)):
             network = library.build(name, width)
     _check_head(library, network, architecture, fitted.state)
+    narrow_as(fitted.state, network)
     load_whole(network, fitted.state, architecture)
     return network, describe_checkpoint(checkpoint, fitted)
 
