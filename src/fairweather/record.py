@@ -545,7 +545,7 @@ class StepRecord(Frozen):
 def is_part_of(record: RunRecord, step: StepRecord) -> bool:
     """Say whether a finished step still belongs to the run that the record describes."""
     parts = step.id.split("/")
-    if step.kind in ("score", "sample", "report"):
+    if step.kind in ("group", "score", "sample", "report"):
         return True
     if len(parts) < 3:
         return False

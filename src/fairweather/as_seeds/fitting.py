@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from fairweather.errors import InputError
 from fairweather.record import (
+    GROUPS,
     TEST,
     TRAIN,
     VAL,
@@ -124,6 +125,8 @@ def _shared(part: Part) -> Iterator[tuple[str, JsonValue]]:
     yield "variants", list(settings.variants)
     yield "operating_points", dict(settings.operating_points)
     yield "ordered_classes", record.data.ordered
+    grouped = part.steps.get(GROUPS)
+    yield "groups of images", grouped.depends.get("digests") if grouped else None
     libraries = [record.provenance.versions, *(s.depends.get("libraries") for s in every)]
     for versions in libraries:
         for name, version in versions.items() if isinstance(versions, dict) else ():
@@ -213,7 +216,8 @@ def _check_alike(name: str, one: Part, other: Part) -> None:
 def _without_seeds(name: str, part: Part) -> dict[str, dict[str, JsonValue]]:
     """The settings of the steps of a model or a pre-training, for the first seed."""
     found: dict[str, dict[str, JsonValue]] = {}
-    for step in part.steps.values():
+    of_models = (step for step in part.steps.values() if step.kind != "group")
+    for step in of_models:
         where, model, *rest = step.id.split("/")
         if base_model(model) == name:
             seedless = ["seed" if each.startswith("seed-") else each for each in rest]

@@ -20,7 +20,7 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.executors import execute
 from fairweather.finished_run import Run
 from fairweather.progress import Event, Notify, silent
-from fairweather.record import DESCRIPTION, RunRecord, base_model
+from fairweather.record import DESCRIPTION, GROUPS, RunRecord, base_model
 from fairweather.runs import lock_run, small_predictions
 from fairweather.steps import Worker
 
@@ -169,7 +169,7 @@ def _small(taken: Taken) -> Taken:
 
 
 def _smaller(name: str, content: bytes) -> bytes:
-    if name.endswith(".parquet"):
+    if name.endswith(".parquet") and not name.startswith(f"{GROUPS}/"):
         return small_predictions(content)
     if PurePosixPath(name).name == DESCRIPTION:
         return json.dumps(_cut_all(json.loads(content)), indent=2).encode()

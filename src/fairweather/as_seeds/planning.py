@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -11,8 +12,10 @@ from fairweather.as_seeds.fitting import Part
 from fairweather.as_seeds.taken import Taken, take_over, take_samples
 from fairweather.errors import InputError
 from fairweather.record import (
+    GROUPS,
     NATURAL,
     TEST,
+    DataRecord,
     Provenance,
     RunRecord,
     base_model,
@@ -23,7 +26,7 @@ from fairweather.runs import command_line
 from fairweather.shifts import CLEAN
 from fairweather.steps import Plan, Step
 from fairweather.steps.measuring import DataFacts, Measured, Measurement, conclude
-from fairweather.steps.plan import SampleStep, Trained
+from fairweather.steps.plan import GroupStep, SampleStep, Trained
 from fairweather.steps.predicting import shift_of
 
 Value = TypeVar("Value")
@@ -87,7 +90,7 @@ def plan_rest(
     Raises `InputError` if predictions of a run are missing, or are not those that it wrote.
     """
     taken = take_over(parts)
-    sample, *rest = conclude(_measurement(record, taken), list(_measured(record)))
+    sample, *rest = _concluding(record, taken)
     assert isinstance(sample, SampleStep)
     if pictures := take_samples(sample, parts):
         taken[sample.id] = pictures
@@ -99,8 +102,14 @@ def plan_scores(
 ) -> Rest:
     """Plan the scores alone, without pictures and report; raises as `plan_rest` does."""
     taken = take_over(parts)
-    _, score, _ = conclude(_measurement(record, taken), list(_measured(record)))
+    _, score, _ = _concluding(record, taken)
     return Rest(taken, _linked([score], taken, held))
+
+
+def _concluding(record: RunRecord, taken: Mapping[str, Taken]) -> list[Step]:
+    """The steps of samples, scores and report; which images belong together is taken over."""
+    steps = conclude(_measurement(record, taken), list(_measured(record)))
+    return [step for step in steps if not isinstance(step, GroupStep)]
 
 
 def _linked(
@@ -140,6 +149,13 @@ def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
             digests=data.digests,
             side=data.side,
             natural_shift="natural_shift" in data.notes,
+            groups={
+                PurePosixPath(name).stem: None
+                for step, each in taken.items()
+                if step == GROUPS
+                for name in each.files
+            },
+            slices=_slices_of(data),
             ordered=data.ordered,
         ),
         shifts=(CLEAN, *(shift_of(cell.id) for cell in record.cells())),
@@ -158,6 +174,13 @@ def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
             name for each in taken.values() if each.step.kind in trainings for name in each.files
         ),
     )
+
+
+def _slices_of(data: DataRecord) -> tuple[str, ...]:
+    match data.arguments.get("groups"):
+        case [_, _, [*slices], *_]:  # as `GroupColumns` is written
+            return tuple(map(str, slices))
+    return ()
 
 
 def _measured(record: RunRecord) -> Iterator[Measured]:
