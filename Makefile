@@ -59,6 +59,7 @@ coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/good_models.py
 	$(BIN)/python benchmarks/recipes.py
 	$(BIN)/python benchmarks/clusters.py
+	$(BIN)/python benchmarks/classes.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -81,7 +81,7 @@ def tails(images: int, sensitivity: float, trials: int) -> dict[str, np.ndarray]
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--trials", type=int, default=300)
+    parser.add_argument("--trials", type=int, default=200)
     trials = parser.parse_args().trials
     kinds = [kind.label for kind in CLASS_METRICS.values()]
     print("| images of the class | sensitivity |", " | ".join(kinds), "|")

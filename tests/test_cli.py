@@ -150,7 +150,14 @@ def test_the_command_line_says_how_many_seeds_or_which(options, seeds, tmp_path)
 def test_list_names_everything():
     done = fairweather("list")
     assert done.returncode == 0
-    for name in ("quickstart", "gaussian_blur", "paper_pets", "macro_auc", "parquet:PATH"):
+    for name in (
+        "quickstart",
+        "gaussian_blur",
+        "paper_pets",
+        "macro_auc",
+        "ppv/CLASS",
+        "parquet:PATH",
+    ):
         assert name in done.stdout
 
 

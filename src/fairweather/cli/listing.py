@@ -35,6 +35,7 @@ def _sections() -> list[list[tuple[str, str]]]:
     from fairweather.attacks import ATTACKS
     from fairweather.data import SOURCES
     from fairweather.metrics import METRICS
+    from fairweather.metrics.class_metrics import CLASS_METRICS
     from fairweather.shifts import SHIFTS, SUITES
     from fairweather.steps.derived import DERIVED
     from fairweather.training.selfsupervised import METHODS
@@ -47,6 +48,10 @@ def _sections() -> list[list[tuple[str, str]]]:
         [
             *((metric.name, metric.label) for metric in METRICS),
             *((metric.name, metric.label) for metric in DERIVED),
+            *(
+                (f"{name}/CLASS", f"{kind.label} of a class")
+                for name, kind in CLASS_METRICS.items()
+            ),
         ],
         [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in SOURCES.items()],
         [(name, method.title) for name, method in METHODS.items()],

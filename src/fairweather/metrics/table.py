@@ -102,7 +102,9 @@ class Metric:
         if classes < self.min_classes:
             return f"it needs at least {self.min_classes} classes, and there are {classes}"
         if self.needs_order and not predictions.ordered:
-            return "it needs classes in an order, such as grades, and the data say none"
+            return (
+                "it needs classes in an order, such as grades; ordered_classes says that they are"
+            )
         if self.needs_logits and predictions.logits is None:
             return "it needs logits, which this run does not store"
         if self.needs_fitted and fitted is None:
