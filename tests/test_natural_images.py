@@ -109,6 +109,11 @@ def test_a_study_measures_other_images_with_every_seed(hospital, colour_folder, 
         for seed in ("0", "1", "mean", "sd", "ensemble"):
             assert found[model, seed, "natural/b", "none"].n == 23
     assert not [key for key in found if key[2] == "natural/b" and key[3] != "none"]
+    packed = fw.pack_run(run.path, tmp_path / "packed")
+    again = accuracies(packed)
+    of_one = ("m", "1", "natural/b", "none")
+    assert again[of_one][1:] == found[of_one][1:]
+    assert packed.record.natural == {"b": f"folder:.../{hospital.name}"}
     with pytest.raises(InputError, match=r"natural\.b: its images are those of the study's data"):
         check_study(study | {"natural": {"b": study["data"]["source"]}})
 

@@ -131,6 +131,7 @@ def _without_folders(record: RunRecord) -> RunRecord:
                     "notes": {key: _cut_all(each) for key, each in data.notes.items()},
                 }
             ),
+            "natural": {name: _cut(source) for name, source in record.natural.items()},
             "provenance": provenance.model_copy(update={"command": command}),
         }
     )
