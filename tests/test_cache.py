@@ -42,9 +42,9 @@ def decoded(monkeypatch):
     """The images that this process has decoded, and may have written."""
     contents = []
 
-    def spy(content, square):
+    def spy(content, square, scale):
         contents.append(content)
-        return original(content, square)
+        return original(content, square, scale)
 
     original = decode.to_pixels
     monkeypatch.setattr(decode, "to_pixels", spy)

@@ -288,7 +288,7 @@ def test_a_run_makes_the_folder_of_the_contract(whole):
     assert {f"steps/models/{name}/seed-0.json" for name in ("basic", "mixup")} <= names
     # Every file was written by a step or describes the run.
     left = {name for step in run.folder.steps() for name in step.files}
-    described = {"study.yaml", "record.json", ".lock"}
+    described = {"study.yaml", "record.json", ".lock", "images/test.csv", "images/val.csv"}
     assert {name for name in names if not name.startswith("steps/")} == left | described
     assert run.scores.loc[run.scores.level == "mean", "shift"].nunique() == 3
 
