@@ -1,7 +1,11 @@
 """Patients, sites and subgroups: from a table of metadata to scores, slices, report and rules."""
 
+import io
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -218,6 +222,35 @@ def test_rows_by_key(photos, tmp_path):
     assert data.test.groups.clusters.tolist() == full.groups.clusters.tolist()
 
 
+def test_columns_of_a_parquet_set_itself(tmp_path):
+    cells = []
+    for number in range(20):
+        content = io.BytesIO()
+        Image.new("RGB", (8, 8), (number * 12, 90, 90)).save(content, "PNG")
+        cells.append({"bytes": content.getvalue(), "path": f"{number}.png"})
+    table = pa.table(
+        {
+            "image": cells,
+            "label": [number % 2 for number in range(20)],
+            "patient": [number // 4 for number in range(20)],
+            "site": ["A", None] * 10,
+        }
+    )
+    pq.write_table(table, tmp_path / "eyes.parquet")
+    source = f"parquet:{tmp_path / 'eyes.parquet'}"
+    asked = GroupColumns(cluster="patient", slices=("site",))
+    test = fw.load_data(source, groups=asked, test_fraction=1).test
+    assert test.groups.clusters.tolist() == [str(number // 4) for number in range(20)]
+    assert set(test.groups.slices["site"]) == {"A", "missing"}
+    with pytest.raises(InputError, match="did you mean 'patient'"):
+        fw.load_data(source, groups=asked._replace(cluster="pateint"))
+
+
+def test_a_folder_has_no_columns_of_its_own(photos):
+    with pytest.raises(InputError, match="has no columns of its own"):
+        fw.load_data(f"folder:{photos[0] / 'all'}", groups=GroupColumns(cluster="patient"))
+
+
 def test_crossed_slices_and_missing_values(photos, tmp_path):
     table = photos[1].assign(sex=["F", ""] * 20)
     asked = {"slices": ("site", "site * sex")}
@@ -239,7 +272,7 @@ def without(table, column, value):
         (lambda t: t.drop(columns="file"), {}, "says which image a row is about: file or key"),
         (lambda t: t, {"cluster": "pateint"}, "did you mean 'patient'"),
         (lambda t: t, {"slices": ("site", "site")}, "the slice site is asked for twice"),
-        (lambda t: t, {"cluster": None, "slices": ()}, "none of its columns is asked for"),
+        (lambda t: t, {"cluster": None, "slices": ()}, "none of the columns is asked for"),
         (lambda t: t.assign(site="a\x1bb"), {}, "value that cannot be used"),
         (lambda t: t.drop(columns="file").assign(key="x"), {}, "must be a whole number from 0 on"),
         (lambda t: t.drop(columns="file").assign(key=0), {}, "several rows that differ for 1 of 1"),

@@ -89,7 +89,7 @@ class EvaluationOptions:
     metadata: Path | None = _option(
         None,
         "A CSV or parquet file with a row for each image: the column file (or key), and columns "
-        "such as patient and site.",
+        "such as patient and site. Without it, the columns are those of parquet:PATH itself.",
     )
     cluster: str | None = _option(
         None,

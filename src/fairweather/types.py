@@ -87,7 +87,8 @@ class GroupColumns(NamedTuple):
     """Which columns of a table say what belongs together; see `fairweather.load_data`.
 
     Attributes:
-        metadata: the path of the table: a CSV or parquet file with one row for each image.
+        metadata: the path of the table: a CSV or parquet file with one row for each image; None for
+            the columns of the data set itself, if it is `parquet:PATH`.
         cluster: the column that says which images belong together, such as `patient`.
         slices: columns whose values are subgroups, such as `site`; crossed ones as `site*sex`.
         allow_shared: allow images of one cluster in several splits.
@@ -96,7 +97,7 @@ class GroupColumns(NamedTuple):
     ['patient', 'site', 'sex']
     """
 
-    metadata: str
+    metadata: str | None = None
     cluster: str | None = None
     slices: tuple[str, ...] = ()
     allow_shared: bool = False

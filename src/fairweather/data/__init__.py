@@ -19,7 +19,7 @@ from fairweather.data.folder import list_folder, list_images
 from fairweather.data.known import first_names, verification
 from fairweather.data.medmnist import MEDMNIST
 from fairweather.data.medmnist_facts import REFUSED
-from fairweather.data.metadata import check_apart, read_groups
+from fairweather.data.metadata import check_apart, own_groups, read_groups
 from fairweather.data.mnist5k import list_mnist5k
 from fairweather.data.npz import list_npz
 from fairweather.data.oxford_pets import list_oxford_pets
@@ -333,7 +333,7 @@ def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
     square = _square_for(listed, asked.source, asked.size, square)
     check_tested(listed, asked.source)
     if asked.groups is not None:
-        listed = _grouped(listed, asked.groups, asked.parts)
+        listed = _grouped(listed, asked.groups, asked.parts, asked.source)
     every = divide(listed, asked.seed, asked.validation_fraction, asked.test_fraction)
     parts = {name: part for name, part in every.items() if name in asked.parts}
     if asked.groups is not None and not asked.groups.allow_shared:
@@ -473,13 +473,15 @@ def _labelled(cached: CachedImages, part: Part, classes: tuple[str, ...], name: 
     )
 
 
-def _grouped(listed: Source, groups: GroupColumns, parts: Collection[str]) -> Source:
+def _grouped(listed: Source, groups: GroupColumns, parts: Collection[str], source: str) -> Source:
     """Read what a table says of the images that are needed for some parts."""
     needed = {WHOLE, *parts, *(["train"] if "val" in parts and "val" not in listed.splits else [])}
     splits = {name: listing for name, listing in listed.splits.items() if name in needed}
-    path = Path(groups.metadata).expanduser()
     with explained_reading():
-        found = read_groups(splits, groups, path)
+        if groups.metadata is None:
+            found = own_groups(splits, groups, source)
+        else:
+            found = read_groups(splits, groups, Path(groups.metadata).expanduser())
     known = {name: listing._replace(groups=found[name]) for name, listing in splits.items()}
     return listed._replace(splits={**listed.splits, **known})
 

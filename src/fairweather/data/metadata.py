@@ -24,6 +24,28 @@ Texts = npt.NDArray[np.object_]
 IntArray = npt.NDArray[np.int64]
 
 
+def own_groups(
+    splits: Mapping[str, Listing], asked: GroupColumns, source: str
+) -> dict[str, Groups]:
+    """Read what the columns of a source itself say of every image, by the names of its splits.
+
+    Raises `InputError` if it has no columns, not these, or an image has no cluster.
+    """
+    place = f"the data source {source!r}"
+    _check_asked(asked, place)
+    found = {}
+    for split, listing in splits.items():
+        if listing.table is None:
+            raise InputError(
+                f"{place} has no columns of its own: give the path of a table with a row for each "
+                "image as metadata (--metadata)"
+            )
+        table = listing.table(asked.columns)
+        columns = {name: table[name].to_numpy(dtype=np.object_) for name in asked.columns}
+        found[split] = _groups(columns, asked, place, split)
+    return found
+
+
 def read_groups(
     splits: Mapping[str, Listing], asked: GroupColumns, path: Path
 ) -> dict[str, Groups]:
@@ -79,7 +101,7 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix.lower() == ".parquet":
             table = pd.read_parquet(path)
-            texts = [_as_texts(table[name]) for name in table]
+            texts = [as_texts(table[name]) for name in table]
             table = pd.concat(texts, axis=1) if texts else table
         else:
             separator = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -96,19 +118,24 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def _as_texts(column: pd.Series) -> pd.Series:
+def as_texts(column: pd.Series) -> pd.Series:
+    """Write the values of a column as texts; a missing one as an empty text."""
     return column.map(str).where(column.notna(), "")
 
 
 def _check_columns(table: pd.DataFrame, asked: GroupColumns, path: Path) -> None:
-    if not asked.columns:
-        raise InputError(
-            f"the table {str(path)!r} is given, but none of its columns is asked for: name the one "
-            "that says which images belong together (cluster), or one with subgroups (slice)"
-        )
+    _check_asked(asked, f"the table {str(path)!r}")
     for name in asked.columns:
         if name not in table:
             raise unknown_name(f"column of {path}", name, list(table.columns))
+
+
+def _check_asked(asked: GroupColumns, place: str) -> None:
+    if not asked.columns:
+        raise InputError(
+            f"of {place} none of the columns is asked for: name the one that says which images "
+            "belong together (cluster), or one with subgroups (slice)"
+        )
     names = [slice_name(each) for each in asked.slices]
     for name in names:
         if names.count(name) > 1:

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fairweather.data.metadata import as_texts
 from fairweather.data.source import (
     SPLIT_NAMES,
     SPLITS,
@@ -26,7 +28,7 @@ from fairweather.data.source import (
     check_same_classes,
     required_path,
 )
-from fairweather.errors import InputError
+from fairweather.errors import InputError, unknown_name
 from fairweather.types import class_names
 
 ROWS_PER_BATCH = 256
@@ -213,7 +215,22 @@ def _list_split(tables: list[Table], labels: list[npt.NDArray[np.int64]]) -> Lis
             rows = keys[np.searchsorted(keys, start) : np.searchsorted(keys, end)] - start
             yield from _read_rows(table, rows)
 
-    return Listing(np.concatenate(labels), read, tuple(table.path for table in tables))
+    def columns(names: list[str]) -> pd.DataFrame:
+        return pd.concat([_read_texts(table, names) for table in tables], ignore_index=True)
+
+    paths = tuple(table.path for table in tables)
+    return Listing(np.concatenate(labels), read, paths, table=columns)
+
+
+def _read_texts(table: Table, names: list[str]) -> pd.DataFrame:
+    """Read some columns of a file as texts; a missing value is an empty text."""
+    with _reading(table.path):
+        known = pq.read_schema(table.path).names
+        for name in names:
+            if name not in known:
+                raise unknown_name(f"column of {table.path}", name, known)
+        found = pq.read_table(table.path, columns=names).to_pandas()
+    return pd.concat([as_texts(found[name]) for name in names], axis=1)
 
 
 def _read_rows(table: Table, rows: npt.NDArray[np.int64]) -> Iterator[Item]:

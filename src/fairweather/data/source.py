@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from fairweather.errors import InputError
 from fairweather.progress import Notify
@@ -74,6 +75,8 @@ class Listing(NamedTuple):
             files.
         names: the path of each image's file from the folder of the source on, by key; None if
             images have no files of their own.
+        table: reads columns of the source itself by their names, as texts, with a row for each key;
+            None if it has no columns. Raises `InputError` for an unknown one.
         groups: what a table says of each image, by key; None if there is none.
     """
 
@@ -83,6 +86,7 @@ class Listing(NamedTuple):
     stretch: str = ""
     file_per_image: bool = False
     names: tuple[str, ...] | None = None
+    table: Callable[[list[str]], pd.DataFrame] | None = None
     groups: Groups | None = None
 
     @property

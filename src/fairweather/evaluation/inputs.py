@@ -286,7 +286,6 @@ def check_first(request: Request, progress: Notify | None = None) -> dict[str, f
         if isinstance(model, str):
             check_model(model, **_model_options(options))
     read_labels(options)
-    asked_groups(options)
     for other in (*options.ood, *natural_sources(options.natural).values()):
         if other.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
             list_source(other, offline=True)
@@ -387,20 +386,13 @@ def data_source(request: Request, opened: Opened, fractions: Mapping[str, float]
 
 
 def asked_groups(options: EvaluationOptions) -> GroupColumns | None:
-    """Which columns of which table say what belongs together; None if no table is given.
-
-    Raises `InputError` if columns are asked for without a table.
-    """
-    if options.metadata is None:
-        for name in ("cluster", "slices", "allow_shared_clusters"):
-            if getattr(options, name):
-                raise InputError(
-                    f"{name} is about columns of a table: give its path as metadata (--metadata)"
-                )
+    """Which columns say what belongs together; None if none are asked for."""
+    given = (options.metadata, options.cluster, options.slices, options.allow_shared_clusters)
+    if not any(given):
         return None
+    path = None if options.metadata is None else str(options.metadata)
     slices = tuple(map(slice_name, options.slices))
-    shared = options.allow_shared_clusters
-    return GroupColumns(str(options.metadata), options.cluster, slices, shared)
+    return GroupColumns(path, options.cluster, slices, options.allow_shared_clusters)
 
 
 def loaded_already() -> InputError:
@@ -413,7 +405,7 @@ def loaded_already() -> InputError:
 
 def _check_loaded(options: EvaluationOptions) -> None:
     """Raise `InputError` for options that only a data set by name can have."""
-    if options.metadata is not None:
+    if asked_groups(options) is not None:
         raise loaded_already()
     if options.size or options.limit or options.root or options.validation_fraction:
         raise InputError(

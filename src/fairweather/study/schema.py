@@ -37,12 +37,13 @@ class Strict(pydantic.BaseModel):
 class GroupsEntry(Strict):
     """A table with a row for each image, and which of its columns are used.
 
-    `metadata` is its path, `cluster` the column that says which images belong together, such as
+    `metadata` is its path (without it, the columns are those of the data set itself, if it is
+    `parquet:PATH`), `cluster` the column that says which images belong together, such as
     `patient`, and `slices` columns with subgroups, such as `site` or `site*sex`. `allow_shared`
     allows images of one cluster in several splits.
     """
 
-    metadata: str
+    metadata: str | None = None
     cluster: str | None = None
     slices: list[str] = []
     allow_shared: bool = False
