@@ -7,12 +7,19 @@ from hypothesis import strategies as st
 
 from fairweather import metrics
 from fairweather.errors import InputError
-from fairweather.metrics import METRICS, Estimate, Resamples, paired_difference, to_score
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics import (
+    METRICS,
+    Estimate,
+    Resamples,
+    paired_difference,
+    recipe_estimate,
+    to_score,
+)
+from fairweather.metrics.clusters import Clusters, difference_of_shares, membership_p
 from fairweather.metrics.intervals import evaluate_resamples, of_clusters
 from fairweather.metrics.recipes import cross, cross_difference
 from fairweather.metrics.sample import bootstrap_weights, draw_counts
-from fairweather.types import Predictions
+from fairweather.types import Predictions, Score
 from tests.chance import fewest, most, share_p
 
 ROW = {metric.name: metric for metric in METRICS}
@@ -147,6 +154,49 @@ def test_all_right_is_as_sure_as_the_number_of_clusters():
     wide = to_score(of_clusters(drawn, Clusters(np.repeat(np.arange(10), 10))), (0, 1))
     assert wide[:3] == pytest.approx(to_score(Estimate(1.0, np.ones(50), 10, "share"), (0, 1))[:3])
     assert wide.n == 100
+
+
+def test_a_group_of_all_right_images_is_not_thought_to_differ():
+    """Ten of ten right beside 95 %: Student's t sees no spread in the ten, and finds p < 0.001."""
+    right, inside = np.ones((1010, 1)), np.arange(1010) < 10
+    right[10:60] = 0
+    assert membership_p(right, inside, None, np.random.default_rng(0)) > 0.5
+
+
+@pytest.mark.parametrize("group", [3, 20])
+def test_random_groups_of_patients_differ_as_rarely_as_the_level_says(group):
+    clusters = Clusters(np.repeat(np.arange(60), np.arange(60) % 7 + 1))
+    rejected = []
+    for trial in range(150):
+        generator = np.random.default_rng([group, trial])
+        right = draw_trial(generator, clusters, 0.2)[:, :1]
+        inside = np.isin(clusters.of, generator.permutation(60)[:group])
+        rejected.append(membership_p(right, inside, clusters, generator) < 0.05)
+    assert np.sum(rejected) <= most(150, 0.05)
+
+
+def test_a_difference_of_groups_is_found_and_its_interval_is_newcombe_s():
+    right, inside = np.zeros((200, 1)), np.arange(200) < 100
+    right[:90] = 1
+    right[100:160] = 1
+    assert membership_p(right, inside, None, np.random.default_rng(0)) < 1e-5
+    sides = [
+        Score(share, *map(float, metrics.wilson_interval(share, 100)), 100) for share in (0.9, 0.6)
+    ]
+    low, high = difference_of_shares(*sides)
+    first, second = (metrics.wilson_interval(share, 100) for share in (0.9, 0.6))
+    assert low == pytest.approx(0.3 - np.hypot(0.9 - first[0], second[1] - 0.6))
+    assert high == pytest.approx(0.3 + np.hypot(first[1] - 0.9, 0.6 - second[0]))
+
+
+def test_several_intervals_that_hold_together_are_wider_for_recipes_too():
+    draws = np.random.default_rng(0).normal(0, 0.01, (3, 200))
+    values = (0.8, 0.84, 0.88)
+    seeds = [Estimate(v, v + d, 500, "share") for v, d in zip(values, draws, strict=True)]
+    recipe = recipe_estimate(seeds)
+    alone, together = (to_score(each, (0, 1)) for each in (recipe, recipe.together(9)))
+    assert together.low < alone.low
+    assert together.high > alone.high
 
 
 # ---------------------------------------------------------------- coverage

@@ -36,7 +36,7 @@ from fairweather.record import (
     worst_slice,
 )
 from fairweather.runs import RunFolder
-from fairweather.types import Cell, Predictions
+from fairweather.types import Cell, Predictions, Score
 
 HIGHER_IS_BETTER = {
     metric.name: metric.higher_is_better
@@ -185,10 +185,12 @@ def with_worst(table: Mapping[Key, Estimates], apart: Collection[str] = ()) -> d
 def worst_slices(slices: Mapping[str, Mapping[Key, Estimates]], column: str) -> pd.DataFrame:
     """Find the worst value of each metric over the slices of a column, as rows of slices.csv.
 
-    The smallest of many noisy numbers is smaller than the smallest true value. So its interval
-    covers the worst true value: all slices' intervals hold together with 95 % (Bonferroni), and it
-    reaches from the worst of their worse ends to the worst of their better ends. A metric without a
-    better direction has no worst value, and slices without an interval are left out.
+    The smallest of many noisy numbers is smaller than the smallest true value. So the interval
+    covers the worst true value. Its worse end is the worst of the worse ends of all slices: the one
+    of the slice that is truly the worst is not beyond its value. Its better end is the worst of
+    their better ends, each of an interval that holds together with all others (Bonferroni). If one
+    slice has a value and no interval, there is none here either. A metric without a better
+    direction has no worst value.
 
     Args:
         slices: from `with_worst`, for each slice of the column by its name.
@@ -201,19 +203,26 @@ def worst_slices(slices: Mapping[str, Mapping[Key, Estimates]], column: str) -> 
         for name in first[key]:
             if name not in HIGHER_IS_BETTER:
                 continue
-            found = [table[key][name] for table in slices.values() if name in table.get(key, {})]
-            scores = [
-                score
-                for each in found
-                if not (score := to_score(each.together(len(found)), bounds[name])).too_few
-                and not np.isnan(score.value)
-            ]
-            if scores:
-                worst = min if HIGHER_IS_BETTER[name] else max
-                value, low, high = (worst(each) for each in list(zip(*scores, strict=True))[:3])
-                n = next(each.n for each in scores if each.value == value)
-                rows.append((*key, worst_slice(column), name, value, low, high, n))
+            every = [table[key][name] for table in slices.values() if name in table.get(key, {})]
+            found = [each for each in every if not np.isnan(each.value)]
+            if found:
+                rows.append(
+                    (*key, worst_slice(column), name, *_worst_of(found, name, bounds[name]))
+                )
     return pd.DataFrame(rows, columns=SLICE_COLUMNS)
+
+
+def _worst_of(found: Sequence[Estimate], name: str, bounds: tuple[float, float]) -> Score:
+    alone = [to_score(each, bounds) for each in found]
+    together = [to_score(each.together(len(found)), bounds) for each in found]
+    worst = min if HIGHER_IS_BETTER[name] else max
+    value = worst(each.value for each in alone)
+    n = next(each.n for each in alone if each.value == value)
+    if any(each.too_few for each in alone):
+        return Score(value, np.nan, np.nan, n)
+    if HIGHER_IS_BETTER[name]:
+        return Score(value, min(each.low for each in alone), min(each.high for each in together), n)
+    return Score(value, max(each.low for each in together), max(each.high for each in alone), n)
 
 
 def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:

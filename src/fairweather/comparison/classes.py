@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from fairweather.comparison.compared import (
@@ -16,6 +17,7 @@ from fairweather.comparison.compared import (
     estimate_model,
 )
 from fairweather.comparison.pairs import LEVEL, NOT_FOUND, REAL, Pair
+from fairweather.metrics.clusters import influences
 from fairweather.metrics.paired import (
     SeedSummary,
     holm,
@@ -89,7 +91,10 @@ def class_table(
     rows = [replace(row, p=float(p)) for row, p in zip(rows, adjusted, strict=True)]
     apart = [row for row in rows if row.differs]
     return Table(
-        _as_frame(rows), list(map(_line, apart)), list(map(_line, rows)), _caption(rows, apart)
+        _as_frame(rows),
+        list(map(_line, apart)),
+        list(map(_line, rows)),
+        _caption(rows, apart, images),
     )
 
 
@@ -109,10 +114,12 @@ def _rows(a: ComparedRun, b: ComparedRun, pair: Pair, images: Resampled) -> Iter
         if not of_class.any() or not (first.has(UNSHIFTED, name) and second.has(UNSHIFTED, name)):
             continue
         right = [each.correct[UNSHIFTED][of_class] for each in (first, second)]
-        if len(first.seeds) == len(second.seeds) == 1:
+        known = images.clusters
+        clusters = None if known is None else known.select(np.flatnonzero(of_class))
+        if len(first.seeds) == len(second.seeds) == 1 and clusters is None:
             p = mcnemar_exact(right[0][:, 0], right[1][:, 0]).p
         else:
-            floats = [each.astype(float) for each in right]
+            floats = [influences(each.astype(float), clusters) for each in right]
             p = (cross(floats[1] - floats[0]) if same else cross_difference(*floats)).p
         yield Row(
             pair,
@@ -157,10 +164,12 @@ def _line(row: Row) -> list[str]:
     ]
 
 
-def _caption(rows: Sequence[Row], apart: Sequence[Row]) -> str:
+def _caption(rows: Sequence[Row], apart: Sequence[Row], images: Resampled) -> str:
+    over = "" if images.clusters is None else ", over clusters"
     few = f"{len(apart)} of {len(rows)}" if apart else f"none of {len(rows)}"
     return (
         f"Sensitivity (%) of each class on clean images, paired: {few} differ, by a test on the "
-        f"images of the class after Holm's correction over these {len(rows)} (p < {LEVEL:g}). In "
-        "brackets: the 95 % interval of B − A. The file of this table has every class."
+        f"images of the class{over}, after Holm's correction over these {len(rows)} "
+        f"(p < {LEVEL:g}). In brackets: the 95 % interval of B − A{over}. The file of this table "
+        "has every class."
     )

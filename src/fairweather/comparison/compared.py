@@ -342,8 +342,22 @@ def resample(a: ComparedRun, b: ComparedRun, images: str = CLEAN) -> Resampled:
     resamples = max(each.record.settings.bootstrap for each in (a, b))
     model, seeds = next(iter(a.models.items()))
     # Which images belong together is known of the test images, not of other sets.
-    known = read_clusters(a.run) or read_clusters(b.run) if images == CLEAN else None
+    known = _shared_clusters(a, b) if images == CLEAN else None
     return Resampled(a.read(model, seeds[0], images), a.name, resamples, known)
+
+
+def _shared_clusters(a: ComparedRun, b: ComparedRun) -> Clusters | None:
+    """Which images belong together, as one of the runs says, or both.
+
+    Raises `InputError` if they say different things, such as patients and visits.
+    """
+    ours, theirs = read_clusters(a.run), read_clusters(b.run)
+    if ours is not None and theirs is not None and not np.array_equal(ours.of, theirs.of):
+        raise InputError(
+            f"{a.name} and {b.name} say differently which images belong together ({ours.count:,} "
+            f"and {theirs.count:,} clusters): measure both with the same table"
+        )
+    return ours or theirs
 
 
 def estimate_model(

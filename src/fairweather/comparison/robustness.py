@@ -18,8 +18,10 @@ from fairweather.comparison.compared import (
 )
 from fairweather.metrics import Estimate, recipe_estimate, to_score
 from fairweather.metrics.across_shifts import effective_robustness
+from fairweather.metrics.columns import FloatArray
 from fairweather.record import CLEAN, NO_LEVEL, Condition, base_model
 from fairweather.report.table_formats import Layout, signed
+from fairweather.scores import read_clusters
 from fairweather.types import Score
 
 METRIC = "accuracy"
@@ -127,12 +129,13 @@ def _table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str
 
 def _caption(b: ComparedRun, rows: Sequence[Row], models: int, several: bool) -> str:
     """Describe the numbers and their limits; `several`: the models have several seeds."""
+    units = "images" if read_clusters(b.run) is None else "clusters of images"
     return (
         f"Effective robustness relative to {models} trained models of {b.run.path.name} (Taori et "
         "al. 2020), in percentage points. It is the accuracy under the shift (mean over its "
         "levels) minus the accuracy that a line predicts from the clean accuracy. The line is "
         "fitted to those models' clean and shifted accuracies on the logit scale. In brackets: "
-        f"95 % intervals over images{' and over the seeds of the models' if several else ''} "
+        f"95 % intervals over {units}{' and over the seeds of the models' if several else ''} "
         f"(n = {rows[0].effective.n:,}). They do not cover the choice of reference models, and "
         "outside the range of these models' clean accuracies the line is a guess."
     )
@@ -165,7 +168,8 @@ def _rows(
 def _effective(
     own: dict[Condition, Estimate], reference: Sequence[dict[Condition, Estimate]], mean: Condition
 ) -> Estimate:
-    n = own[UNSHIFTED].n
+    clean = own[UNSHIFTED]
+    n = clean.n
     value = effective_robustness(
         own[UNSHIFTED].value,
         own[mean].value,
@@ -174,10 +178,15 @@ def _effective(
         images=n,
     )
     replicates = effective_robustness(
-        own[UNSHIFTED].replicates,
-        own[mean].replicates,
-        [each[UNSHIFTED].replicates for each in reference],
-        [each[mean].replicates for each in reference],
+        _shares(own[UNSHIFTED]),
+        _shares(own[mean]),
+        [_shares(each[UNSHIFTED]) for each in reference],
+        [_shares(each[mean]) for each in reference],
         images=n,
     )
-    return Estimate(float(value), np.asarray(replicates), n)
+    return Estimate(float(value), np.asarray(replicates), n, clusters=clean.clusters)
+
+
+def _shares(estimate: Estimate) -> FloatArray:
+    """The replicates of an accuracy; those of clusters may lie a little outside of [0, 1]."""
+    return np.clip(estimate.replicates, 0, 1)

@@ -19,7 +19,7 @@ from fairweather.data.folder import list_folder, list_images
 from fairweather.data.known import first_names, verification
 from fairweather.data.medmnist import MEDMNIST
 from fairweather.data.medmnist_facts import REFUSED
-from fairweather.data.metadata import check_apart, own_groups, read_groups
+from fairweather.data.metadata import own_groups, read_groups, shared_clusters
 from fairweather.data.mnist5k import list_mnist5k
 from fairweather.data.npz import list_npz
 from fairweather.data.oxford_pets import list_oxford_pets
@@ -174,7 +174,7 @@ def load_data(
         groups=groups,
         scale=scale,
     )
-    listed, square, divided, whole_test = _divided(asked, offline, progress)
+    listed, square, divided, whole_test, shared = _divided(asked, offline, progress)
     values = None if scale is None else Scale.parse(scale)
     splits: dict[str, Images] = {}
     skipped: list[str] = []
@@ -215,6 +215,8 @@ def load_data(
         "imbalance": imbalance,
         **listed.notes,
     }
+    if shared:
+        notes["shared_clusters"] = shared
     if scale is not None:
         notes["scale"] = scale
     if allow_duplicates and copies.same:
@@ -260,7 +262,7 @@ def survey_data(
     {'train': 3600, 'val': 400, 'test': 1000}
     """
     asked = _Asked(source=source, **arguments)
-    listed, square, divided, _ = _divided(asked, offline, progress)
+    listed, square, divided, *_ = _divided(asked, offline, progress)
     values = None if asked.scale is None else Scale.parse(asked.scale)
     with explained_reading():
         contents = content_digests(divided)
@@ -318,6 +320,7 @@ class _Divided(NamedTuple):
     square: Square | None
     parts: dict[str, Part]
     whole_test: Part
+    shared: list[str]
 
 
 def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
@@ -336,8 +339,10 @@ def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
         listed = _grouped(listed, asked.groups, asked.parts, asked.source)
     every = divide(listed, asked.seed, asked.validation_fraction, asked.test_fraction)
     parts = {name: part for name, part in every.items() if name in asked.parts}
-    if asked.groups is not None and not asked.groups.allow_shared:
-        _check_clusters_apart(parts, asked.groups)
+    shared = [] if asked.groups is None else _clusters_in_several(parts, asked.groups)
+    if progress is not None:
+        for line in shared:
+            progress(Event("compare groups", 0, None, line=f"warning        {line}"))
     whole_test = parts["test"]
     if asked.limit is not None:
         parts["test"] = limited(whole_test, listed.classes, asked.limit, asked.seed)
@@ -345,7 +350,7 @@ def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
         parts["train"] = _worsen(
             parts["train"], len(listed.classes), asked.label_noise, asked.imbalance, asked.seed
         )
-    return _Divided(listed, square, parts, whole_test)
+    return _Divided(listed, square, parts, whole_test, shared)
 
 
 def list_source(
@@ -486,14 +491,22 @@ def _grouped(listed: Source, groups: GroupColumns, parts: Collection[str], sourc
     return listed._replace(splits={**listed.splits, **known})
 
 
-def _check_clusters_apart(parts: Mapping[str, Part], groups: GroupColumns) -> None:
+def _clusters_in_several(parts: Mapping[str, Part], groups: GroupColumns) -> list[str]:
+    """Say which splits share clusters; raises `InputError` unless that is allowed."""
+    if groups.cluster is None:
+        return []
     clusters = {
         name: of[part.keys]
         for name, part in parts.items()
         if (of := part.listing.clusters) is not None
     }
-    if groups.cluster is not None:
-        check_apart(clusters, groups.cluster)
+    told = shared_clusters(clusters, groups.cluster)
+    if told and not groups.allow_shared:
+        raise InputError(
+            f"{'; '.join(told)}: such images do not show how a model does on new ones; "
+            "allow_shared (--allow-shared-clusters) measures them nevertheless"
+        )
+    return told
 
 
 def _left_out(cached: CachedImages, part: Part, name: str) -> str:

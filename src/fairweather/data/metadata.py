@@ -19,6 +19,7 @@ from fairweather.types import CROSSED, GroupColumns, Groups, columns_of_slice, s
 # The column that says which image a row is about; the first one that the table has.
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_id")
 KEY, SPLIT = "key", "split"
+RESERVED = "class"  # rules have another meaning for class=NAME
 MISSING = "missing"  # the slice of images whose row has no value
 Texts = npt.NDArray[np.object_]
 IntArray = npt.NDArray[np.int64]
@@ -138,6 +139,13 @@ def _check_asked(asked: GroupColumns, place: str) -> None:
         )
     names = [slice_name(each) for each in asked.slices]
     for name in names:
+        if asked.cluster in columns_of_slice(name):
+            raise InputError(
+                f"the slice {name} would write the values of {asked.cluster} into tables and on "
+                "the page, and each has few images: leave it out"
+            )
+        if name == RESERVED:
+            raise InputError(f"a slice cannot be called {RESERVED}: rename the column of {place}")
         if names.count(name) > 1:
             raise InputError(f"the slice {name} is asked for twice")
 
@@ -145,27 +153,67 @@ def _check_asked(asked: GroupColumns, place: str) -> None:
 def _rows_by_file(
     splits: Mapping[str, Listing], column: pd.Series, place: str
 ) -> dict[str, IntArray]:
-    """The row of each image, by the first way of naming files in which every image has one."""
-    written = [str(PurePosixPath(name.replace("\\", "/"))) for name in column]
-    names = {split: listing.names or () for split, listing in splits.items()}
-    every = [name for of in names.values() for name in of]
+    """The row of each image: the one whose name is the longest end of the path of its file.
+
+    If an image has none, names are compared without their endings.
+    """
+    written = [str(PurePosixPath(name.strip().replace("\\", "/"))) for name in column]
+    paths = {split: _paths_of(listing) for split, listing in splits.items()}
+    every = [path for of in paths.values() for path in of]
     lost: list[str] = []
-    for short in (_whole, _base, _stem):
-        images = list(map(short, every))
-        if short is not _whole and len(set(images)) < len(images):
-            break
+    for short in (_whole, _without_suffix):
         row_of = {short(name): row for row, name in enumerate(written)}
-        lost = [name for name in every if short(name) not in row_of]
+        found = {path: _longest_end(short(path), row_of) for path in every}
+        lost = [path for path in every if found[path] is None]
         if not lost:
-            _check_once(set(images), map(short, written), place)
-            return {
-                split: np.array([row_of[short(name)] for name in of], dtype=np.int64)
-                for split, of in names.items()
-            }
-    raise InputError(
-        f"{place} has no row for {len(lost)} of {len(every)} images, such as {first_names(lost)}; "
-        f"it names {first_names(written)}"
-    )
+            break
+    else:
+        names = [name for listing in splits.values() for name in listing.names or ()]
+        missing = [name for name, path in zip(names, every, strict=True) if found[path] is None]
+        raise InputError(
+            f"{place} has no row for {len(lost)} of {len(every)} images, such as "
+            f"{first_names(missing)}; it names {first_names(written)}"
+        )
+    shared = Counter(found[path] for path in every)
+    name, count = shared.most_common(1)[0]
+    if count > 1:
+        raise InputError(
+            f"{place} has one row for {count} images, {name}: name files with more of their folders"
+        )
+    _check_once({str(name) for name in shared}, map(short, written), place)
+    return {
+        split: np.array([row_of[str(found[path])] for path in of], dtype=np.int64)
+        for split, of in paths.items()
+    }
+
+
+def _paths_of(listing: Listing) -> list[str]:
+    """The whole paths of the files of images, or as much of them as is known."""
+    if listing.file_per_image:
+        return [Path(file).absolute().as_posix() for file in listing.files]
+    return list(listing.names or ())
+
+
+def _longest_end(path: str, known: Collection[str]) -> str | None:
+    """The longest of the ends of a path that is known: all of it, without its first folder, ...
+
+    >>> _longest_end("/data/clinic/test/a/1.png", {"a/1.png", "1.png"})
+    'a/1.png'
+    """
+    end = path
+    while end not in known:
+        _, slash, end = end.partition("/")
+        if not slash:
+            return None
+    return end
+
+
+def _whole(name: str) -> str:
+    return name
+
+
+def _without_suffix(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def _check_once(images: Collection[str], written: Iterable[str], place: str) -> None:
@@ -178,18 +226,6 @@ def _check_once(images: Collection[str], written: Iterable[str], place: str) -> 
         )
 
 
-def _whole(name: str) -> str:
-    return name
-
-
-def _base(name: str) -> str:
-    return PurePosixPath(name).name
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
-
-
 def _rows_by_key(
     splits: Mapping[str, Listing], table: pd.DataFrame, place: str
 ) -> dict[str, IntArray]:
@@ -198,6 +234,11 @@ def _rows_by_key(
         wrong = table[KEY][keys.isna() | (keys % 1 != 0) | (keys < 0)].iloc[0]
         raise InputError(f"{place} has the {KEY} {wrong!r}; it must be a whole number from 0 on")
     of_split: Callable[[str], npt.NDArray[np.bool_]]
+    if SPLIT in table and set(splits) == {WHOLE}:
+        raise InputError(
+            f"{place} has a column {SPLIT}, but these data are one set without splits: leave the "
+            f"column out, with the place of each image in the whole set as {KEY}"
+        )
     if SPLIT in table:
         known = table[SPLIT].str.lower().map(lambda name: SPLIT_NAMES.get(name, name))
 
@@ -231,6 +272,11 @@ def _rows_by_key(
 
 
 def _groups(columns: Mapping[str, Texts], asked: GroupColumns, place: str, split: str) -> Groups:
+    # Blanks around a key would make two patients of one.
+    columns = {
+        name: np.array([value.strip() for value in values], dtype=np.object_)
+        for name, values in columns.items()
+    }
     clusters = columns[asked.cluster] if asked.cluster else None
     if clusters is not None and (clusters == "").any():
         count = int((clusters == "").sum())
@@ -251,15 +297,15 @@ def _groups(columns: Mapping[str, Texts], asked: GroupColumns, place: str, split
     return Groups(asked.cluster, clusters, slices)
 
 
-def check_apart(parts: Mapping[str, Texts], cluster: str) -> None:
-    """Raise `InputError` if images of one cluster are in two parts; it names no cluster."""
+def shared_clusters(parts: Mapping[str, Texts], cluster: str) -> list[str]:
+    """Say of each two parts how many clusters have images in both; it names no cluster."""
+    told = []
     for (one, ours), (other, theirs) in combinations(parts.items(), 2):
         shared = set(ours) & set(theirs)
         if shared:
             images = int(np.isin(theirs.astype(str), sorted(map(str, shared))).sum())
-            raise InputError(
+            told.append(
                 f"{len(shared)} of {len(set(ours) | set(theirs))} values of {cluster} have images "
-                f"in {one} and in {other} ({images} of {len(theirs)} images of {other}), so "
-                f"{other} does not show how a model does on new ones; allow_shared "
-                "(--allow-shared-clusters) measures it nevertheless"
+                f"in {one} and in {other} ({images} of {len(theirs)} images of {other})"
             )
+    return told

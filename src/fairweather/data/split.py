@@ -12,6 +12,9 @@ import numpy.typing as npt
 from fairweather.data.source import SPLITS, WHOLE, Listing, Source, check_no_empty_class
 from fairweather.errors import InputError
 
+# Moves of single clusters, after which no split is looked for any more.
+MOST_MOVES = 2_000
+
 
 class Purpose(IntEnum):
     """The purpose of random numbers: each purpose has a random stream of its own."""
@@ -85,7 +88,7 @@ def set_clusters_apart(
         clusters: `[N]`, equal for images that must stay together.
 
     Raises:
-        InputError: all images of a class are of one cluster.
+        InputError: all images of a class are of one cluster, or no such split is found.
 
     >>> labels, patients = np.array([0, 0, 1, 1, 0, 1]), np.array(list("aabbcd"), dtype=object)
     >>> set_clusters_apart(labels, patients, ("cat", "dog"), 0.3, 0, Purpose.TEST).tolist()
@@ -110,13 +113,26 @@ def set_clusters_apart(
         # Rare classes count as much as common ones.
         if (np.square(with_it) / totals).sum() < (np.square(lacking) / totals).sum():
             chosen[cluster], lacking = True, with_it
-    for label in np.argsort(totals, kind="stable"):
-        for side in (True, False):
-            if not counts[chosen == side, label].any():
-                # The smallest one; the class has at least one other cluster on its side.
-                others = order[(chosen[order] != side) & (counts[order, label] > 0)]
-                chosen[others[np.argmin(counts[others].sum(axis=1))]] = side
-    return chosen[of]
+    for _ in range(MOST_MOVES):
+        lacking_at = [
+            (side, label)
+            for side in (True, False)
+            for label in np.flatnonzero(counts[chosen == side].sum(axis=0) == 0)
+        ]
+        if not lacking_at:
+            return chosen[of]
+        # A random one of them, so that moves to and fro end.
+        side, label = lacking_at[generator.integers(len(lacking_at))]
+        others = order[(chosen[order] != side) & (counts[order, label] > 0)]
+        left = counts[chosen != side].sum(axis=0) - counts[others]
+        emptied = (left == 0).sum(axis=1)  # classes that the other side would lose
+        kept = others[emptied == emptied.min()]
+        chosen[kept[generator.integers(len(kept))]] = side
+    raise InputError(
+        "no way was found to split the images so that those that belong together stay together and "
+        f"{purpose.name.lower()} and other images have all classes: classes have images in too few "
+        "of the groups"
+    )
 
 
 class Part(NamedTuple):

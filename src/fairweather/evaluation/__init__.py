@@ -417,14 +417,15 @@ def clean_lines(
     accuracy, low, high, n = to_score(found, (0.0, 1.0))
     edges = {0.0: "; every image is wrong", 1.0: "; no image is wrong"}
     which = f"{of}: " if of else ""
+    ends = "no interval" if np.isnan(low) else f"{low:.1%}, {high:.1%}"
     lines = [
-        f"clean          {which}accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}], n = {n:,}"
+        f"clean          {which}accuracy {accuracy:.1%} [{ends}], n = {n:,}"
         f"{f' in {clusters.count:,} clusters' if clusters else ''}"
         f"{edges.get(accuracy, '')}"
     ]
     counts = np.bincount(predictions.labels)
     share, largest = counts.max() / n, predictions.classes[counts.argmax()]
-    if low <= share:
+    if low <= share or (np.isnan(low) and accuracy <= share):
         lines.append(
             f"warning        that is not above chance ({share:.1%}, what a model that always says "
             f"{largest} gets): {advice}"

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import scipy.special
+import scipy.stats
 
 from fairweather.errors import InputError
 from fairweather.metrics.columns import Z95, FloatArray, IntArray
-from fairweather.types import Groups
+from fairweather.types import Groups, Score
 
 TAIL = 0.025
 # With fewer clusters, 95 % intervals are marked: see benchmarks/clusters.py for what they cover.
 FEW_CLUSTERS = 20
+# Random choices behind a p-value, and fewer if there are many images.
+CHOICES, FEWEST_CHOICES, MOST_UNITS = 9_999, 999, 2 * 10**7
+NEARLY = 1e-9  # what rounding may change of a distance
 
 
 @dataclass(frozen=True)
@@ -150,43 +153,70 @@ class Clusters:
         return np.asarray(means + excess * self.count / len(self.of))
 
 
-class Contrast(NamedTuple):
-    """The mean of some images minus that of the others.
+def membership_p(
+    columns: FloatArray,
+    inside: npt.NDArray[np.bool_],
+    clusters: Clusters | None,
+    generator: np.random.Generator,
+) -> float:
+    """Test whether the mean of some images is that of the others: the two-sided p-value.
 
-    Attributes:
-        columns: float64 `[clusters or images, k]`, whose mean, and its variance, are those of the
-            difference.
-        fewest: the number of clusters, or of images, on the side that has fewer.
-    """
-
-    columns: FloatArray
-    fewest: int
-
-
-def contrast(
-    columns: FloatArray, inside: npt.NDArray[np.bool_], clusters: Clusters | None
-) -> Contrast:
-    """Compare the mean of some images with that of the others; a cluster may have images of both.
+    If the two do not differ, any other choice of as many images, or clusters, could as well have
+    been the group. Of images that are right or wrong all choices are counted (Fisher's exact test),
+    otherwise random ones, with the one that was found among them. The test needs no normal
+    distribution, and holds for a group of three images too.
 
     Args:
-        columns: float `[n, k]`.
+        columns: float `[n, k]`; the mean over the columns is compared.
         inside: bool `[n]`, with images on both sides.
-        clusters: of the images; None if each image is one of its own.
+        clusters: of the images, each on one side only; None if each image is one of its own.
+        generator: of the random choices.
 
-    >>> columns = np.array([[1.0], [1.0], [0.0], [1.0]])
-    >>> found = contrast(columns, np.array([True, True, False, False]), None)
-    >>> float(found.columns.mean()), found.fewest
-    (0.5, 2)
+    Source: Fisher 1935, The Design of Experiments; Phipson and Smyth 2010, Permutation P-values
+    Should Never Be Zero.
+
+    >>> right, inside = np.array([[1.0]] * 9 + [[0.0]] * 9), np.arange(18) < 9
+    >>> round(membership_p(right, inside, None, np.random.default_rng(0)), 5)
+    4e-05
     """
-    means = columns[inside].mean(axis=0), columns[~inside].mean(axis=0)
-    first = (columns - means[0]) / inside.sum()
-    excess = np.where(inside[:, None], first, (means[1] - columns) / (~inside).sum())
-    sums = excess if clusters is None else clusters.sums(excess)
-    sides = (inside, ~inside)
-    counts = [
-        int(side.sum()) if clusters is None else len(np.unique(clusters.of[side])) for side in sides
-    ]
-    return Contrast(means[0] - means[1] + sums * len(sums), min(counts))
+    values = columns.mean(axis=1)
+    if clusters is None and np.isin(values, (0, 1)).all():
+        table = [[values[side].sum(), (1 - values[side]).sum()] for side in (inside, ~inside)]
+        return float(scipy.stats.fisher_exact(table).pvalue)
+    sums, sizes = values, np.ones(len(values))
+    chosen = inside
+    if clusters is not None:
+        sums, sizes = clusters.sums(values[:, None])[:, 0], clusters.sizes.astype(np.float64)
+        chosen = np.bincount(clusters.of, inside, clusters.count) > 0
+    count, group = len(sums), int(chosen.sum())
+    rounds = min(CHOICES, max(FEWEST_CHOICES, MOST_UNITS // count))
+
+    def distance(places: IntArray) -> FloatArray:
+        """How far the means of groups `[rounds, group]` are from those of the others."""
+        own, images = sums[places].sum(axis=1), sizes[places].sum(axis=1)
+        return np.abs(own / images - (sums.sum() - own) / (sizes.sum() - images))
+
+    found = distance(np.flatnonzero(chosen)[None])[0] * (1 - NEARLY)
+    as_far = 0
+    for _ in range(rounds):
+        as_far += int(distance(generator.permutation(count)[None, :group])[0] >= found)
+    return (as_far + 1) / (rounds + 1)
+
+
+def difference_of_shares(first: Score, second: Score) -> tuple[float, float]:
+    """The 95 % interval of one value minus another of other images, from those of both.
+
+    Source: Zou and Donner 2008, Construction of Confidence Limits About Effect Measures: A General
+    Approach; for two shares with Wilson's intervals it is Newcombe's method 10.
+
+    >>> low, high = difference_of_shares(Score(0.9, 0.8, 0.95, 50), Score(0.6, 0.5, 0.7, 50))
+    >>> round(low, 3), round(high, 3)
+    (0.159, 0.412)
+    """
+    gap = first.value - second.value
+    below = np.hypot(first.value - first.low, second.high - second.value)
+    above = np.hypot(first.high - first.value, second.value - second.low)
+    return float(gap - below), float(gap + above)
 
 
 def clusters_of(groups: Groups | None) -> Clusters | None:

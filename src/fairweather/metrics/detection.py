@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -135,6 +137,9 @@ def detection_score(
     }
     if clusters is not None:
         estimates = {name: of_clusters(each, clusters) for name, each in estimates.items()}
+        if clusters.count > 1:  # the rate is a share of the other images, which are independent
+            rate = f"false_positive_rate_at_recall/{RECALL}"
+            estimates[rate] = replace(estimates[rate], clusters=None)
     return {
         name: to_score(estimate, (0.0, 1.0))._replace(n=known + others)
         for name, estimate in estimates.items()

@@ -60,6 +60,7 @@ class Estimate:
             reliable.
         clusters: the number of clusters of the images, if whole clusters were resampled; with fewer
             than two there is no interval.
+        tests: how many intervals, of which this is one, hold together with 95 %.
     """
 
     value: float
@@ -70,6 +71,7 @@ class Estimate:
     errors: float = np.inf
     fewest: int = 0
     clusters: int | None = None
+    tests: int = 1
 
     @property
     def units(self) -> int:
@@ -83,6 +85,8 @@ class Estimate:
 
     def together(self, tests: int) -> Estimate:
         """The same with an interval that is one of `tests`, which hold together with 95 %."""
+        if self.of_seeds:  # `widen` has quantiles of its own
+            return replace(self, tests=tests)
         if self.clusters is None:
             return self.spread(float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95)
         if self.clusters < 2:
@@ -412,7 +416,7 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     Score(value=0.5, low=0.405, high=0.595, n=100)
     """
     low, centre, high = image_interval(estimate)
-    ends = widen((low, high), centre, estimate.n, estimate.recipes)
+    ends = widen((low, high), centre, estimate.n, estimate.recipes, estimate.tests)
     if estimate.recipes and estimate.interval in STRETCHED:
         ends = stretch(ends, centre, bounds)
     low, high = np.clip(ends, *bounds)

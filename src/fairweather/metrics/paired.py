@@ -178,12 +178,14 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
     match first.interval:
         case "skewed" | "ranks":
             low, high = skewed_interval(value, differences[0])
-        case "share" | "difference" if first.clusters is not None and np.ptp(differences) > 0:
+        case "share" | "difference" | "conditional" | "overlap" if (
+            first.clusters is not None and np.ptp(differences) > 0
+        ):
             low, high = skewed_interval(value, differences[0])
         case "share":
             low, high = difference_ends(value, differences[0], first.units)
         case "conditional" | "overlap":
-            fewer = min(first.errors, second.errors)
+            fewer = min(first.counted, second.counted)
             low, high = difference_ends(value, differences[0], fewer)
         case "bounded" if np.ptp(differences) == 0:
             low, high = difference_ends(value, differences[0], first.units)

@@ -216,7 +216,11 @@ def cross_difference(first: FloatArray, second: FloatArray) -> Crossed:
 
 
 def widen(
-    ends: tuple[float, float], centre: float, n: int, recipes: Sequence[SeedVariance]
+    ends: tuple[float, float],
+    centre: float,
+    n: int,
+    recipes: Sequence[SeedVariance],
+    tests: int = 1,
 ) -> tuple[float, float]:
     """Widen a 95 % interval over images to one over images and seeds.
 
@@ -228,18 +232,20 @@ def widen(
         centre: the value minus its known bias.
         n: the number of images.
         recipes: one entry per recipe with several seeds; without entries nothing changes.
+        tests: for how many intervals the 95 % hold together, by Bonferroni's correction.
 
     >>> [round(end, 2) for end in widen((0.4, 0.6), 0.5, 1000, [SeedVariance(3, 0.0026, 0.0)])]
     [0.28, 0.72]
     """
     if not recipes or np.isnan(ends).any():
         return ends
+    tail = 1 - (1 - TAIL) / tests
     variances = [((end - centre) / Z95) ** 2 for end in ends]
     both = Crossed(centre, sum(variances) / 2, n, recipes)
     below, above = (
         max(
-            Error(both._replace(images=images).variance, both.freedom).reach(TAIL),
-            *(each.reach(TAIL) for each in both.errors[1:]),
+            Error(both._replace(images=images).variance, both.freedom).reach(tail),
+            *(each.reach(tail) for each in both.errors[1:]),
             0.0,
         )
         for images in variances

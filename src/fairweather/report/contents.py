@@ -408,6 +408,8 @@ class Contents:
                 f", fewer than {FEW_CLUSTERS}: these intervals hold the truth in 93 to 100 % of "
                 "simulated cases instead of 95 %"
             )
+        if isinstance(told := self.data.notes.get("shared_clusters"), list):
+            known += f" (beware: {'; '.join(map(str, told))})"
         return "; ".join([f"n = {images} test images{known}, {self.bootstrap:,} resamples", *seeds])
 
 

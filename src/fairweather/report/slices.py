@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.metrics import holm
-from fairweather.metrics.clusters import FEW_CLUSTERS, contrast
-from fairweather.metrics.recipes import Crossed, cross
+from fairweather.metrics import estimate_means, holm, recipe_estimate, to_score
+from fairweather.metrics.clusters import FEW_CLUSTERS, difference_of_shares, membership_p
+from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, SLICES, slice_of, worst_slice
 from fairweather.report.contents import Contents, ensembles_as_models, joined_name
-from fairweather.report.correctness import read_correct, read_images
+from fairweather.report.correctness import FloatArray, read_correct, read_images
 from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv, signed
 from fairweather.report.tables import ABSENT, TOO_FEW, TOO_FEW_NOTE, Entry, is_percent
 from fairweather.types import Score
@@ -29,6 +29,13 @@ PLACES = (
     ("accuracy", ALL, MEAN, "Mean over shifts: accuracy (%)"),
 )
 Key = tuple[str, str, str, str, str]  # model, shift, level, slice, metric
+
+
+class _Contrast(NamedTuple):
+    """A difference between a slice and all other images, and its p-value if it was tested."""
+
+    gap: Score
+    p: float | None
 
 
 class SliceRow(NamedTuple):
@@ -177,19 +184,32 @@ def _table(
     places = PLACES if shifted else PLACES[:2]
     first = (CLEAN, NO_LEVEL, names[0], "accuracy")
     models = [model for model in contents.titles if (model, *first) in read.scores]
-    found = {model: list(_contrasts(contents, model, values)) for model in models}
-    tested = [each for of in found.values() for each in of if each is not None]
+    found = {
+        model: list(
+            _contrasts(
+                contents,
+                model,
+                values,
+                [read.scores[model, CLEAN, NO_LEVEL, name, "accuracy"] for name in names],
+            )
+        )
+        for model in models
+    }
+    every = [each for of in found.values() for each in of]
+    tested = [each for each in every if each is not None and each.p is not None]
     if len(names) == 2:  # both are the same test
         tested = tested[::2]
-    adjusted = holm([each.p for each in tested]).tolist() if tested else []
+    alone = [each.p for each in tested if each.p is not None]
+    adjusted = holm(alone).tolist() if alone else []
     p_of = {id(each): p for each, p in zip(tested, adjusted, strict=True)}
     rows = []
     for model in models:
         differences = found[model]
         for name, difference in zip(names, differences, strict=True):
             mirrored = differences[0] if len(names) == 2 else difference
-            p = math.nan if mirrored is None else p_of[id(mirrored)]
-            rows.append(_row(contents, model, name, places, read, difference, p))
+            p = p_of.get(id(mirrored), math.nan)
+            gap = None if difference is None else difference.gap
+            rows.append(_row(contents, model, name, places, read, gap, p))
         worst = worst_slice(column)
         if (model, CLEAN, NO_LEVEL, worst, "accuracy") in read.scores:
             rows.append(_row(contents, model, worst, places, read, None, math.nan))
@@ -208,7 +228,7 @@ def _row(
     name: str,
     places: Sequence[tuple[str, str, str, str]],
     read: _Read,
-    difference: Crossed | None,
+    difference: Score | None,
     p: float,
 ) -> SliceRow:
     scores = tuple(
@@ -216,36 +236,57 @@ def _row(
     )
     first = scores[0]
     assert first is not None
-    against = None
-    if difference is not None:
-        against = Score(difference.value, *difference.interval, first.n)
     clusters = read.clusters[name]
-    return SliceRow(model, contents.titles[model], name, first.n, clusters, scores, against, p)
+    return SliceRow(model, contents.titles[model], name, first.n, clusters, scores, difference, p)
 
 
 def _contrasts(
-    contents: Contents, model: str, values: npt.NDArray[np.object_]
-) -> Iterator[Crossed | None]:
-    """For each slice, clean accuracy minus that of the other images; None if it is not tested."""
+    contents: Contents, model: str, values: npt.NDArray[np.object_], scores: Sequence[Score]
+) -> Iterator[_Contrast | None]:
+    """For each slice, clean accuracy against that of all other images; None if not tested.
+
+    `scores` are the clean accuracies of the slices.
+    """
     images = read_images(contents)
     right = None if images is None else read_correct(contents, model, {CLEAN: 1.0}, images)
-    for value in sorted(set(values)):
+    for value, score in zip(sorted(set(values)), scores, strict=True):
         inside = values == value
         if right is None or inside.all() or len(right) != len(inside):
             yield None
             continue
-        found = contrast(right, inside, contents.clusters)
-        fewest = found.fewest
-        yield cross(found.columns)._replace(n=fewest) if fewest > 1 else None
+        others = _accuracy(contents, right, np.flatnonzero(~inside))
+        ends = difference_of_shares(score, others)
+        gap = Score(score.value - others.value, *ends, score.n)
+        clusters = contents.clusters
+        if clusters is not None and set(clusters.of[inside]) & set(clusters.of[~inside]):
+            yield _Contrast(gap, None)  # a cluster with images on both sides
+        else:
+            p = membership_p(right, inside, clusters, np.random.default_rng(0))
+            yield _Contrast(gap, p)
+
+
+def _accuracy(contents: Contents, right: FloatArray, places: npt.NDArray[np.integer]) -> Score:
+    """The accuracy on some images, over seeds and over images or clusters."""
+    known = contents.clusters
+    kinds: Sequence[Interval] = ["share"] * right.shape[1]
+    by_seed = estimate_means(
+        right[places],
+        kinds,
+        contents.bootstrap,
+        clusters=None if known is None else known.select(places),
+    )
+    return to_score(recipe_estimate(by_seed), (0.0, 1.0))
 
 
 def _caption(contents: Contents, column: str, tests: int, rows: Sequence[SliceRow]) -> str:
     of = "test" if tests == 1 else "tests"
     units = "" if contents.clusters is None else ", over clusters"
+    chosen = "images" if contents.clusters is None else "clusters"
     words = [
         f"The test images by {column}. In brackets: {contents.intervals}. Against the others: "
-        f"clean accuracy minus that of all other images, with its 95 % interval{units}; p of "
-        f"Student's t after Holm's correction over the {tests} {of} of this table. The worst of "
+        f"clean accuracy minus that of all other images, with its 95 % interval{units}; p after "
+        f"Holm's correction over the {tests} {of} of this table: how often another choice of as "
+        f"many {chosen} differs as much, for these networks. The worst of "
         "several noisy numbers looks worse than the worst of the true ones: the interval beside "
         "it covers the worst true value, and is wider for that."
     ]

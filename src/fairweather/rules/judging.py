@@ -17,6 +17,7 @@ from fairweather.rules.numbers import (
     Rows,
     cell_of,
     change_at,
+    clusters_behind,
     conditions_of,
     errors_behind,
     estimate_again,
@@ -127,6 +128,7 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
             changed = changes.get((rule.slice, model), {})
             score = _score(rule, model, condition, rows, changed)
             if on == "interval" and score.too_few:
+                _refuse_one_cluster(run, rule, model, condition)
                 _refuse_few(run, rule, model, condition, rows)
             verdict = Verdict(rule, model, cell_of(condition), *score, on, left_out[rule])
             if math.isnan(verdict.judged):
@@ -248,13 +250,25 @@ def _refuse_few(run: RunFolder, rule: Rule, model: str, condition: Condition, ro
     )
 
 
+def _refuse_one_cluster(run: RunFolder, rule: Rule, model: str, condition: Condition) -> None:
+    """Refuse a value of images that all belong together, which has no interval."""
+    clusters = clusters_behind(run, rule)
+    alone = next((name for name, count in clusters.items() if count < 2), None)
+    if alone is not None:
+        raise InputError(
+            f"{rule.scored} of {model} for {cell_of(condition)} cannot be judged on its interval: "
+            f"all images of {alone} belong to one cluster, and nothing is known of others; take "
+            "images of others, or judge the value with --on value"
+        )
+
+
 def _refuse_rare(rule: Rule, model: str, condition: Condition, kind: OfClasses, rows: Rows) -> None:
     """Refuse a value of a class that has too few images for an interval."""
     raise InputError(
         f"{rule.scored} of {model} for {cell_of(condition)} cannot be judged on its interval: it "
-        f"needs at least {kind.fewest} images of the class and of the others, found "
-        f"{rows[condition][rule.scored].n:,} of the class; take more images, or judge the value "
-        "with --on value"
+        f"needs at least {kind.fewest} images of the class and of the others (images of one "
+        f"cluster count for less), found {rows[condition][rule.scored].n:,} of the class; take "
+        "more images, or judge the value with --on value"
     )
 
 

@@ -31,7 +31,7 @@ from fairweather.record import (
     is_shifted,
 )
 from fairweather.report.contents import Contents, ensembles_as_models
-from fairweather.rules.parsing import CLASS, Rule, level_number
+from fairweather.rules.parsing import CLASS, WORST_SLICE, Rule, level_number
 from fairweather.runs import RunFolder
 from fairweather.scores import Key, estimate_metrics, read_clusters, with_means, with_worst
 from fairweather.types import Predictions, Score
@@ -84,6 +84,24 @@ def read_slice_rows(run: RunFolder, slice_: str) -> dict[str, Rows]:
     if slice_ not in known:
         raise unknown_name("slice", slice_, known)
     return _by_model(scores[scores["slice"] == slice_])
+
+
+def clusters_behind(run: RunFolder, rule: Rule) -> dict[str, int]:
+    """The number of clusters of the test images, or of the slices that a rule is about, by name.
+
+    Empty if the run was not told which images belong together.
+    """
+    clusters = read_clusters(run)
+    if clusters is None:
+        return {}
+    if not rule.slice:
+        return {"the test set": clusters.count}
+    rows = run.slice_scores.dropna(subset="clusters")
+    counts = dict(zip(rows["slice"], rows["clusters"].astype(int), strict=True))
+    column = rule.slice.removeprefix(WORST_SLICE)
+    if column == rule.slice:
+        return {rule.slice: counts[rule.slice]}
+    return {name: count for name, count in counts.items() if name.startswith(f"{column}=")}
 
 
 def _by_model(scores: pd.DataFrame) -> dict[str, Rows]:
