@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairweather import metrics
@@ -91,6 +91,7 @@ def test_replicates_are_the_metric_on_the_drawn_clusters():
     np.testing.assert_allclose(found.replicates, wider, rtol=1e-12)
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=2, max_size=8),
     seed=st.integers(0, 1000),

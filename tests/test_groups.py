@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -334,6 +334,7 @@ def test_patients_on_both_sides_are_refused_unless_allowed(photos, tmp_path):
 # ---------------------------------------------------------------- splitting by clusters
 
 
+@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_no_class_is_lost_when_clusters_change_sides(seed):
     """Small random sets, in which each class has at least two clusters."""

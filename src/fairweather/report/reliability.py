@@ -60,10 +60,12 @@ def reliability_figure(contents: Contents) -> Figure | None:
     seed = f", seed {contents.seeds[0]} (ensembles: all)" if len(contents.seeds) > 1 else ""
     if not any(name.endswith(ENSEMBLE_SUFFIX) for name in kept):
         seed = seed.removesuffix(" (ensembles: all)")
+    as_if = "" if contents.clusters is None else ", as if images were independent"
     subtitle = [
         f"On the dashed diagonal, confidence equals accuracy; below it, a model is overconfident. "
         f"{BINS} equal-width bins{seed}.",
-        "Lines: 95 % Wilson intervals. Shaded: the gap to the diagonal. Area: share of the images.",
+        f"Lines: 95 % Wilson intervals{as_if}. Shaded: the gap to the diagonal. Area: share of the "
+        "images.",
         f"Columns: clean images, and {WORST}{_some(contents, conditions)}. "
         "RMS: RMS calibration error.",
         *_chosen(len(kept), len(contents.titles)),

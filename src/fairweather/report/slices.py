@@ -288,7 +288,7 @@ def _caption(contents: Contents, column: str, tests: int, rows: Sequence[SliceRo
         f"Holm's correction over the {tests} {of} of this table: how often another choice of as "
         f"many {chosen} differs as much, for these networks. The worst of "
         "several noisy numbers looks worse than the worst of the true ones: the interval beside "
-        "it covers the worst true value, and is wider for that."
+        "it covers the worst true value.",
     ]
     if any(row.clusters is not None and row.clusters < FEW_CLUSTERS for row in rows):
         words.append(
