@@ -234,6 +234,24 @@ def test_one_file_name_in_two_folders_needs_the_folder(tmp_path):
     assert found.rows == "matched by the last 2 parts of the path"
 
 
+NUMBERED = ["/photos/cat/0.png", "/photos/cat/2.png", "/photos/dog/1.png", "/photos/dog/3.png"]
+
+
+def test_numbers_that_are_both_places_and_file_names_are_refused_until_one_is_meant(tmp_path):
+    path, known = tmp_path / "probs.csv", images(np.array([0, 0, 1, 1]), names=NUMBERED)
+    rows = table(shares(n=4, labels=known.labels))
+    rows.assign(image=range(4)).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"by key and by file name .*suffix.*the column 'key'"):
+        read(path, known=known)
+    rows.assign(key=range(4)).to_csv(path, index=False)
+    assert np.allclose(found_shares(read(path, known=known)), rows, atol=1e-6)
+    rows.assign(image=[f"{n}.png" for n in range(4)]).to_csv(path, index=False)
+    assert np.allclose(found_shares(read(path, known=known)), rows.iloc[[0, 2, 1, 3]], atol=1e-6)
+    rows.assign(image=[3, 2, 1, 0]).to_csv(path, index=False)  # both ways are the same order
+    plain = known._replace(names=[f"/photos/{n}.png" for n in range(4)])
+    assert np.allclose(found_shares(read(path, known=plain)), rows[::-1], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("keys", "told"),
     [

@@ -19,6 +19,7 @@ KEYS = (
     *("key", "keys", "id", "ids", "image", "image_id", "img", "name"),
     *("file", "files", "filename", "file_name", "path", "image_path"),
 )
+PLACES = ("key", "keys")  # of these, numbers are places and never names of files
 INDEX = ("", "index", "unnamed: 0", "__index_level_0__")  # what pandas writes for its index
 # Of what a program says besides, nothing is needed: it follows from the outputs.
 FOLLOWS = ("pred", "prediction", "predicted", "predicted_label", "predicted_class", "confidence")
@@ -55,6 +56,7 @@ class Rows:
         labels: `[N]`, whole numbers or text; None if they are not there.
         keys: `[N]`, whole numbers or text; None if the rows are only in some order.
         notes: what was assumed, one sentence each.
+        places: whether the column of keys is called `key`, so that its numbers are places.
     """
 
     place: str
@@ -63,6 +65,7 @@ class Rows:
     labels: Column | None
     keys: Column | None
     notes: tuple[str, ...] = ()
+    places: bool = False
 
 
 def rows_of_frame(
@@ -118,7 +121,9 @@ def rows_of_frame(
         notes.append(f"not used: {listed(texts)} (text)")
     outputs = numbers(frame, rest, place)
     labels = None if label is None else plain_column(frame[label], f"{place}, column {label!r}")
-    return Rows(place, outputs, tuple(rest) if headed else None, labels, keys, tuple(notes))
+    places = key is not None and key.lower() in PLACES
+    columns = tuple(rest) if headed else None
+    return Rows(place, outputs, columns, labels, keys, tuple(notes), places)
 
 
 def plain_column(values: object, place: str) -> Column:

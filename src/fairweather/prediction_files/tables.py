@@ -6,6 +6,7 @@ import csv
 import itertools
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +20,7 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.prediction_files.rows import (
     KEYS,
     LABELS,
+    PLACES,
     Asked,
     Rows,
     listed,
@@ -85,7 +87,7 @@ def _of_frame(frame: pd.DataFrame, place: str, asked: Asked, classes: int | None
         plain.insert(0, str(index), pd.Series(frame.index.to_numpy()))
         if not headed:  # the first column is that index
             rows = rows_of_frame(plain, place, asked, headed=True, classes=classes)
-            return Rows(place, rows.outputs, None, rows.labels, rows.keys, rows.notes)
+            return replace(rows, names=None)
     return rows_of_frame(plain, place, asked, headed=headed, classes=classes)
 
 
@@ -187,7 +189,8 @@ def _of_arrays(arrays: Mapping[str, npt.NDArray[Any]], place: str, asked: Asked)
         row = int(np.isnan(plain).any(1).argmax())
         raise InputError(f"{place} has nan in row {row + 1}, where a number must be")
     notes = [] if len(arrays) == 1 else [f"the outputs are {chosen!r}"]
-    return Rows(place, plain, columns, labels, keys, tuple(notes))
+    key = asked.key_column or next((name for name in arrays if name.lower() in KEYS), "")
+    return Rows(place, plain, columns, labels, keys, tuple(notes), key.lower() in PLACES)
 
 
 def _array(
