@@ -191,6 +191,35 @@ def test_columns_that_follow_from_the_outputs_and_other_numbers_are_left_out(tmp
     assert found.notes == ("not used: 'prediction'", "not used: 'entropy'")
 
 
+def test_a_header_without_a_name_for_the_index_is_that_of_r(tmp_path):
+    """`write.table` of R names the rows, and gives their column no name."""
+    path = tmp_path / "probs.txt"
+    lines = [f'"{n + 1}" {a} {b} {c}' for n, (a, b, c) in enumerate(shares())]
+    path.write_text("\n".join(['"cat" "dog" "fox"', *lines]))
+    found = read(path)
+    assert np.allclose(found_shares(found), shares(), atol=1e-6)
+    assert "the first column counts the rows and is not used" in found.notes
+    path.write_text("\n".join(["cat dog", *lines]))
+    with pytest.raises(InputError, match=r"probs\.txt has 4 cells in row 1, and the header has 2"):
+        read(path)
+
+
+@pytest.mark.parametrize("header", ["cat,dog,fox", "cat,dog,fox,"])
+def test_only_empty_cells_after_the_last_column_are_left_out(tmp_path, header, recwarn):
+    path = tmp_path / "probs.csv"
+    lines = [f"{a},{b},{c}," for a, b, c in np.vstack([shares()] * 4)]
+    known = images(np.tile(LABELS, 4))
+    path.write_text("\n".join([header, *lines]))
+    assert np.allclose(found_shares(read(path, known=known))[:8], shares(), atol=1e-6)
+    path.write_text("\n".join([header, *lines[:-1], f"{lines[-1]}0.5"]))
+    with pytest.raises(InputError, match=r"0\.5.* in row 32 after the last column"):
+        read(path, known=known)
+    path.write_text("\n".join(["cat,dog,fox", *(each[:-1] for each in lines[:-1]), "0,0,1,0.5"]))
+    with pytest.raises(InputError, match=r"probs\.csv cannot be read"):
+        read(path, known=known)
+    assert not recwarn.list
+
+
 # ---- rows
 
 
@@ -293,7 +322,7 @@ def test_labels_beside_the_predictions_must_be_those_of_the_data(tmp_path):
         ("cat,dog,cat\n1,0,0\n", "more than one column called 'cat'"),
         ("cat,dog,fox\n.5,.5,0\n.5,,.5\n", "has '' in row 2 of the column 'dog'"),
         ("cat,dog,fox\n.5,.5,0\n.5,abc,.5\n.1,.1,.8\n", "has 'abc' in row 2"),
-        ("cat,dog,fox\n.5,.5,0\n.5,.5,0,0,7\n", "cannot be read"),
+        ("cat,dog,fox\n.5,.5,0\n.5,.5,0,0,7\n", "5 cells in row 2, and the header has 3"),
         ("cat,dog,fox\n.5,nan,0\n", "where a number must be"),
         ("cat,dog,fox,site\n.5,.5,0,a\n.5,.5,0,b\n", "text in the column 'site'"),
         ("p\n0.5\n0.4\n", "one column of outputs"),
@@ -319,6 +348,37 @@ def test_a_damaged_file_is_one_sentence(tmp_path, name):
     np.savez(tmp_path / "objects.npz", probs=np.array([[None, {}]], dtype=object))
     with pytest.raises(InputError, match=r"objects\.npz cannot be read"):
         read(tmp_path / "objects.npz")
+
+
+def test_content_that_is_no_number_is_one_sentence(tmp_path):
+    texts, holes, short = (tmp_path / f"{name}.parquet" for name in ("texts", "holes", "short"))
+    pq.write_table(pa.table({"probs": [["a", "b"], ["c", "d"]]}), texts)
+    with pytest.raises(InputError, match=r"'probs' of texts\.parquet .*numbers, found string"):
+        read(texts)
+    pq.write_table(pa.table({"probs": [[0.5, None], [0.5, 0.5]]}), holes)
+    with pytest.raises(InputError, match=r"holes\.parquet has nan in row 1"):
+        read(holes)
+    pq.write_table(pa.table({"probs": [[0.5, 0.5], None]}), short)
+    with pytest.raises(InputError, match="must all have one length"):
+        read(short)
+    commas = tmp_path / "commas.csv"
+    commas.write_text("file;cat;dog;fox\na.png;0,5;0,25;0,25\nb.png;0,5;0,25;0,25\n")
+    with pytest.raises(InputError, match=r"commas\.csv, column .cat. has .0,5.: .* decimal point"):
+        read(commas)
+    nothing = tmp_path / "nothing.csv"
+    nothing.write_text("file;site\na.png;x\nb.png;y\n")
+    with pytest.raises(InputError, match=r"nothing\.csv has no column of numbers"):
+        read(nothing)
+
+
+def test_compressed_arrays_that_are_damaged_are_one_sentence(tmp_path):
+    path = tmp_path / "probs.npz"
+    np.savez_compressed(path, probs=shares(n=200, labels=np.zeros(200, int)))
+    content = bytearray(path.read_bytes())
+    content[200:300] = b"\xff" * 100
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"probs\.npz cannot be read"):
+        read(path)
 
 
 # ---- which file has which predictions

@@ -111,6 +111,8 @@ def rows_of_frame(
     if keys is None and len(texts) == 1 and not headed and frame[texts[0]].is_unique:
         keys, texts = plain_column(frame[texts[0]], place), []
         notes.append("the column of distinct texts is taken for the keys")
+    for name in texts:
+        _check_points(frame[name], f"{place}, column {name!r}")
     if texts:
         if keys is None or (label is None and classes is None):
             raise InputError(
@@ -119,6 +121,8 @@ def rows_of_frame(
                 "leave it out"
             )
         notes.append(f"not used: {listed(texts)} (text)")
+    if not rest:
+        raise InputError(f"{place} has no column of numbers, and there must be one for each class")
     outputs = numbers(frame, rest, place)
     labels = None if label is None else plain_column(frame[label], f"{place}, column {label!r}")
     places = key is not None and key.lower() in PLACES
@@ -238,6 +242,13 @@ def _is_text(values: pd.Series[Any]) -> bool:
         return False
     present = values[~values.astype(str).str.strip().str.lower().isin(MISSING)]
     return len(present) > 0 and bool(pd.to_numeric(present, errors="coerce").isna().mean() > 0.5)
+
+
+def _check_points(values: pd.Series[Any], place: str) -> None:
+    commas = values.astype(str).str.fullmatch(r"\s*[-+]?\d*,\d+\s*").to_numpy(bool)
+    if commas.mean() > 0.5:
+        found = str(values.iloc[int(commas.argmax())])
+        raise InputError(f"{place} has {found!r:.40}: write numbers with a decimal point")
 
 
 def _odd(values: npt.NDArray[np.floating[Any]]) -> str:
