@@ -17,7 +17,7 @@ from fairweather.cli import app
 from fairweather.errors import InputError
 from fairweather.metrics import accuracy, negative_log_likelihood
 from fairweather.prediction_files import Asked, KnownImages, find_predictions, match, read_rows
-from fairweather.prediction_files.kinds import kind_of_rows
+from fairweather.prediction_files.kinds import kind_of_rows, logits_of_rows
 from fairweather.record import predictions_file
 from fairweather.rules import judge, read_rules
 from fairweather.shift_lists import elsewhere, read_elsewhere
@@ -125,6 +125,43 @@ def test_numbers_that_could_be_two_things_are_refused_until_an_option_settles_it
         kind_of_rows(votes.astype(float), "auto", "the forest")
 
 
+def test_a_negative_number_by_rounding_errors_is_zero():
+    rows = shares(n=8)
+    rows[3] = (1 + 1e-9, -1e-9, 0)
+    kind = kind_of_rows(rows, "auto", "x")
+    assert kind.kind == "probabilities"
+    assert "-1e-09" in str(kind)
+    assert kind_of_rows(rows, "probabilities", "x").kind == "probabilities"
+    assert kind_of_rows(np.array([[3.0, 1.0, 7.0]]), "auto", "x").kind == "logits"
+    assert np.isfinite(logits_of_rows(rows, kind)).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "whole", "told"),
+    [
+        ((0.5, 0.3, 0.1), 1, "row 4 sums to 0.9"),
+        ((1.1, 0.2, 0.2), 1, "row 4 sums to 1.5"),
+        ((1.2, -0.2, 0), 1, "row 4 has -0.2"),
+        ((50, 25, 20), 100, "row 4 sums to 95"),
+        ((50, 25, 2), 37, "row 4 sums to 77"),
+    ],
+)
+def test_one_odd_row_among_probabilities_is_named(row, whole, told):
+    rows = whole * shares(n=20, labels=np.zeros(20, int))
+    rows[3] = row
+    with pytest.raises(InputError, match=rf"19 of 20 rows .* sum to {whole}") as error:
+        kind_of_rows(rows, "auto", "x")
+    assert told in str(error.value)
+    assert kind_of_rows(rows, "logits", "x").kind == "logits"
+
+
+def test_probabilities_in_bytes_are_no_logits():
+    rows = (255 * shares(n=20, labels=np.zeros(20, int))).round()
+    assert np.ptp(rows.sum(1)) > 0
+    with pytest.raises(InputError, match=r"sum to 255, within .*--outputs probabilities"):
+        kind_of_rows(rows, "auto", "x")
+
+
 def test_rounding_is_allowed_as_far_as_it_explains_the_sums():
     thirds = np.full((2, 3), 1 / 3)
     assert "within 0.01; rounded to 2 decimals" in str(kind_of_rows(thirds.round(2), "auto", "x"))
@@ -218,6 +255,26 @@ def test_only_empty_cells_after_the_last_column_are_left_out(tmp_path, header, r
     with pytest.raises(InputError, match=r"probs\.csv cannot be read"):
         read(path, known=known)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("change", [lambda p: p, np.log])
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_a_row_without_any_class_of_the_data_is_named(tmp_path, change):
+    path = tmp_path / "probs.csv"
+    rows = np.hstack([0.9 * shares(), np.full((8, 1), 0.1)])
+    rows[5] = (0, 0, 0, 1)
+    table(change(rows), (*CLASSES, "wolf")).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"probs\.csv .*row 6.*'wolf'"):
+        read(path)
+
+
+def test_an_odd_row_beside_another_column_of_numbers_is_no_logit(tmp_path):
+    path = tmp_path / "probs.csv"
+    rows = shares(n=20, labels=np.zeros(20, int))
+    rows[3] *= 1.5
+    table(rows).assign(entropy=np.arange(20) / 7).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"row 4 sums to 1\.5"):
+        read(path, known=images(np.zeros(20, int)))
 
 
 # ---- rows
@@ -612,6 +669,13 @@ def test_an_array_needs_labels_and_a_class_needs_images():
         fw.evaluate(predictions=shares(), labels=LABELS % 2)
     run = fw.evaluate(predictions=shares(), labels=LABELS, bootstrap=100)
     assert run.record.data.classes == ("0", "1", "2")
+
+
+def test_rows_without_keys_are_not_matched_with_those_that_have_some():
+    keyed = labelled().assign(file=[f"{n % 7}-{n}.png" for n in range(60)])
+    plain = labelled(seed=1).drop(columns="label")
+    with pytest.raises(InputError, match=r"'a-fog,3' has no column of keys, and .*'a' has one"):
+        fw.evaluate(predictions={"a": keyed, "a-fog,3": plain})
 
 
 def test_the_command_line_says_what_it_assumes(tmp_path, monkeypatch):

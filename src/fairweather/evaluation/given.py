@@ -459,7 +459,9 @@ def _own_images(
         keys, names = positions(rows.keys, len(labels))
         order = np.argsort(keys, kind="stable")
         ordered = None if names is None else [names[at] for at in order]
-        images[part] = KnownImages(labels[order], keys[order], ordered, cells[file].place)
+        images[part] = KnownImages(
+            labels[order], keys[order], ordered, cells[file].place, in_order=rows.keys is None
+        )
         counts[part] = len(labels)
         digests[part] = _digest(images[part], classes)
     if len(classes) < 2:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError, check_text
 from fairweather.models.labels import LabelMap, match_labels
+from fairweather.models.outputs import SMALLEST
 from fairweather.prediction_files.kinds import Kind, kind_of_rows, logits_of_rows
 from fairweather.prediction_files.rows import Asked, Column, Rows, listed
 
@@ -27,6 +28,7 @@ class KnownImages(NamedTuple):
         names: the name of each: its file, or its key as text; None if images have no names.
         place: what messages call them.
         are_files: whether the names are paths of files.
+        in_order: whether rows without keys may be taken in the order of the images.
     """
 
     labels: npt.NDArray[np.int64]
@@ -34,6 +36,7 @@ class KnownImages(NamedTuple):
     names: Sequence[str] | None
     place: str
     are_files: bool = False
+    in_order: bool = True
 
 
 class Matched(NamedTuple):
@@ -224,8 +227,18 @@ def _chosen(
         told = f"not used: {others}"
     except InputError:
         kind = kind_of_rows(rows.outputs, asked.outputs, rows.place)
+        if kind.kind == "logits":  # with a column of something else, nothing sums to one
+            raise
         told = f"the data have no images of {others}: the probabilities are those without them"
-    return _joined(rows.outputs, mapped, kind), kind, [told]
+    joined = _joined(rows.outputs, mapped, kind)
+    least = {"probabilities": 0.0, "logarithms of probabilities": np.log(SMALLEST)}
+    empty = joined.max(1) <= least.get(kind.kind, -np.inf)
+    if empty.any():
+        raise InputError(
+            f"{rows.place} has no probability in row {int(empty.argmax()) + 1} for any class of "
+            f"the data: all of it is in the columns that are not used, {others}"
+        )
+    return joined, kind, [told]
 
 
 def _joined(
@@ -243,6 +256,11 @@ def _order(rows: Rows, images: KnownImages) -> tuple[npt.NDArray[np.int64], str]
     """Which row is that of each image, int64 `[n]`, and how that is known."""
     count, n = len(rows.outputs), len(images.labels)
     if rows.keys is None:
+        if not images.in_order:
+            raise InputError(
+                f"{rows.place} has no column of keys, and {images.place} has one: give both files "
+                "the same column, or none, so that the rows are in one order"
+            )
         if count != n:
             raise InputError(
                 f"{rows.place} has {count:,} rows, and {images.place} has {n:,} images: name the "
