@@ -678,6 +678,48 @@ def test_rows_without_keys_are_not_matched_with_those_that_have_some():
         fw.evaluate(predictions={"a": keyed, "a-fog,3": plain})
 
 
+def test_labels_with_the_index_of_another_order_are_refused():
+    frame = labelled()
+    labels, frame = frame["label"], frame.drop(columns="label").sample(frac=1, random_state=0)
+    for given in (labels, labels[::-1]):
+        with pytest.raises(InputError, match=r"labels .* index .*labels\.loc\[table\.index\]"):
+            fw.evaluate(predictions=frame, labels=given)
+    with pytest.raises(InputError, match="index"):
+        fw.evaluate(predictions={"a": frame, "a-fog,3": frame}, labels=labels)
+    right = labels.loc[frame.index]
+    run = fw.evaluate(predictions=frame, labels=right, bootstrap=100)
+    value = run.scores.set_index("metric")["value"]["accuracy"]
+    assert value == pytest.approx((frame.idxmax(axis="columns") == right).mean())
+
+
+def test_the_record_has_the_order_the_points_and_no_folder_of_the_machine(tmp_path):
+    labelled().to_csv(tmp_path / "theirs.csv", index=False)
+    entries = [{"file": str(tmp_path / "theirs.csv"), "model": "a"}]
+    (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(entries))
+    run = fw.evaluate(
+        f"predictions:{tmp_path / 'mapping.yaml'}",
+        ordered_classes=True,
+        operating_points=("cat=0.9",),
+        out=tmp_path / "run",
+        bootstrap=100,
+    )
+    record = run.record
+    assert record.data.ordered
+    assert record.settings.operating_points == {"cat": 0.9}
+    assert record.models["a"].settings["source"] == "predictions:mapping.yaml"
+    assert "theirs.csv" in record.models["a"].facts["files"]
+    assert str(tmp_path) not in (run.path / "record.json").read_text()
+
+
+def test_the_images_of_predictions_are_listed(colour_folder, tmp_path):
+    data = fw.load_data(f"folder:{colour_folder}")
+    rows = np.full((len(data.test), 3), 1 / 3)
+    run = fw.evaluate(
+        predictions=rows, dataset=f"folder:{colour_folder}", out=tmp_path / "run", bootstrap=100
+    )
+    assert (run.path / "images" / "test.csv").is_file()
+
+
 def test_the_command_line_says_what_it_assumes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     frame = labelled().rename(columns={"label": "diagnosis"})

@@ -191,7 +191,7 @@ def read_predictions(request: PredictionsRequest, progress: Notify | None = None
     reader = _Reader(request, asked, cells)
     if request.dataset is None:
         facts, images, how = _own_images(request, reader, cells, parts)
-        data = _own_record(facts)
+        data = _own_record(facts, ordered=request.options.ordered_classes)
         sources, datasets = {}, {}
     else:
         source, dataset = _open_dataset(request, parts, progress)
@@ -285,7 +285,7 @@ def describe_given(
             name: ModelRecord(
                 title=titles[name],
                 settings=json.loads(
-                    json.dumps({"source": request.source, **asked, **inputs.assumed(name)})
+                    json.dumps({"source": _last_part(request), **asked, **inputs.assumed(name)})
                 ),
                 facts=_facts(inputs, name),
             )
@@ -301,6 +301,7 @@ def describe_given(
             bootstrap=options.bootstrap,
             variants=options.variants,
             threads=measurement.threads,
+            operating_points=dict(measurement.operating_points),
         ),
         provenance=provenance(resolve_device(options.device)),
     )
@@ -489,12 +490,13 @@ def _digest(images: KnownImages, classes: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-def _own_record(facts: DataFacts) -> DataRecord:
+def _own_record(facts: DataFacts, *, ordered: bool) -> DataRecord:
+    notes = {"ordered_classes": True} if ordered else {}
     return DataRecord(
         name=facts.name,
         classes=facts.classes,
         digests=dict(facts.digests),
-        notes={"images": dict(facts.images), NO_IMAGES: True},
+        notes={"images": dict(facts.images), NO_IMAGES: True, **notes},
     )
 
 
@@ -584,6 +586,13 @@ def _facts(inputs: GivenInputs, model: str) -> dict[str, JsonValue]:
     facts = {"digest": digest, "labels": first.classes, "outputs_as": str(first.kind)}
     plain: dict[str, JsonValue] = json.loads(json.dumps({**facts, "files": files}))
     return plain
+
+
+def _last_part(request: PredictionsRequest) -> str:
+    """Where the predictions are from, without the folders of this machine."""
+    if not request.source.startswith(PREFIX):
+        return request.source
+    return f"{PREFIX}{Path(request.source.removeprefix(PREFIX)).expanduser().resolve().name}"
 
 
 def _named(text: str) -> str:
