@@ -711,6 +711,29 @@ def test_the_record_has_the_order_the_points_and_no_folder_of_the_machine(tmp_pa
     assert str(tmp_path) not in (run.path / "record.json").read_text()
 
 
+def test_files_of_one_name_in_two_folders_stay_apart_in_the_record(tmp_path):
+    entries = []
+    for seed in (0, 1):
+        (tmp_path / f"seed{seed}").mkdir()
+        labelled(seed).to_csv(tmp_path / f"seed{seed}" / "a.csv", index=False)
+        entries.append({"file": str(tmp_path / f"seed{seed}" / "a.csv"), "seed": seed})
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "mapping.yaml").write_text(yaml.safe_dump(entries))
+    source = f"predictions:{tmp_path / 'lists' / 'mapping.yaml'}"
+    run = fw.evaluate(source, out=tmp_path / "run", bootstrap=100)
+    assert len(run.record.models["a"].facts["files"]) == 2
+    assert str(tmp_path) not in (run.path / "record.json").read_text()
+
+
+def test_labels_that_are_given_beside_a_file_are_used(tmp_path):
+    path = tmp_path / "probs.csv"
+    table().to_csv(path, index=False)
+    labels = np.array(CLASSES)[LABELS]
+    run = fw.evaluate(predictions=path, labels=labels, out=tmp_path / "run", bootstrap=100)
+    value = run.scores.set_index("metric")["value"]["accuracy"]
+    assert value == pytest.approx((shares().argmax(1) == LABELS).mean())
+
+
 def test_the_images_of_predictions_are_listed(colour_folder, tmp_path):
     data = fw.load_data(f"folder:{colour_folder}")
     rows = np.full((len(data.test), 3), 1 / 3)

@@ -8,7 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -196,8 +196,10 @@ def make_request(
         del rest["labels"]
     else:
         labels = None
+    column = None if labels is None else plain_column(labels, "labels")
     if isinstance(predictions, str | Path):
-        return predictions_request(f"{PREFIX}{predictions}", dataset, check_options(rest))
+        asked = predictions_request(f"{PREFIX}{predictions}", dataset, check_options(rest))
+        return replace(asked, labels=column)
     found = tuple(in_memory(predictions))
     _check_index(labels, found)
     return PredictionsRequest(
@@ -205,7 +207,7 @@ def make_request(
         "predictions",
         found,
         dataset,
-        None if labels is None else plain_column(labels, "labels"),
+        column,
         check_options(rest),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -572,14 +573,15 @@ def _titles(request: PredictionsRequest, inputs: GivenInputs) -> dict[str, str]:
 def _facts(inputs: GivenInputs, model: str) -> dict[str, JsonValue]:
     """What is known of a model, and what was assumed of each of its files, as JSON."""
     own = {file: cell for file, cell in inputs.cells.items() if cell.model == model}
+    places = Counter(cell.place for cell in own.values())
     files = {
-        inputs.cells[file].place: {
+        cell.place if places[cell.place] == 1 else f"{cell.place} ({file})": {
             "outputs": str(inputs.found[file].kind),
             "classes": inputs.found[file].classes,
             "rows": inputs.found[file].rows,
             "notes": list(inputs.found[file].notes),
         }
-        for file in own
+        for file, cell in own.items()
     }
     digest = fingerprint({file: inputs.digests[file] for file in own})
     first = inputs.found[next(iter(own))]
