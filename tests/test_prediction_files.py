@@ -309,6 +309,15 @@ def test_file_names_with_leading_zeros_stay_text(tmp_path):
     assert "file name" in read(path, known=images(names=names)).rows
 
 
+def test_an_index_of_names_with_leading_zeros_stays_text(tmp_path):
+    path = tmp_path / "probs.csv"
+    names = [f"/photos/{n:03}.png" for n in (3, 1, 2, 0, 7, 5, 6, 4)]
+    table().set_axis([name[8:11] for name in names], axis="index").sort_index()[::-1].to_csv(path)
+    assert np.allclose(found_shares(read(path, known=images(names=names))), shares(), atol=1e-6)
+    table().set_axis([name[8:11] for name in names], axis="index").sort_index().to_csv(path)
+    assert np.allclose(found_shares(read(path, known=images(names=names))), shares(), atol=1e-6)
+
+
 def test_one_file_name_in_two_folders_needs_the_folder(tmp_path):
     path = tmp_path / "probs.csv"
     names = [f"/photos/{CLASSES[label]}/{n // 3}.png" for n, label in enumerate(LABELS)]

@@ -81,7 +81,7 @@ def kind_of_rows(outputs: npt.NDArray[np.float64], asked: str, place: str) -> Ki
         return found
     if (outputs <= TOLERANCE).all():
         sums = np.exp(outputs).sum(1)
-        if (np.abs(sums - 1) <= TOLERANCE).all():
+        if (np.abs(sums - 1) <= TOLERANCE * (1 + 1e-9)).all():
             return Kind(
                 "logarithms of probabilities",
                 f"<= 0, and the exponentials of each row sum to 1 within {TOLERANCE:g}",
@@ -120,12 +120,13 @@ def decimals_of(values: npt.NDArray[np.float64]) -> int | None:
 def _of_sums(outputs: npt.NDArray[np.float64], place: str) -> Kind | None:
     """Say whether rows are probabilities; None if neither their signs nor their sums look so."""
     positive = (outputs >= LEAST).all(1) & np.isfinite(outputs).all(1)
-    if positive.mean() < MOST or not (outputs[positive] > 0).any():
+    own = outputs if positive.all() else outputs[positive]
+    if positive.mean() < MOST or not (own > 0).any():
         return None
     with np.errstate(invalid="ignore"):  # of infinite numbers with both signs
         sums = outputs.sum(1)
     for whole in (1.0, 100.0):
-        decimals = decimals_of(outputs[positive][:LOOKED_AT] / whole)
+        decimals = decimals_of(own[:LOOKED_AT] / whole)
         rounding = 0.0 if not decimals else outputs.shape[1] / 2 * 10.0**-decimals
         tolerance = min(max(TOLERANCE, rounding), MOST_TOLERANCE) * (1 + 1e-9)
         fits = positive & (np.abs(sums / whole - 1) <= tolerance)
@@ -147,7 +148,7 @@ def _of_sums(outputs: npt.NDArray[np.float64], place: str) -> Kind | None:
         )
     middle = float(np.median(sums[positive]))
     rounding = 0.0
-    if (outputs[positive] == np.round(outputs[positive])).all():  # as bytes are
+    if (own == np.round(own)).all():  # as bytes are
         rounding = min(outputs.shape[1] / 2, MOST_TOLERANCE * middle)
     fits = positive & (np.abs(sums - middle) <= max(1e-6 * middle, rounding))
     if len(sums) > 1 and fits.all():

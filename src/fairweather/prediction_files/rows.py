@@ -221,6 +221,8 @@ def _index(
 
 
 def _counts(values: pd.Series[Any]) -> bool:
+    if values.astype(str).str.match(r"0\d").any():  # a name such as 007
+        return False
     found = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     return any(np.array_equal(found, np.arange(len(found)) + start) for start in (0, 1))
 

@@ -21,6 +21,7 @@ import pyarrow.parquet
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.prediction_files.rows import (
+    INDEX,
     KEYS,
     LABELS,
     PLACES,
@@ -113,7 +114,8 @@ def _of_csv(path: Path, place: str, asked: Asked, classes: int | None) -> Rows:
         names = list(map(str, range(len(cells[0]))))
     _check_distinct(names, place)
     texts = {asked.label_column, asked.key_column}
-    kept = {n: str for n in names if n in texts or (headed and n.lower() in (*LABELS, *KEYS))}
+    usual = (*LABELS, *KEYS, *INDEX) if headed else ()
+    kept = {name: str for name in names if name in texts or name.lower() in usual}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # cells that have no name
