@@ -318,6 +318,17 @@ def test_an_index_of_names_with_leading_zeros_stays_text(tmp_path):
     assert np.allclose(found_shares(read(path, known=images(names=names))), shares(), atol=1e-6)
 
 
+def test_an_index_of_decimal_numbers_is_no_name(tmp_path):
+    path = tmp_path / "probs.csv"
+    path.write_text("cat,dog,label\n.5,.4,.1,cat\n.3,.6,.1,dog\n")  # without the name of a class
+    with pytest.raises(
+        InputError, match=r"first column must have whole numbers or text, found 0\."
+    ):
+        read(path)
+    table().set_axis(np.arange(8.0), axis="index")[::-1].to_csv(path)
+    assert np.allclose(found_shares(read(path)), shares(), atol=1e-6)
+
+
 def test_one_file_name_in_two_folders_needs_the_folder(tmp_path):
     path = tmp_path / "probs.csv"
     names = [f"/photos/{CLASSES[label]}/{n // 3}.png" for n, label in enumerate(LABELS)]

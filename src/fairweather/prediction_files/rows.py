@@ -221,10 +221,15 @@ def _index(
 
 
 def _counts(values: pd.Series[Any]) -> bool:
-    if values.astype(str).str.match(r"0\d").any():  # a name such as 007
+    if _has_zeros(values):
         return False
     found = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     return any(np.array_equal(found, np.arange(len(found)) + start) for start in (0, 1))
+
+
+def _has_zeros(values: pd.Series[Any]) -> bool:
+    """Whether one is a name with leading zeros, such as 007."""
+    return bool(values.astype(str).str.match(r"0\d").any())
 
 
 def _indexed(
@@ -235,7 +240,9 @@ def _indexed(
         return keys, f"{which} counts the rows and is not used"
     if key is not None:
         return keys, f"not used: {which}"
-    return plain_column(values, f"{place}, {which}"), f"{which} is taken for the keys"
+    plain = pd.to_numeric(values, errors="coerce")
+    names = values if plain.isna().any() or _has_zeros(values) else plain
+    return plain_column(names, f"{place}, {which}"), f"{which} is taken for the keys"
 
 
 def _is_text(values: pd.Series[Any]) -> bool:
