@@ -17,7 +17,7 @@ from fairweather.cli import app
 from fairweather.errors import InputError
 from fairweather.metrics import accuracy, negative_log_likelihood
 from fairweather.prediction_files import Asked, KnownImages, find_predictions, match, read_rows
-from fairweather.prediction_files.kinds import kind_of_rows
+from fairweather.prediction_files.kinds import kind_of_rows, logits_of_rows
 from fairweather.record import predictions_file
 from fairweather.rules import judge, read_rules
 from fairweather.shift_lists import elsewhere, read_elsewhere
@@ -125,6 +125,43 @@ def test_numbers_that_could_be_two_things_are_refused_until_an_option_settles_it
         kind_of_rows(votes.astype(float), "auto", "the forest")
 
 
+def test_a_negative_number_by_rounding_errors_is_zero():
+    rows = shares(n=8)
+    rows[3] = (1 + 1e-9, -1e-9, 0)
+    kind = kind_of_rows(rows, "auto", "x")
+    assert kind.kind == "probabilities"
+    assert "-1e-09" in str(kind)
+    assert kind_of_rows(rows, "probabilities", "x").kind == "probabilities"
+    assert kind_of_rows(np.array([[3.0, 1.0, 7.0]]), "auto", "x").kind == "logits"
+    assert np.isfinite(logits_of_rows(rows, kind)).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "whole", "told"),
+    [
+        ((0.5, 0.3, 0.1), 1, "row 4 sums to 0.9"),
+        ((1.1, 0.2, 0.2), 1, "row 4 sums to 1.5"),
+        ((1.2, -0.2, 0), 1, "row 4 has -0.2"),
+        ((50, 25, 20), 100, "row 4 sums to 95"),
+        ((50, 25, 2), 37, "row 4 sums to 77"),
+    ],
+)
+def test_one_odd_row_among_probabilities_is_named(row, whole, told):
+    rows = whole * shares(n=20, labels=np.zeros(20, int))
+    rows[3] = row
+    with pytest.raises(InputError, match=rf"19 of 20 rows .* sum to {whole}") as error:
+        kind_of_rows(rows, "auto", "x")
+    assert told in str(error.value)
+    assert kind_of_rows(rows, "logits", "x").kind == "logits"
+
+
+def test_probabilities_in_bytes_are_no_logits():
+    rows = (255 * shares(n=20, labels=np.zeros(20, int))).round()
+    assert np.ptp(rows.sum(1)) > 0
+    with pytest.raises(InputError, match=r"sum to 255, within .*--outputs probabilities"):
+        kind_of_rows(rows, "auto", "x")
+
+
 def test_rounding_is_allowed_as_far_as_it_explains_the_sums():
     thirds = np.full((2, 3), 1 / 3)
     assert "within 0.01; rounded to 2 decimals" in str(kind_of_rows(thirds.round(2), "auto", "x"))
@@ -191,6 +228,55 @@ def test_columns_that_follow_from_the_outputs_and_other_numbers_are_left_out(tmp
     assert found.notes == ("not used: 'prediction'", "not used: 'entropy'")
 
 
+def test_a_header_without_a_name_for_the_index_is_that_of_r(tmp_path):
+    """`write.table` of R names the rows, and gives their column no name."""
+    path = tmp_path / "probs.txt"
+    lines = [f'"{n + 1}" {a} {b} {c}' for n, (a, b, c) in enumerate(shares())]
+    path.write_text("\n".join(['"cat" "dog" "fox"', *lines]))
+    found = read(path)
+    assert np.allclose(found_shares(found), shares(), atol=1e-6)
+    assert "the first column counts the rows and is not used" in found.notes
+    path.write_text("\n".join(["cat dog", *lines]))
+    with pytest.raises(InputError, match=r"probs\.txt has 4 cells in row 1, and the header has 2"):
+        read(path)
+
+
+@pytest.mark.parametrize("header", ["cat,dog,fox", "cat,dog,fox,"])
+def test_only_empty_cells_after_the_last_column_are_left_out(tmp_path, header, recwarn):
+    path = tmp_path / "probs.csv"
+    lines = [f"{a},{b},{c}," for a, b, c in np.vstack([shares()] * 4)]
+    known = images(np.tile(LABELS, 4))
+    path.write_text("\n".join([header, *lines]))
+    assert np.allclose(found_shares(read(path, known=known))[:8], shares(), atol=1e-6)
+    path.write_text("\n".join([header, *lines[:-1], f"{lines[-1]}0.5"]))
+    with pytest.raises(InputError, match=r"0\.5.* in row 32 after the last column"):
+        read(path, known=known)
+    path.write_text("\n".join(["cat,dog,fox", *(each[:-1] for each in lines[:-1]), "0,0,1,0.5"]))
+    with pytest.raises(InputError, match=r"probs\.csv cannot be read"):
+        read(path, known=known)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("change", [lambda p: p, np.log])
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_a_row_without_any_class_of_the_data_is_named(tmp_path, change):
+    path = tmp_path / "probs.csv"
+    rows = np.hstack([0.9 * shares(), np.full((8, 1), 0.1)])
+    rows[5] = (0, 0, 0, 1)
+    table(change(rows), (*CLASSES, "wolf")).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"probs\.csv .*row 6.*'wolf'"):
+        read(path)
+
+
+def test_an_odd_row_beside_another_column_of_numbers_is_no_logit(tmp_path):
+    path = tmp_path / "probs.csv"
+    rows = shares(n=20, labels=np.zeros(20, int))
+    rows[3] *= 1.5
+    table(rows).assign(entropy=np.arange(20) / 7).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"row 4 sums to 1\.5"):
+        read(path, known=images(np.zeros(20, int)))
+
+
 # ---- rows
 
 
@@ -223,6 +309,26 @@ def test_file_names_with_leading_zeros_stay_text(tmp_path):
     assert "file name" in read(path, known=images(names=names)).rows
 
 
+def test_an_index_of_names_with_leading_zeros_stays_text(tmp_path):
+    path = tmp_path / "probs.csv"
+    names = [f"/photos/{n:03}.png" for n in (3, 1, 2, 0, 7, 5, 6, 4)]
+    table().set_axis([name[8:11] for name in names], axis="index").sort_index()[::-1].to_csv(path)
+    assert np.allclose(found_shares(read(path, known=images(names=names))), shares(), atol=1e-6)
+    table().set_axis([name[8:11] for name in names], axis="index").sort_index().to_csv(path)
+    assert np.allclose(found_shares(read(path, known=images(names=names))), shares(), atol=1e-6)
+
+
+def test_an_index_of_decimal_numbers_is_no_name(tmp_path):
+    path = tmp_path / "probs.csv"
+    path.write_text("cat,dog,label\n.5,.4,.1,cat\n.3,.6,.1,dog\n")  # without the name of a class
+    with pytest.raises(
+        InputError, match=r"first column must have whole numbers or text, found 0\."
+    ):
+        read(path)
+    table().set_axis(np.arange(8.0), axis="index")[::-1].to_csv(path)
+    assert np.allclose(found_shares(read(path)), shares(), atol=1e-6)
+
+
 def test_one_file_name_in_two_folders_needs_the_folder(tmp_path):
     path = tmp_path / "probs.csv"
     names = [f"/photos/{CLASSES[label]}/{n // 3}.png" for n, label in enumerate(LABELS)]
@@ -232,6 +338,24 @@ def test_one_file_name_in_two_folders_needs_the_folder(tmp_path):
     found = read(path, known=images(names=names))
     assert np.allclose(found_shares(found), shares(), atol=1e-6)
     assert found.rows == "matched by the last 2 parts of the path"
+
+
+NUMBERED = ["/photos/cat/0.png", "/photos/cat/2.png", "/photos/dog/1.png", "/photos/dog/3.png"]
+
+
+def test_numbers_that_are_both_places_and_file_names_are_refused_until_one_is_meant(tmp_path):
+    path, known = tmp_path / "probs.csv", images(np.array([0, 0, 1, 1]), names=NUMBERED)
+    rows = table(shares(n=4, labels=known.labels))
+    rows.assign(image=range(4)).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"by key and by file name .*suffix.*the column 'key'"):
+        read(path, known=known)
+    rows.assign(key=range(4)).to_csv(path, index=False)
+    assert np.allclose(found_shares(read(path, known=known)), rows, atol=1e-6)
+    rows.assign(image=[f"{n}.png" for n in range(4)]).to_csv(path, index=False)
+    assert np.allclose(found_shares(read(path, known=known)), rows.iloc[[0, 2, 1, 3]], atol=1e-6)
+    rows.assign(image=[3, 2, 1, 0]).to_csv(path, index=False)  # both ways are the same order
+    plain = known._replace(names=[f"/photos/{n}.png" for n in range(4)])
+    assert np.allclose(found_shares(read(path, known=plain)), rows[::-1], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +399,7 @@ def test_labels_beside_the_predictions_must_be_those_of_the_data(tmp_path):
         ("cat,dog,cat\n1,0,0\n", "more than one column called 'cat'"),
         ("cat,dog,fox\n.5,.5,0\n.5,,.5\n", "has '' in row 2 of the column 'dog'"),
         ("cat,dog,fox\n.5,.5,0\n.5,abc,.5\n.1,.1,.8\n", "has 'abc' in row 2"),
-        ("cat,dog,fox\n.5,.5,0\n.5,.5,0,0,7\n", "cannot be read"),
+        ("cat,dog,fox\n.5,.5,0\n.5,.5,0,0,7\n", "5 cells in row 2, and the header has 3"),
         ("cat,dog,fox\n.5,nan,0\n", "where a number must be"),
         ("cat,dog,fox,site\n.5,.5,0,a\n.5,.5,0,b\n", "text in the column 'site'"),
         ("p\n0.5\n0.4\n", "one column of outputs"),
@@ -301,6 +425,37 @@ def test_a_damaged_file_is_one_sentence(tmp_path, name):
     np.savez(tmp_path / "objects.npz", probs=np.array([[None, {}]], dtype=object))
     with pytest.raises(InputError, match=r"objects\.npz cannot be read"):
         read(tmp_path / "objects.npz")
+
+
+def test_content_that_is_no_number_is_one_sentence(tmp_path):
+    texts, holes, short = (tmp_path / f"{name}.parquet" for name in ("texts", "holes", "short"))
+    pq.write_table(pa.table({"probs": [["a", "b"], ["c", "d"]]}), texts)
+    with pytest.raises(InputError, match=r"'probs' of texts\.parquet .*numbers, found string"):
+        read(texts)
+    pq.write_table(pa.table({"probs": [[0.5, None], [0.5, 0.5]]}), holes)
+    with pytest.raises(InputError, match=r"holes\.parquet has nan in row 1"):
+        read(holes)
+    pq.write_table(pa.table({"probs": [[0.5, 0.5], None]}), short)
+    with pytest.raises(InputError, match="must all have one length"):
+        read(short)
+    commas = tmp_path / "commas.csv"
+    commas.write_text("file;cat;dog;fox\na.png;0,5;0,25;0,25\nb.png;0,5;0,25;0,25\n")
+    with pytest.raises(InputError, match=r"commas\.csv, column .cat. has .0,5.: .* decimal point"):
+        read(commas)
+    nothing = tmp_path / "nothing.csv"
+    nothing.write_text("file;site\na.png;x\nb.png;y\n")
+    with pytest.raises(InputError, match=r"nothing\.csv has no column of numbers"):
+        read(nothing)
+
+
+def test_compressed_arrays_that_are_damaged_are_one_sentence(tmp_path):
+    path = tmp_path / "probs.npz"
+    np.savez_compressed(path, probs=shares(n=200, labels=np.zeros(200, int)))
+    content = bytearray(path.read_bytes())
+    content[200:300] = b"\xff" * 100
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"probs\.npz cannot be read"):
+        read(path)
 
 
 # ---- which file has which predictions
@@ -534,6 +689,78 @@ def test_an_array_needs_labels_and_a_class_needs_images():
         fw.evaluate(predictions=shares(), labels=LABELS % 2)
     run = fw.evaluate(predictions=shares(), labels=LABELS, bootstrap=100)
     assert run.record.data.classes == ("0", "1", "2")
+
+
+def test_rows_without_keys_are_not_matched_with_those_that_have_some():
+    keyed = labelled().assign(file=[f"{n % 7}-{n}.png" for n in range(60)])
+    plain = labelled(seed=1).drop(columns="label")
+    with pytest.raises(InputError, match=r"'a-fog,3' has no column of keys, and .*'a' has one"):
+        fw.evaluate(predictions={"a": keyed, "a-fog,3": plain})
+
+
+def test_labels_with_the_index_of_another_order_are_refused():
+    frame = labelled()
+    labels, frame = frame["label"], frame.drop(columns="label").sample(frac=1, random_state=0)
+    for given in (labels, labels[::-1]):
+        with pytest.raises(InputError, match=r"labels .* index .*labels\.loc\[table\.index\]"):
+            fw.evaluate(predictions=frame, labels=given)
+    with pytest.raises(InputError, match="index"):
+        fw.evaluate(predictions={"a": frame, "a-fog,3": frame}, labels=labels)
+    right = labels.loc[frame.index]
+    run = fw.evaluate(predictions=frame, labels=right, bootstrap=100)
+    value = run.scores.set_index("metric")["value"]["accuracy"]
+    assert value == pytest.approx((frame.idxmax(axis="columns") == right).mean())
+
+
+def test_the_record_has_the_order_the_points_and_no_folder_of_the_machine(tmp_path):
+    labelled().to_csv(tmp_path / "theirs.csv", index=False)
+    entries = [{"file": str(tmp_path / "theirs.csv"), "model": "a"}]
+    (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(entries))
+    run = fw.evaluate(
+        f"predictions:{tmp_path / 'mapping.yaml'}",
+        ordered_classes=True,
+        operating_points=("cat=0.9",),
+        out=tmp_path / "run",
+        bootstrap=100,
+    )
+    record = run.record
+    assert record.data.ordered
+    assert record.settings.operating_points == {"cat": 0.9}
+    assert record.models["a"].settings["source"] == "predictions:mapping.yaml"
+    assert "theirs.csv" in record.models["a"].facts["files"]
+    assert str(tmp_path) not in (run.path / "record.json").read_text()
+
+
+def test_files_of_one_name_in_two_folders_stay_apart_in_the_record(tmp_path):
+    entries = []
+    for seed in (0, 1):
+        (tmp_path / f"seed{seed}").mkdir()
+        labelled(seed).to_csv(tmp_path / f"seed{seed}" / "a.csv", index=False)
+        entries.append({"file": str(tmp_path / f"seed{seed}" / "a.csv"), "seed": seed})
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "mapping.yaml").write_text(yaml.safe_dump(entries))
+    source = f"predictions:{tmp_path / 'lists' / 'mapping.yaml'}"
+    run = fw.evaluate(source, out=tmp_path / "run", bootstrap=100)
+    assert len(run.record.models["a"].facts["files"]) == 2
+    assert str(tmp_path) not in (run.path / "record.json").read_text()
+
+
+def test_labels_that_are_given_beside_a_file_are_used(tmp_path):
+    path = tmp_path / "probs.csv"
+    table().to_csv(path, index=False)
+    labels = np.array(CLASSES)[LABELS]
+    run = fw.evaluate(predictions=path, labels=labels, out=tmp_path / "run", bootstrap=100)
+    value = run.scores.set_index("metric")["value"]["accuracy"]
+    assert value == pytest.approx((shares().argmax(1) == LABELS).mean())
+
+
+def test_the_images_of_predictions_are_listed(colour_folder, tmp_path):
+    data = fw.load_data(f"folder:{colour_folder}")
+    rows = np.full((len(data.test), 3), 1 / 3)
+    run = fw.evaluate(
+        predictions=rows, dataset=f"folder:{colour_folder}", out=tmp_path / "run", bootstrap=100
+    )
+    assert (run.path / "images" / "test.csv").is_file()
 
 
 def test_the_command_line_says_what_it_assumes(tmp_path, monkeypatch):

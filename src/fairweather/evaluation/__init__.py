@@ -8,11 +8,12 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -50,10 +51,10 @@ from fairweather.finished_run import Run
 from fairweather.inference import check_variant_names
 from fairweather.metrics import Resamples, evaluate_resamples, to_score
 from fairweather.metrics.clusters import Clusters, clusters_of
-from fairweather.prediction_files import PREFIX, in_memory, plain_column
+from fairweather.prediction_files import PREFIX, PredictionsOf, in_memory, plain_column
 from fairweather.prediction_files.naming import PATTERN
 from fairweather.progress import Event, Notify, silent
-from fairweather.record import CLEAN, RECORD, RunRecord, predictions_file
+from fairweather.record import CLEAN, RECORD, VALIDATION, RunRecord, predictions_file
 from fairweather.runs import RunFolder, check_takeable, open_run
 from fairweather.shift_lists import ShiftLike, clean_and
 from fairweather.steps import Plan, Worker
@@ -195,16 +196,40 @@ def make_request(
         del rest["labels"]
     else:
         labels = None
+    column = None if labels is None else plain_column(labels, "labels")
     if isinstance(predictions, str | Path):
-        return predictions_request(f"{PREFIX}{predictions}", dataset, check_options(rest))
+        asked = predictions_request(f"{PREFIX}{predictions}", dataset, check_options(rest))
+        return replace(asked, labels=column)
+    found = tuple(in_memory(predictions))
+    _check_index(labels, found)
     return PredictionsRequest(
         "predictions of this process",
         "predictions",
-        tuple(in_memory(predictions)),
+        found,
         dataset,
-        None if labels is None else plain_column(labels, "labels"),
+        column,
         check_options(rest),
     )
+
+
+def _check_index(labels: object, predictions: Iterable[PredictionsOf]) -> None:
+    """Raise `InputError` if labels have an index that says another order than that of a table.
+
+    An index that only counts says no order, unless that of the table has the same numbers.
+    """
+    if not isinstance(labels, pd.Series):
+        return
+    for each in predictions:
+        if not isinstance(each.content, pd.DataFrame) or each.shift == VALIDATION:
+            continue
+        ours, theirs = labels.index, each.content.index
+        counted = any(index.equals(pd.RangeIndex(len(index))) for index in (ours, theirs))
+        alike = len(ours) == len(theirs) and ours.isin(theirs).all() and theirs.isin(ours).all()
+        if not ours.equals(theirs) and (alike or not counted):
+            raise InputError(
+                f"labels have another index than {each.place}, and are taken in the order of the "
+                "rows: give labels.loc[table.index], or labels.to_numpy() if the order is right"
+            )
 
 
 def run_request(
@@ -281,6 +306,7 @@ def _run_predictions(
     check_writable(path)
     with open_run(path) as folder:
         begin(plan, folder, record, replace=replace)
+        write_image_lists(folder, inputs.datasets)
         worker = Worker(
             plan,
             device=request.options.device,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -191,7 +192,7 @@ def read_predictions(request: PredictionsRequest, progress: Notify | None = None
     reader = _Reader(request, asked, cells)
     if request.dataset is None:
         facts, images, how = _own_images(request, reader, cells, parts)
-        data = _own_record(facts)
+        data = _own_record(facts, ordered=request.options.ordered_classes)
         sources, datasets = {}, {}
     else:
         source, dataset = _open_dataset(request, parts, progress)
@@ -285,7 +286,7 @@ def describe_given(
             name: ModelRecord(
                 title=titles[name],
                 settings=json.loads(
-                    json.dumps({"source": request.source, **asked, **inputs.assumed(name)})
+                    json.dumps({"source": _last_part(request), **asked, **inputs.assumed(name)})
                 ),
                 facts=_facts(inputs, name),
             )
@@ -301,6 +302,7 @@ def describe_given(
             bootstrap=options.bootstrap,
             variants=options.variants,
             threads=measurement.threads,
+            operating_points=dict(measurement.operating_points),
         ),
         provenance=provenance(resolve_device(options.device)),
     )
@@ -459,7 +461,9 @@ def _own_images(
         keys, names = positions(rows.keys, len(labels))
         order = np.argsort(keys, kind="stable")
         ordered = None if names is None else [names[at] for at in order]
-        images[part] = KnownImages(labels[order], keys[order], ordered, cells[file].place)
+        images[part] = KnownImages(
+            labels[order], keys[order], ordered, cells[file].place, in_order=rows.keys is None
+        )
         counts[part] = len(labels)
         digests[part] = _digest(images[part], classes)
     if len(classes) < 2:
@@ -487,12 +491,13 @@ def _digest(images: KnownImages, classes: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-def _own_record(facts: DataFacts) -> DataRecord:
+def _own_record(facts: DataFacts, *, ordered: bool) -> DataRecord:
+    notes = {"ordered_classes": True} if ordered else {}
     return DataRecord(
         name=facts.name,
         classes=facts.classes,
         digests=dict(facts.digests),
-        notes={"images": dict(facts.images), NO_IMAGES: True},
+        notes={"images": dict(facts.images), NO_IMAGES: True, **notes},
     )
 
 
@@ -568,20 +573,28 @@ def _titles(request: PredictionsRequest, inputs: GivenInputs) -> dict[str, str]:
 def _facts(inputs: GivenInputs, model: str) -> dict[str, JsonValue]:
     """What is known of a model, and what was assumed of each of its files, as JSON."""
     own = {file: cell for file, cell in inputs.cells.items() if cell.model == model}
+    places = Counter(cell.place for cell in own.values())
     files = {
-        inputs.cells[file].place: {
+        cell.place if places[cell.place] == 1 else f"{cell.place} ({file})": {
             "outputs": str(inputs.found[file].kind),
             "classes": inputs.found[file].classes,
             "rows": inputs.found[file].rows,
             "notes": list(inputs.found[file].notes),
         }
-        for file in own
+        for file, cell in own.items()
     }
     digest = fingerprint({file: inputs.digests[file] for file in own})
     first = inputs.found[next(iter(own))]
     facts = {"digest": digest, "labels": first.classes, "outputs_as": str(first.kind)}
     plain: dict[str, JsonValue] = json.loads(json.dumps({**facts, "files": files}))
     return plain
+
+
+def _last_part(request: PredictionsRequest) -> str:
+    """Where the predictions are from, without the folders of this machine."""
+    if not request.source.startswith(PREFIX):
+        return request.source
+    return f"{PREFIX}{Path(request.source.removeprefix(PREFIX)).expanduser().resolve().name}"
 
 
 def _named(text: str) -> str:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError, check_text
 from fairweather.models.labels import LabelMap, match_labels
+from fairweather.models.outputs import SMALLEST
 from fairweather.prediction_files.kinds import Kind, kind_of_rows, logits_of_rows
 from fairweather.prediction_files.rows import Asked, Column, Rows, listed
 
@@ -27,6 +28,7 @@ class KnownImages(NamedTuple):
         names: the name of each: its file, or its key as text; None if images have no names.
         place: what messages call them.
         are_files: whether the names are paths of files.
+        in_order: whether rows without keys may be taken in the order of the images.
     """
 
     labels: npt.NDArray[np.int64]
@@ -34,6 +36,7 @@ class KnownImages(NamedTuple):
     names: Sequence[str] | None
     place: str
     are_files: bool = False
+    in_order: bool = True
 
 
 class Matched(NamedTuple):
@@ -224,8 +227,18 @@ def _chosen(
         told = f"not used: {others}"
     except InputError:
         kind = kind_of_rows(rows.outputs, asked.outputs, rows.place)
+        if kind.kind == "logits":  # with a column of something else, nothing sums to one
+            raise
         told = f"the data have no images of {others}: the probabilities are those without them"
-    return _joined(rows.outputs, mapped, kind), kind, [told]
+    joined = _joined(rows.outputs, mapped, kind)
+    least = {"probabilities": 0.0, "logarithms of probabilities": np.log(SMALLEST)}
+    empty = joined.max(1) <= least.get(kind.kind, -np.inf)
+    if empty.any():
+        raise InputError(
+            f"{rows.place} has no probability in row {int(empty.argmax()) + 1} for any class of "
+            f"the data: all of it is in the columns that are not used, {others}"
+        )
+    return joined, kind, [told]
 
 
 def _joined(
@@ -243,6 +256,11 @@ def _order(rows: Rows, images: KnownImages) -> tuple[npt.NDArray[np.int64], str]
     """Which row is that of each image, int64 `[n]`, and how that is known."""
     count, n = len(rows.outputs), len(images.labels)
     if rows.keys is None:
+        if not images.in_order:
+            raise InputError(
+                f"{rows.place} has no column of keys, and {images.place} has one: give both files "
+                "the same column, or none, so that the rows are in one order"
+            )
         if count != n:
             raise InputError(
                 f"{rows.place} has {count:,} rows, and {images.place} has {n:,} images: name the "
@@ -254,7 +272,7 @@ def _order(rows: Rows, images: KnownImages) -> tuple[npt.NDArray[np.int64], str]
     twice = [key for key, uses in Counter(found).items() if uses > 1]
     if twice:
         raise InputError(f"{rows.place} has {len(twice):,} keys more than once: {listed(twice)}")
-    by = _naming(found, images)
+    by = _naming(found, rows, images)
     wanted = [by.of_image(name) for name in by.images]
     place = {by.of_key(key): at for at, key in enumerate(found)}
     missing = [name for name, key in zip(by.images, wanted, strict=True) if key not in place]
@@ -273,7 +291,7 @@ def _order(rows: Rows, images: KnownImages) -> tuple[npt.NDArray[np.int64], str]
             f"the keys of {rows.place} are not those of {images.place}: {'; '.join(told)}; give "
             "one row for each image, or name the column of the keys with --key-column"
         )
-    return np.array([place[key] for key in wanted], dtype=np.int64), f"matched by {by.title}"
+    return _rows_by(by, found), f"matched by {by.title}"
 
 
 class _Naming(NamedTuple):
@@ -285,16 +303,22 @@ class _Naming(NamedTuple):
     of_key: Callable[[str], str]
 
 
-def _naming(found: Sequence[str], images: KnownImages) -> _Naming:
-    """The way of naming under which most keys are those of images; the strictest of equal ones."""
+def _naming(found: Sequence[str], rows: Rows, images: KnownImages) -> _Naming:
+    """The way of naming under which most keys are those of images; the strictest of equal ones.
+
+    Raises:
+        InputError: all keys are those of images in two ways, which give different images.
+    """
     numbers = [str(key) for key in images.keys.tolist()]
-    ways = [_Naming("key", numbers, str, str)]
+    by_place = _Naming("key", numbers, str, str)
+    ways = [by_place]
     if images.names is not None:
         names = [name.replace("\\", "/") for name in images.names]
         ways.insert(0, _Naming("name", names, str, str))
         if images.are_files:
             ways += _of_files(names)
     best, most = ways[0], -1
+    complete = list[_Naming]()
     for way in ways:
         known = {way.of_image(name) for name in way.images}
         keys = {way.of_key(key) for key in found}
@@ -302,7 +326,24 @@ def _naming(found: Sequence[str], images: KnownImages) -> _Naming:
             continue  # two images, or two rows, would have one name
         if len(known & keys) > most:
             best, most = way, len(known & keys)
+        if known == keys:
+            complete.append(way)
+    if rows.places and by_place in complete:
+        return by_place
+    for other in complete:
+        if not np.array_equal(_rows_by(best, found), _rows_by(other, found)):
+            raise InputError(
+                f"the keys of {rows.place} fit {images.place} by {best.title} and by "
+                f"{other.title}, in different orders: write names of files with their suffix, or "
+                "call the column 'key' if they are places in the split, from 0"
+            )
     return best
+
+
+def _rows_by(way: _Naming, found: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Which row is that of each image, int64 `[n]`, where every image has one."""
+    place = {way.of_key(key): at for at, key in enumerate(found)}
+    return np.array([place[way.of_image(name)] for name in way.images], dtype=np.int64)
 
 
 def _of_files(names: Sequence[str]) -> list[_Naming]:

@@ -121,7 +121,16 @@ def _from_mapping(entries: object, path: Path) -> Iterator[PredictionsOf]:
                 raise unknown_name(f"key in {place}:", key, COLUMNS)
         file = path.parent / Path(entry["file"]).expanduser()
         model = entry.get("model", file.stem)
-        yield _checked({**entry, "model": model}, file, entry["file"], where=place)
+        yield _checked({**entry, "model": model}, file, _short(file, path.parent), where=place)
+
+
+def _short(file: Path, folder: Path) -> str:
+    """A file as seen from a folder, or only its name if it lies elsewhere.
+
+    >>> _short(Path("here/a/b.csv"), Path("here")), _short(Path("/there/b.csv"), Path("here"))
+    ('a/b.csv', 'b.csv')
+    """
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
 
 
 def _checked(

@@ -19,6 +19,7 @@ KEYS = (
     *("key", "keys", "id", "ids", "image", "image_id", "img", "name"),
     *("file", "files", "filename", "file_name", "path", "image_path"),
 )
+PLACES = ("key", "keys")  # of these, numbers are places and never names of files
 INDEX = ("", "index", "unnamed: 0", "__index_level_0__")  # what pandas writes for its index
 # Of what a program says besides, nothing is needed: it follows from the outputs.
 FOLLOWS = ("pred", "prediction", "predicted", "predicted_label", "predicted_class", "confidence")
@@ -55,6 +56,7 @@ class Rows:
         labels: `[N]`, whole numbers or text; None if they are not there.
         keys: `[N]`, whole numbers or text; None if the rows are only in some order.
         notes: what was assumed, one sentence each.
+        places: whether the column of keys is called `key`, so that its numbers are places.
     """
 
     place: str
@@ -63,6 +65,7 @@ class Rows:
     labels: Column | None
     keys: Column | None
     notes: tuple[str, ...] = ()
+    places: bool = False
 
 
 def rows_of_frame(
@@ -108,6 +111,8 @@ def rows_of_frame(
     if keys is None and len(texts) == 1 and not headed and frame[texts[0]].is_unique:
         keys, texts = plain_column(frame[texts[0]], place), []
         notes.append("the column of distinct texts is taken for the keys")
+    for name in texts:
+        _check_points(frame[name], f"{place}, column {name!r}")
     if texts:
         if keys is None or (label is None and classes is None):
             raise InputError(
@@ -116,9 +121,13 @@ def rows_of_frame(
                 "leave it out"
             )
         notes.append(f"not used: {listed(texts)} (text)")
+    if not rest:
+        raise InputError(f"{place} has no column of numbers, and there must be one for each class")
     outputs = numbers(frame, rest, place)
     labels = None if label is None else plain_column(frame[label], f"{place}, column {label!r}")
-    return Rows(place, outputs, tuple(rest) if headed else None, labels, keys, tuple(notes))
+    places = key is not None and key.lower() in PLACES
+    columns = tuple(rest) if headed else None
+    return Rows(place, outputs, columns, labels, keys, tuple(notes), places)
 
 
 def plain_column(values: object, place: str) -> Column:
@@ -212,8 +221,15 @@ def _index(
 
 
 def _counts(values: pd.Series[Any]) -> bool:
+    if _has_zeros(values):
+        return False
     found = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     return any(np.array_equal(found, np.arange(len(found)) + start) for start in (0, 1))
+
+
+def _has_zeros(values: pd.Series[Any]) -> bool:
+    """Whether one is a name with leading zeros, such as 007."""
+    return bool(values.astype(str).str.match(r"0\d").any())
 
 
 def _indexed(
@@ -224,7 +240,9 @@ def _indexed(
         return keys, f"{which} counts the rows and is not used"
     if key is not None:
         return keys, f"not used: {which}"
-    return plain_column(values, f"{place}, {which}"), f"{which} is taken for the keys"
+    plain = pd.to_numeric(values, errors="coerce")
+    names = values if plain.isna().any() or _has_zeros(values) else plain
+    return plain_column(names, f"{place}, {which}"), f"{which} is taken for the keys"
 
 
 def _is_text(values: pd.Series[Any]) -> bool:
@@ -233,6 +251,13 @@ def _is_text(values: pd.Series[Any]) -> bool:
         return False
     present = values[~values.astype(str).str.strip().str.lower().isin(MISSING)]
     return len(present) > 0 and bool(pd.to_numeric(present, errors="coerce").isna().mean() > 0.5)
+
+
+def _check_points(values: pd.Series[Any], place: str) -> None:
+    commas = values.astype(str).str.fullmatch(r"\s*[-+]?\d*,\d+\s*").to_numpy(bool)
+    if commas.mean() > 0.5:
+        found = str(values.iloc[int(commas.argmax())])
+        raise InputError(f"{place} has {found!r:.40}: write numbers with a decimal point")
 
 
 def _odd(values: npt.NDArray[np.floating[Any]]) -> str:

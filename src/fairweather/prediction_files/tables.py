@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import itertools
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,12 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.prediction_files.rows import (
+    INDEX,
     KEYS,
     LABELS,
+    PLACES,
     Asked,
     Rows,
     listed,
@@ -28,11 +34,17 @@ from fairweather.prediction_files.rows import (
 
 Content: TypeAlias = "Path | pd.DataFrame | npt.NDArray[Any]"
 SEPARATORS = (",", ";", "\t")
+AFTER = "after the last column"  # empty cells, where each line ends with a separator
 LOOKED_AT = 20  # lines that show the separator and whether there is a header
 # Usual names of arrays in npz files.
 OUTPUTS = (
     *("probabilities", "probs", "prob", "proba", "logits", "log_probs", "log_probabilities"),
     *("predictions", "preds", "scores", "outputs", "y_prob", "y_proba", "y_score", "y_pred"),
+)
+# What numpy raises for a damaged file, one that is compressed otherwise, or one with a password.
+UNREADABLE = (
+    *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(NotImplementedError, RuntimeError),
 )
 CLASSES = ("classes", "class_names", "label_names")
 
@@ -85,7 +97,7 @@ def _of_frame(frame: pd.DataFrame, place: str, asked: Asked, classes: int | None
         plain.insert(0, str(index), pd.Series(frame.index.to_numpy()))
         if not headed:  # the first column is that index
             rows = rows_of_frame(plain, place, asked, headed=True, classes=classes)
-            return Rows(place, rows.outputs, None, rows.labels, rows.keys, rows.notes)
+            return replace(rows, names=None)
     return rows_of_frame(plain, place, asked, headed=headed, classes=classes)
 
 
@@ -96,34 +108,72 @@ def _of_csv(path: Path, place: str, asked: Asked, classes: int | None) -> Rows:
     separator = _separator(lines)
     cells = _cells(lines, separator)
     headed = _has_header(cells)
-    names = [cell.strip() for cell in cells[0]] if headed else list(map(str, range(len(cells[0]))))
+    if headed:
+        names = _column_names([cell.strip() for cell in cells[0]], cells[1:], place)
+    else:
+        names = list(map(str, range(len(cells[0]))))
     _check_distinct(names, place)
     texts = {asked.label_column, asked.key_column}
-    kept = {n: str for n in names if n in texts or (headed and n.lower() in (*LABELS, *KEYS))}
+    usual = (*LABELS, *KEYS, *INDEX) if headed else ()
+    kept = {name: str for name in names if name in texts or name.lower() in usual}
     try:
-        frame = pd.read_csv(
-            path,
-            sep=separator,
-            header=None,
-            names=names,
-            skiprows=1 if headed else 0,
-            dtype=kept,
-            index_col=False,
-            keep_default_na=False,
-            skipinitialspace=True,
-            encoding="utf-8-sig",
-            on_bad_lines="error",
-        )
-    except (ValueError, OSError) as error:  # also the errors of pandas' parser, and of the text
-        raise InputError(f"{place} cannot be read: {str(error).splitlines()[0]}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells that have no name
+            frame = pd.read_csv(
+                path,
+                sep=separator,
+                header=None,
+                names=names,
+                skiprows=1 if headed else 0,
+                dtype=kept,
+                index_col=False,
+                keep_default_na=False,
+                skipinitialspace=True,
+                encoding="utf-8-sig",
+                on_bad_lines="error",
+            )
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:  # also those of the text
+        raise _unreadable(place, error) from None
+    if AFTER in names:
+        after = frame.pop(AFTER).fillna("").astype(str).str.strip()
+        if (after != "").any():
+            row = int((after != "").to_numpy().argmax())
+            raise InputError(
+                f"{place} has {after.iloc[row]!r:.40} in row {row + 1} after the last column that "
+                "has a name"
+            )
     return rows_of_frame(frame, place, asked, headed=headed, classes=classes)
+
+
+def _column_names(header: list[str], rows: Sequence[Sequence[str]], place: str) -> list[str]:
+    """The names of all columns; the header may leave out that of an index, as R does.
+
+    >>> _column_names(["a", "b"], [["1", ".5", ".5"]], ""), _column_names(["a"], [["1", ""]], "")
+    (['', 'a', 'b'], ['a', 'after the last column'])
+    """
+    ends = bool(rows) and all(len(row) > 1 and not row[-1].strip() for row in rows)
+    if ends and header[-1] == "":
+        return [*header[:-1], AFTER]
+    for number, row in enumerate(rows, start=1):
+        if len(row) > len(header) + 1:
+            raise InputError(
+                f"{place} has {len(row)} cells in row {number}, and the header has {len(header)}"
+            )
+    if rows and all(len(row) == len(header) + 1 for row in rows):
+        return [*header, AFTER] if ends else ["", *header]
+    return header
+
+
+def _unreadable(place: str, error: Exception) -> InputError:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return InputError(f"{place} cannot be read: {lines[0]}")
 
 
 def _of_parquet(path: Path, place: str, asked: Asked, classes: int | None) -> Rows:
     try:
         table = pyarrow.parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{place} cannot be read: {str(error).splitlines()[0]}") from None
+        raise _unreadable(place, error) from None
     _check_distinct(table.column_names, place)
     lists = [field.name for field in table.schema if _is_list(field.type)]
     if not lists:
@@ -132,11 +182,21 @@ def _of_parquet(path: Path, place: str, asked: Asked, classes: int | None) -> Ro
     if len(lists) > 1:
         raise InputError(f"{place} has lists in {listed(lists)}: leave one of them, the outputs")
     arrays = {name: table[name].to_numpy() for name in table.column_names if name not in lists}
-    rows = table[lists[0]].to_pylist()
-    if not rows or any(row is None or len(row) != len(rows[0]) for row in rows):
-        raise InputError(f"the lists in {lists[0]!r} of {place} must all have one length")
-    arrays[lists[0]] = np.array(rows, dtype=np.float64)
+    arrays[lists[0]] = _of_lists(table[lists[0]], f"the lists in {lists[0]!r} of {place}")
     return _of_arrays(arrays, place, asked)
+
+
+def _of_lists(lists: pa.ChunkedArray, place: str) -> npt.NDArray[np.float64]:
+    """The outputs in a column of lists, float64 `[N, C]`; nan where there is none."""
+    kind = lists.type.value_type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise InputError(f"{place} must have numbers, found {kind}")
+    lengths = pyarrow.compute.unique(pyarrow.compute.list_value_length(lists)).to_pylist()
+    if len(lengths) != 1 or lists.null_count or not lengths[0]:
+        raise InputError(f"{place} must all have one length")
+    # Each part alone: all parts together may be more than one list can hold.
+    parts = [part.flatten().to_numpy(zero_copy_only=False) for part in lists.chunks]
+    return np.concatenate(parts).astype(np.float64).reshape(-1, lengths[0])
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -150,8 +210,8 @@ def _of_npz(path: Path, place: str, asked: Asked, classes: int | None) -> Rows:
         with path.open("rb") as file:
             found = np.load(file, allow_pickle=False)
             arrays = {"": found} if isinstance(found, np.ndarray) else dict(found)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{place} cannot be read: {str(error).splitlines()[0]}") from None
+    except UNREADABLE as error:
+        raise _unreadable(place, error) from None
     return _of_arrays(arrays, place, asked)
 
 
@@ -187,7 +247,8 @@ def _of_arrays(arrays: Mapping[str, npt.NDArray[Any]], place: str, asked: Asked)
         row = int(np.isnan(plain).any(1).argmax())
         raise InputError(f"{place} has nan in row {row + 1}, where a number must be")
     notes = [] if len(arrays) == 1 else [f"the outputs are {chosen!r}"]
-    return Rows(place, plain, columns, labels, keys, tuple(notes))
+    key = asked.key_column or next((name for name in arrays if name.lower() in KEYS), "")
+    return Rows(place, plain, columns, labels, keys, tuple(notes), key.lower() in PLACES)
 
 
 def _array(
@@ -227,8 +288,8 @@ def _separator(lines: Sequence[str]) -> str:
 
 
 def _cells(lines: Sequence[str], separator: str) -> list[list[str]]:
-    if separator == r"\s+":
-        return [line.split() for line in lines]
+    if separator == r"\s+":  # names may be in quotes
+        lines, separator = [line.replace("\t", " ").strip() for line in lines], " "
     return list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
 
 
