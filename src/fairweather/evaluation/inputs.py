@@ -216,7 +216,8 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
         source = _other_source(request, opened[0], dataset, other)
         sources[name] = source.model_copy(update={"labelled": True})
         datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
-        check_natural(datasets[name], dataset)
+    allowed = options.allow_duplicates or sources[DATA].allow_duplicates
+    check_natural(datasets, allow_duplicates=allowed, progress=progress)
     return EvaluationInputs(tuple(models), sources, datasets)
 
 
