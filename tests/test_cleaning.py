@@ -3,11 +3,12 @@
 import pytest
 from typer.testing import CliRunner
 
-from fairweather.cleaning import as_table, disk_use, remove
+from fairweather.cleaning import _KINDS, as_table, disk_use, remove
 from fairweather.cli import app
 from fairweather.errors import InputError
 from fairweather.record import ModelRecord, RunSettings, predictions_file
 from fairweather.runs import RunFolder, open_run
+from fairweather.steps.plan import VERSIONS
 
 from .run_folders import finish, run_record, sweep_record
 
@@ -33,6 +34,7 @@ OWN = {
             predictions_file("a+temperature", 0, FOG),
         )
     },
+    "groups": ("group", ["groups/test.parquet"]),
     "scores": ("score", ["scores.csv", "warnings.json"]),
     "samples": ("sample", ["samples/index.json", "samples/pictures.parquet"]),
     "report": ("report", ["report.html", "summary.csv", "tables/accuracy.csv"]),
@@ -102,6 +104,10 @@ def left_by(steps, *kinds):
     }
 
 
+def test_the_files_of_all_kinds_of_steps_are_counted():
+    assert set(_KINDS) == set(VERSIONS)
+
+
 def test_every_file_is_of_one_kind_and_counted(run):
     uses = {use.kind: use for use in disk_use(run)}
     assert list(uses) == ["models", "predictions", "scores", "samples", "report", "left-over"]
@@ -113,7 +119,8 @@ def test_every_file_is_of_one_kind_and_counted(run):
     interrupted = {"models/a/seed-1/resume", INTERRUPTED[1]}
     assert set(uses["left-over"].files) == left | interrupted
     sizes = {file: (run.path / file).stat().st_size for file in files_of(run)}
-    assert uses["scores"].bytes == sizes["scores.csv"] + sizes["warnings.json"]
+    scores = ("groups/test.parquet", "scores.csv", "warnings.json")
+    assert uses["scores"].bytes == sum(sizes[name] for name in scores)
     assert uses["left-over"].bytes == sum(sizes[file] for file in (*left, *INTERRUPTED))
 
 

@@ -117,6 +117,18 @@ def test_a_gray_network_is_evaluated_and_said(code, colour_folder):
     assert set(run.scores["shift"]) >= {"clean", "brightness_factor"}
 
 
+def test_a_gray_network_in_memory_is_evaluated_as_that_of_a_file(code, colour_folder, tmp_path):
+    lines, scores = [], []
+    for number, model in enumerate((f"python:{code}:gray", network_of(code, "gray"))):
+        run = fw.evaluate(
+            model, f"folder:{colour_folder}", "clean", out=tmp_path / str(number),
+            bootstrap=100, device="cpu", progress=lambda event: lines.append(event.line),
+        )  # fmt: skip
+        scores.append(run.scores.drop(columns="model"))
+    assert sum("one input channel" in line for line in lines) == 2
+    assert scores[0].equals(scores[1])
+
+
 @pytest.mark.parametrize(
     ("mean", "std", "far"),
     [

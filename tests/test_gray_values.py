@@ -1,5 +1,6 @@
 """Gray values of any range: 12 bits in 16, stated scales, DICOM files, and unusual formats."""
 
+import importlib.metadata
 import io
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from fairweather.evaluation.inputs import data_source
 from fairweather.evaluation.request import Request
 from fairweather.evaluation_options import EvaluationOptions
 from fairweather.intensity import Scale
-from fairweather.pixels import UnreadableImageError, decode_image
+from fairweather.pixels import UnreadableImageError, decode_image, decoder_facts
 from fairweather.steps.plan import DataSource
 
 SIDE = 12
@@ -153,7 +154,7 @@ def test_a_set_with_twelve_bits_names_the_file_and_remembers_its_scale(tmp_path)
 def test_floats_need_a_scale(tmp_path):
     stream = io.BytesIO()
     Image.fromarray((RAMP / RAMP.max()).astype(np.float32)).save(stream, "TIFF")
-    with pytest.raises(UnreadableImageError, match=r"mode F.*scale 0\.\.1"):
+    with pytest.raises(fw.InputError, match=r"mode F.*scale 0\.\.1"):
         decode_image(stream.getvalue(), None)
     assert decoded(stream.getvalue(), "0..1")[0, 0] == 0
     assert decoded(stream.getvalue(), "0..1")[-1, -1] == 255
@@ -267,7 +268,74 @@ def test_a_folder_of_dicom_files_loads(tmp_path):
     assert dataset.test.images.float().mean() > 100
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        twelve_bits().astype(np.float32) / 4095,
+        twelve_bits().astype(np.int16) - 1000,
+        twelve_bits().astype(np.int32) * 100,
+    ],
+    ids=["float", "signed", "32 bits"],
+)
+def test_values_that_only_need_a_scale_are_never_left_out(values, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(twelve_bits() << 4).save(tmp_path / name / "0.tiff")
+        tiff = _tiff(values)
+        (tmp_path / name / "1.tiff").write_bytes(tiff)
+    with pytest.raises(fw.InputError, match=r"say with scale") as no:
+        decode_image(tiff, None)
+    assert not isinstance(no.value, UnreadableImageError)
+    with pytest.raises(fw.InputError, match=r"1\.tiff: .*say with scale"):
+        load_data(f"folder:{tmp_path}", test_fraction=1, skip_unreadable=True)
+
+
+def _tiff(values):
+    stream = io.BytesIO()
+    Image.fromarray(values.astype(np.int32) if values.dtype.kind == "i" else values).save(
+        stream, "TIFF"
+    )
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["P5", "P2"])
+@pytest.mark.parametrize("most", [100, 255, 1000, 4095, 65535])
+def test_a_scale_of_a_pgm_file_is_in_the_values_of_the_file(plain, most):
+    values = np.random.default_rng(0).integers(most + 1, size=(SIDE, SIDE))
+    head = f"P{2 if plain else 5}\n{SIDE} {SIDE}\n{most}\n".encode()
+    stored = values.astype(">u2" if most > 255 else "u1").tobytes()
+    content = head + (" ".join(map(str, values.ravel())).encode() if plain else stored)
+    found = decoded(content, f"0..{most // 2}")
+    assert np.array_equal(found, Scale(0, most // 2).apply(values))
+    # The file says its range, so that it needs no scale.
+    assert np.abs(decoded(content) - values / most * 255).max() <= 1
+
+
+def test_other_versions_of_pydicom_decode_again(monkeypatch):
+    facts = decoder_facts()
+    assert facts["pydicom"] == importlib.metadata.version("pydicom")
+
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    assert decoder_facts() == {name: facts[name] for name in facts if name != "pydicom"}
+
+
 # Formats of print and animation
+
+
+@pytest.mark.parametrize("scale", [None, Scale(0, 255)])
+def test_a_tiff_with_several_pages_is_refused(scale, tmp_path):
+    (tmp_path / "a").mkdir()
+    pages = [Image.new("L", (SIDE, SIDE), value) for value in (0, 100, 200)]
+    path = tmp_path / "a" / "0.tif"
+    pages[0].save(path, "TIFF", save_all=True, append_images=pages[1:])
+    with pytest.raises(fw.InputError, match=r"TIFF file with 3 pages.*a file of its own") as no:
+        decode_image(path, None, scale)
+    assert not isinstance(no.value, UnreadableImageError)
+    with pytest.raises(fw.InputError, match=r"0\.tif: .* 3 pages"):
+        load_data(f"folder:{tmp_path}", test_fraction=1, skip_unreadable=True)
 
 
 def test_cmyk_palettes_and_first_frames_have_their_colours():
@@ -281,7 +349,6 @@ def test_cmyk_palettes_and_first_frames_have_their_colours():
         (plain.convert("P", palette=Image.Palette.ADAPTIVE), "GIF", {}),
         (plain, "GIF", {"save_all": True, "append_images": frames[1:]}),
         (plain, "PNG", {"save_all": True, "append_images": frames[1:]}),
-        (plain, "TIFF", {"save_all": True, "append_images": frames[1:]}),
     ):
         stream = io.BytesIO()
         image.save(stream, kind, **options)

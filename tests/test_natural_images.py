@@ -1,17 +1,23 @@
 """Other images of the same classes: rows of their own, that are paired with no other images."""
 
+import shutil
+
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import fairweather as fw
 from fairweather.data import digest
 from fairweather.errors import InputError
 from fairweather.evaluation_options import natural_sources
-from fairweather.record import NATURAL, predictions_file
+from fairweather.record import NATURAL, image_list, predictions_file
 from fairweather.rules import judge, read_rules
 from fairweather.steps.worker import relabelled
 from fairweather.study import check_study
+from fairweather.study.planning import data_sources
+from fairweather.types import Images
 
 from .conftest import COLOURS, TINY_RESNET, picture
 from .test_evaluate import write_model
@@ -132,7 +138,7 @@ def test_other_classes_and_sizes_are_refused(hospital, colour_folder, tmp_path):
     model, data = write_model(tmp_path), f"folder:{colour_folder}"
     (tmp_path / "c" / "zebra").mkdir(parents=True)
     Image.new("RGB", (16, 16)).save(tmp_path / "c" / "zebra" / "1.png")
-    with pytest.raises(InputError, match=r"the classes of .* 'zebra'"):
+    with pytest.raises(InputError, match=r"the classes of .* \('zebra'\) .*'blue', 'green', 'red'"):
         fw.evaluate(model, data, "clean", natural={"c": f"folder:{tmp_path / 'c'}"})
     (tmp_path / "d" / "red").mkdir(parents=True)
     Image.new("RGB", (20, 20)).save(tmp_path / "d" / "red" / "1.png")
@@ -144,3 +150,95 @@ def test_other_classes_and_sizes_are_refused(hospital, colour_folder, tmp_path):
     }
     with pytest.raises(InputError, match=r"20 x 20 pixels .* 16 x 16: give both one size"):
         fw.run(check_study(study), out=tmp_path / "run", device="cpu")
+
+
+@pytest.mark.parametrize("classes", [("benign", "malignant"), ("1", "2"), ("Red", "red")])
+def test_classes_are_matched_by_name_alone(classes):
+    """Other names in the same number, numbers from another start, and two of one name."""
+    own = ("red", "blue") if "red" in classes else ("0", "1")
+    pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    images = Images(pixels, torch.tensor([0, 1]), torch.arange(2), classes)
+    with pytest.raises(InputError) as error:
+        relabelled(images, own, "hospital_b")
+    text = str(error.value)
+    assert text.startswith("the classes of hospital_b (")
+    assert all(repr(name) in text for name in (*classes, *own))
+    assert "call them as the run does" in text
+    assert "\n" not in text
+    assert "--labels" not in text
+
+
+def test_the_other_images_of_a_study_are_read_as_its_own(tmp_path):
+    study = check_study(
+        {
+            "name": "toys",
+            "data": {
+                "source": "folder:clean",
+                "root": str(tmp_path),
+                "scale": "0..4095",
+                "skip_unreadable": True,
+            },
+            "natural": {"b": "folder:hospital_b"},
+            "models": {"m": {"title": "M", "backbone": TINY_RESNET, "recipe": {"epochs": 1}}},
+        }
+    )
+    source = data_sources(study)["natural:b"]
+    assert source.root == str(tmp_path)
+    assert source.scale == "0..4095"
+    assert source.skip_unreadable
+
+
+def test_copies_of_the_runs_own_images_are_refused_unless_allowed(
+    hospital, colour_folder, tmp_path
+):
+    model, data = write_model(tmp_path), f"folder:{colour_folder}"
+    with pytest.raises(InputError, match=r"60 of 60 natural/b images have .* a test image.*allow_"):
+        fw.evaluate(model, data, "clean", natural={"b": f"{data}/"})
+    other = tmp_path / "other"
+    shutil.copytree(hospital, other)
+    copied = sorted((colour_folder / "test" / "red").iterdir())[:2]
+    for path in copied:
+        shutil.copy(path, other / "Red" / f"copy-{path.name}")
+    # evaluate does not look at the training images of a set, a study does.
+    shutil.copy(colour_folder / "train" / "blue" / "000.png", other / "blue" / "trained.png")
+    given = {"b": f"folder:{other}"}
+    with pytest.raises(InputError, match=r"2 of 26 natural/b images .*Red/copy-.* and test/red/"):
+        fw.evaluate(model, data, "clean", natural=given)
+    lines = []
+    fw.evaluate(
+        model,
+        data,
+        "clean",
+        natural=given,
+        allow_duplicates=True,
+        out=tmp_path / "run",
+        bootstrap=100,
+        progress=lambda event: lines.append(event.line),
+    )
+    assert [line for line in lines if line.startswith("warning        2 of 26 natural/b images")]
+    study = {
+        "name": "toys",
+        "data": {"source": data},
+        "natural": given,
+        "models": {"m": {"title": "M", "backbone": TINY_RESNET, "recipe": {"epochs": 1}}},
+    }
+    with pytest.raises(InputError, match=r"1 of 26 natural/b .* a (train|val) image: blue/trained"):
+        fw.run(check_study(study), out=tmp_path / "study", device="cpu")
+    assert not (tmp_path / "study").exists()
+
+
+def test_the_file_of_each_other_image_is_listed(hospital, colour_folder, tmp_path):
+    given = {"b": f"folder:{hospital}"}
+    data = f"folder:{colour_folder}"
+    run = fw.evaluate(
+        write_model(tmp_path), data, "clean", natural=given, out=tmp_path / "run", bootstrap=100
+    )
+    listed = pd.read_csv(run.path / image_list("natural/b"))
+    assert len(listed) == 23
+    (name,) = run.record.models
+    stored = run.folder.read_predictions(predictions_file(name, 0, "clean", "natural/b"))
+    assert sorted(listed["keys"]) == sorted(stored.keys)
+    of_label = {0: "blue", 2: "Red"}
+    labels = dict(zip(stored.keys.tolist(), stored.labels.tolist(), strict=True))
+    for row in listed.itertuples():
+        assert row.file.startswith(f"{of_label[labels[row.keys]]}/")

@@ -28,6 +28,7 @@ _KINDS = {
     "choose": "models",
     "fit": "predictions",
     "predict": "predictions",
+    "group": "scores",  # only from them can intervals over clusters be made again
     "score": "scores",
     "sample": "samples",
     "report": "report",

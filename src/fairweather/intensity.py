@@ -73,15 +73,15 @@ class Scale(NamedTuple):
 def whole_range(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     """Scale unsigned 16-bit gray values to 8 bits, over the whole 16-bit range.
 
-    Raises `UnsettledError` for values of at most 14 bits: over the whole range these are nearly
-    black, and no file says that it has fewer bits.
+    Raises `UnsettledError` for other values, such as signed ones, and for values of at most 14
+    bits: over the whole range these are nearly black, and no file says that it has fewer bits.
 
     >>> whole_range(np.array([0, 25700, 65535])).tolist()
     [0, 100, 255]
     """
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 0xFFFF:
-        raise ValueError(
+        raise UnsettledError(
             f"its pixels go from {low} to {high}, which is not a 16-bit range: say with scale "
             "which values become black and white, such as scale 0..4095"
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +75,8 @@ class Target(NamedTuple):
 def decode_image(content: Content, square: Square | None, scale: Scale | None = None) -> Pixels:
     """Decode one image: uint8 `[3, H, W]`.
 
-    * The EXIF orientation is applied. From an animation, the first frame is taken.
+    * The EXIF orientation is applied. From an animation, the first frame is taken. A TIFF file with
+      several pages is refused.
     * Every mode is converted to RGB. Transparency is dropped, as in torchvision's `ImageFolder`, so
       transparent pixels show their stored colour. Gray values become 8 bits by `scale`. Without it,
       16-bit grayscale is scaled as `round(v / 257)`: over the whole 16-bit range and not over the
@@ -92,8 +94,9 @@ def decode_image(content: Content, square: Square | None, scale: Scale | None = 
         scale: which gray values become black and white; colour images are refused then.
 
     Raises:
-        UnreadableImageError: not an image, damaged, too large, or pixels of an unknown range.
-        UnsettledError: something must be said or installed first.
+        UnreadableImageError: not an image, damaged, or too large.
+        UnsettledError: something must be said, changed or installed first: pixels of an unknown
+            range, or a TIFF file with several pages.
 
     >>> decode_image(np.full((9, 9), 7, dtype=np.uint8), Square(8, resize=8)).shape
     (3, 8, 8)
@@ -130,12 +133,15 @@ def most_pixels() -> int | None:
 def decoder_facts() -> dict[str, object]:
     """Return what decides the decoded pixels besides the image's bytes and `square`."""
     Image.init()  # Pillow loads most of its formats when they are first needed
-    return {
+    facts: dict[str, object] = {
         "pillow": PIL.__version__,
         "formats": sorted(Image.OPEN),
         "most_pixels": most_pixels(),
         "truncated": ImageFile.LOAD_TRUNCATED_IMAGES,
     }
+    with suppress(importlib.metadata.PackageNotFoundError):  # an extra
+        facts["pydicom"] = importlib.metadata.version("pydicom")
+    return facts
 
 
 def write_decoded(target: Target, first: int, contents: Sequence[Content]) -> list[int]:
@@ -166,13 +172,38 @@ def write_decoded(target: Target, first: int, contents: Sequence[Content]) -> li
 def _decode(content: Content, scale: Scale | None) -> Image.Image:
     try:
         with _open(content) as image:
+            _check_pages(image)
             stored = str(getattr(image, "tile", ""))  # the raw modes; loading forgets them
+            most = _largest_of_pgm(image)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), scale, stored)
+            return _to_rgb(ImageOps.exif_transpose(image), scale, stored, most)
     except UnidentifiedImageError:
         if isinstance(content, np.ndarray) or not is_dicom(content):
             raise
         return read_dicom(content, scale).convert("RGB")
+
+
+def _check_pages(image: Image.Image) -> None:
+    pages = int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
+    if pages > 1:
+        raise UnsettledError(
+            f"it is a TIFF file with {pages} pages, and an image has one: store each page in a "
+            "file of its own"
+        )
+
+
+def _largest_of_pgm(image: Image.Image) -> int | None:
+    """The largest value that a PGM file says it may have; None for other files.
+
+    Pillow scales its values to 8 or 16 bits with it, unless it is 255 or 65535.
+    """
+    if image.format != "PPM" or image.mode not in ("L", "I"):
+        return None
+    match getattr(image, "tile", None):
+        case [(_, _, _, (_, int(most)))]:
+            return most
+        case _:
+            return None
 
 
 def _open(content: Content) -> Image.Image:
@@ -194,7 +225,7 @@ def _formats() -> list[str]:
     ]
 
 
-def _to_rgb(image: Image.Image, scale: Scale | None, stored: str) -> Image.Image:
+def _to_rgb(image: Image.Image, scale: Scale | None, stored: str, most: int | None) -> Image.Image:
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
     upper_bits = not deep and ";16" in stored  # Pillow keeps the upper 8 of 16 bits
     if scale is not None:
@@ -203,9 +234,12 @@ def _to_rgb(image: Image.Image, scale: Scale | None, stored: str) -> Image.Image
                 "it has colours or transparency, and a scale is for plain gray images"
             )
         gray = image if deep else image.convert("L")
-        return Image.fromarray(scale.apply(np.asarray(gray))).convert("RGB")
+        values = np.asarray(gray)
+        if most is not None:  # the values of the file again: Pillow rounded none to the same
+            values = np.rint(values / (65535 if deep else 255) * most)
+        return Image.fromarray(scale.apply(values)).convert("RGB")
     if image.mode == "F":
-        raise ValueError(
+        raise UnsettledError(
             "it has floating-point pixels (mode F), whose range is unknown: say with scale which "
             "values become black and white, such as scale 0..1"
         )

@@ -54,7 +54,15 @@ from fairweather.types import (
     Preparation,
 )
 
-__all__ = ["SOURCES", "digest", "fewer_labels", "list_source", "load_data", "with_wrong_labels"]
+__all__ = [
+    "SOURCES",
+    "check_no_copies",
+    "digest",
+    "fewer_labels",
+    "list_source",
+    "load_data",
+    "with_wrong_labels",
+]
 
 SOURCES: dict[str, Callable[[Request], Source]] = {
     "cifar-10-c:PATH": list_cifar10_c,
@@ -227,6 +235,31 @@ def load_data(
         notes |= {"limit": limit, "limit_of": len(whole_test.keys)}
     name = _name_prepared(listed, source, square)
     return Dataset(name, splits.get("train"), splits.get("val"), test, mean, std, notes)
+
+
+def check_no_copies(
+    own: Mapping[str, Images],
+    others: Mapping[str, Images],
+    *,
+    allowed: bool,
+    progress: Notify | None = None,
+) -> None:
+    """Refuse images of other sets that have the same pixels as one of a data set's own.
+
+    Args:
+        own: the splits of the data set, those that are trained on first.
+        others: images of the same size from elsewhere, by name; not compared with each other.
+        allowed: they are only told to `progress`, in a line.
+
+    Raises:
+        InputError: there are such images; the message counts and names them.
+    """
+    if not others:
+        return
+    splits = {**own, **others}
+    between = [pairs for pairs in find_copies(splits).same if pairs.first in own]
+    copies = Copies([pairs for pairs in between if pairs.second in others], [], {})
+    _judge(copies, splits, allowed=allowed, wrong_labels=False, progress=progress)
 
 
 class Survey(NamedTuple):

@@ -26,7 +26,7 @@ from fairweather.intensity import Scale
 from fairweather.pixels import Square, decoder_facts
 from fairweather.progress import Event, Notify
 
-VERSION = 1  # raise it if the same files give other pixels, or if the layout of a file changes
+VERSION = 2  # raise it if the same files give other pixels, or if the layout of a file changes
 FILES_PER_TASK = 64
 ABANDONED = 3600.0  # seconds without a write, after which its process must have died
 STRIDE = 256  # images between two reports of progress

@@ -28,6 +28,7 @@ from fairweather.models import (
     open_model,
     prepared_at,
 )
+from fairweather.models.gray import NOTE, GrayInput, takes_gray
 from fairweather.models.labels import LabelMap, match_labels, read_label_file, relabel
 from fairweather.models.outputs import (
     GIVEN,
@@ -216,7 +217,8 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
         source = _other_source(request, opened[0], dataset, other)
         sources[name] = source.model_copy(update={"labelled": True})
         datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
-        check_natural(datasets[name], dataset)
+    allowed = options.allow_duplicates or sources[DATA].allow_duplicates
+    check_natural(datasets, allow_duplicates=allowed, progress=progress)
     return EvaluationInputs(tuple(models), sources, datasets)
 
 
@@ -316,14 +318,23 @@ def open_asked(request: Request) -> Opened:
     options = request.options
     if not isinstance(request.model, str):
         kind = type(request.model).__name__
-        facts = {"source": f"a {kind} of this process", "architecture": kind}
-        digest = _module_digest(request.model)
-        opened = Opened(request.model.eval(), kind, digest, None, None, facts, outputs=None)
+        facts: dict[str, object] = {"source": f"a {kind} of this process", "architecture": kind}
+        digest, network = _module_digest(request.model), request.model
+        if takes_gray(network.cpu(), _known_side(request)):
+            facts["gray"], network = NOTE, GrayInput(network)
+        opened = Opened(network.eval(), kind, digest, None, None, facts, outputs=None)
     else:
         opened = open_model(request.model, **_model_options(options), offline=options.offline)
     if options.size is None:
         return opened
     return prepared_at(opened, options.size, keep=options.input_size is not None)
+
+
+def _known_side(request: Request) -> int | None:
+    """The side of the images, if it is known before the data are loaded."""
+    if isinstance(request.dataset, Dataset):
+        return request.dataset.test.images.shape[-1]
+    return request.options.size
 
 
 def _model_options(options: EvaluationOptions) -> dict[str, Any]:

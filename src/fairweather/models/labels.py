@@ -15,7 +15,14 @@ from fairweather.models.output_names import OutputNames, show
 from fairweather.models.relabelled import Relabelled
 from fairweather.models.wnids import CLASSES, class_wnids, imagenet, wnids_of
 
-__all__ = ["LabelMap", "Relabelled", "match_labels", "read_label_file", "relabel"]
+__all__ = [
+    "LabelMap",
+    "Relabelled",
+    "match_labels",
+    "places_by_name",
+    "read_label_file",
+    "relabel",
+]
 
 Columns = tuple[tuple[int, ...], ...]
 
@@ -77,6 +84,24 @@ def match_labels(
     if tuple(data_classes) == tuple(model_classes):
         return _described([(place,) for place in range(outputs)], outputs, ["name"])
     return _by_name(OutputNames(model_classes), data_classes)
+
+
+def places_by_name(classes: Sequence[str], among: Sequence[str]) -> list[int] | None:
+    """Find each class among others by what it is called, never by its number or its place.
+
+    A class is called the same as for `match_labels`: by its name, a synonym or its wnid. None if
+    one has no partner, may have several, or shares one.
+
+    >>> places_by_name(["Cat"], ["dog", "cat"]), places_by_name(["cat"], ["0"])
+    ([1], None)
+    """
+    names = OutputNames(among)
+    try:
+        found = [names.find(*pair) for pair in zip(classes, class_wnids(classes), strict=True)]
+    except InputError:  # it may be one of several
+        return None
+    places = [hit.output for hit in found if hit is not None]
+    return places if len(set(places)) == len(classes) else None
 
 
 def relabel(model: nn.Module, labels: LabelMap) -> nn.Module:

@@ -6,10 +6,10 @@ import csv
 import io
 from collections.abc import Mapping
 
-from fairweather.record import TEST, VAL, image_list
+from fairweather.record import NATURAL, TEST, VAL, image_list
 from fairweather.runs import RunFolder
 from fairweather.steps.measuring import OOD_DATA
-from fairweather.steps.plan import DATA
+from fairweather.steps.plan import DATA, NATURAL_DATA
 from fairweather.types import Dataset, Images
 
 
@@ -28,6 +28,8 @@ def write_image_lists(folder: RunFolder, datasets: Mapping[str, Dataset]) -> Non
             parts = {VAL: dataset.val, TEST: dataset.test}
         elif name.startswith(OOD_DATA):
             parts = {name.removeprefix(OOD_DATA): dataset.test}
+        elif name.startswith(NATURAL_DATA):
+            parts = {f"{NATURAL}{name.removeprefix(NATURAL_DATA)}": dataset.test}
         for part, images in parts.items():
             if images is not None and images.names is not None:
                 _write(folder, image_list(part), images)

@@ -16,14 +16,15 @@ import torch
 from torch import nn
 
 from fairweather import models
-from fairweather.data import digest, load_data
+from fairweather.data import check_no_copies, digest, load_data
 from fairweather.devices import memory_for_networks, resolve_device
 from fairweather.errors import InputError
 from fairweather.group import ALONE, Group
-from fairweather.models.labels import LabelMap, match_labels, relabel
+from fairweather.models.labels import LabelMap, places_by_name, relabel
+from fairweather.models.output_names import show
 from fairweather.models.outputs import LogProbabilities
 from fairweather.progress import Notify
-from fairweather.record import PROBED, TEST, TRAIN, VAL, WEIGHTS
+from fairweather.record import NATURAL, PROBED, TEST, TRAIN, VAL, WEIGHTS
 from fairweather.runs import RunFolder, fingerprint
 from fairweather.steps.plan import (
     DATA,
@@ -221,8 +222,13 @@ def open_data(
 
 def digests_of(dataset: Dataset) -> dict[str, str]:
     """The digest of each split of a data set."""
+    return {name: digest(part) for name, part in splits_of(dataset).items()}
+
+
+def splits_of(dataset: Dataset) -> dict[str, Images]:
+    """The splits that a data set has, by name."""
     parts = {TRAIN: dataset.train, VAL: dataset.val, TEST: dataset.test}
-    return {name: digest(part) for name, part in parts.items() if part is not None}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def predictions_digest(predictions: Predictions) -> str:
@@ -250,29 +256,52 @@ def unlabelled(images: Images, classes: tuple[str, ...]) -> Images:
 def relabelled(images: Images, classes: tuple[str, ...], name: str) -> Images:
     """Images whose labels are those of the run's classes; they may have only some of them.
 
-    Classes are matched as those of the data are with the outputs of a model.
+    Classes are matched by what they are called. Their order says nothing: other images may have
+    the same number of classes and mean others.
 
     Raises `InputError` if a class of the images is none of the run's.
     """
-    try:
-        mapped = match_labels(classes, len(classes), images.classes)
-    except InputError as error:
+    places = places_by_name(images.classes, classes)
+    if places is None:
         raise InputError(
-            f"the classes of {name} are not those of the run (here called the model): {error}"
-        ) from None
-    places = torch.tensor([columns[0] for columns in mapped.columns], dtype=torch.int64)
-    return Images(images.images, places[images.labels], images.keys, classes)
-
-
-def check_natural(other: Dataset, own: Dataset) -> None:
-    """Raise `InputError` unless other images have the classes and the size of the run's own."""
-    relabelled(other.test[:1], own.classes, other.name)
-    sides = [" x ".join(map(str, each.test.images.shape[2:])) for each in (other, own)]
-    if sides[0] != sides[1]:
-        raise InputError(
-            f"the images of {other.name} have {sides[0]} pixels and those of {own.name} "
-            f"{sides[1]}: give both one size"
+            f"the classes of {name} ({show(images.classes)}) are not each one of the run's by name "
+            f"({show(classes)}): call them as the run does, such as by renaming their folders"
         )
+    return Images(images.images, torch.tensor(places)[images.labels], images.keys, classes)
+
+
+def check_natural(
+    datasets: Mapping[str, Dataset], *, allow_duplicates: bool, progress: Notify | None = None
+) -> None:
+    """Raise `InputError` unless other images of the same classes fit the run's own.
+
+    They must have its classes and its size, and none may have the same pixels as an image of the
+    run's own splits.
+
+    Args:
+        datasets: the data sets of a run, by their names in its plan.
+        allow_duplicates: images with the same pixels are only told to `progress`.
+    """
+    own = datasets[DATA]
+    others = {
+        f"{NATURAL}{name.removeprefix(NATURAL_DATA)}": other
+        for name, other in datasets.items()
+        if name.startswith(NATURAL_DATA)
+    }
+    for other in others.values():
+        relabelled(other.test[:1], own.classes, other.name)
+        sides = [" x ".join(map(str, each.test.images.shape[2:])) for each in (other, own)]
+        if sides[0] != sides[1]:
+            raise InputError(
+                f"the images of {other.name} have {sides[0]} pixels and those of {own.name} "
+                f"{sides[1]}: give both one size"
+            )
+    check_no_copies(
+        splits_of(own),
+        {name: other.test for name, other in others.items()},
+        allowed=allow_duplicates,
+        progress=progress,
+    )
 
 
 def open_source(source: ModelSource, *, offline: bool = False) -> nn.Module:

@@ -29,7 +29,7 @@ from fairweather.runs import RunFolder, check_takeable, open_run, share_run
 from fairweather.steps import Worker
 from fairweather.steps.image_lists import write_image_lists
 from fairweather.steps.measuring import facts_of, survey
-from fairweather.steps.plan import DATA, NATURAL_DATA
+from fairweather.steps.plan import DATA
 from fairweather.steps.progressing import Outlook, begin
 from fairweather.steps.worker import check_natural, digests_of, open_data
 from fairweather.study.loading import check_study as check_study
@@ -154,8 +154,7 @@ def run(
     own = datasets[DATA]
     starts = {name: datasets.get(f"{PRETRAINING}{name}", own) for name in checked.pretraining}
     try_out(checked, own, starts, offline)
-    for name in checked.natural:
-        check_natural(datasets[f"{NATURAL_DATA}{name}"], own)
+    check_natural(datasets, allow_duplicates=checked.data.allow_duplicates, progress=tell)
     tell(Event("load data", 1, 1, f"{len(own.test)} test images"))
     facts = {name: facts_of(dataset, digests_of(dataset)) for name, dataset in datasets.items()}
     plan = plan_study(checked, facts, target, offline=offline)

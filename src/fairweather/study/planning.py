@@ -83,7 +83,7 @@ def plan_study(
 def data_sources(study: Study) -> dict[str, DataSource]:
     """The data sets of a study: its own is `data`, that of a pre-training `pretraining:NAME`.
 
-    Other images of the same classes are `natural:NAME`.
+    Other images of the same classes are `natural:NAME`, and are read as its own.
     """
     found = {DATA: _source(study.data)}
     for name, entry in study.pretraining.items():
@@ -91,7 +91,13 @@ def data_sources(study: Study) -> dict[str, DataSource]:
             found[f"{PRETRAINING}{name}"] = _source(entry.data)
     for name, source in study.natural.items():
         found[f"{NATURAL_DATA}{name}"] = DataSource(
-            source=source, size=study.data.size, parts=(TEST,), test_fraction=1.0
+            source=source,
+            size=study.data.size,
+            parts=(TEST,),
+            root=study.data.root,
+            test_fraction=1.0,
+            skip_unreadable=study.data.skip_unreadable,
+            scale=study.data.scale,
         )
     return found
 
