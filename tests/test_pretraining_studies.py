@@ -555,7 +555,7 @@ def test_a_square_is_asked_for_before_anything_is_written(tmp_path, colour_folde
             )
         },
     )
-    data = {"source": f"npz:{tmp_path / 'wide.npz'}"}
+    data = {"source": f"npz:{tmp_path / 'wide.npz'}", "allow_duplicates": True}
     rotation = {"method": "rotation", "epochs": 1}
     study = raw(colour_folder, data=data, pretraining={"barlow": BARLOW | {"recipe": rotation}})
     with pytest.raises(InputError, match=r"pretraining\.barlow: rotation .*square.* 8x16"):

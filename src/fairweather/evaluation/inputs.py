@@ -53,6 +53,7 @@ LOOKED_AT = 64  # test images that show whether outputs are probabilities
 def in_words(groups: Groups | None) -> str:
     """Say how many clusters and subgroups there are.
 
+    >>> import numpy as np
     >>> in_words(Groups("patient", np.array(["a", "b", "a"], dtype=object)))
     '2 by patient, 1 to 2 images each'
     """
