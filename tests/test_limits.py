@@ -101,7 +101,7 @@ def test_an_image_of_the_right_size_keeps_every_bit(fit, filter_, tmp_path):
 def test_a_size_is_a_preparation_and_is_kept_under_the_key_that_it_always_had(tmp_path, images):
     sized = prepared(tmp_path, noise(0, 20, 13), size=9)
     facts = {
-        "version": 1,
+        "version": 2,
         "part": "test",
         "content": hashlib.sha256(
             hashlib.sha256((tmp_path / "pictures/test/one/0.png").read_bytes()).digest()

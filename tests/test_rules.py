@@ -267,7 +267,7 @@ def test_what_no_class_has_is_named(run, text, complaint):
     [
         ("sensitivity", 0, np.nan, "sensitivity/a of basic .* not a number: there is no image of"),
         ("ppv", 40, np.nan, "ppv/a of basic .* not a number: no image is called so"),
-        ("auc", 8, 0.9, "needs at least 30 images of the class and of the others, found 8 of"),
+        ("auc", 8, 0.9, "needs at least 30 images of the class .*, found 8 of"),
     ],
 )
 def test_a_class_with_too_few_images_satisfies_no_rule(run, tmp_path, metric, n, value, complaint):
