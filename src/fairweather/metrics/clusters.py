@@ -13,7 +13,6 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import scipy.special
-import scipy.stats
 
 from fairweather.errors import InputError
 from fairweather.metrics.columns import Z95, FloatArray, IntArray
@@ -179,6 +178,8 @@ def membership_p(
     >>> round(membership_p(right, inside, None, np.random.default_rng(0)), 5)
     4e-05
     """
+    import scipy.stats  # takes half a second to import
+
     values = columns.mean(axis=1)
     if clusters is None and np.isin(values, (0, 1)).all():
         table = [[values[side].sum(), (1 - values[side]).sum()] for side in (inside, ~inside)]

@@ -15,7 +15,7 @@ from fairweather.metrics.clusters import FEW_CLUSTERS, difference_of_shares, mem
 from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, SLICES, slice_of, worst_slice
 from fairweather.report.contents import Contents, ensembles_as_models, joined_name
-from fairweather.report.correctness import FloatArray, read_correct, read_images
+from fairweather.report.correctness import FloatArray, Images, read_correct, read_images
 from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv, signed
 from fairweather.report.tables import ABSENT, TOO_FEW, TOO_FEW_NOTE, Entry, is_percent
 from fairweather.types import Score
@@ -141,9 +141,10 @@ def slice_tables(contents: Contents) -> list[SliceTable]:
     for label, run in contents.runs.items():
         groups = run.groups()
         if groups is not None and groups.slices and run.holds(SLICES):
-            scores = _read(run.slice_scores, label)
+            scores, images = _read(run.slice_scores, label), read_images(contents)
             return [
-                _table(contents, column, groups.slices[column], scores) for column in groups.slices
+                _table(contents, column, groups.slices[column], scores, images)
+                for column in groups.slices
             ]
     return []
 
@@ -177,7 +178,11 @@ def _read(frame: pd.DataFrame, label: str) -> _Read:
 
 
 def _table(
-    contents: Contents, column: str, values: npt.NDArray[np.object_], read: _Read
+    contents: Contents,
+    column: str,
+    values: npt.NDArray[np.object_],
+    read: _Read,
+    images: Images | None,
 ) -> SliceTable:
     names = [slice_of(column, value) for value in sorted(set(values))]
     shifted = any(key[1] == ALL for key in read.scores)
@@ -191,6 +196,7 @@ def _table(
                 model,
                 values,
                 [read.scores[model, CLEAN, NO_LEVEL, name, "accuracy"] for name in names],
+                images,
             )
         )
         for model in models
@@ -241,13 +247,16 @@ def _row(
 
 
 def _contrasts(
-    contents: Contents, model: str, values: npt.NDArray[np.object_], scores: Sequence[Score]
+    contents: Contents,
+    model: str,
+    values: npt.NDArray[np.object_],
+    scores: Sequence[Score],
+    images: Images | None,
 ) -> Iterator[_Contrast | None]:
     """For each slice, clean accuracy against that of all other images; None if not tested.
 
     `scores` are the clean accuracies of the slices.
     """
-    images = read_images(contents)
     right = None if images is None else read_correct(contents, model, {CLEAN: 1.0}, images)
     for value, score in zip(sorted(set(values)), scores, strict=True):
         inside = values == value
