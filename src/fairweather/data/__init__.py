@@ -310,22 +310,6 @@ def survey_data(
     )
 
 
-def image_files(source: str, **arguments: Any) -> dict[str, tuple[Path, ...] | None]:  # noqa: ANN401 - of `load_data`
-    """Name the file of each image by its key, for every split; None if files have many images.
-
-    Args:
-        source: as in `load_data`.
-        arguments: `root`, `offline`, and whatever decides how a set is split.
-
-    >>> image_files("mnist5k", test_fraction=1.0, validation_fraction=0.0)
-    {'test': None}
-    """
-    offline = bool(arguments.pop("offline", False))
-    divided = _divided(_Asked(source=source, **arguments), offline, None).parts
-    listings = {name: part.listing for name, part in divided.items()}
-    return {name: each.files if each.file_per_image else None for name, each in listings.items()}
-
-
 @dataclass(frozen=True)
 class _Asked:
     """The arguments of `load_data` that determine which images there are and how they are split."""

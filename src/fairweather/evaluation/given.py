@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from fairweather.data import image_files, list_source
+from fairweather.data import list_source
 from fairweather.data.source import WHOLE
 from fairweather.devices import Arithmetic, resolve_device
 from fairweather.errors import InputError
@@ -204,7 +204,7 @@ def read_predictions(request: PredictionsRequest, progress: Notify | None = None
         counts = {part: facts.images[part] for part in parts}
         natural = facts.natural_shift and VAL in parts
         facts = replace(facts, images=counts, natural_shift=natural)
-        images = _images_of(source, dataset, parts, offline=request.options.offline)
+        images = _images_of(dataset, parts)
         data = data_record(dataset, source, {}, ordered=request.options.ordered_classes)
     facts = replace(facts, ordered=facts.ordered or request.options.ordered_classes)
     reader.fit(facts.classes, images)
@@ -536,29 +536,18 @@ def _open_dataset(
     return source, dataset
 
 
-def _images_of(
-    source: DataSource, dataset: Dataset, parts: Sequence[str], *, offline: bool
-) -> dict[str, KnownImages]:
-    files: Mapping[str, tuple[Path, ...] | None] = {}
-    if "source" in dataset.notes and source.source == dataset.notes["source"]:
-        files = image_files(
-            source.source,
-            root=source.root,
-            parts=source.parts,
-            validation_fraction=source.validation_fraction,
-            test_fraction=source.test_fraction,
-            size=source.size,
-            offline=offline,
-        )
+def _images_of(dataset: Dataset, parts: Sequence[str]) -> dict[str, KnownImages]:
     found = {}
     for part in parts:
         images = getattr(dataset, part)
-        keys, names = images.keys.numpy(), None
-        if (paths := files.get(part)) is not None:
-            names = [paths[key].as_posix() for key in keys]
+        names = None if images.names is None else images.names.tolist()
         place = f"the {part} images of {dataset.name}"
         found[part] = KnownImages(
-            images.labels.numpy(), keys, names, place, are_files=names is not None
+            images.labels.numpy(),
+            images.keys.numpy(),
+            names,
+            place,
+            are_files=names is not None,
         )
     return found
 
