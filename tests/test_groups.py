@@ -211,7 +211,7 @@ def test_kinds_of_tables(photos, tmp_path, name):
     ids=["name alone", "without ending", "backslashes"],
 )
 def test_files_may_be_named_shortly_if_that_is_unambiguous(photos, tmp_path, rename):
-    table = photos[1].assign(filename=photos[1]["file"].map(rename)).drop(columns="file")
+    table = photos[1].assign(Filename=photos[1]["file"].map(rename)).drop(columns="file")
     data = load(photos, table, tmp_path, test_fraction=1)
     assert len(patients_of(data.test)) == 10
 

@@ -12,12 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.data.known import first_names
-from fairweather.data.source import SPLIT_NAMES, WHOLE, Listing, check_exists
+from fairweather.data.source import FILE_COLUMNS, SPLIT_NAMES, WHOLE, Listing, check_exists
 from fairweather.errors import InputError, check_text, unknown_name
 from fairweather.types import CROSSED, GroupColumns, Groups, columns_of_slice, slice_name
 
-# The column that says which image a row is about; the first one that the table has.
-FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_id")
 KEY, SPLIT = "key", "split"
 RESERVED = "class"  # rules have another meaning for class=NAME
 MISSING = "missing"  # the slice of images whose row has no value
@@ -65,7 +63,8 @@ def read_groups(
     table = read_table(path)
     place = f"the table {str(path)!r}"
     _check_columns(table, asked, path)
-    by_file = next((name for name in FILE_COLUMNS if name in table), None)
+    lower = {name.lower(): name for name in reversed(list(table.columns))}
+    by_file = next((lower[name] for name in FILE_COLUMNS if name in lower), None)
     if by_file is None and KEY not in table:
         raise InputError(
             f"{place} must have a column that says which image a row is about: file or {KEY}; "

@@ -18,6 +18,8 @@ from fairweather.types import Groups
 
 SPLITS = ("train", "val", "test")
 WHOLE = "all"  # instead of these: one set that is not split yet
+# The columns of a table that say which image a row is about, in any case.
+FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_id")
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.data.source import (
+    FILE_COLUMNS,
     SPLIT_NAMES,
     SPLITS,
     WHOLE,
@@ -27,7 +28,7 @@ from fairweather.errors import InputError, unknown_name
 
 # The names of columns that are understood, in any case.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "file": ("file", "filename", "file_name", "path", "image", "image_id"),
+    "file": FILE_COLUMNS,
     "label": ("label", "class", "target", "diagnosis", "dx"),
     "split": ("split",),
 }
