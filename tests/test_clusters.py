@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairweather import metrics
+from fairweather.comparison.robustness import _effective as effective
 from fairweather.errors import InputError
 from fairweather.metrics import (
     METRICS,
@@ -19,6 +20,7 @@ from fairweather.metrics.clusters import Clusters, difference_of_shares, members
 from fairweather.metrics.intervals import evaluate_resamples, of_clusters
 from fairweather.metrics.recipes import cross, cross_difference
 from fairweather.metrics.sample import bootstrap_weights, draw_counts
+from fairweather.record import Condition
 from fairweather.types import Predictions, Score
 from tests.chance import fewest, most, share_p
 
@@ -198,6 +200,23 @@ def test_several_intervals_that_hold_together_are_wider_for_recipes_too():
     alone, together = (to_score(each, (0, 1)) for each in (recipe, recipe.together(9)))
     assert together.low < alone.low
     assert together.high > alone.high
+
+
+def test_effective_robustness_takes_replicates_of_clusters_beyond_1():
+    """Those of an accuracy near 1 are widened beyond it."""
+    generator = np.random.default_rng(0)
+    clusters = Clusters(np.arange(200) // 10)
+    clean, shifted = Condition("clean", "none"), Condition("fog", "mean")
+
+    def estimates(value):
+        drawn = Estimate(value, value + generator.normal(0, 0.01, 100), 200, "share")
+        return of_clusters(drawn, clusters)
+
+    models = [{clean: estimates(v), shifted: estimates(v - 0.1)} for v in (0.9, 0.95, 0.99, 0.993)]
+    assert models[-1][clean].replicates.max() > 1
+    found = effective(models[-1], models[:-1], shifted)
+    assert np.isfinite(found.replicates).all()
+    assert found.clusters == 20
 
 
 # ---------------------------------------------------------------- coverage

@@ -1,5 +1,6 @@
 """Patients, sites and subgroups: from a table of metadata to scores, slices, report and rules."""
 
+import dataclasses
 import io
 from itertools import chain, combinations
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fairweather as fw
+from fairweather.comparison.with_run import read_run_comparison
 from fairweather.data.metadata import read_table
 from fairweather.data.split import Purpose, set_clusters_apart
 from fairweather.errors import InputError
@@ -119,6 +121,46 @@ def test_the_worst_slice_has_the_worst_value_and_an_interval_for_the_worst_truth
     error = table[(table["shift"] == "clean") & (table["metric"] == "rms_calibration_error")]
     errors = error[error["slice"].str.startswith("site=")]
     assert error[error["slice"] == "worst site"]["value"].item() == errors["value"].max()
+
+
+def test_a_slice_of_one_patient_leaves_the_worst_without_an_interval(tmp_path):
+    """Nothing is known of other patients there, however bad this one is."""
+    data = patients_dataset()
+    site = data.test.groups.slices["site"].copy()
+    site[:5] = "D"  # the first patient
+    groups = Groups("patient", data.test.groups.clusters, {"site": site})
+    test = dataclasses.replace(data.test, groups=groups)
+    dark = Dataset("patients", None, None, test, data.mean, data.std)
+    alone = fw.evaluate(
+        Brightness(), dark, "clean", out=tmp_path / "r", bootstrap=100, device="cpu", threads=1
+    )
+    table = RunFolder(alone.path).slice_scores
+    accuracy = table[table["metric"] == "accuracy"].set_index("slice")
+    sites = accuracy[accuracy.index.str.startswith("site=")]
+    assert np.isnan(accuracy.loc["site=D"]["low"])
+    assert accuracy.loc["worst site"]["value"] == sites["value"].min()
+    assert np.isnan(accuracy.loc["worst site"]["low"])
+    for of in ("worst site", "site=D"):
+        with pytest.raises(InputError, match="all images of site=D belong to one cluster"):
+            judged(alone, f"accuracy[clean|{of}] >= 0.1")
+
+
+def test_two_models_are_compared_over_patients_in_every_table(tmp_path):
+    """Sensitivities and effective robustness too; the accuracies are near 1."""
+    data = patients_dataset()
+    easy = data.test.labels[:, None, None, None].expand_as(data.test.images) * 200 + 20
+    images = easy.to(torch.uint8).clone()
+    images[:2] = 255 - images[:2]
+    test = dataclasses.replace(data.test, images=images)
+    clinic = Dataset("patients", None, None, test, data.mean, data.std)
+    shifts = "brightness_factor: [0.8, 1.2]"
+    runs = [
+        fw.evaluate(model, clinic, shifts, out=tmp_path / name, bootstrap=100, device="cpu")
+        for name, model in (("a", Brightness()), ("b", Brightness()))
+    ]
+    found = read_run_comparison(*(run.path for run in runs))
+    assert "in 24 clusters" in found.caption
+    assert "over clusters" in found.classes.caption
 
 
 def test_the_table_of_slices_tests_each_against_the_others_and_corrects(run):
