@@ -1,11 +1,16 @@
 """Small real files and small real models for the tests."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from fairweather.types import Images
+
+# A shell's background jobs ignore interruptions, and what they start does too. Tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # timm's own networks for tests: real ResNet and EfficientNet blocks, few channels.
 TINY_RESNET, TINY_EFFICIENTNET = "timm:test_resnet", "timm:test_efficientnet"

@@ -28,6 +28,7 @@ from fairweather.pool import submit
 from fairweather.progress import Event
 
 from .conftest import keep_lines
+from .started import started
 
 
 @pytest.fixture(autouse=True)
@@ -330,7 +331,7 @@ def test_items_are_read_as_processes_need_them(two_processes):
 
 def run(script, *arguments, **options):
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+    return started(command, **options)
 
 
 def test_a_script_needs_no_guard(folder, tmp_path):

@@ -13,6 +13,8 @@ from fairweather.errors import InputError
 from fairweather.pool import result_of, submit
 from fairweather.vega import begin
 
+from .started import started
+
 INTERRUPTED_WHILE_LOADING = """
 import sys
 
@@ -69,7 +71,7 @@ def test_what_a_process_raises_is_raised_here():
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_worker_ends_soon_after_the_process_that_started_it_was_killed():
     command = [sys.executable, "-c", STARTS_A_WORKER]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+    with started(command) as parent:
         worker = int(parent.stdout.readline())
         assert is_running(worker)
         parent.send_signal(signal.SIGKILL)

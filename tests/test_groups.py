@@ -20,6 +20,7 @@ from fairweather.data.metadata import read_table
 from fairweather.data.split import Purpose, set_clusters_apart
 from fairweather.errors import InputError
 from fairweather.rules import judge, read_rules
+from fairweather.rules.writing import summary
 from fairweather.runs import RunFolder
 from fairweather.types import Dataset, GroupColumns, Groups, Images
 
@@ -460,6 +461,17 @@ def test_a_drop_in_a_slice_is_of_its_own_images(run):
     )
     assert verdict.value == pytest.approx(clean - dark)
     assert verdict.n == at.sum()
+
+
+def test_verdicts_say_how_many_clusters_their_images_come_in(run):
+    counts = {"the test set": 24, "site=A": 8, "site=B": 8, "site=C": 8}
+    verdicts = judged(run, "accuracy[clean] >= 0.1", "accuracy[clean|worst site] >= 0.1")
+    assert [verdict.clusters for verdict in verdicts] == [
+        {"the test set": 24},
+        {name: count for name, count in counts.items() if name != "the test set"},
+    ]
+    said = "24 in the test set, 8 in site=A, 8 in site=B, 8 in site=C"
+    assert summary(verdicts).endswith(f"; n counts images, which belong to clusters: {said}")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from fairweather.rules import judge, read_rules
 from fairweather.runs import FIRST_MANIFEST, RunFolder
 
 from .run_folders import as_first_version, copy_run
+from .started import started
 from .test_compare_runs import BLUR, CELLS, FOG, make_model, make_run, predictions, right
 from .test_comparison import PATHMNIST, published_numbers
 from .test_comparison import make_run as make_published_run
@@ -173,9 +174,7 @@ def test_a_fault_of_the_program_is_no_broken_rule(run, monkeypatch, capsys):
 def test_a_reader_that_stops_early_changes_no_verdict(run):
     for rule, status in ((RULE, 1), ("basic: accuracy[clean] >= 0.5", 0)):
         command = [sys.executable, "-m", "fairweather", "check", str(run.path), rule]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
+        with started(command, stderr=subprocess.PIPE) as process:
             process.stdout.close()
             assert process.stderr.read() == ""
         assert process.returncode == status

@@ -26,6 +26,7 @@ from fairweather.study import load_study, plan
 
 from .conftest import TINY_RESNET
 from .same_bytes import files, same
+from .started import started
 
 STUDY = """
 name: colours
@@ -209,9 +210,7 @@ def children_of(pid):
 )
 def test_no_job_outlives_the_process_that_started_it(study, alone, tmp_path, how):
     command = [sys.executable, "-c", RUN, str(study), str(tmp_path / "run")]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+    with started(command, stderr=subprocess.DEVNULL) as process:
         assert process.stdout.readline() == "finished\n"
         jobs = children_of(process.pid)
         assert len(jobs) == 2

@@ -40,6 +40,7 @@ from fairweather.study import plan
 
 from .conftest import TINY_RESNET
 from .same_bytes import same
+from .started import started
 
 ray = pytest.importorskip("ray")
 from fairweather.executors import ray_cluster  # noqa: E402 - it needs Ray
@@ -473,11 +474,9 @@ def processes_with(mark):
 def command_on_ray(study, folder, mark):
     """Start the command line on a cluster of its own, whose processes have a mark."""
     words = ["run", str(study), "--out", str(folder), "--device", "cpu", "--executor", "ray"]
-    return subprocess.Popen(
+    return started(
         [sys.executable, "-m", "fairweather", *words],
-        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         env={**os.environ, **dict([mark.split("=")])},
         process_group=0,
     )

@@ -27,6 +27,7 @@ from fairweather.study import plan
 from . import fake_slurm
 from .conftest import TINY_RESNET
 from .same_bytes import same
+from .started import started
 
 STUDY = """
 name: colours
@@ -395,11 +396,11 @@ def test_a_note_of_another_machine_is_not_taken_for_processes_of_this_one(alone,
 
 def test_a_process_that_is_no_job_is_not_ended(alone, tmp_path):
     folder = shutil.copytree(alone.path, tmp_path / "run")
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+    with started([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         noted(folder, str(other.pid), executor="slurm-local")
         assert submitted.cancel(folder) == 0
         assert other.poll() is None
-        other.communicate(b"\n")
+        other.communicate("\n")
 
 
 def test_jobs_that_were_not_ended_can_be_cancelled_again(alone, state, tmp_path):

@@ -29,6 +29,7 @@ from fairweather.study.planning import plan_study
 from fairweather.yamlfile import dump_yaml, parse_yaml
 
 from .conftest import COLOURS, TINY_EFFICIENTNET, TINY_RESNET, picture
+from .started import started
 
 STUDY = """
 name: colours
@@ -446,13 +447,12 @@ def test_a_killed_process_is_taken_up_by_the_same_command(whole, study_file, tmp
     out = tmp_path / "run"
     command = [sys.executable, "-m", "fairweather", "run", str(study_file()), "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    killed = subprocess.Popen([*command, "--device", "cpu"], env=environment)
     resumable = out / "models/basic/seed-0/resume/state.pt"
     deadline = time.monotonic() + 120
-    while not resumable.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    with started([*command, "--device", "cpu"], env=environment) as killed:
+        while not resumable.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        killed.send_signal(signal.SIGKILL)
     assert not (out / "scores.csv").exists()
     done = subprocess.run(
         [*command, "--device", "cpu"], env=environment, capture_output=True, text=True, check=True

@@ -22,6 +22,7 @@ from fairweather.runs import RunFolder
 
 from .conftest import TINY_RESNET
 from .same_bytes import same
+from .started import started
 
 STUDY = """
 name: colours
@@ -219,12 +220,8 @@ def test_a_worker_that_the_system_ends_gives_its_claims_back(study, tmp_path):
     stuck = f"import sys, time{STUCK.format(kind='train')}"
     command = f"{stuck}from fairweather.cli import main\nmain()"
     arguments = ["run", str(study), "--out", str(folder), "--device", "cpu", "--worker"]
-    with subprocess.Popen(
-        [sys.executable, "-c", command, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    called = [sys.executable, "-c", command, *arguments]
+    with started(called, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline().strip() == "models/basic/seed-0"
         assert (folder / "claims" / "steps" / "models" / "basic" / "seed-0.claim").is_file()
         process.terminate()

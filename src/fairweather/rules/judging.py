@@ -49,6 +49,8 @@ class Verdict:
         on: what was compared with the limit: the worse end of the interval, or the value.
         left_out: by variant, the cells of the rule that the variant does not have; the rule was not
             checked there.
+        clusters: where images belong together, how many clusters the images of the rule come in,
+            by the name of the slice, or of the test set.
     """
 
     rule: Rule
@@ -60,6 +62,7 @@ class Verdict:
     n: int
     on: On
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    clusters: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -118,6 +121,7 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
     for rule in rules:
         if rule.slice not in tables:
             tables[rule.slice] = _slice_rows(run, rule)
+    clusters = {rule: clusters_behind(run, rule) for rule in rules}
     left_out = {rule: left_out_of(rule, tables[rule.slice]) for rule in rules}
     asked = [each for rule in rules for each in _resolve(rule, tables[rule.slice], left_out[rule])]
     changes = _changes(run, asked)
@@ -130,7 +134,8 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
             if on == "interval" and score.too_few:
                 _refuse_one_cluster(run, rule, model, condition)
                 _refuse_few(run, rule, model, condition, rows)
-            verdict = Verdict(rule, model, cell_of(condition), *score, on, left_out[rule])
+            rest = (on, left_out[rule], clusters[rule])
+            verdict = Verdict(rule, model, cell_of(condition), *score, *rest)
             if math.isnan(verdict.judged):
                 raise InputError(
                     f"{rule.scored} of {model} for {verdict.cell} is not a number"

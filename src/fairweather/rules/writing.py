@@ -30,10 +30,11 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
-    """Write how many checks failed, which number was judged, and which variants were left out."""
+    """Write how many checks failed, which number was judged, what was left out, and the clusters."""
     failed = sum(not verdict.passed for verdict in verdicts)
     judged = "; ".join(dict.fromkeys(JUDGED[verdict.on] for verdict in verdicts))
-    return f"{failed} of {len(verdicts)} checks failed, {judged}{_left_out(verdicts)}"
+    rest = f"{_left_out(verdicts)}{_clusters(verdicts)}"
+    return f"{failed} of {len(verdicts)} checks failed, {judged}{rest}"
 
 
 def junit(verdicts: Sequence[Verdict]) -> str:
@@ -67,6 +68,12 @@ def _left_out(verdicts: Sequence[Verdict]) -> str:
             cells.setdefault(variant, {}).update(dict.fromkeys(names))
     some = ", ".join(f"{variant} ({_few(list(names))})" for variant, names in cells.items())
     return f"; left out because they do not have these images: {some}" if some else ""
+
+
+def _clusters(verdicts: Sequence[Verdict]) -> str:
+    counts = {name: count for verdict in verdicts for name, count in verdict.clusters.items()}
+    some = _few([f"{count:,} in {name}" for name, count in counts.items()])
+    return f"; n counts images, which belong to clusters: {some}" if some else ""
 
 
 def _few(names: Sequence[str]) -> str:
