@@ -1,5 +1,6 @@
 """Small real files and small real models for the tests."""
 
+import os
 import signal
 
 import numpy as np
@@ -15,6 +16,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # timm's own networks for tests: real ResNet and EfficientNet blocks, few channels.
 TINY_RESNET, TINY_EFFICIENTNET = "timm:test_resnet", "timm:test_efficientnet"
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_waiting_for_the_disk():
+    """Nothing here has to outlast a power failure, and some disks take 10 ms for each file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
