@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,14 @@ from fairweather.metrics import (
     recipe_estimate,
     to_score,
 )
-from fairweather.metrics.clusters import Clusters, difference_of_shares, membership_p
+from fairweather.metrics.clusters import (
+    Clusters,
+    difference_of_shares,
+    images_worth,
+    images_worth_so_far,
+    membership_p,
+)
+from fairweather.metrics.columns import wilson_interval
 from fairweather.metrics.intervals import evaluate_resamples, of_clusters
 from fairweather.metrics.recipes import cross, cross_difference
 from fairweather.metrics.sample import bootstrap_weights, draw_counts
@@ -141,6 +149,72 @@ def test_errors_of_one_cluster_count_for_less():
     assert clusters.evenness(np.zeros(1000, dtype=bool)) == 1
     # Ten images of one cluster are worth about one.
     assert 0.1 < clusters.evenness(np.arange(1000) < 10) < 0.11
+
+
+def slow_worth(hits, of):
+    """Korn and Graubard's effective number of images, cluster by cluster."""
+    share, names = hits.mean(), sorted(set(of.tolist()))
+    if len(names) < 2:
+        return 0.0
+    images = len(hits) if share in (0, 1) else None
+    if images is None:
+        excess = [(hits[of == name] - share).sum() for name in names]
+        variance = sum(e**2 for e in excess) / len(hits) ** 2 * len(names) / (len(names) - 1)
+        images = min(len(hits), share * (1 - share) / variance if variance else np.inf)
+    else:
+        images = len(names)
+    t = scipy.stats.t.ppf(0.975, len(names) - 1)
+    return images * (scipy.stats.norm.ppf(0.975) / t) ** 2
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.integers(-1, 2)), min_size=1),
+)
+def test_a_share_is_worth_as_many_images_as_a_slow_reference_says(rows):
+    hits, of, parts = (np.array(column) for column in zip(*rows, strict=True))
+    clusters = Clusters.of_names(of)
+    found = images_worth(hits, parts, 3, clusters)
+    for part in range(3):
+        inside = parts == part
+        expected = slow_worth(hits[inside], of[inside]) if inside.any() else 0.0
+        assert found[part] == pytest.approx(expected, abs=1e-8)
+    along = images_worth_so_far(hits, clusters)
+    for end in range(1, len(rows) + 1):
+        assert along[end - 1] == pytest.approx(slow_worth(hits[:end], of[:end]), abs=1e-8)
+
+
+def test_without_clusters_each_image_is_worth_one_and_repeated_images_nothing_more():
+    hits = np.arange(200) % 3 > 0
+    none = np.zeros(200, dtype=int)
+    assert images_worth(hits, none, 1, None).tolist() == [200]
+    single = images_worth(hits, none, 1, Clusters(np.arange(200)))
+    assert single[0] == pytest.approx(slow_worth(hits, np.arange(200)))
+    assert 190 < single[0] < 200  # Student's t and n / (n - 1) alone
+    repeated = Clusters(np.arange(800) // 4)
+    assert images_worth(hits.repeat(4), none.repeat(4), 1, repeated) == pytest.approx(single)
+
+
+def test_of_one_cluster_nothing_is_known_and_the_interval_is_everything():
+    worth = images_worth([True, False, False], [0, 0, 0], 1, Clusters(np.zeros(3, dtype=int)))
+    low, high = wilson_interval(1 / 3, worth)
+    assert (float(low[0]), float(high[0])) == pytest.approx((0, 1), abs=1e-4)
+
+
+def test_wilson_s_interval_over_clusters_holds_where_that_over_images_does_not():
+    """40 patients with 10 images each, whose shares of right answers differ."""
+    generator, trials, patients = np.random.default_rng(0), 1000, 40
+    of, none = np.arange(400) // 10, np.zeros(400, dtype=int)
+    held = {True: 0, False: 0}
+    shares = generator.beta(0.8 * 2, 0.2 * 2, size=(trials, patients))  # correlation 1 / 3
+    hits = generator.random((trials, 400)) < shares[:, of]
+    for row in hits:
+        for known in held:
+            clusters = Clusters(of) if known else None
+            low, high = wilson_interval(row.mean(), images_worth(row, none, 1, clusters))
+            held[known] += int(low[0] <= 0.8 <= high[0])
+    assert fewest(trials, 0.93) <= held[True] <= most(trials, 0.97)
+    assert held[False] < most(trials, 0.8)
 
 
 def test_one_cluster_has_no_interval():

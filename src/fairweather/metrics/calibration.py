@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
+from fairweather.metrics.clusters import Clusters, images_worth
 from fairweather.metrics.columns import (
     FloatArray,
     IntArray,
@@ -412,10 +413,12 @@ def reliability_bins(
     *,
     bins: int = 10,
     binning: Binning = "equal-width",
+    clusters: Clusters | None = None,
 ) -> ReliabilityBins:
     """Accuracy against confidence, bin by bin, with the 95 % Wilson interval of each accuracy.
 
-    Arguments as in `expected_calibration_error`. Source of the interval: Wilson 1927.
+    Arguments as in `expected_calibration_error`. With `clusters`, which images belong together, the
+    intervals are of as many images as `images_worth` says. Source of the interval: Wilson 1927.
 
     >>> diagram = reliability_bins([0.3, 0.9, 0.8], [False, True, True], bins=2)
     >>> diagram.images.tolist(), diagram.accuracy.tolist(), diagram.accuracy_high.round(2).tolist()
@@ -432,7 +435,11 @@ def reliability_bins(
         ends = np.cumsum(images).astype(int)
         starts = np.minimum(ends - images.astype(int), len(ordered) - 1)
         lower, upper = (np.where(images > 0, ordered[at], np.nan) for at in (starts, ends - 1))
-    low, high = wilson_interval(right / hollow, hollow)
+    places = np.empty(int(images.sum()), dtype=np.int64)
+    ascending = np.argsort(np.asarray(confidence), kind="stable")
+    places[ascending] = np.repeat(np.arange(bins), images.astype(np.int64))
+    worth = images_worth(correct, places, bins, clusters)
+    low, high = wilson_interval(right / hollow, np.where(images > 0, worth, np.nan))
     return ReliabilityBins(lower, upper, images, sure / hollow, right / hollow, low, high)
 
 

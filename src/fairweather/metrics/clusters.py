@@ -152,6 +152,93 @@ class Clusters:
         return np.asarray(means + excess * self.count / len(self.of))
 
 
+def images_worth(
+    hits: npt.ArrayLike, parts: npt.ArrayLike, count: int, clusters: Clusters | None
+) -> FloatArray:
+    """How many independent images tell as much about a share as these do, for parts of the images.
+
+    Without clusters it is the number of images. It is nearly 0 if all images are of one cluster:
+    nothing is known of others. If all images of a part agree, each cluster counts as one image.
+
+    Args:
+        hits: bool `[n]`, which images count.
+        parts: int `[n]`, the part of each image, from 0 to `count` - 1; other numbers are left out.
+        count: the number of parts.
+        clusters: which images belong together.
+
+    Returns:
+        float64 `[count]`, for `wilson_interval`.
+
+    Source: Korn and Graubard 1998, Confidence Intervals for Proportions with Small Expected Number
+    of Positive Counts Estimated from Survey Data.
+
+    >>> right, bins = [True, True, False, False], [0, 0, 0, 0]
+    >>> images_worth(right, bins, 1, None).tolist()
+    [4.0]
+    >>> images_worth(right, bins, 1, Clusters(np.array([0, 0, 1, 1]))).round(3).tolist()
+    [0.024]
+    """
+    part, hit = np.asarray(parts, dtype=np.int64), np.asarray(hits, dtype=np.float64)
+    inside = (part >= 0) & (part < count)
+    images = np.bincount(part[inside], minlength=count)
+    if clusters is None:
+        return images.astype(np.float64)
+    pairs, pair = np.unique(
+        part[inside] * clusters.count + clusters.of[inside], return_inverse=True
+    )
+    own, own_hits = np.bincount(pair), np.bincount(pair, hit[inside])
+    of = pairs // clusters.count
+    pair_sums = np.stack([own_hits, own_hits**2, own_hits * own, np.square(own)])
+    sums = np.stack([np.bincount(of, each, count) for each in pair_sums]).astype(np.float64)
+    return _worth(images, sums, np.bincount(of, minlength=count))
+
+
+def images_worth_so_far(hits: npt.ArrayLike, clusters: Clusters | None) -> FloatArray:
+    """What `images_worth` is of the first image, the first two images, and so on, `[n]`.
+
+    >>> images_worth_so_far([True, False, True], None).tolist()
+    [1.0, 2.0, 3.0]
+    >>> two = Clusters(np.array([0, 1]))
+    >>> images_worth_so_far([True, False], two).round(3).tolist()
+    [0.0, 0.024]
+    """
+    hit = np.asarray(hits, dtype=np.float64)
+    images = np.arange(1, len(hit) + 1)
+    if clusters is None:
+        return images.astype(np.float64)
+    # For each image: how many images, and hits, of its cluster come before it.
+    order = np.argsort(clusters.of, kind="stable")
+    begins = np.repeat(np.cumsum(clusters.sizes) - clusters.sizes, clusters.sizes)
+    earlier, earlier_hits = np.empty(len(hit)), np.empty(len(hit))
+    earlier[order] = np.arange(len(hit)) - begins
+    up_to = np.concatenate([[0.0], np.cumsum(hit[order])])
+    earlier_hits[order] = up_to[:-1] - up_to[begins]
+    # What each image adds to the sums over clusters of hits squared, hits x images, images squared.
+    squares = hit * (2 * earlier_hits + 1)
+    products = earlier_hits + hit * (earlier + 1)
+    sums = np.cumsum(np.stack([hit, squares, products, 2 * earlier + 1]), axis=1)
+    return _worth(images, sums, np.cumsum(earlier == 0))
+
+
+def _worth(images: IntArray, sums: FloatArray, clusters: IntArray) -> FloatArray:
+    """The effective numbers of images of some shares, `[shares]`.
+
+    Args:
+        images, clusters: how many there are, `[shares]`.
+        sums: over clusters, of hits, hits squared, hits x images and images squared, `[4, shares]`.
+    """
+    hits, squares, products, sizes = sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = hits / images
+        excess = squares - 2 * share * products + share**2 * sizes
+        variance = excess / images**2 * clusters / (clusters - 1)
+        alike = (share == 0) | (share == 1)
+        found = np.where(alike, clusters, share * (1 - share) / variance)
+        few = np.square(Z95 / scipy.special.stdtrit(clusters - 1, 1 - TAIL))
+        found = np.minimum(images, found) * few
+    return np.where(images == 0, 0.0, np.where(clusters < 2, NEARLY, found))
+
+
 def membership_p(
     columns: FloatArray,
     inside: npt.NDArray[np.bool_],

@@ -253,7 +253,9 @@ def _keeps(levels: LevelSums, risk: float) -> npt.NDArray[np.bool_]:
     return levels.risk <= risk
 
 
-def share_to_hand_over(curve: RiskCoverage, images: int, risks: Sequence[float]) -> list[Score]:
+def share_to_hand_over(
+    curve: RiskCoverage, images: int, risks: Sequence[float], worth: FloatArray | None = None
+) -> list[Score]:
     """Smallest share of images to defer to a person, the least confident first, for each risk.
 
     The value is 1 − `coverage_at_risk`: at most the share `risk` of the answers to the other images
@@ -265,6 +267,8 @@ def share_to_hand_over(curve: RiskCoverage, images: int, risks: Sequence[float])
         curve: from `risk_coverage_curve`.
         images: the number of images of the curve.
         risks: the largest shares of wrong answers, each in [0, 1].
+        worth: how many independent images the answers at each point of the curve tell as much as,
+            `[points]`, where images belong together; by default as many as there are.
 
     Source: Geifman and El-Yaniv 2017, Selective Classification for Deep Neural Networks, section 2;
     for the interval, Wilson 1927, inverted at every threshold.
@@ -273,7 +277,7 @@ def share_to_hand_over(curve: RiskCoverage, images: int, risks: Sequence[float])
     >>> [[round(number, 2) for number in score] for score in share_to_hand_over(curve, 200, [0.1])]
     [[0.17, 0.12, 0.21, 200]]
     """
-    low, high = wilson_interval(curve.risk, curve.coverage * images)
+    low, high = wilson_interval(curve.risk, curve.coverage * images if worth is None else worth)
     scores = []
     for asked in risks:
         if not 0 <= asked <= 1:  # NaN fails the comparison too

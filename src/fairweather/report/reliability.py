@@ -60,11 +60,11 @@ def reliability_figure(contents: Contents) -> Figure | None:
     seed = f", seed {contents.seeds[0]} (ensembles: all)" if len(contents.seeds) > 1 else ""
     if not any(name.endswith(ENSEMBLE_SUFFIX) for name in kept):
         seed = seed.removesuffix(" (ensembles: all)")
-    as_if = "" if contents.clusters is None else ", as if images were independent"
+    over = "" if contents.clusters is None else " over clusters"
     subtitle = [
         f"On the dashed diagonal, confidence equals accuracy; below it, a model is overconfident. "
         f"{BINS} equal-width bins{seed}.",
-        f"Lines: 95 % Wilson intervals{as_if}. Shaded: the gap to the diagonal. Area: share of the "
+        f"Lines: 95 % Wilson intervals{over}. Shaded: the gap to the diagonal. Area: share of the "
         "images.",
         f"Columns: clean images, and {WORST}{_some(contents, conditions)}. "
         "RMS: RMS calibration error.",
@@ -158,7 +158,9 @@ def _diagram(
     contents: Contents, name: str, condition: Condition, predictions: Predictions
 ) -> pd.DataFrame:
     """Bins that hold images, one in each row; the first has the note of the panel."""
-    bins = reliability_bins(predictions.confidence, predictions.correct, bins=BINS)
+    bins = reliability_bins(
+        predictions.confidence, predictions.correct, bins=BINS, clusters=contents.clusters
+    )
     frame = pd.DataFrame(bins._asdict()).query("images > 0").reset_index(drop=True)
     seed = None if name.endswith(ENSEMBLE_SUFFIX) else contents.seeds_of(name)[0]
     notes = [

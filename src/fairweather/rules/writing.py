@@ -30,7 +30,10 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
-    """Write how many checks failed, which number was judged, what was left out, and the clusters."""
+    """Write how many checks failed, which number was judged, and which variants were left out.
+
+    Where images belong together, it also says in how many clusters.
+    """
     failed = sum(not verdict.passed for verdict in verdicts)
     judged = "; ".join(dict.fromkeys(JUDGED[verdict.on] for verdict in verdicts))
     rest = f"{_left_out(verdicts)}{_clusters(verdicts)}"

@@ -10,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.metrics import reliability_bins
+from fairweather.metrics.clusters import Clusters, images_worth, images_worth_so_far
 from fairweather.metrics.columns import wilson_interval
 from fairweather.metrics.selective import (
+    RiskCoverage,
+    at_or_above,
     coverage_above,
     risk_above,
     risk_coverage_curve,
@@ -101,24 +104,30 @@ def read_cell(
     return None if found is None else Columns(*found)
 
 
-def describe_cell(cell: Columns, classes: int, thresholds: Sequence[float]) -> CellNumbers:
+def describe_cell(
+    cell: Columns, classes: int, thresholds: Sequence[float], clusters: Clusters | None = None
+) -> CellNumbers:
     """Work out what the charts of a cell draw.
 
     Args:
         cell: what is read of it.
         classes: how many there are.
         thresholds: the confidence that keeps each of `RISKS` on validation images; may be empty.
+        clusters: which images belong together; then intervals are about other clusters.
     """
     confidence, correct = cell.confidence, cell.correct
     curve = risk_coverage_curve(confidence, correct)
+    worth = _worth_along(curve, cell, clusters)
     return {
         "n": len(correct),
-        "bins": _bins(confidence, correct),
+        "bins": _bins(confidence, correct, clusters),
         "bars": [_counts(confidence[correct]), _counts(confidence[~correct])],
-        "curve": _thinned(curve.coverage, curve.risk, len(correct)),
-        "hand": [rounded(score[:3]) for score in share_to_hand_over(curve, len(correct), RISKS)],
-        "kept": [_kept(confidence, correct, threshold) for threshold in thresholds],
-        "classes": _by_class(cell, classes),
+        "curve": _thinned(curve.coverage, curve.risk, worth, len(correct)),
+        "hand": [
+            rounded(score[:3]) for score in share_to_hand_over(curve, len(correct), RISKS, worth)
+        ],
+        "kept": [_kept(confidence, correct, threshold, clusters) for threshold in thresholds],
+        "classes": _by_class(cell, classes, clusters),
         "confused": _confused(cell, classes, all_of_them=classes <= MOST_CLASSES),
     }
 
@@ -132,9 +141,19 @@ def rounded(numbers: Sequence[float] | FloatArray) -> Row:
     return [round(float(each), 6) if np.isfinite(each) else None for each in numbers]
 
 
-def _bins(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> list[Row]:
+def _worth_along(curve: RiskCoverage, cell: Columns, clusters: Clusters | None) -> FloatArray:
+    """How many independent images the answers at each point of a risk-coverage curve are worth."""
+    images = np.round(curve.coverage * len(cell.confidence)).astype(np.int64)
+    order = np.argsort(-cell.confidence, kind="stable")
+    along = None if clusters is None else Clusters(clusters.of[order])
+    return images_worth_so_far(cell.correct[order], along)[images - 1]
+
+
+def _bins(
+    confidence: FloatArray, correct: npt.NDArray[np.bool_], clusters: Clusters | None
+) -> list[Row]:
     """Bins that hold images: which, mean confidence, accuracy, its interval, images."""
-    bins = reliability_bins(confidence, correct, bins=BINS)
+    bins = reliability_bins(confidence, correct, bins=BINS, clusters=clusters)
     columns = (bins.confidence, bins.accuracy, bins.accuracy_low, bins.accuracy_high)
     table = np.stack(columns, axis=1)
     return [
@@ -148,7 +167,7 @@ def _counts(confidence: FloatArray) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _thinned(coverage: FloatArray, risk: FloatArray, images: int) -> list[Row]:
+def _thinned(coverage: FloatArray, risk: FloatArray, worth: FloatArray, images: int) -> list[Row]:
     """Points of a curve at about even coverages, from where a few images are answered to all.
 
     Each is coverage, risk, and the risk's Wilson interval over the images that are answered.
@@ -156,29 +175,40 @@ def _thinned(coverage: FloatArray, risk: FloatArray, images: int) -> list[Row]:
     first = min(FEWEST / images, 1.0)
     at = np.unique(np.searchsorted(coverage, np.linspace(first, 1, POINTS)))
     at = at[at < len(coverage)]
-    low, high = wilson_interval(risk[at], np.round(coverage[at] * images))
+    low, high = wilson_interval(risk[at], worth[at])
     return [rounded(point) for point in np.stack([coverage[at], risk[at], low, high], axis=1)]
 
 
-def _kept(confidence: FloatArray, correct: npt.NDArray[np.bool_], threshold: float) -> Row:
+def _kept(
+    confidence: FloatArray,
+    correct: npt.NDArray[np.bool_],
+    threshold: float,
+    clusters: Clusters | None,
+) -> Row:
     """What a threshold defers and how wrong the answers are, each with its Wilson interval."""
-    n = len(confidence)
+    answered = at_or_above(confidence, threshold)
+    everything = np.zeros(len(confidence), dtype=np.int64)
+    n, among_answered = (
+        float(images_worth(hits, parts, 1, clusters)[0])
+        for hits, parts in ((answered, everything), (correct, np.where(answered, 0, -1)))
+    )
     coverage = float(coverage_above(confidence, threshold))
     over = 1 - coverage
     risk = float(risk_above(confidence, correct, threshold))
     with np.errstate(invalid="ignore", divide="ignore"):
-        ends = wilson_interval([over, risk], [n, round(coverage * n) or np.nan])
+        ends = wilson_interval([over, risk], [n, among_answered or np.nan])
     (over_low, risk_low), (over_high, risk_high) = ends
     return rounded([over, over_low, over_high, risk, risk_low, risk_high])
 
 
-def _by_class(cell: Columns, classes: int) -> list[Row]:
+def _by_class(cell: Columns, classes: int, clusters: Clusters | None) -> list[Row]:
     """Class, images, accuracy and its interval; of many classes only the least accurate."""
     images = np.bincount(cell.labels, minlength=classes)
     right = np.bincount(cell.labels[cell.correct], minlength=classes)
     present = np.flatnonzero(images)
     accuracy = right[present] / images[present]
-    low, high = wilson_interval(accuracy, images[present])
+    worth = images_worth(cell.correct, cell.labels, classes, clusters)
+    low, high = wilson_interval(accuracy, worth[present])
     rows = np.stack([present, images[present], accuracy, low, high], axis=1)
     if classes > MOST_CLASSES:
         rows = rows[np.argsort(accuracy, kind="stable")[:WORST_CLASSES]]

@@ -149,7 +149,7 @@ def _look(
     predictions: dict[CellImage, dict[str, ShownPrediction]] = {}
     for model, cell, columns, shown_closer in read_cells(contents, pictures):
         if shown_closer:
-            numbers = describe_cell(columns, classes, thresholds[model])
+            numbers = describe_cell(columns, classes, thresholds[model], contents.clusters)
             cells[model][cell] = _as_scored(contents, model, levels[cell], numbers)
         for shown, each in predictions_at(columns, cell, pictures.get(cell, ())).items():
             predictions.setdefault(shown, {})[model] = each
