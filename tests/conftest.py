@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fairweather.runs import RunFolder
 from fairweather.types import Images
 
 # A shell's background jobs ignore interruptions, and what they start does too. Tests interrupt.
@@ -24,6 +25,36 @@ def _without_waiting_for_the_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Reports have tables, but no figures and no page: for tests that are about all else.
+
+    Drawing takes most of the time of a run that has a few images. `draw` draws one after all.
+    """
+    import fairweather.report as reporting
+
+    kept = {name: getattr(reporting, name) for name in ("_build_figures", "render_page")}
+
+    def patched(patch, figures, page):
+        patch.setattr(reporting, "_build_figures", figures)
+        patch.setattr(reporting, "render_page", page)
+
+    def draw(run):
+        with pytest.MonkeyPatch.context() as patch:
+            patched(patch, *kept.values())
+            reporting.build_report(RunFolder(run.path))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patched(patch, lambda *_: [], lambda *_: "<!doctype html>")
+        yield draw
+
+
+@pytest.fixture
+def draw(undrawn):
+    """Draw the figures and the page of a run for real."""
+    return undrawn
 
 
 @pytest.fixture(autouse=True)

@@ -39,6 +39,8 @@ from fairweather.yamlfile import dump_yaml
 from .conftest import TINY_RESNET
 from .run_folders import as_first_version, change_record, copy_run, finish, run_record, write_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 STUDY_FILE = """
 name: tiny
 data: {{source: "folder:{folder}", size: 16}}

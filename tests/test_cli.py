@@ -1,7 +1,6 @@
 """The command line and the façade: fast, quiet, and clear about mistakes."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,10 +20,7 @@ from fairweather.rules import read_rules
 from fairweather.shift_lists import clean_and
 from fairweather.study import load_study
 
-
-def fairweather(*arguments, **options):
-    command = [sys.executable, "-m", "fairweather", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+from .commands import fairweather
 
 
 @pytest.mark.parametrize(
@@ -55,6 +51,13 @@ def test_mistakes_end_with_status_2_and_one_sentence(arguments, words, tmp_path)
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_ends_a_program_of_its_own_with_status_2(tmp_path):
+    command = [sys.executable, "-m", "fairweather", "report", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nowhere holds no run" in done.stderr
 
 
 def test_a_mistyped_study_is_told_before_anything_heavy_is_imported(tmp_path):
@@ -109,7 +112,7 @@ def test_what_the_system_refuses_is_one_sentence(file, folder, way_out, monkeypa
 
 def helped(command):
     """The help of a command, its boxes taken off and its lines joined."""
-    done = fairweather(command, "--help", env={**os.environ, "COLUMNS": "160"})
+    done = fairweather(command, "--help", env={"COLUMNS": "160"})
     return " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stdout).split())
 
 

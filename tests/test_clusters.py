@@ -240,7 +240,7 @@ def test_a_group_of_all_right_images_is_not_thought_to_differ():
     assert membership_p(right, inside, None, np.random.default_rng(0)) > 0.5
 
 
-@pytest.mark.parametrize("group", [3, 20])
+@pytest.mark.parametrize("group", [pytest.param(3, marks=pytest.mark.nightly), 20])
 def test_random_groups_of_patients_differ_as_rarely_as_the_level_says(group):
     clusters = Clusters(np.repeat(np.arange(60), np.arange(60) % 7 + 1))
     rejected = []

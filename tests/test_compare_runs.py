@@ -21,6 +21,8 @@ from fairweather.runs import RunFolder
 from .reference import paired_ends
 from .run_folders import as_first_version, outcomes, run_record, sweep_record, write_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 N = 200
 FOG = sweep_record("fog", {1: "fog,severity=1", 2: "fog,severity=2"})
 BLUR = sweep_record("a/blur", {0.5: "a/blur,sigma=0.5"})

@@ -273,6 +273,7 @@ def shown_by(notebook, name, folder):
     return texts, "".join(output.html for _, output in cells)
 
 
+@pytest.mark.nightly  # `make docs` runs it, and shows what it shows
 def test_the_notebook_that_evaluates_a_model_shows_its_fall(notebook, tmp_path):
     text, html = shown_by(notebook, "evaluate_my_model", tmp_path)
     assert "report.html" in text
@@ -286,6 +287,7 @@ def test_the_notebook_that_evaluates_a_model_shows_its_fall(notebook, tmp_path):
     assert "<td>rotation</td>" in html
 
 
+@pytest.mark.nightly  # `make docs` runs it, and shows what it shows
 def test_the_notebook_that_compares_recipes_trains_six_networks(notebook, tmp_path):
     text, html = shown_by(notebook, "compare_two_recipes", tmp_path)
     histories = list((tmp_path / "runs").rglob("history.csv"))
@@ -296,6 +298,7 @@ def test_the_notebook_that_compares_recipes_trains_six_networks(notebook, tmp_pa
     assert "<strong>mixup</strong>" in html
 
 
+@pytest.mark.nightly  # `make docs` runs it, and shows what it shows
 def test_the_notebook_that_defers_shows_a_threshold_that_does_not_carry_over(notebook, tmp_path):
     text, html = shown_by(notebook, "defer_to_a_person", tmp_path)
     risks = [float(found) for found in re.findall(r"of which ([\d.]+)% are wrong", text)]

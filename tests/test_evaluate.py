@@ -35,7 +35,10 @@ from fairweather.steps import Plan, Worker, perform
 from fairweather.study import check_study
 from fairweather.types import Images
 
+from .commands import fairweather
 from .conftest import COLOURS, TINY_RESNET, keep_lines
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 # It looks at the mean colour: right on clean images, and easy to mislead in the dark.
 MODEL = """
@@ -894,20 +897,11 @@ def test_priors_of_all_classes_must_add_up(colour_folder):
         complete_priors({"p": {"blue": 0.2, "green": 0.2, "red": 0.2}}, test)
 
 
-def fairweather(*words, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "fairweather", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_the_command_line_from_model_to_check_and_comparison(model, colour_folder, tmp_path):
     data = f"folder:{colour_folder}"
     words = ["--shifts", "brightness_factor: [0.2]", "--bootstrap", "100", "--device", "cpu"]
-    done = fairweather("evaluate", model, data, *words, cwd=tmp_path)
+    command = [sys.executable, "-m", "fairweather", "evaluate", model, data, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("done  ") for line in done.stderr.splitlines())
     assert "clean          accuracy" in done.stdout

@@ -15,6 +15,8 @@ from fairweather.rules import Rule, Verdict
 
 from .chance import most
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NAMES = [metric.name for metric in METRICS if metric.alias_of is None]
 # Images, and how many draws of them: what takes a few seconds each.
 DRAWS = ((200, 120), (500, 80), (2000, 25))

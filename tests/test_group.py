@@ -30,6 +30,8 @@ from fairweather.types import Images
 
 from .same_bytes import same
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CPU = torch.device("cpu")
 # 23 images are cut into batches of 8, 8 and 7: the last is shared unequally.
 PLAIN = Recipe(epochs=2, batch_size=8, optimizer="sgd", learning_rate=0.05)

@@ -24,6 +24,8 @@ from fairweather.rules.writing import summary
 from fairweather.runs import RunFolder
 from fairweather.types import Dataset, GroupColumns, Groups, Images
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CLASSES = ("benign", "malignant")
 
 
@@ -164,7 +166,7 @@ def test_two_models_are_compared_over_patients_in_every_table(tmp_path):
     assert "over clusters" in found.classes.caption
 
 
-def test_the_table_of_slices_tests_each_against_the_others_and_corrects(run):
+def test_the_table_of_slices_tests_each_against_the_others_and_corrects(run, draw):
     run.report()
     table = pd.read_csv(run.path / "tables" / "slices_site.csv")
     assert table["slice"].tolist() == ["site=A", "site=B", "site=C", "worst site"]
@@ -178,6 +180,7 @@ def test_the_table_of_slices_tests_each_against_the_others_and_corrects(run):
         assert row["difference low"] <= gap <= row["difference high"]
     assert table["p_holm"].iloc[:3].between(0, 1).all()
     assert np.isnan(table["p_holm"].iloc[3])
+    draw(run)
     page = (run.path / "report.html").read_text()
     assert "By site*sex" in page
     assert "worst site" in page
@@ -370,8 +373,22 @@ def test_patients_on_both_sides_are_refused_unless_allowed(photos, tmp_path):
     assert "P0" not in str(caught.value)
     allowed = columns._replace(allow_shared=True)
     assert len(fw.load_data(f"folder:{root}", groups=allowed).test) == 20
-    # Nothing is trained: other images than those that are tested do not matter.
-    assert len(fw.load_data(f"folder:{root}", groups=columns, parts=("test",)).test) == 20
+    # Nothing is trained here. But a model may have been trained on these images.
+    found = fw.load_data(f"folder:{root}", groups=columns, parts=("test",))
+    assert len(found.test) == 20
+    (told,) = found.notes["shared_clusters"]
+    assert "10 of 10 values of patient have images in train and in test" in told
+    assert found.notes["clusters_of_train"] == "compared"
+    # A table of the test images alone says nothing of the others.
+    tested = [row for row in rows if row[0].startswith("test")]
+    pd.DataFrame(tested, columns=["file", "patient"]).to_csv(tmp_path / "t.csv", index=False)
+    found = fw.load_data(f"folder:{root}", groups=columns, parts=("test",))
+    assert found.notes["clusters_of_train"] == "unknown"
+    assert "shared_clusters" not in found.notes
+    found = fw.load_data(
+        f"folder:{root / 'test'}", groups=columns, parts=("test",), test_fraction=1
+    )
+    assert found.notes["clusters_of_train"] == "none"
 
 
 # ---------------------------------------------------------------- splitting by clusters

@@ -21,6 +21,8 @@ from .test_comparison import PATHMNIST, published_numbers
 from .test_comparison import make_run as make_published_run
 from .test_rules import SNOW, write_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHIFTED = predictions_file("basic", 0, f"{SNOW},severity=1")
 CLEAN = predictions_file("basic", 0, "clean")
 VALIDATION = predictions_file("basic", 0, "clean", "val")

@@ -28,6 +28,8 @@ from .conftest import TINY_RESNET
 from .same_bytes import files, same
 from .started import started
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 STUDY = """
 name: colours
 data: {{source: "folder:{folder}", size: 16}}
@@ -94,7 +96,9 @@ def test_the_results_do_not_depend_on_the_number_of_jobs(study, alone, tmp_path,
     assert last["train MixUp, seed 1"].note.startswith("validation accuracy")
 
 
-@pytest.mark.parametrize(("networks", "workers"), [(1, 0), (2, 1)])
+@pytest.mark.parametrize(
+    ("networks", "workers"), [(1, 0), pytest.param(2, 1, marks=pytest.mark.nightly)]
+)
 def test_the_results_do_not_depend_on_how_many_share(study, alone, tmp_path, networks, workers):
     run = fw.run(study, out=tmp_path / "run", device="cpu", networks=networks, workers=workers)
     same(run, alone)
@@ -247,6 +251,7 @@ def test_jobs_open_models_by_name_only(toy_images):
         fw.evaluate(model, dataset, "gaussian_blur: [1]", device="cpu", jobs=2, threads=1)
 
 
+@pytest.mark.nightly
 def test_an_evaluation_does_not_depend_on_jobs_either(alone, colour_folder, tmp_path):
     model = f"run:{alone.path}/models/basic/seed-0"
     asked = (model, f"folder:{colour_folder}", ["gaussian_blur: [1, 2]", "imagenet_c/fog: [2]"])

@@ -22,6 +22,8 @@ from fairweather.types import Images
 from .conftest import COLOURS, TINY_RESNET, picture
 from .test_evaluate import write_model
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory):
@@ -40,7 +42,7 @@ def accuracies(run):
     return {(row.model, row.seed, row.shift, row.level): row for row in rows.itertuples()}
 
 
-def test_other_images_are_rows_of_their_own(hospital, colour_folder, tmp_path):
+def test_other_images_are_rows_of_their_own(hospital, colour_folder, tmp_path, draw):
     model, data = write_model(tmp_path), f"folder:{colour_folder}"
     options = {"bootstrap": 100, "device": "cpu", "variants": ["batchnorm"][:0]}
     shifts = "brightness_factor: [0.5]"
@@ -61,6 +63,7 @@ def test_other_images_are_rows_of_their_own(hospital, colour_folder, tmp_path):
     assert np.bincount(stored.labels, minlength=3).tolist() == [9, 0, 14]
     assert run.record.natural == given
     assert run.record.data.digests["natural/hospital_b"] == digest(images)
+    draw(run)
     page = (run.path / "report.html").read_text()
     assert "hospital_b − clean" in page
     assert "not paired" in page

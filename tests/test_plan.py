@@ -1,5 +1,6 @@
 """A study is a plan: steps are plain data, done anywhere, in any order that fits their needs."""
 
+import json
 import random
 import shutil
 import subprocess
@@ -45,17 +46,18 @@ models:
     recipe: {{probe_epochs: 1, mixup: 0.3}}
     interpolations: [0.5]
 """
-# The program of a process that gets only its arguments: the plan, a step, a folder.
+# The program of a process that gets only its arguments: the plan, and steps with their folders.
 WORKER = """
-import sys
+import json, sys
 from pathlib import Path
 from fairweather.progress import silent
 from fairweather.runs import RunFolder
 from fairweather.steps import Plan, Worker, perform
 plan = Plan.model_validate_json(Path(sys.argv[1]).read_text())
-worker, folder = Worker(plan, device="cpu"), RunFolder(Path(sys.argv[3]))
-done = perform(plan.step(sys.argv[2]), worker, folder, silent)
-print("FILES", *done.files, sep="\\n")
+for step, folder in zip(sys.argv[2::2], sys.argv[3::2]):
+    worker = Worker(plan, device="cpu")
+    done = perform(plan.step(step), worker, RunFolder(Path(folder)), silent)
+    print("FILES", json.dumps(done.files))
 """
 
 
@@ -91,8 +93,15 @@ def finished(study, tmp_path_factory):
     return run(study, out=tmp_path_factory.mktemp("runs") / "whole", device="cpu").folder
 
 
-def do_alone(plan_file, plan, step, run, folder):
+def do_alone(plan_file, step, run, folder):
     """Run a step in a process and a folder of its own, and copy its files back."""
+    hand_over(step, run, folder)
+    (files,) = do_elsewhere(plan_file, {step.id: folder})
+    take_back(step, run, folder, files)
+
+
+def hand_over(step, run, folder):
+    """Give a folder the files that a step reads."""
     alone = RunFolder(folder)
     shutil.copy(run.path / RECORD, _parent(folder / RECORD))
     for need in step.needs:
@@ -100,10 +109,20 @@ def do_alone(plan_file, plan, step, run, folder):
         alone.finish(record)
         for name in set(record.files) & set(step.reads):
             shutil.copy(run.path / name, _parent(folder / name))
-    words = [sys.executable, "-c", WORKER, str(plan_file), step.id, str(folder)]
+
+
+def do_elsewhere(plan_file, folders):
+    """Do steps in another process, each in its own folder, and name the files that they say."""
+    words = [word for step, folder in folders.items() for word in (step, str(folder))]
+    words = [sys.executable, "-c", WORKER, str(plan_file), *words]
     printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    done = Done(files=printed.partition("FILES\n")[2].split())
-    files = left_by(step, done, alone)
+    said = [line.partition(" ")[2] for line in printed.splitlines() if line.startswith("FILES ")]
+    return [json.loads(line) for line in said]
+
+
+def take_back(step, run, folder, files):
+    """Copy the files of a step from its folder into the run, and note it as done."""
+    files = left_by(step, Done(files=files), RunFolder(folder))
     for name in files:
         shutil.copy(folder / name, _parent(run.path / name))
     run.finish(
@@ -190,18 +209,22 @@ def test_needs_are_the_steps_that_leave_what_is_read(planned):
         seen.add(step.id)
 
 
-def test_one_step_of_each_kind_in_a_process_of_its_own(planned, finished, tmp_path):
+def test_one_step_of_each_kind_in_another_process(planned, finished, tmp_path):
     plan, _ = planned
     file = tmp_path / "plan.json"
     file.write_text(plan.model_dump_json())
+    folders = {}
     for number, step in enumerate(one_of_each_kind(plan)):
-        alone = tmp_path / str(number)
-        alone.mkdir()
+        folders[step.id] = tmp_path / str(number)
+        folders[step.id].mkdir()
+        hand_over(step, finished, folders[step.id])
+    for (name, folder), files in zip(folders.items(), do_elsewhere(file, folders), strict=True):
+        step = plan.step(name)
         before = finished.step(step.id)
-        copy = RunFolder(tmp_path / f"run-{number}")
+        copy = RunFolder(tmp_path / f"run-{folder.name}")
         shutil.copytree(finished.path, copy.path)
         copy.forget(step.id)
-        do_alone(file, plan, step, copy, alone)
+        take_back(step, copy, folder, files)
         after = copy.step(step.id)
         assert after.fingerprint == before.fingerprint, step.id
         assert without_times(after.files) == without_times(before.files), step.id
@@ -223,7 +246,7 @@ def test_every_step_in_a_process_of_its_own(order, planned, finished, tmp_path):
         for number, step in enumerate(steps):
             alone = tmp_path / str(number)
             alone.mkdir()
-            do_alone(file, plan, step, folder, alone)
+            do_alone(file, step, folder, alone)
             shutil.rmtree(alone)
         assert {each.state for each in standings(plan, folder)} == {"done"}
     # The page also has the start time of the run and the speed of training.

@@ -25,6 +25,8 @@ from fairweather.steps import fingerprint_of
 
 from .conftest import COLOURS, keep_lines
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CLASSES = ("cat", "dog", "fox")
 LABELS = np.array([0, 1, 2, 2, 1, 0, 0, 1])
 
@@ -522,7 +524,7 @@ def labelled(seed=0, n=60, strength=2.0):
     return table(shares(seed, n, labels, strength)).assign(label=np.array(CLASSES)[labels])
 
 
-def test_a_file_with_labels_is_measured_without_model_and_images(tmp_path):
+def test_a_file_with_labels_is_measured_without_model_and_images(tmp_path, draw):
     path = tmp_path / "vendor.csv"
     labelled().round(4).to_csv(path)
     said = []
@@ -545,6 +547,7 @@ def test_a_file_with_labels_is_measured_without_model_and_images(tmp_path):
     assert "rounded to 4 decimals" in record.models["vendor"].settings["read: outputs"]
     assert (run.path / "report.html").is_file()
     assert not (run.path / "samples").exists()
+    draw(run)
     assert "made elsewhere" in (run.path / "report.html").read_text()
     assert all(each.passed for each in judge(run.folder, read_rules(["accuracy[clean] >= 0.5"])))
 

@@ -29,6 +29,8 @@ from fairweather.types import Images
 
 from .conftest import TINY_RESNET
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 BARLOW = {
     "title": "Barlow Twins",
     "backbone": TINY_RESNET,
@@ -105,7 +107,7 @@ def test_a_probed_model_has_the_pretrained_backbone_to_the_bit(probed):
     assert trained["weights"]["sha256"] == probed.folder.checksum(trained["weights"]["file"])
 
 
-def test_a_pretraining_leaves_everything_that_one_needs_of_it(probed):
+def test_a_pretraining_leaves_everything_that_one_needs_of_it(probed, draw):
     folder = "pretraining/barlow/seed-0"
     history = pd.read_csv(probed.path / folder / "history.csv")
     assert list(history["epoch"]) == [1, 2]
@@ -117,6 +119,7 @@ def test_a_pretraining_leaves_everything_that_one_needs_of_it(probed):
     assert before.shape == after.shape == (16, 16)
     assert not np.allclose(before, after)
     assert not (probed.path / folder / "resume").exists()
+    draw(probed)
     for figure in ("pretraining", "cross_correlation"):
         assert (probed.path / f"figures/{figure}.svg").is_file()
     page = (probed.path / "report.html").read_text()
@@ -217,7 +220,7 @@ def test_a_pretraining_on_other_images_brings_their_statistics(colour_folder, tm
     assert not (run.path / "pretraining/barlow/seed-0/correlation.json").exists()
 
 
-def test_models_get_as_many_labels_as_they_may_have(colour_folder, tmp_path):
+def test_models_get_as_many_labels_as_they_may_have(colour_folder, tmp_path, draw):
     models = {
         "few": model(title="Few", label_fraction=0.1),
         "wrong": model(title="Wrong", label_noise=0.5),
@@ -225,6 +228,7 @@ def test_models_get_as_many_labels_as_they_may_have(colour_folder, tmp_path):
     run = run_of(raw(colour_folder, models=models, pretraining={}), tmp_path / "run")
     assert facts(run, "models/few/seed-0")["training_images"] == 8
     assert facts(run, "models/wrong/seed-0")["training_images"] == 81
+    draw(run)
     assert (run.path / "figures/labels.svg").is_file()
     again = raw(
         colour_folder,
@@ -465,7 +469,7 @@ def test_augmix_trains_on_nothing_that_common_corruptions_test_by_default(colour
     check_study(raw(colour_folder, shifts=shifts, models={"a": model(recipe={"augmix": {}})}))
 
 
-def test_what_is_allowed_to_be_seen_is_marked(colour_folder, tmp_path):
+def test_what_is_allowed_to_be_seen_is_marked(colour_folder, tmp_path, draw):
     study = raw(
         colour_folder,
         pretraining={},
@@ -485,6 +489,7 @@ def test_what_is_allowed_to_be_seen_is_marked(colour_folder, tmp_path):
         "seen": {"brightness_factor": "brightness_factor"},
         "hard": {"fgsm": "recipe.adversarial"},
     }
+    draw(run)
     page = (run.path / "report.html").read_text()
     cards = re.findall(r'<li class="m\d">(.*?)</li>', page, flags=re.DOTALL)
     said = "It was trained with some of the test shifts"

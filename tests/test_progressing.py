@@ -20,6 +20,8 @@ from fairweather.study import load_study
 from .conftest import TINY_RESNET
 from .test_evaluate import write_model
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 # ---------------------------------------------------------------- steps that only write a text
 
 

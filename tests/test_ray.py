@@ -45,6 +45,8 @@ from .started import started
 ray = pytest.importorskip("ray")
 from fairweather.executors import ray_cluster  # noqa: E402 - it needs Ray
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 STUDY = """
 name: colours
 data: {{source: "folder:{folder}", size: 16}}
@@ -335,6 +337,16 @@ def lines_and_labels(events):
     ]
 
 
+def test_two_workers_do_what_one_process_does(seats, study, alone, tmp_path):
+    events, folder = [], tmp_path / "run"
+    without_predictions(alone, folder)
+    fw.run(study, out=folder, device="cpu", executor="ray", progress=events.append)
+    same(folder, alone)
+    _, labels = lines_and_labels(events)
+    assert any(label.endswith(" on 2 workers") for label in labels), labels  # in shards
+
+
+@pytest.mark.nightly
 def test_two_workers_of_which_one_is_killed_while_it_predicts_do_what_one_process_does(
     seats, study, alone, tmp_path
 ):
@@ -482,10 +494,9 @@ def command_on_ray(study, folder, mark):
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at /proc")
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process_and_can_go_on(study, alone, tmp_path, number):
     folder, mark = tmp_path / "run", f"FAIRWEATHER_TEST={os.getpid()}-{number}"
     with command_on_ray(study, folder, mark) as process:

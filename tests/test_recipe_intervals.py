@@ -29,6 +29,8 @@ from fairweather.metrics.recipes import (
 
 from .chance import fewest
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def crossed_columns(n, seeds, of_seeds=0.0, of_images=0.0, of_both=0.0, rng=0):
     """Numbers per image and seed, with effects of images, of seeds, and of their interaction."""

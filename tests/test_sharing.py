@@ -32,6 +32,8 @@ from fairweather.streams import gathered_batches, shift_pixels, shifted_batches,
 from fairweather.training.batching import near, training_batches
 from fairweather.types import Dataset, Images, Shift
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CPU = torch.device("cpu")
 NOISE = "imagenet_c/gaussian_noise"
 

@@ -1,8 +1,5 @@
 """Shifts and attacks by name: the same in a study, on the command line and in Python."""
 
-import subprocess
-import sys
-
 import pytest
 
 import fairweather as fw
@@ -10,6 +7,8 @@ from fairweather.attacks import ATTACKS
 from fairweather.shift_lists import clean_and, expand, only_shifts
 from fairweather.shifts import CLEAN, SHIFTS, SUITES
 from fairweather.types import Attack
+
+from .commands import fairweather
 
 
 def ids(asked):
@@ -139,8 +138,7 @@ def test_mistakes_are_one_sentence(written, words):
     ],
 )
 def test_commands_say_what_is_wrong_and_write_nothing(arguments, words, tmp_path):
-    command = [sys.executable, "-m", "fairweather", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = fairweather(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr

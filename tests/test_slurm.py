@@ -29,6 +29,8 @@ from .conftest import TINY_RESNET
 from .same_bytes import same
 from .started import started
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 STUDY = """
 name: colours
 data: {{source: "folder:{folder}", size: 16}}
@@ -186,6 +188,7 @@ def test_jobs_do_what_one_process_does_and_leave_only_logs(often, setup, study, 
         assert (folder / f"logs/steps/{step}.log").is_file()
 
 
+@pytest.mark.nightly
 def test_the_command_can_be_left_and_taken_up_again(often, setup, study, state, alone, tmp_path):
     (state / "hold").touch()
     folder, said, command = tmp_path / "run", [], setup()

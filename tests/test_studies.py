@@ -16,6 +16,8 @@ from fairweather.study import load_study, packaged_studies, study_facts
 from . import test_known_sets as known_sets
 from . import test_medmnist as med
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 QUICK = [
     "recipe.epochs=1",
     "recipe.warmup_epochs=0",
@@ -49,7 +51,7 @@ def check_finished(run, models, shifts=8):
     assert (run.path / "report.html").is_file()
 
 
-def test_pathmnist_runs_on_an_npz_in_the_official_layout(tmp_path):
+def test_pathmnist_runs_on_an_npz_in_the_official_layout(tmp_path, draw):
     med.write(tmp_path / "pathmnist.npz", classes=9, side=28)
     weights = published_weights(tmp_path / "resnet18.pth", "torchvision:resnet18")
     overrides = [*QUICK, f"models.mixup_aug_pt.weights={weights}", f"data.root={tmp_path}"]
@@ -64,6 +66,7 @@ def test_pathmnist_runs_on_an_npz_in_the_official_layout(tmp_path):
     table = pd.read_csv(run.path / "tables" / "natural_shift_accuracy.csv")
     for row in table.itertuples():
         assert row.difference == pytest.approx(row.clean - row.validation, abs=1e-6)
+    draw(run)
     page = (run.path / "report.html").read_text()
     assert "A natural shift" in page
     assert "test images. Train and val images come from" in page

@@ -31,6 +31,8 @@ from fairweather.yamlfile import dump_yaml, parse_yaml
 from .conftest import COLOURS, TINY_EFFICIENTNET, TINY_RESNET, picture
 from .started import started
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 STUDY = """
 name: colours
 title: Colours
@@ -833,7 +835,7 @@ def test_pretrained_rows_are_normalised_by_their_weights(study_file, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(24, 18), (18, 24)])
-def test_rectangles_go_all_the_way(study_file, tmp_path, size):
+def test_rectangles_go_all_the_way(study_file, tmp_path, size, draw):
     rng = np.random.default_rng(0)
     for name, colour in COLOURS.items():
         folder = tmp_path / "rectangles" / name
@@ -842,6 +844,7 @@ def test_rectangles_go_all_the_way(study_file, tmp_path, size):
             picture(colour, rng, 24).resize(size).save(folder / f"{number}.png")
     overrides = [f"data={{source: 'folder:{tmp_path / 'rectangles'}'}}", "recipe.epochs=1"]
     run = fw.run(study_file(), out=tmp_path / "run", device="cpu", overrides=overrides)
+    draw(run)
     assert (run.path / "figures/shifts.png").exists()
     assert [each.size for each in read_samples(run.folder).strips["clean"]] == 3 * [size]
 

@@ -12,6 +12,8 @@ from fairweather.errors import InputError
 
 from .chance import FALSE_ALARM, counts_p, share_p
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @given(st.lists(st.integers(0, 4), max_size=60), st.floats(0.01, 1), st.integers(0, 2**31))
 def test_imbalance_keeps_the_stated_share_of_every_class(labels, ratio, seed):

@@ -26,6 +26,8 @@ from fairweather.study import check_study
 from .chance import FALSE_ALARM, mean_p
 from .conftest import TINY_RESNET
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def overconfident(n=3000, factor=3.0, classes=4, seed=0):
     """Logits that are calibrated by construction, and then multiplied."""
@@ -181,7 +183,7 @@ def with_variants(colour_folder, tmp_path_factory):
     return fw.run(study, out=tmp_path_factory.mktemp("variants") / "run", device="cpu")
 
 
-def test_each_variant_is_a_row_beside_its_model(with_variants):
+def test_each_variant_is_a_row_beside_its_model(with_variants, draw):
     scores = with_variants.scores
     assert list(scores["model"].unique()) == ["basic", "basic+temperature", "basic+batchnorm"]
     accuracy = scores[scores["metric"] == "accuracy"].set_index(["model", "shift", "level"])[
@@ -190,6 +192,7 @@ def test_each_variant_is_a_row_beside_its_model(with_variants):
     for cell in [("clean", "none"), ("brightness_factor", "0.6"), ("fgsm", "0.02")]:
         assert accuracy[("basic+temperature", *cell)] == accuracy[("basic", *cell)]
     assert ("basic+batchnorm", "fgsm", "0.02") not in accuracy.index
+    draw(with_variants)
     page = (with_variants.path / "report.html").read_text()
     assert "Basic + temperature scaling" in page
     assert "Basic + batch norm of the test batch (30 images)" in page

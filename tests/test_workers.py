@@ -24,6 +24,8 @@ from .conftest import TINY_RESNET
 from .same_bytes import same
 from .started import started
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 STUDY = """
 name: colours
 data: {{source: "folder:{folder}", size: 16}}
@@ -170,6 +172,7 @@ def test_ten_workers_are_killed_at_different_steps_and_the_bytes_are_the_same(
     assert not (folder / "claims").exists()
 
 
+@pytest.mark.nightly
 def test_two_workers_divide_the_steps_and_do_none_twice(start, alone, tmp_path):
     folder = tmp_path / "run"
     held = start(folder, HELD)

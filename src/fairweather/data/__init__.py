@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
@@ -28,6 +29,7 @@ from fairweather.data.scanning import channel_statistics, digest
 from fairweather.data.source import (
     SPLITS,
     WHOLE,
+    Listing,
     Request,
     Source,
     check_no_empty_class,
@@ -50,6 +52,7 @@ from fairweather.types import (
     SMALLEST_SIDE,
     Dataset,
     GroupColumns,
+    Groups,
     Images,
     Preparation,
 )
@@ -182,7 +185,7 @@ def load_data(
         groups=groups,
         scale=scale,
     )
-    listed, square, divided, whole_test, shared = _divided(asked, offline, progress)
+    listed, square, divided, whole_test, shared, train_clusters = _divided(asked, offline, progress)
     values = None if scale is None else Scale.parse(scale)
     splits: dict[str, Images] = {}
     skipped: list[str] = []
@@ -225,6 +228,8 @@ def load_data(
     }
     if shared:
         notes["shared_clusters"] = shared
+    if groups is not None and groups.cluster is not None:
+        notes["clusters_of_train"] = train_clusters
     if scale is not None:
         notes["scale"] = scale
     if allow_duplicates and copies.same:
@@ -338,6 +343,7 @@ class _Divided(NamedTuple):
     parts: dict[str, Part]
     whole_test: Part
     shared: list[str]
+    train_clusters: str
 
 
 def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
@@ -356,7 +362,7 @@ def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
         listed = _grouped(listed, asked.groups, asked.parts, asked.source)
     every = divide(listed, asked.seed, asked.validation_fraction, asked.test_fraction)
     parts = {name: part for name, part in every.items() if name in asked.parts}
-    shared = [] if asked.groups is None else _clusters_in_several(parts, asked.groups)
+    shared = [] if asked.groups is None else _clusters_in_several(every, parts, asked.groups)
     if progress is not None:
         for line in shared:
             progress(Event("compare groups", 0, None, line=f"warning        {line}"))
@@ -367,7 +373,7 @@ def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
         parts["train"] = _worsen(
             parts["train"], len(listed.classes), asked.label_noise, asked.imbalance, asked.seed
         )
-    return _Divided(listed, square, parts, whole_test, shared)
+    return _Divided(listed, square, parts, whole_test, shared, _known_of_train(every))
 
 
 def list_source(
@@ -499,31 +505,54 @@ def _grouped(listed: Source, groups: GroupColumns, parts: Collection[str], sourc
     """Read what a table says of the images that are needed for some parts."""
     needed = {WHOLE, *parts, *(["train"] if "val" in parts and "val" not in listed.splits else [])}
     splits = {name: listing for name, listing in listed.splits.items() if name in needed}
-    with explained_reading():
-        if groups.metadata is None:
-            found = own_groups(splits, groups, source)
-        else:
-            found = read_groups(splits, groups, Path(groups.metadata).expanduser())
-    known = {name: listing._replace(groups=found[name]) for name, listing in splits.items()}
+
+    def read(some: Mapping[str, Listing]) -> dict[str, Groups]:
+        with explained_reading():
+            if groups.metadata is None:
+                return own_groups(some, groups, source)
+            return read_groups(some, groups, Path(groups.metadata).expanduser())
+
+    found = read(splits)
+    train = {"train": listed.splits["train"]} if "train" in listed.splits else {}
+    if groups.cluster is not None and not train.keys() <= found.keys():
+        # A model may have been trained on them. The table need not have them.
+        with suppress(InputError):
+            found |= read(train)
+    known = {name: listed.splits[name]._replace(groups=of) for name, of in found.items()}
     return listed._replace(splits={**listed.splits, **known})
 
 
-def _clusters_in_several(parts: Mapping[str, Part], groups: GroupColumns) -> list[str]:
-    """Say which splits share clusters; raises `InputError` unless that is allowed."""
+def _known_of_train(every: Mapping[str, Part]) -> str:
+    """Say whether the clusters of training images were compared with those of the others."""
+    if "train" not in every:
+        return "none"
+    return "unknown" if every["train"].listing.clusters is None else "compared"
+
+
+def _clusters_in_several(
+    every: Mapping[str, Part], loaded: Mapping[str, Part], groups: GroupColumns
+) -> list[str]:
+    """Say which splits share clusters.
+
+    Raises `InputError` if two that are loaded do, unless that is allowed.
+    """
     if groups.cluster is None:
         return []
     clusters = {
         name: of[part.keys]
-        for name, part in parts.items()
-        if (of := part.listing.clusters) is not None
+        for name, part in every.items()
+        if name in {"train", *loaded} and (of := part.listing.clusters) is not None
     }
-    told = shared_clusters(clusters, groups.cluster)
+    told = shared_clusters(
+        {name: of for name, of in clusters.items() if name in loaded}, groups.cluster
+    )
     if told and not groups.allow_shared:
         raise InputError(
-            f"{'; '.join(told)}: such images do not show how a model does on new ones; "
-            "allow_shared (--allow-shared-clusters) measures them nevertheless"
+            f"{'; '.join(told)}: such images do not show how a model does on new ones; to measure "
+            "them nevertheless, allow it (allow_shared: true under groups: of a study, "
+            "--allow-shared-clusters of other commands)"
         )
-    return told
+    return shared_clusters(clusters, groups.cluster)
 
 
 def _left_out(cached: CachedImages, part: Part, name: str) -> str:
