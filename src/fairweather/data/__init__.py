@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from fairweather.data.cache import CachedImages, cached_images, content_digests, is_decoded
@@ -522,6 +523,18 @@ def _grouped(listed: Source, groups: GroupColumns, parts: Collection[str], sourc
     return listed._replace(splits={**listed.splits, **known})
 
 
+def _of_models_and_tests(
+    every: Mapping[str, Part], loaded: Mapping[str, Part]
+) -> dict[str, npt.NDArray[np.int64]]:
+    """The images of the splits that are loaded, and those that a model may have been trained on."""
+    keys = {name: part.keys for name, part in every.items() if name in {"train", *loaded}}
+    train, val = every.get("train"), every.get("val")
+    # Validation images may be a part of the training images, unless told otherwise.
+    if train and val and val.listing is train.listing and not {"train", "val"} & loaded.keys():
+        keys["train"] = np.concatenate([train.keys, val.keys])
+    return keys
+
+
 def _known_of_train(every: Mapping[str, Part]) -> str:
     """Say whether the clusters of training images were compared with those of the others."""
     if "train" not in every:
@@ -539,9 +552,9 @@ def _clusters_in_several(
     if groups.cluster is None:
         return []
     clusters = {
-        name: of[part.keys]
-        for name, part in every.items()
-        if name in {"train", *loaded} and (of := part.listing.clusters) is not None
+        name: of[keys]
+        for name, keys in _of_models_and_tests(every, loaded).items()
+        if (of := every[name].listing.clusters) is not None
     }
     told = shared_clusters(
         {name: of for name, of in clusters.items() if name in loaded}, groups.cluster

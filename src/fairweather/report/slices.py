@@ -18,10 +18,12 @@ from fairweather.report.contents import Contents, ensembles_as_models, joined_na
 from fairweather.report.correctness import FloatArray, Images, read_correct, read_images
 from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv, signed
 from fairweather.report.tables import ABSENT, TOO_FEW, TOO_FEW_NOTE, Entry, is_percent
+from fairweather.runs import StoredGroups
 from fairweather.types import Score
 
 LEVEL = 0.05
 FEW_MARK = "*"
+SINGLE = "="  # in the name of a slice, and not in that of the worst of a column
 # What a table of slices shows: the metric, and of which images.
 PLACES = (
     ("accuracy", CLEAN, NO_LEVEL, "Clean: accuracy (%)"),
@@ -70,20 +72,24 @@ class SliceTable(NamedTuple):
         column: such as `site`.
         places: which numbers it shows, as in `PLACES`.
         rows: of each model, its slices, the worst of them last.
+        found: what the table shows, in a sentence or two.
         caption: what the numbers are.
+        cluster: what clusters are, such as `patient`; None if that is not known.
     """
 
     name: str
     column: str
     places: tuple[tuple[str, str, str, str], ...]
     rows: tuple[SliceRow, ...]
+    found: str
     caption: str
+    cluster: str | None
 
     @property
     def header(self) -> tuple[str, ...]:
         """The titles of the columns of `cells`."""
         shown = [title for *_, title in self.places]
-        counts = ["Images", *(["Clusters"] if self._has_clusters else [])]
+        counts = ["Images", *([f"Clusters ({self.cluster})"] if self._has_clusters else [])]
         return ("Model", "Images with", *counts, *shown, "Against the others (points)", "p (Holm)")
 
     @property
@@ -98,9 +104,9 @@ class SliceTable(NamedTuple):
         """Write the table out, by the suffix of the file."""
         layout, body = Layout(self.header, words=2), self.cells()
         return {
-            "md": markdown(layout, body, [self.caption]),
+            "md": markdown(layout, body, [self.found, self.caption]),
             "csv": self._csv(),
-            "tex": latex(layout, body, self.name, self.caption),
+            "tex": latex(layout, body, self.name, f"{self.found} {self.caption}"),
         }
 
     def _cells(self, row: SliceRow) -> list[str]:
@@ -142,10 +148,7 @@ def slice_tables(contents: Contents) -> list[SliceTable]:
         groups = run.groups()
         if groups is not None and groups.slices and run.holds(SLICES):
             scores, images = _read(run.slice_scores, label), read_images(contents)
-            return [
-                _table(contents, column, groups.slices[column], scores, images)
-                for column in groups.slices
-            ]
+            return [_table(contents, column, groups, scores, images) for column in groups.slices]
     return []
 
 
@@ -180,10 +183,11 @@ def _read(frame: pd.DataFrame, label: str) -> _Read:
 def _table(
     contents: Contents,
     column: str,
-    values: npt.NDArray[np.object_],
+    groups: StoredGroups,
     read: _Read,
     images: Images | None,
 ) -> SliceTable:
+    values = groups.slices[column]
     names = [slice_of(column, value) for value in sorted(set(values))]
     shifted = any(key[1] == ALL for key in read.scores)
     places = PLACES if shifted else PLACES[:2]
@@ -224,7 +228,9 @@ def _table(
         column,
         places,
         tuple(rows),
+        _found(column, len(tested), rows),
         _caption(contents, column, len(tested), rows),
+        groups.cluster,
     )
 
 
@@ -285,6 +291,34 @@ def _accuracy(contents: Contents, right: FloatArray, places: npt.NDArray[np.inte
         clusters=None if known is None else known.select(places),
     )
     return to_score(recipe_estimate(by_seed), (0.0, 1.0))
+
+
+def _found(column: str, tests: int, rows: Sequence[SliceRow]) -> str:
+    """Say which slices differ from the others, and what stays possible where none does."""
+    models = len({row.model for row in rows})
+    differ = [
+        f"{row.title + ' on ' if models > 1 else ''}{row.slice} "
+        f"({signed(row.difference.value, percent=True)} points)"
+        for row in rows
+        if row.p < LEVEL and row.difference is not None  # NaN fails the comparison too
+    ]
+    if differ:
+        return f"Clean accuracy differs from that of the other images: {', '.join(differ)}."
+    told = f"No difference between values of {column} was found." if tests else ""
+    low = min((row for row in rows if _low(row) < math.inf), key=_low, default=None)
+    if low is None:
+        return told
+    size = f"{low.n:,} images" if low.clusters is None else f"{low.clusters:,} clusters"
+    of = f" of {low.title}" if models > 1 else ""
+    begin = "That does not show that there is none: with" if tests else "With"
+    lowest = f"{low.slice} may be as low as {100 * _low(low):.1f} %"
+    return f"{told} {begin} {size}, clean accuracy{of} on {lowest}.".strip()
+
+
+def _low(row: SliceRow) -> float:
+    """The lower end of the clean accuracy on a single slice; infinite if there is none."""
+    score, single = row.scores[0], SINGLE in row.slice
+    return math.inf if score is None or score.too_few or not single else score.low
 
 
 def _caption(contents: Contents, column: str, tests: int, rows: Sequence[SliceRow]) -> str:
