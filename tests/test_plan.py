@@ -34,7 +34,7 @@ shifts:
 variants: [temperature, batchnorm]
 bootstrap: 100
 pretraining:
-  views: {{recipe: {{method: barlow_twins, epochs: 1, batch_size: 16}}}}
+  views: {{recipe: {{method: barlow_twins, epochs: 1, batch_size: 16, projector: [16, 16]}}}}
 defaults:
   backbone: {backbone}
   recipe: {{epochs: 2, batch_size: 16, learning_rate: 1e-2}}
