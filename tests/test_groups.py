@@ -527,6 +527,8 @@ def test_verdicts_say_how_many_clusters_their_images_come_in(run):
     [
         ("accuracy[clean|site=D] >= 0.1", "unknown slice 'site=D'"),
         ("accuracy[clean|worst hospital] >= 0.1", "unknown slice 'worst hospital'"),
+        ("sensitivity[clean|site=A] >= 0.1", "single classes are not computed for slices"),
+        ("sensitivity[clean|class=malignant|site=A] >= 0.1", "not computed for slices"),
         ("accuracy[clean|site] >= 0.1", "text behind |"),
         ("accuracy[clean|site=] >= 0.1", "text behind |"),
         ("accuracy[brightness_factor|worst site] drop <= 5%", "name one slice"),

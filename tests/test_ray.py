@@ -294,7 +294,7 @@ def cluster(tmp_path_factory):
     """A Ray cluster of this machine with two CPUs, which all tests use one after the other."""
     folder = Path("/tmp") / f"fw-test-{os.getpid()}"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # other tests run beside them
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's own name for it
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     ray.init(
         address="local",

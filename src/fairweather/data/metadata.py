@@ -171,7 +171,7 @@ def _rows_by_file(
         missing = [name for name, path in zip(names, every, strict=True) if found[path] is None]
         raise InputError(
             f"{place} has no row for {len(lost)} of {len(every)} images, such as "
-            f"{first_names(missing)}; it names {first_names(written)}"
+            f"{first_names(missing)}; it names {first_names(written) if written else 'none'}"
         )
     shared = Counter(found[path] for path in every)
     name, count = shared.most_common(1)[0]

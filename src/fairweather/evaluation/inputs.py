@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,7 @@ _TRAIN_CLUSTERS = {
     "unknown": "the table does not have every training image of the source, so these were not "
     "compared: the model may have been trained on images of the same clusters",
 }
+NAMED_VALUES = 6  # of a column of slices, in a line
 LOOKED_AT = 64  # test images that show whether outputs are probabilities
 
 
@@ -63,6 +65,8 @@ def in_words(groups: Groups | None) -> str:
     >>> import numpy as np
     >>> in_words(Groups("patient", np.array(["a", "b", "a"], dtype=object)))
     '2 by patient, 1 to 2 images each'
+    >>> in_words(Groups(None, None, {"site": np.array(["north", "south", "north"], dtype=object)}))
+    '2 by site (north 2, south 1)'
     """
     if groups is None:
         return ""
@@ -72,7 +76,15 @@ def in_words(groups: Groups | None) -> str:
         images = f"{few:,}" if few == most else f"{few:,} to {most:,}"
         told.append(f"{clusters.count:,} by {groups.cluster}, {images} images each")
     for name, values in groups.slices.items():
-        told.append(f"{len(set(values)):,} by {name}")
+        images = Counter(values.tolist())
+        few = [f"{value} {count:,}" for value, count in sorted(images.items())]
+        each = f" ({', '.join(few)})" if len(few) <= NAMED_VALUES else ""
+        told.append(f"{len(images):,} by {name}{each}")
+        if groups.clusters is not None:
+            of = {(cluster, value) for cluster, value in zip(groups.clusters, values, strict=True)}
+            several = sum(count > 1 for count in Counter(cluster for cluster, _ in of).values())
+            if several:
+                told.append(f"{several:,} {groups.cluster} in several values of {name}")
     return "; ".join(told)
 
 

@@ -23,6 +23,7 @@ from fairweather.types import Score
 
 LEVEL = 0.05
 FEW_MARK = "*"
+ONE_CLUSTER = "one cluster"  # which says nothing of others
 SINGLE = "="  # in the name of a slice, and not in that of the worst of a column
 # What a table of slices shows: the metric, and of which images.
 PLACES = (
@@ -115,8 +116,11 @@ class SliceTable(NamedTuple):
             few = row.clusters is not None and row.clusters < FEW_CLUSTERS
             known = ABSENT if row.clusters is None else f"{row.clusters:,}"
             counts.append(f"{known}{FEW_MARK if few else ''}")
+        alone = ONE_CLUSTER if row.clusters == 1 else TOO_FEW
         shown = [
-            ABSENT if score is None else str(Entry(score, is_percent(metric)))
+            ABSENT
+            if score is None
+            else str(Entry(score, is_percent(metric))).replace(TOO_FEW, alone)
             for (metric, *_), score in zip(self.places, row.scores, strict=True)
         ]
         return [row.title, row.slice, *counts, *shown, _signed(row.difference), _p(row.p)]

@@ -189,6 +189,8 @@ def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
     having = [cell_of(each) for each, scores in rows.items() if rule.scored in scores]
     if not having:
         _check_class(rule, rows)
+        if rule.slice and rule.metric in CLASS_METRICS:
+            raise _of_class_and_slice(rule.metric)
         known = dict.fromkeys(name for scores in rows.values() for name in scores)
         raise unknown_name("metric", rule.scored, known)
     few = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "")
@@ -209,7 +211,17 @@ def _check_class(rule: Rule, rows: Rows) -> None:
         for name in scores
         if name.startswith(f"{rule.metric}/")
     )
+    name, bar, _ = rule.of.removeprefix(CLASS).partition("|")
+    if bar and name in known:
+        raise _of_class_and_slice(rule.metric)
     raise unknown_name("class", rule.of.removeprefix(CLASS), known)
+
+
+def _of_class_and_slice(metric: str) -> InputError:
+    return InputError(
+        f"{metric} is of a single class, and metrics of single classes are not computed for "
+        "slices; use a metric over all classes, such as balanced_accuracy or macro_f1"
+    )
 
 
 def why_undefined(rule: Rule, score: Score) -> str:
