@@ -1,8 +1,7 @@
 """Every kind of file in a run folder is damaged in every way, and every command reads the folder.
 
 Each refuses with one sentence that names the file, makes the file again, or does not need it: its
-result has the same bytes. The record of the run, which a person may edit, is the exception: see
-`EDITED`.
+result has the same bytes.
 """
 
 import json
@@ -229,6 +228,7 @@ FILES = (
     "predictions/b/seed-0/test/gaussian_blur,sigma=1.parquet",
     "predictions/a/seed-0/val/clean.parquet",
     "predictions/a+temperature/seed-0/test/clean.parquet",
+    "predictions/a+temperature/seed-0/val/clean.parquet",
     "pretraining/views/seed-0/correlation.json",
     "pretraining/views/seed-0/history.csv",
     "pretraining/views/seed-0/model.json",
