@@ -244,6 +244,13 @@ def test_compare_ends_with_2_on_damage_and_writes_nothing(two):
     assert not (two[0] / "tables").exists()
 
 
+@pytest.mark.parametrize("name", ["scores.csv", SHIFTED])
+def test_a_report_in_python_reads_only_what_the_run_wrote(run, name):
+    (improve if name == "scores.csv" else other_predictions)(run.path / name)
+    refused(fw.Run(run.path).report, run.path / name, DAMAGED)
+    assert not (run.path / "report.html").exists()
+
+
 def test_a_description_that_is_cut_off_is_one_sentence(two):
     path = two[0] / "record.json"
     path.write_text(path.read_text()[:-20])

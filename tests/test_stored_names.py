@@ -18,7 +18,14 @@ from fairweather.exporting.manifest import (
 )
 from fairweather.record import step_file
 from fairweather.report import build_joint_report, build_report
-from fairweather.runs import FIRST_MANIFEST, RunFolder, inside, open_run, write_atomically
+from fairweather.runs import (
+    FIRST_MANIFEST,
+    RunFolder,
+    inside,
+    open_run,
+    share_run,
+    write_atomically,
+)
 from fairweather.tracking import records
 
 from .run_folders import as_first_version, copy_run, finish, run_record
@@ -216,20 +223,53 @@ def test_the_umask_of_the_user_decides_who_may_read(tmp_path, umask, mode):
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
 
 
-def test_what_a_killed_process_left_is_removed_later(run, victim):
-    old, new = run.path / f"a/.{'0' * 16}.partial", run.path / f"a/.{'1' * 16}.partial"
-    other = run.path / "a/.notes.partial"
-    for path in (old, new, other):
+@pytest.fixture
+def left(run):
+    """Files without their end, one of them old, and one with a name that is not ours."""
+    names = (f".{'0' * 16}.partial", f".{'1' * 16}.partial", ".notes.partial")
+    paths = [run.path / "a" / name for name in names]
+    for path in paths:
         path.write_text("half")
-    for path in (old, other):
+    for path in (paths[0], paths[2]):
         os.utime(path, (0, 0))
+    return paths
+
+
+def test_what_a_killed_process_left_is_removed(run, victim, left):
     (run.path / "linked").symlink_to(victim.parent)
-    kept = victim.with_name(old.name)
+    kept = victim.with_name(left[0].name)
     kept.write_text("half")
     os.utime(kept, (0, 0))
     with open_run(run.path):
-        assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
+        assert [path.exists() for path in left] == [False, False, True]
     assert kept.exists()
+
+
+def test_what_another_worker_may_be_writing_stays(run, left):
+    def nothing(*_):
+        pass
+
+    with share_run(run.path, {}, nothing):
+        assert not left[1].exists()  # this worker was alone
+        left[0].touch()
+        left[1].touch()
+        os.utime(left[0], (0, 0))
+        with share_run(run.path, {}, nothing):
+            assert [path.exists() for path in left] == [False, True, True]
+
+
+def test_a_file_whose_partial_file_was_removed_is_written_all_the_same(run, monkeypatch):
+    flush = os.fsync
+
+    def removed(descriptor):
+        monkeypatch.setattr(os, "fsync", flush)
+        with open_run(run.path):  # as a command does that begins just now
+            pass
+
+    monkeypatch.setattr(os, "fsync", removed)
+    run.write("tables/a.csv", "new")
+    assert (run.path / "tables/a.csv").read_text() == "new"
+    assert [path.name for path in (run.path / "tables").iterdir()] == ["a.csv"]
 
 
 def test_a_lock_that_is_a_link_is_refused(run, victim):

@@ -13,6 +13,7 @@ import pandas as pd
 from fairweather.errors import InputError
 from fairweather.record import ALL, CLEAN, MEAN, NATURAL, PAGE, SCORES, RunRecord, is_shifted
 from fairweather.report import build_report
+from fairweather.report.intact import check_intact
 from fairweather.report.table_formats import Layout, aligned
 from fairweather.runs import RunFolder, open_finished_run
 
@@ -49,8 +50,13 @@ class Run:
         return self.folder.scores
 
     def report(self) -> Path:
-        """Build tables, figures and page again; returns the path of the page."""
-        build_report(self.folder)
+        """Build tables, figures and page again; returns the path of the page.
+
+        What is missing is left out. Raises `InputError` where a file is not what the run wrote.
+        """
+        run = self.folder
+        check_intact(run)
+        build_report(run)
         return self.path / PAGE
 
     def __fspath__(self) -> str:

@@ -69,7 +69,7 @@ LOCK = ".lock"
 PROCESSOR = "kind of processor"  # may differ between workers, but then their bytes may too
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
 PREPARED = 60.0  # seconds within which a process that shares a folder has prepared it
-ABANDONED = 3600.0  # seconds without a write, after which its process must have died
+ABANDONED = 3600.0  # seconds without a write, after which one of several processes has died
 _COLUMNS: Mapping[str, type[np.generic]] = {
     "keys": np.int64,
     "labels": np.int64,
@@ -149,6 +149,14 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
     A link at `path` is replaced, not followed.
     """
+    try:
+        _write_once(path, content)
+    except FileNotFoundError:
+        # A process that began to work in the folder took the partial file for that of a dead one.
+        _write_once(path, content)
+
+
+def _write_once(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     # Mode x (O_EXCL) creates the file or fails: an existing file or link is never opened.
@@ -627,7 +635,7 @@ def lock_run(path: Path) -> Iterator[RunFolder]:
                 f"{are} working in {path}, such as {workers[0]}, or were killed less than three "
                 "minutes ago; wait until they end, or join them with --worker"
             )
-        _remove_abandoned(path)
+        _remove_partial(path)
         if (left := run.file(CLAIMS)).is_dir():  # of workers that were killed
             shutil.rmtree(left, ignore_errors=True)
         yield run
@@ -657,7 +665,7 @@ def share_run(
             others = {name: each for name, each in present(run.file).items() if name != claims.name}
             found = [_check_mark(mark, each, name, path) for name, each in others.items()]
             prepare(run, bool(others))
-            _remove_abandoned(path)
+            _remove_partial(path, age=ABANDONED if others else 0)
         yield Shared(run, claims, tuple(filter(None, found)))
 
 
@@ -800,13 +808,13 @@ def machines_of(run: RunFolder) -> list[Machine]:
     return list(dict.fromkeys(s.machine for s in steps if s.machine and is_part_of(run.record, s)))
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Remove partial files of processes that were killed, but not those that are being written."""
+def _remove_partial(folder: Path, age: float = 0) -> None:
+    """Remove partial files without a write for `age` seconds: of processes that were killed."""
     # Others may remove files and folders meanwhile: `walk` passes over what is gone.
     files = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
     for path in files:
         with contextlib.suppress(FileNotFoundError):
-            if PARTIAL.fullmatch(path.name) and time.time() - path.lstat().st_mtime > ABANDONED:
+            if PARTIAL.fullmatch(path.name) and time.time() - path.lstat().st_mtime >= age:
                 path.unlink(missing_ok=True)
 
 

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -79,7 +80,7 @@ def decode_images(
     Decoded(shape=(1, 3, 8, 8), unreadable={})
     """
     numbered, workers = enumerate(items), cpu_count()
-    with strict_pillow(), path.open("r+b") as file:
+    with strict_pillow(), _opened(path) as file:
         filling = _Filling(file, path, count, square, skip_unreadable, scale)
         _decode_alone(filling, numbered, workers)
         _decode_together(filling, numbered, workers)
@@ -87,6 +88,17 @@ def decode_images(
     side = square.size if square else 0
     shape = filling.shape or (3, side, side)
     return Decoded((count - len(filling.unreadable), *shape), filling.unreadable)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing; closing it writes too, so that it may find the disk full."""
+    file = path.open("r+b")
+    try:
+        yield file
+    finally:
+        with explained(path.parent):
+            file.close()
 
 
 class _Filling:

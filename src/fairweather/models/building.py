@@ -137,13 +137,13 @@ def load_checkpoint(folder: Path) -> Classifier:
 
     Raises `InputError` if the folder does not hold a finished model.
     """
+    described, weights = folder / "model.json", folder / "model.safetensors"
+    for needed in (described, weights):
+        if not needed.exists():
+            raise InputError(f"{folder} does not hold a finished model: {needed} is missing")
     try:
-        spec = ModelSpec(**json.loads((folder / "model.json").read_text())["spec"])
-        state = safetensors.torch.load_file(folder / "model.safetensors")
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{folder} does not hold a finished model: {error.filename} is missing"
-        ) from None
+        spec = ModelSpec(**json.loads(described.read_text())["spec"])
+        state = safetensors.torch.load_file(weights)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise InputError(f"{folder} holds a damaged model ({type(error).__name__})") from None
     model = build(replace(spec, weights="none", weights_sha256=None))

@@ -19,9 +19,11 @@ def open_run(folder: Path) -> Opened:
     Images are prepared at the size of the run's training images, if the record of the run is there
     and this size is a square.
 
-    Raises `InputError` if the folder does not hold a finished model, or the record is damaged.
+    Raises `InputError` if the folder does not hold a finished model, or the record or a file of the
+    model is not what the run wrote.
     """
     folder = folder.expanduser()
+    _check_unchanged(folder.resolve())
     model = load_checkpoint(folder)
     written = read_json(folder / DESCRIPTION)
     preparation, origin = _preparation(folder.resolve())
@@ -50,9 +52,22 @@ def _name(folder: Path) -> str:
     return folder_name(f"{folder.parent.name}-{folder.name}" if seed else folder.name)
 
 
-def _preparation(folder: Path) -> tuple[Preparation | None, str]:
+def _run_of(folder: Path) -> RunFolder | None:
+    """The run that a folder with a model belongs to; None for a folder that was copied alone."""
     run = RunFolder(folder.parents[2]) if len(folder.parents) > 2 else None
-    if run is None or not run.has_record:
+    return run if run is not None and run.has_record else None
+
+
+def _check_unchanged(folder: Path) -> None:
+    """Raise `InputError` if the files of a model in a run are not those that the run wrote."""
+    if (run := _run_of(folder)) is not None:
+        for name in (DESCRIPTION, WEIGHTS):
+            if (folder / name).is_file():  # what is missing is told with the folder
+                run.holds(folder.relative_to(run.path).joinpath(name).as_posix())
+
+
+def _preparation(folder: Path) -> tuple[Preparation | None, str]:
+    if (run := _run_of(folder)) is None:
         return None, f"{UNKNOWN}: there is no {RECORD}"
     data = run.record.data
     if data.preparation is not None:
