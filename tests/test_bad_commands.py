@@ -118,7 +118,9 @@ def arrays(**columns):
 def sets(**changes):
     """A good npz data set, with some arrays changed; None leaves one out."""
     plain = {"images": np.zeros((6, 16, 16), np.uint8), "labels": np.arange(6) % 3}
-    return encoded(arrays(**{name: value for name, value in (plain | changes).items() if value is not None}))
+    return encoded(
+        arrays(**{name: value for name, value in (plain | changes).items() if value is not None})
+    )
 
 
 @made_later
@@ -263,7 +265,9 @@ def refused(world, monkeypatch, capfd):
     monkeypatch.setenv("COLUMNS", "200")
 
     def tree():
-        return sorted((str(each.relative_to(world)), each.lstat().st_size) for each in world.rglob("*"))
+        return sorted(
+            (str(each.relative_to(world)), each.lstat().st_size) for each in world.rglob("*")
+        )
 
     def run(command, files):
         before = tree()
@@ -320,15 +324,27 @@ def network(text, words):
 
 
 def data_file(name, content, words, form="{}"):
-    return f"{MODEL} {form.format(name)} --shifts clean --quiet", words, {name.split(":")[1].split(",")[0]: content}
+    return (
+        f"{MODEL} {form.format(name)} --shifts clean --quiet",
+        words,
+        {name.split(":")[1].split(",")[0]: content},
+    )
 
 
 def option(text, words, **files):
-    return f"{MODEL} {ON} {text}", words, {name.replace("_", "."): each for name, each in files.items()}
+    return (
+        f"{MODEL} {ON} {text}",
+        words,
+        {name.replace("_", "."): each for name, each in files.items()},
+    )
 
 
 def model(source, words, **files):
-    return f"evaluate {source} {ON}", words, {name.replace("_", "."): each for name, each in files.items()}
+    return (
+        f"evaluate {source} {ON}",
+        words,
+        {name.replace("_", "."): each for name, each in files.items()},
+    )
 
 
 def table(text, words, name="bad.csv"):
@@ -354,7 +370,9 @@ def rules(text, words):
 PATIENTS = "file,patient,site\n" + "".join(
     f"{name}/{each}.png,{name}{each},{'xy'[each % 2]}\n" for name in "abc" for each in range(3)
 )
-FILES = "file,label\n" + "".join(f"{name}/{each}.png,{name}\n" for name in "abc" for each in range(3))
+FILES = "file,label\n" + "".join(
+    f"{name}/{each}.png,{name}\n" for name in "abc" for each in range(3)
+)
 
 ROWS = {
     "the command": [
@@ -367,7 +385,7 @@ ROWS = {
         ("run study.yaml --jobs 0", "--jobs", {}),
         ("run study.yaml --out", "--out", {}),
         ("list everything", "everything", {}),
-        ("list \"a\nb\"", "list", {}),
+        ('list "a\nb"', "list", {}),
         ("evaluate python:model.py:make", "predictions:FILE", {}),
         (f"{MODEL} {ON} --json", "--dry-run", {}),
         ("run study.yaml --out study.yaml/run", "study.yaml is not a folder", {}),
@@ -437,7 +455,9 @@ ROWS = {
         changed("threads: 0", "threads"),
         changed("defaults: 3", "defaults"),
         changed("shift_seed: -1", "shift_seed"),
-        changed("pretraining: {p: {backbone: timm:test_resnet, recipe: {method: simcrl}}}", "simcrl"),
+        changed(
+            "pretraining: {p: {backbone: timm:test_resnet, recipe: {method: simcrl}}}", "simcrl"
+        ),
         network("backbone2: 1", "backbone2"),
         network("weights: pretraining:p", "'p'"),
         network("weights: nowhere.pt", "nowhere.pt"),
@@ -460,10 +480,14 @@ ROWS = {
         study(STUDY.replace("folder:data", "folder:nowhere"), "nowhere"),
         study(STUDY.replace("folder:data", "nonsense"), "nonsense"),
         study(STUDY.replace("folder:data", "{source: folder:data, size: 4}"), "size"),
-        study(STUDY.replace("folder:data", "{source: folder:data, test_fraction: 0}"), "test_fraction"),
+        study(
+            STUDY.replace("folder:data", "{source: folder:data, test_fraction: 0}"), "test_fraction"
+        ),
         study(STUDY.replace("folder:data", "{source: folder:data, label_noise: 2}"), "label_noise"),
         study(
-            STUDY.replace("folder:data", "{source: folder:data, groups: {metadata: no.csv, cluster: p}}"),
+            STUDY.replace(
+                "folder:data", "{source: folder:data, groups: {metadata: no.csv, cluster: p}}"
+            ),
             "no.csv",
         ),
         study(STUDY.replace("folder:data", "images:plain"), "images:plain"),
@@ -491,10 +515,24 @@ ROWS = {
         data_file("folder:bad/a/0.png", picture()[:60], "0.png", "folder:bad"),
         data_file("folder:bad/a/0.png", picture("GIF")[:20], "0.png", "folder:bad"),
         data_file("folder:bad/a/0.png", picture("PPM"), "0.png", "folder:bad"),
-        data_file("folder:bad/a/0.png", picture(size=(20000, 20000), mode="1"), "0.png", "folder:bad"),
-        (f"{MODEL} folder:bad --shifts clean", "x pixels", {"bad/a/0.png": picture(), "bad/b/0.png": picture(size=(17, 16))}),
-        (f"{MODEL} folder:bad --shifts clean", "test", {"bad/train/a/0.png": picture(), "bad/train/b/0.png": picture()}),
-        (f"{MODEL} folder:bad --shifts clean", "empty", {"bad/a/.hidden": "", "bad/b/0.png": picture()}),
+        data_file(
+            "folder:bad/a/0.png", picture(size=(20000, 20000), mode="1"), "0.png", "folder:bad"
+        ),
+        (
+            f"{MODEL} folder:bad --shifts clean",
+            "x pixels",
+            {"bad/a/0.png": picture(), "bad/b/0.png": picture(size=(17, 16))},
+        ),
+        (
+            f"{MODEL} folder:bad --shifts clean",
+            "test",
+            {"bad/train/a/0.png": picture(), "bad/train/b/0.png": picture()},
+        ),
+        (
+            f"{MODEL} folder:bad --shifts clean",
+            "empty",
+            {"bad/a/.hidden": "", "bad/b/0.png": picture()},
+        ),
         data_file("folder:bad/a/0.dcm", b"\0" * 128 + b"DICM", "0.dcm", "folder:bad"),
         data_file("folder:bad/a/0.dcm", dicom(PixelData=None), "0.dcm", "folder:bad"),
         data_file("folder:bad/a/0.dcm", dicom(NumberOfFrames=2), "2 frames", "folder:bad"),
@@ -503,7 +541,12 @@ ROWS = {
         data_file("folder:bad/a/0.dcm", dicom("1.2.840.10008.1.2.1.99"), "0.dcm", "folder:bad"),
         data_file("folder:bad/a/0.dcm", dicom("1.2.840.10008.1.2.4.90"), "0.dcm", "folder:bad"),
         data_file("folder:bad/a/0.dcm", dicom(BitsAllocated=7), "0.dcm", "folder:bad"),
-        data_file("folder:bad/a/0.dcm", dicom(RescaleSlope="0", RescaleIntercept="x"), "0.dcm", "folder:bad"),
+        data_file(
+            "folder:bad/a/0.dcm",
+            dicom(RescaleSlope="0", RescaleIntercept="x"),
+            "0.dcm",
+            "folder:bad",
+        ),
         data_file("npz:bad.npz", "text", "bad.npz"),
         data_file("npz:bad.npz", b"", "bad.npz"),
         data_file("npz:bad.npz", sets()[:200], "bad.npz"),
@@ -527,8 +570,16 @@ ROWS = {
         data_file("parquet:bad.parquet", pictures(label=None), "label"),
         data_file("parquet:bad.parquet", pictures(label=[0.5] * 6), "label"),
         data_file("parquet:bad.parquet", pictures(image=list(range(6))), "image"),
-        data_file("parquet:bad.parquet", pictures(image=[{"bytes": b"no picture", "path": ""}] * 6), "bad.parquet"),
-        data_file("parquet:bad.parquet", pictures(image=[{"bytes": None, "path": "/etc/hostname"}] * 6), "bad.parquet"),
+        data_file(
+            "parquet:bad.parquet",
+            pictures(image=[{"bytes": b"no picture", "path": ""}] * 6),
+            "bad.parquet",
+        ),
+        data_file(
+            "parquet:bad.parquet",
+            pictures(image=[{"bytes": None, "path": "/etc/hostname"}] * 6),
+            "bad.parquet",
+        ),
         data_file("parquet:bad.parquet", pictures(features(names=["a", "b"])), "bad.parquet"),
         data_file("parquet:bad.parquet", pictures(features(names=[1, None, {}])), "class"),
         data_file("parquet:bad.parquet", pictures(features(names=["a", "a", "b"])), "bad.parquet"),
@@ -696,7 +747,11 @@ ROWS = {
         ("export folder:data --out out --shift gamma,exponent=2 --seed -1", "seed", {}),
         ("export folder:data --out data --shift gamma,exponent=2", "data", {}),
         ("export folder:data --out run --shift gamma,exponent=2", "run", {}),
-        ("export folder:data --out bad --shift gamma,exponent=2", "manifest.json", {"bad/manifest.json": "{"}),
+        (
+            "export folder:data --out bad --shift gamma,exponent=2",
+            "manifest.json",
+            {"bad/manifest.json": "{"},
+        ),
         ("export folder:data --out out --shift pgd,epsilon=0.1", "pgd", {}),
         ("export images:plain --out out --shift gamma,exponent=2 --scale 1..2", "scale", {}),
     ],
@@ -714,20 +769,38 @@ ROWS = {
         model("timm:test_resnet --weights data", "data"),
         model("bad.pt --architecture timm:test_resnet", "bad.pt", bad_pt="text"),
         model("bad.pt --architecture timm:test_resnet", "bad.pt", bad_pt=b""),
-        model("bad.pt --architecture timm:test_resnet", "bad.pt", bad_pt=weights({"a": torch.zeros(1)})[:200]),
-        model("bad.pt --architecture timm:test_resnet", "bad.pt", bad_pt=weights({"a": torch.zeros(1)})),
+        model(
+            "bad.pt --architecture timm:test_resnet",
+            "bad.pt",
+            bad_pt=weights({"a": torch.zeros(1)})[:200],
+        ),
+        model(
+            "bad.pt --architecture timm:test_resnet",
+            "bad.pt",
+            bad_pt=weights({"a": torch.zeros(1)}),
+        ),
         model("bad.pt --architecture timm:test_resnet", "bad.pt", bad_pt=weights({})),
         model("bad.pt --architecture timm:test_resnet", "bad.pt", bad_pt=weights([1, 2])),
         model("bad.pt --architecture timm:test_resnet", "bad.pt", bad_pt=weights({1: {2: 3}})),
         model("bad.pt --architecture timm:test_resnet", "bad.pt", bad_pt=b"\x80\x04cos\nsystem\n."),
         model("bad.pt", "architecture", bad_pt="text"),
         model("bad.pt --architecture resnet", "timm:NAME", bad_pt="text"),
-        model("bad.safetensors --architecture timm:test_resnet", "bad.safetensors", bad_safetensors=safe("x")),
-        model("bad.safetensors --architecture timm:test_resnet", "bad.safetensors", bad_safetensors=b"\xff" * 8),
         model(
             "bad.safetensors --architecture timm:test_resnet",
             "bad.safetensors",
-            bad_safetensors=safe({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}),
+            bad_safetensors=safe("x"),
+        ),
+        model(
+            "bad.safetensors --architecture timm:test_resnet",
+            "bad.safetensors",
+            bad_safetensors=b"\xff" * 8,
+        ),
+        model(
+            "bad.safetensors --architecture timm:test_resnet",
+            "bad.safetensors",
+            bad_safetensors=safe(
+                {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
+            ),
         ),
         model("python:", "FILE.py:FUNCTION"),
         model("python:model.py", "FUNCTION"),
@@ -753,9 +826,15 @@ ROWS = {
         model("onnx:bad.onnx", "bad.onnx", bad_onnx=graph()),
         model("onnx:bad.onnx", "bad.onnx", bad_onnx=graph(("Nothing", ["x"], ["y"]))),
         model("onnx:bad.onnx", "bad.onnx", bad_onnx=graph(*POOL, inputs=())),
-        model("onnx:bad.onnx", "bad.onnx", bad_onnx=graph(*POOL, inputs=(("x", 8, ("b", 3, 16, 16)),))),
-        model("onnx:bad.onnx", "bad.onnx", bad_onnx=graph(*POOL, inputs=(("x", 1, ("b", 3, 17, 0)),))),
-        model("onnx:bad.onnx", "bad.onnx", bad_onnx=graph(*POOL, inputs=(("x", 1, ("b", 5, 16, 16)),))),
+        model(
+            "onnx:bad.onnx", "bad.onnx", bad_onnx=graph(*POOL, inputs=(("x", 8, ("b", 3, 16, 16)),))
+        ),
+        model(
+            "onnx:bad.onnx", "bad.onnx", bad_onnx=graph(*POOL, inputs=(("x", 1, ("b", 3, 17, 0)),))
+        ),
+        model(
+            "onnx:bad.onnx", "bad.onnx", bad_onnx=graph(*POOL, inputs=(("x", 1, ("b", 5, 16, 16)),))
+        ),
         model("onnx:bad.onnx", "names", bad_onnx=graph(*POOL, names='["a", "b\x9b", "c"]')),
         model("onnx:bad.onnx", "names", bad_onnx=graph(*POOL, names='["a", "a", "c"]')),
         model("hf:data", "config.json"),
@@ -764,8 +843,16 @@ ROWS = {
         (f"evaluate hf:bad {ON}", "config.json", {"bad/config.json": "{"}),
         (f"evaluate hf:bad {ON}", "bad", {"bad/config.json": "[]"}),
         (f"evaluate hf:bad {ON}", "bad", {"bad/config.json": '{"model_type": "nonsense"}'}),
-        (f"evaluate hf:bad {ON}", "bad", {"bad/config.json": '{"model_type": "resnet", "depths": "x"}'}),
-        (f"evaluate hf:bad {ON}", "bad", {"bad/config.json": '{"architecture": "nonsense", "num_classes": 3}'}),
+        (
+            f"evaluate hf:bad {ON}",
+            "bad",
+            {"bad/config.json": '{"model_type": "resnet", "depths": "x"}'},
+        ),
+        (
+            f"evaluate hf:bad {ON}",
+            "bad",
+            {"bad/config.json": '{"architecture": "nonsense", "num_classes": 3}'},
+        ),
         (f"evaluate hf:bad {ON}", "bad", {"bad/config.json": "[" * 5000}),
         model("run:nowhere", "nowhere"),
         model("run:run/models/a/seed-0", "run/models/a"),
@@ -785,7 +872,11 @@ ROWS = {
         ("evaluate predictions:right.csv --quiet --key-column x", "'x'", {}),
         ("evaluate predictions:right.csv --quiet --classes a,b", "2", {}),
         ("evaluate predictions:right.csv --quiet --classes a,a,b", "a", {}),
-        ("evaluate predictions:right.csv --quiet --classes bad.txt", "bad.txt", {"bad.txt": b"\xff"}),
+        (
+            "evaluate predictions:right.csv --quiet --classes bad.txt",
+            "bad.txt",
+            {"bad.txt": b"\xff"},
+        ),
         ("evaluate predictions:right.csv --quiet --mean 1,1,1 --std 1,1,1", "mean", {}),
         ("evaluate predictions:right.csv folder:plain --quiet", "plain", {}),
         ("evaluate predictions:right.csv folder:nowhere --quiet", "nowhere", {}),
@@ -807,15 +898,31 @@ ROWS = {
         given(PREDICTED.replace("\na,", "\n,", 1), "bad.csv"),
         given('label,a,b,c\n"a,0.1,0.1,0.8\n', "bad.csv"),
         given("text", "bad.npz", name="bad.npz"),
-        given(arrays(probabilities=np.zeros((3, 3)), labels=np.arange(3)), "bad.npz", name="bad.npz"),
-        given(arrays(probabilities=np.full((3, 3), 1 / 3), labels=np.arange(4)), "bad.npz", name="bad.npz"),
+        given(
+            arrays(probabilities=np.zeros((3, 3)), labels=np.arange(3)), "bad.npz", name="bad.npz"
+        ),
+        given(
+            arrays(probabilities=np.full((3, 3), 1 / 3), labels=np.arange(4)),
+            "bad.npz",
+            name="bad.npz",
+        ),
         given(arrays(probabilities=np.full((3, 3), 1 / 3)), "label", name="bad.npz"),
-        given(arrays(probabilities=np.full((3, 3), {}), labels=np.arange(3)), "bad.npz", name="bad.npz"),
-        given(arrays(probabilities=np.full((3, 3), 1j), labels=np.arange(3)), "bad.npz", name="bad.npz"),
+        given(
+            arrays(probabilities=np.full((3, 3), {}), labels=np.arange(3)),
+            "bad.npz",
+            name="bad.npz",
+        ),
+        given(
+            arrays(probabilities=np.full((3, 3), 1j), labels=np.arange(3)),
+            "bad.npz",
+            name="bad.npz",
+        ),
         given(arrays(x=np.zeros(3), y=np.zeros(3)), "bad.npz", name="bad.npz"),
         given("text", "bad.parquet", name="bad.parquet"),
         given(parquet(label=["a"] * 3), "bad.parquet", name="bad.parquet"),
-        given(parquet(label=["a", "b"], a=[[1], [2]], b=[0.5, 0.5]), "bad.parquet", name="bad.parquet"),
+        given(
+            parquet(label=["a", "b"], a=[[1], [2]], b=[0.5, 0.5]), "bad.parquet", name="bad.parquet"
+        ),
     ],
     "runs": [
         ("report nowhere", "nowhere", {}),
@@ -907,6 +1014,7 @@ ROWS = {
 def test_a_bad_command_ends_with_status_2_and_one_line(refused, command, words, files, request):
     told = refused(command, files)
     import os
+
     if os.environ.get("TOLD"):
         with open(os.environ["TOLD"], "a") as f:
             f.write(f"{request.node.callspec.id}\t{command[:150]}\t{words}\t{told}")

@@ -34,6 +34,9 @@ LISTED_BY: Mapping[str, str] = {
 # What neither UTF-8 nor XML can hold, and what steers a terminal instead of being shown on it.
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
+_BREAKS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+MOST_TOLD = 1000  # characters of a sentence on the command line: a name may have a million
+
 
 class InputError(ValueError):
     """The user's input is at fault; the message is one sentence that can be shown as it is."""
@@ -106,6 +109,24 @@ def check_text(text: str, what: str) -> str:
             "control characters and what is no UTF-8 are not allowed in names"
         )
     return text
+
+
+def one_line(told: str) -> str:
+    """Write a message as one line for a terminal, whatever names and other messages are in it.
+
+    Line breaks become blanks, characters that cannot be shown become escapes, and of more than
+    `MOST_TOLD` characters the middle is left out: the way out stands at the end.
+
+    >>> print(one_line("cannot read a.png: no decoder:\\n  x86: \\x1b[2J"))
+    cannot read a.png: no decoder: x86: \\x1b[2J
+    >>> len(one_line("a" * 10**6))
+    1000
+    """
+    joined = _UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], _BREAKS.sub(" ", told.strip()))
+    if len(joined) <= MOST_TOLD:
+        return joined
+    end = MOST_TOLD // 3
+    return f"{joined[: MOST_TOLD - end - 5]} ... {joined[-end:]}"
 
 
 def os_error_sentence(error: OSError) -> str:

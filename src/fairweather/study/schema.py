@@ -217,8 +217,9 @@ class ModelEntry(NetworkEntry):
 
 
 _RECIPE = pydantic.TypeAdapter(Recipe)
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
-_ALLOWED = "letters, digits, '_', '-' and '.', and begin with a letter or digit"
+# Names are those of folders and files, which systems limit to 255 bytes with all that is added.
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
+_ALLOWED = "at most 100 letters, digits, '_', '-' and '.', and begin with a letter or digit"
 # The largest number of seeds; a larger number was probably meant as a seed.
 _MOST_SEEDS = 100
 # The keys that a model and the pre-training that it starts from must have in common.
