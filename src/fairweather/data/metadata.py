@@ -105,14 +105,21 @@ def read_table(path: Path) -> pd.DataFrame:
             table = pd.concat(texts, axis=1) if texts else table
         else:
             separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            # The header is read as a row: pandas would rename a column that is there twice.
             table = pd.read_csv(
-                path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig"
+                path,
+                dtype=str,
+                keep_default_na=False,
+                sep=separator,
+                encoding="utf-8-sig",
+                header=None,
             )
+            table = table.set_axis(table.iloc[0], axis="columns")[1:].reset_index(drop=True)
     except (ValueError, OSError) as error:  # also what pyarrow raises
         reason = str(error).partition("\n")[0]
         raise InputError(f"{str(path)!r} cannot be read as a table: {reason}") from error
     table.columns = table.columns.map(str)
-    twice = table.columns[table.columns.duplicated()]
+    twice = table.columns[table.columns.duplicated() & (table.columns != "")]
     if len(twice):
         raise InputError(f"{str(path)!r} has two columns with the name {twice[0]!r}")
     return table
