@@ -47,7 +47,8 @@ TEXTS = {
     "priors.yaml": "winter: {a: 0.5, b: 1/4}\nsummer: {c: 0.9}\n",
     "table.csv": "file,label,split\n"
     + "".join(f"image.{each},{'ab'[i % 2]},test\n" for i, each in enumerate(("png", "jpg", "bmp"))),
-    "facts.csv": "file,patient,site,split\nimage.png,p1,x,test\nimage.jpg,p2,y,test\nimage.bmp,p1,x,test\n",
+    "facts.csv": "file,patient,site,split\nimage.png,p1,x,test\nimage.jpg,p2,y,test\n"
+    "image.bmp,p1,x,test\n",
     "predictions.csv": "file,label,a,b,c\nimage.png,a,0.7,0.2,0.1\nimage.jpg,b,0.2,0.7,0.1\n"
     "image.bmp,c,0.1,0.2,0.7\n",
     "mapping.yaml": "- {file: predictions.csv, model: one, seed: 0, shift: clean}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -410,6 +411,8 @@ def list_source(
         listed = SOURCES[entry](Request(place, asked, offline, verify, progress))
     for each in listed.classes:
         check_text(each, f"{source} has a class with a name that cannot be used:")
+    if twice := [name for name, count in Counter(listed.classes).items() if count > 1]:
+        raise InputError(f"{source} has two classes with the name {twice[0]!r}: rename one of them")
     if progress is not None and (line := verification(listed.name or source, listed.notes)):
         progress(Event("verify", 1, 1, line=line))
     return listed
