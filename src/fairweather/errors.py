@@ -35,6 +35,7 @@ LISTED_BY: Mapping[str, str] = {
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 _BREAKS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+MOST_LETTERS = 500  # of a name; ImageNet's longest has 121
 MOST_TOLD = 1000  # characters of a sentence on the command line: a name may have a million
 
 
@@ -109,6 +110,27 @@ def check_text(text: str, what: str) -> str:
             "control characters and what is no UTF-8 are not allowed in names"
         )
     return text
+
+
+def check_name(name: str, what: str) -> str:
+    """Return a name if it fits into a line of a table and beside a mark; else raise `InputError`.
+
+    Names of classes, models, columns and their values, and titles, are such names.
+
+    >>> check_name("two\\nlines", "the title")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: the title 'two\\nlines' has several lines; a name has one
+    """
+    check_text(name, what)
+    if not name.strip():
+        raise InputError(f"{what} {name!r} is empty")
+    if len(name) > MOST_LETTERS:
+        raise InputError(
+            f"{what} {name[:40]!r}... has {len(name):,} letters; a name has at most {MOST_LETTERS}"
+        )
+    if name.splitlines() != [name]:
+        raise InputError(f"{what} {name!r} has several lines; a name has one")
+    return name
 
 
 def one_line(told: str) -> str:

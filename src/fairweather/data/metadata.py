@@ -13,7 +13,7 @@ import pandas as pd
 
 from fairweather.data.known import first_names
 from fairweather.data.source import FILE_COLUMNS, SPLIT_NAMES, WHOLE, Listing, check_exists
-from fairweather.errors import InputError, check_text, unknown_name
+from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.types import CROSSED, GroupColumns, Groups, columns_of_slice, slice_name
 
 KEY, SPLIT = "key", "split"
@@ -143,6 +143,8 @@ def _check_asked(asked: GroupColumns, place: str) -> None:
             f"of {place} none of the columns is asked for: name the one that says which images "
             "belong together (cluster), or one with subgroups (slice)"
         )
+    for each in asked.columns:
+        check_name(each, f"{place} is asked for a column with a name that cannot be used:")
     names = [slice_name(each) for each in asked.slices]
     for name in names:
         if asked.cluster in columns_of_slice(name):
@@ -298,7 +300,7 @@ def _groups(columns: Mapping[str, Texts], asked: GroupColumns, place: str, split
         for part in parts[1:]:
             values = values + CROSSED + part
         for value in set(values):
-            check_text(value, f"{place} has in {each} a value that cannot be used:")
+            check_name(value, f"{place} has in {each} a value that cannot be used:")
         slices[slice_name(each)] = values
     return Groups(asked.cluster, clusters, slices)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import pydantic
 from pydantic import FiniteFloat
 
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.evaluation_options import natural_sources
 from fairweather.inference import check_variant_names
 from fairweather.models.specification import MOST_WIDTH
@@ -67,6 +67,10 @@ class DataEntry(Strict):
     scale: str | None = None
 
 
+_Title = Annotated[str, pydantic.AfterValidator(lambda text: check_name(text, "the title"))]
+_TitleOrNone = Annotated[
+    str, pydantic.AfterValidator(lambda text: text and check_name(text, "the title"))
+]
 _Above0 = Annotated[FiniteFloat, pydantic.Field(gt=0)]
 
 
@@ -84,7 +88,7 @@ class NetworkEntry(Strict):
     backbone's published weights. `weights_sha256` is the SHA-256 that this file must have.
     """
 
-    title: str
+    title: _Title
     backbone: str
     weights: str = "none"
     weights_sha256: str | None = None
@@ -272,7 +276,7 @@ class Study(Strict):
     """
 
     name: str
-    title: str = ""
+    title: _TitleOrNone = ""
     description: str = ""
     data: DataEntry
     seeds: Annotated[list[int], pydantic.BeforeValidator(_listed)] = [0, 1, 2]
