@@ -336,7 +336,7 @@ def test_a_damaged_file_is_one_sentence(kind, folder):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_damaged_files_are_one_sentence_each(kind, folder):
-    @settings(PLAIN, max_examples=3000 // KINDS[kind].slow)
+    @settings(PLAIN, max_examples=1000 // KINDS[kind].slow)
     @given(damaged(kind))
     def damage_one(drawn):
         name, damages, other = drawn
