@@ -200,11 +200,12 @@ def _count(node: yaml.Node, counted: dict[int, _Size], depth: int = 1) -> _Size:
 
 def _merged_by(node: yaml.Node) -> list[yaml.MappingNode]:
     """The mappings that stand behind `<<`: one, or a list of them."""
-    found = node.value if isinstance(node, yaml.SequenceNode) else [node]
-    for each in found:
+    found: list[yaml.MappingNode] = []
+    for each in node.value if isinstance(node, yaml.SequenceNode) else [node]:
         if not isinstance(each, yaml.MappingNode):
             problem = "<< merges a mapping or a list of mappings"
             raise yaml.constructor.ConstructorError(None, None, problem, each.start_mark)
+        found.append(each)
     return found
 
 

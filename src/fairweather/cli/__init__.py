@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
 
 OUR_FAULT = 70  # EX_SOFTWARE of sysexits.h, which Python has on Unix alone
 # What Typer raises for arguments that it cannot read; its module depends on Typer's version.
-(UsageError,) = typer.BadParameter.__bases__
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="fairweather",
