@@ -40,7 +40,13 @@ MOST_TOLD = 1000  # characters of a sentence on the command line: a name may hav
 
 
 class InputError(ValueError):
-    """The user's input is at fault; the message is one sentence that can be shown as it is."""
+    """The user's input is at fault; the message is one sentence that can be shown as it is.
+
+    It is one line, even if a name in it has several.
+    """
+
+    def __str__(self) -> str:
+        return _in_one_line(super().__str__())
 
 
 class NotFiniteError(InputError):
@@ -144,11 +150,15 @@ def one_line(told: str) -> str:
     >>> len(one_line("a" * 10**6))
     1000
     """
-    joined = _UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], _BREAKS.sub(" ", told.strip()))
+    joined = _in_one_line(told)
     if len(joined) <= MOST_TOLD:
         return joined
     end = MOST_TOLD // 3
     return f"{joined[: MOST_TOLD - end - 5]} ... {joined[-end:]}"
+
+
+def _in_one_line(told: str) -> str:
+    return _UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], _BREAKS.sub(" ", told.strip()))
 
 
 def os_error_sentence(error: OSError) -> str:

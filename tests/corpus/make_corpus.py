@@ -89,7 +89,7 @@ def arrays() -> None:
     )
     pq.write_table(table, HERE / "set.parquet", compression="none")
     shares = np.full((6, 3), 0.1) + 0.7 * np.eye(3)[labels]
-    np.savez(HERE / "predictions.npz", probabilities=shares, labels=labels)
+    np.savez(HERE / "predictions.npz", probabilities=shares, labels=labels, classes=CLASSES)
     np.save(HERE / "predictions.npy", shares)
     columns = {"label": [CLASSES[each] for each in labels]}
     columns |= {name: shares[:, place] for place, name in enumerate(CLASSES)}

@@ -39,11 +39,11 @@ NEEDED = (
 )
 ALLOWED = "uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3], [N, 1, H, W] or [N, 3, H, W]"
 
-# An encrypted member raises RuntimeError, a wrong offset in the archive OSError, and the header of
-# an array the last two.
+# An encrypted member raises RuntimeError, a wrong offset in the archive OSError, the header of an
+# array the last two, and text of what is no letter SystemError.
 UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, OSError),
-    *(MemoryError, OverflowError, SyntaxError, tokenize.TokenError),
+    *(MemoryError, OverflowError, SystemError, SyntaxError, tokenize.TokenError),
 )
 
 
@@ -212,7 +212,8 @@ def _class_names(array: Array) -> tuple[str, ...]:
             f"{array} is {found}; class names must be text in label order: "
             "np.array(names, dtype=str)"
         )
-    names = tuple(str(name) for name in _read_whole(array))
+    with _reading(array.path):
+        names = tuple(str(name) for name in _read_whole(array))
     if len(set(names)) < len(names):
         raise InputError(f"{array} has a name twice: {', '.join(names)}")
     return names

@@ -46,6 +46,7 @@ OUTPUTS = (
 UNREADABLE = (
     *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
     *(NotImplementedError, RuntimeError, MemoryError, OverflowError),
+    SystemError,  # of text of what is no letter
     *(SyntaxError, tokenize.TokenError),  # of the header of an array
 )
 CLASSES = ("classes", "class_names", "label_names")
@@ -212,6 +213,9 @@ def _of_npz(path: Path, place: str, asked: Asked, classes: int | None) -> Rows:
         with path.open("rb") as file:
             found = np.load(file, allow_pickle=False)
             arrays = {"": found} if isinstance(found, np.ndarray) else dict(found)
+        for each in arrays.values():
+            if isinstance(each, np.ndarray) and each.dtype.kind == "U":
+                each.tolist()
     except UNREADABLE as error:
         raise _unreadable(place, error) from None
     for name, each in arrays.items():
