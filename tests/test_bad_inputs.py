@@ -103,6 +103,15 @@ def test_plain_yaml_with_anchors_and_tags_is_read():
     assert parse_yaml("x: [.inf, -.inf]") == {"x": [float("inf"), float("-inf")]}
 
 
+def test_a_mapping_that_merges_another_may_be_merged_itself():
+    text = "a: &a {x: 1, y: 1}\nb: &b {<<: *a, y: 2}\nc: {<<: *b, y: 3}\nd: {<<: [*b, *a], x: 4}"
+    read = parse_yaml(text)
+    assert read["b"] == {"x": 1, "y": 2}
+    assert read["c"] == {"x": 1, "y": 3}
+    assert read["d"] == {"x": 4, "y": 2}
+    assert "given twice" in sentence(lambda: parse_yaml(f"{text}\ne: {{<<: *b, y: 3, y: 4}}"))
+
+
 # ---------------------------------------------------------------- names
 
 UNSHOWABLE = [

@@ -95,7 +95,7 @@ def test_a_folder_without_permission_is_told_first(tmp_path, monkeypatch):
     ],
 )
 def test_what_the_system_refuses_is_one_sentence(file, folder, way_out, monkeypatch, capsys):
-    def refused():
+    def refused(**_):
         raise PermissionError(13, "Permission denied", file)
 
     monkeypatch.setenv("FAIRWEATHER_CACHE", "/cache")

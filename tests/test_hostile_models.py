@@ -121,6 +121,40 @@ def test_weights_outside_the_folder_of_a_graph_are_not_read(file, location, as_n
     assert "outside its folder" in told
 
 
+def within(nodes, tensors=()):
+    """A node that runs a graph of its own."""
+    inner = onnx.helper.make_graph(
+        nodes, "inner", [], [onnx.helper.make_tensor_value_info("c", 1, (3,))], tensors
+    )
+    return NODE("If", ["yes"], ["c"], then_branch=inner, else_branch=inner)
+
+
+def sparse(outside):
+    indices = onnx.helper.make_tensor("i", 7, (3,), [0, 1, 2])
+    return NODE(
+        "Constant", [], ["c"], sparse_value=onnx.helper.make_sparse_tensor(outside, indices, (3,))
+    )
+
+
+INNER = {
+    "in a graph within the graph": lambda outside: within([], [outside]),
+    "in a node of it": lambda outside: within([constant(outside)]),
+    "deeper": lambda outside: within([within([constant(outside)])]),
+    "sparse": sparse,
+}
+
+
+@pytest.mark.parametrize("kind", INNER)
+def test_weights_outside_the_folder_are_found_wherever_they_stand(file, kind):
+    outside = tensor(location="../secret")
+    yes = onnx.helper.make_tensor("yes", 9, (), [True])
+    made = graph(INNER[kind](outside), *SUBTRACT, tensors=[yes])
+    assert "outside its folder" in refused(file(made))
+    made.functions.add(name="f").node.add().CopyFrom(made.graph.node[0])
+    del made.graph.node[0]
+    assert "outside its folder" in refused(file(made))
+
+
 @pytest.mark.parametrize("names", ['[null, "b", "c"]', '[["a"], "b", "c"]', "[true, false, true]"])
 def test_class_names_of_a_graph_are_text(file, names):
     assert "which is no text" in refused(file(graph(*POOL, names=names)))

@@ -114,6 +114,8 @@ def _check_address(url: str, *, checked: bool) -> None:
         )
     if address.scheme not in ("http", "https"):
         raise InputError(f"{url!r} cannot be downloaded: it is not an http or https address")
+    if not host:
+        raise InputError(f"{url!r} cannot be downloaded: it names no host")
     if address.scheme == "http" and not checked and not _is_this_machine(host):
         raise InputError(
             f"{url!r} cannot be downloaded: over plain http anybody on the way can change the "

@@ -34,9 +34,19 @@ LISTED_BY: Mapping[str, str] = {
 # What neither UTF-8 nor XML can hold, and what steers a terminal instead of being shown on it.
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
+_BREAKS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+MOST_LETTERS = 500  # of a name; ImageNet's longest has 121
+MOST_TOLD = 1000  # characters of a sentence on the command line: a name may have a million
+
 
 class InputError(ValueError):
-    """The user's input is at fault; the message is one sentence that can be shown as it is."""
+    """The user's input is at fault; the message is one sentence that can be shown as it is.
+
+    It is one line, even if a name in it has several.
+    """
+
+    def __str__(self) -> str:
+        return _in_one_line(super().__str__())
 
 
 class NotFiniteError(InputError):
@@ -106,6 +116,49 @@ def check_text(text: str, what: str) -> str:
             "control characters and what is no UTF-8 are not allowed in names"
         )
     return text
+
+
+def check_name(name: str, what: str) -> str:
+    """Return a name if it fits into a line of a table and beside a mark; else raise `InputError`.
+
+    Names of classes, models, columns and their values, and titles, are such names.
+
+    >>> check_name("two\\nlines", "the title")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: the title 'two\\nlines' has several lines; a name has one
+    """
+    check_text(name, what)
+    if not name.strip():
+        raise InputError(f"{what} {name!r} is empty")
+    if len(name) > MOST_LETTERS:
+        raise InputError(
+            f"{what} {name[:40]!r}... has {len(name):,} letters; a name has at most {MOST_LETTERS}"
+        )
+    if name.splitlines() != [name]:
+        raise InputError(f"{what} {name!r} has several lines; a name has one")
+    return name
+
+
+def one_line(told: str) -> str:
+    """Write a message as one line for a terminal, whatever names and other messages are in it.
+
+    Line breaks become blanks, characters that cannot be shown become escapes, and of more than
+    `MOST_TOLD` characters the middle is left out: the way out stands at the end.
+
+    >>> print(one_line("cannot read a.png: no decoder:\\n  x86: \\x1b[2J"))
+    cannot read a.png: no decoder: x86: \\x1b[2J
+    >>> len(one_line("a" * 10**6))
+    1000
+    """
+    joined = _in_one_line(told)
+    if len(joined) <= MOST_TOLD:
+        return joined
+    end = MOST_TOLD // 3
+    return f"{joined[: MOST_TOLD - end - 5]} ... {joined[-end:]}"
+
+
+def _in_one_line(told: str) -> str:
+    return _UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], _BREAKS.sub(" ", told.strip()))
 
 
 def os_error_sentence(error: OSError) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fairweather.errors import InputError, check_text, unknown_name
+from fairweather.errors import InputError, check_name, check_text, unknown_name
 
 Channels = tuple[float, float, float]
 
@@ -185,6 +185,8 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
     for name, value in given.items():
         if isinstance(value, str):
             check_text(value, name)
+    if isinstance(title := given.get("title"), str):
+        check_name(title, "the title")
     plain = {name: str(v) if name == "root" and v is not None else v for name, v in given.items()}
     try:
         checked = pydantic.TypeAdapter(EvaluationOptions).validate_python(plain)

@@ -17,7 +17,7 @@ import PIL
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from fairweather.dicom import is_dicom, read_dicom
-from fairweather.errors import InputError
+from fairweather.errors import InputError, one_line
 from fairweather.intensity import MOST_OF_14_BITS, Scale, UnsettledError, whole_range
 
 FILTERS = {
@@ -285,4 +285,4 @@ def _reason(error: Exception) -> str:
         return f"it is not an image in a format that is read: {', '.join(FORMATS)}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    return one_line(str(error)) or type(error).__name__

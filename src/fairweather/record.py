@@ -590,17 +590,17 @@ def _seed(folder: str) -> str:
     return folder.removeprefix("seed-")
 
 
-def parse_record(text: str, place: str) -> RunRecord:
+def parse_record(text: str | bytes, place: str) -> RunRecord:
     """Read the text of record.json; raises `InputError`, naming `place`, for anything else."""
     return _parsed(RunRecord, text, place, "the record of a fairweather run")
 
 
-def parse_step_record(text: str, place: str) -> StepRecord:
+def parse_step_record(text: str | bytes, place: str) -> StepRecord:
     """Read the text of a step's record; raises `InputError`, naming `place`, for anything else."""
     return _parsed(StepRecord, text, place, "the record of a step of a fairweather run")
 
 
-def _parsed(kind: type[Kind], text: str, place: str, what: str) -> Kind:
+def _parsed(kind: type[Kind], text: str | bytes, place: str, what: str) -> Kind:
     try:
         raw = json.loads(text)
         version = raw["version"]

@@ -245,7 +245,7 @@ class RunFolder:
         """
         path = self.file(RECORD)
         if path.is_file():
-            return parse_record(path.read_text(errors="replace"), str(path))
+            return parse_record(path.read_bytes(), str(path))
         study, facts = self.file(STUDY), self.file(FIRST_FACTS)
         for needed in (study, facts):
             if not needed.is_file():
@@ -305,8 +305,8 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
-            found = parse_step_record(path.read_text(), str(path))
-        except (InputError, UnicodeDecodeError):
+            found = parse_step_record(path.read_bytes(), str(path))
+        except InputError:
             return None  # the step is done again, and writes a new record
         return found if found.id == step else None
 
@@ -317,7 +317,7 @@ class RunFolder:
         """
         folder = self.file(STEPS)
         return [
-            parse_step_record(path.read_text(errors="replace"), str(path))
+            parse_step_record(path.read_bytes(), str(path))
             for path in sorted(folder.rglob("*.json"))
             if path.is_file()
         ]

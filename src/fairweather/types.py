@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError, check_text
+from fairweather.errors import InputError, check_name, check_text
 
 if TYPE_CHECKING:  # reports, comparisons and rules start in half the time without torch
     import torch
@@ -246,7 +246,7 @@ class Dataset:
     def __post_init__(self) -> None:
         check_text(self.name, "the name of the data set")
         for name in self.classes:
-            check_text(name, "the class")
+            check_name(name, "the class")
 
     @property
     def classes(self) -> tuple[str, ...]:

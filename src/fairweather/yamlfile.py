@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from fairweather.errors import InputError, check_text
+from fairweather.errors import InputError, check_text, one_line
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _FLOAT = re.compile(rf"^(?:[-+]?(?:\d+\.\d*|\.\d+)|{_NUMBER}[eE][-+]?\d+|[-+]?\.inf|\.nan)$")
@@ -52,8 +52,28 @@ class _Loader(yaml.SafeLoader):
             _count(node, {})
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Build a mapping; raises `InputError` if it has a key twice."""
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._flat: set[int] = set()  # the mappings that have been here
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Bring in what a mapping merges; raises `InputError` if a key is written twice in it.
+
+        A mapping that others merge comes here several times.
+        """
+        if id(node) in self._flat:
+            return
+        self._flat.add(id(node))
+        self._check_written_once(node)
+        merged: list[tuple[yaml.Node, yaml.Node]] = []
+        for key, value in node.value:
+            # What comes later wins: of several merged mappings the first, then the keys themselves.
+            for each in reversed(_merged_by(value)) if key.tag == _MERGE_TAG else ():
+                self.flatten_mapping(each)
+                merged += each.value
+        node.value = [*merged, *(pair for pair in node.value if pair[0].tag != _MERGE_TAG)]
+
+    def _check_written_once(self, node: yaml.MappingNode) -> None:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             if key_node.tag == _MERGE_TAG:
@@ -63,7 +83,6 @@ class _Loader(yaml.SafeLoader):
                 if key in seen:
                     raise InputError(f"the key {key!r} is given twice{_place(node.start_mark)}")
                 seen.add(key)
-        return super().construct_mapping(node, deep)
 
     def construct_fraction(self, node: yaml.ScalarNode) -> float:
         """Read `8/255`."""
@@ -114,7 +133,7 @@ def parse_yaml(text: str, name: str = "the study") -> Any:  # noqa: ANN401 - any
             f"{name} is not YAML: {error.problem}{_place(error.problem_mark)}"
         ) from None
     except yaml.YAMLError as error:
-        raise InputError(f"{name} is not YAML: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{name} is not YAML: {one_line(str(error))}") from None
     except RecursionError:
         raise InputError(f"{name} is nested too deeply") from None
 
@@ -177,6 +196,17 @@ def _count(node: yaml.Node, counted: dict[int, _Size], depth: int = 1) -> _Size:
         raise InputError(f"it is nested too deeply{_place(node.start_mark)}")
     counted[id(node)] = size
     return size
+
+
+def _merged_by(node: yaml.Node) -> list[yaml.MappingNode]:
+    """The mappings that stand behind `<<`: one, or a list of them."""
+    found: list[yaml.MappingNode] = []
+    for each in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+        if not isinstance(each, yaml.MappingNode):
+            problem = "<< merges a mapping or a list of mappings"
+            raise yaml.constructor.ConstructorError(None, None, problem, each.start_mark)
+        found.append(each)
+    return found
 
 
 def _check_tag(node: yaml.Node) -> None:

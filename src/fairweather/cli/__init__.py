@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -16,7 +16,7 @@ from fairweather.cli.evaluating import evaluate
 from fairweather.cli.exporting import export, preview
 from fairweather.cli.listing import list_names
 from fairweather.cli.running import cancel, clean, pack, plan, report, run
-from fairweather.errors import InputError, os_error_sentence
+from fairweather.errors import InputError, one_line, os_error_sentence
 from fairweather.folders import cache_folder
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
@@ -35,6 +35,8 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
 }
 
 OUR_FAULT = 70  # EX_SOFTWARE of sysexits.h, which Python has on Unix alone
+# What Typer raises for arguments that it cannot read; its module depends on Typer's version.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="fairweather",
@@ -77,13 +79,28 @@ def main() -> None:
     that a rule is broken.
     """
     try:
-        app()
+        status = app(prog_name="fairweather", standalone_mode=False)
     except InputError as error:
-        typer.echo(f"fairweather: {error}", err=True)
-        sys.exit(2)
+        _end(str(error))
     except OSError as error:
-        typer.echo(f"fairweather: {os_error_sentence(error)}{_way_out(error)}", err=True)
-        sys.exit(2)
+        _end(f"{os_error_sentence(error)}{_way_out(error)}")
+    except typer.Abort:  # older versions of Typer say so of an interruption
+        sys.exit(130)
+    except UsageError as error:
+        _end(_usage_sentence(error))
     except Exception:
         traceback.print_exc()
         sys.exit(OUR_FAULT)
+    sys.exit(status or 0)
+
+
+def _end(told: str) -> NoReturn:
+    if told:
+        typer.echo(f"fairweather: {one_line(told)}", err=True)
+    sys.exit(2)
+
+
+def _usage_sentence(error: Any) -> str:  # noqa: ANN401 - a `UsageError`
+    """Say what Typer cannot read, and where it is explained; nothing where the help was shown."""
+    said = error.format_message().strip().removesuffix(".")
+    return said and f"{said}; see: {error.ctx.command_path if error.ctx else 'fairweather'} --help"

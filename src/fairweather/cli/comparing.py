@@ -142,6 +142,8 @@ def check(
     judged: Literal["interval", "value"] = "value" if on == "value" else "interval"
     if junit is not None and not junit.parent.is_dir():
         raise InputError(f"--junit: there is no folder {junit.parent}")
+    if junit is not None and junit.is_dir():
+        raise InputError(f"--junit: {junit} is a folder; name a file")
     verdicts = ruling.judge(open_finished_run(folder), ruling.read_rules(rules), on=judged)
     if junit is not None:
         write_atomically(junit, ruling.junit(verdicts))

@@ -315,6 +315,8 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Make tables, figures and page again from the files of one or several runs."""
+    if out is not None:
+        check_writable(out)
     if as_seeds:
         check_first(track)
         place = join(runs, out, quiet=quiet)
@@ -364,6 +366,7 @@ def pack(
     quiet: Quiet = False,
 ) -> None:
     """Make a small copy of a run, to commit or to send: enough to join its seeds with others."""
+    check_writable(out)
     from fairweather.as_seeds import pack_run
 
     with resumable(), progress(quiet=quiet) as show:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ from fairweather.data.training_labels import (
     imbalanced,
     with_wrong_labels,
 )
-from fairweather.errors import InputError, check_text, unknown_name
+from fairweather.errors import InputError, check_name, check_text, unknown_name
 from fairweather.intensity import Scale
 from fairweather.pixels import Square
 from fairweather.progress import Event, Notify
@@ -416,7 +417,9 @@ def list_source(
     with explained_reading():
         listed = SOURCES[entry](Request(place, asked, offline, verify, progress))
     for each in listed.classes:
-        check_text(each, f"{source} has a class with a name that cannot be used:")
+        check_name(each, f"{source} has a class with a name that cannot be used:")
+    if twice := [name for name, count in Counter(listed.classes).items() if count > 1]:
+        raise InputError(f"{source} has two classes with the name {twice[0]!r}: rename one of them")
     if progress is not None and (line := verification(listed.name or source, listed.notes)):
         progress(Event("verify", 1, 1, line=line))
     return listed

@@ -13,7 +13,7 @@ import pandas as pd
 
 from fairweather.data.known import first_names
 from fairweather.data.source import FILE_COLUMNS, SPLIT_NAMES, WHOLE, Listing, check_exists
-from fairweather.errors import InputError, check_text, unknown_name
+from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.types import CROSSED, GroupColumns, Groups, columns_of_slice, slice_name
 
 KEY, SPLIT = "key", "split"
@@ -105,14 +105,21 @@ def read_table(path: Path) -> pd.DataFrame:
             table = pd.concat(texts, axis=1) if texts else table
         else:
             separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            # The header is read as a row: pandas would rename a column that is there twice.
             table = pd.read_csv(
-                path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig"
+                path,
+                dtype=str,
+                keep_default_na=False,
+                sep=separator,
+                encoding="utf-8-sig",
+                header=None,
             )
+            table = table.set_axis(table.iloc[0], axis="columns")[1:].reset_index(drop=True)
     except (ValueError, OSError) as error:  # also what pyarrow raises
         reason = str(error).partition("\n")[0]
         raise InputError(f"{str(path)!r} cannot be read as a table: {reason}") from error
     table.columns = table.columns.map(str)
-    twice = table.columns[table.columns.duplicated()]
+    twice = table.columns[table.columns.duplicated() & (table.columns != "")]
     if len(twice):
         raise InputError(f"{str(path)!r} has two columns with the name {twice[0]!r}")
     return table
@@ -136,6 +143,8 @@ def _check_asked(asked: GroupColumns, place: str) -> None:
             f"of {place} none of the columns is asked for: name the one that says which images "
             "belong together (cluster), or one with subgroups (slice)"
         )
+    for each in asked.columns:
+        check_name(each, f"{place} is asked for a column with a name that cannot be used:")
     names = [slice_name(each) for each in asked.slices]
     for name in names:
         if asked.cluster in columns_of_slice(name):
@@ -291,7 +300,7 @@ def _groups(columns: Mapping[str, Texts], asked: GroupColumns, place: str, split
         for part in parts[1:]:
             values = values + CROSSED + part
         for value in set(values):
-            check_text(value, f"{place} has in {each} a value that cannot be used:")
+            check_name(value, f"{place} has in {each} a value that cannot be used:")
         slices[slice_name(each)] = values
     return Groups(asked.cluster, clusters, slices)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,6 +38,13 @@ NEEDED = (
     "set without splits"
 )
 ALLOWED = "uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3], [N, 1, H, W] or [N, 3, H, W]"
+
+# An encrypted member raises RuntimeError, a wrong offset in the archive OSError, the header of an
+# array the last two, and text of what is no letter SystemError.
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, OSError),
+    *(MemoryError, OverflowError, SystemError, SyntaxError, tokenize.TokenError),
+)
 
 
 class Array(NamedTuple):
@@ -204,7 +212,8 @@ def _class_names(array: Array) -> tuple[str, ...]:
             f"{array} is {found}; class names must be text in label order: "
             "np.array(names, dtype=str)"
         )
-    names = tuple(str(name) for name in _read_whole(array))
+    with _reading(array.path):
+        names = tuple(str(name) for name in _read_whole(array))
     if len(set(names)) < len(names):
         raise InputError(f"{array} has a name twice: {', '.join(names)}")
     return names
@@ -275,8 +284,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    # An encrypted member raises RuntimeError, and a wrong offset in the archive raises OSError.
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, OSError) as error:
+    except UNREADABLE as error:
         reason = _reason(path, error)
         raise InputError(f"{str(path)!r} cannot be read as a .npz file: {reason}") from error
 

@@ -250,5 +250,5 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0]
         raise InputError(f"{str(path)!r} cannot be read as a parquet file: {reason}") from error

@@ -172,6 +172,8 @@ def predictions_request(
     source: str, dataset: str | Dataset | None, options: EvaluationOptions
 ) -> PredictionsRequest:
     """The request for `predictions:PATH`; raises `InputError` if no predictions are found there."""
+    if source == PREFIX:
+        raise InputError(f"{PREFIX} needs a file or a folder, {PREFIX}PATH")
     path = Path(source.removeprefix(PREFIX)).expanduser()
     name = folder_name(path.name if path.is_dir() else path.stem)
     found = tuple(find_predictions(path))

@@ -17,7 +17,7 @@ from fairweather.data import SOURCES, list_source
 from fairweather.data.folder import UNLABELLED
 from fairweather.data.known import verification
 from fairweather.data.source import WHOLE
-from fairweather.errors import InputError
+from fairweather.errors import InputError, one_line
 from fairweather.evaluation.request import Request
 from fairweather.evaluation_options import EvaluationOptions, natural_sources
 from fairweather.inference import check_logits
@@ -551,13 +551,16 @@ def _outputs(opened: Opened, test: Images) -> torch.Tensor:
     try:
         with torch.inference_mode():
             logits = opened.model.cpu()(test.images.float() / 255)
-    # A network may raise any of these for images of another size than its own.
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # the model may be anybody's code
+        said = one_line(str(error).partition("\n")[0])
+        # A network may raise any of these for images of another size than its own.
+        of_size = isinstance(error, RuntimeError | AssertionError | ValueError | TypeError)
+        way_out = "set size or input_size" if of_size else "mend the model"
         raise InputError(
             f"{opened.name} cannot take images of {height}x{width} "
-            f"({str(error).splitlines()[0]}); set size or input_size"
+            f"({type(error).__name__}: {said}); {way_out}"
         ) from error
     plain = isinstance(logits, torch.Tensor) and not logits.is_nested
     if plain and logits.shape[1:] in ((), (1,)):

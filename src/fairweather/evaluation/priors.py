@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError, check_text, unknown_name
+from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.types import Images
 from fairweather.yamlfile import read_yaml
 
@@ -41,7 +41,7 @@ def check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
             raise InputError(
                 f"{place}: the name {WORST!r} is reserved for the worst of a set; choose another"
             )
-        checked[check_text(str(name), f"{place}: the name")] = {
+        checked[check_name(str(name), f"{place}: the name")] = {
             str(known): float(prior) for known, prior in some.items()
         }
     return checked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +17,11 @@ from fairweather.types import LARGEST_SIDE
 from fairweather.types import class_names as as_text
 
 Array = npt.NDArray[np.float64]
-# Of onnx, which is an extra: ModelProto and NodeProto.
+# Of onnx, which is an extra: ModelProto, GraphProto, NodeProto and TensorProto.
 Model = Any
+Graph = Any
 Node = Any
+Tensor = Any
 
 # onnx.TensorProto.DataType: the types that images may have.
 IMAGE_TYPES: Mapping[int, type[np.generic]] = {
@@ -97,8 +99,7 @@ def read_graph(path: Path) -> Model:
 def external_files(model: Model, path: Path) -> list[Path]:
     """List the other files with weights, in order; raises `InputError` if one is missing."""
     names = set()
-    held = [each.t for node in model.graph.node for each in node.attribute if each.HasField("t")]
-    for tensor in [*model.graph.initializer, *held]:
+    for tensor in _tensors(model):
         if tensor.data_location == EXTERNAL:
             names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
     for name in names:
@@ -111,6 +112,32 @@ def external_files(model: Model, path: Path) -> list[Path]:
                 f"onnx:{path} has weights in {file.name}, which is not in the same folder"
             )
     return files
+
+
+def _tensors(model: Model) -> Iterator[Tensor]:
+    """All tensors with values that a model holds, in graphs within graphs too."""
+    yield from _of_nodes(node for function in model.functions for node in function.node)
+    yield from _of_graph(model.graph)
+    for step in model.training_info:
+        yield from _of_graph(step.initialization)
+        yield from _of_graph(step.algorithm)
+
+
+def _of_graph(graph: Graph) -> Iterator[Tensor]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _of_nodes(graph.node)
+
+
+def _of_nodes(nodes: Iterable[Node]) -> Iterator[Tensor]:
+    for attribute in (each for node in nodes for each in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        # protobuf reads no more than a hundred messages within each other.
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _of_graph(graph)
 
 
 def image_input(model: Model, path: Path) -> ImageInput:

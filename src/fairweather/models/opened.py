@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fairweather.errors import check_text
+from fairweather.errors import check_name
 from fairweather.models.outputs import LOGITS, Outputs
 from fairweather.types import Preparation
 
@@ -43,7 +43,7 @@ class Opened:
 
     def __post_init__(self) -> None:
         for each in self.classes or ():
-            check_text(each, f"the model {self.name} has a class with a name that cannot be used:")
+            check_name(each, f"the model {self.name} has a class with a name that cannot be used:")
 
 
 def folder_name(text: str) -> str:

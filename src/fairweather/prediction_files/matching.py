@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError, check_text
+from fairweather.errors import InputError, check_name
 from fairweather.models.labels import LabelMap, match_labels
 from fairweather.models.outputs import SMALLEST
 from fairweather.prediction_files.kinds import Kind, kind_of_rows, logits_of_rows
@@ -118,7 +118,7 @@ def class_names_of(rows: Rows, asked: Asked) -> tuple[str, ...]:
     if rows.names is None:
         return tuple(map(str, range(count)))
     names = without_affixes(rows.names)
-    return tuple(check_text(name, f"{rows.place}: the class") for name in names)
+    return tuple(check_name(name, f"{rows.place}: the class") for name in names)
 
 
 def label_numbers(rows: Rows, classes: tuple[str, ...]) -> tuple[npt.NDArray[np.int64], str]:

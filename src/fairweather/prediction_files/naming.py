@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.models.opened import folder_name
 from fairweather.prediction_files.tables import READERS, Content, first_line
 from fairweather.record import CLEAN, VALIDATION
@@ -147,6 +147,7 @@ def _checked(
         if level is not None:
             raise InputError(f"{told}: {shift} has no level, found {level!r}")
         return PredictionsOf(_model(entry, told), seed, shift, None, content, place)
+    check_name(shift, f"{told}: the shift")
     if level is None:
         raise InputError(f"{told}: the shift {shift!r} needs a level, a number such as 1")
     if not is_finite(level):

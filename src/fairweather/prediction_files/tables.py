@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -44,7 +45,9 @@ OUTPUTS = (
 # What numpy raises for a damaged file, one that is compressed otherwise, or one with a password.
 UNREADABLE = (
     *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
-    *(NotImplementedError, RuntimeError),
+    *(NotImplementedError, RuntimeError, MemoryError, OverflowError),
+    SystemError,  # of text of what is no letter
+    *(SyntaxError, tokenize.TokenError),  # of the header of an array
 )
 CLASSES = ("classes", "class_names", "label_names")
 
@@ -210,8 +213,14 @@ def _of_npz(path: Path, place: str, asked: Asked, classes: int | None) -> Rows:
         with path.open("rb") as file:
             found = np.load(file, allow_pickle=False)
             arrays = {"": found} if isinstance(found, np.ndarray) else dict(found)
+        for each in arrays.values():
+            if isinstance(each, np.ndarray) and each.dtype.kind == "U":
+                each.tolist()
     except UNREADABLE as error:
         raise _unreadable(place, error) from None
+    for name, each in arrays.items():
+        if not isinstance(each, np.ndarray):
+            raise InputError(f"{place} cannot be read: {name} in it is no array")
     return _of_arrays(arrays, place, asked)
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pydantic
 from PIL import Image
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, one_line
 from fairweather.record import SAMPLES
 from fairweather.runs import RunFolder, inside
 
@@ -195,7 +195,7 @@ def _read_columns(path: Path, schema: pa.Schema) -> list[list[Any]]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path} cannot be read: {one_line(str(error))}") from None
     if not table.schema.equals(schema):
         wanted = ", ".join(f"{field.name} ({field.type})" for field in schema)
         found = ", ".join(f"{field.name} ({field.type})" for field in table.schema)

@@ -46,7 +46,7 @@ def explained(place: str, backbone: str, images: Images) -> Iterator[None]:
     # assertion, many poolings with an empty feature map.
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         height, width = images.images.shape[2:]
+        said = str(error).partition("\n")[0]
         raise InputError(
-            f"{place}: {backbone} cannot take images of {height}x{width} "
-            f"({str(error).splitlines()[0]}); set input_size"
+            f"{place}: {backbone} cannot take images of {height}x{width} ({said}); set input_size"
         ) from None

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import pydantic
 from pydantic import FiniteFloat
 
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.evaluation_options import natural_sources
 from fairweather.inference import check_variant_names
 from fairweather.models.specification import MOST_WIDTH
@@ -67,6 +67,10 @@ class DataEntry(Strict):
     scale: str | None = None
 
 
+_Title = Annotated[str, pydantic.AfterValidator(lambda text: check_name(text, "the title"))]
+_TitleOrNone = Annotated[
+    str, pydantic.AfterValidator(lambda text: text and check_name(text, "the title"))
+]
 _Above0 = Annotated[FiniteFloat, pydantic.Field(gt=0)]
 
 
@@ -84,7 +88,7 @@ class NetworkEntry(Strict):
     backbone's published weights. `weights_sha256` is the SHA-256 that this file must have.
     """
 
-    title: str
+    title: _Title
     backbone: str
     weights: str = "none"
     weights_sha256: str | None = None
@@ -217,8 +221,9 @@ class ModelEntry(NetworkEntry):
 
 
 _RECIPE = pydantic.TypeAdapter(Recipe)
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
-_ALLOWED = "letters, digits, '_', '-' and '.', and begin with a letter or digit"
+# Names are those of folders and files, which systems limit to 255 bytes with all that is added.
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
+_ALLOWED = "at most 100 letters, digits, '_', '-' and '.', and begin with a letter or digit"
 # The largest number of seeds; a larger number was probably meant as a seed.
 _MOST_SEEDS = 100
 # The keys that a model and the pre-training that it starts from must have in common.
@@ -271,7 +276,7 @@ class Study(Strict):
     """
 
     name: str
-    title: str = ""
+    title: _TitleOrNone = ""
     description: str = ""
     data: DataEntry
     seeds: Annotated[list[int], pydantic.BeforeValidator(_listed)] = [0, 1, 2]

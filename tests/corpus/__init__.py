@@ -1,0 +1,1 @@
+"""Small good files of every kind that is read, from which fuzzed ones are made."""
