@@ -76,10 +76,10 @@ def in_words(groups: Groups | None) -> str:
         images = f"{few:,}" if few == most else f"{few:,} to {most:,}"
         told.append(f"{clusters.count:,} by {groups.cluster}, {images} images each")
     for name, values in groups.slices.items():
-        images = Counter(values.tolist())
-        few = [f"{value} {count:,}" for value, count in sorted(images.items())]
-        each = f" ({', '.join(few)})" if len(few) <= NAMED_VALUES else ""
-        told.append(f"{len(images):,} by {name}{each}")
+        sizes = Counter(values.tolist())
+        counted = [f"{value} {count:,}" for value, count in sorted(sizes.items())]
+        each = f" ({', '.join(counted)})" if len(counted) <= NAMED_VALUES else ""
+        told.append(f"{len(sizes):,} by {name}{each}")
         if groups.clusters is not None:
             of = {(cluster, value) for cluster, value in zip(groups.clusters, values, strict=True)}
             several = sum(count > 1 for count in Counter(cluster for cluster, _ in of).values())
