@@ -14,7 +14,7 @@ from fairweather.errors import InputError, check_name
 from fairweather.models.labels import LabelMap, match_labels
 from fairweather.models.outputs import SMALLEST
 from fairweather.prediction_files.kinds import Kind, kind_of_rows, logits_of_rows
-from fairweather.prediction_files.rows import Asked, Column, Rows, listed
+from fairweather.prediction_files.rows import Asked, Column, Rows, listed, one_column
 
 SEPARATORS = "_-.: /"  # between a prefix such as `prob_` and the name of a class
 
@@ -83,10 +83,7 @@ def match(
     ([0, 1], 'in the order of the data: there is no column of keys')
     """
     if rows.outputs.shape[1] == 1:
-        raise InputError(
-            f"{rows.place} has one column of outputs, and there must be one for each class: for "
-            "two classes write 1 - p beside p"
-        )
+        raise one_column(rows.place)
     mapped = _match_classes(rows, classes, asked, labels)
     outputs, kind, dropped = _chosen(rows, mapped, asked)
     order, told = _order(rows, images)
@@ -230,6 +227,12 @@ def _chosen(
         if kind.kind == "logits":  # with a column of something else, nothing sums to one
             raise
         told = f"the data have no images of {others}: the probabilities are those without them"
+        largest = np.isin(rows.outputs.argmax(1), rest)
+        if count := int(largest.sum()):
+            told += (
+                f", and of the {len(largest):,} rows {count:,} have their largest one there, so "
+                "that another class counts as the answer"
+            )
     joined = _joined(rows.outputs, mapped, kind)
     least = {"probabilities": 0.0, "logarithms of probabilities": np.log(SMALLEST)}
     empty = joined.max(1) <= least.get(kind.kind, -np.inf)

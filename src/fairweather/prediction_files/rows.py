@@ -130,6 +130,14 @@ def rows_of_frame(
     return Rows(place, outputs, columns, labels, keys, tuple(notes), places)
 
 
+def one_column(place: str) -> InputError:
+    """The refusal of a single column of outputs."""
+    return InputError(
+        f"{place} has one column of outputs, and there must be one for each class: for two "
+        "classes write 1 - p beside p"
+    )
+
+
 def plain_column(values: object, place: str) -> Column:
     """Return labels or keys `[N]` as int64 where all are whole numbers, else as text.
 
@@ -139,6 +147,8 @@ def plain_column(values: object, place: str) -> Column:
     (array([7, 8]), array(['007', '8'], dtype='<U3'))
     """
     found = np.asarray(values)
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
     if found.ndim != 1:
         raise InputError(f"{place} must have one value for each row, found {list(found.shape)}")
     if found.dtype.kind in "iub":

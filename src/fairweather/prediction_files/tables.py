@@ -29,6 +29,7 @@ from fairweather.prediction_files.rows import (
     Asked,
     Rows,
     listed,
+    one_column,
     plain_column,
     rows_of_frame,
 )
@@ -56,7 +57,8 @@ def read_rows(content: Content, place: str, asked: Asked, classes: int | None = 
     """Read predictions from a file, a table or an array.
 
     Args:
-        content: a .csv, .tsv, .txt, .parquet, .npz or .npy file, a DataFrame, or an array `[N, C]`.
+        content: a .csv, .tsv, .txt, .parquet, .npz or .npy file, a DataFrame, or an array `[N, C]`
+            or what can become one.
         place: what messages call it.
         asked: what the options say.
         classes: how many classes the data have, if that is known.
@@ -69,8 +71,12 @@ def read_rows(content: Content, place: str, asked: Asked, classes: int | None = 
     """
     if isinstance(content, pd.DataFrame):
         return _of_frame(content, place, asked, classes)
-    if isinstance(content, np.ndarray):
-        return _of_arrays({"": content}, place, asked)
+    if not isinstance(content, Path):
+        try:
+            array = np.asarray(content)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise InputError(f"{place} must be one array [images, classes]: {error}") from error
+        return _of_arrays({"": array}, place, asked)
     suffix = content.suffix.lower()
     if suffix not in READERS:
         raise unknown_name(f"kind of file of predictions, {place},", content.suffix, READERS)
@@ -229,6 +235,8 @@ def _of_arrays(arrays: Mapping[str, npt.NDArray[Any]], place: str, asked: Asked)
     wide = {name: each for name, each in arrays.items() if each.ndim == 2 and each.shape[1] > 1}
     if len(wide) > 1:
         wide = {name: each for name, each in wide.items() if name.lower() in OUTPUTS}
+    if not wide and len(arrays) == 1 and next(iter(arrays.values())).ndim in (1, 2):
+        raise one_column(place)
     if len(wide) != 1:
         shapes = [f"{name or 'array'} {list(each.shape)}" for name, each in arrays.items()]
         raise InputError(
