@@ -41,7 +41,7 @@ from fairweather.runs import RunFolder
 from fairweather.types import Preparation
 
 from .conftest import TINY_RESNET
-from .run_folders import as_first_version, run_record, write_run
+from .run_folders import as_first_version, finish, run_record, write_run
 
 IMAGES = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -473,7 +473,9 @@ def test_a_runs_model_brings_classes_and_size(tmp_path):
             (64, 72, "bilinear", "squash"),
         ),
     ):
-        write_run(tmp_path, run_record({"basic": "Basic"}, classes="abc", notes=notes))
+        run = write_run(tmp_path, run_record({"basic": "Basic"}, classes="abc", notes=notes))
+        made = [f"models/basic/seed-2/{name}" for name in ("model.json", "model.safetensors")]
+        finish(run, "models/basic/seed-2", made)
         opened = open_model(f"run:{folder}")
         assert opened.preparation == prepared
         first = as_first_version(RunFolder(tmp_path), tmp_path.with_name(f"first-{prepared}"))
@@ -491,6 +493,9 @@ def test_a_runs_model_brings_classes_and_size(tmp_path):
     with pytest.raises(InputError, match=r"the record .*preparation of images"):
         open_model(f"run:{folder}")
     safetensors.torch.save_file({"a": torch.ones(1)}, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"seed-2/model\.safetensors is damaged or was changed"):
+        open_model(f"run:{folder}")
+    (tmp_path / "record.json").unlink()  # a folder that was copied alone has no checksums
     with pytest.raises(InputError, match=r"seed-2 .*model\.json"):
         open_model(f"run:{folder}")
 
