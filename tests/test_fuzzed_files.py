@@ -328,6 +328,7 @@ def test_good_files_are_read(kind, folder):
 FOUND = {
     "a line break in the name of a column": ("tables of labels", "table.csv", ("byte", 0.125, 11)),
     "a letter that is none": ("npz: classes", "set.npz", ("flip", 0.9375, 0)),
+    "an empty name of a file": ("metadata", "facts.csv", ("leave out", 0.765625, 0.75)),
     "a header that is no code": ("npz: labels", "set.npz", ("flip", 0.375, 0)),
     "no array": ("predictions: probabilities", "predictions.npz", ("flip", 0.0, 0)),
     "a class that is no text": ("predictions: classes", "predictions.npz", ("flip", 0.9375, 0)),

@@ -221,7 +221,8 @@ def _whole(name: str) -> str:
 
 
 def _without_suffix(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    path = PurePosixPath(name)
+    return str(path.with_suffix("") if path.name else path)  # an empty field names no file
 
 
 def _check_once(images: Collection[str], written: Iterable[str], place: str) -> None:

@@ -223,6 +223,8 @@ def _first_error(error: pydantic.ValidationError) -> InputError:
         above = ".".join(location[:-1])
         sentence = str(unknown_name("key", location[-1], _keys_beside(location)))
         return InputError(f"{above}: {sentence}" if above else sentence)
+    if first["type"] == "json_invalid":  # nothing else is wrong with what Python has written
+        return InputError("a study may contain only text in UTF-8")
     message = first["msg"][:1].lower() + first["msg"][1:]
     found = "" if first["type"] == "missing" else f", found {first['input']!r}"
     return InputError(f"{place}: {message}{found}")
