@@ -18,7 +18,7 @@ from fairweather.cli import app
 from fairweather.errors import InputError, NeedsMissingError
 from fairweather.executors import Share
 from fairweather.executors.shared import what_workers_share
-from fairweather.runs import RunFolder
+from fairweather.runs import RunFolder, share_run
 
 from .conftest import TINY_RESNET
 from .same_bytes import same
@@ -289,16 +289,19 @@ def test_parts_are_done_in_any_order_and_say_what_they_wait_for(study, alone, tm
     same(folder, alone)
 
 
-def test_a_worker_that_joins_removes_what_killed_ones_were_writing(study, alone, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(alone.path, folder)
-    new, old = (folder / "models" / f".{digit * 16}.partial" for digit in "01")
-    for partial in (new, old):
-        partial.touch()
-    os.utime(old, (time.time() - 7200,) * 2)
-    fw.run(study, out=folder, device="cpu", worker=True)
-    assert new.exists()  # another worker may be writing it
-    assert not old.exists()
+def test_a_worker_that_joins_removes_what_killed_ones_were_writing(tmp_path):
+    new, old = (tmp_path / "models" / f".{digit * 16}.partial" for digit in "01")
+    mark = {"device": "cpu"}
+    with share_run(tmp_path, mark, lambda *_: None):
+        new.parent.mkdir()
+        for partial in (new, old):
+            partial.touch()
+        os.utime(old, (time.time() - 7200,) * 2)
+        with share_run(tmp_path, mark, lambda *_: None):
+            assert new.exists()  # the other worker may be writing it
+            assert not old.exists()
+    with share_run(tmp_path, mark, lambda *_: None):
+        assert not new.exists()  # nobody is
 
 
 def test_a_worker_on_another_kind_of_processor_joins_with_a_warning(study, alone, tmp_path):
