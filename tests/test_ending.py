@@ -36,12 +36,34 @@ print(submit(1, {}, os.getpid).result(), flush=True)
 submit(1, {}, time.sleep, 600)
 time.sleep(600)
 """
+# It is interrupted while it starts the thread that tells other processes what to do.
+INTERRUPTED_WHILE_STARTING = """
+import threading
+from fairweather.pool import submit
+
+start = threading.Thread.start
+
+def interrupted(thread):
+    threading.Thread.start = start
+    start(thread)
+    raise KeyboardInterrupt
+
+threading.Thread.start = interrupted
+submit(1, {}, divmod, 7, 2)
+"""
 
 
 def test_an_interruption_while_the_program_is_loaded_is_one_line():
     command = [sys.executable, "-c", INTERRUPTED_WHILE_LOADING]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_an_interruption_while_other_processes_are_started_ends_the_program():
+    command = [sys.executable, "-c", INTERRUPTED_WHILE_STARTING]
+    with started(command, stderr=subprocess.PIPE) as process:
+        _, errors = process.communicate(timeout=60)
+    assert errors.splitlines()[-1] == "KeyboardInterrupt"
 
 
 def test_an_interruption_of_a_command_is_no_broken_rule(monkeypatch, capsys, tmp_path):

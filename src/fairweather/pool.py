@@ -41,7 +41,13 @@ def submit(
     executor = get_reusable_executor(
         most, env=dict(environment), initializer=_end_with, initargs=(os.getpid(),)
     )
-    future: Future[T] = executor.submit(work, *args, **kwargs)
+    try:
+        future: Future[T] = executor.submit(work, *args, **kwargs)
+    except BaseException:
+        # Interrupted while the others are started, the executor may not notice that this process
+        # ends, which would then wait for it without end.
+        executor.shutdown(wait=False, kill_workers=True)
+        raise
     return future
 
 
