@@ -164,6 +164,16 @@ def test_settings_of_a_model_that_are_of_another_kind_are_one_sentence(whole, tm
         labels_figure(read_contents(run))
 
 
+@pytest.mark.parametrize(("name", "was"), [(RECORD, b"Model A"), (step_file(TRAINED), b"train")])
+def test_a_record_that_is_no_utf_8_is_not_read_with_other_letters(whole, tmp_path, name, was):
+    run = copy_run(whole, tmp_path / "run")
+    content = (run.path / name).read_bytes()
+    assert was in content
+    (run.path / name).write_bytes(content.replace(was, b"a\xff"))
+    with pytest.raises(InputError, match="is not the record of"):
+        READERS[name](RunFolder(run.path))
+
+
 def test_a_damaged_record_says_how_the_run_goes_on(whole, tmp_path):
     run = copy_run(whole, tmp_path / "run")
     (run.path / RECORD).write_text("{")
