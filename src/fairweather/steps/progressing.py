@@ -117,7 +117,9 @@ class Ledger:
         if record.fingerprint != self.fingerprint(step):
             # With the same settings, only the files that it read differ: the old result is useless.
             return Standing(step, "stale" if changed else "missing", record)
-        return Standing(step, "done" if self.run.has_left(record) else "missing", record)
+        # The fingerprint is of these settings, so a record with others was damaged.
+        done = not changed and self.run.has_left(record)
+        return Standing(step, "done" if done else "missing", record)
 
 
 def standings(plan: Plan, run: RunFolder) -> list[Standing]:
