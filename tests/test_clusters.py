@@ -195,6 +195,13 @@ def test_without_clusters_each_image_is_worth_one_and_repeated_images_nothing_mo
     assert images_worth(hits.repeat(4), none.repeat(4), 1, repeated) == pytest.approx(single)
 
 
+def test_clusters_of_one_share_are_worth_no_more_than_their_images():
+    hits, clusters = np.tile(np.arange(7) < 1, 2), Clusters(np.repeat([0, 1], 7))
+    found = images_worth(hits, np.zeros(14, dtype=int), 1, clusters)
+    assert found == pytest.approx(14 * (1.959964 / 12.706205) ** 2, rel=1e-5)
+    assert images_worth_so_far(hits, clusters)[-1] == pytest.approx(found[0])
+
+
 def test_of_one_cluster_nothing_is_known_and_the_interval_is_everything():
     worth = images_worth([True, False, False], [0, 0, 0], 1, Clusters(np.zeros(3, dtype=int)))
     low, high = wilson_interval(1 / 3, worth)

@@ -230,7 +230,8 @@ def _worth(images: IntArray, sums: FloatArray, clusters: IntArray) -> FloatArray
     hits, squares, products, sizes = sums
     with np.errstate(invalid="ignore", divide="ignore"):
         share = hits / images
-        excess = squares - 2 * share * products + share**2 * sizes
+        # No less than 0: where all clusters have one share, rounding would leave less.
+        excess = np.maximum(squares - 2 * share * products + share**2 * sizes, 0)
         variance = excess / images**2 * clusters / (clusters - 1)
         alike = (share == 0) | (share == 1)
         found = np.where(alike, clusters, share * (1 - share) / variance)
