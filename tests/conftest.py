@@ -80,17 +80,21 @@ def picture(colour, rng, size=16):
     return Image.fromarray(np.clip(np.array(colour) * shade + noise, 0, 255).astype(np.uint8))
 
 
-@pytest.fixture(scope="session")
-def colour_folder(tmp_path_factory):
-    """A folder of PNG files in three classes, with train and test parts."""
-    root = tmp_path_factory.mktemp("colours")
+def write_pictures(root, **counts):
+    """Write PNG files in three classes, so many for each class of each split."""
     rng = np.random.default_rng(0)
-    for split, count in (("train", 30), ("test", 20)):
+    for split, count in counts.items():
         for name, colour in COLOURS.items():
             (root / split / name).mkdir(parents=True)
             for number in range(count):
                 picture(colour, rng).save(root / split / name / f"{number:03d}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def colour_folder(tmp_path_factory):
+    """A folder of PNG files in three classes, with train and test parts."""
+    return write_pictures(tmp_path_factory.mktemp("colours"), train=30, test=20)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
@@ -29,7 +28,7 @@ from fairweather.models import open_model
 from fairweather.rules import judge, read_rules, table
 from fairweather.runs import open_finished_run
 
-from .conftest import COLOURS, TINY_RESNET, picture
+from .conftest import TINY_RESNET, write_pictures
 from .quick_steps import quick_steps
 
 STUDY = """
@@ -73,12 +72,8 @@ class Small(NamedTuple):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     torch.set_num_threads(1)
-    root, rng = tmp_path_factory.mktemp("small"), np.random.default_rng(0)
-    for split, count in (("train", 8), ("test", 8)):
-        for name, colour in COLOURS.items():
-            (root / "data" / split / name).mkdir(parents=True)
-            for number in range(count):
-                picture(colour, rng).save(root / "data" / split / name / f"{number}.png")
+    root = tmp_path_factory.mktemp("small")
+    write_pictures(root / "data", train=8, test=8)
     with quick_steps():
         for name, rate in (("run", 1e-2), ("other", 3e-2)):
             study = root / f"{name}.yaml"

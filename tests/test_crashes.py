@@ -21,14 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
 
 import fairweather as fw
 from fairweather.errors import InputError, os_error_sentence
 
-from .conftest import COLOURS, TINY_RESNET, picture
+from .conftest import TINY_RESNET, write_pictures
 from .quick_steps import quick_steps
 
 STUDY = """
@@ -183,14 +182,7 @@ def carry_out(do, folder, disk):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("test", 4)):
-        for name, colour in COLOURS.items():
-            (root / split / name).mkdir(parents=True)
-            for number in range(count):
-                picture(colour, rng).save(root / split / name / f"{number}.png")
-    return root
+    return write_pictures(tmp_path_factory.mktemp("pictures"), train=6, test=4)
 
 
 @pytest.fixture(scope="module")

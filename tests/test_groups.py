@@ -27,6 +27,8 @@ from fairweather.rules.writing import summary
 from fairweather.runs import RunFolder
 from fairweather.types import Dataset, GroupColumns, Groups, Images, Score
 
+from .conftest import keep_lines
+
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 CLASSES = ("benign", "malignant")
@@ -215,6 +217,10 @@ def test_a_table_of_slices_begins_with_what_it_shows(p, clusters, words):
         SliceRow("m", "M", "worst site", 90, None, (bad._replace(low=0.5),), None, np.nan),
     ]
     assert found_in("site", 2, rows).endswith(words)
+    alone = SliceRow("m", "M", "site=C", 9, 1, (Score(0.2, np.nan, np.nan, 9),), None, np.nan)
+    if p > 0.05:
+        told = found_in("site", 2, [*rows, alone])
+        assert told.endswith(f"{words} Nothing is known of site=C, of one cluster each.")
 
 
 def test_no_file_of_a_run_has_the_key_of_a_patient(run):
@@ -405,21 +411,67 @@ def test_patients_on_both_sides_are_refused_unless_allowed(photos, tmp_path):
     allowed = columns._replace(allow_shared=True)
     assert len(fw.load_data(f"folder:{root}", groups=allowed).test) == 20
     # Nothing is trained here. But a model may have been trained on these images.
-    found = fw.load_data(f"folder:{root}", groups=columns, parts=("test",))
-    assert len(found.test) == 20
-    (told,) = found.notes["shared_clusters"]
+    (told,) = load_tested(root, columns).notes["shared_clusters"]
     assert "10 of 10 values of patient have images in train and in test" in told
-    assert found.notes["clusters_of_train"] == "compared"
-    # A table of the test images alone says nothing of the others.
-    tested = [row for row in rows if row[0].startswith("test")]
-    pd.DataFrame(tested, columns=["file", "patient"]).to_csv(tmp_path / "t.csv", index=False)
-    found = fw.load_data(f"folder:{root}", groups=columns, parts=("test",))
-    assert found.notes["clusters_of_train"] == "unknown"
-    assert "shared_clusters" not in found.notes
-    found = fw.load_data(
-        f"folder:{root / 'test'}", groups=columns, parts=("test",), test_fraction=1
+
+
+def load_tested(root, columns, lines=None, **options):
+    """Load the test images alone, and keep what is said."""
+    progress = keep_lines([] if lines is None else lines)
+    return fw.load_data(
+        f"folder:{root}", groups=columns, parts=("test",), progress=progress, **options
     )
-    assert found.notes["clusters_of_train"] == "none"
+
+
+def write_apart(root, train, test):
+    """Images of two classes, of one patient for each class and split, and their table."""
+    rows = []
+    for split, patients, seed in (("train", train, 0), ("test", test, 1)):
+        generator = np.random.default_rng(seed)
+        for name, patient in zip("ab", patients, strict=True):
+            (root / split / name).mkdir(parents=True)
+            for number in range(4):
+                pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{number}.png")
+                rows.append((f"{split}/{name}/{number}.png", patient))
+    return pd.DataFrame(rows, columns=["file", "patient"])
+
+
+def test_patients_of_training_images_are_not_mixed_up_with_others(tmp_path):
+    table = write_apart(tmp_path / "x", train=("P1", "P2"), test=("P3", "P4"))
+    columns, lines = GroupColumns(str(tmp_path / "t.csv"), "patient"), []
+    # Training images need not be such that validation images could be cut from them.
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert "shared_clusters" not in load_tested(tmp_path / "x", columns, lines).notes
+    assert lines == []
+    # A table of the test images alone, whose short names could be those of training images too.
+    of_test = table[table["file"].str.startswith("test")]
+    of_test.assign(file=of_test["file"].str[5:]).to_csv(tmp_path / "t.csv", index=False)
+    assert "shared_clusters" not in load_tested(tmp_path / "x", columns, lines).notes
+    assert "cannot be used" in lines[0]
+    assert "trained on images of the same clusters" in lines[0]
+
+
+def test_a_fault_in_the_rows_of_training_images_is_told(tmp_path):
+    table = write_apart(tmp_path / "x", train=("P1", "P2"), test=("P1", "P2"))
+    columns, lines = GroupColumns(str(tmp_path / "t.csv"), "patient"), []
+    table.to_csv(tmp_path / "t.csv", index=False)
+    load_tested(tmp_path / "x", columns, lines)
+    assert "2 of 2 values of patient have images in train and in test" in lines[0]
+    table.loc[0, "patient"] = ""
+    table.to_csv(tmp_path / "t.csv", index=False)
+    lines.clear()
+    load_tested(tmp_path / "x", columns, lines)
+    (line,) = lines
+    assert "has no patient for" in line
+
+
+def test_a_source_without_training_images_says_that_they_are_not_known(tmp_path):
+    table = write_apart(tmp_path / "x", train=("P1", "P2"), test=("P3", "P4"))
+    table.to_csv(tmp_path / "t.csv", index=False)
+    columns, lines = GroupColumns(str(tmp_path / "t.csv"), "patient"), []
+    load_tested(tmp_path / "x" / "test", columns, lines, test_fraction=1)
+    assert ["no training images" in line for line in lines] == [True]
 
 
 # ---------------------------------------------------------------- splitting by clusters

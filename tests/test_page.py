@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from fairweather.cli import app
 from fairweather.errors import InputError
+from fairweather.metrics.clusters import Clusters, images_worth
+from fairweather.metrics.columns import wilson_interval
 from fairweather.metrics.selective import (
     coverage_at_risk,
     risk_coverage_curve,
@@ -150,6 +152,21 @@ def test_the_order_of_the_images_does_not_matter(columns, described):
     order = np.random.default_rng(1).permutation(len(columns.labels))
     shuffled = Columns(*(column[order] for column in columns))
     assert describe_cell(shuffled, 7, [0.25, 0.5, 0.75, 0.9, 2.0]) == described
+
+
+def test_images_take_their_clusters_with_them(columns):
+    """Neither the order of images nor their confidence mixes up which of them belong together."""
+    generator = np.random.default_rng(4)
+    clusters = Clusters.of_names(generator.integers(0, 30, len(columns.labels)))
+    together = describe_cell(columns, 7, [0.5], clusters)
+    alone = describe_cell(columns, 7, [0.5])
+    assert together["curve"] != alone["curve"]
+    places = generator.permutation(len(columns.labels))
+    shuffled = Columns(*(column[places] for column in columns))
+    assert describe_cell(shuffled, 7, [0.5], clusters.select(places)) == together
+    whole = images_worth(columns.correct, np.zeros_like(columns.labels), 1, clusters)
+    low, high = wilson_interval(1 - columns.correct.mean(), whole)
+    assert together["curve"][-1][2:] == pytest.approx([low[0], high[0]], abs=1e-6)
 
 
 def test_a_single_image_is_described():

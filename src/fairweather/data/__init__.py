@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fairweather.data.cache import CachedImages, cached_images, content_digests, is_decoded
@@ -22,7 +20,7 @@ from fairweather.data.folder import list_folder, list_images
 from fairweather.data.known import first_names, verification
 from fairweather.data.medmnist import MEDMNIST
 from fairweather.data.medmnist_facts import REFUSED
-from fairweather.data.metadata import own_groups, read_groups, shared_clusters
+from fairweather.data.metadata import Texts, own_groups, read_groups, shared_clusters
 from fairweather.data.mnist5k import list_mnist5k
 from fairweather.data.npz import list_npz
 from fairweather.data.oxford_pets import list_oxford_pets
@@ -187,7 +185,7 @@ def load_data(
         groups=groups,
         scale=scale,
     )
-    listed, square, divided, whole_test, shared, train_clusters = _divided(asked, offline, progress)
+    listed, square, divided, whole_test, shared = _divided(asked, offline, progress)
     values = None if scale is None else Scale.parse(scale)
     splits: dict[str, Images] = {}
     skipped: list[str] = []
@@ -230,8 +228,6 @@ def load_data(
     }
     if shared:
         notes["shared_clusters"] = shared
-    if groups is not None and groups.cluster is not None:
-        notes["clusters_of_train"] = train_clusters
     if scale is not None:
         notes["scale"] = scale
     if allow_duplicates and copies.same:
@@ -345,7 +341,6 @@ class _Divided(NamedTuple):
     parts: dict[str, Part]
     whole_test: Part
     shared: list[str]
-    train_clusters: str
 
 
 def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
@@ -361,13 +356,22 @@ def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
     square = _square_for(listed, asked.source, asked.size, square)
     check_tested(listed, asked.source)
     if asked.groups is not None:
-        listed = _grouped(listed, asked.groups, asked.parts, asked.source)
+        listed, others, unknown = _grouped(listed, asked.groups, asked.parts, asked.source)
     every = divide(listed, asked.seed, asked.validation_fraction, asked.test_fraction)
     parts = {name: part for name, part in every.items() if name in asked.parts}
-    shared = [] if asked.groups is None else _clusters_in_several(every, parts, asked.groups)
+    shared, why = [], ""
+    if asked.groups is not None:
+        shared = _clusters_in_several(parts, asked.groups, others)
+        why = _not_compared(asked.groups, every, unknown)
     if progress is not None:
-        for line in shared:
-            progress(Event("compare groups", 0, None, line=f"warning        {line}"))
+        lines = [f"warning        {line}" for line in shared]
+        if why:
+            lines.append(
+                f"note           {why}; so nothing says whether a model was trained on images of "
+                "the same clusters"
+            )
+        for line in lines:
+            progress(Event("compare groups", 0, None, line=line))
     whole_test = parts["test"]
     if asked.limit is not None:
         parts["test"] = limited(whole_test, listed.classes, asked.limit, asked.seed)
@@ -375,7 +379,7 @@ def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
         parts["train"] = _worsen(
             parts["train"], len(listed.classes), asked.label_noise, asked.imbalance, asked.seed
         )
-    return _Divided(listed, square, parts, whole_test, shared, _known_of_train(every))
+    return _Divided(listed, square, parts, whole_test, shared)
 
 
 def list_source(
@@ -505,10 +509,32 @@ def _labelled(cached: CachedImages, part: Part, classes: tuple[str, ...], name: 
     )
 
 
-def _grouped(listed: Source, groups: GroupColumns, parts: Collection[str], source: str) -> Source:
-    """Read what a table says of the images that are needed for some parts."""
+class _Grouped(NamedTuple):
+    """A source whose images are known to belong together.
+
+    Attributes:
+        listed: the source; the splits that are needed have their groups.
+        others: the clusters of training and validation images that are not needed, by split.
+        unknown: why these are not known, if they are not.
+    """
+
+    listed: Source
+    others: Mapping[str, Texts]
+    unknown: str
+
+
+def _grouped(listed: Source, groups: GroupColumns, parts: Collection[str], source: str) -> _Grouped:
+    """Read what a table says of the images that are needed for some parts, and of the others.
+
+    A model may have been trained or chosen on the others. A table need not have them.
+    """
     needed = {WHOLE, *parts, *(["train"] if "val" in parts and "val" not in listed.splits else [])}
     splits = {name: listing for name, listing in listed.splits.items() if name in needed}
+    others = {
+        name: listed.splits[name]
+        for name in ("train", "val")
+        if groups.cluster is not None and name in listed.splits and name not in needed
+    }
 
     def read(some: Mapping[str, Listing]) -> dict[str, Groups]:
         with explained_reading():
@@ -516,59 +542,56 @@ def _grouped(listed: Source, groups: GroupColumns, parts: Collection[str], sourc
                 return own_groups(some, groups, source)
             return read_groups(some, groups, Path(groups.metadata).expanduser())
 
-    found = read(splits)
-    train = {"train": listed.splits["train"]} if "train" in listed.splits else {}
-    if groups.cluster is not None and not train.keys() <= found.keys():
-        # A model may have been trained on them. The table need not have them.
-        with suppress(InputError):
-            found |= read(train)
-    known = {name: listed.splits[name]._replace(groups=of) for name, of in found.items()}
-    return listed._replace(splits={**listed.splits, **known})
-
-
-def _of_models_and_tests(
-    every: Mapping[str, Part], loaded: Mapping[str, Part]
-) -> dict[str, npt.NDArray[np.int64]]:
-    """The images of the splits that are loaded, and those that a model may have been trained on."""
-    keys = {name: part.keys for name, part in every.items() if name in {"train", *loaded}}
-    train, val = every.get("train"), every.get("val")
-    # Validation images may be a part of the training images, unless told otherwise.
-    if train and val and val.listing is train.listing and not {"train", "val"} & loaded.keys():
-        keys["train"] = np.concatenate([train.keys, val.keys])
-    return keys
-
-
-def _known_of_train(every: Mapping[str, Part]) -> str:
-    """Say whether the clusters of training images were compared with those of the others."""
-    if "train" not in every:
-        return "none"
-    return "unknown" if every["train"].listing.clusters is None else "compared"
+    try:
+        # Together: a row that could be about an image of either is no row of one of them.
+        found, unknown = read({**splits, **others}), ""
+    except InputError as error:
+        if not others:
+            raise
+        found, unknown = read(splits), str(error)
+    known = {name: listing._replace(groups=found[name]) for name, listing in splits.items()}
+    clusters = {name: found[name].clusters for name in others if name in found}
+    return _Grouped(
+        listed._replace(splits={**listed.splits, **known}),
+        {name: of for name, of in clusters.items() if of is not None},
+        unknown,
+    )
 
 
 def _clusters_in_several(
-    every: Mapping[str, Part], loaded: Mapping[str, Part], groups: GroupColumns
+    parts: Mapping[str, Part], groups: GroupColumns, others: Mapping[str, Texts]
 ) -> list[str]:
-    """Say which splits share clusters.
+    """Say which splits share clusters, those that are not loaded included.
 
     Raises `InputError` if two that are loaded do, unless that is allowed.
     """
     if groups.cluster is None:
         return []
     clusters = {
-        name: of[keys]
-        for name, keys in _of_models_and_tests(every, loaded).items()
-        if (of := every[name].listing.clusters) is not None
+        name: of[part.keys]
+        for name, part in parts.items()
+        if (of := part.listing.clusters) is not None
     }
-    told = shared_clusters(
-        {name: of for name, of in clusters.items() if name in loaded}, groups.cluster
-    )
+    told = shared_clusters(clusters, groups.cluster)
     if told and not groups.allow_shared:
         raise InputError(
             f"{'; '.join(told)}: such images do not show how a model does on new ones; to measure "
             "them nevertheless, allow it (allow_shared: true under groups: of a study, "
             "--allow-shared-clusters of other commands)"
         )
-    return shared_clusters(clusters, groups.cluster)
+    for other, of in others.items():
+        for name, ours in clusters.items():
+            told += shared_clusters({other: of, name: ours}, groups.cluster)
+    return told
+
+
+def _not_compared(groups: GroupColumns, every: Mapping[str, Part], unknown: str) -> str:
+    """Say why clusters were not compared with those of training images; "" if they were."""
+    if groups.cluster is None:
+        return ""
+    if "train" not in every:
+        return "the source has no training images"
+    return f"what the table says of the other splits cannot be used: {unknown}" if unknown else ""
 
 
 def _left_out(cached: CachedImages, part: Part, name: str) -> str:

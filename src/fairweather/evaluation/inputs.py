@@ -48,13 +48,6 @@ from fairweather.steps.plan import DATA, NATURAL_DATA, DataSource, ModelSource
 from fairweather.steps.worker import as_logits, check_natural, model_digest, open_data
 from fairweather.types import Dataset, GroupColumns, Groups, Images, slice_name
 
-# What is known of the clusters of the images that a model may have been trained on.
-_TRAIN_CLUSTERS = {
-    "none": "the source has no training images, so nothing says whether the model was trained on "
-    "images of the same clusters",
-    "unknown": "the table does not have every training image of the source, so these were not "
-    "compared: the model may have been trained on images of the same clusters",
-}
 NAMED_VALUES = 6  # of a column of slices, in a line
 LOOKED_AT = 64  # test images that show whether outputs are probabilities
 
@@ -161,8 +154,6 @@ class EvaluationInputs(NamedTuple):
                 lines.append(f"warning        {which}{odd}")
         if groups := in_words(test.groups):
             lines.append(f"groups         {groups}")
-        if told := _TRAIN_CLUSTERS.get(str(notes.get("clusters_of_train"))):
-            lines.append(f"note           {told}")
         for name, other in self.datasets.items():
             if name.startswith(NATURAL_DATA):
                 lines.append(

@@ -158,7 +158,11 @@ def images_worth(
     """How many independent images tell as much about a share as these do, for parts of the images.
 
     Without clusters it is the number of images. It is nearly 0 if all images are of one cluster:
-    nothing is known of others. If all images of a part agree, each cluster counts as one image.
+    nothing is known of others. If all images of a part agree, each cluster counts as one image (the
+    source counts all images, which is bold for a few clusters).
+
+    Wilson's interval of so many images is too narrow where few clusters have hits, or few have
+    misses: `to_score` allows for that skewness, and needs resamples.
 
     Args:
         hits: bool `[n]`, which images count.

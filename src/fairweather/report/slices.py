@@ -123,7 +123,7 @@ class SliceTable(NamedTuple):
             else str(Entry(score, is_percent(metric))).replace(TOO_FEW, alone)
             for (metric, *_), score in zip(self.places, row.scores, strict=True)
         ]
-        return [row.title, row.slice, *counts, *shown, _signed(row.difference), _p(row.p)]
+        return [row.title, row.slice, *counts, *shown, _signed(row.difference, alone), _p(row.p)]
 
     def _csv(self) -> str:
         names = [f"{shift} {metric}" for metric, shift, *_ in self.places]
@@ -309,14 +309,16 @@ def _found(column: str, tests: int, rows: Sequence[SliceRow]) -> str:
     if differ:
         return f"Clean accuracy differs from that of the other images: {', '.join(differ)}."
     told = f"No difference between values of {column} was found." if tests else ""
+    alone = list(dict.fromkeys(row.slice for row in rows if row.clusters == 1))
+    unknown = f" Nothing is known of {', '.join(alone)}, of one cluster each." if alone else ""
     low = min((row for row in rows if _low(row) < math.inf), key=_low, default=None)
     if low is None:
-        return told
+        return f"{told}{unknown}".strip()
     size = f"{low.n:,} images" if low.clusters is None else f"{low.clusters:,} clusters"
     of = f" of {low.title}" if models > 1 else ""
     begin = "That does not show that there is none: with" if tests else "With"
     lowest = f"{low.slice} may be as low as {100 * _low(low):.1f} %"
-    return f"{told} {begin} {size}, clean accuracy{of} on {lowest}.".strip()
+    return f"{told} {begin} {size}, clean accuracy{of} on {lowest}.{unknown}".strip()
 
 
 def _low(row: SliceRow) -> float:
@@ -341,16 +343,17 @@ def _caption(contents: Contents, column: str, tests: int, rows: Sequence[SliceRo
         words.append(
             f"{FEW_MARK} Fewer than {FEW_CLUSTERS} clusters: the interval is less reliable."
         )
-    if any(score is not None and score.too_few for row in rows for score in row.scores):
+    several = [row for row in rows if row.clusters != 1 and SINGLE in row.slice]
+    if any(score is not None and score.too_few for row in several for score in row.scores):
         words.append(TOO_FEW_NOTE)
     return " ".join(words)
 
 
-def _signed(difference: Score | None) -> str:
+def _signed(difference: Score | None, without_interval: str) -> str:
     if difference is None:
         return ABSENT
     if difference.too_few:
-        return f"{signed(difference.value, percent=True)} [{TOO_FEW}]"
+        return f"{signed(difference.value, percent=True)} [{without_interval}]"
     value, low, high = (signed(each, percent=True) for each in difference[:3])
     return f"{value} [{low}, {high}]"
 

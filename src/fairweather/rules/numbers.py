@@ -92,7 +92,7 @@ def clusters_behind(run: RunFolder, rule: Rule) -> dict[str, int]:
     Empty if the run was not told which images belong together.
     """
     clusters = read_clusters(run)
-    if clusters is None:
+    if clusters is None or rule.cell.startswith(NATURAL):  # nothing is known of other images
         return {}
     if not rule.slice:
         return {"the test set": clusters.count}
