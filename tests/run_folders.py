@@ -170,6 +170,7 @@ def finish(
     *,
     kind: str = "train",
     fingerprint: str = "0" * 16,
+    depends: Mapping[str, Any] | None = None,
     machine: Machine | None = MACHINE,
 ) -> None:
     """Record a step as done: its files are there, and have the checksums that they have now."""
@@ -178,7 +179,7 @@ def finish(
             id=step,
             kind=kind,
             fingerprint=fingerprint,
-            depends={},
+            depends=depends or {},
             files={name: run.checksum(name) for name in files},
             machine=machine,
         )

@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 from fairweather.cli import app
 from fairweather.errors import InputError
-from fairweather.metrics.clusters import Clusters, images_worth
-from fairweather.metrics.columns import wilson_interval
+from fairweather.metrics.clusters import Clusters, share_interval
 from fairweather.metrics.selective import (
     coverage_at_risk,
     risk_coverage_curve,
@@ -164,8 +163,7 @@ def test_images_take_their_clusters_with_them(columns):
     places = generator.permutation(len(columns.labels))
     shuffled = Columns(*(column[places] for column in columns))
     assert describe_cell(shuffled, 7, [0.5], clusters.select(places)) == together
-    whole = images_worth(columns.correct, np.zeros_like(columns.labels), 1, clusters)
-    low, high = wilson_interval(1 - columns.correct.mean(), whole)
+    low, high = share_interval(~columns.correct, np.zeros_like(columns.labels), 1, clusters)
     assert together["curve"][-1][2:] == pytest.approx([low[0], high[0]], abs=1e-6)
 
 

@@ -351,7 +351,8 @@ def store(made, step, predictions):
     """Store predictions like the step that predicts."""
     [file] = step.leaves
     made.run.write_predictions(file, predictions)
-    finish(made.run, step.id, [file], kind="predict", fingerprint=fingerprint_of(step, {}))
+    settings = {"fingerprint": fingerprint_of(step, {}), "depends": step.depends()}
+    finish(made.run, step.id, [file], kind="predict", **settings)
 
 
 def sample(made, **changes):

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics.clusters import Clusters, images_worth
+from fairweather.metrics.clusters import Clusters, share_interval
 from fairweather.metrics.columns import (
     FloatArray,
     IntArray,
@@ -19,7 +19,6 @@ from fairweather.metrics.columns import (
     as_rows,
     check_columns,
     weighted_mean,
-    wilson_interval,
 )
 from fairweather.metrics.ordered import (
     NO_PLACES,
@@ -415,10 +414,10 @@ def reliability_bins(
     binning: Binning = "equal-width",
     clusters: Clusters | None = None,
 ) -> ReliabilityBins:
-    """Accuracy against confidence, bin by bin, with the 95 % Wilson interval of each accuracy.
+    """Accuracy against confidence, bin by bin, with the 95 % interval of each accuracy.
 
-    Arguments as in `expected_calibration_error`. With `clusters`, which images belong together, the
-    intervals are of as many images as `images_worth` says. Source of the interval: Wilson 1927.
+    Arguments as in `expected_calibration_error`. The intervals are Wilson's or, with `clusters`,
+    which images belong together, those of `share_interval`. Source of the interval: Wilson 1927.
 
     >>> diagram = reliability_bins([0.3, 0.9, 0.8], [False, True, True], bins=2)
     >>> diagram.images.tolist(), diagram.accuracy.tolist(), diagram.accuracy_high.round(2).tolist()
@@ -438,8 +437,7 @@ def reliability_bins(
     places = np.empty(int(images.sum()), dtype=np.int64)
     ascending = np.argsort(np.asarray(confidence), kind="stable")
     places[ascending] = np.repeat(np.arange(bins), images.astype(np.int64))
-    worth = images_worth(correct, places, bins, clusters)
-    low, high = wilson_interval(right / hollow, np.where(images > 0, worth, np.nan))
+    low, high = share_interval(correct, places, bins, clusters)
     return ReliabilityBins(lower, upper, images, sure / hollow, right / hollow, low, high)
 
 

@@ -15,7 +15,13 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
-from fairweather.metrics.columns import Z95, FloatArray, IntArray
+from fairweather.metrics.columns import (
+    Z95,
+    FloatArray,
+    IntArray,
+    bent_interval,
+    wilson_interval,
+)
 from fairweather.types import Groups, Score
 
 TAIL = 0.025
@@ -24,6 +30,8 @@ FEW_CLUSTERS = 20
 # Random choices behind a p-value, and fewer if there are many images.
 CHOICES, FEWEST_CHOICES, MOST_UNITS = 9_999, 999, 2 * 10**7
 NEARLY = 1e-9  # what rounding may change of a distance
+# Of hits and of images of a cluster: the mean, the variance and the skewness of a share.
+POWERS = ((1, 0), (0, 1), (2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3))
 
 
 @dataclass(frozen=True)
@@ -152,17 +160,16 @@ class Clusters:
         return np.asarray(means + excess * self.count / len(self.of))
 
 
-def images_worth(
+def share_interval(
     hits: npt.ArrayLike, parts: npt.ArrayLike, count: int, clusters: Clusters | None
-) -> FloatArray:
-    """How many independent images tell as much about a share as these do, for parts of the images.
+) -> tuple[FloatArray, FloatArray]:
+    """The 95 % interval of a share of the images of each part; NaN of a part without images.
 
-    Without clusters it is the number of images. It is nearly 0 if all images are of one cluster:
-    nothing is known of others. If all images of a part agree, each cluster counts as one image (the
-    source counts all images, which is bold for a few clusters).
-
-    Wilson's interval of so many images is too narrow where few clusters have hits, or few have
-    misses: `to_score` allows for that skewness, and needs resamples.
+    Without clusters it is Wilson's. With clusters it reaches to the outer one of two ends, as a
+    share in `to_score` does: of Wilson's interval of as many images as these are worth, and of one
+    that allows for the skewness that there is if few clusters have hits, or few have misses. Of one
+    cluster nothing is known. If all images of a part agree, each cluster counts as one image (Korn
+    and Graubard count all images, which is bold for a few clusters).
 
     Args:
         hits: bool `[n]`, which images count.
@@ -171,77 +178,87 @@ def images_worth(
         clusters: which images belong together.
 
     Returns:
-        float64 `[count]`, for `wilson_interval`.
+        The lower and the upper ends, float64 `[count]`, in [0, 1].
 
     Source: Korn and Graubard 1998, Confidence Intervals for Proportions with Small Expected Number
-    of Positive Counts Estimated from Survey Data.
+    of Positive Counts Estimated from Survey Data; Hall 1992, On the Removal of Skewness by
+    Transformation.
 
     >>> right, bins = [True, True, False, False], [0, 0, 0, 0]
-    >>> images_worth(right, bins, 1, None).tolist()
-    [4.0]
-    >>> images_worth(right, bins, 1, Clusters(np.array([0, 0, 1, 1]))).round(3).tolist()
-    [0.024]
+    >>> [end.round(2).tolist() for end in share_interval(right, bins, 1, None)]
+    [[0.15], [0.85]]
+    >>> two = Clusters(np.array([0, 0, 1, 1]))
+    >>> [end.round(2).tolist() for end in share_interval(right, bins, 1, two)]
+    [[0.0], [1.0]]
     """
     part, hit = np.asarray(parts, dtype=np.int64), np.asarray(hits, dtype=np.float64)
     inside = (part >= 0) & (part < count)
     images = np.bincount(part[inside], minlength=count)
     if clusters is None:
-        return images.astype(np.float64)
+        found = np.bincount(part[inside], hit[inside], count)
+        hollow = np.where(images > 0, images, np.nan)
+        return wilson_interval(found / hollow, hollow)
     pairs, pair = np.unique(
         part[inside] * clusters.count + clusters.of[inside], return_inverse=True
     )
-    own, own_hits = np.bincount(pair), np.bincount(pair, hit[inside])
+    own, own_hits = np.bincount(pair).astype(np.float64), np.bincount(pair, hit[inside])
     of = pairs // clusters.count
-    pair_sums = np.stack([own_hits, own_hits**2, own_hits * own, np.square(own)])
-    sums = np.stack([np.bincount(of, each, count) for each in pair_sums]).astype(np.float64)
-    return _worth(images, sums, np.bincount(of, minlength=count))
+    sums = [np.bincount(of, own_hits**i * own**j, count) for i, j in POWERS]
+    return _share_interval(np.stack(sums), np.bincount(of, minlength=count))
 
 
-def images_worth_so_far(hits: npt.ArrayLike, clusters: Clusters | None) -> FloatArray:
-    """What `images_worth` is of the first image, the first two images, and so on, `[n]`.
+def share_interval_so_far(
+    hits: npt.ArrayLike, clusters: Clusters | None
+) -> tuple[FloatArray, FloatArray]:
+    """The `share_interval` of the first image, the first two images, and so on, `[n]` each.
 
-    >>> images_worth_so_far([True, False, True], None).tolist()
-    [1.0, 2.0, 3.0]
-    >>> two = Clusters(np.array([0, 1]))
-    >>> images_worth_so_far([True, False], two).round(3).tolist()
-    [0.0, 0.024]
+    >>> [end.round(2).tolist() for end in share_interval_so_far([True, False], None)]
+    [[0.21, 0.09], [1.0, 0.91]]
     """
     hit = np.asarray(hits, dtype=np.float64)
     images = np.arange(1, len(hit) + 1)
     if clusters is None:
-        return images.astype(np.float64)
+        return wilson_interval(np.cumsum(hit) / images, images)
     # For each image: how many images, and hits, of its cluster come before it.
     order = np.argsort(clusters.of, kind="stable")
     begins = np.repeat(np.cumsum(clusters.sizes) - clusters.sizes, clusters.sizes)
-    earlier, earlier_hits = np.empty(len(hit)), np.empty(len(hit))
-    earlier[order] = np.arange(len(hit)) - begins
+    before, before_hits = np.empty(len(hit)), np.empty(len(hit))
+    before[order] = np.arange(len(hit)) - begins
     up_to = np.concatenate([[0.0], np.cumsum(hit[order])])
-    earlier_hits[order] = up_to[:-1] - up_to[begins]
-    # What each image adds to the sums over clusters of hits squared, hits x images, images squared.
-    squares = hit * (2 * earlier_hits + 1)
-    products = earlier_hits + hit * (earlier + 1)
-    sums = np.cumsum(np.stack([hit, squares, products, 2 * earlier + 1]), axis=1)
-    return _worth(images, sums, np.cumsum(earlier == 0))
+    before_hits[order] = up_to[:-1] - up_to[begins]
+    # What each image adds to the sums over clusters.
+    added = [
+        (before_hits + hit) ** i * (before + 1) ** j - before_hits**i * before**j for i, j in POWERS
+    ]
+    return _share_interval(np.cumsum(added, axis=1), np.cumsum(before == 0))
 
 
-def _worth(images: IntArray, sums: FloatArray, clusters: IntArray) -> FloatArray:
-    """The effective numbers of images of some shares, `[shares]`.
+def _share_interval(sums: FloatArray, clusters: IntArray) -> tuple[FloatArray, FloatArray]:
+    """The intervals of shares, `[shares]`, from what their clusters add up to.
 
     Args:
-        images, clusters: how many there are, `[shares]`.
-        sums: over clusters, of hits, hits squared, hits x images and images squared, `[4, shares]`.
+        sums: over clusters, of hits^i x images^j for each of `POWERS`, `[9, shares]`.
+        clusters: how many there are, `[shares]`.
     """
-    hits, squares, products, sizes = sums
+    (hits, images), squares, cubes = sums[:2], sums[2:5], sums[5:]
     with np.errstate(invalid="ignore", divide="ignore"):
         share = hits / images
-        # No less than 0: where all clusters have one share, rounding would leave less.
-        excess = np.maximum(squares - 2 * share * products + share**2 * sizes, 0)
+        # Powers of a cluster's excess, hits - share x images, summed over the clusters. That of
+        # squares is no less than 0: where all clusters have one share, rounding would leave less.
+        excess = np.maximum(squares[0] - 2 * share * squares[1] + share**2 * squares[2], 0)
+        leaning = cubes[0] - 3 * share * cubes[1] + 3 * share**2 * cubes[2] - share**3 * cubes[3]
         variance = excess / images**2 * clusters / (clusters - 1)
         alike = (share == 0) | (share == 1)
         found = np.where(alike, clusters, share * (1 - share) / variance)
-        few = np.square(Z95 / scipy.special.stdtrit(clusters - 1, 1 - TAIL))
-        found = np.minimum(images, found) * few
-    return np.where(images == 0, 0.0, np.where(clusters < 2, NEARLY, found))
+        wider = scipy.special.stdtrit(clusters - 1, 1 - TAIL) / Z95
+        worth = np.where(clusters < 2, NEARLY, np.minimum(images, found) / wider**2)
+        low, high = wilson_interval(share, worth)
+        spread = np.where(alike | (clusters < 2), 0.0, np.sqrt(variance) * wider)
+        # Of the sum of as many clusters, drawn at random.
+        skewness = np.where(spread > NEARLY, leaning / excess**1.5, 0.0)
+        bent = bent_interval(share, spread, skewness, Z95)
+        low, high = np.fmin(low, bent[0]), np.fmax(high, bent[1])
+        return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
 def membership_p(

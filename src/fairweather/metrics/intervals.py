@@ -13,7 +13,13 @@ import scipy.special
 from fairweather.errors import InputError
 from fairweather.metrics.class_metrics import class_metric
 from fairweather.metrics.clusters import Clusters, student
-from fairweather.metrics.columns import Z95, FloatArray, wilson_interval
+from fairweather.metrics.columns import (
+    SYMMETRIC,
+    Z95,
+    FloatArray,
+    bent_interval,
+    wilson_interval,
+)
 from fairweather.metrics.ordered import merge_groups
 from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, widen
 from fairweather.metrics.sample import BINS, Resamples, Sample, draw_counts
@@ -29,8 +35,6 @@ MOST_GROUPS = 2000
 # With more images than this, the replicates' sums by class are computed in float32.
 MOST_IMAGES_OF_FLOAT64 = 10_000
 TAILS = (0.025, 0.975)
-# Replicates with a smaller skewness are treated as symmetric: no printed digit would change.
-SYMMETRIC = 1e-4
 # A share closer to 0 or 1 than this differs from it only by rounding.
 ROUNDING = 1e-12
 # With at least this many images on both sides (right and wrong), the percentile interval of a share
@@ -527,13 +531,7 @@ def _spread_and_skewness(value: float, replicates: FloatArray) -> tuple[float, f
 
 
 def _bent(value: float, spread: float, skewness: float, deviate: float) -> tuple[float, float]:
-    """The interval of Hall's cubic transformation, with a quantile of the transformed error."""
-    if abs(skewness) < SYMMETRIC:
-        return value - deviate * spread, value + deviate * spread
-    low, high = (
-        value - spread * 3 / skewness * (np.cbrt(1 + skewness * (end - skewness / 6)) - 1)
-        for end in (deviate, -deviate)
-    )
+    low, high = bent_interval(value, spread, skewness, deviate)
     return float(low), float(high)
 
 

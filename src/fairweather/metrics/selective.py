@@ -254,21 +254,24 @@ def _keeps(levels: LevelSums, risk: float) -> npt.NDArray[np.bool_]:
 
 
 def share_to_hand_over(
-    curve: RiskCoverage, images: int, risks: Sequence[float], worth: FloatArray | None = None
+    curve: RiskCoverage,
+    images: int,
+    risks: Sequence[float],
+    interval: tuple[FloatArray, FloatArray] | None = None,
 ) -> list[Score]:
     """Smallest share of images to defer to a person, the least confident first, for each risk.
 
     The value is 1 − `coverage_at_risk`: at most the share `risk` of the answers to the other images
     is wrong. It is 1 if even the most confident images are wrong more often. The interval contains
-    every share to defer for which `risk` is within the 95 % Wilson interval of the share of wrong
+    every share to defer for which `risk` is within the 95 % interval of the share of wrong
     answers. These are the shares that these images cannot rule out.
 
     Args:
         curve: from `risk_coverage_curve`.
         images: the number of images of the curve.
         risks: the largest shares of wrong answers, each in [0, 1].
-        worth: how many independent images the answers at each point of the curve tell as much as,
-            `[points]`, where images belong together; by default as many as there are.
+        interval: the ends of the 95 % interval of the curve's risk, `[points]` each, where images
+            belong together; by default Wilson's.
 
     Source: Geifman and El-Yaniv 2017, Selective Classification for Deep Neural Networks, section 2;
     for the interval, Wilson 1927, inverted at every threshold.
@@ -277,7 +280,7 @@ def share_to_hand_over(
     >>> [[round(number, 2) for number in score] for score in share_to_hand_over(curve, 200, [0.1])]
     [[0.17, 0.12, 0.21, 200]]
     """
-    low, high = wilson_interval(curve.risk, curve.coverage * images if worth is None else worth)
+    low, high = interval or wilson_interval(curve.risk, curve.coverage * images)
     scores = []
     for asked in risks:
         if not 0 <= asked <= 1:  # NaN fails the comparison too

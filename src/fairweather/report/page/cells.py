@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.metrics import reliability_bins
-from fairweather.metrics.clusters import Clusters, images_worth, images_worth_so_far
-from fairweather.metrics.columns import wilson_interval
+from fairweather.metrics.clusters import Clusters, share_interval, share_interval_so_far
 from fairweather.metrics.selective import (
     RiskCoverage,
     at_or_above,
@@ -37,6 +36,7 @@ MOST_CELLS = 2000  # of all models together; with more, a page has one level of 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 FloatArray = npt.NDArray[np.float64]
+Ends = tuple[FloatArray, FloatArray]  # of intervals
 
 
 class Columns(NamedTuple):
@@ -117,14 +117,14 @@ def describe_cell(
     """
     confidence, correct = cell.confidence, cell.correct
     curve = risk_coverage_curve(confidence, correct)
-    worth = _worth_along(curve, cell, clusters)
+    risk = _risk_interval(curve, cell, clusters)
     return {
         "n": len(correct),
         "bins": _bins(confidence, correct, clusters),
         "bars": [_counts(confidence[correct]), _counts(confidence[~correct])],
-        "curve": _thinned(curve.coverage, curve.risk, worth, len(correct)),
+        "curve": _thinned(curve, risk, len(correct)),
         "hand": [
-            rounded(score[:3]) for score in share_to_hand_over(curve, len(correct), RISKS, worth)
+            rounded(score[:3]) for score in share_to_hand_over(curve, len(correct), RISKS, risk)
         ],
         "kept": [_kept(confidence, correct, threshold, clusters) for threshold in thresholds],
         "classes": _by_class(cell, classes, clusters),
@@ -141,12 +141,13 @@ def rounded(numbers: Sequence[float] | FloatArray) -> Row:
     return [round(float(each), 6) if np.isfinite(each) else None for each in numbers]
 
 
-def _worth_along(curve: RiskCoverage, cell: Columns, clusters: Clusters | None) -> FloatArray:
-    """How many independent images the answers at each point of a risk-coverage curve are worth."""
+def _risk_interval(curve: RiskCoverage, cell: Columns, clusters: Clusters | None) -> Ends:
+    """The 95 % interval of the risk at each point of a risk-coverage curve."""
     images = np.round(curve.coverage * len(cell.confidence)).astype(np.int64)
     order = np.argsort(-cell.confidence, kind="stable")
     along = None if clusters is None else Clusters(clusters.of[order])
-    return images_worth_so_far(cell.correct[order], along)[images - 1]
+    low, high = share_interval_so_far(~cell.correct[order], along)
+    return low[images - 1], high[images - 1]
 
 
 def _bins(
@@ -167,16 +168,16 @@ def _counts(confidence: FloatArray) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _thinned(coverage: FloatArray, risk: FloatArray, worth: FloatArray, images: int) -> list[Row]:
+def _thinned(curve: RiskCoverage, ends: Ends, images: int) -> list[Row]:
     """Points of a curve at about even coverages, from where a few images are answered to all.
 
-    Each is coverage, risk, and the risk's Wilson interval over the images that are answered.
+    Each is coverage, risk, and the risk's interval over the images that are answered.
     """
     first = min(FEWEST / images, 1.0)
-    at = np.unique(np.searchsorted(coverage, np.linspace(first, 1, POINTS)))
-    at = at[at < len(coverage)]
-    low, high = wilson_interval(risk[at], worth[at])
-    return [rounded(point) for point in np.stack([coverage[at], risk[at], low, high], axis=1)]
+    at = np.unique(np.searchsorted(curve.coverage, np.linspace(first, 1, POINTS)))
+    at = at[at < len(curve.coverage)]
+    points = np.stack([curve.coverage[at], curve.risk[at], ends[0][at], ends[1][at]], axis=1)
+    return [rounded(point) for point in points]
 
 
 def _kept(
@@ -185,20 +186,14 @@ def _kept(
     threshold: float,
     clusters: Clusters | None,
 ) -> Row:
-    """What a threshold defers and how wrong the answers are, each with its Wilson interval."""
+    """What a threshold defers and how wrong the answers are, each with its interval."""
     answered = at_or_above(confidence, threshold)
     everything = np.zeros(len(confidence), dtype=np.int64)
-    n, among_answered = (
-        float(images_worth(hits, parts, 1, clusters)[0])
-        for hits, parts in ((answered, everything), (correct, np.where(answered, 0, -1)))
-    )
-    coverage = float(coverage_above(confidence, threshold))
-    over = 1 - coverage
+    over = 1 - float(coverage_above(confidence, threshold))
     risk = float(risk_above(confidence, correct, threshold))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ends = wilson_interval([over, risk], [n, among_answered or np.nan])
-    (over_low, risk_low), (over_high, risk_high) = ends
-    return rounded([over, over_low, over_high, risk, risk_low, risk_high])
+    over_ends = share_interval(~answered, everything, 1, clusters)
+    risk_ends = share_interval(~correct, np.where(answered, 0, -1), 1, clusters)
+    return rounded([over, *np.ravel(over_ends), risk, *np.ravel(risk_ends)])
 
 
 def _by_class(cell: Columns, classes: int, clusters: Clusters | None) -> list[Row]:
@@ -207,9 +202,8 @@ def _by_class(cell: Columns, classes: int, clusters: Clusters | None) -> list[Ro
     right = np.bincount(cell.labels[cell.correct], minlength=classes)
     present = np.flatnonzero(images)
     accuracy = right[present] / images[present]
-    worth = images_worth(cell.correct, cell.labels, classes, clusters)
-    low, high = wilson_interval(accuracy, worth[present])
-    rows = np.stack([present, images[present], accuracy, low, high], axis=1)
+    low, high = share_interval(cell.correct, cell.labels, classes, clusters)
+    rows = np.stack([present, images[present], accuracy, low[present], high[present]], axis=1)
     if classes > MOST_CLASSES:
         rows = rows[np.argsort(accuracy, kind="stable")[:WORST_CLASSES]]
     return [[int(row[0]), int(row[1]), *rounded(row[2:])] for row in rows]
