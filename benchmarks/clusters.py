@@ -9,7 +9,8 @@ intra-class correlation. NLL and Brier score: the logit of an image is 2 + 2 z, 
 normal with this correlation; the probability of the label is 1 / (1 + exp(-logit)). The difference
 is that of the accuracies of two models with the same probabilities, so that the truth is 0; its
 test is the t-test over clusters of `cross_difference`. The truth of the others is an integral, or
-the parameter itself.
+the parameter itself. The interval on the page is the one of charts and tables of a single cell,
+which has no resamples.
 """
 
 import numpy as np
@@ -17,7 +18,7 @@ import scipy.special
 from coverage import percent, print_table  # the script beside this one
 
 from fairweather import metrics
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.clusters import Clusters, share_interval
 from fairweather.metrics.intervals import of_clusters
 from fairweather.metrics.recipes import cross_difference
 
@@ -77,10 +78,12 @@ def resample_images(generator, columns):
 
 
 def coverage(count, sizes, share, correlation):
-    """Share held by cluster and by image intervals of each column, and of the difference."""
+    """Share held by the intervals of each column over clusters, on the page and over images, and of
+    the difference."""
     z = scipy.special.ndtri((np.arange(400_000) + 0.5) / 400_000)
     truth = [share, *losses_of(MARGIN + SPREAD * z).mean(axis=0)]
-    held = {name: [] for name in (*COLUMNS, *(f"images {each}" for each in COLUMNS), "difference")}
+    over_images = [f"images {each}" for each in COLUMNS]
+    held = {name: [] for name in (*COLUMNS, "page", *over_images, "difference")}
     rejected = []
     for trial in range(TRIALS):
         generator = np.random.default_rng([count, trial, round(100 * correlation), len(sizes)])
@@ -101,6 +104,9 @@ def coverage(count, sizes, share, correlation):
                 images = metrics.Estimate(float(values[at]), of_images[at], n, kind)
                 score = metrics.to_score(images, bounds)
                 held[f"images {name}"].append(score.low <= truth[at] <= score.high)
+        none = np.zeros(n, dtype=np.int64)
+        [low], [high] = share_interval(columns[:, 0], none, 1, clusters)
+        held["page"].append(low <= share <= high)
         gap = metrics.paired_difference(estimates[0], estimates[-1])
         held["difference"].append(gap.low <= 0 <= gap.high)
         sides = (clusters.influences(columns[:, [at]]) for at in (0, 3))
@@ -110,7 +116,7 @@ def coverage(count, sizes, share, correlation):
 
 def main():
     header = ["Accuracy", "Sizes", "Clusters", "Correlation", "Accuracy held", "NLL", "Brier"]
-    header += ["over images: accuracy", "NLL", "Brier", "Difference", "t-test rejects"]
+    header += ["on the page", "over images: accuracy", "NLL", "Brier", "Difference", "t-test rejects"]
     print_table(
         header,
         (
