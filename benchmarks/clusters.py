@@ -116,7 +116,14 @@ def coverage(count, sizes, share, correlation):
 
 def main():
     header = ["Accuracy", "Sizes", "Clusters", "Correlation", "Accuracy held", "NLL", "Brier"]
-    header += ["on the page", "over images: accuracy", "NLL", "Brier", "Difference", "t-test rejects"]
+    header += [
+        "on the page",
+        "over images: accuracy",
+        "NLL",
+        "Brier",
+        "Difference",
+        "t-test rejects",
+    ]
     print_table(
         header,
         (

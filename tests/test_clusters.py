@@ -25,6 +25,7 @@ from fairweather.metrics.clusters import (
     membership_p,
     share_interval,
     share_interval_so_far,
+    student,
 )
 from fairweather.metrics.columns import wilson_interval
 from fairweather.metrics.intervals import evaluate_resamples, of_clusters
@@ -161,7 +162,11 @@ def slow_interval(hits, of):
         return 0.0, 1.0
     t = scipy.stats.t.ppf(0.975, count - 1) / scipy.stats.norm.ppf(0.975)
     excess = [(hits[of == name] - share).sum() for name in names]
+    sizes = [(of == name).sum() for name in names]
     variance = sum(e**2 for e in excess) / len(hits) ** 2 * count / (count - 1)
+    # What the jackknife has more, to the first order: e² / (n - size)² instead of e² / n².
+    by_size = sum(e**2 * (m - len(hits) / count) for e, m in zip(excess, sizes, strict=True))
+    variance += max(2 * by_size / len(hits) ** 3, 0)
     if share in (0, 1):
         return tuple(map(float, wilson_interval(share, count / t**2)))
     images = min(len(hits), share * (1 - share) / variance) if variance > 1e-20 else len(hits)
@@ -218,6 +223,19 @@ def test_clusters_of_one_share_are_worth_no_more_than_their_images():
     assert found == pytest.approx(np.ravel(expected), rel=1e-5)
     along = share_interval_so_far(hits, clusters)
     assert [end[-1] for end in along] == pytest.approx(found)
+
+
+def test_the_variance_is_near_that_of_the_jackknife_where_sizes_differ():
+    generator = np.random.default_rng(0)
+    of = np.repeat(np.arange(40), generator.integers(1, 20, 40))
+    hits = generator.random(len(of)) < generator.beta(4, 2, 40)[of]
+    left_out = np.array([hits[of != cluster].mean() for cluster in range(40)])
+    variance = 39 * left_out.var()
+    worth = hits.mean() * (1 - hits.mean()) / variance / (student(40) / 1.959964) ** 2
+    low, high = share_interval(hits, np.zeros_like(of), 1, Clusters(of))
+    expected = wilson_interval(hits.mean(), worth)
+    # The next order is (size / n)², and the size is at most 5 % here.
+    assert high - low == pytest.approx(expected[1] - expected[0], rel=0.01 + 0.05)
 
 
 def test_of_one_cluster_nothing_is_known_and_the_interval_is_everything():

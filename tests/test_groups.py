@@ -574,13 +574,37 @@ def test_verdicts_say_how_many_clusters_their_images_come_in(run):
     assert summary(verdicts).endswith(f"; n counts images, which belong to clusters: {said}")
 
 
+def test_each_class_has_its_numbers_in_each_slice_of_clean_images(run):
+    folder, data = RunFolder(run.path), patients_dataset().test
+    rows = folder.slice_scores
+    found = rows[rows["metric"] == f"sensitivity/{CLASSES[1]}"].set_index("slice")
+    assert set(found["shift"]) == {"clean"}
+    assert set(found.index) == {*rows["slice"]}
+    predictions = folder.read_predictions(folder.predictions(found["model"].iloc[0], 0, "clean"))
+    for site in "ABC":
+        mine = (data.groups.slices["site"] == site) & (predictions.labels == 1)
+        assert found.loc[f"site={site}"]["value"] == pytest.approx(predictions.correct[mine].mean())
+        assert found.loc[f"site={site}"]["n"] == mine.sum()
+        assert found.loc[f"site={site}"]["clusters"] == 8
+    values = found.loc[["site=A", "site=B", "site=C"]]["value"]
+    assert found.loc["worst site"]["value"] == values.min()
+    for of in ("site=C", "worst site", "site*sex=A*F"):
+        rule = f"sensitivity[clean|class={CLASSES[1]}|{of}] >= 0.1"
+        (verdict,) = judged(run, rule, on="value")
+        assert verdict.value == pytest.approx(found.loc[of]["value"])
+        assert verdict.low == pytest.approx(found.loc[of]["low"], nan_ok=True)
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
         ("accuracy[clean|site=D] >= 0.1", "unknown slice 'site=D'"),
         ("accuracy[clean|worst hospital] >= 0.1", "unknown slice 'worst hospital'"),
-        ("sensitivity[clean|site=A] >= 0.1", "single classes are not computed for slices"),
-        ("sensitivity[clean|class=malignant|site=A] >= 0.1", "not computed for slices"),
+        ("sensitivity[clean|site=A] >= 0.1", "sensitivity[clean|class=NAME|site=A]"),
+        ("sensitivity[clean|class=d|site=A] >= 0.1", "unknown class 'd'"),
+        ("accuracy[clean|class=benign|site=A] >= 0.1", "unknown metric of a class 'accuracy'"),
+        ("sensitivity[clean|class=benign|site=D] >= 0.1", "unknown slice 'site=D'"),
+        ("sensitivity[brightness_factor|class=benign|site=A] >= 0.1", "it is available for clean"),
         ("accuracy[clean|site] >= 0.1", "text behind |"),
         ("accuracy[clean|site=] >= 0.1", "text behind |"),
         ("accuracy[brightness_factor|worst site] drop <= 5%", "name one slice"),

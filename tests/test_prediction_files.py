@@ -23,6 +23,7 @@ from fairweather.rules import judge, read_rules
 from fairweather.shift_lists import elsewhere, read_elsewhere
 from fairweather.steps import fingerprint_of
 
+from .commands import fairweather
 from .conftest import COLOURS, keep_lines
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -685,11 +686,9 @@ def test_a_shift_has_a_name_and_a_level_that_mean_one_thing(name, level, told):
     assert read_elsewhere(elsewhere("scanner/b", 1.5).id) == elsewhere("scanner/b", 1.5)
 
 
-def test_an_array_needs_labels_and_a_class_needs_images():
+def test_an_array_needs_labels():
     with pytest.raises(InputError, match="has no labels"):
         fw.evaluate(predictions=shares())
-    with pytest.raises(InputError, match=r"label of 1 of the 3 classes \('2'\)"):
-        fw.evaluate(predictions=shares(), labels=LABELS % 2)
     run = fw.evaluate(predictions=shares(), labels=LABELS, bootstrap=100)
     assert run.record.data.classes == ("0", "1", "2")
 
@@ -798,3 +797,34 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
     assert prints(one, "a.csv") == prints(one, "b.csv")
     assert prints(one, "a.csv") != prints(labelled(seed=3), "c.csv")
     assert prints(one, "a.csv") != prints(shuffled, "d.csv")  # the order of the classes is another
+
+
+def test_a_class_without_images_is_told_and_a_column_that_may_be_something_else_refused(
+    tmp_path, undrawn
+):
+    names, labels = np.array(["a", "b", "c"]), LABELS % 2
+    table = pd.DataFrame(shares(), columns=names)
+    file, run = tmp_path / "theirs.csv", tmp_path / "run"
+    command = ["evaluate", f"predictions:{file}", "--out", str(run), "--bootstrap", "100"]
+
+    def told(frame, *options):
+        frame.to_csv(file, index=False)
+        ended = fairweather(*command, *options)
+        return ended.returncode, ended.stdout + ended.stderr
+
+    none = "no row has the label of 1 of the 3 classes ('c')"
+    status, text = told(table.assign(label=names[labels]))
+    assert status == 0
+    assert f"; {none}\n" in text
+    scores = pd.read_csv(run / "scores.csv").query("metric == 'sensitivity/c'")
+    assert scores["n"].tolist() == [0]
+    status, text = told(np.log(table).add(1).assign(label=names[labels]))
+    assert status == 2
+    assert f"{none}: leave out" in text
+    status, text = told(table.assign(label=names[labels], age=20.5 + LABELS))
+    assert status == 2
+    assert "2 of the 4 classes ('c', 'age'): leave out" in text
+    status, text = told(table.assign(label=labels + 1))
+    assert status == 2
+    assert "('a'), and labels that are numbers begin at 0" in text
+    assert told(table.assign(label=labels))[0] == 0

@@ -22,6 +22,7 @@ from fairweather.metrics import (
     to_score,
     worst_estimate,
 )
+from fairweather.metrics.class_metrics import of_classes
 from fairweather.metrics.clusters import Clusters
 from fairweather.record import (
     ALL,
@@ -201,26 +202,41 @@ def worst_slices(slices: Mapping[str, Mapping[Key, Estimates]], column: str) -> 
     first = next(iter(slices.values()))
     for key in first:
         for name in first[key]:
-            if name not in HIGHER_IS_BETTER:
+            if is_better_higher(name) is None:
                 continue
             every = [table[key][name] for table in slices.values() if name in table.get(key, {})]
             found = [each for each in every if not np.isnan(each.value)]
             if found:
                 rows.append(
-                    (*key, worst_slice(column), name, *_worst_of(found, name, bounds[name]))
+                    (
+                        *key,
+                        worst_slice(column),
+                        name,
+                        *_worst_of(found, name, bounds.get(name, (0.0, 1.0))),
+                    )
                 )
     return pd.DataFrame(rows, columns=SLICE_COLUMNS)
+
+
+def is_better_higher(name: str) -> bool | None:
+    """Tell whether a higher value of a metric is better, of a class too; None if neither is.
+
+    >>> is_better_higher("ppv/malignant"), is_better_higher("brier_score")
+    (True, False)
+    """
+    return True if of_classes(name) else HIGHER_IS_BETTER.get(name)
 
 
 def _worst_of(found: Sequence[Estimate], name: str, bounds: tuple[float, float]) -> Score:
     alone = [to_score(each, bounds) for each in found]
     together = [to_score(each.together(len(found)), bounds) for each in found]
-    worst = min if HIGHER_IS_BETTER[name] else max
+    higher = is_better_higher(name)
+    worst = min if higher else max
     value = worst(each.value for each in alone)
     n = next(each.n for each in alone if each.value == value)
     if any(each.too_few for each in alone):
         return Score(value, np.nan, np.nan, n)
-    if HIGHER_IS_BETTER[name]:
+    if higher:
         return Score(value, min(each.low for each in alone), min(each.high for each in together), n)
     return Score(value, max(each.low for each in together), max(each.high for each in alone), n)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import JsonValue
 
@@ -39,6 +40,7 @@ from fairweather.prediction_files import (
     positions,
     read_rows,
 )
+from fairweather.prediction_files.kinds import kind_of_rows
 from fairweather.prediction_files.rows import listed
 from fairweather.progress import Notify
 from fairweather.record import (
@@ -470,20 +472,38 @@ def _own_images(
         digests[part] = _digest(images[part], classes)
     if len(classes) < 2:
         raise InputError(f"{request.source} has one class: an evaluation needs at least two")
-    absent = [
-        name
-        for name, count in zip(
-            classes, np.bincount(images[TEST].labels, minlength=len(classes)), strict=True
-        )
-        if not count
-    ]
-    if absent:
-        shown = ", ".join(map(repr, absent[:5])) + " ..." * (len(absent) > 5)
-        raise InputError(
-            f"no row has the label of {len(absent)} of the {len(classes)} classes ({shown}): leave "
-            "out the columns of these classes, or name the classes with --classes"
-        )
+    how += _absent(images[TEST].labels, classes, reader, file)
     return DataFacts(f"{request.name} (its own labels)", classes, counts, digests), images, how
+
+
+def _absent(
+    labels: npt.NDArray[np.int64], classes: tuple[str, ...], reader: _Reader, file: str
+) -> str:
+    """Say which classes no image is of; "" if there are none.
+
+    Raises:
+        InputError: their columns may be something else than outputs, such as ages, or labels that
+            are numbers may begin at 1.
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    absent = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if not absent:
+        return ""
+    shown = ", ".join(map(repr, absent[:5])) + " ..." * (len(absent) > 5)
+    told = f"no row has the label of {len(absent)} of the {len(classes)} classes ({shown})"
+    rows, asked = reader.rows(file), reader.asked
+    by_name = rows.labels is not None and str(rows.labels[0]) in classes
+    if not by_name and not counts[0]:
+        raise InputError(
+            f"{told}, and labels that are numbers begin at 0: write the names of the classes "
+            "instead, or leave out the columns of these classes"
+        )
+    # Only of all classes together do probabilities sum to one.
+    if not asked.classes and kind_of_rows(rows.outputs, asked.outputs, rows.place).kind == "logits":
+        raise InputError(
+            f"{told}: leave out the columns of these classes, or name the classes with --classes"
+        )
+    return f"; {told}"
 
 
 def _digest(images: KnownImages, classes: tuple[str, ...]) -> str:

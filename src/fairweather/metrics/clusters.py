@@ -182,7 +182,8 @@ def share_interval(
 
     Source: Korn and Graubard 1998, Confidence Intervals for Proportions with Small Expected Number
     of Positive Counts Estimated from Survey Data; Hall 1992, On the Removal of Skewness by
-    Transformation.
+    Transformation; Efron and Stein 1981, The Jackknife Estimate of Variance, for clusters of
+    different sizes.
 
     >>> right, bins = [True, True, False, False], [0, 0, 0, 0]
     >>> [end.round(2).tolist() for end in share_interval(right, bins, 1, None)]
@@ -247,7 +248,11 @@ def _share_interval(sums: FloatArray, clusters: IntArray) -> tuple[FloatArray, F
         # squares is no less than 0: where all clusters have one share, rounding would leave less.
         excess = np.maximum(squares[0] - 2 * share * squares[1] + share**2 * squares[2], 0)
         leaning = cubes[0] - 3 * share * cubes[1] + 3 * share**2 * cubes[2] - share**3 * cubes[3]
-        variance = excess / images**2 * clusters / (clusters - 1)
+        # Excess squared x images: where large clusters are far off, they have pulled the share with
+        # them. So much is the jackknife's variance larger, to the first order in their size.
+        pulled = cubes[1] - 2 * share * cubes[2] + share**2 * cubes[3]
+        uneven = 2 * np.maximum(pulled / images - excess / clusters, 0)
+        variance = (excess * clusters / (clusters - 1) + uneven) / images**2
         alike = (share == 0) | (share == 1)
         found = np.where(alike, clusters, share * (1 - share) / variance)
         wider = scipy.special.stdtrit(clusters - 1, 1 - TAIL) / Z95

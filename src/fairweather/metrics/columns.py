@@ -273,7 +273,7 @@ def bent_interval(
     transformation and its inverse.
 
     >>> [float(end.round(2)) for end in bent_interval(1.0, 0.2, 0.4, 1.96)]
-    [0.71, 1.61]
+    [0.69, 1.64]
     """
     v, s, g = (np.asarray(each, dtype=np.float64) for each in (value, spread, skewness))
     skewed = np.where(np.abs(g) < SYMMETRIC, np.nan, g)

@@ -189,8 +189,6 @@ def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
     having = [cell_of(each) for each, scores in rows.items() if rule.scored in scores]
     if not having:
         _check_class(rule, rows)
-        if rule.slice and rule.metric in CLASS_METRICS:
-            raise _of_class_and_slice(rule.metric)
         known = dict.fromkeys(name for scores in rows.values() for name in scores)
         raise unknown_name("metric", rule.scored, known)
     few = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "")
@@ -201,7 +199,14 @@ def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
 
 def _check_class(rule: Rule, rows: Rows) -> None:
     """Refuse a class that the run does not have, and a metric that no class has."""
-    if not rule.of.startswith(CLASS):
+    named, of_class = rule.scored.removeprefix(f"{rule.metric}/"), rule.scored != rule.metric
+    if not of_class and rule.metric in CLASS_METRICS:
+        of = f"{CLASS}NAME|{rule.slice}" if rule.slice else f"{CLASS}NAME"
+        raise InputError(
+            f"{rule.metric} is of a single class: name it, as in {rule.metric}[{rule.cell}|{of}], "
+            "or use a metric over all classes, such as balanced_accuracy or macro_f1"
+        )
+    if not of_class:
         return
     if rule.metric not in CLASS_METRICS:
         raise unknown_name("metric of a class", rule.metric, CLASS_METRICS)
@@ -211,17 +216,7 @@ def _check_class(rule: Rule, rows: Rows) -> None:
         for name in scores
         if name.startswith(f"{rule.metric}/")
     )
-    name, bar, _ = rule.of.removeprefix(CLASS).partition("|")
-    if bar and name in known:
-        raise _of_class_and_slice(rule.metric)
-    raise unknown_name("class", rule.of.removeprefix(CLASS), known)
-
-
-def _of_class_and_slice(metric: str) -> InputError:
-    return InputError(
-        f"{metric} is of a single class, and metrics of single classes are not computed for "
-        "slices; use a metric over all classes, such as balanced_accuracy or macro_f1"
-    )
+    raise unknown_name("class", named, known)
 
 
 def why_undefined(rule: Rule, score: Score) -> str:

@@ -18,9 +18,10 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 CHANGES = ("drop", "rise")
-# What may be said behind the bar of METRIC[CELL|OF]: a class, a slice, or the worst slice.
+# What may be said behind the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, or a class
+# in a slice.
 CLASS, WORST_SLICE = "class=", "worst "
-OF = ("class=NAME", "COLUMN=VALUE", "worst COLUMN")
+OF = ("class=NAME", "COLUMN=VALUE", "worst COLUMN", "class=NAME|COLUMN=VALUE")
 FORM = "[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER"
 EXAMPLE = "accuracy[brightness_factor] drop <= 5%"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -45,8 +46,8 @@ class Rule:
         change: `drop` is clean minus shifted, `rise` is shifted minus clean, "" is the value.
         operator: one of `OPERATORS`.
         number: the limit as it was written, possibly with a percent sign.
-        of: what the metric is of, such as `class=malignant`, `site=B` or `worst site`; "" for all
-            that the cell has.
+        of: what the metric is of, such as `class=malignant`, `site=B`, `worst site` or
+            `class=malignant|site=B`; "" for all that the cell has.
 
     >>> print(Rule(None, "accuracy", "brightness_factor", "drop", "<=", "5%"))
     accuracy[brightness_factor] drop <= 5%
@@ -75,9 +76,8 @@ class Rule:
         >>> Rule(None, "ppv", "clean", "", ">=", "0.9", "class=malignant@0.3").scored
         'ppv/malignant@0.3'
         """
-        if self.of.startswith(CLASS):
-            return f"{self.metric}/{self.of.removeprefix(CLASS)}"
-        return self.metric
+        named, _ = self._class_and_slice
+        return f"{self.metric}/{named}" if named else self.metric
 
     @property
     def slice(self) -> str:
@@ -85,8 +85,20 @@ class Rule:
 
         >>> Rule(None, "accuracy", "clean", "", ">=", "0.8", "worst site").slice
         'worst site'
+        >>> Rule(None, "f1", "clean", "", ">=", "0.8", "class=malignant|site=B").slice
+        'site=B'
         """
-        return "" if self.of.startswith(CLASS) else self.of
+        _, slice_ = self._class_and_slice
+        return slice_
+
+    @property
+    def _class_and_slice(self) -> tuple[str, str]:
+        if not self.of.startswith(CLASS):
+            return "", self.of
+        whole = self.of.removeprefix(CLASS)
+        named, _, slice_ = whole.rpartition("|")
+        # The name of a class may contain a bar too.
+        return (named.strip(), slice_.strip()) if _is_slice(slice_.strip()) else (whole, "")
 
     @property
     def limit(self) -> float:
@@ -185,11 +197,16 @@ def _parse(text: str) -> Rule:
 
 def _check_of(rule: Rule) -> None:
     """Refuse a text behind the bar that is not of a known kind, or has no name or value."""
-    name, sign, value = rule.of.partition("=")
-    is_pair = bool(sign and name.strip() and value.strip())
-    is_worst = rule.of.startswith(WORST_SLICE) and not sign
-    if rule.of and not is_pair and not is_worst:
+    if rule.of and not _is_slice(rule.of):
         raise unknown_name("text behind | in a rule", rule.of, OF)
+
+
+def _is_slice(text: str) -> bool:
+    """Tell whether a text is NAME=VALUE or `worst NAME`."""
+    name, sign, value = text.partition("=")
+    return bool(sign and name.strip() and value.strip()) or (
+        text.startswith(WORST_SLICE) and not sign
+    )
 
 
 def _in_rule(text: str, error: InputError) -> InputError:

@@ -1,15 +1,25 @@
-"""The rows of scores.csv about single classes: sensitivity, PPV and so on of each of them."""
+"""The rows about single classes: sensitivity, PPV and so on of each of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from fairweather.metrics.class_metrics import class_metric_names
 from fairweather.metrics.clusters import Clusters
-from fairweather.record import ALL, COLUMNS, MEAN, NO_LEVEL
-from fairweather.scores import Key, estimate_cells, to_frame, with_means
+from fairweather.record import ALL, CLEAN, COLUMNS, MEAN, NO_LEVEL, SLICE_COLUMNS
+from fairweather.scores import (
+    Estimates,
+    Key,
+    estimate_cells,
+    slice_frame,
+    to_frame,
+    with_means,
+    worst_slices,
+)
 from fairweather.types import Cell, Predictions
 
 
@@ -34,12 +44,59 @@ def class_rows(
         clusters: which images belong together, if whole clusters are to be resampled.
     """
     parts = [pd.DataFrame(columns=COLUMNS)]
-    for members in _by_model_and_shift(cells):
-        names = class_metric_names(read(members[0]).classes, points)
-        found = estimate_cells(members, read, bootstrap, metrics=names, clusters=clusters)
-        table = with_means(found)
-        parts.append(to_frame({key: each for key, each in table.items() if _is_written(key)}))
+    parts += (
+        to_frame(_estimate_classes(members, read, bootstrap, points, clusters))
+        for members in _by_model_and_shift(cells)
+    )
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def class_slice_rows(
+    cells: Sequence[Cell],
+    read: Callable[[Cell], Predictions],
+    column: str,
+    places: Mapping[str, npt.NDArray[np.integer]],
+    bootstrap: int,
+    points: Mapping[str, float],
+    clusters: Clusters | None = None,
+) -> pd.DataFrame:
+    """Make the rows of each class in each slice of a column, and in the worst, for clean images.
+
+    Shifted images have none: there would be as many as slices, classes and levels multiply to.
+
+    Args:
+        cells, read, bootstrap, points, clusters: as in `class_rows`.
+        column: such as `site`.
+        places: of the images of each slice, by its name such as `site=B`.
+    """
+    parts = [pd.DataFrame(columns=SLICE_COLUMNS)]
+    for members in _by_model_and_shift([cell for cell in cells if cell.shift.name == CLEAN]):
+        tables = {}
+        for name, own in places.items():
+            of = None if clusters is None else clusters.select(own)
+            tables[name] = _estimate_classes(
+                members,
+                lambda cell, own=own: read(cell).take(own),  # type: ignore[misc]
+                bootstrap,
+                points,
+                of,
+            )
+            frame = slice_frame(tables[name], name)
+            parts.append(frame if of is None else frame.assign(clusters=of.count))
+        parts.append(worst_slices(tables, column))
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def _estimate_classes(
+    cells: Sequence[Cell],
+    read: Callable[[Cell], Predictions],
+    bootstrap: int,
+    points: Mapping[str, float],
+    clusters: Clusters | None,
+) -> dict[Key, Estimates]:
+    names = class_metric_names(read(cells[0]).classes, points)
+    table = with_means(estimate_cells(cells, read, bootstrap, metrics=names, clusters=clusters))
+    return {key: each for key, each in table.items() if _is_written(key)}
 
 
 def _by_model_and_shift(cells: Sequence[Cell]) -> Iterator[list[Cell]]:

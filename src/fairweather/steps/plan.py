@@ -49,7 +49,7 @@ VERSIONS = {
     "group": 1,
     "score": 5,
     "sample": 3,
-    "report": 7,
+    "report": 8,
 }
 # Arguments of `load_data` that were added later, with their defaults.
 LATER: dict[str, JsonValue] = {"allow_duplicates": False, "scale": None, "groups": None}
@@ -619,6 +619,7 @@ class ScoreStep(Step):
             "in_units_of_alexnet": self.in_units_of_alexnet,
             # Only where there are some, so that the scores of other runs stay finished.
             **({"natural": list(self.natural)} if self.natural else {}),
+            **({"slices": list(self.slices)} if self.slices else {}),
         }
 
 

@@ -56,7 +56,7 @@ from fairweather.scores import (
     worst_slices,
 )
 from fairweather.shifts import CLEAN as UNCHANGED
-from fairweather.steps.class_rows import class_rows
+from fairweather.steps.class_rows import class_rows, class_slice_rows
 from fairweather.steps.derived import derived_rows
 from fairweather.steps.plan import Done, Row, ScoreStep
 from fairweather.steps.predicting import shift_of
@@ -176,23 +176,29 @@ def _slices(
     fitted: Mapping[tuple[str, int | str], Fitted | None],
     progress: Notify,
 ) -> pd.DataFrame:
-    """The rows of slices.csv: each slice alone, then the worst of each column."""
+    """The rows of slices.csv: each slice of a column alone, the worst of them, single classes."""
     groups = folder.groups()
     assert groups is not None  # the step that wrote it comes first
     every = None if groups.clusters is None else Clusters(groups.clusters)
     apart, frames, done = list(ATTACKS), [], 0
+
+    def read(cell: Cell) -> Predictions:
+        return folder.read_predictions(file_of(cell))
+
     total = sum(len(set(groups.slices[column])) for column in step.slices) * len(cells)
     for column in step.slices:
         tables: dict[str, Mapping[Key, Estimates]] = {}
-        for value in sorted(set(groups.slices[column])):
-            places = np.flatnonzero(groups.slices[column] == value)
+        values = sorted(set(groups.slices[column]))
+        slices = {
+            slice_of(column, value): np.flatnonzero(groups.slices[column] == value)
+            for value in values
+        }
+        for name, places in slices.items():
             clusters = None if every is None else every.select(places)
             estimated = []
             for estimate in estimate_cells(
                 cells,
-                lambda cell, places=places: (  # type: ignore[misc]
-                    folder.read_predictions(file_of(cell)).take(places)
-                ),
+                lambda cell, places=places: read(cell).take(places),  # type: ignore[misc]
                 step.bootstrap,
                 fitted=lambda cell: fitted.get((cell.model, cell.seed)),
                 clusters=clusters,
@@ -201,11 +207,12 @@ def _slices(
                 done += 1
                 progress(Event("score slices", done, total))
             table = with_worst(with_means(estimated, apart), apart)
-            name = slice_of(column, value)
             tables[name] = table
             frame = slice_frame(table, name)
             frames.append(frame if clusters is None else frame.assign(clusters=clusters.count))
         frames.append(worst_slices(tables, column))
+        rest = (step.bootstrap, step.operating_points, every)
+        frames.append(class_slice_rows(cells, read, column, slices, *rest))
     found = pd.concat(frames, ignore_index=True)
     if every is not None:
         found["clusters"] = found["clusters"].astype("Int64")
