@@ -20,6 +20,7 @@ from fairweather.comparison.with_run import read_run_comparison
 from fairweather.data.metadata import read_table
 from fairweather.data.split import Purpose, set_clusters_apart
 from fairweather.errors import InputError
+from fairweather.report.joining import read_runs
 from fairweather.report.slices import SliceRow
 from fairweather.report.slices import _found as found_in
 from fairweather.rules import judge, read_rules
@@ -71,6 +72,17 @@ def run(tmp_path_factory):
     return fw.evaluate(
         Brightness(), patients_dataset(), shifts, out=out, bootstrap=200, device="cpu", threads=1
     )
+
+
+def test_runs_of_other_clusters_are_not_joined(run, tmp_path):
+    data = patients_dataset()
+    images = Images(*(getattr(data.test, name) for name in FIELDS))
+    plain = dataclasses.replace(data, test=images)
+    options = {"bootstrap": 100, "device": "cpu", "threads": 1}
+    alone = fw.evaluate(Brightness(), plain, "clean", out=tmp_path / "alone", **options)
+    pair = [RunFolder(run.path), RunFolder(alone.path)]
+    with pytest.raises(InputError, match="run has 24, alone has none: measure all with the same"):
+        read_runs(pair)
 
 
 def test_scores_count_clusters_and_their_intervals_are_wider(run):

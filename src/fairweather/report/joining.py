@@ -135,6 +135,17 @@ def _check_same_images(parts: Mapping[str, Contents]) -> None:
             f"a report of several runs needs the same shifted images, but shift_seed is {told}, so "
             "that random shifts differ; report them one by one"
         )
+    known = {label: part.clusters for label, part in parts.items()}
+    if len({None if each is None else each.of.tobytes() for each in known.values()}) > 1:
+        counts = (
+            f"{label} has {'none' if each is None else f'{each.count:,}'}"
+            for label, each in known.items()
+        )
+        raise InputError(
+            "a report of several runs needs the same clusters of images, and of these "
+            f"{', '.join(counts)}: measure all with the same --metadata and --cluster, or report "
+            "them one by one"
+        )
 
 
 def _test_images(part: Contents) -> _TestImages:
