@@ -245,3 +245,83 @@ def test_the_file_of_each_other_image_is_listed(hospital, colour_folder, tmp_pat
     labels = dict(zip(stored.keys.tolist(), stored.labels.tolist(), strict=True))
     for row in listed.itertuples():
         assert row.file.startswith(f"{of_label[labels[row.keys]]}/")
+
+
+def clusters_of_files(folder, each):
+    """The files of a folder of classes, with one patient for so many in order."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    return pd.DataFrame({"file": files, "patient": [f"p{at // each}" for at in range(len(files))]})
+
+
+def test_a_table_may_say_which_other_images_belong_together(hospital, colour_folder, tmp_path):
+    own, theirs = clusters_of_files(colour_folder, 4), clusters_of_files(hospital, 3)
+    theirs = theirs.assign(split="natural/b", patient="b-" + theirs["patient"])
+    # Names of files of both sets may be the same: the column says of which set a row is.
+    theirs.loc[0, "patient"] = "p0"
+    table = pd.concat([own.assign(split=""), theirs])
+    table.to_csv(tmp_path / "patients.csv", index=False)
+    model, data = write_model(tmp_path), f"folder:{colour_folder}"
+    natural = {"b": f"folder:{hospital}", "c": f"folder:{hospital}"}
+    options = {"cluster": "patient", "metadata": tmp_path / "patients.csv", "bootstrap": 100}
+    lines = []
+    run = fw.evaluate(
+        model,
+        data,
+        "clean",
+        natural=natural,
+        out=tmp_path / "run",
+        allow_duplicates=True,
+        progress=lambda event: lines.append(event.line),
+        **options,
+    )
+    rows = run.scores[run.scores["metric"] == "accuracy"].set_index("shift")
+    assert rows["clusters"].fillna(0).to_dict() == {"clean": 15, "natural/b": 9, "natural/c": 0}
+    width = rows["high"] - rows["low"]
+    assert width["natural/b"] > width["natural/c"]
+    assert rows["value"]["natural/b"] == rows["value"]["natural/c"]
+    stored = run.folder.groups("natural/b")
+    assert len(np.unique(stored.clusters)) == 9
+    assert any("1 of" in line and "in test and in natural/b" in line for line in lines if line)
+    (verdict,) = judge(run.folder, read_rules(["accuracy[natural/b] >= 0"]))
+    assert verdict.clusters == {"natural/b": 9}
+    (verdict,) = judge(run.folder, read_rules(["accuracy[natural/c] >= 0"]))
+    assert verdict.clusters == {}
+    (caption,) = (run.path / "tables").glob("other_images_accuracy.md")
+    assert "Those of c are taken as independent" in caption.read_text()
+
+
+def test_a_set_without_all_its_rows_is_refused(hospital, colour_folder, tmp_path):
+    own, theirs = clusters_of_files(colour_folder, 4), clusters_of_files(hospital, 3)
+    table = pd.concat([own.assign(split=""), theirs[1:].assign(split="natural/b")])
+    table.to_csv(tmp_path / "patients.csv", index=False)
+    with pytest.raises(InputError, match="has no row for 1 of 23 images"):
+        fw.evaluate(
+            write_model(tmp_path),
+            f"folder:{colour_folder}",
+            "clean",
+            natural={"b": f"folder:{hospital}"},
+            cluster="patient",
+            metadata=tmp_path / "patients.csv",
+        )
+
+
+def test_a_study_reads_the_clusters_of_other_images(hospital, colour_folder, tmp_path):
+    theirs = clusters_of_files(hospital, 3).assign(split="natural/b")
+    own = clusters_of_files(colour_folder, 4)
+    pd.concat([own.assign(split=""), theirs]).to_csv(tmp_path / "patients.csv", index=False)
+    study = check_study(
+        {
+            "name": "s",
+            "data": {
+                "source": f"folder:{colour_folder}",
+                "size": 16,
+                "groups": {"metadata": str(tmp_path / "patients.csv"), "cluster": "patient"},
+            },
+            "natural": {"b": f"folder:{hospital}", "c": f"folder:{hospital}"},
+            "shifts": [],
+            "models": {"m": {"title": "M", "backbone": TINY_RESNET, "recipe": {"epochs": 1}}},
+        }
+    )
+    sources = data_sources(study)
+    assert sources["natural:b"].groups.natural == "b"
+    assert sources["natural:c"].groups is None

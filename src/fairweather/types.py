@@ -92,6 +92,8 @@ class GroupColumns(NamedTuple):
         cluster: the column that says which images belong together, such as `patient`.
         slices: columns whose values are subgroups, such as `site`; crossed ones as `site*sex`.
         allow_shared: allow images of one cluster in several splits.
+        natural: the name of a set of other images of the same classes, if the columns are about it:
+            then only rows with `natural/NAME` in the column `split` count, which otherwise do not.
 
     >>> GroupColumns("patients.csv", cluster="patient", slices=("site", "site*sex")).columns
     ['patient', 'site', 'sex']
@@ -101,6 +103,7 @@ class GroupColumns(NamedTuple):
     cluster: str | None = None
     slices: tuple[str, ...] = ()
     allow_shared: bool = False
+    natural: str | None = None
 
     @property
     def columns(self) -> list[str]:

@@ -341,17 +341,17 @@ def resample(a: ComparedRun, b: ComparedRun, images: str = CLEAN) -> Resampled:
     """Resample the images of a's first model, with the larger number of resamples of both runs."""
     resamples = max(each.record.settings.bootstrap for each in (a, b))
     model, seeds = next(iter(a.models.items()))
-    # Which images belong together is known of the test images, not of other sets.
-    known = _shared_clusters(a, b) if images == CLEAN else None
+    part = TEST if images == CLEAN else images
+    known = _shared_clusters(a, b, part)
     return Resampled(a.read(model, seeds[0], images), a.name, resamples, known)
 
 
-def _shared_clusters(a: ComparedRun, b: ComparedRun) -> Clusters | None:
-    """Which images belong together, as one of the runs says, or both.
+def _shared_clusters(a: ComparedRun, b: ComparedRun, part: str) -> Clusters | None:
+    """Which images of a part belong together, as one of the runs says, or both.
 
     Raises `InputError` if they say different things, such as patients and visits.
     """
-    ours, theirs = read_clusters(a.run), read_clusters(b.run)
+    ours, theirs = read_clusters(a.run, part), read_clusters(b.run, part)
     if ours is not None and theirs is not None and not np.array_equal(ours.of, theirs.of):
         raise InputError(
             f"{a.name} and {b.name} say differently which images belong together ({ours.count:,} "

@@ -534,6 +534,7 @@ def _grouped(listed: Source, groups: GroupColumns, parts: Collection[str], sourc
         name: listed.splits[name]
         for name in ("train", "val")
         if groups.cluster is not None and name in listed.splits and name not in needed
+        if groups.natural is None  # of other images, no model was trained on a part
     }
 
     def read(some: Mapping[str, Listing]) -> dict[str, Groups]:
@@ -587,7 +588,7 @@ def _clusters_in_several(
 
 def _not_compared(groups: GroupColumns, every: Mapping[str, Part], unknown: str) -> str:
     """Say why clusters were not compared with those of training images; "" if they were."""
-    if groups.cluster is None:
+    if groups.cluster is None or groups.natural is not None:
         return ""
     if "train" not in every:
         return "the source has no training images"

@@ -14,6 +14,7 @@ import pandas as pd
 from fairweather.data.known import first_names
 from fairweather.data.source import FILE_COLUMNS, SPLIT_NAMES, WHOLE, Listing, check_exists
 from fairweather.errors import InputError, check_name, unknown_name
+from fairweather.record import NATURAL
 from fairweather.types import CROSSED, GroupColumns, Groups, columns_of_slice, slice_name
 
 KEY, SPLIT = "key", "split"
@@ -54,13 +55,14 @@ def read_groups(
     `FILE_COLUMNS`): by the path from the folder of the source on, or only by the file's name, with
     or without its ending, if no two images share it. Without such a column, it is about the image
     with the number in the column `key`: its place in its split, from 0 on; the column `split` names
-    the split if there are several. Rows about other images are ignored.
+    the split if there are several. Rows about other images are ignored. Rows with `natural/NAME` in
+    the column `split` are about a set of other images of the same classes, and about no other.
 
     Raises:
         InputError: the file is no table; a column is missing; an image has no row, or two that say
             different things; or an image has no cluster.
     """
-    table = read_table(path)
+    table = _rows_about(read_table(path), asked.natural)
     place = f"the table {str(path)!r}"
     _check_columns(table, asked, path)
     lower = {name.lower(): name for name in reversed(list(table.columns))}
@@ -88,6 +90,30 @@ def read_groups(
         columns = {name: plain[name].to_numpy(dtype=np.object_)[of] for name in asked.columns}
         found[split] = _groups(columns, asked, place, split)
     return found
+
+
+def natural_groups(asked: GroupColumns | None, name: str) -> GroupColumns | None:
+    """Which columns say what belongs together in a set of other images of the same classes.
+
+    None if a table does not say it: it has no rows with `natural/NAME` in the column `split`.
+    Subgroups are those of the test images alone.
+    """
+    if asked is None or asked.metadata is None or asked.cluster is None:
+        return None
+    if not len(_rows_about(read_table(Path(asked.metadata).expanduser()), name)):
+        return None
+    return asked._replace(slices=(), allow_shared=True, natural=name)
+
+
+def _rows_about(table: pd.DataFrame, natural: str | None) -> pd.DataFrame:
+    """The rows about the run's own images, or those about a set of other images of this name."""
+    if SPLIT not in table:
+        return table if natural is None else table[:0]
+    if natural is not None:
+        rows = table[table[SPLIT].str.strip() == f"{NATURAL}{natural}"]
+        return rows.drop(columns=SPLIT).reset_index(drop=True)
+    rows = table[~table[SPLIT].str.strip().str.startswith(NATURAL)].reset_index(drop=True)
+    return rows if rows[SPLIT].str.strip().any() else rows.drop(columns=SPLIT)
 
 
 def read_table(path: Path) -> pd.DataFrame:

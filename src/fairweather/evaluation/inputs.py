@@ -16,6 +16,7 @@ from torch import nn
 from fairweather.data import SOURCES, list_source
 from fairweather.data.folder import UNLABELLED
 from fairweather.data.known import verification
+from fairweather.data.metadata import natural_groups
 from fairweather.data.source import WHOLE
 from fairweather.errors import InputError, one_line
 from fairweather.evaluation.request import Request
@@ -156,9 +157,11 @@ class EvaluationInputs(NamedTuple):
             lines.append(f"groups         {groups}")
         for name, other in self.datasets.items():
             if name.startswith(NATURAL_DATA):
+                known = in_words(other.test.groups)
                 lines.append(
                     f"natural        {name.removeprefix(NATURAL_DATA)}: {other.name}, n = "
                     f"{len(other.test):,}, {len(other.classes)} of these classes"
+                    f"{f', {known}' if known else ''}"
                 )
         if verified := verification(self.dataset.name, notes):
             lines.append(verified)
@@ -228,7 +231,8 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
     for given, other in natural_sources(options.natural).items():
         name = f"{NATURAL_DATA}{given}"
         source = _other_source(request, opened[0], dataset, other)
-        sources[name] = source.model_copy(update={"labelled": True})
+        groups = natural_groups(sources[DATA].groups, given)
+        sources[name] = source.model_copy(update={"labelled": True, "groups": groups})
         datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
     allowed = options.allow_duplicates or sources[DATA].allow_duplicates
     check_natural(datasets, allow_duplicates=allowed, progress=progress)

@@ -16,6 +16,7 @@ from fairweather.record import (
     NO_LEVEL,
     OOD,
     PRIORS,
+    VAL,
     VALIDATION,
     WORST,
     WORST_PRIORS,
@@ -32,6 +33,7 @@ from fairweather.report.tables import (
     find_entry,
     interval_note,
 )
+from fairweather.scores import read_clusters
 from fairweather.types import Score
 
 AUROC, FALSE_POSITIVES = "detection_auroc", "false_positive_rate_at_recall/0.95"
@@ -127,8 +129,8 @@ def _natural_shift_table(contents: Contents, metric: str, origin: str) -> Table:
     caption = (
         f"{describe_metric(metric)} on the validation and on the test images. {origin} The "
         "validation images chose the checkpoint, so their number is slightly too good. In "
-        f"brackets: 95 % intervals{interval_note(metric)}. They take images as independent: where "
-        "several come from one patient, they are too narrow. A part of the difference may come "
+        f"brackets: 95 % intervals{interval_note(metric)}. "
+        f"{_independent(contents, {'validation images': VAL})}A part of the difference may come "
         "from classes that are more frequent in one of the two sets."
     )
     return Table(
@@ -140,6 +142,22 @@ def _natural_shift_table(contents: Contents, metric: str, origin: str) -> Table:
             Row(name, title, title, _validation_and_test(contents, metric, name))
             for name, title in contents.titles.items()
         ),
+    )
+
+
+def _independent(contents: Contents, parts: Mapping[str, str]) -> str:
+    """Say of which images is not known which belong together; "" if it is known of all.
+
+    `parts` are titles and names as in the run folder.
+    """
+    run = next(iter(contents.runs.values()))
+    unknown = [title for title, part in parts.items() if read_clusters(run, part) is None]
+    if not unknown:
+        return ""
+    which = "Images" if contents.clusters is None else f"Those of {', '.join(unknown)}"
+    return (
+        f"{which} are taken as independent: where several come from one patient, the intervals are "
+        "too narrow. "
     )
 
 
@@ -167,9 +185,9 @@ def _natural_sets_table(contents: Contents, metric: str, sets: Sequence[str]) ->
     caption = (
         f"{describe_metric(metric)} on the clean test images and on other images of the same "
         f"classes. In brackets: 95 % intervals{interval_note(metric)}. The images are others, so "
-        "the differences are not paired, and their intervals cover the images of both sets. They "
-        "take images as independent: where several come from one patient, they are too narrow. A "
-        "part of a difference may come from classes that are more frequent in one of the sets. "
+        "the differences are not paired, and their intervals cover the images of both sets. "
+        f"{_independent(contents, {each.removeprefix(NATURAL): each for each in sets})}A part of a "
+        "difference may come from classes that are more frequent in one of the sets. "
         f"{SAME_NETWORKS if len(contents.seeds) > 1 else ''}"
         f"{_sample(contents, NATURAL, 'other images', {'': contents})}."
     )

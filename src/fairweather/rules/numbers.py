@@ -91,11 +91,12 @@ def clusters_behind(run: RunFolder, rule: Rule) -> dict[str, int]:
 
     Empty if the run was not told which images belong together.
     """
-    clusters = read_clusters(run)
-    if clusters is None or rule.cell.startswith(NATURAL):  # nothing is known of other images
+    natural = rule.cell.startswith(NATURAL)
+    clusters = read_clusters(run, rule.cell) if natural else read_clusters(run)
+    if clusters is None:
         return {}
     if not rule.slice:
-        return {"the test set": clusters.count}
+        return {rule.cell if natural else "the test set": clusters.count}
     rows = run.slice_scores.dropna(subset="clusters")
     counts = dict(zip(rows["slice"], rows["clusters"].astype(int), strict=True))
     column = rule.slice.removeprefix(WORST_SLICE)

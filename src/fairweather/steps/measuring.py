@@ -276,6 +276,12 @@ class Measurement:
         for other in (*self.others, *self.natural):
             yield other, clean
 
+    @property
+    def groups(self) -> dict[str, str | None]:
+        """The digests of what is known of groups, by split or by other images of the classes."""
+        natural = {part: facts.groups for part, facts in self.natural.items() if facts.groups}
+        return {**self.data.groups, **{part: of[TEST] for part, of in natural.items()}}
+
     def images(self, part: str) -> ImagesReference:
         """The reference to a split of the run's own data, or to another data set, for a step."""
         if part in self.others:
@@ -303,16 +309,16 @@ def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]
 
 def _group(measurement: Measurement) -> list[GroupStep]:
     """Plan to write which images belong together, if that is known."""
-    data = measurement.data
-    if not data.groups:
+    digests = measurement.groups
+    if not digests:
         return []
     return [
         GroupStep(
             id="groups",
             task="group",
-            leaves=tuple(groups_file(part) for part in data.groups),
-            images=tuple(data.reference(part) for part in data.groups),
-            digests=tuple(data.groups.values()),
+            leaves=tuple(groups_file(part) for part in digests),
+            images=tuple(measurement.images(part) for part in digests),
+            digests=tuple(digests.values()),
         )
     ]
 
@@ -482,7 +488,7 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
     own = [VAL] if VAL in data.images else []
     for part in [*own, *measurement.others, *measurement.natural]:
         reads += [predictions_file(row.model, row.seed, CLEAN, part) for row in rows]
-    reads += [groups_file(part) for part in data.groups]
+    reads += [groups_file(part) for part in measurement.groups]
     leaves = (SCORES, WARNINGS, ABSENT_METRICS, *([SLICES] if data.slices else []))
     return ScoreStep(
         id="scores",

@@ -72,18 +72,18 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     shifts = {text: shift_of(text) for row in step.rows for text in row.shifts}
     cells = [Cell(row.model, row.seed, shifts[text]) for row in step.rows for text in row.shifts]
     # Images of other sets are resampled separately, each set by itself.
-    apart = [_cells_of(step, name) for name in _other_images(step)]
-    total = len(cells) + sum(map(len, apart))
+    apart = {name: _cells_of(step, name) for name in _other_images(step)}
+    total = len(cells) + sum(map(len, apart.values()))
 
     def read(cell: Cell) -> Predictions:
         return folder.read_predictions(file_of(cell))
 
     fitted = _fit(step, folder)
     estimated: list[tuple[Key, Estimates]] = []
-    clusters = {part: read_clusters(folder, part) for part in (TEST, VAL)}
-    # Which images of other sets belong together is only known of validation images.
+    clusters = {part: read_clusters(folder, part) for part in (TEST, VAL, *step.natural)}
+    clusters[VALIDATION] = clusters[VAL]
     of_parts = [(cells, clusters[TEST])]
-    of_parts += [(each, clusters[VAL] if _are_validation(each) else None) for each in apart]
+    of_parts += [(each, clusters[name]) for name, each in apart.items()]
     for part, of in of_parts:
         for estimate in estimate_cells(
             part,
@@ -111,10 +111,6 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     for title, warning in warnings.items():
         progress(Event(f"attacks on {title}", 1, 1, warning))
     return Done()
-
-
-def _are_validation(cells: Sequence[Cell]) -> bool:
-    return bool(cells) and cells[0].shift.name == VALIDATION
 
 
 def file_of(cell: Cell) -> str:
@@ -160,13 +156,13 @@ def _frame(
 
 def _with_counts(frame: pd.DataFrame, clusters: Mapping[str, Clusters | None]) -> pd.DataFrame:
     """Add the number of clusters behind each row, if there are any."""
-    test, val = clusters[TEST], clusters[VAL]
+    test = clusters[TEST]
     if test is None:
         return frame
-    of_val = frame["shift"] == VALIDATION
-    unknown = frame["shift"].str.startswith((NATURAL, OOD)) | (of_val if val is None else False)
-    counts = np.where(of_val, 0 if val is None else val.count, test.count)
-    return frame.assign(clusters=pd.Series(counts, frame.index, dtype="Int64").mask(unknown))
+    counts = {name: None if of is None else of.count for name, of in clusters.items()}
+    of_others = frame["shift"].str.startswith((NATURAL, OOD)) | (frame["shift"] == VALIDATION)
+    known = frame["shift"].map(counts).where(of_others, test.count)
+    return frame.assign(clusters=known.astype("Int64"))
 
 
 def _slices(

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +18,14 @@ from torch import nn
 
 from fairweather import models
 from fairweather.data import check_no_copies, digest, load_data
+from fairweather.data.metadata import shared_clusters
 from fairweather.devices import memory_for_networks, resolve_device
 from fairweather.errors import InputError
 from fairweather.group import ALONE, Group
 from fairweather.models.labels import LabelMap, places_by_name, relabel
 from fairweather.models.output_names import show
 from fairweather.models.outputs import LogProbabilities
-from fairweather.progress import Notify
+from fairweather.progress import Event, Notify, silent
 from fairweather.record import NATURAL, PROBED, TEST, TRAIN, VAL, WEIGHTS
 from fairweather.runs import RunFolder, fingerprint
 from fairweather.steps.plan import (
@@ -267,7 +269,7 @@ def relabelled(images: Images, classes: tuple[str, ...], name: str) -> Images:
             f"the classes of {name} ({show(images.classes)}) are not each one of the run's by name "
             f"({show(classes)}): call them as the run does, such as by renaming their folders"
         )
-    return Images(images.images, torch.tensor(places)[images.labels], images.keys, classes)
+    return replace(images, labels=torch.tensor(places)[images.labels], classes=classes)
 
 
 def check_natural(
@@ -276,7 +278,7 @@ def check_natural(
     """Raise `InputError` unless other images of the same classes fit the run's own.
 
     They must have its classes and its size, and none may have the same pixels as an image of the
-    run's own splits.
+    run's own splits. Clusters that they share with these are told to `progress`.
 
     Args:
         datasets: the data sets of a run, by their names in its plan.
@@ -296,12 +298,28 @@ def check_natural(
                 f"the images of {other.name} have {sides[0]} pixels and those of {own.name} "
                 f"{sides[1]}: give both one size"
             )
+    _tell_shared_clusters(own, others, progress or silent)
     check_no_copies(
         splits_of(own),
         {name: other.test for name, other in others.items()},
         allowed=allow_duplicates,
         progress=progress,
     )
+
+
+def _tell_shared_clusters(own: Dataset, others: Mapping[str, Dataset], tell: Notify) -> None:
+    """Warn of patients, for example, that other images share with the run's own."""
+    known = {name: images.groups for name, images in splits_of(own).items()}
+    for name, other in others.items():
+        theirs = other.test.groups
+        if theirs is None or theirs.clusters is None:
+            continue
+        for part, ours in known.items():
+            if ours is None or ours.clusters is None:
+                continue
+            pair = {part: ours.clusters, name: theirs.clusters}
+            for line in shared_clusters(pair, str(theirs.cluster)):
+                tell(Event("compare groups", 0, None, line=f"warning        {line}"))
 
 
 def open_source(source: ModelSource, *, offline: bool = False) -> nn.Module:

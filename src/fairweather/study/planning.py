@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from fairweather import models
+from fairweather.data.metadata import natural_groups
 from fairweather.devices import Arithmetic, training_precision
 from fairweather.errors import InputError
 from fairweather.record import (
@@ -91,6 +92,7 @@ def data_sources(study: Study) -> dict[str, DataSource]:
             found[f"{PRETRAINING}{name}"] = _source(entry.data)
     for name, source in study.natural.items():
         found[f"{NATURAL_DATA}{name}"] = DataSource(
+            groups=natural_groups(found[DATA].groups, name),
             source=source,
             size=study.data.size,
             parts=(TEST,),
