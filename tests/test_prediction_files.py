@@ -828,3 +828,18 @@ def test_a_class_without_images_is_told_and_a_column_that_may_be_something_else_
     assert status == 2
     assert "('a'), and labels that are numbers begin at 0" in text
     assert told(table.assign(label=labels))[0] == 0
+
+
+def test_a_model_that_may_be_another_one_under_a_shift_is_told(tmp_path, undrawn):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    for name in ("net", "net-fog", "network"):
+        pd.DataFrame(shares(), columns=list("abc")).assign(label=LABELS).to_csv(
+            folder / f"{name}.csv", index=False
+        )
+    ended = fairweather(
+        "evaluate", f"predictions:{folder}", "--out", tmp_path / "run", "--bootstrap", "100"
+    )
+    assert ended.returncode == 0
+    assert "if it is net under a shift, write the level behind a comma: net-fog,3" in ended.stdout
+    assert "network is taken" not in ended.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -138,9 +139,20 @@ class GivenInputs(NamedTuple):
             seeds = f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
             shifts = ", ".join(shift.id for shift in self.shifts)
             lines.append(f"found          models {', '.join(self.models)}; {seeds}; {shifts}")
+            lines += self._unclear_models()
         for title, sentences in _ASSUMED.items():
             lines += [f"{title:<14} {text}" for text in self._told(sentences, list(self.found))]
         return lines
+
+    def _unclear_models(self) -> list[str]:
+        """Say which models may have been meant as another one under a shift, without its level."""
+        pairs = itertools.permutations(self.models, 2)
+        return [
+            f"note           {other} is taken for a model of its own; if it is {model} under a "
+            f"shift, write the level behind a comma: {other},3"
+            for model, other in pairs
+            if other.startswith(f"{model}-")
+        ]
 
     def assumed(self, model: str) -> dict[str, str]:
         """What was assumed of the predictions of a model, by the same words as in `lines`."""
