@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import fairweather as fw
+from fairweather.data import digest
 from fairweather.errors import InputError
 from fairweather.finished_run import Run
 from fairweather.report.samples import read_samples
@@ -26,6 +27,7 @@ from fairweather.steps.measuring import DataFacts
 from fairweather.steps.plan import DATA, LIBRARIES, VERSIONS
 from fairweather.study import check_study, load_study, packaged_studies
 from fairweather.study.planning import plan_study
+from fairweather.types import Preparation
 from fairweather.yamlfile import dump_yaml, parse_yaml
 
 from .conftest import COLOURS, TINY_EFFICIENTNET, TINY_RESNET, picture
@@ -842,9 +844,32 @@ def test_rectangles_go_all_the_way(study_file, tmp_path, size, draw):
     assert [each.size for each in read_samples(run.folder).strips["clean"]] == 3 * [size]
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_squashed_images_are_whole_and_the_run_s_model_sees_them_so_again(study_file, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        folder = tmp_path / "rectangles" / name
+        folder.mkdir(parents=True)
+        for number in range(12):
+            picture(colour, rng, 24).resize((24, 12)).save(folder / f"{number}.png")
+    source = f"folder:{tmp_path / 'rectangles'}"
+    data = f"data={{source: '{source}', size: 16, fit: squash}}"
+    run = fw.run(
+        study_file(), out=tmp_path / "run", device="cpu", overrides=[data, "recipe.epochs=1"]
+    )
+    expected = fw.load_data(source, preparation=Preparation(16, fit="squash"))
+    assert run.record.data.digests["test"] == digest(expected.test)
+    assert run.record.data.digests["test"] != digest(fw.load_data(source, size=16).test)
+    again = fw.evaluate(
+        f"run:{run.path}/models/basic/seed-0", source, "clean", bootstrap=100, device="cpu"
+    )
+    assert again.record.data.digests["test"] == run.record.data.digests["test"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
+        (["data.size=null", "data.fit=squash"], "fit: squash needs data.size"),
         (["models.mixup.weights=nowhere.pth"], "models.mixup: weights: .*nowhere.pth"),
         (["models.mixup.backbone=timm:resnet_8"], "models.mixup: .*timm .*resnet_8"),
         (["models.mixup.backbone=torchvision:vit_b_32"], "vit_b_32 .*16x16 .*input_size"),

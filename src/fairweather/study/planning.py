@@ -59,7 +59,7 @@ from fairweather.steps.plan import (
 )
 from fairweather.study.schema import PRETRAINING, DataEntry, ModelEntry, NetworkEntry, Study
 from fairweather.training import Recipe
-from fairweather.types import Dataset, GroupColumns, shortest, slice_name
+from fairweather.types import Dataset, GroupColumns, Preparation, shortest, slice_name
 
 
 def plan_study(
@@ -91,25 +91,36 @@ def data_sources(study: Study) -> dict[str, DataSource]:
         if entry.data is not None:
             found[f"{PRETRAINING}{name}"] = _source(entry.data)
     for name, source in study.natural.items():
-        found[f"{NATURAL_DATA}{name}"] = DataSource(
+        other = DataSource(
             groups=natural_groups(found[DATA].groups, name),
             source=source,
-            size=study.data.size,
             parts=(TEST,),
             root=study.data.root,
             test_fraction=1.0,
             skip_unreadable=study.data.skip_unreadable,
             scale=study.data.scale,
         )
+        found[f"{NATURAL_DATA}{name}"] = _made_square(other, study.data)
     return found
 
 
 def _source(entry: DataEntry) -> DataSource:
-    given = entry.model_dump(exclude={"groups"})
+    given = entry.model_dump(exclude={"groups", "size", "fit"})
     if entry.groups is not None:
         asked = entry.groups.model_dump() | {"slices": tuple(map(slice_name, entry.groups.slices))}
         given["groups"] = GroupColumns(**asked)
-    return DataSource(**given)
+    return _made_square(DataSource(**given), entry)
+
+
+def _made_square(source: DataSource, entry: DataEntry) -> DataSource:
+    """Say how images become square."""
+    if entry.fit == "crop":
+        return source.model_copy(update={"size": entry.size})
+    if entry.size is None:
+        raise InputError(
+            f"data.fit: {entry.fit} needs data.size, the height and width of the resized images"
+        )
+    return source.model_copy(update={"preparation": Preparation(entry.size, fit=entry.fit)})
 
 
 def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.device) -> RunRecord:

@@ -50,10 +50,15 @@ class GroupsEntry(Strict):
 
 
 class DataEntry(Strict):
-    """The data of a study; the keys are those of `fairweather.load_data`."""
+    """The data of a study; the keys are those of `fairweather.load_data`.
+
+    With the `size`, `fit: crop` cuts the longer side of an image, and `fit: squash` resizes both
+    sides, so that no image tells by its shape where it comes from.
+    """
 
     source: str
     size: int | None = None
+    fit: Literal["crop", "squash"] = "crop"
     root: str | None = None
     seed: int = 0
     validation_fraction: float = 0.1
