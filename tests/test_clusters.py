@@ -25,7 +25,6 @@ from fairweather.metrics.clusters import (
     membership_p,
     share_interval,
     share_interval_so_far,
-    student,
 )
 from fairweather.metrics.columns import wilson_interval
 from fairweather.metrics.intervals import evaluate_resamples, of_clusters
@@ -162,11 +161,9 @@ def slow_interval(hits, of):
         return 0.0, 1.0
     t = scipy.stats.t.ppf(0.975, count - 1) / scipy.stats.norm.ppf(0.975)
     excess = [(hits[of == name] - share).sum() for name in names]
-    sizes = [(of == name).sum() for name in names]
-    variance = sum(e**2 for e in excess) / len(hits) ** 2 * count / (count - 1)
-    # What the jackknife has more, to the first order: e² / (n - size)² instead of e² / n².
-    by_size = sum(e**2 * (m - len(hits) / count) for e, m in zip(excess, sizes, strict=True))
-    variance += max(2 * by_size / len(hits) ** 3, 0)
+    left_out = np.array([hits[of != name].mean() for name in names])
+    # Around the share of all images; the mean of these shares differs where sizes do.
+    variance = ((left_out - share) ** 2).sum() * (count - 1) / count
     if share in (0, 1):
         return tuple(map(float, wilson_interval(share, count / t**2)))
     images = min(len(hits), share * (1 - share) / variance) if variance > 1e-20 else len(hits)
@@ -196,9 +193,15 @@ def test_the_interval_of_a_share_is_that_of_a_slow_reference(rows):
         inside = parts == part
         expected = slow_interval(hits[inside], of[inside]) if inside.any() else (np.nan, np.nan)
         assert found[part] == pytest.approx(expected, abs=1e-6, nan_ok=True)
-    along = np.transpose(share_interval_so_far(hits, clusters))
-    for end in range(1, len(rows) + 1):
-        assert along[end - 1] == pytest.approx(slow_interval(hits[:end], of[:end]), abs=1e-6)
+    ends = np.arange(1, len(rows) + 1)
+    for block in (1, 2**20):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fairweather.metrics.clusters.BLOCK", block)
+            along = np.transpose(share_interval_so_far(hits, clusters, ends))
+        for end in ends:
+            assert along[end - 1] == pytest.approx(slow_interval(hits[:end], of[:end]), abs=1e-6)
+    some = share_interval_so_far(hits, clusters, ends[::2])
+    assert np.transpose(some) == pytest.approx(along[::2])
 
 
 def test_without_clusters_it_is_wilson_s_and_repeated_images_tell_nothing_more():
@@ -221,21 +224,23 @@ def test_clusters_of_one_share_are_worth_no_more_than_their_images():
     found = np.ravel(share_interval(hits, np.zeros(14, dtype=int), 1, clusters))
     expected = wilson_interval(1 / 7, 14 * (1.959964 / 12.706205) ** 2)
     assert found == pytest.approx(np.ravel(expected), rel=1e-5)
-    along = share_interval_so_far(hits, clusters)
-    assert [end[-1] for end in along] == pytest.approx(found)
+    along = share_interval_so_far(hits, clusters, np.array([14]))
+    assert np.ravel(along) == pytest.approx(found)
 
 
-def test_the_variance_is_near_that_of_the_jackknife_where_sizes_differ():
-    generator = np.random.default_rng(0)
-    of = np.repeat(np.arange(40), generator.integers(1, 20, 40))
-    hits = generator.random(len(of)) < generator.beta(4, 2, 40)[of]
-    left_out = np.array([hits[of != cluster].mean() for cluster in range(40)])
-    variance = 39 * left_out.var()
-    worth = hits.mean() * (1 - hits.mean()) / variance / (student(40) / 1.959964) ** 2
-    low, high = share_interval(hits, np.zeros_like(of), 1, Clusters(of))
-    expected = wilson_interval(hits.mean(), worth)
-    # The next order is (size / n)², and the size is at most 5 % here.
-    assert high - low == pytest.approx(expected[1] - expected[0], rel=0.01 + 0.05)
+@pytest.mark.parametrize(
+    ("sizes", "share"),
+    [([200] + [10] * 20, 0.8), ([2000] + [10] * 20, 0.8), ([1000] + [10] * 99, 0.97)],
+)
+def test_an_interval_holds_where_one_cluster_has_most_of_the_images(sizes, share):
+    generator, trials, of = np.random.default_rng(0), 600, np.repeat(np.arange(len(sizes)), sizes)
+    both, held = 1 / 0.3 - 1, 0
+    for _ in range(trials):
+        chance = generator.beta(share * both, (1 - share) * both, len(sizes))
+        hits = generator.random(len(of)) < chance[of]
+        [low], [high] = share_interval(hits, np.zeros_like(of), 1, Clusters(of))
+        held += low <= share <= high
+    assert held >= fewest(trials, 0.93)
 
 
 def test_of_one_cluster_nothing_is_known_and_the_interval_is_everything():

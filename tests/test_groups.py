@@ -425,6 +425,11 @@ def test_patients_on_both_sides_are_refused_unless_allowed(photos, tmp_path):
     # Nothing is trained here. But a model may have been trained on these images.
     (told,) = load_tested(root, columns).notes["shared_clusters"]
     assert "10 of 10 values of patient have images in train and in test" in told
+    # As `evaluate` loads them; validation images are cut from the training images, if at all.
+    for fraction in (0.0, 0.3):
+        options = {"parts": ("val", "test"), "validation_fraction": fraction}
+        told = fw.load_data(f"folder:{root}", groups=allowed, **options).notes["shared_clusters"]
+        assert any("have images in train and in test" in line for line in told)
 
 
 def load_tested(root, columns, lines=None, **options):
@@ -614,6 +619,11 @@ def test_each_class_has_its_numbers_in_each_slice_of_clean_images(run):
         ("accuracy[clean|worst hospital] >= 0.1", "unknown slice 'worst hospital'"),
         ("sensitivity[clean|site=A] >= 0.1", "sensitivity[clean|class=NAME|site=A]"),
         ("sensitivity[clean|class=d|site=A] >= 0.1", "unknown class 'd'"),
+        ("sensitivity[clean|class=|site=A] >= 0.1", "text behind |"),
+        ("sensitivity[clean|class=benign|site] >= 0.1", "text behind class=benign|"),
+        ("sensitivity[clean|site=A|class=benign] >= 0.1", "clean|class=benign|site=A]"),
+        ("sensitivity[clean|class=benign|class=malignant] >= 0.1", "names two"),
+        ("accuracy[natural/b|site=A] >= 0.1", "slices are subgroups of the test images"),
         ("accuracy[clean|class=benign|site=A] >= 0.1", "unknown metric of a class 'accuracy'"),
         ("sensitivity[clean|class=benign|site=D] >= 0.1", "unknown slice 'site=D'"),
         ("sensitivity[brightness_factor|class=benign|site=A] >= 0.1", "it is available for clean"),

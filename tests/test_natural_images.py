@@ -305,6 +305,23 @@ def test_a_set_without_all_its_rows_is_refused(hospital, colour_folder, tmp_path
         )
 
 
+def test_rows_about_a_set_that_there_is_not_are_refused(hospital, colour_folder, tmp_path):
+    own, theirs = clusters_of_files(colour_folder, 4), clusters_of_files(hospital, 3)
+    table = pd.concat([own.assign(split=""), theirs.assign(split="natural/hospital_b")])
+    table.to_csv(tmp_path / "patients.csv", index=False)
+    options = {"cluster": "patient", "metadata": tmp_path / "patients.csv"}
+    with pytest.raises(
+        InputError, match=r"'natural/hospital_b'; did you mean 'natural/hospital_c'"
+    ):
+        fw.evaluate(
+            write_model(tmp_path),
+            f"folder:{colour_folder}",
+            "clean",
+            natural={"hospital_c": f"folder:{hospital}"},
+            **options,
+        )
+
+
 def test_a_study_reads_the_clusters_of_other_images(hospital, colour_folder, tmp_path):
     theirs = clusters_of_files(hospital, 3).assign(split="natural/b")
     own = clusters_of_files(colour_folder, 4)

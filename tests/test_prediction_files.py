@@ -827,6 +827,9 @@ def test_a_class_without_images_is_told_and_a_column_that_may_be_something_else_
     status, text = told(table.assign(label=labels + 1))
     assert status == 2
     assert "('a'), and labels that are numbers begin at 0" in text
+    status, text = told(table.set_axis(list("012"), axis=1).assign(label=labels + 1))
+    assert status == 2
+    assert "('0'), and labels that are numbers begin at 0" in text
     assert told(table.assign(label=labels))[0] == 0
 
 

@@ -743,3 +743,21 @@ def test_junit_has_a_case_a_verdict_and_says_why_in_attribute_and_text():
     }
     for each in root.iter():
         assert set(each.keys()) <= allowed[each.tag]
+
+
+@pytest.mark.parametrize(
+    ("of", "scored", "slice_"),
+    [
+        ("class=m|site=B", "f1/m", "site=B"),
+        ("class=m | worst site", "f1/m", "worst site"),
+        ("class=m@0.3|site=B", "f1/m@0.3", "site=B"),
+        ("class=a|b", "f1/a|b", ""),
+        ("class=a|b|site=B", "f1/a|b", "site=B"),
+        ("class=m|site=B|C", "f1/m", "site=B|C"),
+        ("class=x=y|site=B", "f1/x=y", "site=B"),
+        ("site=B|C", "f1", "site=B|C"),
+    ],
+)
+def test_a_class_and_a_slice_are_told_apart(of, scored, slice_):
+    (rule,) = read_rules([f"f1[clean|{of}] >= 0.5"])
+    assert (rule.scored, rule.slice) == (scored, slice_)

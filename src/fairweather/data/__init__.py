@@ -361,6 +361,9 @@ def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
     parts = {name: part for name, part in every.items() if name in asked.parts}
     shared, why = [], ""
     if asked.groups is not None:
+        # A part that is not asked for may have been read all the same: others are split off it.
+        unasked = [name for name in every if name not in parts]
+        others = {**others, **_clusters_by_part(every, unasked)}
         shared = _clusters_in_several(parts, asked.groups, others)
         why = _not_compared(asked.groups, every, unknown)
     if progress is not None:
@@ -559,6 +562,15 @@ def _grouped(listed: Source, groups: GroupColumns, parts: Collection[str], sourc
     )
 
 
+def _clusters_by_part(every: Mapping[str, Part], names: Collection[str]) -> dict[str, Texts]:
+    """The clusters of the images of some parts, where they are known."""
+    return {
+        name: of[every[name].keys]
+        for name in names
+        if (of := every[name].listing.clusters) is not None
+    }
+
+
 def _clusters_in_several(
     parts: Mapping[str, Part], groups: GroupColumns, others: Mapping[str, Texts]
 ) -> list[str]:
@@ -568,11 +580,7 @@ def _clusters_in_several(
     """
     if groups.cluster is None:
         return []
-    clusters = {
-        name: of[part.keys]
-        for name, part in parts.items()
-        if (of := part.listing.clusters) is not None
-    }
+    clusters = _clusters_by_part(parts, parts)
     told = shared_clusters(clusters, groups.cluster)
     if told and not groups.allow_shared:
         raise InputError(

@@ -105,6 +105,20 @@ def natural_groups(asked: GroupColumns | None, name: str) -> GroupColumns | None
     return asked._replace(slices=(), allow_shared=True, natural=name)
 
 
+def check_natural_rows(asked: GroupColumns | None, names: Collection[str]) -> None:
+    """Raise `InputError` if a table has rows about a set of other images that there is not."""
+    if asked is None or asked.metadata is None:
+        return
+    table = read_table(Path(asked.metadata).expanduser())
+    if SPLIT not in table:
+        return
+    known = [f"{NATURAL}{name}" for name in names]
+    for split in table[SPLIT].str.strip().unique():
+        if split.startswith(NATURAL) and split not in known:
+            place = f"set of other images in the column {SPLIT} of {asked.metadata}"
+            raise unknown_name(place, split, known)
+
+
 def _rows_about(table: pd.DataFrame, natural: str | None) -> pd.DataFrame:
     """The rows about the run's own images, or those about a set of other images of this name."""
     if SPLIT not in table:

@@ -465,7 +465,7 @@ def _own_images(
     parts: Sequence[str],
 ) -> tuple[DataFacts, dict[str, KnownImages], str]:
     """The images that the first predictions of each split are of, and what their labels are."""
-    images, counts, digests, how = {}, {}, {}, ""
+    images, counts, digests, how, absent = {}, {}, {}, "", ""
     classes: tuple[str, ...] = ()
     for part in sorted(parts):  # test first: its columns name the classes
         own = [file for file, cell in cells.items() if _part(cell) == part]
@@ -474,6 +474,8 @@ def _own_images(
         classes = classes or class_names_of(rows, reader.asked)
         labels, told = label_numbers(rows, classes)
         how = how or f"of its own, {told}; the columns are the classes {listed(classes)}"
+        if part == TEST:
+            absent = _absent(labels, classes, rows, reader.asked)
         keys, names = positions(rows.keys, len(labels))
         order = np.argsort(keys, kind="stable")
         ordered = None if names is None else [names[at] for at in order]
@@ -484,12 +486,12 @@ def _own_images(
         digests[part] = _digest(images[part], classes)
     if len(classes) < 2:
         raise InputError(f"{request.source} has one class: an evaluation needs at least two")
-    how += _absent(images[TEST].labels, classes, reader, file)
+    how += absent
     return DataFacts(f"{request.name} (its own labels)", classes, counts, digests), images, how
 
 
 def _absent(
-    labels: npt.NDArray[np.int64], classes: tuple[str, ...], reader: _Reader, file: str
+    labels: npt.NDArray[np.int64], classes: tuple[str, ...], rows: Rows, asked: Asked
 ) -> str:
     """Say which classes no image is of; "" if there are none.
 
@@ -503,9 +505,8 @@ def _absent(
         return ""
     shown = ", ".join(map(repr, absent[:5])) + " ..." * (len(absent) > 5)
     told = f"no row has the label of {len(absent)} of the {len(classes)} classes ({shown})"
-    rows, asked = reader.rows(file), reader.asked
-    by_name = rows.labels is not None and str(rows.labels[0]) in classes
-    if not by_name and not counts[0]:
+    numbers = rows.labels is not None and all(str(each).isdecimal() for each in rows.labels)
+    if numbers and not counts[0]:
         raise InputError(
             f"{told}, and labels that are numbers begin at 0: write the names of the classes "
             "instead, or leave out the columns of these classes"

@@ -16,7 +16,7 @@ from torch import nn
 from fairweather.data import SOURCES, list_source
 from fairweather.data.folder import UNLABELLED
 from fairweather.data.known import verification
-from fairweather.data.metadata import natural_groups
+from fairweather.data.metadata import check_natural_rows, natural_groups
 from fairweather.data.source import WHOLE
 from fairweather.errors import InputError, one_line
 from fairweather.evaluation.request import Request
@@ -228,6 +228,7 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
         name = f"{OOD_DATA}{other}"
         sources[name] = _other_source(request, opened[0], dataset, other)
         datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
+    check_natural_rows(sources[DATA].groups, [*natural_sources(options.natural)])
     for given, other in natural_sources(options.natural).items():
         name = f"{NATURAL_DATA}{given}"
         source = _other_source(request, opened[0], dataset, other)

@@ -30,8 +30,7 @@ FEW_CLUSTERS = 20
 # Random choices behind a p-value, and fewer if there are many images.
 CHOICES, FEWEST_CHOICES, MOST_UNITS = 9_999, 999, 2 * 10**7
 NEARLY = 1e-9  # what rounding may change of a distance
-# Of hits and of images of a cluster: the mean, the variance and the skewness of a share.
-POWERS = ((1, 0), (0, 1), (2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3))
+BLOCK = 2**20  # numbers of images by cluster and by point of a curve that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -194,7 +193,7 @@ def share_interval(
     """
     part, hit = np.asarray(parts, dtype=np.int64), np.asarray(hits, dtype=np.float64)
     inside = (part >= 0) & (part < count)
-    images = np.bincount(part[inside], minlength=count)
+    images = np.bincount(part[inside], minlength=count).astype(np.float64)
     if clusters is None:
         found = np.bincount(part[inside], hit[inside], count)
         hollow = np.where(images > 0, images, np.nan)
@@ -202,68 +201,86 @@ def share_interval(
     pairs, pair = np.unique(
         part[inside] * clusters.count + clusters.of[inside], return_inverse=True
     )
-    own, own_hits = np.bincount(pair).astype(np.float64), np.bincount(pair, hit[inside])
+    own = np.bincount(pair).astype(np.float64)
+    own_hits = np.bincount(pair, hit[inside]).astype(np.float64)  # floats if there are none, too
     of = pairs // clusters.count
-    sums = [np.bincount(of, own_hits**i * own**j, count) for i, j in POWERS]
-    return _share_interval(np.stack(sums), np.bincount(of, minlength=count))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.bincount(of, own_hits, count) / images
+        moments = _moments(own_hits, own, share[of], images[of])
+    sums = np.stack([np.bincount(of, each, count) for each in moments]).astype(np.float64)
+    return _share_interval(share, images, sums)
 
 
 def share_interval_so_far(
-    hits: npt.ArrayLike, clusters: Clusters | None
+    hits: npt.ArrayLike, clusters: Clusters, ends: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """The `share_interval` of the first image, the first two images, and so on, `[n]` each.
-
-    >>> [end.round(2).tolist() for end in share_interval_so_far([True, False], None)]
-    [[0.21, 0.09], [1.0, 0.91]]
-    """
-    hit = np.asarray(hits, dtype=np.float64)
-    images = np.arange(1, len(hit) + 1)
-    if clusters is None:
-        return wilson_interval(np.cumsum(hit) / images, images)
-    # For each image: how many images, and hits, of its cluster come before it.
-    order = np.argsort(clusters.of, kind="stable")
-    begins = np.repeat(np.cumsum(clusters.sizes) - clusters.sizes, clusters.sizes)
-    before, before_hits = np.empty(len(hit)), np.empty(len(hit))
-    before[order] = np.arange(len(hit)) - begins
-    up_to = np.concatenate([[0.0], np.cumsum(hit[order])])
-    before_hits[order] = up_to[:-1] - up_to[begins]
-    # What each image adds to the sums over clusters.
-    added = [
-        (before_hits + hit) ** i * (before + 1) ** j - before_hits**i * before**j for i, j in POWERS
-    ]
-    return _share_interval(np.cumsum(added, axis=1), np.cumsum(before == 0))
-
-
-def _share_interval(sums: FloatArray, clusters: IntArray) -> tuple[FloatArray, FloatArray]:
-    """The intervals of shares, `[shares]`, from what their clusters add up to.
+    """The `share_interval` of the first images, for some numbers of them.
 
     Args:
-        sums: over clusters, of hits^i x images^j for each of `POWERS`, `[9, shares]`.
-        clusters: how many there are, `[shares]`.
+        hits: bool `[n]`, which images count.
+        clusters: which images belong together.
+        ends: int `[k]`, increasing from at least 1 to at most n.
+
+    Returns:
+        The lower and the upper ends, float64 `[k]`.
+
+    >>> three = Clusters(np.array([0, 1, 2]))
+    >>> found = share_interval_so_far([True, False, True], three, np.array([1, 3]))
+    >>> [end.round(2).tolist() for end in found]
+    [[0.0, 0.0], [1.0, 1.0]]
     """
-    (hits, images), squares, cubes = sums[:2], sums[2:5], sums[5:]
+    hit = np.asarray(hits, dtype=np.float64)[: ends[-1]]
+    segment = np.searchsorted(ends, np.arange(len(hit)), side="right")
+    share = np.cumsum(hit)[ends - 1] / ends
+    sums = np.zeros((len(MOMENTS), len(ends)))
+    block = min(clusters.count, max(1, BLOCK // len(ends)))
+    for first in range(0, clusters.count, block):
+        own_of = clusters.of[: len(hit)] - first
+        here = (own_of >= 0) & (own_of < block)
+        cell = segment[here] * block + own_of[here]
+        own, own_hits = (
+            np.bincount(cell, weights, len(ends) * block).reshape(-1, block).cumsum(axis=0)
+            for weights in (None, hit[here])
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            whole = ends[:, None].astype(np.float64)
+            moments = _moments(own_hits, own.astype(np.float64), share[:, None], whole)
+        sums += np.stack([each.sum(axis=1) for each in moments])
+    return _share_interval(share, ends.astype(np.float64), sums)
+
+
+# What each cluster adds to: the number of clusters, and the second and third power of its excess of
+# hits over the share; and how far the share moves without it, squared.
+MOMENTS = ("clusters", "squares", "cubes", "moves")
+
+
+def _moments(
+    hits: FloatArray, images: FloatArray, share: FloatArray, whole: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """The `MOMENTS` of clusters with so many hits and images, of a whole with this share."""
+    excess = hits - share * images
+    moves = np.where(whole > images, excess / (whole - images), 0.0)
+    return np.asarray(images > 0, dtype=np.float64), excess**2, excess**3, moves**2
+
+
+def _share_interval(
+    share: FloatArray, images: FloatArray, sums: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """The intervals of shares of so many images, from the sums of `MOMENTS`, `[4, shares]`."""
+    clusters, squares, cubes, moves = sums
+    alike = (share == 0) | (share == 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = hits / images
-        # Powers of a cluster's excess, hits - share x images, summed over the clusters. That of
-        # squares is no less than 0: where all clusters have one share, rounding would leave less.
-        excess = np.maximum(squares[0] - 2 * share * squares[1] + share**2 * squares[2], 0)
-        leaning = cubes[0] - 3 * share * cubes[1] + 3 * share**2 * cubes[2] - share**3 * cubes[3]
-        # Excess squared x images: where large clusters are far off, they have pulled the share with
-        # them. So much is the jackknife's variance larger, to the first order in their size.
-        pulled = cubes[1] - 2 * share * cubes[2] + share**2 * cubes[3]
-        uneven = 2 * np.maximum(pulled / images - excess / clusters, 0)
-        variance = (excess * clusters / (clusters - 1) + uneven) / images**2
-        alike = (share == 0) | (share == 1)
+        # The jackknife's: where a cluster has many of the images, it has pulled the share with it.
+        variance = moves * (clusters - 1) / clusters
         found = np.where(alike, clusters, share * (1 - share) / variance)
         wider = scipy.special.stdtrit(clusters - 1, 1 - TAIL) / Z95
         worth = np.where(clusters < 2, NEARLY, np.minimum(images, found) / wider**2)
-        low, high = wilson_interval(share, worth)
+        low, high = wilson_interval(share, np.where(images > 0, worth, np.nan))
         spread = np.where(alike | (clusters < 2), 0.0, np.sqrt(variance) * wider)
         # Of the sum of as many clusters, drawn at random.
-        skewness = np.where(spread > NEARLY, leaning / excess**1.5, 0.0)
+        skewness = np.where(spread > NEARLY, cubes / squares**1.5, 0.0)
         bent = bent_interval(share, spread, skewness, Z95)
-        low, high = np.fmin(low, bent[0]), np.fmax(high, bent[1])
-        return np.clip(low, 0, 1), np.clip(high, 0, 1)
+    return np.clip(np.fmin(low, bent[0]), 0, 1), np.clip(np.fmax(high, bent[1]), 0, 1)
 
 
 def membership_p(

@@ -150,8 +150,11 @@ def _independent(contents: Contents, parts: Mapping[str, str]) -> str:
 
     `parts` are titles and names as in the run folder.
     """
-    run = next(iter(contents.runs.values()))
-    unknown = [title for title, part in parts.items() if read_clusters(run, part) is None]
+    unknown = [
+        title
+        for title, part in parts.items()
+        if any(read_clusters(run, part) is None for run in contents.runs.values())
+    ]
     if not unknown:
         return ""
     which = "Images" if contents.clusters is None else f"Those of {', '.join(unknown)}"

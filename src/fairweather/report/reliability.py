@@ -60,12 +60,11 @@ def reliability_figure(contents: Contents) -> Figure | None:
     seed = f", seed {contents.seeds[0]} (ensembles: all)" if len(contents.seeds) > 1 else ""
     if not any(name.endswith(ENSEMBLE_SUFFIX) for name in kept):
         seed = seed.removesuffix(" (ensembles: all)")
-    over = "" if contents.clusters is None else " over clusters"
+    kind = "Wilson intervals" if contents.clusters is None else "intervals over clusters"
     subtitle = [
         f"On the dashed diagonal, confidence equals accuracy; below it, a model is overconfident. "
         f"{BINS} equal-width bins{seed}.",
-        f"Lines: 95 % Wilson intervals{over}. Shaded: the gap to the diagonal. Area: share of the "
-        "images.",
+        f"Lines: 95 % {kind}. Shaded: the gap to the diagonal. Area: share of the images.",
         f"Columns: clean images, and {WORST}{_some(contents, conditions)}. "
         "RMS: RMS calibration error.",
         *_chosen(len(kept), len(contents.titles)),

@@ -23,6 +23,7 @@ from fairweather.record import (
     SLICES,
     SPREAD,
     SUMMARY_LEVELS,
+    TEST,
     VAL,
     VALIDATION,
     WORST,
@@ -31,7 +32,7 @@ from fairweather.record import (
     is_shifted,
 )
 from fairweather.report.contents import Contents, ensembles_as_models
-from fairweather.rules.parsing import CLASS, WORST_SLICE, Rule, level_number
+from fairweather.rules.parsing import CLASS, OF, WORST_SLICE, Rule, level_number
 from fairweather.runs import RunFolder
 from fairweather.scores import Key, estimate_metrics, read_clusters, with_means, with_worst
 from fairweather.types import Predictions, Score
@@ -91,12 +92,16 @@ def clusters_behind(run: RunFolder, rule: Rule) -> dict[str, int]:
 
     Empty if the run was not told which images belong together.
     """
-    natural = rule.cell.startswith(NATURAL)
-    clusters = read_clusters(run, rule.cell) if natural else read_clusters(run)
+    part, name = TEST, "the test set"
+    if rule.cell == VALIDATION:
+        part, name = VAL, "the validation set"
+    elif rule.cell.startswith(NATURAL):
+        part = name = rule.cell
+    clusters = read_clusters(run, part)
     if clusters is None:
         return {}
     if not rule.slice:
-        return {rule.cell if natural else "the test set": clusters.count}
+        return {name: clusters.count}
     rows = run.slice_scores.dropna(subset="clusters")
     counts = dict(zip(rows["slice"], rows["clusters"].astype(int), strict=True))
     column = rule.slice.removeprefix(WORST_SLICE)
@@ -161,6 +166,8 @@ def conditions_of(rule: Rule, rows: Rows) -> list[Condition]:
             raise InputError(f"a {rule.change} needs shifted images, but the run has none")
         return single
     shift, sign, level = _split(rule.cell)
+    if rule.slice and shift.startswith(NATURAL):
+        raise InputError(f"slices are subgroups of the test images, and {shift} has other images")
     known = list(dict.fromkeys(each.shift for each in rows))
     if shift not in known:
         raise unknown_name("shift", shift, [*known, EVERY])
@@ -217,6 +224,9 @@ def _check_class(rule: Rule, rows: Rows) -> None:
         for name in scores
         if name.startswith(f"{rule.metric}/")
     )
+    name, bar, rest = named.partition("|")
+    if bar and name in known:
+        raise unknown_name(f"text behind {CLASS}{name}| in a rule", rest, OF[1:3])
     raise unknown_name("class", named, known)
 
 

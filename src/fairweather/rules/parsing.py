@@ -21,7 +21,13 @@ CHANGES = ("drop", "rise")
 # What may be said behind the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, or a class
 # in a slice.
 CLASS, WORST_SLICE = "class=", "worst "
-OF = ("class=NAME", "COLUMN=VALUE", "worst COLUMN", "class=NAME|COLUMN=VALUE")
+OF = (
+    "class=NAME",
+    "COLUMN=VALUE",
+    "worst COLUMN",
+    "class=NAME|COLUMN=VALUE",
+    "class=NAME|worst COLUMN",
+)
 FORM = "[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER"
 EXAMPLE = "accuracy[brightness_factor] drop <= 5%"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -96,9 +102,10 @@ class Rule:
         if not self.of.startswith(CLASS):
             return "", self.of
         whole = self.of.removeprefix(CLASS)
-        named, _, slice_ = whole.rpartition("|")
-        # The name of a class may contain a bar too.
-        return (named.strip(), slice_.strip()) if _is_slice(slice_.strip()) else (whole, "")
+        # Names of classes and values of slices may contain a bar too.
+        bars = (at for at, sign in enumerate(whole) if sign == "|")
+        pairs = ((whole[:at].strip(), whole[at + 1 :].strip()) for at in bars)
+        return next(((named, of) for named, of in pairs if named and _is_slice(of)), (whole, ""))
 
     @property
     def limit(self) -> float:
@@ -197,16 +204,26 @@ def _parse(text: str) -> Rule:
 
 def _check_of(rule: Rule) -> None:
     """Refuse a text behind the bar that is not of a known kind, or has no name or value."""
-    if rule.of and not _is_slice(rule.of):
+    if rule.of.startswith(CLASS):
+        is_known = bool(rule.of.removeprefix(CLASS).partition("|")[0].strip())
+    else:
+        is_known = not rule.of or _is_slice(rule.of)
+    if not is_known:
         raise unknown_name("text behind | in a rule", rule.of, OF)
+    slice_, _, named = rule.slice.partition(f"|{CLASS}")
+    if named:
+        right = f"{rule.metric}[{rule.cell}|{CLASS}{named}|{slice_}]"
+        raise InputError(f"the class comes before the slice, as in {right}")
+    if rule.slice.startswith(CLASS):
+        raise InputError(f"a number is of one class, and {rule.of!r} names two")
 
 
 def _is_slice(text: str) -> bool:
-    """Tell whether a text is NAME=VALUE or `worst NAME`."""
+    """Tell whether a text is COLUMN=VALUE or `worst COLUMN`."""
     name, sign, value = text.partition("=")
-    return bool(sign and name.strip() and value.strip()) or (
-        text.startswith(WORST_SLICE) and not sign
-    )
+    if not sign:
+        return text.startswith(WORST_SLICE)
+    return bool(name.strip() and value.strip() and "|" not in name)
 
 
 def _in_rule(text: str, error: InputError) -> InputError:

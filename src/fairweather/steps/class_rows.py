@@ -58,7 +58,8 @@ def class_slice_rows(
     places: Mapping[str, npt.NDArray[np.integer]],
     bootstrap: int,
     points: Mapping[str, float],
-    clusters: Clusters | None = None,
+    clusters: Clusters | None,
+    tell: Callable[[int], None],
 ) -> pd.DataFrame:
     """Make the rows of each class in each slice of a column, and in the worst, for clean images.
 
@@ -68,6 +69,7 @@ def class_slice_rows(
         cells, read, bootstrap, points, clusters: as in `class_rows`.
         column: such as `site`.
         places: of the images of each slice, by its name such as `site=B`.
+        tell: called with the number of cells that were scored.
     """
     parts = [pd.DataFrame(columns=SLICE_COLUMNS)]
     for members in _by_model_and_shift([cell for cell in cells if cell.shift.name == CLEAN]):
@@ -83,6 +85,7 @@ def class_slice_rows(
             )
             frame = slice_frame(tables[name], name)
             parts.append(frame if of is None else frame.assign(clusters=of.count))
+            tell(len(members))
         parts.append(worst_slices(tables, column))
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 

@@ -108,7 +108,10 @@ class DataSource(Frozen):
         """
         left_out = {"digests", "labelled"}
         left_out |= {name for name in LATER if getattr(self, name) == LATER[name]}
-        return self.model_dump(mode="json", exclude=left_out)
+        found = self.model_dump(mode="json", exclude=left_out)
+        if self.groups is not None and self.groups.natural is None:
+            found["groups"] = found["groups"][:-1]
+        return found
 
 
 class ModelSource(Frozen):

@@ -181,13 +181,20 @@ def _slices(
     def read(cell: Cell) -> Predictions:
         return folder.read_predictions(file_of(cell))
 
-    total = sum(len(set(groups.slices[column])) for column in step.slices) * len(cells)
+    clean = sum(cell.shift.name == CLEAN for cell in cells)  # of these, single classes too
+    values = sum(len(set(groups.slices[column])) for column in step.slices)
+    total = values * (len(cells) + clean)
+
+    def tell(cells: int) -> None:
+        nonlocal done
+        done += cells
+        progress(Event("score slices", done, total))
+
     for column in step.slices:
         tables: dict[str, Mapping[Key, Estimates]] = {}
-        values = sorted(set(groups.slices[column]))
         slices = {
             slice_of(column, value): np.flatnonzero(groups.slices[column] == value)
-            for value in values
+            for value in sorted(set(groups.slices[column]))
         }
         for name, places in slices.items():
             clusters = None if every is None else every.select(places)
@@ -200,14 +207,13 @@ def _slices(
                 clusters=clusters,
             ):
                 estimated.append(estimate)
-                done += 1
-                progress(Event("score slices", done, total))
+                tell(1)
             table = with_worst(with_means(estimated, apart), apart)
             tables[name] = table
             frame = slice_frame(table, name)
             frames.append(frame if clusters is None else frame.assign(clusters=clusters.count))
         frames.append(worst_slices(tables, column))
-        rest = (step.bootstrap, step.operating_points, every)
+        rest = (step.bootstrap, step.operating_points, every, tell)
         frames.append(class_slice_rows(cells, read, column, slices, *rest))
     found = pd.concat(frames, ignore_index=True)
     if every is not None:

@@ -82,7 +82,7 @@ def _reliability() -> Chart:
     chart = alt.layer(diagonal, gap, bars, points).properties(width="container", height=SIDE)
     return Chart(
         "reliability",
-        "Reliability diagram: accuracy against confidence in 10 equal-width bins with 95 % Wilson "
+        "Reliability diagram: accuracy against confidence in 10 equal-width bins with 95 % "
         "intervals. On the diagonal, confidence equals accuracy.",
         spec_of(chart),
     )
@@ -203,7 +203,7 @@ def _risk_coverage() -> Chart:
     return Chart(
         "risk-coverage",
         "Risk-coverage curve: the share of wrong answers among the most confident images, against "
-        "the share that is answered, with its 95 % Wilson interval, on the chosen and on clean "
+        "the share that is answered, with its 95 % interval, on the chosen and on clean "
         "images.",
         spec_of(chart),
     )
@@ -267,7 +267,7 @@ def _per_class(classes: Sequence[str], shown: int) -> Chart:
         x=alt.X("low:Q", title="Accuracy", scale=scale), x2="high:Q"
     )
     chart = alt.layer(bars, ends).properties(width="container", height=18 * shown)
-    return Chart("classes", "Accuracy of each class with its 95 % Wilson interval.", spec_of(chart))
+    return Chart("classes", "Accuracy of each class with its 95 % interval.", spec_of(chart))
 
 
 def _confusion(classes: Sequence[str]) -> Chart:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fairweather.metrics import reliability_bins
 from fairweather.metrics.clusters import Clusters, share_interval, share_interval_so_far
+from fairweather.metrics.columns import wilson_interval
 from fairweather.metrics.selective import (
     RiskCoverage,
     at_or_above,
@@ -27,6 +28,7 @@ from fairweather.report.reliability import worst_conditions
 BINS = 10  # of the reliability diagram
 BARS = 20  # of the histogram of confidence
 POINTS = 60  # of the risk-coverage curve
+FINE = 400  # of those whose intervals over clusters are computed
 FEWEST = 10  # images of its first point: the risk of fewer images is mostly chance
 # Up to so many classes a confusion matrix can be read; beyond, the page lists the worst.
 MOST_CLASSES = 40
@@ -142,12 +144,22 @@ def rounded(numbers: Sequence[float] | FloatArray) -> Row:
 
 
 def _risk_interval(curve: RiskCoverage, cell: Columns, clusters: Clusters | None) -> Ends:
-    """The 95 % interval of the risk at each point of a risk-coverage curve."""
+    """The 95 % interval of the risk at each point of a risk-coverage curve.
+
+    With clusters, points between `FINE` even ones and those that are drawn have that of the next.
+    """
     images = np.round(curve.coverage * len(cell.confidence)).astype(np.int64)
+    if clusters is None:
+        return wilson_interval(curve.risk, images)
     order = np.argsort(-cell.confidence, kind="stable")
-    along = None if clusters is None else Clusters(clusters.of[order])
-    low, high = share_interval_so_far(~cell.correct[order], along)
-    return low[images - 1], high[images - 1]
+    even = np.searchsorted(curve.coverage, np.linspace(0, 1, FINE))
+    last = len(images) - 1
+    at = np.union1d(np.minimum(even, last), _drawn(curve, len(order)))
+    low, high = share_interval_so_far(
+        ~cell.correct[order], Clusters(clusters.of[order]), images[at]
+    )
+    following = np.searchsorted(at, np.arange(len(images)))
+    return low[following], high[following]
 
 
 def _bins(
@@ -173,11 +185,16 @@ def _thinned(curve: RiskCoverage, ends: Ends, images: int) -> list[Row]:
 
     Each is coverage, risk, and the risk's interval over the images that are answered.
     """
-    first = min(FEWEST / images, 1.0)
-    at = np.unique(np.searchsorted(curve.coverage, np.linspace(first, 1, POINTS)))
-    at = at[at < len(curve.coverage)]
+    at = _drawn(curve, images)
     points = np.stack([curve.coverage[at], curve.risk[at], ends[0][at], ends[1][at]], axis=1)
     return [rounded(point) for point in points]
+
+
+def _drawn(curve: RiskCoverage, images: int) -> npt.NDArray[np.int64]:
+    """The points of a curve that are drawn."""
+    first = min(FEWEST / images, 1.0)
+    at = np.unique(np.searchsorted(curve.coverage, np.linspace(first, 1, POINTS)))
+    return at[at < len(curve.coverage)]
 
 
 def _kept(
