@@ -3,7 +3,8 @@
     python benchmarks/clusters.py    # about a quarter of an hour on one core; prints markdown
 
 Simulated, with 10 images a cluster on average: all the same, or of gamma-distributed sizes (their
-standard deviation is about 0.9 of the mean, the smallest is 1). Accuracy: each cluster has a
+standard deviation is about 0.9 of the mean, the smallest is 1), or one of as many images as all
+others together. Accuracy: each cluster has a
 probability of being right from a Beta distribution, so that right and wrong have exactly the
 intra-class correlation. NLL and Brier score: the logit of an image is 2 + 2 z, where z is standard
 normal with this correlation; the probability of the label is 1 / (1 + exp(-logit)). The difference
@@ -25,7 +26,7 @@ from fairweather.metrics.recipes import cross_difference
 TRIALS, RESAMPLES = 1000, 500
 OF_IMAGES = 250  # trials in which images are resampled too, which takes longer
 CLUSTERS, CORRELATIONS, MEAN_SIZE = (8, 20, 50, 200), (0.0, 0.1, 0.3), 10
-SIZES = ("equal", "unequal")
+SIZES = ("equal", "unequal", "one has half")
 SHARES = (0.8, 0.95)
 MARGIN, SPREAD = 2.0, 2.0
 COLUMNS = ("accuracy", "negative_log_likelihood", "brier_score")
@@ -43,6 +44,8 @@ def draw_clusters(generator, count, sizes):
     if sizes == "unequal":
         shape = 1.5
         images = np.maximum(1, generator.poisson(generator.gamma(shape, MEAN_SIZE / shape, count)))
+    if sizes == "one has half":
+        images[0] = images[1:].sum()
     return Clusters(np.repeat(np.arange(count), images))
 
 
