@@ -227,7 +227,7 @@ SOURCES = {
         *(in_metadata, in_own_columns, as_column, as_title_of_a_study, as_title),
     )
 }
-# Names that are drawn, in the usual tests and in those of the night. Configurations are slow to open.
+# Names that are drawn, in the usual tests and in those of the night. Configurations open slowly.
 SOME = dict.fromkeys(SOURCES, 25) | {"in_configuration": 10}
 MANY = dict.fromkeys(SOURCES, 1000) | {"in_configuration": 100}
 ONNX = __file__.replace("test_hostile_names.py", "corpus/model.onnx")
