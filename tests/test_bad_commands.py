@@ -8,12 +8,17 @@ import functools
 import importlib
 import io
 import json
+import os
+import re
 import shlex
 import shutil
 import struct
+import subprocess
 import sys
+import time
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +29,7 @@ from fairweather import cli
 from fairweather.record import RECORD
 
 from .run_folders import change_record, copy_run, outcomes, run_record, sweep_record, write_run
+from .started import started
 
 MODELS = """
 import torch
@@ -239,11 +245,16 @@ def safe(header):
 # ---------------------------------------------------------------- the world
 
 
+LOADED = [
+    f"fairweather.{name}" for name in ("evaluation", "study", "exporting", "comparison", "as_seeds")
+]
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder in which every input is right."""
-    for name in ("evaluation", "study", "exporting", "comparison", "as_seeds"):
-        importlib.import_module(f"fairweather.{name}")  # here, and not in the first row
+    for name in LOADED:
+        importlib.import_module(name)  # here, and not in the first row
     place = tmp_path_factory.mktemp("world")
     (place / "model.py").write_text(MODELS)
     (place / "study.yaml").write_text(STUDY)
@@ -277,60 +288,111 @@ def world(tmp_path_factory):
     return place
 
 
-def most_memory():
-    """The most bytes of memory that this process has ever used; 0 where no system tells."""
+# The most that a refusal may cost: seconds of a core, and memory.
+SECONDS, BYTES = 10, 2 << 30
+
+
+def most_memory(begin=False):
+    """The most bytes of memory that this process has used since it began to look.
+
+    0 where the system does not tell, or tells only of all the time before too.
+    """
+    status, forget = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     try:
-        import resource
-    except ImportError:
+        if begin:
+            forget.write_text("5")
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+    except OSError:
         return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-@pytest.fixture
-def refused(world, monkeypatch, capfd):
-    """Give the line with which a command is refused, with status 2 and nothing written."""
-    monkeypatch.chdir(world)
-    monkeypatch.setenv("COLUMNS", "200")
+def refused(world, command, files, carry_out):
+    """The line with which a command is refused, with status 2 and nothing written."""
 
     def tree():
         return sorted(
             (str(each.relative_to(world)), each.lstat().st_size) for each in world.rglob("*")
         )
 
-    def run(command, files):
-        before = tree()
-        made = [world / name for name in files]
-        tops = {world / name.split("/")[0] for name in files}
-        assert not any(each.exists() for each in made)
-        new = [each for each in tops if not each.exists()]
-        for path, content in zip(made, files.values(), strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encoded(content))
-        with_files = tree()
-        monkeypatch.setattr(sys, "argv", ["fairweather", *shlex.split(command)])
-        memory = most_memory()
-        capfd.readouterr()
-        try:
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-            after = tree()
-        finally:
-            for path in new:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            for path in made:
-                path.unlink(missing_ok=True)
-        assert most_memory() - memory < 2 << 30
-        told = capfd.readouterr().err
-        assert ended.value.code == 2, told
-        assert told.startswith("fairweather: "), told
-        assert told.endswith("\n")
-        assert len(told.splitlines()) == 1, told
-        assert after == with_files
-        assert tree() == before
-        return told
+    before = tree()
+    made = [world / name for name in files]
+    tops = {world / name.split("/")[0] for name in files}
+    assert not any(each.exists() for each in made)
+    new = [each for each in tops if not each.exists()]
+    for path, content in zip(made, files.values(), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(content))
+    with_files = tree()
+    try:
+        status, told = carry_out(shlex.split(command))
+        after = tree()
+    finally:
+        for path in new:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in made:
+            path.unlink(missing_ok=True)
+    assert status == 2, told
+    assert told.startswith("fairweather: "), told
+    assert told.endswith("\n")
+    assert len(told.splitlines()) == 1, told
+    assert after == with_files
+    assert tree() == before
+    return told
 
-    return run
+
+@pytest.fixture
+def here(world, monkeypatch, capfd):
+    """Carry out a command in this process."""
+    monkeypatch.chdir(world)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def carry_out(arguments):
+        monkeypatch.setattr(sys, "argv", ["fairweather", *arguments])
+        capfd.readouterr()
+        memory, seconds = most_memory(begin=True), time.process_time()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert time.process_time() - seconds < SECONDS
+        assert most_memory() - memory < BYTES
+        return ended.value.code, capfd.readouterr().err
+
+    return carry_out
+
+
+def ended(arguments, folder):
+    """The status of a Python process, what it said on stderr, and what it used."""
+    environment = os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with started([sys.executable, *arguments], cwd=folder, env=environment, **pipes) as process:
+        told = process.stderr.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, told, used
+
+
+def seconds_of(used):
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.fixture(scope="module")
+def loading(world):
+    """The seconds of a core in which this machine, as busy as it is, loads the program."""
+    status, told, used = ended(["-c", f"import {', '.join(LOADED)}"], world)
+    assert status == 0, told
+    return seconds_of(used)
+
+
+@pytest.fixture
+def elsewhere(world, loading):
+    """Carry out a command as a user does, in a process of its own."""
+
+    def carry_out(arguments):
+        status, told, used = ended(["-m", "fairweather", *arguments], world)
+        assert seconds_of(used) < SECONDS + loading
+        assert used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) < BYTES
+        return status, told
+
+    return carry_out
 
 
 # ---------------------------------------------------------------- the table
@@ -1011,20 +1073,25 @@ ROWS = {
 }
 
 
+CASES = {f"{kind}-{number}": row for kind, rows in ROWS.items() for number, row in enumerate(rows)}
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("command", "words", "files"),
-    [
-        pytest.param(*row, id=f"{kind}-{number}")
-        for kind, rows in ROWS.items()
-        for number, row in enumerate(rows)
-    ],
-)
-def test_a_bad_command_ends_with_status_2_and_one_line(refused, command, words, files):
-    told = refused(command, files)
+@pytest.mark.parametrize("case", CASES)
+def test_a_bad_command_ends_with_status_2_and_one_line(world, here, case):
+    command, words, files = CASES[case]
+    told = refused(world, command, files, here)
     assert words in told
     assert len(told) < 1100
 
 
+# Every tenth, since a process takes seconds to load.
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", list(CASES)[::10])
+def test_a_bad_command_in_a_process_of_its_own_ends_within_its_limits(world, elsewhere, case):
+    command, words, files = CASES[case]
+    assert words in refused(world, command, files, elsewhere)
+
+
 def test_the_table_is_large():
-    assert sum(map(len, ROWS.values())) >= 150
+    assert len(CASES) >= 150

@@ -31,6 +31,7 @@ from fairweather.training.selfsupervised.diagnostics import Probe
 from fairweather.types import Predictions
 from fairweather.yamlfile import dump_yaml, parse_yaml
 
+from . import test_artefacts, test_bad_commands, test_fuzzed_files, test_hostile_names
 from .run_folders import outcomes
 
 ROOT = Path(__file__).parents[1]
@@ -316,6 +317,26 @@ def test_a_notebook_shows_what_it_prints_and_its_last_expression(notebook, tmp_p
     with pytest.raises(ZeroDivisionError) as failed:
         next(cells)
     assert failed.traceback[-1].lineno == 9 - 1  # counted from 0: the line of the script
+
+
+# ---- the attack
+
+
+def test_the_table_of_the_attack_says_how_much_its_tests_try():
+    names = test_hostile_names.SHOWN + test_hostile_names.REFUSED
+    tried = {
+        "files of a run": len(test_artefacts.CASES),
+        "bad commands": len(test_bad_commands.CASES),
+        "names": sum(
+            len(names) + test_hostile_names.MANY[each] for each in test_hostile_names.SOURCES
+        ),
+        "parsers": sum(
+            test_fuzzed_files.MANY // each.slow for each in test_fuzzed_files.KINDS.values()
+        ),
+    }
+    for name, number in tried.items():
+        row = re.search(rf"^\| {name} \|.*", page("reliability"), re.MULTILINE)[0]
+        assert f"| {number:,} | {number:,} |" in row
 
 
 # ---- the site

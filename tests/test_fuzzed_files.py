@@ -311,6 +311,7 @@ def damaged(kind):
 PLAIN = settings(
     deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
+SOME, MANY = 40, 1000  # damaged files of a kind, in the usual tests and in those of the night
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -343,7 +344,7 @@ def test_what_was_found_once_is_one_sentence(found, folder):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_is_one_sentence(kind, folder):
-    @settings(PLAIN, derandomize=True, max_examples=40 // KINDS[kind].slow)
+    @settings(PLAIN, derandomize=True, max_examples=SOME // KINDS[kind].slow)
     @given(damaged(kind))
     def damage_one(drawn):
         name, damages, other = drawn
@@ -356,7 +357,7 @@ def test_a_damaged_file_is_one_sentence(kind, folder):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_damaged_files_are_one_sentence_each(kind, folder):
-    @settings(PLAIN, max_examples=1000 // KINDS[kind].slow)
+    @settings(PLAIN, max_examples=MANY // KINDS[kind].slow)
     @given(damaged(kind))
     def damage_one(drawn):
         name, damages, other = drawn

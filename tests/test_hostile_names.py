@@ -227,6 +227,9 @@ SOURCES = {
         *(in_metadata, in_own_columns, as_column, as_title_of_a_study, as_title),
     )
 }
+# Names that are drawn, in the usual tests and in those of the night. Configurations open slowly.
+SOME = dict.fromkeys(SOURCES, 25) | {"in_configuration": 10}
+MANY = dict.fromkeys(SOURCES, 1000) | {"in_configuration": 100}
 ONNX = __file__.replace("test_hostile_names.py", "corpus/model.onnx")
 QUICK = settings(
     deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
@@ -293,7 +296,7 @@ def place(tmp_path_factory):
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_name_is_refused_or_taken_as_it_is(source, place):
-    @settings(QUICK, derandomize=True, max_examples=10 if "in_conf" in source else 25)
+    @settings(QUICK, derandomize=True, max_examples=SOME[source])
     @given(NAMES)
     def name_one(name):
         check(source, name, place)
@@ -308,7 +311,7 @@ def test_many_names_are_refused_or_taken_as_they_are(source, place):
     for name in SHOWN + REFUSED:
         check(source, name, place)
 
-    @settings(QUICK, max_examples=100 if "in_conf" in source else 1000)
+    @settings(QUICK, max_examples=MANY[source])
     @given(NAMES)
     def name_one(name):
         check(source, name, place)

@@ -6,6 +6,9 @@ import difflib
 import errno
 import os
 import re
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +17,13 @@ from pathlib import Path
 MOST_SHOWN = 12
 CLOSEST_SHOWN = 5
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What numpy raises for an array, or an archive of arrays, that is damaged.
+UNREADABLE_ARRAYS = (
+    *(ValueError, EOFError, OSError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error),
+    RuntimeError,  # it has a password; NotImplementedError: it is compressed otherwise
+    SystemError,  # text of what is no letter
+    *(SyntaxError, tokenize.TokenError),  # the header of an array
+)
 # What lists all the names of a kind where they are too many for a sentence.
 LISTED_BY: Mapping[str, str] = {
     "study": "fairweather list studies",

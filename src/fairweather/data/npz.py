@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -27,7 +25,7 @@ from fairweather.data.source import (
     check_exists,
     required_path,
 )
-from fairweather.errors import InputError
+from fairweather.errors import UNREADABLE_ARRAYS, InputError
 
 BLOCK = 1 << 23  # bytes of images that are in memory at a time
 CHANNELS = (1, 3)
@@ -38,13 +36,6 @@ NEEDED = (
     "set without splits"
 )
 ALLOWED = "uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3], [N, 1, H, W] or [N, 3, H, W]"
-
-# An encrypted member raises RuntimeError, a wrong offset in the archive OSError, the header of an
-# array the last two, and text of what is no letter SystemError.
-UNREADABLE = (
-    *(zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, OSError),
-    *(MemoryError, OverflowError, SystemError, SyntaxError, tokenize.TokenError),
-)
 
 
 class Array(NamedTuple):
@@ -284,7 +275,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except UNREADABLE as error:
+    except UNREADABLE_ARRAYS as error:
         reason = _reason(path, error)
         raise InputError(f"{str(path)!r} cannot be read as a .npz file: {reason}") from error
 

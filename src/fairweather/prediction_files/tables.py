@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-import tokenize
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import UNREADABLE_ARRAYS, InputError, unknown_name
 from fairweather.prediction_files.rows import (
     INDEX,
     KEYS,
@@ -42,13 +39,6 @@ LOOKED_AT = 20  # lines that show the separator and whether there is a header
 OUTPUTS = (
     *("probabilities", "probs", "prob", "proba", "logits", "log_probs", "log_probabilities"),
     *("predictions", "preds", "scores", "outputs", "y_prob", "y_proba", "y_score", "y_pred"),
-)
-# What numpy raises for a damaged file, one that is compressed otherwise, or one with a password.
-UNREADABLE = (
-    *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
-    *(NotImplementedError, RuntimeError, MemoryError, OverflowError),
-    SystemError,  # of text of what is no letter
-    *(SyntaxError, tokenize.TokenError),  # of the header of an array
 )
 CLASSES = ("classes", "class_names", "label_names")
 
@@ -222,7 +212,7 @@ def _of_npz(path: Path, place: str, asked: Asked, classes: int | None) -> Rows:
         for each in arrays.values():
             if isinstance(each, np.ndarray) and each.dtype.kind == "U":
                 each.tolist()
-    except UNREADABLE as error:
+    except UNREADABLE_ARRAYS as error:
         raise _unreadable(place, error) from None
     for name, each in arrays.items():
         if not isinstance(each, np.ndarray):
