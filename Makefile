@@ -25,7 +25,7 @@ test: $(VENV)/.installed-dev
 # What `make test` leaves out since it takes an hour: the whole attack (docs/reliability.md), a study in
 # every order, and the audit of what is installed, which asks PyPI.
 nightly: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --timeout=1800 -m nightly
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --timeout=3600 -m nightly
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -21,6 +21,7 @@ from fairweather.study import load_study, run
 from fairweather.study.planning import data_sources, describe_study, plan_study
 
 from .conftest import TINY_RESNET
+from .started import started
 
 STUDY = """
 name: everything
@@ -46,18 +47,23 @@ models:
     recipe: {{probe_epochs: 1, mixup: 0.3}}
     interpolations: [0.5]
 """
-# The program of a process that gets only its arguments: the plan, and steps with their folders.
-WORKER = """
-import json, sys
+# A program that knows only the plan. It imports everything once, which takes seconds, and does each
+# step in a process of its own.
+PROGRAM = """
+import json, os, sys
 from pathlib import Path
 from fairweather.progress import silent
 from fairweather.runs import RunFolder
 from fairweather.steps import Plan, Worker, perform
 plan = Plan.model_validate_json(Path(sys.argv[1]).read_text())
-for step, folder in zip(sys.argv[2::2], sys.argv[3::2]):
-    worker = Worker(plan, device="cpu")
-    done = perform(plan.step(step), worker, RunFolder(Path(folder)), silent)
-    print("FILES", json.dumps(done.files))
+for order in sys.stdin:
+    step, folder = json.loads(order)
+    if not (process := os.fork()):
+        worker = Worker(plan, device="cpu")
+        done = perform(plan.step(step), worker, RunFolder(Path(folder)), silent)
+        print("FILES", json.dumps(done.files))
+        sys.exit()
+    assert os.waitpid(process, 0)[1] == 0
 """
 
 
@@ -93,11 +99,10 @@ def finished(study, tmp_path_factory):
     return run(study, out=tmp_path_factory.mktemp("runs") / "whole", device="cpu").folder
 
 
-def do_alone(plan_file, step, run, folder):
-    """Run a step in a process and a folder of its own, and copy its files back."""
+def do_alone(elsewhere, step, run, folder):
+    """Do a step in a process and a folder of its own, and copy its files back."""
     hand_over(step, run, folder)
-    (files,) = do_elsewhere(plan_file, {step.id: folder})
-    take_back(step, run, folder, files)
+    take_back(step, run, folder, elsewhere(step, folder))
 
 
 def hand_over(step, run, folder):
@@ -111,13 +116,23 @@ def hand_over(step, run, folder):
             shutil.copy(run.path / name, _parent(folder / name))
 
 
-def do_elsewhere(plan_file, folders):
-    """Do steps in another process, each in its own folder, and name the files that they say."""
-    words = [word for step, folder in folders.items() for word in (step, str(folder))]
-    words = [sys.executable, "-c", WORKER, str(plan_file), *words]
-    printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    said = [line.partition(" ")[2] for line in printed.splitlines() if line.startswith("FILES ")]
-    return [json.loads(line) for line in said]
+@pytest.fixture
+def elsewhere(planned, tmp_path):
+    """Do a step in a folder and another process, and give the names of its files."""
+    file = tmp_path / "plan.json"
+    file.write_text(planned[0].model_dump_json())
+    with started([sys.executable, "-c", PROGRAM, str(file)], stdin=subprocess.PIPE) as program:
+
+        def do(step, folder):
+            program.stdin.write(json.dumps([step.id, str(folder)]) + "\n")
+            program.stdin.flush()
+            for line in program.stdout:
+                if line.startswith("FILES "):
+                    return json.loads(line.removeprefix("FILES "))
+            raise AssertionError(f"{step.id} was not done")
+
+        yield do
+        program.stdin.close()
 
 
 def take_back(step, run, folder, files):
@@ -209,17 +224,13 @@ def test_needs_are_the_steps_that_leave_what_is_read(planned):
         seen.add(step.id)
 
 
-def test_one_step_of_each_kind_in_another_process(planned, finished, tmp_path):
+def test_one_step_of_each_kind_in_another_process(planned, finished, elsewhere, tmp_path):
     plan, _ = planned
-    file = tmp_path / "plan.json"
-    file.write_text(plan.model_dump_json())
-    folders = {}
     for number, step in enumerate(one_of_each_kind(plan)):
-        folders[step.id] = tmp_path / str(number)
-        folders[step.id].mkdir()
-        hand_over(step, finished, folders[step.id])
-    for (name, folder), files in zip(folders.items(), do_elsewhere(file, folders), strict=True):
-        step = plan.step(name)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        hand_over(step, finished, folder)
+        files = elsewhere(step, folder)
         before = finished.step(step.id)
         copy = RunFolder(tmp_path / f"run-{folder.name}")
         shutil.copytree(finished.path, copy.path)
@@ -236,17 +247,15 @@ def test_one_step_of_each_kind_in_another_process(planned, finished, tmp_path):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("order", ["as planned", "shuffled"])
-def test_every_step_in_a_process_of_its_own(order, planned, finished, tmp_path):
+def test_every_step_in_a_process_of_its_own(order, planned, finished, elsewhere, tmp_path):
     plan, record = planned
-    file = tmp_path / "plan.json"
-    file.write_text(plan.model_dump_json())
     steps = list(plan.steps) if order == "as planned" else shuffled(plan.steps)
     with open_run(tmp_path / "run") as folder:
         begin(plan, folder, record, replace=False)
         for number, step in enumerate(steps):
             alone = tmp_path / str(number)
             alone.mkdir()
-            do_alone(file, step, folder, alone)
+            do_alone(elsewhere, step, folder, alone)
             shutil.rmtree(alone)
         assert {each.state for each in standings(plan, folder)} == {"done"}
     # The page also has the start time of the run and the speed of training.
