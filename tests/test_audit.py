@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-# What a finding means for us where it cannot be mended: identifier -> reason.
+# What a finding means for us where it cannot be mended: (package, identifier) -> reason.
 EXPLAINED = {}
 
 
@@ -43,18 +43,36 @@ def audit(pins, folder, *options):
     if len(unknown) == len(packages):
         reason = next(iter(unknown.values()))
         pytest.skip(f"NOT AUDITED: the service does not answer for any package: {reason}")
-    found = {
-        vulnerability["id"]: f"{each['name']} {each['version']}, mended in "
+    return judged(packages), unknown
+
+
+def judged(packages):
+    """The vulnerabilities in an answer of pip-audit, by package and identifier."""
+    return {
+        (each["name"], vulnerability["id"]): f"{each['name']} {each['version']}, mended in "
         f"{vulnerability['fix_versions']}: {vulnerability['description'][:200]}"
         for each in packages
         for vulnerability in each.get("vulns", ())
     }
-    return found, unknown
 
 
 @pytest.mark.nightly
 def test_no_dependency_has_a_vulnerability_that_is_not_explained(tmp_path):
     found, unknown = audit(installed(), tmp_path)
-    assert not unknown
-    assert {name: told for name, told in found.items() if name not in EXPLAINED} == {}
+    assert {which: told for which, told in found.items() if which not in EXPLAINED} == {}
     assert EXPLAINED.keys() <= found.keys(), "mended in the meantime"
+    assert not unknown
+
+
+def test_a_vulnerability_in_an_answer_is_found():
+    """The answer is written as pip-audit 2 writes it."""
+    hole = {"id": "PYSEC-1", "fix_versions": ["1.1"], "aliases": [], "description": "It leaks."}
+    packages = [
+        {"name": "leaky", "version": "1.0", "vulns": [hole]},
+        {"name": "other", "version": "2.0", "vulns": [hole]},
+        {"name": "sound", "version": "3.0", "vulns": []},
+        {"name": "unknown", "skip_reason": "not on PyPI"},
+    ]
+    found = judged(packages)
+    assert found.keys() == {("leaky", "PYSEC-1"), ("other", "PYSEC-1")}
+    assert found["leaky", "PYSEC-1"] == "leaky 1.0, mended in ['1.1']: It leaks."

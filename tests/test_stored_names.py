@@ -347,6 +347,19 @@ def test_a_joint_report_removes_nothing_through_a_link(copy, tmp_path, victim):
     assert victim.read_text() == "mine"
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"files": 1}', b'{"files": [1]}', b"\xff"])
+def test_a_damaged_list_of_a_joint_report_is_named_and_nothing_removed(copy, tmp_path, content):
+    out = tmp_path / "joint"
+    (out / "tables").mkdir(parents=True)
+    (out / "tables/mine.csv").write_text("mine")
+    (out / "runs.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"runs\.json") as caught:
+        build_joint_report([copy], out)
+    assert "\n" not in str(caught.value)
+    assert (out / "tables/mine.csv").read_text() == "mine"
+    assert (out / "runs.json").read_bytes() == content
+
+
 def test_a_tracker_gets_nothing_through_a_link(copy, tmp_path):
     build_report(copy)
     finish(copy, "report", ["report.html"], kind="report")

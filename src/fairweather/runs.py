@@ -843,7 +843,7 @@ def _git_revision(folder: Path) -> JsonValue:
         # and hooks, such as one after git has written its index.
         off = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
         command = ["git", "--no-optional-locks", *off, "-C", str(folder), *words]
-        found = subprocess.run(command, capture_output=True, text=True, check=True)  # nosec B603
+        found = subprocess.run(command, capture_output=True, text=True, check=True)  # nosec B603 # no shell
         return found.stdout.strip()
 
     try:

@@ -222,7 +222,7 @@ def _in_queue(run: RunFolder, jobs: Collection[str]) -> Mapping[str, bool] | Non
 def _ask(*command: str) -> str | None:
     """The answer of a program of SLURM; None if it has none."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # nosec B603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # nosec B603 # words, no shell
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout

@@ -180,7 +180,7 @@ def _shards(repo: str, index: Path) -> list[str]:
 
 def _load_network(transformers: ModuleType, repo: str, place: Path, weights: list[Path]) -> Network:
     try:
-        network, found = transformers.AutoModelForImageClassification.from_pretrained(  # nosec B615
+        network, found = transformers.AutoModelForImageClassification.from_pretrained(  # nosec B615 # local
             str(place),
             local_files_only=True,
             trust_remote_code=False,
