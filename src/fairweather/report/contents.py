@@ -134,7 +134,7 @@ class Contents:
     @cached_property
     def clusters(self) -> Clusters | None:
         """Which test images belong together; None if unknown. Runs are only joined where alike."""
-        return read_clusters(next(iter(self.runs.values())))
+        return next((read_clusters(run) for run in self.runs.values()), None)
 
     @property
     def shift_seed(self) -> int:
