@@ -10,6 +10,7 @@ from PIL import Image
 
 import fairweather as fw
 from fairweather.data import digest
+from fairweather.data.metadata import natural_groups
 from fairweather.errors import InputError
 from fairweather.evaluation_options import natural_sources
 from fairweather.record import NATURAL, image_list, predictions_file
@@ -17,7 +18,7 @@ from fairweather.rules import judge, read_rules
 from fairweather.steps.worker import relabelled
 from fairweather.study import check_study
 from fairweather.study.planning import data_sources
-from fairweather.types import Images
+from fairweather.types import GroupColumns, Images
 
 from .conftest import COLOURS, TINY_RESNET, picture
 from .test_evaluate import write_model
@@ -311,7 +312,7 @@ def test_rows_about_a_set_that_there_is_not_are_refused(hospital, colour_folder,
     table.to_csv(tmp_path / "patients.csv", index=False)
     options = {"cluster": "patient", "metadata": tmp_path / "patients.csv"}
     with pytest.raises(
-        InputError, match=r"'natural/hospital_b'; did you mean 'natural/hospital_c'"
+        InputError, match=r"'natural/hospital_c'; did you mean 'natural/hospital_b'"
     ):
         fw.evaluate(
             write_model(tmp_path),
@@ -320,6 +321,17 @@ def test_rows_about_a_set_that_there_is_not_are_refused(hospital, colour_folder,
             natural={"hospital_c": f"folder:{hospital}"},
             **options,
         )
+
+
+def test_a_table_of_more_sets_than_are_measured_serves_too(hospital, colour_folder, tmp_path):
+    own, theirs = clusters_of_files(colour_folder, 4), clusters_of_files(hospital, 3)
+    every = [theirs.assign(split=f"natural/{name}") for name in "bc"]
+    pd.concat([own.assign(split=""), *every]).to_csv(tmp_path / "patients.csv", index=False)
+    asked = GroupColumns(str(tmp_path / "patients.csv"), "patient")
+    assert natural_groups(asked, []) == {}
+    assert natural_groups(asked, ["c"]) == {"c": asked._replace(allow_shared=True, natural="c")}
+    test = fw.load_data(f"folder:{colour_folder}", groups=asked).test
+    assert set(test.groups.clusters) <= set(own["patient"])
 
 
 def test_a_study_reads_the_clusters_of_other_images(hospital, colour_folder, tmp_path):

@@ -92,31 +92,30 @@ def read_groups(
     return found
 
 
-def natural_groups(asked: GroupColumns | None, name: str) -> GroupColumns | None:
-    """Which columns say what belongs together in a set of other images of the same classes.
+def natural_groups(asked: GroupColumns | None, names: Collection[str]) -> dict[str, GroupColumns]:
+    """Which columns say what belongs together in sets of other images of the same classes, by name.
 
-    None if a table does not say it: it has no rows with `natural/NAME` in the column `split`.
-    Subgroups are those of the test images alone.
+    A set is left out if a table does not say it: it has no rows with `natural/NAME` in the column
+    `split`. Subgroups are those of the test images alone.
+
+    Raises `InputError` if a set has no rows and there are some about a set that is not asked for:
+    one of the two names is probably misspelt.
     """
-    if asked is None or asked.metadata is None or asked.cluster is None:
-        return None
-    if not len(_rows_about(read_table(Path(asked.metadata).expanduser()), name)):
-        return None
-    return asked._replace(slices=(), allow_shared=True, natural=name)
-
-
-def check_natural_rows(asked: GroupColumns | None, names: Collection[str]) -> None:
-    """Raise `InputError` if a table has rows about a set of other images that there is not."""
-    if asked is None or asked.metadata is None:
-        return
+    if asked is None or asked.metadata is None or asked.cluster is None or not names:
+        return {}
     table = read_table(Path(asked.metadata).expanduser())
-    if SPLIT not in table:
-        return
-    known = [f"{NATURAL}{name}" for name in names]
-    for split in table[SPLIT].str.strip().unique():
-        if split.startswith(NATURAL) and split not in known:
+    splits = set(table[SPLIT].str.strip()) if SPLIT in table else set()
+    known = sorted(each for each in splits if each.startswith(NATURAL))
+    wanted = {name: f"{NATURAL}{name}" for name in names}
+    for split in wanted.values():
+        if split not in known and not set(known) <= set(wanted.values()):
             place = f"set of other images in the column {SPLIT} of {asked.metadata}"
             raise unknown_name(place, split, known)
+    return {
+        name: asked._replace(slices=(), allow_shared=True, natural=name)
+        for name, split in wanted.items()
+        if split in known
+    }
 
 
 def _rows_about(table: pd.DataFrame, natural: str | None) -> pd.DataFrame:

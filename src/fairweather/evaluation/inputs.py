@@ -16,7 +16,7 @@ from torch import nn
 from fairweather.data import SOURCES, list_source
 from fairweather.data.folder import UNLABELLED
 from fairweather.data.known import verification
-from fairweather.data.metadata import check_natural_rows, natural_groups
+from fairweather.data.metadata import natural_groups
 from fairweather.data.source import WHOLE
 from fairweather.errors import InputError, one_line
 from fairweather.evaluation.request import Request
@@ -228,12 +228,13 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
         name = f"{OOD_DATA}{other}"
         sources[name] = _other_source(request, opened[0], dataset, other)
         datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
-    check_natural_rows(sources[DATA].groups, [*natural_sources(options.natural)])
-    for given, other in natural_sources(options.natural).items():
+    natural = natural_sources(options.natural)
+    groups = natural_groups(source.groups, natural)
+    for given, other in natural.items():
         name = f"{NATURAL_DATA}{given}"
         source = _other_source(request, opened[0], dataset, other)
-        groups = natural_groups(sources[DATA].groups, given)
-        sources[name] = source.model_copy(update={"labelled": True, "groups": groups})
+        known = {"labelled": True, "groups": groups.get(given)}
+        sources[name] = source.model_copy(update=known)
         datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
     allowed = options.allow_duplicates or sources[DATA].allow_duplicates
     check_natural(datasets, allow_duplicates=allowed, progress=progress)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from fairweather import models
-from fairweather.data.metadata import check_natural_rows, natural_groups
+from fairweather.data.metadata import natural_groups
 from fairweather.devices import Arithmetic, training_precision
 from fairweather.errors import InputError
 from fairweather.record import (
@@ -90,10 +90,10 @@ def data_sources(study: Study) -> dict[str, DataSource]:
     for name, entry in study.pretraining.items():
         if entry.data is not None:
             found[f"{PRETRAINING}{name}"] = _source(entry.data)
-    check_natural_rows(found[DATA].groups, [*study.natural])
+    groups = natural_groups(found[DATA].groups, study.natural)
     for name, source in study.natural.items():
         other = DataSource(
-            groups=natural_groups(found[DATA].groups, name),
+            groups=groups.get(name),
             source=source,
             parts=(TEST,),
             root=study.data.root,
