@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "pool": {"errors"},
     "vega": {"pool"},
     "claims": set(),
-    "variants": {"errors", "yamlfile"},
+    "variants": {"errors", "types", "yamlfile"},
     "group": {"errors"},
     "data": LEAVES,
     "models": LEAVES | {"runs"},

@@ -170,6 +170,15 @@ def temperature_file(model: str, seed: int | str) -> str:
     return f"variants/{variant_name(model, 'temperature')}/seed-{seed}/temperature.json"
 
 
+def sets_file(model: str, variant: str, seed: int | str) -> str:
+    """The file with what the prediction sets of a variant of a model are made with.
+
+    >>> sets_file("basic", "conformal-lac-0.9", 0)
+    'variants/basic+conformal-lac-0.9/seed-0/sets.json'
+    """
+    return f"variants/{variant_name(model, variant)}/seed-{seed}/sets.json"
+
+
 def predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) -> str:
     """The file with the predictions of a model under a shift, given by its id.
 

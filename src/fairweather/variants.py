@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from fairweather.errors import InputError, unknown_name
+from fairweather.types import is_finite, shortest
 from fairweather.yamlfile import parse_yaml
 
 FORM = "KIND, or KIND: {PARAMETER: VALUE}"
@@ -46,8 +47,8 @@ class Variant:
         Parameters at their defaults are left out, so that the text of a kind stays the same where
         it gets a new parameter.
 
-        >>> Temperature().text
-        'temperature'
+        >>> Temperature().text, Conformal(method="aps").text
+        ('temperature', 'conformal: {"method": "aps"}')
         """
         values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
         given = {name: value for name, (value, default) in values.items() if value != default}
@@ -77,7 +78,54 @@ class BatchNorm(Variant):
         return "batch norm of the test batch"
 
 
-VARIANTS: Mapping[str, type[Variant]] = {each.kind: each for each in (Temperature, BatchNorm)}
+METHODS = ("lac", "aps", "raps")
+
+
+@dataclass(frozen=True)
+class Conformal(Variant):
+    """A set of classes for each image, which contains the label as often as promised.
+
+    Attributes:
+        method: the score of a class: `lac`, `aps` or `raps`; see `fairweather.metrics.conformal`.
+        coverage: the promised share of images whose label is in the set.
+        classwise: keep the promise for the images of each class, with a threshold for each.
+
+    >>> Conformal(coverage=0.95, classwise=True).name
+    'conformal-lac-0.95-classwise'
+    """
+
+    kind: ClassVar[str] = "conformal"
+    method: str = "lac"
+    coverage: float = 0.9
+    classwise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise unknown_name("method of prediction sets", str(self.method), METHODS)
+        if not is_finite(self.coverage) or not 0 < self.coverage < 1:
+            raise InputError(
+                "the coverage of prediction sets must be a share between 0 and 1, such as 0.9, "
+                f"found {self.coverage!r}"
+            )
+        if not isinstance(self.classwise, bool):
+            raise InputError(
+                f"classwise of prediction sets must be true or false, found {self.classwise!r}"
+            )
+
+    @property
+    def name(self) -> str:  # noqa: D102 - as its base says
+        each = "-classwise" if self.classwise else ""
+        return f"{self.kind}-{self.method}-{shortest(self.coverage)}{each}"
+
+    @property
+    def title(self) -> str:  # noqa: D102 - as its base says
+        each = " in each class" if self.classwise else ""
+        return f"{self.method.upper()} sets for {100 * self.coverage:.6g} %{each}"
+
+
+VARIANTS: Mapping[str, type[Variant]] = {
+    each.kind: each for each in (Temperature, BatchNorm, Conformal)
+}
 
 
 def read_variant(asked: object) -> Variant:
@@ -85,13 +133,13 @@ def read_variant(asked: object) -> Variant:
 
     Args:
         asked: a kind such as `temperature`; a kind with its parameters, as a mapping or as text
-            (`KIND: {PARAMETER: VALUE}`); or a `Variant`.
+            (`conformal: {method: aps, coverage: 0.95}`); or a `Variant`.
 
     Raises:
         InputError: the kind or a parameter is unknown, or a value is not allowed.
 
-    >>> read_variant("temperature").title
-    'temperature scaling'
+    >>> read_variant("conformal: {method: raps, coverage: 0.8}").title
+    'RAPS sets for 80 %'
     """
     if isinstance(asked, Variant):
         return asked
@@ -121,8 +169,8 @@ def read_variants(asked: Iterable[object]) -> tuple[Variant, ...]:
     Raises:
         InputError: as `read_variant`, and if one is listed twice.
 
-    >>> [each.name for each in read_variants(["temperature", {"batchnorm": {}}])]
-    ['temperature', 'batchnorm']
+    >>> [each.name for each in read_variants(["temperature", {"conformal": {"method": "aps"}}])]
+    ['temperature', 'conformal-aps-0.9']
     """
     found = tuple(read_variant(each) for each in asked)
     names = [each.name for each in found]

@@ -26,7 +26,7 @@ from fairweather.runs import command_line
 from fairweather.shifts import CLEAN
 from fairweather.steps import Plan, Step
 from fairweather.steps.measuring import DataFacts, Measured, Measurement, conclude
-from fairweather.steps.plan import GroupStep, SampleStep, Trained
+from fairweather.steps.plan import SampleStep, Trained
 from fairweather.steps.predicting import shift_of
 from fairweather.variants import read_variants
 
@@ -108,9 +108,8 @@ def plan_scores(
 
 
 def _concluding(record: RunRecord, taken: Mapping[str, Taken]) -> list[Step]:
-    """The steps of samples, scores and report; which images belong together is taken over."""
-    steps = conclude(_measurement(record, taken), list(_measured(record)))
-    return [step for step in steps if not isinstance(step, GroupStep)]
+    """The steps of samples, scores and report."""
+    return conclude(_measurement(record, taken), list(_measured(record)))
 
 
 def _linked(

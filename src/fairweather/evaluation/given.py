@@ -23,8 +23,9 @@ from fairweather.errors import InputError
 from fairweather.evaluation.inputs import asked_groups, in_words, loaded_already, read_labels
 from fairweather.evaluation.request import PredictionsRequest
 from fairweather.evaluation_options import EvaluationOptions
-from fairweather.inference import MOST_STORED_CLASSES, from_logits
+from fairweather.inference import MOST_STORED_CLASSES, check_sets, from_logits
 from fairweather.metrics.class_metrics import read_points
+from fairweather.metrics.clusters import clusters_of
 from fairweather.models.opened import folder_name
 from fairweather.models.outputs import asked_for
 from fairweather.prediction_files import (
@@ -234,6 +235,10 @@ def read_predictions(request: PredictionsRequest, progress: Notify | None = None
             logits=np.empty((0, 0), np.float32), classes=how or matched.classes
         )
     _check_variants(request.options, parts, facts)
+    if VAL in parts:
+        known, loaded = images[VAL], datasets[DATA].val if datasets else None
+        clusters = None if loaded is None else clusters_of(loaded.groups)
+        check_sets(request.options.all_variants, known.keys, known.labels, facts.classes, clusters)
     name = request.name if request.dataset is None else f"{request.name}-on-{_named(facts.name)}"
     return GivenInputs(
         name,

@@ -39,7 +39,7 @@ from fairweather.steps.measuring import (
     facts_of,
     predict_models,
 )
-from fairweather.steps.one_image import try_attacks, try_shifts
+from fairweather.steps.one_image import try_attacks, try_sets, try_shifts
 from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, Plan, in_order
 from fairweather.steps.worker import digests_of
 from fairweather.types import Attack
@@ -66,6 +66,7 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
             "precision bf16 is for PyTorch models; an ONNX file says itself which of its numbers "
             "have 16 bits"
         )
+    try_sets(options.all_variants, dataset.val)
     image = dataset.test[:1]
     try_shifts(request.shifts, image, options.shift_seed)
     attacks = [each for each in request.shifts if isinstance(each, Attack)]

@@ -14,6 +14,12 @@ from fairweather.inference.batchnorm import adapt_batchnorm as adapt_batchnorm
 from fairweather.inference.batchnorm import even_batches as even_batches
 from fairweather.inference.batchnorm import join_adapted as join_adapted
 from fairweather.inference.batchnorm import predict_adapted as predict_adapted
+from fairweather.inference.conformal import FittedSets as FittedSets
+from fairweather.inference.conformal import check_enough as check_enough
+from fairweather.inference.conformal import check_sets as check_sets
+from fairweather.inference.conformal import fit_sets as fit_sets
+from fairweather.inference.conformal import read_sets as read_sets
+from fairweather.inference.conformal import with_sets as with_sets
 from fairweather.inference.shared import predict_shared as predict_shared
 from fairweather.inference.temperature import Temperature as Temperature
 from fairweather.inference.temperature import fit_temperature as fit_temperature

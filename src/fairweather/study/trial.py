@@ -10,7 +10,7 @@ import torch
 from fairweather import models
 from fairweather.errors import InputError
 from fairweather.inference import adapt_batchnorm, predict
-from fairweather.steps.one_image import explained, try_attacks, try_shifts
+from fairweather.steps.one_image import explained, try_attacks, try_sets, try_shifts
 from fairweather.steps.training import training_attack, with_statistics
 from fairweather.study.planning import has_own_statistics, model_spec
 from fairweather.study.schema import NetworkEntry, PretrainingEntry, Study
@@ -39,6 +39,7 @@ def try_out(study: Study, dataset: Dataset, starts: Mapping[str, Dataset], offli
         raise InputError(
             f"{dataset.name} has only the class {dataset.classes[0]!r}: a study needs at least two"
         )
+    try_sets(study.all_variants(), dataset.val)
     image = dataset.test[:1]
     try_shifts(study.all_shifts(), image, study.shift_seed)
     for name, start in study.pretraining.items():
