@@ -5,14 +5,27 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.special
 import scipy.stats
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+import fairweather as fw
 from fairweather.errors import InputError
-from fairweather.inference import check_enough, fit_sets, fit_temperature, from_logits, with_sets
+from fairweather.inference import (
+    Reader,
+    check_enough,
+    fit_sets,
+    fit_temperature,
+    from_logits,
+    predict_each,
+    predict_logits,
+    with_sets,
+)
 from fairweather.inference.conformal import halves, read_sets
 from fairweather.metrics import Fitted, Resamples, evaluate_resamples, softmax, to_score
 from fairweather.metrics.clusters import Clusters
@@ -31,10 +44,18 @@ from fairweather.metrics.conformal import (
     set_columns,
     size_stratified_coverage,
 )
+from fairweather.record import predictions_file, sets_file
+from fairweather.rules.judging import judge
+from fairweather.rules.parsing import read_rules
+from fairweather.runs import RunFolder
+from fairweather.steps.plan import Row, ScoreStep
+from fairweather.streams import slices
+from fairweather.study import check_study
 from fairweather.variants import METHODS, Conformal, read_variant, read_variants
 from tests import reference
 
 from .chance import FALSE_ALARM
+from .conftest import TINY_RESNET
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -283,12 +304,12 @@ def test_without_ties_exactly_the_rank_is_covered_and_filled_sets_are_counted():
     fitted = fit_sets(Conformal(coverage=0.95), logits, columns_of(logits, labels))
     assert fitted.filled == 0
     assert fitted.covered == (quantile_rank(400, 0.95),)
-    # A model that is nearly always right: a threshold for 80 % leaves many sets empty.
+    # A model that is mostly right: a threshold for 50 % leaves many sets empty.
     noise = np.random.default_rng(0).normal(size=(800, 5))
-    sure = (4 * np.eye(5)[labels] + noise).astype(np.float32)
-    fitted = fit_sets(Conformal(coverage=0.8), sure, columns_of(sure, labels))
+    sure = (2.5 * np.eye(5)[labels] + noise).astype(np.float32)
+    fitted = fit_sets(Conformal(coverage=0.5), sure, columns_of(sure, labels))
     assert fitted.filled > 0.1
-    assert fitted.covered[0] > quantile_rank(400, 0.8)
+    assert fitted.covered[0] > quantile_rank(400, 0.5)
 
 
 def test_classwise_sets_have_a_threshold_for_each_class():
@@ -464,3 +485,205 @@ def test_bad_parameters_are_one_sentence(form, words):
         read_variant(form)
     with pytest.raises(InputError, match="listed twice"):
         read_variants(["conformal", {"conformal": {"coverage": 0.9}}])
+
+
+# ---------------------------------------------------------------- runs
+
+LEVELS = ("0.5", "0.8")
+STUDY = {
+    "name": "sets",
+    "shifts": [{"brightness_factor": [0.5, 0.8]}, {"fgsm": [0.02]}],
+    "variants": [
+        "temperature",
+        {"conformal": {"coverage": 0.8}},
+        {"conformal": {"method": "aps", "coverage": 0.8, "classwise": True}},
+    ],
+    "seeds": [0],
+    "bootstrap": 100,
+    "models": {"basic": {"title": "Basic", "backbone": TINY_RESNET, "recipe": {"epochs": 1}}},
+}
+SETS = "conformal-lac-0.8"
+
+
+def study_on(colour_folder):
+    data = {"source": f"folder:{colour_folder}", "size": 16, "validation_fraction": 0.5}
+    return check_study(STUDY | {"data": data})
+
+
+@pytest.fixture(scope="module")
+def with_set_rows(colour_folder, tmp_path_factory):
+    return fw.run(
+        study_on(colour_folder), out=tmp_path_factory.mktemp("sets") / "run", device="cpu"
+    )
+
+
+def values(run, model, metric):
+    rows = run.scores[(run.scores["model"] == model) & (run.scores["metric"] == metric)]
+    return dict(zip(zip(rows["shift"], rows["level"], strict=True), rows["value"], strict=True))
+
+
+def test_only_variants_with_sets_have_rows_about_them(with_set_rows):
+    scores = with_set_rows.scores
+    about = scores["metric"].str.startswith(("conformal_", "size_stratified"))
+    names = {f"basic+{SETS}", "basic+conformal-aps-0.8-classwise"}
+    assert set(scores["model"][about]) == names
+    assert set(scores["model"]) == {"basic", "basic+temperature", *names}
+    for name in names:
+        found = values(with_set_rows, name, "conformal_coverage")
+        places = {("clean", "none"), *(("brightness_factor", level) for level in LEVELS)}
+        assert {*places, ("fgsm", "0.02"), ("brightness_factor", "worst")} <= set(found)
+        of_classes = [f"conformal_coverage/{each}" for each in with_set_rows.record.data.classes]
+        assert all(("clean", "none") in values(with_set_rows, name, each) for each in of_classes)
+    absent = json.loads((with_set_rows.path / "absent_metrics.json").read_text())
+    assert not [name for name in absent if name.startswith(("conformal", "size_stratified"))]
+
+
+def test_stored_columns_are_those_of_the_stored_thresholds(with_set_rows):
+    folder = with_set_rows.folder
+    for variant in read_variants(STUDY["variants"][1:]):
+        place = folder.file(sets_file("basic", variant.name, 0))
+        fitted = read_sets(json.loads(place.read_text()), str(place))
+        val = folder.read_predictions(predictions_file("basic", 0, "clean", "val"))
+        assert fitted == fit_sets(variant, val.logits, val)
+        for cell in ("clean", "brightness_factor,factor=0.5", "fgsm,epsilon=0.02"):
+            plain = folder.read_predictions(predictions_file("basic", 0, cell))
+            own = folder.read_predictions(predictions_file(f"basic+{variant.name}", 0, cell))
+            logits = plain.logits / np.float32(fitted.temperature)
+            again = with_sets(plain, logits, fitted)
+            np.testing.assert_array_equal(own.logits, logits)
+            np.testing.assert_array_equal(own.set_size, again.set_size)
+            np.testing.assert_array_equal(own.covered, again.covered)
+            assert (plain.set_size, plain.covered) == (None, None)
+
+
+def test_an_interrupted_run_writes_the_same_bytes(with_set_rows, colour_folder):
+    folder, name = with_set_rows.folder, f"basic+{SETS}"
+    file = sets_file("basic", SETS, 0)
+    cell = predictions_file(name, 0, "brightness_factor,factor=0.5")
+    before = {each: folder.file(each).read_bytes() for each in (file, cell, "scores.csv")}
+    for step in (file.removesuffix(".json"), cell.removesuffix(".parquet"), "scores"):
+        folder.forget(step)
+    fw.run(study_on(colour_folder), out=with_set_rows.path, device="cpu")
+    assert {each: folder.file(each).read_bytes() for each in before} == before
+
+
+def test_without_sets_no_step_depends_on_their_metrics(with_set_rows):
+    scores = with_set_rows.folder.step("scores").depends["metrics"]
+    assert "conformal_coverage" in scores
+    row = Row(model="basic", seed=0, shifts=("clean",))
+    plain = ScoreStep(
+        id="scores",
+        task="score",
+        leaves=(),
+        rows=(row,),
+        titles={},
+        validation=True,
+        natural_shift=False,
+        bootstrap=100,
+    )
+    left = [name for name in scores if name not in plain.inputs()["metrics"]]
+    assert set(left) == {
+        "conformal_coverage",
+        "conformal_set_size",
+        "size_stratified_coverage/30-per-stratum",
+    }
+
+
+def test_rules_about_sets(with_set_rows):
+    def judged(text):
+        return judge(RunFolder(with_set_rows.path), read_rules([text]), on="value")
+
+    verdicts = judged("conformal_coverage[brightness_factor=0.5] >= 0")
+    assert [each.model for each in verdicts] == [
+        f"basic+{SETS}",
+        "basic+conformal-aps-0.8-classwise",
+    ]
+    assert judged(f"basic+{SETS}: conformal_set_size[clean] <= 3")[0].passed
+    some = with_set_rows.record.data.classes[0]
+    assert judged(f"conformal_coverage[clean|class={some}] >= 0")[0].passed
+    with pytest.raises(InputError, match="basic has no prediction sets, which conformal_coverage"):
+        judged("basic: conformal_coverage[clean] >= 0.8")
+    with pytest.raises(InputError, match="did you mean 'conformal_coverage'"):
+        judged(f"basic+{SETS}: conformal_coverge[clean] >= 0.8")
+
+
+def test_the_page_says_where_the_promise_breaks(with_set_rows, draw):
+    draw(with_set_rows)
+    page = (with_set_rows.path / "report.html").read_text()
+    assert "<h2>Prediction sets</h2>" in page
+    assert "promised 80\N{NO-BREAK SPACE}%" in page
+    assert "Under a shift nothing is promised" in page
+    table = pd.read_csv(with_set_rows.path / "tables" / "prediction_sets.csv")
+    found = values(with_set_rows, f"basic+{SETS}", "conformal_coverage")
+    rows = table[table["model"] == f"basic+{SETS}"]
+    for shift, level, value in zip(rows["shift"], rows["level"], rows["coverage"], strict=True):
+        assert value == pytest.approx(found[shift, str(level)])
+    assert set(rows["promised"]) == {0.8}
+
+
+def test_sets_without_stored_logits_are_made_while_predicting(toy_images):
+    names = tuple(f"class {k}" for k in range(120))
+    images = replace(toy_images, classes=names)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 120))
+    logits = predict_logits(model, images, device="cpu")
+    labels = images.labels.numpy()
+    plain = from_logits(logits, labels, images.keys.numpy(), names)
+    fitted = fit_sets(Conformal("raps", 0.7), logits, plain)
+    (found,) = predict_each(
+        [Reader(model, fitted.temperature, fitted)], images, batches=slices(96, 40), device="cpu"
+    )
+    assert found.logits is None
+    expected = with_sets(plain, logits / np.float32(fitted.temperature), fitted)
+    # Another batch size may change a logit in its last digit.
+    assert (found.set_size != expected.set_size).mean() <= 0.05
+    assert found.covered.dtype == bool
+
+
+def test_an_evaluation_of_a_model_and_of_predictions_has_sets(tmp_path):
+    digits = fw.load_data("mnist5k", size=8)
+    model = fw.load_model("timm:test_vit", weights="none", classes=10, input_size=160)
+    small = fw.Dataset(
+        "digits", None, digits.test[40:70], digits.test[:40], digits.mean, digits.std
+    )
+    run = fw.evaluate(
+        model,
+        small,
+        "brightness_factor: [0.5]",
+        variants=["conformal: {method: aps, coverage: 0.7}"],
+        bootstrap=100,
+        device="cpu",
+    )
+    (name,) = {*run.scores["model"]} - {run.scores["model"].iloc[0]}
+    assert name.endswith("+conformal-aps-0.7")
+    coverage = values(run, name, "conformal_coverage")
+    assert {("clean", "none"), ("brightness_factor", "0.5")} <= set(coverage)
+    few = replace(small, val=digits.test[40:52])
+    with pytest.raises(
+        InputError, match=r"0\.9 needs at least 9 calibration images, .* 12 .* is 6"
+    ):
+        fw.evaluate(model, few, variants=[{"conformal": {}}], device="cpu")
+    none = replace(small, val=None)
+    with pytest.raises(InputError, match="conformal is fitted on validation images"):
+        fw.evaluate(model, none, variants=["conformal"], device="cpu")
+    rng = np.random.default_rng(0)
+
+    def labelled(n):
+        probabilities = scipy.special.softmax(rng.normal(size=(n, 3)), axis=1)
+        return pd.DataFrame(probabilities, columns=list("abc")).assign(
+            label=rng.choice([*"abc"], n)
+        )
+
+    tables = {"m": labelled(60), "m-validation": labelled(40)}
+    run = fw.evaluate(predictions=tables, variants=["conformal"], bootstrap=100)
+    assert ("clean", "none") in values(run, "m+conformal-lac-0.9", "conformal_coverage")
+
+
+def test_small_copies_keep_sets(with_set_rows, tmp_path):
+    packed = fw.pack_run(with_set_rows.path, tmp_path / "packed", variants=[SETS])
+    ours, theirs = (
+        values(run, f"basic+{SETS}", "conformal_coverage") for run in (with_set_rows, packed)
+    )
+    assert theirs == pytest.approx({key: ours[key] for key in theirs})
+    assert not packed.scores["model"].str.contains("classwise").any()

@@ -116,8 +116,8 @@ class EvaluationOptions:
     )
     variants: tuple[str | Mapping[str, object], ...] = _option(
         (),
-        "Also measure a variant of the model: temperature or batchnorm. One with parameters is "
-        "written 'KIND: {PARAMETER: VALUE}'. Repeatable.",
+        "Also measure a variant of the model: temperature, batchnorm or conformal. One with "
+        "parameters is written 'conformal: {method: aps, coverage: 0.9}'. Repeatable.",
         flag="--variant",
     )
     ood: tuple[str, ...] = _option(

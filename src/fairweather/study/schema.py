@@ -277,8 +277,9 @@ class Study(Strict):
         operating_points: the probability from which on a class is called, by class; adds the
             numbers of the class at that point.
         variants: further rows for every model: `temperature` scaling, fitted on the clean
-            validation images, and `batchnorm` adapted to each batch of test images. One with
-            parameters is written as a mapping, `KIND: {PARAMETER: VALUE}`.
+            validation images; `batchnorm` adapted to each batch of test images; and `conformal`
+            prediction sets, also with parameters as `conformal: {method: aps, coverage: 0.9,
+            classwise: false}`.
     """
 
     name: str
