@@ -246,3 +246,37 @@ def confidence_auroc(confidence, correct):
         if not other
     ]
     return sum(wins) / len(wins) if wins else math.nan
+
+
+# ---------------------------------------------------------------- prediction sets
+
+
+def class_scores(probabilities, method, penalty, free):
+    """The score of each class of one image, as the papers define it."""
+    scores = []
+    for own in probabilities:
+        more = sorted(each for each in probabilities if each > own)
+        if method == "lac":
+            scores.append(1 - own)
+        else:
+            rank = len(more) + 1
+            scores.append(sum(more) + (penalty * max(0, rank - free) if method == "raps" else 0))
+    return scores
+
+
+def prediction_set(probabilities, scores, threshold):
+    """The classes whose score is at most the threshold; never none."""
+    found = {k for k, score in enumerate(scores) if score <= threshold}
+    return found or {k for k, own in enumerate(probabilities) if own == max(probabilities)}
+
+
+def lowest_stratum(sizes, covered, weights=None):
+    """The lowest coverage of the images of a size stratum with at least 30 images."""
+    shares = []
+    for low, high in ((1, 1), (2, 3), (4, 10), (11, 100), (101, math.inf)):
+        members = [at for at, size in enumerate(sizes) if low <= size <= high]
+        counts = [1 if weights is None else weights[at] for at in members]
+        if len(members) >= 30 and sum(counts):
+            hits = sum(count for at, count in zip(members, counts, strict=True) if covered[at])
+            shares.append(hits / sum(counts))
+    return min(shares, default=math.nan)

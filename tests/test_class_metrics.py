@@ -28,7 +28,8 @@ def drawn(n=500, seed=0, images=(0, 1, 3), called=(0, 1, 2)):
     logits = generator.normal(size=(n, 4)) + 1.2 * np.eye(4)[labels]
     logits[:, [k for k in range(4) if k not in called]] -= 9
     columns = metrics.per_image(logits.astype("f4"), labels)
-    return Predictions(np.arange(n), labels, *columns, logits.astype("f4"), NAMES)
+    sets = metrics.set_columns(metrics.softmax(logits), labels, 0.6)
+    return Predictions(np.arange(n), labels, *columns, logits.astype("f4"), NAMES, False, *sets)
 
 
 def names_of(predictions, points=None):
@@ -54,6 +55,10 @@ def theirs(name, predictions, weights):
         return sklearn.metrics.average_precision_score(truth, probability, **kept)
     kept["zero_division"] = np.nan
     return {
+        # Of the images of the class, the share that is covered.
+        "conformal_coverage": lambda: sklearn.metrics.recall_score(
+            truth, truth & predictions.covered, **kept
+        ),
         "sensitivity": lambda: sklearn.metrics.recall_score(truth, calls, **kept),
         "specificity": lambda: sklearn.metrics.recall_score(~truth, ~calls, **kept),
         "ppv": lambda: sklearn.metrics.precision_score(truth, calls, **kept),
@@ -67,7 +72,7 @@ def test_every_number_and_replicate_is_that_of_scikit_learn():
     weights = metrics.bootstrap_weights(500, 4)
     shared = metrics.Resamples.of(predictions.labels, weights)
     names = names_of(predictions)
-    assert len(names) == 4 * 7 + 5
+    assert len(names) == 4 * 8 + 5
     found = metrics.evaluate_resamples(predictions, shared, None, names)
     assert list(found) == names
     for name, estimate in found.items():
@@ -82,7 +87,9 @@ def test_numbers_that_do_not_exist_are_nan_and_the_images_are_counted():
     found = metrics.evaluate_resamples(predictions, shared, None, names_of(predictions))
     scores = {name: to_score(estimate, (0.0, 1.0)) for name, estimate in found.items()}
     undefined = {name for name, score in scores.items() if math.isnan(score.value)}
-    absent = {f"{kind}/none of these" for kind in ("sensitivity", "auc", "pr_auc")}
+    absent = {
+        f"{kind}/none of these" for kind in ("sensitivity", "auc", "pr_auc", "conformal_coverage")
+    }
     assert undefined == absent | {"ppv/never called"}
     assert all(math.isnan(scores[name].low) for name in undefined)
     assert scores["f1/never called"].value == 0  # it has images, and none is found

@@ -17,7 +17,8 @@ from .chance import most
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-NAMES = [metric.name for metric in METRICS if metric.alias_of is None]
+# Prediction sets are not of models but of variants; test_conformal.py simulates their coverage.
+NAMES = [metric.name for metric in METRICS if metric.alias_of is None and not metric.needs_sets]
 # Images, and how many draws of them: what takes a few seconds each.
 DRAWS = ((200, 120), (500, 80), (2000, 25))
 CASES = [(population, *drawn) for population in good_models.POPULATIONS for drawn in DRAWS]

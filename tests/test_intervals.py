@@ -37,7 +37,8 @@ def simulated(n=300, classes=7, seed=0, logits=True, ordered=True):
     columns = metrics.per_image(scores, labels)
     names = tuple(map(str, range(classes)))
     kept = scores if logits else None
-    return Predictions(np.arange(n), labels, *columns, kept, names, ordered)
+    sets = metrics.set_columns(metrics.softmax(scores), labels, 0.7, "aps")
+    return Predictions(np.arange(n), labels, *columns, kept, names, ordered, *sets)
 
 
 def explode(predictions, row):
@@ -438,8 +439,9 @@ def test_the_errors_that_carry_a_metric_are_counted(margin):
     labels = np.arange(80) % 7
     scores = np.random.default_rng(0).normal(size=(80, 7)) + margin * np.eye(7)[labels]
     columns = metrics.per_image(scores.astype("f4"), labels)
+    sets = metrics.set_columns(metrics.softmax(scores), labels, 0.5)
     predictions = Predictions(
-        np.arange(80), labels, *columns, scores.astype("f4"), tuple("abcdefg"), ordered=True
+        np.arange(80), labels, *columns, scores.astype("f4"), tuple("abcdefg"), True, *sets
     )
     right = sum(a == b for a, b in zip(predictions.predicted, labels, strict=True))
     estimates = metrics.evaluate_metrics(predictions, np.ones((2, 80)), FITTED)

@@ -39,7 +39,8 @@ def simulated(n, classes=10, seed=0, decimals=None):
     logits = (logits if decimals is None else logits.round(decimals)).astype(np.float32)
     columns = metrics.per_image(logits, labels)
     names = tuple(map(str, range(classes)))
-    return Predictions(np.arange(n), labels, *columns, logits, names, ordered=True)
+    sets = metrics.set_columns(metrics.softmax(logits), labels, 0.7, "aps")
+    return Predictions(np.arange(n), labels, *columns, logits, names, True, *sets)
 
 
 def counted(p, w):
@@ -117,6 +118,11 @@ PURE = {
     "atc_accuracy": lambda p, w: metrics.atc_accuracy(p.confidence, FITTED.atc_threshold, w),
     "atc_accuracy_error": lambda p, w: (
         metrics.atc_accuracy(p.confidence, FITTED.atc_threshold, w) - metrics.accuracy(p.correct, w)
+    ),
+    "conformal_coverage": lambda p, w: metrics.conformal_coverage(p.covered, w),
+    "conformal_set_size": lambda p, w: metrics.conformal_set_size(p.set_size, w),
+    "size_stratified_coverage/30-per-stratum": lambda p, w: metrics.size_stratified_coverage(
+        p.set_size, p.covered, w
     ),
 }
 # With more images or confidences than these, the replicates are approximations.
@@ -236,6 +242,11 @@ SLOW = {
     "coverage_above_validation_threshold/0.05": answered("coverage", FITTED.threshold),
     "atc_accuracy": answered("coverage", FITTED.atc_threshold),
     "atc_accuracy_error": lambda p: SLOW["atc_accuracy"](p) - SLOW["accuracy"](p),
+    "conformal_coverage": mean(lambda p: p.covered),
+    "conformal_set_size": mean(lambda p: p.set_size),
+    "size_stratified_coverage/30-per-stratum": lambda p: reference.lowest_stratum(
+        p.set_size.tolist(), p.covered.tolist()
+    ),
 }
 
 

@@ -170,6 +170,15 @@ def temperature_file(model: str, seed: int | str) -> str:
     return f"variants/{variant_name(model, 'temperature')}/seed-{seed}/temperature.json"
 
 
+def sets_file(model: str, variant: str, seed: int | str) -> str:
+    """The file with what the prediction sets of a variant of a model are made with.
+
+    >>> sets_file("basic", "conformal-lac-0.9", 0)
+    'variants/basic+conformal-lac-0.9/seed-0/sets.json'
+    """
+    return f"variants/{variant_name(model, variant)}/seed-{seed}/sets.json"
+
+
 def predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) -> str:
     """The file with the predictions of a model under a shift, given by its id.
 
@@ -372,7 +381,8 @@ class RunSettings(Frozen):
         precision: precision of predictions.
         cudnn_benchmark: whether cuDNN chose its kernels by speed.
         training_precision: precision of training as given; None if nothing is trained.
-        variants: variants that are measured for every model: `temperature`, `batchnorm`.
+        variants: variants that are measured for every model, as `variants.Variant.text` writes
+            them: `temperature`, `batchnorm`, `conformal: {...}`.
         threads: threads of every step; None in runs of version 1.
         operating_points: the probability from which on a class is called, by class.
     """

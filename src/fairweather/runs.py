@@ -79,6 +79,8 @@ _COLUMNS: Mapping[str, type[np.generic]] = {
     "nll": np.float64,
     "brier": np.float64,
 }
+# Only of variants that make prediction sets.
+_SET_COLUMNS: Mapping[str, type[np.generic]] = {"set_size": np.int64, "covered": np.bool_}
 DOUBT = "one_minus_confidence"  # what small copies store in place of the confidence
 _UNLABELLED = ("keys", "predicted", "confidence")
 _VERSIONED = ("fairweather", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
@@ -474,7 +476,8 @@ class RunFolder:
             if "logits" in table.column_names:
                 lists = table["logits"].combine_chunks()
                 logits = lists.flatten().to_numpy().reshape(len(table), -1)
-            columns = {column: _column(table, column) for column in _COLUMNS}
+            sets = [column for column in _SET_COLUMNS if column in table.column_names]
+            columns = {column: _column(table, column) for column in (*_COLUMNS, *sets)}
             classes = tuple(described["classes"])
             return Predictions(**columns, logits=logits, classes=classes, ordered=self._ordered)
 
@@ -485,6 +488,8 @@ class RunFolder:
     def write_predictions(self, name: str, predictions: Predictions) -> None:
         """Write the per-image columns of a cell as parquet, the class names in its metadata."""
         columns = {column: pa.array(getattr(predictions, column)) for column in _COLUMNS}
+        if predictions.covered is not None:
+            columns |= {column: pa.array(getattr(predictions, column)) for column in _SET_COLUMNS}
         if predictions.logits is not None:
             flat = pa.array(np.ascontiguousarray(predictions.logits).reshape(-1))
             columns["logits"] = pa.FixedSizeListArray.from_arrays(flat, len(predictions.classes))
@@ -573,7 +578,8 @@ def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
     """Give a column with the type that predictions have; small copies store narrower ones."""
     if name == "confidence" and DOUBT in table.column_names:
         return 1 - table[DOUBT].to_numpy().astype(np.float64)
-    return np.asarray(table[name].to_numpy()).astype(_COLUMNS.get(name), copy=False)
+    known = {**_COLUMNS, **_SET_COLUMNS}
+    return np.asarray(table[name].to_numpy()).astype(known.get(name), copy=False)
 
 
 def small_predictions(content: bytes) -> bytes:

@@ -432,6 +432,8 @@ class Predictions:
         logits: float32 `[N, classes]`, or None for more than 100 classes.
         classes: class names in label order.
         ordered: whether the classes are in an order, such as grades of a disease.
+        set_size: int64 `[N]`, the number of classes in each prediction set; None without sets.
+        covered: bool `[N]`: is the label in the prediction set; None without sets.
     """
 
     keys: npt.NDArray[np.int64]
@@ -444,6 +446,8 @@ class Predictions:
     logits: npt.NDArray[np.float32] | None
     classes: tuple[str, ...]
     ordered: bool = False
+    set_size: npt.NDArray[np.int64] | None = None
+    covered: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

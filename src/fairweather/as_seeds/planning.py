@@ -26,8 +26,9 @@ from fairweather.runs import command_line
 from fairweather.shifts import CLEAN
 from fairweather.steps import Plan, Step
 from fairweather.steps.measuring import DataFacts, Measured, Measurement, conclude
-from fairweather.steps.plan import GroupStep, SampleStep, Trained
+from fairweather.steps.plan import SampleStep, Trained
 from fairweather.steps.predicting import shift_of
+from fairweather.variants import read_variants
 
 Value = TypeVar("Value")
 
@@ -107,9 +108,8 @@ def plan_scores(
 
 
 def _concluding(record: RunRecord, taken: Mapping[str, Taken]) -> list[Step]:
-    """The steps of samples, scores and report; which images belong together is taken over."""
-    steps = conclude(_measurement(record, taken), list(_measured(record)))
-    return [step for step in steps if not isinstance(step, GroupStep)]
+    """The steps of samples, scores and report."""
+    return conclude(_measurement(record, taken), list(_measured(record)))
 
 
 def _linked(
@@ -164,7 +164,7 @@ def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
         shift_seed=settings.shift_seed,
         batch_size=settings.batch_size,
         bootstrap=settings.bootstrap,
-        variants=settings.variants,
+        variants=read_variants(settings.variants),
         operating_points=settings.operating_points,
         natural={
             name: DataFacts(name, data.classes, {TEST: 0}, {TEST: data.digests[name]})
@@ -196,5 +196,5 @@ def _measured(record: RunRecord) -> Iterator[Measured]:
 
 def _is_network_of(model: str, name: str, record: RunRecord) -> bool:
     """Whether a name is that of a model's interpolation, and not of one of its variants."""
-    uses = tuple(f"+{variant}" for variant in record.settings.variants)
+    uses = tuple(f"+{variant.name}" for variant in read_variants(record.settings.variants))
     return base_model(name) == model and not name.endswith(uses)

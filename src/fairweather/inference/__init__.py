@@ -1,14 +1,7 @@
-"""Compute predictions from a model and images: unchanged, adapted, scaled, or as an ensemble.
-
-A variant is a model plus something that is fitted or changed at test time. It has its own
-predictions but no checkpoint, and its name is `MODEL+VARIANT`.
-"""
+"""Compute predictions from a model and images: unchanged, adapted, scaled, or as an ensemble."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from fairweather.errors import InputError, unknown_name
 from fairweather.inference.batches import MOST_STORED_CLASSES as MOST_STORED_CLASSES
 from fairweather.inference.batches import Reader as Reader
 from fairweather.inference.batches import check_logits as check_logits
@@ -23,23 +16,14 @@ from fairweather.inference.batchnorm import join_adapted as join_adapted
 from fairweather.inference.batchnorm import predict_adapted as predict_adapted
 from fairweather.inference.features import Outputs as Outputs
 from fairweather.inference.features import outputs_of as outputs_of
+from fairweather.inference.conformal import FittedSets as FittedSets
+from fairweather.inference.conformal import check_enough as check_enough
+from fairweather.inference.conformal import check_sets as check_sets
+from fairweather.inference.conformal import fit_sets as fit_sets
+from fairweather.inference.conformal import read_sets as read_sets
+from fairweather.inference.conformal import with_sets as with_sets
 from fairweather.inference.shared import predict_shared as predict_shared
 from fairweather.inference.temperature import Temperature as Temperature
 from fairweather.inference.temperature import fit_temperature as fit_temperature
 from fairweather.inference.temperature import scale as scale
 from fairweather.inference.together import mean_log_probability as mean_log_probability
-
-# The text for each variant that reports append to the model's title.
-VARIANTS: Mapping[str, str] = {
-    "temperature": "temperature scaling",
-    "batchnorm": "batch norm of the test batch",
-}
-
-
-def check_variant_names(variants: Sequence[str]) -> None:
-    """Raise `InputError` unless each is a name in `VARIANTS`, without duplicates."""
-    for variant in variants:
-        if variant not in VARIANTS:
-            raise unknown_name("variant", variant, VARIANTS)
-        if variants.count(variant) > 1:
-            raise InputError(f"variants: {variant} is listed twice")

@@ -15,6 +15,7 @@ from torch import nn
 
 from fairweather.devices import FP32, Arithmetic, is_out_of_memory, resolve_device
 from fairweather.errors import InputError
+from fairweather.inference.conformal import FittedSets, with_sets
 from fairweather.metrics import per_image
 from fairweather.streams import Makers, shifted_batches, slices
 from fairweather.types import Attack, Images, Index, Predictions, Shift, special_kind
@@ -26,10 +27,17 @@ WhenHalved = Callable[[int], None]
 
 
 class Reader(NamedTuple):
-    """A model that predicts, and the temperature by which its logits are divided."""
+    """A model that predicts, and what is done with its logits.
+
+    Attributes:
+        model: float images in [0, 1] to logits.
+        temperature: the logits are divided by it.
+        sets: what prediction sets are made with; None for none.
+    """
 
     model: nn.Module
     temperature: float = 1.0
+    sets: FittedSets | None = None
 
 
 def predict(
@@ -124,7 +132,9 @@ def predict_each(
     def columns(reader: Reader, part: Images) -> Predictions:
         logits = logits_of(reader.model, part, attack, device, arithmetic, seed)
         labels, keys = part.labels.numpy(), part.keys.numpy()
-        return from_logits((logits / reader.temperature).numpy(), labels, keys, part.classes)
+        scaled = (logits / reader.temperature).numpy()
+        found = from_logits(scaled, labels, keys, part.classes)
+        return found if reader.sets is None else with_sets(found, scaled, reader.sets)
 
     whole = Fitting(len(images), when_halved)
     found: list[list[Predictions]] = [[] for _ in readers]

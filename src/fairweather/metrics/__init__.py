@@ -37,6 +37,16 @@ from fairweather.metrics.classification import (
 from fairweather.metrics.classwise import classwise_calibration_error
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import PerImage, per_image, softmax, wilson_interval
+from fairweather.metrics.conformal import (
+    class_scores,
+    classwise_quantiles,
+    conformal_coverage,
+    conformal_quantile,
+    conformal_set_size,
+    prediction_sets,
+    set_columns,
+    size_stratified_coverage,
+)
 from fairweather.metrics.detection import detection_auroc, detection_score, false_positive_rate_at
 from fairweather.metrics.intervals import (
     Estimate,
@@ -116,9 +126,14 @@ __all__ = [
     "brier_decomposition",
     "brier_score",
     "class_counts",
+    "class_scores",
     "classwise_calibration_error",
+    "classwise_quantiles",
     "confidence_auroc",
     "confidence_gap",
+    "conformal_coverage",
+    "conformal_quantile",
+    "conformal_set_size",
     "coverage_above",
     "coverage_at_risk",
     "debiased_calibration_error",
@@ -146,6 +161,7 @@ __all__ = [
     "paired_difference",
     "peaked_priors",
     "per_image",
+    "prediction_sets",
     "prior_weights",
     "quadratic_kappa",
     "recipe_estimate",
@@ -156,6 +172,8 @@ __all__ = [
     "rms_calibration_error",
     "score",
     "seed_summary",
+    "set_columns",
+    "size_stratified_coverage",
     "softmax",
     "threshold_at_risk",
     "to_score",

@@ -17,7 +17,7 @@ import numpy as np
 
 from fairweather.errors import InputError
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.columns import FloatArray, ratio
 from fairweather.metrics.sample import Sample, calls_of
 from fairweather.metrics.table import Interval, Metric
 from fairweather.types import Predictions, shortest
@@ -44,10 +44,12 @@ class OfClasses:
     Attributes:
         label: the name in the headers of tables.
         formula: what it is, for readers.
-        evaluate: from a `Sample` and a label to `[B]`; None if it is a property of `ClassCounts`.
+        evaluate: from a `Sample` and a label to `[B]`; None if it is a property of `ClassCounts`,
+            which depends on the probability from which on the class is called.
         counted: how many images its value is a share of, which makes it more or less precise.
         interval: the kind of its 95 % interval; see `to_score`.
         fewest: with fewer such images there is no interval.
+        needs_sets: is it of prediction sets, which only conformal variants have.
     """
 
     label: str
@@ -56,11 +58,12 @@ class OfClasses:
     evaluate: Callable[[Sample, int], FloatArray] | None = None
     interval: Interval = "conditional"
     fewest: int = 1
+    needs_sets: bool = False
 
     @property
-    def of_ranks(self) -> bool:
-        """Tell whether it is of the order of the images, and so of no operating point."""
-        return self.evaluate is not None
+    def has_points(self) -> bool:
+        """Tell whether it is of the calls of the class, and so also of operating points."""
+        return self.evaluate is None
 
 
 CLASS_METRICS: Mapping[str, OfClasses] = {
@@ -110,6 +113,14 @@ CLASS_METRICS: Mapping[str, OfClasses] = {
         lambda s, label: _of_present("precisions", s, label),
         interval="ranks",
         fewest=FEWEST_OF_AREAS,
+    ),
+    "conformal_coverage": OfClasses(
+        "Coverage of prediction sets",
+        "share of the images of the class whose prediction set contains it; only of conformal "
+        "variants",
+        lambda tally: tally.images,
+        lambda s, label: _share_of_label("covered", s, label),
+        needs_sets=True,
     ),
 }
 
@@ -174,7 +185,7 @@ def class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
         named, _, at = named.rpartition(AT)
         threshold = read_threshold(at)
         label = f"{kind.label} of {named} at {at}"
-        if named not in classes or threshold is None or kind.of_ranks:
+        if named not in classes or threshold is None or not kind.has_points:
             return None
     place = list(classes).index(named)
     of_kind = kind.evaluate or partial(_counted, name.partition("/")[0], threshold)
@@ -185,6 +196,7 @@ def class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
         higher_is_better=True,
         interval=kind.interval,
         needs_logits=True,
+        needs_sets=kind.needs_sets,
         fewest=kind.fewest,
         kind=kind,
         class_label=place,
@@ -209,7 +221,7 @@ def class_metric_names(
         f"{kind}/{name}{AT}{shortest(threshold)}"
         for name, threshold in points.items()
         for kind, of in CLASS_METRICS.items()
-        if not of.of_ranks
+        if of.has_points
     ]
     return names
 
@@ -260,3 +272,11 @@ def _of_present(column: str, s: Sample, label: int) -> FloatArray:
     if not len(at):
         return np.full(len(s.weights), np.nan)
     return np.asarray(getattr(s, column)[:, at[0]])
+
+
+def _share_of_label(column: str, s: Sample, label: int) -> FloatArray:
+    """Mean of a column of `Prepared.means` over the images of a class; NaN if it has none."""
+    at = np.flatnonzero(s.prepared.present == label)
+    if not len(at):
+        return np.full(len(s.weights), np.nan)
+    return ratio(s.by_label(column)[at[0]], s.by_label("images")[at[0]])

@@ -192,6 +192,9 @@ def evaluate_resamples(
         for at in range(0, len(resamples.counts), step)
     ]
     replicates = {name: np.concatenate([block[name] for block in blocks]) for name in values}
+    for metric in computed:
+        if metric.varies is not None:
+            replicates[metric.name] += metric.varies(prepared, len(resamples.counts))
     estimates = {
         metric.name: Estimate(
             value=float(values[metric.name][0]),

@@ -30,6 +30,7 @@ from fairweather.metrics.columns import (
     softmax,
     sum_by_label,
 )
+from fairweather.metrics.conformal import strata_terms
 from fairweather.metrics.one_vs_rest import (
     ClassCounts,
     class_counts,
@@ -273,6 +274,9 @@ class Prepared:
             "brier": p.brier,
             "confidence": p.confidence,
         }
+        if p.covered is not None and p.set_size is not None:
+            columns["covered"] = p.covered
+            columns["set_size"] = p.set_size
         if self.fitted is not None:
             answered = at_or_above(p.confidence, self.fitted.threshold)
             columns["answered"] = answered
@@ -294,6 +298,14 @@ class Prepared:
         labels = self.predictions.labels
         terms = [precision_terms(self.probabilities[:, k], labels == k) for k in self.present]
         return Columns.of({"terms": np.stack(terms, axis=1)})
+
+    @cached_property
+    def strata(self) -> FloatArray:
+        """`strata_terms` of each image; only if there are prediction sets."""
+        size, covered = self.predictions.set_size, self.predictions.covered
+        if size is None or covered is None:
+            raise ValueError("there are no prediction sets; ask `Metric.applies` first")
+        return strata_terms(size, covered)
 
     @cached_property
     def distances(self) -> FloatArray:
@@ -411,6 +423,11 @@ class Sample:
     @cached_property
     def _points(self) -> dict[tuple[int, float], ClassCounts]:
         return {}
+
+    @cached_property
+    def strata(self) -> FloatArray:
+        """Sums of `Prepared.strata`, `[B, 2 * strata]`."""
+        return np.asarray(self.weights.astype(np.float64) @ self.prepared.strata)
 
     @cached_property
     def precisions(self) -> FloatArray:

@@ -23,6 +23,7 @@ from fairweather.metrics.columns import (
     weighted_mean,
     wilson_interval,
 )
+from fairweather.metrics.conformal import CalibrationDraw
 from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
 from fairweather.types import Predictions, Score
 
@@ -370,10 +371,13 @@ class Fitted(NamedTuple):
             the validation images are wrong; infinite if no threshold achieves that.
         atc_threshold: as many validation images have a lower confidence as are wrong; see
             `atc_threshold`.
+        draws: the calibration images behind prediction sets, if these are images that are
+            exchangeable with them.
     """
 
     threshold: float
     atc_threshold: float
+    draws: tuple[CalibrationDraw, ...] = ()
 
 
 def fit_on(predictions: Predictions) -> Fitted:

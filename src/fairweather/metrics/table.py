@@ -14,9 +14,10 @@ from fairweather.metrics.classification import mean_area, mean_recall
 from fairweather.metrics.classwise import mean_class_error
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray, Result, nanmean, ratio
+from fairweather.metrics.conformal import coverage_deviations, lowest_of_strata
 from fairweather.metrics.one_vs_rest import kappa_of_sums
 from fairweather.metrics.ordered import rank_area
-from fairweather.metrics.sample import MOST_IMAGES_OF_EXACT_AREAS, Sample
+from fairweather.metrics.sample import MOST_IMAGES_OF_EXACT_AREAS, Prepared, Sample
 from fairweather.metrics.selective import RISK, Fitted, largest_coverage, risk_area
 from fairweather.types import Predictions
 
@@ -56,11 +57,14 @@ class Metric:
         needs_logits: is it computed from logits, which are not stored for more than 100 classes.
         needs_fitted: does it use thresholds from validation images; see `fit_on`.
         needs_order: is it only meaningful for classes that are in an order, such as grades.
+        needs_sets: is it of prediction sets, which only conformal variants have.
         min_classes: the smallest number of classes for which it is meaningful.
         alias_of: the name of the row that this row repeats.
         carried_by: which images determine how precise the value is: the wrong ones, the rarer of
             right and wrong ones, or those in the non-empty bin with the fewest images.
         fewest: with fewer such images there is no interval; see `Estimate`.
+        varies: what else the interval covers beside other images: deviations `[B]` that are added
+            to the values of resamples; None for nothing.
     """
 
     name: str
@@ -73,10 +77,12 @@ class Metric:
     needs_logits: bool = False
     needs_fitted: bool = False
     needs_order: bool = False
+    needs_sets: bool = False
     min_classes: int = 1
     alias_of: str | None = None
     carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
     fewest: int = 0
+    varies: Callable[[Prepared, int], FloatArray] | None = None
 
     def images(self, predictions: Predictions) -> int:
         """Count the images that are given as n in scores.csv."""
@@ -105,6 +111,8 @@ class Metric:
             return (
                 "it needs classes in an order, such as grades; ordered_classes says that they are"
             )
+        if self.needs_sets and predictions.covered is None:
+            return "it needs prediction sets, which a conformal variant has"
         if self.needs_logits and predictions.logits is None:
             return "it needs logits, which this run does not store"
         if self.needs_fitted and fitted is None:
@@ -117,8 +125,12 @@ class Metric:
 
 
 def absent_metrics(predictions: Predictions, fitted: Fitted | None = None) -> list[tuple[str, str]]:
-    """List the metrics that do not apply, each with its name and the reason, in table order."""
-    reasons = ((metric.name, metric.absence(predictions, fitted)) for metric in METRICS)
+    """List the metrics that do not apply, each with its name and the reason, in table order.
+
+    Those of prediction sets are left out: they are about variants, not about a model.
+    """
+    of_models = (metric for metric in METRICS if not metric.needs_sets)
+    reasons = ((metric.name, metric.absence(predictions, fitted)) for metric in of_models)
     return [(name, reason) for name, reason in reasons if reason is not None]
 
 
@@ -126,6 +138,12 @@ def _macro_auc(s: Sample) -> FloatArray:
     # The two forms add in different orders, and keep the last digit that they have always had.
     exact = len(s.predictions) <= MOST_IMAGES_OF_EXACT_AREAS
     return mean_area(s.areas) if exact else nanmean(s.areas)
+
+
+def _of_other_calibrations(prepared: Prepared, resamples: int) -> FloatArray:
+    """What another draw of calibration images would change; nothing where they do not apply."""
+    draws = prepared.fitted.draws if prepared.fitted is not None else ()
+    return coverage_deviations(draws, prepared.predictions.labels, resamples)
 
 
 def _classwise_calibration_error(s: Sample) -> FloatArray:
@@ -401,5 +419,31 @@ METRICS: tuple[Metric, ...] = (
         bounds=(-1.0, 1.0),
         needs_fitted=True,
         interval="difference",
+    ),
+    Metric(
+        "conformal_coverage",
+        "Coverage of prediction sets",
+        lambda s: s.mean("covered"),
+        higher_is_better=True,
+        interval="share",
+        needs_sets=True,
+        varies=_of_other_calibrations,
+    ),
+    Metric(
+        "conformal_set_size",
+        "Classes in a prediction set",
+        lambda s: s.mean("set_size"),
+        higher_is_better=False,
+        bounds=(1.0, np.inf),
+        interval="skewed",
+        needs_sets=True,
+    ),
+    Metric(
+        "size_stratified_coverage/30-per-stratum",
+        "Lowest coverage of prediction sets of similar size (30 images per stratum)",
+        lambda s: lowest_of_strata(s.strata),
+        higher_is_better=True,
+        interval="basic",
+        needs_sets=True,
     ),
 )

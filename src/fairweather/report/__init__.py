@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from fairweather.errors import InputError
 from fairweather.record import FIGURES, PAGE, RECORD, SUMMARY, TABLES
+from fairweather.report.conformal import promises
 from fairweather.report.contents import Contents
 from fairweather.report.curves import level_figure
 from fairweather.report.figures import Figure
@@ -107,13 +108,15 @@ def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     texts |= {table.name: table.texts() for table in slices}
     texts |= {"ranking": ranks.texts()} if ranks else {}
     texts |= {"smallest_levels": limits.texts()} if limits else {}
+    sets = promises(contents)
+    texts |= {"prediction_sets": sets.texts()} if sets else {}
     files: dict[str, bytes | str] = {SUMMARY: rows_as_csv(summary_rows(contents))}
     for name, formats in texts.items():
         files |= {f"{TABLES}/{name}.{suffix}": text for suffix, text in formats.items()}
     letters = sum(len(figure.svg) for figure in figures)
     library = begin(letters, bundle)
     drawn = [begin(letters, png_of, figure.svg) for figure in figures]
-    page = PageParts(contents, order, tables, ranks, limits, slices, texts, figures, samples)
+    page = PageParts(contents, order, tables, ranks, limits, sets, slices, texts, figures, samples)
     # The name of a skipped file may be no UTF-8.
     files[PAGE] = render_page(page, library).encode(errors="backslashreplace")
     for figure, png in zip(figures, drawn, strict=True):

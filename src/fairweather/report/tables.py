@@ -157,7 +157,7 @@ def find_entry(contents: Contents, metric: str, model: str, shift: str, level: s
 
 def is_percent(metric: str) -> bool:
     """Say whether a metric is read as a percentage: shares of the images that are right."""
-    return metric.endswith("accuracy")
+    return metric.endswith("accuracy") or metric == "conformal_coverage"
 
 
 def describe_metric(name: str) -> str:

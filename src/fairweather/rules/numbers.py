@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +43,7 @@ Rows = Mapping[Condition, Mapping[str, Score]]
 Estimated = Mapping[Condition, Mapping[str, Estimate]]
 _CLEAN = Condition(CLEAN, NO_LEVEL)
 _METRIC = {metric.name: metric for metric in METRICS}
+OF_SETS = {metric.name for metric in METRICS if metric.needs_sets}
 
 
 def cell_of(condition: Condition) -> str:
@@ -124,11 +125,15 @@ def _by_model(scores: pd.DataFrame) -> dict[str, Rows]:
     return dict(models)
 
 
-def models_of(rule: Rule, models: Iterable[str]) -> list[str]:
-    """Return the names of the models that a rule applies to, in the order of scores.csv."""
+def models_of(rule: Rule, models: Mapping[str, Rows]) -> list[str]:
+    """Return the names of the models that a rule applies to, in the order of scores.csv.
+
+    A rule about prediction sets, without a model, applies to those that have sets.
+    """
     names = list(models)
     if rule.model is None:
-        return names
+        having = [name for name, rows in models.items() if _has(rule.metric, rows)]
+        return (having or names) if rule.metric in OF_SETS else names
     if rule.model not in names:
         raise unknown_name("model", rule.model, names)
     return [rule.model]
@@ -195,6 +200,11 @@ def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
     if found is not None:
         return found
     having = [cell_of(each) for each, scores in rows.items() if rule.scored in scores]
+    if rule.metric in OF_SETS and not _has(rule.metric, rows):
+        raise InputError(
+            f"{model} has no prediction sets, which {rule.metric} is about: measure a conformal "
+            "variant (--variant conformal, or variants: [conformal] in a study)"
+        )
     if not having:
         _check_class(rule, rows)
         known = dict.fromkeys(name for scores in rows.values() for name in scores)
@@ -205,10 +215,15 @@ def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
     )
 
 
+def _has(metric: str, rows: Rows) -> bool:
+    """Tell whether any row has a metric, of all classes or of one."""
+    return any(metric in scores for scores in rows.values())
+
+
 def _check_class(rule: Rule, rows: Rows) -> None:
     """Refuse a class that the run does not have, and a metric that no class has."""
     named, of_class = rule.scored.removeprefix(f"{rule.metric}/"), rule.scored != rule.metric
-    if not of_class and rule.metric in CLASS_METRICS:
+    if not of_class and rule.metric in CLASS_METRICS and rule.metric not in _METRIC:
         of = f"{CLASS}NAME|{rule.slice}" if rule.slice else f"{CLASS}NAME"
         raise InputError(
             f"{rule.metric} is of a single class: name it, as in {rule.metric}[{rule.cell}|{of}], "

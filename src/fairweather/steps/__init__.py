@@ -17,7 +17,13 @@ from fairweather.steps.plan import Step as Step
 from fairweather.steps.plan import fingerprint_of as fingerprint_of
 from fairweather.steps.plan import in_order as in_order
 from fairweather.steps.predicting import Predicted as Predicted
-from fairweather.steps.predicting import do_fit, do_predict, do_predictions, predict_shard
+from fairweather.steps.predicting import (
+    do_conform,
+    do_fit,
+    do_predict,
+    do_predictions,
+    predict_shard,
+)
 from fairweather.steps.predicting import pixels_of as pixels_of
 from fairweather.steps.predicting import store_shards as store_shards
 from fairweather.steps.sampling import do_sample
@@ -41,6 +47,7 @@ DO: Mapping[str, Do] = {
     "train": do_train,
     "choose": do_choose,
     "fit": do_fit,
+    "conform": do_conform,
     "predict": do_predict,
     "group": do_group,
     "score": do_score,

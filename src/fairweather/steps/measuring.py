@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fairweather.data import survey_data
 from fairweather.devices import FP32, Arithmetic
@@ -31,6 +32,7 @@ from fairweather.record import (
     DataRecord,
     groups_file,
     predictions_file,
+    sets_file,
     temperature_file,
     variant_name,
 )
@@ -41,15 +43,19 @@ from fairweather.steps.grouping import groups_digest
 from fairweather.steps.plan import (
     DATA,
     NATURAL_DATA,
+    READING,
     Adapted,
     AnyNetwork,
     Averaged,
+    ConformStep,
     DataSource,
     FitStep,
+    FittingStep,
     Forward,
     Given,
     GroupStep,
     ImagesReference,
+    InSets,
     PredictStep,
     ReportStep,
     Row,
@@ -62,6 +68,7 @@ from fairweather.steps.plan import (
 from fairweather.steps.sampling import MIXUP
 from fairweather.steps.worker import digests_of, open_data
 from fairweather.types import Attack, Dataset, Shift
+from fairweather.variants import BatchNorm, Conformal, Temperature, Variant
 
 OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
 
@@ -216,11 +223,13 @@ class Measured:
     members: tuple[Measured, ...] = ()
     given: Mapping[str, str] = field(default_factory=dict)
 
-    def way(self, file: str, temperature: str | None = None) -> Forward | Given:
+    def way(
+        self, file: str, temperature: str | None = None, sets: str | None = None
+    ) -> Forward | Given:
         """How the predictions that are stored in a file are made without other predictions."""
         if self.network is None:
             return Given(digest=self.given[file])
-        return Forward(network=self.network, temperature=temperature)
+        return Forward(network=self.network, temperature=temperature, sets=sets)
 
 
 @dataclass(frozen=True)
@@ -248,7 +257,7 @@ class Measurement:
     batch_size: int = 256
     arithmetic: Arithmetic = FP32
     bootstrap: int = 1000
-    variants: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ()
     others: Mapping[str, DataFacts] = field(default_factory=dict)
     natural: Mapping[str, DataFacts] = field(default_factory=dict)
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -294,17 +303,17 @@ class Measurement:
 
 def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]:
     """Plan the steps after the predictions of all models: samples, scores and report."""
-    grouped = _group(measurement)
     score = _score(measurement, models)
     fitted = [
-        temperature_file(model.name, model.seed)
+        file
         for model in models
-        if "temperature" in measurement.variants
+        for variant in measurement.variants
+        if (file := _fitted_file(model, variant)) is not None
     ]
     samples = [] if measurement.pictured == () else [_sample(measurement, models)]
     pictures = [file for each in samples for file in (*each.leaves, *each.may_leave)]
-    report = _report(measurement, pictures, (*score.reads, *fitted))
-    return [*grouped, *samples, score, report]
+    report = _report(measurement, pictures, dict.fromkeys((*score.reads, *fitted)))
+    return [*samples, score, report]
 
 
 def _group(measurement: Measurement) -> list[GroupStep]:
@@ -324,23 +333,23 @@ def _group(measurement: Measurement) -> list[GroupStep]:
 
 
 def predict_models(measurement: Measurement, models: Sequence[Measured]) -> list[Step]:
-    """Plan the predictions of all models; first what temperatures are fitted on, and these.
+    """Plan the groups of images, and the predictions of all models.
 
-    With all networks and temperatures at hand, models that see the same shifted images can predict
-    them together.
+    What temperatures and sets are fitted on, and these, come first: with all networks and what is
+    fitted at hand, models that see the same shifted images can predict them together.
     """
     steps = [step for model in models for step in predict_model(measurement, model)]
-    fits = [step for step in steps if isinstance(step, FitStep)]
+    fits = [step for step in steps if isinstance(step, FittingStep)]
     early = {fit.leaves for fit in fits} | {(fit.validation,) for fit in fits}
     first = [step for step in steps if step.leaves in early]
-    return [*first, *(step for step in steps if step.leaves not in early)]
+    return [*_group(measurement), *first, *(step for step in steps if step.leaves not in early)]
 
 
 def predict_model(measurement: Measurement, model: Measured) -> Iterator[Step]:
     """Plan the predictions of a model, and then those of each of its variants."""
     yield from _plain(measurement, model)
     for variant in measurement.variants:
-        yield from VARIANT_STEPS[variant](measurement, model)
+        yield from VARIANT_STEPS[variant.kind](measurement, model, variant)
 
 
 def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
@@ -356,32 +365,14 @@ def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
         yield _predict(measurement, model, model.name, model.label, part, shift, how)
 
 
-def _scaled(measurement: Measurement, model: Measured) -> Iterator[Step]:
+def _scaled(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
     """The model with its logits divided by a temperature, fitted on clean validation images.
 
     Under attack, the images are those of the attack on the unscaled model.
     """
-    name, fitted = variant_name(model.name, "temperature"), temperature_file(model.name, model.seed)
-    label = _variant_label(measurement, model, "temperature")
-    validation = predictions_file(model.name, model.seed, CLEAN, VAL)
-    network = []
-    if model.network is not None and not measurement.stored:
-        network = network_files(model.network)
-    yield FitStep(
-        id=fitted.removesuffix(".json"),
-        task=f"fit {label}",
-        reads=(validation, *network),
-        leaves=(fitted,),
-        validation=validation,
-        network=model.network,
-        val=measurement.data.reference(VAL),
-        stored=measurement.stored,
-        batch_size=measurement.batch_size,
-        arithmetic=measurement.arithmetic,
-        threads=measurement.threads,
-        device=measurement.device,
-        work=measurement.data.images.get(VAL, 0),
-    )
+    name, fitted = variant_name(model.name, variant.name), temperature_file(model.name, model.seed)
+    label = _variant_label(measurement, model, variant)
+    yield FitStep(**_fitting(measurement, model, label, fitted))
     for part, shift in measurement.cells():
         of = predictions_file(model.name, model.seed, shift.id, part)
         how: Forward | Given | Scaled = Scaled(of=of, temperature=fitted)
@@ -390,13 +381,77 @@ def _scaled(measurement: Measurement, model: Measured) -> Iterator[Step]:
         yield _predict(measurement, model, name, label, part, shift, how)
 
 
-def _adapted(measurement: Measurement, model: Measured) -> Iterator[Step]:
+def _fitting(
+    measurement: Measurement, model: Measured, label: str, file: str, groups: str | None = None
+) -> dict[str, Any]:
+    """The fields that all steps share which fit something on clean validation images.
+
+    Their types differ, hence `Any`.
+    """
+    validation = predictions_file(model.name, model.seed, CLEAN, VAL)
+    network = []
+    if model.network is not None and not measurement.stored:
+        network = network_files(model.network)
+    return {
+        "id": file.removesuffix(".json"),
+        "task": f"fit {label}",
+        "reads": (validation, *network, *([groups] if groups else [])),
+        "leaves": (file,),
+        "validation": validation,
+        "network": model.network,
+        "val": measurement.data.reference(VAL),
+        "stored": measurement.stored,
+        "batch_size": measurement.batch_size,
+        "arithmetic": measurement.arithmetic,
+        "threads": measurement.threads,
+        "device": measurement.device,
+        "work": measurement.data.images.get(VAL, 0),
+    }
+
+
+def _in_sets(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
+    """The model with a set of classes for each image, from tempered probabilities.
+
+    Temperature and thresholds are fitted on clean validation images. Under attack, the images are
+    those of the attack on the model itself.
+    """
+    assert isinstance(variant, Conformal)
+    name, file = variant_name(model.name, variant.name), _fitted_file(model, variant)
+    assert file is not None
+    label = _variant_label(measurement, model, variant)
+    groups = groups_file(VAL) if VAL in measurement.groups else None
+    yield ConformStep(
+        **_fitting(measurement, model, label, file, groups),
+        method=variant.method,
+        coverage=variant.coverage,
+        classwise=variant.classwise,
+        groups=groups,
+    )
+    for part, shift in measurement.cells():
+        of = predictions_file(model.name, model.seed, shift.id, part)
+        how: Forward | Given | InSets = InSets(of=of, sets=file)
+        if not measurement.stored or part in measurement.others:
+            how = model.way(of, sets=file)
+        yield _predict(measurement, model, name, label, part, shift, how)
+
+
+def _fitted_file(model: Measured, variant: Variant) -> str | None:
+    """The file with what is fitted for a variant; None if nothing is."""
+    match variant:
+        case Temperature():
+            return temperature_file(model.name, model.seed)
+        case Conformal():
+            return sets_file(model.name, variant.name, model.seed)
+    return None
+
+
+def _adapted(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
     """The model with its batch norm adapted to each batch, not under attack.
 
     An attack treats each image alone, but here the output for an image depends on the others.
     """
-    name = variant_name(model.name, "batchnorm")
-    label = _variant_label(measurement, model, "batchnorm")
+    name = variant_name(model.name, variant.name)
+    label = _variant_label(measurement, model, variant)
     assert model.network is not None, "given predictions cannot be adapted"
     for part, shift in measurement.cells():
         if not isinstance(shift, Attack):
@@ -404,10 +459,14 @@ def _adapted(measurement: Measurement, model: Measured) -> Iterator[Step]:
             yield _predict(measurement, model, name, label, part, shift, how)
 
 
-VARIANT_STEPS = {"temperature": _scaled, "batchnorm": _adapted}
+VARIANT_STEPS: Mapping[str, Callable[[Measurement, Measured, Variant], Iterator[Step]]] = {
+    Temperature.kind: _scaled,
+    BatchNorm.kind: _adapted,
+    Conformal.kind: _in_sets,
+}
 
 
-def _variant_label(measurement: Measurement, model: Measured, variant: str) -> str:
+def _variant_label(measurement: Measurement, model: Measured, variant: Variant) -> str:
     images = measurement.data.images[TEST]
     return f"{model.label} + {variant_phrase(variant, images, measurement.batch_size)}"
 
@@ -419,16 +478,19 @@ def _predict(
     label: str,
     part: str,
     shift: Shift | Attack,
-    how: Forward | Adapted | Scaled | Averaged | Given,
+    how: Forward | Adapted | READING,
 ) -> PredictStep:
     file = predictions_file(name, model.seed, shift.id, part)
     match how:
         case Scaled(of=of, temperature=temperature):
             reads: list[str] = [of, temperature]
+        case InSets(of=of, sets=sets):
+            reads = [of, sets]
         case Averaged(members=members):
             reads = list(members)
-        case Forward(network=network, temperature=fitted):
-            reads = [*network_files(network), *([fitted] if fitted else [])]
+        case Forward(network=network, temperature=temperature_, sets=sets_):
+            fitted = [file for file in (temperature_, sets_) if file is not None]
+            reads = [*network_files(network), *fitted]
         case Adapted(network=network):
             reads = network_files(network)
         case Given():
@@ -453,13 +515,13 @@ def _predict(
         threads=measurement.threads,
         device=measurement.device,
         work=images * _passes(shift, how),
-        memory=0 if isinstance(how, Scaled | Averaged | Given) else facts.bytes_of(own),
+        memory=0 if isinstance(how, READING) else facts.bytes_of(own),
     )
 
 
-def _passes(shift: Shift | Attack, how: Forward | Adapted | Scaled | Averaged | Given) -> int:
+def _passes(shift: Shift | Attack, how: Forward | Adapted | READING) -> int:
     """About how often each image goes through the network; 0 if logits are only read."""
-    if isinstance(how, Scaled | Averaged | Given):
+    if isinstance(how, READING):
         return 0
     if not isinstance(shift, Attack):
         return 1
@@ -476,8 +538,8 @@ def _rows(measurement: Measurement, models: Sequence[Measured]) -> Iterator[Row]
     for model in models:
         yield Row(model=model.name, seed=model.seed, shifts=every)
         for variant in measurement.variants:
-            shifts = unattacked if variant == "batchnorm" else every
-            name = variant_name(model.name, variant)
+            shifts = unattacked if isinstance(variant, BatchNorm) else every
+            name = variant_name(model.name, variant.name)
             yield Row(model=name, seed=model.seed, shifts=shifts)
 
 
@@ -489,6 +551,13 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
     for part in [*own, *measurement.others, *measurement.natural]:
         reads += [predictions_file(row.model, row.seed, CLEAN, part) for row in rows]
     reads += [groups_file(part) for part in measurement.groups]
+    sets = {
+        predictions_file(variant_name(model.name, each.name), model.seed, CLEAN, VAL): file
+        for model in models
+        for each in measurement.variants
+        if isinstance(each, Conformal) and (file := _fitted_file(model, each)) is not None
+    }
+    reads += sets.values()
     leaves = (SCORES, WARNINGS, ABSENT_METRICS, *([SLICES] if data.slices else []))
     return ScoreStep(
         id="scores",
@@ -507,6 +576,7 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
         operating_points=dict(measurement.operating_points),
         in_units_of_alexnet=is_imagenet_at_224(data.classes, data.side),
         slices=data.slices,
+        sets=sets,
         threads=measurement.threads,
     )
 
@@ -516,7 +586,7 @@ def _sample(measurement: Measurement, models: Sequence[Measured]) -> SampleStep:
     shown: dict[str, tuple[str, int | str]] = {}
     for model in models:
         suffix = ENSEMBLE_SUFFIX if model.seed == ENSEMBLE else ""
-        names = [model.name, *(variant_name(model.name, v) for v in measurement.variants)]
+        names = [model.name, *(variant_name(model.name, v.name) for v in measurement.variants)]
         for name in names:
             shown.setdefault(name + suffix, (name, model.seed))
     every = measurement.shifts if measurement.pictured is None else measurement.pictured
@@ -552,7 +622,7 @@ def _sample(measurement: Measurement, models: Sequence[Measured]) -> SampleStep:
 
 
 def _report(
-    measurement: Measurement, pictures: Sequence[str], predictions: Sequence[str]
+    measurement: Measurement, pictures: Sequence[str], predictions: Iterable[str]
 ) -> ReportStep:
     slices = [SLICES] if measurement.data.slices else []
     own = (RECORD, SCORES, WARNINGS, ABSENT_METRICS, *slices, *pictures)

@@ -1,4 +1,4 @@
-"""A trial before anything is written: every shift and attack is tried on one image."""
+"""A trial before anything is written: every shift and attack on one image, and enough images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import torch
 from torch import nn
 
 from fairweather.errors import InputError
+from fairweather.inference import check_sets
+from fairweather.metrics.clusters import clusters_of
 from fairweather.types import Attack, Images, Shift
+from fairweather.variants import Variant
 
 
 def try_shifts(shifts: Sequence[Shift | Attack], image: Images, seed: int) -> None:
@@ -33,6 +36,14 @@ def try_attacks(attacks: Sequence[Attack], model: nn.Module, image: Images, seed
         attack(model, inputs, wrong, image.keys, seed)
     if any(attack.name != "square" for attack in attacks):
         model(inputs.requires_grad_())
+
+
+def try_sets(variants: Sequence[Variant], validation: Images | None) -> None:
+    """Raise `InputError` if there are too few validation images for a conformal variant."""
+    if validation is not None:
+        keys, labels = validation.keys.numpy(), validation.labels.numpy()
+        clusters = clusters_of(validation.groups)
+        check_sets(variants, keys, labels, validation.classes, clusters)
 
 
 @contextmanager

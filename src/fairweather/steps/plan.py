@@ -45,6 +45,7 @@ VERSIONS = {
     "train": 1,
     "choose": 1,
     "fit": 1,
+    "conform": 1,
     "predict": 1,
     "group": 1,
     "score": 5,
@@ -428,8 +429,8 @@ class ChooseStep(Step):
         return {"values": list(self.values), "metric": self.metric}
 
 
-class FitStep(Step):
-    """Fit the temperature of a model on its predictions of clean validation images.
+class FittingStep(Step):
+    """What all steps have in common that fit something on predictions of clean validation images.
 
     Attributes:
         validation: the file of these predictions.
@@ -437,7 +438,6 @@ class FitStep(Step):
             stored; there is no network if the predictions are given.
     """
 
-    kind: Literal["fit"] = "fit"
     validation: str
     network: Network | None
     val: ImagesReference
@@ -457,12 +457,43 @@ class FitStep(Step):
         }
 
 
+class FitStep(FittingStep):
+    """Fit the temperature of a model on its predictions of clean validation images."""
+
+    kind: Literal["fit"] = "fit"
+
+
+class ConformStep(FittingStep):
+    """Fit what the prediction sets of a conformal variant are made with.
+
+    Attributes:
+        method, coverage, classwise: of the variant.
+        groups: the file that says which validation images belong together, if that is known.
+    """
+
+    kind: Literal["conform"] = "conform"
+    method: str
+    coverage: float
+    classwise: bool
+    groups: str | None = None
+
+    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+        asked = {"method": self.method, "coverage": self.coverage, "classwise": self.classwise}
+        return {**super().inputs(), **asked}
+
+
 class Forward(Frozen):
-    """Predict with a network; `temperature`, if given, is a file with the divisor of the logits."""
+    """Predict with a network.
+
+    Attributes:
+        temperature: a file with the divisor of the logits, if they are divided.
+        sets: a file with what prediction sets are made with, which has a divisor too.
+    """
 
     way: Literal["forward"] = "forward"
     network: Network
     temperature: str | None = None
+    sets: str | None = None
 
 
 class Adapted(Frozen):
@@ -480,6 +511,14 @@ class Scaled(Frozen):
     temperature: str
 
 
+class InSets(Frozen):
+    """Make prediction sets from stored logits, with what is in a file."""
+
+    way: Literal["in sets"] = "in sets"
+    of: str
+    sets: str
+
+
 class Averaged(Frozen):
     """Average the probabilities of stored logits."""
 
@@ -492,6 +531,10 @@ class Given(Frozen):
 
     way: Literal["given"] = "given"
     digest: str
+
+
+# The ways that read what is stored or given, and so need neither a network nor images.
+READING = Scaled | InSets | Averaged | Given
 
 
 class PredictStep(Step):
@@ -516,7 +559,7 @@ class PredictStep(Step):
     batch_size: int
     arithmetic: Arithmetic = FP32
     how: Annotated[
-        Forward | Adapted | Scaled | Averaged | Given, pydantic.Field(discriminator="way")
+        Forward | Adapted | Scaled | InSets | Averaged | Given, pydantic.Field(discriminator="way")
     ]
 
     @property
@@ -525,7 +568,7 @@ class PredictStep(Step):
         return f"{self.task}, {cell}"
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        if isinstance(self.how, Scaled | Averaged):
+        if isinstance(self.how, Scaled | InSets | Averaged):
             return {"way": self.how.way}
         if isinstance(self.how, Given):
             return {"data": self.images.digest, "way": self.how.way, "given": self.how.digest}
@@ -590,6 +633,8 @@ class ScoreStep(Step):
         operating_points: the probability from which on a class is called, by class.
         in_units_of_alexnet: whether the images are those of the published mCE.
         slices: subgroups of the test images that are scored alone, by the name of the column.
+        sets: files with what prediction sets are made with, by the file of the predictions of clean
+            validation images that have these sets.
     """
 
     kind: Literal["score"] = "score"
@@ -607,10 +652,14 @@ class ScoreStep(Step):
     operating_points: dict[str, float] = pydantic.Field(default_factory=dict)
     in_units_of_alexnet: bool = False
     slices: tuple[str, ...] = ()
+    sets: dict[str, str] = pydantic.Field(default_factory=dict)
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+        # Those of prediction sets only where there are some, so that other scores stay finished.
+        of_images = (metric.name for metric in METRICS if self.sets or not metric.needs_sets)
+        of_classes = (name for name, of in CLASS_METRICS.items() if self.sets or not of.needs_sets)
         return {
-            "metrics": [*(metric.name for metric in METRICS), *CLASS_METRICS],
+            "metrics": [*of_images, *of_classes],
             "rows": [_plain(row) for row in self.rows],
             "titles": dict(self.titles),
             "bootstrap": self.bootstrap,
@@ -682,6 +731,7 @@ AnyStep = Annotated[
     | TrainStep
     | ChooseStep
     | FitStep
+    | ConformStep
     | PredictStep
     | GroupStep
     | ScoreStep

@@ -8,12 +8,15 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from fairweather.errors import InputError
 from fairweather.inference import (
+    FittedSets,
     Reader,
     adapt_batchnorm,
+    fit_sets,
     fit_temperature,
     from_logits,
     join,
@@ -22,18 +25,26 @@ from fairweather.inference import (
     predict_each,
     predict_logits,
     predict_shared,
+    read_sets,
     scale,
+    with_sets,
 )
 from fairweather.progress import Event, Notify
+from fairweather.record import VAL
 from fairweather.runs import RunFolder, read_json
+from fairweather.scores import read_clusters
 from fairweather.shift_lists import expand, read_elsewhere
 from fairweather.steps.plan import (
+    READING,
     Adapted,
     Averaged,
+    ConformStep,
     Done,
     FitStep,
+    FittingStep,
     Forward,
     Given,
+    InSets,
     PredictStep,
     Scaled,
     Step,
@@ -41,26 +52,58 @@ from fairweather.steps.plan import (
 from fairweather.steps.worker import Worker
 from fairweather.streams import WHOLE, Shard
 from fairweather.types import Attack, Predictions, Shift, is_finite
+from fairweather.variants import Conformal
+
+
+class Validation(NamedTuple):
+    """What a step fits on: the model's predictions of clean validation images.
+
+    Attributes:
+        predictions: the stored columns.
+        logits: float32 `[N, classes]`, stored or predicted again.
+        halved_to: the batch size that was used, if memory has run out; else None.
+    """
+
+    predictions: Predictions
+    logits: npt.NDArray[np.float32]
+    halved_to: int | None
+
+
+def read_validation(
+    step: FittingStep, worker: Worker, folder: RunFolder, progress: Notify
+) -> Validation:
+    """Read what a step fits on, and predict the logits again if they are not stored."""
+    stored = folder.read_predictions(step.validation)
+    if stored.logits is not None:
+        return Validation(stored, stored.logits, None)
+    assert step.network is not None, "what is given has its logits"
+    logits = predict_logits(
+        worker.network(step.network, folder),
+        worker.images(step.val),
+        batch_size=worker.batch_size(step.batch_size),
+        device=worker.device,
+        arithmetic=step.arithmetic,
+        when_halved=_halve(worker, progress),
+    )
+    return Validation(stored, logits, _halved_to(step, worker))
 
 
 def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
     """Fit a temperature, and store it with its effect."""
-    stored = folder.read_predictions(step.validation)
-    logits, halved = stored.logits, None
-    if logits is None:
-        assert step.network is not None, "what is given has its logits"
-        logits = predict_logits(
-            worker.network(step.network, folder),
-            worker.images(step.val),
-            batch_size=worker.batch_size(step.batch_size),
-            device=worker.device,
-            arithmetic=step.arithmetic,
-            when_halved=_halve(worker, progress),
-        )
-        halved = _halved_to(step, worker)
-    fitted = fit_temperature(logits, stored.labels)
+    found = read_validation(step, worker, folder, progress)
+    fitted = fit_temperature(found.logits, found.predictions.labels)
     folder.write(step.leaves[0], json.dumps(fitted._asdict(), indent=1) + "\n")
-    return Done(f"temperature {fitted.value:.3g}", halved_to=halved)
+    return Done(f"temperature {fitted.value:.3g}", halved_to=found.halved_to)
+
+
+def do_conform(step: ConformStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
+    """Fit temperature and thresholds of prediction sets, and store them."""
+    found = read_validation(step, worker, folder, progress)
+    variant = Conformal(step.method, step.coverage, step.classwise)
+    clusters = None if step.groups is None else read_clusters(folder, VAL)
+    fitted = fit_sets(variant, found.logits, found.predictions, clusters)
+    folder.write(step.leaves[0], json.dumps(fitted._asdict(), indent=1) + "\n")
+    return Done(f"sets from {sum(fitted.images):,} images", halved_to=found.halved_to)
 
 
 def pixels_of(step: Step) -> tuple[Hashable, ...] | None:
@@ -69,7 +112,7 @@ def pixels_of(step: Step) -> tuple[Hashable, ...] | None:
     Steps with the same answer can be done together, so that each image is shifted once. The images
     of an attack are made for one network, so they are shared with none.
     """
-    if not isinstance(step, PredictStep) or isinstance(step.how, Scaled | Averaged | Given):
+    if not isinstance(step, PredictStep) or isinstance(step.how, READING):
         return None
     if _is_attack(step.shift):
         return None
@@ -89,6 +132,11 @@ def do_predict(step: PredictStep, worker: Worker, folder: RunFolder, progress: N
         case Scaled(of=of, temperature=temperature):
             found = scale(folder.read_predictions(of), read_temperature(folder, temperature))
             return _store(step, found, folder)
+        case InSets(of=of, sets=file):
+            sets = read_fitted(folder, file)
+            found = scale(folder.read_predictions(of), sets.temperature)
+            assert found.logits is not None  # else there would be nothing to scale
+            return _store(step, with_sets(found, found.logits, sets), folder)
         case Given(digest=digest):
             return _store(step, worker.given(step.leaves[0], digest), folder)
     (done,) = do_predictions([step], worker, folder, progress)
@@ -132,7 +180,7 @@ def predict_shard(
         assert isinstance(step.how, Forward)
         images, fitting = worker.images(step.images), worker.batch_size(step.batch_size)
         attacked = predict_each(
-            [Reader(worker.network(step.how.network, folder), _temperature(step.how, folder))],
+            [_reader(step.how, worker, folder)],
             images,
             shift,
             batches=shard.slices(len(images), step.batch_size, fitting),
@@ -146,11 +194,10 @@ def predict_shard(
     adapted: list[tuple[PredictStep, nn.Module]] = []
     for step in steps:
         assert isinstance(step.how, Forward | Adapted)
-        network = worker.network(step.how.network, folder)
         if isinstance(step.how, Forward):
-            plain.append((step, Reader(network, _temperature(step.how, folder))))
+            plain.append((step, _reader(step.how, worker, folder)))
         else:
-            adapted.append((step, adapt_batchnorm(network)))
+            adapted.append((step, adapt_batchnorm(worker.network(step.how.network, folder))))
     found = predict_shared(
         [reader for _, reader in plain],
         [model for _, model in adapted],
@@ -202,14 +249,20 @@ def _store(
     return Done(note, halved_to=halved)
 
 
-def _halved_to(step: PredictStep | FitStep, worker: Worker) -> int | None:
+def _halved_to(step: PredictStep | FittingStep, worker: Worker) -> int | None:
     """The batch size that was used, if memory has run out before or during the step."""
     used = worker.batch_size(step.batch_size)
     return used if used < step.batch_size else None
 
 
-def _temperature(how: Forward, folder: RunFolder) -> float:
-    return 1.0 if how.temperature is None else read_temperature(folder, how.temperature)
+def _reader(how: Forward, worker: Worker, folder: RunFolder) -> Reader:
+    network = worker.network(how.network, folder)
+    if how.sets is not None:
+        sets = read_fitted(folder, how.sets)
+        return Reader(network, sets.temperature, sets)
+    if how.temperature is not None:
+        return Reader(network, read_temperature(folder, how.temperature))
+    return Reader(network)
 
 
 def _halve(worker: Worker, progress: Notify) -> Callable[[int], None]:
@@ -227,6 +280,11 @@ def read_temperature(folder: RunFolder, file: str) -> float:
     if not isinstance(value, int | float) or not is_finite(value) or value <= 0:
         raise InputError(f"{folder.file(file)} does not hold a temperature")
     return float(value)
+
+
+def read_fitted(folder: RunFolder, file: str) -> FittedSets:
+    """Read what prediction sets are made with; raises `InputError` for another file."""
+    return read_sets(read_json(folder.file(file)), str(folder.file(file)))
 
 
 def shift_of(text: str) -> Shift | Attack:

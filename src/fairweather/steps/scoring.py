@@ -19,6 +19,7 @@ from fairweather.metrics import (
     worst_prior,
 )
 from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.conformal import CalibrationDraw
 from fairweather.progress import Event, Notify
 from fairweather.record import (
     ABSENT_METRICS,
@@ -59,7 +60,7 @@ from fairweather.shifts import CLEAN as UNCHANGED
 from fairweather.steps.class_rows import class_rows, class_slice_rows
 from fairweather.steps.derived import derived_rows
 from fairweather.steps.plan import Done, Row, ScoreStep
-from fairweather.steps.predicting import shift_of
+from fairweather.steps.predicting import read_fitted, shift_of
 from fairweather.steps.worker import Worker
 from fairweather.types import Attack, Cell, Predictions, Score, Shift
 
@@ -79,6 +80,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
         return folder.read_predictions(file_of(cell))
 
     fitted = _fit(step, folder)
+    draws = _draws(step, folder)
     estimated: list[tuple[Key, Estimates]] = []
     clusters = {part: read_clusters(folder, part) for part in (TEST, VAL, *step.natural)}
     clusters[VALIDATION] = clusters[VAL]
@@ -89,7 +91,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
             part,
             read,
             step.bootstrap,
-            fitted=lambda cell: fitted.get((cell.model, cell.seed)),
+            fitted=lambda cell: _of_cell(cell, fitted, draws),
             clusters=of,
         ):
             estimated.append(estimate)
@@ -231,6 +233,35 @@ def _fit(step: ScoreStep, folder: RunFolder) -> dict[tuple[str, int | str], Fitt
         )
         for row in step.rows
     }
+
+
+def _draws(
+    step: ScoreStep, folder: RunFolder
+) -> dict[tuple[str, int | str], tuple[CalibrationDraw, ...]]:
+    """The calibration images behind prediction sets, by variant and seed.
+
+    There are none where the test images have a different origin from the validation images: they
+    are not exchangeable with them, and the distribution of the coverage is not known.
+    """
+    if step.natural_shift:
+        return {}
+    return {
+        (row.model, row.seed): read_fitted(folder, file).draws
+        for row in step.rows
+        if (file := step.sets.get(predictions_file(row.model, row.seed, CLEAN, VAL))) is not None
+    }
+
+
+def _of_cell(
+    cell: Cell,
+    fitted: Mapping[tuple[str, int | str], Fitted | None],
+    draws: Mapping[tuple[str, int | str], tuple[CalibrationDraw, ...]],
+) -> Fitted | None:
+    """What was fitted for a cell; only clean test images are exchangeable with those of fitting."""
+    found = fitted.get((cell.model, cell.seed))
+    if found is None or cell.shift.name != CLEAN:
+        return found
+    return found._replace(draws=draws.get((cell.model, cell.seed), ()))
 
 
 def _other_images(step: ScoreStep) -> list[str]:

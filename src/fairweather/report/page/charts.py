@@ -13,6 +13,7 @@ import pandas as pd
 
 from fairweather.record import CLEAN, MEAN, NO_LEVEL
 from fairweather.report import figures
+from fairweather.report.conformal import COVERAGE, SIZE, promised_coverages
 from fairweather.report.contents import Contents
 from fairweather.report.figures import Spec
 from fairweather.report.overview import TITLES, Inks, Measure, alt_text, forest, readings
@@ -80,11 +81,13 @@ def overview_charts(contents: Contents, order: Sequence[str]) -> dict[Measure, C
     return found
 
 
-def level_charts(contents: Contents) -> dict[str, dict[str, Chart]]:
-    """Draw each of the two metrics against the level: by the shift's name, and the metric's."""
+def level_charts(
+    contents: Contents, metrics: Sequence[str] = TABULATED
+) -> dict[str, dict[str, Chart]]:
+    """Draw each of the metrics against the level: by the shift's name, and the metric's."""
     found: dict[str, dict[str, Chart]] = {}
     in_order = operator.methodcaller("map", drawn_order(contents).index)
-    for metric in TABULATED:
+    for metric in metrics:
         frames = {sweep.name: contents.by_level(metric, sweep) for sweep in contents.sweeps}
         highs = [frame["high"].max() for frame in frames.values() if len(frame)]
         # In steps of 0.05, so that the axis that all charts share ends at a round number.
@@ -95,6 +98,19 @@ def level_charts(contents: Contents) -> dict[str, dict[str, Chart]]:
                 frame = frames[sweep.name].sort_values("title", key=in_order, kind="stable")
                 chart = _of_shift(template, metric, sweep, frame)
                 found.setdefault(sweep.name, {})[metric] = chart
+    return found
+
+
+def set_charts(contents: Contents) -> dict[str, dict[str, Chart]]:
+    """Draw coverage and size of prediction sets in the same way, with the promised coverages."""
+    found = level_charts(contents, (COVERAGE, SIZE))
+    promised = [{"value": value} for value in sorted({*promised_coverages(contents).values()})]
+    y = {"field": "value", "type": "quantitative", "title": None}
+    rule = {"type": "rule", "color": INK, "strokeDash": [6, 3], "strokeWidth": 1}
+    for charts in found.values():
+        spec = charts[COVERAGE].spec
+        spec["layer"].append({"data": {"name": "promised"}, "mark": rule, "encoding": {"y": y}})
+        spec["datasets"]["promised"] = promised
     return found
 
 

@@ -94,6 +94,12 @@ FORMULAS: Mapping[str, str] = {
         "share below it equals the error rate; needs no labels (Garg et al. 2022)"
     ),
     "atc_accuracy_error": "that estimate − accuracy",
+    "conformal_coverage": "share of the images whose label is in their prediction set",
+    "conformal_set_size": "mean number of classes in the prediction sets",
+    "size_stratified_coverage": (
+        "lowest share of covered labels among images with sets of 1, 2 to 3, 4 to 10, 11 to 100 or "
+        "more classes, of those strata that have at least 30 images"
+    ),
 }
 # The same for numbers that need more than one cell of predictions.
 FORMULAS_OF_SEVERAL: Mapping[str, str] = {

@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from fairweather.record import RunRecord
+from fairweather.report.conformal import Promises
 from fairweather.report.contents import Contents
 from fairweather.report.figures import Figure
 from fairweather.report.findings import answer, model_findings
@@ -23,6 +24,7 @@ from fairweather.report.page.charts import (
     level_charts,
     overview_charts,
     scatter,
+    set_charts,
     training_charts,
 )
 from fairweather.report.page.drawing import SHORT, Chart, looks
@@ -44,6 +46,7 @@ from fairweather.report.training_files import read_times, read_tries, read_warni
 SECTIONS = (
     ("answer", "The answer"),
     ("shifts", "Under each shift"),
+    ("sets", "Prediction sets"),
     ("summary", "Summary tables"),
     ("closer", "Look closer"),
     ("pictures", "Pictures"),
@@ -73,6 +76,7 @@ class PageParts(NamedTuple):
     tables: Sequence[Table]
     ranks: Ranking | None
     limits: Limits | None
+    promises: Promises | None
     slices: Sequence[SliceTable]
     texts: Mapping[str, Mapping[str, str]]
     figures: Sequence[Figure]
@@ -84,6 +88,7 @@ class _Charts(NamedTuple):
 
     overview: Mapping[Measure, Chart]
     levels: Mapping[str, Mapping[str, Chart]]
+    sets: Mapping[str, Mapping[str, Chart]]
     heat_maps: Sequence[HeatMap]
     scatter: Chart | None
     training: Mapping[str, Chart]
@@ -94,6 +99,7 @@ class _Charts(NamedTuple):
         return [
             *self.overview.values(),
             *(chart for metrics in self.levels.values() for chart in metrics.values()),
+            *(chart for metrics in self.sets.values() for chart in metrics.values()),
             *(each.chart for each in self.heat_maps),
             *([self.scatter] if self.scatter else []),
             *self.training.values(),
@@ -106,7 +112,7 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
 
     `library` returns the JavaScript that draws charts; it is asked last, since it may take long.
     """
-    contents, order, tables, ranks, limits, slices, texts, figures, samples = parts
+    contents, order, tables, ranks, limits, sets, slices, texts, figures, samples = parts
     drawn = _charts(contents, order)
     first = ranks.rows[0].model if ranks else next(iter(contents.titles))
     findings = model_findings(contents)
@@ -119,6 +125,7 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
     scripts = script(library())
     pictures = carried["gallery"] is not None and bool(drawn.closer)
     there = {"shifts": bool(drawn.levels), "closer": bool(drawn.closer), "pictures": pictures}
+    there["sets"] = sets is not None
     return (
         _environment()
         .get_template("page.html.j2")
@@ -130,6 +137,7 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
             states=[(glyph, state) for state, (_, glyph) in STATES.items() if state in seen],
             findings=sorted(findings, key=lambda each: order.index(each.model)),
             limits=limits,
+            promises=sets,
             slices=slices,
             choices=LIMITS,
             tables=tables,
@@ -155,6 +163,7 @@ def _charts(contents: Contents, order: Sequence[str]) -> _Charts:
     return _Charts(
         overview=overview_charts(contents, order),
         levels=level_charts(contents),
+        sets=set_charts(contents),
         heat_maps=[HeatMap(heading, chart) for heading, chart in maps if chart is not None],
         scatter=scatter(contents) if contents.sweeps else None,
         training=training_charts(contents),

@@ -1,0 +1,305 @@
+"""Prediction sets: a temperature and thresholds, each fitted on its own half of the validation.
+
+The sets are made of tempered probabilities. A temperature that had seen the calibration images
+would break the promise, so it is fitted on one half of the clean validation images, and the
+thresholds on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+from pydantic import JsonValue
+
+from fairweather.errors import InputError
+from fairweather.inference.temperature import fit_temperature
+from fairweather.metrics import softmax
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.conformal import (
+    CalibrationDraw,
+    class_scores,
+    classwise_quantiles,
+    conformal_quantile,
+    fewest_images,
+    label_scores,
+    set_columns,
+)
+from fairweather.types import Predictions, is_finite
+from fairweather.variants import METHODS, Conformal, Variant
+
+# How many probabilities are in memory at once; it limits what many classes need.
+BLOCK = 4_000_000
+
+
+class Halves(NamedTuple):
+    """The places of the images that each of the two is fitted on, int64 `[a]` and `[b]`."""
+
+    temperature: npt.NDArray[np.int64]
+    thresholds: npt.NDArray[np.int64]
+
+
+class FittedSets(NamedTuple):
+    """What prediction sets are made with.
+
+    Attributes:
+        method, coverage, classwise: of the variant; see `Conformal`.
+        temperature: logits are divided by it.
+        temperature_images: the number of images that it was fitted on.
+        thresholds: the largest score of a class in a set: one, or one for each class.
+        images: the number of calibration images behind each threshold.
+        worth: how many independent images these are worth, if images belong together.
+        covered: how many of them have their label in their set.
+        filled: share of the calibration images whose set would be empty, and is the most probable
+            class instead.
+    """
+
+    method: str
+    coverage: float
+    classwise: bool
+    temperature: float
+    temperature_images: int
+    thresholds: tuple[float, ...]
+    images: tuple[int, ...]
+    worth: tuple[float, ...]
+    covered: tuple[int, ...]
+    filled: float
+
+    @property
+    def draws(self) -> tuple[CalibrationDraw, ...]:
+        """What the coverage of exchangeable images varies with."""
+        return tuple(
+            CalibrationDraw(worth, covered * worth / images, label if self.classwise else None)
+            for label, (worth, covered, images) in enumerate(
+                zip(self.worth, self.covered, self.images, strict=True)
+            )
+        )
+
+
+def halves(keys: npt.NDArray[np.int64], clusters: Clusters | None = None) -> Halves:
+    """Split images into halves by their keys, the same on every machine and in any order.
+
+    Args:
+        keys: int64 `[n]`, the key of each image.
+        clusters: which images belong together, such as those of a patient; they are then in one
+            half, and the first half has at most half of the images.
+
+    >>> parts = halves(np.arange(5))
+    >>> len(parts.temperature), len(parts.thresholds)
+    (2, 3)
+    """
+    most = len(keys) // 2
+    if clusters is None:
+        order = np.lexsort((keys, _mixed(keys)))
+        return Halves(np.sort(order[:most]), np.sort(order[most:]))
+    first = np.full(clusters.count, np.iinfo(np.int64).max)
+    np.minimum.at(first, clusters.of, keys)
+    taken: list[int] = []
+    for cluster in np.lexsort((first, _mixed(first))).tolist():
+        size = int(clusters.sizes[cluster])
+        if size <= most:
+            most -= size
+            taken.append(cluster)
+    is_first = np.isin(clusters.of, taken)
+    return Halves(np.flatnonzero(is_first), np.flatnonzero(~is_first))
+
+
+def check_enough(
+    variant: Conformal,
+    keys: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.integer],
+    classes: Sequence[str],
+    clusters: Clusters | None = None,
+) -> Halves:
+    """Split validation images into halves, which must be large enough for the promised coverage.
+
+    Args:
+        variant: with the coverage.
+        keys, labels: int64 `[n]`, of the clean validation images.
+        classes: the names of the classes.
+        clusters: which images belong together.
+
+    Raises:
+        InputError: a threshold would have fewer images than `fewest_images`, and so every set
+            every class; or no image is left for the temperature.
+
+    >>> check_enough(Conformal(), np.arange(8), np.zeros(8, int), ("cat",))
+    Traceback (most recent call last):
+    fairweather.errors.InputError: a coverage of 0.9 needs at least 9 calibration images, and half
+    of the 8 validation images is 4: use more validation images or a lower coverage
+    """
+    parts = halves(keys, clusters)
+    needed, left = fewest_images(variant.coverage), len(parts.thresholds)
+    promised = f"a coverage of {variant.coverage:g}"
+    if left < needed:
+        raise InputError(
+            f"{promised} needs at least {needed:,} calibration images, and half of the "
+            f"{len(keys):,} validation images is {left:,}: use more validation images or a lower "
+            "coverage"
+        )
+    if not len(parts.temperature):
+        raise InputError(
+            "prediction sets need validation images for a temperature and others for thresholds, "
+            "and all validation images belong together"
+        )
+    if variant.classwise:
+        counts = np.bincount(labels[parts.thresholds], minlength=len(classes))
+        least = int(counts.argmin())
+        if counts[least] < needed:
+            raise InputError(
+                f"{promised} in each class needs at least {needed:,} calibration images of each, "
+                f"and half of the validation images has {counts[least]:,} of {classes[least]!r}: "
+                "use more validation images, a lower coverage, or classwise: false"
+            )
+    return parts
+
+
+def check_sets(
+    variants: Iterable[Variant],
+    keys: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.integer],
+    classes: Sequence[str],
+    clusters: Clusters | None = None,
+) -> None:
+    """Raise `InputError` if there are too few validation images for a conformal variant.
+
+    Arguments as in `check_enough`.
+    """
+    for variant in variants:
+        if isinstance(variant, Conformal):
+            check_enough(variant, keys, labels, classes, clusters)
+
+
+def fit_sets(
+    variant: Conformal,
+    logits: npt.NDArray[np.float32],
+    predictions: Predictions,
+    clusters: Clusters | None = None,
+) -> FittedSets:
+    """Fit temperature and thresholds, each on its own half of the clean validation images.
+
+    Args:
+        variant: method and promised coverage.
+        logits: float32 `[n, classes]` of these images.
+        predictions: their keys, labels and classes.
+        clusters: which images belong together, such as those of a patient.
+
+    Raises:
+        InputError: as `check_enough`.
+    """
+    labels, classes = predictions.labels, predictions.classes
+    parts = check_enough(variant, predictions.keys, labels, classes, clusters)
+    temperature = fit_temperature(logits[parts.temperature], labels[parts.temperature]).value
+    truth, rows = labels[parts.thresholds], logits[parts.thresholds]
+    rows /= np.float32(temperature)
+    scores = np.concatenate(
+        [label_scores(softmax(rows[at]), truth[at], variant.method) for at in _blocks(rows)]
+    )
+    if variant.classwise:
+        thresholds = classwise_quantiles(scores, truth, variant.coverage, len(classes))
+    else:
+        thresholds = np.array([conformal_quantile(scores, variant.coverage)])
+    judged = (
+        _sets_and_empty(rows[at], truth[at], thresholds, variant.method) for at in _blocks(rows)
+    )
+    covered, empty = np.concatenate(list(judged)).T
+    labelled = range(len(classes)) if variant.classwise else ()
+    groups = [truth == label for label in labelled] or [np.ones(len(truth), dtype=bool)]
+    of = None if clusters is None else clusters.of[parts.thresholds]
+    return FittedSets(
+        method=variant.method,
+        coverage=variant.coverage,
+        classwise=variant.classwise,
+        temperature=temperature,
+        temperature_images=len(parts.temperature),
+        thresholds=tuple(map(float, thresholds)),
+        images=tuple(int(group.sum()) for group in groups),
+        worth=tuple(_worth(covered[group], None if of is None else of[group]) for group in groups),
+        covered=tuple(int(covered[group].sum()) for group in groups),
+        filled=float(empty.mean()),
+    )
+
+
+def with_sets(
+    predictions: Predictions, logits: npt.NDArray[np.float32], fitted: FittedSets
+) -> Predictions:
+    """Add the size of each image's prediction set, and whether its label is in it.
+
+    Args:
+        predictions: the columns of the same images.
+        logits: float32 `[n, classes]`, already divided by the temperature.
+        fitted: the thresholds.
+    """
+    parts = [
+        set_columns(softmax(logits[at]), predictions.labels[at], fitted.thresholds, fitted.method)
+        for at in _blocks(logits)
+    ]
+    return replace(
+        predictions,
+        set_size=np.concatenate([each.set_size for each in parts]),
+        covered=np.concatenate([each.covered for each in parts]),
+    )
+
+
+def read_sets(facts: Mapping[str, JsonValue], place: str) -> FittedSets:
+    """Read what `FittedSets._asdict` wrote as JSON; raises `InputError` for anything else."""
+    try:
+        found = pydantic.TypeAdapter(FittedSets).validate_python(dict(facts))
+    except pydantic.ValidationError:
+        raise InputError(f"{place} does not hold what prediction sets are made with") from None
+    numbers = [found.temperature, *found.thresholds, *found.worth]
+    if not all(map(is_finite, numbers)) or found.temperature <= 0 or found.method not in METHODS:
+        raise InputError(f"{place} does not hold what prediction sets are made with")
+    return found
+
+
+def _sets_and_empty(
+    rows: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.integer],
+    thresholds: FloatArray,
+    method: str,
+) -> npt.NDArray[np.bool_]:
+    """Which labels are covered, and which sets would be empty, bool `[n, 2]`."""
+    probabilities = softmax(rows)
+    empty = ~(class_scores(probabilities, method) <= thresholds).any(axis=1)
+    covered = set_columns(probabilities, labels, thresholds, method).covered
+    return np.stack([covered, empty], axis=1)
+
+
+def _blocks(rows: npt.NDArray[np.float32]) -> Iterator[slice]:
+    """Slices of rows, so that few probabilities are in memory at once."""
+    step = max(1, BLOCK // rows.shape[1])
+    yield from (slice(at, at + step) for at in range(0, len(rows), step))
+
+
+def _worth(covered: npt.NDArray[np.bool_], of: npt.NDArray[np.integer] | None) -> float:
+    """How many independent images would have a share as uncertain as that of these clusters.
+
+    Source: Kish 1965, Survey Sampling, section 8.2, for the design effect.
+    """
+    n = len(covered)
+    if of is None:
+        return float(n)
+    clusters = Clusters.of_names(of)
+    share = float(covered.mean())
+    if clusters.count < 2 or share in (0.0, 1.0):
+        return float(clusters.count)
+    sums = clusters.sums(np.asarray(covered - share, dtype=np.float64)[:, None])[:, 0]
+    variance = float(np.square(sums).sum()) * clusters.count / (clusters.count - 1)
+    return min(float(n), n * n * share * (1 - share) / variance)
+
+
+def _mixed(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """Mix the bits of each number, so that the order says nothing of the images.
+
+    Source: Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators, figure 17.
+    """
+    mixed = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)))

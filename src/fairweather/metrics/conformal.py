@@ -1,0 +1,380 @@
+"""Conformal prediction: sets of classes that contain the label as often as promised.
+
+A class is in the set of an image if its score is at most a threshold: the exact quantile of the
+scores of the labels of calibration images. If these and other images are exchangeable, the label of
+another image is in its set with at least the promised probability, whatever the model is. Under a
+shift, nothing is promised.
+
+Nothing is random: scores are not smoothed by a uniform number, and classes of equal probability are
+in a set together or not at all. So a set may contain the label more often than promised, never less
+often. No set is empty; see `prediction_sets`.
+
+Source: Vovk, Gammerman and Shafer 2005, Algorithmic Learning in a Random World; Angelopoulos and
+Bates 2023, Conformal Prediction: A Gentle Introduction, sections 1 and 4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.metrics.columns import (
+    FloatArray,
+    IntArray,
+    Result,
+    as_result,
+    as_rows,
+    check_columns,
+    ratio,
+    weighted_mean,
+)
+from fairweather.variants import METHODS
+
+# RAPS adds PENALTY for each class beyond the FREE most probable ones. Its authors choose both by
+# the size of the sets on further images, which would take a third part of the validation images.
+PENALTY, FREE = 0.01, 5
+# The largest sets of each size stratum but the last: 1, 2 to 3, 4 to 10, 11 to 100, and more, as
+# in Angelopoulos et al. 2021.
+STRATA = (1, 3, 10, 100)
+IN_A_STRATUM = 30  # with fewer images, a stratum does not count
+
+
+def class_scores(probabilities: npt.ArrayLike, method: str = "lac") -> FloatArray:
+    """Score of every class of every image: the smaller, the sooner the class is in the set.
+
+    - `lac`: 1 − the probability of the class. Sets are the smallest on average.
+    - `aps`: the sum of the probabilities of all classes that are more probable. Sets adapt to how
+      hard an image is.
+    - `raps`: the same, plus 0.01 for each class beyond the fifth in order of probability: it avoids
+      very large sets of very improbable classes. With up to five classes it is `aps`.
+
+    Args:
+        probabilities: float `[n, classes]`.
+        method: `lac`, `aps` or `raps`.
+
+    Returns:
+        float64 `[n, classes]`. Classes of equal probability have equal scores.
+
+    Source: Sadinle, Lei and Wasserman 2019, Least Ambiguous Set-Valued Classifiers with Bounded
+    Error Levels, for LAC; Romano, Sesia and Candès 2020, Classification with Valid and Adaptive
+    Coverage, for APS, with the sets of their equation 3: the most probable classes up to and
+    including the one that reaches the threshold; Angelopoulos, Bates, Malik and Jordan 2021,
+    Uncertainty Sets for Image Classifiers using Conformal Prediction, for RAPS.
+
+    >>> class_scores([[0.5, 0.2, 0.3]], "aps").tolist()
+    [[0.0, 0.8, 0.5]]
+    """
+    rows = np.asarray(probabilities, dtype=np.float64)
+    if rows.ndim != 2 or rows.size == 0:
+        raise InputError(f"probabilities must be [n, classes], found {list(rows.shape)}")
+    if method not in METHODS:
+        raise unknown_name("method of prediction sets", method, METHODS)
+    if method == "lac":
+        return 1 - rows
+    order = np.argsort(-rows, axis=1, kind="stable")
+    falling = np.take_along_axis(rows, order, axis=1)
+    before = np.zeros_like(falling)
+    np.cumsum(falling[:, :-1], axis=1, out=before[:, 1:])
+    # Classes of equal probability share what the first of them has.
+    places = np.arange(rows.shape[1])
+    is_first = np.ones(rows.shape, dtype=bool)
+    is_first[:, 1:] = falling[:, 1:] != falling[:, :-1]
+    first = np.maximum.accumulate(np.where(is_first, places, 0), axis=1)
+    scores = np.take_along_axis(before, first, axis=1)
+    if method == "raps":
+        scores += PENALTY * np.maximum(first + 1 - FREE, 0)
+    found = np.empty_like(scores)
+    np.put_along_axis(found, order, scores, axis=1)
+    return found
+
+
+def label_scores(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, method: str = "lac"
+) -> FloatArray:
+    """Score of the label of each image, float64 `[n]`; see `class_scores`.
+
+    Args:
+        probabilities: float `[n, classes]`.
+        labels: int `[n]`, each in `[0, classes)`.
+        method: as in `class_scores`.
+
+    >>> label_scores([[0.5, 0.25, 0.25]], [2]).tolist()
+    [0.75]
+    """
+    scores = class_scores(probabilities, method)
+    places = np.asarray(labels)[:, None]
+    return np.asarray(np.take_along_axis(scores, places, axis=1)[:, 0])
+
+
+def quantile_rank(images: int, coverage: float) -> int:
+    """Which of the sorted scores of so many images is the threshold: ⌈(n + 1) · coverage⌉.
+
+    The coverage is taken as the decimal number that it is written as, so that no rounding of a
+    float moves the rank. A rank above the number of images means that there is no such score.
+
+    Source: Vovk, Gammerman and Shafer 2005, proposition 2.4.
+
+    >>> quantile_rank(99, 0.95), quantile_rank(99, 0.56), quantile_rank(8, 0.9)
+    (95, 56, 9)
+    """
+    return math.ceil((images + 1) * _exact(coverage))
+
+
+def fewest_images(coverage: float) -> int:
+    """How many calibration images a coverage needs: ⌈1 / (1 − coverage)⌉ − 1.
+
+    >>> fewest_images(0.9), fewest_images(0.999)
+    (9, 999)
+    """
+    share = _exact(coverage)
+    return math.ceil(share / (1 - share))
+
+
+def conformal_quantile(scores: npt.ArrayLike, coverage: float) -> float:
+    """Threshold at which the sets of other images contain the label with this probability.
+
+    It is the score at `quantile_rank`, or infinite if there are fewer than `fewest_images`: then
+    every class is in every set.
+
+    Args:
+        scores: float `[n]`, of the labels of calibration images; no NaN.
+        coverage: the promised probability, between 0 and 1.
+
+    Source: Vovk, Gammerman and Shafer 2005; Lei et al. 2018, Distribution-Free Predictive
+    Inference for Regression, theorem 2, for exchangeable images without ties: the probability is
+    also at most coverage + 1 / (n + 1).
+
+    >>> conformal_quantile([0.1, 0.4, 0.2, 0.3], 0.6), conformal_quantile([0.1], 0.6)
+    (0.3, inf)
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or np.isnan(values).any():
+        raise InputError("scores of calibration images must be numbers [n], without NaN")
+    rank = quantile_rank(len(values), coverage)
+    return float(np.partition(values, rank - 1)[rank - 1]) if rank <= len(values) else math.inf
+
+
+def classwise_quantiles(
+    scores: npt.ArrayLike, labels: npt.ArrayLike, coverage: float, classes: int
+) -> FloatArray:
+    """`conformal_quantile` of the images of each class alone, float64 `[classes]`.
+
+    The promise then holds for the images of each class, whatever the shares of the classes are.
+
+    Args:
+        scores: float `[n]`, of the labels of calibration images.
+        labels: int `[n]`, each in `[0, classes)`.
+        coverage: the promised probability.
+        classes: how many there are.
+
+    Source: Vovk 2012, Conditional Validity of Inductive Conformal Predictors, section 4 (label
+    conditional, or Mondrian).
+
+    >>> classwise_quantiles([0.1, 0.3, 0.2], [0, 0, 1], 0.5, 3).tolist()
+    [0.3, 0.2, inf]
+    """
+    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    return np.array([conformal_quantile(values[truth == k], coverage) for k in range(classes)])
+
+
+def prediction_sets(
+    probabilities: npt.ArrayLike, thresholds: npt.ArrayLike, method: str = "lac"
+) -> npt.NDArray[np.bool_]:
+    """Tell which classes are in the set of each image, bool `[n, classes]`.
+
+    A set is never empty: where no class has a score up to its threshold, which only happens with
+    `lac`, the set is the most probable class. This can only make the coverage higher. Coverage is
+    then at least the accuracy, since the most probable class is in every set.
+
+    Args:
+        probabilities: float `[n, classes]`.
+        thresholds: one number, or one for each class `[classes]`.
+        method: as in `class_scores`.
+
+    >>> prediction_sets([[0.5, 0.3, 0.2], [0.4, 0.35, 0.25]], 0.6).tolist()
+    [[True, False, False], [True, False, False]]
+    """
+    rows = np.asarray(probabilities, dtype=np.float64)
+    found = class_scores(rows, method) <= np.asarray(thresholds, dtype=np.float64)
+    empty = ~found.any(axis=1)
+    found[empty] = rows[empty] == rows[empty].max(axis=1, keepdims=True)
+    return found
+
+
+class SetColumns(NamedTuple):
+    """What is kept of the sets of images.
+
+    Attributes:
+        set_size: int64 `[n]`, the number of classes in the set of each image.
+        covered: bool `[n]`, whether its label is among them.
+    """
+
+    set_size: IntArray
+    covered: npt.NDArray[np.bool_]
+
+
+def set_columns(
+    probabilities: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    thresholds: npt.ArrayLike,
+    method: str = "lac",
+) -> SetColumns:
+    """Size of the set of each image, and whether the label is in it; see `prediction_sets`.
+
+    >>> columns = set_columns([[0.5, 0.3, 0.2], [0.4, 0.35, 0.25]], [1, 1], 0.7)
+    >>> columns.set_size.tolist(), columns.covered.tolist()
+    ([2, 2], [True, True])
+    """
+    sets = prediction_sets(probabilities, thresholds, method)
+    covered = np.take_along_axis(sets, np.asarray(labels)[:, None], axis=1)[:, 0]
+    return SetColumns(sets.sum(axis=1, dtype=np.int64), covered)
+
+
+class CalibrationDraw(NamedTuple):
+    """The calibration images behind one threshold, from which follows how the coverage varies.
+
+    Attributes:
+        images: how many there are; where they belong together, how many independent ones they are
+            worth.
+        covered: how many of them have their label in their set. Without ties it is
+            `quantile_rank`.
+        label: the class that the threshold is for; None for all classes.
+    """
+
+    images: float
+    covered: float
+    label: int | None = None
+
+
+def coverage_deviations(
+    draws: Sequence[CalibrationDraw],
+    labels: npt.NDArray[np.integer],
+    resamples: int,
+    seed: int = 0,
+) -> FloatArray:
+    """Draw how far the coverage of other calibration images lies from its mean, float64 `[B]`.
+
+    Given the calibration images, the coverage of exchangeable images has the distribution
+    Beta(k, n + 1 − k), where k of n calibration images are covered. Added to the resamples of test
+    images, the deviations make intervals cover another draw of calibration images too.
+
+    Args:
+        draws: of one threshold, or of one for each class.
+        labels: int `[n]`, of the test images: thresholds of classes count by their shares.
+        resamples: how many deviations.
+        seed: of a local generator.
+
+    Source: Vovk 2012, Conditional Validity of Inductive Conformal Predictors, proposition 2a;
+    Angelopoulos and Bates 2023, section 3.2.
+
+    >>> drawn = coverage_deviations([CalibrationDraw(99, 90)], np.zeros(5, int), 4000)
+    >>> abs(float(drawn.mean())) < 0.005, round(float(drawn.std()), 3)
+    (True, 0.029)
+    """
+    generator = np.random.default_rng(seed)
+    found = np.zeros(resamples)
+    for draw in draws:
+        share = 1.0 if draw.label is None else float(np.mean(labels == draw.label))
+        rest = draw.images + 1 - draw.covered
+        coverage = generator.beta(max(draw.covered, 1e-9), rest, size=resamples)
+        found += share * (coverage - draw.covered / (draw.images + 1))
+    return found
+
+
+def conformal_coverage(covered: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:
+    """Share of the images whose label is in their prediction set, in [0, 1].
+
+    Args:
+        covered: bool `[n]`, from `set_columns`.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    >>> conformal_coverage([True, True, False, True])
+    0.75
+    """
+    return weighted_mean(covered, weights, name="covered")
+
+
+def conformal_set_size(set_size: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:
+    """Mean number of classes in the prediction sets, at least 1; smaller is more useful.
+
+    Args:
+        set_size: int `[n]`, from `set_columns`.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    >>> conformal_set_size([1, 1, 4])
+    2.0
+    """
+    return weighted_mean(set_size, weights, name="set_size")
+
+
+def size_stratified_coverage(
+    set_size: npt.ArrayLike, covered: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Result:
+    """Lowest coverage of the images with sets of about the same size, in [0, 1].
+
+    Sets that adapt to how hard an image is keep the promise at every size. Strata are sets of 1, 2
+    to 3, 4 to 10, 11 to 100 and more classes; one with fewer than 30 images does not count. NaN if
+    none counts. The smallest of several noisy numbers is rather too small.
+
+    Args:
+        set_size: int `[n]`, from `set_columns`.
+        covered: bool `[n]`.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`. Which
+            strata count depends on the images without weights.
+
+    Source: Angelopoulos, Bates, Malik and Jordan 2021, section 4 (size-stratified coverage
+    violation, here as the coverage itself).
+
+    >>> size_stratified_coverage([1] * 30 + [2] * 30, [True] * 45 + [False] * 15)
+    0.5
+    """
+    n = check_columns(set_size=set_size, covered=covered)
+    rows = as_rows(weights, n)
+    terms = strata_terms(np.asarray(set_size), np.asarray(covered, dtype=bool))
+    return as_result(lowest_of_strata(rows @ terms), weights)
+
+
+def strata_terms(set_size: npt.NDArray[np.integer], covered: npt.NDArray[np.bool_]) -> FloatArray:
+    """Columns whose sums give `size_stratified_coverage`: float64 `[n, 2 * strata]`.
+
+    >>> strata_terms(np.ones(30, int), np.arange(30) < 20).sum(axis=0)
+    array([30., 20.])
+    """
+    members = strata_of(set_size)
+    return np.concatenate([members, members & covered[:, None]], axis=1, dtype=np.float64)
+
+
+def lowest_of_strata(sums: FloatArray) -> FloatArray:
+    """`size_stratified_coverage` from sums of `strata_terms`, `[B, 2 * strata]` to `[B]`.
+
+    >>> lowest_of_strata(np.array([[30.0, 10.0, 15.0, 10.0]]))
+    array([0.5])
+    """
+    images, covered = np.split(sums, 2, axis=1)
+    shares = ratio(covered, images)  # NaN where a resample has no image of a stratum
+    return np.fmin.reduce(shares, axis=1, initial=np.nan)
+
+
+def strata_of(set_size: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+    """Tell which images are in each size stratum that has enough images, bool `[n, strata]`.
+
+    The strata are sets of 1, 2 to 3, 4 to 10, 11 to 100 and more classes.
+
+    >>> strata_of(np.array([1] * 30 + [2] * 29)).shape
+    (59, 1)
+    """
+    stratum = np.searchsorted(np.array(STRATA), set_size)
+    members = stratum[:, None] == np.arange(len(STRATA) + 1)
+    return np.asarray(members[:, members.sum(axis=0) >= IN_A_STRATUM])
+
+
+def _exact(coverage: float) -> Fraction:
+    if not 0 < coverage < 1:  # NaN fails the comparison too
+        raise InputError(f"coverage must be a share between 0 and 1, found {coverage}")
+    return Fraction(repr(float(coverage)))

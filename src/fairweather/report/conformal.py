@@ -1,0 +1,252 @@
+"""Prediction sets: up to which level of each shift the promised coverage is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from fairweather.record import CLEAN, ENSEMBLE_SUFFIX, NO_LEVEL
+from fairweather.report.contents import Contents
+from fairweather.report.sweeps import Sweep
+from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
+from fairweather.report.tables import ABSENT, Entry
+from fairweather.types import Score
+from fairweather.variants import Conformal, read_variants
+
+COVERAGE, SIZE = "conformal_coverage", "conformal_set_size"
+STRATIFIED = "size_stratified_coverage/30-per-stratum"
+
+
+class Cell(NamedTuple):
+    """The sets of a model on one set of images.
+
+    Attributes:
+        level: as scores.csv writes it.
+        coverage, size: the share of covered labels, and the mean number of classes in a set.
+        stratified: the lowest coverage of sets of similar size; None where it has no value.
+    """
+
+    level: str
+    coverage: Score
+    size: Score
+    stratified: Score | None
+
+    def breaks(self, promise: float) -> bool:
+        """Tell whether the whole interval of the coverage is below the promise."""
+        return self.coverage.high < promise
+
+
+class Kept(NamedTuple):
+    """What becomes of the promise of a model under one shift.
+
+    Attributes:
+        model, title, promise: the variant, its title, and the coverage that it promises.
+        sweep: the shift; None for clean images.
+        cells: of its levels, ascending.
+    """
+
+    model: str
+    title: str
+    promise: float
+    sweep: Sweep | None
+    cells: tuple[Cell, ...]
+
+    @property
+    def worst(self) -> Cell:
+        """The level with the lowest coverage."""
+        return min(self.cells, key=lambda cell: cell.coverage.value)
+
+    @property
+    def shift(self) -> str:
+        """The title of the shift."""
+        return "Clean images" if self.sweep is None else self.sweep.title
+
+    @property
+    def is_broken(self) -> bool:
+        """Tell whether the promise is broken at some level."""
+        return any(cell.breaks(self.promise) for cell in self.cells)
+
+    def in_words(self) -> str:
+        """Say up to where the promise is kept, and from where on it is broken."""
+        if self.sweep is None:
+            return "broken" if self.is_broken else "kept"
+        sides = [side for side in self._sides() if side]
+        if not self.is_broken:
+            return "kept at all levels tested"
+        return "; ".join(self._of_side(side) for side in sides)
+
+    def _sides(self) -> Iterator[list[Cell]]:
+        """The levels below and above the one that changes nothing, the nearest first."""
+        assert self.sweep is not None
+        for side in (-1, 1):
+            away = {c.level: side * (float(c.level) - self.sweep.neutral) for c in self.cells}
+            beyond = [cell for cell in self.cells if away[cell.level] > 0]
+            yield sorted(beyond, key=lambda cell, away=away: away[cell.level])  # type: ignore[misc]
+
+    def _of_side(self, side: Sequence[Cell]) -> str:
+        assert self.sweep is not None
+        broken = [cell.breaks(self.promise) for cell in side]
+        if not any(broken):
+            return f"kept up to {self.sweep.heading(side[-1].level)}"
+        first = broken.index(True)
+        on = " on" if all(broken[first:]) and first + 1 < len(side) else ""
+        begin = f"kept up to {self.sweep.heading(side[first - 1].level)}, " if first else ""
+        word = "from" if on else "at"
+        return f"{begin}broken {word} {self.sweep.heading(side[first].level)}{on}"
+
+
+class Promises(NamedTuple):
+    """What becomes of all promises.
+
+    Attributes:
+        rows: each variant on clean images, and then under each shift.
+        caption: what the table shows.
+        natural_shift: whether the test images have a different origin from the validation images.
+    """
+
+    rows: tuple[Kept, ...]
+    caption: str
+    natural_shift: bool
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The titles of the columns of `cells`."""
+        return (
+            "Model",
+            "Images",
+            "Promised",
+            "Where it is kept",
+            "Lowest coverage (%)",
+            "Classes in a set there",
+            "Lowest coverage of similar sizes there",
+        )
+
+    def cells(self) -> list[list[str]]:
+        """The body as plain text, ready to be escaped."""
+        return [
+            [
+                row.title,
+                row.shift,
+                f"{100 * row.promise:.6g} %",
+                row.in_words(),
+                str(Entry(row.worst.coverage, percent=True)),
+                str(Entry(row.worst.size, percent=False)),
+                ABSENT
+                if row.worst.stratified is None
+                else str(Entry(row.worst.stratified, percent=False)),
+            ]
+            for row in self.rows
+        ]
+
+    @property
+    def titles(self) -> list[str]:
+        """The titles of the variants."""
+        return list(dict.fromkeys(row.title for row in self.rows))
+
+    def sentences(self) -> list[str]:
+        """Say of each variant, in one sentence, where its promise breaks."""
+        return [self._sentence(model) for model in dict.fromkeys(row.model for row in self.rows)]
+
+    def texts(self) -> dict[str, str]:
+        """Write the table out, by the suffix of the file."""
+        layout, body = Layout(self.header, words=4), self.cells()
+        return {
+            "md": markdown(layout, body, [self.caption]),
+            "csv": self._csv(),
+            "tex": latex(layout, body, "prediction_sets", self.caption),
+        }
+
+    def _sentence(self, model: str) -> str:
+        rows = [row for row in self.rows if row.model == model]
+        promised = f"“{rows[0].title}” promised {100 * rows[0].promise:.6g}\N{NO-BREAK SPACE}%"
+        shifted = [row for row in rows if row.sweep is not None]
+        broken = [row for row in shifted if row.is_broken]
+        begin = promised
+        if rows[0].sweep is None and rows[0].is_broken:
+            begin += " and broke that on clean images already"
+        if not shifted:
+            return f"{begin}; no shift was tested."
+        if not broken:
+            return f"{begin}; no shift tested broke it."
+        worst = min(broken, key=lambda row: row.worst.coverage.value)
+        others = len(broken) - 1
+        more = f", and {others} other shift{'s' * (others > 1)} broke it too" if others else ""
+        return f"{begin}; under {worst.shift}: {worst.in_words()}{more}."
+
+    def _csv(self) -> str:
+        lines = [
+            (
+                row.model,
+                row.title,
+                CLEAN if row.sweep is None else row.sweep.name,
+                cell.level,
+                row.promise,
+                *cell.coverage,
+                *cell.size[:3],
+                *(cell.stratified[:3] if cell.stratified else (None,) * 3),
+            )
+            for row in self.rows
+            for cell in row.cells
+        ]
+        ends = ("", " low", " high")
+        columns = ["model", "title", "shift", "level", "promised"]
+        columns += [f"coverage{end}" for end in ends] + ["n"]
+        columns += [f"{name}{end}" for name in ("set size", "stratified coverage") for end in ends]
+        return rows_as_csv(pd.DataFrame(lines, columns=columns))
+
+
+def promised_coverages(contents: Contents) -> dict[str, float]:
+    """The coverage that each conformal variant promises, by its name here."""
+    found = {}
+    for name in contents.titles:
+        label, _, inner = name.rpartition(":")
+        for each in read_variants(contents.records[label].settings.variants):
+            is_its_name = inner.removesuffix(ENSEMBLE_SUFFIX).endswith(f"+{each.name}")
+            if isinstance(each, Conformal) and is_its_name:
+                found[name] = each.coverage
+    return found
+
+
+def promises(contents: Contents) -> Promises | None:
+    """Find where each conformal variant keeps its promise.
+
+    A promise is broken at a level where the whole 95 % interval of the coverage is below it; few
+    images make it easier to keep. Only levels that were tested are looked at.
+
+    Returns:
+        None where there are no prediction sets.
+    """
+    rows = tuple(_rows(contents, promised_coverages(contents)))
+    if not rows:
+        return None
+    caption = (
+        "Prediction sets contain the label of as many images as promised, if images are "
+        "exchangeable with the clean validation images; under a shift nothing is promised. Broken: "
+        "the whole interval of the coverage is below the promise. The last three columns are of "
+        f"the level with the lowest coverage. In brackets: {contents.intervals}"
+    )
+    natural = any("natural_shift" in record.data.notes for record in contents.records.values())
+    end = "" if natural else "; on clean images also over other calibration images"
+    return Promises(rows, f"{caption}{end}. {contents.sample()}.", natural)
+
+
+def _rows(contents: Contents, promised: Mapping[str, float]) -> Iterator[Kept]:
+    for model, promise in promised.items():
+        places: list[tuple[Sweep | None, str, Sequence[str]]] = [(None, CLEAN, [NO_LEVEL])]
+        places += [(sweep, sweep.name, list(sweep.cells)) for sweep in contents.sweeps]
+        for sweep, shift, levels in places:
+            cells = tuple(_cells(contents, model, shift, levels))
+            if cells:
+                yield Kept(model, contents.titles[model], promise, sweep, cells)
+
+
+def _cells(contents: Contents, model: str, shift: str, levels: Sequence[str]) -> Iterator[Cell]:
+    for level in levels:
+        coverage, size, stratified = (
+            contents.score(metric, model, shift, level) for metric in (COVERAGE, SIZE, STRATIFIED)
+        )
+        if coverage is not None and size is not None:
+            known = stratified is not None and stratified.value == stratified.value  # not NaN
+            yield Cell(level, coverage, size, stratified if known else None)

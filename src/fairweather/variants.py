@@ -1,0 +1,180 @@
+"""The variants of a model: what may be fitted or changed at test time, and how it is written.
+
+A variant is a model plus something that is fitted or changed when it is tested. It has its own
+predictions but no checkpoint, and its name is `MODEL+VARIANT`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.types import is_finite, shortest
+from fairweather.yamlfile import parse_yaml
+
+FORM = "KIND, or KIND: {PARAMETER: VALUE}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant; each kind is a class with its parameters as fields, which it checks.
+
+    Attributes:
+        kind: how studies and the command line call it.
+        is_fitted: whether it is fitted on clean validation images.
+    """
+
+    kind: ClassVar[str]
+    is_fitted: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """What stands behind `MODEL+`, also in the names of folders."""
+        return self.kind
+
+    @property
+    def title(self) -> str:
+        """What reports add to the title of the model."""
+        raise NotImplementedError
+
+    @property
+    def text(self) -> str:
+        """How the record of a run writes it; `read_variant` reads it back.
+
+        Parameters at their defaults are left out, so that the text of a kind stays the same where
+        it gets a new parameter.
+
+        >>> Temperature().text, Conformal(method="aps").text
+        ('temperature', 'conformal: {"method": "aps"}')
+        """
+        values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
+        given = {name: value for name, (value, default) in values.items() if value != default}
+        return f"{self.kind}: {json.dumps(given)}" if given else self.kind
+
+
+@dataclass(frozen=True)
+class Temperature(Variant):
+    """The logits are divided by one number."""
+
+    kind: ClassVar[str] = "temperature"
+
+    @property
+    def title(self) -> str:  # noqa: D102 - as its base says
+        return "temperature scaling"
+
+
+@dataclass(frozen=True)
+class BatchNorm(Variant):
+    """Batch norm has the statistics of the batch of test images."""
+
+    kind: ClassVar[str] = "batchnorm"
+    is_fitted: ClassVar[bool] = False
+
+    @property
+    def title(self) -> str:  # noqa: D102 - as its base says
+        return "batch norm of the test batch"
+
+
+METHODS = ("lac", "aps", "raps")
+
+
+@dataclass(frozen=True)
+class Conformal(Variant):
+    """A set of classes for each image, which contains the label as often as promised.
+
+    Attributes:
+        method: the score of a class: `lac`, `aps` or `raps`; see `fairweather.metrics.conformal`.
+        coverage: the promised share of images whose label is in the set.
+        classwise: keep the promise for the images of each class, with a threshold for each.
+
+    >>> Conformal(coverage=0.95, classwise=True).name
+    'conformal-lac-0.95-classwise'
+    """
+
+    kind: ClassVar[str] = "conformal"
+    method: str = "lac"
+    coverage: float = 0.9
+    classwise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise unknown_name("method of prediction sets", str(self.method), METHODS)
+        if not is_finite(self.coverage) or not 0 < self.coverage < 1:
+            raise InputError(
+                "the coverage of prediction sets must be a share between 0 and 1, such as 0.9, "
+                f"found {self.coverage!r}"
+            )
+        if not isinstance(self.classwise, bool):
+            raise InputError(
+                f"classwise of prediction sets must be true or false, found {self.classwise!r}"
+            )
+
+    @property
+    def name(self) -> str:  # noqa: D102 - as its base says
+        each = "-classwise" if self.classwise else ""
+        return f"{self.kind}-{self.method}-{shortest(self.coverage)}{each}"
+
+    @property
+    def title(self) -> str:  # noqa: D102 - as its base says
+        each = " in each class" if self.classwise else ""
+        return f"{self.method.upper()} sets for {100 * self.coverage:.6g} %{each}"
+
+
+VARIANTS: Mapping[str, type[Variant]] = {
+    each.kind: each for each in (Temperature, BatchNorm, Conformal)
+}
+
+
+def read_variant(asked: object) -> Variant:
+    """Make a variant of its written form.
+
+    Args:
+        asked: a kind such as `temperature`; a kind with its parameters, as a mapping or as text
+            (`conformal: {method: aps, coverage: 0.95}`); or a `Variant`.
+
+    Raises:
+        InputError: the kind or a parameter is unknown, or a value is not allowed.
+
+    >>> read_variant("conformal: {method: raps, coverage: 0.8}").title
+    'RAPS sets for 80 %'
+    """
+    if isinstance(asked, Variant):
+        return asked
+    if isinstance(asked, str) and ":" in asked:
+        asked = parse_yaml(asked, f"variants: {asked!r}")
+    if isinstance(asked, str):
+        asked = {asked: {}}
+    if not isinstance(asked, Mapping) or len(asked) != 1:
+        raise InputError(f"variants: each must be {FORM}, found {asked!r}")
+    ((kind, given),) = asked.items()
+    if kind not in VARIANTS:
+        raise unknown_name("variant", str(kind), VARIANTS)
+    if not isinstance(given, Mapping):
+        raise InputError(f"variants: each must be {FORM}, found {asked!r}")
+    known = [each.name for each in fields(VARIANTS[kind])]
+    for name in given:
+        if name not in known and known:
+            raise unknown_name(f"parameter of {kind}", str(name), known)
+        if name not in known:
+            raise InputError(f"variants: {kind} has no parameters, found {name!r}")
+    return VARIANTS[kind](**given)
+
+
+def read_variants(asked: Iterable[object]) -> tuple[Variant, ...]:
+    """Make variants of their written forms; see `read_variant`.
+
+    Raises:
+        InputError: as `read_variant`, and if one is listed twice.
+
+    >>> [each.name for each in read_variants(["temperature", {"conformal": {"method": "aps"}}])]
+    ['temperature', 'conformal-aps-0.9']
+    """
+    found = tuple(read_variant(each) for each in asked)
+    names = [each.name for each in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"variants: {name} is listed twice")
+    return found
