@@ -75,14 +75,16 @@ def minimise(
     start: FloatArray,
     bounds: list[tuple[float, float]],
 ) -> FloatArray:
-    """Find the minimum of a convex loss within bounds; never worse than the start.
+    """Find the minimum of a convex loss within bounds, in at most 200 iterations of L-BFGS-B.
+
+    It is never worse than the start.
 
     Args:
         loss: gives the value and the gradient.
         start: within the bounds.
         bounds: the least and the largest value of each number.
     """
-    options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-14, "gtol": 1e-9}
+    options = {"maxiter": 200, "ftol": 1e-12, "gtol": 1e-6}
     found = scipy.optimize.minimize(
         loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options=options
     )
