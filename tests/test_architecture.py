@@ -67,6 +67,7 @@ MAY_IMPORT = {
     | {"attacks", "data", "inference", "metrics", "models", "report", "runs", "scores"}
     | {"shift_lists", "shifts", "training"},
     "executors": LEAVES | {"data", "executor_options", "runs", "steps"},
+    "reopened": LEAVES | {"data", "models", "runs", "steps"},
     "as_seeds": LEAVES | {"executors", "finished_run", "report", "runs", "shifts", "steps"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)

@@ -21,6 +21,8 @@ from fairweather.inference.batchnorm import adapt_batchnorm as adapt_batchnorm
 from fairweather.inference.batchnorm import even_batches as even_batches
 from fairweather.inference.batchnorm import join_adapted as join_adapted
 from fairweather.inference.batchnorm import predict_adapted as predict_adapted
+from fairweather.inference.features import Outputs as Outputs
+from fairweather.inference.features import outputs_of as outputs_of
 from fairweather.inference.shared import predict_shared as predict_shared
 from fairweather.inference.temperature import Temperature as Temperature
 from fairweather.inference.temperature import fit_temperature as fit_temperature

@@ -128,9 +128,9 @@ def predict_each(
 
     whole = Fitting(len(images), when_halved)
     found: list[list[Predictions]] = [[] for _ in readers]
-    with ExitStack() as evaluating:
+    with ExitStack() as modes:
         for reader in readers:
-            evaluating.enter_context(_evaluating(reader.model, device))
+            modes.enter_context(evaluating(reader.model, device))
         for batch in shifted_batches(
             images,
             None if isinstance(shift, Attack) else shift,
@@ -163,7 +163,7 @@ def predict_logits(
     def logits(part: Images) -> np.ndarray:
         return logits_of(model, part, None, device, arithmetic, 0).numpy()
 
-    with _evaluating(model, device):
+    with evaluating(model, device):
         return np.concatenate(list(Fitting(batch_size, when_halved).parts(images, logits)))
 
 
@@ -212,7 +212,8 @@ def _each_column(
 
 
 @contextmanager
-def _evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Bring a model to a device and into evaluation mode, and back into its own mode afterwards."""
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     was_training = model.training
     model.eval()

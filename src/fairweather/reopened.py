@@ -1,0 +1,244 @@
+"""A model of a finished run, opened again to look at other images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from fairweather.data import load_data
+from fairweather.errors import InputError, unknown_name
+from fairweather.models import load_checkpoint, open_model, prepared_at
+from fairweather.models.labels import match_labels, places_by_name, relabel
+from fairweather.progress import Notify
+from fairweather.record import (
+    CLEAN,
+    DESCRIPTION,
+    ENSEMBLE,
+    VAL,
+    WEIGHTS,
+    ModelRecord,
+    RunRecord,
+    model_folder,
+    predictions_file,
+)
+from fairweather.runs import RunFolder, open_finished_run
+from fairweather.steps.worker import as_logits, unlabelled
+from fairweather.types import Images, Predictions, Preparation
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """A model of a finished run, ready to look at other images.
+
+    Attributes:
+        run: its folder.
+        record: the record of the run.
+        name: the name of the model, as in scores.csv.
+        seed: the seed of its training; `ensemble` for the models of all seeds together.
+        networks: float images `[B, 3, H, W]` in [0, 1] to logits of the run's classes, in
+            evaluation mode; one, or all members of an ensemble.
+    """
+
+    run: RunFolder
+    record: RunRecord
+    name: str
+    seed: int | str
+    networks: tuple[nn.Module, ...]
+
+    @property
+    def title(self) -> str:
+        """The title of the model, for people."""
+        return self.record.models[self.name].title
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return self.record.data.classes
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """How images become squares; None if the run's images are not square."""
+        data = self.record.data
+        if data.preparation is not None:
+            return data.preparation
+        if data.side is not None and data.side[0] == data.side[1]:
+            return Preparation(data.side[0])
+        return None
+
+    def validation(self) -> Predictions:
+        """The model's predictions of the run's clean validation images.
+
+        Raises `InputError` if the run has none.
+        """
+        file = predictions_file(self.name, self.seed, CLEAN, VAL)
+        if not self.run.file(file).is_file():
+            raise InputError(
+                f"{self.run.path} has no predictions of validation images for {self.name}, on "
+                "which thresholds are chosen; evaluate with --validation-fraction, or train with "
+                "validation images"
+            )
+        self.run.holds(file)
+        return self.run.read_predictions(file)
+
+
+def reopen(text: str) -> Reopened:
+    """Open the model `RUN[:MODEL[:SEED]]`; SEED is a number or `ensemble`.
+
+    MODEL may be left out if the run has one model. SEED may be left out if the run has one seed; of
+    several, the ensemble is opened if the run has it.
+
+    Raises:
+        InputError: there is no such run, model or seed; its weights are gone or damaged; or the run
+            is one of predictions that were made elsewhere, which has no model.
+    """
+    path, model, seed = _named(text)
+    run = open_finished_run(path)
+    record = run.record
+    name = _only(model, list(record.models), f"{path} has several models: name one, as in {path}:")
+    asked = _seed(record, seed, f"{path}:{name}")
+    seeds = record.seeds if asked == ENSEMBLE else (int(asked),)
+    if record.kind == "study":
+        networks = tuple(_trained(run, name, each) for each in seeds)
+    else:
+        networks = (_elsewhere(record, record.models[name], str(path)),)
+    return Reopened(run, record, name, asked, networks)
+
+
+class NewImages(NamedTuple):
+    """Images that a model is asked about.
+
+    Attributes:
+        name: what they were loaded from.
+        images: at the model's size, with the classes of its run; `names` are their files, if any.
+        labelled: whether their labels are true; otherwise all are 0.
+    """
+
+    name: str
+    images: Images
+    labelled: bool
+
+
+def open_images(
+    of: Reopened,
+    source: str,
+    *,
+    root: str | Path | None = None,
+    limit: int | None = None,
+    skip_unreadable: bool = False,
+    scale: str | None = None,
+    offline: bool = False,
+    progress: Notify | None = None,
+) -> NewImages:
+    """Load images as the model's run prepared its own; a set with splits gives its test images.
+
+    Arguments as for `load_data`. Labels are kept where each class is one of the run's by name.
+    """
+    arguments = of.record.data.arguments
+    own_scale = arguments.get("scale")
+    dataset = load_data(
+        source,
+        preparation=of.preparation,
+        limit=limit,
+        parts=("test",),
+        root=root,
+        test_fraction=1.0,
+        skip_unreadable=skip_unreadable,
+        allow_duplicates=True,
+        scale=scale or (own_scale if isinstance(own_scale, str) else None),
+        offline=offline,
+        progress=progress,
+    )
+    places = places_by_name(dataset.classes, of.classes)
+    if places is None:
+        found = replace(unlabelled(dataset.test, of.classes), names=dataset.test.names)
+        return NewImages(dataset.name, found, labelled=False)
+    labels = torch.tensor(places)[dataset.test.labels]
+    images = replace(dataset.test, labels=labels, classes=of.classes)
+    return NewImages(dataset.name, images, labelled=True)
+
+
+def _named(text: str) -> tuple[Path, str | None, str | None]:
+    """Split `RUN[:MODEL[:SEED]]`; a path may contain colons itself."""
+    parts = text.split(":")
+    for end in range(len(parts), max(0, len(parts) - 3), -1):
+        path = Path(":".join(parts[:end])).expanduser()
+        if path.exists():
+            model, seed, *_ = [*parts[end:], None, None]
+            return path, model, seed
+    return Path(parts[0]).expanduser(), None, None  # opening it says that there is no run
+
+
+def _only(asked: str | None, names: list[str], several: str) -> str:
+    if asked is None:
+        if len(names) > 1:
+            raise InputError(f"{several}{names[0]} ({', '.join(names)})")
+        return names[0]
+    if asked not in names:
+        raise unknown_name("model", asked, names)
+    return asked
+
+
+def _seed(record: RunRecord, asked: str | None, model: str) -> int | str:
+    known = [*map(str, record.seeds), *([ENSEMBLE] if record.ensemble else [])]
+    if asked is None:
+        if len(known) > 1 and not record.ensemble:
+            raise InputError(
+                f"{model} was trained with several seeds: name one, as in {model}:{known[0]} "
+                f"({', '.join(known)})"
+            )
+        asked = known[-1]
+    if asked not in known:
+        raise unknown_name("seed", asked, known)
+    return ENSEMBLE if asked == ENSEMBLE else int(asked)
+
+
+def _trained(run: RunFolder, name: str, seed: int) -> nn.Module:
+    folder = model_folder(name, seed)
+    for file in (WEIGHTS, DESCRIPTION):
+        if not run.file(f"{folder}/{file}").is_file():
+            raise InputError(
+                f"{run.path} has no weights of {name} with seed {seed} ({folder}/{file} is "
+                "missing): a packed or cleaned run can be read, but not asked about other images"
+            )
+        run.holds(f"{folder}/{file}")
+    return load_checkpoint(run.file(folder))
+
+
+def _elsewhere(record: RunRecord, model: ModelRecord, place: str) -> nn.Module:
+    """A model that was evaluated: opened from its source again, with the settings of the run."""
+    settings: Mapping[str, Any] = model.settings
+    source = settings.get("source")
+    if not isinstance(source, str) or "kind" not in _outputs_as(model):
+        raise InputError(f"{place} has no model, only predictions that were made elsewhere")
+    if source.endswith("of this process"):
+        raise InputError(
+            f"{place} measured {source}, which is gone: evaluate it from a file, such as "
+            "python:FILE.py:FUNCTION"
+        )
+    names = ("architecture", "weights", "mean", "std", "input_size", "outputs")
+    opened = open_model(source, **{name: settings[name] for name in names if name in settings})
+    if opened.digest != model.facts.get("digest"):
+        raise InputError(f"{source} has changed since {place} measured it")
+    size = record.data.arguments.get("size")
+    if isinstance(size, int):
+        opened = prepared_at(opened, size, keep="input_size" in settings)
+    network = as_logits(opened, str(_outputs_as(model)["kind"]))
+    side = record.data.side or (32, 32)
+    with torch.inference_mode():
+        outputs = network(torch.zeros(1, 3, *side)).shape[1]
+    labels = match_labels(opened.classes, outputs, record.data.classes)
+    if labels.note != model.facts.get("labels"):
+        raise InputError(
+            f"{place} matched classes with a file of labels, which its record does not hold"
+        )
+    return relabel(network, labels)
+
+
+def _outputs_as(model: ModelRecord) -> Mapping[str, Any]:
+    found = model.facts.get("outputs_as")
+    return found if isinstance(found, dict) else {}
