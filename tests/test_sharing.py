@@ -86,7 +86,7 @@ def test_together_is_as_one_by_one_for_any_number_of_workers(
 ):
     adapted = [adapt_batchnorm(each) for each in networks[:2]]
     found = predict_shared(
-        [Reader(networks[0]), Reader(networks[1], 2.0), Reader(networks[2])],
+        [Reader(networks[0]), Reader(networks[1], divide_by(2.0)), Reader(networks[2])],
         adapted,
         toy_images,
         shift,

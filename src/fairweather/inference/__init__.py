@@ -24,9 +24,11 @@ from fairweather.inference.batchnorm import predict_adapted as predict_adapted
 from fairweather.inference.features import Outputs as Outputs
 from fairweather.inference.features import outputs_of as outputs_of
 from fairweather.inference.shared import predict_shared as predict_shared
+from fairweather.inference.temperature import Change as Change
 from fairweather.inference.temperature import Temperature as Temperature
+from fairweather.inference.temperature import divide_by as divide_by
 from fairweather.inference.temperature import fit_temperature as fit_temperature
-from fairweather.inference.temperature import scale as scale
+from fairweather.inference.temperature import recalibrate as recalibrate
 from fairweather.inference.together import mean_log_probability as mean_log_probability
 
 # The text for each variant that reports append to the model's title.

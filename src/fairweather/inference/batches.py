@@ -15,6 +15,7 @@ from torch import nn
 
 from fairweather.devices import FP32, Arithmetic, is_out_of_memory, resolve_device
 from fairweather.errors import InputError
+from fairweather.inference.temperature import Change, divide_by
 from fairweather.metrics import per_image
 from fairweather.streams import Makers, shifted_batches, slices
 from fairweather.types import Attack, Images, Index, Predictions, Shift, special_kind
@@ -26,10 +27,10 @@ WhenHalved = Callable[[int], None]
 
 
 class Reader(NamedTuple):
-    """A model that predicts, and the temperature by which its logits are divided."""
+    """A model that predicts, and how its logits are changed; None for not at all."""
 
     model: nn.Module
-    temperature: float = 1.0
+    change: Change | None = None
 
 
 def predict(
@@ -74,7 +75,7 @@ def predict(
     if batch_size < 1:
         raise InputError(f"batch_size must be >= 1, found {batch_size}")
     (predictions,) = predict_each(
-        [Reader(model, temperature)],
+        [Reader(model, divide_by(temperature))],
         images,
         shift,
         batches=slices(len(images), batch_size),
@@ -122,9 +123,9 @@ def predict_each(
     attack = shift if isinstance(shift, Attack) else None
 
     def columns(reader: Reader, part: Images) -> Predictions:
-        logits = logits_of(reader.model, part, attack, device, arithmetic, seed)
-        labels, keys = part.labels.numpy(), part.keys.numpy()
-        return from_logits((logits / reader.temperature).numpy(), labels, keys, part.classes)
+        logits = logits_of(reader.model, part, attack, device, arithmetic, seed).numpy()
+        changed = logits if reader.change is None else reader.change(logits)
+        return from_logits(changed, part.labels.numpy(), part.keys.numpy(), part.classes)
 
     whole = Fitting(len(images), when_halved)
     found: list[list[Predictions]] = [[] for _ in readers]
@@ -148,23 +149,29 @@ def predict_each(
 def predict_logits(
     model: nn.Module,
     images: Images,
+    shift: Shift | None = None,
     *,
     batch_size: int = 256,
     device: str | torch.device = "auto",
     arithmetic: Arithmetic = FP32,
+    seed: int = 0,
     when_halved: WhenHalved | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Predict clean images and return their logits, float32 `[N, classes]`, for any classes.
+    """Predict images and return their logits, float32 `[N, classes]`, for any number of classes.
 
     Arguments as in `predict_each`.
     """
     device = resolve_device(device) if isinstance(device, str) else device
 
     def logits(part: Images) -> np.ndarray:
-        return logits_of(model, part, None, device, arithmetic, 0).numpy()
+        return logits_of(model, part, None, device, arithmetic, seed).numpy()
 
+    fitting, batches = Fitting(batch_size, when_halved), slices(len(images), batch_size)
+    found: list[npt.NDArray[np.float32]] = []
     with evaluating(model, device):
-        return np.concatenate(list(Fitting(batch_size, when_halved).parts(images, logits)))
+        for batch in shifted_batches(images, shift, seed, batches):
+            found.extend(fitting.parts(batch, logits))
+    return np.concatenate(found)
 
 
 def from_logits(

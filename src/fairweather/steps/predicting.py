@@ -22,7 +22,7 @@ from fairweather.inference import (
     predict_each,
     predict_logits,
     predict_shared,
-    scale,
+    recalibrate,
 )
 from fairweather.progress import Event, Notify
 from fairweather.runs import RunFolder, read_json
