@@ -23,13 +23,14 @@ LEAVES = {
     "claims",
     "group",
     "pool",
+    "variants",
 }
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
     "record": {"errors", "types"},
     "progress": set(),
-    "evaluation_options": {"errors"},
+    "evaluation_options": {"errors", "variants"},
     "executor_options": {"errors"},
     "devices": {"errors"},
     "yamlfile": {"errors"},
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     "pool": {"errors"},
     "vega": {"pool"},
     "claims": set(),
+    "variants": {"errors", "yamlfile"},
     "group": {"errors"},
     "data": LEAVES,
     "models": LEAVES | {"runs"},

@@ -20,7 +20,6 @@ import yaml
 import fairweather as fw
 from fairweather import metrics, record
 from fairweather.cli import app
-from fairweather.inference import VARIANTS
 from fairweather.rules import read_rules
 from fairweather.runs import RunFolder
 from fairweather.steps.derived import DERIVED
@@ -29,6 +28,7 @@ from fairweather.study.planning import interpolated_name
 from fairweather.training.selfsupervised import Pretraining, pretrain
 from fairweather.training.selfsupervised.diagnostics import Probe
 from fairweather.types import Predictions
+from fairweather.variants import VARIANTS
 from fairweather.yamlfile import dump_yaml, parse_yaml
 
 from . import test_artefacts, test_bad_commands, test_fuzzed_files, test_hostile_names
@@ -93,7 +93,7 @@ def test_the_words_of_scores_csv_are_defined():
     def words(column):
         return set(first_cells(section(FORMATS, f"Words in the column {column}")))
 
-    variants = {record.variant_name("NAME", name) for name in VARIANTS}
+    variants = {record.variant_name("NAME", kind().name) for kind in VARIANTS.values()}
     together = f"NAME{record.ENSEMBLE_SUFFIX}"
     assert words("model") == {"NAME", together, interpolated_name("NAME", 0.5)} | variants
     assert words("seed") == {"0", "1", record.ENSEMBLE, *record.SUMMARY_SEEDS}

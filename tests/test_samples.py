@@ -45,6 +45,7 @@ from fairweather.steps.sampling import (
     pick_pictures,
 )
 from fairweather.types import Attack, Attacked, Dataset, Images
+from fairweather.variants import Temperature
 from tests.run_folders import copy_run, finish, outcomes
 
 SHIFTS = (
@@ -366,7 +367,7 @@ def sample(made, **changes):
 def made(tmp_path_factory):
     """Two models and their variant in two seeds and together, seven cells and an attack."""
     path = tmp_path_factory.mktemp("samples") / "run"
-    found = make(path, make_test_images(90), EVERY, variants=("temperature",), mixup=True)
+    found = make(path, make_test_images(90), EVERY, variants=(Temperature(),), mixup=True)
     sample(found)
     return found
 
@@ -461,7 +462,7 @@ def test_the_strip_is_of_different_classes_and_in_every_cell(made):
 
 def test_the_same_run_gives_the_same_bytes(made, tmp_path):
     images = make_test_images(90)
-    again = make(tmp_path / "again", images, EVERY, variants=("temperature",), mixup=True)
+    again = make(tmp_path / "again", images, EVERY, variants=(Temperature(),), mixup=True)
     sample(again)
     assert contents(again.run) == contents(made.run)
     sample(again, shift_seed=8)

@@ -23,6 +23,7 @@ from fairweather.models import load_model
 from fairweather.record import predictions_file, temperature_file
 from fairweather.shifts import make_shift
 from fairweather.study import check_study
+from fairweather.variants import VARIANTS, read_variant
 
 from .chance import FALSE_ALARM, mean_p
 from .conftest import TINY_RESNET
@@ -238,8 +239,27 @@ def test_a_finished_run_makes_no_variant_again(with_variants, monkeypatch):
     [
         (["temprature"], "'temprature'; did you mean 'temperature'"),
         (["temperature", "temperature"], "variants: temperature"),
+        (["temperature", {"temperature": {}}], "variants: temperature is listed twice"),
+        ([{"temperature": {"value": 2}}], "temperature has no parameters, found 'value'"),
+        ([{"temperature": 2}], "each must be KIND"),
+        ([{"temperature": {}, "batchnorm": {}}], "each must be KIND"),
     ],
 )
 def test_bad_variants_are_one_sentence(variants, words):
     with pytest.raises(InputError, match=words):
         check_study(STUDY | {"data": {"source": "mnist5k"}, "variants": variants})
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_every_written_form_of_a_variant_is_read_alike(kind):
+    plain = VARIANTS[kind]()
+    for form in (kind, {kind: {}}, f"{kind}: {{}}", plain, plain.text):
+        assert read_variant(form) == plain
+    assert plain.text == kind
+
+
+@pytest.mark.parametrize("form", [["temperature"], "temperature: [1", 3, None, {1: {}}, "", ":"])
+def test_what_is_no_variant_is_one_sentence(form):
+    with pytest.raises(InputError) as raised:
+        read_variant(form)
+    assert "\n" not in str(raised.value)

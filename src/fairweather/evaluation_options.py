@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fairweather.errors import InputError, check_name, check_text, unknown_name
+from fairweather.variants import Variant, read_variants
 
 Channels = tuple[float, float, float]
 
@@ -113,9 +114,10 @@ class EvaluationOptions:
         "Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH of each "
         "image. By default that of the run that trained the model.",
     )
-    variants: tuple[str, ...] = _option(
+    variants: tuple[str | Mapping[str, object], ...] = _option(
         (),
-        "Also measure a variant of the model: temperature or batchnorm. Repeatable.",
+        "Also measure a variant of the model: temperature or batchnorm. One with parameters is "
+        "written 'KIND: {PARAMETER: VALUE}'. Repeatable.",
         flag="--variant",
     )
     ood: tuple[str, ...] = _option(
@@ -169,6 +171,11 @@ class EvaluationOptions:
     device: str = _option("auto", "The device: auto, cpu, cuda, cuda:1 or mps.")
     offline: bool = _option(False, "Never use the network.")
 
+    @property
+    def all_variants(self) -> tuple[Variant, ...]:
+        """The variants; raises `InputError` for one that is unknown or listed twice."""
+        return read_variants(self.variants)
+
 
 def check_options(given: Mapping[str, object]) -> EvaluationOptions:
     """Check options by name; raises `InputError` with one sentence for the first wrong one.
@@ -194,6 +201,7 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
         first = error.errors()[0]
         message = first["msg"][:1].lower() + first["msg"][1:]
         raise InputError(f"{first['loc'][0]}: {message}, found {first['input']!r}") from None
+    read_variants(checked.variants)
     for name, option in known.items():
         _check_limits(name, getattr(checked, name), **option.metadata)
     return checked

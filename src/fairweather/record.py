@@ -372,7 +372,8 @@ class RunSettings(Frozen):
         precision: precision of predictions.
         cudnn_benchmark: whether cuDNN chose its kernels by speed.
         training_precision: precision of training as given; None if nothing is trained.
-        variants: variants that are measured for every model: `temperature`, `batchnorm`.
+        variants: variants that are measured for every model, as `variants.Variant.text` writes
+            them: `temperature`, `batchnorm`.
         threads: threads of every step; None in runs of version 1.
         operating_points: the probability from which on a class is called, by class.
     """

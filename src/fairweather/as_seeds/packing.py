@@ -23,6 +23,7 @@ from fairweather.progress import Event, Notify, silent
 from fairweather.record import DESCRIPTION, GROUPS, RunRecord, base_model
 from fairweather.runs import lock_run, small_predictions
 from fairweather.steps import Worker
+from fairweather.variants import read_variant
 
 
 def pack_run(
@@ -48,7 +49,8 @@ def pack_run(
         out: the folder of the copy; it is new, or was packed from this run before.
         models: which models to keep; by default all.
         shifts: which shifts and attacks to keep, by the names in scores.csv; by default all.
-        variants: which of the run's variants to keep; by default all, `()` for none.
+        variants: which of the run's variants to keep, by what stands behind `MODEL+`; by default
+            all, `()` for none.
         progress: called with every `Event`.
 
     Raises:
@@ -86,10 +88,11 @@ def _chosen(
     """The record of what is kept, in the order of the run."""
     kept = _names("model", models, list(record.models))
     names = _names("shift", shifts, [sweep.name for sweep in record.sweeps])
-    uses = _names("variant", variants, list(record.settings.variants))
+    known = {read_variant(text).name: text for text in record.settings.variants}
+    uses = _names("variant", variants, list(known))
     if not kept:
         raise InputError("a copy without models has nothing to join: name a model, or none for all")
-    dropped = tuple(f"+{each}" for each in record.settings.variants if each not in uses)
+    dropped = tuple(f"+{name}" for name in known if name not in uses)
     return record.model_copy(
         update={
             "models": {name: each for name, each in record.models.items() if name in kept},
@@ -102,7 +105,9 @@ def _chosen(
             "seen_shifts": {
                 name: each for name, each in record.seen_shifts.items() if base_model(name) in kept
             },
-            "settings": record.settings.model_copy(update={"variants": tuple(uses)}),
+            "settings": record.settings.model_copy(
+                update={"variants": tuple(known[name] for name in uses)}
+            ),
         }
     )
 

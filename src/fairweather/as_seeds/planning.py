@@ -28,6 +28,7 @@ from fairweather.steps import Plan, Step
 from fairweather.steps.measuring import DataFacts, Measured, Measurement, conclude
 from fairweather.steps.plan import GroupStep, SampleStep, Trained
 from fairweather.steps.predicting import shift_of
+from fairweather.variants import read_variants
 
 Value = TypeVar("Value")
 
@@ -164,7 +165,7 @@ def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
         shift_seed=settings.shift_seed,
         batch_size=settings.batch_size,
         bootstrap=settings.bootstrap,
-        variants=settings.variants,
+        variants=read_variants(settings.variants),
         operating_points=settings.operating_points,
         natural={
             name: DataFacts(name, data.classes, {TEST: 0}, {TEST: data.digests[name]})
@@ -196,5 +197,5 @@ def _measured(record: RunRecord) -> Iterator[Measured]:
 
 def _is_network_of(model: str, name: str, record: RunRecord) -> bool:
     """Whether a name is that of a model's interpolation, and not of one of its variants."""
-    uses = tuple(f"+{variant}" for variant in record.settings.variants)
+    uses = tuple(f"+{variant.name}" for variant in read_variants(record.settings.variants))
     return base_model(name) == model and not name.endswith(uses)

@@ -48,7 +48,6 @@ from fairweather.evaluation.request import Request as Request
 from fairweather.evaluation_options import EvaluationOptions, check_options
 from fairweather.executors import execute, execute_side_by_side
 from fairweather.finished_run import Run
-from fairweather.inference import check_variant_names
 from fairweather.metrics import Resamples, evaluate_resamples, to_score
 from fairweather.metrics.clusters import Clusters, clusters_of
 from fairweather.prediction_files import PREFIX, PredictionsOf, in_memory, plain_column
@@ -243,7 +242,6 @@ def run_request(
     if isinstance(request, PredictionsRequest):
         return _run_predictions(request, out, replace=replace, progress=progress)
     tell, options = progress or silent, request.options
-    check_variant_names(options.variants)
     device = resolve_device(options.device)
     Arithmetic(options.precision, options.cudnn_benchmark).check(device)
     check_cores(options.jobs, options.threads or torch.get_num_threads())
@@ -296,7 +294,6 @@ def _run_predictions(
 ) -> Run:
     """Measure predictions that were made elsewhere; without `out`, in `runs/NAME`."""
     tell = progress or silent
-    check_variant_names(request.options.variants)
     _check_out(out)
     inputs, measurement, models, plan = _planned(request, tell)
     for line in inputs.lines(request.source):
@@ -379,7 +376,6 @@ def outlook(
     """
     if out is not None and RunFolder(out).is_read_only:
         check_takeable(out)
-    check_variant_names(request.options.variants)
     if isinstance(request, PredictionsRequest):
         given = _planned(request, progress)
         name = given.inputs.name

@@ -73,6 +73,7 @@ from fairweather.steps.measuring import (
 from fairweather.steps.plan import DATA, DataSource, Plan, in_order
 from fairweather.steps.worker import digests_of, open_data, predictions_digest
 from fairweather.types import Dataset, Predictions, Shift
+from fairweather.variants import BatchNorm
 
 # The options that mean something for predictions, and those of them that need a data set.
 USABLE = (
@@ -261,7 +262,7 @@ def measure_given(
         device=resolve_device(options.device).type,
         arithmetic=Arithmetic(options.precision, options.cudnn_benchmark),
         bootstrap=options.bootstrap,
-        variants=options.variants,
+        variants=options.all_variants,
         priors=priors,
         operating_points=check_points(read_points(options.operating_points), inputs.facts.classes),
         # How images look that were shifted elsewhere is not known.
@@ -311,12 +312,12 @@ def describe_given(
         seeds=inputs.seeds,
         sweeps=describe_shifts(inputs.shifts, None if side is None else min(side)),
         variants=variant_titles(
-            titles, {}, options.variants, inputs.facts.images[TEST], measurement.batch_size
+            titles, {}, options.all_variants, inputs.facts.images[TEST], measurement.batch_size
         ),
         priors=dict(measurement.priors),
         settings=RunSettings(
             bootstrap=options.bootstrap,
-            variants=options.variants,
+            variants=tuple(each.text for each in options.all_variants),
             threads=measurement.threads,
             operating_points=dict(measurement.operating_points),
         ),
@@ -395,7 +396,7 @@ def _check_options(request: PredictionsRequest) -> None:
         if option.name in OF_DATA and request.dataset is None:
             raise InputError(f"{option.name} goes with a data set, and none is named")
     asked_for(options.outputs)
-    if "batchnorm" in options.variants:
+    if any(isinstance(each, BatchNorm) for each in options.all_variants):
         raise InputError(
             "batchnorm cannot be measured of predictions: it changes the network, which is not at "
             "hand"
@@ -403,18 +404,19 @@ def _check_options(request: PredictionsRequest) -> None:
 
 
 def _check_variants(options: EvaluationOptions, parts: Sequence[str], facts: DataFacts) -> None:
-    if "temperature" not in options.variants:
-        return
-    if VAL not in parts:
-        raise InputError(
-            "temperature is fitted on predictions of clean validation images: give these too, as "
-            f"the shift {VALIDATION} (MODEL-{VALIDATION}.csv)"
-        )
-    if len(facts.classes) > MOST_STORED_CLASSES:
-        raise InputError(
-            f"temperature needs stored logits, and beyond {MOST_STORED_CLASSES} classes they are "
-            f"not stored; there are {len(facts.classes):,}"
-        )
+    for variant in options.all_variants:
+        if not variant.is_fitted:
+            continue
+        if VAL not in parts:
+            raise InputError(
+                f"{variant.kind} is fitted on predictions of clean validation images: give these "
+                f"too, as the shift {VALIDATION} (MODEL-{VALIDATION}.csv)"
+            )
+        if len(facts.classes) > MOST_STORED_CLASSES:
+            raise InputError(
+                f"{variant.kind} needs stored logits, and beyond {MOST_STORED_CLASSES} classes "
+                f"they are not stored; there are {len(facts.classes):,}"
+            )
 
 
 def _cells(request: PredictionsRequest) -> tuple[dict[str, PredictionsOf], tuple[Shift, ...]]:

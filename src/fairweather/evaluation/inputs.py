@@ -319,11 +319,12 @@ def check_first(request: Request, progress: Notify | None = None) -> dict[str, f
 
 def check_variants(options: EvaluationOptions, name: str, *, has_validation: bool) -> None:
     """Raise `InputError` if a variant needs validation images and the data set has none."""
-    if "temperature" in options.variants and not has_validation:
-        raise InputError(
-            f"temperature is fitted on validation images, and {name} has none: set some aside "
-            "with validation_fraction (--validation-fraction), such as 0.2"
-        )
+    for variant in options.all_variants:
+        if variant.is_fitted and not has_validation:
+            raise InputError(
+                f"{variant.kind} is fitted on validation images, and {name} has none: set some "
+                "aside with validation_fraction (--validation-fraction), such as 0.2"
+            )
 
 
 def read_labels(options: EvaluationOptions) -> Mapping[str, object] | None:

@@ -43,6 +43,7 @@ from fairweather.steps.one_image import try_attacks, try_shifts
 from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, Plan, in_order
 from fairweather.steps.worker import digests_of
 from fairweather.types import Attack
+from fairweather.variants import BatchNorm
 
 SEED = 0  # of a model that no study trained
 
@@ -55,7 +56,7 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
     check_variants(options, dataset.name, has_validation=dataset.val is not None)
     if options.title is not None and len(inputs.models) > 1:
         raise InputError(f"title names one model, and there are {len(inputs.models)}")
-    if "batchnorm" in options.variants:
+    if any(isinstance(each, BatchNorm) for each in options.all_variants):
         for each in inputs.models:
             adapt_batchnorm(each.model)
     if options.precision == "bf16" and any(
@@ -86,7 +87,7 @@ def measurement_of(
         batch_size=options.batch_size,
         arithmetic=Arithmetic(options.precision, options.cudnn_benchmark),
         bootstrap=options.bootstrap,
-        variants=options.variants,
+        variants=options.all_variants,
         others={name: facts[f"{OOD_DATA}{name}"] for name in options.ood},
         natural={
             f"{NATURAL}{name}": facts[f"{NATURAL_DATA}{name}"]
@@ -160,7 +161,7 @@ def describe_evaluation(
         seeds=(SEED,),
         sweeps=describe_shifts(request.shifts, min(dataset.test.images.shape[2:])),
         variants=variant_titles(
-            titles, {}, options.variants, len(dataset.test), options.batch_size
+            titles, {}, options.all_variants, len(dataset.test), options.batch_size
         ),
         priors=dict(measurement.priors),
         ood=options.ood,
@@ -171,7 +172,7 @@ def describe_evaluation(
             batch_size=options.batch_size,
             precision=options.precision,
             cudnn_benchmark=options.cudnn_benchmark,
-            variants=options.variants,
+            variants=tuple(each.text for each in options.all_variants),
             threads=measurement.threads,
             operating_points=dict(measurement.operating_points),
         ),

@@ -38,7 +38,7 @@ from fairweather.steps import (
     perform_shard,
     store_shards,
 )
-from fairweather.steps.plan import Averaged, FitStep, Given, PretrainStep, Scaled, TrainStep
+from fairweather.steps.plan import Averaged, FittingStep, Given, PretrainStep, Scaled, TrainStep
 from fairweather.steps.training import STATE
 from fairweather.steps.worker import using_threads
 from fairweather.streams import WHOLE, Shard
@@ -336,7 +336,7 @@ def is_light(step: Step) -> bool:
     match step:
         case PredictStep(how=how):
             return isinstance(how, Scaled | Averaged | Given)
-        case FitStep(stored=stored):
+        case FittingStep(stored=stored):
             return stored
         case TrainStep(tries=tries):
             return bool(tries)  # it copies one of them

@@ -1,14 +1,7 @@
-"""Compute predictions from a model and images: unchanged, adapted, scaled, or as an ensemble.
-
-A variant is a model plus something that is fitted or changed at test time. It has its own
-predictions but no checkpoint, and its name is `MODEL+VARIANT`.
-"""
+"""Compute predictions from a model and images: unchanged, adapted, scaled, or as an ensemble."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from fairweather.errors import InputError, unknown_name
 from fairweather.inference.batches import MOST_STORED_CLASSES as MOST_STORED_CLASSES
 from fairweather.inference.batches import Reader as Reader
 from fairweather.inference.batches import check_logits as check_logits
@@ -30,18 +23,3 @@ from fairweather.inference.temperature import divide_by as divide_by
 from fairweather.inference.temperature import fit_temperature as fit_temperature
 from fairweather.inference.temperature import recalibrate as recalibrate
 from fairweather.inference.together import mean_log_probability as mean_log_probability
-
-# The text for each variant that reports append to the model's title.
-VARIANTS: Mapping[str, str] = {
-    "temperature": "temperature scaling",
-    "batchnorm": "batch norm of the test batch",
-}
-
-
-def check_variant_names(variants: Sequence[str]) -> None:
-    """Raise `InputError` unless each is a name in `VARIANTS`, without duplicates."""
-    for variant in variants:
-        if variant not in VARIANTS:
-            raise unknown_name("variant", variant, VARIANTS)
-        if variants.count(variant) > 1:
-            raise InputError(f"variants: {variant} is listed twice")

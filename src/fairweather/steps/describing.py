@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fairweather.attacks import ATTACKS, AttackKind
-from fairweather.inference import VARIANTS, even_batches
+from fairweather.inference import even_batches
 from fairweather.record import CellRecord, SweepRecord, variant_name
 from fairweather.shift_lists import not_at_hand
 from fairweather.shifts import SHIFTS, ShiftKind
 from fairweather.types import Attack, Shift, in_255ths
+from fairweather.variants import BatchNorm, Variant
 
 
 def kind_of(name: str) -> ShiftKind | AttackKind:
@@ -68,17 +69,17 @@ def _describe_cell(shift: Shift | Attack, image_size: int | None) -> CellRecord:
     return CellRecord(id=shift.id, level=shift.level, constants=constants)
 
 
-def variant_phrase(variant: str, images: int, batch_size: int) -> str:
+def variant_phrase(variant: Variant, images: int, batch_size: int) -> str:
     """Describe a variant; for `batchnorm` with the size of the batches, on which it depends."""
-    if variant != "batchnorm":
-        return VARIANTS[variant]
-    return f"{VARIANTS[variant]} ({even_batches(images, batch_size)} images)"
+    if not isinstance(variant, BatchNorm):
+        return variant.title
+    return f"{variant.title} ({even_batches(images, batch_size)} images)"
 
 
 def variant_titles(
     titles: Mapping[str, str],
     interpolated: Mapping[str, str],
-    variants: Sequence[str],
+    variants: Sequence[Variant],
     images: int,
     batch_size: int,
 ) -> dict[str, str]:
@@ -87,7 +88,7 @@ def variant_titles(
     Args:
         titles: titles of the models, by name.
         interpolated: titles of interpolations between weights, by name.
-        variants: names in `VARIANTS`.
+        variants: of every model.
         images: number of test images.
         batch_size: images in a forward pass.
     """
@@ -97,5 +98,5 @@ def variant_titles(
             found[name] = title
         for variant in variants:
             phrase = variant_phrase(variant, images, batch_size)
-            found[variant_name(name, variant)] = f"{title} + {phrase}"
+            found[variant_name(name, variant.name)] = f"{title} + {phrase}"
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fairweather.data import survey_data
@@ -46,6 +46,7 @@ from fairweather.steps.plan import (
     Averaged,
     DataSource,
     FitStep,
+    FittingStep,
     Forward,
     Given,
     GroupStep,
@@ -62,6 +63,7 @@ from fairweather.steps.plan import (
 from fairweather.steps.sampling import MIXUP
 from fairweather.steps.worker import digests_of, open_data
 from fairweather.types import Attack, Dataset, Shift
+from fairweather.variants import BatchNorm, Temperature, Variant
 
 OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
 
@@ -248,7 +250,7 @@ class Measurement:
     batch_size: int = 256
     arithmetic: Arithmetic = FP32
     bootstrap: int = 1000
-    variants: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ()
     others: Mapping[str, DataFacts] = field(default_factory=dict)
     natural: Mapping[str, DataFacts] = field(default_factory=dict)
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -299,7 +301,8 @@ def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]
     fitted = [
         temperature_file(model.name, model.seed)
         for model in models
-        if "temperature" in measurement.variants
+        for variant in measurement.variants
+        if isinstance(variant, Temperature)
     ]
     samples = [] if measurement.pictured == () else [_sample(measurement, models)]
     pictures = [file for each in samples for file in (*each.leaves, *each.may_leave)]
@@ -330,7 +333,7 @@ def predict_models(measurement: Measurement, models: Sequence[Measured]) -> list
     them together.
     """
     steps = [step for model in models for step in predict_model(measurement, model)]
-    fits = [step for step in steps if isinstance(step, FitStep)]
+    fits = [step for step in steps if isinstance(step, FittingStep)]
     early = {fit.leaves for fit in fits} | {(fit.validation,) for fit in fits}
     first = [step for step in steps if step.leaves in early]
     return [*first, *(step for step in steps if step.leaves not in early)]
@@ -340,7 +343,7 @@ def predict_model(measurement: Measurement, model: Measured) -> Iterator[Step]:
     """Plan the predictions of a model, and then those of each of its variants."""
     yield from _plain(measurement, model)
     for variant in measurement.variants:
-        yield from VARIANT_STEPS[variant](measurement, model)
+        yield from VARIANT_STEPS[variant.kind](measurement, model, variant)
 
 
 def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
@@ -356,13 +359,13 @@ def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
         yield _predict(measurement, model, model.name, model.label, part, shift, how)
 
 
-def _scaled(measurement: Measurement, model: Measured) -> Iterator[Step]:
+def _scaled(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
     """The model with its logits divided by a temperature, fitted on clean validation images.
 
     Under attack, the images are those of the attack on the unscaled model.
     """
-    name, fitted = variant_name(model.name, "temperature"), temperature_file(model.name, model.seed)
-    label = _variant_label(measurement, model, "temperature")
+    name, fitted = variant_name(model.name, variant.name), temperature_file(model.name, model.seed)
+    label = _variant_label(measurement, model, variant)
     validation = predictions_file(model.name, model.seed, CLEAN, VAL)
     network = []
     if model.network is not None and not measurement.stored:
@@ -390,13 +393,13 @@ def _scaled(measurement: Measurement, model: Measured) -> Iterator[Step]:
         yield _predict(measurement, model, name, label, part, shift, how)
 
 
-def _adapted(measurement: Measurement, model: Measured) -> Iterator[Step]:
+def _adapted(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
     """The model with its batch norm adapted to each batch, not under attack.
 
     An attack treats each image alone, but here the output for an image depends on the others.
     """
-    name = variant_name(model.name, "batchnorm")
-    label = _variant_label(measurement, model, "batchnorm")
+    name = variant_name(model.name, variant.name)
+    label = _variant_label(measurement, model, variant)
     assert model.network is not None, "given predictions cannot be adapted"
     for part, shift in measurement.cells():
         if not isinstance(shift, Attack):
@@ -404,10 +407,13 @@ def _adapted(measurement: Measurement, model: Measured) -> Iterator[Step]:
             yield _predict(measurement, model, name, label, part, shift, how)
 
 
-VARIANT_STEPS = {"temperature": _scaled, "batchnorm": _adapted}
+VARIANT_STEPS: Mapping[str, Callable[[Measurement, Measured, Variant], Iterator[Step]]] = {
+    Temperature.kind: _scaled,
+    BatchNorm.kind: _adapted,
+}
 
 
-def _variant_label(measurement: Measurement, model: Measured, variant: str) -> str:
+def _variant_label(measurement: Measurement, model: Measured, variant: Variant) -> str:
     images = measurement.data.images[TEST]
     return f"{model.label} + {variant_phrase(variant, images, measurement.batch_size)}"
 
@@ -476,8 +482,8 @@ def _rows(measurement: Measurement, models: Sequence[Measured]) -> Iterator[Row]
     for model in models:
         yield Row(model=model.name, seed=model.seed, shifts=every)
         for variant in measurement.variants:
-            shifts = unattacked if variant == "batchnorm" else every
-            name = variant_name(model.name, variant)
+            shifts = unattacked if isinstance(variant, BatchNorm) else every
+            name = variant_name(model.name, variant.name)
             yield Row(model=name, seed=model.seed, shifts=shifts)
 
 
@@ -516,7 +522,7 @@ def _sample(measurement: Measurement, models: Sequence[Measured]) -> SampleStep:
     shown: dict[str, tuple[str, int | str]] = {}
     for model in models:
         suffix = ENSEMBLE_SUFFIX if model.seed == ENSEMBLE else ""
-        names = [model.name, *(variant_name(model.name, v) for v in measurement.variants)]
+        names = [model.name, *(variant_name(model.name, v.name) for v in measurement.variants)]
         for name in names:
             shown.setdefault(name + suffix, (name, model.seed))
     every = measurement.shifts if measurement.pictured is None else measurement.pictured

@@ -428,8 +428,8 @@ class ChooseStep(Step):
         return {"values": list(self.values), "metric": self.metric}
 
 
-class FitStep(Step):
-    """Fit the temperature of a model on its predictions of clean validation images.
+class FittingStep(Step):
+    """What all steps have in common that fit something on predictions of clean validation images.
 
     Attributes:
         validation: the file of these predictions.
@@ -437,7 +437,6 @@ class FitStep(Step):
             stored; there is no network if the predictions are given.
     """
 
-    kind: Literal["fit"] = "fit"
     validation: str
     network: Network | None
     val: ImagesReference
@@ -455,6 +454,12 @@ class FitStep(Step):
             **_arithmetic_facts(self.arithmetic),
             **self.machine(),
         }
+
+
+class FitStep(FittingStep):
+    """Fit the temperature of a model on its predictions of clean validation images."""
+
+    kind: Literal["fit"] = "fit"
 
 
 class Forward(Frozen):

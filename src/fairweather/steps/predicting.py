@@ -8,6 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from fairweather.errors import InputError
@@ -32,6 +33,7 @@ from fairweather.steps.plan import (
     Averaged,
     Done,
     FitStep,
+    FittingStep,
     Forward,
     Given,
     PredictStep,
@@ -43,24 +45,45 @@ from fairweather.streams import WHOLE, Shard
 from fairweather.types import Attack, Predictions, Shift, is_finite
 
 
+class Validation(NamedTuple):
+    """What a step fits on: the model's predictions of clean validation images.
+
+    Attributes:
+        predictions: the stored columns.
+        logits: float32 `[N, classes]`, stored or predicted again.
+        halved_to: the batch size that was used, if memory has run out; else None.
+    """
+
+    predictions: Predictions
+    logits: npt.NDArray[np.float32]
+    halved_to: int | None
+
+
+def read_validation(
+    step: FittingStep, worker: Worker, folder: RunFolder, progress: Notify
+) -> Validation:
+    """Read what a step fits on, and predict the logits again if they are not stored."""
+    stored = folder.read_predictions(step.validation)
+    if stored.logits is not None:
+        return Validation(stored, stored.logits, None)
+    assert step.network is not None, "what is given has its logits"
+    logits = predict_logits(
+        worker.network(step.network, folder),
+        worker.images(step.val),
+        batch_size=worker.batch_size(step.batch_size),
+        device=worker.device,
+        arithmetic=step.arithmetic,
+        when_halved=_halve(worker, progress),
+    )
+    return Validation(stored, logits, _halved_to(step, worker))
+
+
 def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
     """Fit a temperature, and store it with its effect."""
-    stored = folder.read_predictions(step.validation)
-    logits, halved = stored.logits, None
-    if logits is None:
-        assert step.network is not None, "what is given has its logits"
-        logits = predict_logits(
-            worker.network(step.network, folder),
-            worker.images(step.val),
-            batch_size=worker.batch_size(step.batch_size),
-            device=worker.device,
-            arithmetic=step.arithmetic,
-            when_halved=_halve(worker, progress),
-        )
-        halved = _halved_to(step, worker)
-    fitted = fit_temperature(logits, stored.labels)
+    found = read_validation(step, worker, folder, progress)
+    fitted = fit_temperature(found.logits, found.predictions.labels)
     folder.write(step.leaves[0], json.dumps(fitted._asdict(), indent=1) + "\n")
-    return Done(f"temperature {fitted.value:.3g}", halved_to=halved)
+    return Done(f"temperature {fitted.value:.3g}", halved_to=found.halved_to)
 
 
 def pixels_of(step: Step) -> tuple[Hashable, ...] | None:
@@ -202,7 +225,7 @@ def _store(
     return Done(note, halved_to=halved)
 
 
-def _halved_to(step: PredictStep | FitStep, worker: Worker) -> int | None:
+def _halved_to(step: PredictStep | FittingStep, worker: Worker) -> int | None:
     """The batch size that was used, if memory has run out before or during the step."""
     used = worker.batch_size(step.batch_size)
     return used if used < step.batch_size else None

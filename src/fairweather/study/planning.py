@@ -154,7 +154,7 @@ def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.dev
         variants=variant_titles(
             titles,
             interpolated,
-            study.variants,
+            study.all_variants(),
             len(dataset.test),
             study.prediction_batch_size,
         ),
@@ -167,7 +167,7 @@ def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.dev
             precision=study.prediction_precision,
             cudnn_benchmark=study.cudnn_benchmark,
             training_precision=study.precision,
-            variants=tuple(study.variants),
+            variants=tuple(each.text for each in study.all_variants()),
             threads=plan.steps[0].threads,
             operating_points=study.operating_points,
         ),
@@ -252,7 +252,7 @@ class _Planner:
             batch_size=study.prediction_batch_size,
             arithmetic=self.arithmetic,
             bootstrap=study.bootstrap,
-            variants=tuple(study.variants),
+            variants=study.all_variants(),
             operating_points=check_points(study.operating_points, self.data.classes),
             natural={
                 f"{NATURAL}{name}": self.facts[f"{NATURAL_DATA}{name}"] for name in study.natural

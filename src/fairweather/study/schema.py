@@ -14,7 +14,6 @@ from pydantic import FiniteFloat
 
 from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.evaluation_options import natural_sources
-from fairweather.inference import check_variant_names
 from fairweather.models.specification import MOST_WIDTH
 from fairweather.shift_lists import expand
 from fairweather.shifts import CLEAN
@@ -23,6 +22,7 @@ from fairweather.study.exposure import in_pretraining, in_training, in_weights, 
 from fairweather.training import RECIPE_KEYS, Recipe
 from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import LARGEST_SIDE, Attack, Shift
+from fairweather.variants import Variant, read_variants
 
 # Prefix of `weights:` for the weights of a pre-training of the same study.
 PRETRAINING = "pretraining:"
@@ -277,7 +277,8 @@ class Study(Strict):
         operating_points: the probability from which on a class is called, by class; adds the
             numbers of the class at that point.
         variants: further rows for every model: `temperature` scaling, fitted on the clean
-            validation images, and `batchnorm` adapted to each batch of test images.
+            validation images, and `batchnorm` adapted to each batch of test images. One with
+            parameters is written as a mapping, `KIND: {PARAMETER: VALUE}`.
     """
 
     name: str
@@ -302,7 +303,7 @@ class Study(Strict):
     bootstrap: int = pydantic.Field(1000, ge=100, le=100_000)
     ordered_classes: bool = False
     operating_points: dict[str, float] = pydantic.Field({})
-    variants: list[str] = pydantic.Field([])
+    variants: list[str | dict[str, Any]] = pydantic.Field([])
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -333,7 +334,7 @@ class Study(Strict):
                 "sync_batchnorm is for several processes, found processes 1: say in the study how "
                 "many there are, such as processes: 2"
             )
-        check_variant_names(self.variants)
+        read_variants(self.variants)
         self._check_levels()
         self._check_starts()
         self._check_labels()
@@ -417,6 +418,10 @@ class Study(Strict):
                         f"it{same}; leave out one of the two, or set allow_seen_shifts: true, and "
                         "the report marks it"
                     )
+
+    def all_variants(self) -> tuple[Variant, ...]:
+        """The variants of every model, in the file's order."""
+        return read_variants(self.variants)
 
     def all_shifts(self) -> list[Shift | Attack]:
         """Clean first, then every level of every sweep, suite and attack, in the file's order."""

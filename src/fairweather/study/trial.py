@@ -17,6 +17,7 @@ from fairweather.study.schema import NetworkEntry, PretrainingEntry, Study
 from fairweather.training import Recipe, RotationTask, check_square
 from fairweather.training.selfsupervised import METHODS
 from fairweather.types import Attack, Dataset
+from fairweather.variants import BatchNorm
 
 
 def try_out(study: Study, dataset: Dataset, starts: Mapping[str, Dataset], offline: bool) -> None:
@@ -80,7 +81,7 @@ def _try_model(study: Study, spec: models.ModelSpec, dataset: Dataset, offline: 
     assert train is not None
     model = models.build(spec, offline=offline)
     models.head_of(model, spec.backbone)
-    if "batchnorm" in study.variants:
+    if any(isinstance(each, BatchNorm) for each in study.all_variants()):
         adapt_batchnorm(model)
     predict(model, image, device="cpu")
     attacks = [each for each in study.all_shifts() if isinstance(each, Attack)]
