@@ -12,7 +12,14 @@ from torch import nn
 
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError
-from fairweather.inference import Reader, adapt_batchnorm, predict, predict_adapted, predict_shared
+from fairweather.inference import (
+    Reader,
+    adapt_batchnorm,
+    divide_by,
+    predict,
+    predict_adapted,
+    predict_shared,
+)
 from fairweather.inference import shared as sharing
 from fairweather.progress import silent
 from fairweather.runs import RunFolder

@@ -23,6 +23,7 @@ from fairweather.metrics import METRICS
 from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.models import ModelSpec, spec_facts
 from fairweather.record import (
+    CLEAN,
     CORRELATION,
     DESCRIPTION,
     HISTORY,
@@ -429,15 +430,21 @@ class ChooseStep(Step):
 
 
 class FittingStep(Step):
-    """What all steps have in common that fit something on predictions of clean validation images.
+    """What all steps have in common that fit something on predictions of validation images.
 
     Attributes:
         validation: the file of these predictions.
+        more: further such files, of the same images under other shifts.
+        shifts: ids of the shifts of all these files, in their order.
+        shift_seed: random seed of these shifts.
         network, val, batch_size, arithmetic: used to predict the logits again if they are not
             stored; there is no network if the predictions are given.
     """
 
     validation: str
+    more: tuple[str, ...] = ()
+    shifts: tuple[str, ...] = (CLEAN,)
+    shift_seed: int = 0
     network: Network | None
     val: ImagesReference
     stored: bool
@@ -453,21 +460,35 @@ class FittingStep(Step):
             "batch_size": self.batch_size,
             **_arithmetic_facts(self.arithmetic),
             **self.machine(),
+            **({} if self.shifts == (CLEAN,) else self._shift_facts()),
         }
+
+    def _shift_facts(self) -> dict[str, JsonValue]:
+        return {"shifts": list(self.shifts), "seed": self.shift_seed, "libraries": LIBRARIES}
 
 
 class FitStep(FittingStep):
-    """Fit the temperature of a model on its predictions of clean validation images."""
+    """Fit a calibration of a model on its predictions of validation images.
+
+    Attributes:
+        variant: the written form of the calibration.
+    """
 
     kind: Literal["fit"] = "fit"
+    variant: str = "temperature"
+
+    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+        # Only where it is another one, so that temperatures that were fitted before stay so.
+        chosen = {} if self.variant == "temperature" else {"variant": self.variant}
+        return {**super().inputs(), **chosen}
 
 
 class Forward(Frozen):
-    """Predict with a network; `temperature`, if given, is a file with the divisor of the logits."""
+    """Predict with a network; `fitted`, if given, is the file of a calibration of its logits."""
 
     way: Literal["forward"] = "forward"
     network: Network
-    temperature: str | None = None
+    fitted: str | None = None
 
 
 class Adapted(Frozen):
@@ -478,11 +499,18 @@ class Adapted(Frozen):
 
 
 class Scaled(Frozen):
-    """Divide stored logits by the temperature in a file."""
+    """Change stored logits by the calibration in a file."""
 
     way: Literal["scaled"] = "scaled"
     of: str
-    temperature: str
+    fitted: str
+
+
+class Kept(Frozen):
+    """Take the predictions of the model as they are: only its thresholds are others."""
+
+    way: Literal["kept"] = "kept"
+    of: str
 
 
 class Averaged(Frozen):
@@ -497,6 +525,11 @@ class Given(Frozen):
 
     way: Literal["given"] = "given"
     digest: str
+
+
+AnyWay = Forward | Adapted | Scaled | Kept | Averaged | Given
+# The ways that compute no network.
+Stored = Scaled | Kept | Averaged | Given
 
 
 class PredictStep(Step):
@@ -520,9 +553,7 @@ class PredictStep(Step):
     labelled: bool = True
     batch_size: int
     arithmetic: Arithmetic = FP32
-    how: Annotated[
-        Forward | Adapted | Scaled | Averaged | Given, pydantic.Field(discriminator="way")
-    ]
+    how: Annotated[AnyWay, pydantic.Field(discriminator="way")]
 
     @property
     def label(self) -> str:  # noqa: D102 - as its base says
@@ -530,7 +561,7 @@ class PredictStep(Step):
         return f"{self.task}, {cell}"
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        if isinstance(self.how, Scaled | Averaged):
+        if isinstance(self.how, Scaled | Kept | Averaged):
             return {"way": self.how.way}
         if isinstance(self.how, Given):
             return {"data": self.images.digest, "way": self.how.way, "given": self.how.digest}
@@ -573,11 +604,16 @@ class GroupStep(Step):
 
 
 class Row(Frozen):
-    """A model or variant with a seed, and the shifts and attacks that it was predicted under."""
+    """A model or variant with a seed, and the shifts and attacks that it was predicted under.
+
+    Attributes:
+        fitted_on: the shifts of the validation images that its thresholds are fitted on.
+    """
 
     model: str
     seed: int | str
     shifts: tuple[str, ...]
+    fitted_on: tuple[str, ...] = (CLEAN,)
 
 
 class ScoreStep(Step):
@@ -616,7 +652,7 @@ class ScoreStep(Step):
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         return {
             "metrics": [*(metric.name for metric in METRICS), *CLASS_METRICS],
-            "rows": [_plain(row) for row in self.rows],
+            "rows": [_row_facts(row) for row in self.rows],
             "titles": dict(self.titles),
             "bootstrap": self.bootstrap,
             "natural_shift": self.natural_shift,
@@ -780,6 +816,12 @@ def pretraining_files(folder: str, recipe: Pretraining) -> list[str]:
 def _network_facts(network: AnyNetwork) -> JsonValue:
     """The facts of a network besides its files; those tell the members of an ensemble."""
     return "together" if isinstance(network, Together) else _plain(network)
+
+
+def _row_facts(row: Row) -> JsonValue:
+    """The facts of a row; what thresholds are fitted on only if not on clean images alone."""
+    usual = row.fitted_on == (CLEAN,)
+    return row.model_dump(mode="json", exclude={"fitted_on"} if usual else None)
 
 
 def _arithmetic_facts(arithmetic: Arithmetic) -> dict[str, JsonValue]:

@@ -1,4 +1,4 @@
-"""Steps that predict a split of the data under a shift, and the step that fits a temperature."""
+"""Steps that predict a split of the data under a shift, and the step that fits a calibration."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 from torch import nn
 
 from fairweather.errors import InputError
 from fairweather.inference import (
+    Change,
     Reader,
     adapt_batchnorm,
+    calibrators,
+    divide_by,
     fit_temperature,
     from_logits,
     join,
@@ -36,17 +40,20 @@ from fairweather.steps.plan import (
     FittingStep,
     Forward,
     Given,
+    Kept,
     PredictStep,
     Scaled,
     Step,
+    Stored,
 )
 from fairweather.steps.worker import Worker
 from fairweather.streams import WHOLE, Shard
 from fairweather.types import Attack, Predictions, Shift, is_finite
+from fairweather.variants import Isotonic, TopVersusAll, Variant, VectorScaling, read_variant
 
 
 class Validation(NamedTuple):
-    """What a step fits on: the model's predictions of clean validation images.
+    """What a step fits on: the model's predictions of validation images.
 
     Attributes:
         predictions: the stored columns.
@@ -63,27 +70,54 @@ def read_validation(
     step: FittingStep, worker: Worker, folder: RunFolder, progress: Notify
 ) -> Validation:
     """Read what a step fits on, and predict the logits again if they are not stored."""
-    stored = folder.read_predictions(step.validation)
+    stored = join([folder.read_predictions(file) for file in (step.validation, *step.more)])
     if stored.logits is not None:
         return Validation(stored, stored.logits, None)
     assert step.network is not None, "what is given has its logits"
-    logits = predict_logits(
-        worker.network(step.network, folder),
-        worker.images(step.val),
-        batch_size=worker.batch_size(step.batch_size),
-        device=worker.device,
-        arithmetic=step.arithmetic,
-        when_halved=_halve(worker, progress),
-    )
-    return Validation(stored, logits, _halved_to(step, worker))
+    found = []
+    for text in step.shifts:
+        shift = shift_of(text)
+        assert isinstance(shift, Shift)
+        logits = predict_logits(
+            worker.network(step.network, folder),
+            worker.images(step.val),
+            shift,
+            batch_size=worker.batch_size(step.batch_size),
+            device=worker.device,
+            arithmetic=step.arithmetic,
+            seed=step.shift_seed,
+            when_halved=_halve(worker, progress),
+        )
+        found.append(logits)
+    return Validation(stored, np.concatenate(found), _halved_to(step, worker))
 
 
 def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
-    """Fit a temperature, and store it with its effect."""
+    """Fit a calibration, and store it with its effect."""
     found = read_validation(step, worker, folder, progress)
-    fitted = fit_temperature(found.logits, found.predictions.labels)
-    folder.write(step.leaves[0], json.dumps(fitted._asdict(), indent=1) + "\n")
-    return Done(f"temperature {fitted.value:.3g}", halved_to=found.halved_to)
+    content, note = _fit(read_variant(step.variant), found.logits, found.predictions.labels)
+    folder.write(step.leaves[0], content + "\n")
+    return Done(note, halved_to=found.halved_to)
+
+
+def _fit(
+    variant: Variant, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
+) -> tuple[str, str]:
+    """Fit a calibration; returns it as JSON, and a note on what was found."""
+    fitted: calibrators.AnyCalibrator
+    match variant:
+        case VectorScaling():
+            fitted = calibrators.fit_vector_scaling(logits, labels)
+        case Isotonic():
+            fitted = calibrators.fit_isotonic(logits, labels)
+        case TopVersusAll(method=method):
+            fitted = calibrators.fit_top_versus_all(logits, labels, method)
+        case _:
+            temperature = fit_temperature(logits, labels)
+            note = f"temperature {temperature.value:.3g}"
+            return json.dumps(temperature._asdict(), indent=1), note
+    note = f"{variant.kind}: NLL {fitted.nll_before:.3g}, then {fitted.nll_after:.3g}"
+    return fitted.model_dump_json(indent=1), note
 
 
 def pixels_of(step: Step) -> tuple[Hashable, ...] | None:
@@ -92,7 +126,7 @@ def pixels_of(step: Step) -> tuple[Hashable, ...] | None:
     Steps with the same answer can be done together, so that each image is shifted once. The images
     of an attack are made for one network, so they are shared with none.
     """
-    if not isinstance(step, PredictStep) or isinstance(step.how, Scaled | Averaged | Given):
+    if not isinstance(step, PredictStep) or isinstance(step.how, Stored):
         return None
     if _is_attack(step.shift):
         return None
@@ -109,9 +143,12 @@ def do_predict(step: PredictStep, worker: Worker, folder: RunFolder, progress: N
             first = members[0]
             found = from_logits(logits, first.labels, first.keys, first.classes)
             return _store(step, found, folder)
-        case Scaled(of=of, temperature=temperature):
-            found = scale(folder.read_predictions(of), read_temperature(folder, temperature))
+        case Scaled(of=of, fitted=fitted):
+            found = recalibrate(folder.read_predictions(of), read_change(folder, fitted))
             return _store(step, found, folder)
+        case Kept(of=of):
+            folder.write(step.leaves[0], folder.file(of).read_bytes())
+            return Done(f"{step.shift}: as {of}")
         case Given(digest=digest):
             return _store(step, worker.given(step.leaves[0], digest), folder)
     (done,) = do_predictions([step], worker, folder, progress)
@@ -155,7 +192,7 @@ def predict_shard(
         assert isinstance(step.how, Forward)
         images, fitting = worker.images(step.images), worker.batch_size(step.batch_size)
         attacked = predict_each(
-            [Reader(worker.network(step.how.network, folder), _temperature(step.how, folder))],
+            [Reader(worker.network(step.how.network, folder), _change(step.how, folder))],
             images,
             shift,
             batches=shard.slices(len(images), step.batch_size, fitting),
@@ -171,7 +208,7 @@ def predict_shard(
         assert isinstance(step.how, Forward | Adapted)
         network = worker.network(step.how.network, folder)
         if isinstance(step.how, Forward):
-            plain.append((step, Reader(network, _temperature(step.how, folder))))
+            plain.append((step, Reader(network, _change(step.how, folder))))
         else:
             adapted.append((step, adapt_batchnorm(network)))
     found = predict_shared(
@@ -231,8 +268,8 @@ def _halved_to(step: PredictStep | FittingStep, worker: Worker) -> int | None:
     return used if used < step.batch_size else None
 
 
-def _temperature(how: Forward, folder: RunFolder) -> float:
-    return 1.0 if how.temperature is None else read_temperature(folder, how.temperature)
+def _change(how: Forward, folder: RunFolder) -> Change | None:
+    return None if how.fitted is None else read_change(folder, how.fitted)
 
 
 def _halve(worker: Worker, progress: Notify) -> Callable[[int], None]:
@@ -242,6 +279,17 @@ def _halve(worker: Worker, progress: Notify) -> Callable[[int], None]:
         progress(Event(words, 1, 1, line=f"note           {words}"))
 
     return halved
+
+
+def read_change(folder: RunFolder, file: str) -> Change:
+    """Read how a calibration changes logits; raises `InputError` for a file that holds none."""
+    content = read_json(folder.file(file))
+    if "kind" not in content:
+        return divide_by(read_temperature(folder, file))
+    try:
+        return calibrators.CALIBRATOR.validate_python(content).apply
+    except pydantic.ValidationError:
+        raise InputError(f"{folder.file(file)} does not hold a calibration") from None
 
 
 def read_temperature(folder: RunFolder, file: str) -> float:

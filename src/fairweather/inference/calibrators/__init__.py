@@ -6,6 +6,10 @@ when it is read.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import pydantic
+
 from fairweather.inference.calibrators.common import Calibrator as Calibrator
 from fairweather.inference.calibrators.isotonic import Isotonic as Isotonic
 from fairweather.inference.calibrators.isotonic import Steps as Steps
@@ -18,4 +22,10 @@ from fairweather.inference.calibrators.top_versus_all import (
 from fairweather.inference.calibrators.vector_scaling import VectorScaling as VectorScaling
 from fairweather.inference.calibrators.vector_scaling import (
     fit_vector_scaling as fit_vector_scaling,
+)
+
+AnyCalibrator = VectorScaling | Isotonic | TopVersusAll
+# Reads one back from its JSON, and checks it.
+CALIBRATOR: pydantic.TypeAdapter[AnyCalibrator] = pydantic.TypeAdapter(
+    Annotated[AnyCalibrator, pydantic.Field(discriminator="kind")]
 )
