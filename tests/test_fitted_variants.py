@@ -5,12 +5,12 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import fairweather as fw
 from fairweather import metrics
 from fairweather.errors import InputError
-from fairweather.finished_run import Run
-from fairweather.inference import fit_temperature, join, recalibrate
+from fairweather.inference import fit_temperature, join, predict_logits, recalibrate
 from fairweather.inference.calibrators import (
     CALIBRATOR,
     fit_isotonic,
@@ -20,7 +20,8 @@ from fairweather.inference.calibrators import (
 from fairweather.metrics import softmax
 from fairweather.record import fitted_file, predictions_file
 from fairweather.rules import judge, read_rules
-from fairweather.runs import read_json
+from fairweather.runs import RunFolder, read_json
+from fairweather.shifts import make_shift
 from fairweather.steps.plan import (
     VERSIONS,
     FitStep,
@@ -29,7 +30,9 @@ from fairweather.steps.plan import (
     Row,
     ScoreStep,
 )
+from fairweather.steps.predicting import read_change
 from fairweather.study import check_study
+from fairweather.types import Images
 from fairweather.variants import VARIANTS, TopVersusAll, read_variants, with_fit_on
 
 from .conftest import TINY_RESNET
@@ -174,8 +177,10 @@ def test_a_damaged_fitted_file_is_made_again(run, tmp_path, name):
     file = path / fitted_file("basic", 0, name)
     expected = file.read_bytes()
     file.write_bytes(expected[: len(expected) // 2])
-    with pytest.raises(InputError, match=file.name):
-        Run(path).report()
+    folder, name = RunFolder(path), file.relative_to(path).as_posix()
+    for read_file in (folder.holds, lambda name: read_change(folder, name)):
+        with pytest.raises(InputError, match=file.name):
+            read_file(name)
     fw.run(check_study(STUDY), out=path, device="cpu")
     assert file.read_bytes() == expected
 
@@ -278,3 +283,68 @@ def test_predictions_from_elsewhere_have_calibrations_and_no_fit_on(tmp_path):
     assert set(run.scores["model"]) == expected
     with pytest.raises(InputError, match="fit_on cannot be given for predictions"):
         fw.evaluate(predictions=tables, fit_on=["clean", "gamma,exponent=2"])
+
+
+def many_classes(n, seed):
+    rng = np.random.default_rng(seed)
+    labels = torch.from_numpy(rng.integers(0, 101, n))
+    noise = torch.from_numpy(rng.integers(0, 60, (n, 3, 8, 8)))
+    # Mostly as bright as the label says, so that a network can be right.
+    pixels = (noise + labels[:, None, None, None]).to(torch.uint8)
+    return Images(pixels, labels, torch.arange(n), tuple(map(str, range(101))))
+
+
+class Brightness(torch.nn.Module):
+    """The classes whose brightness is closest to the image's have the largest logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centres", (torch.arange(101) + 29.5) / 255)
+
+    def forward(self, images):
+        return -((images.mean((1, 2, 3))[:, None] - self.centres) ** 2) * 1e4
+
+
+def test_beyond_100_classes_a_calibration_changes_what_the_network_predicts_again(tmp_path):
+    val, test = many_classes(303, 0), many_classes(202, 1)
+    data = fw.Dataset("bright", None, val, test, (0.5,) * 3, (0.2,) * 3)
+    options = {"bootstrap": 100, "device": "cpu", "variants": WRITTEN[1:3], "batch_size": 64}
+    on = ["clean", "gamma,exponent=1.5"]
+    shifts = ["brightness_factor: [0.9]", "fgsm,epsilon=0.02"]
+    run = fw.evaluate(Brightness(), data, shifts, fit_on=on, out=tmp_path / "run", **options)
+    (name,) = run.record.models
+    assert read(run, name).logits is None
+    clean = predict_logits(Brightness(), val, device="cpu")
+    shifted = predict_logits(Brightness(), val, make_shift("gamma", exponent=1.5), device="cpu")
+    labels = val.labels.numpy()
+    both = (np.concatenate([clean, shifted]), np.concatenate([labels, labels]))
+    for variant, fit in list(FITS.items())[:2]:
+        for added, images in (("", (clean, labels)), ("-fit_on", both)):
+            stored = read_json(run.path / fitted_file(name, 0, f"{variant}{added}"))
+            fitted = CALIBRATOR.validate_python(stored)
+            expected = fit(*images)
+            assert fitted.images == expected.images
+            assert fitted.nll_after == pytest.approx(expected.nll_after, rel=1e-6)
+            found = read(run, f"{name}+{variant}{added}")
+            logits = fitted.apply(predict_logits(Brightness(), test, device="cpu"))
+            columns = metrics.per_image(logits, test.labels.numpy())
+            np.testing.assert_array_equal(found.predicted, columns.predicted)
+            np.testing.assert_allclose(found.nll, columns.nll, rtol=1e-6)
+
+
+def test_tables_and_sentences_say_what_differs(run, draw):
+    draw(run)
+    table = pd.read_csv(run.path / "tables" / "variants.csv").set_index("model")
+    assert list(table.index)[:3] == ["basic", "basic+temperature", "basic+temperature-fit_on"]
+    scores = run.scores[run.scores["shift"] == "clean"]
+    values = scores.set_index(["model", "seed", "metric"])["value"]
+    for what in ("risk", "coverage"):
+        metric = f"{what}_above_validation_threshold/0.05"
+        for model in ("basic", "basic+thresholds-fit_on"):
+            shown = float(table.loc[model, f"clean {metric}"])
+            assert shown == pytest.approx(values[model, "0", metric])
+    text = (run.path / "report.html").read_text()
+    assert "It gives the same answers as “Basic”, also under" in text
+    assert "only the threshold of its confidence differs" in text
+    assert "on validation images under untested shifts, it defers" in text
+    assert "Basic + top-versus-all (logistic) fitted under shifts" in text
