@@ -280,3 +280,51 @@ def lowest_stratum(sizes, covered, weights=None):
             hits = sum(count for at, count in zip(members, counts, strict=True) if covered[at])
             shares.append(hits / sum(counts))
     return min(shares, default=math.nan)
+
+
+# Calibrators.
+
+
+def isotonic(places, hits):
+    """The shares of hits that never fall: at each place the largest of the smallest means."""
+    at = sorted(set(places))
+    of = [[hit for place, hit in zip(places, hits, strict=True) if place == each] for each in at]
+
+    def mean(first, last):
+        members = [hit for each in of[first : last + 1] for hit in each]
+        return sum(members) / len(members)
+
+    values = [
+        max(min(mean(a, b) for b in range(k, len(at))) for a in range(k + 1))
+        for k in range(len(at))
+    ]
+    return [values[at.index(place)] for place in places]
+
+
+def vector_scaling_slopes(logits, labels, scales, biases):
+    """The derivatives of the mean negative log-likelihood by each scale, and by each bias."""
+    classes = len(scales)
+    by_scale, by_bias = [0.0] * classes, [0.0] * classes
+    for row, label in zip(logits, labels, strict=True):
+        scaled = [s * z + b for z, s, b in zip(row, scales, biases, strict=True)]
+        powers = [math.exp(each - max(scaled)) for each in scaled]
+        for k in range(classes):
+            excess = powers[k] / sum(powers) - (k == label)
+            by_scale[k] += excess * row[k] / len(labels)
+            by_bias[k] += excess / len(labels)
+    return by_scale + by_bias
+
+
+def shared_out(shares, total, most):
+    """Fill the largest place to the most, as long as it would get more; then share the rest."""
+    found, left = [0.0] * len(shares), total
+    places = sorted(range(len(shares)), key=lambda place: -shares[place])
+    while places:
+        rest = sum(shares[place] for place in places)
+        if len(places) == 1 or left * shares[places[0]] / rest <= most:
+            for place in places:
+                found[place] = left * shares[place] / rest
+            return found
+        found[places.pop(0)] = most
+        left -= most
+    return found

@@ -12,7 +12,14 @@ from torch import nn
 
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError
-from fairweather.inference import Reader, adapt_batchnorm, predict, predict_adapted, predict_shared
+from fairweather.inference import (
+    Reader,
+    adapt_batchnorm,
+    divide_by,
+    predict,
+    predict_adapted,
+    predict_shared,
+)
 from fairweather.inference import shared as sharing
 from fairweather.progress import silent
 from fairweather.runs import RunFolder
@@ -86,7 +93,7 @@ def test_together_is_as_one_by_one_for_any_number_of_workers(
 ):
     adapted = [adapt_batchnorm(each) for each in networks[:2]]
     found = predict_shared(
-        [Reader(networks[0]), Reader(networks[1], 2.0), Reader(networks[2])],
+        [Reader(networks[0]), Reader(networks[1], divide_by(2.0)), Reader(networks[2])],
         adapted,
         toy_images,
         shift,

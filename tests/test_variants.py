@@ -12,10 +12,11 @@ import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.inference import (
     adapt_batchnorm,
+    divide_by,
     fit_temperature,
     predict,
     predict_adapted,
-    scale,
+    recalibrate,
 )
 from fairweather.metrics import per_image
 from fairweather.models import load_model
@@ -71,7 +72,7 @@ def test_the_fit_ends_where_nothing_is_left_to_gain():
 
 def test_a_scaled_cell_is_what_the_model_predicts_at_that_temperature(toy_images):
     model = load_model(TINY_RESNET, classes=3, weights="none")
-    scaled = scale(predict(model, toy_images, device="cpu"), 2.5)
+    scaled = recalibrate(predict(model, toy_images, device="cpu"), divide_by(2.5))
     again = predict(model, toy_images, device="cpu", temperature=2.5)
     for column in ("predicted", "confidence", "nll", "brier", "logits"):
         assert (getattr(scaled, column) == getattr(again, column)).all(), column
@@ -225,7 +226,7 @@ def test_validation_images_are_adapted_and_scaled_like_the_test_images(with_vari
 
 def test_a_finished_run_makes_no_variant_again(with_variants, monkeypatch):
     before = (with_variants.path / "scores.csv").read_bytes()
-    for name in ("scale", "adapt_batchnorm", "fit_temperature", "predict_each"):
+    for name in ("recalibrate", "adapt_batchnorm", "fit_temperature", "predict_each"):
         monkeypatch.setattr(f"fairweather.steps.predicting.{name}", None)
     source = with_variants.record.data.source
     study = check_study(STUDY | {"data": {"source": source, "size": 16}})
@@ -239,7 +240,12 @@ def test_a_finished_run_makes_no_variant_again(with_variants, monkeypatch):
         (["temprature"], "'temprature'; did you mean 'temperature'"),
         (["temperature", "temperature"], "variants: temperature"),
         (["temperature", {"temperature": {}}], "variants: temperature is listed twice"),
-        ([{"temperature": {"value": 2}}], "temperature has no parameters, found 'value'"),
+        ([{"temperature": {"value": 2}}], "parameter of temperature 'value'; known: fit_on"),
+        ([{"batchnorm": {"value": 2}}], "batchnorm has no parameters, found 'value'"),
+        ([{"temperature": {"fit_on": 1}}], "fit_on of temperature must be true or false, found 1"),
+        ([{"temperature": {"fit_on": True}}], "temperature-fit_on is fitted on .* no fit_on"),
+        (["thresholds-fit_on"], "thresholds-fit_on is fitted on .* no fit_on"),
+        ([{"top_versus_all": {"method": "isotonik"}}], "did you mean 'isotonic'"),
         ([{"temperature": 2}], "each must be KIND"),
         ([{"temperature": {}, "batchnorm": {}}], "each must be KIND"),
     ],

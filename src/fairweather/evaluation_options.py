@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fairweather.errors import InputError, check_name, check_text, unknown_name
-from fairweather.variants import Variant, read_variants
+from fairweather.variants import Variant, check_fit_on, read_variants, with_fit_on
 
 Channels = tuple[float, float, float]
 
@@ -116,9 +116,16 @@ class EvaluationOptions:
     )
     variants: tuple[str | Mapping[str, object], ...] = _option(
         (),
-        "Also measure a variant of the model: temperature, batchnorm or conformal. One with "
-        "parameters is written 'conformal: {method: aps, coverage: 0.9}'. Repeatable.",
+        "Also measure a variant of the model: a calibration (temperature, vector_scaling, "
+        "isotonic, top_versus_all), batchnorm, or conformal for prediction sets. One with "
+        "parameters is written 'KIND: {PARAMETER: VALUE}', such as 'conformal: {method: aps, "
+        "coverage: 0.9}'. Repeatable.",
         flag="--variant",
+    )
+    fit_on: tuple[str | Mapping[str, object], ...] = _option(
+        (),
+        "Also fit thresholds and calibrations on validation images under this: clean, or a suite "
+        "or shifts that are not tested, written as in --shifts. Repeatable.",
     )
     ood: tuple[str, ...] = _option(
         (),
@@ -173,8 +180,12 @@ class EvaluationOptions:
 
     @property
     def all_variants(self) -> tuple[Variant, ...]:
-        """The variants; raises `InputError` for one that is unknown or listed twice."""
-        return read_variants(self.variants)
+        """The variants, with those that `fit_on` adds.
+
+        Raises `InputError` for one that is unknown or listed twice.
+        """
+        found = read_variants(self.variants)
+        return with_fit_on(found) if self.fit_on else found
 
 
 def check_options(given: Mapping[str, object]) -> EvaluationOptions:
@@ -201,7 +212,9 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
         first = error.errors()[0]
         message = first["msg"][:1].lower() + first["msg"][1:]
         raise InputError(f"{first['loc'][0]}: {message}, found {first['input']!r}") from None
-    read_variants(checked.variants)
+    found = read_variants(checked.variants)
+    if not checked.fit_on:
+        check_fit_on(found)
     for name, option in known.items():
         _check_limits(name, getattr(checked, name), **option.metadata)
     return checked

@@ -165,9 +165,18 @@ def pretraining_folder(name: str, seed: int) -> str:
     return f"pretraining/{name}/seed-{seed}"
 
 
+def fitted_file(model: str, seed: int | str, variant: str) -> str:
+    """The file with what was fitted for a variant, given by what stands behind `MODEL+`.
+
+    >>> fitted_file("basic", 0, "isotonic")
+    'variants/basic+isotonic/seed-0/isotonic.json'
+    """
+    return f"variants/{variant_name(model, variant)}/seed-{seed}/{variant}.json"
+
+
 def temperature_file(model: str, seed: int | str) -> str:
     """The file with the fitted temperature of a model."""
-    return f"variants/{variant_name(model, 'temperature')}/seed-{seed}/temperature.json"
+    return fitted_file(model, seed, "temperature")
 
 
 def sets_file(model: str, variant: str, seed: int | str) -> str:
@@ -385,6 +394,8 @@ class RunSettings(Frozen):
             them: `temperature`, `batchnorm`, `conformal: {...}`.
         threads: threads of every step; None in runs of version 1.
         operating_points: the probability from which on a class is called, by class.
+        fit_on: ids of the shifts of the validation images that the variants `...-fit_on` were
+            fitted on; empty if there are none.
     """
 
     shift_seed: int = 0
@@ -396,6 +407,7 @@ class RunSettings(Frozen):
     variants: tuple[str, ...] = ()
     threads: int | None = None
     operating_points: dict[Shown, float] = {}
+    fit_on: tuple[Shown, ...] = ()
 
 
 class Machine(Frozen):

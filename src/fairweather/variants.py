@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Literal, get_args
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.types import is_finite, shortest
 from fairweather.yamlfile import parse_yaml
 
 FORM = "KIND, or KIND: {PARAMETER: VALUE}"
+Curve = Literal["isotonic", "logistic"]
+CURVES: tuple[Curve, ...] = get_args(Curve)
+FITTED_UNDER_SHIFTS = "fitted under shifts"
+FIT_ON = "-fit_on"  # suffix of the names of variants that are fitted on what `fit_on` lists
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Variant:
 
     Attributes:
         kind: how studies and the command line call it.
-        is_fitted: whether it is fitted on clean validation images.
+        is_fitted: whether it is fitted on validation images.
     """
 
     kind: ClassVar[str]
@@ -39,6 +43,11 @@ class Variant:
     def title(self) -> str:
         """What reports add to the title of the model."""
         raise NotImplementedError
+
+    @property
+    def uses_fit_on(self) -> bool:
+        """Whether it is fitted on the images that `fit_on` lists, not on clean ones alone."""
+        return False
 
     @property
     def text(self) -> str:
@@ -56,14 +65,104 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Temperature(Variant):
-    """The logits are divided by one number."""
+class Calibration(Variant):
+    """The logits are changed by numbers that are fitted on validation images.
 
-    kind: ClassVar[str] = "temperature"
+    Attributes:
+        fit_on: whether these are the images that `fit_on` lists, not clean ones alone.
+    """
+
+    described: ClassVar[str]
+    fit_on: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for a value that is not allowed."""
+        if not isinstance(self.fit_on, bool):
+            raise InputError(
+                f"variants: fit_on of {self.kind} must be true or false, found {self.fit_on!r}"
+            )
+
+    @property
+    def name(self) -> str:  # noqa: D102 - as its base says
+        return f"{self._own_name}{FIT_ON}" if self.fit_on else self._own_name
+
+    @property
+    def _own_name(self) -> str:
+        return self.kind
 
     @property
     def title(self) -> str:  # noqa: D102 - as its base says
-        return "temperature scaling"
+        return f"{self.described} {FITTED_UNDER_SHIFTS}" if self.fit_on else self.described
+
+    @property
+    def uses_fit_on(self) -> bool:  # noqa: D102 - as its base says
+        return self.fit_on
+
+
+@dataclass(frozen=True)
+class Temperature(Calibration):
+    """The logits are divided by one number."""
+
+    kind: ClassVar[str] = "temperature"
+    described: ClassVar[str] = "temperature scaling"
+
+
+@dataclass(frozen=True)
+class VectorScaling(Calibration):
+    """The logits are multiplied by a scale of each class, and get a bias of each class."""
+
+    kind: ClassVar[str] = "vector_scaling"
+    described: ClassVar[str] = "vector scaling"
+
+
+@dataclass(frozen=True)
+class Isotonic(Calibration):
+    """The probability of each class goes through a step function; then all are normalised."""
+
+    kind: ClassVar[str] = "isotonic"
+    described: ClassVar[str] = "isotonic regression"
+
+
+@dataclass(frozen=True)
+class TopVersusAll(Calibration):
+    """The confidence becomes the chance that the prediction is right; the prediction stays.
+
+    Attributes:
+        method: how this chance is fitted: `isotonic` or `logistic`.
+    """
+
+    kind: ClassVar[str] = "top_versus_all"
+    described: ClassVar[str] = "top-versus-all"
+    method: Curve = "isotonic"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method not in CURVES:
+            raise unknown_name("method of top_versus_all", str(self.method), CURVES)
+
+    @property
+    def _own_name(self) -> str:
+        return self.kind if self.method == CURVES[0] else f"{self.kind}-{self.method}"
+
+    @property
+    def title(self) -> str:  # noqa: D102 - as its base says
+        shifted = f" {FITTED_UNDER_SHIFTS}" if self.fit_on else ""
+        return f"{self.described} ({self.method}){shifted}"
+
+
+@dataclass(frozen=True)
+class Thresholds(Variant):
+    """The model as it is, with the thresholds of deferral and ATC from what `fit_on` lists."""
+
+    kind: ClassVar[str] = f"thresholds{FIT_ON}"
+
+    @property
+    def title(self) -> str:  # noqa: D102 - as its base says
+        return f"thresholds {FITTED_UNDER_SHIFTS}"
+
+    @property
+    def uses_fit_on(self) -> bool:  # noqa: D102 - as its base says
+        return True
 
 
 @dataclass(frozen=True)
@@ -124,7 +223,16 @@ class Conformal(Variant):
 
 
 VARIANTS: Mapping[str, type[Variant]] = {
-    each.kind: each for each in (Temperature, BatchNorm, Conformal)
+    each.kind: each
+    for each in (
+        Temperature,
+        BatchNorm,
+        VectorScaling,
+        Isotonic,
+        TopVersusAll,
+        Thresholds,
+        Conformal,
+    )
 }
 
 
@@ -178,3 +286,35 @@ def read_variants(asked: Iterable[object]) -> tuple[Variant, ...]:
         if names.count(name) > 1:
             raise InputError(f"variants: {name} is listed twice")
     return found
+
+
+def keeps_network(added: str) -> bool:
+    """Say whether what stands behind `MODEL+` is a variant that an attack sees as the model itself.
+
+    >>> [keeps_network(each) for each in ("isotonic-fit_on", "batchnorm", "interpolated-0.5")]
+    [True, False, False]
+    """
+    kinds = [name for name in VARIANTS if added == name or added.startswith(f"{name}-")]
+    return bool(kinds) and BatchNorm.kind not in kinds
+
+
+def with_fit_on(variants: Iterable[Variant]) -> tuple[Variant, ...]:
+    """Add what is fitted on the images that `fit_on` lists, beside what is fitted on clean ones.
+
+    >>> [each.name for each in with_fit_on(read_variants(["temperature"]))]
+    ['temperature', 'temperature-fit_on', 'thresholds-fit_on']
+    """
+    found: list[Variant] = []
+    for each in variants:
+        found += [each, replace(each, fit_on=True)] if isinstance(each, Calibration) else [each]
+    return tuple(dict.fromkeys([*found, Thresholds()]))
+
+
+def check_fit_on(variants: Iterable[Variant]) -> None:
+    """Raise `InputError` for a variant that needs `fit_on` where nothing is listed there."""
+    for each in variants:
+        if each.uses_fit_on:
+            raise InputError(
+                f"variants: {each.name} is fitted on the images that fit_on lists, and there is no "
+                "fit_on"
+            )

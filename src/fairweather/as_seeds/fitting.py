@@ -123,6 +123,7 @@ def _shared(part: Part) -> Iterator[tuple[str, JsonValue]]:
     yield "precision of predictions", settings.precision
     yield "cudnn_benchmark", settings.cudnn_benchmark
     yield "variants", list(settings.variants)
+    yield "fit_on", list(settings.fit_on)
     yield "operating_points", dict(settings.operating_points)
     yield "ordered_classes", record.data.ordered
     grouped = part.steps.get(GROUPS)

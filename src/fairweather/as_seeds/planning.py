@@ -28,6 +28,7 @@ from fairweather.steps import Plan, Step
 from fairweather.steps.measuring import DataFacts, Measured, Measurement, conclude
 from fairweather.steps.plan import SampleStep, Trained
 from fairweather.steps.predicting import shift_of
+from fairweather.types import Shift
 from fairweather.variants import read_variants
 
 Value = TypeVar("Value")
@@ -166,6 +167,7 @@ def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
         bootstrap=settings.bootstrap,
         variants=read_variants(settings.variants),
         operating_points=settings.operating_points,
+        fit_on=tuple(each for each in map(shift_of, settings.fit_on) if isinstance(each, Shift)),
         natural={
             name: DataFacts(name, data.classes, {TEST: 0}, {TEST: data.digests[name]})
             for name in (f"{NATURAL}{each}" for each in record.natural)

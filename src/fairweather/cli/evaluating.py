@@ -54,7 +54,7 @@ def _on_the_line(name: str, kind: Any) -> Any:  # noqa: ANN401 - a type
     choices = set(typing.get_args(kind)) - {types.NoneType} if _is_union(kind) else {kind}
     if Channels in choices or name == "classes":
         return str | None
-    if kind == tuple[str, ...] or name in ("natural", "variants"):
+    if kind == tuple[str, ...] or name in ("natural", "variants", "fit_on"):
         return list[str] | None
     if any(typing.get_origin(each) is Mapping for each in choices):
         return Path | None

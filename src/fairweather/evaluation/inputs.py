@@ -307,6 +307,7 @@ def check_first(request: Request, progress: Notify | None = None) -> dict[str, f
         if isinstance(model, str):
             check_model(model, **_model_options(options))
     read_labels(options)
+    request.fit_on_shifts()
     for other in (*options.ood, *natural_sources(options.natural).values()):
         if other.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
             list_source(other, offline=True)

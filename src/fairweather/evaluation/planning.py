@@ -68,7 +68,7 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
         )
     try_sets(options.all_variants, dataset.val)
     image = dataset.test[:1]
-    try_shifts(request.shifts, image, options.shift_seed)
+    try_shifts([*request.shifts, *request.fit_on_shifts()], image, options.shift_seed)
     attacks = [each for each in request.shifts if isinstance(each, Attack)]
     for each in inputs.models:
         try_attacks(attacks, each.model, image, options.shift_seed)
@@ -96,6 +96,7 @@ def measurement_of(
         },
         priors=priors,
         operating_points=check_points(read_points(options.operating_points), facts[DATA].classes),
+        fit_on=request.fit_on_shifts(),
     )
 
 
@@ -176,6 +177,7 @@ def describe_evaluation(
             variants=tuple(each.text for each in options.all_variants),
             threads=measurement.threads,
             operating_points=dict(measurement.operating_points),
+            fit_on=tuple(shift.id for shift in measurement.fit_on),
         ),
         provenance=provenance(resolve_device(options.device)),
     )

@@ -9,6 +9,7 @@ from torch import nn
 from fairweather.evaluation_options import EvaluationOptions
 from fairweather.prediction_files import PredictionsOf
 from fairweather.prediction_files.rows import Column
+from fairweather.study.exposure import shifts_to_fit_on
 from fairweather.types import Attack, Dataset, Shift
 
 
@@ -25,6 +26,13 @@ class Request:
     shifts: tuple[Shift | Attack, ...]
     options: EvaluationOptions
     more: tuple[str | nn.Module, ...] = ()
+
+    def fit_on_shifts(self) -> tuple[Shift, ...]:
+        """The shifts of the validation images that are fitted on; often none.
+
+        Raises `InputError` for one that is tested too, and for what is no shift.
+        """
+        return shifts_to_fit_on(self.options.fit_on, self.shifts)
 
     def each(self) -> list[Request]:
         """The same request for each model alone."""

@@ -16,6 +16,7 @@ from torch import nn
 from fairweather.devices import FP32, Arithmetic, is_out_of_memory, resolve_device
 from fairweather.errors import InputError
 from fairweather.inference.conformal import FittedSets, with_sets
+from fairweather.inference.temperature import Change, divide_by
 from fairweather.metrics import per_image
 from fairweather.streams import Makers, shifted_batches, slices
 from fairweather.types import Attack, Images, Index, Predictions, Shift, special_kind
@@ -31,12 +32,12 @@ class Reader(NamedTuple):
 
     Attributes:
         model: float images in [0, 1] to logits.
-        temperature: the logits are divided by it.
-        sets: what prediction sets are made with; None for none.
+        change: how its logits are changed; None for not at all.
+        sets: what prediction sets are made with, from the changed logits; None for none.
     """
 
     model: nn.Module
-    temperature: float = 1.0
+    change: Change | None = None
     sets: FittedSets | None = None
 
 
@@ -82,7 +83,7 @@ def predict(
     if batch_size < 1:
         raise InputError(f"batch_size must be >= 1, found {batch_size}")
     (predictions,) = predict_each(
-        [Reader(model, temperature)],
+        [Reader(model, divide_by(temperature))],
         images,
         shift,
         batches=slices(len(images), batch_size),
@@ -130,11 +131,10 @@ def predict_each(
     attack = shift if isinstance(shift, Attack) else None
 
     def columns(reader: Reader, part: Images) -> Predictions:
-        logits = logits_of(reader.model, part, attack, device, arithmetic, seed)
-        labels, keys = part.labels.numpy(), part.keys.numpy()
-        scaled = (logits / reader.temperature).numpy()
-        found = from_logits(scaled, labels, keys, part.classes)
-        return found if reader.sets is None else with_sets(found, scaled, reader.sets)
+        logits = logits_of(reader.model, part, attack, device, arithmetic, seed).numpy()
+        changed = logits if reader.change is None else reader.change(logits)
+        found = from_logits(changed, part.labels.numpy(), part.keys.numpy(), part.classes)
+        return found if reader.sets is None else with_sets(found, changed, reader.sets)
 
     whole = Fitting(len(images), when_halved)
     found: list[list[Predictions]] = [[] for _ in readers]
@@ -158,23 +158,29 @@ def predict_each(
 def predict_logits(
     model: nn.Module,
     images: Images,
+    shift: Shift | None = None,
     *,
     batch_size: int = 256,
     device: str | torch.device = "auto",
     arithmetic: Arithmetic = FP32,
+    seed: int = 0,
     when_halved: WhenHalved | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Predict clean images and return their logits, float32 `[N, classes]`, for any classes.
+    """Predict images and return their logits, float32 `[N, classes]`, for any number of classes.
 
     Arguments as in `predict_each`.
     """
     device = resolve_device(device) if isinstance(device, str) else device
 
     def logits(part: Images) -> np.ndarray:
-        return logits_of(model, part, None, device, arithmetic, 0).numpy()
+        return logits_of(model, part, None, device, arithmetic, seed).numpy()
 
+    fitting, batches = Fitting(batch_size, when_halved), slices(len(images), batch_size)
+    found: list[npt.NDArray[np.float32]] = []
     with evaluating(model, device):
-        return np.concatenate(list(Fitting(batch_size, when_halved).parts(images, logits)))
+        for batch in shifted_batches(images, shift, seed, batches):
+            found.extend(fitting.parts(batch, logits))
+    return np.concatenate(found)
 
 
 def from_logits(

@@ -1,7 +1,8 @@
-"""Temperature scaling: one number, fitted on clean validation images."""
+"""Temperature scaling: one number, fitted on validation images."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from fairweather.errors import InputError
 from fairweather.metrics import per_image
 from fairweather.types import Predictions
 
+Logits = npt.NDArray[np.float32]
+Change = Callable[[Logits], Logits]  # of logits `[N, classes]`
 # Outside this range the probabilities of all images are 0, 1 or 1 / classes.
 COLDEST, HOTTEST = 1 / 32, 32.0
 
@@ -68,13 +71,22 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Temperature
     return Temperature(float(np.exp(found.x)), len(rows), float(before), float(found.fun))
 
 
-def scale(predictions: Predictions, temperature: float) -> Predictions:
-    """Divide stored logits by a temperature, as `predict(..., temperature=...)` does.
+def divide_by(temperature: float) -> Change:
+    """Return the function that divides logits by a temperature.
+
+    >>> divide_by(2.0)(np.float32([[3, 1]])).tolist()
+    [[1.5, 0.5]]
+    """
+    return lambda logits: logits / np.float32(temperature)
+
+
+def recalibrate(predictions: Predictions, change: Change) -> Predictions:
+    """Change stored logits, and compute all other columns from them again.
 
     Raises `InputError` for predictions without logits; they are not stored for more than 100
     classes.
     """
     if predictions.logits is None:
-        raise InputError("a temperature needs logits, but these predictions have none")
-    logits = predictions.logits / np.float32(temperature)
+        raise InputError("a calibration needs logits, but these predictions have none")
+    logits = change(predictions.logits)
     return replace(predictions, logits=logits, **per_image(logits, predictions.labels)._asdict())

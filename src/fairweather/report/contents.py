@@ -41,6 +41,7 @@ from fairweather.report.sweeps import Sweep, as_sweep
 from fairweather.runs import RunFolder, machines_of
 from fairweather.scores import read_clusters
 from fairweather.types import Predictions, Score
+from fairweather.variants import FIT_ON
 
 # The step that scores, and the first version of it whose means over seeds cover other seeds.
 SCORED, WITH_SEEDS = "scores", 4
@@ -223,6 +224,13 @@ class Contents:
     def seeds(self) -> tuple[str, ...]:
         """The seeds that have scores, as scores.csv writes them."""
         return tuple(seed for seed in self.scores["seed"].unique() if seed not in SUMMARY_SEEDS)
+
+    def fitted_on(self, model: str) -> tuple[str, ...]:
+        """The shifts of the validation images that the thresholds of a model are fitted on."""
+        label, _, inner = model.removesuffix(ENSEMBLE_SUFFIX).rpartition(":")
+        record = self.records[label]
+        shifted = inner in record.variants and inner.endswith(FIT_ON)
+        return record.settings.fit_on if shifted else (CLEAN,)
 
     def seeds_of(self, model: str) -> tuple[str, ...]:
         """The seeds that a model was trained with; an ensemble is one model of all of them."""

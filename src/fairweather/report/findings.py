@@ -17,7 +17,7 @@ from fairweather.metrics import (
 from fairweather.metrics.clusters import Clusters, influences
 from fairweather.metrics.recipes import cross
 from fairweather.metrics.table import Interval
-from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
+from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NO_LEVEL, base_model
 from fairweather.report import sentences as words
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import (
@@ -39,6 +39,7 @@ from fairweather.report.performance import (
     worst_levels,
 )
 from fairweather.report.ranking import Ranking, ranked_models
+from fairweather.variants import Thresholds
 
 
 class ModelFindings(NamedTuple):
@@ -84,9 +85,10 @@ def model_findings(contents: Contents) -> list[ModelFindings]:
     for model, of in found.items():
         change, base = changes.get(model, PairedChange()), base_model(model)
         title = contents.titles[model]
+        on_clean = contents.fitted_on(model) == (CLEAN,)
         detail: Iterator[str]
         if base in found and base != model and answer_alike(contents, model, base):
-            first, detail = _alike(contents, base, of), iter(())
+            first, detail = _alike(contents, model, base, of), iter(())
         else:
             first, detail = _accuracy(contents, model, of, change, chance)
         clean = performance_at(contents, model, CLEAN, NO_LEVEL)
@@ -95,7 +97,7 @@ def model_findings(contents: Contents) -> list[ModelFindings]:
         sentences = (
             first,
             *words.confidence(clean, there, change, of.searched),
-            *words.deferral(clean, there),
+            *words.deferral(clean, there, on_clean=on_clean),
         )
         more = (
             *detail,
@@ -125,8 +127,10 @@ def answer(found: Sequence[ModelFindings], ranks: Ranking | None) -> str:
     return words.answer(told, len(models), ranked) if told else ""
 
 
-def _alike(contents: Contents, base: str, found: WorstLevels) -> str:
-    return words.alike(contents.titles[base], found.focus)
+def _alike(contents: Contents, model: str, base: str, found: WorstLevels) -> str:
+    only_thresholds = model.removesuffix(ENSEMBLE_SUFFIX).endswith(f"+{Thresholds.kind}")
+    differs = "the threshold of its confidence" if only_thresholds else "its confidence"
+    return words.alike(contents.titles[base], found.focus, differs)
 
 
 def _accuracy(

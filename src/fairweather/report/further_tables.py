@@ -362,12 +362,16 @@ def _hand_over(contents: Contents) -> Table | None:
         for title, shift, level in titled
         for metric, label in ((COVERAGE, "coverage"), (RISK, "risk"))
     ]
+    shifted = any(contents.fitted_on(model) != (CLEAN,) for model in contents.titles)
+    of_others = "Where a model was fitted under shifts, it is that of all these images. "
+    of_others = of_others if shifted else ""
     caption = (
         "The model answers confident images and defers the rest to a person. Coverage: the share "
         "of the images that it answers, those at or above a confidence threshold. Risk: the share "
         "of its answers that is wrong; there is none where it answers no image. The threshold was "
         "fitted on clean validation images, so that at most 5 % of the answers on them are wrong. "
-        "All numbers of a model and seed have the same threshold. For each shift, the mean over "
+        f"{of_others}All numbers of a model and seed have the same threshold. For each shift, the "
+        "mean over "
         f"its levels. In brackets: {contents.intervals} for this fixed threshold. "
         f"{contents.sample()}."
     )

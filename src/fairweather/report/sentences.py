@@ -258,15 +258,16 @@ def unshifted(clean: Performance, chance: float | None) -> str:
     return f"{right}{_against_chance(clean.accuracy, chance)}; no shift was tested."
 
 
-def alike(base: str, low: WorstLevel | None) -> str:
+def alike(base: str, low: WorstLevel | None, differs: str = "its confidence") -> str:
     """Say that a variant gives the answers of its base model, and where their accuracy is lowest.
 
     Args:
         base: the title of the base model.
         low: the lowest accuracy of both; None without shifts.
+        differs: what is not the same.
     """
     also = f", also {_under(low)}" if low else ""
-    return f"It gives the same answers as “{base}”{also}; only its confidence differs."
+    return f"It gives the same answers as “{base}”{also}; only {differs} differs."
 
 
 def accuracy(
@@ -468,14 +469,18 @@ def confidence_in_detail(
         )
 
 
-def deferral(clean: Performance, there: Performance | None) -> Iterator[str]:
+def deferral(
+    clean: Performance, there: Performance | None, *, on_clean: bool = True
+) -> Iterator[str]:
     """Say what a model defers to a person if it answers only where it is confident enough.
 
-    The threshold is the one that keeps 5 % wrong answers on clean validation images.
+    The threshold is the one that keeps 5 % wrong answers on validation images: on clean ones, or,
+    without `on_clean`, under shifts that are not tested.
     """
     if clean.coverage is None:
         return
-    rule = f"With the threshold that keeps errors to 5{PERCENT} on validation images, it defers"
+    images = "validation images" if on_clean else "validation images under untested shifts"
+    rule = f"With the threshold that keeps errors to 5{PERCENT} on {images}, it defers"
     if there is None or there.coverage is None or there.risk is None:
         yield f"{rule} {_deferred(clean, 'of the clean images')}."
     else:

@@ -19,8 +19,15 @@ from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import FloatArray, Images, read_correct, read_images
+from fairweather.report.performance import COVERAGE, RISK
 from fairweather.report.tables import Entry, Row, Table, find_entry
 from fairweather.types import Score
+
+_OF_THRESHOLDS = (
+    "Risk: the share of wrong answers among those at or above the threshold that keeps it to 5 % "
+    "on validation images, clean ones or those under the shifts that fit_on lists. Coverage: the "
+    "share of the images that is answered so. "
+)
 
 
 def variants_table(contents: Contents) -> Table | None:
@@ -38,6 +45,7 @@ def variants_table(contents: Contents) -> Table | None:
         return None
     images = read_images(contents)
     shifted = any(not sweep.is_attack for sweep in contents.sweeps)
+    thresholds = any(contents.fitted_on(name) != (CLEAN,) for name, _ in pairs)
     places = [("mean over shifts", ALL, MEAN)] if shifted else []
     places.append(("clean", CLEAN, NO_LEVEL))
     rows = []
@@ -46,16 +54,23 @@ def variants_table(contents: Contents) -> Table | None:
             entries = [
                 entry
                 for place, shift, level in places
-                for entry in _entries(contents, name, base, (place, shift, level), images)
+                for entry in (
+                    *_entries(contents, name, base, (place, shift, level), images),
+                    *(_deferral(contents, name, shift, level) if thresholds else ()),
+                )
             ]
             rows.append(Row(name, contents.titles[name], contents.titles[name], tuple(entries)))
-    heads = ("accuracy (%)", "change (points)", "RMS calibration error")
-    keys = ("accuracy", "change of accuracy", "rms_calibration_error")
+    heads = ["accuracy (%)", "change (points)", "RMS calibration error"]
+    keys = ["accuracy", "change of accuracy", "rms_calibration_error"]
+    if thresholds:
+        heads += ["risk", "coverage"]
+        keys += [RISK, COVERAGE]
     return Table(
         name="variants",
         caption=(
             "Each model, and its variants below it. Change: of the accuracy, variant − model, on "
-            f"the same images. In brackets: {contents.intervals}. {contents.sample()}."
+            f"the same images. {_OF_THRESHOLDS if thresholds else ''}In brackets: "
+            f"{contents.intervals}. {contents.sample()}."
         ),
         header=("Model", *(f"{p[0].capitalize()}: {head}" for p in places for head in heads)),
         keys=("model", *(f"{p[0]} {key}" for p in places for key in keys)),
@@ -77,6 +92,11 @@ def _entries(
         None if change is None else Entry(change, percent=True),
         find_entry(contents, "rms_calibration_error", name, shift, level),
     ]
+
+
+def _deferral(contents: Contents, name: str, shift: str, level: str) -> list[Entry | None]:
+    """Risk and coverage at the threshold from validation images."""
+    return [find_entry(contents, metric, name, shift, level) for metric in (RISK, COVERAGE)]
 
 
 def _shared(contents: Contents, *models: str) -> dict[str, float]:

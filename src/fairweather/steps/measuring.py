@@ -30,10 +30,10 @@ from fairweather.record import (
     VAL,
     WARNINGS,
     DataRecord,
+    fitted_file,
     groups_file,
     predictions_file,
     sets_file,
-    temperature_file,
     variant_name,
 )
 from fairweather.report.samples import ATTACKED, INDEX, PICTURES
@@ -43,9 +43,9 @@ from fairweather.steps.grouping import groups_digest
 from fairweather.steps.plan import (
     DATA,
     NATURAL_DATA,
-    READING,
     Adapted,
     AnyNetwork,
+    AnyWay,
     Averaged,
     ConformStep,
     DataSource,
@@ -56,6 +56,7 @@ from fairweather.steps.plan import (
     GroupStep,
     ImagesReference,
     InSets,
+    Kept,
     PredictStep,
     ReportStep,
     Row,
@@ -63,12 +64,13 @@ from fairweather.steps.plan import (
     Scaled,
     ScoreStep,
     Step,
+    Stored,
     network_files,
 )
 from fairweather.steps.sampling import MIXUP
 from fairweather.steps.worker import digests_of, open_data
 from fairweather.types import Attack, Dataset, Shift
-from fairweather.variants import BatchNorm, Conformal, Temperature, Variant
+from fairweather.variants import VARIANTS, BatchNorm, Calibration, Conformal, Thresholds, Variant
 
 OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
 
@@ -223,13 +225,11 @@ class Measured:
     members: tuple[Measured, ...] = ()
     given: Mapping[str, str] = field(default_factory=dict)
 
-    def way(
-        self, file: str, temperature: str | None = None, sets: str | None = None
-    ) -> Forward | Given:
+    def way(self, file: str, fitted: str | None = None, sets: str | None = None) -> Forward | Given:
         """How the predictions that are stored in a file are made without other predictions."""
         if self.network is None:
             return Given(digest=self.given[file])
-        return Forward(network=self.network, temperature=temperature, sets=sets)
+        return Forward(network=self.network, fitted=fitted, sets=sets)
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,7 @@ class Measurement:
         threads, device: threads and device of every step.
         arithmetic: how networks are computed.
         operating_points: the probability from which on a class is called, by class.
+        fit_on: the shifts of the validation images that some variants are fitted on.
         reports: further files that the report reads, which trainings wrote.
         mixup: whether MixUp was used; then the samples show an example.
         pictured: the shifts whose images are shown; None for all, and none without images.
@@ -262,6 +263,7 @@ class Measurement:
     natural: Mapping[str, DataFacts] = field(default_factory=dict)
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     operating_points: Mapping[str, float] = field(default_factory=dict)
+    fit_on: tuple[Shift, ...] = ()
     reports: tuple[str, ...] = ()
     mixup: bool = False
     pictured: tuple[Shift, ...] | None = None
@@ -271,15 +273,25 @@ class Measurement:
         """Whether the logits of labelled images are stored."""
         return len(self.data.classes) <= MOST_STORED_CLASSES
 
-    def cells(self) -> Iterator[tuple[str, Shift | Attack]]:
+    def fitted_on(self, variant: Variant | None) -> tuple[str, ...]:
+        """The shifts of the validation images that a variant, or a model's thresholds, fit on."""
+        if variant is None or not variant.uses_fit_on:
+            return (CLEAN,)
+        return tuple(shift.id for shift in self.fit_on)
+
+    def cells(self, *, fit_on: bool = False) -> Iterator[tuple[str, Shift | Attack]]:
         """Every cell to predict: a split, or another data set, and the shift or attack on it.
 
         Test images get every shift and attack; validation images and other data sets stay clean,
-        and so do other images of the same classes.
+        and so do other images of the same classes. With `fit_on`, there are validation images under
+        these shifts too.
         """
         clean = self.shifts[0]
         if VAL in self.data.images:
             yield VAL, clean
+            for shifted in self.fit_on if fit_on else ():
+                if shifted.id != clean.id:
+                    yield VAL, shifted
         for shift in self.shifts:
             yield TEST, shift
         for other in (*self.others, *self.natural):
@@ -335,12 +347,13 @@ def _group(measurement: Measurement) -> list[GroupStep]:
 def predict_models(measurement: Measurement, models: Sequence[Measured]) -> list[Step]:
     """Plan the groups of images, and the predictions of all models.
 
-    What temperatures and sets are fitted on, and these, come first: with all networks and what is
+    What calibrations and sets are fitted on, and these, come first: with all networks and what is
     fitted at hand, models that see the same shifted images can predict them together.
     """
     steps = [step for model in models for step in predict_model(measurement, model)]
     fits = [step for step in steps if isinstance(step, FittingStep)]
-    early = {fit.leaves for fit in fits} | {(fit.validation,) for fit in fits}
+    early = {fit.leaves for fit in fits}
+    early |= {(file,) for fit in fits for file in (fit.validation, *fit.more)}
     first = [step for step in steps if step.leaves in early]
     return [*_group(measurement), *first, *(step for step in steps if step.leaves not in early)]
 
@@ -354,7 +367,7 @@ def predict_model(measurement: Measurement, model: Measured) -> Iterator[Step]:
 
 def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
     """The model itself; an ensemble averages its members' probabilities if logits are stored."""
-    for part, shift in measurement.cells():
+    for part, shift in measurement.cells(fit_on=True):
         how: Forward | Given | Averaged = model.way(
             predictions_file(model.name, model.seed, shift.id, part)
         )
@@ -365,39 +378,48 @@ def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
         yield _predict(measurement, model, model.name, model.label, part, shift, how)
 
 
-def _scaled(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
-    """The model with its logits divided by a temperature, fitted on clean validation images.
+def _calibrated(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
+    """The model with its logits changed by a calibration, fitted on validation images.
 
-    Under attack, the images are those of the attack on the unscaled model.
+    Under attack, the images are those of the attack on the model itself.
     """
-    name, fitted = variant_name(model.name, variant.name), temperature_file(model.name, model.seed)
+    name, fitted = (
+        variant_name(model.name, variant.name),
+        fitted_file(model.name, model.seed, variant.name),
+    )
     label = _variant_label(measurement, model, variant)
-    yield FitStep(**_fitting(measurement, model, label, fitted))
-    for part, shift in measurement.cells():
+    yield FitStep(
+        **_fitting(measurement, model, label, fitted, measurement.fitted_on(variant)),
+        variant=variant.text,
+    )
+    for part, shift in measurement.cells(fit_on=variant.uses_fit_on):
         of = predictions_file(model.name, model.seed, shift.id, part)
-        how: Forward | Given | Scaled = Scaled(of=of, temperature=fitted)
+        how: Forward | Given | Scaled = Scaled(of=of, fitted=fitted)
         if not measurement.stored or part in measurement.others:
             how = model.way(of, fitted)
         yield _predict(measurement, model, name, label, part, shift, how)
 
 
 def _fitting(
-    measurement: Measurement, model: Measured, label: str, file: str, groups: str | None = None
+    measurement: Measurement, model: Measured, label: str, file: str, shifts: Sequence[str]
 ) -> dict[str, Any]:
-    """The fields that all steps share which fit something on clean validation images.
+    """The fields that all steps share which fit something on validation images.
 
     Their types differ, hence `Any`.
     """
-    validation = predictions_file(model.name, model.seed, CLEAN, VAL)
+    first, *more = (predictions_file(model.name, model.seed, text, VAL) for text in shifts)
     network = []
     if model.network is not None and not measurement.stored:
         network = network_files(model.network)
     return {
         "id": file.removesuffix(".json"),
         "task": f"fit {label}",
-        "reads": (validation, *network, *([groups] if groups else [])),
+        "reads": (first, *more, *network),
         "leaves": (file,),
-        "validation": validation,
+        "validation": first,
+        "more": tuple(more),
+        "shifts": tuple(shifts),
+        "shift_seed": measurement.shift_seed,
         "network": model.network,
         "val": measurement.data.reference(VAL),
         "stored": measurement.stored,
@@ -405,7 +427,7 @@ def _fitting(
         "arithmetic": measurement.arithmetic,
         "threads": measurement.threads,
         "device": measurement.device,
-        "work": measurement.data.images.get(VAL, 0),
+        "work": measurement.data.images.get(VAL, 0) * len(shifts),
     }
 
 
@@ -419,9 +441,12 @@ def _in_sets(measurement: Measurement, model: Measured, variant: Variant) -> Ite
     name, file = variant_name(model.name, variant.name), _fitted_file(model, variant)
     assert file is not None
     label = _variant_label(measurement, model, variant)
+    fields = _fitting(measurement, model, label, file, (CLEAN,))
     groups = groups_file(VAL) if VAL in measurement.groups else None
+    if groups is not None:
+        fields["reads"] = (*fields["reads"], groups)
     yield ConformStep(
-        **_fitting(measurement, model, label, file, groups),
+        **fields,
         method=variant.method,
         coverage=variant.coverage,
         classwise=variant.classwise,
@@ -438,11 +463,20 @@ def _in_sets(measurement: Measurement, model: Measured, variant: Variant) -> Ite
 def _fitted_file(model: Measured, variant: Variant) -> str | None:
     """The file with what is fitted for a variant; None if nothing is."""
     match variant:
-        case Temperature():
-            return temperature_file(model.name, model.seed)
+        case Calibration():
+            return fitted_file(model.name, model.seed, variant.name)
         case Conformal():
             return sets_file(model.name, variant.name, model.seed)
     return None
+
+
+def _with_thresholds(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
+    """The model's own predictions; the scores give it other thresholds."""
+    name = variant_name(model.name, variant.name)
+    label = _variant_label(measurement, model, variant)
+    for part, shift in measurement.cells(fit_on=True):
+        how = Kept(of=predictions_file(model.name, model.seed, shift.id, part))
+        yield _predict(measurement, model, name, label, part, shift, how)
 
 
 def _adapted(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
@@ -460,9 +494,10 @@ def _adapted(measurement: Measurement, model: Measured, variant: Variant) -> Ite
 
 
 VARIANT_STEPS: Mapping[str, Callable[[Measurement, Measured, Variant], Iterator[Step]]] = {
-    Temperature.kind: _scaled,
+    **{name: _calibrated for name, kind in VARIANTS.items() if issubclass(kind, Calibration)},
     BatchNorm.kind: _adapted,
     Conformal.kind: _in_sets,
+    Thresholds.kind: _with_thresholds,
 }
 
 
@@ -478,19 +513,21 @@ def _predict(
     label: str,
     part: str,
     shift: Shift | Attack,
-    how: Forward | Adapted | READING,
+    how: AnyWay,
 ) -> PredictStep:
     file = predictions_file(name, model.seed, shift.id, part)
     match how:
-        case Scaled(of=of, temperature=temperature):
-            reads: list[str] = [of, temperature]
+        case Scaled(of=of, fitted=fitted):
+            reads: list[str] = [of, fitted]
         case InSets(of=of, sets=sets):
             reads = [of, sets]
+        case Kept(of=of):
+            reads = [of]
         case Averaged(members=members):
             reads = list(members)
-        case Forward(network=network, temperature=temperature_, sets=sets_):
-            fitted = [file for file in (temperature_, sets_) if file is not None]
-            reads = [*network_files(network), *fitted]
+        case Forward(network=network, fitted=change, sets=sets_):
+            more = [file for file in (change, sets_) if file is not None]
+            reads = [*network_files(network), *more]
         case Adapted(network=network):
             reads = network_files(network)
         case Given():
@@ -515,13 +552,13 @@ def _predict(
         threads=measurement.threads,
         device=measurement.device,
         work=images * _passes(shift, how),
-        memory=0 if isinstance(how, READING) else facts.bytes_of(own),
+        memory=0 if isinstance(how, Stored) else facts.bytes_of(own),
     )
 
 
-def _passes(shift: Shift | Attack, how: Forward | Adapted | READING) -> int:
+def _passes(shift: Shift | Attack, how: AnyWay) -> int:
     """About how often each image goes through the network; 0 if logits are only read."""
-    if isinstance(how, READING):
+    if isinstance(how, Stored):
         return 0
     if not isinstance(shift, Attack):
         return 1
@@ -540,7 +577,8 @@ def _rows(measurement: Measurement, models: Sequence[Measured]) -> Iterator[Row]
         for variant in measurement.variants:
             shifts = unattacked if isinstance(variant, BatchNorm) else every
             name = variant_name(model.name, variant.name)
-            yield Row(model=name, seed=model.seed, shifts=shifts)
+            on = measurement.fitted_on(variant)
+            yield Row(model=name, seed=model.seed, shifts=shifts, fitted_on=on)
 
 
 def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
@@ -550,6 +588,8 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
     own = [VAL] if VAL in data.images else []
     for part in [*own, *measurement.others, *measurement.natural]:
         reads += [predictions_file(row.model, row.seed, CLEAN, part) for row in rows]
+    shifted = [(row, text) for row in rows for text in row.fitted_on if text != CLEAN]
+    reads += [predictions_file(row.model, row.seed, text, VAL) for row, text in shifted]
     reads += [groups_file(part) for part in measurement.groups]
     sets = {
         predictions_file(variant_name(model.name, each.name), model.seed, CLEAN, VAL): file

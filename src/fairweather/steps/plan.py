@@ -23,6 +23,7 @@ from fairweather.metrics import METRICS
 from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.models import ModelSpec, spec_facts
 from fairweather.record import (
+    CLEAN,
     CORRELATION,
     DESCRIPTION,
     HISTORY,
@@ -430,15 +431,21 @@ class ChooseStep(Step):
 
 
 class FittingStep(Step):
-    """What all steps have in common that fit something on predictions of clean validation images.
+    """What all steps have in common that fit something on predictions of validation images.
 
     Attributes:
         validation: the file of these predictions.
+        more: further such files, of the same images under other shifts.
+        shifts: ids of the shifts of all these files, in their order.
+        shift_seed: random seed of these shifts.
         network, val, batch_size, arithmetic: used to predict the logits again if they are not
             stored; there is no network if the predictions are given.
     """
 
     validation: str
+    more: tuple[str, ...] = ()
+    shifts: tuple[str, ...] = (CLEAN,)
+    shift_seed: int = 0
     network: Network | None
     val: ImagesReference
     stored: bool
@@ -454,13 +461,27 @@ class FittingStep(Step):
             "batch_size": self.batch_size,
             **_arithmetic_facts(self.arithmetic),
             **self.machine(),
+            **({} if self.shifts == (CLEAN,) else self._shift_facts()),
         }
+
+    def _shift_facts(self) -> dict[str, JsonValue]:
+        return {"shifts": list(self.shifts), "seed": self.shift_seed, "libraries": LIBRARIES}
 
 
 class FitStep(FittingStep):
-    """Fit the temperature of a model on its predictions of clean validation images."""
+    """Fit a calibration of a model on its predictions of validation images.
+
+    Attributes:
+        variant: the written form of the calibration.
+    """
 
     kind: Literal["fit"] = "fit"
+    variant: str = "temperature"
+
+    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+        # Only where it is another one, so that temperatures that were fitted before stay so.
+        chosen = {} if self.variant == "temperature" else {"variant": self.variant}
+        return {**super().inputs(), **chosen}
 
 
 class ConformStep(FittingStep):
@@ -486,13 +507,13 @@ class Forward(Frozen):
     """Predict with a network.
 
     Attributes:
-        temperature: a file with the divisor of the logits, if they are divided.
-        sets: a file with what prediction sets are made with, which has a divisor too.
+        fitted: the file of a calibration of its logits, if they are changed.
+        sets: a file with what prediction sets are made with, which has a temperature of its own.
     """
 
     way: Literal["forward"] = "forward"
     network: Network
-    temperature: str | None = None
+    fitted: str | None = None
     sets: str | None = None
 
 
@@ -504,11 +525,18 @@ class Adapted(Frozen):
 
 
 class Scaled(Frozen):
-    """Divide stored logits by the temperature in a file."""
+    """Change stored logits by the calibration in a file."""
 
     way: Literal["scaled"] = "scaled"
     of: str
-    temperature: str
+    fitted: str
+
+
+class Kept(Frozen):
+    """Take the predictions of the model as they are: only its thresholds are others."""
+
+    way: Literal["kept"] = "kept"
+    of: str
 
 
 class InSets(Frozen):
@@ -533,8 +561,9 @@ class Given(Frozen):
     digest: str
 
 
-# The ways that read what is stored or given, and so need neither a network nor images.
-READING = Scaled | InSets | Averaged | Given
+AnyWay = Forward | Adapted | Scaled | InSets | Kept | Averaged | Given
+# The ways that compute no network.
+Stored = Scaled | InSets | Kept | Averaged | Given
 
 
 class PredictStep(Step):
@@ -558,9 +587,7 @@ class PredictStep(Step):
     labelled: bool = True
     batch_size: int
     arithmetic: Arithmetic = FP32
-    how: Annotated[
-        Forward | Adapted | Scaled | InSets | Averaged | Given, pydantic.Field(discriminator="way")
-    ]
+    how: Annotated[AnyWay, pydantic.Field(discriminator="way")]
 
     @property
     def label(self) -> str:  # noqa: D102 - as its base says
@@ -568,7 +595,7 @@ class PredictStep(Step):
         return f"{self.task}, {cell}"
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        if isinstance(self.how, Scaled | InSets | Averaged):
+        if isinstance(self.how, Scaled | InSets | Kept | Averaged):
             return {"way": self.how.way}
         if isinstance(self.how, Given):
             return {"data": self.images.digest, "way": self.how.way, "given": self.how.digest}
@@ -611,11 +638,16 @@ class GroupStep(Step):
 
 
 class Row(Frozen):
-    """A model or variant with a seed, and the shifts and attacks that it was predicted under."""
+    """A model or variant with a seed, and the shifts and attacks that it was predicted under.
+
+    Attributes:
+        fitted_on: the shifts of the validation images that its thresholds are fitted on.
+    """
 
     model: str
     seed: int | str
     shifts: tuple[str, ...]
+    fitted_on: tuple[str, ...] = (CLEAN,)
 
 
 class ScoreStep(Step):
@@ -660,7 +692,7 @@ class ScoreStep(Step):
         of_classes = (name for name, of in CLASS_METRICS.items() if self.sets or not of.needs_sets)
         return {
             "metrics": [*of_images, *of_classes],
-            "rows": [_plain(row) for row in self.rows],
+            "rows": [_row_facts(row) for row in self.rows],
             "titles": dict(self.titles),
             "bootstrap": self.bootstrap,
             "natural_shift": self.natural_shift,
@@ -825,6 +857,12 @@ def pretraining_files(folder: str, recipe: Pretraining) -> list[str]:
 def _network_facts(network: AnyNetwork) -> JsonValue:
     """The facts of a network besides its files; those tell the members of an ensemble."""
     return "together" if isinstance(network, Together) else _plain(network)
+
+
+def _row_facts(row: Row) -> JsonValue:
+    """The facts of a row; what thresholds are fitted on only if not on clean images alone."""
+    usual = row.fitted_on == (CLEAN,)
+    return row.model_dump(mode="json", exclude={"fitted_on"} if usual else None)
 
 
 def _arithmetic_facts(arithmetic: Arithmetic) -> dict[str, JsonValue]:

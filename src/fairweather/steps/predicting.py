@@ -1,4 +1,4 @@
-"""Steps that predict a split of the data under a shift, and the step that fits a temperature."""
+"""Steps that predict a split of the data under a shift, and the step that fits a calibration."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 from torch import nn
 
 from fairweather.errors import InputError
 from fairweather.inference import (
+    Change,
     FittedSets,
     Reader,
     adapt_batchnorm,
+    calibrators,
+    divide_by,
     fit_sets,
     fit_temperature,
     from_logits,
@@ -26,7 +30,7 @@ from fairweather.inference import (
     predict_logits,
     predict_shared,
     read_sets,
-    scale,
+    recalibrate,
     with_sets,
 )
 from fairweather.progress import Event, Notify
@@ -35,7 +39,6 @@ from fairweather.runs import RunFolder, read_json
 from fairweather.scores import read_clusters
 from fairweather.shift_lists import expand, read_elsewhere
 from fairweather.steps.plan import (
-    READING,
     Adapted,
     Averaged,
     ConformStep,
@@ -45,18 +48,27 @@ from fairweather.steps.plan import (
     Forward,
     Given,
     InSets,
+    Kept,
     PredictStep,
     Scaled,
     Step,
+    Stored,
 )
 from fairweather.steps.worker import Worker
 from fairweather.streams import WHOLE, Shard
 from fairweather.types import Attack, Predictions, Shift, is_finite
-from fairweather.variants import Conformal
+from fairweather.variants import (
+    Conformal,
+    Isotonic,
+    TopVersusAll,
+    Variant,
+    VectorScaling,
+    read_variant,
+)
 
 
 class Validation(NamedTuple):
-    """What a step fits on: the model's predictions of clean validation images.
+    """What a step fits on: the model's predictions of validation images.
 
     Attributes:
         predictions: the stored columns.
@@ -73,27 +85,54 @@ def read_validation(
     step: FittingStep, worker: Worker, folder: RunFolder, progress: Notify
 ) -> Validation:
     """Read what a step fits on, and predict the logits again if they are not stored."""
-    stored = folder.read_predictions(step.validation)
+    stored = join([folder.read_predictions(file) for file in (step.validation, *step.more)])
     if stored.logits is not None:
         return Validation(stored, stored.logits, None)
     assert step.network is not None, "what is given has its logits"
-    logits = predict_logits(
-        worker.network(step.network, folder),
-        worker.images(step.val),
-        batch_size=worker.batch_size(step.batch_size),
-        device=worker.device,
-        arithmetic=step.arithmetic,
-        when_halved=_halve(worker, progress),
-    )
-    return Validation(stored, logits, _halved_to(step, worker))
+    found = []
+    for text in step.shifts:
+        shift = shift_of(text)
+        assert isinstance(shift, Shift)
+        logits = predict_logits(
+            worker.network(step.network, folder),
+            worker.images(step.val),
+            shift,
+            batch_size=worker.batch_size(step.batch_size),
+            device=worker.device,
+            arithmetic=step.arithmetic,
+            seed=step.shift_seed,
+            when_halved=_halve(worker, progress),
+        )
+        found.append(logits)
+    return Validation(stored, np.concatenate(found), _halved_to(step, worker))
 
 
 def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
-    """Fit a temperature, and store it with its effect."""
+    """Fit a calibration, and store it with its effect."""
     found = read_validation(step, worker, folder, progress)
-    fitted = fit_temperature(found.logits, found.predictions.labels)
-    folder.write(step.leaves[0], json.dumps(fitted._asdict(), indent=1) + "\n")
-    return Done(f"temperature {fitted.value:.3g}", halved_to=found.halved_to)
+    content, note = _fit(read_variant(step.variant), found.logits, found.predictions.labels)
+    folder.write(step.leaves[0], content + "\n")
+    return Done(note, halved_to=found.halved_to)
+
+
+def _fit(
+    variant: Variant, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
+) -> tuple[str, str]:
+    """Fit a calibration; returns it as JSON, and a note on what was found."""
+    fitted: calibrators.AnyCalibrator
+    match variant:
+        case VectorScaling():
+            fitted = calibrators.fit_vector_scaling(logits, labels)
+        case Isotonic():
+            fitted = calibrators.fit_isotonic(logits, labels)
+        case TopVersusAll(method=method):
+            fitted = calibrators.fit_top_versus_all(logits, labels, method)
+        case _:
+            temperature = fit_temperature(logits, labels)
+            note = f"temperature {temperature.value:.3g}"
+            return json.dumps(temperature._asdict(), indent=1), note
+    note = f"{variant.kind}: NLL {fitted.nll_before:.3g}, then {fitted.nll_after:.3g}"
+    return fitted.model_dump_json(indent=1), note
 
 
 def do_conform(step: ConformStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
@@ -112,7 +151,7 @@ def pixels_of(step: Step) -> tuple[Hashable, ...] | None:
     Steps with the same answer can be done together, so that each image is shifted once. The images
     of an attack are made for one network, so they are shared with none.
     """
-    if not isinstance(step, PredictStep) or isinstance(step.how, READING):
+    if not isinstance(step, PredictStep) or isinstance(step.how, Stored):
         return None
     if _is_attack(step.shift):
         return None
@@ -129,14 +168,17 @@ def do_predict(step: PredictStep, worker: Worker, folder: RunFolder, progress: N
             first = members[0]
             found = from_logits(logits, first.labels, first.keys, first.classes)
             return _store(step, found, folder)
-        case Scaled(of=of, temperature=temperature):
-            found = scale(folder.read_predictions(of), read_temperature(folder, temperature))
+        case Scaled(of=of, fitted=fitted):
+            found = recalibrate(folder.read_predictions(of), read_change(folder, fitted))
             return _store(step, found, folder)
         case InSets(of=of, sets=file):
             sets = read_fitted(folder, file)
-            found = scale(folder.read_predictions(of), sets.temperature)
-            assert found.logits is not None  # else there would be nothing to scale
+            found = recalibrate(folder.read_predictions(of), divide_by(sets.temperature))
+            assert found.logits is not None  # else there would be nothing to change
             return _store(step, with_sets(found, found.logits, sets), folder)
+        case Kept(of=of):
+            folder.write(step.leaves[0], folder.file(of).read_bytes())
+            return Done(f"{step.shift}: as {of}")
         case Given(digest=digest):
             return _store(step, worker.given(step.leaves[0], digest), folder)
     (done,) = do_predictions([step], worker, folder, progress)
@@ -259,10 +301,8 @@ def _reader(how: Forward, worker: Worker, folder: RunFolder) -> Reader:
     network = worker.network(how.network, folder)
     if how.sets is not None:
         sets = read_fitted(folder, how.sets)
-        return Reader(network, sets.temperature, sets)
-    if how.temperature is not None:
-        return Reader(network, read_temperature(folder, how.temperature))
-    return Reader(network)
+        return Reader(network, divide_by(sets.temperature), sets)
+    return Reader(network, None if how.fitted is None else read_change(folder, how.fitted))
 
 
 def _halve(worker: Worker, progress: Notify) -> Callable[[int], None]:
@@ -272,6 +312,17 @@ def _halve(worker: Worker, progress: Notify) -> Callable[[int], None]:
         progress(Event(words, 1, 1, line=f"note           {words}"))
 
     return halved
+
+
+def read_change(folder: RunFolder, file: str) -> Change:
+    """Read how a calibration changes logits; raises `InputError` for a file that holds none."""
+    content = read_json(folder.file(file))
+    if "kind" not in content:
+        return divide_by(read_temperature(folder, file))
+    try:
+        return calibrators.CALIBRATOR.validate_python(content).apply
+    except pydantic.ValidationError:
+        raise InputError(f"{folder.file(file)} does not hold a calibration") from None
 
 
 def read_temperature(folder: RunFolder, file: str) -> float:

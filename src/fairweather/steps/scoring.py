@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fairweather.attacks import ATTACKS, masking_warning
+from fairweather.inference import join
 from fairweather.metrics import (
     Fitted,
     absent_metrics,
@@ -224,13 +225,15 @@ def _slices(
 
 
 def _fit(step: ScoreStep, folder: RunFolder) -> dict[tuple[str, int | str], Fitted | None]:
-    """The values fitted on the clean validation images, by model or variant, and seed."""
+    """The values fitted on the validation images, by model or variant, and seed."""
     if not step.validation:
         return {}
+
+    def read(row: Row, shift: str) -> Predictions:
+        return folder.read_predictions(predictions_file(row.model, row.seed, shift, VAL))
+
     return {
-        (row.model, row.seed): fit_on(
-            folder.read_predictions(predictions_file(row.model, row.seed, CLEAN, VAL))
-        )
+        (row.model, row.seed): fit_on(join([read(row, shift) for shift in row.fitted_on]))
         for row in step.rows
     }
 

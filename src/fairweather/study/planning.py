@@ -170,6 +170,7 @@ def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.dev
             variants=tuple(each.text for each in study.all_variants()),
             threads=plan.steps[0].threads,
             operating_points=study.operating_points,
+            fit_on=tuple(shift.id for shift in study.fit_on_shifts()),
         ),
         provenance=provenance(device),
     )
@@ -254,6 +255,7 @@ class _Planner:
             bootstrap=study.bootstrap,
             variants=study.all_variants(),
             operating_points=check_points(study.operating_points, self.data.classes),
+            fit_on=study.fit_on_shifts(),
             natural={
                 f"{NATURAL}{name}": self.facts[f"{NATURAL_DATA}{name}"] for name in study.natural
             },

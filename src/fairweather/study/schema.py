@@ -18,11 +18,17 @@ from fairweather.models.specification import MOST_WIDTH
 from fairweather.shift_lists import expand
 from fairweather.shifts import CLEAN
 from fairweather.steps.describing import kind_of
-from fairweather.study.exposure import in_pretraining, in_training, in_weights, operation
+from fairweather.study.exposure import (
+    in_pretraining,
+    in_training,
+    in_weights,
+    operation,
+    shifts_to_fit_on,
+)
 from fairweather.training import RECIPE_KEYS, Recipe
 from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import LARGEST_SIDE, Attack, Shift
-from fairweather.variants import Variant, read_variants
+from fairweather.variants import Variant, check_fit_on, read_variants, with_fit_on
 
 # Prefix of `weights:` for the weights of a pre-training of the same study.
 PRETRAINING = "pretraining:"
@@ -276,10 +282,15 @@ class Study(Strict):
         ordered_classes: the classes are in an order, such as grades; adds the quadratic kappa.
         operating_points: the probability from which on a class is called, by class; adds the
             numbers of the class at that point.
-        variants: further rows for every model: `temperature` scaling, fitted on the clean
-            validation images; `batchnorm` adapted to each batch of test images; and `conformal`
-            prediction sets, also with parameters as `conformal: {method: aps, coverage: 0.9,
-            classwise: false}`.
+        variants: further rows for every model: calibrations, fitted on the clean validation images
+            (`temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all` with
+            `method: isotonic` or `logistic`); `batchnorm` adapted to each batch of test images; and
+            `conformal` prediction sets. One with parameters is written as a mapping, such as
+            `conformal: {method: aps, coverage: 0.9, classwise: false}`.
+        fit_on: shifts of the validation images, written like `shifts`, and mostly `clean` too, such
+            as `[clean, {suite: quick}]`. Thresholds and all calibrations are fitted on these
+            images together as well, as further rows `MODEL+...-fit_on`. None of these shifts may be
+            tested.
     """
 
     name: str
@@ -305,6 +316,7 @@ class Study(Strict):
     ordered_classes: bool = False
     operating_points: dict[str, float] = pydantic.Field({})
     variants: list[str | dict[str, Any]] = pydantic.Field([])
+    fit_on: list[str | dict[str, Any]] = pydantic.Field([])
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -335,7 +347,9 @@ class Study(Strict):
                 "sync_batchnorm is for several processes, found processes 1: say in the study how "
                 "many there are, such as processes: 2"
             )
-        read_variants(self.variants)
+        self.fit_on_shifts()
+        if not self.fit_on:
+            check_fit_on(self.all_variants())
         self._check_levels()
         self._check_starts()
         self._check_labels()
@@ -421,8 +435,13 @@ class Study(Strict):
                     )
 
     def all_variants(self) -> tuple[Variant, ...]:
-        """The variants of every model, in the file's order."""
-        return read_variants(self.variants)
+        """The variants of every model, in the file's order, with those that `fit_on` adds."""
+        found = read_variants(self.variants)
+        return with_fit_on(found) if self.fit_on else found
+
+    def fit_on_shifts(self) -> tuple[Shift, ...]:
+        """The shifts of the validation images that are fitted on; often none."""
+        return shifts_to_fit_on(self.fit_on, self.all_shifts())
 
     def all_shifts(self) -> list[Shift | Attack]:
         """Clean first, then every level of every sweep, suite and attack, in the file's order."""

@@ -41,7 +41,7 @@ def try_out(study: Study, dataset: Dataset, starts: Mapping[str, Dataset], offli
         )
     try_sets(study.all_variants(), dataset.val)
     image = dataset.test[:1]
-    try_shifts(study.all_shifts(), image, study.shift_seed)
+    try_shifts([*study.all_shifts(), *study.fit_on_shifts()], image, study.shift_seed)
     for name, start in study.pretraining.items():
         with explained(f"pretraining.{name}", start.backbone, starts[name].test):
             _try_pretraining(start, starts[name], offline)

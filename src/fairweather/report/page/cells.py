@@ -279,12 +279,14 @@ def read_cells(contents: Contents, further: Collection[str]) -> Iterator[Read]:
 
 def thresholds_of(contents: Contents) -> dict[str, list[float]]:
     """Give the confidence that keeps each of `RISKS` on validation images, where there are some."""
-    found = {}
+    found: dict[str, list[float]] = {}
     for model in contents.titles:
-        val = read_cell(contents, model, contents.seeds_of(model)[0], CLEAN, VAL)
-        found[model] = (
-            [threshold_at_risk(val.confidence, val.correct, risk=risk) for risk in RISKS]
-            if val is not None
-            else []
-        )
+        seed = contents.seeds_of(model)[0]
+        read = [read_cell(contents, model, seed, cell, VAL) for cell in contents.fitted_on(model)]
+        val = [each for each in read if each is not None]
+        found[model] = []
+        if len(val) == len(read):
+            confidence = np.concatenate([each.confidence for each in val])
+            correct = np.concatenate([each.correct for each in val])
+            found[model] = [threshold_at_risk(confidence, correct, risk=risk) for risk in RISKS]
     return found

@@ -31,6 +31,7 @@ from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import CellImage, Samples
 from fairweather.report.sentences import RISK
 from fairweather.report.tables import CORRECTED, Entry
+from fairweather.variants import keeps_network
 
 # Up to so many, every picture says what each of them sees; beyond, what the chosen one does.
 MOST_MODELS = 6
@@ -291,8 +292,8 @@ def gallery(
     attacked: dict[str, dict[str, list[int]]] = {}
     for (attacks_on, cell, key), image in samples.attacked.items():
         said = predictions.get(CellImage(key, cell), {})
-        # A temperature changes no answer: it is tested on the images found against its model.
-        seen_by = [each for each in models if untempered(each) == attacks_on and each in said]
+        # A calibration leaves the network: it is tested on the images found against its model.
+        seen_by = [each for each in models if attacked_as(each) == attacks_on and each in said]
         for model in seen_by:
             attacked.setdefault(model, {}).setdefault(cell, []).append(len(pictures))
         own = {model: said[model] for model in seen_by}
@@ -310,14 +311,14 @@ def gallery(
     )
 
 
-def untempered(name: str) -> str:
+def attacked_as(name: str) -> str:
     """Name the model whose images a model is tested on under attack.
 
-    >>> untempered("basic+temperature"), untempered("basic+ensemble")
+    >>> attacked_as("basic+temperature"), attacked_as("basic+ensemble")
     ('basic', 'basic+ensemble')
     """
     base, *added = name.split("+")
-    return "+".join([base, *(each for each in added if each != "temperature")])
+    return "+".join([base, *(each for each in added if not keeps_network(each))])
 
 
 def _picture(
