@@ -19,6 +19,7 @@ from fairweather.metrics.recipes import cross
 from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.report import sentences as words
+from fairweather.report.conformal import COVERAGE
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import (
     FloatArray,
@@ -86,7 +87,7 @@ def model_findings(contents: Contents) -> list[ModelFindings]:
         title = contents.titles[model]
         detail: Iterator[str]
         if base in found and base != model and answer_alike(contents, model, base):
-            first, detail = _alike(contents, base, of), iter(())
+            first, detail = _alike(contents, model, base, of), iter(())
         else:
             first, detail = _accuracy(contents, model, of, change, chance)
         clean = performance_at(contents, model, CLEAN, NO_LEVEL)
@@ -125,8 +126,9 @@ def answer(found: Sequence[ModelFindings], ranks: Ranking | None) -> str:
     return words.answer(told, len(models), ranked) if told else ""
 
 
-def _alike(contents: Contents, base: str, found: WorstLevels) -> str:
-    return words.alike(contents.titles[base], found.focus)
+def _alike(contents: Contents, model: str, base: str, found: WorstLevels) -> str:
+    sets = contents.score(COVERAGE, model, CLEAN, NO_LEVEL) is not None
+    return words.alike(contents.titles[base], found.focus, sets)
 
 
 def _accuracy(

@@ -258,15 +258,19 @@ def unshifted(clean: Performance, chance: float | None) -> str:
     return f"{right}{_against_chance(clean.accuracy, chance)}; no shift was tested."
 
 
-def alike(base: str, low: WorstLevel | None) -> str:
+def alike(base: str, low: WorstLevel | None, sets: bool = False) -> str:
     """Say that a variant gives the answers of its base model, and where their accuracy is lowest.
 
     Args:
         base: the title of the base model.
         low: the lowest accuracy of both; None without shifts.
+        sets: whether the variant has prediction sets too.
     """
     also = f", also {_under(low)}" if low else ""
-    return f"It gives the same answers as “{base}”{also}; only its confidence differs."
+    differs = "only its confidence differs"
+    if sets:
+        differs = "its confidence differs, and it has prediction sets"
+    return f"It gives the same answers as “{base}”{also}; {differs}."
 
 
 def accuracy(

@@ -31,6 +31,7 @@ from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import CellImage, Samples
 from fairweather.report.sentences import RISK
 from fairweather.report.tables import CORRECTED, Entry
+from fairweather.variants import Conformal, Temperature
 
 # Up to so many, every picture says what each of them sees; beyond, what the chosen one does.
 MOST_MODELS = 6
@@ -291,7 +292,7 @@ def gallery(
     attacked: dict[str, dict[str, list[int]]] = {}
     for (attacks_on, cell, key), image in samples.attacked.items():
         said = predictions.get(CellImage(key, cell), {})
-        # A temperature changes no answer: it is tested on the images found against its model.
+        # Temperature and sets change no answer: they see the images found against their model.
         seen_by = [each for each in models if untempered(each) == attacks_on and each in said]
         for model in seen_by:
             attacked.setdefault(model, {}).setdefault(cell, []).append(len(pictures))
@@ -317,7 +318,8 @@ def untempered(name: str) -> str:
     ('basic', 'basic+ensemble')
     """
     base, *added = name.split("+")
-    return "+".join([base, *(each for each in added if each != "temperature")])
+    same_answers = (Temperature.kind, f"{Conformal.kind}-")
+    return "+".join([base, *(each for each in added if not each.startswith(same_answers))])
 
 
 def _picture(
