@@ -45,17 +45,21 @@ from fairweather.metrics.conformal import (
     size_stratified_coverage,
 )
 from fairweather.record import predictions_file, sets_file
+from fairweather.report.conformal import Cell, Kept, Promises
+from fairweather.report.sweeps import Sweep
 from fairweather.rules.judging import judge
 from fairweather.rules.parsing import read_rules
 from fairweather.runs import RunFolder
 from fairweather.steps.plan import Row, ScoreStep
 from fairweather.streams import slices
 from fairweather.study import check_study
+from fairweather.types import Score
 from fairweather.variants import METHODS, Conformal, read_variant, read_variants
 from tests import reference
 
 from .chance import FALSE_ALARM
 from .conftest import TINY_RESNET
+from .test_report import Sentences, crowded
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -612,6 +616,8 @@ def test_the_page_says_where_the_promise_breaks(with_set_rows, draw):
     page = (with_set_rows.path / "report.html").read_text()
     assert "<h2>Prediction sets</h2>" in page
     assert "promised 80\N{NO-BREAK SPACE}%" in page
+    own = Sentences(page[page.index('<section id="sets">') : page.index('<section id="summary">')])
+    assert crowded(own.found) == []
     assert "Under a shift nothing is promised" in page
     table = pd.read_csv(with_set_rows.path / "tables" / "prediction_sets.csv")
     found = values(with_set_rows, f"basic+{SETS}", "conformal_coverage")
@@ -687,3 +693,43 @@ def test_small_copies_keep_sets(with_set_rows, tmp_path):
     )
     assert theirs == pytest.approx({key: ours[key] for key in theirs})
     assert not packed.scores["model"].str.contains("classwise").any()
+
+
+# ---------------------------------------------------------------- where the promise breaks
+
+
+def score_of(value, width=0.02):
+    return Score(value, value - width, value + width, 200)
+
+
+def kept(coverages, neutral=1.0):
+    sweep = Sweep("b", "Brightness", "brightness factor f", neutral, "", {k: k for k in coverages})
+    cells = [Cell(k, score_of(v), score_of(2.0), None) for k, v in coverages.items()]
+    return Kept("m", "M", 0.9, sweep, tuple(cells))
+
+
+@pytest.mark.parametrize(
+    ("coverages", "words"),
+    [
+        ({"0.8": 0.9, "1.2": 0.89}, "kept at all levels tested"),
+        ({"1.2": 0.91, "1.5": 0.85, "2": 0.8}, "kept up to f = 1.2, broken from f = 1.5 on"),
+        ({"1.2": 0.91, "1.5": 0.85, "2": 0.9}, "kept up to f = 1.2, broken at f = 1.5"),
+        ({"1.2": 0.7}, "broken at f = 1.2"),
+        ({"0.2": 0.5, "0.5": 0.8, "1.5": 0.92}, "broken from f = 0.5 on; kept up to f = 1.5"),
+    ],
+)
+def test_the_level_from_which_a_promise_is_broken_is_told(coverages, words):
+    assert kept(coverages).in_words() == words
+
+
+def test_what_is_told_of_a_variant():
+    clean = Kept("m", "M", 0.9, None, (Cell("none", score_of(0.8), score_of(2.0), None),))
+    worse, other = kept({"0.5": 0.2, "0.8": 0.9}), kept({"1.5": 0.4})
+    (told,) = Promises((clean, worse, other), "", False).told()
+    assert told.sentences == (
+        "It promised 90\N{NO-BREAK SPACE}% and broke that on clean images already; under "
+        "brightness that was kept up to f = 0.8, broken at f = 0.5.",
+        "1 other shift broke it too.",
+    )
+    fine = Promises((kept({"0.5": 0.9}),), "", False).told()[0].sentences
+    assert fine == ("It promised 90\N{NO-BREAK SPACE}%; no shift tested broke that.",)

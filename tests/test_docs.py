@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,9 @@ def test_the_metrics_of_several_cells_are_defined():
 def test_the_columns_of_the_predictions_are_defined(tmp_path):
     run = RunFolder(tmp_path)
     logits = np.zeros((8, 4), dtype=np.float32)
-    run.write_predictions("all.parquet", outcomes([True] * 8, logits=logits))
+    sets = {"set_size": np.ones(8, dtype=np.int64), "covered": np.ones(8, dtype=bool)}
+    every = replace(outcomes([True] * 8, logits=logits), **sets)
+    run.write_predictions("all.parquet", every)
     run.write_unlabelled("other.parquet", outcomes([True] * 8))
     schema = pq.read_schema(tmp_path / "all.parquet")
     table = section(FORMATS, "predictions/NAME/seed-S/PART/SHIFT.parquet")

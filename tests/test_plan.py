@@ -32,7 +32,7 @@ threads: 1
 shifts:
   - brightness_factor: [0.3]
   - fgsm: [8/255]
-variants: [temperature, batchnorm]
+variants: [temperature, batchnorm, {{conformal: {{method: aps, coverage: 0.5}}}}]
 bootstrap: 100
 pretraining:
   views: {{recipe: {{method: barlow_twins, epochs: 1, batch_size: 16, projector: [16, 16]}}}}

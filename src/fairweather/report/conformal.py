@@ -85,16 +85,28 @@ class Kept(NamedTuple):
             beyond = [cell for cell in self.cells if away[cell.level] > 0]
             yield sorted(beyond, key=lambda cell, away=away: away[cell.level])  # type: ignore[misc]
 
+    def of_worst_side(self) -> str:
+        """Say the same of the side on which the coverage is lowest."""
+        return next(self._of_side(side) for side in self._sides() if self.worst in side)
+
     def _of_side(self, side: Sequence[Cell]) -> str:
         assert self.sweep is not None
         broken = [cell.breaks(self.promise) for cell in side]
         if not any(broken):
-            return f"kept up to {self.sweep.heading(side[-1].level)}"
+            return f"kept up to {self.sweep.spelled(side[-1].level)}"
         first = broken.index(True)
         on = " on" if all(broken[first:]) and first + 1 < len(side) else ""
-        begin = f"kept up to {self.sweep.heading(side[first - 1].level)}, " if first else ""
+        begin = f"kept up to {self.sweep.spelled(side[first - 1].level)}, " if first else ""
         word = "from" if on else "at"
-        return f"{begin}broken {word} {self.sweep.heading(side[first].level)}{on}"
+        return f"{begin}broken {word} {self.sweep.spelled(side[first].level)}{on}"
+
+
+class Told(NamedTuple):
+    """What becomes of the promise of a variant, in one or two sentences."""
+
+    model: str
+    title: str
+    sentences: tuple[str, ...]
 
 
 class Promises(NamedTuple):
@@ -145,9 +157,9 @@ class Promises(NamedTuple):
         """The titles of the variants."""
         return list(dict.fromkeys(row.title for row in self.rows))
 
-    def sentences(self) -> list[str]:
-        """Say of each variant, in one sentence, where its promise breaks."""
-        return [self._sentence(model) for model in dict.fromkeys(row.model for row in self.rows)]
+    def told(self) -> list[Told]:
+        """Say of each variant where its promise breaks."""
+        return [self._told(model) for model in dict.fromkeys(row.model for row in self.rows)]
 
     def texts(self) -> dict[str, str]:
         """Write the table out, by the suffix of the file."""
@@ -158,22 +170,24 @@ class Promises(NamedTuple):
             "tex": latex(layout, body, "prediction_sets", self.caption),
         }
 
-    def _sentence(self, model: str) -> str:
+    def _told(self, model: str) -> Told:
         rows = [row for row in self.rows if row.model == model]
-        promised = f"“{rows[0].title}” promised {100 * rows[0].promise:.6g}\N{NO-BREAK SPACE}%"
         shifted = [row for row in rows if row.sweep is not None]
         broken = [row for row in shifted if row.is_broken]
-        begin = promised
-        if rows[0].sweep is None and rows[0].is_broken:
+        begin = f"It promised {100 * rows[0].promise:.6g}\N{NO-BREAK SPACE}%"
+        if any(row.is_broken for row in rows if row.sweep is None):
             begin += " and broke that on clean images already"
+        title = rows[0].title
         if not shifted:
-            return f"{begin}; no shift was tested."
+            return Told(model, title, (f"{begin}; no shift was tested.",))
         if not broken:
-            return f"{begin}; no shift tested broke it."
+            return Told(model, title, (f"{begin}; no shift tested broke that.",))
         worst = min(broken, key=lambda row: row.worst.coverage.value)
+        assert worst.sweep is not None
+        where = f"under {worst.sweep.in_sentence} that was {worst.of_worst_side()}"
         others = len(broken) - 1
-        more = f", and {others} other shift{'s' * (others > 1)} broke it too" if others else ""
-        return f"{begin}; under {worst.shift}: {worst.in_words()}{more}."
+        more = f"{others} other shift{'s' * (others > 1)} broke it too." if others else ""
+        return Told(model, title, (f"{begin}; {where}.", *([more] if more else [])))
 
     def _csv(self) -> str:
         lines = [

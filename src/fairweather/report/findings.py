@@ -19,6 +19,7 @@ from fairweather.metrics.recipes import cross
 from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NO_LEVEL, base_model
 from fairweather.report import sentences as words
+from fairweather.report.conformal import COVERAGE
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import (
     FloatArray,
@@ -128,8 +129,11 @@ def answer(found: Sequence[ModelFindings], ranks: Ranking | None) -> str:
 
 
 def _alike(contents: Contents, model: str, base: str, found: WorstLevels) -> str:
-    only_thresholds = model.removesuffix(ENSEMBLE_SUFFIX).endswith(f"+{Thresholds.kind}")
-    differs = "the threshold of its confidence" if only_thresholds else "its confidence"
+    differs = "only its confidence differs"
+    if model.removesuffix(ENSEMBLE_SUFFIX).endswith(f"+{Thresholds.kind}"):
+        differs = "only the threshold of its confidence differs"
+    elif contents.score(COVERAGE, model, CLEAN, NO_LEVEL) is not None:
+        differs = "its confidence differs, and it has prediction sets"
     return words.alike(contents.titles[base], found.focus, differs)
 
 

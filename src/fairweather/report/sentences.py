@@ -258,7 +258,7 @@ def unshifted(clean: Performance, chance: float | None) -> str:
     return f"{right}{_against_chance(clean.accuracy, chance)}; no shift was tested."
 
 
-def alike(base: str, low: WorstLevel | None, differs: str = "its confidence") -> str:
+def alike(base: str, low: WorstLevel | None, differs: str = "only its confidence differs") -> str:
     """Say that a variant gives the answers of its base model, and where their accuracy is lowest.
 
     Args:
@@ -267,7 +267,7 @@ def alike(base: str, low: WorstLevel | None, differs: str = "its confidence") ->
         differs: what is not the same.
     """
     also = f", also {_under(low)}" if low else ""
-    return f"It gives the same answers as “{base}”{also}; only {differs} differs."
+    return f"It gives the same answers as “{base}”{also}; {differs}."
 
 
 def accuracy(

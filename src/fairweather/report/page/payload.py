@@ -292,7 +292,7 @@ def gallery(
     attacked: dict[str, dict[str, list[int]]] = {}
     for (attacks_on, cell, key), image in samples.attacked.items():
         said = predictions.get(CellImage(key, cell), {})
-        # A calibration leaves the network: it is tested on the images found against its model.
+        # Calibrations and prediction sets leave the network: they see the images of its attacks.
         seen_by = [each for each in models if attacked_as(each) == attacks_on and each in said]
         for model in seen_by:
             attacked.setdefault(model, {}).setdefault(cell, []).append(len(pictures))
