@@ -432,6 +432,7 @@ class Predictions:
         logits: float32 `[N, classes]`, or None for more than 100 classes.
         classes: class names in label order.
         ordered: whether the classes are in an order, such as grades of a disease.
+        ood_scores: float32 `[N]` for each score of `metrics.OOD_SCORES` that was computed, by name.
     """
 
     keys: npt.NDArray[np.int64]
@@ -444,6 +445,7 @@ class Predictions:
     logits: npt.NDArray[np.float32] | None
     classes: tuple[str, ...]
     ordered: bool = False
+    ood_scores: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -455,7 +457,8 @@ class Predictions:
             for name, column in vars(self).items()
             if isinstance(column, np.ndarray)
         }
-        return replace(self, **columns)
+        scores = {name: score[places] for name, score in self.ood_scores.items()}
+        return replace(self, **columns, ood_scores=scores)
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:

@@ -62,6 +62,14 @@ from fairweather.metrics.one_vs_rest import (
     macro_pr_auc,
     quadratic_kappa,
 )
+from fairweather.metrics.ood_scores import (
+    OOD_SCORES,
+    OodScore,
+    energy,
+    knn_distance,
+    max_logit,
+    softmax_entropy,
+)
 from fairweather.metrics.paired import (
     McNemar,
     SeedSummary,
@@ -91,6 +99,7 @@ from fairweather.metrics.table import METRICS, Metric, absent_metrics
 
 __all__ = [
     "METRICS",
+    "OOD_SCORES",
     "BrierDecomposition",
     "ClassCounts",
     "Clusters",
@@ -98,6 +107,7 @@ __all__ = [
     "Fitted",
     "McNemar",
     "Metric",
+    "OodScore",
     "PerImage",
     "ReliabilityBins",
     "Resamples",
@@ -126,6 +136,7 @@ __all__ = [
     "detection_score",
     "effective_images",
     "effective_robustness",
+    "energy",
     "estimate_means",
     "evaluate_metrics",
     "evaluate_resamples",
@@ -134,8 +145,10 @@ __all__ = [
     "fit_on",
     "flip_rate",
     "holm",
+    "knn_distance",
     "macro_auc",
     "macro_pr_auc",
+    "max_logit",
     "maximum_calibration_error",
     "mce_alexnet",
     "mcnemar_exact",
@@ -157,6 +170,7 @@ __all__ = [
     "score",
     "seed_summary",
     "softmax",
+    "softmax_entropy",
     "threshold_at_risk",
     "to_score",
     "top5_accuracy",

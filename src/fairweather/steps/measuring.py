@@ -10,6 +10,7 @@ from fairweather.data import survey_data
 from fairweather.devices import FP32, Arithmetic
 from fairweather.errors import InputError, unknown_name
 from fairweather.inference import MOST_STORED_CLASSES
+from fairweather.metrics.ood_scores import MOST_FEATURES
 from fairweather.progress import Notify
 from fairweather.record import (
     ABSENT_METRICS,
@@ -29,6 +30,7 @@ from fairweather.record import (
     VAL,
     WARNINGS,
     DataRecord,
+    features_file,
     groups_file,
     predictions_file,
     temperature_file,
@@ -45,6 +47,7 @@ from fairweather.steps.plan import (
     AnyNetwork,
     Averaged,
     DataSource,
+    FeaturesStep,
     FitStep,
     Forward,
     Given,
@@ -345,6 +348,7 @@ def predict_model(measurement: Measurement, model: Measured) -> Iterator[Step]:
 
 def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
     """The model itself; an ensemble averages its members' probabilities if logits are stored."""
+    yield from _features(measurement, model)
     for part, shift in measurement.cells():
         how: Forward | Given | Averaged = model.way(
             predictions_file(model.name, model.seed, shift.id, part)
@@ -354,6 +358,43 @@ def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
             files = (predictions_file(m.name, m.seed, shift.id, part) for m in model.members)
             how = Averaged(members=tuple(files))
         yield _predict(measurement, model, model.name, model.label, part, shift, how)
+
+
+def _features(measurement: Measurement, model: Measured) -> Iterator[FeaturesStep]:
+    """Keep features of known images where there are other data sets to tell from them."""
+    file = _known(measurement, model)
+    if file is None or model.network is None:
+        return
+    part = _part_of_known(measurement)
+    assert part is not None
+    yield FeaturesStep(
+        id=file.removesuffix(".safetensors"),
+        task=f"features {model.label}",
+        reads=tuple(network_files(model.network)),
+        leaves=(file,),
+        network=model.network,
+        images=measurement.data.reference(part),
+        seed=measurement.shift_seed,
+        batch_size=measurement.batch_size,
+        arithmetic=measurement.arithmetic,
+        threads=measurement.threads,
+        device=measurement.device,
+        work=min(MOST_FEATURES, measurement.data.images[part]),
+        memory=measurement.data.bytes_of(part),
+    )
+
+
+def _known(measurement: Measurement, model: Measured) -> str | None:
+    """The file with features of known images; an ensemble has no features of its own."""
+    if not measurement.others or model.members or model.network is None:
+        return None
+    if _part_of_known(measurement) is None:
+        return None
+    return features_file(model.name, model.seed)
+
+
+def _part_of_known(measurement: Measurement) -> str | None:
+    return next((part for part in (TRAIN, VAL) if part in measurement.data.images), None)
 
 
 def _scaled(measurement: Measurement, model: Measured) -> Iterator[Step]:
@@ -422,6 +463,10 @@ def _predict(
     how: Forward | Adapted | Scaled | Averaged | Given,
 ) -> PredictStep:
     file = predictions_file(name, model.seed, shift.id, part)
+    # Clean test images are what other data sets are told from.
+    told_apart = part in measurement.others or (part, shift.id) == (TEST, CLEAN)
+    scored = bool(measurement.others) and told_apart
+    known = _known(measurement, model) if scored and isinstance(how, Forward) else None
     match how:
         case Scaled(of=of, temperature=temperature):
             reads: list[str] = [of, temperature]
@@ -439,7 +484,7 @@ def _predict(
     return PredictStep(
         id=file.removesuffix(".parquet"),
         task=f"predict {label}",
-        reads=tuple(reads),
+        reads=(*reads, *([known] if known else [])),
         leaves=(file,),
         model=name,
         seed=model.seed,
@@ -454,6 +499,8 @@ def _predict(
         device=measurement.device,
         work=images * _passes(shift, how),
         memory=0 if isinstance(how, Scaled | Averaged | Given) else facts.bytes_of(own),
+        ood_scores=scored,
+        known=known,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from fairweather.errors import InputError
 from fairweather.inference import (
+    Known,
     Reader,
     adapt_batchnorm,
     fit_temperature,
@@ -24,9 +26,11 @@ from fairweather.inference import (
     predict_shared,
     scale,
 )
+from fairweather.metrics.ood_scores import Seen, ood_scores
 from fairweather.progress import Event, Notify
 from fairweather.runs import RunFolder, read_json
 from fairweather.shift_lists import expand, read_elsewhere
+from fairweather.steps.features import read_features
 from fairweather.steps.plan import (
     Adapted,
     Averaged,
@@ -73,7 +77,7 @@ def pixels_of(step: Step) -> tuple[Hashable, ...] | None:
         return None
     if _is_attack(step.shift):
         return None
-    of = (step.images, step.shift, step.shift_seed, step.batch_size)
+    of = (step.images, step.shift, step.shift_seed, step.batch_size, step.ood_scores)
     return (*of, step.arithmetic, step.device, step.threads)
 
 
@@ -148,7 +152,8 @@ def predict_shard(
         assert isinstance(step.how, Forward | Adapted)
         network = worker.network(step.how.network, folder)
         if isinstance(step.how, Forward):
-            plain.append((step, Reader(network, _temperature(step.how, folder))))
+            temperature = _temperature(step.how, folder)
+            plain.append((step, Reader(network, temperature, _known(step, folder))))
         else:
             adapted.append((step, adapt_batchnorm(network)))
     found = predict_shared(
@@ -164,6 +169,7 @@ def predict_shard(
         makers=worker.shifters,
         when_halved=_halve(worker, progress),
         shard=shard,
+        scored=first.ood_scores,
     )
     predicted = {
         step.id: predictions
@@ -193,6 +199,11 @@ def _store(
     step: PredictStep, predictions: Predictions, folder: RunFolder, halved: int | None = None
 ) -> Done:
     """Write predictions; `halved` is the batch size that was used, if memory has run out."""
+    if step.ood_scores and isinstance(step.how, Scaled | Averaged):
+        assert predictions.logits is not None, "both are made of stored logits"
+        # Those of the new logits; a k-NN distance of the same features stays.
+        found = ood_scores(Seen(predictions.logits))
+        predictions = replace(predictions, ood_scores={**predictions.ood_scores, **found})
     if step.labelled:
         folder.write_predictions(step.leaves[0], predictions)
         note = f"{step.shift}: accuracy {np.mean(predictions.correct):.1%}"
@@ -206,6 +217,12 @@ def _halved_to(step: PredictStep | FitStep, worker: Worker) -> int | None:
     """The batch size that was used, if memory has run out before or during the step."""
     used = worker.batch_size(step.batch_size)
     return used if used < step.batch_size else None
+
+
+def _known(step: PredictStep, folder: RunFolder) -> Known | None:
+    if not step.ood_scores:
+        return None
+    return Known(read_features(folder, step.known) if step.known is not None else None)
 
 
 def _temperature(how: Forward, folder: RunFolder) -> float:
