@@ -334,8 +334,8 @@ def _scores_of_other_data(contents: Contents) -> Table | None:
         for metric, head in ((AUROC, "AUROC"), (FALSE_POSITIVES, "FPR"))
         for added, label in kinds.items()
     ]
-    rows = []
-    for added, view in _views(contents, OOD).items():
+    rows, views = [], _views(contents, OOD)
+    for added, view in views.items():
         for model, title in contents.titles.items():
             for shift in shifts:
                 found = {
@@ -357,12 +357,13 @@ def _scores_of_other_data(contents: Contents) -> Table | None:
             "What may tell the images of another data set better than confidence, the largest "
             "softmax probability. Largest logit and energy: of the logits without softmax; "
             "entropy: of all probabilities. k-NN distance: in the space of features to the nearest "
-            f"known images (k = {NEIGHBOURS}), of at most {MOST_FEATURES:,} that are drawn from the "
-            "training images, or from the validation images where no training images were opened. "
+            f"known images (k = {NEIGHBOURS}), of at most {MOST_FEATURES:,} that are drawn from "
+            "the training images, or from the validation images where no others were opened. "
             "AUROC: 0.5 is guessing, more is better. FPR: the share of the other images that pass "
             "where 95 % of the test images pass; less is better. Behind the data set: the score "
             "with the largest AUROC, if its interval lies above that of confidence. "
-            f"{INTERVALS} of both sets."
+            f"{INTERVALS} of both sets. "
+            f"{_sample(contents, OOD, 'images of both sets together', views)}."
         ),
         header=("Model and data set", *(columns[at][0] for at in kept)),
         keys=("model", *(columns[at][1] for at in kept)),

@@ -116,9 +116,9 @@ def _told_apart(title: str, name: str, of: Mapping[str, Score]) -> Found:
     """
     score = of[AUROC]
     if score.high < COIN:
-        kind, said = SURER_OF_OTHERS, f"is more sure of images of {name} than of its own"
+        kind, said = SURER_OF_OTHERS, f"is more sure of the images of {name} than of its own"
     elif score.low > COIN:
-        kind, said = SURER, f"is surer of its own images than of images of {name}"
+        kind, said = SURER, f"is surer of its own images than of those of {name}"
     else:
         kind, said = (
             NOT_SURER,

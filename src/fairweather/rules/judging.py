@@ -159,7 +159,6 @@ def _resolve(
     absent: Mapping[str, object],
 ) -> list[tuple[Rule, str, Condition]]:
     try:
-        _check_absent(rule, models, absent)
         asked = [
             (rule, model, condition)
             for model in models_of(rule, models)
@@ -168,6 +167,7 @@ def _resolve(
             )
         ]
         for _, model, condition in asked:
+            _check_absent(rule, model, models[model], absent)
             score_at(rule, model, condition, models[model])
         _check_limit(rule)
     except InputError as error:
@@ -175,11 +175,10 @@ def _resolve(
     return asked
 
 
-def _check_absent(rule: Rule, models: Mapping[str, Rows], absent: Mapping[str, object]) -> None:
-    """Say why no model has the metric, if that is known."""
-    there = any(rule.scored in scores for rows in models.values() for scores in rows.values())
-    if rule.scored in absent and not there:
-        raise InputError(f"the run has no {rule.scored}: {absent[rule.scored]}")
+def _check_absent(rule: Rule, model: str, rows: Rows, absent: Mapping[str, object]) -> None:
+    """Refuse a metric that the model does not have, if it is known why."""
+    if rule.scored in absent and not any(rule.scored in scores for scores in rows.values()):
+        raise InputError(f"{model} has no {rule.scored}: {absent[rule.scored]}")
 
 
 def _check_limit(rule: Rule) -> None:
