@@ -81,6 +81,10 @@ def test_a_natural_shift_of_the_data_is_told_only_where_it_is_one():
         "“Model A” is right in 80.0 % of the test images, 15.0 points less than of the validation "
         "images: the test images have another source."
     ]
+    (alike,) = told(*accuracies(clean=0.8, validation=0.81), natural_shift=True)
+    assert alike.endswith(
+        "and no difference was found, though the test images have another source."
+    )
 
 
 def test_the_worst_comes_first():
@@ -164,8 +168,8 @@ def test_a_table_has_every_score_and_names_the_one_that_is_better(run):
     found = {table.name: table for table in build_further_tables(read_runs([run]))}
     table = found["other_data_scores"]
     # Confidence has columns of its own in the other table, and is the reference here.
-    assert table.header == ("Model and data set", "Confidence: AUROC", "K-NN distance: AUROC",
-                            "Confidence: FPR", "K-NN distance: FPR")  # fmt: skip
+    heads = [f"{head}: {of}" for head in ("AUROC", "FPR") for of in ("confidence", "k-NN distance")]
+    assert table.header == ("Model and data set", *heads)
     assert table.keys == ("model", AUROC, f"{AUROC}/knn", FPR, f"{FPR}/knn")
     assert [r.key for r in table.rows] == ["a"] * 6
     assert table.rows[1].title == "Model <A>, moon (k-NN distance)"

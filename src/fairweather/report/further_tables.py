@@ -328,9 +328,9 @@ def _other_data(contents: Contents) -> Table | None:
 def _scores_of_other_data(contents: Contents) -> Table | None:
     """Lay out what may tell another data set beside confidence, one row per model and data set."""
     shifts = _shifts(contents, OOD)
-    kinds = {"": "Confidence", **{f"/{name}": of.label for name, of in OOD_SCORES.items()}}
+    kinds = {"": "confidence", **{f"/{name}": of.label for name, of in OOD_SCORES.items()}}
     columns = [
-        (f"{label[0].upper()}{label[1:]}: {head}", f"{metric}{added}")
+        (f"{head}: {label}", f"{metric}{added}")
         for metric, head in ((AUROC, "AUROC"), (FALSE_POSITIVES, "FPR"))
         for added, label in kinds.items()
     ]

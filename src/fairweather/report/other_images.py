@@ -99,8 +99,8 @@ def _found(numbers: Numbers, model: str, title: str, shift: str) -> Found | None
         return None
     if shift == VALIDATION:
         found = _right(title, clean, there, "the test images", "the validation images")
-        end = "the test images have another source"
-        return found._replace(sentence=f"{found.sentence}: {end}.")
+        end = ": " if found.kind == LESS_RIGHT else ", though "
+        return found._replace(sentence=f"{found.sentence}{end}the test images have another source.")
     name = f"the images of {shift.removeprefix(NATURAL)}"
     found = _right(title, there, clean, name, "the test images")
     return found._replace(sentence=f"{found.sentence}.")

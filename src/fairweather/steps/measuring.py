@@ -362,11 +362,9 @@ def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
 
 def _features(measurement: Measurement, model: Measured) -> Iterator[FeaturesStep]:
     """Keep features of known images where there are other data sets to tell from them."""
-    file = _known(measurement, model)
-    if file is None or model.network is None:
+    part, file = _part_of_known(measurement), _known(measurement, model)
+    if part is None or file is None or model.network is None:
         return
-    part = _part_of_known(measurement)
-    assert part is not None
     yield FeaturesStep(
         id=file.removesuffix(".safetensors"),
         task=f"features {model.label}",
@@ -386,11 +384,9 @@ def _features(measurement: Measurement, model: Measured) -> Iterator[FeaturesSte
 
 def _known(measurement: Measurement, model: Measured) -> str | None:
     """The file with features of known images; an ensemble has no features of its own."""
-    if not measurement.others or model.members or model.network is None:
-        return None
-    if _part_of_known(measurement) is None:
-        return None
-    return features_file(model.name, model.seed)
+    alone = model.network is not None and not model.members
+    there = measurement.others and _part_of_known(measurement) is not None
+    return features_file(model.name, model.seed) if alone and there else None
 
 
 def _part_of_known(measurement: Measurement) -> str | None:
