@@ -124,10 +124,11 @@ def _told_apart(title: str, name: str, of: Mapping[str, Score]) -> Found:
             NOT_SURER,
             f"was not found to be surer of its own images than of those of {name}",
         )
-    best = better_score(of)
-    by = f", by the {OOD_SCORES[best].label} {of[f'{AUROC}/{best}'].value:.2f}" if best else ""
-    wins = f"its own win {score.value:.2f} of the pairs{by}; {COIN} is a coin"
-    return Found(kind, score.value, f"“{title}” {said}: {wins}.")
+    wins = f"its own image has the higher confidence in {score.value:.2f} of the pairs"
+    by = ""
+    if best := better_score(of):
+        by = f", and the {OOD_SCORES[best].label} gives {of[f'{AUROC}/{best}'].value:.2f}"
+    return Found(kind, score.value, f"“{title}” {said}: {wins}; {COIN} is a coin{by}.")
 
 
 def _right(title: str, there: Score, before: Score, which: str, than: str) -> Found:
