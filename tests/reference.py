@@ -328,3 +328,28 @@ def shared_out(shares, total, most):
         found[places.pop(0)] = most
         left -= most
     return found
+
+
+def max_logit(logits):
+    return max(logits)
+
+
+def energy(logits):
+    top = max(logits)
+    return -top - math.log(math.fsum(math.exp(each - top) for each in logits))
+
+
+def softmax_entropy(logits):
+    top = max(logits)
+    parts = [math.exp(each - top) for each in logits]
+    shares = [part / math.fsum(parts) for part in parts]
+    return -math.fsum(share * math.log(share) for share in shares if share > 0)
+
+
+def knn_distance(feature, known, k):
+    def direction(vector):
+        length = math.hypot(*vector)
+        return [each / length if length else 0.0 for each in vector]
+
+    here = direction(feature)
+    return sorted(math.dist(here, direction(each)) for each in known)[min(k, len(known)) - 1]

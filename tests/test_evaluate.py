@@ -440,7 +440,9 @@ def test_another_data_set_is_told_apart_by_confidence(model, colour_folder, tmp_
     assert "detection_auroc" in set(rows["metric"])
     stored = predictions_file(NAME, 0, "clean", part="mnist5k")
     columns = pd.read_parquet(tmp_path / "run" / stored)
-    assert list(columns) == ["keys", "predicted", "confidence"]  # its labels mean nothing here
+    scores = [f"ood/{name}" for name in ("max_logit", "energy", "entropy")]
+    # Its labels mean nothing here, and there are no known images beside those that are tested.
+    assert list(columns) == ["keys", "predicted", "confidence", *scores]
     clean = pd.read_parquet(tmp_path / "run" / predictions_file(NAME, 0, "clean"))
     pairs = clean["confidence"].to_numpy()[:, None] - columns["confidence"].to_numpy()
     expected = (pairs > 0).mean() + (pairs == 0).mean() / 2

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from fairweather.metrics.class_metrics import CLASS_METRICS
+from fairweather.metrics.ood_scores import OOD_SCORES
 from fairweather.metrics.table import METRICS
 from fairweather.record import COLUMNS
 from fairweather.report import build_report
@@ -60,6 +61,11 @@ PRIORS = [
     (f"priors/{HOSTILE}", "none", "accuracy", 0.83),
 ]
 OTHERS = [("ood/cats", "none", "detection_auroc", 0.66), ("ood/cats", "none", FPR, 0.93)]
+SCORES_OF_OTHERS = [
+    ("ood/cats", "none", f"{metric}/{name}", value + at / 100)
+    for metric, value in (("detection_auroc", 0.67), (FPR, 0.77))
+    for at, name in enumerate(OOD_SCORES)
+]
 STABILITY = [
     ("dark", "mean", "flip_rate", 0.12),
     ("imagenet_c/fog", "mean", "flip_rate", 0.18),
@@ -75,7 +81,7 @@ HAND_OVER = [
     ("imagenet_c/fog", "mean", COVERAGE, 0.0),
     ("imagenet_c/fog", "mean", RISK, math.nan),
 ]
-EVERYTHING = [*PLAIN, *WORST, *PRIORS, *OTHERS, *STABILITY, *HAND_OVER]
+EVERYTHING = [*PLAIN, *WORST, *PRIORS, *OTHERS, *SCORES_OF_OTHERS, *STABILITY, *HAND_OVER]
 
 
 def rows(lines, model="a", seed="0", add=0.0):
@@ -114,10 +120,11 @@ def test_a_run_without_such_rows_has_no_such_tables():
         (WORST, ["worst_accuracy", f"worst_{RMS}"]),
         (PRIORS, ["class_priors"]),
         (OTHERS, ["other_data"]),
+        ([*OTHERS, *SCORES_OF_OTHERS], ["other_data", "other_data_scores"]),
         (STABILITY, ["stability"]),
         (HAND_OVER, ["hand_over"]),
     ],
-    ids=["worst", "priors", "others", "stability", "hand over"],
+    ids=["worst", "priors", "others", "scores", "stability", "hand over"],
 )
 def test_each_table_is_there_where_the_run_has_its_rows(lines, names):
     assert list(tables(rows([*PLAIN, *lines]))) == names

@@ -14,11 +14,13 @@ from fairweather.errors import InputError
 from fairweather.record import ALL, CLEAN, MEAN, NATURAL, PAGE, SCORES, RunRecord, is_shifted
 from fairweather.report import build_report
 from fairweather.report.intact import check_intact
+from fairweather.report.other_images import other_images
 from fairweather.report.table_formats import Layout, aligned
 from fairweather.runs import RunFolder, open_finished_run
 
 _COLUMNS = ("model", "images", "accuracy (%)", "confidence − accuracy")
 _MOST_LINES = 40  # of an overview
+_MOST_SENTENCES = 5  # above it; the page has all
 
 
 class Run:
@@ -74,14 +76,28 @@ class Run:
         return "\n".join([f"{name}: {record.title or record.name}; models: {models}", *overview])
 
     def overview(self) -> str:
-        """Accuracy, and confidence minus accuracy, of each model on clean and on shifted images.
+        """What is found about other images, and each model's accuracy on clean and on shifted ones.
 
-        In percent and percentage points, with 95 % intervals, as a table for a terminal. A number
-        under a shift is the mean over its levels; that under `all` is the mean over the shifts,
-        without attacks. Of several seeds it is their mean. Where that would be more than 40 lines,
-        the single shifts are left out.
+        First up to five sentences on other data sets, on other images of the same classes, and on
+        test images that have another source than the validation images; the worst comes first. Then
+        a table for a terminal: accuracy, and confidence minus accuracy, in percent and percentage
+        points, with 95 % intervals. A number under a shift is the mean over its levels; that under
+        `all` is the mean over the shifts, without attacks. Of several seeds it is their mean. Where
+        that would be more than 40 lines, the single shifts are left out.
         """
-        return aligned(Layout(_COLUMNS, words=2), _overview(self.scores))
+        scores = self.scores
+        table = aligned(Layout(_COLUMNS, words=2), _overview(scores))
+        found = self._found(scores)
+        return "\n".join([*found, "", table]) if found else table
+
+    def _found(self, scores: pd.DataFrame) -> list[str]:
+        """What is found about other images; the sentences that are left out are counted."""
+        record = self.record
+        titles = {name: model.title for name, model in record.models.items()}
+        of_another_source = bool(record.data.notes.get("natural_shift"))
+        found = other_images(scores, titles, natural_shift=of_another_source)
+        told, rest = found[:_MOST_SENTENCES], len(found) - _MOST_SENTENCES
+        return [*told, *([f"{PAGE} has {rest} more such sentences."] if rest > 0 else [])]
 
     def _repr_html_(self) -> str:
         """The title, the folder and the overview, for notebooks; all names are escaped."""
@@ -90,8 +106,10 @@ class Run:
         line = f"<p><strong>{title}</strong> in <code>{html.escape(str(self.path))}</code></p>"
         if not (self.path / SCORES).is_file():
             return line
-        table = pd.DataFrame(_overview(self.scores), columns=list(_COLUMNS))
-        return line + str(table.to_html(index=False))
+        scores = self.scores
+        found = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self._found(scores))
+        table = pd.DataFrame(_overview(scores), columns=list(_COLUMNS))
+        return line + found + str(table.to_html(index=False))
 
 
 def _overview(scores: pd.DataFrame) -> list[list[str]]:

@@ -211,6 +211,15 @@ def groups_file(part: str) -> str:
     return f"{GROUPS}/{part_folder(part)}.parquet"
 
 
+def features_file(model: str, seed: int | str) -> str:
+    """The file with the features of known images, by which a model's k-NN distances are measured.
+
+    >>> features_file("basic", 0)
+    'features/basic/seed-0.safetensors'
+    """
+    return f"features/{model}/seed-{seed}.safetensors"
+
+
 def image_list(part: str) -> str:
     """The file that names the file of each image of a part; only if images have files of their own.
 

@@ -81,6 +81,7 @@ _COLUMNS: Mapping[str, type[np.generic]] = {
 }
 # Only of variants that make prediction sets.
 _SET_COLUMNS: Mapping[str, type[np.generic]] = {"set_size": np.int64, "covered": np.bool_}
+_SCORE = "ood/"  # prefix of the columns with scores that may tell other data sets
 DOUBT = "one_minus_confidence"  # what small copies store in place of the confidence
 _UNLABELLED = ("keys", "predicted", "confidence")
 _VERSIONED = ("fairweather", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
@@ -478,8 +479,23 @@ class RunFolder:
                 logits = lists.flatten().to_numpy().reshape(len(table), -1)
             sets = [column for column in _SET_COLUMNS if column in table.column_names]
             columns = {column: _column(table, column) for column in (*_COLUMNS, *sets)}
-            classes = tuple(described["classes"])
-            return Predictions(**columns, logits=logits, classes=classes, ordered=self._ordered)
+            return Predictions(
+                **columns,
+                logits=logits,
+                classes=tuple(described["classes"]),
+                ordered=self._ordered,
+                ood_scores=_scores_in(table),
+            )
+
+    def ood_scores(self, name: str) -> dict[str, npt.NDArray[np.float32]]:
+        """Read the scores of a file of predictions that may tell other data sets, by their names.
+
+        There are none where they were not asked for, nor in files of earlier versions.
+        """
+        path = self.file(name)
+        with _reading(path), pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+            stored = [each for each in file.schema_arrow.names if each.startswith(_SCORE)]
+            return _scores_in(file.read(columns=stored, use_threads=False))
 
     @property
     def _ordered(self) -> bool:
@@ -493,6 +509,7 @@ class RunFolder:
         if predictions.logits is not None:
             flat = pa.array(np.ascontiguousarray(predictions.logits).reshape(-1))
             columns["logits"] = pa.FixedSizeListArray.from_arrays(flat, len(predictions.classes))
+        columns |= _score_columns(predictions)
         metadata = {"fairweather": json.dumps({"version": 1, "classes": predictions.classes})}
         sink = pa.BufferOutputStream()
         pyarrow.parquet.write_table(pa.table(columns, metadata=metadata), sink)
@@ -538,6 +555,7 @@ class RunFolder:
     def write_unlabelled(self, name: str, predictions: Predictions) -> None:
         """Write predictions without labels and metrics, of another data set, as parquet."""
         columns = {each: pa.array(getattr(predictions, each)) for each in _UNLABELLED}
+        columns |= _score_columns(predictions)
         sink = pa.BufferOutputStream()
         pyarrow.parquet.write_table(pa.table(columns), sink)
         self.write(name, sink.getvalue().to_pybytes())
@@ -580,6 +598,18 @@ def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
         return 1 - table[DOUBT].to_numpy().astype(np.float64)
     known = {**_COLUMNS, **_SET_COLUMNS}
     return np.asarray(table[name].to_numpy()).astype(known.get(name), copy=False)
+
+
+def _score_columns(predictions: Predictions) -> dict[str, pa.Array]:
+    return {f"{_SCORE}{name}": pa.array(each) for name, each in predictions.ood_scores.items()}
+
+
+def _scores_in(table: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
+    return {
+        name.removeprefix(_SCORE): np.asarray(table[name].to_numpy()).astype(np.float32, copy=False)
+        for name in table.column_names
+        if name.startswith(_SCORE)
+    }
 
 
 def small_predictions(content: bytes) -> bytes:

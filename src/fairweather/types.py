@@ -434,6 +434,7 @@ class Predictions:
         ordered: whether the classes are in an order, such as grades of a disease.
         set_size: int64 `[N]`, the number of classes in each prediction set; None without sets.
         covered: bool `[N]`: is the label in the prediction set; None without sets.
+        ood_scores: float32 `[N]` for each score of `metrics.OOD_SCORES` that was computed, by name.
     """
 
     keys: npt.NDArray[np.int64]
@@ -448,6 +449,7 @@ class Predictions:
     ordered: bool = False
     set_size: npt.NDArray[np.int64] | None = None
     covered: npt.NDArray[np.bool_] | None = None
+    ood_scores: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -459,7 +461,8 @@ class Predictions:
             for name, column in vars(self).items()
             if isinstance(column, np.ndarray)
         }
-        return replace(self, **columns)
+        scores = {name: score[places] for name, score in self.ood_scores.items()}
+        return replace(self, **columns, ood_scores=scores)
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:

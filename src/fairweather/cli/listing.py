@@ -36,6 +36,7 @@ def _sections() -> list[list[tuple[str, str]]]:
     from fairweather.data import SOURCES
     from fairweather.metrics import METRICS
     from fairweather.metrics.class_metrics import CLASS_METRICS
+    from fairweather.report.further_tables import LABELS
     from fairweather.shifts import SHIFTS, SUITES
     from fairweather.steps.derived import DERIVED
     from fairweather.training.selfsupervised import METHODS
@@ -48,6 +49,7 @@ def _sections() -> list[list[tuple[str, str]]]:
         [
             *((metric.name, metric.label) for metric in METRICS),
             *((metric.name, metric.label) for metric in DERIVED),
+            *((name, LABELS[name]) for name in LABELS if name not in {m.name for m in DERIVED}),
             *(
                 (f"{name}/CLASS", f"{kind.label} of a class")
                 for name, kind in CLASS_METRICS.items()

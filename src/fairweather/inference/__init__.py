@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fairweather.inference.batches import MOST_STORED_CLASSES as MOST_STORED_CLASSES
+from fairweather.inference.batches import Known as Known
 from fairweather.inference.batches import Reader as Reader
 from fairweather.inference.batches import check_logits as check_logits
 from fairweather.inference.batches import from_logits as from_logits

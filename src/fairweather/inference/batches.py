@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,8 +16,10 @@ from torch import nn
 from fairweather.devices import FP32, Arithmetic, is_out_of_memory, resolve_device
 from fairweather.errors import InputError
 from fairweather.inference.conformal import FittedSets, with_sets
+from fairweather.inference.last_layer import last_input
 from fairweather.inference.temperature import Change, divide_by
 from fairweather.metrics import per_image
+from fairweather.metrics.ood_scores import Seen, ood_scores
 from fairweather.streams import Makers, shifted_batches, slices
 from fairweather.types import Attack, Images, Index, Predictions, Shift, special_kind
 
@@ -25,6 +27,17 @@ from fairweather.types import Attack, Images, Index, Predictions, Shift, special
 MOST_STORED_CLASSES = 100
 T = TypeVar("T")
 WhenHalved = Callable[[int], None]
+Features = Callable[[], torch.Tensor | None]  # gives those of the last batch
+
+
+class Known(NamedTuple):
+    """What images are compared with to tell whether they are like known ones.
+
+    Attributes:
+        features: float32 `[M, D]` of known images; None if there are none to compare with.
+    """
+
+    features: npt.NDArray[np.float32] | None = None
 
 
 class Reader(NamedTuple):
@@ -34,11 +47,13 @@ class Reader(NamedTuple):
         model: float images in [0, 1] to logits.
         change: how its logits are changed; None for not at all.
         sets: what prediction sets are made with, from the changed logits; None for none.
+        known: if given, the scores of `OOD_SCORES` are computed too, from the changed logits.
     """
 
     model: nn.Module
     change: Change | None = None
     sets: FittedSets | None = None
+    known: Known | None = None
 
 
 def predict(
@@ -130,17 +145,26 @@ def predict_each(
     arithmetic.check(device)
     attack = shift if isinstance(shift, Attack) else None
 
-    def columns(reader: Reader, part: Images) -> Predictions:
+    def columns(reader: Reader, seen: Features, part: Images) -> Predictions:
         logits = logits_of(reader.model, part, attack, device, arithmetic, seed).numpy()
         changed = logits if reader.change is None else reader.change(logits)
-        found = from_logits(changed, part.labels.numpy(), part.keys.numpy(), part.classes)
-        return found if reader.sets is None else with_sets(found, changed, reader.sets)
+        predicted = from_logits(changed, part.labels.numpy(), part.keys.numpy(), part.classes)
+        if reader.sets is not None:
+            predicted = with_sets(predicted, changed, reader.sets)
+        if reader.known is None:
+            return predicted
+        scores = ood_scores(Seen(changed, _on_cpu(seen()), reader.known.features))
+        return replace(predicted, ood_scores=scores)
 
     whole = Fitting(len(images), when_halved)
     found: list[list[Predictions]] = [[] for _ in readers]
     with ExitStack() as modes:
+        watched: list[Features] = []
         for reader in readers:
             modes.enter_context(evaluating(reader.model, device))
+            compared = reader.known is not None and reader.known.features is not None
+            watching = last_input(reader.model) if compared else nullcontext(_nothing)
+            watched.append(modes.enter_context(watching))
         for batch in shifted_batches(
             images,
             None if isinstance(shift, Attack) else shift,
@@ -150,9 +174,17 @@ def predict_each(
             pinned=device.type == "cuda",
             keep=keep,
         ):
-            for reader, parts in zip(readers, found, strict=True):
-                parts.extend(whole.parts(batch, partial(columns, reader)))
+            for reader, seen, parts in zip(readers, watched, found, strict=True):
+                parts.extend(whole.parts(batch, partial(columns, reader, seen)))
     return [join(parts) for parts in found]
+
+
+def _nothing() -> None:
+    return None
+
+
+def _on_cpu(features: torch.Tensor | None) -> npt.NDArray[np.float32] | None:
+    return None if features is None else features.float().cpu().numpy()
 
 
 def predict_logits(
@@ -222,8 +254,13 @@ def _each_column(
     changed: dict[str, Any] = {}
     for field in fields(Predictions):
         columns = [getattr(part, field.name) for part in parts]
-        plain = not isinstance(columns[0], np.ndarray)
-        changed[field.name] = columns[0] if plain else change(columns)
+        if isinstance(columns[0], Mapping):
+            changed[field.name] = {
+                name: change([column[name] for column in columns]) for name in columns[0]
+            }
+        else:
+            plain = not isinstance(columns[0], np.ndarray)
+            changed[field.name] = columns[0] if plain else change(columns)
     return Predictions(**changed)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from fairweather.devices import FP32, Arithmetic
 from fairweather.errors import InputError
-from fairweather.inference.batches import Reader, join, predict_each, select
+from fairweather.inference.batches import Known, Reader, join, predict_each, select
 from fairweather.streams import WHOLE, Makers, Shard
 from fairweather.types import Images, Predictions, Shift
 
@@ -104,16 +104,18 @@ def predict_adapted_shard(
     arithmetic: Arithmetic,
     seed: int,
     makers: Makers | None,
+    scored: bool = False,
 ) -> list[Predictions]:
     """Predict one shard of the batches of `predict_adapted`, with the same arguments.
 
-    The results have the order of the batches; `join_adapted` joins those of all shards.
+    With `scored`, scores of `OOD_SCORES` are computed too. The results have the order of the
+    batches; `join_adapted` joins those of all shards.
     """
     if len(images) < 2 or batch_size < 2:
         raise InputError("batch norm needs at least two images in a batch")
     chunks = np.array_split(_order(len(images)), math.ceil(len(images) / batch_size))
     return predict_each(
-        [Reader(model) for model in adapted],
+        [Reader(model, known=Known() if scored else None) for model in adapted],
         images,
         shift,
         batches=[torch.from_numpy(chunk) for chunk in shard.share(chunks)],

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from torch import nn
 from fairweather.devices import FP32, Arithmetic, resolve_device
 from fairweather.errors import InputError
 from fairweather.inference.batches import Fitting, WhenHalved, evaluating, logits_of
+from fairweather.inference.last_layer import last_input
 from fairweather.types import Images
 
 
@@ -66,7 +66,7 @@ def outputs_of(
     arithmetic.check(device)
     logits: list[npt.NDArray[np.float32]] = []
     features: list[npt.NDArray[np.float32]] = []
-    with evaluating(model, device), _last_input(model) as seen:
+    with evaluating(model, device), last_input(model) as seen:
 
         def compute(part: Images) -> tuple[torch.Tensor, torch.Tensor | None]:
             found = logits_of(model, part, None, device, arithmetic, 0)
@@ -82,40 +82,3 @@ def outputs_of(
                 done(count)
     whole = np.concatenate(features) if len(features) == len(logits) else None
     return Outputs(np.concatenate(logits), whole)
-
-
-@contextmanager
-def _last_input(model: nn.Module) -> Iterator[Callable[[], torch.Tensor | None]]:
-    """Give a function that returns what the last layer with parameters saw in the last pass.
-
-    It returns None if that layer is not linear or its input is not `[B, D]`.
-    """
-    last: list[tuple[nn.Module, torch.Tensor | None]] = []
-
-    def keep(module: nn.Module, arguments: tuple[Any, ...], _: object) -> None:
-        given = arguments[0] if arguments and isinstance(arguments[0], torch.Tensor) else None
-        last[:] = [(module, given)]
-
-    # A network with children and parameters of its own, such as a transformer, is not a layer.
-    leaves = [
-        module
-        for module in model.modules()
-        if not any(True for _ in module.children()) and any(True for _ in module.parameters())
-    ]
-    hooks = [leaf.register_forward_hook(keep) for leaf in leaves]
-
-    def seen() -> torch.Tensor | None:
-        if not last:
-            return None
-        (module, given), last[:] = last[0], []
-        return (
-            given
-            if isinstance(module, nn.Linear) and given is not None and given.ndim == 2
-            else None
-        )
-
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()

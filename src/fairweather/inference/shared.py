@@ -41,6 +41,7 @@ def predict_shared(
     makers: Makers | None = None,
     when_halved: WhenHalved | None = None,
     shard: Shard = WHOLE,
+    scored: bool = False,
 ) -> Shared:
     """Predict with plain and adapted models as `predict` and `predict_adapted` do one by one.
 
@@ -52,6 +53,8 @@ def predict_shared(
             when memory runs out.
         shard: predict only these batches; the predictions of adapted models are then in the order
             of their batches, for `join_adapted`.
+        scored: compute the scores of `OOD_SCORES` of adapted models too, as far as these need no
+            features: features of other batches are none to compare with.
     """
     whole = shard.of == 1
     keep, changes = None, shift.level is not None
@@ -84,5 +87,6 @@ def predict_shared(
         arithmetic=arithmetic,
         seed=seed,
         makers=makers,
+        scored=scored,
     )
     return Shared(plain, [join_adapted([each]) for each in found] if whole else found)

@@ -72,6 +72,14 @@ from fairweather.metrics.one_vs_rest import (
     macro_pr_auc,
     quadratic_kappa,
 )
+from fairweather.metrics.ood_scores import (
+    OOD_SCORES,
+    OodScore,
+    energy,
+    knn_distance,
+    max_logit,
+    softmax_entropy,
+)
 from fairweather.metrics.paired import (
     McNemar,
     SeedSummary,
@@ -101,6 +109,7 @@ from fairweather.metrics.table import METRICS, Metric, absent_metrics
 
 __all__ = [
     "METRICS",
+    "OOD_SCORES",
     "BrierDecomposition",
     "ClassCounts",
     "Clusters",
@@ -108,6 +117,7 @@ __all__ = [
     "Fitted",
     "McNemar",
     "Metric",
+    "OodScore",
     "PerImage",
     "ReliabilityBins",
     "Resamples",
@@ -141,6 +151,7 @@ __all__ = [
     "detection_score",
     "effective_images",
     "effective_robustness",
+    "energy",
     "estimate_means",
     "evaluate_metrics",
     "evaluate_resamples",
@@ -149,8 +160,10 @@ __all__ = [
     "fit_on",
     "flip_rate",
     "holm",
+    "knn_distance",
     "macro_auc",
     "macro_pr_auc",
+    "max_logit",
     "maximum_calibration_error",
     "mce_alexnet",
     "mcnemar_exact",
@@ -175,6 +188,7 @@ __all__ = [
     "set_columns",
     "size_stratified_coverage",
     "softmax",
+    "softmax_entropy",
     "threshold_at_risk",
     "to_score",
     "top5_accuracy",

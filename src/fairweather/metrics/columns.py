@@ -227,13 +227,22 @@ def per_image(logits: npt.ArrayLike, labels: npt.ArrayLike) -> PerImage:
 
 
 def _log_softmax(logits: npt.ArrayLike) -> FloatArray:
+    return np.asarray(scipy.special.log_softmax(finite_logits(logits), axis=1))
+
+
+def finite_logits(logits: npt.ArrayLike) -> FloatArray:
+    """Return logits as float64 `[n, classes]`, or raise `InputError` unless they are finite.
+
+    >>> finite_logits([[1, 0]])
+    array([[1., 0.]])
+    """
     rows = np.asarray(logits, dtype=np.float64)
     if rows.ndim != 2 or rows.size == 0:
         raise InputError(f"logits must be [n, classes] and not empty, found {list(rows.shape)}")
     if not np.isfinite(rows).all():
         bad = int((~np.isfinite(rows).all(axis=1)).sum())
         raise InputError(f"logits must be finite, found {bad} images with NaN or infinite logits")
-    return np.asarray(scipy.special.log_softmax(rows, axis=1))
+    return rows
 
 
 def wilson_interval(share: npt.ArrayLike, count: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from fairweather.metrics.class_metrics import CLASS_METRICS
+from fairweather.metrics.ood_scores import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
 from fairweather.record import (
     ALL,
     CLEAN,
@@ -50,6 +51,14 @@ LABELS: Mapping[str, str] = {
     MCE: "mCE in units of AlexNet's errors",
     AUROC: "AUROC of confidence for detecting another data set",
     FALSE_POSITIVES: "False positive rate at 95 % recall, for another data set",
+    **{
+        f"{metric}/{name}": f"{what} of the {score.label} for another data set"
+        for metric, what in (
+            (AUROC, "AUROC"),
+            (FALSE_POSITIVES, "False positive rate at 95 % recall"),
+        )
+        for name, score in OOD_SCORES.items()
+    },
 }
 # By what stands in scores.csv; priors have no rows of aliases.
 PRIOR_METRICS: Mapping[str, str] = {
@@ -89,6 +98,7 @@ def build_further_tables(contents: Contents) -> list[Table]:
         _classes(contents),
         _class_priors(contents),
         _other_data(contents),
+        _scores_of_other_data(contents),
         _stability(contents),
         _hand_over(contents),
     ]
@@ -313,6 +323,69 @@ def _other_data(contents: Contents) -> Table | None:
         f"{_sample(contents, OOD, 'images of both sets together', views)}."
     )
     return _table("other_data", caption, columns, views, contents)
+
+
+def _scores_of_other_data(contents: Contents) -> Table | None:
+    """Lay out what may tell another data set beside confidence, one row per model and data set."""
+    shifts = _shifts(contents, OOD)
+    kinds = {"": "confidence", **{f"/{name}": of.label for name, of in OOD_SCORES.items()}}
+    columns = [
+        (f"{head}: {label}", f"{metric}{added}")
+        for metric, head in ((AUROC, "AUROC"), (FALSE_POSITIVES, "FPR"))
+        for added, label in kinds.items()
+    ]
+    rows, views = [], _views(contents, OOD)
+    for added, view in views.items():
+        for model, title in contents.titles.items():
+            for shift in shifts:
+                found = {
+                    metric: find_entry(view, metric, model, shift, NO_LEVEL)
+                    for _, metric in columns
+                }
+                of = {metric: entry.score for metric, entry in found.items() if entry}
+                if len(of) > len((AUROC, FALSE_POSITIVES)):
+                    better = better_score(of)
+                    label = OOD_SCORES[better].label if better else "none is found better"
+                    line = f"{title}{added}, {shift.removeprefix(OOD)}"
+                    rows.append(Row(model, line, f"{line} ({label})", tuple(found.values())))
+    kept = [at for at in range(len(columns)) if any(row.entries[at] for row in rows)]
+    if not kept:
+        return None
+    return Table(
+        name="other_data_scores",
+        caption=(
+            "What may tell the images of another data set better than confidence, the largest "
+            "softmax probability. Largest logit and energy: of the logits without softmax; "
+            "entropy: of all probabilities. k-NN distance: in the space of features to the nearest "
+            f"known images (k = {NEIGHBOURS}), of at most {MOST_FEATURES:,} that are drawn from "
+            "the training images, or from the validation images where no others were opened. "
+            "AUROC: 0.5 is guessing, more is better. FPR: the share of the other images that pass "
+            "where 95 % of the test images pass; less is better. Behind the data set: the score "
+            "with the largest AUROC, if its interval lies above that of confidence. "
+            f"{INTERVALS} of both sets. "
+            f"{_sample(contents, OOD, 'images of both sets together', views)}."
+        ),
+        header=("Model and data set", *(columns[at][0] for at in kept)),
+        keys=("model", *(columns[at][1] for at in kept)),
+        rows=tuple(row._replace(entries=tuple(row.entries[at] for at in kept)) for row in rows),
+    )
+
+
+def better_score(of: Mapping[str, Score]) -> str | None:
+    """The score with the largest AUROC, if that is found to be larger than that of confidence.
+
+    Two AUROCs differ where their intervals do not overlap, which is a strict test since both are of
+    the same images.
+
+    Args:
+        of: the AUROC of the confidence and of each score, by metric.
+
+    >>> better_score({AUROC: Score(0.5, 0.4, 0.6, 99), f"{AUROC}/knn": Score(0.9, 0.8, 1.0, 99)})
+    'knn'
+    """
+    scores = {name: of[f"{AUROC}/{name}"] for name in OOD_SCORES if f"{AUROC}/{name}" in of}
+    best = max(scores, key=lambda name: scores[name].value, default=None)
+    return best if best is not None and scores[best].low > of[AUROC].high else None
 
 
 def _stability(contents: Contents) -> Table | None:

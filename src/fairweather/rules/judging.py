@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import METRICS
 from fairweather.metrics.class_metrics import OfClasses, of_classes
-from fairweather.record import MEAN, Condition
+from fairweather.record import ABSENT_METRICS, MEAN, Condition
 from fairweather.report.contents import read_contents
 from fairweather.rules.numbers import (
     Estimated,
@@ -31,7 +31,7 @@ from fairweather.rules.numbers import (
     why_undefined,
 )
 from fairweather.rules.parsing import Rule
-from fairweather.runs import RunFolder
+from fairweather.runs import RunFolder, read_json
 from fairweather.types import Score
 
 On = Literal["interval", "value"]
@@ -123,7 +123,12 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
             tables[rule.slice] = _slice_rows(run, rule)
     clusters = {rule: clusters_behind(run, rule) for rule in rules}
     left_out = {rule: left_out_of(rule, tables[rule.slice]) for rule in rules}
-    asked = [each for rule in rules for each in _resolve(rule, tables[rule.slice], left_out[rule])]
+    absent = read_json(run.file(ABSENT_METRICS)) if run.holds(ABSENT_METRICS) else {}
+    asked = [
+        each
+        for rule in rules
+        for each in _resolve(rule, tables[rule.slice], left_out[rule], absent)
+    ]
     changes = _changes(run, asked)
     verdicts = []
     for rule, model, condition in asked:
@@ -148,7 +153,10 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
 
 
 def _resolve(
-    rule: Rule, models: Mapping[str, Rows], left_out: Collection[str]
+    rule: Rule,
+    models: Mapping[str, Rows],
+    left_out: Collection[str],
+    absent: Mapping[str, object],
 ) -> list[tuple[Rule, str, Condition]]:
     try:
         asked = [
@@ -159,11 +167,18 @@ def _resolve(
             )
         ]
         for _, model, condition in asked:
+            _check_absent(rule, model, models[model], absent)
             score_at(rule, model, condition, models[model])
         _check_limit(rule)
     except InputError as error:
         raise _in_rule(rule, error) from None
     return asked
+
+
+def _check_absent(rule: Rule, model: str, rows: Rows, absent: Mapping[str, object]) -> None:
+    """Refuse a metric that the model does not have, if it is known why."""
+    if rule.scored in absent and not any(rule.scored in scores for scores in rows.values()):
+        raise InputError(f"{model} has no {rule.scored}: {absent[rule.scored]}")
 
 
 def _check_limit(rule: Rule) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from fairweather.progress import Notify
 from fairweather.report import build_report
 from fairweather.runs import RunFolder
+from fairweather.steps.features import do_features
 from fairweather.steps.grouping import do_group
 from fairweather.steps.plan import Done as Done
 from fairweather.steps.plan import Plan as Plan
@@ -48,6 +49,7 @@ DO: Mapping[str, Do] = {
     "choose": do_choose,
     "fit": do_fit,
     "conform": do_conform,
+    "features": do_features,
     "predict": do_predict,
     "group": do_group,
     "score": do_score,

@@ -11,6 +11,7 @@ from fairweather.data import survey_data
 from fairweather.devices import FP32, Arithmetic
 from fairweather.errors import InputError, unknown_name
 from fairweather.inference import MOST_STORED_CLASSES
+from fairweather.metrics.ood_scores import MOST_FEATURES
 from fairweather.progress import Notify
 from fairweather.record import (
     ABSENT_METRICS,
@@ -30,6 +31,7 @@ from fairweather.record import (
     VAL,
     WARNINGS,
     DataRecord,
+    features_file,
     fitted_file,
     groups_file,
     predictions_file,
@@ -49,6 +51,7 @@ from fairweather.steps.plan import (
     Averaged,
     ConformStep,
     DataSource,
+    FeaturesStep,
     FitStep,
     FittingStep,
     Forward,
@@ -367,6 +370,7 @@ def predict_model(measurement: Measurement, model: Measured) -> Iterator[Step]:
 
 def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
     """The model itself; an ensemble averages its members' probabilities if logits are stored."""
+    yield from _features(measurement, model)
     for part, shift in measurement.cells(fit_on=True):
         how: Forward | Given | Averaged = model.way(
             predictions_file(model.name, model.seed, shift.id, part)
@@ -376,6 +380,39 @@ def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
             files = (predictions_file(m.name, m.seed, shift.id, part) for m in model.members)
             how = Averaged(members=tuple(files))
         yield _predict(measurement, model, model.name, model.label, part, shift, how)
+
+
+def _features(measurement: Measurement, model: Measured) -> Iterator[FeaturesStep]:
+    """Keep features of known images where there are other data sets to tell from them."""
+    part, file = _part_of_known(measurement), _known(measurement, model)
+    if part is None or file is None or model.network is None:
+        return
+    yield FeaturesStep(
+        id=file.removesuffix(".safetensors"),
+        task=f"features {model.label}",
+        reads=tuple(network_files(model.network)),
+        leaves=(file,),
+        network=model.network,
+        images=measurement.data.reference(part),
+        seed=measurement.shift_seed,
+        batch_size=measurement.batch_size,
+        arithmetic=measurement.arithmetic,
+        threads=measurement.threads,
+        device=measurement.device,
+        work=min(MOST_FEATURES, measurement.data.images[part]),
+        memory=measurement.data.bytes_of(part),
+    )
+
+
+def _known(measurement: Measurement, model: Measured) -> str | None:
+    """The file with features of known images; an ensemble has no features of its own."""
+    alone = model.network is not None and not model.members
+    there = measurement.others and _part_of_known(measurement) is not None
+    return features_file(model.name, model.seed) if alone and there else None
+
+
+def _part_of_known(measurement: Measurement) -> str | None:
+    return next((part for part in (TRAIN, VAL) if part in measurement.data.images), None)
 
 
 def _calibrated(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
@@ -516,6 +553,10 @@ def _predict(
     how: AnyWay,
 ) -> PredictStep:
     file = predictions_file(name, model.seed, shift.id, part)
+    # Clean test images are what other data sets are told from.
+    told_apart = part in measurement.others or (part, shift.id) == (TEST, CLEAN)
+    scored = bool(measurement.others) and told_apart
+    known = _known(measurement, model) if scored and isinstance(how, Forward) else None
     match how:
         case Scaled(of=of, fitted=fitted):
             reads: list[str] = [of, fitted]
@@ -538,7 +579,7 @@ def _predict(
     return PredictStep(
         id=file.removesuffix(".parquet"),
         task=f"predict {label}",
-        reads=tuple(reads),
+        reads=(*reads, *([known] if known else [])),
         leaves=(file,),
         model=name,
         seed=model.seed,
@@ -553,6 +594,8 @@ def _predict(
         device=measurement.device,
         work=images * _passes(shift, how),
         memory=0 if isinstance(how, Stored) else facts.bytes_of(own),
+        ood_scores=scored,
+        known=known,
     )
 
 

@@ -21,6 +21,7 @@ from pydantic import JsonValue
 from fairweather.devices import FP32, Arithmetic
 from fairweather.metrics import METRICS
 from fairweather.metrics.class_metrics import CLASS_METRICS
+from fairweather.metrics.ood_scores import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
 from fairweather.models import ModelSpec, spec_facts
 from fairweather.record import (
     CLEAN,
@@ -47,11 +48,12 @@ VERSIONS = {
     "choose": 1,
     "fit": 1,
     "conform": 1,
+    "features": 1,
     "predict": 1,
     "group": 1,
     "score": 5,
     "sample": 3,
-    "report": 8,
+    "report": 9,
 }
 # Arguments of `load_data` that were added later, with their defaults.
 LATER: dict[str, JsonValue] = {"allow_duplicates": False, "scale": None, "groups": None}
@@ -503,6 +505,37 @@ class ConformStep(FittingStep):
         return {**super().inputs(), **asked}
 
 
+class FeaturesStep(Step):
+    """Keep what the last layer of a network sees of known images, to tell others from them.
+
+    Attributes:
+        network: the network.
+        images: the known images: those that it was trained on, or validation images.
+        most: how many of them are drawn at most.
+        seed: by which they are drawn.
+    """
+
+    kind: Literal["features"] = "features"
+    tells_progress: ClassVar[bool] = True
+    network: Network
+    images: ImagesReference
+    most: int = MOST_FEATURES
+    seed: int
+    batch_size: int
+    arithmetic: Arithmetic = FP32
+
+    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+        return {
+            "data": self.images.digest,
+            "network": _network_facts(self.network),
+            "most": self.most,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            **_arithmetic_facts(self.arithmetic),
+            **self.machine(),
+        }
+
+
 class Forward(Frozen):
     """Predict with a network.
 
@@ -576,6 +609,8 @@ class PredictStep(Step):
         labelled: False for another data set: only predicted classes and confidences are kept.
         arithmetic: how the network is computed.
         how: the way to predict, with the network, the stored logits, or what is given.
+        ood_scores: compute the scores of `OOD_SCORES` too.
+        known: the file with features of known images, for the k-NN distance among these.
     """
 
     kind: Literal["predict"] = "predict"
@@ -588,6 +623,8 @@ class PredictStep(Step):
     batch_size: int
     arithmetic: Arithmetic = FP32
     how: Annotated[AnyWay, pydantic.Field(discriminator="way")]
+    ood_scores: bool = False
+    known: str | None = None
 
     @property
     def label(self) -> str:  # noqa: D102 - as its base says
@@ -595,8 +632,10 @@ class PredictStep(Step):
         return f"{self.task}, {cell}"
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+        # Only where they are asked for, so that other predictions stay finished.
+        scores = {"ood_scores": [*OOD_SCORES, NEIGHBOURS]} if self.ood_scores else {}
         if isinstance(self.how, Scaled | InSets | Kept | Averaged):
-            return {"way": self.how.way}
+            return {"way": self.how.way, **scores}
         if isinstance(self.how, Given):
             return {"data": self.images.digest, "way": self.how.way, "given": self.how.digest}
         return {
@@ -609,6 +648,7 @@ class PredictStep(Step):
             **_arithmetic_facts(self.arithmetic),
             **({} if self.shift == "clean" else {"libraries": LIBRARIES}),
             **self.machine(),
+            **scores,
         }
 
 
@@ -764,6 +804,7 @@ AnyStep = Annotated[
     | ChooseStep
     | FitStep
     | ConformStep
+    | FeaturesStep
     | PredictStep
     | GroupStep
     | ScoreStep

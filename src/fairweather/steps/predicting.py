@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from fairweather.errors import InputError
 from fairweather.inference import (
     Change,
     FittedSets,
+    Known,
     Reader,
     adapt_batchnorm,
     calibrators,
@@ -33,11 +35,13 @@ from fairweather.inference import (
     recalibrate,
     with_sets,
 )
+from fairweather.metrics.ood_scores import Seen, ood_scores
 from fairweather.progress import Event, Notify
 from fairweather.record import VAL
 from fairweather.runs import RunFolder, read_json
 from fairweather.scores import read_clusters
 from fairweather.shift_lists import expand, read_elsewhere
+from fairweather.steps.features import read_features
 from fairweather.steps.plan import (
     Adapted,
     Averaged,
@@ -155,7 +159,7 @@ def pixels_of(step: Step) -> tuple[Hashable, ...] | None:
         return None
     if _is_attack(step.shift):
         return None
-    of = (step.images, step.shift, step.shift_seed, step.batch_size)
+    of = (step.images, step.shift, step.shift_seed, step.batch_size, step.ood_scores)
     return (*of, step.arithmetic, step.device, step.threads)
 
 
@@ -222,7 +226,7 @@ def predict_shard(
         assert isinstance(step.how, Forward)
         images, fitting = worker.images(step.images), worker.batch_size(step.batch_size)
         attacked = predict_each(
-            [_reader(step.how, worker, folder)],
+            [_reader(step, worker, folder)],
             images,
             shift,
             batches=shard.slices(len(images), step.batch_size, fitting),
@@ -237,7 +241,7 @@ def predict_shard(
     for step in steps:
         assert isinstance(step.how, Forward | Adapted)
         if isinstance(step.how, Forward):
-            plain.append((step, _reader(step.how, worker, folder)))
+            plain.append((step, _reader(step, worker, folder)))
         else:
             adapted.append((step, adapt_batchnorm(worker.network(step.how.network, folder))))
     found = predict_shared(
@@ -253,6 +257,7 @@ def predict_shard(
         makers=worker.shifters,
         when_halved=_halve(worker, progress),
         shard=shard,
+        scored=first.ood_scores,
     )
     predicted = {
         step.id: predictions
@@ -282,6 +287,11 @@ def _store(
     step: PredictStep, predictions: Predictions, folder: RunFolder, halved: int | None = None
 ) -> Done:
     """Write predictions; `halved` is the batch size that was used, if memory has run out."""
+    if step.ood_scores and isinstance(step.how, Scaled | InSets | Averaged):
+        assert predictions.logits is not None, "all are made of stored logits"
+        # Those of the new logits; a k-NN distance of the same features stays.
+        found = ood_scores(Seen(predictions.logits))
+        predictions = replace(predictions, ood_scores={**predictions.ood_scores, **found})
     if step.labelled:
         folder.write_predictions(step.leaves[0], predictions)
         note = f"{step.shift}: accuracy {np.mean(predictions.correct):.1%}"
@@ -297,12 +307,21 @@ def _halved_to(step: PredictStep | FittingStep, worker: Worker) -> int | None:
     return used if used < step.batch_size else None
 
 
-def _reader(how: Forward, worker: Worker, folder: RunFolder) -> Reader:
-    network = worker.network(how.network, folder)
-    if how.sets is not None:
-        sets = read_fitted(folder, how.sets)
-        return Reader(network, divide_by(sets.temperature), sets)
-    return Reader(network, None if how.fitted is None else read_change(folder, how.fitted))
+def _reader(step: PredictStep, worker: Worker, folder: RunFolder) -> Reader:
+    assert isinstance(step.how, Forward)
+    network, change, sets = worker.network(step.how.network, folder), None, None
+    if step.how.sets is not None:
+        sets = read_fitted(folder, step.how.sets)
+        change = divide_by(sets.temperature)
+    elif step.how.fitted is not None:
+        change = read_change(folder, step.how.fitted)
+    return Reader(network, change, sets, _known(step, folder))
+
+
+def _known(step: PredictStep, folder: RunFolder) -> Known | None:
+    if not step.ood_scores:
+        return None
+    return Known(read_features(folder, step.known) if step.known is not None else None)
 
 
 def _halve(worker: Worker, progress: Notify) -> Callable[[int], None]:

@@ -14,7 +14,6 @@ from fairweather.inference import join
 from fairweather.metrics import (
     Fitted,
     absent_metrics,
-    detection_score,
     fit_on,
     under_priors,
     worst_prior,
@@ -60,6 +59,7 @@ from fairweather.scores import (
 from fairweather.shifts import CLEAN as UNCHANGED
 from fairweather.steps.class_rows import class_rows, class_slice_rows
 from fairweather.steps.derived import derived_rows
+from fairweather.steps.detection_rows import absent_ood_scores, detection_rows
 from fairweather.steps.plan import Done, Row, ScoreStep
 from fairweather.steps.predicting import read_fitted, shift_of
 from fairweather.steps.worker import Worker
@@ -109,8 +109,9 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     chance = np.bincount(labels).max().item() / len(labels)
     warnings = attack_warnings(frame, step.titles, list(shifts.values()), chance)
     folder.write(WARNINGS, json.dumps(warnings, indent=1) + "\n")
-    absent = absent_metrics(read(cells[0]), next(iter(fitted.values()), None))
-    folder.write(ABSENT_METRICS, json.dumps(dict(absent), indent=1) + "\n")
+    absent = dict(absent_metrics(read(cells[0]), next(iter(fitted.values()), None)))
+    absent |= absent_ood_scores(step, folder)
+    folder.write(ABSENT_METRICS, json.dumps(absent, indent=1) + "\n")
     for title, warning in warnings.items():
         progress(Event(f"attacks on {title}", 1, 1, warning))
     return Done()
@@ -150,7 +151,7 @@ def _frame(
         ),
         *of_classes,
         _prior_rows(step, folder, clusters),
-        _detection_rows(step, folder, clusters),
+        detection_rows(step, folder, clusters),
     ]
     frame = pd.concat([part for part in parts if len(part)], ignore_index=True)
     spread = seed_spread(frame)
@@ -292,23 +293,6 @@ def _prior_rows(step: ScoreStep, folder: RunFolder, clusters: Clusters | None) -
             predictions, arrays, WORST_BY, resamples=step.bootstrap, clusters=clusters
         )
         yield WORST_PRIORS, {WORST_BY: worst}
-
-    return _as_frame(step.rows, scores)
-
-
-def _detection_rows(step: ScoreStep, folder: RunFolder, clusters: Clusters | None) -> pd.DataFrame:
-    """How well confidence separates each other data set from the clean test images."""
-
-    def scores(row: Row) -> Iterator[tuple[str, Mapping[str, Score]]]:
-        for other in step.others:
-            known, unknown = (
-                folder.read_column(predictions_file(row.model, row.seed, CLEAN, part), "confidence")
-                for part in (TEST, other)
-            )
-            yield (
-                f"{OOD}{other}",
-                detection_score(known, unknown, resamples=step.bootstrap, clusters=clusters),
-            )
 
     return _as_frame(step.rows, scores)
 

@@ -117,11 +117,11 @@ FORMULAS_OF_SEVERAL: Mapping[str, str] = {
     ),
     "detection_auroc": (
         "probability that a clean test image is more confident than one of the other data set; "
-        "ties count half"
+        "ties count half. Behind a slash, another score takes the place of the confidence"
     ),
     "false_positive_rate_at_recall": (
         "share of the other data set's images at or above the confidence that this share of the "
-        "clean test images reaches"
+        "clean test images reaches. Behind a slash, another score takes its place"
     ),
 }
 

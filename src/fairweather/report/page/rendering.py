@@ -16,6 +16,7 @@ from fairweather.report.contents import Contents
 from fairweather.report.figures import Figure
 from fairweather.report.findings import answer, model_findings
 from fairweather.report.limits import LIMITS, Limits
+from fairweather.report.other_images import other_images
 from fairweather.report.overview import STATES, Measure, readings
 from fairweather.report.page.cell_charts import cell_charts
 from fairweather.report.page.cells import BINS, MOST_CLASSES, shows_every_level
@@ -134,6 +135,11 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
             **_facts(contents),
             ranking=ranks,
             answer=answer(findings, ranks),
+            others=other_images(
+                contents.scores,
+                contents.titles,
+                natural_shift=bool(contents.data.notes.get("natural_shift")),
+            ),
             states=[(glyph, state) for state, (_, glyph) in STATES.items() if state in seen],
             findings=sorted(findings, key=lambda each: order.index(each.model)),
             limits=limits,
