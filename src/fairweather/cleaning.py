@@ -27,6 +27,7 @@ _KINDS = {
     "train": "models",
     "choose": "models",
     "fit": "predictions",
+    "conform": "predictions",
     "predict": "predictions",
     "group": "scores",  # only from them can intervals over clusters be made again
     "score": "scores",
