@@ -17,7 +17,14 @@ from torch import nn
 import fairweather as fw
 from fairweather import metrics
 from fairweather.errors import InputError
-from fairweather.inference import Known, Reader, outputs_of, predict_each, scale
+from fairweather.inference import (
+    Known,
+    Reader,
+    divide_by,
+    outputs_of,
+    predict_each,
+    recalibrate,
+)
 from fairweather.metrics.ood_scores import (
     NEIGHBOURS,
     OOD_SCORES,
@@ -209,7 +216,7 @@ class WithoutLinear(nn.Module):
 def predicted(model, images, known, temperature=1.0, size=40):
     batches = [slice(at, at + size) for at in range(0, len(images), size)]
     (found,) = predict_each(
-        [Reader(model, temperature, known)], images, batches=batches, device="cpu"
+        [Reader(model, divide_by(temperature), known=known)], images, batches=batches, device="cpu"
     )
     return found
 
@@ -249,7 +256,7 @@ def test_scores_are_not_computed_unless_asked_for(toy_images):
 def test_the_same_network_read_twice_has_its_own_scores(toy_images):
     model = Net().eval()
     known = outputs_of(model, toy_images, device="cpu").features[:9]
-    readers = [Reader(model, 1.0, Known(known)), Reader(model, 3.0, Known(known))]
+    readers = [Reader(model, divide_by(t), known=Known(known)) for t in (1.0, 3.0)]
     first, second = predict_each(readers, toy_images, batches=[slice(0, 96)], device="cpu")
     assert second.ood_scores["knn"].tolist() == first.ood_scores["knn"].tolist()
     assert second.ood_scores["max_logit"] == pytest.approx(first.ood_scores["max_logit"] / 3)
@@ -288,7 +295,7 @@ def test_files_without_scores_are_as_they_were(tmp_path):
 
 def test_scaling_keeps_what_is_of_features(tmp_path):
     logits = np.float32([[1, 0, 0, 0]] * 4)
-    found = scale(replace(scored(knn=[1, 2, 3, 4]), logits=logits), 2.0)
+    found = recalibrate(replace(scored(knn=[1, 2, 3, 4]), logits=logits), divide_by(2.0))
     assert found.ood_scores["knn"].tolist() == [1, 2, 3, 4]
 
 

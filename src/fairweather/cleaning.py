@@ -28,6 +28,7 @@ _KINDS = {
     "choose": "models",
     "fit": "predictions",
     "features": "predictions",
+    "conform": "predictions",
     "predict": "predictions",
     "group": "scores",  # only from them can intervals over clusters be made again
     "score": "scores",
