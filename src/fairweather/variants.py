@@ -15,8 +15,8 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.yamlfile import parse_yaml
 
 FORM = "KIND, or KIND: {PARAMETER: VALUE}"
-Method = Literal["isotonic", "logistic"]
-METHODS: tuple[Method, ...] = get_args(Method)
+Curve = Literal["isotonic", "logistic"]
+CURVES: tuple[Curve, ...] = get_args(Curve)
 FITTED_UNDER_SHIFTS = "fitted under shifts"
 FIT_ON = "-fit_on"  # suffix of the names of variants that are fitted on what `fit_on` lists
 
@@ -132,16 +132,16 @@ class TopVersusAll(Calibration):
 
     kind: ClassVar[str] = "top_versus_all"
     described: ClassVar[str] = "top-versus-all"
-    method: Method = "isotonic"
+    method: Curve = "isotonic"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method not in METHODS:
-            raise unknown_name("method of top_versus_all", str(self.method), METHODS)
+        if self.method not in CURVES:
+            raise unknown_name("method of top_versus_all", str(self.method), CURVES)
 
     @property
     def _own_name(self) -> str:
-        return self.kind if self.method == METHODS[0] else f"{self.kind}-{self.method}"
+        return self.kind if self.method == CURVES[0] else f"{self.kind}-{self.method}"
 
     @property
     def title(self) -> str:  # noqa: D102 - as its base says

@@ -528,8 +528,8 @@ class Given(Frozen):
 
 
 AnyWay = Forward | Adapted | Scaled | Kept | Averaged | Given
-# The ways that compute no network.
-Stored = Scaled | Kept | Averaged | Given
+# The ways that read what is stored or given, and so need neither a network nor images.
+READING = Scaled | Kept | Averaged | Given
 
 
 class PredictStep(Step):
