@@ -25,7 +25,7 @@ from fairweather.inference.calibrators import (
     fit_top_versus_all,
     fit_vector_scaling,
 )
-from fairweather.inference.calibrators.common import LEAST_SCALE, MOST_BIAS, MOST_SCALE
+from fairweather.inference.calibrators.calibrator import LEAST_SCALE, MOST_BIAS, MOST_SCALE
 from fairweather.inference.calibrators.top_versus_all import log_odds, share_out
 from fairweather.metrics import per_image, softmax
 

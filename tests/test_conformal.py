@@ -19,6 +19,7 @@ from fairweather.errors import InputError
 from fairweather.inference import (
     Reader,
     check_enough,
+    divide_by,
     fit_sets,
     fit_temperature,
     from_logits,
@@ -638,7 +639,10 @@ def test_sets_without_stored_logits_are_made_while_predicting(toy_images):
     plain = from_logits(logits, labels, images.keys.numpy(), names)
     fitted = fit_sets(Conformal("raps", 0.7), logits, plain)
     (found,) = predict_each(
-        [Reader(model, divide_by(fitted.temperature), fitted)], images, batches=slices(96, 40), device="cpu"
+        [Reader(model, divide_by(fitted.temperature), fitted)],
+        images,
+        batches=slices(96, 40),
+        device="cpu",
     )
     assert found.logits is None
     expected = with_sets(plain, logits / np.float32(fitted.temperature), fitted)

@@ -38,7 +38,7 @@ from fairweather.steps import (
     perform_shard,
     store_shards,
 )
-from fairweather.steps.plan import FittingStep, PretrainStep, Stored, TrainStep
+from fairweather.steps.plan import READING, FittingStep, PretrainStep, TrainStep
 from fairweather.steps.training import STATE
 from fairweather.steps.worker import using_threads
 from fairweather.streams import WHOLE, Shard
@@ -335,7 +335,7 @@ def is_light(step: Step) -> bool:
     """Whether the driver does a step itself: it is short, and reads or writes many files."""
     match step:
         case PredictStep(how=how):
-            return isinstance(how, Stored)
+            return isinstance(how, READING)
         case FittingStep(stored=stored):
             return stored
         case TrainStep(tries=tries):

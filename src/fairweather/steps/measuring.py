@@ -45,6 +45,7 @@ from fairweather.steps.grouping import groups_digest
 from fairweather.steps.plan import (
     DATA,
     NATURAL_DATA,
+    READING,
     Adapted,
     AnyNetwork,
     AnyWay,
@@ -67,7 +68,6 @@ from fairweather.steps.plan import (
     Scaled,
     ScoreStep,
     Step,
-    Stored,
     network_files,
 )
 from fairweather.steps.sampling import MIXUP
@@ -593,7 +593,7 @@ def _predict(
         threads=measurement.threads,
         device=measurement.device,
         work=images * _passes(shift, how),
-        memory=0 if isinstance(how, Stored) else facts.bytes_of(own),
+        memory=0 if isinstance(how, READING) else facts.bytes_of(own),
         ood_scores=scored,
         known=known,
     )
@@ -601,7 +601,7 @@ def _predict(
 
 def _passes(shift: Shift | Attack, how: AnyWay) -> int:
     """About how often each image goes through the network; 0 if logits are only read."""
-    if isinstance(how, Stored):
+    if isinstance(how, READING):
         return 0
     if not isinstance(shift, Attack):
         return 1

@@ -595,8 +595,8 @@ class Given(Frozen):
 
 
 AnyWay = Forward | Adapted | Scaled | InSets | Kept | Averaged | Given
-# The ways that compute no network.
-Stored = Scaled | InSets | Kept | Averaged | Given
+# The ways that read what is stored or given, and so need neither a network nor images.
+READING = Scaled | InSets | Kept | Averaged | Given
 
 
 class PredictStep(Step):

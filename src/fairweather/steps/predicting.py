@@ -43,6 +43,7 @@ from fairweather.scores import read_clusters
 from fairweather.shift_lists import expand, read_elsewhere
 from fairweather.steps.features import read_features
 from fairweather.steps.plan import (
+    READING,
     Adapted,
     Averaged,
     ConformStep,
@@ -56,7 +57,6 @@ from fairweather.steps.plan import (
     PredictStep,
     Scaled,
     Step,
-    Stored,
 )
 from fairweather.steps.worker import Worker
 from fairweather.streams import WHOLE, Shard
@@ -155,7 +155,7 @@ def pixels_of(step: Step) -> tuple[Hashable, ...] | None:
     Steps with the same answer can be done together, so that each image is shifted once. The images
     of an attack are made for one network, so they are shared with none.
     """
-    if not isinstance(step, PredictStep) or isinstance(step.how, Stored):
+    if not isinstance(step, PredictStep) or isinstance(step.how, READING):
         return None
     if _is_attack(step.shift):
         return None

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import pydantic
 
-from fairweather.inference.calibrators.common import Calibrator as Calibrator
+from fairweather.inference.calibrators.calibrator import Calibrator as Calibrator
 from fairweather.inference.calibrators.isotonic import Isotonic as Isotonic
 from fairweather.inference.calibrators.isotonic import Steps as Steps
 from fairweather.inference.calibrators.isotonic import fit_isotonic as fit_isotonic

@@ -10,7 +10,7 @@ import scipy.optimize
 import scipy.special
 from pydantic import Field, FiniteFloat, model_validator
 
-from fairweather.inference.calibrators.common import (
+from fairweather.inference.calibrators.calibrator import (
     Calibrator,
     FloatArray,
     Logits,

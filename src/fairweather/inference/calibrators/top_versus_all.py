@@ -9,7 +9,7 @@ import numpy.typing as npt
 import scipy.special
 from pydantic import Field, FiniteFloat
 
-from fairweather.inference.calibrators.common import (
+from fairweather.inference.calibrators.calibrator import (
     LEAST_SCALE,
     MOST_BIAS,
     MOST_SCALE,

@@ -1,4 +1,4 @@
-"""What all calibrators have in common."""
+"""The base of all calibrators, and what several of them need."""
 
 from __future__ import annotations
 
