@@ -43,6 +43,7 @@ from fairweather.steps.features import read_features, sample
 from fairweather.steps.measuring import DataFacts, Measured, Measurement, predict_model
 from fairweather.steps.plan import FeaturesStep, OpenedNetwork, PredictStep, Together
 from fairweather.types import Images
+from fairweather.variants import read_variants
 
 from . import reference
 from .run_folders import outcomes
@@ -321,7 +322,7 @@ def planned(others=(), images=None, **model):
         threads=1,
         device="cpu",
         others=elsewhere,
-        variants=("temperature", "batchnorm"),
+        variants=read_variants(["temperature", "batchnorm"]),
     )
     plain = {"name": "net", "title": "Net", "label": "net", "seed": 0}
     network = OpenedNetwork(digest="w")
