@@ -88,6 +88,12 @@ from fairweather.metrics.selective import (
     threshold_at_risk,
 )
 from fairweather.metrics.table import METRICS, Metric, absent_metrics
+from fairweather.metrics.two_sample import (
+    differ_p,
+    features_differ_p,
+    one_of_each,
+    outputs_differ_p,
+)
 
 __all__ = [
     "METRICS",
@@ -124,6 +130,7 @@ __all__ = [
     "debiased_calibration_error",
     "detection_auroc",
     "detection_score",
+    "differ_p",
     "effective_images",
     "effective_robustness",
     "estimate_means",
@@ -131,6 +138,7 @@ __all__ = [
     "evaluate_resamples",
     "expected_calibration_error",
     "false_positive_rate_at",
+    "features_differ_p",
     "fit_on",
     "flip_rate",
     "holm",
@@ -142,6 +150,8 @@ __all__ = [
     "mean_corruption_error",
     "mean_estimate",
     "negative_log_likelihood",
+    "one_of_each",
+    "outputs_differ_p",
     "paired_change",
     "paired_difference",
     "peaked_priors",
