@@ -122,7 +122,7 @@ def test_the_p_value_of_features_is_its_definition(monkeypatch):
     """It is the permutation test of scipy, with random splits in place of all."""
     monkeypatch.setattr(two_sample, "FEWEST_IMAGES", 6)
     generator = np.random.default_rng(5)
-    features = generator.normal(size=(12, 3)) + 0.5 * (np.arange(12) >= 6)[:, None]
+    features = generator.normal(size=(12, 3)) + 0.9 * (np.arange(12) >= 6)[:, None]
     scaled = features / features.std(axis=0)
     distances = scipy.spatial.distance.cdist(scaled, scaled)
 
