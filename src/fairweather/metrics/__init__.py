@@ -38,6 +38,7 @@ from fairweather.metrics.classwise import classwise_calibration_error
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import PerImage, per_image, softmax, wilson_interval
 from fairweather.metrics.detection import detection_auroc, detection_score, false_positive_rate_at
+from fairweather.metrics.estimating import difference_of_confidences, seed_agreement
 from fairweather.metrics.intervals import (
     Estimate,
     estimate_means,
@@ -131,6 +132,7 @@ __all__ = [
     "detection_auroc",
     "detection_score",
     "differ_p",
+    "difference_of_confidences",
     "effective_images",
     "effective_robustness",
     "estimate_means",
@@ -165,6 +167,7 @@ __all__ = [
     "risk_coverage_curve",
     "rms_calibration_error",
     "score",
+    "seed_agreement",
     "seed_summary",
     "softmax",
     "threshold_at_risk",
