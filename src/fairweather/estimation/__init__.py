@@ -25,7 +25,7 @@ from fairweather.metrics import (
 )
 from fairweather.metrics.columns import Z95, FloatArray
 from fairweather.metrics.estimating import FEWEST_SHIFTS, WIDEST, Held, PastErrors
-from fairweather.metrics.nearness import Cloud, energy_distance, nearest
+from fairweather.metrics.nearness import Cloud, energy_distance, is_nearest
 from fairweather.metrics.two_sample import MOST_IMAGES
 from fairweather.models.output_names import show
 from fairweather.progress import Event, Notify, silent
@@ -101,7 +101,7 @@ def estimate(
         notes.append(OWN_TEST)
     around = None if validation is None else Cloud.of(Seen.of(validation).rows)
     batch = Cloud.of(seen.rows) if len(seen) > 1 else None
-    past = past_errors(known, around) if known else None
+    past = past_errors(known, around, tell) if known else None
     estimates = methods.columns(seen).mean(axis=0)
     told = _tell(new, known, past, methods, estimates, batch, around)
     answers = (
@@ -127,7 +127,7 @@ def estimate(
         unlike_p=differ_p(answers, features),
         outputs_p=answers,
         features_p=features,
-        like=_likeness(batch, around, known),
+        like=_likeness(batch, around, known, past),
         methods=_each(methods, estimates, past),
         truth=_truth(seen, new) if with_labels else None,
         notes=tuple(notes),
@@ -172,10 +172,10 @@ def _tell(
     if batch is None or len(new.images) < FEWEST_IMAGES:
         return _Told(reason=f"there are {len(new.images)} images, and {FEWEST_IMAGES} are needed")
     distance = energy_distance(batch, around)
-    if past.is_beyond(distance.value - Z95 * distance.error):
+    if past.is_unknown(_how_near(batch, known, around)):
         return _Told(
-            reason="the model's answers are farther from those for validation images than under "
-            "any shift that it was tested under"
+            reason="the model's answers are like none that it gave for validation images or under "
+            "a shift that it was tested under"
         )
     found = past.range(estimates, len(new.images), distance.value + Z95 * distance.error)
     if found.high - found.low > WIDEST:
@@ -265,15 +265,25 @@ def _features_p(
     return np.nan if known is None else features_differ_p(known, outputs.features)
 
 
-def _likeness(batch: Cloud | None, around: Cloud | None, known: Sequence[Known]) -> Likeness | None:
+def _how_near(batch: Cloud, known: Sequence[Known], around: Cloud) -> float:
+    """How far the nearest known images are, validation images among them: at least so far."""
+    found = [energy_distance(batch, each) for each in (around, *(one.cloud for one in known))]
+    nearest = min(found, key=lambda each: each.value)
+    return nearest.value - Z95 * nearest.error
+
+
+def _likeness(
+    batch: Cloud | None, around: Cloud | None, known: Sequence[Known], past: PastErrors | None
+) -> Likeness | None:
     """The known images that are nearest, if they are nearer than validation and clean ones."""
-    if batch is None or around is None or len(batch.rows) < FEWEST_IMAGES:
+    if batch is None or around is None or past is None or len(batch.rows) < FEWEST_IMAGES:
         return None
-    plain = next((each.cloud for each in known if each.shift == CLEAN), None)
-    place = nearest(batch, [each.cloud for each in known], around, plain)
-    if place is None:
+    if past.is_unknown(_how_near(batch, known, around)):
         return None
-    found = known[place]
+    found = min(known, key=lambda each: energy_distance(batch, each.cloud).value)
+    clean = [each.cloud for each in known if each.shift == CLEAN and each is not found]
+    if not is_nearest(batch, found.cloud, [around, *clean], len(known)):
+        return None
     return Likeness(found.shift, found.level, found.title, found.accuracy)
 
 

@@ -92,10 +92,15 @@ def read_known(
     return found, own_test
 
 
-def past_errors(known: Sequence[Known], validation: Cloud | None) -> PastErrors:
+def past_errors(known: Sequence[Known], around: Cloud | None, tell: Notify) -> PastErrors:
     """The errors of each method in each cell, and how far the cell is from validation images.
 
     Shifts that share a cell, such as a factor of brightness in two suites, count as one.
+
+    Args:
+        known: cells.
+        around: what the model says of validation images; None if the run has none.
+        tell: told of progress.
     """
     number: dict[str, int] = {}
     by_digest: dict[bytes, int] = {}
@@ -104,16 +109,25 @@ def past_errors(known: Sequence[Known], validation: Cloud | None) -> PastErrors:
         same = by_digest.setdefault(each.digest, mine)
         number = {name: same if old == mine else old for name, old in number.items()}
         by_digest = {name: same if old == mine else old for name, old in by_digest.items()}
+    count = len(known)
+    between = np.zeros((count, count))
+    for row in range(count):
+        tell(Event("compare what the run knows", row, count))
+        for column in range(row):
+            apart = energy_distance(known[row].cloud, known[column].cloud).value
+            between[row, column] = between[column, row] = apart
+    tell(Event("compare what the run knows", count, count))
     return PastErrors(
         np.array([number[each.shift] for each in known]),
         np.stack([each.estimates - each.accuracy for each in known]),
         np.stack([each.spreads for each in known]),
         np.array(
             [
-                np.nan if validation is None else energy_distance(each.cloud, validation).value
+                np.nan if around is None else energy_distance(each.cloud, around).value
                 for each in known
             ]
         ),
+        between,
     )
 
 

@@ -8,7 +8,7 @@ interval that covers the truth with a known probability.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -137,12 +137,14 @@ class PastErrors:
             to that error.
         distance: float64 `[cells]`, how far the model's answers are from those for validation
             images.
+        between: float64 `[cells, cells]`, how far they are from those in each other cell.
     """
 
     shift: IntArray
     errors: FloatArray
     spreads: FloatArray
     distance: FloatArray
+    between: FloatArray
 
     @cached_property
     def shifts(self) -> IntArray:
@@ -151,8 +153,13 @@ class PastErrors:
 
     def take(self, chosen: npt.NDArray[np.bool_]) -> PastErrors:
         """Keep some cells."""
-        columns = (self.shift, self.errors, self.spreads, self.distance)
-        return PastErrors(*(column[chosen] for column in columns))
+        return PastErrors(
+            self.shift[chosen],
+            self.errors[chosen],
+            self.spreads[chosen],
+            self.distance[chosen],
+            self.between[np.ix_(chosen, chosen)],
+        )
 
     def mean_absolute(self) -> FloatArray:
         """The mean absolute error of each method, `[methods]`; each shift counts once."""
@@ -175,7 +182,7 @@ class PastErrors:
             out = self.shift == each
             method = self.take(~out).best()
             errors[out, 0], spreads[out, 0] = self.errors[out, method], self.spreads[out, method]
-        return PastErrors(self.shift, errors, spreads, self.distance)
+        return replace(self, errors=errors, spreads=spreads)
 
     def as_far_as(self, distance: float) -> npt.NDArray[np.bool_]:
         """The cells whose errors count for images at this distance, bool `[cells]`.
@@ -217,12 +224,13 @@ class PastErrors:
         )
         return Range(method, float(low), float(high), len(near.shifts), len(near.shift))
 
-    def is_beyond(self, distance: float) -> bool:
-        """Say whether images are farther from the validation images than all cells are.
+    def is_unknown(self, nearest: float) -> bool:
+        """Say whether images are like nothing that is known, so that past errors say nothing.
 
-        Then their past errors say nothing about them.
+        They are if the nearest known images, validation images among them, are farther from them
+        than half of the cells are from the validation images.
         """
-        return bool(distance > self.distance.max())
+        return bool(nearest > np.median(self.distance))
 
     def held(self, estimates: FloatArray, accuracy: FloatArray, images: IntArray) -> Held:
         """How often the range of a cell, made from the other shifts alone, held its accuracy.
@@ -234,9 +242,11 @@ class PastErrors:
         """
         held = told = refused = 0
         for place, shift in enumerate(self.shift):
-            others = self.take(self.shift != shift)
+            other = self.shift != shift
+            others = self.take(other)
             distance = float(self.distance[place])
-            if len(others.shifts) < FEWEST_SHIFTS or others.is_beyond(distance):
+            nearest = min(distance, *self.between[place, other])
+            if len(others.shifts) < FEWEST_SHIFTS or others.is_unknown(nearest):
                 refused += 1
                 continue
             found = others.range(estimates[place], int(images[place]), distance)

@@ -70,32 +70,23 @@ def energy_distance(first: Cloud, second: Cloud) -> Distance:
     return Distance(float(value), _error(*terms))
 
 
-def nearest(
-    batch: Cloud, known: Sequence[Cloud], reference: Cloud, plain: Cloud | None = None
-) -> int | None:
-    """The known set that is nearest to a batch, if it is nearer than chance explains.
+def is_nearest(batch: Cloud, found: Cloud, than: Sequence[Cloud], among: int) -> bool:
+    """Say whether a set is nearer to a batch than others are, by more than chance explains.
 
-    It must be nearer than the reference, and than a plain set if there is one: by so many standard
-    errors as hold for all known sets together (Bonferroni).
+    Args:
+        batch: the batch.
+        found: the nearest of some sets.
+        than: sets that it must be nearer than.
+        among: of how many sets it is the nearest; the test holds for all (Bonferroni).
 
-    Returns its position; None if it is not.
-
-    >>> sets = [Cloud.of(np.random.default_rng(k).normal(k, 1, (100, 1))) for k in range(4)]
-    >>> nearest(sets[2], [sets[1], sets[2]], sets[0]), nearest(sets[0], sets[1:3], sets[0])
-    (1, None)
+    >>> near, far = (Cloud.of(np.random.default_rng(k).normal(k, 1, (100, 1))) for k in (0, 1))
+    >>> batch = Cloud.of(np.random.default_rng(7).normal(0, 1, (100, 1)))
+    >>> is_nearest(batch, near, [far], 2), is_nearest(batch, near, [near], 2)
+    (True, False)
     """
-    if not known:
-        return None
-    values = [energy_distance(batch, each).value for each in known]
-    first = int(np.argmin(values))
-    least = float(-scipy.special.ndtri(0.025 / len(known)))
-    for other in (reference, plain):
-        if other is None or other is known[first]:
-            continue
-        ahead = how_much_nearer(batch, known[first], other)
-        if not ahead.value > least * ahead.error:
-            return None
-    return first
+    least = float(-scipy.special.ndtri(0.025 / among))
+    ahead = [how_much_nearer(batch, found, other) for other in than]
+    return all(each.value > least * each.error for each in ahead)
 
 
 def how_much_nearer(batch: Cloud, first: Cloud, second: Cloud) -> Distance:
@@ -124,6 +115,6 @@ def _error(*terms: FloatArray) -> float:
 
 def _between(first: FloatArray, second: FloatArray) -> FloatArray:
     """The Euclidean distance of each row of the first from each of the second."""
-    import scipy.spatial.distance  # a tenth of a second, which few need
-
-    return np.asarray(scipy.spatial.distance.cdist(first, second))
+    squares = [np.square(each).sum(axis=1) for each in (first, second)]
+    found = squares[0][:, None] + squares[1] - 2 * first @ second.T
+    return np.asarray(np.sqrt(np.maximum(found, 0.0)))
