@@ -70,6 +70,7 @@ MAY_IMPORT = {
     | {"shift_lists", "shifts", "training"},
     "executors": LEAVES | {"data", "executor_options", "runs", "steps"},
     "reopened": LEAVES | {"data", "models", "runs", "steps"},
+    "estimation": LEAVES | {"inference", "metrics", "models", "reopened", "runs"},
     "as_seeds": LEAVES | {"executors", "finished_run", "report", "runs", "shifts", "steps"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)

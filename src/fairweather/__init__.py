@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fairweather.contact_sheet import preview as preview
     from fairweather.data import load_data as load_data
     from fairweather.errors import InputError as InputError
+    from fairweather.estimation import AccuracyEstimate as AccuracyEstimate
+    from fairweather.estimation import estimate as estimate
     from fairweather.evaluation import evaluate as evaluate
     from fairweather.exporting import export as export
     from fairweather.finished_run import Run as Run
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOME = {
+    "AccuracyEstimate": "estimation",
     "Attack": "types",
     "Dataset": "types",
     "GroupColumns": "types",
@@ -56,6 +59,7 @@ _HOME = {
     "Shift": "types",
     "compare_runs": "comparison",
     "compare_with_published": "comparison",
+    "estimate": "estimation",
     "evaluate": "evaluation",
     "export": "exporting",
     "join_seeds": "as_seeds",

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pydantic
 import torch
 from torch import nn
 
-from fairweather.data import load_data
+from fairweather.data import digest, load_data
+from fairweather.data.folder import UNLABELLED
 from fairweather.errors import InputError, unknown_name
 from fairweather.models import load_checkpoint, open_model, prepared_at
 from fairweather.models.labels import match_labels, places_by_name, relabel
@@ -19,6 +21,7 @@ from fairweather.record import (
     CLEAN,
     DESCRIPTION,
     ENSEMBLE,
+    TEST,
     VAL,
     WEIGHTS,
     ModelRecord,
@@ -27,7 +30,8 @@ from fairweather.record import (
     predictions_file,
 )
 from fairweather.runs import RunFolder, open_finished_run
-from fairweather.steps.worker import as_logits, unlabelled
+from fairweather.steps.plan import DataSource
+from fairweather.steps.worker import as_logits, open_data, unlabelled
 from fairweather.types import Images, Predictions, Preparation
 
 
@@ -116,11 +120,13 @@ class NewImages(NamedTuple):
         name: what they were loaded from.
         images: at the model's size, with the classes of its run; `names` are their files, if any.
         labelled: whether their labels are true; otherwise all are 0.
+        other_classes: their own classes, if they have labels that are none of the run's classes.
     """
 
     name: str
     images: Images
     labelled: bool
+    other_classes: tuple[str, ...] = ()
 
 
 def open_images(
@@ -156,10 +162,53 @@ def open_images(
     places = places_by_name(dataset.classes, of.classes)
     if places is None:
         found = replace(unlabelled(dataset.test, of.classes), names=dataset.test.names)
-        return NewImages(dataset.name, found, labelled=False)
+        others = () if dataset.classes == (UNLABELLED,) else dataset.classes
+        return NewImages(dataset.name, found, labelled=False, other_classes=others)
     labels = torch.tensor(places)[dataset.test.labels]
     images = replace(dataset.test, labels=labels, classes=of.classes)
     return NewImages(dataset.name, images, labelled=True)
+
+
+def open_validation(
+    of: Reopened,
+    *,
+    root: str | Path | None = None,
+    offline: bool = False,
+    progress: Notify | None = None,
+) -> Images:
+    """Load the validation images of a model's run again.
+
+    Args:
+        of: the model.
+        root: the folder of the run's data, if it is another one now.
+        offline: do not download missing files.
+        progress: as for `load_data`.
+
+    Raises `InputError` if the run has none, they are not there, or they have changed.
+    """
+    data = of.record.data
+    if VAL not in data.digests:
+        raise InputError(f"{of.run.path} has no validation images")
+    try:
+        source = DataSource.model_validate(data.arguments)
+    except pydantic.ValidationError:
+        raise InputError(f"the record of {of.run.path} does not say how to load its data") from None
+    place = {} if root is None else {"root": str(root)}
+    source = source.model_copy(update={"parts": (VAL, TEST), **place})
+    images = open_data(source, offline=offline, progress=progress).val
+    if images is None or digest(images) != data.digests[VAL]:
+        raise InputError(f"the validation images of {of.run.path} have changed")
+    return images
+
+
+def other_seeds(of: Reopened) -> dict[int, nn.Module]:
+    """Open the networks of the other seeds of a trained model: those that are not in `networks`.
+
+    Raises `InputError` if the weights of one are gone or damaged.
+    """
+    if of.record.kind != "study":
+        return {}
+    return {seed: _trained(of.run, of.name, seed) for seed in of.record.seeds if seed != of.seed}
 
 
 def _named(text: str) -> tuple[Path, str | None, str | None]:

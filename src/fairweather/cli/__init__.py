@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fairweather.cli.comparing import check, compare
+from fairweather.cli.estimating import estimate
 from fairweather.cli.evaluating import evaluate
 from fairweather.cli.exporting import export, preview
 from fairweather.cli.listing import list_names
@@ -23,6 +24,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "run": run,
     "plan": plan,
     "evaluate": evaluate,
+    "estimate": estimate,
     "compare": compare,
     "check": check,
     "report": report,

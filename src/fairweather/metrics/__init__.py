@@ -48,6 +48,7 @@ from fairweather.metrics.conformal import (
     size_stratified_coverage,
 )
 from fairweather.metrics.detection import detection_auroc, detection_score, false_positive_rate_at
+from fairweather.metrics.estimating import difference_of_confidences, seed_agreement
 from fairweather.metrics.intervals import (
     Estimate,
     estimate_means,
@@ -106,6 +107,12 @@ from fairweather.metrics.selective import (
     threshold_at_risk,
 )
 from fairweather.metrics.table import METRICS, Metric, absent_metrics
+from fairweather.metrics.two_sample import (
+    differ_p,
+    features_differ_p,
+    one_of_each,
+    outputs_differ_p,
+)
 
 __all__ = [
     "METRICS",
@@ -149,6 +156,8 @@ __all__ = [
     "debiased_calibration_error",
     "detection_auroc",
     "detection_score",
+    "differ_p",
+    "difference_of_confidences",
     "effective_images",
     "effective_robustness",
     "energy",
@@ -157,6 +166,7 @@ __all__ = [
     "evaluate_resamples",
     "expected_calibration_error",
     "false_positive_rate_at",
+    "features_differ_p",
     "fit_on",
     "flip_rate",
     "holm",
@@ -170,6 +180,8 @@ __all__ = [
     "mean_corruption_error",
     "mean_estimate",
     "negative_log_likelihood",
+    "one_of_each",
+    "outputs_differ_p",
     "paired_change",
     "paired_difference",
     "peaked_priors",
@@ -184,6 +196,7 @@ __all__ = [
     "risk_coverage_curve",
     "rms_calibration_error",
     "score",
+    "seed_agreement",
     "seed_summary",
     "set_columns",
     "size_stratified_coverage",

@@ -1,0 +1,92 @@
+"""Estimate how accurate a model of a finished run will be on images without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fairweather.cli.running import DataRoot, Device, Offline
+from fairweather.cli.terminal import Quiet, progress
+from fairweather.errors import InputError
+
+
+def estimate(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run folder, or FOLDER:MODEL or FOLDER:MODEL:SEED for one of its models; SEED "
+            "is a number or ensemble.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="The images, as a data source: images:PATH has no labels, and those of others are "
+            "not used (see: fairweather list data)."
+        ),
+    ],
+    with_labels: Annotated[
+        bool,
+        typer.Option(
+            "--with-labels", help="Also say how many are right by their labels, to compare."
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the result as JSON to this file.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many images.")] = None,
+    data_root: DataRoot = None,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave damaged files out.")
+    ] = False,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH.",
+            show_default="as for the run",
+        ),
+    ] = None,
+    device: Device = "auto",
+    offline: Offline = False,
+    quiet: Quiet = False,
+) -> None:
+    """Estimate how accurate a model of a finished run will be on images without labels.
+
+    It says a range, whether the model sees the images as it sees its validation images, and which
+    known shift they look most like.
+    """
+    _check_out(out)
+    from fairweather import estimation
+    from fairweather.runs import write_atomically
+
+    with progress(quiet=quiet) as show:
+        found = estimation.estimate(
+            run,
+            data,
+            root=data_root,
+            limit=limit,
+            skip_unreadable=skip_unreadable,
+            scale=scale,
+            with_labels=with_labels,
+            device=device,
+            offline=offline,
+            progress=show,
+        )
+    typer.echo(str(found))
+    if out is not None:
+        write_atomically(out, found.to_json())
+        typer.echo(f"\njson    {out}")
+
+
+def _check_out(out: Path | None) -> None:
+    if out is None:
+        return
+    if out.suffix.lower() != ".json":
+        raise InputError(f"the result is written as JSON: --out must end with .json, found {out}")
+    if not out.parent.is_dir():
+        raise InputError(f"--out: there is no folder {out.parent}")
+    if out.is_dir():
+        raise InputError(f"--out: {out} is a folder; name a file")

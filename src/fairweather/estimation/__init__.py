@@ -1,0 +1,308 @@
+"""How accurate will a model of a finished run be on images that nobody has labelled?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+
+from fairweather.errors import InputError
+from fairweather.estimation.known import Known, is_change, past_errors, read_known
+from fairweather.estimation.methods import TITLES, Methods, Seen
+from fairweather.estimation.result import AccuracyEstimate as AccuracyEstimate
+from fairweather.estimation.result import Likeness as Likeness
+from fairweather.estimation.result import MethodEstimate as MethodEstimate
+from fairweather.inference import MOST_STORED_CLASSES, Outputs, mean_log_probability, outputs_of
+from fairweather.metrics import (
+    differ_p,
+    features_differ_p,
+    outputs_differ_p,
+    softmax,
+    wilson_interval,
+)
+from fairweather.metrics.columns import Z95, FloatArray
+from fairweather.metrics.estimating import FEWEST_SHIFTS, WIDEST, Held, PastErrors
+from fairweather.metrics.nearness import Cloud, energy_distance, is_nearest
+from fairweather.metrics.two_sample import MOST_IMAGES
+from fairweather.models.output_names import show
+from fairweather.progress import Event, Notify, silent
+from fairweather.record import CLEAN, ENSEMBLE, VAL
+from fairweather.reopened import (
+    NewImages,
+    Reopened,
+    open_images,
+    open_validation,
+    other_seeds,
+    reopen,
+)
+from fairweather.types import Images, Predictions, Score
+
+# The accuracy of fewer images is mostly chance: of 20, each is 5 points.
+FEWEST_IMAGES = 20
+OWN_TEST = (
+    "They are test images of the run itself: its clean cell was left out, and its shifts are "
+    "changes of these same images."
+)
+
+
+def estimate(
+    run: str | Path,
+    data: str,
+    *,
+    root: str | Path | None = None,
+    limit: int | None = None,
+    skip_unreadable: bool = False,
+    scale: str | None = None,
+    with_labels: bool = False,
+    device: str = "auto",
+    offline: bool = False,
+    progress: Notify | None = None,
+) -> AccuracyEstimate:
+    """Estimate how accurate a model of a finished run is on images, without using their labels.
+
+    The run needs validation images, and test images under at least three shifts: from what each
+    method was off by there, the method and the range are chosen.
+
+    Args:
+        run: `RUN[:MODEL[:SEED]]`, a run folder and which of its models.
+        data: a source of images, as for `load_data`; a set with splits gives its test images.
+        root: the folder with the files of a named set, or from which a relative path starts. The
+            run's own images are looked for there too if they are of the same source.
+        limit: at most this many images.
+        skip_unreadable: leave damaged files out.
+        scale: which gray values become black and white; by default as for the run.
+        with_labels: also count how many are right, if their labels are the run's classes.
+        device: `auto`, `cpu`, `cuda`, ...
+        offline: do not download missing files.
+        progress: called with how far it is.
+
+    Raises:
+        InputError: there is no such run, model or seed, or images cannot be read, or labels are
+            asked for that there are not.
+    """
+    tell = progress or silent
+    of = reopen(str(run))
+    new = open_images(
+        of, data, root=root, limit=limit, skip_unreadable=skip_unreadable, scale=scale,
+        offline=offline, progress=progress,
+    )  # fmt: skip
+    if with_labels and not new.labelled:
+        raise InputError(f"{new.name} has no labels that are each a class of the run by name")
+    notes: list[str] = []
+    seeds, others = _other_networks(of, notes)
+    seen, outputs = _look(of, others, new.images, device, tell)
+    validation = _validation(of)
+    methods = Methods.fit(validation, seeds=seen.others is not None)
+    known, own_test = read_known(of, methods, seeds, own=seen, tell=tell)
+    if own_test:
+        notes.append(OWN_TEST)
+    around = None if validation is None else Cloud.of(Seen.of(validation).rows)
+    batch = Cloud.of(seen.rows) if len(seen) > 1 else None
+    past = past_errors(known, around, tell) if known else None
+    estimates = methods.columns(seen).mean(axis=0)
+    told = _tell(new, known, past, methods, estimates, batch, around)
+    answers = (
+        np.nan if validation is None else outputs_differ_p(Seen.of(validation).rows, seen.rows)
+    )
+    features = np.nan
+    if validation is not None:
+        own_root = root if data == of.record.data.source else None
+        features = _features_p(of, outputs, own_root, device, offline, notes, tell)
+    return AccuracyEstimate(
+        model=of.name,
+        seed=of.seed,
+        data=new.name,
+        images=len(seen),
+        value=told.value,
+        low=told.low,
+        high=told.high,
+        reason=told.reason,
+        method=told.method,
+        shifts=told.shifts,
+        cells=told.cells,
+        held=told.held,
+        unlike_p=differ_p(answers, features),
+        outputs_p=answers,
+        features_p=features,
+        like=_likeness(batch, around, known, past),
+        methods=_each(methods, estimates, past),
+        truth=_truth(seen, new) if with_labels else None,
+        notes=tuple(notes),
+    )
+
+
+class _Told(NamedTuple):
+    """The estimate with its range, or why it cannot be told; see `AccuracyEstimate`."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+    method: str = ""
+    shifts: int = 0
+    cells: int = 0
+    held: Held | None = None
+
+
+def _tell(
+    new: NewImages,
+    known: Sequence[Known],
+    past: PastErrors | None,
+    methods: Methods,
+    estimates: FloatArray,
+    batch: Cloud | None,
+    around: Cloud | None,
+) -> _Told:
+    shifts = {each.shift for each in known if is_change(each.shift)}
+    if new.other_classes:
+        return _Told(
+            reason=f"the classes of the images ({show(new.other_classes)}) are not each one of the "
+            "model's by name"
+        )
+    if around is None:
+        return _Told(reason="the run has no predictions of validation images")
+    if past is None or len(shifts) < FEWEST_SHIFTS or len(past.shifts) < FEWEST_SHIFTS:
+        return _Told(
+            reason=f"the run knows {len(shifts)} shifts, and {FEWEST_SHIFTS} are needed to see how "
+            "wrong an estimate may be"
+        )
+    if batch is None or len(new.images) < FEWEST_IMAGES:
+        return _Told(reason=f"there are {len(new.images)} images, and {FEWEST_IMAGES} are needed")
+    distance = energy_distance(batch, around)
+    if past.is_unknown(_how_near(batch, known, around)):
+        return _Told(
+            reason="the model's answers are like none that it gave for validation images or under "
+            "a shift that it was tested under"
+        )
+    found = past.range(estimates, len(new.images), distance.value + Z95 * distance.error)
+    if found.high - found.low > WIDEST:
+        return _Told(
+            reason=f"anything from {100 * found.low:.0f} to {100 * found.high:.0f} % would fit the "
+            "errors under known shifts"
+        )
+    held = past.held(
+        np.stack([each.estimates for each in known]),
+        np.array([each.accuracy for each in known]),
+        np.array([each.images for each in known]),
+    )
+    value = float(np.clip(estimates[found.method], 0, 1))
+    name = methods.names[found.method]
+    return _Told(value, found.low, found.high, "", name, found.shifts, found.cells, held)
+
+
+def _other_networks(of: Reopened, notes: list[str]) -> tuple[list[int], list[nn.Module]]:
+    """The other seeds of the model, with their networks; none if one cannot be opened."""
+    try:
+        found = other_seeds(of)
+    except InputError as error:
+        notes.append(f"The other seeds of the model were not asked: {error}.")
+        return [], []
+    return list(found), list(found.values())
+
+
+def _look(
+    of: Reopened, others: Sequence[nn.Module], images: Images, device: str, tell: Notify
+) -> tuple[Seen, Outputs]:
+    """What the model says of images, and the outputs of its first network."""
+    networks = [*of.networks, *(each for each in others if each not in of.networks)]
+    total, found = len(images) * len(networks), []
+    for place, network in enumerate(networks):
+
+        def done(count: int, before: int = place * len(images)) -> None:
+            tell(Event("look at the images", before + count, total))
+
+        found.append(_outputs(of, network, images, device, done))
+    own = [each.logits for each in found[: len(of.networks)]]
+    logits = own[0] if len(own) == 1 else mean_log_probability(own)
+    of_others = found if of.seed == ENSEMBLE else found[1:]
+    said = np.stack([each.logits.argmax(axis=1) for each in of_others]) if others else None
+    kept = logits if logits.shape[1] <= MOST_STORED_CLASSES else None
+    confidence = softmax(logits).max(axis=1)
+    return Seen(logits.argmax(axis=1), confidence, kept, said), found[0]
+
+
+def _outputs(
+    of: Reopened, network: nn.Module, images: Images, device: str, done: Callable[[int], None]
+) -> Outputs:
+    batch_size = of.record.settings.batch_size
+    return outputs_of(network, images, batch_size=batch_size, device=device, done=done)
+
+
+def _validation(of: Reopened) -> Predictions | None:
+    """The stored predictions of validation images; None if the run has none."""
+    file = of.run.predictions(of.name, of.seed, CLEAN, VAL)
+    return of.validation() if of.run.file(file).is_file() else None
+
+
+def _features_p(
+    of: Reopened,
+    outputs: Outputs,
+    root: str | Path | None,
+    device: str,
+    offline: bool,
+    notes: list[str],
+    tell: Notify,
+) -> float:
+    """The p-value of the features; NaN, and a note that says why, if they cannot be compared."""
+    if outputs.features is None:
+        notes.append("Features were not compared: the network does not end with a linear layer.")
+        return np.nan
+    try:
+        images = open_validation(of, root=root, offline=offline, progress=tell)
+    except InputError as error:
+        notes.append(f"Features were not compared: {error}.")
+        return np.nan
+    drawn = np.random.default_rng(0).permutation(len(images))[:MOST_IMAGES]
+    images = images[np.sort(drawn)]
+
+    def done(count: int) -> None:
+        tell(Event("look at validation images", count, len(images)))
+
+    known = _outputs(of, of.networks[0], images, device, done).features
+    return np.nan if known is None else features_differ_p(known, outputs.features)
+
+
+def _how_near(batch: Cloud, known: Sequence[Known], around: Cloud) -> float:
+    """How far the nearest known images are, validation images among them: at least so far."""
+    found = [energy_distance(batch, each) for each in (around, *(one.cloud for one in known))]
+    nearest = min(found, key=lambda each: each.value)
+    return nearest.value - Z95 * nearest.error
+
+
+def _likeness(
+    batch: Cloud | None, around: Cloud | None, known: Sequence[Known], past: PastErrors | None
+) -> Likeness | None:
+    """The known images that are nearest, if they are nearer than validation and clean ones."""
+    if batch is None or around is None or past is None or len(batch.rows) < FEWEST_IMAGES:
+        return None
+    if past.is_unknown(_how_near(batch, known, around)):
+        return None
+    found = min(known, key=lambda each: energy_distance(batch, each.cloud).value)
+    clean = [each.cloud for each in known if each.shift == CLEAN and each is not found]
+    if not is_nearest(batch, found.cloud, [around, *clean], len(known)):
+        return None
+    return Likeness(found.shift, found.level, found.title, found.accuracy)
+
+
+def _each(
+    methods: Methods, estimates: FloatArray, past: PastErrors | None
+) -> tuple[MethodEstimate, ...]:
+    """What each method says, and how wrong it was before."""
+    found = []
+    for place, name in enumerate(methods.names):
+        errors = (np.nan, np.nan, np.nan)
+        if past is not None:
+            column = past.errors[:, place]
+            errors = (float(past.mean_absolute()[place]), float(column.min()), float(column.max()))
+        found.append(MethodEstimate(name, TITLES[name], float(estimates[place]), *errors))
+    return tuple(found)
+
+
+def _truth(seen: Seen, new: NewImages) -> Score:
+    """The true accuracy, with Wilson's interval."""
+    right = float((seen.predicted == new.images.labels.numpy()).mean())
+    low, high = wilson_interval(right, len(seen))
+    return Score(right, float(low), float(high), len(seen))

@@ -1,0 +1,169 @@
+"""The images with labels that a run knows: its test images, clean and under each shift."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fairweather.estimation.methods import Methods, Seen
+from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.estimating import PastErrors
+from fairweather.metrics.nearness import Cloud, energy_distance
+from fairweather.progress import Event, Notify
+from fairweather.record import CLEAN, NATURAL, NO_LEVEL, TEST
+from fairweather.reopened import Reopened
+from fairweather.types import Predictions, shortest
+
+# Two rows of logits this near are of one image: what another machine rounds otherwise.
+SAME = 1e-3
+
+
+@dataclass(frozen=True)
+class Known:
+    """Images with labels: a shift at a level.
+
+    Attributes:
+        shift, level: as in scores.csv.
+        title: for people.
+        accuracy, images: of the model.
+        estimates: float64 `[methods]`, what each method says.
+        spreads: float64 `[methods]`; see `PastErrors`.
+        cloud: what the model says of them.
+        digest: of the confidences, by which two names of the same change are known.
+    """
+
+    shift: str
+    level: str
+    title: str
+    accuracy: float
+    images: int
+    estimates: FloatArray
+    spreads: FloatArray
+    cloud: Cloud
+    digest: bytes
+
+
+def read_known(
+    of: Reopened, methods: Methods, seeds: Sequence[int], *, own: Seen, tell: Notify
+) -> tuple[list[Known], bool]:
+    """Read all cells of a model, and say whether these images are the run's test images themselves.
+
+    Attacks are left out: they are made to deceive. So is the clean cell if the images are in it.
+
+    Args:
+        of: the model.
+        methods: fitted.
+        seeds: the other seeds that are asked.
+        own: what the model says of the images that are asked about.
+        tell: told of progress.
+    """
+    found, own_test = [], False
+    cells = list(_cells(of))
+    for done, (shift, level, title, cell, part) in enumerate(cells):
+        tell(Event("read what the run knows", done, len(cells)))
+        predictions = _read(of, of.seed, cell, part)
+        if predictions is None:
+            continue
+        if shift == CLEAN and is_among(own, predictions):
+            own_test = True
+            continue
+        each = [_read(of, seed, cell, part) for seed in seeds]
+        others = [one.predicted for one in each if one is not None]
+        if len(others) < len(seeds):
+            continue
+        seen = Seen.of(predictions, np.stack(others) if others else None)
+        columns = methods.columns(seen)
+        off = columns - predictions.correct[:, None]
+        known = Known(
+            shift,
+            level,
+            title,
+            float(predictions.correct.mean()),
+            len(predictions),
+            columns.mean(axis=0),
+            off.std(axis=0),
+            Cloud.of(seen.rows),
+            predictions.confidence.tobytes(),
+        )
+        found.append(known)
+    tell(Event("read what the run knows", len(cells), len(cells)))
+    return found, own_test
+
+
+def past_errors(known: Sequence[Known], around: Cloud | None, tell: Notify) -> PastErrors:
+    """The errors of each method in each cell, and how far the cell is from validation images.
+
+    Shifts that share a cell, such as a factor of brightness in two suites, count as one.
+
+    Args:
+        known: cells.
+        around: what the model says of validation images; None if the run has none.
+        tell: told of progress.
+    """
+    number: dict[str, int] = {}
+    by_digest: dict[bytes, int] = {}
+    for each in known:
+        mine = number.setdefault(each.shift, len(number))
+        same = by_digest.setdefault(each.digest, mine)
+        number = {name: same if old == mine else old for name, old in number.items()}
+        by_digest = {name: same if old == mine else old for name, old in by_digest.items()}
+    count = len(known)
+    between = np.zeros((count, count))
+    for row in range(count):
+        tell(Event("compare what the run knows", row, count))
+        for column in range(row):
+            apart = energy_distance(known[row].cloud, known[column].cloud).value
+            between[row, column] = between[column, row] = apart
+    tell(Event("compare what the run knows", count, count))
+    return PastErrors(
+        np.array([number[each.shift] for each in known]),
+        np.stack([each.estimates - each.accuracy for each in known]),
+        np.stack([each.spreads for each in known]),
+        np.array(
+            [
+                np.nan if around is None else energy_distance(each.cloud, around).value
+                for each in known
+            ]
+        ),
+        between,
+    )
+
+
+def is_change(shift: str) -> bool:
+    """Say whether known images are changed ones, and not the test images as they are."""
+    return shift != CLEAN
+
+
+def is_among(own: Seen, predictions: Predictions) -> bool:
+    """Say whether more than half of the images are among those with these predictions.
+
+    Their logits tell them apart, where these are stored.
+    """
+    if own.logits is None or predictions.logits is None:
+        return False
+    import scipy.spatial
+
+    nearest, _ = scipy.spatial.KDTree(predictions.logits).query(
+        own.logits, distance_upper_bound=SAME
+    )
+    return bool(np.isfinite(nearest).mean() > 0.5)
+
+
+def _cells(of: Reopened) -> Iterator[tuple[str, str, str, str, str]]:
+    """Shift, level, title, id and part of each cell."""
+    yield CLEAN, NO_LEVEL, "the clean test images", CLEAN, TEST
+    for sweep in of.record.sweeps:
+        if sweep.kind == "shift":
+            for cell in sweep.cells:
+                level = shortest(cell.level)
+                title = f"{sweep.title}, {sweep.level_title} {level}"
+                yield sweep.name, level, title, cell.id, TEST
+    for name in of.record.natural:
+        yield f"{NATURAL}{name}", NO_LEVEL, f"the other images {name}", CLEAN, f"{NATURAL}{name}"
+
+
+def _read(of: Reopened, seed: int | str, cell: str, part: str) -> Predictions | None:
+    file = of.run.predictions(of.name, seed, cell, part)
+    return of.run.read_predictions(file) if of.run.holds(file) else None

@@ -1,0 +1,258 @@
+"""How accurate is a model on images without labels, and how wrong were such estimates before?
+
+Each method gives a number for each image, whose mean is its estimate of the accuracy. On images
+with labels under shifts that are known, its errors are known too. What a method was off by under
+the shifts that are left out says how far it may be off under another one: an extrapolation, and no
+interval that covers the truth with a known probability.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.errors import InputError
+from fairweather.metrics.columns import (
+    Z95,
+    FloatArray,
+    IntArray,
+    Result,
+    check_columns,
+    weighted_mean,
+)
+from fairweather.metrics.selective import average_confidence
+
+# Errors under fewer shifts say too little about another one.
+FEWEST_SHIFTS = 3
+# Past errors count where the shift moved the model's answers at most so many times as far as these
+# images do. What other factors would have held stands in docs/estimate.md.
+AS_FAR = 2.0
+# A range wider than this says nothing.
+WIDEST = 0.5
+
+
+def difference_of_confidences(
+    confidence: npt.ArrayLike,
+    known_confidence: npt.ArrayLike,
+    known_correct: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+) -> Result:
+    """Estimate the accuracy without labels: that on known images, less what confidence has dropped.
+
+    It may leave [0, 1].
+
+    Args:
+        confidence: float `[n]` in [0, 1], on images without labels.
+        known_confidence: float `[m]` in [0, 1], on labelled validation images of the same model.
+        known_correct: bool `[m]`, on these.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    Source: Guillory et al. 2021, Predicting with Confidence on Unseen Distributions, section 3.
+
+    >>> round(float(difference_of_confidences([0.5, 0.7], [0.9, 0.9], [True, False])), 3)
+    0.2
+    """
+    check_columns(confidence=known_confidence, correct=known_correct)
+    right = np.asarray(known_correct, dtype=bool).mean()
+    return average_confidence(confidence, weights) + float(
+        right - average_confidence(known_confidence)
+    )
+
+
+def seed_agreement(
+    predicted: npt.ArrayLike, others: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Result:
+    """Estimate the accuracy without labels: how often models with other seeds say the same.
+
+    Args:
+        predicted: int `[n]`, the predicted classes of a model.
+        others: int `[k, n]`, those of the same recipe, trained with other seeds.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    Source: Jiang et al. 2022, Assessing Generalization via Disagreement.
+
+    >>> seed_agreement([0, 1, 1, 0], [[0, 1, 0, 0], [0, 1, 1, 1]])
+    0.75
+    """
+    return weighted_mean(agreements(predicted, others), weights)
+
+
+def agreements(predicted: npt.ArrayLike, others: npt.ArrayLike) -> FloatArray:
+    """The share of the other models that say the same of each image, `[n]`.
+
+    >>> agreements([0, 1], [[0, 0], [0, 1]]).tolist()
+    [1.0, 0.5]
+    """
+    own, theirs = np.asarray(predicted), np.asarray(others)
+    if own.ndim != 1 or theirs.ndim != 2 or theirs.shape[1:] != own.shape or not len(theirs):
+        raise InputError(
+            "agreement needs predicted classes [n] and those of at least one other model [k, n], "
+            f"found {list(own.shape)} and {list(theirs.shape)}"
+        )
+    return np.asarray((theirs == own).mean(axis=0))
+
+
+class Held(NamedTuple):
+    """How often ranges held the truth under shifts that they were made without.
+
+    Attributes:
+        held: cells whose accuracy was in the range.
+        told: cells for which there was a range.
+        refused: cells for which it could not be told.
+    """
+
+    held: int
+    told: int
+    refused: int
+
+
+class Range(NamedTuple):
+    """What the accuracy may be, from an estimate and past errors.
+
+    Attributes:
+        method: the position of the method.
+        low, high: from the largest and the smallest past error; in [0, 1].
+        shifts, cells: how many shifts, and levels of these, the errors come from.
+    """
+
+    method: int
+    low: float
+    high: float
+    shifts: int
+    cells: int
+
+
+@dataclass(frozen=True)
+class PastErrors:
+    """How wrong each method was on images with labels, in cells: levels of shifts.
+
+    Attributes:
+        shift: int64 `[cells]`, the number of each cell's shift.
+        errors: float64 `[cells, methods]`, estimate minus accuracy.
+        spreads: float64 `[cells, methods]`, the standard deviation, over images, of what each adds
+            to that error.
+        distance: float64 `[cells]`, how far the model's answers are from those for validation
+            images.
+        between: float64 `[cells, cells]`, how far they are from those in each other cell.
+    """
+
+    shift: IntArray
+    errors: FloatArray
+    spreads: FloatArray
+    distance: FloatArray
+    between: FloatArray
+
+    @cached_property
+    def shifts(self) -> IntArray:
+        """The numbers of the shifts, each once."""
+        return np.unique(self.shift)
+
+    def take(self, chosen: npt.NDArray[np.bool_]) -> PastErrors:
+        """Keep some cells."""
+        return PastErrors(
+            self.shift[chosen],
+            self.errors[chosen],
+            self.spreads[chosen],
+            self.distance[chosen],
+            self.between[np.ix_(chosen, chosen)],
+        )
+
+    def mean_absolute(self) -> FloatArray:
+        """The mean absolute error of each method, `[methods]`; each shift counts once."""
+        off = np.abs(self.errors)
+        return np.asarray(
+            np.mean([off[self.shift == each].mean(axis=0) for each in self.shifts], axis=0)
+        )
+
+    def best(self) -> int:
+        """The method with the smallest mean absolute error; of equal ones the first."""
+        return int(self.mean_absolute().argmin())
+
+    def left_out(self) -> PastErrors:
+        """The errors of one method, chosen for each shift by what it did under the others.
+
+        So the choice does not know the shift on which it is judged.
+        """
+        errors, spreads = np.empty((len(self.shift), 1)), np.empty((len(self.shift), 1))
+        for each in self.shifts:
+            out = self.shift == each
+            method = self.take(~out).best()
+            errors[out, 0], spreads[out, 0] = self.errors[out, method], self.spreads[out, method]
+        return replace(self, errors=errors, spreads=spreads)
+
+    def as_far_as(self, distance: float) -> npt.NDArray[np.bool_]:
+        """The cells whose errors count for images at this distance, bool `[cells]`.
+
+        They are at most `AS_FAR` times as far, or if these are not of `FEWEST_SHIFTS` shifts, the
+        nearest cells that are.
+        """
+        near = self.distance <= AS_FAR * distance
+        for reach in np.sort(self.distance):
+            if len(np.unique(self.shift[near])) >= FEWEST_SHIFTS:
+                break
+            near = self.distance <= max(reach, AS_FAR * distance)
+        return np.asarray(near)
+
+    def range(self, estimates: npt.ArrayLike, images: int, distance: float) -> Range:
+        """What the accuracy of images may be: each estimate minus a past error of its method.
+
+        The method is that with the smallest past errors. Each error is taken as large as it could
+        be by chance, 1.96 standard errors of so many images, and the range reaches from the largest
+        to the smallest of those that count (`as_far_as`).
+
+        Args:
+            estimates: float `[methods]`, what each method says of the images.
+            images: their number.
+            distance: how far the model's answers for them are from those for validation images.
+
+        Raises `InputError` if there are fewer than 3 shifts.
+        """
+        if len(self.shifts) < FEWEST_SHIFTS:
+            raise InputError(
+                f"a range needs errors under {FEWEST_SHIFTS} shifts, found {len(self.shifts)}"
+            )
+        method = self.best()
+        near = self.left_out().take(self.as_far_as(distance))
+        chance = Z95 * near.spreads / np.sqrt(images)
+        estimate = float(np.asarray(estimates, dtype=np.float64)[method])
+        low, high = np.clip(
+            [estimate - (near.errors + chance).max(), estimate - (near.errors - chance).min()], 0, 1
+        )
+        return Range(method, float(low), float(high), len(near.shifts), len(near.shift))
+
+    def is_unknown(self, nearest: float) -> bool:
+        """Say whether images are like nothing that is known, so that past errors say nothing.
+
+        They are if the nearest known images, validation images among them, are farther from them
+        than half of the cells are from the validation images.
+        """
+        return bool(nearest > np.median(self.distance))
+
+    def held(self, estimates: FloatArray, accuracy: FloatArray, images: IntArray) -> Held:
+        """How often the range of a cell, made from the other shifts alone, held its accuracy.
+
+        Args:
+            estimates: float64 `[cells, methods]`.
+            accuracy: float64 `[cells]`.
+            images: int64 `[cells]`, the number of images of each cell.
+        """
+        held = told = refused = 0
+        for place, shift in enumerate(self.shift):
+            other = self.shift != shift
+            others = self.take(other)
+            distance = float(self.distance[place])
+            nearest = min(distance, *self.between[place, other])
+            if len(others.shifts) < FEWEST_SHIFTS or others.is_unknown(nearest):
+                refused += 1
+                continue
+            found = others.range(estimates[place], int(images[place]), distance)
+            if found.high - found.low > WIDEST:
+                refused += 1
+                continue
+            told += 1
+            held += bool(found.low <= accuracy[place] <= found.high)
+        return Held(held, told, refused)

@@ -1,0 +1,252 @@
+"""Estimates of accuracy without labels: equal to their definitions, and ranges as they are told."""
+
+import numpy as np
+import pytest
+
+from fairweather.errors import InputError
+from fairweather.metrics import (
+    average_confidence,
+    confidence_gap,
+    difference_of_confidences,
+    estimating,
+    seed_agreement,
+)
+from fairweather.metrics.estimating import PastErrors
+from fairweather.metrics.nearness import Cloud, energy_distance, how_much_nearer, is_nearest
+
+from .chance import FALSE_ALARM, distribution_p, mean_p, most
+
+
+def past(generator, shifts=5, levels=3, methods=4):
+    """Errors that grow with a random distance."""
+    cells = shifts * levels
+    distance = generator.random(cells).round(2)  # with ties
+    between = generator.random((cells, cells)) * 0.1
+    return PastErrors(
+        np.repeat(np.arange(shifts), levels),
+        generator.normal(0.05, 0.1, (cells, methods)) * (1 + distance[:, None]),
+        generator.uniform(0.2, 0.5, (cells, methods)),
+        distance,
+        between + between.T,
+    )
+
+
+def slow_best(known, cells):
+    """The method with the smallest mean over shifts of the mean absolute error."""
+    means = []
+    for method in range(known.errors.shape[1]):
+        of_shifts = []
+        for shift in sorted({known.shift[cell] for cell in cells}):
+            own = [abs(known.errors[cell, method]) for cell in cells if known.shift[cell] == shift]
+            of_shifts.append(sum(own) / len(own))
+        means.append(sum(of_shifts) / len(of_shifts))
+    return means.index(min(means))
+
+
+def slow_range(known, cells, estimates, images, distance):
+    """The range from some cells, as its docstring says it."""
+    method = slow_best(known, cells)
+    order = sorted(cells, key=lambda cell: known.distance[cell])
+    near = [cell for cell in cells if known.distance[cell] <= 2 * distance]
+    reach = 0
+    while len({known.shift[cell] for cell in near}) < 3:
+        farthest = known.distance[order[reach]]
+        near = [cell for cell in cells if known.distance[cell] <= max(farthest, 2 * distance)]
+        reach += 1
+    high, low = -9.0, 9.0
+    for cell in near:
+        rest = [other for other in cells if known.shift[other] != known.shift[cell]]
+        chosen = slow_best(known, rest)
+        chance = 1.959963984540054 * known.spreads[cell, chosen] / images**0.5
+        high = max(high, known.errors[cell, chosen] + chance)
+        low = min(low, known.errors[cell, chosen] - chance)
+    ends = [min(max(estimates[method] - error, 0), 1) for error in (high, low)]
+    return method, *ends, len({known.shift[cell] for cell in near}), len(near)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("distance", [0.0, 0.2, 2.0])
+def test_a_range_is_its_definition(seed, distance):
+    generator = np.random.default_rng(seed)
+    known, estimates = past(generator), generator.uniform(0.4, 0.9, 4)
+    slow = slow_range(known, list(range(15)), estimates, 50, distance)
+    assert known.range(estimates, 50, distance) == pytest.approx(slow, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_ranges_held_is_its_definition(seed):
+    generator = np.random.default_rng([seed, 1])
+    known = past(generator)
+    truth = generator.uniform(0.3, 0.9, 15)
+    estimates, images = truth[:, None] + known.errors, np.full(15, 200)
+    counts = [0, 0, 0]
+    for cell in range(15):
+        others = [each for each in range(15) if known.shift[each] != known.shift[cell]]
+        nearest = min(known.distance[cell], *(known.between[cell, each] for each in others))
+        unknown = nearest > np.median([known.distance[each] for each in others])
+        _, low, high, *_ = slow_range(known, others, estimates[cell], 200, known.distance[cell])
+        if unknown or high - low > 0.5:
+            counts[2] += 1
+            continue
+        counts[1] += 1
+        counts[0] += low <= truth[cell] <= high
+    assert known.held(estimates, truth, images) == tuple(counts)
+
+
+def test_a_range_does_not_depend_on_the_order_of_cells_or_the_numbers_of_shifts():
+    generator = np.random.default_rng(3)
+    known, estimates = past(generator), generator.uniform(0.4, 0.9, 4)
+    order = generator.permutation(15)
+    moved = PastErrors(
+        7 - known.shift[order], known.errors[order], known.spreads[order],
+        known.distance[order], known.between[np.ix_(order, order)],
+    )  # fmt: skip
+    found, again = known.range(estimates, 50, 0.2), moved.range(estimates, 50, 0.2)
+    assert again == pytest.approx(found, abs=1e-12)
+
+
+def test_fewer_images_and_farther_ones_have_wider_ranges():
+    generator = np.random.default_rng(4)
+    known, estimates = past(generator), np.full(4, 0.6)
+
+    def width(images, distance):
+        found = known.range(estimates, images, distance)
+        return found.high - found.low
+
+    assert width(20, 0.1) > width(200, 0.1) > width(20000, 0.1)
+    assert width(200, 0.0) <= width(200, 0.2) <= width(200, 1.0)
+
+
+def test_the_worst_past_error_is_in_the_range():
+    errors = np.array([[0.0], [0.1], [-0.05], [0.3]])
+    known = PastErrors(
+        np.arange(4), errors, np.zeros((4, 1)), np.array([0.1, 0.1, 0.1, 0.9]), np.zeros((4, 4))
+    )
+    near = known.range([0.6], 100, 0.05)
+    assert (near.low, near.high, near.shifts) == (pytest.approx(0.5), pytest.approx(0.65), 3)
+    far = known.range([0.6], 100, 0.5)
+    assert (far.low, far.high, far.shifts) == (pytest.approx(0.3), pytest.approx(0.65), 4)
+    assert known.range([1.2], 100, 0.05).high == 1
+
+
+def test_fewer_than_three_shifts_have_no_range():
+    generator = np.random.default_rng(0)
+    with pytest.raises(InputError, match="3 shifts, found 2"):
+        past(generator, shifts=2).range(np.zeros(4), 100, 0.1)
+    held = past(generator, shifts=3).held(np.zeros((9, 4)), np.zeros(9), np.full(9, 100))
+    assert held == (0, 0, 9)
+
+
+def test_images_like_nothing_known_are_known_to_be():
+    known = past(np.random.default_rng(0))
+    half = float(np.median(known.distance))
+    assert known.is_unknown(half + 1e-9)
+    assert not known.is_unknown(half)
+
+
+# ---- the methods
+
+
+def test_the_difference_of_confidences_is_right_where_the_gap_is_the_same():
+    generator = np.random.default_rng(0)
+    confidence, correct = generator.uniform(0.3, 1, 50), generator.random(50) < 0.7
+    own = difference_of_confidences(confidence, confidence, correct)
+    assert own == pytest.approx(correct.mean(), abs=1e-12)
+    other = generator.uniform(0.3, 1, 20)
+    slow = average_confidence(other) - confidence_gap(confidence, correct)
+    assert difference_of_confidences(other, confidence, correct) == pytest.approx(slow, abs=1e-12)
+
+
+def test_weights_are_repeated_images():
+    generator = np.random.default_rng(1)
+    confidence, correct = generator.random(9), generator.random(9) < 0.5
+    predicted, others = generator.integers(0, 3, 9), generator.integers(0, 3, (2, 9))
+    weights = generator.integers(1, 4, (2, 9))
+    found = difference_of_confidences(confidence, confidence, correct, weights)
+    agreed = seed_agreement(predicted, others, weights)
+    for row, difference, agreement in zip(weights, found, agreed, strict=True):
+        repeated = np.repeat(confidence, row)
+        slow = difference_of_confidences(repeated, confidence, correct)
+        assert difference == pytest.approx(slow, abs=1e-12)
+        each = np.repeat(predicted, row), np.repeat(others, row, axis=1)
+        assert agreement == pytest.approx(seed_agreement(*each), abs=1e-12)
+
+
+def test_agreement_is_counted():
+    predicted, others = [0, 1, 2], [[0, 1, 1], [0, 0, 1]]
+    assert seed_agreement(predicted, others) == (2 + 1 + 0) / 6
+    assert seed_agreement(predicted, [predicted]) == 1
+    assert estimating.agreements(predicted, others).tolist() == [1, 0.5, 0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: seed_agreement([0, 1], np.zeros((0, 2))), r"at least one .*\[2\] and \[0, 2\]"),
+        (lambda: seed_agreement([0, 1], [[0, 1, 1]]), r"\[1, 3\]"),
+        (lambda: difference_of_confidences([0.5], [0.5], [True, False]), r"correct \[2\]"),
+        (lambda: difference_of_confidences([1.5], [0.5], [True]), "found 1.5"),
+        (lambda: difference_of_confidences([], [0.5], [True]), "empty"),
+        (lambda: Cloud.of(np.zeros((1, 3))), r"at least 2, found \[1, 3\]"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+# ---- how near
+
+
+def test_the_energy_distance_is_its_definition():
+    generator = np.random.default_rng(2)
+    first, second = generator.normal(size=(6, 3)), generator.normal(1, 1, (5, 3))
+
+    def mean(one, other):
+        apart = [[np.linalg.norm(a - b) for b in other] for a in one]
+        same = one is other
+        return np.sum(apart) / (len(one) * (len(other) - same))
+
+    slow = 2 * mean(first, second) - mean(first, first) - mean(second, second)
+    found = energy_distance(Cloud.of(first), Cloud.of(second))
+    assert found.value == pytest.approx(slow, abs=1e-9)
+    assert energy_distance(Cloud.of(second), Cloud.of(first)) == pytest.approx(found, abs=1e-9)
+
+
+def test_the_energy_distance_of_one_distribution_is_0_on_average():
+    found = []
+    for trial in range(200):
+        rows = np.random.default_rng(trial).normal(size=(40, 2))
+        found.append(energy_distance(Cloud.of(rows[:25]), Cloud.of(rows[25:])).value)
+    assert mean_p(found, 0) > FALSE_ALARM
+
+
+def test_the_error_of_how_much_nearer_is_its_standard_error():
+    """Of two sets that are equally near, the difference in its errors is normal."""
+    scaled = []
+    for trial in range(300):
+        generator = np.random.default_rng([trial, 3])
+        batch = Cloud.of(generator.normal(0, 1, (150, 2)))
+        either = [Cloud.of(generator.normal([side, 0], 1, (150, 2))) for side in (-1, 1)]
+        ahead = how_much_nearer(batch, *either)
+        scaled.append(ahead.value / ahead.error)
+    assert distribution_p(scaled, "norm") > FALSE_ALARM
+
+
+def test_how_much_nearer_is_the_difference_of_both_distances():
+    generator = np.random.default_rng(6)
+    batch, first, second = (Cloud.of(generator.normal(k, 1, (30 + k, 2))) for k in range(3))
+    slow = energy_distance(batch, second).value - energy_distance(batch, first).value
+    assert how_much_nearer(batch, first, second).value == pytest.approx(slow, abs=1e-9)
+
+
+def test_what_is_as_near_as_others_is_not_called_nearest():
+    trials, called = 200, 0
+    for trial in range(trials):
+        generator = np.random.default_rng([trial, 4])
+        sets = [Cloud.of(generator.normal(0, 1, (60, 1))) for _ in range(4)]
+        values = [energy_distance(sets[0], each).value for each in sets[1:]]
+        first = 1 + int(np.argmin(values))
+        others = [each for place, each in enumerate(sets[1:], 1) if place != first]
+        called += is_nearest(sets[0], sets[first], others, 3)
+    assert called <= most(trials, 0.05)

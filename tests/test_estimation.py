@@ -1,0 +1,294 @@
+"""How accurate a model will be on images without labels, from the run folder to the text."""
+
+import json
+import math
+import shutil
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+import fairweather as fw
+from fairweather import cli, estimation
+from fairweather.errors import InputError
+from fairweather.estimation.known import Known, is_among, past_errors
+from fairweather.estimation.methods import TITLES, Seen
+from fairweather.metrics.nearness import Cloud
+from fairweather.record import CLEAN, VAL, predictions_file
+from fairweather.reopened import open_validation, reopen
+from fairweather.study import check_study
+
+from .conftest import TINY_RESNET, write_pictures
+from .run_folders import outcomes
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+MODEL = """
+import numpy as np
+import torch
+
+def make():
+    found = np.load({file!r})
+    layer = torch.nn.Linear(*found["weight"].T.shape)
+    layer.load_state_dict({{name: torch.from_numpy(found[name]) for name in ("weight", "bias")}})
+    return torch.nn.Sequential(torch.nn.Flatten(), layer)
+"""
+SHIFTS = ["brightness_factor: [0.4, 0.7]", "gaussian_blur: {sigma: [0.8, 1.4]}",
+          "imagenet_c/gaussian_noise: [1, 4]", "imagenet_c/pixelate: [3, 5]"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return fw.load_data("mnist5k")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("estimates")
+
+
+@pytest.fixture(scope="module")
+def run(digits, folder):
+    """A linear classifier of digits in closed form, measured under four shifts."""
+    pixels = digits.train.images.numpy().reshape(len(digits.train), -1) / 255
+    targets = np.eye(10)[digits.train.labels.numpy()] - 0.1
+    gram = pixels.T @ pixels + 50 * np.eye(pixels.shape[1])
+    weight = 8 * np.linalg.solve(gram, pixels.T @ targets).T
+    file = folder / "layer.npz"
+    np.savez(file, weight=weight.astype(np.float32), bias=np.zeros(10, np.float32))
+    (folder / "linear.py").write_text(MODEL.format(file=str(file)))
+    return fw.evaluate(
+        f"python:{folder}/linear.py:make", "mnist5k", SHIFTS,
+        validation_fraction=0.1, bootstrap=100, out=folder / "run", device="cpu",
+    ).path  # fmt: skip
+
+
+def write_set(folder, name, images, count=300, labels=None):
+    """An npz set of some images, from all over the set; returns its source."""
+    places = np.linspace(0, len(images) - 1, count).astype(int)
+    pixels = images.images[places].numpy().transpose(0, 2, 3, 1)
+    if name.startswith("jpeg"):
+        coded = (cv2.imencode(".jpg", each, [cv2.IMWRITE_JPEG_QUALITY, 15])[1] for each in pixels)
+        pixels = np.stack([cv2.imdecode(each, cv2.IMREAD_COLOR) for each in coded])
+    own = images.labels[places].numpy()
+    present, numbers = np.unique(own if labels is None else labels[own], return_inverse=True)
+    classes = np.array(images.classes)[present]
+    np.savez(folder / f"{name}.npz", images=pixels, labels=numbers, classes=classes)
+    return f"npz:{folder}/{name}.npz"
+
+
+@pytest.fixture(scope="module")
+def jpeg(digits, folder):
+    return write_set(folder, "jpeg", digits.test)
+
+
+@pytest.fixture(scope="module")
+def found(run, jpeg):
+    return fw.estimate(run, jpeg, with_labels=True, device="cpu")
+
+
+def test_a_range_and_the_truth_beside_it(found):
+    assert found.reason == ""
+    assert 0 <= found.low <= found.value <= 1
+    assert found.high - found.low <= 0.5
+    assert found.shifts >= 3
+    assert found.images == 300
+    assert found.method in TITLES
+    chosen = next(each for each in found.methods if each.name == found.method)
+    assert found.value == pytest.approx(chosen.value)
+    assert chosen.mean_error == min(each.mean_error for each in found.methods)
+    assert found.truth.low <= found.truth.value <= found.truth.high
+    assert found.held.told + found.held.refused == 9  # eight levels, and the clean images
+
+
+def test_labels_are_never_used_for_the_estimate(run, jpeg, found, digits, folder):
+    wrong = write_set(folder, "jpeg_wrong", digits.test, labels=np.arange(10)[::-1])
+    other = fw.estimate(run, wrong, with_labels=True, device="cpu")
+    assert other.truth.value < found.truth.value
+    assert other.methods == found.methods
+    assert (other.value, other.low, other.high) == (found.value, found.low, found.high)
+    assert fw.estimate(run, jpeg, device="cpu").truth is None
+
+
+def test_what_each_method_was_off_by_is_read_from_the_run(run, found):
+    model = reopen(str(run))
+    cells = [CLEAN, *(cell.id for cell in model.record.cells())]
+    stored = [model.run.read_predictions(predictions_file(model.name, 0, each)) for each in cells]
+    off = [each.confidence.mean() - each.correct.mean() for each in stored]
+    own = found.methods[0]
+    assert own.name == "average_confidence"
+    assert (own.least_error, own.largest_error) == pytest.approx((min(off), max(off)))
+    mean = np.mean([abs(off[0]), *np.abs(off[1:]).reshape(4, 2).mean(axis=1)])
+    assert own.mean_error == pytest.approx(mean)
+
+
+def test_test_images_of_the_run_are_known_to_be_its_own(run, digits, folder):
+    own = fw.estimate(run, write_set(folder, "own", digits.test), device="cpu")
+    assert estimation.OWN_TEST in own.notes
+    assert own.value is None or own.held.told + own.held.refused == 8  # without the clean images
+
+
+def test_images_like_nothing_known_cannot_be_told(run, folder):
+    """Photographs, so to speak: bright colours where there were strokes on black."""
+    pictures = write_pictures(folder / "pictures", train=1, val=1, test=12)
+    other = fw.estimate(run, f"images:{pictures}/test", device="cpu")
+    assert other.value is None
+    assert "like none that it gave" in other.reason
+    assert other.unlike_p <= 0.002
+    assert other.like is None
+    assert "cannot be told" in str(other).partition("\n")[0]
+    named = fw.estimate(run, f"folder:{pictures}/test", device="cpu")
+    assert "the classes of the images ('blue', 'green', 'red')" in named.reason
+    with pytest.raises(InputError, match="no labels that are each a class"):
+        fw.estimate(run, f"images:{pictures}/test", with_labels=True, device="cpu")
+
+
+@pytest.mark.parametrize("count", [1, 9, 19])
+def test_of_few_images_nothing_is_told(run, digits, folder, count):
+    few = fw.estimate(run, write_set(folder, f"jpeg{count}", digits.test, count), device="cpu")
+    assert few.reason == f"there are {count} images, and 20 are needed"
+    assert (few.value, few.low, few.high, few.like) == (None, None, None, None)
+    assert math.isnan(few.unlike_p) == (count < 10)
+    assert str(few)
+
+
+def test_images_that_look_like_a_known_shift_are_said_to(run, digits, folder):
+    blurred = fw.make_shift("gaussian_blur", sigma=1.4)
+    changed = blurred(digits.val.images, digits.val.keys, 0)
+    images = fw.Images(changed, digits.val.labels, digits.val.keys, digits.val.classes)
+    other = fw.estimate(run, write_set(folder, "blurred", images, 400), device="cpu")
+    assert (other.like.shift, other.like.level) == ("gaussian_blur", "1.4")
+    assert other.unlike_p <= 0.05
+    assert "look most like Gaussian blur" in str(other)
+
+
+def test_a_run_without_validation_images_cannot_tell(run, jpeg, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    model = reopen(str(copy))
+    file = predictions_file(model.name, 0, CLEAN, VAL)
+    (copy / file).unlink()
+    (copy / f"steps/{file.removesuffix('.parquet')}.json").unlink()
+    other = fw.estimate(copy, jpeg, device="cpu")
+    assert other.reason == "the run has no predictions of validation images"
+    assert [each.name for each in other.methods] == ["average_confidence"]
+    assert math.isnan(other.unlike_p)
+
+
+def test_the_validation_images_of_the_run_are_opened_again(run):
+    model = reopen(str(run))
+    stored, opened = model.validation(), open_validation(model)
+    assert opened.keys.tolist() == stored.keys.tolist()
+    assert opened.labels.tolist() == stored.labels.tolist()
+
+
+def test_agreement_is_that_of_the_seeds(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures", train=12, val=6, test=8)
+    recipe = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3}
+    study = {
+        "name": "small", "data": {"source": f"folder:{pictures}"}, "seeds": 2, "ensemble": True,
+        "bootstrap": 100, "shifts": [{"brightness_factor": {"factor": [0.5]}}],
+        "models": {"basic": {"title": "Basic", "backbone": TINY_RESNET, "recipe": recipe}},
+    }  # fmt: skip
+    out = fw.run(check_study(study), out=tmp_path / "run", device="cpu").path
+    of = reopen(f"{out}:basic:0")
+    said = [
+        of.run.read_predictions(predictions_file("basic", seed, CLEAN)).predicted
+        for seed in (0, 1, "ensemble")
+    ]
+
+    def agreement(seed):
+        found = fw.estimate(f"{out}:basic:{seed}", f"folder:{pictures}/test", device="cpu")
+        assert found.reason.startswith("the run knows 1 shifts, and 3 are needed")
+        return next(each.value for each in found.methods if each.name == "seed_agreement")
+
+    assert agreement(0) == pytest.approx((said[0] == said[1]).mean())
+    assert agreement(1) == agreement(0)
+    both = np.mean([said[2] == said[0], said[2] == said[1]])
+    assert agreement("ensemble") == pytest.approx(both)
+    (out / "models/basic/seed-1/model.safetensors").unlink()
+    alone = fw.estimate(f"{out}:basic:0", f"folder:{pictures}/test", device="cpu")
+    assert any("other seeds of the model were not asked" in note for note in alone.notes)
+    assert "seed_agreement" not in {each.name for each in alone.methods}
+
+
+# ---- the command
+
+
+def command(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["fairweather", "estimate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, capsys.readouterr()
+
+
+def test_the_command_prints_the_range_first_and_writes_json(
+    run, jpeg, found, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "found.json"
+    status, told = command(
+        monkeypatch, capsys, run, jpeg, "--with-labels", "--out", out, "--device", "cpu"
+    )
+    assert status == 0
+    assert told.out == f"{found}\n\njson    {out}\n"
+    first = told.out.partition("\n")[0]
+    ends = f"between {100 * found.low:.0f} and {100 * found.high:.0f} %"
+    assert first.startswith(f"About {100 * found.value:.0f} % of these images")
+    assert ends in first
+    written = json.loads(out.read_text())
+    assert written["value"] == found.value
+    assert written["held"] == found.held._asdict()
+    assert [each["name"] for each in written["methods"]] == [each.name for each in found.methods]
+    assert out.read_text() == found.to_json()
+
+
+def test_what_is_not_known_is_null_in_json(run, digits, folder):
+    few = fw.estimate(run, write_set(folder, "jpeg5", digits.test, 5), device="cpu")
+    written = json.loads(few.to_json())
+    for name in ("value", "low", "high", "unlike_p", "held", "truth", "like"):
+        assert written[name] is None, name
+
+
+def test_nothing_is_written_for_bad_input(run, tmp_path, monkeypatch, capsys):
+    for bad in ("found.txt", "nowhere/found.json"):
+        status, told = command(monkeypatch, capsys, run, "images:x", "--out", tmp_path / bad)
+        assert status == 2
+        assert told.err.startswith("fairweather: ")
+        assert "--out" in told.err
+    assert not list(tmp_path.iterdir())
+
+
+# ---- what the run knows
+
+
+def known(shift, errors, digest):
+    cloud = Cloud.of(np.random.default_rng(len(digest)).random((5, 2)))
+    numbers = np.array(errors, dtype=float)
+    return Known(shift, "1", shift, 0.5, 100, 0.5 + numbers, np.ones(2), cloud, digest)
+
+
+def test_two_names_of_one_change_are_left_out_together():
+    cells = [
+        known("darker", [0.1, 0.2], b"a"), known("darker", [0.1, 0.2], b"bb"),
+        known("blur", [0.1, 0.2], b"ccc"), known("dim", [0.1, 0.2], b"bb"),
+        known("night", [0.1, 0.2], b"dddd"), known("night", [0.1, 0.2], b"a"),
+    ]  # fmt: skip
+    found = past_errors(cells, cells[0].cloud, lambda _: None)
+    first, blur = found.shift[0], found.shift[2]
+    assert found.shift.tolist() == [first, first, blur, first, first, first]
+    assert blur != first
+    np.testing.assert_allclose(found.errors, [[0.1, 0.2]] * 6)
+    np.testing.assert_array_equal(found.between, found.between.T)
+
+
+def test_images_are_known_by_their_logits():
+    logits = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    stored = outcomes([True] * 50, logits=logits)
+
+    def seen(rows):
+        return Seen(rows.argmax(axis=1), rows.max(axis=1), rows)
+
+    assert is_among(seen(logits[[3, 7, 9]] + 1e-5), stored)
+    assert not is_among(seen(logits + 0.1), stored)
+    assert not is_among(seen(np.concatenate([logits[:10], logits[:20] + 0.1])), stored)
+    assert not is_among(Seen(logits.argmax(axis=1), logits.max(axis=1), None), stored)
