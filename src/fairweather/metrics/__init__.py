@@ -74,6 +74,7 @@ from fairweather.metrics.paired import (
 from fairweather.metrics.sample import Resamples, Sample, bootstrap_weights
 from fairweather.metrics.selective import (
     Fitted,
+    Guaranteed,
     RiskCoverage,
     area_under_risk_coverage,
     atc_accuracy,
@@ -82,10 +83,13 @@ from fairweather.metrics.selective import (
     confidence_auroc,
     coverage_above,
     coverage_at_risk,
+    fewest_images,
     fit_on,
+    guaranteed_threshold,
     risk_above,
     risk_coverage_curve,
     threshold_at_risk,
+    thresholds_to_try,
 )
 from fairweather.metrics.table import METRICS, Metric, absent_metrics
 
@@ -96,6 +100,7 @@ __all__ = [
     "Clusters",
     "Estimate",
     "Fitted",
+    "Guaranteed",
     "McNemar",
     "Metric",
     "PerImage",
@@ -131,8 +136,10 @@ __all__ = [
     "evaluate_resamples",
     "expected_calibration_error",
     "false_positive_rate_at",
+    "fewest_images",
     "fit_on",
     "flip_rate",
+    "guaranteed_threshold",
     "holm",
     "macro_auc",
     "macro_pr_auc",
@@ -158,6 +165,7 @@ __all__ = [
     "seed_summary",
     "softmax",
     "threshold_at_risk",
+    "thresholds_to_try",
     "to_score",
     "top5_accuracy",
     "under_priors",
