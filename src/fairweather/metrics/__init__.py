@@ -92,6 +92,12 @@ from fairweather.metrics.selective import (
     thresholds_to_try,
 )
 from fairweather.metrics.table import METRICS, Metric, absent_metrics
+from fairweather.metrics.two_sample import (
+    differ_p,
+    features_differ_p,
+    one_of_each,
+    outputs_differ_p,
+)
 
 __all__ = [
     "METRICS",
@@ -129,6 +135,7 @@ __all__ = [
     "debiased_calibration_error",
     "detection_auroc",
     "detection_score",
+    "differ_p",
     "effective_images",
     "effective_robustness",
     "estimate_means",
@@ -136,6 +143,7 @@ __all__ = [
     "evaluate_resamples",
     "expected_calibration_error",
     "false_positive_rate_at",
+    "features_differ_p",
     "fewest_images",
     "fit_on",
     "flip_rate",
@@ -149,6 +157,8 @@ __all__ = [
     "mean_corruption_error",
     "mean_estimate",
     "negative_log_likelihood",
+    "one_of_each",
+    "outputs_differ_p",
     "paired_change",
     "paired_difference",
     "peaked_priors",

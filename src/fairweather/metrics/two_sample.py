@@ -1,0 +1,191 @@
+"""Are these images like those of a reference? Tests on what a model says of them, without labels.
+
+A small p-value says that the two sets differ in what the model sees: in appearance, in content, or
+in how frequent the classes are. It does not say that the model is wrong more often. A large one
+does not say that they are alike: few images show only large differences.
+
+The images of each set must be independent. Where several come from one patient, give one image of
+each (`one_of_each`); otherwise alarms are false more often than the p-value says.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+
+from fairweather.errors import InputError
+from fairweather.metrics.clusters import NEARLY, Clusters
+from fairweather.metrics.columns import FloatArray, IntArray
+
+# Of fewer images in either set nothing is said. They could show only differences that are plain to
+# see, and the distribution behind the p-value of outputs is one of many images.
+FEWEST_IMAGES = 10
+# Images of either set whose features are compared, drawn at random from more; and random splits of
+# these into two sets.
+MOST_IMAGES, SPLITS = 1000, 999
+
+
+def outputs_differ_p(reference: npt.ArrayLike, batch: npt.ArrayLike) -> float:
+    """Test whether a model's probabilities for two sets of images have the same distribution.
+
+    The probability of each class, and the largest one, are compared by the test of Kolmogorov and
+    Smirnov, and the smallest p-value is corrected for their number (Bonferroni). It is a bound: the
+    asymptotic distribution makes p-values below 0.1 too large rather than too small, as do ties and
+    columns that depend on each other.
+
+    Args:
+        reference: float `[n, classes]`, probabilities for independent images.
+        batch: float `[m, classes]`, those for others; n and m may differ.
+
+    Returns:
+        The p-value, in [0, 1]; NaN if either set has fewer than 10 images.
+
+    Source: Lipton et al. 2018, Detecting and Correcting for Label Shift with Black Box Predictors;
+    Rabanser et al. 2019, Failing Loudly, whose BBSDs does not compare the largest probability.
+
+    >>> reference = np.random.default_rng(0).dirichlet([1, 1, 1], 500)
+    >>> outputs_differ_p(reference[::2], reference[1::2]) > 0.05
+    True
+    >>> outputs_differ_p(reference, np.eye(3)[np.arange(30) % 3]) < 1e-6
+    True
+    """
+    known, others = _both(reference, batch)
+    if min(len(known), len(others)) < FEWEST_IMAGES:
+        return np.nan
+    if known.shape[1] == 2:  # the second column is 1 minus the first
+        columns = [(known[:, 0], others[:, 0])]
+    else:
+        columns = list(zip(known.T, others.T, strict=True))
+    columns.append((known.max(axis=1), others.max(axis=1)))
+    distance = max(largest_step(*pair) for pair in columns)
+    size = len(known) * len(others) / (len(known) + len(others))
+    return min(1.0, len(columns) * float(scipy.special.kolmogorov(np.sqrt(size) * distance)))
+
+
+def largest_step(first: FloatArray, second: FloatArray) -> float:
+    """The largest distance between the distribution functions of two columns, in [0, 1].
+
+    >>> largest_step(np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 4.0]))
+    0.5
+    """
+    both = np.concatenate([first, second])
+    below = [
+        np.searchsorted(np.sort(each), both, side="right") / len(each) for each in (first, second)
+    ]
+    return float(np.abs(below[0] - below[1]).max())
+
+
+def features_differ_p(reference: npt.ArrayLike, batch: npt.ArrayLike, seed: int = 0) -> float:
+    """Test whether the features of two sets of images have the same distribution.
+
+    The energy distance of the two sets is compared with that of 999 random splits of the same
+    images, so that the p-value holds for any number of images and features, and with ties. Each
+    feature is divided by its standard deviation over both sets. Of more than 1,000 images in a set,
+    1,000 are drawn.
+
+    Args:
+        reference: float `[n, k]`, features of independent images.
+        batch: float `[m, k]`, those of others; n and m may differ.
+        seed: seed of what is drawn.
+
+    Returns:
+        The p-value, from 0.001 to 1; NaN if either set has fewer than 10 images.
+
+    Source: Székely and Rizzo 2004, Testing for Equal Distributions in High Dimension; Phipson and
+    Smyth 2010, Permutation P-values Should Never Be Zero.
+
+    >>> features = np.random.default_rng(0).normal(size=(200, 8))
+    >>> features_differ_p(features[::2], features[1::2]) > 0.05
+    True
+    >>> features_differ_p(features, features[:30] + 1)
+    0.001
+    """
+    known, others = _both(reference, batch)
+    if min(len(known), len(others)) < FEWEST_IMAGES:
+        return np.nan
+    generator = np.random.default_rng(seed)
+    known, others = (
+        each[np.sort(generator.permutation(len(each))[:MOST_IMAGES])] for each in (known, others)
+    )
+    n, m = len(known), len(others)
+    inside = np.arange(n + m) >= n
+    splits = generator.permuted(np.tile(inside, (SPLITS, 1)), axis=1)
+    distances = _distances(np.concatenate([known, others]))
+    found, random = energies(distances, inside[None]), energies(distances, splits)
+    return float((1 + np.count_nonzero(random >= found - NEARLY)) / (1 + SPLITS))
+
+
+def energies(distances: FloatArray, inside: npt.NDArray[np.bool_]) -> FloatArray:
+    """The energy distance of the two sets that each split makes of the same images.
+
+    It is twice the mean distance between images of both sets, minus the mean distance within each.
+
+    Args:
+        distances: float64 `[N, N]`, between any two images.
+        inside: bool `[splits, N]`, which images are in the second set; as many in each split.
+
+    >>> places = np.array([0.0, 1.0, 4.0])
+    >>> energies(np.abs(places[:, None] - places), np.array([[False, False, True]]))
+    array([6.5])
+    """
+    member = inside.astype(np.float64)
+    m = member.sum(axis=1)
+    n = member.shape[1] - m
+    within = ((member @ distances) * member).sum(axis=1)
+    between = member @ distances.sum(axis=1) - within
+    others = distances.sum() - 2 * between - within
+    return np.asarray(2 * between / (n * m) - others / n**2 - within / m**2)
+
+
+def differ_p(*p_values: float) -> float:
+    """The p-value of several tests together: the smallest, corrected for their number (Bonferroni).
+
+    Tests that could not be made, whose p-value is NaN, do not count; of none it is NaN.
+
+    >>> differ_p(0.01, 0.6), differ_p(0.01, np.nan), differ_p(np.nan)
+    (0.02, 0.01, nan)
+    """
+    made = [each for each in p_values if not np.isnan(each)]
+    return min(1.0, len(made) * min(made)) if made else np.nan
+
+
+def one_of_each(clusters: Clusters, seed: int = 0) -> IntArray:
+    """Draw one image of each cluster, so that what is compared is independent.
+
+    Args:
+        clusters: which images belong together.
+        seed: seed of the draw.
+
+    Returns:
+        The places of the images, int64 `[count]`, ascending.
+
+    >>> one_of_each(Clusters(np.array([0, 0, 1, 2]))).tolist()
+    [0, 2, 3]
+    """
+    order = np.random.default_rng(seed).permutation(len(clusters.of))
+    _, first = np.unique(clusters.of[order], return_index=True)
+    return np.sort(order[first])
+
+
+def _both(reference: npt.ArrayLike, batch: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Both sets as float64 `[n, k]` and `[m, k]`."""
+    known, others = (np.asarray(each, dtype=np.float64) for each in (reference, batch))
+    if known.ndim != 2 or others.ndim != 2 or known.shape[1:] != others.shape[1:] or not known.size:
+        raise InputError(
+            "two sets of images are compared by the same columns, [n, k] and [m, k], found "
+            f"{list(known.shape)} and {list(others.shape)}"
+        )
+    if not (np.isfinite(known).all() and np.isfinite(others).all()):
+        raise InputError("two sets of images are compared by finite numbers; some are not")
+    return known, others
+
+
+def _distances(columns: FloatArray) -> FloatArray:
+    """The Euclidean distances between any two rows, with each column divided by its deviation."""
+    spread = columns.std(axis=0)
+    scaled = (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    squares = np.square(scaled).sum(axis=1)
+    found = np.sqrt(np.maximum(squares[:, None] + squares - 2 * scaled @ scaled.T, 0.0))
+    np.fill_diagonal(found, 0.0)
+    return np.asarray(found)
