@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fairweather.data import load_data
+from fairweather.data import digest, load_data
 from fairweather.errors import InputError, unknown_name
 from fairweather.models import load_checkpoint, open_model, prepared_at
 from fairweather.models.labels import match_labels, places_by_name, relabel
@@ -19,6 +19,7 @@ from fairweather.record import (
     CLEAN,
     DESCRIPTION,
     ENSEMBLE,
+    TEST,
     VAL,
     WEIGHTS,
     ModelRecord,
@@ -27,6 +28,7 @@ from fairweather.record import (
     predictions_file,
 )
 from fairweather.runs import RunFolder, open_finished_run
+from fairweather.steps.plan import DataSource
 from fairweather.steps.worker import as_logits, unlabelled
 from fairweather.types import Images, Predictions, Preparation
 
@@ -69,6 +71,12 @@ class Reopened:
         if data.side is not None and data.side[0] == data.side[1]:
             return Preparation(data.side[0])
         return None
+
+    @property
+    def scale(self) -> str | None:
+        """Which gray values become black and white, if the run was told."""
+        found = self.record.data.arguments.get("scale")
+        return found if isinstance(found, str) else None
 
     def validation(self) -> Predictions:
         """The model's predictions of the run's clean validation images.
@@ -138,28 +146,79 @@ def open_images(
 
     Arguments as for `load_data`. Labels are kept where each class is one of the run's by name.
     """
-    arguments = of.record.data.arguments
-    own_scale = arguments.get("scale")
+    return prepared_images(
+        source,
+        of.classes,
+        of.preparation,
+        root=root,
+        limit=limit,
+        skip_unreadable=skip_unreadable,
+        scale=scale or of.scale,
+        offline=offline,
+        progress=progress,
+    )
+
+
+def prepared_images(
+    source: str,
+    classes: tuple[str, ...],
+    preparation: Preparation | None,
+    *,
+    root: str | Path | None = None,
+    limit: int | None = None,
+    skip_unreadable: bool = False,
+    scale: str | None = None,
+    offline: bool = False,
+    progress: Notify | None = None,
+) -> NewImages:
+    """Load images for a model with these classes, prepared as its own; see `open_images`."""
     dataset = load_data(
         source,
-        preparation=of.preparation,
+        preparation=preparation,
         limit=limit,
         parts=("test",),
         root=root,
         test_fraction=1.0,
         skip_unreadable=skip_unreadable,
         allow_duplicates=True,
-        scale=scale or (own_scale if isinstance(own_scale, str) else None),
+        scale=scale,
         offline=offline,
         progress=progress,
     )
-    places = places_by_name(dataset.classes, of.classes)
+    places = places_by_name(dataset.classes, classes)
     if places is None:
-        found = replace(unlabelled(dataset.test, of.classes), names=dataset.test.names)
+        found = replace(unlabelled(dataset.test, classes), names=dataset.test.names)
         return NewImages(dataset.name, found, labelled=False)
     labels = torch.tensor(places)[dataset.test.labels]
-    images = replace(dataset.test, labels=labels, classes=of.classes)
+    images = replace(dataset.test, labels=labels, classes=classes)
     return NewImages(dataset.name, images, labelled=True)
+
+
+def validation_images(
+    of: Reopened, *, root: str | Path | None = None, offline: bool = False
+) -> Images:
+    """Load the validation images of the model's run again.
+
+    Args:
+        of: a model.
+        root: the folder with the files of the data set, if it is not where the run found it.
+        offline: never use the network.
+
+    Raises:
+        InputError: they are not where they were, have changed, or the run has none.
+    """
+    data = of.record.data
+    try:
+        arguments = DataSource.model_validate(data.arguments).arguments()
+    except ValueError:
+        raise InputError(f"{of.run.path} does not say how its images are loaded") from None
+    arguments |= {"parts": (VAL, TEST)}
+    if root is not None:
+        arguments["root"] = root
+    found = load_data(**arguments, offline=offline).val
+    if found is None or digest(found) != data.digests.get(VAL):
+        raise InputError(f"the validation images of {of.run.path} are not those that it used")
+    return found
 
 
 def _named(text: str) -> tuple[Path, str | None, str | None]:

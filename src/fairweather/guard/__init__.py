@@ -11,9 +11,11 @@ from fairweather.guard.answering import Guard as Guard
 from fairweather.guard.answering import Likeness as Likeness
 from fairweather.guard.answering import Seen as Seen
 from fairweather.guard.answering import in_set as in_set
+from fairweather.guard.facts import VALIDATION as VALIDATION
 from fairweather.guard.facts import Fit as Fit
 from fairweather.guard.facts import GuardRecord as GuardRecord
 from fairweather.guard.facts import Kept as Kept
+from fairweather.guard.facts import Kind as Kind
 from fairweather.guard.facts import Measured as Measured
 from fairweather.guard.facts import Promise as Promise
 from fairweather.guard.facts import percent as percent

@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 import pydantic
 
 from fairweather.errors import check_name
-from fairweather.record import Frozen, Shown
+from fairweather.record import CLEAN, Frozen, Shown
 from fairweather.types import LARGEST_SIDE, Preparation
 
 VERSION: Literal[1] = 1
+VALIDATION = "validation"
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 Inner = Annotated[float, pydantic.Field(gt=0, lt=1)]
+Kind = Literal["clean", "shift", "attack"]
 Count = Annotated[int, pydantic.Field(ge=0)]
 Side = Annotated[int, pydantic.Field(ge=1, le=LARGEST_SIDE)]
 Name = Annotated[str, pydantic.AfterValidator(lambda text: check_name(text, "the class"))]
@@ -36,12 +38,11 @@ class Fit(Frozen):
     """What was fitted on validation images.
 
     Attributes:
-        temperature: logits are divided by it.
-        temperature_images: the images that it was fitted on, which also proposed thresholds; 0 if
-            there are no stored logits to fit it on.
+        temperature: logits are divided by it; 1 if the run stores no logits to fit it on.
+        others: the number of images that it was fitted on, which also proposed thresholds.
         threshold: the smallest confidence that is answered.
         quantile: a class is in the set where its probability is at least 1 minus this.
-        images: the other images, on which threshold and quantile were chosen.
+        images: the number of images on which threshold and quantile were chosen.
         answered, wrong: how many of these are answered, and how many of the answers are wrong.
         bound: the upper end of the exact interval of the risk.
         cluster: what images belong together by, such as `patient`; then one image of each counts.
@@ -49,7 +50,7 @@ class Fit(Frozen):
     """
 
     temperature: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
-    temperature_images: Count
+    others: Count
     threshold: Share
     quantile: Share
     images: Count
@@ -74,6 +75,7 @@ class Kept(Frozen):
     Attributes:
         images: `validation` (those that the threshold was chosen on), `clean` (test images), the id
             of a shift or an attack, or `natural/NAME`.
+        kind: what was done to test images, if anything: `shift` or `attack`.
         n: how many images.
         answered: the share of them that is answered.
         risk: the share of the answers that is wrong.
@@ -82,11 +84,21 @@ class Kept(Frozen):
     """
 
     images: Shown
+    kind: Kind
     n: Count
     answered: Share
     risk: Measured
     covered: Measured
     set_size: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None
+
+    def __str__(self) -> str:
+        value, low, high = self.risk.value, self.risk.low, self.risk.high
+        if value is None or low is None or high is None:
+            return "nothing is answered"
+        return (
+            f"{percent(value)} [{percent(low)}, {percent(high)}] of the answers are wrong, "
+            f"{percent(self.answered)} are answered"
+        )
 
 
 class GuardRecord(Frozen):
@@ -123,23 +135,34 @@ class GuardRecord(Frozen):
     versions: dict[Shown, Shown]
     time: Shown
 
-    def lines(self) -> list[str]:
-        """The promise, and what it rests on, in sentences."""
+    def lines(self) -> dict[str, str]:
+        """What is promised, what it rests on, and what test images kept of it, for people."""
         promise, fit = self.promise, self.fit
-        of = f"validation images, one of each {fit.cluster}," if fit.cluster else "validation images"
+        of = (
+            f"validation images, one of each {fit.cluster}," if fit.cluster else "validation images"
+        )
         chose = "; they also chose the epoch of the model" if fit.chose_checkpoint else ""
-        return [
-            f"risk <= {percent(promise.risk)} with {percent(promise.certainty)} certainty, for "
-            f"images like those of validation: {fit.images:,} {of} chose the threshold "
-            f"{fit.threshold:.4g}, {fit.wrong:,} of their {fit.answered:,} answers are wrong (risk "
-            f"<= {percent(fit.bound)}){chose}",
-            f"the set of an image holds its class for {percent(promise.coverage)} of such images",
-        ]
-
-    def worst(self) -> Kept | None:
-        """The shift of the run under which the largest share of answers is wrong."""
-        shifted = [each for each in self.kept if each.risk.value is not None]
-        return max(shifted, key=lambda each: each.risk.value or 0.0, default=None)
+        lines = {
+            "promised": f"risk <= {percent(promise.risk)} with {percent(promise.certainty)} "
+            f"confidence, for images like those of validation: {fit.images:,} {of} chose the "
+            f"threshold {fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} answers "
+            f"are wrong{chose}",
+            "sets": f"the set of an image holds its class for {percent(promise.coverage)} of such "
+            "images",
+        }
+        clean = [each for each in self.kept if each.images == CLEAN]
+        if clean:
+            lines["tested"] = f"test images of the run: {clean[0]}"
+        shifted = [each for each in self.kept if each.kind == "shift"]
+        risks = [(each.risk.value, each) for each in shifted if each.risk.value is not None]
+        if risks:
+            above = sum(value > promise.risk for value, _ in risks)
+            worst = max(risks, key=lambda pair: pair[0])[1]
+            lines["shifted"] = (
+                f"risk above {percent(promise.risk)} under {above} of {len(risks)} shifts of the "
+                f"run; worst, {worst.images}: {worst}"
+            )
+        return lines
 
 
 def percent(share: float) -> str:

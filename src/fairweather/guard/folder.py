@@ -41,7 +41,9 @@ def files_of(
     files = {
         RECORD: json.dumps(record.model_dump(mode="json"), indent=1).encode() + b"\n",
         GRAPH: json.dumps(graph.as_json(), separators=(",", ":"), allow_nan=False).encode() + b"\n",
-        WEIGHTS: safetensors.torch.save({name: each.contiguous() for name, each in weights.items()}),
+        WEIGHTS: safetensors.torch.save(
+            {name: each.contiguous() for name, each in weights.items()}
+        ),
         REFERENCE: safetensors.torch.save(known),
     }
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -139,9 +141,7 @@ def _seen(
             raise InputError(f"{path} gives {what} that are not float [B, N]")
     assert logits is not None, "this was an error above"
     if logits.shape[1] != len(record.classes):
-        raise InputError(
-            f"{path} gives {logits.shape[1]} logits for {len(record.classes)} classes"
-        )
+        raise InputError(f"{path} gives {logits.shape[1]} logits for {len(record.classes)} classes")
     arrays = (
         None if each is None else np.asarray(each.float().cpu().numpy())
         for each in (logits, features)

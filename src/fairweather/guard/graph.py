@@ -19,43 +19,42 @@ from fairweather.errors import InputError
 
 VERSION = 1
 IMAGES = "images"  # the name of the input
+_NAMES = """
+_native_batch_norm_legit_no_training.default _softmax.default _log_softmax.default
+_to_copy.default _unsafe_view.default _upsample_bicubic2d_aa.vec _upsample_bilinear2d_aa.vec
+abs.default adaptive_avg_pool2d.default adaptive_max_pool2d.default add.Scalar add.Tensor
+add_.Scalar add_.Tensor addmm.default alias.default amax.default amin.default arange.default
+arange.start arange.start_step avg_pool2d.default baddbmm.default batch_norm.default bmm.default
+cat.default celu.default chunk.default clamp.default clamp_.default clamp_max.default
+clamp_min.default clone.default constant_pad_nd.default contiguous.default conv1d.default
+conv2d.default conv2d.padding convolution.default cos.default detach.default div.Scalar
+div.Tensor div_.Tensor dropout.default dropout_.default einsum.default elu.default elu_.default
+eq.Scalar eq.Tensor erf.default exp.default expand.default expand_as.default fill_.Scalar
+fill_.Tensor flatten.using_ints flip.default floor_divide.default full.default full_like.default
+ge.Scalar gelu.default group_norm.default gt.Scalar hardsigmoid.default hardsigmoid_.default
+hardswish.default hardswish_.default hardtanh.default hardtanh_.default index.Tensor
+index_select.default instance_norm.default layer_norm.default le.Scalar leaky_relu.default
+leaky_relu_.default lift_fresh_copy.default linalg_vector_norm.default linear.default
+log.default log_softmax.int logsumexp.default lt.Scalar masked_fill.Scalar masked_fill.Tensor
+matmul.default max.dim max_pool2d.default maximum.default mean.default mean.dim min.dim
+minimum.default mish.default mish_.default mm.default movedim.int mul.Scalar mul.Tensor
+mul_.Scalar mul_.Tensor native_group_norm.default native_layer_norm.default
+ne.Scalar neg.default new_full.default new_ones.default new_zeros.default ones.default
+ones_like.default pad.default permute.default pixel_shuffle.default pixel_unshuffle.default
+pow.Scalar pow.Tensor_Scalar prelu.default reciprocal.default reflection_pad2d.default
+relu.default relu6.default relu6_.default relu_.default repeat.default
+repeat_interleave.self_int replication_pad2d.default reshape.default rms_norm.default
+roll.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default select.int
+selu.default selu_.default sigmoid.default sigmoid_.default silu.default silu_.default
+sin.default slice.Tensor softmax.int softplus.default split.Tensor split_with_sizes.default
+sqrt.default squeeze.default squeeze.dim squeeze.dims stack.default std.correction sub.Scalar
+sub.Tensor sub_.Tensor sum.default sum.dim_IntList sym_size.int t.default tanh.default
+tanh_.default to.dtype transpose.int unbind.int unflatten.int unsqueeze.default
+upsample_bicubic2d.vec upsample_bilinear2d.vec upsample_nearest2d.vec var.correction
+var_mean.correction view.default where.self zeros.default zeros_like.default
+"""
 # By the name and the overload that torch gives them.
-OPERATIONS = frozenset(
-    """
-    _native_batch_norm_legit_no_training.default _softmax.default _log_softmax.default
-    _to_copy.default _unsafe_view.default _upsample_bicubic2d_aa.vec _upsample_bilinear2d_aa.vec
-    abs.default adaptive_avg_pool2d.default adaptive_max_pool2d.default add.Scalar add.Tensor
-    add_.Scalar add_.Tensor addmm.default alias.default amax.default amin.default arange.default
-    arange.start arange.start_step avg_pool2d.default baddbmm.default batch_norm.default bmm.default
-    cat.default celu.default chunk.default clamp.default clamp_.default clamp_max.default
-    clamp_min.default clone.default constant_pad_nd.default contiguous.default conv1d.default
-    conv2d.default conv2d.padding convolution.default cos.default detach.default div.Scalar
-    div.Tensor div_.Tensor dropout.default dropout_.default einsum.default elu.default elu_.default
-    eq.Scalar eq.Tensor erf.default exp.default expand.default expand_as.default fill_.Scalar
-    fill_.Tensor flatten.using_ints flip.default floor_divide.default full.default full_like.default
-    ge.Scalar gelu.default group_norm.default gt.Scalar hardsigmoid.default hardsigmoid_.default
-    hardswish.default hardswish_.default hardtanh.default hardtanh_.default index.Tensor
-    index_select.default instance_norm.default layer_norm.default le.Scalar leaky_relu.default
-    leaky_relu_.default lift_fresh_copy.default linalg_vector_norm.default linear.default
-    log.default log_softmax.int logsumexp.default lt.Scalar masked_fill.Scalar masked_fill.Tensor
-    matmul.default max.dim max_pool2d.default maximum.default mean.default mean.dim min.dim
-    minimum.default mish.default mish_.default mm.default movedim.int mul.Scalar mul.Tensor
-    mul_.Scalar mul_.Tensor narrow.int native_group_norm.default native_layer_norm.default
-    ne.Scalar neg.default new_full.default new_ones.default new_zeros.default ones.default
-    ones_like.default pad.default permute.default pixel_shuffle.default pixel_unshuffle.default
-    pow.Scalar pow.Tensor_Scalar prelu.default reciprocal.default reflection_pad2d.default
-    relu.default relu6.default relu6_.default relu_.default repeat.default
-    repeat_interleave.self_int replication_pad2d.default reshape.default rms_norm.default
-    roll.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default select.int
-    selu.default selu_.default sigmoid.default sigmoid_.default silu.default silu_.default
-    sin.default slice.Tensor softmax.int softplus.default split.Tensor split_with_sizes.default
-    sqrt.default squeeze.default squeeze.dim squeeze.dims stack.default std.correction sub.Scalar
-    sub.Tensor sub_.Tensor sum.default sum.dim_IntList sym_size.int t.default tanh.default
-    tanh_.default to.dtype transpose.int unbind.int unflatten.int unsqueeze.default
-    upsample_bicubic2d.vec upsample_bilinear2d.vec upsample_nearest2d.vec var.correction
-    var_mean.correction view.default where.self zeros.default zeros_like.default
-    """.split()
-)
+OPERATIONS = frozenset(_NAMES.split())
 # Of whole numbers, such as the size of a batch.
 ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     "add": operator.add,
@@ -209,7 +208,7 @@ def _function(kind: str) -> Callable[..., Any]:
     found = getattr(getattr(torch.ops.aten, name, None), overload, None)
     if found is None:
         raise InputError(f"torch {torch.__version__} has no operation {kind}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _last_uses(graph: Graph) -> list[list[str]]:
