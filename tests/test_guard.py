@@ -49,6 +49,7 @@ from .chance import most
 from .commands import fairweather
 from .conftest import TINY_EFFICIENTNET, TINY_RESNET, write_pictures
 from .run_folders import finish, outcomes, run_record, write_run
+from .test_evaluate import write_model
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -182,6 +183,19 @@ def test_a_guard_says_what_it_is(saved, trained):
         fw.load_guard(saved, risk=0.1)
     with pytest.raises(InputError, match="which risk"):
         fw.load_guard(trained)
+
+
+def test_a_model_from_elsewhere_is_guarded_too(pictures, tmp_path):
+    """Of a data set with three splits, its own validation images choose."""
+    run = fw.evaluate(
+        write_model(tmp_path), f"folder:{pictures}", "brightness_factor: [0.5]",
+        out=tmp_path / "run", variants=["temperature"], bootstrap=100, device="cpu",
+    )  # fmt: skip
+    guard = fw.load_guard(run.path, risk=0.3, confidence=0.8, coverage=0.8, device="cpu")
+    assert not guard.record.fit.chose_checkpoint
+    assert "epoch" not in guard.record.lines()["promised"]
+    opened = [Image.open(path) for path in sorted((pictures / "test").rglob("*.png"))]
+    assert len(guard(opened).classes) == 24
 
 
 # ---------------------------------------------------------------- a service
