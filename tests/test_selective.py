@@ -259,7 +259,7 @@ def test_a_guaranteed_threshold_is_the_last_that_passes_in_order(data, risk):
         confidence.tolist(), correct.tolist(), risk
     )
     confidence, correct = np.repeat(confidence, weights[0]), np.repeat(correct, weights[0])
-    if len(confidence) < selective.fewest_images(risk, 0.8):
+    if len(confidence) < selective.fewest_for_risk(risk, 0.8):
         with pytest.raises(InputError, match="cannot show a risk"):
             selective.guaranteed_threshold(confidence, correct, tried, risk=risk, certainty=0.8)
         return
@@ -278,7 +278,7 @@ def test_a_guaranteed_threshold_is_the_last_that_passes_in_order(data, risk):
 
 def test_the_fewest_images_are_those_that_pass_if_all_are_right():
     for risk, certainty in [(0.05, 0.95), (0.01, 0.95), (0.2, 0.9), (0.5, 0.5), (0.001, 0.999)]:
-        fewest = selective.fewest_images(risk, certainty)
+        fewest = selective.fewest_for_risk(risk, certainty)
         assert (1 - risk) ** fewest <= (1 - certainty) * (1 + 1e-9)
         assert (1 - risk) ** (fewest - 1) > 1 - certainty
         right = np.full(fewest, True)
@@ -345,7 +345,7 @@ NAN = math.nan
         (lambda: selective.guaranteed_threshold([0.5], [True], [0.5], risk=1), "found 1"),
         (lambda: selective.guaranteed_threshold([0.5], [True], [0.5]), "1 images cannot .* 59"),
         (lambda: selective.guaranteed_threshold([0.5] * 99, [True] * 99, [NAN]), "numbers"),
-        (lambda: selective.fewest_images(0.05, NAN), "certainty .*found nan"),
+        (lambda: selective.fewest_for_risk(0.05, NAN), "certainty .*found nan"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -143,11 +143,11 @@ class GuardRecord(Frozen):
         )
         chose = "; they also chose the epoch of the model" if fit.chose_checkpoint else ""
         lines = {
-            "promised": f"risk <= {percent(promise.risk)} with {percent(promise.certainty)} "
+            "promised": f"risk <= {_exact(promise.risk)} with {_exact(promise.certainty)} "
             f"confidence, for images like those of validation: {fit.images:,} {of} chose the "
             f"threshold {fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} answers "
             f"are wrong{chose}",
-            "sets": f"the set of an image holds its class for {percent(promise.coverage)} of such "
+            "sets": f"the set of an image holds its class for {_exact(promise.coverage)} of such "
             "images",
         }
         clean = [each for each in self.kept if each.images == CLEAN]
@@ -159,10 +159,15 @@ class GuardRecord(Frozen):
             above = sum(value > promise.risk for value, _ in risks)
             worst = max(risks, key=lambda pair: pair[0])[1]
             lines["shifted"] = (
-                f"risk above {percent(promise.risk)} under {above} of {len(risks)} shifts of the "
+                f"risk above {_exact(promise.risk)} under {above} of {len(risks)} shifts of the "
                 f"run; worst, {worst.images}: {worst}"
             )
         return lines
+
+
+def _exact(share: float) -> str:
+    """Write a share as it was asked for: 99.99 % is not 100 %."""
+    return f"{100 * share:.10g} %"
 
 
 def percent(share: float) -> str:

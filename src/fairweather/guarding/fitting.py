@@ -14,7 +14,7 @@ from fairweather.guard import VALIDATION, Fit, Kept, Kind, Measured, Promise, in
 from fairweather.inference import fit_temperature, scale
 from fairweather.metrics import (
     Clusters,
-    fewest_images,
+    fewest_for_risk,
     guaranteed_threshold,
     one_of_each,
     softmax,
@@ -96,7 +96,7 @@ def fit_promise(of: Reopened, promise: Promise) -> Fitted:
 
 
 def _check_enough(n: int, promise: Promise, what: str, of: Reopened) -> None:
-    least = max(fewest_images(promise.risk, promise.certainty), fewest_for_sets(promise.coverage))
+    least = max(fewest_for_risk(promise.risk, promise.certainty), fewest_for_sets(promise.coverage))
     if n < least:
         raise InputError(
             f"half of the {what} of {of.run.path} are {n:,}, too few to promise a risk of "

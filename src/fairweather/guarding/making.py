@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -84,7 +85,12 @@ def _architecture(model: ModelRecord) -> str:
     return named if isinstance(named, str) else UNKNOWN
 
 
-def _reference(predictions: Predictions, images: Images | None, see: object, of: Reopened) -> Seen:
+def _reference(
+    predictions: Predictions,
+    images: Images | None,
+    see: Callable[[torch.Tensor], Seen],
+    of: Reopened,
+) -> Seen:
     """What the network says of the validation images on which the threshold was chosen.
 
     Logits are those that the run stored; without them, and for features, the network looks at the
@@ -97,7 +103,7 @@ def _reference(predictions: Predictions, images: Images | None, see: object, of:
         place = {key: at for at, key in enumerate(images.keys.tolist())}
         wanted = [place[key] for key in predictions.keys[drawn].tolist() if key in place]
         if wanted:
-            again = see(images.images[np.array(wanted)])  # type: ignore[operator]
+            again = see(images.images[np.array(wanted)])
     if predictions.logits is not None:
         return Seen(predictions.logits, None if again is None else again.features)
     if again is None:

@@ -276,7 +276,7 @@ def guaranteed_threshold(
     """
     n = check_columns(confidence=confidence, correct=correct)
     _check_promise(risk, certainty)
-    if n < (least := fewest_images(risk, certainty)):
+    if n < (least := fewest_for_risk(risk, certainty)):
         raise InputError(
             f"{n:,} images cannot show a risk of at most {risk:.4g} with a certainty of "
             f"{certainty:.4g}: that takes at least {least:,}, and more if any answer is wrong"
@@ -326,14 +326,14 @@ def thresholds_to_try(
     return np.asarray(levels[scipy.special.bdtr(wrong, answered, risk).argmin() :])
 
 
-def fewest_images(risk: float, certainty: float = 0.95) -> int:
+def fewest_for_risk(risk: float, certainty: float = 0.95) -> int:
     """The fewest images that can show a risk, which they do if every answer is right.
 
     Args:
         risk: the largest share of wrong answers, in (0, 1).
         certainty: the share of draws in which the promise holds, in (0, 1).
 
-    >>> fewest_images(0.05), fewest_images(0.01)
+    >>> fewest_for_risk(0.05), fewest_for_risk(0.01)
     (59, 299)
     """
     _check_promise(risk, certainty)
