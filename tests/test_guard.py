@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -39,7 +40,7 @@ from fairweather.inference import fit_temperature, scale
 from fairweather.metrics import Clusters, per_image, softmax
 from fairweather.metrics.columns import wilson_interval
 from fairweather.models import load_model
-from fairweather.record import CLEAN, VAL, predictions_file
+from fairweather.record import CLEAN, VAL, ModelRecord, predictions_file
 from fairweather.reopened import reopen
 from fairweather.runs import StoredGroups
 from fairweather.study import check_study
@@ -472,6 +473,22 @@ def test_what_is_fitted_on_which_half(tmp_path):
     assert row.covered.value == np.mean(np.array(scores) <= fit.quantile)
     sizes = in_set(softmax(judging.logits), fit.quantile).sum(axis=1)
     assert row.set_size == sizes.mean()
+
+
+@pytest.mark.parametrize(
+    ("settings", "chose"),
+    [
+        ({}, True),
+        ({"recipe": {"select": "accuracy"}}, True),
+        ({"recipe": {"select": "last"}}, False),
+        ({"recipe": {"select": "last"}, "sweep": {"learning_rate": [1, 2]}}, True),
+    ],
+)
+def test_whether_the_same_images_chose_the_model_is_known(settings, chose, tmp_path):
+    of = reopened(tmp_path, simulated(300, np.random.default_rng(0)))
+    models = {"a": ModelRecord(title="A", settings=settings)}
+    of = replace(of, record=of.record.model_copy(update={"models": models}))
+    assert fitting.fit_promise(of, PROMISE).fit.chose_checkpoint == chose
 
 
 def test_the_promise_is_kept_through_all_steps(tmp_path):

@@ -90,9 +90,17 @@ def fit_promise(of: Reopened, promise: Promise) -> Fitted:
         wrong=found.wrong,
         bound=found.bound,
         cluster=groups.cluster if known else None,  # type: ignore[union-attr]
-        chose_checkpoint=of.record.kind == "study",
+        chose_checkpoint=_chose_checkpoint(of),
     )
     return Fitted(fit, judging)
+
+
+def _chose_checkpoint(of: Reopened) -> bool:
+    """Say whether validation images chose the epoch of the model, or its recipe in a sweep."""
+    settings = of.record.models[of.name].settings
+    recipe = settings.get("recipe")
+    last = isinstance(recipe, dict) and recipe.get("select") == "last"
+    return of.record.kind == "study" and not (last and not settings.get("sweep"))
 
 
 def _check_enough(n: int, promise: Promise, what: str, of: Reopened) -> None:
