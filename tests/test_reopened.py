@@ -38,7 +38,8 @@ def trained(pictures, tmp_path_factory):
         "bootstrap": 100,
         "shifts": [{"brightness_factor": {"factor": [0.5]}}],
         "models": {
-            name: {"backbone": TINY_RESNET, "recipe": recipe} for name in ("basic", "other")
+            name: {"title": name, "backbone": TINY_RESNET, "recipe": recipe}
+            for name in ("basic", "other")
         },
     }
     out = tmp_path_factory.mktemp("runs") / "small"
@@ -90,7 +91,7 @@ def test_damaged_weights_are_refused(trained, tmp_path):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(InputError, match="not what"):
+    with pytest.raises(InputError, match="damaged or was changed"):
         reopen(f"{copy}:basic:0")
 
 
