@@ -60,6 +60,7 @@ coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/good_models.py
 	$(BIN)/python benchmarks/recipes.py
 	$(BIN)/python benchmarks/clusters.py
+	$(BIN)/python benchmarks/guarantee.py
 	$(BIN)/python benchmarks/classes.py
 
 clean:

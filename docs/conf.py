@@ -38,12 +38,13 @@ nitpicky = True
 # What the signatures of public objects mention and other projects describe. It is not looked up, so
 # that the site builds without a network.
 FOREIGN = (
-    r"(collections|enum|nn|np|npt|numpy|os|pandas|pathlib|pd|pydantic|torch|typing)\..*"
+    r"(collections|enum|nn|np|npt|numpy|os|pandas|pathlib|pd|PIL|pydantic|torch|typing)\..*"
     r"|Any|Path|bool|bytes|float|int|object|str"
 )
 # What they mention and we describe in words: names of types, and parts that may change.
 INTERNAL = (
     r"AttackFunction|FloatArray|IntArray|Parameter|Result|ShiftFunction|State|Step|StepRecord"
+    r"|fairweather\.guard\.(answering\.Seen|facts\.GuardRecord)"
     r"|fairweather\.metrics\.ordered\.ConfidenceOrder"
     r"|fairweather\.metrics\.recipes\.SeedVariance"
     r"|fairweather\.metrics\.sample\.(OrderedSums|Prepared)"

@@ -236,6 +236,33 @@ def coverage_at_risk(confidence, correct, risk=0.05):
     return coverage_above(confidence, min(allowed, default=math.inf))
 
 
+def binomial_tail(hits, n, share):
+    """The chance of at most so many hits among n."""
+    return sum(math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(hits + 1))
+
+
+def guaranteed_threshold(confidence, correct, candidates, risk, certainty):
+    found = math.inf
+    for sure in candidates:
+        answers = [right for own, right in zip(confidence, correct, strict=True) if own >= sure]
+        if binomial_tail(answers.count(False), len(answers), risk) > 1 - certainty:
+            break
+        found = sure
+    return found
+
+
+def thresholds_to_try(confidence, correct, risk, steps=100):
+    ordered = sorted(confidence, reverse=True)
+    n = len(ordered)
+    tried = sorted({ordered[math.ceil(step * n / steps) - 1] for step in range(1, steps + 1)})
+    tails = {}
+    for sure in tried:
+        answers = [right for own, right in zip(confidence, correct, strict=True) if own >= sure]
+        tails[sure] = binomial_tail(answers.count(False), len(answers), risk)
+    first = max(sure for sure in tried if tails[sure] == min(tails.values()))
+    return [sure for sure in reversed(tried) if sure <= first]
+
+
 def confidence_auroc(confidence, correct):
     images = list(zip(confidence, correct, strict=True))
     wins = [

@@ -71,6 +71,8 @@ MAY_IMPORT = {
     "executors": LEAVES | {"data", "executor_options", "runs", "steps"},
     "reopened": LEAVES | {"data", "models", "runs", "steps"},
     "estimation": LEAVES | {"inference", "metrics", "models", "reopened", "runs"},
+    "guard": LEAVES | {"metrics"},
+    "guarding": LEAVES | {"guard", "inference", "metrics", "reopened", "runs", "scores"},
     "as_seeds": LEAVES | {"executors", "finished_run", "report", "runs", "shifts", "steps"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)

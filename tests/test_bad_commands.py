@@ -246,7 +246,8 @@ def safe(header):
 
 
 LOADED = [
-    f"fairweather.{name}" for name in ("evaluation", "study", "exporting", "comparison", "as_seeds")
+    f"fairweather.{name}"
+    for name in ("evaluation", "study", "exporting", "comparison", "as_seeds", "guarding.making")
 ]
 
 
@@ -998,6 +999,39 @@ ROWS = {
         given(
             parquet(label=["a", "b"], a=[[1], [2]], b=[0.5, 0.5]), "bad.parquet", name="bad.parquet"
         ),
+    ],
+    "answers": [
+        ("predict run", "Missing argument", {}),
+        ("predict nowhere images:plain --risk 5%", "nowhere", {}),
+        ("predict run images:plain", "--risk", {}),
+        ("predict run images:plain --risk 5", "--risk", {}),
+        ("predict run images:plain --risk many", "--risk", {}),
+        ("predict run images:plain --risk 5% --confidence 100%", "--confidence", {}),
+        ("predict run images:plain --risk 5% --coverage 0", "--coverage", {}),
+        ("predict run images:plain --risk 5% --out a.xlsx", ".parquet", {}),
+        ("predict run images:plain --risk 5% --out right.csv", "right.csv exists", {}),
+        ("predict run images:plain --risk 5% --out study.yaml/a.csv", "study.yaml", {}),
+        ("predict run images:plain --risk 5% --limit 0", "--limit", {}),
+        ("predict run:b images:plain --risk 5%", "'b'", {}),
+        ("predict run:a:9 images:plain --risk 5%", "'9'", {}),
+        ("predict run images:plain --risk 5%", "no weights of a", {}),
+        ("predict cut images:plain --risk 5%", "record.json", {}),
+        ("predict bad images:plain", "checksums.json", {"bad/guard.json": "{"}),
+        ("predict bad images:plain --risk 5%", "promises already", {"bad/guard.json": "{"}),
+        (
+            "predict bad images:plain",
+            "guard.json is damaged",
+            {"bad/guard.json": "{", "bad/checksums.json": "{}"},
+        ),
+        ("guard run", "Missing argument", {}),
+        ("guard run out", "--risk", {}),
+        ("guard run out --risk 0", "--risk", {}),
+        ("guard run data --risk 5%", "not empty", {}),
+        ("guard run study.yaml --risk 5%", "study.yaml", {}),
+        ("guard run out --risk 5% --onnx a.pt", ".onnx", {}),
+        ("guard run out --risk 5% --onnx no.onnx/a.onnx", "no weights", {}),
+        ("guard run out --risk 5%", "no weights of a", {}),
+        ("guard nowhere out --risk 5%", "nowhere", {}),
     ],
     "runs": [
         ("report nowhere", "nowhere", {}),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fairweather.errors import InputError
 from fairweather.metrics import ordered, selective
 from tests import reference
+from tests.chance import most
 
 INF = math.inf
 
@@ -239,6 +240,91 @@ def test_level_sums_count_every_image(data):
     assert sums.images.shape == sums.wrong.shape == (3, len(set(confidence)) + 1)
 
 
+# ---------------------------------------------------------------- a threshold with a guarantee
+
+
+def halves(n, right, seed):
+    generator = np.random.default_rng(seed)
+    confidence = generator.beta(6, 1, size=n)
+    correct = generator.random(n) < right(confidence)
+    return (confidence[::2], correct[::2]), (confidence[1::2], correct[1::2])
+
+
+@given(data=columns_and_weights(), risk=st.sampled_from([0.1, 0.3, 0.45]))
+@settings(max_examples=60, deadline=None)
+def test_a_guaranteed_threshold_is_the_last_that_passes_in_order(data, risk):
+    confidence, correct, weights = data
+    tried = selective.thresholds_to_try(confidence, correct, risk=risk)
+    assert tried.tolist() == reference.thresholds_to_try(
+        confidence.tolist(), correct.tolist(), risk
+    )
+    confidence, correct = np.repeat(confidence, weights[0]), np.repeat(correct, weights[0])
+    if len(confidence) < selective.fewest_for_risk(risk, 0.8):
+        with pytest.raises(InputError, match="cannot show a risk"):
+            selective.guaranteed_threshold(confidence, correct, tried, risk=risk, certainty=0.8)
+        return
+    found = selective.guaranteed_threshold(confidence, correct, tried, risk=risk, certainty=0.8)
+    assert found.threshold == reference.guaranteed_threshold(
+        confidence.tolist(), correct.tolist(), tried.tolist(), risk, 0.8
+    )
+    answers = correct[confidence >= found.threshold]
+    assert (found.answered, found.wrong) == (len(answers), np.count_nonzero(~answers))
+    if found.answered:
+        # The upper end of the interval of Clopper and Pearson: so few are as rare as promised.
+        at_bound = reference.binomial_tail(found.wrong, found.answered, found.bound)
+        assert at_bound == pytest.approx(0.2, abs=1e-9)
+        assert found.bound <= risk + 1e-12
+
+
+def test_the_fewest_images_are_those_that_pass_if_all_are_right():
+    for risk, certainty in [(0.05, 0.95), (0.01, 0.95), (0.2, 0.9), (0.5, 0.5), (0.001, 0.999)]:
+        fewest = selective.fewest_for_risk(risk, certainty)
+        assert (1 - risk) ** fewest <= (1 - certainty) * (1 + 1e-9)
+        assert (1 - risk) ** (fewest - 1) > 1 - certainty
+        right = np.full(fewest, True)
+        found = selective.guaranteed_threshold(
+            np.full(fewest, 0.7), right, [0.7], risk=risk, certainty=certainty
+        )
+        assert found.threshold == 0.7
+
+
+def test_images_of_equal_confidence_are_answered_together_or_not_at_all():
+    confidence, correct = np.full(200, 0.9), np.arange(200) >= 30
+    tried = selective.thresholds_to_try(confidence, correct)
+    assert tried.tolist() == [0.9]
+    found = selective.guaranteed_threshold(confidence, correct, tried)
+    assert found[:4] == (INF, 200, 0, 0)
+    assert math.isnan(found.bound)
+
+
+def test_one_wrong_answer_at_the_top_does_not_end_the_search():
+    confidence = np.linspace(1, 0.5, 1000)
+    correct = np.arange(1000) != 0  # the surest of all is wrong
+    tried = selective.thresholds_to_try(confidence, correct)
+    assert selective.guaranteed_threshold(confidence, correct, tried).answered == 1000
+
+
+TRUE_RISKS = {
+    # A risk just above what is promised everywhere: each answer breaks the promise.
+    "uninformative": (lambda c: np.full_like(c, 0.9 - 1e-9), lambda _: 0.1 + 1e-9),
+    # Of confidences from Beta(6, 1) from t on, the mean is 6 / 7 (1 - t^7) / (1 - t^6).
+    "calibrated": (lambda c: c, lambda t: 1 - 6 / 7 * (1 - t**7) / (1 - t**6)),
+}
+
+
+@pytest.mark.parametrize("n", [100, 400, 1600])
+@pytest.mark.parametrize("name", TRUE_RISKS)
+def test_the_promise_is_broken_as_rarely_as_is_said(name, n):
+    right, true_risk = TRUE_RISKS[name]
+    broken = 0
+    for trial in range(400):
+        first, second = halves(n, right, [n, trial])
+        tried = selective.thresholds_to_try(*first, risk=0.1)
+        found = selective.guaranteed_threshold(*second, tried, risk=0.1)
+        broken += found.threshold < 1 and true_risk(found.threshold) > 0.1
+    assert broken <= most(400, 0.05)
+
+
 NAN = math.nan
 
 
@@ -255,6 +341,11 @@ NAN = math.nan
         (lambda: selective.coverage_at_risk([0.5], [True], risk=5), r"in \[0, 1\], found 5"),
         (lambda: selective.threshold_at_risk([0.5], [True], risk=-0.1), "found -0.1"),
         (lambda: selective.threshold_at_risk([0.5], [True], risk=NAN), "found nan"),
+        (lambda: selective.thresholds_to_try([0.5], [True], risk=0), r"in \(0, 1\), found 0"),
+        (lambda: selective.guaranteed_threshold([0.5], [True], [0.5], risk=1), "found 1"),
+        (lambda: selective.guaranteed_threshold([0.5], [True], [0.5]), "1 images cannot .* 59"),
+        (lambda: selective.guaranteed_threshold([0.5] * 99, [True] * 99, [NAN]), "numbers"),
+        (lambda: selective.fewest_for_risk(0.05, NAN), "certainty .*found nan"),
     ],
 )
 def test_bad_input_is_named(call, message):

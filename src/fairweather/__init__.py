@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from fairweather.evaluation import evaluate as evaluate
     from fairweather.exporting import export as export
     from fairweather.finished_run import Run as Run
+    from fairweather.guard import Answers as Answers
+    from fairweather.guard import Guard as Guard
+    from fairweather.guard import Likeness as Likeness
+    from fairweather.guarding import load_guard as load_guard
     from fairweather.inference import predict as predict
     from fairweather.metrics import score as score
     from fairweather.models import load_model as load_model
@@ -48,11 +52,14 @@ __version__ = "0.2.0"
 
 _HOME = {
     "AccuracyEstimate": "estimation",
+    "Answers": "guard",
     "Attack": "types",
     "Dataset": "types",
     "GroupColumns": "types",
+    "Guard": "guard",
     "Images": "types",
     "InputError": "errors",
+    "Likeness": "guard",
     "Predictions": "types",
     "Run": "finished_run",
     "Score": "types",
@@ -65,6 +72,7 @@ _HOME = {
     "join_seeds": "as_seeds",
     "pack_run": "as_seeds",
     "load_data": "data",
+    "load_guard": "guarding",
     "load_model": "models",
     "make_attack": "attacks",
     "make_shift": "shifts",

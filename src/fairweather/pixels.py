@@ -33,7 +33,7 @@ FORMATS = (
     *("TIFF", "WEBP"),
 )
 Pixels = npt.NDArray[np.uint8]
-Content = Path | bytes | Pixels
+Content = Path | bytes | Pixels | Image.Image
 
 
 class UnreadableImageError(InputError):
@@ -89,7 +89,8 @@ def decode_image(content: Content, square: Square | None, scale: Scale | None = 
       already have the lengths after resizing is not resampled.
 
     Args:
-        content: a file, encoded bytes, or pixels: uint8 `[H, W]` or `[H, W, 3]`.
+        content: a file, encoded bytes, an image of Pillow, or pixels: uint8 `[H, W]` or
+            `[H, W, 3]`.
         square: None does not resize or crop.
         scale: which gray values become black and white; colour images are refused then.
 
@@ -178,7 +179,7 @@ def _decode(content: Content, scale: Scale | None) -> Image.Image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image), scale, stored, most)
     except UnidentifiedImageError:
-        if isinstance(content, np.ndarray) or not is_dicom(content):
+        if isinstance(content, np.ndarray | Image.Image) or not is_dicom(content):
             raise
         return read_dicom(content, scale).convert("RGB")
 
@@ -213,7 +214,7 @@ def _open(content: Content) -> Image.Image:
         if not content:
             raise ValueError("it has no bytes")
         return Image.open(io.BytesIO(content), formats=_formats())
-    return Image.fromarray(content)
+    return content.copy() if isinstance(content, Image.Image) else Image.fromarray(content)
 
 
 def _formats() -> list[str]:

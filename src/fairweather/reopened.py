@@ -74,6 +74,12 @@ class Reopened:
             return Preparation(data.side[0])
         return None
 
+    @property
+    def scale(self) -> str | None:
+        """Which gray values become black and white, if the run was told."""
+        found = self.record.data.arguments.get("scale")
+        return found if isinstance(found, str) else None
+
     def validation(self) -> Predictions:
         """The model's predictions of the run's clean validation images.
 
@@ -144,28 +150,52 @@ def open_images(
 
     Arguments as for `load_data`. Labels are kept where each class is one of the run's by name.
     """
-    arguments = of.record.data.arguments
-    own_scale = arguments.get("scale")
+    return prepared_images(
+        source,
+        of.classes,
+        of.preparation,
+        root=root,
+        limit=limit,
+        skip_unreadable=skip_unreadable,
+        scale=scale or of.scale,
+        offline=offline,
+        progress=progress,
+    )
+
+
+def prepared_images(
+    source: str,
+    classes: tuple[str, ...],
+    preparation: Preparation | None,
+    *,
+    root: str | Path | None = None,
+    limit: int | None = None,
+    skip_unreadable: bool = False,
+    scale: str | None = None,
+    offline: bool = False,
+    progress: Notify | None = None,
+) -> NewImages:
+    """Load images for a model with these classes, prepared as its own; see `open_images`."""
     dataset = load_data(
         source,
-        preparation=of.preparation,
+        preparation=preparation,
         limit=limit,
         parts=("test",),
         root=root,
         test_fraction=1.0,
         skip_unreadable=skip_unreadable,
         allow_duplicates=True,
-        scale=scale or (own_scale if isinstance(own_scale, str) else None),
+        scale=scale,
         offline=offline,
         progress=progress,
     )
-    places = places_by_name(dataset.classes, of.classes)
+    places = places_by_name(dataset.classes, classes)
     if places is None:
-        found = replace(unlabelled(dataset.test, of.classes), names=dataset.test.names)
+        found = replace(unlabelled(dataset.test, classes), names=dataset.test.names)
         others = () if dataset.classes == (UNLABELLED,) else dataset.classes
         return NewImages(dataset.name, found, labelled=False, other_classes=others)
     labels = torch.tensor(places)[dataset.test.labels]
-    images = replace(dataset.test, labels=labels, classes=of.classes)
+    images = replace(dataset.test, labels=labels, classes=classes)
     return NewImages(dataset.name, images, labelled=True)
 
 

@@ -15,6 +15,7 @@ from fairweather.cli.comparing import check, compare
 from fairweather.cli.estimating import estimate
 from fairweather.cli.evaluating import evaluate
 from fairweather.cli.exporting import export, preview
+from fairweather.cli.guarding import guard, predict
 from fairweather.cli.listing import list_names
 from fairweather.cli.running import cancel, clean, pack, plan, report, run
 from fairweather.errors import InputError, one_line, os_error_sentence
@@ -25,6 +26,8 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "plan": plan,
     "evaluate": evaluate,
     "estimate": estimate,
+    "predict": predict,
+    "guard": guard,
     "compare": compare,
     "check": check,
     "report": report,

@@ -93,6 +93,7 @@ from fairweather.metrics.paired import (
 from fairweather.metrics.sample import Resamples, Sample, bootstrap_weights
 from fairweather.metrics.selective import (
     Fitted,
+    Guaranteed,
     RiskCoverage,
     area_under_risk_coverage,
     atc_accuracy,
@@ -101,10 +102,13 @@ from fairweather.metrics.selective import (
     confidence_auroc,
     coverage_above,
     coverage_at_risk,
+    fewest_for_risk,
     fit_on,
+    guaranteed_threshold,
     risk_above,
     risk_coverage_curve,
     threshold_at_risk,
+    thresholds_to_try,
 )
 from fairweather.metrics.table import METRICS, Metric, absent_metrics
 from fairweather.metrics.two_sample import (
@@ -122,6 +126,7 @@ __all__ = [
     "Clusters",
     "Estimate",
     "Fitted",
+    "Guaranteed",
     "McNemar",
     "Metric",
     "OodScore",
@@ -167,8 +172,10 @@ __all__ = [
     "expected_calibration_error",
     "false_positive_rate_at",
     "features_differ_p",
+    "fewest_for_risk",
     "fit_on",
     "flip_rate",
+    "guaranteed_threshold",
     "holm",
     "knn_distance",
     "macro_auc",
@@ -203,6 +210,7 @@ __all__ = [
     "softmax",
     "softmax_entropy",
     "threshold_at_risk",
+    "thresholds_to_try",
     "to_score",
     "top5_accuracy",
     "under_priors",

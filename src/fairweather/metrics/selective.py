@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
 from fairweather.errors import InputError
 from fairweather.metrics.columns import (
     FloatArray,
+    IntArray,
     Result,
     as_result,
     as_rows,
@@ -29,6 +31,9 @@ from fairweather.types import Predictions, Score
 
 # The largest share of wrong answers that the threshold from validation images allows.
 RISK = 0.05
+# Thresholds are tried at steps of this share of the images.
+STEPS = 100
+ROUNDING = 1e-9
 
 
 class RiskCoverage(NamedTuple):
@@ -211,6 +216,147 @@ def coverage_above(
     """
     check_columns(confidence=confidence)
     return weighted_mean(at_or_above(confidence, threshold), weights)
+
+
+class Guaranteed(NamedTuple):
+    """A threshold that keeps a risk with a stated certainty; see `guaranteed_threshold`.
+
+    Attributes:
+        threshold: the smallest confidence that is answered; infinite if nothing may be answered.
+        images: the number of images that it was tested on.
+        answered, wrong: how many of these it answers, and how many of these answers are wrong.
+        bound: the upper end of the exact one-sided interval of the risk with the same certainty, at
+            most the risk that was asked for; NaN if nothing is answered.
+    """
+
+    threshold: float
+    images: int
+    answered: int
+    wrong: int
+    bound: float
+
+
+def guaranteed_threshold(
+    confidence: npt.ArrayLike,
+    correct: npt.ArrayLike,
+    candidates: npt.ArrayLike,
+    *,
+    risk: float = 0.05,
+    certainty: float = 0.95,
+) -> Guaranteed:
+    """The last of some thresholds, in a fixed order, up to which the risk is shown to be kept.
+
+    Each candidate is tested: were its risk above `risk`, so few wrong answers would be this rare.
+    The first candidate that fails ends the search. So the risk of the threshold is at most `risk`
+    in all but `1 - certainty` of the draws of these images, whatever the model is, with ties or
+    without. The tests need no correction for their number: to go wrong, the search must pass the
+    first candidate in the order whose risk is too high, which is one test. For this the candidates
+    and their order must not depend on these images: take them from others, with
+    `thresholds_to_try`. Binary search over the confidences of the images themselves, as in
+    algorithm 1 of Geifman and El-Yaniv, divides `1 - certainty` by the number of its tests.
+
+    Args:
+        confidence: float `[n]`, larger means more confident; no NaN. The images must be independent
+            draws of what will be answered, in particular one image of each patient.
+        correct: bool `[n]`.
+        candidates: float `[k]`, each the smallest confidence that is answered.
+        risk: the largest share of wrong answers, in (0, 1).
+        certainty: the share of draws in which the promise holds, in (0, 1).
+
+    Raises:
+        InputError: so few images cannot show such a risk, even if every answer is right.
+
+    Source: Angelopoulos et al. 2021, Learn then Test, section 2.3, for the fixed order; Clopper and
+    Pearson 1934 for the exact test; Geifman and El-Yaniv 2017, Selective Classification for Deep
+    Neural Networks, for the aim.
+
+    >>> confidence, correct = np.linspace(1, 0.5, 200), np.arange(200) % 40 != 39
+    >>> found = guaranteed_threshold(confidence, correct, [0.8, 0.6, 0.5], risk=0.1)
+    >>> found.threshold, found.answered, found.wrong, round(found.bound, 3)
+    (0.5, 200, 5, 0.052)
+    """
+    n = check_columns(confidence=confidence, correct=correct)
+    _check_promise(risk, certainty)
+    if n < (least := fewest_for_risk(risk, certainty)):
+        raise InputError(
+            f"{n:,} images cannot show a risk of at most {risk:.4g} with a certainty of "
+            f"{certainty:.4g}: that takes at least {least:,}, and more if any answer is wrong"
+        )
+    tried = np.asarray(candidates, dtype=np.float64)
+    if tried.ndim != 1 or np.isnan(tried).any():
+        raise InputError("candidates for a threshold must be numbers [k]")
+    answered, wrong = _counts_above(confidence, correct, tried)
+    passed = scipy.special.bdtr(wrong, answered, risk) <= 1 - certainty
+    count = len(tried) if passed.all() else int(passed.argmin())  # up to the first that fails
+    if not count:
+        return Guaranteed(np.inf, n, 0, 0, np.nan)
+    threshold, of, errors = (each[count - 1] for each in (tried, answered, wrong))
+    # Where all answers are wrong, no test of a risk below 1 is passed.
+    bound = scipy.special.betaincinv(errors + 1, of - errors, certainty)
+    return Guaranteed(float(threshold), n, int(of), int(errors), float(bound))
+
+
+def thresholds_to_try(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike, *, risk: float = 0.05
+) -> FloatArray:
+    """Thresholds for `guaranteed_threshold`, in the order in which other images may pass them.
+
+    The order begins where these images show most clearly that the risk is kept, and goes down from
+    there: the most confident images alone are few, so that one wrong answer would end the search.
+    Steps are a hundredth of the images, since each further test is one that may fail by chance.
+
+    Args:
+        confidence: float `[n]`, larger means more confident; no NaN.
+        correct: bool `[n]`.
+        risk: the largest share of wrong answers, in (0, 1).
+
+    Returns:
+        Float64 `[k]`, descending.
+
+    Source: Angelopoulos et al. 2021, Learn then Test, section 4, splits the images likewise.
+
+    >>> thresholds_to_try([0.9, 0.8, 0.7, 0.6], [True, True, True, False], risk=0.3).tolist()
+    [0.7, 0.6]
+    """
+    n = check_columns(confidence=confidence, correct=correct)
+    _check_promise(risk, 0.5)
+    ordered = np.sort(as_confidence(confidence))[::-1]
+    places = np.unique(np.ceil(np.arange(1, STEPS + 1) * n / STEPS).astype(np.int64)) - 1
+    levels = np.unique(ordered[places])[::-1]
+    answered, wrong = _counts_above(confidence, correct, levels)
+    return np.asarray(levels[scipy.special.bdtr(wrong, answered, risk).argmin() :])
+
+
+def fewest_for_risk(risk: float, certainty: float = 0.95) -> int:
+    """The fewest images that can show a risk, which they do if every answer is right.
+
+    Args:
+        risk: the largest share of wrong answers, in (0, 1).
+        certainty: the share of draws in which the promise holds, in (0, 1).
+
+    >>> fewest_for_risk(0.05), fewest_for_risk(0.01)
+    (59, 299)
+    """
+    _check_promise(risk, certainty)
+    exact = np.log1p(-certainty) / np.log1p(-risk)
+    return int(np.ceil(exact - ROUNDING))
+
+
+def _check_promise(risk: float, certainty: float) -> None:
+    # NaN fails the comparisons too.
+    if not 0 < risk < 1:
+        raise InputError(f"a risk that is promised must be in (0, 1), found {risk}")
+    if not 0 < certainty < 1:
+        raise InputError(f"the certainty of a promise must be in (0, 1), found {certainty}")
+
+
+def _counts_above(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike, thresholds: FloatArray
+) -> tuple[IntArray, IntArray]:
+    """How many images each threshold answers, and how many of these are wrong, `[k]` each."""
+    right = np.asarray(correct, dtype=bool)
+    every, wrong = np.sort(as_confidence(confidence)), np.sort(as_confidence(confidence)[~right])
+    return tuple(len(each) - np.searchsorted(each, thresholds) for each in (every, wrong))  # type: ignore[return-value]
 
 
 def at_or_above(confidence: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:

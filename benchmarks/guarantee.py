@@ -1,0 +1,182 @@
+"""How often does a threshold with a guarantee break its promise, and what does it cost?
+
+    python benchmarks/guarantee.py    # some minutes on one core; prints markdown
+
+Simulated validation images: half of them propose thresholds, the others test these in a fixed
+order (`guaranteed_threshold`). The promise is a risk of at most 5 % with a certainty of 95 %; it is
+broken where the true risk of the threshold, an integral, is above 5 %. Beside it are binary search
+with a union bound (algorithm 1 of Geifman and El-Yaniv 2017) on the same half, and the largest
+coverage whose measured risk is at most 5 %, on all images (`threshold_at_risk`), which promises
+nothing.
+
+The models: confidences follow a Beta distribution, and an image is right with its confidence
+(calibrated), less often (overconfident: the error is twice as large), always equally often
+(uninformative, with a risk just above 5 %: the hardest case, where every answer breaks the
+promise), or less often where the confidence is above 0.99 (sure and wrong). Ties: the confidence is
+rounded to twentieths. Images that come in clusters are ten of each, alike within: once all are
+tested as if they were independent, and once one image of each cluster.
+"""
+
+import numpy as np
+import scipy.special
+
+from fairweather.metrics import guaranteed_threshold, threshold_at_risk, thresholds_to_try
+
+RISK, CERTAINTY = 0.05, 0.95
+TRIALS = 4000
+GRID = 200_000  # quantiles of the confidence, for the integral
+IN_CLUSTER, CORRELATION = 10, 0.5
+IMAGES = (200, 500, 2000, 10_000)
+
+
+def calibrated(confidence):
+    return confidence
+
+
+def overconfident(confidence):
+    return np.maximum(0, 1 - 2 * (1 - confidence))
+
+
+def uninformative(confidence):
+    return np.full_like(confidence, 1 - RISK - 1e-6)
+
+
+def sure_and_wrong(confidence):
+    return np.where(confidence > 0.99, 0.9, confidence)
+
+
+# By name: the Beta distribution of the confidence, how often it is right, the steps of ties.
+MODELS = {
+    "calibrated, poor": ((2, 1), calibrated, None),
+    "calibrated, good": ((6, 1), calibrated, None),
+    "calibrated, very good": ((20, 0.5), calibrated, None),
+    "overconfident": ((20, 0.5), overconfident, None),
+    "uninformative": ((6, 1), uninformative, None),
+    "sure and wrong": ((6, 0.5), sure_and_wrong, None),
+    "with ties": ((6, 1), calibrated, 20),
+}
+
+
+class Truth:
+    """The true risk and coverage of every threshold of a model."""
+
+    def __init__(self, name):
+        self.shape, self.right, self.steps = MODELS[name]
+        quantiles = (np.arange(GRID) + 0.5) / GRID
+        drawn = np.sort(scipy.special.betaincinv(*self.shape, quantiles))
+        self.accuracy = float(self.right(drawn).mean())
+        self.sure = self.rounded(drawn)
+        wrong = (1 - self.right(drawn))[::-1].cumsum()[::-1]
+        self.above = wrong / np.arange(GRID, 0, -1)
+        self.best = max(
+            (1 - np.searchsorted(self.sure, t) / GRID for t in self.sure[::200] if self.keeps(t)),
+            default=0.0,
+        )
+
+    def rounded(self, confidence):
+        steps = self.steps
+        return confidence if steps is None else np.ceil(confidence * steps) / steps
+
+    def draw(self, generator, n):
+        drawn = generator.beta(*self.shape, n)
+        return self.rounded(drawn), generator.random(n) < self.right(drawn)
+
+    def keeps(self, threshold):
+        place = np.searchsorted(self.sure, threshold)
+        return place >= GRID or self.above[place] <= RISK
+
+    def coverage(self, threshold):
+        return 1 - np.searchsorted(self.sure, threshold) / GRID
+
+
+def in_fixed_order(first, second):
+    tried = thresholds_to_try(*first, risk=RISK)
+    return guaranteed_threshold(*second, tried, risk=RISK, certainty=CERTAINTY).threshold
+
+
+def by_binary_search(confidence, correct):
+    """Algorithm 1 of Geifman and El-Yaniv, with the exact bound in place of their solver."""
+    order = np.argsort(confidence)
+    sure, wrong = confidence[order], (~correct[order])[::-1].cumsum()[::-1]
+    n, low, high, found = len(sure), 0, len(sure) - 1, np.inf
+    tests = int(np.ceil(np.log2(n)))
+    for _ in range(tests):
+        middle = (low + high + 1) // 2
+        place = np.searchsorted(sure, sure[middle])
+        errors, answered = wrong[place], n - place
+        certain = 1 - (1 - CERTAINTY) / tests
+        bound = scipy.special.betaincinv(errors + 1, max(answered - errors, 1e-12), certain)
+        if bound <= RISK:
+            found, high = min(found, sure[middle]), middle
+        else:
+            low = middle
+    return found
+
+
+def row(name, n):
+    truth = Truth(name)
+    broken, covered = {}, {}
+    for trial in range(TRIALS):
+        generator = np.random.default_rng([n, trial])
+        confidence, correct = truth.draw(generator, n)
+        first, second = ((confidence[at::2], correct[at::2]) for at in (0, 1))
+        thresholds = {
+            "fixed order": in_fixed_order(first, second),
+            "binary search": by_binary_search(*second),
+            "measured": threshold_at_risk(confidence, correct, risk=RISK),
+        }
+        for method, threshold in thresholds.items():
+            broken.setdefault(method, []).append(not truth.keeps(threshold))
+            covered.setdefault(method, []).append(truth.coverage(threshold))
+    cells = [name, f"{100 * truth.accuracy:.1f}", f"{n:,}", f"{100 * truth.best:.1f}"]
+    for method in broken:
+        cells += [with_error(broken[method]), f"{100 * np.mean(covered[method]):.1f}"]
+    return cells
+
+
+def in_clusters(count):
+    """Images of one patient have one latent confidence in common, and so do their errors."""
+    truth = Truth("calibrated, good")
+    broken = {"all images": [], "one image of each": []}
+    for trial in range(TRIALS):
+        generator = np.random.default_rng([count, trial, 1])
+        own = generator.normal(size=count)[:, None], generator.normal(size=count)[:, None]
+        alike, apart = np.sqrt(CORRELATION), np.sqrt(1 - CORRELATION)
+        shape = (count, IN_CLUSTER)
+        quantiles, chances = (
+            scipy.special.ndtr(alike * each + apart * generator.normal(size=shape)) for each in own
+        )
+        confidence = scipy.special.betaincinv(*truth.shape, quantiles)
+        correct = chances < truth.right(confidence)
+        for name, images in (("all images", slice(None)), ("one image of each", 0)):
+            first, second = (
+                (confidence[at::2, images].ravel(), correct[at::2, images].ravel()) for at in (0, 1)
+            )
+            broken[name].append(not truth.keeps(in_fixed_order(first, second)))
+    return [f"{count:,}", *map(with_error, broken.values())]
+
+
+def with_error(broken):
+    share = np.mean(broken)
+    return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / len(broken)):.1f}"
+
+
+def print_table(head, rows):
+    print(f"| {' | '.join(head)} |")
+    print("|---" * len(head) + "|")
+    for cells in rows:
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def main():
+    methods = ["fixed order", "binary search", "measured"]
+    head = ["model", "accuracy %", "images", "best coverage %"]
+    head += [f"{name}: {what} %" for name in methods for what in ("broken", "coverage")]
+    print_table(head, (row(name, n) for name in MODELS for n in IMAGES))
+    print()
+    head = ["clusters of 10", "all images: broken %", "one image of each: broken %"]
+    print_table(head, (in_clusters(count) for count in (200, 500, 2000)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""Answers that one may use: predict with a promised risk, and save a guard that does so."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fairweather.cli.terminal import Quiet, progress
+from fairweather.errors import InputError, check_writable
+from fairweather.progress import Event, Notify
+
+if TYPE_CHECKING:
+    from fairweather.guard import Answers, Guard, Likeness
+    from fairweather.reopened import NewImages
+
+BATCH = 256  # images that are answered at once
+SUFFIXES = (".csv", ".parquet")
+
+Risk = Annotated[
+    str | None,
+    typer.Option(
+        help="The largest share of wrong answers, such as 5% or 0.05.", show_default=False
+    ),
+]
+Confidence = Annotated[
+    str | None,
+    typer.Option(
+        help="How certain that is: the share of draws of validation images in which the risk is "
+        "kept.",
+        show_default="95%",
+    ),
+]
+Coverage = Annotated[
+    str | None,
+    typer.Option(
+        help="The share of images whose prediction set holds the right class.", show_default="90%"
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+DataRoot = Annotated[
+    str | None, typer.Option(help="The folder with the files of the data set.", show_default=False)
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+
+
+def predict(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN[:MODEL[:SEED]]", help="A model of a finished run, or a saved guard."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A data source, such as images:PATH or folder:PATH (see: fairweather list data)."
+        ),
+    ],
+    risk: Risk = None,
+    confidence: Confidence = None,
+    coverage: Coverage = None,
+    out: Annotated[Path, typer.Option(help="The table to write, .csv or .parquet.")] = Path(
+        "predictions.csv"
+    ),
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the table if it exists.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most this many images.", show_default=False)
+    ] = None,
+    data_root: DataRoot = None,
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable", help="Leave out damaged files, and say how many and which."
+        ),
+    ] = False,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = "auto",
+    offline: Offline = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer images with a promised risk, and defer the others to a person.
+
+    It writes one row for each image: class, confidence after temperature scaling, answer or defer,
+    and the classes that it may be. It warns where the images are unlike those that the promise
+    rests on.
+    """
+    _offline(offline)
+    shares = _shares(risk, confidence, coverage)
+    _check_table(out, replace=replace)
+    from fairweather.guarding import load_guard
+    from fairweather.guarding.listing import write_answers
+    from fairweather.reopened import prepared_images
+
+    with progress(quiet=quiet) as show:
+        guard = load_guard(model, **shares, device=device, data_root=data_root)
+        record = guard.record
+        found = prepared_images(
+            data,
+            record.classes,
+            record.preparation,
+            root=data_root,
+            limit=limit,
+            skip_unreadable=skip_unreadable,
+            scale=scale or record.scale,
+            offline=offline,
+            progress=show,
+        )
+        parts, likeness = _answered(guard, found, show)
+    write_answers(out, found.images, parts)
+    for line in _summary(guard, found, parts, likeness):
+        typer.echo(line)
+    typer.echo(f"{'table':<11}{out}")
+
+
+def guard(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="RUN[:MODEL[:SEED]]", help="A model of a finished run."),
+    ],
+    folder: Annotated[Path, typer.Argument(help="The folder of the guard; new or empty.")],
+    risk: Risk = None,
+    confidence: Confidence = None,
+    coverage: Coverage = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write an ONNX file: 8-bit images to logits, probabilities and confidence.",
+            show_default=False,
+        ),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace what is there.")] = False,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    offline: Offline = False,
+) -> None:
+    """Save a model with its promise as a folder that a service loads: weights and JSON, no code.
+
+    In Python, `fairweather.load_guard(FOLDER)` gives an object that answers batches of images.
+    """
+    _offline(offline)
+    shares = _shares(risk, confidence, coverage)
+    if "risk" not in shares:
+        raise InputError("say which risk the guard keeps, such as --risk 5%")
+    check_writable(folder)
+    if onnx is not None:
+        check_writable(onnx.parent)
+        if onnx.suffix.lower() != ".onnx":
+            raise InputError(f"--onnx must end with .onnx, found {onnx}")
+        if onnx.exists() and (onnx.is_dir() or not replace):
+            raise InputError(f"--onnx: {onnx} exists: name another file, or use --replace")
+    from fairweather.guarding import promised_by
+    from fairweather.guarding.making import check_new_folder, make_guard, save_guard, save_onnx
+    from fairweather.reopened import reopen
+
+    check_new_folder(folder, replace=replace)
+    of = reopen(model)
+    made = make_guard(of, promised_by(**shares), device=device, root=data_root, offline=offline)
+    save_guard(made, of, folder, replace=replace)
+    if onnx is not None:
+        save_onnx(made, of, onnx)
+    for line in _promise(made):
+        typer.echo(line)
+    typer.echo(f"{'guard':<11}{folder}")
+    if onnx is not None:
+        typer.echo(f"{'onnx':<11}{onnx}")
+
+
+def _check_table(path: Path, *, replace: bool) -> None:
+    """Raise `InputError` unless a table can be written there."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--out must end with {' or '.join(SUFFIXES)}, found {path}")
+    check_writable(path.parent)
+    if path.is_dir():
+        raise InputError(f"--out: {path} is a folder; name a file")
+    if path.exists() and not replace:
+        raise InputError(f"{path} exists: name another file (--out), or replace it (--replace)")
+
+
+def _offline(offline: bool) -> None:
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
+
+
+def _shares(risk: str | None, confidence: str | None, coverage: str | None) -> dict[str, float]:
+    """The shares that were given, by name; raises `InputError` for what is none."""
+    given = {"risk": risk, "confidence": confidence, "coverage": coverage}
+    return {name: share(text, f"--{name}") for name, text in given.items() if text is not None}
+
+
+def share(text: str, option: str) -> float:
+    """Read a share between 0 and 1, as a number or in per cent.
+
+    >>> share("5%", "--risk"), share("0.05", "--risk")
+    (0.05, 0.05)
+    """
+    number, percent, rest = text.strip().partition("%")
+    try:
+        found = float(number) / (100 if percent else 1)
+    except ValueError:
+        found = -1.0
+    if rest or not 0 < found < 1:  # nor NaN
+        raise InputError(f"{option} must be a share such as 5% or 0.05, found {text!r}")
+    return found
+
+
+def _answered(guard: Guard, found: NewImages, show: Notify) -> tuple[list[Answers], Likeness]:
+    """The answers to all images, batch by batch, and whether the images are like validation's."""
+    import numpy as np
+
+    from fairweather.guard import Seen
+    from fairweather.metrics.two_sample import MOST_IMAGES
+
+    images, parts, logits, features = found.images, [], [], []
+    n = len(images)
+    # Features of many images would need much memory, and no more of them are compared.
+    drawn = np.zeros(n, dtype=bool)
+    drawn[np.random.default_rng(0).permutation(n)[:MOST_IMAGES]] = True
+    for start in range(0, n, BATCH):
+        seen = guard.see(images.images[start : start + BATCH])
+        parts.append(guard.answers(seen))
+        logits.append(seen.logits)
+        if seen.features is not None:
+            features.append(seen.features[drawn[start : start + BATCH]])
+        show(Event("predict", min(start + BATCH, n), n))
+    kept = np.concatenate(features) if features else None
+    return parts, guard.likeness(Seen(np.concatenate(logits), kept))
+
+
+def _summary(guard: Guard, found: NewImages, parts: list[Answers], likeness: Likeness) -> list[str]:
+    """What a person reads first: how many are deferred, what is promised, and the warning."""
+    import numpy as np
+
+    from fairweather.guard import percent
+
+    answered = np.concatenate([each.answered for each in parts])
+    n, count = len(answered), int(answered.sum())
+    first = f"{n:,} of {found.name}: {count:,} answered, {n - count:,} deferred"
+    alike = f"{'WARNING' if likeness.unlike else 'alike':<11}{likeness}"
+    lines = [f"{'images':<11}{first} ({percent(1 - count / n)})", *_promise(guard)]
+    lines.insert(1 if likeness.unlike else len(lines), alike)
+    if found.labelled:
+        predicted = np.concatenate([each.probabilities.argmax(axis=1) for each in parts])
+        wrong = (predicted != found.images.labels.numpy()) & answered
+        risk = f", {percent(wrong.sum() / count)} of the answers" if count else ""
+        lines.append(
+            f"{'labels':<11}by the labels of these images {wrong.sum():,} answers are wrong{risk}"
+        )
+    return lines
+
+
+def _promise(guard: Guard) -> list[str]:
+    """What is promised, what it rests on, and what the run's test images keep of it."""
+    lines = guard.record.lines()
+    return [f"{name:<11}{said}" for name, said in lines.items()]

@@ -1,0 +1,179 @@
+"""What a guard promises, what that rests on, and what it keeps under each shift: `guard.json`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from fairweather.errors import check_name
+from fairweather.record import CLEAN, Frozen, Shown
+from fairweather.types import LARGEST_SIDE, Preparation
+
+VERSION: Literal[1] = 1
+VALIDATION = "validation"
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+Inner = Annotated[float, pydantic.Field(gt=0, lt=1)]
+Kind = Literal["clean", "shift", "attack"]
+Count = Annotated[int, pydantic.Field(ge=0)]
+Side = Annotated[int, pydantic.Field(ge=1, le=LARGEST_SIDE)]
+Name = Annotated[str, pydantic.AfterValidator(lambda text: check_name(text, "the class"))]
+
+
+class Promise(Frozen):
+    """What is promised for images like the validation images.
+
+    Attributes:
+        risk: the largest share of wrong answers.
+        certainty: the share of draws of validation images in which the risk is kept.
+        coverage: the least share of images whose set holds the right class, on average over draws.
+    """
+
+    risk: Inner
+    certainty: Inner
+    coverage: Inner
+
+
+class Fit(Frozen):
+    """What was fitted on validation images.
+
+    Attributes:
+        temperature: logits are divided by it; 1 if the run stores no logits to fit it on.
+        others: the number of images that it was fitted on, which also proposed thresholds.
+        threshold: the smallest confidence that is answered.
+        quantile: a class is in the set where its probability is at least 1 minus this.
+        images: the number of images on which threshold and quantile were chosen.
+        answered, wrong: how many of these are answered, and how many of the answers are wrong.
+        bound: the upper end of the exact interval of the risk.
+        cluster: what images belong together by, such as `patient`; then one image of each counts.
+        chose_checkpoint: whether the same images had chosen the epoch of the model.
+    """
+
+    temperature: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+    others: Count
+    threshold: Share
+    quantile: Share
+    images: Count
+    answered: Count
+    wrong: Count
+    bound: Share
+    cluster: Shown | None
+    chose_checkpoint: bool
+
+
+class Measured(Frozen):
+    """A share with its 95 % interval; None where there is nothing that it would be a share of."""
+
+    value: Share | None
+    low: Share | None
+    high: Share | None
+
+
+class Kept(Frozen):
+    """What was kept of the promise on some images of the run.
+
+    Attributes:
+        images: `validation` (those that the threshold was chosen on), `clean` (test images), the id
+            of a shift or an attack, or `natural/NAME`.
+        kind: what was done to test images, if anything: `shift` or `attack`.
+        n: how many images.
+        answered: the share of them that is answered.
+        risk: the share of the answers that is wrong.
+        covered: the share of the images whose set holds the right class.
+        set_size: mean number of classes in a set; None if the run stores no logits.
+    """
+
+    images: Shown
+    kind: Kind
+    n: Count
+    answered: Share
+    risk: Measured
+    covered: Measured
+    set_size: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None
+
+    def __str__(self) -> str:
+        value, low, high = self.risk.value, self.risk.low, self.risk.high
+        if value is None or low is None or high is None:
+            return "nothing is answered"
+        return (
+            f"{percent(value)} [{percent(low)}, {percent(high)}] of the answers are wrong, "
+            f"{percent(self.answered)} are answered"
+        )
+
+
+class GuardRecord(Frozen):
+    """The facts of a guard.
+
+    Attributes:
+        model, title: name and title of the model in its run.
+        run: name of the run.
+        seed: seed of the training, or `ensemble`.
+        architecture: the network as the run names it, for people.
+        classes: names in the order of the logits.
+        size: height and width of the images in pixels.
+        preparation: how other images become squares of that size; None if that is not known.
+        scale: which gray values become black and white, if that was said.
+        promise, fit: what is promised, and what it rests on.
+        kept: what was kept on validation and test images, clean and shifted.
+        versions: of the packages that made it.
+        time: in UTC, ISO 8601.
+    """
+
+    version: Literal[1] = VERSION
+    model: Shown
+    title: Shown
+    run: Shown
+    seed: int | Shown
+    architecture: Shown
+    classes: tuple[Name, ...]
+    size: tuple[Side, Side]
+    preparation: Preparation | None
+    scale: Shown | None
+    promise: Promise
+    fit: Fit
+    kept: tuple[Kept, ...]
+    versions: dict[Shown, Shown]
+    time: Shown
+
+    def lines(self) -> dict[str, str]:
+        """What is promised, what it rests on, and what test images kept of it, for people."""
+        promise, fit = self.promise, self.fit
+        of = (
+            f"validation images, one of each {fit.cluster}," if fit.cluster else "validation images"
+        )
+        chose = "; they also chose the epoch of the model" if fit.chose_checkpoint else ""
+        lines = {
+            "promised": f"risk <= {_exact(promise.risk)} with {_exact(promise.certainty)} "
+            f"confidence, for images like those of validation: {fit.images:,} {of} chose the "
+            f"threshold {fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} answers "
+            f"are wrong{chose}",
+            "sets": f"the set of an image holds its class for {_exact(promise.coverage)} of such "
+            "images",
+        }
+        clean = [each for each in self.kept if each.images == CLEAN]
+        if clean:
+            lines["tested"] = f"test images of the run: {clean[0]}"
+        shifted = [each for each in self.kept if each.kind == "shift"]
+        risks = [(each.risk.value, each) for each in shifted if each.risk.value is not None]
+        if risks:
+            above = sum(value > promise.risk for value, _ in risks)
+            worst = max(risks, key=lambda pair: pair[0])[1]
+            lines["shifted"] = (
+                f"risk above {_exact(promise.risk)} under {above} of {len(risks)} shifts of the "
+                f"run; worst, {worst.images}: {worst}"
+            )
+        return lines
+
+
+def _exact(share: float) -> str:
+    """Write a share as it was asked for: 99.99 % is not 100 %."""
+    return f"{100 * share:.10g} %"
+
+
+def percent(share: float) -> str:
+    """Write a share in per cent.
+
+    >>> percent(0.05), percent(0.0312), percent(1)
+    ('5 %', '3.1 %', '100 %')
+    """
+    return f"{100 * share:.3g} %" if share >= 0.1 else f"{100 * share:.2g} %"

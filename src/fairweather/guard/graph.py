@@ -1,0 +1,273 @@
+"""A network as a list of torch's own operations: plain data, which no code has to be trusted for.
+
+`torch.export` traces a network to operations of torch (`aten`). Stored as JSON, they need neither
+the library that the network comes from nor its code, and a foreign file can only ask for operations
+in `OPERATIONS`: all compute tensors from tensors, and none reads or writes a file.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from fairweather.errors import InputError
+
+VERSION = 1
+IMAGES = "images"  # the name of the input
+_NAMES = """
+_native_batch_norm_legit_no_training.default _softmax.default _log_softmax.default
+_to_copy.default _unsafe_view.default _upsample_bicubic2d_aa.vec _upsample_bilinear2d_aa.vec
+abs.default adaptive_avg_pool2d.default adaptive_max_pool2d.default add.Scalar add.Tensor
+add_.Scalar add_.Tensor addmm.default alias.default amax.default amin.default arange.default
+arange.start arange.start_step avg_pool2d.default baddbmm.default batch_norm.default bmm.default
+cat.default celu.default chunk.default clamp.default clamp_.default clamp_max.default
+clamp_min.default clone.default constant_pad_nd.default contiguous.default conv1d.default
+conv2d.default conv2d.padding convolution.default cos.default detach.default div.Scalar
+div.Tensor div_.Tensor dropout.default dropout_.default einsum.default elu.default elu_.default
+eq.Scalar eq.Tensor erf.default exp.default expand.default expand_as.default fill_.Scalar
+fill_.Tensor flatten.using_ints flip.default floor_divide.default full.default full_like.default
+ge.Scalar gelu.default group_norm.default gt.Scalar hardsigmoid.default hardsigmoid_.default
+hardswish.default hardswish_.default hardtanh.default hardtanh_.default index.Tensor
+index_select.default instance_norm.default layer_norm.default le.Scalar leaky_relu.default
+leaky_relu_.default lift_fresh_copy.default linalg_vector_norm.default linear.default
+log.default log_softmax.int logsumexp.default lt.Scalar masked_fill.Scalar masked_fill.Tensor
+matmul.default max.dim max_pool2d.default maximum.default mean.default mean.dim min.dim
+minimum.default mish.default mish_.default mm.default movedim.int mul.Scalar mul.Tensor
+mul_.Scalar mul_.Tensor native_group_norm.default native_layer_norm.default
+ne.Scalar neg.default new_full.default new_ones.default new_zeros.default ones.default
+ones_like.default pad.default permute.default pixel_shuffle.default pixel_unshuffle.default
+pow.Scalar pow.Tensor_Scalar prelu.default reciprocal.default reflection_pad2d.default
+relu.default relu6.default relu6_.default relu_.default repeat.default
+repeat_interleave.self_int replication_pad2d.default reshape.default rms_norm.default
+roll.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default select.int
+selu.default selu_.default sigmoid.default sigmoid_.default silu.default silu_.default
+sin.default slice.Tensor softmax.int softplus.default split.Tensor split_with_sizes.default
+sqrt.default squeeze.default squeeze.dim squeeze.dims stack.default std.correction sub.Scalar
+sub.Tensor sub_.Tensor sum.default sum.dim_IntList sym_size.int t.default tanh.default
+tanh_.default to.dtype transpose.int unbind.int unflatten.int unsqueeze.default
+upsample_bicubic2d.vec upsample_bilinear2d.vec upsample_nearest2d.vec var.correction
+var_mean.correction view.default where.self zeros.default zeros_like.default
+"""
+# By the name and the overload that torch gives them.
+OPERATIONS = frozenset(_NAMES.split())
+# Of whole numbers, such as the size of a batch.
+ARITHMETIC: Mapping[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "floordiv": operator.floordiv,
+    "getitem": operator.getitem,
+    "mul": operator.mul,
+    "sub": operator.sub,
+}
+# What arguments may be besides numbers, texts, lists and other values, by the key that says so.
+KINDS: Mapping[str, type] = {
+    "dtype": torch.dtype,
+    "layout": torch.layout,
+    "memory_format": torch.memory_format,
+}
+ENDLESS = {"inf": math.inf, "-inf": -math.inf}
+
+
+class Of(NamedTuple):
+    """An argument that is the result of an earlier operation, or the images."""
+
+    name: str
+
+
+class Weight(NamedTuple):
+    """An argument that is a stored tensor."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a graph.
+
+    Attributes:
+        name: of its result.
+        kind: in `OPERATIONS` or `ARITHMETIC`.
+        arguments, options: positional and by name, with `Of` and `Weight` for tensors.
+    """
+
+    name: str
+    kind: str
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network: operations in order, and the names of what it gives.
+
+    Attributes:
+        operations: each uses images, weights and results of earlier ones.
+        logits: the name of the result that is float `[B, classes]`.
+        features: of that which the last layer sees, float `[B, D]`; None if that is not linear.
+    """
+
+    operations: tuple[Operation, ...]
+    logits: str
+    features: str | None
+
+    def as_json(self) -> dict[str, object]:
+        """The graph for a JSON file."""
+        return {
+            "version": VERSION,
+            "operations": [
+                [each.name, each.kind, _written(each.arguments), _written(each.options)]
+                for each in self.operations
+            ],
+            "logits": self.logits,
+            "features": self.features,
+        }
+
+    @staticmethod
+    def from_json(read: object, weights: Mapping[str, torch.Tensor], place: str) -> Graph:
+        """Read what `as_json` wrote; raises `InputError` for anything else.
+
+        Args:
+            read: from a file that may come from anybody.
+            weights: the stored tensors, by name.
+            place: the file, for messages.
+        """
+        known = {IMAGES}
+        operations = []
+        try:
+            if not isinstance(read, dict) or read["version"] != VERSION:
+                raise InputError(f"{place} holds no graph of version {VERSION}")
+            for name, kind, arguments, options in read["operations"]:
+                if kind not in OPERATIONS and kind not in ARITHMETIC:
+                    raise InputError(f"{place} asks for {kind!r:.60}, which no network needs")
+                given = tuple(_read(each, known, weights) for each in arguments)
+                named = {str(key): _read(each, known, weights) for key, each in options.items()}
+                operations.append(Operation(str(name), kind, given, named))
+                known.add(str(name))
+            logits, features = read["logits"], read["features"]
+            if not {logits, features or logits} <= known - {IMAGES}:
+                raise InputError(f"{place} does not say what the network gives")
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{place} does not describe a network") from None
+        return Graph(tuple(operations), logits, features)
+
+
+class GraphNetwork:
+    """A graph with its weights on a device, which looks at images.
+
+    >>> double = Operation("logits", "add.Tensor", (Of("images"), Weight("more")), {})
+    >>> network = GraphNetwork(Graph((double,), "logits", None), {"more": torch.ones(2)})
+    >>> network(torch.zeros(1, 2))
+    (tensor([[1., 1.]]), None)
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: Mapping[str, torch.Tensor],
+        device: torch.device | None = None,
+    ) -> None:
+        self.device = device or torch.device("cpu")
+        self._weights = {name: tensor.to(self.device) for name, tensor in weights.items()}
+        self._graph = graph
+        self._functions = [_function(each.kind) for each in graph.operations]
+        self._last = _last_uses(graph)
+
+    @torch.inference_mode()
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Give logits and features of float images `[B, 3, H, W]` in [0, 1]."""
+        values: dict[str, Any] = {IMAGES: images.to(self.device)}
+
+        def fill(argument: Any) -> Any:  # noqa: ANN401 - an argument of any operation
+            if isinstance(argument, Of):
+                return values[argument.name]
+            if isinstance(argument, Weight):
+                return self._weights[argument.name]
+            return [fill(each) for each in argument] if isinstance(argument, list) else argument
+
+        graph = self._graph
+        for each, function, done in zip(graph.operations, self._functions, self._last, strict=True):
+            options = {name: fill(value) for name, value in each.options.items()}
+            if "device" in options:
+                options["device"] = self.device
+            values[each.name] = function(*map(fill, each.arguments), **options)
+            for name in done:
+                del values[name]
+        return values[graph.logits], None if graph.features is None else values[graph.features]
+
+
+def _function(kind: str) -> Callable[..., Any]:
+    if kind in ARITHMETIC:
+        return ARITHMETIC[kind]
+    name, _, overload = kind.partition(".")
+    found = getattr(getattr(torch.ops.aten, name, None), overload, None)
+    if found is None:
+        raise InputError(f"torch {torch.__version__} has no operation {kind}")
+    return found
+
+
+def _last_uses(graph: Graph) -> list[list[str]]:
+    """The results that nothing after each operation uses, so that their memory is given back."""
+    kept = {graph.logits, graph.features}
+    last: list[list[str]] = [[] for _ in graph.operations]
+    for place in range(len(graph.operations) - 1, -1, -1):
+        each = graph.operations[place]
+        used = {*_names([*each.arguments, *each.options.values()]), each.name} - kept
+        last[place] = sorted(name for name in used if isinstance(name, str))
+        kept |= used
+    return last
+
+
+def _names(arguments: Sequence[Any]) -> set[str]:
+    found: set[str] = set()
+    for each in arguments:
+        if isinstance(each, Of):
+            found.add(each.name)
+        elif isinstance(each, list):
+            found |= _names(each)
+    return found
+
+
+def _written(argument: Any) -> Any:  # noqa: ANN401 - JSON
+    match argument:
+        case Of(name):
+            return {"of": name}
+        case Weight(name):
+            return {"weight": name}
+        case torch.device():
+            return {"device": None}  # that on which the network runs
+        case float() if math.isinf(argument):
+            return {"endless": str(argument)}
+        case Mapping():
+            return {name: _written(each) for name, each in argument.items()}
+        case list() | tuple():
+            return [_written(each) for each in argument]
+    for kind, of in KINDS.items():
+        if isinstance(argument, of):
+            return {kind: str(argument).removeprefix("torch.")}
+    return argument
+
+
+def _read(argument: Any, known: set[str], weights: Mapping[str, torch.Tensor]) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(argument, list):
+        return [_read(each, known, weights) for each in argument]
+    if not isinstance(argument, dict):
+        return argument
+    ((kind, value),) = argument.items()
+    if kind == "of" and value in known:
+        return Of(value)
+    if kind == "weight" and value in weights:
+        return Weight(value)
+    if kind == "device":
+        return None
+    if kind == "endless":
+        return ENDLESS[value]
+    found = getattr(torch, str(value), None)
+    if kind in KINDS and isinstance(found, KINDS[kind]):
+        return found
+    raise ValueError(f"{kind} {value}")

@@ -1,0 +1,77 @@
+"""Guards: made of the models of finished runs, saved, and loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fairweather.errors import InputError
+from fairweather.guard import Guard, Promise, is_guard, open_guard
+
+# What is promised if nothing else is said.
+CONFIDENCE, COVERAGE = 0.95, 0.9
+
+
+def load_guard(
+    source: str | Path,
+    *,
+    risk: float | None = None,
+    confidence: float | None = None,
+    coverage: float | None = None,
+    device: str = "auto",
+    data_root: str | Path | None = None,
+) -> Guard:
+    """Load a guard: a model that answers images, or defers them to a person.
+
+    A saved guard (`fairweather guard RUN FOLDER --risk 5%`) loads without the code that trains and
+    measures, in less than a second beside the import of torch. Of a run, a guard is made here.
+
+    Args:
+        source: the folder of a saved guard, or `RUN[:MODEL[:SEED]]`.
+        risk: of a run: the largest share of wrong answers, in (0, 1). It is kept for images like
+            the validation images, not under a shift.
+        confidence: of a run: the share of draws of validation images in which it is kept; 0.95 if
+            not given.
+        coverage: of a run: the share of images whose set holds the right class; 0.9 if not given.
+        device: `auto`, `cpu`, `cuda`, ...
+        data_root: of a run: the folder with the files of its data set, if it is not where the run
+            found it; the features of validation images are made again from these.
+
+    Returns:
+        A `Guard`: call it with a batch for `Answers`, and ask `check` whether a batch is like the
+        validation images.
+
+    Raises:
+        InputError: there is no such guard or run, a file is damaged, or the validation images do
+            not support the promise.
+    """
+    promised = (risk, confidence, coverage)
+    if is_guard(Path(source).expanduser()):
+        if any(each is not None for each in promised):
+            raise InputError(f"{source} is a guard that promises already: leave out what it is")
+        return open_guard(source, device=device)
+    if risk is None:
+        raise InputError(
+            f"{source} is no saved guard: say which risk it is to keep, such as --risk 5%, or "
+            "risk=0.05 in Python"
+        )
+    from fairweather.guarding.making import make_guard  # a service needs none of it
+    from fairweather.reopened import reopen
+
+    promise = promised_by(risk, confidence, coverage)
+    return make_guard(reopen(str(source)), promise, device=device, root=data_root)
+
+
+def promised_by(
+    risk: float, confidence: float | None = None, coverage: float | None = None
+) -> Promise:
+    """Check what is to be promised; raises `InputError` for shares that none can be.
+
+    >>> promised_by(0.05)
+    Promise(risk=0.05, certainty=0.95, coverage=0.9)
+    """
+    certainty = CONFIDENCE if confidence is None else confidence
+    least = COVERAGE if coverage is None else coverage
+    for name, value in (("risk", risk), ("confidence", certainty), ("coverage", least)):
+        if not 0 < value < 1:  # nor NaN
+            raise InputError(f"{name} must be a share between 0 and 1, found {value}")
+    return Promise(risk=risk, certainty=certainty, coverage=least)

@@ -1,0 +1,73 @@
+"""The answers of a guard as a table: CSV for people, parquet for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fairweather.guard import Answers
+from fairweather.runs import write_atomically
+from fairweather.types import Images
+
+ANSWER, DEFER = "answer", "defer"
+# A spreadsheet takes a text that begins like this for a formula.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_answers(path: Path, images: Images, parts: Sequence[Answers]) -> None:
+    """Write one row for each image: its file or key, class, confidence, answer or defer, and set.
+
+    In CSV, a text that a spreadsheet would take for a formula begins with an apostrophe, and a set
+    is a list in JSON. In parquet texts are as they are, and a set is a list.
+
+    Args:
+        path: ends with .csv or .parquet.
+        images: their files or keys.
+        parts: the answers to the images in order, batch by batch.
+    """
+    named = images.names is not None
+    whose = images.names.tolist() if images.names is not None else images.keys.tolist()
+    columns: dict[str, list[Any]] = {
+        "file" if named else "key": whose,
+        "class": [name for part in parts for name in part.classes],
+        "confidence": [sure for part in parts for sure in part.confidence.tolist()],
+        "answer": [ANSWER if each else DEFER for part in parts for each in part.answered.tolist()],
+        "set": [list(names) for part in parts for names in part.sets],
+    }
+    write_atomically(path, _csv(columns) if path.suffix.lower() == ".csv" else _parquet(columns))
+
+
+def _csv(columns: dict[str, list[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow([_cell(each) for each in row])
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Write a value for CSV.
+
+    >>> _cell("=1+1"), _cell(["=a", "b"]), _cell(0.123456789)
+    ("'=1+1", '["=a", "b"]', '0.123457')
+    """
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def _parquet(columns: dict[str, list[Any]]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    sets = pa.array(columns["set"], type=pa.list_(pa.string()))
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(pa.table({**columns, "set": sets}), sink)
+    return bytes(sink.getvalue().to_pybytes())

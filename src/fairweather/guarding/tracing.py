@@ -1,0 +1,228 @@
+"""Networks traced to a graph of torch's own operations, and exported to ONNX."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import operator
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from fairweather.errors import InputError, missing_extra
+from fairweather.guard import (
+    IMAGES,
+    OPERATIONS,
+    Graph,
+    GraphNetwork,
+    GuardRecord,
+    Of,
+    Operation,
+    Weight,
+)
+
+ARITHMETIC: Mapping[object, str] = {
+    operator.add: "add",
+    operator.floordiv: "floordiv",
+    operator.getitem: "getitem",
+    operator.mul: "mul",
+    operator.sub: "sub",
+}
+# These check what is known of the tensors anyway.
+CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range")
+# A graph does the same operations in the same order, but other kernels may be chosen.
+NEARLY = 1e-3
+METADATA_VERSION = "1"
+
+
+class Traced(NamedTuple):
+    """A network as data: its graph and the tensors that the graph names."""
+
+    graph: Graph
+    weights: dict[str, torch.Tensor]
+
+
+class Together(nn.Module):
+    """An ensemble: the logarithm of the mean of the members' probabilities."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Give the logits of a batch."""
+        logs = [torch.log_softmax(member(images), dim=1) for member in self.members]
+        return torch.logsumexp(torch.stack(logs), dim=0) - float(np.log(len(logs)))
+
+
+def as_one(networks: Sequence[nn.Module]) -> nn.Module:
+    """Give one network in evaluation mode for one or several."""
+    return (networks[0] if len(networks) == 1 else Together(networks)).cpu().eval()
+
+
+def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> Traced:
+    """Trace networks to one graph for any number of images of a size; several are an ensemble.
+
+    Raises:
+        InputError: their code cannot be traced, or does what is no operation of a graph.
+    """
+    network = as_one(networks)
+    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter about itself
+            batch = torch.export.Dim("batch", min=1)
+            program = torch.export.export(
+                network, (images,), dynamic_shapes=({0: batch},), strict=False
+            )
+            expected = network(images)
+    except Exception as error:  # each network fails in its own way
+        raise _not_traceable(error) from error
+    tensors, names = _tensors(program)
+    operations, last = [], None
+    for node in program.graph.nodes:
+        if node.op == "call_function" and not _is_check(node.target):
+            each = _operation(node, names)
+            operations.append(each)
+            if any(isinstance(argument, Weight) for argument in each.arguments):
+                last = (each, node)
+    (given,) = program.graph.output_node().args[0]
+    features = _features(*last) if last is not None and len(networks) == 1 else None
+    used = {
+        w.name for each in operations for w in _weights([*each.arguments, *each.options.values()])
+    }
+    weights = {name: tensors[name].detach().clone() for name in sorted(used)}
+    traced = Traced(Graph(tuple(operations), given.name, features), weights)
+    found, _ = GraphNetwork(*traced)(images)
+    if not torch.allclose(found, expected, rtol=NEARLY, atol=NEARLY):
+        raise _not_traceable("its graph gives other numbers")
+    return traced
+
+
+def _not_traceable(error: object) -> InputError:
+    reason = str(error).strip().partition("\n")[0]
+    return InputError(f"the network cannot be stored as a list of operations: {reason}")
+
+
+def _tensors(program: Any) -> tuple[dict[str, torch.Tensor], dict[str, Of | Weight]]:  # noqa: ANN401 - ExportedProgram
+    """The weights by the names of their placeholders, and what each placeholder is."""
+    signature = program.graph_signature
+    stored = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    everything = {**program.state_dict, **program.constants}
+    tensors = {name: everything[of] for name, of in stored.items()}
+    names: dict[str, Of | Weight] = {name: Weight(name) for name in tensors}
+    names |= {name: Of(IMAGES) for name in signature.user_inputs}
+    return tensors, names
+
+
+def _is_check(target: object) -> bool:
+    return str(target).startswith(tuple(f"aten.{name}" for name in CHECKS))
+
+
+def _operation(node: Any, names: Mapping[str, Of | Weight]) -> Operation:  # noqa: ANN401 - torch.fx.Node
+    if node.target in ARITHMETIC:
+        kind = ARITHMETIC[node.target]
+    else:
+        kind = str(node.target).removeprefix("aten.")
+        if kind not in OPERATIONS:
+            raise _not_traceable(f"it does {node.target}, which a guard does not know")
+
+    def given(argument: Any) -> Any:  # noqa: ANN401 - an argument of any operation
+        if isinstance(argument, torch.fx.Node):
+            return names.get(argument.name, Of(argument.name))
+        if isinstance(argument, list | tuple):
+            return [given(each) for each in argument]
+        return argument
+
+    options = {name: given(each) for name, each in node.kwargs.items()}
+    return Operation(node.name, kind, tuple(map(given, node.args)), options)
+
+
+def _features(last: Operation, node: Any) -> str | None:  # noqa: ANN401 - torch.fx.Node
+    """The input of the last operation with weights, if that is linear and of one row an image."""
+    first = last.arguments[0]
+    if last.kind != "linear.default" or not isinstance(first, Of) or first.name == IMAGES:
+        return None
+    return first.name if node.args[0].meta["val"].ndim == 2 else None
+
+
+def _weights(arguments: Sequence[Any]) -> list[Weight]:
+    found: list[Weight] = []
+    for each in arguments:
+        if isinstance(each, Weight):
+            found.append(each)
+        elif isinstance(each, list):
+            found += _weights(each)
+    return found
+
+
+class Exported(nn.Module):
+    """8-bit images to what a guard says of them, as one graph for ONNX."""
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Give logits divided by the temperature, probabilities, and the largest of these."""
+        logits = self.network(images.float() / 255) / self.temperature
+        probabilities = torch.softmax(logits, dim=1)
+        return logits, probabilities, probabilities.amax(dim=1)
+
+
+def to_onnx(networks: Sequence[nn.Module], record: GuardRecord) -> bytes:
+    """Export networks with their preprocessing and temperature as one ONNX graph.
+
+    It takes `images`, uint8 `[batch, 3, H, W]`, and gives `logits` and `probabilities` `[batch,
+    classes]`, and `confidence` `[batch]`. Its metadata have the classes, the threshold, the
+    quantile of sets, and the promise.
+
+    Raises:
+        InputError: packages are missing, or the network cannot be exported.
+    """
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(package, "onnx", "ONNX files")
+    import onnx
+
+    model = Exported(as_one(networks), record.fit.temperature).eval()
+    images = torch.randint(
+        0, 256, (2, 3, *record.size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    outputs = ["logits", "probabilities", "confidence"]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter about itself
+            program = torch.onnx.export(
+                model,
+                (images,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                input_names=["images"],
+                output_names=outputs,
+                verbose=False,
+            )
+    except Exception as error:  # each network fails in its own way
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"the network cannot be exported to ONNX: {reason}") from error
+    assert program is not None, "it is given back where no file is named"
+    proto = program.model_proto
+    fit, promise = record.fit, record.promise
+    facts = {
+        "fairweather": METADATA_VERSION,
+        "names": json.dumps(record.classes),
+        "threshold": repr(fit.threshold),
+        "quantile": repr(fit.quantile),
+        "temperature": repr(fit.temperature),
+        "promise": json.dumps(promise.model_dump()),
+    }
+    onnx.helper.set_model_props(proto, facts)
+    return bytes(proto.SerializeToString())

@@ -1,0 +1,716 @@
+"""A guard keeps its promise, is the same as a folder, and loads as data alone."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import nn
+
+import fairweather as fw
+from fairweather.cli.guarding import share
+from fairweather.errors import InputError
+from fairweather.guard import (
+    Fit,
+    Guard,
+    GuardRecord,
+    Kept,
+    Likeness,
+    Measured,
+    Promise,
+    Seen,
+    in_set,
+)
+from fairweather.guard.graph import OPERATIONS, Graph, GraphNetwork
+from fairweather.guarding import fitting
+from fairweather.guarding.listing import write_answers
+from fairweather.guarding.making import make_guard, save_guard, save_onnx
+from fairweather.guarding.tracing import to_onnx, trace
+from fairweather.inference import fit_temperature, scale
+from fairweather.metrics import Clusters, per_image, softmax
+from fairweather.metrics.columns import wilson_interval
+from fairweather.models import load_model
+from fairweather.record import CLEAN, VAL, ModelRecord, predictions_file
+from fairweather.reopened import reopen
+from fairweather.runs import StoredGroups
+from fairweather.study import check_study
+from fairweather.types import Images, Predictions
+
+from .chance import most
+from .commands import fairweather
+from .conftest import TINY_EFFICIENTNET, TINY_RESNET, write_pictures
+from .run_folders import finish, outcomes, run_record, write_run
+from .test_evaluate import write_model
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+PROMISE = Promise(risk=0.3, certainty=0.8, coverage=0.8)
+ASKED = ("--risk", "30%", "--confidence", "80%", "--coverage", "80%")
+SIDE = 16
+
+
+# ---------------------------------------------------------------- a run with a model
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"), train=40, val=24, test=8)
+
+
+@pytest.fixture(scope="module")
+def trained(pictures, tmp_path_factory):
+    """A study of two seeds with an ensemble, whose colours are easy to tell apart."""
+    recipe = {"epochs": 6, "batch_size": 16, "learning_rate": 1e-2}
+    study = {
+        "name": "small",
+        "data": {"source": f"folder:{pictures}"},
+        "seeds": 2,
+        "ensemble": True,
+        "bootstrap": 100,
+        "shifts": [{"brightness_factor": {"factor": [0.5]}}],
+        "models": {"basic": {"title": "Basic", "backbone": TINY_RESNET, "recipe": recipe}},
+    }
+    out = tmp_path_factory.mktemp("runs") / "small"
+    return fw.run(check_study(study), out=out, device="cpu").path
+
+
+@pytest.fixture(scope="module")
+def saved(trained, tmp_path_factory):
+    """A guard of one seed, made and saved by the command line."""
+    folder = tmp_path_factory.mktemp("guards") / "guard"
+    done = fairweather("guard", f"{trained}:basic:0", folder, *ASKED, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "risk <= 30 % with 80 % confidence" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def batch(trained, pictures):
+    """The run's test images."""
+    from fairweather.reopened import open_images
+
+    return open_images(reopen(f"{trained}:basic:0"), f"folder:{pictures}/test").images
+
+
+def made(trained, seed):
+    return make_guard(reopen(f"{trained}:basic:{seed}"), PROMISE, device="cpu")
+
+
+def assert_same(one, other):
+    assert one.classes == other.classes
+    assert one.answered.tolist() == other.answered.tolist()
+    assert one.sets == other.sets
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-4)
+
+
+def test_a_saved_guard_says_what_the_guard_of_the_run_says(trained, saved, batch):
+    loaded, of_run = fw.load_guard(saved, device="cpu"), made(trained, 0)
+    assert loaded.record.promise == PROMISE
+    assert loaded.record.fit == of_run.record.fit
+    assert loaded.record.kept == of_run.record.kept
+    assert_same(loaded(batch.images), of_run(batch.images))
+    stored = reopen(f"{trained}:basic:0").run.read_predictions(predictions_file("basic", 0, CLEAN))
+    expected = softmax(stored.logits / np.float32(loaded.record.fit.temperature))
+    np.testing.assert_allclose(loaded(batch.images).probabilities, expected, atol=1e-4)
+    np.testing.assert_allclose(loaded.reference.features, of_run.reference.features, atol=1e-3)
+
+
+def test_an_ensemble_is_one_graph(trained, batch, tmp_path):
+    of = reopen(f"{trained}:basic")
+    of_run = made(trained, "ensemble")
+    save_guard(of_run, of, tmp_path / "guard")
+    assert_same(fw.load_guard(tmp_path / "guard", device="cpu")(batch.images), of_run(batch.images))
+
+
+def test_answers_are_what_the_record_says(saved, batch):
+    guard = fw.load_guard(saved, device="cpu")
+    answers, fit = guard(batch.images), guard.record.fit
+    for row, name, sure, answered, names in zip(
+        answers.probabilities, answers.classes, answers.confidence, answers.answered, answers.sets,
+        strict=True,
+    ):  # fmt: skip
+        assert name == guard.record.classes[int(row.argmax())]
+        assert sure == row.max()
+        assert answered == (sure >= fit.threshold)
+        by_chance = sorted(zip(row, guard.record.classes, strict=True), reverse=True)
+        assert list(names) == [each for p, each in by_chance if 1 - p <= fit.quantile]
+
+
+def test_every_form_of_a_batch_gives_the_same_answers(saved, batch, pictures):
+    guard = fw.load_guard(saved, device="cpu")
+    answers = guard(batch.images)
+    assert_same(guard(batch.images.numpy()), answers)
+    opened = [Image.open(pictures / "test" / name) for name in batch.names]
+    assert_same(guard(opened), answers)
+    assert_same(guard(batch.images[:1]), type(answers)(*(each[:1] for each in answers)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (np.zeros((2, 3, 8, 8), np.uint8), r"takes images \[B, 3"),
+        (np.zeros((0, 3, 16, 16), np.uint8), "takes images"),
+        (np.zeros((2, 3, 16, 16), np.float32), "uint8"),
+        (np.zeros((2, 16, 16, 3), np.uint8), "uint8"),
+        ([], "list of PIL images"),
+        (["a.png"], "list of PIL images"),
+    ],
+)
+def test_what_is_no_batch_is_named(saved, wrong, words):
+    with pytest.raises(InputError, match=words):
+        fw.load_guard(saved, device="cpu")(wrong)
+
+
+def test_a_guard_says_what_it_is(saved, trained):
+    guard = fw.load_guard(saved)
+    assert repr(guard) == "Guard('Basic', risk <= 30 %)"
+    lines = guard.record.lines()
+    assert list(lines) == ["promised", "sets", "tested", "shifted"]
+    assert "they also chose the epoch" in lines["promised"]
+    assert [each.images for each in guard.record.kept] == [
+        "validation", "clean", "brightness_factor,factor=0.5",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="promises already"):
+        fw.load_guard(saved, risk=0.1)
+    with pytest.raises(InputError, match="which risk"):
+        fw.load_guard(trained)
+
+
+def test_a_model_from_elsewhere_is_guarded_too(pictures, tmp_path):
+    """Of a data set with three splits, its own validation images choose."""
+    run = fw.evaluate(
+        write_model(tmp_path), f"folder:{pictures}", "brightness_factor: [0.5]",
+        out=tmp_path / "run", variants=["temperature"], bootstrap=100, device="cpu",
+    )  # fmt: skip
+    guard = fw.load_guard(run.path, risk=0.3, confidence=0.8, coverage=0.8, device="cpu")
+    assert not guard.record.fit.chose_checkpoint
+    assert "epoch" not in guard.record.lines()["promised"]
+    opened = [Image.open(path) for path in sorted((pictures / "test").rglob("*.png"))]
+    assert len(guard(opened).classes) == 24
+
+
+# ---------------------------------------------------------------- a service
+
+
+REFUSED = """
+import sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("pandas", "pyarrow", "torchvision", "timm", "transformers"):
+            raise ImportError(f"{name} is not installed here")
+        parts = ("training", "study", "steps", "report", "executors", "data", "models", "runs",
+                 "scores", "inference", "shifts", "attacks", "evaluation", "reopened")
+        if name in {f"fairweather.{part}" for part in parts}:
+            raise ImportError(f"{name} is not for a service")
+
+sys.meta_path.insert(0, Refused())
+import numpy as np
+import fairweather as fw
+
+guard = fw.load_guard(sys.argv[1], device="cpu")
+images = np.load(sys.argv[2])
+answers = guard(images)
+guard.check(images)
+assert "pandas" not in sys.modules
+print(",".join(answers.classes))
+"""
+
+
+def test_a_service_loads_a_guard_without_the_code_that_trains(saved, batch, tmp_path):
+    np.save(tmp_path / "batch.npy", batch.images.numpy())
+    command = [sys.executable, "-c", REFUSED, saved, tmp_path / "batch.npy"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = fw.load_guard(saved, device="cpu")(batch.images).classes
+    assert done.stdout.strip() == ",".join(expected)
+
+
+# ---------------------------------------------------------------- foreign folders
+
+
+def rewritten(saved, folder, changes):
+    """A copy of a guard with files changed, and their checksums made right again."""
+    copy = shutil.copytree(saved, folder)
+    for name, change in changes.items():
+        path = copy / name
+        path.write_bytes(change(path.read_bytes()))
+    sums = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in copy.iterdir() if path.name != "checksums.json"
+    }  # fmt: skip
+    (copy / "checksums.json").write_text(json.dumps(sums))
+    return copy
+
+
+def json_with(change):
+    def changed(content):
+        read = json.loads(content)
+        change(read)
+        return json.dumps(read).encode()
+
+    return changed
+
+
+def first(kind, *arguments):
+    """Put an operation before all others, whose result is what the network gives."""
+
+    def change(graph):
+        graph["operations"].insert(0, ["bad", kind, list(arguments), {}])
+        graph["logits"], graph["features"] = "bad", None
+
+    return json_with(change)
+
+
+def of_record(*path, to):
+    def change(record):
+        for key in path[:-1]:
+            record = record[key]
+        record[path[-1]] = to
+
+    return json_with(change)
+
+
+IMAGES = {"of": "images"}
+HOSTILE = {
+    "an operation that reads a file": ("graph.json", first("from_file.default", "/etc/passwd")),
+    "no operation": ("graph.json", first("__class__", IMAGES)),
+    "a function of Python": ("graph.json", first("system", "true")),
+    "a later result": ("graph.json", first("relu.default", {"of": "later"})),
+    "no weight": ("graph.json", first("relu.default", {"weight": "none"})),
+    "the wrong shape": ("graph.json", first("relu.default", IMAGES)),
+    "a number": ("graph.json", first("sym_size.int", IMAGES, 0)),
+    "wrong arguments": ("graph.json", first("relu.default", IMAGES, 3, 4)),
+    "too large": ("graph.json", first("zeros.default", [2**40, 2**20])),
+    "an item of nothing": ("graph.json", first("getitem", IMAGES, 99)),
+    "no graph": ("graph.json", lambda _: b"[]"),
+    "no JSON": ("graph.json", lambda _: b"\xff"),
+    "deep JSON": ("graph.json", lambda _: b'{"a":' * 10**5),
+    "another version": ("graph.json", json_with(lambda graph: graph.update(version=2))),
+    "no tensors": ("weights.safetensors", lambda _: b"text"),
+    "a cut file": ("weights.safetensors", lambda content: content[:200]),
+    "a pickle": ("weights.safetensors", lambda _: b"\x80\x04cos\nsystem\n."),
+    "no reference": (
+        "reference.safetensors", lambda _: safetensors.torch.save({"x": torch.zeros(1)}),
+    ),
+    "other classes": ("guard.json", of_record("classes", to=["a", "b"])),
+    "a class of two lines": ("guard.json", of_record("classes", to=["a\nb", "b", "c"])),
+    "a size": ("guard.json", of_record("size", to=[10**6, 10**6])),
+    "a threshold": ("guard.json", of_record("fit", "threshold", to="inf")),
+    "a temperature": ("guard.json", of_record("fit", "temperature", to=0)),
+    "a filter": (
+        "guard.json",
+        of_record("preparation", to=[8, None, "__import__", "crop"]),
+    ),
+    "a key": ("guard.json", of_record("more", to=1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_foreign_folder_is_refused_with_a_sentence(case, saved, tmp_path):
+    name, change = HOSTILE[case]
+    folder = rewritten(saved, tmp_path / "guard", {name: change})
+    with pytest.raises(InputError) as refused:
+        fw.load_guard(folder, device="cpu")
+    assert str(folder) in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["guard.json", "graph.json", "weights.safetensors"])
+def test_damage_is_found(name, saved, tmp_path):
+    copy = shutil.copytree(saved, tmp_path / "guard")
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} is damaged or was changed"):
+        fw.load_guard(copy, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "name", ["checksums.json", "graph.json", "weights.safetensors", "reference.safetensors"]
+)
+def test_a_file_that_is_missing_or_a_link_is_named(name, saved, tmp_path):
+    copy = shutil.copytree(saved, tmp_path / "guard")
+    (copy / name).unlink()
+    with pytest.raises(InputError, match=f"{name} is missing"):
+        fw.load_guard(copy, device="cpu")
+    (copy / name).symlink_to(saved / name)
+    with pytest.raises(InputError, match=f"{name} is a link"):
+        fw.load_guard(copy, device="cpu")
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    with pytest.raises(InputError, match=f"{name} is no file"):
+        fw.load_guard(copy, device="cpu")
+
+
+def test_operations_compute_and_do_nothing_else():
+    doing = ("file", "save", "load", "print", "set_", "resize", "record", "storage", "rand")
+    for each in OPERATIONS:
+        name, _, overload = each.partition(".")
+        assert getattr(getattr(torch.ops.aten, name), overload, None) is not None, each
+        assert not any(word in name for word in doing), each
+
+
+# ---------------------------------------------------------------- graphs
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        (TINY_RESNET, {}),
+        (TINY_RESNET, {"norm": "group", "pooling": "average+max", "stem": "small"}),
+        (TINY_EFFICIENTNET, {}),
+        ("timm:test_vit", {"input_size": 160}),
+        ("timm:test_convnext", {}),
+        ("torchvision:squeezenet1_1", {}),
+    ],
+)
+def test_a_graph_gives_the_numbers_of_its_network(backbone, options):
+    network = load_model(backbone, classes=3, weights="none", **options)
+    graph, weights = trace([network], (64, 64))
+    read = Graph.from_json(json.loads(json.dumps(graph.as_json())), weights, "graph.json")
+    assert read == graph
+    again = GraphNetwork(read, weights)
+    for count in (1, 5):
+        images = torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(count))
+        with torch.no_grad():
+            expected = network(images)
+        logits, features = again(images)
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+        if backbone == "torchvision:squeezenet1_1":
+            assert features is None  # it ends in a convolution
+        else:
+            assert features.ndim == 2
+
+
+def test_what_no_graph_can_say_is_refused():
+    class Branching(nn.Module):
+        def forward(self, images):
+            return images.mean((2, 3)) * (1 if images.sum() > 0 else 2)
+
+    class Drawing(nn.Module):
+        def forward(self, images):
+            return images.mean((2, 3)) + torch.rand(3)
+
+    for network in (Branching(), Drawing()):
+        with pytest.raises(InputError, match="cannot be stored as a list of operations"):
+            trace([network], (SIDE, SIDE))
+
+
+def test_an_onnx_graph_says_what_torch_says(trained, batch, tmp_path):
+    onnxruntime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    for seed in (0, "ensemble"):
+        of, guard = reopen(f"{trained}:basic:{seed}"), made(trained, seed)
+        path = tmp_path / f"{seed}.onnx"
+        save_onnx(guard, of, path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for count in (1, len(batch)):
+            images = batch.images[:count].numpy()
+            logits, probabilities, confidence = session.run(None, {"images": images})
+            answers = guard(images)
+            np.testing.assert_allclose(probabilities, answers.probabilities, atol=1e-4)
+            np.testing.assert_allclose(confidence, answers.confidence, atol=1e-4)
+            np.testing.assert_allclose(softmax(logits), answers.probabilities, atol=1e-4)
+        stored = {each.key: each.value for each in onnx.load(path).metadata_props}
+        assert json.loads(stored["names"]) == list(guard.record.classes)
+        assert float(stored["threshold"]) == guard.record.fit.threshold
+        assert float(stored["quantile"]) == guard.record.fit.quantile
+        assert json.loads(stored["promise"])["risk"] == PROMISE.risk
+
+
+# ---------------------------------------------------------------- the promise
+
+
+def simulated(n, generator, classes=4):
+    """Predictions that are right as often as they say."""
+    logits = generator.normal(size=(n, classes)).astype(np.float32) * 2
+    chances = softmax(logits).cumsum(axis=1)
+    labels = (generator.random((n, 1)) > chances[:, :-1]).sum(axis=1)
+    names = tuple("wxyz"[:classes])
+    keys = generator.permutation(10 * n)[:n]
+    return Predictions(keys, labels, *per_image(logits, labels), logits, names)
+
+
+def reopened(folder, predictions, clusters=None):
+    """A model of a run that has only validation predictions."""
+    from fairweather.reopened import Reopened
+
+    run = write_run(folder, run_record({"a": "Model A"}), None, {("a", 0, CLEAN, VAL): predictions})
+    if clusters is not None:
+        run.write_groups(
+            "groups/val.parquet", StoredGroups(predictions.keys, "patient", clusters, {})
+        )
+        finish(run, "groups/val", ["groups/val.parquet"], kind="group")
+    return Reopened(run, run.record, "a", 0, ())
+
+
+def test_what_is_fitted_on_which_half(tmp_path):
+    predictions = simulated(400, np.random.default_rng(0))
+    fit, chosen_on = fitting.fit_promise(reopened(tmp_path, predictions), PROMISE)
+    first = fitting.in_first_half(predictions.keys)
+    assert fit.others == first.sum()
+    assert fit.images == len(chosen_on) == (~first).sum()
+    temperature = fit_temperature(predictions.logits[first], predictions.labels[first]).value
+    assert fit.temperature == temperature
+    judging = scale(predictions.take(np.flatnonzero(~first)), temperature)
+    scores = sorted((1 - np.exp(-judging.nll)).tolist())
+    assert fit.quantile == scores[int(np.ceil((len(scores) + 1) * 0.8)) - 1]
+    answered = judging.confidence >= fit.threshold
+    assert (fit.answered, fit.wrong) == (answered.sum(), (answered & ~judging.correct).sum())
+    row = fitting.kept("x", CLEAN, judging, fit, None)
+    low, high = wilson_interval(fit.wrong / fit.answered, fit.answered)
+    assert row.risk == Measured(value=fit.wrong / fit.answered, low=float(low), high=float(high))
+    assert row.covered.value == np.mean(np.array(scores) <= fit.quantile)
+    sizes = in_set(softmax(judging.logits), fit.quantile).sum(axis=1)
+    assert row.set_size == sizes.mean()
+
+
+@pytest.mark.parametrize(
+    ("settings", "chose"),
+    [
+        ({}, True),
+        ({"recipe": {"select": "accuracy"}}, True),
+        ({"recipe": {"select": "last"}}, False),
+        ({"recipe": {"select": "last"}, "sweep": {"learning_rate": [1, 2]}}, True),
+    ],
+)
+def test_whether_the_same_images_chose_the_model_is_known(settings, chose, tmp_path):
+    of = reopened(tmp_path, simulated(300, np.random.default_rng(0)))
+    models = {"a": ModelRecord(title="A", settings=settings)}
+    of = replace(of, record=of.record.model_copy(update={"models": models}))
+    assert fitting.fit_promise(of, PROMISE).fit.chose_checkpoint == chose
+
+
+def test_the_promise_is_kept_through_all_steps(tmp_path):
+    """Temperature, threshold and quantile together, on new validation and new test images."""
+    trials, broken, covered = 100, 0, []
+    generator = np.random.default_rng(0)
+    test = simulated(20_000, generator)
+    for trial in range(trials):
+        of = reopened(tmp_path / str(trial), simulated(300, generator))
+        fit = fitting.fit_promise(of, PROMISE).fit
+        kept = fitting.kept("test", CLEAN, fitting.tempered(test, fit.temperature), fit, None)
+        broken += kept.risk.value > PROMISE.risk
+        covered.append(kept.covered.value)
+    # The measured risk of 20,000 images is off by a third of a point; few draws are so near.
+    assert broken <= most(trials, 0.2)
+    # Beta(k, n + 1 - k): the deviation of one draw is below 0.04, that of their mean 0.004.
+    assert 0.8 - 4 * 0.004 <= np.mean(covered) <= 0.8 + 1 / 100 + 4 * 0.004
+
+
+def test_of_each_patient_one_image_counts(tmp_path):
+    generator = np.random.default_rng(0)
+    predictions, clusters = simulated(900, generator), np.repeat(np.arange(300), 3)
+    fit, chosen_on = fitting.fit_promise(reopened(tmp_path, predictions, clusters), PROMISE)
+    first = fitting.in_first_half(clusters)
+    assert fit.cluster == "patient"
+    assert fit.others == first.sum()
+    assert fit.images == len(np.unique(clusters[~first])) == len(chosen_on)
+    of = dict(zip(predictions.keys.tolist(), clusters.tolist(), strict=True))
+    assert len({of[key] for key in chosen_on.keys.tolist()}) == len(chosen_on)
+
+
+def test_halves_do_not_depend_on_which_other_images_there_are():
+    keys = np.random.default_rng(0).permutation(1000)
+    halves = dict(zip(keys.tolist(), fitting.in_first_half(keys).tolist(), strict=True))
+    some = keys[::7]
+    assert fitting.in_first_half(some).tolist() == [halves[key] for key in some.tolist()]
+    assert most(1000, 0.5) >= sum(halves.values()) >= 1000 - most(1000, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("n", "right", "clusters", "words"),
+    [
+        (20, 1.0, None, r"half of the validation images .* too few to promise .* at least 59"),
+        (400, 1.0, 4, "half of the patients with validation images .* too few"),
+        (400, 0.5, None, "no threshold is shown to keep a risk of 5 %"),
+    ],
+)
+def test_what_images_cannot_support_is_refused(n, right, clusters, words, tmp_path):
+    predictions = outcomes(np.random.default_rng(0).random(n) < right)
+    groups = None if clusters is None else np.arange(n) % clusters
+    promise = Promise(risk=0.05, certainty=0.95, coverage=0.9)
+    with pytest.raises(InputError, match=words):
+        fitting.fit_promise(reopened(tmp_path, predictions, groups), promise)
+
+
+def test_without_logits_the_temperature_is_one(tmp_path):
+    generator = np.random.default_rng(0)
+    confidence = generator.uniform(0.3, 1, 400)
+    right = generator.random(400) < confidence
+    nll = -np.log(np.where(right, confidence, (1 - confidence) / 3))
+    predictions = outcomes(right, confidence=confidence, nll=nll)
+    fit = fitting.fit_promise(reopened(tmp_path, predictions), PROMISE).fit
+    assert fit.temperature == 1
+    assert fitting.kept("x", CLEAN, predictions, fit, None).set_size is None
+
+
+def test_intervals_of_what_is_kept_know_clusters():
+    predictions = simulated(300, np.random.default_rng(0))
+    fit = Fit(
+        temperature=1, others=1, threshold=0.5, quantile=0.8, images=1, answered=1, wrong=0,
+        bound=0.1, cluster=None, chose_checkpoint=False,
+    )  # fmt: skip
+    alone, together = (
+        fitting.kept("x", CLEAN, predictions, fit, clusters)
+        for clusters in (None, Clusters(np.arange(300) // 150))
+    )
+    assert alone.risk.value == together.risk.value
+    assert together.risk.high - together.risk.low > alone.risk.high - alone.risk.low
+    nothing = fitting.kept("x", CLEAN, predictions, fit.model_copy(update={"threshold": 1.0}), None)
+    assert nothing.risk == Measured(value=None, low=None, high=None)
+    assert str(nothing) == "nothing is answered"
+
+
+# ---------------------------------------------------------------- unlike images
+
+
+def guard_of(reference):
+    """A guard whose network says of images what it is told."""
+    fit = Fit(
+        temperature=1, others=1, threshold=0.5, quantile=0.8, images=1, answered=1, wrong=0,
+        bound=0.1, cluster=None, chose_checkpoint=False,
+    )  # fmt: skip
+    record = GuardRecord(
+        model="a", title="A", run="r", seed=0, architecture="x", classes=("a", "b", "c"),
+        size=(8, 8), preparation=None, scale=None, promise=PROMISE, fit=fit, kept=(),
+        versions={}, time="",
+    )  # fmt: skip
+    return Guard(record, lambda _: reference, reference)
+
+
+def drawn(generator, n, moved=0.0):
+    features = generator.normal(size=(n, 6)).astype(np.float32) + np.float32(moved)
+    return Seen(features[:, :3] * 2, features)
+
+
+def test_alarms_of_images_like_the_validation_images_are_rare():
+    trials, generator = 200, np.random.default_rng(0)
+    alarms = 0
+    for _ in range(trials):
+        guard = guard_of(drawn(generator, 120))
+        alarms += guard.likeness(drawn(generator, 40)).unlike
+    assert alarms <= most(trials, 0.05)
+
+
+def test_unlike_images_are_warned_of():
+    generator = np.random.default_rng(0)
+    guard = guard_of(drawn(generator, 300))
+    moved = guard.likeness(drawn(generator, 100, moved=1.0))
+    assert moved.unlike
+    assert "unlike the validation images (probabilities and features, p" in str(moved)
+    few = guard.likeness(drawn(generator, 5))
+    assert not few.unlike
+    assert "5 images are too few" in str(few)
+    assert "no difference" in str(Likeness(500, 0.4, features=False))
+    only = guard.likeness(drawn(generator, 100)._replace(features=None))
+    assert not only.features
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    guard = guard_of(drawn(np.random.default_rng(0), 20))
+    with pytest.raises(InputError, match="not finite"):
+        guard.answers(Seen(np.full((1, 3), np.nan, np.float32), None))
+
+
+# ---------------------------------------------------------------- the command
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_predict_writes_a_row_for_each_image(trained, saved, pictures, tmp_path):
+    data = f"folder:{pictures}/test"
+    done = fairweather(
+        "predict", f"{trained}:basic:0", data, *ASKED, "--device", "cpu", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    words = [line.split()[0] for line in done.stdout.splitlines()]
+    assert words[0] == "images"
+    assert set(words) >= {"promised", "sets", "labels", "table"}
+    rows = rows_of(tmp_path / "predictions.csv")
+    assert list(rows[0]) == ["file", "class", "confidence", "answer", "set"]
+    assert len(rows) == 24
+    answered = sum(row["answer"] == "answer" for row in rows)
+    assert f"24 of folder:{pictures}/test" in done.stdout
+    assert f"{answered} answered, {24 - answered} deferred" in done.stdout
+    for row in rows:
+        assert (pictures / "test" / row["file"]).is_file()
+        assert set(json.loads(row["set"])) <= {"blue", "green", "red"}
+    again = fairweather("predict", saved, data, cwd=tmp_path)
+    assert again.returncode == 2
+    assert "predictions.csv exists" in again.stderr
+    again = fairweather("predict", saved, data, "--out", "b.parquet", "--quiet", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    table = pq.read_table(tmp_path / "b.parquet").to_pylist()
+    assert [row["class"] for row in table] == [row["class"] for row in rows]
+    assert [row["set"] for row in table] == [json.loads(row["set"]) for row in rows]
+    assert [row["answer"] for row in table] == [row["answer"] for row in rows]
+    other = fairweather("predict", saved, data, "--replace", "--limit", "9", cwd=tmp_path)
+    assert other.returncode == 0, other.stderr
+    assert len(rows_of(tmp_path / "predictions.csv")) == 9
+
+
+def test_dark_images_are_warned_of(saved, pictures, tmp_path):
+    for at, path in enumerate(sorted((pictures / "test").rglob("*.png"))):
+        dark = np.asarray(Image.open(path)) // 8
+        Image.fromarray(dark).save(tmp_path / f"{at}.png")
+    done = fairweather(
+        "predict", saved, f"images:{tmp_path}", "--out", tmp_path / "x.csv", "--device", "cpu"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING    these images are unlike the validation images" in done.stdout
+    assert "labels " not in done.stdout
+
+
+def test_no_text_becomes_a_formula(tmp_path):
+    guard = guard_of(Seen(np.zeros((2, 3), np.float32), None))
+    answers = guard.answers(Seen(np.eye(2, 3, dtype=np.float32), None))
+    answers = answers._replace(classes=("=1+1", "+a"), sets=(("=1+1",), ()))
+    names = np.array(["@x.png", "-y.png"], dtype=object)
+    images = Images(
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2).long(), torch.arange(2), ("a",),
+        names=names,
+    )  # fmt: skip
+    write_answers(tmp_path / "a.csv", images, [answers])
+    rows = rows_of(tmp_path / "a.csv")
+    assert [row["file"] for row in rows] == ["'@x.png", "'-y.png"]
+    assert [row["class"] for row in rows] == ["'=1+1", "'+a"]
+    assert [row["set"] for row in rows] == ['["=1+1"]', "[]"]
+    write_answers(tmp_path / "a.parquet", images, [answers])
+    assert pq.read_table(tmp_path / "a.parquet")["file"].to_pylist() == names.tolist()
+
+
+def test_shares_are_read_in_both_forms():
+    assert share("5%", "--risk") == share(" 0.05 ", "--risk") == share("5 %", "--risk") == 0.05
+    for wrong in ("0", "1", "100%", "5", "-1%", "nan", "five", "5%%", "", "inf"):
+        with pytest.raises(InputError, match="--risk must be a share"):
+            share(wrong, "--risk")
+
+
+def test_kept_rows_are_read_again():
+    none = Measured(value=None, low=None, high=None)
+    row = Kept(
+        images="clean", kind="clean", n=1, answered=0.0, risk=none, covered=none, set_size=None
+    )
+    assert Kept.model_validate_json(row.model_dump_json()) == row
+
+
+def test_an_export_needs_its_packages(monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"fairweather\[onnx\]"):
+        to_onnx([nn.Identity()], guard_of(Seen(np.zeros((1, 3), np.float32), None)).record)
