@@ -21,6 +21,7 @@ LEAVES = {
     "streams",
     "vega",
     "claims",
+    "fabric",
     "group",
     "pool",
 }
@@ -42,7 +43,8 @@ MAY_IMPORT = {
     "pool": {"errors"},
     "vega": {"pool"},
     "claims": set(),
-    "group": {"errors"},
+    "fabric": set(),
+    "group": {"errors", "fabric"},
     "data": LEAVES,
     "models": LEAVES | {"runs"},
     "shifts": LEAVES,
