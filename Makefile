@@ -18,14 +18,17 @@ $(VENV)/.installed-%: pyproject.toml
 demo: $(VENV)/.installed-demo
 	$(BIN)/fairweather run quickstart
 
+# Small tensors need one thread, and a module is compiled once for the processes that tests start.
+QUICKLY := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
+
 # Modules in order: the default puts those with few tests last, and some of them are the slowest.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadscope --no-loadscope-reorder
+	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --dist=loadscope --no-loadscope-reorder
 
 # What `make test` leaves out since it takes an hour: the whole attack (docs/reliability.md), a study in
 # every order, and the audit of what is installed, which asks PyPI.
 nightly: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --timeout=3600 -m nightly
+	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --timeout=3600 -m nightly
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
