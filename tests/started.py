@@ -4,6 +4,10 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Seconds for the processes that another one started to end after it. On an idle machine they take
+# one or two: they look once a second. A machine on which much else runs may need many more.
+GONE = 60
+
 
 @contextmanager
 def started(command: list[str], **options: object) -> Iterator[subprocess.Popen]:

@@ -331,6 +331,11 @@ def test_fgsm_equals_foolbox(foolbox, norm):
     torch.testing.assert_close(result.images[right], expected[right], rtol=0, atol=2e-6)
 
 
+def more_at_night(few, many):
+    """A search is repeated a few times by day, and at night until small differences show."""
+    return pytest.mark.parametrize("times", [few, pytest.param(many, marks=pytest.mark.nightly)])
+
+
 # Two searches with different random numbers sometimes break different images. If each image has its
 # own random numbers, they are compared in pairs: if two differ, either may be right.
 
@@ -357,7 +362,8 @@ def test_pgd_agrees_with_foolbox(foolbox, norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ["apgd_ce", "apgd_t"])
-def test_auto_pgd_agrees_with_torchattacks(torchattacks, name, norm):
+@more_at_night(2, 6)
+def test_auto_pgd_agrees_with_torchattacks(torchattacks, name, norm, times):
     classes = 5
     model, (images, labels, keys) = trained(classes), held_out(450, classes)
     epsilon = 1.5 * RADII[norm]
@@ -367,7 +373,7 @@ def test_auto_pgd_agrees_with_torchattacks(torchattacks, name, norm):
     }
     attack = make_attack(name, epsilon=epsilon, norm=norm, steps=15)
     ours_right, theirs_right = [], []
-    for seed in range(6):
+    for seed in range(times):
         ours_right.append(are_right(model, attack(model, images, labels, keys, seed), labels))
         with torch.random.fork_rng(devices=[]):
             theirs = reference[name](
@@ -379,12 +385,14 @@ def test_auto_pgd_agrees_with_torchattacks(torchattacks, name, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_fab_agrees_with_torchattacks(torchattacks, norm):
+@more_at_night(1, 3)
+def test_fab_agrees_with_torchattacks(torchattacks, norm, times):
     """Without restarts it uses no random numbers: a pair differs only by rounding."""
     classes = 5
     model, (images, labels, keys) = trained(classes), held_out(300, classes)
     ours_right, theirs_right = [], []
-    for epsilon in (RADII[norm], 1.5 * RADII[norm], 2 * RADII[norm]):
+    for factor in (1.5, 1, 2)[:times]:
+        epsilon = factor * RADII[norm]
         attack = make_attack("fab_t", epsilon=epsilon, norm=norm, steps=15)
         ours_right.append(are_right(model, attack(model, images, labels, keys), labels))
         theirs = torchattacks.FAB(
@@ -396,13 +404,14 @@ def test_fab_agrees_with_torchattacks(torchattacks, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_square_agrees_with_torchattacks(torchattacks, norm):
+@more_at_night(10, 32)
+def test_square_agrees_with_torchattacks(torchattacks, norm, times):
     """Theirs places one square for the whole batch, so only whole searches are independent."""
     model, (images, labels, keys) = trained(), held_out(150)
     queries = 40
     attack = make_attack("square", epsilon=RADII[norm] * 1.5, queries=queries, norm=norm)
     robust, expected = [], []
-    for seed in range(32):
+    for seed in range(times):
         robust.append(accuracy(model, attack(model, images, labels, keys, seed), labels))
         with torch.random.fork_rng(devices=[]):
             theirs = torchattacks.Square(

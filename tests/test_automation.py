@@ -92,7 +92,7 @@ def test_every_input_of_the_action_is_used_and_no_script_contains_one():
 # ---- the fixture
 
 TEST_FILE = """
-def test_the_release(fairweather_check):
+def test_the_{name}(fairweather_check):
     verdicts = fairweather_check({run!r}, {rules})
     assert [verdict.passed for verdict in verdicts] == [True]
 """
@@ -111,10 +111,13 @@ def installed(tmp_path):
 
 
 def run_pytest(run, rules, installed, tmp_path):
-    (tmp_path / "test_release.py").write_text(TEST_FILE.format(run=str(run), rules=rules))
+    """Run a test for each name in its rules."""
+    for name, rule in rules.items():
+        text = TEST_FILE.format(name=name, run=str(run), rules=repr(rule))
+        (tmp_path / f"test_{name}.py").write_text(text)
     source = str(Path(fairweather.__file__).parents[1])
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_release.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
         env={**os.environ, "PYTHONPATH": f"{source}:{installed}"},
         cwd=tmp_path,
         capture_output=True,
@@ -122,15 +125,13 @@ def run_pytest(run, rules, installed, tmp_path):
     )
 
 
-def test_the_fixture_passes_a_run_that_keeps_its_rules(run, installed, tmp_path):
-    done = run_pytest(run, repr(KEPT), installed, tmp_path)
-    assert done.returncode == 0, done.stdout
-    assert "1 passed" in done.stdout
-
-
-def test_the_fixture_fails_the_test_with_the_table(run, installed, tmp_path):
-    done = run_pytest(run, repr(BROKEN), installed, tmp_path)
+def test_the_fixture_passes_a_run_that_keeps_its_rules_and_fails_another_with_the_table(
+    run, installed, tmp_path
+):
+    done = run_pytest(run, {"good": KEPT, "bad": BROKEN}, installed, tmp_path)
     assert done.returncode == 1
+    assert "1 failed, 1 passed" in done.stdout
+    assert "FAILED test_bad.py::test_the_bad" in done.stdout
     assert re.search(rf"FAILED  basic: {re.escape(BROKEN)} +0\.9000  0\.8700", done.stdout)
     assert "1 of 1 checks failed" in done.stdout
     assert "pytest_plugin.py" not in done.stdout  # no traceback through our code

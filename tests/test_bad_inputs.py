@@ -21,7 +21,7 @@ from fairweather.runs import open_finished_run, write_atomically
 from fairweather.study import check_study
 from fairweather.training import Recipe
 from fairweather.training.recipe import AugMix, GaussianNoise, RandomErasing
-from fairweather.yamlfile import parse_yaml
+from fairweather.yamlfile import _Loader, parse_yaml
 
 from .run_folders import run_record, write_run
 
@@ -110,6 +110,49 @@ def test_a_mapping_that_merges_another_may_be_merged_itself():
     assert read["c"] == {"x": 1, "y": 3}
     assert read["d"] == {"x": 4, "y": 2}
     assert "given twice" in sentence(lambda: parse_yaml(f"{text}\ne: {{<<: *b, y: 3, y: 4}}"))
+
+
+class Key(str):
+    """A key that counts how often it is compared with another one."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        Key.compared += 1
+        return super().__eq__(other)
+
+
+def work_of(text, monkeypatch):
+    """How many functions are called while YAML is read, and how often its keys are compared."""
+    calls, Key.compared = 0, 0
+
+    def count(_, event, __):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    text_tag = "tag:yaml.org,2002:str"
+    with monkeypatch.context() as patch:
+        patch.setitem(_Loader.yaml_constructors, text_tag, lambda _, node: Key(node.value))
+        sys.setprofile(count)
+        try:
+            read = parse_yaml(text)
+        finally:
+            sys.setprofile(None)
+    assert read
+    return calls + Key.compared
+
+
+@pytest.mark.parametrize(
+    "line", ["k{0}: {0}", "k{0}: &a{0} {{x: {0}}}", "k{0}: &a{0}\n  <<: {{x: {0}}}", "- k{0}: {0}"]
+)
+def test_twice_the_keys_are_twice_the_work(line, monkeypatch):
+    once, twice = (
+        work_of("\n".join(line.format(each) for each in range(keys)), monkeypatch)
+        for keys in (400, 800)
+    )
+    # What does not depend on the keys is done once in both; longer numbers have one digit more.
+    assert twice < 2.2 * once
 
 
 # ---------------------------------------------------------------- names

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+import fairweather.report as reporting
 from fairweather.report import build_joint_report, build_report
 from fairweather.report.samples import ATTACKED, ATTACKED_COLUMNS, read_samples
 from fairweather.runs import RunFolder
-from tests.browser import browser, missing, opened
+from tests.browser import Opened, browser, missing, opened
 from tests.run_folders import change_record, write_scores
 from tests.test_report import (
     HOSTILE,
@@ -51,14 +55,35 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(chromium, report):
+    """The page as it opens: tests look at it, point at it, and change nothing."""
     with opened(chromium, report) as page:
         yield page
+
+
+@pytest.fixture(scope="module")
+def used(chromium, report):
+    """The page in use: each test begins with what it needs, and follows no model at its end."""
+    granted = ["clipboard-read", "clipboard-write"]
+    with opened(chromium, report, permissions=granted) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def window(chromium, report) -> Iterator[Callable[..., Opened]]:
+    """The page as it opens in other windows; each is opened once."""
+    with ExitStack() as stack:
+
+        @functools.cache
+        def window(width: int, **context: object) -> Opened:
+            return stack.enter_context(opened(chromium, report, width=width, **context))
+
+        yield window
 
 
 @pytest.fixture
-def fresh(chromium, report):
-    with opened(chromium, report) as page:
-        yield page
+def without_figures(monkeypatch):
+    """The page's charts without the figures in files, which take as long to draw."""
+    monkeypatch.setattr(reporting, "_build_figures", lambda *_: [])
 
 
 def test_the_page_opens_from_disk_in_silence(page):
@@ -110,11 +135,10 @@ def test_the_rows_of_the_first_two_charts_are_at_the_same_height(page):
     assert all(abs(a - b) <= 1 for a, b in zip(*heights, strict=True))
 
 
-def test_a_row_has_its_title_beside_it_also_where_charts_stand_below_each_other(chromium, report):
-    for width, named in ((1280, 1), (390, 2)):
-        with opened(chromium, report, width=width) as page:
-            texts = page.tab.locator("[data-chart^=overview-] .role-axis-label text")
-            assert sum(text == "Basic" for text in texts.all_text_contents()) == named
+def test_a_row_has_its_title_beside_it_also_where_charts_stand_below_each_other(page, window):
+    for shown, named in ((page, 1), (window(390, has_touch=True), 2)):
+        texts = shown.tab.locator("[data-chart^=overview-] .role-axis-label text")
+        assert sum(text == "Basic" for text in texts.all_text_contents()) == named
 
 
 def test_no_two_ticks_of_an_axis_read_the_same(page):
@@ -134,6 +158,7 @@ def test_no_two_ticks_of_an_axis_read_the_same(page):
     assert [(name, texts) for name, texts in numbers if len(set(texts)) < len(texts)] == []
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_small_errors_have_ticks_that_differ(chromium, tmp_path):
     run = make_run(tmp_path / "run", models={"basic": "Basic"}, n=60, size=None)
     scores = run.scores
@@ -171,11 +196,11 @@ def test_a_limit_is_chosen_without_the_script(chromium, report):
     place.close()
 
 
-def test_a_limit_is_chosen_by_keyboard(fresh):
-    fresh.tab.locator("#limit-0").focus()
-    fresh.tab.keyboard.press("ArrowRight")
-    assert fresh.tab.locator(".limit-1").is_visible()
-    assert not fresh.tab.locator(".limit-0").is_visible()
+def test_a_limit_is_chosen_by_keyboard(used):
+    used.tab.locator("#limit-0").focus()
+    used.tab.keyboard.press("ArrowRight")
+    assert used.tab.locator(".limit-1").is_visible()
+    assert not used.tab.locator(".limit-0").is_visible()
 
 
 def test_charts_do_not_lie_over_their_frame(page):
@@ -188,63 +213,64 @@ def test_charts_do_not_lie_over_their_frame(page):
 
 
 @pytest.mark.parametrize("by", ["mouse", "keyboard"])
-def test_a_table_is_sorted(fresh, by):
-    head = fresh.tab.locator("#summary table").first.locator("th[aria-sort]").nth(1)
+def test_a_table_is_sorted(used, by):
+    head = used.tab.locator("#summary table").first.locator("th[aria-sort]").nth(1)
     values = f"{ROWS}.map(row => Number(row.cells[1].dataset.value))"
     for direction in ("ascending", "descending"):
         if by == "mouse":
             head.locator("button").click()
         else:
             head.locator("button").focus()
-            fresh.tab.keyboard.press("Enter")
+            used.tab.keyboard.press("Enter")
         assert head.get_attribute("aria-sort") == direction
-        found = fresh.all(values)
+        found = used.all(values)
         assert len(found) == len(MODELS)
         assert found == sorted(found, reverse=direction == "descending")
 
 
-def test_sorting_by_name_follows_the_letters(fresh):
-    fresh.tab.locator("#summary table").first.locator("th[aria-sort] button").first.click()
-    titles = fresh.all(f"{ROWS}.map(row => row.cells[0].dataset.value)")
+def test_sorting_by_name_follows_the_letters(used):
+    used.tab.locator("#summary table").first.locator("th[aria-sort] button").first.click()
+    titles = used.all(f"{ROWS}.map(row => row.cells[0].dataset.value)")
     assert sorted(titles) == sorted(MODELS.values())
-    assert fresh.all(
+    assert used.all(
         f"{json.dumps(titles)}.every((t, i, a) => !i || a[i - 1].localeCompare(t) <= 0)"
     )
 
 
 @pytest.mark.parametrize(
-    ("words", "suffix"), [("CSV", "csv"), ("Markdown", "md"), ("LaTeX", "tex")]
+    ("at", "words", "suffix"), [(0, "CSV", "csv"), (1, "Markdown", "md"), (2, "LaTeX", "tex")]
 )
-def test_a_table_is_copied_as_its_file(chromium, report, words, suffix):
-    granted = ["clipboard-read", "clipboard-write"]
-    with opened(chromium, report, permissions=granted) as page:
-        page.tab.locator("#summary .copy").first.get_by_role("button", name=words).click()
-        page.tab.get_by_role("button", name="copied").wait_for()
-        copied = page.all("navigator.clipboard.readText()")
+def test_a_table_is_copied_as_its_file(used, report, at, words, suffix):
+    button = used.tab.locator("#summary .copy").first.get_by_role("button").nth(at)
+    assert button.inner_text() == words
+    button.click()
+    button.filter(has_text="copied").wait_for()
+    copied = used.all("navigator.clipboard.readText()")
     assert copied == (report.parent / f"tables/summary_accuracy.{suffix}").read_text()
 
 
-def test_where_copying_is_forbidden_the_text_can_be_taken_by_hand(fresh, report):
-    fresh.all("void (navigator.clipboard.writeText = () => Promise.reject(new Error('no')))")
-    fresh.tab.locator("#summary .copy").first.get_by_role("button", name="CSV").click()
-    text = fresh.tab.locator("#copy-text")
+def test_where_copying_is_forbidden_the_text_can_be_taken_by_hand(used, report):
+    used.all("void (navigator.clipboard.writeText = () => Promise.reject(new Error('no')))")
+    used.tab.locator("#summary .copy").first.get_by_role("button", name="CSV").click()
+    text = used.tab.locator("#copy-text")
     text.wait_for(state="visible")
     assert text.input_value() == (report.parent / "tables/summary_accuracy.csv").read_text()
-    fresh.tab.keyboard.press("Escape")
+    used.tab.keyboard.press("Escape")
     text.wait_for(state="hidden")
+    used.all("delete navigator.clipboard.writeText")
 
 
 @pytest.mark.parametrize("by", ["mouse", "keyboard"])
-def test_choosing_changes_numbers_charts_and_pictures(fresh, by):
+def test_choosing_changes_numbers_charts_and_pictures(used, by):
     def state():
         marks = "place => place.querySelector('svg').innerHTML"
-        charts = fresh.tab.locator("#closer [data-chart]").evaluate_all(f"all => all.map({marks})")
-        return fresh.all(CELL), charts, fresh.tab.locator("#strip").inner_html()
+        charts = used.tab.locator("#closer [data-chart]").evaluate_all(f"all => all.map({marks})")
+        return used.all(CELL), charts, used.tab.locator("#strip").inner_html()
 
     before, charts, strip = state()
     chosen = {}
     for name in ("model", "shift"):
-        select = fresh.tab.locator(f"#{name}")
+        select = used.tab.locator(f"#{name}")
         last = select.locator("option").count() - 1
         chosen[name] = 1 if select.input_value() != "1" else last
         if by == "mouse":
@@ -253,8 +279,8 @@ def test_choosing_changes_numbers_charts_and_pictures(fresh, by):
             select.focus()
             way = chosen[name] - int(select.input_value())
             for _ in range(abs(way)):
-                fresh.tab.keyboard.press("ArrowDown" if way > 0 else "ArrowUp")
-    fresh.tab.wait_for_timeout(600)
+                used.tab.keyboard.press("ArrowDown" if way > 0 else "ArrowUp")
+    used.tab.wait_for_timeout(600)
     after, other_charts, other_strip = state()
     title = list(MODELS.values())[chosen["model"]]
     assert after.startswith(f"{title}, ")
@@ -263,64 +289,65 @@ def test_choosing_changes_numbers_charts_and_pictures(fresh, by):
     assert other_strip != strip
 
 
-def test_the_risk_that_is_asked_for_changes_what_is_handed_over(fresh):
+def test_the_risk_that_is_asked_for_changes_what_is_handed_over(used):
     rows = """[...document.querySelectorAll('#hand-over-rows tr')]
         .map(row => parseFloat(row.cells[1].textContent))"""
     shares = []
     for at in range(5):
-        fresh.tab.locator("#risk").select_option(str(at))
-        fresh.tab.wait_for_timeout(100)
-        shares.append(fresh.all(rows))
+        used.tab.locator("#risk").select_option(str(at))
+        used.tab.wait_for_timeout(100)
+        shares.append(used.all(rows))
     for stricter, looser in itertools.pairwise(shares):
         assert all(more >= less for more, less in zip(stricter, looser, strict=True))
     assert shares[0] != shares[-1]
 
 
-def test_a_model_is_followed_through_all_charts(fresh):
+def test_a_model_is_followed_through_all_charts(used):
     quiet = """[...document.querySelectorAll('[data-chart^="accuracy-"]')].slice(0, 3).map(place =>
         [...place.querySelectorAll('.mark-line path')].filter(line =>
             Number(getComputedStyle(line).opacity) < 0.5).length)"""
-    assert fresh.all(quiet) == [0, 0, 0]
-    fresh.tab.locator("[data-chart^='accuracy-']").first.scroll_into_view_if_needed()
-    button = fresh.tab.locator("button.model").first
+    assert used.all(quiet) == [0, 0, 0]
+    used.tab.locator("[data-chart^='accuracy-']").first.scroll_into_view_if_needed()
+    button = used.tab.locator("button.model").first
     button.focus()
-    fresh.tab.keyboard.press("Enter")
+    used.tab.keyboard.press("Enter")
     assert button.get_attribute("aria-pressed") == "true"
-    fresh.tab.wait_for_timeout(300)
-    assert fresh.all(quiet)[0] == len(MODELS) - 1
-    fresh.tab.keyboard.press("Enter")
-    fresh.tab.wait_for_timeout(300)
-    assert fresh.all(quiet)[0] == 0
+    used.tab.wait_for_timeout(300)
+    assert used.all(quiet)[0] == len(MODELS) - 1
+    used.tab.keyboard.press("Enter")
+    used.tab.wait_for_timeout(300)
+    assert used.all(quiet)[0] == 0
 
 
-def test_what_was_followed_out_of_sight_is_let_go(fresh):
+def test_what_was_followed_out_of_sight_is_let_go(used):
     dim = """['scatter', 'training-loss'].map(name => [...document.querySelectorAll(
         `[data-chart=${name}] :is(.mark-symbol, .mark-line) path`)].filter(mark =>
         Number(getComputedStyle(mark).opacity) < 0.2).length)"""
 
     def look_at_both():
         for name in ("scatter", "training-loss"):
-            fresh.tab.locator(f"[data-chart={name}]").scroll_into_view_if_needed()
-            fresh.tab.wait_for_timeout(200)
+            used.tab.locator(f"[data-chart={name}]").scroll_into_view_if_needed()
+            used.tab.wait_for_timeout(200)
 
     look_at_both()
-    before = fresh.all(dim)
-    button = fresh.tab.locator("button.model").first
+    before = used.all(dim)
+    button = used.tab.locator("button.model").first
     button.click()
     look_at_both()
-    assert all(now > then for now, then in zip(fresh.all(dim), before, strict=True))
+    assert all(now > then for now, then in zip(used.all(dim), before, strict=True))
     button.click()
     look_at_both()
-    assert fresh.all(dim) == before
+    assert used.all(dim) == before
 
 
-def test_a_button_pressed_twice_has_its_word_back(fresh):
-    button = fresh.tab.locator("#summary .copy button").first
-    fresh.all("void (navigator.clipboard.writeText = () => Promise.resolve())")
+def test_a_button_pressed_twice_has_its_word_back(used):
+    button = used.tab.locator("#summary .copy button").first
+    used.all("void (navigator.clipboard.writeText = () => Promise.resolve())")
     button.click()
     button.click()
-    fresh.tab.wait_for_timeout(1800)
+    used.tab.wait_for_timeout(1800)
     assert button.inner_text() == "CSV"
+    used.all("delete navigator.clipboard.writeText")
 
 
 def rename_classes(run, names):
@@ -354,6 +381,7 @@ def test_a_class_name_is_text_wherever_it_is_shown(chromium, tmp_path):
         assert page.asked == []
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_names_that_mean_something_to_the_script_are_names(chromium, tmp_path):
     models = {"basic": "focus", "other": "datum.label", "third": "x"}
     run = make_run(tmp_path / "run", models=models, shifts=SUITE[1:], n=60, size=None)
@@ -369,6 +397,7 @@ def test_names_that_mean_something_to_the_script_are_names(chromium, tmp_path):
         assert page.tab.locator("[data-chart=classes] .mark-rect path").count() == 10
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_what_was_not_measured_shows_nothing_of_another(chromium, tmp_path):
     run = make_run(tmp_path / "run", n=60, size=None)
     [cell] = [cell for cell in run.record.sweeps[1].cells if cell.level == 0.9]
@@ -388,6 +417,7 @@ def test_what_was_not_measured_shows_nothing_of_another(chromium, tmp_path):
         assert page.tab.locator("#level option:disabled").count() == 0
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_of_several_runs_only_what_was_measured_can_be_chosen(chromium, tmp_path):
     shifts = {"one": [{"brightness_factor": [0.7]}], "two": [{"gaussian_blur": [0.9]}]}
     runs = [
@@ -405,6 +435,7 @@ def test_of_several_runs_only_what_was_measured_can_be_chosen(chromium, tmp_path
         assert page.said == []
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_without_pictures_is_not_said_to_make_no_mistakes(chromium, tmp_path):
     sizes = {"one": (28, 28), "two": None}
     runs = [
@@ -419,6 +450,7 @@ def test_a_run_without_pictures_is_not_said_to_make_no_mistakes(chromium, tmp_pa
             assert page.tab.locator("#mistakes > p").all_inner_texts() == [words] * bool(words)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_of_attacks_there_are_no_pictures_and_it_says_so(chromium, tmp_path):
     shifts = [{"gaussian_blur": [0.9]}, {"pgd": {"epsilon": [2 / 255, 8 / 255], "steps": 2}}]
     run = make_run(tmp_path / "run", shifts=shifts, n=60)
@@ -434,6 +466,7 @@ def test_of_attacks_there_are_no_pictures_and_it_says_so(chromium, tmp_path):
         assert "8/255" in labels.all_text_contents()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_under_attack_the_images_that_the_chosen_model_saw_are_shown(chromium, tmp_path):
     shifts = [{"pgd": {"epsilon": [2 / 255, 8 / 255], "steps": 2}}]
     run = make_run(tmp_path / "run", shifts=shifts, n=60)
@@ -468,20 +501,20 @@ def test_under_attack_the_images_that_the_chosen_model_saw_are_shown(chromium, t
         assert page.said == []
 
 
-def test_the_risk_has_its_band_and_the_diamond_says_its_numbers(fresh):
-    chart = fresh.tab.locator("[data-chart=risk-coverage]")
+def test_the_risk_has_its_band_and_the_diamond_says_its_numbers(page):
+    chart = page.tab.locator("[data-chart=risk-coverage]")
     assert chart.locator(".mark-area path").count() == 2
-    fresh.tab.locator("#closer form.choose").scroll_into_view_if_needed()
+    page.tab.locator("#closer form.choose").scroll_into_view_if_needed()
     symbols = chart.locator(".mark-symbol.role-mark path")
     sizes = symbols.evaluate_all("all => all.map(each => each.getBoundingClientRect().width)")
     assert sum(size > 5 for size in sizes) == 1
     diamond = symbols.nth(next(at for at, size in enumerate(sizes) if size > 5))
     diamond.scroll_into_view_if_needed()
     diamond.hover(force=True)
-    tip = fresh.tab.locator("#vg-tooltip-element.visible")
+    tip = page.tab.locator("#vg-tooltip-element.visible")
     tip.wait_for()
     assert re.search(r"Risk\s+[\d.]+ % \[[\d.]+, [\d.]+\]", tip.inner_text())
-    rows = fresh.tab.locator("#hand-over-rows tr")
+    rows = page.tab.locator("#hand-over-rows tr")
     overs = [
         float(text.partition(" ")[0]) for text in rows.locator("td:nth-child(3)").all_inner_texts()
     ]
@@ -489,29 +522,30 @@ def test_the_risk_has_its_band_and_the_diamond_says_its_numbers(fresh):
     assert min(abs(100 - over - coverage) for over in overs) < 0.11
 
 
-def test_a_finger_makes_a_mark_say_its_numbers(chromium, report):
-    with opened(chromium, report, width=390, has_touch=True) as page:
-        chart = page.tab.locator("[data-chart^='accuracy-']").first
-        chart.scroll_into_view_if_needed()
-        chart.locator(".mark-symbol path").nth(1).tap(force=True)
-        tip = page.tab.locator("#vg-tooltip-element.visible")
-        tip.wait_for()
-        assert "[" in tip.inner_text()
+def test_a_finger_makes_a_mark_say_its_numbers(window):
+    page = window(390, has_touch=True)
+    chart = page.tab.locator("[data-chart^='accuracy-']").first
+    chart.scroll_into_view_if_needed()
+    chart.locator(".mark-symbol path").nth(1).tap(force=True)
+    tip = page.tab.locator("#vg-tooltip-element.visible")
+    tip.wait_for()
+    assert "[" in tip.inner_text()
 
 
-def test_what_is_followed_holds_in_every_chart_that_is_printed(fresh):
-    fresh.tab.locator("button.model").first.click()
-    fresh.all("void dispatchEvent(new Event('beforeprint'))")
-    dim = """[...document.querySelectorAll('[data-chart^="accuracy-"]')].map(place =>
-        [...place.querySelectorAll('.mark-line path')].filter(line =>
-            Number(getComputedStyle(line).opacity) < 0.5).length)"""
-    assert set(fresh.all(dim)) == {len(MODELS) - 1}
+def test_what_is_followed_holds_in_every_chart_that_is_printed(chromium, report):
+    with opened(chromium, report) as page:
+        page.tab.locator("button.model").first.click()
+        page.all("void dispatchEvent(new Event('beforeprint'))")
+        dim = """[...document.querySelectorAll('[data-chart^="accuracy-"]')].map(place =>
+            [...place.querySelectorAll('.mark-line path')].filter(line =>
+                Number(getComputedStyle(line).opacity) < 0.5).length)"""
+        assert set(page.all(dim)) == {len(MODELS) - 1}
 
 
-def test_on_a_phone_no_column_hides_the_others(chromium, report):
-    with opened(chromium, report, width=360) as page:
-        kinds = page.all("""[...document.querySelectorAll('.wide tbody th[scope=row]')].map(head =>
-            getComputedStyle(head).position)""")
+def test_on_a_phone_no_column_hides_the_others(window):
+    page = window(360, color_scheme="light")
+    kinds = page.all("""[...document.querySelectorAll('.wide tbody th[scope=row]')].map(head =>
+        getComputedStyle(head).position)""")
     assert set(kinds) == {"static"}
 
 
@@ -520,11 +554,11 @@ def test_names_are_kept_from_turning_what_stands_beside_them(page):
     assert page.tab.locator("#strip figcaption li bdi").count() > 0
 
 
-def test_pointing_at_a_curve_makes_the_others_quiet_and_says_its_numbers(fresh):
-    chart = fresh.tab.locator("[data-chart^='accuracy-']").first
+def test_pointing_at_a_curve_makes_the_others_quiet_and_says_its_numbers(page):
+    chart = page.tab.locator("[data-chart^='accuracy-']").first
     chart.scroll_into_view_if_needed()
     chart.locator(".mark-symbol path").nth(1).hover(force=True)
-    tip = fresh.tab.locator("#vg-tooltip-element.visible")
+    tip = page.tab.locator("#vg-tooltip-element.visible")
     tip.wait_for()
     assert any(title in tip.inner_text() for title in MODELS.values())
     assert "[" in tip.inner_text()
@@ -532,13 +566,17 @@ def test_pointing_at_a_curve_makes_the_others_quiet_and_says_its_numbers(fresh):
 
 @pytest.mark.parametrize(
     ("scheme", "width"),
-    [("light", 360), ("dark", 1280), pytest.param("light", 1280, marks=pytest.mark.nightly)],
+    [
+        ("light", 360),
+        ("dark", 768),
+        pytest.param("dark", 1280, marks=pytest.mark.nightly),
+        pytest.param("light", 1280, marks=pytest.mark.nightly),
+    ],
 )
-def test_axe_finds_nothing(chromium, report, scheme, width):
+def test_axe_finds_nothing(window, scheme, width):
     from axe_playwright_python.sync_playwright import Axe
 
-    with opened(chromium, report, width=width, color_scheme=scheme) as page:
-        found = Axe().run(page.tab).response["violations"]
+    found = Axe().run(window(width, color_scheme=scheme).tab).response["violations"]
     assert [(each["id"], each["impact"], each["nodes"][0]["html"][:200]) for each in found] == []
 
 
@@ -551,38 +589,41 @@ def test_hostile_names_are_inert(page):
     assert page.all("window.hacked") is None
 
 
-def test_a_script_that_is_not_the_pages_own_does_not_run(fresh):
-    fresh.all(
+def test_a_script_that_is_not_the_pages_own_does_not_run(used):
+    before = len(used.said)
+    used.all(
         """(() => { const script = document.createElement('script');
         script.textContent = 'window.hacked = true'; document.body.append(script); })()"""
     )
-    fresh.all(
+    used.all(
         "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.hacked = 1\">')"
     )
-    fresh.tab.wait_for_timeout(200)
-    assert fresh.all("window.hacked") is None
-    assert any("Content Security Policy" in said for said in fresh.said)
+    used.tab.wait_for_timeout(200)
+    assert used.all("window.hacked") is None
+    assert any("Content Security Policy" in said for said in used.said[before:])
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 768), ("light", 1280)])
-def test_nothing_overflows(chromium, report, scheme, width):
-    with opened(chromium, report, width=width, color_scheme=scheme) as page:
-        assert page.all("document.documentElement.scrollWidth") <= width
-        paper = page.all("getComputedStyle(document.body).backgroundColor")
-        assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
-        line = page.all("getComputedStyle(document.querySelector('.mark-line path')).stroke")
-        assert line.startswith("rgb(")
-        assert page.said == []
+def test_nothing_overflows(window, scheme, width):
+    page = window(width, color_scheme=scheme)
+    assert page.all("document.documentElement.scrollWidth") <= width
+    paper = page.all("getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
+    line = page.all("getComputedStyle(document.querySelector('.mark-line path')).stroke")
+    assert line.startswith("rgb(")
+    assert page.said == []
 
 
-def test_it_prints_in_ink_on_paper(chromium, report, tmp_path):
-    with opened(chromium, report, color_scheme="dark") as page:
-        page.tab.emulate_media(media="print", color_scheme="dark")
-        assert page.all("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-        printed = page.tab.pdf(path=str(tmp_path / "page.pdf"), format="A4")
-        assert printed.startswith(b"%PDF")
+def test_it_prints_in_ink_on_paper(window, tmp_path):
+    tab = window(768, color_scheme="dark").tab
+    tab.emulate_media(media="print", color_scheme="dark")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    printed = tab.pdf(path=str(tmp_path / "page.pdf"), format="A4")
+    assert printed.startswith(b"%PDF")
+    tab.emulate_media(media="null", color_scheme="dark")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_without_shifts_and_pictures_has_a_page_that_works(chromium, tmp_path):
     run = make_run(tmp_path / "clean", models={"basic": "Basic"}, shifts=[], n=50, size=None)
     build_report(run)
@@ -602,6 +643,7 @@ def test_a_browser_that_cannot_unpack_says_so(chromium, report):
     place.close()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_many_classes_are_listed_instead_of_drawn(chromium, tmp_path):
     run = make_run(tmp_path / "many", models={"basic": "Basic"}, n=300, classes=60, size=None)
     build_report(run)

@@ -2,7 +2,6 @@
 
 import csv
 import re
-import subprocess
 import sys
 from importlib import resources
 
@@ -22,6 +21,7 @@ from fairweather.shifts import CLEAN, suite
 from fairweather.steps.describing import describe_shifts
 from fairweather.types import Cell, Score
 
+from .commands import fairweather
 from .run_folders import (
     as_first_version,
     change_record,
@@ -528,8 +528,7 @@ def test_names_cannot_break_out_of_the_tables(copy):
 
 
 def test_the_command_prints_the_table_and_writes_it_into_the_run(copy, tmp_path):
-    command = [sys.executable, "-m", "fairweather", "compare", "copy", "paper"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = fairweather("compare", "copy", "paper", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     first = done.stdout.splitlines()[1]
     assert re.fullmatch(

@@ -13,6 +13,7 @@ import errno
 import io
 import os
 import random
+import re
 import shutil
 import threading
 import traceback
@@ -44,7 +45,8 @@ models:
 KILLED = "killed"
 FAULTS = {"full": errno.ENOSPC, "broken": errno.EIO, "killed": KILLED}
 NEED_ROOM = {"create", "write", "mkdir", "fsync"}
-SAMPLE = 12  # operations that fail in the usual tests, for each kind of fault and of work
+SAMPLE = 4  # operations that fail in the usual tests, for each kind of fault and of work
+PAGE = Path(__file__).parents[1] / "docs/reliability.md"
 
 
 class KilledError(BaseException):
@@ -251,12 +253,25 @@ def fails_at_each(work, tmp_path, fault, places):
     assert not failed, f"{len(failed)} of {len(places)} failed: {failed}"
 
 
+def test_the_table_of_the_attack_says_about_how_many_operations_there_are(works):
+    """Other versions of packages make a few more or less."""
+    text = PAGE.read_text()
+    (each,) = re.findall(r"A study has about (\d+) .*?, an evaluation (\d+), an export (\d+)", text)
+    counts = [len(works[name].operations) for name in ("study", "evaluate", "export")]
+    assert [int(number) for number in each] == pytest.approx(counts, rel=0.1)
+    for row, faults in (("kills", 1), ("write faults", len(FAULTS) - 1)):
+        (cells,) = re.findall(rf"^\| {row} \|.*\| about ([\d,]+) \| all \| (\d+) \|", text, re.M)
+        about, by_day = (int(number.replace(",", "")) for number in cells)
+        assert about == pytest.approx(faults * sum(counts), rel=0.1)
+        assert by_day == faults * len(counts) * SAMPLE
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", ["study", "evaluate", "export"])
 def test_an_operation_that_fails_changes_nothing_in_the_end(works, tmp_path, name, fault):
     work = works[name]
     count = len(work.operations)
-    places = sorted(random.Random(f"{name} {fault}").sample(range(1, count + 1), SAMPLE // 3))
+    places = sorted(random.Random(f"{name} {fault}").sample(range(1, count + 1), SAMPLE))
     fails_at_each(work, tmp_path, FAULTS[fault], places)
 
 

@@ -32,7 +32,13 @@ from fairweather.types import Predictions
 from fairweather.variants import VARIANTS
 from fairweather.yamlfile import dump_yaml, parse_yaml
 
-from . import test_artefacts, test_bad_commands, test_fuzzed_files, test_hostile_names
+from . import (
+    test_artefacts,
+    test_bad_commands,
+    test_fuzzed_files,
+    test_hostile_names,
+    test_signals,
+)
 from .run_folders import outcomes
 
 ROOT = Path(__file__).parents[1]
@@ -328,6 +334,7 @@ def test_a_notebook_shows_what_it_prints_and_its_last_expression(notebook, tmp_p
 def test_the_table_of_the_attack_says_how_much_its_tests_try():
     names = test_hostile_names.SHOWN + test_hostile_names.REFUSED
     tried = {
+        "signals": test_signals.AT_NIGHT * len(test_signals.SIGNALS),
         "files of a run": len(test_artefacts.CASES),
         "bad commands": len(test_bad_commands.CASES),
         "names": sum(
@@ -340,6 +347,35 @@ def test_the_table_of_the_attack_says_how_much_its_tests_try():
     for name, number in tried.items():
         row = re.search(rf"^\| {name} \|.*", page("reliability"), re.MULTILINE)[0]
         assert f"| {number:,} | {number:,} |" in row
+    by_day = {
+        "signals": len(test_signals.BY_DAY),
+        "files of a run": test_artefacts.SAMPLE,
+        "bad commands": len(test_bad_commands.CASES),
+        "names": sum(test_hostile_names.SOME.values()),
+        "parsers": sum(
+            test_fuzzed_files.SOME // each.slow for each in test_fuzzed_files.KINDS.values()
+        ),
+    }
+    for name, number in by_day.items():
+        row = re.search(rf"^\| {name} \|.*", page("reliability"), re.MULTILINE)[0]
+        assert f"| {number:,} | `tests/" in row
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", ["processes", "records", "ONNX", "YAML"])
+def test_the_commands_of_the_attack_find_as_many_tests_as_its_table_says(name):
+    row = re.search(rf"^\| {name} \|.*", page("reliability"), re.MULTILINE)[0]
+    tried, held, by_day, words = re.fullmatch(
+        r".*\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| `(.*)` \|", row
+    ).groups()
+    assert held == tried
+    for marks, number in (("nightly or not nightly", tried), ("not nightly", by_day)):
+        command = f"{sys.executable} -m pytest --collect-only -q -m '{marks}' {words}"
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+        found = re.search(r"^(\d+)(?:/\d+)? tests collected", done.stdout, re.MULTILINE)
+        assert found, done.stdout + done.stderr
+        assert int(found[1]) == int(number.replace(",", ""))
 
 
 # ---- the site

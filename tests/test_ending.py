@@ -13,7 +13,7 @@ from fairweather.errors import InputError
 from fairweather.pool import result_of, submit
 from fairweather.vega import begin
 
-from .started import started
+from .started import GONE, started
 
 INTERRUPTED_WHILE_LOADING = """
 import sys
@@ -97,7 +97,7 @@ def test_a_worker_ends_soon_after_the_process_that_started_it_was_killed():
         worker = int(parent.stdout.readline())
         assert is_running(worker)
         parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + GONE
     while is_running(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_running(worker)

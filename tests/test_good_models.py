@@ -22,6 +22,11 @@ NAMES = [metric.name for metric in METRICS if metric.alias_of is None and not me
 # Images, and how many draws of them: what takes a few seconds each.
 DRAWS = ((200, 120), (500, 80), (2000, 25))
 CASES = [(population, *drawn) for population in good_models.POPULATIONS for drawn in DRAWS]
+# By day each number of images is of one population; what is marked comes from these.
+BY_DAY = [("tissue_99", *DRAWS[0]), ("tissue_99", *DRAWS[1]), ("tissue_89", *DRAWS[2])]
+BY_DAY_AND_NIGHT = [
+    case if case in BY_DAY else pytest.param(*case, marks=pytest.mark.nightly) for case in CASES
+]
 # The metrics that depend most on the errors.
 MARKED = {"confidence_auroc", "macro_auc", "negative_log_likelihood"}
 
@@ -39,7 +44,7 @@ def test_the_populations_are_as_right_as_their_names_say():
     assert min(map(len, right)) > 5000
 
 
-@pytest.mark.parametrize(("population", "n", "trials"), CASES)
+@pytest.mark.parametrize(("population", "n", "trials"), BY_DAY_AND_NIGHT)
 def test_either_tail_misses_at_most_five_percent(population, n, trials):
     truths, scores = drawn(population, n, trials)
     for name in NAMES:
@@ -51,7 +56,7 @@ def test_either_tail_misses_at_most_five_percent(population, n, trials):
         assert all(score.low <= score.value <= score.high for score in numbers)
 
 
-@pytest.mark.parametrize(("population", "n", "trials"), CASES)
+@pytest.mark.parametrize(("population", "n", "trials"), BY_DAY_AND_NIGHT)
 def test_a_rule_with_its_limit_at_the_truth_is_seldom_passed(population, n, trials):
     truths, scores = drawn(population, n, trials)
     for name in NAMES:
@@ -83,10 +88,11 @@ def test_the_skewness_of_the_likelihood_is_undone():
     assert missed[kinds[0]] <= most(trials, 0.05) < missed["percentile"]
 
 
-def test_good_models_are_marked_and_others_are_not():
+@pytest.mark.parametrize("cases", [BY_DAY, pytest.param(CASES, marks=pytest.mark.nightly)])
+def test_good_models_are_marked_and_others_are_not(cases):
     shares = {
         (population, n, name): np.mean([np.isnan(score[name].low) for score in scores])
-        for population, n, trials in CASES
+        for population, n, trials in cases
         for _, scores in [drawn(population, n, trials)]
         for name in NAMES
     }
@@ -97,4 +103,4 @@ def test_good_models_are_marked_and_others_are_not():
     # Some bin nearly always has too few images for the maximum over bins.
     assert shares["tissue_89", 2000, "maximum_calibration_error/10-equal-width"] == 1
     for name in ("accuracy", "balanced_accuracy", "rms_calibration_error/10-equal-width"):
-        assert not any(shares[population, n, name] for population, n, _ in CASES)
+        assert not any(shares[population, n, name] for population, n, _ in cases)

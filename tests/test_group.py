@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.multiprocessing
-from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from torch import nn
 
 import fairweather as fw
@@ -18,6 +17,7 @@ from fairweather import group
 from fairweather.attacks import make_training_attack
 from fairweather.errors import InputError, TrainingDivergedError
 from fairweather.executors.jobs import JobFailedError
+from fairweather.fabric import find_free_network_port
 from fairweather.group import ALONE, Group, Local, joined, synchronise_batchnorm
 from fairweather.models import ModelSpec, build
 from fairweather.runs import RunFolder

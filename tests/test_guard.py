@@ -36,7 +36,7 @@ from fairweather.guarding import fitting
 from fairweather.guarding.listing import write_answers
 from fairweather.guarding.making import make_guard, save_guard, save_onnx
 from fairweather.guarding.tracing import to_onnx, trace
-from fairweather.inference import fit_temperature, scale
+from fairweather.inference import divide_by, fit_temperature, recalibrate
 from fairweather.metrics import Clusters, per_image, softmax
 from fairweather.metrics.columns import wilson_interval
 from fairweather.models import load_model
@@ -462,7 +462,7 @@ def test_what_is_fitted_on_which_half(tmp_path):
     assert fit.images == len(chosen_on) == (~first).sum()
     temperature = fit_temperature(predictions.logits[first], predictions.labels[first]).value
     assert fit.temperature == temperature
-    judging = scale(predictions.take(np.flatnonzero(~first)), temperature)
+    judging = recalibrate(predictions.take(np.flatnonzero(~first)), divide_by(temperature))
     scores = sorted((1 - np.exp(-judging.nll)).tolist())
     assert fit.quantile == scores[int(np.ceil((len(scores) + 1) * 0.8)) - 1]
     answered = judging.confidence >= fit.threshold

@@ -14,6 +14,7 @@ from fairweather.record import predictions_file, step_file
 from fairweather.rules import judge, read_rules
 from fairweather.runs import FIRST_MANIFEST, RunFolder
 
+from .commands import fairweather
 from .run_folders import as_first_version, copy_run
 from .started import started
 from .test_compare_runs import BLUR, CELLS, FOG, make_model, make_run, predictions, right
@@ -43,11 +44,6 @@ def run(whole, tmp_path):
 @pytest.fixture
 def first(whole, tmp_path):
     return as_first_version(whole, tmp_path / "first")
-
-
-def fairweather(*arguments, **options):
-    command = [sys.executable, "-m", "fairweather", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 def improve(path):

@@ -26,7 +26,7 @@ from fairweather.study import load_study, plan
 
 from .conftest import TINY_RESNET
 from .same_bytes import files, same
-from .started import started
+from .started import GONE, started
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -220,7 +220,7 @@ def test_no_job_outlives_the_process_that_started_it(study, alone, tmp_path, how
         assert len(jobs) == 2
         process.send_signal(how)
         process.wait(timeout=30)
-    end = time.monotonic() + 10
+    end = time.monotonic() + GONE
     while any(Path(f"/proc/{job}").exists() for job in jobs) and time.monotonic() < end:
         time.sleep(0.05)
     assert not [job for job in jobs if Path(f"/proc/{job}").exists()]

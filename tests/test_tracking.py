@@ -36,6 +36,7 @@ from fairweather.tracking.records import (
     score_metrics,
 )
 
+from .commands import fairweather
 from .run_folders import as_first_version, change_record, finish, run_record, sweep_record
 from .run_folders import write_run as write_folder
 
@@ -606,16 +607,9 @@ def test_a_deleted_experiment_is_refused(client, monkeypatch):
 
 @needs_mlflow
 def test_a_dead_server_is_said_before_anything_runs(tmp_path):
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"http://me:secret@127.0.0.1:{free_port()}"}
-    command = [sys.executable, "-m", "fairweather", "run", "quickstart", "--out", "run"]
-    done = subprocess.run(
-        [*command, "--track", "mlflow"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    place = {"MLFLOW_TRACKING_URI": f"http://me:secret@127.0.0.1:{free_port()}"}
+    words = ("run", "quickstart", "--out", "run", "--track", "mlflow")
+    done = fairweather(*words, cwd=tmp_path, env=place)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("fairweather: no MLflow server answers at http://127.0.0.1:")
     assert done.stderr.count("\n") == 1

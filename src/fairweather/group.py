@@ -17,15 +17,17 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from fairweather.errors import InputError, os_error_sentence
+from fairweather.fabric import (
+    ClusterEnvironment,
+    DDPStrategy,
+    Fabric,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 
 Value = TypeVar("Value")
 # The first process measures, writes and reports for hours while the others wait for a training.

@@ -15,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock
 
 from fairweather.data.decode import decode_images, unreadable_error
-from fairweather.data.pixelfile import PixelFile, explained, open_sealed, seal
+from fairweather.data.pixelfile import PixelFile, explained, lock_of, open_sealed, seal
 from fairweather.data.source import Item
 from fairweather.data.split import Part
 from fairweather.folders import cache_folder
@@ -175,9 +174,10 @@ def _decode_once(
     skip_unreadable: bool,
     scale: Scale | None,
 ) -> PixelFile:
-    folder, lock = path.parent, FileLock(path.with_suffix(".lock"))
+    folder = path.parent
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_of(path)
         lock.acquire()
     try:
         with explained(folder):  # another process may have decoded them while this one waited

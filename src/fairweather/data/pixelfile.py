@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from fairweather.errors import DISK_FULL, InputError
 from fairweather.folders import cannot_store
@@ -109,17 +110,28 @@ def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> N
         os.fsync(file.fileno())
 
 
+def lock_of(path: Path) -> FileLock:
+    """The lock of the process that fills a file; a link in its place is removed, not followed."""
+    place = path.with_suffix(".lock")
+    if place.is_symlink():
+        place.unlink(missing_ok=True)
+    return FileLock(place)
+
+
 def open_sealed(path: Path, count: int) -> PixelFile | None:
     """Map the file at `path`, made of `count` images; None if it is missing, cut or damaged.
 
     The map is private and reserves no memory: writing to it changes memory alone, and it may be
-    larger than memory, since the system drops unchanged pages and reads them again.
+    larger than memory, since the system drops unchanged pages and reads them again. A link counts
+    as missing: what it leads to is not of this cache.
     """
     try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return None
-    with file:
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return None
+        raise
+    with os.fdopen(number, "rb") as file:
         record = _read_record(file)
         if record is None:
             return None

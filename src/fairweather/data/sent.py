@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock
 
-from fairweather.data.pixelfile import PixelFile, explained, open_sealed, reserve, seal
+from fairweather.data.pixelfile import PixelFile, explained, lock_of, open_sealed, reserve, seal
 from fairweather.folders import cache_folder
 from fairweather.types import Dataset, Images
 
@@ -107,7 +106,7 @@ def _receive(part: SentPart, given: Callable[[], Iterable[Pixels]]) -> Images:
     path = cache_folder() / "images" / f"sent-{part.digest}.pixels"
     with explained(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):  # one process of this machine stores them
+        with lock_of(path):  # one process of this machine stores them
             stored = open_sealed(path, part.shape[0]) or _store(path, part, given())
     # Copies: what travelled through shared memory must not be written to, and may go away.
     labels, keys = (torch.from_numpy(column.copy()) for column in (part.labels, part.keys))

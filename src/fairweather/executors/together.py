@@ -10,12 +10,11 @@ import contextlib
 import subprocess  # nosec B404 # for its types: children.start_module starts them
 from collections.abc import Iterator, Sequence
 
-from lightning_fabric.plugins.environments.lightning import find_free_network_port
-
 from fairweather.errors import InputError
 from fairweather.executors.jobs import JobFailedError, how_it_ended
 from fairweather.executors.local import perform_here
 from fairweather.executors.schedule import Schedule
+from fairweather.fabric import find_free_network_port
 from fairweather.group import Group, Local, joined
 from fairweather.progress import Notify, silent
 from fairweather.record import Frozen

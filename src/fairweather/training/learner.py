@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning_fabric
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from fairweather.fabric import Fabric
 from fairweather.group import ALONE, Group
 from fairweather.training.loop_parts import seeded
 from fairweather.training.objective import RotationTask
@@ -54,7 +54,7 @@ class Learner:
         recipe: Recipe,
         head: nn.Module | None,
         task: RotationTask | None,
-        fabric: lightning_fabric.Fabric,
+        fabric: Fabric,
     ) -> None:
         self.model, self.recipe, self.head, self.task = model, recipe, head, task
         self.fabric, self.device = fabric, fabric.device

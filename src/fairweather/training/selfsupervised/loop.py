@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import lightning_fabric
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,6 +15,7 @@ from timm.optim.lars import Lars
 from torch import nn
 
 from fairweather.errors import InputError
+from fairweather.fabric import Fabric
 from fairweather.group import ALONE, Group, synchronise_batchnorm
 from fairweather.training.batching import near, training_batches
 from fairweather.training.loop_parts import (
@@ -174,7 +174,7 @@ def pretrain(
 
 
 def _train_epoch(
-    fabric: lightning_fabric.Fabric,
+    fabric: Fabric,
     learner: nn.Module,
     optimizer: Any,  # noqa: ANN401 - Fabric wraps the optimiser in a class without a public name
     images: Images,
