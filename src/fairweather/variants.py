@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal, get_args
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.types import is_finite, shortest
 from fairweather.yamlfile import parse_yaml
 
 FORM = "KIND, or KIND: {PARAMETER: VALUE}"
@@ -201,6 +200,8 @@ class Conformal(Variant):
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise unknown_name("method of prediction sets", str(self.method), METHODS)
+        from fairweather.types import is_finite  # with numpy, which `--help` should not wait for
+
         if not is_finite(self.coverage) or not 0 < self.coverage < 1:
             raise InputError(
                 "the coverage of prediction sets must be a share between 0 and 1, such as 0.9, "
@@ -213,6 +214,8 @@ class Conformal(Variant):
 
     @property
     def name(self) -> str:  # noqa: D102 - as its base says
+        from fairweather.types import shortest  # likewise
+
         each = "-classwise" if self.classwise else ""
         return f"{self.kind}-{self.method}-{shortest(self.coverage)}{each}"
 
