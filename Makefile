@@ -73,6 +73,7 @@ coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/clusters.py
 	$(BIN)/python benchmarks/guarantee.py
 	$(BIN)/python benchmarks/classes.py
+	$(BIN)/python benchmarks/two_sample.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
