@@ -256,7 +256,7 @@ def test_a_finished_evaluation_is_not_done_again(model, colour_folder, tmp_path,
     first = run().scores
     bytes_before = (tmp_path / "run/scores.csv").read_bytes()
     monkeypatch.setattr("fairweather.steps.predicting.predict_shared", None)
-    monkeypatch.setattr("fairweather.steps.predicting.scale", None)
+    monkeypatch.setattr("fairweather.steps.predicting.recalibrate", None)
     pd.testing.assert_frame_equal(run().scores, first)
     assert (tmp_path / "run/scores.csv").read_bytes() == bytes_before
     (tmp_path / "run" / predictions_file(NAME, 0, "imagenet_c/gaussian_noise,severity=1")).unlink()
