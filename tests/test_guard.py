@@ -37,6 +37,7 @@ from fairweather.guarding.listing import write_answers
 from fairweather.guarding.making import make_guard, save_guard, save_onnx
 from fairweather.guarding.tracing import to_onnx, trace
 from fairweather.inference import divide_by, fit_temperature, recalibrate
+from fairweather.inference.conformal import halves
 from fairweather.metrics import Clusters, per_image, softmax
 from fairweather.metrics.columns import wilson_interval
 from fairweather.models import load_model
@@ -454,10 +455,14 @@ def reopened(folder, predictions, clusters=None):
     return Reopened(run, run.record, "a", 0, ())
 
 
+def first_half(keys, clusters=None):
+    return np.isin(np.arange(len(keys)), halves(keys, clusters).temperature)
+
+
 def test_what_is_fitted_on_which_half(tmp_path):
     predictions = simulated(400, np.random.default_rng(0))
     fit, chosen_on = fitting.fit_promise(reopened(tmp_path, predictions), PROMISE)
-    first = fitting.in_first_half(predictions.keys)
+    first = first_half(predictions.keys)
     assert fit.others == first.sum()
     assert fit.images == len(chosen_on) == (~first).sum()
     temperature = fit_temperature(predictions.logits[first], predictions.labels[first]).value
@@ -512,20 +517,12 @@ def test_of_each_patient_one_image_counts(tmp_path):
     generator = np.random.default_rng(0)
     predictions, clusters = simulated(900, generator), np.repeat(np.arange(300), 3)
     fit, chosen_on = fitting.fit_promise(reopened(tmp_path, predictions, clusters), PROMISE)
-    first = fitting.in_first_half(clusters)
+    first = first_half(predictions.keys, Clusters(clusters))
     assert fit.cluster == "patient"
     assert fit.others == first.sum()
     assert fit.images == len(np.unique(clusters[~first])) == len(chosen_on)
     of = dict(zip(predictions.keys.tolist(), clusters.tolist(), strict=True))
     assert len({of[key] for key in chosen_on.keys.tolist()}) == len(chosen_on)
-
-
-def test_halves_do_not_depend_on_which_other_images_there_are():
-    keys = np.random.default_rng(0).permutation(1000)
-    halves = dict(zip(keys.tolist(), fitting.in_first_half(keys).tolist(), strict=True))
-    some = keys[::7]
-    assert fitting.in_first_half(some).tolist() == [halves[key] for key in some.tolist()]
-    assert most(1000, 0.5) >= sum(halves.values()) >= 1000 - most(1000, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from fairweather.errors import InputError
 from fairweather.guard import VALIDATION, Fit, Kept, Kind, Measured, Promise, in_set, percent
 from fairweather.inference import divide_by, fit_temperature, recalibrate
+from fairweather.inference.conformal import halves
 from fairweather.metrics import (
     Clusters,
     fewest_for_risk,
@@ -21,12 +21,11 @@ from fairweather.metrics import (
     thresholds_to_try,
 )
 from fairweather.metrics.clusters import share_interval
+from fairweather.metrics.conformal import conformal_quantile, fewest_images
 from fairweather.record import CLEAN, NATURAL, TEST, VAL, predictions_file
 from fairweather.reopened import Reopened
 from fairweather.scores import read_clusters
 from fairweather.types import Predictions
-
-ROUNDING = 1e-9  # so that 0.9 of 100 images are 90
 
 
 class Fitted(NamedTuple):
@@ -51,14 +50,14 @@ def fit_promise(of: Reopened, promise: Promise) -> Fitted:
     groups = of.run.groups(VAL)
     known = groups is not None and groups.clusters is not None
     clusters = Clusters(groups.clusters) if known else None  # type: ignore[union-attr, arg-type]
-    first = in_first_half(every.keys if clusters is None else clusters.of)
-    chosen = np.flatnonzero(~first)
+    parts = halves(every.keys, clusters)
+    chosen = parts.thresholds
     what = "validation images"
     if clusters is not None:
         chosen = chosen[one_of_each(clusters.select(chosen))] if len(chosen) else chosen
         what = f"{groups.cluster}s with validation images"  # type: ignore[union-attr]
     _check_enough(len(chosen), promise, what, of)
-    proposing, judging = every.take(np.flatnonzero(first)), every.take(chosen)
+    proposing, judging = every.take(parts.temperature), every.take(chosen)
     if not len(proposing):
         raise InputError(f"{of.run.path} has too few {what} to divide them")
     temperature = 1.0
@@ -84,7 +83,7 @@ def fit_promise(of: Reopened, promise: Promise) -> Fitted:
         temperature=temperature,
         others=len(proposing),
         threshold=found.threshold,
-        quantile=label_quantile(1 - np.exp(-scaled.nll), promise.coverage),
+        quantile=conformal_quantile(1 - np.exp(-scaled.nll), promise.coverage),
         images=found.images,
         answered=found.answered,
         wrong=found.wrong,
@@ -104,7 +103,7 @@ def _chose_checkpoint(of: Reopened) -> bool:
 
 
 def _check_enough(n: int, promise: Promise, what: str, of: Reopened) -> None:
-    least = max(fewest_for_risk(promise.risk, promise.certainty), fewest_for_sets(promise.coverage))
+    least = max(fewest_for_risk(promise.risk, promise.certainty), fewest_images(promise.coverage))
     if n < least:
         raise InputError(
             f"half of the {what} of {of.run.path} are {n:,}, too few to promise a risk of "
@@ -112,46 +111,6 @@ def _check_enough(n: int, promise: Promise, what: str, of: Reopened) -> None:
             f"{percent(promise.coverage)}: that takes at least {least:,}, and more if any answer "
             "is wrong"
         )
-
-
-def in_first_half(units: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Divide images by what they are known by, bool `[n]`: always the same, and as if by chance.
-
-    >>> in_first_half(np.array([0, 1, 2, 3, 2])).tolist()
-    [True, True, False, False, False]
-    """
-    distinct, which = np.unique(units, return_inverse=True)
-    digests = (hashlib.sha256(str(unit).encode()).digest()[0] for unit in distinct.tolist())
-    return np.array([each % 2 == 1 for each in digests], dtype=bool)[which.ravel()]
-
-
-def fewest_for_sets(coverage: float) -> int:
-    """The fewest images with which a set need not hold all classes.
-
-    >>> fewest_for_sets(0.9)
-    9
-    """
-    return int(np.ceil(coverage / (1 - coverage) - ROUNDING))
-
-
-def label_quantile(scores: npt.NDArray[np.float64], coverage: float) -> float:
-    """The score that at least this share of new images stays at or below, over all draws.
-
-    It is the ceil((n + 1) coverage)-th smallest of n scores: of n + 1 exchangeable images, any one
-    is as likely as any other to be the new one.
-
-    Args:
-        scores: float `[n]`, one minus the probability of the right class.
-        coverage: in (0, 1), at most n / (n + 1).
-
-    Source: Sadinle, Lei and Wasserman 2019, Least Ambiguous Set-Valued Classifiers with Bounded
-    Error Levels; Vovk, Gammerman and Shafer 2005 for the finite number of images.
-
-    >>> label_quantile(np.arange(1, 10) / 10, 0.8)
-    0.8
-    """
-    place = int(np.ceil((len(scores) + 1) * coverage - ROUNDING))
-    return float(np.sort(scores)[place - 1])
 
 
 def tempered(predictions: Predictions, temperature: float) -> Predictions:
