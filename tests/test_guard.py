@@ -502,7 +502,7 @@ def test_the_promise_is_kept_through_all_steps(tmp_path):
     generator = np.random.default_rng(0)
     test = simulated(20_000, generator)
     for trial in range(trials):
-        of = reopened(tmp_path / str(trial), simulated(300, generator))
+        of = reopened(tmp_path / str(trial), simulated(600, generator))  # fewer may be refused
         fit = fitting.fit_promise(of, PROMISE).fit
         kept = fitting.kept("test", CLEAN, fitting.tempered(test, fit.temperature), fit, None)
         broken += kept.risk.value > PROMISE.risk
