@@ -34,7 +34,7 @@ models:
 """
 # Other processes decode and draw from the first image and figure on. The page has its own tests.
 COMMANDS = """
-import json, os, signal, sys
+import gc, json, os, signal, sys
 import torch
 from fairweather import cli, report, study, vega
 from fairweather.__main__ import main
@@ -58,6 +58,7 @@ training.fit = told("training", training.fit)
 report._build_figures = told("drawing", report._build_figures)
 report.render_page = lambda *_: "a page"
 torch.set_num_threads(1)
+gc.freeze()  # or each command copies all memory when it ends
 for order in sys.stdin:
     asked, begun = json.loads(order), []
     for _ in range(asked["processes"]):
