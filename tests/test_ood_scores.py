@@ -420,6 +420,16 @@ def rows_of(run, model="Net"):
     return dict(zip(rows["metric"], rows["value"], strict=True))
 
 
+def test_another_data_set_can_be_asked_for_later(run, undrawn, colour_folder, red, tmp_path):
+    options = {"bootstrap": 100, "device": "cpu", "variants": ["temperature", "batchnorm"]}
+    dataset = fw.load_data(f"folder:{colour_folder}")
+    before = fw.evaluate(Net(), dataset, "clean", out=tmp_path, **options).scores
+    later = fw.evaluate(Net(), dataset, "clean", out=tmp_path, ood=[red], **options)
+    pd.testing.assert_frame_equal(later.scores, run.scores)
+    rest = later.scores[~later.scores["shift"].str.startswith("ood/")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rest, before)
+
+
 def test_scores_csv_has_every_score_beside_confidence(run, red):
     named = [AUROC, FPR]
     with_scores = [*named, *(f"{metric}/{name}" for name in OOD_SCORES for metric in named)]

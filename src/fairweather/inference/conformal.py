@@ -53,7 +53,6 @@ class FittedSets(NamedTuple):
         temperature_images: the number of images that it was fitted on.
         thresholds: the largest score of a class in a set: one, or one for each class.
         images: the number of calibration images behind each threshold.
-        worth: how many independent images these are worth, if images belong together.
         covered: how many of them have their label in their set.
         filled: share of the calibration images whose set would be empty, and is the most probable
             class instead.
@@ -66,7 +65,6 @@ class FittedSets(NamedTuple):
     temperature_images: int
     thresholds: tuple[float, ...]
     images: tuple[int, ...]
-    worth: tuple[float, ...]
     covered: tuple[int, ...]
     filled: float
 
@@ -74,10 +72,8 @@ class FittedSets(NamedTuple):
     def draws(self) -> tuple[CalibrationDraw, ...]:
         """What the coverage of exchangeable images varies with."""
         return tuple(
-            CalibrationDraw(worth, covered * worth / images, label if self.classwise else None)
-            for label, (worth, covered, images) in enumerate(
-                zip(self.worth, self.covered, self.images, strict=True)
-            )
+            CalibrationDraw(images, covered, label if self.classwise else None)
+            for label, (images, covered) in enumerate(zip(self.images, self.covered, strict=True))
         )
 
 
@@ -87,26 +83,40 @@ def halves(keys: npt.NDArray[np.int64], clusters: Clusters | None = None) -> Hal
     Args:
         keys: int64 `[n]`, the key of each image.
         clusters: which images belong together, such as those of a patient; they are then in one
-            half, and the first half has at most half of the images.
+            half, and the first half has half of the clusters. Their sizes must not matter: if large
+            ones were more often in one half, its images would be none of all patients.
 
     >>> parts = halves(np.arange(5))
     >>> len(parts.temperature), len(parts.thresholds)
     (2, 3)
     """
-    most = len(keys) // 2
+    order = _in_mixed_order(keys)
     if clusters is None:
-        order = np.lexsort((keys, _mixed(keys)))
+        most = len(keys) // 2
         return Halves(np.sort(order[:most]), np.sort(order[most:]))
     first = np.full(clusters.count, np.iinfo(np.int64).max)
     np.minimum.at(first, clusters.of, keys)
-    taken: list[int] = []
-    for cluster in np.lexsort((first, _mixed(first))).tolist():
-        size = int(clusters.sizes[cluster])
-        if size <= most:
-            most -= size
-            taken.append(cluster)
+    taken = _in_mixed_order(first)[: clusters.count // 2]
     is_first = np.isin(clusters.of, taken)
     return Halves(np.flatnonzero(is_first), np.flatnonzero(~is_first))
+
+
+def one_of_each_group(
+    places: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], groups: npt.NDArray[np.integer]
+) -> npt.NDArray[np.int64]:
+    """Keep one image of each group, by the keys: the same on every machine and in any order.
+
+    Args:
+        places: int64 `[m]`, the images to choose among.
+        keys: int64 `[n]`, the key of each image.
+        groups: int `[n]`, the group of each image.
+
+    >>> one_of_each_group(np.array([0, 1, 3]), np.arange(4), np.array([5, 5, 5, 7])).tolist()
+    [1, 3]
+    """
+    order = places[_in_mixed_order(keys[places])]
+    _, first = np.unique(groups[order], return_index=True)
+    return np.sort(order[first])
 
 
 def check_enough(
@@ -117,6 +127,10 @@ def check_enough(
     clusters: Clusters | None = None,
 ) -> Halves:
     """Split validation images into halves, which must be large enough for the promised coverage.
+
+    If images belong together, one of each cluster is left for the thresholds (and with thresholds
+    for each class, one of each cluster and class): a quantile is exact for images that are drawn
+    independently, and the promise is about an image of a new patient.
 
     Args:
         variant: with the coverage.
@@ -133,19 +147,22 @@ def check_enough(
     fairweather.errors.InputError: a coverage of 0.9 needs at least 9 calibration images, and half
     of the 8 validation images is 4: use more validation images or a lower coverage
     """
-    parts = halves(keys, clusters)
+    parts, of = halves(keys, clusters), f"{len(keys):,} validation images"
+    if clusters is not None:
+        if clusters.count < 2:
+            raise InputError(
+                "prediction sets need validation images for a temperature and others for "
+                "thresholds, and all validation images belong together"
+            )
+        groups = clusters.of * len(classes) + labels if variant.classwise else clusters.of
+        parts = parts._replace(thresholds=one_of_each_group(parts.thresholds, keys, groups))
+        of = f"{clusters.count:,} groups of validation images, with one image of each,"
     needed, left = fewest_images(variant.coverage), len(parts.thresholds)
     promised = f"a coverage of {variant.coverage:g}"
-    if left < needed:
+    if left < needed or not len(parts.temperature):
         raise InputError(
-            f"{promised} needs at least {needed:,} calibration images, and half of the "
-            f"{len(keys):,} validation images is {left:,}: use more validation images or a lower "
-            "coverage"
-        )
-    if not len(parts.temperature):
-        raise InputError(
-            "prediction sets need validation images for a temperature and others for thresholds, "
-            "and all validation images belong together"
+            f"{promised} needs at least {needed:,} calibration images, and half of the {of} is "
+            f"{left:,}: use more validation images or a lower coverage"
         )
     if variant.classwise:
         counts = np.bincount(labels[parts.thresholds], minlength=len(classes))
@@ -153,7 +170,7 @@ def check_enough(
         if counts[least] < needed:
             raise InputError(
                 f"{promised} in each class needs at least {needed:,} calibration images of each, "
-                f"and half of the validation images has {counts[least]:,} of {classes[least]!r}: "
+                f"and half of the {of} has {counts[least]:,} of {classes[least]!r}: "
                 "use more validation images, a lower coverage, or classwise: false"
             )
     return parts
@@ -210,7 +227,6 @@ def fit_sets(
     covered, empty = np.concatenate(list(judged)).T
     labelled = range(len(classes)) if variant.classwise else ()
     groups = [truth == label for label in labelled] or [np.ones(len(truth), dtype=bool)]
-    of = None if clusters is None else clusters.of[parts.thresholds]
     return FittedSets(
         method=variant.method,
         coverage=variant.coverage,
@@ -219,7 +235,6 @@ def fit_sets(
         temperature_images=len(parts.temperature),
         thresholds=tuple(map(float, thresholds)),
         images=tuple(int(group.sum()) for group in groups),
-        worth=tuple(_worth(covered[group], None if of is None else of[group]) for group in groups),
         covered=tuple(int(covered[group].sum()) for group in groups),
         filled=float(empty.mean()),
     )
@@ -252,7 +267,7 @@ def read_sets(facts: Mapping[str, JsonValue], place: str) -> FittedSets:
         found = pydantic.TypeAdapter(FittedSets).validate_python(dict(facts))
     except pydantic.ValidationError:
         raise InputError(f"{place} does not hold what prediction sets are made with") from None
-    numbers = [found.temperature, *found.thresholds, *found.worth]
+    numbers = [found.temperature, *found.thresholds]
     if not all(map(is_finite, numbers)) or found.temperature <= 0 or found.method not in METHODS:
         raise InputError(f"{place} does not hold what prediction sets are made with")
     return found
@@ -277,21 +292,8 @@ def _blocks(rows: npt.NDArray[np.float32]) -> Iterator[slice]:
     yield from (slice(at, at + step) for at in range(0, len(rows), step))
 
 
-def _worth(covered: npt.NDArray[np.bool_], of: npt.NDArray[np.integer] | None) -> float:
-    """How many independent images would have a share as uncertain as that of these clusters.
-
-    Source: Kish 1965, Survey Sampling, section 8.2, for the design effect.
-    """
-    n = len(covered)
-    if of is None:
-        return float(n)
-    clusters = Clusters.of_names(of)
-    share = float(covered.mean())
-    if clusters.count < 2 or share in (0.0, 1.0):
-        return float(clusters.count)
-    sums = clusters.sums(np.asarray(covered - share, dtype=np.float64)[:, None])[:, 0]
-    variance = float(np.square(sums).sum()) * clusters.count / (clusters.count - 1)
-    return min(float(n), n * n * share * (1 - share) / variance)
+def _in_mixed_order(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.lexsort((keys, _mixed(keys)))
 
 
 def _mixed(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:

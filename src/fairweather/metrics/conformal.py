@@ -240,15 +240,14 @@ class CalibrationDraw(NamedTuple):
     """The calibration images behind one threshold, from which follows how the coverage varies.
 
     Attributes:
-        images: how many there are; where they belong together, how many independent ones they are
-            worth.
+        images: how many there are; all are drawn independently.
         covered: how many of them have their label in their set. Without ties it is
             `quantile_rank`.
         label: the class that the threshold is for; None for all classes.
     """
 
-    images: float
-    covered: float
+    images: int
+    covered: int
     label: int | None = None
 
 

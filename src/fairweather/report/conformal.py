@@ -54,9 +54,16 @@ class Kept(NamedTuple):
     cells: tuple[Cell, ...]
 
     @property
+    def changed(self) -> tuple[Cell, ...]:
+        """The cells whose level changes something; what is not changed is told of clean images."""
+        if self.sweep is None:
+            return self.cells
+        return tuple(cell for cell in self.cells if float(cell.level) != self.sweep.neutral)
+
+    @property
     def worst(self) -> Cell:
         """The level with the lowest coverage."""
-        return min(self.cells, key=lambda cell: cell.coverage.value)
+        return min(self.changed or self.cells, key=lambda cell: cell.coverage.value)
 
     @property
     def shift(self) -> str:
@@ -66,7 +73,7 @@ class Kept(NamedTuple):
     @property
     def is_broken(self) -> bool:
         """Tell whether the promise is broken at some level."""
-        return any(cell.breaks(self.promise) for cell in self.cells)
+        return any(cell.breaks(self.promise) for cell in self.changed)
 
     def in_words(self) -> str:
         """Say up to where the promise is kept, and from where on it is broken."""

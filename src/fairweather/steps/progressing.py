@@ -176,6 +176,8 @@ class _Scored(pydantic.BaseModel):
 def check_replaced(plan: Plan, run: RunFolder) -> None:
     """Raise `InputError` if a plan would replace or drop finished work in a run folder."""
     stale = [s for s in standings(plan, run) if s.state == "stale" and not s.step.disposable]
+    again = _with_other_scores(stale)
+    stale = [each for each in stale if each.step.id not in again]
     told = [f"{each.step.id} ({words})" for each in stale if (words := difference(each))]
     if stale:
         rest = len(stale) - len(told)
@@ -189,6 +191,26 @@ def check_replaced(plan: Plan, run: RunFolder) -> None:
             f"the scores in {run.path} contain more than you ask for now: {_few(lost)}; ask for "
             "this too, drop it with --replace, or name another folder with --out"
         )
+
+
+def _with_other_scores(stale: Sequence[Standing]) -> set[str]:
+    """The steps that only get or lose scores of other data sets, and those made from them.
+
+    Their predictions stay the same, so that nothing is lost when they are made again. If scores are
+    lost with them, `dropped` tells.
+    """
+    found: set[str] = set()
+    for each in stale:
+        assert each.record is not None
+        before, now = (
+            {key: value for key, value in of.items() if key != "ood_scores"}
+            for of in (each.record.depends, each.step.depends())
+        )
+        if before == now and (
+            each.record.depends != each.step.depends() or found & {*each.step.needs}
+        ):
+            found.add(each.step.id)
+    return found
 
 
 def begin(plan: Plan, run: RunFolder, record: RunRecord, *, replace: bool) -> None:
