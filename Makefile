@@ -72,6 +72,7 @@ coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/recipes.py
 	$(BIN)/python benchmarks/clusters.py
 	$(BIN)/python benchmarks/guarantee.py
+	$(BIN)/python benchmarks/conformal.py
 	$(BIN)/python benchmarks/classes.py
 	$(BIN)/python benchmarks/two_sample.py
 
