@@ -1,5 +1,6 @@
 """How accurate a model will be on images without labels, from the run folder to the text."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -247,6 +248,13 @@ def test_what_is_not_known_is_null_in_json(run, digits, folder):
     written = json.loads(few.to_json())
     for name in ("value", "low", "high", "unlike_p", "held", "truth", "like"):
         assert written[name] is None, name
+
+
+def test_a_p_of_exactly_the_limit_is_no_alarm(found):
+    """As a guard has it."""
+    limit = dataclasses.replace(found, unlike_p=0.05)
+    assert "There is no sign that they are unlike" in str(limit)
+    assert "The model sees them unlike" in str(dataclasses.replace(found, unlike_p=0.0499))
 
 
 def test_nothing_is_written_for_bad_input(run, tmp_path, monkeypatch, capsys):
