@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
+from fairweather.metrics.calibration import confidence_gap
 from fairweather.metrics.columns import (
     Z95,
     FloatArray,
     IntArray,
     Result,
-    check_columns,
     weighted_mean,
 )
 from fairweather.metrics.selective import average_confidence
@@ -56,10 +56,8 @@ def difference_of_confidences(
     >>> round(float(difference_of_confidences([0.5, 0.7], [0.9, 0.9], [True, False])), 3)
     0.2
     """
-    check_columns(confidence=known_confidence, correct=known_correct)
-    right = np.asarray(known_correct, dtype=bool).mean()
-    return average_confidence(confidence, weights) + float(
-        right - average_confidence(known_confidence)
+    return average_confidence(confidence, weights) - float(
+        confidence_gap(known_confidence, known_correct)
     )
 
 
