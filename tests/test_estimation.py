@@ -289,6 +289,14 @@ def test_two_names_of_one_change_are_left_out_together():
     np.testing.assert_array_equal(found.between, found.between.T)
 
 
+def test_families_with_one_operation_are_left_out_together():
+    names = ["brightness_factor", "blur", "imagenet_c/brightness", "natural/blur", "natural/b/blur"]
+    cells = [known(name, [0.1, 0.2], b"x" * k) for k, name in enumerate(names, 1)]
+    found = past_errors(cells, cells[0].cloud, lambda _: None).shift
+    assert found[0] == found[2]
+    assert len(set(found)) == 4
+
+
 def test_images_are_known_by_their_logits():
     logits = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     stored = outcomes([True] * 50, logits=logits)

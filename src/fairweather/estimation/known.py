@@ -14,6 +14,7 @@ from fairweather.metrics.nearness import Cloud, energy_distance
 from fairweather.progress import Event, Notify
 from fairweather.record import CLEAN, NATURAL, NO_LEVEL, TEST
 from fairweather.reopened import Reopened
+from fairweather.shifts.families import operation
 from fairweather.types import Predictions, shortest
 
 # Two rows of logits this near are of one image: what another machine rounds otherwise.
@@ -43,6 +44,13 @@ class Known:
     spreads: FloatArray
     cloud: Cloud
     digest: bytes
+
+    @property
+    def kind(self) -> str:
+        """What its shift does; the same for all families of shifts. Other images are of no kind."""
+        if self.shift.startswith(NATURAL):
+            return self.shift
+        return operation(self.shift)
 
 
 def read_known(
@@ -95,7 +103,8 @@ def read_known(
 def past_errors(known: Sequence[Known], around: Cloud | None, tell: Notify) -> PastErrors:
     """The errors of each method in each cell, and how far the cell is from validation images.
 
-    Shifts that share a cell, such as a factor of brightness in two suites, count as one.
+    Shifts of one operation, such as the brightness of two families, count as one; so do those that
+    share a cell, under whatever names.
 
     Args:
         known: cells.
@@ -105,7 +114,7 @@ def past_errors(known: Sequence[Known], around: Cloud | None, tell: Notify) -> P
     number: dict[str, int] = {}
     by_digest: dict[bytes, int] = {}
     for each in known:
-        mine = number.setdefault(each.shift, len(number))
+        mine = number.setdefault(each.kind, len(number))
         same = by_digest.setdefault(each.digest, mine)
         number = {name: same if old == mine else old for name, old in number.items()}
         by_digest = {name: same if old == mine else old for name, old in by_digest.items()}
@@ -118,7 +127,7 @@ def past_errors(known: Sequence[Known], around: Cloud | None, tell: Notify) -> P
             between[row, column] = between[column, row] = apart
     tell(Event("compare what the run knows", count, count))
     return PastErrors(
-        np.array([number[each.shift] for each in known]),
+        np.array([number[each.kind] for each in known]),
         np.stack([each.estimates - each.accuracy for each in known]),
         np.stack([each.spreads for each in known]),
         np.array(
