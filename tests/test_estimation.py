@@ -13,8 +13,8 @@ import pytest
 import fairweather as fw
 from fairweather import cli, estimation
 from fairweather.errors import InputError
-from fairweather.estimation.known import Known, is_among, past_errors
-from fairweather.estimation.methods import TITLES, Seen
+from fairweather.estimation.known import Known, is_among, past_errors, read_known
+from fairweather.estimation.methods import TITLES, Methods, Seen
 from fairweather.metrics.nearness import Cloud
 from fairweather.record import CLEAN, VAL, predictions_file
 from fairweather.reopened import open_validation, reopen
@@ -35,8 +35,10 @@ def make():
     layer.load_state_dict({{name: torch.from_numpy(found[name]) for name in ("weight", "bias")}})
     return torch.nn.Sequential(torch.nn.Flatten(), layer)
 """
-SHIFTS = ["brightness_factor: [0.4, 0.7]", "gaussian_blur: {sigma: [0.8, 1.4]}",
+SHIFTS = ["brightness_factor: [0.4, 0.7, 1]", "rotation: [0, 15]",
+          "gaussian_blur: {sigma: [0.8, 1.4]}",
           "imagenet_c/gaussian_noise: [1, 4]", "imagenet_c/pixelate: [3, 5]"]  # fmt: skip
+UNCHANGED = ["brightness_factor,factor=1", "rotation,degrees=0"]  # levels that change nothing
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(digits, folder):
-    """A linear classifier of digits in closed form, measured under four shifts."""
+    """A linear classifier of digits in closed form, measured under five shifts."""
     pixels = digits.train.images.numpy().reshape(len(digits.train), -1) / 255
     targets = np.eye(10)[digits.train.labels.numpy()] - 0.1
     gram = pixels.T @ pixels + 50 * np.eye(pixels.shape[1])
@@ -100,7 +102,7 @@ def test_a_range_and_the_truth_beside_it(found):
     assert found.value == pytest.approx(chosen.value)
     assert chosen.mean_error == min(each.mean_error for each in found.methods)
     assert found.truth.low <= found.truth.value <= found.truth.high
-    assert found.held.told + found.held.refused == 9  # eight levels, and the clean images
+    assert found.held.told + found.held.refused == 9  # the levels that change something
 
 
 def test_labels_are_never_used_for_the_estimate(run, jpeg, found, digits, folder):
@@ -114,20 +116,35 @@ def test_labels_are_never_used_for_the_estimate(run, jpeg, found, digits, folder
 
 def test_what_each_method_was_off_by_is_read_from_the_run(run, found):
     model = reopen(str(run))
-    cells = [CLEAN, *(cell.id for cell in model.record.cells())]
+    cells = [CLEAN, *(cell.id for cell in model.record.cells() if cell.id not in UNCHANGED)]
     stored = [model.run.read_predictions(predictions_file(model.name, 0, each)) for each in cells]
     off = [each.confidence.mean() - each.correct.mean() for each in stored]
     own = found.methods[0]
     assert own.name == "average_confidence"
     assert (own.least_error, own.largest_error) == pytest.approx((min(off), max(off)))
-    mean = np.mean([abs(off[0]), *np.abs(off[1:]).reshape(4, 2).mean(axis=1)])
+    clean, dark, darker, turned, *others = np.abs(off)
+    mean = np.mean([clean, (dark + darker) / 2, turned, *np.reshape(others, (3, 2)).mean(axis=1)])
     assert own.mean_error == pytest.approx(mean)
+
+
+def test_levels_that_change_nothing_are_the_clean_images(run, found):
+    of = reopen(str(run))
+    stored = of.run.read_predictions(predictions_file(of.name, 0, CLEAN))
+    for cell in UNCHANGED:
+        same = of.run.read_predictions(predictions_file(of.name, 0, cell))
+        np.testing.assert_array_equal(same.confidence, stored.confidence)
+    validation = of.validation()
+    methods, seen = Methods.fit(validation, seeds=False), Seen.of(validation)
+    cells, _ = read_known(of, methods, [], own=seen, tell=lambda _: None)
+    assert len(cells) == 10
+    past = past_errors(cells, Cloud.of(seen.rows), lambda _: None)
+    assert len(past.shifts) == 5
 
 
 def test_test_images_of_the_run_are_known_to_be_its_own(run, digits, folder):
     own = fw.estimate(run, write_set(folder, "own", digits.test), device="cpu")
     assert estimation.OWN_TEST in own.notes
-    assert own.value is None or own.held.told + own.held.refused == 8  # without the clean images
+    assert own.value is None or own.held.told + own.held.refused == 9
 
 
 def test_images_like_nothing_known_cannot_be_told(run, folder):

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from fairweather.errors import InputError
-from fairweather.estimation.known import Known, is_change, past_errors, read_known
+from fairweather.estimation.known import Known, past_errors, read_known
 from fairweather.estimation.methods import TITLES, Methods, Seen
 from fairweather.estimation.result import AccuracyEstimate as AccuracyEstimate
 from fairweather.estimation.result import Likeness as Likeness
@@ -23,9 +23,9 @@ from fairweather.metrics import (
     softmax,
     wilson_interval,
 )
-from fairweather.metrics.columns import Z95, FloatArray
-from fairweather.metrics.estimating import FEWEST_SHIFTS, WIDEST, Held, PastErrors
-from fairweather.metrics.nearness import Cloud, energy_distance, is_nearest
+from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.estimating import FEWEST_SHIFTS, Held, PastErrors
+from fairweather.metrics.nearness import Cloud, Distance, energy_distance, is_nearest
 from fairweather.metrics.two_sample import MOST_IMAGES
 from fairweather.models.output_names import show
 from fairweather.progress import Event, Notify, silent
@@ -156,7 +156,7 @@ def _tell(
     batch: Cloud | None,
     around: Cloud | None,
 ) -> _Told:
-    shifts = {each.shift for each in known if is_change(each.shift)}
+    shifts = 0 if past is None else len(past.shifts)
     if new.other_classes:
         return _Told(
             reason=f"the classes of the images ({show(new.other_classes)}) are not each one of the "
@@ -164,21 +164,21 @@ def _tell(
         )
     if around is None:
         return _Told(reason="the run has no predictions of validation images")
-    if past is None or len(shifts) < FEWEST_SHIFTS or len(past.shifts) < FEWEST_SHIFTS:
+    if past is None or shifts < FEWEST_SHIFTS:
         return _Told(
-            reason=f"the run knows {len(shifts)} shifts, and {FEWEST_SHIFTS} are needed to see how "
+            reason=f"the run knows {shifts} shifts, and {FEWEST_SHIFTS} are needed to see how "
             "wrong an estimate may be"
         )
     if batch is None or len(new.images) < FEWEST_IMAGES:
         return _Told(reason=f"there are {len(new.images)} images, and {FEWEST_IMAGES} are needed")
-    distance = energy_distance(batch, around)
-    if past.is_unknown(_how_near(batch, known, around)):
+    distance, apart = energy_distance(batch, around), _apart(batch, known)
+    found = past.judge(estimates, len(new.images), distance, apart)
+    if found is None:
         return _Told(
             reason="the model's answers are like none that it gave for validation images or under "
             "a shift that it was tested under"
         )
-    found = past.range(estimates, len(new.images), distance.value + Z95 * distance.error)
-    if found.high - found.low > WIDEST:
+    if found.is_too_wide:
         return _Told(
             reason=f"anything from {100 * found.low:.0f} to {100 * found.high:.0f} % would fit the "
             "errors under known shifts"
@@ -265,11 +265,9 @@ def _features_p(
     return np.nan if known is None else features_differ_p(known, outputs.features)
 
 
-def _how_near(batch: Cloud, known: Sequence[Known], around: Cloud) -> float:
-    """How far the nearest known images are, validation images among them: at least so far."""
-    found = [energy_distance(batch, each) for each in (around, *(one.cloud for one in known))]
-    nearest = min(found, key=lambda each: each.value)
-    return nearest.value - Z95 * nearest.error
+def _apart(batch: Cloud, known: Sequence[Known]) -> list[Distance]:
+    """How far images are from all known ones."""
+    return [energy_distance(batch, each.cloud) for each in known]
 
 
 def _likeness(
@@ -278,9 +276,10 @@ def _likeness(
     """The known images that are nearest, if they are nearer than validation and clean ones."""
     if batch is None or around is None or past is None or len(batch.rows) < FEWEST_IMAGES:
         return None
-    if past.is_unknown(_how_near(batch, known, around)):
+    apart = _apart(batch, known)
+    if past.is_unknown([energy_distance(batch, around), *apart]):
         return None
-    found = min(known, key=lambda each: energy_distance(batch, each.cloud).value)
+    found = known[int(np.argmin([each.value for each in apart]))]
     clean = [each.cloud for each in known if each.shift == CLEAN and each is not found]
     if not is_nearest(batch, found.cloud, [around, *clean], len(known)):
         return None

@@ -9,8 +9,8 @@ import numpy as np
 
 from fairweather.estimation.methods import Methods, Seen
 from fairweather.metrics.columns import FloatArray
-from fairweather.metrics.estimating import PastErrors
-from fairweather.metrics.nearness import Cloud, energy_distance
+from fairweather.metrics.estimating import UNCHANGED, PastErrors
+from fairweather.metrics.nearness import Cloud, Distance, energy_distance
 from fairweather.progress import Event, Notify
 from fairweather.record import CLEAN, NATURAL, NO_LEVEL, TEST
 from fairweather.reopened import Reopened
@@ -58,7 +58,9 @@ def read_known(
 ) -> tuple[list[Known], bool]:
     """Read all cells of a model, and say whether these images are the run's test images themselves.
 
-    Attacks are left out: they are made to deceive. So is the clean cell if the images are in it.
+    Attacks are left out: they are made to deceive. So are levels that change nothing, such as a
+    factor of 1: two sweeps with such levels would else share a cell, and count as one shift. So is
+    the clean cell if the images are in it.
 
     Args:
         of: the model.
@@ -67,12 +69,17 @@ def read_known(
         own: what the model says of the images that are asked about.
         tell: told of progress.
     """
-    found, own_test = [], False
+    found, own_test, clean = [], False, b""
     cells = list(_cells(of))
     for done, (shift, level, title, cell, part) in enumerate(cells):
         tell(Event("read what the run knows", done, len(cells)))
         predictions = _read(of, of.seed, cell, part)
         if predictions is None:
+            continue
+        digest = predictions.confidence.tobytes()
+        if shift == CLEAN:
+            clean = digest
+        elif digest == clean:
             continue
         if shift == CLEAN and is_among(own, predictions):
             own_test = True
@@ -93,7 +100,7 @@ def read_known(
             columns.mean(axis=0),
             off.std(axis=0),
             Cloud.of(seen.rows),
-            predictions.confidence.tobytes(),
+            digest,
         )
         found.append(known)
     tell(Event("read what the run knows", len(cells), len(cells)))
@@ -111,7 +118,7 @@ def past_errors(known: Sequence[Known], around: Cloud | None, tell: Notify) -> P
         around: what the model says of validation images; None if the run has none.
         tell: told of progress.
     """
-    number: dict[str, int] = {}
+    number: dict[str, int] = {CLEAN: UNCHANGED}
     by_digest: dict[bytes, int] = {}
     for each in known:
         mine = number.setdefault(each.kind, len(number))
@@ -119,30 +126,27 @@ def past_errors(known: Sequence[Known], around: Cloud | None, tell: Notify) -> P
         number = {name: same if old == mine else old for name, old in number.items()}
         by_digest = {name: same if old == mine else old for name, old in by_digest.items()}
     count = len(known)
-    between = np.zeros((count, count))
+    between, error = np.zeros((count, count)), np.zeros((count, count))
     for row in range(count):
         tell(Event("compare what the run knows", row, count))
         for column in range(row):
-            apart = energy_distance(known[row].cloud, known[column].cloud).value
-            between[row, column] = between[column, row] = apart
+            apart = energy_distance(known[row].cloud, known[column].cloud)
+            between[row, column] = between[column, row] = apart.value
+            error[row, column] = error[column, row] = apart.error
     tell(Event("compare what the run knows", count, count))
+    unknown = Distance(np.nan, np.nan)
+    distance = [
+        unknown if around is None else energy_distance(each.cloud, around) for each in known
+    ]
     return PastErrors(
         np.array([number[each.kind] for each in known]),
         np.stack([each.estimates - each.accuracy for each in known]),
         np.stack([each.spreads for each in known]),
-        np.array(
-            [
-                np.nan if around is None else energy_distance(each.cloud, around).value
-                for each in known
-            ]
-        ),
+        np.array([each.value for each in distance]),
+        np.array([each.error for each in distance]),
         between,
+        error,
     )
-
-
-def is_change(shift: str) -> bool:
-    """Say whether known images are changed ones, and not the test images as they are."""
-    return shift != CLEAN
 
 
 def is_among(own: Seen, predictions: Predictions) -> bool:
