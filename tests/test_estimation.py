@@ -9,15 +9,19 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import fairweather as fw
 from fairweather import cli, estimation
 from fairweather.errors import InputError
 from fairweather.estimation.known import Known, is_among, past_errors, read_known
 from fairweather.estimation.methods import TITLES, Methods, Seen
+from fairweather.metrics import features_differ_p, one_of_each, outputs_differ_p, softmax
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.nearness import Cloud
 from fairweather.record import CLEAN, VAL, predictions_file
 from fairweather.reopened import open_validation, reopen
+from fairweather.runs import RunFolder, StoredGroups
 from fairweather.study import check_study
 
 from .conftest import TINY_RESNET, write_pictures
@@ -147,6 +151,57 @@ def test_test_images_of_the_run_are_known_to_be_its_own(run, digits, folder):
     assert own.value is None or own.held.told + own.held.refused == 9
 
 
+def test_validation_images_of_the_run_are_known_to_be_its_own(run, digits, folder):
+    model = reopen(str(run))
+    own = fw.estimate(run, write_set(folder, "known", open_validation(model)), device="cpu")
+    assert estimation.OWN_VALIDATION in own.notes
+    assert estimation.OWN_VALIDATION in str(own)
+    assert estimation.OWN_TEST not in own.notes
+
+
+def test_other_images_that_the_run_knows_are_left_out(run, digits, folder):
+    others = write_set(folder, "jpeg_other", digits.test, 200)
+    known = fw.evaluate(
+        f"python:{folder}/linear.py:make", "mnist5k", SHIFTS[2:], natural={"coded": others},
+        validation_fraction=0.1, bootstrap=100, out=folder / "natural", device="cpu",
+    ).path  # fmt: skip
+    own = fw.estimate(known, others, device="cpu")
+    assert estimation.OWN_OTHER.format("natural/coded") in own.notes
+    assert own.like is None or own.like.shift != "natural/coded"
+    new = fw.estimate(known, write_set(folder, "jpeg_half", digits.val, 200), device="cpu")
+    assert not new.notes
+    assert own.held.told + own.held.refused == new.held.told + new.held.refused - 1 == 6
+
+
+def test_validation_images_of_one_patient_are_compared_once(run, jpeg, found, monkeypatch):
+    """Ten images of each patient would else be taken for ten patients."""
+    model = reopen(str(run))
+    validation = model.validation()
+    patients = np.arange(len(validation)) // 10
+    groups = StoredGroups(validation.keys, "patient", patients, {})
+    monkeypatch.setattr(RunFolder, "groups", lambda _, part: groups if part == VAL else None)
+    chosen = one_of_each(Clusters(patients))
+    compared = []
+
+    def compare(reference, batch):
+        compared.append(len(reference))
+        return features_differ_p(reference, batch)
+
+    monkeypatch.setattr(estimation, "features_differ_p", compare)
+    other = fw.estimate(run, jpeg, device="cpu")
+    assert compared == [len(chosen)]
+    rows = Seen.of(validation).rows[chosen]
+    pictures = fw.load_data(jpeg, parts=("test",), test_fraction=1.0).test
+    with torch.inference_mode():
+        logits = model.networks[0](pictures.images.float() / 255).numpy()
+    assert other.outputs_p == pytest.approx(outputs_differ_p(rows, softmax(logits)), rel=1e-4)
+    assert other.outputs_p > found.outputs_p
+    assert other.methods[1].value == found.methods[1].value  # fitted on all images
+    alone = StoredGroups(validation.keys, "patient", 0 * patients, {})
+    monkeypatch.setattr(RunFolder, "groups", lambda _, part: alone if part == VAL else None)
+    assert "or of one patient only" in fw.estimate(run, jpeg, device="cpu").reason
+
+
 def test_images_like_nothing_known_cannot_be_told(run, folder):
     """Photographs, so to speak: bright colours where there were strokes on black."""
     pictures = write_pictures(folder / "pictures", train=1, val=1, test=12)
@@ -188,7 +243,7 @@ def test_a_run_without_validation_images_cannot_tell(run, jpeg, tmp_path):
     (copy / file).unlink()
     (copy / f"steps/{file.removesuffix('.parquet')}.json").unlink()
     other = fw.estimate(copy, jpeg, device="cpu")
-    assert other.reason == "the run has no predictions of validation images"
+    assert other.reason == "the run has no predictions of validation images, or of one patient only"
     assert [each.name for each in other.methods] == ["average_confidence"]
     assert math.isnan(other.unlike_p)
 
@@ -324,4 +379,22 @@ def test_images_are_known_by_their_logits():
     assert is_among(seen(logits[[3, 7, 9]] + 1e-5), stored)
     assert not is_among(seen(logits + 0.1), stored)
     assert not is_among(seen(np.concatenate([logits[:10], logits[:20] + 0.1])), stored)
-    assert not is_among(Seen(logits.argmax(axis=1), logits.max(axis=1), None), stored)
+
+
+def test_images_are_known_by_their_confidences_where_there_are_no_logits():
+    """As of more than 100 classes."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 2, (300, 120))
+
+    def seen(rows):
+        return Seen(rows.argmax(axis=1), softmax(rows).max(axis=1), None)
+
+    def stored(rows):
+        labels = rows.argmax(axis=1)
+        confidence, names = softmax(rows).max(axis=1), [str(k) for k in range(120)]
+        return outcomes([True] * len(rows), labels, confidence, classes=names)
+
+    assert is_among(seen(logits[[3, 7, 9]] + 1e-5), stored(logits))
+    assert not is_among(seen(generator.normal(0, 2, (300, 120))), stored(logits))
+    sure = np.where(np.arange(120) == np.arange(300)[:, None] % 120, 40, logits)
+    assert not is_among(seen(sure), stored(sure))  # all are certain: nothing tells them apart

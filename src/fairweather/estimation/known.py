@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+import scipy.special
 
 from fairweather.estimation.methods import Methods, Seen
 from fairweather.metrics.columns import FloatArray
@@ -19,6 +21,8 @@ from fairweather.types import Predictions, shortest
 
 # Two rows of logits this near are of one image: what another machine rounds otherwise.
 SAME = 1e-3
+# Confidences above this do not tell images apart.
+CERTAIN = 1 - 1e-6
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,12 @@ class Known:
 
 def read_known(
     of: Reopened, methods: Methods, seeds: Sequence[int], *, own: Seen, tell: Notify
-) -> tuple[list[Known], bool]:
-    """Read all cells of a model, and say whether these images are the run's test images themselves.
+) -> tuple[list[Known], list[str]]:
+    """Read all cells of a model, and name those that have the new images themselves.
 
     Attacks are left out: they are made to deceive. So are levels that change nothing, such as a
-    factor of 1: two sweeps with such levels would else share a cell, and count as one shift. So is
-    the clean cell if the images are in it.
+    factor of 1: two sweeps with such levels would else share a cell, and count as one shift. So
+    are the clean cell and other images of the same classes, if the new ones are among them.
 
     Args:
         of: the model.
@@ -69,7 +73,9 @@ def read_known(
         own: what the model says of the images that are asked about.
         tell: told of progress.
     """
-    found, own_test, clean = [], False, b""
+    found: list[Known] = []
+    left_out: list[str] = []
+    clean = b""
     cells = list(_cells(of))
     for done, (shift, level, title, cell, part) in enumerate(cells):
         tell(Event("read what the run knows", done, len(cells)))
@@ -81,8 +87,8 @@ def read_known(
             clean = digest
         elif digest == clean:
             continue
-        if shift == CLEAN and is_among(own, predictions):
-            own_test = True
+        if (shift == CLEAN or shift.startswith(NATURAL)) and is_among(own, predictions):
+            left_out.append(shift)
             continue
         each = [_read(of, seed, cell, part) for seed in seeds]
         others = [one.predicted for one in each if one is not None]
@@ -104,7 +110,7 @@ def read_known(
         )
         found.append(known)
     tell(Event("read what the run knows", len(cells), len(cells)))
-    return found, own_test
+    return found, left_out
 
 
 def past_errors(known: Sequence[Known], around: Cloud | None, tell: Notify) -> PastErrors:
@@ -152,16 +158,28 @@ def past_errors(known: Sequence[Known], around: Cloud | None, tell: Notify) -> P
 def is_among(own: Seen, predictions: Predictions) -> bool:
     """Say whether more than half of the images are among those with these predictions.
 
-    Their logits tell them apart, where these are stored.
+    Their logits tell them apart, or where these are not stored, their classes and confidences.
     """
-    if own.logits is None or predictions.logits is None:
-        return False
     import scipy.spatial
 
-    nearest, _ = scipy.spatial.KDTree(predictions.logits).query(
-        own.logits, distance_upper_bound=SAME
-    )
+    stored = Seen.of(predictions)
+    new, old = own.logits, stored.logits
+    if new is None or old is None:
+        new, old = _marks(own), _marks(stored)
+    if not len(new) or not len(old):
+        return False
+    nearest, _ = scipy.spatial.KDTree(old).query(new, distance_upper_bound=SAME)
     return bool(np.isfinite(nearest).mean() > 0.5)
+
+
+def _marks(seen: Seen) -> npt.NDArray[np.float32]:
+    """What tells images apart without logits: the class and the log-odds of the confidence.
+
+    Images of which the model is all but certain have no mark: their confidences are alike.
+    """
+    unsure = (seen.confidence > 0) & (seen.confidence < CERTAIN)
+    odds = scipy.special.logit(seen.confidence[unsure])
+    return np.stack([odds, seen.predicted[unsure]], axis=1).astype(np.float32)
 
 
 def _cells(of: Reopened) -> Iterator[tuple[str, str, str, str, str]]:
