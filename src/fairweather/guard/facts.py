@@ -41,7 +41,8 @@ class Fit(Frozen):
         temperature: logits are divided by it; 1 if the run stores no logits to fit it on.
         others: the number of images that it was fitted on, which also proposed thresholds.
         threshold: the smallest confidence that is answered.
-        quantile: a class is in the set where its probability is at least 1 minus this.
+        quantile: a class is in the set where its probability is at least 1 minus this; where no
+            class is, the most probable one is the set.
         images: the number of images on which threshold and quantile were chosen.
         answered, wrong: how many of these are answered, and how many of the answers are wrong.
         bound: the upper end of the exact interval of the risk.
