@@ -30,7 +30,7 @@ from fairweather.guard import (
     Promise,
     Seen,
 )
-from fairweather.guard.graph import OPERATIONS, Graph, GraphNetwork
+from fairweather.guard.graph import ARITHMETIC, OPERATIONS, Graph, GraphNetwork
 from fairweather.guarding import fitting
 from fairweather.guarding.listing import write_answers
 from fairweather.guarding.making import make_guard, save_guard, save_onnx
@@ -282,6 +282,16 @@ def first(kind, *arguments):
     return json_with(change)
 
 
+def squares(steps):
+    """Square a number again and again, which has no end for numbers of Python."""
+    return json_with(
+        lambda graph: graph["operations"].extend(
+            [f"square{at + 1}", "mul", [{"of": f"square{at}"} if at else 3] * 2, {}]
+            for at in range(steps)
+        )
+    )
+
+
 def of_record(*path, to):
     def change(record):
         for key in path[:-1]:
@@ -303,6 +313,13 @@ HOSTILE = {
     "wrong arguments": ("graph.json", first("relu.default", IMAGES, 3, 4)),
     "too large": ("graph.json", first("zeros.default", [2**40, 2**20])),
     "an item of nothing": ("graph.json", first("getitem", IMAGES, 99)),
+    "a division by zero": ("graph.json", first("floordiv", 1, 0)),
+    "a long text": ("graph.json", first("mul", "a", 10**12)),
+    "a long list": ("graph.json", first("mul", [0], 10**9)),
+    "a long range": ("graph.json", first("arange.default", 2**70)),
+    "a number without end": ("graph.json", squares(60)),
+    "an item of a text": ("graph.json", first("getitem", "text", 0)),
+    "an item of no place": ("graph.json", first("getitem", IMAGES, [0])),
     "no graph": ("graph.json", lambda _: b"[]"),
     "no JSON": ("graph.json", lambda _: b"\xff"),
     "deep JSON": ("graph.json", lambda _: b'{"a":' * 10**5),
@@ -320,7 +337,16 @@ HOSTILE = {
     "a temperature": ("guard.json", of_record("fit", "temperature", to=0)),
     "a filter": (
         "guard.json",
-        of_record("preparation", to=[8, None, "__import__", "crop"]),
+        of_record("preparation", to=[SIDE, None, "__import__", "crop"]),
+    ),
+    "a preparation of another size": (
+        "guard.json", of_record("preparation", to=[8, None, "bilinear", "crop"]),
+    ),
+    "a large preparation": (
+        "guard.json", of_record("preparation", to=[SIDE, 10**9, "bilinear", "squash"]),
+    ),
+    "a small preparation": (
+        "guard.json", of_record("preparation", to=[SIDE, 0, "bilinear", "crop"]),
     ),
     "a key": ("guard.json", of_record("more", to=1)),
 }  # fmt: skip
@@ -333,6 +359,32 @@ def test_a_foreign_folder_is_refused_with_a_sentence(case, saved, tmp_path):
     with pytest.raises(InputError) as refused:
         fw.load_guard(folder, device="cpu")
     assert str(folder) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("mul", (2**40, 2**40)),
+        ("add", (2**62, 1)),
+        ("sub", (-(2**62), 1)),
+        ("add", (2**63, -(2**63))),
+        ("mul", ([0], 2)),
+        ("add", ([0], [0])),
+        ("mul", (True, 2)),
+        ("floordiv", (1.0, 2)),
+        ("sub", (torch.ones(2), 1)),
+        ("getitem", ("text", 0)),
+        ("getitem", ({0: 1}, 0)),
+        ("getitem", ([1], [0])),
+        ("getitem", (torch.ones(2), slice(1))),
+        ("getitem", ([1], 1)),
+    ],
+)
+def test_a_graph_calculates_with_sizes_only(kind, arguments):
+    with pytest.raises((ValueError, TypeError, IndexError)):
+        ARITHMETIC[kind](*arguments)
+    assert ARITHMETIC["floordiv"](2**62, 3) == 2**62 // 3
+    assert ARITHMETIC["getitem"]((torch.ones(2), 7), 1) == 7
 
 
 @pytest.mark.parametrize("name", ["guard.json", "graph.json", "weights.safetensors"])

@@ -136,6 +136,20 @@ class GuardRecord(Frozen):
     versions: dict[Shown, Shown]
     time: Shown
 
+    @pydantic.field_validator("preparation")
+    @classmethod
+    def _check_preparation(
+        cls, given: Preparation | None, info: pydantic.ValidationInfo
+    ) -> Preparation | None:
+        if given is None or "size" not in info.data:  # a wrong size is an error of its own
+            return given
+        if (given.size, given.size) != info.data["size"]:
+            raise ValueError(f"it makes images of {given.size} pixels, which is another size")
+        resize = given.size if given.resize is None else given.resize
+        if not given.size <= resize <= LARGEST_SIDE:
+            raise ValueError(f"resize must be from {given.size} to {LARGEST_SIDE}, found {resize}")
+        return given
+
     def lines(self) -> dict[str, str]:
         """What is promised, what it rests on, and what test images kept of it, for people."""
         promise, fit = self.promise, self.fit
