@@ -72,7 +72,8 @@ MAY_IMPORT = {
     | {"shift_lists", "shifts", "training"},
     "executors": LEAVES | {"data", "executor_options", "runs", "steps"},
     "reopened": LEAVES | {"data", "models", "runs", "steps"},
-    "estimation": LEAVES | {"inference", "metrics", "models", "reopened", "runs"},
+    "estimation": LEAVES
+    | {"inference", "metrics", "models", "reopened", "runs", "scores", "shifts"},
     "guard": LEAVES | {"metrics"},
     "guarding": LEAVES | {"guard", "inference", "metrics", "reopened", "runs", "scores"},
     "as_seeds": LEAVES | {"executors", "finished_run", "report", "runs", "shifts", "steps"},

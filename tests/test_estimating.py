@@ -11,8 +11,14 @@ from fairweather.metrics import (
     estimating,
     seed_agreement,
 )
-from fairweather.metrics.estimating import PastErrors
-from fairweather.metrics.nearness import Cloud, energy_distance, how_much_nearer, is_nearest
+from fairweather.metrics.estimating import UNCHANGED, PastErrors
+from fairweather.metrics.nearness import (
+    Cloud,
+    Distance,
+    energy_distance,
+    how_much_nearer,
+    is_nearest,
+)
 
 from .chance import FALSE_ALARM, distribution_p, mean_p, most
 
@@ -21,13 +27,15 @@ def past(generator, shifts=5, levels=3, methods=4):
     """Errors that grow with a random distance."""
     cells = shifts * levels
     distance = generator.random(cells).round(2)  # with ties
-    between = generator.random((cells, cells)) * 0.1
+    between, error = generator.random((2, cells, cells)) * 0.1
     return PastErrors(
         np.repeat(np.arange(shifts), levels),
         generator.normal(0.05, 0.1, (cells, methods)) * (1 + distance[:, None]),
         generator.uniform(0.2, 0.5, (cells, methods)),
         distance,
+        generator.random(cells) * 0.1,
         between + between.T,
+        (error + error.T) / 4,
     )
 
 
@@ -73,24 +81,88 @@ def test_a_range_is_its_definition(seed, distance):
     assert known.range(estimates, 50, distance) == pytest.approx(slow, abs=1e-12)
 
 
+def alike(errors, spread=0.0, distance=0.2):
+    """Cells of one shift each, all equally far, of one method."""
+    count = len(errors)
+    return PastErrors(
+        np.arange(count), np.reshape(errors, (-1, 1)), np.full((count, 1), spread),
+        np.full(count, distance), np.zeros(count), *np.zeros((2, count, count)),
+    )  # fmt: skip
+
+
+def held(known, truth=0.6, images=100):
+    truth = np.full(len(known.shift), truth)
+    return known.held(truth[:, None] + known.errors, truth, np.full(len(truth), images))
+
+
+def test_ranges_hold_all_shifts_but_the_two_that_are_off_the_most():
+    """Counted by hand: a range from the others holds an error that is between two of theirs."""
+    errors = [0.03, -0.02, 0.1, 0.05, -0.06, 0.0]
+    assert held(alike(errors)) == (4, 6, 0)
+    # Chance of 1.96 * 0.4 / sqrt(100) = 0.078 holds -0.06 beside -0.02, and 0.1 beside 0.05.
+    assert held(alike(errors, spread=0.4)) == (6, 6, 0)
+
+
+def test_ranges_that_are_not_told_are_refused():
+    """Counted by hand."""
+    wide = alike([0.4, -0.3, 0.1, 0.0])  # without 0.4 or -0.3, 0.4 wide; else 0.7
+    assert held(wide) == (0, 2, 2)
+    far = alike([0.0, 0.01, 0.02, 0.03, 0.04])
+    far.distance[0] = 0.5  # farther than half of the others, from them and from validation images
+    far.between[0, 1:] = far.between[1:, 0] = 0.3
+    assert held(far) == (2, 4, 1)  # of the others, 0.04 and 0.01: 0.0 is too far to count
+    far.distance_error[0] = 0.16  # what is nearest, 0.3, has no error
+    assert held(far).refused == 1
+    far.between_error[0, 1:] = 0.06  # by chance, it may be as near as 0.18
+    assert held(far) == (2, 5, 0)
+    near = alike([0.0, 0.01, 0.02, 0.03, 0.04])
+    near.distance[0] = 0.5
+    near.distance_error[1:] = 0.03  # 0.2 may be 0.2588, and 0.5 is at most twice as far
+    assert held(near) == (3, 5, 0)
+
+
 @pytest.mark.parametrize("seed", range(4))
-def test_what_ranges_held_is_its_definition(seed):
-    generator = np.random.default_rng([seed, 1])
-    known = past(generator)
-    truth = generator.uniform(0.3, 0.9, 15)
-    estimates, images = truth[:, None] + known.errors, np.full(15, 200)
-    counts = [0, 0, 0]
+def test_ranges_that_held_are_those_that_would_be_told(seed):
+    """For each cell, what is said of such images by a run that never saw its shift."""
+    known = past(np.random.default_rng([seed, 1]))
+    truth = np.random.default_rng([seed, 2]).uniform(0.3, 0.9, 15)
+    estimates, counts = truth[:, None] + known.errors, [0, 0, 0]
     for cell in range(15):
-        others = [each for each in range(15) if known.shift[each] != known.shift[cell]]
-        nearest = min(known.distance[cell], *(known.between[cell, each] for each in others))
-        unknown = nearest > np.median([known.distance[each] for each in others])
-        _, low, high, *_ = slow_range(known, others, estimates[cell], 200, known.distance[cell])
-        if unknown or high - low > 0.5:
+        keep = [each for each in range(15) if each // 3 != cell // 3]
+        other = PastErrors(
+            known.shift[keep], known.errors[keep], known.spreads[keep], known.distance[keep],
+            known.distance_error[keep], known.between[keep][:, keep],
+            known.between_error[keep][:, keep],
+        )  # fmt: skip
+        apart = [Distance(known.between[cell, k], known.between_error[cell, k]) for k in keep]
+        around = Distance(known.distance[cell], known.distance_error[cell])
+        told = other.judge(estimates[cell], 200, around, apart)
+        if told is not None:
+            farthest = around.value + 1.959963984540054 * around.error
+            slow = slow_range(known, keep, estimates[cell], 200, farthest)
+            assert told == pytest.approx(slow, abs=1e-12)
+        if told is None or told.high - told.low > 0.5:
             counts[2] += 1
             continue
         counts[1] += 1
-        counts[0] += low <= truth[cell] <= high
-    assert known.held(estimates, truth, images) == tuple(counts)
+        counts[0] += told.low <= truth[cell] <= told.high
+    assert known.held(estimates, truth, np.full(15, 200)) == tuple(counts)
+
+
+def test_clean_images_are_no_shift():
+    errors = [0.2, 0.0, 0.01, 0.02]
+    known = alike(errors)
+    known.shift[0] = UNCHANGED
+    found = known.range([0.6], 100, 0.2)
+    assert (found.shifts, found.cells) == (3, 3)
+    assert found.low == pytest.approx(0.4)  # their error counts
+    assert known.mean_absolute() == pytest.approx(np.mean(errors))
+    assert held(known).refused == 3  # each without two others
+    with pytest.raises(InputError, match="3 shifts, found 2"):
+        known.take(np.array([True, True, True, False])).range([0.6], 100, 0.2)
+    five = alike([*errors, 0.03])
+    five.shift[0] = UNCHANGED
+    assert sum(held(five)[1:]) == 4
 
 
 def test_a_range_does_not_depend_on_the_order_of_cells_or_the_numbers_of_shifts():
@@ -99,7 +171,8 @@ def test_a_range_does_not_depend_on_the_order_of_cells_or_the_numbers_of_shifts(
     order = generator.permutation(15)
     moved = PastErrors(
         7 - known.shift[order], known.errors[order], known.spreads[order],
-        known.distance[order], known.between[np.ix_(order, order)],
+        known.distance[order], known.distance_error[order],
+        known.between[np.ix_(order, order)], known.between_error[np.ix_(order, order)],
     )  # fmt: skip
     found, again = known.range(estimates, 50, 0.2), moved.range(estimates, 50, 0.2)
     assert again == pytest.approx(found, abs=1e-12)
@@ -119,9 +192,8 @@ def test_fewer_images_and_farther_ones_have_wider_ranges():
 
 def test_the_worst_past_error_is_in_the_range():
     errors = np.array([[0.0], [0.1], [-0.05], [0.3]])
-    known = PastErrors(
-        np.arange(4), errors, np.zeros((4, 1)), np.array([0.1, 0.1, 0.1, 0.9]), np.zeros((4, 4))
-    )
+    known = alike(errors)
+    known.distance[:] = [0.1, 0.1, 0.1, 0.9]
     near = known.range([0.6], 100, 0.05)
     assert (near.low, near.high, near.shifts) == (pytest.approx(0.5), pytest.approx(0.65), 3)
     far = known.range([0.6], 100, 0.5)
@@ -133,15 +205,17 @@ def test_fewer_than_three_shifts_have_no_range():
     generator = np.random.default_rng(0)
     with pytest.raises(InputError, match="3 shifts, found 2"):
         past(generator, shifts=2).range(np.zeros(4), 100, 0.1)
-    held = past(generator, shifts=3).held(np.zeros((9, 4)), np.zeros(9), np.full(9, 100))
-    assert held == (0, 0, 9)
+    found = past(generator, shifts=3).held(np.zeros((9, 4)), np.zeros(9), np.full(9, 100))
+    assert found == (0, 0, 9)
 
 
 def test_images_like_nothing_known_are_known_to_be():
     known = past(np.random.default_rng(0))
     half = float(np.median(known.distance))
-    assert known.is_unknown(half + 1e-9)
-    assert not known.is_unknown(half)
+    assert known.is_unknown([Distance(half + 1e-9, 0), Distance(9, 0)])
+    assert not known.is_unknown([Distance(9, 0), Distance(half, 0)])
+    assert not known.is_unknown([Distance(half + 0.1, 0.06)])
+    assert known.is_unknown([Distance(half + 0.1, 0.04)])
 
 
 # ---- the methods

@@ -1,5 +1,6 @@
 """How accurate a model will be on images without labels, from the run folder to the text."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -8,15 +9,19 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import fairweather as fw
 from fairweather import cli, estimation
 from fairweather.errors import InputError
-from fairweather.estimation.known import Known, is_among, past_errors
-from fairweather.estimation.methods import TITLES, Seen
+from fairweather.estimation.known import Known, is_among, past_errors, read_known
+from fairweather.estimation.methods import TITLES, Methods, Seen
+from fairweather.metrics import features_differ_p, one_of_each, outputs_differ_p, softmax
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.nearness import Cloud
 from fairweather.record import CLEAN, VAL, predictions_file
 from fairweather.reopened import open_validation, reopen
+from fairweather.runs import RunFolder, StoredGroups
 from fairweather.study import check_study
 
 from .conftest import TINY_RESNET, write_pictures
@@ -34,8 +39,10 @@ def make():
     layer.load_state_dict({{name: torch.from_numpy(found[name]) for name in ("weight", "bias")}})
     return torch.nn.Sequential(torch.nn.Flatten(), layer)
 """
-SHIFTS = ["brightness_factor: [0.4, 0.7]", "gaussian_blur: {sigma: [0.8, 1.4]}",
+SHIFTS = ["brightness_factor: [0.4, 0.7, 1]", "rotation: [0, 15]",
+          "gaussian_blur: {sigma: [0.8, 1.4]}",
           "imagenet_c/gaussian_noise: [1, 4]", "imagenet_c/pixelate: [3, 5]"]  # fmt: skip
+UNCHANGED = ["brightness_factor,factor=1", "rotation,degrees=0"]  # levels that change nothing
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(digits, folder):
-    """A linear classifier of digits in closed form, measured under four shifts."""
+    """A linear classifier of digits in closed form, measured under five shifts."""
     pixels = digits.train.images.numpy().reshape(len(digits.train), -1) / 255
     targets = np.eye(10)[digits.train.labels.numpy()] - 0.1
     gram = pixels.T @ pixels + 50 * np.eye(pixels.shape[1])
@@ -99,7 +106,7 @@ def test_a_range_and_the_truth_beside_it(found):
     assert found.value == pytest.approx(chosen.value)
     assert chosen.mean_error == min(each.mean_error for each in found.methods)
     assert found.truth.low <= found.truth.value <= found.truth.high
-    assert found.held.told + found.held.refused == 9  # eight levels, and the clean images
+    assert found.held.told + found.held.refused == 9  # the levels that change something
 
 
 def test_labels_are_never_used_for_the_estimate(run, jpeg, found, digits, folder):
@@ -113,20 +120,86 @@ def test_labels_are_never_used_for_the_estimate(run, jpeg, found, digits, folder
 
 def test_what_each_method_was_off_by_is_read_from_the_run(run, found):
     model = reopen(str(run))
-    cells = [CLEAN, *(cell.id for cell in model.record.cells())]
+    cells = [CLEAN, *(cell.id for cell in model.record.cells() if cell.id not in UNCHANGED)]
     stored = [model.run.read_predictions(predictions_file(model.name, 0, each)) for each in cells]
     off = [each.confidence.mean() - each.correct.mean() for each in stored]
     own = found.methods[0]
     assert own.name == "average_confidence"
     assert (own.least_error, own.largest_error) == pytest.approx((min(off), max(off)))
-    mean = np.mean([abs(off[0]), *np.abs(off[1:]).reshape(4, 2).mean(axis=1)])
+    clean, dark, darker, turned, *others = np.abs(off)
+    mean = np.mean([clean, (dark + darker) / 2, turned, *np.reshape(others, (3, 2)).mean(axis=1)])
     assert own.mean_error == pytest.approx(mean)
+
+
+def test_levels_that_change_nothing_are_the_clean_images(run, found):
+    of = reopen(str(run))
+    stored = of.run.read_predictions(predictions_file(of.name, 0, CLEAN))
+    for cell in UNCHANGED:
+        same = of.run.read_predictions(predictions_file(of.name, 0, cell))
+        np.testing.assert_array_equal(same.confidence, stored.confidence)
+    validation = of.validation()
+    methods, seen = Methods.fit(validation, seeds=False), Seen.of(validation)
+    cells, _ = read_known(of, methods, [], own=seen, tell=lambda _: None)
+    assert len(cells) == 10
+    past = past_errors(cells, Cloud.of(seen.rows), lambda _: None)
+    assert len(past.shifts) == 5
 
 
 def test_test_images_of_the_run_are_known_to_be_its_own(run, digits, folder):
     own = fw.estimate(run, write_set(folder, "own", digits.test), device="cpu")
     assert estimation.OWN_TEST in own.notes
-    assert own.value is None or own.held.told + own.held.refused == 8  # without the clean images
+    assert own.value is None or own.held.told + own.held.refused == 9
+
+
+def test_validation_images_of_the_run_are_known_to_be_its_own(run, digits, folder):
+    model = reopen(str(run))
+    own = fw.estimate(run, write_set(folder, "known", open_validation(model)), device="cpu")
+    assert estimation.OWN_VALIDATION in own.notes
+    assert estimation.OWN_VALIDATION in str(own)
+    assert estimation.OWN_TEST not in own.notes
+
+
+def test_other_images_that_the_run_knows_are_left_out(run, digits, folder):
+    others = write_set(folder, "jpeg_other", digits.test, 200)
+    known = fw.evaluate(
+        f"python:{folder}/linear.py:make", "mnist5k", SHIFTS[2:], natural={"coded": others},
+        validation_fraction=0.1, bootstrap=100, out=folder / "natural", device="cpu",
+    ).path  # fmt: skip
+    own = fw.estimate(known, others, device="cpu")
+    assert estimation.OWN_OTHER.format("natural/coded") in own.notes
+    assert own.like is None or own.like.shift != "natural/coded"
+    new = fw.estimate(known, write_set(folder, "jpeg_half", digits.val, 200), device="cpu")
+    assert not new.notes
+    assert own.held.told + own.held.refused == new.held.told + new.held.refused - 1 == 6
+
+
+def test_validation_images_of_one_patient_are_compared_once(run, jpeg, found, monkeypatch):
+    """Ten images of each patient would else be taken for ten patients."""
+    model = reopen(str(run))
+    validation = model.validation()
+    patients = np.arange(len(validation)) // 10
+    groups = StoredGroups(validation.keys, "patient", patients, {})
+    monkeypatch.setattr(RunFolder, "groups", lambda _, part: groups if part == VAL else None)
+    chosen = one_of_each(Clusters(patients))
+    compared = []
+
+    def compare(reference, batch):
+        compared.append(len(reference))
+        return features_differ_p(reference, batch)
+
+    monkeypatch.setattr(estimation, "features_differ_p", compare)
+    other = fw.estimate(run, jpeg, device="cpu")
+    assert compared == [len(chosen)]
+    rows = Seen.of(validation).rows[chosen]
+    pictures = fw.load_data(jpeg, parts=("test",), test_fraction=1.0).test
+    with torch.inference_mode():
+        logits = model.networks[0](pictures.images.float() / 255).numpy()
+    assert other.outputs_p == pytest.approx(outputs_differ_p(rows, softmax(logits)), rel=1e-4)
+    assert other.outputs_p > found.outputs_p
+    assert other.methods[1].value == found.methods[1].value  # fitted on all images
+    alone = StoredGroups(validation.keys, "patient", 0 * patients, {})
+    monkeypatch.setattr(RunFolder, "groups", lambda _, part: alone if part == VAL else None)
+    assert "or of one patient only" in fw.estimate(run, jpeg, device="cpu").reason
 
 
 def test_images_like_nothing_known_cannot_be_told(run, folder):
@@ -170,7 +243,7 @@ def test_a_run_without_validation_images_cannot_tell(run, jpeg, tmp_path):
     (copy / file).unlink()
     (copy / f"steps/{file.removesuffix('.parquet')}.json").unlink()
     other = fw.estimate(copy, jpeg, device="cpu")
-    assert other.reason == "the run has no predictions of validation images"
+    assert other.reason == "the run has no predictions of validation images, or of one patient only"
     assert [each.name for each in other.methods] == ["average_confidence"]
     assert math.isnan(other.unlike_p)
 
@@ -249,6 +322,13 @@ def test_what_is_not_known_is_null_in_json(run, digits, folder):
         assert written[name] is None, name
 
 
+def test_a_p_of_exactly_the_limit_is_no_alarm(found):
+    """As a guard has it."""
+    limit = dataclasses.replace(found, unlike_p=0.05)
+    assert "There is no sign that they are unlike" in str(limit)
+    assert "The model sees them unlike" in str(dataclasses.replace(found, unlike_p=0.0499))
+
+
 def test_nothing_is_written_for_bad_input(run, tmp_path, monkeypatch, capsys):
     for bad in ("found.txt", "nowhere/found.json"):
         status, told = command(monkeypatch, capsys, run, "images:x", "--out", tmp_path / bad)
@@ -281,6 +361,14 @@ def test_two_names_of_one_change_are_left_out_together():
     np.testing.assert_array_equal(found.between, found.between.T)
 
 
+def test_families_with_one_operation_are_left_out_together():
+    names = ["brightness_factor", "blur", "imagenet_c/brightness", "natural/blur", "natural/b/blur"]
+    cells = [known(name, [0.1, 0.2], b"x" * k) for k, name in enumerate(names, 1)]
+    found = past_errors(cells, cells[0].cloud, lambda _: None).shift
+    assert found[0] == found[2]
+    assert len(set(found)) == 4
+
+
 def test_images_are_known_by_their_logits():
     logits = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     stored = outcomes([True] * 50, logits=logits)
@@ -291,4 +379,22 @@ def test_images_are_known_by_their_logits():
     assert is_among(seen(logits[[3, 7, 9]] + 1e-5), stored)
     assert not is_among(seen(logits + 0.1), stored)
     assert not is_among(seen(np.concatenate([logits[:10], logits[:20] + 0.1])), stored)
-    assert not is_among(Seen(logits.argmax(axis=1), logits.max(axis=1), None), stored)
+
+
+def test_images_are_known_by_their_confidences_where_there_are_no_logits():
+    """As of more than 100 classes."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 2, (300, 120))
+
+    def seen(rows):
+        return Seen(rows.argmax(axis=1), softmax(rows).max(axis=1), None)
+
+    def stored(rows):
+        labels = rows.argmax(axis=1)
+        confidence, names = softmax(rows).max(axis=1), [str(k) for k in range(120)]
+        return outcomes([True] * len(rows), labels, confidence, classes=names)
+
+    assert is_among(seen(logits[[3, 7, 9]] + 1e-5), stored(logits))
+    assert not is_among(seen(generator.normal(0, 2, (300, 120))), stored(logits))
+    sure = np.where(np.arange(120) == np.arange(300)[:, None] % 120, 40, logits)
+    assert not is_among(seen(sure), stored(sure))  # all are certain: nothing tells them apart

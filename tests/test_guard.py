@@ -29,16 +29,15 @@ from fairweather.guard import (
     Measured,
     Promise,
     Seen,
-    in_set,
 )
-from fairweather.guard.graph import OPERATIONS, Graph, GraphNetwork
+from fairweather.guard.graph import ARITHMETIC, OPERATIONS, Graph, GraphNetwork
 from fairweather.guarding import fitting
 from fairweather.guarding.listing import write_answers
 from fairweather.guarding.making import make_guard, save_guard, save_onnx
 from fairweather.guarding.tracing import to_onnx, trace
 from fairweather.inference import divide_by, fit_temperature, recalibrate
 from fairweather.inference.conformal import halves
-from fairweather.metrics import Clusters, per_image, softmax
+from fairweather.metrics import Clusters, per_image, set_columns, softmax
 from fairweather.metrics.columns import wilson_interval
 from fairweather.models import load_model
 from fairweather.record import CLEAN, VAL, ModelRecord, predictions_file
@@ -144,7 +143,17 @@ def test_answers_are_what_the_record_says(saved, batch):
         assert sure == row.max()
         assert answered == (sure >= fit.threshold)
         by_chance = sorted(zip(row, guard.record.classes, strict=True), reverse=True)
-        assert list(names) == [each for p, each in by_chance if 1 - p <= fit.quantile]
+        assert list(names) == ([each for p, each in by_chance if 1 - p <= fit.quantile] or [name])
+
+
+def test_no_set_is_empty():
+    """An accurate model needs no class to be more probable than it is to keep the coverage."""
+    logits = np.array([[9, 0, 0], [2, 1, 0], [0, 2, 1]], np.float32)
+    guard = guard_of(Seen(logits, None), quantile=0.1)
+    answers = guard.answers(Seen(logits, None))
+    assert answers.confidence.round(2).tolist() == [1, 0.67, 0.67]
+    assert answers.answered.all()
+    assert answers.sets == (("a",), ("a",), ("b",))
 
 
 def test_every_form_of_a_batch_gives_the_same_answers(saved, batch, pictures):
@@ -273,6 +282,16 @@ def first(kind, *arguments):
     return json_with(change)
 
 
+def squares(steps):
+    """Square a number again and again, which has no end for numbers of Python."""
+    return json_with(
+        lambda graph: graph["operations"].extend(
+            [f"square{at + 1}", "mul", [{"of": f"square{at}"} if at else 3] * 2, {}]
+            for at in range(steps)
+        )
+    )
+
+
 def of_record(*path, to):
     def change(record):
         for key in path[:-1]:
@@ -294,6 +313,13 @@ HOSTILE = {
     "wrong arguments": ("graph.json", first("relu.default", IMAGES, 3, 4)),
     "too large": ("graph.json", first("zeros.default", [2**40, 2**20])),
     "an item of nothing": ("graph.json", first("getitem", IMAGES, 99)),
+    "a division by zero": ("graph.json", first("floordiv", 1, 0)),
+    "a long text": ("graph.json", first("mul", "a", 10**12)),
+    "a long list": ("graph.json", first("mul", [0], 10**9)),
+    "a long range": ("graph.json", first("arange.default", 2**70)),
+    "a number without end": ("graph.json", squares(60)),
+    "an item of a text": ("graph.json", first("getitem", "text", 0)),
+    "an item of no place": ("graph.json", first("getitem", IMAGES, [0])),
     "no graph": ("graph.json", lambda _: b"[]"),
     "no JSON": ("graph.json", lambda _: b"\xff"),
     "deep JSON": ("graph.json", lambda _: b'{"a":' * 10**5),
@@ -311,7 +337,16 @@ HOSTILE = {
     "a temperature": ("guard.json", of_record("fit", "temperature", to=0)),
     "a filter": (
         "guard.json",
-        of_record("preparation", to=[8, None, "__import__", "crop"]),
+        of_record("preparation", to=[SIDE, None, "__import__", "crop"]),
+    ),
+    "a preparation of another size": (
+        "guard.json", of_record("preparation", to=[8, None, "bilinear", "crop"]),
+    ),
+    "a large preparation": (
+        "guard.json", of_record("preparation", to=[SIDE, 10**9, "bilinear", "squash"]),
+    ),
+    "a small preparation": (
+        "guard.json", of_record("preparation", to=[SIDE, 0, "bilinear", "crop"]),
     ),
     "a key": ("guard.json", of_record("more", to=1)),
 }  # fmt: skip
@@ -324,6 +359,32 @@ def test_a_foreign_folder_is_refused_with_a_sentence(case, saved, tmp_path):
     with pytest.raises(InputError) as refused:
         fw.load_guard(folder, device="cpu")
     assert str(folder) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("mul", (2**40, 2**40)),
+        ("add", (2**62, 1)),
+        ("sub", (-(2**62), 1)),
+        ("add", (2**63, -(2**63))),
+        ("mul", ([0], 2)),
+        ("add", ([0], [0])),
+        ("mul", (True, 2)),
+        ("floordiv", (1.0, 2)),
+        ("sub", (torch.ones(2), 1)),
+        ("getitem", ("text", 0)),
+        ("getitem", ({0: 1}, 0)),
+        ("getitem", ([1], [0])),
+        ("getitem", (torch.ones(2), slice(1))),
+        ("getitem", ([1], 1)),
+    ],
+)
+def test_a_graph_calculates_with_sizes_only(kind, arguments):
+    with pytest.raises((ValueError, TypeError, IndexError)):
+        ARITHMETIC[kind](*arguments)
+    assert ARITHMETIC["floordiv"](2**62, 3) == 2**62 // 3
+    assert ARITHMETIC["getitem"]((torch.ones(2), 7), 1) == 7
 
 
 @pytest.mark.parametrize("name", ["guard.json", "graph.json", "weights.safetensors"])
@@ -475,9 +536,9 @@ def test_what_is_fitted_on_which_half(tmp_path):
     row = fitting.kept("x", CLEAN, judging, fit, None)
     low, high = wilson_interval(fit.wrong / fit.answered, fit.answered)
     assert row.risk == Measured(value=fit.wrong / fit.answered, low=float(low), high=float(high))
-    assert row.covered.value == np.mean(np.array(scores) <= fit.quantile)
-    sizes = in_set(softmax(judging.logits), fit.quantile).sum(axis=1)
-    assert row.set_size == sizes.mean()
+    sets = set_columns(softmax(judging.logits), judging.labels, fit.quantile)
+    assert row.covered.value == sets.covered.mean()
+    assert row.set_size == sets.set_size.mean()
 
 
 @pytest.mark.parametrize(
@@ -552,6 +613,28 @@ def test_without_logits_the_temperature_is_one(tmp_path):
     assert fitting.kept("x", CLEAN, predictions, fit, None).set_size is None
 
 
+@pytest.mark.parametrize("quantile", [0.0, 0.05, 0.3, 0.5, 0.9, 1.0])
+def test_the_sets_of_answers_cover_what_is_said(quantile):
+    """Also where a run stores no logits, and where no class is probable enough."""
+    predictions = simulated(500, np.random.default_rng(0))
+    fit = Fit(
+        temperature=1, others=1, threshold=0.5, quantile=quantile, images=1, answered=1, wrong=0,
+        bound=0.1, cluster=None, chose_checkpoint=False,
+    )  # fmt: skip
+    guard = guard_of(Seen(predictions.logits, None))
+    record = guard.record.model_copy(update={"fit": fit, "classes": predictions.classes})
+    sets = replace(guard, record=record).answers(Seen(predictions.logits, None)).sets
+    held = [
+        predictions.classes[label] in names
+        for label, names in zip(predictions.labels.tolist(), sets, strict=True)
+    ]
+    row = fitting.kept("x", CLEAN, predictions, fit, None)
+    without = fitting.kept("x", CLEAN, replace(predictions, logits=None), fit, None)
+    assert row.covered == without.covered
+    assert row.covered.value == np.mean(held) >= predictions.correct.mean()
+    assert row.set_size == np.mean([len(names) for names in sets])
+
+
 def test_intervals_of_what_is_kept_know_clusters():
     predictions = simulated(300, np.random.default_rng(0))
     fit = Fit(
@@ -572,10 +655,10 @@ def test_intervals_of_what_is_kept_know_clusters():
 # ---------------------------------------------------------------- unlike images
 
 
-def guard_of(reference):
+def guard_of(reference, quantile=0.8):
     """A guard whose network says of images what it is told."""
     fit = Fit(
-        temperature=1, others=1, threshold=0.5, quantile=0.8, images=1, answered=1, wrong=0,
+        temperature=1, others=1, threshold=0.5, quantile=quantile, images=1, answered=1, wrong=0,
         bound=0.1, cluster=None, chose_checkpoint=False,
     )  # fmt: skip
     record = GuardRecord(

@@ -17,11 +17,11 @@ from fairweather.models import Ensemble, interpolate, load_checkpoint
 from fairweather.record import predictions_file
 from fairweather.rules import judge, read_rules
 from fairweather.shifts import SHIFTS, make_shift
+from fairweather.shifts.families import operation
 from fairweather.steps.measuring import facts_of
 from fairweather.steps.plan import DATA
 from fairweather.steps.training import training_images
 from fairweather.study import check_study, load_study
-from fairweather.study.exposure import operation
 from fairweather.study.planning import plan_study
 from fairweather.training.operations import TESTED_AS
 from fairweather.training.selfsupervised import NAMED_VIEWS

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from fairweather.errors import InputError
-from fairweather.estimation.known import Known, is_change, past_errors, read_known
+from fairweather.estimation.known import Known, is_among, past_errors, read_known
 from fairweather.estimation.methods import TITLES, Methods, Seen
 from fairweather.estimation.result import AccuracyEstimate as AccuracyEstimate
 from fairweather.estimation.result import Likeness as Likeness
@@ -19,13 +19,14 @@ from fairweather.inference import MOST_STORED_CLASSES, Outputs, mean_log_probabi
 from fairweather.metrics import (
     differ_p,
     features_differ_p,
+    one_of_each,
     outputs_differ_p,
     softmax,
     wilson_interval,
 )
-from fairweather.metrics.columns import Z95, FloatArray
-from fairweather.metrics.estimating import FEWEST_SHIFTS, WIDEST, Held, PastErrors
-from fairweather.metrics.nearness import Cloud, energy_distance, is_nearest
+from fairweather.metrics.columns import FloatArray, IntArray
+from fairweather.metrics.estimating import FEWEST_SHIFTS, Held, PastErrors
+from fairweather.metrics.nearness import Cloud, Distance, energy_distance, is_nearest
 from fairweather.metrics.two_sample import MOST_IMAGES
 from fairweather.models.output_names import show
 from fairweather.progress import Event, Notify, silent
@@ -38,6 +39,7 @@ from fairweather.reopened import (
     other_seeds,
     reopen,
 )
+from fairweather.scores import read_clusters
 from fairweather.types import Images, Predictions, Score
 
 # The accuracy of fewer images is mostly chance: of 20, each is 5 points.
@@ -46,6 +48,11 @@ OWN_TEST = (
     "They are test images of the run itself: its clean cell was left out, and its shifts are "
     "changes of these same images."
 )
+OWN_VALIDATION = (
+    "They are validation images of the run itself, on which the methods were fitted: on other "
+    "images they are off by more."
+)
+OWN_OTHER = "They are other images that the run knows: {} was left out."
 
 
 def estimate(
@@ -96,21 +103,22 @@ def estimate(
     seen, outputs = _look(of, others, new.images, device, tell)
     validation = _validation(of)
     methods = Methods.fit(validation, seeds=seen.others is not None)
-    known, own_test = read_known(of, methods, seeds, own=seen, tell=tell)
-    if own_test:
-        notes.append(OWN_TEST)
-    around = None if validation is None else Cloud.of(Seen.of(validation).rows)
+    known, left_out = read_known(of, methods, seeds, own=seen, tell=tell)
+    notes += [OWN_TEST if each == CLEAN else OWN_OTHER.format(each) for each in left_out]
+    if validation is not None and is_among(seen, validation):
+        notes.append(OWN_VALIDATION)
+    independent = _independent(of, validation)
+    reference = None if validation is None else Seen.of(validation).rows[independent]
+    around = None if reference is None or len(reference) < 2 else Cloud.of(reference)
     batch = Cloud.of(seen.rows) if len(seen) > 1 else None
     past = past_errors(known, around, tell) if known else None
     estimates = methods.columns(seen).mean(axis=0)
     told = _tell(new, known, past, methods, estimates, batch, around)
-    answers = (
-        np.nan if validation is None else outputs_differ_p(Seen.of(validation).rows, seen.rows)
-    )
-    features = np.nan
-    if validation is not None:
+    answers = features = np.nan
+    if reference is not None:
+        answers = outputs_differ_p(reference, seen.rows)
         own_root = root if data == of.record.data.source else None
-        features = _features_p(of, outputs, own_root, device, offline, notes, tell)
+        features = _features_p(of, outputs, independent, own_root, device, offline, notes, tell)
     return AccuracyEstimate(
         model=of.name,
         seed=of.seed,
@@ -156,29 +164,31 @@ def _tell(
     batch: Cloud | None,
     around: Cloud | None,
 ) -> _Told:
-    shifts = {each.shift for each in known if is_change(each.shift)}
+    shifts = 0 if past is None else len(past.shifts)
     if new.other_classes:
         return _Told(
             reason=f"the classes of the images ({show(new.other_classes)}) are not each one of the "
             "model's by name"
         )
     if around is None:
-        return _Told(reason="the run has no predictions of validation images")
-    if past is None or len(shifts) < FEWEST_SHIFTS or len(past.shifts) < FEWEST_SHIFTS:
         return _Told(
-            reason=f"the run knows {len(shifts)} shifts, and {FEWEST_SHIFTS} are needed to see how "
+            reason="the run has no predictions of validation images, or of one patient only"
+        )
+    if past is None or shifts < FEWEST_SHIFTS:
+        return _Told(
+            reason=f"the run knows {shifts} shifts, and {FEWEST_SHIFTS} are needed to see how "
             "wrong an estimate may be"
         )
     if batch is None or len(new.images) < FEWEST_IMAGES:
         return _Told(reason=f"there are {len(new.images)} images, and {FEWEST_IMAGES} are needed")
-    distance = energy_distance(batch, around)
-    if past.is_unknown(_how_near(batch, known, around)):
+    distance, apart = energy_distance(batch, around), _apart(batch, known)
+    found = past.judge(estimates, len(new.images), distance, apart)
+    if found is None:
         return _Told(
             reason="the model's answers are like none that it gave for validation images or under "
             "a shift that it was tested under"
         )
-    found = past.range(estimates, len(new.images), distance.value + Z95 * distance.error)
-    if found.high - found.low > WIDEST:
+    if found.is_too_wide:
         return _Told(
             reason=f"anything from {100 * found.low:.0f} to {100 * found.high:.0f} % would fit the "
             "errors under known shifts"
@@ -237,9 +247,18 @@ def _validation(of: Reopened) -> Predictions | None:
     return of.validation() if of.run.file(file).is_file() else None
 
 
+def _independent(of: Reopened, validation: Predictions | None) -> IntArray:
+    """The places of validation images that new ones are compared with: one of each patient."""
+    clusters = read_clusters(of.run, VAL)
+    if validation is None or clusters is None:
+        return np.arange(0 if validation is None else len(validation))
+    return one_of_each(clusters)
+
+
 def _features_p(
     of: Reopened,
     outputs: Outputs,
+    independent: IntArray,
     root: str | Path | None,
     device: str,
     offline: bool,
@@ -255,7 +274,7 @@ def _features_p(
     except InputError as error:
         notes.append(f"Features were not compared: {error}.")
         return np.nan
-    drawn = np.random.default_rng(0).permutation(len(images))[:MOST_IMAGES]
+    drawn = np.random.default_rng(0).permutation(independent)[:MOST_IMAGES]
     images = images[np.sort(drawn)]
 
     def done(count: int) -> None:
@@ -265,11 +284,9 @@ def _features_p(
     return np.nan if known is None else features_differ_p(known, outputs.features)
 
 
-def _how_near(batch: Cloud, known: Sequence[Known], around: Cloud) -> float:
-    """How far the nearest known images are, validation images among them: at least so far."""
-    found = [energy_distance(batch, each) for each in (around, *(one.cloud for one in known))]
-    nearest = min(found, key=lambda each: each.value)
-    return nearest.value - Z95 * nearest.error
+def _apart(batch: Cloud, known: Sequence[Known]) -> list[Distance]:
+    """How far images are from all known ones."""
+    return [energy_distance(batch, each.cloud) for each in known]
 
 
 def _likeness(
@@ -278,9 +295,10 @@ def _likeness(
     """The known images that are nearest, if they are nearer than validation and clean ones."""
     if batch is None or around is None or past is None or len(batch.rows) < FEWEST_IMAGES:
         return None
-    if past.is_unknown(_how_near(batch, known, around)):
+    apart = _apart(batch, known)
+    if past.is_unknown([energy_distance(batch, around), *apart]):
         return None
-    found = min(known, key=lambda each: energy_distance(batch, each.cloud).value)
+    found = known[int(np.argmin([each.value for each in apart]))]
     clean = [each.cloud for each in known if each.shift == CLEAN and each is not found]
     if not is_nearest(batch, found.cloud, [around, *clean], len(known)):
         return None

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.inference import fit_temperature
-from fairweather.metrics import atc_threshold, softmax
+from fairweather.metrics import atc_threshold, confidence_gap, softmax
 from fairweather.metrics.estimating import agreements
 from fairweather.types import Predictions
 
@@ -62,7 +62,7 @@ class Methods:
         names: keys of `TITLES`.
         temperature: fitted; None without logits.
         atc, atc_tempered: thresholds of confidence.
-        gap: accuracy minus average confidence.
+        gap: average confidence minus accuracy.
     """
 
     names: tuple[str, ...]
@@ -79,7 +79,7 @@ class Methods:
             return Methods(needing_none, None, np.nan, np.nan, np.nan)
         confidence, correct = validation.confidence, validation.correct
         atc = atc_threshold(confidence, correct)
-        gap = float(correct.mean() - confidence.mean())
+        gap = float(confidence_gap(confidence, correct))
         names = ["average_confidence", "atc", "difference_of_confidences"]
         temperature, tempered_atc = None, np.nan
         if validation.logits is not None:
@@ -97,7 +97,7 @@ class Methods:
         found = {
             "average_confidence": seen.confidence,
             "atc": (seen.confidence >= self.atc).astype(np.float64),
-            "difference_of_confidences": seen.confidence + self.gap,
+            "difference_of_confidences": seen.confidence - self.gap,
         }
         if self.temperature is not None and seen.logits is not None:
             tempered = softmax(seen.logits / self.temperature).max(axis=1)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from fairweather.metrics.estimating import Held
 from fairweather.types import Score
 
-ALARM = 0.05  # a p-value up to this says that images are unlike
+ALARM = 0.05  # a p-value below this says that images are unlike
 
 
 class MethodEstimate(NamedTuple):
@@ -137,7 +137,7 @@ class AccuracyEstimate:
         parts = [f"answers {_p(self.outputs_p)}"] if not math.isnan(self.outputs_p) else []
         parts += [f"features {_p(self.features_p)}"] if not math.isnan(self.features_p) else []
         shown = f"{_p(self.unlike_p)}: {', '.join(parts)}"
-        if self.unlike_p <= ALARM:
+        if self.unlike_p < ALARM:
             return f"The model sees them unlike its validation images (p {shown})."
         return f"There is no sign that they are unlike its validation images (p {shown})."
 

@@ -10,7 +10,6 @@ from fairweather.guard.answering import Answers as Answers
 from fairweather.guard.answering import Guard as Guard
 from fairweather.guard.answering import Likeness as Likeness
 from fairweather.guard.answering import Seen as Seen
-from fairweather.guard.answering import in_set as in_set
 from fairweather.guard.facts import VALIDATION as VALIDATION
 from fairweather.guard.facts import Fit as Fit
 from fairweather.guard.facts import GuardRecord as GuardRecord

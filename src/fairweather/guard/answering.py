@@ -15,6 +15,7 @@ from fairweather.errors import InputError
 from fairweather.guard.facts import GuardRecord, percent
 from fairweather.intensity import Scale
 from fairweather.metrics.columns import softmax
+from fairweather.metrics.conformal import prediction_sets
 from fairweather.metrics.two_sample import (
     FEWEST_IMAGES,
     differ_p,
@@ -48,8 +49,8 @@ class Answers(NamedTuple):
         classes: the name of the most probable class of each image.
         confidence: float64 `[B]`, its probability after temperature scaling.
         answered: bool `[B]`; where it is false, a person should decide.
-        sets: for each image the names of the classes that it may be, the most probable first; the
-            set of an image is empty where no class is probable enough.
+        sets: for each image the names of the classes that it may be, the most probable first, and
+            at least that one.
         probabilities: float64 `[B, classes]`, in the order of `Guard.record.classes`.
     """
 
@@ -151,7 +152,7 @@ class Guard:
         probabilities = self._probabilities(seen)
         order = np.argsort(-probabilities, axis=1, kind="stable")
         confidence = probabilities.max(axis=1)
-        held = in_set(probabilities, fit.quantile)
+        held = prediction_sets(probabilities, fit.quantile)
         return Answers(
             tuple(names[place] for place in order[:, 0]),
             confidence,
@@ -196,12 +197,3 @@ class Guard:
     def __repr__(self) -> str:
         promise = self.record.promise
         return f"Guard({self.record.title!r}, risk <= {percent(promise.risk)})"
-
-
-def in_set(probabilities: npt.NDArray[np.float64], quantile: float) -> npt.NDArray[np.bool_]:
-    """Say which classes are in the set of each image, bool `[n, classes]`.
-
-    >>> in_set(np.array([[0.7, 0.25, 0.05]]), 0.8).tolist()
-    [[True, True, False]]
-    """
-    return np.asarray(1 - probabilities <= quantile)

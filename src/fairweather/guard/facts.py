@@ -41,7 +41,8 @@ class Fit(Frozen):
         temperature: logits are divided by it; 1 if the run stores no logits to fit it on.
         others: the number of images that it was fitted on, which also proposed thresholds.
         threshold: the smallest confidence that is answered.
-        quantile: a class is in the set where its probability is at least 1 minus this.
+        quantile: a class is in the set where its probability is at least 1 minus this; where no
+            class is, the most probable one is the set.
         images: the number of images on which threshold and quantile were chosen.
         answered, wrong: how many of these are answered, and how many of the answers are wrong.
         bound: the upper end of the exact interval of the risk.
@@ -134,6 +135,20 @@ class GuardRecord(Frozen):
     kept: tuple[Kept, ...]
     versions: dict[Shown, Shown]
     time: Shown
+
+    @pydantic.field_validator("preparation")
+    @classmethod
+    def _check_preparation(
+        cls, given: Preparation | None, info: pydantic.ValidationInfo
+    ) -> Preparation | None:
+        if given is None or "size" not in info.data:  # a wrong size is an error of its own
+            return given
+        if (given.size, given.size) != info.data["size"]:
+            raise ValueError(f"it makes images of {given.size} pixels, which is another size")
+        resize = given.size if given.resize is None else given.resize
+        if not given.size <= resize <= LARGEST_SIDE:
+            raise ValueError(f"resize must be from {given.size} to {LARGEST_SIDE}, found {resize}")
+        return given
 
     def lines(self) -> dict[str, str]:
         """What is promised, what it rests on, and what test images kept of it, for people."""

@@ -23,6 +23,16 @@ RECORD, GRAPH = "guard.json", "graph.json"
 WEIGHTS, REFERENCE = "weights.safetensors", "reference.safetensors"
 CHECKSUMS = "checksums.json"
 FILES = (RECORD, GRAPH, WEIGHTS, REFERENCE)
+# What the operations of a foreign graph may raise.
+FAILURES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 MOST_BYTES = 2**26  # of a JSON file; that of a network with 10,000 operations has 2 MB
 
 
@@ -71,8 +81,8 @@ def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
     def see(images: torch.Tensor) -> Seen:
         try:
             logits, features = network(images.to(network.device).float() / 255)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-            reason = str(error).strip().partition("\n")[0]
+        except FAILURES as error:
+            reason = str(error).strip().partition("\n")[0] or "its numbers are too large"
             raise InputError(f"the network of {path} cannot look at images: {reason}") from None
         return _seen(logits, features, record, path / GRAPH)
 

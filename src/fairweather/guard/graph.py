@@ -55,13 +55,37 @@ var_mean.correction view.default where.self zeros.default zeros_like.default
 """
 # By the name and the overload that torch gives them.
 OPERATIONS = frozenset(_NAMES.split())
-# Of whole numbers, such as the size of a batch.
+MOST = 2**62  # no size of a tensor is larger; Python's own numbers have no end
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or abs(value) > MOST:  # nor a truth value
+        raise ValueError("it calculates with what is no size of a tensor")
+    return value
+
+
+def _of_sizes(calculate: Callable[[int, int], int]) -> Callable[[object, object], int]:
+    """Let a function take, and give, nothing but whole numbers up to `MOST`.
+
+    >>> _of_sizes(operator.mul)(3, 4)
+    12
+    """
+    return lambda one, other: _whole(calculate(_whole(one), _whole(other)))
+
+
+def _item(of: object, place: object) -> Any:  # noqa: ANN401 - a value of a graph
+    if not isinstance(of, list | tuple | torch.Tensor):
+        raise TypeError("it takes an item of what has none")
+    return of[_whole(place)]
+
+
+# Of whole numbers, such as the size of a batch, and of several results of one operation.
 ARITHMETIC: Mapping[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "floordiv": operator.floordiv,
-    "getitem": operator.getitem,
-    "mul": operator.mul,
-    "sub": operator.sub,
+    "add": _of_sizes(operator.add),
+    "floordiv": _of_sizes(operator.floordiv),
+    "getitem": _item,
+    "mul": _of_sizes(operator.mul),
+    "sub": _of_sizes(operator.sub),
 }
 # What arguments may be besides numbers, texts, lists and other values, by the key that says so.
 KINDS: Mapping[str, type] = {

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.guard import VALIDATION, Fit, Kept, Kind, Measured, Promise, in_set, percent
+from fairweather.guard import VALIDATION, Fit, Kept, Kind, Measured, Promise, percent
 from fairweather.inference import divide_by, fit_temperature, recalibrate
 from fairweather.inference.conformal import halves
 from fairweather.metrics import (
@@ -21,7 +21,7 @@ from fairweather.metrics import (
     thresholds_to_try,
 )
 from fairweather.metrics.clusters import share_interval
-from fairweather.metrics.conformal import conformal_quantile, fewest_images
+from fairweather.metrics.conformal import conformal_quantile, fewest_images, set_columns
 from fairweather.record import CLEAN, NATURAL, TEST, VAL, predictions_file
 from fairweather.reopened import Reopened
 from fairweather.scores import read_clusters
@@ -83,7 +83,7 @@ def fit_promise(of: Reopened, promise: Promise) -> Fitted:
         temperature=temperature,
         others=len(proposing),
         threshold=found.threshold,
-        quantile=conformal_quantile(1 - np.exp(-scaled.nll), promise.coverage),
+        quantile=conformal_quantile(_scores(scaled), promise.coverage),
         images=found.images,
         answered=found.answered,
         wrong=found.wrong,
@@ -148,11 +148,13 @@ def kept(
         clusters: which images belong together.
     """
     answered = predictions.confidence >= fit.threshold
-    covered = 1 - np.exp(-predictions.nll) <= fit.quantile
-    size = None
-    if predictions.logits is not None:
-        sets = in_set(softmax(predictions.logits), fit.quantile)
-        size = float(sets.sum(axis=1).mean())
+    if predictions.logits is None:
+        # A label whose score is too large is in a set only where that would be empty, and so is the
+        # most probable class. Of several that are equally probable, the first counts as that.
+        size, covered = None, (_scores(predictions) <= fit.quantile) | predictions.correct
+    else:
+        sets = set_columns(softmax(predictions.logits), predictions.labels, fit.quantile)
+        size, covered = float(sets.set_size.mean()), sets.covered
     everywhere = np.ones(len(predictions), dtype=bool)
     return Kept(
         images=images,
@@ -163,6 +165,11 @@ def kept(
         covered=_share(covered, everywhere, clusters),
         set_size=size,
     )
+
+
+def _scores(predictions: Predictions) -> npt.NDArray[np.float64]:
+    """Of each label, 1 minus its probability; the smaller, the sooner it is in the set."""
+    return 1 - np.exp(-predictions.nll)
 
 
 def _share(

@@ -183,7 +183,7 @@ def to_onnx(networks: Sequence[nn.Module], record: GuardRecord) -> bytes:
 
     It takes `images`, uint8 `[batch, 3, H, W]`, and gives `logits` and `probabilities` `[batch,
     classes]`, and `confidence` `[batch]`. Its metadata have the classes, the threshold, the
-    quantile of sets, and the promise.
+    quantile of sets, as `Fit` has them, and the promise.
 
     Raises:
         InputError: packages are missing, or the network cannot be exported.

@@ -8,6 +8,7 @@ interval that covers the truth with a known probability.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -16,14 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
+from fairweather.metrics.calibration import confidence_gap
 from fairweather.metrics.columns import (
     Z95,
     FloatArray,
     IntArray,
     Result,
-    check_columns,
     weighted_mean,
 )
+from fairweather.metrics.nearness import Distance
 from fairweather.metrics.selective import average_confidence
 
 # Errors under fewer shifts say too little about another one.
@@ -33,6 +35,8 @@ FEWEST_SHIFTS = 3
 AS_FAR = 2.0
 # A range wider than this says nothing.
 WIDEST = 0.5
+# In the place of the number of a shift: the cell has images that no shift has changed.
+UNCHANGED = -1
 
 
 def difference_of_confidences(
@@ -56,10 +60,8 @@ def difference_of_confidences(
     >>> round(float(difference_of_confidences([0.5, 0.7], [0.9, 0.9], [True, False])), 3)
     0.2
     """
-    check_columns(confidence=known_confidence, correct=known_correct)
-    right = np.asarray(known_correct, dtype=bool).mean()
-    return average_confidence(confidence, weights) + float(
-        right - average_confidence(known_confidence)
+    return average_confidence(confidence, weights) - float(
+        confidence_gap(known_confidence, known_correct)
     )
 
 
@@ -116,7 +118,8 @@ class Range(NamedTuple):
     Attributes:
         method: the position of the method.
         low, high: from the largest and the smallest past error; in [0, 1].
-        shifts, cells: how many shifts, and levels of these, the errors come from.
+        shifts, cells: how many shifts, and levels of these, the errors come from; clean images are
+            none.
     """
 
     method: int
@@ -125,31 +128,40 @@ class Range(NamedTuple):
     shifts: int
     cells: int
 
+    @property
+    def is_too_wide(self) -> bool:
+        """Say whether it is too wide to say anything."""
+        return self.high - self.low > WIDEST
+
 
 @dataclass(frozen=True)
 class PastErrors:
     """How wrong each method was on images with labels, in cells: levels of shifts.
 
     Attributes:
-        shift: int64 `[cells]`, the number of each cell's shift.
+        shift: int64 `[cells]`, the number of each cell's shift; `UNCHANGED` for clean images, whose
+            errors count, but not as those of a shift.
         errors: float64 `[cells, methods]`, estimate minus accuracy.
         spreads: float64 `[cells, methods]`, the standard deviation, over images, of what each adds
             to that error.
-        distance: float64 `[cells]`, how far the model's answers are from those for validation
-            images.
-        between: float64 `[cells, cells]`, how far they are from those in each other cell.
+        distance, distance_error: float64 `[cells]`, how far the model's answers are from those for
+            validation images, and the standard error of that.
+        between, between_error: float64 `[cells, cells]`, how far they are from those in each other
+            cell.
     """
 
     shift: IntArray
     errors: FloatArray
     spreads: FloatArray
     distance: FloatArray
+    distance_error: FloatArray
     between: FloatArray
+    between_error: FloatArray
 
     @cached_property
     def shifts(self) -> IntArray:
-        """The numbers of the shifts, each once."""
-        return np.unique(self.shift)
+        """The numbers of the shifts, each once; clean images are none."""
+        return np.unique(self.shift[self.shift != UNCHANGED])
 
     def take(self, chosen: npt.NDArray[np.bool_]) -> PastErrors:
         """Keep some cells."""
@@ -158,14 +170,21 @@ class PastErrors:
             self.errors[chosen],
             self.spreads[chosen],
             self.distance[chosen],
+            self.distance_error[chosen],
             self.between[np.ix_(chosen, chosen)],
+            self.between_error[np.ix_(chosen, chosen)],
         )
 
     def mean_absolute(self) -> FloatArray:
-        """The mean absolute error of each method, `[methods]`; each shift counts once."""
+        """The mean absolute error of each method, `[methods]`.
+
+        Each shift counts once, and so do the clean images.
+        """
         off = np.abs(self.errors)
         return np.asarray(
-            np.mean([off[self.shift == each].mean(axis=0) for each in self.shifts], axis=0)
+            np.mean(
+                [off[self.shift == each].mean(axis=0) for each in np.unique(self.shift)], axis=0
+            )
         )
 
     def best(self) -> int:
@@ -178,7 +197,7 @@ class PastErrors:
         So the choice does not know the shift on which it is judged.
         """
         errors, spreads = np.empty((len(self.shift), 1)), np.empty((len(self.shift), 1))
-        for each in self.shifts:
+        for each in np.unique(self.shift):
             out = self.shift == each
             method = self.take(~out).best()
             errors[out, 0], spreads[out, 0] = self.errors[out, method], self.spreads[out, method]
@@ -192,7 +211,7 @@ class PastErrors:
         """
         near = self.distance <= AS_FAR * distance
         for reach in np.sort(self.distance):
-            if len(np.unique(self.shift[near])) >= FEWEST_SHIFTS:
+            if len(self.take(near).shifts) >= FEWEST_SHIFTS:
                 break
             near = self.distance <= max(reach, AS_FAR * distance)
         return np.asarray(near)
@@ -222,18 +241,43 @@ class PastErrors:
         low, high = np.clip(
             [estimate - (near.errors + chance).max(), estimate - (near.errors - chance).min()], 0, 1
         )
-        return Range(method, float(low), float(high), len(near.shifts), len(near.shift))
+        cells = int(np.count_nonzero(near.shift != UNCHANGED))
+        return Range(method, float(low), float(high), len(near.shifts), cells)
 
-    def is_unknown(self, nearest: float) -> bool:
+    def is_unknown(self, known: Sequence[Distance]) -> bool:
         """Say whether images are like nothing that is known, so that past errors say nothing.
 
-        They are if the nearest known images, validation images among them, are farther from them
-        than half of the cells are from the validation images.
+        They are if the nearest known images are farther from them than half of the cells are from
+        the validation images, by more than chance explains.
+
+        Args:
+            known: how far they are from validation images and from the images of each cell.
         """
-        return bool(nearest > np.median(self.distance))
+        nearest = min(known, key=lambda each: each.value)
+        return bool(nearest.value - Z95 * nearest.error > np.median(self.distance))
+
+    def judge(
+        self, estimates: npt.ArrayLike, images: int, distance: Distance, known: Sequence[Distance]
+    ) -> Range | None:
+        """What the accuracy of images may be; None if they are like nothing that is known.
+
+        Args:
+            estimates: float `[methods]`, what each method says of the images.
+            images: their number.
+            distance: how far the model's answers for them are from those for validation images. It
+                counts as large as it could be by chance.
+            known: how far they are from those in each cell.
+
+        Raises `InputError` if there are fewer than 3 shifts.
+        """
+        if self.is_unknown([distance, *known]):
+            return None
+        return self.range(estimates, images, distance.value + Z95 * distance.error)
 
     def held(self, estimates: FloatArray, accuracy: FloatArray, images: IntArray) -> Held:
         """How often the range of a cell, made from the other shifts alone, held its accuracy.
+
+        The cells of clean images are not asked about, since they are of no shift.
 
         Args:
             estimates: float64 `[cells, methods]`.
@@ -241,16 +285,17 @@ class PastErrors:
             images: int64 `[cells]`, the number of images of each cell.
         """
         held = told = refused = 0
-        for place, shift in enumerate(self.shift):
-            other = self.shift != shift
+        for place in np.flatnonzero(self.shift != UNCHANGED):
+            other = self.shift != self.shift[place]
             others = self.take(other)
-            distance = float(self.distance[place])
-            nearest = min(distance, *self.between[place, other])
-            if len(others.shifts) < FEWEST_SHIFTS or others.is_unknown(nearest):
+            if len(others.shifts) < FEWEST_SHIFTS:
                 refused += 1
                 continue
-            found = others.range(estimates[place], int(images[place]), distance)
-            if found.high - found.low > WIDEST:
+            distance = Distance(self.distance[place], self.distance_error[place])
+            pairs = zip(self.between[place, other], self.between_error[place, other], strict=True)
+            known = [Distance(*pair) for pair in pairs]
+            found = others.judge(estimates[place], int(images[place]), distance, known)
+            if found is None or found.is_too_wide:
                 refused += 1
                 continue
             told += 1

@@ -15,30 +15,13 @@ import pydantic
 from fairweather.errors import InputError
 from fairweather.models import PUBLISHED_WEIGHTS
 from fairweather.shift_lists import ShiftLike, expand
+from fairweather.shifts.families import operation
 from fairweather.training import Recipe
 from fairweather.training.augmix import ALL as ALL_OPERATIONS
 from fairweather.training.augmix import PUBLISHED as PUBLISHED_OPERATIONS
 from fairweather.training.operations import OPERATIONS, TESTED_AS
 from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import Attack, Shift
-
-# Families of shifts have different names for one operation: these become the same name.
-_SAME = {
-    "jpeg": "jpeg_compression",
-    "brightness_factor": "brightness",
-    **{f"{name}_{way}": name for name in ("brightness", "contrast") for way in ("up", "down")},
-    **{f"gamma_corr_{way}": "gamma" for way in ("up", "down")},
-}
-
-
-def operation(shift: str) -> str:
-    """Name the operation of a shift; the name is the same for all families of shifts.
-
-    >>> operation("imagenet_c/brightness"), operation("brightness_factor")
-    ('brightness', 'brightness')
-    """
-    last = shift.rpartition("/")[2]
-    return _SAME.get(last, last)
 
 
 def shifts_to_fit_on(

@@ -17,12 +17,12 @@ from fairweather.evaluation_options import natural_sources
 from fairweather.models.specification import MOST_WIDTH
 from fairweather.shift_lists import expand
 from fairweather.shifts import CLEAN
+from fairweather.shifts.families import operation
 from fairweather.steps.describing import kind_of
 from fairweather.study.exposure import (
     in_pretraining,
     in_training,
     in_weights,
-    operation,
     shifts_to_fit_on,
 )
 from fairweather.training import RECIPE_KEYS, Recipe
