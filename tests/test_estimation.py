@@ -308,6 +308,7 @@ def test_the_command_prints_the_range_first_and_writes_json(
     ends = f"between {100 * found.low:.0f} and {100 * found.high:.0f} %"
     assert first.startswith(f"About {100 * found.value:.0f} % of these images")
     assert ends in first
+    assert f"in {found.held.held} of {found.held.told} levels of the same test images" in told.out
     written = json.loads(out.read_text())
     assert written["value"] == found.value
     assert written["held"] == found.held._asdict()

@@ -126,7 +126,8 @@ class AccuracyEstimate:
         if self.held is not None and self.held.told:
             lines.append(
                 f"Made without the shift in question, such ranges held the accuracy in "
-                f"{self.held.held} of {self.held.told} levels"
+                f"{self.held.held} of {self.held.told} levels of the same test images "
+                "(an easier question)"
                 + (f", and {self.held.refused} were refused." if self.held.refused else ".")
             )
         return lines
