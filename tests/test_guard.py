@@ -203,8 +203,10 @@ def test_a_model_from_elsewhere_is_guarded_too(pictures, tmp_path):
         out=tmp_path / "run", variants=["temperature"], bootstrap=100, device="cpu",
     )  # fmt: skip
     guard = fw.load_guard(run.path, risk=0.3, confidence=0.8, coverage=0.8, device="cpu")
-    assert not guard.record.fit.chose_checkpoint
-    assert "epoch" not in guard.record.lines()["promised"]
+    assert guard.record.fit.chose == "unknown"
+    promised = guard.record.lines()["promised"]
+    assert "epoch" not in promised
+    assert promised.endswith("this is valid only if the model was not trained on them")
     opened = [Image.open(path) for path in sorted((pictures / "test").rglob("*.png"))]
     assert len(guard(opened).classes) == 24
 
@@ -544,17 +546,56 @@ def test_what_is_fitted_on_which_half(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "chose"),
     [
-        ({}, True),
-        ({"recipe": {"select": "accuracy"}}, True),
-        ({"recipe": {"select": "last"}}, False),
-        ({"recipe": {"select": "last"}, "sweep": {"learning_rate": [1, 2]}}, True),
+        ({}, "epoch"),
+        ({"recipe": {"select": "accuracy"}}, "epoch"),
+        ({"recipe": {"select": "last"}}, "nothing"),
+        ({"recipe": {"select": "last"}, "sweep": {"learning_rate": [1, 2]}}, "recipe"),
+        ({"sweep": {"learning_rate": [1, 2]}}, "recipe and epoch"),
     ],
 )
 def test_whether_the_same_images_chose_the_model_is_known(settings, chose, tmp_path):
     of = reopened(tmp_path, simulated(300, np.random.default_rng(0)))
     models = {"a": ModelRecord(title="A", settings=settings)}
     of = replace(of, record=of.record.model_copy(update={"models": models}))
-    assert fitting.fit_promise(of, PROMISE).fit.chose_checkpoint == chose
+    assert fitting.fit_promise(of, PROMISE).fit.chose == chose
+
+
+def test_a_model_that_another_run_trained_may_have_had_the_same_images(trained, pictures, tmp_path):
+    """`evaluate` takes the splits of that run, whose validation images chose its epoch."""
+    run = fw.evaluate(
+        f"run:{trained}/models/basic/seed-0", f"folder:{pictures}",
+        out=tmp_path / "run", variants=["temperature"], bootstrap=100, device="cpu",
+    )  # fmt: skip
+    guard = fw.load_guard(run.path, risk=0.3, confidence=0.8, coverage=0.8, device="cpu")
+    assert guard.record.fit.chose == "perhaps"
+    assert "they may also have chosen" in guard.record.lines()["promised"]
+
+
+def test_levels_of_shifts_are_counted_and_those_without_an_answer_told():
+    def level(name, answered, value, low):
+        risk = Measured(value=value, low=low, high=None if low is None else 1.0)
+        return Kept(
+            images=name, kind="shift", n=9, answered=answered, risk=risk,
+            covered=Measured(value=1.0, low=0.5, high=1.0), set_size=None,
+        )  # fmt: skip
+
+    few, many = level("few", 0.1, 0.9, 0.2), level("many", 0.9, 0.8, 0.7)
+    good, none = level("good", 0.9, 0.0, 0.0), level("none", 0.0, None, None)
+    record = guard_of(Seen(np.zeros((1, 3), np.float32), None)).record
+
+    def shifted(*kept):
+        return record.model_copy(update={"kept": kept}).lines()["shifted"]
+
+    assert shifted(few, many, good) == (
+        "risk above 30 % at 2 of 3 levels of shifts; worst, many: 80 % [70 %, 100 %] of the "
+        "answers are wrong, 90 % are answered"
+    )
+    assert "at 1 of 3 levels of shifts, no answer at 1 of them; worst, few" in shifted(
+        good, few, none
+    )
+    assert shifted(none, none) == (
+        "risk above 30 % at 0 of 2 levels of shifts, no answer at 2 of them"
+    )
 
 
 def test_the_promise_is_kept_through_all_steps(tmp_path):
@@ -619,7 +660,7 @@ def test_the_sets_of_answers_cover_what_is_said(quantile):
     predictions = simulated(500, np.random.default_rng(0))
     fit = Fit(
         temperature=1, others=1, threshold=0.5, quantile=quantile, images=1, answered=1, wrong=0,
-        bound=0.1, cluster=None, chose_checkpoint=False,
+        bound=0.1, cluster=None, chose="nothing",
     )  # fmt: skip
     guard = guard_of(Seen(predictions.logits, None))
     record = guard.record.model_copy(update={"fit": fit, "classes": predictions.classes})
@@ -639,7 +680,7 @@ def test_intervals_of_what_is_kept_know_clusters():
     predictions = simulated(300, np.random.default_rng(0))
     fit = Fit(
         temperature=1, others=1, threshold=0.5, quantile=0.8, images=1, answered=1, wrong=0,
-        bound=0.1, cluster=None, chose_checkpoint=False,
+        bound=0.1, cluster=None, chose="nothing",
     )  # fmt: skip
     alone, together = (
         fitting.kept("x", CLEAN, predictions, fit, clusters)
@@ -659,7 +700,7 @@ def guard_of(reference, quantile=0.8):
     """A guard whose network says of images what it is told."""
     fit = Fit(
         temperature=1, others=1, threshold=0.5, quantile=quantile, images=1, answered=1, wrong=0,
-        bound=0.1, cluster=None, chose_checkpoint=False,
+        bound=0.1, cluster=None, chose="nothing",
     )  # fmt: skip
     record = GuardRecord(
         model="a", title="A", run="r", seed=0, architecture="x", classes=("a", "b", "c"),

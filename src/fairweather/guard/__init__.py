@@ -11,6 +11,7 @@ from fairweather.guard.answering import Guard as Guard
 from fairweather.guard.answering import Likeness as Likeness
 from fairweather.guard.answering import Seen as Seen
 from fairweather.guard.facts import VALIDATION as VALIDATION
+from fairweather.guard.facts import Chosen as Chosen
 from fairweather.guard.facts import Fit as Fit
 from fairweather.guard.facts import GuardRecord as GuardRecord
 from fairweather.guard.facts import Kept as Kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import pydantic
@@ -17,6 +18,18 @@ Inner = Annotated[float, pydantic.Field(gt=0, lt=1)]
 Kind = Literal["clean", "shift", "attack"]
 Count = Annotated[int, pydantic.Field(ge=0)]
 Side = Annotated[int, pydantic.Field(ge=1, le=LARGEST_SIDE)]
+# What validation images chose of the model that they also judge, and what is said of it. Of a model
+# from elsewhere it is not known, and one that another run trained may have had the same images.
+Chosen = Literal["nothing", "epoch", "recipe", "recipe and epoch", "perhaps", "unknown"]
+CHOSEN: Mapping[Chosen, str] = {
+    "nothing": "",
+    "epoch": "; they also chose the epoch of the model",
+    "recipe": "; they also chose the recipe of the model",
+    "recipe and epoch": "; they also chose the recipe and the epoch of the model",
+    "perhaps": "; they may also have chosen the recipe and the epoch of the model, and this is "
+    "valid only if it was not trained on them",
+    "unknown": "; this is valid only if the model was not trained on them",
+}
 Name = Annotated[str, pydantic.AfterValidator(lambda text: check_name(text, "the class"))]
 
 
@@ -47,7 +60,7 @@ class Fit(Frozen):
         answered, wrong: how many of these are answered, and how many of the answers are wrong.
         bound: the upper end of the exact interval of the risk.
         cluster: what images belong together by, such as `patient`; then one image of each counts.
-        chose_checkpoint: whether the same images had chosen the epoch of the model.
+        chose: what the same images had chosen of the model.
     """
 
     temperature: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
@@ -59,7 +72,7 @@ class Fit(Frozen):
     wrong: Count
     bound: Share
     cluster: Shown | None
-    chose_checkpoint: bool
+    chose: Chosen
 
 
 class Measured(Frozen):
@@ -156,12 +169,11 @@ class GuardRecord(Frozen):
         of = (
             f"validation images, one of each {fit.cluster}," if fit.cluster else "validation images"
         )
-        chose = "; they also chose the epoch of the model" if fit.chose_checkpoint else ""
         lines = {
             "promised": f"risk <= {_exact(promise.risk)} with {_exact(promise.certainty)} "
             f"confidence, for images like those of validation: {fit.images:,} {of} chose the "
             f"threshold {fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} answers "
-            f"are wrong{chose}",
+            f"are wrong{CHOSEN[fit.chose]}",
             "sets": f"the set of an image holds its class for {_exact(promise.coverage)} of such "
             "images",
         }
@@ -169,15 +181,27 @@ class GuardRecord(Frozen):
         if clean:
             lines["tested"] = f"test images of the run: {clean[0]}"
         shifted = [each for each in self.kept if each.kind == "shift"]
-        risks = [(each.risk.value, each) for each in shifted if each.risk.value is not None]
-        if risks:
-            above = sum(value > promise.risk for value, _ in risks)
-            worst = max(risks, key=lambda pair: pair[0])[1]
-            lines["shifted"] = (
-                f"risk above {_exact(promise.risk)} under {above} of {len(risks)} shifts of the "
-                f"run; worst, {worst.images}: {worst}"
-            )
+        if shifted:
+            lines["shifted"] = self._under_shifts(shifted)
         return lines
+
+    def _under_shifts(self, levels: Sequence[Kept]) -> str:
+        """Say where the risk is too high; the worst level is the one with the highest lower end."""
+        risks = [
+            (low, value, each)
+            for each in levels
+            if (value := each.risk.value) is not None and (low := each.risk.low) is not None
+        ]
+        above = sum(value > self.promise.risk for _, value, _ in risks)
+        found = (
+            f"risk above {_exact(self.promise.risk)} at {above} of {len(levels)} levels of shifts"
+        )
+        if silent := len(levels) - len(risks):
+            found += f", no answer at {silent} of them"
+        if not risks:
+            return found
+        _, _, worst = max(risks, key=lambda each: each[:2])
+        return f"{found}; worst, {worst.images}: {worst}"
 
 
 def _exact(share: float) -> str:

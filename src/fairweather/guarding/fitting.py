@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.guard import VALIDATION, Fit, Kept, Kind, Measured, Promise, percent
+from fairweather.guard import VALIDATION, Chosen, Fit, Kept, Kind, Measured, Promise, percent
 from fairweather.inference import divide_by, fit_temperature, recalibrate
 from fairweather.inference.conformal import halves
 from fairweather.metrics import (
@@ -89,17 +89,21 @@ def fit_promise(of: Reopened, promise: Promise) -> Fitted:
         wrong=found.wrong,
         bound=found.bound,
         cluster=groups.cluster if known else None,  # type: ignore[union-attr]
-        chose_checkpoint=_chose_checkpoint(of),
+        chose=_chosen(of),
     )
     return Fitted(fit, judging)
 
 
-def _chose_checkpoint(of: Reopened) -> bool:
-    """Say whether validation images chose the epoch of the model, or its recipe in a sweep."""
+def _chosen(of: Reopened) -> Chosen:
+    """Say what validation images chose of the model: its epoch, and its recipe in a sweep."""
     settings = of.record.models[of.name].settings
+    if of.record.kind != "study":
+        return "perhaps" if str(settings.get("source")).startswith("run:") else "unknown"
     recipe = settings.get("recipe")
     last = isinstance(recipe, dict) and recipe.get("select") == "last"
-    return of.record.kind == "study" and not (last and not settings.get("sweep"))
+    if settings.get("sweep"):
+        return "recipe" if last else "recipe and epoch"
+    return "nothing" if last else "epoch"
 
 
 def _check_enough(n: int, promise: Promise, what: str, of: Reopened) -> None:
