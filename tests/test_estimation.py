@@ -399,3 +399,20 @@ def test_images_are_known_by_their_confidences_where_there_are_no_logits():
     assert not is_among(seen(generator.normal(0, 2, (300, 120))), stored(logits))
     sure = np.where(np.arange(120) == np.arange(300)[:, None] % 120, 40, logits)
     assert not is_among(seen(sure), stored(sure))  # all are certain: nothing tells them apart
+
+
+def test_a_root_of_new_images_may_be_that_of_the_runs_own_too(run, digits, folder, monkeypatch):
+    source, asked = write_set(folder, "with_a_root", digits.val), []
+
+    def moved(of, *, root=None, **rest):
+        asked.append(root)
+        if root is None:
+            raise InputError("the data have moved")
+        return open_validation(of, **rest)
+
+    monkeypatch.setattr(estimation, "open_validation", moved)
+    found = fw.estimate(run, source, root=folder, device="cpu")
+    assert asked == [None, folder]
+    assert not any("Features were not compared" in note for note in found.notes)
+    found = fw.estimate(run, source, device="cpu")
+    assert any("Features were not compared: the data have moved" in note for note in found.notes)

@@ -169,7 +169,8 @@ def test_every_form_of_a_batch_gives_the_same_answers(saved, batch, pictures):
     ("wrong", "words"),
     [
         (np.zeros((2, 3, 8, 8), np.uint8), r"takes images \[B, 3"),
-        (np.zeros((0, 3, 16, 16), np.uint8), "takes images"),
+        (np.zeros((0, 3, 16, 16), np.uint8), "at least one image, found none"),
+        (Image.new("RGB", (16, 16)), "put the one image into a list"),
         (np.zeros((2, 3, 16, 16), np.float32), "uint8"),
         (np.zeros((2, 16, 16, 3), np.uint8), "uint8"),
         ([], "list of PIL images"),
@@ -194,6 +195,8 @@ def test_a_guard_says_what_it_is(saved, trained):
         fw.load_guard(saved, risk=0.1)
     with pytest.raises(InputError, match="which risk"):
         fw.load_guard(trained)
+    with pytest.raises(InputError, match="no file or folder 'nothing'"):
+        fw.load_guard("nothing")
 
 
 def test_a_model_from_elsewhere_is_guarded_too(pictures, tmp_path):
@@ -733,6 +736,7 @@ def test_unlike_images_are_warned_of():
     few = guard.likeness(drawn(generator, 5))
     assert not few.unlike
     assert "5 images are too few" in str(few)
+    assert "1 image is too few" in str(guard.likeness(drawn(generator, 1)))
     assert "no difference" in str(Likeness(500, 0.4, features=False))
     only = guard.likeness(drawn(generator, 100)._replace(features=None))
     assert not only.features

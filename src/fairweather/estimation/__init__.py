@@ -117,8 +117,9 @@ def estimate(
     answers = features = np.nan
     if reference is not None:
         answers = outputs_differ_p(reference, seen.rows)
-        own_root = root if data == of.record.data.source else None
-        features = _features_p(of, outputs, independent, own_root, device, offline, notes, tell)
+        # A root is that of the new images; the run's own may lie there too.
+        roots = [root] if data == of.record.data.source else list(dict.fromkeys([None, root]))
+        features = _features_p(of, outputs, independent, roots, device, offline, notes, tell)
     return AccuracyEstimate(
         model=of.name,
         seed=of.seed,
@@ -259,7 +260,7 @@ def _features_p(
     of: Reopened,
     outputs: Outputs,
     independent: IntArray,
-    root: str | Path | None,
+    roots: Sequence[str | Path | None],
     device: str,
     offline: bool,
     notes: list[str],
@@ -269,10 +270,15 @@ def _features_p(
     if outputs.features is None:
         notes.append("Features were not compared: the network does not end with a linear layer.")
         return np.nan
-    try:
-        images = open_validation(of, root=root, offline=offline, progress=tell)
-    except InputError as error:
-        notes.append(f"Features were not compared: {error}.")
+    images, said = None, []
+    for root in roots:
+        try:
+            images = open_validation(of, root=root, offline=offline, progress=tell)
+            break
+        except InputError as error:
+            said.append(str(error))
+    if images is None:
+        notes.append(f"Features were not compared: {said[0]}.")
         return np.nan
     drawn = np.random.default_rng(0).permutation(independent)[:MOST_IMAGES]
     images = images[np.sort(drawn)]

@@ -83,8 +83,9 @@ class Likeness(NamedTuple):
     def __str__(self) -> str:
         what = "probabilities and features" if self.features else "probabilities"
         if np.isnan(self.p):
+            few = "1 image is" if self.images == 1 else f"{self.images} images are"
             return (
-                f"{self.images} images are too few to tell whether they are like the validation "
+                f"{few} too few to tell whether they are like the validation "
                 f"images: that takes {FEWEST_IMAGES}"
             )
         shown = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.2g}"
@@ -136,10 +137,14 @@ class Guard:
         """Give the images of a batch: uint8 `[B, 3, H, W]`."""
         if isinstance(batch, np.ndarray):
             batch = torch.from_numpy(np.ascontiguousarray(batch))
+        if isinstance(batch, PIL.Image.Image):
+            raise InputError("a batch is a list of PIL images: put the one image into a list")
         if not isinstance(batch, torch.Tensor):
             batch = self._decoded(list(batch))
         check_images(batch)
-        if len(batch) == 0 or tuple(batch.shape[2:]) != self.record.size:
+        if len(batch) == 0:
+            raise InputError("a batch has at least one image, found none")
+        if tuple(batch.shape[2:]) != self.record.size:
             height, width = self.record.size
             raise InputError(
                 f"this guard takes images [B, 3, {height}, {width}], found {list(batch.shape)}"

@@ -50,6 +50,8 @@ def load_guard(
             raise InputError(f"{source} is a guard that promises already: leave out what it is")
         return open_guard(source, device=device)
     if risk is None:
+        if not Path(str(source).partition(":")[0]).expanduser().exists():
+            raise InputError(f"there is no file or folder {str(source)!r}")
         raise InputError(
             f"{source} is no saved guard: say which risk it is to keep, such as --risk 5%, or "
             "risk=0.05 in Python"
