@@ -52,8 +52,8 @@ def energy(logits: npt.ArrayLike) -> FloatArray:
     Source: Liu et al. 2020, Energy-based Out-of-distribution Detection, equation 4, at a
     temperature of 1.
 
-    >>> energy([[0.0, 0.0], [1000.0, 0.0]]).round(3)
-    array([   -0.693, -1000.   ])
+    >>> energy([[0.0, 0.0], [1000.0, 0.0]]).round(3).tolist()
+    [-0.693, -1000.0]
     """
     return np.asarray(-scipy.special.logsumexp(finite_logits(logits), axis=1))
 
