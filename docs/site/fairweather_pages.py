@@ -137,11 +137,12 @@ class Metrics(Sections):
     ) -> nodes.section:
         made = self.section(f"{name}/CLASS", f"{name}/CLASS", code=True)
         made += paragraph(f"{metric.label} of one class: {metric.formula}.")
-        facts = ["Higher is better", "from 0 to 1", f"interval: {metric.interval}", "needs logits"]
-        if metric.of_ranks:
-            facts.append(f"no interval below {metric.fewest} images of the class, or of the others")
-        else:
+        facts = ["Higher is better", "from 0 to 1", f"interval: {metric.interval}"]
+        facts.append("needs prediction sets" if metric.needs_sets else "needs logits")
+        if metric.has_points:
             facts.append(f"with an operating point, `{name}/CLASS@THRESHOLD`")
+        elif metric.fewest > 1:
+            facts.append(f"no interval below {metric.fewest} images of the class, or of the others")
         made += paragraph(f"{'; '.join(facts)}.")
         return made
 

@@ -74,7 +74,6 @@ from fairweather.metrics.one_vs_rest import (
     quadratic_kappa,
 )
 from fairweather.metrics.ood_scores import (
-    OOD_SCORES,
     OodScore,
     energy,
     knn_distance,
@@ -120,7 +119,6 @@ from fairweather.metrics.two_sample import (
 
 __all__ = [
     "METRICS",
-    "OOD_SCORES",
     "BrierDecomposition",
     "ClassCounts",
     "Clusters",
