@@ -43,8 +43,10 @@ FOREIGN = (
 )
 # What they mention and we describe in words: names of types, and parts that may change.
 INTERNAL = (
-    r"AttackFunction|FloatArray|IntArray|Parameter|Result|ShiftFunction|State|Step|StepRecord"
+    r"AttackFunction|CalibrationDraw|FloatArray|IntArray|Parameter|Result|Seen|ShiftFunction|State"
+    r"|Step|StepRecord"
     r"|fairweather\.guard\.(answering\.Seen|facts\.GuardRecord)"
+    r"|fairweather\.metrics\.conformal\.SetColumns"
     r"|fairweather\.metrics\.ordered\.ConfidenceOrder"
     r"|fairweather\.metrics\.recipes\.SeedVariance"
     r"|fairweather\.metrics\.sample\.(OrderedSums|Prepared)"
