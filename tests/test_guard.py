@@ -99,7 +99,8 @@ def batch(trained, pictures):
     """The run's test images."""
     from fairweather.reopened import open_images
 
-    return open_images(reopen(f"{trained}:basic:0"), f"folder:{pictures}/test").images
+    model = reopen(f"{trained}:basic:0")
+    return open_images(f"folder:{pictures}/test", model.classes, model.preparation).images
 
 
 def made(trained, seed):

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 import fairweather as fw
+from fairweather import reopened
 from fairweather.errors import InputError
 from fairweather.inference import outputs_of
 from fairweather.models import load_model
 from fairweather.record import ENSEMBLE, predictions_file
-from fairweather.reopened import open_images, reopen
+from fairweather.reopened import open_images, other_seeds, reopen
 from fairweather.study import check_study
 
 from .conftest import TINY_EFFICIENTNET, TINY_RESNET, write_pictures
@@ -46,6 +47,10 @@ def trained(pictures, tmp_path_factory):
     return fw.run(check_study(study), out=out, device="cpu").path
 
 
+def opened(model, source):
+    return open_images(source, model.classes, model.preparation)
+
+
 def predicted(model, images):
     """The logits of the networks as stored for these images."""
     return [outputs_of(each, images, device="cpu").logits for each in model.networks]
@@ -55,7 +60,7 @@ def predicted(model, images):
 def test_a_trained_model_says_of_its_own_images_what_the_run_stored(trained, pictures, seed):
     model = reopen(f"{trained}:basic:{seed}")
     assert (model.name, model.seed, model.classes) == ("basic", seed, ("blue", "green", "red"))
-    images = open_images(model, f"folder:{pictures}/test")
+    images = opened(model, f"folder:{pictures}/test")
     assert images.labelled
     assert len(images.images) == 15
     stored = model.run.read_predictions(predictions_file("basic", seed, "clean"))
@@ -68,6 +73,26 @@ def test_of_several_seeds_the_ensemble_is_opened(trained):
     model = reopen(f"{trained}:other")
     assert model.seed == ENSEMBLE
     assert len(model.networks) == 2
+    # Its seeds are its members, which are not loaded and asked twice.
+    assert other_seeds(model) == dict(zip((0, 1), model.networks, strict=True))
+    assert list(other_seeds(reopen(f"{trained}:other:1"))) == [0]
+
+
+def test_offline_a_model_from_elsewhere_is_not_downloaded(pictures, tmp_path, monkeypatch):
+    run = fw.evaluate(
+        write_model(tmp_path), f"folder:{pictures}", "clean",
+        out=tmp_path / "run", bootstrap=100, device="cpu",
+    )  # fmt: skip
+    asked, real = [], reopened.open_model
+
+    def noted(source, **options):
+        asked.append(options["offline"])
+        return real(source, **options)
+
+    monkeypatch.setattr(reopened, "open_model", noted)
+    reopen(str(run.path))
+    reopen(str(run.path), offline=True)
+    assert asked == [False, True]
 
 
 def test_what_is_not_in_the_run_is_named(trained, tmp_path):
@@ -102,7 +127,7 @@ def test_an_evaluated_model_is_opened_from_its_source(pictures, tmp_path):
         out=tmp_path / "run", bootstrap=100, device="cpu",
     )  # fmt: skip
     model = reopen(str(run.path))
-    images = open_images(model, f"folder:{pictures}")
+    images = opened(model, f"folder:{pictures}")
     stored = model.run.read_predictions(predictions_file(model.name, 0, "clean"))
     test = images.images[[int(key) for key in range(len(images.images))]]
     found = np.concatenate(predicted(model, test))
@@ -111,7 +136,7 @@ def test_an_evaluated_model_is_opened_from_its_source(pictures, tmp_path):
 
 
 def test_images_without_labels_have_none(trained, pictures):
-    images = open_images(reopen(f"{trained}:basic:0"), f"images:{pictures}/test")
+    images = opened(reopen(f"{trained}:basic:0"), f"images:{pictures}/test")
     assert not images.labelled
     assert set(images.images.labels.tolist()) == {0}
     assert images.images.names is not None

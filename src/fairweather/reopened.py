@@ -96,17 +96,17 @@ class Reopened:
         return self.run.read_predictions(file)
 
 
-def reopen(text: str) -> Reopened:
+def reopen(text: str, *, offline: bool = False) -> Reopened:
     """Open the model `RUN[:MODEL[:SEED]]`; SEED is a number or `ensemble`.
 
     MODEL may be left out if the run has one model. SEED may be left out if the run has one seed; of
-    several, the ensemble is opened if the run has it.
+    several, the ensemble is opened if the run has it. With `offline`, nothing is downloaded.
 
     Raises:
         InputError: there is no such run, model or seed; its weights are gone or damaged; or the run
             is one of predictions that were made elsewhere, which has no model.
     """
-    path, model, seed = _named(text)
+    path, model, seed = split_name(text)
     run = open_finished_run(path)
     record = run.record
     name = _only(model, list(record.models), f"{path} has several models: name one, as in {path}:")
@@ -115,7 +115,7 @@ def reopen(text: str) -> Reopened:
     if record.kind == "study":
         networks = tuple(_trained(run, name, each) for each in seeds)
     else:
-        networks = (_elsewhere(record, record.models[name], str(path)),)
+        networks = (_elsewhere(record, record.models[name], str(path), offline),)
     return Reopened(run, record, name, asked, networks)
 
 
@@ -136,34 +136,6 @@ class NewImages(NamedTuple):
 
 
 def open_images(
-    of: Reopened,
-    source: str,
-    *,
-    root: str | Path | None = None,
-    limit: int | None = None,
-    skip_unreadable: bool = False,
-    scale: str | None = None,
-    offline: bool = False,
-    progress: Notify | None = None,
-) -> NewImages:
-    """Load images as the model's run prepared its own; a set with splits gives its test images.
-
-    Arguments as for `load_data`. Labels are kept where each class is one of the run's by name.
-    """
-    return prepared_images(
-        source,
-        of.classes,
-        of.preparation,
-        root=root,
-        limit=limit,
-        skip_unreadable=skip_unreadable,
-        scale=scale or of.scale,
-        offline=offline,
-        progress=progress,
-    )
-
-
-def prepared_images(
     source: str,
     classes: tuple[str, ...],
     preparation: Preparation | None,
@@ -175,7 +147,15 @@ def prepared_images(
     offline: bool = False,
     progress: Notify | None = None,
 ) -> NewImages:
-    """Load images for a model with these classes, prepared as its own; see `open_images`."""
+    """Load images for a model, prepared as its own; a set with splits gives its test images.
+
+    The other arguments are as for `load_data`. Labels are kept where each class is one of the
+    model's by name.
+
+    Args:
+        source: the images, as for `load_data`.
+        classes, preparation: of the model.
+    """
     dataset = load_data(
         source,
         preparation=preparation,
@@ -232,16 +212,18 @@ def open_validation(
 
 
 def other_seeds(of: Reopened) -> dict[int, nn.Module]:
-    """Open the networks of the other seeds of a trained model: those that are not in `networks`.
+    """The networks of the other seeds of a trained model; of an ensemble, those of its members.
 
     Raises `InputError` if the weights of one are gone or damaged.
     """
     if of.record.kind != "study":
         return {}
+    if of.seed == ENSEMBLE:
+        return dict(zip(of.record.seeds, of.networks, strict=True))
     return {seed: _trained(of.run, of.name, seed) for seed in of.record.seeds if seed != of.seed}
 
 
-def _named(text: str) -> tuple[Path, str | None, str | None]:
+def split_name(text: str) -> tuple[Path, str | None, str | None]:
     """Split `RUN[:MODEL[:SEED]]`; a path may contain colons itself."""
     parts = text.split(":")
     for end in range(len(parts), max(0, len(parts) - 3), -1):
@@ -288,7 +270,7 @@ def _trained(run: RunFolder, name: str, seed: int) -> nn.Module:
     return load_checkpoint(run.file(folder))
 
 
-def _elsewhere(record: RunRecord, model: ModelRecord, place: str) -> nn.Module:
+def _elsewhere(record: RunRecord, model: ModelRecord, place: str, offline: bool) -> nn.Module:
     """A model that was evaluated: opened from its source again, with the settings of the run."""
     settings: Mapping[str, Any] = model.settings
     source = settings.get("source")
@@ -300,7 +282,8 @@ def _elsewhere(record: RunRecord, model: ModelRecord, place: str) -> nn.Module:
             "python:FILE.py:FUNCTION"
         )
     names = ("architecture", "weights", "mean", "std", "input_size", "outputs")
-    opened = open_model(source, **{name: settings[name] for name in names if name in settings})
+    asked = {name: settings[name] for name in names if name in settings}
+    opened = open_model(source, **asked, offline=offline)
     if opened.digest != model.facts.get("digest"):
         raise InputError(f"{source} has changed since {place} measured it")
     size = record.data.arguments.get("size")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fairweather.cli.first_checks import go_offline
 from fairweather.cli.running import DataRoot, Device, Offline
 from fairweather.cli.terminal import Quiet, progress
 from fairweather.errors import InputError
@@ -58,6 +59,7 @@ def estimate(
     It says a range, whether the model sees the images as it sees its validation images, and which
     known shift they look most like.
     """
+    go_offline(offline)
     _check_out(out)
     from fairweather import estimation
     from fairweather.runs import write_atomically

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fairweather.cli.first_checks import go_offline
 from fairweather.cli.running import JSON, print_places, show_outlook
 from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
@@ -125,8 +125,7 @@ def evaluate(
             given[name] = _channels(f"--{name}", str(given[name]))
     if "classes" in given:
         given["classes"] = _classes(str(given["classes"]))
-    if given.get("offline"):
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
+    go_offline(bool(given.get("offline")))
     check_options(given)
     if data is None and not model.startswith("predictions:"):
         raise InputError(

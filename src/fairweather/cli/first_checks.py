@@ -1,7 +1,8 @@
-"""Checks that need no import of torch, so that a typo is reported at once."""
+"""What is done before torch is imported, such as checks, so that a typo is reported at once."""
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -24,3 +25,9 @@ def check_study_name(study: str) -> None:
     if Path(study).suffix in (".yaml", ".yml") or len(Path(study).parts) > 1:
         raise InputError(f"there is no study file {study}")
     raise unknown_name("study", study, packaged)
+
+
+def go_offline(offline: bool) -> None:
+    """Keep huggingface_hub off the network if asked to; it reads this when it is imported."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"

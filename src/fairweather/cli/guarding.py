@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fairweather.cli.first_checks import go_offline
+from fairweather.cli.running import DataRoot, Device, Offline
 from fairweather.cli.terminal import Quiet, progress
 from fairweather.errors import InputError, check_writable
 from fairweather.progress import Event, Notify
@@ -39,11 +40,6 @@ Coverage = Annotated[
         help="The share of images whose prediction set holds the right class.", show_default="90%"
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
-DataRoot = Annotated[
-    str | None, typer.Option(help="The folder with the files of the data set.", show_default=False)
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 
 
 def predict(
@@ -95,17 +91,17 @@ def predict(
     and the classes that it may be. It warns where the images are unlike those that the promise
     rests on.
     """
-    _offline(offline)
+    go_offline(offline)
     shares = _shares(risk, confidence, coverage)
     _check_table(out, replace=replace)
     from fairweather.guarding import load_guard
     from fairweather.guarding.listing import write_answers
-    from fairweather.reopened import prepared_images
+    from fairweather.reopened import open_images
 
     with progress(quiet=quiet) as show:
-        guard = load_guard(model, **shares, device=device, data_root=data_root)
+        guard = load_guard(model, **shares, device=device, data_root=data_root, offline=offline)
         record = guard.record
-        found = prepared_images(
+        found = open_images(
             data,
             record.classes,
             record.preparation,
@@ -148,7 +144,7 @@ def guard(
 
     In Python, `fairweather.load_guard(FOLDER)` gives an object that answers batches of images.
     """
-    _offline(offline)
+    go_offline(offline)
     shares = _shares(risk, confidence, coverage)
     if "risk" not in shares:
         raise InputError("say which risk the guard keeps, such as --risk 5%")
@@ -164,7 +160,7 @@ def guard(
     from fairweather.reopened import reopen
 
     check_new_folder(folder, replace=replace)
-    of = reopen(model)
+    of = reopen(model, offline=offline)
     made = make_guard(of, promised_by(**shares), device=device, root=data_root, offline=offline)
     save_guard(made, of, folder, replace=replace)
     if onnx is not None:
@@ -185,11 +181,6 @@ def _check_table(path: Path, *, replace: bool) -> None:
         raise InputError(f"--out: {path} is a folder; name a file")
     if path.exists() and not replace:
         raise InputError(f"{path} exists: name another file (--out), or replace it (--replace)")
-
-
-def _offline(offline: bool) -> None:
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
 
 
 def _shares(risk: str | None, confidence: str | None, coverage: str | None) -> dict[str, float]:

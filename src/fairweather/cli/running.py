@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from json import dumps as json_text
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fairweather.cli.first_checks import check_study_name
+from fairweather.cli.first_checks import check_study_name, go_offline
 from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError, check_writable
@@ -279,8 +278,7 @@ def _read(
     offline: bool,
 ) -> Study:
     """Read and check the study that the command line asks for."""
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
+    go_offline(offline)
     from fairweather.study import load_study
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)

@@ -91,11 +91,18 @@ def estimate(
             asked for that there are not.
     """
     tell = progress or silent
-    of = reopen(str(run))
+    of = reopen(str(run), offline=offline)
     new = open_images(
-        of, data, root=root, limit=limit, skip_unreadable=skip_unreadable, scale=scale,
-        offline=offline, progress=progress,
-    )  # fmt: skip
+        data,
+        of.classes,
+        of.preparation,
+        root=root,
+        limit=limit,
+        skip_unreadable=skip_unreadable,
+        scale=scale or of.scale,
+        offline=offline,
+        progress=progress,
+    )
     if with_labels and not new.labelled:
         raise InputError(f"{new.name} has no labels that are each a class of the run by name")
     notes: list[str] = []

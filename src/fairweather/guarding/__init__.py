@@ -19,6 +19,7 @@ def load_guard(
     coverage: float | None = None,
     device: str = "auto",
     data_root: str | Path | None = None,
+    offline: bool = False,
 ) -> Guard:
     """Load a guard: a model that answers images, or defers them to a person.
 
@@ -35,6 +36,7 @@ def load_guard(
         device: `auto`, `cpu`, `cuda`, ...
         data_root: of a run: the folder with the files of its data set, if it is not where the run
             found it; the features of validation images are made again from these.
+        offline: of a run: download nothing.
 
     Returns:
         A `Guard`: call it with a batch for `Answers`, and ask `check` whether a batch is like the
@@ -49,18 +51,19 @@ def load_guard(
         if any(each is not None for each in promised):
             raise InputError(f"{source} is a guard that promises already: leave out what it is")
         return open_guard(source, device=device)
+    from fairweather.guarding.making import make_guard  # a service needs none of it
+    from fairweather.reopened import reopen, split_name
+
     if risk is None:
-        if not Path(str(source).partition(":")[0]).expanduser().exists():
+        if not split_name(str(source))[0].exists():
             raise InputError(f"there is no file or folder {str(source)!r}")
         raise InputError(
             f"{source} is no saved guard: say which risk it is to keep, such as --risk 5%, or "
             "risk=0.05 in Python"
         )
-    from fairweather.guarding.making import make_guard  # a service needs none of it
-    from fairweather.reopened import reopen
-
     promise = promised_by(risk, confidence, coverage)
-    return make_guard(reopen(str(source)), promise, device=device, root=data_root)
+    of = reopen(str(source), offline=offline)
+    return make_guard(of, promise, device=device, root=data_root, offline=offline)
 
 
 def promised_by(

@@ -47,15 +47,14 @@ def fit_promise(of: Reopened, promise: Promise) -> Fitted:
         InputError: there are no validation images, too few, or no threshold that keeps the risk.
     """
     every = of.validation()
-    groups = of.run.groups(VAL)
-    known = groups is not None and groups.clusters is not None
-    clusters = Clusters(groups.clusters) if known else None  # type: ignore[union-attr, arg-type]
+    clusters, groups = read_clusters(of.run, VAL), of.run.groups(VAL)
+    cluster = None if clusters is None or groups is None else groups.cluster
     parts = halves(every.keys, clusters)
     chosen = parts.thresholds
     what = "validation images"
     if clusters is not None:
         chosen = chosen[one_of_each(clusters.select(chosen))] if len(chosen) else chosen
-        what = f"{groups.cluster}s with validation images"  # type: ignore[union-attr]
+        what = f"{cluster}s with validation images"
     _check_enough(len(chosen), promise, what, of)
     proposing, judging = every.take(parts.temperature), every.take(chosen)
     if not len(proposing):
@@ -88,7 +87,7 @@ def fit_promise(of: Reopened, promise: Promise) -> Fitted:
         answered=found.answered,
         wrong=found.wrong,
         bound=found.bound,
-        cluster=groups.cluster if known else None,  # type: ignore[union-attr]
+        cluster=cluster,
         chose=_chosen(of),
     )
     return Fitted(fit, judging)

@@ -30,6 +30,7 @@ from fairweather.metrics.conformal import (
     label_scores,
     set_columns,
 )
+from fairweather.metrics.two_sample import one_of_each
 from fairweather.types import Predictions, is_finite
 from fairweather.variants import METHODS, Conformal, Variant
 
@@ -101,24 +102,6 @@ def halves(keys: npt.NDArray[np.int64], clusters: Clusters | None = None) -> Hal
     return Halves(np.flatnonzero(is_first), np.flatnonzero(~is_first))
 
 
-def one_of_each_group(
-    places: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], groups: npt.NDArray[np.integer]
-) -> npt.NDArray[np.int64]:
-    """Keep one image of each group, by the keys: the same on every machine and in any order.
-
-    Args:
-        places: int64 `[m]`, the images to choose among.
-        keys: int64 `[n]`, the key of each image.
-        groups: int `[n]`, the group of each image.
-
-    >>> one_of_each_group(np.array([0, 1, 3]), np.arange(4), np.array([5, 5, 5, 7])).tolist()
-    [1, 3]
-    """
-    order = places[_in_mixed_order(keys[places])]
-    _, first = np.unique(groups[order], return_index=True)
-    return np.sort(order[first])
-
-
 def check_enough(
     variant: Conformal,
     keys: npt.NDArray[np.int64],
@@ -155,7 +138,8 @@ def check_enough(
                 "thresholds, and all validation images belong together"
             )
         groups = clusters.of * len(classes) + labels if variant.classwise else clusters.of
-        parts = parts._replace(thresholds=one_of_each_group(parts.thresholds, keys, groups))
+        chosen = one_of_each(Clusters.of_names(groups[parts.thresholds]))
+        parts = parts._replace(thresholds=parts.thresholds[chosen])
         of = f"{clusters.count:,} groups of validation images, with one image of each,"
     needed, left = fewest_images(variant.coverage), len(parts.thresholds)
     promised = f"a coverage of {variant.coverage:g}"
