@@ -33,9 +33,11 @@ test-avx2: $(VENV)/.installed-dev
 		$$(grep -lE 'torch|golden|TINY_|fw\.(run|evaluate)\(' tests/test_*.py tests/golden/test_*.py)
 
 # What `make test` leaves out since it takes an hour: the whole attack (docs/reliability.md), a study in
-# every order, and the audit of what is installed, which asks PyPI; then tests of networks on other kernels.
+# every order, and the audit of what is installed, which asks PyPI; then examples that no day has tried,
+# and tests of networks on other kernels.
 nightly: $(VENV)/.installed-dev
 	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --timeout=3600 -m nightly
+	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --hypothesis-profile=new_examples -m "hypothesis and not nightly"
 	$(MAKE) test-avx2
 
 check: $(VENV)/.installed-dev

@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from fairweather.runs import RunFolder
@@ -13,6 +14,12 @@ from fairweather.types import Images
 
 # A shell's background jobs ignore interruptions, and what they start does too. Tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples for everybody and every day, so that a change is judged by what it changes.
+# `make nightly` looks for new ones.
+settings.register_profile("new_examples", deadline=None)
+settings.register_profile("same_examples", deadline=None, derandomize=True)
+settings.load_profile("same_examples")
 
 # timm's own networks for tests: real ResNet and EfficientNet blocks, few channels.
 TINY_RESNET, TINY_EFFICIENTNET = "timm:test_resnet", "timm:test_efficientnet"

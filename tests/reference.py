@@ -259,7 +259,8 @@ def thresholds_to_try(confidence, correct, risk, steps=100):
     for sure in tried:
         answers = [right for own, right in zip(confidence, correct, strict=True) if own >= sure]
         tails[sure] = binomial_tail(answers.count(False), len(answers), risk)
-    first = max(sure for sure in tried if tails[sure] == min(tails.values()))
+    least = min(tails.values())
+    first = max(sure for sure in tried if math.isclose(tails[sure], least, rel_tol=1e-9))
     return [sure for sure in reversed(tried) if sure <= first]
 
 

@@ -250,6 +250,14 @@ def halves(n, right, seed):
     return (confidence[::2], correct[::2]), (confidence[1::2], correct[1::2])
 
 
+def test_thresholds_that_show_a_risk_equally_well_begin_with_the_highest():
+    # No right answer shows nothing: the chance is 1, whether or not its sum is rounded.
+    for n in range(1, 40):
+        confidence = np.linspace(0.1, 0.9, n)
+        tried = selective.thresholds_to_try(confidence, np.full(n, False), risk=0.3)
+        assert tried.tolist() == confidence[::-1].tolist()
+
+
 @given(data=columns_and_weights(), risk=st.sampled_from([0.1, 0.3, 0.45]))
 @settings(max_examples=60, deadline=None)
 def test_a_guaranteed_threshold_is_the_last_that_passes_in_order(data, risk):

@@ -324,7 +324,9 @@ def thresholds_to_try(
     places = np.unique(np.ceil(np.arange(1, STEPS + 1) * n / STEPS).astype(np.int64)) - 1
     levels = np.unique(ordered[places])[::-1]
     answered, wrong = _counts_above(confidence, correct, levels)
-    return np.asarray(levels[scipy.special.bdtr(wrong, answered, risk).argmin() :])
+    chance = scipy.special.bdtr(wrong, answered, risk)
+    # The highest of those that show it equally well, whatever the last digits of their chances.
+    return np.asarray(levels[(chance <= chance.min() * (1 + ROUNDING)).argmax() :])
 
 
 def fewest_for_risk(risk: float, certainty: float = 0.95) -> int:
