@@ -423,8 +423,9 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     Score(value=0.5, low=0.405, high=0.595, n=100)
     """
     low, centre, high = image_interval(estimate)
-    ends = widen((low, high), centre, estimate.n, estimate.recipes, estimate.tests)
-    if estimate.recipes and estimate.interval in STRETCHED:
+    recipes = estimate.recipes
+    ends = widen((low, high), centre, estimate.n, recipes, estimate.tests)
+    if recipes and estimate.interval in STRETCHED:
         ends = stretch(ends, centre, bounds)
     low, high = np.clip(ends, *bounds)
     value = estimate.value
