@@ -25,6 +25,7 @@ LEAVES = {
     "group",
     "pool",
     "variants",
+    "spreadsheet",
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "pool": {"errors"},
     "vega": {"pool"},
     "claims": set(),
+    "spreadsheet": set(),
     "variants": {"errors", "types", "yamlfile"},
     "fabric": set(),
     "group": {"errors", "fabric"},

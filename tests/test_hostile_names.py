@@ -28,7 +28,17 @@ from .run_folders import outcomes, run_record, sweep_record, write_run
 
 # Each breaks something: a terminal, a file, a table, a formula, a template, or the renderer.
 SHOWN = (
-    *("<script>alert(1)</script>", "</script><!--", "../../x", "a/b", "..", "~", "a|b", "`c`"),
+    *(
+        "=1+1",
+        "<script>alert(1)</script>",
+        "</script><!--",
+        "../../x",
+        "a/b",
+        "..",
+        "~",
+        "a|b",
+        "`c`",
+    ),
     *(
         "\u202egnp.exe",
         "\u200fאבג",
@@ -39,7 +49,7 @@ SHOWN = (
         "\ue000",
         "{{ 7 * 7 }}",
     ),
-    *("{% raw %}", "$x^2$", "\\input{x}", "&amp;", "%s %(x)s {0}", "=1+1", "'\"", "[a](b)", "*b*"),
+    *("{% raw %}", "$x^2$", "\\input{x}", "&amp;", "%s %(x)s {0}", "'\"", "[a](b)", "*b*"),
     *("nan", "null", "0", "-1", "1e3", "mean", "none", "clean", "CON", "a\xa0b", "\xad", "\ufeffa"),
     *("x" * MOST_LETTERS, "#", "C:\\x", "javascript:alert(1)", "--out", "\u061c"),
 )
@@ -359,6 +369,14 @@ def reported(path, names):
     return run
 
 
+def in_a_spreadsheet(name):
+    """What is no number and looks like a formula is computed, but not after an apostrophe."""
+    is_number = re.fullmatch(
+        r"[-+]?(\d[\d_]*\.?\d*(e[-+]?\d+)?|nan|inf|infinity)", name, re.IGNORECASE
+    )
+    return f"'{name}" if name[0] in "=+-@\t\r" and not is_number else name
+
+
 def check_report(run, names):
     page = (run.path / PAGE).read_text()
     for name in names[:3]:
@@ -368,7 +386,7 @@ def check_report(run, names):
     assert page.count("<script") == page.count("</script>")
     tables = [path.read_text() for path in (run.path / "tables").glob("*.csv")]
     cells = {cell for table in tables for row in csv.reader(io.StringIO(table)) for cell in row}
-    assert set(names[:3]) <= cells
+    assert {in_a_spreadsheet(name) for name in names[:3]} <= cells
 
 
 def test_names_that_are_not_refused_are_text_on_the_page_and_in_tables(tmp_path):

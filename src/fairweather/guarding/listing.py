@@ -11,11 +11,10 @@ from typing import Any
 
 from fairweather.guard import Answers
 from fairweather.runs import write_atomically
+from fairweather.spreadsheet import no_formula
 from fairweather.types import Images
 
 ANSWER, DEFER = "answer", "defer"
-# A spreadsheet takes a text that begins like this for a formula.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_answers(path: Path, images: Images, parts: Sequence[Answers]) -> None:
@@ -60,7 +59,7 @@ def _cell(value: object) -> object:
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, float):
         return f"{value:.6g}"
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return no_formula(value)
 
 
 def _parquet(columns: dict[str, list[Any]]) -> bytes:

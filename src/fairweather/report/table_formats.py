@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from fairweather.record import TABLES
+from fairweather.spreadsheet import no_formula
 
 Body = Sequence[Sequence[str]]
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
@@ -130,8 +131,13 @@ def latex(layout: Layout, body: Body, name: str, caption: str) -> str:
 
 
 def rows_as_csv(frame: pd.DataFrame) -> str:
-    """Write a frame as CSV, its numbers as scores.csv writes them."""
-    return str(frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
+    """Write a frame as CSV, its numbers as scores.csv writes them; no text in it is a formula.
+
+    >>> rows_as_csv(pd.DataFrame([["=1+1", 0.5]], columns=["title", "value"]))
+    "title,value\\n'=1+1,0.5\\n"
+    """
+    shown = frame.map(no_formula).rename(columns=no_formula)
+    return str(shown.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
 
 
 def escape_markdown(text: str) -> str:
