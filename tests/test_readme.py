@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -63,3 +64,66 @@ def test_links_of_the_other_pages_exist(page):
     for each in pages:
         for link in re.findall(r"\]\(([^)#:]+)\)", each.read_text()):
             assert (each.parent / link).exists(), f"{each} links to {link}"
+
+
+# ---- results/pathmnist/README.md: its tables beside the paper's are those that were measured
+
+PATHMNIST = ROOT / "results/pathmnist"
+ROWS = {"Basic": "basic", "MixUp + Aug": "mixup_aug"}
+METRICS = {"Accuracy (%)": "accuracy", "RMS calibration error": "rms_calibration_error"}
+SHIFTS = {"clean": "clean", "brightness": "brightness_factor", "blur": "gaussian_blur"}
+SIGNS = {"f": "brightness_factor", "σ": "gaussian_blur"}
+
+
+@pytest.fixture(scope="module")
+def compared():
+    rows = pd.read_csv(PATHMNIST / "compare_paper.csv", dtype={"level": str})
+    return rows.set_index(["model", "shift", "level", "metric"])
+
+
+@pytest.fixture(scope="module")
+def lines():
+    return (PATHMNIST / "README.md").read_text().splitlines()
+
+
+def cells_of(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def told(row):
+    """The measured value with its interval, the published one, and the difference."""
+    metric = row.name[-1]
+
+    def number(value):
+        text = f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.3f}"
+        return text.replace("-", "−")
+
+    measured = f"{number(row.measured)} [{number(row.low)}, {number(row.high)}]"
+    sign = "+" if row.difference > 0 else ""
+    return [measured, number(row.published), sign + number(row.difference)]
+
+
+def test_the_means_of_pathmnist_are_those_of_the_comparison(compared, lines):
+    at = lines.index("| | | Measured, 8 epochs | Published | Difference |")
+    shown, what = {}, ""
+    for line in lines[at + 2 : at + 14]:
+        name, title, *values = cells_of(line)
+        what = name or what
+        metric, _, shift = what.rpartition(", ")
+        level = "none" if shift == "clean" else "mean"
+        shown[ROWS[title], SHIFTS[shift], level, METRICS[metric]] = values
+    assert len(shown) == 12
+    assert shown == {key: told(compared.loc[key]) for key in shown}
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_the_levels_of_pathmnist_are_those_of_the_comparison(compared, lines, sign):
+    (at,) = (at for at, line in enumerate(lines) if line.startswith(f"| | | {sign} = "))
+    levels = [cell.rpartition(" ")[2] for cell in cells_of(lines[at])[2:]]
+    assert len(levels) == 4
+    for place, (title, model) in enumerate(ROWS.items()):
+        three = [cells_of(line) for line in lines[at + 2 + 3 * place : at + 5 + 3 * place]]
+        assert [cells[0] for cells in three] == [title, "", ""]
+        for column, level in enumerate(levels, start=2):
+            row = compared.loc[(model, SIGNS[sign], level, "accuracy")]
+            assert [cells[column] for cells in three] == told(row)
