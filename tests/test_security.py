@@ -57,22 +57,57 @@ def test_code_of_others_is_executed_in_one_place():
     assert found == {"python_file.py"}
 
 
-def test_git_starts_no_program_that_the_folder_names(tmp_path, monkeypatch):
-    """The folder in which somebody starts fairweather may come from anybody."""
-    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    (tmp_path / "file").write_text("content")
-    watcher = tmp_path / "watcher"
-    watcher.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
-    watcher.chmod(0o755)
-    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-    for words in (("add", "file"), (*who, "commit", "--quiet", "-m", "one")):
-        subprocess.run(["git", "-C", tmp_path, *words], check=True)
-    settings = ["git", "-C", tmp_path, "config", "core.fsmonitor", str(watcher)]
-    subprocess.run(settings, check=True)
+def git(folder, *words):
+    who = (
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=a@example.org",
+        "-c",
+        "protocol.file.allow=always",
+    )
+    command = ["git", *who, "-C", folder, *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def make_repository(folder):
+    git(folder.parent, "init", "--quiet", folder.name)
+    for name in ("a.one", "b.two"):
+        (folder / name).write_text("content")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "one")
+
+
+def set_traps(folder, program):
+    """Name a program wherever git looks for one when it is asked what has changed."""
+    for setting in ("core.fsmonitor", "filter.a=b.clean", "filter.c.process"):
+        git(folder, "config", setting, str(program))
+    git(folder, "config", "filter.c.required", "true")
+    place = folder / git(folder, "rev-parse", "--git-dir")
+    for name, text in (("info/attributes", "*.one filter=a=b\n*.two filter=c\n"), ("hooks/x", "")):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text(text)
     for hook in ("post-index-change", "pre-commit"):
-        shutil.copy(watcher, tmp_path / ".git" / "hooks" / hook)
-    (tmp_path / "file").touch()  # so that git would like to write its index
-    monkeypatch.chdir(tmp_path)
+        shutil.copy(program, place / "hooks" / hook)
+    for name in ("a.one", "b.two"):
+        (folder / name).write_text("changed")  # as long as before, so that git must look inside
+
+
+@pytest.mark.parametrize("where", [".", "part"])
+def test_git_starts_no_program_that_the_folder_names(tmp_path, monkeypatch, where):
+    """The folder in which somebody starts fairweather may come from anybody."""
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\ncat\n")
+    program.chmod(0o755)
+    for name in ("other", "folder"):
+        (tmp_path / name).mkdir()
+        make_repository(tmp_path / name)
+    folder = tmp_path / "folder"
+    git(folder, "submodule", "add", str(tmp_path / "other"), "part")
+    set_traps(folder / where, program)
+    monkeypatch.chdir(folder)
     found = provenance(torch.device("cpu")).git["working_folder"]
-    assert found["dirty"]  # it was asked
+    assert found == {"revision": git(folder, "rev-parse", "HEAD"), "dirty": True}
     assert not (tmp_path / "started").exists()
+    subprocess.run(["git", "-C", folder, "status"], check=False, capture_output=True)
+    assert (tmp_path / "started").exists()  # the traps are such that git, asked plainly, starts one

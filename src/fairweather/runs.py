@@ -873,17 +873,36 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# The settings of a user's own computer; others come with the repository, which may be anybody's.
+_OWN_SCOPES = {"system", "global", "command"}
+
+
 def _git_revision(folder: Path) -> JsonValue:
+    """Tell the revision of the repository of a folder, and whether files differ from it.
+
+    The repository may come from anybody and may name programs: one that watches its files, hooks,
+    such as one after git has written its index, and filters of its files. None of them is started.
+    Submodules have settings of their own, so only their revisions are looked at.
+    """
+    settings = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
+
     def ask(*words: str) -> str:
-        # The repository may come from anybody, and may name programs: one that watches its files,
-        # and hooks, such as one after git has written its index.
-        off = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
-        command = ["git", "--no-optional-locks", *off, "-C", str(folder), *words]
-        found = subprocess.run(command, capture_output=True, text=True, check=True)  # nosec B603 # no shell
-        return found.stdout.strip()
+        off = {"GIT_CONFIG_COUNT": str(len(settings))}
+        for number, (key, value) in enumerate(settings.items()):
+            off |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+        command = ["git", "--no-optional-locks", "-C", str(folder), *words]
+        done = subprocess.run(  # nosec B603 # no shell
+            command, capture_output=True, text=True, check=True, env=os.environ | off
+        )
+        return done.stdout.strip()
 
     try:
-        return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+        listed = ask("config", "--list", "--show-scope", "--name-only", "-z").split("\0")
+        for scope, key in zip(listed[::2], listed[1::2], strict=False):
+            if scope not in _OWN_SCOPES and key.startswith("filter."):
+                settings[key] = ""
+        changed = ask("status", "--porcelain", "--ignore-submodules=dirty")
+        return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return None
 
