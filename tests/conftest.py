@@ -64,6 +64,21 @@ def draw(undrawn):
     return undrawn
 
 
+@pytest.fixture
+def draw_page():
+    """Draw the page of a run for real, without the figures in files, which take as long."""
+    import fairweather.report as reporting
+    from fairweather.report.page.rendering import render_page
+
+    def draw(run):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reporting, "_build_figures", lambda *_: [])
+            patch.setattr(reporting, "render_page", render_page)
+            reporting.build_report(RunFolder(run.path))
+
+    return draw
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Tests run side by side on few cores, on tensors too small to be shared."""

@@ -54,12 +54,12 @@ pretraining:
   views: {{recipe: {{method: barlow_twins, epochs: 1, batch_size: 16, projector: [16, 16]}}}}
 defaults:
   backbone: {backbone}
-  recipe: {{epochs: 2, batch_size: 16, learning_rate: 1e-2}}
+  recipe: {{epochs: 1, batch_size: 16, learning_rate: 1e-2}}
 models:
   started:
     title: Started
     weights: pretraining:views
-    recipe: {{probe_epochs: 1}}
+    recipe: {{epochs: 2, probe_epochs: 1}}
     interpolations: [0.5]
   swept: {{title: Swept, sweep: {{learning_rate: [0.01, 0.001]}}}}
 """
@@ -573,11 +573,16 @@ def test_both_sides_of_a_comparison_are_told_apart(monkeypatch, tmp_path):
 
 
 def test_seeds_of_small_copies_are_joined_as_those_of_their_runs(halves, joined, tmp_path):
-    packed = [fw.pack_run(half, tmp_path / f"packed-{n}") for n, half in enumerate(halves)]
+    packed = [
+        fw.pack_run(half, tmp_path / f"packed-{n}", models=["swept"])
+        for n, half in enumerate(halves)
+    ]
     both = fw.join_seeds([each.path for each in packed], out=tmp_path / "both")
     assert not list(tmp_path.rglob("*.safetensors"))
     at = ["model", "seed", "shift", "level", "metric"]
     small, large = (run.scores.set_index(at) for run in (both, fw.Run(joined)))
+    assert set(small.index.levels[0]) == {"swept", "swept+temperature", "swept+batchnorm"}
+    large = large[large.index.get_level_values("model").isin(small.index.levels[0])]
     lost = {metric for *_, metric in large.index.difference(small.index)}
     named = set(large.index.get_level_values("metric"))
     needing = {metric.name for metric in METRICS if metric.needs_logits}
@@ -635,12 +640,13 @@ def test_a_small_copy_of_another_run_of_the_same_name_is_refused(halves, tmp_pat
         RunFolder(tmp_path / "b/run"),
         lambda facts: facts["provenance"].update(time="2026-01-01T00:00:00+00:00"),
     )
-    fw.pack_run(tmp_path / "a/run", tmp_path / "out")
+    only = {"models": ["swept"], "variants": ()}
+    fw.pack_run(tmp_path / "a/run", tmp_path / "out", **only)
     with pytest.raises(InputError, match=r"joined from other runs, such as \.\.\./run"):
-        fw.pack_run(tmp_path / "b/run", tmp_path / "out")
+        fw.pack_run(tmp_path / "b/run", tmp_path / "out", **only)
     # The run itself may move.
     (tmp_path / "a").rename(tmp_path / "c")
-    fw.pack_run(tmp_path / "c/run", tmp_path / "out")
+    fw.pack_run(tmp_path / "c/run", tmp_path / "out", **only)
 
 
 def test_small_predictions_are_small_and_read_as_before(tmp_path, many_predictions):

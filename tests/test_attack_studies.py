@@ -32,11 +32,11 @@ PGD = {"pgd": {"epsilon": [0.02, 0.1], "steps": 3}}
 BRIGHTNESS = {"brightness_factor": [0.5]}
 
 
-def study(folder, shifts, **model):
+def study(folder, shifts, *, epochs=1, **model):
     entry = {
         "title": "Basic",
         "backbone": TINY_RESNET,
-        "recipe": {"epochs": 4, "batch_size": 16, "learning_rate": 0.01},
+        "recipe": {"epochs": epochs, "batch_size": 16, "learning_rate": 0.01},
     }
     return check_study(
         {
@@ -50,11 +50,16 @@ def study(folder, shifts, **model):
     )
 
 
+def attacked_study(folder):
+    """Of a network that has learned something, and so has something to lose under attack."""
+    return study(folder, [BRIGHTNESS, PGD, {"fgsm": [0.1]}], epochs=4)
+
+
 @pytest.fixture(scope="module")
 def attacked(colour_folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("attacked") / "run"
     torch.set_num_threads(1)
-    return fw.run(study(colour_folder, [BRIGHTNESS, PGD, {"fgsm": [0.1]}]), out=path)
+    return fw.run(attacked_study(colour_folder), out=path)
 
 
 def rows(run, shift, level, metric="accuracy"):
@@ -63,7 +68,7 @@ def rows(run, shift, level, metric="accuracy"):
     return scores[wanted & (scores["metric"] == metric)]
 
 
-def test_attacks_are_cells_with_scores_intervals_and_tables(attacked, draw):
+def test_attacks_are_cells_with_scores_intervals_and_tables(attacked, draw_page):
     clean = rows(attacked, "clean", "none")["value"].item()
     small, large = (rows(attacked, "pgd", level)["value"].item() for level in ("0.02", "0.1"))
     assert clean >= small >= large
@@ -71,7 +76,7 @@ def test_attacks_are_cells_with_scores_intervals_and_tables(attacked, draw):
     assert rows(attacked, "pgd", "0.02", "rms_calibration_error")["n"].item() == 60
     table = pd.read_csv(attacked.path / "tables" / "accuracy_pgd.csv")
     assert table["pgd 0.1"].item() == pytest.approx(large)
-    draw(attacked)
+    draw_page(attacked)
     assert "PGD" in (attacked.path / "report.html").read_text()
 
 
@@ -143,7 +148,7 @@ def test_a_run_without_attacks_has_no_pictures_of_them(attacked):
 def test_a_finished_run_is_not_attacked_again(attacked, colour_folder, monkeypatch):
     before = (attacked.path / "scores.csv").read_bytes()
     monkeypatch.setattr("fairweather.steps.predicting.predict_each", None)
-    again = fw.run(study(colour_folder, [BRIGHTNESS, PGD, {"fgsm": [0.1]}]), out=attacked.path)
+    again = fw.run(attacked_study(colour_folder), out=attacked.path)
     assert (again.path / "scores.csv").read_bytes() == before
 
 
@@ -192,9 +197,9 @@ def test_prediction_under_attack_leaves_the_model_as_it_was(toy_images):
 
 def test_training_shifts_change_training_and_nothing_else(colour_folder, tmp_path):
     shifts = [{"gaussian_blur": [1.0]}, {"gamma": [0.5]}]
-    plain = fw.run(study(colour_folder, [BRIGHTNESS]), out=tmp_path / "plain")
-    under = fw.run(study(colour_folder, [BRIGHTNESS], train_shifts=shifts), out=tmp_path / "under")
-    again = fw.run(study(colour_folder, [BRIGHTNESS], train_shifts=shifts), out=tmp_path / "again")
+    plain = fw.run(study(colour_folder, []), out=tmp_path / "plain")
+    under = fw.run(study(colour_folder, [], train_shifts=shifts), out=tmp_path / "under")
+    again = fw.run(study(colour_folder, [], train_shifts=shifts), out=tmp_path / "again")
     folder = "models/basic/seed-0/model.safetensors"
     assert plain.folder.checksum(folder) != under.folder.checksum(folder)
     assert under.folder.checksum(folder) == again.folder.checksum(folder)
@@ -228,11 +233,11 @@ def test_training_on_what_is_tested_is_refused(colour_folder):
         study(colour_folder, [], train_shifts=[{"pgd": [0.1]}])
 
 
-def test_a_suite_of_corruptions_runs_and_is_reported(colour_folder, tmp_path, draw):
+def test_a_suite_of_corruptions_runs_and_is_reported(colour_folder, tmp_path, draw_page):
     run = fw.run(study(colour_folder, [{"suite": "quick"}]), out=tmp_path / "run")
     fog = rows(run, "imagenet_c/fog", "mean")["value"].item()
     assert 0 <= fog <= 1
-    draw(run)
+    draw_page(run)
     page = (run.path / "report.html").read_text()
     assert "Fog" in page
     fogs = next(sweep.cells for sweep in run.record.sweeps if sweep.name == "imagenet_c/fog")

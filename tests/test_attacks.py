@@ -341,14 +341,15 @@ def more_at_night(few, many):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_pgd_agrees_with_foolbox(foolbox, norm):
+@more_at_night(1, 3)
+def test_pgd_agrees_with_foolbox(foolbox, norm, times):
     model, (images, labels, keys) = trained(), held_out(400)
     epsilon, steps = RADII[norm], 20
     attack = make_attack("pgd", epsilon=epsilon, steps=steps, norm=norm)
     kind = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm]
     theirs = kind(abs_stepsize=2.5 * epsilon / steps, steps=steps)
     ours_right, theirs_right = [], []
-    for seed in range(3):
+    for seed in range(times):
         moved = attack(model, images, labels, keys, seed)
         ours_right.append(are_right(model, moved, labels))
         with torch.random.fork_rng(devices=[]):
@@ -362,7 +363,7 @@ def test_pgd_agrees_with_foolbox(foolbox, norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ["apgd_ce", "apgd_t"])
-@more_at_night(2, 6)
+@more_at_night(1, 6)
 def test_auto_pgd_agrees_with_torchattacks(torchattacks, name, norm, times):
     classes = 5
     model, (images, labels, keys) = trained(classes), held_out(450, classes)
@@ -404,7 +405,7 @@ def test_fab_agrees_with_torchattacks(torchattacks, norm, times):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@more_at_night(10, 32)
+@more_at_night(6, 32)
 def test_square_agrees_with_torchattacks(torchattacks, norm, times):
     """Theirs places one square for the whole batch, so only whole searches are independent."""
     model, (images, labels, keys) = trained(), held_out(150)

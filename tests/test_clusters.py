@@ -290,16 +290,23 @@ def test_a_group_of_all_right_images_is_not_thought_to_differ():
     assert membership_p(right, inside, None, np.random.default_rng(0)) > 0.5
 
 
-@pytest.mark.parametrize("group", [pytest.param(3, marks=pytest.mark.nightly), 20])
-def test_random_groups_of_patients_differ_as_rarely_as_the_level_says(group):
+@pytest.mark.parametrize(
+    ("group", "trials"),
+    [
+        (20, 60),
+        pytest.param(20, 150, marks=pytest.mark.nightly),
+        pytest.param(3, 150, marks=pytest.mark.nightly),
+    ],
+)
+def test_random_groups_of_patients_differ_as_rarely_as_the_level_says(group, trials):
     clusters = Clusters(np.repeat(np.arange(60), np.arange(60) % 7 + 1))
     rejected = []
-    for trial in range(150):
+    for trial in range(trials):
         generator = np.random.default_rng([group, trial])
         right = draw_trial(generator, clusters, 0.2)[:, :1]
         inside = np.isin(clusters.of, generator.permutation(60)[:group])
         rejected.append(membership_p(right, inside, clusters, generator) < 0.05)
-    assert np.sum(rejected) <= most(150, 0.05)
+    assert np.sum(rejected) <= most(trials, 0.05)
 
 
 def test_a_difference_of_groups_is_found_and_its_interval_is_newcombe_s():

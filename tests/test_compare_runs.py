@@ -19,7 +19,7 @@ from fairweather.report.tables import TOO_FEW_NOTE
 from fairweather.runs import RunFolder
 
 from .reference import paired_ends
-from .run_folders import as_first_version, outcomes, run_record, sweep_record, write_run
+from .run_folders import as_first_version, copy_run, outcomes, run_record, sweep_record, write_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -53,7 +53,7 @@ def right(share, seed=0, n=N):
 
 
 def make_run(
-    path, models, *, shifts=(FOG, BLUR), digest="d" * 64, shift_seed=0, bootstrap=1000, **data
+    path, models, *, shifts=(FOG, BLUR), digest="d" * 64, shift_seed=0, bootstrap=200, **data
 ):
     """A run folder with only what a comparison reads: {model: {seed: {cell: predictions}}}."""
     facts = {"name": "toys", "classes": ("a", "b", "c"), "digests": {"test": digest}}
@@ -93,16 +93,23 @@ SHARES_A = dict(zip(CELLS, (0.9, 0.7, 0.5, 0.6), strict=True))
 SHARES_B = dict(zip(CELLS, (0.9, 0.71, 0.7, 0.4), strict=True))
 
 
-@pytest.fixture
-def one_seed(tmp_path):
-    """Clean: the same images right. Then alike, better, and worse."""
+@pytest.fixture(scope="module")
+def one_seed(tmp_path_factory):
+    """Clean: the same images right. Then alike, better, and worse. Nobody changes these runs."""
+    root = tmp_path_factory.mktemp("one-seed")
     first = {cell: predictions(right(share, 1), 0.9) for cell, share in SHARES_A.items()}
     second = {cell: predictions(right(share, 1), 0.7) for cell, share in SHARES_B.items()}
     # At the first severity both are right 70 % of the time, about other images.
     second["fog,severity=1"] = predictions(right(0.71, 2), 0.7)
-    a = make_run(tmp_path / "a", {"net": {0: first}})
-    b = make_run(tmp_path / "b", {"other": {3: second}})
+    a = make_run(root / "a", {"net": {0: first}}, bootstrap=1000)
+    b = make_run(root / "b", {"other": {3: second}}, bootstrap=1000)
     return a, b, first, second
+
+
+@pytest.fixture(scope="module")
+def compared(one_seed):
+    """The comparison of these two, which most tests only read."""
+    return read_run_comparison(*one_seed[:2])
 
 
 def slow_p_value(b, c):
@@ -110,9 +117,9 @@ def slow_p_value(b, c):
     return sum(outcomes) / 2 ** (b + c)
 
 
-def test_cells_are_tested_on_the_same_images(one_seed):
-    a, b, first, second = one_seed
-    table = read_run_comparison(a, b).table
+def test_cells_are_tested_on_the_same_images(one_seed, compared):
+    *_, first, second = one_seed
+    table = compared.table
     p_values = {}
     for cell in CELLS:
         found = row(table, *PLACES[cell])
@@ -154,9 +161,9 @@ def test_a_test_that_only_holm_undoes_is_no_difference(tmp_path):
     assert "the accuracy differs in 0 of 4 cells: B is better in 0, A in 0. 4 are ties" in counted
 
 
-def test_intervals_are_of_a_paired_bootstrap(one_seed):
-    a, b, first, second = one_seed
-    table = read_run_comparison(a, b).table
+def test_intervals_are_of_a_paired_bootstrap(one_seed, compared):
+    *_, first, second = one_seed
+    table = compared.table
     weights = bootstrap_weights(N).astype(float)
     change = {cell: second[cell].correct * 1.0 - first[cell].correct for cell in CELLS}
     fog = (change["fog,severity=1"] + change["fog,severity=2"]) / 2
@@ -204,16 +211,15 @@ def test_images_are_resampled_as_often_as_the_studies_say(one_seed, tmp_path, as
     np.testing.assert_allclose(found[["low", "high"]].astype(float), ends, atol=1e-12)
 
 
-def test_resamples_are_the_same_in_blocks(one_seed, monkeypatch):
+def test_resamples_are_the_same_in_blocks(one_seed, compared, monkeypatch):
     a, b, *_ = one_seed
-    whole = read_run_comparison(a, b).table
     monkeypatch.setattr(intervals, "BLOCK", 300 * N)
-    pd.testing.assert_frame_equal(read_run_comparison(a, b).table, whole)
+    pd.testing.assert_frame_equal(read_run_comparison(a, b).table, compared.table)
 
 
-def test_the_numbers_are_those_of_the_scores(one_seed):
-    a, b, first, second = one_seed
-    table = read_run_comparison(a, b).table
+def test_the_numbers_are_those_of_the_scores(one_seed, compared):
+    *_, first, second = one_seed
+    table = compared.table
     metrics = ("accuracy", "rms_calibration_error", "negative_log_likelihood")
     assert tuple(table["metric"].unique()) == metrics
     for cell in CELLS:
@@ -226,9 +232,9 @@ def test_the_numbers_are_those_of_the_scores(one_seed):
     assert len(table) == len(metrics) * (len(CELLS) + 3)
 
 
-def test_the_other_way_round_everything_has_the_other_sign(one_seed):
+def test_the_other_way_round_everything_has_the_other_sign(one_seed, compared):
     a, b, *_ = one_seed
-    there, back = read_run_comparison(a, b).table, read_run_comparison(b, a).table
+    there, back = compared.table, read_run_comparison(b, a).table
     np.testing.assert_allclose(there["difference"], -back["difference"])
     np.testing.assert_allclose(there["low"], -back["high"])
     np.testing.assert_array_equal(there["p_holm"], back["p_holm"])
@@ -236,43 +242,39 @@ def test_the_other_way_round_everything_has_the_other_sign(one_seed):
     assert list(there["verdict"]) == list(back["verdict"])
 
 
-def test_only_a_corrected_test_makes_a_difference_real(one_seed):
-    a, b, *_ = one_seed
-    comparison = read_run_comparison(a, b)
-    tested = comparison.table["p_holm"].notna()
-    verdicts = comparison.table["verdict"]
+def test_only_a_corrected_test_makes_a_difference_real(compared):
+    tested = compared.table["p_holm"].notna()
+    verdicts = compared.table["verdict"]
     assert set(verdicts[tested]) == {"real", "no difference found"}
     assert set(verdicts[~tested]) == {UNCORRECTED, "no difference found"}
-    untested = comparison.table[~tested]
+    untested = compared.table[~tested]
     excluding = (untested["low"] > 0) | (untested["high"] < 0)
     assert list(untested["verdict"] == UNCORRECTED) == list(excluding)
-    (last,) = comparison.notes[-1:]
+    (last,) = compared.notes[-1:]
     assert last.startswith(f"{excluding.sum()} of the {len(untested)} lines without a test")
-    for text in (last, comparison.caption):
+    for text in (last, compared.caption):
         assert UNCORRECTED in text
         assert "one in twenty" in text
-    assert "real only if McNemar's" in comparison.caption
+    assert "real only if McNemar's" in compared.caption
 
 
-def test_the_notes_count_cells_and_directions(one_seed):
+def test_the_notes_count_cells_and_directions(one_seed, compared):
     a, b, *_ = one_seed
-    counted, last = read_run_comparison(a, b).notes[-2:]
+    counted, last = compared.notes[-2:]
     assert counted == (
         "After Holm's correction, the accuracy differs in 2 of 4 cells: B is better in 1, A in 1. "
         "2 are ties: these images show no difference, which does not prove that there is none."
     )
-    text = str(read_run_comparison(a, b))
+    text = str(compared)
     assert text.endswith(last)
-    assert "several seeds" in read_run_comparison(a, b).scope
+    assert "several seeds" in compared.scope
     assert f"A is {a}, B is {b}, on the same 200 test images" in text
     assert "Holm's correction over the 4 cells of this table (p < 0.05)" in text
 
 
-def test_the_text_shows_each_row_once(one_seed):
-    a, b, *_ = one_seed
-    comparison = read_run_comparison(a, b)
-    lines = str(comparison).split("\n\n")[1].splitlines()
-    assert len(lines) == 1 + len(comparison.table)
+def test_the_text_shows_each_row_once(compared):
+    lines = str(compared).split("\n\n")[1].splitlines()
+    assert len(lines) == 1 + len(compared.table)
     found = [line for line in lines if re.search(r"Fog +2 +Accuracy", line)]
     pattern = (
         r"net / other +Fog +2 +Accuracy +50\.0 +70\.0 +\+20\.0 \[\+1\d\.\d, \+2\d\.\d\]"
@@ -282,13 +284,14 @@ def test_the_text_shows_each_row_once(one_seed):
     assert re.search(
         r"net / other +Clean +– +Accuracy +90\.0 +90\.0 +\+0\.0 \[−1\.4, \+1\.4\]", lines[1]
     )
-    first = [comparison.table.iloc[place]["level"] for place in range(0, 12, 3)]
+    first = [compared.table.iloc[place]["level"] for place in range(0, 12, 3)]
     assert first == ["none", "mean", "mean", "mean"]
 
 
-@pytest.fixture
-def several(tmp_path):
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
     """Two models of two and three seeds on one side, of two each on the other."""
+    root = tmp_path_factory.mktemp("several")
     ours = {
         "small": {seed: make_model(SHARES_A, seed) for seed in (0, 1)},
         "large": {seed: make_model(SHARES_B, seed) for seed in (0, 1, 5)},
@@ -300,12 +303,22 @@ def several(tmp_path):
             1: make_model({cell: share - 0.03 for cell, share in SHARES_A.items()}, 21),
         },
     }
-    return make_run(tmp_path / "ours", ours), make_run(tmp_path / "theirs", theirs), ours, theirs
+    runs = (
+        make_run(root / name, models, bootstrap=1000)
+        for name, models in (("ours", ours), ("theirs", theirs))
+    )
+    return *runs, ours, theirs
 
 
-def test_models_are_paired_by_name_and_seeds_are_averaged(several):
-    a, b, ours, theirs = several
-    comparison = read_run_comparison(a, b)
+@pytest.fixture(scope="module")
+def compared_several(several):
+    """The comparison of these two."""
+    return read_run_comparison(*several[:2])
+
+
+def test_models_are_paired_by_name_and_seeds_are_averaged(several, compared_several):
+    *_, ours, theirs = several
+    comparison = compared_several
     table = comparison.table
     assert (table["model_a"] == table["model_b"]).all()
     assert list(table["model_a"].unique()) == ["small", "large"]  # the study's order
@@ -342,19 +355,19 @@ def test_models_are_paired_by_name_and_seeds_are_averaged(several):
     assert "McNemar" not in text
 
 
-def test_one_model_of_a_run_is_named_with_a_colon(several):
+def test_one_model_of_a_run_is_named_with_a_colon(several, compared_several):
     a, b, *_ = several
     table = read_run_comparison(f"{a}:small", f"{a}:large").table
     assert set(table["model_a"]) == {"small"}
     assert set(table["model_b"]) == {"large"}
     comparison = read_run_comparison(f"{a}:large", f"{b}:small")
     assert comparison.name == "compare_large_theirs_small"
-    assert read_run_comparison(a, b).name == "compare_theirs"
+    assert compared_several.name == "compare_theirs"
 
 
 def test_a_folder_may_have_a_colon_in_its_name(one_seed, tmp_path):
     a, b, *_ = one_seed
-    odd = a.rename(tmp_path / "runs:12")
+    odd = copy_run(RunFolder(a), tmp_path / "runs:12").path
     assert len(read_run_comparison(odd, b).table) == len(read_run_comparison(f"{odd}:net", b).table)
 
 
@@ -378,8 +391,9 @@ def test_what_cannot_be_paired_is_refused(several, one_seed, tmp_path):
         read_run_comparison(a, empty)
 
 
-def test_an_unfinished_run_is_refused(one_seed):
-    a, b, *_ = one_seed
+def test_an_unfinished_run_is_refused(one_seed, tmp_path):
+    a, whole, *_ = one_seed
+    b = copy_run(RunFolder(whole), tmp_path / "b").path
     RunFolder(b).forget("predictions/other/seed-3/test/a__blur,sigma=0.5")
     words = "b has no predictions of other, seed 3, under a/blur,sigma=0.5: let the run finish"
     with pytest.raises(InputError, match=words):
@@ -466,9 +480,9 @@ def test_attacks_are_in_no_mean_over_shifts(tmp_path):
     )
 
 
-def test_other_shift_seeds_are_said(one_seed, tmp_path):
-    a, b, _, second = one_seed
-    assert "shift seeds" not in str(read_run_comparison(a, b))
+def test_other_shift_seeds_are_said(one_seed, compared, tmp_path):
+    a, *_, second = one_seed
+    assert "shift seeds" not in str(compared)
     other = make_run(tmp_path / "c", {"net": {0: second}}, shift_seed=7)
     assert "different shift seeds (0 and 7)" in str(read_run_comparison(a, other))
 
@@ -562,7 +576,8 @@ def test_the_files_hold_the_table(one_seed):
 
 def test_a_run_called_paper_does_not_overwrite_the_published_comparison(one_seed, tmp_path):
     a, b, *_ = one_seed
-    assert read_run_comparison(a, b.rename(tmp_path / "paper")).name == "compare_paper_run"
+    paper = copy_run(RunFolder(b), tmp_path / "paper").path
+    assert read_run_comparison(a, paper).name == "compare_paper_run"
 
 
 def test_a_difference_that_seeds_could_undo_is_not_called_real(tmp_path):
@@ -575,8 +590,11 @@ def test_a_difference_that_seeds_could_undo_is_not_called_real(tmp_path):
     a = make_run(tmp_path / "a", {"m": spread((0.50, 0.505, 0.51))})
     noisy = make_run(tmp_path / "noisy", {"m": spread((0.60, 0.90, 0.65))})
     steady = make_run(tmp_path / "steady", {"m": spread((0.895, 0.90, 0.905))})
-    for b, verdict, count in ((noisy, "no difference found", 0), (steady, "real", 4)):
-        comparison = read_run_comparison(a, b)
+    undecided = read_run_comparison(a, noisy)
+    for b, comparison, verdict, count in (
+        (noisy, undecided, "no difference found", 0),
+        (steady, read_run_comparison(a, steady), "real", 4),
+    ):
         found = row(comparison.table, "fog", "2")
         assert found["difference"] > 0.2
         assert (found["low"] > 0) == (verdict == "real")
@@ -585,7 +603,7 @@ def test_a_difference_that_seeds_could_undo_is_not_called_real(tmp_path):
         assert words in comparison.notes[-2]
         back = read_run_comparison(b, a).notes[-2]
         assert f"differs in {count} of 4 cells: B is better in 0, A in {count}" in back
-    (needed,) = [note for note in read_run_comparison(a, noisy).notes if "clean" in note]
+    (needed,) = [note for note in undecided.notes if "clean" in note]
     assert re.search(
         r"m, accuracy, clean: .* power of 80 % takes about "
         r"([4-9]|1\d) seeds of each on these images; .*no number of images",
@@ -700,8 +718,9 @@ def test_one_source_prepared_at_two_sizes_is_compared_with_a_note(tmp_path):
     comparison = read_run_comparison(a, b)
     (note,) = (each for each in comparison.notes if "preprocessing" in each)
     assert "(32 x 32 and 48 x 48 pixels)" in note
-    pd.testing.assert_frame_equal(comparison.table, read_run_comparison(a, same).table)
-    assert "preprocessing" not in str(read_run_comparison(a, same))
+    of_one_size = read_run_comparison(a, same)
+    pd.testing.assert_frame_equal(comparison.table, of_one_size.table)
+    assert "preprocessing" not in str(of_one_size)
 
 
 def test_one_size_made_otherwise_is_compared_too(tmp_path):
@@ -853,7 +872,6 @@ def test_classes_of_several_seeds_are_compared_over_seeds_and_images(tmp_path):
     assert frame["p_holm"]["b"] == pytest.approx(3 * cross_difference(*sides).p, rel=1e-9)
 
 
-def test_runs_without_logits_are_not_compared_by_class(one_seed):
-    found = read_run_comparison(*one_seed[:2])
-    assert found.classes is None
-    assert not [name for name in found.files() if name.endswith("_classes.csv")]
+def test_runs_without_logits_are_not_compared_by_class(compared):
+    assert compared.classes is None
+    assert not [name for name in compared.files() if name.endswith("_classes.csv")]

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -526,16 +527,21 @@ def trained(folder, colour_folder):
 
 
 STATISTICS = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
+OTHERS = {"ood": ["mnist5k"], "limit": 30}  # a few images of another set
 
 
 @pytest.mark.parametrize(
     ("of", "options"),
     [
-        ("file", {"variants": ["temperature"], "validation_fraction": 0.2, "ood": ["mnist5k"]}),
+        ("file", {"variants": ["temperature"], "validation_fraction": 0.2, **OTHERS}),
         ("file", {"limit": 12, "labels": {"blue": "red", "green": "green", "red": "blue"}}),
         ("softmaxed", {}),
         ("checkpoint", {"architecture": "timm:test_resnet", "size": 24, **STATISTICS}),
-        ("checkpoint", {"architecture": "timm:test_resnet", "input_size": 24, **STATISTICS}),
+        pytest.param(
+            "checkpoint",
+            {"architecture": "timm:test_resnet", "input_size": 24, **STATISTICS},
+            marks=pytest.mark.nightly,
+        ),
         ("trained", {"variants": ["batchnorm"]}),
     ],
     ids=str,
@@ -620,6 +626,25 @@ def test_what_only_the_scores_depend_on_needs_no_word(model, colour_folder, tmp_
     assert stored.stat().st_mtime_ns == before
 
 
+@pytest.fixture(scope="module")
+def whole(colour_folder, tmp_path_factory):
+    """A model, all that an evaluation of it was asked for, and its run: to be copied."""
+    folder = tmp_path_factory.mktemp("whole")
+    model, asked = (
+        write_model(folder),
+        {
+            "shifts": "gamma: [2]",
+            "variants": ("temperature",),
+            "priors": {"blue_skies": {"blue": 0.9}},
+            "ood": ("mnist5k",),
+            "limit": 30,
+            "validation_fraction": 0.2,
+        },
+    )
+    evaluated(model, colour_folder, folder / "run", **asked)
+    return model, asked, folder / "run"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -631,22 +656,12 @@ def test_what_only_the_scores_depend_on_needs_no_word(model, colour_folder, tmp_
     ids=str,
 )
 def test_what_the_scores_have_is_not_dropped_without_a_word(
-    model, colour_folder, tmp_path, options, words
+    whole, colour_folder, tmp_path, options, words
 ):
-    out, plain = (
-        tmp_path / "run",
-        {
-            "shifts": "gamma: [2]",
-            "variants": ("temperature",),
-            "priors": {"blue_skies": {"blue": 0.9}},
-            "ood": ("mnist5k",),
-            "limit": 30,
-            "validation_fraction": 0.2,
-        },
-    )
-    evaluated(model, colour_folder, out, **plain)
+    model, asked, run = whole
+    out = shutil.copytree(run, tmp_path / "run")
     before = (out / "scores.csv").read_bytes()
-    fewer = plain | options
+    fewer = asked | options
     with pytest.raises(InputError, match=f": {words}; .*--replace"):
         evaluated(model, colour_folder, out, **fewer)
     assert (out / "scores.csv").read_bytes() == before

@@ -51,15 +51,16 @@ FITS = {
         logits, labels, "logistic"
     ),
 }
+RECIPE = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01}
 STUDY = {
     "name": "fitted",
-    "data": {"source": "mnist5k", "size": 8, "validation_fraction": 0.06, "test_fraction": 0.06},
+    "data": {"source": "mnist5k"},
     "shifts": [{"brightness_factor": [0.6]}, {"fgsm": [0.02]}],
     "fit_on": ["clean", {"gamma": [0.5, 4]}],
     "variants": WRITTEN,
     "seeds": [0],
     "bootstrap": 100,
-    "models": {"basic": {"title": "Basic", "backbone": TINY_RESNET, "recipe": {"epochs": 1}}},
+    "models": {"basic": {"title": "Basic", "backbone": TINY_RESNET, "recipe": RECIPE}},
 }
 ON = ["clean", "gamma,exponent=0.5", "gamma,exponent=4"]
 CELLS = [
@@ -71,8 +72,15 @@ CELLS = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return fw.run(check_study(STUDY), out=tmp_path_factory.mktemp("fitted") / "run", device="cpu")
+def study(colour_folder):
+    """Three classes have fewer rows to be scored than ten."""
+    data = {"source": f"folder:{colour_folder}", "size": 8, "validation_fraction": 0.3}
+    return check_study(STUDY | {"data": data})
+
+
+@pytest.fixture(scope="module")
+def run(study, tmp_path_factory):
+    return fw.run(study, out=tmp_path_factory.mktemp("fitted") / "run", device="cpu")
 
 
 def read(run, model, shift="clean", part="test"):
@@ -157,9 +165,9 @@ def test_rules_judge_calibrations_and_thresholds(run):
 
 
 def test_the_same_study_gives_the_same_bytes_and_a_finished_one_is_left_alone(
-    run, tmp_path, monkeypatch
+    study, run, tmp_path, monkeypatch
 ):
-    again = fw.run(check_study(STUDY), out=tmp_path / "again", device="cpu")
+    again = fw.run(study, out=tmp_path / "again", device="cpu")
     same(run.path, again.path)
     fitted = [path.relative_to(run.path) for path in (run.path / "variants").rglob("*.json")]
     assert len(fitted) == 2 * len(NAMES)
@@ -167,22 +175,23 @@ def test_the_same_study_gives_the_same_bytes_and_a_finished_one_is_left_alone(
         assert (run.path / name).read_bytes() == (again.path / name).read_bytes(), name
     for name in ("recalibrate", "fit_temperature", "predict_each", "calibrators"):
         monkeypatch.setattr(f"fairweather.steps.predicting.{name}", None)
-    fw.run(check_study(STUDY), out=again.path, device="cpu")
+    fw.run(study, out=again.path, device="cpu")
     same(run.path, again.path)
 
 
-@pytest.mark.parametrize("name", ["isotonic", "vector_scaling", "temperature-fit_on"])
-def test_a_damaged_fitted_file_is_made_again(run, tmp_path, name):
+def test_damaged_fitted_files_are_made_again(study, run, tmp_path):
     path = shutil.copytree(run.path, tmp_path / "run")
-    file = path / fitted_file("basic", 0, name)
-    expected = file.read_bytes()
-    file.write_bytes(expected[: len(expected) // 2])
-    folder, name = RunFolder(path), file.relative_to(path).as_posix()
-    for read_file in (folder.holds, lambda name: read_change(folder, name)):
-        with pytest.raises(InputError, match=file.name):
-            read_file(name)
-    fw.run(check_study(STUDY), out=path, device="cpu")
-    assert file.read_bytes() == expected
+    expected = {}
+    for name in ("isotonic", "vector_scaling", "temperature-fit_on"):
+        file = path / fitted_file("basic", 0, name)
+        expected[file] = file.read_bytes()
+        file.write_bytes(expected[file][: len(expected[file]) // 2])
+        folder, stored = RunFolder(path), file.relative_to(path).as_posix()
+        for read_file in (folder.holds, lambda stored, folder=folder: read_change(folder, stored)):
+            with pytest.raises(InputError, match=file.name):
+                read_file(stored)
+    fw.run(study, out=path, device="cpu")
+    assert {file: file.read_bytes() for file in expected} == expected
 
 
 # ---------------------------------------------------------------- without a run
@@ -332,8 +341,8 @@ def test_beyond_100_classes_a_calibration_changes_what_the_network_predicts_agai
             np.testing.assert_allclose(found.nll, columns.nll, rtol=1e-6)
 
 
-def test_tables_and_sentences_say_what_differs(run, draw):
-    draw(run)
+def test_tables_and_sentences_say_what_differs(run, draw_page):
+    draw_page(run)
     table = pd.read_csv(run.path / "tables" / "variants.csv").set_index("model")
     assert list(table.index)[:3] == ["basic", "basic+temperature", "basic+temperature-fit_on"]
     scores = run.scores[run.scores["shift"] == "clean"]

@@ -29,6 +29,7 @@ TAIL = 0.025
 FEW_CLUSTERS = 20
 # Random choices behind a p-value, and fewer if there are many images.
 CHOICES, FEWEST_CHOICES, MOST_UNITS = 9_999, 999, 2 * 10**7
+PLACES = 10**5  # members of random groups that are looked at together
 NEARLY = 1e-9  # what rounding may change of a distance
 BLOCK = 2**20  # numbers of images by cluster and by point of a curve that are in memory at once
 
@@ -329,9 +330,11 @@ def membership_p(
         return np.abs(own / images - (sums.sum() - own) / (sizes.sum() - images))
 
     found = distance(np.flatnonzero(chosen)[None])[0] * (1 - NEARLY)
-    as_far = 0
-    for _ in range(rounds):
-        as_far += int(distance(generator.permutation(count)[None, :group])[0] >= found)
+    as_far, together = 0, max(1, PLACES // group)
+    for first in range(0, rounds, together):
+        drawn = range(first, min(first + together, rounds))
+        groups = np.stack([generator.permutation(count)[:group] for _ in drawn])
+        as_far += int((distance(groups) >= found).sum())
     return (as_far + 1) / (rounds + 1)
 
 
