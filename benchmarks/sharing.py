@@ -33,9 +33,9 @@ from fairweather.executors import execute
 from fairweather.inference import Reader
 from fairweather.inference.batches import logits_of, predict_each
 from fairweather.runs import RunFolder
+from fairweather.shifting import Shifters
 from fairweather.shifts import make_shift, suite
 from fairweather.steps import Worker
-from fairweather.steps.shifters import Shifters
 from fairweather.steps.worker import using_threads
 from fairweather.streams import shifted_batches, slices
 from fairweather.study import load_study, plan

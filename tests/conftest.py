@@ -1,5 +1,6 @@
 """Small real files and small real models for the tests."""
 
+import itertools
 import os
 import signal
 
@@ -44,39 +45,40 @@ def undrawn():
 
     kept = {name: getattr(reporting, name) for name in ("_build_figures", "render_page")}
 
+    def no_figures(*_):
+        return []
+
     def patched(patch, figures, page):
         patch.setattr(reporting, "_build_figures", figures)
         patch.setattr(reporting, "render_page", page)
 
-    def draw(run):
+    def draw(run, figures=True):
         with pytest.MonkeyPatch.context() as patch:
-            patched(patch, *kept.values())
+            patched(patch, kept["_build_figures"] if figures else no_figures, kept["render_page"])
             reporting.build_report(RunFolder(run.path))
 
     with pytest.MonkeyPatch.context() as patch:
-        patched(patch, lambda *_: [], lambda *_: "<!doctype html>")
+        patched(patch, no_figures, lambda *_: "<!doctype html>")
         yield draw
 
 
 @pytest.fixture
 def draw(undrawn):
-    """Draw the figures and the page of a run for real."""
+    """Draw the figures and the page of a run for real, or the page alone."""
     return undrawn
 
 
 @pytest.fixture
-def draw_page():
-    """Draw the page of a run for real, without the figures in files, which take as long."""
-    import fairweather.report as reporting
-    from fairweather.report.page.rendering import render_page
+def no_figures(monkeypatch):
+    """Reports without figures, for tests that look at their pages or tables: they come faster."""
+    monkeypatch.setattr("fairweather.report._build_figures", lambda *_: [])
 
-    def draw(run):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(reporting, "_build_figures", lambda *_: [])
-            patch.setattr(reporting, "render_page", render_page)
-            reporting.build_report(RunFolder(run.path))
 
-    return draw
+@pytest.fixture
+def no_page(monkeypatch):
+    """Reports whose page says only the how-manieth it is, for tests that look at all else."""
+    numbers = itertools.count()
+    monkeypatch.setattr("fairweather.report.render_page", lambda *_: f"page {next(numbers)}")
 
 
 @pytest.fixture(autouse=True)

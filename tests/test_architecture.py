@@ -19,6 +19,7 @@ LEAVES = {
     "dicom",
     "pixels",
     "streams",
+    "children",
     "vega",
     "claims",
     "fabric",
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     "dicom": {"errors", "intensity"},
     "pixels": {"dicom", "errors", "intensity"},
     "streams": {"devices", "types"},
+    "children": set(),
     "pool": {"errors"},
     "vega": {"pool"},
     "claims": set(),
@@ -56,6 +58,7 @@ MAY_IMPORT = {
     "metrics": LEAVES,
     "training": LEAVES,
     "shift_lists": LEAVES | {"attacks", "shifts"},
+    "shifting": LEAVES | {"shift_lists"},
     "prediction_files": LEAVES | {"models"},
     "inference": LEAVES | {"metrics"},
     "runs": LEAVES,
@@ -71,7 +74,7 @@ MAY_IMPORT = {
     "exporting": LEAVES | {"data", "runs", "shifts"},
     "steps": LEAVES
     | {"attacks", "data", "inference", "metrics", "models", "report", "runs", "scores"}
-    | {"shift_lists", "shifts", "training"},
+    | {"shift_lists", "shifting", "shifts", "training"},
     "executors": LEAVES | {"data", "executor_options", "runs", "steps"},
     "reopened": LEAVES | {"data", "models", "runs", "steps"},
     "estimation": LEAVES

@@ -68,7 +68,7 @@ def rows(run, shift, level, metric="accuracy"):
     return scores[wanted & (scores["metric"] == metric)]
 
 
-def test_attacks_are_cells_with_scores_intervals_and_tables(attacked, draw_page):
+def test_attacks_are_cells_with_scores_intervals_and_tables(attacked, draw):
     clean = rows(attacked, "clean", "none")["value"].item()
     small, large = (rows(attacked, "pgd", level)["value"].item() for level in ("0.02", "0.1"))
     assert clean >= small >= large
@@ -76,7 +76,7 @@ def test_attacks_are_cells_with_scores_intervals_and_tables(attacked, draw_page)
     assert rows(attacked, "pgd", "0.02", "rms_calibration_error")["n"].item() == 60
     table = pd.read_csv(attacked.path / "tables" / "accuracy_pgd.csv")
     assert table["pgd 0.1"].item() == pytest.approx(large)
-    draw_page(attacked)
+    draw(attacked, figures=False)
     assert "PGD" in (attacked.path / "report.html").read_text()
 
 
@@ -233,11 +233,11 @@ def test_training_on_what_is_tested_is_refused(colour_folder):
         study(colour_folder, [], train_shifts=[{"pgd": [0.1]}])
 
 
-def test_a_suite_of_corruptions_runs_and_is_reported(colour_folder, tmp_path, draw_page):
+def test_a_suite_of_corruptions_runs_and_is_reported(colour_folder, tmp_path, draw):
     run = fw.run(study(colour_folder, [{"suite": "quick"}]), out=tmp_path / "run")
     fog = rows(run, "imagenet_c/fog", "mean")["value"].item()
     assert 0 <= fog <= 1
-    draw_page(run)
+    draw(run, figures=False)
     page = (run.path / "report.html").read_text()
     assert "Fog" in page
     fogs = next(sweep.cells for sweep in run.record.sweeps if sweep.name == "imagenet_c/fog")

@@ -657,8 +657,8 @@ def test_rules_about_sets(with_set_rows):
         judged(f"basic+{SETS}: conformal_coverge[clean] >= 0.8")
 
 
-def test_the_page_says_where_the_promise_breaks(with_set_rows, draw_page):
-    draw_page(with_set_rows)
+def test_the_page_says_where_the_promise_breaks(with_set_rows, draw):
+    draw(with_set_rows, figures=False)
     page = (with_set_rows.path / "report.html").read_text()
     assert "<h2>Prediction sets</h2>" in page
     assert "promised 80\N{NO-BREAK SPACE}%" in page

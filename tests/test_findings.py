@@ -542,7 +542,7 @@ def test_without_predictions_nothing_falls_whose_intervals_overlap(clean, dark, 
 # From here on, run folders with predictions.
 
 
-def make(folder, right, sweeps=(), labels=None, sure=0.7, titles=None):
+def make(folder, right, sweeps=(), labels=None, sure=0.7, titles=None, bootstrap=300):
     """Contents and folder of a run, from which images are right: model, seed, cell id -> `[n]`."""
     shifts = {"clean": Shift("clean", None, {}, None)} | {
         cell: Shift(sweep.name, float(level), {}, None)
@@ -553,10 +553,12 @@ def make(folder, right, sweeps=(), labels=None, sure=0.7, titles=None):
     stored = {
         Cell(model, seed, shifts[cell]): each for (model, seed, cell), each in predictions.items()
     }
-    table = with_means(dict(estimate_cells(list(stored), stored.get, 300)).items(), list(ATTACKS))
+    table = with_means(
+        dict(estimate_cells(list(stored), stored.get, bootstrap)).items(), list(ATTACKS)
+    )
     frame = to_frame(with_worst(table, list(ATTACKS)))
     titles = titles or {model: model.upper() for model, _, _ in right}
-    record = run_record(titles, bootstrap=300)
+    record = run_record(titles, bootstrap=bootstrap)
     run = write_run(folder, record, predictions=predictions)
     return Contents({"": record}, titles, tuple(sweeps), frame, {"": run})
 
@@ -597,7 +599,7 @@ def test_the_worst_of_many_that_are_alike_is_rarely_called_a_fall(tmp_path):
     for seed in range(16):
         rng = np.random.default_rng(seed)
         right = {("a", 0, cell): draw(rng, 200, 0.7) for cell in ("clean", *levels.values())}
-        (found,) = model_findings(make(tmp_path / str(seed), right, [sweep]))
+        (found,) = model_findings(make(tmp_path / str(seed), right, [sweep], bootstrap=100))
         first, second = found.sentences[:2]
         falls += first.startswith("Accuracy falls")
         excluding += any("a difference in accuracy can be chance" in text for text in found.more)

@@ -341,8 +341,8 @@ def test_beyond_100_classes_a_calibration_changes_what_the_network_predicts_agai
             np.testing.assert_allclose(found.nll, columns.nll, rtol=1e-6)
 
 
-def test_tables_and_sentences_say_what_differs(run, draw_page):
-    draw_page(run)
+def test_tables_and_sentences_say_what_differs(run, draw):
+    draw(run, figures=False)
     table = pd.read_csv(run.path / "tables" / "variants.csv").set_index("model")
     assert list(table.index)[:3] == ["basic", "basic+temperature", "basic+temperature-fit_on"]
     scores = run.scores[run.scores["shift"] == "clean"]

@@ -15,6 +15,7 @@ from torch import nn
 import fairweather as fw
 from fairweather import group
 from fairweather.attacks import make_training_attack
+from fairweather.children import start_module
 from fairweather.errors import InputError, TrainingDivergedError
 from fairweather.executors.jobs import JobFailedError
 from fairweather.fabric import find_free_network_port
@@ -22,7 +23,6 @@ from fairweather.group import ALONE, Group, Local, joined, synchronise_batchnorm
 from fairweather.models import ModelSpec, build
 from fairweather.runs import RunFolder
 from fairweather.shifts import make_shift
-from fairweather.steps.children import start_module
 from fairweather.training import Recipe, fit
 from fairweather.training.recipe import Adversarial, AugMix, GaussianNoise, Rotation
 from fairweather.training.selfsupervised import Pretraining, Probe, pretrain

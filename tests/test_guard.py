@@ -474,26 +474,26 @@ def test_what_no_graph_can_say_is_refused():
             trace([network], (SIDE, SIDE))
 
 
-def test_an_onnx_graph_says_what_torch_says(trained, batch, tmp_path):
+@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.nightly), "ensemble"])
+def test_an_onnx_graph_says_what_torch_says(seed, trained, batch, tmp_path):
     onnxruntime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
-    for seed in (0, "ensemble"):
-        of, guard = reopen(f"{trained}:basic:{seed}"), made(trained, seed)
-        path = tmp_path / f"{seed}.onnx"
-        save_onnx(guard, of, path)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        for count in (1, len(batch)):
-            images = batch.images[:count].numpy()
-            logits, probabilities, confidence = session.run(None, {"images": images})
-            answers = guard(images)
-            np.testing.assert_allclose(probabilities, answers.probabilities, atol=1e-4)
-            np.testing.assert_allclose(confidence, answers.confidence, atol=1e-4)
-            np.testing.assert_allclose(softmax(logits), answers.probabilities, atol=1e-4)
-        stored = {each.key: each.value for each in onnx.load(path).metadata_props}
-        assert json.loads(stored["names"]) == list(guard.record.classes)
-        assert float(stored["threshold"]) == guard.record.fit.threshold
-        assert float(stored["quantile"]) == guard.record.fit.quantile
-        assert json.loads(stored["promise"])["risk"] == PROMISE.risk
+    of, guard = reopen(f"{trained}:basic:{seed}"), made(trained, seed)
+    path = tmp_path / f"{seed}.onnx"
+    save_onnx(guard, of, path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for count in (1, len(batch)):
+        images = batch.images[:count].numpy()
+        logits, probabilities, confidence = session.run(None, {"images": images})
+        answers = guard(images)
+        np.testing.assert_allclose(probabilities, answers.probabilities, atol=1e-4)
+        np.testing.assert_allclose(confidence, answers.confidence, atol=1e-4)
+        np.testing.assert_allclose(softmax(logits), answers.probabilities, atol=1e-4)
+    stored = {each.key: each.value for each in onnx.load(path).metadata_props}
+    assert json.loads(stored["names"]) == list(guard.record.classes)
+    assert float(stored["threshold"]) == guard.record.fit.threshold
+    assert float(stored["quantile"]) == guard.record.fit.quantile
+    assert json.loads(stored["promise"])["risk"] == PROMISE.risk
 
 
 # ---------------------------------------------------------------- the promise
@@ -604,7 +604,7 @@ def test_levels_of_shifts_are_counted_and_those_without_an_answer_told():
 
 def test_the_promise_is_kept_through_all_steps(tmp_path):
     """Temperature, threshold and quantile together, on new validation and new test images."""
-    trials, broken, covered = 100, 0, []
+    trials, broken, covered = 50, 0, []
     generator = np.random.default_rng(0)
     test = simulated(20_000, generator)
     for trial in range(trials):
@@ -615,8 +615,8 @@ def test_the_promise_is_kept_through_all_steps(tmp_path):
         covered.append(kept.covered.value)
     # The measured risk of 20,000 images is off by a third of a point; few draws are so near.
     assert broken <= most(trials, 0.2)
-    # Beta(k, n + 1 - k): the deviation of one draw is below 0.04, that of their mean 0.004.
-    assert 0.8 - 4 * 0.004 <= np.mean(covered) <= 0.8 + 1 / 100 + 4 * 0.004
+    # Beta(k, n + 1 - k): the deviation of one draw is below 0.04, that of their mean 0.006.
+    assert 0.8 - 4 * 0.006 <= np.mean(covered) <= 0.8 + 1 / 100 + 4 * 0.006
 
 
 def test_of_each_patient_one_image_counts(tmp_path):
@@ -720,7 +720,7 @@ def drawn(generator, n, moved=0.0):
 
 
 def test_alarms_of_images_like_the_validation_images_are_rare():
-    trials, generator = 200, np.random.default_rng(0)
+    trials, generator = 100, np.random.default_rng(0)
     alarms = 0
     for _ in range(trials):
         guard = guard_of(drawn(generator, 120))

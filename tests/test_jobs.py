@@ -40,7 +40,7 @@ variants: [temperature, batchnorm]
 shifts:
   - imagenet_c/gaussian_noise: [3]
   - fgsm: {{epsilon: 4/255}}
-bootstrap: 200
+bootstrap: 100
 defaults:
   backbone: {backbone}
   recipe: {{epochs: 1, batch_size: 16, learning_rate: 1e-2}}

@@ -17,6 +17,8 @@ from fairweather.runs import RunFolder
 
 from .conftest import COLOURS, keep_lines
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NAMES = sorted(COLOURS)
 OPTIONS = {"bootstrap": 100, "device": "cpu"}
 MODEL = """

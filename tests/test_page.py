@@ -7,6 +7,7 @@ import gzip
 import html
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from fairweather.metrics.selective import (
     share_to_hand_over,
 )
 from fairweather.record import CORRELATION, HISTORY, WEIGHTS, ModelRecord
-from fairweather.report import build_joint_report, build_report
+from fairweather.report import JOINT, build_joint_report, build_report
 from fairweather.report.contents import read_contents
 from fairweather.report.curves import LARGE, MOST_LARGE, SMALL
 from fairweather.report.intact import check_intact
@@ -36,6 +37,7 @@ from fairweather.report.samples import CellImage
 from fairweather.report.sweeps import Sweep
 from fairweather.report.training_files import read_warnings
 from fairweather.runs import RunFolder
+from fairweather.shifts.imagenet_c import CORRUPTIONS
 from fairweather.vega import bundle
 from tests.run_folders import as_first_version, change_record, copy_run, finish
 from tests.test_report import MODELS, carried, make_run
@@ -250,10 +252,16 @@ def test_the_script_cannot_end_itself_and_evaluates_nothing_of_the_runs():
     assert "unsafe-eval" not in content_security_policy([text])
 
 
-def test_every_cell_and_every_picture_is_carried(tmp_path):
-    run = make_run(tmp_path / "run")
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> RunFolder:
+    """A run with its report."""
+    run = make_run(tmp_path_factory.mktemp("drawn") / "run", n=60)
     build_report(run)
-    data = carried(run)
+    return run
+
+
+def test_every_cell_and_every_picture_is_carried(drawn):
+    run, data = drawn, carried(drawn)
     cells = {
         "clean",
         *(cell for sweep in read_contents(run).sweeps for cell in sweep.cells.values()),
@@ -283,23 +291,22 @@ def test_every_cell_and_every_picture_is_carried(tmp_path):
             assert all(each[0] != picture["label"] for each in picture["predictions"])
 
 
-def test_summaries_are_the_numbers_of_scores(tmp_path):
-    run = make_run(tmp_path / "run", seeds=(0, 1), n=60, size=None)
-    build_report(run)
-    scores = run.scores
-    wanted = {"model": "basic", "seed": "0", "shift": "clean", "metric": "accuracy"}
+def test_summaries_are_the_numbers_of_scores(pair, joint):
+    scores = pair[1].scores
+    wanted = {"model": "third", "seed": "0", "shift": "clean", "metric": "accuracy"}
     [row] = scores.loc[(scores[list(wanted)] == list(wanted.values())).all(axis=1)].to_dict(
         "records"
     )
     words = f"Accuracy {100 * row['value']:.1f}\N{NO-BREAK SPACE}% [{100 * row['low']:.1f}, "
-    summary = carried(run)["summaries"]["basic"]["clean"]
+    summary = carried(joint)["summaries"]["two-b-c:third"]["clean"]
     assert summary.startswith(words)
-    assert "The charts below show 60 images of seed 0." in summary
+    assert "The charts below show 80 images of seed 0." in summary
 
 
-def test_a_page_of_many_cells_has_the_hardest_level_of_each_shift(tmp_path, monkeypatch):
-    run = make_run(tmp_path / "run", n=60)
-    build_report(run)
+def test_a_page_of_many_cells_has_the_hardest_level_of_each_shift(
+    drawn, tmp_path, monkeypatch, no_figures
+):
+    run = copy_run(drawn, tmp_path / "run")
     whole, words = carried(run), "so many numbers"
     every = whole["cells"]
     assert words not in run.file("report.html").read_text()
@@ -319,8 +326,8 @@ def test_a_page_of_many_cells_has_the_hardest_level_of_each_shift(tmp_path, monk
 # Figures of many shifts.
 
 
-def test_many_shifts_are_drawn_small_and_the_hardest_kept(tmp_path):
-    shifts = [{"suite": "imagenet_c"}]
+def test_many_shifts_are_drawn_small_and_the_hardest_kept(tmp_path, no_page):
+    shifts = [{f"imagenet_c/{name}": [1, 5]} for name in [*CORRUPTIONS][:15]]
     run = make_run(tmp_path / "run", models={"basic": "Basic"}, shifts=shifts, n=40, size=None)
     names = build_report(run)
     contents = read_contents(run)
@@ -366,13 +373,22 @@ def pair(tmp_path_factory) -> tuple[RunFolder, RunFolder]:
     return one, two
 
 
-def test_models_of_several_runs_stand_beside_each_other(pair, tmp_path):
-    names = build_joint_report(pair, tmp_path / "joint")
+@pytest.fixture(scope="module")
+def joint(pair, tmp_path_factory) -> RunFolder:
+    """The report of both."""
+    folder = RunFolder(tmp_path_factory.mktemp("reports") / "joint")
+    build_joint_report(pair, folder.path)
+    return folder
+
+
+def test_models_of_several_runs_stand_beside_each_other(pair, joint):
+    names = json.loads((joint.path / JOINT).read_text())["files"]
+    assert all((joint.path / name).is_file() for name in names)
     contents = read_runs(pair)
     assert list(contents.titles) == ["one:basic", "one:other", "two-b-c:basic", "two-b-c:third"]
     assert list(contents.titles.values()) == ["Basic (one)", "Other", "Basic (two-b-c)", "Third"]
     assert {"report.html", "tables/summary_accuracy.md", "figures/accuracy.svg"} <= set(names)
-    data = carried(RunFolder(tmp_path / "joint"))
+    data = carried(joint)
     assert len(data["cells"]["one:basic"]) == 6
     assert len(data["cells"]["two-b-c:third"]) == 3
     own = read_contents(pair[0]).score("accuracy", "basic", "clean", "none")
@@ -449,7 +465,7 @@ def test_constants_of_several_runs_are_put_together(tmp_path):
     assert fog.constants == {level: f"amount {level}" for level in ("1", "2", "3", "5")}
 
 
-def test_the_caution_stands_at_the_heat_maps(tmp_path):
+def test_the_caution_stands_at_the_heat_maps(tmp_path, no_figures):
     suites = ({"suite": "quick"}, {"suite": "quick"}), ({"suite": "quick"}, {"gamma": [0.5]})
     runs = [
         make_run(tmp_path / name, models={"basic": name}, shifts=list(shifts), n=40, size=None)
@@ -474,10 +490,9 @@ def test_a_broken_record_is_one_sentence(pair, tmp_path):
             build_report(RunFolder(old.path))
 
 
-def test_a_joint_report_is_the_same_each_time(pair, tmp_path):
-    for name in ("first", "second"):
-        build_joint_report(pair, tmp_path / name)
-    first, second = (tmp_path / name / "report.html" for name in ("first", "second"))
+def test_a_joint_report_is_the_same_each_time(pair, joint, tmp_path):
+    build_joint_report(pair, tmp_path / "second")
+    first, second = (folder / "report.html" for folder in (joint.path, tmp_path / "second"))
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -496,10 +511,9 @@ def test_runs_with_other_noise_are_refused(pair, tmp_path):
         read_runs([pair[0], other])
 
 
-def test_unequal_runs_are_marked_wherever_means_stand(pair, tmp_path):
-    build_joint_report(pair, tmp_path / "joint")
+def test_unequal_runs_are_marked_wherever_means_stand(pair, joint, tmp_path):
     for name in ("summary_accuracy", "accuracy_brightness_factor"):
-        assert UNEQUAL in (tmp_path / f"joint/tables/{name}.md").read_text()
+        assert UNEQUAL in (joint.path / f"tables/{name}.md").read_text()
     twin = copy_run(pair[0], tmp_path / "twin")
     assert read_runs([pair[0], twin]).caution == ""
 
@@ -539,15 +553,18 @@ def test_a_citation_is_balanced_whatever_the_names(pair):
     assert depth == 0
 
 
-def test_a_joint_report_replaces_its_own_and_nothing_else(pair, tmp_path):
-    joint = tmp_path / "joint"
-    build_joint_report(pair, joint)
+def test_a_joint_report_replaces_its_own_and_nothing_else(
+    pair, joint, tmp_path, no_figures, no_page
+):
+    joint = shutil.copytree(joint.path, tmp_path / "joint")
+    assert (joint / "figures/accuracy.svg").is_file()
     assert (joint / "tables/accuracy_gaussian_blur.md").is_file()
     (joint / "mine.txt").write_text("mine")
     left = make_run(tmp_path / "left", models={"basic": "Basic"}, shifts=[], n=80, size=None)
     right = make_run(tmp_path / "right", models={"basic": "Basic"}, shifts=[], n=80, size=None)
     build_joint_report([left, right], joint)
     assert not (joint / "tables/accuracy_gaussian_blur.md").exists()
+    assert not (joint / "figures/accuracy.svg").exists()
     assert (joint / "mine.txt").read_text() == "mine"
     for place in (tmp_path / "left/scores.csv", tmp_path / "other"):
         (tmp_path / "other").mkdir(exist_ok=True)
@@ -578,7 +595,7 @@ def run_app(*words: str | Path):
     return CliRunner().invoke(app, ["report", *map(str, words)])
 
 
-def test_the_command_reports_several_runs(pair, tmp_path, monkeypatch):
+def test_the_command_reports_several_runs(pair, tmp_path, monkeypatch, no_figures, no_page):
     monkeypatch.chdir(tmp_path)
     done = run_app(*(run.path for run in pair))
     assert done.exit_code == 0, done.output
@@ -606,7 +623,7 @@ def test_the_command_says_what_cannot_be(pair, tmp_path, monkeypatch, words, sen
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_names_what_is_damaged_and_what_is_missing(pair, tmp_path):
+def test_the_command_names_what_is_damaged_and_what_is_missing(pair, tmp_path, no_figures, no_page):
     run = copy_run(pair[0], tmp_path / "copy")
     gone = run.predictions("gone", 0, "clean")
     run.write(gone, "of a model that the study had once")

@@ -2,8 +2,6 @@
 
 import pathlib
 import re
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -22,7 +20,8 @@ def test_the_readme_is_short_and_shows_before_it_tells():
     assert README.index("```python") < README.index("make demo") < README.index("make test")
 
 
-def test_the_example_runs_and_prints_such_a_table(colour_folder, tmp_path):
+@pytest.mark.usefixtures("undrawn")
+def test_the_example_runs_and_prints_such_a_table(colour_folder, tmp_path, monkeypatch, capsys):
     """With small images and an untrained network, under the README's own shifts."""
     (example,) = blocks("python")
     shown = re.search(r"```python\n.*?```\n\n```\n(.*?)```", README, flags=re.DOTALL)[1]
@@ -32,10 +31,9 @@ def test_the_example_runs_and_prints_such_a_table(colour_folder, tmp_path):
     ours, changed = re.subn(r'^model = ".*?"', f"model = {network}", example, flags=re.MULTILINE)
     ours, moved = re.subn("folder:photos/clean", f"folder:{colour_folder}/test", ours)
     assert changed == moved == 1
-    done = subprocess.run(
-        [sys.executable, "-c", ours], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    _first, *printed = done.stdout.splitlines()
+    monkeypatch.chdir(tmp_path)
+    exec(ours, {})
+    _first, *printed = capsys.readouterr().out.splitlines()
     columns = [re.split(r"\s{2,}", lines[0]) for lines in (printed, shown.splitlines())]
     assert columns[0] == columns[1]
     states = [re.findall(r"(\S+) +[\d.]+ \[", text) for text in ("\n".join(printed), shown)]

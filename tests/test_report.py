@@ -79,6 +79,7 @@ from tests.run_folders import (
 )
 
 ROOT = Path(__file__).parents[1]
+OTHER_MACHINE = MACHINE.model_copy(update={"instructions": "AVX512"})
 HOSTILE = "<script>alert(1)</script> & 50% of a_b | \\input{x}"
 HOSTILE_CLASS = "<b>0</b>|\"'"
 MODELS = {"basic": "Basic", "mixup_aug": HOSTILE, "pretrained": "MixUp + Aug, PT"}
@@ -281,7 +282,9 @@ def bare(tmp_path_factory) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def changed(run, tmp_path_factory) -> RunFolder:
-    """The first run with a long class name, another recipe, and a sweep that the study has not."""
+    """The first run with a long class name, another recipe, a sweep that the study has not, levels
+    that stand for something, and a step that another machine did.
+    """
     copy = copy_run(run, tmp_path_factory.mktemp("report") / "changed")
     index = json.loads((copy.path / "samples/index.json").read_text())
     index["labels"][0] = "american_bulldog"
@@ -291,6 +294,13 @@ def changed(run, tmp_path_factory) -> RunFolder:
     recipe |= {"optimizer": "sgd", "schedule": "exponential"}
     copy.write(path, json.dumps({"recipe": recipe}))
     copy.write("models/pretrained/sweep.csv", "mixup,val_accuracy\nstale,0.5\n")
+
+    def state(facts: dict) -> None:
+        for rank, cell in enumerate(facts["sweeps"][1]["cells"]):
+            cell["constants"] = f"for images of 28 pixels: amount {rank}"
+
+    copy = change_record(copy, state)
+    finish(copy, "models/basic/seed-0", [], machine=OTHER_MACHINE)
     build_report(copy)
     return copy
 
@@ -761,9 +771,11 @@ def test_reliability_wraps_long_titles(partial):
     assert "…" not in figure.svg
 
 
-def test_of_many_models_reliability_draws_the_most_accurate(tmp_path, monkeypatch):
+def test_of_many_models_reliability_draws_the_most_accurate(run, tmp_path, monkeypatch):
     models = {f"m{number}": f"Model {number}" for number in range(MOST_MODELS + 2)}
-    contents = read_contents(make_run(tmp_path / "run", models=models, n=40))
+    shifts = [{"brightness_factor": [0.7]}]
+    many = make_run(tmp_path / "many", models=models, shifts=shifts, n=40, size=None)
+    contents = read_contents(many)
     accuracy = {name: contents.score("accuracy", name, ALL, MEAN).value for name in models}
     lowest = sorted(accuracy.values())[-MOST_MODELS]
     kept = most_accurate(contents)
@@ -778,7 +790,7 @@ def test_of_many_models_reliability_draws_the_most_accurate(tmp_path, monkeypatc
     )
     assert words in reliability_figure(contents).svg
     assert looks == [list(models).index(name) for name in kept]  # each keeps its colour
-    few = read_contents(make_run(tmp_path / "few", n=40))
+    few = read_contents(run)
     assert most_accurate(few) == list(few.titles)
     assert "with the highest mean accuracy" not in reliability_figure(few).svg
 
@@ -827,7 +839,7 @@ def test_only_the_training_part_is_dashed(run, what):
     assert (parts["validation"] == parts["training"]) == (what == "rate")
 
 
-def test_charts_of_training_are_followed_by_what_was_trained(partial, tmp_path):
+def test_charts_of_training_are_followed_by_what_was_trained(partial, tmp_path, no_figures):
     copy = copy_run(partial, tmp_path / "copy")
     (copy.path / "models/pretrained/seed-0/history.csv").unlink()
     build_report(copy)
@@ -936,17 +948,9 @@ def test_page_answers_first_and_says_how(run, page):
         assert words in text
 
 
-def test_page_says_what_levels_stand_for(run, tmp_path):
-    copy = copy_run(run, tmp_path / "copy")
-
-    def state(facts: dict) -> None:
-        for rank, cell in enumerate(facts["sweeps"][1]["cells"]):
-            cell["constants"] = f"for images of 28 pixels: amount {rank}"
-
-    copy = change_record(copy, state)
-    build_report(copy)
-    text = " ".join(Page((copy.path / "report.html").read_text()).text.split())
-    for rank, cell in enumerate(copy.record.sweeps[1].cells):
+def test_page_says_what_levels_stand_for(changed):
+    text = " ".join(Page((changed.path / "report.html").read_text()).text.split())
+    for rank, cell in enumerate(changed.record.sweeps[1].cells):
         assert re.search(rf"= {cell.level:g}\s*for images of 28 pixels: amount {rank}", text)
 
 
@@ -1116,7 +1120,7 @@ def test_a_crowded_sentence_is_found():
     assert crowded(Sentences("<p>One. n = 1, 2, 3 and 4.</p>").found) == ["n = 1, 2, 3 and 4."]
 
 
-def test_no_sentence_of_a_page_has_more_than_three_numbers(run, bare, names, tmp_path):
+def test_no_sentence_of_a_page_has_more_than_three_numbers(run, bare, names, tmp_path, no_figures):
     shifts = [*SHIFTS, {"suite": "quick"}, {"pgd": {"epsilon": [2 / 255, 8 / 255], "steps": 2}}]
     titles = {f"model{at}": f"Model {'ABCDEFGH'[at]}" for at in range(8)}
     many = make_run(tmp_path / "many", models=titles, shifts=shifts, n=40, size=None)
@@ -1146,7 +1150,8 @@ def test_settings_and_provenance_are_written_for_readers():
 
 def test_variants_are_hollow_as_in_the_legend_and_lie_under_their_models(tmp_path):
     models = {"basic": "Basic", "other": "Other"}
-    run = make_run(tmp_path / "run", models=models, n=40, size=None)
+    shifts = [{"brightness_factor": [0.7]}]
+    run = make_run(tmp_path / "run", models=models, shifts=shifts, n=40, size=None)
     plain = read_contents(run)
     warm = plain.scores[plain.scores["model"] == "basic"].assign(model="basic+temperature")
     contents = replace(
@@ -1282,20 +1287,16 @@ def test_a_stored_result_is_reported(tmp_path):
     assert "fairweather run fashion-mnist" in page.text
 
 
-def test_a_run_that_mixes_machines_says_so(run, page, tmp_path):
+def test_a_run_that_mixes_machines_says_so(run, page, changed):
     assert "mixes" not in page.text
-    other = MACHINE.model_copy(update={"instructions": "AVX512"})
-    copy = copy_run(run, tmp_path / "copy")
-    finish(copy, "models/basic/seed-0", [], machine=other)
     told = "this run mixes 2 machines"
-    contents = read_contents(copy)
+    contents = read_contents(changed)
     assert told in contents.hardware
     assert str(MACHINE) in contents.hardware
-    assert str(other) in contents.hardware
-    build_report(copy)
-    text = Page((copy.path / "report.html").read_text()).text
+    assert str(OTHER_MACHINE) in contents.hardware
+    text = Page((changed.path / "report.html").read_text()).text
     assert f"Beware: {told}" in text
     assert f"Hardware: {contents.hardware}." in text
-    joint = read_runs([run, copy])
-    assert list(joint.mixed_machines) == ["copy"]
-    assert "run copy mixes 2 machines" in joint.hardware
+    joint = read_runs([run, changed])
+    assert list(joint.mixed_machines) == ["changed"]
+    assert "run changed mixes 2 machines" in joint.hardware

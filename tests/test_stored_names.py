@@ -294,7 +294,7 @@ def copy(reported, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tables", "figures"])
-def test_a_report_is_not_written_through_a_link(copy, tmp_path, name):
+def test_a_report_is_not_written_through_a_link(copy, tmp_path, name, no_page):
     (tmp_path / "elsewhere").mkdir()
     (copy.path / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"outside .*symbolic link"):
@@ -311,7 +311,7 @@ def test_pictures_are_not_read_through_a_link(copy, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["history.csv", "model.json"])
-def test_a_model_name_leads_no_reader_outside(copy, tmp_path, file):
+def test_a_model_name_leads_no_reader_outside(copy, tmp_path, file, no_figures):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / file).write_text("epoch,val_loss\n1,2\n")
     for place in (copy.path / "models/basic").glob("seed-*"):
@@ -322,7 +322,7 @@ def test_a_model_name_leads_no_reader_outside(copy, tmp_path, file):
 
 
 @pytest.mark.parametrize("file", ["scores.csv", "record.json", "warnings.json"])
-def test_a_file_of_a_run_is_not_read_through_a_link(copy, tmp_path, file):
+def test_a_file_of_a_run_is_not_read_through_a_link(copy, tmp_path, file, no_figures):
     if (copy.path / file).exists():
         (copy.path / file).rename(tmp_path / "elsewhere")
     else:
@@ -332,7 +332,7 @@ def test_a_file_of_a_run_is_not_read_through_a_link(copy, tmp_path, file):
         build_report(RunFolder(copy.path))
 
 
-def test_a_joint_report_removes_nothing_through_a_link(copy, tmp_path, victim):
+def test_a_joint_report_removes_nothing_through_a_link(copy, tmp_path, victim, no_figures, no_page):
     out = tmp_path / "joint"
     build_joint_report([copy], out)
     for path in (out / "tables").iterdir():
@@ -360,7 +360,7 @@ def test_a_damaged_list_of_a_joint_report_is_named_and_nothing_removed(copy, tmp
     assert (out / "runs.json").read_bytes() == content
 
 
-def test_a_tracker_gets_nothing_through_a_link(copy, tmp_path):
+def test_a_tracker_gets_nothing_through_a_link(copy, tmp_path, no_page):
     build_report(copy)
     finish(copy, "report", ["report.html"], kind="report")
     (copy.path / "figures").rename(tmp_path / "elsewhere")

@@ -330,13 +330,13 @@ def stop_at(task, done):
 
 
 EVENTS = [
-    ("train Basic", 0),
+    pytest.param("train Basic", 0, marks=pytest.mark.nightly),
     ("train Basic", 2),
     ("predict Basic", 4),
     ("train MixUp + Aug", 1),
-    ("samples", 1),
+    pytest.param("samples", 1, marks=pytest.mark.nightly),
     ("score", 4),
-    ("score", 10),
+    pytest.param("score", 10, marks=pytest.mark.nightly),
     ("report", 1),
 ]
 
@@ -362,12 +362,12 @@ def check_stopped_at_write(whole, study, out, write):
     [
         "record.json",
         "models/basic/seed-0/resume/state.pt",
-        "models/basic/seed-0/model.json",
+        pytest.param("models/basic/seed-0/model.json", marks=pytest.mark.nightly),
         "steps/models/basic/seed-0.json",
         "steps/predictions/mixup/seed-0/val/clean.json",
-        "samples/index.json",
+        pytest.param("samples/index.json", marks=pytest.mark.nightly),
         "warnings.json",
-        "steps/scores.json",
+        pytest.param("steps/scores.json", marks=pytest.mark.nightly),
         "summary.csv",
     ],
 )

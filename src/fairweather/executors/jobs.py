@@ -18,12 +18,12 @@ from typing import Literal, NoReturn
 import pydantic
 
 from fairweather import errors
+from fairweather.children import start_module
 from fairweather.errors import InputError
 from fairweather.executors.schedule import Outcome
 from fairweather.progress import Event, Notify
 from fairweather.record import Frozen, Machine
 from fairweather.steps import Done, Plan, Step
-from fairweather.steps.children import start_module
 
 
 class JobSettings(Frozen):

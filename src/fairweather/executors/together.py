@@ -10,6 +10,7 @@ import contextlib
 import subprocess  # nosec B404 # for its types: children.start_module starts them
 from collections.abc import Iterator, Sequence
 
+from fairweather.children import start_module
 from fairweather.errors import InputError
 from fairweather.executors.jobs import JobFailedError, how_it_ended
 from fairweather.executors.local import perform_here
@@ -20,7 +21,6 @@ from fairweather.progress import Notify, silent
 from fairweather.record import Frozen
 from fairweather.runs import RunFolder, fingerprint
 from fairweather.steps import Plan, Step, Worker, perform
-from fairweather.steps.children import start_module
 from fairweather.steps.plan import TrainingStep
 
 ENDS_WITHIN = 5.0  # seconds after which a process has ended that has closed its connections

@@ -28,6 +28,7 @@ from fairweather.models.outputs import LogProbabilities
 from fairweather.progress import Event, Notify, silent
 from fairweather.record import NATURAL, PROBED, TEST, TRAIN, VAL, WEIGHTS
 from fairweather.runs import RunFolder, fingerprint
+from fairweather.shifting import Shifters
 from fairweather.steps.plan import (
     DATA,
     NATURAL_DATA,
@@ -41,7 +42,6 @@ from fairweather.steps.plan import (
     Together,
     Trained,
 )
-from fairweather.steps.shifters import Shifters
 from fairweather.types import Dataset, Images, Predictions
 
 Version = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes

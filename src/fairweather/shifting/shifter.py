@@ -1,4 +1,4 @@
-"""A process that shifts batches for another one; see `fairweather.steps.shifters`."""
+"""A process that shifts batches for another one; see `fairweather.shifting`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from fairweather.errors import InputError
 from fairweather.shift_lists import expand
-from fairweather.steps.shifters import ShiftAnswer, ShiftOrder
+from fairweather.shifting import ShiftAnswer, ShiftOrder
 from fairweather.streams import shift_pixels
 from fairweather.types import Attack, Shift
 

@@ -17,9 +17,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from fairweather.children import start_module
 from fairweather.errors import InputError
 from fairweather.record import Frozen
-from fairweather.steps.children import start_module
 from fairweather.types import Images, Shift
 
 SLOTS = 2  # batches of each shifter: one that it shifts, and one that waits before or after it
@@ -101,7 +101,7 @@ class _Shifter:
         else:
             self._file = os.dup(tempfile.TemporaryFile().fileno())  # noqa: SIM115
         self._process = start_module(
-            "fairweather.steps.shifter", str(self._file), pass_fds=[self._file]
+            "fairweather.shifting.shifter", str(self._file), pass_fds=[self._file]
         )
         self._memory: mmap.mmap | None = None
         self._slot = self._ordered = self._answered = 0
