@@ -16,6 +16,7 @@ import fairweather as fw
 from fairweather import group
 from fairweather.attacks import make_training_attack
 from fairweather.children import start_module
+from fairweather.devices import cores
 from fairweather.errors import InputError, TrainingDivergedError
 from fairweather.executors.jobs import JobFailedError
 from fairweather.fabric import find_free_network_port
@@ -33,6 +34,7 @@ from .same_bytes import same
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 CPU = torch.device("cpu")
+CORES = cores()
 # 23 images are cut into batches of 8, 8 and 7: the last is shared unequally.
 PLAIN = Recipe(epochs=2, batch_size=8, optimizer="sgd", learning_rate=0.05)
 RECIPES = {
@@ -228,11 +230,21 @@ models:
 KILLED = """
 import os, signal, sys
 import fairweather as fw
+import fairweather.devices
+fairweather.devices.cores = lambda: 8
 def tell(event):
     if event.task == "train Basic" and event.done == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 fw.run(sys.argv[1], out=sys.argv[2], device="cpu", devices=2, progress=tell)
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cores():
+    """The tests do not need a machine with several cores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fairweather.devices.cores", lambda: 8)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -298,6 +310,7 @@ def test_no_process_outlives_the_first_and_the_run_continues(study, run_together
 
 
 @pytest.mark.nightly
+@pytest.mark.skipif(CORES < 2, reason="a command asks for the cores that there are")
 def test_torchrun_starts_the_same_run(study, run_together, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = ["-m", "fairweather", "run", str(study), f"--out={tmp_path / 'run'}", "--device=cpu"]
