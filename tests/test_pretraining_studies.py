@@ -15,6 +15,8 @@ from fairweather.errors import CollapsedError, InputError
 from fairweather.inference import mean_log_probability, predict
 from fairweather.models import Ensemble, interpolate, load_checkpoint
 from fairweather.record import predictions_file
+from fairweather.report.contents import read_contents
+from fairweather.report.training_figures import labels_figure
 from fairweather.rules import judge, read_rules
 from fairweather.shifts import SHIFTS, make_shift
 from fairweather.shifts.families import operation
@@ -220,7 +222,7 @@ def test_a_pretraining_on_other_images_brings_their_statistics(colour_folder, tm
     assert not (run.path / "pretraining/barlow/seed-0/correlation.json").exists()
 
 
-def test_models_get_as_many_labels_as_they_may_have(colour_folder, tmp_path, draw):
+def test_models_get_as_many_labels_as_they_may_have(colour_folder, tmp_path):
     models = {
         "few": model(title="Few", label_fraction=0.1),
         "wrong": model(title="Wrong", label_noise=0.5),
@@ -228,8 +230,7 @@ def test_models_get_as_many_labels_as_they_may_have(colour_folder, tmp_path, dra
     run = run_of(raw(colour_folder, models=models, pretraining={}), tmp_path / "run")
     assert facts(run, "models/few/seed-0")["training_images"] == 8
     assert facts(run, "models/wrong/seed-0")["training_images"] == 81
-    draw(run)
-    assert (run.path / "figures/labels.svg").is_file()
+    assert labels_figure(read_contents(run.folder)) is not None
     again = raw(
         colour_folder,
         models={"few": model(title="Few", label_fraction=0.2), "wrong": models["wrong"]},
@@ -489,7 +490,7 @@ def test_what_is_allowed_to_be_seen_is_marked(colour_folder, tmp_path, draw):
         "seen": {"brightness_factor": "brightness_factor"},
         "hard": {"fgsm": "recipe.adversarial"},
     }
-    draw(run)
+    draw(run, figures=False)
     page = (run.path / "report.html").read_text()
     cards = re.findall(r'<li class="m\d">(.*?)</li>', page, flags=re.DOTALL)
     said = "It was trained with some of the test shifts"

@@ -1,5 +1,7 @@
 """Self-supervised checkpoints: only the backbone is taken, and what is not taken is named."""
 
+import copy
+import functools
 import hashlib
 import http.server
 import itertools
@@ -59,11 +61,16 @@ class Pretraining(nn.Module):
             setattr(self, name, part)
 
 
-def resnet(fc=None, name="resnet18", **options):
-    """torchvision's ResNet with something else for a head, as pre-training programs do it."""
+@functools.cache
+def drawn(name, **options):
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        network = getattr(torchvision.models, name)(**options)
+        return getattr(torchvision.models, name)(**options)
+
+
+def resnet(fc=None, name="resnet18", **options):
+    """torchvision's ResNet with something else for a head, as pre-training programs do it."""
+    network = copy.deepcopy(drawn(name, **options))
     network.fc = nn.Identity() if fc is None else fc
     return network
 
@@ -199,12 +206,17 @@ FORMATS = {
 }
 
 
+@functools.cache
+def fresh_head(classes):
+    return load_model(RESNET18, classes=classes, seed=0, weights="none").network.fc
+
+
 def assert_is_backbone(model, classes):
     """All tensors but the head's are the file's; the head is that of the seed, not of the file."""
     expected, state = resnet().state_dict(), model.network.state_dict()
     assert set(state) == {*expected, "fc.weight", "fc.bias"}
     assert all(torch.equal(state[key], tensor) for key, tensor in expected.items())
-    fresh = load_model(RESNET18, classes=classes, seed=0, weights="none").network.fc
+    fresh = fresh_head(classes)
     assert torch.equal(model.network.fc.weight, fresh.weight)
 
 

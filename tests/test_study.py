@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from fairweather.study.planning import plan_study
 from fairweather.types import Preparation
 from fairweather.yamlfile import dump_yaml, parse_yaml
 
+from .commands import fairweather
 from .conftest import COLOURS, TINY_EFFICIENTNET, TINY_RESNET, picture
 from .started import started
 
@@ -442,18 +442,18 @@ def test_numbers_are_gone_while_what_the_run_is_changes(whole, study_file, tmp_p
 
 def test_a_killed_process_is_taken_up_by_the_same_command(whole, study_file, tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "fairweather", "run", str(study_file()), "--out", str(out)]
+    command = ["run", str(study_file()), "--out", str(out), "--device", "cpu"]
+    program = [sys.executable, "-m", "fairweather", *command]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     resumable = out / "models/basic/seed-0/resume/state.pt"
     deadline = time.monotonic() + 120
-    with started([*command, "--device", "cpu"], env=environment) as killed:
+    with started(program, env=environment) as killed:
         while not resumable.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         killed.send_signal(signal.SIGKILL)
     assert not (out / "scores.csv").exists()
-    done = subprocess.run(
-        [*command, "--device", "cpu"], env=environment, capture_output=True, text=True, check=True
-    )
+    done = fairweather(*command)
+    assert done.returncode == 0, done.stderr
     said = done.stderr.splitlines()  # only finished steps, to the end
     assert all(line.startswith("done  ") for line in said)
     assert said[-1].startswith("done  report")

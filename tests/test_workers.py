@@ -34,21 +34,22 @@ threads: 1
 ensemble: true
 variants: [temperature, batchnorm]
 shifts:
-  - gaussian_blur: {{sigma: [1, 2], kernel_size: 5}}
+  - gaussian_blur: {{sigma: [1], kernel_size: 5}}
   - fgsm: {{epsilon: 4/255}}
 bootstrap: 100
 defaults:
   backbone: {backbone}
-  recipe: {{epochs: 2, batch_size: 16, learning_rate: 1e-2}}
+  recipe: {{epochs: 1, batch_size: 16, learning_rate: 1e-2}}
 models:
   basic: {{title: Basic}}
   mixup: {{title: MixUp, recipe: {{mixup: 0.3}}}}
 """
-# A worker whose claims expire soon. {before} is run first.
+# A worker whose claims expire soon, and which draws nothing. {before} is run first.
 WORKER = """
 import sys, time
-from fairweather import claims
+from fairweather import claims, report
 from fairweather.executors import shared
+report._build_figures, report.render_page = lambda *_: [], lambda *_: "a page"
 claims.RENEWED, claims.EXPIRES = 0.5, 6.0
 shared.LOOKED_AGAIN, shared.WAITED = 0.1, 0.5
 {before}
