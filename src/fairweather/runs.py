@@ -884,15 +884,19 @@ def _git_revision(folder: Path) -> JsonValue:
     such as one after git has written its index, and filters of its files. None of them is started.
     Submodules have settings of their own, so only their revisions are looked at.
     """
-    settings = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
+    filters: list[str] = []
 
     def ask(*words: str) -> str:
-        off = {"GIT_CONFIG_COUNT": str(len(settings))}
-        for number, (key, value) in enumerate(settings.items()):
-            off |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
-        command = ["git", "--no-optional-locks", "-C", str(folder), *words]
+        off = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+        command = ["git", "--no-optional-locks", *off, "-C", str(folder), *words]
+        # A filter may have any name, also one that `-c NAME=VALUE` cannot say. The user may have
+        # settings there too.
+        own = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+        empty = {"GIT_CONFIG_COUNT": str(own + len(filters))}
+        for number, key in enumerate(filters, start=own):
+            empty |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": ""}
         done = subprocess.run(  # nosec B603 # no shell
-            command, capture_output=True, text=True, check=True, env=os.environ | off
+            command, capture_output=True, text=True, check=True, env=os.environ | empty
         )
         return done.stdout.strip()
 
@@ -900,10 +904,10 @@ def _git_revision(folder: Path) -> JsonValue:
         listed = ask("config", "--list", "--show-scope", "--name-only", "-z").split("\0")
         for scope, key in zip(listed[::2], listed[1::2], strict=False):
             if scope not in _OWN_SCOPES and key.startswith("filter."):
-                settings[key] = ""
+                filters.append(key)
         changed = ask("status", "--porcelain", "--ignore-submodules=dirty")
         return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(changed)}
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return None
 
 
