@@ -380,15 +380,14 @@ def test_what_was_followed_out_of_sight_is_let_go(used):
                 return True
         return False
 
-    used.all("scrollTo(0, 0)")
-    for _ in range(3):  # what was followed before is let go when it is seen
-        look_at_both()
-    before = used.all(dim)
+    # A pointer that rests where a chart comes would follow a model itself.
+    used.tab.mouse.move(0, 0)
+    assert soon(lambda dimmed: dimmed == [0, 0])
     button = used.tab.locator("button.model").first
-    button.click()
-    assert soon(lambda now: all(more > then for more, then in zip(now, before, strict=True)))
-    button.click()
-    assert soon(lambda now: now == before)
+    button.press("Enter")
+    assert soon(lambda dimmed: min(dimmed) > 0)
+    button.press("Enter")
+    assert soon(lambda dimmed: dimmed == [0, 0])
 
 
 def test_a_button_pressed_twice_has_its_word_back(used):

@@ -873,39 +873,35 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# The settings of a user's own computer; others come with the repository, which may be anybody's.
-_OWN_SCOPES = {"system", "global", "command"}
-
-
 def _git_revision(folder: Path) -> JsonValue:
     """Tell the revision of the repository of a folder, and whether files differ from it.
 
     The repository may come from anybody and may name programs: one that watches its files, hooks,
-    such as one after git has written its index, and filters of its files. None of them is started.
-    Submodules have settings of their own, so only their revisions are looked at.
+    of which git starts one when it has written its index, filters of its files, and one that
+    fetches objects that are not there. None of them is started. Submodules have settings of their
+    own, so only their revisions are looked at.
     """
     filters: list[str] = []
 
     def ask(*words: str) -> str:
         off = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
         command = ["git", "--no-optional-locks", *off, "-C", str(folder), *words]
+        closed = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1"}
         # A filter may have any name, also one that `-c NAME=VALUE` cannot say. The user may have
         # settings there too.
         own = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-        empty = {"GIT_CONFIG_COUNT": str(own + len(filters))}
+        closed["GIT_CONFIG_COUNT"] = str(own + len(filters))
         for number, key in enumerate(filters, start=own):
-            empty |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": ""}
+            closed |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": ""}
         done = subprocess.run(  # nosec B603 # no shell
-            command, capture_output=True, text=True, check=True, env=os.environ | empty
+            command, capture_output=True, check=True, env=os.environ | closed
         )
-        return done.stdout.strip()
+        return os.fsdecode(done.stdout).strip()
 
     try:
-        listed = ask("config", "--list", "--show-scope", "--name-only", "-z").split("\0")
-        for scope, key in zip(listed[::2], listed[1::2], strict=False):
-            if scope not in _OWN_SCOPES and key.startswith("filter."):
-                filters.append(key)
-        changed = ask("status", "--porcelain", "--ignore-submodules=dirty")
+        names = ask("config", "--list", "--name-only", "-z").split("\0")
+        filters = [name for name in names if name.startswith("filter.")]
+        changed = ask("status", "--porcelain", "--no-renames", "--ignore-submodules=dirty")
         return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, ValueError, subprocess.CalledProcessError):
         return None
