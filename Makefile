@@ -36,7 +36,7 @@ test-avx2: $(VENV)/.installed-dev
 # every order, and the audit of what is installed, which asks PyPI; then examples that no day has tried,
 # and tests of networks on other kernels.
 nightly: $(VENV)/.installed-dev
-	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --timeout=3600 -m nightly
+	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --timeout=3600 --hypothesis-profile=new_examples -m nightly
 	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --hypothesis-profile=new_examples -m "hypothesis and not nightly"
 	$(MAKE) test-avx2
 

@@ -16,8 +16,9 @@ from fairweather.types import Images
 # A shell's background jobs ignore interruptions, and what they start does too. Tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The same examples for everybody and every day, so that a change is judged by what it changes.
-# `make nightly` looks for new ones.
+# Examples that chance does not choose, so that a change is judged by what it changes, not by luck
+# (another Hypothesis, or other numbers in the code, may bring others). `make nightly` looks for new
+# ones.
 settings.register_profile("new_examples", deadline=None)
 settings.register_profile("same_examples", deadline=None, derandomize=True)
 settings.load_profile("same_examples")
@@ -76,7 +77,7 @@ def no_figures(monkeypatch):
 
 @pytest.fixture
 def no_page(monkeypatch):
-    """Reports whose page says only the how-manieth it is, for tests that look at all else."""
+    """Reports whose page is a number that counts up, for tests that look at all else."""
     numbers = itertools.count()
     monkeypatch.setattr("fairweather.report.render_page", lambda *_: f"page {next(numbers)}")
 

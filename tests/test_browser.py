@@ -409,7 +409,6 @@ def rename_classes(run, names):
     return change_record(run, rename)
 
 
-@pytest.mark.usefixtures("without_figures")
 def test_a_class_name_is_text_wherever_it_is_shown(chromium, tmp_path):
     run = make_run(tmp_path / "run", models={"basic": "Basic"}, n=60)
     hostile = ("<script>window.hacked = 1</script>", "<img src=x onerror='window.hacked = 1'>")

@@ -233,11 +233,15 @@ def test_the_study_of_the_manual_is_valid(tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_example_of_the_quickstart_runs_and_shows_the_fall(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_the_example_of_the_quickstart_runs_and_shows_the_fall(tmp_path, monkeypatch, capfd, alone):
     (example,) = blocks(page("quickstart"), "python")
     monkeypatch.chdir(tmp_path)
-    exec(example, {})
-    printed = capsys.readouterr().out
+    if alone:
+        subprocess.run([sys.executable, "-c", example], check=True)
+    else:
+        exec(example, {})
+    printed = capfd.readouterr().out
     day, night = re.findall(r"\w+: accuracy ([\d.]+)% \[([\d.]+)%, ([\d.]+)%\]", printed)
     assert float(day[0]) > 90
     assert float(night[2]) < float(day[1])  # the intervals lie apart

@@ -602,9 +602,10 @@ def test_levels_of_shifts_are_counted_and_those_without_an_answer_told():
     )
 
 
-def test_the_promise_is_kept_through_all_steps(tmp_path):
+@pytest.mark.parametrize("trials", [50, pytest.param(100, marks=pytest.mark.nightly)])
+def test_the_promise_is_kept_through_all_steps(tmp_path, trials):
     """Temperature, threshold and quantile together, on new validation and new test images."""
-    trials, broken, covered = 50, 0, []
+    broken, covered = 0, []
     generator = np.random.default_rng(0)
     test = simulated(20_000, generator)
     for trial in range(trials):
@@ -719,8 +720,9 @@ def drawn(generator, n, moved=0.0):
     return Seen(features[:, :3] * 2, features)
 
 
-def test_alarms_of_images_like_the_validation_images_are_rare():
-    trials, generator = 100, np.random.default_rng(0)
+@pytest.mark.parametrize("trials", [100, pytest.param(200, marks=pytest.mark.nightly)])
+def test_alarms_of_images_like_the_validation_images_are_rare(trials):
+    generator = np.random.default_rng(0)
     alarms = 0
     for _ in range(trials):
         guard = guard_of(drawn(generator, 120))

@@ -2,6 +2,8 @@
 
 import pathlib
 import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -21,7 +23,10 @@ def test_the_readme_is_short_and_shows_before_it_tells():
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_example_runs_and_prints_such_a_table(colour_folder, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_the_example_runs_and_prints_such_a_table(
+    colour_folder, tmp_path, monkeypatch, capfd, alone
+):
     """With small images and an untrained network, under the README's own shifts."""
     (example,) = blocks("python")
     shown = re.search(r"```python\n.*?```\n\n```\n(.*?)```", README, flags=re.DOTALL)[1]
@@ -32,8 +37,11 @@ def test_the_example_runs_and_prints_such_a_table(colour_folder, tmp_path, monke
     ours, moved = re.subn("folder:photos/clean", f"folder:{colour_folder}/test", ours)
     assert changed == moved == 1
     monkeypatch.chdir(tmp_path)
-    exec(ours, {})
-    _first, *printed = capsys.readouterr().out.splitlines()
+    if alone:
+        subprocess.run([sys.executable, "-c", ours], check=True)
+    else:
+        exec(ours, {})
+    _first, *printed = capfd.readouterr().out.splitlines()
     columns = [re.split(r"\s{2,}", lines[0]) for lines in (printed, shown.splitlines())]
     assert columns[0] == columns[1]
     states = [re.findall(r"(\S+) +[\d.]+ \[", text) for text in ("\n".join(printed), shown)]
@@ -125,3 +133,15 @@ def test_the_levels_of_pathmnist_are_those_of_the_comparison(compared, lines, si
         for column, level in enumerate(levels, start=2):
             row = compared.loc[(model, SIGNS[sign], level, "accuracy")]
             assert [cells[column] for cells in three] == told(row)
+
+
+def test_as_many_published_values_lie_in_the_intervals_as_is_said(compared, lines):
+    text = " ".join(lines)
+    measured = compared.dropna(subset=["measured"]).reset_index()
+    is_mean = (measured["level"] == "mean") | (measured["shift"] == "clean")
+    means = measured[is_mean & measured["metric"].isin(METRICS.values())]
+    assert f"in {means['inside'].astype(str).eq('True').sum()} of these {len(means)} rows" in text
+    levels = measured[~is_mean & (measured["metric"] == "accuracy")]
+    assert (
+        f"in {levels['inside'].astype(str).eq('True').sum()} of these {len(levels)} cells" in text
+    )

@@ -136,7 +136,9 @@ def rows_as_csv(frame: pd.DataFrame) -> str:
     >>> rows_as_csv(pd.DataFrame([["=1+1", 0.5]], columns=["title", "value"]))
     "title,value\\n'=1+1,0.5\\n"
     """
-    shown = frame.map(no_formula).rename(columns=no_formula)
+    shown = frame.rename(columns=no_formula)
+    for name in shown.select_dtypes(exclude="number"):
+        shown[name] = shown[name].map(no_formula)
     return str(shown.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
 
 
