@@ -383,6 +383,18 @@ def test_the_commands_of_the_attack_find_as_many_tests_as_its_table_says(name):
         assert int(found[1]) == int(number.replace(",", ""))
 
 
+# ---- the studies behind results
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted(ROOT.glob("results/*/*.yaml")),
+    ids=lambda file: f"{file.parent.name}-{file.stem}",
+)
+def test_the_studies_behind_results_can_be_run_again(file):
+    assert load_study(file).models
+
+
 # ---- the site
 
 
