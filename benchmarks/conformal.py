@@ -17,6 +17,7 @@ all images are taken as independent.
 """
 
 import numpy as np
+from coverage import print_table  # the script beside this one
 
 from fairweather.inference import fit_sets, from_logits, with_sets
 from fairweather.metrics import Clusters, Fitted, Resamples, evaluate_resamples, softmax, to_score
@@ -97,13 +98,6 @@ def with_error(shares):
     return f"{100 * np.mean(shares):.2f} ± {100 * np.std(shares) / np.sqrt(len(shares)):.2f}"
 
 
-def print_table(head, rows):
-    print(f"| {' | '.join(head)} |")
-    print("|---" * len(head) + "|")
-    for cells in rows:
-        print(f"| {' | '.join(cells)} |", flush=True)
-
-
 def main():
     head = [
         "method",
@@ -116,7 +110,6 @@ def main():
     rows = [row(variant, n) for variant in variants for n in IMAGES]
     rows.append(row(Conformal("lac", COVERAGE, classwise=True), IMAGES[-1]))
     print_table(head, rows)
-    print()
     head = ["patients", "hard ones", "one image of each: coverage %", "all images: coverage %"]
     print_table(head, (row_of_patients(n, hard) for hard in ("large", "small") for n in PATIENTS))
 

@@ -19,6 +19,7 @@ tested as if they were independent, and once one image of each cluster.
 
 import numpy as np
 import scipy.special
+from coverage import print_table  # the script beside this one
 
 from fairweather.metrics import guaranteed_threshold, threshold_at_risk, thresholds_to_try
 
@@ -161,19 +162,11 @@ def with_error(broken):
     return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / len(broken)):.1f}"
 
 
-def print_table(head, rows):
-    print(f"| {' | '.join(head)} |")
-    print("|---" * len(head) + "|")
-    for cells in rows:
-        print(f"| {' | '.join(cells)} |", flush=True)
-
-
 def main():
     methods = ["fixed order", "binary search", "measured"]
     head = ["model", "accuracy %", "images", "best coverage %"]
     head += [f"{name}: {what} %" for name in methods for what in ("broken", "coverage")]
     print_table(head, (row(name, n) for name in MODELS for n in IMAGES))
-    print()
     head = ["clusters of 10", "all images: broken %", "one image of each: broken %"]
     print_table(head, (in_clusters(count) for count in (200, 500, 2000)))
 

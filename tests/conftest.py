@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -69,10 +70,19 @@ def draw(undrawn):
     return undrawn
 
 
+@contextmanager
+def figures_left_out():
+    """Reports have pages and tables, but no figures in files, which take as long to draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fairweather.report._build_figures", lambda *_: [])
+        yield
+
+
 @pytest.fixture
-def no_figures(monkeypatch):
-    """Reports without figures, for tests that look at their pages or tables: they come faster."""
-    monkeypatch.setattr("fairweather.report._build_figures", lambda *_: [])
+def no_figures():
+    """Reports without figures, for tests that look at their pages or tables."""
+    with figures_left_out():
+        yield
 
 
 @pytest.fixture

@@ -7,17 +7,17 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-import fairweather.report as reporting
 from fairweather.report import build_joint_report, build_report
 from fairweather.report.samples import ATTACKED, ATTACKED_COLUMNS, read_samples
 from tests.browser import Opened, browser, missing, opened
+from tests.conftest import figures_left_out
 from tests.run_folders import change_record, write_scores
 from tests.test_report import (
     HOSTILE,
@@ -79,20 +79,6 @@ def window(chromium, report) -> Iterator[Callable[..., Opened]]:
         yield window
 
 
-@contextmanager
-def no_figures() -> Iterator[None]:
-    """Draw the page's charts without the figures in files, which take as long to draw."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reporting, "_build_figures", lambda *_: [])
-        yield
-
-
-@pytest.fixture
-def without_figures():
-    with no_figures():
-        yield
-
-
 @pytest.fixture(scope="module")
 def odd(chromium, tmp_path_factory) -> Iterator[Opened]:
     """A page of several oddities, none of which is in the way of another.
@@ -111,7 +97,7 @@ def odd(chromium, tmp_path_factory) -> Iterator[Opened]:
     run = rename_classes(made, ("focus", "focus", "datum.value \\ ' \""))
     [cell] = [cell for cell in run.record.sweeps[1].cells if cell.level == 0.9]
     (run.path / run.predictions("third", 0, cell.id)).unlink()
-    with no_figures():
+    with figures_left_out():
         build_report(run)
     with opened(chromium, run.path / "report.html") as page:
         yield page
@@ -130,7 +116,7 @@ def joint(chromium, tmp_path_factory) -> Iterator[Opened]:
             ("three", blur, None),
         )
     ]
-    with no_figures():
+    with figures_left_out():
         build_joint_report(runs, folder / "joint")
     with opened(chromium, folder / "joint/report.html") as page:
         yield page
@@ -473,7 +459,7 @@ def test_a_run_without_pictures_is_not_said_to_make_no_mistakes(joint):
         assert joint.tab.locator("#mistakes > p").all_inner_texts() == [words] * bool(words)
 
 
-@pytest.mark.usefixtures("without_figures")
+@pytest.mark.usefixtures("no_figures")
 def test_of_attacks_there_are_no_pictures_and_it_says_so(chromium, tmp_path):
     shifts = [{"gaussian_blur": [0.9]}, {"pgd": {"epsilon": [2 / 255, 8 / 255], "steps": 2}}]
     run = make_run(tmp_path / "run", models={"basic": "Basic"}, shifts=shifts, n=60)
@@ -489,7 +475,7 @@ def test_of_attacks_there_are_no_pictures_and_it_says_so(chromium, tmp_path):
         assert "8/255" in labels.all_text_contents()
 
 
-@pytest.mark.usefixtures("without_figures")
+@pytest.mark.usefixtures("no_figures")
 def test_under_attack_the_images_that_the_chosen_model_saw_are_shown(chromium, tmp_path):
     shifts = [{"pgd": {"epsilon": [2 / 255, 8 / 255], "steps": 2}}]
     run = make_run(tmp_path / "run", shifts=shifts, n=60)
@@ -646,7 +632,7 @@ def test_it_prints_in_ink_on_paper(window, tmp_path):
     tab.emulate_media(media="null", color_scheme="dark")
 
 
-@pytest.mark.usefixtures("without_figures")
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_without_shifts_and_pictures_has_a_page_that_works(chromium, tmp_path):
     run = make_run(tmp_path / "clean", models={"basic": "Basic"}, shifts=[], n=50, size=None)
     build_report(run)
@@ -666,7 +652,7 @@ def test_a_browser_that_cannot_unpack_says_so(chromium, report):
     place.close()
 
 
-@pytest.mark.usefixtures("without_figures")
+@pytest.mark.usefixtures("no_figures")
 def test_many_classes_are_listed_instead_of_drawn(chromium, tmp_path):
     run = make_run(
         tmp_path / "many", models={"basic": "Basic"}, shifts=[], n=300, classes=60, size=None
