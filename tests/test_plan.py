@@ -20,7 +20,7 @@ from fairweather.steps.worker import digests_of, open_data
 from fairweather.study import load_study, run
 from fairweather.study.planning import data_sources, describe_study, plan_study
 
-from .conftest import TINY_RESNET
+from .conftest import TINY_RESNET, figures_left_out
 from .started import started
 
 STUDY = """
@@ -49,13 +49,16 @@ models:
 """
 # A program that knows only the plan. It imports everything once, which takes seconds, and does each
 # step in a process of its own. To end one properly, or to look in it for what is no longer used,
-# touches and so copies all memory of the program, which takes longer than most steps.
+# touches and so copies all memory of the program, which takes longer than most steps. A page is
+# drawn here and there, but no figures in files.
 PROGRAM = """
 import gc, json, os, sys
 from pathlib import Path
+from fairweather import report
 from fairweather.progress import silent
 from fairweather.runs import RunFolder
 from fairweather.steps import Plan, Worker, perform
+report._build_figures = lambda *_: []
 plan = Plan.model_validate_json(Path(sys.argv[1]).read_text())
 gc.freeze()
 for order in sys.stdin:
@@ -98,7 +101,8 @@ def planned(study):
 def finished(study, tmp_path_factory):
     """The run as `fairweather run` makes it."""
     torch.set_num_threads(1)
-    return run(study, out=tmp_path_factory.mktemp("runs") / "whole", device="cpu").folder
+    with figures_left_out():
+        return run(study, out=tmp_path_factory.mktemp("runs") / "whole", device="cpu").folder
 
 
 def do_alone(elsewhere, step, run, folder):
