@@ -9,13 +9,12 @@ from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet
 import pydantic
 from PIL import Image
 
 from fairweather.errors import InputError, one_line
 from fairweather.record import SAMPLES
-from fairweather.runs import RunFolder, inside
+from fairweather.runs import RunFolder, inside, read_parquet
 
 INDEX_VERSION = 2
 INDEX, PICTURES = f"{SAMPLES}/index.json", f"{SAMPLES}/pictures.parquet"
@@ -193,7 +192,7 @@ def _read_pictures(run: RunFolder) -> dict[tuple[str, int], bytes]:
 def _read_columns(path: Path, schema: pa.Schema) -> list[list[Any]]:
     """Read the columns of a file of pictures, which must be those of the schema."""
     try:
-        table = pyarrow.parquet.read_table(path)
+        table = read_parquet(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read: {one_line(str(error))}") from None
     if not table.schema.equals(schema):
