@@ -1,6 +1,8 @@
 """Small real files and small real models for the tests."""
 
+import functools
 import itertools
+import math
 import os
 import signal
 from contextlib import contextmanager
@@ -8,6 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+import typer.testing
 from hypothesis import settings
 from PIL import Image
 
@@ -34,6 +37,16 @@ def _without_waiting_for_the_disk():
     """Nothing here has to outlast a power failure, and some disks take 10 ms for each file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_command_line():
+    """Typer reads the signatures of all commands for each command, which takes 25 ms."""
+    once = functools.cache(typer.main.get_command)
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("typer.main.get_command", "typer.testing._get_command"):
+            patch.setattr(place, once)
         yield
 
 
@@ -82,6 +95,22 @@ def figures_left_out():
 def no_figures():
     """Reports without figures, for tests that look at their pages or tables."""
     with figures_left_out():
+        yield
+
+
+@contextmanager
+def pngs_left_out():
+    """Reports whose PNGs are empty: they take as long as their SVGs, which are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fairweather.report.png_of", lambda _: b"")
+        patch.setattr("fairweather.vega.MANY_LETTERS", math.inf)  # no processes for nothing
+        yield
+
+
+@pytest.fixture
+def no_pngs():
+    """Reports without PNGs, for tests that look at their pages, tables or SVGs."""
+    with pngs_left_out():
         yield
 
 

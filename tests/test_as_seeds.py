@@ -36,7 +36,7 @@ from fairweather.study import load_study, plan, run
 from fairweather.study.planning import data_sources, describe_study, plan_study
 from fairweather.yamlfile import dump_yaml
 
-from .conftest import TINY_RESNET
+from .conftest import TINY_RESNET, write_pictures
 from .run_folders import as_first_version, change_record, copy_run, finish, run_record, write_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -66,11 +66,12 @@ models:
 
 
 @pytest.fixture(scope="module")
-def make(colour_folder, tmp_path_factory):
+def make(tmp_path_factory):
     """Run the study with some seeds, without a report and then without its weights."""
     root = tmp_path_factory.mktemp("runs")
     file = root / "tiny.yaml"
-    file.write_text(STUDY_FILE.format(folder=colour_folder, backbone=TINY_RESNET))
+    pictures = write_pictures(root / "pictures", train=12, test=8)
+    file.write_text(STUDY_FILE.format(folder=pictures, backbone=TINY_RESNET))
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
 

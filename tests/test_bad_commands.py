@@ -7,6 +7,7 @@ folder with a data set, a study, finished runs and predictions, in which everyth
 import functools
 import importlib
 import io
+import itertools
 import json
 import os
 import re
@@ -316,8 +317,9 @@ def refused(world, command, files, carry_out):
 
     def tree():
         return {
-            str(each.relative_to(world)): each.is_file() and each.read_bytes()
-            for each in world.rglob("*")
+            str(path): path.is_file() and path.read_bytes()
+            for folder, *names in os.walk(world)
+            for path in map(Path(folder).joinpath, itertools.chain(*names))
         }
 
     before = tree()

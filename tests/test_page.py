@@ -39,6 +39,7 @@ from fairweather.report.training_files import read_warnings
 from fairweather.runs import RunFolder
 from fairweather.shifts.imagenet_c import CORRUPTIONS
 from fairweather.vega import bundle
+from tests.conftest import figures_left_out, pngs_left_out
 from tests.run_folders import as_first_version, change_record, copy_run, finish
 from tests.test_report import MODELS, carried, make_run
 
@@ -254,9 +255,10 @@ def test_the_script_cannot_end_itself_and_evaluates_nothing_of_the_runs():
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> RunFolder:
-    """A run with its report."""
+    """A run with its page."""
     run = make_run(tmp_path_factory.mktemp("drawn") / "run", n=60)
-    build_report(run)
+    with figures_left_out():
+        build_report(run)
     return run
 
 
@@ -326,7 +328,7 @@ def test_a_page_of_many_cells_has_the_hardest_level_of_each_shift(
 # Figures of many shifts.
 
 
-def test_many_shifts_are_drawn_small_and_the_hardest_kept(tmp_path, no_page):
+def test_many_shifts_are_drawn_small_and_the_hardest_kept(tmp_path, no_page, no_pngs):
     shifts = [{f"imagenet_c/{name}": [1, 5]} for name in [*CORRUPTIONS][:15]]
     run = make_run(tmp_path / "run", models={"basic": "Basic"}, shifts=shifts, n=40, size=None)
     names = build_report(run)
@@ -377,7 +379,8 @@ def pair(tmp_path_factory) -> tuple[RunFolder, RunFolder]:
 def joint(pair, tmp_path_factory) -> RunFolder:
     """The report of both."""
     folder = RunFolder(tmp_path_factory.mktemp("reports") / "joint")
-    build_joint_report(pair, folder.path)
+    with pngs_left_out():
+        build_joint_report(pair, folder.path)
     return folder
 
 
@@ -490,7 +493,7 @@ def test_a_broken_record_is_one_sentence(pair, tmp_path):
             build_report(RunFolder(old.path))
 
 
-def test_a_joint_report_is_the_same_each_time(pair, joint, tmp_path):
+def test_a_joint_report_is_the_same_each_time(pair, joint, tmp_path, no_pngs):
     build_joint_report(pair, tmp_path / "second")
     first, second = (folder / "report.html" for folder in (joint.path, tmp_path / "second"))
     assert first.read_bytes() == second.read_bytes()

@@ -8,6 +8,8 @@ import sys
 import pandas as pd
 import pytest
 
+from .conftest import write_pictures
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -24,17 +26,16 @@ def test_the_readme_is_short_and_shows_before_it_tells():
 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.nightly)])
-def test_the_example_runs_and_prints_such_a_table(
-    colour_folder, tmp_path, monkeypatch, capfd, alone
-):
-    """With small images and an untrained network, under the README's own shifts."""
+def test_the_example_runs_and_prints_such_a_table(tmp_path, monkeypatch, capfd, alone):
+    """With few small images and an untrained network, under the README's own shifts."""
+    folder = write_pictures(tmp_path / "photos", test=4) / "test"
     (example,) = blocks("python")
     shown = re.search(r"```python\n.*?```\n\n```\n(.*?)```", README, flags=re.DOTALL)[1]
     assert len(example.strip().splitlines()) <= 6
     network = "__import__('torch').nn.Sequential(__import__('torch').nn.Flatten(), "
     network += "__import__('torch').nn.Linear(768, 3))"
     ours, changed = re.subn(r'^model = ".*?"', f"model = {network}", example, flags=re.MULTILINE)
-    ours, moved = re.subn("folder:photos/clean", f"folder:{colour_folder}/test", ours)
+    ours, moved = re.subn("folder:photos/clean", f"folder:{folder}", ours)
     assert changed == moved == 1
     monkeypatch.chdir(tmp_path)
     if alone:

@@ -30,7 +30,7 @@ from fairweather.types import Preparation
 from fairweather.yamlfile import dump_yaml, parse_yaml
 
 from .commands import fairweather
-from .conftest import COLOURS, TINY_EFFICIENTNET, TINY_RESNET, picture
+from .conftest import COLOURS, TINY_EFFICIENTNET, TINY_RESNET, picture, write_pictures
 from .started import started
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -43,7 +43,7 @@ seeds: {seeds}
 shifts:
   - brightness_factor: [0.3, 2]
   - gaussian_blur: {{sigma: [1, 2], kernel_size: 5}}
-bootstrap: 200
+bootstrap: 100
 defaults:
   backbone: {backbone}
   recipe: {{epochs: 3, batch_size: 16, learning_rate: 1e-2}}
@@ -53,6 +53,12 @@ models:
     title: MixUp + Aug
     recipe: {{mixup: 0.3, horizontal_flip: 0.4, rotation: {{degrees: 20, probability: 0.4}}}}
 """
+
+
+@pytest.fixture(scope="module")
+def colour_folder(tmp_path_factory):
+    """As few files as a study needs: trainings are stopped, changed and repeated here."""
+    return write_pictures(tmp_path_factory.mktemp("few"), train=12, test=8)
 
 
 @pytest.fixture
@@ -316,6 +322,14 @@ def test_a_finished_run_does_nothing_again(whole, study_file):
     assert {event.note for event in events if event.task != "load data"} == {"done before"}
 
 
+def trained(whole, path):
+    """Make the folder as it is once its models are trained."""
+    for place in ("models", "steps/models"):
+        shutil.copytree(whole.run.path / place, path / place)
+    for name in ("record.json", "study.yaml"):
+        shutil.copy(whole.run.path / name, path)
+
+
 def stopped(study, out, progress=None):
     with pytest.raises(StoppedError):
         fw.run(study, out=out, device="cpu", progress=progress)
@@ -344,6 +358,8 @@ EVENTS = [
 @pytest.mark.parametrize(("task", "done"), EVENTS)
 def test_a_run_stopped_anywhere_ends_the_same(whole, study_file, tmp_path, task, done):
     study, out = load_study(study_file()), tmp_path / "run"
+    if not task.startswith("train"):
+        trained(whole, out)
     stopped(study, out, stop_at(task, done))
     fw.run(study, out=out, device="cpu")
     assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
@@ -374,7 +390,10 @@ def check_stopped_at_write(whole, study, out, write):
 def test_a_run_stopped_between_a_file_and_its_record_ends_the_same(
     whole, study_file, tmp_path, name
 ):
-    check_stopped_at_write(whole, load_study(study_file()), tmp_path / "run", name)
+    out = tmp_path / "run"
+    if not name.startswith(("record", "models", "steps/models")):
+        trained(whole, out)
+    check_stopped_at_write(whole, load_study(study_file()), out, name)
 
 
 def copy_of(whole, path):
@@ -385,20 +404,29 @@ def copy_of(whole, path):
 CLEAN = "predictions/basic/seed-0/test/clean"
 
 
+DAMAGED = [
+    ("models/basic/seed-0/model.safetensors", ["models/basic/seed-0"]),
+    ("steps/models/basic/seed-0.json", ["models/basic/seed-0"]),
+    ("samples/index.json", ["samples", "report"]),
+    (f"{CLEAN}.parquet", [CLEAN]),
+    (f"steps/{CLEAN}.json", [CLEAN]),
+    ("scores.csv", ["scores", "report"]),
+    ("report.html", ["report"]),
+    ("steps/report.json", ["report"]),
+]
+
+
+# By day, each file in one of the two ways, and files and records in both.
 @pytest.mark.parametrize(
-    ("damaged", "again"),
+    ("damaged", "again", "how"),
     [
-        ("models/basic/seed-0/model.safetensors", ["models/basic/seed-0"]),
-        ("steps/models/basic/seed-0.json", ["models/basic/seed-0"]),
-        (f"{CLEAN}.parquet", [CLEAN]),
-        (f"steps/{CLEAN}.json", [CLEAN]),
-        ("samples/index.json", ["samples", "report"]),
-        ("scores.csv", ["scores", "report"]),
-        ("report.html", ["report"]),
-        ("steps/report.json", ["report"]),
+        pytest.param(
+            *each, how, marks=[] if how == ("cut", "gone")[at % 2] else pytest.mark.nightly
+        )
+        for at, each in enumerate(DAMAGED)
+        for how in ("cut", "gone")
     ],
 )
-@pytest.mark.parametrize("how", ["cut", "gone"])
 def test_a_step_whose_file_or_record_is_damaged_is_done_again(
     whole, study_file, tmp_path, damaged, again, how
 ):
@@ -526,11 +554,12 @@ def test_what_is_dropped_with_a_word_is_out_of_the_scores(whole, study_file, tmp
 
 def test_more_shifts_and_models_need_no_word(whole, study_file, tmp_path):
     fewer = load_study(study_file(), ["shifts=[{brightness_factor: [0.3]}]"], ["basic"])
-    fw.run(fewer, out=tmp_path / "run", device="cpu")
+    out = tmp_path / "run"
+    fw.run(fewer, out=out, device="cpu")
     with watched_writes() as writes:
-        fw.run(study_file(), out=tmp_path / "run", device="cpu")
+        fw.run(study_file(), out=out, device="cpu")
     assert not [name for name in writes if name.startswith("models/basic")]
-    assert contents(tmp_path / "run", *RESULTS) == contents(whole.run.path, *RESULTS)
+    assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
 
 
 def test_an_unfinished_run_may_be_changed_where_nothing_is_finished(study_file, tmp_path):
@@ -542,7 +571,8 @@ def test_an_unfinished_run_may_be_changed_where_nothing_is_finished(study_file, 
 
 def test_seeds_are_trained_and_averaged(study_file, tmp_path):
     path = study_file(seeds="[0, 1]")
-    run = fw.run(path, out=tmp_path / "run", device="cpu", overrides=["recipe.epochs=1"])
+    overrides = ["shifts=[]", "recipe.epochs=1"]
+    run = fw.run(path, out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"])
     clean = run.scores.query("shift == 'clean' and metric == 'accuracy' and model == 'basic'")
     value = clean.set_index("seed").value
     assert value["mean"] == pytest.approx((value["0"] + value["1"]) / 2)
@@ -550,7 +580,7 @@ def test_seeds_are_trained_and_averaged(study_file, tmp_path):
 
 def test_a_sweep_keeps_every_try_and_trains_the_chosen_one(study_file, tmp_path):
     overrides = ["models.basic.sweep={learning_rate: [1e-5, 1e-2], schedule: [none, cosine]}"]
-    overrides += ["models.basic.sweep_metric=nll", "recipe.epochs=2"]
+    overrides += ["models.basic.sweep_metric=nll", "recipe.epochs=2", "shifts=[]"]
     run = fw.run(
         study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
     )
@@ -579,7 +609,7 @@ def test_a_sweep_keeps_every_try_and_trains_the_chosen_one(study_file, tmp_path)
 
 def test_a_try_that_diverges_is_kept_and_never_chosen(study_file, tmp_path):
     overrides = ["models.basic.sweep={learning_rate: [1e30, 1e-2]}", "recipe.epochs=1"]
-    overrides += ["recipe.optimizer=sgd"]
+    overrides += ["recipe.optimizer=sgd", "shifts=[]"]
     run = fw.run(
         study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
     )
@@ -600,6 +630,7 @@ def test_a_backbone_at_rate_zero_stays(study_file, tmp_path):
         "recipe.backbone_learning_rate_scale=0",
         "recipe.weight_decay=0",
         "recipe.epochs=1",
+        "shifts=[]",
     ]
     run = fw.run(
         study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
@@ -812,7 +843,7 @@ def test_every_input_of_the_scores_is_in_their_fingerprint(change):
 
 def test_pretrained_rows_are_normalised_by_their_weights(study_file, tmp_path):
     overrides = ["models.mixup.backbone=timm:tf_efficientnet_lite0", "models.mixup.weights=lite0"]
-    overrides += ["recipe.epochs=1", "models.mixup.recipe.freeze_batchnorm=true"]
+    overrides += ["recipe.epochs=1", "models.mixup.recipe.freeze_batchnorm=true", "shifts=[]"]
     run = fw.run(
         study_file(backbone=TINY_EFFICIENTNET),
         out=tmp_path / "run",
@@ -829,7 +860,7 @@ def test_pretrained_rows_are_normalised_by_their_weights(study_file, tmp_path):
     assert torch.equal(tuned.network.bn1.running_mean, fresh.network.bn1.running_mean)
 
 
-@pytest.mark.parametrize("size", [(24, 18), (18, 24)])
+@pytest.mark.parametrize("size", [(24, 18), pytest.param((18, 24), marks=pytest.mark.nightly)])
 def test_rectangles_go_all_the_way(study_file, tmp_path, size, draw):
     rng = np.random.default_rng(0)
     for name, colour in COLOURS.items():
@@ -838,13 +869,14 @@ def test_rectangles_go_all_the_way(study_file, tmp_path, size, draw):
         for number in range(12):
             picture(colour, rng, 24).resize(size).save(folder / f"{number}.png")
     overrides = [f"data={{source: 'folder:{tmp_path / 'rectangles'}'}}", "recipe.epochs=1"]
-    run = fw.run(study_file(), out=tmp_path / "run", device="cpu", overrides=overrides)
+    run = fw.run(
+        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
+    )
     draw(run)
     assert (run.path / "figures/shifts.png").exists()
     assert [each.size for each in read_samples(run.folder).strips["clean"]] == 3 * [size]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_squashed_images_are_whole_and_the_run_s_model_sees_them_so_again(study_file, tmp_path):
     rng = np.random.default_rng(0)
     for name, colour in COLOURS.items():
@@ -853,9 +885,10 @@ def test_squashed_images_are_whole_and_the_run_s_model_sees_them_so_again(study_
         for number in range(12):
             picture(colour, rng, 24).resize((24, 12)).save(folder / f"{number}.png")
     source = f"folder:{tmp_path / 'rectangles'}"
-    data = f"data={{source: '{source}', size: 16, fit: squash}}"
+    overrides = [f"data={{source: '{source}', size: 16, fit: squash}}", "recipe.epochs=1"]
+    overrides += ["shifts=[]"]
     run = fw.run(
-        study_file(), out=tmp_path / "run", device="cpu", overrides=[data, "recipe.epochs=1"]
+        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
     )
     expected = fw.load_data(source, preparation=Preparation(16, fit="squash"))
     assert run.record.data.digests["test"] == digest(expected.test)
@@ -912,7 +945,9 @@ def test_a_state_left_behind_by_a_kill_is_cleared(whole, study_file, tmp_path):
 
 def test_a_study_without_shifts_scores_clean_images(study_file, tmp_path):
     overrides = ["shifts=[]", "recipe.epochs=1"]
-    run = fw.run(study_file(), out=tmp_path / "run", device="cpu", overrides=overrides)
+    run = fw.run(
+        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
+    )
     assert set(run.scores["shift"]) == {"clean"}
     assert (run.path / "report.html").exists()
 

@@ -201,7 +201,7 @@ def _text(
     mark = alt.Chart(frame).mark_text(
         align=align, baseline="middle", fontSize=size, fontWeight=weight, color=color, limit=limit
     )
-    return mark.encode(x=_x(), y=_y(), text="text:N")
+    return mark.encode(x=_x(), y=_y(), text=alt.Text("text:N"))
 
 
 def _x() -> alt.X:

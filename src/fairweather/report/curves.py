@@ -96,16 +96,16 @@ def _panel(contents: Contents, metric: str, top: float, layout: Layout) -> Spec:
     y = alt.Y("value:Q", title=label, axis=shares)
     y = y.scale(domain=(0, top), nice=False)
     # A layer that has no title of its own would take the field's and add it to the axis.
-    band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=label), y2="high:Q")
+    band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=label), y2=alt.Y2("high:Q"))
     line = base.mark_line(strokeWidth=2).encode(
         y=y, strokeDash=model_dash(titles, positions, legend)
     )
     points = base.mark_point(filled=True, size=75, opacity=1, stroke="white", strokeWidth=1).encode(
         y=y, shape=model_shape(titles, legend, positions)
     )
-    clean = alt.Chart(alt.NamedData(name="clean")).encode(x="level:Q")
+    clean = alt.Chart(alt.NamedData(name="clean")).encode(x=alt.X("level:Q"))
     rule = clean.mark_rule(color=RULE, strokeDash=[4, 3])
-    word = clean.mark_text(text="clean", color=FAINT, dy=-13).encode(y=alt.value(0))
+    word = clean.mark_text(text="clean", color=FAINT, dy=-13).encode(y=alt.YValue(0))
     panel = alt.LayerChart(
         layer=[rule, word, band, line, points], width=layout.width, height=layout.height
     )

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import altair as alt
 import vl_convert
@@ -27,6 +27,7 @@ INK, FAINT, RULE, GRID = "#1f2328", "#57606a", "#8c959f", "#e7eaee"
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 PNG_SCALE = SCALE
 
+Channel = TypeVar("Channel", alt.ColorValue, alt.OpacityValue, alt.SizeValue)
 # A chart in the JSON of Vega-Lite, whose form is Vega's own.
 Spec = dict[str, Any]
 
@@ -106,6 +107,15 @@ def _numbered(svg: str) -> str:
         ),
         svg,
     )
+
+
+def either(channel: type[Channel], test: str, yes: float | str, no: float | str) -> Channel:
+    """Encode a value where the test holds, and another one elsewhere.
+
+    As all channels here, it is an object: of a text, or of `alt.condition`, Altair makes one too,
+    but looks its class up in a table of its whole schema, which it builds anew each time.
+    """
+    return channel(no, condition={"test": test, "value": yes})
 
 
 def model_color(

@@ -12,7 +12,7 @@ import altair as alt
 
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.report.contents import Contents
-from fairweather.report.figures import COLORS, INK, RULE, Figure, render
+from fairweather.report.figures import COLORS, INK, RULE, Figure, either, render
 from fairweather.report.performance import Performance, lowest, performance_at, worst_levels
 from fairweather.report.sentences import points, share
 from fairweather.report.tables import Entry, Row, Table
@@ -233,20 +233,20 @@ def forest(
     scale, ticks = _axis(rows, measure)
     x = alt.X("value:Q", title=TITLES[measure], scale=scale, axis=ticks)
     base = alt.Chart().encode(y=y, yOffset=offset)
-    seen = alt.condition(loud, alt.value(1), alt.value(0.15))
+    seen = either(alt.OpacityValue, loud, 1, 0.15)
     path = base.mark_line(strokeWidth=1, strokeDash=[2, 3]).encode(
         x=x,
         stroke=painted["stroke"],
-        detail="at:O",
-        order="step:Q",
-        opacity=alt.condition(loud, alt.value(0.7), alt.value(0.1)),
+        detail=alt.Detail("at:O"),
+        order=alt.Order("step:Q"),
+        opacity=either(alt.OpacityValue, loud, 0.7, 0.1),
     )
     ends = (
         base.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=2)
         .encode(
             x=alt.X("low:Q", title=TITLES[measure], scale=scale, axis=ticks),
-            x2="high:Q",
+            x2=alt.X2("high:Q"),
             stroke=painted["stroke"],
             opacity=seen,
         )
@@ -299,8 +299,8 @@ def _numbers(
             align=align, dx=dx, baseline="middle", fontSize=11, color=ink
         )
         at = alt.X("end:Q", title=TITLES[measure], scale=scale)
-        seen = alt.condition(shown, alt.value(1), alt.value(0))
-        found.append(text.encode(x=at, text="number:N", opacity=seen))
+        seen = either(alt.OpacityValue, shown, 1, 0)
+        found.append(text.encode(x=at, text=alt.Text("number:N"), opacity=seen))
     return found
 
 

@@ -200,10 +200,12 @@ def _layers(titles: list[str], positions: Sequence[int], bins: pd.DataFrame) -> 
         alt.Chart()
         .transform_aggregate(count="count()")
         .mark_rule(color=RULE, strokeDash=[4, 3])
-        .encode(x=alt.datum(0), y=alt.datum(0), x2=alt.datum(1), y2=alt.datum(1))
+        .encode(x=alt.XDatum(0), y=alt.YDatum(0), x2=alt.X2Datum(1), y2=alt.Y2Datum(1))
     )
-    gap = base.mark_rule(strokeWidth=9, opacity=0.25).encode(y=y, y2="confidence:Q")
-    interval = base.mark_rule(strokeWidth=1.5).encode(y="accuracy_low:Q", y2="accuracy_high:Q")
+    gap = base.mark_rule(strokeWidth=9, opacity=0.25).encode(y=y, y2=alt.Y2("confidence:Q"))
+    interval = base.mark_rule(strokeWidth=1.5).encode(
+        y=alt.Y("accuracy_low:Q"), y2=alt.Y2("accuracy_high:Q")
+    )
     size = alt.Size(
         "share:Q",
         scale=alt.Scale(domain=[0, 1], range=[0, 700]),
@@ -222,7 +224,7 @@ def _layers(titles: list[str], positions: Sequence[int], bins: pd.DataFrame) -> 
         y=y, size=size
     )
     note = alt.Chart().mark_text(align="left", color=FAINT, fontSize=11)
-    note = note.encode(x=alt.value(0), y=alt.value(-10), text="note:N")
+    note = note.encode(x=alt.XValue(0), y=alt.YValue(-10), text=alt.Text("note:N"))
     return alt.LayerChart(
         layer=[diagonal, gap, interval, points, note],
         data=bins,

@@ -57,7 +57,7 @@ def training_figure(contents: Contents) -> Figure | None:
             ).scale(zero=False),
             color=model_color(list(contents.titles.values()), None, contents.positions),
             strokeDash=part,
-            detail="seed:N",
+            detail=alt.Detail("seed:N"),
         )
         .properties(width=(ROW_WIDTH - 30 * (columns - 1)) // columns, height=210)
     )
@@ -95,7 +95,7 @@ def pretraining_figure(contents: Contents) -> Figure | None:
                 zero=column == "embedding_std"
             ),
             color=model_color(titles, legend),
-            detail="seed:N",
+            detail=alt.Detail("seed:N"),
         )
         .properties(width=PRETRAINING_WIDTH, height=PRETRAINING_HEIGHT)
         for column, label in TRACES.items()
@@ -229,7 +229,7 @@ def _labels_panel(
     shares = alt.Axis(format=".0%", tickCount=6, tickMinStep=0.01)
     value = alt.Y("value:Q", title="Accuracy", axis=shares).scale(zero=False)
     bars = base.mark_rule(strokeWidth=1.5).encode(
-        y=alt.Y("low:Q", title="Accuracy", axis=shares).scale(zero=False), y2="high:Q"
+        y=alt.Y("low:Q", title="Accuracy", axis=shares).scale(zero=False), y2=alt.Y2("high:Q")
     )
     points = base.mark_point(filled=True, size=60, opacity=1).encode(
         y=value, shape=model_shape(titles, legend)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from fairweather.report.figures import either
 from fairweather.report.page.cells import BARS, MOST_CLASSES, WORST_CLASSES
 from fairweather.report.page.drawing import FAINT, INK, PAPER, ROWS, RULE, Chart, spec_of, tooltip
 
@@ -63,17 +64,15 @@ def _reliability() -> Chart:
             ("images", "Images"),
         ),
     )
-    faint = alt.condition(f"datum.images < {FEW}", alt.value(0.2), alt.value(1))
+    faint = either(alt.OpacityValue, f"datum.images < {FEW}", 0.2, 1)
     gap = base.mark_rule(strokeWidth=9).encode(
         y=y,
-        y2="confidence:Q",
-        color=alt.condition(
-            "datum.accuracy < datum.confidence", alt.value(WRONG), alt.value(RIGHT)
-        ),
-        opacity=alt.condition(f"datum.images < {FEW}", alt.value(0.12), alt.value(0.45)),
+        y2=alt.Y2("confidence:Q"),
+        color=either(alt.ColorValue, "datum.accuracy < datum.confidence", WRONG, RIGHT),
+        opacity=either(alt.OpacityValue, f"datum.images < {FEW}", 0.12, 0.45),
     )
     bars = base.mark_rule(strokeWidth=1.5, color=INK).encode(
-        y=alt.Y("low:Q", title="Accuracy", scale=unit), y2="high:Q", opacity=faint
+        y=alt.Y("low:Q", title="Accuracy", scale=unit), y2=alt.Y2("high:Q"), opacity=faint
     )
     points = base.mark_point(filled=True, size=60, color=INK, stroke=PAPER).encode(
         y=y,
@@ -99,13 +98,13 @@ def _counts() -> Chart:
                 axis=_confidence_axis(),
                 scale=alt.Scale(domain=[0, 1]),
             ),
-            x2="upper:Q",
+            x2=alt.X2("upper:Q"),
             y=alt.Y(
                 "images:Q",
                 title="Images",
                 axis=alt.Axis(tickCount=3, tickMinStep=1, minExtent=EXTENT, maxExtent=EXTENT),
             ),
-            y2=alt.datum(0),
+            y2=alt.Y2Datum(0),
             tooltip=tooltip(("bin", "Confidence"), ("images", "Images")),
         )
         .properties(width="container", height=70)
@@ -124,7 +123,7 @@ def _confidence() -> Chart:
                 axis=_confidence_axis(),
                 scale=alt.Scale(domain=[0, 1]),
             ),
-            x2="upper:Q",
+            x2=alt.X2("upper:Q"),
             y=alt.Y(
                 "from:Q",
                 title="Images: right above, wrong below",
@@ -132,7 +131,7 @@ def _confidence() -> Chart:
                     format=",d", tickMinStep=1, labelExpr="replace(datum.label, '−', '')"
                 ),
             ),
-            y2="to:Q",
+            y2=alt.Y2("to:Q"),
             color=alt.Color(
                 "answer:N",
                 scale=alt.Scale(domain=["right", "wrong"], range=[RIGHT, WRONG]),
@@ -175,7 +174,7 @@ def _risk_coverage() -> Chart:
         alt.Chart(ROWS)
         .mark_area(interpolate="step-before", opacity=0.16)
         .transform_filter("!datum.kept")
-        .encode(x=x, y=alt.Y("low:Q", title=wrong), y2="high:Q", color=color)
+        .encode(x=x, y=alt.Y("low:Q", title=wrong), y2=alt.Y2("high:Q"), color=color)
     )
     line = (
         alt.Chart(ROWS)
@@ -195,9 +194,7 @@ def _risk_coverage() -> Chart:
     kept = (
         alt.Chart(ROWS)
         .mark_point(shape="diamond", filled=True, color=WRONG, stroke=PAPER, opacity=1)
-        .encode(
-            x=x, y=y, tooltip=said, size=alt.condition("datum.kept", alt.value(90), alt.value(0))
-        )
+        .encode(x=x, y=y, tooltip=said, size=either(alt.SizeValue, "datum.kept", 90, 0))
     )
     chart = alt.layer(band, line, kept).properties(width="container", height=SIDE + 45)
     return Chart(
@@ -234,7 +231,7 @@ def _hand_over(conditions: int) -> Chart:
         x=x,
     )
     ends = base.mark_rule(strokeWidth=2, color=INK).encode(
-        x=alt.X("low:Q", title="Share deferred to a person", scale=scale), x2="high:Q"
+        x=alt.X("low:Q", title="Share deferred to a person", scale=scale), x2=alt.X2("high:Q")
     )
     kept = (
         base.transform_filter("isValid(datum.over)")
@@ -264,7 +261,7 @@ def _per_class(classes: Sequence[str], shown: int) -> Chart:
         )
     )
     ends = base.mark_rule(strokeWidth=1.5, color=INK).encode(
-        x=alt.X("low:Q", title="Accuracy", scale=scale), x2="high:Q"
+        x=alt.X("low:Q", title="Accuracy", scale=scale), x2=alt.X2("high:Q")
     )
     chart = alt.layer(bars, ends).properties(width="container", height=18 * shown)
     return Chart("classes", "Accuracy of each class with its 95 % interval.", spec_of(chart))
@@ -293,8 +290,8 @@ def _confusion(classes: Sequence[str]) -> Chart:
     cells = base.mark_rect(stroke=PAPER, strokeWidth=1).encode(
         color=alt.Color("share:Q", scale=alt.Scale(scheme="cividis", domain=[0, 1]), legend=legend),
     )
-    dark = alt.condition("datum.share > 0.5", alt.value("#000000"), alt.value("#ffffff"))
-    counts = base.mark_text(fontSize=10).encode(text="images:N", color=dark)
+    dark = either(alt.ColorValue, "datum.share > 0.5", "#000000", "#ffffff")
+    counts = base.mark_text(fontSize=10).encode(text=alt.Text("images:N"), color=dark)
     layers = [cells, counts] if len(classes) <= MOST_COUNTED else [cells]
     chart = alt.layer(*layers, view=alt.ViewBackground(fill=NOTHING)).properties(
         width="container", height=22 * len(classes)

@@ -15,7 +15,7 @@ from fairweather.record import CLEAN, MEAN, NO_LEVEL
 from fairweather.report import figures
 from fairweather.report.conformal import COVERAGE, SIZE, promised_coverages
 from fairweather.report.contents import Contents
-from fairweather.report.figures import Spec
+from fairweather.report.figures import Spec, either
 from fairweather.report.overview import TITLES, Inks, Measure, alt_text, forest, readings
 from fairweather.report.page.drawing import (
     FOCUS,
@@ -90,8 +90,10 @@ def level_charts(
     for metric in metrics:
         frames = {sweep.name: contents.by_level(metric, sweep) for sweep in contents.sweeps}
         highs = [frame["high"].max() for frame in frames.values() if len(frame)]
+        if not highs:
+            continue
         # In steps of 0.05, so that the axis that all charts share ends at a round number.
-        top = math.ceil(max(highs, default=1) * 20) / 20
+        top = math.ceil(max(highs) * 20) / 20
         template = _level_chart(contents, metric, top)
         for sweep in contents.sweeps:
             if len(frames[sweep.name]):
@@ -160,7 +162,7 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
     bright = f"datum.value > {middle}" if share else f"datum.value < {middle}"
     words = base.mark_text(fontSize=11).encode(
         text=alt.Text("value:Q", format=".0%" if share else ".2f"),
-        color=alt.condition(bright, alt.value("#000000"), alt.value("#ffffff")),
+        color=either(alt.ColorValue, bright, "#000000", "#ffffff"),
     )
     chart = alt.layer(cells, words).properties(width="container", height=25 * len(shifts))
     spec = spec_of(chart) | {"datasets": {"rows": rows}}
@@ -194,7 +196,7 @@ def scatter(contents: Contents) -> Chart | None:
     points = base.mark_point(size=46, strokeWidth=1).encode(
         **model_paint(contents),
         shape=model_shape(contents),
-        opacity=alt.condition(LOUD, alt.value(0.8), alt.value(0.08)),
+        opacity=either(alt.OpacityValue, LOUD, 0.8, 0.08),
     )
     clean = base.transform_filter("datum.at === 'clean'").mark_point(
         size=190, shape="circle", stroke=INK, strokeWidth=1.2, fillOpacity=0
@@ -238,10 +240,10 @@ def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
     y = alt.Y("value:Q", title=None, axis=shares).scale(domain=(0, top), nice=False)
     band = base.mark_area().encode(
         y=alt.Y("low:Q", title=None),
-        y2="high:Q",
-        opacity=alt.condition(LOUD, alt.value(0.16), alt.value(0.02)),
+        y2=alt.Y2("high:Q"),
+        opacity=either(alt.OpacityValue, LOUD, 0.16, 0.02),
     )
-    quiet = alt.condition(LOUD, alt.value(1), alt.value(0.1))
+    quiet = either(alt.OpacityValue, LOUD, 1, 0.1)
     dash = figures.model_dash(list(contents.titles.values()), contents.positions)
     line = base.mark_line(strokeWidth=1.8).encode(y=y, opacity=quiet, strokeDash=dash)
     points = bare.mark_point(size=44, strokeWidth=1).encode(
@@ -254,7 +256,7 @@ def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
     rule = (
         alt.Chart(alt.NamedData(name="clean"))
         .mark_rule(color=RULE, strokeDash=[4, 3])
-        .encode(x="level:Q")
+        .encode(x=alt.X("level:Q"))
     )
     chart = alt.layer(rule, band, line, points).properties(width="container", height=HEIGHT)
     return spec_of(chart.add_params(FOCUS))
@@ -340,8 +342,8 @@ def _training_chart(
                 scale=alt.Scale(domain=["validation", "training"], range=[figures.WHOLE, dash]),
                 legend=None,
             ),
-            detail="seed:N",
-            opacity=alt.condition(LOUD, alt.value(1), alt.value(0.12)),
+            detail=alt.Detail("seed:N"),
+            opacity=either(alt.OpacityValue, LOUD, 1, 0.12),
             tooltip=tooltip(
                 ("title", "Model"),
                 ("seed", "Seed"),

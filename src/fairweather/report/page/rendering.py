@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import importlib.resources
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -223,6 +224,7 @@ def _description(record: RunRecord) -> Mapping[str, object]:
     return record.model_dump(mode="json", exclude={"version", "provenance", "data", "sweeps"})
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_own),
