@@ -31,6 +31,7 @@ from fairweather.training.selfsupervised import NAMED_VIEWS
 from fairweather.types import Images
 
 from .conftest import TINY_RESNET
+from .run_folders import copy_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -157,9 +158,14 @@ def killed_in(study, path, task, done):
         run_of(study, path, progress=progress)
 
 
-def test_a_killed_pretraining_goes_on_and_ends_with_the_same_bytes(colour_folder, tmp_path):
+@pytest.fixture(scope="module")
+def whole(colour_folder, tmp_path_factory):
+    """A pre-training and a model that begins with it."""
+    return run_of(raw(colour_folder), tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_a_killed_pretraining_goes_on_and_ends_with_the_same_bytes(whole, colour_folder, tmp_path):
     study = raw(colour_folder)
-    whole = run_of(study, tmp_path / "whole")
     killed_in(study, tmp_path / "killed", "pre-train", 1)
     assert (tmp_path / "killed/pretraining/barlow/seed-0/resume/state.pt").is_file()
     assert not (tmp_path / "killed/pretraining/barlow/seed-0/model.safetensors").exists()
@@ -173,9 +179,9 @@ def test_a_killed_pretraining_goes_on_and_ends_with_the_same_bytes(colour_folder
         assert resumed.folder.checksum(name) == whole.folder.checksum(name), name
 
 
-def test_nothing_is_done_twice_and_another_recipe_does_all_of_it(colour_folder, tmp_path):
+def test_nothing_is_done_twice_and_another_recipe_does_all_of_it(whole, colour_folder, tmp_path):
     study = raw(colour_folder)
-    run_of(study, tmp_path / "run")
+    copy_run(whole, tmp_path / "run")
     notes = notes_of(study, tmp_path / "run")
     assert notes.pop("load data") == "60 test images"
     assert set(notes.values()) == {"done before"}
