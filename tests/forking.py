@@ -289,7 +289,9 @@ def run(how: str, what: str, *arguments: str) -> None:
     sys.argv, status = [how, *arguments], 0
     try:
         if how == "-m":
-            sys.modules.pop(what, None)  # it is imported once more, as the main program
+            # It is imported once more, as the main program.
+            is_package = hasattr(sys.modules.get(what), "__path__")
+            sys.modules.pop(f"{what}.__main__" if is_package else what, None)
             runpy.run_module(what, run_name="__main__", alter_sys=True)
         else:
             main = sys.modules["__main__"] = ModuleType("__main__")
