@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import signal
+import subprocess
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,6 +17,8 @@ from PIL import Image
 
 from fairweather.runs import RunFolder
 from fairweather.types import Images
+
+from .forking import modules_forked
 
 # A shell's background jobs ignore interruptions, and what they start does too. Tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -119,6 +122,21 @@ def no_page(monkeypatch):
     """Reports whose page is a number that counts up, for tests that look at all else."""
     numbers = itertools.count()
     monkeypatch.setattr("fairweather.report.render_page", lambda *_: f"page {next(numbers)}")
+
+
+@pytest.fixture(scope="module")
+def forking():
+    """The processes that the package starts have imported it before they begin."""
+    with modules_forked():
+        yield
+
+
+@pytest.fixture
+def starting(forking):
+    """They start for real after all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fairweather.children.subprocess", subprocess)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,12 @@ GONE = 60
 
 
 @contextmanager
-def started(command: list[str], **options: object) -> Iterator[subprocess.Popen]:
+def started(
+    command: list[str], begin: type = subprocess.Popen, **options: object
+) -> Iterator[subprocess.Popen]:
     """Start a program, wait for its end, and kill it where the test fails: it may never end."""
     options = {"stdout": subprocess.PIPE, "text": True} | options
-    with subprocess.Popen(command, **options) as process:
+    with begin(command, **options) as process:
         try:
             yield process
         except BaseException:

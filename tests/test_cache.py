@@ -28,6 +28,7 @@ from fairweather.pool import submit
 from fairweather.progress import Event
 
 from .conftest import keep_lines
+from .forking import Program
 from .started import started
 
 
@@ -331,7 +332,7 @@ def test_items_are_read_as_processes_need_them(two_processes):
 
 def run(script, *arguments, **options):
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *map(str, arguments)]
-    return started(command, **options)
+    return started(command, Program, **options)
 
 
 def test_a_script_needs_no_guard(folder, tmp_path):
@@ -611,7 +612,7 @@ LARGER = """
     from fairweather.types import Images
 
     torch.set_num_threads(1)
-    COUNT, SIDE = 3000, 128
+    COUNT, SIDE = 1500, 128
 
     def read(keys):
         for key in keys:

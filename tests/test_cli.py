@@ -21,6 +21,8 @@ from fairweather.shift_lists import clean_and
 from fairweather.study import load_study
 
 from .commands import fairweather
+from .forking import Program
+from .started import started
 
 
 @pytest.mark.parametrize(
@@ -55,9 +57,10 @@ def test_mistakes_end_with_status_2_and_one_sentence(arguments, words, tmp_path)
 
 def test_a_mistake_ends_a_program_of_its_own_with_status_2(tmp_path):
     command = [sys.executable, "-m", "fairweather", "report", "nowhere"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "nowhere holds no run" in done.stderr
+    with started(command, Program, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        printed, errors = process.communicate()
+    assert (process.returncode, printed) == (2, "")
+    assert "nowhere holds no run" in errors
 
 
 def test_a_mistyped_study_is_told_before_anything_heavy_is_imported(tmp_path):
@@ -176,7 +179,10 @@ def test_importing_and_helping_load_nothing_heavy(arguments):
 
 WITHOUT_THE_HEADLESS_DISTRIBUTION = """
 import importlib.metadata as metadata
+import socket
 
+def refuse(*a, **k): raise AssertionError("the network was asked")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 known = metadata.version
 
 def version(name):
@@ -190,12 +196,13 @@ import fairweather.study
 from fairweather.steps.plan import LIBRARIES
 print(LIBRARIES["opencv"])
 import sys
-print(*{"torchmetrics", "matplotlib", "transformers", "onnx", "mlflow", "ray"} & set(sys.modules))
+late = {"torchmetrics", "matplotlib", "transformers", "onnx", "mlflow", "ray", "lightly"}
+print(*late & set(sys.modules))
 """
 
 
 def test_any_distribution_of_opencv_will_do_and_nothing_loads_what_only_some_commands_need():
-    command = [sys.executable, "-c", WITHOUT_THE_HEADLESS_DISTRIBUTION]
+    command = [sys.executable, "-W", "error", "-c", WITHOUT_THE_HEADLESS_DISTRIBUTION]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [cv2.__version__, ""]
 

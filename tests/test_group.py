@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.multiprocessing
 from torch import nn
 
 import fairweather as fw
@@ -29,6 +28,7 @@ from fairweather.training.recipe import Adversarial, AugMix, GaussianNoise, Rota
 from fairweather.training.selfsupervised import Pretraining, Probe, pretrain
 from fairweather.types import Images
 
+from .forking import modules_forked, side_by_side
 from .same_bytes import same
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -147,7 +147,7 @@ def work(rank, port, folder):
 def together(tmp_path_factory):
     """The results of two processes."""
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(work, (find_free_network_port(), folder), nprocs=2)
+    side_by_side(work, find_free_network_port(), folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -275,23 +275,31 @@ def test_two_processes_do_a_run_and_end(run_together):
     assert not torch.distributed.is_initialized()
 
 
-def test_a_run_whose_second_process_is_killed_continues(study, run_together, tmp_path):
+def test_a_run_whose_second_process_is_killed_continues(study, run_together, tmp_path, monkeypatch):
+    begun = []
+
+    def begin(module):
+        begun.append(start_module(module))
+        return begun[-1]
+
     def tell(event):
         if event.task == "train Basic" and event.done == 1:
-            (second,) = (pid for pid, parent in helpers().items() if parent == os.getpid())
-            os.kill(second, signal.SIGKILL)
+            (second,) = begun
+            second.kill()
 
-    with pytest.raises(JobFailedError, match=r"process 1 of 2.*signal 9; the same command"):
-        fw.run(study, out=tmp_path / "run", device="cpu", devices=2, progress=tell)
-    assert not torch.distributed.is_initialized()
-    fw.run(study, out=tmp_path / "run", device="cpu", devices=2)
+    monkeypatch.setattr("fairweather.executors.together.start_module", begin)
+    with modules_forked():
+        with pytest.raises(JobFailedError, match=r"process 1 of 2.*signal 9; the same command"):
+            fw.run(study, out=tmp_path / "run", device="cpu", devices=2, progress=tell)
+        assert not torch.distributed.is_initialized()
+        fw.run(study, out=tmp_path / "run", device="cpu", devices=2)
     same(run_together.path, tmp_path / "run")
 
 
 def test_a_process_that_ends_before_it_joins_is_told(study, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "fairweather.executors.together.start_module",
-        lambda module: start_module("fairweather.executors.no_such_module"),
+        lambda module: start_module("fairweather.no_such_module"),
     )
     with pytest.raises(JobFailedError, match=r"process 1 of 2, .* ended with status 1"):
         fw.run(study, out=tmp_path / "run", device="cpu", devices=2)

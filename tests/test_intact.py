@@ -1,5 +1,6 @@
 """Damaged runs: `check` and `compare` read only files that the run wrote and nobody changed."""
 
+import shutil
 import subprocess
 import sys
 
@@ -15,10 +16,11 @@ from fairweather.rules import judge, read_rules
 from fairweather.runs import FIRST_MANIFEST, RunFolder
 
 from .commands import fairweather
+from .forking import Program
 from .run_folders import as_first_version, copy_run
 from .started import started
 from .test_compare_runs import BLUR, CELLS, FOG, make_model, make_run, predictions, right
-from .test_comparison import PATHMNIST, published_numbers
+from .test_comparison import BRIGHTNESS, PATHMNIST, published_numbers
 from .test_comparison import make_run as make_published_run
 from .test_rules import SNOW, write_run
 
@@ -170,9 +172,10 @@ def test_a_fault_of_the_program_is_no_broken_rule(run, monkeypatch, capsys):
 
 
 def test_a_reader_that_stops_early_changes_no_verdict(run):
-    for rule, status in ((RULE, 1), ("basic: accuracy[clean] >= 0.5", 0)):
+    kept = "basic: accuracy[clean] >= 0.5"
+    for rule, status, begin in ((RULE, 1, subprocess.Popen), (kept, 0, Program)):
         command = [sys.executable, "-m", "fairweather", "check", str(run.path), rule]
-        with started(command, stderr=subprocess.PIPE) as process:
+        with started(command, begin, stderr=subprocess.PIPE) as process:
             process.stdout.close()
             assert process.stderr.read() == ""
         assert process.returncode == status
@@ -184,19 +187,27 @@ def test_the_help_says_what_the_status_means():
         assert words in done.output
 
 
-@pytest.fixture
-def two(tmp_path):
+@pytest.fixture(scope="module")
+def two_whole(tmp_path_factory):
+    """Two runs that can be compared."""
+    folder = tmp_path_factory.mktemp("two")
     shares = dict(zip(CELLS, (0.9, 0.7, 0.5, 0.6), strict=True))
-    a = make_run(tmp_path / "a", {"net": {0: make_model(shares)}}, shifts=(FOG, BLUR))
-    b = make_run(tmp_path / "b", {"net": {0: make_model(shares, seed=1)}}, shifts=(FOG, BLUR))
+    a = make_run(folder / "a", {"net": {0: make_model(shares)}}, shifts=(FOG, BLUR))
+    b = make_run(folder / "b", {"net": {0: make_model(shares, seed=1)}}, shifts=(FOG, BLUR))
+    assert len(fw.compare_runs(a, b))
     return a, b
+
+
+@pytest.fixture
+def two(two_whole, tmp_path):
+    """Copies of them, to be damaged."""
+    return [shutil.copytree(each, tmp_path / each.name) for each in two_whole]
 
 
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("cell", ["clean", "fog,severity=2"])
 @pytest.mark.parametrize("damage", ["edited", "cut", "missing"])
 def test_a_comparison_reads_only_what_the_runs_wrote(two, side, cell, damage):
-    assert len(fw.compare_runs(*two))
     name = predictions_file("net", 0, cell)
     path = two[side] / name
     if damage == "edited":
@@ -221,7 +232,8 @@ def test_a_model_whose_clean_predictions_are_gone_is_not_left_out(tmp_path):
 
 @pytest.mark.parametrize(("damage", "words"), [(improve, DAMAGED), (cut_at_a_row, DAMAGED)])
 def test_a_comparison_with_the_paper_reads_only_what_the_run_wrote(tmp_path, damage, words):
-    run = make_published_run(tmp_path / "run", published_numbers, **PATHMNIST)
+    small = PATHMNIST | {"models": {"basic": "Basic"}, "shifts": BRIGHTNESS}
+    run = make_published_run(tmp_path / "run", published_numbers, **small)
     assert len(fw.compare_with_published(run))
     damage(run.path / "scores.csv")
     for given in (run, run.path, str(run.path)):

@@ -25,10 +25,11 @@ from fairweather.steps.plan import Done
 from fairweather.study import load_study, plan
 
 from .conftest import TINY_RESNET
+from .forking import Program
 from .same_bytes import files, same
 from .started import GONE, started
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "forking")
 
 STUDY = """
 name: colours
@@ -80,6 +81,7 @@ def _cores_and_no_pages():
         yield
 
 
+@pytest.mark.usefixtures("starting")
 def test_the_results_do_not_depend_on_the_number_of_jobs(study, alone, tmp_path, monkeypatch):
     events, here = [], tmp_path / "läufe"
     here.mkdir()
@@ -182,42 +184,44 @@ RUN = """
 import sys
 import fairweather as fw
 import fairweather.devices
+from fairweather.executors import jobs
 fairweather.devices.cores = lambda: 8
+start = jobs.start_module
+
+def tell(module):
+    process = start(module)
+    print(process.pid, flush=True)
+    return process
 
 def told(event):
     if event.finished is not None:
         print("finished", flush=True)
 
+jobs.start_module = tell
 fw.run(sys.argv[1], out=sys.argv[2], device="cpu", jobs=2, progress=told)
 """
-
-
-def children_of(pid):
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            found.append(int(status.parent.name))
-    return found
+FORKED_RUN = f"""
+from tests.forking import modules_forked
+forking = modules_forked()
+forking.__enter__()
+{RUN}
+"""
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(
-    "how",
+    ("how", "begin", "code"),
     [
-        signal.SIGKILL,
-        pytest.param(signal.SIGTERM, marks=pytest.mark.nightly),
-        pytest.param(signal.SIGINT, marks=pytest.mark.nightly),
+        (signal.SIGKILL, Program, FORKED_RUN),
+        pytest.param(signal.SIGTERM, subprocess.Popen, RUN, marks=pytest.mark.nightly),
+        pytest.param(signal.SIGINT, subprocess.Popen, RUN, marks=pytest.mark.nightly),
     ],
 )
-def test_no_job_outlives_the_process_that_started_it(study, alone, tmp_path, how):
-    command = [sys.executable, "-c", RUN, str(study), str(tmp_path / "run")]
-    with started(command, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout.readline() == "finished\n"
-        jobs = children_of(process.pid)
+def test_no_job_outlives_the_process_that_started_it(study, alone, tmp_path, how, begin, code):
+    command = [sys.executable, "-c", code, str(study), str(tmp_path / "run")]
+    with started(command, begin, stderr=subprocess.DEVNULL) as process:
+        told = iter(process.stdout.readline, "finished\n")
+        jobs = [int(line) for line in told]
         assert len(jobs) == 2
         process.send_signal(how)
         process.wait(timeout=30)

@@ -31,6 +31,7 @@ from fairweather.training.selfsupervised import NAMED_VIEWS
 from fairweather.types import Images
 
 from .conftest import TINY_RESNET
+from .run_folders import copy_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -157,9 +158,14 @@ def killed_in(study, path, task, done):
         run_of(study, path, progress=progress)
 
 
-def test_a_killed_pretraining_goes_on_and_ends_with_the_same_bytes(colour_folder, tmp_path):
+@pytest.fixture(scope="module")
+def whole(colour_folder, tmp_path_factory):
+    """A pre-training and a model that begins with it."""
+    return run_of(raw(colour_folder), tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_a_killed_pretraining_goes_on_and_ends_with_the_same_bytes(whole, colour_folder, tmp_path):
     study = raw(colour_folder)
-    whole = run_of(study, tmp_path / "whole")
     killed_in(study, tmp_path / "killed", "pre-train", 1)
     assert (tmp_path / "killed/pretraining/barlow/seed-0/resume/state.pt").is_file()
     assert not (tmp_path / "killed/pretraining/barlow/seed-0/model.safetensors").exists()
@@ -173,9 +179,9 @@ def test_a_killed_pretraining_goes_on_and_ends_with_the_same_bytes(colour_folder
         assert resumed.folder.checksum(name) == whole.folder.checksum(name), name
 
 
-def test_nothing_is_done_twice_and_another_recipe_does_all_of_it(colour_folder, tmp_path):
+def test_nothing_is_done_twice_and_another_recipe_does_all_of_it(whole, colour_folder, tmp_path):
     study = raw(colour_folder)
-    run_of(study, tmp_path / "run")
+    copy_run(whole, tmp_path / "run")
     notes = notes_of(study, tmp_path / "run")
     assert notes.pop("load data") == "60 test images"
     assert set(notes.values()) == {"done before"}
@@ -189,15 +195,13 @@ def test_nothing_is_done_twice_and_another_recipe_does_all_of_it(colour_folder, 
     assert notes["train SSL"] != "done before"
 
 
-def test_each_seed_has_its_own_pretraining_unless_one_is_for_all(colour_folder, tmp_path):
+def test_each_seed_has_its_own_pretraining_unless_one_is_for_all(together, colour_folder, tmp_path):
     own = run_of(raw(colour_folder, seeds=[0, 1]), tmp_path / "own")
     folders = [f"pretraining/barlow/seed-{seed}" for seed in (0, 1)]
     first, second = (weights(own, folder)["network.conv1.0.weight"] for folder in folders)
     assert not first.equal(second)
-    shared = {"barlow": BARLOW | {"seed": 5}}
-    one = run_of(raw(colour_folder, seeds=[0, 1], pretraining=shared), tmp_path / "one")
-    assert [path.name for path in (one.path / "pretraining/barlow").iterdir()] == ["seed-5"]
-    files = {facts(one, f"models/ssl/seed-{seed}")["weights"]["file"] for seed in (0, 1)}
+    assert [path.name for path in (together.path / "pretraining/barlow").iterdir()] == ["seed-5"]
+    files = {facts(together, f"models/ssl/seed-{seed}")["weights"]["file"] for seed in (0, 1)}
     assert files == {"pretraining/barlow/seed-5/model.safetensors"}
 
 
@@ -247,7 +251,7 @@ def test_models_get_as_many_labels_as_they_may_have(colour_folder, tmp_path, mon
 
 
 def several(colour_folder, shares=(0.25,), **changes):
-    """Two seeds, an ensemble, an interpolation of weights, an attack, a variant."""
+    """Two seeds, a pre-training, an ensemble, interpolated weights, an attack and a variant."""
     turns = SHORT | {"probe_epochs": 1}
     entry = model(weights="pretraining:barlow", recipe=turns, interpolations=list(shares))
     settings = {
@@ -256,7 +260,7 @@ def several(colour_folder, shares=(0.25,), **changes):
         "variants": ["temperature"],
         "shifts": [{"brightness_factor": [0.3]}, {"fgsm": [0.03]}],
         "models": {"ssl": entry},
-        "pretraining": {"barlow": BARLOW | {"seed": 0}},
+        "pretraining": {"barlow": BARLOW | {"seed": 5}},
     }
     return raw(colour_folder, **(settings | changes))
 

@@ -119,7 +119,7 @@ def test_a_site_writes_what_the_run_contains(planned, alone, tmp_path):
         assert {name for name in left if not name.startswith("steps/")} <= read | {"record.json"}
 
 
-@pytest.mark.parametrize("most", [2, 3])
+@pytest.mark.parametrize("most", [pytest.param(2, marks=pytest.mark.nightly), 3])
 def test_shards_joined_are_the_whole_to_the_byte(planned, alone, tmp_path, most, monkeypatch):
     monkeypatch.setattr(remote, "SHARD_WORK", 1)
     there, back, joining = site(planned, tmp_path / "site"), RunFolder(tmp_path), Joining()

@@ -8,13 +8,15 @@ import time
 import pytest
 import torch
 import torch.distributed
-import torch.multiprocessing
 from lightly.loss import BarlowTwinsLoss
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fairweather.training.selfsupervised import Pretraining, barlow_twins_loss
 from fairweather.training.selfsupervised.methods import METHODS
+
+from .forking import Program, side_by_side
+from .started import started
 
 N, WIDTH = 16, 6
 
@@ -80,7 +82,7 @@ def work(rank, folder):
 def together(tmp_path_factory):
     """The results of two processes, by loss and by share of the batch."""
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(work, (folder,), nprocs=2)
+    side_by_side(work, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -127,7 +129,10 @@ def test_half_a_batch_alone_is_not_the_batch():
 
 
 def test_lightly_is_imported_late_without_network_or_warning():
-    """Nothing is downloaded, there is no warning, and the package itself does not load it."""
+    """Nothing is downloaded, there is no warning, and the package itself does not load it.
+
+    The rest of the package was imported before; `test_cli.py` sees what that loads.
+    """
     script = """
 import socket, sys
 def refuse(*a, **k): raise AssertionError("the network was asked")
@@ -147,8 +152,8 @@ try:
 except ValueError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("the package lightly: pip install 'fairweather[ssl]'")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started([sys.executable, "-W", "error", "-c", script], Program, **pipes) as process:
+        printed, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert printed.strip().endswith("the package lightly: pip install 'fairweather[ssl]'")

@@ -39,7 +39,7 @@ from fairweather.streams import gathered_batches, shift_pixels, shifted_batches,
 from fairweather.training.batching import near, training_batches
 from fairweather.types import Dataset, Images, Shift
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "forking")
 
 CPU = torch.device("cpu")
 NOISE = "imagenet_c/gaussian_noise"
@@ -78,7 +78,7 @@ SHIFTS = [make_shift("clean"), make_shift("gaussian_blur", sigma=1), make_shift(
 
 
 @pytest.fixture(scope="module")
-def shifters():
+def shifters(forking):
     """As many processes as asked for; started once."""
     every = {number: Shifters(number) for number in (1, 2)}
     yield lambda number: every.get(number)
@@ -220,6 +220,7 @@ def test_a_shifter_that_was_killed_is_told(toy_images):
     makers.end()
 
 
+@pytest.mark.usefixtures("starting")
 def test_a_worker_ends_its_shifters(toy_images):
     worker = Worker(Plan(data={}, steps=()), device="cpu", workers=2)
     makers = worker.shifters

@@ -1,22 +1,22 @@
 """Signals at random moments while a run decodes, trains and draws, and two runs in one folder.
 
-No process stays, nothing half-written stays, and the same command ends with the same bytes. One
-program imports everything once and starts each command by a fork.
+No process stays, nothing half-written stays, and the same command ends with the same bytes.
 """
 
-import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from .conftest import TINY_RESNET
+from .forking import Program
 from .same_bytes import files, same
 from .started import GONE, started
 
@@ -34,24 +34,21 @@ models:
 """
 # Other processes decode and draw from the first image and figure on. One figure is drawn, so that a
 # signal soon meets those processes; the others and the page have their own tests.
-COMMANDS = """
-import gc, json, os, signal, sys
-import torch
-from fairweather import cli, report, study, vega
+COMMAND = """
+import os, signal
+from fairweather import report, vega
 from fairweather.__main__ import main
 from fairweather.data import cache, decode
 from fairweather.report.curves import level_figure
 from fairweather.steps import training
 
 decode.SECONDS_ALONE, vega.MANY_LETTERS = 0.0, 0
-news, log = os.dup(1), os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-
-def tell(word):
-    os.write(news, f"{word}\\n".encode())
+news = os.dup(1)
+os.dup2(2, 1)  # what it says is in a file
 
 def told(word, do):
     def then(*given, **options):
-        tell(word)
+        os.write(news, f"{word}\\n".encode())
         return do(*given, **options)
     return then
 
@@ -59,22 +56,8 @@ cache.decode_images = told("decoding", cache.decode_images)
 training.fit = told("training", training.fit)
 report._build_figures = told("drawing", lambda of, *_: [level_figure(of, "accuracy")])
 report.render_page, report.bundle = lambda *_: "a page", str
-torch.set_num_threads(1)
-gc.freeze()  # or each command copies all memory when it ends
-for order in sys.stdin:
-    asked, begun = json.loads(order), []
-    for _ in range(asked["processes"]):
-        if not (number := os.fork()):
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(log, 1), os.dup2(log, 2)
-            os.environ["FAIRWEATHER_CACHE"] = asked["cache"]
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            sys.argv = ["fairweather", *asked["command"]]
-            main()
-        begun.append(number)
-    tell(json.dumps(begun))
-    for number in begun:
-        tell(f"ended {os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])}")
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
 """
 PHASES = ("decoding", "training", "drawing")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -93,28 +76,31 @@ TRIES = 6  # for one signal: the command may end before it comes, and then the n
 
 
 class Commands:
-    """Starts commands, and tells what they are doing."""
+    """Starts commands, and tells what they say."""
 
-    def __init__(self, process, log):
-        self.process, self.log = process, log
+    def __init__(self, log):
+        self.log = log
 
-    def begin(self, command, cache, processes=1):
-        asked = {"command": command, "cache": str(cache), "processes": processes}
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        while not (line := self.process.stdout.readline()).startswith("["):
-            assert line, self.said()
-        return json.loads(line)
+    @contextmanager
+    def begun(self, study, folder):
+        environment = {"OMP_NUM_THREADS": "1", "FAIRWEATHER_CACHE": str(folder / "cache")}
+        words = ["run", str(study), "--out", str(folder / "run"), "--device", "cpu"]
+        with (
+            self.log.open("a") as log,
+            started(
+                [sys.executable, "-c", COMMAND, *words],
+                Program,
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                env=os.environ | environment,
+            ) as command,
+        ):
+            yield command
 
-    def follow(self, *words):
-        """Read on until one of these words begins a line, or a command has ended."""
-        for line in self.process.stdout:
-            if line.startswith((*words, "ended")):
-                return line.strip()
-        raise AssertionError(self.said())
-
-    def end(self):
-        return int(self.follow("ended").split()[1])
+    def status(self, study, folder):
+        with self.begun(study, folder) as command:
+            command.communicate()
+        return command.returncode
 
     def said(self):
         return self.log.read_text()
@@ -129,23 +115,15 @@ def study(tmp_path_factory, colour_folder):
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory):
-    log = tmp_path_factory.mktemp("commands") / "log"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", COMMANDS, str(log)]
-    with started(command, stdin=-1, env=environment) as process:
-        yield Commands(process, log)
-        process.stdin.close()
-
-
-def run(study, folder):
-    return ["run", str(study), "--out", str(folder / "run"), "--device", "cpu"]
+    commands = Commands(tmp_path_factory.mktemp("commands") / "log")
+    commands.log.touch()
+    return commands
 
 
 @pytest.fixture(scope="module")
 def whole(commands, study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    commands.begin(run(study, folder), folder / "cache")
-    assert commands.end() == 0, commands.said()
+    assert commands.status(study, folder) == 0, commands.said()
     return folder
 
 
@@ -185,8 +163,7 @@ def interrupted(commands, study, whole, folder, number, phase, wait):
     while (left := processes_of(folder)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
-    commands.begin(run(study, folder), folder / "cache")
-    assert commands.end() == 0, commands.said()[before:]
+    assert commands.status(study, folder) == 0, commands.said()[before:]
     same(folder / "run", whole / "run")
     assert all_names(folder) == all_names(whole)
     shutil.rmtree(folder)
@@ -194,13 +171,13 @@ def interrupted(commands, study, whole, folder, number, phase, wait):
 
 def status_of_signalled(commands, study, folder, number, phase, wait):
     """The status of a run that gets a signal so many seconds after a phase has begun."""
-    (process,) = commands.begin(run(study, folder), folder / "cache")
-    reached = commands.follow(phase)
-    assert reached == phase, f"it ended before it came to {phase}: {commands.said()}"
-    time.sleep(wait)
-    with suppress(ProcessLookupError):  # it has ended just now
-        os.kill(process, number)
-    return commands.end()
+    with commands.begun(study, folder) as command:
+        reached = next((line for line in command.stdout if line.startswith(phase)), None)
+        assert reached, f"it ended before it came to {phase}: {commands.said()}"
+        time.sleep(wait)
+        command.send_signal(number)  # unless it has ended just now
+        command.communicate()
+    return command.returncode
 
 
 def all_names(folder):
@@ -235,8 +212,10 @@ def test_of_two_commands_in_one_folder_one_works_and_the_other_says_so(
     commands, study, whole, tmp_path
 ):
     before = len(commands.said())
-    commands.begin(run(study, tmp_path), tmp_path / "cache", processes=2)
-    statuses = sorted([commands.end(), commands.end()])
+    with commands.begun(study, tmp_path) as one, commands.begun(study, tmp_path) as other:
+        one.communicate()
+        other.communicate()
+    statuses = sorted([one.returncode, other.returncode])
     said = commands.said()[before:]
     assert statuses in ([0, 2], [0, 0]), said  # the second may begin when the first has ended
     if statuses[1]:

@@ -18,6 +18,7 @@ from fairweather.exporting.manifest import (
 )
 from fairweather.record import step_file
 from fairweather.report import build_joint_report, build_report
+from fairweather.report.curves import level_figure
 from fairweather.runs import (
     FIRST_MANIFEST,
     RunFolder,
@@ -293,8 +294,16 @@ def copy(reported, tmp_path):
     return copy_run(reported, tmp_path / "copy")
 
 
+@pytest.fixture
+def one_figure(monkeypatch):
+    """Reports with one figure, which is written and listed as any other."""
+    monkeypatch.setattr(
+        "fairweather.report._build_figures", lambda of, *_: [level_figure(of, "accuracy")]
+    )
+
+
 @pytest.mark.parametrize("name", ["tables", "figures"])
-def test_a_report_is_not_written_through_a_link(copy, tmp_path, name, no_page):
+def test_a_report_is_not_written_through_a_link(copy, tmp_path, name, one_figure, no_page):
     (tmp_path / "elsewhere").mkdir()
     (copy.path / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"outside .*symbolic link"):
@@ -360,7 +369,7 @@ def test_a_damaged_list_of_a_joint_report_is_named_and_nothing_removed(copy, tmp
     assert (out / "runs.json").read_bytes() == content
 
 
-def test_a_tracker_gets_nothing_through_a_link(copy, tmp_path, no_page):
+def test_a_tracker_gets_nothing_through_a_link(copy, tmp_path, one_figure, no_page):
     build_report(copy)
     finish(copy, "report", ["report.html"], kind="report")
     (copy.path / "figures").rename(tmp_path / "elsewhere")

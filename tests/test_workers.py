@@ -21,6 +21,7 @@ from fairweather.executors.shared import what_workers_share
 from fairweather.runs import RunFolder, share_run
 
 from .conftest import TINY_RESNET
+from .forking import Program
 from .same_bytes import same
 from .started import started
 
@@ -42,7 +43,6 @@ defaults:
   recipe: {{epochs: 1, batch_size: 16, learning_rate: 1e-2}}
 models:
   basic: {{title: Basic}}
-  mixup: {{title: MixUp, recipe: {{mixup: 0.3}}}}
 """
 # A worker whose claims expire soon, and which draws nothing. {before} is run first.
 WORKER = """
@@ -105,13 +105,22 @@ def start(study):
     def worker(folder, before="", of=study):
         command = [sys.executable, "-c", WORKER.format(before=before), str(of), str(folder)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        running.append(subprocess.Popen(command, **pipes))
+        running.append(Program(command, **pipes))
         return running[-1]
 
     yield worker
     for process in running:
         process.kill()
         process.communicate()
+
+
+def unfinished(alone, folder, *ids):
+    """A copy of a run without these steps."""
+    copy = RunFolder(folder / "run")
+    shutil.copytree(alone.path, copy.path)
+    for each in ids:
+        copy.forget(each)
+    return copy.path
 
 
 @pytest.mark.parametrize(  # what the killed one was doing
@@ -204,7 +213,7 @@ for line in sys.stdin:
     print(len(prepared), flush=True)
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([sys.executable, "-c", script], **pipes) for _ in range(3)]
+    processes = [Program([sys.executable, "-c", script], **pipes) for _ in range(3)]
     try:
         assert [process.stdout.readline() for process in processes] == ["\n"] * 3
         for turn in range(1, 11):
@@ -247,7 +256,7 @@ def test_a_worker_that_fails_gives_its_claims_back(study, tmp_path, monkeypatch)
 
 
 def test_files_that_another_worker_replaces_are_read_later(study, alone, tmp_path, monkeypatch):
-    folder, scored = tmp_path / "run", steps.DO["score"]
+    folder, scored = unfinished(alone, tmp_path, "scores"), steps.DO["score"]
     missed = []
 
     def too_early(*arguments):
@@ -269,7 +278,7 @@ def test_a_worker_and_another_command_do_not_meet(start, study, tmp_path):
     with pytest.raises(InputError, match="1 worker is working in"):
         fw.run(study, out=folder, device="cpu")
     with pytest.raises(InputError, match="has another study or settings than this one"):
-        fw.run(study, out=folder, device="cpu", only=["basic"], worker=True)
+        fw.run(study, out=folder, device="cpu", overrides=["ensemble=false"], worker=True)
 
 
 def test_parts_are_done_in_any_order_and_say_what_they_wait_for(study, alone, tmp_path):
@@ -322,7 +331,7 @@ def test_a_part_waits_for_its_own_steps_that_another_process_has_claimed(
     study, alone, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("fairweather.claims.EXPIRES", 4.0)
-    folder = tmp_path / "run"
+    folder = unfinished(alone, tmp_path, "models/basic/seed-0")
     (folder / "claims" / "steps" / "models" / "basic").mkdir(parents=True)
     (folder / "claims" / "steps" / "models" / "basic" / "seed-0.claim").write_text("killed")
     fw.run(study, out=folder, device="cpu", steps="1/1")
