@@ -11,8 +11,8 @@ from benchmarks import classes as simulated
 from fairweather import metrics
 from fairweather.metrics import Estimate, to_score
 from fairweather.metrics.class_metrics import CLASS_METRICS, class_metric, class_metric_names
-from fairweather.scores import to_frame, with_means
-from fairweather.steps.class_rows import class_rows
+from fairweather.scores import estimate_cells, to_frame, with_means
+from fairweather.steps.class_rows import estimate_with_classes
 from fairweather.types import Cell, Predictions, Shift
 
 from .chance import most
@@ -169,7 +169,7 @@ def cells_and_reader(predictions):
 def test_clean_images_and_means_over_levels_have_rows_and_single_levels_have_none():
     predictions = drawn()
     cells, read = cells_and_reader(predictions)
-    rows = class_rows(cells, read, 100, {"malignant": POINT})
+    _, rows = estimate_with_classes(cells, read, 100, {"malignant": POINT})
     found = set(zip(rows["seed"], rows["shift"], rows["level"], strict=True))
     conditions = {("clean", "none"), ("snow", "mean")}
     assert found == {(seed, *each) for seed in ("0", "1", "mean") for each in conditions}
@@ -188,7 +188,23 @@ def _estimate(predictions, name):
 def test_a_run_without_logits_has_no_rows_of_classes():
     predictions = dataclasses.replace(drawn(), logits=None)
     cells = [Cell("m", 0, Shift("clean", None, {}, lambda *_: None))]
-    assert not len(class_rows(cells, lambda _: predictions, 100, {}))
+    estimated, rows = estimate_with_classes(cells, lambda _: predictions, 100, {})
+    assert estimated
+    assert not len(rows)
+
+
+def test_estimates_with_classes_are_those_without_in_the_order_of_the_cells():
+    cells, read = cells_and_reader(drawn())
+    expected = dict(estimate_cells(cells, read, 100))
+    told = []
+    estimated, _ = estimate_with_classes(cells, read, 100, {"malignant": POINT}, tell=told.append)
+    assert told == [1] * len(cells)
+    assert list(estimated) == list(expected)
+    for key, found in estimated.items():
+        assert list(found) == list(expected[key])
+        for name, estimate in found.items():
+            np.testing.assert_array_equal(estimate.replicates, expected[key][name].replicates)
+    assert estimate_with_classes([], read, 100, {})[0] == {}
 
 
 def test_means_over_levels_take_the_harmonic_mean_of_what_the_values_are_shares_of():

@@ -55,6 +55,11 @@ def read_clusters(folder: RunFolder, part: str = TEST) -> Clusters | None:
     return None if groups is None or groups.clusters is None else Clusters(groups.clusters)
 
 
+def key_of(cell: Cell) -> Key:
+    """The key of a cell's rows in scores.csv."""
+    return (cell.model, str(cell.seed), cell.shift.name, cell.shift.level_name)
+
+
 def estimate_cells(
     cells: Sequence[Cell],
     read: Callable[[Cell], Predictions],
@@ -91,8 +96,7 @@ def estimate_cells(
                 first.labels, predictions.labels
             ):
                 raise InputError(f"{cell.id} was predicted on other images than {cells[0].id}")
-            key = (cell.model, str(cell.seed), cell.shift.name, cell.shift.level_name)
-            yield key, predictions, fitted(cell)
+            yield key_of(cell), predictions, fitted(cell)
 
     shared = Resamples.draw(first.labels, resamples, seed, clusters)
     yield from estimate_metrics(sets(), shared, metrics, threads=torch.get_num_threads())

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.metrics.class_metrics import class_metric_names
+from fairweather.metrics import METRICS, Fitted
+from fairweather.metrics.class_metrics import class_metric_names, of_classes
 from fairweather.metrics.clusters import Clusters
 from fairweather.record import ALL, CLEAN, COLUMNS, MEAN, NO_LEVEL, SLICE_COLUMNS
 from fairweather.scores import (
     Estimates,
     Key,
     estimate_cells,
+    key_of,
     slice_frame,
     to_frame,
     with_means,
@@ -23,32 +26,51 @@ from fairweather.scores import (
 from fairweather.types import Cell, Predictions
 
 
-def class_rows(
+def estimate_with_classes(
     cells: Sequence[Cell],
     read: Callable[[Cell], Predictions],
     bootstrap: int,
     points: Mapping[str, float],
+    fitted: Callable[[Cell], Fitted | None] = lambda _: None,
     clusters: Clusters | None = None,
-) -> pd.DataFrame:
-    """Make the rows of each class for clean images, and for the mean over the levels of each shift.
+    tell: Callable[[int], None] = lambda _: None,
+) -> tuple[dict[Key, Estimates], pd.DataFrame]:
+    """Estimate the metrics of every cell, and make the rows of each class.
 
-    There are many classes, so single levels have no rows, and the estimates of one model under one
+    Classes have rows for clean images, and for the mean over the levels of each shift. There are
+    many classes, so single levels have none, and the estimates of classes of one model under one
     shift are dropped before the next ones are computed: together they might not fit into memory.
-    There are none where logits are not stored.
+    Both come from one pass, because a macro AUC needs the areas of all classes. There are no rows
+    of classes where logits are not stored.
 
     Args:
         cells: all cells of one set of images.
-        read: reads the predictions of a cell.
+        read, fitted, clusters: as in `estimate_cells`.
         bootstrap: number of resamples for every interval.
         points: the probability from which on a class is called, by class.
-        clusters: which images belong together, if whole clusters are to be resampled.
+        tell: called with the number of cells that were scored.
+
+    Returns:
+        The estimates of each cell, in the order of the cells, and the rows.
     """
-    parts = [pd.DataFrame(columns=COLUMNS)]
-    parts += (
-        to_frame(_estimate_classes(members, read, bootstrap, points, clusters))
-        for members in _by_model_and_shift(cells)
+    parts, estimated = [pd.DataFrame(columns=COLUMNS)], {}
+    classes = class_metric_names(read(cells[0]).classes, points) if cells else []
+    found = estimate_cells(
+        [cell for members in _by_model_and_shift(cells) for cell in members],
+        read,
+        bootstrap,
+        fitted=fitted,
+        clusters=clusters,
+        metrics=[*(metric.name for metric in METRICS), *classes],
     )
-    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    for _, members in groupby(found, key=lambda each: (each[0][0], each[0][2])):
+        single: dict[Key, Estimates] = {}
+        for key, estimates in members:
+            estimated[key] = {name: estimates[name] for name in estimates if not of_classes(name)}
+            single[key] = {name: estimates[name] for name in estimates if of_classes(name)}
+            tell(1)
+        parts.append(to_frame(_written(single)))
+    return {key: estimated[key] for key in map(key_of, cells)}, _joined(parts)
 
 
 def class_slice_rows(
@@ -66,7 +88,7 @@ def class_slice_rows(
     Shifted images have none: there would be as many as slices, classes and levels multiply to.
 
     Args:
-        cells, read, bootstrap, points, clusters: as in `class_rows`.
+        cells, read, bootstrap, points, clusters: as in `estimate_with_classes`.
         column: such as `site`.
         places: of the images of each slice, by its name such as `site=B`.
         tell: called with the number of cells that were scored.
@@ -87,7 +109,7 @@ def class_slice_rows(
             parts.append(frame if of is None else frame.assign(clusters=of.count))
             tell(len(members))
         parts.append(worst_slices(tables, column))
-    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    return _joined(parts)
 
 
 def _estimate_classes(
@@ -98,8 +120,7 @@ def _estimate_classes(
     clusters: Clusters | None,
 ) -> dict[Key, Estimates]:
     names = class_metric_names(read(cells[0]).classes, points)
-    table = with_means(estimate_cells(cells, read, bootstrap, metrics=names, clusters=clusters))
-    return {key: each for key, each in table.items() if _is_written(key)}
+    return _written(dict(estimate_cells(cells, read, bootstrap, metrics=names, clusters=clusters)))
 
 
 def _by_model_and_shift(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
@@ -109,6 +130,17 @@ def _by_model_and_shift(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     yield from found.values()
 
 
+def _written(estimated: Mapping[Key, Estimates]) -> dict[Key, Estimates]:
+    """The estimates of classes that have rows, from those of all cells of a model and shift."""
+    table = with_means(estimated.items())
+    return {key: each for key, each in table.items() if _is_written(key)}
+
+
 def _is_written(key: Key) -> bool:
     _, _, shift, level = key
     return shift != ALL and level in (NO_LEVEL, MEAN)
+
+
+def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Rows after rows; the first part may be empty, and has the columns."""
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)

@@ -57,7 +57,7 @@ from fairweather.scores import (
     worst_slices,
 )
 from fairweather.shifts import CLEAN as UNCHANGED
-from fairweather.steps.class_rows import class_rows, class_slice_rows
+from fairweather.steps.class_rows import class_slice_rows, estimate_with_classes
 from fairweather.steps.derived import derived_rows
 from fairweather.steps.detection_rows import absent_ood_scores, detection_rows
 from fairweather.steps.plan import Done, Row, ScoreStep
@@ -82,25 +82,31 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
 
     fitted = _fit(step, folder)
     draws = _draws(step, folder)
-    estimated: list[tuple[Key, Estimates]] = []
     clusters = {part: read_clusters(folder, part) for part in (TEST, VAL, *step.natural)}
     clusters[VALIDATION] = clusters[VAL]
     of_parts = [(cells, clusters[TEST])]
     of_parts += [(each, clusters[name]) for name, each in apart.items()]
+    estimated: dict[Key, Estimates] = {}
+    of_classes, done = [], 0
+
+    def tell(cells: int) -> None:
+        nonlocal done
+        done += cells
+        progress(Event(step.task, done, total))
+
     for part, of in of_parts:
-        for estimate in estimate_cells(
+        scored, rows = estimate_with_classes(
             part,
             read,
             step.bootstrap,
+            step.operating_points,
             fitted=lambda cell: _of_cell(cell, fitted, draws),
             clusters=of,
-        ):
-            estimated.append(estimate)
-            progress(Event(step.task, len(estimated), total))
-    of_classes = [
-        class_rows(part, read, step.bootstrap, step.operating_points, of) for part, of in of_parts
-    ]
-    frame = _frame(step, folder, cells, dict(estimated), of_classes, clusters[TEST])
+            tell=tell,
+        )
+        estimated |= scored
+        of_classes.append(rows)
+    frame = _frame(step, folder, cells, estimated, of_classes, clusters[TEST])
     folder.write(SCORES, to_csv(_with_counts(frame, clusters)))
     if step.slices:
         found = _slices(step, folder, cells, fitted, progress)
