@@ -38,6 +38,8 @@ from fairweather.types import Images
 
 from .commands import fairweather
 from .conftest import COLOURS, TINY_RESNET, keep_lines
+from .forking import Program
+from .started import started
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -918,11 +920,13 @@ def test_the_command_line_from_model_to_check_and_comparison(model, colour_folde
     data = f"folder:{colour_folder}"
     words = ["--shifts", "brightness_factor: [0.2]", "--bootstrap", "100", "--device", "cpu"]
     command = [sys.executable, "-m", "fairweather", "evaluate", model, data, *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert all(line.startswith("done  ") for line in done.stderr.splitlines())
-    assert "clean          accuracy" in done.stdout
-    folder = done.stdout.split("page    ")[1].strip().removesuffix("/report.html")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started(command, Program, cwd=tmp_path, **pipes) as process:
+        said, told = process.communicate()
+    assert process.returncode == 0, told
+    assert all(line.startswith("done  ") for line in told.splitlines())
+    assert "clean          accuracy" in said
+    folder = said.split("page    ")[1].strip().removesuffix("/report.html")
     assert (tmp_path / folder / "report.html").is_file()
     good = fairweather("check", folder, "accuracy[clean] >= 0.5", cwd=tmp_path)
     assert good.returncode == 0, good.stderr

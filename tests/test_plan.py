@@ -21,6 +21,7 @@ from fairweather.study import load_study, run
 from fairweather.study.planning import data_sources, describe_study, plan_study
 
 from .conftest import TINY_RESNET, figures_left_out
+from .forking import Program
 from .started import started
 
 STUDY = """
@@ -127,7 +128,8 @@ def elsewhere(planned, tmp_path):
     """Do a step in a folder and another process, and give the names of its files."""
     file = tmp_path / "plan.json"
     file.write_text(planned[0].model_dump_json())
-    with started([sys.executable, "-c", PROGRAM, str(file)], stdin=subprocess.PIPE) as program:
+    command = [sys.executable, "-c", PROGRAM, str(file)]
+    with started(command, Program, stdin=subprocess.PIPE) as program:
 
         def do(step, folder):
             program.stdin.write(json.dumps([step.id, str(folder)]) + "\n")

@@ -31,6 +31,7 @@ from fairweather.yamlfile import dump_yaml, parse_yaml
 
 from .commands import fairweather
 from .conftest import COLOURS, TINY_EFFICIENTNET, TINY_RESNET, picture, write_pictures
+from .forking import Program
 from .started import started
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -475,7 +476,7 @@ def test_a_killed_process_is_taken_up_by_the_same_command(whole, study_file, tmp
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     resumable = out / "models/basic/seed-0/resume/state.pt"
     deadline = time.monotonic() + 120
-    with started(program, env=environment) as killed:
+    with started(program, Program, env=environment) as killed:
         while not resumable.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         killed.send_signal(signal.SIGKILL)
