@@ -44,6 +44,8 @@ from tests.run_folders import outcomes, run_record, sweep_record, write_run
 from .chance import deviations, most
 
 RMS, GAP = "rms_calibration_error", "confidence_gap"
+# What findings are about; a run has many more metrics.
+TOLD = ("accuracy", RMS, GAP, COVERAGE, RISK)
 HOSTILE = "<script>a|b</script>"
 DARK = Sweep("dark", "Brightness", "brightness factor f", 1.0, "", {"0.2": "dark,f=0.2"})
 BLUR = Sweep("blur", "Gaussian blur", "standard deviation σ (pixels)", 0.0, "", {"2": "blur,s=2"})
@@ -554,7 +556,7 @@ def make(folder, right, sweeps=(), labels=None, sure=0.7, titles=None, bootstrap
         Cell(model, seed, shifts[cell]): each for (model, seed, cell), each in predictions.items()
     }
     table = with_means(
-        dict(estimate_cells(list(stored), stored.get, bootstrap)).items(), list(ATTACKS)
+        estimate_cells(list(stored), stored.get, bootstrap, metrics=TOLD), list(ATTACKS)
     )
     frame = to_frame(with_worst(table, list(ATTACKS)))
     titles = titles or {model: model.upper() for model, _, _ in right}
