@@ -3,9 +3,10 @@
 A process that imports the package needs five seconds of a processor before it does anything.
 `Program` is like `subprocess.Popen` for `[sys.executable, "-m", MODULE]` and for "-c" and code,
 perhaps after "-W error", as far as the tests use it. What it starts is a process of its own, with
-its own pipes, folder and environment, but it has imported the package before it began. So tests of
-how processes start, and of what they import, start them for real, and each module that forks starts
-at least one for real.
+its own pipes, folder and environment, but it has imported the package before it began, has the
+seeds of all others (of hashes, and of NumPy), and ends without freeing its objects. So tests of how
+processes start, of what they import and of how they end start them for real, and so does one test
+at least of the command line and of each kind of process that the package starts.
 """
 
 import atexit
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -41,8 +43,9 @@ IMPORTED = (
     "fairweather.study",
 )
 LIMIT = 1 << 17  # bytes of a request; an environment has a few thousand
-ABOVE = 256  # the first number of files that are on their way to the numbers that a program expects
 ASKED = "FAIRWEATHER_TESTS_FORK"  # which file of a program is the socket to the process that forks
+# A process that forks must have one thread, and the memory of Arrow would have another.
+ALONE = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
 
 # ---------------------------------------------------------------- the side of the tests
@@ -58,14 +61,14 @@ def _server() -> socket.socket:
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "tests.forking", str(theirs.fileno())],
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, **ALONE, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
         pass_fds=[theirs.fileno()],
-        process_group=0,
     )
     theirs.close()
 
     def end() -> None:
         ours.close()
+        process.kill()  # a program that a failed test left has its socket too
         process.wait()
 
     atexit.register(end)
@@ -93,6 +96,7 @@ class Forked:
         assert python == sys.executable
         self.args, self.returncode = command, None
         self.stdin = self.stdout = self.stderr = None
+        self._readers, self._read_on = ThreadPoolExecutor(2), {}  # what the program says
         mode, theirs = "" if text else "b", []
         for number, (name, given) in enumerate(
             (("stdin", stdin), ("stdout", stdout), ("stderr", stderr))
@@ -121,6 +125,7 @@ class Forked:
         }
         try:
             message = json.dumps(asked).encode()
+            assert len(message) <= LIMIT
             socket.send_fds(server, [message], [told, *theirs, *pass_fds])
         finally:
             for each in (told, *theirs):
@@ -151,7 +156,8 @@ class Forked:
     def send_signal(self, number):
         """Send a signal to it, if it is there."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it has ended just now
+                os.kill(self.pid, number)
 
     def kill(self):
         """End it at once."""
@@ -163,31 +169,33 @@ class Forked:
 
     def communicate(self, timeout=None):
         """Close its input, read what it says, and wait for its end."""
-        found = {}
-
-        def read(file):
-            found[file] = file.read()
-            file.close()
-
-        if self.stdin and not self.stdin.closed:
+        if self.stdin:
             self.stdin.close()
-        files = [file for file in (self.stdout, self.stderr) if file and not file.closed]
-        threads = [threading.Thread(target=read, args=(file,), daemon=True) for file in files]
-        for thread in threads:
-            thread.start()
+        for file in (self.stdout, self.stderr):
+            if file and not file.closed and file not in self._read_on:
+                self._read_on[file] = self._readers.submit(_read_and_close, file)
         self.wait(timeout)
-        for thread in threads:
-            thread.join(timeout)
-        return found.get(self.stdout, ""), found.get(self.stderr, "")
+        return tuple(
+            self._read_on[file].result(timeout) if file in self._read_on else None
+            for file in (self.stdout, self.stderr)
+        )
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for file in (self.stdin, self.stdout, self.stderr):
-            if file:
-                file.close()
-        self.wait()
+        self._readers.shutdown(wait=False)
+        try:
+            for file in (self.stdin, self.stdout, self.stderr):
+                if file:
+                    file.close()
+        finally:
+            self.wait()
+
+
+def _read_and_close(file):
+    with file:
+        return file.read()
 
 
 # It hands over files and forks, which not every system can do with these packages.
@@ -268,7 +276,7 @@ def _become(asked: dict, files: list[int]) -> list[str]:
         os.setpgid(0, 0)
     import fcntl  # not every system has it
 
-    above = [fcntl.fcntl(each, fcntl.F_DUPFD, ABOVE) for each in files]
+    above = [fcntl.fcntl(each, fcntl.F_DUPFD, max(asked["files"]) + 1) for each in files]
     for each in files:
         os.close(each)
     for each, number in zip(above, asked["files"], strict=True):
@@ -277,6 +285,7 @@ def _become(asked: dict, files: list[int]) -> list[str]:
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return asked["arguments"]
 
 
@@ -284,6 +293,7 @@ def run(how: str, what: str, *arguments: str) -> None:
     """Run code or a module as Python would, and end without freeing all memory."""
     if how == "-W":
         warnings.simplefilter(what)
+        sys.warnoptions.append(what)
         how, what, *arguments = arguments
     assert how in ("-c", "-m")
     sys.argv, status = [how, *arguments], 0
@@ -313,6 +323,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)  # threads do not survive a fork
     for name in IMPORTED:
         importlib.import_module(name)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the tests
+    assert len(list(Path("/proc/self/task").iterdir())) == 1
     gc.collect()
     gc.freeze()  # or each program copies all memory when it ends
     if (program := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.metrics
 from benchmarks import classes as simulated
@@ -21,10 +22,15 @@ NAMES = ("benign/a", "malignant", "none of these", "never called")
 POINT = 0.3
 
 
-def drawn(n=500, seed=0, images=(0, 1, 3), called=(0, 1, 2)):
-    """Predictions of four classes; one has no images, and one is never called."""
+def drawn(n=500, seed=0, images=(0, 1, 3), called=(0, 1, 2), answers=None):
+    """Predictions of four classes; one has no images, and one is never called.
+
+    With `answers`, a number, they are others for the same images.
+    """
     generator = np.random.default_rng(seed)
     labels = generator.choice(images, size=n)
+    if answers is not None:
+        generator = np.random.default_rng((seed, answers))
     logits = generator.normal(size=(n, 4)) + 1.2 * np.eye(4)[labels]
     logits[:, [k for k in range(4) if k not in called]] -= 9
     columns = metrics.per_image(logits.astype("f4"), labels)
@@ -157,27 +163,29 @@ def test_either_tail_misses_seldom_where_few_images_are_of_the_class(sensitivity
         assert (none > 0) == ("auc" in name), name
 
 
-def cells_and_reader(predictions):
-    """Clean images and two levels of a shift, for two seeds of a model."""
+def cells_and_reader():
+    """Clean images and two levels of a shift for two models and seeds, each with other answers."""
     shifts = [Shift("clean", None, {}, lambda *_: None)]
     shifts += [Shift("snow", level, {}, lambda *_: None) for level in (1, 2)]
-    cells = [Cell("m", seed, shift) for seed in (0, 1) for shift in shifts]
-    made = {cell: drawn(seed=0) for cell in cells}
+    cells = [Cell(model, seed, shift) for model in "mn" for seed in (0, 1) for shift in shifts]
+    made = {cell: drawn(answers=number) for number, cell in enumerate(cells)}
     return cells, made.__getitem__
 
 
 def test_clean_images_and_means_over_levels_have_rows_and_single_levels_have_none():
-    predictions = drawn()
-    cells, read = cells_and_reader(predictions)
+    cells, read = cells_and_reader()
     _, rows = estimate_with_classes(cells, read, 100, {"malignant": POINT})
-    found = set(zip(rows["seed"], rows["shift"], rows["level"], strict=True))
+    found = set(zip(rows["model"], rows["seed"], rows["shift"], rows["level"], strict=True))
     conditions = {("clean", "none"), ("snow", "mean")}
-    assert found == {(seed, *each) for seed in ("0", "1", "mean") for each in conditions}
-    assert len(rows) == len(found) * len(names_of(predictions))
+    seeds = ("0", "1", "mean")
+    assert found == {
+        (model, seed, *each) for model in "mn" for seed in seeds for each in conditions
+    }
+    assert len(rows) == len(found) * len(names_of(drawn()))
     name = "ppv/malignant"
-    one = rows[(rows["metric"] == name) & (rows["seed"] == "0")]
-    values = [estimate.value for estimate in [_estimate(predictions, name)]]
-    np.testing.assert_allclose(one["value"], values * 2, atol=1e-8)
+    one = rows[(rows["metric"] == name) & (rows["model"] == "n") & (rows["seed"] == "1")]
+    clean, *snow = (_estimate(read(cell), name).value for cell in cells[-3:])
+    np.testing.assert_allclose(one["value"], [clean, np.mean(snow)], atol=1e-8)
 
 
 def _estimate(predictions, name):
@@ -193,18 +201,30 @@ def test_a_run_without_logits_has_no_rows_of_classes():
     assert not len(rows)
 
 
-def test_estimates_with_classes_are_those_without_in_the_order_of_the_cells():
-    cells, read = cells_and_reader(drawn())
-    expected = dict(estimate_cells(cells, read, 100))
-    told = []
-    estimated, _ = estimate_with_classes(cells, read, 100, {"malignant": POINT}, tell=told.append)
+def test_one_pass_gives_what_two_would_in_the_order_of_the_cells():
+    cells, read = cells_and_reader()
+    fitted = {cell: metrics.Fitted(0.4 + number / 50, 0.5) for number, cell in enumerate(cells)}
+    given = {"clusters": metrics.Clusters(np.arange(500) // 5)}
+    expected = dict(estimate_cells(cells, read, 50, fitted=fitted.get, **given))
+    told, points = [], {"malignant": POINT}
+    estimated, rows = estimate_with_classes(
+        cells, read, 50, points, fitted=fitted.get, tell=told.append, **given
+    )
     assert told == [1] * len(cells)
     assert list(estimated) == list(expected)
     for key, found in estimated.items():
         assert list(found) == list(expected[key])
         for name, estimate in found.items():
             np.testing.assert_array_equal(estimate.replicates, expected[key][name].replicates)
-    assert estimate_with_classes([], read, 100, {})[0] == {}
+            assert repr(estimate) == repr(expected[key][name])
+    single = estimate_cells(cells, read, 50, metrics=names_of(drawn(), points), **given)
+    table = to_frame(with_means(single))
+    table = table[(table["level"].isin(["none", "mean"])) & (table["shift"] != "all")]
+    at = ["model", "seed", "shift", "metric"]
+    pd.testing.assert_frame_equal(
+        rows.sort_values(at, ignore_index=True), table.sort_values(at, ignore_index=True)
+    )
+    assert estimate_with_classes([], read, 50, {})[0] == {}
 
 
 def test_means_over_levels_take_the_harmonic_mean_of_what_the_values_are_shares_of():

@@ -38,7 +38,6 @@ from fairweather.types import Images
 
 from .commands import fairweather
 from .conftest import COLOURS, TINY_RESNET, keep_lines
-from .forking import Program
 from .started import started
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -921,7 +920,7 @@ def test_the_command_line_from_model_to_check_and_comparison(model, colour_folde
     words = ["--shifts", "brightness_factor: [0.2]", "--bootstrap", "100", "--device", "cpu"]
     command = [sys.executable, "-m", "fairweather", "evaluate", model, data, *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with started(command, Program, cwd=tmp_path, **pipes) as process:
+    with started(command, cwd=tmp_path, **pipes) as process:
         said, told = process.communicate()
     assert process.returncode == 0, told
     assert all(line.startswith("done  ") for line in told.splitlines())

@@ -24,14 +24,41 @@ KILLED = "import os, signal; print('begun', flush=True); os.kill(os.getpid(), si
         ("1 / 0", 1, "", "ZeroDivisionError: division by zero\n"),
         ("raise KeyboardInterrupt", -signal.SIGINT, "", "KeyboardInterrupt\n"),
         (KILLED, -signal.SIGKILL, "begun\n", ""),
+        ("import sys; print(sys.warnoptions)", 0, "['error']\n", ""),
     ],
 )
 def test_a_program_ends_as_python_ends_it(begin, code, status, printed, told):
-    with begin([sys.executable, "-c", code], text=True, **PIPES) as process:
+    command = [sys.executable, "-W", "error", "-c", code]
+    with begin(command, text=True, **PIPES) as process:
         said, errors = process.communicate()
     assert (process.wait(), process.returncode, said) == (status, status, printed)
     assert errors.endswith(told)
     assert bool(errors) == bool(told)
+
+
+@pytest.mark.parametrize("begin", WAYS)
+def test_a_module_is_a_program_too(begin):
+    with begin([sys.executable, "-m", "this"], text=True, **PIPES) as process:
+        said, errors = process.communicate()
+    assert said.startswith("The Zen of Python")
+    assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize("begin", WAYS)
+def test_what_a_killed_program_has_said_is_read(begin):
+    command = [sys.executable, "-c", "print('a', flush=True); import time; time.sleep(600)"]
+    with begin(command, text=True, **PIPES) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=2)
+        process.kill()
+        assert process.communicate() == ("a\n", "")
+        process.kill()  # of a program that has ended, nothing
+    command = [sys.executable, "-c", "import os; os.write(1, b'\\xff')"]
+    with (
+        begin(command, text=True, encoding="utf-8", **PIPES) as process,
+        pytest.raises(UnicodeDecodeError),
+    ):
+        process.communicate()
 
 
 @pytest.mark.parametrize("begin", WAYS)
@@ -60,6 +87,19 @@ def test_a_program_is_waited_for_and_ended(begin):
             process.wait(timeout=0.01)
         process.terminate()
     assert process.poll() == -signal.SIGTERM
+
+
+@pytest.mark.nightly
+def test_a_program_that_is_left_does_not_hold_up_the_end():
+    code = "import subprocess, sys; from tests.forking import Program; "
+    code += "left = [sys.executable, '-c', 'import time; time.sleep(600)']; "
+    code += "process = Program(left, stdin=subprocess.PIPE); print(process.pid)"
+    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=os.environ | paths, stdout=subprocess.PIPE) as process:
+        left = int(process.stdout.readline())
+        assert process.wait(timeout=120) == 0
+    os.kill(left, signal.SIGKILL)
 
 
 def test_a_program_that_was_forked_forks_and_has_the_package_imported():

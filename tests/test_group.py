@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -275,7 +276,12 @@ def test_two_processes_do_a_run_and_end(run_together):
     assert not torch.distributed.is_initialized()
 
 
-def test_a_run_whose_second_process_is_killed_continues(study, run_together, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "starting", [modules_forked, pytest.param(nullcontext, marks=pytest.mark.nightly)]
+)
+def test_a_run_whose_second_process_is_killed_continues(
+    study, run_together, tmp_path, monkeypatch, starting
+):
     begun = []
 
     def begin(module):
@@ -288,7 +294,7 @@ def test_a_run_whose_second_process_is_killed_continues(study, run_together, tmp
             second.kill()
 
     monkeypatch.setattr("fairweather.executors.together.start_module", begin)
-    with modules_forked():
+    with starting():
         with pytest.raises(JobFailedError, match=r"process 1 of 2.*signal 9; the same command"):
             fw.run(study, out=tmp_path / "run", device="cpu", devices=2, progress=tell)
         assert not torch.distributed.is_initialized()

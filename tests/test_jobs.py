@@ -213,9 +213,11 @@ forking.__enter__()
     ("how", "begin", "code"),
     [
         (signal.SIGKILL, Program, FORKED_RUN),
+        pytest.param(signal.SIGKILL, subprocess.Popen, RUN, marks=pytest.mark.nightly),
         pytest.param(signal.SIGTERM, subprocess.Popen, RUN, marks=pytest.mark.nightly),
         pytest.param(signal.SIGINT, subprocess.Popen, RUN, marks=pytest.mark.nightly),
     ],
+    ids=["killed-forked", "killed", "terminated", "interrupted"],
 )
 def test_no_job_outlives_the_process_that_started_it(study, alone, tmp_path, how, begin, code):
     command = [sys.executable, "-c", code, str(study), str(tmp_path / "run")]

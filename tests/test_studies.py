@@ -144,21 +144,24 @@ def test_a_file_without_the_official_splits_is_not_called_a_natural_shift(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "models",
+    ("backbone", "models"),
     [
-        ("no_pretraining", "self_supervised"),
+        ("torchvision:resnet18", ("no_pretraining", "self_supervised")),
         # Supervised differs from self-supervised by its file of weights alone.
         pytest.param(
-            ("no_pretraining", "supervised", "self_supervised"), marks=pytest.mark.nightly
+            "torchvision:resnet50",
+            ("no_pretraining", "supervised", "self_supervised"),
+            marks=pytest.mark.nightly,
         ),
     ],
-    ids=len,
+    ids=["a smaller network", "the published network"],
 )
-def test_oxford_pets_runs_on_the_official_folders(tmp_path, models):
+def test_oxford_pets_runs_on_the_official_folders(tmp_path, backbone, models):
     known_sets.write_pets(tmp_path / "oxford-iiit-pet")
-    weights = published_weights(tmp_path / "resnet50.pth", "torchvision:resnet50")
+    weights = published_weights(tmp_path / "weights.pth", backbone)
     overrides = [
         *QUICK,
+        f"backbone={backbone}",
         *(f"models.{name}.weights={weights}" for name in models[1:]),
         f"data.root={tmp_path}",
         "data.size=32",
@@ -169,15 +172,21 @@ def test_oxford_pets_runs_on_the_official_folders(tmp_path, models):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("fashion-mnist", marks=pytest.mark.nightly), "cifar10"]
+    ("name", "models"),
+    [
+        ("cifar10", ("basic", "lite0_mixup_aug_pt")),
+        pytest.param("cifar10", None, marks=pytest.mark.nightly),
+        pytest.param("fashion-mnist", None, marks=pytest.mark.nightly),
+    ],
 )
-def test_the_other_studies_run_on_files_in_their_formats(name, tmp_path):
+def test_the_other_studies_run_on_files_in_their_formats(name, models, tmp_path):
     if name == "cifar10":
         known_sets.write_cifar(tmp_path / "cifar-10-batches-py")
     else:
         known_sets.write_fashion(tmp_path, compress=True, counts=(40, 20))
-    run = fw.run(name, out=tmp_path / "run", overrides=[*QUICK, f"data.root={tmp_path}"])
-    check_finished(run, load_study(name).models)
+    overrides = [*QUICK, f"data.root={tmp_path}"]
+    run = fw.run(name, out=tmp_path / "run", overrides=overrides, only=models)
+    check_finished(run, models or load_study(name).models)
 
 
 def test_a_study_takes_noisy_and_unbalanced_labels(tmp_path):

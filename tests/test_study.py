@@ -861,7 +861,7 @@ def test_pretrained_rows_are_normalised_by_their_weights(study_file, tmp_path):
     assert torch.equal(tuned.network.bn1.running_mean, fresh.network.bn1.running_mean)
 
 
-@pytest.mark.parametrize("size", [(24, 18), pytest.param((18, 24), marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("size", [(18, 24), pytest.param((24, 18), marks=pytest.mark.nightly)])
 def test_rectangles_go_all_the_way(study_file, tmp_path, size, draw):
     rng = np.random.default_rng(0)
     for name, colour in COLOURS.items():

@@ -38,8 +38,8 @@ def estimate_with_classes(
     """Estimate the metrics of every cell, and make the rows of each class.
 
     Classes have rows for clean images, and for the mean over the levels of each shift. There are
-    many classes, so single levels have none, and the estimates of classes of one model under one
-    shift are dropped before the next ones are computed: together they might not fit into memory.
+    many classes, so single levels have none, and the estimates of classes are dropped after each
+    model and shift: together they might not fit into memory.
     Both come from one pass, because a macro AUC needs the areas of all classes. There are no rows
     of classes where logits are not stored.
 
