@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -29,7 +28,7 @@ from fairweather.training.recipe import Adversarial, AugMix, GaussianNoise, Rota
 from fairweather.training.selfsupervised import Pretraining, Probe, pretrain
 from fairweather.types import Images
 
-from .forking import modules_forked, side_by_side
+from .forking import side_by_side
 from .same_bytes import same
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -276,29 +275,16 @@ def test_two_processes_do_a_run_and_end(run_together):
     assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.parametrize(
-    "starting", [modules_forked, pytest.param(nullcontext, marks=pytest.mark.nightly)]
-)
-def test_a_run_whose_second_process_is_killed_continues(
-    study, run_together, tmp_path, monkeypatch, starting
-):
-    begun = []
-
-    def begin(module):
-        begun.append(start_module(module))
-        return begun[-1]
-
+def test_a_run_whose_second_process_is_killed_continues(study, run_together, tmp_path):
     def tell(event):
         if event.task == "train Basic" and event.done == 1:
-            (second,) = begun
-            second.kill()
+            (second,) = (pid for pid, parent in helpers().items() if parent == os.getpid())
+            os.kill(second, signal.SIGKILL)
 
-    monkeypatch.setattr("fairweather.executors.together.start_module", begin)
-    with starting():
-        with pytest.raises(JobFailedError, match=r"process 1 of 2.*signal 9; the same command"):
-            fw.run(study, out=tmp_path / "run", device="cpu", devices=2, progress=tell)
-        assert not torch.distributed.is_initialized()
-        fw.run(study, out=tmp_path / "run", device="cpu", devices=2)
+    with pytest.raises(JobFailedError, match=r"process 1 of 2.*signal 9; the same command"):
+        fw.run(study, out=tmp_path / "run", device="cpu", devices=2, progress=tell)
+    assert not torch.distributed.is_initialized()
+    fw.run(study, out=tmp_path / "run", device="cpu", devices=2)
     same(run_together.path, tmp_path / "run")
 
 
