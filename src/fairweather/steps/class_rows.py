@@ -39,9 +39,9 @@ def estimate_with_classes(
 
     Classes have rows for clean images, and for the mean over the levels of each shift. There are
     many classes, so single levels have none, and the estimates of classes are dropped after each
-    model and shift: together they might not fit into memory.
-    Both come from one pass, because a macro AUC needs the areas of all classes. There are no rows
-    of classes where logits are not stored.
+    model and shift: together they might not fit into memory. Both come from one pass, because a
+    macro AUC needs the areas of all classes. There are no rows of classes where logits are not
+    stored.
 
     Args:
         cells: all cells of one set of images.
@@ -132,13 +132,11 @@ def _by_model_and_shift(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 
 def _written(estimated: Mapping[Key, Estimates]) -> dict[Key, Estimates]:
     """The estimates of classes that have rows, from those of all cells of a model and shift."""
-    table = with_means(estimated.items())
-    return {key: each for key, each in table.items() if _is_written(key)}
-
-
-def _is_written(key: Key) -> bool:
-    _, _, shift, level = key
-    return shift != ALL and level in (NO_LEVEL, MEAN)
+    return {
+        (model, seed, shift, level): each
+        for (model, seed, shift, level), each in with_means(estimated.items()).items()
+        if shift != ALL and level in (NO_LEVEL, MEAN)
+    }
 
 
 def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
