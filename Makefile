@@ -22,14 +22,16 @@ demo: $(VENV)/.installed-demo
 QUICKLY := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
 # Modules in order: the default puts those with few tests last, and some of them are the slowest.
+BY_DAY := --numprocesses=auto --dist=loadscope --no-loadscope-reorder --max-worker-restart=0 \
+	-o faulthandler_timeout=360
+
 test: $(VENV)/.installed-dev
-	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --dist=loadscope --no-loadscope-reorder
+	$(QUICKLY) $(BIN)/python -m pytest $(BY_DAY)
 
 # Tests that compute with networks, with the kernels of processors without AVX-512: sums in another
 # order, so that no test may rest on the last digits of one machine.
 test-avx2: $(VENV)/.installed-dev
-	$(QUICKLY) ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest \
-		--numprocesses=auto --dist=loadscope --no-loadscope-reorder \
+	$(QUICKLY) ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest $(BY_DAY) \
 		$$(grep -lE 'torch|golden|TINY_|fw\.(run|evaluate)\(' tests/test_*.py tests/golden/test_*.py)
 
 # What `make test` leaves out since it takes an hour: the whole attack (docs/reliability.md), a study in

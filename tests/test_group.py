@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -108,6 +109,12 @@ def look_for_images(members):
             raise InputError("no images here")
 
 
+def look_in_another_group(rank, port, worlds):
+    with joined(Local(rank, 2, port), 2, 1, CPU) as members:
+        worlds.append(weakref.ref(torch.distributed.group.WORLD))
+        look_for_images(members)
+
+
 class Explodes(nn.Module):
     """Its logits are not finite for one image, which one process has."""
 
@@ -128,9 +135,9 @@ def explode(members):
     list(fit(Explodes(), marked, marked, recipe, attack=attack, group=members))
 
 
-def work(rank, port, folder):
+def work(rank, ports, folder):
     torch.set_num_threads(1)
-    with joined(Local(rank, 2, port), 2, 1, CPU) as members:
+    with joined(Local(rank, 2, ports[0]), 2, 1, CPU) as members:
         found = everything(members)
         with pytest.raises(InputError, match=r"process 1 of 2: no images here"):
             look_for_images(members)
@@ -140,6 +147,15 @@ def work(rank, port, folder):
         norm(torch.full((2, 1), float(1 + rank)))
         members.copy_statistics(norm)
         found["statistics"] = norm.running_mean
+        ended = weakref.ref(torch.distributed.group.WORLD)
+    found["kept"] = [ended() is not None]
+    worlds = []
+    with pytest.raises(InputError):
+        look_in_another_group(rank, ports[1], worlds)
+    (ended,) = worlds
+    found["kept"].append(ended() is not None)
+    with joined(Local(rank, 2, ports[2]), 2, 1, CPU):
+        found["kept"].append(ended() is not None)
     torch.save(found, folder / f"{rank}.pt")
 
 
@@ -147,7 +163,7 @@ def work(rank, port, folder):
 def together(tmp_path_factory):
     """The results of two processes."""
     folder = tmp_path_factory.mktemp("processes")
-    side_by_side(work, find_free_network_port(), folder)
+    side_by_side(work, [find_free_network_port() for _ in range(3)], folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -173,6 +189,11 @@ def test_two_processes_train_what_one_trains(together, alone, name):
 
 def test_the_first_process_has_the_statistics_of_batch_norm(together):
     assert [float(found["statistics"]) for found in together] == pytest.approx([0.1, 0.1])
+
+
+def test_a_group_is_kept_if_an_error_has_ended_it_until_the_next(together):
+    """It would be freed in the middle of sending, and some processes would hang: see `joined`."""
+    assert [found["kept"] for found in together] == [[False, True, False]] * 2
 
 
 @pytest.mark.parametrize("count", [2, 5, 12])

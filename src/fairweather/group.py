@@ -32,6 +32,8 @@ from fairweather.fabric import (
 Value = TypeVar("Value")
 # The first process measures, writes and reports for hours while the others wait for a training.
 WAITS = timedelta(days=365)
+# The group that an error has ended, see `joined`.
+_KEPT: list[dist.ProcessGroup | None] = []
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -268,6 +270,11 @@ def joined(
 ) -> Iterator[Group]:
     """Connect the processes that train together; all must do so.
 
+    After an error the reducer of a network (DDP's) may live longest, in the frames of the
+    traceback. As the last that knows its group, it would free it while it holds Python's lock, and
+    wait for threads that need this lock to free what they were sending: forever. So the group is
+    kept until the next one is made, or the process ends.
+
     Args:
         environment: how they find each other.
         devices: processes on each machine.
@@ -275,9 +282,13 @@ def joined(
         device: of which type the devices are.
     """
     group = Group(environment.global_rank(), devices, nodes, environment)
+    _KEPT.clear()
     group.fabric(device, "fp32")
     talk = dist.new_group(backend="gloo", timeout=WAITS)
     try:
         yield replace(group, talk=talk)
+    except BaseException:
+        _KEPT.extend((dist.group.WORLD, talk))
+        raise
     finally:
         dist.destroy_process_group()
