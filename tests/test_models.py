@@ -12,7 +12,15 @@ from torch import nn
 
 from fairweather.download import file_digest
 from fairweather.errors import InputError
-from fairweather.models import ModelSpec, build, head_of, load_model, model_json, weights_digest
+from fairweather.models import (
+    ModelSpec,
+    build,
+    head_of,
+    load_checkpoint,
+    load_model,
+    model_json,
+    weights_digest,
+)
 from fairweather.models.weights import lite0_file
 
 from .conftest import TINY_EFFICIENTNET, TINY_RESNET
@@ -203,6 +211,32 @@ def test_a_checkpoint_carries_everything(tmp_path):
     loaded = load_model(f"run:{tmp_path}")
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(loaded(images), model(images))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet", "convnext", "efficientnet_evos", "mambaout", "maxvit", "vit3", "vit_relpos"]
+)
+def test_a_loaded_network_is_the_saved_one_to_the_bit(tmp_path, name):
+    """Its random numbers are not drawn, so that all it has must come from the file or be fixed."""
+    spec = ModelSpec(f"timm:test_{name}", 3)
+    with torch.random.fork_rng():
+        model = build(spec, seed=3).eval()
+        for each in model.parameters():  # some begin at zero, and would hide others
+            each.data.normal_(std=0.1)
+    (tmp_path / "model.json").write_text(model_json(spec, {}))
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    loaded = load_checkpoint(tmp_path)
+    for ours, theirs in (
+        (model.named_parameters, loaded.named_parameters),
+        (model.named_buffers, loaded.named_buffers),
+    ):
+        expected = dict(ours())
+        found = dict(theirs())
+        assert list(found) == list(expected)
+        assert all(torch.equal(found[key], each) for key, each in expected.items())
+    pixels = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded(pixels), model(pixels))
 
 
 def test_batchnorm_frozen_once_stays_frozen_through_train():

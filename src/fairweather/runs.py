@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import accumulate, islice
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -122,7 +123,7 @@ def inside(folder: Path, name: str, named_by: str = "") -> Path:
     """
     path = folder / name
     plain = stays_inside(name)
-    if plain and _leads_into(folder, path):
+    if plain and (not _has_links(folder, name) or _leads_into(folder, path)):
         return path
     if named_by:
         raise InputError(f"{folder / named_by} names a file outside the run folder: {name!r}")
@@ -138,6 +139,14 @@ def stays_inside(name: str) -> bool:
     """
     beyond = PureWindowsPath(name).anchor or "\\" in name or "\0" in name
     return not beyond and not {"", ".", ".."} & set(name.split("/"))
+
+
+def _has_links(folder: Path, name: str) -> bool:
+    """Whether a plain name may pass through a link; only then need whole paths be resolved."""
+    if os.name == "nt":  # its junctions are not seen as links
+        return True
+    steps = accumulate([os.fspath(folder), *name.split("/")], os.path.join)
+    return any(map(os.path.islink, islice(steps, 1, None)))
 
 
 def _leads_into(folder: Path, path: Path) -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from fairweather.download import file_digest
 from fairweather.errors import InputError
@@ -30,6 +31,14 @@ from fairweather.models.weights import LITE0, load_into, rename_in_order, weight
 # The published weights that are files, and the backbone of each.
 BACKBONES = {"lite0": LITE0, **{name: row.backbone for name, row in PUBLISHED_WEIGHTS.items()}}
 NEW_HEAD = "newly initialised"
+# The functions of torch that fill the parameters of new layers with random numbers.
+_RANDOM_FILLS = (
+    nn.init.kaiming_uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+)
 
 
 class Built(NamedTuple):
@@ -132,6 +141,27 @@ def model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
     return json.dumps({"spec": spec_facts(resolve_statistics(spec)), **facts}, indent=2) + "\n"
 
 
+class _LeavesParameters(TorchFunctionMode):
+    """Leaves new parameters as they are in memory: all of them are read from a file afterwards.
+
+    Random numbers take nearly all of the time of building a large network.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        given = kwargs or {}
+        if func in _RANDOM_FILLS:
+            tensor = args[0] if args else given["tensor"]
+            if isinstance(tensor, nn.Parameter):
+                return tensor
+        return func(*args, **given)
+
+
 def load_checkpoint(folder: Path) -> Classifier:
     """Load the model of model.json and model.safetensors, in evaluation mode.
 
@@ -146,7 +176,8 @@ def load_checkpoint(folder: Path) -> Classifier:
         state = safetensors.torch.load_file(weights)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise InputError(f"{folder} holds a damaged model ({type(error).__name__})") from None
-    model = build(replace(spec, weights="none", weights_sha256=None))
+    with _LeavesParameters():
+        model = build(replace(spec, weights="none", weights_sha256=None))
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
