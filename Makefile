@@ -21,7 +21,8 @@ demo: $(VENV)/.installed-demo
 # Small tensors need one thread, and a module is compiled once for the processes that tests start.
 QUICKLY := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
-# Modules in order: the default puts those with few tests last, and some of them are the slowest.
+# Modules in order: the default puts those with few tests last, and some of them are the slowest. A
+# process that ends, since a test hung in it, ends the run: another would hang in the same test.
 BY_DAY := --numprocesses=auto --dist=loadscope --no-loadscope-reorder --max-worker-restart=0 \
 	-o faulthandler_timeout=360
 

@@ -21,6 +21,7 @@ from fairweather.models import (
     model_json,
     weights_digest,
 )
+from fairweather.models.building import _LeavesParameters
 from fairweather.models.weights import lite0_file
 
 from .conftest import TINY_EFFICIENTNET, TINY_RESNET
@@ -237,6 +238,17 @@ def test_a_loaded_network_is_the_saved_one_to_the_bit(tmp_path, name):
     pixels = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(loaded(pixels), model(pixels))
+
+
+def test_only_parameters_are_left_undrawn():
+    """A buffer that is not stored would have random memory else."""
+    with torch.random.fork_rng(), _LeavesParameters():
+        before = torch.get_rng_state()
+        nn.Linear(3, 3)
+        nn.init.kaiming_normal_(nn.Conv2d(3, 3, 1).weight)
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.empty(3).normal_()
+        assert not torch.equal(torch.get_rng_state(), before)
 
 
 def test_batchnorm_frozen_once_stays_frozen_through_train():

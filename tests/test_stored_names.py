@@ -85,7 +85,9 @@ def test_links_may_not_lead_outside(tmp_path, victim):
     (run / "nowhere").symlink_to(tmp_path / "not there yet")
     (run / "circle").symlink_to(run / "circle")
     (run / "within").symlink_to(run / "tables")
-    for name in ("file.txt", "folder/victim.txt", "nowhere", "nowhere/a.txt", "circle/a.txt"):
+    (run / "tables" / "deep").symlink_to(tmp_path)
+    names = ("file.txt", "folder/victim.txt", "nowhere", "nowhere/a.txt", "circle/a.txt")
+    for name in (*names, "tables/deep/victim.txt"):
         with pytest.raises(InputError, match=r"outside .*symbolic link"):
             inside(run, name)
     assert inside(run, "within/a.txt") == run / "within/a.txt"

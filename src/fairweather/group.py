@@ -32,7 +32,7 @@ from fairweather.fabric import (
 Value = TypeVar("Value")
 # The first process measures, writes and reports for hours while the others wait for a training.
 WAITS = timedelta(days=365)
-# The group that an error has ended, see `joined`.
+# The connections of a group that an error has ended, see `joined`.
 _KEPT: list[dist.ProcessGroup | None] = []
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -272,8 +272,9 @@ def joined(
 
     After an error the reducer of a network (DDP's) may live longest, in the frames of the
     traceback. As the last that knows its group, it would free it while it holds Python's lock, and
-    wait for threads that need this lock to free what they were sending: forever. So the group is
-    kept until the next one is made, or the process ends.
+    wait for threads that need this lock to free what they were sending: forever. So Python keeps
+    the group until the next one is made, or the process ends. By then these threads are done, and
+    Python frees it without its lock (torch 2.8 and later).
 
     Args:
         environment: how they find each other.
@@ -283,12 +284,14 @@ def joined(
     """
     group = Group(environment.global_rank(), devices, nodes, environment)
     _KEPT.clear()
-    group.fabric(device, "fp32")
-    talk = dist.new_group(backend="gloo", timeout=WAITS)
+    talk = None
     try:
+        group.fabric(device, "fp32")
+        talk = dist.new_group(backend="gloo", timeout=WAITS)
         yield replace(group, talk=talk)
     except BaseException:
         _KEPT.extend((dist.group.WORLD, talk))
         raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()

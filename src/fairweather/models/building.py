@@ -144,7 +144,7 @@ def model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
 class _LeavesParameters(TorchFunctionMode):
     """Leaves new parameters as they are in memory: all of them are read from a file afterwards.
 
-    Random numbers take nearly all of the time of building a large network.
+    Random numbers take most of the time of building a ResNet.
     """
 
     def __torch_function__(
