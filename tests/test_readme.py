@@ -123,6 +123,20 @@ def test_the_means_of_pathmnist_are_those_of_the_comparison(compared, lines):
     assert shown == {key: told(compared.loc[key]) for key in shown}
 
 
+def test_the_robust_row_is_that_of_its_comparison(lines):
+    rows = pd.read_csv(PATHMNIST / "compare_paper_robust.csv").set_index(
+        ["model", "shift", "level", "metric"]
+    )
+    at = lines.index("| | Measured, 8 epochs | Published | Difference |")
+    for line in lines[at + 2 : at + 8]:
+        name, *values = cells_of(line)
+        metric, _, shift = name.rpartition(", ")
+        level = "none" if shift == "clean" else "mean"
+        assert values == told(rows.loc["augmix", SHIFTS[shift], level, METRICS[metric]])
+        if metric == "Accuracy (%)":
+            assert values[0] in README
+
+
 @pytest.mark.parametrize("sign", SIGNS)
 def test_the_levels_of_pathmnist_are_those_of_the_comparison(compared, lines, sign):
     (at,) = (at for at, line in enumerate(lines) if line.startswith(f"| | | {sign} = "))
