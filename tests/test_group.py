@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -29,7 +30,7 @@ from fairweather.training.recipe import Adversarial, AugMix, GaussianNoise, Rota
 from fairweather.training.selfsupervised import Pretraining, Probe, pretrain
 from fairweather.types import Images
 
-from .forking import side_by_side
+from .forking import modules_forked, side_by_side
 from .same_bytes import same
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -295,16 +296,30 @@ def test_two_processes_do_a_run_and_end(run_together):
     assert not torch.distributed.is_initialized()
 
 
-def test_a_run_whose_second_process_is_killed_continues(study, run_together, tmp_path):
+@pytest.mark.parametrize(
+    "starting", [modules_forked, pytest.param(nullcontext, marks=pytest.mark.nightly)]
+)
+def test_a_run_whose_second_process_is_killed_continues(
+    study, run_together, tmp_path, monkeypatch, starting
+):
+    begun = []
+
+    def begin(module):
+        begun.append(start_module(module))
+        return begun[-1]
+
     def tell(event):
         if event.task == "train Basic" and event.done == 1:
-            (second,) = (pid for pid, parent in helpers().items() if parent == os.getpid())
-            os.kill(second, signal.SIGKILL)
+            (second,) = begun
+            second.kill()
 
-    with pytest.raises(JobFailedError, match=r"process 1 of 2.*signal 9; the same command"):
-        fw.run(study, out=tmp_path / "run", device="cpu", devices=2, progress=tell)
-    assert not torch.distributed.is_initialized()
-    fw.run(study, out=tmp_path / "run", device="cpu", devices=2)
+    monkeypatch.setattr("fairweather.executors.together.start_module", begin)
+    with starting():
+        with pytest.raises(JobFailedError, match=r"process 1 of 2.*signal 9; the same command"):
+            fw.run(study, out=tmp_path / "run", device="cpu", devices=2, progress=tell)
+        assert not torch.distributed.is_initialized()
+        begun.clear()
+        fw.run(study, out=tmp_path / "run", device="cpu", devices=2)
     same(run_together.path, tmp_path / "run")
 
 
