@@ -12,15 +12,7 @@ from torch import nn
 
 from fairweather.download import file_digest
 from fairweather.errors import InputError
-from fairweather.models import (
-    ModelSpec,
-    build,
-    head_of,
-    load_checkpoint,
-    load_model,
-    model_json,
-    weights_digest,
-)
+from fairweather.models import ModelSpec, build, head_of, load_model, model_json, weights_digest
 from fairweather.models.building import _LeavesParameters
 from fairweather.models.weights import lite0_file
 
@@ -204,12 +196,17 @@ def test_input_size_resizes_inside():
     assert torch.equal(model(resized), inner(model, resized))
 
 
+def saved(folder, spec, model):
+    """How a model that a run has saved is named."""
+    (folder / "model.json").write_text(model_json(spec, {"note": "for people"}))
+    safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+    return f"run:{folder}"
+
+
 def test_a_checkpoint_carries_everything(tmp_path):
     spec = ModelSpec(TINY_RESNET, 3, input_size=24, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     model = build(spec, seed=5).eval()
-    (tmp_path / "model.json").write_text(model_json(spec, {"note": "for people"}))
-    safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
-    loaded = load_model(f"run:{tmp_path}")
+    loaded = load_model(saved(tmp_path, spec, model))
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(loaded(images), model(images))
 
@@ -224,15 +221,9 @@ def test_a_loaded_network_is_the_saved_one_to_the_bit(tmp_path, name):
         model = build(spec, seed=3).eval()
         for each in model.parameters():  # some begin at zero, and would hide others
             each.data.normal_(std=0.1)
-    (tmp_path / "model.json").write_text(model_json(spec, {}))
-    safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
-    loaded = load_checkpoint(tmp_path)
-    for ours, theirs in (
-        (model.named_parameters, loaded.named_parameters),
-        (model.named_buffers, loaded.named_buffers),
-    ):
-        expected = dict(ours())
-        found = dict(theirs())
+    loaded = load_model(saved(tmp_path, spec, model))
+    for kind in ("named_parameters", "named_buffers"):
+        expected, found = dict(getattr(model, kind)()), dict(getattr(loaded, kind)())
         assert list(found) == list(expected)
         assert all(torch.equal(found[key], each) for key, each in expected.items())
     pixels = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
