@@ -1,6 +1,7 @@
 """Class-wise, adaptive and debiased calibration errors, and the parts of the Brier score."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -116,24 +117,25 @@ def columns_and_weights(draw):
     return columns, weights
 
 
-@pytest.mark.parametrize("name", CASES)
+# Drawing images takes longer than all metrics of them, so that each draw is for all.
 @given(data=columns_and_weights(), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
-def test_formula_weights_and_order(name, data, seed):
-    metric, slow = CASES[name]
+@settings(max_examples=50, deadline=None)
+def test_formula_weights_and_order(data, seed):
     columns, weights = data
-    value = metric(columns)
     listed = {key: column.tolist() for key, column in columns.items()}
-    assert value == pytest.approx(slow(listed), abs=1e-12)
     order = np.random.default_rng(seed).permutation(len(columns["labels"]))
     moved = {key: column[order] for key, column in columns.items()}
-    assert metric(moved) == pytest.approx(value, abs=1e-12)
-    batch = metric(columns, weights)
-    assert batch.shape == (len(weights),)
-    for row, expected in zip(weights, batch, strict=True):
-        repeated = {key: np.repeat(column, row, axis=0) for key, column in columns.items()}
-        assert metric(repeated) == pytest.approx(expected, abs=1e-12)
-        assert metric(columns, row) == pytest.approx(expected, abs=1e-12)
+    repeated = [
+        {key: np.repeat(column, row, axis=0) for key, column in columns.items()} for row in weights
+    ]
+    for name, (metric, slow) in CASES.items():
+        value = metric(columns)
+        assert value == pytest.approx(slow(listed), abs=1e-12), name
+        assert metric(moved) == pytest.approx(value, abs=1e-12), name
+        batch = metric(columns, weights)
+        assert batch.shape == (len(weights),), name
+        assert [metric(each) for each in repeated] == pytest.approx(batch, abs=1e-12), name
+        assert [metric(columns, row) for row in weights] == pytest.approx(batch, abs=1e-12), name
 
 
 def simulated(n, seed, power=1.0):
@@ -376,23 +378,23 @@ def test_debiased_stays_in_its_bounds_and_below_the_plain_error(data):
 # Decomposition.
 
 
-@pytest.mark.parametrize("binning", BINNINGS)
-@pytest.mark.parametrize("bins", [1, 2, 10, 40])
 @given(data=columns_and_weights())
-@settings(max_examples=30, deadline=None)
-def test_the_parts_add_up_to_the_brier_score(bins, binning, data):
+@settings(max_examples=50, deadline=None)
+def test_the_parts_add_up_to_the_brier_score(data):
     columns, weights = data
     sure, right = columns["confidence"], columns["correct"]
-    parts = brier_decomposition(sure, right, bins=bins, binning=binning)
     brier = np.mean((sure - right) ** 2)
-    assert parts.score == pytest.approx(brier, abs=1e-12)
-    added = parts.reliability - parts.resolution + parts.uncertainty
-    assert added + parts.remainder == pytest.approx(brier, abs=1e-12)
-    batch = brier_decomposition(sure, right, weights, bins=bins, binning=binning)
     expected = weights @ np.square(sure - right) / weights.sum(axis=1)
-    np.testing.assert_allclose(batch.score, expected, atol=1e-12)
-    for value, low, high in zip(batch, (0, 0, 0, 0, -0.5), (1, 0.25, 0.25, 0.25, 0.5), strict=True):
-        assert ((value >= low - 1e-12) & (value <= high + 1e-12)).all()
+    bounds = (0, 0, 0, 0, -0.5), (1, 0.25, 0.25, 0.25, 0.5)
+    for bins, binning in product([1, 2, 10, 40], BINNINGS):
+        parts = brier_decomposition(sure, right, bins=bins, binning=binning)
+        assert parts.score == pytest.approx(brier, abs=1e-12)
+        added = parts.reliability - parts.resolution + parts.uncertainty
+        assert added + parts.remainder == pytest.approx(brier, abs=1e-12)
+        batch = brier_decomposition(sure, right, weights, bins=bins, binning=binning)
+        np.testing.assert_allclose(batch.score, expected, atol=1e-12)
+        for value, low, high in zip(batch, *bounds, strict=True):
+            assert ((value >= low - 1e-12) & (value <= high + 1e-12)).all()
 
 
 @given(data=columns_and_weights())

@@ -68,39 +68,39 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize("name", METRICS)
+# Drawing images takes longer than all metrics of them, so that each draw is for all.
 @given(data=columns_and_weights())
 @settings(max_examples=60, deadline=None)
-def test_metrics_equal_their_definitions(name, data):
+def test_metrics_equal_their_definitions(data):
     confidence, correct, _ = data
-    fast, slow = METRICS[name]
-    expected = slow(confidence.tolist(), correct.tolist())
-    assert fast(confidence, correct) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    for name, (fast, slow) in METRICS.items():
+        expected = slow(confidence.tolist(), correct.tolist())
+        assert fast(confidence, correct) == pytest.approx(expected, abs=1e-12, nan_ok=True), name
 
 
-@pytest.mark.parametrize("name", METRICS)
 @given(data=columns_and_weights())
-@settings(max_examples=40, deadline=None)
-def test_weights_are_repeated_images(name, data):
+@settings(max_examples=60, deadline=None)
+def test_weights_are_repeated_images(data):
     confidence, correct, weights = data
-    fast, _ = METRICS[name]
-    batch = fast(confidence, correct, weights)
-    assert batch.shape == (len(weights),)
-    for row, value in zip(weights, batch, strict=True):
-        repeated = fast(np.repeat(confidence, row), np.repeat(correct, row))
-        assert value == pytest.approx(repeated, abs=1e-12, nan_ok=True)
-        assert fast(confidence, correct, row) == pytest.approx(value, abs=1e-12, nan_ok=True)
+    repeated = [(np.repeat(confidence, row), np.repeat(correct, row)) for row in weights]
+    for name, (fast, _) in METRICS.items():
+        batch = fast(confidence, correct, weights)
+        assert batch.shape == (len(weights),), name
+        expected = [fast(*each) for each in repeated]
+        assert batch == pytest.approx(expected, abs=1e-12, nan_ok=True), name
+        alone = [fast(confidence, correct, row) for row in weights]
+        assert alone == pytest.approx(batch, abs=1e-12, nan_ok=True), name
 
 
-@pytest.mark.parametrize("name", METRICS)
 @given(data=columns_and_weights(), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
-def test_the_order_of_images_does_not_matter(name, data, seed):
+@settings(max_examples=60, deadline=None)
+def test_the_order_of_images_does_not_matter(data, seed):
     confidence, correct, _ = data
     order = np.random.default_rng(seed).permutation(len(confidence))
-    fast, _ = METRICS[name]
-    moved = fast(confidence[order], correct[order])
-    assert moved == pytest.approx(fast(confidence, correct), abs=1e-12, nan_ok=True)
+    for name, (fast, _) in METRICS.items():
+        moved = fast(confidence[order], correct[order])
+        expected = fast(confidence, correct)
+        assert moved == pytest.approx(expected, abs=1e-12, nan_ok=True), name
 
 
 @pytest.mark.parametrize("name", ["area", "coverage at 0.05", "auroc"])
