@@ -7,13 +7,19 @@ import pytest
 import scipy.special
 
 from fairweather import metrics
-from fairweather.metrics import METRICS, Estimate, to_score
+from fairweather.metrics import METRICS, Estimate, Resamples, to_score
 from fairweather.metrics.paired import paired_difference
 from fairweather.types import Predictions
 
 ROW = {metric.name: metric for metric in METRICS}
 MEANS = ("accuracy", "negative_log_likelihood", "brier_score")
 CLASSES = 10
+# What the interval of each is to hold at least, and percentiles of an error of 0 at most.
+BINNED = [
+    ("rms_calibration_error", 0.92, 0.1),
+    ("expected_calibration_error", 0.85, 0.1),
+    ("debiased_calibration_error/10-equal-width", 0.92, 1.0),
+]
 
 
 def simulate_logits(margins, images, seed=3):
@@ -87,15 +93,17 @@ def binned_cell(generator, n, gap, difficulty):
 
 @pytest.fixture(scope="module")
 def binned():
-    """Estimates of 200 trials with a gap of 0.05 and with none, through the whole package."""
+    """Estimates of 200 trials with a gap of 0.05 and with none, as runs make them."""
     n, trials = 300, 200
+    names = {"accuracy", *(name for name, *_ in BINNED)}
     found = []
     for trial in range(trials):
         generator = np.random.default_rng(trial)
         difficulty = generator.normal(size=n)
         weights = metrics.bootstrap_weights(n, 200, seed=trial)
-        cells = (binned_cell(generator, n, gap, difficulty) for gap in (0.05, 0.0))
-        found.append([metrics.evaluate_metrics(cell, weights) for cell in cells])
+        cells = [binned_cell(generator, n, gap, difficulty) for gap in (0.05, 0.0)]
+        shared = Resamples.of(cells[0].labels, weights)
+        found.append([metrics.evaluate_resamples(cell, shared, names=names) for cell in cells])
     return found
 
 
@@ -103,14 +111,7 @@ def coverage(scores, truth):
     return np.mean([score.low <= truth <= score.high for score in scores])
 
 
-@pytest.mark.parametrize(
-    ("name", "least", "naive"),
-    [
-        ("rms_calibration_error", 0.92, 0.1),
-        ("expected_calibration_error", 0.85, 0.1),
-        ("debiased_calibration_error/10-equal-width", 0.92, 1.0),
-    ],
-)
+@pytest.mark.parametrize(("name", "least", "naive"), BINNED)
 def test_binned_errors_are_held_with_a_gap_and_without(binned, name, least, naive):
     row = ROW[name]
     for place, truth in ((0, 0.05), (1, 0.0)):

@@ -287,20 +287,26 @@ class _Running:
 
     def put_with_cuts(self, places: IntArray, cuts: FloatArray, target: FloatArray) -> None:
         """Write sums at places and then sums at cuts into `[sums, rows, places + cuts]`."""
-        last, few, many = len(self.order.images) - 1, len(places), cuts.shape[1]
-        for row, wanted in enumerate(cuts):
-            ends = self.sums[0][row, 1:]
-            place = np.minimum(np.searchsorted(ends, wanted.astype(ends.dtype)), last)
-            # The images whose confidence is cut are between these.
-            start, stop = self.order.start[place], self.order.stop[place]
-            around = np.concatenate([places, start, stop])
-            sums = zip(self.sums, self.units, strict=True)
-            found = np.array([each[row][around] / unit for each, unit in sums])
-            before, after = found[:, few:-many], found[:, -many:]
-            inside, size = wanted - before[0], after[0] - before[0]
-            part = np.divide(inside, size, out=np.zeros_like(inside), where=size > 0)
-            target[:, row, :few] = found[:, :few]
-            target[:, row, few:] = before + part * (after - before)
+        few, rows = len(places), len(cuts)
+        self.put(places, target[:, :, :few])
+        ends = self.sums[0][:rows, 1:]
+        wanted = cuts.astype(ends.dtype)
+        place = np.array([np.searchsorted(*pair) for pair in zip(ends, wanted, strict=True)])
+        np.minimum(place, len(self.order.images) - 1, out=place)
+        # The images whose confidence is cut are between these.
+        around = self.order.start[place], self.order.stop[place]
+        before, after = (
+            np.array(
+                [
+                    np.take_along_axis(each[:rows], at, axis=1) / unit
+                    for each, unit in zip(self.sums, self.units, strict=True)
+                ]
+            )
+            for at in around
+        )
+        inside, size = cuts - before[0], after[0] - before[0]
+        part = np.divide(inside, size, out=np.zeros_like(inside), where=size > 0)
+        target[:, :, few:] = before + part * (after - before)
 
 
 def level_sums(
