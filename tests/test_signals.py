@@ -55,7 +55,7 @@ def told(word, do):
 cache.decode_images = told("decoding", cache.decode_images)
 training.fit = told("training", training.fit)
 report._build_figures = told("drawing", lambda of, *_: [level_figure(of, "accuracy")])
-report.render_page, report.bundle = lambda *_: "a page", str
+report.render_page, report.begin_library = lambda *_: "a page", lambda _: str
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main()
 """

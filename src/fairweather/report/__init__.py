@@ -18,6 +18,7 @@ from fairweather.report.curves import level_figure
 from fairweather.report.figures import Figure
 from fairweather.report.further_tables import build_further_tables
 from fairweather.report.joining import join_samples, read_runs
+from fairweather.report.library import begin_library
 from fairweather.report.limits import smallest_levels
 from fairweather.report.overview import in_order, overview_figure, overview_table
 from fairweather.report.page.rendering import PageParts, render_page
@@ -36,7 +37,7 @@ from fairweather.report.training_figures import (
 )
 from fairweather.report.variants import variants_table
 from fairweather.runs import RunFolder, inside, read_json
-from fairweather.vega import begin, bundle, png_of
+from fairweather.vega import begin, png_of
 
 JOINT = "runs.json"  # of a report of several runs: which, and the files that it has
 
@@ -114,7 +115,7 @@ def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     for name, formats in texts.items():
         files |= {f"{TABLES}/{name}.{suffix}": text for suffix, text in formats.items()}
     letters = sum(len(figure.svg) for figure in figures)
-    library = begin(letters, bundle)
+    library = begin_library(letters)
     drawn = [begin(letters, png_of, figure.svg) for figure in figures]
     page = PageParts(contents, order, tables, ranks, limits, sets, slices, texts, figures, samples)
     # The name of a skipped file may be no UTF-8.
