@@ -906,7 +906,7 @@ def test_squashed_images_are_whole_and_the_run_s_model_sees_them_so_again(study_
         (["models.mixup.weights=nowhere.pth"], "models.mixup: weights: .*nowhere.pth"),
         (["models.mixup.backbone=timm:resnet_8"], "models.mixup: .*timm .*resnet_8"),
         (["models.mixup.backbone=torchvision:vit_b_32"], "vit_b_32 .*16x16 .*input_size"),
-        (["models.mixup.backbone=torchvision:vgg11", "models.mixup.stem=small"], "VGG"),
+        (["models.mixup.backbone=timm:test_vit", "models.mixup.stem=small"], "VisionTransformer"),
         (["shifts=[{gaussian_blur: [4]}]"], "gaussian_blur.* 16 pixels"),
         (["data.size=4"], "size .* 8"),
         (["models.mixup.backbone=torchvision:alexnet"], "alexnet .*16x16 .*input_size"),
