@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import typer.testing
 from hypothesis import settings
 from PIL import Image
 
+from fairweather import runs
 from fairweather.runs import RunFolder
 from fairweather.types import Images
 
@@ -58,6 +60,23 @@ def _without_waiting_for_the_disk():
     """Nothing here has to outlast a power failure, and some disks take 10 ms for each file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_look_at_this_repository():
+    """Each run asks git which files of the working folder differ, and in a new clone git reads all.
+
+    Nothing here changes this repository; others are looked at each time.
+    """
+    ask, root = runs._git_revision, Path(__file__).parents[1]
+    once = functools.cache(ask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            runs,
+            "_git_revision",
+            lambda folder: (once if folder.is_relative_to(root) else ask)(folder),
+        )
         yield
 
 

@@ -71,6 +71,8 @@ def make(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     file = root / "tiny.yaml"
     pictures = write_pictures(root / "pictures", train=12, test=8)
+    for part in ("train", "test"):  # two classes have fewer rows than three
+        shutil.rmtree(pictures / part / "green")
     file.write_text(STUDY_FILE.format(folder=pictures, backbone=TINY_RESNET))
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
@@ -396,7 +398,7 @@ def test_other_recipes_and_versions_are_refused(prefix, keys, value, words, copi
     [
         (set_in("data", "digests", "test", value="0" * 64), "digest of the test images .*0{12}"),
         (set_in("data", "digests", "train", value="0" * 64), "digest of the training .*0{12}"),
-        (set_in("data", "classes", value=["a", "b", "c"]), "classes .*blue, green, red .* a, b"),
+        (set_in("data", "classes", value=["a", "b", "c"]), "classes .*blue, red .* a, b"),
         (set_in("settings", "shift_seed", value=7), "shift_seed .*0 .* 7 "),
         (set_in("settings", "bootstrap", value=7), "bootstrap .*100 .* 7 "),
         (set_in("settings", "batch_size", value=7), "prediction_batch_size .*256 .* 7 "),

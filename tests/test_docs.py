@@ -235,13 +235,13 @@ def test_the_study_of_the_manual_is_valid(tmp_path):
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_the_example_of_the_quickstart_runs_and_shows_the_fall(tmp_path, monkeypatch, capfd, alone):
-    """By day, with an epoch less, and without the study's own shifts."""
+    """By day, with one epoch, and without the study's own shifts."""
     (example,) = blocks(page("quickstart"), "python")
     monkeypatch.chdir(tmp_path)
     if alone:
         subprocess.run([sys.executable, "-c", example], check=True)
     else:
-        less = '"seeds=1", "recipe.epochs=2", "shifts=[]"'
+        less = '"seeds=1", "recipe.epochs=1", "recipe.warmup_epochs=0", "shifts=[]"'
         assert example.count('"seeds=1"') == 1
         exec(example.replace('"seeds=1"', less), {})
     printed = capfd.readouterr().out

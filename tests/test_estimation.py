@@ -163,7 +163,7 @@ def test_other_images_that_the_run_knows_are_left_out(run, digits, folder):
     others = write_set(folder, "jpeg_other", digits.test, 200)
     known = fw.evaluate(
         f"python:{folder}/linear.py:make", "mnist5k", SHIFTS[2:], natural={"coded": others},
-        validation_fraction=0.1, bootstrap=100, out=folder / "natural", device="cpu",
+        validation_fraction=0.1, limit=400, bootstrap=100, out=folder / "natural", device="cpu",
     ).path  # fmt: skip
     own = fw.estimate(known, others, device="cpu")
     assert estimation.OWN_OTHER.format("natural/coded") in own.notes

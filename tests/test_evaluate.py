@@ -915,14 +915,21 @@ def test_priors_of_all_classes_must_add_up(colour_folder):
         complete_priors({"p": {"blue": 0.2, "green": 0.2, "red": 0.2}}, test)
 
 
-def test_the_command_line_from_model_to_check_and_comparison(model, colour_folder, tmp_path):
+@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_the_command_line_from_model_to_check_and_comparison(model, colour_folder, tmp_path, alone):
+    """By night, the first command is a process of its own, which draws its report."""
     data = f"folder:{colour_folder}"
     words = ["--shifts", "brightness_factor: [0.2]", "--bootstrap", "100", "--device", "cpu"]
-    command = [sys.executable, "-m", "fairweather", "evaluate", model, data, *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with started(command, cwd=tmp_path, **pipes) as process:
-        said, told = process.communicate()
-    assert process.returncode == 0, told
+    command = ["evaluate", model, data, *words]
+    if alone:
+        program = [sys.executable, "-m", "fairweather", *command]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with started(program, cwd=tmp_path, **pipes) as process:
+            said, told = process.communicate()
+        code = process.returncode
+    else:
+        code, said, told = fairweather(*command, cwd=tmp_path)
+    assert code == 0, told
     assert all(line.startswith("done  ") for line in told.splitlines())
     assert "clean          accuracy" in said
     folder = said.split("page    ")[1].strip().removesuffix("/report.html")

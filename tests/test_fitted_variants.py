@@ -264,7 +264,7 @@ def test_bad_fit_on_is_one_sentence_for_a_study_and_an_evaluation(fit_on, words)
 def test_an_evaluation_fits_on_validation_images_under_shifts_too(tmp_path):
     options = {"bootstrap": 100, "device": "cpu", "size": 16, "variants": ["isotonic"]}
     options |= {"limit": 60, "validation_fraction": 0.02, "fit_on": ["clean", "gamma,exponent=4"]}
-    model = fw.load_model("timm:test_vit", weights="none", classes=10, input_size=160)
+    model = fw.load_model(TINY_RESNET, weights="none", classes=10)
     shifts = ["brightness_factor: [0.5]", "fgsm,epsilon=0.02"]
     run = fw.evaluate(model, "mnist5k", shifts, out=tmp_path / "run", **options)
     (name,) = run.record.models

@@ -12,6 +12,8 @@ from fairweather.evaluation.inputs import unlike_training
 from fairweather.models import open_model
 from fairweather.models.gray import takes_gray, to_gray
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CODE = """
 import torch

@@ -434,7 +434,7 @@ def test_operations_compute_and_do_nothing_else():
 @pytest.mark.parametrize(
     ("backbone", "options"),
     [
-        (TINY_RESNET, {}),
+        pytest.param(TINY_RESNET, {}, marks=pytest.mark.nightly),  # all others here are of it
         (TINY_RESNET, {"norm": "group", "pooling": "average+max", "stem": "small"}),
         (TINY_EFFICIENTNET, {}),
         ("timm:test_vit", {"input_size": 160}),

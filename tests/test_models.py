@@ -157,7 +157,10 @@ def test_weights_come_from_an_address_once(tmp_path, monkeypatch):
         (lambda: load_model(TINY_RESNET, weights="no/such.pth"), "there is no file no/such.pth"),
         (lambda: load_model(TINY_RESNET, weights="lite0"), "the lite0 weights belong to timm:tf_"),
         (lambda: load_model(TINY_RESNET, classes=2, stem="tiny"), "unknown stem 'tiny'"),
-        (lambda: load_model("torchvision:vgg11", classes=2, stem="small"), "not for VGG"),
+        (
+            lambda: load_model("torchvision:squeezenet1_1", classes=2, stem="small"),
+            "not for SqueezeNet",
+        ),
         (lambda: load_model(TINY_RESNET, classes=2, mean=[0.5]), "give both or neither"),
         (lambda: load_model(TINY_RESNET, mean=[0.5], std=[1.0]), "mean .*one per channel"),
         (lambda: load_model("run:/nowhere/models/a/seed-0"), "run:/nowhere/models/a/seed-0"),

@@ -1,12 +1,15 @@
 """The run folder: files are complete or missing, steps run once, one process at a time."""
 
+import functools
 import json
 import multiprocessing
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from fairweather import runs
 from fairweather.errors import InputError
 from fairweather.inference import from_logits
 from fairweather.record import COLUMNS, RECORD, StepRecord, parse_record, step_file
@@ -238,6 +241,25 @@ def test_provenance_is_plain_and_complete():
     assert {"time", "command", "git", "python", "versions", "hardware"} <= facts.keys()
     assert facts["versions"]["torch"] == torch.__version__
     assert facts["hardware"]["threads"] == torch.get_num_threads()
+
+
+def test_git_is_asked_for_the_package_once_and_for_the_working_folder_each_time(
+    monkeypatch, tmp_path
+):
+    def look(folder):
+        asked.append(folder)
+        return {"revision": folder.name, "dirty": False}
+
+    asked, package = [], Path(runs.__file__).parent
+    monkeypatch.setattr(runs, "_git_revision", look)
+    monkeypatch.setattr(runs, "_own_revision", functools.cache(runs._own_revision.__wrapped__))
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        found = provenance(torch.device("cpu")).git
+        assert found["working_folder"]["revision"] == name
+        assert found["fairweather"]["revision"] == package.name
+    assert sorted(asked) == sorted([tmp_path / "first", tmp_path / "second", package])
 
 
 def test_a_machine_says_what_can_change_a_result():

@@ -43,7 +43,7 @@ data: {{source: "folder:{folder}", size: 16}}
 seeds: {seeds}
 shifts:
   - brightness_factor: [0.3, 2]
-  - gaussian_blur: {{sigma: [1, 2], kernel_size: 5}}
+  - gaussian_blur: {{sigma: [1], kernel_size: 5}}
 bootstrap: 100
 defaults:
   backbone: {backbone}
@@ -211,7 +211,6 @@ def test_defaults_lie_under_every_model_and_overrides_over_it(study_file):
         "brightness_factor,factor=0.3",
         "brightness_factor,factor=2",
         "gaussian_blur,sigma=1,kernel_size=5",
-        "gaussian_blur,sigma=2,kernel_size=5",
     ]
 
 
@@ -351,7 +350,7 @@ EVENTS = [
     ("train MixUp + Aug", 1),
     pytest.param("samples", 1, marks=pytest.mark.nightly),
     ("score", 4),
-    pytest.param("score", 10, marks=pytest.mark.nightly),
+    pytest.param("score", 8, marks=pytest.mark.nightly),
     ("report", 1),
 ]
 
@@ -493,7 +492,7 @@ def test_a_changed_recipe_trains_again_and_an_unchanged_model_does_not(whole, st
     out = copy_of(whole, tmp_path / "run")
     changed = load_study(study_file(), ["models.mixup.recipe.mixup=0.5"])
     before = contents(out, "**/*")
-    words = r"run .*models/mixup/seed-0 \(recipe\.mixup: 0\.3, now 0\.5\).* 6 .*--replace.*--out"
+    words = r"run .*models/mixup/seed-0 \(recipe\.mixup: 0\.3, now 0\.5\).* 5 .*--replace.*--out"
     with pytest.raises(InputError, match=words):
         fw.run(changed, out=out, device="cpu")
     assert contents(out, "**/*") == before
@@ -519,8 +518,7 @@ def test_a_changed_recipe_trains_again_and_an_unchanged_model_does_not(whole, st
             ["shifts=[{brightness_factor: [0.3]}]"],
             (),
             r"run .*: shift brightness_factor,factor=2, shift "
-            r"gaussian_blur,sigma=1,kernel_size=5, shift gaussian_blur,sigma=2,kernel_size=5; "
-            r".*--replace.*--out",
+            r"gaussian_blur,sigma=1,kernel_size=5; .*--replace.*--out",
         ),
         ([], ("mixup",), ": model basic; .*--replace"),
         (["seeds=[1]"], (), ": seed 0 of basic, seed 0 of mixup; .*--replace"),
@@ -870,6 +868,7 @@ def test_rectangles_go_all_the_way(study_file, tmp_path, size, draw):
         for number in range(12):
             picture(colour, rng, 24).resize(size).save(folder / f"{number}.png")
     overrides = [f"data={{source: 'folder:{tmp_path / 'rectangles'}'}}", "recipe.epochs=1"]
+    overrides += ["shifts=[{brightness_factor: [0.3]}]"]
     run = fw.run(
         study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
     )
@@ -907,7 +906,7 @@ def test_squashed_images_are_whole_and_the_run_s_model_sees_them_so_again(study_
         (["models.mixup.weights=nowhere.pth"], "models.mixup: weights: .*nowhere.pth"),
         (["models.mixup.backbone=timm:resnet_8"], "models.mixup: .*timm .*resnet_8"),
         (["models.mixup.backbone=torchvision:vit_b_32"], "vit_b_32 .*16x16 .*input_size"),
-        (["models.mixup.backbone=torchvision:vgg11", "models.mixup.stem=small"], "VGG"),
+        (["models.mixup.backbone=timm:test_vit", "models.mixup.stem=small"], "VisionTransformer"),
         (["shifts=[{gaussian_blur: [4]}]"], "gaussian_blur.* 16 pixels"),
         (["data.size=4"], "size .* 8"),
         (["models.mixup.backbone=torchvision:alexnet"], "alexnet .*16x16 .*input_size"),

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate, islice
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -814,7 +814,7 @@ def provenance(device: torch.device) -> Provenance:
         command=command_line(),
         git={
             "working_folder": _git_revision(Path.cwd()),
-            "fairweather": _git_revision(Path(__file__).parent),
+            "fairweather": _own_revision(),
         },
         python=platform.python_version(),
         platform=platform.platform(),
@@ -830,7 +830,12 @@ def provenance(device: torch.device) -> Provenance:
 
 def versions() -> dict[str, str]:
     """The versions of the packages whose code can change a result."""
-    return {name: importlib.metadata.version(name) for name in _VERSIONED}
+    return {name: _version(name) for name in _VERSIONED}
+
+
+@cache
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
 
 
 def command_line() -> str:
@@ -890,6 +895,15 @@ def _number(text: str) -> float:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _own_revision() -> JsonValue:
+    """The revision of the package, asked once: the code that a process has imported stays the same.
+
+    In a new clone, git reads all files again for each answer: they are as young as its index.
+    """
+    return _git_revision(Path(__file__).parent)
 
 
 def _git_revision(folder: Path) -> JsonValue:

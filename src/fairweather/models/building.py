@@ -92,7 +92,8 @@ def weights_facts(spec: ModelSpec, *, offline: bool = False) -> dict[str, object
     >>> weights_facts(ModelSpec("timm:test_resnet", classes=3))
     {'weights': 'none', 'head': 'newly initialised'}
     """
-    _, checkpoint, fitted, head_loaded = assemble(spec, offline=offline)
+    with _LeavesParameters():
+        _, checkpoint, fitted, head_loaded = assemble(spec, offline=offline)
     facts: dict[str, object] = {"weights": spec.weights}
     if spec.weights not in ("none", "imagenet"):
         file = weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
@@ -142,7 +143,7 @@ def model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
 
 
 class _LeavesParameters(TorchFunctionMode):
-    """Leaves new parameters as they are in memory: all of them are read from a file afterwards.
+    """Leaves new parameters as they are in memory: for networks whose own values nobody uses.
 
     Random numbers take most of the time of building a ResNet.
     """

@@ -380,9 +380,9 @@ class Resumption(NamedTuple):
             return
         buffer = io.BytesIO()
         torch.save({"inputs": self.fingerprint, "state": state}, buffer)
-        content = buffer.getvalue()
-        seal = hashlib.sha256(content).digest() + SEALED
-        run.write(f"{self.folder}/{STATE}", content + seal)
+        # Neither of these copies the state, which is some times as large as its network.
+        buffer.write(hashlib.sha256(buffer.getbuffer()).digest() + SEALED)
+        run.write(f"{self.folder}/{STATE}", buffer.getvalue())
 
     def read(self, run: RunFolder, task: str, progress: Notify) -> State | None:
         """Read the state of an interrupted training; None if there is none of this training.
