@@ -8,6 +8,7 @@ import sklearn.metrics
 
 from fairweather import metrics
 from fairweather.errors import InputError
+from fairweather.metrics.columns import sum_groups
 
 CLASSES = 5
 # Each number of a class, as scikit-learn computes it from "is the class" and "is called so".
@@ -123,3 +124,19 @@ def test_areas_under_both_curves_are_those_of_scikit_learn(decimals):
 def test_a_class_that_does_not_exist_is_refused(predicted, labels):
     with pytest.raises(InputError, match="but there are 5 classes"):
         metrics.class_counts(predicted, labels, 5)
+
+
+def test_sums_of_groups_are_those_of_the_loop():
+    generator = np.random.default_rng(2)
+    group, columns = generator.integers(4, size=50), generator.random((50, 3))
+    expected = np.zeros((6, 3))
+    for number, row in zip(group, columns, strict=True):
+        expected[number] += row
+    assert np.array_equal(sum_groups(group, columns, 6), expected)
+
+
+@pytest.mark.parametrize("group", [[0, 3], [-1, 0]])
+def test_no_group_is_outside_the_sums(group):
+    """SciPy would write beyond its memory."""
+    with pytest.raises(ValueError, match="group numbers must be 0 to 2"):
+        sum_groups(np.array(group), np.ones((2, 1)), 3)
