@@ -26,6 +26,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import chain, repeat
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -220,10 +221,14 @@ def side_by_side(work, *arguments):
 
 
 @contextmanager
-def modules_forked():
-    """Modules that the package starts as processes are forked too."""
+def modules_forked(real: int = 0):
+    """Modules that the package starts as processes are forked too, all but the first `real`."""
+    begin = chain(repeat(subprocess.Popen, real), repeat(Program))
     with pytest.MonkeyPatch.context() as patch:
-        instead = SimpleNamespace(Popen=Program, PIPE=subprocess.PIPE)
+        instead = SimpleNamespace(
+            Popen=lambda *command, **options: next(begin)(*command, **options),
+            PIPE=subprocess.PIPE,
+        )
         patch.setattr("fairweather.children.subprocess", instead)
         yield
 

@@ -52,12 +52,13 @@ slurm.LOOKED, slurm.ASKED, slurm.SEEN = 0.1, 0.3, 0.5
 from fairweather.cli import main
 main()
 """
-# What a job does first. {patch} changes how it does its steps.
+# What a job does first: it leaves figures out. {patch} changes how it does its steps.
 CUSTOM = """
 import os, pathlib, sys, time
 if "submitit.core._submit" in pathlib.Path("/proc/self/cmdline").read_text():
-    from fairweather import errors, steps
+    from fairweather import errors, report, steps
     from fairweather.executors import shared
+    report._build_figures = lambda *_: []
     shared.LOOKED_AGAIN, shared.WAITED = 0.1, 0.5
     here, train = pathlib.Path(__file__).parent, steps.DO["train"]
 {patch}
@@ -165,13 +166,16 @@ def ended(process, status=0):
 
 # submitit does not wait for the processes that it starts
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_jobs_do_what_one_process_does_and_leave_only_logs(often, setup, study, alone, tmp_path):
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.nightly)])
+def test_jobs_do_what_one_process_does_and_leave_only_logs(
+    jobs, often, setup, study, alone, tmp_path
+):
     folder, said = tmp_path / "run", []
-    options = {"executor": "slurm-local", "jobs": 2, "setup": [setup()]}
+    options = {"executor": "slurm-local", "jobs": jobs, "setup": [setup()]}
     fw.run(study, out=folder, **options, progress=said.append)
     same(folder, alone)
     assert (folder / "report.html").is_file()
-    assert any("2 jobs submitted" in event.line for event in said)
+    assert any(f"{jobs} job{'s' * (jobs > 1)} submitted" in event.line for event in said)
     assert any(
         "running" in event.line and "train Basic, seed 0, on" in event.line for event in said
     )
