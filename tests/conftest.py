@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import signal
-import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -170,9 +169,8 @@ def forking():
 
 @pytest.fixture
 def starting(forking):
-    """They start for real after all."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fairweather.children.subprocess", subprocess)
+    """The first of them starts for real after all."""
+    with modules_forked(real=1):
         yield
 
 

@@ -5,8 +5,9 @@ A process that imports the package needs five seconds of a processor before it d
 perhaps after "-W error", as far as the tests use it. What it starts is a process of its own, with
 its own pipes, folder and environment, but it has imported the package before it began, has the
 seeds of all others (of hashes, and of NumPy), and ends without freeing its objects. So tests of how
-processes start, of what they import and of how they end start them for real, and so does one test
-at least of the command line and of each kind of process that the package starts.
+processes start, of what they import and of how they end start them for real, some of them only at
+night, and so does one test by day of the command line and of each kind of process that the package
+starts.
 """
 
 import atexit
@@ -26,6 +27,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import chain, repeat
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -220,10 +222,14 @@ def side_by_side(work, *arguments):
 
 
 @contextmanager
-def modules_forked():
-    """Modules that the package starts as processes are forked too."""
+def modules_forked(real: int = 0):
+    """Modules that the package starts as processes are forked too, all but the first `real`."""
+    begin = chain(repeat(subprocess.Popen, real), repeat(Program))
     with pytest.MonkeyPatch.context() as patch:
-        instead = SimpleNamespace(Popen=Program, PIPE=subprocess.PIPE)
+        instead = SimpleNamespace(
+            Popen=lambda *command, **options: next(begin)(*command, **options),
+            PIPE=subprocess.PIPE,
+        )
         patch.setattr("fairweather.children.subprocess", instead)
         yield
 

@@ -50,6 +50,14 @@ def explode(predictions, row):
     return dataclasses.replace(predictions, **columns)
 
 
+def test_percentiles_are_those_of_numpy_to_the_bit():
+    generator = np.random.default_rng(0)
+    for count in (*range(1, 60), 100, 399, 1000):
+        numbers = generator.normal(size=count) * 10.0 ** generator.integers(-9, 9)
+        for values in (numbers, generator.integers(5, size=count) / 7, np.full(count, 1 / 3)):
+            assert intervals.percentiles(values) == tuple(np.quantile(values, intervals.TAILS))
+
+
 def test_the_table_is_sound():
     assert len(NAMES) == len(set(NAMES))
     for metric in METRICS:

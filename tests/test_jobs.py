@@ -26,6 +26,7 @@ from fairweather.study import load_study, plan
 
 from .conftest import TINY_RESNET
 from .forking import Program
+from .quick_steps import computed_once
 from .same_bytes import files, same
 from .started import GONE, started
 
@@ -72,12 +73,14 @@ def write_nothing(step, worker, folder, progress):
 
 @pytest.fixture(scope="module", autouse=True)
 def _cores_and_no_pages():
-    """The tests need neither a machine with several cores nor the pages of their runs."""
+    """The tests need neither a machine with several cores nor the pages of their runs.
+
+    The same predictions are scored once.
+    """
+    do = {"score": computed_once(DO["score"]), "sample": write_nothing, "report": write_nothing}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fairweather.devices.cores", lambda: 8)
-        patch.setattr(
-            "fairweather.steps.DO", {**DO, **dict.fromkeys(("sample", "report"), write_nothing)}
-        )
+        patch.setattr("fairweather.steps.DO", {**DO, **do})
         yield
 
 

@@ -41,11 +41,12 @@ defaults:
   backbone: {backbone}
   recipe: {{epochs: 2, batch_size: 16, learning_rate: 1e-2}}
 models:
-  swept: {{title: Swept, sweep: {{learning_rate: [0.01, 0.001]}}}}
-  started:
-    title: Started
+  basic: {{title: Basic}}
+  swept:
+    title: Swept
     weights: pretraining:views
     recipe: {{probe_epochs: 1, mixup: 0.3}}
+    sweep: {{learning_rate: [0.01, 0.001]}}
     interpolations: [0.5]
 """
 # A program that knows only the plan. It imports everything once, which takes seconds, and does each
@@ -81,8 +82,10 @@ def study_file(colour_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def study(study_file):
-    return load_study(study_file)
+def study(study_file, request):
+    """The study with fewer models and shifts that has steps of every kind, or the whole of it."""
+    few = {"overrides": ["shifts=[{fgsm: [8/255]}]"], "only": ["swept"]}
+    return load_study(study_file, **getattr(request, "param", few))
 
 
 def plan_of(study):
@@ -179,6 +182,7 @@ def without_times(files):
     return {name: each for name, each in files.items() if not name.endswith("history.csv")}
 
 
+@pytest.mark.parametrize("study", [{}], indirect=True, ids=["whole"])
 def test_a_plan_reads_back_from_json(planned):
     plan, _ = planned
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
@@ -189,7 +193,7 @@ def test_a_plan_reads_back_from_json(planned):
 
 def test_a_record_holds_whatever_a_step_depends_on(study_file):
     """Also a normalisation, which a study may give; tuples are lists there, and compare equal."""
-    given = ["models.swept.mean=[0.5, 0.4, 0.3]", "models.swept.std=[0.2, 0.2, 0.2]"]
+    given = ["models.basic.mean=[0.5, 0.4, 0.3]", "models.basic.std=[0.2, 0.2, 0.2]"]
     for step in plan_of(load_study(study_file, given)).steps:
         record = StepRecord(
             id=step.id, kind=step.kind, fingerprint="f", depends=step.depends(), files={}
@@ -223,6 +227,7 @@ def test_a_report_is_made_again_when_a_step_was_done_on_another_machine(planned,
     assert ledger.fingerprint(report) != before
 
 
+@pytest.mark.parametrize("study", [{}], indirect=True, ids=["whole"])
 def test_needs_are_the_steps_that_leave_what_is_read(planned):
     plan, _ = planned
     makers = {file: step.id for step in plan.steps for file in (*step.leaves, *step.may_leave)}
@@ -256,6 +261,7 @@ def test_one_step_of_each_kind_in_another_process(planned, finished, elsewhere, 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("study", [{}], indirect=True, ids=["whole"])
 @pytest.mark.parametrize("order", ["as planned", "shuffled"])
 def test_every_step_in_a_process_of_its_own(order, planned, finished, elsewhere, tmp_path):
     plan, record = planned

@@ -6,7 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -227,6 +231,86 @@ def test_predictions_are_divided_only_if_there_is_enough_to_do(planned):
     assert [order.shard for order in shards_of(Order((large,)), 1, 9999)] == [WHOLE]
 
 
+# ---------------------------------------------------------------- the driver, without Ray
+
+
+class Threads:
+    """What the driver uses of Ray, in this process: two seats, called by threads."""
+
+    def __init__(self, pool):
+        self.pool, self.seats = pool, []
+
+    def is_initialized(self):
+        return True
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": 2}}]
+
+    def get_runtime_context(self):
+        return SimpleNamespace(get_node_id=lambda: "here")
+
+    def remote(self, kind):
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._seat(kind)))
+
+    def _seat(self, kind):
+        def seat(parent):
+            self.seats.append(kind(parent))
+            return Called(self.seats[-1], self.pool)
+
+        return seat
+
+    def put(self, content):
+        return self.pool.submit(lambda: content)
+
+    def get(self, reference):
+        return reference.result()
+
+    def wait(self, references, num_returns, timeout):
+        until = FIRST_COMPLETED if num_returns == 1 else ALL_COMPLETED
+        return map(list, wait(references, timeout, until))
+
+    def kill(self, called):
+        shutil.rmtree(called.seat.folder, ignore_errors=True)
+
+
+class Called(NamedTuple):
+    """A seat whose methods are called by threads."""
+
+    seat: ray_cluster.Seat
+    pool: ThreadPoolExecutor
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=partial(self.pool.submit, getattr(self.seat, name)))
+
+
+class Beside(ray_cluster.Seat):
+    """A seat beside others in a process, whose output and current folder are not its own."""
+
+    def begin(self, settings, working_folder):
+        self.site = Site(settings, self.folder / "run")
+        return ray_cluster.Ready(self.site.machine, self.site.worker.room)
+
+
+def test_two_seats_share_predictions(study, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "Seat", Beside)
+    monkeypatch.setattr(ray_cluster, "NEWS_WAIT", 0.1)
+    monkeypatch.setattr(remote, "SHARD_WORK", 1)
+    events, folder = [], tmp_path / "run"
+    shutil.copytree(alone.path, folder)
+    for step in RunFolder(folder).step_ids():
+        if "gaussian_noise" in step:
+            RunFolder(folder).forget(step)
+    with ThreadPoolExecutor() as pool:
+        monkeypatch.setattr(ray_cluster, "ray", threads := Threads(pool))
+        fw.run(study, out=folder, device="cpu", executor="ray", progress=events.append)
+    same(folder, alone)
+    assert len(threads.seats) == 2
+    _, labels = lines_and_labels(events)
+    # Two seeds, and these and their ensemble with adapted batch norm.
+    assert sum(label.endswith(" on 2 workers") for label in labels) == 5
+    assert not any(seat.folder.exists() for seat in threads.seats)
+
+
 # ---------------------------------------------------------------- Ray
 
 
@@ -296,6 +380,7 @@ def cluster(tmp_path_factory):
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's own name for it
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112 - no worker that none needs
     ray.init(
         address="local",
         num_cpus=2,
@@ -338,10 +423,11 @@ def lines_and_labels(events):
     ]
 
 
-def test_two_workers_do_what_one_process_does(seats, study, alone, tmp_path):
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.nightly)])
+def test_workers_do_what_one_process_does(seats, study, alone, tmp_path, workers):
     folder = tmp_path / "run"
     without_predictions(alone, folder)
-    fw.run(study, out=folder, device="cpu", executor="ray")
+    fw.run(study, out=folder, device="cpu", executor="ray", jobs=workers)
     same(folder, alone)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import json
-import multiprocessing
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,9 @@ from fairweather.runs import (
 from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
 from fairweather.shifts import CLEAN, sweep
 from fairweather.types import Cell
+
+from .forking import Program
+from .started import started
 
 
 def predictions_of(images, seed=0, noise=1.0):
@@ -174,22 +177,23 @@ def many_classes():
     return from_logits(np.eye(101, dtype=np.float32), np.arange(101), np.arange(101), classes)
 
 
-def try_to_open(path, queue):
-    try:
-        with open_run(path):
-            queue.put("opened")
-    except InputError as error:
-        queue.put(str(error))
+OPENS = """
+import sys
+from pathlib import Path
+from fairweather.errors import InputError
+from fairweather.runs import open_run
+try:
+    with open_run(Path(sys.argv[1])):
+        print("opened")
+except InputError as error:
+    print(error)
+"""
 
 
 def test_one_process_at_a_time(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    with open_run(tmp_path / "run"):
-        other = context.Process(target=try_to_open, args=(tmp_path / "run", queue))
-        other.start()
-        assert "another process is working in" in queue.get(timeout=60)
-        other.join()
+    command = [sys.executable, "-c", OPENS, str(tmp_path / "run")]
+    with open_run(tmp_path / "run"), started(command, Program) as other:
+        assert "another process is working in" in other.communicate(timeout=60)[0]
     with open_run(tmp_path / "run"):
         pass
 

@@ -1,6 +1,7 @@
 """A study is done by jobs of SLURM, here of programs that behave like it, or by submitit's own."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from fairweather.study import plan
 
 from . import fake_slurm
 from .conftest import TINY_RESNET
+from .forking import Program
 from .same_bytes import same
 from .started import started
 
@@ -52,30 +54,40 @@ slurm.LOOKED, slurm.ASKED, slurm.SEEN = 0.1, 0.3, 0.5
 from fairweather.cli import main
 main()
 """
-# What a job does first. {patch} changes how it does its steps.
-CUSTOM = """
+# What a job does first: it leaves figures out. {patch} changes how it does its steps.
+PREPARED = """
 import os, pathlib, sys, time
-if "submitit.core._submit" in pathlib.Path("/proc/self/cmdline").read_text():
-    from fairweather import errors, steps
-    from fairweather.executors import shared
-    shared.LOOKED_AGAIN, shared.WAITED = 0.1, 0.5
-    here, train = pathlib.Path(__file__).parent, steps.DO["train"]
+from fairweather import errors, report, steps
+from fairweather.executors import shared
+report._build_figures = lambda *_: []
+shared.LOOKED_AGAIN, shared.WAITED = 0.1, 0.5
+here, train = pathlib.Path({here!r}), steps.DO["train"]
 {patch}
+"""
+CUSTOM = """
+import pathlib
+if "submitit.core._submit" in pathlib.Path("/proc/self/cmdline").read_text():
+    exec({prepared!r})
 """
 # A training tells that it has begun, and ends once it may.
 HELD = """
-    def held(step, *others):
-        (here / "begun").mkdir(exist_ok=True)
-        (here / "begun" / str(os.getpid())).touch()
-        while not (here / "go").exists():
-            time.sleep(0.05)
-        return train(step, *others)
-    steps.DO = {**steps.DO, "train": held}
+def held(step, *others):
+    (here / "begun").mkdir(exist_ok=True)
+    (here / "begun" / str(os.getpid())).touch()
+    while not (here / "go").exists():
+        time.sleep(0.05)
+    return train(step, *others)
+steps.DO = {**steps.DO, "train": held}
 """
 DIVERGED = """
-    def diverged(step, *others):
-        raise errors.TrainingDivergedError("the loss is not finite")
-    steps.DO = {**steps.DO, "train": diverged}
+def diverged(step, *others):
+    raise errors.TrainingDivergedError("the loss is not finite")
+steps.DO = {**steps.DO, "train": diverged}
+"""
+# Then submitit does the job, as the script of the job would have called it.
+CALLED = """
+import runpy
+runpy.run_module("submitit.core._submit", run_name="__main__")
 """
 
 
@@ -105,15 +117,22 @@ def state(tmp_path, monkeypatch):
             os.kill(int(pid), signal.SIGKILL)
 
 
+def prepared_in(folder, patch):
+    """What a job does first whose trainings tell in a folder that they have begun."""
+    here = folder / "custom"
+    here.mkdir(exist_ok=True)
+    return PREPARED.format(here=str(here), patch=patch)
+
+
 @pytest.fixture
 def setup(tmp_path, monkeypatch):
     """Give the command that patches the steps of jobs."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
 
     def write(patch=""):
+        prepared = prepared_in(tmp_path, patch)
         custom = tmp_path / "custom"
-        custom.mkdir(exist_ok=True)
-        (custom / "sitecustomize.py").write_text(CUSTOM.format(patch=patch))
+        (custom / "sitecustomize.py").write_text(CUSTOM.format(prepared=prepared))
         return f'export PYTHONPATH="{custom}:$PYTHONPATH"'
 
     return write
@@ -165,13 +184,19 @@ def ended(process, status=0):
 
 # submitit does not wait for the processes that it starts
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_jobs_do_what_one_process_does_and_leave_only_logs(often, setup, study, alone, tmp_path):
+@pytest.mark.parametrize(
+    ("executor", "jobs"),
+    [("slurm", 1), pytest.param("slurm-local", 2, marks=pytest.mark.nightly)],
+)
+def test_jobs_do_what_one_process_does_and_leave_only_logs(
+    executor, jobs, often, setup, state, study, alone, tmp_path
+):
     folder, said = tmp_path / "run", []
-    options = {"executor": "slurm-local", "jobs": 2, "setup": [setup()]}
+    options = {"executor": executor, "jobs": jobs, "setup": [setup()]}
     fw.run(study, out=folder, **options, progress=said.append)
     same(folder, alone)
     assert (folder / "report.html").is_file()
-    assert any("2 jobs submitted" in event.line for event in said)
+    assert any(f"{jobs} job{'s' * (jobs > 1)} submitted" in event.line for event in said)
     assert any(
         "running" in event.line and "train Basic, seed 0, on" in event.line for event in said
     )
@@ -180,7 +205,8 @@ def test_jobs_do_what_one_process_does_and_leave_only_logs(often, setup, study, 
     assert "train Basic, seed 0" in [event.finished.label for event in finished]
     assert not (folder / "jobs.json").exists()
     assert not (folder / "claims").exists()
-    assert {path.suffix for path in (folder / "logs/jobs").rglob("*")} <= {".out", ".lock", ""}
+    left = {path.suffix for path in (folder / "logs/jobs").rglob("*")}
+    assert left <= {".out", ".lock", "", *[".sh"] * (executor == "slurm")}  # the script of the job
     log = (folder / "logs/steps/models/basic/seed-1.log").read_text()
     assert "begun by job" in log
     assert "done in" in log
@@ -222,18 +248,33 @@ def test_the_command_can_be_left_and_taken_up_again(often, setup, study, state, 
     same(folder, alone)
 
 
-def test_cancel_ends_the_jobs_and_gives_their_claims_back(often, setup, study, state, tmp_path):
+def begin_forked(state, job, code):
+    """Begin a job that waits in the queue: submitit does it in a program that was forked."""
+    place = re.search(r"submitit\.core\._submit (\S+)", (state / f"{job}.sh").read_text())[1]
+    program = Program(
+        [sys.executable, "-c", code + CALLED, place],
+        env=os.environ | {"SLURM_JOB_ID": job, "SUBMITIT_EXECUTOR": "slurm"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    for name in (job, f"{job}.step"):
+        (state / name).write_text(str(program.pid))
+
+
+def test_cancel_ends_the_jobs_and_gives_their_claims_back(often, study, state, tmp_path):
+    (state / "hold").touch()
     folder, said = tmp_path / "run", []
     cancel = ["cancel", str(folder)]
 
     def end(event):
+        if "1 job submitted" in event.line:
+            begin_forked(state, "100", prepared_in(tmp_path, HELD))
         if "running" in event.line and not said:
             (pid,) = wait_for(lambda: begun(tmp_path))
             said.extend([pid, CliRunner().invoke(app, cancel).stdout])
 
-    options = {"executor": "slurm", "jobs": 1, "setup": [setup(HELD)]}
     with pytest.raises(NeedsMissingError, match="were ended by `fairweather cancel`"):
-        fw.run(study, out=folder, **options, progress=end)
+        fw.run(study, out=folder, executor="slurm", jobs=1, progress=end)
     pid, answer = said
     assert answer == f"ended 1 job of {folder}\n"
     wait_for(lambda: not fake_slurm.is_there(pid))

@@ -234,7 +234,7 @@ def test_a_worker_that_the_system_ends_gives_its_claims_back(study, tmp_path):
     command = f"{stuck}from fairweather.cli import main\nmain()"
     arguments = ["run", str(study), "--out", str(folder), "--device", "cpu", "--worker"]
     called = [sys.executable, "-c", command, *arguments]
-    with started(called, stderr=subprocess.PIPE) as process:
+    with started(called, Program, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline().strip() == "models/basic/seed-0"
         assert (folder / "claims" / "steps" / "models" / "basic" / "seed-0.claim").is_file()
         process.terminate()
