@@ -28,7 +28,7 @@ class Linear(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def run(colour_folder, tmp_path_factory):
+def run(undrawn, colour_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("derived") / "run"
     shifts = ["brightness_factor: [0.4, 1.6, 0.7]", "imagenet_c/fog", "fgsm,epsilon=0.02"]
     data = replace(fw.load_data(f"folder:{colour_folder}"), val=None)

@@ -30,6 +30,7 @@ from fairweather.report.curves import LARGE, MOST_LARGE, SMALL
 from fairweather.report.intact import check_intact
 from fairweather.report.joining import UNEQUAL, read_runs, short_names
 from fairweather.report.page.cells import MOST_CLASSES, RISKS, Columns, describe_cell
+from fairweather.report.page.charts import MANY_SHIFTS
 from fairweather.report.page.explanations import citation
 from fairweather.report.page.payload import content_security_policy, pack, predictions_at, script
 from fairweather.report.reliability import MOST_SHIFTS, hardest, worst_conditions
@@ -469,10 +470,10 @@ def test_constants_of_several_runs_are_put_together(tmp_path):
 
 
 def test_the_caution_stands_at_the_heat_maps(tmp_path, no_figures):
-    suites = ({"suite": "quick"}, {"suite": "quick"}), ({"suite": "quick"}, {"gamma": [0.5]})
+    many = [{f"imagenet_c/{name}": [5]} for name in CORRUPTIONS][:MANY_SHIFTS]
     runs = [
-        make_run(tmp_path / name, models={"basic": name}, shifts=list(shifts), n=40, size=None)
-        for name, shifts in zip(("one", "two"), (suites[0][:1], suites[1]), strict=True)
+        make_run(tmp_path / name, models={"basic": name}, shifts=shifts, n=40, size=None)
+        for name, shifts in (("one", many), ("two", [*many, {"gamma": [0.5]}]))
     ]
     build_joint_report(runs, tmp_path / "joint")
     page = html.unescape((tmp_path / "joint/report.html").read_text())

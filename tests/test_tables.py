@@ -133,7 +133,9 @@ def test_images_without_labels_are_a_set_for_which_none_are_needed(folder):
         list_source(f"folder:{folder}/photos/more")
 
 
-def test_images_without_labels_are_told_apart_by_confidence_and_not_judged(folder, toy_images):
+def test_images_without_labels_are_told_apart_by_confidence_and_not_judged(
+    folder, toy_images, undrawn
+):
     class Mean(torch.nn.Module):
         def forward(self, images):
             return 5 * images.mean((2, 3))
