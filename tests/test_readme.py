@@ -160,3 +160,69 @@ def test_as_many_published_values_lie_in_the_intervals_as_is_said(compared, line
     assert (
         f"in {levels['inside'].astype(str).eq('True').sum()} of these {len(levels)} cells" in text
     )
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_the_levels_of_the_robust_row_are_those_of_its_comparison(lines, sign):
+    rows = pd.read_csv(PATHMNIST / "compare_paper_robust.csv", dtype={"level": str}).set_index(
+        ["model", "shift", "level", "metric"]
+    )
+    (at,) = (at for at, line in enumerate(lines) if line.startswith(f"| | {sign} = "))
+    _, measured, published = (cells_of(line) for line in lines[at + 2 : at + 5])
+    for column, level in enumerate(cells_of(lines[at])[1:], start=1):
+        row = rows.loc[("augmix", SIGNS[sign], level.rpartition(" ")[2], "accuracy")]
+        assert [measured[column], published[column]] == told(row)[:2]
+
+
+# ---- results/oxford-pets/README.md, likewise
+
+PETS = ROOT / "results/oxford-pets"
+PETS_ROWS = {
+    "No pre-training": "scratch",
+    "ImageNet": "supervised",
+    "Barlow Twins": "barlow_twins",
+}
+
+
+@pytest.fixture(scope="module")
+def pets():
+    rows = pd.read_csv(PETS / "compare_paper.csv", dtype={"level": str})
+    return rows.set_index(["model", "shift", "level", "metric"])
+
+
+@pytest.fixture(scope="module")
+def pets_lines():
+    return (PETS / "README.md").read_text().splitlines()
+
+
+def test_the_means_of_the_pets_are_those_of_the_comparison(pets, pets_lines):
+    at = pets_lines.index("| | | Measured, seed 0 | Published |")
+    shown, what = {}, ""
+    for line in pets_lines[at + 2 : at + 20]:
+        name, title, *values = cells_of(line)
+        what = name or what
+        metric, _, shift = what.rpartition(", ")
+        level = "none" if shift == "clean" else "mean"
+        shown[PETS_ROWS[title], SHIFTS[shift], level, METRICS[metric]] = values
+    assert len(shown) == 18
+    assert shown == {key: told(pets.loc[key])[:2] for key in shown}
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_the_levels_of_the_pets_are_those_of_the_comparison(pets, pets_lines, sign):
+    (at,) = (at for at, line in enumerate(pets_lines) if line.startswith(f"| | | {sign} = "))
+    levels = [cell.rpartition(" ")[2] for cell in cells_of(pets_lines[at])[2:]]
+    assert len(levels) == 4
+    for place, (title, model) in enumerate(PETS_ROWS.items()):
+        two = [cells_of(line) for line in pets_lines[at + 2 + 2 * place : at + 4 + 2 * place]]
+        assert [cells[0] for cells in two] == [title, ""]
+        for column, level in enumerate(levels, start=2):
+            row = pets.loc[(model, SIGNS[sign], level, "accuracy")]
+            assert [cells[column] for cells in two] == told(row)[:2]
+
+
+def test_only_the_published_errors_that_are_named_lie_in_the_intervals(pets):
+    inside = pets[pets["inside"].astype(str) == "True"].reset_index()
+    assert set(inside["model"]) == {"supervised"}
+    assert set(inside["metric"]) == {"rms_calibration_error"}
+    assert len(inside) == 3
