@@ -39,6 +39,16 @@ def pytest_collection():
         gc.enable()
 
 
+# These take half a minute each, and a module is tested by one process: if one of them came last,
+# the other processes would wait for it.
+LONG = ("browser", "evaluate", "guard", "jobs", "report", "studies", "study", "workers")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the modules that take long."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
+
+
 # A shell's background jobs ignore interruptions, and what they start does too. Tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
