@@ -390,7 +390,7 @@ def test_auto_pgd_agrees_with_torchattacks(torchattacks, name, norm, times):
 def test_fab_agrees_with_torchattacks(torchattacks, norm, times):
     """Without restarts it uses no random numbers: a pair differs only by rounding."""
     classes = 5
-    model, (images, labels, keys) = trained(classes), held_out(300, classes)
+    model, (images, labels, keys) = trained(classes), held_out(150, classes)
     ours_right, theirs_right = [], []
     for factor in (1.5, 1, 2)[:times]:
         epsilon = factor * RADII[norm]
