@@ -332,15 +332,18 @@ def test_fgsm_equals_foolbox(foolbox, norm):
 
 
 def more_at_night(few, many):
-    """A search is repeated a few times by day, and at night until small differences show."""
-    return pytest.mark.parametrize("times", [few, pytest.param(many, marks=pytest.mark.nightly)])
+    """A search is repeated a few times by day, in one norm.
+
+    At night it is repeated in each norm, until small differences show.
+    """
+    by_night = [pytest.param(norm, many, marks=pytest.mark.nightly) for norm in NORMS]
+    return pytest.mark.parametrize(("norm", "times"), [("linf", few), *by_night])
 
 
 # Two searches with different random numbers sometimes break different images. If each image has its
 # own random numbers, they are compared in pairs: if two differ, either may be right.
 
 
-@pytest.mark.parametrize("norm", NORMS)
 @more_at_night(1, 3)
 def test_pgd_agrees_with_foolbox(foolbox, norm, times):
     model, (images, labels, keys) = trained(), held_out(400)
@@ -361,7 +364,6 @@ def test_pgd_agrees_with_foolbox(foolbox, norm, times):
     assert pairs_p(torch.cat(ours_right), torch.cat(theirs_right)) > FALSE_ALARM
 
 
-@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ["apgd_ce", "apgd_t"])
 @more_at_night(1, 6)
 def test_auto_pgd_agrees_with_torchattacks(torchattacks, name, norm, times):
@@ -385,7 +387,6 @@ def test_auto_pgd_agrees_with_torchattacks(torchattacks, name, norm, times):
     assert pairs_p(torch.cat(ours_right), torch.cat(theirs_right)) > FALSE_ALARM
 
 
-@pytest.mark.parametrize("norm", NORMS)
 @more_at_night(1, 3)
 def test_fab_agrees_with_torchattacks(torchattacks, norm, times):
     """Without restarts it uses no random numbers: a pair differs only by rounding."""
@@ -404,7 +405,6 @@ def test_fab_agrees_with_torchattacks(torchattacks, norm, times):
     assert pairs_p(torch.cat(ours_right), torch.cat(theirs_right)) > FALSE_ALARM
 
 
-@pytest.mark.parametrize("norm", NORMS)
 @more_at_night(6, 32)
 def test_square_agrees_with_torchattacks(torchattacks, norm, times):
     """Theirs places one square for the whole batch, so only whole searches are independent."""

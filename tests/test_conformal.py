@@ -450,7 +450,9 @@ def with_columns(columns, covered, size=None):
     return replace(columns, covered=covered, set_size=sizes)
 
 
-@pytest.mark.parametrize(("calibration", "test"), [(99, 400), (399, 200)])
+@pytest.mark.parametrize(
+    ("calibration", "test"), [(99, 400), pytest.param(399, 200, marks=pytest.mark.nightly)]
+)
 def test_the_interval_covers_other_calibration_images_too(calibration, test):
     """Scores are uniform: the mean coverage of all draws is rank / (n + 1) exactly."""
     rng = np.random.default_rng(0)

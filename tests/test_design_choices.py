@@ -32,7 +32,7 @@ from fairweather.models.design import CHOICES, group_count, group_norm, make_cho
 from .conftest import TINY_EFFICIENTNET, TINY_RESNET
 
 LITE0 = "timm:tf_efficientnet_lite0"
-BACKBONES = ["torchvision:resnet18", "timm:resnet18", "timm:resnet10t", TINY_RESNET, LITE0]
+BACKBONES = ["torchvision:resnet18", "timm:resnet10t", TINY_RESNET, LITE0]
 NORMS = nn.modules.batchnorm._BatchNorm
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

@@ -34,8 +34,16 @@ def test_a_new_head_has_as_many_outputs_as_classes(backbone):
     assert head.out_features == 7
 
 
+# At night the families too whose smallest network has hundreds of megabytes.
 @pytest.mark.parametrize(
-    "name", ["vgg11", "mobilenet_v3_small", "densenet121", "vit_b_32", "convnext_tiny"]
+    "name",
+    [
+        "mobilenet_v3_small",
+        "densenet121",
+        "convnext_tiny",
+        pytest.param("vgg11", marks=pytest.mark.nightly),
+        pytest.param("vit_b_32", marks=pytest.mark.nightly),
+    ],
 )
 def test_the_head_of_a_torchvision_model_is_its_last_layer(name):
     model = load_model(f"torchvision:{name}", classes=3, weights="none")
