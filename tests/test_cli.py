@@ -177,7 +177,8 @@ def test_importing_and_helping_load_nothing_heavy(arguments):
     assert not loaded & {"torch", "pandas", "numpy", "timm", "altair", "pydantic_core", "scipy"}
 
 
-# In a program that was forked, the package itself is imported once more.
+# In a program that was forked, the package itself is imported once more; packages that are loaded
+# there already are not, so that at night a new process looks at them too.
 WITHOUT_THE_HEADLESS_DISTRIBUTION = """
 import importlib.metadata as metadata
 import socket

@@ -434,7 +434,9 @@ def test_operations_compute_and_do_nothing_else():
 @pytest.mark.parametrize(
     ("backbone", "options"),
     [
-        pytest.param(TINY_RESNET, {}, marks=pytest.mark.nightly),  # all others here are of it
+        pytest.param(
+            TINY_RESNET, {}, marks=pytest.mark.nightly
+        ),  # other tests of this file trace it
         (TINY_RESNET, {"norm": "group", "pooling": "average+max", "stem": "small"}),
         (TINY_EFFICIENTNET, {}),
         ("timm:test_vit", {"input_size": 160}),

@@ -1,6 +1,7 @@
 """Steps done elsewhere: by a site with a scratch folder, and by the workers of a Ray cluster."""
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -260,7 +261,7 @@ class Threads:
         return seat
 
     def put(self, content):
-        return self.pool.submit(lambda: content)
+        return self.pool.submit(pickle.loads, pickle.dumps(content))  # as it would arrive
 
     def get(self, reference):
         return reference.result()

@@ -182,7 +182,8 @@ def ended(process, status=0):
     return output, errors
 
 
-# submitit does not wait for the processes that it starts
+# submitit does not wait for the processes that it starts. Two jobs at once are left to the night:
+# by day tests/test_workers.py divides the steps of a run between processes.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("executor", "jobs"),

@@ -690,7 +690,7 @@ def lock_run(path: Path) -> Iterator[RunFolder]:
                 f"{are} working in {path}, such as {workers[0]}, or were killed less than three "
                 "minutes ago; wait until they end, or join them with --worker"
             )
-        _remove_partial(path)
+        remove_partial(path)
         if (left := run.file(CLAIMS)).is_dir():  # of workers that were killed
             shutil.rmtree(left, ignore_errors=True)
         yield run
@@ -720,7 +720,7 @@ def share_run(
             others = {name: each for name, each in present(run.file).items() if name != claims.name}
             found = [_check_mark(mark, each, name, path) for name, each in others.items()]
             prepare(run, bool(others))
-            _remove_partial(path, age=ABANDONED if others else 0)
+            remove_partial(path, age=ABANDONED if others else 0)
         yield Shared(run, claims, tuple(filter(None, found)))
 
 
@@ -868,7 +868,7 @@ def machines_of(run: RunFolder) -> list[Machine]:
     return list(dict.fromkeys(s.machine for s in steps if s.machine and is_part_of(run.record, s)))
 
 
-def _remove_partial(folder: Path, age: float = 0) -> None:
+def remove_partial(folder: Path, age: float = 0) -> None:
     """Remove partial files without a write for `age` seconds: of processes that were killed."""
     # Others may remove files and folders meanwhile: `walk` passes over what is gone.
     files = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
@@ -899,7 +899,7 @@ def _checksum(path: Path) -> str:
 
 @cache
 def _own_revision() -> JsonValue:
-    """The revision of the package, asked once: the code that a process has imported stays the same.
+    """The revision of the package when this process first asked.
 
     In a new clone, git reads all files again for each answer: they are as young as its index.
     """

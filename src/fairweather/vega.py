@@ -17,6 +17,9 @@ SCALE = 2  # PNG pixels per SVG pixel, along each side
 # From this many characters of SVG on, other processes are used: they take half a second to start.
 MANY_LETTERS = 400_000
 
+# What the page's own script calls.
+EXPOSED = "window.vegaEmbed = vegaEmbed;"
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -41,7 +44,7 @@ def bundle() -> str:
     >>> "window.vegaEmbed" in bundle()
     True
     """
-    text: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    text: str = vl_convert.javascript_bundle(EXPOSED)
     return text
 
 

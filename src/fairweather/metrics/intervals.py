@@ -609,7 +609,7 @@ def _longer_tail(replicates: FloatArray) -> float:
 
 
 def percentiles(replicates: FloatArray) -> tuple[float, float]:
-    """The ends of the middle 95 % of some numbers without NaN, to the bit those of `np.quantile`.
+    """The ends of the middle 95 % of float64 numbers without NaN, as `np.quantile` to the bit.
 
     Each row of a table of scores needs them once or twice, and for a thousand numbers `np.quantile`
     takes longer to prepare than to find them.

@@ -291,7 +291,9 @@ class _Running:
         self.put(places, target[:, :, :few])
         ends = self.sums[0][:rows, 1:]
         wanted = cuts.astype(ends.dtype)
-        place = np.array([np.searchsorted(*pair) for pair in zip(ends, wanted, strict=True)])
+        place = np.empty(cuts.shape, dtype=np.intp)
+        for found, *row in zip(place, ends, wanted, strict=True):
+            found[:] = np.searchsorted(*row)
         np.minimum(place, len(self.order.images) - 1, out=place)
         # The images whose confidence is cut are between these.
         around = self.order.start[place], self.order.stop[place]

@@ -20,8 +20,9 @@ SWAPS, ENOUGH = 1_999, 400
 # for each test that is corrected for, so that the smallest p-value stays far below 5 % after it.
 MOST_SWAPS, MOST_IMAGES, SWAPS_A_TEST = 99_999, 10**8, 100
 # Swaps of images that are drawn at once, and how many of them are in float64 at once: 1 MB, which
-# stays in the processor's cache and takes a third of the time.
-DRAWN, IN_CACHE = 2**22, 2**17
+# stays in the processor's cache (a third of the time for 300 and for 2,000 images), but no fewer
+# than some rows, since all columns are read again each time.
+DRAWN, IN_CACHE, FEWEST_ROWS = 2**22, 2**17, 16
 # What rounding may take off a sum of many shares; sums that differ do so by far more.
 ROUNDING = 1e-9
 
@@ -187,7 +188,7 @@ def _compare_by_swaps(
 
 def _sums_of_swapped(bits: npt.NDArray[np.uint8], columns: FloatArray) -> FloatArray:
     """Sum each column over the images whose bit is set: `[count, n / 8]` to `[count, columns]`."""
-    step = max(1, IN_CACHE // max(1, len(columns)))
+    step = max(FEWEST_ROWS, IN_CACHE // max(1, len(columns)))
     return np.concatenate(
         [
             np.unpackbits(bits[at : at + step], axis=1, count=len(columns)).astype(np.float64)
