@@ -110,16 +110,29 @@ def told(row):
     return [measured, number(row.published), sign + number(row.difference)]
 
 
-def test_the_means_of_pathmnist_are_those_of_the_comparison(compared, lines):
-    at = lines.index("| | | Measured, 8 epochs | Published | Difference |")
-    shown, what = {}, ""
-    for line in lines[at + 2 : at + 14]:
+def means_of(lines, header, models):
+    """The cells of a table of means, by the row of the comparison that they show."""
+    at, shown, what = lines.index(header), {}, ""
+    for line in lines[at + 2 : at + 2 + 6 * len(models)]:
         name, title, *values = cells_of(line)
         what = name or what
         metric, _, shift = what.rpartition(", ")
         level = "none" if shift == "clean" else "mean"
-        shown[ROWS[title], SHIFTS[shift], level, METRICS[metric]] = values
-    assert len(shown) == 12
+        shown[models[title], SHIFTS[shift], level, METRICS[metric]] = values
+    assert len(shown) == 6 * len(models)
+    return shown
+
+
+def levels_of(lines, beginning):
+    """Where the table of levels begins, and its levels."""
+    (at,) = (at for at, line in enumerate(lines) if line.startswith(beginning))
+    levels = [cell.rpartition(" ")[2] for cell in cells_of(lines[at]) if cell]
+    assert len(levels) == 4
+    return at + 2, levels
+
+
+def test_the_means_of_pathmnist_are_those_of_the_comparison(compared, lines):
+    shown = means_of(lines, "| | | Measured, 8 epochs | Published | Difference |", ROWS)
     assert shown == {key: told(compared.loc[key]) for key in shown}
 
 
@@ -139,11 +152,9 @@ def test_the_robust_row_is_that_of_its_comparison(lines):
 
 @pytest.mark.parametrize("sign", SIGNS)
 def test_the_levels_of_pathmnist_are_those_of_the_comparison(compared, lines, sign):
-    (at,) = (at for at, line in enumerate(lines) if line.startswith(f"| | | {sign} = "))
-    levels = [cell.rpartition(" ")[2] for cell in cells_of(lines[at])[2:]]
-    assert len(levels) == 4
+    at, levels = levels_of(lines, f"| | | {sign} = ")
     for place, (title, model) in enumerate(ROWS.items()):
-        three = [cells_of(line) for line in lines[at + 2 + 3 * place : at + 5 + 3 * place]]
+        three = [cells_of(line) for line in lines[at + 3 * place : at + 3 + 3 * place]]
         assert [cells[0] for cells in three] == [title, "", ""]
         for column, level in enumerate(levels, start=2):
             row = compared.loc[(model, SIGNS[sign], level, "accuracy")]
@@ -167,10 +178,10 @@ def test_the_levels_of_the_robust_row_are_those_of_its_comparison(lines, sign):
     rows = pd.read_csv(PATHMNIST / "compare_paper_robust.csv", dtype={"level": str}).set_index(
         ["model", "shift", "level", "metric"]
     )
-    (at,) = (at for at, line in enumerate(lines) if line.startswith(f"| | {sign} = "))
-    _, measured, published = (cells_of(line) for line in lines[at + 2 : at + 5])
-    for column, level in enumerate(cells_of(lines[at])[1:], start=1):
-        row = rows.loc[("augmix", SIGNS[sign], level.rpartition(" ")[2], "accuracy")]
+    at, levels = levels_of(lines, f"| | {sign} = ")
+    _, measured, published = (cells_of(line) for line in lines[at : at + 3])
+    for column, level in enumerate(levels, start=1):
+        row = rows.loc[("augmix", SIGNS[sign], level, "accuracy")]
         assert [measured[column], published[column]] == told(row)[:2]
 
 
@@ -196,25 +207,15 @@ def pets_lines():
 
 
 def test_the_means_of_the_pets_are_those_of_the_comparison(pets, pets_lines):
-    at = pets_lines.index("| | | Measured, seed 0 | Published |")
-    shown, what = {}, ""
-    for line in pets_lines[at + 2 : at + 20]:
-        name, title, *values = cells_of(line)
-        what = name or what
-        metric, _, shift = what.rpartition(", ")
-        level = "none" if shift == "clean" else "mean"
-        shown[PETS_ROWS[title], SHIFTS[shift], level, METRICS[metric]] = values
-    assert len(shown) == 18
+    shown = means_of(pets_lines, "| | | Measured, seed 0 | Published |", PETS_ROWS)
     assert shown == {key: told(pets.loc[key])[:2] for key in shown}
 
 
 @pytest.mark.parametrize("sign", SIGNS)
 def test_the_levels_of_the_pets_are_those_of_the_comparison(pets, pets_lines, sign):
-    (at,) = (at for at, line in enumerate(pets_lines) if line.startswith(f"| | | {sign} = "))
-    levels = [cell.rpartition(" ")[2] for cell in cells_of(pets_lines[at])[2:]]
-    assert len(levels) == 4
+    at, levels = levels_of(pets_lines, f"| | | {sign} = ")
     for place, (title, model) in enumerate(PETS_ROWS.items()):
-        two = [cells_of(line) for line in pets_lines[at + 2 + 2 * place : at + 4 + 2 * place]]
+        two = [cells_of(line) for line in pets_lines[at + 2 * place : at + 2 + 2 * place]]
         assert [cells[0] for cells in two] == [title, ""]
         for column, level in enumerate(levels, start=2):
             row = pets.loc[(model, SIGNS[sign], level, "accuracy")]
