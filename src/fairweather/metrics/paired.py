@@ -11,7 +11,13 @@ import scipy.special
 
 from fairweather.errors import InputError
 from fairweather.metrics.columns import FloatArray, check_columns
-from fairweather.metrics.intervals import TAILS, Estimate, difference_ends, skewed_interval
+from fairweather.metrics.intervals import (
+    TAILS,
+    Estimate,
+    difference_ends,
+    percentiles,
+    skewed_interval,
+)
 from fairweather.metrics.recipes import SeedVariance, seed_variance, widen
 from fairweather.types import Score
 
@@ -190,7 +196,7 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
         case "bounded" if np.ptp(differences) == 0:
             low, high = difference_ends(value, differences[0], first.units)
         case "percentile" | "bounded" | "difference":
-            low, high = map(float, np.quantile(differences[0], TAILS))
+            low, high = percentiles(differences[0])
         case _:
             lows, highs = np.quantile(differences, TAILS, axis=1)
             low, high, centre = float(lows.min()), float(highs.max()), float(differences.mean())
