@@ -17,10 +17,21 @@ from hypothesis import settings
 from PIL import Image
 
 from fairweather import runs
+from fairweather.devices import cores
 from fairweather.runs import RunFolder
 from fairweather.types import Images
 
 from .forking import modules_forked
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Half as many processes again as there are cores.
+
+    Tests wait for others in an eighth of their time: for browsers, servers, signals, and processes
+    that end.
+    """
+    return cores() + cores() // 2
 
 
 @pytest.hookimpl(wrapper=True)

@@ -177,6 +177,15 @@ def test_bootstrap_weights_are_multinomial_counts():
     assert (weights[:9] == metrics.bootstrap_weights(50, resamples=9, seed=3)).all()
 
 
+@pytest.mark.parametrize(("n", "resamples"), [(1, 9), (2, 9), (63, 300), (5000, 4), (17_000, 2)])
+def test_each_resample_counts_positions_that_are_drawn_one_after_another(n, resamples):
+    generator = np.random.default_rng(5)
+    weights = metrics.bootstrap_weights(n, resamples, seed=5)
+    for row in weights:
+        drawn = [int(generator.integers(n)) for _ in range(n)]
+        assert row.tolist() == np.bincount(drawn, minlength=n).tolist()
+
+
 def test_means_of_columns_are_those_of_the_images_that_were_drawn():
     columns = np.random.default_rng(0).random((30, 2))
     rng = np.random.default_rng(0)  # the seed of `bootstrap_weights`

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairweather.errors import InputError, check_name, check_text, unknown_name
 from fairweather.variants import Variant, check_fit_on, read_variants, with_fit_on
+
+if TYPE_CHECKING:
+    import pydantic
 
 Channels = tuple[float, float, float]
 
@@ -207,7 +211,7 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
         check_name(title, "the title")
     plain = {name: str(v) if name == "root" and v is not None else v for name, v in given.items()}
     try:
-        checked = pydantic.TypeAdapter(EvaluationOptions).validate_python(plain)
+        checked = _validator().validate_python(plain)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         message = first["msg"][:1].lower() + first["msg"][1:]
@@ -218,6 +222,13 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
     for name, option in known.items():
         _check_limits(name, getattr(checked, name), **option.metadata)
     return checked
+
+
+@cache
+def _validator() -> pydantic.TypeAdapter[EvaluationOptions]:
+    import pydantic
+
+    return pydantic.TypeAdapter(EvaluationOptions)
 
 
 def natural_sources(asked: Mapping[str, str] | Sequence[str]) -> dict[str, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from fairweather.errors import InputError
 from fairweather.metrics import (
@@ -128,7 +129,7 @@ def estimate_metrics(
     pending: deque[tuple[Key, Future[dict[str, Estimate]]]] = deque()
     # BLAS gets one thread, because a product over several threads would wait for the threads of
     # other cells. One cell more than threads, because cells wait for each other in Python code.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads + 1) as pool:
+    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads + 1) as pool:
         for key, predictions, fitted in sets:
             task = pool.submit(evaluate_resamples, predictions, shared, fitted, metrics)
             pending.append((key, task))
@@ -138,6 +139,15 @@ def estimate_metrics(
         while pending:
             done, found = pending.popleft()
             yield done, found.result()
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """The libraries that compute in threads; NumPy's BLAS, which is meant here, is one by now.
+
+    To look for them takes longer than the metrics of a small cell.
+    """
+    return ThreadpoolController()
 
 
 def with_means(
