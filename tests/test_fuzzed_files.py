@@ -332,6 +332,8 @@ FOUND = {
     "an empty name of a file": ("metadata", "facts.csv", ("leave out", 0.765625, 0.75)),
     "a header that is no code": ("npz: labels", "set.npz", ("flip", 0.375, 0)),
     "no array": ("predictions: probabilities", "predictions.npz", ("flip", 0.0, 0)),
+    "text that is not UTF-8": ("metadata", "facts.parquet", ("byte", 0.0625, 128)),
+    "a name of a picture that is not UTF-8": ("parquet", "set.parquet", ("byte", 0.388671875, 128)),
     "a class that is no text": ("predictions: classes", "predictions.npz", ("flip", 0.9375, 0)),
 }
 

@@ -393,7 +393,7 @@ def test_wrong_tables_are_refused_in_one_sentence(photos, tmp_path, change, aske
 def test_no_table_at_all(photos, tmp_path):
     (tmp_path / "table.parquet").write_bytes(b"PAR1 no")
     columns = GroupColumns(str(tmp_path / "table.parquet"), "patient")
-    with pytest.raises(InputError, match="cannot be read as a table"):
+    with pytest.raises(InputError, match="cannot be read as a parquet file"):
         fw.load_data(f"folder:{photos[0] / 'all'}", groups=columns)
     with pytest.raises(InputError, match="there is no file or folder"):
         fw.load_data(f"folder:{photos[0] / 'all'}", groups=columns._replace(metadata="x.csv"))

@@ -630,6 +630,11 @@ def test_a_table_of_pictures_that_is_none_gets_one_sentence(made, tmp_path):
 
     pyarrow.parquet.write_table(table.drop_columns(["key"]), run.path / PICTURES)
     refused(r"must have the columns cell \(string\), key \(int64\).* found cell \(string\), image")
+    cell = table["cell"][0].as_py().encode()
+    no_text = pa.array([b"\xff" + cell] * len(table)).view(pa.string())
+    changed = table.set_column(0, table.schema.field("cell"), no_text)
+    pyarrow.parquet.write_table(changed, run.path / PICTURES)
+    refused("cannot be read: 'utf-8' codec")
     run.write(PICTURES, b"not parquet")
     refused("cannot be read")
 

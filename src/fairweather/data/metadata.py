@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fairweather import parquet_files
 from fairweather.data.known import first_names
 from fairweather.data.source import FILE_COLUMNS, SPLIT_NAMES, WHOLE, Listing, check_exists
 from fairweather.errors import InputError, check_name, unknown_name
@@ -139,7 +140,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise InputError(f"a table must be a .csv, .tsv or .parquet file, found {str(path)!r}")
     try:
         if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
+            table = parquet_files.read_table(path).to_pandas()
             texts = [as_texts(table[name]) for name in table]
             table = pd.concat(texts, axis=1) if texts else table
         else:
@@ -154,6 +155,8 @@ def read_table(path: Path) -> pd.DataFrame:
                 header=None,
             )
             table = table.set_axis(table.iloc[0], axis="columns")[1:].reset_index(drop=True)
+    except InputError:
+        raise
     except (ValueError, OSError) as error:  # also what pyarrow raises
         reason = str(error).partition("\n")[0]
         raise InputError(f"{str(path)!r} cannot be read as a table: {reason}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from fairweather.data.metadata import as_texts
 from fairweather.data.source import (
@@ -29,6 +28,7 @@ from fairweather.data.source import (
     required_path,
 )
 from fairweather.errors import InputError, unknown_name
+from fairweather.parquet_files import read_batches, read_schema, read_table
 from fairweather.types import class_names
 
 ROWS_PER_BATCH = 256
@@ -133,8 +133,7 @@ def _in_order(files: list[re.Match[str]], split: str, place: Path) -> list[str]:
 
 def _open_table(path: Path) -> Table:
     check_exists(path)
-    with _reading(path):
-        schema = pq.read_schema(path)
+    schema = read_schema(path)
     features = _features(schema)
     image = _pick(path, schema, "image", [field.name for field in schema if _is_image(field.type)])
     labels = [field.name for field in schema if pa.types.is_integer(field.type)]
@@ -177,8 +176,7 @@ def _pick(path: Path, schema: pa.Schema, wanted: str, candidates: list[str]) -> 
 
 
 def _read_labels(table: Table) -> npt.NDArray[np.int64]:
-    with _reading(table.path):
-        column = pq.read_table(table.path, columns=[table.label]).column(0)
+    column = read_table(table.path, [table.label]).column(0)
     if column.null_count:
         row = column.is_null().index(True).as_py()
         raise InputError(f"row {row} of {str(table.path)!r} has no label")
@@ -224,31 +222,20 @@ def _list_split(tables: list[Table], labels: list[npt.NDArray[np.int64]]) -> Lis
 
 def _read_texts(table: Table, names: list[str]) -> pd.DataFrame:
     """Read some columns of a file as texts; a missing value is an empty text."""
-    with _reading(table.path):
-        known = pq.read_schema(table.path).names
-        for name in names:
-            if name not in known:
-                raise unknown_name(f"column of {table.path}", name, known)
-        found = pq.read_table(table.path, columns=names).to_pandas()
+    known = read_schema(table.path).names
+    for name in names:
+        if name not in known:
+            raise unknown_name(f"column of {table.path}", name, known)
+    found = read_table(table.path, names).to_pandas()
     return pd.concat([as_texts(found[name]) for name in names], axis=1)
 
 
 def _read_rows(table: Table, rows: npt.NDArray[np.int64]) -> Iterator[Item]:
     start = 0
-    with _reading(table.path), pq.ParquetFile(table.path) as file:
-        for batch in file.iter_batches(ROWS_PER_BATCH, columns=[table.image]):
-            end = start + len(batch)
-            wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
-            cells = batch.column(0).take(pa.array(wanted - start)).to_pylist()
-            for row, cell in zip(wanted, cells, strict=True):
-                yield Item(f"row {row} of {table.path}", (cell and cell["bytes"]) or b"")
-            start = end
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{str(path)!r} cannot be read as a parquet file: {reason}") from error
+    for batch in read_batches(table.path, [table.image], ROWS_PER_BATCH):
+        end = start + len(batch)
+        wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
+        images = pc.struct_field(batch.column(0), "bytes").take(pa.array(wanted - start))
+        for row, content in zip(wanted, images.to_pylist(), strict=True):
+            yield Item(f"row {row} of {table.path}", content or b"")
+        start = end

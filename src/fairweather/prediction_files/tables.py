@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet
 
 from fairweather.errors import UNREADABLE_ARRAYS, InputError, unknown_name
+from fairweather.parquet_files import read_table
 from fairweather.prediction_files.rows import (
     INDEX,
     KEYS,
@@ -169,10 +169,7 @@ def _unreadable(place: str, error: Exception) -> InputError:
 
 
 def _of_parquet(path: Path, place: str, asked: Asked, classes: int | None) -> Rows:
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(place, error) from None
+    table = read_table(path)
     _check_distinct(table.column_names, place)
     lists = [field.name for field in table.schema if _is_list(field.type)]
     if not lists:

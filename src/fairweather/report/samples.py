@@ -193,13 +193,13 @@ def _read_columns(path: Path, schema: pa.Schema) -> list[list[Any]]:
     """Read the columns of a file of pictures, which must be those of the schema."""
     try:
         table = read_parquet(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read: {one_line(str(error))}") from None
-    if not table.schema.equals(schema):
-        wanted = ", ".join(f"{field.name} ({field.type})" for field in schema)
         found = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
-        raise InputError(f"{path} must have the columns {wanted}, found {found}")
-    return [table[name].to_pylist() for name in schema.names]
+        if table.schema.equals(schema):
+            return [table[name].to_pylist() for name in schema.names]
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # text that is not UTF-8
+        raise InputError(f"{path} cannot be read: {one_line(str(error))}") from None
+    wanted = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    raise InputError(f"{path} must have the columns {wanted}, found {found}")
 
 
 def _check_webp(path: Path, content: bytes, which: str) -> None:
