@@ -1,5 +1,7 @@
 """The disk use of a run, and which files can be removed."""
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
@@ -154,6 +156,15 @@ def test_no_link_is_followed(run, tmp_path):
     (run.path / "models/a/seed-9/resume").symlink_to(tmp_path / "mine")
     remove(run.path, ["left-over"])
     assert (tmp_path / "mine" / "thesis.tex").is_file()
+
+
+def test_the_record_of_a_step_of_an_unknown_kind_is_a_damaged_one(run):
+    file = next((run.path / "steps").rglob("clean.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"kind": "x"}))
+    name = file.relative_to(run.path).as_posix()
+    assert name in {use.kind: use.files for use in disk_use(RunFolder(run.path))}["left-over"]
+    remove(run.path, ["left-over"])
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("kind", ["models", "scores", "reprot"])

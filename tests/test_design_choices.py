@@ -76,6 +76,32 @@ def test_all_choices_go_together_and_through_a_checkpoint(tmp_path, backbone, ch
     assert not torch.allclose(outputs_of_published(backbone), model(IMAGES))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(
+            {"backbone": 2},
+            {"classes": "three"},
+            {"classes": [3]},
+            {"weights": None},
+            {"stem": "x"},
+        ),
+        *({"input_size": "x"}, {"input_size": float("nan")}, {"input_size": -1}, {"width": {}}),
+        *({"mean": [0, 0]}, {"std": [1, 1, {"a": "b"}]}, {"std": [1, 1, float("inf")]}),
+        *({"norm": "layer"}, {"pooling": 1}, {"dropout": 0.5}),
+    ],
+)
+def test_a_description_of_another_kind_is_one_sentence(tmp_path, changes):
+    spec = ModelSpec(TINY_RESNET, 5)
+    write(tmp_path, spec, build(spec))
+    facts = json.loads((tmp_path / "model.json").read_text())
+    facts["spec"] |= changes
+    (tmp_path / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_what_is_not_chosen_stays_as_it_was_to_the_bit():
     for backbone, published in (
         ("torchvision:resnet18", lambda: torchvision.models.resnet18(num_classes=5)),

@@ -3,6 +3,7 @@
 The good files are those of `tests/corpus`. `make nightly` makes many more damaged ones.
 """
 
+import functools
 import io
 import json
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +29,7 @@ from fairweather.exporting.manifest import (
     ExportInputs,
     open_export,
 )
+from fairweather.models.building import ModelSpec, build, load_checkpoint
 from fairweather.models.checkpoints import read_checkpoint
 from fairweather.models.label_file import read_label_file
 from fairweather.models.opening import open_model
@@ -41,6 +44,7 @@ from fairweather.scores import to_csv
 from fairweather.study import load_study
 from fairweather.types import GroupColumns
 
+from .conftest import TINY_RESNET
 from .run_folders import finish
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -120,6 +124,20 @@ def read_configuration(path):
     shutil.copyfile(path, folder / "config.json")
     shutil.copyfile(CORPUS / "weights.safetensors", folder / "model.safetensors")
     open_model(f"hf:{folder}")
+
+
+@functools.cache
+def small_network():
+    return safetensors.torch.save(build(ModelSpec(TINY_RESNET, 3)).state_dict())
+
+
+def read_model(path):
+    """Read the file as the description of a network that a run has trained."""
+    folder = path.parent / "model"
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(path, folder / "model.json")
+    (folder / "model.safetensors").write_bytes(small_network())
+    load_checkpoint(folder)
 
 
 def read_onnx(path):
@@ -207,6 +225,7 @@ KINDS = {
     "mappings of predictions": Kind(("mapping.yaml",), read_mapping),
     "checkpoints": Kind(("weights.pt", "weights.safetensors"), read_checkpoint),
     "configurations": Kind(("config.json",), read_configuration, slow=4),
+    "models of runs": Kind(("model.json",), read_model),
     "ONNX": Kind(("model.onnx",), read_onnx, slow=2),
     "records": Kind(("record.json",), lambda path: read_run(path, RECORD)),
     "records of steps": Kind(("step.json",), lambda path: read_run(path, step_file("scores"))),

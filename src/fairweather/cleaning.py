@@ -9,10 +9,7 @@ from typing import NamedTuple
 
 from fairweather.claims import remove_empty
 from fairweather.errors import InputError, unknown_name
-from fairweather.record import (
-    is_part_of,
-    step_file,
-)
+from fairweather.record import StepKind, is_part_of, step_file
 from fairweather.runs import PARTIAL, RunFolder, inside, lock_run, open_finished_run
 
 # The kinds of files that may be removed, each with how it can be made again.
@@ -22,7 +19,7 @@ REMOVABLE: Mapping[str, str] = {
     "samples": "made again from the data and predictions, and from the models if there are attacks",
     "predictions": "made again from the models and the data, which may take long",
 }
-_KINDS = {
+_KINDS: Mapping[StepKind, str] = {
     "pretrain": "models",
     "train": "models",
     "choose": "models",

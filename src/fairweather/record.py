@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import pydantic
 from pydantic import JsonValue
@@ -542,6 +542,21 @@ class JoinedRecord(Frozen):
         return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
 
 
+StepKind: TypeAlias = Literal[
+    "pretrain",
+    "train",
+    "choose",
+    "fit",
+    "conform",
+    "features",
+    "predict",
+    "group",
+    "score",
+    "sample",
+    "report",
+]
+
+
 class StepRecord(Frozen):
     """The record of a finished step.
 
@@ -559,7 +574,7 @@ class StepRecord(Frozen):
 
     version: Literal[2] = VERSION
     id: str
-    kind: str
+    kind: StepKind
     fingerprint: str
     depends: dict[str, JsonValue]
     files: dict[str, str]

@@ -123,13 +123,14 @@ class Manifest:
         try:
             with naming(partial):
                 yield partial
+            if self._shifts.pop(shift, None):
+                self._write()
+            _remove(path)
+            with naming(path):
+                partial.rename(path)
         except BaseException:
             _remove(partial)
             raise
-        if self._shifts.pop(shift, None):
-            self._write()
-        _remove(path)
-        partial.rename(path)
 
     def finish(self, shift: str, name: str, facts: ShiftFacts, written: Written) -> None:
         """Record a shift whose files have their final names."""

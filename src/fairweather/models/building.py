@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pydantic
 import safetensors
 import safetensors.torch
 import torch
@@ -163,6 +164,9 @@ class _LeavesParameters(TorchFunctionMode):
         return func(*args, **given)
 
 
+_SPEC = pydantic.TypeAdapter(ModelSpec)
+
+
 def load_checkpoint(folder: Path) -> Classifier:
     """Load the model of model.json and model.safetensors, in evaluation mode.
 
@@ -173,9 +177,12 @@ def load_checkpoint(folder: Path) -> Classifier:
         if not needed.exists():
             raise InputError(f"{folder} does not hold a finished model: {needed} is missing")
     try:
-        spec = ModelSpec(**json.loads(described.read_text())["spec"])
+        spec = _SPEC.validate_python(json.loads(described.read_text())["spec"])
         state = safetensors.torch.load_file(weights)
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (
+        *(OSError, ValueError, KeyError, TypeError, RecursionError),
+        safetensors.SafetensorError,
+    ) as error:
         raise InputError(f"{folder} holds a damaged model ({type(error).__name__})") from None
     with _LeavesParameters():
         model = build(replace(spec, weights="none", weights_sha256=None))

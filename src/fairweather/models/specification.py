@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
+
+import pydantic
 
 from fairweather.errors import InputError
 from fairweather.models.design import Norm, Pooling, Stem
@@ -40,6 +42,8 @@ class ModelSpec:
         width: multiplies the channels of every stage of timm's ResNets, to multiples of 8.
         weights_sha256: the SHA-256 that the file of weights must have, as hexadecimal digits.
     """
+
+    __pydantic_config__: ClassVar = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
     backbone: str
     classes: int | None = None

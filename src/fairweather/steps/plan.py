@@ -33,6 +33,7 @@ from fairweather.record import (
     TEST,
     WEIGHTS,
     Frozen,
+    StepKind,
 )
 from fairweather.runs import fingerprint
 from fairweather.training import Recipe, recipe_facts
@@ -245,7 +246,7 @@ class Step(Frozen):
     work: int = 0
     memory: int = 0
 
-    kind: str
+    kind: StepKind
     tells_progress: ClassVar[bool] = False  # it sends events while it runs
     disposable: ClassVar[bool] = False  # quick to make again, and wrong once its needs change
 
