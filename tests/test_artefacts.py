@@ -33,10 +33,15 @@ from .quick_steps import quick_steps
 
 STUDY = """
 name: small
-data: {{source: "folder:{folder}", size: 16}}
+data:
+  source: "folder:{folder}"
+  size: 16
+  validation_fraction: 0.5
+  groups: {{metadata: {folder}/facts.csv, cluster: patient, slices: [site]}}
+natural: {{elsewhere: "folder:{folder}/elsewhere"}}
 seeds: [0]
 threads: 1
-variants: [temperature]
+variants: [temperature, {{conformal: {{coverage: 0.5}}}}]
 shifts: [{{gaussian_blur: [1]}}]
 bootstrap: 100
 pretraining:
@@ -73,7 +78,7 @@ class Small(NamedTuple):
 def small(tmp_path_factory):
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("small")
-    write_pictures(root / "data", train=8, test=8)
+    write_data(root / "data")
     with quick_steps():
         for name, rate in (("run", 1e-2), ("other", 3e-2)):
             study = root / f"{name}.yaml"
@@ -86,6 +91,17 @@ def small(tmp_path_factory):
             shutil.copytree(made.run, copy)
             made.expected[name] = use(copy, made)
         yield made
+
+
+def write_data(folder):
+    """Pictures of patients of two sites, and others from elsewhere."""
+    pictures = write_pictures(folder, train=8, test=8)
+    rows = []
+    for path in sorted(pictures.rglob("*.png")):
+        part, colour, number = *path.parts[-3:-1], int(path.stem)
+        rows.append(f"{part}/{colour}/{path.name},{part}-{colour}-{number // 2},{number % 2}")
+    (folder / "facts.csv").write_text("\n".join(["file,patient,site", *rows, ""]))
+    shutil.rmtree(write_pictures(folder / "elsewhere", before=16, test=4) / "before")  # the same
 
 
 # ---------------------------------------------------------------- what reads a run folder
@@ -214,6 +230,8 @@ FILES = (
     "absent_metrics.json",
     "figures/level.png",
     "figures/level.svg",
+    "groups/test.parquet",
+    "groups/val.parquet",
     "images/test.csv",
     "models/a/seed-0/history.csv",
     "models/a/seed-0/model.json",
@@ -226,8 +244,11 @@ FILES = (
     "predictions/a/seed-0/test/clean.parquet",
     "predictions/b/seed-0/test/gaussian_blur,sigma=1.parquet",
     "predictions/a/seed-0/val/clean.parquet",
+    "predictions/a/seed-0/natural-elsewhere-6f33ac07/clean.parquet",
+    "predictions/a+conformal-lac-0.5/seed-0/test/clean.parquet",
     "predictions/a+temperature/seed-0/test/clean.parquet",
     "predictions/a+temperature/seed-0/val/clean.parquet",
+    "predictions/a+temperature/seed-0/natural-elsewhere-6f33ac07/clean.parquet",
     "pretraining/views/seed-0/correlation.json",
     "pretraining/views/seed-0/history.csv",
     "pretraining/views/seed-0/model.json",
@@ -237,6 +258,8 @@ FILES = (
     "samples/index.json",
     "samples/pictures.parquet",
     "scores.csv",
+    "slices.csv",
+    "steps/groups.json",
     "steps/models/a/seed-0.json",
     "steps/models/b/sweep/try-1.json",
     "steps/models/b/sweep.json",
@@ -251,6 +274,7 @@ FILES = (
     "tables/overview.csv",
     "tables/overview.md",
     "tables/overview.tex",
+    "variants/a+conformal-lac-0.5/seed-0/sets.json",
     "variants/a+temperature/seed-0/temperature.json",
     "warnings.json",
 )
@@ -274,6 +298,8 @@ ALIKE = (
     "absent_metrics.json",
     "figures/level.png",
     "figures/level.svg",
+    "groups/test.parquet",
+    "groups/val.parquet",
     "images/test.csv",
     "pretraining/views/seed-0/correlation.json",
     "pretraining/views/seed-0/model.json",
