@@ -37,7 +37,7 @@ data:
   source: "folder:{folder}"
   size: 16
   validation_fraction: 0.5
-  groups: {{metadata: {folder}/facts.csv, cluster: patient, slices: [site]}}
+  groups: {{metadata: {folder}/{name}.csv, cluster: patient, slices: [site]}}
 natural: {{elsewhere: "folder:{folder}/elsewhere"}}
 seeds: [0]
 threads: 1
@@ -82,7 +82,7 @@ def small(tmp_path_factory):
     with quick_steps():
         for name, rate in (("run", 1e-2), ("other", 3e-2)):
             study = root / f"{name}.yaml"
-            text = STUDY.format(folder=root / "data", backbone=TINY_RESNET, rate=rate)
+            text = STUDY.format(folder=root / "data", name=name, backbone=TINY_RESNET, rate=rate)
             study.write_text(text)
             fw.run(study, out=root / name, device="cpu")
         made = Small(root / "run.yaml", root / "run", root / "other", {})
@@ -94,13 +94,15 @@ def small(tmp_path_factory):
 
 
 def write_data(folder):
-    """Pictures of patients of two sites, and others from elsewhere."""
+    """Pictures of patients of two sites, which are others for each run, and more from elsewhere."""
     pictures = write_pictures(folder, train=8, test=8)
-    rows = []
-    for path in sorted(pictures.rglob("*.png")):
-        part, colour, number = *path.parts[-3:-1], int(path.stem)
-        rows.append(f"{part}/{colour}/{path.name},{part}-{colour}-{number // 2},{number % 2}")
-    (folder / "facts.csv").write_text("\n".join(["file,patient,site", *rows, ""]))
+    for name, first in (("run", 0), ("other", 1)):
+        rows = []
+        for path in sorted(pictures.rglob("*.png")):
+            part, colour, number = *path.parts[-3:-1], int(path.stem)
+            patient, site = f"{part}-{colour}-{number // 2}", (number // 2 + first) % 2
+            rows.append(f"{part}/{colour}/{path.name},{patient},{site}")
+        (folder / f"{name}.csv").write_text("\n".join(["file,patient,site", *rows, ""]))
     shutil.rmtree(write_pictures(folder / "elsewhere", before=16, test=4) / "before")  # the same
 
 
@@ -298,8 +300,6 @@ ALIKE = (
     "absent_metrics.json",
     "figures/level.png",
     "figures/level.svg",
-    "groups/test.parquet",
-    "groups/val.parquet",
     "images/test.csv",
     "pretraining/views/seed-0/correlation.json",
     "pretraining/views/seed-0/model.json",
