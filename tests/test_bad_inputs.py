@@ -243,6 +243,24 @@ def test_a_class_folder_whose_name_cannot_be_shown_is_refused(refused, place, na
     assert "class" in refused("run", "study.yaml")
 
 
+@pytest.mark.parametrize("name", [*UNSHOWABLE, "b\r=cmd.png", "a\nb", "a\tb", "a\u2028b"])
+def test_a_file_whose_name_cannot_be_shown_is_refused(refused, place, name):
+    try:
+        shutil.copy(place / "data" / "a" / "0.png", place / "data" / "a" / name)
+    except (UnicodeEncodeError, ValueError):
+        pytest.skip("no file can have this name")
+    table = place / "labels.csv"
+    table.write_text(f'file,label\n"a/{name}",a\nb/0.png,b\n', errors="replace", newline="")
+    by_table = () if "\udcff" in name else ("csv:labels.csv,images=data",)  # it names no such file
+    for source in ("folder:data", "images:data", *by_table):
+        shown = ascii(f"a/{name}")
+        for command in (EVALUATE[:2], ("preview", "--shift", "gamma,exponent=2")):
+            if source != "images:data" or command[0] == "preview":
+                assert f"{source} has the file {shown}" in (told := refused(*command, source))
+                assert "rename it" in told
+    assert f"folder:data has the file {shown}" in refused("run", "study.yaml")
+
+
 @pytest.mark.parametrize("name", UNSHOWABLE)
 def test_class_names_that_cannot_be_shown_are_refused_from_every_source(refused, place, name):
     import pyarrow as pa

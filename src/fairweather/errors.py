@@ -9,7 +9,7 @@ import re
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +43,9 @@ LISTED_BY: Mapping[str, str] = {
 
 # What neither UTF-8 nor XML can hold, and what steers a terminal instead of being shown on it.
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+# The same, and what ends a line or a cell of a list of files.
+_IN_NO_FILE = re.compile(rf"{_UNSHOWABLE.pattern}|[\t\n\r\u2028\u2029]")
 
 _BREAKS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 MOST_LETTERS = 500  # of a name; ImageNet's longest has 121
@@ -120,12 +123,36 @@ def check_text(text: str, what: str) -> str:
     shown; control characters and what is no UTF-8 are not allowed in names
     """
     if found := _UNSHOWABLE.search(text):
-        shown = ascii(text if len(text) <= 100 else f"{text[:97]}...")
         raise InputError(
-            f"{what} {shown} has the character U+{ord(found[0]):04X}, which cannot be shown; "
-            "control characters and what is no UTF-8 are not allowed in names"
+            f"{what} {_escaped(text)} has the character U+{ord(found[0]):04X}, which cannot be "
+            "shown; control characters and what is no UTF-8 are not allowed in names"
         )
     return text
+
+
+def _escaped(text: str) -> str:
+    return ascii(text if len(text) <= 100 else f"{text[:97]}...")
+
+
+def check_file_names(names: Collection[str], what: str) -> None:
+    """Raise `InputError` unless names of files can be shown, each in one cell of a list of files.
+
+    Args:
+        names: maybe millions, as paths from the folder of a data set on.
+        what: says where the files are, for the message.
+
+    >>> check_file_names(["a/1.png", "a/2\\r=cmd.png"], "folder:data")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: folder:data has the file 'a/2\\r=cmd.png' with the character
+    U+000D in its name: rename it; control characters and what is no UTF-8 are not allowed in names
+    """
+    if _IN_NO_FILE.search("".join(names)) is None:  # one search is faster than one for each name
+        return
+    name, found = next((name, found) for name in names if (found := _IN_NO_FILE.search(name)))
+    raise InputError(
+        f"{what} has the file {_escaped(name)} with the character U+{ord(found[0]):04X} in its "
+        "name: rename it; control characters and what is no UTF-8 are not allowed in names"
+    )
 
 
 def check_name(name: str, what: str) -> str:
