@@ -48,6 +48,8 @@ _UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufff
 _IN_NO_FILE = re.compile(rf"{_UNSHOWABLE.pattern}|[\t\n\r\u2028\u2029]")
 
 _BREAKS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+# What may be an address, up to the next blank; a path has one slash where an address has two.
+_ADDRESS = re.compile(r"(:/+|//+)(\S+)")
 MOST_LETTERS = 500  # of a name; ImageNet's longest has 121
 MOST_TOLD = 1000  # characters of a sentence on the command line: a name may have a million
 
@@ -55,7 +57,7 @@ MOST_TOLD = 1000  # characters of a sentence on the command line: a name may hav
 class InputError(ValueError):
     """The user's input is at fault; the message is one sentence that can be shown as it is.
 
-    It is one line, even if a name in it has several.
+    It is one line, even if a name in it has several, and repeats no password of an address.
     """
 
     def __str__(self) -> str:
@@ -180,7 +182,8 @@ def one_line(told: str) -> str:
     """Write a message as one line for a terminal, whatever names and other messages are in it.
 
     Line breaks become blanks, characters that cannot be shown become escapes, and of more than
-    `MOST_TOLD` characters the middle is left out: the way out stands at the end.
+    `MOST_TOLD` characters the middle is left out: the way out stands at the end. Passwords of
+    addresses are left out too.
 
     >>> print(one_line("cannot read a.png: no decoder:\\n  x86: \\x1b[2J"))
     cannot read a.png: no decoder: x86: \\x1b[2J
@@ -195,7 +198,29 @@ def one_line(told: str) -> str:
 
 
 def _in_one_line(told: str) -> str:
-    return _UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], _BREAKS.sub(" ", told.strip()))
+    joined = hide_passwords(_BREAKS.sub(" ", told.strip()))
+    return _UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], joined)
+
+
+def hide_passwords(text: str) -> str:
+    """Leave out the user, the password or the token of every address in a text.
+
+    More is left out where an address has a port and later an @: a password may have slashes in it.
+
+    >>> hide_passwords("there is no file https://me:se/cret@example.org/a.pt")
+    'there is no file https://...@example.org/a.pt'
+    >>> hide_passwords("'https:/token@example.org', https://example.org:80/a, https://h/a@b, a@b")
+    "'https:/...@example.org', https://example.org:80/a, https://h/a@b, a@b"
+    """
+    return _ADDRESS.sub(_without_secret, text)
+
+
+def _without_secret(found: re.Match[str]) -> str:
+    secret, at, rest = found[2].rpartition("@")
+    host = re.split("[/?#]", secret, maxsplit=1)[0]
+    if at and (host == secret or ":" in host or "@" in host):
+        return f"{found[1]}...@{rest}"
+    return found[0]
 
 
 def os_error_sentence(error: OSError) -> str:
@@ -249,6 +274,11 @@ def check_writable(folder: Path) -> None:
     another folder
     """
     check_text(str(folder), "the folder")
+    if hide_passwords(str(folder)) != str(folder):
+        raise InputError(
+            f"cannot write in {str(folder)!r}: it is an address with a password, and files are "
+            "written on this machine; name a folder"
+        )
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise InputError(
