@@ -14,10 +14,10 @@ from PIL import Image
 
 import fairweather as fw
 from fairweather import cli
-from fairweather.errors import DISK_FULL, InputError, os_error_sentence
+from fairweather.errors import DISK_FULL, InputError, hide_passwords, os_error_sentence
 from fairweather.models.building import ModelSpec, build, channels
 from fairweather.record import RECORD
-from fairweather.runs import open_finished_run, write_atomically
+from fairweather.runs import command_line, open_finished_run, write_atomically
 from fairweather.study import check_study
 from fairweather.training import Recipe
 from fairweather.training.recipe import AugMix, GaussianNoise, RandomErasing
@@ -241,6 +241,24 @@ def test_a_class_folder_whose_name_cannot_be_shown_is_refused(refused, place, na
         pytest.skip("no folder can have this name")
     assert "class" in refused(*EVALUATE)
     assert "class" in refused("run", "study.yaml")
+
+
+@pytest.mark.parametrize("name", [*UNSHOWABLE, "b\r=cmd.png", "a\nb", "a\tb", "a\u2028b"])
+def test_a_file_whose_name_cannot_be_shown_is_refused(refused, place, name):
+    try:
+        shutil.copy(place / "data" / "a" / "0.png", place / "data" / "a" / name)
+    except (UnicodeEncodeError, ValueError):
+        pytest.skip("no file can have this name")
+    table = place / "labels.csv"
+    table.write_text(f'file,label\n"a/{name}",a\nb/0.png,b\n', errors="replace", newline="")
+    by_table = () if "\udcff" in name else ("csv:labels.csv,images=data",)  # it names no such file
+    for source in ("folder:data", "images:data", *by_table):
+        shown = ascii(f"a/{name}")
+        for command in (EVALUATE[:2], ("preview", "--shift", "gamma,exponent=2")):
+            if source != "images:data" or command[0] == "preview":
+                assert f"{source} has the file {shown}" in (told := refused(*command, source))
+                assert "rename it" in told
+    assert f"folder:data has the file {shown}" in refused("run", "study.yaml")
 
 
 @pytest.mark.parametrize("name", UNSHOWABLE)
@@ -538,3 +556,73 @@ def test_a_bad_command_ends_with_one_line_and_writes_nothing(refused, place, com
     assert words in told
     assert "secret" not in told
     assert len(told) < 600
+
+
+SECRET = "https://me:se/c@ret@example.org/a.pt"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", SECRET, "folder:data", "--architecture", "timm:test_resnet"),
+        *(
+            ("evaluate", f"{kind}:{SECRET}", "folder:data")
+            for kind in ("onnx", "hf", "run", "python", "timm", "predictions")
+        ),
+        *(
+            (*EVALUATE[:2], f"{kind}:{SECRET}")
+            for kind in ("folder", "npz", "parquet", "csv", "images")
+        ),
+        (*EVALUATE[:2], SECRET),
+        *(
+            (*EVALUATE, option, SECRET)
+            for option in (
+                *(
+                    "--labels",
+                    "--priors",
+                    "--data-root",
+                    "--ood",
+                    "--shifts",
+                    "--track",
+                    "--nothing",
+                ),
+                *("--batch-size", "--device"),
+            )
+        ),
+        (*EVALUATE, "--metadata", SECRET, "--cluster", "patient"),
+        (*EVALUATE, "--shifts", SECRET),
+        (*EVALUATE, "--out", SECRET),
+        ("run", "study.yaml", "--out", SECRET),
+        ("run", SECRET),
+        ("run", "study.yaml", "--set", SECRET),
+        ("run", "study.yaml", "--executor", SECRET),
+        ("plan", "study.yaml", "--set", f"data=folder:{SECRET}"),
+        *(
+            (command, "study.yaml", "--set", f"models.a.weights={address}")
+            for command in ("run", "plan")
+            for address in (SECRET, "https://me:c@ret@example.org/a.pt")
+        ),
+        ("compare", SECRET, "paper"),
+        ("check", SECRET, "accuracy > 0"),
+        ("report", SECRET),
+        ("predict", SECRET, "folder:data"),
+        ("list", SECRET),
+        (SECRET,),
+    ],
+    ids=" ".join,
+)
+def test_a_password_is_not_repeated_where_no_address_is_expected(refused, command):
+    told = refused(*command)
+    assert not [part for part in ("me:", "se/c", "c@ret", "ret@") if part in told], told
+
+
+def test_a_password_in_a_command_is_not_stored(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fairweather", "evaluate", "hf:a", "--title", f"a {SECRET}"])
+    assert command_line() == "fairweather evaluate hf:a --title 'a https://...@example.org/a.pt'"
+
+
+@pytest.mark.parametrize(
+    "text", ["//:" * 10**6, "//@" * 10**6, "/" * 10**6, "a:/" * 10**6, "@" * 10**6]
+)
+def test_passwords_are_looked_for_in_one_pass(text):
+    hide_passwords(text)  # with a second pass for each slash this would take hours

@@ -327,6 +327,9 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(path, scheme):
         with pytest.raises(InputError, match="password") as caught:
             fetch(f"{scheme}://{user}@127.0.0.1/digits.npz", path, sha256=SHA256)
         assert "secret" not in str(caught.value)
+    with pytest.raises(InputError, match="not well formed") as caught:
+        fetch(f"{scheme}://me:sec/ret@127.0.0.1/digits.npz", path, sha256=SHA256)
+    assert "ret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

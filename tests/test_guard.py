@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
@@ -821,6 +822,9 @@ def test_no_text_becomes_a_formula(tmp_path):
     assert [row["set"] for row in rows] == ['["=1+1"]', "[]"]
     write_answers(tmp_path / "a.parquet", images, [answers])
     assert pq.read_table(tmp_path / "a.parquet")["file"].to_pylist() == names.tolist()
+    names[0] = "b\r=cmd.png"  # nor does a part of it, on a line of its own
+    write_answers(tmp_path / "a.csv", images, [answers])
+    assert pd.read_csv(tmp_path / "a.csv")["file"].tolist() == ["b\r=cmd.png", "'-y.png"]
 
 
 def test_shares_are_read_in_both_forms():

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from email.message import Message
 from pathlib import Path
 from typing import IO, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import filelock
 
@@ -99,11 +99,12 @@ def fetch(
         raise cannot_store(path.name, path.parent, error) from error
 
 
-def _check_address(url: str, *, checked: bool) -> None:
-    """Raise `InputError` for an address that nobody vouches for, or that holds a password."""
+def split_address(url: str) -> SplitResult:
+    """Return the parts of an address; raise `InputError` if it holds a user name or a password."""
     try:
         address = urlsplit(url)
         host = address.hostname or ""
+        _ = address.port  # no number where a password has a slash, which then is no password
     except ValueError:
         # Not repeated: it may have a password in it.
         raise InputError("an address cannot be downloaded: it is not well formed") from None
@@ -112,6 +113,13 @@ def _check_address(url: str, *, checked: bool) -> None:
             f"an address at {host} has a user name or a password in it, which would be stored with "
             "the results: download the file yourself, and give its path"
         )
+    return address
+
+
+def _check_address(url: str, *, checked: bool) -> None:
+    """Raise `InputError` for an address that nobody vouches for, or that holds a password."""
+    address = split_address(url)
+    host = address.hostname or ""
     if address.scheme not in ("http", "https"):
         raise InputError(f"{url!r} cannot be downloaded: it is not an http or https address")
     if not host:

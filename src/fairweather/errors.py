@@ -9,7 +9,7 @@ import re
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,7 +44,12 @@ LISTED_BY: Mapping[str, str] = {
 # What neither UTF-8 nor XML can hold, and what steers a terminal instead of being shown on it.
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
+# The same, and what ends a line or a cell of a list of files.
+_IN_NO_FILE = re.compile(rf"{_UNSHOWABLE.pattern}|[\t\n\r\u2028\u2029]")
+
 _BREAKS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+# What may be an address, up to the next blank; a path has one slash where an address has two.
+_ADDRESS = re.compile(r"(:/+|//+)(\S+)")
 MOST_LETTERS = 500  # of a name; ImageNet's longest has 121
 MOST_TOLD = 1000  # characters of a sentence on the command line: a name may have a million
 
@@ -52,7 +57,7 @@ MOST_TOLD = 1000  # characters of a sentence on the command line: a name may hav
 class InputError(ValueError):
     """The user's input is at fault; the message is one sentence that can be shown as it is.
 
-    It is one line, even if a name in it has several.
+    It is one line, even if a name in it has several, and repeats no password of an address.
     """
 
     def __str__(self) -> str:
@@ -120,12 +125,36 @@ def check_text(text: str, what: str) -> str:
     shown; control characters and what is no UTF-8 are not allowed in names
     """
     if found := _UNSHOWABLE.search(text):
-        shown = ascii(text if len(text) <= 100 else f"{text[:97]}...")
         raise InputError(
-            f"{what} {shown} has the character U+{ord(found[0]):04X}, which cannot be shown; "
-            "control characters and what is no UTF-8 are not allowed in names"
+            f"{what} {_escaped(text)} has the character U+{ord(found[0]):04X}, which cannot be "
+            "shown; control characters and what is no UTF-8 are not allowed in names"
         )
     return text
+
+
+def _escaped(text: str) -> str:
+    return ascii(text if len(text) <= 100 else f"{text[:97]}...")
+
+
+def check_file_names(names: Collection[str], what: str) -> None:
+    """Raise `InputError` unless names of files can be shown, each in one cell of a list of files.
+
+    Args:
+        names: maybe millions, as paths from the folder of a data set on.
+        what: says where the files are, for the message.
+
+    >>> check_file_names(["a/1.png", "a/2\\r=cmd.png"], "folder:data")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: folder:data has the file 'a/2\\r=cmd.png' with the character
+    U+000D in its name: rename it; control characters and what is no UTF-8 are not allowed in names
+    """
+    if _IN_NO_FILE.search("".join(names)) is None:  # one search is faster than one for each name
+        return
+    name, found = next((name, found) for name in names if (found := _IN_NO_FILE.search(name)))
+    raise InputError(
+        f"{what} has the file {_escaped(name)} with the character U+{ord(found[0]):04X} in its "
+        "name: rename it; control characters and what is no UTF-8 are not allowed in names"
+    )
 
 
 def check_name(name: str, what: str) -> str:
@@ -153,7 +182,8 @@ def one_line(told: str) -> str:
     """Write a message as one line for a terminal, whatever names and other messages are in it.
 
     Line breaks become blanks, characters that cannot be shown become escapes, and of more than
-    `MOST_TOLD` characters the middle is left out: the way out stands at the end.
+    `MOST_TOLD` characters the middle is left out: the way out stands at the end. Passwords of
+    addresses are left out too.
 
     >>> print(one_line("cannot read a.png: no decoder:\\n  x86: \\x1b[2J"))
     cannot read a.png: no decoder: x86: \\x1b[2J
@@ -168,7 +198,29 @@ def one_line(told: str) -> str:
 
 
 def _in_one_line(told: str) -> str:
-    return _UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], _BREAKS.sub(" ", told.strip()))
+    joined = hide_passwords(_BREAKS.sub(" ", told.strip()))
+    return _UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], joined)
+
+
+def hide_passwords(text: str) -> str:
+    """Leave out the user, the password or the token of every address in a text.
+
+    More is left out where an address has a port and later an @: a password may have slashes in it.
+
+    >>> hide_passwords("there is no file https://me:se/cret@example.org/a.pt")
+    'there is no file https://...@example.org/a.pt'
+    >>> hide_passwords("'https:/token@example.org', https://example.org:80/a, https://h/a@b, a@b")
+    "'https:/...@example.org', https://example.org:80/a, https://h/a@b, a@b"
+    """
+    return _ADDRESS.sub(_without_secret, text)
+
+
+def _without_secret(found: re.Match[str]) -> str:
+    secret, at, rest = found[2].rpartition("@")
+    host = re.split("[/?#]", secret, maxsplit=1)[0]
+    if at and (host == secret or ":" in host or "@" in host):
+        return f"{found[1]}...@{rest}"
+    return found[0]
 
 
 def os_error_sentence(error: OSError) -> str:
@@ -222,6 +274,11 @@ def check_writable(folder: Path) -> None:
     another folder
     """
     check_text(str(folder), "the folder")
+    if hide_passwords(str(folder)) != str(folder):
+        raise InputError(
+            f"cannot write in {str(folder)!r}: it is an address with a password, and files are "
+            "written on this machine; name a folder"
+        )
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise InputError(

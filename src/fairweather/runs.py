@@ -33,7 +33,7 @@ import pydantic
 from pydantic import JsonValue
 
 from fairweather.claims import CLAIMS, Claims, claiming, present
-from fairweather.errors import InputError, check_text, naming
+from fairweather.errors import InputError, check_text, hide_passwords, naming
 from fairweather.record import (
     COLUMNS,
     JOINED,
@@ -839,10 +839,10 @@ def _version(package: str) -> str:
 
 
 def command_line() -> str:
-    """The command that started this process, without the path of the program."""
+    """The command that started this process, without the path of the program and passwords."""
     name = Path(sys.argv[0]).name
     program = ["python", "-m", "fairweather"] if name == "__main__.py" else [name]
-    return shlex.join([*program, *sys.argv[1:]])
+    return hide_passwords(shlex.join([*program, *sys.argv[1:]]))
 
 
 def this_machine(device: torch.device) -> Machine:

@@ -38,6 +38,7 @@ from fairweather.record import (
     worst_slice,
 )
 from fairweather.runs import RunFolder
+from fairweather.spreadsheet import frame_to_csv
 from fairweather.types import Cell, Predictions, Score
 
 HIGHER_IS_BETTER = {
@@ -288,7 +289,7 @@ def slice_frame(table: Mapping[Key, Estimates], slice_: str) -> pd.DataFrame:
 
 def to_csv(frame: pd.DataFrame) -> str:
     """Write the text of scores.csv with eight significant digits; equal rows give equal bytes."""
-    return str(frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
+    return frame_to_csv(frame)
 
 
 def _of_levels(level: str) -> Callable[[str, str, str, str], Key | None]:

@@ -1,12 +1,23 @@
-"""Text for CSV files that people open in a spreadsheet."""
+"""Text of CSV files, which people open in a spreadsheet."""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A spreadsheet takes a text that begins like this for a formula, and a formula can start programs.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+# Python quotes a text with a letter of the end of its lines, and not with a carriage return that is
+# none of them, though readers take it for the end of a row.
+_QUOTED = "\r\n"
 
 
 def no_formula(value: object) -> object:
@@ -20,3 +31,33 @@ def no_formula(value: object) -> object:
     if isinstance(value, str) and value.startswith(FORMULA) and not NUMBER.fullmatch(value):
         return f"'{value}"
     return value
+
+
+def rows_to_csv(rows: Iterable[Iterable[object]]) -> str:
+    """Write rows as CSV whose lines end with a line feed; each reads back as one row.
+
+    >>> rows_to_csv([["file", "class"], ["a\\r=1+1", "b,c"]])
+    'file,class\\n"a\\r=1+1","b,c"\\n'
+    """
+    lines = _Lines()
+    csv.writer(lines, lineterminator=_QUOTED).writerows(rows)
+    return lines.getvalue()
+
+
+def frame_to_csv(frame: pd.DataFrame) -> str:
+    """Write a frame as CSV likewise, its numbers with eight significant digits.
+
+    >>> import pandas as pd
+    >>> frame_to_csv(pd.DataFrame({"class": ["a\\rb"], "value": [1 / 3]}))
+    'class,value\\n"a\\rb",0.33333333\\n'
+    """
+    lines = _Lines()
+    frame.to_csv(lines, index=False, float_format="%.8g", lineterminator=_QUOTED)
+    return lines.getvalue()
+
+
+class _Lines(io.StringIO):
+    """Text to which rows are written one by one, and that ends each with a line feed alone."""
+
+    def write(self, row: str) -> int:
+        return super().write(row.removesuffix(_QUOTED) + "\n")

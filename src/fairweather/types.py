@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError, check_name, check_text
+from fairweather.errors import InputError, check_file_names, check_name, check_text
 
 if TYPE_CHECKING:  # reports, comparisons and rules start in half the time without torch
     import torch
@@ -250,6 +250,9 @@ class Dataset:
         check_text(self.name, "the name of the data set")
         for name in self.classes:
             check_name(name, "the class")
+        for part in (self.train, self.val, self.test):
+            if part is not None and part.names is not None:
+                check_file_names([str(name) for name in part.names], "the data set")
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ from fairweather.data.training_labels import (
     imbalanced,
     with_wrong_labels,
 )
-from fairweather.errors import InputError, check_name, check_text, unknown_name
+from fairweather.errors import InputError, check_file_names, check_name, check_text, unknown_name
 from fairweather.intensity import Scale
 from fairweather.pixels import Square
 from fairweather.progress import Event, Notify
@@ -425,6 +425,8 @@ def list_source(
         listed = SOURCES[entry](Request(place, asked, offline, verify, progress))
     for each in listed.classes:
         check_name(each, f"{source} has a class with a name that cannot be used:")
+    for listing in listed.splits.values():
+        check_file_names(listing.names or (), source)
     if twice := [name for name, count in Counter(listed.classes).items() if count > 1]:
         raise InputError(f"{source} has two classes with the name {twice[0]!r}: rename one of them")
     if progress is not None and (line := verification(listed.name or source, listed.notes)):

@@ -131,15 +131,12 @@ def required_path(request: Request) -> Path:
 def names_below(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
     """Name files by their paths from a folder on, which tell nothing of the machine.
 
-    Bytes that are no UTF-8 are written as `\\udcff`, so that a name can stand in any file.
-
     >>> names_below(Path("/home/ann/pets"), [Path("/home/ann/pets/cat/1.jpg")])
     ('cat/1.jpg',)
     """
     # As text: a million calls of `Path.relative_to` take seconds. Path("a") is below Path(".").
     prefix = "" if root == Path() else f"{str(root).rstrip('/')}/"
-    names = (str(path).removeprefix(prefix) for path in paths)
-    return tuple(name.encode(errors="backslashreplace").decode() for name in names)
+    return tuple(str(path).removeprefix(prefix) for path in paths)
 
 
 def check_exists(path: Path) -> None:

@@ -200,5 +200,4 @@ def _list_split(folder: Path, names: Sequence[str], labels: npt.NDArray[np.int64
         for key in keys:
             yield Item(str(paths[key]), paths[key])
 
-    shown = tuple(name.encode(errors="backslashreplace").decode() for name in names)
-    return Listing(labels, read, paths, file_per_image=True, names=shown)
+    return Listing(labels, read, paths, file_per_image=True, names=tuple(names))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 from fairweather.guard import Answers
 from fairweather.runs import write_atomically
-from fairweather.spreadsheet import no_formula
+from fairweather.spreadsheet import no_formula, rows_to_csv
 from fairweather.types import Images
 
 ANSWER, DEFER = "answer", "defer"
@@ -41,12 +39,8 @@ def write_answers(path: Path, images: Images, parts: Sequence[Answers]) -> None:
 
 
 def _csv(columns: dict[str, list[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in zip(*columns.values(), strict=True):
-        writer.writerow([_cell(each) for each in row])
-    return text.getvalue()
+    rows = ([_cell(each) for each in row] for row in zip(*columns.values(), strict=True))
+    return rows_to_csv([columns, *rows])
 
 
 def _cell(value: object) -> object:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from fairweather.record import TABLES
-from fairweather.spreadsheet import no_formula
+from fairweather.spreadsheet import frame_to_csv, no_formula
 
 Body = Sequence[Sequence[str]]
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
@@ -139,7 +139,7 @@ def rows_as_csv(frame: pd.DataFrame) -> str:
     shown = frame.rename(columns=no_formula)
     for name in shown.select_dtypes(exclude="number"):
         shown[name] = shown[name].map(no_formula)
-    return str(shown.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
+    return frame_to_csv(shown)
 
 
 def escape_markdown(text: str) -> str:

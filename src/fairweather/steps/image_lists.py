@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 
 from fairweather.record import NATURAL, TEST, VAL, image_list
 from fairweather.runs import RunFolder
+from fairweather.spreadsheet import rows_to_csv
 from fairweather.steps.measuring import OOD_DATA
 from fairweather.steps.plan import DATA, NATURAL_DATA
 from fairweather.types import Dataset, Images
@@ -36,12 +35,9 @@ def write_image_lists(folder: RunFolder, datasets: Mapping[str, Dataset]) -> Non
 
 
 def _write(folder: RunFolder, name: str, images: Images) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["keys", "file"])
     assert images.names is not None
-    writer.writerows(zip(images.keys.tolist(), images.names, strict=True))
-    content = text.getvalue().encode()
+    rows = zip(images.keys.tolist(), images.names, strict=True)
+    content = rows_to_csv([("keys", "file"), *rows]).encode()
     path = folder.file(name)
     if not path.is_file() or path.read_bytes() != content:
         folder.write(name, content)

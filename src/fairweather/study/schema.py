@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import pydantic
 from pydantic import FiniteFloat
 
+from fairweather.download import split_address
 from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.evaluation_options import natural_sources
 from fairweather.models.specification import MOST_WIDTH
@@ -110,6 +111,13 @@ class NetworkEntry(Strict):
     input_size: int | None = pydantic.Field(None, ge=8, le=LARGEST_SIDE)
     mean: list[FiniteFloat] | None = pydantic.Field(None, min_length=3, max_length=3)
     std: list[_Above0] | None = pydantic.Field(None, min_length=3, max_length=3)
+
+    @pydantic.field_validator("weights")
+    @classmethod
+    def _check_weights(cls, weights: str) -> str:
+        if "://" in weights:  # before a plan of the study shows it
+            split_address(weights)
+        return weights
 
     @pydantic.model_validator(mode="after")
     def _check_statistics(self) -> Self:
