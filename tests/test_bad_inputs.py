@@ -23,6 +23,7 @@ from fairweather.training import Recipe
 from fairweather.training.recipe import AugMix, GaussianNoise, RandomErasing
 from fairweather.yamlfile import _Loader, parse_yaml
 
+from .endless import endless, in_the_place_of_a_file, needs_endless, pipe
 from .run_folders import run_record, write_run
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -401,14 +402,6 @@ def test_an_image_of_a_format_that_starts_another_program_is_not_read(refused, p
     assert "PNG" in told
 
 
-def pipe(path):
-    os.mkfifo(path)
-
-
-def endless(path):
-    path.symlink_to("/dev/zero")
-
-
 def circle(path):
     path.symlink_to(path.parent)
 
@@ -417,15 +410,15 @@ def itself(path):
     path.symlink_to(path)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs pipes and devices")
+@needs_endless
 @pytest.mark.parametrize("make", [pipe, endless, circle, itself])
 def test_what_is_no_image_file_is_refused_and_not_read(refused, place, make):
     make(place / "data" / "a" / "9.png")
     assert "9.png" in refused(*EVALUATE)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs pipes and devices")
-@pytest.mark.parametrize("make", [pipe, endless])
+@needs_endless
+@in_the_place_of_a_file
 @pytest.mark.parametrize("source", ["parquet:set.parquet", "npz:set.npz", "parquet:sets"])
 def test_a_data_file_that_is_a_pipe_is_refused_and_not_read(refused, place, make, source):
     (place / "sets").mkdir()
