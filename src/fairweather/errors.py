@@ -231,6 +231,16 @@ def check_has_end(path: Path) -> None:
         raise neither_file_nor_folder(path)
 
 
+def is_there(file: Path) -> bool:
+    """Say whether there is a file that has an end; raises `InputError` for a pipe or a device.
+
+    >>> is_there(Path("nowhere.yaml"))
+    False
+    """
+    check_has_end(file)
+    return file.is_file()
+
+
 def neither_file_nor_folder(path: Path) -> InputError:
     """Build the error for a pipe or a device."""
     return InputError(f"{str(path)!r} is neither a file nor a folder")
