@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "children": set(),
     "pool": {"errors"},
     "vega": {"pool"},
-    "claims": set(),
+    "claims": {"errors"},
     "spreadsheet": set(),
     "variants": {"errors", "types", "yamlfile"},
     "fabric": set(),

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from fairweather.training import Recipe
 from fairweather.training.recipe import AugMix, GaussianNoise, RandomErasing
 from fairweather.yamlfile import _Loader, parse_yaml
 
+from .endless import endless, in_the_place_of_a_file, needs_endless, pipe, put
 from .run_folders import run_record, write_run
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -419,14 +421,6 @@ def test_an_image_of_a_format_that_starts_another_program_is_not_read(refused, p
     assert "PNG" in told
 
 
-def pipe(path):
-    os.mkfifo(path)
-
-
-def endless(path):
-    path.symlink_to("/dev/zero")
-
-
 def circle(path):
     path.symlink_to(path.parent)
 
@@ -435,21 +429,69 @@ def itself(path):
     path.symlink_to(path)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs pipes and devices")
+@needs_endless
 @pytest.mark.parametrize("make", [pipe, endless, circle, itself])
 def test_what_is_no_image_file_is_refused_and_not_read(refused, place, make):
     make(place / "data" / "a" / "9.png")
     assert "9.png" in refused(*EVALUATE)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs pipes and devices")
-@pytest.mark.parametrize("make", [pipe, endless])
+@needs_endless
+@in_the_place_of_a_file
 @pytest.mark.parametrize("source", ["parquet:set.parquet", "npz:set.npz", "parquet:sets"])
 def test_a_data_file_that_is_a_pipe_is_refused_and_not_read(refused, place, make, source):
     (place / "sets").mkdir()
     name = source.partition(":")[2]
     make(place / (f"{name}/test.parquet" if name == "sets" else name))
     assert "neither a file nor a folder" in refused(*EVALUATE[:2], source, *EVALUATE[3:])
+
+
+PYTHON = ("evaluate", "python:model.py:make", "folder:data", "--quiet")
+EXPORT = ("export", "folder:data", "--shift", "gamma,exponent=2")
+TIMM = ("evaluate", "timm:test_resnet", "folder:data", "--quiet")
+
+
+@needs_endless
+@in_the_place_of_a_file
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        *((f"labels.{end}", (*PYTHON, "--labels", f"labels.{end}")) for end in ("yaml", "json")),
+        ("labels.csv", (*PYTHON, "--labels", "labels.csv")),
+        ("names.txt", ("evaluate", "predictions:p.csv", "--classes", "names.txt")),
+        ("patients.csv", (*PYTHON, "--metadata", "patients.csv", "--cluster", "patient")),
+        ("a.pt", ("evaluate", "a.pt", "folder:data", "--architecture", "timm:test_resnet")),
+        ("w.pt", (*TIMM, "--weights", "w.pt")),
+        ("w.safetensors", (*TIMM, "--weights", "w.safetensors")),
+        ("a.onnx", ("evaluate", "onnx:a.onnx", "folder:data")),
+        ("b.py", ("evaluate", "python:b.py:make", "folder:data")),
+        ("seed-0/model.json", ("evaluate", "run:seed-0", "folder:data")),
+        ("s.yaml", ("run", "s.yaml")),
+        ("s.yaml", ("plan", "s.yaml")),
+        *((f"p.{end}", ("evaluate", f"predictions:p.{end}")) for end in ("csv", "npz", "parquet")),
+        ("p.yaml", ("evaluate", "predictions:p.yaml")),
+        ("p/m.csv", ("evaluate", "predictions:p")),
+        (
+            "out/manifest.json",
+            ("export", "folder:data", "--shift", "gamma,exponent=2", "--out", "out"),
+        ),
+        ("old/jobs.json", ("cancel", "old")),
+        ("rules.yaml", ("check", "old", "rules.yaml")),
+    ],
+    ids=lambda each: each if isinstance(each, str) else each[0],
+)
+def test_a_named_file_that_never_ends_is_refused_and_not_read(refused, place, make, file, command):
+    write_run(place / "old", run_record({"a": "Model A"}))
+    put(make, place / file)
+    told = refused(*command)
+    assert Path(file).name in told
+    # Of a run or an export, a link to a file is refused as well.
+    assert re.search("neither a file nor a folder|leads outside", told), told
+
+
+def test_names_of_classes_may_be_longer_than_a_path(refused, place):
+    names = ",".join(f"class number {number}" for number in range(1000))
+    assert "'p.csv'" in refused("evaluate", "predictions:p.csv", "--classes", names)
 
 
 def test_folders_may_be_nested_deeper_than_calls_may(place):

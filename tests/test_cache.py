@@ -28,6 +28,7 @@ from fairweather.pool import submit
 from fairweather.progress import Event
 
 from .conftest import keep_lines
+from .endless import needs_endless, pipe, put
 from .forking import Program
 from .started import started
 
@@ -460,6 +461,15 @@ def test_no_link_in_the_cache_is_followed(folder, cache, tmp_path):
     assert {each: each.read_bytes() for each in outside.iterdir()} == theirs
     assert not any(path.is_symlink() for path in cache.iterdir())
     assert files_of(cache) == [".lock", ".lock", ".pixels", ".pixels"]
+
+
+@needs_endless
+def test_a_pipe_in_the_cache_is_replaced_and_not_waited_for(folder, cache):
+    before = digests(load(folder))
+    for path in cache.glob("*.pixels"):
+        put(pipe, path)
+    assert digests(load(folder)) == before
+    assert all(path.is_file() for path in cache.glob("*.pixels"))
 
 
 def test_no_flipped_bit_of_the_record_moves_an_image(tmp_path):

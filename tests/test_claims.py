@@ -12,6 +12,8 @@ from fairweather.claims import Claims, claiming, present
 from fairweather.errors import InputError
 from fairweather.runs import RunFolder, lock_run, share_run
 
+from .endless import endless, needs_endless, pipe, put
+
 MARK = {"device": "cpu"}
 STEP = "predictions/basic/seed-0/test/gaussian_blur,sigma=1"
 
@@ -262,6 +264,102 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
     with pytest.raises(InputError, match="leads outside"), lock_run(folder):
         pass
     assert list(outside.iterdir()) == []
+
+
+def leads_outside(path):
+    path.symlink_to(outside := path.parents[path.parts[::-1].index("claims")] / "outside.txt")
+    outside.write_text('{"device": "mine"}')
+
+
+def leads_to_a_folder(path):
+    path.symlink_to(path.parent)
+
+
+def leads_nowhere(path):
+    path.symlink_to("nowhere")
+
+
+def no_text(path):
+    path.write_bytes(b"\xff\xfe")
+
+
+def too_long(path):
+    path.write_text("x" * 100_000)
+
+
+NO_CLAIMS = [pipe, endless, leads_outside, leads_to_a_folder, leads_nowhere, no_text, too_long]
+no_claim = pytest.mark.parametrize("make", NO_CLAIMS)
+
+
+@needs_endless
+@no_claim
+def test_what_is_no_file_of_a_worker_is_no_worker(tmp_path, make):
+    put(make, tmp_path / "claims" / "workers" / "x")
+    assert present(tmp_path.joinpath) == {}
+    with lock_run(tmp_path):
+        assert not (tmp_path / "claims").exists()
+    put(make, tmp_path / "claims" / "workers" / "x")
+    with share_run(tmp_path, MARK, nothing) as shared:
+        assert list(present(tmp_path.joinpath)) == [shared.claims.name]
+    if make is leads_outside:
+        assert (tmp_path / "outside.txt").read_text() == '{"device": "mine"}'
+
+
+@needs_endless
+@no_claim
+def test_what_is_no_claim_keeps_nobody_from_a_step(claim, tmp_path, make):
+    put(make, tmp_path / "claims" / "steps" / f"{STEP}.claim")
+    one, other = claim(), claim()
+    assert one.owners() == {}
+    assert one.take(STEP)
+    assert not other.take(STEP)
+    assert other.owners() == {STEP: one.name}
+    one.release(STEP)
+    if make is leads_outside:
+        assert (tmp_path / "outside.txt").read_text() == '{"device": "mine"}'
+
+
+@needs_endless
+@no_claim
+def test_what_is_no_claim_is_gone_when_all_have_ended(tmp_path, make):
+    for name in ("claims/x", "claims/workers/x", "claims/steps/a/b.claim"):
+        put(make, tmp_path / name)
+    with claiming(tmp_path.joinpath, ""):
+        pass
+    left = {path.name for path in tmp_path.rglob("*") if path.name != "outside.txt"}
+    assert left <= {"claims", "workers", "steps", "a", "x", "b.claim"}
+    assert (left == set()) is (make is not leads_to_a_folder)  # which is not looked into
+
+
+@pytest.mark.parametrize("name", ["claims", "claims/workers", "claims/steps"])
+def test_a_folder_of_claims_that_is_a_link_is_refused(tmp_path, name):
+    kept = tmp_path / "models" / "model.json"
+    kept.parent.mkdir()
+    kept.write_text("{}")
+    age(tmp_path, 1000)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(kept.parent)
+    for use in (lock_run(tmp_path), share_run(tmp_path, MARK, nothing)):
+        with pytest.raises(InputError, match=f"{name}' is a link"), use:
+            pass
+    assert kept.exists()
+
+
+@needs_endless
+@pytest.mark.parametrize("make", [pipe, leads_nowhere, no_text])
+def test_what_lies_in_the_place_of_a_folder_is_named(claim, tmp_path, make):
+    one = claim()
+    put(make, tmp_path / "claims" / "steps" / "models")
+    with pytest.raises(OSError, match="models"):
+        one.take("models/basic")
+    (tmp_path / "claims" / "steps" / "models").unlink()
+
+
+def test_a_folder_in_the_place_of_a_claim_is_named(claim, tmp_path):
+    one = claim()
+    (tmp_path / "claims" / "steps" / f"{STEP}.claim" / "x").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match="sigma"):
+        one.take(STEP)
 
 
 def nothing(run, others):

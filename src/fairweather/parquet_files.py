@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fairweather.errors import InputError, one_line
+from fairweather.errors import InputError, check_has_end, one_line
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -40,6 +40,7 @@ def read_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.R
 
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    check_has_end(path)
     try:
         with pq.ParquetFile(path) as file:
             for at in range(len(file.schema)):

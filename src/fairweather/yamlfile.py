@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from fairweather.errors import InputError, check_text, one_line
+from fairweather.errors import InputError, check_has_end, check_text, one_line
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _FLOAT = re.compile(rf"^(?:[-+]?(?:\d+\.\d*|\.\d+)|{_NUMBER}[eE][-+]?\d+|[-+]?\.inf|\.nan)$")
@@ -140,6 +140,7 @@ def parse_yaml(text: str, name: str = "the study") -> Any:  # noqa: ANN401 - any
 
 def read_yaml(path: Path) -> Any:  # noqa: ANN401 - any YAML value
     """Parse a YAML file safely."""
+    check_has_end(path)
     try:
         return parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import inspect
 import types
 import typing
@@ -16,7 +17,7 @@ from fairweather.cli.first_checks import go_offline
 from fairweather.cli.running import JSON, print_places, show_outlook
 from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
-from fairweather.errors import InputError, check_writable
+from fairweather.errors import InputError, check_writable, is_there
 from fairweather.evaluation_options import Channels, EvaluationOptions, check_options
 
 Command = Callable[..., None]
@@ -156,7 +157,13 @@ def evaluate(
 def _classes(text: str) -> list[str]:
     """The names of classes: the lines of a file, or what stands between commas."""
     file = Path(text)
-    if not file.is_file():
+    try:
+        named = is_there(file)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        named = False  # a list that is too long for a path
+    if not named:
         return [name.strip() for name in text.split(",")]
     try:
         return [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]

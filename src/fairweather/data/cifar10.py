@@ -15,8 +15,8 @@ from fairweather.data.known import (
     check_md5,
     find_folder,
     md5,
-    missing_file,
     own_folder,
+    read_file,
     unpack,
 )
 from fairweather.data.source import Item, Listing, Request, Source
@@ -64,10 +64,7 @@ def list_cifar10(request: Request) -> Source:
     for split, batches in BATCHES.items():
         labels = []
         for file, published in batches.items():
-            path = folder / file
-            if not path.exists():
-                raise missing_file(NAME, file, folder)
-            content = path.read_bytes()
+            content, path = read_file(NAME, file, folder), folder / file
             digests[file] = md5(content)
             check_md5(path, digests[file], published, request.verify)
             labels.append(read_batch(content, path).labels)
@@ -101,7 +98,8 @@ def _list_split(
             if not len(inside):
                 continue
             # Only one batch is in memory at a time; its channels become the last dimension.
-            images = np.ascontiguousarray(read_batch(path.read_bytes(), path).images)
+            content = read_file(NAME, path.name, path.parent)
+            images = np.ascontiguousarray(read_batch(content, path).images)
             for key in inside:
                 yield Item(f"{NAME} {split} image {key}", images[key - start])
 

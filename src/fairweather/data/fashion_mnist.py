@@ -18,6 +18,7 @@ from fairweather.data.known import (
     md5,
     missing_file,
     own_folder,
+    read_file,
 )
 from fairweather.data.source import Item, Listing, Request, Source
 from fairweather.download import fetch
@@ -103,10 +104,11 @@ def _idx_path(folder: Path, stem: str) -> Path:
 
 
 def _read_content(path: Path) -> bytes:
+    content = read_file(NAME, path.name, path.parent)
     if path.suffix != ".gz":
-        return path.read_bytes()
+        return content
     try:
-        return gzip.decompress(path.read_bytes())
+        return gzip.decompress(content)
     except DAMAGED as error:
         raise InputError(f"{str(path)!r} is damaged or cut off: {error}") from error
 

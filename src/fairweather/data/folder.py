@@ -20,10 +20,9 @@ from fairweather.data.source import (
     check_exists,
     check_same_classes,
     names_below,
-    neither_file_nor_folder,
     required_path,
 )
-from fairweather.errors import InputError
+from fairweather.errors import InputError, neither_file_nor_folder
 
 UNLABELLED = "unlabelled"  # the one class of images without labels
 

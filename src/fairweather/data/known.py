@@ -51,6 +51,15 @@ def find_folder(name: str, root: Path, places: Sequence[str], marks: Sequence[st
     )
 
 
+def read_file(name: str, file: str, folder: Path) -> bytes:
+    """Read a file of a set; raises `InputError` if it is missing, or no file."""
+    path = folder / file
+    if not path.exists():
+        raise missing_file(name, file, folder)
+    check_exists(path)
+    return path.read_bytes()
+
+
 def missing_file(name: str, file: str, folder: Path) -> InputError:
     """Build the error for a set of which a file is missing."""
     return InputError(

@@ -55,13 +55,14 @@ def _obtain(file: str, published: str, request: Request) -> tuple[Path, str]:
             raise InputError(f"{str(request.path)!r} is a file; root is the folder of {file}")
         target = request.path
         places.insert(0, target)
-    path = next((place / file for place in places if (place / file).is_file()), None)
+    path = next((place / file for place in places if (place / file).exists()), None)
     if path is None:
         url, expected = ADDRESS.format(file=file), published if request.verify else None
         path = target / file
         fetch(url, path, md5=expected, offline=request.offline, progress=request.progress)
         if expected:
             return path, expected
+    check_exists(path)
     found = file_digest(path, "md5")
     check_md5(path, found, published, request.verify)
     return path, found

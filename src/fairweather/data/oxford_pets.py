@@ -16,6 +16,7 @@ from fairweather.data.known import (
     md5,
     missing_file,
     own_folder,
+    read_file,
     unpack,
 )
 from fairweather.data.source import (
@@ -66,9 +67,7 @@ def list_oxford_pets(request: Request) -> Source:
     classes, splits, digests = {}, {}, {}
     for split, file in LISTS.items():
         path = folder / "annotations" / f"{file}.txt"
-        if not path.exists():
-            raise missing_file(NAME, path.name, path.parent)
-        content = path.read_bytes()
+        content = read_file(NAME, path.name, path.parent)
         digests[path.name] = md5(content)
         pets = _parse_list(content, path)
         _check_present(pets, present, path)

@@ -15,6 +15,7 @@ import math
 import mmap
 import os
 import shutil
+import stat
 import struct
 import sys
 from collections.abc import Container, Iterator, Mapping
@@ -123,15 +124,17 @@ def open_sealed(path: Path, count: int) -> PixelFile | None:
 
     The map is private and reserves no memory: writing to it changes memory alone, and it may be
     larger than memory, since the system drops unchanged pages and reads them again. A link counts
-    as missing: what it leads to is not of this cache.
+    as missing, since what it leads to is not of this cache, and so does a pipe.
     """
     try:
-        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP):
             return None
         raise
     with os.fdopen(number, "rb") as file:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            return None
         record = _read_record(file)
         if record is None:
             return None

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_has_end
 from fairweather.progress import Notify
 from fairweather.types import Groups
 
@@ -141,19 +141,13 @@ def names_below(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
 
 def check_exists(path: Path) -> None:
     """Raise `InputError` with the closest name in its folder unless a file or folder exists."""
+    check_has_end(path)
     if path.exists():
-        if not path.is_file() and not path.is_dir():
-            raise neither_file_nor_folder(path)
         return
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     closest = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.6)
     hint = f"; did you mean {closest[0]!r}?" if closest else ""
     raise InputError(f"there is no file or folder {str(path)!r}{hint}")
-
-
-def neither_file_nor_folder(path: Path) -> InputError:
-    """Build the error for a pipe or a device, which reading might never end."""
-    return InputError(f"{str(path)!r} is neither a file nor a folder")
 
 
 @contextmanager

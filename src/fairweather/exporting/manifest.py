@@ -13,7 +13,7 @@ from typing import Literal
 import filelock
 import torch
 
-from fairweather.errors import InputError, naming
+from fairweather.errors import InputError, check_has_end, naming
 from fairweather.exporting.layouts import Written
 from fairweather.record import Frozen
 from fairweather.runs import LOCK, PARTIAL, inside, provenance, write_atomically
@@ -173,7 +173,7 @@ def open_export(folder: Path, inputs: ExportInputs) -> Iterator[Manifest]:
 def _read(folder: Path, inputs: ExportInputs) -> ExportRecord:
     if not folder.exists() or (folder.is_dir() and all(map(_is_beginning, folder.iterdir()))):
         return ExportRecord(**dict(inputs), shifts={})
-    found = _parse(folder / MANIFEST)
+    found = _parse(inside(folder, MANIFEST))
     if found is None:
         raise InputError(
             f"{folder} contains files that are not an export; name a new folder with --out"
@@ -198,6 +198,7 @@ def _is_beginning(path: Path) -> bool:
 
 def _parse(path: Path) -> ExportRecord | None:
     """Read the manifest; return None if there is none, or if it is not of an export."""
+    check_has_end(path)
     try:
         return ExportRecord.model_validate(json.loads(path.read_text()))
     except (OSError, ValueError, RecursionError):

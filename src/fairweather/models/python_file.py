@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar, cast
 import torch
 from torch import nn
 
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, is_there, unknown_name
 from fairweather.models.building import given_statistics
 from fairweather.models.classifier import Classifier
 from fairweather.models.gray import NOTE, GrayInput, takes_gray
@@ -50,7 +50,7 @@ def module_from_file(path: Path, function: str, seed: int) -> FromFile:
     Raises `InputError` if the file raises an error (with file and line, and the original error as
     its cause), has no such function, or returns something else than a module.
     """
-    if not path.is_file():
+    if not is_there(path):
         raise InputError(f"python: there is no file {path}")
     code = path.read_bytes()
     digest = hashlib.sha256(code).hexdigest()
