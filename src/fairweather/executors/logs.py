@@ -6,7 +6,9 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TextIO
 
+from fairweather.errors import check_has_end
 from fairweather.executors.local import perform_here
 from fairweather.executors.schedule import Outcome
 from fairweather.executors.shared import Perform
@@ -36,11 +38,7 @@ def logging_steps(by: str) -> Perform:
 
     def perform(steps: Sequence[Step], worker: Worker, run: RunFolder, tell: Notify) -> Outcome:
         with ExitStack() as stack:
-            files = []
-            for step in steps:
-                path = run.file(log_of(step.id))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                files.append(stack.enter_context(path.open("a", encoding="utf-8")))
+            files = [stack.enter_context(appending(run, log_of(step.id))) for step in steps]
 
             def write(text: str) -> None:
                 for file in files:
@@ -69,6 +67,14 @@ def logging_steps(by: str) -> Perform:
         return outcome
 
     return perform
+
+
+def appending(run: RunFolder, name: str) -> TextIO:
+    """Open a log in a run folder for more lines; raises `InputError` for a pipe in its place."""
+    path = run.file(name)
+    check_has_end(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a", encoding="utf-8")
 
 
 def last_lines(run: RunFolder, name: str, lines: int = 10) -> str:

@@ -23,7 +23,7 @@ from fairweather.devices import cores, workers_for
 from fairweather.errors import InputError
 from fairweather.executors.jobs import Failed
 from fairweather.executors.local import perform_here
-from fairweather.executors.logs import log_of
+from fairweather.executors.logs import appending, log_of
 from fairweather.executors.schedule import left_by
 from fairweather.progress import Event
 from fairweather.record import RECORD, Machine, step_file
@@ -418,7 +418,7 @@ class StepLog:
     """The log of an order in the run folder: where it was tried, and what was printed."""
 
     def __init__(self, order: Order, run: RunFolder) -> None:
-        self.name = log_of(order.steps[0].id)
+        self.run, self.name = run, log_of(order.steps[0].id)
         self.path = run.file(self.name)
         self.title = order.title
         self.steps = [step.id for step in order.steps]
@@ -432,8 +432,7 @@ class StepLog:
         """Append lines."""
         if not text.strip():
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as log:
+        with appending(self.run, self.name) as log:
             log.write(text.rstrip() + "\n")
 
 
