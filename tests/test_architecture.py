@@ -145,5 +145,12 @@ def test_the_check_sees_every_way_to_import(line, tmp_path):
     assert internal_imports(planted) == {"training"}
 
 
+def test_csv_is_written_in_one_place():
+    """A text with a carriage return in another writer's file reads back as two rows."""
+    calls = ("csv.writer(", ".to_csv(")
+    writers = {path.stem for path in MODULES if any(each in path.read_text() for each in calls)}
+    assert writers == {"spreadsheet"}
+
+
 def test_there_is_no_drawer_for_everything():
     assert not [path for path in MODULES if path.stem in ("utils", "helpers", "common", "misc")]

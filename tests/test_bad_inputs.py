@@ -22,7 +22,7 @@ from fairweather.runs import command_line, open_finished_run, write_atomically
 from fairweather.study import check_study
 from fairweather.training import Recipe
 from fairweather.training.recipe import AugMix, GaussianNoise, RandomErasing
-from fairweather.yamlfile import _Loader, parse_yaml
+from fairweather.yamlfile import _Loader, parse_yaml, read_yaml
 
 from .endless import endless, in_the_place_of_a_file, needs_endless, pipe, put
 from .run_folders import run_record, write_run
@@ -446,6 +446,14 @@ def test_a_data_file_that_is_a_pipe_is_refused_and_not_read(refused, place, make
     assert "neither a file nor a folder" in refused(*EVALUATE[:2], source, *EVALUATE[3:])
 
 
+@needs_endless
+@in_the_place_of_a_file
+def test_yaml_that_never_ends_is_not_read(tmp_path, make):
+    make(tmp_path / "study.yaml")
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        read_yaml(tmp_path / "study.yaml")
+
+
 PYTHON = ("evaluate", "python:model.py:make", "folder:data", "--quiet")
 EXPORT = ("export", "folder:data", "--shift", "gamma,exponent=2")
 TIMM = ("evaluate", "timm:test_resnet", "folder:data", "--quiet")
@@ -477,6 +485,7 @@ TIMM = ("evaluate", "timm:test_resnet", "folder:data", "--quiet")
         ),
         ("old/jobs.json", ("cancel", "old")),
         ("rules.yaml", ("check", "old", "rules.yaml")),
+        ("priors.yaml", (*PYTHON, "--priors", "priors.yaml")),
     ],
     ids=lambda each: each if isinstance(each, str) else each[0],
 )
@@ -601,6 +610,7 @@ def test_a_bad_command_ends_with_one_line_and_writes_nothing(refused, place, com
 
 
 SECRET = "https://me:se/c@ret@example.org/a.pt"
+TWO = f"https://example.org/,images={SECRET}"  # without a blank between them
 
 
 @pytest.mark.parametrize(
@@ -644,6 +654,9 @@ SECRET = "https://me:se/c@ret@example.org/a.pt"
             for command in ("run", "plan")
             for address in (SECRET, "https://me:c@ret@example.org/a.pt")
         ),
+        *((*EVALUATE, option, TWO) for option in ("--shifts", "--weights")),
+        (*EVALUATE[:2], f"csv:{TWO}"),
+        ("evaluate", f"predictions:{TWO}"),
         ("compare", SECRET, "paper"),
         ("check", SECRET, "accuracy > 0"),
         ("report", SECRET),
@@ -656,6 +669,17 @@ SECRET = "https://me:se/c@ret@example.org/a.pt"
 def test_a_password_is_not_repeated_where_no_address_is_expected(refused, command):
     told = refused(*command)
     assert not [part for part in ("me:", "se/c", "c@ret", "ret@") if part in told], told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("run:/runs@lab/x", "folder:/@data/pets", "/data//me@home/x.png", "me@example.org"),
+        *("https://example.org/a@b", "file:///home/me@lab/a.pt"),
+    ],
+)
+def test_what_holds_no_password_is_told_as_it_is(text):
+    assert hide_passwords(text) == text
 
 
 def test_a_password_in_a_command_is_not_stored(monkeypatch):

@@ -254,7 +254,17 @@ def as_file_in_python(place, name):
     pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     names = np.array([name, "other"], dtype=np.object_)
     images = fw.Images(pixels, column, column, ("a", "b"), names)
-    return fw.Dataset("set", None, None, images, (0.5,) * 3, (0.2,) * 3).test.names
+    plain = fw.Images(pixels, column, column, ("a", "b"))
+    refused = []
+    for parts in ((images, None, plain), (None, images, plain), (None, None, images)):
+        try:
+            made = fw.Dataset("set", *parts, (0.5,) * 3, (0.2,) * 3)
+        except InputError as error:
+            refused.append(error)
+    if refused:
+        assert len(refused) == 3
+        raise refused[0]
+    return made.test.names
 
 
 def as_title_of_a_study(place, name):

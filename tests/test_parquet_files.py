@@ -96,6 +96,31 @@ def test_text_that_is_not_asked_for_may_be_anything(content, tmp_path):
     assert len(list(listing.read(np.arange(ROWS)))) == ROWS
 
 
+def test_a_column_is_the_one_of_this_name_and_no_other(tmp_path):
+    path = tmp_path / "columns.parquet"
+    columns = {"label": pa.array([{"fine": 7}]), "label.fine": pa.array([3])}
+    pq.write_table(pa.table(columns), path)
+    assert read_arrow(path, ["label.fine"]).to_pydict() == {"label.fine": [3]}
+    assert [each.to_pydict() for each in read_batches(path, ["label.fine"], 9)] == [
+        {"label.fine": [3]}
+    ]
+    pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["p", "p"]), path)
+    for read in (read_arrow, lambda path: list(read_batches(path, ["p"], 9))):
+        with pytest.raises(InputError, match="two columns with the name 'p'"):
+            read(path)
+
+
+def test_a_table_may_be_a_folder_of_parts(tmp_path):
+    folder = tmp_path / "facts.parquet"
+    folder.mkdir()
+    with pytest.raises(InputError, match="no parquet files"):
+        read_table(folder)
+    for part in (0, 1):
+        pq.write_table(pa.table({"key": [part]}), folder / f"part-{part}.parquet")
+    (folder / "_SUCCESS.parquet").write_text("")
+    assert read_table(folder)["key"].tolist() == ["0", "1"]
+
+
 def test_a_folder_or_a_file_that_is_not_there_is_told(tmp_path):
     for path in (tmp_path, tmp_path / "nothing.parquet"):
         with pytest.raises(InputError, match="cannot be read as a parquet file"):

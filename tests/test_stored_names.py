@@ -407,6 +407,20 @@ def test_an_export_reads_no_file_that_its_manifest_names_outside(tmp_path, victi
     assert seen == []
 
 
+def test_a_manifest_is_not_read_through_a_link(tmp_path):
+    for name in ("whole", "foreign"):
+        with open_export(tmp_path / name, EXPORTED):
+            pass
+    manifest = tmp_path / "foreign" / MANIFEST
+    manifest.unlink()
+    manifest.symlink_to(tmp_path / "whole" / MANIFEST)
+    with (
+        pytest.raises(InputError, match="outside"),
+        open_export(tmp_path / "foreign", EXPORTED),
+    ):
+        pass
+
+
 def test_an_export_writes_and_removes_nothing_through_a_link(tmp_path, victim):
     out = tmp_path / "out"
     (tmp_path / "elsewhere").mkdir()

@@ -49,8 +49,10 @@ _UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufff
 _IN_NO_FILE = re.compile(rf"{_UNSHOWABLE.pattern}|[\t\n\r\u2028\u2029]")
 
 _BREAKS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
-# What may be an address, up to the next blank; a path has one slash where an address has two.
-_ADDRESS = re.compile(r"(:/+|//+)(\S+)")
+# Where an address begins, and all of it: up to a blank, or to the next address. `Path` makes one
+# slash of two. A scheme has at most 16 letters here, so that a search takes one pass.
+_BEGINS = r"(?:[A-Za-z][A-Za-z0-9+.-]{0,15}:/{2,}|(?:https?|ftps?|s3|gs|ssh|git):/)"
+_ADDRESS = re.compile(rf"({_BEGINS})((?:(?!{_BEGINS})\S)+)", re.IGNORECASE)
 MOST_LETTERS = 500  # of a name; ImageNet's longest has 121
 MOST_TOLD = 1000  # characters of a sentence on the command line: a name may have a million
 

@@ -1,7 +1,7 @@
 """Parquet files that other programs wrote: one place reads them, and says what is wrong.
 
 pyarrow reads text that is not UTF-8 without a word, and complains where that becomes text of
-Python's, in whatever code that is. So the names of columns and all text are checked here.
+Python's, in whatever code that is. So all text is checked here; names are when a file is opened.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def read_schema(path: Path) -> pa.Schema:
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read some columns, or all; raises `InputError` for a file that is damaged."""
     with _opened(path) as file:
-        table = file.read(columns=columns)
+        wanted = _chosen(file, columns, path)
+        table = file.read(columns=wanted).select(wanted)
         table.validate(full=True)
         return table
 
@@ -33,9 +34,23 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 def read_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
     """Read some columns in batches of `rows`; raises `InputError` for a file that is damaged."""
     with _opened(path) as file:
-        for batch in file.iter_batches(rows, columns=columns):
+        wanted = _chosen(file, columns, path)
+        for batch in file.iter_batches(rows, columns=wanted):
             batch.validate(full=True)
-            yield batch
+            yield batch.select(wanted)
+
+
+def _chosen(file: pq.ParquetFile, columns: Sequence[str] | None, path: Path) -> list[str]:
+    """The names of the columns that are asked for, or of all, if each is the name of one.
+
+    pyarrow takes a name for the beginning of a path: `label` brings all of a structure, and so does
+    a column `label.fine`, so that the names must be selected once more.
+    """
+    known = file.schema_arrow.names
+    for name in known if columns is None else columns:
+        if known.count(name) > 1:
+            raise InputError(f"{str(path)!r} has two columns with the name {name!r}")
+    return list(known if columns is None else columns)
 
 
 @contextmanager
@@ -43,8 +58,6 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     check_has_end(path)
     try:
         with pq.ParquetFile(path) as file:
-            for at in range(len(file.schema)):
-                file.schema.column(at).path  # noqa: B018 - the names, nested ones too, become text
             yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = one_line(str(error).partition("\n")[0])

@@ -33,7 +33,7 @@ import pydantic
 from pydantic import JsonValue
 
 from fairweather.claims import CLAIMS, Claims, claiming, present
-from fairweather.errors import InputError, check_text, hide_passwords, naming
+from fairweather.errors import InputError, check_has_end, check_text, hide_passwords, naming
 from fairweather.record import (
     COLUMNS,
     JOINED,
@@ -592,6 +592,7 @@ def _read_scores(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn an error with a file that is none of predictions into an `InputError`."""
+    check_has_end(path)
     try:
         yield
     except FileNotFoundError:

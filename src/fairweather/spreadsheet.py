@@ -44,15 +44,15 @@ def rows_to_csv(rows: Iterable[Iterable[object]]) -> str:
     return lines.getvalue()
 
 
-def frame_to_csv(frame: pd.DataFrame) -> str:
-    """Write a frame as CSV likewise, its numbers with eight significant digits.
+def frame_to_csv(frame: pd.DataFrame, float_format: str | None = "%.8g") -> str:
+    """Write a frame as CSV likewise, its numbers with eight significant digits, or all with None.
 
     >>> import pandas as pd
     >>> frame_to_csv(pd.DataFrame({"class": ["a\\rb"], "value": [1 / 3]}))
     'class,value\\n"a\\rb",0.33333333\\n'
     """
     lines = _Lines()
-    frame.to_csv(lines, index=False, float_format="%.8g", lineterminator=_QUOTED)
+    frame.to_csv(lines, index=False, float_format=float_format, lineterminator=_QUOTED)
     return lines.getvalue()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from fairweather import parquet_files
 from fairweather.data.known import first_names
@@ -140,7 +141,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise InputError(f"a table must be a .csv, .tsv or .parquet file, found {str(path)!r}")
     try:
         if path.suffix.lower() == ".parquet":
-            table = parquet_files.read_table(path).to_pandas()
+            table = _of_parts(path).to_pandas()
             texts = [as_texts(table[name]) for name in table]
             table = pd.concat(texts, axis=1) if texts else table
         else:
@@ -165,6 +166,16 @@ def read_table(path: Path) -> pd.DataFrame:
     if len(twice):
         raise InputError(f"{str(path)!r} has two columns with the name {twice[0]!r}")
     return table
+
+
+def _of_parts(path: Path) -> pa.Table:
+    """Read a parquet file, or a folder with the parts of one, as other programs write it."""
+    if not path.is_dir():
+        return parquet_files.read_table(path)
+    parts = [part for part in sorted(path.glob("*.parquet")) if part.name[0] not in "._"]
+    if not parts:
+        raise InputError(f"the folder {str(path)!r} has no parquet files")
+    return pa.concat_tables([parquet_files.read_table(part) for part in parts])
 
 
 def as_texts(column: pd.Series) -> pd.Series:

@@ -27,6 +27,7 @@ from fairweather.progress import Event, Notify
 from fairweather.record import CORRELATION, DESCRIPTION, DIVERGED, HISTORY, PROBED, WEIGHTS
 from fairweather.runs import RunFolder
 from fairweather.shift_lists import only_shifts
+from fairweather.spreadsheet import frame_to_csv
 from fairweather.steps.plan import (
     ChooseStep,
     Done,
@@ -238,7 +239,7 @@ def _store_training(
     files: dict[str, bytes | str] = {
         WEIGHTS: as_safetensors(state["best"]),
         DESCRIPTION: models.model_json(described, facts),
-        HISTORY: pd.DataFrame(history).to_csv(index=False),
+        HISTORY: frame_to_csv(pd.DataFrame(history), None),
     }
     if "probed" in state:
         files[PROBED] = as_safetensors(state["probed"])
@@ -265,7 +266,7 @@ def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Not
     table["chosen"] = table.index == chosen
     described = folder.file(f"{step.folders[chosen]}/{DESCRIPTION}")
     recipe = json.loads(described.read_text())["recipe"]
-    folder.write(step.leaves[0], table.to_csv(index=False))
+    folder.write(step.leaves[0], frame_to_csv(table, None))
     folder.write(step.leaves[1], json.dumps(recipe, indent=1) + "\n")
     return Done(f"try {chosen + 1} of {len(table)}")
 
@@ -339,7 +340,7 @@ def _store_pretraining(
     files: dict[str, bytes | str] = {
         WEIGHTS: as_safetensors(models.state_without_head(classifier, spec.backbone)),
         DESCRIPTION: models.model_json(spec, facts),
-        HISTORY: pd.DataFrame(last.history).to_csv(index=False),
+        HISTORY: frame_to_csv(pd.DataFrame(last.history), None),
     }
     if last.correlation is not None and last.correlation_before is not None:
         matrices = {"before": last.correlation_before, "after": last.correlation}
