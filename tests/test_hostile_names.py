@@ -328,6 +328,11 @@ def is_shown_of_a_file(name):
     return not kinds & {"Cc", "Cs", "Zl", "Zp"} and not set(name) & set("\ufffe\uffff")
 
 
+# A class that is a folder stands in the names of its files as well.
+MAY_STAND = {each: is_shown_of_a_file for each in SOURCES if each.startswith("as_file")}
+MAY_STAND["in_folder"] = lambda name: is_shown(name) and is_shown_of_a_file(name)
+
+
 def has_surrogates(name):
     return any("\ud800" <= each <= "\udfff" for each in name)
 
@@ -338,7 +343,7 @@ def check(source, name, place):
         return
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    told, may_stand = "", is_shown_of_a_file if source.startswith("as_file") else is_shown
+    told, may_stand = "", MAY_STAND.get(source, is_shown)
     try:
         found = SOURCES[source](place, name)
     except InputError as error:
