@@ -219,6 +219,13 @@ def test_a_file_that_never_ends_is_refused_and_not_read(tmp_path, make, verify, 
         list_medmnist("pathmnist", Request(root, offline=True, verify=verify))
 
 
+def test_a_folder_with_the_name_of_a_file_is_passed_over(tmp_path):
+    (tmp_path / "root/pathmnist.npz").mkdir(parents=True)
+    write(tmp_path / "home/.medmnist/pathmnist.npz")
+    source = list_medmnist("pathmnist", Request(tmp_path / "root", offline=True, verify=False))
+    assert len(source.classes) == 9
+
+
 def test_a_label_beyond_the_published_classes_is_refused(tmp_path):
     write(tmp_path / "pathmnist.npz", classes=10)
     with pytest.raises(InputError, match=r"is 9; .*0 to 8"):

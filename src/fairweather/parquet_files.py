@@ -6,6 +6,7 @@ Python's, in whatever code that is. So all text is checked here; names are when 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,11 +47,12 @@ def _chosen(file: pq.ParquetFile, columns: Sequence[str] | None, path: Path) -> 
     pyarrow takes a name for the beginning of a path: `label` brings all of a structure, and so does
     a column `label.fine`, so that the names must be selected once more.
     """
-    known = file.schema_arrow.names
-    for name in known if columns is None else columns:
-        if known.count(name) > 1:
-            raise InputError(f"{str(path)!r} has two columns with the name {name!r}")
-    return list(known if columns is None else columns)
+    # Counted once: predictions may have a column for each of 20,000 classes.
+    known = Counter(file.schema_arrow.names)
+    wanted = list(known if columns is None else columns)
+    if twice := [name for name in wanted if known[name] > 1]:
+        raise InputError(f"{str(path)!r} has two columns with the name {twice[0]!r}")
+    return wanted
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from fairweather.data.medmnist_facts import ADDRESS, NATURAL_SHIFT, RESOLUTIONS,
 from fairweather.data.npz import list_archive
 from fairweather.data.source import SPLITS, Request, Source, check_exists
 from fairweather.download import fetch, file_digest
-from fairweather.errors import InputError
+from fairweather.errors import InputError, is_there
 
 
 def list_medmnist(name: str, request: Request) -> Source:
@@ -55,14 +55,13 @@ def _obtain(file: str, published: str, request: Request) -> tuple[Path, str]:
             raise InputError(f"{str(request.path)!r} is a file; root is the folder of {file}")
         target = request.path
         places.insert(0, target)
-    path = next((place / file for place in places if (place / file).exists()), None)
+    path = next((place / file for place in places if is_there(place / file)), None)
     if path is None:
         url, expected = ADDRESS.format(file=file), published if request.verify else None
         path = target / file
         fetch(url, path, md5=expected, offline=request.offline, progress=request.progress)
         if expected:
             return path, expected
-    check_exists(path)
     found = file_digest(path, "md5")
     check_md5(path, found, published, request.verify)
     return path, found

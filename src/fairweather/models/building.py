@@ -180,7 +180,11 @@ def load_checkpoint(folder: Path) -> Classifier:
         spec = _SPEC.validate_python(json.loads(described.read_text())["spec"])
         state = safetensors.torch.load_file(weights)
     except (
-        *(OSError, ValueError, KeyError, TypeError, RecursionError),
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
         safetensors.SafetensorError,
     ) as error:
         raise InputError(f"{folder} holds a damaged model ({type(error).__name__})") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +171,6 @@ def _unreadable(place: str, error: Exception) -> InputError:
 
 def _of_parquet(path: Path, place: str, asked: Asked, classes: int | None) -> Rows:
     table = read_table(path)
-    _check_distinct(table.column_names, place)
     lists = [field.name for field in table.schema if _is_list(field.type)]
     if not lists:
         frame = table.to_pandas(ignore_metadata=True)
@@ -324,7 +324,7 @@ def _is_number(text: str) -> bool:
 
 
 def _check_distinct(names: Sequence[str], place: str) -> None:
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise InputError(f"{place} has more than one column called {listed(twice)}")
 
