@@ -46,6 +46,8 @@ nightly: $(VENV)/.installed-dev
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	# Files are read and written in UTF-8 under every locale.
+	$(BIN)/ruff check --preview --select PLW1514 .
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py

@@ -154,7 +154,7 @@ def measure_model():
 
 def peak_memory():
     """MiB, as Linux counts them; the peak of `getrusage` would be inherited from the parent."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
 
 

@@ -242,7 +242,7 @@ def memory():
     own = mapped = 0
     for process in family_of("self"):
         try:
-            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+            lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
         except OSError:
             continue  # it has ended
         sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}

@@ -47,13 +47,19 @@ def jobs(state):
 
 def is_there(pid):
     try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return (
+            pathlib.Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8")
+            .rsplit(")", 1)[1]
+            .split()[0]
+            != "Z"
+        )
     except FileNotFoundError:
         return False
 
 
 def sbatch(state, arguments):
-    text = pathlib.Path(arguments[-1]).read_text()
+    text = pathlib.Path(arguments[-1]).read_text(encoding="utf-8")
     if "--partition=nowhere" in text:
         sys.exit("sbatch: error: invalid partition specified: nowhere")
     number = str(100 * (1 + len(list(state.glob("*.sh")))))

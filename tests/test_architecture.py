@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "streams": {"devices", "types"},
     "children": set(),
     "pool": {"errors"},
-    "vega": {"pool"},
+    "vega": {"errors", "pool"},
     "claims": {"errors"},
     "spreadsheet": set(),
     "variants": {"errors", "types", "yamlfile"},

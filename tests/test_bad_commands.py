@@ -64,6 +64,10 @@ def not_finite():
 def falls():
     return Model(answer=lambda images: images.nothing)
 
+def exits():
+    import sys
+    return Model(answer=lambda images: sys.exit(0))
+
 def yes_or_no():
     return Model(answer=lambda images: images.mean((2, 3)).sigmoid())
 
@@ -305,8 +309,8 @@ def most_memory(begin=False):
     status, forget = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     try:
         if begin:
-            forget.write_text("5")
-        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+            forget.write_text("5", encoding="utf-8")
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text(encoding="utf-8"))[1])
     except OSError:
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return used * (1 if sys.platform == "darwin" else 1024)
@@ -918,6 +922,7 @@ ROWS = {
         model("python:model.py:text", "found a str"),
         model("python:model.py:not_finite", "finite"),
         model("python:model.py:falls", "model-falls"),
+        model("python:model.py:exits", "model-exits"),
         model("python:model.py:yes_or_no", "--outputs"),
         model("python:bad.py:make", "bad.py, line 1", bad_py="def make(:"),
         model("python:bad.py:make", "bad.py", bad_py=b"\xff\xfe\0"),

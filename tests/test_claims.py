@@ -53,6 +53,15 @@ def test_a_step_is_claimed_once_until_it_is_given_back(claim):
     assert not one.take(STEP)
 
 
+def test_a_claim_from_the_future_is_taken_over(claim, tmp_path):
+    killed, other = claim(), claim()
+    assert killed.take(STEP)
+    age(tmp_path / "claims", -1000.0)
+    assert other.owners() == {}
+    assert list(present(tmp_path.joinpath)) == [other.name]
+    assert other.take(STEP)
+
+
 def test_a_claim_that_nobody_renews_is_taken_over_by_one(claim, tmp_path):
     killed = claim()
     assert killed.take(STEP)
@@ -294,6 +303,7 @@ no_claim = pytest.mark.parametrize("make", NO_CLAIMS)
 @needs_endless
 @no_claim
 def test_what_is_no_file_of_a_worker_is_no_worker(tmp_path, make):
+    (tmp_path / "steps").mkdir()  # as in every run folder
     put(make, tmp_path / "claims" / "workers" / "x")
     assert present(tmp_path.joinpath) == {}
     with lock_run(tmp_path):
@@ -336,6 +346,7 @@ def test_a_folder_of_claims_that_is_a_link_is_refused(tmp_path, name):
     kept = tmp_path / "models" / "model.json"
     kept.parent.mkdir()
     kept.write_text("{}")
+    (tmp_path / "steps").mkdir()  # as in every run folder
     age(tmp_path, 1000)
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).symlink_to(kept.parent)

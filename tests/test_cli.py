@@ -1,6 +1,7 @@
 """The command line and the façade: fast, quiet, and clear about mistakes."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -111,6 +112,14 @@ def test_what_the_system_refuses_is_one_sentence(file, folder, way_out, monkeypa
     assert ("FAIRWEATHER_CACHE" in said) == bool(way_out)
     assert "Errno" not in said
     assert ".part" not in said
+
+
+def test_what_a_terminal_cannot_show_is_replaced(tmp_path):
+    command = [sys.executable, "-m", "fairweather", "list"]
+    latin = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path, env=latin)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Gaussian blur: standard deviation ? (pixels)" in done.stdout
 
 
 def helped(command):

@@ -395,7 +395,9 @@ def test_an_unreadable_file_is_named_or_skipped(damage, tmp_path, monkeypatch):
     assert dataset.notes["skipped_files"] == 1
     assert dataset.notes["skipped_names"] == ["cat/03.png"]
     (line,) = filter(None, lines)
-    assert re.fullmatch(r"left out       1 of \d+ \w+ images cannot be read: cat/03\.png", line)
+    assert re.fullmatch(
+        r"left out       1 of \d+ \w+ images cannot be read: cat/03\.png \(.+\)", line
+    )
     for name in ("train", "val", "test"):
         before, after = getattr(intact, name), getattr(dataset, name)
         kept = before.keys != 3

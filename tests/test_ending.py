@@ -105,7 +105,7 @@ def test_a_worker_ends_soon_after_the_process_that_started_it_was_killed():
 
 def is_running(number):
     try:
-        with open(f"/proc/{number}/stat") as file:  # noqa: PTH123
+        with open(f"/proc/{number}/stat", encoding="utf-8") as file:  # noqa: PTH123
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False

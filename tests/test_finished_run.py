@@ -8,8 +8,10 @@ import pytest
 
 import fairweather as fw
 from fairweather.errors import InputError
+from fairweather.runs import lock_run
 from fairweather.types import Scores, shortest
 
+from .commands import fairweather
 from .run_folders import run_record, sweep_record, write_run
 
 SWEEPS = (
@@ -48,6 +50,17 @@ def run_of(path, *scores, **facts):
 def shown(run):
     """The cells of the overview's lines, the header first."""
     return [re.split(r"\s{2,}", line.strip()) for line in run.overview().splitlines()]
+
+
+def test_no_page_is_made_while_another_process_writes_scores(tmp_path):
+    run = run_of(tmp_path, rows("basic", "0", 0.9, 0.6, 0.1))
+    with lock_run(tmp_path), pytest.raises(InputError, match="another process is working in"):
+        run.report()
+    with lock_run(tmp_path):
+        done = fairweather("report", tmp_path)
+    assert done.returncode == 2
+    assert "another process is working in" in done.stderr
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_the_overview_is_of_clean_images_and_of_means_over_levels(tmp_path):

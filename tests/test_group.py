@@ -19,7 +19,6 @@ from fairweather.attacks import make_training_attack
 from fairweather.children import start_module
 from fairweather.devices import cores
 from fairweather.errors import InputError, TrainingDivergedError
-from fairweather.executors.jobs import JobFailedError
 from fairweather.fabric import find_free_network_port
 from fairweather.group import ALONE, Group, Local, joined, synchronise_batchnorm
 from fairweather.models import ModelSpec, build
@@ -315,7 +314,7 @@ def test_a_run_whose_second_process_is_killed_continues(
 
     monkeypatch.setattr("fairweather.executors.together.start_module", begin)
     with starting():
-        with pytest.raises(JobFailedError, match=r"process 1 of 2.*signal 9; the same command"):
+        with pytest.raises(InputError, match=r"process 1 of 2.*signal 9; the same command"):
             fw.run(study, out=tmp_path / "run", device="cpu", devices=2, progress=tell)
         assert not torch.distributed.is_initialized()
         begun.clear()
@@ -328,7 +327,7 @@ def test_a_process_that_ends_before_it_joins_is_told(study, tmp_path, monkeypatc
         "fairweather.executors.together.start_module",
         lambda module: start_module("fairweather.no_such_module"),
     )
-    with pytest.raises(JobFailedError, match=r"process 1 of 2, .* ended with status 1"):
+    with pytest.raises(InputError, match=r"process 1 of 2, .* ended with status 1"):
         fw.run(study, out=tmp_path / "run", device="cpu", devices=2)
 
 

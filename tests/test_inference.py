@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fairweather.attacks import make_attack
-from fairweather.errors import InputError
+from fairweather.errors import InputError, StoppedError
 from fairweather.inference import predict, predict_logits
 from fairweather.models import load_model
 from fairweather.progress import silent
@@ -222,6 +222,27 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(toy_images):
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         predict(model, toy_images, device="cpu")
     assert model.seen == [96]
+
+
+class Ending(torch.nn.Module):
+    """Ends the process when it is given images."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, images):
+        raise self.how
+
+
+def test_a_model_that_calls_exit_is_an_error_and_not_a_success(toy_images):
+    with pytest.raises(InputError, match=r"the model called sys\.exit\(0\) instead"):
+        predict(Ending(SystemExit(0)), toy_images, device="cpu")
+
+
+def test_a_signal_of_the_system_ends_predictions(toy_images):
+    with pytest.raises(StoppedError):
+        predict(Ending(StoppedError(143)), toy_images, device="cpu")
 
 
 def test_one_image_that_does_not_fit_is_one_sentence(toy_images):

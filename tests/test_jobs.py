@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -10,18 +11,20 @@ import time
 from itertools import chain
 from pathlib import Path
 
+import altair as alt
 import pytest
 import torch
 
 import fairweather as fw
 from fairweather.devices import check_cores
 from fairweather.errors import InputError
-from fairweather.executors.jobs import Failed, JobFailedError, Jobs
+from fairweather.executors.jobs import Failed, Jobs
 from fairweather.executors.schedule import Outcome, Schedule
 from fairweather.progress import silent
+from fairweather.report.figures import render
 from fairweather.runs import RunFolder
-from fairweather.steps import DO, Worker
-from fairweather.steps.plan import Done
+from fairweather.steps import DO, Plan, Worker
+from fairweather.steps.plan import Done, ReportStep
 from fairweather.study import load_study, plan
 
 from .conftest import TINY_RESNET
@@ -164,6 +167,20 @@ def test_an_error_of_a_job_is_that_of_the_run(study, tmp_path):
         fw.run(diverging, out=tmp_path / "run", device="cpu", jobs=2)
 
 
+def test_a_limit_that_keeps_charts_from_being_drawn_is_told_first(tmp_path, monkeypatch):
+    limits = (24 * 2**30, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    plan, told = (
+        Plan(data={}, steps=(ReportStep(id="report", task="report", leaves=("tables/",)),)),
+        [],
+    )
+    Schedule(plan, RunFolder(tmp_path), lambda event: told.append(event.line))
+    assert len(told) == 1
+    assert "process may have 24 (ulimit -v)" in told[0]
+    with pytest.raises(InputError, match="charts need 72 GiB of addresses"):
+        render("x", {}, alt.Title("x"), "x")
+
+
 def test_a_job_that_is_killed_is_named_and_the_run_goes_on_later(
     study, alone, tmp_path, monkeypatch
 ):
@@ -177,7 +194,7 @@ def test_a_job_that_is_killed_is_named_and_the_run_goes_on_later(
             os.kill(job.process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(Jobs, "start", killing)
-    with pytest.raises(JobFailedError, match=r"ended with signal 9; .*continues"):
+    with pytest.raises(InputError, match=r"ended with signal 9; .*continues"):
         fw.run(study, out=tmp_path / "run", device="cpu", jobs=2)
     monkeypatch.undo()
     same(fw.run(study, out=tmp_path / "run", device="cpu"), alone)  # with another number of jobs

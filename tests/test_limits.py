@@ -363,7 +363,7 @@ def test_batches_are_views_of_the_map(tmp_path):
     batch = test[3:7]
     assert batch.images.untyped_storage().data_ptr() == test.images.untyped_storage().data_ptr()
     assert batch.images.data_ptr() == test.images.data_ptr() + 3 * test.images[0].nbytes
-    lines = Path("/proc/self/maps").read_text().splitlines()
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     spans = [line.split() for line in lines if line.endswith(".pixels")]
     bounds = [[int(end, 16) for end in span[0].split("-")] for span in spans]
     assert any(low <= batch.images.data_ptr() < high for low, high in bounds)

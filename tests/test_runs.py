@@ -209,6 +209,21 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         open_finished_run(tmp_path)
 
 
+def test_a_lock_of_another_program_makes_no_run(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / "scores.csv").write_text("mine")
+    with pytest.raises(InputError, match=r"not empty .*no run"), open_run(tmp_path):
+        pass
+    assert (tmp_path / "scores.csv").read_text() == "mine"
+
+
+def test_a_run_without_its_record_is_taken_up(tmp_path):
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "scores.csv").touch()
+    with open_run(tmp_path) as run:
+        assert run.path == tmp_path
+
+
 def test_a_folder_of_an_earlier_version_is_read_and_not_taken_up(tmp_path):
     (tmp_path / FIRST_FACTS).write_text("{}")
     with (

@@ -215,7 +215,7 @@ def test_a_shifter_that_was_killed_is_told(toy_images):
     next(batches)
     (shifter,) = makers._processes
     os.kill(shifter._process.pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"shifts images ended with status -9"):
+    with pytest.raises(InputError, match=r"shifts images ended with signal 9.*continues"):
         list(batches)
     makers.end()
 

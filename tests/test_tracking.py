@@ -526,7 +526,7 @@ def test_sending_again_changes_nothing_and_new_numbers_win(client, tmp_path):
     assert len(client.get_metric_history(run_id, "brier_score/clean")) == 1
     parent = after["small"].info.run_id
     there = Path(client.download_artifacts(parent, "report.html", str(tmp_path)))
-    assert there.read_text() == "another"
+    assert there.read_text(encoding="utf-8") == "another"
 
 
 @needs_mlflow

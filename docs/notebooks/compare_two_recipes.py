@@ -19,7 +19,8 @@ from pathlib import Path
 
 import fairweather as fw
 
-Path("mixup.yaml").write_text("""
+Path("mixup.yaml").write_text(
+    """
 name: mixup
 data: {source: mnist5k}
 seeds: 3
@@ -37,7 +38,9 @@ models:
   mixup:
     title: MixUp
     recipe: {mixup: 0.3}
-""")
+""",
+    encoding="utf-8",
+)
 print(fw.plan("mixup.yaml").table["kind"].value_counts())
 
 # %% [markdown]

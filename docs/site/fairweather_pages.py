@@ -269,7 +269,7 @@ class Notebook(SphinxDirective):
         relative, absolute = self.env.relfn2path(self.arguments[0])
         self.env.note_dependency(relative)
         with tempfile.TemporaryDirectory() as folder:
-            shown = run_cells(split_cells(Path(absolute).read_text()), Path(folder))
+            shown = run_cells(split_cells(Path(absolute).read_text(encoding="utf-8")), Path(folder))
             page = as_markdown(shown)
         return self.parse_text_to_nodes(page, allow_section_headings=True)
 

@@ -33,3 +33,12 @@ def start_module(
         pass_fds=pass_fds,
         process_group=0,
     )
+
+
+def how_it_ended(status: int) -> str:
+    """Say by which signal or with which status a process ended.
+
+    >>> how_it_ended(-9), how_it_ended(2)
+    ('signal 9', 'status 2')
+    """
+    return f"signal {-status}" if status < 0 else f"status {status}"

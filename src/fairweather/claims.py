@@ -82,7 +82,7 @@ class Claims:
             if path.suffix != ".claim":
                 continue
             seen = _look(path)
-            if seen.text not in ("", self.name) and now - seen.time <= self.expires:
+            if seen.text not in ("", self.name) and seen.is_alive(now, self.expires):
                 step = path.relative_to(folder).as_posix().removesuffix(".claim")
                 found[step] = seen.text
         return found
@@ -109,13 +109,13 @@ class Claims:
         now = self._now()
         for path in _files(self.file(CLAIMS)):
             seen = _look(path)
-            if seen != _GONE and now - seen.time > self.expires:
+            if seen != _GONE and not seen.is_alive(now, self.expires):
                 _remove(path, seen)
 
     def _take_over(self, path: Path) -> bool:
         """Replace a claim that nobody renews."""
         seen = _look(path)
-        if self._now() - seen.time <= self.expires:
+        if seen.is_alive(self._now(), self.expires):
             return False
         return _remove(path, seen) and _create(path, self.name, within=self._root)
 
@@ -166,11 +166,7 @@ def present(file: File) -> Mapping[str, str]:
         now = _look(clock).time
         beacons = [path for path in sorted(_files(place)) if not path.name.startswith(".")]
         seen = {path.name: _look(path) for path in beacons}
-        return {
-            name: each.text
-            for name, each in seen.items()
-            if each != _GONE and now - each.time <= EXPIRES
-        }
+        return {name: each.text for name, each in seen.items() if each.is_alive(now, EXPIRES)}
     finally:
         clock.unlink(missing_ok=True)
 
@@ -196,6 +192,10 @@ class _Seen(NamedTuple):
 
     text: str
     time: float
+
+    def is_alive(self, now: float, expires: float) -> bool:
+        """Tell whether it was renewed lately; a time far in the future is nobody's renewal."""
+        return abs(now - self.time) <= expires
 
 
 _GONE = _Seen("", float("inf"))

@@ -93,7 +93,7 @@ def memory_for_networks(device: torch.device) -> int:
         return 2**31
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with suppress(OSError, ValueError):  # the limit of a container; without one it is "max"
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     return memory // 4
 
 

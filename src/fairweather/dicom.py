@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fairweather.errors import missing_extra
-from fairweather.intensity import Scale, UnsettledError
+from fairweather.intensity import Scale, UnreadableImageError
 
 MARK, AT = b"DICM", 128  # the mark of the format, and the byte where it stands
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # the name of a compression of the whole file
@@ -42,18 +42,18 @@ def read_dicom(content: Path | bytes, scale: Scale | None) -> Image.Image:
     that the file says are stored. MONOCHROME1 is inverted, so that large values are bright.
 
     Raises:
-        UnsettledError: it has several frames, the extra or a decoder is not installed, or there is
-            no window and its values use less than a quarter of the stored bits.
+        UnreadableImageError: it has several frames, the extra or a decoder is not installed, or
+            there is no window and its values use less than a quarter of the stored bits.
         Exception: what pydicom raises for a damaged file.
     """
     if importlib.util.find_spec("pydicom") is None:
-        raise UnsettledError(str(missing_extra("pydicom", "dicom", "DICOM files")))
+        raise UnreadableImageError(str(missing_extra("pydicom", "dicom", "DICOM files")))
     from pydicom import dcmread
     from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 
     encoded = content if isinstance(content, bytes) else content.read_bytes()
     if DEFLATED in encoded:  # reading it would inflate it, to whatever size
-        raise UnsettledError("it is a deflated DICOM file: store it without compression")
+        raise UnreadableImageError("it is a deflated DICOM file: store it without compression")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that are not as the standard says
         data: DataSet = dcmread(io.BytesIO(encoded))
@@ -68,9 +68,11 @@ def read_dicom(content: Path | bytes, scale: Scale | None) -> Image.Image:
             values = (values >> 8).astype(np.uint8) if values.dtype == np.uint16 else values
         if values.ndim == 3:
             if values.dtype != np.uint8:
-                raise UnsettledError("it is a colour image with 16 bits: convert it to 8 bits")
+                raise UnreadableImageError(
+                    "it is a colour image with 16 bits: convert it to 8 bits"
+                )
             if scale is not None:
-                raise UnsettledError("it is a colour image, and a scale is for gray ones")
+                raise UnreadableImageError("it is a colour image, and a scale is for gray ones")
             return Image.fromarray(values)
         gray = _to_8_bits(apply_modality_lut(values, data), data, scale)
     return Image.fromarray(255 - gray if kind == "MONOCHROME1" else gray)
@@ -81,7 +83,7 @@ def _check(data: DataSet) -> None:
         raise ValueError("it is a DICOM file without an image")
     frames = int(data.get("NumberOfFrames", 1) or 1)
     if frames > 1:
-        raise UnsettledError(
+        raise UnreadableImageError(
             f"it is a DICOM file with {frames} frames, and an image has one: store each frame in a "
             "file of its own"
         )
@@ -96,7 +98,7 @@ def _check_decoder(get_decoder: Any, syntax: Any) -> None:  # noqa: ANN401 - of 
     except NotImplementedError:
         available = False
     if not available:
-        raise UnsettledError(
+        raise UnreadableImageError(
             f"its pixels are compressed as {syntax.name}, which pydicom cannot decode here: "
             "install a decoder (pip install pylibjpeg[all]), or store it without compression"
         )
@@ -126,7 +128,7 @@ def _to_8_bits(
     low, high = _stored_range(data)
     found = float(np.min(values)), float(np.max(values))
     if found[1] - found[0] < (high - low) / 4:
-        raise UnsettledError(
+        raise UnreadableImageError(
             f"it is a DICOM file without a window, and its values go from {found[0]:g} to "
             f"{found[1]:g}, less than a quarter of its {data.BitsStored} bits: {WORDS}"
         )

@@ -83,6 +83,10 @@ class NeedsMissingError(RuntimeError):
     """Steps could not be done, since other processes have not done yet what these need."""
 
 
+class StoppedError(SystemExit):
+    """The system ends this process by a signal; any other `SystemExit` is of somebody's code."""
+
+
 def unknown_name(kind: str, asked: object, allowed: Iterable[str]) -> InputError:
     """Build the error for a name that is not in a table.
 

@@ -16,7 +16,7 @@ from fairweather.report import build_report
 from fairweather.report.intact import check_intact
 from fairweather.report.other_images import other_images
 from fairweather.report.table_formats import Layout, aligned
-from fairweather.runs import RunFolder, open_finished_run
+from fairweather.runs import RunFolder, lock_run, open_finished_run
 
 _COLUMNS = ("model", "images", "accuracy (%)", "confidence − accuracy")
 _MOST_LINES = 40  # of an overview
@@ -54,11 +54,12 @@ class Run:
     def report(self) -> Path:
         """Build tables, figures and page again; returns the path of the page.
 
-        What is missing is left out. Raises `InputError` where a file is not what the run wrote.
+        What is missing is left out. Raises `InputError` where a file is not what the run wrote,
+        and where another process works in the folder.
         """
-        run = self.folder
-        check_intact(run)
-        build_report(run)
+        check_intact(self.folder)
+        with lock_run(self.path) as run:
+            build_report(run)
         return self.path / PAGE
 
     def __fspath__(self) -> str:

@@ -18,8 +18,8 @@ FORMS = (
 MOST_OF_14_BITS = 2**14 - 1
 
 
-class UnsettledError(InputError):
-    """An image that can be read once something is said or installed; it is never just left out."""
+class UnreadableImageError(InputError):
+    """One image cannot be decoded; the message gives the reason, without the image's name."""
 
 
 class Scale(NamedTuple):
@@ -73,20 +73,20 @@ class Scale(NamedTuple):
 def whole_range(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     """Scale unsigned 16-bit gray values to 8 bits, over the whole 16-bit range.
 
-    Raises `UnsettledError` for other values, such as signed ones, and for values of at most 14
-    bits: over the whole range these are nearly black, and no file says that it has fewer bits.
+    Raises `UnreadableImageError` for other values, such as signed ones, and for values of at most
+    14 bits: over the whole range these are nearly black, and no file says that it has fewer bits.
 
     >>> whole_range(np.array([0, 25700, 65535])).tolist()
     [0, 100, 255]
     """
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 0xFFFF:
-        raise UnsettledError(
+        raise UnreadableImageError(
             f"its pixels go from {low} to {high}, which is not a 16-bit range: say with scale "
             "which values become black and white, such as scale 0..4095"
         )
     if high <= MOST_OF_14_BITS:
-        raise UnsettledError(
+        raise UnreadableImageError(
             f"its pixels have 16 bits, but go only from {low} to {high}, so that it would be "
             "nearly black: say with scale which values become black and white, such as 0..4095 "
             "for 12 bits, or 0..65535 if all 16 are meant"

@@ -17,8 +17,8 @@ import PIL
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from fairweather.dicom import is_dicom, read_dicom
-from fairweather.errors import InputError, one_line
-from fairweather.intensity import MOST_OF_14_BITS, Scale, UnsettledError, whole_range
+from fairweather.errors import one_line
+from fairweather.intensity import MOST_OF_14_BITS, Scale, UnreadableImageError, whole_range
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -34,10 +34,6 @@ FORMATS = (
 )
 Pixels = npt.NDArray[np.uint8]
 Content = Path | bytes | Pixels | Image.Image
-
-
-class UnreadableImageError(InputError):
-    """One image cannot be decoded; the message gives the reason, without the image's name."""
 
 
 class Square(NamedTuple):
@@ -95,16 +91,15 @@ def decode_image(content: Content, square: Square | None, scale: Scale | None = 
         scale: which gray values become black and white; colour images are refused then.
 
     Raises:
-        UnreadableImageError: not an image, damaged, or too large.
-        UnsettledError: something must be said, changed or installed first: pixels of an unknown
-            range, or a TIFF file with several pages.
+        UnreadableImageError: not an image, damaged, too large, a TIFF file with several pages, or
+            with pixels of a range that must be said.
 
     >>> decode_image(np.full((9, 9), 7, dtype=np.uint8), Square(8, resize=8)).shape
     (3, 8, 8)
     """
     try:
         rgb = _fit(_decode(content, scale), square)
-    except (MemoryError, UnsettledError):
+    except (MemoryError, UnreadableImageError):
         raise
     # On damaged files Pillow's decoders raise anything from SyntaxError to struct.error.
     except Exception as error:
@@ -185,10 +180,10 @@ def _decode(content: Content, scale: Scale | None) -> Image.Image:
 
 
 def _check_pages(image: Image.Image) -> None:
-    pages = int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
-    if pages > 1:
-        raise UnsettledError(
-            f"it is a TIFF file with {pages} pages, and an image has one: store each page in a "
+    # Not `n_frames`, which reads the whole file to count the pages.
+    if image.format == "TIFF" and getattr(image, "is_animated", False):
+        raise UnreadableImageError(
+            "it is a TIFF file with several pages, and an image has one: store each page in a "
             "file of its own"
         )
 
@@ -231,7 +226,7 @@ def _to_rgb(image: Image.Image, scale: Scale | None, stored: str, most: int | No
     upper_bits = not deep and ";16" in stored  # Pillow keeps the upper 8 of 16 bits
     if scale is not None:
         if upper_bits or (not deep and image.mode not in ("1", "L", "LA")):
-            raise UnsettledError(
+            raise UnreadableImageError(
                 "it has colours or transparency, and a scale is for plain gray images"
             )
         gray = image if deep else image.convert("L")
@@ -240,7 +235,7 @@ def _to_rgb(image: Image.Image, scale: Scale | None, stored: str, most: int | No
             values = np.rint(values / (65535 if deep else 255) * most)
         return Image.fromarray(scale.apply(values)).convert("RGB")
     if image.mode == "F":
-        raise UnsettledError(
+        raise UnreadableImageError(
             "it has floating-point pixels (mode F), whose range is unknown: say with scale which "
             "values become black and white, such as scale 0..1"
         )
@@ -250,7 +245,7 @@ def _to_rgb(image: Image.Image, scale: Scale | None, stored: str, most: int | No
     if upper_bits:
         brightest = int(np.asarray(rgb).max())
         if brightest <= MOST_OF_14_BITS >> 8:
-            raise UnsettledError(
+            raise UnreadableImageError(
                 f"its colours have 16 bits, but go only to about {256 * brightest + 255}, so that "
                 "it would be nearly black: convert it to 8 bits"
             )

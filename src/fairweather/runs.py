@@ -193,7 +193,7 @@ def read_json(path: Path) -> dict[str, Any]:
     {'seed': 0}
     """
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict):
@@ -784,9 +784,11 @@ def check_takeable(path: Path) -> None:
             f"{path} was joined from several runs and cannot train; run another seed in a folder "
             "of its own, and join again with fairweather report --as-seeds"
         )
-    foreign = any(each.name not in (LOCK, CLAIMS) for each in path.iterdir())
-    known = (path / RECORD).exists() or (path / LOCK).exists()  # also of a run begun just now
-    if foreign and not known:
+    # A run that was begun just now has these alone; a lock may be that of another program.
+    begun = all(
+        each.name in (LOCK, CLAIMS) or PARTIAL.fullmatch(each.name) for each in path.iterdir()
+    )
+    if not begun and not (path / RECORD).exists() and not (path / STEPS).is_dir():
         raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
     if (path / RECORD).exists():
         try:
@@ -882,7 +884,7 @@ def remove_partial(folder: Path, age: float = 0) -> None:
 def _first_steps(path: Path) -> list[dict[str, str]]:
     """The files of each finished step and their checksums, from the manifest of version 1."""
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         files = [entry["files"] for entry in manifest["steps"].values()]
         return pydantic.TypeAdapter(list[dict[str, str]]).validate_python(files)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -952,7 +954,7 @@ def _device_name(device: torch.device) -> str:
 def _cpu_name() -> str:
     information = Path("/proc/cpuinfo")
     if information.exists():
-        for line in information.read_text().splitlines():
+        for line in information.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import functools
 import io
+import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import vl_convert
 from PIL import Image
 
+from fairweather.errors import InputError
+
 SCALE = 2  # PNG pixels per SVG pixel, along each side
 # From this many characters of SVG on, other processes are used: they take half a second to start.
 MANY_LETTERS = 400_000
+# V8 was seen to reserve 64.3 GiB (vl-convert 1.9), and torch has some GiB before.
+ADDRESSES_OF_V8 = 72 * 2**30
 
 # What the page's own script calls.
 EXPOSED = "window.vegaEmbed = vegaEmbed;"
@@ -63,3 +68,24 @@ def begin(letters: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
     future = submit(2, {}, work, *args, **kwargs)
     return functools.partial(result_of, future, "drew figures", "the same command draws them again")
+
+
+def check_addresses() -> None:
+    """Raise `InputError` where the limit of this process's addresses is too low to draw charts.
+
+    Batch systems set such limits. V8, which draws the charts, reserves addresses without using
+    memory, and ends the process if it does not get them.
+
+    >>> check_addresses()
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < ADDRESSES_OF_V8:
+        raise InputError(
+            f"charts need {ADDRESSES_OF_V8 >> 30} GiB of addresses, which are no memory, and this "
+            f"process may have {limit / 2**30:.3g} (ulimit -v): everything else is done; set "
+            "ulimit -v unlimited, or let fairweather report draw them on another machine"
+        )

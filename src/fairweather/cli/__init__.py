@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -83,6 +84,9 @@ def main() -> None:
     70 and a traceback when the program itself is at fault. Status 1, which Python would use, says
     that a rule is broken.
     """
+    # A terminal may not have every letter.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding != "utf-8":
+        sys.stdout.reconfigure(errors="replace")
     try:
         status = app(prog_name="fairweather", standalone_mode=False)
     except InputError as error:

@@ -388,11 +388,12 @@ def _build(runs: Sequence[Path], out: Path | None) -> Path:
     """Report one run in its folder, or several side by side; return the folder of the report."""
     from fairweather.report import build_joint_report, build_report
     from fairweather.report.joining import short_names
-    from fairweather.runs import open_finished_run
+    from fairweather.runs import lock_run, open_finished_run
 
     opened = [open_finished_run(folder) for folder in runs]
     if len(opened) == 1:
-        build_report(opened[0])
+        with lock_run(runs[0]) as run:  # a page of old scores must not stand beside new ones
+            build_report(run)
         return runs[0]
     place = out or Path("reports") / "+".join(short_names(runs))
     build_joint_report(opened, place)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fairweather.errors import NeedsMissingError
+from fairweather.errors import NeedsMissingError, StoppedError
 from fairweather.progress import duration
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _ended_in_order() -> Iterator[None]:
         os.write(
             2, f"ended by {signal.Signals(number).name}; the same command continues\n".encode()
         )
-        raise SystemExit(128 + number)
+        raise StoppedError(128 + number)
 
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
     before = {name: signal.getsignal(getattr(signal, name)) for name in names}

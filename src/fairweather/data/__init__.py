@@ -15,6 +15,7 @@ from fairweather.data.cache import CachedImages, cached_images, content_digests,
 from fairweather.data.cifar10 import list_cifar10
 from fairweather.data.copies import Copies, find_copies, name_of
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
+from fairweather.data.decode import unreadable_error
 from fairweather.data.fashion_mnist import list_fashion_mnist
 from fairweather.data.folder import list_folder, list_images
 from fairweather.data.known import first_names, verification
@@ -201,6 +202,8 @@ def load_data(
             scale=values,
             progress=progress,
         )
+        if cached.skipped and not cached.readable.any():
+            raise unreadable_error(cached.skipped[0], cached.reason)
         splits[name] = _labelled(cached, part, listed.classes, name)
         skipped += cached.skipped
         if progress is not None and cached.skipped:
@@ -606,9 +609,10 @@ def _not_compared(groups: GroupColumns, every: Mapping[str, Part], unknown: str)
 
 
 def _left_out(cached: CachedImages, part: Part, name: str) -> str:
-    """Say how many images of a split cannot be read, and which are the first of them."""
+    """Say how many images of a split cannot be read, which are the first, and why the first."""
     count, names = len(cached.skipped), first_names(cached.skipped)
-    return f"left out       {count} of {len(part.keys)} {name} images cannot be read: {names}"
+    why = f"{names} ({cached.reason})"
+    return f"left out       {count} of {len(part.keys)} {name} images cannot be read: {why}"
 
 
 def _judge(

@@ -38,11 +38,13 @@ class CachedImages(NamedTuple):
         images: uint8 `[readable, 3, H, W]`, memory-mapped; writing to it does not change the cache.
         readable: bool `[N]`, which keys of the split these images have.
         skipped: names of the other images, from the folder of the source on if they have files.
+        reason: why the first of these cannot be read.
     """
 
     images: torch.Tensor
     readable: npt.NDArray[np.bool_]
     skipped: list[str]
+    reason: str = ""
 
 
 def cached_images(
@@ -87,12 +89,12 @@ def cached_images(
         return CachedImages(stored.images, readable, [])
     # Names come from the listing: a file may have been renamed since it was decoded.
     lost, names = part.keys[~readable], part.listing.names
+    reason = stored.unreadable[min(stored.unreadable)]
     if not skip_unreadable:
-        first = next(iter(part.listing.read(lost[:1]))).name
-        raise unreadable_error(first, stored.unreadable[min(stored.unreadable)])
-    if names is not None:
-        return CachedImages(stored.images, readable, [names[key] for key in lost])
-    return CachedImages(stored.images, readable, [item.name for item in part.listing.read(lost)])
+        raise unreadable_error(next(iter(part.listing.read(lost[:1]))).name, reason)
+    found = part.listing.read(lost) if names is None else ()
+    skipped = [item.name for item in found] if names is None else [names[key] for key in lost]
+    return CachedImages(stored.images, readable, skipped, reason)
 
 
 def is_decoded(

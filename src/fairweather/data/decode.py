@@ -17,13 +17,12 @@ from loky import cpu_count
 from fairweather.data.pixelfile import explained, remove_places, reserve
 from fairweather.data.source import Item
 from fairweather.errors import InputError
-from fairweather.intensity import Scale, UnsettledError
+from fairweather.intensity import Scale, UnreadableImageError
 from fairweather.pixels import (
     Content,
     Pixels,
     Square,
     Target,
-    UnreadableImageError,
     decode_image,
     most_pixels,
     strict_pillow,
@@ -124,8 +123,6 @@ class _Filling:
     def add(self, place: int, item: Item) -> None:
         try:
             pixels = to_pixels(item.content, self.square, self.scale)
-        except UnsettledError as error:  # it is not damaged, so it is never left out
-            raise unreadable_error(item.name, str(error)) from error
         except UnreadableImageError as error:
             if not self.skip_unreadable:
                 raise unreadable_error(item.name, str(error)) from error

@@ -18,7 +18,7 @@ from typing import Literal, NoReturn
 import pydantic
 
 from fairweather import errors
-from fairweather.children import start_module
+from fairweather.children import how_it_ended, start_module
 from fairweather.errors import InputError
 from fairweather.executors.schedule import Outcome
 from fairweather.progress import Event, Notify
@@ -111,16 +111,7 @@ Answer: pydantic.TypeAdapter[Told | Did | Failed] = pydantic.TypeAdapter(Told | 
 
 
 class JobFailedError(RuntimeError):
-    """A process that did steps failed or ended; the text says which steps, and why."""
-
-
-def how_it_ended(status: int) -> str:
-    """Say by which signal or with which status a process ended.
-
-    >>> how_it_ended(-9), how_it_ended(2)
-    ('signal 9', 'status 2')
-    """
-    return f"signal {-status}" if status < 0 else f"status {status}"
+    """A process that did steps failed; the text says which steps, and why."""
 
 
 class Job:
@@ -207,7 +198,7 @@ class Jobs:
 
     def _raise_ended(self, job: Job) -> NoReturn:
         how = how_it_ended(job.process.wait())
-        raise JobFailedError(
+        raise InputError(
             f"the process that did {self._doing(job)} ended with {how}; the same command continues "
             "from what is finished"
         )

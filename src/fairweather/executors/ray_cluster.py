@@ -674,7 +674,7 @@ class _Driver:
             import shutil
 
             log = pathlib.Path(folder, "log")
-            text = log.read_text(errors="replace") if log.is_file() else ""
+            text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
             shutil.rmtree(folder, ignore_errors=True)
             return text[-most:]
 

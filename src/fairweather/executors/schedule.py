@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fairweather.errors import InputError
 from fairweather.progress import Event, Finished, Notify
 from fairweather.record import Machine, StepRecord
 from fairweather.runs import RunFolder
 from fairweather.steps import Plan, PredictStep, Step, Worker, pixels_of
-from fairweather.steps.plan import Adapted, AnyNetwork, Done, Forward
+from fairweather.steps.plan import Adapted, AnyNetwork, Done, Forward, ReportStep
 from fairweather.steps.progressing import Ledger, Speeds, State, work_of
 from fairweather.steps.training import drop_resume
+from fairweather.vega import check_addresses
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Schedule:
         records = (self.ledger.record(step.id) for step in plan.steps)
         self._speeds = Speeds.of(record for record in records if record is not None)
         self._alike = _by_pixels(self._waiting.values())
+        if any(isinstance(step, ReportStep) for step in self._waiting.values()):
+            try:
+                check_addresses()
+            except InputError as error:  # told now, since what comes before may take hours
+                tell(Event("report", 0, None, line=str(error)))
 
     def take(self, worker: Worker) -> list[Step] | None:
         """Give steps to be done together, or None if all others wait for steps on their way.

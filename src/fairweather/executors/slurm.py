@@ -26,7 +26,7 @@ import torch
 
 from fairweather import claims
 from fairweather.devices import cores, resolve_device, workers_for
-from fairweather.errors import InputError, NeedsMissingError, unknown_name
+from fairweather.errors import InputError, NeedsMissingError, StoppedError, unknown_name
 from fairweather.executor_options import JobRequest
 from fairweather.executors.followed import Followed
 from fairweather.executors.jobs import Failed, JobSettings
@@ -543,7 +543,7 @@ def _ended_if_cancelled(run: RunFolder, job: str) -> Iterator[None]:
 
     def end(number: int, _: FrameType | None) -> None:
         if not _stands_in_note(run, job):
-            raise SystemExit(128 + number)
+            raise StoppedError(128 + number)
 
     before = signal.signal(signal.SIGTERM, end)
     try:

@@ -10,9 +10,8 @@ import contextlib
 import subprocess  # nosec B404 # for its types: children.start_module starts them
 from collections.abc import Iterator, Sequence
 
-from fairweather.children import start_module
+from fairweather.children import how_it_ended, start_module
 from fairweather.errors import InputError
-from fairweather.executors.jobs import JobFailedError, how_it_ended
 from fairweather.executors.local import perform_here
 from fairweather.executors.schedule import Schedule
 from fairweather.fabric import find_free_network_port
@@ -138,7 +137,7 @@ def started(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterator[G
         for rank, child in enumerate(children, start=1):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 how = how_it_ended(child.wait(ENDS_WITHIN / len(children)))
-                raise JobFailedError(
+                raise InputError(
                     f"process {rank} of {size}, which trained together, ended with {how}; the same "
                     "command continues from what is finished"
                 ) from error

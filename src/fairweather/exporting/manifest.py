@@ -200,7 +200,7 @@ def _parse(path: Path) -> ExportRecord | None:
     """Read the manifest; return None if there is none, or if it is not of an export."""
     check_has_end(path)
     try:
-        return ExportRecord.model_validate(json.loads(path.read_text()))
+        return ExportRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
         return None
 

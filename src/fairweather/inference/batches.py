@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fairweather.devices import FP32, Arithmetic, is_out_of_memory, resolve_device
-from fairweather.errors import InputError
+from fairweather.errors import InputError, StoppedError
 from fairweather.inference.conformal import FittedSets, with_sets
 from fairweather.inference.last_layer import last_input
 from fairweather.inference.temperature import Change, divide_by
@@ -272,6 +272,12 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
     model.eval()
     try:
         yield
+    except StoppedError:
+        raise
+    except SystemExit as error:  # the program would end without a word, and perhaps with status 0
+        raise InputError(
+            f"the model called sys.exit({error.code!r}) instead of giving logits"
+        ) from error
     finally:
         model.train(was_training)
 

@@ -173,7 +173,7 @@ def _weights(repo: str, find: Find) -> list[Path]:
 
 def _shards(repo: str, index: Path) -> list[str]:
     try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"hf:{repo}: {index.name} is damaged ({_reason(error)})") from error
 

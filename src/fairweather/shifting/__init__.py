@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fairweather.children import start_module
+from fairweather.children import how_it_ended, start_module
 from fairweather.errors import InputError
 from fairweather.record import Frozen
 from fairweather.types import Images, Shift
@@ -154,8 +154,11 @@ class _Shifter:
         while self._answered < answered:
             line = self._process.stdout.readline()
             if not line:
-                status = self._process.wait()
-                raise RuntimeError(f"a process that shifts images ended with status {status}")
+                how = how_it_ended(self._process.wait())
+                raise InputError(
+                    f"a process that shifts images ended with {how}, perhaps because memory ran "
+                    "out; the same command continues from what is finished"
+                )
             answer = ShiftAnswer.model_validate_json(line)
             self._answered = answer.number + 1
         return answer

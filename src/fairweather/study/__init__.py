@@ -109,8 +109,8 @@ def run(
 
     Raises:
         InputError: the data, a model, the folder or the cluster does not fit the study, the machine
-            has too few cores for the jobs, or jobs of a cluster were killed.
-        JobFailedError: a process that did steps failed or ended.
+            has too few cores for the jobs, or a process that did steps was killed.
+        JobFailedError: a process that did steps failed.
         NeedsMissingError: steps of the part need steps of other parts that are not done, or jobs of
             a cluster were cancelled.
     """
