@@ -302,6 +302,7 @@ def test_parts_are_done_in_any_order_and_say_what_they_wait_for(study, alone, tm
 def test_a_worker_that_joins_removes_what_killed_ones_were_writing(tmp_path):
     new, old = (tmp_path / "models" / f".{digit * 16}.partial" for digit in "01")
     mark = {"device": "cpu"}
+    (tmp_path / "steps").mkdir()  # as in every run folder
     with share_run(tmp_path, mark, lambda *_: None):
         new.parent.mkdir()
         for partial in (new, old):

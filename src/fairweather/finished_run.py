@@ -12,11 +12,11 @@ import pandas as pd
 
 from fairweather.errors import InputError
 from fairweather.record import ALL, CLEAN, MEAN, NATURAL, PAGE, SCORES, RunRecord, is_shifted
-from fairweather.report import build_report
+from fairweather.report import rebuild_report
 from fairweather.report.intact import check_intact
 from fairweather.report.other_images import other_images
 from fairweather.report.table_formats import Layout, aligned
-from fairweather.runs import RunFolder, lock_run, open_finished_run
+from fairweather.runs import RunFolder, open_finished_run
 
 _COLUMNS = ("model", "images", "accuracy (%)", "confidence − accuracy")
 _MOST_LINES = 40  # of an overview
@@ -58,8 +58,7 @@ class Run:
         and where another process works in the folder.
         """
         check_intact(self.folder)
-        with lock_run(self.path) as run:
-            build_report(run)
+        rebuild_report(self.path)
         return self.path / PAGE
 
     def __fspath__(self) -> str:

@@ -386,14 +386,13 @@ def _missing_files(runs: Sequence[Path]) -> dict[Path, list[str]]:
 
 def _build(runs: Sequence[Path], out: Path | None) -> Path:
     """Report one run in its folder, or several side by side; return the folder of the report."""
-    from fairweather.report import build_joint_report, build_report
+    from fairweather.report import build_joint_report, rebuild_report
     from fairweather.report.joining import short_names
-    from fairweather.runs import lock_run, open_finished_run
+    from fairweather.runs import open_finished_run
 
     opened = [open_finished_run(folder) for folder in runs]
     if len(opened) == 1:
-        with lock_run(runs[0]) as run:  # a page of old scores must not stand beside new ones
-            build_report(run)
+        rebuild_report(runs[0])
         return runs[0]
     place = out or Path("reports") / "+".join(short_names(runs))
     build_joint_report(opened, place)

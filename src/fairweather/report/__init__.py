@@ -36,12 +36,12 @@ from fairweather.report.training_figures import (
     training_figure,
 )
 from fairweather.report.variants import variants_table
-from fairweather.runs import RunFolder, inside, read_json
+from fairweather.runs import RunFolder, inside, lock_run, open_finished_run, read_json
 from fairweather.vega import begin, png_of
 
 JOINT = "runs.json"  # of a report of several runs: which, and the files that it has
 
-__all__ = ["build_joint_report", "build_report"]
+__all__ = ["build_joint_report", "build_report", "rebuild_report"]
 
 
 def build_report(run: RunFolder) -> list[str]:
@@ -51,6 +51,17 @@ def build_report(run: RunFolder) -> list[str]:
     for is left out: no training curves without histories, no pictures without samples.
     """
     return _build([run], run)
+
+
+def rebuild_report(path: Path) -> None:
+    """Build the report of a finished run again, while no other process writes to its folder.
+
+    A page of old scores would stand beside new ones otherwise. Raises `InputError` as
+    `build_report` does, and where another process works in the folder.
+    """
+    _ = open_finished_run(path).scores  # raises before a lock is written
+    with lock_run(path) as run:
+        build_report(run)
 
 
 def build_joint_report(runs: Sequence[RunFolder], out: Path) -> list[str]:
