@@ -58,11 +58,13 @@ def average_precision(scores, positive):
 
 
 def macro_pr_auc(probabilities, labels):
+    present = sorted(set(labels))
     areas = [
         average_precision([row[label] for row in probabilities], [of == label for of in labels])
-        for label in sorted(set(labels))
+        for label in present
+        if len(present) > 1
     ]
-    return sum(areas) / len(areas)
+    return sum(areas) / len(areas) if areas else math.nan
 
 
 def one_vs_rest(name, predicted, labels, label):

@@ -241,6 +241,7 @@ def test_equal_images_have_no_width_but_that_of_a_share():
         Predictions(np.arange(40), labels, *columns, logits, ("a", "b", "c")), 50
     )
     assert math.isnan(scores.pop("macro_auc").value)
+    assert math.isnan(scores.pop("macro_pr_auc").value)
     assert math.isnan(scores.pop("confidence_auroc").value)
     assert math.isnan(scores.pop("cohen_kappa").value)
     # All images are called c, so nothing says how well the others are told from it.

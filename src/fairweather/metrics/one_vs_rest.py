@@ -181,7 +181,9 @@ def chance_corrected(observed: FloatArray, chance: FloatArray) -> FloatArray:
 def macro_pr_auc(
     probabilities: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
 ) -> Result:
-    """Mean over the classes that have images of their average precision, in [0, 1].
+    """Mean over classes of their one-vs-rest average precision, in [0, 1].
+
+    Only classes with both positive and negative images count; the value is NaN if there are none.
 
     Args:
         probabilities: float `[n, classes]`, any score that ranks within a class; no NaN.
@@ -199,7 +201,7 @@ def macro_pr_auc(
 def class_precisions(
     scores: FloatArray, labels: npt.NDArray[np.integer], rows: npt.NDArray[Any]
 ) -> FloatArray:
-    """The average precision of each label present, `[B, k]`; NaN in a resample without its images.
+    """The average precision of each label present, `[B, k]`; NaN without one of its sides.
 
     It is the area under the precision-recall curve as a sum of steps: the mean over the images of
     the class of the precision among all images with at least their score. No line is drawn between
@@ -215,7 +217,7 @@ def class_precisions(
 
     >>> scores = np.array([[0.9], [0.6], [0.2]])
     >>> class_precisions(scores, np.array([0, 0, 0]), np.ones((1, 3)))
-    array([[1.]])
+    array([[nan]])
     """
     # [n, B]: sparse products read this layout in order
     columns = np.ascontiguousarray(rows.T, dtype=np.float64)
@@ -236,7 +238,8 @@ def _average_precision(
     false = sum_groups(above, columns[~positive], len(levels) + 1)[1:]
     called, right = (each[::-1].cumsum(axis=0)[::-1] for each in (hits + false, hits))
     precision = np.divide(right, called, out=np.zeros_like(called), where=called > 0)
-    return ratio((hits * precision).sum(axis=0), hits.sum(axis=0))
+    area = ratio((hits * precision).sum(axis=0), hits.sum(axis=0))
+    return np.where(columns[~positive].any(axis=0), area, np.nan)
 
 
 def precision_terms(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArray:
