@@ -77,6 +77,8 @@ def test_every_metric_is_itself_on_repeated_images():
         exploded = explode(predictions, row)
         expected = metrics.evaluate_metrics(exploded, np.ones((1, 300)), FITTED)
         for name in NAMES:
+            if name in ("macro_auc", "macro_pr_auc"):  # areas have no replicates
+                continue
             found = estimates[name].replicates[number]
             assert found == pytest.approx(expected[name].value, abs=1e-9), name
 
