@@ -81,6 +81,7 @@ coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/guarantee.py
 	$(BIN)/python benchmarks/conformal.py
 	$(BIN)/python benchmarks/classes.py
+	$(BIN)/python benchmarks/areas.py
 	$(BIN)/python benchmarks/two_sample.py
 
 clean:

@@ -58,11 +58,13 @@ def average_precision(scores, positive):
 
 
 def macro_pr_auc(probabilities, labels):
+    present = sorted(set(labels))
     areas = [
         average_precision([row[label] for row in probabilities], [of == label for of in labels])
-        for label in sorted(set(labels))
+        for label in present
+        if len(present) > 1
     ]
-    return sum(areas) / len(areas)
+    return sum(areas) / len(areas) if areas else math.nan
 
 
 def one_vs_rest(name, predicted, labels, label):
@@ -381,3 +383,52 @@ def knn_distance(feature, known, k):
 
     here = direction(feature)
     return sorted(math.dist(here, direction(each)) for each in known)[min(k, len(known)) - 1]
+
+
+def placements(scores, positive):
+    """Of each image, the share of the other side that it is ranked rightly against."""
+    found = []
+    for score, is_positive in zip(scores, positive, strict=True):
+        others = [s for s, of in zip(scores, positive, strict=True) if of != is_positive]
+        sign = 1 if is_positive else -1
+        wins = [(sign * (score - s) > 0) + (score == s) / 2 for s in others]
+        found.append(sum(wins) / len(wins))
+    return found
+
+
+def auc_covariance(first, second, positive, clusters):
+    """The covariance of two AUCs on the same images, with Obuchowski's sums over clusters.
+
+    Equations 2 to 5 of Obuchowski 1997, and their form for two tests; with each image a cluster of
+    its own it is that of DeLong et al. 1988.
+    """
+    names = sorted(set(clusters))
+    sides = {side: [of == side for of in positive] for side in (True, False)}
+    sums = {}
+    for test, scores in enumerate((first, second)):
+        found = placements(scores, positive)
+        for side, inside in sides.items():
+            area = sum(v for v, of in zip(found, inside, strict=True) if of) / sum(inside)
+            sums[test, side] = [
+                sum(
+                    v - area
+                    for v, of, name in zip(found, inside, clusters, strict=True)
+                    if of and name == one
+                )
+                for one in names
+            ]
+    having = {
+        side: len({name for name, of in zip(clusters, inside, strict=True) if of})
+        for side, inside in sides.items()
+    }
+
+    def product(one, other, count):
+        pairs = zip(sums[0, one], sums[1, other], strict=True)
+        scale = sum(sides[one]) * sum(sides[other])
+        return count / (count - 1) * sum(a * b for a, b in pairs) / scale
+
+    return sum(
+        product(one, other, having[one] if one == other else len(names))
+        for one in (True, False)
+        for other in (True, False)
+    )

@@ -231,8 +231,8 @@ def calibration_trials(gaps, n, trials, seed):
     ]
 
 
-# Of shares, a single value has another interval than the difference of two.
-SHARES = ("share", "conditional", "overlap", "ranks")
+# Of shares and areas, a single value has another interval than the difference of two.
+SHARES = ("share", "conditional", "overlap", "area")
 
 
 @pytest.mark.parametrize("interval", [kind for kind in get_args(Interval) if kind not in SHARES])

@@ -221,40 +221,6 @@ def placements(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArra
     return shares
 
 
-def linear_macro_auc(sums: FloatArray, images: FloatArray, areas: FloatArray) -> FloatArray:
-    """`macro_auc` as a linear approximation in how often each image counts, `[B]`.
-
-    The area of a class is a mean over pairs of a positive and a negative image; with counts, it is
-    a ratio of sums over pairs. To first order it is the mean placement of the positives, plus the
-    mean placement of the negatives, minus the area; both means are weighted by the counts (DeLong
-    et al. 1988). The error is of the order 1 / sqrt(positives * negatives), while the width of the
-    interval is of the order 1 / sqrt(the smaller of the two numbers). The approximation is exact if
-    all images count the same, and many times as fast.
-
-    Args:
-        sums: sums of `placements` for each class present, over the images of each of these classes,
-            `[k, B, k]`.
-        images: the number of images of each of these classes, `[k, B]`.
-        areas: the area of each of these classes with all images counted once, `[k]`.
-
-    >>> sums = np.array([[[2.0, 2.0]], [[1.0, 1.0]]])
-    >>> linear_macro_auc(sums, np.array([[2.0], [1.0]]), np.array([1.0, 1.0]))
-    array([1.])
-    """
-    return nanmean(linear_areas(sums, images, areas))
-
-
-def linear_areas(sums: FloatArray, images: FloatArray, areas: FloatArray) -> FloatArray:
-    """`class_areas` in the linear approximation of `linear_macro_auc`, `[B, k]`."""
-    if len(areas) < 2:
-        return np.full((images.shape[1], 1), np.nan)
-    own = np.einsum("kbk->bk", sums)
-    positives, all_images = images.T, images.sum(axis=0)
-    negatives = all_images[:, None] - positives
-    sides = ratio(own, positives), ratio(sums.sum(axis=0) - own, negatives)
-    return np.asarray(sides[0] + sides[1] - areas)
-
-
 def _wins_and_pairs(
     scores: FloatArray, positive: npt.NDArray[np.bool_], columns: FloatArray
 ) -> tuple[FloatArray, FloatArray]:

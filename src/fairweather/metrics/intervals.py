@@ -11,6 +11,7 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
+from fairweather.metrics.areas import area_ends, column_of_units
 from fairweather.metrics.class_metrics import class_metric
 from fairweather.metrics.clusters import Clusters, student
 from fairweather.metrics.columns import (
@@ -45,7 +46,7 @@ FEW = 30
 # misses that number whenever one image is wrong, which happens in 16 of 100 cases.
 VERY_FEW = 10
 # The kinds of intervals over seeds that are skewed next to a bound, and nothing else.
-STRETCHED = ("share", "conditional", "overlap", "ranks", "skewed", "percentile", "bounded")
+STRETCHED = ("share", "conditional", "overlap", "area", "skewed", "percentile", "bounded")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Estimate:
 
     Attributes:
         value: on the original images.
-        replicates: float64 `[B]`, on each resample.
+        replicates: float64 `[B]`, on each resample; empty for an area, which has a column.
         n: the number of images.
         interval: which interval `to_score` computes.
         of_seeds: for a mean over the seeds of a recipe, the estimate of each seed.
@@ -65,6 +66,9 @@ class Estimate:
         clusters: the number of clusters of the images, if whole clusters were resampled; with fewer
             than two there is no interval.
         tests: how many intervals, of which this is one, hold together with 95 %.
+        column: of an area, what each image (sorted by label) or each cluster adds to it, float32
+            `[n]` or `[clusters]`; see `metrics.areas`.
+        pairs: of an area, how many disjoint pairs of images it is a mean over.
     """
 
     value: float
@@ -76,6 +80,13 @@ class Estimate:
     fewest: int = 0
     clusters: int | None = None
     tests: int = 1
+    column: npt.NDArray[np.float32] | None = None
+    pairs: float = np.inf
+
+    @property
+    def draws(self) -> npt.NDArray[np.floating]:
+        """Numbers whose variance is that of the value: its replicates, or its column."""
+        return self.replicates if self.column is None else self.column
 
     @property
     def units(self) -> int:
@@ -89,7 +100,7 @@ class Estimate:
 
     def together(self, tests: int) -> Estimate:
         """The same with an interval that is one of `tests`, which hold together with 95 %."""
-        if self.of_seeds:  # `widen` has quantiles of its own
+        if self.of_seeds or self.column is not None:  # `widen` and areas have own quantiles
             return replace(self, tests=tests)
         if self.clusters is None:
             return self.spread(float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95)
@@ -102,9 +113,7 @@ class Estimate:
         """How much the value depends on the seeds; empty for a single training."""
         if len(self.of_seeds) < 2:
             return []
-        values, replicates = zip(
-            *((each.value, each.replicates) for each in self.of_seeds), strict=True
-        )
+        values, replicates = zip(*((each.value, each.draws) for each in self.of_seeds), strict=True)
         return [seed_variance(values, replicates)]
 
     @property
@@ -145,12 +154,12 @@ def evaluate_metrics(
 
     Returns:
         One estimate per row of `METRICS`, by name and in its order, without rows that do not apply.
-        Values are exact. Replicates are exact up to rounding, with two exceptions. With more than
-        10,000 images, the replicates of the macro AUC and of the class-wise calibration error are
-        approximate (the latter in the seventh digit). With more than 2,000 distinct confidences,
-        those of `area_under_risk_coverage`, `coverage_at_risk` and `confidence_auroc` use 2,000
-        groups of confidences; they are then shifted by the difference that the groups make to the
-        value.
+        Values are exact. Areas under curves have a column, and no replicates. Replicates are exact
+        up to rounding, with two exceptions. With more than 10,000 images, those of the class-wise
+        calibration error are approximate in the seventh digit. With more than 2,000 distinct
+        confidences, those of `area_under_risk_coverage`, `coverage_at_risk` and `confidence_auroc`
+        use 2,000 groups of confidences; they are then shifted by the difference that the groups
+        make to the value.
     """
     return evaluate_resamples(predictions, Resamples.of(predictions.labels, weights), fitted)
 
@@ -184,15 +193,16 @@ def evaluate_resamples(
     coarse = merge_groups(prepared.order, MOST_GROUPS, BINS)
     values = evaluate_sample(computed, Sample(prepared, prepared.order, ones))
     quick = prepared if n <= MOST_IMAGES_OF_FLOAT64 else prepared.narrow
-    moved = evaluate_sample(computed, Sample(quick, coarse, ones))
+    drawn = [metric for metric in computed if metric.column is None]
+    moved = evaluate_sample(drawn, Sample(quick, coarse, ones))
     # The blocks depend only on n, so that sums are the same to the last bit on every run.
     step = max(1, BLOCK // n)
     blocks = [
-        evaluate_sample(computed, Sample(quick, coarse, resamples.counts[at : at + step]))
+        evaluate_sample(drawn, Sample(quick, coarse, resamples.counts[at : at + step]))
         for at in range(0, len(resamples.counts), step)
     ]
-    replicates = {name: np.concatenate([block[name] for block in blocks]) for name in values}
-    for metric in computed:
+    replicates = {name: np.concatenate([block[name] for block in blocks]) for name in moved}
+    for metric in drawn:
         if metric.varies is not None:
             replicates[metric.name] += metric.varies(prepared, len(resamples.counts))
     estimates = {
@@ -204,8 +214,20 @@ def evaluate_resamples(
             errors=metric.errors(predictions, resamples.clusters),
             fewest=metric.fewest,
         )
-        for metric in computed
+        for metric in drawn
     }
+    for metric in computed:
+        if metric.column is not None:
+            estimates[metric.name] = Estimate(
+                value=float(values[metric.name][0]),
+                replicates=np.empty(0),
+                n=metric.images(predictions),
+                interval=metric.interval,
+                errors=metric.errors(predictions, resamples.clusters),
+                fewest=metric.fewest,
+                column=column_of_units(metric.column(prepared), prepared.clusters),
+                pairs=metric.pairs(prepared.predictions, prepared.clusters),
+            )
     if resamples.clusters is not None:
         estimates = {
             name: of_clusters(estimate, resamples.clusters) for name, estimate in estimates.items()
@@ -226,7 +248,7 @@ def of_clusters(estimate: Estimate, clusters: Clusters) -> Estimate:
     [0.3904, 0.6096]
     """
     known = replace(estimate, clusters=clusters.count)
-    if clusters.count < 2:
+    if clusters.count < 2 or known.column is not None:
         return known
     wider = known.spread(clusters.widening())
     if estimate.interval == "bias-corrected":  # whose squares are used
@@ -286,10 +308,12 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     0.625
     """
     _check_joint(estimates, "a mean")
+    columns = [each.column for each in estimates if each.column is not None]
     return replace(
         estimates[0],
         value=float(np.mean([each.value for each in estimates])),
         replicates=np.mean([each.replicates for each in estimates], axis=0),
+        column=np.mean(columns, axis=0) if columns else None,
         errors=_mean_errors([each.errors for each in estimates]),
         of_seeds=(),
     )
@@ -316,9 +340,10 @@ def recipe_estimate(seeds: Sequence[Estimate]) -> Estimate:
 def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> Estimate:
     """The worst of cells (levels, shifts) that were resampled jointly.
 
-    It is found on the original images, and again on each resample. NaN is never the worst; for
-    example, the risk is NaN if no image is answered. If the cells are nearly equal and noisy, the
-    worst observed value is biased: on average it is worse than the worst true value.
+    It is found on the original images, and again on each resample; an area has the column of the
+    worst cell. NaN is never the worst; for example, the risk is NaN if no image is answered. If the
+    cells are nearly equal and noisy, the worst observed value is biased: on average it is worse
+    than the worst true value.
 
     Raises `InputError` as `mean_estimate` does.
 
@@ -334,6 +359,7 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
         estimates[0],
         value=value,
         replicates=worst.reduce([each.replicates for each in estimates]),
+        column=next((each for each in estimates if each.value == value), estimates[0]).column,
         errors=min((each.errors for each in estimates if each.value == value), default=np.inf),
         of_seeds=(),
     )
@@ -342,7 +368,7 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
 def _check_joint(estimates: Sequence[Estimate], what: str) -> None:
     if not estimates:
         raise InputError(f"{what} needs at least one estimate")
-    kinds = {(each.n, each.replicates.shape, each.interval) for each in estimates}
+    kinds = {(each.n, each.draws.shape, each.interval) for each in estimates}
     if len(kinds) > 1:
         raise InputError(
             f"{what} needs the same images, resamples and interval in every estimate, found "
@@ -351,7 +377,7 @@ def _check_joint(estimates: Sequence[Estimate], what: str) -> None:
 
 
 def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Score:
-    """Compute the 95 % interval from the replicates; for a mean over seeds it covers other seeds.
+    """Compute the 95 % interval of an estimate; for a mean over seeds it covers other seeds.
 
     The kind of the estimate decides how the interval over images is computed:
 
@@ -373,9 +399,10 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     "overlap" is for an F1 score, 2x / (1 + x) of the share x of right calls among the images that
     are of a class or called so: the interval of that share, with its ends transformed.
 
-    "ranks" is for the area under a curve of one class. Each end is the outer one of "skewed", since
-    a few images that rank badly decide most, and of "conditional", which has a width even if all
-    images of the class rank above all others.
+    "area" is for the area under a curve of a class, or a mean of such areas: Student's t on the
+    logit scale, with the variance of DeLong (AUC), of Obuchowski (AUC, clusters) or to first order
+    (average precision). It uses no resamples. If few images carry the variance, or the value is 0
+    or 1, it reaches to Clopper and Pearson's interval for the number of disjoint pairs.
 
     "difference" is for one share minus another on the same images: percentiles, or the interval of
     Bonett and Price if the two differ on fewer than `FEW` images.
@@ -443,6 +470,10 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     ImageInterval(low=0.405, centre=0.5, high=0.595)
     """
     value, n = estimate.value, estimate.units
+    if estimate.column is not None and not (np.isnan(value) or estimate.too_few):
+        tests = 1 if estimate.recipes else estimate.tests  # those of seeds, `widen` corrects
+        low, high = area_ends(value, estimate.column, estimate.pairs, tests)
+        return ImageInterval(low, value, high)
     replicates = estimate.replicates[~np.isnan(estimate.replicates)]
     if np.isnan(value) or not len(replicates) or estimate.too_few:
         return ImageInterval(np.nan, np.nan, np.nan)
@@ -459,10 +490,6 @@ def image_interval(estimate: Estimate) -> ImageInterval:
         case "overlap":
             common = value / (2 - value), replicates / (2 - replicates)
             low, high = (2 * x / (1 + x) for x in _part_ends(*common, estimate.counted))
-        case "ranks":
-            ends = _part_ends(value, replicates, estimate.counted)
-            other = skewed_interval(value, replicates)
-            low, high = min(ends[0], other[0]), max(ends[1], other[1])
         case "difference":
             low, high = difference_ends(value, replicates, n)
         case "bounded" if value in (0, 1) and np.all(replicates == value):

@@ -181,7 +181,9 @@ def chance_corrected(observed: FloatArray, chance: FloatArray) -> FloatArray:
 def macro_pr_auc(
     probabilities: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
 ) -> Result:
-    """Mean over the classes that have images of their average precision, in [0, 1].
+    """Mean over classes of their one-vs-rest average precision, in [0, 1].
+
+    Only classes with both positive and negative images count; the value is NaN if there are none.
 
     Args:
         probabilities: float `[n, classes]`, any score that ranks within a class; no NaN.
@@ -199,7 +201,7 @@ def macro_pr_auc(
 def class_precisions(
     scores: FloatArray, labels: npt.NDArray[np.integer], rows: npt.NDArray[Any]
 ) -> FloatArray:
-    """The average precision of each label present, `[B, k]`; NaN in a resample without its images.
+    """The average precision of each label present, `[B, k]`; NaN without one of its sides.
 
     It is the area under the precision-recall curve as a sum of steps: the mean over the images of
     the class of the precision among all images with at least their score. No line is drawn between
@@ -215,7 +217,7 @@ def class_precisions(
 
     >>> scores = np.array([[0.9], [0.6], [0.2]])
     >>> class_precisions(scores, np.array([0, 0, 0]), np.ones((1, 3)))
-    array([[1.]])
+    array([[nan]])
     """
     # [n, B]: sparse products read this layout in order
     columns = np.ascontiguousarray(rows.T, dtype=np.float64)
@@ -236,44 +238,5 @@ def _average_precision(
     false = sum_groups(above, columns[~positive], len(levels) + 1)[1:]
     called, right = (each[::-1].cumsum(axis=0)[::-1] for each in (hits + false, hits))
     precision = np.divide(right, called, out=np.zeros_like(called), where=called > 0)
-    return ratio((hits * precision).sum(axis=0), hits.sum(axis=0))
-
-
-def precision_terms(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArray:
-    """What each image adds to the number of positives times the average precision, `[n]`.
-
-    To first order in how often each image counts, the average precision of a resample is the sum of
-    these terms, divided by the number of positive images. A positive adds the precision at its
-    score, and raises the precision at all lower scores; a negative lowers it there. With every
-    image counted once, the sum is exact.
-
-    >>> score, positive = np.array([0.9, 0.6, 0.2]), np.array([True, False, True])
-    >>> round(float(precision_terms(score, positive).sum() / 2), 3)
-    0.833
-    """
-    levels, level = np.unique(scores[positive], return_inverse=True)
-    hits = np.bincount(level, minlength=len(levels))
-    above = np.searchsorted(levels, scores, side="right")
-    called = np.bincount(above, minlength=len(levels) + 1)[1:][::-1].cumsum()[::-1]
-    right = hits[::-1].cumsum()[::-1]
-    # The slopes of right / called at each level, times its positives; summed over lower levels.
-    of_positive, of_negative = (
-        np.append(0, np.cumsum(hits * slope))
-        for slope in ((called - right) / called**2, -right / called**2)
-    )
-    terms = of_negative[above]
-    terms[positive] = of_positive[above[positive]] + (right / called)[level]
-    return np.asarray(terms)
-
-
-def linear_average_precision(sums: FloatArray, images: FloatArray) -> FloatArray:
-    """The average precision of each class as a linear approximation, `[B, k]`.
-
-    Args:
-        sums: sums of `precision_terms` of each class present over all images, `[B, k]`.
-        images: how many images each of these classes has, `[k, B]`.
-
-    >>> linear_average_precision(np.array([[1.5]]), np.array([[2.0]]))
-    array([[0.75]])
-    """
-    return ratio(sums, images.T)
+    area = ratio((hits * precision).sum(axis=0), hits.sum(axis=0))
+    return np.where(columns[~positive].any(axis=0), area, np.nan)

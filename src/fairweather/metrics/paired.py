@@ -10,11 +10,14 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
+from fairweather.metrics.areas import spread_of
+from fairweather.metrics.clusters import difference_of_shares
 from fairweather.metrics.columns import FloatArray, check_columns
 from fairweather.metrics.intervals import (
     TAILS,
     Estimate,
     difference_ends,
+    image_interval,
     percentiles,
     skewed_interval,
 )
@@ -22,7 +25,7 @@ from fairweather.metrics.recipes import SeedVariance, seed_variance, widen
 from fairweather.types import Score
 
 # The kinds of intervals of values in [0, 1].
-SHARES = ("share", "conditional", "overlap", "ranks", "bounded", "basic", "bias-corrected")
+SHARES = ("share", "conditional", "overlap", "area", "bounded", "basic", "bias-corrected")
 
 
 class McNemar(NamedTuple):
@@ -118,6 +121,10 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     Bonett and Price, which adds one image for each side. For values that depend most on a few
     images, the skewness of the differences is corrected (`skewed_interval`).
 
+    The difference of two areas under curves has the difference of their columns, which is DeLong's
+    paired method, with Student's t (`spread_of`). If one of the two is 0 or 1, it is the interval
+    of Zou and Donner, from those of both (`difference_of_shares`).
+
     The noise of the bins inflates binned calibration errors, and resampling inflates them once
     more. Between two models this cancels only in part, and not at all if one is calibrated and the
     other far from it. So the replicates of each model are first corrected, in the same ways as in
@@ -169,7 +176,7 @@ def paired_change(first: Estimate, second: Estimate) -> Score:
 
 
 def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVariance]) -> Score:
-    kinds = [(each.n, each.replicates.shape, each.interval) for each in (first, second)]
+    kinds = [(each.n, each.draws.shape, each.interval) for each in (first, second)]
     if kinds[0] != kinds[1]:
         raise InputError(
             "a paired difference needs the same images, resamples and interval, found "
@@ -182,7 +189,9 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
         return Score(value, np.nan, np.nan, first.n)
     centre = value
     match first.interval:
-        case "skewed" | "ranks":
+        case "area":
+            low, high = _area_ends(first, second, differences[0])
+        case "skewed":
             low, high = skewed_interval(value, differences[0])
         case "share" | "difference" | "conditional" | "overlap" if (
             first.clusters is not None and np.ptp(differences) > 0
@@ -206,6 +215,17 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
     return Score(value, min(low, value), max(high, value), first.n)
 
 
+def _area_ends(first: Estimate, second: Estimate, column: FloatArray) -> tuple[float, float]:
+    """Paired DeLong; at a value of 0 or 1, which has no variance, both single intervals joined."""
+    if {first.value, second.value} & {0.0, 1.0}:
+        alone = (image_interval(each) for each in (second, first))
+        return difference_of_shares(
+            *(Score(each.centre, each.low, each.high, first.n) for each in alone)
+        )
+    gap, reach = second.value - first.value, spread_of(column).reach()
+    return gap - reach, gap + reach
+
+
 def seed_summary(values: npt.ArrayLike) -> SeedSummary:
     """Mean and sample standard deviation (n − 1) over seeds; NaN for the deviation of one seed.
 
@@ -224,7 +244,7 @@ def _comparable(estimate: Estimate) -> FloatArray:
 
     Their outermost quantiles are the interval of a single value.
     """
-    value, replicates = estimate.value, estimate.replicates
+    value, replicates = estimate.value, np.asarray(estimate.draws, dtype=np.float64)
     match estimate.interval:
         case "basic":
             return _ways(value, replicates)

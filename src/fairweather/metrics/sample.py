@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
+from fairweather.metrics.areas import auc_column, precision_column
 from fairweather.metrics.calibration import BinSums, check_confidence
 from fairweather.metrics.classification import (
     brier_score,
     class_areas,
-    linear_areas,
     negative_log_likelihood,
-    placements,
 )
 from fairweather.metrics.classwise import ClassBins, class_bins, excess_columns
 from fairweather.metrics.clusters import Clusters
@@ -35,9 +34,7 @@ from fairweather.metrics.one_vs_rest import (
     ClassCounts,
     class_counts,
     class_precisions,
-    linear_average_precision,
     order_columns,
-    precision_terms,
 )
 from fairweather.metrics.ordered import (
     ConfidenceOrder,
@@ -54,9 +51,6 @@ from fairweather.types import Predictions
 # Bins and images per bin of the calibration errors that are computed for every cell.
 BINS = 10
 PER_BIN = 100
-# With more images than this, the areas under curves of resamples are computed in their linear form:
-# it is tens of times as fast, and its error is much smaller than the width of an interval.
-MOST_IMAGES_OF_EXACT_AREAS = 10_000
 _POSITIONS_AT_ONCE = 1 << 14  # 128 kB, which stay in a core's own cache
 
 
@@ -183,7 +177,8 @@ class Resamples:
             for name, column in vars(predictions).items()
             if isinstance(column, np.ndarray)
         }
-        return Prepared(replace(predictions, **columns), self.bounds, fitted)
+        clusters = None if self.clusters is None else self.clusters.of[self.order]
+        return Prepared(replace(predictions, **columns), self.bounds, fitted, clusters)
 
 
 class Columns(NamedTuple):
@@ -214,11 +209,13 @@ class Prepared:
         predictions: the columns.
         bounds: where the images of each label present begin and end.
         fitted: thresholds from validation images, or None.
+        clusters: the number of each image's cluster, sorted by label; None if none are known.
     """
 
     predictions: Predictions
     bounds: IntArray
     fitted: Fitted | None
+    clusters: IntArray | None = None
 
     def __post_init__(self) -> None:
         p = self.predictions
@@ -244,23 +241,25 @@ class Prepared:
         return softmax(self.predictions.logits)
 
     @cached_property
-    def placements(self) -> FloatArray:
-        """`placements` of each image by the probability of each class present, `[n, k]`.
-
-        NaN if only one class is present, because the other group is empty then.
-        """
-        columns = np.full((len(self.predictions), len(self.present)), np.nan)
-        if len(self.present) > 1:
-            for k, label in enumerate(self.present):
-                positive = self.predictions.labels == label
-                columns[:, k] = placements(self.probabilities[:, label], positive)
-        return columns
+    def auc_columns(self) -> FloatArray:
+        """`auc_column` of each class present, `[n, k]`; 0 if there is only one."""
+        return self._columns_of_areas(auc_column)
 
     @cached_property
-    def areas(self) -> FloatArray:
-        """The area under the ROC curve of each class present, `[k]`; NaN if there is only one."""
-        is_label = self.predictions.labels[:, None] == self.present
-        return np.asarray(np.mean(self.placements, axis=0, where=is_label))
+    def precision_columns(self) -> FloatArray:
+        """`precision_column` of each class present, `[n, k]`; 0 if there is only one."""
+        return self._columns_of_areas(precision_column)
+
+    def _columns_of_areas(self, column_of: Callable[..., FloatArray]) -> FloatArray:
+        columns, labels = (
+            np.zeros((len(self.predictions), len(self.present))),
+            self.predictions.labels,
+        )
+        if len(self.present) > 1:
+            for k, label in enumerate(self.present):
+                scores = self.probabilities[:, label]
+                columns[:, k] = column_of(scores, labels == label, self.clusters)
+        return columns
 
     @cached_property
     def class_bins(self) -> ClassBins:
@@ -293,16 +292,7 @@ class Prepared:
     def by_class(self) -> Columns:
         """Columns with one number per image and class, or bin; only if there are logits."""
         lowest, own = excess_columns(self.probabilities, self.predictions.labels, BINS)
-        return Columns.of(
-            {"placements": self.placements, "lowest_excess": lowest, "own_excess": own}
-        )
-
-    @cached_property
-    def precisions(self) -> Columns:
-        """`precision_terms` of each class present; only if there are logits."""
-        labels = self.predictions.labels
-        terms = [precision_terms(self.probabilities[:, k], labels == k) for k in self.present]
-        return Columns.of({"terms": np.stack(terms, axis=1)})
+        return Columns.of({"lowest_excess": lowest, "own_excess": own})
 
     @cached_property
     def strata(self) -> FloatArray:
@@ -438,18 +428,12 @@ class Sample:
     def precisions(self) -> FloatArray:
         """The average precision of each class present, `[B, k]`."""
         p = self.prepared
-        if len(p.predictions) > MOST_IMAGES_OF_EXACT_AREAS:
-            sums = sum_by_label(self.weights, p.precisions.matrix, p.bounds).sum(axis=0)
-            return linear_average_precision(sums, self.by_label("images"))
         return class_precisions(p.probabilities, p.predictions.labels, self.weights)
 
     @cached_property
     def areas(self) -> FloatArray:
         """The area under the ROC curve of each class present, `[B, k]`."""
         p = self.prepared
-        if len(p.predictions) > MOST_IMAGES_OF_EXACT_AREAS:
-            sums = self.by_label_and_class("placements")
-            return linear_areas(sums, self.by_label("images"), p.areas)
         return class_areas(p.probabilities, p.predictions.labels, self.weights)
 
     @cached_property

@@ -9,15 +9,16 @@ from typing import Literal
 
 import numpy as np
 
+from fairweather.metrics.areas import disjoint_pairs
 from fairweather.metrics.calibration import BinSums, reliability_bins
 from fairweather.metrics.classification import mean_area, mean_recall
 from fairweather.metrics.classwise import mean_class_error
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import FloatArray, Result, nanmean, ratio
+from fairweather.metrics.columns import FloatArray, IntArray, Result, nanmean, ratio
 from fairweather.metrics.conformal import coverage_deviations, lowest_of_strata
 from fairweather.metrics.one_vs_rest import kappa_of_sums
 from fairweather.metrics.ordered import rank_area
-from fairweather.metrics.sample import MOST_IMAGES_OF_EXACT_AREAS, Prepared, Sample
+from fairweather.metrics.sample import Prepared, Sample
 from fairweather.metrics.selective import RISK, Fitted, largest_coverage, risk_area
 from fairweather.types import Predictions
 
@@ -32,7 +33,7 @@ Interval = Literal[
     "centred",
     "conditional",
     "overlap",
-    "ranks",
+    "area",
 ]
 Evaluate = Callable[[Sample], Result]
 # With fewer errors than these, no interval covers the true value as often as it should
@@ -65,6 +66,8 @@ class Metric:
         fewest: with fewer such images there is no interval; see `Estimate`.
         varies: what else the interval covers beside other images: deviations `[B]` that are added
             to the values of resamples; None for nothing.
+        column: of an area, what each image adds to it, `[n]` (`metrics.areas`); None for a metric
+            that is computed on resamples.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Metric:
     carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
     fewest: int = 0
     varies: Callable[[Prepared, int], FloatArray] | None = None
+    column: Callable[[Prepared], FloatArray] | None = None
 
     def images(self, predictions: Predictions) -> int:
         """Count the images that are given as n in scores.csv."""
@@ -101,6 +105,20 @@ class Metric:
             counted = predictions.correct
         evenness = 1.0 if clusters is None else clusters.evenness(counted)
         return float(counted.sum()) * evenness
+
+    def pairs(self, predictions: Predictions, clusters: IntArray | None = None) -> float:
+        """Count the disjoint pairs of which an area, a mean over classes, has so many at least.
+
+        Half of the images of each class are in pairs of their own class, half in those of others.
+        If all pairs of all classes are right, the mean is nearly that of as many images.
+
+        Args:
+            predictions: the columns of one cell.
+            clusters: the number of each image's cluster, `[n]`.
+        """
+        labels = np.unique(predictions.labels)
+        least = min(disjoint_pairs(predictions.labels == label, clusters) for label in labels)
+        return len(labels) * least / 2
 
     def absence(self, predictions: Predictions, fitted: Fitted | None = None) -> str | None:
         """Return why the metric cannot be computed from these predictions; None if it can."""
@@ -132,12 +150,6 @@ def absent_metrics(predictions: Predictions, fitted: Fitted | None = None) -> li
     of_models = (metric for metric in METRICS if not metric.needs_sets)
     reasons = ((metric.name, metric.absence(predictions, fitted)) for metric in of_models)
     return [(name, reason) for name, reason in reasons if reason is not None]
-
-
-def _macro_auc(s: Sample) -> FloatArray:
-    # The two forms add in different orders, and keep the last digit that they have always had.
-    exact = len(s.predictions) <= MOST_IMAGES_OF_EXACT_AREAS
-    return mean_area(s.areas) if exact else nanmean(s.areas)
 
 
 def _of_other_calibrations(prepared: Prepared, resamples: int) -> FloatArray:
@@ -225,12 +237,13 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "macro_auc",
         "Macro AUC",
-        _macro_auc,
+        lambda s: mean_area(s.areas),
         higher_is_better=True,
         needs_logits=True,
         min_classes=2,
-        interval="skewed",
+        interval="area",
         fewest=FEWEST_OF_LOSSES,
+        column=lambda prepared: prepared.auc_columns.mean(axis=1),
     ),
     Metric(
         "macro_pr_auc",
@@ -239,8 +252,9 @@ METRICS: tuple[Metric, ...] = (
         higher_is_better=True,
         needs_logits=True,
         min_classes=2,
-        interval="skewed",
+        interval="area",
         fewest=FEWEST_OF_LOSSES,
+        column=lambda prepared: prepared.precision_columns.mean(axis=1),
     ),
     *_means_over_classes("specificity", "specificity"),
     *_means_over_classes("ppv", "PPV"),

@@ -1,0 +1,244 @@
+"""How often do the 95 % intervals of AUC and PR-AUC of one class hold the truth?
+
+    python benchmarks/areas.py    # about 7 minutes on one core; prints markdown tables
+
+Scores are normal with one mean for the negatives and another for the positives, whose standard
+deviation is the same ("equal") or twice as large ("wide"); or a share of the images is mislabelled
+by the model at random, with the score of the other class ("outliers": 2 %, at most what two thirds
+of 1 - AUC allow). The truths are integrals. How many images are positive is random. Each entry says
+how often the truth lies below the interval and how often above it, in percent.
+
+Clusters have 10 images on average, all the same or gamma-distributed, which are positive with a
+probability of 0.3, or all images of a cluster are. The scores of a cluster share a part of their
+variance (the intra-class correlation). Differences are of two models on the same images, whose
+scores have a correlation of 0.8 within each class.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from fairweather.metrics import Clusters, Estimate, paired_difference, to_score
+from fairweather.metrics.areas import (
+    auc_column,
+    column_of_units,
+    disjoint_pairs,
+    precision_column,
+)
+from fairweather.metrics.classification import placements
+
+# Positive images, and how many times fewer trials: of many images a trial takes longer.
+POSITIVES = {20: 1, 30: 1, 50: 1, 200: 4, 2000: 10}
+AREAS, PREVALENCES = (0.7, 0.9, 0.97, 0.99), (0.02, 0.1, 0.5)
+OUTLIERS = 0.02
+MEAN_SIZE, OF_CLUSTERS = 10, 0.3  # images of a cluster; the share of positives among them
+CORRELATION = 0.8  # of the scores of two models
+COLUMNS = {"AUC": auc_column, "PR-AUC": precision_column}
+
+
+class Model:
+    """A model with a known AUC: how it scores, and its true areas.
+
+    Attributes:
+        mean, deviation: of the scores of positives; negatives have 0 and 1.
+        swapped: the share of images that are scored as the other class.
+    """
+
+    def __init__(self, kind: str, area: float) -> None:
+        self.deviation = 2.0 if kind == "wide" else 1.0
+        self.swapped = q = min(OUTLIERS, (1 - area) / 1.5) if kind == "outliers" else 0.0
+        # A pair is of two swapped images, of one, or of none.
+        clean = (area - q * (1 - q) - q**2) / (1 - 2 * q)
+        self.mean = float(ndtri(clean)) * float(np.hypot(1, self.deviation))
+
+    def draw(self, positive: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Draw the score of each image."""
+        noise = generator.normal(size=positive.shape)
+        as_positive = positive ^ (generator.random(positive.shape) < self.swapped)
+        return self.scores(as_positive, noise)
+
+    def scores(self, positive: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Scores of images with this standard normal noise."""
+        return np.where(positive, self.mean + self.deviation * noise, noise)
+
+    def truths(self, prevalence: float) -> list[float]:
+        """The true AUC and average precision."""
+        levels = np.linspace(-9, self.mean + 9 * self.deviation, 200_001)
+        of_positive = ndtr((self.mean - levels) / self.deviation)
+        of_negative = ndtr(-levels)
+        q = self.swapped
+        above = (1 - q) * of_positive + q * of_negative
+        false = (1 - q) * of_negative + q * of_positive
+        share = -np.diff(above)
+        called = prevalence * above + (1 - prevalence) * false
+        precision = prevalence * above / np.maximum(called, 1e-300)
+        middle = [(each[1:] + each[:-1]) / 2 for each in (1 - false, precision)]
+        return [float((share * each).sum()) for each in middle]
+
+
+def estimates(
+    scores: np.ndarray, positive: np.ndarray, clusters: Clusters | None = None
+) -> list[Estimate]:
+    """The AUC and the average precision of scores without ties."""
+    ranked = positive[np.argsort(-scores)]
+    precision = ranked.cumsum() / np.arange(1, len(ranked) + 1)
+    values = placements(scores, positive)[positive].mean(), precision[ranked].mean()
+    of, count = (None, None) if clusters is None else (clusters.of, clusters.count)
+    pairs = disjoint_pairs(positive, of)
+    return [
+        Estimate(
+            float(value),
+            np.empty(0),
+            len(scores),
+            "area",
+            clusters=count,
+            column=column_of_units(column(scores, positive, of), of),
+            pairs=pairs,
+        )
+        for value, column in zip(values, COLUMNS.values(), strict=True)
+    ]
+
+
+def draw_labels(n: int, prevalence: float, generator: np.random.Generator) -> np.ndarray:
+    """Draw labels, at least two of either side."""
+    while True:
+        positive = generator.random(n) < prevalence
+        if 2 <= positive.sum() <= n - 2:
+            return positive
+
+
+def entry(missed: list[tuple[bool, bool]]) -> str:
+    """The two tails, in percent."""
+    return " / ".join(f"{100 * share:.1f}" for share in np.mean(missed, axis=0))
+
+
+def tails(scored: Iterator[list], truths: list[float]) -> list[str]:
+    """An entry for each area."""
+    missed = np.array(
+        [
+            [
+                (score.low > truth, score.high < truth)
+                for score, truth in zip(each, truths, strict=True)
+            ]
+            for each in scored
+        ]
+    )
+    return [entry(of_area) for of_area in missed.transpose(1, 0, 2)]
+
+
+def single(kind: str, positives: int, area: float, prevalence: float, trials: int) -> list[str]:
+    """Tails of both areas of independent images."""
+    model, n = Model(kind, area), round(positives / prevalence)
+
+    def scored() -> Iterator[list]:
+        for trial in range(trials):
+            generator = np.random.default_rng([n, positives, round(100 * area), trial])
+            positive = draw_labels(n, prevalence, generator)
+            found = estimates(model.draw(positive, generator), positive)
+            yield [to_score(each, (0.0, 1.0)) for each in found]
+
+    return tails(scored(), model.truths(prevalence))
+
+
+def clustered(
+    count: int, sizes: str, pure: bool, correlation: float, area: float, trials: int
+) -> list[str]:
+    """Tails of both areas of images that come in clusters, and of AUC over images."""
+    model = Model("equal", area)
+    truths = model.truths(OF_CLUSTERS)
+
+    def scored() -> Iterator[list]:
+        for trial in range(trials):
+            generator = np.random.default_rng([count, round(10 * correlation), trial, pure])
+            images = np.full(count, MEAN_SIZE)
+            if sizes == "unequal":
+                shape = 1.5
+                drawn = generator.poisson(generator.gamma(shape, MEAN_SIZE / shape, count))
+                images = np.maximum(1, drawn)
+            clusters = Clusters(np.repeat(np.arange(count), images))
+            if pure:
+                positive = draw_labels(count, OF_CLUSTERS, generator)[clusters.of]
+            else:
+                positive = draw_labels(len(clusters.of), OF_CLUSTERS, generator)
+            shared = generator.normal(size=count)[clusters.of]
+            own = generator.normal(size=len(positive))
+            noise = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own
+            scores = model.scores(positive, noise)
+            found = [*estimates(scores, positive, clusters), estimates(scores, positive)[0]]
+            yield [to_score(each, (0.0, 1.0)) for each in found]
+
+    return tails(scored(), [*truths, truths[0]])
+
+
+def difference(positives: int, areas: tuple[float, float], trials: int) -> list[str]:
+    """Tails of the differences of both areas of two models on the same images."""
+    prevalence = 0.1
+    models = [Model("equal", area) for area in areas]
+    before, after = (model.truths(prevalence) for model in models)
+
+    def scored() -> Iterator[list]:
+        for trial in range(trials):
+            generator = np.random.default_rng([positives, round(100 * areas[1]), trial])
+            positive = draw_labels(round(positives / prevalence), prevalence, generator)
+            common, *own = generator.normal(size=(3, len(positive)))
+            noise = [np.sqrt(CORRELATION) * common + np.sqrt(1 - CORRELATION) * z for z in own]
+            first, second = (
+                estimates(model.scores(positive, each), positive)
+                for model, each in zip(models, noise, strict=True)
+            )
+            yield [paired_difference(*both) for both in zip(first, second, strict=True)]
+
+    return tails(scored(), [b - a for a, b in zip(before, after, strict=True)])
+
+
+def rows_of_single(kind: str, trials: int) -> Iterator[list[object]]:
+    """A row for each number of positives and area: both tails by prevalence."""
+    for positives, fewer in POSITIVES.items():
+        some = trials // fewer
+        for area in AREAS:
+            cells = [single(kind, positives, area, each, some) for each in PREVALENCES]
+            flat = [cell[at] for at in range(len(COLUMNS)) for cell in cells]
+            yield [positives, area, some, *flat]
+
+
+def main() -> None:
+    """Print the tables."""
+    from coverage import print_table  # the script beside this one, if this one is run
+
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--trials", type=int, default=4000)
+    trials = parser.parse_args().trials
+    header = ["positives", "AUC", "trials"]
+    header += [f"{name}, {100 * each:g} %" for name in COLUMNS for each in PREVALENCES]
+    for kind, some in (("equal", trials), ("wide", trials // 2), ("outliers", trials // 2)):
+        print(f"Scores: {kind}\n")
+        print_table(header, rows_of_single(kind, some))
+    print(f"Clusters, {trials // 4} trials\n")
+    print_table(
+        ["clusters", "sizes", "labels", "correlation", "AUC", "of AUC", "of PR-AUC", "as images"],
+        (
+            [count, sizes, "of clusters" if pure else "of images", rho, area, *found]
+            for count in (20, 50, 200)
+            for sizes, pure in (("equal", False), ("unequal", False), ("equal", True))
+            for rho in (0.0, 0.3)
+            for area in (0.8, 0.95)
+            for found in [clustered(count, sizes, pure, rho, area, trials // 4)]
+        ),
+    )
+    print(f"Paired differences, 10 % positive, {trials // 2} trials\n")
+    print_table(
+        ["positives", "first AUC", "second AUC", "of AUC", "of PR-AUC"],
+        (
+            [positives, *areas, *difference(positives, areas, trials // 2)]
+            for positives in (20, 50, 200)
+            for areas in ((0.8, 0.8), (0.9, 0.95), (0.97, 0.97), (0.97, 0.99))
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Intervals of areas under curves, from what each image adds to the area.
+
+The column of an area has a number for each image, and its mean square is the variance of the area.
+For a mean of areas, or a difference on the same images, it is the mean or the difference of the
+columns. So cells, means and differences use one method, and no resamples.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+
+from fairweather.metrics.classification import placements
+from fairweather.metrics.columns import FloatArray, IntArray
+
+TAIL = 0.025
+# With fewer degrees of freedom, a few images decide: the interval reaches to that of a share too.
+FEWEST_FREEDOM = 5
+
+
+class Spread(NamedTuple):
+    """The variance of an area, and its degrees of freedom."""
+
+    variance: float
+    freedom: float
+
+    def reach(self, tests: int = 1) -> float:
+        """Half the width of a 95 % interval, by Student's t; of `tests` that hold together."""
+        if not self.variance:
+            return 0.0
+        quantile = scipy.special.stdtrit(self.freedom, 1 - TAIL / tests)
+        return float(quantile * np.sqrt(self.variance))
+
+
+def auc_column(
+    scores: FloatArray, positive: npt.NDArray[np.bool_], clusters: IntArray | None = None
+) -> FloatArray:
+    """What each image adds to the area under the ROC curve, float64 `[n]`.
+
+    The sum of squares is DeLong's variance, and that of a difference of two columns is the variance
+    of his paired test. Summed within clusters, it is Obuchowski's; where a cluster has images of
+    both sides, the correction of its covariance for few clusters is the geometric mean of those of
+    the two sides.
+
+    Args:
+        scores: float64 `[n]`, no NaN.
+        positive: bool `[n]`, neither all true nor all false.
+        clusters: int `[n]`, the number of each image's cluster; None if images are independent.
+
+    Source: DeLong, DeLong and Clarke-Pearson 1988, equations 3 to 7; Obuchowski 1997, Nonparametric
+    Analysis of Clustered ROC Curve Data.
+
+    >>> auc_column(np.array([0.1, 0.3, 0.2, 0.9]), np.array([False, False, True, True])).round(3)
+    array([ 0.177, -0.177, -0.177,  0.177])
+    """
+    shares = placements(scores, positive)
+    column = np.empty(len(scores))
+    for side in (positive, ~positive):
+        own = shares[side]
+        # Sorted, so that the order of the images cannot change the last digit.
+        column[side] = (own - np.sort(own).mean()) / len(own) * _for_few(clusters, side)
+    return column
+
+
+def precision_column(
+    scores: FloatArray, positive: npt.NDArray[np.bool_], clusters: IntArray | None = None
+) -> FloatArray:
+    """What each image adds to the average precision, to first order: float64 `[n]`.
+
+    A positive adds the precision at its score, and raises the precision at all lower scores; a
+    negative lowers it there. How many images are positive varies too.
+
+    Args:
+        scores, positive, clusters: as in `auc_column`.
+
+    >>> score, positive = np.array([0.9, 0.6, 0.2]), np.array([True, False, True])
+    >>> precision_column(score, positive).round(3)
+    array([ 0.17 , -0.136, -0.034])
+    """
+    levels, level = np.unique(scores[positive], return_inverse=True)
+    hits = np.bincount(level, minlength=len(levels))
+    above = np.searchsorted(levels, scores, side="right")
+    called = np.bincount(above, minlength=len(levels) + 1)[1:][::-1].cumsum()[::-1]
+    right = hits[::-1].cumsum()[::-1]
+    precision = right / called
+    # The slopes of the precision at each level, times its positives; summed over lower levels.
+    of_positive, of_negative = (
+        np.append(0, np.cumsum(hits * slope))
+        for slope in ((called - right) / called**2, -right / called**2)
+    )
+    column = of_negative[above]
+    area = (hits * precision).sum() / hits.sum()
+    column[positive] = of_positive[above[positive]] + precision[level] - area
+    return np.asarray(column / hits.sum() * _for_few(clusters, np.ones_like(positive)))
+
+
+def _for_few(clusters: IntArray | None, chosen: npt.NDArray[np.bool_]) -> float:
+    """The root of k / (k - 1) for the k images, or clusters, among the chosen; 1 for a single one.
+
+    A single one says nothing of its variance, and its own deviation is 0.
+    """
+    count = np.count_nonzero(chosen) if clusters is None else len(np.unique(clusters[chosen]))
+    return float(np.sqrt(count / max(count - 1, 1)))
+
+
+def column_of_units(column: FloatArray, clusters: IntArray | None) -> npt.NDArray[np.float32]:
+    """Sum a column `[n]` within clusters and scale it, so that its mean square is the variance.
+
+    Returns:
+        float32 `[n]` or `[clusters]`: runs hold the columns of many classes and cells at once.
+
+    >>> column_of_units(np.array([0.25, 0.25, -0.5]), np.array([0, 0, 1])).round(3).tolist()
+    [0.7070000171661377, -0.7070000171661377]
+    """
+    sums = column
+    if clusters is not None:
+        order = np.argsort(column)  # sums that do not depend on the order of the images
+        sums = np.bincount(clusters[order], column[order]).astype(np.float64)
+    return (sums * np.sqrt(len(sums))).astype(np.float32)
+
+
+def disjoint_pairs(positive: npt.NDArray[np.bool_], clusters: IntArray | None = None) -> int:
+    """Count how many pairs of a positive and another image can be made, each image used once.
+
+    Of clusters, each is used once.
+
+    >>> positive = np.array([True, True, False, False, False])
+    >>> disjoint_pairs(positive), disjoint_pairs(positive, np.array([0, 1, 1, 2, 2]))
+    (2, 1)
+    """
+    of = np.arange(len(positive)) if clusters is None else clusters
+    sides = (len(np.unique(of[side])) for side in (positive, ~positive))
+    return min(*sides, len(np.unique(of)) // 2)
+
+
+def spread_of(column: npt.NDArray[np.floating]) -> Spread:
+    """The variance of an area, and the degrees of freedom of a variance that few images carry.
+
+    The freedom is n / (kurtosis - 1), where the kurtosis is that of the n numbers: about n / 2 for
+    normal ones, and about k if k equal ones carry all variance. Satterthwaite's would be twice as
+    many; of few images, whose kurtosis is found too small, that is too many (benchmarks/areas.py).
+
+    Args:
+        column: `[n]`, of images or of clusters, as from `column_of_units`.
+
+    >>> spread_of(np.array([1.0, -1.0] + [0.0] * 98))
+    Spread(variance=0.02, freedom=2.0408163265306123)
+    """
+    squares = np.sort(np.square(column, dtype=np.float64))
+    variance = float(squares.mean())
+    if not variance:
+        return Spread(0.0, 0.0)
+    excess = float(np.square(squares).mean()) / variance**2 - 1
+    most = len(column) - 1.0
+    return Spread(variance, min(len(column) / excess, most) if excess > 0 else most)
+
+
+def area_ends(
+    value: float, column: npt.NDArray[np.floating], pairs: float, tests: int = 1
+) -> tuple[float, float]:
+    """The 95 % interval of an area, in [0, 1]: Student's t on the logit scale.
+
+    If few images carry the variance, or none, as at a value of exactly 1, the interval reaches to
+    that of Clopper and Pearson of a share of as many images as there are disjoint pairs. At 1 it
+    misses in at most 2.5 %: all pairs of an area A are right with a probability of A to their
+    number.
+
+    Args:
+        value: the area.
+        column: `[n]`, of images or of clusters, whose mean square is the variance.
+        pairs: how many `disjoint_pairs` the area is a mean over.
+        tests: how many intervals, of which this is one, hold together with 95 %.
+
+    Source: Pepe 2003, The Statistical Evaluation of Medical Tests for Classification and
+    Prediction, section 5.2, for the logit scale.
+
+    >>> [round(end, 3) for end in area_ends(0.9, np.array([0.02, -0.02] * 50), 30)]
+    [0.853, 0.933]
+    >>> [round(end, 3) for end in area_ends(1.0, np.zeros(100), 30)]
+    [0.884, 1.0]
+    """
+    spread = spread_of(column)
+    low = high = value
+    if 0 < value < 1:
+        reach = spread.reach(tests) / (value * (1 - value))
+        middle = scipy.special.logit(value)
+        low, high = scipy.special.expit(middle - reach), scipy.special.expit(middle + reach)
+    if spread.freedom < FEWEST_FREEDOM:
+        low = min(low, _least_share(value, pairs, tests))
+        high = max(high, 1 - _least_share(1 - value, pairs, tests))
+    return float(low), float(high)
+
+
+def _least_share(share: float, count: float, tests: int) -> float:
+    """The lower end of Clopper and Pearson's 95 % interval of a share of `count` images."""
+    of = share * count
+    return float(scipy.special.betaincinv(of, count - of + 1, TAIL / tests)) if of > 0 else 0.0
