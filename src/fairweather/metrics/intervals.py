@@ -14,11 +14,12 @@ from fairweather.errors import InputError
 from fairweather.metrics.class_metrics import class_metric
 from fairweather.metrics.clusters import Clusters, student
 from fairweather.metrics.columns import (
+    ROUNDING,
     SYMMETRIC,
     Z95,
     FloatArray,
     bent_interval,
-    wilson_interval,
+    clopper_pearson,
 )
 from fairweather.metrics.ordered import merge_groups
 from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, widen
@@ -35,15 +36,9 @@ MOST_GROUPS = 2000
 # With more images than this, the replicates' sums by class are computed in float32.
 MOST_IMAGES_OF_FLOAT64 = 10_000
 TAILS = (0.025, 0.975)
-# A share closer to 0 or 1 than this differs from it only by rounding.
-ROUNDING = 1e-12
 # With at least this many images on both sides (right and wrong), the percentile interval of a share
 # covers the true value as often as it should (benchmarks/coverage.py).
 FEW = 30
-# With fewer images on the rarer side, Wilson's interval ends too close to 0 or 1; Clopper and
-# Pearson's does not. Example: if 0.17 wrong images among many are expected, Wilson's interval
-# misses that number whenever one image is wrong, which happens in 16 of 100 cases.
-VERY_FEW = 10
 # The kinds of intervals over seeds that are skewed next to a bound, and nothing else.
 STRETCHED = ("share", "conditional", "overlap", "ranks", "skewed", "percentile", "bounded")
 
@@ -362,10 +357,9 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
 
     "share" is the percentile interval if enough images are right and enough are wrong. With fewer
     than `FEW` on one side, percentiles are too narrow, and if all images agree they have no width.
-    Then it is a Wilson interval. Its number of images is the one for which a share of this size has
-    the variance of the replicates: for a single cell about its own number of images, for a mean
-    over cells usually more. With fewer than `VERY_FEW`, the end next to 0 or 1 is that of Clopper
-    and Pearson, if that is closer to 0 or 1.
+    Then it is the interval of Clopper and Pearson. Its number of images is the one for which a share
+    of this size has the variance of the replicates: for a single cell about its own number of
+    images, for a mean over cells usually more.
 
     "conditional" is for a share of some of the images, such as those of one class: the interval of
     "share" for few images, whose number is that of these images (`Estimate.errors`).
@@ -381,7 +375,7 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     Bonett and Price if the two differ on fewer than `FEW` images.
 
     "bounded" is for other means of shares: percentiles. If all images agree, as at a value of
-    exactly 1, the other end is that of the Wilson interval.
+    exactly 1, the other end is that of Clopper and Pearson.
 
     "basic" is for a value v that is biased by the noise of its bins, and whose replicates r have
     about the same bias once more. The interval reaches from 2v - mean(r) downwards and from v
@@ -466,7 +460,7 @@ def image_interval(estimate: Estimate) -> ImageInterval:
         case "difference":
             low, high = difference_ends(value, replicates, n)
         case "bounded" if value in (0, 1) and np.all(replicates == value):
-            low, high = map(float, wilson_interval(value, n))
+            low, high = exact_ends(value, n)
         case "percentile" | "bounded":
             low, high = percentiles(replicates)
         case "basic":
@@ -568,31 +562,27 @@ def difference_ends(value: float, replicates: FloatArray, n: float) -> tuple[flo
 
 def _share_ends(value: float, replicates: FloatArray, n: int) -> tuple[float, float]:
     worth = _images_worth(value, replicates, n)
-    rarer = min(value, 1 - value)
-    if worth * rarer >= FEW:
+    if worth * min(value, 1 - value) >= FEW:
         return percentiles(replicates)
-    return _counted_ends(value, worth)
+    return exact_ends(value, worth)
 
 
 def _part_ends(value: float, replicates: FloatArray, part: float) -> tuple[float, float]:
     """The interval of a share of `part` images: never percentiles, which miss more on one side."""
-    return _counted_ends(value, _images_worth(value, replicates, part))
+    return exact_ends(value, _images_worth(value, replicates, part))
 
 
-def _counted_ends(value: float, worth: float) -> tuple[float, float]:
-    """Wilson's interval of a share of so many images, with Clopper and Pearson's end if needed."""
-    rarer = min(value, 1 - value)
-    low, high = map(float, wilson_interval(value, worth))
-    if worth * rarer < VERY_FEW:
-        end = _clopper_pearson_end(rarer, worth)
-        low, high = (min(low, end), high) if value <= 0.5 else (low, max(high, 1 - end))
-    return low, high
+def exact_ends(value: float, worth: float) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a share of so many images, as two floats.
 
+    Wilson's is too narrow where few images are on one side. Example: it begins at 0.44 if 3 of 3
+    are right, and 3 of 3 are right in 8 % of the cases if 0.44 is the true share.
 
-def _clopper_pearson_end(share: float, count: float) -> float:
-    """The lower end of Clopper and Pearson's 95 % interval of a share of `count` images."""
-    of = share * count
-    return float(scipy.special.betaincinv(of, count - of + 1, TAILS[0])) if of > ROUNDING else 0.0
+    >>> [round(end, 2) for end in exact_ends(1.0, 3)]
+    [0.29, 1.0]
+    """
+    low, high = clopper_pearson(value, worth)
+    return float(low), float(high)
 
 
 def _unbiased(value: float, replicates: FloatArray) -> FloatArray:

@@ -52,7 +52,7 @@ VERSIONS = {
     "features": 1,
     "predict": 1,
     "group": 1,
-    "score": 5,
+    "score": 6,
     "sample": 3,
     "report": 9,
 }
