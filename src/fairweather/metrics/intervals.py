@@ -21,6 +21,7 @@ from fairweather.metrics.columns import (
     bent_interval,
     clopper_pearson,
 )
+from fairweather.metrics.hidden import NOTHING, Hidden
 from fairweather.metrics.ordered import merge_groups
 from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, widen
 from fairweather.metrics.sample import BINS, Resamples, Sample, draw_counts
@@ -40,7 +41,16 @@ TAILS = (0.025, 0.975)
 # covers the true value as often as it should (benchmarks/coverage.py).
 FEW = 30
 # The kinds of intervals over seeds that are skewed next to a bound, and nothing else.
-STRETCHED = ("share", "conditional", "overlap", "ranks", "skewed", "percentile", "bounded")
+STRETCHED = (
+    "share",
+    "conditional",
+    "overlap",
+    "ranks",
+    "classes",
+    "skewed",
+    "percentile",
+    "bounded",
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ class Estimate:
         clusters: the number of clusters of the images, if whole clusters were resampled; with fewer
             than two there is no interval.
         tests: how many intervals, of which this is one, hold together with 95 %.
+        hidden: how far the truth may lie beside what the replicates show.
     """
 
     value: float
@@ -71,6 +82,7 @@ class Estimate:
     fewest: int = 0
     clusters: int | None = None
     tests: int = 1
+    hidden: Hidden = NOTHING
 
     @property
     def units(self) -> int:
@@ -80,7 +92,11 @@ class Estimate:
     def spread(self, factor: float) -> Estimate:
         """The same with replicates that lie `factor` times as far from their mean."""
         mean = np.nanmean(self.replicates) if not np.isnan(self.replicates).all() else np.nan
-        return replace(self, replicates=mean + factor * (self.replicates - mean))
+        return replace(
+            self,
+            replicates=mean + factor * (self.replicates - mean),
+            hidden=Hidden(*(factor**2 * each for each in self.hidden)),
+        )
 
     def together(self, tests: int) -> Estimate:
         """The same with an interval that is one of `tests`, which hold together with 95 %."""
@@ -177,7 +193,10 @@ def evaluate_resamples(
     prepared = resamples.prepare(predictions, fitted)
     ones = np.ones((1, n), dtype=resamples.counts.dtype)
     coarse = merge_groups(prepared.order, MOST_GROUPS, BINS)
-    values = evaluate_sample(computed, Sample(prepared, prepared.order, ones))
+    once = Sample(prepared, prepared.order, ones)
+    values = evaluate_sample(computed, once)
+    clusters = resamples.clusters
+    sorted_clusters = None if clusters is None else Clusters(clusters.of[resamples.order])
     quick = prepared if n <= MOST_IMAGES_OF_FLOAT64 else prepared.narrow
     moved = evaluate_sample(computed, Sample(quick, coarse, ones))
     # The blocks depend only on n, so that sums are the same to the last bit on every run.
@@ -198,6 +217,7 @@ def evaluate_resamples(
             interval=metric.interval,
             errors=metric.errors(predictions, resamples.clusters),
             fewest=metric.fewest,
+            hidden=metric.hidden(once, float(values[metric.name][0]), 1.0, sorted_clusters),
         )
         for metric in computed
     }
@@ -287,6 +307,8 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
         replicates=np.mean([each.replicates for each in estimates], axis=0),
         errors=_mean_errors([each.errors for each in estimates]),
         of_seeds=(),
+        # What one cell hides, all of them hide: their images are the same.
+        hidden=Hidden(*np.mean([each.hidden for each in estimates], axis=0).tolist()),
     )
 
 
@@ -331,6 +353,7 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
         replicates=worst.reduce([each.replicates for each in estimates]),
         errors=min((each.errors for each in estimates if each.value == value), default=np.inf),
         of_seeds=(),
+        hidden=Hidden(*np.max([each.hidden for each in estimates], axis=0).tolist()),
     )
 
 
@@ -357,8 +380,8 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
 
     "share" is the percentile interval if enough images are right and enough are wrong. With fewer
     than `FEW` on one side, percentiles are too narrow, and if all images agree they have no width.
-    Then it is the interval of Clopper and Pearson. Its number of images is the one for which a share
-    of this size has the variance of the replicates: for a single cell about its own number of
+    Then it is the interval of Clopper and Pearson. Its number of images is the one for which a
+    share of this size has the variance of the replicates: for a single cell about its own number of
     images, for a mean over cells usually more.
 
     "conditional" is for a share of some of the images, such as those of one class: the interval of
@@ -370,6 +393,9 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     "ranks" is for the area under a curve of one class. Each end is the outer one of "skewed", since
     a few images that rank badly decide most, and of "conditional", which has a width even if all
     images of the class rank above all others.
+
+    "classes" is for means over classes of shares or F1 scores, which may have few images:
+    "skewed" less the bias that the replicates show, since a ratio of counts has one.
 
     "difference" is for one share minus another on the same images: percentiles, or the interval of
     Bonett and Price if the two differ on fewer than `FEW` images.
@@ -396,6 +422,9 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     "centred" is for the debiased calibration error: its value does not have this bias, and its
     replicates have it once. The interval of the signed square reaches from v² (with its sign) to
     both sides by the longer tail of the replicates' signed squares; the root is taken at the end.
+
+    Then the distances of both ends from the value get what the replicates cannot show
+    (`Estimate.hidden`): errors that no image, or hardly any, has made.
 
     For a mean over the seeds of a recipe, `widen` adds the variation of other seeds. If the value
     has no binning bias, `stretch` adds the skewness next to a bound. Then the interval is clipped
@@ -457,6 +486,8 @@ def image_interval(estimate: Estimate) -> ImageInterval:
             ends = _part_ends(value, replicates, estimate.counted)
             other = skewed_interval(value, replicates)
             low, high = min(ends[0], other[0]), max(ends[1], other[1])
+        case "classes":
+            low, high = unbiased_skewed_interval(value, replicates)
         case "difference":
             low, high = difference_ends(value, replicates, n)
         case "bounded" if value in (0, 1) and np.all(replicates == value):
@@ -474,6 +505,7 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     if estimate.clusters is not None and estimate.interval in ("share", "conditional", "overlap"):
         bent = bent_ends(value, replicates)
         low, high = min(low, bent[0]), max(high, bent[1])
+    low, high = estimate.hidden.widen(value, low, high)
     return ImageInterval(float(low), float(centre), float(high))
 
 
@@ -506,6 +538,17 @@ def skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]
     if abs(skewness) >= SYMMETRIC:
         deviate = float(scipy.special.stdtrit(4 / (3 * skewness**2), TAILS[1]))
     return _bent(value, spread, skewness, deviate)
+
+
+def unbiased_skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]:
+    """`skewed_interval`, moved by the bias that the replicates show.
+
+    >>> [round(end, 2) for end in unbiased_skewed_interval(0.5, np.array([0.5, 0.6, 0.7]))]
+    [0.24, 0.56]
+    """
+    bias = float(replicates.mean()) - value
+    low, high = skewed_interval(value, replicates)
+    return low - bias, high - bias
 
 
 def bent_ends(value: float, replicates: FloatArray) -> tuple[float, float]:

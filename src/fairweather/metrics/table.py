@@ -15,6 +15,16 @@ from fairweather.metrics.classwise import mean_class_error
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray, Result, nanmean, ratio
 from fairweather.metrics.conformal import coverage_deviations, lowest_of_strata
+from fairweather.metrics.hidden import (
+    NOTHING,
+    Hidden,
+    Hides,
+    hidden_errors,
+    hidden_errors_of_classes,
+    hidden_in_bins,
+    hidden_in_classes,
+    hidden_squares,
+)
 from fairweather.metrics.one_vs_rest import kappa_of_sums
 from fairweather.metrics.ordered import rank_area
 from fairweather.metrics.sample import MOST_IMAGES_OF_EXACT_AREAS, Prepared, Sample
@@ -33,6 +43,7 @@ Interval = Literal[
     "conditional",
     "overlap",
     "ranks",
+    "classes",
 ]
 Evaluate = Callable[[Sample], Result]
 # With fewer errors than these, no interval covers the true value as often as it should
@@ -65,6 +76,7 @@ class Metric:
         fewest: with fewer such images there is no interval; see `Estimate`.
         varies: what else the interval covers beside other images: deviations `[B]` that are added
             to the values of resamples; None for nothing.
+        hides: how far the truth may lie beside what resamples show; None for nothing.
     """
 
     name: str
@@ -83,6 +95,15 @@ class Metric:
     carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
     fewest: int = 0
     varies: Callable[[Prepared, int], FloatArray] | None = None
+    hides: Hides | None = None
+
+    def hidden(
+        self, sample: Sample, value: float, worth: float, clusters: Clusters | None
+    ) -> Hidden:
+        """How far the truth may lie beside what resamples show; see `metrics.hidden`."""
+        if self.hides is None or np.isnan(value):
+            return NOTHING
+        return self.hides(sample, value, worth, clusters)
 
     def images(self, predictions: Predictions) -> int:
         """Count the images that are given as n in scores.csv."""
@@ -169,10 +190,11 @@ def _calibration_rows(
             f"{name}/10-{binning}",
             f"{label} (10 {binning} bins)",
             partial(lambda s, bins: error(bins(s)), bins=bins[binning]),
+            hides=partial(hidden_in_bins, bins[binning]) if fewest_in_a_bin else hidden_errors,
         )
         for binning in bins
     ]
-    rows.append(row(name, label, rows[0].evaluate, alias_of=rows[0].name))
+    rows.append(replace(rows[0], name=name, label=label, alias_of=rows[0].name))
     if not fewest_in_a_bin:
         return tuple(rows)
     return tuple(
@@ -183,7 +205,7 @@ def _calibration_rows(
     )
 
 
-def _means_over_classes(name: str, label: str) -> tuple[Metric, Metric]:
+def _means_over_classes(name: str, label: str) -> tuple[Metric, ...]:
     """The plain mean over classes of a property of `ClassCounts`, and the mean by images."""
 
     def macro(s: Sample) -> FloatArray:
@@ -192,10 +214,15 @@ def _means_over_classes(name: str, label: str) -> tuple[Metric, Metric]:
     def weighted(s: Sample) -> FloatArray:
         return s.counts.weighted(getattr(s.counts, name))
 
-    row = partial(Metric, higher_is_better=True, interval="share", min_classes=2)
-    return (
-        row(f"macro_{name}", f"Macro {label}", macro),
-        row(f"weighted_{name}", f"Weighted {label}", weighted),
+    row = partial(Metric, higher_is_better=True, interval="classes", min_classes=2)
+    return tuple(
+        row(
+            f"{how}_{name}",
+            f"{how.title()} {label}",
+            mean,
+            hides=partial(hidden_in_classes, name, how),
+        )
+        for how, mean in (("macro", macro), ("weighted", weighted))
     )
 
 
@@ -220,7 +247,8 @@ METRICS: tuple[Metric, ...] = (
         "Balanced accuracy",
         lambda s: mean_recall(s.by_label("correct"), s.by_label("images")),
         higher_is_better=True,
-        interval="share",
+        interval="classes",
+        hides=partial(hidden_in_classes, "sensitivity", "macro"),
     ),
     Metric(
         "macro_auc",
@@ -315,6 +343,7 @@ METRICS: tuple[Metric, ...] = (
         lambda s: s.ordered.hundreds.rms_error,
         higher_is_better=False,
         interval="bias-corrected",
+        hides=hidden_errors,
     ),
     Metric(
         "classwise_calibration_error/10-equal-width",
@@ -323,6 +352,7 @@ METRICS: tuple[Metric, ...] = (
         higher_is_better=False,
         interval="bias-corrected",
         needs_logits=True,
+        hides=hidden_errors_of_classes,
     ),
     Metric(
         "debiased_calibration_error/10-equal-width",
@@ -331,6 +361,7 @@ METRICS: tuple[Metric, ...] = (
         higher_is_better=False,
         bounds=(-0.5, 1.0),
         interval="centred",
+        hides=hidden_errors,
     ),
     Metric(
         "brier_reliability/10-equal-width",
@@ -338,6 +369,7 @@ METRICS: tuple[Metric, ...] = (
         lambda s: s.ordered.equal_width.reliability,
         higher_is_better=False,
         interval="basic",
+        hides=hidden_squares,
     ),
     Metric(
         "brier_resolution/10-equal-width",
