@@ -18,6 +18,7 @@ from fairweather.metrics import (
     to_score,
     worst_estimate,
 )
+from fairweather.metrics.hidden import Hidden
 from fairweather.scores import with_means
 from fairweather.types import Predictions
 
@@ -155,6 +156,38 @@ def test_scores_are_the_same_to_the_byte():
     assert repr(metrics.score(simulated(), 50, seed=1)) != repr(first)
 
 
+@pytest.mark.parametrize(("n", "error"), [(50, 0.03), (100, 0.03), (100, 0.01)])
+@pytest.mark.parametrize("confidence", [1.0, 0.99])
+def test_calibration_errors_of_a_model_without_errors_are_not_certain(n, error, confidence):
+    """The upper end is at least the highest error rate that is possible, less the stated one."""
+    labels = np.arange(n) % 2
+    highest = 1 - 0.025 ** (1 / n)
+    assert highest > error
+    odds = 40.0 if confidence == 1 else math.log(confidence / (1 - confidence))
+    logits = (odds * np.eye(2)[labels]).astype("f4")
+    columns = metrics.per_image(logits, labels)
+    predictions = Predictions(np.arange(n), labels, *columns, logits, ("a", "b"))
+    for name, score in metrics.score(predictions, 20).items():
+        if "_calibration_error" in name:
+            assert score.high >= highest - (1 - confidence) - 1e-6, name
+    reliability = metrics.score(predictions, 20)["brier_reliability/10-equal-width"]
+    assert reliability.high >= (highest - (1 - confidence)) ** 2 - 1e-6
+
+
+@pytest.mark.parametrize("wrong", [1, 3, 9])
+def test_calibration_errors_of_a_model_with_few_errors_allow_for_more(wrong):
+    n = 200
+    labels, predicted = np.zeros(n, dtype=int), (np.arange(n) < wrong).astype(int)
+    logits = (4 * np.eye(2)[predicted]).astype("f4")
+    columns = metrics.per_image(logits, labels)
+    predictions = Predictions(np.arange(n), labels, *columns, logits, ("a", "b"))
+    highest = scipy.stats.beta.ppf(0.975, wrong + 1, n - wrong)
+    stated = 1 - columns.confidence.mean()
+    for name, score in metrics.score(predictions, 100).items():
+        if "_calibration_error" in name:
+            assert score.high >= highest - stated - 1e-9, name
+
+
 def test_blocks_do_not_change_the_replicates(monkeypatch):
     predictions = simulated()
     weights = metrics.bootstrap_weights(300, resamples=20)
@@ -235,7 +268,7 @@ def test_means_resample_images_and_not_cells():
     assert (score.low, score.value, score.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
-def test_equal_images_have_no_width_but_that_of_a_share():
+def test_equal_images_have_the_width_of_errors_that_none_has_made():
     logits = np.tile(np.float32([0, 1, 2]), (40, 1))
     labels = np.full(40, 2)
     columns = metrics.per_image(logits, labels)
@@ -255,32 +288,41 @@ def test_equal_images_have_no_width_but_that_of_a_share():
     few = [name for name in few if name not in SPARSE]
     assert few
     assert all(scores.pop(name).too_few for name in few)
-    shares = {metric.name for metric in METRICS if metric.interval == "share"}
-    # 40 of 40 right is no proof of perfection: the Wilson interval starts at 1 / (1 + z² / n).
-    end = 1 / (1 + 1.96**2 / 40)
+    # 40 of 40 right is no proof of perfection: were 91 % right, that would happen in 2.5 %.
+    end = 0.025 ** (1 / 40)
+    kinds = {metric.name: metric.interval for metric in METRICS}
     for name, score in scores.items():
-        other = abs(score.value - 1 + end) if name in shares else score.value
-        assert sorted((score.low, score.high)) == pytest.approx(
-            sorted((other, score.value)), abs=1e-5
-        ), name
+        value, low, high, _ = score
+        if kinds[name] == "share":
+            assert sorted((low, high)) == pytest.approx(sorted((abs(value - 1 + end), value)))
+        elif kinds[name] == "classes":
+            lowest = 2 * end / (1 + end) if name.endswith("f1") else end
+            assert (low, high) == pytest.approx((lowest, 1))
+        elif name == "classwise_calibration_error/10-equal-width":
+            far = (1 - end) * 2 / 3  # two of three classes
+            assert (low, high) == pytest.approx((value - far, value + far))
+        elif name == "maximum_calibration_error/10-equal-mass":  # of bins of four images
+            assert (low, high) == pytest.approx((0, value))
+        elif name.startswith("maximum"):  # no bin can have more right
+            assert (low, high) == pytest.approx((value - 1 + end, value))
+        elif "calibration_error" in name:
+            assert (low, high) == pytest.approx((value - 1 + end, value + 1 - end))
+        elif name.startswith("brier_reliability"):
+            root = math.sqrt(value)
+            assert (low, high) == pytest.approx(((root - 1 + end) ** 2, (root + 1 - end) ** 2))
+        else:
+            assert (low, high) == pytest.approx((value, value))
 
 
 @pytest.mark.parametrize(("wrong", "few"), [(1, True), (4, True), (29, True), (40, False)])
-def test_a_share_with_few_on_one_side_gets_wilsons_interval(wrong, few):
+def test_a_share_with_few_on_one_side_gets_the_exact_interval(wrong, few):
     n = 500
     correct = np.arange(n) >= wrong
     weights = metrics.bootstrap_weights(n, 4000).astype(float)
     replicates = weights @ correct / n
     estimate = metrics.Estimate(correct.mean(), replicates, n, "share")
     score = metrics.to_score(estimate, (0.0, 1.0))
-    # Wilson 1927 in its textbook form.
-    z, share = 1.959964, 1 - wrong / n
-
-    def ends(n):
-        centre = (share + z**2 / 2 / n) / (1 + z**2 / n)
-        half = z * math.sqrt(share * (1 - share) / n + z**2 / 4 / n**2) / (1 + z**2 / n)
-        return np.array([centre - half, centre + half])
-
+    share = 1 - wrong / n
     percentiles = np.quantile(replicates, [0.025, 0.975])
     # The number of images whose share has the variance of the replicates: n, up to the relative
     # error of that variance, which follows from the kurtosis of a binomial number.
@@ -288,13 +330,11 @@ def test_a_share_with_few_on_one_side_gets_wilsons_interval(wrong, few):
     worth = spread / replicates.var()
     excess = (1 - 6 * spread) / (n * spread)
     assert worth == pytest.approx(n, rel=deviations() * math.sqrt((2 + excess) / len(replicates)))
-    assert np.abs(ends(worth) - percentiles).max() > 1e-4
-    expected = ends(worth) if few else percentiles
-    if wrong < 10:
-        # The end next to 1 is Clopper and Pearson's, a quantile of a beta distribution.
-        expected[1] = 1 - scipy.stats.beta.ppf(0.025, worth * (1 - share), worth * share + 1)
-        assert expected[1] > ends(worth)[1]
-    np.testing.assert_allclose(score[1:3], expected, rtol=0, atol=1e-6)
+    # Clopper and Pearson's ends are quantiles of beta distributions.
+    right, not_right = worth * share, worth * (1 - share)
+    exact = scipy.stats.beta.ppf([0.025, 0.975], [right, right + 1], [not_right + 1, not_right])
+    assert np.abs(exact - percentiles).max() > 1e-4
+    np.testing.assert_allclose(score[1:3], exact if few else percentiles, rtol=0, atol=1e-6)
     # Two equal cells are worth as many images as one; with errors on other images, more.
     both = metrics.mean_estimate([estimate, estimate])
     assert metrics.to_score(both, (0.0, 1.0)) == score
@@ -303,11 +343,23 @@ def test_a_share_with_few_on_one_side_gets_wilsons_interval(wrong, few):
     assert apart.high - apart.low < 0.85 * (score.high - score.low)
 
 
+@pytest.mark.parametrize("n", [2, 3, 5, 9, 200])
+def test_a_rule_on_a_share_of_few_images_is_seldom_passed_by_mistake(n):
+    """If the true share is an end of the interval, as much or more is found in at most 2.5 %."""
+    for hits in range(max(0, n - 9), n + 1):
+        share = hits / n
+        spread = math.sqrt(share * (1 - share) / n)
+        estimate = Estimate(share, share + spread * np.array([-1.0, 1.0]), n, "share")
+        score = to_score(estimate, (0.0, 1.0))
+        assert scipy.stats.binom.sf(hits - 1, n, score.low) <= 0.025 + 1e-9 or score.low == 0
+        assert scipy.stats.binom.cdf(hits, n, score.high) <= 0.025 + 1e-9 or score.high == 1
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e-17, 1 - 2**-53])
 def test_rounding_among_replicates_is_no_variance(value):
     replicates = np.full(100, value) + np.arange(100) % 2 * 1e-16 * (1 - 2 * value)
     score = metrics.to_score(metrics.Estimate(value, replicates, 20, "share"), (0.0, 1.0))
-    assert max(abs(end - value) for end in score[1:3]) == pytest.approx(0.161, abs=1e-3)
+    assert max(abs(end - value) for end in score[1:3]) == pytest.approx(0.168, abs=1e-3)
 
 
 def test_a_share_of_nothing_is_not_certain():
@@ -315,7 +367,7 @@ def test_a_share_of_nothing_is_not_certain():
     columns = metrics.per_image(logits, labels)
     predictions = Predictions(np.arange(12), labels, *columns, None, ("a", "b", "c"))
     accuracy = metrics.score(predictions, resamples=100)["accuracy"]
-    assert tuple(accuracy) == pytest.approx((0, 0, 0.242, 12), abs=1e-3)
+    assert tuple(accuracy) == pytest.approx((0, 0, 0.265, 12), abs=1e-3)
 
 
 def test_percentile_interval_leaves_out_resamples_without_a_value():
@@ -471,6 +523,58 @@ def test_the_errors_that_carry_a_metric_are_counted(margin):
     for metric in METRICS:
         few = estimates[metric.name].errors < metric.fewest
         assert scores[metric.name].too_few == (few and not math.isnan(scores[metric.name].value))
+
+
+def test_what_no_image_shows_is_added_as_a_variance():
+    steps = np.array([-1.0, 1.0]) * 0.1 / 1.959964
+    first, second = (
+        Estimate(value, value + steps, 9, "classes", hidden=Hidden(*hidden))
+        for value, hidden in ((0.5, (0.0025, 0.01)), (0.6, (0.0075, 0.0)))
+    )
+    low, high = (math.sqrt(0.01 + square) for square in (0.0025, 0.01))
+    assert to_score(first)[1:3] == pytest.approx((0.5 - low, 0.5 + high))
+    # The mean over cells hides the mean, the worst at most the most, a difference both.
+    mean = mean_estimate([first, second])
+    assert tuple(mean.hidden) == pytest.approx((0.005, 0.005))
+    assert worst_estimate([first, second], higher_is_better=True).hidden == (0.0075, 0.01)
+    assert first.spread(2).hidden == (0.01, 0.04)
+    difference = metrics.paired_difference(first, second)
+    ends = (0.1 - math.sqrt(0.0175), 0.1 + math.sqrt(0.0025))
+    assert difference[1:3] == pytest.approx(ends)
+
+
+def test_a_class_that_only_a_few_patients_have_hides_more():
+    """Nine images of one patient say as little of others as one image does."""
+    labels = np.repeat([0, 1], [90, 9])
+    columns = metrics.per_image(np.eye(2)[labels] * 5, labels)
+    predictions = Predictions(np.arange(99), labels, *columns, None, ("a", "b"))
+    together = metrics.Clusters(np.append(np.arange(90), np.full(9, 90)))
+    alone, patients = (
+        metrics.score(predictions, 50, clusters=clusters)["balanced_accuracy"].low
+        for clusters in (None, together)
+    )
+    shares = [0.025 ** (1 / images) for images in (90, 9, 1)]
+    assert alone == pytest.approx(1 - math.hypot(*(1 - share for share in shares[:2])) / 2)
+    # Student's quantile for 91 clusters, and their variance.
+    far = math.hypot(1 - shares[0], 1 - shares[2]) / 2
+    wider = scipy.stats.t.ppf(0.975, 90) / 1.959964 * math.sqrt(91 / 90)
+    assert patients == pytest.approx(1 - far * wider)
+
+
+def test_a_class_without_images_may_exist_where_others_are_as_rare():
+    """The mean over three classes may be that of four, of which one is never right."""
+
+    def lowest(rare):
+        labels = np.repeat([0, 1, 2], [200, 200, rare])
+        columns = metrics.per_image(np.eye(4)[labels] * 5, labels)
+        predictions = Predictions(np.arange(len(labels)), labels, *columns, None, tuple("abcd"))
+        return metrics.score(predictions, 20)["balanced_accuracy"].low
+
+    def hidden(rare):
+        return math.hypot(*((1 - 0.025 ** (1 / images)) / 3 for images in (200, 200, rare)))
+
+    assert lowest(4) == pytest.approx(1 - math.hypot(hidden(4), 1 / 4))
+    assert lowest(5) == pytest.approx(1 - hidden(5))
 
 
 def test_centred_interval_spreads_about_the_value_on_signed_squares():

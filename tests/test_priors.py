@@ -206,9 +206,9 @@ def test_one_image_may_carry_all_the_weight():
     assert "top5_accuracy" not in scores
     sure = predictions.confidence[3]
     assert scores["average_confidence"] == pytest.approx((sure, sure, sure, 4))
-    # The Wilson interval for one image, not for four.
+    # The interval for one image, not for four.
     accuracy = scores["accuracy"]
-    assert accuracy.high - accuracy.low == pytest.approx(0.7935, abs=1e-4)
+    assert accuracy.high - accuracy.low == pytest.approx(0.975)
     # No resample contains the image.
     (missed,) = [seed for seed in range(9) if not metrics.bootstrap_weights(4, 1, seed)[0, 3]][:1]
     alone = under_priors(predictions, [0, 1], resamples=1, seed=missed)["average_confidence"]
@@ -327,12 +327,12 @@ def test_errors_count_for_as_much_as_the_images_are_worth():
     assert under_priors(predictions, [0.5, 0.5], resamples=20)["brier_score"].too_few
 
 
-def test_all_right_under_any_priors_is_wilsons_interval():
+def test_all_right_under_any_priors_is_the_exact_interval():
     labels = np.random.default_rng(0).choice(6, size=97, p=PRIORS)
     ones = np.ones(97)
     right = Predictions(labels, labels, labels, ones, ones > 0, ones, ones, None, CLASSES)
     worth = int(effective_images(prior_weights(labels, PRIORS)))
-    low = 1 / (1 + 1.959964**2 / worth)
+    low = 0.025 ** (1 / worth)
     score = under_priors(right, PRIORS, resamples=30)["accuracy"]
     assert score == pytest.approx((1, low, 1, 97), abs=1e-6)
 

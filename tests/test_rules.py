@@ -5,12 +5,16 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from fairweather import metrics
 from fairweather.errors import InputError
+from fairweather.metrics import Estimate, to_score
 from fairweather.metrics.class_metrics import class_metric_names
 from fairweather.metrics.recipes import seed_variance, widen
+from fairweather.record import Condition
 from fairweather.rules import Rule, Verdict, judge, junit, read_rules, table
+from fairweather.rules.numbers import with_exact_ends
 from fairweather.runs import RunFolder
 from fairweather.scores import seed_spread, to_frame, with_means, with_worst
 from fairweather.types import Predictions
@@ -373,12 +377,36 @@ def test_a_missing_metric_of_a_variant_is_no_pass(run, tmp_path):
         ("all", "all", "mean"),
     ],
 )
-@pytest.mark.parametrize("metric", ["accuracy", "rms_calibration_error/10-equal-mass"])
+@pytest.mark.parametrize("metric", ["brier_score", "rms_calibration_error/10-equal-mass"])
 def test_a_cell_is_a_row_of_the_scores(run, cell, shift, level, metric):
     (verdict,) = check(run, f"basic: {metric}[{cell}] >= 0")
     expected = row(run, "basic", shift, level, metric)
     found = (verdict.value, verdict.low, verdict.high, verdict.n)
     assert found == (expected.value, expected.low, expected.high, N)
+
+
+def test_a_share_is_judged_on_ends_that_are_exact():
+    """A rule at the true share is passed by mistake in at most 2.5 %."""
+    n, limit = 100, 0.6
+    passed = {"stored": 0.0, "judged": 0.0}
+    for right in range(40, 85):
+        share, places = right / n, (np.arange(4000) + 0.5) / 4000
+        replicates = scipy.stats.binom.ppf(places, n, share) / n
+        stored = to_score(Estimate(share, replicates, n, "share"), (0.0, 1.0))
+        judged = with_exact_ends(stored, Condition("clean", "none"))
+        assert judged.low <= stored.low <= judged.value <= stored.high <= judged.high
+        chance = scipy.stats.binom.pmf(right, n, limit)
+        passed["stored"] += chance * (stored.low >= limit)
+        passed["judged"] += chance * (judged.low >= limit)
+    assert passed["judged"] <= 0.025 < passed["stored"]
+
+
+@pytest.mark.parametrize("cell", ["clean", SNOW, "all"])
+def test_a_share_s_ends_hold_those_of_the_scores(run, cell):
+    (verdict,) = check(run, f"basic: accuracy[{cell}] >= 0")
+    expected = row(run, "basic", cell, "none" if cell == "clean" else "mean", "accuracy")
+    assert (verdict.value, verdict.n) == (expected.value, N)
+    assert verdict.low <= expected.low <= expected.high <= verdict.high
 
 
 def test_the_worst_level_is_a_cell_of_its_own(run):
@@ -419,8 +447,8 @@ def test_a_star_is_not_for_what_is_no_shift_but_that_can_be_asked_for(run, tmp_p
     ("operator", "end"), [(">=", "low"), (">", "low"), ("<=", "high"), ("<", "high")]
 )
 def test_the_interval_s_bad_end_is_judged_unless_told_otherwise(run, operator, end):
-    expected = row(run, "basic", SNOW, "1", "accuracy")
-    rule = f"basic: accuracy[{SNOW}=1] {operator} {expected.value!r}"
+    expected = row(run, "basic", SNOW, "1", "brier_score")
+    rule = f"basic: brier_score[{SNOW}=1] {operator} {expected.value!r}"
     (strict,) = check(run, rule)
     assert strict.judged == getattr(expected, end)
     assert not strict.passed

@@ -17,6 +17,9 @@ IntArray = npt.NDArray[np.int64]
 Result = float | FloatArray
 # 97.5 % quantile of the normal distribution, for two-sided 95 % intervals.
 Z95 = 1.959963984540054
+TAIL = 0.025
+# A share closer to 0 or 1 than this differs from it only by rounding.
+ROUNDING = 1e-12
 # A skewness below this is taken to be 0: its correction would be lost by rounding.
 SYMMETRIC = 1e-4
 
@@ -268,6 +271,29 @@ def wilson_interval(share: npt.ArrayLike, count: npt.ArrayLike) -> tuple[FloatAr
     half = Z95 / shrink * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
     # At shares of 0 and 1 the ends are exactly 0 and 1; the formula would miss them by rounding.
     return np.where(p == 0, 0.0, centre - half), np.where(p == 1, 1.0, centre + half)
+
+
+def clopper_pearson(share: npt.ArrayLike, count: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Return the exact 95 % interval of shares of `count` images each: no tail is above 2.5 %.
+
+    Args:
+        share: in [0, 1].
+        count: numbers of images, above 0, with a shape that broadcasts with `share`; they need not
+            be whole.
+
+    Source: Clopper and Pearson 1934, The Use of Confidence or Fiducial Limits; Korn and Graubard
+    1998, Confidence Intervals for Proportions with Small Expected Number of Positive Counts, for
+    counts that are not whole.
+
+    >>> [float(end.round(3)) for end in clopper_pearson(1.0, 3)]
+    [0.292, 1.0]
+    """
+    p, n = np.asarray(share, dtype=np.float64), np.asarray(count, dtype=np.float64)
+    low, high = (
+        np.where(part > ROUNDING, scipy.special.betaincinv(part * n, (1 - part) * n + 1, TAIL), 0)
+        for part in (p, 1 - p)
+    )
+    return low, 1 - high
 
 
 def bent_interval(

@@ -15,12 +15,14 @@ from fairweather.metrics.areas import area_ends, column_of_units
 from fairweather.metrics.class_metrics import class_metric
 from fairweather.metrics.clusters import Clusters, student
 from fairweather.metrics.columns import (
+    ROUNDING,
     SYMMETRIC,
     Z95,
     FloatArray,
     bent_interval,
-    wilson_interval,
+    clopper_pearson,
 )
+from fairweather.metrics.hidden import NOTHING, Hidden
 from fairweather.metrics.ordered import merge_groups
 from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, widen
 from fairweather.metrics.sample import BINS, Resamples, Sample, draw_counts
@@ -36,17 +38,20 @@ MOST_GROUPS = 2000
 # With more images than this, the replicates' sums by class are computed in float32.
 MOST_IMAGES_OF_FLOAT64 = 10_000
 TAILS = (0.025, 0.975)
-# A share closer to 0 or 1 than this differs from it only by rounding.
-ROUNDING = 1e-12
 # With at least this many images on both sides (right and wrong), the percentile interval of a share
 # covers the true value as often as it should (benchmarks/coverage.py).
 FEW = 30
-# With fewer images on the rarer side, Wilson's interval ends too close to 0 or 1; Clopper and
-# Pearson's does not. Example: if 0.17 wrong images among many are expected, Wilson's interval
-# misses that number whenever one image is wrong, which happens in 16 of 100 cases.
-VERY_FEW = 10
 # The kinds of intervals over seeds that are skewed next to a bound, and nothing else.
-STRETCHED = ("share", "conditional", "overlap", "area", "skewed", "percentile", "bounded")
+STRETCHED = (
+    "share",
+    "conditional",
+    "overlap",
+    "area",
+    "classes",
+    "skewed",
+    "percentile",
+    "bounded",
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Estimate:
         column: of an area, what each image (sorted by label) or each cluster adds to it, float32
             `[n]` or `[clusters]`; see `metrics.areas`.
         pairs: of an area, how many disjoint pairs of images it is a mean over.
+        hidden: how far the truth may lie beside what the replicates show.
     """
 
     value: float
@@ -82,6 +88,7 @@ class Estimate:
     tests: int = 1
     column: npt.NDArray[np.float32] | None = None
     pairs: float = np.inf
+    hidden: Hidden = NOTHING
 
     @property
     def draws(self) -> npt.NDArray[np.floating]:
@@ -96,7 +103,11 @@ class Estimate:
     def spread(self, factor: float) -> Estimate:
         """The same with replicates that lie `factor` times as far from their mean."""
         mean = np.nanmean(self.replicates) if not np.isnan(self.replicates).all() else np.nan
-        return replace(self, replicates=mean + factor * (self.replicates - mean))
+        return replace(
+            self,
+            replicates=mean + factor * (self.replicates - mean),
+            hidden=Hidden(*(factor**2 * each for each in self.hidden)),
+        )
 
     def together(self, tests: int) -> Estimate:
         """The same with an interval that is one of `tests`, which hold together with 95 %."""
@@ -191,7 +202,10 @@ def evaluate_resamples(
     prepared = resamples.prepare(predictions, fitted)
     ones = np.ones((1, n), dtype=resamples.counts.dtype)
     coarse = merge_groups(prepared.order, MOST_GROUPS, BINS)
-    values = evaluate_sample(computed, Sample(prepared, prepared.order, ones))
+    once = Sample(prepared, prepared.order, ones)
+    values = evaluate_sample(computed, once)
+    clusters = resamples.clusters
+    sorted_clusters = None if clusters is None else Clusters(clusters.of[resamples.order])
     quick = prepared if n <= MOST_IMAGES_OF_FLOAT64 else prepared.narrow
     drawn = [metric for metric in computed if metric.column is None]
     moved = evaluate_sample(drawn, Sample(quick, coarse, ones))
@@ -213,6 +227,7 @@ def evaluate_resamples(
             interval=metric.interval,
             errors=metric.errors(predictions, resamples.clusters),
             fewest=metric.fewest,
+            hidden=metric.hidden(once, float(values[metric.name][0]), 1.0, sorted_clusters),
         )
         for metric in drawn
     }
@@ -316,6 +331,8 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
         column=np.mean(columns, axis=0) if columns else None,
         errors=_mean_errors([each.errors for each in estimates]),
         of_seeds=(),
+        # What one cell hides, all of them hide: their images are the same.
+        hidden=Hidden(*np.mean([each.hidden for each in estimates], axis=0).tolist()),
     )
 
 
@@ -362,6 +379,7 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
         column=next((each for each in estimates if each.value == value), estimates[0]).column,
         errors=min((each.errors for each in estimates if each.value == value), default=np.inf),
         of_seeds=(),
+        hidden=Hidden(*np.max([each.hidden for each in estimates], axis=0).tolist()),
     )
 
 
@@ -388,10 +406,9 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
 
     "share" is the percentile interval if enough images are right and enough are wrong. With fewer
     than `FEW` on one side, percentiles are too narrow, and if all images agree they have no width.
-    Then it is a Wilson interval. Its number of images is the one for which a share of this size has
-    the variance of the replicates: for a single cell about its own number of images, for a mean
-    over cells usually more. With fewer than `VERY_FEW`, the end next to 0 or 1 is that of Clopper
-    and Pearson, if that is closer to 0 or 1.
+    Then it is the interval of Clopper and Pearson. Its number of images is the one for which a
+    share of this size has the variance of the replicates: for a single cell about its own number of
+    images, for a mean over cells usually more.
 
     "conditional" is for a share of some of the images, such as those of one class: the interval of
     "share" for few images, whose number is that of these images (`Estimate.errors`).
@@ -404,11 +421,14 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     (average precision). It uses no resamples. If few images carry the variance, or the value is 0
     or 1, it reaches to Clopper and Pearson's interval for the number of disjoint pairs.
 
+    "classes" is for means over classes of shares or F1 scores, which may have few images:
+    "skewed" less the bias that the replicates show, since a ratio of counts has one.
+
     "difference" is for one share minus another on the same images: percentiles, or the interval of
     Bonett and Price if the two differ on fewer than `FEW` images.
 
     "bounded" is for other means of shares: percentiles. If all images agree, as at a value of
-    exactly 1, the other end is that of the Wilson interval.
+    exactly 1, the other end is that of Clopper and Pearson.
 
     "basic" is for a value v that is biased by the noise of its bins, and whose replicates r have
     about the same bias once more. The interval reaches from 2v - mean(r) downwards and from v
@@ -429,6 +449,9 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     "centred" is for the debiased calibration error: its value does not have this bias, and its
     replicates have it once. The interval of the signed square reaches from v² (with its sign) to
     both sides by the longer tail of the replicates' signed squares; the root is taken at the end.
+
+    Then the distances of both ends from the value get what the replicates cannot show
+    (`Estimate.hidden`): errors that no image, or hardly any, has made.
 
     For a mean over the seeds of a recipe, `widen` adds the variation of other seeds. If the value
     has no binning bias, `stretch` adds the skewness next to a bound. Then the interval is clipped
@@ -490,10 +513,12 @@ def image_interval(estimate: Estimate) -> ImageInterval:
         case "overlap":
             common = value / (2 - value), replicates / (2 - replicates)
             low, high = (2 * x / (1 + x) for x in _part_ends(*common, estimate.counted))
+        case "classes":
+            low, high = unbiased_skewed_interval(value, replicates)
         case "difference":
             low, high = difference_ends(value, replicates, n)
         case "bounded" if value in (0, 1) and np.all(replicates == value):
-            low, high = map(float, wilson_interval(value, n))
+            low, high = exact_ends(value, n)
         case "percentile" | "bounded":
             low, high = percentiles(replicates)
         case "basic":
@@ -507,6 +532,7 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     if estimate.clusters is not None and estimate.interval in ("share", "conditional", "overlap"):
         bent = bent_ends(value, replicates)
         low, high = min(low, bent[0]), max(high, bent[1])
+    low, high = estimate.hidden.widen(value, low, high)
     return ImageInterval(float(low), float(centre), float(high))
 
 
@@ -539,6 +565,17 @@ def skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]
     if abs(skewness) >= SYMMETRIC:
         deviate = float(scipy.special.stdtrit(4 / (3 * skewness**2), TAILS[1]))
     return _bent(value, spread, skewness, deviate)
+
+
+def unbiased_skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]:
+    """`skewed_interval`, moved by the bias that the replicates show.
+
+    >>> [round(end, 2) for end in unbiased_skewed_interval(0.5, np.array([0.5, 0.6, 0.7]))]
+    [0.24, 0.56]
+    """
+    bias = float(replicates.mean()) - value
+    low, high = skewed_interval(value, replicates)
+    return low - bias, high - bias
 
 
 def bent_ends(value: float, replicates: FloatArray) -> tuple[float, float]:
@@ -595,31 +632,27 @@ def difference_ends(value: float, replicates: FloatArray, n: float) -> tuple[flo
 
 def _share_ends(value: float, replicates: FloatArray, n: int) -> tuple[float, float]:
     worth = _images_worth(value, replicates, n)
-    rarer = min(value, 1 - value)
-    if worth * rarer >= FEW:
+    if worth * min(value, 1 - value) >= FEW:
         return percentiles(replicates)
-    return _counted_ends(value, worth)
+    return exact_ends(value, worth)
 
 
 def _part_ends(value: float, replicates: FloatArray, part: float) -> tuple[float, float]:
     """The interval of a share of `part` images: never percentiles, which miss more on one side."""
-    return _counted_ends(value, _images_worth(value, replicates, part))
+    return exact_ends(value, _images_worth(value, replicates, part))
 
 
-def _counted_ends(value: float, worth: float) -> tuple[float, float]:
-    """Wilson's interval of a share of so many images, with Clopper and Pearson's end if needed."""
-    rarer = min(value, 1 - value)
-    low, high = map(float, wilson_interval(value, worth))
-    if worth * rarer < VERY_FEW:
-        end = _clopper_pearson_end(rarer, worth)
-        low, high = (min(low, end), high) if value <= 0.5 else (low, max(high, 1 - end))
-    return low, high
+def exact_ends(value: float, worth: float) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a share of so many images, as two floats.
 
+    Wilson's is too narrow where few images are on one side. Example: it begins at 0.44 if 3 of 3
+    are right, and 3 of 3 are right in 8 % of the cases if 0.44 is the true share.
 
-def _clopper_pearson_end(share: float, count: float) -> float:
-    """The lower end of Clopper and Pearson's 95 % interval of a share of `count` images."""
-    of = share * count
-    return float(scipy.special.betaincinv(of, count - of + 1, TAILS[0])) if of > ROUNDING else 0.0
+    >>> [round(end, 2) for end in exact_ends(1.0, 3)]
+    [0.29, 1.0]
+    """
+    low, high = clopper_pearson(value, worth)
+    return float(low), float(high)
 
 
 def _unbiased(value: float, replicates: FloatArray) -> FloatArray:

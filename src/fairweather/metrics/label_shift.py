@@ -266,7 +266,8 @@ def _scores(
     prepared = shared.prepare(predictions)
     labels = prepared.predictions.labels
     weights = prior_weights(labels, priors)
-    values = evaluate_sample(metrics, Sample(prepared, prepared.order, weights[None]))
+    once = Sample(prepared, prepared.order, weights[None])
+    values = evaluate_sample(metrics, once)
     drawn: dict[str, list[FloatArray]] = {metric.name: [np.empty(0)] for metric in metrics}
     step = max(1, BLOCK // len(predictions))
     for start in range(0, resamples, step):
@@ -282,8 +283,15 @@ def _scores(
     for metric in metrics:
         value, replicates = float(values[metric.name][0]), np.concatenate(drawn[metric.name])
         errors = metric.errors(predictions, clusters) * worth / len(predictions)
+        sorted_clusters = None if clusters is None else Clusters(clusters.of[shared.order])
         estimate = Estimate(
-            value, replicates, worth, metric.interval, errors=errors, fewest=metric.fewest
+            value,
+            replicates,
+            worth,
+            metric.interval,
+            errors=errors,
+            fewest=metric.fewest,
+            hidden=metric.hidden(once, value, worth / len(predictions), sorted_clusters),
         )
         if clusters is not None:
             estimate = of_clusters(estimate, clusters)

@@ -68,6 +68,17 @@ class ClassCounts(NamedTuple):
         """Harmonic mean of sensitivity and PPV; NaN if the class has no images and no calls."""
         return ratio(2 * self.hits, self.images + self.called)
 
+    def whole(self, name: str) -> FloatArray:
+        """What a property is a share of; for F1, the images of the class or called so."""
+        wholes = {
+            "sensitivity": self.images,
+            "specificity": self.total - self.images,
+            "ppv": self.called,
+            "npv": self.total - self.called,
+            "f1": self.images + self.called - self.hits,
+        }
+        return wholes[name]
+
     @property
     def kappa(self) -> FloatArray:
         """Cohen's kappa, `[B]`; NaN if chance alone would agree everywhere."""

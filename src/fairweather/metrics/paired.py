@@ -13,6 +13,7 @@ from fairweather.errors import InputError
 from fairweather.metrics.areas import spread_of
 from fairweather.metrics.clusters import difference_of_shares
 from fairweather.metrics.columns import FloatArray, check_columns
+from fairweather.metrics.hidden import Hidden
 from fairweather.metrics.intervals import (
     TAILS,
     Estimate,
@@ -20,12 +21,22 @@ from fairweather.metrics.intervals import (
     image_interval,
     percentiles,
     skewed_interval,
+    unbiased_skewed_interval,
 )
 from fairweather.metrics.recipes import SeedVariance, seed_variance, widen
 from fairweather.types import Score
 
 # The kinds of intervals of values in [0, 1].
-SHARES = ("share", "conditional", "overlap", "area", "bounded", "basic", "bias-corrected")
+SHARES = (
+    "share",
+    "conditional",
+    "overlap",
+    "area",
+    "classes",
+    "bounded",
+    "basic",
+    "bias-corrected",
+)
 
 
 class McNemar(NamedTuple):
@@ -119,7 +130,8 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     If the models differ on fewer than `FEW` images, the percentiles of a difference of accuracies
     are too narrow, and if they differ on none they have no width. Then the interval is that of
     Bonett and Price, which adds one image for each side. For values that depend most on a few
-    images, the skewness of the differences is corrected (`skewed_interval`).
+    images, the skewness of the differences is corrected (`skewed_interval`). What resamples of the
+    two values hide (`Estimate.hidden`) is added for both.
 
     The difference of two areas under curves has the difference of their columns, which is DeLong's
     paired method, with Student's t (`spread_of`). If one of the two is 0 or 1, it is the interval
@@ -197,6 +209,8 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
             first.clusters is not None and np.ptp(differences) > 0
         ):
             low, high = skewed_interval(value, differences[0])
+        case "classes":
+            low, high = unbiased_skewed_interval(value, differences[0])
         case "share":
             low, high = difference_ends(value, differences[0], first.units)
         case "conditional" | "overlap":
@@ -209,7 +223,11 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
         case _:
             lows, highs = np.quantile(differences, TAILS, axis=1)
             low, high, centre = float(lows.min()), float(highs.max()), float(differences.mean())
-    low, high = widen((low, high), centre, first.n, recipes)
+    hidden = Hidden(
+        first.hidden.above + second.hidden.below, first.hidden.below + second.hidden.above
+    )
+    ends = hidden.widen(value, low, high)
+    low, high = widen(ends, centre, first.n, recipes)
     if first.interval in SHARES:
         low, high = max(low, -1.0), min(high, 1.0)  # both values are in [0, 1]
     return Score(value, min(low, value), max(high, value), first.n)

@@ -16,6 +16,16 @@ from fairweather.metrics.classwise import mean_class_error
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray, IntArray, Result, nanmean, ratio
 from fairweather.metrics.conformal import coverage_deviations, lowest_of_strata
+from fairweather.metrics.hidden import (
+    NOTHING,
+    Hidden,
+    Hides,
+    hidden_errors,
+    hidden_errors_of_classes,
+    hidden_in_bins,
+    hidden_in_classes,
+    hidden_squares,
+)
 from fairweather.metrics.one_vs_rest import kappa_of_sums
 from fairweather.metrics.ordered import rank_area
 from fairweather.metrics.sample import Prepared, Sample
@@ -34,6 +44,7 @@ Interval = Literal[
     "conditional",
     "overlap",
     "area",
+    "classes",
 ]
 Evaluate = Callable[[Sample], Result]
 # With fewer errors than these, no interval covers the true value as often as it should
@@ -68,6 +79,7 @@ class Metric:
             to the values of resamples; None for nothing.
         column: of an area, what each image adds to it, `[n]` (`metrics.areas`); None for a metric
             that is computed on resamples.
+        hides: how far the truth may lie beside what resamples show; None for nothing.
     """
 
     name: str
@@ -87,6 +99,15 @@ class Metric:
     fewest: int = 0
     varies: Callable[[Prepared, int], FloatArray] | None = None
     column: Callable[[Prepared], FloatArray] | None = None
+    hides: Hides | None = None
+
+    def hidden(
+        self, sample: Sample, value: float, worth: float, clusters: Clusters | None
+    ) -> Hidden:
+        """How far the truth may lie beside what resamples show; see `metrics.hidden`."""
+        if self.hides is None or np.isnan(value):
+            return NOTHING
+        return self.hides(sample, value, worth, clusters)
 
     def images(self, predictions: Predictions) -> int:
         """Count the images that are given as n in scores.csv."""
@@ -181,10 +202,11 @@ def _calibration_rows(
             f"{name}/10-{binning}",
             f"{label} (10 {binning} bins)",
             partial(lambda s, bins: error(bins(s)), bins=bins[binning]),
+            hides=partial(hidden_in_bins, bins[binning]) if fewest_in_a_bin else hidden_errors,
         )
         for binning in bins
     ]
-    rows.append(row(name, label, rows[0].evaluate, alias_of=rows[0].name))
+    rows.append(replace(rows[0], name=name, label=label, alias_of=rows[0].name))
     if not fewest_in_a_bin:
         return tuple(rows)
     return tuple(
@@ -195,7 +217,7 @@ def _calibration_rows(
     )
 
 
-def _means_over_classes(name: str, label: str) -> tuple[Metric, Metric]:
+def _means_over_classes(name: str, label: str) -> tuple[Metric, ...]:
     """The plain mean over classes of a property of `ClassCounts`, and the mean by images."""
 
     def macro(s: Sample) -> FloatArray:
@@ -204,10 +226,15 @@ def _means_over_classes(name: str, label: str) -> tuple[Metric, Metric]:
     def weighted(s: Sample) -> FloatArray:
         return s.counts.weighted(getattr(s.counts, name))
 
-    row = partial(Metric, higher_is_better=True, interval="share", min_classes=2)
-    return (
-        row(f"macro_{name}", f"Macro {label}", macro),
-        row(f"weighted_{name}", f"Weighted {label}", weighted),
+    row = partial(Metric, higher_is_better=True, interval="classes", min_classes=2)
+    return tuple(
+        row(
+            f"{how}_{name}",
+            f"{how.title()} {label}",
+            mean,
+            hides=partial(hidden_in_classes, name, how),
+        )
+        for how, mean in (("macro", macro), ("weighted", weighted))
     )
 
 
@@ -232,7 +259,8 @@ METRICS: tuple[Metric, ...] = (
         "Balanced accuracy",
         lambda s: mean_recall(s.by_label("correct"), s.by_label("images")),
         higher_is_better=True,
-        interval="share",
+        interval="classes",
+        hides=partial(hidden_in_classes, "sensitivity", "macro"),
     ),
     Metric(
         "macro_auc",
@@ -329,6 +357,7 @@ METRICS: tuple[Metric, ...] = (
         lambda s: s.ordered.hundreds.rms_error,
         higher_is_better=False,
         interval="bias-corrected",
+        hides=hidden_errors,
     ),
     Metric(
         "classwise_calibration_error/10-equal-width",
@@ -337,6 +366,7 @@ METRICS: tuple[Metric, ...] = (
         higher_is_better=False,
         interval="bias-corrected",
         needs_logits=True,
+        hides=hidden_errors_of_classes,
     ),
     Metric(
         "debiased_calibration_error/10-equal-width",
@@ -345,6 +375,7 @@ METRICS: tuple[Metric, ...] = (
         higher_is_better=False,
         bounds=(-0.5, 1.0),
         interval="centred",
+        hides=hidden_errors,
     ),
     Metric(
         "brier_reliability/10-equal-width",
@@ -352,6 +383,7 @@ METRICS: tuple[Metric, ...] = (
         lambda s: s.ordered.equal_width.reliability,
         higher_is_better=False,
         interval="basic",
+        hides=hidden_squares,
     ),
     Metric(
         "brier_resolution/10-equal-width",

@@ -29,12 +29,14 @@ from fairweather.rules.numbers import (
     read_slice_rows,
     score_at,
     why_undefined,
+    with_exact_ends,
 )
 from fairweather.rules.parsing import Rule
 from fairweather.runs import RunFolder, read_json
 from fairweather.types import Score
 
 On = Literal["interval", "value"]
+SHARES = {metric.name for metric in METRICS if metric.interval == "share"}
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
 
     Values come from scores.csv. Drops and rises are computed from the stored predictions: clean and
     shifted images are resampled jointly, with as many resamples as in the study, so the interval is
-    that of the difference. A rule without a model applies to every model and every variant. If a
-    variant does not have a cell that another model has, the variant is left out there.
+    that of the difference. The ends of a share, such as an accuracy, are at least as far out as
+    those of Clopper and Pearson. A rule without a model applies to every model and every variant.
+    If a variant does not have a cell that another model has, the variant is left out there.
 
     Args:
         run: a run with scores.csv; for a drop or a rise also with its record and predictions.
@@ -136,6 +139,8 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
             rows = tables[rule.slice][model]
             changed = changes.get((rule.slice, model), {})
             score = _score(rule, model, condition, rows, changed)
+            if not rule.change and rule.scored in SHARES:
+                score = with_exact_ends(score, condition)
             if on == "interval" and score.too_few:
                 _refuse_one_cluster(run, rule, model, condition)
                 _refuse_few(run, rule, model, condition, rows)

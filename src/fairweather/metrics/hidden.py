@@ -1,0 +1,174 @@
+"""How far the truth may lie where few images hide it from resampling.
+
+If 3 of 3 images of a class are right, they are right in every resample too. So resamples say that
+nothing is uncertain about the class, although half of its images may be wrong. Here each such share
+gets the exact interval of Clopper and Pearson, and the part of it that resamples do not show is
+added to the interval of the metric, as variances are added.
+
+Source: Zou and Donner 2008, Construction of Confidence Limits about Effect Measures, for adding the
+squared distances from shares to the ends of their intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fairweather.metrics.calibration import BinSums
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.columns import Z95, FloatArray, clopper_pearson, ratio
+from fairweather.metrics.sample import Sample
+
+# With fewer images on the rarer side of a share, resamples show too little of its uncertainty.
+VERY_FEW = 10
+# A class without images may still exist, if other classes have fewer images than this.
+RARE = 5
+
+
+class Hidden(NamedTuple):
+    """Squares of the distances that the truth may lie below and above, beside what resamples show.
+
+    They add up as variances do.
+    """
+
+    below: float = 0.0
+    above: float = 0.0
+
+    def widen(self, value: float, low: float, high: float) -> tuple[float, float]:
+        """Move the ends of an interval away from the value.
+
+        >>> Hidden(9, 0).widen(10, 6, 11)
+        (5.0, 11)
+        """
+        if self.below:
+            low = value - float(np.hypot(max(value - low, 0), np.sqrt(self.below)))
+        if self.above:
+            high = value + float(np.hypot(max(high - value, 0), np.sqrt(self.above)))
+        return low, high
+
+
+NOTHING = Hidden()
+# From a sample that counts each image once, the value, how many images one image is worth, and the
+# clusters of the sample's images.
+Hides = Callable[[Sample, float, float, Clusters | None], Hidden]
+
+
+def hidden_in_classes(
+    name: str, how: str, s: Sample, value: float, worth: float, clusters: Clusters | None
+) -> Hidden:
+    """What a mean over classes hides, of a property of `ClassCounts`.
+
+    A share without a denominator, such as the PPV of a class that is never called, may be anything.
+    So may be that of a class without images, as long as other classes are as rare.
+
+    Args:
+        name: such as "ppv".
+        how: "macro" or "weighted".
+    """
+    counts = s.counts
+    images, called = counts.images[:, 0], counts.called[:, 0]
+    share = getattr(counts, name)[:, 0]
+    whole = counts.whole(name)[:, 0] * worth * _independent(name, s, clusters)
+    there = images > 0 if name == "sensitivity" else images + called > 0
+    known = there & ~np.isnan(share)
+    found = np.where(known, share, 0.5)
+    bent = name == "f1"  # 2x / (1 + x) of a share x
+    x = found / (2 - found) if bent else found
+    low, high = clopper_pearson(x, np.where(known, whole, 1))
+    shown = Z95**2 * x * (1 - x) / np.where(known, whole, 1)
+    if bent:
+        low, high = 2 * low / (1 + low), 2 * high / (1 + high)
+        shown *= (2 / (1 + x) ** 2) ** 2
+    few = known & (np.minimum(x, 1 - x) * whole < VERY_FEW)
+    squares = [
+        np.where(few, np.maximum((end - found) ** 2 - shown, 0), 0)
+        + np.where(there & ~known, (limit - value) ** 2, 0)
+        for end, limit in ((low, 0), (high, 1))
+    ]
+    weight = images / counts.total if how == "weighted" else there / there.sum()
+    below, above = (float((weight**2 * each).sum()) for each in squares)
+    absent = min(int((~there).sum()), int((there & (images * worth < RARE)).sum()))
+    if how == "weighted" or not absent:
+        return Hidden(below, above)
+    classes = int(there.sum()) + absent
+    if name in ("specificity", "npv"):  # near 1 for a class that is neither there nor called
+        return Hidden(below, above + (absent * (1 - value) / classes) ** 2)
+    return Hidden(
+        below + absent * (value / classes) ** 2, above + absent * ((1 - value) / classes) ** 2
+    )
+
+
+def _independent(name: str, s: Sample, clusters: Clusters | None) -> FloatArray | float:
+    """The clusters with images of each class, or called so, per image of it; `[classes]`."""
+    if clusters is None:
+        return 1.0
+    p = s.predictions
+    if name in ("specificity", "npv"):  # of all other images
+        return clusters.count / len(p)
+    group = p.predicted if name == "ppv" else p.labels
+    pairs = np.unique(group * clusters.count + clusters.of) // clusters.count
+    found, of = (np.bincount(each, minlength=len(p.classes)) for each in (pairs, group))
+    return ratio(found.astype(np.float64), of.astype(np.float64))
+
+
+def hidden_errors(s: Sample, value: float, worth: float, clusters: Clusters | None) -> Hidden:
+    """What a calibration error hides if very few images are wrong, or right.
+
+    It is at least the distance of accuracy from mean confidence. So it may be as large as that of
+    the lowest accuracy that the images allow.
+    """
+    far = _far(s, worth, clusters)
+    gap = float(np.abs(s.mean("confidence") - s.mean("correct"))[0])
+    return Hidden(far**2, max(far, gap + far - value) ** 2) if far else NOTHING
+
+
+def hidden_errors_of_classes(
+    s: Sample, value: float, worth: float, clusters: Clusters | None
+) -> Hidden:
+    """As `hidden_errors`, for the mean over classes: a wrong answer is one of two of them."""
+    far = _far(s, worth, clusters) * 2 / len(s.predictions.classes)
+    return Hidden(far**2, far**2)
+
+
+def hidden_squares(s: Sample, value: float, worth: float, clusters: Clusters | None) -> Hidden:
+    """As `hidden_errors`, for the square of a calibration error."""
+    root = np.sqrt(value)
+    below, above = np.sqrt(hidden_errors(s, root, worth, clusters))
+    return Hidden((value - max(root - below, 0) ** 2) ** 2, ((root + above) ** 2 - value) ** 2)
+
+
+def hidden_in_bins(
+    bins: Callable[[Sample], BinSums],
+    s: Sample,
+    value: float,
+    worth: float,
+    clusters: Clusters | None,
+) -> Hidden:
+    """As `hidden_errors`, for the largest gap of a bin: the truth is at least that of every bin."""
+    if not _far(s, worth, clusters):
+        return NOTHING
+    sums = bins(s)
+    full = sums.images[0] > 0
+    images, confidence, correct = (each[0, full] for each in sums)
+    right, sure = correct / images, confidence / images
+    units = 1.0 if clusters is None else clusters.count / len(s.predictions)
+    ends = np.stack(clopper_pearson(right, images * worth * units))
+    far = np.abs(ends - right).max(axis=0)[np.abs(right - sure).argmax()]
+    most = np.abs(ends - sure).max()
+    return Hidden(float(far**2), float(max(0, most - value) ** 2))
+
+
+def _far(s: Sample, worth: float, clusters: Clusters | None) -> float:
+    """How far the true error rate may lie; 0 if resamples show it well enough."""
+    wrong = 1 - float(s.mean("correct")[0])
+    count = float(s.total("images")[0]) * worth
+    if clusters is not None:
+        # If all images agree, each cluster counts as one image.
+        agree = not 0 < wrong < 1
+        count = clusters.count if agree else count * clusters.evenness(~s.predictions.correct)
+    if min(wrong, 1 - wrong) * count >= VERY_FEW:
+        return 0.0
+    low, high = clopper_pearson(wrong, count)
+    return float(max(wrong - low, high - wrong))
