@@ -376,6 +376,11 @@ def without(table, column, value):
         (lambda t: t.drop(columns="file"), {}, "says which image a row is about: file or key"),
         (lambda t: t, {"cluster": "pateint"}, "did you mean 'patient'"),
         (lambda t: t, {"slices": ("site", "site")}, "the slice site is asked for twice"),
+        (
+            lambda t: t.assign(Site="x"),
+            {"slices": ("site", "Site")},
+            "'site' and 'Site' differ only",
+        ),
         (lambda t: t, {"slices": ("site*patient",)}, "would write the values of patient"),
         (lambda t: t.assign(**{"class": "x"}), {"slices": ("class",)}, "cannot be called class"),
         (lambda t: t, {"cluster": None, "slices": ()}, "none of the columns is asked for"),
