@@ -315,8 +315,8 @@ RISES = "Its RMS calibration error rises from 0.03 on clean images to 0.30 there
         (
             0.01,
             0.25,
-            "Its confidence falls less than its accuracy: it is overconfident by 25.0 points there, "
-            "and by 1.0 points on clean images.",
+            "Its confidence falls less than its accuracy: it is overconfident by 25.0 points "
+            "there, and by 1.0 points on clean images.",
         ),
         (
             -0.05,
@@ -327,8 +327,8 @@ RISES = "Its RMS calibration error rises from 0.03 on clean images to 0.30 there
         (
             0.05,
             0.06,
-            "It is overconfident by 6.0 points there and by 5.0 points on clean images; 1,000 images "
-            "cannot confirm a change.",
+            "It is overconfident by 6.0 points there and by 5.0 points on clean images; 1,000 "
+            "images cannot confirm a change.",
         ),
         (
             0.15,
@@ -369,8 +369,8 @@ RISES = "Its RMS calibration error rises from 0.03 on clean images to 0.30 there
         (
             -0.05,
             0.2,
-            "Its confidence falls less than its accuracy: it is overconfident by 20.0 points there, "
-            "and underconfident by 5.0 points on clean images.",
+            "Its confidence falls less than its accuracy: it is overconfident by 20.0 points "
+            "there, and underconfident by 5.0 points on clean images.",
         ),
     ],
     ids=[
