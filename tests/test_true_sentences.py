@@ -117,7 +117,7 @@ def check_gap(side, points, gap):
 
 
 GAP = r"(?P<side{0}>over|under)confident by (?P<gap{0}>[\d.]+) points"
-EVIDENCE = r"(?P<evidence>[\d,]+ images|\w+ seeds)"
+EVIDENCE = r"(?P<evidence>these images|\w+ seeds)"
 COMMON = "always giving the most common answer"
 
 
@@ -166,14 +166,12 @@ def includes_0(score, searched):
 
 def check_chance(text, truth, auc):
     chance = np.bincount(truth.labels).max() / len(truth.labels)
-    if found := re.search(rf"([\d.]+) points above {COMMON}", text):
-        assert is_near(found[1], truth.accuracy - chance)
-        assert "cannot confirm" in text
+    if f"above {COMMON}" in text:
+        assert truth.accuracy > chance
     if f"no better than {COMMON}" in text:
         assert truth.accuracy <= chance + 1e-9
-        assert ("though its AUC is" in text) == (auc is not None and auc.low > 0.5), text
-        if found := re.search(r"AUC is (\d\.\d+)", text):
-            assert is_near(found[1], auc.value, unit=1)
+        told = "though it tells the classes apart" in text
+        assert told == (auc is not None and auc.low > 0.5), text
 
 
 def paired_p(one, other):
@@ -211,7 +209,7 @@ OTHERS = (
     r"Its RMS calibration error (is|rises|falls) .*",
     r"The difference is .* points \[.*\].",
     r"With \d sets of images tested, so large a (gap|difference in accuracy) can be chance.",
-    r"The most common answer is right in .* of the images.",
+    r"The most common answer is right in .* of the images(, and the model's AUC is .* there)?.",
     rf"Already on clean images it is .* {COMMON} .*",
     r"Its mean accuracy over the levels is .*",
 )
@@ -249,6 +247,9 @@ def check_model(contents, files, each):
     for text in others:
         known = check_confidence(text, truth, clean, scores, searched) or check_class(text, truth)
         assert known or any(re.fullmatch(other, text) for other in OTHERS), text
+        if found := re.search(r"the model's AUC is (\d\.\d+) there", text):
+            auc = contents.score("macro_auc", each.model, *place)
+            assert is_near(found[1], auc.value, unit=1)
     for text in (text for text in others if text.startswith("Already")):
         check_chance(text, clean, contents.score("macro_auc", each.model, "clean", "none"))
     # Whoever reads only the sentences reads of a class that is far off, unless they say more.

@@ -29,7 +29,7 @@ class Performance(NamedTuple):
         coverage, risk: above the threshold for 5 % errors on validation images.
         auc: the mean over classes of the area under the ROC curve.
         seeds: how many trainings these are means over.
-        clusters: in how many clusters the images come, if that is known.
+        clusters: whether images belong together in clusters.
     """
 
     accuracy: Score
@@ -39,22 +39,18 @@ class Performance(NamedTuple):
     risk: Score | None = None
     auc: Score | None = None
     seeds: int = 1
-    clusters: int | None = None
+    clusters: bool = False
 
     @property
     def evidence(self) -> str:
         """What the intervals rest on: the seeds, if there are several, else the images.
 
-        >>> Performance(Score(0.9, 0.88, 0.92, 1000)).evidence
-        '1,000 images'
-        >>> Performance(Score(0.9, 0.88, 0.92, 1000), seeds=3).evidence
-        'three seeds'
+        >>> [Performance(Score(0.9, 0.8, 1.0, 99), seeds=seeds).evidence for seeds in (1, 3)]
+        ['these images', 'three seeds']
         """
         if self.seeds > 1:
             return f"{_COUNTS.get(self.seeds, self.seeds)} seeds"
-        if self.clusters is not None:
-            return f"{self.clusters:,} clusters of images"
-        return f"{self.accuracy.n:,} images"
+        return "these clusters of images" if self.clusters else "these images"
 
 
 class WorstLevel(NamedTuple):
@@ -127,8 +123,8 @@ def performance_at(
         contents.score(name, model, shift, level, seed) for name in names
     )
     seeds = len(contents.seeds_of(model)) if seed is None else 1
-    clusters = None if contents.clusters is None else contents.clusters.count
-    return Performance(accuracy, gap, rms, coverage, risk, auc, seeds, clusters)
+    clustered = contents.clusters is not None
+    return Performance(accuracy, gap, rms, coverage, risk, auc, seeds, clustered)
 
 
 class PairedChange(NamedTuple):

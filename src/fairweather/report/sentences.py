@@ -341,7 +341,9 @@ def accuracy_in_detail(
         yield f"Already on clean images it is {_no_better(clean, chance, share)}."
         return
     if chance is not None and after.low <= chance:
-        yield f"The most common answer is right in {100 * chance:.1f}{PERCENT} of the images."
+        auc = low.performance.auc
+        area = "" if auc is None else f", and the model's AUC is {_number(auc.value, 2)} there"
+        yield f"The most common answer is right in {100 * chance:.1f}{PERCENT} of the images{area}."
 
 
 def overview(lows: Sequence[WorstLevel], mean: Score | None) -> Iterator[str]:
@@ -421,13 +423,10 @@ def _against_chance(found: Performance, chance: float | None) -> str:
 
 def _no_better(found: Performance, chance: float, share: str = "") -> str:
     """Compare with the most common answer; an AUC may say that the classes are told apart."""
-    above = found.accuracy.value - chance
-    if above > 0:
-        by = f"{_number(100 * above, 1)} points"
-        return f"{by} above {COMMON}{share}, which {found.evidence} cannot confirm"
-    apart = ""
-    if found.auc is not None and found.auc.low > COIN:
-        apart = f", though its AUC is {_number(found.auc.value, 2)}"
+    if found.accuracy.value > chance:
+        return f"above {COMMON}{share} by less than {found.evidence} can confirm"
+    tells = found.auc is not None and found.auc.low > COIN
+    apart = ", though it tells the classes apart" if tells else ""
     return f"no better than {COMMON}{share}{apart}"
 
 
