@@ -138,7 +138,7 @@ def test_cells_are_tested_on_the_same_images(one_seed, compared):
         largest = min(1.0, max(largest, (4 - rank) * p_values[cell]))
         assert row(table, *PLACES[cell])["p_holm"] == pytest.approx(largest)
     verdicts = [row(table, *PLACES[cell])["verdict"] for cell in CELLS]
-    assert verdicts == ["no difference found", "no difference found", "real", "real"]
+    assert verdicts == ["cannot tell", "cannot tell", "real", "real"]
     assert set(table["model_a"]) == {"net"}
     assert set(table["model_b"]) == {"other"}
 
@@ -155,8 +155,8 @@ def test_a_test_that_only_holm_undoes_is_no_difference(tmp_path):
     assert found["p"] == pytest.approx(2 / 2**6)
     assert found["p_holm"] == pytest.approx(4 * 2 / 2**6)
     assert found["low"] > 0
-    assert found["verdict"] == "no difference found"
-    assert re.search(r"Fog +1 +Accuracy .* 0\.125 +no difference found", str(comparison))
+    assert found["verdict"] == "cannot tell"
+    assert re.search(r"Fog +1 +Accuracy .* 0\.125 +cannot tell", str(comparison))
     counted = comparison.notes[-2]
     assert "the accuracy differs in 0 of 4 cells: B is better in 0, A in 0. 4 are ties" in counted
 
@@ -187,7 +187,7 @@ def test_intervals_are_of_a_paired_bootstrap(one_seed, compared):
     assert row(table, "fog", "mean")["verdict"] == UNCORRECTED
     blurred = row(table, "a/blur", "mean", "rms_calibration_error")
     assert blurred["low"] <= 0 <= blurred["high"]
-    assert blurred["verdict"] == "no difference found"
+    assert blurred["verdict"] == "cannot tell"
     nll = row(table, "fog", "2", "negative_log_likelihood")
     moved = second["fog,severity=2"].nll - first["fog,severity=2"].nll
     ends = intervals.skewed_interval(moved.mean(), weights @ moved / N)
@@ -245,8 +245,8 @@ def test_the_other_way_round_everything_has_the_other_sign(one_seed, compared):
 def test_only_a_corrected_test_makes_a_difference_real(compared):
     tested = compared.table["p_holm"].notna()
     verdicts = compared.table["verdict"]
-    assert set(verdicts[tested]) == {"real", "no difference found"}
-    assert set(verdicts[~tested]) == {UNCORRECTED, "no difference found"}
+    assert set(verdicts[tested]) == {"real", "cannot tell"}
+    assert set(verdicts[~tested]) == {UNCORRECTED, "cannot tell"}
     untested = compared.table[~tested]
     excluding = (untested["low"] > 0) | (untested["high"] < 0)
     assert list(untested["verdict"] == UNCORRECTED) == list(excluding)
@@ -263,7 +263,7 @@ def test_the_notes_count_cells_and_directions(one_seed, compared):
     counted, last = compared.notes[-2:]
     assert counted == (
         "After Holm's correction, the accuracy differs in 2 of 4 cells: B is better in 1, A in 1. "
-        "2 are ties: these images show no difference, which does not prove that there is none."
+        "2 are open: these images cannot tell which side is better there."
     )
     text = str(compared)
     assert text.endswith(last)
@@ -592,7 +592,7 @@ def test_a_difference_that_seeds_could_undo_is_not_called_real(tmp_path):
     steady = make_run(tmp_path / "steady", {"m": spread((0.895, 0.90, 0.905))})
     undecided = read_run_comparison(a, noisy)
     for b, comparison, verdict, count in (
-        (noisy, undecided, "no difference found", 0),
+        (noisy, undecided, "cannot tell", 0),
         (steady, read_run_comparison(a, steady), "real", 4),
     ):
         found = row(comparison.table, "fog", "2")
@@ -644,7 +644,7 @@ def change_columns(cells, **changes):
     }
 
 
-@pytest.mark.parametrize(("more", "verdict"), [(1e-7, "no difference found"), (1e-4, UNCORRECTED)])
+@pytest.mark.parametrize(("more", "verdict"), [(1e-7, "cannot tell"), (1e-4, UNCORRECTED)])
 def test_what_rounds_otherwise_is_no_finding(tmp_path, more, verdict):
     cells = make_model(SHARES_A)
     moved = change_columns(cells, nll=lambda each: each.nll + more)
@@ -656,7 +656,7 @@ def test_what_rounds_otherwise_is_no_finding(tmp_path, more, verdict):
         assert ((nll["low"] > 0) | (nll["high"] < 0)).all()
         assert set(nll["verdict"]) == {verdict}
         assert set(table[table["metric"] != "negative_log_likelihood"]["verdict"]) == {
-            "no difference found"
+            "cannot tell"
         }
 
 
@@ -839,7 +839,7 @@ def test_the_classes_whose_sensitivities_differ_are_shown_and_the_file_has_all(t
     first, second = with_logits((0.9, 0.9, 0.5), seed=1), with_logits((0.9, 0.4, 0.52), seed=1)
     found = classes_of(tmp_path, {0: first}, {0: second})
     frame = found.classes.frame.set_index("class")
-    assert frame["verdict"].tolist() == ["no difference found", "real", "no difference found"]
+    assert frame["verdict"].tolist() == ["cannot tell", "real", "cannot tell"]
     assert frame["n"].tolist() == [67, 67, 66]
     correct = [each["clean"].correct[np.arange(N) % 3 == 1] for each in (first, second)]
     only_a, only_b = (correct[0] & ~correct[1]).sum(), (correct[1] & ~correct[0]).sum()
@@ -863,7 +863,7 @@ def test_classes_of_several_seeds_are_compared_over_seeds_and_images(tmp_path):
     second = {seed: with_logits((0.9, 0.3, 0.5), seed) for seed in (3, 4, 5)}
     found = classes_of(tmp_path, first, second)
     frame = found.classes.frame.set_index("class")
-    assert frame["verdict"].tolist() == ["no difference found", "real", "no difference found"]
+    assert frame["verdict"].tolist() == ["cannot tell", "real", "cannot tell"]
     of_b = np.arange(N) % 3 == 1
     sides = (
         np.stack([each["clean"].correct[of_b] for each in runs.values()], axis=1).astype(float)

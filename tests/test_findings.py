@@ -110,7 +110,8 @@ def test_a_fall_names_the_shift_and_its_level():
 def test_no_change_is_not_called_one():
     lines = [CLEAN, acc("dark", "0.2", 0.89)]
     assert sentences(lines, [DARK]) == [
-        "No loss of accuracy was found: 90.0 % on clean images, 89.0 % under brightness at f = 0.2."
+        "Accuracy is 90.0 % on clean images and 89.0 % under brightness at f = 0.2; these images "
+        "cannot confirm a difference."
     ]
     assert "The intervals of the two accuracies overlap." in more(lines, [DARK])
 
@@ -205,8 +206,7 @@ def test_a_run_without_shifts_says_so():
     assert more(lines) == ["Its RMS calibration error is 0.06."]
     lines[1] = ("clean", "none", GAP, around(-0.005))
     assert sentences(lines)[1] == (
-        "Its mean confidence was not found to differ from its accuracy (underconfident by "
-        "0.5 points)."
+        "On average it is underconfident by 0.5 points, which these images cannot confirm."
     )
 
 
@@ -315,8 +315,8 @@ RISES = "Its RMS calibration error rises from 0.03 on clean images to 0.30 there
         (
             0.01,
             0.25,
-            "Its confidence does not fall with it: it is overconfident by 25.0 points there, and "
-            "by 1.0 points on clean images.",
+            "Its confidence falls less than its accuracy: it is overconfident by 25.0 points "
+            "there, and by 1.0 points on clean images.",
         ),
         (
             -0.05,
@@ -327,8 +327,8 @@ RISES = "Its RMS calibration error rises from 0.03 on clean images to 0.30 there
         (
             0.05,
             0.06,
-            "Its over- or underconfidence was not found to change: it is overconfident by "
-            "6.0 points there and by 5.0 points on clean images.",
+            "It is overconfident by 6.0 points there and by 5.0 points on clean images; these "
+            "images cannot confirm a change.",
         ),
         (
             0.15,
@@ -345,14 +345,14 @@ RISES = "Its RMS calibration error rises from 0.03 on clean images to 0.30 there
         (
             0.0,
             -0.005,
-            "Its over- or underconfidence was not found to change: it is underconfident by "
-            "0.5 points there and overconfident by 0.0 points on clean images.",
+            "It is underconfident by 0.5 points there and overconfident by 0.0 points on clean "
+            "images; these images cannot confirm a change.",
         ),
         (
             0.1,
             -0.005,
-            "No over- or underconfidence was found there; on clean images it is "
-            "overconfident by 10.0 points.",
+            "It is underconfident by 0.5 points there, which these images cannot confirm; on clean "
+            "images it is overconfident by 10.0 points.",
         ),
         (
             -0.05,
@@ -369,8 +369,8 @@ RISES = "Its RMS calibration error rises from 0.03 on clean images to 0.30 there
         (
             -0.05,
             0.2,
-            "Its confidence does not fall with it: it is overconfident by 20.0 points there, and "
-            "underconfident by 5.0 points on clean images.",
+            "Its confidence falls less than its accuracy: it is overconfident by 20.0 points "
+            "there, and underconfident by 5.0 points on clean images.",
         ),
     ],
     ids=[
@@ -420,16 +420,16 @@ def test_of_the_lowest_of_many_confidence_is_told_by_wider_intervals():
     ]
     # Apart by their own intervals, but not by those of one of 80, which are 1.74 times as wide.
     assert sentences(lines, [sweep])[1] == (
-        "Its over- or underconfidence was not found to change: it is overconfident by 2.5 points "
-        "there and by 0.0 points on clean images."
+        "It is overconfident by 2.5 points there and by 0.0 points on clean images; these images "
+        "cannot confirm a change."
     )
     assert more(lines, [sweep]) == [
         "With 80 sets of images tested, so large a gap can be chance.",
-        "Its RMS calibration error is 0.03 on clean images and 0.06 there; no difference was "
-        "found.",
+        "Its RMS calibration error is 0.03 on clean images and 0.06 there; these images cannot "
+        "confirm a difference.",
     ]
     one = replace(FOG, cells={"1": "c/fog,s=1"})
-    assert sentences(lines, [one])[1].startswith("Its confidence does not fall with it")
+    assert sentences(lines, [one])[1].startswith("Its confidence falls less than its accuracy")
     assert more(lines, [one])[0].startswith("Its RMS calibration error rises from")
 
 
@@ -443,11 +443,10 @@ def test_widened_intervals_are_those_of_bonferroni():
 
 def test_calibration_without_a_difference_is_not_called_the_same():
     lines = calibration_lines(around(0.0), around(0.005), rms_there=(0.05, 0.03, 0.06))
-    assert sentences(lines, [DARK])[1].startswith(
-        "Its over- or underconfidence was not found to change: "
-    )
+    assert sentences(lines, [DARK])[1].endswith("; these images cannot confirm a change.")
     assert more(lines, [DARK]) == [
-        "Its RMS calibration error is 0.03 on clean images and 0.05 there; no difference was found."
+        "Its RMS calibration error is 0.03 on clean images and 0.05 there; these images cannot "
+        "confirm a difference."
     ]
 
 
@@ -588,7 +587,7 @@ def test_a_difference_whose_interval_holds_0_is_told_with_it(tmp_path):
     rng = np.random.default_rng(0)
     right = {("a", 0, "clean"): draw(rng, 300, 0.83), ("a", 0, "dark,f=0.2"): draw(rng, 300, 0.75)}
     found = make(tmp_path, right, [DARK])
-    assert first_sentence(found).startswith("No loss of accuracy was found: ")
+    assert first_sentence(found).endswith("; these images cannot confirm a difference.")
     value = 100 * (right["a", 0, "dark,f=0.2"].mean() - right["a", 0, "clean"].mean())
     told = model_findings(found)[0].more[0]
     assert told.startswith(f"The difference is {value:.1f} points [".replace("-", "−"))
@@ -605,7 +604,7 @@ def test_the_worst_of_many_that_are_alike_is_rarely_called_a_fall(tmp_path):
         first, second = found.sentences[:2]
         falls += first.startswith("Accuracy falls")
         excluding += any("a difference in accuracy can be chance" in text for text in found.more)
-        claims += "was not found to change" not in second
+        claims += "cannot confirm a change" not in second
         lucky += any("so large a gap can be chance" in text for text in found.more)
     assert max(falls, claims) <= most(16, 0.05)
     assert min(excluding, lucky) > 0  # so the intervals alone would have said more than they may
@@ -623,7 +622,7 @@ def test_a_model_no_better_than_the_most_common_answer_is_told_as_that(tmp_path)
     labels = np.where(np.arange(400) % 10 < 6, 0, 1)
     right = {("a", 0, "clean"): labels == 0, ("a", 0, "dark,f=0.2"): labels == 0}
     (found,) = model_findings(make(tmp_path / "dark", right, [DARK], labels))
-    assert found.sentences[0].endswith("under brightness at f = 0.2.")
+    assert found.sentences[0].endswith("; these images cannot confirm a difference.")
     assert plain(found.more)[:2] == [
         "The difference is 0.0 points [−0.7, 0.7].",
         "Already on clean images it is no better than always giving the most common answer "
@@ -1056,16 +1055,16 @@ def test_the_answer_is_about_all_who_share_the_first_place(tmp_path):
     assert f"{100 * lows[0]:.1f} and {100 * lows[1]:.1f} % accuracy" in told_first(made)
 
 
-def test_the_answer_says_where_no_difference_was_found(tmp_path):
+def test_the_answer_says_where_models_cannot_be_told_apart(tmp_path):
     alike = four_models(shares=(0.6, 0.6, 0.6, 0.6))
     right = {key: column for key, column in alike.items() if key[0] in "ab"}
     made = make(tmp_path / "shifts", right, [DARK, FOG])
-    assert told_first(made).startswith("No difference in accuracy between the models was found: ")
+    assert told_first(made).startswith("These images cannot tell the models apart: all fall to")
     clean = {key: column for key, column in right.items() if key[2] == "clean"}
     made = make(tmp_path / "clean", clean)
     shares = sorted(100 * column.mean() for column in clean.values())
     assert told_first(made) == (
-        "No difference in accuracy between the models was found: they are right in "
+        "These images cannot tell the models apart: they are right in "
         f"{shares[0]:.1f} to {shares[1]:.1f} % of the clean images; no shift was tested."
     )
 

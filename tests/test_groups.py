@@ -196,7 +196,13 @@ def test_the_table_of_slices_tests_each_against_the_others_and_corrects(run, dra
     assert "Clusters (patient)" in page
     lowest = table.iloc[:3].set_index("slice")["clean accuracy low"]
     assert not (table["p_holm"] < 0.05).any()  # 8 of 24 patients show little
-    (said,) = re.findall("<p>No difference between values of site was found.(.*?)</p>", page)
+    gaps = table.iloc[:3].set_index("slice")["difference"]
+    ((most, gap, said),) = re.findall(
+        r"<p>(site=\w+) differs most \((.*?) points\), and the tests cannot confirm that.(.*?)</p>",
+        page,
+    )
+    assert most == gaps.abs().idxmax()
+    assert float(gap.replace("−", "-")) == pytest.approx(100 * gaps[most], abs=0.06)
     assert f"8 clusters, clean accuracy on {lowest.idxmin()} may be as low" in said
     assert f"{100 * lowest.min():.1f} %" in said
     assert "worst site" in page
@@ -206,8 +212,8 @@ def test_the_table_of_slices_tests_each_against_the_others_and_corrects(run, dra
     ("p", "clusters", "words"),
     [
         (0.01, 30, "Clean accuracy differs from that of the other images: site=B (−20.0 points)."),
-        (0.2, 30, "with 30 clusters, clean accuracy on site=B may be as low as 60.0 %."),
-        (0.2, None, "with 90 images, clean accuracy on site=B may be as low as 60.0 %."),
+        (0.2, 30, "With 30 clusters, clean accuracy on site=B may be as low as 60.0 %."),
+        (0.2, None, "With 90 images, clean accuracy on site=B may be as low as 60.0 %."),
     ],
 )
 def test_a_table_of_slices_begins_with_what_it_shows(p, clusters, words):
@@ -221,10 +227,13 @@ def test_a_table_of_slices_begins_with_what_it_shows(p, clusters, words):
         SliceRow("m", "M", "site=B", 90, clusters, (bad,), gap, p),
         SliceRow("m", "M", "worst site", 90, None, (bad._replace(low=0.5),), None, np.nan),
     ]
-    assert found_in("site", 2, rows).endswith(words)
+    said = found_in(rows)
+    assert said.endswith(words)
+    unsure = "site=B differs most (−20.0 points), and the tests cannot confirm that. "
+    assert said.startswith(unsure) == (p > 0.05)
     alone = SliceRow("m", "M", "site=C", 9, 1, (Score(0.2, np.nan, np.nan, 9),), None, np.nan)
     if p > 0.05:
-        told = found_in("site", 2, [*rows, alone])
+        told = found_in([*rows, alone])
         assert told.endswith(f"{words} Nothing is known of site=C, of one cluster each.")
 
 
@@ -376,6 +385,11 @@ def without(table, column, value):
         (lambda t: t.drop(columns="file"), {}, "says which image a row is about: file or key"),
         (lambda t: t, {"cluster": "pateint"}, "did you mean 'patient'"),
         (lambda t: t, {"slices": ("site", "site")}, "the slice site is asked for twice"),
+        (
+            lambda t: t.assign(Site="x"),
+            {"slices": ("site", "Site")},
+            "'site' and 'Site' differ only",
+        ),
         (lambda t: t, {"slices": ("site*patient",)}, "would write the values of patient"),
         (lambda t: t.assign(**{"class": "x"}), {"slices": ("class",)}, "cannot be called class"),
         (lambda t: t, {"cluster": None, "slices": ()}, "none of the columns is asked for"),

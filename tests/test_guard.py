@@ -743,7 +743,7 @@ def test_unlike_images_are_warned_of():
     assert not few.unlike
     assert "5 images are too few" in str(few)
     assert "1 image is too few" in str(guard.likeness(drawn(generator, 1)))
-    assert "no difference" in str(Likeness(500, 0.4, features=False))
+    assert "cannot be told from the validation images" in str(Likeness(500, 0.4, features=False))
     only = guard.likeness(drawn(generator, 100)._replace(features=None))
     assert not only.features
 

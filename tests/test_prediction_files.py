@@ -16,7 +16,14 @@ import fairweather as fw
 from fairweather.cli import app
 from fairweather.errors import InputError
 from fairweather.metrics import accuracy, negative_log_likelihood
-from fairweather.prediction_files import Asked, KnownImages, find_predictions, match, read_rows
+from fairweather.prediction_files import (
+    Asked,
+    KnownImages,
+    find_predictions,
+    in_memory,
+    match,
+    read_rows,
+)
 from fairweather.prediction_files.kinds import kind_of_rows, logits_of_rows
 from fairweather.record import predictions_file
 from fairweather.rules import judge, read_rules
@@ -217,8 +224,8 @@ def test_an_index_that_does_not_count_is_the_keys(tmp_path):
     found = read(path)
     assert np.allclose(found_shares(found), shares(), atol=1e-6)
     assert found.rows == "matched by key"
-    in_memory = table()[::-1]
-    rows = read_rows(in_memory, "the table", Asked(), 3)
+    reversed_table = table()[::-1]
+    rows = read_rows(reversed_table, "the table", Asked(), 3)
     assert np.allclose(found_shares(match(rows, CLASSES, images(), Asked())), shares(), atol=1e-6)
 
 
@@ -475,6 +482,18 @@ def test_a_folder_names_models_seeds_and_shifts(tmp_path):
         ("a", 0, "validation", None),
         ("b-50", 0, "clean", None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("a", "b", "A"), "the models 'a' and 'A' differ only in upper and lower case"),
+        (("a", "a-Fog,1", "b-fog,2"), "the shifts 'Fog' and 'fog' differ only"),
+    ],
+)
+def test_names_that_would_share_a_file_where_case_does_not_count_are_refused(names, told):
+    with pytest.raises(InputError, match=told):
+        in_memory({name: table() for name in names})
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".yaml"])

@@ -121,6 +121,9 @@ def minimal(**changes):
     return study | changes
 
 
+BARLOW = {"recipe": {"method": "barlow_twins"}}
+
+
 def model(**keys):
     return {"models": {"a": {"title": "A", "backbone": "timm:resnet18", **keys}}}
 
@@ -142,6 +145,14 @@ def model(**keys):
         ({"models": {}}, "models: .*at least 1"),
         ({"models": {"../a": {"title": "A", "backbone": "x"}}}, r"'\.\./a' .*letters, digits"),
         ({"models": {"a": {"title": "A"}}}, r"models\.a\.backbone: .*required"),
+        (
+            {"models": {name: model()["models"]["a"] for name in ("a", "b", "A")}},
+            "the models 'a' and 'A' differ only in upper and lower case.*macOS.*rename",
+        ),
+        (
+            {"pretraining": {n: {**model()["models"]["a"], **BARLOW} for n in ("x1", "X1")}},
+            "the pre-trainings 'x1' and 'X1' differ only in upper",
+        ),
         ({"models": {"a": 3}}, r"models\.a: "),
         ({"seeds": [0, 0]}, r"seeds .*different.* \[0, 0\]"),
         ({"seeds": [-1]}, r"seeds .*>= 0.* \[-1\]"),

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import tokenize
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -183,6 +184,29 @@ def check_name(name: str, what: str) -> str:
     if name.splitlines() != [name]:
         raise InputError(f"{what} {name!r} has several lines; a name has one")
     return name
+
+
+def check_apart(names: Iterable[str], what: str) -> None:
+    """Raise `InputError` for two names that are one file or folder where case does not count.
+
+    Args:
+        names: those that become parts of paths.
+        what: they are, for the message.
+
+    >>> check_apart(["plain", "Plain"], "the models")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: the models 'plain' and 'Plain' differ only in upper and lower
+    case, and would share their files on macOS and Windows: rename one of them
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        # APFS ignores how an accent is written, too.
+        first = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if first != name:
+            raise InputError(
+                f"{what} {first!r} and {name!r} differ only in upper and lower case, and would "
+                "share their files on macOS and Windows: rename one of them"
+            )
 
 
 def one_line(told: str) -> str:

@@ -16,7 +16,7 @@ from fairweather.comparison.compared import (
     are_one_run,
     estimate_model,
 )
-from fairweather.comparison.pairs import LEVEL, NOT_FOUND, REAL, Pair
+from fairweather.comparison.pairs import CANNOT_TELL, LEVEL, REAL, Pair
 from fairweather.metrics.clusters import influences
 from fairweather.metrics.paired import (
     SeedSummary,
@@ -145,7 +145,7 @@ def _as_frame(rows: Sequence[Row]) -> pd.DataFrame:
             "high": [row.difference.high for row in rows],
             "n": [row.difference.n for row in rows],
             "p_holm": [row.p for row in rows],
-            "verdict": [REAL if row.differs else NOT_FOUND for row in rows],
+            "verdict": [REAL if row.differs else CANNOT_TELL for row in rows],
         }
     )
 
@@ -160,7 +160,7 @@ def _line(row: Row) -> list[str]:
         f"{100 * row.b.mean:.1f}",
         f"{value} [{low}, {high}]",
         "< 0.001" if row.p < 0.001 else f"{row.p:.3f}",
-        REAL if row.differs else NOT_FOUND,
+        REAL if row.differs else CANNOT_TELL,
     ]
 
 

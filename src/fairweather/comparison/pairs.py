@@ -38,7 +38,7 @@ LEVEL = 0.05  # of the tests, and what the 95 % intervals leave out
 # A difference is called real only if a test says so that is corrected for the number of tests. An
 # interval cannot be corrected like this: 1,000 resamples give no p-value below 0.002, which Holm's
 # correction over the dozens of rows of a usual table would always undo.
-REAL, NOT_FOUND = "real", "no difference found"
+REAL, CANNOT_TELL = "real", "cannot tell"
 EXCLUDES = "interval excludes 0 (uncorrected)"
 # The same network in another program differs by this much: its sums are rounded differently.
 ROUNDING = 1e-5
@@ -113,11 +113,11 @@ class Row:
     def verdict(self) -> str:
         """Say whether the models differ: by the test if there is one, else by the interval."""
         if self.is_tested:
-            return REAL if self.p < LEVEL else NOT_FOUND
+            return REAL if self.p < LEVEL else CANNOT_TELL
         if self.difference.too_few:
             return TOO_FEW
         apart = self.difference.low > ROUNDING or self.difference.high < -ROUNDING
-        return EXCLUDES if apart else NOT_FOUND
+        return EXCLUDES if apart else CANNOT_TELL
 
 
 def compare_models(

@@ -25,9 +25,9 @@ from fairweather.comparison.compared import (
     split_name,
 )
 from fairweather.comparison.pairs import (
+    CANNOT_TELL,
     EXCLUDES,
     LEVEL,
-    NOT_FOUND,
     REAL,
     Pair,
     Row,
@@ -150,7 +150,7 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         cells of the table; and verdict. The p-value comes from McNemar's exact test if each side
         has one seed (with only_a_right and only_b_right), else from Student's t over seeds and
         images. The verdict is `real` if p_holm says so; for rows without a test it may be `interval
-        excludes 0 (uncorrected)`; else it is `no difference found`. Accuracies are fractions.
+        excludes 0 (uncorrected)`; else it is `cannot tell`. Accuracies are fractions.
 
     Raises:
         InputError: no run, an unknown model, models that cannot be paired, a model compared with
@@ -420,7 +420,7 @@ def _needs(rows: Sequence[Row], titles: Mapping[str, str]) -> Iterator[str]:
     tests = sum(row.is_tested for row in rows)
     for row in rows:
         is_summary = (row.shift, row.level) in ((CLEAN, NO_LEVEL), (ALL, MEAN))
-        is_open = row.verdict == NOT_FOUND and not row.same_classes
+        is_open = row.verdict == CANNOT_TELL and not row.same_classes
         # For a recipe with one seed, the spread over seeds is not known.
         is_known = row.is_of_recipes or max(row.a.n, row.b.n) == 1
         if row.crossed is None or not (is_summary and is_open and is_known):
@@ -456,7 +456,7 @@ def _counts(rows: Sequence[Row]) -> Iterator[str]:
 def _directions(cells: Sequence[Row]) -> str:
     differing = [row for row in cells if row.verdict in (REAL, EXCLUDES)]
     b_better = sum(row.difference.value > 0 for row in differing)
-    ties = sum(row.verdict == NOT_FOUND for row in cells)
+    ties = sum(row.verdict == CANNOT_TELL for row in cells)
     pairs = len({row.pair for row in cells})
     what = "images" if all(row.test for row in cells) else "seeds and images"
     several = f" of {pairs} pairs of models" if pairs > 1 else ""
@@ -466,7 +466,7 @@ def _directions(cells: Sequence[Row]) -> str:
     ]
     if ties:
         sentences.append(
-            f"{ties} {'is a tie' if ties == 1 else 'are ties'}: these {what} show no difference, "
-            "which does not prove that there is none."
+            f"{ties} {'is' if ties == 1 else 'are'} open: these {what} cannot tell which side is "
+            "better there."
         )
     return " ".join(sentences)

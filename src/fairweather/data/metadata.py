@@ -15,7 +15,7 @@ import pyarrow as pa
 from fairweather import parquet_files
 from fairweather.data.known import first_names
 from fairweather.data.source import FILE_COLUMNS, SPLIT_NAMES, WHOLE, Listing, check_exists
-from fairweather.errors import InputError, check_name, unknown_name
+from fairweather.errors import InputError, check_apart, check_name, unknown_name
 from fairweather.record import NATURAL
 from fairweather.types import CROSSED, GroupColumns, Groups, columns_of_slice, slice_name
 
@@ -209,6 +209,7 @@ def _check_asked(asked: GroupColumns, place: str) -> None:
             raise InputError(f"a slice cannot be called {RESERVED}: rename the column of {place}")
         if names.count(name) > 1:
             raise InputError(f"the slice {name} is asked for twice")
+    check_apart(names, "the slices")
 
 
 def _rows_by_file(

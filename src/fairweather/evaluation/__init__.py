@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import shutil
 import tempfile
 import weakref
@@ -61,7 +62,7 @@ from fairweather.steps.image_lists import write_image_lists
 from fairweather.steps.measuring import Measured, Measurement
 from fairweather.steps.plan import DATA
 from fairweather.steps.progressing import Outlook, begin
-from fairweather.types import Dataset
+from fairweather.types import Dataset, Score
 
 # What is probably wrong if a model is no better than chance.
 OF_MODELS = (
@@ -72,6 +73,7 @@ OF_PREDICTIONS = (
     "the order of the rows or of the classes is probably wrong; see --key-column, --classes and "
     "--labels"
 )
+COIN = 0.5  # the AUC of a model that knows nothing
 QUICK = "quick"
 Models = str | nn.Module | Sequence[str | nn.Module]
 
@@ -448,11 +450,58 @@ def clean_lines(
     counts = np.bincount(predictions.labels)
     share, largest = counts.max() / n, predictions.classes[counts.argmax()]
     if low <= share or (np.isnan(low) and accuracy <= share):
-        lines.append(
-            f"warning        that is not above chance ({share:.1%}, what a model that always says "
-            f"{largest} gets): {advice}"
-        )
+        chance = f"({share:.1%}, what a model that always says {largest} gets)"
+        if accuracy > share:
+            lines.append(
+                f"note           {n:,} images cannot confirm that it is above chance {chance}"
+            )
+        else:
+            areas = evaluate_resamples(predictions, shared, names=["macro_auc"])
+            auc = to_score(areas["macro_auc"], (0.0, 1.0)) if areas else None
+            reason = why_at_chance(auc, len(predictions.classes), advice)
+            lines.append(f"warning        that is not above chance {chance}{reason}")
     return lines
+
+
+def why_at_chance(auc: Score | None, classes: int, advice: str) -> str:
+    """Say what is probably wrong with an accuracy that is not above chance.
+
+    A model whose AUC is above 0.5 tells the classes apart: then neither the order of its rows nor
+    its preprocessing is to blame, but where one class ends and another begins.
+
+    Args:
+        auc: the mean over classes of the area under the ROC curve; None where it is not known.
+        classes: how many there are.
+        advice: what is probably wrong otherwise.
+
+    >>> why_at_chance(Score(0.5, 0.4, 0.6, 90), 2, "the order of the rows is probably wrong")
+    ': the order of the rows is probably wrong'
+    >>> why_at_chance(Score(0.97, 0.95, 0.98, 90), 2, "")
+    ', but its AUC is 0.97: it tells the classes apart, and calls one too often; see
+    operating_points, and the calibration of its probabilities'
+    >>> why_at_chance(Score(0.03, 0.02, 0.05, 90), 2, "")
+    ', and its AUC is 0.03, far below 0.5: the two classes are probably exchanged; see --labels and
+    --classes'
+    """
+    if auc is None or math.isnan(auc.value):
+        return f": {advice}"
+    low, high = (auc.value, auc.value) if auc.too_few else (auc.low, auc.high)
+    if low > COIN and classes == 2:
+        return (
+            f", but its AUC is {auc.value:.2f}: it tells the classes apart, and calls one too "
+            "often; see operating_points, and the calibration of its probabilities"
+        )
+    if low > COIN:
+        return (
+            f", but its mean AUC is {auc.value:.2f}: it tells classes apart, and calls some too "
+            "often or by the name of another; see the confusion matrix on the page, and --labels"
+        )
+    if high < COIN and classes == 2:
+        return (
+            f", and its AUC is {auc.value:.2f}, far below {COIN}: the two classes are probably "
+            "exchanged; see --labels and --classes"
+        )
+    return f": {advice}"
 
 
 def _listed(model: Models | None) -> list[str | nn.Module]:

@@ -251,15 +251,25 @@ def _fitted(
     labels = match_labels(opened.classes, first.shape[1], dataset.classes, read_labels(options))
     if opened.outputs is None and outputs.kind == "probabilities":
         logarithms(first)  # raises for negative numbers
-    names = (opened.name, *(f"{opened.name}-{number}" for number in range(2, len(taken) + 2)))
     return FittedModel(
-        next(name for name in names if name not in taken),
+        free_name(opened.name, taken),
         opened,
         outputs,
         relabel(as_logits(opened, outputs.kind), labels),
         labels,
         model_digest(opened, outputs.kind, labels.columns),
     )
+
+
+def free_name(name: str, taken: Sequence[str]) -> str:
+    """Number a name until no other one is the same folder, also where case does not count.
+
+    >>> free_name("net", []), free_name("Net", ["net"]), free_name("net", ["net", "Net-2"])
+    ('net', 'Net-2', 'net-3')
+    """
+    lower = {each.lower() for each in taken}
+    names = (name, *(f"{name}-{number}" for number in range(2, len(taken) + 2)))
+    return next(each for each in names if each.lower() not in lower)
 
 
 def _check_different(models: Sequence[FittedModel]) -> None:

@@ -95,7 +95,7 @@ class Likeness(NamedTuple):
                 "promised need not hold for them"
             )
         few = "; so few images show only large differences" if self.images < 100 else ""
-        return f"no difference from the validation images was found ({what}, {shown}){few}"
+        return f"these images cannot be told from the validation images ({what}, {shown}){few}"
 
 
 @dataclass(frozen=True)

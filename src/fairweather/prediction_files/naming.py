@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fairweather.errors import InputError, check_name, is_there, unknown_name
+from fairweather.errors import InputError, check_apart, check_name, is_there, unknown_name
 from fairweather.models.opened import folder_name
 from fairweather.prediction_files.tables import READERS, Content, first_line
 from fairweather.record import CLEAN, VALIDATION
@@ -195,4 +195,6 @@ def _distinct(found: Iterable[PredictionsOf]) -> list[PredictionsOf]:
                 f"{before.place} and {each.place} are both of the model {each.model}, seed "
                 f"{each.seed}, {what}"
             )
+    check_apart((each.model for each in every.values()), "predictions: the models")
+    check_apart((each.shift for each in every.values()), "predictions: the shifts")
     return list(every.values())

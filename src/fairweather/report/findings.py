@@ -19,6 +19,7 @@ from fairweather.metrics.recipes import cross
 from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NO_LEVEL, base_model
 from fairweather.report import sentences as words
+from fairweather.report.class_shares import class_off
 from fairweather.report.conformal import COVERAGE
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import (
@@ -67,7 +68,8 @@ def model_findings(contents: Contents) -> list[ModelFindings]:
     0, and where that is not to be expected of the worst of so many shifted sets (Bonferroni's
     correction of McNemar's test, or of that of `cross` where there are several seeds). A model is
     called overconfident where the interval of mean confidence − accuracy is above 0, widened by the
-    same correction. Where there are no predictions to pair, two numbers differ where their
+    same correction. Where it is not, a class comes first whose mean probability differs from its
+    share of the images. Where there are no predictions to pair, two numbers differ where their
     intervals do not overlap. Of a variant that gives the answers of its base model only the
     confidence is told.
 
@@ -95,18 +97,22 @@ def model_findings(contents: Contents) -> list[ModelFindings]:
         clean = performance_at(contents, model, CLEAN, NO_LEVEL)
         assert clean is not None
         there = of.focus.performance if of.focus else None
-        sentences = (
-            first,
-            *words.confidence(clean, there, change, of.searched),
-            *words.deferral(clean, there, on_clean=on_clean),
-        )
+        gap = widened(there.gap, of.searched) if there and there.gap else clean.gap
+        cell = of.focus.sweep.cells[of.focus.level] if of.focus else CLEAN
+        off = class_off(contents, model, cell, max(1, of.searched))
+        by_class = [words.class_share(off, shifted=there is not None)] if off else []
+        confidence = [*words.confidence(clean, there, change, of.searched)]
+        if by_class and gap and not sign(gap):
+            # The largest probabilities may be right on average, and those of a class not.
+            by_class, confidence = confidence, by_class
+        sentences = (first, *confidence, *words.deferral(clean, there, on_clean=on_clean))
         more = (
             *detail,
+            *by_class,
             *words.confidence_in_detail(clean, there, change, of.searched),
             *words.deferral_in_detail(clean, there),
         )
         way = accuracy_direction(clean, there, change, of.searched) if there else 0
-        gap = widened(there.gap, of.searched) if there and there.gap else clean.gap
         outcome = Outcome(title, clean, there, way, sign(gap) if gap else 0)
         told.append(ModelFindings(model, title, sentences, more, outcome))
     return told

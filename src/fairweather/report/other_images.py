@@ -120,14 +120,13 @@ def _told_apart(title: str, name: str, of: Mapping[str, Score]) -> Found:
     elif score.low > COIN:
         kind, said = SURER, f"is surer of its own images than of those of {name}"
     else:
-        kind, said = (
-            NOT_SURER,
-            f"was not found to be surer of its own images than of those of {name}",
-        )
+        kind, said = NOT_SURER, f"may be no surer of its own images than of those of {name}"
     wins = f"its own image has the higher confidence in {score.value:.2f} of the pairs"
     by = ""
+    if kind == NOT_SURER and not score.too_few:
+        by = f", which the interval [{score.low:.2f}, {score.high:.2f}] includes"
     if best := better_score(of):
-        by = f", and the {OOD_SCORES[best].label} gives {of[f'{AUROC}/{best}'].value:.2f}"
+        by += f", and the {OOD_SCORES[best].label} gives {of[f'{AUROC}/{best}'].value:.2f}"
     return Found(kind, score.value, f"“{title}” {said}: {wins}; {COIN} is a coin{by}.")
 
 
@@ -140,5 +139,5 @@ def _right(title: str, there: Score, before: Score, which: str, than: str) -> Fo
         said = f"{right}, {100 * abs(gap.value):.1f} points {way} than of {than}"
     else:
         kind = AS_RIGHT
-        said = f"{right} and in {percent(before)} of {than}, and no difference was found"
+        said = f"{right} and in {percent(before)} of {than}, a difference that may be chance"
     return Found(kind, gap.value, said)

@@ -16,16 +16,41 @@ from fairweather.types import Score
 LEVEL = 0.05  # of the tests
 COVERAGE = "coverage_above_validation_threshold/0.05"
 RISK = "risk_above_validation_threshold/0.05"
+_COUNTS = dict(enumerate(("two", "three", "four", "five", "six", "seven", "eight", "nine"), 2))
 
 
 class Performance(NamedTuple):
-    """What the scores say of a model on one set of images; None where they say nothing."""
+    """What the scores say of a model on one set of images; None where they say nothing.
+
+    Attributes:
+        accuracy: the share of right answers.
+        gap: mean confidence − accuracy.
+        rms: the RMS calibration error.
+        coverage, risk: above the threshold for 5 % errors on validation images.
+        auc: the mean over classes of the area under the ROC curve.
+        seeds: how many trainings these are means over.
+        clusters: whether images belong together in clusters.
+    """
 
     accuracy: Score
     gap: Score | None = None
     rms: Score | None = None
     coverage: Score | None = None
     risk: Score | None = None
+    auc: Score | None = None
+    seeds: int = 1
+    clusters: bool = False
+
+    @property
+    def evidence(self) -> str:
+        """What the intervals rest on: the seeds, if there are several, else the images.
+
+        >>> [Performance(Score(0.9, 0.8, 1.0, 99), seeds=seeds).evidence for seeds in (1, 3)]
+        ['these images', 'three seeds']
+        """
+        if self.seeds > 1:
+            return f"{_COUNTS.get(self.seeds, self.seeds)} seeds"
+        return "these clusters of images" if self.clusters else "these images"
 
 
 class WorstLevel(NamedTuple):
@@ -93,9 +118,13 @@ def performance_at(
     accuracy = contents.score("accuracy", model, shift, level, seed)
     if accuracy is None:
         return None
-    names = ("confidence_gap", "rms_calibration_error", COVERAGE, RISK)
-    others = (contents.score(name, model, shift, level, seed) for name in names)
-    return Performance(accuracy, *others)
+    names = ("confidence_gap", "rms_calibration_error", COVERAGE, RISK, "macro_auc")
+    gap, rms, coverage, risk, auc = (
+        contents.score(name, model, shift, level, seed) for name in names
+    )
+    seeds = len(contents.seeds_of(model)) if seed is None else 1
+    clustered = contents.clusters is not None
+    return Performance(accuracy, gap, rms, coverage, risk, auc, seeds, clustered)
 
 
 class PairedChange(NamedTuple):

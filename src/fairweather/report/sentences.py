@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from fairweather.metrics.recipes import MOST_SEEDS, Crossed, needed
+from fairweather.report.class_shares import ClassShare
 from fairweather.report.performance import (
     Outcome,
     PairedChange,
@@ -27,13 +28,14 @@ PERCENT = "\N{NO-BREAK SPACE}%"
 NOTHING = 0.0005  # what reads as 0.0 %
 # Nothing is said to be left only where the interval ends below this.
 NEXT_TO_NOTHING = 0.01
-# Shifts that are not found to differ from the lowest are named up to so many, and counted beyond.
+# Shifts that may be as low as the lowest are named up to so many, and counted beyond.
 MOST_NAMED = 2
 # Up to so many shifts the mean of each is told, beyond that their common one.
 FEW_SHIFTS = 2
 # Of fewer answers, the share of wrong ones says nothing that a sentence should repeat.
 FEW_ANSWERS = 30
 RISK = 0.05  # that the threshold keeps on clean images
+COIN = 0.5  # the AUC of a model that knows nothing
 COMMON = "always giving the most common answer"
 # On what models are compared; None where they cannot be.
 Ranked = Literal["shifts", "clean"] | None
@@ -203,16 +205,18 @@ def _confident(first: Outcome) -> str:
     gap = (first.there or first.clean).gap
     if gap is None:
         return ""
-    if not first.side:
-        return ", where no over- or underconfidence was found" if first.there else ""
-    return f", where it is {calibrated(gap)}" if first.there else f" and {calibrated(gap)}"
+    if first.there is None:
+        return f" and {calibrated(gap)}" if first.side else ""
+    unsure = "" if first.side else f", which {first.there.evidence} cannot confirm"
+    return f", where it is {calibrated(gap)}{unsure}"
 
 
 def _shared(leaders: Sequence[Outcome], models: int, ranked: Ranked) -> str:
     if ranked is None:
         return "The models were not compared, for want of predictions on the same images"
     if len(leaders) == models:
-        return "No difference in accuracy between the models was found"
+        evidence = _evidence(leaders)
+        return f"{evidence[:1].upper()}{evidence[1:]} cannot tell the models apart"
     if len(leaders) <= MOST_NAMED:
         return f"{listed([f'“{each.title}”' for each in leaders])} share the first place"
     return "Several models share the first place"
@@ -229,19 +233,29 @@ def _together(leaders: Sequence[Outcome]) -> str:
     if all(each.way < 0 for each in leaders):
         return f"all fall to {span}{_sides(leaders)}"
     if any(each.way < 0 for each in leaders):
-        return f"some fall, to {span}{_sides(leaders)}"
-    return f"no loss was found, with {span}{_sides(leaders)}"
+        return f"some fall, and all have {span}{_sides(leaders)}"
+    return f"all have {span}{_sides(leaders)}"
 
 
 def _sides(leaders: Sequence[Outcome]) -> str:
-    if any(each.there is None or each.there.gap is None for each in leaders):
+    gaps = [each.there.gap for each in leaders if each.there is not None and each.there.gap]
+    if len(gaps) < len(leaders):
         return ""
     sides = {each.side for each in leaders}
+    if {1, -1} <= sides:
+        return ", and some are over-, some underconfident there"
     every = "all" if len(sides) == 1 else "some"
     for side, word in ((1, "overconfident"), (-1, "underconfident")):
         if side in sides:
             return f", and {every} are {word} there"
-    return ", and no over- or underconfidence was found there"
+    largest = max(gaps, key=lambda gap: abs(gap.value))
+    return f", where one is {calibrated(largest)}, which {_evidence(leaders)} cannot confirm"
+
+
+def _evidence(leaders: Sequence[Outcome]) -> str:
+    """What the intervals of several models rest on."""
+    found = {(each.there or each.clean).evidence for each in leaders}
+    return found.pop() if len(found) == 1 else "these data"
 
 
 # ---- accuracy
@@ -255,7 +269,7 @@ def unshifted(clean: Performance, chance: float | None) -> str:
         chance: the share of the most frequent class, None where it is not known.
     """
     right = f"It is right in {percent(clean.accuracy)} of the clean images"
-    return f"{right}{_against_chance(clean.accuracy, chance)}; no shift was tested."
+    return f"{right}{_against_chance(clean, chance)}; no shift was tested."
 
 
 def alike(base: str, low: WorstLevel | None, differs: str = "only its confidence differs") -> str:
@@ -296,9 +310,10 @@ def accuracy(
         return f"No accuracy is lost: {before} on clean images,{least} {after} {where}."
     if way < 0:
         already = chance is not None and clean.accuracy.low <= chance
-        left = _left(low.performance.accuracy, None if already else chance)
+        left = _left(low.performance, None if already else chance)
         return f"Accuracy falls from {before} on clean images to {after}{at_worst} {where}{left}."
-    return f"No loss of accuracy was found: {before} on clean images, {after}{at_worst} {where}."
+    unsure = f"{clean.evidence} cannot confirm a difference"
+    return f"Accuracy is {before} on clean images and {after}{at_worst} {where}; {unsure}."
 
 
 def accuracy_in_detail(
@@ -322,10 +337,13 @@ def accuracy_in_detail(
     if others:
         yield f"Its lowest accuracy {_others(others)} may be as low: the intervals overlap."
     if chance is not None and clean.accuracy.low <= chance:
-        yield f"Already on clean images it is {_no_better(clean.accuracy, chance)}."
+        share = f" ({100 * chance:.1f}{PERCENT})"
+        yield f"Already on clean images it is {_no_better(clean, chance, share)}."
         return
     if chance is not None and after.low <= chance:
-        yield f"The most common answer is right in {100 * chance:.1f}{PERCENT} of the images."
+        auc = low.performance.auc
+        area = "" if auc is None else f", and the model's AUC is {_number(auc.value, 2)} there"
+        yield f"The most common answer is right in {100 * chance:.1f}{PERCENT} of the images{area}."
 
 
 def overview(lows: Sequence[WorstLevel], mean: Score | None) -> Iterator[str]:
@@ -391,24 +409,25 @@ def _is_nothing(accuracy: Score) -> bool:
     return accuracy.value < NOTHING and accuracy.high < NEXT_TO_NOTHING
 
 
-def _left(accuracy: Score, chance: float | None) -> str:
+def _left(there: Performance, chance: float | None) -> str:
     """Add what a low accuracy means."""
-    return ": nothing is left" if _is_nothing(accuracy) else _against_chance(accuracy, chance)
+    return ": nothing is left" if _is_nothing(there.accuracy) else _against_chance(there, chance)
 
 
-def _against_chance(accuracy: Score, chance: float | None) -> str:
+def _against_chance(found: Performance, chance: float | None) -> str:
     """Add that an accuracy is no better than an answer that is always the same, where that is."""
-    if chance is None or accuracy.low > chance:
+    if chance is None or found.accuracy.low > chance:
         return ""
-    return f", {_better(accuracy, chance)} {COMMON}"
+    return f", {_no_better(found, chance)}"
 
 
-def _no_better(accuracy: Score, chance: float) -> str:
-    return f"{_better(accuracy, chance)} {COMMON} ({100 * chance:.1f}{PERCENT})"
-
-
-def _better(accuracy: Score, chance: float) -> str:
-    return "no better than" if accuracy.value <= chance else "not shown to be better than"
+def _no_better(found: Performance, chance: float, share: str = "") -> str:
+    """Compare with the most common answer; an AUC may say that the classes are told apart."""
+    if found.accuracy.value > chance:
+        return f"above {COMMON}{share} by less than {found.evidence} can confirm"
+    tells = found.auc is not None and found.auc.low > COIN
+    apart = ", though it tells the classes apart" if tells else ""
+    return f"no better than {COMMON}{share}{apart}"
 
 
 # ---- confidence: does it follow the accuracy, and what would be deferred to a person
@@ -431,15 +450,33 @@ def confidence(
     if clean.gap is None or clean.rms is None:
         return
     if there is None or there.gap is None or there.rms is None:
-        yield f"{_on_clean(clean.gap)}."
+        yield f"{_on_clean(clean.gap, clean.evidence)}."
         return
     wide = widened(there.gap, searched)
     way = direction(clean.gap, wide, change.gap and widened(change.gap, searched))
-    if way:
-        falls = accuracy_direction(clean, there, change, searched) < 0
-        yield f"{_changed(clean.gap, there.gap, way, sign(wide), falls)}."
+    if not way:
+        yield f"{_unchanged(clean.gap, there.gap, clean.evidence)}."
+    elif not (side := sign(wide)):
+        yield (
+            f"It is {calibrated(there.gap)} there, which {clean.evidence} cannot confirm; on "
+            f"clean images it is {calibrated(clean.gap)}."
+        )
     else:
-        yield f"{_unchanged(clean.gap, there.gap)}."
+        falls = accuracy_direction(clean, there, change, searched) < 0
+        sure = there.accuracy.value + there.gap.value
+        lag = sure < clean.accuracy.value + clean.gap.value
+        yield f"{_changed(clean.gap, there.gap, way, side, _apart(side, falls=falls, lag=lag))}."
+
+
+def class_share(off: ClassShare, *, shifted: bool) -> str:
+    """Say of a class that its mean probability is not its share of the images.
+
+    >>> class_share(ClassShare("malignant", 0.485, 0.208), shifted=False).replace(PERCENT, " %")
+    '“malignant” has a mean probability of 48.5 %, and 20.8 % of the clean images are of it.'
+    """
+    images = "images there" if shifted else "clean images"
+    mean, share = (f"{100 * each:.1f}{PERCENT}" for each in (off.probability, off.share))
+    return f"“{off.name}” has a mean probability of {mean}, and {share} of the {images} are of it."
 
 
 def confidence_in_detail(
@@ -465,7 +502,7 @@ def confidence_in_detail(
     else:
         yield (
             f"Its RMS calibration error is {error(clean.rms)} on clean images and "
-            f"{error(there.rms)} there; no difference was found."
+            f"{error(there.rms)} there; {clean.evidence} cannot confirm a difference."
         )
 
 
@@ -514,42 +551,49 @@ def _few(coverage: Score, risk: Score) -> bool:
     return math.isnan(risk.value) or coverage.value * coverage.n < FEW_ANSWERS
 
 
-def _on_clean(gap: Score) -> str:
-    if sign(gap) or gap.too_few:
-        return f"On average it is {calibrated(gap)}"
-    return f"Its mean confidence was not found to differ from its accuracy ({calibrated(gap)})"
+def _on_clean(gap: Score, evidence: str) -> str:
+    unsure = "" if sign(gap) or gap.too_few else f", which {evidence} cannot confirm"
+    return f"On average it is {calibrated(gap)}{unsure}"
 
 
-def _unchanged(before: Score, after: Score) -> str:
-    """Say that no difference was found between the gap there and the one on clean images."""
-    both = f"it is {calibrated(after)} there and {_compared(before, after)} on clean images"
+def _unchanged(before: Score, after: Score, evidence: str) -> str:
+    """Say what the gap is there and on clean images, where the two are not found to differ."""
+    both = f"{calibrated(after)} there and {_compared(before, after)} on clean images"
     if before.too_few or after.too_few:
-        return f"On average {both}"
-    return f"Its over- or underconfidence was not found to change: {both}"
+        return f"On average it is {both}"
+    return f"It is {both}; {evidence} cannot confirm a change"
 
 
-def _changed(before: Score, after: Score, way: int, side: int, falls: bool) -> str:
+def _apart(side: int, *, falls: bool, lag: bool) -> str:
+    """Say how confidence goes where the gap grows.
+
+    Args:
+        side: 1 where it becomes overconfident, −1 where underconfident.
+        falls: whether accuracy falls.
+        lag: whether mean confidence is lower there than on clean images.
+    """
+    if not falls:
+        return "changes otherwise than its accuracy"
+    if side < 0:
+        return "falls further than its accuracy"
+    return "falls less than its accuracy" if lag else "does not fall with it"
+
+
+def _changed(before: Score, after: Score, way: int, side: int, apart: str) -> str:
     """Say how confidence and accuracy go together where the gap differs from that on clean images.
 
     Args:
         before, after: the gap on clean images, and where accuracy is lowest.
         way: 1 for a larger gap, −1 for a smaller one.
-        side: 1 where it is overconfident there, −1 where underconfident, 0 where neither is found.
-        falls: whether accuracy is lower there.
+        side: 1 where it is overconfident there, −1 where underconfident.
+        apart: what confidence does, from `_apart`.
     """
-    if side == 0:
-        return (
-            "No over- or underconfidence was found there; on clean images it is "
-            f"{calibrated(before)}"
-        )
     if way != side:
         return (
             f"It is {calibrated(after)} there, which is less than on clean images ({_off(before)})"
         )
     if sign(before) == -side and direction(opposite(before), after, None) != side:
         return f"It turns from {calibrated(before)} on clean images to {calibrated(after)} there"
-    lag = "does not fall with it" if side > 0 else "falls further than its accuracy"
-    apart = lag if falls else "changes otherwise than its accuracy"
     there, clean = calibrated(after), _compared(before, after)
     return f"Its confidence {apart}: it is {there} there, and {clean} on clean images"
 

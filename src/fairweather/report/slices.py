@@ -232,7 +232,7 @@ def _table(
         column,
         places,
         tuple(rows),
-        _found(column, len(tested), rows),
+        _found(rows),
         _caption(contents, column, len(tested), rows),
         groups.cluster,
     )
@@ -297,18 +297,21 @@ def _accuracy(contents: Contents, right: FloatArray, places: npt.NDArray[np.inte
     return to_score(recipe_estimate(by_seed), (0.0, 1.0))
 
 
-def _found(column: str, tests: int, rows: Sequence[SliceRow]) -> str:
-    """Say which slices differ from the others, and what stays possible where none does."""
+def _found(rows: Sequence[SliceRow]) -> str:
+    """Say which slices differ from the others, and where no test says so, which differs most."""
     models = len({row.model for row in rows})
-    differ = [
-        f"{row.title + ' on ' if models > 1 else ''}{row.slice} "
-        f"({signed(row.difference.value, percent=True)} points)"
+    tested = [
+        (row.p, gap, f"{row.title + ' on ' if models > 1 else ''}{row.slice}")
         for row in rows
-        if row.p < LEVEL and row.difference is not None  # NaN fails the comparison too
+        if not math.isnan(row.p) and (gap := row.difference and row.difference.value) is not None
     ]
-    if differ:
+    if differ := [f"{name} ({_points(gap)})" for p, gap, name in tested if p < LEVEL]:
         return f"Clean accuracy differs from that of the other images: {', '.join(differ)}."
-    told = f"No difference between values of {column} was found." if tests else ""
+    told = ""
+    if tested:
+        # Of two slices, both are as far away, and the worse one is told.
+        _, gap, name = max(tested, key=lambda each: (round(abs(each[1]), 9), -each[1]))
+        told = f"{name} differs most ({_points(gap)}), and the tests cannot confirm that."
     alone = list(dict.fromkeys(row.slice for row in rows if row.clusters == 1))
     unknown = f" Nothing is known of {', '.join(alone)}, of one cluster each." if alone else ""
     low = min((row for row in rows if _low(row) < math.inf), key=_low, default=None)
@@ -316,9 +319,12 @@ def _found(column: str, tests: int, rows: Sequence[SliceRow]) -> str:
         return f"{told}{unknown}".strip()
     size = f"{low.n:,} images" if low.clusters is None else f"{low.clusters:,} clusters"
     of = f" of {low.title}" if models > 1 else ""
-    begin = "That does not show that there is none: with" if tests else "With"
     lowest = f"{low.slice} may be as low as {100 * _low(low):.1f} %"
-    return f"{told} {begin} {size}, clean accuracy{of} on {lowest}.{unknown}".strip()
+    return f"{told} With {size}, clean accuracy{of} on {lowest}.{unknown}".strip()
+
+
+def _points(gap: float) -> str:
+    return f"{signed(gap, percent=True)} points"
 
 
 def _low(row: SliceRow) -> float:

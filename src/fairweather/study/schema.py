@@ -13,7 +13,7 @@ import pydantic
 from pydantic import FiniteFloat
 
 from fairweather.download import split_address
-from fairweather.errors import InputError, check_name, unknown_name
+from fairweather.errors import InputError, check_apart, check_name, unknown_name
 from fairweather.evaluation_options import natural_sources
 from fairweather.models.specification import MOST_WIDTH
 from fairweather.shift_lists import expand
@@ -337,6 +337,7 @@ class Study(Strict):
                         f"the {what} name {name!r} must consist of {_ALLOWED}, since it names a "
                         "folder; the title may be anything"
                     )
+            check_apart(names, f"the {what}s")
         for name, source in natural_sources(self.natural).items():
             if source == self.data.source:
                 raise InputError(

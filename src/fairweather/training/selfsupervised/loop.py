@@ -261,7 +261,7 @@ def _rate(optimizer: torch.optim.Optimizer) -> float:
 def _stream(seed: int, number: int) -> int:
     """Give a seed that is neither the encoder's nor that of any epoch."""
     sequence = np.random.SeedSequence(seed, spawn_key=(number,))
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
 def _to_numpy(matrix: torch.Tensor | None) -> Matrix | None:
