@@ -317,7 +317,7 @@ class Fitting:
             self.when_halved(self.size)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: what a model keeps of this must serve attacks too
 def logits_of(
     model: nn.Module,
     part: Images,
@@ -328,7 +328,8 @@ def logits_of(
 ) -> torch.Tensor:
     """Return the logits of one batch of 8-bit images, float32 `[B, classes]` on the CPU.
 
-    An attack changes the images after they became a float tensor, on the device.
+    An attack changes the images after they became a float tensor, on the device. Images and logits
+    are copies: a model may change its input, and reuse the memory of its output.
     """
     # Without waiting only from page-locked memory, which is that of the batches for CUDA devices.
     images = part.images.to(device, non_blocking=device.type == "cuda")
@@ -339,7 +340,7 @@ def logits_of(
     with arithmetic.on(device):
         logits = model(inputs)
     check_logits(logits)
-    return logits.float().cpu()
+    return logits.float().to("cpu", copy=True)
 
 
 def check_logits(logits: object) -> None:
