@@ -13,7 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fairweather.devices import FP32, Arithmetic, is_out_of_memory, resolve_device
+from fairweather.devices import (
+    FP32,
+    Arithmetic,
+    free_memory,
+    is_out_of_memory,
+    resolve_device,
+)
 from fairweather.errors import InputError
 from fairweather.inference.conformal import FittedSets, with_sets
 from fairweather.inference.last_layer import last_input
@@ -311,8 +317,7 @@ class Fitting:
         if tried == 1:
             raise InputError("a single image does not fit into memory: use a smaller model")
         self.size = tried // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
         if self.when_halved is not None:
             self.when_halved(self.size)
 

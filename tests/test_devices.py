@@ -1,0 +1,184 @@
+"""What differs between devices: precision, memory that runs out, random numbers, repeatability."""
+
+import pytest
+import torch
+
+from fairweather.attacks import make_attack
+from fairweather.devices import Arithmetic, is_out_of_memory, repeatable_kernels
+from fairweather.group import ALONE
+from fairweather.inference import predict
+from fairweather.training.loop_parts import seeded
+
+from .memory_habits import Plain
+
+CPU = torch.device("cpu")
+NEWER = hasattr(torch.backends, "fp32_precision")  # torch 2.9 and later
+needs_newer = pytest.mark.skipif(not NEWER, reason="this torch has no fp32_precision")
+
+# ---------------------------------------------------------------- the precision of products
+
+
+def precisions():
+    """All settings that say how factors of float32 products are rounded."""
+
+    def told(ask):
+        try:
+            return ask()
+        except RuntimeError:
+            return "refused"  # the older settings where the newer ones say otherwise
+
+    backends = torch.backends
+    older = [
+        told(torch.get_float32_matmul_precision),
+        told(lambda: backends.cuda.matmul.allow_tf32),
+        told(lambda: backends.cudnn.allow_tf32),
+    ]
+    if not NEWER:
+        return older
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    places = [backends, cudnn, backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn]
+    places += [mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
+    return older + [place.fp32_precision for place in places]
+
+
+FULL = ["highest", False, False]
+
+
+def is_full(found):
+    """Whether nothing may be rounded."""
+    return found[:3] == FULL and set(found[3:]) <= {"none", "ieee"}
+
+
+def everything(value):
+    torch.backends.fp32_precision = value
+
+
+def products(value):
+    torch.backends.cuda.matmul.fp32_precision = value
+
+
+def convolutions(value):
+    torch.backends.cudnn.conv.fp32_precision = value
+
+
+SETTINGS = [
+    pytest.param(torch.set_float32_matmul_precision, "medium", id="older, medium"),
+    pytest.param(torch.set_float32_matmul_precision, "high", id="older, high"),
+    pytest.param(everything, "tf32", id="everything", marks=needs_newer),
+    pytest.param(everything, "bf16", id="everything, bf16", marks=needs_newer),
+    pytest.param(products, "tf32", id="products", marks=needs_newer),
+    pytest.param(convolutions, "ieee", id="convolutions", marks=needs_newer),
+]
+
+
+@pytest.fixture
+def settings():
+    """What torch starts with, and has again after whatever a test leaves."""
+    with repeatable_kernels(tf32=True):
+        yield
+
+
+class Curious(Plain):
+    """It notes the precision in which it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(precisions())
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(("change", "value"), SETTINGS)
+@pytest.mark.parametrize("attack", [None, "pgd", "square"])
+def test_a_precision_set_for_the_process_reaches_no_prediction(
+    change, value, attack, settings, toy_images
+):
+    change(value)
+    before = precisions()
+    assert not is_full(before)
+    model = Curious()
+    size = {"steps": 1} if attack == "pgd" else {"queries": 1}
+    predict(
+        model,
+        toy_images[:6],
+        None if attack is None else make_attack(attack, epsilon=0.1, **size),
+        device="cpu",
+    )
+    assert all(map(is_full, model.seen))
+    assert precisions() == before
+
+
+@pytest.mark.parametrize(("change", "value"), SETTINGS)
+def test_it_neither_reaches_nor_stops_a_training(change, value, settings):
+    change(value)
+    before = precisions()
+    with seeded(0, CPU):
+        found = precisions()
+        assert found[:3] == ["highest", False, True]  # a GPU may round factors of convolutions
+    ALONE.fabric(CPU, "fp32")
+    assert precisions() == before
+
+
+@needs_newer
+def test_a_setting_for_everything_still_holds_for_what_followed_it(settings):
+    everything("tf32")
+    with Arithmetic().on(CPU):
+        pass
+    everything("ieee")
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+
+
+# ---------------------------------------------------------------- memory that runs out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "MPS backend out of memory (MPS allocated: 17.98 GB, other allocations: 96.00 KB, max "
+        "allowed: 18.13 GB). Tried to allocate 160.00 MB on private pool.",
+        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory",
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested "
+        "buffer of size 4",
+    ],
+)
+def test_memory_that_runs_out_is_known_by_every_library_s_words(text, toy_images):
+    class Forgetful(Plain):
+        def forward(self, images):
+            if len(images) > 20:
+                raise RuntimeError(text)
+            return super().forward(images)
+
+    assert is_out_of_memory(RuntimeError(text))
+    sizes = []
+    found = predict(Forgetful(), toy_images, device="cpu", when_halved=sizes.append)
+    assert (sizes, len(found)) == ([48, 24, 12], 96)
+
+
+def test_other_errors_of_these_libraries_are_no_lack_of_memory():
+    for text in (
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a "
+        "non-contiguous input.",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`",
+        "Expected all tensors to be on the same device",
+    ):
+        assert not is_out_of_memory(RuntimeError(text))
+
+
+# ---------------------------------------------------------------- random numbers
+
+
+def test_mps_is_seeded_for_a_training_and_has_its_own_state_afterwards(monkeypatch):
+    state = {"now": "before"}
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state["now"])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda value: state.update(now=value))
+    monkeypatch.setattr(torch.mps, "manual_seed", lambda seed: state.update(now=seed))
+    with seeded(5, torch.device("mps")):
+        assert state["now"] == 5
+        state["now"] = "drawn from"
+    assert state["now"] == "before"
