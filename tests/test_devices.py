@@ -7,6 +7,10 @@ from fairweather.attacks import make_attack
 from fairweather.devices import Arithmetic, is_out_of_memory, repeatable_kernels
 from fairweather.group import ALONE
 from fairweather.inference import predict
+from fairweather.runs import RunFolder
+from fairweather.steps import Plan, Worker
+from fairweather.steps.plan import OpenedNetwork
+from fairweather.steps.worker import bytes_of
 from fairweather.training.loop_parts import seeded
 
 from .memory_habits import Plain
@@ -168,6 +172,30 @@ def test_other_errors_of_these_libraries_are_no_lack_of_memory():
         "Expected all tensors to be on the same device",
     ):
         assert not is_out_of_memory(RuntimeError(text))
+
+
+class Movable(Plain):
+    """It notes that it left the device."""
+
+    left = False
+
+    def cpu(self):
+        self.left = True
+        return super().cpu()
+
+
+@pytest.mark.parametrize("limit", ["memory", "networks"])
+def test_models_that_were_opened_elsewhere_count_and_leave_the_device(limit, tmp_path):
+    models = {name: Movable() for name in "abcd"}
+    most = 2 if limit == "networks" else None
+    worker = Worker(Plan(data={}, steps=()), device="cpu", models=models, networks=most)
+    if limit == "memory":
+        worker.room = 5 * bytes_of(models["a"])  # for two, each with an adapted copy
+    networks, folder = [OpenedNetwork(digest=name) for name in "abcd"], RunFolder(tmp_path)
+    assert worker.how_many_fit(networks, folder) == 2
+    for name, expected in (("a", ""), ("b", ""), ("a", ""), ("c", "b"), ("d", "ab")):
+        assert worker.network(OpenedNetwork(digest=name), folder) is models[name]
+        assert "".join(each for each in "abcd" if models[each].left) == expected
 
 
 # ---------------------------------------------------------------- random numbers

@@ -200,9 +200,10 @@ def _precisions() -> list[Any]:
     """The places of torch 2.9 and later that hold a precision; one for all kinds comes first."""
     if not hasattr(torch.backends, "fp32_precision"):
         return []
-    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
-    products = [torch.backends.cuda.matmul, mkldnn.matmul]
-    return [torch.backends, cudnn, *products, cudnn.conv, cudnn.rnn, mkldnn.conv, mkldnn.rnn]
+    every: Any = torch.backends
+    cudnn, mkldnn = every.cudnn, every.mkldnn
+    products = [every.cuda.matmul, mkldnn.matmul]
+    return [every, cudnn, *products, cudnn.conv, cudnn.rnn, mkldnn.conv, mkldnn.rnn]
 
 
 # How memory that ran out is told by torch's allocators (CUDA, MPS, CPU), cuBLAS, cuDNN 8 and 9, and
