@@ -1,12 +1,18 @@
 """What differs between devices: precision, memory that runs out, random numbers, repeatability."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairweather.attacks import make_attack
+from fairweather.attacks.norms import _running_sum
 from fairweather.devices import Arithmetic, is_out_of_memory, repeatable_kernels
 from fairweather.group import ALONE
 from fairweather.inference import predict
+from fairweather.models.classifier import Classifier, Resized
 from fairweather.runs import RunFolder
 from fairweather.steps import Plan, Worker
 from fairweather.steps.plan import OpenedNetwork
@@ -210,3 +216,49 @@ def test_mps_is_seeded_for_a_training_and_has_its_own_state_afterwards(monkeypat
         assert state["now"] == 5
         state["now"] = "drawn from"
     assert state["now"] == "before"
+
+
+# ---------------------------------------------------------------- sums in any order
+
+
+class Repeatable(TorchDispatchMode):
+    """It refuses what torch's CUDA kernels sum up in another order each time."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert "upsample" not in name or not name.endswith("_backward"), name
+        assert name != "cumsum" or not args[0].is_floating_point(), name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ["pgd", "fab_t", "apgd_ce"])
+def test_attacks_sum_up_in_the_same_order_on_every_device(name, norm, toy_images):
+    model = Classifier(Plain(), (0.5,) * 3, (0.3,) * 3, input_size=8)
+    larger = toy_images.images[:8].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    images = replace(toy_images[:8], images=larger)
+    attack = make_attack(name, epsilon=0.2, norm=norm, steps=2)
+    with Repeatable():
+        predict(model, images, attack, device="cpu")
+
+
+def test_a_running_sum_has_the_same_last_bit_in_any_order():
+    shares = torch.rand(2, 5000, generator=torch.Generator().manual_seed(0)) ** 9
+    order = torch.randperm(5000, generator=torch.Generator().manual_seed(1))
+    found = _running_sum(shares)
+    assert torch.equal(_running_sum(shares[:, order])[:, -1], found[:, -1])
+    # Each number is rounded by at most 2**-38, and the sum to the 24 bits of a float32.
+    exact = shares.double().cumsum(1)
+    assert bool(((found - exact).abs() <= 5000 * 2**-38 + exact * 2**-24).all())
+
+
+@pytest.mark.parametrize("size", [(20, 12), (8, 8), (5, 9)])
+def test_the_gradient_of_a_resize_is_torch_s(size):
+    images = torch.rand(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    wanted = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    found = Resized.apply(images, 8)
+    expected = F.interpolate(images, (8, 8), mode="bilinear", antialias=True)
+    assert torch.equal(found, expected)
+    (one,), (other,) = (torch.autograd.grad(each, images, wanted) for each in (found, expected))
+    # Sums of at most 64 products below 1, each rounded to 53 bits a few times.
+    assert torch.allclose(one, other, rtol=0, atol=64 * 2**-50)
