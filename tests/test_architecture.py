@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "spreadsheet": set(),
     "variants": {"errors", "types", "yamlfile"},
     "fabric": set(),
-    "group": {"errors", "fabric"},
+    "group": {"devices", "errors", "fabric"},
     "data": LEAVES,
     "models": LEAVES | {"runs"},
     "shifts": LEAVES,

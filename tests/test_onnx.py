@@ -525,18 +525,46 @@ def test_threads_are_those_of_torch(exported, monkeypatch):
     assert seen == [(1, ["CPUExecutionProvider"]), (2, ["CPUExecutionProvider"])]
 
 
+class Session:
+    """What ONNX Runtime makes: it says where it runs."""
+
+    def __init__(self, path, options, providers):
+        self.providers = providers
+
+    def get_providers(self):
+        return [each if isinstance(each, str) else each[0] for each in self.providers]
+
+
 def test_on_a_gpu_fast_arithmetic_is_used_only_if_asked_for(exported, monkeypatch):
-    seen = []
     sessions = open_onnx(exported).model.network.sessions
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, "AnyProvider"])
-    monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda path, options, providers: seen.append(providers)
-    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    made = []
     for arithmetic in (Arithmetic(), Arithmetic("tf32"), Arithmetic(cudnn_benchmark=True)) * 2:
         with arithmetic.on(torch.device("cpu")):
-            sessions._session("cuda")
-    exact, tf32, by_speed = ([(CUDA, each), "CPUExecutionProvider"] for each in CHOSEN)
-    assert seen == [exact, tf32, by_speed]  # one session for each, however often it is asked for
+            made.append(sessions._session(torch.device("cuda:1")))
+    assert made[:3] == made[3:]  # one session for each, however often it is asked for
+    expected = [[(CUDA, {"device_id": "1", **each}), "CPUExecutionProvider"] for each in CHOSEN]
+    assert [each.providers for each in made[:3]] == expected
+    with Arithmetic().on(torch.device("cpu")):
+        first = sessions._session(torch.device("cuda:0"))
+    assert first is not made[0]  # another device has a session of its own
+    assert first.providers[0][1]["device_id"] == "0"
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "mps"])
+@pytest.mark.parametrize("there", [["CPUExecutionProvider"], [CUDA, "CPUExecutionProvider"]])
+def test_what_runs_on_the_cpu_instead_is_told(device, there, exported, monkeypatch):
+    class Fallen(Session):
+        def get_providers(self):
+            return ["CPUExecutionProvider"]  # the libraries of CUDA could not be loaded
+
+    sessions = open_onnx(exported).model.network.sessions
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
+    with pytest.warns(UserWarning, match=f"runs on the CPU, not on {device}"):
+        first = sessions._session(torch.device(device))
+    assert sessions._session(torch.device(device)) is first  # it is told once
 
 
 def test_bf16_is_refused(toy_images, tmp_path):

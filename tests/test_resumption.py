@@ -24,7 +24,7 @@ def stored(tmp_path):
 
 
 def resumption(fingerprint):
-    return Resumption("models/a/seed-0", fingerprint, torch.device("cpu"))
+    return Resumption("models/a/seed-0", fingerprint)
 
 
 def read(run, fingerprint="a" * 16):

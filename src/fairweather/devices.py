@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -107,7 +107,7 @@ def has_room_for(device: torch.device, size: int) -> bool:
     """
     if device.type != "cuda":
         return False
-    torch.cuda.empty_cache()  # what torch keeps for later counts as taken
+    free_memory()  # what torch keeps for later counts as taken
     return size <= torch.cuda.mem_get_info(device)[0] // 4
 
 
@@ -134,40 +134,84 @@ class Arithmetic(NamedTuple):
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
         """Compute in this way inside the `with` block."""
-        tf32, before = self.precision == "tf32", torch.backends.cuda.matmul.allow_tf32
+        tf32 = self.precision == "tf32"
         bf16: AbstractContextManager[None] = nullcontext()
         if self.precision == "bf16":
             bf16 = torch.autocast(device.type, torch.bfloat16)
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-        try:
-            with repeatable_kernels(tf32=tf32, benchmark=self.cudnn_benchmark), bf16:
-                yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = before
+        with repeatable_kernels(tf32=tf32, benchmark=self.cudnn_benchmark, products=tf32), bf16:
+            yield
 
 
 FP32 = Arithmetic()
 
 
+@contextmanager
 def repeatable_kernels(
-    *, tf32: bool = False, benchmark: bool = False
-) -> AbstractContextManager[None]:
-    """Make cuDNN use the same kernels on every run inside the `with` block; no effect on CPUs.
+    *, tf32: bool = False, benchmark: bool = False, products: bool = False
+) -> Iterator[None]:
+    """Compute in float32 inside the `with` block, with the same kernels on every run.
 
-    Without `tf32`, convolutions of float32 are computed in full float32, as on a CPU. With
-    `benchmark`, cuDNN chooses among these kernels by their speed.
+    What the user has set for the whole process has no effect inside, and holds again afterwards.
+
+    Args:
+        tf32: let a GPU round the factors of convolutions to 10 bits.
+        benchmark: let cuDNN choose among its repeatable kernels by their speed.
+        products: let it round those of matrix products too.
 
     >>> with repeatable_kernels():
-    ...     torch.backends.cudnn.deterministic
-    True
+    ...     torch.backends.cudnn.deterministic, torch.get_float32_matmul_precision()
+    (True, 'highest')
     """
-    # `enabled` must be given: by default this function of torch switches cuDNN off.
-    return torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled,
-        benchmark=benchmark,
-        deterministic=True,
-        allow_tf32=tf32,
-    )
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    with _own_precision():
+        torch.set_float32_matmul_precision("high" if products else "highest")
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = True, benchmark, tf32
+        try:
+            yield
+        finally:
+            cudnn.deterministic, cudnn.benchmark = before
+
+
+@contextmanager
+def _own_precision() -> Iterator[None]:
+    """Set aside how torch may round the factors of float32 products, until the block ends."""
+    products = convolutions = None
+    with suppress(RuntimeError):  # torch does not tell where its newer settings say otherwise
+        products = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        convolutions = torch.backends.cudnn.allow_tf32
+    newer: list[tuple[Any, str]] = []
+    for each in _precisions():
+        newer.append((each, each.fp32_precision))
+        each.fp32_precision = "none"
+    try:
+        yield
+    finally:
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        if convolutions is not None:
+            torch.backends.cudnn.allow_tf32 = convolutions
+        for each, value in newer:
+            each.fp32_precision = value
+
+
+def _precisions() -> list[Any]:
+    """The places of torch 2.9 and later that hold a precision; one for all kinds comes first."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        return []
+    every: Any = torch.backends
+    cudnn, mkldnn = every.cudnn, every.mkldnn
+    products = [every.cuda.matmul, mkldnn.matmul]
+    return [every, cudnn, *products, cudnn.conv, cudnn.rnn, mkldnn.conv, mkldnn.rnn]
+
+
+# How memory that ran out is told by torch's allocators (CUDA, MPS, CPU), cuBLAS, cuDNN 8 and 9, and
+# ONNX Runtime: all but the first raise plain RuntimeErrors, and only their text says it.
+_NO_MEMORY = (
+    *("out of memory", "not enough memory", "can't allocate memory", "bad_alloc"),
+    *("failed to allocate memory", "_status_alloc_failed", "_allocation_failed"),
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -176,10 +220,43 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes do not match"))
     (True, False)
     """
-    # torch's CPU allocator and ONNX Runtime raise plain RuntimeErrors: only their text says it.
-    words = ("not enough memory", "can't allocate memory", "failed to allocate memory", "bad_alloc")
     text = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in text for w in words)
+    told = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return told or any(words in text for words in _NO_MEMORY)
+
+
+def free_memory() -> None:
+    """Give back what torch keeps of a device's memory for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+@contextmanager
+def seeded_device(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the CPU and a device, and restore both random states afterwards.
+
+    >>> before = torch.random.get_rng_state()
+    >>> with seeded_device(0, torch.device("cpu")):
+    ...     first = torch.rand(1)
+    >>> bool((torch.random.get_rng_state() == before).all())
+    True
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed all devices
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        if device.type != "mps":
+            yield
+            return
+        before = torch.mps.get_rng_state()
+        torch.mps.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.mps.set_rng_state(before)
 
 
 def training_precision(name: str, device: torch.device) -> str:

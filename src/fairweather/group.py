@@ -20,6 +20,7 @@ import torch.distributed as dist
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
+from fairweather.devices import repeatable_kernels
 from fairweather.errors import InputError, os_error_sentence
 from fairweather.fabric import (
     ClusterEnvironment,
@@ -70,17 +71,19 @@ class Group:
         kind: Any = _FABRIC_PRECISION[precision]
         if self.size == 1:
             devices = [device.index or 0] if device.type == "cuda" else 1
-            return Fabric(accelerator=device.type, devices=devices, precision=kind)
+            with repeatable_kernels():  # Fabric asks for the precision, which may raise outside
+                return Fabric(accelerator=device.type, devices=devices, precision=kind)
         assert self.environment is not None
-        fabric = Fabric(
-            accelerator=device.type,
-            devices=self.devices,
-            num_nodes=self.nodes,
-            strategy=DDPStrategy(),
-            plugins=[self.environment],
-            precision=kind,
-        )
-        fabric.launch()
+        with repeatable_kernels():
+            fabric = Fabric(
+                accelerator=device.type,
+                devices=self.devices,
+                num_nodes=self.nodes,
+                strategy=DDPStrategy(),
+                plugins=[self.environment],
+                precision=kind,
+            )
+            fabric.launch()
         return fabric
 
     def part(self, count: int) -> slice:

@@ -291,7 +291,7 @@ def _elsewhere(record: RunRecord, model: ModelRecord, place: str, offline: bool)
         opened = prepared_at(opened, size, keep="input_size" in settings)
     network = as_logits(opened, str(_outputs_as(model)["kind"]))
     side = record.data.side or (32, 32)
-    with torch.inference_mode():
+    with torch.no_grad():
         outputs = network(torch.zeros(1, 3, *side)).shape[1]
     labels = match_labels(opened.classes, outputs, record.data.classes)
     if labels.note != model.facts.get("labels"):

@@ -83,7 +83,7 @@ def slope(
     leaf = points.detach().requires_grad_()
     with torch.enable_grad():
         try:
-            logits = model(leaf).float()
+            logits = model(leaf.clone()).float()  # it may change its input
         except RuntimeError as error:
             if "requires grad" in str(error):  # the model converts a tensor, to numpy for example
                 raise _no_gradient() from error
@@ -101,11 +101,14 @@ def slope(
 
 @torch.no_grad()
 def logits_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the model's float32 logits `[B, classes]`, without gradients."""
-    logits = model(images)
+    """Return the model's float32 logits `[B, classes]`, without gradients.
+
+    The model gets a copy of the images, and its logits are copied: it may reuse either's memory.
+    """
+    logits = model(images.clone())
     if not isinstance(logits, torch.Tensor):
         raise InputError(f"an attack needs a model that returns a tensor, found {type(logits)}")
-    return logits.float()
+    return logits.to(torch.float32, copy=True)
 
 
 def predicted(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from fairweather.attacks import draws
 
 _TINY = 1e-12  # keeps a direction of length zero at zero
 _LEAST = torch.finfo(torch.float32).tiny
+_FINE = 2**37  # rows of 3 x 4096 x 4096 numbers in [0, 1] still fit into 64 bits
 
 
 class Norm(NamedTuple):
@@ -127,8 +128,8 @@ def to_hyperplane(
     meets = torch.where(size > 0, room / move.clamp_min(_LEAST), 0.0)
     meets, order = meets.sort(dim=1)
     filled, slope = (size * room).gather(1, order), (size * move).gather(1, order)
-    total = filled.cumsum(1)
-    steep = slope.flip(1).cumsum(1).flip(1)  # of this pixel and all that reach their bound later
+    total = _running_sum(filled)
+    steep = _running_sum(slope.flip(1)).flip(1)  # of this pixel and all that are bounded later
     reached = total + meets * (steep - slope)
     last = torch.searchsorted(reached, short.abs()[:, None]).clamp_max(w.shape[1] - 1)
     before = (total - filled).gather(1, last)
@@ -136,3 +137,12 @@ def to_hyperplane(
     # Beyond the last bound no pixel can move: the hyperplane does not cross the box.
     length = ((short.abs()[:, None] - before) / rate).clamp_min(0).minimum(meets[:, -1:])
     return (towards * torch.minimum(length * move, room)).reshape(points.shape)
+
+
+def _running_sum(shares: torch.Tensor) -> torch.Tensor:
+    """Add up numbers in [0, 1] along rows, to the last bit the same on every device.
+
+    They are summed as whole multiples of 2**-37, in any order. A GPU that adds up floats in
+    parallel may round each time in another way.
+    """
+    return (shares * _FINE).round().long().cumsum(1).float() / _FINE

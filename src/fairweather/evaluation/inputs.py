@@ -558,7 +558,7 @@ def _outputs(opened: Opened, test: Images) -> torch.Tensor:
     """A model's outputs `[B, outputs]`; an error in the model becomes one sentence."""
     height, width = test.images.shape[2:]
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             logits = opened.model.cpu()(test.images.float() / 255)
     except InputError:
         raise

@@ -24,6 +24,7 @@ from fairweather.guard import (
     Operation,
     Weight,
 )
+from fairweather.inference import copied
 
 ARITHMETIC: Mapping[object, str] = {
     operator.add: "add",
@@ -55,13 +56,16 @@ class Together(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Give the logits of a batch."""
-        logs = [torch.log_softmax(member(images), dim=1) for member in self.members]
+        logs = [torch.log_softmax(member(images.clone()), dim=1) for member in self.members]
         return torch.logsumexp(torch.stack(logs), dim=0) - float(np.log(len(logs)))
 
 
 def as_one(networks: Sequence[nn.Module]) -> nn.Module:
-    """Give one network in evaluation mode for one or several."""
-    return (networks[0] if len(networks) == 1 else Together(networks)).cpu().eval()
+    """Copy one network, or several as one, in evaluation mode on the CPU.
+
+    A copy, since tracing leaves tensors without values in what a network keeps of its last images.
+    """
+    return copied(networks[0] if len(networks) == 1 else Together(networks)).cpu().eval()
 
 
 def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> Traced:
@@ -75,11 +79,11 @@ def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> Traced:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter about itself
+            expected = network(images.clone())  # it may change them
             batch = torch.export.Dim("batch", min=1)
             program = torch.export.export(
                 network, (images,), dynamic_shapes=({0: batch},), strict=False
             )
-            expected = network(images)
     except Exception as error:  # each network fails in its own way
         raise _not_traceable(error) from error
     tensors, names = _tensors(program)

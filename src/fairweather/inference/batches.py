@@ -13,7 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fairweather.devices import FP32, Arithmetic, is_out_of_memory, resolve_device
+from fairweather.devices import (
+    FP32,
+    Arithmetic,
+    free_memory,
+    is_out_of_memory,
+    resolve_device,
+)
 from fairweather.errors import InputError, StoppedError
 from fairweather.inference.conformal import FittedSets, with_sets
 from fairweather.inference.last_layer import last_input
@@ -317,13 +323,12 @@ class Fitting:
         if tried == 1:
             raise InputError("a single image does not fit into memory: use a smaller model")
         self.size = tried // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
         if self.when_halved is not None:
             self.when_halved(self.size)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: what a model keeps of this must serve attacks too
 def logits_of(
     model: nn.Module,
     part: Images,
@@ -334,7 +339,8 @@ def logits_of(
 ) -> torch.Tensor:
     """Return the logits of one batch of 8-bit images, float32 `[B, classes]` on the CPU.
 
-    An attack changes the images after they became a float tensor, on the device.
+    An attack changes the images after they became a float tensor, on the device. Images and logits
+    are copies: a model may change its input, and reuse the memory of its output.
     """
     # Without waiting only from page-locked memory, which is that of the batches for CUDA devices.
     images = part.images.to(device, non_blocking=device.type == "cuda")
@@ -345,7 +351,7 @@ def logits_of(
     with arithmetic.on(device):
         logits = model(inputs)
     check_logits(logits)
-    return logits.float().cpu()
+    return logits.float().to("cpu", copy=True)
 
 
 def check_logits(logits: object) -> None:

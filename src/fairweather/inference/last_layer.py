@@ -14,13 +14,16 @@ from torch import nn
 def last_input(model: nn.Module) -> Iterator[Callable[[], torch.Tensor | None]]:
     """Give a function that returns what the last layer with parameters saw in the last pass.
 
-    It returns None if that layer is not linear or its input is not `[B, D]`.
+    That is a copy, since a network may reuse the memory. It returns None if that layer is not
+    linear or its input is not `[B, D]`.
     """
-    last: list[tuple[nn.Module, torch.Tensor | None]] = []
+    last: list[torch.Tensor | None] = []
 
     def keep(module: nn.Module, arguments: tuple[Any, ...], _: object) -> None:
-        given = arguments[0] if arguments and isinstance(arguments[0], torch.Tensor) else None
-        last[:] = [(module, given)]
+        last[:] = [None]
+        match arguments:
+            case (torch.Tensor(ndim=2) as given, *_) if isinstance(module, nn.Linear):
+                last[:] = [given.detach().clone()]
 
     # A network with children and parameters of its own, such as a transformer, is not a layer.
     leaves = [
@@ -31,14 +34,7 @@ def last_input(model: nn.Module) -> Iterator[Callable[[], torch.Tensor | None]]:
     hooks = [leaf.register_forward_hook(keep) for leaf in leaves]
 
     def seen() -> torch.Tensor | None:
-        if not last:
-            return None
-        (module, given), last[:] = last[0], []
-        return (
-            given
-            if isinstance(module, nn.Linear) and given is not None and given.ndim == 2
-            else None
-        )
+        return last.pop() if last else None
 
     try:
         yield seen

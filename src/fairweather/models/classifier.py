@@ -3,12 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+class Resized(torch.autograd.Function):
+    """Images resized to a square (bilinear, antialiased), with a gradient that repeats itself.
+
+    torch's own gradient adds up in any order on a GPU, and does not exist on MPS. Each side is
+    resized by itself, so that both the result and the gradient are products of matrices.
+
+    >>> Resized.apply(torch.ones(1, 3, 4, 6), 8).shape
+    torch.Size([1, 3, 8, 8])
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: torch.Tensor, side: int) -> torch.Tensor:  # noqa: ANN401 - torch's own
+        """Resize float images `[B, 3, H, W]`."""
+        ctx.size, ctx.side = images.shape[-2:], side
+        return _resize(images, (side, side))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:  # noqa: ANN401 - torch's own
+        """Give each pixel its share of the gradient of every pixel that it became."""
+        (given,) = gradients
+        # Converted first: not every device has float64.
+        both = (_matrix(length, ctx.side).to(given.dtype).to(given.device) for length in ctx.size)
+        rows, columns = both
+        return rows.T @ given @ columns, None
+
+
+def _resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+@cache
+def _matrix(length: int, side: int) -> torch.Tensor:
+    """What resizes lines of a length to another: float64 `[side, length]`, on the CPU."""
+    return _resize(torch.eye(length, dtype=torch.float64)[None, None], (side, length))[0, 0]
 
 
 class Classifier(nn.Module):
@@ -45,8 +83,7 @@ class Classifier(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Give the logits of a batch."""
         if self.input_size and images.shape[-2:] != (self.input_size, self.input_size):
-            size = (self.input_size, self.input_size)
-            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+            images = Resized.apply(images, self.input_size)
         return self.network((images - self.mean) / self.std)
 
     def freeze_batchnorm(self) -> None:

@@ -27,5 +27,6 @@ class Ensemble(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Give the log-probabilities of a batch, `[B, classes]`."""
-        logs = torch.stack([member(images).log_softmax(1) for member in self.members])
+        # Each gets images of its own, since it may change them.
+        logs = torch.stack([member(images.clone()).log_softmax(1) for member in self.members])
         return logs.logsumexp(0) - math.log(len(self.members))

@@ -78,7 +78,7 @@ def narrow_as(state: Mapping[str, torch.Tensor], network: nn.Module) -> None:
         first.weight = nn.Parameter(first.weight.detach()[:, :1].clone())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _runs(network: nn.Module, channels: int, side: int) -> bool:
     was_training = network.training
     try:

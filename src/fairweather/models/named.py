@@ -166,7 +166,7 @@ def _statistics(
     return published.statistics, published.origin
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _check_size(model: Classifier, architecture: str, size: int) -> None:
     try:
         model(torch.zeros(1, 3, size, size))

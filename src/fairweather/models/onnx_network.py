@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fairweather.models.onnx_graph import ImageInput
 
 Session = Any  # onnxruntime.InferenceSession, of an extra
 
+CUDA = "CUDAExecutionProvider"
 SILENT = 4  # ONNX Runtime's level for fatal errors; its exceptions say the rest
 
 
@@ -29,13 +31,13 @@ class Sessions:
     def open(self) -> None:
         """Raise `InputError` unless ONNX Runtime can open the file."""
         try:
-            self._session("cpu")
+            self._session(torch.device("cpu"))
         except Exception as error:
             if is_out_of_memory(error):
                 raise MemoryError(str(error)) from error
             raise InputError(f"onnx:{self.path} cannot be opened ({_reason(error)})") from error
 
-    def run(self, output: str, inputs: dict[str, np.ndarray], device: str) -> np.ndarray:
+    def run(self, output: str, inputs: dict[str, np.ndarray], device: torch.device) -> np.ndarray:
         """Compute one output of one batch."""
         images = next(iter(inputs.values()))
         try:
@@ -49,26 +51,32 @@ class Sessions:
                 f"({_reason(error)})"
             ) from error
 
-    def _session(self, device: str) -> Session:
+    def _session(self, device: torch.device) -> Session:
         import onnxruntime
 
-        tf32 = device == "cuda" and torch.backends.cuda.matmul.allow_tf32
-        by_speed = device == "cuda" and torch.backends.cudnn.benchmark
-        key = (device, torch.get_num_threads(), tf32, by_speed)
+        cuda = device.type == "cuda"
+        tf32 = cuda and torch.backends.cuda.matmul.allow_tf32
+        by_speed = cuda and torch.backends.cudnn.benchmark
+        key = (str(device), torch.get_num_threads(), tf32, by_speed)
         if key not in self._open:
             options = onnxruntime.SessionOptions()
             options.log_severity_level = SILENT
             options.intra_op_num_threads = torch.get_num_threads()
-            there = onnxruntime.get_available_providers()
             providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
-            if device == "cuda" and "CUDAExecutionProvider" in there:
+            if cuda and CUDA in onnxruntime.get_available_providers():
                 # ONNX Runtime's own defaults are TF32, and to try all algorithms by their speed.
                 search = "EXHAUSTIVE" if by_speed else "HEURISTIC"
                 chosen = {"use_tf32": str(int(tf32)), "cudnn_conv_algo_search": search}
-                providers.insert(0, ("CUDAExecutionProvider", chosen))
-            self._open[key] = onnxruntime.InferenceSession(
-                str(self.path), options, providers=providers
-            )
+                providers.insert(0, (CUDA, {"device_id": str(device.index or 0), **chosen}))
+            session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
+            # It takes the CPU without a word if the libraries of CUDA cannot be loaded.
+            if device.type != "cpu" and CUDA not in session.get_providers():
+                warnings.warn(
+                    f"onnx:{self.path} runs on the CPU, not on {device}: on a GPU it needs CUDA "
+                    "and the package onnxruntime-gpu",
+                    stacklevel=2,
+                )
+            self._open[key] = session
         return self._open[key]
 
     def __deepcopy__(self, memo: object) -> Sessions:
@@ -110,8 +118,8 @@ class OnnxNetwork(nn.Module):
             values = values.permute(0, 2, 3, 1)
         array = np.ascontiguousarray(values.cpu().numpy(), dtype=self.images.dtype)
         parts = _parts(array, self.images.batch or len(array))
-        device = images.device.type
-        outputs = [self.sessions.run(self.output, {self.images.name: p}, device) for p in parts]
+        place = images.device
+        outputs = [self.sessions.run(self.output, {self.images.name: p}, place) for p in parts]
         if outputs[0].ndim != 2:
             found = list(outputs[0].shape)
             raise InputError(f"onnx:{self.sessions.path} must give [batch, classes], gave {found}")

@@ -30,7 +30,7 @@ def prepared_at(opened: Opened, size: int, *, keep: bool) -> Opened:
     return replace(opened, preparation=preparation, facts=facts)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _takes(network: nn.Module, size: int) -> bool:
     try:
         network(torch.zeros(1, 3, size, size))

@@ -30,7 +30,7 @@ def try_attacks(attacks: Sequence[Attack], model: nn.Module, image: Images, seed
     if not attacks:
         return
     inputs = image.images.float() / 255
-    with torch.inference_mode():
+    with torch.no_grad():
         wrong = (model(inputs).argmax(1) + 1) % len(image.classes)
     for attack in attacks:
         attack(model, inputs, wrong, image.keys, seed)

@@ -61,7 +61,7 @@ from fairweather.steps.class_rows import class_slice_rows, estimate_with_classes
 from fairweather.steps.derived import derived_rows
 from fairweather.steps.detection_rows import absent_ood_scores, detection_rows
 from fairweather.steps.plan import Done, Row, ScoreStep
-from fairweather.steps.predicting import read_fitted, shift_of
+from fairweather.steps.predicting import check_stored, read_fitted, shift_of
 from fairweather.steps.worker import Worker
 from fairweather.types import Attack, Cell, Predictions, Score, Shift
 
@@ -78,7 +78,9 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     total = len(cells) + sum(map(len, apart.values()))
 
     def read(cell: Cell) -> Predictions:
-        return folder.read_predictions(file_of(cell))
+        found = folder.read_predictions(file_of(cell))
+        check_stored(found, cell.id)
+        return found
 
     fitted = _fit(step, folder)
     draws = _draws(step, folder)

@@ -99,7 +99,7 @@ def _train(
         spec = _loaded_spec(step, dataset, folder)
         weights = _weights_facts(step, spec, worker.offline)
         train, val = training_images(step, worker.images(step.train)), worker.images(step.val)
-        resume = Resumption(step.folder, _fingerprint(step, folder), worker.device, worker.group)
+        resume = Resumption(step.folder, _fingerprint(step, folder), worker.group)
         model = models.build(spec, step.seed, offline=worker.offline)
     state = resume.read(folder, step.task, progress)
     done = len(state["history"]) if state else 0
@@ -278,7 +278,7 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
         # Features are judged on the run's own images, also if others were used for pre-training.
         probe = Probe(worker.images(step.train), worker.images(step.val))
         spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
-        resume = Resumption(step.folder, _fingerprint(step, folder), worker.device, worker.group)
+        resume = Resumption(step.folder, _fingerprint(step, folder), worker.group)
         classifier = models.build(spec, step.seed, offline=worker.offline)
     state = resume.read(folder, step.task, progress)
     epochs, done = step.recipe.epochs, len(state["history"]) if state else 0
@@ -372,7 +372,6 @@ class Resumption(NamedTuple):
 
     folder: str
     fingerprint: str
-    device: torch.device
     group: Group = ALONE
 
     def write(self, run: RunFolder, state: State) -> None:
@@ -414,7 +413,8 @@ class Resumption(NamedTuple):
             sealed, content = content[-len(SEALED) - 32 :], content[: -len(SEALED) - 32]
             if hashlib.sha256(content).digest() != sealed[:32]:
                 raise ValueError("the checksum is another one")
-        found: State = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+        # Not to a device, which may have no float64: who continues moves what belongs there.
+        found: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return found
 
     def drop(self, run: RunFolder) -> None:

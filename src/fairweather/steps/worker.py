@@ -23,6 +23,7 @@ from fairweather.devices import memory_for_networks, resolve_device
 from fairweather.errors import InputError
 from fairweather.group import ALONE, Group
 from fairweather.models.labels import LabelMap, places_by_name, relabel
+from fairweather.models.onnx_network import OnnxNetwork
 from fairweather.models.output_names import show
 from fairweather.models.outputs import LogProbabilities
 from fairweather.progress import Event, Notify, silent
@@ -48,9 +49,10 @@ Version = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, byte
 
 
 class _Loaded(NamedTuple):
-    """A network in memory, and the version of the files that it was loaded from."""
+    """A network in memory, its bytes, and the version of the files that it was loaded from."""
 
     files: tuple[Version, ...]
+    size: int
     model: nn.Module
 
 
@@ -135,17 +137,22 @@ class Worker:
         return unlabelled(part, self.dataset().classes)
 
     def network(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
-        """A network that returns logits of the data's classes; as many as fit are kept."""
-        if isinstance(network, OpenedNetwork):
-            return self._open(network.digest)
-        # Steps write files by renaming, so that a new file has another inode or time. Checksums
-        # would read large weights again for every cell.
-        files = tuple(_version(folder.file(name)) for name in _weights(network))
+        """A network that returns logits of the data's classes; as many as fit are kept.
+
+        A model from elsewhere leaves the device instead, since only its owner may have it again.
+        """
+        files = _files(network, folder)
         loaded = self._networks.pop(network, None)
         if loaded is None or loaded.files != files:
-            while self._networks and not self._fit([*self._networks.values(), files]):
-                self._networks.pop(next(iter(self._networks)))
-            loaded = _Loaded(files, _load(network, folder))
+            size = self._size_of(network, folder)
+            while self._networks and not self._fit(
+                [*(n.size for n in self._networks.values()), size]
+            ):
+                first = next(iter(self._networks))
+                put_aside = self._networks.pop(first)
+                if isinstance(first, OpenedNetwork):
+                    put_aside.model.cpu()
+            loaded = _Loaded(files, size, self._load(network, folder))
         self._networks[network] = loaded
         return loaded.model
 
@@ -162,26 +169,31 @@ class Worker:
 
     def how_many_fit(self, networks: Sequence[AnyNetwork], folder: RunFolder) -> int:
         """How many of these networks, from the first on, can be in memory together; at least 1."""
-        every: list[tuple[Version, ...]] = []
+        sizes: list[int] = []
         for network in networks:
-            if not isinstance(network, OpenedNetwork):
-                every.append(tuple(_version(folder.file(name)) for name in _weights(network)))
-            if every and not self._fit(every):
-                return max(len(every) - 1, 1)
+            sizes.append(self._size_of(network, folder))
+            if not self._fit(sizes):
+                return max(len(sizes) - 1, 1)
         return len(networks)
 
-    def _fit(self, networks: Sequence[_Loaded | tuple[Version, ...]]) -> bool:
-        if self.most_networks is not None and len(networks) > self.most_networks:
+    def _fit(self, sizes: Sequence[int]) -> bool:
+        if self.most_networks is not None and len(sizes) > self.most_networks:
             return False
-        files = [each.files if isinstance(each, _Loaded) else each for each in networks]
-        # Twice: an adapted model is a copy of its network.
-        return 2 * sum(size for each in files for *_, size in each) <= self.room
+        return 2 * sum(sizes) <= self.room  # twice: an adapted model is a copy of its network
 
-    def _open(self, digest: str) -> nn.Module:
-        if digest not in self._opened:
-            source = self.model_sources[digest]
-            self._opened[digest] = open_source(source, offline=self.offline)
-        return self._opened[digest]
+    def _size_of(self, network: AnyNetwork, folder: RunFolder) -> int:
+        """The bytes of its weights: those of its files, or of a model from elsewhere its own."""
+        if isinstance(network, OpenedNetwork):
+            return bytes_of(self._load(network, folder))
+        return sum(size for *_, size in _files(network, folder))
+
+    def _load(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
+        if not isinstance(network, OpenedNetwork):
+            return _load(network, folder)
+        if network.digest not in self._opened:
+            source = self.model_sources[network.digest]
+            self._opened[network.digest] = open_source(source, offline=self.offline)
+        return self._opened[network.digest]
 
     def close(self) -> None:
         """End the processes that it has started."""
@@ -367,6 +379,18 @@ def as_logits(opened: models.Opened, taken_for: str) -> nn.Module:
     return opened.model
 
 
+def bytes_of(model: nn.Module) -> int:
+    """The bytes of a model's weights; those of an ONNX graph are in its file.
+
+    >>> bytes_of(nn.Linear(3, 2))
+    32
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    graphs = [each.sessions.path for each in model.modules() if isinstance(each, OnnxNetwork)]
+    stored = sum(each.numel() * each.element_size() for each in tensors)
+    return stored + sum(each.stat().st_size for each in graphs)
+
+
 def _check_digests(source: DataSource, dataset: Dataset) -> None:
     found = digests_of(dataset)
     for part, expected in source.digests.items():
@@ -382,7 +406,15 @@ def _version(path: Path) -> Version:
     return str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
-def _weights(network: Trained | Interpolated | Together) -> list[str]:
+def _files(network: AnyNetwork, folder: RunFolder) -> tuple[Version, ...]:
+    # Steps write files by renaming, so that a new file has another inode or time. Checksums
+    # would read large weights again for every cell.
+    return tuple(_version(folder.file(name)) for name in _weights(network))
+
+
+def _weights(network: AnyNetwork) -> list[str]:
+    if isinstance(network, OpenedNetwork):
+        return []
     if isinstance(network, Together):
         return [name for member in network.members for name in _weights(member)]
     names = [WEIGHTS, *([PROBED] if isinstance(network, Interpolated) else [])]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from fairweather.devices import repeatable_kernels
+from fairweather.devices import repeatable_kernels, seeded_device
 from fairweather.errors import NotFiniteError, TrainingDivergedError
 
 # Reading a loss waits for the device, so it is not done after every step.
@@ -18,19 +18,15 @@ STEPS_BETWEEN_LOOKS = 50
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the CPU and the device that trains, and restore both random states afterwards.
 
+    Kernels are repeatable; a GPU may round the factors of convolutions.
+
     >>> before = torch.random.get_rng_state()
     >>> with seeded(0, torch.device("cpu")):
     ...     first = torch.rand(1)
     >>> bool((torch.random.get_rng_state() == before).all())
     True
     """
-    cuda = device.type == "cuda"
-    forked = torch.random.fork_rng(devices=[device] if cuda else [])
-    with forked, repeatable_kernels(tf32=True):
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+    with seeded_device(seed, device), repeatable_kernels(tf32=True):
         yield
 
 
@@ -93,4 +89,4 @@ def mean_loss(losses: Sequence[torch.Tensor], sizes: Sequence[int]) -> float:
     2.0
     """
     weights = torch.tensor(sizes, dtype=torch.float64)
-    return float((torch.stack(list(losses)).double().cpu() * weights).sum() / weights.sum())
+    return float((torch.stack(list(losses)).cpu().double() * weights).sum() / weights.sum())

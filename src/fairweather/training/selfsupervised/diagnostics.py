@@ -169,6 +169,6 @@ def correlation_of_views(
     with evaluating(embed), torch.inference_mode():
         for batch in in_batches(evenly_spread(images, MOST_IMAGES), BATCH_SIZE):
             both = two_views(batch.images.to(device), views, rng)
-            pairs.append([embed(view)[:, :MOST_DIMENSIONS].double() for view in both])
+            pairs.append([embed(view)[:, :MOST_DIMENSIONS].cpu().double() for view in both])
         first, second = (torch.cat(embeddings) for embeddings in zip(*pairs, strict=True))
-        return cross_correlation(first, second).cpu().numpy()
+        return cross_correlation(first, second).numpy()

@@ -1,0 +1,145 @@
+"""A device that only pretends to be one: its tensors are on the CPU and know that they are not.
+
+It finds what a machine without a GPU never shows: tensors of two devices in one operation, arrays
+made of what was not brought to the CPU, and float64, which MPS does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from lightning_fabric.accelerators.mps import MPSAccelerator
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+Tensor = torch.Tensor
+_WIDE = (torch.float64, torch.complex128)
+# These take tensors of several devices: copies, and views of one tensor as another's content.
+_MIXING = {"copy_", "__set__", "_load_from_state_dict", "__deepcopy__", "set_"}
+_MIXING |= {"_has_compatible_shallow_copy_type", "is_same_size"}
+
+
+class PretendedDevice(TorchFunctionMode):
+    """Inside the block, tensors can be moved to a device, and know where they are.
+
+    Storages on it are marked, so that views are on it too. 0-dimensional tensors of the CPU may
+    take part in its operations, as with real devices, and so may indices.
+
+    Args:
+        kind: `mps` or `cuda`.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.device = torch.device(kind, 0)
+
+    def has(self, tensor: Tensor) -> bool:
+        """Whether a tensor is on this device."""
+        with torch._C.DisableTorchFunction():
+            return hasattr(tensor.untyped_storage(), "pretended")
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if getattr(func, "__name__", "") == "__get__":
+            return self._read(func, *args)
+        name = func.__name__
+        if name in ("to", "cpu", "cuda", "mps", "pin_memory"):
+            return self._moved(name, *args, **named)
+        given = [each for each in tree_leaves((args, named)) if isinstance(each, Tensor)]
+        here = [self.has(each) for each in given]
+        if name in ("numpy", "__array__", "__dlpack__") and here[0]:
+            raise TypeError(f"can't convert {self.device} device type tensor to numpy")
+        if name not in _MIXING:
+            self._check(name, given, here)
+        wanted = named.get("device")
+        if wanted is not None:
+            named["device"] = torch.device("cpu")
+        goes = any(here) if wanted is None else torch.device(wanted).type == self.device.type
+        if name in _MIXING and not self.has(given[0]):
+            goes = False
+        found = func(*args, **named)
+        return self._marked(found, given) if goes else found
+
+    def _read(self, func: Any, tensor: Tensor, *rest: Any) -> Any:
+        found = func(tensor, *rest)
+        if not self.has(tensor):
+            return found
+        match func.__self__.__name__:
+            case "device":
+                return self.device
+            case "is_mps" | "is_cuda" | "is_cpu" as name:
+                return name == f"is_{self.device.type}"
+        return self._marked(found, [tensor])
+
+    def _check(self, name: str, given: list[Tensor], here: list[bool]) -> None:
+        if name in ("__getitem__", "__setitem__"):  # indices may be on the CPU
+            values = [given[0], *given[1:][-1:]] if name == "__setitem__" else given[:1]
+            given, here = values, [self.has(each) for each in values]
+        others = [each for each, on in zip(given, here, strict=True) if not on and each.ndim]
+        if any(here) and others:
+            raise RuntimeError(
+                f"{name}: expected all tensors to be on the same device, found {self.device} and "
+                f"cpu, {[tuple(each.shape) for each in given]}"
+            )
+
+    def _moved(self, name: str, tensor: Tensor, *args: Any, **named: Any) -> Tensor:
+        before = self.has(tensor)
+        after, dtype, memory = before, None, named.get("memory_format", torch.preserve_format)
+        if name != "to":
+            after = name == self.device.type or (name == "pin_memory" and before)
+        for each in (*args, *(named[key] for key in ("device", "dtype") if key in named)):
+            if isinstance(each, Tensor):
+                after, dtype = self.has(each), each.dtype
+            elif isinstance(each, torch.dtype):
+                dtype = each
+            elif isinstance(each, str | torch.device):
+                after = torch.device(each).type == self.device.type
+        copy = named.get("copy", False) or after != before or name == "pin_memory"
+        found = tensor.to(dtype=dtype or tensor.dtype, memory_format=memory, copy=copy)
+        return self._marked(found, []) if after else found
+
+    def _marked(self, found: Any, given: list[Tensor]) -> Any:
+        """Mark new storages as on the device; what shares one with an argument stays there."""
+        with torch._C.DisableTorchFunction():
+            old = {each.untyped_storage().data_ptr() for each in given}
+            for each in tree_leaves(found):
+                if not isinstance(each, Tensor):
+                    continue
+                storage = each.untyped_storage()
+                if storage.data_ptr() not in old or not storage.data_ptr():
+                    storage.pretended = True
+                if each.dtype in _WIDE and self.device.type == "mps" and self.has(each):
+                    raise TypeError("MPS has no float64: convert on the CPU")
+        return found
+
+
+class _Generator(torch.Generator):
+    """A generator of the CPU, also for the pretended device."""
+
+    def __new__(cls, device: object = "cpu") -> _Generator:
+        return super().__new__(cls)
+
+
+@contextmanager
+def pretended(kind: str) -> Iterator[torch.device]:
+    """Pretend that this machine has a device, which is given to the block."""
+    mode = PretendedDevice(kind)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "Generator", _Generator)
+        patch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
+        for name in ("manual_seed", "set_rng_state"):
+            patch.setattr(torch.mps, name, lambda _: None)
+        patch.setattr(torch.mps, "get_rng_state", lambda: None)
+        patch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: kind == "mps"))
+        with mode:
+            yield mode.device

@@ -1,0 +1,264 @@
+"""What differs between devices: precision, memory that runs out, random numbers, repeatability."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fairweather.attacks import make_attack
+from fairweather.attacks.norms import _running_sum
+from fairweather.devices import Arithmetic, is_out_of_memory, repeatable_kernels
+from fairweather.group import ALONE
+from fairweather.inference import predict
+from fairweather.models.classifier import Classifier, Resized
+from fairweather.runs import RunFolder
+from fairweather.steps import Plan, Worker
+from fairweather.steps.plan import OpenedNetwork
+from fairweather.steps.worker import bytes_of
+from fairweather.training.loop_parts import seeded
+
+from .memory_habits import Plain
+
+CPU = torch.device("cpu")
+NEWER = hasattr(torch.backends, "fp32_precision")  # torch 2.9 and later
+needs_newer = pytest.mark.skipif(not NEWER, reason="this torch has no fp32_precision")
+
+# ---------------------------------------------------------------- the precision of products
+
+
+def precisions():
+    """All settings that say how factors of float32 products are rounded."""
+
+    def told(ask):
+        try:
+            return ask()
+        except RuntimeError:
+            return "refused"  # the older settings where the newer ones say otherwise
+
+    backends = torch.backends
+    older = [
+        told(torch.get_float32_matmul_precision),
+        told(lambda: backends.cuda.matmul.allow_tf32),
+        told(lambda: backends.cudnn.allow_tf32),
+    ]
+    if not NEWER:
+        return older
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    places = [backends, cudnn, backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn]
+    places += [mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
+    return older + [place.fp32_precision for place in places]
+
+
+FULL = ["highest", False, False]
+
+
+def is_full(found):
+    """Whether nothing may be rounded."""
+    return found[:3] == FULL and set(found[3:]) <= {"none", "ieee"}
+
+
+def everything(value):
+    torch.backends.fp32_precision = value
+
+
+def products(value):
+    torch.backends.cuda.matmul.fp32_precision = value
+
+
+def convolutions(value):
+    torch.backends.cudnn.conv.fp32_precision = value
+
+
+SETTINGS = [
+    pytest.param(torch.set_float32_matmul_precision, "medium", id="older, medium"),
+    pytest.param(torch.set_float32_matmul_precision, "high", id="older, high"),
+    pytest.param(everything, "tf32", id="everything", marks=needs_newer),
+    pytest.param(everything, "bf16", id="everything, bf16", marks=needs_newer),
+    pytest.param(products, "tf32", id="products", marks=needs_newer),
+    pytest.param(convolutions, "ieee", id="convolutions", marks=needs_newer),
+]
+
+
+@pytest.fixture
+def settings():
+    """What torch starts with, and has again after whatever a test leaves."""
+    with repeatable_kernels(tf32=True):
+        yield
+
+
+class Curious(Plain):
+    """It notes the precision in which it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(precisions())
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(("change", "value"), SETTINGS)
+@pytest.mark.parametrize("attack", [None, "pgd", "square"])
+def test_a_precision_set_for_the_process_reaches_no_prediction(
+    change, value, attack, settings, toy_images
+):
+    change(value)
+    before = precisions()
+    assert not is_full(before)
+    model = Curious()
+    size = {"steps": 1} if attack == "pgd" else {"queries": 1}
+    predict(
+        model,
+        toy_images[:6],
+        None if attack is None else make_attack(attack, epsilon=0.1, **size),
+        device="cpu",
+    )
+    assert all(map(is_full, model.seen))
+    assert precisions() == before
+
+
+@pytest.mark.parametrize(("change", "value"), SETTINGS)
+def test_it_neither_reaches_nor_stops_a_training(change, value, settings):
+    change(value)
+    before = precisions()
+    with seeded(0, CPU):
+        found = precisions()
+        assert found[:3] == ["highest", False, True]  # a GPU may round factors of convolutions
+    ALONE.fabric(CPU, "fp32")
+    assert precisions() == before
+
+
+@needs_newer
+def test_a_setting_for_everything_still_holds_for_what_followed_it(settings):
+    everything("tf32")
+    with Arithmetic().on(CPU):
+        pass
+    everything("ieee")
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+
+
+# ---------------------------------------------------------------- memory that runs out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "MPS backend out of memory (MPS allocated: 17.98 GB, other allocations: 96.00 KB, max "
+        "allowed: 18.13 GB). Tried to allocate 160.00 MB on private pool.",
+        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory",
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested "
+        "buffer of size 4",
+    ],
+)
+def test_memory_that_runs_out_is_known_by_every_library_s_words(text, toy_images):
+    class Forgetful(Plain):
+        def forward(self, images):
+            if len(images) > 20:
+                raise RuntimeError(text)
+            return super().forward(images)
+
+    assert is_out_of_memory(RuntimeError(text))
+    sizes = []
+    found = predict(Forgetful(), toy_images, device="cpu", when_halved=sizes.append)
+    assert (sizes, len(found)) == ([48, 24, 12], 96)
+
+
+def test_other_errors_of_these_libraries_are_no_lack_of_memory():
+    for text in (
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a "
+        "non-contiguous input.",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`",
+        "Expected all tensors to be on the same device",
+    ):
+        assert not is_out_of_memory(RuntimeError(text))
+
+
+class Movable(Plain):
+    """It notes that it left the device."""
+
+    left = False
+
+    def cpu(self):
+        self.left = True
+        return super().cpu()
+
+
+@pytest.mark.parametrize("limit", ["memory", "networks"])
+def test_models_that_were_opened_elsewhere_count_and_leave_the_device(limit, tmp_path):
+    models = {name: Movable() for name in "abcd"}
+    most = 2 if limit == "networks" else None
+    worker = Worker(Plan(data={}, steps=()), device="cpu", models=models, networks=most)
+    if limit == "memory":
+        worker.room = 5 * bytes_of(models["a"])  # for two, each with an adapted copy
+    networks, folder = [OpenedNetwork(digest=name) for name in "abcd"], RunFolder(tmp_path)
+    assert worker.how_many_fit(networks, folder) == 2
+    for name, expected in (("a", ""), ("b", ""), ("a", ""), ("c", "b"), ("d", "ab")):
+        assert worker.network(OpenedNetwork(digest=name), folder) is models[name]
+        assert "".join(each for each in "abcd" if models[each].left) == expected
+
+
+# ---------------------------------------------------------------- random numbers
+
+
+def test_mps_is_seeded_for_a_training_and_has_its_own_state_afterwards(monkeypatch):
+    state = {"now": "before"}
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state["now"])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda value: state.update(now=value))
+    monkeypatch.setattr(torch.mps, "manual_seed", lambda seed: state.update(now=seed))
+    with seeded(5, torch.device("mps")):
+        assert state["now"] == 5
+        state["now"] = "drawn from"
+    assert state["now"] == "before"
+
+
+# ---------------------------------------------------------------- sums in any order
+
+
+class Repeatable(TorchDispatchMode):
+    """It refuses what torch's CUDA kernels sum up in another order each time."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert "upsample" not in name or not name.endswith("_backward"), name
+        assert name != "cumsum" or not args[0].is_floating_point(), name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ["pgd", "fab_t", "apgd_ce"])
+def test_attacks_sum_up_in_the_same_order_on_every_device(name, norm, toy_images):
+    model = Classifier(Plain(), (0.5,) * 3, (0.3,) * 3, input_size=8)
+    larger = toy_images.images[:8].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    images = replace(toy_images[:8], images=larger)
+    attack = make_attack(name, epsilon=0.2, norm=norm, steps=2)
+    with Repeatable():
+        predict(model, images, attack, device="cpu")
+
+
+def test_a_running_sum_has_the_same_last_bit_in_any_order():
+    shares = torch.rand(2, 5000, generator=torch.Generator().manual_seed(0)) ** 9
+    order = torch.randperm(5000, generator=torch.Generator().manual_seed(1))
+    found = _running_sum(shares)
+    assert torch.equal(_running_sum(shares[:, order])[:, -1], found[:, -1])
+    # Each number is rounded by at most 2**-38, and the sum to the 24 bits of a float32.
+    exact = shares.double().cumsum(1)
+    assert bool(((found - exact).abs() <= 5000 * 2**-38 + exact * 2**-24).all())
+
+
+@pytest.mark.parametrize("size", [(20, 12), (8, 8), (5, 9)])
+def test_the_gradient_of_a_resize_is_torch_s(size):
+    images = torch.rand(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    wanted = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    found = Resized.apply(images, 8)
+    expected = F.interpolate(images, (8, 8), mode="bilinear", antialias=True)
+    assert torch.equal(found, expected)
+    (one,), (other,) = (torch.autograd.grad(each, images, wanted) for each in (found, expected))
+    # Sums of at most 64 products below 1, each rounded to 53 bits a few times.
+    assert torch.allclose(one, other, rtol=0, atol=64 * 2**-50)

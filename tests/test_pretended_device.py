@@ -1,0 +1,251 @@
+"""What works on a device is tried on one that only pretends to be one, with the CPU's results."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fairweather.attacks import ATTACKS, NORMS, make_attack, make_training_attack
+from fairweather.guard import GraphNetwork
+from fairweather.guarding.tracing import trace
+from fairweather.inference import (
+    Known,
+    Reader,
+    adapt_batchnorm,
+    outputs_of,
+    predict,
+    predict_each,
+    predict_shared,
+)
+from fairweather.models import Ensemble
+from fairweather.models.classifier import Classifier
+from fairweather.models.gray import GrayInput
+from fairweather.models.outputs import LogProbabilities
+from fairweather.models.relabelled import Relabelled
+from fairweather.runs import RunFolder
+from fairweather.shifts import SHIFTS, make_shift
+from fairweather.shifts.medmnist_c.constants import FAMILIES
+from fairweather.steps.training import Resumption
+from fairweather.streams import slices
+from fairweather.training import (
+    Adversarial,
+    AugMix,
+    GaussianNoise,
+    RandAugment,
+    RandomErasing,
+    Recipe,
+    Rotation,
+    fit,
+)
+from fairweather.training.selfsupervised import Probe, pretrain
+from fairweather.training.selfsupervised.pretraining_recipe import PUBLISHED
+
+from .conftest import keep_lines
+from .memory_habits import Plain
+from .pretended_device import pretended
+from .test_memory_habits import same
+from .test_selfsupervised import small_encoder, tiny
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["mps", "cuda"])
+def device(request):
+    with pretended(request.param) as found:
+        yield found
+
+
+@pytest.fixture
+def mps():
+    with pretended("mps") as found:
+        yield found
+
+
+def test_it_knows_where_tensors_are(device):
+    there = torch.ones(2, 3).to(device)
+    assert there.device == there[0].t().device == (there + torch.tensor(1.0)).device == device
+    assert torch.zeros(2, device=there.device).device == device
+    assert np.array_equal(there.cpu().numpy(), np.ones((2, 3)))
+    cpu = torch.zeros(2, 3)
+    assert cpu.copy_(there).device == there.cpu().device == there.to("cpu").device == CPU
+    with pytest.raises(RuntimeError, match="same device"):
+        there + cpu
+    with pytest.raises(TypeError, match="numpy"):
+        there.numpy()
+    if device.type == "mps":
+        with pytest.raises(TypeError, match="float64"):
+            there.double()
+    layer = nn.Linear(3, 1).to(device)
+    layer(there).sum().backward()
+    assert layer.weight.device == layer.weight.grad.device == device
+
+
+def network(inside=Plain):
+    """A network with all that is put around one: its resizing, classes and kind of outputs."""
+    resized = Classifier(inside(), (0.5,) * 3, (0.3,) * 3, input_size=8)
+    return Relabelled(LogProbabilities(nn.Sequential(resized, nn.Softmax(1))), [(0,), (1,), (2,)])
+
+
+@pytest.fixture
+def large(toy_images):
+    """Eight of the images, four times as large, which every shift takes."""
+    pixels = toy_images.images[:8].repeat_interleave(4, 2).repeat_interleave(4, 3)
+    return replace(toy_images[:8], images=pixels)
+
+
+def test_models_predict_under_every_shift(mps, large):
+    for name, kind in SHIFTS.items():
+        level = 0.25 if name in ("translate", "hue") else 1
+        given = {kind.level: level}
+        if name.startswith("medmnist_c/"):
+            corruption = name.partition("/")[2]
+            given["dataset"] = next(
+                of for of, family in FAMILIES.items() if corruption in family.rows
+            )
+        shift = make_shift(name, **given)
+        found, expected = (predict(network(), large, shift, device=on) for on in (mps, CPU))
+        same(found, expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_models_are_attacked(name, norm, mps, large):
+    if name in ("apgd_t", "autoattack"):
+        classes = [(0,), (1,), (2,), (0, 1)]  # these need four classes
+
+        def make():
+            return Relabelled(network(), classes)
+
+        large = replace(large, classes=("a", "b", "c", "d"))
+    else:
+        make = network
+    known = {"steps": 2, "queries": 4, "targets": 1}
+    taken = {
+        "fgsm": (),
+        "pgd": ("steps",),
+        "apgd_ce": ("steps",),
+        "apgd_t": ("steps", "targets"),
+        "fab_t": ("steps", "targets"),
+        "square": ("queries",),
+    }.get(name, tuple(known))
+    attack = make_attack(name, epsilon=0.05, norm=norm, **{each: known[each] for each in taken})
+    same(*(predict(make(), large, attack, device=on) for on in (mps, CPU)))
+
+
+def test_models_adapt_average_and_give_their_features(device, toy_images):
+    found, expected = (everything_of(on, toy_images) for on in (device, CPU))
+    for one, other in zip(found, expected, strict=True):
+        same(one, other)
+    seen, known = (outputs_of(Plain(), toy_images, device=on) for on in (device, CPU))
+    assert np.array_equal(seen.features, known.features)
+
+
+def everything_of(on, images):
+    """Predict as a run does: together, adapted, compared with known features, and averaged."""
+    shift, model = make_shift("gamma", exponent=2), Plain()
+    features = np.eye(8, dtype=np.float32)
+    together = predict_shared(
+        [Reader(model, known=Known()), Reader(network())],
+        [adapt_batchnorm(model)],
+        images,
+        shift,
+        batch_size=30,
+        adapted_batch_size=24,
+        device=on,
+    )
+    reader = Reader(model, known=Known(features))
+    scored = predict_each([reader], images, batches=slices(len(images), 40), device=on)
+    averaged = predict(Ensemble([Plain(), Plain()]), images, device=on)
+    return [*together.plain, *together.adapted, *scored, averaged]
+
+
+def test_a_gray_network_predicts(device, toy_images):
+    def gray():
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            return GrayInput(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
+
+    same(*(predict(gray(), toy_images, device=on) for on in (device, CPU)))
+
+
+@pytest.mark.parametrize("kind", ["mps", "cuda"])
+def test_a_guard_looks_at_images(kind, toy_images):
+    graph, weights = trace([Plain()], (8, 8))  # always on a CPU
+    images = toy_images.images.float() / 255
+    expected, known = GraphNetwork(graph, weights)(images)
+    with pretended(kind) as device:
+        found, features = GraphNetwork(graph, weights, device)(images)
+        assert found.device == device
+        assert torch.equal(found.cpu(), expected)
+        assert torch.equal(features.cpu(), known)
+
+
+AUGMENTED = {"horizontal_flip": 0.5, "rotation": Rotation(20), "gaussian_noise": GaussianNoise(0.1)}
+RECIPES = {
+    "mixed": {**AUGMENTED, "mixup": 0.4, "cutmix": 1.0, "random_erasing": RandomErasing()},
+    "trivial": {"trivial_augment": True, "clip_gradient_norm": 1.0, "ema_decay": 0.9},
+    "random": {"rand_augment": RandAugment(), "rotation_prediction": 0.5, "probe_epochs": 1},
+    "augmix": {"augmix": AugMix(all_operations=True), "freeze_batchnorm": True},
+    "adversarial": {"adversarial": Adversarial(0.05, steps=2), "optimizer": "sgd"},
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_networks_are_trained(name, mps, toy_images):
+    recipe = Recipe(epochs=2, batch_size=32, **RECIPES[name])
+    attack = None
+    if recipe.adversarial is not None:
+        attack = make_training_attack("pgd", epsilon=0.05, steps=2)
+    ends = []
+    for on in (mps, CPU):
+        model = Plain()
+        train, val = toy_images[:64], toy_images[64:]
+        *_, last = fit(model, train, val, recipe, head=model.head, device=on, attack=attack)
+        ends.append(last)
+    found, expected = ends
+    assert len(found.history) == len(expected.history) == recipe.epochs
+    if name in ("mixed", "adversarial"):  # autocontrast of the others needs float64 to be the same
+        assert found.history[-1]["train_loss"] == expected.history[-1]["train_loss"]
+        for key, tensor in expected.state["best"].items():
+            assert torch.equal(found.state["best"][key], tensor)
+
+
+def test_a_training_and_a_pre_training_go_on(mps, toy_images, tmp_path):
+    run, resume, lines = RunFolder(tmp_path), Resumption("models/a/seed-0", "a" * 16), []
+
+    def stored(state):
+        resume.write(run, state)
+        return resume.read(run, "train", keep_lines(lines))
+
+    recipe, (train, val) = Recipe(epochs=2, ema_decay=0.9), (toy_images[:64], toy_images[64:])
+    *_, last = fit(Plain(), train, val, recipe, device=mps)
+    first = next(fit(Plain(), train, val, recipe, device=mps))
+    (again,) = fit(Plain(), train, val, recipe, device=mps, state=stored(first.state))
+    for key, tensor in last.state["best"].items():
+        assert torch.equal(again.state["best"][key], tensor)
+    options = {"recipe": tiny("barlow_twins", epochs=2), "features": 32, "device": mps}
+    *_, last = pretrain(small_encoder(), toy_images, **options)
+    first = next(pretrain(small_encoder(), toy_images, **options))
+    (again,) = pretrain(small_encoder(), toy_images, **options, state=stored(first.state))
+    assert again.history[-1]["train_loss"] == last.history[-1]["train_loss"]
+    assert not lines
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_encoders_are_pre_trained(method, mps, toy_images):
+    if method in ("simclr", "vicreg", "simsiam"):
+        pytest.importorskip("lightly")
+    probe = Probe(toy_images[:48], toy_images[48:])
+    recipe = tiny(method, epochs=1)
+    found, expected = (
+        list(pretrain(small_encoder(), toy_images, recipe, features=32, probe=probe, device=on))[-1]
+        for on in (mps, CPU)
+    )
+    for row, other in zip(found.history, expected.history, strict=True):
+        for name in set(row) - {"images_per_second"}:
+            assert row[name] == other[name], name
+    for one, other in zip(found[2:], expected[2:], strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or np.array_equal(one, other)
