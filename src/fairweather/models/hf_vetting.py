@@ -109,7 +109,7 @@ def _read(repo: str, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"hf:{repo}: {path.name} is damaged ({error})") from None
+        raise InputError(f"hf:{repo} cannot be loaded: {path.name} is damaged ({error})") from None
 
 
 def _kept(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
