@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "pixels": {"dicom", "errors", "intensity"},
     "streams": {"devices", "types"},
     "children": set(),
-    "pool": {"errors"},
+    "pool": {"children", "errors"},
     "vega": {"errors", "pool"},
     "claims": {"errors"},
     "spreadsheet": set(),

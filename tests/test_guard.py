@@ -41,6 +41,7 @@ from fairweather.inference.conformal import halves
 from fairweather.metrics import Clusters, per_image, set_columns, softmax
 from fairweather.metrics.columns import wilson_interval
 from fairweather.models import load_model
+from fairweather.models.gray import GrayInput
 from fairweather.record import CLEAN, VAL, ModelRecord, predictions_file
 from fairweather.reopened import reopen
 from fairweather.runs import StoredGroups
@@ -289,6 +290,13 @@ def first(kind, *arguments):
     return json_with(change)
 
 
+def beside(kind, *arguments):
+    """Put an operation before all others, whose result nobody uses."""
+    return json_with(
+        lambda graph: graph["operations"].insert(0, ["beside", kind, list(arguments), {}])
+    )
+
+
 def squares(steps):
     """Square a number again and again, which has no end for numbers of Python."""
     return json_with(
@@ -368,6 +376,92 @@ def test_a_foreign_folder_is_refused_with_a_sentence(case, saved, tmp_path):
     assert str(folder) in str(refused.value)
 
 
+SHORT, ONES = {"weight": "short"}, {"weight": "ones"}  # two numbers, and one for each channel
+IMPURE = {
+    "batch norm of other channels": (
+        "_native_batch_norm_legit_no_training.default", IMAGES, *[SHORT] * 4, 0.1, 1e-5,
+    ),
+    "batch norm that learns": (
+        "batch_norm.default", IMAGES, None, None, ONES, ONES, True, 0.1, 1e-5, False,
+    ),
+    "instance norm that learns": (
+        "instance_norm.default", IMAGES, None, None, ONES, ONES, True, 0.1, 1e-5, False,
+    ),
+    "in place": ("add_.Tensor", ONES, 1),
+    "dropout that draws": ("dropout.default", IMAGES, 0.5, True),
+    "dropout that may draw": ("dropout.default", IMAGES, 0.5, 1),
+    "attention that draws": ("scaled_dot_product_attention.default", *[IMAGES] * 3, None, 0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", IMPURE)
+def test_a_network_that_draws_learns_or_reads_beyond_its_weights_is_refused(case, saved, tmp_path):
+    def more(content):
+        tensors = {"short": torch.ones(2), "ones": torch.ones(3)}
+        return safetensors.torch.save(safetensors.torch.load(content) | tensors)
+
+    changes = {"graph.json": beside(*IMPURE[case]), "weights.safetensors": more}
+    with pytest.raises(InputError, match=r"graph\.json asks for|should contain 3 elements not 2"):
+        fw.load_guard(rewritten(saved, tmp_path / "guard", changes), device="cpu")
+
+
+ALTERED = """
+import copy, hashlib, json, pathlib, random, sys
+import safetensors.torch, torch
+from fairweather.errors import InputError
+from fairweather.guard import OPERATIONS, open_guard
+
+folder = pathlib.Path(sys.argv[1])
+sums = json.loads((folder / "checksums.json").read_bytes())
+
+def write(name, content):
+    (folder / name).write_bytes(content)
+    sums[name] = hashlib.sha256(content).hexdigest()
+
+graph = json.loads((folder / "graph.json").read_bytes())
+weights = safetensors.torch.load((folder / "weights.safetensors").read_bytes())
+kinds, names = sorted(OPERATIONS), list(weights)
+batch = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+changes = (lambda x: x[:1], lambda x: x.double(), lambda x: x.flatten(), lambda x: x[:0])
+opened = 0
+for seed in range(60):
+    draw = random.Random(seed)
+    new, tensors = copy.deepcopy(graph), dict(weights)
+    place = draw.randrange(len(new["operations"]))
+    operation = new["operations"][place]
+    if seed % 4 == 0:
+        operation[1] = draw.choice(kinds)
+    elif seed % 4 == 1:
+        name = draw.choice(names)
+        tensors[name] = draw.choice(changes)(torch.atleast_1d(tensors[name])).contiguous()
+    else:
+        earlier = ["images", *(each[0] for each in new["operations"][:place])]
+        given = (0, -1, 2, 1e30, True, None, [], [0, 2], {"weight": draw.choice(names)})
+        arguments = operation[2]
+        argument = draw.choice([*given, {"of": draw.choice(earlier)}])
+        arguments[draw.randrange(len(arguments))] = argument
+    write("graph.json", json.dumps(new).encode())
+    write("weights.safetensors", safetensors.torch.save(tensors))
+    (folder / "checksums.json").write_text(json.dumps(sums))
+    try:
+        guard = open_guard(folder, device="cpu")
+        one, two = guard(batch), guard(batch)
+    except InputError:
+        continue
+    assert (one.probabilities == two.probabilities).all(), seed
+    opened += 1
+print(opened)
+"""
+
+
+def test_an_altered_guard_is_refused_or_answers_alike_each_time(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "guard")
+    command = [sys.executable, "-c", ALTERED, folder]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr  # a signal would have ended the interpreter
+    assert 0 < int(done.stdout) < 60
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments"),
     [
@@ -404,6 +498,16 @@ def test_damage_is_found(name, saved, tmp_path):
         fw.load_guard(copy, device="cpu")
 
 
+def test_a_folder_that_changes_later_changes_no_answer(saved, batch, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "guard")
+    guard = fw.load_guard(folder, device="cpu")
+    expected = guard(batch.images).probabilities
+    with (folder / "weights.safetensors").open("r+b") as file:
+        file.seek(-400, os.SEEK_END)
+        file.write(bytes(400))
+    np.testing.assert_array_equal(guard(batch.images).probabilities, expected)
+
+
 @pytest.mark.parametrize(
     "name", ["checksums.json", "graph.json", "weights.safetensors", "reference.safetensors"]
 )
@@ -425,8 +529,12 @@ def test_operations_compute_and_do_nothing_else():
     doing = ("file", "save", "load", "print", "set_", "resize", "record", "storage", "rand")
     for each in OPERATIONS:
         name, _, overload = each.partition(".")
-        assert getattr(getattr(torch.ops.aten, name), overload, None) is not None, each
+        operation = getattr(getattr(torch.ops.aten, name), overload, None)
+        assert operation is not None, each
         assert not any(word in name for word in doing), each
+        assert not operation._schema.is_mutable, each
+        draws = torch.Tag.nondeterministic_seeded in operation.tags
+        assert not draws or {"train", "dropout_p"} & {a.name for a in operation._schema.arguments}
 
 
 # ---------------------------------------------------------------- graphs
@@ -463,6 +571,19 @@ def test_a_graph_gives_the_numbers_of_its_network(backbone, options):
             assert features.ndim == 2
 
 
+def test_a_network_with_one_channel_and_steps_in_place_becomes_a_graph():
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)]
+    network = GrayInput(nn.Sequential(*layers)).eval()
+    graph, weights = trace([network], (SIDE, SIDE))
+    read = Graph.from_json(json.loads(json.dumps(graph.as_json())), weights, "graph.json")
+    again = GraphNetwork(read, weights)
+    images = torch.rand(5, 3, SIDE, SIDE)
+    with torch.no_grad():
+        expected = network(images)
+    for _ in range(2):
+        torch.testing.assert_close(again(images)[0], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_what_no_graph_can_say_is_refused():
     class Branching(nn.Module):
         def forward(self, images):
@@ -472,7 +593,15 @@ def test_what_no_graph_can_say_is_refused():
         def forward(self, images):
             return images.mean((2, 3)) + torch.rand(3)
 
-    for network in (Branching(), Drawing()):
+    class Learning(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(3))
+
+        def forward(self, images):
+            return images.mean((2, 3)) + self.calls.add_(1)
+
+    for network in (Branching(), Drawing(), Learning()):
         with pytest.raises(InputError, match="cannot be stored as a list of operations"):
             trace([network], (SIDE, SIDE))
 

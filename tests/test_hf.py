@@ -283,6 +283,101 @@ def test_code_beside_the_weights_never_runs(saved):
     assert not marker.exists()
 
 
+# ---------------------------------------------------------------- nothing from elsewhere
+
+
+def timm_folder(folder, layers=None, **settings):
+    """A tiny model of timm, as timm saves one for a hub."""
+    import safetensors.torch
+    import timm
+
+    network = timm.create_model("test_resnet", num_classes=3, **(layers or {}))
+    published = {"input_size": [3, 32, 32], "hf_hub_id": "someone/else", "url": "https://a.example"}
+    described = {"architecture": "test_resnet", "num_classes": 3, "pretrained_cfg": published}
+    (folder / "config.json").write_text(json.dumps({**described, **settings}))
+    safetensors.torch.save_file(network.state_dict(), folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("key", ["checkpoint_path", "pretrained_cfg_overlay"])
+def test_no_file_that_a_configuration_names_is_unpickled(key, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(pickle.dumps(Code(str(tmp_path / "ran"))))
+    named = str(tmp_path / "weights.pth")
+    arguments = {"drop_rate": 0.1, key: named if key == "checkpoint_path" else {"file": named}}
+    timm_folder(tmp_path, model_args=arguments)
+    with pytest.raises(InputError, match=f"model_args of its config.json has {key}, and only"):
+        open_hf(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_sizes_of_layers_are_given_to_timm(tmp_path):
+    layers = {"stem_type": "", "drop_rate": 0.1}
+    opened = open_hf(str(timm_folder(tmp_path, layers, model_args=layers)))
+    assert opened.model(torch.rand(1, 3, 32, 32)).shape == (1, 3)
+    assert opened.preparation.size == 32
+
+
+@pytest.mark.parametrize("architecture", ["hf-hub:someone/else", "local-dir:/tmp", "a/test_resnet"])
+def test_no_other_model_is_named_by_a_configuration(architecture, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *given, **_: asked.append(given))
+    with pytest.raises(InputError, match="unknown timm model"):
+        open_hf(str(timm_folder(tmp_path, architecture=architecture)))
+    assert not asked
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_no_weights_are_read_outside_the_repository(absolute, tmp_path):
+    folder = save(tmp_path / "m", vit(), vit_processor(), max_shard_size="8KB")
+    shard = next(iter(folder.glob("model-*.safetensors")))
+    index = folder / "model.safetensors.index.json"
+    shard.rename(tmp_path / shard.name)
+    outside = str(tmp_path / shard.name) if absolute else f"../{shard.name}"
+    index.write_text(index.read_text().replace(f'"{shard.name}"', f'"{outside}"'))
+    with pytest.raises(InputError, match=r"names '.*', which is no file beside it"):
+        open_hf(str(folder))
+
+
+def test_a_link_is_followed_within_the_cache_of_a_hub_only(saved, tmp_path):
+    expected = open_hf(str(saved)).digest
+    snapshot = tmp_path / "hub" / "models--a--b" / "snapshots" / "c"
+    shutil.copytree(saved, snapshot)
+    (snapshot.parents[1] / "blobs").mkdir()
+    weights = snapshot / "model.safetensors"
+    weights.rename(snapshot.parents[1] / "blobs" / "d")
+    weights.symlink_to("../../blobs/d")
+    assert open_hf(str(snapshot)).digest == expected
+    weights.unlink()
+    weights.symlink_to(saved / "model.safetensors")
+    with pytest.raises(InputError, match=r"model\.safetensors is a link that leads out"):
+        open_hf(str(snapshot))
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("config.json", {"transformers_weights": "other.safetensors"}),
+        ("config.json", {"backbone": "someone/else", "use_pretrained_backbone": True}),
+        ("config.json", {"inner": [{"quantization_config": {"quant_method": "awq"}}]}),
+        (
+            "preprocessor_config.json",
+            {"image_processor_type": "OneFormerImageProcessor", "class_info_file": "a.json"},
+        ),
+    ],
+)
+def test_settings_that_lead_elsewhere_are_refused(file, settings, saved):
+    shutil.copy(saved / "model.safetensors", saved / "other.safetensors")
+    edit(saved / file, **settings)
+    with pytest.raises(InputError, match=rf"of its {file} leads out of the repository"):
+        open_hf(str(saved))
+
+
+def test_a_repository_does_not_choose_the_code_that_computes(saved):
+    kernel = "someone/kernel"
+    edit(saved / "config.json", _attn_implementation=kernel, attn_implementation=kernel)
+    assert open_hf(str(saved)).model(torch.rand(1, 3, 32, 32)).shape == (1, 12)
+
+
 def test_the_digest_covers_every_shard_and_the_settings(tmp_path):
     folder = save(tmp_path / "m", vit(), vit_processor(), max_shard_size="8KB")
     shards = sorted(folder.glob("model-*.safetensors"))

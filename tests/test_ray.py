@@ -493,6 +493,24 @@ def test_a_step_whose_workers_die_again_and_again_is_an_error(seats, study, alon
     assert len([step for step in RunFolder(folder).steps() if step.kind == "train"]) == 2
 
 
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_ray_starts_in_an_empty_folder_since_its_processes_import_what_lies_there(
+    address, monkeypatch, tmp_path
+):
+    begun = []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pickle.py").touch()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "init", lambda **_: begun.append((Path.cwd(), [*Path().iterdir()])))
+    with ray_cluster.connected(address):
+        assert Path.cwd() == tmp_path
+    ((folder, held),) = begun
+    assert folder != tmp_path
+    assert held == []
+    assert not folder.exists()
+
+
 def test_other_versions_are_refused():
     remote.check_versions(remote.versions(), "node-7")
     older = remote.versions() | {"torch": "0.0.1"}

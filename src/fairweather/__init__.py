@@ -9,11 +9,10 @@ package is fast (PEP 562).
 'brightness_factor,factor=0.8'
 """
 
-from __future__ import annotations
-
 import importlib
-from typing import TYPE_CHECKING
 
+# Without `typing`: with `python -m`, whatever is imported here may come from the current folder.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fairweather import metrics as metrics
     from fairweather.as_seeds import join_seeds as join_seeds

@@ -2,6 +2,11 @@
 
 import sys
 
+# `python -m` puts the current folder first, and what lies there may have the name of any package.
+PLACE = __file__.removesuffix("/fairweather/__main__.py")
+if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] != PLACE:
+    del sys.path[0]
+
 
 def main() -> None:
     """Run the command line; whoever interrupts it while it is loaded gets no traceback."""

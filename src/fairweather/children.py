@@ -5,7 +5,25 @@ from __future__ import annotations
 import os
 import subprocess  # nosec B404 # for Python itself, without a shell
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """Let the Pythons that a library starts meanwhile import nothing from the current folder.
+
+    With `-m` and `-c` Python looks there first, and a foreign data set may hold a `pickle.py`.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def start_module(

@@ -15,6 +15,7 @@ from typing import ParamSpec, TypeVar
 
 from loky import get_reusable_executor
 
+from fairweather.children import safe_path
 from fairweather.errors import InputError
 
 LOOKS = 1.0  # seconds between two looks at whether the process that started this one is there
@@ -33,21 +34,25 @@ def submit(
     """Start work in one of at most so many other processes.
 
     The same processes serve the next work; idle ones end by themselves. Unlike processes of the
-    standard library, they do not import the user's script, which may lack the guard for that.
+    standard library, they do not import the user's script, which may lack the guard for that. Nor
+    do they, or the processes that loky starts beside them, import files of the current folder.
 
     >>> submit(1, {}, divmod, 7, 2).result()
     (3, 1)
     """
-    executor = get_reusable_executor(
-        most, env=dict(environment), initializer=_end_with, initargs=(os.getpid(),)
-    )
-    try:
-        future: Future[T] = executor.submit(work, *args, **kwargs)
-    except BaseException:
-        # Interrupted while the others are started, the executor may not notice that this process
-        # ends, which would then wait for it without end.
-        executor.shutdown(wait=False, kill_workers=True)
-        raise
+    # Processes that replace ended ones are started later, by a thread of loky: so in `env` too.
+    env = {**environment, "PYTHONSAFEPATH": "1"}
+    with safe_path():
+        executor = get_reusable_executor(
+            most, env=env, initializer=_end_with, initargs=(os.getpid(),)
+        )
+        try:
+            future: Future[T] = executor.submit(work, *args, **kwargs)
+        except BaseException:
+            # Interrupted while the others are started, the executor may not notice that this
+            # process ends, which would then wait for it without end.
+            executor.shutdown(wait=False, kill_workers=True)
+            raise
     return future
 
 

@@ -20,7 +20,7 @@ import time
 import warnings
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -231,27 +231,26 @@ def connected(address: str | None) -> Iterator[Cluster]:
     if ray.is_initialized():
         yield Cluster("the Ray cluster that this process has connected to")
         return
-    folder = None
+    # Short, since a path of a socket has at most 107 characters.
+    short = "/tmp" if Path("/tmp").is_dir() else None  # nosec B108 # mkdtemp makes it ours
+    folder = tempfile.mkdtemp(prefix="fw-ray-", dir=short)
     try:
         if address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-            # Short, since a path of a socket has at most 107 characters.
-            short = "/tmp" if Path("/tmp").is_dir() else None  # nosec B108 # mkdtemp makes it ours
-            folder = tempfile.mkdtemp(prefix="fw-ray-", dir=short)
-            _connect("a Ray cluster on this machine", _temp_dir=folder, num_cpus=cores())
+            here = "a Ray cluster on this machine"
+            _connect(here, folder, _temp_dir=folder, num_cpus=cores())
             yield Cluster("the Ray cluster on this machine", folder)
         elif address == "auto":
-            _connect("the Ray cluster of this machine", address="auto")
+            _connect("the Ray cluster of this machine", folder, address="auto")
             yield Cluster("the Ray cluster of this machine")
         else:
             place = check_address(address)
-            _connect(f"the Ray cluster at {place}", address=f"ray://{place}")
+            _connect(f"the Ray cluster at {place}", folder, address=f"ray://{place}")
             yield Cluster(f"the Ray cluster at {place}")
     finally:
         ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_address(address: str | None) -> str | None:
@@ -272,8 +271,11 @@ def check_address(address: str | None) -> str | None:
     return f"{host}:{port}"
 
 
-def _connect(name: str, **arguments: str | int) -> None:
-    """Connect to Ray, and keep this process's own way to end."""
+def _connect(name: str, folder: str, **arguments: str | int) -> None:
+    """Connect to Ray, and keep this process's own way to end.
+
+    Ray's processes import first what lies in the folder in which this happens: an empty one.
+    """
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     given: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", **arguments}
@@ -283,7 +285,7 @@ def _connect(name: str, **arguments: str | int) -> None:
     if "num_cpus" in arguments:
         given |= {"address": "local", "include_dashboard": False}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), chdir(folder):
             warnings.simplefilter("ignore")  # the error says it
             ray.init(**given)
     except (RayError, RuntimeError, ConnectionError, ValueError, ImportError) as error:

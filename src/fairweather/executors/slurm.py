@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -25,6 +25,7 @@ import pydantic
 import torch
 
 from fairweather import claims
+from fairweather.children import safe_path
 from fairweather.devices import cores, resolve_device, workers_for
 from fairweather.errors import InputError, NeedsMissingError, StoppedError, unknown_name
 from fairweather.executor_options import JobRequest
@@ -451,7 +452,9 @@ def _submit_array(request: JobRequest, run: RunFolder, job: ArrayJob, number: in
         needed = job.assigned.plan.steps[0].threads + job.assigned.workers
         executor = _executor_on_slurm(request, folder, needed, job_name(run))
     try:
-        with _undisturbed(apart=request.is_here):
+        # submitit starts a Python of its own, if not SLURM.
+        safe = safe_path() if request.is_here else nullcontext()
+        with _undisturbed(apart=request.is_here), safe:
             submitted = executor.submit_array([job] * number)
     except FailedJobError as error:
         words = "; ".join(str(error).split("\n"))
@@ -509,21 +512,14 @@ def _undisturbed(*, apart: bool) -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()  # only that may set handlers
     before = {each: signal.signal(each, signal.SIG_IGN) for each in numbers} if main else {}
     own = [os.dup(number) for number in (0, 1, 2)] if apart else []
-    safe = os.environ.get("PYTHONSAFEPATH")
     try:
         if apart:
-            # submitit starts a Python of its own, which would run modules of the current folder.
-            os.environ["PYTHONSAFEPATH"] = "1"
             nothing = os.open(os.devnull, os.O_RDWR)
             for number in (0, 1, 2):
                 os.dup2(nothing, number)
             os.close(nothing)
         yield
     finally:
-        if apart and safe is None:
-            del os.environ["PYTHONSAFEPATH"]
-        elif safe is not None:
-            os.environ["PYTHONSAFEPATH"] = safe
         for number, kept in enumerate(own):
             os.dup2(kept, number)
             os.close(kept)

@@ -29,3 +29,4 @@ from fairweather.guard.graph import GraphNetwork as GraphNetwork
 from fairweather.guard.graph import Of as Of
 from fairweather.guard.graph import Operation as Operation
 from fairweather.guard.graph import Weight as Weight
+from fairweather.guard.graph import check_pure as check_pure

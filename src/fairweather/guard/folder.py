@@ -69,12 +69,16 @@ def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
     path = Path(check_text(str(folder), "the guard")).expanduser()
     if not path.is_dir():
         raise InputError(f"there is no folder {path} with a guard")
-    sums = _read_json(path, CHECKSUMS)
+    sums = _json(path / CHECKSUMS, _content(path, CHECKSUMS))
+    content = {name: _content(path, name) for name in FILES}
     for name in FILES:
-        _check(path, name, sums)
-    record = _record(path)
-    weights, reference = (_tensors(path, name) for name in (WEIGHTS, REFERENCE))
-    graph = Graph.from_json(_read_json(path, GRAPH), weights, str(path / GRAPH))
+        if sums.get(name) != hashlib.sha256(content[name]).hexdigest():
+            raise InputError(
+                f"{path / name} is damaged or was changed: its checksum is not that in {CHECKSUMS}"
+            )
+    record = _record(path / RECORD, content[RECORD])
+    weights, reference = (_tensors(path / name, content[name]) for name in (WEIGHTS, REFERENCE))
+    graph = Graph.from_json(_json(path / GRAPH, content[GRAPH]), weights, str(path / GRAPH))
     network = GraphNetwork(graph, weights, resolve_device(device))
     known = _seen(reference.get("logits"), reference.get("features"), record, path / REFERENCE)
 
@@ -90,32 +94,23 @@ def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
     return Guard(record, see, known)
 
 
-def _file(folder: Path, name: str) -> Path:
+def _content(folder: Path, name: str) -> bytes:
+    """Read a file once: what is checked is what is used, and no later change of it matters."""
     path = folder / name
     if path.is_symlink() or not path.is_file():
         raise InputError(f"{folder} holds no guard: {name} is {_instead(path)}")
-    return path
+    if name.endswith(".json") and path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path} is larger than {MOST_BYTES // 2**20} MB")
+    return path.read_bytes()
 
 
 def _instead(path: Path) -> str:
     return "a link" if path.is_symlink() else "no file" if path.exists() else "missing"
 
 
-def _check(folder: Path, name: str, sums: Mapping[str, object]) -> None:
-    with _file(folder, name).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if sums.get(name) != found:
-        raise InputError(
-            f"{folder / name} is damaged or was changed: its checksum is not that in {CHECKSUMS}"
-        )
-
-
-def _read_json(folder: Path, name: str) -> dict[str, object]:
-    path = _file(folder, name)
-    if path.stat().st_size > MOST_BYTES:
-        raise InputError(f"{path} is larger than {MOST_BYTES // 2**20} MB")
+def _json(path: Path, content: bytes) -> dict[str, object]:
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(content)
     except (ValueError, RecursionError):
         raise InputError(f"{path} is not JSON") from None
     if not isinstance(found, dict):
@@ -123,21 +118,21 @@ def _read_json(folder: Path, name: str) -> dict[str, object]:
     return found
 
 
-def _record(folder: Path) -> GuardRecord:
+def _record(path: Path, content: bytes) -> GuardRecord:
     try:
-        found = GuardRecord.model_validate(_read_json(folder, RECORD))
+        found = GuardRecord.model_validate(_json(path, content))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{folder / RECORD} is wrong at {where}: {first['msg']}") from None
+        raise InputError(f"{path} is wrong at {where}: {first['msg']}") from None
     return found
 
 
-def _tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
+def _tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
     try:
-        return safetensors.torch.load_file(_file(folder, name))
+        return safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError):
-        raise InputError(f"{folder / name} is not a file of tensors") from None
+        raise InputError(f"{path} is not a file of tensors") from None
 
 
 def _seen(

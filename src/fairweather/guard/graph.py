@@ -2,7 +2,8 @@
 
 `torch.export` traces a network to operations of torch (`aten`). Stored as JSON, they need neither
 the library that the network comes from nor its code, and a foreign file can only ask for operations
-in `OPERATIONS`: all compute tensors from tensors, and none reads or writes a file.
+in `OPERATIONS`: all compute tensors from tensors, and none reads or writes a file, draws random
+numbers or changes a tensor, so that the same images have the same answer again.
 """
 
 from __future__ import annotations
@@ -20,41 +21,39 @@ from fairweather.errors import InputError
 VERSION = 1
 IMAGES = "images"  # the name of the input
 _NAMES = """
-_native_batch_norm_legit_no_training.default _softmax.default _log_softmax.default
+_log_softmax.default _native_batch_norm_legit_no_training.default _softmax.default
 _to_copy.default _unsafe_view.default _upsample_bicubic2d_aa.vec _upsample_bilinear2d_aa.vec
 abs.default adaptive_avg_pool2d.default adaptive_max_pool2d.default add.Scalar add.Tensor
-add_.Scalar add_.Tensor addmm.default alias.default amax.default amin.default arange.default
-arange.start arange.start_step avg_pool2d.default baddbmm.default batch_norm.default bmm.default
-cat.default celu.default chunk.default clamp.default clamp_.default clamp_max.default
-clamp_min.default clone.default constant_pad_nd.default contiguous.default conv1d.default
-conv2d.default conv2d.padding convolution.default cos.default detach.default div.Scalar
-div.Tensor div_.Tensor dropout.default dropout_.default einsum.default elu.default elu_.default
-eq.Scalar eq.Tensor erf.default exp.default expand.default expand_as.default fill_.Scalar
-fill_.Tensor flatten.using_ints flip.default floor_divide.default full.default full_like.default
-ge.Scalar gelu.default group_norm.default gt.Scalar hardsigmoid.default hardsigmoid_.default
-hardswish.default hardswish_.default hardtanh.default hardtanh_.default index.Tensor
-index_select.default instance_norm.default layer_norm.default le.Scalar leaky_relu.default
-leaky_relu_.default lift_fresh_copy.default linalg_vector_norm.default linear.default
-log.default log_softmax.int logsumexp.default lt.Scalar masked_fill.Scalar masked_fill.Tensor
-matmul.default max.dim max_pool2d.default maximum.default mean.default mean.dim min.dim
-minimum.default mish.default mish_.default mm.default movedim.int mul.Scalar mul.Tensor
-mul_.Scalar mul_.Tensor native_group_norm.default native_layer_norm.default
-ne.Scalar neg.default new_full.default new_ones.default new_zeros.default ones.default
-ones_like.default pad.default permute.default pixel_shuffle.default pixel_unshuffle.default
-pow.Scalar pow.Tensor_Scalar prelu.default reciprocal.default reflection_pad2d.default
-relu.default relu6.default relu6_.default relu_.default repeat.default
-repeat_interleave.self_int replication_pad2d.default reshape.default rms_norm.default
-roll.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default select.int
-selu.default selu_.default sigmoid.default sigmoid_.default silu.default silu_.default
-sin.default slice.Tensor softmax.int softplus.default split.Tensor split_with_sizes.default
-sqrt.default squeeze.default squeeze.dim squeeze.dims stack.default std.correction sub.Scalar
-sub.Tensor sub_.Tensor sum.default sum.dim_IntList sym_size.int t.default tanh.default
-tanh_.default to.dtype transpose.int unbind.int unflatten.int unsqueeze.default
-upsample_bicubic2d.vec upsample_bilinear2d.vec upsample_nearest2d.vec var.correction
-var_mean.correction view.default where.self zeros.default zeros_like.default
+addmm.default alias.default amax.default amin.default arange.default arange.start
+arange.start_step avg_pool2d.default baddbmm.default batch_norm.default bmm.default cat.default
+celu.default chunk.default clamp.default clamp_max.default clamp_min.default clone.default
+constant_pad_nd.default contiguous.default conv1d.default conv2d.default conv2d.padding
+convolution.default cos.default detach.default div.Scalar div.Tensor dropout.default
+einsum.default elu.default eq.Scalar eq.Tensor erf.default exp.default expand.default
+expand_as.default fill.Scalar fill.Tensor flatten.using_ints flip.default floor_divide.default
+full.default full_like.default ge.Scalar gelu.default group_norm.default gt.Scalar
+hardsigmoid.default hardswish.default hardtanh.default index.Tensor index_select.default
+instance_norm.default layer_norm.default le.Scalar leaky_relu.default lift_fresh_copy.default
+linalg_vector_norm.default linear.default log.default log_softmax.int logsumexp.default lt.Scalar
+masked_fill.Scalar masked_fill.Tensor matmul.default max.dim max_pool2d.default maximum.default
+mean.default mean.dim min.dim minimum.default mish.default mm.default movedim.int mul.Scalar
+mul.Tensor native_group_norm.default native_layer_norm.default ne.Scalar neg.default
+new_full.default new_ones.default new_zeros.default ones.default ones_like.default pad.default
+permute.default pixel_shuffle.default pixel_unshuffle.default pow.Scalar pow.Tensor_Scalar
+prelu.default reciprocal.default reflection_pad2d.default relu.default relu6.default
+repeat.default repeat_interleave.self_int replication_pad2d.default reshape.default
+rms_norm.default roll.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default
+select.int selu.default sigmoid.default silu.default sin.default slice.Tensor softmax.int
+softplus.default split.Tensor split_with_sizes.default sqrt.default squeeze.default squeeze.dim
+squeeze.dims stack.default std.correction sub.Scalar sub.Tensor sum.default sum.dim_IntList
+sym_size.int t.default tanh.default to.dtype transpose.int unbind.int unflatten.int
+unsqueeze.default upsample_bicubic2d.vec upsample_bilinear2d.vec upsample_nearest2d.vec
+var.correction var_mean.correction view.default where.self zeros.default zeros_like.default
 """
 # By the name and the overload that torch gives them.
 OPERATIONS = frozenset(_NAMES.split())
+# Arguments that decide whether an operation draws or changes tensors, with the value that it needs.
+PURE: Mapping[str, object] = {"train": False, "training": False, "dropout_p": 0.0}
 MOST = 2**62  # no size of a tensor is larger; Python's own numbers have no end
 
 
@@ -170,6 +169,7 @@ class Graph:
                 given = tuple(_read(each, known, weights) for each in arguments)
                 named = {str(key): _read(each, known, weights) for key, each in options.items()}
                 operations.append(Operation(str(name), kind, given, named))
+                check_pure(operations[-1], place)
                 known.add(str(name))
             logits, features = read["logits"], read["features"]
             if not {logits, features or logits} <= known - {IMAGES}:
@@ -225,9 +225,41 @@ class GraphNetwork:
         return values[graph.logits], None if graph.features is None else values[graph.features]
 
 
+def check_pure(operation: Operation, place: str) -> None:
+    """Raise `InputError` if an operation draws random numbers or changes a tensor.
+
+    Args:
+        operation: with a kind that is allowed.
+        place: where it stands, for the message.
+    """
+    if operation.kind in ARITHMETIC:
+        return
+    names = [each.name for each in _aten(operation.kind)._schema.arguments]
+    given = {**dict(zip(names, operation.arguments, strict=False)), **operation.options}
+    impure = any(repr(given.get(name, calm)) != repr(calm) for name, calm in PURE.items())
+    # Instance norm with statistics of the images adds them to running ones, if it has these.
+    learns = given.get("use_input_stats", False) is not False
+    running = given.get("running_mean"), given.get("running_var")
+    if impure or (learns and running != (None, None)):
+        raise InputError(
+            f"{place} asks for {operation.kind} as in training, which draws random numbers or "
+            "changes tensors"
+        )
+
+
 def _function(kind: str) -> Callable[..., Any]:
-    if kind in ARITHMETIC:
-        return ARITHMETIC[kind]
+    if kind == "_native_batch_norm_legit_no_training.default":
+        return _batch_norm
+    return ARITHMETIC[kind] if kind in ARITHMETIC else _aten(kind)
+
+
+def _batch_norm(*given: Any) -> tuple[torch.Tensor]:  # noqa: ANN401 - tensors and numbers
+    """Do the operation of this name, which itself reads beyond weights that are too short."""
+    *tensors, momentum, epsilon = given
+    return (torch.ops.aten.batch_norm.default(*tensors, False, momentum, epsilon, False),)
+
+
+def _aten(kind: str) -> Any:  # noqa: ANN401 - torch._ops.OpOverload
     name, _, overload = kind.partition(".")
     found = getattr(getattr(torch.ops.aten, name, None), overload, None)
     if found is None:

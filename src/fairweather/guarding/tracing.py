@@ -23,6 +23,7 @@ from fairweather.guard import (
     Of,
     Operation,
     Weight,
+    check_pure,
 )
 from fairweather.inference import copied
 
@@ -135,7 +136,8 @@ def _operation(node: Any, names: Mapping[str, Of | Weight]) -> Operation:  # noq
     if node.target in ARITHMETIC:
         kind = ARITHMETIC[node.target]
     else:
-        kind = str(node.target).removeprefix("aten.")
+        name, _, overload = str(node.target).removeprefix("aten.").partition(".")
+        kind = f"{name.removesuffix('_')}.{overload}"  # `relu_` as `relu`
         if kind not in OPERATIONS:
             raise _not_traceable(f"it does {node.target}, which a guard does not know")
 
@@ -147,7 +149,9 @@ def _operation(node: Any, names: Mapping[str, Of | Weight]) -> Operation:  # noq
         return argument
 
     options = {name: given(each) for name, each in node.kwargs.items()}
-    return Operation(node.name, kind, tuple(map(given, node.args)), options)
+    operation = Operation(node.name, kind, tuple(map(given, node.args)), options)
+    check_pure(operation, "the network")
+    return operation
 
 
 def _features(last: Operation, node: Any) -> str | None:  # noqa: ANN401 - torch.fx.Node

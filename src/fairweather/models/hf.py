@@ -19,6 +19,7 @@ from fairweather.download import file_digest
 from fairweather.errors import InputError, missing_extra
 from fairweather.models.classifier import Classifier
 from fairweather.models.hf_processor import Processing, Processor, read_processor
+from fairweather.models.hf_vetting import TIMM, vetted
 from fairweather.models.opened import Opened, folder_name
 from fairweather.types import class_names
 
@@ -49,8 +50,8 @@ def open_hf(repo: str, *, offline: bool = False) -> Opened:
     """Open an image classifier of transformers with the settings of its image processor.
 
     Loading never executes code: files of code in the repository are ignored, and weights are read
-    from safetensors or, if there are none, from a weights-only PyTorch file. Everything is computed
-    in float32.
+    from safetensors or, if there are none, from a weights-only PyTorch file. Nothing is read that
+    lies elsewhere. Everything is computed in float32.
 
     Args:
         repo: a folder that `save_pretrained` wrote, or `OWNER/NAME` on the hub.
@@ -75,11 +76,14 @@ def open_hf(repo: str, *, offline: bool = False) -> Opened:
         raise InputError(f"hf:{repo} is not a model: there is no config.json")
     weights = _weights(repo, find)
     settings = next((path for name in PROCESSORS if (path := find(name))), None)
-    place = config_file.parent
-    with _quietly(transformers.utils.logging), torch.random.fork_rng(devices=[]):
+    with (
+        _quietly(transformers.utils.logging),
+        torch.random.fork_rng(devices=[]),
+        vetted(transformers, repo, config_file, settings, weights) as place,
+    ):
         network = _load_network(transformers, repo, place, weights)
         classes = _classes(repo, network.config)
-        if settings is None and network.config.model_type != "timm_wrapper":
+        if settings is None and network.config.model_type != TIMM:
             raise InputError(
                 f"hf:{repo} does not describe its preprocessing: add its preprocessor_config.json, "
                 "or load it with python:FILE.py:FUNCTION"
@@ -93,7 +97,7 @@ def open_hf(repo: str, *, offline: bool = False) -> Opened:
         "architecture": type(network).__name__,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "outputs": network.config.num_labels,
-        "revision": None if folder.is_dir() else place.name,
+        "revision": None if folder.is_dir() else config_file.parent.name,
         "weights": [path.name for path in weights],
         "processor": type(processor).__name__,
         **_processing_facts(processing),
@@ -103,8 +107,14 @@ def open_hf(repo: str, *, offline: bool = False) -> Opened:
 
 
 def _in_folder(folder: Path) -> Find:
+    own = folder.resolve()
+    blobs = own.parent.parent / "blobs"  # where the cache of a hub has what is linked in snapshots
+
     def find(name: str) -> Path | None:
-        return folder / name if (folder / name).is_file() else None
+        path = folder / name
+        if path.is_file() and path.resolve().parent not in (own, blobs):
+            raise InputError(f"hf:{folder}: {name} is a link that leads out of the folder")
+        return path if path.is_file() else None
 
     return find
 
@@ -173,9 +183,15 @@ def _weights(repo: str, find: Find) -> list[Path]:
 
 def _shards(repo: str, index: Path) -> list[str]:
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"hf:{repo}: {index.name} is damaged ({_reason(error)})") from error
+    if outside:
+        raise InputError(
+            f"hf:{repo}: {index.name} names {outside[0]!r}, which is no file beside it"
+        )
+    return names
 
 
 def _load_network(transformers: ModuleType, repo: str, place: Path, weights: list[Path]) -> Network:

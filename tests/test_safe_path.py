@@ -1,0 +1,90 @@
+"""Nothing in the current folder is imported, by no process: a foreign data set may lie there."""
+
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from fairweather.children import safe_path
+
+SOURCES = sorted((Path(__file__).parents[1] / "src").rglob("*.py"))
+NAMES = {each for each in sys.stdlib_module_names if not each.startswith("_")}
+PACKAGES = {"cv2", "fairweather", "loky", "numpy", "pandas", "PIL", "torch", "typer", "yaml"}
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """A folder whose files have the names of modules and packages, and tell of being imported."""
+    folder = tmp_path / "data set"
+    folder.mkdir()
+    for name in NAMES | PACKAGES:
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / f'ran {name}')!r}, 'w')\n")
+    return folder
+
+
+def run_in(folder, *words):
+    """Run Python in a folder as from a script elsewhere; gives what it says and what ran."""
+    env = {name: each for name, each in os.environ.items() if name != "PYTHONSAFEPATH"}
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    return done, sorted(path.name for path in folder.parent.glob("ran *"))
+
+
+def script(folder, text):
+    (folder.parent / "elsewhere").mkdir()
+    path = folder.parent / "elsewhere" / "script.py"
+    path.write_text(text)
+    return path
+
+
+def test_processes_that_decode_and_draw_import_nothing_from_the_current_folder(trap):
+    text = "from fairweather.pool import submit\nprint(submit(1, {}, divmod, 7, 2).result())\n"
+    done, ran = run_in(trap, script(trap, text))
+    assert (done.stdout, ran) == ("(3, 1)\n", [])
+
+
+def test_modules_of_the_package_import_nothing_from_the_current_folder(trap):
+    text = (
+        "from fairweather.children import start_module\n"
+        "print(start_module('fairweather.errors').wait())\n"
+    )
+    done, ran = run_in(trap, script(trap, text))
+    assert (done.stdout, ran) == ("0\n", [])
+
+
+def test_the_command_line_imports_nothing_from_the_current_folder(trap):
+    (trap.parent / "probe.py").write_text("import sys\nprint(*sys.modules)\n")
+    for name in run_in(trap.parent, "-m", "probe")[0].stdout.split():
+        (trap / f"{name}.py").unlink(missing_ok=True)  # what Python itself imports for `-m`
+    (trap / "fairweather.py").unlink()  # what `-m` would then mean
+    assert (trap / "typing.py").exists()
+    assert (trap / "json.py").exists()
+    done, ran = run_in(trap, "-m", "fairweather", "--version")
+    assert (done.returncode, done.stderr, ran) == (0, "", [])
+
+
+def test_processes_are_started_in_these_ways_only():
+    """The two above; git and SLURM's programs, which are no Pythons; submitit and Ray."""
+    found = defaultdict(set)
+    for path in SOURCES:
+        for name in re.findall(r"^ *(?:import|from) (\w+)", path.read_text(), re.MULTILINE):
+            found[name].add(path.name)
+    assert found["subprocess"] == {"children.py", "runs.py", "submitted.py", "together.py"}
+    assert found["loky"] == {"pool.py", "decode.py"}  # the latter counts processors
+    assert found["submitit"] == {"slurm.py"}
+    assert found["ray"] == {"ray_cluster.py"}
+    assert not {"multiprocessing", "joblib"} & found.keys()
+
+
+def test_the_environment_is_as_before(monkeypatch):
+    for before in (None, "", "1"):
+        monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+        if before is not None:
+            monkeypatch.setenv("PYTHONSAFEPATH", before)
+        with safe_path():
+            assert os.environ["PYTHONSAFEPATH"] == "1"
+        assert os.environ.get("PYTHONSAFEPATH") == before
