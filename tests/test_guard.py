@@ -191,6 +191,7 @@ def test_a_guard_says_what_it_is(saved, trained):
     lines = guard.record.lines()
     assert list(lines) == ["promised", "sets", "tested", "shifted"]
     assert "they also chose the epoch" in lines["promised"]
+    assert lines["sets"].endswith("on average over draws of validation images")
     assert [each.images for each in guard.record.kept] == [
         "validation", "clean", "brightness_factor,factor=0.5",
     ]  # fmt: skip

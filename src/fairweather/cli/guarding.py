@@ -37,7 +37,9 @@ Confidence = Annotated[
 Coverage = Annotated[
     str | None,
     typer.Option(
-        help="The share of images whose prediction set holds the right class.", show_default="90%"
+        help="The share of images whose prediction set holds the right class, on average over "
+        "draws of validation images.",
+        show_default="90%",
     ),
 ]
 

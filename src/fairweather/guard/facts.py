@@ -175,7 +175,7 @@ class GuardRecord(Frozen):
             f"threshold {fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} answers "
             f"are wrong{CHOSEN[fit.chose]}",
             "sets": f"the set of an image holds its class for {_exact(promise.coverage)} of such "
-            "images",
+            "images, on average over draws of validation images",
         }
         clean = [each for each in self.kept if each.images == CLEAN]
         if clean:

@@ -32,7 +32,8 @@ def load_guard(
             the validation images, not under a shift.
         confidence: of a run: the share of draws of validation images in which it is kept; 0.95 if
             not given.
-        coverage: of a run: the share of images whose set holds the right class; 0.9 if not given.
+        coverage: of a run: the share of images whose set holds the right class, on average over
+            draws of validation images; 0.9 if not given.
         device: `auto`, `cpu`, `cuda`, ...
         data_root: of a run: the folder with the files of its data set, if it is not where the run
             found it; the features of validation images are made again from these.
