@@ -136,12 +136,24 @@ class Clusters:
         expected = count + count * (count - 1) * together
         return min(1.0, float(expected / np.square(images).sum()))
 
-    def influences(self, columns: FloatArray) -> FloatArray:
-        """Columns of clusters whose mean, and its variance, are those of columns of images.
+    @property
+    def effective(self) -> float:
+        """How many clusters of equal size say as much as these: (sum n)^2 / sum n^2.
 
-        A mean over images is a ratio of two sums over clusters: of the column, and of the number of
-        images. Each cluster is given the mean plus what it adds to the linearised ratio, so that
-        every method for independent images can be used with clusters in their place.
+        Source: Kish 1965, Survey Sampling, section 11.7.
+
+        >>> Clusters(np.array([0, 0, 0, 0, 1, 2, 3, 4])).effective
+        3.2
+        """
+        return float(len(self.of) ** 2 / np.square(self.sizes).sum())
+
+    def influences(self, columns: FloatArray) -> FloatArray:
+        """Columns of clusters with the mean of the images, and the jackknife's variance of it.
+
+        A cluster with many of the images pulls the mean with it, so that it seems to differ little
+        from it. So each cluster's number is the mean plus what it moves the mean of the others,
+        times the number of others. Every method for independent images can then be used with
+        clusters in their place.
 
         Args:
             columns: float `[n, k]`.
@@ -149,15 +161,18 @@ class Clusters:
         Returns:
             float64 `[count, k]`.
 
-        Source: Cochran 1977, Sampling Techniques, section 9A, for the variance of the ratio.
+        Source: Efron and Stein 1981, The Jackknife Estimate of Variance; Tukey's pseudo-values,
+        moved so that their mean is that of the images.
 
         >>> clusters, column = Clusters(np.array([0, 1, 1])), np.array([[1.0], [0.0], [1.0]])
         >>> clusters.influences(column).ravel().round(3).tolist()
-        [0.889, 0.444]
+        [0.917, 0.417]
         """
         means = columns.mean(axis=0)
         excess = self.sums(np.asarray(columns - means, dtype=np.float64))
-        return np.asarray(means + excess * self.count / len(self.of))
+        others = np.maximum(len(self.of) - self.sizes, 1)[:, None]
+        moves = (self.count - 1) * excess / others
+        return np.asarray(means + moves - moves.mean(axis=0))
 
 
 def share_interval(
@@ -372,8 +387,3 @@ def student(count: int, tests: int = 1) -> float:
     (2.093, 2.861)
     """
     return float(scipy.special.stdtrit(count - 1, 1 - TAIL / tests))
-
-
-def influences(columns: FloatArray, clusters: Clusters | None) -> FloatArray:
-    """The columns of images if there are no clusters; else those of `Clusters.influences`."""
-    return columns if clusters is None else clusters.influences(columns)
