@@ -54,6 +54,7 @@ from fairweather.types import in_255ths
 OVER_SEEDS = (
     ", and over the seeds of each side with several; (sd): the standard deviation over seeds"
 )
+ALIKE = ", each image counting alike"
 LAYOUT = Layout(
     ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
 )
@@ -288,7 +289,7 @@ def caption(rows: Sequence[Row], a: ComparedRun, b: ComparedRun, images: Resampl
         by_t += f" {NORMAL_SEEDS}"
     return (
         f"A is {a.name}, B is {b.name}, on the same {rows[0].difference.n:,} test images"
-        f"{in_clusters(images.clusters)}. "
+        f"{in_clusters(images.clusters)}{'' if images.clusters is None else ALIKE}. "
         f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these "
         "means, without attacks. In brackets: the 95 % interval of B − A over "
         f"{'images' if images.clusters is None else 'clusters'}, paired "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -147,6 +148,15 @@ class Clusters:
         """
         return float(len(self.of) ** 2 / np.square(self.sizes).sum())
 
+    @property
+    def alike(self) -> FloatArray:
+        """Weights of the images with which each cluster counts alike, `[n]`, with a mean of 1.
+
+        >>> Clusters(np.array([0, 1, 1])).alike.tolist()
+        [1.5, 0.75, 0.75]
+        """
+        return len(self.of) / (self.count * self.sizes[self.of])
+
     def influences(self, columns: FloatArray) -> FloatArray:
         """Columns of clusters with the mean of the images, and the jackknife's variance of it.
 
@@ -175,8 +185,49 @@ class Clusters:
         return np.asarray(means + moves - moves.mean(axis=0))
 
 
+class Worth(NamedTuple):
+    """As many independent images as some images of clusters are worth, and the hits among them."""
+
+    images: float
+    hits: float
+
+
+def worth(hits: npt.ArrayLike, clusters: Clusters) -> Worth:
+    """How many independent images would tell as much of a share of images of clusters.
+
+    It is the number whose share has the jackknife's variance, at most all images, made smaller
+    since the variance has few degrees of freedom. If all images agree, it is the effective number
+    of clusters.
+
+    Args:
+        hits: bool `[n]`, which images count.
+        clusters: of these images.
+
+    Source: Korn and Graubard 1998, Confidence Intervals for Proportions with Small Expected Number
+    of Positive Counts Estimated from Survey Data.
+
+    >>> found = worth([True, True, False, False], Clusters(np.array([0, 0, 1, 1])))
+    >>> found.images < 1 / 2, found.hits == found.images / 2
+    (True, True)
+    """
+    column = np.asarray(hits, dtype=np.float64)
+    share, effective = float(column.mean()), clusters.effective
+    if share in (0, 1):
+        return Worth(effective, effective * share)
+    variance = float(clusters.influences(column[:, None]).var(ddof=1)) / clusters.count
+    own = share * (1 - share)
+    found = min(own / variance, len(column)) if variance > NEARLY * own else float(len(column))
+    wider = float(scipy.special.stdtrit(max(effective - 1, NEARLY), 1 - TAIL)) / Z95
+    images = max(found / wider**2, NEARLY)
+    return Worth(images, images * share)
+
+
 def share_interval(
-    hits: npt.ArrayLike, parts: npt.ArrayLike, count: int, clusters: Clusters | None
+    hits: npt.ArrayLike,
+    parts: npt.ArrayLike,
+    count: int,
+    clusters: Clusters | None,
+    weights: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """The 95 % interval of a share of the images of each part; NaN of a part without images.
 
@@ -191,6 +242,7 @@ def share_interval(
         parts: int `[n]`, the part of each image, from 0 to `count` - 1; other numbers are left out.
         count: the number of parts.
         clusters: which images belong together.
+        weights: of the images, if they belong together; by default each counts alike.
 
     Returns:
         The lower and the upper ends, float64 `[count]`, in [0, 1].
@@ -217,12 +269,15 @@ def share_interval(
     pairs, pair = np.unique(
         part[inside] * clusters.count + clusters.of[inside], return_inverse=True
     )
-    own = np.bincount(pair).astype(np.float64)
-    own_hits = np.bincount(pair, hit[inside]).astype(np.float64)  # floats if there are none, too
+    heavy = np.ones(len(hit)) if weights is None else weights
+    # Floats if there are none, too.
+    own = np.bincount(pair, heavy[inside]).astype(np.float64)
+    own_hits = np.bincount(pair, (heavy * hit)[inside]).astype(np.float64)
     of = pairs // clusters.count
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.bincount(of, own_hits, count) / images
-        moments = _moments(own_hits, own, share[of], images[of])
+        whole = np.bincount(of, own, count)
+        share = np.bincount(of, own_hits, count) / whole
+        moments = _moments(own_hits, own, share[of], whole[of])
     sums = np.stack([np.bincount(of, each, count) for each in moments]).astype(np.float64)
     return _share_interval(share, images, sums)
 
