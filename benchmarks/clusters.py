@@ -24,6 +24,7 @@ from fairweather.metrics.intervals import of_clusters
 from fairweather.metrics.recipes import cross_difference
 
 TRIALS, RESAMPLES = 1000, 500
+NULL_TRIALS = 4000
 OF_IMAGES = 250  # trials in which images are resampled too, which takes longer
 CLUSTERS, CORRELATIONS, MEAN_SIZE = (8, 20, 50, 200), (0.0, 0.1, 0.3), 10
 SIZES = ("equal", "unequal", "one has half")
@@ -112,12 +113,50 @@ def coverage(count, sizes, share, correlation):
         held["page"].append(low <= share <= high)
         gap = metrics.paired_difference(estimates[0], estimates[-1])
         held["difference"].append(gap.low <= 0 <= gap.high)
-        sides = (clusters.influences(columns[:, [at]]) for at in (0, 3))
-        rejected.append(cross_difference(*sides).p < 0.05)
+        rejected.append(cross_difference(columns[:, [0]], columns[:, [3]], clusters).p < 0.05)
     return [*map(percent, held.values()), percent(rejected)]
 
 
+def null_studies(tail, count, share, correlation):
+    """Two models of equal accuracy, each with its own chance in each cluster; Pareto sizes.
+
+    Size of the test, how often it contradicts its interval, how often the interval of another
+    difference is above or below the truth, and mean share of images in the largest cluster.
+    """
+    both = 1 / correlation - 1
+    rejected, contradicts, missed, largest = [], [], [], []
+    for trial in range(NULL_TRIALS):
+        generator = np.random.default_rng([trial, count, round(100 * share), round(10 * tail)])
+        sizes = np.minimum(np.ceil(3 * (1 + generator.pareto(tail, count))), 3000).astype(int)
+        clusters = Clusters(np.repeat(np.arange(count), sizes))
+        largest.append(sizes.max() / sizes.sum())
+        chances = generator.beta(share * both, (1 - share) * both, (count, 2))
+        right = generator.random((len(clusters.of), 2)) < chances[clusters.of]
+        columns = right.astype(np.float64)
+        found = cross_difference(columns[:, :1], columns[:, 1:], clusters, (0.0, 1.0))
+        low, high = found.interval
+        rejected.append(found.p < 0.05)
+        contradicts.append(rejected[-1] != (low > 0 or high < 0))
+        # The second model is right on half of the images that it would get wrong.
+        better = np.maximum(columns[:, 1:], generator.random((len(right), 1)) < 0.5)
+        low, high = cross_difference(columns[:, :1], better, clusters, (0.0, 1.0)).interval
+        truth = (1 - share) / 2
+        missed.append((truth < low, truth > high))
+    below, above = map(percent, np.transpose(missed))
+    return [percent(largest), percent(rejected), percent(contradicts), below, above]
+
+
 def main():
+    header = ["Tail", "Clusters", "Accuracy", "Correlation", "largest cluster, % of images"]
+    print_table(
+        [*header, "test rejects", "contradicts its interval", "truth below", "truth above"],
+        (
+            [tail, count, share, correlation, *null_studies(tail, count, share, correlation)]
+            for tail in (1.3, 1.1)
+            for count in (20, 40, 100)
+            for share, correlation in ((0.8, 0.1), (0.8, 0.3), (0.95, 0.3))
+        ),
+    )
     header = ["Accuracy", "Sizes", "Clusters", "Correlation", "Accuracy held", "NLL", "Brier"]
     header += [
         "on the page",

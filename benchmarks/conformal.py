@@ -26,6 +26,7 @@ from fairweather.variants import METHODS, Conformal
 COVERAGE, DRAWS, NEW = 0.9, 400, 1000
 IMAGES = (60, 200, 1000)
 PATIENTS = (40, 100, 400)
+FEWEST = 100
 LARGE = 40
 
 
@@ -81,7 +82,7 @@ def row(variant, n):
 
 
 def row_of_patients(count, hard):
-    shares = {"one image of each": [], "all images": []}
+    shares = {"one image of each": [], "all images": [], "of images": [], "weigh: images": []}
     for seed in range(DRAWS):
         rng = np.random.default_rng(seed)
         logits, labels, clusters = of_patients(count, hard, rng)
@@ -91,10 +92,18 @@ def row_of_patients(count, hard):
         for name, known in (("one image of each", clusters), ("all images", None)):
             found, _ = judged(Conformal(coverage=COVERAGE), (logits, labels), new, known)
             shares[name].append(found.covered.mean())
+        for name, weigh in (("of images", "clusters"), ("weigh: images", "images")):
+            if count < FEWEST and weigh == "images":
+                continue  # the effective number of patients is too small
+            variant = Conformal(coverage=COVERAGE, weigh=weigh)
+            found, _ = judged(variant, (logits, labels), (others, truth), clusters)
+            shares[name].append(found.covered.mean())
     return [f"{count:,}", hard, *map(with_error, shares.values())]
 
 
 def with_error(shares):
+    if not shares:
+        return "too few"
     return f"{100 * np.mean(shares):.2f} ± {100 * np.std(shares) / np.sqrt(len(shares)):.2f}"
 
 
@@ -111,6 +120,7 @@ def main():
     rows.append(row(Conformal("lac", COVERAGE, classwise=True), IMAGES[-1]))
     print_table(head, rows)
     head = ["patients", "hard ones", "one image of each: coverage %", "all images: coverage %"]
+    head += ["one image of each: coverage of images %", "weigh: images: coverage of images %"]
     print_table(head, (row_of_patients(n, hard) for hard in ("large", "small") for n in PATIENTS))
 
 

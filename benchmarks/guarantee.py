@@ -14,20 +14,30 @@ The models: confidences follow a Beta distribution, and an image is right with i
 (uninformative, with a risk just above 5 %: the hardest case, where every answer breaks the
 promise), or less often where the confidence is above 0.99 (sure and wrong). Ties: the confidence is
 rounded to twentieths. Images that come in clusters are ten of each, alike within: once all are
-tested as if they were independent, and once one image of each cluster.
+tested as if they were independent, and once one image of each cluster. Patients of different sizes:
+half have one image, and half have 40, on which errors are 2.6 times as frequent as the confidence
+says; the promise is about patients that count alike, or about images that do.
 """
 
 import numpy as np
 import scipy.special
 from coverage import print_table  # the script beside this one
 
-from fairweather.metrics import guaranteed_threshold, threshold_at_risk, thresholds_to_try
+from fairweather.metrics import (
+    Clusters,
+    guaranteed_threshold,
+    one_of_each,
+    threshold_at_risk,
+    thresholds_to_try,
+)
 
 RISK, CERTAINTY = 0.05, 0.95
 TRIALS = 4000
 GRID = 200_000  # quantiles of the confidence, for the integral
 IN_CLUSTER, CORRELATION = 10, 0.5
 IMAGES = (200, 500, 2000, 10_000)
+LARGE, MORE = 40, 2.6
+TRIALS_OF_PATIENTS = 400
 
 
 def calibrated(confidence):
@@ -157,6 +167,47 @@ def in_clusters(count):
     return [f"{count:,}", *map(with_error, broken.values())]
 
 
+def in_patients(count):
+    """The promise weighs patients or images, and the true risk does: all four."""
+    shape, quantiles = (20, 0.5), (np.arange(GRID) + 0.5) / GRID
+    drawn = np.sort(scipy.special.betaincinv(*shape, quantiles))
+    above = np.arange(GRID, 0, -1)
+    # Wrong answers in a million of small patients, and of large ones.
+    small, large = (
+        (np.minimum(1, factor * (1 - drawn)))[::-1].cumsum()[::-1] / above for factor in (1, MORE)
+    )
+    risks = {
+        "patients": (small + large) / 2,
+        "images": (small + LARGE * large) / (1 + LARGE),
+    }
+    broken = {(weighed, of): [] for weighed in risks for of in risks}
+    for trial in range(TRIALS_OF_PATIENTS):
+        generator = np.random.default_rng([count, trial, 2])
+        halves = []
+        for _ in range(2):
+            sizes = np.where(np.arange(count // 2) % 2, LARGE, 1)
+            clusters = Clusters(np.repeat(np.arange(len(sizes)), sizes))
+            shares = []
+            for _ in range(2):
+                own = generator.normal(size=len(sizes))[clusters.of]
+                apart = np.sqrt(1 - CORRELATION) * generator.normal(size=len(own))
+                shares.append(scipy.special.ndtr(np.sqrt(CORRELATION) * own + apart))
+            confidence = scipy.special.betaincinv(*shape, shares[0])
+            factor = np.where(sizes == 1, 1, MORE)[clusters.of]
+            halves.append((confidence, shares[1] > factor * (1 - confidence), clusters))
+        (sure, right, _), (confidence, correct, clusters) = halves
+        tried = thresholds_to_try(sure, right, risk=RISK)
+        places = one_of_each(clusters)
+        found = {
+            "patients": guaranteed_threshold(confidence[places], correct[places], tried),
+            "images": guaranteed_threshold(confidence, correct, tried, clusters=clusters),
+        }
+        for (weighed, of), cases in broken.items():
+            place = np.searchsorted(drawn, found[weighed].threshold)
+            cases.append(place < GRID and risks[of][place] > RISK)
+    return [f"{count:,}", *map(with_error, broken.values())]
+
+
 def with_error(broken):
     share = np.mean(broken)
     return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / len(broken)):.1f}"
@@ -169,6 +220,10 @@ def main():
     print_table(head, (row(name, n) for name in MODELS for n in IMAGES))
     head = ["clusters of 10", "all images: broken %", "one image of each: broken %"]
     print_table(head, (in_clusters(count) for count in (200, 500, 2000)))
+    head = ["patients"]
+    for weighed in ("patients", "images"):
+        head += [f"weighs {weighed}: risk of {of} broken %" for of in ("patients", "images")]
+    print_table(head, (in_patients(count) for count in (400, 1000, 2000)))
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import scipy.optimize
 import scipy.special
 from coverage import print_table  # the script beside this one
 
 from fairweather import metrics
 from fairweather.metrics import Estimate, paired_difference, recipe_estimate, to_score
-from fairweather.metrics.recipes import cross
+from fairweather.metrics.recipes import cross, cross_difference
 from fairweather.record import CLEAN
 from fairweather.report.contents import read_contents
 from fairweather.report.correctness import read_correct, read_images
@@ -30,6 +31,7 @@ SEEDS, SIZES, RATIOS = (3, 5, 10), (500, 2000, 10_000), (0, 1, 3, 10)
 MARGINS, OF_BOTH, SHARPNESS = (1.5, 1.4), 0.5, 1.5
 ROW = {metric.name: metric for metric in metrics.METRICS}
 MEANS = ("accuracy", "negative_log_likelihood", "brier_score")
+NULL_TRIALS = 4000
 CURVED_TRIALS, CURVED_RESAMPLES = 300, 300
 CURVED = {
     "ECE": (metrics.expected_calibration_error, "expected_calibration_error"),
@@ -39,6 +41,17 @@ CURVED = {
     "AURC": (metrics.area_under_risk_coverage, "area_under_risk_coverage"),
 }
 CURVED_SEEDS, CURVED_SIZES, CURVED_RATIOS = (3,), (500, 2000), (0, 3)
+
+
+# Mean accuracy and the standard deviations over seeds of two recipes that do not differ.
+UNEQUAL = (
+    (0.95, (0, 0.035)),
+    (0.95, (0.01, 0.035)),
+    (0.95, (0.035, 0.035)),
+    (0.9, (0, 0.07)),
+    (0.98, (0, 0.02)),
+    (0.7, (0, 0.035)),
+)
 
 
 def columns_of(logits):
@@ -141,6 +154,36 @@ def coverage_of_curves(n, seeds, ratio):
     return held.mean(axis=0)
 
 
+def skewed(mean, spread):
+    """Draw accuracies of seeds whose probits are normal, with this mean and standard deviation."""
+    if not spread:
+        return lambda generator, seeds: np.full(seeds, mean)
+    points = normal_points(20_000)
+
+    def off(numbers):
+        shares = scipy.special.ndtr(numbers[0] + np.exp(numbers[1]) * points)
+        return 10 * (shares.mean() - mean), 100 * (shares.std() - spread)
+
+    centre, log_width = scipy.optimize.fsolve(off, [1.3 * scipy.special.ndtri(mean), -0.5])
+    width = np.exp(log_width)
+    return lambda generator, seeds: scipy.special.ndtr(
+        centre + width * generator.normal(size=seeds)
+    )
+
+
+def size_of_test(mean, spreads, n, seeds):
+    """How often the test finds that two recipes of equal mean accuracy differ."""
+    draws = [skewed(mean, spread) for spread in spreads]
+    rejected = []
+    for trial in range(NULL_TRIALS):
+        generator = np.random.default_rng([n, seeds, trial])
+        shares = [draw(generator, seeds) for draw in draws]
+        right = [generator.random((n, seeds), dtype=np.float32) < each for each in shares]
+        sides = (each.astype(np.float64) for each in right)
+        rejected.append(cross_difference(*sides, bounds=(0.0, 1.0)).p < 0.05)
+    return np.mean(rejected)
+
+
 def percents(shares):
     return [f"{100 * share:.1f}" for share in shares]
 
@@ -190,6 +233,18 @@ if __name__ == "__main__":
             rows_of_runs(sys.argv[1:]),
         )
         sys.exit()
+    print_table(
+        ["accuracy, %", "sd of A, points", "sd of B", "n", "3 seeds", "5 seeds"],
+        (
+            [
+                *(f"{100 * number:g}" for number in (mean, *spreads)),
+                n,
+                *percents(size_of_test(mean, spreads, n, seeds) for seeds in (3, 5)),
+            ]
+            for mean, spreads in UNEQUAL
+            for n in (500, 2000)
+        ),
+    )
     print_table(
         [
             "ratio",

@@ -111,18 +111,16 @@ def test_replicates_are_the_metric_on_the_drawn_clusters():
     sizes=st.lists(st.integers(1, 6), min_size=2, max_size=8),
     seed=st.integers(0, 1000),
 )
-def test_influences_give_the_mean_and_the_variance_of_the_ratio(sizes, seed):
-    """Cochran's formula for a ratio of two sums over clusters, written out."""
+def test_influences_give_the_mean_and_the_jackknifes_variance(sizes, seed):
+    """One cluster left out after the other, written out."""
     clusters = Clusters(np.repeat(np.arange(len(sizes)), sizes))
     column = np.random.default_rng(seed).normal(size=sum(sizes))
-    count, n, mean = len(sizes), len(column), column.mean()
-    totals = [column[clusters.of == g].sum() for g in range(count)]
-    squares = sum((t - mean * m) ** 2 for t, m in zip(totals, sizes, strict=True))
-    expected = count / (count - 1) * squares / n**2
-    found = cross(clusters.influences(column[:, None]))
-    assert found.value == pytest.approx(mean, abs=1e-12)
+    without = np.array([column[clusters.of != g].mean() for g in range(len(sizes))])
+    expected = np.square(without - without.mean()).sum() * (1 - 1 / len(sizes))
+    found = cross(column[:, None], clusters)
+    assert found.value == pytest.approx(column.mean(), abs=1e-12)
     assert found.images == pytest.approx(expected, rel=1e-9, abs=1e-18)
-    assert found.n == count
+    assert found.n == pytest.approx(sum(sizes) ** 2 / sum(m * m for m in sizes))
 
 
 def test_repeating_every_image_of_a_cluster_changes_nothing():
@@ -383,9 +381,21 @@ def test_intervals_hold_with_20_patients_where_those_over_images_do_not():
         over_images.append(score.low <= 0.8 <= score.high)
         gap = paired_difference(*estimates)
         paired.append(gap.low <= 0 <= gap.high)
-        sides = (clusters.influences(columns[:, [at]]) for at in (0, 1))
-        rejected.append(cross_difference(*sides).p < 0.05)
+        rejected.append(cross_difference(columns[:, [0]], columns[:, [1]], clusters).p < 0.05)
     assert np.sum(held) >= fewest(trials, 0.93)
     assert np.sum(paired) >= fewest(trials, 0.93)
     assert np.sum(over_images) <= most(trials, 0.8)
     assert share_p(rejected, 0.05) > 1e-4
+
+
+def test_where_few_patients_have_most_images_p_is_rarely_small_by_chance():
+    """Pareto sizes, the largest of 20 has about a quarter of all: benchmarks/clusters.py."""
+    trials, rejected = 1000, 0
+    for trial in range(trials):
+        generator = np.random.default_rng(trial)
+        sizes = np.minimum(np.ceil(3 * (1 + generator.pareto(1.3, 20))), 1000).astype(int)
+        clusters = Clusters(np.repeat(np.arange(20), sizes))
+        chances = generator.beta(0.8 * 7 / 3, 0.2 * 7 / 3, (20, 2))  # a correlation of 0.3
+        right = (generator.random((len(clusters.of), 2)) < chances[clusters.of]).astype(float)
+        rejected += cross_difference(right[:, :1], right[:, 1:], clusters).p < 0.05
+    assert rejected <= most(trials, 0.06)

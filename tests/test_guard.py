@@ -32,7 +32,7 @@ from fairweather.guard import (
     Seen,
 )
 from fairweather.guard.graph import ARITHMETIC, OPERATIONS, Graph, GraphNetwork
-from fairweather.guarding import fitting
+from fairweather.guarding import fitting, promised_by
 from fairweather.guarding.listing import write_answers
 from fairweather.guarding.making import make_guard, save_guard, save_onnx
 from fairweather.guarding.tracing import to_onnx, trace
@@ -661,7 +661,7 @@ def first_half(keys, clusters=None):
 
 def test_what_is_fitted_on_which_half(tmp_path):
     predictions = simulated(400, np.random.default_rng(0))
-    fit, chosen_on = fitting.fit_promise(reopened(tmp_path, predictions), PROMISE)
+    fit, chosen_on, _ = fitting.fit_promise(reopened(tmp_path, predictions), PROMISE)
     first = first_half(predictions.keys)
     assert fit.others == first.sum()
     assert fit.images == len(chosen_on) == (~first).sum()
@@ -756,13 +756,68 @@ def test_the_promise_is_kept_through_all_steps(tmp_path, trials):
 def test_of_each_patient_one_image_counts(tmp_path):
     generator = np.random.default_rng(0)
     predictions, clusters = simulated(900, generator), np.repeat(np.arange(300), 3)
-    fit, chosen_on = fitting.fit_promise(reopened(tmp_path, predictions, clusters), PROMISE)
+    fit, chosen_on, _ = fitting.fit_promise(reopened(tmp_path, predictions, clusters), PROMISE)
     first = first_half(predictions.keys, Clusters(clusters))
     assert fit.cluster == "patient"
     assert fit.others == first.sum()
     assert fit.images == len(np.unique(clusters[~first])) == len(chosen_on)
     of = dict(zip(predictions.keys.tolist(), clusters.tolist(), strict=True))
     assert len({of[key] for key in chosen_on.keys.tolist()}) == len(chosen_on)
+
+
+def hard_patients(count, generator, largest=40):
+    """Half of the patients have one image and no error; the others have 40, of which 8 % wrong."""
+    sizes = np.where(np.arange(count) % 2, largest, 1)
+    clusters = Clusters(np.repeat(np.arange(count), sizes))
+    wrong = (sizes[clusters.of] > 1) & (generator.random(len(clusters.of)) < 0.08)
+    return clusters, wrong
+
+
+@pytest.mark.parametrize(("weigh", "risk"), [("clusters", 0.04), ("images", 0.08)])
+def test_each_patient_or_each_image_counts_alike_in_what_is_kept(weigh, risk):
+    clusters, wrong = hard_patients(400, np.random.default_rng(0))
+    fit = guard_of(None).record.fit
+    found = fitting.kept("x", CLEAN, outcomes(~wrong), fit, clusters, weigh).risk
+    # By patients, the mean of each one's share: 200 shares of 40 images, with 0 for the others.
+    shares = np.bincount(clusters.of, wrong) / clusters.sizes
+    by_hand = shares.mean() if weigh == "clusters" else wrong.mean()
+    assert found.value == pytest.approx(by_hand)
+    assert found.low < risk < found.high
+
+
+def test_a_promise_about_images_is_kept_for_images(tmp_path):
+    """Where large patients are hard, one image of each promises for patients, not for images."""
+    clusters, wrong = hard_patients(2400, np.random.default_rng(1))
+    run = reopened(tmp_path, outcomes(~wrong), clusters.of)
+    promise = Promise(risk=0.07, certainty=0.95, coverage=0.9)
+    assert promise.weigh == "clusters"
+    of_patients = fitting.fit_promise(run, promise)
+    # All confidences are equal: everything is answered, although 8 % of the images are wrong.
+    assert of_patients.fit.answered == of_patients.fit.images == 1200
+    images = promise.model_copy(update={"weigh": "images"})
+    with pytest.raises(InputError, match="no threshold is shown to keep a risk of 7 %"):
+        fitting.fit_promise(run, images)
+    found = fitting.fit_promise(run, images.model_copy(update={"risk": 0.1}))
+    assert found.fit.images == len(found.chosen_on) == len(found.clusters.of) > 20_000
+    assert wrong.mean() < found.fit.bound <= 0.1
+
+
+def test_the_output_says_what_counts_alike():
+    record = guard_of(Seen(np.zeros((10, 3)), None)).record
+    of_patients = record.fit.model_copy(update={"cluster": "patient"})
+    for weigh, words in (
+        ("clusters", "each patient counting alike: 1 validation images, one of each patient, "),
+        ("images", "each image counting alike: 1 validation images chose "),
+    ):
+        promise = record.promise.model_copy(update={"weigh": weigh})
+        told = record.model_copy(update={"promise": promise, "fit": of_patients}).lines()
+        assert words in told["promised"]
+    assert "alike" not in record.lines()["promised"]
+
+
+def test_what_counts_alike_is_one_of_two():
+    with pytest.raises(InputError, match=r"weigh .*'patients'"):
+        promised_by(0.05, weigh="patients")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ compared[compared["metric"] == "accuracy"][
 
 # %% [markdown]
 # "No difference found" does not mean that the recipes are equal: with three seeds the intervals
-# are wide. Which of two recipes, and how many seeds it takes, is the subject of [its own
+# are wide. Which of two recipes, and how many seeds to train, is the subject of [its own
 # page](../recipes.md).
 #
 # ## The seeds themselves

@@ -16,6 +16,8 @@ from fairweather.yamlfile import parse_yaml
 
 FORM = "KIND, or KIND: {PARAMETER: VALUE}"
 Curve = Literal["isotonic", "logistic"]
+Weigh = Literal["clusters", "images"]  # what counts alike where images belong together
+WEIGH: tuple[Weigh, ...] = get_args(Weigh)
 CURVES: tuple[Curve, ...] = get_args(Curve)
 FITTED_UNDER_SHIFTS = "fitted under shifts"
 FIT_ON = "-fit_on"  # suffix of the names of variants that are fitted on what `fit_on` lists
@@ -187,6 +189,8 @@ class Conformal(Variant):
         method: the score of a class: `lac`, `aps` or `raps`; see `fairweather.metrics.conformal`.
         coverage: the promised share of images whose label is in the set.
         classwise: keep the promise for the images of each class, with a threshold for each.
+        weigh: what counts alike where images belong together: `clusters`, such as patients, of
+            which one image each is used; or `images`, so that the coverage is a share of all.
 
     >>> Conformal(coverage=0.95, classwise=True).name
     'conformal-lac-0.95-classwise'
@@ -196,8 +200,10 @@ class Conformal(Variant):
     method: str = "lac"
     coverage: float = 0.9
     classwise: bool = False
+    weigh: Weigh = "clusters"
 
     def __post_init__(self) -> None:
+        check_weigh(self.weigh)
         if self.method not in METHODS:
             raise unknown_name("method of prediction sets", str(self.method), METHODS)
         from fairweather.types import is_finite  # with numpy, which `--help` should not wait for
@@ -217,12 +223,22 @@ class Conformal(Variant):
         from fairweather.types import shortest  # likewise
 
         each = "-classwise" if self.classwise else ""
-        return f"{self.kind}-{self.method}-{shortest(self.coverage)}{each}"
+        weighed = "-images" if self.weigh == "images" else ""
+        return f"{self.kind}-{self.method}-{shortest(self.coverage)}{each}{weighed}"
 
     @property
     def title(self) -> str:  # noqa: D102 - as its base says
         each = " in each class" if self.classwise else ""
-        return f"{self.method.upper()} sets for {100 * self.coverage:.6g} %{each}"
+        weighed = " of images" if self.weigh == "images" else ""
+        return f"{self.method.upper()} sets for {100 * self.coverage:.6g} %{weighed}{each}"
+
+
+def check_weigh(weigh: object) -> Weigh:
+    """Check what is to count alike where images belong together: `clusters` or `images`."""
+    for known in WEIGH:
+        if weigh == known:
+            return known
+    raise unknown_name("value of weigh", str(weigh), WEIGH)
 
 
 VARIANTS: Mapping[str, type[Variant]] = {

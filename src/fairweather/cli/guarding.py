@@ -43,6 +43,15 @@ Coverage = Annotated[
     ),
 ]
 
+Weighed = Annotated[
+    str | None,
+    typer.Option(
+        help="What counts alike where images belong together: clusters, such as patients, or "
+        "images.",
+        show_default="clusters",
+    ),
+]
+
 
 def predict(
     model: Annotated[
@@ -60,6 +69,7 @@ def predict(
     risk: Risk = None,
     confidence: Confidence = None,
     coverage: Coverage = None,
+    weigh: Weighed = None,
     out: Annotated[Path, typer.Option(help="The table to write, .csv or .parquet.")] = Path(
         "predictions.csv"
     ),
@@ -101,7 +111,9 @@ def predict(
     from fairweather.reopened import open_images
 
     with progress(quiet=quiet) as show:
-        guard = load_guard(model, **shares, device=device, data_root=data_root, offline=offline)
+        guard = load_guard(
+            model, **shares, weigh=weigh, device=device, data_root=data_root, offline=offline
+        )
         record = guard.record
         found = open_images(
             data,
@@ -130,6 +142,7 @@ def guard(
     risk: Risk = None,
     confidence: Confidence = None,
     coverage: Coverage = None,
+    weigh: Weighed = None,
     onnx: Annotated[
         Path | None,
         typer.Option(
@@ -163,7 +176,9 @@ def guard(
 
     check_new_folder(folder, replace=replace)
     of = reopen(model, offline=offline)
-    made = make_guard(of, promised_by(**shares), device=device, root=data_root, offline=offline)
+    made = make_guard(
+        of, promised_by(**shares, weigh=weigh), device=device, root=data_root, offline=offline
+    )
     save_guard(made, of, folder, replace=replace)
     if onnx is not None:
         save_onnx(made, of, onnx)

@@ -16,8 +16,14 @@ from fairweather.comparison.compared import (
     are_one_run,
     estimate_model,
 )
-from fairweather.comparison.pairs import CANNOT_TELL, LEVEL, REAL, Pair
-from fairweather.metrics.clusters import influences
+from fairweather.comparison.pairs import (
+    CANNOT_TELL,
+    LEVEL,
+    REAL,
+    Pair,
+    crossed_shares,
+    with_interval,
+)
 from fairweather.metrics.paired import (
     SeedSummary,
     holm,
@@ -25,7 +31,6 @@ from fairweather.metrics.paired import (
     paired_change,
     paired_difference,
 )
-from fairweather.metrics.recipes import cross, cross_difference
 from fairweather.record import CLEAN, NO_LEVEL, Condition, base_model
 from fairweather.report.table_formats import Layout, signed
 from fairweather.types import Score
@@ -116,17 +121,19 @@ def _rows(a: ComparedRun, b: ComparedRun, pair: Pair, images: Resampled) -> Iter
         right = [each.correct[UNSHIFTED][of_class] for each in (first, second)]
         known = images.clusters
         clusters = None if known is None else known.select(np.flatnonzero(of_class))
+        difference = subtract(first.shown(UNSHIFTED, name), second.shown(UNSHIFTED, name))
         if len(first.seeds) == len(second.seeds) == 1 and clusters is None:
             p = mcnemar_exact(right[0][:, 0], right[1][:, 0]).p
         else:
-            floats = [influences(each.astype(float), clusters) for each in right]
-            p = (cross(floats[1] - floats[0]) if same else cross_difference(*floats)).p
+            floats = [each.astype(float) for each in right]
+            crossed = crossed_shares(floats, clusters, same=same)
+            difference, p = with_interval(difference, crossed), crossed.p
         yield Row(
             pair,
             classes[label],
             first.summary(UNSHIFTED, name),
             second.summary(UNSHIFTED, name),
-            subtract(first.shown(UNSHIFTED, name), second.shown(UNSHIFTED, name)),
+            difference,
             p,
         )
 

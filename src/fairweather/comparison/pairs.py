@@ -19,7 +19,7 @@ from fairweather.comparison.compared import (
     estimate_model,
     weights_of_means,
 )
-from fairweather.metrics.clusters import influences
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray
 from fairweather.metrics.paired import (
     McNemar,
@@ -31,6 +31,7 @@ from fairweather.metrics.paired import (
 )
 from fairweather.metrics.recipes import Crossed, cross, cross_difference
 from fairweather.record import MEAN, Condition, base_model
+from fairweather.report.sentences import seed_far_out
 from fairweather.report.tables import TOO_FEW
 from fairweather.types import Score
 
@@ -65,11 +66,13 @@ class Row:
         shift, level, metric: as in scores.csv.
         a, b: the value of each side, over its seeds.
         difference: b − a, with its 95 % interval; it also covers the seeds of a side with several.
-        crossed: only for accuracy: b − a over images and seeds, with its variances.
+        crossed: only for accuracy, with several seeds or clusters of images: b − a over images and
+            seeds, with its variances; the interval is then its interval.
         test: McNemar's exact test, for the accuracy in one cell with one seed on each side; None if
             images come in clusters.
         p: for the accuracy in one cell, from that test or from the t-test of `crossed`, after
             Holm's correction over all tests of the comparison; else NaN.
+        far_out: of each side with a seed far from the others a sentence, else "".
         same_classes: the models predict the same class for every image, in every cell and seed.
         same_confidences: likewise, with the same confidence and loss.
     """
@@ -84,6 +87,7 @@ class Row:
     crossed: Crossed | None = None
     test: McNemar | None = None
     p: float = math.nan
+    far_out: tuple[str, ...] = ()
     same_classes: bool = False
     same_confidences: bool = False
 
@@ -95,9 +99,8 @@ class Row:
     @property
     def p_alone(self) -> float:
         """The p-value of its test before the correction; NaN if there is no test."""
-        if not self.is_tested or self.crossed is None:
-            return math.nan
-        return self.test.p if self.test else self.crossed.p
+        found = self.test or self.crossed
+        return found.p if found and self.is_tested else math.nan
 
     @property
     def is_cell(self) -> bool:
@@ -147,16 +150,41 @@ def compare_models(
             )
             if metric == "accuracy":
                 cells = weights.get(condition, {condition: 1.0})
-                right = [
-                    influences(_mean_correct(each, cells), images.clusters)
-                    for each in (first, second)
-                ]
-                crossed = cross(right[1] - right[0]) if same else cross_difference(*right)
-                row = replace(row, crossed=crossed)
-                if row.is_cell and row.a.n == row.b.n == 1 and images.clusters is None:
-                    columns = (each.correct[condition][:, 0] for each in (first, second))
-                    row = replace(row, test=mcnemar_exact(*columns))
+                right = [_mean_correct(each, cells) for each in (first, second)]
+                if row.a.n == row.b.n == 1 and images.clusters is None:
+                    if row.is_cell:
+                        row = replace(row, test=mcnemar_exact(right[0][:, 0], right[1][:, 0]))
+                else:
+                    crossed = crossed_shares(right, images.clusters, same=same)
+                    row = replace(
+                        row,
+                        difference=with_interval(row.difference, crossed),
+                        crossed=crossed,
+                        far_out=tuple(
+                            seed_far_out(f"{side} ({of.model})", of.seeds, each, images.clusters)
+                            for side, of, each in zip("AB", (first, second), right, strict=True)
+                        ),
+                    )
             yield row
+
+
+def crossed_shares(
+    sides: Sequence[FloatArray], clusters: Clusters | None, *, same: bool
+) -> Crossed:
+    """The second side minus the first, of shares of images `[n, S]`; paired by seed if `same`."""
+    first, second = sides
+    if same:
+        return cross(second - first, clusters)
+    return cross_difference(first, second, clusters, (0.0, 1.0))
+
+
+def with_interval(difference: Score, crossed: Crossed) -> Score:
+    """A difference of shares with the interval of its test, so that both say the same of 0."""
+    if difference.too_few:
+        return difference
+    low, high = crossed.interval
+    value = difference.value
+    return difference._replace(low=min(max(low, -1.0), value), high=max(min(high, 1.0), value))
 
 
 def _mean_correct(estimates: ModelEstimates, cells: Mapping[Condition, float]) -> FloatArray:

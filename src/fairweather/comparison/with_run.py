@@ -39,8 +39,7 @@ from fairweather.errors import unknown_name
 from fairweather.metrics.paired import SeedSummary
 from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NATURAL, NO_LEVEL, SUMMARY_LEVELS
 from fairweather.report.contents import in_clusters
-from fairweather.report.ranking import CLUSTERS, MCNEMAR, RECIPES
-from fairweather.report.sentences import needed_in_words
+from fairweather.report.ranking import CLUSTERS, MCNEMAR, NORMAL_SEEDS, RECIPES
 from fairweather.report.table_formats import Body, Layout, aligned, signed, table_files
 from fairweather.report.tables import (
     ABSENT,
@@ -55,6 +54,7 @@ from fairweather.types import in_255ths
 OVER_SEEDS = (
     ", and over the seeds of each side with several; (sd): the standard deviation over seeds"
 )
+ALIKE = ", each image counting alike"
 LAYOUT = Layout(
     ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
 )
@@ -284,14 +284,17 @@ def caption(rows: Sequence[Row], a: ComparedRun, b: ComparedRun, images: Resampl
     over = RECIPES if images.clusters is None else CLUSTERS
     tests = {MCNEMAR if row.test else over: None for row in tested}
     several = any(max(row.a.n, row.b.n) > 1 for row in rows)
+    by_t = " That of accuracy is the one of its test, without resamples." if over in tests else ""
+    if several:
+        by_t += f" {NORMAL_SEEDS}"
     return (
         f"A is {a.name}, B is {b.name}, on the same {rows[0].difference.n:,} test images"
-        f"{in_clusters(images.clusters)}. "
+        f"{in_clusters(images.clusters)}{'' if images.clusters is None else ALIKE}. "
         f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these "
         "means, without attacks. In brackets: the 95 % interval of B − A over "
         f"{'images' if images.clusters is None else 'clusters'}, paired "
         f"({images.resamples:,} resamples, the same for both)"
-        f"{OVER_SEEDS if several else ''}. A difference "
+        f"{OVER_SEEDS if several else ''}.{by_t} A difference "
         f"is called {REAL} only if {' or '.join(tests)} of the accuracy in one cell says so "
         f"after Holm's correction over the {len(tested)} cells of this table (p < {LEVEL:g}). "
         f"Lines without a p-value have only their interval: if nothing differs, about one in "
@@ -346,7 +349,7 @@ def notes(
         "With few images that interval is wide: if it contains 0, the two may still be calibrated "
         "differently.",
         *([TOO_FEW_NOTE] if any(row.difference.too_few for row in rows) else []),
-        *(_needs(rows, titles) if images.clusters is None else []),
+        *_far_out(rows, titles),
         *_counts(rows),
     ]
 
@@ -415,21 +418,16 @@ def _not_compared(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _needs(rows: Sequence[Row], titles: Mapping[str, str]) -> Iterator[str]:
-    """Say how much data would show a difference, on clean images and under all shifts."""
-    tests = sum(row.is_tested for row in rows)
-    for row in rows:
-        is_summary = (row.shift, row.level) in ((CLEAN, NO_LEVEL), (ALL, MEAN))
-        is_open = row.verdict == CANNOT_TELL and not row.same_classes
-        # For a recipe with one seed, the spread over seeds is not known.
-        is_known = row.is_of_recipes or max(row.a.n, row.b.n) == 1
-        if row.crossed is None or not (is_summary and is_open and is_known):
-            continue
-        if words := needed_in_words(row.crossed, tests if row.is_tested else 1):
-            yield (
-                f"{row.pair.title}, accuracy, {titles[row.shift].lower()}: if the true difference "
-                f"is the one seen here, finding it with a power of 80 % takes {words}."
-            )
+def _far_out(rows: Sequence[Row], titles: Mapping[str, str]) -> list[str]:
+    """Name seeds that are far from the others, on clean images and under all shifts."""
+    found = {
+        f"{titles[row.shift]}, {said}": None
+        for row in rows
+        if (row.shift, row.level) in ((CLEAN, NO_LEVEL), (ALL, MEAN))
+        for said in row.far_out
+        if said
+    }
+    return list(found)
 
 
 def _counts(rows: Sequence[Row]) -> Iterator[str]:

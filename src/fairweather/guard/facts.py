@@ -10,6 +10,7 @@ import pydantic
 from fairweather.errors import check_name
 from fairweather.record import CLEAN, Frozen, Shown
 from fairweather.types import LARGEST_SIDE, Preparation
+from fairweather.variants import Weigh
 
 VERSION: Literal[1] = 1
 VALIDATION = "validation"
@@ -40,11 +41,14 @@ class Promise(Frozen):
         risk: the largest share of wrong answers.
         certainty: the share of draws of validation images in which the risk is kept.
         coverage: the least share of images whose set holds the right class, on average over draws.
+        weigh: what counts alike where images belong together: `clusters`, such as patients, or
+            `images`, so that a patient with many images counts for more.
     """
 
     risk: Inner
     certainty: Inner
     coverage: Inner
+    weigh: Weigh = "clusters"
 
 
 class Fit(Frozen):
@@ -58,8 +62,10 @@ class Fit(Frozen):
             class is, the most probable one is the set.
         images: the number of images on which threshold and quantile were chosen.
         answered, wrong: how many of these are answered, and how many of the answers are wrong.
-        bound: the upper end of the exact interval of the risk.
-        cluster: what images belong together by, such as `patient`; then one image of each counts.
+        bound: the upper end of the one-sided interval of the risk; exact unless all images of
+            clusters count.
+        cluster: what images belong together by, such as `patient`; then one image of each counts,
+            or all if the promise weighs images.
         chose: what the same images had chosen of the model.
     """
 
@@ -91,7 +97,7 @@ class Kept(Frozen):
             of a shift or an attack, or `natural/NAME`.
         kind: what was done to test images, if anything: `shift` or `attack`.
         n: how many images.
-        answered: the share of them that is answered.
+        answered: the share of them that is answered; all shares are weighed as the promise says.
         risk: the share of the answers that is wrong.
         covered: the share of the images whose set holds the right class.
         set_size: mean number of classes in a set; None if the run stores no logits.
@@ -166,14 +172,16 @@ class GuardRecord(Frozen):
     def lines(self) -> dict[str, str]:
         """What is promised, what it rests on, and what test images kept of it, for people."""
         promise, fit = self.promise, self.fit
-        of = (
-            f"validation images, one of each {fit.cluster}," if fit.cluster else "validation images"
-        )
+        of, weighed = "validation images", ""
+        if fit.cluster:
+            alike = fit.cluster if promise.weigh == "clusters" else "image"
+            weighed = f", each {alike} counting alike"
+            of += f", one of each {fit.cluster}," if promise.weigh == "clusters" else ""
         lines = {
             "promised": f"risk <= {_exact(promise.risk)} with {_exact(promise.certainty)} "
-            f"confidence, for images like those of validation: {fit.images:,} {of} chose the "
-            f"threshold {fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} answers "
-            f"are wrong{CHOSEN[fit.chose]}",
+            f"confidence, for images like those of validation{weighed}: {fit.images:,} {of} chose "
+            f"the threshold {fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} "
+            f"answers are wrong{CHOSEN[fit.chose]}",
             "sets": f"the set of an image holds its class for {_exact(promise.coverage)} of such "
             "images, on average over draws of validation images",
         }

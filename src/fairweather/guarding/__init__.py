@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fairweather.errors import InputError
 from fairweather.guard import Guard, Promise, is_guard, open_guard
+from fairweather.variants import check_weigh
 
 # What is promised if nothing else is said.
 CONFIDENCE, COVERAGE = 0.95, 0.9
@@ -17,6 +18,7 @@ def load_guard(
     risk: float | None = None,
     confidence: float | None = None,
     coverage: float | None = None,
+    weigh: str | None = None,
     device: str = "auto",
     data_root: str | Path | None = None,
     offline: bool = False,
@@ -34,6 +36,9 @@ def load_guard(
             not given.
         coverage: of a run: the share of images whose set holds the right class, on average over
             draws of validation images; 0.9 if not given.
+        weigh: of a run that knows which images belong together: `clusters` (the default), such as
+            patients, which then count alike; or `images`, so that risk and coverage are shares of
+            all images, also if some patients have many.
         device: `auto`, `cpu`, `cuda`, ...
         data_root: of a run: the folder with the files of its data set, if it is not where the run
             found it; the features of validation images are made again from these.
@@ -47,7 +52,7 @@ def load_guard(
         InputError: there is no such guard or run, a file is damaged, or the validation images do
             not support the promise.
     """
-    promised = (risk, confidence, coverage)
+    promised = (risk, confidence, coverage, weigh)
     if is_guard(Path(source).expanduser()):
         if any(each is not None for each in promised):
             raise InputError(f"{source} is a guard that promises already: leave out what it is")
@@ -62,22 +67,27 @@ def load_guard(
             f"{source} is no saved guard: say which risk it is to keep, such as --risk 5%, or "
             "risk=0.05 in Python"
         )
-    promise = promised_by(risk, confidence, coverage)
+    promise = promised_by(risk, confidence, coverage, weigh)
     of = reopen(str(source), offline=offline)
     return make_guard(of, promise, device=device, root=data_root, offline=offline)
 
 
 def promised_by(
-    risk: float, confidence: float | None = None, coverage: float | None = None
+    risk: float,
+    confidence: float | None = None,
+    coverage: float | None = None,
+    weigh: str | None = None,
 ) -> Promise:
     """Check what is to be promised; raises `InputError` for shares that none can be.
 
     >>> promised_by(0.05)
-    Promise(risk=0.05, certainty=0.95, coverage=0.9)
+    Promise(risk=0.05, certainty=0.95, coverage=0.9, weigh='clusters')
     """
     certainty = CONFIDENCE if confidence is None else confidence
     least = COVERAGE if coverage is None else coverage
     for name, value in (("risk", risk), ("confidence", certainty), ("coverage", least)):
         if not 0 < value < 1:  # nor NaN
             raise InputError(f"{name} must be a share between 0 and 1, found {value}")
-    return Promise(risk=risk, certainty=certainty, coverage=least)
+    return Promise(
+        risk=risk, certainty=certainty, coverage=least, weigh=check_weigh(weigh or "clusters")
+    )

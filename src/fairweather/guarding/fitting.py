@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.guard import VALIDATION, Chosen, Fit, Kept, Kind, Measured, Promise, percent
+from fairweather.guard import (
+    VALIDATION,
+    Chosen,
+    Fit,
+    Kept,
+    Kind,
+    Measured,
+    Promise,
+    percent,
+)
 from fairweather.inference import divide_by, fit_temperature, recalibrate
 from fairweather.inference.conformal import halves
 from fairweather.metrics import (
@@ -26,13 +35,21 @@ from fairweather.record import CLEAN, NATURAL, TEST, VAL, predictions_file
 from fairweather.reopened import Reopened
 from fairweather.scores import read_clusters
 from fairweather.types import Predictions
+from fairweather.variants import Weigh
 
 
 class Fitted(NamedTuple):
-    """A fitted promise, and the validation predictions that chose its threshold, not scaled yet."""
+    """A fitted promise, and the validation predictions that chose its threshold, not scaled yet.
+
+    Attributes:
+        fit: the promise.
+        chosen_on: the predictions.
+        clusters: of these, if several images of one cluster are among them.
+    """
 
     fit: Fit
     chosen_on: Predictions
+    clusters: Clusters | None
 
 
 def fit_promise(of: Reopened, promise: Promise) -> Fitted:
@@ -40,8 +57,9 @@ def fit_promise(of: Reopened, promise: Promise) -> Fitted:
 
     Half of the images are for the temperature, and propose thresholds. The other half, of which the
     first says nothing, chooses among these and gives the quantile. All images of a cluster are in
-    one half, and of each cluster one image chooses: then images are independent, as the bounds ask,
-    and the promise is about an image of a new patient.
+    one half. If the promise weighs clusters, one image of each chooses: then images are
+    independent, as the bounds ask, and the promise is about an image of a new patient. If it weighs
+    images, all of them choose, and count as the independent images that they are worth.
 
     Raises:
         InputError: there are no validation images, too few, or no threshold that keeps the risk.
@@ -51,11 +69,16 @@ def fit_promise(of: Reopened, promise: Promise) -> Fitted:
     cluster = None if clusters is None or groups is None else groups.cluster
     parts = halves(every.keys, clusters)
     chosen = parts.thresholds
-    what = "validation images"
-    if clusters is not None:
-        chosen = chosen[one_of_each(clusters.select(chosen))] if len(chosen) else chosen
+    what, of_chosen = "validation images", None
+    if clusters is not None and len(chosen):
+        of_chosen = clusters.select(chosen)
         what = f"{cluster}s with validation images"
-    _check_enough(len(chosen), promise, what, of)
+        if promise.weigh == "clusters":
+            chosen, of_chosen = chosen[one_of_each(of_chosen)], None
+        else:
+            what += ", which count as so many of equal size,"
+    worth = len(chosen) if of_chosen is None else int(of_chosen.effective)
+    _check_enough(worth, promise, what, of)
     proposing, judging = every.take(parts.temperature), every.take(chosen)
     if not len(proposing):
         raise InputError(f"{of.run.path} has too few {what} to divide them")
@@ -70,6 +93,7 @@ def fit_promise(of: Reopened, promise: Promise) -> Fitted:
         thresholds_to_try(tried.confidence, tried.correct, risk=promise.risk),
         risk=promise.risk,
         certainty=promise.certainty,
+        clusters=of_chosen,
     )
     if not found.answered:
         errors = np.count_nonzero(~scaled.correct)
@@ -82,7 +106,7 @@ def fit_promise(of: Reopened, promise: Promise) -> Fitted:
         temperature=temperature,
         others=len(proposing),
         threshold=found.threshold,
-        quantile=conformal_quantile(_scores(scaled), promise.coverage),
+        quantile=conformal_quantile(_scores(scaled), promise.coverage, worth),
         images=found.images,
         answered=found.answered,
         wrong=found.wrong,
@@ -90,7 +114,7 @@ def fit_promise(of: Reopened, promise: Promise) -> Fitted:
         cluster=cluster,
         chose=_chosen(of),
     )
-    return Fitted(fit, judging)
+    return Fitted(fit, judging, of_chosen)
 
 
 def _chosen(of: Reopened) -> Chosen:
@@ -123,10 +147,17 @@ def tempered(predictions: Predictions, temperature: float) -> Predictions:
     return recalibrate(predictions, divide_by(temperature))
 
 
-def measure(of: Reopened, fitted: Fitted) -> Iterator[Kept]:
-    """What is kept of the promise on the images of the run, from its stored predictions."""
+def measure(of: Reopened, fitted: Fitted, weigh: Weigh) -> Iterator[Kept]:
+    """What is kept of the promise on the images of the run, from its stored predictions.
+
+    Args:
+        of: the model.
+        fitted: from `fit_promise`.
+        weigh: as in the promise.
+    """
     fit = fitted.fit
-    yield kept(VALIDATION, "clean", tempered(fitted.chosen_on, fit.temperature), fit, None)
+    scaled = tempered(fitted.chosen_on, fit.temperature)
+    yield kept(VALIDATION, "clean", scaled, fit, fitted.clusters, weigh)
     places: list[tuple[str, Kind, str, str]] = [(CLEAN, "clean", TEST, CLEAN)]
     for sweep in of.record.sweeps:
         places += [(cell.id, sweep.kind, TEST, cell.id) for cell in sweep.cells]
@@ -136,11 +167,16 @@ def measure(of: Reopened, fitted: Fitted) -> Iterator[Kept]:
         file = predictions_file(of.name, of.seed, shift, part)
         if of.run.file(file).is_file() and of.run.holds(file):
             predictions = tempered(of.run.read_predictions(file), fit.temperature)
-            yield kept(images, kind, predictions, fit, read_clusters(of.run, part))
+            yield kept(images, kind, predictions, fit, read_clusters(of.run, part), weigh)
 
 
 def kept(
-    images: str, kind: Kind, predictions: Predictions, fit: Fit, clusters: Clusters | None
+    images: str,
+    kind: Kind,
+    predictions: Predictions,
+    fit: Fit,
+    clusters: Clusters | None,
+    weigh: Weigh = "clusters",
 ) -> Kept:
     """What is kept of the promise on some images, with intervals over images or clusters.
 
@@ -149,7 +185,11 @@ def kept(
         predictions: after temperature scaling.
         fit: threshold and quantile.
         clusters: which images belong together.
+        weigh: what counts alike, as in the promise.
     """
+    alike = np.ones(len(predictions))
+    if clusters is not None and weigh == "clusters":
+        alike = clusters.alike
     answered = predictions.confidence >= fit.threshold
     if predictions.logits is None:
         # A label whose score is too large is in a set only where that would be empty, and so is the
@@ -157,15 +197,15 @@ def kept(
         size, covered = None, (_scores(predictions) <= fit.quantile) | predictions.correct
     else:
         sets = set_columns(softmax(predictions.logits), predictions.labels, fit.quantile)
-        size, covered = float(sets.set_size.mean()), sets.covered
+        size, covered = float((alike * sets.set_size).mean()), sets.covered
     everywhere = np.ones(len(predictions), dtype=bool)
     return Kept(
         images=images,
         kind=kind,
         n=len(predictions),
-        answered=float(answered.mean()),
-        risk=_share(~predictions.correct, answered, clusters),
-        covered=_share(covered, everywhere, clusters),
+        answered=min(float((alike * answered).mean()), 1.0),
+        risk=_share(~predictions.correct, answered, clusters, alike),
+        covered=_share(covered, everywhere, clusters, alike),
         set_size=size,
     )
 
@@ -176,9 +216,13 @@ def _scores(predictions: Predictions) -> npt.NDArray[np.float64]:
 
 
 def _share(
-    hits: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_], clusters: Clusters | None
+    hits: npt.NDArray[np.bool_],
+    among: npt.NDArray[np.bool_],
+    clusters: Clusters | None,
+    alike: npt.NDArray[np.float64],
 ) -> Measured:
     if not among.any():
         return Measured(value=None, low=None, high=None)
-    [low], [high] = share_interval(hits, np.where(among, 0, -1), 1, clusters)
-    return Measured(value=float(hits[among].mean()), low=float(low), high=float(high))
+    [low], [high] = share_interval(hits, np.where(among, 0, -1), 1, clusters, alike)
+    value = float(np.average(hits[among], weights=alike[among]))
+    return Measured(value=value, low=float(low), high=float(high))

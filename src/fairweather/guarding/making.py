@@ -60,7 +60,7 @@ def make_guard(
         scale=of.scale,
         promise=promise,
         fit=fitted.fit,
-        kept=tuple(measure(of, fitted)),
+        kept=tuple(measure(of, fitted, promise.weigh)),
         versions=versions(),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )

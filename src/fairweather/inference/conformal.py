@@ -24,7 +24,6 @@ from fairweather.metrics.columns import FloatArray
 from fairweather.metrics.conformal import (
     CalibrationDraw,
     class_scores,
-    classwise_quantiles,
     conformal_quantile,
     fewest_images,
     label_scores,
@@ -53,7 +52,8 @@ class FittedSets(NamedTuple):
         temperature: logits are divided by it.
         temperature_images: the number of images that it was fitted on.
         thresholds: the largest score of a class in a set: one, or one for each class.
-        images: the number of calibration images behind each threshold.
+        images: the number of calibration images behind each threshold, or the effective number of
+            their clusters if the variant weighs images.
         covered: how many of them have their label in their set.
         filled: share of the calibration images whose set would be empty, and is the most probable
             class instead.
@@ -111,9 +111,10 @@ def check_enough(
 ) -> Halves:
     """Split validation images into halves, which must be large enough for the promised coverage.
 
-    If images belong together, one of each cluster is left for the thresholds (and with thresholds
-    for each class, one of each cluster and class): a quantile is exact for images that are drawn
-    independently, and the promise is about an image of a new patient.
+    If images belong together and the variant weighs clusters, one of each is left for the
+    thresholds (and with thresholds for each class, one of each cluster and class): a quantile is
+    exact for images that are drawn independently, and the promise is about an image of a new
+    patient. If it weighs images, all are left, and count as their effective number of clusters.
 
     Args:
         variant: with the coverage.
@@ -137,11 +138,14 @@ def check_enough(
                 "prediction sets need validation images for a temperature and others for "
                 "thresholds, and all validation images belong together"
             )
-        groups = clusters.of * len(classes) + labels if variant.classwise else clusters.of
-        chosen = one_of_each(Clusters.of_names(groups[parts.thresholds]))
-        parts = parts._replace(thresholds=parts.thresholds[chosen])
-        of = f"{clusters.count:,} groups of validation images, with one image of each,"
-    needed, left = fewest_images(variant.coverage), len(parts.thresholds)
+        of = f"{clusters.count:,} groups of validation images"
+        if variant.weigh == "clusters":
+            groups = clusters.of * len(classes) + labels if variant.classwise else clusters.of
+            chosen = one_of_each(Clusters.of_names(groups[parts.thresholds]))
+            parts = parts._replace(thresholds=parts.thresholds[chosen])
+            of += ", with one image of each,"
+    whole = _worth(variant, parts.thresholds, clusters)
+    needed, left = fewest_images(variant.coverage), whole
     promised = f"a coverage of {variant.coverage:g}"
     if left < needed or not len(parts.temperature):
         raise InputError(
@@ -149,8 +153,11 @@ def check_enough(
             f"{left:,}: use more validation images or a lower coverage"
         )
     if variant.classwise:
-        counts = np.bincount(labels[parts.thresholds], minlength=len(classes))
-        least = int(counts.argmin())
+        counts = [
+            _worth(variant, parts.thresholds[labels[parts.thresholds] == label], clusters)
+            for label in range(len(classes))
+        ]
+        least = int(np.argmin(counts))
         if counts[least] < needed:
             raise InputError(
                 f"{promised} in each class needs at least {needed:,} calibration images of each, "
@@ -201,16 +208,19 @@ def fit_sets(
     scores = np.concatenate(
         [label_scores(softmax(rows[at]), truth[at], variant.method) for at in _blocks(rows)]
     )
-    if variant.classwise:
-        thresholds = classwise_quantiles(scores, truth, variant.coverage, len(classes))
-    else:
-        thresholds = np.array([conformal_quantile(scores, variant.coverage)])
+    labelled = range(len(classes)) if variant.classwise else ()
+    groups = [truth == label for label in labelled] or [np.ones(len(truth), dtype=bool)]
+    counts = [_worth(variant, parts.thresholds[group], clusters) for group in groups]
+    thresholds = np.array(
+        [
+            conformal_quantile(scores[group], variant.coverage, count)
+            for group, count in zip(groups, counts, strict=True)
+        ]
+    )
     judged = (
         _sets_and_empty(rows[at], truth[at], thresholds, variant.method) for at in _blocks(rows)
     )
     covered, empty = np.concatenate(list(judged)).T
-    labelled = range(len(classes)) if variant.classwise else ()
-    groups = [truth == label for label in labelled] or [np.ones(len(truth), dtype=bool)]
     return FittedSets(
         method=variant.method,
         coverage=variant.coverage,
@@ -218,8 +228,11 @@ def fit_sets(
         temperature=temperature,
         temperature_images=len(parts.temperature),
         thresholds=tuple(map(float, thresholds)),
-        images=tuple(int(group.sum()) for group in groups),
-        covered=tuple(int(covered[group].sum()) for group in groups),
+        images=tuple(counts),
+        covered=tuple(
+            round(count * float(covered[group].mean()))
+            for group, count in zip(groups, counts, strict=True)
+        ),
         filled=float(empty.mean()),
     )
 
@@ -255,6 +268,13 @@ def read_sets(facts: Mapping[str, JsonValue], place: str) -> FittedSets:
     if not all(map(is_finite, numbers)) or found.temperature <= 0 or found.method not in METHODS:
         raise InputError(f"{place} does not hold what prediction sets are made with")
     return found
+
+
+def _worth(variant: Conformal, places: npt.NDArray[np.int64], clusters: Clusters | None) -> int:
+    """As how many independent images some validation images count."""
+    if clusters is None or variant.weigh == "clusters" or not len(places):
+        return len(places)
+    return int(clusters.select(places).effective)
 
 
 def _sets_and_empty(

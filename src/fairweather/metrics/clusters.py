@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -136,12 +137,33 @@ class Clusters:
         expected = count + count * (count - 1) * together
         return min(1.0, float(expected / np.square(images).sum()))
 
-    def influences(self, columns: FloatArray) -> FloatArray:
-        """Columns of clusters whose mean, and its variance, are those of columns of images.
+    @property
+    def effective(self) -> float:
+        """How many clusters of equal size say as much as these: (sum n)^2 / sum n^2.
 
-        A mean over images is a ratio of two sums over clusters: of the column, and of the number of
-        images. Each cluster is given the mean plus what it adds to the linearised ratio, so that
-        every method for independent images can be used with clusters in their place.
+        Source: Kish 1965, Survey Sampling, section 11.7.
+
+        >>> Clusters(np.array([0, 0, 0, 0, 1, 2, 3, 4])).effective
+        3.2
+        """
+        return float(len(self.of) ** 2 / np.square(self.sizes).sum())
+
+    @property
+    def alike(self) -> FloatArray:
+        """Weights of the images with which each cluster counts alike, `[n]`, with a mean of 1.
+
+        >>> Clusters(np.array([0, 1, 1])).alike.tolist()
+        [1.5, 0.75, 0.75]
+        """
+        return len(self.of) / (self.count * self.sizes[self.of])
+
+    def influences(self, columns: FloatArray) -> FloatArray:
+        """Columns of clusters with the mean of the images, and the jackknife's variance of it.
+
+        A cluster with many of the images pulls the mean with it, so that it seems to differ little
+        from it. So each cluster's number is the mean plus what it moves the mean of the others,
+        times the number of others. Every method for independent images can then be used with
+        clusters in their place.
 
         Args:
             columns: float `[n, k]`.
@@ -149,19 +171,63 @@ class Clusters:
         Returns:
             float64 `[count, k]`.
 
-        Source: Cochran 1977, Sampling Techniques, section 9A, for the variance of the ratio.
+        Source: Efron and Stein 1981, The Jackknife Estimate of Variance; Tukey's pseudo-values,
+        moved so that their mean is that of the images.
 
         >>> clusters, column = Clusters(np.array([0, 1, 1])), np.array([[1.0], [0.0], [1.0]])
         >>> clusters.influences(column).ravel().round(3).tolist()
-        [0.889, 0.444]
+        [0.917, 0.417]
         """
         means = columns.mean(axis=0)
         excess = self.sums(np.asarray(columns - means, dtype=np.float64))
-        return np.asarray(means + excess * self.count / len(self.of))
+        others = np.maximum(len(self.of) - self.sizes, 1)[:, None]
+        moves = (self.count - 1) * excess / others
+        return np.asarray(means + moves - moves.mean(axis=0))
+
+
+class Worth(NamedTuple):
+    """As many independent images as some images of clusters are worth, and the hits among them."""
+
+    images: float
+    hits: float
+
+
+def worth(hits: npt.ArrayLike, clusters: Clusters) -> Worth:
+    """How many independent images would tell as much of a share of images of clusters.
+
+    It is the number whose share has the jackknife's variance, at most all images, made smaller
+    since the variance has few degrees of freedom. If all images agree, it is the effective number
+    of clusters.
+
+    Args:
+        hits: bool `[n]`, which images count.
+        clusters: of these images.
+
+    Source: Korn and Graubard 1998, Confidence Intervals for Proportions with Small Expected Number
+    of Positive Counts Estimated from Survey Data.
+
+    >>> found = worth([True, True, False, False], Clusters(np.array([0, 0, 1, 1])))
+    >>> found.images < 1 / 2, found.hits == found.images / 2
+    (True, True)
+    """
+    column = np.asarray(hits, dtype=np.float64)
+    share, effective = float(column.mean()), clusters.effective
+    if share in (0, 1):
+        return Worth(effective, effective * share)
+    variance = float(clusters.influences(column[:, None]).var(ddof=1)) / clusters.count
+    own = share * (1 - share)
+    found = min(own / variance, len(column)) if variance > NEARLY * own else float(len(column))
+    wider = float(scipy.special.stdtrit(max(effective - 1, NEARLY), 1 - TAIL)) / Z95
+    images = max(found / wider**2, NEARLY)
+    return Worth(images, images * share)
 
 
 def share_interval(
-    hits: npt.ArrayLike, parts: npt.ArrayLike, count: int, clusters: Clusters | None
+    hits: npt.ArrayLike,
+    parts: npt.ArrayLike,
+    count: int,
+    clusters: Clusters | None,
+    weights: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """The 95 % interval of a share of the images of each part; NaN of a part without images.
 
@@ -176,6 +242,7 @@ def share_interval(
         parts: int `[n]`, the part of each image, from 0 to `count` - 1; other numbers are left out.
         count: the number of parts.
         clusters: which images belong together.
+        weights: of the images, if they belong together; by default each counts alike.
 
     Returns:
         The lower and the upper ends, float64 `[count]`, in [0, 1].
@@ -202,12 +269,15 @@ def share_interval(
     pairs, pair = np.unique(
         part[inside] * clusters.count + clusters.of[inside], return_inverse=True
     )
-    own = np.bincount(pair).astype(np.float64)
-    own_hits = np.bincount(pair, hit[inside]).astype(np.float64)  # floats if there are none, too
+    heavy = np.ones(len(hit)) if weights is None else weights
+    # Floats if there are none, too.
+    own = np.bincount(pair, heavy[inside]).astype(np.float64)
+    own_hits = np.bincount(pair, (heavy * hit)[inside]).astype(np.float64)
     of = pairs // clusters.count
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.bincount(of, own_hits, count) / images
-        moments = _moments(own_hits, own, share[of], images[of])
+        whole = np.bincount(of, own, count)
+        share = np.bincount(of, own_hits, count) / whole
+        moments = _moments(own_hits, own, share[of], whole[of])
     sums = np.stack([np.bincount(of, each, count) for each in moments]).astype(np.float64)
     return _share_interval(share, images, sums)
 
@@ -372,8 +442,3 @@ def student(count: int, tests: int = 1) -> float:
     (2.093, 2.861)
     """
     return float(scipy.special.stdtrit(count - 1, 1 - TAIL / tests))
-
-
-def influences(columns: FloatArray, clusters: Clusters | None) -> FloatArray:
-    """The columns of images if there are no clusters; else those of `Clusters.influences`."""
-    return columns if clusters is None else clusters.influences(columns)

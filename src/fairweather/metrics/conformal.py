@@ -136,7 +136,7 @@ def fewest_images(coverage: float) -> int:
     return math.ceil(share / (1 - share))
 
 
-def conformal_quantile(scores: npt.ArrayLike, coverage: float) -> float:
+def conformal_quantile(scores: npt.ArrayLike, coverage: float, worth: int | None = None) -> float:
     """Threshold at which the sets of other images contain the label with this probability.
 
     It is the score at `quantile_rank`, or infinite if there are fewer than `fewest_images`: then
@@ -145,6 +145,8 @@ def conformal_quantile(scores: npt.ArrayLike, coverage: float) -> float:
     Args:
         scores: float `[n]`, of the labels of calibration images; no NaN.
         coverage: the promised probability, between 0 and 1.
+        worth: how many independent images these are worth, if they belong together; n by default.
+            The threshold is then at the same share of the scores as of so many images.
 
     Source: Vovk, Gammerman and Shafer 2005; Lei et al. 2018, Distribution-Free Predictive
     Inference for Regression, theorem 2, for exchangeable images without ties: the probability is
@@ -156,8 +158,12 @@ def conformal_quantile(scores: npt.ArrayLike, coverage: float) -> float:
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or np.isnan(values).any():
         raise InputError("scores of calibration images must be numbers [n], without NaN")
-    rank = quantile_rank(len(values), coverage)
-    return float(np.partition(values, rank - 1)[rank - 1]) if rank <= len(values) else math.inf
+    count = len(values) if worth is None else worth
+    rank = quantile_rank(count, coverage)
+    if rank > count:
+        return math.inf
+    place = math.ceil(Fraction(rank * len(values), count)) - 1
+    return float(np.partition(values, place)[place])
 
 
 def classwise_quantiles(

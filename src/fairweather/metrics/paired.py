@@ -15,6 +15,7 @@ from fairweather.metrics.clusters import difference_of_shares
 from fairweather.metrics.columns import FloatArray, check_columns
 from fairweather.metrics.hidden import Hidden
 from fairweather.metrics.intervals import (
+    STRETCHED,
     TAILS,
     Estimate,
     difference_ends,
@@ -158,7 +159,8 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     >>> paired_difference(low, high).value.__round__(3)
     0.2
     """
-    return _difference(first, second, [*first.recipes, *second.recipes])
+    recipes = [each.subtracted() for each in _recipes(first)] + _recipes(second)
+    return _difference(first, second, recipes)
 
 
 def paired_change(first: Estimate, second: Estimate) -> Score:
@@ -185,6 +187,13 @@ def paired_change(first: Estimate, second: Estimate) -> Score:
     values = [after.value - before.value for before, after in pairs]
     replicates = [_comparable(after)[0] - _comparable(before)[0] for before, after in pairs]
     return _difference(first, second, [seed_variance(values, replicates)])
+
+
+def _recipes(estimate: Estimate) -> list[SeedVariance]:
+    """The recipes of an estimate, with the bounds next to which seeds are skewed (`stretch`)."""
+    if estimate.interval in SHARES and estimate.interval in STRETCHED:
+        return [each._replace(bounds=(0.0, 1.0)) for each in estimate.recipes]
+    return estimate.recipes
 
 
 def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVariance]) -> Score:

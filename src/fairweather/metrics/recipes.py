@@ -15,7 +15,7 @@ The intervals cover other trainings on the same training images, from the same p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,17 +23,19 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import Z95, FloatArray
 
 TAIL = 0.975
-# If a test would need more than this, `needed` returns None.
-MOST_SEEDS, MOST_IMAGES = 1_000, 10**9
+# With so few degrees of freedom, nothing is excluded.
+NEARLY_NONE = 1e-3
 # With so many degrees of freedom, Student's t is the normal distribution.
 MANY = 1e9
 # Smaller variances are rounding errors of equal numbers.
 ROUNDING = 1e-24
-# The power of a test that `needed` plans for: the chance to detect a difference of the size found.
-POWER = 0.8
+UNBOUNDED = (-np.inf, np.inf)
+# A seed is called far out where normal seeds of a recipe have one as far out this rarely.
+FALSE_ALARM = 0.01
 
 
 class SeedVariance(NamedTuple):
@@ -43,11 +45,20 @@ class SeedVariance(NamedTuple):
         seeds: the number of seeds, at least 2.
         between: s²/S, the variance between the seeds' values divided by their number.
         shared: r/(nS), the part of `between` that is noise of the images.
+        mean: the mean over the seeds; negative in a difference, where it is subtracted.
+        bounds: the smallest and largest value that a seed may have, with the same sign.
     """
 
     seeds: int
     between: float
     shared: float
+    mean: float = 0.0
+    bounds: tuple[float, float] = UNBOUNDED
+
+    def subtracted(self) -> SeedVariance:
+        """The same of a recipe that is subtracted."""
+        lowest, highest = self.bounds
+        return self._replace(mean=-self.mean, bounds=(-highest, -lowest))
 
 
 class Error(NamedTuple):
@@ -67,13 +78,13 @@ class Crossed(NamedTuple):
     Attributes:
         value: the mean.
         images: V, the variance over images, with these seeds.
-        n: the number of images.
+        n: the number of images, or the effective number of their clusters.
         recipes: the variance over the seeds of each recipe; empty if no side has several seeds.
     """
 
     value: float
     images: float
-    n: int
+    n: float
     recipes: Sequence[SeedVariance]
 
     @property
@@ -89,7 +100,7 @@ class Crossed(NamedTuple):
         Source: Satterthwaite 1946, An Approximate Distribution of Estimates of Variance Components;
         for two recipes, Welch 1947.
         """
-        of_images = max(self.n - 1, 1)
+        of_images = max(self.n - 1, NEARLY_NONE)
         pieces = self.images**2 / of_images + sum(
             each.between**2 / (each.seeds - 1) + each.shared**2 / ((each.seeds - 1) * of_images)
             for each in self.recipes
@@ -105,52 +116,79 @@ class Crossed(NamedTuple):
         the intervals cover the true value. If the interval is never narrower than that of the seeds
         alone, 94 % or more do (benchmarks/recipes.py).
         """
-        pieces = sum(each.between**2 / (each.seeds - 1) for each in self.recipes)
-        of_seeds = self._between**2 / pieces if pieces > 0 else np.inf
-        both = Error(self.variance, self.freedom), Error(self._between, of_seeds)
+        both = Error(self.variance, self.freedom), Error(self._between, self._freedom_of_seeds)
         return [each for each in both if each.variance > 0]
 
     @property
     def reach(self) -> float:
-        """Half the width of the 95 % interval."""
+        """Half the width of the 95 % interval, before it is stretched."""
         return max((each.reach(TAIL) for each in self.errors), default=0.0)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval, by Student's t."""
-        return self.value - self.reach, self.value + self.reach
+        """The 95 % interval, by Student's t, stretched away from bounds that are close."""
+        below, above = self.stretched(self.reach)
+        return self.value - below, self.value + above
 
     @property
     def p(self) -> float:
         """The two-sided p-value of the hypothesis that the true value is 0.
 
+        It is below 5 % if and only if the 95 % interval excludes 0: both are of one distribution.
         If nothing varies, it is 1 for a value of 0, and otherwise that of a sign test in which all
         images agree.
         """
         if not self.errors:
             return 1.0 if self.value == 0 else min(1.0, 2 * 0.5**self.n)
+        reach = self._reach_to(0.0)
         tails = (
-            scipy.special.stdtr(min(each.freedom, MANY), -abs(self.value) / each.variance**0.5)
+            scipy.special.stdtr(min(each.freedom, MANY), -reach / each.variance**0.5)
             for each in self.errors
         )
         return min(1.0, max(2 * float(tail) for tail in tails))
+
+    def stretched(self, reach: float) -> tuple[float, float]:
+        """How far an interval reaches below and above, if it would reach so far without bounds.
+
+        Each recipe's part of the variance is made larger as `stretch` does it for a single value.
+        """
+        if not reach:
+            return 0.0, 0.0
+        below = above = reach**2
+        for each in self.recipes:
+            own = reach * (each.between / self.variance) ** 0.5
+            low, high = stretch((each.mean - own, each.mean + own), each.mean, each.bounds)
+            below += max((each.mean - low) ** 2 - own**2, 0.0)
+            above += max((high - each.mean) ** 2 - own**2, 0.0)
+        return below**0.5, above**0.5
+
+    def _reach_to(self, target: float) -> float:
+        """The reach with which an interval ends at the target."""
+        from scipy.optimize import brentq  # takes a while to import
+
+        distance, side = abs(self.value - target), 0 if self.value > target else 1
+        if self.stretched(distance)[side] <= distance:
+            return distance
+        return float(brentq(lambda reach: self.stretched(reach)[side] - distance, 0, distance))
 
     @property
     def _between(self) -> float:
         return sum(each.between for each in self.recipes)
 
+    @property
+    def _freedom_of_seeds(self) -> float:
+        """Welch's degrees of freedom of what the trainings themselves differ by.
 
-class Needed(NamedTuple):
-    """How many seeds or images a test would need to find that a difference is not 0.
-
-    Attributes:
-        seeds: number of seeds per recipe, with the same images; None if 1,000 are not enough, or if
-            no recipe has several seeds.
-        images: number of images, with the same seeds; None if 1e9 are not enough.
-    """
-
-    seeds: int | None
-    images: int | None
+        Noise of the images is in `between` of both recipes, and would add degrees of freedom where
+        the trainings of only one recipe differ. It counts only where no trainings differ.
+        """
+        for shared in (1, 0):
+            own = [max(each.between - shared * each.shared, 0.0) for each in self.recipes]
+            freedoms = (each.seeds - 1 for each in self.recipes)
+            pieces = sum(part**2 / of for part, of in zip(own, freedoms, strict=True))
+            if pieces > 0:
+                return sum(own) ** 2 / pieces
+        return np.inf
 
 
 def seed_variance(values: npt.ArrayLike, replicates: npt.ArrayLike) -> SeedVariance:
@@ -161,8 +199,8 @@ def seed_variance(values: npt.ArrayLike, replicates: npt.ArrayLike) -> SeedVaria
         replicates: float `[S, B]`, on resamples of the images that the seeds share. The deviations
             of the seeds from their mean on each resample estimate the residual mean square.
 
-    >>> seed_variance([0.25, 0.75], [[0.0, 0.5], [0.5, 1.0]])
-    SeedVariance(seeds=2, between=0.0625, shared=0.0)
+    >>> seed_variance([0.25, 0.75], [[0.0, 0.5], [0.5, 1.0]])[:4]
+    (2, 0.0625, 0.0, 0.5)
     """
     numbers, rows = np.asarray(values, dtype=np.float64), np.asarray(replicates, dtype=np.float64)
     if numbers.ndim != 1 or len(numbers) < 2 or rows.shape[:-1] != numbers.shape:
@@ -175,24 +213,36 @@ def seed_variance(values: npt.ArrayLike, replicates: npt.ArrayLike) -> SeedVaria
     deviations = rows - rows.mean(axis=0)
     own = float(deviations.var(axis=1).sum()) / (seeds - 1) if rows.shape[1] else 0.0
     between = float(numbers.var(ddof=1))
-    return SeedVariance(seeds, _rounded(between) / seeds, _rounded(own) / seeds)
+    mean = float(numbers.mean())
+    return SeedVariance(seeds, _rounded(between) / seeds, _rounded(own) / seeds, mean)
 
 
-def cross(columns: FloatArray) -> Crossed:
+def cross(columns: FloatArray, clusters: Clusters | None = None) -> Crossed:
     """Estimate the mean over images and seeds of a number per image and seed.
 
     Args:
         columns: float `[n, S]`; with one seed, the interval is over images only.
+        clusters: which images belong together. The variance over images is then the jackknife's
+            over clusters, with one degree of freedom less than `Clusters.effective`.
+
+    Source: MacKinnon, Nielsen and Webb 2023, Cluster-Robust Inference: A Guide to Empirical
+    Practice, sections 2 and 4, for the jackknife; Kish 1965, Survey Sampling, section 11.7, for the
+    effective number.
 
     >>> found = cross(np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]))
     >>> found.value, round(found.variance, 4)
     (0.625, 0.0573)
     """
-    recipes = [part] if (part := _seeds_of(columns)) else []
-    return Crossed(float(columns.mean()), _of_images(columns.mean(axis=1)), len(columns), recipes)
+    of, worth = _units(columns, clusters)
+    return Crossed(float(of.mean()), _of_images(of.mean(axis=1)), worth, _seeds_of(of))
 
 
-def cross_difference(first: FloatArray, second: FloatArray) -> Crossed:
+def cross_difference(
+    first: FloatArray,
+    second: FloatArray,
+    clusters: Clusters | None = None,
+    bounds: tuple[float, float] = UNBOUNDED,
+) -> Crossed:
     """Estimate second minus first for two recipes with independent trainings.
 
     Images are paired, and seeds are not: seed 0 of one recipe is unrelated to seed 0 of the other.
@@ -201,6 +251,8 @@ def cross_difference(first: FloatArray, second: FloatArray) -> Crossed:
     Args:
         first, second: float `[n, S]` each, on the same images; the numbers of seeds may differ. A
             side with one seed is treated as one fixed trained network.
+        clusters: as in `cross`.
+        bounds: the smallest and largest possible value, as in `stretch`.
 
     >>> cross_difference(np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[1.0], [1.0]])).value
     0.5
@@ -210,9 +262,46 @@ def cross_difference(first: FloatArray, second: FloatArray) -> Crossed:
             f"a difference needs the same images on both sides, found {len(first)} and "
             f"{len(second)}"
         )
-    gaps = second.mean(axis=1) - first.mean(axis=1)
-    recipes = [part for each in (first, second) if (part := _seeds_of(each))]
-    return Crossed(float(gaps.mean()), _of_images(gaps), len(first), recipes)
+    (before, worth), (after, _) = (_units(each, clusters) for each in (first, second))
+    gaps = after.mean(axis=1) - before.mean(axis=1)
+    recipes = [part.subtracted() for part in _seeds_of(before, bounds)]
+    recipes += _seeds_of(after, bounds)
+    return Crossed(float(gaps.mean()), _of_images(gaps), worth, recipes)
+
+
+def far_out(columns: FloatArray, clusters: Clusters | None = None) -> int | None:
+    """Find a seed that lies far from all others of its recipe, which normal seeds rarely do.
+
+    The distance to the mean of the other seeds is divided by their standard deviation, which is
+    taken to be at least the noise of the images. With S normal seeds, this is Student's t with
+    S - 2 degrees of freedom, times sqrt(1 + 1 / (S - 1)). A seed is far out where its p-value times
+    S is below 1 %, so that at most 1 % of recipes with normal seeds have one.
+
+    Args:
+        columns: float `[n, S]`; with fewer than three seeds there is none.
+        clusters: which images belong together.
+
+    Returns:
+        The place of the seed, or None.
+
+    Source: Grubbs 1950, Sample Criteria for Testing Outlying Observations; this is his test.
+
+    >>> columns = np.arange(400)[:, None] < np.array([380, 381, 378, 383, 260])
+    >>> far_out(columns.astype(float))
+    4
+    """
+    means, seeds = columns.mean(axis=0), columns.shape[1]
+    if seeds < 3:
+        return None
+    [found] = _seeds_of(_units(columns, clusters)[0])
+    place = int(np.abs(means - means.mean()).argmax())
+    others = np.delete(means, place)
+    variance = max(_rounded(float(others.var(ddof=1))), found.shared * seeds) * seeds / (seeds - 1)
+    if not variance:
+        return None
+    deviate = abs(float(means[place] - others.mean())) / variance**0.5
+    p = 2 * seeds * float(scipy.special.stdtr(seeds - 2, -deviate))
+    return place if p < FALSE_ALARM else None
 
 
 def widen(
@@ -225,7 +314,7 @@ def widen(
     """Widen a 95 % interval over images to one over images and seeds.
 
     Each end gets its own variance over images, from its distance to the centre, so an asymmetric
-    interval stays asymmetric.
+    interval stays asymmetric. If the recipes have bounds, their parts are stretched (`stretch`).
 
     Args:
         ends: the interval over images of the mean over the seeds.
@@ -242,15 +331,16 @@ def widen(
     tail = 1 - (1 - TAIL) / tests
     variances = [((end - centre) / Z95) ** 2 for end in ends]
     both = Crossed(centre, sum(variances) / 2, n, recipes)
-    below, above = (
-        max(
-            Error(both._replace(images=images).variance, both.freedom).reach(tail),
-            *(each.reach(tail) for each in both.errors[1:]),
-            0.0,
-        )
-        for images in variances
-    )
-    return centre - below, centre + above
+    of_seeds = max((each.reach(tail) for each in both.errors[1:]), default=0.0)
+    reaches = []
+    for images in variances:
+        side = both._replace(images=images)
+        if side.variance > 0:
+            reach = max(Error(side.variance, both.freedom).reach(tail), of_seeds)
+            reaches.append(side.stretched(reach))
+        else:
+            reaches.append((0.0, 0.0))
+    return centre - reaches[0][0], centre + reaches[1][1]
 
 
 def stretch(
@@ -292,68 +382,11 @@ def stretch(
     return min(ends[0], float(found[0])), max(ends[1], float(found[1]))
 
 
-def needed(difference: Crossed, tests: int = 1) -> Needed:
-    """Estimate how many seeds or images are needed to find a difference of this size.
-
-    With so many, 80 % of such studies would find it, if the variances are those found here. The
-    variances are estimated from few seeds, so the results are only orders of magnitude.
-
-    Args:
-        difference: the difference that was found.
-        tests: how many differences are tested together, including this one, at 5 % in total.
-
-    >>> needed(Crossed(0.01, 2e-6, 1000, [SeedVariance(3, 5e-5, 0.0)] * 2))
-    Needed(seeds=29, images=None)
-    """
-    tail = 1 - (1 - TAIL) / tests
-    return Needed(
-        _least(MOST_SEEDS, lambda seeds: _is_told(_with_seeds(difference, seeds), tail))
-        if difference.recipes
-        else None,
-        _least(MOST_IMAGES, lambda images: _is_told(_with_images(difference, images), tail)),
-    )
-
-
-def _with_seeds(found: Crossed, seeds: int) -> Crossed:
-    """The same difference with `seeds` seeds per recipe."""
-    own = [(each, each.shared * each.seeds / seeds) for each in found.recipes]
-    common = max(found.images - sum(each.shared for each in found.recipes), 0.0)
-    recipes = [
-        SeedVariance(seeds, _of_seeds_alone(each) * each.seeds / seeds + shared, shared)
-        for each, shared in own
-    ]
-    return found._replace(images=common + sum(shared for _, shared in own), recipes=recipes)
-
-
-def _with_images(found: Crossed, images: int) -> Crossed:
-    """The same difference with `images` images."""
-    scale = found.n / images
-    recipes = [
-        SeedVariance(each.seeds, _of_seeds_alone(each) + scale * each.shared, scale * each.shared)
-        for each in found.recipes
-    ]
-    return found._replace(images=scale * found.images, n=images, recipes=recipes)
-
-
-def _of_seeds_alone(variance: SeedVariance) -> float:
-    return max(variance.between - variance.shared, 0.0)
-
-
-def _least(most: int, is_enough: Callable[[int], bool]) -> int | None:
-    """The smallest number from 2 to `most` that is enough, if all larger ones are; else None."""
-    if not is_enough(most):
-        return None
-    few, enough = 1, most
-    while enough - few > 1:
-        middle = (few + enough) // 2
-        few, enough = (few, middle) if is_enough(middle) else (middle, enough)
-    return enough
-
-
-def _is_told(found: Crossed, tail: float) -> bool:
-    return abs(found.value) > 0 and all(
-        abs(found.value) >= each.reach(tail) + each.reach(POWER) for each in found.errors
-    )
+def _units(columns: FloatArray, clusters: Clusters | None) -> tuple[FloatArray, float]:
+    """The columns of independent units, images or clusters, and how many they are worth."""
+    if clusters is None:
+        return columns, len(columns)
+    return clusters.influences(columns), clusters.effective
 
 
 def _of_images(column: FloatArray) -> float:
@@ -361,16 +394,17 @@ def _of_images(column: FloatArray) -> float:
     return _rounded(float(column.var(ddof=1))) / len(column) if len(column) > 1 else 0.0
 
 
-def _seeds_of(columns: FloatArray) -> SeedVariance | None:
-    """The variance over the seeds of a recipe, from columns `[n, S]`; None for one seed."""
+def _seeds_of(columns: FloatArray, bounds: tuple[float, float] = UNBOUNDED) -> list[SeedVariance]:
+    """The variance over the seeds of a recipe, from columns `[n, S]`; empty for one seed."""
     n, seeds = columns.shape
     if seeds < 2:
-        return None
+        return []
     means = columns.mean(axis=0)
     residuals = columns - columns.mean(axis=1, keepdims=True) - means + columns.mean()
     square = np.square(residuals).sum() / (max(n - 1, 1) * (seeds - 1))
-    between = float(means.var(ddof=1))
-    return SeedVariance(seeds, _rounded(between) / seeds, _rounded(float(square)) / (n * seeds))
+    between = _rounded(float(means.var(ddof=1))) / seeds
+    shared = _rounded(float(square)) / (n * seeds)
+    return [SeedVariance(seeds, between, shared, float(means.mean()), bounds)]
 
 
 def _rounded(variance: float) -> float:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
+from fairweather.metrics.clusters import Clusters, worth
 from fairweather.metrics.columns import (
     FloatArray,
     IntArray,
@@ -243,6 +244,7 @@ def guaranteed_threshold(
     *,
     risk: float = 0.05,
     certainty: float = 0.95,
+    clusters: Clusters | None = None,
 ) -> Guaranteed:
     """The last of some thresholds, in a fixed order, up to which the risk is shown to be kept.
 
@@ -257,11 +259,15 @@ def guaranteed_threshold(
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN. The images must be independent
-            draws of what will be answered, in particular one image of each patient.
+            draws of what will be answered. Of images of patients, take one of each; the risk is
+            then that of an image of a new patient, each patient counting alike.
         correct: bool `[n]`.
         candidates: float `[k]`, each the smallest confidence that is answered.
         risk: the largest share of wrong answers, in (0, 1).
         certainty: the share of draws in which the promise holds, in (0, 1).
+        clusters: which images belong together, if all of them are given and each image is to count
+            alike. They are then counted as the independent images that they are worth (`worth`),
+            which is not exact: see benchmarks/guarantee.py.
 
     Raises:
         InputError: so few images cannot show such a risk, even if every answer is right.
@@ -275,25 +281,32 @@ def guaranteed_threshold(
     >>> found.threshold, found.answered, found.wrong, round(found.bound, 3)
     (0.5, 200, 5, 0.052)
     """
-    n = check_columns(confidence=confidence, correct=correct)
+    images = check_columns(confidence=confidence, correct=correct)
     _check_promise(risk, certainty)
+    n = images if clusters is None else int(clusters.effective)
     if n < (least := fewest_for_risk(risk, certainty)):
         raise InputError(
-            f"{n:,} images cannot show a risk of at most {risk:.4g} with a certainty of "
-            f"{certainty:.4g}: that takes at least {least:,}, and more if any answer is wrong"
+            f"{n:,} {'images' if clusters is None else 'clusters'} cannot show a risk of at most "
+            f"{risk:.4g} with a certainty of {certainty:.4g}: that takes at least {least:,}, and "
+            "more if any answer is wrong"
         )
     tried = np.asarray(candidates, dtype=np.float64)
     if tried.ndim != 1 or np.isnan(tried).any():
         raise InputError("candidates for a threshold must be numbers [k]")
     answered, wrong = _counts_above(confidence, correct, tried)
-    passed = scipy.special.bdtr(wrong, answered, risk) <= 1 - certainty
+    of, hits = answered.astype(np.float64), wrong.astype(np.float64)
+    if clusters is not None:  # and then not whole numbers
+        of, hits = _worth_above(confidence, correct, tried, clusters)
+    passed = _at_most(hits, of, risk) <= 1 - certainty
     count = len(tried) if passed.all() else int(passed.argmin())  # up to the first that fails
     if not count:
-        return Guaranteed(np.inf, n, 0, 0, np.nan)
-    threshold, of, errors = (each[count - 1] for each in (tried, answered, wrong))
+        return Guaranteed(np.inf, images, 0, 0, np.nan)
+    last = count - 1
     # Where all answers are wrong, no test of a risk below 1 is passed.
-    bound = scipy.special.betaincinv(errors + 1, of - errors, certainty)
-    return Guaranteed(float(threshold), n, int(of), int(errors), float(bound))
+    bound = scipy.special.betaincinv(hits[last] + 1, of[last] - hits[last], certainty)
+    return Guaranteed(
+        float(tried[last]), images, int(answered[last]), int(wrong[last]), float(bound)
+    )
 
 
 def thresholds_to_try(
@@ -359,6 +372,25 @@ def _counts_above(
     right = np.asarray(correct, dtype=bool)
     every, wrong = np.sort(as_confidence(confidence)), np.sort(as_confidence(confidence)[~right])
     return tuple(len(each) - np.searchsorted(each, thresholds) for each in (every, wrong))  # type: ignore[return-value]
+
+
+def _worth_above(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike, thresholds: FloatArray, clusters: Clusters
+) -> tuple[FloatArray, FloatArray]:
+    """As `_counts_above`, in numbers of independent images."""
+    wrong, found = ~np.asarray(correct, dtype=bool), []
+    for threshold in thresholds:
+        places = np.flatnonzero(at_or_above(confidence, threshold))
+        found.append(worth(wrong[places], clusters.select(places)) if len(places) else (0.0, 0.0))
+    of, hits = np.reshape(found, (-1, 2)).T
+    return of, hits
+
+
+def _at_most(hits: FloatArray, images: FloatArray, share: float) -> FloatArray:
+    """The binomial chance of at most so many hits among so many images, whole numbers or not."""
+    some = images > hits
+    others = np.where(some, images - hits, 1)
+    return np.where(some, scipy.special.betainc(others, hits + 1, 1 - share), 1.0)
 
 
 def at_or_above(confidence: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:

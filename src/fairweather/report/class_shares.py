@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fairweather.metrics.clusters import influences
 from fairweather.metrics.columns import softmax
 from fairweather.metrics.recipes import cross
 from fairweather.metrics.table import FEWEST
@@ -59,7 +58,7 @@ def class_off(contents: Contents, model: str, cell: str, searched: int) -> Class
     off = []
     for at in np.flatnonzero(np.minimum(counts, len(labels) - counts) >= FEWEST):
         of = probabilities[:, at] - (labels == at)[:, None]
-        found = cross(influences(of, contents.clusters))
+        found = cross(of, contents.clusters)
         if abs(found.value) > LEAST and found.p * tests < LEVEL:
             share = counts[at] / len(labels)
             # Of two classes, both are as far off, and the rarer one is told.

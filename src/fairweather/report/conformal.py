@@ -250,7 +250,18 @@ def promises(contents: Contents) -> Promises | None:
     )
     natural = any("natural_shift" in record.data.notes for record in contents.records.values())
     end = "" if natural else "; on clean images also over other calibration images"
-    return Promises(rows, f"{caption}{end}. {contents.sample()}.", natural)
+    return Promises(rows, f"{caption}{end}. {contents.sample()}.{_weighed(contents)}", natural)
+
+
+def _weighed(contents: Contents) -> str:
+    """Say what counts alike in promises, where that is not what counts alike in the coverage."""
+    if contents.clusters is None:
+        return ""
+    return (
+        " Each image counts alike in the coverage. Sets without “of images” in their title promise "
+        "it for new patients (or other clusters) that count alike, which is another number if hard "
+        "ones have more images; weigh: images promises it for images."
+    )
 
 
 def _rows(contents: Contents, promised: Mapping[str, float]) -> Iterator[Kept]:

@@ -410,6 +410,7 @@ class Contents:
         if self.caution:
             seeds.append(self.caution)
         known = in_clusters(self.clusters)
+        known += ", each image counting alike" if known else ""
         if self.clusters is not None and self.clusters.count < FEW_CLUSTERS:
             known += (
                 f", fewer than {FEW_CLUSTERS}: these intervals hold the truth in 93 to 100 % of "

@@ -14,7 +14,7 @@ from fairweather.metrics import (
     paired_change,
     recipe_estimate,
 )
-from fairweather.metrics.clusters import Clusters, influences
+from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.recipes import cross
 from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NO_LEVEL, base_model
@@ -195,7 +195,7 @@ def _changes(
 def _p_of_change(clean: FloatArray, there: FloatArray, clusters: Clusters | None) -> float:
     """Test whether the same trained networks are as often right here and there, `[n, S]` each."""
     if clean.shape[1] > 1 or clusters is not None:
-        return cross(influences(there - clean, clusters)).p
+        return cross(there - clean, clusters).p
     return mcnemar_exact(clean[:, 0] > 0, there[:, 0] > 0).p
 
 

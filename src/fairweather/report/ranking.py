@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations, compress, islice, pairwise
+from itertools import combinations, compress, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -25,16 +25,18 @@ from fairweather.report.correctness import (
     read_correct,
     read_images,
 )
-from fairweather.report.sentences import needed_in_words
+from fairweather.report.sentences import seed_far_out
 from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
 from fairweather.report.tables import ABSENT, Entry
 from fairweather.types import Score
 
+SHARE = (0.0, 1.0)  # bounds of accuracy
 LEVEL = 0.05  # of the tests, after Holm's correction
 MCNEMAR = "McNemar's exact test"
 SWAPS = "random swaps of the two numbers of each image"
 RECIPES = "Student's t over seeds and images"
 CLUSTERS = "Student's t over clusters of images"
+NORMAL_SEEDS = "Intervals and tests over seeds assume that seeds are about normal."
 
 
 class Ranked(NamedTuple):
@@ -92,15 +94,14 @@ class Ranking(NamedTuple):
         shifted: whether they are ranked by the mean over shifts, not by clean images.
         caption: what is ranked, and what a range of ranks means.
         leaders: the rows of the models that none is found better than.
-        needs: for neighbours that were not found to differ, how many seeds or images would be
-            needed to find a difference; a sentence each.
+        notes: of recipes with a seed that is far from the others, a sentence each.
     """
 
     rows: tuple[Ranked, ...]
     shifted: bool
     caption: str
     leaders: tuple[int, ...]
-    needs: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -118,9 +119,9 @@ class Ranking(NamedTuple):
         """Write the ranking out, by the suffix of the file."""
         layout, body = Layout(self.header), self.cells()
         return {
-            "md": markdown(layout, body, [self.caption, *self.needs]),
+            "md": markdown(layout, body, [self.caption, *self.notes]),
             "csv": self._csv(),
-            "tex": latex(layout, body, "ranking", " ".join([self.caption, *self.needs])),
+            "tex": latex(layout, body, "ranking", " ".join([self.caption, *self.notes])),
         }
 
     def _cells(self, row: Ranked) -> list[str]:
@@ -217,19 +218,23 @@ def ranking(contents: Contents) -> Ranking | None:
         tests += ". “≤”: no random swap gave as large a difference"
     caption = _caption(contents, what, tests)
     leaders = tuple(at for at, row in enumerate(rows) if row.best_rank == 1)
-    pairs = math.comb(len(set(order.alike)), 2)
-    needs = tuple(
-        f"To find a difference as large as the one here between "
-        f"“{contents.titles[models[above]]}” and “{contents.titles[models[below]]}” with a power "
-        f"of 80 %, it would take {in_words}."
-        for above, below in pairwise(in_order)
-        if order.p[above, below] >= LEVEL and order.alike[above] != order.alike[below]
-        # Of a recipe with one seed nobody knows how far others would lie from it.
-        if len({shifted[at].shape[1] > 1 for at in (above, below)}) == 1
-        if contents.clusters is None
-        if (in_words := needed_in_words(cross_difference(shifted[below], shifted[above]), pairs))
+    notes = tuple(
+        said
+        for at, (model, title) in enumerate(contents.titles.items())
+        if (said := _far_out(title, contents.seeds_of(model), (shifted[at], clean[at]), contents))
     )
-    return Ranking(rows, bool(cells), caption, leaders, needs)
+    return Ranking(rows, bool(cells), caption, leaders, notes)
+
+
+def _far_out(
+    title: str,
+    seeds: Sequence[int | str],
+    columns: Sequence[FloatArray],
+    contents: Contents,
+) -> str:
+    """Say of the first of some columns with a seed far from the others which one that is."""
+    found = (seed_far_out(title, seeds, each, contents.clusters) for each in columns)
+    return next(filter(None, found), "")
 
 
 def _columns(
@@ -322,7 +327,7 @@ def _test(
     for at, pair in enumerate(pairs):
         if not single[at]:
             first, second = (columns[which] for which in pair)
-            p[at] = cross_difference(second, first).p
+            p[at] = cross_difference(second, first, None, SHARE).p
     if not all(single):
         names.append(RECIPES)
     return p, bound, " or ".join(names) or MCNEMAR
@@ -332,8 +337,10 @@ def _test_clusters(
     columns: Sequence[FloatArray], pairs: Sequence[tuple[int, int]], clusters: Clusters
 ) -> tuple[FloatArray, npt.NDArray[np.bool_], str]:
     """Test pairs of models as `_test` does, with clusters in the place of images."""
-    moved = [clusters.influences(each) for each in columns]
-    p = [cross_difference(moved[second], moved[first]).p for first, second in pairs]
+    p = [
+        cross_difference(columns[second], columns[first], clusters, SHARE).p
+        for first, second in pairs
+    ]
     return np.array(p), np.zeros(len(pairs), dtype=bool), CLUSTERS
 
 
@@ -357,10 +364,12 @@ def _what(cells: int, tested: int) -> str:
 
 
 def _caption(contents: Contents, what: str, tests: str) -> str:
+    normal = f"{NORMAL_SEEDS} " if RECIPES in tests else ""
     return (
-        f"Models by {what}. In brackets: {contents.intervals}. {contents.sample()}. A range of "
-        "ranks lists every rank that the tests do not rule out. Two models differ where a test on "
-        f"the same images has p < {LEVEL:g} after Holm's correction over all pairs: {tests}."
+        f"Models by {what}. In brackets: {contents.intervals}. {contents.sample()}. "
+        f"{normal}A range of ranks lists every rank that the tests do not rule out. Two models "
+        f"differ where a test on the same images has p < {LEVEL:g} after Holm's correction over "
+        f"all pairs: {tests}."
     )
 
 

@@ -487,6 +487,7 @@ def _in_sets(measurement: Measurement, model: Measured, variant: Variant) -> Ite
         method=variant.method,
         coverage=variant.coverage,
         classwise=variant.classwise,
+        weigh=variant.weigh,
         groups=groups,
     )
     for part, shift in measurement.cells():

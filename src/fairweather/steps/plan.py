@@ -39,6 +39,7 @@ from fairweather.runs import fingerprint
 from fairweather.training import Recipe, recipe_facts
 from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import GroupColumns, Preparation
+from fairweather.variants import Weigh
 
 DATA = "data"  # the run's own data set; others are called `pretraining:NAME` and `ood:SOURCE`
 NATURAL_DATA = "natural:"  # prefix of other images of the same classes
@@ -491,7 +492,7 @@ class ConformStep(FittingStep):
     """Fit what the prediction sets of a conformal variant are made with.
 
     Attributes:
-        method, coverage, classwise: of the variant.
+        method, coverage, classwise, weigh: of the variant.
         groups: the file that says which validation images belong together, if that is known.
     """
 
@@ -499,11 +500,14 @@ class ConformStep(FittingStep):
     method: str
     coverage: float
     classwise: bool
+    weigh: Weigh = "clusters"
     groups: str | None = None
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         asked = {"method": self.method, "coverage": self.coverage, "classwise": self.classwise}
-        return {**super().inputs(), **asked}
+        # Only where it is another one, so that sets that were fitted before stay so.
+        weighed = {} if self.weigh == "clusters" else {"weigh": self.weigh}
+        return {**super().inputs(), **asked, **weighed}
 
 
 class FeaturesStep(Step):

@@ -142,7 +142,7 @@ def _fit(
 def do_conform(step: ConformStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
     """Fit temperature and thresholds of prediction sets, and store them."""
     found = read_validation(step, worker, folder, progress)
-    variant = Conformal(step.method, step.coverage, step.classwise)
+    variant = Conformal(step.method, step.coverage, step.classwise, step.weigh)
     clusters = None if step.groups is None else read_clusters(folder, VAL)
     fitted = fit_sets(variant, found.logits, found.predictions, clusters)
     folder.write(step.leaves[0], json.dumps(fitted._asdict(), indent=1) + "\n")
