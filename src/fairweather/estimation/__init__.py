@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
+from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError
 from fairweather.estimation.known import Known, is_among, past_errors, read_known
 from fairweather.estimation.methods import TITLES, Methods, Seen
@@ -29,7 +30,7 @@ from fairweather.metrics.estimating import FEWEST_SHIFTS, Held, PastErrors
 from fairweather.metrics.nearness import Cloud, Distance, energy_distance, is_nearest
 from fairweather.metrics.two_sample import MOST_IMAGES
 from fairweather.models.output_names import show
-from fairweather.progress import Event, Notify, silent
+from fairweather.progress import Event, Notify
 from fairweather.record import CLEAN, ENSEMBLE, VAL
 from fairweather.reopened import (
     NewImages,
@@ -55,6 +56,7 @@ OWN_VALIDATION = (
 OWN_OTHER = "They are other images that the run knows: {} was left out."
 
 
+@shows_progress
 def estimate(
     run: str | Path,
     data: str,
@@ -66,7 +68,7 @@ def estimate(
     with_labels: bool = False,
     device: str = "auto",
     offline: bool = False,
-    progress: Notify | None = None,
+    progress: Notify | bool | None = True,
 ) -> AccuracyEstimate:
     """Estimate how accurate a model of a finished run is on images, without using their labels.
 
@@ -84,13 +86,14 @@ def estimate(
         with_labels: also count how many are right, if their labels are the run's classes.
         device: `auto`, `cpu`, `cuda`, ...
         offline: do not download missing files.
-        progress: called with how far it is.
+        progress: show how far it is; False shows nothing, and a function is called with every
+            `Event`.
 
     Raises:
         InputError: there is no such run, model or seed, or images cannot be read, or labels are
             asked for that there are not.
     """
-    tell = progress or silent
+    tell = teller(progress)
     of = reopen(str(run), offline=offline)
     new = open_images(
         data,
@@ -101,7 +104,7 @@ def estimate(
         skip_unreadable=skip_unreadable,
         scale=scale or of.scale,
         offline=offline,
-        progress=progress,
+        progress=tell,
     )
     if with_labels and not new.labelled:
         raise InputError(f"{new.name} has no labels that are each a class of the run by name")

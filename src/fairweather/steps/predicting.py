@@ -33,6 +33,7 @@ from fairweather.inference import (
     predict_shared,
     read_sets,
     recalibrate,
+    tells_images,
     with_sets,
 )
 from fairweather.metrics.ood_scores import Seen, ood_scores
@@ -225,15 +226,17 @@ def predict_shard(
         (step,) = steps
         assert isinstance(step.how, Forward)
         images, fitting = worker.images(step.images), worker.batch_size(step.batch_size)
+        batches = shard.slices(len(images), step.batch_size, fitting)
         attacked = predict_each(
             [_reader(step, worker, folder)],
             images,
             shift,
-            batches=shard.slices(len(images), step.batch_size, fitting),
+            batches=batches,
             device=worker.device,
             arithmetic=step.arithmetic,
             seed=step.shift_seed,
             when_halved=_halve(worker, progress),
+            tell=tells_images(step.label, sum(len(images.keys[at]) for at in batches), progress),
         )
         return [Predicted(attacked[0], _halved_to(step, worker))]
     plain: list[tuple[PredictStep, Reader]] = []
