@@ -307,8 +307,9 @@ def test_a_notebook_shows_the_same_bars_in_its_cell(data, monkeypatch, capsys):
     assert "accuracy" in capsys.readouterr().out  # the lines for people
 
 
-def test_an_attack_tells_how_far_it_is(toy_images, data):
+def test_an_attack_tells_how_far_it_is(toy_images, data, monkeypatch):
     """Between its runs as well: a batch of an ensemble takes hours."""
+    monkeypatch.setattr("fairweather.inference.batches.SLOW", 0.0)
     events = []
     attack = "auto_ensemble_without_dlr,epsilon=0.0001,steps=2,queries=2,restarts=1"
     evaluated(Net(), data, [attack], progress=events.append, batch_size=48)
@@ -317,6 +318,8 @@ def test_an_attack_tells_how_far_it_is(toy_images, data):
     assert done == sorted(done)
     assert done[-1] == 96
     assert len(set(done)) > 2  # more than the two batches
+    clean = [each.done for each in events if each.task.endswith("test/clean")]
+    assert sorted(set(clean)) == [48, 96]
     seen = []
     fw.predict(
         Net(), toy_images, fw.make_attack("pgd", epsilon=0.1), batch_size=32, progress=seen.append

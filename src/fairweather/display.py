@@ -56,7 +56,8 @@ def teller(progress: Notify | bool | None) -> Notify:
 def _when_it_takes_long() -> Iterator[Notify]:
     """Show lines at once and the rest if it takes long; nothing is set up for quick calls."""
     began, notebook = time.monotonic(), "ipykernel" in sys.modules
-    say: Say = print if notebook else functools.partial(print, file=sys.stderr)
+    # Looked up each time: bars put another stream in its place.
+    say: Say = print if notebook else lambda line: print(line, file=sys.stderr)
     with ExitStack() as stack:
         shown: list[Notify] = []
 

@@ -426,6 +426,11 @@ def list_source(
             f"only MedMNIST sets have a resolution (a number) after @: found {source!r}"
         )
     place = _place(root, path, source) if colon or root is not None else None
+    if root and Path(path).expanduser().is_absolute():
+        raise InputError(
+            f"a root is where a relative path starts, and {source} has an absolute one: leave out "
+            f"the root {str(root)!r}"
+        )
     asked = int(resolution) if at else None
     with explained_reading():
         listed = SOURCES[entry](Request(place, asked, offline, verify, progress))
@@ -453,15 +458,9 @@ def tested_share(source: str) -> float:
 
 def _place(root: str | Path | None, path: str, source: str) -> Path:
     try:
-        start, rest = Path(root or "").expanduser(), Path(path).expanduser()
+        return Path(root or "").expanduser() / Path(path).expanduser()
     except RuntimeError:
         raise InputError(f"the data source {source!r} names a user without a home folder") from None
-    if root and rest.is_absolute():
-        raise InputError(
-            f"a root is where a relative path starts, and {source} has an absolute one: leave out "
-            f"the root {str(root)!r}"
-        )
-    return start / rest
 
 
 def _unknown_source(source: str, entry: str, root: str | Path | None) -> InputError:

@@ -95,11 +95,13 @@ def estimate(
     """
     tell = teller(progress)
     of = reopen(str(run), offline=offline)
+    # With an absolute path of the images, a root is that of the run's own alone.
+    place = None if Path(data.partition(":")[2]).is_absolute() else root
     new = open_images(
         data,
         of.classes,
         of.preparation,
-        root=root,
+        root=place,
         limit=limit,
         skip_unreadable=skip_unreadable,
         scale=scale or of.scale,
@@ -128,7 +130,7 @@ def estimate(
     if reference is not None:
         answers = outputs_differ_p(reference, seen.rows)
         # A root is that of the new images; the run's own may lie there too.
-        roots = [root] if data == of.record.data.source else list(dict.fromkeys([None, root]))
+        roots = [place] if data == of.record.data.source else list(dict.fromkeys([None, root]))
         features = _features_p(of, outputs, independent, roots, device, offline, notes, tell)
     return AccuracyEstimate(
         model=of.name,

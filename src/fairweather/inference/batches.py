@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields, replace
@@ -28,6 +29,7 @@ from fairweather.types import Attack, Images, Index, Predictions, Shift, special
 
 # With more classes than this, logits would need more space than everything else in a run folder.
 MOST_STORED_CLASSES = 100
+SLOW = 1.0  # seconds; a prediction that takes longer tells how far it is
 T = TypeVar("T")
 WhenHalved = Callable[[int], None]
 Features = Callable[[], torch.Tensor | None]  # gives those of the last batch
@@ -120,9 +122,14 @@ def predict(
 
 
 def tells_images(task: str, total: int, progress: Notify | bool | None) -> Callable[[float], None]:
-    """Make what tells of a task how many of its images are done, also parts of them."""
-    tell = teller(progress)
-    return lambda done: tell(Event(task, int(done), total, part=done % 1))
+    """Make what tells how many images of a task are done, also parts of them, if it takes long."""
+    tell, began = teller(progress), time.monotonic()
+
+    def told(done: float) -> None:
+        if time.monotonic() - began >= SLOW:
+            tell(Event(task, int(done), total, part=done % 1))
+
+    return told
 
 
 def predict_each(
@@ -162,17 +169,17 @@ def predict_each(
     arithmetic.check(device)
     attack = shift if isinstance(shift, Attack) else None
 
-    done = 0.0
+    done = 0
 
     def columns(reader: Reader, seen: Features, part: Images) -> Predictions:
         def within(share: float) -> None:
             if tell is not None:
-                tell(done + share * len(part) / len(readers))
+                tell((done + share * len(part)) / len(readers))
 
         nonlocal done
         logits = logits_of(reader.model, part, attack, device, arithmetic, seed, within).numpy()
         within(1.0)
-        done += len(part) / len(readers)
+        done += len(part)
         changed = logits if reader.change is None else reader.change(logits)
         predicted = from_logits(changed, part.labels.numpy(), part.keys.numpy(), part.classes)
         if reader.sets is not None:

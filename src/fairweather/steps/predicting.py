@@ -247,10 +247,13 @@ def predict_shard(
             plain.append((step, _reader(step, worker, folder)))
         else:
             adapted.append((step, adapt_batchnorm(worker.network(step.how.network, folder))))
+    task = first.label if len(steps) == 1 else f"{first.label} and {len(steps) - 1} more"
+    images = worker.images(first.images)
+    batches = shard.slices(len(images), first.batch_size)
     found = predict_shared(
         [reader for _, reader in plain],
         [model for _, model in adapted],
-        worker.images(first.images),
+        images,
         shift,
         batch_size=worker.batch_size(first.batch_size),
         adapted_batch_size=first.batch_size,
@@ -261,6 +264,7 @@ def predict_shard(
         when_halved=_halve(worker, progress),
         shard=shard,
         scored=first.ood_scores,
+        tell=tells_images(task, sum(len(images.keys[at]) for at in batches), progress),
     )
     predicted = {
         step.id: predictions
