@@ -500,7 +500,7 @@ def test_what_has_no_seeds_to_join_is_refused(copies, tmp_path):
     with pytest.raises(InputError, match=r"first .*earlier version of fairweather"):
         fw.join_seeds([one, first], out=tmp_path / "out")
     change_record(other, set_in("kind", value="evaluation"))
-    with pytest.raises(InputError, match=r"evaluation .*without --as-seeds"):
+    with pytest.raises(InputError, match=r"is an evaluation.*fw\.evaluate\(\{'NAME-seed0'"):
         fw.join_seeds([one, other], out=tmp_path / "out")
     with pytest.raises(InputError, match=r"no run: .*record\.json"):
         fw.join_seeds([one, tmp_path], out=tmp_path / "out")

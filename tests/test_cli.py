@@ -301,7 +301,7 @@ def test_where_there_is_no_terminal_lines_for_people_and_finished_steps_are_said
 
 def test_a_step_that_takes_long_is_told_about_once_a_minute(monkeypatch, capsys):
     clock = iter([0.0, 0.0, 30.0, 61.0, 90.0, 122.0])
-    monkeypatch.setattr("fairweather.cli.terminal.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("fairweather.display.time.monotonic", lambda: next(clock))
     with progress() as show:
         for part in (0.0, 0.25, 0.5, 0.75, 0.875):
             show(Event("train Basic, seed 0", 2, 8, "validation accuracy 93.1%", part=part))

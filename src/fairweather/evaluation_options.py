@@ -178,7 +178,10 @@ class EvaluationOptions:
         "8 beside a GPU.",
         least=0,
     )
-    title: str | None = _option(None, "The name of the model in tables and figures.")
+    title: str | Mapping[str, str] | tuple[str, ...] | None = _option(
+        None,
+        "The name of the model in tables and figures; of several models NAME=TITLE. Repeatable.",
+    )
     device: str = _option("auto", "The device: auto, cpu, cuda, cuda:1 or mps.")
     offline: bool = _option(False, "Never use the network.")
 
@@ -207,8 +210,6 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
     for name, value in given.items():
         if isinstance(value, str):
             check_text(value, name)
-    if isinstance(title := given.get("title"), str):
-        check_name(title, "the title")
     plain = {name: str(v) if name == "root" and v is not None else v for name, v in given.items()}
     try:
         checked = _validator().validate_python(plain)
@@ -216,6 +217,10 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
         first = error.errors()[0]
         message = first["msg"][:1].lower() + first["msg"][1:]
         raise InputError(f"{first['loc'][0]}: {message}, found {first['input']!r}") from None
+    titles = () if checked.title is None else checked.title
+    texts = (titles,) if isinstance(titles, str) else titles
+    for title in texts.values() if isinstance(texts, Mapping) else texts:
+        check_name(title, "the title")
     found = read_variants(checked.variants)
     if not checked.fit_on:
         check_fit_on(found)

@@ -347,6 +347,8 @@ class Attack:
         level: epsilon, the largest norm of a perturbation of pixels in [0, 1].
         parameters: the parameters that were given, in the order of the function's signature.
         apply: `(model, images, labels, keys, stream) -> Attacked`.
+        tells: whether `apply` takes `tell`, which it calls with the share of its runs that are
+            done.
 
     >>> Attack("pgd", 0.1, {"epsilon": 0.1, "steps": 5}, lambda *batch: Attacked(batch[1], {})).id
     'pgd,epsilon=0.1,steps=5'
@@ -356,6 +358,7 @@ class Attack:
     level: float
     parameters: Mapping[str, Parameter] = field(hash=False)
     apply: AttackFunction = field(repr=False, compare=False)
+    tells: bool = field(default=False, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -377,6 +380,7 @@ class Attack:
         labels: torch.Tensor,
         keys: torch.Tensor,
         seed: int = 0,
+        tell: Callable[[float], None] | None = None,
     ) -> Attacked:
         """Attack a batch, and tell which part of the attack broke which image.
 
@@ -386,8 +390,11 @@ class Attack:
             images: float32 `[B, 3, H, W]` in [0, 1].
             labels, keys: int64 `[B]`.
             seed: random starts, targets and proposals depend only on it, the id and the key.
+            tell: called with the share of the attack that is done, if the attack tells it.
         """
-        return self.apply(model, images, labels, keys, f"{seed}/{self.id}")
+        apply: Callable[..., Attacked] = self.apply
+        told = {"tell": tell} if self.tells else {}
+        return apply(model, images, labels, keys, f"{seed}/{self.id}", **told)
 
     def __call__(
         self,
@@ -396,9 +403,10 @@ class Attack:
         labels: torch.Tensor,
         keys: torch.Tensor,
         seed: int = 0,
+        tell: Callable[[float], None] | None = None,
     ) -> torch.Tensor:
         """Attack a batch: float32 `[B, 3, H, W]` in [0, 1], not rounded, on the images' device."""
-        return self.outcome(model, images, labels, keys, seed).images
+        return self.outcome(model, images, labels, keys, seed, tell).images
 
 
 @dataclass(frozen=True)

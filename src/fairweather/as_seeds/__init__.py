@@ -10,10 +10,11 @@ from fairweather.as_seeds.fitting import check_fit, open_part
 from fairweather.as_seeds.folder import begin, check_place, copy, write_study
 from fairweather.as_seeds.packing import pack_run
 from fairweather.as_seeds.planning import describe, plan_rest
+from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError
 from fairweather.executors import execute
 from fairweather.finished_run import Run
-from fairweather.progress import Event, Notify, silent
+from fairweather.progress import Event, Notify
 from fairweather.report.joining import short_names
 from fairweather.runs import lock_run
 from fairweather.steps import Worker
@@ -21,11 +22,12 @@ from fairweather.steps import Worker
 __all__ = ["join_seeds", "pack_run"]
 
 
+@shows_progress
 def join_seeds(
     runs: Sequence[str | os.PathLike[str]],
     *,
     out: str | os.PathLike[str] | None = None,
-    progress: Notify | None = None,
+    progress: Notify | bool | None = True,
 ) -> Run:
     """Join runs of one study with different seeds, or different models, into one run.
 
@@ -38,7 +40,8 @@ def join_seeds(
         runs: run folders of studies, two or more, in any order.
         out: the folder of the joined run, by default `runs/RUN+RUN`; an earlier joined run of the
             same folders is updated.
-        progress: called with every `Event`.
+        progress: show how far it is; False shows nothing, and a function is called with every
+            `Event`.
 
     Raises:
         InputError: the runs differ in data, shifts, settings, versions or the recipe of a model
@@ -57,7 +60,7 @@ def join_seeds(
     held = check_fit(parts)
     record = describe(parts)
     rest = plan_rest(record, parts, held)
-    tell = progress or silent
+    tell = teller(progress)
     if any(part.record.ensemble for part in parts):
         words = "ensembles are left out, since each has the seeds of one run only"
         tell(Event("join", 0, None, line=words))

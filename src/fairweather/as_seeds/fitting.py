@@ -77,8 +77,9 @@ def open_part(path: str | Path) -> Part:
         )
     if run.record.kind != "study":
         raise InputError(
-            f"{path} is the evaluation of a model from elsewhere, which has no seeds to join; "
-            "report it beside others without --as-seeds"
+            f"{path} is an evaluation, and only runs of a study are joined: evaluate all seeds in "
+            "one run, as fw.evaluate({'NAME-seed0': ..., 'NAME-seed1': ...}, DATA) or "
+            "fairweather evaluate NAME-seed0=... DATA --model NAME-seed1=..."
         )
     return Part(str(path), run, run.record)
 

@@ -16,16 +16,18 @@ from fairweather.as_seeds.fitting import Part, check_fit, open_part
 from fairweather.as_seeds.folder import begin, check_place, copy
 from fairweather.as_seeds.planning import describe, plan_scores
 from fairweather.as_seeds.taken import Taken
+from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError, unknown_name
 from fairweather.executors import execute
 from fairweather.finished_run import Run
-from fairweather.progress import Event, Notify, silent
+from fairweather.progress import Event, Notify
 from fairweather.record import DESCRIPTION, GROUPS, RunRecord, base_model
 from fairweather.runs import lock_run, small_predictions
 from fairweather.steps import Worker
 from fairweather.variants import read_variant
 
 
+@shows_progress
 def pack_run(
     run: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -33,7 +35,7 @@ def pack_run(
     models: Sequence[str] | None = None,
     shifts: Sequence[str] | None = None,
     variants: Sequence[str] | None = None,
-    progress: Notify | None = None,
+    progress: Notify | bool | None = True,
 ) -> Run:
     """Make a small copy of a run, from which its seeds can be joined with those of others.
 
@@ -51,7 +53,8 @@ def pack_run(
         shifts: which shifts and attacks to keep, by the names in scores.csv; by default all.
         variants: which of the run's variants to keep, by what stands behind `MODEL+`; by default
             all, `()` for none.
-        progress: called with every `Event`.
+        progress: show how far it is; False shows nothing, and a function is called with every
+            `Event`.
 
     Raises:
         InputError: a name is unknown, the run is no study or is unfinished, a file is damaged, or
@@ -62,7 +65,7 @@ def pack_run(
     Traceback (most recent call last):
     fairweather.errors.InputError: runs/missing ...
     """
-    whole, place, tell = open_part(Path(run)), Path(out), progress or silent
+    whole, place, tell = open_part(Path(run)), Path(out), teller(progress)
     record = _chosen(whole.record, models, shifts, variants)
     part = whole.of(record)
     check_place(place, [Path(run)], [part])

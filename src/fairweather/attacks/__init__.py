@@ -141,7 +141,8 @@ def _make(
             f"{name}: epsilon is in units of [0, 1] pixels, at most 1 in the norm linf, "
             f"found {plan.epsilon}"
         )
-    return Attack(name, float(parameters[kind.level]), ordered, partial(harness, name, plan))
+    apply = partial(harness, name, plan)
+    return Attack(name, float(parameters[kind.level]), ordered, apply, tells=harness is run)
 
 
 def sweep(name: str, levels: Sweep) -> list[Attack]:

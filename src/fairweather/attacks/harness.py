@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -27,6 +27,7 @@ def run(
     labels: torch.Tensor,
     keys: torch.Tensor,
     stream: str,
+    tell: Callable[[float], None] | None = None,
 ) -> Attacked:
     """Attack the images that the model gets right; each run attacks those that are still right.
 
@@ -38,10 +39,11 @@ def run(
     * The arithmetic is float32, even inside an autocast.
     * An image that the model already gets wrong is returned unchanged. For an image that no run
       breaks, the point of the first run is returned.
+    * `tell` is called after each run with the share of the runs that are done.
     """
     with _posed(name, plan, model, images, labels, keys, stream) as problem:
         runs = plan.runs(problem.logits.shape[1]) if plan.epsilon else []
-        return _run_all(name, runs, problem)
+        return _run_all(name, runs, problem, tell)
 
 
 def run_on_every_image(
@@ -99,7 +101,9 @@ def _posed(
         )
 
 
-def _run_all(name: str, runs: Sequence[Run], problem: Problem) -> Attacked:
+def _run_all(
+    name: str, runs: Sequence[Run], problem: Problem, tell: Callable[[float], None] | None
+) -> Attacked:
     points = problem.images.clone()
     clean = problem.logits.argmax(1) != problem.labels
     broken = {"clean": clean, **{part.name: torch.zeros_like(clean) for part in runs}}
@@ -115,6 +119,8 @@ def _run_all(name: str, runs: Sequence[Run], problem: Problem) -> Attacked:
         points[right[taken]] = found[taken]
         broken[part.name][right[wrong]] = True
         right = right[~wrong]
+        if tell is not None:
+            tell((number + 1) / len(runs))
     return Attacked(points, broken)
 
 

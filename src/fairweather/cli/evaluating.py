@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from fairweather.errors import InputError, check_writable, is_there
 from fairweather.evaluation_options import Channels, EvaluationOptions, check_options
 
 Command = Callable[..., None]
+NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)")
 
 
 def _with_options(command: Command) -> Command:
@@ -55,7 +57,7 @@ def _on_the_line(name: str, kind: Any) -> Any:  # noqa: ANN401 - a type
     choices = set(typing.get_args(kind)) - {types.NoneType} if _is_union(kind) else {kind}
     if Channels in choices or name == "classes":
         return str | None
-    if kind == tuple[str, ...] or name in ("natural", "variants", "fit_on"):
+    if kind == tuple[str, ...] or name in ("natural", "variants", "fit_on", "title"):
         return list[str] | None
     if any(typing.get_origin(each) is Mapping for each in choices):
         return Path | None
@@ -73,7 +75,8 @@ def evaluate(
         typer.Argument(
             help="The model: timm:NAME, torchvision:NAME, hf:REPO, onnx:FILE, "
             "run:FOLDER/models/NAME/seed-S, python:FILE.py:FUNCTION, or the FILE of a checkpoint "
-            "with --architecture; or predictions:FILE, predictions that were made elsewhere."
+            "with --architecture; or predictions:FILE, predictions that were made elsewhere. "
+            "NAME-seedN=SOURCE names the model and its seed."
         ),
     ],
     data: Annotated[
@@ -128,7 +131,9 @@ def evaluate(
         given["classes"] = _classes(str(given["classes"]))
     go_offline(bool(given.get("offline")))
     check_options(given)
-    if data is None and not model.startswith("predictions:"):
+    models = _by_name([model, *(more or ())])
+    given_sources = models.values() if isinstance(models, dict) else models
+    if data is None and not all(each.startswith("predictions:") for each in given_sources):
         raise InputError(
             f"name the data set that {model} is measured on; only predictions:FILE may have none"
         )
@@ -138,8 +143,9 @@ def evaluate(
         check_writable(out)
     from fairweather.evaluation import QUICK, make_request, outlook, run_request
 
-    models = [model, *more] if more else model
-    request = make_request(models, data, shifts or QUICK, None, given)
+    request = make_request(
+        models if more or isinstance(models, dict) else model, data, shifts or QUICK, None, given
+    )
     check_first(track)
     with resumable(), progress(quiet=quiet) as show:
         if dry_run:
@@ -152,6 +158,20 @@ def evaluate(
     typer.echo("\n" + finished.overview() + "\n")
     print_places(finished.path)
     send(finished.path, track)
+
+
+def _by_name(models: list[str]) -> list[str] | dict[str, str]:
+    """The sources of models, by their names if they are written NAME=SOURCE."""
+    pairs = [NAMED.fullmatch(each) for each in models]
+    named = {each[1]: each[2] for each in pairs if each is not None and not is_there(Path(each[0]))}
+    if not named:
+        return models
+    if len(named) < len(models):
+        raise InputError(
+            "name each model and seed once, as NAME-seedN=SOURCE, or none: found "
+            f"{', '.join(models)}"
+        )
+    return named
 
 
 def _classes(text: str) -> list[str]:

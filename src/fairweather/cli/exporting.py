@@ -129,20 +129,20 @@ def export(
     """Write a shifted copy of a data set, without loss. The same command continues it."""
     check_writable(out)
     from fairweather import exporting
-    from fairweather.data import list_source, load_data
+    from fairweather.data import TEST_FRACTION, list_source, load_data, tested_share
     from fairweather.data.source import WHOLE
 
     shifts = _chosen(suite or [], shift or [])
     with resumable(), progress(quiet=quiet) as show:
         listed = list_source(data, data_root, offline=offline)
-        undivided = WHOLE in listed.splits
+        undivided, share = WHOLE in listed.splits, tested_share(data)
         dataset = load_data(
             data,
             size=size,
             root=data_root,
             seed=seed,
             parts={"test", part or "test"},
-            test_fraction=1.0 if part is None and undivided else 0.2,
+            test_fraction=share if part is None else TEST_FRACTION,
             skip_unreadable=skip_unreadable,
             allow_duplicates=True,  # a copy is no measurement, but a line tells
             scale=scale,
@@ -151,7 +151,7 @@ def export(
         )
         images = exporting.part_of(dataset, part or "test")
         every = sum(len(listing.labels) for listing in listed.splits.values())
-        show(Event("export", 0, None, line=_said(images, every, part, undivided=undivided)))
+        show(Event("export", 0, None, line=_said(images, every, part, undivided, share)))
         manifest = exporting.export(
             dataset, shifts, out, part=part or "test", format=format_, seed=seed, progress=show
         )
@@ -159,14 +159,14 @@ def export(
     typer.echo(f"{'manifest':<10}{manifest}")
 
 
-def _said(images: Images, every: int, part: str | None, *, undivided: bool) -> str:
+def _said(images: Images, every: int, part: str | None, undivided: bool, share: float) -> str:
     """Say which images are exported: how many of how many, why these, and the first files."""
     from fairweather.data.known import first_names
 
-    if part is None and undivided:
+    if part is None and undivided and share == 1:
         why = "the set has no splits, so all of it is tested"
     elif undivided:
-        why = f"the {part} split that a study draws with this seed"
+        why = f"the {part or 'test'} split that a study draws with this seed"
     else:
         why = f"the {part or 'test'} split"
     files = "" if images.names is None else f": {first_names(images.names.tolist())}"

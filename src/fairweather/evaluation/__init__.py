@@ -7,8 +7,8 @@ import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from fairweather.devices import Arithmetic, check_cores, resolve_device, workers_for
+from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError, check_writable
 from fairweather.evaluation.given import (
     GivenInputs,
@@ -28,7 +29,7 @@ from fairweather.evaluation.given import (
     predictions_request,
     read_predictions,
 )
-from fairweather.evaluation.inputs import EvaluationInputs, bring_together
+from fairweather.evaluation.inputs import bring_together
 from fairweather.evaluation.planning import (
     all_facts,
     describe_evaluation,
@@ -44,14 +45,22 @@ from fairweather.evaluation.priors import (
     complete_priors,
     read_priors,
 )
+from fairweather.evaluation.request import ModelName
 from fairweather.evaluation.request import PredictionsRequest as PredictionsRequest
 from fairweather.evaluation.request import Request as Request
 from fairweather.evaluation_options import EvaluationOptions, check_options
 from fairweather.executors import execute, execute_side_by_side
 from fairweather.finished_run import Run
+from fairweather.inference import untouched
 from fairweather.metrics import Resamples, evaluate_resamples, to_score
 from fairweather.metrics.clusters import Clusters, clusters_of
-from fairweather.prediction_files import PREFIX, PredictionsOf, in_memory, plain_column
+from fairweather.prediction_files import (
+    PREFIX,
+    PredictionsOf,
+    in_memory,
+    model_names,
+    plain_column,
+)
 from fairweather.prediction_files.naming import PATTERN
 from fairweather.progress import Event, Notify, silent
 from fairweather.record import CLEAN, RECORD, VALIDATION, RunRecord, predictions_file
@@ -75,9 +84,11 @@ OF_PREDICTIONS = (
 )
 COIN = 0.5  # the AUC of a model that knows nothing
 QUICK = "quick"
-Models = str | nn.Module | Sequence[str | nn.Module]
+Model = str | nn.Module
+Models = Model | Sequence[Model] | Mapping[str, Model]
 
 
+@shows_progress
 def evaluate(
     model: Models | None = None,
     dataset: str | Dataset | None = None,
@@ -86,7 +97,7 @@ def evaluate(
     predictions: object = None,
     out: str | Path | None = None,
     replace: bool = False,
-    progress: Notify | None = None,
+    progress: Notify | bool | None = True,
     **options: object,
 ) -> Run:
     """Measure how accurate and how honest a model stays under shifts and attacks.
@@ -94,7 +105,8 @@ def evaluate(
     Args:
         model: a module from images in [0, 1], float `[B, 3, H, W]`, to logits or probabilities, or
             any source that `load_model` takes; or a list of several of these, which see the same
-            images; or `predictions:PATH`, predictions that were made elsewhere.
+            images; or a dict of several by their names, `MODEL[-seedN]`, so that intervals cover
+            the seeds of each; or `predictions:PATH`, predictions that were made elsewhere.
         dataset: a `Dataset`, or any source that `load_data` takes. The test split is used, or all
             images if the source has no splits. Predictions that come with their labels need none.
         shifts: suites, shifts and attacks, as objects or texts; see `fairweather.shift_lists`.
@@ -107,8 +119,9 @@ def evaluate(
             with the returned `Run`.
         replace: replace finished work in the folder that was made with other settings; without it,
             such a call is refused.
-        progress: called with every `Event`. Its `line` is for a person to read: preprocessing,
-            label mapping, clean accuracy, and a warning if that is not better than chance.
+        progress: show how far it is, and lines for a person to read: preprocessing, label mapping,
+            clean accuracy, and a warning if that is not better than chance. False shows nothing; a
+            function is called with every `Event`.
         options: `EvaluationOptions` describes each; `help(fw.evaluate)` names them.
 
     Returns:
@@ -134,12 +147,12 @@ def evaluate(
     [0.75]
     """
     request = make_request(model, dataset, shifts, predictions, options)
-    with _mode_kept(model):
+    with untouched(each for each in listed(model) if isinstance(each, nn.Module)):
         if out is not None:
-            return run_request(request, Path(out), replace=replace, progress=progress)
+            return run_request(request, Path(out), replace=replace, progress=teller(progress))
         passing = tempfile.mkdtemp(prefix="fairweather-")
         try:
-            run = run_request(request, Path(passing) / "run", progress=progress)
+            run = run_request(request, Path(passing) / "run", progress=teller(progress))
         except BaseException:
             shutil.rmtree(passing, ignore_errors=True)
             raise
@@ -170,8 +183,11 @@ def make_request(
 ) -> Request | PredictionsRequest:
     """Make the request of an evaluation; raises `InputError` for what does not go together."""
     given = isinstance(model, str) and model.startswith(PREFIX)
+    if predictions is None and isinstance(model, Mapping) and _are_predictions(model):
+        predictions = {name: _path(str(each)) for name, each in model.items()}
+        model = None
     if predictions is None and not given:
-        models = _listed(model)
+        models = listed(model)
         if not models or dataset is None:
             what = "data set" if models else "model"
             raise InputError(f"an evaluation needs a {what}; only {PREFIX}FILE may have none")
@@ -180,8 +196,14 @@ def make_request(
                 f"{PREFIX} stands alone: several files of predictions are a folder or a mapping "
                 "file, and runs of predictions and of models can be compared"
             )
+        names = model_names(model) if isinstance(model, Mapping) else ()
         return Request(
-            models[0], dataset, clean_and(shifts), check_options(options), tuple(models[1:])
+            models[0],
+            dataset,
+            clean_and(shifts),
+            check_options(options),
+            tuple(models[1:]),
+            tuple(ModelName(*each) for each in names),
         )
     if predictions is not None and model is not None:
         raise InputError("an evaluation has a model or predictions, and both are given")
@@ -266,7 +288,7 @@ def run_request(
     check_writable(path)
     with open_run(path) as folder:
         if not replace:
-            _check_same(folder, record, inputs)
+            _check_same(folder, record)
         begin(plan, folder, record, replace=replace)
         write_image_lists(folder, inputs.datasets)
         worker = Worker(
@@ -282,8 +304,8 @@ def run_request(
         with closing(worker):
             # The clean accuracy first: it shows within moments whether the model is used correctly.
             clusters = clusters_of(inputs.dataset.test.groups)
-            told = _Clean(measured_models(request, inputs), OF_MODELS, clusters)
-            _tell_clean(plan, folder, worker, tell, told)
+            clean = _Clean(measured_models(request, inputs), OF_MODELS, clusters)
+            _tell_clean(plan, folder, worker, tell, clean)
             if options.jobs == 1:
                 execute(plan, folder, worker, tell)
             else:
@@ -398,15 +420,15 @@ def asked_priors(options: EvaluationOptions) -> dict[str, dict[str, float]]:
     return check_priors(options.priors, "priors") if options.priors else {}
 
 
-def _check_same(folder: RunFolder, record: RunRecord, inputs: EvaluationInputs) -> None:
+def _check_same(folder: RunFolder, record: RunRecord) -> None:
     """Refuse a folder with results of another model or other data of the same name."""
     if not (folder.path / RECORD).is_file() or folder.record.name != record.name:
         return  # a run of another name is refused before it would be overwritten
     before = folder.record.models
     changed = [
-        each.name
-        for each in inputs.models
-        if each.name in before and before[each.name].facts.get("digest") != each.opened.digest
+        name
+        for name, model in record.models.items()
+        if name in before and before[name].facts.get("digest") != model.facts["digest"]
     ]
     if changed:
         what = f"another model called {changed[0]!r}"
@@ -504,20 +526,32 @@ def why_at_chance(auc: Score | None, classes: int, advice: str) -> str:
     return f": {advice}"
 
 
-def _listed(model: Models | None) -> list[str | nn.Module]:
+def listed(model: Models | None) -> list[Model]:
+    """The models that were given, one after the other.
+
+    Raises `InputError` for what is neither a module nor the text of a source.
+    """
     if model is None:
         return []
-    # Some modules are sequences of their parts.
-    return [model] if isinstance(model, str | nn.Module) else list(model)
+    if isinstance(model, Mapping):
+        each = list(model.values())
+    else:  # some modules are sequences of their parts
+        each = [model] if isinstance(model, Model) or not isinstance(model, Iterable) else [*model]
+    for one in each:
+        if not isinstance(one, Model):
+            raise InputError(
+                "a model is a torch.nn.Module or the text of a source, found a "
+                f"{type(one).__name__}"
+            )
+    return each
 
 
-@contextmanager
-def _mode_kept(model: Models | None) -> Iterator[None]:
-    """Restore the mode of modules that belong to the caller."""
-    modules = [each for each in _listed(model) if isinstance(each, nn.Module)]
-    before = [module.training for module in modules]
-    try:
-        yield
-    finally:
-        for module, was_training in zip(modules, before, strict=True):
-            module.train(was_training)
+def _are_predictions(models: Mapping[str, Model]) -> bool:
+    """Whether there are models, and each is a file of predictions that were made elsewhere."""
+    texts = [each for each in models.values() if isinstance(each, str)]
+    every = all(text.startswith(PREFIX) for text in texts)
+    return bool(texts) and len(texts) == len(models) and every
+
+
+def _path(source: str) -> Path:
+    return Path(source.removeprefix(PREFIX)).expanduser()

@@ -16,12 +16,12 @@ import numpy.typing as npt
 import torch
 from pydantic import JsonValue
 
-from fairweather.data import list_source
+from fairweather.data import list_source, tested_share
 from fairweather.data.source import WHOLE
 from fairweather.devices import Arithmetic, resolve_device
 from fairweather.errors import InputError
-from fairweather.evaluation.inputs import asked_groups, in_words, loaded_already, read_labels
-from fairweather.evaluation.request import PredictionsRequest
+from fairweather.evaluation.inputs import asked_groups, check_loaded, in_words, read_labels
+from fairweather.evaluation.request import PredictionsRequest, titles_of
 from fairweather.evaluation_options import EvaluationOptions
 from fairweather.inference import MOST_STORED_CLASSES, check_sets, from_logits
 from fairweather.metrics.class_metrics import read_points
@@ -273,7 +273,7 @@ def measure_given(
         # How images look that were shifted elsewhere is not known.
         pictured=inputs.shifts[:1] if inputs.datasets else (),
     )
-    titles = _titles(request, inputs)
+    titles = titles_of(options.title, inputs.models)
     models = []
     for name in inputs.models:
         for seed in inputs.seeds:
@@ -292,7 +292,7 @@ def describe_given(
     request: PredictionsRequest, inputs: GivenInputs, measurement: Measurement
 ) -> RunRecord:
     """Make the record of an evaluation of predictions."""
-    options, titles = request.options, _titles(request, inputs)
+    options, titles = request.options, titles_of(request.options.title, inputs.models)
     asked = {
         name: value
         for name in ("outputs", "label_column", "key_column", "classes")
@@ -549,8 +549,7 @@ def _open_dataset(
     dataset, options = request.dataset, request.options
     groups = asked_groups(options)
     if isinstance(dataset, Dataset):
-        if groups is not None:
-            raise loaded_already()
+        check_loaded(options)
         source = DataSource(source=dataset.name, parts=tuple(parts))
     else:
         assert dataset is not None
@@ -567,7 +566,7 @@ def _open_dataset(
             groups=groups,
         )
         if WHOLE in listed.splits:
-            source = source.model_copy(update={"test_fraction": 1.0})
+            source = source.model_copy(update={"test_fraction": tested_share(dataset)})
         dataset = open_data(source, offline=options.offline, progress=progress)
     if VAL in parts and dataset.val is None:
         raise InputError(
@@ -592,13 +591,6 @@ def _images_of(dataset: Dataset, parts: Sequence[str]) -> dict[str, KnownImages]
             are_files=names is not None,
         )
     return found
-
-
-def _titles(request: PredictionsRequest, inputs: GivenInputs) -> dict[str, str]:
-    title = request.options.title
-    if title is not None and len(inputs.models) > 1:
-        raise InputError(f"title names one model, and there are {len(inputs.models)}")
-    return {name: title or name for name in inputs.models}
 
 
 def _facts(inputs: GivenInputs, model: str) -> dict[str, JsonValue]:

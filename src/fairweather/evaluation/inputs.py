@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,24 +12,25 @@ import pydantic
 import torch
 from torch import nn
 
-from fairweather.data import SOURCES, list_source
+from fairweather.data import SOURCES, list_source, tested_share
 from fairweather.data.folder import UNLABELLED
 from fairweather.data.known import verification
 from fairweather.data.metadata import natural_groups
 from fairweather.data.source import WHOLE
 from fairweather.errors import InputError, one_line
-from fairweather.evaluation.request import Request
+from fairweather.evaluation.request import ModelName, Request
 from fairweather.evaluation_options import EvaluationOptions, natural_sources
 from fairweather.inference import check_logits
 from fairweather.metrics.clusters import clusters_of
 from fairweather.models import (
     Opened,
     check_model,
+    check_model_options,
     describe_preprocessing,
     open_model,
+    open_module,
     prepared_at,
 )
-from fairweather.models.gray import NOTE, GrayInput, takes_gray
 from fairweather.models.labels import LabelMap, match_labels, read_label_file, relabel
 from fairweather.models.outputs import (
     GIVEN,
@@ -86,12 +86,13 @@ class FittedModel(NamedTuple):
     """A model whose outputs are those of the data's classes.
 
     Attributes:
-        name: no other model of the evaluation has it.
+        name: with the seed, no other model of the evaluation has it.
         opened: the model as it was opened.
         outputs: whether its outputs are logits or probabilities, and why.
         model: gives logits for the data's classes.
         labels: the label mapping, from the model's outputs to the data's classes.
         digest: of the weights and everything else that decides what the model gives.
+        seed: that it was trained with; 0 if that is not known.
     """
 
     name: str
@@ -100,19 +101,24 @@ class FittedModel(NamedTuple):
     model: nn.Module
     labels: LabelMap
     digest: str
+    seed: int
 
     @property
     def source(self) -> str:
         """What was opened, for people and the record."""
         return str(self.opened.facts.get("source", self.opened.name))
 
+    @property
+    def label(self) -> str:
+        """What it is called, with its seed if that is not 0."""
+        return f"{self.name}, seed {self.seed}" if self.seed else self.name
+
     def lines(self) -> list[str]:
         """Describe it, one fact per line."""
-        lines = [f"model          {self.source}"]
-        if code := self.opened.facts.get("runs_code"):
-            lines.append(f"note           {code}")
-        if gray := self.opened.facts.get("gray"):
-            lines.append(f"note           {gray}")
+        called = "" if self.name == self.opened.name else f"{self.label}: "
+        lines = [f"model          {called}{self.source}"]
+        notes = (self.opened.facts.get(fact) for fact in ("runs_code", "numbers", "gray"))
+        lines += [f"note           {note}" for note in notes if note]
         lines.append(f"preprocessing  {describe_preprocessing(self.opened)}")
         if self.outputs.kind == "probabilities" or self.outputs.origin == GIVEN:
             lines.append(f"outputs        {self.outputs}")
@@ -137,6 +143,11 @@ class EvaluationInputs(NamedTuple):
         """The data set that the models are evaluated on."""
         return self.datasets[DATA]
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of all models."""
+        return tuple(sorted({each.seed for each in self.models}))
+
     def lines(self) -> list[str]:
         """Describe what is evaluated, one fact per line."""
         test, notes = self.dataset.test, self.dataset.notes
@@ -148,7 +159,7 @@ class EvaluationInputs(NamedTuple):
             f"pixels, {len(test.classes)} classes"
         )
         for model in self.models:
-            which = f"{model.name}: " if len(self.models) > 1 else ""
+            which = f"{model.label}: " if len(self.models) > 1 else ""
             lines.append(f"labels         {which}{model.labels.note}")
             normalised = model.opened.facts.get("normalisation")
             if odd := unlike_training(normalised, self.dataset.mean, self.dataset.std):
@@ -219,9 +230,10 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
     if isinstance(dataset, str):
         dataset = open_data(source, offline=options.offline, progress=_untold(progress))
         dataset = replace(dataset, notes={**dataset.notes, **_fitting_note(dataset, request)})
-    models: list[FittedModel] = []
-    for each in opened:
-        models.append(_fitted(request, each, dataset, [model.name for model in models]))
+    names = request.names or _own_names(opened)
+    models = [
+        _fitted(request, each, dataset, name) for each, name in zip(opened, names, strict=True)
+    ]
     _check_different(models)
     sources, datasets = {DATA: source}, {DATA: dataset}
     for other in options.ood:
@@ -241,9 +253,15 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
     return EvaluationInputs(tuple(models), sources, datasets)
 
 
-def _fitted(
-    request: Request, opened: Opened, dataset: Dataset, taken: Sequence[str]
-) -> FittedModel:
+def _own_names(opened: Sequence[Opened]) -> list[ModelName]:
+    """The models' own names; a second of the same name is NAME-2."""
+    taken = list[str]()
+    for each in opened:
+        taken.append(free_name(each.name, taken))
+    return [ModelName(name) for name in taken]
+
+
+def _fitted(request: Request, opened: Opened, dataset: Dataset, name: ModelName) -> FittedModel:
     """Find out what a model gives, and map it to the classes of the data."""
     options = request.options
     first = _outputs(opened, dataset.test[:1])
@@ -252,12 +270,13 @@ def _fitted(
     if opened.outputs is None and outputs.kind == "probabilities":
         logarithms(first)  # raises for negative numbers
     return FittedModel(
-        free_name(opened.name, taken),
+        name.model,
         opened,
         outputs,
         relabel(as_logits(opened, outputs.kind), labels),
         labels,
         model_digest(opened, outputs.kind, labels.columns),
+        name.seed,
     )
 
 
@@ -316,13 +335,15 @@ def check_first(request: Request, progress: Notify | None = None) -> dict[str, f
     for model in (request.model, *request.more):
         if isinstance(model, str):
             check_model(model, **_model_options(options))
+        else:
+            check_model_options("module", _of_this_process(model), **_model_options(options))
     read_labels(options)
     request.fit_on_shifts()
     for other in (*options.ood, *natural_sources(options.natural).values()):
         if other.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
             list_source(other, offline=True)
     if isinstance(request.dataset, Dataset):
-        _check_loaded(options)
+        check_loaded(options)
         check_variants(options, request.dataset.name, has_validation=bool(request.dataset.val))
         return {}
     return {} if _own_data(request) else _fractions(request, progress)
@@ -348,17 +369,28 @@ def open_asked(request: Request) -> Opened:
     """Open the model, for images of the size that was asked for."""
     options = request.options
     if not isinstance(request.model, str):
-        kind = type(request.model).__name__
-        facts: dict[str, object] = {"source": f"a {kind} of this process", "architecture": kind}
-        digest, network = _module_digest(request.model), request.model
-        if takes_gray(network.cpu(), _known_side(request)):
-            facts["gray"], network = NOTE, GrayInput(network)
-        opened = Opened(network.eval(), kind, digest, None, None, facts, outputs=None)
+        source = _of_this_process(request.model)
+        opened = open_module(
+            request.model,
+            type(request.model).__name__,
+            source=source,
+            what=source,
+            code=repr(request.model),
+            side=_known_side(request),
+            mean=options.mean,
+            std=options.std,
+            input_size=options.input_size,
+            outputs=options.outputs,
+        )
     else:
         opened = open_model(request.model, **_model_options(options), offline=options.offline)
     if options.size is None:
         return opened
     return prepared_at(opened, options.size, keep=options.input_size is not None)
+
+
+def _of_this_process(model: nn.Module) -> str:
+    return f"a {type(model).__name__} of this process"
 
 
 def _known_side(request: Request) -> int | None:
@@ -390,16 +422,6 @@ def model_source(request: Request, model: FittedModel) -> ModelSource:
         columns=labels.columns,
         digest=model.digest,
     )
-
-
-def _module_digest(model: nn.Module) -> str:
-    """A digest of a module in memory: of its structure as text, and of its tensors."""
-    digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(plain.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def data_source(request: Request, opened: Opened, fractions: Mapping[str, float]) -> DataSource:
@@ -445,14 +467,17 @@ def loaded_already() -> InputError:
     )
 
 
-def _check_loaded(options: EvaluationOptions) -> None:
+def check_loaded(options: EvaluationOptions) -> None:
     """Raise `InputError` for options that only a data set by name can have."""
     if asked_groups(options) is not None:
         raise loaded_already()
-    if options.size or options.limit or options.root or options.validation_fraction:
+    names = ["size", "root", "limit", "validation_fraction"]
+    if not options.ood and not options.natural:  # whose files are still to be read
+        names += ["skip_unreadable", "allow_duplicates", "scale"]
+    if given := [name for name in names if getattr(options, name)]:
         raise InputError(
-            "size, root, limit and validation_fraction go with the name of a data set; this one "
-            "is loaded already"
+            f"{' and '.join(given)} cannot be given for a data set that is loaded already: give it "
+            "to load_data, or name the data set here"
         )
 
 
@@ -474,7 +499,15 @@ def _fractions(request: Request, progress: Notify | None) -> dict[str, float]:
         raise InputError(
             f"{name} has no labels, and a model cannot be judged without: it may stand after --ood"
         )
-    check_variants(options, name, has_validation=bool(share) or "val" in listed.splits)
+    by_name = WHOLE in listed.splits and tested_share(name) < 1
+    has_validation = bool(share) or by_name or "val" in listed.splits
+    check_variants(options, name, has_validation=has_validation)
+    if share and not {WHOLE, "train"} & listed.splits.keys():
+        raise InputError(f"{name} has only test images: leave validation_fraction out")
+    if share and "val" in listed.splits:
+        raise InputError(f"{name} has a validation split of its own: leave validation_fraction out")
+    if by_name:  # as load_data divides it
+        return {"validation_fraction": share} if share else {}
     if WHOLE not in listed.splits:
         return {"validation_fraction": share}
     return {"test_fraction": 1 - share, "validation_fraction": 1.0 if share else 0.0}
@@ -531,7 +564,7 @@ def _other_source(request: Request, opened: Opened, dataset: Dataset, source: st
     return DataSource(
         source=source,
         parts=("test",),
-        test_fraction=1.0,
+        test_fraction=tested_share(source),
         limit=options.limit,
         skip_unreadable=options.skip_unreadable,
         scale=options.scale or _scale_of_run(request),

@@ -13,20 +13,15 @@ from pydantic import JsonValue
 
 from fairweather.devices import Arithmetic, resolve_device
 from fairweather.errors import InputError
-from fairweather.evaluation.inputs import (
-    EvaluationInputs,
-    FittedModel,
-    check_variants,
-    model_source,
-)
-from fairweather.evaluation.request import Request
+from fairweather.evaluation.inputs import EvaluationInputs, check_variants, model_source
+from fairweather.evaluation.request import Request, titles_of
 from fairweather.evaluation_options import EvaluationOptions, natural_sources
 from fairweather.inference import adapt_batchnorm
 from fairweather.metrics.class_metrics import read_points
 from fairweather.models import describe_preprocessing
 from fairweather.models.onnx_network import OnnxNetwork
 from fairweather.record import NATURAL, TEST, VAL, ModelRecord, RunRecord, RunSettings
-from fairweather.runs import provenance
+from fairweather.runs import fingerprint, provenance
 from fairweather.steps.describing import describe_shifts, variant_titles
 from fairweather.steps.measuring import (
     OOD_DATA,
@@ -45,8 +40,6 @@ from fairweather.steps.worker import digests_of
 from fairweather.types import Attack
 from fairweather.variants import BatchNorm
 
-SEED = 0  # of a model that no study trained
-
 
 def try_out(request: Request, inputs: EvaluationInputs) -> None:
     """Raise `InputError` for anything that would make the evaluation fail later."""
@@ -54,8 +47,7 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
     if len(dataset.classes) < 2:
         raise InputError(f"{dataset.name} has only one class: an evaluation needs at least two")
     check_variants(options, dataset.name, has_validation=dataset.val is not None)
-    if options.title is not None and len(inputs.models) > 1:
-        raise InputError(f"title names one model, and there are {len(inputs.models)}")
+    titles_of(options.title, [each.name for each in inputs.models])
     if any(isinstance(each, BatchNorm) for each in options.all_variants):
         for each in inputs.models:
             adapt_batchnorm(each.model)
@@ -114,11 +106,14 @@ def all_facts(inputs: EvaluationInputs) -> dict[str, DataFacts]:
 
 def measured_models(request: Request, inputs: EvaluationInputs) -> list[Measured]:
     """The models of an evaluation."""
-    titles = [request.options.title or each.name for each in inputs.models]
-    return [
-        Measured(each.name, SEED, title, title, OpenedNetwork(digest=each.digest))
-        for each, title in zip(inputs.models, titles, strict=True)
-    ]
+    titles = titles_of(request.options.title, [each.name for each in inputs.models])
+    several = len(inputs.seeds) > 1
+    models = []
+    for each in inputs.models:
+        title, network = titles[each.name], OpenedNetwork(digest=each.digest)
+        label = f"{title}, seed {each.seed}" if several else title
+        models.append(Measured(each.name, each.seed, title, label, network))
+    return models
 
 
 def plan_evaluation(request: Request, inputs: EvaluationInputs, measurement: Measurement) -> Plan:
@@ -159,8 +154,8 @@ def describe_evaluation(
             },
             ordered=options.ordered_classes,
         ),
-        models={each.name: _described(each, titles[each.name], options) for each in inputs.models},
-        seeds=(SEED,),
+        models={name: _described(inputs, name, title, options) for name, title in titles.items()},
+        seeds=inputs.seeds,
         sweeps=describe_shifts(request.shifts, min(dataset.test.images.shape[2:])),
         variants=variant_titles(
             titles, {}, options.all_variants, len(dataset.test), options.batch_size
@@ -183,7 +178,12 @@ def describe_evaluation(
     )
 
 
-def _described(model: FittedModel, title: str, options: EvaluationOptions) -> ModelRecord:
+def _described(
+    inputs: EvaluationInputs, name: str, title: str, options: EvaluationOptions
+) -> ModelRecord:
+    """Describe a model; of several seeds, all say where they are from, and the first the rest."""
+    members = [each for each in inputs.models if each.name == name]
+    model, several = members[0], len(members) > 1
     asked = {
         name: getattr(options, name)
         for name in ("architecture", "weights", "mean", "std", "input_size")
@@ -191,16 +191,23 @@ def _described(model: FittedModel, title: str, options: EvaluationOptions) -> Mo
     if options.outputs != "auto":
         asked["outputs"] = options.outputs
     settings = {
-        "source": model.source,
-        "preprocessing": describe_preprocessing(model.opened),
+        "source": ", ".join(dict.fromkeys(each.source for each in members)),
+        "preprocessing": "; ".join(
+            dict.fromkeys(describe_preprocessing(each.opened) for each in members)
+        ),
         **{key: _plain(value) for key, value in asked.items() if value is not None},
     }
     facts = {
         **model.opened.facts,
-        "digest": model.opened.digest,
+        "digest": fingerprint({str(each.seed): each.opened.digest for each in members})
+        if several
+        else model.opened.digest,
         "outputs_as": {"kind": model.outputs.kind, "from": model.outputs.origin},
         "labels": model.labels.note,
     }
+    if options.labels is not None:
+        classes = inputs.dataset.classes
+        facts["label_map"] = dict(zip(classes, model.labels.columns, strict=True))
     return ModelRecord(title=title, settings=settings, facts=json.loads(json.dumps(facts)))
 
 
@@ -211,7 +218,7 @@ def _plain(value: object) -> JsonValue:
 
 def run_name(inputs: EvaluationInputs) -> str:
     """`MODEL-on-DATA`, as a name for a folder; of several models, it has the first two."""
-    names = [each.name for each in inputs.models]
+    names = list(dict.fromkeys(each.name for each in inputs.models))
     more = [f"{len(names) - 2}-more"] if len(names) > 2 else []
     data = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(inputs.dataset.name).name).strip("-.")
     return f"{'-and-'.join([*names[:2], *more])}-on-{data or 'data'}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fairweather.data import digest
+from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError, unknown_name
 from fairweather.exporting.layouts import FORMATS, class_folders
 from fairweather.exporting.manifest import (
@@ -26,6 +27,7 @@ PARTS = (TRAIN, VAL, TEST)
 BATCH = 256
 
 
+@shows_progress
 def export(
     dataset: Dataset,
     shifts: Sequence[Shift],
@@ -34,7 +36,7 @@ def export(
     part: str = "test",
     format: str = "png",
     seed: int = 0,
-    progress: Notify | None = None,
+    progress: Notify | bool | None = True,
 ) -> Path:
     """Write a split of a data set under each shift to files, without loss; return the manifest.
 
@@ -56,7 +58,8 @@ def export(
         part: the split: `train`, `val` or `test`.
         format: `png` or `npz`.
         seed: seed of the random shifts; `predict` with this seed uses the same pixels.
-        progress: called with the number of images written and the total.
+        progress: show how many images are written; False shows nothing, and a function is called
+            with every `Event`.
 
     Raises:
         InputError: the folder contains something else or is in use, there are no shifts, the split
@@ -81,7 +84,7 @@ def export(
     folder = Path(out)
     inputs = ExportInputs(data=_describe_data(dataset, part, images), format=format, seed=seed)
     with open_export(folder, inputs) as manifest:
-        _export(manifest, distinct, images, format, seed, progress)
+        _export(manifest, distinct, images, format, seed, teller(progress))
     return folder / MANIFEST
 
 

@@ -11,6 +11,7 @@ from fairweather.inference.batches import join as join
 from fairweather.inference.batches import predict as predict
 from fairweather.inference.batches import predict_each as predict_each
 from fairweather.inference.batches import predict_logits as predict_logits
+from fairweather.inference.batches import tells_images as tells_images
 from fairweather.inference.batchnorm import adapt_batchnorm as adapt_batchnorm
 from fairweather.inference.batchnorm import copied as copied
 from fairweather.inference.batchnorm import even_batches as even_batches
@@ -31,3 +32,4 @@ from fairweather.inference.temperature import divide_by as divide_by
 from fairweather.inference.temperature import fit_temperature as fit_temperature
 from fairweather.inference.temperature import recalibrate as recalibrate
 from fairweather.inference.together import mean_log_probability as mean_log_probability
+from fairweather.inference.untouched import untouched as untouched

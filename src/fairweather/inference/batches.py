@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields, replace
@@ -20,17 +21,21 @@ from fairweather.devices import (
     is_out_of_memory,
     resolve_device,
 )
+from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError, StoppedError
 from fairweather.inference.conformal import FittedSets, with_sets
 from fairweather.inference.last_layer import last_input
 from fairweather.inference.temperature import Change, divide_by
+from fairweather.inference.untouched import untouched
 from fairweather.metrics import per_image
 from fairweather.metrics.ood_scores import Seen, ood_scores
+from fairweather.progress import Event, Notify
 from fairweather.streams import Makers, shifted_batches, slices
 from fairweather.types import Attack, Images, Index, Predictions, Shift, special_kind
 
 # With more classes than this, logits would need more space than everything else in a run folder.
 MOST_STORED_CLASSES = 100
+SLOW = 1.0  # seconds; a prediction that takes longer tells how far it is
 T = TypeVar("T")
 WhenHalved = Callable[[int], None]
 Features = Callable[[], torch.Tensor | None]  # gives those of the last batch
@@ -62,6 +67,7 @@ class Reader(NamedTuple):
     known: Known | None = None
 
 
+@shows_progress
 def predict(
     model: nn.Module,
     images: Images,
@@ -74,12 +80,13 @@ def predict(
     seed: int = 0,
     temperature: float = 1.0,
     when_halved: WhenHalved | None = None,
+    progress: Notify | bool | None = True,
 ) -> Predictions:
     """Predict all images, clean, under a shift or under an attack.
 
     Shifts are applied to the 8-bit images, attacks to the float tensors. The model is in evaluation
-    mode during the call, and in its previous mode afterwards. When memory runs out, the batch size
-    is halved, down to one image.
+    mode during the call; afterwards it has its mode, device and memory format again. When memory
+    runs out, the batch size is halved, down to one image.
 
     Args:
         model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`.
@@ -94,6 +101,8 @@ def predict(
         seed: seed of random shifts and attacks; use the same for all models.
         temperature: the logits are divided by it; attacks use the model without it.
         when_halved: called with the new batch size when memory has run out.
+        progress: show how far it is; False shows nothing, and a function is called with every
+            `Event`.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     >>> pixels, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
@@ -103,17 +112,30 @@ def predict(
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be >= 1, found {batch_size}")
-    (predictions,) = predict_each(
-        [Reader(model, divide_by(temperature))],
-        images,
-        shift,
-        batches=slices(len(images), batch_size),
-        device=device,
-        arithmetic=Arithmetic(precision, cudnn_benchmark),
-        seed=seed,
-        when_halved=when_halved,
-    )
+    with untouched([model]):
+        (predictions,) = predict_each(
+            [Reader(model, divide_by(temperature))],
+            images,
+            shift,
+            batches=slices(len(images), batch_size),
+            device=device,
+            arithmetic=Arithmetic(precision, cudnn_benchmark),
+            seed=seed,
+            when_halved=when_halved,
+            tell=tells_images(f"predict {shift.id if shift else 'clean'}", len(images), progress),
+        )
     return predictions
+
+
+def tells_images(task: str, total: int, progress: Notify | bool | None) -> Callable[[float], None]:
+    """Make what tells how many images of a task are done, also parts of them, if it takes long."""
+    tell, began = teller(progress), time.monotonic()
+
+    def told(done: float) -> None:
+        if time.monotonic() - began >= SLOW:
+            tell(Event(task, int(done), total, part=done % 1))
+
+    return told
 
 
 def predict_each(
@@ -128,6 +150,7 @@ def predict_each(
     makers: Makers | None = None,
     keep: torch.Tensor | None = None,
     when_halved: WhenHalved | None = None,
+    tell: Callable[[float], None] | None = None,
 ) -> list[Predictions]:
     """Predict with several models, each as `predict` does; every batch is shifted once for all.
 
@@ -141,6 +164,7 @@ def predict_each(
         makers: shift batches ahead, while the models predict earlier ones; the result does not
             depend on them.
         keep: uint8, like the pixels of `images`; it receives the shifted pixels.
+        tell: called with how many images are predicted so far, also between the runs of an attack.
 
     Returns:
         The predictions of each model, in the order of the batches.
@@ -151,8 +175,17 @@ def predict_each(
     arithmetic.check(device)
     attack = shift if isinstance(shift, Attack) else None
 
+    done = 0
+
     def columns(reader: Reader, seen: Features, part: Images) -> Predictions:
-        logits = logits_of(reader.model, part, attack, device, arithmetic, seed).numpy()
+        def within(share: float) -> None:
+            if tell is not None:
+                tell((done + share * len(part)) / len(readers))
+
+        nonlocal done
+        logits = logits_of(reader.model, part, attack, device, arithmetic, seed, within).numpy()
+        within(1.0)
+        done += len(part)
         changed = logits if reader.change is None else reader.change(logits)
         predicted = from_logits(changed, part.labels.numpy(), part.keys.numpy(), part.classes)
         if reader.sets is not None:
@@ -336,6 +369,7 @@ def logits_of(
     device: torch.device,
     arithmetic: Arithmetic,
     seed: int,
+    tell: Callable[[float], None] | None = None,
 ) -> torch.Tensor:
     """Return the logits of one batch of 8-bit images, float32 `[B, classes]` on the CPU.
 
@@ -347,7 +381,7 @@ def logits_of(
     inputs = images.to(memory_format=torch.channels_last).float().div_(255)
     if attack is not None:
         labels, keys = part.labels.to(device), part.keys.to(device)
-        inputs = attack(model, inputs, labels, keys, seed)
+        inputs = attack(model, inputs, labels, keys, seed, tell)
     with arithmetic.on(device):
         logits = model(inputs)
     check_logits(logits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -42,6 +42,7 @@ def predict_shared(
     when_halved: WhenHalved | None = None,
     shard: Shard = WHOLE,
     scored: bool = False,
+    tell: Callable[[float], None] | None = None,
 ) -> Shared:
     """Predict with plain and adapted models as `predict` and `predict_adapted` do one by one.
 
@@ -49,6 +50,7 @@ def predict_shared(
         readers: models that predict unchanged.
         adapted: models whose batch norm uses the statistics of its batch (`adapt_batchnorm`).
         images, shift, device, arithmetic, seed, makers, when_halved: as in `predict_each`.
+        tell: as in `predict_each`, of the models that predict unchanged.
         batch_size, adapted_batch_size: images per forward pass of each kind; the first is halved
             when memory runs out.
         shard: predict only these batches; the predictions of adapted models are then in the order
@@ -73,6 +75,7 @@ def predict_shared(
             makers=makers,
             keep=keep,
             when_halved=when_halved,
+            tell=tell,
         )
     if not adapted:
         return Shared(plain, [])

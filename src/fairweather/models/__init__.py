@@ -28,8 +28,10 @@ from fairweather.models.encoders import encoder_of as encoder_of
 from fairweather.models.encoders import state_without_head as state_without_head
 from fairweather.models.ensemble import Ensemble as Ensemble
 from fairweather.models.interpolation import interpolate as interpolate
+from fairweather.models.module import open_module as open_module
 from fairweather.models.opened import Opened as Opened
 from fairweather.models.opening import check_model as check_model
+from fairweather.models.opening import check_model_options as check_model_options
 from fairweather.models.opening import open_model as open_model
 from fairweather.models.prepared import prepared_at as prepared_at
 from fairweather.models.preprocessing import describe_preprocessing as describe_preprocessing

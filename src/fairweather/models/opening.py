@@ -10,6 +10,7 @@ from typing import Any
 
 from fairweather.errors import InputError, check_text, is_there
 from fairweather.models.backbones import LIBRARIES, find_library
+from fairweather.models.building import given_statistics
 from fairweather.models.named import open_named
 from fairweather.models.opened import Opened
 from fairweather.models.python_file import open_python
@@ -46,6 +47,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("mean", "std", "input_size", "outputs"),
     "run": (),
     "python": ("mean", "std", "input_size", "outputs"),
+    "module": ("mean", "std", "input_size", "outputs"),  # of this process
     "file": ("architecture", "classes", "mean", "std", "input_size"),
 }
 
@@ -135,10 +137,7 @@ def check_model(source: str, **options: Any) -> None:  # noqa: ANN401 - those of
     fairweather.errors.InputError: unknown timm model 'resnet5'; did you mean 'resnet50'? ...
     """
     kind, rest = _kind(check_text(source, "the model"))
-    check_counts(options.get("classes"), options.get("input_size"))
-    _check_options(
-        kind, source, {name for name, value in options.items() if value not in (None, "auto")}
-    )
+    check_model_options(kind, source, **options)
     if kind in LIBRARIES:
         LIBRARIES[kind].check(rest)
     elif kind == "onnx" and not is_there(Path(rest).expanduser()):
@@ -181,11 +180,15 @@ def _kind(source: str) -> tuple[str, str]:
     raise _unknown(source, _near(source))
 
 
-def _check_options(kind: str, source: str, given: set[str]) -> None:
+def check_model_options(kind: str, source: str, **options: Any) -> None:  # noqa: ANN401 - as above
+    """Raise `InputError` for options that models of a kind do not take, and for wrong ones."""
+    check_counts(options.get("classes"), options.get("input_size"))
+    given = {name for name, value in options.items() if value not in (None, "auto")}
     allowed = OPTIONS[kind]
     if wrong := sorted(given - set(allowed)):
         may = f"it takes only {', '.join(allowed)}" if allowed else "it takes no options"
         raise InputError(f"{' and '.join(wrong)} cannot be given for {source}: {may}")
+    given_statistics(options.get("mean"), options.get("std"))
 
 
 def _other_format(path: Path) -> InputError:

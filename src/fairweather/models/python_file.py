@@ -7,6 +7,7 @@ import hashlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, TypeVar, cast
@@ -15,20 +16,10 @@ import torch
 from torch import nn
 
 from fairweather.errors import InputError, is_there, unknown_name
-from fairweather.models.building import given_statistics
-from fairweather.models.classifier import Classifier
-from fairweather.models.gray import NOTE, GrayInput, takes_gray
-from fairweather.models.normalisation import check_not_normalised_twice, held_normalisation
+from fairweather.models.module import open_module
 from fairweather.models.opened import Opened, folder_name
-from fairweather.models.outputs import LogProbabilities, asked_for
-from fairweather.models.preprocessing import UNKNOWN, Statistics
-from fairweather.models.weights import state_digest
-from fairweather.types import Preparation
 
 T = TypeVar("T")
-
-NOTHING = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-NONE = "no normalisation: the model gets images in [0, 1]"
 
 
 class FromFile(NamedTuple):
@@ -85,45 +76,22 @@ def open_python(
     if not colon or not file or not function:
         raise InputError(f"python: needs a file and a function, FILE.py:FUNCTION, found {rest!r}")
     path = Path(file).expanduser()
-    given, taken = given_statistics(mean, std), asked_for(outputs)
     made = module_from_file(path, function, seed)
-    seen = held_normalisation(made.module)
     what = f"the model that {function}() in {path} returns"
-    if given:
-        check_not_normalised_twice(made.module, what)
-    gray = takes_gray(made.module, input_size)
-    framed = None
-    if given or input_size is not None:
-        framed = Classifier(made.module, *(given or NOTHING), input_size)
-    origin = "given" if given else f"the model's own normalisation: {seen}" if seen else NONE
-    preparation = None if input_size is None else Preparation(input_size)
-    state = state_digest((framed or made.module).state_dict())
-    digest = hashlib.sha256(f"{made.digest} {function} {input_size} {state}".encode())
-    logarithm = taken is not None and taken.kind == "probabilities"
-    taking = GrayInput(made.module) if gray else made.module
-    network = LogProbabilities(taking) if logarithm else taking
-    if framed:
-        framed.network = network
-    facts: dict[str, object] = {
-        "source": f"python:{rest}",
-        "architecture": type(made.module).__name__,
-        "parameters": sum(parameter.numel() for parameter in made.module.parameters()),
-        "normalisation": {
-            "mean": given.mean if given else None,
-            "std": given.std if given else None,
-            "from": origin,
-        },
-        "preparation": {
-            **(preparation._asdict() if preparation else {}),
-            "from": "the size given" if preparation else UNKNOWN,
-        },
-        "runs_code": f"{what} is the user's own code: the file was run to make it",
-    }
-    if gray:
-        facts["gray"] = NOTE
-    name = folder_name(f"{path.stem}-{function}")
-    model = (framed or network).eval()
-    return Opened(model, name, digest.hexdigest(), made.classes, preparation, facts, taken)
+    opened = open_module(
+        made.module,
+        folder_name(f"{path.stem}-{function}"),
+        source=f"python:{rest}",
+        what=what,
+        code=f"{made.digest} {function} {input_size}",
+        classes=made.classes,
+        mean=mean,
+        std=std,
+        input_size=input_size,
+        outputs=outputs,
+    )
+    told = f"{what} is the user's own code: the file was run to make it"
+    return replace(opened, facts={**opened.facts, "runs_code": told})
 
 
 def _run(path: Path, code: bytes, digest: str) -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -105,6 +106,35 @@ def named(name: str, content: Any, place: str) -> PredictionsOf:  # noqa: ANN401
         content,
         place,
     )
+
+
+def model_names(names: Iterable[str]) -> list[tuple[str, int]]:
+    """Read the model and the seed of names of the form `MODEL[-seedN]`.
+
+    Raises `InputError` for another form, for two names of one model and seed, and where a model has
+    not all seeds that another one has.
+
+    >>> model_names(["plain-seed0", "plain-seed1", "mixup-seed0", "mixup-seed1"])
+    [('plain', 0), ('plain', 1), ('mixup', 0), ('mixup', 1)]
+    """
+    found = []
+    for name in names:
+        each = named(name, None, f"the model {name!r}")
+        if name not in (each.model, f"{each.model}-seed{each.seed}"):
+            raise InputError(
+                f"the model {name!r} is not called MODEL[-seedN], such as resnet-seed0: the shifts "
+                "of a model are named in shifts"
+            )
+        found.append((each.model, each.seed))
+    if len(set(found)) < len(found):
+        model, seed = next(each for each in found if found.count(each) > 1)
+        raise InputError(f"two models are called {model}, seed {seed}")
+    for model, seed in itertools.product(dict(found), sorted({seed for _, seed in found})):
+        if (model, seed) not in found:
+            raise InputError(
+                f"there is no {model}-seed{seed}: every model needs each seed that another one has"
+            )
+    return found
 
 
 def _from_mapping(entries: object, path: Path) -> Iterator[PredictionsOf]:

@@ -33,6 +33,7 @@ from fairweather.inference import (
     predict_shared,
     read_sets,
     recalibrate,
+    tells_images,
     with_sets,
 )
 from fairweather.metrics.ood_scores import Seen, ood_scores
@@ -225,15 +226,17 @@ def predict_shard(
         (step,) = steps
         assert isinstance(step.how, Forward)
         images, fitting = worker.images(step.images), worker.batch_size(step.batch_size)
+        batches = shard.slices(len(images), step.batch_size, fitting)
         attacked = predict_each(
             [_reader(step, worker, folder)],
             images,
             shift,
-            batches=shard.slices(len(images), step.batch_size, fitting),
+            batches=batches,
             device=worker.device,
             arithmetic=step.arithmetic,
             seed=step.shift_seed,
             when_halved=_halve(worker, progress),
+            tell=tells_images(step.label, sum(len(images.keys[at]) for at in batches), progress),
         )
         return [Predicted(attacked[0], _halved_to(step, worker))]
     plain: list[tuple[PredictStep, Reader]] = []
@@ -244,10 +247,13 @@ def predict_shard(
             plain.append((step, _reader(step, worker, folder)))
         else:
             adapted.append((step, adapt_batchnorm(worker.network(step.how.network, folder))))
+    task = first.label if len(steps) == 1 else f"{first.label} and {len(steps) - 1} more"
+    images = worker.images(first.images)
+    batches = shard.slices(len(images), first.batch_size)
     found = predict_shared(
         [reader for _, reader in plain],
         [model for _, model in adapted],
-        worker.images(first.images),
+        images,
         shift,
         batch_size=worker.batch_size(first.batch_size),
         adapted_batch_size=first.batch_size,
@@ -258,6 +264,7 @@ def predict_shard(
         when_halved=_halve(worker, progress),
         shard=shard,
         scored=first.ood_scores,
+        tell=tells_images(task, sum(len(images.keys[at]) for at in batches), progress),
     )
     predicted = {
         step.id: predictions

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from fairweather.devices import check_cores, resolve_device, workers_for
+from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError, check_writable
 from fairweather.executor_options import JobRequest, RayRequest, check_executor
 from fairweather.executors import Share, execute, execute_shared, execute_side_by_side
@@ -23,7 +24,7 @@ from fairweather.executors.slurm import (
 )
 from fairweather.finished_run import Run
 from fairweather.group import check_launched, launched
-from fairweather.progress import Event, Notify, silent
+from fairweather.progress import Event, Notify
 from fairweather.record import STUDY
 from fairweather.runs import RunFolder, check_takeable, open_run, share_run
 from fairweather.steps import Worker
@@ -46,6 +47,7 @@ from fairweather.types import Dataset
 from fairweather.yamlfile import dump_yaml
 
 
+@shows_progress
 def run(
     study: str | Path | Study,
     *,
@@ -68,7 +70,7 @@ def run(
     gpus: str | None = None,
     time: str | None = None,
     setup: Sequence[str] = (),
-    progress: Notify | None = None,
+    progress: Notify | bool | None = True,
 ) -> Run:
     """Run a study: train, predict every cell, score, report; finished steps are not repeated.
 
@@ -105,7 +107,8 @@ def run(
         partition, gpus, time, setup: what each job of SLURM asks for: a partition; a GPU as `1` or
             `TYPE:1`, by default none; a time limit such as `2:00:00`, by default 4 hours, after
             which a job is submitted again and goes on; shell commands that come first.
-        progress: called with every `Event`.
+        progress: show how far it is; False shows nothing, and a function is called with every
+            `Event`.
 
     Raises:
         InputError: the data, a model, the folder or the cluster does not fit the study, the machine
@@ -147,7 +150,7 @@ def run(
             check_launched(launched(), devices, nodes)
         if checked.processes > 1:
             target = own_device(target, devices, threads, checked.sync_batchnorm)
-    path, tell = place_of_run(checked, out), progress or silent
+    path, tell = place_of_run(checked, out), teller(progress)
     check_takeable(path)
     check_writable(path)
     datasets = _load(checked, offline, tell)
@@ -222,6 +225,7 @@ def run(
     return Run(path)
 
 
+@shows_progress
 def plan(
     study: str | Path | Study,
     *,
@@ -230,7 +234,7 @@ def plan(
     only: Sequence[str] = (),
     device: str = "auto",
     offline: bool = False,
-    progress: Notify | None = None,
+    progress: Notify | bool | None = True,
 ) -> Outlook:
     """Plan a study and say which steps are done; nothing is written, and no image is decoded.
 
@@ -245,7 +249,7 @@ def plan(
     path = place_of_run(checked, out)
     if RunFolder(path).is_read_only:
         check_takeable(path)
-    facts = survey(data_sources(checked), offline=offline, progress=progress)
+    facts = survey(data_sources(checked), offline=offline, progress=teller(progress))
     planned = plan_study(checked, facts, resolve_device(device), offline=offline)
     return Outlook.of(checked.name, path, planned)
 

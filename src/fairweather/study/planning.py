@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from fairweather import models
+from fairweather.data import tested_share
 from fairweather.data.metadata import natural_groups
 from fairweather.devices import Arithmetic, training_precision
 from fairweather.errors import InputError
@@ -97,7 +98,7 @@ def data_sources(study: Study) -> dict[str, DataSource]:
             source=source,
             parts=(TEST,),
             root=study.data.root,
-            test_fraction=1.0,
+            test_fraction=tested_share(source),
             skip_unreadable=study.data.skip_unreadable,
             scale=study.data.scale,
         )

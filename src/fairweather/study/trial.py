@@ -84,7 +84,7 @@ def _try_model(study: Study, spec: models.ModelSpec, dataset: Dataset, offline: 
     models.head_of(model, spec.backbone)
     if any(isinstance(each, BatchNorm) for each in study.all_variants()):
         adapt_batchnorm(model)
-    predict(model, image, device="cpu")
+    predict(model, image, device="cpu", progress=False)
     attacks = [each for each in study.all_shifts() if isinstance(each, Attack)]
     try_attacks(attacks, model.eval(), image, study.shift_seed)
     with torch.random.fork_rng(devices=[]):  # dropout uses random numbers
