@@ -6,7 +6,8 @@ import importlib.util
 import json
 import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,6 @@ from fairweather.guard import (
     Weight,
     check_pure,
 )
-from fairweather.inference import copied
 
 ARITHMETIC: Mapping[object, str] = {
     operator.add: "add",
@@ -62,11 +62,20 @@ class Together(nn.Module):
 
 
 def as_one(networks: Sequence[nn.Module]) -> nn.Module:
-    """Copy one network, or several as one, in evaluation mode on the CPU.
+    """Give one network in evaluation mode for one or several."""
+    return (networks[0] if len(networks) == 1 else Together(networks)).cpu().eval()
 
-    A copy, since tracing leaves tensors without values in what a network keeps of its last images.
-    """
-    return copied(networks[0] if len(networks) == 1 else Together(networks)).cpu().eval()
+
+@contextmanager
+def _keeping(network: nn.Module) -> Iterator[None]:
+    """Give a network its attributes back: tracing leaves tensors without values in some."""
+    before = [(module, dict(vars(module))) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            vars(module).clear()
+            vars(module).update(attributes)
 
 
 def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> Traced:
@@ -78,7 +87,7 @@ def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> Traced:
     network = as_one(networks)
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _keeping(network):
             warnings.simplefilter("ignore")  # of the exporter about itself
             expected = network(images.clone())  # it may change them
             batch = torch.export.Dim("batch", min=1)
@@ -207,7 +216,7 @@ def to_onnx(networks: Sequence[nn.Module], record: GuardRecord) -> bytes:
     )
     outputs = ["logits", "probabilities", "confidence"]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _keeping(model):
             warnings.simplefilter("ignore")  # of the exporter about itself
             program = torch.onnx.export(
                 model,

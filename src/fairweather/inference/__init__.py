@@ -13,7 +13,6 @@ from fairweather.inference.batches import predict_each as predict_each
 from fairweather.inference.batches import predict_logits as predict_logits
 from fairweather.inference.batches import tells_images as tells_images
 from fairweather.inference.batchnorm import adapt_batchnorm as adapt_batchnorm
-from fairweather.inference.batchnorm import copied as copied
 from fairweather.inference.batchnorm import even_batches as even_batches
 from fairweather.inference.batchnorm import join_adapted as join_adapted
 from fairweather.inference.batchnorm import predict_adapted as predict_adapted

@@ -37,7 +37,7 @@ def adapt_batchnorm(model: nn.Module) -> nn.Module:
     >>> copy(torch.rand(4, 3, 8, 8) + 5).mean().abs().item() < 1e-5
     True
     """
-    adapted = copied(model)
+    adapted = _copied(model)
     norms = [module for module in adapted.modules() if isinstance(module, _NORMS)]
     if not norms:
         raise InputError(f"{type(model).__name__} has no batch norm that could be adapted")
@@ -49,7 +49,7 @@ def adapt_batchnorm(model: nn.Module) -> nn.Module:
     return adapted
 
 
-def copied(model: nn.Module) -> nn.Module:
+def _copied(model: nn.Module) -> nn.Module:
     """Copy a model, also one that has kept tensors with a gradient in its attributes.
 
     An attack leaves such tensors; torch copies none that was computed.

@@ -63,8 +63,9 @@ def knn_accuracy(encoder: nn.Module, probe: Probe, device: torch.device) -> floa
     # The cosine of the nearest is subtracted, so that nothing overflows: a common factor of all
     # weights does not change the vote.
     weights = ((nearest.values - nearest.values[:, :1]) / TEMPERATURE).exp()
-    votes = torch.zeros(len(val), len(train.classes), device=device, dtype=weights.dtype)
-    votes.scatter_add_(1, labels[nearest.indices], weights)
+    # As whole numbers, whose sum does not depend on the order in which a GPU adds them up.
+    votes = torch.zeros(len(val), len(train.classes), device=device, dtype=torch.int64)
+    votes.scatter_add_(1, labels[nearest.indices], (weights * 2**32).round().long())
     return float((votes.argmax(1).cpu() == val.labels).double().mean())
 
 
