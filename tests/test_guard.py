@@ -391,6 +391,8 @@ IMPURE = {
     "in place": ("add_.Tensor", ONES, 1),
     "dropout that draws": ("dropout.default", IMAGES, 0.5, True),
     "dropout that may draw": ("dropout.default", IMAGES, 0.5, 1),
+    "a type that is none": ("softmax.int", IMAGES, 1, -2),
+    "a layout that is none": ("to.dtype", IMAGES, {"dtype": "float32"}, False, False, 99),
     "attention that draws": ("scaled_dot_product_attention.default", *[IMAGES] * 3, None, 0.5),
 }  # fmt: skip
 

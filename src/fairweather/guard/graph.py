@@ -226,7 +226,7 @@ class GraphNetwork:
 
 
 def check_pure(operation: Operation, place: str) -> None:
-    """Raise `InputError` if an operation draws random numbers or changes a tensor.
+    """Raise `InputError` if an operation draws random numbers, changes a tensor, or has no type.
 
     Args:
         operation: with a kind that is allowed.
@@ -236,6 +236,12 @@ def check_pure(operation: Operation, place: str) -> None:
         return
     names = [each.name for each in _aten(operation.kind)._schema.arguments]
     given = {**dict(zip(names, operation.arguments, strict=False)), **operation.options}
+    for name, type_ in KINDS.items():
+        # torch takes whole numbers too, and looks up types beyond the end of its list.
+        if not isinstance(given.get(name), type_ | None):
+            raise InputError(
+                f"{place} asks for {operation.kind} with no {name}, {given[name]!r:.60}"
+            )
     impure = any(repr(given.get(name, calm)) != repr(calm) for name, calm in PURE.items())
     # Instance norm with statistics of the images adds them to running ones, if it has these.
     learns = given.get("use_input_stats", False) is not False
