@@ -146,7 +146,7 @@ def conformal_quantile(scores: npt.ArrayLike, coverage: float, worth: int | None
         scores: float `[n]`, of the labels of calibration images; no NaN.
         coverage: the promised probability, between 0 and 1.
         worth: how many independent images these are worth, if they belong together; n by default.
-            The threshold is then at the same share of the scores as of so many images.
+            The threshold is then at the share (worth + 1) / worth · coverage of the scores.
 
     Source: Vovk, Gammerman and Shafer 2005; Lei et al. 2018, Distribution-Free Predictive
     Inference for Regression, theorem 2, for exchangeable images without ties: the probability is
@@ -159,10 +159,10 @@ def conformal_quantile(scores: npt.ArrayLike, coverage: float, worth: int | None
     if values.ndim != 1 or np.isnan(values).any():
         raise InputError("scores of calibration images must be numbers [n], without NaN")
     count = len(values) if worth is None else worth
-    rank = quantile_rank(count, coverage)
-    if rank > count:
+    share = (count + 1) * _exact(coverage)  # of the count; a fraction, so that it is not rounded
+    if share > count:
         return math.inf
-    place = math.ceil(Fraction(rank * len(values), count)) - 1
+    place = math.ceil(share * len(values) / count) - 1
     return float(np.partition(values, place)[place])
 
 
