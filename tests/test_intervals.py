@@ -525,6 +525,36 @@ def test_the_errors_that_carry_a_metric_are_counted(margin):
         assert scores[metric.name].too_few == (few and not math.isnan(scores[metric.name].value))
 
 
+def test_the_risk_of_three_answers_is_that_of_three_images():
+    n = 200
+    labels = np.zeros(n, dtype=int)
+    logits = np.where(np.arange(n) < 3, 3.0, 0.1)[:, None] * np.array([1, 0], dtype="f4")
+    predictions = Predictions(
+        np.arange(n), labels, *metrics.per_image(logits, labels), logits, ("a", "b")
+    )
+    risk = metrics.score(predictions, 50, fitted=Fitted(threshold=0.9, atc_threshold=0.5))[
+        "risk_above_validation_threshold/0.05"
+    ]
+    one_of_all = 1 - 0.025 ** (1 / n)
+    assert risk[:2] == (0, 0)
+    assert risk.high == pytest.approx(math.hypot(1 - 0.025 ** (1 / 3), one_of_all))
+
+
+def test_sets_that_all_hold_the_label_may_miss_some():
+    n = 200
+    labels = np.arange(n) % 3
+    logits = 9 * np.eye(3, dtype="f4")[labels]
+    columns = metrics.per_image(logits, labels)
+    sets = np.ones(n, dtype=np.int64), np.ones(n, dtype=bool)
+    predictions = Predictions(np.arange(n), labels, *columns, logits, ("a", "b", "c"), False, *sets)
+    scores = metrics.score(predictions, 50)
+    lowest = 0.025 ** (1 / n)
+    strata = scores["size_stratified_coverage/30-per-stratum"]
+    assert strata[:3] == pytest.approx((1, lowest, 1))
+    size = scores["conformal_set_size"]
+    assert size[:3] == pytest.approx((1, 1, 2 - lowest))
+
+
 def test_what_no_image_shows_is_added_as_a_variance():
     steps = np.array([-1.0, 1.0]) * 0.1 / 1.959964
     first, second = (

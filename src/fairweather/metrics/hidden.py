@@ -18,11 +18,14 @@ import numpy as np
 
 from fairweather.metrics.calibration import BinSums
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import Z95, FloatArray, clopper_pearson, ratio
+from fairweather.metrics.columns import ROUNDING, Z95, FloatArray, clopper_pearson, ratio
 from fairweather.metrics.sample import Sample
 
 # With fewer images on the rarer side of a share, resamples show too little of its uncertainty.
 VERY_FEW = 10
+# With fewer wrong images, or right ones, a calibration error that is small by chance has replicates
+# that spread too little.
+FEW_ERRORS = 30
 # A class without images may still exist, if other classes have fewer images than this.
 RARE = 5
 
@@ -113,6 +116,45 @@ def _independent(name: str, s: Sample, clusters: Clusters | None) -> FloatArray 
     return ratio(found.astype(np.float64), of.astype(np.float64))
 
 
+def hidden_among_answered(
+    s: Sample, value: float, worth: float, clusters: Clusters | None
+) -> Hidden:
+    """What the risk hides if all answered images are right, or all wrong: they may be few."""
+    if 0 < value < 1:  # then the spread of the replicates is that of so many images
+        return NOTHING
+    answered = float(s.total("answered")[0]) * worth
+    if clusters is not None:
+        answered *= clusters.count / len(s.predictions)
+    low, high = clopper_pearson(value, answered)
+    return Hidden(float(value - low) ** 2, float(high - value) ** 2)
+
+
+def hidden_larger_sets(s: Sample, value: float, worth: float, clusters: Clusters | None) -> Hidden:
+    """What the mean size of prediction sets hides if few of them are larger than the smallest."""
+    sizes = s.predictions.set_size
+    if sizes is None:
+        raise ValueError("there are no prediction sets; ask `Metric.applies` first")
+    larger = sizes[sizes > sizes.min()] - sizes.min()
+    count = len(sizes) * worth if clusters is None else clusters.count
+    share = len(larger) / len(sizes)
+    if share * count >= VERY_FEW:
+        return NOTHING
+    more = clopper_pearson(share, count)[1] - share
+    return Hidden(0.0, float(more * (larger.mean() if len(larger) else 1)) ** 2)
+
+
+def hidden_in_strata(s: Sample, value: float, worth: float, clusters: Clusters | None) -> Hidden:
+    """What the lowest coverage of several strata hides: the truth is at most that of each."""
+    images, covered = np.split(s.strata[0], 2)
+    units = images * worth * (1.0 if clusters is None else clusters.count / len(s.predictions))
+    share = covered / images
+    few = np.minimum(share, 1 - share) * units < VERY_FEW
+    low, high = clopper_pearson(share, units)
+    below = (value - low)[few].max(initial=0)
+    above = (high - value)[few & (share == value)].max(initial=0)
+    return Hidden(float(below**2), float(above**2))
+
+
 def hidden_errors(s: Sample, value: float, worth: float, clusters: Clusters | None) -> Hidden:
     """What a calibration error hides if very few images are wrong, or right.
 
@@ -122,6 +164,24 @@ def hidden_errors(s: Sample, value: float, worth: float, clusters: Clusters | No
     far = _far(s, worth, clusters)
     gap = float(np.abs(s.mean("confidence") - s.mean("correct"))[0])
     return Hidden(far**2, max(far, gap + far - value) ** 2) if far else NOTHING
+
+
+def hidden_in_root(
+    bins: Callable[[Sample], BinSums],
+    s: Sample,
+    value: float,
+    worth: float,
+    clusters: Clusters | None,
+) -> Hidden:
+    """As `hidden_errors`, for the root of a mean square: further errors lie in the same bins.
+
+    A rate of errors adds more to it if it is that of few images.
+    """
+    found = hidden_errors(s, value, worth, clusters)
+    sums = bins(s)
+    wrong = sums.correct < sums.images - ROUNDING
+    part = float(sums.share[wrong].sum()) or 1.0
+    return Hidden(*(each / part for each in found))
 
 
 def hidden_errors_of_classes(
@@ -168,7 +228,7 @@ def _far(s: Sample, worth: float, clusters: Clusters | None) -> float:
         # If all images agree, each cluster counts as one image.
         agree = not 0 < wrong < 1
         count = clusters.count if agree else count * clusters.evenness(~s.predictions.correct)
-    if min(wrong, 1 - wrong) * count >= VERY_FEW:
+    if min(wrong, 1 - wrong) * count >= FEW_ERRORS:
         return 0.0
     low, high = clopper_pearson(wrong, count)
     return float(max(wrong - low, high - wrong))

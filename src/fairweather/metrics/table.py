@@ -20,10 +20,14 @@ from fairweather.metrics.hidden import (
     NOTHING,
     Hidden,
     Hides,
+    hidden_among_answered,
     hidden_errors,
     hidden_errors_of_classes,
     hidden_in_bins,
     hidden_in_classes,
+    hidden_in_root,
+    hidden_in_strata,
+    hidden_larger_sets,
     hidden_squares,
 )
 from fairweather.metrics.one_vs_rest import kappa_of_sums
@@ -186,7 +190,11 @@ def _classwise_calibration_error(s: Sample) -> FloatArray:
 
 
 def _calibration_rows(
-    error: Callable[[BinSums], FloatArray], name: str, label: str, fewest_in_a_bin: int = 0
+    error: Callable[[BinSums], FloatArray],
+    name: str,
+    label: str,
+    fewest_in_a_bin: int = 0,
+    hides: Callable[[Callable[[Sample], BinSums]], Hides] = lambda _: hidden_errors,
 ) -> tuple[Metric, ...]:
     """One row for each binning, and one for the name without a binning, an alias of equal-width.
 
@@ -202,7 +210,7 @@ def _calibration_rows(
             f"{name}/10-{binning}",
             f"{label} (10 {binning} bins)",
             partial(lambda s, bins: error(bins(s)), bins=bins[binning]),
-            hides=partial(hidden_in_bins, bins[binning]) if fewest_in_a_bin else hidden_errors,
+            hides=hides(bins[binning]),
         )
         for binning in bins
     ]
@@ -347,9 +355,13 @@ METRICS: tuple[Metric, ...] = (
         "maximum_calibration_error",
         "Maximum calibration error",
         FEWEST_IN_A_BIN,
+        hides=lambda bins: partial(hidden_in_bins, bins),
     ),
     *_calibration_rows(
-        lambda sums: sums.rms_error, "rms_calibration_error", "RMS calibration error"
+        lambda sums: sums.rms_error,
+        "rms_calibration_error",
+        "RMS calibration error",
+        hides=lambda bins: partial(hidden_in_root, bins),
     ),
     Metric(
         "rms_calibration_error/100-per-bin",
@@ -357,7 +369,7 @@ METRICS: tuple[Metric, ...] = (
         lambda s: s.ordered.hundreds.rms_error,
         higher_is_better=False,
         interval="bias-corrected",
-        hides=hidden_errors,
+        hides=partial(hidden_in_root, lambda s: s.ordered.hundreds),
     ),
     Metric(
         "classwise_calibration_error/10-equal-width",
@@ -440,6 +452,7 @@ METRICS: tuple[Metric, ...] = (
         higher_is_better=False,
         interval="share",
         needs_fitted=True,
+        hides=hidden_among_answered,
     ),
     Metric(
         f"coverage_above_validation_threshold/{RISK}",
@@ -483,6 +496,7 @@ METRICS: tuple[Metric, ...] = (
         bounds=(1.0, np.inf),
         interval="skewed",
         needs_sets=True,
+        hides=hidden_larger_sets,
     ),
     Metric(
         "size_stratified_coverage/30-per-stratum",
@@ -491,5 +505,6 @@ METRICS: tuple[Metric, ...] = (
         higher_is_better=True,
         interval="basic",
         needs_sets=True,
+        hides=hidden_in_strata,
     ),
 )
