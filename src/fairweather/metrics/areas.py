@@ -131,9 +131,10 @@ def disjoint_pairs(positive: npt.NDArray[np.bool_], clusters: IntArray | None = 
     >>> disjoint_pairs(positive), disjoint_pairs(positive, np.array([0, 1, 1, 2, 2]))
     (2, 1)
     """
-    of = np.arange(len(positive)) if clusters is None else clusters
-    sides = (len(np.unique(of[side])) for side in (positive, ~positive))
-    return min(*sides, len(np.unique(of)) // 2)
+    if clusters is None:
+        return int(min(positive.sum(), (~positive).sum()))
+    sides = (len(np.unique(clusters[side])) for side in (positive, ~positive))
+    return min(*sides, len(np.unique(clusters)) // 2)
 
 
 def spread_of(column: npt.NDArray[np.floating]) -> Spread:

@@ -251,10 +251,8 @@ class Prepared:
         return self._columns_of_areas(precision_column)
 
     def _columns_of_areas(self, column_of: Callable[..., FloatArray]) -> FloatArray:
-        columns, labels = (
-            np.zeros((len(self.predictions), len(self.present))),
-            self.predictions.labels,
-        )
+        columns = np.zeros((len(self.predictions), len(self.present)))
+        labels = self.predictions.labels
         if len(self.present) > 1:
             for k, label in enumerate(self.present):
                 scores = self.probabilities[:, label]

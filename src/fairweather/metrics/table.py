@@ -107,10 +107,10 @@ class Metric:
         return float(counted.sum()) * evenness
 
     def pairs(self, predictions: Predictions, clusters: IntArray | None = None) -> float:
-        """Count the disjoint pairs of which an area, a mean over classes, has so many at least.
+        """Count the disjoint pairs that a mean of the areas of all classes is worth.
 
-        Half of the images of each class are in pairs of their own class, half in those of others.
-        If all pairs of all classes are right, the mean is nearly that of as many images.
+        Half of the images of each class make pairs of their own, half are the others in pairs of
+        other classes. The worst is that all wrong pairs would be those of the rarest class.
 
         Args:
             predictions: the columns of one cell.
