@@ -27,6 +27,7 @@ from fairweather.metrics.areas import (
     auc_column,
     column_of_units,
     disjoint_pairs,
+    precision_bias,
     precision_column,
 )
 from fairweather.metrics.classification import placements
@@ -88,7 +89,7 @@ def estimates(
     precision = ranked.cumsum() / np.arange(1, len(ranked) + 1)
     values = placements(scores, positive)[positive].mean(), precision[ranked].mean()
     of, count = (None, None) if clusters is None else (clusters.of, clusters.count)
-    pairs = disjoint_pairs(positive, of)
+    pairs, biases = disjoint_pairs(positive, of), (0.0, precision_bias(scores, positive))
     return [
         Estimate(
             float(value),
@@ -98,8 +99,9 @@ def estimates(
             clusters=count,
             column=column_of_units(column(scores, positive, of), of),
             pairs=pairs,
+            bias=bias,
         )
-        for value, column in zip(values, COLUMNS.values(), strict=True)
+        for value, column, bias in zip(values, COLUMNS.values(), biases, strict=True)
     ]
 
 
