@@ -17,7 +17,7 @@ scores have a correlation of 0.8 within each class.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -27,6 +27,7 @@ from fairweather.metrics.areas import (
     auc_column,
     column_of_units,
     disjoint_pairs,
+    precision_bias,
     precision_column,
 )
 from fairweather.metrics.classification import placements
@@ -88,7 +89,7 @@ def estimates(
     precision = ranked.cumsum() / np.arange(1, len(ranked) + 1)
     values = placements(scores, positive)[positive].mean(), precision[ranked].mean()
     of, count = (None, None) if clusters is None else (clusters.of, clusters.count)
-    pairs = disjoint_pairs(positive, of)
+    pairs, biases = disjoint_pairs(positive, of), (0.0, precision_bias(scores, positive))
     return [
         Estimate(
             float(value),
@@ -98,8 +99,9 @@ def estimates(
             clusters=count,
             column=column_of_units(column(scores, positive, of), of),
             pairs=pairs,
+            bias=bias,
         )
-        for value, column in zip(values, COLUMNS.values(), strict=True)
+        for value, column, bias in zip(values, COLUMNS.values(), biases, strict=True)
     ]
 
 
@@ -195,10 +197,12 @@ def difference(positives: int, areas: tuple[float, float], trials: int) -> list[
     return tails(scored(), [b - a for a, b in zip(before, after, strict=True)])
 
 
-def rows_of_single(kind: str, trials: int) -> Iterator[list[object]]:
+def rows_of_single(
+    kind: str, trials: int, numbers: Iterable[int] = POSITIVES
+) -> Iterator[list[object]]:
     """A row for each number of positives and area: both tails by prevalence."""
-    for positives, fewer in POSITIVES.items():
-        some = trials // fewer
+    for positives in numbers:
+        some = trials // POSITIVES[positives]
         for area in AREAS:
             cells = [single(kind, positives, area, each, some) for each in PREVALENCES]
             flat = [cell[at] for at in range(len(COLUMNS)) for cell in cells]
@@ -214,9 +218,11 @@ def main() -> None:
     trials = parser.parse_args().trials
     header = ["positives", "AUC", "trials"]
     header += [f"{name}, {100 * each:g} %" for name in COLUMNS for each in PREVALENCES]
-    for kind, some in (("equal", trials), ("wide", trials // 2), ("outliers", trials // 2)):
+    print("Scores: equal\n")
+    print_table(header, rows_of_single("equal", trials))
+    for kind in ("wide", "outliers"):
         print(f"Scores: {kind}\n")
-        print_table(header, rows_of_single(kind, some))
+        print_table(header, rows_of_single(kind, trials // 4, (30, 50, 200)))
     print(f"Clusters, {trials // 4} trials\n")
     print_table(
         ["clusters", "sizes", "labels", "correlation", "AUC", "of AUC", "of PR-AUC", "as images"],

@@ -23,7 +23,7 @@ from fairweather.scores import with_means, with_worst
 from fairweather.types import Predictions
 
 from . import reference
-from .chance import most
+from .chance import FALSE_ALARM, mean_p, most
 
 # A column is stored with seven digits, of which sums of squares lose one.
 SEVEN_DIGITS = 1e-6
@@ -308,7 +308,51 @@ def test_one_image_of_a_class_says_nothing_of_its_variance():
     found = estimated(single, [*NAMES, "auc/c", "auc/a"])
     assert to_score(found["auc/c"]).too_few
     assert not to_score(found["auc/a"]).too_few
-    assert np.isfinite(to_score(found["macro_auc"], (0.0, 1.0))[:3]).all()
+    assert to_score(found["macro_auc"]).too_few  # and so are means over all classes
+
+
+@pytest.mark.parametrize(("images", "few"), [(4, True), (5, False)])
+def test_a_mean_over_classes_needs_five_images_of_the_rarest(images, few):
+    labels = np.where(np.arange(90) < images, 2, np.arange(90) % 2)
+    logits = np.random.default_rng(1).normal(size=(90, 3)).astype("f4")
+    columns = metrics.per_image(logits, labels)
+    predictions = Predictions(np.arange(90), labels, *columns, logits, ("a", "b", "c"), False)
+    assert (predictions.labels != predictions.predicted).sum() >= 20
+    for name, estimate in estimated(predictions).items():
+        assert to_score(estimate).too_few == few, name
+    patients = estimated(predictions, clusters=Clusters(np.arange(90) // 2))
+    assert all(to_score(each).too_few for each in patients.values())
+
+
+def test_the_bias_of_the_average_precision_is_what_labels_by_chance_have():
+    """Of the images above a positive, as large a share is positive as of all other images."""
+    generator, n, off = np.random.default_rng(0), 40, []
+    for _ in range(1000):
+        positive = generator.random(n) < 0.3
+        scores, m = generator.normal(size=n), positive.sum()
+        precision = reference.average_precision(scores, positive)
+        top = positive[scores.argmax()]  # nothing is above it
+        expected = (top + (m - top) * (m - 1) / (n - 1)) / m
+        off.append(precision - areas.precision_bias(scores, positive) - expected)
+    assert mean_p(off, 0) > FALSE_ALARM
+    tied = np.array([0.5, 0.5, 0.5, 0.2])
+    # Two of three at or above are positive; of the two others, one is.
+    found = areas.precision_bias(tied, np.array([True, True, False, False]))
+    assert found == pytest.approx(2 / 3 - 1 / 2)
+
+
+def test_the_lower_end_is_corrected_for_the_bias_and_the_upper_is_not():
+    column = np.array([0.1, -0.1] * 50, dtype=np.float32)
+    _, high = area_ends(0.6, column, 50)
+    corrected = area_ends(0.6, column, 50, bias=0.02)
+    assert corrected == (area_ends(0.58, column, 50)[0], high)
+    first, second = (
+        Estimate(value, np.empty(0), 100, "area", column=each, pairs=50, bias=bias)
+        for value, each, bias in ((0.5, 0 * column, 0.01), (0.6, column, 0.03))
+    )
+    score = paired_difference(first, second)
+    reach = spread_of(column).reach()
+    assert score[:3] == pytest.approx((0.1, 0.08 - reach, 0.1 + reach))
 
 
 def test_an_image_is_in_one_pair_only():

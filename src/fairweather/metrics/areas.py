@@ -97,6 +97,28 @@ def precision_column(
     return np.asarray(column / hits.sum() * _for_few(clusters, np.ones_like(positive)))
 
 
+def precision_bias(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> float:
+    """How much too high the average precision is on average, since positives count themselves.
+
+    Of the other images at or above the score of a positive, the share of positives has the true
+    precision as its mean. The bias is what is gained by adding the positive to them.
+
+    >>> precision_bias(np.array([0.9, 0.6, 0.2]), np.array([True, False, True]))
+    0.08333333333333333
+    """
+    levels, hits = np.unique(scores[positive], return_counts=True)
+    above = (
+        np.searchsorted(np.sort(each), levels) for each in (scores[positive], scores[~positive])
+    )
+    right, false = (
+        count - below
+        for count, below in zip((positive.sum(), (~positive).sum()), above, strict=True)
+    )
+    called = right + false
+    gained = false / np.maximum(called * (called - 1), 1)
+    return float((hits * gained).sum() / hits.sum())
+
+
 def _for_few(clusters: IntArray | None, chosen: npt.NDArray[np.bool_]) -> float:
     """The root of k / (k - 1) for the k images, or clusters, among the chosen; 1 for a single one.
 
@@ -131,9 +153,10 @@ def disjoint_pairs(positive: npt.NDArray[np.bool_], clusters: IntArray | None = 
     >>> disjoint_pairs(positive), disjoint_pairs(positive, np.array([0, 1, 1, 2, 2]))
     (2, 1)
     """
-    of = np.arange(len(positive)) if clusters is None else clusters
-    sides = (len(np.unique(of[side])) for side in (positive, ~positive))
-    return min(*sides, len(np.unique(of)) // 2)
+    if clusters is None:
+        return int(min(positive.sum(), (~positive).sum()))
+    sides = (len(np.unique(clusters[side])) for side in (positive, ~positive))
+    return min(*sides, len(np.unique(clusters)) // 2)
 
 
 def spread_of(column: npt.NDArray[np.floating]) -> Spread:
@@ -159,9 +182,16 @@ def spread_of(column: npt.NDArray[np.floating]) -> Spread:
 
 
 def area_ends(
-    value: float, column: npt.NDArray[np.floating], pairs: float, tests: int = 1
+    value: float,
+    column: npt.NDArray[np.floating],
+    pairs: float,
+    bias: float = 0.0,
+    tests: int = 1,
 ) -> tuple[float, float]:
     """The 95 % interval of an area, in [0, 1]: Student's t on the logit scale.
+
+    It reaches down from the value less its bias and up from the value, because a bias that is found
+    with few images may be too large.
 
     If few images carry the variance, or none, as at a value of exactly 1, the interval reaches to
     that of Clopper and Pearson of a share of as many images as there are disjoint pairs. At 1 it
@@ -172,6 +202,7 @@ def area_ends(
         value: the area.
         column: `[n]`, of images or of clusters, whose mean square is the variance.
         pairs: how many `disjoint_pairs` the area is a mean over.
+        bias: how much too high the value is on average.
         tests: how many intervals, of which this is one, hold together with 95 %.
 
     Source: Pepe 2003, The Statistical Evaluation of Medical Tests for Classification and
@@ -183,15 +214,19 @@ def area_ends(
     [0.884, 1.0]
     """
     spread = spread_of(column)
-    low = high = value
-    if 0 < value < 1:
-        reach = spread.reach(tests) / (value * (1 - value))
-        middle = scipy.special.logit(value)
-        low, high = scipy.special.expit(middle - reach), scipy.special.expit(middle + reach)
+    low, high = (
+        _moved(centre, sign * spread.reach(tests)) if 0 < centre < 1 else value
+        for centre, sign in ((value - bias, -1), (value, 1))
+    )
     if spread.freedom < FEWEST_FREEDOM:
         low = min(low, _least_share(value, pairs, tests))
         high = max(high, 1 - _least_share(1 - value, pairs, tests))
-    return float(low), float(high)
+    return low, high
+
+
+def _moved(area: float, reach: float) -> float:
+    """Move an area on the logit scale, as far as `reach` is where it stands."""
+    return float(scipy.special.expit(scipy.special.logit(area) + reach / (area * (1 - area))))
 
 
 def _least_share(share: float, count: float, tests: int) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from fairweather.errors import InputError
 from fairweather.metrics.areas import disjoint_pairs
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import FloatArray, IntArray, ratio
+from fairweather.metrics.columns import FloatArray, ratio
 from fairweather.metrics.sample import Prepared, Sample, calls_of
 from fairweather.metrics.table import Interval, Metric
 from fairweather.types import Predictions, shortest
@@ -51,7 +51,8 @@ class OfClasses:
         interval: the kind of its 95 % interval; see `to_score`.
         fewest: with fewer such images there is no interval.
         needs_sets: is it of prediction sets, which only conformal variants have.
-        column: of an area, what each image adds to it; see `Metric.column`.
+        column, bias: of an area, what each image adds to it, and how much too high it is; see
+            `Metric`.
     """
 
     label: str
@@ -62,6 +63,7 @@ class OfClasses:
     fewest: int = 1
     needs_sets: bool = False
     column: Callable[[Prepared, int], FloatArray] | None = None
+    bias: Callable[[Prepared, int], FloatArray] | None = None
 
     @property
     def has_points(self) -> bool:
@@ -120,6 +122,7 @@ CLASS_METRICS: Mapping[str, OfClasses] = {
         column=lambda prepared, label: _of_present(
             prepared.precision_columns, prepared, label, 0.0
         ),
+        bias=lambda prepared, label: _of_present(prepared.precision_biases, prepared, label, 0.0),
     ),
     "conformal_coverage": OfClasses(
         "Coverage of prediction sets",
@@ -162,9 +165,10 @@ class ClassMetric(Metric):
         evenness = 1.0 if clusters is None else clusters.evenness(truth)
         return self.kind.counted(Tally(images, called, hits, len(truth))) * evenness
 
-    def pairs(self, predictions: Predictions, clusters: IntArray | None = None) -> float:
+    def pairs(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
         """Count the `disjoint_pairs` of the class and the others."""
-        return disjoint_pairs(predictions.labels == self.class_label, clusters)
+        of = None if clusters is None else clusters.of
+        return disjoint_pairs(predictions.labels == self.class_label, of)
 
 
 def of_classes(name: str) -> OfClasses | None:
@@ -200,7 +204,7 @@ def class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
             return None
     place = list(classes).index(named)
     of_kind = kind.evaluate or partial(_counted, name.partition("/")[0], threshold)
-    column = kind.column
+    column, bias = kind.column, kind.bias
     return ClassMetric(
         name=name,
         label=label,
@@ -211,6 +215,7 @@ def class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
         needs_sets=kind.needs_sets,
         fewest=kind.fewest,
         column=column and (lambda prepared: column(prepared, place)),
+        bias=bias and (lambda prepared: float(bias(prepared, place)[0])),
         kind=kind,
         class_label=place,
         threshold=threshold,

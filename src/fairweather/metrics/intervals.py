@@ -75,6 +75,7 @@ class Estimate:
             `[n]` or `[clusters]`; see `metrics.areas`.
         pairs: of an area, how many disjoint pairs of images it is a mean over.
         hidden: how far the truth may lie beside what the replicates show.
+        bias: of an area, how much too high it is on average.
     """
 
     value: float
@@ -88,6 +89,7 @@ class Estimate:
     tests: int = 1
     column: npt.NDArray[np.float32] | None = None
     pairs: float = np.inf
+    bias: float = 0.0
     hidden: Hidden = NOTHING
 
     @property
@@ -241,7 +243,8 @@ def evaluate_resamples(
                 errors=metric.errors(predictions, resamples.clusters),
                 fewest=metric.fewest,
                 column=column_of_units(metric.column(prepared), prepared.clusters),
-                pairs=metric.pairs(prepared.predictions, prepared.clusters),
+                pairs=metric.pairs(predictions, resamples.clusters),
+                bias=0.0 if metric.bias is None else metric.bias(prepared),
             )
     if resamples.clusters is not None:
         estimates = {
@@ -329,6 +332,7 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
         value=float(np.mean([each.value for each in estimates])),
         replicates=np.mean([each.replicates for each in estimates], axis=0),
         column=np.mean(columns, axis=0) if columns else None,
+        bias=float(np.mean([each.bias for each in estimates])),
         errors=_mean_errors([each.errors for each in estimates]),
         of_seeds=(),
         # What one cell hides, all of them hide: their images are the same.
@@ -373,10 +377,9 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
     worst = np.fmin if higher_is_better else np.fmax
     value = float(worst.reduce([each.value for each in estimates]))
     return replace(
-        estimates[0],
+        next((each for each in estimates if each.value == value), estimates[0]),
         value=value,
         replicates=worst.reduce([each.replicates for each in estimates]),
-        column=next((each for each in estimates if each.value == value), estimates[0]).column,
         errors=min((each.errors for each in estimates if each.value == value), default=np.inf),
         of_seeds=(),
         hidden=Hidden(*np.max([each.hidden for each in estimates], axis=0).tolist()),
@@ -495,7 +498,7 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     value, n = estimate.value, estimate.units
     if estimate.column is not None and not (np.isnan(value) or estimate.too_few):
         tests = 1 if estimate.recipes else estimate.tests  # those of seeds, `widen` corrects
-        low, high = area_ends(value, estimate.column, estimate.pairs, tests)
+        low, high = area_ends(value, estimate.column, estimate.pairs, estimate.bias, tests)
         return ImageInterval(low, value, high)
     replicates = estimate.replicates[~np.isnan(estimate.replicates)]
     if np.isnan(value) or not len(replicates) or estimate.too_few:

@@ -135,8 +135,9 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     two values hide (`Estimate.hidden`) is added for both.
 
     The difference of two areas under curves has the difference of their columns, which is DeLong's
-    paired method, with Student's t (`spread_of`). If one of the two is 0 or 1, it is the interval
-    of Zou and Donner, from those of both (`difference_of_shares`).
+    paired method, with Student's t (`spread_of`), and reaches farther by that of their biases. If
+    one of the two is 0 or 1, it is the interval of Zou and Donner, from those of both
+    (`difference_of_shares`).
 
     The noise of the bins inflates binned calibration errors, and resampling inflates them once
     more. Between two models this cancels only in part, and not at all if one is calibrated and the
@@ -249,8 +250,12 @@ def _area_ends(first: Estimate, second: Estimate, column: FloatArray) -> tuple[f
         return difference_of_shares(
             *(Score(each.centre, each.low, each.high, first.n) for each in alone)
         )
-    gap, reach = second.value - first.value, spread_of(column).reach()
-    return gap - reach, gap + reach
+    gap, bias, reach = (
+        second.value - first.value,
+        second.bias - first.bias,
+        spread_of(column).reach(),
+    )
+    return gap - max(bias, 0.0) - reach, gap - min(bias, 0.0) + reach
 
 
 def seed_summary(values: npt.ArrayLike) -> SeedSummary:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.metrics.areas import auc_column, precision_column
+from fairweather.metrics.areas import auc_column, precision_bias, precision_column
 from fairweather.metrics.calibration import BinSums, check_confidence
 from fairweather.metrics.classification import (
     brier_score,
@@ -250,11 +250,16 @@ class Prepared:
         """`precision_column` of each class present, `[n, k]`; 0 if there is only one."""
         return self._columns_of_areas(precision_column)
 
+    @cached_property
+    def precision_biases(self) -> FloatArray:
+        """`precision_bias` of each class present, `[1, k]`."""
+        labels = self.predictions.labels
+        found = [precision_bias(self.probabilities[:, k], labels == k) for k in self.present]
+        return np.array([found])
+
     def _columns_of_areas(self, column_of: Callable[..., FloatArray]) -> FloatArray:
-        columns, labels = (
-            np.zeros((len(self.predictions), len(self.present))),
-            self.predictions.labels,
-        )
+        columns = np.zeros((len(self.predictions), len(self.present)))
+        labels = self.predictions.labels
         if len(self.present) > 1:
             for k, label in enumerate(self.present):
                 scores = self.probabilities[:, label]

@@ -14,7 +14,7 @@ from fairweather.metrics.calibration import BinSums, reliability_bins
 from fairweather.metrics.classification import mean_area, mean_recall
 from fairweather.metrics.classwise import mean_class_error
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import FloatArray, IntArray, Result, nanmean, ratio
+from fairweather.metrics.columns import FloatArray, Result, nanmean, ratio
 from fairweather.metrics.conformal import coverage_deviations, lowest_of_strata
 from fairweather.metrics.hidden import (
     NOTHING,
@@ -56,6 +56,9 @@ Evaluate = Callable[[Sample], Result]
 # to which one error may add much more; for metrics of the rank of the errors among all images. The
 # last number counts images, in each bin of a metric that depends on a single bin.
 FEWEST, FEWEST_OF_LOSSES, FEWEST_OF_RANKS, FEWEST_IN_A_BIN = 5, 20, 30, 30
+# A mean of areas has no interval with fewer images of the rarest class: it would begin above the
+# truth in up to 12 % of the samples (benchmarks/areas.py).
+FEWEST_OF_CLASS = 5
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Metric:
         column: of an area, what each image adds to it, `[n]` (`metrics.areas`); None for a metric
             that is computed on resamples.
         hides: how far the truth may lie beside what resamples show; None for nothing.
+        bias: of an area, how much too high it is on average; None for nothing.
     """
 
     name: str
@@ -104,6 +108,7 @@ class Metric:
     varies: Callable[[Prepared, int], FloatArray] | None = None
     column: Callable[[Prepared], FloatArray] | None = None
     hides: Hides | None = None
+    bias: Callable[[Prepared], float] | None = None
 
     def hidden(
         self, sample: Sample, value: float, worth: float, clusters: Clusters | None
@@ -120,7 +125,8 @@ class Metric:
     def errors(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
         """Count the images that determine how precise the value is; see `carried_by`.
 
-        If they are in fewer clusters than the other images, they count for less.
+        If they are in fewer clusters than the other images, they count for less. An area also needs
+        `FEWEST_OF_CLASS` images, or clusters, of the rarest class; fewer lower the count.
         """
         if self.carried_by == "emptiest bin":
             images = reliability_bins(predictions.confidence, predictions.correct).images
@@ -129,21 +135,25 @@ class Metric:
         if self.carried_by == "rarer" and 2 * counted.sum() > len(counted):
             counted = predictions.correct
         evenness = 1.0 if clusters is None else clusters.evenness(counted)
-        return float(counted.sum()) * evenness
+        errors = float(counted.sum()) * evenness
+        if self.column is not None:
+            rarest = self._rarest(predictions, clusters)
+            errors = min(errors, rarest * self.fewest / FEWEST_OF_CLASS)
+        return errors
 
-    def pairs(self, predictions: Predictions, clusters: IntArray | None = None) -> float:
-        """Count the disjoint pairs of which an area, a mean over classes, has so many at least.
+    @staticmethod
+    def _rarest(predictions: Predictions, clusters: Clusters | None) -> int:
+        """Count the disjoint pairs of the rarest class present and the others."""
+        labels, of = predictions.labels, None if clusters is None else clusters.of
+        return min(disjoint_pairs(labels == label, of) for label in np.unique(labels))
 
-        Half of the images of each class are in pairs of their own class, half in those of others.
-        If all pairs of all classes are right, the mean is nearly that of as many images.
+    def pairs(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
+        """Count the disjoint pairs that a mean of the areas of all classes is worth.
 
-        Args:
-            predictions: the columns of one cell.
-            clusters: the number of each image's cluster, `[n]`.
+        Half of the images of each class make pairs of their own, half are the others in pairs of
+        other classes. The worst is that all wrong pairs would be those of the rarest class.
         """
-        labels = np.unique(predictions.labels)
-        least = min(disjoint_pairs(predictions.labels == label, clusters) for label in labels)
-        return len(labels) * least / 2
+        return len(np.unique(predictions.labels)) * self._rarest(predictions, clusters) / 2
 
     def absence(self, predictions: Predictions, fitted: Fitted | None = None) -> str | None:
         """Return why the metric cannot be computed from these predictions; None if it can."""
@@ -291,6 +301,7 @@ METRICS: tuple[Metric, ...] = (
         interval="area",
         fewest=FEWEST_OF_LOSSES,
         column=lambda prepared: prepared.precision_columns.mean(axis=1),
+        bias=lambda prepared: float(prepared.precision_biases.mean()),
     ),
     *_means_over_classes("specificity", "specificity"),
     *_means_over_classes("ppv", "PPV"),
