@@ -174,11 +174,10 @@ def guard(
     from fairweather.guarding.making import check_new_folder, make_guard, save_guard, save_onnx
     from fairweather.reopened import reopen
 
+    promise = promised_by(**shares, weigh=weigh)
     check_new_folder(folder, replace=replace)
     of = reopen(model, offline=offline)
-    made = make_guard(
-        of, promised_by(**shares, weigh=weigh), device=device, root=data_root, offline=offline
-    )
+    made = make_guard(of, promise, device=device, root=data_root, offline=offline)
     save_guard(made, of, folder, replace=replace)
     if onnx is not None:
         save_onnx(made, of, onnx)
