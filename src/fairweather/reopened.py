@@ -11,7 +11,7 @@ import pydantic
 import torch
 from torch import nn
 
-from fairweather.data import digest, load_data, tested_share
+from fairweather.data import digest, load_data, share_tested
 from fairweather.data.folder import UNLABELLED
 from fairweather.errors import InputError, unknown_name
 from fairweather.models import load_checkpoint, open_model, prepared_at
@@ -162,7 +162,7 @@ def open_images(
         limit=limit,
         parts=("test",),
         root=root,
-        test_fraction=tested_share(source),
+        test_fraction=share_tested(source),
         skip_unreadable=skip_unreadable,
         allow_duplicates=True,
         scale=scale,

@@ -129,13 +129,13 @@ def export(
     """Write a shifted copy of a data set, without loss. The same command continues it."""
     check_writable(out)
     from fairweather import exporting
-    from fairweather.data import TEST_FRACTION, list_source, load_data, tested_share
+    from fairweather.data import TEST_FRACTION, list_source, load_data, share_tested
     from fairweather.data.source import WHOLE
 
     shifts = _chosen(suite or [], shift or [])
     with resumable(), progress(quiet=quiet) as show:
         listed = list_source(data, data_root, offline=offline)
-        undivided, share = WHOLE in listed.splits, tested_share(data)
+        undivided, share = WHOLE in listed.splits, share_tested(data)
         dataset = load_data(
             data,
             size=size,

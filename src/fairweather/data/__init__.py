@@ -66,7 +66,7 @@ __all__ = [
     "fewer_labels",
     "list_source",
     "load_data",
-    "tested_share",
+    "share_tested",
     "with_wrong_labels",
 ]
 
@@ -448,12 +448,12 @@ def list_source(
     return listed
 
 
-def tested_share(source: str) -> float:
+def share_tested(source: str) -> float:
     """The share of a set without splits that is tested: all of a PATH that somebody gives.
 
     A set by its name is divided as by `load_data`, so that it means the same images everywhere.
 
-    >>> tested_share("folder:photos"), tested_share("mnist5k")
+    >>> share_tested("folder:photos"), share_tested("mnist5k")
     (1.0, 0.2)
     """
     return 1.0 if ":" in source else TEST_FRACTION

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from pydantic import JsonValue
 
-from fairweather.data import list_source, tested_share
+from fairweather.data import list_source, share_tested
 from fairweather.data.source import WHOLE
 from fairweather.devices import Arithmetic, resolve_device
 from fairweather.errors import InputError
@@ -566,7 +566,7 @@ def _open_dataset(
             groups=groups,
         )
         if WHOLE in listed.splits:
-            source = source.model_copy(update={"test_fraction": tested_share(dataset)})
+            source = source.model_copy(update={"test_fraction": share_tested(dataset)})
         dataset = open_data(source, offline=options.offline, progress=progress)
     if VAL in parts and dataset.val is None:
         raise InputError(

@@ -12,7 +12,7 @@ import pydantic
 import torch
 from torch import nn
 
-from fairweather.data import SOURCES, list_source, tested_share
+from fairweather.data import SOURCES, list_source, share_tested
 from fairweather.data.folder import UNLABELLED
 from fairweather.data.known import verification
 from fairweather.data.metadata import natural_groups
@@ -499,7 +499,7 @@ def _fractions(request: Request, progress: Notify | None) -> dict[str, float]:
         raise InputError(
             f"{name} has no labels, and a model cannot be judged without: it may stand after --ood"
         )
-    by_name = WHOLE in listed.splits and tested_share(name) < 1
+    by_name = WHOLE in listed.splits and share_tested(name) < 1
     has_validation = bool(share) or by_name or "val" in listed.splits
     check_variants(options, name, has_validation=has_validation)
     if share and not {WHOLE, "train"} & listed.splits.keys():
@@ -564,7 +564,7 @@ def _other_source(request: Request, opened: Opened, dataset: Dataset, source: st
     return DataSource(
         source=source,
         parts=("test",),
-        test_fraction=tested_share(source),
+        test_fraction=share_tested(source),
         limit=options.limit,
         skip_unreadable=options.skip_unreadable,
         scale=options.scale or _scale_of_run(request),

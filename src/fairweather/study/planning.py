@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from fairweather import models
-from fairweather.data import tested_share
+from fairweather.data import share_tested
 from fairweather.data.metadata import natural_groups
 from fairweather.devices import Arithmetic, training_precision
 from fairweather.errors import InputError
@@ -98,7 +98,7 @@ def data_sources(study: Study) -> dict[str, DataSource]:
             source=source,
             parts=(TEST,),
             root=study.data.root,
-            test_fraction=tested_share(source),
+            test_fraction=share_tested(source),
             skip_unreadable=study.data.skip_unreadable,
             scale=study.data.scale,
         )
