@@ -227,7 +227,7 @@ def _far(s: Sample, worth: float, clusters: Clusters | None) -> float:
     count = float(s.total("images")[0])
     if clusters is not None:
         # If all images agree, each cluster counts as one; else as many as the variance says.
-        sums = clusters.influences(1.0 - s.predictions.correct[:, None])
+        sums = clusters.influences((~s.predictions.correct)[:, None].astype(np.float64))
         spread, variance = wrong * (1 - wrong), float(sums.var()) / clusters.count
         count = min(count, spread / variance) if variance > ROUNDING else clusters.count
     count *= worth
