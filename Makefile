@@ -75,6 +75,7 @@ bench: $(VENV)/.installed-dev
 # How often the 95 % intervals hold the truth: about an hour.
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/every_metric.py
 	$(BIN)/python benchmarks/good_models.py
 	$(BIN)/python benchmarks/recipes.py
 	$(BIN)/python benchmarks/clusters.py

@@ -73,7 +73,8 @@ def hidden_in_classes(
     counts = s.counts
     images, called = counts.images[:, 0], counts.called[:, 0]
     share = getattr(counts, name)[:, 0]
-    whole = counts.whole(name)[:, 0] * worth * _independent(name, s, clusters)
+    alone = worth * _independent(name, s, clusters)
+    whole = counts.whole(name)[:, 0] * alone
     there = images > 0 if name == "sensitivity" else images + called > 0
     known = there & ~np.isnan(share)
     found = np.where(known, share, 0.5)
@@ -92,7 +93,7 @@ def hidden_in_classes(
     ]
     weight = images / counts.total if how == "weighted" else there / there.sum()
     below, above = (float((weight**2 * each).sum()) for each in squares)
-    absent = min(int((~there).sum()), int((there & (images * worth < RARE)).sum()))
+    absent = min(int((~there).sum()), int((there & (images * alone < RARE)).sum()))
     if how == "weighted" or not absent:
         return Hidden(below, above)
     classes = int(there.sum()) + absent
@@ -223,11 +224,13 @@ def hidden_in_bins(
 def _far(s: Sample, worth: float, clusters: Clusters | None) -> float:
     """How far the true error rate may lie; 0 if resamples show it well enough."""
     wrong = 1 - float(s.mean("correct")[0])
-    count = float(s.total("images")[0]) * worth
+    count = float(s.total("images")[0])
     if clusters is not None:
-        # If all images agree, each cluster counts as one image.
-        agree = not 0 < wrong < 1
-        count = clusters.count if agree else count * clusters.evenness(~s.predictions.correct)
+        # If all images agree, each cluster counts as one; else as many as the variance says.
+        sums = clusters.influences((~s.predictions.correct)[:, None].astype(np.float64))
+        spread, variance = wrong * (1 - wrong), float(sums.var()) / clusters.count
+        count = min(count, spread / variance) if variance > ROUNDING else clusters.count
+    count *= worth
     if min(wrong, 1 - wrong) * count >= FEW_ERRORS:
         return 0.0
     low, high = clopper_pearson(wrong, count)
