@@ -1,6 +1,6 @@
 """How often do the 95 % intervals of AUC and PR-AUC of one class hold the truth?
 
-    python benchmarks/areas.py    # about 7 minutes on one core; prints markdown tables
+    python benchmarks/areas.py    # about 8 minutes on one core; prints markdown tables
 
 Scores are normal with one mean for the negatives and another for the positives, whose standard
 deviation is the same ("equal") or twice as large ("wide"); or a share of the images is mislabelled
@@ -11,7 +11,9 @@ how often the truth lies below the interval and how often above it, in percent.
 Clusters have 10 images on average, all the same or gamma-distributed, which are positive with a
 probability of 0.3, or all images of a cluster are. The scores of a cluster share a part of their
 variance (the intra-class correlation). Differences are of two models on the same images, whose
-scores have a correlation of 0.8 within each class.
+scores have a correlation of 0.8 within each class. Means are over classes that are all as frequent,
+or each half as frequent as the one before; their logits are normal, that of the label `MARGIN`
+higher, and the truth is that of 100,000 images. In brackets: how often there is no interval.
 """
 
 from __future__ import annotations
@@ -22,7 +24,15 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from fairweather.metrics import Clusters, Estimate, paired_difference, to_score
+from fairweather.metrics import (
+    Clusters,
+    Estimate,
+    Resamples,
+    evaluate_resamples,
+    paired_difference,
+    per_image,
+    to_score,
+)
 from fairweather.metrics.areas import (
     auc_column,
     column_of_units,
@@ -31,6 +41,7 @@ from fairweather.metrics.areas import (
     precision_column,
 )
 from fairweather.metrics.classification import placements
+from fairweather.types import Predictions
 
 # Positive images, and how many times fewer trials: of many images a trial takes longer.
 POSITIVES = {20: 1, 30: 1, 50: 1, 200: 4, 2000: 10}
@@ -38,6 +49,8 @@ AREAS, PREVALENCES = (0.7, 0.9, 0.97, 0.99), (0.02, 0.1, 0.5)
 OUTLIERS = 0.02
 MEAN_SIZE, OF_CLUSTERS = 10, 0.3  # images of a cluster; the share of positives among them
 CORRELATION = 0.8  # of the scores of two models
+MARGIN = 1.5
+MEANS = ("macro_auc", "macro_pr_auc")
 COLUMNS = {"AUC": auc_column, "PR-AUC": precision_column}
 
 
@@ -197,6 +210,31 @@ def difference(positives: int, areas: tuple[float, float], trials: int) -> list[
     return tails(scored(), [b - a for a, b in zip(before, after, strict=True)])
 
 
+def draw_classes(n: int, classes: int, ratio: float, seed: int) -> Predictions:
+    """Draw predictions of classes, each `ratio` times as frequent as the one before."""
+    generator = np.random.default_rng([n, classes, seed])
+    shares = ratio ** np.arange(classes)
+    labels = generator.choice(classes, size=n, p=shares / shares.sum())
+    logits = generator.normal(size=(n, classes)) + MARGIN * np.eye(classes)[labels]
+    logits = (logits + np.log(shares) / 2).astype(np.float32)
+    names = tuple(map(str, range(classes)))
+    return Predictions(np.arange(n), labels, *per_image(logits, labels), logits, names)
+
+
+def means(n: int, classes: int, ratio: float, trials: int) -> list[str]:
+    """Tails of both means over classes, and how often there is no interval."""
+
+    def scored(images: int, seed: int) -> list:
+        predictions = draw_classes(images, classes, ratio, seed)
+        found = evaluate_resamples(predictions, Resamples.draw(predictions.labels, 1), names=MEANS)
+        return [to_score(found[name], (0.0, 1.0)) for name in MEANS]
+
+    truths = [score.value for score in scored(100_000, trials)]
+    every = [scored(n, seed) for seed in range(trials)]
+    none = 100 * np.mean([score.too_few for score, _ in every])
+    return [f"{each} ({none:.0f})" for each in tails(iter(every), truths)]
+
+
 def rows_of_single(
     kind: str, trials: int, numbers: Iterable[int] = POSITIVES
 ) -> Iterator[list[object]]:
@@ -214,7 +252,7 @@ def main() -> None:
     from coverage import print_table  # the script beside this one, if this one is run
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--trials", type=int, default=4000)
+    parser.add_argument("--trials", type=int, default=2000)
     trials = parser.parse_args().trials
     header = ["positives", "AUC", "trials"]
     header += [f"{name}, {100 * each:g} %" for name in COLUMNS for each in PREVALENCES]
@@ -233,6 +271,15 @@ def main() -> None:
             for rho in (0.0, 0.3)
             for area in (0.8, 0.95)
             for found in [clustered(count, sizes, pure, rho, area, trials // 4)]
+        ),
+    )
+    print(f"Means over classes, {trials // 4} trials\n")
+    print_table(
+        ["classes", "each as frequent as the one before", "images", "macro AUC", "macro PR-AUC"],
+        (
+            [classes, f"{ratio:g} times", n, *means(n, classes, ratio, trials // 4)]
+            for classes, ratio in ((10, 1.0), (40, 1.0), (7, 0.5))
+            for n in (200, 1000)
         ),
     )
     print(f"Paired differences, 10 % positive, {trials // 2} trials\n")

@@ -23,6 +23,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import fairweather
 import fairweather.metrics
+from fairweather.metrics.table import FEWEST_OF_CLASS
 from notebook import Code, Markdown, Output, run_cells, split_cells
 
 logger = logging.getLogger(__name__)
@@ -166,6 +167,8 @@ class Metrics(Sections):
                 "emptiest bin": "images in the emptiest bin that holds any",
             }
             facts.append(f"no interval below {metric.fewest} {carriers[metric.carried_by]}")
+        if metric.column is not None:
+            facts.append(f"or below {FEWEST_OF_CLASS} images of the rarest class")
         made += paragraph(f"{metric.label}: {formula}.")
         for ending, words in BINS.items():
             if (metric.alias_of or metric.name).endswith(ending):

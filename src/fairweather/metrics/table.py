@@ -56,8 +56,8 @@ Evaluate = Callable[[Sample], Result]
 # to which one error may add much more; for metrics of the rank of the errors among all images. The
 # last number counts images, in each bin of a metric that depends on a single bin.
 FEWEST, FEWEST_OF_LOSSES, FEWEST_OF_RANKS, FEWEST_IN_A_BIN = 5, 20, 30, 30
-# A mean of areas has no interval with fewer images of the rarest class: it would begin above the
-# truth in up to 12 % of the samples (benchmarks/areas.py).
+# A mean of areas has no interval with fewer images of the rarest class: that of the macro PR-AUC
+# began above the truth in 11 and 12 % of 150 samples with 200 images of 40 and of 7 classes.
 FEWEST_OF_CLASS = 5
 
 

@@ -23,8 +23,8 @@ NORMS = {"expected": "L1 norm", "rms": "L2 norm", "maximum": "maximum norm"}
 ABSENT = "–"
 TOO_FEW = "too few errors"
 TOO_FEW_NOTE = (
-    "Too few errors: the number depends on the wrong images, or on those of a single bin, and "
-    "there are so few of them that no interval would be valid."
+    "Too few errors: the number depends on the wrong images, or on those of a single bin or a rare "
+    "class, and there are so few of them that no interval would be valid."
 )
 CORRECTED = "bias-corrected: noise in the bins inflates the value, so it is near the upper end"
 
