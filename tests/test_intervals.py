@@ -252,6 +252,8 @@ def test_equal_images_have_no_width_but_that_of_a_share():
     few = [name for name in few if name not in SPARSE]
     assert few
     assert all(scores.pop(name).too_few for name in few)
+    # 40 right answers show no risk of 5 %.
+    assert scores.pop("coverage_at_risk/0.05") == (1, 0, 1, 40)
     shares = {metric.name for metric in METRICS if metric.interval == "share"}
     # 40 of 40 right is no proof of perfection: the Wilson interval starts at 1 / (1 + z² / n).
     end = 1 / (1 + 1.96**2 / 40)

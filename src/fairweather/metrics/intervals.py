@@ -45,7 +45,9 @@ FEW = 30
 # misses that number whenever one image is wrong, which happens in 16 of 100 cases.
 VERY_FEW = 10
 # The kinds of intervals over seeds that are skewed next to a bound, and nothing else.
-STRETCHED = ("share", "conditional", "overlap", "ranks", "skewed", "percentile", "bounded")
+STRETCHED = (
+    "share", "conditional", "overlap", "ranks", "skewed", "percentile", "bounded", "searched"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Estimate:
         clusters: the number of clusters of the images, if whole clusters were resampled; with fewer
             than two there is no interval.
         tests: how many intervals, of which this is one, hold together with 95 %.
+        ends: the interval over images where replicates do not show it; see `Metric.search`.
     """
 
     value: float
@@ -76,6 +79,7 @@ class Estimate:
     fewest: int = 0
     clusters: int | None = None
     tests: int = 1
+    ends: tuple[float, float] = (np.nan, np.nan)
 
     @property
     def units(self) -> int:
@@ -92,10 +96,13 @@ class Estimate:
         if self.of_seeds:  # `widen` has quantiles of its own
             return replace(self, tests=tests)
         if self.clusters is None:
-            return self.spread(float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95)
-        if self.clusters < 2:
+            factor = float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95
+        elif self.clusters < 2:
             return self
-        return self.spread(student(self.clusters, tests) / student(self.clusters))
+        else:
+            factor = student(self.clusters, tests) / student(self.clusters)
+        low, high = (self.value + factor * (end - self.value) for end in self.ends)
+        return replace(self.spread(factor), ends=(low, high))
 
     @property
     def recipes(self) -> list[SeedVariance]:
@@ -203,6 +210,7 @@ def evaluate_resamples(
             interval=metric.interval,
             errors=metric.errors(predictions, resamples.clusters),
             fewest=metric.fewest,
+            ends=metric.ends(predictions, resamples.clusters),
         )
         for metric in computed
     }
@@ -291,8 +299,13 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
         value=float(np.mean([each.value for each in estimates])),
         replicates=np.mean([each.replicates for each in estimates], axis=0),
         errors=_mean_errors([each.errors for each in estimates]),
+        ends=_ends(np.mean([each.ends for each in estimates], axis=0)),
         of_seeds=(),
     )
+
+
+def _ends(found: FloatArray) -> tuple[float, float]:
+    return float(found[0]), float(found[1])
 
 
 def _mean_errors(errors: Sequence[float]) -> float:
@@ -335,6 +348,7 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
         value=value,
         replicates=worst.reduce([each.replicates for each in estimates]),
         errors=min((each.errors for each in estimates if each.value == value), default=np.inf),
+        ends=_ends(worst.reduce([each.ends for each in estimates])),
         of_seeds=(),
     )
 
@@ -398,6 +412,10 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     If whole clusters were resampled, a "share" reaches to the outer one of these ends and of
     `bent_ends`, because the spread of clusters is too small where the share is good by chance; and
     "difference" is `skewed_interval`, because few clusters may have all images that differ.
+
+    "searched" is for a value that is found by a search, which resamples would repeat: the interval
+    of `Metric.search`. A mean over cells has the means of their ends, as if all missed together:
+    its interval is too wide rather than too narrow. A worst value has the worst of their ends.
 
     "centred" is for the debiased calibration error: its value does not have this bias, and its
     replicates have it once. The interval of the signed square reaches from v² (with its sign) to
@@ -474,6 +492,8 @@ def image_interval(estimate: Estimate) -> ImageInterval:
         case "bias-corrected":
             found = _unbiased(value**2, np.square(replicates))
             low, centre, high = np.sqrt(np.maximum(found, 0))
+        case "searched":
+            low, high = estimate.ends
         case "centred":
             tail = _longer_tail(_signed_square(replicates))
             low, high = _signed_root(_signed_square(np.asarray(value)) + np.array([-tail, tail]))

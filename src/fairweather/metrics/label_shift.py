@@ -278,12 +278,19 @@ def _scores(
                 drawn[name].append(replicates)
     # If all images agree, Wilson's interval uses the effective number of images.
     worth = max(1, int(effective_images(weights)))
+    within = None if clusters is None else clusters.select(shared.order)
     scores = {}
     for metric in metrics:
         value, replicates = float(values[metric.name][0]), np.concatenate(drawn[metric.name])
         errors = metric.errors(predictions, clusters) * worth / len(predictions)
         estimate = Estimate(
-            value, replicates, worth, metric.interval, errors=errors, fewest=metric.fewest
+            value,
+            replicates,
+            worth,
+            metric.interval,
+            errors=errors,
+            fewest=metric.fewest,
+            ends=metric.ends(prepared.predictions, within, weights),
         )
         if clusters is not None:
             estimate = of_clusters(estimate, clusters)

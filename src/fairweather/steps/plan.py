@@ -52,9 +52,9 @@ VERSIONS = {
     "features": 1,
     "predict": 1,
     "group": 1,
-    "score": 5,
+    "score": 6,
     "sample": 3,
-    "report": 9,
+    "report": 10,
 }
 # Arguments of `load_data` that were added later, with their defaults.
 LATER: dict[str, JsonValue] = {"allow_duplicates": False, "scale": None, "groups": None}
