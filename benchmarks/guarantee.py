@@ -17,12 +17,20 @@ rounded to twentieths. Images that come in clusters are ten of each, alike withi
 tested as if they were independent, and once one image of each cluster. Patients of different sizes:
 half have one image, and half have 40, on which errors are 2.6 times as frequent as the confidence
 says; the promise is about patients that count alike, or about images that do.
+
+The last tables are about the interval of `coverage_at_risk`: how often each end misses the coverage
+that endless images would give, beside the percentiles of resamples. "41 % right" and so on are
+calibrated. The four levels of a mean have the confidences of "80 % right", and are right less often
+by up to 15 points; the difference is that of the first two. Three seeds are of the first.
 """
+
+import dataclasses
 
 import numpy as np
 import scipy.special
 from coverage import print_table  # the script beside this one
 
+from fairweather import metrics
 from fairweather.metrics import (
     Clusters,
     guaranteed_threshold,
@@ -30,6 +38,7 @@ from fairweather.metrics import (
     threshold_at_risk,
     thresholds_to_try,
 )
+from fairweather.metrics.searching import coverage_interval
 
 RISK, CERTAINTY = 0.05, 0.95
 TRIALS = 4000
@@ -67,22 +76,34 @@ MODELS = {
     "with ties": ((6, 1), calibrated, 20),
 }
 
+# The same of the interval of `coverage_at_risk`.
+SEARCHED = {
+    "41 % right": ((2, 2.88), calibrated, None),
+    "80 % right": ((4, 1), calibrated, None),
+    "95 % right": ((19, 1), calibrated, None),
+    "uninformative": MODELS["uninformative"],
+    "sure and wrong": MODELS["sure and wrong"],
+    "with ties": MODELS["with ties"],
+}
+SEARCHED_IMAGES = (200, 1000, 5000)
+# Trials of the interval of one cell, of its percentiles and of clusters, and of several cells.
+MANY_TRIALS, FEWER_TRIALS, FEWEST_TRIALS, RESAMPLES = 2000, 400, 200, 200
+GAPS = (0.0, 0.01, 0.03, 0.15)
+
 
 class Truth:
     """The true risk and coverage of every threshold of a model."""
 
-    def __init__(self, name):
-        self.shape, self.right, self.steps = MODELS[name]
+    def __init__(self, model):
+        self.shape, self.right, self.steps = model
         quantiles = (np.arange(GRID) + 0.5) / GRID
         drawn = np.sort(scipy.special.betaincinv(*self.shape, quantiles))
         self.accuracy = float(self.right(drawn).mean())
         self.sure = self.rounded(drawn)
         wrong = (1 - self.right(drawn))[::-1].cumsum()[::-1]
         self.above = wrong / np.arange(GRID, 0, -1)
-        self.best = max(
-            (1 - np.searchsorted(self.sure, t) / GRID for t in self.sure[::200] if self.keeps(t)),
-            default=0.0,
-        )
+        first = np.append(True, self.sure[1:] > self.sure[:-1])  # of equal confidences
+        self.best = 1 - np.append(np.flatnonzero(first & (self.above <= RISK)), GRID)[0] / GRID
 
     def rounded(self, confidence):
         steps = self.steps
@@ -125,7 +146,7 @@ def by_binary_search(confidence, correct):
 
 
 def row(name, n):
-    truth = Truth(name)
+    truth = Truth(MODELS[name])
     broken, covered = {}, {}
     for trial in range(TRIALS):
         generator = np.random.default_rng([n, trial])
@@ -145,20 +166,28 @@ def row(name, n):
     return cells
 
 
+def draw_alike(generator, truth, own):
+    """Confidences and right answers of images that share some of what decides these.
+
+    `own` is float `[2, n]`, of confidence and of being right: normal numbers of the clusters.
+    """
+    alike, apart = np.sqrt(CORRELATION), np.sqrt(1 - CORRELATION)
+    quantiles, chances = (
+        scipy.special.ndtr(alike * each + apart * generator.normal(size=len(each))) for each in own
+    )
+    confidence = scipy.special.betaincinv(*truth.shape, quantiles)
+    return truth.rounded(confidence), chances < truth.right(confidence)
+
+
 def in_clusters(count):
     """Images of one patient have one latent confidence in common, and so do their errors."""
-    truth = Truth("calibrated, good")
+    truth = Truth(MODELS["calibrated, good"])
     broken = {"all images": [], "one image of each": []}
     for trial in range(TRIALS):
         generator = np.random.default_rng([count, trial, 1])
-        own = generator.normal(size=count)[:, None], generator.normal(size=count)[:, None]
-        alike, apart = np.sqrt(CORRELATION), np.sqrt(1 - CORRELATION)
-        shape = (count, IN_CLUSTER)
-        quantiles, chances = (
-            scipy.special.ndtr(alike * each + apart * generator.normal(size=shape)) for each in own
-        )
-        confidence = scipy.special.betaincinv(*truth.shape, quantiles)
-        correct = chances < truth.right(confidence)
+        own = np.repeat(generator.normal(size=(2, count)), IN_CLUSTER, axis=1)
+        drawn = draw_alike(generator, truth, own)
+        confidence, correct = (each.reshape(count, IN_CLUSTER) for each in drawn)
         for name, images in (("all images", slice(None)), ("one image of each", 0)):
             first, second = (
                 (confidence[at::2, images].ravel(), correct[at::2, images].ravel()) for at in (0, 1)
@@ -208,6 +237,82 @@ def in_patients(count):
     return [f"{count:,}", *map(with_error, broken.values())]
 
 
+def misses(ends, truth):
+    """How often the lower end is above the truth, and the upper end below it."""
+    low, high = np.transpose(ends)
+    return with_error(low > truth), with_error(high < truth)
+
+
+def by_percentiles(estimate):
+    """The interval of resamples of the images, as of other metrics."""
+    return metrics.to_score(dataclasses.replace(estimate, interval="percentile"), (0, 1))[1:3]
+
+
+def estimate_of(confidence, correct, weights):
+    value, replicates = (
+        metrics.coverage_at_risk(confidence, correct, each) for each in (None, weights)
+    )
+    ends = coverage_interval(confidence, correct)
+    return metrics.Estimate(value, replicates, len(correct), "searched", ends=ends)
+
+
+def one_cell(name, n):
+    truth = Truth(SEARCHED[name])
+    weights = metrics.bootstrap_weights(n, RESAMPLES).astype(float)
+    drawn = [truth.draw(np.random.default_rng([n, trial, 2]), n) for trial in range(MANY_TRIALS)]
+    ends = [coverage_interval(*each) for each in drawn]
+    before = [by_percentiles(estimate_of(*each, weights)) for each in drawn[:FEWER_TRIALS]]
+    means = [f"{100 * mean:.1f}" for mean in np.mean(ends, axis=0)]
+    found = misses(ends, truth.best), misses(before, truth.best)
+    return [name, f"{n:,}", f"{100 * truth.best:.1f}", *means, *found[0], *found[1]]
+
+
+def several_cells(n):
+    """A mean over levels, a difference and a mean over seeds, on the same images."""
+    shape, _, steps = SEARCHED["80 % right"]
+    less = [lambda confidence, gap=gap: np.maximum(confidence - gap, 0) for gap in GAPS]
+    truths = [Truth((shape, each, steps)) for each in less]
+    best = [each.best for each in truths]
+    expected = {"mean": np.mean(best), "difference": best[1] - best[0], "seeds": best[0]}
+    weights = metrics.bootstrap_weights(n, RESAMPLES).astype(float)
+    found = {name: ([], []) for name in expected}
+    for trial in range(FEWEST_TRIALS):
+        generator = np.random.default_rng([n, trial, 3])
+        own = generator.normal(size=(2, n))
+        cells = [
+            estimate_of(*draw_alike(generator, truth, own), weights)
+            for truth in [*truths, truths[0], truths[0]]
+        ]
+        seeds = metrics.recipe_estimate([cells[0], *cells[4:]])
+        for place, kind in enumerate(("searched", "percentile")):
+            of_kind = [dataclasses.replace(each, interval=kind) for each in cells]
+            for name, score in (
+                ("mean", metrics.to_score(metrics.mean_estimate(of_kind[:4]), (0, 1))),
+                ("difference", metrics.paired_difference(*of_kind[:2])),
+                ("seeds", metrics.to_score(dataclasses.replace(seeds, interval=kind), (0, 1))),
+            ):
+                found[name][place].append(score[1:3])
+    for name, truth in expected.items():
+        ends = [each for kind in found[name] for each in misses(kind, truth)]
+        yield [name, f"{n:,}", f"{100 * truth:.1f}", *ends]
+
+
+def searched_in_clusters(name, count, sizes):
+    """Whole clusters are drawn, of one size or of very different ones."""
+    truth = Truth(SEARCHED[name])
+    ends = []
+    for trial in range(FEWER_TRIALS):
+        generator = np.random.default_rng([count, trial, 4])
+        drawn = np.full(count, IN_CLUSTER)
+        if sizes == "skewed":
+            drawn = np.ceil(4 * generator.pareto(1.5, count) + 1).astype(int)
+        of = np.repeat(np.arange(count), drawn)
+        columns = draw_alike(generator, truth, generator.normal(size=(2, count))[:, of])
+        ends.append(coverage_interval(*columns, clusters=Clusters(of)))
+    means = [f"{100 * mean:.1f}" for mean in np.mean(ends, axis=0)]
+    return [name, sizes, f"{count:,}", f"{100 * truth.best:.1f}", *means, *misses(ends, truth.best)]
+
+
 def with_error(broken):
     share = np.mean(broken)
     return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / len(broken)):.1f}"
@@ -224,6 +329,26 @@ def main():
     for weighed in ("patients", "images"):
         head += [f"weighs {weighed}: risk of {of} broken %" for of in ("patients", "images")]
     print_table(head, (in_patients(count) for count in (400, 1000, 2000)))
+    print_searched()
+
+
+def print_searched():
+    truth, missed = ["truth %"], ["low above truth %", "high below truth %"]
+    percentiles = [f"percentiles: {each}" for each in missed]
+    head = ["model", "images", *truth, "mean low %", "mean high %", *missed, *percentiles]
+    print_table(head, (one_cell(name, n) for name in SEARCHED for n in SEARCHED_IMAGES))
+    head = ["of several cells", "images", *truth, *missed, *percentiles]
+    print_table(head, (row for n in SEARCHED_IMAGES for row in several_cells(n)))
+    head = ["model", "sizes", "clusters", *truth, "mean low %", "mean high %", *missed]
+    print_table(
+        head,
+        (
+            searched_in_clusters(name, count, sizes)
+            for name in SEARCHED
+            for sizes in ("equal", "skewed")
+            for count in (20, 100, 500)
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fairweather.errors import InputError
 from fairweather.metrics import (
@@ -61,14 +63,14 @@ def slow_range(known, cells, estimates, images, distance):
         farthest = known.distance[order[reach]]
         near = [cell for cell in cells if known.distance[cell] <= max(farthest, 2 * distance)]
         reach += 1
-    high, low = -9.0, 9.0
+    high, low = 0.0, 0.0  # the estimate itself is in the range
     for cell in near:
         rest = [other for other in cells if known.shift[other] != known.shift[cell]]
         chosen = slow_best(known, rest)
         chance = 1.959963984540054 * known.spreads[cell, chosen] / images**0.5
         high = max(high, known.errors[cell, chosen] + chance)
         low = min(low, known.errors[cell, chosen] - chance)
-    ends = [min(max(estimates[method] - error, 0), 1) for error in (high, low)]
+    ends = [min(max(estimates[method] - error, 0), 1) for error in (0, high, low)]
     return method, *ends, len({known.shift[cell] for cell in near}), len(near)
 
 
@@ -79,6 +81,46 @@ def test_a_range_is_its_definition(seed, distance):
     known, estimates = past(generator), generator.uniform(0.4, 0.9, 4)
     slow = slow_range(known, list(range(15)), estimates, 50, distance)
     assert known.range(estimates, 50, distance) == pytest.approx(slow, abs=1e-12)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    images=st.integers(20, 10_000),
+    distance=st.floats(0, 3),
+    off=st.floats(-1, 1),
+    one_sided=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_estimate_is_in_its_range(seed, images, distance, off, one_sided):
+    """Whatever the past errors are, all too high or all too low too."""
+    generator = np.random.default_rng(seed)
+    known = past(generator)
+    known.errors[:] += off
+    accuracy = generator.random(15) if one_sided else None
+    found = known.range(generator.uniform(-0.2, 1.2, 4), images, distance, accuracy)
+    assert 0 <= found.low <= found.value <= 1
+    assert found.holds(found.value)
+    assert found.high is None if one_sided else found.value <= found.high <= 1
+
+
+def test_the_range_of_unlike_images_reaches_down_to_the_worst_known_accuracy():
+    """Counted by hand; of shifts that moved the answers at most twice as far."""
+    known = alike([0.02, 0.05, 0.03, 0.0], distance=0.2)
+    known.distance[3] = 0.9
+    accuracy = np.array([0.7, 0.55, 0.6, 0.1])
+    found = known.range([0.9], 100, 0.2, accuracy)
+    assert (found.low, found.high, found.value) == (0.55, None, 0.9)
+    assert found.holds(0.95)
+    assert not found.holds(0.5)
+    assert not found.is_too_wide
+    assert known.range([0.9], 100, 0.5, accuracy).is_too_wide  # 0.1 counts too
+    # Where the estimate less its largest error is lower, that is the end.
+    assert known.range([0.58], 100, 0.2, accuracy).low == pytest.approx(0.53)
+    # All ranges that are made without their shift hold: 0.55 under the second is not below 0.6.
+    truth = np.array([0.7, 0.55, 0.6, 0.65])
+    estimates = truth[:, None] + known.errors
+    images = np.full(4, 100)
+    assert known.held(estimates, truth, images, one_sided=True) == (3, 4, 0)
 
 
 def alike(errors, spread=0.0, distance=0.2):
@@ -107,15 +149,15 @@ def test_ranges_that_are_not_told_are_refused():
     """Counted by hand."""
     wide = alike([0.4, -0.3, 0.1, 0.0])  # without 0.4 or -0.3, 0.4 wide; else 0.7
     assert held(wide) == (0, 2, 2)
-    far = alike([0.0, 0.01, 0.02, 0.03, 0.04])
+    far = alike([-0.02, -0.01, 0.02, 0.03, 0.04])
     far.distance[0] = 0.5  # farther than half of the others, from them and from validation images
     far.between[0, 1:] = far.between[1:, 0] = 0.3
-    assert held(far) == (2, 4, 1)  # of the others, 0.04 and 0.01: 0.0 is too far to count
+    assert held(far) == (2, 4, 1)  # not 0.04, nor -0.01: -0.02 is too far to count
     far.distance_error[0] = 0.16  # what is nearest, 0.3, has no error
     assert held(far).refused == 1
     far.between_error[0, 1:] = 0.06  # by chance, it may be as near as 0.18
     assert held(far) == (2, 5, 0)
-    near = alike([0.0, 0.01, 0.02, 0.03, 0.04])
+    near = alike([-0.02, -0.01, 0.02, 0.03, 0.04])
     near.distance[0] = 0.5
     near.distance_error[1:] = 0.03  # 0.2 may be 0.2588, and 0.5 is at most twice as far
     assert held(near) == (3, 5, 0)

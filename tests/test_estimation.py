@@ -98,7 +98,9 @@ def found(run, jpeg):
 def test_a_range_and_the_truth_beside_it(found):
     assert found.reason == ""
     assert 0 <= found.low <= found.value <= 1
-    assert found.high - found.low <= 0.5
+    assert found.unlike_p < 0.05
+    assert found.high is None  # what differs may be none of the known shifts
+    assert found.value - found.low <= 0.5
     assert found.shifts >= 3
     assert found.images == 300
     assert found.method in TITLES
@@ -170,6 +172,7 @@ def test_other_images_that_the_run_knows_are_left_out(run, digits, folder):
     assert own.like is None or own.like.shift != "natural/coded"
     new = fw.estimate(known, write_set(folder, "jpeg_half", digits.val, 200), device="cpu")
     assert not new.notes
+    assert (own.natural, new.natural) == (0, 1)
     assert own.held.told + own.held.refused == new.held.told + new.held.refused - 1 == 6
 
 
@@ -305,15 +308,24 @@ def test_the_command_prints_the_range_first_and_writes_json(
     assert status == 0
     assert told.out == f"{found}\n\njson    {out}\n"
     first = told.out.partition("\n")[0]
-    ends = f"between {100 * found.low:.0f} and {100 * found.high:.0f} %"
     assert first.startswith(f"About {100 * found.value:.0f} % of these images")
-    assert ends in first
-    assert f"in {found.held.held} of {found.held.told} levels of the same test images" in told.out
+    assert f"down to {100 * found.low:.0f} %" in first
+    assert "weak evidence about another hospital" in told.out
+    held = f"in {found.held.held} of {found.held.told} levels"
+    assert "says nothing about other images" in told.out.partition(held)[2].partition("\n")[0]
     written = json.loads(out.read_text())
     assert written["value"] == found.value
     assert written["held"] == found.held._asdict()
     assert [each["name"] for each in written["methods"]] == [each.name for each in found.methods]
     assert out.read_text() == found.to_json()
+
+
+def test_images_like_the_validation_images_have_two_ends_and_real_shifts_are_no_corruptions(found):
+    alike = dataclasses.replace(found, high=0.999, unlike_p=0.5)
+    first = f"(between {100 * found.low:.0f} and 100 %: an extrapolation)"
+    assert first in str(alike).partition("\n")[0]
+    assert "weak evidence" in str(alike)
+    assert "weak evidence" not in str(dataclasses.replace(alike, natural=1))
 
 
 def test_what_is_not_known_is_null_in_json(run, digits, folder):

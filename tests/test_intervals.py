@@ -288,6 +288,8 @@ def test_equal_images_have_the_width_of_errors_that_none_has_made():
     few = [name for name in few if name not in SPARSE]
     assert few
     assert all(scores.pop(name).too_few for name in few)
+    # 40 right answers show no risk of 5 %.
+    assert scores.pop("coverage_at_risk/0.05") == (1, 0, 1, 40)
     # 40 of 40 right is no proof of perfection: were 91 % right, that would happen in 2.5 %.
     end = 0.025 ** (1 / 40)
     kinds = {metric.name: metric.interval for metric in METRICS}

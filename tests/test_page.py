@@ -18,11 +18,8 @@ from typer.testing import CliRunner
 from fairweather.cli import app
 from fairweather.errors import InputError
 from fairweather.metrics.clusters import Clusters, share_interval
-from fairweather.metrics.selective import (
-    coverage_at_risk,
-    risk_coverage_curve,
-    share_to_hand_over,
-)
+from fairweather.metrics.searching import coverage_interval
+from fairweather.metrics.selective import coverage_at_risk, share_to_hand_over
 from fairweather.record import CORRELATION, HISTORY, WEIGHTS, ModelRecord
 from fairweather.report import JOINT, build_joint_report, build_report
 from fairweather.report.contents import read_contents
@@ -44,7 +41,7 @@ from tests.conftest import figures_left_out, pngs_left_out
 from tests.run_folders import as_first_version, change_record, copy_run, finish
 from tests.test_report import MODELS, carried, make_run
 
-from .chance import fewest
+from .chance import most
 
 
 def make_columns(n=400, classes=7, seed=0) -> Columns:
@@ -183,45 +180,32 @@ def test_a_single_image_is_described():
 
 
 def test_what_is_needed_is_the_rest_of_the_coverage(columns):
-    curve = risk_coverage_curve(columns.confidence, columns.correct)
-    for risk, score in zip(RISKS, share_to_hand_over(curve, 400, RISKS), strict=True):
-        kept = coverage_at_risk(columns.confidence, columns.correct, risk=risk)
-        assert score.value == pytest.approx(1 - kept)
-        assert score.low <= score.value <= score.high
-        assert score.n == 400
-
-
-def test_the_interval_of_what_is_needed_is_found_threshold_by_threshold(columns):
-    curve = risk_coverage_curve(columns.confidence, columns.correct)
-    for risk in (0.02, 0.15, 0.3):
-        [score] = share_to_hand_over(curve, 400, [risk])
-        most, least = 0.0, 0.0
-        for threshold in np.unique(columns.confidence):
-            answered = columns.confidence >= threshold
-            low, high = wilson((~columns.correct[answered]).sum(), answered.sum())
-            most = max(most, answered.mean() if low <= risk else 0)
-            least = max(least, answered.mean() if high <= risk else 0)
-        assert (score.low, score.high) == pytest.approx((1 - most, 1 - least))
+    known = Clusters(np.arange(400) // 4)
+    for clusters in (None, known):
+        found = share_to_hand_over(columns.confidence, columns.correct, RISKS, clusters)
+        for risk, score in zip(RISKS, found, strict=True):
+            asked = {"risk": risk, "clusters": clusters}
+            kept = coverage_at_risk(columns.confidence, columns.correct, risk=risk)
+            low, high = coverage_interval(columns.confidence, columns.correct, **asked)
+            assert score == pytest.approx((1 - kept, 1 - high, 1 - low, 400))
 
 
 def test_the_interval_of_what_is_needed_holds_the_truth_often_enough():
     # Right with a chance of the confidence itself, which is even in [0, 1]: of the answers above a
-    # threshold t, (1 - t) / 2 are wrong, so a risk of 0.2 needs t = 0.6.
+    # threshold t, (1 - t) / 2 are wrong, so a risk of 0.2 needs t = 0.6, and one of 0.01 t = 0.98.
     rng = np.random.default_rng(0)
-    held = 0
-    for _ in range(400):
+    trials, missed = 400, np.zeros((2, 2))
+    for _ in range(trials):
         sure = rng.random(500)
-        curve = risk_coverage_curve(sure, rng.random(500) < sure)
-        [score] = share_to_hand_over(curve, 500, [0.2])
-        held += score.low <= 0.6 <= score.high
-    assert held >= fewest(400, 0.95)
+        scores = share_to_hand_over(sure, rng.random(500) < sure, [0.2, 0.01])
+        missed += [[s.low > t, s.high < t] for s, t in zip(scores, (0.6, 0.98), strict=True)]
+    assert missed.max() <= most(trials, 0.025)
 
 
 @pytest.mark.parametrize("risk", [-0.1, 1.1, float("nan")])
 def test_a_risk_that_is_no_share_is_refused(columns, risk):
-    curve = risk_coverage_curve(columns.confidence, columns.correct)
     with pytest.raises(InputError, match=r"in \[0, 1\]"):
-        share_to_hand_over(curve, 400, [risk])
+        share_to_hand_over(columns.confidence, columns.correct, [risk])
 
 
 # What the page carries.

@@ -19,6 +19,7 @@ from fairweather.metrics.label_shift import (
     under_priors,
     worst_prior,
 )
+from fairweather.metrics.searching import coverage_interval
 from fairweather.types import Predictions
 
 from .chance import FALSE_ALARM, deviations, mean_p, quantile_error
@@ -305,11 +306,13 @@ def test_replicates_are_of_weighted_resamples(predictions):
     weights = prior_weights(predictions.labels, PRIORS, drawn)
     scores = under_priors(predictions, PRIORS, resamples=60)
     of = {name: FUNCTIONS[name](predictions, weights) for name in FUNCTIONS}
-    name = "coverage_at_risk/0.05"
-    ends = np.quantile(of[name], [0.025, 0.975])
-    np.testing.assert_allclose(scores[name][1:3], ends, atol=1e-12)
+    ends = np.quantile(of["accuracy"], [0.025, 0.975])
+    np.testing.assert_allclose(scores["accuracy"][1:3], ends, atol=1e-12)
     name = "brier_score"
     ends = intervals.skewed_interval(scores[name].value, of[name])
+    np.testing.assert_allclose(scores[name][1:3], ends, atol=1e-12)
+    name, own = "coverage_at_risk/0.05", prior_weights(predictions.labels, PRIORS)
+    ends = coverage_interval(predictions.confidence, predictions.correct, weights=own)
     np.testing.assert_allclose(scores[name][1:3], ends, atol=1e-12)
 
 

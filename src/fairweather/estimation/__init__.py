@@ -13,6 +13,7 @@ from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError
 from fairweather.estimation.known import Known, is_among, past_errors, read_known
 from fairweather.estimation.methods import TITLES, Methods, Seen
+from fairweather.estimation.result import ALARM
 from fairweather.estimation.result import AccuracyEstimate as AccuracyEstimate
 from fairweather.estimation.result import Likeness as Likeness
 from fairweather.estimation.result import MethodEstimate as MethodEstimate
@@ -30,8 +31,8 @@ from fairweather.metrics.estimating import FEWEST_SHIFTS, Held, PastErrors
 from fairweather.metrics.nearness import Cloud, Distance, energy_distance, is_nearest
 from fairweather.metrics.two_sample import MOST_IMAGES
 from fairweather.models.output_names import show
-from fairweather.progress import Event, Notify
-from fairweather.record import CLEAN, ENSEMBLE, VAL
+from fairweather.progress import Event, Notify, silent
+from fairweather.record import CLEAN, ENSEMBLE, NATURAL, VAL
 from fairweather.reopened import (
     NewImages,
     Reopened,
@@ -125,13 +126,15 @@ def estimate(
     batch = Cloud.of(seen.rows) if len(seen) > 1 else None
     past = past_errors(known, around, tell) if known else None
     estimates = methods.columns(seen).mean(axis=0)
-    told = _tell(new, known, past, methods, estimates, batch, around)
     answers = features = np.nan
     if reference is not None:
         answers = outputs_differ_p(reference, seen.rows)
         # A root is that of the new images; the run's own may lie there too.
         roots = [place] if data == of.record.data.source else list(dict.fromkeys([None, root]))
         features = _features_p(of, outputs, independent, roots, device, offline, notes, tell)
+    unlike = differ_p(answers, features)
+    one_sided = bool(unlike < ALARM)
+    told = _tell(new, known, past, methods, estimates, batch, around, one_sided=one_sided)
     return AccuracyEstimate(
         model=of.name,
         seed=of.seed,
@@ -145,7 +148,8 @@ def estimate(
         shifts=told.shifts,
         cells=told.cells,
         held=told.held,
-        unlike_p=differ_p(answers, features),
+        natural=sum(each.shift.startswith(NATURAL) for each in known),
+        unlike_p=unlike,
         outputs_p=answers,
         features_p=features,
         like=_likeness(batch, around, known, past),
@@ -176,6 +180,8 @@ def _tell(
     estimates: FloatArray,
     batch: Cloud | None,
     around: Cloud | None,
+    *,
+    one_sided: bool,
 ) -> _Told:
     shifts = 0 if past is None else len(past.shifts)
     if new.other_classes:
@@ -195,25 +201,27 @@ def _tell(
     if batch is None or len(new.images) < FEWEST_IMAGES:
         return _Told(reason=f"there are {len(new.images)} images, and {FEWEST_IMAGES} are needed")
     distance, apart = energy_distance(batch, around), _apart(batch, known)
-    found = past.judge(estimates, len(new.images), distance, apart)
+    accuracy = np.array([each.accuracy for each in known])
+    found = past.judge(estimates, len(new.images), distance, apart, accuracy if one_sided else None)
     if found is None:
         return _Told(
             reason="the model's answers are like none that it gave for validation images or under "
             "a shift that it was tested under"
         )
     if found.is_too_wide:
+        highest = found.value if found.high is None else found.high
         return _Told(
-            reason=f"anything from {100 * found.low:.0f} to {100 * found.high:.0f} % would fit the "
-            "errors under known shifts"
+            reason=f"anything from {100 * found.low:.0f} to {100 * highest:.0f} % would fit what "
+            "was seen under known shifts"
         )
     held = past.held(
         np.stack([each.estimates for each in known]),
-        np.array([each.accuracy for each in known]),
+        accuracy,
         np.array([each.images for each in known]),
+        one_sided=one_sided,
     )
-    value = float(np.clip(estimates[found.method], 0, 1))
     name = methods.names[found.method]
-    return _Told(value, found.low, found.high, "", name, found.shifts, found.cells, held)
+    return _Told(found.value, found.low, found.high, "", name, found.shifts, found.cells, held)
 
 
 def _other_networks(of: Reopened, notes: list[str]) -> tuple[list[int], list[nn.Module]]:

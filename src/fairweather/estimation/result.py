@@ -56,14 +56,17 @@ class AccuracyEstimate:
         model, seed: as in scores.csv.
         data: what the images were loaded from.
         images: their number.
-        value: the estimated accuracy; None if it cannot be told.
+        value: the estimated accuracy, in the range; None if it cannot be told.
         low, high: the range; None if it cannot be told. It is an extrapolation from past errors and
-            covers the truth with no known probability.
+            covers the truth with no known probability. If the images are unlike the validation
+            images, the range is one-sided and `high` is None.
         reason: why it cannot be told; empty if it can.
         method: the name of the method that the estimate comes from; empty if it cannot be told.
         shifts, cells: how many shifts, and levels of these, the range comes from.
         held: how often such ranges held the accuracy under shifts that they were made without; None
             without a range.
+        natural: how many known sets are other images (`natural/NAME`) and not changes of the run's
+            own test images.
         unlike_p: p-value of the test whether the model sees the images as it sees validation
             images; NaN if it cannot be told.
         outputs_p, features_p: of its two parts, uncorrected; NaN for one that was not made.
@@ -85,6 +88,7 @@ class AccuracyEstimate:
     shifts: int
     cells: int
     held: Held | None
+    natural: int
     unlike_p: float
     outputs_p: float
     features_p: float
@@ -112,25 +116,41 @@ class AccuracyEstimate:
 
     def _first(self) -> list[str]:
         who = f"{self.model}, seed {self.seed}, {self.images:,} images of {self.data}"
-        if self.value is None or self.low is None or self.high is None:
+        if self.value is None or self.low is None:
             return [f"How accurate it is cannot be told: {self.reason}.", f"({who})"]
-        ends = f"{100 * self.low:.0f} and {100 * self.high:.0f} %"
         title = next(each.title for each in self.methods if each.name == self.method)
-        lines = [
-            f"About {_percent(self.value)} of these images are answered right "
-            f"(between {ends}: an extrapolation).",
-            f"({who}; by {title})",
-            f"The range is how wrong this was under {self.shifts} known shifts ({self.cells} "
-            "levels); another change may be worse.",
-        ]
-        if self.held is not None and self.held.told:
-            lines.append(
-                f"Made without the shift in question, such ranges held the accuracy in "
-                f"{self.held.held} of {self.held.told} levels of the same test images "
-                "(an easier question)"
-                + (f", and {self.held.refused} were refused." if self.held.refused else ".")
+        behind = f"{self.shifts} known shifts ({self.cells} levels)"
+        if self.high is None:
+            range_ = f"or far fewer: down to {_percent(self.low)}"
+            basis = (
+                f"The lower end is the worst under {behind} of that size, "
+                "of the accuracy there and of the error of such an estimate"
             )
-        return lines
+        else:
+            range_ = f"between {100 * self.low:.0f} and {_percent(self.high)}"
+            basis = f"The range is how wrong this was under {behind}"
+        return [
+            f"About {_percent(self.value)} of these images are answered right "
+            f"({range_}: an extrapolation).",
+            f"({who}; by {title})",
+            f"{basis}; another change may be worse.",
+            *self._evidence(),
+        ]
+
+    def _evidence(self) -> list[str]:
+        """What the known shifts show, and what they do not."""
+        corrupted = "The known shifts are corruptions of the run's own test images"
+        weak = f"{corrupted}: weak evidence about another hospital, camera or year."
+        lines = [] if self.natural else [weak]
+        if self.held is None or not self.held.told:
+            return lines
+        held = (
+            f"Made without the shift in question, such ranges held the accuracy in "
+            f"{self.held.held} of {self.held.told} levels"
+            + (f", and {self.held.refused} were refused" if self.held.refused else "")
+        )
+        easier = "an easier question" if self.natural else "which says nothing about other images"
+        return [*lines, f"{held}, {easier}."]
 
     def _unlike(self) -> str:
         if math.isnan(self.unlike_p):

@@ -90,6 +90,7 @@ from fairweather.metrics.paired import (
     seed_summary,
 )
 from fairweather.metrics.sample import Resamples, Sample, bootstrap_weights
+from fairweather.metrics.searching import coverage_interval
 from fairweather.metrics.selective import (
     Fitted,
     Guaranteed,
@@ -156,6 +157,7 @@ __all__ = [
     "conformal_set_size",
     "coverage_above",
     "coverage_at_risk",
+    "coverage_interval",
     "debiased_calibration_error",
     "detection_auroc",
     "detection_score",

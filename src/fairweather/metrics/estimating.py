@@ -117,21 +117,28 @@ class Range(NamedTuple):
 
     Attributes:
         method: the position of the method.
-        low, high: from the largest and the smallest past error; in [0, 1].
+        value: its estimate, in [0, 1] and in the range.
+        low, high: from the largest and the smallest past error; in [0, 1]. `high` is None where the
+            range is one-sided.
         shifts, cells: how many shifts, and levels of these, the errors come from; clean images are
             none.
     """
 
     method: int
+    value: float
     low: float
-    high: float
+    high: float | None
     shifts: int
     cells: int
 
     @property
     def is_too_wide(self) -> bool:
         """Say whether it is too wide to say anything."""
-        return self.high - self.low > WIDEST
+        return (self.value if self.high is None else self.high) - self.low > WIDEST
+
+    def holds(self, accuracy: float) -> bool:
+        """Say whether an accuracy is in the range."""
+        return self.low <= accuracy and (self.high is None or accuracy <= self.high)
 
 
 @dataclass(frozen=True)
@@ -216,17 +223,29 @@ class PastErrors:
             near = self.distance <= max(reach, AS_FAR * distance)
         return np.asarray(near)
 
-    def range(self, estimates: npt.ArrayLike, images: int, distance: float) -> Range:
+    def range(
+        self,
+        estimates: npt.ArrayLike,
+        images: int,
+        distance: float,
+        accuracy: FloatArray | None = None,
+    ) -> Range:
         """What the accuracy of images may be: each estimate minus a past error of its method.
 
         The method is that with the smallest past errors. Each error is taken as large as it could
         be by chance, 1.96 standard errors of so many images, and the range reaches from the largest
-        to the smallest of those that count (`as_far_as`).
+        to the smallest of those that count (`as_far_as`). The estimate itself is always in it.
+
+        Images that are unlike the validation images differ from them in a way that may be none of
+        the known ones. Then nothing bounds the accuracy from above, and the range reaches down to
+        the lowest accuracy that the model had in a cell that counts, if that is lower.
 
         Args:
             estimates: float `[methods]`, what each method says of the images.
             images: their number.
             distance: how far the model's answers for them are from those for validation images.
+            accuracy: float64 `[cells]`, of the model, if the images are unlike the validation
+                images; otherwise None.
 
         Raises `InputError` if there are fewer than 3 shifts.
         """
@@ -235,14 +254,18 @@ class PastErrors:
                 f"a range needs errors under {FEWEST_SHIFTS} shifts, found {len(self.shifts)}"
             )
         method = self.best()
-        near = self.left_out().take(self.as_far_as(distance))
+        counted = self.as_far_as(distance)
+        near = self.left_out().take(counted)
         chance = Z95 * near.spreads / np.sqrt(images)
         estimate = float(np.asarray(estimates, dtype=np.float64)[method])
-        low, high = np.clip(
-            [estimate - (near.errors + chance).max(), estimate - (near.errors - chance).min()], 0, 1
-        )
+        largest = max(float((near.errors + chance).max()), 0.0)
+        smallest = min(float((near.errors - chance).min()), 0.0)
+        ends = np.clip([estimate, estimate - largest, estimate - smallest], 0, 1)
+        value, low, high = ends.tolist()
         cells = int(np.count_nonzero(near.shift != UNCHANGED))
-        return Range(method, float(low), float(high), len(near.shifts), cells)
+        if accuracy is not None:
+            low, high = min(low, float(accuracy[counted].min())), None
+        return Range(method, value, low, high, len(near.shifts), cells)
 
     def is_unknown(self, known: Sequence[Distance]) -> bool:
         """Say whether images are like nothing that is known, so that past errors say nothing.
@@ -257,7 +280,12 @@ class PastErrors:
         return bool(nearest.value - Z95 * nearest.error > np.median(self.distance))
 
     def judge(
-        self, estimates: npt.ArrayLike, images: int, distance: Distance, known: Sequence[Distance]
+        self,
+        estimates: npt.ArrayLike,
+        images: int,
+        distance: Distance,
+        known: Sequence[Distance],
+        accuracy: FloatArray | None = None,
     ) -> Range | None:
         """What the accuracy of images may be; None if they are like nothing that is known.
 
@@ -267,14 +295,22 @@ class PastErrors:
             distance: how far the model's answers for them are from those for validation images. It
                 counts as large as it could be by chance.
             known: how far they are from those in each cell.
+            accuracy: as for `range`.
 
         Raises `InputError` if there are fewer than 3 shifts.
         """
         if self.is_unknown([distance, *known]):
             return None
-        return self.range(estimates, images, distance.value + Z95 * distance.error)
+        return self.range(estimates, images, distance.value + Z95 * distance.error, accuracy)
 
-    def held(self, estimates: FloatArray, accuracy: FloatArray, images: IntArray) -> Held:
+    def held(
+        self,
+        estimates: FloatArray,
+        accuracy: FloatArray,
+        images: IntArray,
+        *,
+        one_sided: bool = False,
+    ) -> Held:
         """How often the range of a cell, made from the other shifts alone, held its accuracy.
 
         The cells of clean images are not asked about, since they are of no shift.
@@ -283,6 +319,7 @@ class PastErrors:
             estimates: float64 `[cells, methods]`.
             accuracy: float64 `[cells]`.
             images: int64 `[cells]`, the number of images of each cell.
+            one_sided: make the ranges as for images that are unlike the validation images.
         """
         held = told = refused = 0
         for place in np.flatnonzero(self.shift != UNCHANGED):
@@ -294,10 +331,11 @@ class PastErrors:
             distance = Distance(self.distance[place], self.distance_error[place])
             pairs = zip(self.between[place, other], self.between_error[place, other], strict=True)
             known = [Distance(*pair) for pair in pairs]
-            found = others.judge(estimates[place], int(images[place]), distance, known)
+            of_others = accuracy[other] if one_sided else None
+            found = others.judge(estimates[place], int(images[place]), distance, known, of_others)
             if found is None or found.is_too_wide:
                 refused += 1
                 continue
             told += 1
-            held += bool(found.low <= accuracy[place] <= found.high)
+            held += found.holds(float(accuracy[place]))
         return Held(held, told, refused)

@@ -51,6 +51,7 @@ STRETCHED = (
     "skewed",
     "percentile",
     "bounded",
+    "searched",
 )
 
 
@@ -76,6 +77,7 @@ class Estimate:
         pairs: of an area, how many disjoint pairs of images it is a mean over.
         hidden: how far the truth may lie beside what the replicates show.
         bias: of an area, how much too high it is on average.
+        ends: the interval over images where replicates do not show it; see `Metric.search`.
     """
 
     value: float
@@ -91,6 +93,7 @@ class Estimate:
     pairs: float = np.inf
     bias: float = 0.0
     hidden: Hidden = NOTHING
+    ends: tuple[float, float] = (np.nan, np.nan)
 
     @property
     def draws(self) -> npt.NDArray[np.floating]:
@@ -116,10 +119,13 @@ class Estimate:
         if self.of_seeds or self.column is not None:  # `widen` and areas have own quantiles
             return replace(self, tests=tests)
         if self.clusters is None:
-            return self.spread(float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95)
-        if self.clusters < 2:
+            factor = float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95
+        elif self.clusters < 2:
             return self
-        return self.spread(student(self.clusters, tests) / student(self.clusters))
+        else:
+            factor = student(self.clusters, tests) / student(self.clusters)
+        low, high = (self.value + factor * (end - self.value) for end in self.ends)
+        return replace(self.spread(factor), ends=(low, high))
 
     @property
     def recipes(self) -> list[SeedVariance]:
@@ -230,6 +236,7 @@ def evaluate_resamples(
             errors=metric.errors(predictions, resamples.clusters),
             fewest=metric.fewest,
             hidden=metric.hidden(once, float(values[metric.name][0]), 1.0, sorted_clusters),
+            ends=metric.ends(predictions, resamples.clusters),
         )
         for metric in drawn
     }
@@ -334,10 +341,15 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
         column=np.mean(columns, axis=0) if columns else None,
         bias=float(np.mean([each.bias for each in estimates])),
         errors=_mean_errors([each.errors for each in estimates]),
+        ends=_ends(np.mean([each.ends for each in estimates], axis=0)),
         of_seeds=(),
         # What one cell hides, all of them hide: their images are the same.
         hidden=Hidden(*np.mean([each.hidden for each in estimates], axis=0).tolist()),
     )
+
+
+def _ends(found: FloatArray) -> tuple[float, float]:
+    return float(found[0]), float(found[1])
 
 
 def _mean_errors(errors: Sequence[float]) -> float:
@@ -381,6 +393,7 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
         value=value,
         replicates=worst.reduce([each.replicates for each in estimates]),
         errors=min((each.errors for each in estimates if each.value == value), default=np.inf),
+        ends=_ends(worst.reduce([each.ends for each in estimates])),
         of_seeds=(),
         hidden=Hidden(*np.max([each.hidden for each in estimates], axis=0).tolist()),
     )
@@ -448,6 +461,10 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     If whole clusters were resampled, a "share" reaches to the outer one of these ends and of
     `bent_ends`, because the spread of clusters is too small where the share is good by chance; and
     "difference" is `skewed_interval`, because few clusters may have all images that differ.
+
+    "searched" is for a value that is found by a search, which resamples would repeat: the interval
+    of `Metric.search`. A mean over cells has the means of their ends, as if all missed together:
+    its interval is too wide rather than too narrow. A worst value has the worst of their ends.
 
     "centred" is for the debiased calibration error: its value does not have this bias, and its
     replicates have it once. The interval of the signed square reaches from v² (with its sign) to
@@ -529,6 +546,8 @@ def image_interval(estimate: Estimate) -> ImageInterval:
         case "bias-corrected":
             found = _unbiased(value**2, np.square(replicates))
             low, centre, high = np.sqrt(np.maximum(found, 0))
+        case "searched":
+            low, high = estimate.ends
         case "centred":
             tail = _longer_tail(_signed_square(replicates))
             low, high = _signed_root(_signed_square(np.asarray(value)) + np.array([-tail, tail]))

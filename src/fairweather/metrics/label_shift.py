@@ -279,6 +279,7 @@ def _scores(
                 drawn[name].append(replicates)
     # If all images agree, Wilson's interval uses the effective number of images.
     worth = max(1, int(effective_images(weights)))
+    within = None if clusters is None else clusters.select(shared.order)
     scores = {}
     for metric in metrics:
         value, replicates = float(values[metric.name][0]), np.concatenate(drawn[metric.name])
@@ -292,6 +293,7 @@ def _scores(
             errors=errors,
             fewest=metric.fewest,
             hidden=metric.hidden(once, value, worth / len(predictions), sorted_clusters),
+            ends=metric.ends(prepared.predictions, within, weights),
         )
         if clusters is not None:
             estimate = of_clusters(estimate, clusters)

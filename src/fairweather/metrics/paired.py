@@ -37,6 +37,7 @@ SHARES = (
     "bounded",
     "basic",
     "bias-corrected",
+    "searched",
 )
 
 
@@ -122,6 +123,10 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     than the two separate intervals suggest. It spans the middle 95 % of the differences of the
     replicates, and is widened if needed to contain the difference. It is NaN if one of the two
     values has too few errors for an interval.
+
+    A value that is found by a search has no replicates that show its error (`Metric.search`). Its
+    difference has the interval of two independent values (`difference_of_shares`), which is too
+    wide rather than too narrow on the same images.
 
     If an estimate is the mean over the seeds of a recipe, the interval covers other seeds too.
     Seeds of two recipes are treated as independent, even if their numbers are equal. A single seed
@@ -230,6 +235,9 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
             low, high = difference_ends(value, differences[0], first.units)
         case "percentile" | "bounded" | "difference":
             low, high = percentiles(differences[0])
+        case "searched":
+            before, after = (Score(each.value, *each.ends, each.n) for each in (first, second))
+            low, high = difference_of_shares(after, before)
         case _:
             lows, highs = np.quantile(differences, TAILS, axis=1)
             low, high, centre = float(lows.min()), float(highs.max()), float(differences.mean())

@@ -24,10 +24,10 @@ from fairweather.metrics.columns import (
     check_columns,
     ratio,
     weighted_mean,
-    wilson_interval,
 )
 from fairweather.metrics.conformal import CalibrationDraw
 from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
+from fairweather.metrics.searching import coverage_interval
 from fairweather.types import Predictions, Score
 
 # The largest share of wrong answers that the threshold from validation images allows.
@@ -109,8 +109,9 @@ def coverage_at_risk(
     """Largest share of images that can be answered at a risk of at most `risk`, in [0, 1].
 
     It is 0 if even the most confident images are wrong more often. The threshold is chosen on the
-    same images that it is evaluated on, so the value is an upper bound for a threshold chosen in
-    advance; for that, see `threshold_at_risk` and `coverage_above`.
+    same images that it is evaluated on, so the value is the best case on these images and too large
+    on average. `coverage_interval` says what endless images would give; for a threshold chosen in
+    advance, see `threshold_at_risk` and `coverage_above`.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN.
@@ -435,42 +436,36 @@ def _keeps(levels: LevelSums, risk: float) -> npt.NDArray[np.bool_]:
 
 
 def share_to_hand_over(
-    curve: RiskCoverage,
-    images: int,
+    confidence: npt.ArrayLike,
+    correct: npt.ArrayLike,
     risks: Sequence[float],
-    interval: tuple[FloatArray, FloatArray] | None = None,
+    clusters: Clusters | None = None,
 ) -> list[Score]:
     """Smallest share of images to defer to a person, the least confident first, for each risk.
 
     The value is 1 − `coverage_at_risk`: at most the share `risk` of the answers to the other images
-    is wrong. It is 1 if even the most confident images are wrong more often. The interval contains
-    every share to defer for which `risk` is within the 95 % interval of the share of wrong
-    answers. These are the shares that these images cannot rule out.
+    is wrong. It is 1 if even the most confident images are wrong more often. The interval is that
+    of `coverage_interval`: of what endless images would need.
 
     Args:
-        curve: from `risk_coverage_curve`.
-        images: the number of images of the curve.
+        confidence: float `[n]`, larger means more confident; no NaN.
+        correct: bool `[n]`.
         risks: the largest shares of wrong answers, each in [0, 1].
-        interval: the ends of the 95 % interval of the curve's risk, `[points]` each, where images
-            belong together; by default Wilson's.
+        clusters: which images belong together.
 
-    Source: Geifman and El-Yaniv 2017, Selective Classification for Deep Neural Networks, section 2;
-    for the interval, Wilson 1927, inverted at every threshold.
+    Source: Geifman and El-Yaniv 2017, Selective Classification for Deep Neural Networks, section 2.
 
-    >>> curve = risk_coverage_curve(np.linspace(1, 0, 200), np.arange(200) < 150)
-    >>> [[round(number, 2) for number in score] for score in share_to_hand_over(curve, 200, [0.1])]
-    [[0.17, 0.12, 0.21, 200]]
+    >>> confidence, correct = np.linspace(1, 0, 200), np.arange(200) < 150
+    >>> [score] = share_to_hand_over(confidence, correct, [0.1])
+    >>> [round(number, 2) for number in score]
+    [0.17, 0.06, 0.3, 200]
     """
-    low, high = interval or wilson_interval(curve.risk, curve.coverage * images)
+    levels, n = level_sums(confidence, correct), check_columns(confidence=confidence)
     scores = []
     for asked in risks:
-        if not 0 <= asked <= 1:  # NaN fails the comparison too
-            raise InputError(f"risk must be a share of wrong answers in [0, 1], found {asked}")
-        most, more, less = (
-            float(np.where(bound <= asked, curve.coverage, 0.0).max())
-            for bound in (curve.risk, low, high)
-        )
-        scores.append(Score(1 - most, 1 - more, 1 - less, images))
+        value = float(largest_coverage(levels, asked)[0])
+        low, high = coverage_interval(confidence, correct, risk=asked, clusters=clusters)
+        scores.append(Score(1 - value, 1 - max(high, value), 1 - min(low, value), n))
     return scores
 
 

@@ -33,6 +33,7 @@ from fairweather.metrics.hidden import (
 from fairweather.metrics.one_vs_rest import kappa_of_sums
 from fairweather.metrics.ordered import rank_area
 from fairweather.metrics.sample import Prepared, Sample
+from fairweather.metrics.searching import coverage_interval
 from fairweather.metrics.selective import RISK, Fitted, largest_coverage, risk_area
 from fairweather.types import Predictions
 
@@ -49,8 +50,10 @@ Interval = Literal[
     "overlap",
     "area",
     "classes",
+    "searched",
 ]
 Evaluate = Callable[[Sample], Result]
+Ends = tuple[float, float]
 # With fewer errors than these, no interval covers the true value as often as it should
 # (benchmarks/good_models.py). In order: for metrics to which one error adds at most 2; for metrics
 # to which one error may add much more; for metrics of the rank of the errors among all images. The
@@ -88,6 +91,8 @@ class Metric:
             that is computed on resamples.
         hides: how far the truth may lie beside what resamples show; None for nothing.
         bias: of an area, how much too high it is on average; None for nothing.
+        search: the interval of a cell over images, from predictions, clusters and weights, if the
+            value is found by a search, which resamples would repeat; None for the other metrics.
     """
 
     name: str
@@ -109,6 +114,7 @@ class Metric:
     column: Callable[[Prepared], FloatArray] | None = None
     hides: Hides | None = None
     bias: Callable[[Prepared], float] | None = None
+    search: Callable[[Predictions, Clusters | None, FloatArray | None], Ends] | None = None
 
     def hidden(
         self, sample: Sample, value: float, worth: float, clusters: Clusters | None
@@ -155,6 +161,17 @@ class Metric:
         """
         return len(np.unique(predictions.labels)) * self._rarest(predictions, clusters) / 2
 
+    def ends(
+        self,
+        predictions: Predictions,
+        clusters: Clusters | None = None,
+        weights: FloatArray | None = None,
+    ) -> Ends:
+        """The interval of a cell that `search` finds; NaN for a metric without one."""
+        if self.search is None:
+            return np.nan, np.nan
+        return self.search(predictions, clusters, weights)
+
     def absence(self, predictions: Predictions, fitted: Fitted | None = None) -> str | None:
         """Return why the metric cannot be computed from these predictions; None if it can."""
         classes = len(predictions.classes)
@@ -191,6 +208,13 @@ def _of_other_calibrations(prepared: Prepared, resamples: int) -> FloatArray:
     """What another draw of calibration images would change; nothing where they do not apply."""
     draws = prepared.fitted.draws if prepared.fitted is not None else ()
     return coverage_deviations(draws, prepared.predictions.labels, resamples)
+
+
+def _coverage_at_risk_ends(
+    predictions: Predictions, clusters: Clusters | None, weights: FloatArray | None
+) -> Ends:
+    columns = predictions.confidence, predictions.correct
+    return coverage_interval(*columns, risk=RISK, clusters=clusters, weights=weights)
 
 
 def _classwise_calibration_error(s: Sample) -> FloatArray:
@@ -435,10 +459,12 @@ METRICS: tuple[Metric, ...] = (
         fewest=FEWEST_OF_RANKS,
     ),
     Metric(
-        "coverage_at_risk/0.05",
+        f"coverage_at_risk/{RISK}",
         "Coverage at a risk of 5 %",
-        lambda s: largest_coverage(s.ordered.levels, risk=0.05),
+        lambda s: largest_coverage(s.ordered.levels, risk=RISK),
         higher_is_better=True,
+        interval="searched",
+        search=_coverage_at_risk_ends,
     ),
     Metric(
         "confidence_auroc",

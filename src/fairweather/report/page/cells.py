@@ -126,7 +126,7 @@ def describe_cell(
         "bars": [_counts(confidence[correct]), _counts(confidence[~correct])],
         "curve": _thinned(curve, risk, len(correct)),
         "hand": [
-            rounded(score[:3]) for score in share_to_hand_over(curve, len(correct), RISKS, risk)
+            rounded(score[:3]) for score in share_to_hand_over(confidence, correct, RISKS, clusters)
         ],
         "kept": [_kept(confidence, correct, threshold, clusters) for threshold in thresholds],
         "classes": _by_class(cell, classes, clusters),
