@@ -45,19 +45,20 @@ nightly: $(VENV)/.installed-dev
 	$(MAKE) lowest
 
 # The oldest versions that pyproject.toml allows of what users install, in an environment of their own
-# (6 GB with PyPI's torch of that age), with the faster half of the tests. Test tools are new, and
-# warnings of one version about another are none of ours.
+# (6 GB with PyPI's torch of that age), with the faster half of the tests, without those of
+# MLflow's server, which is of one version with its client. Test tools are new, and warnings of one
+# version about another are none of ours.
 LOWEST := build/lowest/bin/python
-SLOWER := attack% autom% bad_% browser claims clusters compare_runs coverage crashes damaged_files docs endless \
+LEFT_OUT := attack% autom% bad_% browser claims clusters compare_runs coverage crashes damaged_files docs endless \
 	evaluate fuzzed_files good_models guard hostile_% intervals jobs page ray recipe_intervals report resumption \
-	security selfsupervised_processes sharing signals slurm studies study workers
+	security selfsupervised_processes sharing signals slurm studies study tracking workers
 lowest:
 	test -x $(LOWEST) || $(PYTHON) -m venv build/lowest
 	$(LOWEST) -m pip install --quiet --disable-pip-version-check uv
 	$(LOWEST) -m uv pip install --quiet --system-certs --resolution lowest-direct --editable '.[demo,dicom,hf,onnx,ray,slurm,ssl,track]'
 	$(LOWEST) -m uv pip install --quiet --system-certs hypothesis pytest pytest-timeout pytest-xdist scikit-learn
 	$(QUICKLY) $(LOWEST) -m pytest $(BY_DAY) -W default \
-		$(filter-out $(SLOWER:%=tests/test_%.py),$(wildcard tests/test_*.py))
+		$(filter-out $(LEFT_OUT:%=tests/test_%.py),$(wildcard tests/test_*.py))
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
