@@ -1051,10 +1051,13 @@ def test_a_level_is_marked_where_its_interval_reaches_the_limit():
     for half, mark in ((0.04, ""), (0.06, " *")):
         found = smallest_levels(made_of_levels({"2": 0.65}, half=half))
         assert found.cells()[0][6] == f"f = 2{mark}"
+    for half, mark in ((0.04, ""), (0.06, " *")):
+        found = smallest_levels(made_of_levels({"2": 0.75}, half=half))
+        assert found.cells()[0][6] == f"none{mark}"
 
 
 def test_exactly_five_points_below_clean_is_not_below_the_limit():
-    assert smallest_levels(made_of_levels({"2": 0.919}, clean=0.969)).cells()[0][2] == "none"
+    assert smallest_levels(made_of_levels({"2": 0.919}, clean=0.969)).cells()[0][2] == "none *"
     assert smallest_levels(made_of_levels({"2": 0.918}, clean=0.969)).cells()[0][2] == "f = 2 *"
 
 

@@ -62,12 +62,14 @@ class Smallest(NamedTuple):
     Attributes:
         model, title, sweep: of what.
         below: for each of `LIMITS`, the levels that were found; none on a side that stays above.
+        unsure: for each, whether the interval at some level reaches below the limit.
     """
 
     model: str
     title: str
     sweep: Sweep
     below: tuple[tuple[Below, ...], ...]
+    unsure: tuple[bool, ...]
 
     def texts(self) -> list[str]:
         """Write what is found for each limit: `σ = 1.2`, `f = 0.7 *; f = 1.3` or `none`."""
@@ -76,8 +78,8 @@ class Smallest(NamedTuple):
                 f"{self.sweep.heading(each.level)}{f' {OPEN}' if each.is_open else ''}"
                 for each in found
             )
-            or NONE
-            for found in self.below
+            or f"{NONE}{f' {OPEN}' if unsure else ''}"
+            for found, unsure in zip(self.below, self.unsure, strict=True)
         ]
 
 
@@ -138,7 +140,8 @@ def smallest_levels(contents: Contents) -> Limits | None:
         "The smallest level tested at which accuracy is below the limit; “none”: it is at or above "
         "the limit at all levels tested. The measured accuracy is compared with the limit, not its "
         "interval, and nothing is interpolated. "
-        f"“{OPEN}”: the 95 % interval at that level still reaches the limit."
+        f"“{OPEN}”: the 95 % interval at that level still reaches the limit; beside “none”, one at "
+        "some level reaches below it."
     )
     return Limits(rows, caption)
 
@@ -155,7 +158,9 @@ def _rows(contents: Contents) -> Iterator[Smallest]:
             if clean is not None and scores:
                 limits = [limit.of(clean.value) for limit in LIMITS]
                 found = tuple(tuple(_below(sweep, scores, limit)) for limit in limits)
-                yield Smallest(model, title, sweep, found)
+                lowest = min((score.low for _, score in scores if not score.too_few), default=1.0)
+                unsure = tuple(lowest < limit for limit in limits)
+                yield Smallest(model, title, sweep, found, unsure)
 
 
 def _below(sweep: Sweep, scores: Sequence[tuple[str, Score]], limit: float) -> Iterator[Below]:
