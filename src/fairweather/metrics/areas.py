@@ -14,7 +14,7 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.metrics.classification import placements
-from fairweather.metrics.columns import FloatArray, IntArray
+from fairweather.metrics.columns import FloatArray, IntArray, clopper_pearson
 
 TAIL = 0.025
 # With fewer degrees of freedom, a few images decide: the interval reaches to that of a share too.
@@ -219,17 +219,11 @@ def area_ends(
         for centre, sign in ((value - bias, -1), (value, 1))
     )
     if spread.freedom < FEWEST_FREEDOM:
-        low = min(low, _least_share(value, pairs, tests))
-        high = max(high, 1 - _least_share(1 - value, pairs, tests))
+        exact = clopper_pearson(value, pairs, tests)
+        low, high = min(low, float(exact[0])), max(high, float(exact[1]))
     return low, high
 
 
 def _moved(area: float, reach: float) -> float:
     """Move an area on the logit scale, as far as `reach` is where it stands."""
     return float(scipy.special.expit(scipy.special.logit(area) + reach / (area * (1 - area))))
-
-
-def _least_share(share: float, count: float, tests: int) -> float:
-    """The lower end of Clopper and Pearson's 95 % interval of a share of `count` images."""
-    of = share * count
-    return float(scipy.special.betaincinv(of, count - of + 1, TAIL / tests)) if of > 0 else 0.0

@@ -273,13 +273,16 @@ def wilson_interval(share: npt.ArrayLike, count: npt.ArrayLike) -> tuple[FloatAr
     return np.where(p == 0, 0.0, centre - half), np.where(p == 1, 1.0, centre + half)
 
 
-def clopper_pearson(share: npt.ArrayLike, count: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+def clopper_pearson(
+    share: npt.ArrayLike, count: npt.ArrayLike, tests: int = 1
+) -> tuple[FloatArray, FloatArray]:
     """Return the exact 95 % interval of shares of `count` images each: no tail is above 2.5 %.
 
     Args:
         share: in [0, 1].
         count: numbers of images, above 0, with a shape that broadcasts with `share`; they need not
             be whole.
+        tests: for how many intervals the 95 % hold together, by Bonferroni's correction.
 
     Source: Clopper and Pearson 1934, The Use of Confidence or Fiducial Limits; Korn and Graubard
     1998, Confidence Intervals for Proportions with Small Expected Number of Positive Counts, for
@@ -289,8 +292,9 @@ def clopper_pearson(share: npt.ArrayLike, count: npt.ArrayLike) -> tuple[FloatAr
     [0.292, 1.0]
     """
     p, n = np.asarray(share, dtype=np.float64), np.asarray(count, dtype=np.float64)
+    tail = TAIL / tests
     low, high = (
-        np.where(part > ROUNDING, scipy.special.betaincinv(part * n, (1 - part) * n + 1, TAIL), 0)
+        np.where(part > ROUNDING, scipy.special.betaincinv(part * n, (1 - part) * n + 1, tail), 0)
         for part in (p, 1 - p)
     )
     return low, 1 - high
