@@ -158,12 +158,12 @@ def test_the_interval_is_the_one_of_hanley_and_mcneil():
     assert mean_p(ratios, 1) > FALSE_ALARM
 
 
-def test_perfect_separation_has_wilsons_interval_for_the_rate():
+def test_perfect_separation_has_an_exact_interval_for_the_rate():
     scores = detection.detection_score([0.9] * 30, [0.1] * 20, resamples=50)
     assert scores["detection_auroc"] == (1, 1, 1, 50)
     rate = scores["false_positive_rate_at_recall/0.95"]
     assert (rate.value, rate.low, rate.n) == (0, 0, 50)
-    assert rate.high == pytest.approx(0.1611, abs=5e-5)  # Newcombe 1998, table I: 0 of 20
+    assert rate.high == pytest.approx(1 - 0.025 ** (1 / 20))  # Clopper and Pearson's, 0 of 20
 
 
 @pytest.mark.parametrize(("n", "m"), [(20_000, 20_000), (20_000, 300)])

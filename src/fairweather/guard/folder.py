@@ -70,8 +70,9 @@ def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
     if not path.is_dir():
         raise InputError(f"there is no folder {path} with a guard")
     sums = _json(path / CHECKSUMS, _content(path, CHECKSUMS))
-    content = {name: _content(path, name) for name in FILES}
+    content = dict[str, bytes]()
     for name in FILES:
+        content[name] = _content(path, name)
         if sums.get(name) != hashlib.sha256(content[name]).hexdigest():
             raise InputError(
                 f"{path / name} is damaged or was changed: its checksum is not that in {CHECKSUMS}"
