@@ -156,3 +156,12 @@ def test_csv_is_written_in_one_place():
 
 def test_there_is_no_drawer_for_everything():
     assert not [path for path in MODULES if path.stem in ("utils", "helpers", "common", "misc")]
+
+
+def test_text_is_read_and_written_in_utf_8_under_every_locale():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(called, ast.Attribute) and called.attr in ("read_text", "write_text"):
+                named = {each.arg for each in node.keywords}
+                assert "encoding" in named, f"{path}:{node.lineno}"

@@ -922,7 +922,7 @@ ROWS = {
         model("python:model.py:text", "found a str"),
         model("python:model.py:not_finite", "finite"),
         model("python:model.py:falls", "model-falls"),
-        model("python:model.py:exits", "model-exits"),
+        model("python:model.py:exits", "sys.exit(0)"),
         model("python:model.py:yes_or_no", "--outputs"),
         model("python:bad.py:make", "bad.py, line 1", bad_py="def make(:"),
         model("python:bad.py:make", "bad.py", bad_py=b"\xff\xfe\0"),

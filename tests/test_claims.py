@@ -13,6 +13,7 @@ from fairweather.errors import InputError
 from fairweather.runs import RunFolder, lock_run, share_run
 
 from .endless import endless, needs_endless, pipe, put
+from .run_folders import run_record, write_run
 
 MARK = {"device": "cpu"}
 STEP = "predictions/basic/seed-0/test/gaussian_blur,sigma=1"
@@ -303,7 +304,7 @@ no_claim = pytest.mark.parametrize("make", NO_CLAIMS)
 @needs_endless
 @no_claim
 def test_what_is_no_file_of_a_worker_is_no_worker(tmp_path, make):
-    (tmp_path / "steps").mkdir()  # as in every run folder
+    write_run(tmp_path, run_record({"m": "M"}))
     put(make, tmp_path / "claims" / "workers" / "x")
     assert present(tmp_path.joinpath) == {}
     with lock_run(tmp_path):
@@ -346,7 +347,7 @@ def test_a_folder_of_claims_that_is_a_link_is_refused(tmp_path, name):
     kept = tmp_path / "models" / "model.json"
     kept.parent.mkdir()
     kept.write_text("{}")
-    (tmp_path / "steps").mkdir()  # as in every run folder
+    write_run(tmp_path, run_record({"m": "M"}))
     age(tmp_path, 1000)
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).symlink_to(kept.parent)

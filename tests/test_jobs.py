@@ -176,8 +176,8 @@ def test_a_limit_that_keeps_charts_from_being_drawn_is_told_first(tmp_path, monk
     )
     Schedule(plan, RunFolder(tmp_path), lambda event: told.append(event.line))
     assert len(told) == 1
-    assert "process may have 24 (ulimit -v)" in told[0]
-    with pytest.raises(InputError, match="charts need 72 GiB of addresses"):
+    assert "need 72 GiB of address space, and ulimit -v allows 24" in told[0]
+    with pytest.raises(InputError, match="figures cannot be drawn"):
         render("x", {}, alt.Title("x"), "x")
 
 

@@ -1230,6 +1230,15 @@ def test_models_of_one_title_stay_apart(run, tmp_path):
     assert list(read_contents(copy).titles.values()) == [f"Twin ({name})" for name in MODELS]
 
 
+def test_where_figures_cannot_be_drawn_tables_and_page_are_written(tmp_path, monkeypatch):
+    few = make_run(tmp_path / "run", seeds=(0,), n=40, classes=3)
+    monkeypatch.setattr("fairweather.report.lacks_addresses", lambda: "figures cannot be drawn")
+    names = build_report(few)
+    assert not any(name.startswith("figures/") for name in names)
+    assert "summary.csv" in names
+    assert (few.path / "report.html").is_file()
+
+
 def test_a_study_without_shifts_is_reported(tmp_path, no_pngs):
     run = make_run(tmp_path / "clean", models={"basic": "Basic"}, shifts=[], n=50, size=None)
     names = build_report(run)

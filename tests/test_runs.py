@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -211,17 +212,23 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 def test_a_lock_of_another_program_makes_no_run(tmp_path):
     (tmp_path / ".lock").touch()
-    (tmp_path / "scores.csv").write_text("mine")
+    for name in ("scores.csv", "steps/1.json", "claims/report.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(InputError, match=r"not empty .*no run"), open_run(tmp_path):
+            pass
+        assert (tmp_path / name).read_text() == "mine"
+    (tmp_path / "scores.csv").unlink()
+    shutil.rmtree(tmp_path / "steps")
     with pytest.raises(InputError, match=r"not empty .*no run"), open_run(tmp_path):
         pass
-    assert (tmp_path / "scores.csv").read_text() == "mine"
 
 
 def test_a_run_without_its_record_is_taken_up(tmp_path):
-    (tmp_path / "steps").mkdir()
-    (tmp_path / "scores.csv").touch()
     with open_run(tmp_path) as run:
-        assert run.path == tmp_path
+        recorded(run, "report")
+    with open_run(tmp_path) as run:
+        assert run.step("report") is not None
 
 
 def test_a_folder_of_an_earlier_version_is_read_and_not_taken_up(tmp_path):

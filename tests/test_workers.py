@@ -22,6 +22,7 @@ from fairweather.runs import RunFolder, share_run
 
 from .conftest import TINY_RESNET
 from .forking import Program
+from .run_folders import run_record, write_run
 from .same_bytes import same
 from .started import started
 
@@ -302,7 +303,7 @@ def test_parts_are_done_in_any_order_and_say_what_they_wait_for(study, alone, tm
 def test_a_worker_that_joins_removes_what_killed_ones_were_writing(tmp_path):
     new, old = (tmp_path / "models" / f".{digit * 16}.partial" for digit in "01")
     mark = {"device": "cpu"}
-    (tmp_path / "steps").mkdir()  # as in every run folder
+    write_run(tmp_path, run_record({"m": "M"}))
     with share_run(tmp_path, mark, lambda *_: None):
         new.parent.mkdir()
         for partial in (new, old):

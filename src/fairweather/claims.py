@@ -180,6 +180,16 @@ def host_of(owner: str) -> str:
     return owner.rsplit("-", 2)[0]
 
 
+def are_claims(folder: Path) -> bool:
+    """Tell whether a folder can be that of the claims of a run: it holds nothing else.
+
+    >>> are_claims(Path("thesis"))
+    False
+    """
+    names = {Path(name).name for name in (PRESENT, STEPS)}
+    return folder.name == CLAIMS and all(each.name in names for each in folder.iterdir())
+
+
 def remove_empty(folder: Path) -> None:
     """Remove folders without files."""
     for path, _, _ in os.walk(folder, topdown=False):

@@ -265,7 +265,7 @@ def _attempt(url: str, part: Path, checked_later: bool, progress: Notify | None)
             length = response.headers["Content-Length"]
             done, total = 0, int(length) if length and length.isdecimal() else None
             part.write_bytes(b"")  # before the new mark: it must never describe old bytes
-            _mark_path(part).write_text(json.dumps(found._asdict()))
+            _mark_path(part).write_text(json.dumps(found._asdict()), encoding="utf-8")
         _append(part, _chunks(response, done, total), done, total, progress)
     if total is not None and _size(part) != total:
         raise _DroppedError(f"the connection ended after {_size(part)} of {total} bytes")
@@ -347,7 +347,7 @@ def _mark_path(part: Path) -> Path:
 
 def _read_mark(part: Path) -> _Mark:
     try:
-        return _Mark(**json.loads(_mark_path(part).read_text()))
+        return _Mark(**json.loads(_mark_path(part).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return _Mark("", "")
 

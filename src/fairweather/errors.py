@@ -88,6 +88,19 @@ class StoppedError(SystemExit):
     """The system ends this process by a signal; any other `SystemExit` is of somebody's code."""
 
 
+@contextmanager
+def no_exit() -> Iterator[None]:
+    """Turn `sys.exit` of a model's own code into an `InputError`; it may say that all is well."""
+    try:
+        yield
+    except StoppedError:
+        raise
+    except SystemExit as error:
+        raise InputError(
+            f"the model called sys.exit({error.code!r}) instead of giving logits"
+        ) from error
+
+
 def unknown_name(kind: str, asked: object, allowed: Iterable[str]) -> InputError:
     """Build the error for a name that is not in a table.
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from fairweather.data import digest, load_data, share_tested
 from fairweather.data.folder import UNLABELLED
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, no_exit, unknown_name
 from fairweather.models import load_checkpoint, open_model, prepared_at
 from fairweather.models.labels import match_labels, places_by_name, relabel
 from fairweather.progress import Notify
@@ -96,6 +96,7 @@ class Reopened:
         return self.run.read_predictions(file)
 
 
+@no_exit()
 def reopen(text: str, *, offline: bool = False) -> Reopened:
     """Open the model `RUN[:MODEL[:SEED]]`; SEED is a number or `ensemble`.
 

@@ -32,7 +32,7 @@ import pyarrow.parquet
 import pydantic
 from pydantic import JsonValue
 
-from fairweather.claims import CLAIMS, Claims, claiming, present
+from fairweather.claims import CLAIMS, Claims, are_claims, claiming, present
 from fairweather.errors import InputError, check_has_end, check_text, hide_passwords, naming
 from fairweather.record import (
     COLUMNS,
@@ -757,7 +757,9 @@ def locked(
     try:
         held: contextlib.AbstractContextManager[object] = lock.acquire()
     except filelock.Timeout:
-        raise InputError(f"another process is working in {path}") from None
+        raise InputError(
+            f"another process is working in {path}; try again when it has ended"
+        ) from None
     except (OSError, NotImplementedError) as error:
         known = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
         if needed or (isinstance(error, OSError) and error.errno not in known):
@@ -784,11 +786,13 @@ def check_takeable(path: Path) -> None:
             f"{path} was joined from several runs and cannot train; run another seed in a folder "
             "of its own, and join again with fairweather report --as-seeds"
         )
-    # A run that was begun just now has these alone; a lock may be that of another program.
+    # A lock, or folders with these names, may be those of another program.
     begun = all(
-        each.name in (LOCK, CLAIMS) or PARTIAL.fullmatch(each.name) for each in path.iterdir()
+        each.name == LOCK or PARTIAL.fullmatch(each.name) or are_claims(each)
+        for each in path.iterdir()
     )
-    if not begun and not (path / RECORD).exists() and not (path / STEPS).is_dir():
+    known = (path / RECORD).exists() or any(run.step(each) for each in run.step_ids())
+    if not begun and not known:
         raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
     if (path / RECORD).exists():
         try:

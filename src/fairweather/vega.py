@@ -14,8 +14,6 @@ from typing import ParamSpec, TypeVar
 import vl_convert
 from PIL import Image
 
-from fairweather.errors import InputError
-
 SCALE = 2  # PNG pixels per SVG pixel, along each side
 # From this many characters of SVG on, other processes are used: they take half a second to start.
 MANY_LETTERS = 400_000
@@ -70,22 +68,23 @@ def begin(letters: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     return functools.partial(result_of, future, "drew figures", "the same command draws them again")
 
 
-def check_addresses() -> None:
-    """Raise `InputError` where the limit of this process's addresses is too low to draw charts.
+def lacks_addresses() -> str:
+    """Say why figures cannot be drawn in this process; empty where they can.
 
-    Batch systems set such limits. V8, which draws the charts, reserves addresses without using
-    memory, and ends the process if it does not get them.
+    Batch systems limit how many addresses a process may have. V8, which draws the figures, reserves
+    addresses without using memory, and ends the process if it does not get them.
 
-    >>> check_addresses()
+    >>> lacks_addresses()
+    ''
     """
     if sys.platform == "win32":
-        return
+        return ""
     import resource
 
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and limit < ADDRESSES_OF_V8:
-        raise InputError(
-            f"charts need {ADDRESSES_OF_V8 >> 30} GiB of addresses, which are no memory, and this "
-            f"process may have {limit / 2**30:.3g} (ulimit -v): everything else is done; set "
-            "ulimit -v unlimited, or let fairweather report draw them on another machine"
-        )
+    if limit == resource.RLIM_INFINITY or limit >= ADDRESSES_OF_V8:
+        return ""
+    return (
+        f"figures cannot be drawn: they need {ADDRESSES_OF_V8 >> 30} GiB of address space, and "
+        f"ulimit -v allows {limit / 2**30:.3g}"
+    )

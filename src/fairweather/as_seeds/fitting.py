@@ -260,7 +260,7 @@ def _chosen(part: Part, model: str) -> dict[str, JsonValue]:
     name = chosen_recipe(model)
     if not part.run.holds(name):
         raise InputError(f"{part.name} has no {name}: let the run finish first")
-    recipe: dict[str, JsonValue] = json.loads(part.run.file(name).read_text())
+    recipe: dict[str, JsonValue] = json.loads(part.run.file(name).read_text(encoding="utf-8"))
     return recipe
 
 

@@ -186,7 +186,11 @@ def _classes(text: str) -> list[str]:
     if not named:
         return [name.strip() for name in text.split(",")]
     try:
-        return [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+        return [
+            line.strip()
+            for line in file.read_text(encoding="utf-8-sig").splitlines()
+            if line.strip()
+        ]
     except UnicodeDecodeError:
         raise InputError(f"--classes: {text} is not a text file in UTF-8") from None
 

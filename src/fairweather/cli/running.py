@@ -389,7 +389,10 @@ def _build(runs: Sequence[Path], out: Path | None) -> Path:
     from fairweather.report import build_joint_report, rebuild_report
     from fairweather.report.joining import short_names
     from fairweather.runs import open_finished_run
+    from fairweather.vega import lacks_addresses
 
+    if lack := lacks_addresses():
+        typer.echo(f"fairweather: {lack}; tables and page are written without them", err=True)
     opened = [open_finished_run(folder) for folder in runs]
     if len(opened) == 1:
         rebuild_report(runs[0])
@@ -402,4 +405,5 @@ def _build(runs: Sequence[Path], out: Path | None) -> Path:
 def print_places(folder: Path) -> None:
     """Print where tables, figures and page are."""
     for what, name in (("tables", "tables"), ("figures", "figures"), ("page", "report.html")):
-        typer.echo(f"{what:<8}{folder / name}")
+        if (folder / name).exists():  # figures may have been left out
+            typer.echo(f"{what:<8}{folder / name}")

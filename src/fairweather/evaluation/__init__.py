@@ -20,7 +20,7 @@ from torch import nn
 
 from fairweather.devices import Arithmetic, check_cores, resolve_device, workers_for
 from fairweather.display import shows_progress, teller
-from fairweather.errors import InputError, check_writable
+from fairweather.errors import InputError, check_writable, no_exit
 from fairweather.evaluation.given import (
     GivenInputs,
     describe_given,
@@ -255,6 +255,7 @@ def _check_index(labels: object, predictions: Iterable[PredictionsOf]) -> None:
             )
 
 
+@no_exit()
 def run_request(
     request: Request | PredictionsRequest,
     out: Path | None,

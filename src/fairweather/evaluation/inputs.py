@@ -595,7 +595,7 @@ def _outputs(opened: Opened, test: Images) -> torch.Tensor:
             logits = opened.model.cpu()(test.images.float() / 255)
     except InputError:
         raise
-    except (Exception, SystemExit) as error:  # the model may be anybody's code
+    except Exception as error:  # the model may be anybody's code
         said = one_line(str(error).partition("\n")[0])
         # A network may raise any of these for images of another size than its own.
         of_size = isinstance(error, RuntimeError | AssertionError | ValueError | TypeError)

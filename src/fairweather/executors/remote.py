@@ -288,7 +288,7 @@ class Site:
         """What was printed since the order began."""
         if self.log is None:
             return ""
-        return self.log.read_text(errors="replace")[-LOG_KEPT:]
+        return self.log.read_text(encoding="utf-8", errors="replace")[-LOG_KEPT:]
 
     def _do(self, order: Order) -> Product:
         self.scratch.sent, start = time.monotonic(), time.perf_counter()

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fairweather.errors import InputError
 from fairweather.progress import Event, Finished, Notify
 from fairweather.record import Machine, StepRecord
 from fairweather.runs import RunFolder
@@ -14,7 +13,7 @@ from fairweather.steps import Plan, PredictStep, Step, Worker, pixels_of
 from fairweather.steps.plan import Adapted, AnyNetwork, Done, Forward, ReportStep
 from fairweather.steps.progressing import Ledger, Speeds, State, work_of
 from fairweather.steps.training import drop_resume
-from fairweather.vega import check_addresses
+from fairweather.vega import lacks_addresses
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,10 @@ class Schedule:
         records = (self.ledger.record(step.id) for step in plan.steps)
         self._speeds = Speeds.of(record for record in records if record is not None)
         self._alike = _by_pixels(self._waiting.values())
-        if any(isinstance(step, ReportStep) for step in self._waiting.values()):
-            try:
-                check_addresses()
-            except InputError as error:  # told now, since what comes before may take hours
-                tell(Event("report", 0, None, line=str(error)))
+        drawn = any(isinstance(step, ReportStep) for step in self._remaining.values())
+        if drawn and (lack := lacks_addresses()):
+            line = f"{lack}; fairweather report draws them where the limit is higher"
+            tell(Event("report", 0, None, line=line))
 
     def take(self, worker: Worker) -> list[Step] | None:
         """Give steps to be done together, or None if all others wait for steps on their way.

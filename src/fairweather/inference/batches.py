@@ -22,7 +22,7 @@ from fairweather.devices import (
     resolve_device,
 )
 from fairweather.display import shows_progress, teller
-from fairweather.errors import InputError, StoppedError
+from fairweather.errors import InputError, no_exit
 from fairweather.inference.conformal import FittedSets, with_sets
 from fairweather.inference.last_layer import last_input
 from fairweather.inference.temperature import Change, divide_by
@@ -310,13 +310,8 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        yield
-    except StoppedError:
-        raise
-    except SystemExit as error:  # the program would end without a word, and perhaps with status 0
-        raise InputError(
-            f"the model called sys.exit({error.code!r}) instead of giving logits"
-        ) from error
+        with no_exit():
+            yield
     finally:
         model.train(was_training)
 

@@ -177,7 +177,7 @@ def load_checkpoint(folder: Path) -> Classifier:
         if not is_there(needed):
             raise InputError(f"{folder} does not hold a finished model: {needed} is missing")
     try:
-        spec = _SPEC.validate_python(json.loads(described.read_text())["spec"])
+        spec = _SPEC.validate_python(json.loads(described.read_text(encoding="utf-8"))["spec"])
         state = safetensors.torch.load_file(weights)
     except (
         OSError,

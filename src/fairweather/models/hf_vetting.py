@@ -92,9 +92,9 @@ def vetted(
     with tempfile.TemporaryDirectory(prefix="fairweather-") as name:
         place = Path(name)
         known = _checked_config(transformers, repo, _read(repo, config))
-        (place / config.name).write_text(json.dumps(known))
+        (place / config.name).write_text(json.dumps(known), encoding="utf-8")
         if settings is not None:
-            (place / settings.name).write_text(json.dumps(_read(repo, settings)))
+            (place / settings.name).write_text(json.dumps(_read(repo, settings)), encoding="utf-8")
         for file in weights:
             (place / file.name).symlink_to(file.resolve())
         yield place

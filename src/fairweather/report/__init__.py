@@ -37,7 +37,7 @@ from fairweather.report.training_figures import (
 )
 from fairweather.report.variants import variants_table
 from fairweather.runs import RunFolder, inside, lock_run, open_finished_run, read_json
-from fairweather.vega import begin, png_of
+from fairweather.vega import begin, lacks_addresses, png_of
 
 JOINT = "runs.json"  # of a report of several runs: which, and the files that it has
 
@@ -144,6 +144,8 @@ def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
 def _build_figures(
     contents: Contents, order: Sequence[str], samples: Samples | None
 ) -> list[Figure]:
+    if lacks_addresses():
+        return []
     figures = [
         overview_figure(contents, order),
         level_figure(contents, "accuracy"),

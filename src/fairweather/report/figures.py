@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import altair as alt
 import vl_convert
 
+from fairweather.errors import InputError
 from fairweather.report.sweeps import Sweep
 from fairweather.types import shortest
-from fairweather.vega import SCALE, check_addresses, png_of
+from fairweather.vega import SCALE, lacks_addresses, png_of
 
 # Okabe and Ito 2008, Color Universal Design; without its yellow, which is too faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -92,7 +93,8 @@ class Figure:
 
 def render(name: str, chart: alt.TopLevelMixin | Spec, title: alt.Title, alt_text: str) -> Figure:
     """Dress a chart and convert it."""
-    check_addresses()
+    if lack := lacks_addresses():
+        raise InputError(lack)
     drawn = chart if isinstance(chart, dict) else chart.to_dict(validate=False)
     spec = drawn | {"config": CONFIG, "title": title.to_dict()}
     return Figure(name, alt_text, _numbered(vl_convert.vegalite_to_svg(spec)))

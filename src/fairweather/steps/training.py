@@ -75,7 +75,9 @@ def _recipe(step: TrainStep, folder: RunFolder) -> Recipe:
     if step.recipe is not None:
         return step.recipe
     assert step.choice is not None
-    return pydantic.TypeAdapter(Recipe).validate_json(folder.file(step.choice).read_text())
+    return pydantic.TypeAdapter(Recipe).validate_json(
+        folder.file(step.choice).read_text(encoding="utf-8")
+    )
 
 
 def _take_over(step: TrainStep, folder: RunFolder, recipe: Recipe) -> None:
@@ -84,7 +86,10 @@ def _take_over(step: TrainStep, folder: RunFolder, recipe: Recipe) -> None:
     wanted = json.loads(json.dumps(asdict(recipe)))
     for source in step.tries:
         described = folder.file(f"{source}/{DESCRIPTION}")
-        if described.is_file() and json.loads(described.read_text())["recipe"] == wanted:
+        if (
+            described.is_file()
+            and json.loads(described.read_text(encoding="utf-8"))["recipe"] == wanted
+        ):
             break
     for name in (WEIGHTS, DESCRIPTION, HISTORY, PROBED):
         if (trained := folder.file(f"{source}/{name}")).is_file():
@@ -190,7 +195,7 @@ def _loaded_spec(step: TrainStep, dataset: Dataset, folder: RunFolder) -> models
         return spec
     file = folder.file(step.start)
     if step.spec.mean is None:  # weights come with the statistics that they were trained with
-        made = json.loads(file.with_name(DESCRIPTION).read_text())["spec"]
+        made = json.loads(file.with_name(DESCRIPTION).read_text(encoding="utf-8"))["spec"]
         spec = replace(spec, mean=tuple(made["mean"]), std=tuple(made["std"]))
     return replace(spec, weights=str(file))
 
@@ -253,9 +258,11 @@ def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Not
     for number, (values, source) in enumerate(zip(step.values, step.folders, strict=True), 1):
         diverged = folder.file(f"{source}/{DIVERGED}")
         if diverged.is_file():
-            rows.append({"try": number, **values, **json.loads(diverged.read_text())})
+            rows.append(
+                {"try": number, **values, **json.loads(diverged.read_text(encoding="utf-8"))}
+            )
             continue
-        facts = json.loads(folder.file(f"{source}/{DESCRIPTION}").read_text())
+        facts = json.loads(folder.file(f"{source}/{DESCRIPTION}").read_text(encoding="utf-8"))
         rows.append({"try": number, **values, **{key: facts[key] for key in SELECTED}})
     table = pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row)))
     if "val_loss" not in table:
@@ -265,7 +272,7 @@ def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Not
     chosen = int(ranked.sort_values(order, kind="stable").index[0])
     table["chosen"] = table.index == chosen
     described = folder.file(f"{step.folders[chosen]}/{DESCRIPTION}")
-    recipe = json.loads(described.read_text())["recipe"]
+    recipe = json.loads(described.read_text(encoding="utf-8"))["recipe"]
     folder.write(step.leaves[0], frame_to_csv(table, None))
     folder.write(step.leaves[1], json.dumps(recipe, indent=1) + "\n")
     return Done(f"try {chosen + 1} of {len(table)}")

@@ -100,7 +100,7 @@ def in_weights(weights: str) -> Mapping[str, str]:
     if weights.startswith(("http://", "https://")) or not described.is_file():
         return {}
     try:
-        recipe = json.dumps(json.loads(described.read_text())["recipe"])
+        recipe = json.dumps(json.loads(described.read_text(encoding="utf-8"))["recipe"])
         return in_pretraining(pydantic.TypeAdapter(Pretraining).validate_json(recipe))
     # It describes a classifier, or is no file of a run.
     except (ValueError, KeyError, TypeError, RecursionError):

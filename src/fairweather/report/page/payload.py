@@ -351,7 +351,11 @@ def pack(content: Mapping[str, object]) -> str:
 
 def script(library: str) -> str:
     """Put the page's own script behind the library that draws its charts."""
-    own = importlib.resources.files("fairweather.report.page").joinpath("page.js").read_text()
+    own = (
+        importlib.resources.files("fairweather.report.page")
+        .joinpath("page.js")
+        .read_text(encoding="utf-8")
+    )
     # The end of a script inside of a string of it would end the script.
     return (library + "\n" + own).replace("</script", r"<\/script")
 

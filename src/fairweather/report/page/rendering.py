@@ -240,7 +240,11 @@ def _environment() -> jinja2.Environment:
 
 def _own(name: str) -> str:
     """Read a file that lies beside this one."""
-    return importlib.resources.files("fairweather.report.page").joinpath(name).read_text()
+    return (
+        importlib.resources.files("fairweather.report.page")
+        .joinpath(name)
+        .read_text(encoding="utf-8")
+    )
 
 
 def _data_uri(figure: Figure) -> str:
