@@ -17,15 +17,15 @@ import scipy.special
 
 from fairweather.errors import InputError
 from fairweather.metrics.columns import (
+    TAIL,
     Z95,
     FloatArray,
     IntArray,
     bent_interval,
-    wilson_interval,
+    clopper_pearson,
 )
 from fairweather.types import Groups, Score
 
-TAIL = 0.025
 # With fewer clusters, 95 % intervals are marked: see benchmarks/clusters.py for what they cover.
 FEW_CLUSTERS = 20
 # Random choices behind a p-value, and fewer if there are many images.
@@ -231,9 +231,8 @@ def share_interval(
 ) -> tuple[FloatArray, FloatArray]:
     """The 95 % interval of a share of the images of each part; NaN of a part without images.
 
-    Without clusters it is Wilson's. With clusters it reaches to the outer one of two ends, as a
-    share in `to_score` does: of Wilson's interval of as many images as these are worth, and of one
-    that allows for the skewness that there is if few clusters have hits, or few have misses. Of one
+    Without clusters it is Clopper and Pearson's. With clusters it reaches to the outer one of two
+    ends: of their interval of as many images as these are worth, and of one that allows for the skewness that there is if few clusters have hits, or few have misses. Of one
     cluster nothing is known. If all images of a part agree, each cluster counts as one image (Korn
     and Graubard count all images, which is bold for a few clusters).
 
@@ -254,7 +253,7 @@ def share_interval(
 
     >>> right, bins = [True, True, False, False], [0, 0, 0, 0]
     >>> [end.round(2).tolist() for end in share_interval(right, bins, 1, None)]
-    [[0.15], [0.85]]
+    [[0.07], [0.93]]
     >>> two = Clusters(np.array([0, 0, 1, 1]))
     >>> [end.round(2).tolist() for end in share_interval(right, bins, 1, two)]
     [[0.0], [1.0]]
@@ -265,7 +264,7 @@ def share_interval(
     if clusters is None:
         found = np.bincount(part[inside], hit[inside], count)
         hollow = np.where(images > 0, images, np.nan)
-        return wilson_interval(found / hollow, hollow)
+        return clopper_pearson(found / hollow, hollow)
     pairs, pair = np.unique(
         part[inside] * clusters.count + clusters.of[inside], return_inverse=True
     )
@@ -346,7 +345,7 @@ def _share_interval(
         found = np.where(alike, clusters, share * (1 - share) / variance)
         wider = scipy.special.stdtrit(clusters - 1, 1 - TAIL) / Z95
         worth = np.where(clusters < 2, NEARLY, np.minimum(images, found) / wider**2)
-        low, high = wilson_interval(share, np.where(images > 0, worth, np.nan))
+        low, high = clopper_pearson(share, np.where(images > 0, worth, np.nan))
         spread = np.where(alike | (clusters < 2), 0.0, np.sqrt(variance) * wider)
         # Of the sum of as many clusters, drawn at random.
         skewness = np.where(spread > NEARLY, cubes / squares**1.5, 0.0)

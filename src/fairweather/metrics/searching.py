@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from fairweather.metrics.clusters import TAIL, Clusters
-from fairweather.metrics.columns import FloatArray, IntArray, check_columns
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.columns import TAIL, FloatArray, IntArray, check_columns
 from fairweather.metrics.ordered import as_confidence
 from fairweather.metrics.recipes import MANY
 
