@@ -27,9 +27,10 @@ from fairweather.metrics.clusters import (
     share_interval_so_far,
 )
 from fairweather.metrics.columns import clopper_pearson
+from fairweather.metrics.hidden import hidden_in_classes
 from fairweather.metrics.intervals import evaluate_resamples, of_clusters
 from fairweather.metrics.recipes import cross, cross_difference
-from fairweather.metrics.sample import bootstrap_weights, draw_counts
+from fairweather.metrics.sample import Sample, bootstrap_weights, draw_counts
 from fairweather.record import Condition
 from fairweather.types import Predictions, Score
 from tests.chance import fewest, most, share_p
@@ -203,6 +204,25 @@ def test_the_interval_of_a_share_is_that_of_a_slow_reference(rows):
             assert along[end - 1] == pytest.approx(slow_interval(hits[:end], of[:end]), abs=1e-6)
     some = share_interval_so_far(hits, clusters, ends[::2])
     assert np.transpose(some) == pytest.approx(along[::2])
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "specificity", "ppv", "npv", "f1"])
+def test_one_cluster_for_each_image_hides_as_much_as_none(name):
+    """One class is rare and never called, one is called without images, and two are not there."""
+    labels = np.repeat([0, 1, 2], [20, 23, 4])
+    predicted = np.where(labels == 2, 0, labels)
+    predicted[:2] = 3
+    logits = 3 * np.eye(6, dtype=np.float32)[predicted]
+    found = Predictions(
+        np.arange(47), labels, *metrics.per_image(logits, labels), logits, tuple("abcdef")
+    )
+    prepared = Resamples.draw(labels, 1).prepare(found)
+    once = Sample(prepared, prepared.order, np.ones((1, 47)))
+    hidden = [
+        hidden_in_classes(name, "macro", once, 0.5, 1.0, clusters)
+        for clusters in (None, Clusters(np.arange(47)))
+    ]
+    assert tuple(hidden[1]) == pytest.approx(tuple(hidden[0]))
 
 
 def test_without_clusters_it_is_exact_and_repeated_images_tell_nothing_more():

@@ -93,7 +93,8 @@ def hidden_in_classes(
     ]
     weight = images / counts.total if how == "weighted" else there / there.sum()
     below, above = (float((weight**2 * each).sum()) for each in squares)
-    absent = min(int((~there).sum()), int((there & (images * alone < RARE)).sum()))
+    own = images * worth * _independent("sensitivity", s, clusters)
+    absent = min(int((~there).sum()), int((there & (own < RARE)).sum()))
     if how == "weighted" or not absent:
         return Hidden(below, above)
     classes = int(there.sum()) + absent
@@ -105,16 +106,20 @@ def hidden_in_classes(
 
 
 def _independent(name: str, s: Sample, clusters: Clusters | None) -> FloatArray | float:
-    """The clusters with images of each class, or called so, per image of it; `[classes]`."""
+    """The clusters with images of each class, or called so, per image of it; `[classes]`.
+
+    Without such images, those of all images.
+    """
     if clusters is None:
         return 1.0
     p = s.predictions
+    of_all = clusters.count / len(p)
     if name in ("specificity", "npv"):  # of all other images
-        return clusters.count / len(p)
+        return of_all
     group = p.predicted if name == "ppv" else p.labels
     pairs = np.unique(group * clusters.count + clusters.of) // clusters.count
     found, of = (np.bincount(each, minlength=len(p.classes)) for each in (pairs, group))
-    return ratio(found.astype(np.float64), of.astype(np.float64))
+    return np.where(of > 0, ratio(found.astype(np.float64), of.astype(np.float64)), of_all)
 
 
 def hidden_among_answered(
