@@ -21,6 +21,7 @@ from fairweather.metrics import (
 )
 from fairweather.metrics.clusters import (
     Clusters,
+    as_precise,
     difference_of_shares,
     membership_p,
     share_interval,
@@ -223,6 +224,14 @@ def test_one_cluster_for_each_image_hides_as_much_as_none(name):
         for clusters in (None, Clusters(np.arange(47)))
     ]
     assert tuple(hidden[1]) == pytest.approx(tuple(hidden[0]))
+
+
+def test_clusters_that_agree_within_are_worth_one_image_each():
+    right, clusters = np.repeat(np.arange(40) != 7, 5), Clusters(np.arange(200) // 5)
+    assert as_precise(right, clusters) == pytest.approx(39)  # of variance with 39 for 40
+    assert as_precise(np.ones(200), clusters) == 40
+    heavy = Clusters(np.maximum(np.arange(200) - 100, 0))  # one has half of the images
+    assert as_precise(np.ones(200), heavy) == heavy.effective < 4
 
 
 def test_without_clusters_it_is_exact_and_repeated_images_tell_nothing_more():

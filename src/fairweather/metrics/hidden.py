@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fairweather.metrics.calibration import BinSums
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.clusters import Clusters, as_precise
 from fairweather.metrics.columns import ROUNDING, Z95, FloatArray, clopper_pearson, ratio
 from fairweather.metrics.sample import Sample
 
@@ -231,10 +231,7 @@ def _far(s: Sample, worth: float, clusters: Clusters | None) -> float:
     wrong = 1 - float(s.mean("correct")[0])
     count = float(s.total("images")[0])
     if clusters is not None:
-        # If all images agree, each cluster counts as one; else as many as the variance says.
-        sums = clusters.influences((~s.predictions.correct)[:, None].astype(np.float64))
-        spread, variance = wrong * (1 - wrong), float(sums.var()) / clusters.count
-        count = min(count, spread / variance) if variance > ROUNDING else clusters.count
+        count = min(count, as_precise(s.predictions.correct, clusters))
     count *= worth
     if min(wrong, 1 - wrong) * count >= FEW_ERRORS:
         return 0.0

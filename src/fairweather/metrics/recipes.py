@@ -134,8 +134,8 @@ class Crossed(NamedTuple):
         """The two-sided p-value of the hypothesis that the true value is 0.
 
         It is below 5 % if and only if the 95 % interval excludes 0: both are of one distribution,
-        unless nothing varies. Then `interval` has no width, and the p-value is 1 for a value of 0, and otherwise that of a sign test in which all
-        images agree.
+        unless nothing varies. Then `interval` has no width, and the p-value is 1 for a value of 0,
+        and otherwise that of a sign test in which all images agree.
         """
         if not self.errors:
             return 1.0 if self.value == 0 else min(1.0, 2 * 0.5**self.n)

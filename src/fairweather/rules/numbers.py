@@ -261,9 +261,9 @@ def with_exact_ends(score: Score, condition: Condition) -> Score:
     """Widen the interval of a share, if needed, to that of Clopper and Pearson.
 
     Percentiles of resamples end a little too early: at the truth a rule would be passed by mistake
-    in more than 2.5 %, and scores of an earlier version may have narrower ends. The number of images
-    is the one that the width of the interval shows. A single cell has no more than n, and it is n
-    where few images are on the rarer side. Means over few such images are exact already.
+    in more than 2.5 %, and scores of an earlier version may have narrower ends. The number of
+    images is the one that the width of the interval shows. A single cell has no more than n, and it
+    is n where few images are on the rarer side. Means over such cells are left as they are.
 
     >>> round(with_exact_ends(Score(0.9, 0.874, 0.926, 500), Condition("clean", "none")).low, 3)
     0.87
