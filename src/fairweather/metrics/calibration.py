@@ -420,8 +420,8 @@ def reliability_bins(
     `clusters` says which images belong together.
 
     >>> diagram = reliability_bins([0.3, 0.9, 0.8], [False, True, True], bins=2)
-    >>> diagram.images.tolist(), diagram.accuracy.tolist(), diagram.accuracy_high.round(2).tolist()
-    ([1.0, 2.0], [0.0, 1.0], [0.79, 1.0])
+    >>> diagram.images.tolist(), diagram.accuracy.tolist(), diagram.accuracy_high.round(3).tolist()
+    ([1.0, 2.0], [0.0, 1.0], [0.975, 1.0])
     """
     sums = _bin_sums(confidence, correct, None, bins, binning)
     images, sure, right = (column[0] for column in sums)
