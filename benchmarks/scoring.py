@@ -31,7 +31,6 @@ DISTANCES = (4.0, 2.0, 0.7)
 APPROXIMATE = (
     "classwise_calibration_error/10-equal-width",
     "area_under_risk_coverage",
-    "coverage_at_risk/0.05",
     "confidence_auroc",
 )
 

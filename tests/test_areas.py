@@ -324,6 +324,19 @@ def test_a_mean_over_classes_needs_five_images_of_the_rarest(images, few):
     assert all(to_score(each).too_few for each in patients.values())
 
 
+@pytest.mark.parametrize(("images", "few"), [(29, True), (30, False)])
+def test_a_mean_over_two_classes_needs_as_many_images_as_each_of_them(images, few):
+    labels = (np.arange(120) < images).astype(int)
+    logits = np.random.default_rng(1).normal(size=(120, 2)).astype("f4")
+    columns = metrics.per_image(logits, labels)
+    predictions = Predictions(np.arange(120), labels, *columns, logits, ("a", "b"), False)
+    found = estimated(predictions, [*NAMES, "auc/a", "auc/b", "pr_auc/b"])
+    assert {name: to_score(each).too_few for name, each in found.items()} == dict.fromkeys(
+        found, few
+    )
+    assert found["macro_auc"].value == pytest.approx(found["auc/b"].value)
+
+
 def test_the_bias_of_the_average_precision_is_what_labels_by_chance_have():
     """Of the images above a positive, as large a share is positive as of all other images."""
     generator, n, off = np.random.default_rng(0), 40, []

@@ -21,15 +21,17 @@ from fairweather.metrics import (
 )
 from fairweather.metrics.clusters import (
     Clusters,
+    as_precise,
     difference_of_shares,
     membership_p,
     share_interval,
     share_interval_so_far,
 )
-from fairweather.metrics.columns import wilson_interval
+from fairweather.metrics.columns import clopper_pearson
+from fairweather.metrics.hidden import hidden_in_classes
 from fairweather.metrics.intervals import evaluate_resamples, of_clusters
 from fairweather.metrics.recipes import cross, cross_difference
-from fairweather.metrics.sample import bootstrap_weights, draw_counts
+from fairweather.metrics.sample import Sample, bootstrap_weights, draw_counts
 from fairweather.record import Condition
 from fairweather.types import Predictions, Score
 from tests.chance import fewest, most, share_p
@@ -166,9 +168,9 @@ def slow_interval(hits, of):
     # Around the share of all images; the mean of these shares differs where sizes do.
     variance = ((left_out - share) ** 2).sum() * (count - 1) / count
     if share in (0, 1):
-        return tuple(map(float, wilson_interval(share, count / t**2)))
+        return tuple(map(float, clopper_pearson(share, count / t**2)))
     images = min(len(hits), share * (1 - share) / variance) if variance > 1e-20 else len(hits)
-    low, high = map(float, wilson_interval(share, images / t**2))
+    low, high = map(float, clopper_pearson(share, images / t**2))
     if variance > 1e-20:
         # The mean of resampled clusters has the skewness of one cluster over the root of the count.
         skewness = scipy.stats.skew(excess) / math.sqrt(count)
@@ -205,11 +207,38 @@ def test_the_interval_of_a_share_is_that_of_a_slow_reference(rows):
     assert np.transpose(some) == pytest.approx(along[::2])
 
 
-def test_without_clusters_it_is_wilson_s_and_repeated_images_tell_nothing_more():
+@pytest.mark.parametrize("name", ["sensitivity", "specificity", "ppv", "npv", "f1"])
+def test_one_cluster_for_each_image_hides_as_much_as_none(name):
+    """One class is rare and never called, one is called without images, and two are not there."""
+    labels = np.repeat([0, 1, 2], [20, 23, 4])
+    predicted = np.where(labels == 2, 0, labels)
+    predicted[:2] = 3
+    logits = 3 * np.eye(6, dtype=np.float32)[predicted]
+    found = Predictions(
+        np.arange(47), labels, *metrics.per_image(logits, labels), logits, tuple("abcdef")
+    )
+    prepared = Resamples.draw(labels, 1).prepare(found)
+    once = Sample(prepared, prepared.order, np.ones((1, 47)))
+    hidden = [
+        hidden_in_classes(name, "macro", once, 0.5, 1.0, clusters)
+        for clusters in (None, Clusters(np.arange(47)))
+    ]
+    assert tuple(hidden[1]) == pytest.approx(tuple(hidden[0]))
+
+
+def test_clusters_that_agree_within_are_worth_one_image_each():
+    right, clusters = np.repeat(np.arange(40) != 7, 5), Clusters(np.arange(200) // 5)
+    assert as_precise(right, clusters) == pytest.approx(39)  # of variance with 39 for 40
+    assert as_precise(np.ones(200), clusters) == 40
+    heavy = Clusters(np.maximum(np.arange(200) - 100, 0))  # one has half of the images
+    assert as_precise(np.ones(200), heavy) == heavy.effective < 4
+
+
+def test_without_clusters_it_is_exact_and_repeated_images_tell_nothing_more():
     hits = np.arange(200) % 3 > 0
     none = np.zeros(200, dtype=int)
     found = np.ravel(share_interval(hits, none, 1, None))
-    assert found == pytest.approx(np.ravel(wilson_interval(hits.mean(), 200)))
+    assert found == pytest.approx(np.ravel(clopper_pearson(hits.mean(), 200)))
     assert np.isnan(share_interval(hits, none - 1, 1, None)).all()
     single = np.ravel(share_interval(hits, none, 1, Clusters(np.arange(200))))
     # Student's t and n / (n - 1) alone, and a little for skewness.
@@ -223,7 +252,7 @@ def test_without_clusters_it_is_wilson_s_and_repeated_images_tell_nothing_more()
 def test_clusters_of_one_share_are_worth_no_more_than_their_images():
     hits, clusters = np.tile(np.arange(7) < 1, 2), Clusters(np.repeat([0, 1], 7))
     found = np.ravel(share_interval(hits, np.zeros(14, dtype=int), 1, clusters))
-    expected = wilson_interval(1 / 7, 14 * (1.959964 / 12.706205) ** 2)
+    expected = clopper_pearson(1 / 7, 14 * (1.959964 / 12.706205) ** 2)
     assert found == pytest.approx(np.ravel(expected), rel=1e-5)
     along = share_interval_so_far(hits, clusters, np.array([14]))
     assert np.ravel(along) == pytest.approx(found)

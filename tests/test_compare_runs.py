@@ -612,6 +612,39 @@ def test_a_difference_that_seeds_could_undo_is_not_called_real(tmp_path):
     assert str(comparison).startswith("One side has only one training")
 
 
+def test_where_nothing_varies_the_interval_still_has_a_width(tmp_path):
+    every = {seed: {"clean": predictions(np.ones(80, dtype=bool))} for seed in range(3)}
+    a, b = (make_run(tmp_path / name, {"m": every}, shifts=()) for name in "ab")
+    comparison = read_run_comparison(a, b)
+    found = row(comparison.table, "clean")
+    assert found["p"] == 1
+    # Bonett and Price's interval of no difference, with Student's t of 79 degrees of freedom.
+    half = 1.990450 * math.sqrt(2) / 82
+    assert (found["low"], found["high"]) == pytest.approx((-half, half), rel=1e-6)
+    assert "uses no resamples" not in comparison.caption
+    some = {seed: {"clean": predictions(right(0.9, seed, 80))} for seed in range(3)}
+    caption = read_run_comparison(a, make_run(tmp_path / "c", {"m": some}, shifts=())).caption
+    assert "For accuracy, the interval is that of the t-test and uses no resamples." in caption
+
+
+def test_three_images_that_all_differ_say_little_of_a_class(tmp_path):
+    labels = np.r_[np.zeros(3, dtype=int), np.arange(77) % 2 + 1]
+
+    def model(share):
+        columns = predictions(np.r_[np.full(3, share), np.ones(77)].astype(bool))
+        of = np.where(columns.correct, labels, (labels + 1) % 3)
+        logits = 3 * np.eye(3, dtype="f4")[of]
+        return {"clean": replace(columns, labels=labels, predicted=of, logits=logits)}
+
+    found = classes_of(
+        tmp_path, dict.fromkeys(range(3), model(0)), dict.fromkeys(range(3), model(1))
+    )
+    frame = found.classes.frame.set_index("class")
+    assert frame["difference"]["a"] == frame["high"]["a"] == 1
+    assert frame["low"]["a"] < 0.5
+    assert frame["verdict"]["a"] == "cannot tell"
+
+
 def test_what_is_made_of_the_same_trainings_is_paired_seed_by_seed(tmp_path):
     plain = {
         seed: make_model(dict.fromkeys(CELLS, share), 4)

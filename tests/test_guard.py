@@ -39,7 +39,7 @@ from fairweather.guarding.tracing import to_onnx, trace
 from fairweather.inference import divide_by, fit_temperature, recalibrate
 from fairweather.inference.conformal import halves
 from fairweather.metrics import Clusters, per_image, set_columns, softmax
-from fairweather.metrics.columns import wilson_interval
+from fairweather.metrics.columns import clopper_pearson
 from fairweather.models import load_model
 from fairweather.models.gray import GrayInput
 from fairweather.record import CLEAN, VAL, ModelRecord, predictions_file
@@ -675,7 +675,7 @@ def test_what_is_fitted_on_which_half(tmp_path):
     answered = judging.confidence >= fit.threshold
     assert (fit.answered, fit.wrong) == (answered.sum(), (answered & ~judging.correct).sum())
     row = fitting.kept("x", CLEAN, judging, fit, None)
-    low, high = wilson_interval(fit.wrong / fit.answered, fit.answered)
+    low, high = clopper_pearson(fit.wrong / fit.answered, fit.answered)
     assert row.risk == Measured(value=fit.wrong / fit.answered, low=float(low), high=float(high))
     sets = set_columns(softmax(judging.logits), judging.labels, fit.quantile)
     assert row.covered.value == sets.covered.mean()

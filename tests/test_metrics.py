@@ -229,17 +229,27 @@ def test_empty_bins_have_no_means(binning):
     assert np.isnan(diagram.accuracy_low[empty]).all()
 
 
-def test_wilson_interval_is_the_published_one():
-    # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
+def test_the_interval_of_a_bin_is_the_published_one():
+    # Newcombe 1998, table I, method 5 (Clopper and Pearson's): 81 of 263, 15 of 148, 0 of 20, 1 of
+    # 29; and three of three, for which (1/2 - 0.95/2)^(1/3) is known.
     for right, n, low, high in [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
+        (81, 263, 0.2527, 0.3676),
+        (15, 148, 0.0578, 0.1617),
+        (0, 20, 0, 0.1684),
+        (1, 29, 0.0009, 0.1776),
+        (3, 3, 0.2924, 1),
     ]:
         diagram = metrics.reliability_bins([0.5] * n, [k < right for k in range(n)], bins=1)
         assert diagram.accuracy_low[0] == pytest.approx(low, abs=5e-5)
         assert diagram.accuracy_high[0] == pytest.approx(high, abs=5e-5)
+
+
+def test_wilson_interval_is_the_published_one():
+    # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
+    shares, counts = np.array([81 / 263, 15 / 148, 0, 1 / 29]), np.array([263, 148, 20, 29])
+    low, high = metrics.wilson_interval(shares, counts)
+    assert low == pytest.approx([0.2553, 0.0624, 0, 0.0061], abs=5e-5)
+    assert high == pytest.approx([0.3662, 0.1605, 0.1611, 0.1718], abs=5e-5)
 
 
 @pytest.mark.parametrize("name", METRICS)

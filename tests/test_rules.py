@@ -17,7 +17,7 @@ from fairweather.rules import Rule, Verdict, judge, junit, read_rules, table
 from fairweather.rules.numbers import with_exact_ends
 from fairweather.runs import RunFolder
 from fairweather.scores import seed_spread, to_frame, with_means, with_worst
-from fairweather.types import Predictions
+from fairweather.types import Predictions, Score
 
 from . import reference
 from .run_folders import as_first_version, copy_run, finish, run_record, sweep_record, write_scores
@@ -385,11 +385,11 @@ def test_a_cell_is_a_row_of_the_scores(run, cell, shift, level, metric):
     assert found == (expected.value, expected.low, expected.high, N)
 
 
-def test_a_share_is_judged_on_ends_that_are_exact():
+@pytest.mark.parametrize(("n", "limit"), [(100, 0.6), (200, 0.8)])
+def test_a_share_is_judged_on_ends_that_are_exact(n, limit):
     """A rule at the true share is passed by mistake in at most 2.5 %."""
-    n, limit = 100, 0.6
     passed = {"stored": 0.0, "judged": 0.0}
-    for right in range(40, 85):
+    for right in range(n // 2, n):
         share, places = right / n, (np.arange(4000) + 0.5) / 4000
         replicates = scipy.stats.binom.ppf(places, n, share) / n
         stored = to_score(Estimate(share, replicates, n, "share"), (0.0, 1.0))
@@ -399,6 +399,13 @@ def test_a_share_is_judged_on_ends_that_are_exact():
         passed["stored"] += chance * (stored.low >= limit)
         passed["judged"] += chance * (judged.low >= limit)
     assert passed["judged"] <= 0.025 < passed["stored"]
+
+
+def test_scores_of_an_earlier_version_are_judged_on_exact_ends():
+    wilson = Score(1, 0.4385, 1, 3)
+    found = with_exact_ends(wilson, Condition("clean", "none"))
+    assert found == (1, pytest.approx(0.025 ** (1 / 3)), 1, 3)
+    assert with_exact_ends(wilson, Condition("all", "mean")) == wilson
 
 
 @pytest.mark.parametrize("cell", ["clean", SNOW, "all"])
@@ -609,6 +616,24 @@ def test_what_too_few_errors_carry_is_judged_on_the_value_alone(run, rule, compl
     verdicts = check(run, rule, on="value")
     assert all(each.passed for each in verdicts)
     assert any(each.too_few for each in verdicts)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_a_class_with_too_few_images_is_named(tmp_path, seeds):
+    labels = np.where(np.arange(N) < 4, 2, np.arange(N) % 2)
+    weights = metrics.bootstrap_weights(N, 20)
+    stored, cells = {}, {}
+    for seed in seeds:
+        logits = np.random.default_rng(seed).normal(size=(N, 3)).astype("f4")
+        columns = metrics.per_image(logits, labels)
+        found = Predictions(np.arange(N), labels, *columns, logits, NAMES)
+        stored["basic", seed, "clean"] = found
+        cells["basic", str(seed), "clean", "none"] = metrics.evaluate_metrics(found, weights)
+    record = run_record({"basic": "Basic"}, (), classes=NAMES, bootstrap=20, seeds=seeds)
+    run = write_folder(tmp_path, record, to_frame(with_means(cells.items())), stored)
+    with pytest.raises(InputError, match=r"at least 5 images of each .*found 4 of c \(rare\)"):
+        check(run, "macro_auc[clean] >= 0")
+    assert not any(each.too_few for each in check(run, "brier_score[clean] <= 2"))
 
 
 def test_means_and_changes_of_enough_errors_are_judged(run):

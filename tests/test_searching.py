@@ -161,6 +161,16 @@ def test_few_images_and_images_that_agree():
     assert estimate_of(confidence, right, one).too_few
 
 
+def test_below_200_images_all_answers_are_tested_together():
+    confidence = np.linspace(1, 0.5, 199)
+    for wrong in range(4):
+        for places in (slice(wrong), slice(199 - wrong, None)):
+            correct = np.ones(199, dtype=bool)
+            correct[places] = False
+            shown = scipy.stats.binom.cdf(wrong, 199, 0.05) <= 0.02
+            assert coverage_interval(confidence, correct)[0] == float(shown)
+
+
 def test_means_worst_values_and_differences_have_intervals():
     generator = np.random.default_rng(2)
     first, second = (estimate_of(*draw(generator, 500, shape)) for shape in ((19, 1), (9, 1)))

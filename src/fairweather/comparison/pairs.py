@@ -67,7 +67,7 @@ class Row:
         a, b: the value of each side, over its seeds.
         difference: b − a, with its 95 % interval; it also covers the seeds of a side with several.
         crossed: only for accuracy, with several seeds or clusters of images: b − a over images and
-            seeds, with its variances; the interval is then its interval.
+            seeds, with its variances; the interval is then its interval, unless nothing varies.
         test: McNemar's exact test, for the accuracy in one cell with one seed on each side; None if
             images come in clusters.
         p: for the accuracy in one cell, from that test or from the t-test of `crossed`, after
@@ -179,8 +179,11 @@ def crossed_shares(
 
 
 def with_interval(difference: Score, crossed: Crossed) -> Score:
-    """A difference of shares with the interval of its test, so that both say the same of 0."""
-    if difference.too_few:
+    """A difference of shares with the interval of its test, so that both say the same of 0.
+
+    If nothing varies, that interval has no width, and the difference keeps its own.
+    """
+    if difference.too_few or not crossed.errors:
         return difference
     low, high = crossed.interval
     value = difference.value

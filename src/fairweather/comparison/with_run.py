@@ -284,7 +284,10 @@ def caption(rows: Sequence[Row], a: ComparedRun, b: ComparedRun, images: Resampl
     over = RECIPES if images.clusters is None else CLUSTERS
     tests = {MCNEMAR if row.test else over: None for row in tested}
     several = any(max(row.a.n, row.b.n) > 1 for row in rows)
-    by_t = " That of accuracy is the one of its test, without resamples." if over in tests else ""
+    of_test = [bool(row.crossed and row.crossed.errors) for row in rows if row.metric == "accuracy"]
+    which = "accuracy" if all(of_test) else "accuracies that vary over seeds or clusters"
+    by_t = f" For {which}, the interval is that of the t-test and uses no resamples."
+    by_t = by_t if any(of_test) else ""
     if several:
         by_t += f" {NORMAL_SEEDS}"
     return (

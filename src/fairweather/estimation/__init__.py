@@ -24,9 +24,8 @@ from fairweather.metrics import (
     one_of_each,
     outputs_differ_p,
     softmax,
-    wilson_interval,
 )
-from fairweather.metrics.columns import FloatArray, IntArray
+from fairweather.metrics.columns import FloatArray, IntArray, clopper_pearson
 from fairweather.metrics.estimating import FEWEST_SHIFTS, Held, PastErrors
 from fairweather.metrics.nearness import Cloud, Distance, energy_distance, is_nearest
 from fairweather.metrics.two_sample import MOST_IMAGES
@@ -346,7 +345,7 @@ def _each(
 
 
 def _truth(seen: Seen, new: NewImages) -> Score:
-    """The true accuracy, with Wilson's interval."""
+    """The true accuracy, with its exact interval."""
     right = float((seen.predicted == new.images.labels.numpy()).mean())
-    low, high = wilson_interval(right, len(seen))
+    low, high = clopper_pearson(right, len(seen))
     return Score(right, float(low), float(high), len(seen))

@@ -14,9 +14,8 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.metrics.classification import placements
-from fairweather.metrics.columns import FloatArray, IntArray, clopper_pearson
+from fairweather.metrics.columns import TAIL, FloatArray, IntArray, clopper_pearson
 
-TAIL = 0.025
 # With fewer degrees of freedom, a few images decide: the interval reaches to that of a share too.
 FEWEST_FREEDOM = 5
 

@@ -135,7 +135,7 @@ class ReliabilityBins(NamedTuple):
         images: the number of images in the bin.
         confidence: their mean confidence.
         accuracy: the share of them that is classified correctly.
-        accuracy_low, accuracy_high: the 95 % Wilson interval of `accuracy`.
+        accuracy_low, accuracy_high: the exact 95 % interval of `accuracy`.
     """
 
     lower: FloatArray
@@ -416,12 +416,12 @@ def reliability_bins(
 ) -> ReliabilityBins:
     """Accuracy against confidence, bin by bin, with the 95 % interval of each accuracy.
 
-    Arguments as in `expected_calibration_error`. The intervals are Wilson's or, with `clusters`,
-    which images belong together, those of `share_interval`. Source of the interval: Wilson 1927.
+    Arguments as in `expected_calibration_error`. The intervals are those of `share_interval`;
+    `clusters` says which images belong together.
 
     >>> diagram = reliability_bins([0.3, 0.9, 0.8], [False, True, True], bins=2)
-    >>> diagram.images.tolist(), diagram.accuracy.tolist(), diagram.accuracy_high.round(2).tolist()
-    ([1.0, 2.0], [0.0, 1.0], [0.79, 1.0])
+    >>> diagram.images.tolist(), diagram.accuracy.tolist(), diagram.accuracy_high.round(3).tolist()
+    ([1.0, 2.0], [0.0, 1.0], [0.975, 1.0])
     """
     sums = _bin_sums(confidence, correct, None, bins, binning)
     images, sure, right = (column[0] for column in sums)

@@ -20,13 +20,9 @@ from fairweather.metrics.areas import disjoint_pairs
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray, ratio
 from fairweather.metrics.sample import Prepared, Sample, calls_of
-from fairweather.metrics.table import Interval, Metric
+from fairweather.metrics.table import FEWEST_OF_AREAS, Interval, Metric
 from fairweather.types import Predictions, shortest
 
-# With fewer images of the class, or of the other classes, an area has no interval. That of an AUC
-# of 0.99 begins above it in 6.9 % of the samples with 20 images of the class, in 6.3 with 30 and in
-# 3.5 with 50 (benchmarks/areas.py).
-FEWEST_OF_AREAS = 30
 AT = "@"  # between the class and its operating point
 
 

@@ -17,15 +17,15 @@ import scipy.special
 
 from fairweather.errors import InputError
 from fairweather.metrics.columns import (
+    TAIL,
     Z95,
     FloatArray,
     IntArray,
     bent_interval,
-    wilson_interval,
+    clopper_pearson,
 )
 from fairweather.types import Groups, Score
 
-TAIL = 0.025
 # With fewer clusters, 95 % intervals are marked: see benchmarks/clusters.py for what they cover.
 FEW_CLUSTERS = 20
 # Random choices behind a p-value, and fewer if there are many images.
@@ -192,12 +192,27 @@ class Worth(NamedTuple):
     hits: float
 
 
+def as_precise(hits: npt.ArrayLike, clusters: Clusters) -> float:
+    """How many independent images have a share with the jackknife's variance; at most all images.
+
+    If all images agree, it is the effective number of clusters.
+
+    >>> as_precise([True, True, False, False], Clusters(np.array([0, 0, 1, 1])))
+    1.0
+    """
+    column = np.asarray(hits, dtype=np.float64)
+    own = float(column.var())
+    if not own or clusters.count < 2:
+        return clusters.effective
+    variance = float(clusters.influences(column[:, None]).var(ddof=1)) / clusters.count
+    return min(own / variance, len(column)) if variance > NEARLY * own else float(len(column))
+
+
 def worth(hits: npt.ArrayLike, clusters: Clusters) -> Worth:
     """How many independent images would tell as much of a share of images of clusters.
 
-    It is the number whose share has the jackknife's variance, at most all images, made smaller
-    since the variance has few degrees of freedom. If all images agree, it is the effective number
-    of clusters.
+    It is the number that is `as_precise`, made smaller since the variance has few degrees of
+    freedom, unless all images agree.
 
     Args:
         hits: bool `[n]`, which images count.
@@ -210,15 +225,12 @@ def worth(hits: npt.ArrayLike, clusters: Clusters) -> Worth:
     >>> found.images < 1 / 2, found.hits == found.images / 2
     (True, True)
     """
-    column = np.asarray(hits, dtype=np.float64)
-    share, effective = float(column.mean()), clusters.effective
-    if share in (0, 1):
-        return Worth(effective, effective * share)
-    variance = float(clusters.influences(column[:, None]).var(ddof=1)) / clusters.count
-    own = share * (1 - share)
-    found = min(own / variance, len(column)) if variance > NEARLY * own else float(len(column))
-    wider = float(scipy.special.stdtrit(max(effective - 1, NEARLY), 1 - TAIL)) / Z95
-    images = max(found / wider**2, NEARLY)
+    share = float(np.asarray(hits, dtype=np.float64).mean())
+    images = as_precise(hits, clusters)
+    if 0 < share < 1:
+        freedom = max(clusters.effective - 1, NEARLY)
+        wider = float(scipy.special.stdtrit(freedom, 1 - TAIL)) / Z95
+        images = max(images / wider**2, NEARLY)
     return Worth(images, images * share)
 
 
@@ -231,11 +243,11 @@ def share_interval(
 ) -> tuple[FloatArray, FloatArray]:
     """The 95 % interval of a share of the images of each part; NaN of a part without images.
 
-    Without clusters it is Wilson's. With clusters it reaches to the outer one of two ends, as a
-    share in `to_score` does: of Wilson's interval of as many images as these are worth, and of one
-    that allows for the skewness that there is if few clusters have hits, or few have misses. Of one
-    cluster nothing is known. If all images of a part agree, each cluster counts as one image (Korn
-    and Graubard count all images, which is bold for a few clusters).
+    Without clusters it is Clopper and Pearson's. With clusters it reaches to the outer one of two
+    ends: of their interval of as many images as these are worth, and of one that allows for the
+    skewness that there is if few clusters have hits, or few have misses. Of one cluster nothing is
+    known. If all images of a part agree, each cluster counts as one image (Korn and Graubard count
+    all images, which is bold for a few clusters).
 
     Args:
         hits: bool `[n]`, which images count.
@@ -254,7 +266,7 @@ def share_interval(
 
     >>> right, bins = [True, True, False, False], [0, 0, 0, 0]
     >>> [end.round(2).tolist() for end in share_interval(right, bins, 1, None)]
-    [[0.15], [0.85]]
+    [[0.07], [0.93]]
     >>> two = Clusters(np.array([0, 0, 1, 1]))
     >>> [end.round(2).tolist() for end in share_interval(right, bins, 1, two)]
     [[0.0], [1.0]]
@@ -265,7 +277,7 @@ def share_interval(
     if clusters is None:
         found = np.bincount(part[inside], hit[inside], count)
         hollow = np.where(images > 0, images, np.nan)
-        return wilson_interval(found / hollow, hollow)
+        return clopper_pearson(found / hollow, hollow)
     pairs, pair = np.unique(
         part[inside] * clusters.count + clusters.of[inside], return_inverse=True
     )
@@ -346,7 +358,7 @@ def _share_interval(
         found = np.where(alike, clusters, share * (1 - share) / variance)
         wider = scipy.special.stdtrit(clusters - 1, 1 - TAIL) / Z95
         worth = np.where(clusters < 2, NEARLY, np.minimum(images, found) / wider**2)
-        low, high = wilson_interval(share, np.where(images > 0, worth, np.nan))
+        low, high = clopper_pearson(share, np.where(images > 0, worth, np.nan))
         spread = np.where(alike | (clusters < 2), 0.0, np.sqrt(variance) * wider)
         # Of the sum of as many clusters, drawn at random.
         skewness = np.where(spread > NEARLY, cubes / squares**1.5, 0.0)

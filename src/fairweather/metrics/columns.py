@@ -17,7 +17,7 @@ IntArray = npt.NDArray[np.int64]
 Result = float | FloatArray
 # 97.5 % quantile of the normal distribution, for two-sided 95 % intervals.
 Z95 = 1.959963984540054
-TAIL = 0.025
+TAIL = 0.025  # what they leave out on each side
 # A share closer to 0 or 1 than this differs from it only by rounding.
 ROUNDING = 1e-12
 # A skewness below this is taken to be 0: its correction would be lost by rounding.
@@ -279,7 +279,7 @@ def clopper_pearson(
     """Return the exact 95 % interval of shares of `count` images each: no tail is above 2.5 %.
 
     Args:
-        share: in [0, 1].
+        share: in [0, 1]; the interval of NaN is NaN.
         count: numbers of images, above 0, with a shape that broadcasts with `share`; they need not
             be whole.
         tests: for how many intervals the 95 % hold together, by Bonferroni's correction.
@@ -294,7 +294,7 @@ def clopper_pearson(
     p, n = np.asarray(share, dtype=np.float64), np.asarray(count, dtype=np.float64)
     tail = TAIL / tests
     low, high = (
-        np.where(part > ROUNDING, scipy.special.betaincinv(part * n, (1 - part) * n + 1, tail), 0)
+        np.where(part <= ROUNDING, 0, scipy.special.betaincinv(part * n, (1 - part) * n + 1, tail))
         for part in (p, 1 - p)
     )
     return low, 1 - high

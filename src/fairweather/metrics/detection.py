@@ -98,7 +98,7 @@ def detection_score(
     of the two sets. Pairs in one bin then count as ties: this changes a replicate's AUROC by less
     than 0.001, and raises its false positive rate by less than 0.003. If all resamples are the
     same, as at an AUROC of exactly 1, the interval of the AUROC has no width, and the interval of
-    the rate is Wilson's.
+    the rate is Clopper and Pearson's.
 
     Args:
         confidence_in: float `[n]`, on images of the known data set; larger means more confident;
@@ -126,7 +126,7 @@ def detection_score(
     else:
         of = np.asarray(confidence_in), np.asarray(confidence_out)
         areas, rates = _of_resampled_clusters(*of, clusters, resamples, seed)
-    # The rate is a share of the other images, so they are the n of its Wilson interval.
+    # The rate is a share of the other images, so they are the n of its exact interval.
     estimates = {
         "detection_auroc": Estimate(
             float(rank_area(exact)[0]), areas, known + others, "percentile"

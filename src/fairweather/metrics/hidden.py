@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fairweather.metrics.calibration import BinSums
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.clusters import Clusters, as_precise
 from fairweather.metrics.columns import ROUNDING, Z95, FloatArray, clopper_pearson, ratio
 from fairweather.metrics.sample import Sample
 
@@ -93,7 +93,8 @@ def hidden_in_classes(
     ]
     weight = images / counts.total if how == "weighted" else there / there.sum()
     below, above = (float((weight**2 * each).sum()) for each in squares)
-    absent = min(int((~there).sum()), int((there & (images * alone < RARE)).sum()))
+    own = images * worth * _independent("sensitivity", s, clusters)
+    absent = min(int((~there).sum()), int((there & (own < RARE)).sum()))
     if how == "weighted" or not absent:
         return Hidden(below, above)
     classes = int(there.sum()) + absent
@@ -105,16 +106,20 @@ def hidden_in_classes(
 
 
 def _independent(name: str, s: Sample, clusters: Clusters | None) -> FloatArray | float:
-    """The clusters with images of each class, or called so, per image of it; `[classes]`."""
+    """The clusters with images of each class, or called so, per image of it; `[classes]`.
+
+    Without such images, those of all images.
+    """
     if clusters is None:
         return 1.0
     p = s.predictions
+    of_all = clusters.count / len(p)
     if name in ("specificity", "npv"):  # of all other images
-        return clusters.count / len(p)
+        return of_all
     group = p.predicted if name == "ppv" else p.labels
     pairs = np.unique(group * clusters.count + clusters.of) // clusters.count
     found, of = (np.bincount(each, minlength=len(p.classes)) for each in (pairs, group))
-    return ratio(found.astype(np.float64), of.astype(np.float64))
+    return np.where(of > 0, ratio(found.astype(np.float64), of.astype(np.float64)), of_all)
 
 
 def hidden_among_answered(
@@ -226,10 +231,7 @@ def _far(s: Sample, worth: float, clusters: Clusters | None) -> float:
     wrong = 1 - float(s.mean("correct")[0])
     count = float(s.total("images")[0])
     if clusters is not None:
-        # If all images agree, each cluster counts as one; else as many as the variance says.
-        sums = clusters.influences((~s.predictions.correct)[:, None].astype(np.float64))
-        spread, variance = wrong * (1 - wrong), float(sums.var()) / clusters.count
-        count = min(count, spread / variance) if variance > ROUNDING else clusters.count
+        count = min(count, as_precise(s.predictions.correct, clusters))
     count *= worth
     if min(wrong, 1 - wrong) * count >= FEW_ERRORS:
         return 0.0

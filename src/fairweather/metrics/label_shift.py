@@ -277,7 +277,7 @@ def _scores(
             of = evaluate_sample(metrics, Sample(prepared, prepared.order, counting))
             for name, replicates in of.items():
                 drawn[name].append(replicates)
-    # If all images agree, Wilson's interval uses the effective number of images.
+    # If all images agree, the exact interval uses the effective number of images.
     worth = max(1, int(effective_images(weights)))
     within = None if clusters is None else clusters.select(shared.order)
     scores = {}

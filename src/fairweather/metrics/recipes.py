@@ -24,9 +24,8 @@ import scipy.special
 
 from fairweather.errors import InputError
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import Z95, FloatArray
+from fairweather.metrics.columns import TAIL, Z95, FloatArray
 
-TAIL = 0.975
 # With so few degrees of freedom, nothing is excluded.
 NEARLY_NONE = 1e-3
 # With so many degrees of freedom, Student's t is the normal distribution.
@@ -122,7 +121,7 @@ class Crossed(NamedTuple):
     @property
     def reach(self) -> float:
         """Half the width of the 95 % interval, before it is stretched."""
-        return max((each.reach(TAIL) for each in self.errors), default=0.0)
+        return max((each.reach(1 - TAIL) for each in self.errors), default=0.0)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -134,9 +133,9 @@ class Crossed(NamedTuple):
     def p(self) -> float:
         """The two-sided p-value of the hypothesis that the true value is 0.
 
-        It is below 5 % if and only if the 95 % interval excludes 0: both are of one distribution.
-        If nothing varies, it is 1 for a value of 0, and otherwise that of a sign test in which all
-        images agree.
+        It is below 5 % if and only if the 95 % interval excludes 0: both are of one distribution,
+        unless nothing varies. Then `interval` has no width, and the p-value is 1 for a value of 0,
+        and otherwise that of a sign test in which all images agree.
         """
         if not self.errors:
             return 1.0 if self.value == 0 else min(1.0, 2 * 0.5**self.n)
@@ -328,7 +327,7 @@ def widen(
     """
     if not recipes or np.isnan(ends).any():
         return ends
-    tail = 1 - (1 - TAIL) / tests
+    tail = 1 - TAIL / tests
     variances = [((end - centre) / Z95) ** 2 for end in ends]
     both = Crossed(centre, sum(variances) / 2, n, recipes)
     of_seeds = max((each.reach(tail) for each in both.errors[1:]), default=0.0)

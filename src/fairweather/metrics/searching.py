@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from fairweather.metrics.clusters import TAIL, Clusters
-from fairweather.metrics.columns import FloatArray, IntArray, check_columns
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.columns import TAIL, FloatArray, IntArray, check_columns
 from fairweather.metrics.ordered import as_confidence
 from fairweather.metrics.recipes import MANY
 
@@ -85,11 +85,12 @@ def coverage_interval(
     higher, would so few answers be wrong? Thresholds are tried from high to low, a hundredth of the
     images apart, beginning at all images, half of them, a quarter and so on: the order does not
     depend on which answers are wrong. The beginnings share 2 %, and each test that is passed leaves
-    its part to the next. To end too low, the search must pass a threshold whose risk is too high.
+    its part to the next. The lower end is too high only if the search passes a threshold whose risk
+    is too high.
     The upper end needs no correction: the true threshold is one, and it is not among those of
     which so many wrong answers would be seen in at most 2 % of draws. The other 0.5 % are for how
-    many images are above a threshold. Few images show little: with fewer than about 100 at a risk
-    of 5 % the lower end is 0.
+    many images are above a threshold. Few images show little: with fewer than 200 at a risk of 5 %
+    the lower end is 1 or 0, since all answers are tested together, or nothing is shown.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN.

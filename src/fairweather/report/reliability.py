@@ -60,7 +60,7 @@ def reliability_figure(contents: Contents) -> Figure | None:
     seed = f", seed {contents.seeds[0]} (ensembles: all)" if len(contents.seeds) > 1 else ""
     if not any(name.endswith(ENSEMBLE_SUFFIX) for name in kept):
         seed = seed.removesuffix(" (ensembles: all)")
-    kind = "Wilson intervals" if contents.clusters is None else "intervals over clusters"
+    kind = "exact intervals" if contents.clusters is None else "intervals over clusters"
     subtitle = [
         f"On the dashed diagonal, confidence equals accuracy; below it, a model is overconfident. "
         f"{BINS} equal-width bins{seed}.",

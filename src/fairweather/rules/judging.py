@@ -25,6 +25,7 @@ from fairweather.rules.numbers import (
     least_carried,
     left_out_of,
     models_of,
+    rarest_behind,
     read_rows,
     read_slice_rows,
     score_at,
@@ -243,6 +244,13 @@ def _refuse_few(run: RunFolder, rule: Rule, model: str, condition: Condition, ro
     what = f"a {rule.change} of {rule.scored}" if rule.change else rule.scored
     begin = f"{what} of {model} for {cell_of(condition)} cannot be judged on its interval"
     end = "or judge the value with --on value"
+    rarest = None if metric.column is None else rarest_behind(run, rule, model, condition)
+    if rarest is not None and rarest[1].pairs < rarest[1].fewest:
+        name, (_, pairs, fewest) = rarest
+        raise InputError(
+            f"{begin}: a mean over classes needs at least {fewest} images of each class (of one "
+            f"cluster, one counts), found {pairs} of {name}; take more images, {end}"
+        )
     several = MEAN in set(run.scores["seed"])
     found = None if several else errors_behind(rule, condition, rows)
     if found is not None:

@@ -15,6 +15,7 @@ from fairweather.metrics import METRICS, Estimate, Fitted, Resamples, fit_on, pa
 from fairweather.metrics.class_metrics import CLASS_METRICS, of_classes
 from fairweather.metrics.columns import Z95
 from fairweather.metrics.intervals import FEW, exact_ends
+from fairweather.metrics.table import Rarest, rarest_class
 from fairweather.record import (
     ALL,
     CLEAN,
@@ -33,7 +34,7 @@ from fairweather.record import (
     base_model,
     is_shifted,
 )
-from fairweather.report.contents import Contents, ensembles_as_models
+from fairweather.report.contents import Contents, ensembles_as_models, read_contents
 from fairweather.rules.parsing import CLASS, OF, WORST_SLICE, Rule, level_number
 from fairweather.runs import RunFolder
 from fairweather.scores import Key, estimate_metrics, read_clusters, with_means, with_worst
@@ -260,9 +261,9 @@ def with_exact_ends(score: Score, condition: Condition) -> Score:
     """Widen the interval of a share, if needed, to that of Clopper and Pearson.
 
     Percentiles of resamples end a little too early: at the truth a rule would be passed by mistake
-    in more than 2.5 %. The number of images is the one that the width of the interval shows; a
-    single cell has no more than n. Where few images are on the rarer side, and over seeds, the
-    interval is exact or wider already.
+    in more than 2.5 %, and scores of an earlier version may have narrower ends. The number of
+    images is the one that the width of the interval shows. A single cell has no more than n, and it
+    is n where few images are on the rarer side. Means over such cells are left as they are.
 
     >>> round(with_exact_ends(Score(0.9, 0.874, 0.926, 500), Condition("clean", "none")).low, 3)
     0.87
@@ -270,10 +271,12 @@ def with_exact_ends(score: Score, condition: Condition) -> Score:
     share, low, high, n = score
     spread = share * (1 - share)
     count = spread * (2 * Z95 / (high - low)) ** 2 if spread and high > low else 0.0
-    if condition.level not in SUMMARY_LEVELS:
-        count = min(count, n)
-    if count * min(share, 1 - share) < FEW:
-        return score
+    few = count * min(share, 1 - share) < FEW
+    if condition.level in SUMMARY_LEVELS:
+        if few:
+            return score
+    elif few or count > n:
+        count = n
     exact = exact_ends(share, count)
     return Score(share, min(low, exact[0]), max(high, exact[1]), n)
 
@@ -317,6 +320,28 @@ def least_carried(rule: Rule, condition: Condition, estimated: Estimated) -> Est
     found = [estimated.get(each, {}).get(rule.scored) for each in sides]
     few = [each for each in found if each is not None and each.too_few]
     return min(few, key=lambda each: each.errors, default=None)
+
+
+def rarest_behind(
+    run: RunFolder, rule: Rule, model: str, condition: Condition
+) -> tuple[str, Rarest] | None:
+    """Find the rarest class of the images of a rule; None if their predictions are missing."""
+    shift, part = CLEAN, TEST
+    if condition.shift == VALIDATION:
+        part = VAL
+    elif condition.shift.startswith(NATURAL):
+        shift = condition.shift
+    try:
+        seed = next(each for each in read_contents(run).seeds_of(model) if each != SPREAD)
+        found = _read(run, run.predictions(model, seed, shift, part))
+        clusters = read_clusters(run, part if shift == CLEAN else shift)
+        if rule.slice:
+            places = _places_of(run, rule.slice)
+            found, clusters = found.take(places), clusters.select(places) if clusters else None
+    except InputError:
+        return None
+    rarest = rarest_class(found, clusters)
+    return found.classes[rarest.label], rarest
 
 
 def _cells_of(condition: Condition, rows: Rows) -> list[Condition]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fairweather.metrics import reliability_bins
 from fairweather.metrics.clusters import Clusters, share_interval, share_interval_so_far
-from fairweather.metrics.columns import wilson_interval
+from fairweather.metrics.columns import clopper_pearson
 from fairweather.metrics.selective import (
     RiskCoverage,
     at_or_above,
@@ -150,7 +150,7 @@ def _risk_interval(curve: RiskCoverage, cell: Columns, clusters: Clusters | None
     """
     images = np.round(curve.coverage * len(cell.confidence)).astype(np.int64)
     if clusters is None:
-        return wilson_interval(curve.risk, images)
+        return clopper_pearson(curve.risk, images)
     order = np.argsort(-cell.confidence, kind="stable")
     even = np.searchsorted(curve.coverage, np.linspace(0, 1, FINE))
     last = len(images) - 1
