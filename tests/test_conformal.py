@@ -761,11 +761,11 @@ def kept(coverages, neutral=1.0):
 @pytest.mark.parametrize(
     ("coverages", "words"),
     [
-        ({"0.8": 0.9, "1.2": 0.89}, "kept at all levels tested"),
-        ({"1.2": 0.91, "1.5": 0.85, "2": 0.8}, "kept up to f = 1.2, broken from f = 1.5 on"),
-        ({"1.2": 0.91, "1.5": 0.85, "2": 0.9}, "kept up to f = 1.2, broken at f = 1.5"),
+        ({"0.8": 0.9, "1.2": 0.89}, "not shown to break at the levels tested"),
+        ({"1.2": 0.91, "1.5": 0.85, "2": 0.8}, "broken from f = 1.5 on"),
+        ({"1.2": 0.91, "1.5": 0.85, "2": 0.9}, "broken at f = 1.5"),
         ({"1.2": 0.7}, "broken at f = 1.2"),
-        ({"0.2": 0.5, "0.5": 0.8, "1.5": 0.92}, "broken from f = 0.5 on; kept up to f = 1.5"),
+        ({"0.2": 0.5, "0.5": 0.8, "1.5": 0.92}, "broken from f = 0.5 on; not shown to break up to f = 1.5"),
     ],
 )
 def test_the_level_from_which_a_promise_is_broken_is_told(coverages, words):
@@ -786,11 +786,17 @@ def test_what_is_told_of_a_variant():
     (told,) = Promises((clean, worse, other), "", False).told()
     assert told.sentences == (
         "It promised 90\N{NO-BREAK SPACE}% and broke that on clean images already; under "
-        "brightness that was kept up to f = 0.8, broken at f = 0.5.",
+        "brightness that was broken at f = 0.5.",
         "1 other shift broke it too.",
     )
-    fine = Promises((kept({"0.5": 0.9}),), "", False).told()[0].sentences
-    assert fine == ("It promised 90\N{NO-BREAK SPACE}%; no shift tested broke that.",)
+    few = Cell("0.5", Score(0.65, 0.4, 0.905, 16), score_of(2.0), None)
+    unknown = kept({"0.5": 0.9})._replace(cells=(few,))
+    assert "kept" not in unknown.in_words()
+    told = Promises((kept({"0.5": 0.95}), unknown), "", False).told()[0].sentences
+    assert told == (
+        "It promised 90\N{NO-BREAK SPACE}%; under no shift tested is that shown to break. "
+        "The lowest coverage is 65.0\N{NO-BREAK SPACE}% [40.0, 90.5].",
+    )
 
 
 def test_sets_that_weigh_images_cover_images_where_large_patients_are_hard():

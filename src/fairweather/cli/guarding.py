@@ -253,9 +253,9 @@ def _summary(guard: Guard, found: NewImages, parts: list[Answers], likeness: Lik
     answered = np.concatenate([each.answered for each in parts])
     n, count = len(answered), int(answered.sum())
     first = f"{n:,} of {found.name}: {count:,} answered, {n - count:,} deferred"
-    alike = f"{'WARNING' if likeness.unlike else 'alike':<11}{likeness}"
+    compared = f"{'WARNING' if likeness.unlike else 'compared':<11}{likeness}"
     lines = [f"{'images':<11}{first} ({percent(1 - count / n)})", *_promise(guard)]
-    lines.insert(1 if likeness.unlike else len(lines), alike)
+    lines.insert(1 if likeness.unlike else len(lines), compared)
     if found.labelled:
         predicted = np.concatenate([each.probabilities.argmax(axis=1) for each in parts])
         wrong = (predicted != found.images.labels.numpy()) & answered

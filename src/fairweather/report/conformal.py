@@ -1,4 +1,4 @@
-"""Prediction sets: up to which level of each shift the promised coverage is kept."""
+"""Prediction sets: from which level of each shift on the promised coverage is broken."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fairweather.variants import Conformal, read_variants
 
 COVERAGE, SIZE = "conformal_coverage", "conformal_set_size"
 STRATIFIED = "size_stratified_coverage/30-per-stratum"
+NOT_BROKEN = "not shown to break"
 
 
 class Cell(NamedTuple):
@@ -76,13 +77,12 @@ class Kept(NamedTuple):
         return any(cell.breaks(self.promise) for cell in self.changed)
 
     def in_words(self) -> str:
-        """Say up to where the promise is kept, and from where on it is broken."""
+        """Say from where on the promise is broken; that it is kept, no interval shows."""
         if self.sweep is None:
-            return "broken" if self.is_broken else "kept"
-        sides = [side for side in self._sides() if side]
+            return "broken" if self.is_broken else NOT_BROKEN
         if not self.is_broken:
-            return "kept at all levels tested"
-        return "; ".join(self._of_side(side) for side in sides)
+            return f"{NOT_BROKEN} at the levels tested"
+        return "; ".join(self._of_side(side) for side in self._sides() if side)
 
     def _sides(self) -> Iterator[list[Cell]]:
         """The levels below and above the one that changes nothing, the nearest first."""
@@ -100,12 +100,10 @@ class Kept(NamedTuple):
         assert self.sweep is not None
         broken = [cell.breaks(self.promise) for cell in side]
         if not any(broken):
-            return f"kept up to {self.sweep.spelled(side[-1].level)}"
+            return f"{NOT_BROKEN} up to {self.sweep.spelled(side[-1].level)}"
         first = broken.index(True)
         on = " on" if all(broken[first:]) and first + 1 < len(side) else ""
-        begin = f"kept up to {self.sweep.spelled(side[first - 1].level)}, " if first else ""
-        word = "from" if on else "at"
-        return f"{begin}broken {word} {self.sweep.spelled(side[first].level)}{on}"
+        return f"broken {'from' if on else 'at'} {self.sweep.spelled(side[first].level)}{on}"
 
 
 class Told(NamedTuple):
@@ -136,7 +134,7 @@ class Promises(NamedTuple):
             "Model",
             "Images",
             "Promised",
-            "Where it is kept",
+            "Where it is broken",
             "Lowest coverage (%)",
             "Classes in a set there",
             "Lowest coverage of similar sizes there",
@@ -188,7 +186,10 @@ class Promises(NamedTuple):
         if not shifted:
             return Told(model, title, (f"{begin}; no shift was tested.",))
         if not broken:
-            return Told(model, title, (f"{begin}; no shift tested broke that.",))
+            lowest = min(shifted, key=lambda row: row.worst.coverage.value)
+            shown = Entry(lowest.worst.coverage, percent=True).in_words
+            told = f"{begin}; under no shift tested is that shown to break"
+            return Told(model, title, (f"{told}. The lowest coverage is {shown}.",))
         worst = min(broken, key=lambda row: row.worst.coverage.value)
         assert worst.sweep is not None
         where = f"under {worst.sweep.in_sentence} that was {worst.of_worst_side()}"
