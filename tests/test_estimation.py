@@ -338,9 +338,7 @@ def test_images_like_the_validation_images_have_two_ends_and_real_shifts_are_no_
     assert "and 1 was refused. Levels that change the same test images are an easier q" in other
 
 
-def test_a_one_sided_range_that_is_too_wide_has_no_upper_end_either(
-    run, jpeg, found, monkeypatch
-):
+def test_a_one_sided_range_that_is_too_wide_has_no_upper_end_either(run, jpeg, found, monkeypatch):
     monkeypatch.setattr(estimating, "WIDEST", 0.0)
     told = fw.estimate(run, jpeg, device="cpu").reason
     assert told.startswith(f"anything down to {100 * found.low:.0f} % would fit")

@@ -91,7 +91,8 @@ def evaluate(
         typer.Option(
             "--model",
             help="A further model that is measured on the same images, in the same run; "
-            "NAME-seedN=SOURCE makes it seed N of the model NAME. Repeatable; with --size if the models need images of different sizes.",
+            "NAME-seedN=SOURCE makes it seed N of the model NAME. Repeatable; with --size if the "
+            "models need images of different sizes.",
         ),
     ] = None,
     shifts: Annotated[

@@ -171,12 +171,14 @@ def guard(
         if onnx.exists() and (onnx.is_dir() or not replace):
             raise InputError(f"--onnx: {onnx} exists: name another file, or use --replace")
     from fairweather.guarding import promised_by
+    from fairweather.guarding.fitting import check_known
     from fairweather.guarding.making import check_new_folder, make_guard, save_guard, save_onnx
     from fairweather.reopened import reopen
 
     promise = promised_by(**shares, weigh=weigh)
     check_new_folder(folder, replace=replace)
     of = reopen(model, offline=offline)
+    check_known(of, weigh)
     made = make_guard(of, promise, device=device, root=data_root, offline=offline)
     save_guard(made, of, folder, replace=replace)
     if onnx is not None:

@@ -210,7 +210,11 @@ def _tell(
         )
     if found.is_too_wide:
         lowest = f"{100 * found.low:.0f}"
-        which = f"down to {lowest}" if found.high is None else f"from {lowest} to {100 * found.high:.0f}"
+        which = (
+            f"down to {lowest}"
+            if found.high is None
+            else f"from {lowest} to {100 * found.high:.0f}"
+        )
         return _Told(reason=f"anything {which} % would fit what was seen under known shifts")
     held = past.held(
         np.stack([each.estimates for each in known]),

@@ -130,8 +130,7 @@ class AccuracyEstimate:
             range_ = f"between {100 * self.low:.0f} and {_percent(self.high)}: an extrapolation"
             basis = f"The range is how wrong this was under {behind}"
         return [
-            f"About {_percent(self.value)} of these images are answered right "
-            f"({range_}).",
+            f"About {_percent(self.value)} of these images are answered right ({range_}).",
             f"({who}; by {title})",
             f"{basis}; another change may be worse.",
             *self._evidence(),
