@@ -20,12 +20,14 @@ from fairweather.comparison.with_run import read_run_comparison
 from fairweather.data.metadata import read_table
 from fairweather.data.split import Purpose, set_clusters_apart
 from fairweather.errors import InputError
+from fairweather.evaluation import clean_lines
 from fairweather.report.joining import read_runs
 from fairweather.report.slices import SliceRow
 from fairweather.report.slices import _found as found_in
 from fairweather.rules import judge, read_rules
 from fairweather.rules.writing import summary
 from fairweather.runs import RunFolder
+from fairweather.scores import read_clusters
 from fairweather.types import Dataset, GroupColumns, Groups, Images, Score
 
 from .conftest import keep_lines
@@ -590,6 +592,13 @@ def test_a_drop_in_a_slice_is_of_its_own_images(run):
     )
     assert verdict.value == pytest.approx(clean - dark)
     assert verdict.n == at.sum()
+
+
+def test_clean_accuracy_is_told_with_what_counts_alike(run):
+    folder = RunFolder(run.path)
+    file = folder.predictions(next(iter(folder.record.models)), 0, "clean")
+    line, *_ = clean_lines(folder, file, "", clusters=read_clusters(folder))
+    assert " in 24 clusters; images count alike" in line
 
 
 def test_verdicts_say_how_many_clusters_their_images_come_in(run):

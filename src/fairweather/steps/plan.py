@@ -55,7 +55,7 @@ VERSIONS = {
     "group": 1,
     "score": 6,
     "sample": 3,
-    "report": 10,
+    "report": 11,
 }
 # Arguments of `load_data` that were added later, with their defaults.
 LATER: dict[str, JsonValue] = {"allow_duplicates": False, "scale": None, "groups": None}
